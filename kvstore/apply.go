@@ -1,0 +1,295 @@
+package kvstore
+
+import "fmt"
+
+// Apply applies one committed entry of the log and returns one result a
+// command: PutResult for a put or a seal, ChunkResult, AbandonResult, or an
+// error value for a command that is malformed or does not fit the state (the
+// same on every replica). index must grow from call to call; gaps and empty
+// entries are fine. meta replaces the opaque bytes that Durable returns; nil
+// leaves them. Neither commands nor meta is kept.
+//
+// The effects are visible to Get at once and in history after a later Commit.
+// Apply pauses while too much waits for history or index. The returned error is
+// fatal.
+func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any, error) {
+	if err := s.waitForRoom(); err != nil {
+		return nil, err
+	}
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	if index <= s.applied.index {
+		return nil, s.fail(fmt.Errorf("apply entry %d: entry %d was applied before it", index, s.applied.index))
+	}
+	results := make([]any, len(commands))
+	cmds := s.decodeAll(commands, results)
+	defer clear(cmds) // they alias the caller's bytes
+	if err := s.findKeys(cmds); err != nil {
+		return nil, err
+	}
+	for i := range cmds {
+		if results[i] != nil {
+			continue
+		}
+		result, err := s.applyCommand(&cmds[i], s.known[i])
+		if err != nil {
+			return nil, err
+		}
+		results[i] = result
+	}
+	s.finishEntry(index, term, meta)
+	return results, nil
+}
+
+// waitForRoom waits until neither pending writes nor the overlay is over its
+// bound. It runs before anything is locked or read, so that the commit or flush
+// it waits for can never wait for it. Without a Run it does that work itself.
+func (s *Store) waitForRoom() error {
+	for {
+		if err := s.err(); err != nil {
+			return err
+		}
+		s.mu.RLock()
+		pendingFull := s.pendingBytes >= s.cfg.PendingBytes
+		overlayFull := s.overlay.bytes >= s.cfg.OverlayBytes
+		running, room := s.running, s.room
+		s.mu.RUnlock()
+		switch {
+		case !pendingFull && !overlayFull:
+			return nil
+		case running:
+			wake(s.wakeCommit)
+			wake(s.wakeFlush)
+			select {
+			case <-room:
+			case <-s.dead:
+			}
+		case pendingFull:
+			if err := s.Commit(); err != nil {
+				return err
+			}
+		default:
+			if err := s.FlushIndex(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// decodeAll decodes commands into the store's scratch space; the result of one
+// that is malformed is its error.
+func (s *Store) decodeAll(commands [][]byte, results []any) []command {
+	if cap(s.scratch) < len(commands) {
+		s.scratch = make([]command, len(commands))
+		s.known = make([]Revision, len(commands))
+	}
+	cmds := s.scratch[:len(commands)]
+	s.known = s.known[:len(commands)]
+	for i, raw := range commands {
+		cmd, err := decodeCommand(raw)
+		if err == nil && cmd.kind == commandPut {
+			err = cmd.checkValue()
+		}
+		if err != nil {
+			results[i] = err
+			cmd = command{}
+		}
+		cmds[i] = cmd
+	}
+	return cmds
+}
+
+// findKeys sets s.known[i] to the revision of the key of cmds[i], 0 when it is
+// not set yet. All that the overlay does not know are looked up in one index
+// transaction. Only Apply adds keys, so an answer stays true until it does.
+func (s *Store) findKeys(cmds []command) error {
+	missing := 0
+	s.mu.RLock()
+	for i := range cmds {
+		s.known[i] = 0
+		if len(cmds[i].body.key) == 0 {
+			continue
+		}
+		if s.known[i] = s.overlay.find(Key(cmds[i].body.key)); s.known[i] == 0 {
+			missing++
+		}
+	}
+	s.mu.RUnlock()
+	if missing == 0 {
+		return nil
+	}
+	return s.failed("look up keys", s.index.View(func(tx Tx) error {
+		for i := range cmds {
+			if s.known[i] != 0 || len(cmds[i].body.key) == 0 {
+				continue
+			}
+			rev, err := indexedRevision(tx, cmds[i].body.key)
+			if err != nil {
+				return err
+			}
+			s.known[i] = rev
+		}
+		return nil
+	}))
+}
+
+// applyCommand applies one command; known is the revision of its key before
+// this entry. The error is fatal.
+func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
+	switch cmd.kind {
+	case commandPut, commandSeal:
+		return s.applyPut(cmd, known)
+	case commandChunk:
+		return s.applyChunk(cmd)
+	}
+	return s.applyAbandon(cmd.upload), nil
+}
+
+// applyPut sets a key, unless it is set: the first put in log order wins.
+func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
+	if known == 0 {
+		s.mu.RLock()
+		known = s.overlay.find(Key(cmd.body.key)) // set earlier in this very entry
+		s.mu.RUnlock()
+	}
+	if known != 0 {
+		if cmd.kind == commandSeal {
+			s.dropUpload(cmd.upload) // it lost, so its chunks go
+		}
+		return s.resultAgainst(known, &cmd.body)
+	}
+	if cmd.kind == commandSeal {
+		if u := s.uploads[cmd.upload]; u == nil || !u.complete(cmd.body.chunks, cmd.body.size) {
+			s.dropUpload(cmd.upload)
+			return fmt.Errorf("%w: upload %s of key %q cannot be sealed", ErrUploadIncomplete, cmd.upload, cmd.body.key), nil
+		}
+	}
+	return s.create(cmd), nil
+}
+
+// resultAgainst compares a put with the record that holds its key.
+func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
+	winner, err := s.metaAt(rev, Key(b.key))
+	if err != nil {
+		return nil, err
+	}
+	return PutResult{Outcome: outcomeAgainst(&winner, b.putIDString(), &b.sum), Meta: winner}, nil
+}
+
+// create adds the record of a winning put.
+func (s *Store) create(cmd *command) PutResult {
+	b := &cmd.body
+	rev := s.applied.rev + 1
+	record := make([]byte, recordPrefixBytes+len(b.header)+len(b.value))
+	copy(record[recordPrefixBytes:], b.header)
+	copy(record[recordPrefixBytes+len(b.header):], b.value)
+	sealRecord(record, rev)
+	p := pendingRecord{
+		meta:   b.meta(rev, Key(b.key)),
+		record: record,
+		value:  record[recordPrefixBytes+len(b.header):],
+		upload: b.upload,
+		kind:   b.kind,
+		digest: nextDigest(s.applied.digest, rev, b.header),
+	}
+	s.mu.Lock()
+	s.pending = append(s.pending, p)
+	s.ops = append(s.ops, op{kind: opRecord, rev: rev})
+	s.pendingBytes += int64(len(record)) + pendingOverhead
+	s.overlay.add(p.meta.Key, rev, p.digest)
+	s.applied.rev, s.applied.digest = rev, p.digest
+	s.applied.valueBytes += b.size
+	if b.kind == bodyChunked {
+		delete(s.uploads, b.upload)
+		s.dirty[b.upload] = struct{}{}
+	}
+	s.mu.Unlock()
+	return PutResult{Outcome: Created, Meta: p.meta}
+}
+
+// applyChunk adds a chunk to its upload, which the first one opens.
+func (s *Store) applyChunk(cmd *command) (any, error) {
+	u := s.uploads[cmd.upload]
+	if u == nil {
+		// A late repeat of a chunk must not open a sealed upload again: what
+		// is open gets abandoned one day, and the chunks with it. A sealed
+		// upload always has its chunk 0.
+		sealed, err := s.hasChunk(makeChunkKey(cmd.upload, 0))
+		if err != nil {
+			return nil, err
+		}
+		if sealed {
+			return ChunkResult{}, nil
+		}
+		if len(s.uploads) >= openUploadsMax {
+			return fmt.Errorf("%w: the limit is %d", ErrTooManyUploads, openUploadsMax), nil
+		}
+		u = &upload{time: cmd.time}
+	} else if u.has(cmd.number) {
+		return ChunkResult{}, nil
+	}
+	stored := append([]byte(nil), cmd.stored...)
+	key := makeChunkKey(cmd.upload, cmd.number)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := u.add(cmd.number, len(stored)-chunkPrefixBytes, cmd.time); err != nil {
+		return err, nil
+	}
+	s.uploads[cmd.upload] = u
+	s.dirty[cmd.upload] = struct{}{}
+	s.chunks[key] = stored
+	s.ops = append(s.ops, op{kind: opChunk, key: key, data: stored})
+	s.pendingBytes += int64(len(stored)) + pendingOverhead
+	return ChunkResult{}, nil
+}
+
+// applyAbandon drops an upload that will not be sealed.
+func (s *Store) applyAbandon(id uploadID) AbandonResult {
+	return AbandonResult{Dropped: s.dropUpload(id)}
+}
+
+// dropUpload forgets an open upload and its chunks; false when it is not open.
+func (s *Store) dropUpload(id uploadID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := s.uploads[id]
+	if u == nil {
+		return false
+	}
+	delete(s.uploads, id)
+	s.dirty[id] = struct{}{}
+	for n := range uint32(len(u.have) * 64) {
+		if u.has(n) {
+			delete(s.chunks, makeChunkKey(id, n))
+		}
+	}
+	s.drops[id]++
+	s.ops = append(s.ops, op{kind: opDrop, key: makeChunkKey(id, 0)})
+	s.pendingBytes += pendingOverhead
+	return true
+}
+
+// finishEntry moves the applied index and asks for the background work that is
+// due.
+func (s *Store) finishEntry(index, term uint64, meta []byte) {
+	s.mu.Lock()
+	s.applied.index, s.applied.term = index, term
+	if meta != nil {
+		s.meta = append([]byte{}, meta...)
+	}
+	if s.overlay.active.bytes >= s.cfg.GenerationBytes {
+		s.overlay.freeze()
+	}
+	commitDue := s.pendingBytes >= s.cfg.CommitBytes
+	flushDue := s.flushDueLocked()
+	s.mu.Unlock()
+	if commitDue {
+		wake(s.wakeCommit)
+	}
+	if flushDue {
+		wake(s.wakeFlush)
+	}
+}

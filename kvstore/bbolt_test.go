@@ -1,0 +1,452 @@
+package kvstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// openDir opens a store in dir and closes it with the test.
+func openDir(t testing.TB, dir string, cfg StoreConfig) *Store {
+	t.Helper()
+	s, err := OpenStoreDir(dir, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// fillDir makes a store directory from a script and returns its model.
+func fillDir(t testing.TB, dir string, seed uint64) ([]entry, *model) {
+	t.Helper()
+	log, m := script(t, seed, 60)
+	s := openDir(t, dir, StoreConfig{})
+	for i := range log {
+		mustApply(t, s, &log[i])
+		if i%10 == 0 {
+			if err := s.FlushIndex(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	m.check(t, s)
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return log, m
+}
+
+func TestStoreDir_Reopen(t *testing.T) {
+	dir := t.TempDir()
+	_, m := fillDir(t, dir, 30)
+	s := openDir(t, dir, StoreConfig{})
+	m.check(t, s)
+	if _, err := OpenStoreDir(dir, StoreConfig{}); err == nil || !strings.Contains(err.Error(), "in use") {
+		t.Fatalf("a second opener: %v", err)
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get("key/001"); !errors.Is(err, ErrClosed) {
+		t.Fatalf("Get after Close: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, indexFile)); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, openDir(t, dir, StoreConfig{}))
+}
+
+func TestStoreDir_StageInstall(t *testing.T) {
+	log, m := script(t, 31, 80)
+	sender, dir := openDir(t, t.TempDir(), StoreConfig{}), t.TempDir()
+	if err := runLog(t, sender, log); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openDir(t, dir, StoreConfig{})
+	if err := runLog(t, s, log[:20]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openDir(t, dir, StoreConfig{})
+	if err := s.Install(index, 7, meta, snapshot); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, s)
+	if _, err := os.Stat(filepath.Join(dir, stagingFile)); !os.IsNotExist(err) {
+		t.Fatalf("staging is left behind: %v", err)
+	}
+}
+
+func TestOpenBolt_RefusesTruncatedFiles(t *testing.T) {
+	dir := t.TempDir()
+	fillDir(t, dir, 32)
+	for _, name := range []string{historyFile, indexFile} {
+		path := filepath.Join(dir, name)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		meta, ok, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
+		if err != nil || !ok {
+			t.Fatal(err)
+		}
+		used := int(meta.pages * meta.pageBytes)
+		for _, n := range []int{0, 100, 4096, used / 2, used - 1} {
+			if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := OpenStoreDir(dir, StoreConfig{})
+			var corrupt *CorruptError
+			if !errors.As(err, &corrupt) || corrupt.File != path {
+				t.Fatalf("%s cut to %d of %d bytes: %v", name, n, len(whole), err)
+			}
+			if want := map[string]string{historyFile: "replacing it", indexFile: "delete index.db"}[name]; !strings.Contains(err.Error(), want) {
+				t.Fatalf("no advice in %q", err)
+			}
+		}
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openDir(t, dir, StoreConfig{})
+}
+
+// A record whose bytes changed on disk is never served: opening or reading it
+// names the file and where the record lies, and the store is dead.
+func TestStoreDir_FlippedBitIsReported(t *testing.T) {
+	dir := t.TempDir()
+	s := openDir(t, dir, StoreConfig{})
+	secret := bytes.Repeat([]byte("find me on disk "), 400) // too large for a bucket inside its parent's page
+	if _, err := s.Apply(1, 1, [][]byte{testPut("k", "p", "", secret, time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, historyFile)
+	flip := func(b []byte) int64 {
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(whole, b)
+		if at < 0 {
+			t.Fatal("the value is not in the file")
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt([]byte{whole[at] ^ 1}, int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		return int64(at)
+	}
+	at := flip(secret)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(t.Context()) }()
+	_, err := s.Get("k")
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) || corrupt.File != path || corrupt.Offset > at || corrupt.Offset < at-200 {
+		t.Fatalf("flipped at %d: %v", at, err)
+	}
+	if rerr := <-done; rerr != err {
+		t.Fatalf("Run returned %v", rerr)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, indexFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStoreDir(dir, StoreConfig{}); !errors.As(err, &corrupt) || corrupt.File != path {
+		t.Fatalf("the rebuild scanned over it: %v", err)
+	}
+}
+
+// Whatever a flipped byte does to a page, the store opens with the right values,
+// refuses, or stops; it never serves a wrong byte and never crashes.
+func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
+	dir := t.TempDir()
+	s := openDir(t, dir, StoreConfig{})
+	m := newModel()
+	for i := range uint64(3) {
+		e := entry{index: i + 1}
+		for j := range 100 {
+			e.commands = append(e.commands, testPut(Key(fmt.Sprint("key ", i, " ", j)), "p", "", bytes.Repeat([]byte{byte(j)}, 50), time.Unix(0, 0)))
+		}
+		e.want = m.apply(t, e.commands)
+		mustApply(t, s, &e)
+		if err := s.FlushIndex(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{historyFile, indexFile} {
+		path := filepath.Join(dir, name)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		meta, _, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		used := int(meta.pages * meta.pageBytes)
+		for page := 0; page < used; page += int(meta.pageBytes) {
+			for _, off := range []int{8, 9, 10, 12, 16, 17, 20, 24, 40, 57, 300, 2000} {
+				damaged := bytes.Clone(whole[:used])
+				damaged[page+off] ^= 0x10
+				if err := os.WriteFile(path, damaged, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				readDamaged(t, dir, m, fmt.Sprintf("%s page %d offset %d", name, page/int(meta.pageBytes), off))
+			}
+		}
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// readDamaged reads every key of a damaged store: each answer is the right value,
+// an error, or (a damaged index can do that) "not set".
+func readDamaged(t *testing.T, dir string, m *model, where string) {
+	t.Helper()
+	s, err := OpenStoreDir(dir, StoreConfig{})
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	for key, want := range m.keys {
+		v, err := s.Get(key)
+		if err == nil && (v.Meta != want.meta || !bytes.Equal(readAll(t, v), want.value)) {
+			t.Fatalf("%s: Get(%q) served a wrong value", where, key)
+		}
+		var corrupt *CorruptError
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.As(err, &corrupt) {
+			t.Fatalf("%s: Get(%q): %v", where, key, err)
+		}
+	}
+}
+
+// A file that shrinks under a running store is reported, not a crash.
+func TestStoreDir_TruncatedWhileOpen(t *testing.T) {
+	dir := t.TempDir()
+	s := openDir(t, dir, StoreConfig{})
+	var cmds [][]byte
+	for i := range 2000 {
+		cmds = append(cmds, testPut(Key(fmt.Sprint("key ", i)), "p", "", make([]byte, 500), time.Unix(0, 0)))
+	}
+	if _, err := s.Apply(1, 1, cmds, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, historyFile), 64<<10); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	for i := 0; i < 2000 && err == nil; i++ {
+		_, err = s.Get(Key(fmt.Sprint("key ", i)))
+	}
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// An index entry that names another key's revision is found out by the record.
+func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
+	dir := t.TempDir()
+	s := openDir(t, dir, StoreConfig{})
+	if _, err := s.Apply(1, 1, [][]byte{testPut("a", "p", "", nil, time.Unix(0, 0)), testPut("b", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.index.Update(func(tx Tx) error {
+		two := revisionKey(2)
+		return tx.Put(BucketKeys, []byte("a"), two[:])
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var corrupt *CorruptError
+	if _, err := s.Get("a"); !errors.As(err, &corrupt) || corrupt.File != filepath.Join(dir, indexFile) || !strings.Contains(err.Error(), "delete index.db") {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := s.Get("b"); !errors.Is(err, corrupt) {
+		t.Fatalf("the store goes on: %v", err)
+	}
+}
+
+// A bug of the caller's function must not pass for a damaged file.
+func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
+	e, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{MapBytes: 1 << 30})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	var nowhere *position
+	for name, fn := range map[string]func(Tx) error{
+		"own":   func(Tx) error { panic("a bug") },
+		"nil":   func(Tx) error { nowhere.rev++; return nil },
+		"index": func(tx Tx) error { _ = tx.Get(BucketKeys, nil)[7]; return nil },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: the panic was swallowed", name)
+				}
+			}()
+			_ = e.View(fn)
+		}()
+	}
+	if err := e.Update(func(tx Tx) error { return tx.Put(BucketKeys, []byte("k"), nil) }); err != nil {
+		t.Fatalf("a panic in View left the engine locked: %v", err)
+	}
+}
+
+// A crash after the last write of an install leaves a staging file behind.
+func TestStoreDir_DropsStagingOfACompleteInstall(t *testing.T) {
+	log, _ := script(t, 33, 20)
+	sender, dir := openDir(t, t.TempDir(), StoreConfig{}), t.TempDir()
+	if err := runLog(t, sender, log); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openDir(t, dir, StoreConfig{})
+	s.cfg.RemoveStaging = func() error { return ErrInjected }
+	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, ErrInjected) {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, stagingFile)); err != nil {
+		t.Fatal(err)
+	}
+	openDir(t, dir, StoreConfig{})
+	if _, err := os.Stat(filepath.Join(dir, stagingFile)); !os.IsNotExist(err) {
+		t.Fatalf("staging is left behind: %v", err)
+	}
+}
+
+func TestOpenBolt_LeavesNoHalfMadeFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, historyFile)
+	if err := os.WriteFile(path+".new", []byte("a crash while creating"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := OpenBolt(path, BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
+		t.Fatalf("left behind: %v", err)
+	}
+}
+
+// One contract, both engines.
+func TestEngine_Contract(t *testing.T) {
+	bolt, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range map[string]Engine{"bbolt": bolt, "memory": NewMemEngine()} {
+		t.Run(name, func(t *testing.T) { engineContract(t, e) })
+	}
+}
+
+func engineContract(t *testing.T, e Engine) {
+	dump := func(tx Tx, from string) (s string) {
+		tx.Ascend(BucketKeys, []byte(from), func(k, v []byte) bool {
+			s += string(k) + "=" + string(v) + " "
+			return !strings.HasPrefix(string(k), "stop")
+		})
+		return s
+	}
+	update := func(fn func(tx Tx) error) {
+		t.Helper()
+		if err := e.Update(fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	view := func(from, want string) {
+		t.Helper()
+		if err := e.View(func(tx Tx) error {
+			if got := dump(tx, from); got != want {
+				t.Errorf("from %q: %q, want %q", from, got, want)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	view("", "")
+	update(func(tx Tx) error {
+		key := []byte("b")
+		err := errors.Join(tx.Put(BucketKeys, key, []byte("2")), tx.Put(BucketKeys, []byte("d"), []byte("4")), tx.Put(BucketState, []byte("c"), nil))
+		key[0] = 'x'
+		if string(tx.Get(BucketKeys, []byte("b"))) != "2" || dump(tx, "") != "b=2 d=4 " {
+			t.Error("a transaction does not see its own writes")
+		}
+		return err
+	})
+	update(func(tx Tx) error {
+		return errors.Join(tx.Delete(BucketKeys, []byte("d")), tx.Delete(BucketKeys, []byte("none")), tx.Put(BucketKeys, []byte("a"), []byte("1")),
+			tx.Put(BucketKeys, []byte("b"), []byte("22")), tx.Put(BucketKeys, []byte("stop"), nil), tx.Put(BucketKeys, []byte("z"), []byte("9")))
+	})
+	view("", "a=1 b=22 stop= ")
+	view("b", "b=22 stop= ")
+	view("t", "z=9 ")
+	if err := e.View(func(tx Tx) error { return errShort }); !errors.Is(err, errShort) {
+		t.Errorf("View lost its function's error: %v", err)
+	}
+	first := e.Update(func(tx Tx) error { return errShort })
+	if !errors.Is(first, errShort) {
+		t.Errorf("Update lost its function's error: %v", first)
+	}
+	if err := e.Update(func(tx Tx) error { return nil }); err != first {
+		t.Errorf("an engine that failed still works: %v", err)
+	}
+	if err := e.View(func(tx Tx) error { return nil }); err != first {
+		t.Errorf("an engine that failed still reads: %v", err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}

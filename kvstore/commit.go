@@ -1,0 +1,178 @@
+package kvstore
+
+import "fmt"
+
+// checkpointEvery is the distance of the revisions whose history digest is kept.
+const checkpointEvery = 1024
+
+// commitBatch is everything that history lacks at one moment between entries.
+type commitBatch struct {
+	from    position // what history holds already
+	to      position
+	meta    []byte // nil: unchanged
+	records []pendingRecord
+	ops     []op
+	uploads []uploadWrite
+	bytes   int64
+}
+
+// uploadWrite is the new state of one upload, nil when it is no longer open.
+type uploadWrite struct {
+	id    uploadID
+	state []byte
+}
+
+// Commit brings everything applied so far into history, in one transaction
+// with the applied index, and returns when it is durable. An error is fatal.
+func (s *Store) Commit() error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	if err := s.err(); err != nil {
+		return err
+	}
+	batch := s.takeBatch()
+	if batch == nil {
+		return nil
+	}
+	if err := s.history.Update(batch.write); err != nil {
+		return s.failed("commit to history", err)
+	}
+	s.finishCommit(batch)
+	return nil
+}
+
+// takeBatch returns what history lacks, nil when that is nothing. It waits for
+// an entry that is just being applied.
+func (s *Store) takeBatch() *commitBatch {
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.applied.index == s.durable.index && len(s.ops) == 0 && s.meta == nil {
+		return nil
+	}
+	b := &commitBatch{
+		from:    s.durable,
+		to:      s.applied,
+		meta:    s.meta,
+		records: s.pending[:len(s.pending):len(s.pending)],
+		ops:     s.ops[:len(s.ops):len(s.ops)],
+		bytes:   s.pendingBytes,
+	}
+	for id := range s.dirty { // order does not matter: each has a key of its own
+		w := uploadWrite{id: id}
+		if u := s.uploads[id]; u != nil {
+			w.state = encodeUpload(id, u)
+		}
+		b.uploads = append(b.uploads, w)
+	}
+	clear(s.dirty)
+	s.meta = nil
+	return b
+}
+
+// write puts b into history, in the order it was applied.
+func (b *commitBatch) write(tx Tx) error {
+	for i := range b.ops {
+		if err := b.writeOp(tx, &b.ops[i]); err != nil {
+			return err
+		}
+	}
+	for _, w := range b.uploads {
+		if err := putOrDelete(tx, BucketUploads, w.id[:], w.state); err != nil {
+			return err
+		}
+	}
+	return writePosition(tx, &b.to, b.meta)
+}
+
+func (b *commitBatch) writeOp(tx Tx, o *op) error {
+	switch o.kind {
+	case opChunk:
+		return tx.Put(BucketChunks, o.key[:], o.data)
+	case opDrop:
+		return deleteChunks(tx, o.key.upload())
+	}
+	p := &b.records[o.rev-b.from.rev-1]
+	return writeRecord(tx, o.rev, p.record, p.digest)
+}
+
+// writeRecord appends a record, and a checkpoint where one is due.
+func writeRecord(tx Tx, rev Revision, record []byte, digest Digest) error {
+	key := revisionKey(rev)
+	if err := tx.Put(BucketRecords, key[:], record); err != nil {
+		return err
+	}
+	if rev%checkpointEvery != 0 {
+		return nil
+	}
+	return tx.Put(BucketCheckpoints, key[:], append([]byte(nil), digest[:]...))
+}
+
+// writePosition moves the applied index; it is the last write of a transaction
+// that brings the effects.
+func writePosition(tx Tx, p *position, meta []byte) error {
+	if meta != nil {
+		if err := tx.Put(BucketState, keyMeta, meta); err != nil {
+			return err
+		}
+	}
+	return tx.Put(BucketState, keyPosition, encodePosition(p))
+}
+
+func putOrDelete(tx Tx, b Bucket, key, value []byte) error {
+	if value == nil {
+		return tx.Delete(b, key)
+	}
+	return tx.Put(b, key, value)
+}
+
+// deleteChunks removes every chunk of an upload.
+func deleteChunks(tx Tx, id uploadID) error {
+	var keys []chunkKey
+	tx.Ascend(BucketChunks, id[:], func(k, _ []byte) bool {
+		if len(k) != chunkKeyBytes || uploadID(k[:16]) != id {
+			return false
+		}
+		keys = append(keys, chunkKey(k))
+		return true
+	})
+	for _, k := range keys {
+		if err := tx.Delete(BucketChunks, k[:]); err != nil {
+			return fmt.Errorf("drop upload %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// finishCommit forgets what history has now. Readers that looked in memory
+// before and find it gone open history after, and see it there.
+func (s *Store) finishCommit(b *commitBatch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.durable = b.to
+	s.pending = append([]pendingRecord(nil), s.pending[len(b.records):]...)
+	s.ops = append([]op(nil), s.ops[len(b.ops):]...)
+	for i := range b.ops {
+		o := &b.ops[i]
+		switch o.kind {
+		case opChunk:
+			// The same chunk may pend anew: its upload was dropped and a late
+			// repeat opened it again. Forget only what was written here.
+			if c := s.chunks[o.key]; c != nil && &c[0] == &o.data[0] {
+				delete(s.chunks, o.key)
+			}
+		case opDrop:
+			if id := o.key.upload(); s.drops[id] > 1 {
+				s.drops[id]--
+			} else {
+				delete(s.drops, id)
+			}
+		}
+	}
+	s.pendingBytes -= b.bytes
+	s.releaseLocked()
+	if s.flushDueLocked() {
+		wake(s.wakeFlush)
+	}
+}

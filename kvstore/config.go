@@ -1,0 +1,55 @@
+package kvstore
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// StoreConfig says where a store keeps its data and how much memory it uses.
+// Zero limits get good defaults.
+type StoreConfig struct {
+	History Engine // the truth
+	Index   Engine // derived from History; may be empty, is then rebuilt
+
+	// OpenStaging opens the area where a snapshot is pulled to, and
+	// RemoveStaging drops it. It survives restarts. Without them Stage and
+	// Install cannot be used.
+	OpenStaging   func() (Engine, error)
+	RemoveStaging func() error
+
+	Logger *slog.Logger
+
+	PendingBytes    int64         // applied, not yet in history; Apply pauses when full; default 64 MiB
+	CommitBytes     int64         // commit to history when so much pends; default 8 MiB, at most PendingBytes/2
+	CommitInterval  time.Duration // commit at least so often; default 500 ms
+	OverlayBytes    int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
+	GenerationBytes int64         // part of the overlay that is indexed as one; default 16 MiB, at most OverlayBytes/4
+	IndexSliceKeys  int           // keys an index transaction; default 20,000
+}
+
+// withDefaults fills in what is zero and checks the rest.
+func (c StoreConfig) withDefaults() (StoreConfig, error) {
+	if c.History == nil || c.Index == nil {
+		return c, errors.New("open store: History and Index engines are required")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.PendingBytes, 64<<20)
+	setDefault(&c.CommitBytes, 8<<20)
+	setDefault(&c.CommitInterval, 500*time.Millisecond)
+	setDefault(&c.OverlayBytes, 64<<20)
+	setDefault(&c.GenerationBytes, 16<<20)
+	setDefault(&c.IndexSliceKeys, 20_000)
+	c.CommitBytes = min(c.CommitBytes, c.PendingBytes/2)
+	c.GenerationBytes = min(c.GenerationBytes, c.OverlayBytes/4)
+	return c, nil
+}
+
+// setDefault gives a limit that was not set, or makes no sense, its default.
+func setDefault[T int | int64 | time.Duration](limit *T, value T) {
+	if *limit <= 0 {
+		*limit = value
+	}
+}

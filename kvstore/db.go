@@ -1,0 +1,140 @@
+package kvstore
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Log is the replicated log a DB proposes to. Its methods are safe for
+// concurrent use.
+type Log interface {
+	// Propose returns what Store.Apply answered to command on this node. The
+	// command must not be modified afterwards. Errors wrap ErrUnavailable or
+	// ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown; any other
+	// error counts as ErrOutcomeUnknown.
+	Propose(ctx context.Context, command []byte) (any, error)
+	// ReadIndex returns nil when everything that was committed before the call
+	// began is applied on this node.
+	ReadIndex(ctx context.Context) error
+}
+
+// DBConfig sets the limits of a DB. The zero value is good.
+type DBConfig struct {
+	MaxValueBytes int64         // largest value; default 1 GiB, at most 64 GiB
+	InFlightBytes int64         // memory for bodies being read or proposed; default 64 MiB, at least 2 MiB
+	InFlightWait  time.Duration // how long a put waits for such memory; default 1 s
+	ChunkRetry    time.Duration // how long a large put retries a chunk that was not accepted; default 10 s
+	UploadIdle    time.Duration // an upload without a chunk for so long is dropped; default 1 h
+	SweepInterval time.Duration // how often Run looks for such uploads; default 1 min
+	Reserve       func() error  // nil or an error wrapping ErrDiskReserve; asked before anything is proposed
+	Logger        *slog.Logger
+	Now           func() time.Time // default time.Now
+	Rand          io.Reader        // default crypto/rand; must be safe for concurrent use
+}
+
+// withDefaults fills in what is zero.
+func (c DBConfig) withDefaults() DBConfig {
+	setDefault(&c.MaxValueBytes, 1<<30)
+	setDefault(&c.InFlightBytes, 64<<20)
+	setDefault(&c.InFlightWait, time.Second)
+	setDefault(&c.ChunkRetry, 10*time.Second)
+	setDefault(&c.UploadIdle, time.Hour)
+	setDefault(&c.SweepInterval, time.Minute)
+	c.MaxValueBytes = min(c.MaxValueBytes, chunksMax*ChunkBytes)
+	c.InFlightBytes = max(c.InFlightBytes, 2*ChunkBytes)
+	if c.Reserve == nil {
+		c.Reserve = func() error { return nil }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	return c
+}
+
+// Consistency chooses how sure an absence is. A found value is always right.
+type Consistency int
+
+// The consistencies of a read.
+const (
+	Linearizable Consistency = iota // absence is confirmed by the cluster
+	Local                           // absence on this node is enough
+)
+
+// DB sets and gets keys: a Store behind a replicated log. It is safe for
+// concurrent use.
+type DB struct {
+	store    *Store
+	log      Log
+	cfg      DBConfig
+	inFlight *byteBudget
+	buffers  sync.Pool // *[]byte of discardBytes, for bodies that are only hashed
+}
+
+// NewDB returns a DB over store, whose commands come back through log.
+func NewDB(store *Store, log Log, cfg DBConfig) *DB {
+	cfg = cfg.withDefaults()
+	return &DB{
+		store:    store,
+		log:      log,
+		cfg:      cfg,
+		inFlight: newByteBudget(cfg.InFlightBytes),
+		buffers:  sync.Pool{New: func() any { b := make([]byte, discardBytes); return &b }},
+	}
+}
+
+// Get returns the value of key. A found value is right for ever and answered at
+// once. That the key is not set, ErrNotFound, is with Linearizable answered only
+// after this node has applied everything that was committed before the call.
+// Other errors: ErrInvalidKey, those of Log.ReadIndex, and fatal ones.
+func (db *DB) Get(ctx context.Context, key Key, c Consistency) (*Value, error) {
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	v, err := db.store.Get(key)
+	if c == Local || !errors.Is(err, ErrNotFound) {
+		return v, err
+	}
+	if err := db.log.ReadIndex(ctx); err != nil {
+		return nil, fmt.Errorf("confirm that the key is not set: %w", err)
+	}
+	return db.store.Get(key)
+}
+
+// Run drops uploads whose proposer has gone, until ctx ends; it returns nil
+// then. Dropping goes through the log, so it is enough that one node runs it,
+// and harmless that all do.
+func (db *DB) Run(ctx context.Context) error {
+	ticker := time.NewTicker(db.cfg.SweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			db.sweep(ctx)
+		}
+	}
+}
+
+// sweep proposes to abandon every upload that is idle for too long.
+func (db *DB) sweep(ctx context.Context) {
+	for _, id := range db.store.idleUploads(db.cfg.Now().Add(-db.cfg.UploadIdle).UnixNano()) {
+		if _, err := db.log.Propose(ctx, abandonCommand(id)); err != nil {
+			db.cfg.Logger.Debug("idle upload is not dropped yet", "upload", id, "error", err)
+			return // the next round tries again
+		}
+		db.cfg.Logger.Info("idle upload dropped", "upload", id)
+	}
+}

@@ -1,0 +1,522 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// directLog is a Log of one node: it applies as it is asked.
+type directLog struct {
+	store *Store
+
+	mu    sync.Mutex
+	index uint64
+	hook  func(cmd []byte) error // nil, or fails a proposal before it is applied
+	after func(cmd []byte) error // the same, after it is applied
+	kinds map[commandKind]int    // proposals seen
+	reads int
+}
+
+func newDirectLog(s *Store) *directLog {
+	return &directLog{store: s, index: s.Stats().AppliedIndex, kinds: make(map[commandKind]int)}
+}
+
+func (l *directLog) Propose(_ context.Context, cmd []byte) (any, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kinds[commandKind(cmd[1])]++
+	if l.hook != nil {
+		if err := l.hook(cmd); err != nil {
+			return nil, err
+		}
+	}
+	l.index++
+	res, err := l.store.Apply(l.index, 1, [][]byte{cmd}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if l.after != nil {
+		if err := l.after(cmd); err != nil {
+			return nil, err
+		}
+	}
+	return res[0], nil
+}
+
+func (l *directLog) ReadIndex(context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reads++
+	return nil
+}
+
+func (l *directLog) count(k commandKind) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kinds[k]
+}
+
+func newTestDB(t testing.TB, cfg DBConfig) (*DB, *Store, *directLog) {
+	t.Helper()
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	l := newDirectLog(s)
+	return NewDB(s, l, cfg), s, l
+}
+
+func put(key Key, value string) PutRequest {
+	return PutRequest{Key: key, Body: strings.NewReader(value), Size: int64(len(value))}
+}
+
+func TestDB_Put_OnceOnly(t *testing.T) {
+	db, _, l := newTestDB(t, DBConfig{})
+	steps := []struct {
+		value, id string
+		want      Outcome
+	}{{"one", "a", Created}, {"one", "a", Created}, {"one", "", Unchanged}, {"two", "", Conflict}, {"two", "a", Conflict}}
+	for i, step := range steps {
+		r := put("k", step.value)
+		r.PutID = step.id
+		if i%2 == 1 {
+			r.Size = -1
+		}
+		res, err := db.Put(t.Context(), r)
+		if err != nil || res.Outcome != step.want || res.Meta.SHA256 != sumOf([]byte("one")) || res.Meta.Revision != 1 {
+			t.Fatalf("step %d: %+v %v", i, res, err)
+		}
+	}
+	if n := l.count(commandPut); n != 1 {
+		t.Fatalf("%d proposals: a set key must not be proposed again", n)
+	}
+}
+
+func TestDB_Put_RefusesBeforeProposing(t *testing.T) {
+	db, _, l := newTestDB(t, DBConfig{MaxValueBytes: 3 << 20, Reserve: nil})
+	wrong := sumOf([]byte("other"))
+	long := strings.Repeat("x", 3<<20+1)
+	cases := map[string]struct {
+		r    PutRequest
+		want error
+	}{
+		"key":             {put("", "v"), ErrInvalidKey},
+		"content type":    {PutRequest{Key: "k", ContentType: "no slash at all;;", Body: strings.NewReader("")}, ErrInvalidContentType},
+		"long type":       {PutRequest{Key: "k", ContentType: "a/" + strings.Repeat("b", 254), Body: strings.NewReader("")}, ErrInvalidContentType},
+		"put id":          {PutRequest{Key: "k", PutID: "a b", Body: strings.NewReader("")}, ErrInvalidPutID},
+		"digest":          {PutRequest{Key: "k", Body: strings.NewReader("v"), Size: 1, SHA256: &wrong}, ErrDigestMismatch},
+		"digest, large":   {PutRequest{Key: "k", Body: strings.NewReader(long[:2<<20]), Size: 2 << 20, SHA256: &wrong}, ErrDigestMismatch},
+		"size":            {put("k", long), ErrTooLarge},
+		"size unknown":    {PutRequest{Key: "k", Body: strings.NewReader(long), Size: -1}, ErrTooLarge},
+		"short":           {PutRequest{Key: "k", Body: strings.NewReader("v"), Size: 2}, ErrBodyRead},
+		"longer":          {PutRequest{Key: "k", Body: strings.NewReader("vvv"), Size: 2}, ErrBodyRead},
+		"short, large":    {PutRequest{Key: "k", Body: strings.NewReader(long[:2<<20]), Size: 2<<20 + 1}, ErrBodyRead},
+		"longer, large":   {PutRequest{Key: "k", Body: strings.NewReader(long[:2<<20]), Size: 2<<20 - 1}, ErrBodyRead},
+		"broken":          {PutRequest{Key: "k", Body: iotest.ErrReader(io.ErrUnexpectedEOF), Size: -1}, ErrBodyRead},
+		"broken, large":   {PutRequest{Key: "k", Body: io.MultiReader(strings.NewReader(long[:2<<20]), iotest.ErrReader(errShort)), Size: -1}, ErrBodyRead},
+		"broken, limited": {PutRequest{Key: "k", Body: io.MultiReader(strings.NewReader("v"), iotest.ErrReader(errShort)), Size: 2}, ErrBodyRead},
+	}
+	for name, c := range cases {
+		if _, err := db.Put(t.Context(), c.r); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+	var large *TooLargeError
+	if _, err := db.Put(t.Context(), put("k", long)); !errors.As(err, &large) || large.LimitBytes != 3<<20 {
+		t.Errorf("the limit is not named: %v", err)
+	}
+	if l.count(commandPut)+l.count(commandSeal) != 0 {
+		t.Errorf("something was proposed: %v", l.kinds)
+	}
+	if st := db.store.Stats(); st.OpenUploads != 0 || st.Revision != 0 {
+		t.Errorf("something is left: %+v", st)
+	}
+	if db.inFlight.free != db.cfg.InFlightBytes {
+		t.Errorf("%d bytes are still reserved", db.cfg.InFlightBytes-db.inFlight.free)
+	}
+}
+
+// Invariant 10: every error is definite, or says that it is not.
+func TestDB_Put_ClassifiesErrors(t *testing.T) {
+	cause := errors.New("some cause")
+	for _, c := range []struct {
+		from, want error
+	}{
+		{fmt.Errorf("x: %w", ErrUnavailable), ErrUnavailable}, {ErrOverloaded, ErrOverloaded}, {ErrOutcomeUnknown, ErrOutcomeUnknown},
+		{cause, ErrOutcomeUnknown}, {context.DeadlineExceeded, ErrOutcomeUnknown}, {context.Canceled, ErrOutcomeUnknown}, {ErrClosed, ErrOutcomeUnknown},
+	} {
+		db, _, l := newTestDB(t, DBConfig{ChunkRetry: time.Millisecond})
+		l.hook = func(cmd []byte) error { return c.from }
+		if _, err := db.Put(t.Context(), put("k", "v")); !errors.Is(err, c.want) || !errors.Is(err, c.from) {
+			t.Errorf("small, %v: %v", c.from, err)
+		}
+		large := PutRequest{Key: "k", Body: bytes.NewReader(make([]byte, 3<<20)), Size: -1}
+		// No seal was proposed: nothing about it is unknown.
+		if _, err := db.Put(t.Context(), large); errors.Is(err, ErrOutcomeUnknown) || !errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrOverloaded) {
+			t.Errorf("chunk, %v: %v", c.from, err)
+		}
+		l.hook = func(cmd []byte) error {
+			if commandKind(cmd[1]) == commandSeal {
+				return c.from
+			}
+			return nil
+		}
+		large.Body = bytes.NewReader(make([]byte, 3<<20))
+		if _, err := db.Put(t.Context(), large); !errors.Is(err, c.want) {
+			t.Errorf("seal, %v: %v", c.from, err)
+		}
+	}
+}
+
+func TestDB_Put_UnknownOutcomeIsRepeatable(t *testing.T) {
+	db, _, l := newTestDB(t, DBConfig{})
+	l.after = func([]byte) error { return ErrOutcomeUnknown }
+	r := put("k", "v")
+	r.PutID = "mine"
+	if _, err := db.Put(t.Context(), r); !errors.Is(err, ErrOutcomeUnknown) {
+		t.Fatal(err)
+	}
+	l.after = nil
+	r.Body = strings.NewReader("v")
+	if res, err := db.Put(t.Context(), r); err != nil || res.Outcome != Created {
+		t.Fatalf("%+v %v", res, err)
+	}
+}
+
+func TestDB_Put_RetriesChunks(t *testing.T) {
+	db, s, l := newTestDB(t, DBConfig{})
+	n := 0
+	l.hook = func([]byte) error {
+		if n++; n%3 == 0 {
+			return []error{ErrOverloaded, ErrUnavailable, ErrOverloaded}[n%9/3]
+		}
+		return nil
+	}
+	l.after = func(cmd []byte) error {
+		if n%4 == 0 && commandKind(cmd[1]) == commandChunk {
+			return ErrOutcomeUnknown
+		}
+		return nil
+	}
+	value := bytes.Repeat([]byte("abc"), 3<<20)
+	res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(value), Size: int64(len(value))})
+	if err != nil || res.Outcome != Created {
+		t.Fatalf("%+v %v", res, err)
+	}
+	if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
+		t.Fatal(err)
+	}
+}
+
+// Around the size where a value is cut into chunks, known size or not.
+func TestDB_Put_ChunkBoundary(t *testing.T) {
+	for _, size := range []int{0, 1, ChunkBytes - 1, ChunkBytes, ChunkBytes + 1, 2 * ChunkBytes, 2*ChunkBytes + 1} {
+		for _, known := range []bool{true, false} {
+			db, s, l := newTestDB(t, DBConfig{})
+			value := make([]byte, size)
+			_, _ = (&pattern{}).Read(value)
+			sum := sumOf(value)
+			r := PutRequest{Key: "k", Body: iotest.HalfReader(bytes.NewReader(value)), Size: -1, SHA256: &sum}
+			if known {
+				r.Size = int64(size)
+			}
+			res, err := db.Put(t.Context(), r)
+			if err != nil || res.Outcome != Created || res.Meta.SHA256 != sum || res.Meta.Size != int64(size) {
+				t.Fatalf("%d bytes: %+v %v", size, res, err)
+			}
+			if chunks := l.count(commandChunk); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes {
+				t.Fatalf("%d bytes went in %d chunks", size, chunks)
+			}
+			if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
+				t.Fatalf("%d bytes: %v", size, err)
+			}
+		}
+	}
+}
+
+// blockedLog holds every proposal up.
+type blockedLog struct{ release chan struct{} }
+
+func (l *blockedLog) Propose(ctx context.Context, _ []byte) (any, error) {
+	select {
+	case <-l.release:
+		return nil, ErrUnavailable
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
+	}
+}
+func (l *blockedLog) ReadIndex(context.Context) error { return ErrUnavailable }
+
+func TestDB_Put_OverloadedWhenTooMuchIsInFlight(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	l := &blockedLog{make(chan struct{})}
+	db := NewDB(s, l, DBConfig{InFlightBytes: 2 << 20, InFlightWait: time.Millisecond})
+	var held sync.WaitGroup
+	for i := range 2 {
+		held.Go(func() {
+			_, err := db.Put(context.Background(), put(Key(fmt.Sprint(i)), strings.Repeat("v", 1<<20)))
+			if !errors.Is(err, ErrUnavailable) {
+				t.Errorf("held put: %v", err)
+			}
+		})
+	}
+	waitFor(t, func() bool { db.inFlight.mu.Lock(); defer db.inFlight.mu.Unlock(); return db.inFlight.free == 0 })
+	if _, err := db.Put(t.Context(), put("k", "v")); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("got %v", err)
+	}
+	close(l.release)
+	held.Wait()
+	if _, err := db.Put(t.Context(), put("k", "v")); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("after the release: %v", err)
+	}
+	if _, err := db.Get(t.Context(), "k", Linearizable); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("absence without a leader: %v", err)
+	}
+}
+
+func TestDB_Put_DiskReserve(t *testing.T) {
+	low := false
+	db, _, l := newTestDB(t, DBConfig{Reserve: func() error {
+		if low {
+			return ErrDiskReserve
+		}
+		return nil
+	}})
+	if _, err := db.Put(t.Context(), put("k", "v")); err != nil {
+		t.Fatal(err)
+	}
+	low = true
+	if _, err := db.Put(t.Context(), put("l", "v")); !errors.Is(err, ErrDiskReserve) || l.count(commandPut) != 1 {
+		t.Fatalf("%v, %d proposals", err, l.count(commandPut))
+	}
+	if res, err := db.Put(t.Context(), put("k", "v")); err != nil || res.Outcome != Unchanged {
+		t.Fatalf("a put that writes nothing: %+v %v", res, err)
+	}
+}
+
+// A large body whose key gets set by another put meanwhile.
+func TestDB_Put_LosesInTheMiddle(t *testing.T) {
+	for _, same := range []bool{true, false} {
+		db, s, l := newTestDB(t, DBConfig{})
+		value := bytes.Repeat([]byte("v"), 10<<20)
+		winner := bytes.Clone(value)
+		if !same {
+			winner[0] = 'w'
+		}
+		var once sync.Once
+		body := &hookReader{Reader: bytes.NewReader(value), at: 5 << 20, hook: func() {
+			once.Do(func() {
+				if res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(winner), Size: -1}); err != nil || res.Outcome != Created {
+					t.Errorf("the winner: %+v %v", res, err)
+				}
+			})
+		}}
+		want := map[bool]Outcome{true: Unchanged, false: Conflict}[same]
+		res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: body, Size: int64(len(value))})
+		if err != nil || res.Outcome != want || res.Meta.SHA256 != sha256.Sum256(winner) {
+			t.Fatalf("same bytes %v: %+v %v", same, res, err)
+		}
+		if st := s.Stats(); st.OpenUploads != 0 || l.count(commandSeal) != 1 {
+			t.Fatalf("%+v, %d seals", st, l.count(commandSeal))
+		}
+	}
+}
+
+// hookReader calls hook when so many bytes were read.
+type hookReader struct {
+	io.Reader
+	n, at int
+	hook  func()
+}
+
+func (r *hookReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if r.n += n; r.n >= r.at {
+		r.hook()
+	}
+	return n, err
+}
+
+func TestDB_Put_64MiBInChunks(t *testing.T) {
+	s := openDir(t, t.TempDir(), StoreConfig{})
+	stop := startRun(t, s)
+	defer stop()
+	db := NewDB(s, newDirectLog(s), DBConfig{InFlightBytes: 4 << 20})
+	const size = 64<<20 + 12345
+	res, err := db.Put(t.Context(), PutRequest{Key: "big", ContentType: "application/zip", Body: io.LimitReader(&pattern{}, size), Size: -1})
+	if err != nil || res.Outcome != Created || res.Meta.Size != size {
+		t.Fatalf("%+v %v", res, err)
+	}
+	v, err := db.Get(t.Context(), "big", Linearizable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, inline := v.Bytes(); inline {
+		t.Fatal("64 MiB are held in memory")
+	}
+	h := sha256.New()
+	r := v.Open(t.Context())
+	defer r.Close()
+	if n, err := io.Copy(h, r); n != size || err != nil || Digest(h.Sum(nil)) != v.SHA256 {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	for _, off := range []int64{0, 1, ChunkBytes - 1, ChunkBytes, 33<<20 + 7, size - 1} {
+		var got [1]byte
+		if _, err := r.Seek(off, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(r, got[:]); err != nil || got[0] != patternAt(off) {
+			t.Fatalf("byte %d is %d, want %d; %v", off, got[0], patternAt(off), err)
+		}
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Fatalf("past the end: %d %v", n, err)
+	}
+	if at, err := r.Seek(-5, io.SeekEnd); at != size-5 || err != nil {
+		t.Fatal(at, err)
+	}
+	again, err := db.Put(t.Context(), PutRequest{Key: "big", Body: io.LimitReader(&pattern{}, size), Size: size})
+	if err != nil || again.Outcome != Unchanged {
+		t.Fatalf("%+v %v", again, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := v.Open(ctx).Read(make([]byte, 1)); !errors.Is(err, context.Canceled) {
+		t.Fatalf("read with a cancelled context: %v", err)
+	}
+}
+
+// pattern is an endless stream of bytes that differ from chunk to chunk.
+type pattern struct{ off int64 }
+
+func patternAt(off int64) byte { return byte(off*7 + off>>12 + off>>20) }
+
+func (p *pattern) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = patternAt(p.off)
+		p.off++
+	}
+	return len(b), nil
+}
+
+func TestDB_Put_ManyAtOnce(t *testing.T) {
+	db, s, _ := newTestDB(t, DBConfig{InFlightBytes: 3 << 20, InFlightWait: 20 * time.Second})
+	stop := startRun(t, s)
+	defer stop()
+	const writers, keys = 8, 6
+	var mu sync.Mutex
+	winners := make(map[Key]Digest)
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for k := range keys {
+				key := Key(fmt.Sprint("key ", k))
+				value := bytes.Repeat([]byte{byte(w)}, k*700_000+w)
+				res, err := db.Put(t.Context(), PutRequest{Key: key, Body: bytes.NewReader(value), Size: []int64{-1, int64(len(value))}[w%2]})
+				if err != nil {
+					t.Errorf("%s: %v", key, err)
+					continue
+				}
+				mu.Lock()
+				if old, ok := winners[key]; ok && old != res.Meta.SHA256 || (res.Outcome == Created) != (res.Meta.SHA256 == sumOf(value)) {
+					t.Errorf("%s: %+v", key, res)
+				}
+				winners[key] = res.Meta.SHA256
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	if st := s.Stats(); st.Revision != keys || st.OpenUploads != 0 {
+		t.Fatalf("%+v", st)
+	}
+	for key, sum := range winners {
+		if v, err := s.Get(key); err != nil || sumOf(readAll(t, v)) != sum {
+			t.Fatalf("%s: %v", key, err)
+		}
+	}
+}
+
+// Invariant 4: a found value needs no round, an absence does.
+func TestDB_Get(t *testing.T) {
+	db, _, l := newTestDB(t, DBConfig{})
+	for _, c := range []struct {
+		c     Consistency
+		reads int
+	}{{Local, 0}, {Linearizable, 1}} {
+		if _, err := db.Get(t.Context(), "k", c.c); !errors.Is(err, ErrNotFound) || l.reads != c.reads {
+			t.Fatalf("%v, %d rounds", err, l.reads)
+		}
+	}
+	if _, err := db.Put(t.Context(), put("k", "v")); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := db.Get(t.Context(), "k", Linearizable); err != nil || string(readAll(t, v)) != "v" || l.reads != 1 {
+		t.Fatalf("%v, %d rounds", err, l.reads)
+	}
+	if _, err := db.Get(t.Context(), "", Local); !errors.Is(err, ErrInvalidKey) {
+		t.Fatal(err)
+	}
+}
+
+func TestDB_Run_DropsIdleUploads(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	db, s, l := newTestDB(t, DBConfig{SweepInterval: time.Millisecond, UploadIdle: time.Hour, Now: func() time.Time { return now }})
+	for i, age := range []time.Duration{2 * time.Hour, time.Minute} {
+		if _, err := l.Propose(t.Context(), testChunk(uploadID{byte(i)}, 0, []byte("x"), now.Add(-age))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := contextWithCancel(t)
+	done := make(chan error, 1)
+	go func() { done <- db.Run(ctx) }()
+	waitFor(t, func() bool { return s.Stats().OpenUploads == 1 })
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if s.uploads[uploadID{1}] == nil {
+		t.Fatal("the upload that is not idle was dropped")
+	}
+}
+
+func TestByteBudget_ServesInOrder(t *testing.T) {
+	b := newByteBudget(10)
+	if !b.try(10) {
+		t.Fatal("a free budget refuses")
+	}
+	got := make(chan int, 3)
+	for i, n := range []int64{6, 4, 1} {
+		go func() {
+			if err := b.acquire(t.Context(), n, time.Minute); err != nil {
+				t.Error(err)
+			}
+			got <- i
+		}()
+		waitFor(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.waiters) == i+1 })
+	}
+	b.release(5)
+	if len(got) != 0 {
+		t.Fatal("a later, smaller waiter overtook")
+	}
+	b.release(5)
+	if a, c := <-got, <-got; a+c != 1 {
+		t.Fatalf("waiters %d and %d were served first", a, c)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := b.acquire(ctx, 1, time.Minute); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	b.release(10)
+	<-got
+	if b.free != 9 {
+		t.Fatalf("%d bytes are free, want 9", b.free)
+	}
+}

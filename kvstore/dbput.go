@@ -1,0 +1,218 @@
+package kvstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"strings"
+	"time"
+)
+
+// discardBytes is the buffer of a body that is only hashed.
+const discardBytes = 64 << 10
+
+// Put sets a key, unless it is set: then the answer is Unchanged for the same
+// bytes and Conflict for others, and no error. Created is acknowledged only
+// after the put was committed and applied on this node.
+//
+// Errors: ErrInvalidKey, ErrInvalidContentType, ErrInvalidPutID, ErrTooLarge,
+// ErrBodyRead, ErrDigestMismatch, ErrDiskReserve, ErrOverloaded and
+// ErrUnavailable are definite: this put did not set the key and never will.
+// ErrOutcomeUnknown is not; the same put may be repeated safely, with the same
+// PutID if a later Created must mean this put.
+//
+// Memory: the value itself up to 1 MiB, beyond that up to four chunks of 1 MiB;
+// 64 KiB when the key is set already.
+func (db *DB) Put(ctx context.Context, r PutRequest) (PutResult, error) {
+	if err := db.prepare(&r); err != nil {
+		return PutResult{}, err
+	}
+	winner, err := db.store.lookup(r.Key)
+	if err == nil {
+		return db.compare(&r, winner, sha256.New(), 0)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return PutResult{}, err
+	}
+	if err := db.cfg.Reserve(); err != nil {
+		return PutResult{}, err
+	}
+	if r.Size >= 0 && r.Size <= ChunkBytes {
+		return db.putSmall(ctx, &r)
+	}
+	return db.putStream(ctx, &r)
+}
+
+// prepare checks a request and fills in what may be left out.
+func (db *DB) prepare(r *PutRequest) error {
+	if err := r.Key.Validate(); err != nil {
+		return err
+	}
+	if r.ContentType == "" {
+		r.ContentType = DefaultContentType
+	}
+	if err := validateContentType(r.ContentType); err != nil {
+		return err
+	}
+	if r.Body == nil {
+		r.Body = strings.NewReader("")
+	}
+	if r.Size > db.cfg.MaxValueBytes {
+		return &TooLargeError{LimitBytes: db.cfg.MaxValueBytes}
+	}
+	if r.PutID != "" {
+		return validatePutID(r.PutID)
+	}
+	id, err := newPutID(db.cfg.Rand)
+	r.PutID = id
+	return err
+}
+
+// compare reads the rest of a body whose key is set, and says what the put is
+// then. h has the first done bytes already.
+func (db *DB) compare(r *PutRequest, winner Meta, h hash.Hash, done int64) (PutResult, error) {
+	buf := db.buffers.Get().(*[]byte)
+	defer db.buffers.Put(buf)
+	limit := db.cfg.MaxValueBytes
+	for {
+		n, err := r.Body.Read(*buf)
+		h.Write((*buf)[:n])
+		done += int64(n)
+		if done > limit {
+			return PutResult{}, &TooLargeError{LimitBytes: limit}
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return PutResult{}, fmt.Errorf("%w: %w", ErrBodyRead, err)
+		}
+	}
+	if r.Size >= 0 && done != r.Size {
+		return PutResult{}, wrongLength(r.Size, done)
+	}
+	sum := Digest(h.Sum(nil))
+	if err := checkDigest(r, sum); err != nil {
+		return PutResult{}, err
+	}
+	return PutResult{Outcome: outcomeAgainst(&winner, r.PutID, &sum), Meta: winner}, nil
+}
+
+func checkDigest(r *PutRequest, sum Digest) error {
+	if r.SHA256 != nil && *r.SHA256 != sum {
+		return fmt.Errorf("%w: sent %s, the body has %s", ErrDigestMismatch, *r.SHA256, sum)
+	}
+	return nil
+}
+
+func wrongLength(want, got int64) error {
+	return fmt.Errorf("%w: it has %d bytes, %d were announced", ErrBodyRead, got, want)
+}
+
+// putSmall proposes a value of known size in one command.
+func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
+	if err := db.reserve(ctx, r.Size); err != nil {
+		return PutResult{}, err
+	}
+	defer db.inFlight.release(r.Size)
+	m := r.meta(db.cfg.Now(), r.Size)
+	cmd := putCommandHeader(&m)
+	head := len(cmd)
+	cmd = cmd[:head+int(r.Size)]
+	switch n, end, err := fill(r.Body, cmd[head:]); {
+	case err != nil:
+		return PutResult{}, err
+	case int64(n) < r.Size:
+		return PutResult{}, wrongLength(r.Size, int64(n))
+	case !end:
+		if err := expectEnd(r.Body, r.Size); err != nil {
+			return PutResult{}, err
+		}
+	}
+	return db.proposePut(ctx, r, cmd, Digest(sha256.Sum256(cmd[head:])))
+}
+
+// fill reads until buf is full or the body ends. Only io.EOF is an end:
+// io.ErrUnexpectedEOF, which io.ReadFull also makes of a short read, is what
+// net/http says of a body that broke off.
+func fill(body io.Reader, buf []byte) (n int, end bool, err error) {
+	for n < len(buf) {
+		m, err := body.Read(buf[n:])
+		n += m
+		if err == io.EOF {
+			return n, true, nil
+		}
+		if err != nil {
+			return n, false, fmt.Errorf("%w: %w", ErrBodyRead, err)
+		}
+	}
+	return n, false, nil
+}
+
+// expectEnd makes sure that a body of an announced size ends there.
+func expectEnd(body io.Reader, size int64) error {
+	var one [1]byte
+	n, _, err := fill(body, one[:])
+	if n > 0 {
+		return fmt.Errorf("%w: more follows after the %d bytes announced", ErrBodyRead, size)
+	}
+	return err
+}
+
+// proposePut finishes a put command and proposes it.
+func (db *DB) proposePut(ctx context.Context, r *PutRequest, cmd []byte, sum Digest) (PutResult, error) {
+	if err := checkDigest(r, sum); err != nil {
+		return PutResult{}, err
+	}
+	finishPut(cmd, sum)
+	result, err := db.log.Propose(ctx, cmd)
+	return putResult(result, err)
+}
+
+// putResult turns what a log answered to a put or a seal into an answer whose
+// meaning is definite, or says that it is not.
+func putResult(result any, err error) (PutResult, error) {
+	if err != nil {
+		return PutResult{}, classify(err)
+	}
+	switch result := result.(type) {
+	case PutResult:
+		return result, nil
+	case error:
+		if errors.Is(result, ErrUploadIncomplete) {
+			return PutResult{}, fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, result)
+		}
+		return PutResult{}, fmt.Errorf("nothing was set: %w", result)
+	}
+	return PutResult{}, fmt.Errorf("%w: the log answered with a %T", ErrOutcomeUnknown, result)
+}
+
+// classify makes every error of a log definite or ErrOutcomeUnknown: whatever a
+// log does not vouch for may still be committed.
+func classify(err error) error {
+	for _, known := range []error{ErrUnavailable, ErrOverloaded, ErrDiskReserve, ErrTooLarge, ErrOutcomeUnknown} {
+		if errors.Is(err, known) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
+
+// reserve takes bytes for a body. A client that went away while waiting for
+// them has nothing proposed.
+func (db *DB) reserve(ctx context.Context, n int64) error {
+	err := db.inFlight.acquire(ctx, n, db.cfg.InFlightWait)
+	if err != nil && !errors.Is(err, ErrOverloaded) {
+		return fmt.Errorf("%w: %w", ErrOverloaded, err)
+	}
+	return err
+}
+
+// meta returns what the request says about the value; the digest is not known
+// yet.
+func (r *PutRequest) meta(now time.Time, size int64) Meta {
+	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.UTC(), PutID: r.PutID}
+}

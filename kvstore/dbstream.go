@@ -1,0 +1,295 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+)
+
+const (
+	chunksInFlight  = 4 // of one put
+	abandonTimeout  = 2 * time.Second
+	retryPauseFirst = 20 * time.Millisecond
+	retryPauseMax   = time.Second
+)
+
+// putStream proposes a value that is large or of unknown size: chunks as the
+// body arrives, then a seal. If all of it fits one chunk it becomes a plain put.
+func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
+	if err := db.reserve(ctx, ChunkBytes); err != nil {
+		return PutResult{}, err
+	}
+	u := &uploading{db: db, r: r, hash: sha256.New(), slots: make(chan struct{}, chunksInFlight)}
+	cmd, end, err := u.readChunk()
+	if err != nil {
+		db.inFlight.release(ChunkBytes)
+		return PutResult{}, err
+	}
+	if end {
+		defer db.inFlight.release(ChunkBytes)
+		return u.putWhole(ctx, cmd)
+	}
+	id, err := newUploadID(db.cfg.Now(), db.cfg.Rand)
+	if err != nil {
+		db.inFlight.release(ChunkBytes)
+		return PutResult{}, err
+	}
+	u.id = id
+	return u.run(ctx, cmd)
+}
+
+// uploading is one large put. It is owned by the goroutine of Put, which waits
+// for the goroutines that propose its chunks.
+type uploading struct {
+	db   *DB
+	r    *PutRequest
+	id   uploadID
+	hash hash.Hash
+	read int64  // bytes of the body so far
+	next uint32 // number of the next chunk
+	tail *byte  // first byte of the next chunk, read to see whether there is one
+
+	slots chan struct{} // one for each chunk being proposed
+	group sync.WaitGroup
+	mu    sync.Mutex
+	err   error // first failure of a chunk; guarded by mu
+}
+
+// readChunk reads the next chunk into a command whose header is not filled in,
+// and reports whether the body ends with it.
+func (u *uploading) readChunk() (cmd []byte, end bool, err error) {
+	cmd = make([]byte, chunkHeaderBytes+ChunkBytes)
+	data := cmd[chunkHeaderBytes:]
+	n := 0
+	if u.tail != nil {
+		data[0] = *u.tail
+		u.tail, n = nil, 1
+	}
+	m, end, err := fill(u.r.Body, data[n:])
+	n += m
+	if err == nil && !end {
+		end, err = u.peek()
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	u.hash.Write(data[:n])
+	u.read += int64(n)
+	return cmd[:chunkHeaderBytes+n], end, u.checkLength(end)
+}
+
+// peek reads one byte ahead and reports whether the body has ended.
+func (u *uploading) peek() (end bool, err error) {
+	var one [1]byte
+	n, end, err := fill(u.r.Body, one[:])
+	if n == 1 {
+		u.tail = &one[0]
+		return false, nil // the next read finds the end, if this byte was the last
+	}
+	return end, err
+}
+
+// checkLength compares what was read with the limit and the announced size.
+func (u *uploading) checkLength(end bool) error {
+	if limit := u.db.cfg.MaxValueBytes; u.read > limit || u.read == limit && !end {
+		return &TooLargeError{LimitBytes: limit}
+	}
+	if u.r.Size >= 0 && (u.read > u.r.Size || end && u.read != u.r.Size || !end && u.read == u.r.Size) {
+		return wrongLength(u.r.Size, u.read)
+	}
+	return nil
+}
+
+// putWhole proposes a body that turned out to fit one command.
+func (u *uploading) putWhole(ctx context.Context, chunk []byte) (PutResult, error) {
+	value := chunk[chunkHeaderBytes:]
+	m := u.r.meta(u.db.cfg.Now(), int64(len(value)))
+	cmd := append(putCommandHeader(&m), value...)
+	return u.db.proposePut(ctx, u.r, cmd, Digest(u.hash.Sum(nil)))
+}
+
+// run proposes chunk after chunk, then the seal. cmd is the first chunk, for
+// which memory is reserved. On failure the upload is abandoned, and since no
+// seal was proposed the failure is definite.
+func (u *uploading) run(ctx context.Context, cmd []byte) (PutResult, error) {
+	winner, err := u.sendBody(ctx, cmd)
+	u.group.Wait()
+	if err == nil {
+		err = u.failure()
+	}
+	if err == nil && winner == nil {
+		err = checkDigest(u.r, Digest(u.hash.Sum(nil)))
+	}
+	if err != nil || winner != nil {
+		u.abandon(ctx)
+	}
+	switch {
+	case err != nil:
+		return PutResult{}, err
+	case winner != nil:
+		// Somebody else set the key meanwhile: the rest is only compared.
+		return u.db.compare(u.rest(), *winner, u.hash, u.read)
+	}
+	result, err := u.seal(ctx)
+	if err != nil && !errors.Is(err, ErrOutcomeUnknown) {
+		u.abandon(ctx)
+	}
+	return result, err
+}
+
+// rest returns the request with the byte that was read ahead put back.
+func (u *uploading) rest() *PutRequest {
+	r := *u.r
+	if u.tail != nil {
+		r.Body = io.MultiReader(bytes.NewReader([]byte{*u.tail}), u.r.Body)
+	}
+	return &r
+}
+
+// sendBody proposes the chunks of the whole body. It ends early, with the
+// winner, when the key turns out to be set.
+func (u *uploading) sendBody(ctx context.Context, cmd []byte) (winner *Meta, err error) {
+	for end := false; ; {
+		if err := u.send(ctx, cmd); err != nil {
+			return nil, err
+		}
+		if end {
+			return nil, nil
+		}
+		m, err := u.db.store.lookup(u.r.Key)
+		if err == nil {
+			return &m, nil
+		}
+		if !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		if err := u.reserveNext(ctx); err != nil {
+			return nil, err
+		}
+		if cmd, end, err = u.readChunk(); err != nil {
+			u.db.inFlight.release(ChunkBytes)
+			return nil, err
+		}
+	}
+}
+
+// reserveNext takes memory for one more chunk. When there is none it first waits
+// for the chunks in flight, which give theirs back: nobody waits for memory
+// while holding some, so uploads that share the last bytes cannot lock up.
+func (u *uploading) reserveNext(ctx context.Context) error {
+	if u.db.inFlight.try(ChunkBytes) {
+		return nil
+	}
+	u.group.Wait()
+	if err := u.failure(); err != nil {
+		return err
+	}
+	if err := u.db.inFlight.acquire(ctx, ChunkBytes, u.db.cfg.ChunkRetry); err != nil {
+		return fmt.Errorf("%w: nothing was set: %w", ErrOverloaded, err)
+	}
+	return nil
+}
+
+// send proposes a chunk on a goroutine of its own, at most chunksInFlight at a
+// time, and gives its memory back when that is done.
+func (u *uploading) send(ctx context.Context, cmd []byte) error {
+	select {
+	case u.slots <- struct{}{}:
+	case <-ctx.Done():
+		u.db.inFlight.release(ChunkBytes)
+		return fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, ctx.Err())
+	}
+	if err := u.failure(); err != nil {
+		<-u.slots
+		u.db.inFlight.release(ChunkBytes)
+		return err
+	}
+	n := u.next
+	u.next++
+	u.group.Go(func() {
+		finishChunk(cmd, u.id, n, u.db.cfg.Now())
+		result, err := u.propose(ctx, cmd)
+		if err == nil {
+			err, _ = result.(error)
+		}
+		if err != nil {
+			u.fail(fmt.Errorf("chunk %d of the value: %w", n, err))
+		}
+		u.db.inFlight.release(ChunkBytes)
+		<-u.slots
+	})
+	return nil
+}
+
+// propose proposes a chunk or a seal, and again while the log definitely did
+// not take it. A chunk may be repeated freely, so its unknown outcomes are
+// retried too.
+func (u *uploading) propose(ctx context.Context, cmd []byte) (any, error) {
+	deadline := time.NewTimer(u.db.cfg.ChunkRetry)
+	defer deadline.Stop()
+	chunk := commandKind(cmd[1]) == commandChunk
+	for pause := retryPauseFirst; ; pause = min(2*pause, retryPauseMax) {
+		result, err := u.db.log.Propose(ctx, cmd)
+		if err == nil {
+			return result, nil
+		}
+		err = classify(err)
+		again := errors.Is(err, ErrOverloaded) || errors.Is(err, ErrUnavailable) || chunk && errors.Is(err, ErrOutcomeUnknown)
+		if !again {
+			return nil, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+			continue
+		case <-deadline.C:
+		case <-ctx.Done():
+		case <-u.db.store.dead:
+		}
+		timer.Stop()
+		return nil, err
+	}
+}
+
+// fail notes the first failure of a chunk. Without its seal nothing is set,
+// whatever became of the chunk: an unknown outcome is a definite one here.
+func (u *uploading) fail(err error) {
+	if !errors.Is(err, ErrOverloaded) && !errors.Is(err, ErrDiskReserve) {
+		err = fmt.Errorf("%w: nothing was set: %v", ErrUnavailable, err)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.err == nil {
+		u.err = err
+	}
+}
+
+func (u *uploading) failure() error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.err
+}
+
+// seal proposes the end of the value, which sets the key.
+func (u *uploading) seal(ctx context.Context) (PutResult, error) {
+	m := u.r.meta(u.db.cfg.Now(), u.read)
+	m.SHA256 = Digest(u.hash.Sum(nil))
+	result, err := u.propose(ctx, sealCommand(&m, u.id, u.next))
+	return putResult(result, err)
+}
+
+// abandon drops the upload, as far as that can be done now, also when the
+// client has gone; Run sees to the rest.
+func (u *uploading) abandon(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
+	defer cancel()
+	if _, err := u.db.log.Propose(ctx, abandonCommand(u.id)); err != nil {
+		u.db.cfg.Logger.Debug("upload is not dropped yet", "upload", u.id, "error", err)
+	}
+}

@@ -1,0 +1,106 @@
+// Package kvstore keeps keys that are set once. It owns the state machine
+// (Store), the files it lives in, and the put and get of a replicated database
+// (DB). It knows neither raft nor HTTP: whoever drives it hands committed
+// entries to Store.Apply and implements Log for DB.
+//
+// # The life of a value
+//
+//	store, err := kvstore.OpenStoreDir(dir, kvstore.StoreConfig{})
+//	go store.Run(ctx)                           // commits and indexes in the background
+//	db := kvstore.NewDB(store, log, kvstore.DBConfig{})
+//	res, err := db.Put(ctx, kvstore.PutRequest{Key: "k", Body: body, Size: -1})
+//	value, err := db.Get(ctx, "k", kvstore.Linearizable)
+//
+// DB.Put hashes the body and proposes it: up to 1 MiB as one command, more as
+// chunk commands while it arrives and then a seal. The log replicates the
+// command and every node calls Store.Apply with it. There the first put of a key
+// in log order wins; it becomes the next revision and a record, visible to
+// Store.Get at once. Records wait in memory until Store.Commit appends them to
+// history in one transaction with the applied index; until then a crash loses
+// nothing, because the log gives the entries again. Later, and in bulk, their
+// keys are sorted into the index.
+//
+//	Apply ──► pending records ──Commit──► history (revision → record)
+//	      └─► overlay (key → revision) ──FlushIndex──► index (key → revision)
+//
+// Nothing is ever changed, so the store is a log with an index that may lag. The
+// overlay answers for the keys the index lacks. After a crash it is rebuilt by
+// scanning the tail of history; without any index file that tail is all of it.
+//
+// # Files and buckets
+//
+// A store's directory has history.db, index.db and, while a snapshot is pulled,
+// staging.db, all bbolt. Numbers are big endian; "framed" means one format byte
+// and a CRC-32C that also covers the key it is stored under.
+//
+//	history.db  records      revision, 8 bytes       → record, framed
+//	            chunks       upload id 16, number 4  → chunk, framed
+//	            uploads      upload id 16            → open upload: time, bytes, bitmap; framed
+//	            checkpoints  every 1,024th revision  → history digest, 32 bytes
+//	            state        "position"              → applied index, term, revision, digest, bytes of values; framed
+//	                         "meta"                  → bytes that belong to the log
+//	index.db    keys         key                     → revision, 8 bytes
+//	            state        "indexed"               → revision the index covers, digest there; framed
+//	staging.db  records, chunks as in history
+//	            state        "snapshot", "progress"  → what is pulled and how far
+//
+// A record is, after its frame:
+//
+//	kind 1 | SHA-256 32 | proposer's time 8 | size uvarint | put id | content type | key | bytes or chunks
+//
+// Kind 1 has the value's bytes at its end; kind 2 has an upload id and the number
+// of its chunks, each of ChunkBytes but the last. A put id is a length byte and
+// its characters; 32 lower-case hex digits are packed into 16 bytes, marked by
+// the length's high bit. A content type is a length byte and its characters, 0
+// for DefaultContentType. A key is a uvarint and its bytes. A put or a seal
+// command is a format byte, a kind byte and exactly the same; so there is one
+// encoding of each record, and decoding refuses every other.
+//
+// The history digest at revision r is SHA-256(digest at r-1, r, record without
+// frame and inline value); at 0 it is zero. Replicas with equal digests at a
+// revision have equal histories up to it.
+//
+// # Invariants
+//
+//  1. A key's record never changes and never goes.
+//  2. The applied index moves in the same transaction as the effects of its
+//     entries, and a transaction never holds half an entry.
+//  3. A revision enters the index only after history has it durably. Otherwise a
+//     replay would find the key "already set" and drop an acknowledged put.
+//  4. A key leaves the overlay only after its index entry is durable, and a record
+//     leaves memory only after history has it. Readers look in the overlay, then
+//     in the index, then in history, so they cannot miss a key.
+//  5. Applying is deterministic: the results and the digest depend on the entries
+//     alone, not on what was committed, flushed or restarted in between.
+//  6. Every record and chunk is checked whenever it is read. A failed check or a
+//     failed write is fatal: the store answers nothing else from then on.
+//  7. No goroutine waits for a bound while it holds a transaction or a lock, so
+//     the work that releases the bound can always run.
+//  8. A snapshot counts only with the last transaction of its install. Records of
+//     an install that a crash interrupted lie beyond the position and are not seen.
+//
+// # Memory
+//
+// StoreConfig bounds what is applied and not committed (PendingBytes) and the
+// keys not yet indexed (OverlayBytes): at either bound Apply pauses, one entry
+// over at most. DBConfig bounds the bodies of puts (InFlightBytes). A reader of a
+// large value holds one chunk, a snapshot sender about 1 MiB, a receiver a few.
+// At most 4,096 uploads are open. Nothing grows with the number of keys.
+//
+// # Caveats
+//
+//   - A found value is checked, an absence is not: an index that lost a page may
+//     answer "not set". Compare digests between replicas, and delete index.db
+//     to have it rebuilt.
+//   - bbolt checks its own two meta pages only. When the newer one is damaged it
+//     falls back to the transaction before; an index that is then ahead of history
+//     is refused at the next start, and the log must still have the rest.
+//   - Files never shrink. Chunks that were dropped are reused for later ones.
+//   - A rebuild of the index goes through history in order of revision and sorts
+//     one overlay's worth at a time; for tens of millions of keys that takes
+//     minutes.
+//   - After an upload was dropped a late repeat of one of its chunks opens it
+//     again, incomplete; it is dropped anew when it has been idle for UploadIdle.
+//   - The clock of the proposer is stored as it is. Times of neighbouring revisions
+//     may run backwards.
+package kvstore

@@ -1,0 +1,65 @@
+package kvstore_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// oneNode is the smallest Log: what is proposed is committed and applied at once.
+type oneNode struct {
+	mu    sync.Mutex
+	store *kvstore.Store
+	index uint64
+}
+
+func (n *oneNode) Propose(_ context.Context, command []byte) (any, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.index++
+	results, err := n.store.Apply(n.index, 1, [][]byte{command}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return results[0], nil
+}
+
+func (n *oneNode) ReadIndex(context.Context) error { return nil }
+
+func Example() {
+	dir, err := os.MkdirTemp("", "kvstore")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	store, err := kvstore.OpenStoreDir(dir, kvstore.StoreConfig{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer store.Close()
+	db := kvstore.NewDB(store, &oneNode{store: store}, kvstore.DBConfig{})
+
+	ctx := context.Background()
+	for _, value := range []string{"bar", "bar", "other"} {
+		res, err := db.Put(ctx, kvstore.PutRequest{Key: "foo", ContentType: "text/plain", Body: strings.NewReader(value), Size: -1})
+		fmt.Println(res.Outcome, res.Meta.Revision, err)
+	}
+	value, err := db.Get(ctx, "foo", kvstore.Linearizable)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	b, _ := value.Bytes()
+	fmt.Printf("%s, %s, %d bytes\n", b, value.ContentType, value.Size)
+	// Output:
+	// created 1 <nil>
+	// unchanged 1 <nil>
+	// conflict 1 <nil>
+	// bar, text/plain, 3 bytes
+}

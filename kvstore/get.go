@@ -1,0 +1,295 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Get returns the value of key, or ErrNotFound. It shows everything applied on
+// this node. A value that fails its checksum is a *CorruptError, and fatal.
+//
+// It looks in the overlay, then in the index, then in history. A key leaves the
+// overlay only after its index entry is durable, and enters the index only
+// after its record is, so that no order of events can hide a key.
+func (s *Store) Get(key Key) (*Value, error) {
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	rev := s.overlay.find(key)
+	if rev > s.durable.rev {
+		v := s.pendingValue(&s.pending[rev-s.durable.rev-1])
+		s.mu.RUnlock()
+		return v, nil
+	}
+	s.mu.RUnlock()
+	rev, err := s.indexed(key, rev)
+	if err != nil {
+		return nil, err
+	}
+	var v *Value
+	err = s.withRecord(rev, key, func(d *body) {
+		m := d.meta(rev, key)
+		if d.kind == bodyChunked {
+			v = s.chunkedValue(m, d.upload)
+			return
+		}
+		v = NewValue(m, append(make([]byte, 0, len(d.value)), d.value...))
+	})
+	return v, err
+}
+
+// indexed returns rev, or what the index says when rev is 0.
+func (s *Store) indexed(key Key, rev Revision) (Revision, error) {
+	if rev != 0 {
+		return rev, nil
+	}
+	err := s.index.View(func(tx Tx) (err error) {
+		rev, err = indexedRevision(tx, []byte(key))
+		return err
+	})
+	if err != nil {
+		return 0, s.failed("look up a key", err)
+	}
+	if rev == 0 {
+		return 0, ErrNotFound
+	}
+	return rev, nil
+}
+
+// withRecord calls fn with the record of rev, which must be of key and lie in
+// history. What fn sees is valid only inside it.
+func (s *Store) withRecord(rev Revision, key Key, fn func(d *body)) error {
+	var other string // the key that has this revision, if it is not key
+	err := s.history.View(func(tx Tx) error {
+		d, err := readRecord(tx, rev)
+		if err != nil {
+			return err
+		}
+		if string(d.key) != string(key) {
+			other = string(d.key)
+			return nil
+		}
+		fn(&d)
+		return nil
+	})
+	if err == nil && other != "" {
+		// The record is sound and names its revision, so the index is wrong.
+		err = corruptFile(s.index, fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+	}
+	return s.failed("read history", err)
+}
+
+// corruptFile returns a *CorruptError about all of an engine's file.
+func corruptFile(e Engine, detail string) error {
+	c := &CorruptError{Offset: -1, Detail: detail}
+	if err := e.View(func(tx Tx) error { c.File, _ = tx.Where(nil); return nil }); err != nil {
+		return err
+	}
+	return c
+}
+
+// readRecord reads and checks the record of rev. What it returns aliases the
+// transaction.
+func readRecord(tx Tx, rev Revision) (body, error) {
+	k := revisionKey(rev)
+	raw := tx.Get(BucketRecords, k[:])
+	if raw == nil {
+		file, _ := tx.Where(nil)
+		return body{}, &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("revision %d is missing", rev)}
+	}
+	return checkRecord(tx, raw, rev)
+}
+
+// checkRecord decodes the stored record of rev.
+func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
+	d, err := decodeRecord(raw, rev)
+	if err != nil {
+		file, off := tx.Where(raw)
+		return body{}, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+	}
+	return d, nil
+}
+
+// metaAt returns the Meta of key, which revision rev set.
+func (s *Store) metaAt(rev Revision, key Key) (m Meta, err error) {
+	s.mu.RLock()
+	if rev > s.durable.rev {
+		m = s.pending[rev-s.durable.rev-1].meta
+		s.mu.RUnlock()
+		return m, nil
+	}
+	s.mu.RUnlock()
+	err = s.withRecord(rev, key, func(d *body) { m = d.meta(rev, key) })
+	return m, err
+}
+
+// lookup returns the Meta of key, or ErrNotFound, without reading its value.
+func (s *Store) lookup(key Key) (Meta, error) {
+	if err := s.err(); err != nil {
+		return Meta{}, err
+	}
+	s.mu.RLock()
+	rev := s.overlay.find(key)
+	s.mu.RUnlock()
+	rev, err := s.indexed(key, rev)
+	if err != nil {
+		return Meta{}, err
+	}
+	return s.metaAt(rev, key)
+}
+
+func (s *Store) pendingValue(p *pendingRecord) *Value {
+	if p.kind == bodyChunked {
+		return s.chunkedValue(p.meta, p.upload)
+	}
+	return NewValue(p.meta, p.value)
+}
+
+// chunkedValue returns a value that is read chunk by chunk.
+func (s *Store) chunkedValue(m Meta, id uploadID) *Value {
+	return NewStreamedValue(m, func(ctx context.Context) io.ReadSeekCloser {
+		return &chunkReader{ctx: ctx, store: s, upload: id, size: m.Size}
+	})
+}
+
+// chunk appends the checked bytes of a chunk to buf.
+func (s *Store) chunk(key chunkKey, buf []byte) ([]byte, error) {
+	if err := s.err(); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	stored := s.chunks[key]
+	s.mu.RUnlock()
+	if stored != nil {
+		return append(buf, stored[chunkPrefixBytes:]...), nil
+	}
+	err := s.history.View(func(tx Tx) error {
+		data, err := readChunk(tx, key)
+		if err != nil {
+			return err
+		}
+		buf = append(buf, data...)
+		return nil
+	})
+	return buf, s.failed("read a chunk", err)
+}
+
+// readChunk reads and checks a chunk that must be there.
+func readChunk(tx Tx, key chunkKey) ([]byte, error) {
+	stored := tx.Get(BucketChunks, key[:])
+	if stored == nil {
+		file, _ := tx.Where(nil)
+		return nil, &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("chunk %d of upload %s is missing", key.number(), key.upload())}
+	}
+	return checkChunk(tx, stored, key)
+}
+
+// checkChunk returns the bytes of a stored chunk.
+func checkChunk(tx Tx, stored []byte, key chunkKey) ([]byte, error) {
+	data, err := decodeChunk(stored, key)
+	if err != nil {
+		file, off := tx.Where(stored)
+		return nil, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+	}
+	return data, nil
+}
+
+// hasChunk reports whether a chunk is part of this state.
+func (s *Store) hasChunk(key chunkKey) (bool, error) {
+	s.mu.RLock()
+	_, found := s.chunks[key]
+	dropped := s.drops[key.upload()] > 0
+	s.mu.RUnlock()
+	if found || dropped { // history may still have a chunk whose drop pends
+		return found, nil
+	}
+	err := s.history.View(func(tx Tx) error {
+		found = tx.Get(BucketChunks, key[:]) != nil
+		return nil
+	})
+	return found, s.failed("look up a chunk", err)
+}
+
+var errReaderClosed = errors.New("value reader is closed")
+
+// chunkReader reads a large value, one chunk in memory at a time.
+type chunkReader struct {
+	ctx    context.Context
+	store  *Store
+	upload uploadID
+	size   int64
+	pos    int64
+	loaded bool
+	number uint32 // of the chunk in buf
+	buf    []byte
+}
+
+// Read implements io.Reader.
+func (r *chunkReader) Read(p []byte) (int, error) {
+	if r.store == nil {
+		return 0, errReaderClosed
+	}
+	if r.pos >= r.size {
+		return 0, io.EOF
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := r.load(uint32(r.pos / ChunkBytes)); err != nil {
+		return 0, err
+	}
+	n := copy(p, r.buf[r.pos%ChunkBytes:])
+	r.pos += int64(n)
+	return n, nil
+}
+
+// load brings chunk n into buf.
+func (r *chunkReader) load(n uint32) error {
+	if r.loaded && r.number == n {
+		return nil
+	}
+	if err := r.ctx.Err(); err != nil {
+		return err
+	}
+	want := min(ChunkBytes, r.size-int64(n)*ChunkBytes)
+	if r.buf == nil {
+		r.buf = make([]byte, 0, min(ChunkBytes, r.size))
+	}
+	r.loaded = false
+	buf, err := r.store.chunk(makeChunkKey(r.upload, n), r.buf[:0])
+	if err != nil {
+		return err
+	}
+	if int64(len(buf)) != want {
+		return r.store.fail(fmt.Errorf("chunk %d of upload %s has %d bytes, want %d: replace this node", n, r.upload, len(buf), want))
+	}
+	r.buf, r.number, r.loaded = buf, n, true
+	return nil
+}
+
+// Seek implements io.Seeker.
+func (r *chunkReader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.pos
+	case io.SeekEnd:
+		offset += r.size
+	case io.SeekStart:
+	default:
+		return 0, fmt.Errorf("seek: whence %d is unknown", whence)
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seek to %d: before the start of the value", offset)
+	}
+	r.pos = offset
+	return offset, nil
+}
+
+// Close implements io.Closer.
+func (r *chunkReader) Close() error {
+	r.store, r.buf = nil, nil
+	return nil
+}

@@ -1,0 +1,348 @@
+package kvstore
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// model is the plain form of the state machine: maps and slices, no disk.
+type model struct {
+	keys    map[Key]modelValue
+	order   []Key
+	digests []Digest // digests[r] is the history digest at revision r
+	uploads map[uploadID]map[uint32][]byte
+	sealed  map[uploadID]bool
+}
+
+type modelValue struct {
+	meta  Meta
+	value []byte
+}
+
+func newModel() *model {
+	return &model{
+		keys: make(map[Key]modelValue), digests: make([]Digest, 1),
+		uploads: make(map[uploadID]map[uint32][]byte), sealed: make(map[uploadID]bool),
+	}
+}
+
+// apply returns what Store.Apply must answer to each command of an entry;
+// errUnwanted stands for any error value.
+func (m *model) apply(t testing.TB, commands [][]byte) []any {
+	t.Helper()
+	var results []any
+	for _, raw := range commands {
+		cmd, err := decodeCommand(raw)
+		if err != nil {
+			results = append(results, err)
+			continue
+		}
+		results = append(results, m.applyOne(&cmd))
+	}
+	return results
+}
+
+func (m *model) applyOne(cmd *command) any {
+	switch cmd.kind {
+	case commandPut:
+		return m.set(cmd, cmd.body.value)
+	case commandSeal:
+		var value []byte
+		parts := m.uploads[cmd.upload]
+		delete(m.uploads, cmd.upload)
+		if _, set := m.keys[Key(cmd.body.key)]; !set {
+			for n := range cmd.body.chunks {
+				value = append(value, parts[n]...)
+			}
+			if len(parts) != int(cmd.body.chunks) || int64(len(value)) != cmd.body.size {
+				return ErrUploadIncomplete
+			}
+			m.sealed[cmd.upload] = true
+		}
+		return m.set(cmd, value)
+	case commandChunk:
+		if m.sealed[cmd.upload] {
+			return ChunkResult{}
+		}
+		if m.uploads[cmd.upload] == nil {
+			m.uploads[cmd.upload] = make(map[uint32][]byte)
+		}
+		m.uploads[cmd.upload][cmd.number] = bytes.Clone(cmd.stored[chunkPrefixBytes:])
+		return ChunkResult{}
+	}
+	_, open := m.uploads[cmd.upload]
+	delete(m.uploads, cmd.upload)
+	return AbandonResult{Dropped: open}
+}
+
+func (m *model) set(cmd *command, value []byte) any {
+	b := &cmd.body
+	if old, set := m.keys[Key(b.key)]; set {
+		switch {
+		case !bytes.Equal(old.value, value) && cmd.kind == commandPut, old.meta.SHA256 != b.sum:
+			return PutResult{Conflict, old.meta}
+		case old.meta.PutID == b.putIDString():
+			return PutResult{Created, old.meta}
+		}
+		return PutResult{Unchanged, old.meta}
+	}
+	meta := Meta{
+		Key: Key(b.key), Revision: Revision(len(m.order) + 1), Size: int64(len(value)), SHA256: sha256.Sum256(value),
+		ContentType: b.contentTypeString(), Time: time.Unix(0, b.time).UTC(), PutID: b.putIDString(),
+	}
+	m.keys[meta.Key] = modelValue{meta, bytes.Clone(value)}
+	m.order = append(m.order, meta.Key)
+	m.digests = append(m.digests, nextDigest(m.digests[len(m.digests)-1], meta.Revision, b.header))
+	return PutResult{Created, meta}
+}
+
+// sameResult compares an answer of a store with the model's.
+func sameResult(got, want any) bool {
+	if want, ok := want.(error); ok {
+		got, ok := got.(error)
+		return ok && (errors.Is(got, ErrMalformedCommand) == errors.Is(want, ErrMalformedCommand))
+	}
+	return got == want
+}
+
+// check compares the whole visible state of s with the model.
+func (m *model) check(t testing.TB, s *Store) {
+	t.Helper()
+	st := s.Stats()
+	if int(st.Revision) != len(m.order) || st.Digest != m.digests[len(m.order)] || st.OpenUploads != len(m.uploads) {
+		t.Fatalf("store is at revision %d, digest %s, %d uploads; want %d, %s, %d", st.Revision, st.Digest, st.OpenUploads, len(m.order), m.digests[len(m.order)], len(m.uploads))
+	}
+	var bytesWant int64
+	for key, want := range m.keys {
+		bytesWant += want.meta.Size
+		v, err := s.Get(key)
+		if err != nil {
+			t.Fatalf("Get(%q): %v", key, err)
+		}
+		if v.Meta != want.meta {
+			t.Fatalf("Get(%q) = %+v, want %+v", key, v.Meta, want.meta)
+		}
+		if got := readAll(t, v); !bytes.Equal(got, want.value) {
+			t.Fatalf("Get(%q): %d bytes differ from the %d put", key, len(got), len(want.value))
+		}
+	}
+	if st.ValueBytes != bytesWant {
+		t.Fatalf("ValueBytes = %d, want %d", st.ValueBytes, bytesWant)
+	}
+	for r, want := range m.digests {
+		if r%11 != 0 && r < len(m.digests)-3 {
+			continue // each costs up to 1,023 reads
+		}
+		if got, err := s.DigestAt(Revision(r)); err != nil || got != want {
+			t.Fatalf("DigestAt(%d) = %s, %v; want %s", r, got, err, want)
+		}
+	}
+	for range 20 {
+		if _, err := s.Get(Key(fmt.Sprint("never set ", rand.Int()))); !errors.Is(err, ErrNotFound) {
+			t.Fatalf("Get of an unset key: %v", err)
+		}
+	}
+}
+
+func readAll(t testing.TB, v *Value) []byte {
+	t.Helper()
+	r := v.Open(t.Context())
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("read %q: %v", v.Key, err)
+	}
+	return b
+}
+
+// entry is one entry of a test's log.
+type entry struct {
+	index    uint64
+	commands [][]byte
+	meta     []byte
+	want     []any
+}
+
+// script is a random log with every kind of command, and the model after it.
+func script(t testing.TB, seed uint64, entries int) ([]entry, *model) {
+	t.Helper()
+	return scriptOf(t, seed, entries, 3)
+}
+
+// scriptOf limits the chunks of a large value: with 1 all of it is small, which
+// the tables that run a script hundreds of times need.
+func scriptOf(t testing.TB, seed uint64, entries, chunksMax int) ([]entry, *model) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	g := &scriptGen{rng: rng, now: time.Unix(1_700_000_000, 123), chunksMax: chunksMax}
+	m := newModel()
+	var log []entry
+	index := uint64(0)
+	for range entries {
+		index += 1 + rng.Uint64N(3)
+		e := entry{index: index}
+		for range rng.IntN(6) {
+			e.commands = append(e.commands, g.commands()...)
+		}
+		if rng.IntN(4) == 0 {
+			e.meta = fmt.Appendf(nil, "meta at %d", index)
+		}
+		e.want = m.apply(t, e.commands)
+		log = append(log, e)
+	}
+	return log, m
+}
+
+type scriptGen struct {
+	rng  *rand.Rand
+	now  time.Time
+	n    int
+	open []uploadID
+
+	chunksMax int
+}
+
+// commands returns one step's commands: few keys, so that they collide.
+func (g *scriptGen) commands() [][]byte {
+	g.n++
+	g.now = g.now.Add(time.Millisecond)
+	key := Key(fmt.Sprintf("key/%03d", g.rng.IntN(150)))
+	value := fmt.Appendf(nil, "value %d of %s", g.rng.IntN(3), key)
+	switch g.rng.IntN(12) {
+	case 0:
+		return g.large(key, 1+g.rng.IntN(g.chunksMax))
+	case 1:
+		return [][]byte{{commandFormat, 99}, nil}
+	case 2:
+		id := g.newUpload()
+		g.open = append(g.open, id)
+		return [][]byte{testChunk(id, 0, value, g.now), testChunk(id, 0, value, g.now)}
+	case 3:
+		if len(g.open) > 0 {
+			return [][]byte{abandonCommand(g.open[g.rng.IntN(len(g.open))])}
+		}
+	case 4:
+		return [][]byte{testPut(key, fmt.Sprintf("%032x", g.rng.IntN(4)), "text/plain", value, g.now)}
+	}
+	return [][]byte{testPut(key, fmt.Sprint("id-", g.n), "", value, g.now)}
+}
+
+func (g *scriptGen) newUpload() uploadID {
+	var id uploadID
+	copy(id[:], fmt.Sprintf("upload %09d", g.n))
+	return id
+}
+
+// large returns a whole upload, its chunks out of order and one twice. The
+// chunks are small but for the full ones a valid upload needs.
+func (g *scriptGen) large(key Key, chunks int) [][]byte {
+	id := g.newUpload()
+	value := bytes.Repeat([]byte{byte(g.n)}, (chunks-1)*ChunkBytes+1+g.rng.IntN(1000))
+	var cmds [][]byte
+	for n := chunks - 1; n >= 0; n-- {
+		part := value[n*ChunkBytes : min(len(value), (n+1)*ChunkBytes)]
+		cmds = append(cmds, testChunk(id, uint32(n), part, g.now))
+	}
+	cmds = append(cmds, cmds[0])
+	m := Meta{Key: key, Size: int64(len(value)), SHA256: sha256.Sum256(value), ContentType: "video/mp4", Time: g.now, PutID: fmt.Sprint("large-", g.n)}
+	cmds = append(cmds, sealCommand(&m, id, uint32(chunks)))
+	if g.rng.IntN(2) == 0 {
+		cmds = append(cmds, cmds[0]) // a late repeat
+	}
+	return cmds
+}
+
+func testPut(key Key, id, ct string, value []byte, now time.Time) []byte {
+	if ct == "" {
+		ct = DefaultContentType
+	}
+	m := Meta{Key: key, Size: int64(len(value)), ContentType: ct, Time: now, PutID: id}
+	cmd := append(putCommandHeader(&m), value...)
+	finishPut(cmd, sha256.Sum256(value))
+	return cmd
+}
+
+func testChunk(id uploadID, n uint32, data []byte, now time.Time) []byte {
+	cmd := append(make([]byte, chunkHeaderBytes), data...)
+	finishChunk(cmd, id, n, now)
+	return cmd
+}
+
+// memDisks are the three disks of a store, which outlive it.
+type memDisks struct {
+	history, index, staging *MemEngine
+	hook                    func(disk string) FailPoint // nil: nothing fails
+}
+
+func newMemDisks() *memDisks {
+	return &memDisks{history: NewMemEngine(), index: NewMemEngine(), staging: NewMemEngine()}
+}
+
+// open crashes whatever uses the disks and opens a store on what was durable.
+func (d *memDisks) open(cfg StoreConfig) (*Store, error) {
+	d.history, d.index = d.history.Reopen(), d.index.Reopen()
+	d.arm(d.history, "history")
+	d.arm(d.index, "index")
+	cfg.History, cfg.Index = d.history, d.index
+	cfg.OpenStaging = func() (Engine, error) {
+		d.staging = d.staging.Reopen()
+		d.arm(d.staging, "staging")
+		return d.staging, nil
+	}
+	cfg.RemoveStaging = func() error {
+		if d.hook != nil && d.hook("remove") == FailBefore {
+			return ErrInjected
+		}
+		d.staging = NewMemEngine()
+		return nil
+	}
+	return OpenStore(cfg)
+}
+
+func (d *memDisks) arm(e *MemEngine, disk string) {
+	if d.hook != nil {
+		e.OnUpdate(func(int) FailPoint { return d.hook(disk) })
+	}
+}
+
+func mustOpen(t testing.TB, d *memDisks, cfg StoreConfig) *Store {
+	t.Helper()
+	s, err := d.open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// mustApply applies e and compares the answers with the model's.
+func mustApply(t testing.TB, s *Store, e *entry) {
+	t.Helper()
+	if err := applyEntry(t, s, e); err != nil {
+		t.Fatalf("apply entry %d: %v", e.index, err)
+	}
+}
+
+func applyEntry(t testing.TB, s *Store, e *entry) error {
+	t.Helper()
+	results, err := s.Apply(e.index, 7, e.commands, e.meta)
+	if err != nil {
+		return err
+	}
+	for i, got := range results {
+		if !sameResult(got, e.want[i]) {
+			t.Fatalf("entry %d command %d: got %+v, want %+v", e.index, i, got, e.want[i])
+		}
+	}
+	return nil
+}
+
+// tiny limits make every mechanism work on small data.
+func tiny() StoreConfig {
+	return StoreConfig{PendingBytes: 8 << 20, CommitBytes: 1 << 20, OverlayBytes: 4000, GenerationBytes: 1000, IndexSliceKeys: 4}
+}

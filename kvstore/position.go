@@ -1,0 +1,115 @@
+package kvstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Durable returns the state that history holds, all of it from one transaction:
+// index and term of the last entry in it, the opaque meta that came with it or
+// before it, and an encoded description that Stage and Install of another
+// replica take. A store that never got an entry has index 0.
+func (s *Store) Durable() (index, term uint64, meta, snapshot []byte, err error) {
+	if err := s.err(); err != nil {
+		return 0, 0, nil, nil, err
+	}
+	err = s.history.View(func(tx Tx) error {
+		snap, err := readSnapshot(tx)
+		if err != nil {
+			return err
+		}
+		index, term = snap.index, snap.term
+		snapshot = encodeSnapshot(snap)
+		if raw := tx.Get(BucketState, keyMeta); raw != nil {
+			meta = append([]byte{}, raw...)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, 0, nil, nil, s.failed("read the durable state", err)
+	}
+	return index, term, meta, snapshot, nil
+}
+
+// Bootstrap sets the first durable position of an empty store, where a log
+// starts that does not begin at 1. A store that has a position refuses.
+func (s *Store) Bootstrap(index, term uint64, meta []byte) error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if err := s.err(); err != nil {
+		return err
+	}
+	if s.applied.index != 0 || s.applied.rev != 0 {
+		return fmt.Errorf("bootstrap store: it is not empty, entry %d was applied", s.applied.index)
+	}
+	if index == 0 {
+		return errors.New("bootstrap store: the first position must be above 0")
+	}
+	p := position{index: index, term: term}
+	if err := s.history.Update(func(tx Tx) error { return writePosition(tx, &p, meta) }); err != nil {
+		return s.failed("bootstrap store", err)
+	}
+	s.mu.Lock()
+	s.applied, s.durable = p, p
+	s.mu.Unlock()
+	return nil
+}
+
+// Resolve returns what Apply would answer to command if that is settled already:
+// whoever proposed it may have missed the entry because a snapshot replaced it.
+// decided is false when command is not applied yet.
+func (s *Store) Resolve(command []byte) (result any, decided bool, err error) {
+	if err := s.err(); err != nil {
+		return nil, false, err
+	}
+	cmd, err := decodeCommand(command)
+	if err != nil {
+		return err, true, nil
+	}
+	switch cmd.kind {
+	case commandPut, commandSeal:
+		winner, err := s.lookup(Key(cmd.body.key))
+		if errors.Is(err, ErrNotFound) {
+			return nil, false, nil
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		return PutResult{Outcome: outcomeAgainst(&winner, cmd.body.putIDString(), &cmd.body.sum), Meta: winner}, true, nil
+	case commandChunk:
+		decided, err := s.chunkDecided(&cmd)
+		return ChunkResult{}, decided, err
+	}
+	s.mu.RLock()
+	open := s.uploads[cmd.upload] != nil
+	s.mu.RUnlock()
+	return AbandonResult{}, !open, nil
+}
+
+// chunkDecided reports whether a chunk is part of an upload, open or sealed.
+func (s *Store) chunkDecided(cmd *command) (bool, error) {
+	s.mu.RLock()
+	u := s.uploads[cmd.upload]
+	has := u != nil && u.has(cmd.number)
+	s.mu.RUnlock()
+	if u != nil {
+		return has, nil
+	}
+	return s.hasChunk(makeChunkKey(cmd.upload, cmd.number))
+}
+
+// idleUploads returns the open uploads whose last chunk is older than before,
+// in nanoseconds since 1970.
+func (s *Store) idleUploads(before int64) []uploadID {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	idle := make(map[uploadID]*upload)
+	for id, u := range s.uploads {
+		if u.time < before {
+			idle[id] = u
+		}
+	}
+	return sortedUploads(idle)
+}

@@ -1,0 +1,117 @@
+package kvstore
+
+import (
+	"encoding/hex"
+	"fmt"
+	"io"
+	"mime"
+	"strconv"
+)
+
+const (
+	maxContentTypeBytes = 255
+	maxPutIDBytes       = 64
+)
+
+// PutRequest asks to set a key.
+type PutRequest struct {
+	Key         Key
+	ContentType string    // "" means DefaultContentType
+	PutID       string    // 1 to 64 visible ASCII characters; "" lets DB.Put choose one
+	Body        io.Reader // read once, to its end; nil is empty
+	Size        int64     // bytes in Body, -1 when unknown
+	SHA256      *Digest   // digest the body must have, nil for any
+}
+
+// Outcome says what became of a put.
+type Outcome int
+
+// The outcomes of a put.
+const (
+	Created   Outcome = iota + 1 // the key is set by this put
+	Unchanged                    // the key was already set to the same bytes
+	Conflict                     // the key was already set to other bytes
+)
+
+// String returns "created", "unchanged" or "conflict".
+func (o Outcome) String() string {
+	switch o {
+	case Created:
+		return "created"
+	case Unchanged:
+		return "unchanged"
+	case Conflict:
+		return "conflict"
+	}
+	return "outcome " + strconv.Itoa(int(o))
+}
+
+// PutResult is the answer to a put.
+type PutResult struct {
+	Outcome Outcome // Created also for a repeat of the put that won: same id, same bytes
+	Meta    Meta    // of the winner, whoever that is
+}
+
+// outcomeAgainst says what a put with this id and digest is when winner holds
+// its key.
+func outcomeAgainst(winner *Meta, putID string, sum *Digest) Outcome {
+	switch {
+	case winner.SHA256 != *sum:
+		return Conflict
+	case winner.PutID == putID:
+		return Created
+	}
+	return Unchanged
+}
+
+// validateContentType accepts what a store keeps: printable, not too long, and
+// a media type by the rules of MIME.
+func validateContentType(ct string) error {
+	if ct == DefaultContentType {
+		return nil
+	}
+	if err := checkContentType(ct); err != nil {
+		return err
+	}
+	if _, _, err := mime.ParseMediaType(ct); err != nil {
+		return fmt.Errorf("%w %q: %v", ErrInvalidContentType, ct, err)
+	}
+	return nil
+}
+
+// checkContentType is the part of validateContentType that a replica relies on.
+// It is separate because what MIME accepts may change with the Go release, and
+// replicas must never disagree.
+func checkContentType(ct string) error {
+	if len(ct) > maxContentTypeBytes {
+		return fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrInvalidContentType, len(ct), maxContentTypeBytes)
+	}
+	for i := 0; i < len(ct); i++ {
+		if ct[i] < ' ' && ct[i] != '\t' || ct[i] == 0x7f {
+			return fmt.Errorf("%w %q: byte %d is a control character", ErrInvalidContentType, ct, i)
+		}
+	}
+	return nil
+}
+
+// validatePutID accepts 1 to 64 visible ASCII characters.
+func validatePutID(id string) error {
+	if id == "" || len(id) > maxPutIDBytes {
+		return fmt.Errorf("%w: it has %d characters, want 1 to %d", ErrInvalidPutID, len(id), maxPutIDBytes)
+	}
+	for i := 0; i < len(id); i++ {
+		if id[i] <= ' ' || id[i] > '~' {
+			return fmt.Errorf("%w %q: character %d is not visible ASCII", ErrInvalidPutID, id, i)
+		}
+	}
+	return nil
+}
+
+// newPutID returns an id that no other put has: 16 random bytes in hex.
+func newPutID(random io.Reader) (string, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return "", fmt.Errorf("make a put id: %w", err)
+	}
+	return hex.EncodeToString(b[:]), nil
+}

@@ -1,0 +1,75 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Run commits to history and flushes the index in the background, until ctx
+// ends or the store dies. On the way out it commits what was applied. It
+// returns nil when ctx ended, else the fatal error. Only one Run may run.
+func (s *Store) Run(ctx context.Context) error {
+	if err := s.setRunning(true); err != nil {
+		return err
+	}
+	flushCtx, stopFlush := context.WithCancel(ctx)
+	var flusher sync.WaitGroup
+	flusher.Go(func() { s.runFlush(flushCtx) })
+	err := s.runCommit(ctx)
+	stopFlush()
+	flusher.Wait()
+	_ = s.setRunning(false)
+	return err
+}
+
+// setRunning tells Apply whether there is somebody to wait for.
+func (s *Store) setRunning(running bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if running && s.running {
+		return errors.New("run store: it is running already")
+	}
+	s.running = running
+	s.releaseLocked()
+	return nil
+}
+
+func (s *Store) runCommit(ctx context.Context) error {
+	ticker := time.NewTicker(s.cfg.CommitInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.Commit()
+		case <-s.dead:
+			return s.err()
+		case <-s.wakeCommit:
+		case <-ticker.C:
+		}
+		if err := s.Commit(); err != nil {
+			return err
+		}
+	}
+}
+
+// runFlush flushes whenever asked. A failure makes the store dead, which
+// runCommit reports.
+func (s *Store) runFlush(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.dead:
+			return
+		case <-s.wakeFlush:
+		}
+		s.mu.RLock()
+		due := s.flushDueLocked() || s.overlay.bytes >= s.cfg.OverlayBytes
+		s.mu.RUnlock()
+		if due && s.flushFrozen(ctx) != nil {
+			return
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+)
+
+type ctxT = context.Context
+
+// A stream that breaks off after any number of bytes is resumed, and each byte
+// of progress counts: the pull ends.
+func TestStore_Stage_ResumesABrokenStream(t *testing.T) {
+	log, m := script(t, 20, 60)
+	sender, receiver := twin(t, log, 10)
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := receiver()
+	cut, tries, bytesRead := int64(100), 0, int64(0)
+	fetch := func(ctx ctxT, query string) (io.ReadCloser, error) {
+		rc, err := serveFrom(sender)(ctx, query)
+		cut += cut/2 + 1
+		return &cutReader{rc, cut, &bytesRead}, err
+	}
+	for ; ; tries++ {
+		s := mustOpen(t, d, tiny())
+		err := s.Stage(t.Context(), snapshot, fetch)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, io.ErrUnexpectedEOF) || tries > 60 {
+			t.Fatalf("try %d: %v", tries, err)
+		}
+	}
+	if tries < 5 {
+		t.Fatalf("%d tries only", tries)
+	}
+	s := mustOpen(t, d, tiny())
+	if err := s.Install(index, 7, meta, snapshot); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, s)
+}
+
+// cutReader ends a stream early.
+type cutReader struct {
+	io.ReadCloser
+	left int64
+	read *int64
+}
+
+func (c *cutReader) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, io.EOF
+	}
+	n, err := c.ReadCloser.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	*c.read += int64(n)
+	return n, err
+}
+
+// A large value is not pulled again from its start.
+func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
+	sender, id, now := mustOpen(t, newMemDisks(), StoreConfig{}), uploadID{1}, time.Unix(0, 0)
+	value := bytes.Repeat([]byte("0123456789abcdef"), 16*ChunkBytes/16)
+	var cmds [][]byte
+	for n := range uint32(16) {
+		cmds = append(cmds, testChunk(id, n, value[n*ChunkBytes:(n+1)*ChunkBytes], now))
+	}
+	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
+	if _, err := sender.Apply(1, 1, append(cmds, sealCommand(&meta, id, 16)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newMemDisks()
+	read := int64(0)
+	for try := 0; ; try++ {
+		s := mustOpen(t, d, StoreConfig{})
+		err := s.Stage(t.Context(), snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+			rc, err := serveFrom(sender)(ctx, query)
+			return &cutReader{rc, 6 << 20, &read}, err
+		})
+		if err == nil {
+			break
+		}
+		if try > 5 {
+			t.Fatal(err)
+		}
+	}
+	if read > int64(len(value))+4*ChunkBytes {
+		t.Fatalf("%d bytes were pulled for a value of %d", read, len(value))
+	}
+	s := mustOpen(t, d, StoreConfig{})
+	if err := s.Install(1, 1, nil, snapshot); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := s.Get("big"); err != nil || !bytes.Equal(readAll(t, v), value) {
+		t.Fatalf("big: %v", err)
+	}
+}
+
+func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
+	log, m := script(t, 21, 40)
+	sender, receiver := twin(t, log, 10)
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []int{0, 1, 5, 9, 13, 60, 200, 1500} {
+		d := receiver()
+		s := mustOpen(t, d, tiny())
+		err := s.Stage(t.Context(), snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+			var b bytes.Buffer
+			if err := sender.Serve(ctx, query, &b); err != nil {
+				return nil, err
+			}
+			b.Bytes()[at] ^= 0x40
+			return io.NopCloser(&b), nil
+		})
+		if !errors.Is(err, ErrSnapshotBody) {
+			t.Fatalf("bit flipped at %d: %v", at, err)
+		}
+		if err := s.Install(index, 7, meta, snapshot); err == nil {
+			t.Fatal("a snapshot that was not staged was installed")
+		}
+		if err := catchUp(t, s, index, meta, snapshot, sender); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, s)
+	}
+}
+
+// A sender with other records under sound checksums is found out by the digest.
+func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
+	log, _ := script(t, 22, 40)
+	other, _ := script(t, 23, 40)
+	sender, receiver := twin(t, log, 0)
+	liar, _ := twin(t, other, 0)
+	_, _, _, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	snap, _ := decodeSnapshot(snapshot)
+	if liar.Stats().Revision < snap.rev || liar.Stats().AppliedIndex < snap.index {
+		other, _ = script(t, 23, 80)
+		liar, _ = twin(t, other, 0)
+	}
+	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar)); !errors.Is(err, ErrSnapshotBody) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
+	log, m := script(t, 24, 80)
+	sender, receiver := twin(t, log[:40], 5)
+	_, _, _, first, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := receiver()
+	s := mustOpen(t, d, tiny())
+	if err := s.Stage(t.Context(), first, serveFrom(sender)); err != nil {
+		t.Fatal(err)
+	}
+	if err := runLog(t, sender, log); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, second, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, _ := decodeSnapshot(first)
+	err = s.Stage(t.Context(), second, func(ctx ctxT, raw string) (io.ReadCloser, error) {
+		if q, err := parseQuery(raw); err != nil || q.kind == queryRecords && q.after < old.rev {
+			t.Errorf("pulled again after revision %d: %v", q.after, err)
+		}
+		return serveFrom(sender)(ctx, raw)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Install(index, 7, meta, second); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, s)
+}
+
+func TestStore_Stage_DivergedIsFatal(t *testing.T) {
+	a, b := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, newMemDisks(), tiny())
+	for i, s := range []*Store{a, b} {
+		if _, err := s.Apply(uint64(1+i), 1, [][]byte{testPut("k", fmt.Sprint(i), "", nil, time.Unix(0, 0))}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _, _, snapshot, err := b.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Stage(t.Context(), snapshot, serveFrom(b)); !errors.Is(err, ErrDiverged) {
+		t.Fatalf("got %v", err)
+	}
+	if _, err := a.Get("k"); !errors.Is(err, ErrDiverged) {
+		t.Fatalf("a diverged store still answers: %v", err)
+	}
+}
+
+func TestStore_Serve_BehindIsRefused(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), tiny())
+	q := query{kind: queryRecords, index: 5, through: 3}
+	var out bytes.Buffer
+	if err := s.Serve(t.Context(), q.String(), &out); !errors.Is(err, ErrBehind) || out.Len() > 0 {
+		t.Fatalf("%v, %d bytes", err, out.Len())
+	}
+	for _, bad := range []string{"", "kind=x", "kind=records&index=a", "kind=chunks&index=1&chunk=0&upload=zz", "%"} {
+		if err := s.Serve(t.Context(), bad, &out); err == nil {
+			t.Fatalf("query %q was accepted", bad)
+		}
+	}
+}
+
+// The sender dropped an open upload that the snapshot names: its chunks are not
+// missed, and the receiver drops it at the same entry.
+func TestStore_Stage_UploadGoneAtTheSender(t *testing.T) {
+	now, id := time.Unix(0, 0), uploadID{3}
+	open := entry{index: 1, commands: [][]byte{testChunk(id, 0, []byte("x"), now), testPut("k", "p", "", []byte("v"), now)}}
+	drop := entry{index: 2, commands: [][]byte{abandonCommand(id)}}
+	sender := mustOpen(t, newMemDisks(), tiny())
+	m := newModel()
+	open.want = m.apply(t, open.commands)
+	drop.want = m.apply(t, drop.commands)
+	mustApply(t, sender, &open)
+	if err := sender.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, sender, &drop)
+	if err := sender.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	s := mustOpen(t, newMemDisks(), tiny())
+	if err := catchUp(t, s, index, meta, snapshot, sender); err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Stats().OpenUploads; n != 1 {
+		t.Fatalf("%d open uploads after the install", n)
+	}
+	mustApply(t, s, &drop)
+	m.check(t, s)
+}

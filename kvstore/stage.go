@@ -1,0 +1,494 @@
+package kvstore
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// stageBytes is how much a pull collects before it writes.
+const stageBytes = 4 << 20
+
+// Stage pulls what this store lacks of a snapshot, as Durable of another
+// replica gave it, into staging: records after its own revision, their chunks,
+// and chunks of open uploads. fetch asks another replica's Serve. When it
+// returns nil, staging holds all of it and the history digest is verified.
+//
+// After any other error a later Stage, of this snapshot or a newer one, goes on
+// where this one stopped, also after a restart. ErrSnapshotBody means that what
+// came was damaged: staging is empty then, pull from another member.
+// ErrDiverged is fatal. Memory is bounded by a few MiB.
+func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error)) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	snap, err := decodeSnapshot(snapshot)
+	if err != nil {
+		return err
+	}
+	own := s.durablePosition()
+	if err := s.checkAncestry(&own, snap); err != nil {
+		return err
+	}
+	area, err := s.openStaging()
+	if err != nil {
+		return err
+	}
+	st := &stager{store: s, area: area, snap: snap, fetch: fetch}
+	err = st.run(ctx, snapshot, own)
+	if cerr := st.area.Close(); err == nil && cerr != nil {
+		err = fmt.Errorf("close staging: %w", cerr)
+	}
+	var corrupt *CorruptError
+	if errors.Is(err, ErrSnapshotBody) || errors.As(err, &corrupt) && s.err() == nil {
+		err = errors.Join(err, s.cfg.RemoveStaging())
+	}
+	return err
+}
+
+func (s *Store) durablePosition() position {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.durable
+}
+
+// checkAncestry refuses a snapshot that cannot have this store as its past.
+func (s *Store) checkAncestry(own *position, snap *snapshot) error {
+	if own.rev < snap.rev || own.rev == snap.rev && own.digest == snap.digest || own.index >= snap.index {
+		return nil
+	}
+	return s.fail(fmt.Errorf("%w (revision %d, digest %s here; revision %d, digest %s there)", ErrDiverged, own.rev, own.digest, snap.rev, snap.digest))
+}
+
+// openStaging opens the staging area; a damaged one is dropped, since all of it
+// can be pulled again.
+func (s *Store) openStaging() (Engine, error) {
+	if s.cfg.OpenStaging == nil || s.cfg.RemoveStaging == nil {
+		return nil, errors.New("open staging: the store was opened without a staging area")
+	}
+	area, err := s.cfg.OpenStaging()
+	var corrupt *CorruptError
+	if errors.As(err, &corrupt) {
+		s.logger.Warn("staging area is damaged and pulled again", "error", err)
+		if err := s.cfg.RemoveStaging(); err != nil {
+			return nil, err
+		}
+		area, err = s.cfg.OpenStaging()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open staging: %w", err)
+	}
+	return area, nil
+}
+
+// progress is how far a pull got: staging holds every record after base up to
+// last, with all chunks.
+type progress struct {
+	base, last             Revision
+	baseDigest, lastDigest Digest
+	done                   bool // chunks of open uploads are there too
+}
+
+func encodeProgress(p *progress) []byte {
+	b := appendMark(make([]byte, statePrefixBytes), p.base, p.baseDigest)
+	b = appendMark(b, p.last, p.lastDigest)
+	if p.done {
+		return frameState(keyProgress, append(b, 1))
+	}
+	return frameState(keyProgress, append(b, 0))
+}
+
+func decodeProgress(raw []byte) (p progress, err error) {
+	c, err := openState(keyProgress, raw)
+	if err != nil {
+		return p, err
+	}
+	p.base, p.baseDigest = readMark(&c)
+	p.last, p.lastDigest = readMark(&c)
+	p.done = c.byte() == 1
+	return p, c.end()
+}
+
+// readProgress returns what staging holds: the snapshot it was pulled for, nil
+// when it is empty, and how far.
+func readProgress(area Engine) (snapshot []byte, p progress, err error) {
+	err = area.View(func(tx Tx) error {
+		raw := tx.Get(BucketState, keyProgress)
+		if raw == nil {
+			return nil
+		}
+		if p, err = decodeProgress(raw); err != nil {
+			file, off := tx.Where(raw)
+			return &CorruptError{File: file, Offset: off, Detail: "the progress of a pull: " + err.Error()}
+		}
+		snapshot = append([]byte{}, tx.Get(BucketState, keySnapshot)...)
+		return nil
+	})
+	return snapshot, p, err
+}
+
+// stager is one call of Stage.
+type stager struct {
+	store *Store
+	area  Engine
+	snap  *snapshot
+	fetch func(ctx context.Context, query string) (io.ReadCloser, error)
+
+	progress progress
+	puts     []stagedPut // not yet written
+	bytes    int
+}
+
+type stagedPut struct {
+	bucket     Bucket
+	key, value []byte
+}
+
+func (st *stager) run(ctx context.Context, snapshot []byte, own position) error {
+	done, err := st.resume(snapshot, own)
+	if err != nil || done {
+		return err
+	}
+	if st.progress.last < st.snap.rev {
+		if err := st.pullRecords(ctx); err != nil {
+			return errors.Join(err, st.keepProgress(err))
+		}
+	}
+	if st.progress.lastDigest != st.snap.digest && own.rev <= st.snap.rev {
+		return fmt.Errorf("%w: the records up to revision %d have digest %s, the snapshot says %s", ErrSnapshotBody, st.snap.rev, st.progress.lastDigest, st.snap.digest)
+	}
+	if err := st.pullUploads(ctx); err != nil {
+		return errors.Join(err, st.keepProgress(err))
+	}
+	st.progress.done = true
+	return st.flush()
+}
+
+// keepProgress writes what was pulled before err, unless that is worthless.
+func (st *stager) keepProgress(err error) error {
+	if errors.Is(err, ErrSnapshotBody) {
+		return nil
+	}
+	return st.flush()
+}
+
+// resume goes on with what staging holds if that fits, and starts anew
+// otherwise. It reports whether everything is there already.
+func (st *stager) resume(snapshot []byte, own position) (done bool, err error) {
+	old, p, err := readProgress(st.area)
+	if err != nil {
+		return false, err
+	}
+	fits := old != nil && p.base <= own.rev && own.rev <= p.last && p.last <= st.snap.rev
+	if fits {
+		digest, err := st.store.DigestAt(p.base)
+		if err != nil {
+			return false, err
+		}
+		fits = digest == p.baseDigest
+	}
+	if !fits {
+		if old != nil {
+			if err := st.startOver(); err != nil {
+				return false, err
+			}
+		}
+		p = progress{base: own.rev, baseDigest: own.digest, last: own.rev, lastDigest: own.digest}
+	}
+	same := fits && bytes.Equal(old, snapshot)
+	p.done = p.done && same
+	st.progress = p
+	if same {
+		return p.done, nil
+	}
+	st.put(BucketState, keySnapshot, snapshot)
+	return false, st.flush()
+}
+
+// startOver empties staging.
+func (st *stager) startOver() error {
+	if err := st.area.Close(); err != nil {
+		return fmt.Errorf("close staging: %w", err)
+	}
+	if err := st.store.cfg.RemoveStaging(); err != nil {
+		return err
+	}
+	area, err := st.store.cfg.OpenStaging()
+	if err != nil {
+		return fmt.Errorf("open staging: %w", err)
+	}
+	st.area = area
+	return nil
+}
+
+// pullRecords pulls the records after progress.last.
+func (st *stager) pullRecords(ctx context.Context) error {
+	have, err := st.partialChunks()
+	if err != nil {
+		return err
+	}
+	q := &query{kind: queryRecords, index: st.snap.index, after: st.progress.last, through: st.snap.rev, chunk: have}
+	err = st.stream(ctx, q, func(r io.Reader) error {
+		return st.readRecords(r, have)
+	})
+	if err == nil && st.progress.last != st.snap.rev {
+		return fmt.Errorf("%w: it ends at revision %d, not %d", ErrSnapshotBody, st.progress.last, st.snap.rev)
+	}
+	return err
+}
+
+// partialChunks returns how many leading chunks staging has of the record after
+// progress.last, which is there only when it is one in chunks.
+func (st *stager) partialChunks() (n uint32, err error) {
+	rev := st.progress.last + 1
+	err = st.area.View(func(tx Tx) error {
+		k := revisionKey(rev)
+		raw := tx.Get(BucketRecords, k[:])
+		if raw == nil {
+			return nil
+		}
+		d, err := checkRecord(tx, raw, rev)
+		if err != nil || d.kind != bodyChunked {
+			return err
+		}
+		for n < d.chunks {
+			key := makeChunkKey(d.upload, n)
+			if tx.Get(BucketChunks, key[:]) == nil {
+				return nil
+			}
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// stream opens a query, calls read, and closes.
+func (st *stager) stream(ctx context.Context, q *query, read func(r io.Reader) error) error {
+	rc, err := st.fetch(ctx, q.String())
+	if err != nil {
+		return fmt.Errorf("pull a snapshot: %w", err)
+	}
+	defer rc.Close()
+	if err := read(bufio.NewReaderSize(rc, 64<<10)); err != nil {
+		return fmt.Errorf("pull a snapshot: %w", err)
+	}
+	return nil
+}
+
+// readRecords stages records, and the chunks that follow one, to the end of the
+// stream. Of the first record, have chunks are staged already.
+func (st *stager) readRecords(r io.Reader, have uint32) error {
+	for {
+		kind, payload, err := readFrame(r)
+		if err != nil {
+			return err
+		}
+		if kind == frameEnd {
+			return nil
+		}
+		if kind != frameRecord {
+			return fmt.Errorf("%w: a record was expected after revision %d", ErrSnapshotBody, st.progress.last)
+		}
+		if err := st.addRecord(r, payload, have); err != nil {
+			return err
+		}
+		have = 0
+		if st.bytes >= stageBytes {
+			if err := st.flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// addRecord stages one record; its chunks from number have on come from r.
+func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
+	rev := st.progress.last + 1
+	if len(payload) < 8 || rev > st.snap.rev {
+		return fmt.Errorf("%w: no record was expected after revision %d", ErrSnapshotBody, st.progress.last)
+	}
+	key, raw := payload[:8], payload[8:]
+	if got, _ := keyRevision(key); got != rev {
+		return fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
+	}
+	d, err := decodeRecord(raw, rev)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+	}
+	st.put(BucketRecords, key, raw)
+	sum := Digest(sha256.Sum256(d.value))
+	if d.kind == bodyChunked {
+		if err := st.addChunks(r, &d, have); err != nil {
+			return err
+		}
+		if sum, err = st.sumChunks(d.upload, d.chunks); err != nil {
+			return err
+		}
+	}
+	if sum != d.sum {
+		return fmt.Errorf("%w: the value of revision %d has digest %s, its record says %s", ErrSnapshotBody, rev, sum, d.sum)
+	}
+	st.progress.lastDigest = nextDigest(st.progress.lastDigest, rev, d.header)
+	st.progress.last = rev
+	return nil
+}
+
+// addChunks stages chunks have, have+1, … of a record and writes them.
+func (st *stager) addChunks(r io.Reader, d *body, have uint32) error {
+	for n := have; n < d.chunks; n++ {
+		key, stored, err := readChunkFrame(r)
+		if err != nil {
+			return err
+		}
+		if key != makeChunkKey(d.upload, n) {
+			return fmt.Errorf("%w: chunk %d of upload %s came in place of chunk %d of %s", ErrSnapshotBody, key.number(), key.upload(), n, d.upload)
+		}
+		st.put(BucketChunks, key[:], stored)
+		if st.bytes >= stageBytes {
+			if err := st.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return st.flush()
+}
+
+// readChunkFrame reads a frame that must be a sound chunk.
+func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
+	kind, payload, err := readFrame(r)
+	if err != nil {
+		return key, nil, err
+	}
+	if kind != frameChunk || len(payload) < chunkKeyBytes {
+		return key, nil, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+	}
+	key, stored = chunkKey(payload[:chunkKeyBytes]), payload[chunkKeyBytes:]
+	if _, err := decodeChunk(stored, key); err != nil {
+		return key, nil, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+	}
+	return key, stored, nil
+}
+
+// sumChunks returns the digest of a staged value.
+func (st *stager) sumChunks(id uploadID, chunks uint32) (Digest, error) {
+	h := sha256.New()
+	for n := range chunks {
+		if err := st.area.View(func(tx Tx) error {
+			data, err := readChunk(tx, makeChunkKey(id, n))
+			h.Write(data)
+			return err
+		}); err != nil {
+			return Digest{}, err
+		}
+	}
+	return Digest(h.Sum(nil)), nil
+}
+
+// pullUploads pulls the chunks of open uploads that neither this store nor
+// staging has. The sender may lack some by now: then it has applied the entry
+// that dropped their upload, this store will come to that entry too, and nobody
+// can read them in between. So they are not missed.
+func (st *stager) pullUploads(ctx context.Context) error {
+	for _, id := range sortedUploads(st.snap.uploads) {
+		missing, first, err := st.missingChunks(id)
+		if err != nil {
+			return err
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: first}
+		if err := st.stream(ctx, q, func(r io.Reader) error { return st.readUpload(r, id, missing) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missingChunks returns the chunk numbers of an open upload that are nowhere
+// here, and the lowest of them.
+func (st *stager) missingChunks(id uploadID) (missing map[uint32]bool, first uint32, err error) {
+	u := st.snap.uploads[id]
+	missing = make(map[uint32]bool)
+	for n := range uint32(len(u.have) * 64) {
+		if u.has(n) {
+			missing[n] = true
+		}
+	}
+	for _, engine := range []Engine{st.store.history, st.area} {
+		if err := engine.View(func(tx Tx) error {
+			for n := range missing {
+				if key := makeChunkKey(id, n); tx.Get(BucketChunks, key[:]) != nil {
+					delete(missing, n)
+				}
+			}
+			return nil
+		}); err != nil {
+			return nil, 0, err
+		}
+	}
+	first = chunksMax
+	for n := range missing {
+		first = min(first, n)
+	}
+	return missing, first, nil
+}
+
+// readUpload stages the chunks in missing to the end of the stream.
+func (st *stager) readUpload(r io.Reader, id uploadID, missing map[uint32]bool) error {
+	for {
+		kind, payload, err := readFrame(r)
+		if err != nil {
+			return err
+		}
+		if kind == frameEnd {
+			return nil
+		}
+		if kind != frameChunk || len(payload) < chunkKeyBytes {
+			return fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+		}
+		key, stored := chunkKey(payload[:chunkKeyBytes]), payload[chunkKeyBytes:]
+		if key.upload() != id {
+			return fmt.Errorf("%w: a chunk of upload %s came in place of %s", ErrSnapshotBody, key.upload(), id)
+		}
+		if !missing[key.number()] {
+			continue
+		}
+		if _, err := decodeChunk(stored, key); err != nil {
+			return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+		}
+		st.put(BucketChunks, key[:], stored)
+		if st.bytes >= stageBytes {
+			if err := st.flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (st *stager) put(b Bucket, key, value []byte) {
+	st.puts = append(st.puts, stagedPut{b, append([]byte(nil), key...), value})
+	st.bytes += len(key) + len(value) + pendingOverhead
+}
+
+// flush writes what was collected and how far the pull got.
+func (st *stager) flush() error {
+	err := st.area.Update(func(tx Tx) error {
+		for _, p := range st.puts {
+			if err := tx.Put(p.bucket, p.key, p.value); err != nil {
+				return err
+			}
+		}
+		return tx.Put(BucketState, keyProgress, encodeProgress(&st.progress))
+	})
+	if err != nil {
+		return fmt.Errorf("write staging: %w", err)
+	}
+	st.puts, st.bytes = nil, 0
+	return nil
+}

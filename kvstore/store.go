@@ -1,0 +1,166 @@
+package kvstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+)
+
+// Store is the replicated state machine: it applies the committed entries of a
+// log, in order, and answers reads. See the package page for how it keeps data.
+//
+// Apply, Bootstrap and Install belong to one goroutine. Every other method is
+// safe for concurrent use. After a failed write or a bad checksum the store is
+// dead: every call, and Run, returns that same error.
+//
+// Locks are taken in the order commitMu or flushMu, applyMu, mu. None but
+// applyMu is ever wanted while an engine transaction is open.
+type Store struct {
+	cfg     StoreConfig
+	logger  *slog.Logger
+	history Engine
+	index   Engine
+	owned   bool // whether Close closes the engines
+
+	fatal atomic.Pointer[error]
+	dead  chan struct{} // closed once fatal is set
+
+	commitMu sync.Mutex // one commit to history at a time
+	flushMu  sync.Mutex // one flush of the overlay at a time
+
+	// applyMu is held while an entry is applied, so that whoever holds it sees
+	// all of an entry or nothing: a commit must never save half of one.
+	applyMu sync.Mutex
+	scratch []command  // reused by Apply; guarded by applyMu
+	known   []Revision // reused by Apply; guarded by applyMu
+
+	mu           sync.RWMutex // held for moments, never across an engine call
+	applied      position     // written with applyMu held too
+	durable      position     // what history holds
+	meta         []byte       // newest meta not yet in history, nil: none
+	pending      []pendingRecord
+	ops          []op // what history lacks, in order
+	pendingBytes int64
+	chunks       map[chunkKey][]byte // stored form of chunks not yet in history
+	drops        map[uploadID]int    // drops among ops, by upload
+	uploads      map[uploadID]*upload
+	dirty        map[uploadID]struct{} // uploads that changed since the last commit
+	overlay      overlay
+	room         chan struct{} // closed and replaced whenever a bound is released
+	running      bool          // whether Run is there to release bounds
+
+	wakeCommit chan struct{} // capacity 1
+	wakeFlush  chan struct{} // capacity 1
+}
+
+// pendingRecord is a record that is applied and not yet in history; its
+// revision follows from its place in Store.pending.
+type pendingRecord struct {
+	meta   Meta
+	record []byte // as it will be stored
+	value  []byte // inline bytes, part of record
+	upload uploadID
+	kind   bodyKind
+	digest Digest // history digest after it
+}
+
+// op is one write that history lacks.
+type op struct {
+	kind opKind
+	rev  Revision // opRecord
+	key  chunkKey // opChunk; opDrop: its upload
+	data []byte   // opChunk
+}
+
+type opKind byte
+
+const (
+	opRecord opKind = iota
+	opChunk
+	opDrop
+)
+
+// pendingOverhead is about what a pending record costs in memory besides its
+// bytes.
+const pendingOverhead = 350
+
+func newStore(cfg StoreConfig) *Store {
+	return &Store{
+		cfg:        cfg,
+		logger:     cfg.Logger,
+		history:    cfg.History,
+		index:      cfg.Index,
+		dead:       make(chan struct{}),
+		chunks:     make(map[chunkKey][]byte),
+		drops:      make(map[uploadID]int),
+		uploads:    make(map[uploadID]*upload),
+		dirty:      make(map[uploadID]struct{}),
+		overlay:    newOverlay(),
+		room:       make(chan struct{}),
+		wakeCommit: make(chan struct{}, 1),
+		wakeFlush:  make(chan struct{}, 1),
+	}
+}
+
+// Close ends the store. What was applied and not committed is left to the log,
+// which gives it again after a restart. End Run first: it commits on its way
+// out. Engines that OpenStoreDir opened are closed.
+func (s *Store) Close() error {
+	_ = s.fail(ErrClosed)
+	if !s.owned {
+		return nil
+	}
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	s.flushMu.Lock()
+	defer s.flushMu.Unlock()
+	return errors.Join(s.history.Close(), s.index.Close())
+}
+
+// err returns why the store is dead, nil while it lives.
+func (s *Store) err() error {
+	if p := s.fatal.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// fail makes err the answer to everything from now on, unless the store is
+// dead already, and returns the error that is.
+func (s *Store) fail(err error) error {
+	if s.fatal.CompareAndSwap(nil, &err) {
+		close(s.dead)
+		if !errors.Is(err, ErrClosed) {
+			s.logger.Error("store stops", "error", err)
+		}
+	}
+	return s.err()
+}
+
+// failed returns err, after making it fatal if it says that an engine or its
+// data cannot be trusted.
+func (s *Store) failed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, ErrClosed) {
+		return s.fail(err)
+	}
+	return s.fail(fmt.Errorf("%s: %w", what, err))
+}
+
+// wake sends to a channel of capacity 1 unless a wake-up waits there already.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// releaseLocked lets every Apply that waits for room look again. mu is held.
+func (s *Store) releaseLocked() {
+	close(s.room)
+	s.room = make(chan struct{})
+}

@@ -1,0 +1,492 @@
+package kvstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestStore_Apply_MatchesModel(t *testing.T) {
+	for seed := range uint64(3) {
+		log, m := script(t, seed, 120)
+		s := mustOpen(t, newMemDisks(), tiny())
+		for i := range log {
+			mustApply(t, s, &log[i])
+		}
+		m.check(t, s)
+		if err := s.FlushIndex(); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, s)
+		if st := s.Stats(); st.OverlayKeys != 0 || st.PendingBytes != 0 || st.IndexedTo != st.Revision {
+			t.Fatalf("after FlushIndex: %+v", st)
+		}
+	}
+}
+
+// Invariants 1 and 5: the outcomes of puts of one key.
+func TestStore_Apply_OnceOnly(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	now := time.Unix(1, 0)
+	puts := []struct {
+		id, value string
+		want      Outcome
+	}{{"a", "one", Created}, {"a", "one", Created}, {"b", "one", Unchanged}, {"b", "two", Conflict}, {"a", "two", Conflict}}
+	index := uint64(0)
+	step := func(flush func() error) {
+		for i, p := range puts {
+			index++
+			res, err := s.Apply(index, 1, [][]byte{testPut("k", p.id, fmt.Sprintf("text/x%d", i), []byte(p.value), now.Add(time.Duration(index)))}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := res[0].(PutResult)
+			if got.Outcome != p.want || got.Meta.Revision != 1 || got.Meta.PutID != "a" || got.Meta.ContentType != "text/x0" || !got.Meta.Time.Equal(now.Add(1)) {
+				t.Fatalf("put %d of %+v: %+v", i, p, got)
+			}
+		}
+		if err := flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step(s.Commit)     // pending
+	step(s.FlushIndex) // in history, in the overlay
+	step(s.Commit)     // in the index
+}
+
+func TestStore_Apply_SameKeyTwiceInOneEntry(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	res, err := s.Apply(1, 1, [][]byte{
+		testPut("k", "a", "", []byte("1"), time.Unix(0, 0)),
+		testPut("k", "b", "", []byte("2"), time.Unix(0, 0)),
+		testPut("l", "c", "", nil, time.Unix(0, 0)),
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res[0].(PutResult).Outcome != Created || res[1].(PutResult).Outcome != Conflict || res[2].(PutResult).Meta.Revision != 2 {
+		t.Fatalf("%+v", res)
+	}
+	if v, err := s.Get("l"); err != nil || len(readAll(t, v)) != 0 {
+		t.Fatalf("empty value: %v", err)
+	}
+}
+
+func TestStore_Apply_WrongDigestIsMalformed(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	cmd := testPut("k", "a", "", []byte("value"), time.Unix(0, 0))
+	cmd[len(cmd)-1] ^= 1
+	res, err := s.Apply(1, 1, [][]byte{cmd}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err, ok := res[0].(error); !ok || !errors.Is(err, ErrMalformedCommand) {
+		t.Fatalf("got %v", res[0])
+	}
+}
+
+func TestStore_Apply_IndexBackwardsIsFatal(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	if _, err := s.Apply(5, 1, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Apply(5, 1, nil, nil)
+	if err == nil {
+		t.Fatal("entry 5 was applied twice")
+	}
+	if _, gerr := s.Get("k"); gerr != err {
+		t.Fatalf("after a fatal error Get returns %v", gerr)
+	}
+}
+
+func TestStore_Apply_KeepsNothingOfTheCaller(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	cmd, meta := testPut("k", "a", "text/plain", []byte("value"), time.Unix(0, 0)), []byte("meta")
+	if _, err := s.Apply(1, 1, [][]byte{cmd}, meta); err != nil {
+		t.Fatal(err)
+	}
+	clear(cmd)
+	clear(meta)
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Get("k")
+	if err != nil || string(readAll(t, v)) != "value" || v.ContentType != "text/plain" {
+		t.Fatalf("%+v %v", v, err)
+	}
+	if _, _, m, _, _ := s.Durable(); string(m) != "meta" {
+		t.Fatalf("meta %q", m)
+	}
+}
+
+func TestStore_Durable_IsOneTransaction(t *testing.T) {
+	d := newMemDisks()
+	s := mustOpen(t, d, StoreConfig{})
+	if err := s.Bootstrap(3, 2, []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Bootstrap(3, 2, nil); err == nil {
+		t.Fatal("a second bootstrap was accepted")
+	}
+	for i, meta := range []string{"m4", "", "m6"} {
+		var b []byte
+		if meta != "" {
+			b = []byte(meta)
+		}
+		if _, err := s.Apply(uint64(4+i), 2, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, b); err != nil {
+			t.Fatal(err)
+		}
+		if i == 1 {
+			if err := s.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	index, term, meta, raw, err := s.Durable()
+	snap, derr := decodeSnapshot(raw)
+	if err != nil || derr != nil || index != 5 || term != 2 || string(meta) != "m4" || snap.rev != 2 || snap.index != 5 {
+		t.Fatalf("%d %d %q %+v %v %v", index, term, meta, snap, err, derr)
+	}
+	s = mustOpen(t, d, StoreConfig{}) // crash: entry 6 is lost, the log gives it again
+	if st := s.Stats(); st.AppliedIndex != 5 || st.Revision != 2 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func TestStore_Resolve(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	now := time.Unix(0, 5)
+	id := uploadID{1}
+	put, other := testPut("k", "a", "", []byte("v"), now), testPut("k", "b", "", []byte("w"), now)
+	chunk := testChunk(id, 0, []byte("c"), now)
+	for _, cmd := range [][]byte{put, other, chunk} {
+		if _, decided, err := s.Resolve(cmd); decided || err != nil {
+			t.Fatalf("decided before it was applied: %v", err)
+		}
+	}
+	if res, decided, _ := s.Resolve(abandonCommand(id)); !decided || res != (AbandonResult{}) {
+		t.Fatalf("abandon of an unknown upload: %v %v", res, decided)
+	}
+	applied, err := s.Apply(1, 1, [][]byte{put, other, chunk}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, cmd := range [][]byte{put, other, chunk} {
+		if res, decided, err := s.Resolve(cmd); !decided || err != nil || res != applied[i] {
+			t.Fatalf("command %d: resolved %+v %v %v, applied %+v", i, res, decided, err, applied[i])
+		}
+	}
+	if _, decided, _ := s.Resolve(abandonCommand(id)); decided {
+		t.Fatal("abandon of an open upload is not decided")
+	}
+	if res, decided, _ := s.Resolve([]byte("junk")); !decided || !errors.Is(res.(error), ErrMalformedCommand) {
+		t.Fatalf("junk: %v %v", res, decided)
+	}
+}
+
+// Chunks in any order, twice, late; losing seals; incomplete seals.
+func TestStore_Apply_Chunks(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	now, index := time.Unix(0, 9), uint64(0)
+	do := func(cmd []byte) any {
+		t.Helper()
+		index++
+		res, err := s.Apply(index, 1, [][]byte{cmd}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if index%3 == 0 {
+			if err := s.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return res[0]
+	}
+	g := &scriptGen{now: now}
+	full, tail := bytes.Repeat([]byte("x"), ChunkBytes), []byte("the end")
+	value := append(bytes.Clone(full), tail...)
+	seal := func(key Key, id uploadID, v []byte, chunks uint32, put string) []byte {
+		cmd := testPut(key, put, "", nil, now)
+		b, _ := decodeCommand(cmd)
+		m := b.body.meta(0, key)
+		m.Size, m.SHA256 = int64(len(v)), sumOf(v)
+		return sealCommand(&m, id, chunks)
+	}
+	a := g.newUpload()
+	do(testChunk(a, 1, tail, now))
+	do(testChunk(a, 1, tail, now))
+	if err, ok := do(testChunk(a, 3, tail, now)).(error); !ok || !errors.Is(err, ErrUploadIncomplete) {
+		t.Fatal("a second short chunk was accepted")
+	}
+	do(testChunk(a, 0, full, now))
+	if res := do(seal("big", a, value, 2, "p1")).(PutResult); res.Outcome != Created {
+		t.Fatalf("%+v", res)
+	}
+	for range 3 { // late repeats, before and after the commit
+		if res := do(testChunk(a, 1, tail, now)); res != (ChunkResult{}) {
+			t.Fatalf("late chunk: %v", res)
+		}
+	}
+	do(abandonCommand(a)) // what a sweeper would do if the repeat had opened it
+	if n := s.Stats().OpenUploads; n != 0 {
+		t.Fatalf("%d uploads are open", n)
+	}
+	g.n = 50
+	b := g.newUpload()
+	do(testChunk(b, 0, full, now))
+	do(testChunk(b, 1, []byte("other"), now))
+	if res := do(seal("big", b, append(bytes.Clone(full), "other"...), 2, "p2")).(PutResult); res.Outcome != Conflict {
+		t.Fatalf("%+v", res)
+	}
+	if res := do(seal("big", a, value, 2, "p1")).(PutResult); res.Outcome != Created {
+		t.Fatalf("repeat of the winning seal: %+v", res)
+	}
+	g.n = 60
+	c := g.newUpload()
+	do(testChunk(c, 0, full, now))
+	if err, ok := do(seal("big2", c, value, 2, "p3")).(error); !ok || !errors.Is(err, ErrUploadIncomplete) {
+		t.Fatal("an incomplete upload was sealed")
+	}
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Get("big")
+	if err != nil || !bytes.Equal(readAll(t, v), value) {
+		t.Fatalf("big: %v", err)
+	}
+	chunks := 0
+	if err := s.history.View(func(tx Tx) error {
+		tx.Ascend(BucketChunks, nil, func(_, _ []byte) bool { chunks++; return true })
+		return nil
+	}); err != nil || chunks != 2 {
+		t.Fatalf("%d chunks are kept, want the winner's 2; %v", chunks, err)
+	}
+}
+
+// A dropped upload whose drop is not yet in history must look dropped on every
+// replica, whatever it has committed.
+func TestStore_Apply_LateChunkAfterDropIsDeterministic(t *testing.T) {
+	now, id := time.Unix(0, 0), uploadID{7}
+	cmds := [][]byte{testChunk(id, 0, []byte("a"), now), abandonCommand(id), testChunk(id, 0, []byte("a"), now), testChunk(id, 1, []byte("b"), now)}
+	for mask := range 1 << len(cmds) {
+		d := newMemDisks()
+		s := mustOpen(t, d, StoreConfig{})
+		for i, cmd := range cmds {
+			if _, err := s.Apply(uint64(i+1), 1, [][]byte{cmd}, nil); err != nil {
+				t.Fatal(err)
+			}
+			if mask&(1<<i) != 0 {
+				if err := s.Commit(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := s.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		s = mustOpen(t, d, StoreConfig{})
+		if ok, err := s.hasChunk(makeChunkKey(id, 0)); !ok || err != nil || s.Stats().OpenUploads != 1 {
+			t.Fatalf("commits %b: chunk there %v, %d uploads, %v", mask, ok, s.Stats().OpenUploads, err)
+		}
+	}
+}
+
+func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
+	for _, bound := range []string{"pending", "overlay"} {
+		t.Run(bound, func(t *testing.T) {
+			d := newMemDisks()
+			gate, entered := make(chan struct{}), make(chan struct{}, 100)
+			blocked := map[string]string{"pending": "history", "overlay": "index"}[bound]
+			d.hook = func(disk string) FailPoint {
+				if disk == blocked {
+					entered <- struct{}{}
+					<-gate
+				}
+				return FailNever
+			}
+			cfg := StoreConfig{PendingBytes: 20_000, OverlayBytes: 1 << 20, CommitInterval: time.Hour}
+			if bound == "overlay" {
+				cfg.PendingBytes, cfg.OverlayBytes = 1<<20, 4000
+			}
+			s := mustOpen(t, d, cfg)
+			stop := startRun(t, s)
+			defer stop()
+			applied := make(chan int, 10_000)
+			go func() {
+				defer close(applied)
+				for i := range 400 {
+					if _, err := s.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "a", "", make([]byte, 100), time.Unix(0, 0))}, nil); err != nil {
+						t.Errorf("apply: %v", err)
+						return
+					}
+					applied <- i
+				}
+			}()
+			<-entered
+			waitFor(t, func() bool {
+				st := s.Stats()
+				return st.PendingBytes >= cfg.PendingBytes || st.OverlayBytes >= cfg.OverlayBytes
+			})
+			if n := len(applied); n == 400 {
+				t.Fatal("Apply never paused")
+			}
+			st := s.Stats()
+			if st.PendingBytes > cfg.PendingBytes+1000 || st.OverlayBytes > cfg.OverlayBytes+1000 {
+				t.Fatalf("bounds are overrun: %+v", st)
+			}
+			if _, err := s.Get("key 0"); err != nil {
+				t.Fatalf("reads must go on: %v", err)
+			}
+			close(gate)
+			n := 0
+			for range applied {
+				n++
+			}
+			if n != 400 {
+				t.Fatalf("%d entries were applied", n)
+			}
+		})
+	}
+}
+
+// startRun runs s until stop, which waits for it.
+func startRun(t testing.TB, s *Store) (stop func()) {
+	t.Helper()
+	ctx, cancel := contextWithCancel(t)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	waitFor(t, func() bool { s.mu.RLock(); defer s.mu.RUnlock(); return s.running })
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+func TestStore_Run_CommitsOnTheWayOut(t *testing.T) {
+	d := newMemDisks()
+	s := mustOpen(t, d, StoreConfig{CommitInterval: time.Hour})
+	stop := startRun(t, s)
+	if _, err := s.Apply(1, 1, [][]byte{testPut("k", "a", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	s = mustOpen(t, d, StoreConfig{})
+	if _, err := s.Get("k"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
+	for _, disk := range []string{"history", "index"} {
+		d := newMemDisks()
+		d.hook = func(name string) FailPoint {
+			if name == disk {
+				return FailBefore
+			}
+			return FailNever
+		}
+		cfg := tiny()
+		cfg.CommitInterval = time.Millisecond
+		s := mustOpen(t, d, cfg)
+		done := make(chan error, 1)
+		go func() { done <- s.Run(t.Context()) }()
+		var err error
+		for i := uint64(1); err == nil; i++ {
+			_, err = s.Apply(i, 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil)
+		}
+		if rerr := <-done; !errors.Is(rerr, ErrInjected) || rerr != err {
+			t.Fatalf("Run returned %v, Apply %v", rerr, err)
+		}
+		if cerr := s.Commit(); cerr != err {
+			t.Fatalf("Commit of a dead store: %v", cerr)
+		}
+	}
+}
+
+func TestStore_ConcurrentReaders(t *testing.T) {
+	cfg := tiny()
+	cfg.CommitInterval = time.Millisecond
+	t.Run("memory", func(t *testing.T) { readWhileApplying(t, mustOpen(t, newMemDisks(), cfg)) })
+	t.Run("bbolt", func(t *testing.T) { readWhileApplying(t, openDir(t, t.TempDir(), cfg)) })
+}
+
+func readWhileApplying(t *testing.T, s *Store) {
+	log, m := script(t, 11, 100)
+	stop := startRun(t, s)
+	quit := make(chan struct{})
+	var readers sync.WaitGroup
+	for i := range 4 {
+		readers.Go(func() { hammer(t, s, m, quit, i) })
+	}
+	for i := range log {
+		mustApply(t, s, &log[i])
+		if i%50 == 0 {
+			if err := s.FlushIndex(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	close(quit)
+	readers.Wait()
+	stop()
+	m.check(t, s)
+}
+
+// hammer reads every key again and again: a key that was seen once must be seen
+// ever after, with the winner's bytes.
+func hammer(t *testing.T, s *Store, m *model, quit chan struct{}, start int) {
+	seen := make(map[Key]bool)
+	for i := start; ; i++ {
+		select {
+		case <-quit:
+			return
+		default:
+		}
+		key := m.order[i%len(m.order)]
+		v, err := s.Get(key)
+		if errors.Is(err, ErrNotFound) && !seen[key] {
+			continue
+		}
+		if err != nil {
+			t.Errorf("Get(%q), seen %v: %v", key, seen[key], err)
+			return
+		}
+		seen[key] = true
+		if v.Meta != m.keys[key].meta || !bytes.Equal(readAll(t, v), m.keys[key].value) {
+			t.Errorf("Get(%q) is not the winner", key)
+			return
+		}
+		s.Stats()
+	}
+}
+
+func TestStore_DigestAt_Checkpoints(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	m := newModel()
+	for i := range uint64(30) {
+		e := entry{index: i + 1}
+		for j := range 100 {
+			e.commands = append(e.commands, testPut(Key(fmt.Sprint(i, "/", j)), "x", "", nil, time.Unix(0, 0)))
+		}
+		e.want = m.apply(t, e.commands)
+		mustApply(t, s, &e)
+		if i == 24 {
+			if err := s.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, r := range []Revision{0, 1, 1023, 1024, 1025, 2047, 2048, 2500, 2501, 3000} {
+		if got, err := s.DigestAt(r); err != nil || got != m.digests[r] {
+			t.Fatalf("DigestAt(%d) = %s, %v", r, got, err)
+		}
+	}
+	if _, err := s.DigestAt(3001); !errors.Is(err, ErrBehind) {
+		t.Fatalf("DigestAt(3001): %v", err)
+	}
+}

@@ -1,0 +1,87 @@
+package kvstore
+
+import (
+	"context"
+	"fmt"
+)
+
+// CheckpointRevisions is the distance of the revisions whose history digest
+// every store keeps, so that replicas can be compared cheaply.
+const CheckpointRevisions Revision = checkpointEvery
+
+// Verify reads the whole durable history and the index and compares them:
+// every record's checksum, the digest at every checkpoint and at the end, and
+// that the index leads every key to its revision. A difference is a
+// *CorruptError and fatal. It takes as long as reading both files does, in
+// short read transactions, and may run while the store is used. It returns
+// ctx's error when that ends first.
+func (s *Store) Verify(ctx context.Context) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	s.mu.RLock()
+	durable, indexed := s.durable, s.overlay.indexedRev
+	s.mu.RUnlock()
+	var at Revision
+	var digest Digest
+	for at < durable.rev {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		batch, err := s.scanHistory(at, durable.rev, digest)
+		if err == nil {
+			err = s.verifyBatch(batch, indexed)
+		}
+		if err != nil {
+			return s.failed("verify history and index", err)
+		}
+		last := batch[len(batch)-1]
+		at, digest = last.rev, last.digest
+	}
+	if digest != durable.digest {
+		return s.failed("verify history and index", s.historyError("the records up to revision %d have the digest %s, but %s is stored with them", at, digest, durable.digest))
+	}
+	return nil
+}
+
+// verifyBatch checks what lies at the revisions of a batch besides the
+// records themselves.
+func (s *Store) verifyBatch(batch []scannedRecord, indexed Revision) error {
+	for _, r := range batch {
+		if r.rev%checkpointEvery != 0 {
+			continue
+		}
+		kept, err := s.checkpoint(r.rev)
+		if err != nil {
+			return err
+		}
+		if kept != r.digest {
+			return s.historyError("the records up to revision %d have the digest %s, but %s is stored for it", r.rev, r.digest, kept)
+		}
+	}
+	return s.index.View(func(tx Tx) error {
+		for _, r := range batch {
+			if r.rev > indexed {
+				break
+			}
+			rev, err := indexedRevision(tx, []byte(r.key))
+			if err != nil {
+				return err
+			}
+			if rev != r.rev {
+				file, _ := tx.Where(nil)
+				return &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("the key of revision %d leads to revision %d", r.rev, rev)}
+			}
+		}
+		return nil
+	})
+}
+
+// historyError blames the history file.
+func (s *Store) historyError(format string, args ...any) error {
+	c := &CorruptError{Offset: -1, Detail: fmt.Sprintf(format, args...)}
+	if err := s.history.View(func(tx Tx) error { c.File, _ = tx.Where(nil); return nil }); err != nil {
+		return err
+	}
+	return c
+}
