@@ -1,0 +1,726 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/raft/v3/tracker"
+)
+
+// core is the consensus of one member: events go in (tick, step, propose,
+// read, change), work comes out (save, send, apply). It has no goroutine, no
+// clock and no randomness of its own, so that a scheduler with a seed can
+// drive the very code that runs in production. Node drives it there.
+//
+// One piece of work is outstanding at a time:
+//
+//	for each event { core.event(…) }
+//	if w, ok := core.next(); ok {
+//		send(w.early); save(w); send(w.late); w2 := core.done(); apply(w2)
+//	}
+//
+// That order is what keeps raft 3.5 safe although it counts a leader's own
+// entries as stored before they are: by the time the acknowledgement of a
+// follower is stepped, the leader's save of the same entries has returned.
+type core struct {
+	id        ID
+	log       *memlog
+	rn        *raft.RawNode
+	members   *table // as of the last entry handed to apply
+	membersAt uint64 // index of the entry or snapshot that changed members last
+	waiters   *waiters
+	progress  *progress
+	logger    *slog.Logger
+	limits    coreLimits
+
+	now   uint64 // ticks since the start
+	term  uint64
+	lead  uint64
+	state raft.StateType
+
+	queue      []command
+	queueBytes int
+	inflight   int // entries this leader proposed in its term that are not committed
+
+	reads []*read // wait for a round that starts after they came
+	round *readRound
+	lastR uint64
+
+	changes    map[uint64]*changeCall
+	lastChange uint64
+
+	heard    map[uint64]uint64 // member → tick of its last message
+	snapping map[uint64]uint64 // member → tick since when it is sent a snapshot
+
+	snaps []raftpb.Message // snapshots received, to be staged
+
+	rd         raft.Ready
+	busy       bool
+	savedIndex uint64 // last entry known to be fsynced
+	savedTerm  uint64 // term of the HardState known to be fsynced
+	commit     uint64
+}
+
+// coreLimits are in ticks and bytes.
+type coreLimits struct {
+	electionTicks    int
+	retryTicks       uint64 // propose again without an answer
+	readTicks        uint64 // ask for the read index again
+	snapshotTicks    uint64 // offer a snapshot again
+	inflightBatches  int
+	queueBytes       int
+	snapshotLogBytes int
+	keepLogBytes     int
+	promoteLag       uint64 // entries
+}
+
+// readRound is one ReadIndex request to the leader.
+type readRound struct {
+	ctx     []byte
+	term    uint64
+	started uint64
+	reads   []*read
+}
+
+// changeCall is one membership change that waits to be applied here.
+type changeCall struct {
+	change change
+	sent   uint64
+	done   chan error // capacity 1
+}
+
+// work is what the driver must do, in the order of the fields.
+type work struct {
+	// early may leave before or during the save.
+	early []raftpb.Message
+	// snapshot goes to disk before the entries: entries that follow a
+	// snapshot the disk does not have could not be read again.
+	snapshot raftpb.Snapshot
+	state    raftpb.HardState
+	entries  []raftpb.Entry
+	sync     bool
+	// late must wait for the save: votes and acknowledgements are promises
+	// about what is on the disk.
+	late []raftpb.Message
+	// stage lists snapshots to pull; staged hands each back when it is ready.
+	stage []raftpb.Message
+}
+
+// handoff lists what the driver hands to the state machine after a save.
+type handoff struct {
+	install raftpb.Snapshot // first, unless empty
+	items   []applyItem
+	peers   []peerChange // for the transport, at once
+	removed bool         // this node is no longer a member
+}
+
+// applyItem is one committed entry.
+type applyItem struct {
+	index, term uint64
+	commands    []command
+	meta        []byte // the member table, if this entry changed it
+	bytes       int
+}
+
+// peerChange adds, updates or (empty URL) removes a member in the transport.
+type peerChange struct {
+	id  ID
+	url string
+}
+
+func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p *progress, limits coreLimits, logger *slog.Logger) (*core, error) {
+	log.conf = members.conf
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID:              uint64(id),
+		ElectionTick:    limits.electionTicks,
+		HeartbeatTick:   1,
+		Storage:         log,
+		Applied:         applied,
+		MaxSizePerMsg:   1 << 20,
+		MaxInflightMsgs: 64, // times 1 MiB bounds what one slow member can hold
+		// A proposal beyond this is dropped by raft and stays in our queue.
+		MaxUncommittedEntriesSize: 32 << 20,
+		MaxCommittedSizePerReady:  8 << 20,
+		CheckQuorum:               true,
+		PreVote:                   true,
+		Logger:                    raftLogger{logger},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	hs, _, err := log.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	c := &core{
+		id: id, log: log, rn: rn, members: members, waiters: ws, progress: p, limits: limits, logger: logger,
+		changes: map[uint64]*changeCall{}, heard: map[uint64]uint64{}, snapping: map[uint64]uint64{},
+		savedIndex: last, savedTerm: hs.Term, commit: hs.Commit,
+	}
+	c.refresh()
+	return c, nil
+}
+
+// isLeader reports whether this node leads, as far as it knows.
+func (c *core) isLeader() bool { return c.state == raft.StateLeader }
+
+// refresh notices a change of leader or term. Whatever was handed to the old
+// leader may be lost without a word, so it is proposed again: applying a put
+// twice is harmless.
+func (c *core) refresh() {
+	st := c.rn.BasicStatus()
+	changed := st.Term != c.term || st.Lead != c.lead
+	c.term, c.lead, c.state = st.Term, st.Lead, st.RaftState
+	if !changed {
+		return
+	}
+	c.inflight = 0
+	clear(c.snapping)
+	if c.isLeader() {
+		// What was heard in another role says nothing. Nobody counts as
+		// reachable until it has answered this leader.
+		clear(c.heard)
+	}
+	if c.lead != raft.None {
+		c.propose(c.waiters.stale(c.now))
+	}
+	c.abandonRound()
+}
+
+// tick moves the clock.
+func (c *core) tick() {
+	c.now++
+	c.rn.Tick()
+	c.refresh()
+	if c.now > c.limits.retryTicks {
+		c.propose(c.waiters.stale(c.now - c.limits.retryTicks))
+	}
+	if c.round != nil && c.now-c.round.started >= c.limits.readTicks {
+		c.abandonRound()
+	}
+	c.retryChanges()
+	if c.isLeader() {
+		c.retrySnapshots()
+		c.promoteLearners()
+	}
+}
+
+// step takes a message of another member.
+func (c *core) step(m raftpb.Message) {
+	if c.members.removed[ID(m.From)] {
+		return
+	}
+	c.heard[m.From] = c.now
+	switch {
+	case m.Type == raftpb.MsgSnap:
+		// Not stepped before its data is here and verified: raft cannot
+		// take a snapshot back.
+		c.snaps = append(c.snaps, m)
+		return
+	case m.Type == raftpb.MsgProp && c.isLeader() && c.absorb(m):
+		return
+	}
+	c.stepRaft(m)
+}
+
+// absorb merges what another member forwarded into the leader's own next
+// entry: fewer entries, fewer fsyncs. Conf changes keep to raft's way.
+func (c *core) absorb(m raftpb.Message) bool {
+	if c.queueBytes > c.limits.queueBytes {
+		return true // dropped: whoever forwarded it proposes it again
+	}
+	var cmds []command
+	for _, e := range m.Entries {
+		if e.Type != raftpb.EntryNormal {
+			return false
+		}
+		batch, err := decodeBatch(e.Data)
+		if err != nil {
+			c.logger.Warn("dropped a forwarded proposal", "from", ID(m.From).String(), "err", err)
+			return true
+		}
+		cmds = append(cmds, batch...)
+	}
+	c.propose(cmds)
+	return true
+}
+
+func (c *core) stepRaft(m raftpb.Message) {
+	err := c.rn.Step(m)
+	if err != nil && !errors.Is(err, raft.ErrProposalDropped) && !errors.Is(err, raft.ErrStepPeerNotFound) {
+		c.logger.Debug("raft refused a message", "type", m.Type.String(), "from", ID(m.From).String(), "err", err)
+	}
+	c.refresh()
+}
+
+// staged gives raft a snapshot whose data has been pulled and verified.
+func (c *core) staged(m raftpb.Message) { c.stepRaft(m) }
+
+// unreachable tells raft that a message to a member failed.
+func (c *core) unreachable(id uint64) { c.rn.ReportUnreachable(id) }
+
+// propose queues commands for the next entry.
+func (c *core) propose(cmds []command) {
+	c.queue = append(c.queue, cmds...)
+	for _, cmd := range cmds {
+		c.queueBytes += cmd.size()
+	}
+}
+
+// flush turns the queue into entries. A leader keeps one entry in flight:
+// what comes meanwhile shares the next one, so batches grow with the load and
+// an idle store adds no delay. Only full entries may overlap (several in
+// flight made batches shrink and puts slower when it was tried).
+func (c *core) flush() {
+	for len(c.queue) > 0 && c.lead != raft.None {
+		if c.isLeader() && c.inflight > 0 && (c.queueBytes < batchBytes || c.inflight >= c.limits.inflightBatches) {
+			return
+		}
+		n, bytes := c.nextBatch()
+		batch := make([]command, 0, n)
+		for _, cmd := range c.queue[:n] {
+			if c.waiters.waiting(cmd) {
+				batch = append(batch, cmd)
+			}
+		}
+		if len(batch) > 0 {
+			if err := c.rn.Propose(encodeBatch(batch)); err != nil {
+				return // dropped: stays queued, tried again after the next event
+			}
+			c.waiters.taken(batch, c.now, true)
+			if c.isLeader() {
+				c.inflight++
+			}
+		}
+		clear(c.queue[:n])
+		c.queue = c.queue[n:]
+		c.queueBytes -= bytes
+	}
+	if len(c.queue) == 0 {
+		c.queue = nil
+	}
+}
+
+// nextBatch counts the queued commands that fit one entry, at least one.
+func (c *core) nextBatch() (n, bytes int) {
+	for n < len(c.queue) && n < batchCount {
+		size := c.queue[n].size()
+		if n > 0 && bytes+size > batchBytes {
+			break
+		}
+		bytes += size
+		n++
+	}
+	return n, bytes
+}
+
+// read queues a ReadIndex call.
+func (c *core) read(r []*read) { c.reads = append(c.reads, r...) }
+
+// startRound asks the leader for its commit index on behalf of every call
+// that has come so far. A call never joins a round that began before it.
+func (c *core) startRound() {
+	if c.round != nil || len(c.reads) == 0 || c.lead == raft.None {
+		return
+	}
+	c.lastR++
+	ctx := binary.BigEndian.AppendUint64(nil, c.waiters.origin)
+	ctx = binary.BigEndian.AppendUint64(ctx, c.lastR)
+	c.round = &readRound{ctx: ctx, term: c.term, started: c.now, reads: c.reads}
+	c.reads = nil
+	c.rn.ReadIndex(ctx) // may be dropped without a word: tick asks again, under a new name
+}
+
+// abandonRound puts the calls of the running round back.
+func (c *core) abandonRound() {
+	if c.round != nil {
+		c.reads = append(c.round.reads, c.reads...)
+		c.round = nil
+	}
+}
+
+// answerRounds hands the calls of a confirmed round on to wait for apply. An
+// answer of another term is not trusted: a leader that was paused may confirm
+// with acknowledgements of its old life (etcd issue 20418).
+func (c *core) answerRounds(states []raft.ReadState) {
+	for _, s := range states {
+		if c.round == nil || string(s.RequestCtx) != string(c.round.ctx) {
+			continue
+		}
+		if c.round.term != c.term {
+			c.abandonRound()
+			continue
+		}
+		c.progress.wait(s.Index, c.round.reads)
+		c.round = nil
+	}
+}
+
+// next returns the next piece of work; done must follow before next is called
+// again.
+func (c *core) next() (work, bool) {
+	if c.busy {
+		panic("raftnode: next called while work is outstanding")
+	}
+	c.flush()
+	c.startRound()
+	var w work
+	w.stage, c.snaps = c.snaps, nil
+	if !c.rn.HasReady() {
+		return w, len(w.stage) > 0
+	}
+	c.rd, c.busy = c.rn.Ready(), true
+	rd := c.rd
+	c.refresh()
+	c.answerRounds(rd.ReadStates)
+	w.snapshot, w.state, w.entries, w.sync = rd.Snapshot, rd.HardState, rd.Entries, rd.MustSync
+	if !raft.IsEmptyHardState(rd.HardState) {
+		c.commit = rd.HardState.Commit
+	}
+	msgs := c.outgoing(rd.Messages)
+	// A leader's messages may travel while its own disk works, if they
+	// promise nothing about it: same term as on disk, and no commit index
+	// that counts entries only this node has (a single voter commits by
+	// itself at once, so it always saves first).
+	if c.isLeader() && c.term == c.savedTerm && c.commit <= c.savedIndex && raft.IsEmptySnap(rd.Snapshot) {
+		w.early = msgs
+	} else {
+		w.late = msgs
+	}
+	return w, true
+}
+
+// outgoing drops what must not or need not be sent.
+func (c *core) outgoing(msgs []raftpb.Message) []raftpb.Message {
+	acked := false
+	for i := len(msgs) - 1; i >= 0; i-- {
+		switch m := &msgs[i]; {
+		case m.Type == raftpb.MsgAppResp && !m.Reject:
+			// Only the newest acknowledgement says anything.
+			if acked {
+				m.To = raft.None
+			}
+			acked = true
+		case m.Type == raftpb.MsgSnap:
+			if !inConf(m.Snapshot.Metadata.ConfState, m.To) {
+				// The snapshot is older than the member, which would refuse
+				// it. A newer one is made within a second or so.
+				c.rn.ReportSnapshot(m.To, raft.SnapshotFailure)
+				m.To = raft.None
+				continue
+			}
+			if _, ok := c.snapping[m.To]; !ok {
+				c.snapping[m.To] = c.now
+			}
+		}
+	}
+	return slices.DeleteFunc(msgs, func(m raftpb.Message) bool { return m.To == raft.None })
+}
+
+func inConf(cs raftpb.ConfState, id uint64) bool {
+	return slices.Contains(cs.Voters, id) || slices.Contains(cs.Learners, id)
+}
+
+// done is called when the work's save has returned. What it hands off may be
+// applied at once: entry by entry it is on this node's disk.
+func (c *core) done() (handoff, error) {
+	var h handoff
+	if !c.busy {
+		return h, nil // the work had only snapshots to stage
+	}
+	rd := c.rd
+	if !raft.IsEmptySnap(rd.Snapshot) {
+		if err := c.restore(rd.Snapshot, &h); err != nil {
+			return h, err
+		}
+	}
+	if err := c.log.add(rd.Entries); err != nil {
+		return h, err
+	}
+	if n := len(rd.Entries); n > 0 {
+		c.savedIndex = rd.Entries[n-1].Index
+	}
+	if !raft.IsEmptyHardState(rd.HardState) {
+		c.savedTerm = rd.HardState.Term
+		if err := c.log.SetHardState(rd.HardState); err != nil {
+			return h, err
+		}
+	}
+	for _, e := range rd.CommittedEntries {
+		if err := c.commitEntry(e, &h); err != nil {
+			return h, err
+		}
+	}
+	c.rn.Advance(rd)
+	c.rd, c.busy = raft.Ready{}, false
+	c.refresh()
+	return h, nil
+}
+
+// restore makes a snapshot the state of log and member table.
+func (c *core) restore(s raftpb.Snapshot, h *handoff) error {
+	data, err := decodeSnapshot(s.Data)
+	if err != nil {
+		return err
+	}
+	t, err := decodeTable(data.meta)
+	if err != nil {
+		return err
+	}
+	if err := c.log.restore(s); err != nil {
+		return err
+	}
+	h.install = s
+	for id, m := range t.members {
+		if old, ok := c.members.members[id]; !ok || old.PeerURL != m.PeerURL {
+			h.peers = append(h.peers, peerChange{id, m.PeerURL})
+		}
+	}
+	for id := range c.members.members {
+		if _, ok := t.members[id]; !ok {
+			h.peers = append(h.peers, peerChange{id: id})
+		}
+	}
+	slices.SortFunc(h.peers, func(a, b peerChange) int { return int(int64(a.id>>1) - int64(b.id>>1)) })
+	c.members, c.membersAt = t, s.Metadata.Index
+	c.savedIndex = s.Metadata.Index // the log before it is gone
+	return nil
+}
+
+// commitEntry turns a committed entry into an item to apply. A membership
+// change takes effect here and now, before Advance and so before this node
+// tells anybody that it has the entry.
+func (c *core) commitEntry(e raftpb.Entry, h *handoff) error {
+	item := applyItem{index: e.Index, term: e.Term, bytes: e.Size()}
+	switch e.Type {
+	case raftpb.EntryNormal:
+		if len(e.Data) == 0 {
+			break
+		}
+		cmds, err := decodeBatch(e.Data)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", e.Index, err)
+		}
+		item.commands = cmds
+		if c.isLeader() && e.Term == c.term && c.inflight > 0 {
+			c.inflight--
+		}
+	case raftpb.EntryConfChange:
+		if err := c.commitChange(e, &item, h); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("entry %d has type %v, which this program never writes", e.Index, e.Type)
+	}
+	h.items = append(h.items, item)
+	return nil
+}
+
+// commitChange validates and applies a membership change.
+func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
+	ch, cc, err := decodeChange(e.Data)
+	if err == nil {
+		err = c.members.check(ch)
+	}
+	if err != nil {
+		// raft must hear of every conf change entry; node 0 means "none".
+		c.rn.ApplyConfChange(raftpb.ConfChange{NodeID: raft.None})
+		c.answerChange(ch, err)
+		return nil
+	}
+	conf := c.rn.ApplyConfChange(cc)
+	c.members.apply(ch, *conf)
+	c.membersAt = e.Index
+	if item.meta, err = c.members.encode(); err != nil {
+		return err
+	}
+	pc := peerChange{id: ch.Member.ID}
+	if m, ok := c.members.members[ch.Member.ID]; ok {
+		pc.url = m.PeerURL
+	} else if pc.id == c.id {
+		h.removed = true
+	}
+	h.peers = append(h.peers, pc)
+	c.answerChange(ch, nil)
+	c.logger.Info("membership changed", "op", string(ch.Op), "member", ch.Member.Name, "id", ch.Member.ID.String(), "index", e.Index)
+	return nil
+}
+
+func (c *core) answerChange(ch change, err error) {
+	if ch.Origin != c.waiters.origin {
+		return
+	}
+	if call := c.changes[ch.Seq]; call != nil {
+		delete(c.changes, ch.Seq)
+		if call.done != nil {
+			call.done <- err
+		}
+	}
+}
+
+// proposeChange proposes a membership change. It is sent again until it is applied: raft
+// replaces a conf change by an empty entry, without an error, when another
+// one is still pending.
+func (c *core) proposeChange(op changeOp, m Member, done chan error) uint64 {
+	c.lastChange++
+	call := &changeCall{change: change{Origin: c.waiters.origin, Seq: c.lastChange, Op: op, Member: m}, done: done}
+	c.changes[c.lastChange] = call
+	c.sendChange(call)
+	return c.lastChange
+}
+
+func (c *core) sendChange(call *changeCall) {
+	call.sent = c.now
+	cc, err := call.change.confChange()
+	if err == nil {
+		err = c.rn.ProposeConfChange(cc)
+	}
+	if err != nil {
+		c.logger.Debug("membership change not proposed yet", "err", err)
+	}
+}
+
+func (c *core) retryChanges() {
+	for _, seq := range slices.Sorted(maps.Keys(c.changes)) {
+		call := c.changes[seq]
+		if !c.isLeader() && call.done == nil {
+			delete(c.changes, seq) // the new leader looks after its learners itself
+			continue
+		}
+		if c.now-call.sent >= c.limits.retryTicks {
+			c.sendChange(call)
+		}
+	}
+}
+
+// activeTicks is how long a member counts as reachable after its last
+// message. It answers a heartbeat every tick.
+const activeTicks = 5
+
+// active reports whether a member was heard of lately.
+func (c *core) active(id ID) bool {
+	at, heard := c.heard[uint64(id)]
+	return id == c.id || heard && c.now-at <= activeTicks
+}
+
+// quorumAfter reports whether the voters would still have an active majority
+// with one voter more (add) or less (remove).
+func (c *core) quorumAfter(add, remove ID) (ok bool, active, voters int) {
+	count := func(id ID) {
+		voters++
+		if c.active(id) {
+			active++
+		}
+	}
+	for _, v := range c.members.conf.Voters {
+		if ID(v) != remove {
+			count(ID(v))
+		}
+	}
+	if add != 0 {
+		count(add)
+	}
+	return active > voters/2, active, voters
+}
+
+// match returns how far a member's log agrees with the leader's.
+func (c *core) match(id ID) (match uint64, state tracker.StateType) {
+	c.rn.WithProgress(func(x uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if x == uint64(id) {
+			match, state = pr.Match, pr.State
+		}
+	})
+	return match, state
+}
+
+// caughtUp reports whether a learner could vote without slowing the cluster.
+func (c *core) caughtUp(id ID) bool {
+	match, _ := c.match(id)
+	return c.active(id) && match > 0 && match+c.limits.promoteLag >= c.commit
+}
+
+// promoteLearners makes a voter of the first learner that asked for it and
+// has caught up. One change at a time.
+func (c *core) promoteLearners() {
+	if len(c.changes) > 0 {
+		return
+	}
+	for _, m := range c.members.list() {
+		if !m.Learner || !m.Promote || !c.caughtUp(m.ID) {
+			continue
+		}
+		if ok, _, _ := c.quorumAfter(m.ID, 0); ok {
+			c.proposeChange(opPromote, m, nil)
+			return
+		}
+	}
+}
+
+// retrySnapshots offers a snapshot again to members that have been silent
+// about theirs. We never tell raft that one has arrived: the receiver's own
+// acknowledgement, after it pulled and installed everything, does.
+func (c *core) retrySnapshots() {
+	for _, id := range slices.Sorted(maps.Keys(c.snapping)) {
+		_, state := c.match(ID(id))
+		if state != tracker.StateSnapshot {
+			delete(c.snapping, id)
+		} else if c.now-c.snapping[id] >= c.limits.snapshotTicks {
+			delete(c.snapping, id)
+			c.rn.ReportSnapshot(id, raft.SnapshotFailure)
+		}
+	}
+}
+
+// transfer asks raft to make a voter the leader.
+func (c *core) transfer(to ID) {
+	if c.isLeader() {
+		c.rn.TransferLeader(uint64(to))
+	}
+}
+
+// successor is the voter that is nearest to the leader's log and active.
+func (c *core) successor() (ID, bool) {
+	var best ID
+	var most uint64
+	for _, v := range c.members.conf.Voters {
+		if ID(v) == c.id || !c.active(ID(v)) {
+			continue
+		}
+		if match, _ := c.match(ID(v)); best == 0 || match > most {
+			best, most = ID(v), match
+		}
+	}
+	return best, best != 0
+}
+
+// checkpoint decides whether the durable state at index is worth a snapshot:
+// when the log since the last one is long, or a change of members made the
+// last one useless for somebody.
+func (c *core) checkpoint(index uint64) (bool, error) {
+	last, err := c.log.Snapshot()
+	if err != nil {
+		return false, fmt.Errorf("look up the last snapshot: %w", err)
+	}
+	at := last.Metadata.Index
+	if index <= at {
+		return false, nil
+	}
+	if c.log.bytesUpTo(at, index) >= c.limits.snapshotLogBytes {
+		return true, nil
+	}
+	return c.isLeader() && !slices.Equal(members(last.Metadata.ConfState), members(c.members.conf)), nil
+}
+
+func members(cs raftpb.ConfState) []uint64 {
+	return slices.Sorted(slices.Values(slices.Concat(cs.Voters, cs.Learners)))
+}

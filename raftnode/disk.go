@@ -1,0 +1,230 @@
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	"go.etcd.io/etcd/server/v3/wal"
+	"go.etcd.io/etcd/server/v3/wal/walpb"
+
+	"github.com/Focinfi/oncekv/raftnode/walscan"
+)
+
+// disk is where the core's promises become durable. After an error it is not
+// used again: an fsync that failed once may succeed the next time without
+// having written anything.
+type disk interface {
+	// save appends entries and state; with sync it returns after an fsync.
+	save(state raftpb.HardState, entries []raftpb.Entry, sync bool) error
+	// saveSnapshot makes a snapshot's description durable.
+	saveSnapshot(s raftpb.Snapshot) error
+	// release allows files that hold only entries up to index to go.
+	release(index uint64) error
+	close() error
+}
+
+// walDisk is the production disk: etcd's WAL and .snap files.
+type walDisk struct {
+	walDir, snapDir string
+	wal             *wal.WAL
+	snaps           *snap.Snapshotter
+	logger          *slog.Logger
+}
+
+// diskState is what a walDisk held when it was opened.
+type diskState struct {
+	state    raftpb.HardState
+	snapshot raftpb.Snapshot // may be empty
+	entries  []raftpb.Entry  // after the snapshot
+}
+
+func walDir(dir string) string  { return filepath.Join(dir, "wal") }
+func snapDir(dir string) string { return filepath.Join(dir, "snap") }
+
+func diskErr(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
+}
+
+// createDisk makes an empty log, removing what an earlier attempt left. The
+// caller knows that nothing was ever promised on the strength of it.
+func createDisk(dir string, first raftpb.Snapshot, logger *slog.Logger) (*walDisk, error) {
+	d := &walDisk{walDir: walDir(dir), snapDir: snapDir(dir), logger: logger}
+	if err := errors.Join(os.RemoveAll(d.walDir), os.RemoveAll(d.snapDir)); err != nil {
+		return nil, diskErr(err, "remove an unfinished log")
+	}
+	if err := os.MkdirAll(d.snapDir, 0o700); err != nil {
+		return nil, diskErr(err, "create %s", d.snapDir)
+	}
+	d.snaps = snap.New(zapLogger(logger), d.snapDir)
+	w, err := wal.Create(zapLogger(logger), d.walDir, nil)
+	if err != nil {
+		return nil, diskErr(err, "create %s", d.walDir)
+	}
+	d.wal = w
+	if !raft.IsEmptySnap(first) {
+		// The commit index comes first: a snapshot record beyond it counts
+		// for nothing when the WAL is read.
+		hs := raftpb.HardState{Term: first.Metadata.Term, Commit: first.Metadata.Index}
+		if err := d.save(hs, nil, true); err != nil {
+			return nil, errors.Join(err, d.close())
+		}
+		if err := d.saveSnapshot(first); err != nil {
+			return nil, errors.Join(err, d.close())
+		}
+	}
+	return d, diskErr(syncDir(dir), "sync %s", dir)
+}
+
+// openDisk verifies the log byte by byte, then opens it for writing.
+func openDisk(dir string, logger *slog.Logger) (*walDisk, diskState, error) {
+	d := &walDisk{walDir: walDir(dir), snapDir: snapDir(dir), logger: logger}
+	var st diskState
+	report, err := walscan.Check(d.walDir)
+	if err != nil {
+		return nil, st, fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	if report.Torn {
+		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
+		if err := walscan.Repair(report); err != nil {
+			return nil, st, diskErr(err, "cut off the unfinished write in %s", report.TornFile)
+		}
+	}
+	zl := zapLogger(logger)
+	d.snaps = snap.New(zl, d.snapDir)
+	records, err := wal.ValidSnapshotEntries(zl, d.walDir)
+	if err != nil {
+		return nil, st, diskErr(err, "read %s", d.walDir)
+	}
+	s, err := d.snaps.LoadNewestAvailable(records)
+	if err != nil && !errors.Is(err, snap.ErrNoSnapshot) {
+		return nil, st, diskErr(err, "read %s", d.snapDir)
+	}
+	if s != nil {
+		st.snapshot = *s
+	}
+	if err := checkNewest(records, st.snapshot); err != nil {
+		return nil, st, fmt.Errorf("%w: %s: %w", ErrDisk, d.snapDir, err)
+	}
+	at := walpb.Snapshot{Index: st.snapshot.Metadata.Index, Term: st.snapshot.Metadata.Term}
+	if d.wal, err = wal.Open(zl, d.walDir, at); err != nil {
+		return nil, st, diskErr(err, "open %s", d.walDir)
+	}
+	if _, st.state, st.entries, err = d.wal.ReadAll(); err != nil {
+		return nil, st, errors.Join(diskErr(err, "read %s", d.walDir), d.wal.Close())
+	}
+	return d, st, nil
+}
+
+// checkNewest refuses to start from an older snapshot because the newest
+// file is gone: the log that follows the older one may be purged.
+func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
+	if len(records) == 0 {
+		return nil
+	}
+	newest := slices.MaxFunc(records, func(a, b walpb.Snapshot) int { return int(int64(a.Index) - int64(b.Index)) })
+	if newest.Index > s.Metadata.Index {
+		return fmt.Errorf("the snapshot file of index %d, term %d is missing or damaged; replace this node: remove the member, empty the data directory, join again", newest.Index, newest.Term)
+	}
+	return nil
+}
+
+func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, sync bool) error {
+	// wal.Save fsyncs by raft's rule (new entries, term or vote), which is
+	// the rule sync comes from.
+	return diskErr(d.wal.Save(state, entries), "write to %s", d.walDir)
+}
+
+func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
+	// The file first: a record in the WAL promises that there is one.
+	if err := d.snaps.SaveSnap(s); err != nil {
+		return diskErr(err, "write to %s", d.snapDir)
+	}
+	if err := syncDir(d.snapDir); err != nil {
+		return diskErr(err, "sync %s", d.snapDir)
+	}
+	conf := s.Metadata.ConfState
+	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
+	return diskErr(d.wal.SaveSnapshot(rec), "write to %s", d.walDir)
+}
+
+// release gives up the WAL segments and the .snap files that the snapshot at
+// index made useless. A segment may go only after its lock is released: the
+// WAL holds the locks of all it still needs.
+func (d *walDisk) release(index uint64) error {
+	if err := d.wal.ReleaseLockTo(index); err != nil {
+		return diskErr(err, "release %s", d.walDir)
+	}
+	if err := purgeWAL(d.walDir, index); err != nil {
+		return diskErr(err, "purge %s", d.walDir)
+	}
+	return diskErr(purgeSnaps(d.snapDir, 2), "purge %s", d.snapDir)
+}
+
+// purgeWAL removes the segments that lie wholly before the one that holds
+// index. A segment's name says the index after which it starts.
+func purgeWAL(dir string, index uint64) error {
+	names, err := fileNames(dir, ".wal")
+	if err != nil {
+		return err
+	}
+	needed := 0
+	for i, name := range names {
+		var seq, first uint64
+		if _, err := fmt.Sscanf(name, "%016x-%016x.wal", &seq, &first); err != nil {
+			return fmt.Errorf("%s is no segment's name", name)
+		}
+		if first < index { // as ReleaseLockTo decides
+			needed = i
+		}
+	}
+	return removeFiles(dir, names[:needed])
+}
+
+// purgeSnaps keeps the newest keep .snap files.
+func purgeSnaps(dir string, keep int) error {
+	names, err := fileNames(dir, ".snap")
+	if err != nil {
+		return err
+	}
+	return removeFiles(dir, names[:max(0, len(names)-keep)])
+}
+
+// fileNames lists a directory's files with a suffix, ascending. Names of
+// segments and snapshots sort by age.
+func fileNames(dir, suffix string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), suffix) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// removeFiles removes oldest first, so that a crash leaves no gap.
+func removeFiles(dir string, names []string) error {
+	for _, name := range names {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *walDisk) close() error { return diskErr(d.wal.Close(), "close %s", d.walDir) }

@@ -1,0 +1,80 @@
+// Package raftnode replicates opaque commands: every member applies the same
+// commands in the same order to its StateMachine. It is etcd's raft with a
+// durable log (etcd's WAL and .snap files), a transport (rafthttp), a member
+// table, group commit, and snapshots that are pulled.
+//
+// # A node's life
+//
+//	n, err := raftnode.Open(cfg, stateMachine)  // reads the directory, no network
+//	go http.Serve(peerListener, n.Handler())    // others can introduce themselves
+//	err = n.Run(ctx)                            // forms or joins, recovers, takes part
+//
+// While Run runs:
+//
+//	result, err := n.Propose(ctx, command)  // what Apply answered, on this node
+//	err = n.ReadIndex(ctx)                  // everything acknowledged before is applied here
+//	st := n.Status()                        // role, leader, term, members
+//
+// # Who does what
+//
+// The core (core.go) is the consensus itself: a struct around raft.RawNode
+// without goroutine, clock or randomness. Events go in, work comes out. One
+// goroutine, Node.loop, drives it: it takes everything that gathered in the
+// inbox, asks the core for work, and carries it out: send early, save, send
+// late, hand committed entries to the applier. The applier is the second
+// goroutine; it feeds the state machine and answers the calls that wait. A
+// snapshot's data is pulled by a third, which lives as long as the pull.
+//
+//	Propose ─► inbox ─► loop: core.next ─► send ─► WAL fsync ─► core.done ─► applier ─► answer
+//	rafthttp ─►                             └────────► rafthttp
+//
+// # Invariants
+//
+//  1. At most one Ready is outstanding. raft 3.5 counts a leader's entries as
+//     stored before they are; this order makes that true by the time a
+//     follower's acknowledgement can be stepped.
+//  2. Messages leave before the save only from a leader whose term is on disk
+//     and whose commit index counts no entry its own disk lacks. So a single
+//     voter saves before it sends.
+//  3. A membership change is applied before Advance and before the messages of
+//     the same Ready leave. It is validated against the member table when it
+//     is applied, on every member alike; one at a time.
+//  4. An entry is applied after this node's fsync of it, and the state machine
+//     stores member table and applied index in one transaction. RawNode starts
+//     from that table and that index.
+//  5. A received snapshot is stepped only when everything it needs is staged
+//     and verified; then: state and snapshot record to the WAL (fsync), the
+//     state machine installs, the log starts after it. A crash in between is
+//     finished at the next start.
+//  6. The log before a local snapshot may go, and a local snapshot is only
+//     ever taken of a state the state machine has made durable.
+//  7. After a failed write or fsync nothing more is written, sent or answered:
+//     Run returns ErrDisk.
+//  8. A raft ID belongs to one data directory for ever. A cluster forms when
+//     all founders have told their IDs; a directory that was lost comes back
+//     as a stranger and is refused by name (ErrLostData).
+//  9. Whoever calls Propose learns the truth: an answer, an error that means
+//     nothing happened, or ErrOutcomeUnknown. Commands may be applied twice
+//     (forwarded ones can vanish and are proposed again), so the state machine
+//     must give a repeated command the same answer.
+//
+// # Disk
+//
+//	identity   who this node is (JSON); replaced, never edited
+//	wal/       etcd's WAL, checked frame by frame before it is opened (walscan)
+//	snap/      etcd's .snap files; each holds member table and the state
+//	           machine's description of itself, a few hundred bytes
+//
+// A new cluster's log begins with a snapshot at index 1, term 1, that holds
+// the founders. Members that come later have no entry before it and so always
+// begin with a snapshot.
+//
+// # Caveats
+//
+//   - rafthttp's streams trust their peers: a member that was taken over could
+//     announce a message of any size. Bodies of its pipeline are capped here.
+//   - rafthttp gives one write five seconds whatever its size. Entries are
+//     about 1 MiB at most, so links below some 2 Mbit/s may not keep up.
+//   - Peer traffic is neither encrypted nor authenticated yet.
+//   - raft draws its election time-outs from a random source of its own.
+package raftnode

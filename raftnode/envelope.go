@@ -1,0 +1,85 @@
+package raftnode
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// MaxCommandBytes bounds one command, so that a log entry is never much
+// larger than 1 MiB.
+const MaxCommandBytes = 1<<20 + 64<<10
+
+// batchBytes and batchCount bound the commands that share one entry.
+const (
+	batchBytes = 1 << 20
+	batchCount = 8192
+)
+
+const envelopeVersion = 1
+
+var errEnvelope = errors.New("log entry is not a batch of commands")
+
+// command is one proposal inside an entry. origin and seq name whoever waits
+// for it: origin is drawn at random at every start of a node, so an answer can
+// never reach a waiter of an earlier life.
+type command struct {
+	origin uint64
+	seq    uint64
+	data   []byte
+}
+
+func (c command) size() int { return 8 + 2*binary.MaxVarintLen64 + len(c.data) }
+
+// encodeBatch packs commands into the data of one entry.
+func encodeBatch(cmds []command) []byte {
+	n := 1 + binary.MaxVarintLen64
+	for _, c := range cmds {
+		n += c.size()
+	}
+	b := make([]byte, 0, n)
+	b = append(b, envelopeVersion)
+	b = binary.AppendUvarint(b, uint64(len(cmds)))
+	for _, c := range cmds {
+		b = binary.BigEndian.AppendUint64(b, c.origin)
+		b = binary.AppendUvarint(b, c.seq)
+		b = binary.AppendUvarint(b, uint64(len(c.data)))
+		b = append(b, c.data...)
+	}
+	return b
+}
+
+// decodeBatch unpacks an entry. The commands share its memory.
+func decodeBatch(b []byte) ([]command, error) {
+	if len(b) == 0 || b[0] != envelopeVersion {
+		return nil, errEnvelope
+	}
+	b = b[1:]
+	count, n := binary.Uvarint(b)
+	if n <= 0 || count > uint64(len(b)) {
+		return nil, errEnvelope
+	}
+	b = b[n:]
+	cmds := make([]command, 0, count)
+	for range count {
+		if len(b) < 8 {
+			return nil, errEnvelope
+		}
+		c := command{origin: binary.BigEndian.Uint64(b)}
+		b = b[8:]
+		if c.seq, n = binary.Uvarint(b); n <= 0 {
+			return nil, errEnvelope
+		}
+		b = b[n:]
+		size, n := binary.Uvarint(b)
+		if n <= 0 || size > uint64(len(b)-n) {
+			return nil, errEnvelope
+		}
+		c.data = b[n : n+int(size) : n+int(size)]
+		b = b[n+int(size):]
+		cmds = append(cmds, c)
+	}
+	if len(b) != 0 {
+		return nil, errEnvelope
+	}
+	return cmds, nil
+}

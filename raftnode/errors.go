@@ -1,0 +1,58 @@
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of proposals and reads.
+var (
+	// ErrUnavailable: no attempt was accepted or forwarded, because no leader
+	// is known. Nothing happened.
+	ErrUnavailable = errors.New("no leader is known")
+	// ErrOverloaded: the node holds too many bytes that are not applied yet.
+	// Nothing was proposed.
+	ErrOverloaded = errors.New("too much is waiting to be replicated")
+	// ErrOutcomeUnknown: the command was handed to raft and may or may not
+	// take effect later. Proposing the same command again is safe.
+	ErrOutcomeUnknown = errors.New("the outcome is unknown")
+	// ErrStopped: the node is stopping or has stopped.
+	ErrStopped = errors.New("the node has stopped")
+	// ErrCommandTooLarge: a command is larger than MaxCommandBytes.
+	ErrCommandTooLarge = errors.New("the command is too large for one log entry")
+)
+
+// Errors of membership changes.
+var (
+	// ErrUnknownMember: no member has that name.
+	ErrUnknownMember = errors.New("no member has that name")
+	// ErrBadMember: a name, ID or URL is not valid.
+	ErrBadMember = errors.New("the member's description is not valid")
+	// ErrRefused is what every RefusedError is.
+	ErrRefused = errors.New("the change was refused")
+)
+
+// Errors that end Run.
+var (
+	// ErrRemoved: this node was removed from the cluster. Its ID can never
+	// come back; its name can, with an empty data directory.
+	ErrRemoved = errors.New("this node was removed from the cluster; to use the machine again, empty its data directory and start it with --join")
+	// ErrLostData: the cluster knows this node's name under another ID.
+	ErrLostData = errors.New("this node's data directory was lost")
+	// ErrDisk: a write, an fsync or a read of the node's own files failed.
+	// The node has stopped because it cannot know what is on the disk.
+	ErrDisk = errors.New("the disk cannot be trusted")
+)
+
+// RefusedError says why a membership change was refused. Nothing changed.
+type RefusedError struct{ Reason string }
+
+// Error returns the reason.
+func (e *RefusedError) Error() string { return e.Reason }
+
+// Is makes errors.Is(err, ErrRefused) true.
+func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
+
+func refuse(format string, args ...any) error {
+	return &RefusedError{Reason: fmt.Sprintf(format, args...)}
+}

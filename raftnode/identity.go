@@ -1,0 +1,114 @@
+package raftnode
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// identity is who this node is. It is fsynced before the node's first message
+// and the raft ID in it never changes: a node that lost this file is another
+// node.
+type identity struct {
+	Format    int      `json:"format"`
+	Name      string   `json:"name"`
+	ID        ID       `json:"id"`
+	ClusterID ID       `json:"cluster_id,omitempty"` // zero until the cluster is known
+	Founders  []Member `json:"founders,omitempty"`   // of a cluster this node helped to form
+	Peers     []Member `json:"peers,omitempty"`      // of a cluster this node joined, at that time
+	// Started is true once WAL and state machine hold the node's first
+	// state. Until then nothing was ever sent, and both are made anew.
+	Started bool `json:"started,omitempty"`
+}
+
+const identityFormat = 1
+
+func identityPath(dir string) string { return filepath.Join(dir, "identity") }
+
+// loadIdentity reads dir's identity; fs.ErrNotExist if there is none.
+func loadIdentity(dir string) (identity, error) {
+	var id identity
+	b, err := os.ReadFile(identityPath(dir))
+	if err != nil {
+		return id, err
+	}
+	if err := json.Unmarshal(b, &id); err != nil {
+		return id, fmt.Errorf("%w: %s is not readable (%v); replace this node: remove the member, empty the directory, join again", ErrDisk, identityPath(dir), err)
+	}
+	if id.Format != identityFormat || id.ID == 0 || id.Name == "" {
+		return id, fmt.Errorf("%w: %s has format %d with id %v, this program knows format %d", ErrDisk, identityPath(dir), id.Format, id.ID, identityFormat)
+	}
+	return id, nil
+}
+
+// save replaces the file so that a crash leaves the old or the new one.
+func (id identity) save(dir string) error {
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode identity: %w", err)
+	}
+	if err := replaceFile(identityPath(dir), append(b, '\n')); err != nil {
+		return fmt.Errorf("%w: %v", ErrDisk, err)
+	}
+	return nil
+}
+
+func replaceFile(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", tmp, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// openIdentity returns dir's identity, or makes and stores a new one. A
+// directory that belongs to another name is refused.
+func openIdentity(dir, name string) (identity, error) {
+	id, err := loadIdentity(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		id = identity{Format: identityFormat, Name: name, ID: ID(random64())}
+		return id, id.save(dir)
+	}
+	if err != nil {
+		return id, err
+	}
+	if id.Name != name {
+		return id, fmt.Errorf("the data directory %s belongs to node %s, not to %s; start it with --name %s or choose another --data-dir", dir, id.Name, name, id.Name)
+	}
+	return id, nil
+}
+
+// random64 returns a random number that is not zero.
+func random64() uint64 {
+	for {
+		var b [8]byte
+		rand.Read(b[:]) // never fails; see crypto/rand
+		if v := binary.BigEndian.Uint64(b[:]); v != 0 {
+			return v
+		}
+	}
+}

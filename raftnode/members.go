@@ -1,0 +1,324 @@
+package raftnode
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+)
+
+// ID is a member's raft ID: random, never zero, never used twice.
+type ID uint64
+
+// String returns the ID as 16 hex digits.
+func (id ID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+
+// MarshalText and UnmarshalText make IDs hex strings in JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (id *ID) UnmarshalText(b []byte) error {
+	v, err := ParseID(string(b))
+	*id = v
+	return err
+}
+
+// ParseID reads a hex ID. It returns ErrBadMember for anything else.
+func ParseID(s string) (ID, error) {
+	v, err := strconv.ParseUint(s, 16, 64)
+	if err != nil || v == 0 {
+		return 0, fmt.Errorf("%w: id %q must be 1 to 16 hex digits and not zero", ErrBadMember, s)
+	}
+	return ID(v), nil
+}
+
+// Member is one database node as the cluster knows it.
+type Member struct {
+	ID        ID     `json:"id"`
+	Name      string `json:"name"`
+	PeerURL   string `json:"peer_url"`
+	ClientURL string `json:"client_url"`
+	// Learner is true while the member has no vote.
+	Learner bool `json:"learner,omitempty"`
+	// Promote asks the leader to make the learner a voter once it has caught
+	// up.
+	Promote bool `json:"promote,omitempty"`
+}
+
+const nameBytesMax = 64
+
+// Validate returns ErrBadMember with a sentence if a field is not usable.
+func (m Member) Validate() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s", ErrBadMember, fmt.Sprintf(format, args...))
+	}
+	if m.ID == 0 {
+		return bad("the id is missing")
+	}
+	if m.Name == "" || len(m.Name) > nameBytesMax {
+		return bad("a name has 1 to %d bytes", nameBytesMax)
+	}
+	if strings.ContainsFunc(m.Name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.", r)
+	}) {
+		return bad("name %q may hold letters, digits, '-', '_' and '.' only", m.Name)
+	}
+	if err := checkURL(m.PeerURL); err != nil {
+		return bad("peer_url %q: %v", m.PeerURL, err)
+	}
+	if err := checkURL(m.ClientURL); err != nil {
+		return bad("client_url %q: %v", m.ClientURL, err)
+	}
+	return nil
+}
+
+// checkURL accepts what rafthttp accepts: http://host:port and nothing more.
+// Its constructor panics on the rest, so nothing else may reach it.
+func checkURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	if u.Scheme != "http" || u.Hostname() == "" || u.Port() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("must look like http://host:port")
+	}
+	return nil
+}
+
+// changeOp is what a membership change does.
+type changeOp string
+
+const (
+	opAdd     changeOp = "add"     // as a learner
+	opUpdate  changeOp = "update"  // of the URLs
+	opPromote changeOp = "promote" // a learner to a voter
+	opRemove  changeOp = "remove"
+)
+
+// change is the context of a conf change entry. Seq and Origin name the
+// waiting call, as in a command.
+type change struct {
+	Origin uint64   `json:"origin"`
+	Seq    uint64   `json:"seq"`
+	Op     changeOp `json:"op"`
+	Member Member   `json:"member"`
+}
+
+// confChange is the entry that carries c.
+func (c change) confChange() (raftpb.ConfChange, error) {
+	data, err := json.Marshal(c)
+	if err != nil {
+		return raftpb.ConfChange{}, fmt.Errorf("encode membership change: %w", err)
+	}
+	cc := raftpb.ConfChange{NodeID: uint64(c.Member.ID), Context: data}
+	switch c.Op {
+	case opAdd:
+		cc.Type = raftpb.ConfChangeAddLearnerNode
+	case opUpdate:
+		cc.Type = raftpb.ConfChangeUpdateNode
+	case opPromote:
+		cc.Type = raftpb.ConfChangeAddNode
+	case opRemove:
+		cc.Type = raftpb.ConfChangeRemoveNode
+	default:
+		return cc, fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
+	}
+	return cc, nil
+}
+
+// decodeChange reads a conf change entry. The type must be the one its
+// operation has: raft acts on the type, we on the operation.
+func decodeChange(data []byte) (change, raftpb.ConfChange, error) {
+	var cc raftpb.ConfChange
+	if err := cc.Unmarshal(data); err != nil {
+		return change{}, cc, fmt.Errorf("decode conf change: %w", err)
+	}
+	var c change
+	if err := json.Unmarshal(cc.Context, &c); err != nil {
+		return change{}, cc, fmt.Errorf("decode membership change: %w", err)
+	}
+	want, err := c.confChange()
+	if err == nil && (want.Type != cc.Type || want.NodeID != cc.NodeID) {
+		err = fmt.Errorf("%w: conf change %v of %x does not match operation %q of %v", ErrBadMember, cc.Type, cc.NodeID, c.Op, c.Member.ID)
+	}
+	return c, cc, err
+}
+
+// meta is what the state machine stores for this package next to the applied
+// index: who belongs to the cluster at that index.
+type meta struct {
+	ClusterID ID        `json:"cluster_id"`
+	Conf      confState `json:"conf"`
+	Members   []Member  `json:"members"`           // by ID
+	Removed   []ID      `json:"removed,omitempty"` // ascending
+}
+
+// confState is raft's ConfState without the joint fields: changes here are
+// always simple.
+type confState struct {
+	Voters   []uint64 `json:"voters"`
+	Learners []uint64 `json:"learners,omitempty"`
+}
+
+func (c confState) raft() raftpb.ConfState {
+	return raftpb.ConfState{Voters: slices.Clone(c.Voters), Learners: slices.Clone(c.Learners)}
+}
+
+// table is the member table: the part of the replicated state that this
+// package owns. The core changes it, entry by entry, in log order; readers
+// get copies.
+type table struct {
+	cluster ID
+	conf    raftpb.ConfState
+	members map[ID]Member
+	removed map[ID]bool
+}
+
+func newTable(cluster ID) *table {
+	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}}
+}
+
+// founding is the table of a new cluster: all of these vote.
+func founding(cluster ID, members []Member) *table {
+	t := newTable(cluster)
+	for _, m := range members {
+		t.members[m.ID] = m
+		t.conf.Voters = append(t.conf.Voters, uint64(m.ID))
+	}
+	slices.Sort(t.conf.Voters)
+	return t
+}
+
+func (t *table) encode() ([]byte, error) {
+	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed))}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode member table: %w", err)
+	}
+	return b, nil
+}
+
+func decodeTable(b []byte) (*table, error) {
+	var m meta
+	if err := json.Unmarshal(b, &m); err != nil {
+		return nil, fmt.Errorf("decode member table: %w", err)
+	}
+	t := newTable(m.ClusterID)
+	t.conf = m.Conf.raft()
+	for _, x := range m.Members {
+		t.members[x.ID] = x
+	}
+	for _, id := range m.Removed {
+		t.removed[id] = true
+	}
+	return t, nil
+}
+
+// list returns the members ordered by ID.
+func (t *table) list() []Member {
+	ms := slices.Collect(maps.Values(t.members))
+	slices.SortFunc(ms, func(a, b Member) int {
+		if a.ID < b.ID {
+			return -1
+		}
+		return 1
+	})
+	return ms
+}
+
+func (t *table) byName(name string) (Member, bool) {
+	for _, m := range t.members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// voters counts the members that vote.
+func (t *table) voters() int { return len(t.conf.Voters) }
+
+// check tells whether a change is legal on this table. raft itself protects
+// against none of these: removing the last voter panics every replica on
+// every replay, adding a voter as a learner takes its vote, and a late
+// promotion would bring a removed ID back. It depends on the table alone, so
+// that every replica decides alike.
+func (t *table) check(c change) error {
+	m := c.Member
+	old, known := t.members[m.ID]
+	switch c.Op {
+	case opAdd:
+		if err := m.Validate(); err != nil {
+			return err
+		}
+		if t.removed[m.ID] {
+			return refuse("id %v belonged to a member that was removed; ids are never used again: start %s with an empty data directory", m.ID, m.Name)
+		}
+		if known {
+			return refuse("%s is a member already", old.Name)
+		}
+		if x, taken := t.byName(m.Name); taken {
+			return refuse("the name %s belongs to the member with id %v; if that one is lost, remove it first: DELETE /members/%s", m.Name, x.ID, m.Name)
+		}
+		for _, x := range t.members {
+			if x.PeerURL == m.PeerURL {
+				return refuse("peer_url %s belongs to %s", m.PeerURL, x.Name)
+			}
+		}
+	case opUpdate:
+		if err := m.Validate(); err != nil {
+			return err
+		}
+		if !known || old.Name != m.Name {
+			return fmt.Errorf("%w: %s with id %v", ErrUnknownMember, m.Name, m.ID)
+		}
+		for _, x := range t.members {
+			if x.ID != m.ID && x.PeerURL == m.PeerURL {
+				return refuse("peer_url %s belongs to %s", m.PeerURL, x.Name)
+			}
+		}
+	case opPromote:
+		if !known {
+			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
+		}
+		if !old.Learner {
+			return refuse("%s votes already", old.Name)
+		}
+	case opRemove:
+		if !known {
+			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
+		}
+		if !old.Learner && t.voters() == 1 {
+			return refuse("%s is the only voter; the cluster cannot be left without one", old.Name)
+		}
+	default:
+		return fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
+	}
+	return nil
+}
+
+// apply carries out a change that check accepted. conf is what raft made of
+// it.
+func (t *table) apply(c change, conf raftpb.ConfState) {
+	t.conf = conf
+	m := t.members[c.Member.ID]
+	switch c.Op {
+	case opAdd:
+		m = c.Member
+		m.Learner = true
+	case opUpdate:
+		m.PeerURL, m.ClientURL = c.Member.PeerURL, c.Member.ClientURL
+	case opPromote:
+		m.Learner, m.Promote = false, false
+	case opRemove:
+		delete(t.members, m.ID)
+		t.removed[m.ID] = true
+		return
+	}
+	t.members[m.ID] = m
+}

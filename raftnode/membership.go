@@ -1,0 +1,305 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// changeTimeout bounds a membership change whose caller set no deadline.
+const changeTimeout = 8 * time.Second
+
+// AddMember adds a member as a learner. With Promote set the leader makes it a
+// voter as soon as it has caught up. Adding the same ID and name again is no
+// error: it updates the URLs if they differ, and created is false. Errors:
+// ErrBadMember, ErrRefused with the reason, ErrUnavailable, ErrOutcomeUnknown.
+func (n *Node) AddMember(ctx context.Context, m Member) (added Member, created bool, err error) {
+	if err := m.Validate(); err != nil {
+		return Member{}, false, err
+	}
+	a, err := n.change(ctx, changeRequest{Op: "add", Member: m})
+	return a.Member, a.Created, err
+}
+
+// RemoveMember removes a member for ever; its ID is never accepted again. It
+// is refused when the remaining voters would have no active majority, unless
+// force is set, and always for the last voter. A leader hands over first.
+func (n *Node) RemoveMember(ctx context.Context, name string, force bool) error {
+	_, err := n.change(ctx, changeRequest{Op: "remove", Name: name, Force: force})
+	return err
+}
+
+// PromoteMember makes a learner a voter. It is refused while the learner is
+// behind or not heard of.
+func (n *Node) PromoteMember(ctx context.Context, name string) error {
+	_, err := n.change(ctx, changeRequest{Op: "promote", Name: name})
+	return err
+}
+
+// TransferLeader makes the named voter the leader and returns when it is. It
+// is refused for a learner or a member that is not heard of.
+func (n *Node) TransferLeader(ctx context.Context, to string) error {
+	_, err := n.change(ctx, changeRequest{Op: "transfer", Name: to})
+	return err
+}
+
+// HandOver gives leadership to the voter that is nearest to it, if this node
+// leads and there is one, and returns when another node leads or ctx ends.
+func (n *Node) HandOver(ctx context.Context) {
+	var to ID
+	if n.call(ctx, func(c *core) {
+		if c.isLeader() {
+			to, _ = c.successor()
+		}
+	}) != nil || to == 0 {
+		return
+	}
+	if err := n.transfer(ctx, to); err != nil {
+		n.logger.Info("leadership was not handed over", "err", err)
+	}
+}
+
+// change carries a request out where the leader is.
+func (n *Node) change(ctx context.Context, req changeRequest) (changeAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	for {
+		st := n.status.Load()
+		if st.Leader == st.ID && st.Leader != 0 {
+			a, err := n.changeHere(ctx, req)
+			if !errors.Is(err, errNotLeader) {
+				return a, err
+			}
+		} else if leader, ok := st.Member(st.Leader); ok {
+			a, err := n.askLeader(ctx, leader.PeerURL, req)
+			if !errors.Is(err, errNotLeader) && !errors.Is(err, ErrUnavailable) {
+				return a, err
+			}
+		}
+		if err := n.pause(ctx); err != nil {
+			return changeAnswer{}, err
+		}
+	}
+}
+
+// pause waits a little for a leader to appear.
+func (n *Node) pause(ctx context.Context) error {
+	t := time.NewTimer(n.cfg.Tick)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-n.stopped:
+		return ErrStopped
+	case <-ctx.Done():
+		return fmt.Errorf("%w: no leader could be asked", ErrUnavailable)
+	}
+}
+
+// errNotLeader: leadership moved between the look and the call.
+var errNotLeader = fmt.Errorf("%w: this node does not lead", ErrUnavailable)
+
+// call runs f in the loop and waits for it.
+func (n *Node) call(ctx context.Context, f func(*core)) error {
+	done := make(chan struct{})
+	if !n.inbox.addCall(func(c *core) { f(c); close(done) }) {
+		return ErrStopped
+	}
+	select {
+	case <-done:
+		return nil
+	case <-n.stopped:
+		return ErrStopped
+	case <-ctx.Done():
+		return fmt.Errorf("%w (%w)", ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// changeHere carries a request out on the leader, which this node should be.
+func (n *Node) changeHere(ctx context.Context, req changeRequest) (changeAnswer, error) {
+	switch req.Op {
+	case "add":
+		return n.addHere(ctx, req.Member)
+	case "remove":
+		return changeAnswer{}, n.removeHere(ctx, req)
+	case "promote":
+		return changeAnswer{}, n.promoteHere(ctx, req.Name)
+	case "transfer":
+		return changeAnswer{}, n.transferHere(ctx, req.Name)
+	}
+	return changeAnswer{}, fmt.Errorf("%w: no operation %q", ErrBadMember, req.Op)
+}
+
+// decision is what the loop makes of a request: a change to propose, or an
+// error, or neither when there is nothing to do.
+type decision struct {
+	op     changeOp
+	member Member
+	err    error
+	to     ID // hand over to this one first
+}
+
+// decide lets the loop look at the request and, if it wants a change, propose
+// it in the same instant; then it waits until the change is applied here.
+func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decision, error) {
+	var d decision
+	done := make(chan error, 1)
+	var seq uint64
+	err := n.call(ctx, func(c *core) {
+		if ctx.Err() != nil {
+			return // the caller has left
+		}
+		if !c.isLeader() {
+			d.err = errNotLeader
+			return
+		}
+		if d = look(c); d.err != nil || d.op == "" {
+			return
+		}
+		if len(c.changes) > 0 {
+			d.err = refuse("another membership change is in progress; try again when it is done")
+			return
+		}
+		if d.err = c.members.check(change{Op: d.op, Member: d.member}); d.err == nil {
+			seq = c.proposeChange(d.op, d.member, done)
+		}
+	})
+	if err != nil {
+		return decision{}, err // d may still belong to the loop
+	}
+	if d.err != nil || seq == 0 {
+		return d, d.err
+	}
+	select {
+	case err := <-done:
+		return d, err
+	case <-n.stopped:
+		return d, ErrOutcomeUnknown
+	case <-ctx.Done():
+		// The entry may still come; stop proposing it again.
+		n.inbox.addCall(func(c *core) { delete(c.changes, seq) })
+		return d, fmt.Errorf("%w: the change was proposed but not committed in time; look at the members", ErrOutcomeUnknown)
+	}
+}
+
+func (n *Node) addHere(ctx context.Context, m Member) (changeAnswer, error) {
+	d, err := n.decide(ctx, func(c *core) decision {
+		old, known := c.members.members[m.ID]
+		if !known || old.Name != m.Name {
+			return decision{op: opAdd, member: m}
+		}
+		if old.PeerURL == m.PeerURL && old.ClientURL == m.ClientURL {
+			return decision{member: old}
+		}
+		old.PeerURL, old.ClientURL = m.PeerURL, m.ClientURL
+		return decision{op: opUpdate, member: old}
+	})
+	d.member.Learner = d.member.Learner || d.op == opAdd
+	return changeAnswer{Member: d.member, Created: d.op == opAdd}, err
+}
+
+func (n *Node) removeHere(ctx context.Context, req changeRequest) error {
+	d, err := n.decide(ctx, func(c *core) decision {
+		m, ok := c.members.byName(req.Name)
+		if !ok {
+			return decision{err: fmt.Errorf("%w: %q", ErrUnknownMember, req.Name)}
+		}
+		if !m.Learner && c.members.voters() > 1 && !req.Force {
+			if ok, active, voters := c.quorumAfter(0, m.ID); !ok {
+				return decision{err: refuse("removing %s would leave %d voters of which %d can be reached: no quorum. Bring the others back first, or use ?force=true if they are lost for ever", m.Name, voters, active)}
+			}
+		}
+		if m.ID == c.id && c.members.voters() > 1 {
+			if to, ok := c.successor(); ok {
+				return decision{to: to, member: m}
+			}
+		}
+		return decision{op: opRemove, member: m}
+	})
+	if err != nil || d.to == 0 {
+		return err
+	}
+	// A removed leader would go on leading a cluster it does not belong to:
+	// hand over, then let the new leader remove this node.
+	if err := n.transfer(ctx, d.to); err != nil {
+		return err
+	}
+	leader, ok := n.status.Load().Member(d.to)
+	if !ok {
+		return errNotLeader
+	}
+	for {
+		_, err := n.askLeader(ctx, leader.PeerURL, req)
+		if !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		if err := n.pause(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (n *Node) promoteHere(ctx context.Context, name string) error {
+	_, err := n.decide(ctx, func(c *core) decision {
+		m, ok := c.members.byName(name)
+		switch {
+		case !ok:
+			return decision{err: fmt.Errorf("%w: %q", ErrUnknownMember, name)}
+		case !m.Learner:
+			return decision{err: refuse("%s votes already", name)}
+		case !c.caughtUp(m.ID):
+			match, _ := c.match(m.ID)
+			return decision{err: refuse("%s is behind or not reachable: it has entry %d of %d; try again when it has caught up", name, match, c.commit)}
+		}
+		if ok, active, voters := c.quorumAfter(m.ID, 0); !ok {
+			return decision{err: refuse("with %s there would be %d voters of which %d can be reached: no quorum", name, voters, active)}
+		}
+		return decision{op: opPromote, member: m}
+	})
+	return err
+}
+
+func (n *Node) transferHere(ctx context.Context, name string) error {
+	d, err := n.decide(ctx, func(c *core) decision {
+		m, ok := c.members.byName(name)
+		switch {
+		case !ok:
+			return decision{err: fmt.Errorf("%w: %q", ErrUnknownMember, name)}
+		case m.Learner:
+			return decision{err: refuse("%s is a learner and cannot lead; promote it first", name)}
+		case m.ID == c.id:
+			return decision{}
+		case !c.active(m.ID):
+			return decision{err: refuse("%s has not been heard of lately and cannot lead", name)}
+		}
+		return decision{to: m.ID}
+	})
+	if err != nil || d.to == 0 {
+		return err
+	}
+	return n.transfer(ctx, d.to)
+}
+
+// transfer asks raft to move leadership and waits until it has moved.
+func (n *Node) transfer(ctx context.Context, to ID) error {
+	ticker := time.NewTicker(n.cfg.Tick)
+	defer ticker.Stop()
+	for asked := 0; ; asked++ {
+		if asked%20 == 0 { // raft gives a transfer up after an election timeout
+			if err := n.call(ctx, func(c *core) { c.transfer(to) }); err != nil {
+				return err
+			}
+		}
+		if n.status.Load().Leader == to {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-n.stopped:
+			return ErrStopped
+		case <-ctx.Done():
+			return fmt.Errorf("%w: leadership did not move in time", ErrUnavailable)
+		}
+	}
+}

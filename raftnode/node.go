@@ -1,0 +1,626 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+)
+
+// Peer is one entry of an initial cluster.
+type Peer struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}
+
+// Config describes a node. Only Dir, Name, PeerURL and ClientURL are
+// required.
+type Config struct {
+	// Dir is the data directory. It must exist and belong to this process
+	// alone. The node keeps identity, wal/ and snap/ in it.
+	Dir  string
+	Name string
+	// PeerURL is where other members reach Handler, ClientURL where clients
+	// reach the node. Both look like http://host:port.
+	PeerURL   string
+	ClientURL string
+	// InitialCluster lists all members of a new cluster, this one included;
+	// empty means a cluster of one. Join, if set, adds this node to a running
+	// cluster instead and returns its members; an error of Join ends Run.
+	// Both are ignored once the node belongs to a cluster.
+	InitialCluster []Peer
+	Join           func(ctx context.Context, self Member) ([]Member, error)
+	// ForceNewCluster makes this node the only voter of its cluster, with
+	// everything it has on disk: the way out when a majority is lost for
+	// ever. The other members must not be started again.
+	ForceNewCluster bool
+
+	// Tick is raft's unit of time, default 100 ms: a heartbeat is one tick,
+	// an election timeout 10 to 20.
+	Tick time.Duration
+	// SnapshotLogBytes is how much log may follow a snapshot before the next
+	// one is taken, default 16 MiB. KeepLogBytes of older log stay in memory
+	// for members that are a little behind, default 16 MiB.
+	SnapshotLogBytes int
+	KeepLogBytes     int
+	// QueueBytes bounds each of: proposals that wait, messages received but
+	// not handled, entries committed but not applied. Default 64 MiB.
+	QueueBytes int
+	// ProposeTimeout ends a Propose whose context has no earlier deadline,
+	// default 10 s. NoLeaderTimeout ends it when raft has not even taken the
+	// command, default 3 s.
+	ProposeTimeout  time.Duration
+	NoLeaderTimeout time.Duration
+
+	Logger *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	def := func(v *time.Duration, d time.Duration) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	defInt := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&c.Tick, 100*time.Millisecond)
+	def(&c.ProposeTimeout, 10*time.Second)
+	def(&c.NoLeaderTimeout, 3*time.Second)
+	defInt(&c.SnapshotLogBytes, 16<<20)
+	defInt(&c.KeepLogBytes, 16<<20)
+	defInt(&c.QueueBytes, 64<<20)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if len(c.InitialCluster) == 0 {
+		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}
+	}
+}
+
+// Node is one member of a replicated cluster. Open makes it, Run lives its
+// life; all other methods may be called from any goroutine in between.
+type Node struct {
+	cfg      Config
+	sm       StateMachine
+	self     identity
+	logger   *slog.Logger
+	client   *http.Client
+	inbox    *inbox
+	waiters  *waiters
+	progress *progress
+	applier  *applier
+	stopped  chan struct{} // closed when Run returns
+
+	status   atomic.Pointer[Status]
+	commit   atomic.Uint64
+	removed  atomic.Pointer[map[ID]bool]
+	identity atomic.Pointer[identity]     // what the peer listener tells others
+	raftHTTP atomic.Pointer[http.Handler] // nil until the transport runs
+
+	// owned by Run:
+	disk      disk
+	transport transport
+	core      *core
+	pulls     chan raftpb.Message // staged snapshots
+	pulling   bool
+	seen      published
+	leaveAt   uint64 // tick at which a removed node stops; 0 while it belongs
+}
+
+// Status is what a node knows about itself and its cluster.
+type Status struct {
+	ID        ID
+	Name      string
+	ClusterID ID
+	Role      Role
+	Leader    ID // zero while none is known
+	Term      uint64
+	Commit    uint64
+	Applied   uint64
+	Members   []Member // ordered by ID; not to be modified
+}
+
+// Role is what a member does in raft.
+type Role string
+
+// The roles. A candidate counts as a follower without a leader.
+const (
+	RoleLeader   Role = "leader"
+	RoleFollower Role = "follower"
+	RoleLearner  Role = "learner"
+)
+
+// Member returns a member of the status by ID.
+func (s Status) Member(id ID) (Member, bool) {
+	for _, m := range s.Members {
+		if m.ID == id {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// LeaderName returns the leader's name, or "" while none is known.
+func (s Status) LeaderName() string {
+	m, _ := s.Member(s.Leader)
+	return m.Name
+}
+
+// Open prepares a node on its data directory without any network. It returns
+// ErrBadMember for a configuration that cannot work and ErrDisk for a
+// directory that cannot be trusted.
+func Open(cfg Config, sm StateMachine) (*Node, error) {
+	cfg.setDefaults()
+	id, err := openIdentity(cfg.Dir, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := (Member{ID: id.ID, Name: cfg.Name, PeerURL: cfg.PeerURL, ClientURL: cfg.ClientURL}).Validate(); err != nil {
+		return nil, err
+	}
+	if err := checkInitial(cfg); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg: cfg, sm: sm, self: id, logger: cfg.Logger,
+		client:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second, ResponseHeaderTimeout: 10 * time.Second}},
+		inbox:    newInbox(),
+		waiters:  newWaiters(random64()),
+		progress: &progress{},
+		stopped:  make(chan struct{}),
+		pulls:    make(chan raftpb.Message, 1),
+	}
+	n.applier = newApplier(sm, n.waiters, n.progress)
+	n.identity.Store(&id)
+	n.removed.Store(&map[ID]bool{})
+	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower})
+	return n, nil
+}
+
+// checkInitial verifies that the initial cluster is a set of reachable names
+// that includes this node as it was configured.
+func checkInitial(cfg Config) error {
+	found := false
+	names, urls := map[string]bool{}, map[string]bool{}
+	for _, p := range cfg.InitialCluster {
+		if err := (Member{ID: 1, Name: p.Name, PeerURL: p.URL, ClientURL: p.URL}).Validate(); err != nil {
+			return fmt.Errorf("initial cluster: %w", err)
+		}
+		if names[p.Name] || urls[p.URL] {
+			return fmt.Errorf("%w: the initial cluster names %s=%s twice", ErrBadMember, p.Name, p.URL)
+		}
+		names[p.Name], urls[p.URL] = true, true
+		if p.Name == cfg.Name {
+			found = true
+			if p.URL != cfg.PeerURL {
+				return fmt.Errorf("%w: the initial cluster says that %s is reached at %s, but it advertises %s", ErrBadMember, p.Name, p.URL, cfg.PeerURL)
+			}
+		}
+	}
+	if !found {
+		return fmt.Errorf("%w: the initial cluster does not name this node, %s", ErrBadMember, cfg.Name)
+	}
+	return nil
+}
+
+// Run forms or joins the cluster if the node has none yet, then takes part in
+// it until ctx ends (nil), the node is removed (ErrRemoved), or something
+// happens after which it must not go on (any other error). Handler must be
+// served meanwhile. All calls that still wait when Run returns get an error.
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer close(n.stopped)
+	defer n.refuseAll()
+	if err := n.settle(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if err := n.recover(ctx); err != nil {
+		if n.disk != nil {
+			err = errors.Join(err, n.disk.close())
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	errorC := make(chan error, 1)
+	t, err := newHTTPTransport(n.self.ID, n.self.ClusterID, n.cfg.PeerURL, snapDir(n.cfg.Dir), n, errorC, n.logger)
+	if err != nil {
+		return errors.Join(fmt.Errorf("start the peer transport: %w", err), n.disk.close())
+	}
+	n.transport = t
+	for _, m := range n.peersAtStart() {
+		t.setPeer(m.ID, m.PeerURL)
+	}
+	handler := t.handler()
+	n.raftHTTP.Store(&handler)
+	return n.supervise(ctx, errorC)
+}
+
+// peersAtStart are the members to talk to first. A node that has just joined
+// has an empty table and uses what it was told.
+func (n *Node) peersAtStart() []Member {
+	if ms := n.core.members.list(); len(ms) > 0 {
+		return ms
+	}
+	return n.self.Peers
+}
+
+// supervise runs loop, applier and pulls, stops all of them when one ends,
+// and waits for them.
+func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := n.applier.run(ctx); err != nil {
+			cancel(err)
+		}
+	})
+	err := n.loop(ctx, cancel, &wg, errorC)
+	if err == nil {
+		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+			err = cause
+		}
+	}
+	cancel(err)
+	n.raftHTTP.Store(nil)
+	n.transport.stop()
+	wg.Wait()
+	n.client.CloseIdleConnections()
+	if errors.Is(err, ErrDisk) {
+		return err // closing would sync once more what must not be trusted
+	}
+	return errors.Join(err, n.disk.close())
+}
+
+// refuseAll answers everything that waits.
+func (n *Node) refuseAll() {
+	left := n.inbox.close()
+	n.waiters.failAll()
+	n.progress.failAll()
+	answerReads(left.reads, ErrStopped)
+	if n.core != nil {
+		answerReads(n.core.reads, ErrStopped)
+		if n.core.round != nil {
+			answerReads(n.core.round.reads, ErrStopped)
+		}
+	}
+}
+
+// checkpointTicks is how often the durable state is looked at.
+const checkpointTicks = 5
+
+// loop is the only goroutine that touches the core. Its saves are inline:
+// while the disk works, everything else gathers in the inbox, and at most one
+// Ready is outstanding.
+func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.WaitGroup, errorC <-chan error) (err error) {
+	defer func() {
+		if p, ok := recover().(raftPanic); ok {
+			err = fmt.Errorf("%w: raft found its log inconsistent: %s", ErrDisk, string(p))
+		}
+	}()
+	ticker := time.NewTicker(n.cfg.Tick)
+	defer ticker.Stop()
+	always := make(chan struct{})
+	close(always)
+	busy := always // work may be left over from the start
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-errorC:
+			n.logger.Error("the peer transport gave up", "err", err)
+			return ErrRemoved // the only critical error rafthttp knows
+		case <-ticker.C:
+			n.core.tick()
+			if n.core.now%checkpointTicks == 0 {
+				if err := n.checkpoint(); err != nil {
+					return err
+				}
+			}
+			if n.leaveAt != 0 && n.core.now >= n.leaveAt {
+				return ErrRemoved
+			}
+		case m := <-n.pulls:
+			n.pulling = false
+			n.core.staged(m)
+		case <-n.inbox.wake:
+		case <-busy:
+		}
+		n.deliver(n.inbox.take())
+		w, ok := n.core.next()
+		n.inbox.held(n.core.queueBytes)
+		busy = nil
+		if ok {
+			busy = always
+			if err := n.carryOut(ctx, w, fail, wg); err != nil {
+				return err
+			}
+		}
+		n.publish()
+	}
+}
+
+// deliver hands the mail to the core.
+func (n *Node) deliver(m mail) {
+	for _, msg := range m.msgs {
+		n.core.step(msg)
+	}
+	for _, id := range m.lost {
+		n.core.unreachable(id)
+	}
+	for _, f := range m.calls {
+		f(n.core)
+	}
+	if len(m.cmds) > 0 {
+		n.core.propose(m.cmds)
+	}
+	if len(m.reads) > 0 {
+		n.core.read(m.reads)
+	}
+}
+
+// carryOut does one piece of work in the order that makes it safe.
+func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFunc, wg *sync.WaitGroup) error {
+	n.transport.send(w.early)
+	if !raft.IsEmptySnap(w.snapshot) {
+		// The state goes first, to be made durable by the snapshot's fsync: a
+		// snapshot beyond the commit index on disk counts for nothing when
+		// the WAL is read, but its installation may be complete by then.
+		if err := n.disk.save(w.state, nil, true); err != nil {
+			return err
+		}
+		if err := n.disk.saveSnapshot(w.snapshot); err != nil {
+			return err
+		}
+	}
+	if err := n.disk.save(w.state, w.entries, w.sync); err != nil {
+		return err
+	}
+	h, err := n.core.done()
+	if err != nil {
+		return err
+	}
+	for _, p := range h.peers {
+		n.transport.setPeer(p.id, p.url)
+	}
+	// Only now: these messages are promises about the disk, and a follower
+	// must have applied a membership change before it answers, or it could
+	// win an election among members that are gone.
+	n.transport.send(w.late)
+	n.applier.put(h)
+	for _, m := range w.stage {
+		n.startPull(ctx, m, fail, wg)
+	}
+	if h.removed && n.leaveAt == 0 {
+		// Long enough to tell the others that the removal is committed.
+		n.leaveAt = n.core.now + uint64(n.core.limits.electionTicks)
+	}
+	return nil
+}
+
+// startPull begins to pull a snapshot's data unless a pull runs already.
+func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
+	if n.pulling || m.Snapshot.Metadata.Index <= n.core.commit {
+		if !n.pulling {
+			n.core.staged(m) // nothing to pull; raft answers that it is known
+		}
+		return
+	}
+	n.pulling = true
+	p := &puller{sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
+	sources := func() []string { return n.snapshotSources(ID(m.From)) }
+	wg.Go(func() {
+		n.logger.Info("pulling what a snapshot needs", "index", m.Snapshot.Metadata.Index, "from", ID(m.From).String())
+		switch err := p.pull(ctx, m.Snapshot, sources); {
+		case err == nil:
+			n.pulls <- m // capacity 1, one pull at a time
+		case ctx.Err() == nil:
+			fail(fmt.Errorf("pull snapshot %d: %w", m.Snapshot.Metadata.Index, err))
+		}
+	})
+}
+
+// snapshotSources lists peer URLs to pull from, the snapshot's sender first.
+func (n *Node) snapshotSources(first ID) []string {
+	members := n.status.Load().Members
+	if len(members) == 0 {
+		members = n.identity.Load().Peers
+	}
+	var urls []string
+	for _, m := range members {
+		switch m.ID {
+		case n.self.ID:
+		case first:
+			urls = append([]string{m.PeerURL}, urls...)
+		default:
+			urls = append(urls, m.PeerURL)
+		}
+	}
+	return urls
+}
+
+// checkpoint takes a local snapshot if it is time for one. It costs two small
+// writes, because the state itself is on disk already; then the log before it
+// may go.
+func (n *Node) checkpoint() error {
+	index, term, metaBytes, state, err := n.sm.Durable()
+	if err != nil {
+		return fmt.Errorf("look at the durable state: %w", err)
+	}
+	due, err := n.core.checkpoint(index)
+	if err != nil || !due {
+		return err
+	}
+	t, err := decodeTable(metaBytes)
+	if err != nil {
+		return err
+	}
+	s := raftpb.Snapshot{
+		Data:     snapshotData{meta: metaBytes, state: state}.encode(),
+		Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: index, Term: term},
+	}
+	if err := n.disk.saveSnapshot(s); err != nil {
+		return err
+	}
+	if err := n.core.log.snapshotted(s, n.core.limits.keepLogBytes); err != nil {
+		return err
+	}
+	n.logger.Debug("took a snapshot", "index", index, "term", term, "log_bytes", n.core.log.bytes)
+	return n.disk.release(index)
+}
+
+// published is what the last published Status was made from.
+type published struct {
+	term, lead uint64
+	state      raft.StateType
+	members    int // length and changes are told by the index of the last change
+	index      uint64
+}
+
+// publish makes the loop's view visible to everybody.
+func (n *Node) publish() {
+	c := n.core
+	n.commit.Store(c.commit)
+	now := published{c.term, c.lead, c.state, len(c.members.members), c.membersAt}
+	if now == n.seen {
+		return
+	}
+	if c.lead != n.seen.lead {
+		n.logger.Info("leader changed", "leader", c.members.members[ID(c.lead)].Name, "term", c.term)
+	}
+	n.seen = now
+	removed := make(map[ID]bool, len(c.members.removed))
+	for id := range c.members.removed {
+		removed[id] = true
+	}
+	n.removed.Store(&removed)
+	st := &Status{ID: n.self.ID, Name: n.self.Name, ClusterID: n.self.ClusterID, Role: RoleFollower, Leader: ID(c.lead), Term: c.term, Members: c.members.list()}
+	switch {
+	case c.isLeader():
+		st.Role = RoleLeader
+	case c.members.members[n.self.ID].Learner || len(st.Members) == 0:
+		st.Role = RoleLearner
+	}
+	n.status.Store(st)
+}
+
+// receive takes a message from the transport. When too much waits to be
+// applied, appends are dropped: the leader slows down and sends them again.
+func (n *Node) receive(m raftpb.Message) error {
+	limit := n.cfg.QueueBytes
+	if m.Type == raftpb.MsgApp && len(m.Entries) > 0 && n.applier.backlog() > limit {
+		return nil
+	}
+	n.inbox.addMessage(m, limit)
+	return nil
+}
+
+func (n *Node) isRemoved(id ID) bool { return (*n.removed.Load())[id] }
+func (n *Node) lost(id ID)           { n.inbox.addLost(uint64(id)) }
+
+// ID returns the node's raft ID.
+func (n *Node) ID() ID { return n.self.ID }
+
+// Status returns what the node knows now.
+func (n *Node) Status() Status {
+	st := *n.status.Load()
+	st.Applied = n.progress.index()
+	st.Commit = max(n.commit.Load(), st.Applied)
+	return st
+}
+
+// Stopped is closed when Run has returned.
+func (n *Node) Stopped() <-chan struct{} { return n.stopped }
+
+// Propose replicates a command and returns what the state machine answered
+// when it applied the command on this node. The same command may be applied
+// more than once: it is proposed again when an answer is late. Errors:
+// ErrCommandTooLarge, ErrOverloaded, ErrUnavailable and ErrStopped mean that
+// nothing happened; ErrOutcomeUnknown that it may have.
+func (n *Node) Propose(ctx context.Context, data []byte) (any, error) {
+	if len(data) > MaxCommandBytes {
+		return nil, fmt.Errorf("%w: %d of %d bytes", ErrCommandTooLarge, len(data), MaxCommandBytes)
+	}
+	if n.applier.backlog() > n.cfg.QueueBytes {
+		return nil, ErrOverloaded
+	}
+	w := n.waiters.add(data)
+	if !n.inbox.addCommand(command{origin: n.waiters.origin, seq: w.seq, data: data}, n.cfg.QueueBytes) {
+		n.waiters.drop(w)
+		select {
+		case <-n.stopped:
+			return nil, ErrStopped
+		default:
+			return nil, ErrOverloaded
+		}
+	}
+	timeout := time.NewTimer(n.cfg.NoLeaderTimeout)
+	defer timeout.Stop()
+	extended := false
+	for {
+		select {
+		case out := <-w.done:
+			return out.result, out.err
+		case <-ctx.Done():
+			return n.giveUp(w, context.Cause(ctx))
+		case <-timeout.C:
+			if extended || !n.waiters.wasAccepted(w) {
+				return n.giveUp(w, nil)
+			}
+			extended = true
+			timeout.Reset(n.cfg.ProposeTimeout - n.cfg.NoLeaderTimeout)
+		}
+	}
+}
+
+// giveUp ends a wait. An answer that came at the same instant is kept.
+func (n *Node) giveUp(w *waiter, cause error) (any, error) {
+	accepted := n.waiters.drop(w)
+	select {
+	case out := <-w.done:
+		return out.result, out.err
+	default:
+	}
+	base := ErrUnavailable
+	if accepted {
+		base = ErrOutcomeUnknown
+	}
+	if cause != nil {
+		return nil, fmt.Errorf("%w (%w)", base, cause)
+	}
+	return nil, base
+}
+
+// ReadIndex returns nil once this node has applied everything that was
+// acknowledged anywhere before the call. It returns ErrUnavailable when no
+// leader confirms that in time, or ErrStopped.
+func (n *Node) ReadIndex(ctx context.Context) error {
+	r := newRead()
+	if !n.inbox.addRead(r) {
+		return ErrStopped
+	}
+	timeout := time.NewTimer(n.cfg.NoLeaderTimeout)
+	defer timeout.Stop()
+	select {
+	case err := <-r.done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w (%w)", ErrUnavailable, context.Cause(ctx))
+	case <-timeout.C:
+		return ErrUnavailable
+	}
+}

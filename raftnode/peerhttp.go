@@ -1,0 +1,205 @@
+package raftnode
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+)
+
+// Paths of the peer listener beside rafthttp's.
+const (
+	identityPathHTTP = "/oncekv/identity"
+	snapshotPath     = "/oncekv/snapshot"
+	membersPath      = "/oncekv/members"
+	clusterHeader    = "Oncekv-Cluster"
+)
+
+// Handler serves the other members: raft messages, introductions, snapshot
+// data, and membership changes that were asked of a follower. It works before
+// Run, except for raft's part.
+func (n *Node) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+identityPathHTTP, n.serveIdentity)
+	mux.HandleFunc("GET "+snapshotPath, n.sameCluster(n.serveSnapshot))
+	mux.HandleFunc("POST "+membersPath, n.sameCluster(n.serveMembers))
+	mux.HandleFunc(rafthttp.RaftPrefix, n.serveRaft)
+	mux.HandleFunc(rafthttp.RaftPrefix+"/", n.serveRaft)
+	return mux
+}
+
+func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {
+	h := n.raftHTTP.Load()
+	if h == nil {
+		http.Error(w, "this node does not take part in its cluster yet", http.StatusServiceUnavailable)
+		return
+	}
+	(*h).ServeHTTP(w, r)
+}
+
+func (n *Node) serveIdentity(w http.ResponseWriter, r *http.Request) {
+	id := n.identity.Load()
+	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Founders: id.Founders, Members: n.status.Load().Members}
+	if id.ClusterID == 0 {
+		a.Initial = n.cfg.InitialCluster
+		if n.cfg.Join != nil {
+			a.Initial = nil
+		}
+	}
+	writeJSON(w, http.StatusOK, a)
+}
+
+// sameCluster refuses the requests of another cluster's members.
+func (n *Node) sameCluster(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if id := n.identity.Load().ClusterID; id == 0 || r.Header.Get(clusterHeader) != id.String() {
+			http.Error(w, "this node belongs to another cluster", http.StatusPreconditionFailed)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// serveSnapshot streams what another node's Stage asks for.
+func (n *Node) serveSnapshot(w http.ResponseWriter, r *http.Request) {
+	index, err := strconv.ParseUint(r.URL.Query().Get("index"), 10, 64)
+	if err != nil {
+		http.Error(w, "index is not a number", http.StatusBadRequest)
+		return
+	}
+	if have := n.progress.index(); have < index {
+		http.Error(w, fmt.Sprintf("this node has applied entry %d only", have), http.StatusServiceUnavailable)
+		return
+	}
+	out := &startedWriter{w: w}
+	if err := n.sm.Serve(r.Context(), r.URL.RawQuery, out); err != nil {
+		n.logger.Info("sending snapshot data broke off", "to", r.RemoteAddr, "err", err)
+		if out.started {
+			panic(http.ErrAbortHandler) // the receiver must see a broken body
+		}
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
+// startedWriter knows whether anything was written.
+type startedWriter struct {
+	w       http.ResponseWriter
+	started bool
+}
+
+func (s *startedWriter) Write(p []byte) (int, error) {
+	s.started = true
+	return s.w.Write(p)
+}
+
+// changeRequest is a membership change on its way to the leader.
+type changeRequest struct {
+	Op     string `json:"op"` // add, remove, promote, transfer
+	Name   string `json:"name,omitempty"`
+	Force  bool   `json:"force,omitempty"`
+	Member Member `json:"member,omitzero"`
+}
+
+type changeAnswer struct {
+	Member  Member `json:"member,omitzero"`
+	Created bool   `json:"created,omitempty"`
+	Kind    string `json:"kind,omitempty"` // of the error
+	Error   string `json:"error,omitempty"`
+}
+
+// errorKinds are the errors that survive the way between nodes.
+func errorKinds() map[string]error {
+	return map[string]error{
+		"unknown-member": ErrUnknownMember, "bad-member": ErrBadMember, "unavailable": ErrUnavailable,
+		"unknown-outcome": ErrOutcomeUnknown, "stopped": ErrStopped,
+	}
+}
+
+func (a *changeAnswer) setError(err error) {
+	a.Error = err.Error()
+	if errors.Is(err, ErrRefused) {
+		a.Kind = "refused"
+		return
+	}
+	for kind, e := range errorKinds() {
+		if errors.Is(err, e) {
+			a.Kind = kind
+			return
+		}
+	}
+}
+
+// remoteError keeps the sentence and the kind of an error of another node.
+type remoteError struct {
+	text string
+	kind error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.kind }
+
+func (a changeAnswer) err() error {
+	switch {
+	case a.Error == "":
+		return nil
+	case a.Kind == "refused":
+		return &RefusedError{Reason: a.Error}
+	}
+	kind := errorKinds()[a.Kind]
+	if kind == nil {
+		kind = ErrOutcomeUnknown
+	}
+	return &remoteError{a.Error, kind}
+}
+
+func (n *Node) serveMembers(w http.ResponseWriter, r *http.Request) {
+	var req changeRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&req); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a, err := n.changeHere(r.Context(), req)
+	if err != nil {
+		a.setError(err)
+	}
+	writeJSON(w, http.StatusOK, a)
+}
+
+// askLeader sends a change to the leader's peer listener.
+func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (changeAnswer, error) {
+	var a changeAnswer
+	body, err := json.Marshal(req)
+	if err != nil {
+		return a, fmt.Errorf("encode the change: %w", err)
+	}
+	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url+membersPath, bytes.NewReader(body))
+	if err != nil {
+		return a, err
+	}
+	hr.Header.Set(clusterHeader, n.identity.Load().ClusterID.String())
+	resp, err := n.client.Do(hr)
+	if err != nil {
+		return a, fmt.Errorf("%w: ask the leader at %s: %w", ErrOutcomeUnknown, url, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
+		return a, fmt.Errorf("%w: the leader at %s answered %s: %s", ErrUnavailable, url, resp.Status, text)
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&a); err != nil {
+		return a, fmt.Errorf("%w: read the leader's answer: %w", ErrOutcomeUnknown, err)
+	}
+	return a, a.err()
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the other side sees a broken body
+}

@@ -1,0 +1,277 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+)
+
+// firstIndex and firstTerm are where the log of a new cluster begins: after a
+// snapshot that holds the founders. Every later member therefore starts from
+// a snapshot too, and learns from it who belongs to the cluster.
+const (
+	firstIndex = 1
+	firstTerm  = 1
+)
+
+// recover opens log and state machine, brings them to agreement, and makes
+// the core.
+func (n *Node) recover(ctx context.Context) error {
+	if !n.self.Started {
+		if err := n.begin(); err != nil {
+			return err
+		}
+	}
+	d, st, err := openDisk(n.cfg.Dir, n.logger)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; replace it: remove the member, empty the data directory, join again", ErrDisk, walDir(n.cfg.Dir))
+	}
+	if err != nil {
+		return err
+	}
+	n.disk = d
+	return n.rebuild(ctx, st)
+}
+
+// rebuild makes the core from what the disk held.
+func (n *Node) rebuild(ctx context.Context, st diskState) error {
+	if err := n.finishInstall(ctx, st.snapshot); err != nil {
+		return err
+	}
+	applied, _, metaBytes, _, err := n.sm.Durable()
+	if err != nil {
+		return fmt.Errorf("look at the durable state: %w", err)
+	}
+	members := newTable(n.self.ClusterID)
+	if applied > 0 {
+		if members, err = decodeTable(metaBytes); err != nil {
+			return err
+		}
+		if members.cluster != n.self.ClusterID {
+			return fmt.Errorf("%w: the state in %s belongs to cluster %v, the identity to %v", ErrDisk, n.cfg.Dir, members.cluster, n.self.ClusterID)
+		}
+	}
+	if err := agree(&st, applied); err != nil {
+		return err
+	}
+	if n.cfg.ForceNewCluster {
+		if err := n.forceNewCluster(&st, members); err != nil {
+			return err
+		}
+	}
+	log := newMemlog()
+	if !raft.IsEmptySnap(st.snapshot) {
+		if err := log.restore(st.snapshot); err != nil {
+			return err
+		}
+	}
+	if err := log.SetHardState(st.state); err != nil {
+		return err
+	}
+	if err := log.add(st.entries); err != nil {
+		return err
+	}
+	n.progress.set(applied)
+	n.core, err = newCore(n.self.ID, log, members, applied, n.waiters, n.progress, coreLimits{
+		electionTicks:    10,
+		retryTicks:       10,
+		readTicks:        5,
+		snapshotTicks:    30,
+		inflightBatches:  4,
+		queueBytes:       n.cfg.QueueBytes,
+		snapshotLogBytes: n.cfg.SnapshotLogBytes,
+		keepLogBytes:     n.cfg.KeepLogBytes,
+		promoteLag:       1000,
+	}, n.logger)
+	if err != nil {
+		return err
+	}
+	n.publish()
+	return nil
+}
+
+// begin makes the first durable state of a founder (the founding snapshot) or
+// of a node that joins (nothing). It can be repeated until Started is on
+// disk: before that the node has sent nothing.
+func (n *Node) begin() error {
+	var first raftpb.Snapshot
+	if len(n.self.Founders) > 0 {
+		t := founding(n.self.ClusterID, n.self.Founders)
+		metaBytes, err := t.encode()
+		if err != nil {
+			return err
+		}
+		index, _, _, _, err := n.sm.Durable()
+		if err == nil && index == 0 {
+			err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes)
+		}
+		if err != nil {
+			return fmt.Errorf("store the founders: %w", err)
+		}
+		_, _, metaBytes, state, err := n.sm.Durable()
+		if err != nil {
+			return fmt.Errorf("store the founders: %w", err)
+		}
+		first = raftpb.Snapshot{
+			Data:     snapshotData{meta: metaBytes, state: state}.encode(),
+			Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: firstIndex, Term: firstTerm},
+		}
+	}
+	d, err := createDisk(n.cfg.Dir, first, n.logger)
+	if err != nil {
+		return err
+	}
+	if err := d.close(); err != nil {
+		return err
+	}
+	n.self.Started = true
+	if err := n.self.save(n.cfg.Dir); err != nil {
+		return err
+	}
+	id := n.self
+	n.identity.Store(&id)
+	return nil
+}
+
+// finishInstall completes a snapshot installation that a crash interrupted:
+// the WAL promises the snapshot, the state machine does not have it yet.
+func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
+	applied, _, _, _, err := n.sm.Durable()
+	if err != nil {
+		return fmt.Errorf("look at the durable state: %w", err)
+	}
+	if applied >= s.Metadata.Index {
+		return nil
+	}
+	n.logger.Info("finishing the installation of a snapshot", "index", s.Metadata.Index, "applied", applied)
+	d, err := decodeSnapshot(s.Data)
+	if err != nil {
+		return err
+	}
+	t, err := decodeTable(d.meta)
+	if err != nil {
+		return err
+	}
+	p := &puller{sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
+	err = p.pull(ctx, s, func() []string {
+		var urls []string
+		for _, m := range t.list() {
+			if m.ID != n.self.ID {
+				urls = append(urls, m.PeerURL)
+			}
+		}
+		return urls
+	})
+	if errors.Is(err, errNoSource) {
+		return fmt.Errorf("%w: the state machine stands at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, applied, s.Metadata.Index)
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.sm.Install(s.Metadata.Index, s.Metadata.Term, d.meta, d.state); err != nil {
+		return fmt.Errorf("install snapshot %d: %w", s.Metadata.Index, err)
+	}
+	return nil
+}
+
+// agree makes the commit index fit log and state. The WAL does not fsync a
+// commit index that comes alone, so the one on disk may be older than what
+// was applied on the strength of it, or (written just before a snapshot's
+// record that a crash cut off) newer than the log.
+func agree(st *diskState, applied uint64) error {
+	last := st.snapshot.Metadata.Index
+	if n := len(st.entries); n > 0 {
+		last = st.entries[n-1].Index
+	}
+	if last < applied {
+		return fmt.Errorf("%w: the log ends at entry %d, but entry %d was applied: synced entries are missing; replace this node: remove the member, empty the data directory, join again", ErrDisk, last, applied)
+	}
+	st.state.Commit = min(max(st.state.Commit, applied), last)
+	return nil
+}
+
+// forceNewCluster appends committed entries that remove all other members, so
+// that this node can go on alone with everything it has. Entries that the
+// lost majority may have acknowledged are kept and count as committed.
+func (n *Node) forceNewCluster(st *diskState, members *table) error {
+	if members.voters() == 1 && members.conf.Voters[0] == uint64(n.self.ID) && len(members.members) == 1 {
+		return nil
+	}
+	if _, ok := members.members[n.self.ID]; !ok {
+		return fmt.Errorf("%w: --force-new-cluster needs a node that belongs to a cluster; %s holds no member table", ErrRefused, n.cfg.Dir)
+	}
+	// Replay the member table to the end of the log to know whom to remove.
+	copied, err := members.encode()
+	if err != nil {
+		return err
+	}
+	t, err := decodeTable(copied)
+	if err != nil {
+		return err
+	}
+	last, lastTerm := st.snapshot.Metadata.Index, st.snapshot.Metadata.Term
+	applied, _, _, _, err := n.sm.Durable()
+	if err != nil {
+		return err
+	}
+	for _, e := range st.entries {
+		last, lastTerm = e.Index, e.Term
+		if e.Type == raftpb.EntryConfChange && e.Index > applied {
+			if c, _, err := decodeChange(e.Data); err == nil && t.check(c) == nil {
+				t.apply(c, confAfter(t.conf, c))
+			}
+		}
+	}
+	var changes []change
+	if t.members[n.self.ID].Learner {
+		changes = append(changes, change{Op: opPromote, Member: t.members[n.self.ID]})
+	}
+	for _, m := range t.list() {
+		if m.ID != n.self.ID {
+			changes = append(changes, change{Op: opRemove, Member: m})
+		}
+	}
+	term := max(st.state.Term, lastTerm)
+	for _, c := range changes {
+		cc, err := c.confChange()
+		if err != nil {
+			return err
+		}
+		data, err := cc.Marshal()
+		if err != nil {
+			return fmt.Errorf("encode conf change: %w", err)
+		}
+		last++
+		st.entries = append(st.entries, raftpb.Entry{Type: raftpb.EntryConfChange, Index: last, Term: term, Data: data})
+	}
+	st.state.Term, st.state.Commit = term, last
+	n.logger.Warn("forcing a new cluster of this node alone", "removed", len(changes), "commit", last)
+	return n.disk.save(st.state, st.entries[len(st.entries)-len(changes):], true)
+}
+
+// confAfter is what raft makes of a change; needed only where no raft runs.
+func confAfter(cs raftpb.ConfState, c change) raftpb.ConfState {
+	id := uint64(c.Member.ID)
+	without := func(ids []uint64) (rest []uint64) {
+		for _, x := range ids {
+			if x != id {
+				rest = append(rest, x)
+			}
+		}
+		return rest
+	}
+	switch c.Op {
+	case opAdd:
+		cs.Learners = append(without(cs.Learners), id)
+	case opPromote:
+		cs.Learners = without(cs.Learners)
+		cs.Voters = append(without(cs.Voters), id)
+	case opRemove:
+		cs.Learners, cs.Voters = without(cs.Learners), without(cs.Voters)
+	}
+	return cs
+}

@@ -1,0 +1,47 @@
+package raftnode
+
+import (
+	"context"
+	"io"
+)
+
+// StateMachine is what a node replicates. Its methods take plain types, so
+// that an implementation needs nothing of this package.
+//
+// Apply, Bootstrap and Install are called by one goroutine at a time, with
+// indexes that only grow. The other methods may be called at any time from any
+// goroutine. An error of Apply, Bootstrap, Install or Durable means that the
+// disk cannot be trusted any more: the node stops with it.
+type StateMachine interface {
+	// Durable returns the newest state that would survive a crash: index and
+	// term of its last entry, the meta bytes stored with it, and a
+	// description of it (a few hundred bytes) that Stage and Install
+	// understand on another node. All four belong to the same instant.
+	// Index 0 means that nothing was ever stored.
+	Durable() (index, term uint64, meta, snapshot []byte, err error)
+
+	// Bootstrap gives an empty state machine its first durable position.
+	Bootstrap(index, term uint64, meta []byte) error
+
+	// Apply executes the commands of one committed entry, in order, and
+	// returns one result each. It must depend on nothing but its arguments
+	// and the state. A meta that is not nil replaces the stored one in the
+	// same transaction that stores the index. It may block to limit memory.
+	Apply(index, term uint64, commands [][]byte, meta []byte) ([]any, error)
+
+	// Resolve tells what Apply would have answered to a command whose effect
+	// is already part of the state. decided is false if it is not.
+	Resolve(command []byte) (result any, decided bool, err error)
+
+	// Stage pulls whatever this state lacks of a snapshot into a durable
+	// side area and verifies it, without changing the state. fetch asks
+	// another node's Serve. An interrupted Stage is resumed by the next one.
+	Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error)) error
+
+	// Install makes the staged data the state at index. Repeating it after a
+	// crash finishes it.
+	Install(index, term uint64, meta, snapshot []byte) error
+
+	// Serve answers one fetch of another node's Stage.
+	Serve(ctx context.Context, query string, w io.Writer) error
+}

@@ -1,0 +1,129 @@
+package raftnode
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
+	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
+	"golang.org/x/time/rate"
+)
+
+// transport carries raft's messages. Losing, repeating and reordering them is
+// allowed; blocking is not.
+type transport interface {
+	send(msgs []raftpb.Message)
+	// setPeer adds or updates a member; an empty URL removes it.
+	setPeer(id ID, url string)
+	stop()
+}
+
+// receiver is the node as the transport sees it.
+type receiver interface {
+	receive(m raftpb.Message) error
+	isRemoved(id ID) bool
+	lost(id ID) // a message to id could not be sent
+}
+
+// httpTransport is rafthttp: two streams and a pipeline a member.
+type httpTransport struct {
+	self ID
+	t    *rafthttp.Transport
+
+	mu    sync.Mutex
+	peers map[ID]string
+}
+
+// peerMessageBytesMax bounds a message in a pipeline's body. The largest that
+// raft sends holds one full entry; rafthttp itself would take any size.
+const peerMessageBytesMax = 8 << 20
+
+func newHTTPTransport(self, cluster ID, url string, snapDir string, r receiver, errorC chan error, logger *slog.Logger) (*httpTransport, error) {
+	zl := zapLogger(logger)
+	urls, err := types.NewURLs([]string{url})
+	if err != nil {
+		return nil, err
+	}
+	t := &rafthttp.Transport{
+		Logger:             zl,
+		DialTimeout:        2 * time.Second,
+		DialRetryFrequency: rate.Every(100 * time.Millisecond),
+		ID:                 types.ID(self),
+		URLs:               urls,
+		ClusterID:          types.ID(cluster),
+		Raft:               raftEnd{r},
+		Snapshotter:        snap.New(zl, snapDir),
+		ServerStats:        stats.NewServerStats(self.String(), self.String()),
+		LeaderStats:        stats.NewLeaderStats(zl, self.String()),
+		ErrorC:             errorC,
+	}
+	if err := t.Start(); err != nil {
+		return nil, err
+	}
+	return &httpTransport{self: self, t: t, peers: map[ID]string{}}, nil
+}
+
+func (h *httpTransport) send(msgs []raftpb.Message) { h.t.Send(msgs) }
+
+func (h *httpTransport) setPeer(id ID, url string) {
+	if id == h.self {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old, known := h.peers[id]
+	switch {
+	case url == "" && known:
+		h.t.RemovePeer(types.ID(id))
+		delete(h.peers, id)
+		return
+	case url == "" || old == url:
+		return
+	case known:
+		h.t.UpdatePeer(types.ID(id), []string{url})
+	default:
+		h.t.AddPeer(types.ID(id), []string{url})
+	}
+	h.peers[id] = url
+}
+
+func (h *httpTransport) stop() { h.t.Stop() }
+
+// handler serves what other members send. The snapshot path of rafthttp is
+// closed: data is pulled here, never pushed.
+func (h *httpTransport) handler() http.Handler {
+	inner := h.t.Handler()
+	mux := http.NewServeMux()
+	mux.Handle(rafthttp.RaftSnapshotPrefix, http.NotFoundHandler())
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > peerMessageBytesMax {
+			http.Error(w, "a raft message is never this large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, peerMessageBytesMax)
+		inner.ServeHTTP(w, r)
+	})
+	return mux
+}
+
+// raftEnd adapts a receiver to rafthttp.
+type raftEnd struct{ r receiver }
+
+func (e raftEnd) Process(_ context.Context, m raftpb.Message) error { return e.r.receive(m) }
+func (e raftEnd) IsIDRemoved(id uint64) bool                        { return e.r.isRemoved(ID(id)) }
+func (e raftEnd) ReportUnreachable(id uint64)                       { e.r.lost(ID(id)) }
+
+// ReportSnapshot tells only of the message's delivery; the core decides about
+// snapshots by the receiver's acknowledgement.
+func (e raftEnd) ReportSnapshot(id uint64, status raft.SnapshotStatus) {
+	if status == raft.SnapshotFailure {
+		e.r.lost(ID(id))
+	}
+}

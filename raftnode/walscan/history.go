@@ -1,0 +1,144 @@
+package walscan
+
+import (
+	"fmt"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/wal/walpb"
+)
+
+// termStepMax bounds how far a term may jump. Terms grow by one an election, so
+// a larger step is another record's field read as a term.
+const termStepMax = 1 << 32
+
+// history follows what the records say. The checksum does not cover a record's
+// type, so a record has to make sense too.
+type history struct {
+	lastIndex, lastTerm uint64 // of the last entry
+	known               uint64 // entries up to here are in the log, in a snapshot, or purged
+	state               raftpb.HardState
+	termMax             uint64 // highest term seen
+	termKnown           bool   // termMax means something
+	snapshotIndex       uint64
+	entries             int
+}
+
+// newHistory starts at the first segment there is: what its name says came
+// before it is taken as given.
+func newHistory(first segment) history {
+	h := history{termKnown: first.seq == 0}
+	if first.index > 0 {
+		h.known = first.index - 1
+	}
+	return h
+}
+
+func (h *history) fill(r *Report) {
+	r.LastIndex, r.SnapshotIndex, r.Entries = h.lastIndex, h.snapshotIndex, h.entries
+	r.Commit, r.Term = h.state.Commit, h.state.Term
+}
+
+// segment checks the index in a segment's name: that of the entry expected next.
+// It may be lower, since etcd forgets snapshots when it counts after a restart.
+func (h *history) segment(index uint64) error {
+	if index > h.known+1 {
+		return fmt.Errorf("its name says it continues at index %d, but the log before it ends at index %d, so entries are missing", index, h.known)
+	}
+	return nil
+}
+
+// record takes in the next record of type entry, state or snapshot.
+func (h *history) record(rec record) error {
+	switch rec.typ {
+	case entryType:
+		return h.entry(rec.data)
+	case stateType:
+		return h.hardState(rec.data)
+	}
+	return h.snapshot(rec.data)
+}
+
+func (h *history) entry(data []byte) error {
+	e, ok := parseEntry(data)
+	if !ok {
+		return fmt.Errorf("a record of type entry holds no entry")
+	}
+	if e.Index > h.known+1 {
+		return fmt.Errorf("entry %d follows index %d, so entries are missing before it", e.Index, h.known)
+	}
+	if h.implausible(e.Term) || e.Index == h.lastIndex+1 && e.Term < h.lastTerm {
+		return fmt.Errorf("entry %d has term %d, which cannot follow term %d", e.Index, e.Term, max(h.lastTerm, h.termMax))
+	}
+	h.lastIndex, h.lastTerm, h.known = e.Index, e.Term, e.Index
+	h.entries++
+	h.term(e.Term)
+	return nil
+}
+
+func (h *history) hardState(data []byte) error {
+	s, ok := parseState(data)
+	if !ok {
+		return fmt.Errorf("a record of type state holds no hard state")
+	}
+	if h.implausible(s.Term) || s.Term < h.termMax {
+		return fmt.Errorf("a hard state has term %d, which cannot follow term %d", s.Term, h.termMax)
+	}
+	h.state = s
+	h.term(s.Term)
+	return nil
+}
+
+func (h *history) snapshot(data []byte) error {
+	s, ok := parseSnapshot(data)
+	if !ok {
+		return fmt.Errorf("a record of type snapshot holds no snapshot")
+	}
+	h.snapshotIndex = max(h.snapshotIndex, s.Index)
+	h.known = max(h.known, s.Index)
+	return nil
+}
+
+func (h *history) term(t uint64) {
+	h.termMax, h.termKnown = max(h.termMax, t), true
+}
+
+func (h *history) implausible(term uint64) bool {
+	return h.termKnown && term > h.termMax && term-h.termMax > termStepMax
+}
+
+// plausible tells whether a record of which the checksum cannot be verified
+// could stand somewhere behind this history.
+func (h *history) plausible(rec record) bool {
+	const near = 1 << 24 // entries
+	switch rec.typ {
+	case entryType:
+		e, ok := parseEntry(rec.data)
+		return ok && e.Index < h.known+near && h.known < e.Index+near && !h.implausible(e.Term)
+	case stateType:
+		s, ok := parseState(rec.data)
+		return ok && s.Term >= h.state.Term && !h.implausible(s.Term)
+	case snapshotType:
+		_, ok := parseSnapshot(rec.data)
+		return ok
+	}
+	return false
+}
+
+// The parsers accept a message only if it would be encoded to as many bytes
+// again: unknown or repeated fields are a message of another type.
+
+func parseEntry(data []byte) (e raftpb.Entry, ok bool) {
+	err := e.Unmarshal(data)
+	return e, err == nil && e.Size() == len(data) && e.Index > 0 && e.Type >= raftpb.EntryNormal && e.Type <= raftpb.EntryConfChangeV2
+}
+
+func parseState(data []byte) (s raftpb.HardState, ok bool) {
+	err := s.Unmarshal(data)
+	return s, err == nil && s.Size() == len(data)
+}
+
+func parseSnapshot(data []byte) (s walpb.Snapshot, ok bool) {
+	err := s.Unmarshal(data)
+	known := walpb.Snapshot{Index: s.Index, Term: s.Term, ConfState: s.ConfState} // s keeps unknown fields
+	return s, err == nil && known.Size() == len(data)
+}

@@ -1,0 +1,76 @@
+package walscan
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+)
+
+// Repair removes the torn tail that Check reported, and nothing before it. The
+// segment is first copied to a file of the same name with .broken appended,
+// replacing an earlier such copy. Everything is flushed when Repair returns nil.
+// It does nothing when the report has no torn tail. It fails when the segment is
+// in use, and may then be called again.
+func Repair(report Report) (err error) {
+	if !report.Torn {
+		return nil
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cut off the torn end of %s: %w", report.TornFile, err)
+		}
+	}()
+	f, err := fileutil.TryLockFile(report.TornFile, os.O_RDWR, fileutil.PrivateFileMode)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() < report.TornOffset {
+		return fmt.Errorf("the file changed since it was checked: it has %d bytes, and the torn end began at %d", st.Size(), report.TornOffset)
+	}
+	if err := keepCopy(f.File, report.TornFile+".broken"); err != nil {
+		return err
+	}
+	// Back to its size, because etcd appends faster to what is preallocated;
+	// to a multiple of 8, because it fails on half a header at the end.
+	if err := f.Truncate(report.TornOffset); err != nil {
+		return err
+	}
+	if err := f.Truncate(st.Size() &^ 7); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+// keepCopy writes what f holds to path and flushes it, the name included.
+func keepCopy(f *os.File, path string) (err error) {
+	to, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, fileutil.PrivateFileMode)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	if _, err := io.Copy(to, io.NewSectionReader(f, 0, 1<<62)); err != nil {
+		return err
+	}
+	if err := to.Sync(); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return d.Sync()
+}

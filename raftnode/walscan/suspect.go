@@ -1,0 +1,140 @@
+package walscan
+
+import (
+	"bytes"
+	"fmt"
+	"hash/crc32"
+)
+
+// suspect is the end of the last segment from the first frame on that does not
+// read. It is either an unflushed tail that was torn, or damage.
+type suspect struct {
+	b   []byte // to the end of the file
+	off int64  // of b in the file
+	crc uint32 // running checksum before b
+	log history
+}
+
+// damaged says why the bytes cannot be an unflushed tail, or nothing.
+func (t *suspect) damaged() string {
+	written := len(bytes.TrimRight(t.b, "\x00"))
+	if written <= headerBytes {
+		return "" // at most a header got out
+	}
+	if at, ok := t.validAfter(); ok {
+		return fmt.Sprintf("yet a good record follows at offset %d", t.off+int64(at))
+	}
+	if reason := t.complete(written); reason != "" {
+		return "yet the record was completely written: " + reason
+	}
+	if !t.torn(written) {
+		return "without any sign of a torn write"
+	}
+	return ""
+}
+
+// validAfter looks for a good record behind the suspect frame: one whose
+// checksum continues that of the frame before it, or one that makes sense where
+// it stands. The suspect frame itself counts as the one before, since its
+// stored checksum may have survived.
+func (t *suspect) validAfter() (at int, ok bool) {
+	for at := 0; at < len(t.b); at += 8 {
+		rec, n, ok := frameAt(t.b[at:])
+		if !ok {
+			continue
+		}
+		if at > 0 && t.log.plausible(rec) {
+			return at, true
+		}
+		next, _, ok := frameAt(t.b[at+n:])
+		if !ok || next.data == nil || !next.chains(rec.crc) {
+			continue
+		}
+		if at == 0 {
+			return n, true
+		}
+		return at, true
+	}
+	return 0, false
+}
+
+// complete tells whether all of the suspect record is there, but for one damaged
+// place in what no checksum protects, or for one damaged byte in what it does.
+func (t *suspect) complete(written int) string {
+	body := t.b[headerBytes:]
+	if rec, _, ok := parsePrefix(body); ok && rec.data != nil && rec.chains(t.crc) {
+		return "its data matches the checksum, and the frame around it is damaged"
+	}
+	size, _, ok := splitHeader(t.b)
+	if !ok || size > int64(len(body)) {
+		return ""
+	}
+	body = body[:size]
+	if t.wrongPrefix(body) {
+		return "its data matches the checksum but for one byte in front of it"
+	}
+	if rec, ok := parseRecord(body); ok {
+		sum := crc32.Update(t.crc, castagnoli, rec.data)
+		if oneByteWrong(sum^rec.crc, len(rec.data), written-headerBytes-rec.dataOff) {
+			return "its data differs from the checksum in one byte"
+		}
+	}
+	return ""
+}
+
+// wrongPrefix tells whether body is a whole record with one wrong byte before
+// its data: in the type, the checksum or the length. The right bytes follow from
+// the data, for each length they may have together.
+func (t *suspect) wrongPrefix(body []byte) bool {
+	const prefixMin, prefixMax = 6, 15
+	for n := prefixMin; n <= min(prefixMax, len(body)); n++ {
+		sum := crc32.Update(t.crc, castagnoli, body[n:])
+		for typ := uint64(metadataType); typ <= snapshotType; typ++ {
+			want := appendPrefix(nil, typ, sum, len(body)-n)
+			if len(want) == n && differences(want, body[:n]) <= 1 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func differences(a, b []byte) int {
+	n := 0
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return n
+}
+
+// torn tells whether the suspect frame looks as a torn write leaves it. Sectors
+// are written whole or not at all, so a header is there with the rest of its
+// sector or missing with it; a write that was cut off leaves zeros to the end.
+func (t *suspect) torn(written int) bool {
+	if allZero(t.b[:headerBytes]) {
+		return allZero(t.b[:min(t.sectorLeft(0), len(t.b))])
+	}
+	size, pad, ok := splitHeader(t.b)
+	if !ok {
+		return false
+	}
+	if headerBytes+size > int64(written) {
+		return true
+	}
+	frame := t.b[:headerBytes+size+pad]
+	for at := headerBytes; at < len(frame); {
+		end := min(at+t.sectorLeft(at), len(frame))
+		if allZero(frame[at:end]) {
+			return true
+		}
+		at = end
+	}
+	return false
+}
+
+// sectorLeft counts the bytes from b[at] to the end of its sector in the file.
+func (t *suspect) sectorLeft(at int) int {
+	return sectorBytes - int((t.off+int64(at))%sectorBytes)
+}
