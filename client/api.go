@@ -1,0 +1,281 @@
+package client
+
+import (
+	"encoding/base64"
+	"fmt"
+	"time"
+	"unicode/utf8"
+)
+
+// Headers of the API that HTTP itself does not define.
+const (
+	HeaderRevision = "Oncekv-Revision" // decimal revision of the key's one put
+	HeaderPutID    = "Oncekv-Put-Id"   // the caller's name of a put: 1 to 64 visible ASCII bytes
+	HeaderTime     = "Oncekv-Time"     // RFC 3339 with nanoseconds; Last-Modified keeps whole seconds only
+	HeaderCache    = "Oncekv-Cache"    // hit, peer or load, on answers of cache nodes
+)
+
+// ContentTypeProblem is the media type of every error document (RFC 9457).
+const ContentTypeProblem = "application/problem+json"
+
+// The values of Problem.Type. They say more than the status alone, so that an
+// error keeps its meaning over the wire; whoever does not know a type goes by
+// the status.
+const (
+	ProblemInvalid          = "urn:oncekv:problem:invalid"            // 400: malformed request, key, parameter or body
+	ProblemDigestMismatch   = "urn:oncekv:problem:digest-mismatch"    // 400: the body is not what Repr-Digest says
+	ProblemForbidden        = "urn:oncekv:problem:forbidden"          // 403: refused cross-origin request
+	ProblemNotFound         = "urn:oncekv:problem:not-found"          // 404: the key is not set
+	ProblemNoRoute          = "urn:oncekv:problem:no-route"           // 404: no such resource in this API
+	ProblemUnknownMember    = "urn:oncekv:problem:unknown-member"     // 404: no member of that name
+	ProblemMethod           = "urn:oncekv:problem:method-not-allowed" // 405
+	ProblemConflict         = "urn:oncekv:problem:conflict"           // 409: the key is set to other bytes
+	ProblemRefused          = "urn:oncekv:problem:refused"            // 409: a cluster change that must not happen now
+	ProblemLengthRequired   = "urn:oncekv:problem:length-required"    // 411
+	ProblemPrecondition     = "urn:oncekv:problem:precondition"       // 412: If-None-Match or If-Match is false
+	ProblemTooLarge         = "urn:oncekv:problem:too-large"          // 413: over limit_bytes
+	ProblemUnsupportedMedia = "urn:oncekv:problem:unsupported-media"  // 415: Content-Encoding
+	ProblemRange            = "urn:oncekv:problem:range"              // 416
+	ProblemOverloaded       = "urn:oncekv:problem:overloaded"         // 429 or 503: definitely not proposed
+	ProblemInternal         = "urn:oncekv:problem:internal"           // 500
+	ProblemUnavailable      = "urn:oncekv:problem:unavailable"        // 503: no leader, not ready: definitely not proposed
+	ProblemOutcomeUnknown   = "urn:oncekv:problem:outcome-unknown"    // 504: repeat the same put
+	ProblemDiskReserve      = "urn:oncekv:problem:disk-reserve"       // 507: a voter's disk is below its reserve
+)
+
+// EncodingBase64 is the value of an "encoding" field whose "value" is standard
+// base64 with padding. Without the field the value is UTF-8 text.
+const EncodingBase64 = "base64"
+
+// Record is what the API says about a set key besides its bytes. A key that
+// is not UTF-8 is in KeyBase64 and Key is empty.
+type Record struct {
+	Key         string     `json:"key,omitempty"`
+	KeyBase64   string     `json:"key_base64,omitempty"`
+	Revision    uint64     `json:"revision"`
+	SHA256      string     `json:"sha256"` // lower-case hex of the value's SHA-256
+	Size        int64      `json:"size"`   // bytes
+	ContentType string     `json:"content_type,omitempty"`
+	Time        *time.Time `json:"time,omitempty"` // the proposer's clock, UTC
+}
+
+// RawKey returns the key's bytes, whichever field holds them.
+func (r Record) RawKey() (string, error) { return RawKey(r.Key, r.KeyBase64) }
+
+// Document is a record with its value: GET /key/{key}?format=json.
+type Document struct {
+	Record
+	Value    string `json:"value"`
+	Encoding string `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
+}
+
+// PutDocument is the body of POST /key. A pointer tells an absent field from
+// an empty one: exactly one of Key and KeyBase64 is given, and Value always.
+type PutDocument struct {
+	Key         *string `json:"key,omitempty"`
+	KeyBase64   *string `json:"key_base64,omitempty"`
+	Value       *string `json:"value"`
+	Encoding    string  `json:"encoding,omitempty"`
+	ContentType string  `json:"content_type,omitempty"`
+}
+
+// PutAnswer is the body of a put's 200 and 201: the key as it is set now.
+type PutAnswer struct {
+	Key       string `json:"key,omitempty"`
+	KeyBase64 string `json:"key_base64,omitempty"`
+	Revision  uint64 `json:"revision"`
+	SHA256    string `json:"sha256"`
+	Size      int64  `json:"size"`
+	Created   bool   `json:"created"` // this put (or an earlier try of it, told by its id) is the one that won
+}
+
+// RawKey returns the key's bytes, whichever field holds them.
+func (a PutAnswer) RawKey() (string, error) { return RawKey(a.Key, a.KeyBase64) }
+
+// Problem is the document of every error answer (RFC 9457). The winner's
+// fields are set on 409 and 412 of a put, LimitBytes on 413.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+
+	Revision   uint64 `json:"revision,omitempty"`
+	SHA256     string `json:"sha256,omitempty"`
+	Size       *int64 `json:"size,omitempty"` // a pointer: an empty value's size is shown
+	LimitBytes int64  `json:"limit_bytes,omitempty"`
+}
+
+// Roles of a member.
+const (
+	RoleLeader   = "leader"
+	RoleFollower = "follower"
+	RoleLearner  = "learner"
+	RoleVoter    = "voter" // in AddMember only: what the joiner is to become
+)
+
+// Member is one database node as the cluster knows it.
+type Member struct {
+	ID           string `json:"id"` // hex
+	Name         string `json:"name"`
+	PeerURL      string `json:"peer_url"`
+	ClientURL    string `json:"client_url"`
+	Role         string `json:"role"`
+	Healthy      bool   `json:"healthy"`
+	AppliedIndex uint64 `json:"applied_index"`
+	Revision     uint64 `json:"revision"`
+}
+
+// Members is the answer of GET /members.
+type Members struct {
+	Members []Member `json:"members"`
+	Leader  string   `json:"leader"` // a member's name; empty when none is known
+	Term    uint64   `json:"term"`
+	Stale   bool     `json:"stale,omitempty"` // what this node knows, not confirmed by a quorum
+}
+
+// AddMember is the body of POST /members.
+type AddMember struct {
+	ID        string `json:"id,omitempty"` // hex; the joiner's own
+	Name      string `json:"name"`
+	PeerURL   string `json:"peer_url"`
+	ClientURL string `json:"client_url"`
+	Role      string `json:"role,omitempty"` // RoleVoter (default) or RoleLearner
+}
+
+// TransferLeader is the body of POST /leader.
+type TransferLeader struct {
+	To string `json:"to"` // a member's name
+}
+
+// DBNode is one database node in GET /dbs and in heartbeat answers.
+type DBNode struct {
+	Name         string `json:"name"`
+	URL          string `json:"url"`
+	Healthy      bool   `json:"healthy"`
+	Role         string `json:"role,omitempty"`
+	AppliedIndex uint64 `json:"applied_index"`
+	Revision     uint64 `json:"revision"`
+	DiskLow      bool   `json:"disk_low,omitempty"`
+}
+
+// CacheFigures is what a cache node reports about itself. Counters begin at
+// zero with the process.
+type CacheFigures struct {
+	Gets          uint64 `json:"gets"`           // reads asked of this node by clients
+	Hits          uint64 `json:"hits"`           // answered from this node's memory
+	PeerLoads     uint64 `json:"peer_loads"`     // loads answered by the key's owner
+	PeerErrors    uint64 `json:"peer_errors"`    // owners that did not answer; the database did
+	PeerServed    uint64 `json:"peer_served"`    // requests of other cache nodes answered here
+	DatabaseLoads uint64 `json:"database_loads"` // requests sent to database nodes by loads, hedges included
+	Absences      uint64 `json:"absences"`       // reads answered "not set"
+	Hedges        uint64 `json:"hedges"`         // second requests sent because the first was slow
+	Errors        uint64 `json:"errors"`         // reads that failed
+	Items         int64  `json:"items"`          // records held
+	Bytes         int64  `json:"bytes"`          // keys and records held
+	LimitBytes    int64  `json:"limit_bytes"`    // what Bytes may grow to
+}
+
+// CacheNode is one cache node in GET /caches and in heartbeat answers.
+type CacheNode struct {
+	Name     string    `json:"name"`
+	URL      string    `json:"url"`
+	Healthy  bool      `json:"healthy"`
+	LastSeen time.Time `json:"last_seen"`
+	CacheFigures
+}
+
+// Heartbeat is the body of POST /caches. URL is the node's identity.
+type Heartbeat struct {
+	Name    string `json:"name"`
+	URL     string `json:"url"`
+	Leaving bool   `json:"leaving,omitempty"` // goodbye
+	CacheFigures
+}
+
+// HeartbeatAnswer tells a cache node whom to work with.
+type HeartbeatAnswer struct {
+	Caches []CacheNode `json:"caches"` // the live cache nodes except the one that asks
+	DBs    []DBNode    `json:"dbs"`
+}
+
+// Checkpoint is the history digest at one revision, for comparing replicas.
+type Checkpoint struct {
+	Revision uint64 `json:"revision"`
+	Digest   string `json:"digest"` // lower-case hex
+}
+
+// Stats is GET /stats of a database node. Counters begin at zero with the
+// process; the other figures are the state now.
+type Stats struct {
+	Name          string       `json:"name"`
+	ID            string       `json:"id"`
+	Role          string       `json:"role"`
+	Leader        string       `json:"leader"`
+	Term          uint64       `json:"term"`
+	Ready         bool         `json:"ready"`
+	CommitIndex   uint64       `json:"commit_index"`
+	AppliedIndex  uint64       `json:"applied_index"`
+	DurableIndex  uint64       `json:"durable_index"`
+	Revision      uint64       `json:"revision"`
+	Digest        string       `json:"digest"` // of the history up to Revision, lower-case hex
+	Checkpoints   []Checkpoint `json:"checkpoints,omitempty"`
+	Keys          uint64       `json:"keys"`
+	ValueBytes    int64        `json:"value_bytes"`
+	HistoryBytes  int64        `json:"history_bytes"` // file size
+	IndexBytes    int64        `json:"index_bytes"`   // file size
+	OverlayBytes  int64        `json:"overlay_bytes"` // memory
+	PendingBytes  int64        `json:"pending_bytes"` // memory, applied and not yet in history
+	OpenUploads   int          `json:"open_uploads"`
+	Puts          uint64       `json:"puts"`
+	Created       uint64       `json:"created"`
+	Unchanged     uint64       `json:"unchanged"`
+	Conflicts     uint64       `json:"conflicts"`
+	Gets          uint64       `json:"gets"`
+	Absences      uint64       `json:"absences"`
+	Errors        uint64       `json:"errors"`
+	DiskFreeBytes int64        `json:"disk_free_bytes"`
+	DiskLow       bool         `json:"disk_low"`
+	Version       string       `json:"version"`
+	UptimeSeconds float64      `json:"uptime_seconds"`
+}
+
+// CacheStats is GET /stats of a cache node.
+type CacheStats struct {
+	Name          string  `json:"name"`
+	URL           string  `json:"url"`
+	Role          string  `json:"role"` // always RoleCache
+	Ready         bool    `json:"ready"`
+	Peers         int     `json:"peers"`     // other cache nodes in the ring
+	Databases     int     `json:"databases"` // database nodes known
+	Version       string  `json:"version,omitempty"`
+	UptimeSeconds float64 `json:"uptime_seconds"`
+	CacheFigures
+}
+
+// RoleCache is the role of a cache node in CacheStats.
+const RoleCache = "cache"
+
+// JSONKey splits a key into the two fields that carry it in JSON: text when
+// the key is UTF-8, base64 otherwise; the other is empty.
+func JSONKey(key string) (text, b64 string) {
+	if utf8.ValidString(key) {
+		return key, ""
+	}
+	return "", base64.StdEncoding.EncodeToString([]byte(key))
+}
+
+// RawKey joins what JSONKey split. Exactly one of the two must be given.
+func RawKey(text, b64 string) (string, error) {
+	switch {
+	case text != "" && b64 != "":
+		return "", fmt.Errorf(`%w: both "key" and "key_base64" are given; send one of them`, ErrInvalid)
+	case b64 == "":
+		return text, nil
+	}
+	raw, err := base64.StdEncoding.DecodeString(b64)
+	if err != nil {
+		return "", fmt.Errorf(`%w: "key_base64" is not standard base64: %w`, ErrInvalid, err)
+	}
+	return string(raw), nil
+}

@@ -1,0 +1,260 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// call is one request of the API, sent as often as it takes.
+type call struct {
+	op      string // for messages, such as `put "foo"`
+	method  string
+	target  string // path and query
+	header  http.Header
+	body    *replayBody // nil for none
+	mutates bool        // a try without an answer may have been carried out
+
+	// answer reads the body of a good answer as part of the try, so that an
+	// answer that breaks off is tried again. Nil: do's caller reads the body.
+	answer func(*http.Response) error
+
+	// unsure is set by do when a try got no definite answer, whatever the next
+	// ones got.
+	unsure bool
+}
+
+// answerBytesMax bounds a JSON answer.
+const answerBytesMax = 64 << 20
+
+// errIdle ends a try in which nothing moved.
+var errIdle = errors.New("no byte moved within the idle timeout")
+
+// do sends the call to one endpoint after the other, beginning with the one
+// that answered last, until one gives a definite answer. The answer is a 2xx
+// or 304; its body is open, and closing it ends the try. Between rounds it
+// waits, jittered. It gives up when the caller's context ends or (without a
+// deadline) the retry timeout is over.
+func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
+	t := tries{call: call, deadline: c.deadline(ctx)}
+	for round := 0; ; round++ {
+		first := int(c.preferred.Load())
+		for i := range c.endpoints {
+			n := (first + i) % len(c.endpoints)
+			resp, err := c.try(ctx, c.endpoints[n], call)
+			if err == nil {
+				c.preferred.Store(int32(n))
+				return resp, nil
+			}
+			if final := t.failed(err); final != nil {
+				c.preferred.Store(int32(n))
+				return nil, final
+			}
+			if ctx.Err() != nil {
+				return nil, t.giveUp(ctx.Err())
+			}
+		}
+		pause := backoff(round, t.retryAfter)
+		if time.Now().Add(pause).After(t.deadline) {
+			return nil, t.giveUp(nil)
+		}
+		if err := c.wait(ctx, pause); err != nil {
+			return nil, t.giveUp(err)
+		}
+	}
+}
+
+func (c *Client) deadline(ctx context.Context) time.Time {
+	if d, ok := ctx.Deadline(); ok {
+		return d
+	}
+	return time.Now().Add(c.retryTimeout)
+}
+
+// tries remembers how the tries of one call ended.
+type tries struct {
+	call       *call
+	deadline   time.Time
+	failures   []*EndpointError // the last of each endpoint
+	overloaded bool             // the last failure was "overloaded"
+	retryAfter time.Duration
+}
+
+// failed records a failure. It returns the error to give to the caller when
+// no other try can change it.
+func (t *tries) failed(err *EndpointError) error {
+	if !retriable(err) {
+		return fmt.Errorf("%s: %w", t.call.op, err.Err)
+	}
+	t.failures = slices.DeleteFunc(t.failures, func(e *EndpointError) bool { return e.Endpoint == err.Endpoint })
+	t.failures = append(t.failures, err)
+	t.overloaded = errors.Is(err.Err, ErrOverloaded)
+	if t.call.mutates && !definite(err) {
+		t.call.unsure = true
+	}
+	var after *retryAfterError
+	t.retryAfter = 0
+	if errors.As(err.Err, &after) {
+		t.retryAfter = after.after
+	}
+	return nil
+}
+
+func (t *tries) giveUp(cause error) error {
+	kind := ErrUnavailable
+	switch {
+	case t.call.unsure:
+		kind = ErrOutcomeUnknown
+	case t.overloaded:
+		kind = ErrOverloaded
+	}
+	return &RequestError{Op: t.call.op, Kind: kind, Endpoints: t.failures, Cause: cause}
+}
+
+// retriable tells failures that another node, or the same one later, may not
+// have. A transport error always is one.
+func retriable(err *EndpointError) bool {
+	var status *StatusError
+	var conflict *ConflictError
+	switch {
+	case errors.As(err.Err, &conflict), errors.Is(err.Err, errBodySource):
+		return false
+	case !errors.As(err.Err, &status):
+		return true
+	}
+	switch status.Kind {
+	case ErrOverloaded, ErrUnavailable, ErrOutcomeUnknown:
+		return true
+	}
+	return status.Problem.Status >= 500 && status.Kind == ErrServer
+}
+
+// definite: the try certainly was not carried out.
+func definite(err *EndpointError) bool {
+	return !err.Sent || errors.Is(err.Err, ErrOverloaded) || errors.Is(err.Err, ErrUnavailable)
+}
+
+// retryAfterError carries a server's Retry-After beside its refusal.
+type retryAfterError struct {
+	error
+	after time.Duration
+}
+
+func (e *retryAfterError) Unwrap() error { return e.error }
+
+// try sends the call once. The try lives until the body of its answer is
+// closed, and as long as bytes move.
+func (c *Client) try(ctx context.Context, endpoint string, call *call) (*http.Response, *EndpointError) {
+	tryCtx, cancel := context.WithCancelCause(ctx)
+	idle := c.patience(ctx)
+	dog := time.AfterFunc(idle, func() { cancel(errIdle) })
+	end := func() {
+		dog.Stop()
+		cancel(nil)
+	}
+	var sent atomic.Bool
+	resp, err := c.send(tryCtx, endpoint, call, &sent, func() { dog.Reset(idle) })
+	if err == nil && resp.StatusCode >= 300 && resp.StatusCode != http.StatusNotModified {
+		err = refusal(resp)
+		resp.Body.Close()
+	} else if err == nil && call.answer != nil {
+		err = call.answer(resp)
+		resp.Body.Close()
+	}
+	if err != nil {
+		if cause := context.Cause(tryCtx); cause != nil && ctx.Err() == nil {
+			err = cause
+		}
+		end()
+		return nil, &EndpointError{Endpoint: endpoint, Sent: sent.Load(), Err: err}
+	}
+	dog.Stop()
+	resp.Body = &watchedBody{ctx: tryCtx, body: resp.Body, dog: dog, idle: c.idleTimeout, end: end}
+	return resp, nil
+}
+
+// patience is how long a try may stand still. A hung endpoint must leave time
+// for another one before the caller's deadline.
+func (c *Client) patience(ctx context.Context) time.Duration {
+	d, ok := ctx.Deadline()
+	if !ok || len(c.endpoints) == 1 {
+		return c.idleTimeout
+	}
+	return min(c.idleTimeout, time.Until(d)/2)
+}
+
+func (c *Client) send(ctx context.Context, endpoint string, call *call, sent *atomic.Bool, moved func()) (*http.Response, error) {
+	// A request that got a connection may have left in part, whatever the
+	// transport reports afterwards.
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
+	var body io.ReadCloser
+	if call.body != nil {
+		var err error
+		if body, err = call.body.open(moved); err != nil {
+			return nil, err
+		}
+	}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), call.method, endpoint+call.target, body)
+	if err != nil {
+		return nil, &StatusError{Kind: ErrInvalid, Problem: Problem{Detail: err.Error()}}
+	}
+	for name, values := range call.header {
+		req.Header[name] = values
+	}
+	req.Header.Set("Accept-Encoding", "identity")
+	if call.body != nil {
+		setBody(req, call.body)
+	}
+	return c.http.Do(req)
+}
+
+// setBody states the length. Large bodies wait for the server's go-ahead, so
+// that a refusal costs no upload.
+func setBody(req *http.Request, body *replayBody) {
+	req.ContentLength = body.size
+	if body.size == 0 {
+		req.Body.Close()
+		req.Body = http.NoBody
+	}
+	if body.size > expectBytesMin {
+		req.Header.Set("Expect", "100-continue")
+	}
+}
+
+func refusal(resp *http.Response) error {
+	err := ResponseError(resp)
+	if s, convErr := strconv.Atoi(resp.Header.Get("Retry-After")); convErr == nil && s > 0 {
+		return &retryAfterError{error: err, after: time.Duration(s) * time.Second}
+	}
+	return err
+}
+
+// doJSON is do for calls whose answer is one JSON document. It returns the
+// status.
+func (c *Client) doJSON(ctx context.Context, call *call, into any) (int, error) {
+	call.answer = func(resp *http.Response) error { return readJSON(resp, into) }
+	resp, err := c.do(ctx, call)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
+func readJSON(resp *http.Response, into any) error {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, answerBytesMax))
+	if err != nil {
+		return fmt.Errorf("answer broke off: %w", err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return unexpected(resp, "a body that is not the expected JSON ("+err.Error()+")")
+	}
+	return nil
+}

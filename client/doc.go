@@ -1,0 +1,63 @@
+// Package client is the Go client of oncekv, and the one place where the JSON
+// types, headers and errors of its HTTP API are written down (api.go). The
+// servers use the same types, so both sides compile against one contract. It
+// imports nothing else of this module.
+//
+// A client holds no connection state worth mentioning: make one, keep it, use
+// it from any goroutine.
+//
+//	c, err := client.New(client.Config{Endpoints: []string{
+//		"http://127.0.0.1:11000", "http://127.0.0.1:11001", "http://127.0.0.1:11002",
+//	}})
+//	…
+//	answer, err := c.PutBytes(ctx, "app/v1/main.js", script, client.PutOptions{ContentType: "text/javascript"})
+//	var lost *client.ConflictError
+//	switch {
+//	case errors.As(err, &lost):                      // somebody else was first: lost.Revision, lost.SHA256
+//	case errors.Is(err, client.ErrOutcomeUnknown):   // put the same again, with the same put id
+//	case err != nil:                                 // it was not set, and will not be by this put
+//	case answer.Created:                             // this put set it
+//	}
+//
+//	obj, err := c.Get(ctx, "app/v1/main.js", client.GetOptions{})
+//	if errors.Is(err, client.ErrNotFound) { … }
+//	defer obj.Body.Close()
+//	_, err = io.Copy(dst, obj.Body)                  // nil only if the digest is right
+//
+// # What it does about failures
+//
+// Each request begins at the endpoint that answered last. A try that fails to
+// connect, breaks off, stands still (Config.IdleTimeout), or is refused with
+// 429, 500, 502, 503 or 504 is followed by one at the next endpoint, and after
+// all of them by a pause: jittered, doubling from 50 ms to 2 s, and no shorter
+// than a Retry-After (of 5 s at most). It goes on until the caller's context
+// ends, or would end within the next pause; without a deadline,
+// Config.RetryTimeout. Every other answer is final.
+//
+// # Invariants
+//
+//  1. Repeating is safe: all tries of one Put carry the same Oncekv-Put-Id, so
+//     a try whose answer was lost is told from a rival. Exactly one id ever
+//     wins a key.
+//  2. An error is definite or says that it is not: ErrOutcomeUnknown is
+//     returned as soon as one try of a change may have been carried out and no
+//     later one had a definite answer. Everything else means: not done.
+//  3. errors.Is gives the same kind here as on the server that refused.
+//  4. A key arrives byte for byte. Where a path would be cleaned on the way,
+//     the key goes in the query instead (KeyTarget).
+//  5. A value whose digest is wrong is never seen complete: reading ends with
+//     ErrDigestMismatch in place of the last bytes and io.EOF.
+//  6. Time limits are per progress: a slow transfer is not cut off while bytes
+//     move.
+//  7. No goroutine outlives a call, but for those of net/http's connections.
+//
+// # Caveats
+//
+//   - A value read by Get that breaks off half-way is an error of Object.Body;
+//     it is not resumed at another endpoint.
+//   - Cache nodes as endpoints serve keys, not members or leadership.
+//   - A body that cannot seek has to be held somewhere first: a put must be
+//     able to send it again.
+//   - A redirect is an error. The API has none, and following one could send a
+//     put to a stranger.
+package client

@@ -1,0 +1,84 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+)
+
+// GetOptions are the choices of a read.
+type GetOptions struct {
+	// Local accepts "not set" from a node that may lag behind. Without it
+	// absence is confirmed by a quorum. A found value is the same either way.
+	Local bool
+}
+
+func (o GetOptions) query() url.Values {
+	if o.Local {
+		return url.Values{"consistency": {"local"}}
+	}
+	return nil
+}
+
+// Object is a found value: its record and its bytes.
+type Object struct {
+	Record
+
+	// Cache is hit, peer or load when a cache node answered, else empty.
+	Cache string
+
+	// Body must be closed. Reading it compares the digest: on a mismatch it
+	// returns ErrDigestMismatch instead of io.EOF, and withholds the last
+	// bytes. It lives as long as the context given to Get.
+	Body io.ReadCloser
+}
+
+// Get finds the value of key. ErrNotFound when it is not set. The tries end
+// with the answer's first byte; a body that breaks off later is an error of
+// Body.
+func (c *Client) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
+	resp, record, err := c.read(ctx, http.MethodGet, key, opts)
+	if err != nil {
+		return nil, err
+	}
+	return &Object{Record: record, Cache: resp.Header.Get(HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
+}
+
+// Stat is Get without the bytes (HEAD).
+func (c *Client) Stat(ctx context.Context, key string, opts GetOptions) (Record, error) {
+	resp, record, err := c.read(ctx, http.MethodHead, key, opts)
+	if err != nil {
+		return Record{}, err
+	}
+	return record, resp.Body.Close()
+}
+
+func (c *Client) read(ctx context.Context, method, key string, opts GetOptions) (*http.Response, Record, error) {
+	op := fmt.Sprintf("get %q", key)
+	if err := checkKey(key); err != nil {
+		return nil, Record{}, fmt.Errorf("%s: %w", op, err)
+	}
+	resp, err := c.do(ctx, &call{op: op, method: method, target: KeyTarget(key, opts.query())})
+	if err != nil {
+		return nil, Record{}, err
+	}
+	record, err := c.record(key, resp)
+	if err != nil {
+		resp.Body.Close()
+		return nil, Record{}, fmt.Errorf("%s: %w", op, err)
+	}
+	return resp, record, nil
+}
+
+func (c *Client) record(key string, resp *http.Response) (Record, error) {
+	if resp.StatusCode != http.StatusOK || resp.ContentLength < 0 {
+		return Record{}, unexpected(resp, "no value of known length")
+	}
+	record, err := RecordFromHeader(key, resp.Header, resp.ContentLength)
+	if err != nil {
+		return Record{}, unexpected(resp, err.Error())
+	}
+	return record, nil
+}
