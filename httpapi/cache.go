@@ -1,0 +1,108 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// CacheConfig is what a cache node's API stands on. Reader, Forward, Stats and
+// Ready are required; every other zero value has a default.
+type CacheConfig struct {
+	Reader      Reader
+	Forward     http.Handler                // takes puts to a database node and brings the answer back
+	PeerHandler http.Handler                // answers other cache nodes below /peer/; nil: no such route
+	Stats       func() any                  // GET /stats
+	Ready       func(context.Context) error // nil when this node can answer; else a sentence about what it waits for
+
+	Logger   *slog.Logger // nil: none
+	Counters *Counters    // Gets, Absences and Errors are counted into; nil: the handler's own
+
+	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
+	AnswerTimeout     time.Duration // for finding a value; DefaultAnswerTimeout
+	JSONBytesInFlight int64         // memory for values as JSON; DefaultJSONBytesInFlight
+}
+
+// NewCache returns the API of a cache node: it reads keys itself and forwards
+// puts, and nothing else. The rules of NewDatabase hold for it too.
+func NewCache(cfg CacheConfig) http.Handler {
+	cfg.setDefaults()
+	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
+	rt.reads(&reads{from: &timedReader{cfg.Reader, cfg.AnswerTimeout}, headers: newValueHeaders(), counters: cfg.Counters,
+		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: newBudget(cfg.JSONBytesInFlight)})
+
+	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)
+	rt.on(http.MethodPut, pathKey+"*", putting, forward)
+	rt.on(http.MethodPut, pathKeep+"*", putting, forward)
+	rt.on(http.MethodPut, pathTwin, putting, forward)
+	rt.on(http.MethodPost, pathTwin, putting, forward)
+	if cfg.PeerHandler != nil {
+		rt.mux.Handle("/peer/*", cfg.PeerHandler)
+	}
+	rt.health(&health{stats: func(context.Context) any { return cfg.Stats() }, ready: cfg.Ready})
+	return rt.behind(cfg.BodyIdleTimeout)
+}
+
+func (cfg *CacheConfig) setDefaults() {
+	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
+	setDefault(&cfg.AnswerTimeout, DefaultAnswerTimeout)
+	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Counters == nil {
+		cfg.Counters = new(Counters)
+	}
+}
+
+// forwarder hands a put on as it came. Its body is read at the pace of both
+// sides, and by a goroutine of the transport that may outlive the answer;
+// closing the body keeps that one off the connection.
+func forwarder(next http.Handler, idle time.Duration) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := refuseUnframed(r); err != nil { // a proxy would give it a length
+			return err
+		}
+		if r.ContentLength != 0 {
+			body := newPacedBody(w, r, idle, bodyUnlimited)
+			defer body.Close()
+			r = r.WithContext(r.Context())
+			r.Body = body
+		}
+		next.ServeHTTP(w, r)
+		return nil
+	}
+}
+
+// bodyUnlimited leaves the limit to the database node.
+const bodyUnlimited = 1<<63 - 1
+
+// timedReader gives every read the same time.
+type timedReader struct {
+	next    Reader
+	timeout time.Duration
+}
+
+// Get implements Reader. The value outlives the context: what is streamed
+// later runs under the request's own.
+func (t *timedReader) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.next.Get(ctx, key, c)
+}
+
+// notOnCache is the 404 of a path a cache node does not have; of those only a
+// database node has it says so.
+func notOnCache(r *http.Request) *problem {
+	for _, prefix := range []string{"/members", "/leader", "/caches", "/dbs"} {
+		if r.URL.Path == prefix || strings.HasPrefix(r.URL.Path, prefix+"/") {
+			return newProblem(http.StatusNotFound, client.ProblemNoRoute, "%q is not on a cache node; ask a database node", r.URL.Path)
+		}
+	}
+	return noRoute(r)
+}

@@ -1,0 +1,188 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// sourced is a cache node's Reader over a database.
+type sourced struct {
+	db     *fakeDB
+	source string
+	block  bool
+}
+
+func (s *sourced) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	if s.block {
+		<-ctx.Done()
+		return nil, "", ctx.Err()
+	}
+	v, err := s.db.Get(ctx, key, c)
+	return v, s.source, err
+}
+
+// newCacheNode starts a cache node in front of a database node.
+func newCacheNode(t *testing.T, adjust ...func(*CacheConfig)) (cache, database *node, reader *sourced) {
+	t.Helper()
+	database = newNode(t)
+	reader = &sourced{db: database.db, source: "load"}
+	to, err := url.Parse(database.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := CacheConfig{
+		Reader:      reader,
+		Forward:     &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }},
+		PeerHandler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "peer "+r.URL.Path) }),
+		Stats:       func() any { return map[string]int{"hits": 3} },
+		Ready:       func(context.Context) error { return nil },
+	}
+	for _, f := range adjust {
+		f(&cfg)
+	}
+	cache = &node{t: t, db: database.db}
+	cache.serve(NewCache(cfg))
+	return cache, database, reader
+}
+
+func TestCache_Reads(t *testing.T) {
+	cache, database, reader := newCacheNode(t)
+	database.db.set("a/ b", "text/x-a", "value")
+	for _, source := range []string{"hit", "peer", "load", "elsewhere"} {
+		reader.source = source
+		for _, target := range []string{"/key/a/%20b", "/keep/a%2F%20b", "/key?key=a/+b", "/key/a/%20b?format=json"} {
+			got := want(t, cache.get(target), 200)
+			wantHeader(t, got, "Oncekv-Cache", source)
+			direct := database.get(target)
+			for _, name := range []string{"Etag", "Repr-Digest", "Oncekv-Revision", "Oncekv-Time", "Last-Modified", "Cache-Control", "Content-Type", "Content-Length"} {
+				wantHeader(t, got, name, direct.header.Get(name))
+			}
+			if got.body != direct.body {
+				t.Errorf("%s: %q, from the database %q", target, got.body, direct.body)
+			}
+		}
+		wantHeader(t, want(t, cache.get("/key/a/%20b", "Range: bytes=1-2"), 206), "Oncekv-Cache", source)
+	}
+	want(t, cache.get("/key/x"), 404).problem(t)
+	want(t, cache.get("/key/a/%20b", "Range: bytes=99-"), 416).problem(t)
+}
+
+func TestCache_Consistency(t *testing.T) {
+	cache, database, _ := newCacheNode(t)
+	want(t, cache.get("/key/x"), 404)
+	want(t, cache.get("/key/x?consistency=local"), 404)
+	if got := fmt.Sprint(database.db.gets); got != fmt.Sprint([]kvstore.Consistency{kvstore.Linearizable, kvstore.Local}) {
+		t.Errorf("the reader was asked %v", got)
+	}
+}
+
+func TestCache_Timeout(t *testing.T) {
+	cache, _, reader := newCacheNode(t, func(c *CacheConfig) { c.AnswerTimeout = 30 * time.Millisecond })
+	reader.block = true
+	want(t, cache.get("/key/x"), 503).problem(t)
+}
+
+func TestCache_Forwards(t *testing.T) {
+	cache, database, _ := newCacheNode(t)
+	want(t, cache.put("/key/a%2F../%20b", "one", "Content-Type: text/x-one"), 201)
+	if r := database.db.lastRequest(t); r.Key != "a/../ b" || r.ContentType != "text/x-one" || r.Size != 3 {
+		t.Errorf("the database was asked %+v", r)
+	}
+	want(t, cache.put("/keep/a%2F../%20b", "two"), 200)
+	want(t, cache.put("/key?key=a/../+b", "two"), 409).problem(t)
+	want(t, cache.post("/key", `{"key":"j","value":"v"}`), 201)
+	want(t, cache.put("/key/a?ttl=1", "x"), 400).problem(t)
+	want(t, cache.put("/key/empty", ""), 201)
+	want(t, cache.send("PUT", "/key/chunked", "3\r\none\r\n0\r\n\r\n", "Transfer-Encoding: chunked"), 201)
+}
+
+// TestCache_ForwardsNoHalfPut: a proxy must not turn a broken body into a
+// complete one, or one without a length into an empty one.
+func TestCache_ForwardsNoHalfPut(t *testing.T) {
+	cache, database, _ := newCacheNode(t)
+	want(t, cache.send("PUT", "/key/a", ""), 411).problem(t)
+	for _, request := range []string{
+		"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
+		"PUT /key/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+	} {
+		conn := cache.dial()
+		defer conn.Close()
+		io.WriteString(conn, request)
+		conn.CloseWrite()
+		if got := cache.receive(conn, "PUT"); got.status < 400 {
+			t.Errorf("half a put is answered %d", got.status)
+		}
+	}
+	database.db.nothingSet(t)
+}
+
+// TestCache_ForwardsSlowBody: a body that moves may take longer than the idle
+// time, through a cache node too.
+func TestCache_ForwardsSlowBody(t *testing.T) {
+	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.BodyIdleTimeout = idleForTest })
+	conn := cache.dial()
+	defer conn.Close()
+	io.WriteString(conn, "PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n")
+	tick := time.NewTicker(idleForTest / 3)
+	defer tick.Stop()
+	for range 8 {
+		<-tick.C
+		io.WriteString(conn, "x")
+	}
+	want(t, cache.receive(conn, "PUT"), 201)
+	if r := database.db.lastRequest(t); r.Size != 8 {
+		t.Errorf("size %d", r.Size)
+	}
+}
+
+func TestCache_RefusesTheRest(t *testing.T) {
+	cache, database, _ := newCacheNode(t)
+	for _, target := range []string{"/members", "/members/n1", "/members/n1/promote", "/leader", "/caches", "/dbs"} {
+		for _, method := range []string{"GET", "POST", "DELETE"} {
+			p := want(t, cache.send(method, target, "", "Content-Length: 0"), 404).problem(t)
+			if !strings.Contains(p.Detail, "ask a database node") {
+				t.Errorf("%s %s: detail %q", method, target, p.Detail)
+			}
+		}
+	}
+	want(t, cache.get("/nothing"), 404).problem(t)
+	got := want(t, cache.send("DELETE", "/key/a", ""), 405)
+	wantHeader(t, got, "Allow", "GET, HEAD, PUT")
+	want(t, cache.put("/key/a", "x", "Sec-Fetch-Site: cross-site"), 403).problem(t)
+	if len(database.cluster.asked) > 0 {
+		t.Errorf("the cluster was asked %v", database.cluster.asked)
+	}
+	database.db.nothingSet(t)
+}
+
+func TestCache_Health(t *testing.T) {
+	cache, _, _ := newCacheNode(t, func(c *CacheConfig) {
+		c.Ready = func(context.Context) error { return errors.New("no database node is known") }
+	})
+	if got := want(t, cache.get("/stats"), 200); got.body != `{"hits":3}`+"\n" {
+		t.Errorf("stats %q", got.body)
+	}
+	want(t, cache.get("/ping"), 200)
+	want(t, cache.get("/livez"), 200)
+	if p := want(t, cache.get("/readyz"), 503).problem(t); !strings.Contains(p.Detail, "no database node") {
+		t.Errorf("detail %q", p.Detail)
+	}
+	if got := want(t, cache.get("/peer/a%2Fb//c"), 200); got.body != "peer /peer/a/b//c" {
+		t.Errorf("the peers' handler got %q", got.body)
+	}
+}
+
+func TestCache_NoPeers(t *testing.T) {
+	cache, _, _ := newCacheNode(t, func(c *CacheConfig) { c.PeerHandler = nil })
+	want(t, cache.get("/peer/a"), 404).problem(t)
+}

@@ -1,0 +1,136 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Defaults of the configurations.
+const (
+	DefaultMaxValueBytes     = 1 << 30
+	DefaultBodyIdleTimeout   = 30 * time.Second
+	DefaultAnswerTimeout     = 10 * time.Second
+	DefaultJSONBytesInFlight = 64 << 20
+)
+
+// DatabaseConfig is what a database node's API stands on. DB, Cluster and
+// Registry are required; every other zero value has a default.
+type DatabaseConfig struct {
+	DB       DB
+	Cluster  Cluster
+	Registry Registry
+
+	Logger   *slog.Logger // nil: none
+	Counters *Counters    // counted into; nil: the handler's own
+
+	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
+	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
+	AnswerTimeout     time.Duration // from the end of a request's body to its answer; DefaultAnswerTimeout
+	JSONBytesInFlight int64         // memory for JSON bodies and values as JSON; DefaultJSONBytesInFlight
+}
+
+// NewDatabase returns the API of a database node. It must be served at the
+// root and without anything in front that cleans paths, such as
+// http.ServeMux. It is safe for concurrent use and has no goroutines.
+func NewDatabase(cfg DatabaseConfig) http.Handler {
+	cfg.setDefaults()
+	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
+	memory := newBudget(cfg.JSONBytesInFlight)
+	from := &localFirst{db: cfg.DB, timeout: cfg.AnswerTimeout}
+
+	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory}
+	rt.reads(g)
+
+	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
+		documents: newJSONBodies[client.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, memory)}
+	rt.on(http.MethodPut, pathKey+"*", putting, p.byPath(pathKey, false))
+	rt.on(http.MethodPut, pathKeep+"*", putting, p.byPath(pathKeep, true))
+	rt.on(http.MethodPut, pathTwin, putting, p.byQuery)
+	rt.on(http.MethodPost, pathTwin, putting, p.byDocument)
+
+	m := &members{cluster: cfg.Cluster, answer: cfg.AnswerTimeout,
+		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory),
+		moved: newJSONBodies[client.TransferLeader](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory)}
+	rt.get("/members", m.list)
+	rt.on(http.MethodPost, "/members", changing, m.add)
+	rt.on(http.MethodDelete, "/members/{name}", changing, m.remove)
+	rt.on(http.MethodPost, "/members/{name}/promote", changing, m.promote)
+	rt.on(http.MethodPost, "/leader", changing, m.lead)
+
+	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry,
+		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory)}
+	rt.get("/caches", n.caches)
+	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
+	rt.get("/dbs", n.dbs)
+
+	rt.health(&health{
+		stats: func(ctx context.Context) any { return cfg.Cluster.Stats(ctx) },
+		ready: cfg.Cluster.Ready,
+	})
+	return rt.behind(cfg.BodyIdleTimeout)
+}
+
+func (cfg *DatabaseConfig) setDefaults() {
+	setDefault(&cfg.MaxValueBytes, DefaultMaxValueBytes)
+	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
+	setDefault(&cfg.AnswerTimeout, DefaultAnswerTimeout)
+	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Counters == nil {
+		cfg.Counters = new(Counters)
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// reads adds the routes that read keys.
+func (rt *router) reads(g *reads) {
+	rt.get(pathKey+"*", g.byPath(pathKey))
+	rt.get(pathKeep+"*", g.byPath(pathKeep))
+	rt.get(pathTwin, g.byQuery)
+}
+
+// health adds the routes every node has.
+func (rt *router) health(s *health) {
+	rt.get("/stats", s.figures)
+	rt.get("/ping", fixed("pong"))
+	rt.get("/livez", fixed("ok"))
+	rt.get("/readyz", s.readyz)
+}
+
+// behind puts the router behind a front.
+func (rt *router) behind(idle time.Duration) http.Handler {
+	return &front{next: rt.mux, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle}
+}
+
+// localFirst reads from a DB. What is found locally is right, whoever else was
+// asked; so only an absence is worth a timer and the cluster's time.
+type localFirst struct {
+	db      DB
+	timeout time.Duration
+}
+
+// Get implements Reader.
+func (l *localFirst) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	v, err := l.db.Get(ctx, key, kvstore.Local)
+	if c == kvstore.Local || !errors.Is(err, kvstore.ErrNotFound) {
+		return v, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	v, err = l.db.Get(ctx, key, c)
+	return v, "", err
+}

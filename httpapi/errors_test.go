@@ -1,0 +1,146 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+var errFake = errors.New("a failure nobody knows")
+
+// TestErrorTable_Complete: every sentinel of kvstore has a row, except those
+// that are spoken between replicas only.
+func TestErrorTable_Complete(t *testing.T) {
+	internal := map[string]bool{"ErrBehind": true, "ErrSnapshotBody": true, "ErrMalformedCommand": true, "ErrInjected": true, "ErrCrashed": true}
+	table, err := os.ReadFile("errors.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sentinels := sentinelsOf(t, "../kvstore")
+	if len(sentinels) < 10 {
+		t.Fatalf("found only %v", sentinels)
+	}
+	for _, name := range sentinels {
+		if !internal[name] && !strings.Contains(string(table), "is(kvstore."+name+")") && !strings.Contains(string(table), ", kvstore."+name+")") {
+			t.Errorf("kvstore.%s has no row in the table of errors.go", name)
+		}
+	}
+}
+
+// sentinelsOf lists the exported error variables of a package.
+func sentinelsOf(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), dir+"/"+e.Name(), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range file.Decls {
+			if group, ok := d.(*ast.GenDecl); ok && group.Tok == token.VAR {
+				names = append(names, errorNames(group)...)
+			}
+		}
+	}
+	return names
+}
+
+func errorNames(group *ast.GenDecl) (names []string) {
+	for _, spec := range group.Specs {
+		for _, name := range spec.(*ast.ValueSpec).Names {
+			if strings.HasPrefix(name.Name, "Err") {
+				names = append(names, name.Name)
+			}
+		}
+	}
+	return names
+}
+
+func TestProblemFor_Table(t *testing.T) {
+	for _, tt := range []struct {
+		op     operation
+		err    error
+		status int
+		kind   string
+	}{
+		{reading, kvstore.ErrNotFound, 404, client.ProblemNotFound},
+		{putting, kvstore.Key("").Validate(), 400, client.ProblemInvalid},
+		{putting, kvstore.ErrInvalidContentType, 400, client.ProblemInvalid},
+		{putting, kvstore.ErrInvalidPutID, 400, client.ProblemInvalid},
+		{putting, &kvstore.TooLargeError{LimitBytes: 5}, 413, client.ProblemTooLarge},
+		{putting, kvstore.ErrTooLarge, 413, client.ProblemTooLarge},
+		{putting, kvstore.ErrDigestMismatch, 400, client.ProblemDigestMismatch},
+		{putting, kvstore.ErrBodyRead, 400, client.ProblemInvalid},
+		{putting, kvstore.ErrOverloaded, 429, client.ProblemOverloaded},
+		{putting, kvstore.ErrTooManyUploads, 429, client.ProblemOverloaded},
+		{putting, kvstore.ErrUploadIncomplete, 503, client.ProblemUnavailable},
+		{putting, kvstore.ErrUnavailable, 503, client.ProblemUnavailable},
+		{reading, kvstore.ErrUnavailable, 503, client.ProblemUnavailable},
+		{putting, kvstore.ErrOutcomeUnknown, 504, client.ProblemOutcomeUnknown},
+		{putting, fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, context.DeadlineExceeded), 504, client.ProblemOutcomeUnknown},
+		{putting, fmt.Errorf("%w: %w", kvstore.ErrUnavailable, context.DeadlineExceeded), 503, client.ProblemUnavailable},
+		{putting, fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, kvstore.ErrUnavailable), 504, client.ProblemOutcomeUnknown},
+		{putting, context.DeadlineExceeded, 504, client.ProblemOutcomeUnknown},
+		{putting, context.Canceled, 504, client.ProblemOutcomeUnknown},
+		{reading, context.DeadlineExceeded, 503, client.ProblemUnavailable},
+		{reading, kvstore.ErrOutcomeUnknown, 503, client.ProblemUnavailable},
+		{changing, kvstore.ErrOutcomeUnknown, 504, client.ProblemOutcomeUnknown},
+		{putting, kvstore.ErrDiskReserve, 507, client.ProblemDiskReserve},
+		{putting, kvstore.ErrClosed, 503, client.ProblemUnavailable},
+		{reading, &kvstore.CorruptError{File: "f", Offset: 1}, 500, client.ProblemInternal},
+		{reading, kvstore.ErrDiverged, 500, client.ProblemInternal},
+		{changing, ErrUnknownMember, 404, client.ProblemUnknownMember},
+		{changing, ErrBadMember, 400, client.ProblemInvalid},
+		{changing, RefusedError{"it would lose the quorum"}, 409, client.ProblemRefused},
+		{changing, &RefusedError{"it would lose the quorum"}, 409, client.ProblemRefused},
+		{putting, errFake, 500, client.ProblemInternal},
+	} {
+		for _, err := range []error{tt.err, fmt.Errorf("attempted: %w", tt.err)} {
+			p := problemFor(tt.op, err)
+			if p.document.Status != tt.status || p.document.Type != tt.kind || p.document.Detail == "" || p.document.Title == "" {
+				t.Errorf("%v (%d): got %d %s %q", err, tt.op, p.document.Status, p.document.Type, p.document.Detail)
+			}
+			retry := p.header["Retry-After"] != ""
+			if want := tt.status == 429 || tt.status == 503; retry != want {
+				t.Errorf("%v: Retry-After is there: %v", err, retry)
+			}
+		}
+	}
+}
+
+// TestProblemFor_Definite cites invariant 10: an answer to a put is definite,
+// or says that the outcome is unknown and that repeating the put is safe.
+func TestProblemFor_Definite(t *testing.T) {
+	for _, err := range []error{kvstore.ErrOutcomeUnknown, context.Canceled, errFake} {
+		detail := strings.ToLower(problemFor(putting, err).document.Detail)
+		if !strings.Contains(detail, "unknown") || !strings.Contains(detail, "repeating the same put") {
+			t.Errorf("%v: %q", err, detail)
+		}
+	}
+	for _, err := range []error{kvstore.ErrUnavailable, kvstore.ErrOverloaded, kvstore.ErrClosed, kvstore.ErrBodyRead, kvstore.ErrTooManyUploads, kvstore.ErrUploadIncomplete} {
+		if detail := problemFor(putting, err).document.Detail; !strings.Contains(detail, "nothing was") {
+			t.Errorf("%v: %q does not say that nothing happened", err, detail)
+		}
+	}
+}
+
+func TestProblemFor_HidesCauses(t *testing.T) {
+	if detail := problemFor(reading, fmt.Errorf("/secret/path: %w", errFake)).document.Detail; strings.Contains(detail, "secret") {
+		t.Errorf("an unknown error's words reach the client: %q", detail)
+	}
+}

@@ -1,0 +1,210 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Reader finds values. kvstore's DB is one through NewDatabase; a cache node
+// brings its own.
+type Reader interface {
+	// Get returns the value of a key and where it was found: "hit", "peer" or
+	// "load" on a cache node. It returns kvstore.ErrNotFound for a key that is
+	// not set, and the other errors of kvstore with their meaning there. It is
+	// called concurrently.
+	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (v *kvstore.Value, source string, err error)
+}
+
+// reads answers GET and HEAD of keys.
+type reads struct {
+	from     Reader
+	headers  *valueHeaders
+	counters *Counters
+	logger   *slog.Logger
+	idle     time.Duration
+	memory   *budget // of values as JSON
+}
+
+// byPath answers /key/{key} and /keep/{key}.
+func (g *reads) byPath(prefix string) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		q, err := parseQuery(r.URL.RawQuery, "format", "consistency")
+		if err != nil {
+			return err
+		}
+		key, err := keyInPath(r, prefix)
+		if err != nil {
+			return err
+		}
+		return g.get(w, r, key, q)
+	}
+}
+
+// byQuery answers /key?key=….
+func (g *reads) byQuery(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r.URL.RawQuery, "key", "format", "consistency")
+	if err != nil {
+		return err
+	}
+	key, err := keyInQuery(q)
+	if err != nil {
+		return err
+	}
+	return g.get(w, r, key, q)
+}
+
+func (g *reads) get(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error {
+	asJSON, err := q.word("format", "json")
+	if err != nil {
+		return err
+	}
+	consistency, err := consistencyOf(q)
+	if err != nil {
+		return err
+	}
+	v, source, err := g.from.Get(r.Context(), key, consistency)
+	if err != nil {
+		return g.failed(key, err)
+	}
+	g.counters.Gets.Add(1)
+	if asJSON {
+		return g.serveJSON(w, r, v, source)
+	}
+	return g.serveRaw(w, r, v, source)
+}
+
+func consistencyOf(q parameters) (kvstore.Consistency, error) {
+	local, err := q.word("consistency", "local")
+	if local {
+		return kvstore.Local, err
+	}
+	return kvstore.Linearizable, err
+}
+
+// failed makes the error of a read. Absence may end at any moment, so no HTTP
+// cache may keep it; some keep a 404 unless they are told.
+func (g *reads) failed(key kvstore.Key, err error) error {
+	if !errors.Is(err, kvstore.ErrNotFound) {
+		return err
+	}
+	g.counters.Gets.Add(1)
+	g.counters.Absences.Add(1)
+	return newProblem(http.StatusNotFound, client.ProblemNotFound, "key %q is not set", string(key))
+}
+
+// serveRaw answers with the value's own bytes.
+func (g *reads) serveRaw(w http.ResponseWriter, r *http.Request, v *kvstore.Value, source string) error {
+	h := w.Header()
+	g.headers.setRaw(h, &v.Meta)
+	g.headers.setSource(h, source)
+	bytes, inline := v.Bytes()
+	if !conditional(r) && (inline || r.Method == http.MethodHead) {
+		g.serveWhole(w, r, v.Size, bytes)
+		return nil
+	}
+	return g.serveContent(w, r, v, inline)
+}
+
+// serveWhole is the short way: no condition, no range, the bytes at hand.
+func (g *reads) serveWhole(w http.ResponseWriter, r *http.Request, size int64, bytes []byte) {
+	w.Header()["Content-Length"] = []string{strconv.FormatInt(size, 10)}
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return
+	}
+	// What fits the socket's buffer needs no deadline to be over with.
+	if len(bytes) <= pieceBytes/2 {
+		w.Write(bytes) // an error here is the client's going away
+		return
+	}
+	newPacedWriter(w, g.idle).Write(bytes)
+}
+
+// conditional reports whether a header asks for anything but the whole value.
+func conditional(r *http.Request) bool {
+	h := r.Header
+	if r.Method != http.MethodHead && (len(h["Range"]) > 0 || len(h["If-Range"]) > 0) {
+		return true
+	}
+	return len(h["If-None-Match"]) > 0 || len(h["If-Modified-Since"]) > 0 ||
+		len(h["If-Match"]) > 0 || len(h["If-Unmodified-Since"]) > 0
+}
+
+// serveContent is the long way, by the rules of http.ServeContent, with its
+// plain-text errors turned into problems.
+func (g *reads) serveContent(w http.ResponseWriter, r *http.Request, v *kvstore.Value, inline bool) error {
+	ctx, cancel := context.WithCancel(r.Context())
+	from := newContent(ctx, v)
+	defer from.Close()
+	defer cancel() // first, so that Close need not wait for a read
+
+	served := &servedWriter{pacedWriter: newPacedWriter(w, g.idle), hasBody: r.Method != http.MethodHead}
+	if !inline {
+		served.content = from
+	}
+	http.ServeContent(served, withUsableRange(r), "", v.Time, from)
+	switch {
+	case served.err != nil:
+		return fmt.Errorf("read key %q: %w", string(v.Key), served.err)
+	case served.refused != 0:
+		return refusedProblem(served.refused, w.Header().Get("Content-Range"), v.Size)
+	case from.failure() != nil:
+		g.abort(r, v, from.failure())
+	}
+	return nil
+}
+
+// abort breaks the connection off, so that no client takes the bytes that
+// were sent for the value.
+func (g *reads) abort(r *http.Request, v *kvstore.Value, err error) {
+	if r.Context().Err() == nil { // else the client went away, which is nobody's failure
+		g.counters.Errors.Add(1)
+		g.logger.Error("value became unreadable while it was sent; connection broken off",
+			"key", string(v.Key), "revision", uint64(v.Revision), "err", err)
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// refusedProblem is the document for a status http.ServeContent wanted to send.
+func refusedProblem(status int, contentRange string, size int64) error {
+	switch status {
+	case http.StatusRequestedRangeNotSatisfiable:
+		p := newProblem(status, client.ProblemRange, "the range does not fit the value, which has %d bytes", size)
+		if contentRange != "" {
+			p.with("Content-Range", contentRange)
+		}
+		return p
+	case http.StatusPreconditionFailed:
+		return newProblem(status, client.ProblemPrecondition, "If-Match or If-Unmodified-Since is false for this value, which never changes")
+	}
+	return newProblem(status, client.ProblemInternal, "%s", detailInternal(reading))
+}
+
+// rangesMax is how many ranges of one request are answered; a request with
+// more gets the whole value, as RFC 9110 (14.2) allows.
+const rangesMax = 32
+
+// withUsableRange drops a Range header that RFC 9110 tells a server to ignore
+// and http.ServeContent does not: of another unit, or on HEAD.
+func withUsableRange(r *http.Request) *http.Request {
+	ranges := r.Header.Get("Range")
+	switch {
+	case ranges == "":
+		return r
+	case r.Method == http.MethodGet && strings.HasPrefix(ranges, "bytes=") && strings.Count(ranges, ",") < rangesMax:
+		return r
+	}
+	plain := r.WithContext(r.Context())
+	plain.Header = r.Header.Clone()
+	plain.Header.Del("Range")
+	return plain
+}

@@ -1,0 +1,117 @@
+package httpapi
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// jsonValueBytesMax is the largest value that ?format=json answers; it is
+// held in memory, several times.
+const jsonValueBytesMax = 4 << 20
+
+// serveJSON answers with the value inside a document. The document is another
+// representation than the bytes: its ETag is its own SHA-256, and Repr-Digest,
+// which would be taken for the value's, is left out.
+func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Value, source string) error {
+	if v.Size > jsonValueBytesMax {
+		return invalid("the value has %d bytes and ?format=json answers values up to %d; read it without format=json", v.Size, jsonValueBytesMax)
+	}
+	need := jsonCopies * (v.Size + 1<<10)
+	if !g.memory.take(need) {
+		return kvstore.ErrOverloaded
+	}
+	defer g.memory.give(need)
+	document, err := documentOf(r, v)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	g.headers.setShared(h)
+	g.headers.setSource(h, source)
+	sum := sha256.Sum256(document)
+	h.Set("Etag", `"`+hex.EncodeToString(sum[:])+`"`)
+	h.Set("Content-Type", "application/json")
+	h.Set(client.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
+
+	served := &servedWriter{pacedWriter: newPacedWriter(w, g.idle), hasBody: r.Method != http.MethodHead}
+	http.ServeContent(served, withUsableRange(r), "", v.Time, bytes.NewReader(document))
+	if served.refused != 0 {
+		return refusedProblem(served.refused, h.Get("Content-Range"), int64(len(document)))
+	}
+	return nil
+}
+
+// documentOf renders a value as JSON. The same value gives the same bytes on
+// every node.
+func documentOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
+	raw, err := wholeOf(r, v)
+	if err != nil {
+		return nil, err
+	}
+	at := v.Time.UTC()
+	document := client.Document{Record: client.Record{
+		Revision:    uint64(v.Revision),
+		SHA256:      v.SHA256.String(),
+		Size:        v.Size,
+		ContentType: mediaTypeOf(&v.Meta),
+		Time:        &at,
+	}}
+	document.Key, document.KeyBase64 = client.JSONKey(string(v.Key))
+	if utf8.Valid(raw) {
+		document.Value = string(raw)
+	} else {
+		document.Value, document.Encoding = base64.StdEncoding.EncodeToString(raw), client.EncodingBase64
+	}
+	return marshal(&document)
+}
+
+// wholeOf returns all bytes of a value.
+func wholeOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
+	if raw, inline := v.Bytes(); inline {
+		return raw, nil
+	}
+	from := v.Open(r.Context())
+	defer from.Close()
+	raw := make([]byte, v.Size)
+	if _, err := io.ReadFull(from, raw); err != nil {
+		return nil, fmt.Errorf("read key %q: %w", string(v.Key), err)
+	}
+	return raw, nil
+}
+
+// marshal renders JSON as it is read by people too: < and & as they are.
+func marshal(document any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(document); err != nil {
+		return nil, fmt.Errorf("render the answer as JSON: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+// writeJSON answers with a document that is true only now.
+func writeJSON(w http.ResponseWriter, status int, document any) error {
+	body, err := marshal(document)
+	if err != nil {
+		return err
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	w.Write(body) // an error here is the client's going away
+	return nil
+}

@@ -1,0 +1,72 @@
+package httpapi
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// The paths that carry a key.
+const (
+	pathKey  = "/key/"
+	pathKeep = "/keep/"
+	pathTwin = "/key" // ?key=…
+)
+
+// keyInPath takes the key from the decoded path. net/http has decoded it
+// exactly once and cleaned nothing; chi's own wildcard would be escaped or
+// not depending on the bytes (it routes on RawPath when that is set).
+func keyInPath(r *http.Request, prefix string) (kvstore.Key, error) {
+	key := kvstore.Key(strings.TrimPrefix(r.URL.Path, prefix))
+	return key, key.Validate()
+}
+
+// keyInQuery takes the key from ?key=, the twin of /key/{key} for clients
+// that collapse ".." in paths even when it is escaped.
+func keyInQuery(q parameters) (kvstore.Key, error) {
+	text, given := q.lookup("key")
+	if !given {
+		return "", invalid("no key is named; use /key/{key} or /key?key={key}")
+	}
+	key := kvstore.Key(text)
+	return key, key.Validate()
+}
+
+// locationOf returns the path at which a key is read. Keys that URL parsers
+// would collapse get the query form.
+func locationOf(key kvstore.Key) string {
+	if collapses(string(key)) {
+		return pathTwin + "?key=" + url.QueryEscape(string(key))
+	}
+	var b strings.Builder
+	b.WriteString(pathKey)
+	for i := range len(key) {
+		if c := key[i]; plainInPath(c) {
+			b.WriteByte(c)
+		} else {
+			const hex = "0123456789ABCDEF"
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		}
+	}
+	return b.String()
+}
+
+// collapses reports whether a URL parser may rewrite the key as a path.
+func collapses(key string) bool {
+	for segment := range strings.SplitSeq(key, "/") {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+func plainInPath(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	}
+	return strings.IndexByte("-._~/!@:,=", c) >= 0
+}

@@ -1,0 +1,230 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// DB sets and gets keys; *kvstore.DB is one. Both methods are called
+// concurrently.
+type DB interface {
+	// Put sets a key, or says what it is set to. It reads the body to its end
+	// before anything can take effect, and does not keep it after it returned.
+	// Errors are those of kvstore; one it does not know counts as
+	// kvstore.ErrOutcomeUnknown.
+	Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error)
+	// Get returns the value of a key, or kvstore.ErrNotFound.
+	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, error)
+}
+
+var _ DB = (*kvstore.DB)(nil)
+
+// puts answers everything that sets a key. What is refused is refused before
+// DB.Put: a put is for ever.
+type puts struct {
+	db        DB
+	from      Reader // for If-Match
+	counters  *Counters
+	limit     int64         // bytes of a value
+	idle      time.Duration // of a body
+	answer    time.Duration // from the end of a body
+	documents *jsonBodies   // of POST /key
+}
+
+// byPath answers PUT /key/{key} and PUT /keep/{key}; keep is whether another
+// value that is there already is no error.
+func (p *puts) byPath(prefix string, keep bool) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		q, err := parseQuery(r.URL.RawQuery, "on-conflict")
+		if err != nil {
+			return err
+		}
+		key, err := keyInPath(r, prefix)
+		if err != nil {
+			return err
+		}
+		return p.put(w, r, key, q, keep)
+	}
+}
+
+// byQuery answers PUT /key?key=….
+func (p *puts) byQuery(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r.URL.RawQuery, "key", "on-conflict")
+	if err != nil {
+		return err
+	}
+	key, err := keyInQuery(q)
+	if err != nil {
+		return err
+	}
+	return p.put(w, r, key, q, false)
+}
+
+func (p *puts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters, keep bool) error {
+	terms, err := termsOf(r, q)
+	if err != nil {
+		return err
+	}
+	terms.keep = terms.keep || keep
+	request, err := p.requestOf(r, key, terms)
+	if err != nil {
+		return err
+	}
+	if err := p.mayMatch(r.Context(), key, terms); err != nil {
+		return err
+	}
+	body := newPacedBody(w, r, p.idle, p.limit)
+	ctx, stop := body.watch(r.Context(), p.answer)
+	defer stop()
+	request.Body = body
+	result, err := p.db.Put(ctx, request)
+	if err != nil {
+		return body.explain(err)
+	}
+	return p.decided(w, key, result, terms, "")
+}
+
+// requestOf checks the headers that describe the body of a PUT.
+func (p *puts) requestOf(r *http.Request, key kvstore.Key, t terms) (kvstore.PutRequest, error) {
+	request := kvstore.PutRequest{Key: key, PutID: t.putID, Size: r.ContentLength}
+	if err := refuseUnframed(r); err != nil {
+		return request, err
+	}
+	if err := refuseLarge(r, p.limit); err != nil {
+		return request, err
+	}
+	if part := r.Header.Get("Content-Range"); part != "" {
+		return request, invalid("the body is a part (Content-Range: %s), and a key is set once, to the whole value; send all of it without Content-Range", part)
+	}
+	if err := refuseEncoded(r.Header); err != nil {
+		return request, err
+	}
+	var err error
+	if request.ContentType, err = contentTypeOf(r.Header); err != nil {
+		return request, err
+	}
+	request.SHA256, err = expectedDigest(r.Header)
+	return request, err
+}
+
+// terms are the conditions a put comes with.
+type terms struct {
+	ifMatch     tagList
+	ifNoneMatch tagList
+	putID       string
+	keep        bool // another value that is there already is no error
+}
+
+func termsOf(r *http.Request, q parameters) (t terms, err error) {
+	if t.keep, err = q.word("on-conflict", "keep"); err != nil {
+		return t, err
+	}
+	if t.putID, err = putIDOf(r.Header); err != nil {
+		return t, err
+	}
+	if t.ifMatch, err = parseTags(r.Header, "If-Match"); err != nil {
+		return t, err
+	}
+	t.ifNoneMatch, err = parseTags(r.Header, "If-None-Match")
+	return t, err
+}
+
+const putIDBytesMax = 64
+
+// putIDOf reads Oncekv-Put-Id, "" if there is none.
+func putIDOf(h http.Header) (string, error) {
+	lines := h[client.HeaderPutID]
+	switch {
+	case len(lines) == 0:
+		return "", nil
+	case len(lines) > 1:
+		return "", invalid("%s is given %d times; give it once", client.HeaderPutID, len(lines))
+	}
+	id := lines[0]
+	if id == "" || len(id) > putIDBytesMax {
+		return "", invalid("%s has %d bytes; it takes 1 to %d", client.HeaderPutID, len(id), putIDBytesMax)
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return "", invalid("%s has the byte 0x%02x; it takes visible ASCII", client.HeaderPutID, id[i])
+		}
+	}
+	return id, nil
+}
+
+// mayMatch answers a false If-Match before anything is proposed. A true one
+// stays true: what is set never changes.
+func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
+	if !t.ifMatch.given {
+		return nil
+	}
+	v, _, err := p.from.Get(ctx, key, kvstore.Linearizable)
+	switch {
+	case errors.Is(err, kvstore.ErrNotFound):
+		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is not set; nothing was done", string(key))
+	case err != nil:
+		// Definite, whatever it is: nothing was proposed. So not p.db's errors.
+		return problemFor(reading, err)
+	case !t.ifMatch.strong(etagOf(v.SHA256)):
+		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is set to other bytes, for ever", string(key)).ofWinner(&v.Meta)
+	}
+	return nil
+}
+
+// decided answers a put from its result. Only here does If-None-Match count:
+// judged by the outcome it cannot race with another put.
+func (p *puts) decided(w http.ResponseWriter, key kvstore.Key, result kvstore.PutResult, t terms, location string) error {
+	p.count(result.Outcome)
+	winner := &result.Meta
+	created := result.Outcome == kvstore.Created
+	switch {
+	case !created && t.ifNoneMatch.weak(etagOf(winner.SHA256)):
+		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition,
+			"If-None-Match is false: key %q is set since revision %d", string(key), winner.Revision).ofWinner(winner)
+	case result.Outcome == kvstore.Conflict && !t.keep:
+		return newProblem(http.StatusConflict, client.ProblemConflict,
+			"key %q is set to other bytes since revision %d, for ever; choose another key", string(key), winner.Revision).ofWinner(winner)
+	}
+	h := w.Header()
+	if result.Outcome != kvstore.Conflict { // a kept loser must not take the winner's tag for its own
+		h.Set("Etag", etagOf(winner.SHA256))
+	}
+	h.Set(client.HeaderRevision, strconv.FormatUint(uint64(winner.Revision), 10))
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+		if location != "" {
+			h.Set("Location", location)
+		}
+	}
+	return writeJSON(w, status, answerOf(key, winner, created))
+}
+
+func answerOf(key kvstore.Key, winner *kvstore.Meta, created bool) *client.PutAnswer {
+	answer := &client.PutAnswer{
+		Revision: uint64(winner.Revision),
+		SHA256:   winner.SHA256.String(),
+		Size:     winner.Size,
+		Created:  created,
+	}
+	answer.Key, answer.KeyBase64 = client.JSONKey(string(key))
+	return answer
+}
+
+func (p *puts) count(outcome kvstore.Outcome) {
+	p.counters.Puts.Add(1)
+	switch outcome {
+	case kvstore.Created:
+		p.counters.Created.Add(1)
+	case kvstore.Unchanged:
+		p.counters.Unchanged.Add(1)
+	case kvstore.Conflict:
+		p.counters.Conflicts.Add(1)
+	}
+}

@@ -1,0 +1,105 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// parameters is a parsed query string: each name at most once, every name
+// one that the route takes.
+type parameters struct {
+	given []parameter
+}
+
+type parameter struct{ name, value string }
+
+// parseQuery reads a raw query as strictly as a put for ever deserves: what
+// is malformed, unknown or repeated is refused, never skipped, so that a
+// misspelt ?on-conflict cannot turn into another request. '+' is a space. A
+// ';' separates nothing and must be escaped.
+func parseQuery(raw string, allowed ...string) (parameters, error) {
+	var p parameters
+	if raw == "" {
+		return p, nil
+	}
+	for part := range strings.SplitSeq(raw, "&") {
+		one, err := parseParameter(part, allowed)
+		if err != nil {
+			return p, err
+		}
+		if _, twice := p.lookup(one.name); twice {
+			return p, invalid("parameter %q is given twice; give it once", one.name)
+		}
+		p.given = append(p.given, one)
+	}
+	return p, nil
+}
+
+func parseParameter(part string, allowed []string) (parameter, error) {
+	if part == "" {
+		return parameter{}, invalid("the query string has an empty parameter; remove the extra %q", "&")
+	}
+	if strings.Contains(part, ";") {
+		return parameter{}, invalid("the query string has a bare %q; write it as %%3B", ";")
+	}
+	rawName, rawValue, _ := strings.Cut(part, "=")
+	name, err := url.QueryUnescape(rawName)
+	if err != nil {
+		return parameter{}, invalid("the query string is malformed: %v", err)
+	}
+	for _, known := range allowed {
+		if name != known {
+			continue
+		}
+		value, err := url.QueryUnescape(rawValue)
+		if err != nil {
+			return parameter{}, invalid("parameter %q is malformed: %v", name, err)
+		}
+		return parameter{name, value}, nil
+	}
+	return parameter{}, invalid("unknown parameter %q; %s", name, takes(allowed))
+}
+
+// takes says what a route accepts.
+func takes(allowed []string) string {
+	if len(allowed) == 0 {
+		return "this request takes none"
+	}
+	quoted := make([]string, len(allowed))
+	for i, name := range allowed {
+		quoted[i] = fmt.Sprintf("%q", name)
+	}
+	return "this request takes " + strings.Join(quoted, ", ")
+}
+
+// lookup returns a parameter's value and whether it was given.
+func (p parameters) lookup(name string) (string, bool) {
+	for _, one := range p.given {
+		if one.name == name {
+			return one.value, true
+		}
+	}
+	return "", false
+}
+
+// word reports whether a parameter was given; its only value may be want.
+func (p parameters) word(name, want string) (bool, error) {
+	value, given := p.lookup(name)
+	if given && value != want {
+		return false, invalid("parameter %q is %q; the only value it takes is %q", name, value, want)
+	}
+	return given, nil
+}
+
+// truth reads a boolean parameter; absent is false.
+func (p parameters) truth(name string) (bool, error) {
+	switch value, given := p.lookup(name); {
+	case !given, value == "false":
+		return false, nil
+	case value == "true":
+		return true, nil
+	default:
+		return false, invalid("parameter %q is %q; it takes true or false", name, value)
+	}
+}

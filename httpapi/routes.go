@@ -1,0 +1,107 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// handler answers a request, or returns an error before it has begun to.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
+// router is a chi mux whose handlers return errors.
+type router struct {
+	mux      *chi.Mux
+	counters *Counters
+	logger   *slog.Logger
+	missing  func(r *http.Request) *problem // what a 404 says
+}
+
+func newRouter(counters *Counters, logger *slog.Logger, missing func(*http.Request) *problem) *router {
+	rt := &router{mux: chi.NewMux(), counters: counters, logger: logger, missing: missing}
+	rt.mux.Use(routeByDecodedPath)
+	rt.mux.NotFound(func(w http.ResponseWriter, r *http.Request) { rt.missing(r).write(w) })
+	rt.mux.MethodNotAllowed(rt.methodNotAllowed)
+	return rt
+}
+
+// routeByDecodedPath makes chi route on the bytes net/http decoded. By itself
+// it routes on the escaped path if a URL was escaped in an unusual way, so that
+// /%6bey/a would not be /key/a.
+func routeByDecodedPath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		chi.RouteContext(r.Context()).RoutePath = r.URL.Path
+		next.ServeHTTP(w, r)
+	})
+}
+
+// get routes GET and HEAD.
+func (rt *router) get(pattern string, do handler) {
+	rt.on(http.MethodGet, pattern, reading, do)
+	rt.on(http.MethodHead, pattern, reading, do)
+}
+
+// on routes one method.
+func (rt *router) on(method, pattern string, op operation, do handler) {
+	rt.mux.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
+		if err := do(w, r); err != nil {
+			rt.failed(w, r, op, err)
+		}
+	})
+}
+
+// failed answers an error and notes those that are this node's own.
+func (rt *router) failed(w http.ResponseWriter, r *http.Request, op operation, err error) {
+	p := problemFor(op, err)
+	if p.document.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
+		rt.counters.Errors.Add(1)
+		level := slog.LevelDebug // no leader, out of time: expected, and the client is told
+		if p.document.Status == http.StatusInternalServerError {
+			level = slog.LevelError
+		}
+		rt.logger.Log(r.Context(), level, "request failed", "method", r.Method, "path", r.URL.Path, "status", p.document.Status, "err", err)
+	}
+	p.write(w)
+}
+
+// methodNotAllowed answers 405 with the methods the path has, or 404 if it has
+// none: chi asks here too for every method it never heard of.
+func (rt *router) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	allow := rt.allowed(r.URL.Path)
+	if allow == "" {
+		rt.missing(r).write(w)
+		return
+	}
+	sentence := r.Method + " is not a method of this resource; it takes " + allow
+	if carriesKey(r.URL.Path) {
+		sentence = "keys are set once, and never changed or deleted, so there is no " + r.Method + "; this resource takes " + allow
+	}
+	newProblem(http.StatusMethodNotAllowed, client.ProblemMethod, "%s", sentence).with("Allow", allow).write(w)
+}
+
+func carriesKey(path string) bool {
+	return path == pathTwin || strings.HasPrefix(path, pathKey) || strings.HasPrefix(path, pathKeep)
+}
+
+// allowed lists the methods of a path, "" if there is no such path.
+func (rt *router) allowed(path string) string {
+	if !strings.HasPrefix(path, "/") {
+		return ""
+	}
+	var methods []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete} {
+		if rt.mux.Match(chi.NewRouteContext(), method, path) {
+			methods = append(methods, method)
+		}
+	}
+	return strings.Join(methods, ", ")
+}
+
+// noRoute is the 404 of a path that is not part of the API.
+func noRoute(r *http.Request) *problem {
+	return newProblem(http.StatusNotFound, client.ProblemNoRoute, "there is no %q here; keys are under /key/", r.URL.Path)
+}
