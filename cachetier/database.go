@@ -1,0 +1,143 @@
+package cachetier
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	demotion       = time.Second // how long a failed database node is tried last
+	hedgeMin       = 20 * time.Millisecond
+	hedgeMax       = 250 * time.Millisecond
+	hedgeUnknown   = 100 * time.Millisecond // while nothing was measured
+	latencyWeight  = 0.25                   // of a new measurement in the moving average
+	answeredWithin = 3 * time.Second        // an older answer does not make a node ready
+)
+
+// database is one database node as this cache node sees it.
+type database struct {
+	url     string
+	beating atomic.Bool // a heartbeat is on its way
+
+	mu       sync.Mutex
+	latency  time.Duration // moving average until the first byte of an answer; 0 = not measured
+	demoted  time.Time     // tried last until then
+	answered time.Time     // last answer of any kind
+}
+
+// succeeded records an answer.
+func (d *database) succeeded(now time.Time, took time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answered, d.demoted = now, time.Time{}
+	d.measure(took)
+}
+
+// failed records an error or a refusal.
+func (d *database) failed(now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.demoted = now.Add(demotion)
+}
+
+// outrun records that another node answered while this one had not for so
+// long: it is at least that slow.
+func (d *database) outrun(took time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if took > d.latency {
+		d.measure(took)
+	}
+}
+
+func (d *database) measure(took time.Duration) {
+	if d.latency == 0 {
+		d.latency = took
+		return
+	}
+	d.latency += time.Duration(latencyWeight * float64(took-d.latency))
+}
+
+func (d *database) answeredSince(t time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.answered.After(t)
+}
+
+// databases is the set of known database nodes. The list is replaced, never
+// changed, so that loads read it without a lock.
+type databases struct {
+	list atomic.Pointer[[]*database]
+	now  func() time.Time
+}
+
+func (ds *databases) all() []*database { return *ds.list.Load() }
+
+// set replaces the list; a node that stays keeps what was measured. Only one
+// goroutine at a time may call it.
+func (ds *databases) set(urls []string) {
+	known := map[string]*database{}
+	if old := ds.list.Load(); old != nil {
+		for _, d := range *old {
+			known[d.url] = d
+		}
+	}
+	list := make([]*database, 0, len(urls))
+	for _, url := range urls {
+		d := known[url]
+		if d == nil {
+			d = &database{url: url}
+		}
+		list = append(list, d)
+	}
+	ds.list.Store(&list)
+}
+
+// preference is the list, fastest first; not yet measured ones follow, those
+// that failed lately come last.
+func (ds *databases) preference() []*database {
+	type rank struct {
+		d       *database
+		demoted bool
+		latency time.Duration
+	}
+	now := ds.now()
+	list := ds.all()
+	ranks := make([]rank, len(list))
+	for i, d := range list {
+		d.mu.Lock()
+		ranks[i] = rank{d, now.Before(d.demoted), d.latency}
+		d.mu.Unlock()
+		if ranks[i].latency == 0 {
+			ranks[i].latency = hedgeMax
+		}
+	}
+	slices.SortStableFunc(ranks, func(a, b rank) int {
+		if a.demoted != b.demoted {
+			if b.demoted {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.latency, b.latency)
+	})
+	order := make([]*database, len(ranks))
+	for i, r := range ranks {
+		order[i] = r.d
+	}
+	return order
+}
+
+// hedgeDelay is how long d may be silent before another node is asked too:
+// a few times what it usually takes.
+func (d *database) hedgeDelay() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.latency == 0 {
+		return hedgeUnknown
+	}
+	return min(max(3*d.latency, hedgeMin), hedgeMax)
+}

@@ -1,0 +1,87 @@
+// Package cachetier is the read side of oncekv: cache nodes that answer from
+// memory, from one another, or from the database, and the list of live cache
+// nodes that every database node keeps.
+//
+// It leans on one fact: a key is set once, so a value that was found is right
+// for ever, wherever it was read. A cached record never expires and is never
+// invalidated. Only "not set" can become wrong, so absence is never cached, and
+// is never handed to a caller who came after it was looked up.
+//
+// # The two halves
+//
+// On a database node, a Registry takes heartbeats and answers them:
+//
+//	registry := cachetier.NewRegistry(cachetier.RegistryConfig{DBs: cluster.DBs})
+//	answer := registry.Heartbeat(heartbeat) // POST /caches
+//	nodes := registry.Caches()              // GET /caches
+//
+// A cache node is a Node. Its life:
+//
+//	node, err := cachetier.New(cachetier.NodeConfig{
+//		Name: "c1", URL: "http://127.0.0.1:5551", Nodes: []string{"http://127.0.0.1:11000"},
+//	})
+//	mux.Handle("/peer/", node.PeerHandler())     // other cache nodes ask here
+//	go func() { done <- node.Run(ctx) }()        // joins the ring, until ctx ends
+//	value, source, err := node.Get(ctx, "app/v1/main.js", kvstore.Linearizable)
+//	…
+//	cancel()                                     // says goodbye
+//	<-done
+//	server.Shutdown(…)                           // no more reads
+//	node.Close()                                 // ends and awaits loads
+//
+// # How a read goes
+//
+// Memory first. On a miss the ring (rendezvous hashing over the live nodes)
+// names the key's owner. If that is another node and it is up, it is asked over
+// GET /peer/record; else the fastest database node is, a second one when the
+// first is slow, the others when they fail. All callers of a cold key share one
+// load, a flight (flight.go tells how and why not groupcache's own).
+//
+// There are two groupcache groups a node. "owned" loads from the database only,
+// "mirror" from owners; an owner answers its peers out of "owned". So a load
+// that a peer waits for never waits for a peer, and two nodes that each believe
+// the other to be the owner cannot wait for each other. Mirror has an eighth of
+// the memory: the share that groupcache itself gives to other nodes' hot keys.
+// It keeps one in ten of the records that come from owners.
+//
+// A value over 1 MiB is cached as its header only; Value.Open streams it from
+// database nodes in ranges and goes on at another node when one fails.
+//
+// # Invariants
+//
+//  1. A found value is the put value, byte for byte: its digest is compared
+//     when a record enters a cache, whether it came from a database node or a
+//     peer. A streamed value that is read whole is compared before its last
+//     bytes are handed out.
+//  2. "Not set" is answered only by a lookup that began after the caller's Get
+//     did, also through a peer: the owner, too, discards what it looked up
+//     before the question came.
+//  3. A peer's definite "not set" is an answer: no second load follows it.
+//  4. A forwarded request is never forwarded again.
+//  5. N callers of one cold key cost at most one load in a node; of an absent
+//     key, two, when some of them come during the first.
+//  6. A load belongs to no caller: it has its own deadline, and a caller who
+//     leaves disturbs nobody.
+//  7. No key is ever stuck: a panic in the getter, the picker or a peer's getter
+//     becomes that load's error.
+//  8. An owner that does not answer costs one PeerTimeout (each load already
+//     under way), then nothing until a probe finds it back.
+//  9. A put is forwarded to a second database node only if nothing of it can
+//     have been carried out by the first.
+//  10. Memory is bounded by CacheBytes, 64 MiB of larger values being loaded,
+//     and 4,096 loads at a time.
+//
+// # Caveats
+//
+//   - groupcache's registry is process-wide: its groups are never freed, so a
+//     closed Node's cache stays in memory, and a process that registers a peer
+//     picker of its own with groupcache cannot use this package.
+//   - consistency=local reads what is held, and otherwise asks one database
+//     node outside of every flight; what it finds is not kept.
+//   - A reader that seeks in a streamed value trusts the database nodes' ETag
+//     and range for the parts it sees.
+//   - The first load of a value over 1 MiB drops the connection it came on,
+//     after the header.
+//   - Node.Close does not end readers of streamed values: their context does.
+//   - The registry believes what it is told; it is for trusted networks.
+package cachetier

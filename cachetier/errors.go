@@ -1,0 +1,34 @@
+package cachetier
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+var (
+	// errAbsent is a definite "not set", confirmed after the load that returns
+	// it began.
+	errAbsent = kvstore.ErrNotFound
+
+	// errDigest: the bytes a node sent are not those of its own digest.
+	errDigest = errors.New("wrong bytes")
+
+	// errNotHeld is groupcache's answer when it is only asked what it holds.
+	errNotHeld = errors.New("not held in memory")
+
+	// errPanic: a bug, kept to the one load it happened in.
+	errPanic = errors.New("internal error while loading")
+)
+
+// recovered turns a panic into an error. groupcache has no defer around its
+// loads: a panic that passed through it would wedge the key for ever.
+func recovered(log *slog.Logger, what string, err *error) {
+	if r := recover(); r != nil {
+		log.Error("panic during a load", "in", what, "panic", r, "stack", string(debug.Stack()))
+		*err = fmt.Errorf("%w: %s: %v", errPanic, what, r)
+	}
+}

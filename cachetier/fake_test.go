@@ -1,0 +1,294 @@
+package cachetier
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// fakeDB is a database node over loopback HTTP. Nodes of one test share their
+// keys; each counts what it was asked.
+type fakeDB struct {
+	*httptest.Server
+	t        *testing.T
+	keys     *fakeKeys
+	registry *Registry
+
+	mu    sync.Mutex
+	reads map[string]int // by key
+	hook  func(w http.ResponseWriter, r *http.Request, key string) (handled bool)
+	puts  []*http.Request
+}
+
+type fakeKeys struct {
+	mu     sync.Mutex
+	values map[string]fakeValue
+}
+
+type fakeValue struct {
+	meta kvstore.Meta
+	body []byte
+}
+
+func newFakeKeys() *fakeKeys { return &fakeKeys{values: map[string]fakeValue{}} }
+
+// put sets a key and returns when every node answers it: it is acknowledged.
+func (k *fakeKeys) put(key string, body []byte) fakeValue {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v := fakeValue{body: body, meta: kvstore.Meta{
+		Key: kvstore.Key(key), Revision: kvstore.Revision(len(k.values) + 1), Size: int64(len(body)), SHA256: sha256.Sum256(body),
+		ContentType: "text/x-" + fmt.Sprint(len(body)), Time: time.Date(2024, 5, 6, 7, 8, 9, len(k.values)+1, time.UTC),
+	}}
+	k.values[key] = v
+	return v
+}
+
+func (k *fakeKeys) get(key string) (fakeValue, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v, ok := k.values[key]
+	return v, ok
+}
+
+func newFakeDB(t *testing.T, keys *fakeKeys) *fakeDB {
+	t.Helper()
+	db := &fakeDB{t: t, keys: keys, reads: map[string]int{}}
+	db.registry = NewRegistry(RegistryConfig{DBs: func() []client.DBNode {
+		return []client.DBNode{{Name: "n", URL: db.URL, Healthy: true}}
+	}})
+	db.Server = httptest.NewServer(db)
+	t.Cleanup(db.Close)
+	return db
+}
+
+func (db *fakeDB) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/caches" {
+		db.heartbeat(w, r)
+		return
+	}
+	key := strings.TrimPrefix(r.URL.Path, "/key/")
+	if r.URL.Path == "/key" {
+		key = r.URL.Query().Get("key")
+	}
+	db.mu.Lock()
+	if r.Method == http.MethodGet {
+		db.reads[key]++
+	} else {
+		db.puts = append(db.puts, r.Clone(context.Background()))
+	}
+	hook := db.hook
+	db.mu.Unlock()
+	if hook != nil && hook(w, r, key) {
+		return
+	}
+	if r.Method == http.MethodGet {
+		db.get(w, r, key)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	v := db.keys.put(key, body)
+	w.WriteHeader(http.StatusCreated)
+	json.NewEncoder(w).Encode(client.PutAnswer{Key: key, Revision: uint64(v.meta.Revision), SHA256: v.meta.SHA256.String(), Size: v.meta.Size, Created: true})
+}
+
+func (db *fakeDB) heartbeat(w http.ResponseWriter, r *http.Request) {
+	var h client.Heartbeat
+	if err := json.NewDecoder(r.Body).Decode(&h); err != nil {
+		db.t.Errorf("heartbeat: %v", err)
+	}
+	db.mu.Lock()
+	registry := db.registry
+	db.mu.Unlock()
+	json.NewEncoder(w).Encode(registry.Heartbeat(h))
+}
+
+func (db *fakeDB) get(w http.ResponseWriter, r *http.Request, key string) {
+	v, ok := db.keys.get(key)
+	if !ok {
+		answerAbsent(w)
+		return
+	}
+	serveFake(w, r, v)
+}
+
+func answerAbsent(w http.ResponseWriter) {
+	writeProblem(w, client.Problem{Type: client.ProblemNotFound, Title: "Not found", Status: http.StatusNotFound, Detail: "key is not set"})
+}
+
+func serveFake(w http.ResponseWriter, r *http.Request, v fakeValue) {
+	fakeHeader(w, v)
+	http.ServeContent(w, r, "", v.meta.Time, bytes.NewReader(v.body))
+}
+
+func fakeHeader(w http.ResponseWriter, v fakeValue) {
+	h := w.Header()
+	h.Set("ETag", `"`+v.meta.SHA256.String()+`"`)
+	h.Set(client.HeaderRevision, fmt.Sprint(v.meta.Revision))
+	h.Set(client.HeaderTime, v.meta.Time.Format(time.RFC3339Nano))
+	h.Set("Content-Type", v.meta.ContentType)
+}
+
+func (db *fakeDB) onRequest(hook func(w http.ResponseWriter, r *http.Request, key string) bool) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.hook = hook
+}
+
+func (db *fakeDB) readsOf(key string) int {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.reads[key]
+}
+
+// testNode is a cache node that serves its peers over loopback HTTP.
+type testNode struct {
+	*Node
+	server *httptest.Server
+	gate   atomic.Pointer[func(r *http.Request)] // runs before a peer's request is served
+}
+
+// newTestNode makes a node that no clock of the test machine can surprise: it
+// hedges only when the test says so, and is patient.
+func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNode {
+	t.Helper()
+	tn := &testNode{}
+	tn.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if gate := tn.gate.Load(); gate != nil {
+			(*gate)(r)
+		}
+		tn.PeerHandler().ServeHTTP(w, r)
+	}))
+	cfg := NodeConfig{
+		URL: tn.server.URL, Logger: slog.New(slog.DiscardHandler),
+		HedgeDelay: time.Hour, PeerTimeout: 10 * time.Second, LoadTimeout: 20 * time.Second,
+	}
+	for _, db := range dbs {
+		cfg.Nodes = append(cfg.Nodes, db.URL)
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tn.Node = n
+	t.Cleanup(func() {
+		tn.server.Close()
+		n.Close()
+	})
+	return tn
+}
+
+// frozen stops a node's clock: a database node that failed stays demoted.
+func frozen(cfg *NodeConfig) {
+	now := time.Now()
+	cfg.now = func() time.Time { return now }
+}
+
+// connect makes each node know all the others.
+func connect(nodes ...*testNode) {
+	for _, n := range nodes {
+		var urls []string
+		for _, other := range nodes {
+			if other != n {
+				urls = append(urls, other.server.URL)
+			}
+		}
+		n.setPeers(urls)
+	}
+}
+
+func newTestNodes(t *testing.T, count int, change func(*NodeConfig), dbs ...*fakeDB) []*testNode {
+	t.Helper()
+	nodes := make([]*testNode, count)
+	for i := range nodes {
+		nodes[i] = newTestNode(t, change, dbs...)
+	}
+	connect(nodes...)
+	return nodes
+}
+
+// keyOwnedBy finds a key that owner owns, in the eyes of n.
+func keyOwnedBy(t *testing.T, n, owner *testNode) kvstore.Key {
+	t.Helper()
+	for i := range 10_000 {
+		key := fmt.Sprintf("key-%d", i)
+		if n.view.Load().ring.owner(key) == owner.server.URL {
+			return kvstore.Key(key)
+		}
+	}
+	t.Fatal("no key of that owner among 10,000")
+	return ""
+}
+
+func readAll(t *testing.T, v *kvstore.Value) []byte {
+	t.Helper()
+	r := v.Open(t.Context())
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatalf("read %q: %v", v.Key, err)
+	}
+	return b
+}
+
+// mustGet gets a key and checks everything about it.
+func mustGet(t *testing.T, n *testNode, want fakeValue) (source string) {
+	t.Helper()
+	v, source, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
+	if err != nil {
+		t.Fatalf("get %.40q: %v", want.meta.Key, err)
+	}
+	if v.Meta != want.meta {
+		t.Fatalf("get %.40q: meta %+v, want %+v", want.meta.Key, v.Meta, want.meta)
+	}
+	if got := readAll(t, v); !bytes.Equal(got, want.body) {
+		t.Fatalf("get %.40q: %d bytes differ from the %d put", want.meta.Key, len(got), len(want.body))
+	}
+	return source
+}
+
+// eventually polls until ok, or fails the test after ten seconds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for !ok() {
+		select {
+		case <-poll.C:
+		case <-deadline:
+			t.Fatalf("not within 10 s: %s", what)
+		}
+	}
+}
+
+// receive waits for a signal, ten seconds at most.
+func receive[T any](t *testing.T, what string, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("not within 10 s: %s", what)
+	}
+	return v
+}

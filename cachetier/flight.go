@@ -1,0 +1,159 @@
+package cachetier
+
+import (
+	"context"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/golang/groupcache"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// flight is one load of one key through one tier, shared by every caller who
+// came while it ran. It is not any caller's: it has its own deadline, and a
+// caller who leaves only stops waiting.
+type flight struct {
+	// start is the node's clock when the load began, before anything was
+	// asked. An absence it ends with holds for callers who came before start,
+	// and for nobody else.
+	start uint64
+	done  chan struct{} // closed when the result below is set
+
+	rec    *record
+	source string
+	err    error
+
+	// absent is set by the flight's own goroutine when the owner has said
+	// that the key is not set. groupcache then calls the getter, as after any
+	// failure of a peer, and the getter passes it on instead of loading again.
+	absent bool
+}
+
+type flightKey struct{}
+
+// flightFrom returns the flight a load belongs to; every context of a load has
+// one.
+func flightFrom(ctx context.Context) *flight {
+	f, _ := ctx.Value(flightKey{}).(*flight)
+	return f
+}
+
+type lookupKey struct{}
+
+// lookupCtx marks a groupcache Get that must not load: getter and peers answer
+// errNotHeld at once.
+var lookupCtx = context.WithValue(context.Background(), lookupKey{}, true)
+
+func isLookup(ctx context.Context) bool { return ctx.Value(lookupKey{}) != nil }
+
+// tier is a groupcache group and the flights through it.
+//
+// The easy version is to call group.Get and let groupcache share loads. It
+// makes a caller wait whatever his context says, gives him the first caller's
+// context, hands an absence found before he came to a later caller (even one
+// who comes after the load is over, while its entry still stands), and cannot
+// be asked whether it holds something without joining a load. So flights are
+// kept here, under one rule: for one key, group.Get is called either by the
+// one flight there is, or, when there is none, under the shard's lock by
+// somebody who only looks and never waits. Hence groupcache's own single
+// flight never has a second participant.
+type tier struct {
+	group  *groupcache.Group
+	launch func(t *tier, f *flight, key string) error // loads in a new goroutine, which calls end
+	tick   func() uint64
+	shards [64]shard
+}
+
+type shard struct {
+	mu      sync.Mutex
+	flights map[string]*flight
+}
+
+func (t *tier) shard(key string) *shard {
+	return &t.shards[xxhash.Sum64String(key)%uint64(len(t.shards))]
+}
+
+// peek returns what the tier holds, nil when that is nothing. It does not wait.
+func (t *tier) peek(key string) *record {
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flights[key] != nil {
+		return nil
+	}
+	return t.lookup(key)
+}
+
+// join returns what the tier holds, or else the flight for key, which it
+// begins when there is none. An error means that none could be begun.
+func (t *tier) join(key string) (*record, *flight, error) {
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.flights[key]; f != nil {
+		return nil, f, nil
+	}
+	if rec := t.lookup(key); rec != nil {
+		return rec, nil, nil
+	}
+	if s.flights == nil {
+		s.flights = make(map[string]*flight)
+	}
+	f := &flight{start: t.tick(), done: make(chan struct{})}
+	if err := t.launch(t, f, key); err != nil {
+		return nil, nil, err
+	}
+	s.flights[key] = f
+	return nil, f, nil
+}
+
+// end publishes a flight's result. The flight is gone from the table before
+// anybody sees it, so that who comes afterwards begins a new one.
+func (t *tier) end(f *flight, key string) {
+	s := t.shard(key)
+	s.mu.Lock()
+	delete(s.flights, key)
+	s.mu.Unlock()
+	close(f.done)
+}
+
+// lookup is called with the shard locked and no flight for key.
+func (t *tier) lookup(key string) *record {
+	var view groupcache.ByteView
+	if err := t.group.Get(lookupCtx, key, groupcache.ByteViewSink(&view)); err != nil {
+		return nil
+	}
+	rec, err := decodeRecord(kvstore.Key(key), viewBytes(view))
+	if err != nil {
+		return nil // never: it was decoded before it entered
+	}
+	return rec
+}
+
+// viewBytes returns a view's bytes without copying them. A ByteView shows them
+// only to a Writer; keeping them past Write is right here because a view in a
+// cache never changes, and neither does anything made from it.
+func viewBytes(view groupcache.ByteView) []byte {
+	var k keeper
+	view.WriteTo(&k)
+	return k.bytes
+}
+
+type keeper struct{ bytes []byte }
+
+// Write keeps p.
+func (k *keeper) Write(p []byte) (int, error) {
+	k.bytes = p
+	return len(p), nil
+}
+
+// size counts what the tier holds: records, and the bytes of keys and records.
+func (t *tier) size() (items, bytes int64) {
+	for _, which := range []groupcache.CacheType{groupcache.MainCache, groupcache.HotCache} {
+		s := t.group.CacheStats(which)
+		items += s.Items
+		bytes += s.Bytes
+	}
+	return items, bytes
+}

@@ -1,0 +1,258 @@
+package cachetier
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptrace"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+const (
+	forwardAnswerTimeout = 30 * time.Second // between the end of the request and the answer
+	forwardExpectMin     = 1 << 20          // larger bodies wait for the database's go-ahead
+	forwardRetryAfter    = "1"              // seconds
+)
+
+// Forward returns a handler that passes a request on to a live database node,
+// streaming both bodies, path and query untouched. It keeps the meaning of a
+// failure: as long as nothing of the body has left, the next database node is
+// tried, and when none takes it the answer is 503, definitely not proposed;
+// after that, no answer is 504, outcome unknown. A put with If-None-Match and
+// no Oncekv-Put-Id gets one.
+//
+// Which requests may be forwarded is for the caller to decide.
+func (n *Node) Forward() http.Handler { return n.forward }
+
+func newForward(n *Node) http.Handler {
+	transport := newTransport(dialTimeout)
+	transport.ExpectContinueTimeout = time.Second
+	transport.ResponseHeaderTimeout = forwardAnswerTimeout
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       rewriteForward,
+		Transport:     &forwarder{databases: n.databases, transport: transport, now: n.now},
+		FlushInterval: -1,
+		ErrorHandler:  forwardFailed,
+		ErrorLog:      slog.NewLogLogger(n.log.Handler(), slog.LevelWarn),
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		proxy.ServeHTTP(ownContinue{w}, r)
+	})
+}
+
+// ownContinue withholds the database's 100 Continue, which answers this node's
+// question. A client that asked gets one from net/http, when its body is first
+// read: that is when the database has said yes.
+type ownContinue struct{ http.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w ownContinue) WriteHeader(status int) {
+	if status != http.StatusContinue {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Unwrap lets http.ResponseController find Flush.
+func (w ownContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// rewriteForward keeps the request as it came. Host stays too: a database
+// node's cross-origin check compares it with the Origin that the browser sent
+// to this node.
+func rewriteForward(r *httputil.ProxyRequest) {
+	r.Out.URL.RawQuery = r.In.URL.RawQuery // ReverseProxy drops what it cannot parse; the database refuses it
+	r.Out.Host = r.In.Host
+	if r.In.Header.Get("If-None-Match") != "" && r.In.Header.Get(client.HeaderPutID) == "" {
+		r.Out.Header.Set(client.HeaderPutID, client.NewPutID())
+	}
+	if r.In.ContentLength > forwardExpectMin || r.In.ContentLength < 0 {
+		r.Out.Header.Set("Expect", "100-continue")
+	}
+}
+
+// forwarder is the RoundTripper that chooses the database node.
+type forwarder struct {
+	databases *databases
+	transport *http.Transport
+	now       func() time.Time
+}
+
+// forwardError is a request that no database node answered.
+type forwardError struct {
+	sent bool  // it may have arrived
+	body error // the client's body broke off
+	said []string
+}
+
+func (e *forwardError) Error() string { return strings.Join(e.said, "; ") }
+
+// RoundTrip implements http.RoundTripper. It changes to another database node
+// only while the body is untouched.
+func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
+	body := &sourceBody{ReadCloser: req.Body}
+	failure := &forwardError{}
+	var refusal *http.Response // by a node that took nothing; the last one's is passed on
+	for _, d := range f.databases.preference() {
+		resp, again, err := f.try(req, d, body)
+		if resp != nil || !again {
+			closeResponse(refusal)
+			refusal = resp
+		}
+		if err != nil {
+			failure.said = append(failure.said, fmt.Sprintf("%s: %v", d.url, err))
+		}
+		if !again {
+			if err == nil {
+				return resp, nil
+			}
+			failure.sent, failure.body = true, body.failure()
+			if failure.body == nil && req.Context().Err() == nil {
+				d.failed(f.now())
+			}
+			return nil, failure
+		}
+		if req.Context().Err() != nil {
+			break
+		}
+		d.failed(f.now())
+	}
+	if refusal != nil {
+		return refusal, nil
+	}
+	return nil, failure
+}
+
+func busy(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusTooManyRequests
+}
+
+func closeResponse(resp *http.Response) {
+	if resp != nil {
+		resp.Body.Close()
+	}
+}
+
+// try sends the request to d. again is whether another node may be asked: d
+// refused or failed, and certainly carried nothing out. A failure is certain
+// when there was no connection, when the body, without which there is no put,
+// was not begun, or when the request only reads.
+func (f *forwarder) try(req *http.Request, d *database, body *sourceBody) (resp *http.Response, again bool, err error) {
+	target, err := url.Parse(d.url)
+	if err != nil {
+		return nil, true, err
+	}
+	var connected atomic.Bool
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
+	out := req.Clone(httptrace.WithClientTrace(req.Context(), trace))
+	out.URL.Scheme, out.URL.Host = target.Scheme, target.Host
+	reads := req.Method == http.MethodGet || req.Method == http.MethodHead
+	hasBody := req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
+	reader := &tryBody{source: body}
+	if hasBody {
+		out.Body = reader
+	}
+	resp, err = f.transport.RoundTrip(out)
+	switch {
+	case err == nil && !busy(resp):
+		return resp, false, nil
+	case err == nil && !hasBody, err != nil && !connected.Load():
+		return resp, reader.retire(), err
+	}
+	return resp, (hasBody || reads) && reader.retire(), err
+}
+
+// sourceBody is the client's body, shared by the tries of one request, one at
+// a time.
+type sourceBody struct {
+	io.ReadCloser
+
+	mu      sync.Mutex
+	touched bool
+	err     error // that the client's side ended with, other than io.EOF
+}
+
+func (b *sourceBody) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// tryBody is the body during one try. The transport may read it even after it
+// has returned; retire makes sure that it does not, unless it has begun to.
+type tryBody struct {
+	source  *sourceBody
+	retired bool // guarded by source.mu
+}
+
+var errRetired = errors.New("this try is over")
+
+// Read implements io.Reader.
+func (b *tryBody) Read(p []byte) (int, error) {
+	b.source.mu.Lock()
+	if b.retired {
+		b.source.mu.Unlock()
+		return 0, errRetired
+	}
+	b.source.touched = true
+	b.source.mu.Unlock()
+	n, err := b.source.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.source.mu.Lock()
+		b.source.err = err
+		b.source.mu.Unlock()
+	}
+	return n, err
+}
+
+// Close does nothing: the server closes the client's body.
+func (b *tryBody) Close() error { return nil }
+
+// retire ends the try and reports whether the body is untouched.
+func (b *tryBody) retire() bool {
+	b.source.mu.Lock()
+	defer b.source.mu.Unlock()
+	b.retired = true
+	return !b.source.touched
+}
+
+// forwardFailed answers for a request that got no answer.
+func forwardFailed(w http.ResponseWriter, r *http.Request, err error) {
+	var failure *forwardError
+	if !errors.As(err, &failure) {
+		failure = &forwardError{sent: true, said: []string{err.Error()}}
+	}
+	switch {
+	case failure.body != nil: // and so the database node has refused it
+		writeProblem(w, client.Problem{
+			Type: client.ProblemInvalid, Title: "Body broke off", Status: http.StatusBadRequest,
+			Detail: "the request's body could not be read to its end: " + failure.body.Error(),
+		})
+	case failure.sent:
+		writeProblem(w, client.Problem{
+			Type: client.ProblemOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout,
+			Detail: "the request was sent to a database node and no answer came; repeat the same put: " + err.Error(),
+		})
+	default:
+		w.Header().Set("Retry-After", forwardRetryAfter)
+		writeProblem(w, client.Problem{
+			Type: client.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
+			Detail: "no database node took the request, and nothing was proposed; repeat it: " + err.Error(),
+		})
+	}
+}
+
+func writeProblem(w http.ResponseWriter, p client.Problem) {
+	w.Header().Set("Content-Type", client.ContentTypeProblem)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p)
+}

@@ -1,0 +1,193 @@
+package cachetier
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/golang/groupcache"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Get returns the value of key, and "hit" when it was in memory, "peer" when
+// the owner gave it, "load" when a database node did.
+//
+// kvstore.ErrNotFound means that the key was not set at some moment after Get
+// was called; with kvstore.Local, that the one node asked does not have it.
+// kvstore.ErrUnavailable means that no database node gave an answer; the text
+// says what each one said. kvstore.ErrOverloaded and kvstore.ErrClosed as they
+// say. When ctx ends the load goes on for the others, and Get returns ctx's
+// error.
+//
+// A value over 1 MiB is streamed from database nodes by its Open.
+func (n *Node) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	n.counters.gets.Add(1)
+	if err := key.Validate(); err != nil {
+		return nil, "", err
+	}
+	rec, source, err := n.find(ctx, key, c)
+	if err != nil {
+		n.countFailure(ctx, err)
+		return nil, "", err
+	}
+	if source == sourceHit {
+		n.counters.hits.Add(1)
+	}
+	return n.value(rec), source, nil
+}
+
+func (n *Node) countFailure(ctx context.Context, err error) {
+	switch {
+	case errors.Is(err, errAbsent):
+		n.counters.absences.Add(1)
+	case ctx.Err() == nil:
+		n.counters.errors.Add(1)
+	}
+}
+
+// find looks in memory, then loads by the key's route.
+//
+// A local read takes what is held, because a found value is right for ever,
+// and else asks one database node by itself. It shares nothing with default
+// reads: their absence means more than it asks for, and its own means less
+// than they do. What it finds is not kept, which keeps it this simple.
+func (n *Node) find(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*record, string, error) {
+	arrived := n.tick()
+	first, second := n.route(key)
+	for _, t := range []*tier{first, second} {
+		if rec := t.peek(string(key)); rec != nil {
+			return rec, sourceHit, nil
+		}
+	}
+	if c == kvstore.Local {
+		return n.direct(ctx, key)
+	}
+	return n.load(ctx, first, key, arrived)
+}
+
+// route says which tier loads the key: mirror when another node owns it.
+func (n *Node) route(key kvstore.Key) (first, second *tier) {
+	if _, other := n.picker.PickPeer(string(key)); other {
+		return n.mirror, n.owned
+	}
+	return n.owned, n.mirror
+}
+
+// forPeer answers another cache node: from memory or the database.
+func (n *Node) forPeer(ctx context.Context, key kvstore.Key) (*record, error) {
+	arrived := n.tick()
+	if rec := n.mirror.peek(string(key)); rec != nil {
+		return rec, nil
+	}
+	rec, _, err := n.load(ctx, n.owned, key, arrived)
+	return rec, err
+}
+
+func (n *Node) direct(ctx context.Context, key kvstore.Key) (*record, string, error) {
+	if err := n.enter(); err != nil {
+		return nil, "", err
+	}
+	defer n.leave()
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.LoadTimeout)
+	defer cancel()
+	stop := context.AfterFunc(n.base, cancel)
+	defer stop()
+	rec, err := n.fetcher.fetch(ctx, key, kvstore.Local)
+	return rec, sourceLoad, err
+}
+
+// load waits for a flight of t. A found value is taken whenever its load began.
+// An absence is taken only from a load that began after arrived: an earlier one
+// may have looked before a put that the caller knows of. Such a flight is over
+// when its absence is seen, so the next round joins or begins a later one; two
+// rounds are the most there can be.
+func (n *Node) load(ctx context.Context, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
+	for {
+		rec, f, err := t.join(string(key))
+		if err != nil {
+			return nil, "", err
+		}
+		if rec != nil {
+			return rec, sourceHit, nil
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, "", context.Cause(ctx)
+		}
+		if errors.Is(f.err, errAbsent) && f.start < arrived {
+			continue
+		}
+		return f.rec, f.source, f.err
+	}
+}
+
+// launch begins a flight of t. Its goroutine is counted in n.loads.
+func (n *Node) launch(t *tier, f *flight, key string) error {
+	if err := n.enter(); err != nil {
+		return err
+	}
+	go func() {
+		defer n.leave()
+		n.fly(t, f, key)
+	}()
+	return nil
+}
+
+// fly is the one load of a flight. It always ends the flight, and never hands
+// out a panic.
+func (n *Node) fly(t *tier, f *flight, key string) {
+	defer t.end(f, key)
+	defer recovered(n.log, "a load", &f.err)
+	ctx, cancel := context.WithTimeout(context.WithValue(n.base, flightKey{}, f), n.cfg.LoadTimeout)
+	defer cancel()
+	var view groupcache.ByteView
+	if f.err = t.group.Get(ctx, key, groupcache.ByteViewSink(&view)); f.err == nil {
+		f.rec, f.err = decodeRecord(kvstore.Key(key), viewBytes(view))
+	}
+}
+
+// getOwned is the getter of the owned group: one read of the database.
+func (n *Node) getOwned(ctx context.Context, key string, dest groupcache.Sink) (err error) {
+	if isLookup(ctx) {
+		return errNotHeld
+	}
+	defer recovered(n.log, "a load from the database", &err)
+	flightFrom(ctx).source = sourceLoad
+	rec, err := n.fetcher.fetch(ctx, kvstore.Key(key), kvstore.Linearizable)
+	if err != nil {
+		return err
+	}
+	return dest.SetBytes(rec.raw)
+}
+
+// getUnmirrored is the getter of the mirror group. groupcache calls it when the
+// owner gave no record: because the owner says the key is not set, which is an
+// answer, or because the owner failed, and then this node does its work.
+func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Sink) (err error) {
+	if isLookup(ctx) {
+		return errNotHeld
+	}
+	defer recovered(n.log, "a load in place of the owner", &err)
+	f := flightFrom(ctx)
+	if f.absent {
+		return errAbsent
+	}
+	rec, source, err := n.load(ctx, n.owned, kvstore.Key(key), n.tick())
+	if err != nil {
+		return err
+	}
+	f.source = source
+	return dest.SetBytes(rec.raw)
+}
+
+// value makes a record the caller's.
+func (n *Node) value(rec *record) *kvstore.Value {
+	if !rec.streamed {
+		return kvstore.NewValue(rec.meta, rec.body)
+	}
+	return kvstore.NewStreamedValue(rec.meta, func(ctx context.Context) io.ReadSeekCloser {
+		return newStreamReader(ctx, n.fetcher, rec.meta, n.cfg.StreamIdle)
+	})
+}

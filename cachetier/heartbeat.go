@@ -1,0 +1,126 @@
+package cachetier
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+const (
+	heartbeatTimeout = time.Second
+	goodbyeTimeout   = 500 * time.Millisecond
+	answerBytesMax   = 8 << 20
+)
+
+// Run keeps this node in the ring until ctx ends: a heartbeat twice a second to
+// every known database node, and probes of peers that are down. Then it says
+// goodbye, within a second, and returns nil. Reads work before, during and
+// after Run.
+func (n *Node) Run(ctx context.Context) error {
+	// Heartbeats under way when ctx ends are let finish for a while: one that
+	// is cut off may be handled after the goodbye, and undo it.
+	beatCtx, cutOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutOff()
+	var beats sync.WaitGroup
+	tick := time.NewTicker(n.cfg.HeartbeatInterval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		n.round(beatCtx, &beats)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	patience := time.AfterFunc(goodbyeTimeout, cutOff)
+	beats.Wait()
+	patience.Stop()
+	n.goodbye()
+	return nil
+}
+
+// round begins one heartbeat for each database node and one probe for each peer
+// that is down, counted in beats. A node that has not answered the last
+// heartbeat gets no other meanwhile, and delays nobody.
+func (n *Node) round(ctx context.Context, beats *sync.WaitGroup) {
+	for _, d := range n.databases.all() {
+		if d.beating.Swap(true) {
+			continue
+		}
+		beats.Go(func() {
+			defer d.beating.Store(false)
+			n.beat(ctx, d)
+		})
+	}
+	for _, p := range n.view.Load().peers {
+		if p.down.Load() {
+			beats.Go(func() { p.probe(ctx) })
+		}
+	}
+}
+
+func (n *Node) beat(ctx context.Context, d *database) {
+	began := n.now()
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
+	defer cancel()
+	answer, err := n.post(ctx, d, client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, CacheFigures: n.figures()})
+	if err != nil {
+		d.failed(n.now())
+		n.log.Debug("database node did not answer a heartbeat", "database", d.url, "error", err)
+		return
+	}
+	d.succeeded(n.now(), n.now().Sub(began))
+	n.update.Lock()
+	defer n.update.Unlock()
+	caches, dbs := n.members.heard(answer, n.now())
+	n.setPeers(caches)
+	n.databases.set(dbs)
+}
+
+func (n *Node) post(ctx context.Context, d *database, h client.Heartbeat) (client.HeartbeatAnswer, error) {
+	var answer client.HeartbeatAnswer
+	body, err := json.Marshal(h)
+	if err != nil {
+		return answer, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.url+"/caches", bytes.NewReader(body))
+	if err != nil {
+		return answer, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := n.fetcher.http.Do(req)
+	if err != nil {
+		return answer, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return answer, fmt.Errorf("status %d: %w", resp.StatusCode, client.ResponseError(resp))
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, answerBytesMax))
+	if err != nil {
+		return answer, err
+	}
+	return answer, json.Unmarshal(data, &answer)
+}
+
+// goodbye takes this node out of the ring at once instead of after the TTL.
+func (n *Node) goodbye() {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+	defer cancel()
+	var posts sync.WaitGroup
+	for _, d := range n.databases.all() {
+		posts.Go(func() {
+			h := client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, Leaving: true, CacheFigures: n.figures()}
+			if _, err := n.post(ctx, d, h); err != nil {
+				n.log.Debug("database node did not hear the goodbye", "database", d.url, "error", err)
+			}
+		})
+	}
+	posts.Wait()
+}

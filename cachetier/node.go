@@ -1,0 +1,339 @@
+package cachetier
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/golang/groupcache"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+const (
+	cacheBytesDefault  = 64 << 20
+	heartbeatDefault   = 500 * time.Millisecond
+	peerTimeoutDefault = 500 * time.Millisecond
+	loadTimeoutDefault = 5 * time.Second
+	dialTimeout        = time.Second
+	loadsMax           = 4096 // loads at the same time; past it ErrOverloaded
+	mirrorShare        = 8    // one part in so many of the memory is for keys of other nodes
+)
+
+// What answered a read: the value of the Oncekv-Cache header.
+const (
+	sourceHit  = "hit"
+	sourcePeer = "peer"
+	sourceLoad = "load"
+)
+
+// NodeConfig configures a Node. URL and Nodes are required.
+type NodeConfig struct {
+	Name string // shown in lists; default URL
+	URL  string // advertised, and this node's identity in the ring
+
+	// Nodes are the database nodes to begin with (the others are learned from
+	// them). They are tried for ever.
+	Nodes []string
+
+	// CacheBytes bounds keys and records held in memory; default 64 MiB. Loads
+	// and streams in progress come on top, 64 MiB of values at most.
+	CacheBytes int64
+
+	Logger *slog.Logger // default slog.Default()
+
+	HeartbeatInterval time.Duration // default 500 ms
+	PeerTimeout       time.Duration // how long an owner may be silent; default 500 ms
+	LoadTimeout       time.Duration // how long a load may take in all; default 5 s
+	HedgeDelay        time.Duration // before a second database node is asked; 0: by measured latency, 20 to 250 ms
+	StreamIdle        time.Duration // how long a database node may stall in a large value; default 5 s
+
+	now func() time.Time // tests only
+}
+
+// Node is a cache node: it answers reads from memory, from the key's owner
+// among the cache nodes, or from the database. All methods are safe for
+// concurrent use.
+type Node struct {
+	cfg NodeConfig
+	log *slog.Logger
+	now func() time.Time
+
+	// clock orders arrivals of callers and starts of loads.
+	clock atomic.Uint64
+
+	// owned holds what this node loaded from the database itself: the keys it
+	// owns, and any other it had to. mirror holds some of the records other
+	// owners gave. Two groups and not one, because an answer to a peer must
+	// never wait for a load that itself waits for a peer: loads of owned wait
+	// for the database only.
+	owned, mirror *tier
+	picker        groupcache.PeerPicker
+
+	view atomic.Pointer[view] // replaced under update
+
+	update    sync.Mutex // held while an answer is turned into a new view
+	members   *membership
+	databases *databases
+	fetcher   *fetcher
+	peerHTTP  *http.Client
+	forward   http.Handler
+	counters  counters
+	began     time.Time
+
+	// base is the parent of every load's context.
+	base     context.Context
+	stopBase context.CancelFunc
+	loads    sync.WaitGroup // flights, attempts, and reads that bypass flights
+
+	mu     sync.Mutex
+	active int // of loads, flights and bypassing reads only
+	closed bool
+}
+
+// view is the ring and the peers in it. It is immutable, but for the peers'
+// own state.
+type view struct {
+	ring  *ring
+	peers map[string]*peer // by URL, without this node
+}
+
+type counters struct {
+	gets, hits, peerLoads, peerErrors, peerServed, absences, errors atomic.Uint64
+}
+
+// New checks cfg and returns a node, which serves at once: with an empty cache,
+// from the nodes of cfg.Nodes. Nothing runs before Run, and nothing is sent
+// before Run or Get.
+func New(cfg NodeConfig) (*Node, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	n := &Node{
+		cfg:     cfg,
+		log:     cfg.Logger.With("cache", cfg.Name),
+		now:     cfg.now,
+		members: newMembership(cfg.URL, cfg.Nodes),
+		began:   cfg.now(),
+	}
+	n.base, n.stopBase = context.WithCancel(context.Background())
+	n.databases = &databases{now: n.now}
+	n.databases.set(cfg.Nodes)
+	transport := newTransport(dialTimeout)
+	n.fetcher = &fetcher{
+		databases: n.databases,
+		http:      newHTTPClient(transport),
+		log:       n.log,
+		hedge:     cfg.HedgeDelay,
+		now:       n.now,
+		bodies:    make(chan struct{}, bodiesMax),
+		running:   &n.loads,
+	}
+	n.peerHTTP = newHTTPClient(newTransport(cfg.PeerTimeout))
+	n.forward = newForward(n)
+	n.setPeers(nil)
+	n.picker = ownerPicker{n}
+	n.newTiers()
+	return n, nil
+}
+
+func (cfg *NodeConfig) check() (err error) {
+	if cfg.URL, err = nodeURL(cfg.URL); err != nil {
+		return fmt.Errorf("cache node: %w", err)
+	}
+	if len(cfg.Nodes) == 0 {
+		return errors.New("cache node: no database nodes given; name at least one, such as http://127.0.0.1:11000")
+	}
+	seeds := make([]string, 0, len(cfg.Nodes))
+	for _, node := range cfg.Nodes {
+		seed, err := nodeURL(node)
+		if err != nil {
+			return fmt.Errorf("cache node: database %w", err)
+		}
+		seeds = append(seeds, seed)
+	}
+	cfg.Nodes = seeds
+	if cfg.CacheBytes < 0 {
+		return fmt.Errorf("cache node: cache of %d bytes; give a positive size, or 0 for the default", cfg.CacheBytes)
+	}
+	cfg.Name = cmp.Or(cfg.Name, cfg.URL)
+	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, cacheBytesDefault)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, heartbeatDefault)
+	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, peerTimeoutDefault)
+	cfg.LoadTimeout = cmp.Or(cfg.LoadTimeout, loadTimeoutDefault)
+	cfg.StreamIdle = cmp.Or(cfg.StreamIdle, streamIdleMax)
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
+	return nil
+}
+
+// newTiers makes the two groups under names no other node in the process has.
+func (n *Node) newTiers() {
+	var b [8]byte
+	rand.Read(b[:])
+	name := n.cfg.URL + " " + hex.EncodeToString(b[:])
+	mirrorBytes := n.cfg.CacheBytes / mirrorShare
+	n.owned = &tier{
+		group:  newGroup("owned "+name, n.cfg.CacheBytes-mirrorBytes, groupcache.GetterFunc(n.getOwned), groupcache.NoPeers{}),
+		launch: n.launch,
+		tick:   n.tick,
+	}
+	n.mirror = &tier{
+		group:  newGroup("mirror "+name, mirrorBytes, groupcache.GetterFunc(n.getUnmirrored), n.picker),
+		launch: n.launch,
+		tick:   n.tick,
+	}
+}
+
+func newTransport(dial time.Duration) *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dial, KeepAlive: 15 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 256,
+		IdleConnTimeout:     90 * time.Second,
+		// Lengths and ranges are those of the value itself.
+		DisableCompression: true,
+	}
+}
+
+func newHTTPClient(transport http.RoundTripper) *http.Client {
+	return &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Close ends loads in progress, waits for them, and drops connections. Call it
+// when Run has returned and no request is served any more; Get then returns
+// what is held, or kvstore.ErrClosed. The memory of the cache itself stays
+// taken: groupcache never forgets a group.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.stopBase()
+	n.loads.Wait()
+	n.fetcher.http.CloseIdleConnections()
+	n.peerHTTP.CloseIdleConnections()
+	forgetGroup(n.owned.group.Name())
+	forgetGroup(n.mirror.group.Name())
+	return nil
+}
+
+// enter counts a load in, leave counts it out.
+func (n *Node) enter() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case n.closed:
+		return fmt.Errorf("cache node: %w", kvstore.ErrClosed)
+	case n.active >= loadsMax:
+		return fmt.Errorf("%w: %d loads are in progress", kvstore.ErrOverloaded, n.active)
+	}
+	n.active++
+	n.loads.Add(1)
+	return nil
+}
+
+func (n *Node) leave() {
+	n.mu.Lock()
+	n.active--
+	n.mu.Unlock()
+	n.loads.Done()
+}
+
+func (n *Node) tick() uint64 { return n.clock.Add(1) }
+
+// setPeers makes the ring of this node and the given ones. A peer that stays
+// keeps its state. Called with update held, or before the node is shared.
+func (n *Node) setPeers(urls []string) {
+	next := &view{peers: make(map[string]*peer, len(urls))}
+	old := n.view.Load()
+	for _, url := range urls {
+		p := &peer{url: url, node: n}
+		if old != nil && old.peers[url] != nil {
+			p = old.peers[url]
+		}
+		next.peers[url] = p
+	}
+	next.ring = newRing(append([]string{n.cfg.URL}, urls...))
+	n.view.Store(next)
+}
+
+// ownerPicker is groupcache's PeerPicker.
+type ownerPicker struct{ n *Node }
+
+// PickPeer returns the owner of key, or false when that is this node, or a node
+// that is down.
+func (o ownerPicker) PickPeer(key string) (getter groupcache.ProtoGetter, ok bool) {
+	var err error
+	defer func() {
+		if err != nil {
+			getter, ok = nil, false
+		}
+	}()
+	defer recovered(o.n.log, "the choice of an owner", &err)
+	v := o.n.view.Load()
+	if p := v.peers[v.ring.owner(key)]; p != nil && !p.down.Load() {
+		return p, true
+	}
+	return nil, false
+}
+
+// Stats returns this node's figures.
+func (n *Node) Stats() client.CacheStats {
+	return client.CacheStats{
+		Name:          n.cfg.Name,
+		URL:           n.cfg.URL,
+		Role:          client.RoleCache,
+		Ready:         n.Ready(n.base) == nil,
+		Peers:         len(n.view.Load().peers),
+		Databases:     len(n.databases.all()),
+		UptimeSeconds: n.now().Sub(n.began).Seconds(),
+		CacheFigures:  n.figures(),
+	}
+}
+
+func (n *Node) figures() client.CacheFigures {
+	ownedItems, ownedBytes := n.owned.size()
+	mirrorItems, mirrorBytes := n.mirror.size()
+	return client.CacheFigures{
+		Gets:          n.counters.gets.Load(),
+		Hits:          n.counters.hits.Load(),
+		PeerLoads:     n.counters.peerLoads.Load(),
+		PeerErrors:    n.counters.peerErrors.Load(),
+		PeerServed:    n.counters.peerServed.Load(),
+		DatabaseLoads: n.fetcher.requests.Load(),
+		Absences:      n.counters.absences.Load(),
+		Hedges:        n.fetcher.hedges.Load(),
+		Errors:        n.counters.errors.Load(),
+		Items:         ownedItems + mirrorItems,
+		Bytes:         ownedBytes + mirrorBytes,
+		LimitBytes:    n.cfg.CacheBytes,
+	}
+}
+
+// Ready returns nil when a database node has answered within 3 s, and else an
+// error that says whom this node tries.
+func (n *Node) Ready(context.Context) error {
+	known := n.databases.all()
+	urls := make([]string, len(known))
+	for i, d := range known {
+		if d.answeredSince(n.now().Add(-answeredWithin)) {
+			return nil
+		}
+		urls[i] = d.url
+	}
+	return fmt.Errorf("%w: no database node has answered within %v; tried %v", kvstore.ErrUnavailable, answeredWithin, urls)
+}

@@ -1,0 +1,941 @@
+package cachetier
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+func TestNew_RefusesBadConfig(t *testing.T) {
+	for _, cfg := range []NodeConfig{
+		{}, {URL: "http://c"}, {URL: "c", Nodes: []string{"http://n"}}, {URL: "http://c", Nodes: []string{"n"}},
+		{URL: "http://c/path", Nodes: []string{"http://n"}}, {URL: "http://c", Nodes: []string{"http://n"}, CacheBytes: -1},
+	} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("New(%+v) is fine", cfg)
+		}
+	}
+}
+
+func TestNode_Get_EveryKeyIsExactThroughEveryNode(t *testing.T) {
+	keys := newFakeKeys()
+	nodes := newTestNodes(t, 3, nil, newFakeDB(t, keys), newFakeDB(t, keys))
+	names := []string{"a", "a b", "a+b", "a%20b", "a/b", "a//b", "a%2Fb", "..", ".", "a/../b", "./a", "a/", "/a", "a?b#c", "a&b=c;d", "%", "\xff\xfe", "\x01",
+		"ünï/日本", strings.Repeat("k", 1024), strings.Repeat("\xff", 1024), strings.Repeat("../", 341)}
+	for b := 1; b < 256; b++ {
+		names = append(names, "byte-"+string([]byte{byte(b)})+"-")
+	}
+	for _, name := range names {
+		keys.put(name, []byte("value of "+name))
+	}
+	sources := map[string]int{}
+	for _, name := range names {
+		want, _ := keys.get(name)
+		for range 2 {
+			for _, n := range nodes {
+				sources[mustGet(t, n, want)]++
+			}
+		}
+	}
+	if sources[sourceHit] == 0 || sources[sourcePeer] == 0 || sources[sourceLoad] == 0 {
+		t.Errorf("sources %v: every way of answering must have been used", sources)
+	}
+}
+
+func TestNode_Get_ColdKeyIsReadOnce(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 3, nil, db)
+	want := keys.put("cold", []byte("value"))
+	entered, release := make(chan struct{}, 200), make(chan struct{})
+	db.onRequest(func(http.ResponseWriter, *http.Request, string) bool {
+		entered <- struct{}{}
+		<-release
+		return false
+	})
+	var callers sync.WaitGroup
+	for i := range 200 {
+		callers.Go(func() { mustGet(t, nodes[i%3], want) })
+	}
+	receive(t, "the first read", entered)
+	eventually(t, "all callers have arrived", func() bool {
+		sum := uint64(0)
+		for _, n := range nodes {
+			sum += n.counters.gets.Load()
+		}
+		return sum == 200
+	})
+	close(release)
+	callers.Wait()
+	if n := db.readsOf("cold"); n != 1 {
+		t.Errorf("%d database reads for 200 callers on 3 nodes, want 1 by the owner", n)
+	}
+}
+
+func TestNode_Get_AbsenceIsNotCached(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	for _, owner := range nodes {
+		key := keyOwnedBy(t, nodes[0], owner)
+		for i := range 3 {
+			if _, _, err := nodes[0].Get(t.Context(), key, kvstore.Linearizable); !errors.Is(err, kvstore.ErrNotFound) {
+				t.Fatalf("get: %v", err)
+			}
+			if n := db.readsOf(string(key)); n != i+1 {
+				t.Errorf("%d database reads after %d gets of an absent key: each must ask, once", n, i+1)
+			}
+		}
+		mustGet(t, nodes[0], keys.put(string(key), []byte("now")))
+	}
+	if n := nodes[0].counters.absences.Load(); n != 6 {
+		t.Errorf("%d absences counted, want 6", n)
+	}
+}
+
+// A load looks before the put and answers after it; whoever comes after the
+// put was acknowledged must not get the old absence, whether the load is this
+// node's own or its owner's.
+func TestNode_Get_PutAcknowledgedBeforeTheCallerIsNeverHidden(t *testing.T) {
+	for _, where := range []string{"own load", "through a peer", "two nodes ask the owner"} {
+		t.Run(where, func(t *testing.T) {
+			keys := newFakeKeys()
+			db := newFakeDB(t, keys)
+			nodes := newTestNodes(t, 3, nil, db)
+			owner, first, later := nodes[0], nodes[0], nodes[0]
+			switch where {
+			case "through a peer":
+				first, later = nodes[1], nodes[1]
+			case "two nodes ask the owner":
+				first, later = nodes[1], nodes[2]
+			}
+			key := keyOwnedBy(t, first, owner)
+			entered, release := make(chan struct{}), make(chan struct{})
+			var looked atomic.Bool
+			db.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
+				if looked.Swap(true) {
+					return false
+				}
+				close(entered) // it has looked, and found nothing
+				<-release
+				answerAbsent(w)
+				return true
+			})
+			early := make(chan error, 1)
+			go func() {
+				_, _, err := first.Get(t.Context(), key, kvstore.Linearizable)
+				early <- err
+			}()
+			receive(t, "the early load has looked", entered)
+			want := keys.put(string(key), []byte("acknowledged"))
+
+			const late = 20
+			results := make(chan error, late)
+			ticks := later.clock.Load()
+			for range late {
+				go func() {
+					v, _, err := later.Get(t.Context(), key, kvstore.Linearizable)
+					if err == nil && v.SHA256 != want.meta.SHA256 {
+						err = errors.New("wrong value")
+					}
+					results <- err
+				}()
+			}
+			eventually(t, "the late callers have arrived", func() bool { return later.clock.Load() >= ticks+late })
+			close(release)
+			for range late {
+				if err := receive(t, "a late caller", results); err != nil {
+					t.Errorf("a caller who came after the put: %v", err)
+				}
+			}
+			if err := receive(t, "the early caller", early); !errors.Is(err, kvstore.ErrNotFound) {
+				t.Errorf("the caller who came before the put: %v", err)
+			}
+			if n := db.readsOf(string(key)); n != 2 {
+				t.Errorf("%d database reads, want 2: late callers share one round", n)
+			}
+		})
+	}
+}
+
+func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	db.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
+		once.Do(func() { close(entered); <-release })
+		return false
+	})
+	_, flight, err := n.owned.join("k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	receive(t, "the load", entered)
+	_, same, _ := n.owned.join("k")
+	if same != flight {
+		t.Fatal("a second caller got another flight while one is in progress")
+	}
+	arrived := n.tick()
+	close(release)
+	receive(t, "the flight's end", flight.done)
+	if flight.start >= arrived || !errors.Is(flight.err, errAbsent) {
+		t.Fatalf("flight began at %d, caller came at %d, %v", flight.start, arrived, flight.err)
+	}
+	if _, next, _ := n.owned.join("k"); next == flight {
+		t.Error("a finished flight was handed to a later caller")
+	} else {
+		receive(t, "the next flight's end", next.done)
+		if next.start <= arrived {
+			t.Errorf("the next flight began at %d, before the caller came at %d", next.start, arrived)
+		}
+	}
+}
+
+func TestNode_Get_FirstCallerLeavesOthersStay(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	for _, owner := range nodes {
+		n := nodes[0]
+		want := keys.put(string(keyOwnedBy(t, n, owner)), []byte("value"))
+		entered, release := make(chan struct{}, 2), make(chan struct{})
+		db.onRequest(func(http.ResponseWriter, *http.Request, string) bool {
+			entered <- struct{}{}
+			<-release
+			return false
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		first, others := make(chan error, 1), make(chan error, 10)
+		go func() {
+			_, _, err := n.Get(ctx, want.meta.Key, kvstore.Linearizable)
+			first <- err
+		}()
+		receive(t, "the load", entered)
+		for range cap(others) {
+			go func() {
+				_, _, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
+				others <- err
+			}()
+		}
+		cancel()
+		if err := receive(t, "the caller who left", first); !errors.Is(err, context.Canceled) {
+			t.Errorf("the caller who left got %v", err)
+		}
+		close(release)
+		for range cap(others) {
+			if err := receive(t, "another caller", others); err != nil {
+				t.Errorf("another caller: %v", err)
+			}
+		}
+		if reads := db.readsOf(string(want.meta.Key)); reads != 1 {
+			t.Errorf("%d reads, want the first caller's to go on", reads)
+		}
+	}
+}
+
+// panicky is a transport that panics once.
+type panicky struct {
+	http.RoundTripper
+	armed atomic.Bool
+}
+
+func (p *panicky) RoundTrip(r *http.Request) (*http.Response, error) {
+	if p.armed.Swap(false) {
+		panic("bug in the transport")
+	}
+	return p.RoundTripper.RoundTrip(r)
+}
+
+func TestNode_Get_PanicDoesNotWedgeTheKey(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	n := nodes[0]
+
+	t.Run("database read", func(t *testing.T) {
+		want := keys.put(string(keyOwnedBy(t, n, n)), []byte("v"))
+		p := &panicky{RoundTripper: n.fetcher.http.Transport}
+		p.armed.Store(true)
+		n.fetcher.http.Transport = p
+		if _, _, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable); err == nil || !strings.Contains(err.Error(), "bug in the transport") {
+			t.Errorf("get: %v, want the panic as an error", err)
+		}
+		mustGet(t, n, want)
+	})
+	t.Run("peer", func(t *testing.T) {
+		want := keys.put(string(keyOwnedBy(t, n, nodes[1]))+"", []byte("v"))
+		p := &panicky{RoundTripper: n.peerHTTP.Transport}
+		p.armed.Store(true)
+		n.peerHTTP.Transport = p
+		if source := mustGet(t, n, want); source != sourceLoad {
+			t.Errorf("source %s, want a load in place of the peer that panicked", source)
+		}
+	})
+	t.Run("choice of the owner", func(t *testing.T) {
+		old := n.view.Swap(&view{})
+		want := keys.put("owner-panics", []byte("v"))
+		mustGet(t, n, want)
+		n.view.Store(old)
+	})
+	t.Run("groupcache itself", func(t *testing.T) {
+		want := keys.put("group-panics", []byte("v"))
+		flight := &flight{start: n.tick(), done: make(chan struct{})}
+		broken := &tier{group: nil, launch: n.launch, tick: n.tick}
+		n.fly(broken, flight, "group-panics")
+		receive(t, "the flight's end", flight.done)
+		if !errors.Is(flight.err, errPanic) {
+			t.Errorf("flight ended with %v", flight.err)
+		}
+		mustGet(t, n, want)
+	})
+}
+
+func TestNode_Get_DeadOwner(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	n, owner := nodes[0], nodes[1]
+	key := string(keyOwnedBy(t, n, owner))
+	owner.server.Close()
+	if source := mustGet(t, n, keys.put(key, []byte("v"))); source != sourceLoad {
+		t.Errorf("source %s", source)
+	}
+	if !n.view.Load().peers[owner.server.URL].down.Load() {
+		t.Error("a dead owner is still asked")
+	}
+	if n.counters.peerErrors.Load() != 1 {
+		t.Errorf("%d peer errors", n.counters.peerErrors.Load())
+	}
+}
+
+func TestNode_Get_HungOwnerCostsOneTimeoutThenNothingThenIsBack(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, func(cfg *NodeConfig) { cfg.PeerTimeout = 500 * time.Millisecond }, db)
+	n, owner := nodes[0], nodes[1]
+	var asked atomic.Int64
+	unhang := make(chan struct{})
+	hang := func(r *http.Request) {
+		if r.URL.Path == peerRecord {
+			asked.Add(1)
+		}
+		select {
+		case <-unhang:
+		case <-r.Context().Done():
+		}
+	}
+	owner.gate.Store(&hang)
+	owned := ownedKeys(t, n, owner, 20)
+	for _, key := range owned[:10] {
+		if source := mustGet(t, n, keys.put(key, []byte(key))); source != sourceLoad {
+			t.Errorf("source %s while the owner hangs", source)
+		}
+	}
+	if asked.Load() != 1 {
+		t.Errorf("the hung owner was asked %d times, want once", asked.Load())
+	}
+	db.registry.Heartbeat(client.Heartbeat{URL: owner.server.URL})
+	var beats sync.WaitGroup
+	n.round(t.Context(), &beats)
+	beats.Wait()
+	p := n.view.Load().peers[owner.server.URL]
+	if p == nil || !p.down.Load() {
+		t.Fatal("the owner is not down though its probe hung")
+	}
+	close(unhang)
+	n.round(t.Context(), &beats)
+	beats.Wait()
+	for _, key := range owned[10:] {
+		if source := mustGet(t, n, keys.put(key, []byte(key))); source != sourcePeer {
+			t.Errorf("source %s after the owner came back", source)
+		}
+	}
+}
+
+func ownedKeys(t *testing.T, n, owner *testNode, count int) []string {
+	t.Helper()
+	var found []string
+	for i := 0; len(found) < count; i++ {
+		if key := fmt.Sprintf("owned-%d", i); n.view.Load().ring.owner(key) == owner.server.URL {
+			found = append(found, key)
+		}
+	}
+	return found
+}
+
+func TestNode_Get_OwnerWithoutDatabaseIsNotDead(t *testing.T) {
+	keys := newFakeKeys()
+	db, deadDB := newFakeDB(t, keys), newFakeDB(t, keys)
+	deadDB.Close()
+	n, owner := newTestNode(t, nil, db), newTestNode(t, nil, deadDB)
+	connect(n, owner)
+	if source := mustGet(t, n, keys.put(string(keyOwnedBy(t, n, owner)), []byte("v"))); source != sourceLoad {
+		t.Errorf("source %s", source)
+	}
+	if n.view.Load().peers[owner.server.URL].down.Load() {
+		t.Error("an owner that answers is held for dead")
+	}
+}
+
+// Two nodes with different lists, each believing the other to be the owner,
+// load the same key at the same time. Whoever is asked by a peer must not ask
+// back.
+func TestNode_Get_NodesThatBelieveEachOtherTheOwner(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	a, b := nodes[0], nodes[1]
+	for _, pair := range [][2]*testNode{{a, b}, {b, a}} {
+		v := *pair[0].view.Load()
+		v.ring = newRing([]string{pair[1].server.URL})
+		pair[0].view.Store(&v)
+	}
+	for i := range 20 {
+		want := keys.put(fmt.Sprint("mutual-", i), []byte("v"))
+		absent := kvstore.Key(fmt.Sprint("mutual-absent-", i))
+		var callers sync.WaitGroup
+		for _, n := range nodes {
+			for range 4 {
+				callers.Go(func() { mustGet(t, n, want) })
+				callers.Go(func() {
+					if _, _, err := n.Get(t.Context(), absent, kvstore.Linearizable); !errors.Is(err, kvstore.ErrNotFound) {
+						t.Errorf("absent: %v", err)
+					}
+				})
+			}
+		}
+		callers.Wait()
+		if reads := db.readsOf(string(want.meta.Key)); reads > 2 {
+			t.Errorf("%d reads of one key by two nodes", reads)
+		}
+	}
+	if a.counters.peerErrors.Load()+b.counters.peerErrors.Load() != 0 {
+		t.Error("a peer failed: somebody waited too long")
+	}
+}
+
+func TestNode_Get_LocalSharesNothing(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	n := nodes[0]
+	for _, owner := range nodes {
+		key := keyOwnedBy(t, n, owner)
+		entered, release := make(chan struct{}, 2), make(chan struct{})
+		db.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+			if r.URL.Query().Get("consistency") == "" {
+				entered <- struct{}{}
+				<-release
+			}
+			return false
+		})
+		result := make(chan error, 1)
+		go func() {
+			_, _, err := n.Get(t.Context(), key, kvstore.Linearizable)
+			result <- err
+		}()
+		receive(t, "the default load", entered)
+		if _, _, err := n.Get(t.Context(), key, kvstore.Local); !errors.Is(err, kvstore.ErrNotFound) {
+			t.Errorf("a local read while a default load is in progress: %v", err)
+		}
+		close(release)
+		if err := receive(t, "the default caller", result); !errors.Is(err, kvstore.ErrNotFound) {
+			t.Errorf("the default caller: %v", err)
+		}
+		want := keys.put(string(key), []byte("v"))
+		v, source, err := n.Get(t.Context(), key, kvstore.Local)
+		if err != nil || source != sourceLoad || v.Meta != want.meta {
+			t.Errorf("local: %+v, %s, %v", v, source, err)
+		}
+		mustGet(t, owner, want)
+		if _, source, err := owner.Get(t.Context(), key, kvstore.Local); source != sourceHit || err != nil {
+			t.Errorf("a local read of a held key: %s, %v", source, err)
+		}
+	}
+}
+
+func TestNode_Get_FallsBackThroughAllDatabases(t *testing.T) {
+	keys := newFakeKeys()
+	dead, busy, silent, good := newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys)
+	dead.Close()
+	busy.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
+		writeProblem(w, client.Problem{Type: client.ProblemUnavailable, Status: 503, Detail: "no leader"})
+		return true
+	})
+	silent.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
+		io.WriteString(w, "<html>not a database")
+		return true
+	})
+	n := newTestNode(t, frozen, dead, busy, silent, good)
+	mustGet(t, n, keys.put("k", []byte("v")))
+	mustGet(t, n, keys.put("k2", []byte("v")))
+	if reads := good.readsOf("k2"); reads != 1 {
+		t.Errorf("the second key was read %d times from the database that works", reads)
+	}
+	if reads := busy.readsOf("k2") + silent.readsOf("k2"); reads != 0 {
+		t.Errorf("databases that had just failed were asked first, %d times", reads)
+	}
+}
+
+func TestNode_Get_OnlyTheAPIs404IsAbsence(t *testing.T) {
+	keys := newFakeKeys()
+	stranger, good := newFakeDB(t, keys), newFakeDB(t, keys)
+	stranger.onRequest(func(w http.ResponseWriter, r *http.Request, _ string) bool {
+		http.NotFound(w, r)
+		return true
+	})
+	n := newTestNode(t, nil, stranger, good)
+	n.databases.set([]string{stranger.URL, good.URL})
+	mustGet(t, n, keys.put("k", []byte("v")))
+}
+
+func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
+	keys := newFakeKeys()
+	slow, fast := newFakeDB(t, keys), newFakeDB(t, keys)
+	release := make(chan struct{})
+	slow.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+		return false
+	})
+	defer close(release)
+	n := newTestNode(t, func(cfg *NodeConfig) { cfg.HedgeDelay = time.Millisecond }, slow, fast)
+	n.databases.set([]string{slow.URL, fast.URL})
+	mustGet(t, n, keys.put("k", []byte("v")))
+	if n.fetcher.hedges.Load() != 1 || slow.readsOf("k") != 1 {
+		t.Errorf("%d hedges, %d reads of the slow database", n.fetcher.hedges.Load(), slow.readsOf("k"))
+	}
+	more := 0
+	eventually(t, "the fast database is preferred", func() bool {
+		more++
+		mustGet(t, n, keys.put(fmt.Sprint("more-", more), []byte("v")))
+		return n.databases.preference()[0].url == fast.URL
+	})
+}
+
+func TestNode_Get_WithoutAnyDatabase(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	var beats sync.WaitGroup
+	if err := n.Ready(t.Context()); !errors.Is(err, kvstore.ErrUnavailable) {
+		t.Errorf("ready before anything answered: %v", err)
+	}
+	n.round(t.Context(), &beats)
+	beats.Wait()
+	if err := n.Ready(t.Context()); err != nil {
+		t.Errorf("not ready after a heartbeat: %v", err)
+	}
+	held := keys.put("held", []byte("v"))
+	mustGet(t, n, held)
+	db.Close()
+	if source := mustGet(t, n, held); source != sourceHit {
+		t.Errorf("held value came by %s", source)
+	}
+	_, _, err := n.Get(t.Context(), "other", kvstore.Linearizable)
+	if !errors.Is(err, kvstore.ErrUnavailable) || errors.Is(err, kvstore.ErrNotFound) || !strings.Contains(err.Error(), db.URL) {
+		t.Errorf("get without a database: %v, want ErrUnavailable that names it", err)
+	}
+	now := n.now
+	n.now = func() time.Time { return now().Add(4 * time.Second) }
+	if err := n.Ready(t.Context()); !errors.Is(err, kvstore.ErrUnavailable) {
+		t.Errorf("ready 4 s after the last answer: %v", err)
+	}
+}
+
+func TestNode_Get_WrongBytesOfADatabaseAreRefused(t *testing.T) {
+	keys := newFakeKeys()
+	liar, good := newFakeDB(t, keys), newFakeDB(t, keys)
+	want := keys.put("k", []byte("the value"))
+	liar.onRequest(func(w http.ResponseWriter, r *http.Request, key string) bool {
+		v, _ := keys.get(key)
+		v.body = bytes.ToUpper(v.body)
+		serveFake(w, r, v)
+		return true
+	})
+	n := newTestNode(t, nil, liar, good)
+	n.databases.set([]string{liar.URL, good.URL})
+	mustGet(t, n, want)
+	alone := newTestNode(t, nil, liar)
+	if _, _, err := alone.Get(t.Context(), "k", kvstore.Linearizable); !errors.Is(err, kvstore.ErrUnavailable) {
+		t.Errorf("get from the liar alone: %v", err)
+	}
+}
+
+func TestNode_Get_WrongBytesOfAPeerAreRefused(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	value := []byte("the value")
+	for name, lie := range map[string]func(want fakeValue) []byte{
+		"value": func(want fakeValue) []byte {
+			return append(encodeHeader(want.meta, false), bytes.ToUpper(value)...)
+		},
+		"whole other key's record": func(want fakeValue) []byte {
+			want.meta.Key = "another"
+			return append(encodeHeader(want.meta, false), value...)
+		},
+		"cut short": func(want fakeValue) []byte { return encodeHeader(want.meta, false) },
+		"nothing":   func(fakeValue) []byte { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var want fakeValue
+			liar := newFakeDB(t, keys) // a server will do
+			liar.onRequest(func(w http.ResponseWriter, r *http.Request, _ string) bool {
+				w.Header().Set("Content-Type", typeRecord)
+				w.Write(lie(want))
+				return true
+			})
+			n.setPeers([]string{liar.URL})
+			for i := 0; ; i++ {
+				key := fmt.Sprint(name, i)
+				if n.view.Load().ring.owner(key) == liar.URL {
+					want = keys.put(key, value)
+					break
+				}
+			}
+			if source := mustGet(t, n, want); source != sourceLoad {
+				t.Errorf("source %s", source)
+			}
+		})
+	}
+}
+
+func TestNode_Get_MemoryStaysBelowTheLimit(t *testing.T) {
+	keys := newFakeKeys()
+	nodes := newTestNodes(t, 2, func(cfg *NodeConfig) { cfg.CacheBytes = 1 << 20 }, newFakeDB(t, keys))
+	for i := range 60 {
+		want := keys.put(fmt.Sprint("big-", i), bytes.Repeat([]byte{byte(i)}, 60<<10))
+		for _, n := range nodes {
+			mustGet(t, n, want)
+		}
+	}
+	for _, n := range nodes {
+		s := n.Stats()
+		if s.Bytes == 0 || s.Bytes > s.LimitBytes || s.LimitBytes != 1<<20 {
+			t.Errorf("%d of %d bytes held", s.Bytes, s.LimitBytes)
+		}
+		if s.Gets != 60 || s.Peers != 1 || s.Databases != 1 || s.Role != client.RoleCache || s.DatabaseLoads == 0 || s.PeerLoads == 0 || s.PeerServed == 0 {
+			t.Errorf("stats %+v", s)
+		}
+	}
+}
+
+func TestNode_Get_TooManyLoads(t *testing.T) {
+	keys := newFakeKeys()
+	n := newTestNode(t, nil, newFakeDB(t, keys))
+	n.active = loadsMax
+	if _, _, err := n.Get(t.Context(), "k", kvstore.Linearizable); !errors.Is(err, kvstore.ErrOverloaded) {
+		t.Errorf("get: %v", err)
+	}
+	n.active = 0
+	mustGet(t, n, keys.put("k", []byte("v")))
+}
+
+func TestNode_Get_RefusesBadKeys(t *testing.T) {
+	n := newTestNode(t, nil, newFakeDB(t, newFakeKeys()))
+	for _, key := range []kvstore.Key{"", "a\x00", kvstore.Key(strings.Repeat("k", 1025))} {
+		if _, _, err := n.Get(t.Context(), key, kvstore.Linearizable); !errors.Is(err, kvstore.ErrInvalidKey) {
+			t.Errorf("get %.5q: %v", key, err)
+		}
+	}
+}
+
+func TestNode_Close_EndsLoadsAndWaits(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	entered := make(chan struct{})
+	db.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		close(entered)
+		<-r.Context().Done()
+		return true
+	})
+	result := make(chan error, 1)
+	go func() {
+		_, _, err := n.Get(t.Context(), "k", kvstore.Linearizable)
+		result <- err
+	}()
+	receive(t, "the load", entered)
+	n.Close()
+	if err := receive(t, "the caller", result); err == nil {
+		t.Error("a load outlived Close")
+	}
+	if _, _, err := n.Get(t.Context(), "k", kvstore.Linearizable); !errors.Is(err, kvstore.ErrClosed) {
+		t.Errorf("get after Close: %v", err)
+	}
+}
+
+func TestNode_PeerHandler_AnswersOnlyPeers(t *testing.T) {
+	n := newTestNode(t, nil, newFakeDB(t, newFakeKeys()))
+	for target, want := range map[string]int{
+		"/peer/ping": 204, "/peer/record?key=YQ": 404, "/peer/record": 400, "/peer/record?key=": 400, "/peer/record?key=*": 400, "/peer/record?key=AA": 400, "/peer/other": 404,
+	} {
+		resp, err := http.Get(n.server.URL + target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d, want %d", target, resp.StatusCode, want)
+		}
+		if absent := resp.Header.Get("Content-Type") == typeAbsent; absent != (target == "/peer/record?key=YQ") {
+			t.Errorf("%s has type %q", target, resp.Header.Get("Content-Type"))
+		}
+	}
+}
+
+func TestNode_Run_JoinsTheRingAndSaysGoodbye(t *testing.T) {
+	keys := newFakeKeys()
+	db, unknown := newFakeDB(t, keys), newFakeDB(t, keys)
+	db.registry.cfg.DBs = func() []client.DBNode { return []client.DBNode{{URL: db.URL}, {URL: unknown.URL}} }
+	fast := func(cfg *NodeConfig) { cfg.HeartbeatInterval = time.Millisecond }
+	nodes := []*testNode{newTestNode(t, fast, db), newTestNode(t, fast, db), newTestNode(t, fast, db)}
+	var running sync.WaitGroup
+	var stops []context.CancelFunc
+	for _, n := range nodes {
+		ctx, stop := context.WithCancel(t.Context())
+		stops = append(stops, stop)
+		running.Go(func() {
+			if err := n.Run(ctx); err != nil {
+				t.Errorf("run: %v", err)
+			}
+		})
+	}
+	eventually(t, "every node knows the others and the second database", func() bool {
+		for _, n := range nodes {
+			if len(n.view.Load().peers) != 2 || len(n.databases.all()) != 2 {
+				return false
+			}
+		}
+		return true
+	})
+	eventually(t, "the second database node hears heartbeats", func() bool { return listed(unknown.registry) != "" })
+	stops[0]()
+	eventually(t, "the goodbye", func() bool {
+		for _, c := range db.registry.Caches() {
+			if c.URL == nodes[0].server.URL {
+				return !c.Healthy
+			}
+		}
+		return false
+	})
+	stops[1]()
+	stops[2]()
+	running.Wait()
+}
+
+func TestNode_Round_DatabaseRestartsEmpty(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := []*testNode{newTestNode(t, nil, db), newTestNode(t, nil, db)}
+	beat := func(n *testNode) {
+		var beats sync.WaitGroup
+		n.round(t.Context(), &beats)
+		beats.Wait()
+	}
+	beat(nodes[0])
+	beat(nodes[1])
+	beat(nodes[0])
+	db.mu.Lock()
+	db.registry = NewRegistry(RegistryConfig{})
+	db.mu.Unlock()
+	beat(nodes[0])
+	if peers := len(nodes[0].view.Load().peers); peers != 1 {
+		t.Errorf("%d peers just after the database lost its list, want the last known one", peers)
+	}
+	beat(nodes[1])
+	if got := len(db.registry.Caches()); got != 2 {
+		t.Errorf("%d caches registered again, want 2", got)
+	}
+}
+
+func TestStreamedValue_OfEverySize(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	for i, size := range []int{inlineBytesMax, inlineBytesMax + 1, 3 << 19, 40 << 20} {
+		body := pattern(size)
+		want := keys.put(fmt.Sprint("large-", i), body)
+		for _, n := range nodes {
+			mustGet(t, n, want)
+			v, source, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, inline := v.Bytes(); inline != (size <= inlineBytesMax) {
+				t.Errorf("%d bytes are inline: %v (%s)", size, inline, source)
+			}
+			checkRanges(t, v, body)
+		}
+	}
+	if s := nodes[0].Stats(); s.Bytes > 3<<20 {
+		t.Errorf("%d bytes are held after values of 40 MiB passed", s.Bytes)
+	}
+}
+
+// pattern makes bytes in which every offset looks different from its
+// neighbours.
+func pattern(size int) []byte {
+	b := make([]byte, size)
+	seed := sha256.Sum256([]byte(fmt.Sprint(size)))
+	for i := range b {
+		b[i] = seed[i%32] ^ byte(i>>5) ^ byte(i>>13) ^ byte(i>>21)
+	}
+	return b
+}
+
+func checkRanges(t *testing.T, v *kvstore.Value, body []byte) {
+	t.Helper()
+	r := v.Open(t.Context())
+	defer r.Close()
+	for _, from := range []int{0, 1, len(body) / 2, len(body) - 17, 1048570} {
+		if from >= len(body) {
+			continue
+		}
+		if _, err := r.Seek(int64(from), io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, min(100, len(body)-from))
+		if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, body[from:from+len(got)]) {
+			t.Fatalf("range from %d: %v", from, err)
+		}
+	}
+	if end, err := r.Seek(0, io.SeekEnd); err != nil || end != int64(len(body)) {
+		t.Errorf("end at %d, %v", end, err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("read at the end: %d, %v", n, err)
+	}
+	if _, err := r.Seek(-1, io.SeekStart); err == nil {
+		t.Error("a seek before the beginning is fine")
+	}
+}
+
+func TestStreamedValue_DatabaseDiesHalfWay(t *testing.T) {
+	for _, way := range []string{"broken connection", "stall", "another value"} {
+		t.Run(way, func(t *testing.T) {
+			keys := newFakeKeys()
+			dying, good := newFakeDB(t, keys), newFakeDB(t, keys)
+			n := newTestNode(t, func(cfg *NodeConfig) { cfg.StreamIdle = time.Second }, dying, good)
+			n.databases.set([]string{dying.URL, good.URL})
+			want := keys.put("large", pattern(5<<20))
+			v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dying.onRequest(func(w http.ResponseWriter, r *http.Request, _ string) bool {
+				var from, to int
+				fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+				if from < 1<<20 {
+					return false
+				}
+				shown := want
+				if way == "another value" {
+					shown.meta.SHA256 = kvstore.Digest{1}
+				}
+				fakeHeader(w, shown)
+				w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to, len(want.body)))
+				w.Header().Set("Content-Length", fmt.Sprint(to-from+1))
+				w.WriteHeader(http.StatusPartialContent)
+				w.Write(want.body[from : from+12345])
+				http.NewResponseController(w).Flush()
+				if way == "stall" {
+					<-r.Context().Done()
+				}
+				panic(http.ErrAbortHandler)
+			})
+			if got := readAll(t, v); !bytes.Equal(got, want.body) {
+				t.Error("the value is not whole")
+			}
+			if good.readsOf("large") == 0 {
+				t.Error("the other database was not asked")
+			}
+		})
+	}
+}
+
+func TestStreamedValue_AllDatabasesDie(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	want := keys.put("large", pattern(5<<20))
+	v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := v.Open(t.Context())
+	defer r.Close()
+	if _, err := io.ReadFull(r, make([]byte, 1<<20)); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	rest, err := io.ReadAll(r)
+	if !errors.Is(err, kvstore.ErrUnavailable) || !strings.Contains(err.Error(), db.URL) {
+		t.Errorf("read %d more bytes of %d, then %v", len(rest), len(want.body), err)
+	}
+}
+
+func TestStreamedValue_WrongBytesAreNeverSeenWhole(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	keys.put("large", pattern(3<<20))
+	v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db.onRequest(func(w http.ResponseWriter, r *http.Request, key string) bool {
+		lie, _ := keys.get(key)
+		lie.body = bytes.Clone(lie.body)
+		lie.body[2<<20]++
+		serveFake(w, r, lie)
+		return true
+	})
+	r := v.Open(t.Context())
+	defer r.Close()
+	got, err := io.ReadAll(r)
+	if !errors.Is(err, errDigest) || len(got) >= 3<<20 {
+		t.Errorf("read %d bytes of wrong ones, %v", len(got), err)
+	}
+}
+
+func TestStreamedValue_ReaderEndsWithItsContext(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, nil, db)
+	keys.put("large", pattern(5<<20))
+	v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := v.Open(ctx)
+	if _, err := io.ReadFull(r, make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if _, err := io.ReadAll(r); !errors.Is(err, context.Canceled) {
+		t.Errorf("read after the context ended: %v", err)
+	}
+	r.Close()
+	if _, err := r.Read(make([]byte, 1)); err == nil {
+		t.Error("read after Close is fine")
+	}
+}

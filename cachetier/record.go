@@ -1,0 +1,143 @@
+package cachetier
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// inlineBytesMax is the largest value that is cached with its bytes. Of a
+// larger one only the header is, and the bytes are streamed.
+const inlineBytesMax = 1 << 20
+
+// The encoded record, as it lies in memory and as it travels between cache
+// nodes. Numbers are big-endian.
+//
+//	 0  format, 1 byte: 1
+//	 1  flags, 1 byte: bit 0 set when the bytes are not part of the record
+//	 2  revision, 8
+//	10  size of the value, 8
+//	18  time: Unix seconds, 8, signed
+//	26  time: nanoseconds, 4
+//	30  SHA-256 of the value, 32
+//	62  length of the content type, 2
+//	64  content type
+//	    xxhash64 of the key and all of the above, 8
+//	    the value, unless flagged
+//
+// The checksum covers the key, which is not stored: a record that a peer sent
+// for another key is refused like a damaged one.
+const (
+	recordFormat   = 1
+	flagStreamed   = 1
+	recordFixed    = 64
+	recordChecksum = 8
+)
+
+// contentTypeBytesMax is what database nodes accept.
+const contentTypeBytesMax = 255
+
+// recordBytesMax bounds what is read from a peer.
+const recordBytesMax = recordFixed + contentTypeBytesMax + recordChecksum + inlineBytesMax
+
+// record is a decoded record. It is immutable.
+type record struct {
+	meta     kvstore.Meta
+	streamed bool
+	raw      []byte // the encoding
+	body     []byte // the value: the end of raw
+}
+
+// encodeHeader writes the header of meta, with room for the value behind it.
+func encodeHeader(meta kvstore.Meta, streamed bool) []byte {
+	room := int(meta.Size)
+	if streamed {
+		room = 0
+	}
+	raw := make([]byte, recordFixed, recordFixed+len(meta.ContentType)+recordChecksum+room)
+	raw[0] = recordFormat
+	if streamed {
+		raw[1] = flagStreamed
+	}
+	binary.BigEndian.PutUint64(raw[2:], uint64(meta.Revision))
+	binary.BigEndian.PutUint64(raw[10:], uint64(meta.Size))
+	binary.BigEndian.PutUint64(raw[18:], uint64(meta.Time.Unix()))
+	binary.BigEndian.PutUint32(raw[26:], uint32(meta.Time.Nanosecond()))
+	copy(raw[30:], meta.SHA256[:])
+	binary.BigEndian.PutUint16(raw[62:], uint16(len(meta.ContentType)))
+	raw = append(raw, meta.ContentType...)
+	return binary.BigEndian.AppendUint64(raw, headerSum(meta.Key, raw))
+}
+
+func headerSum(key kvstore.Key, header []byte) uint64 {
+	d := xxhash.New()
+	d.WriteString(string(key))
+	d.Write(header)
+	return d.Sum64()
+}
+
+// decodeRecord reads a record of key: encodeHeader's bytes and the value. It keeps raw. It does
+// not compute the value's digest: see verify.
+func decodeRecord(key kvstore.Key, raw []byte) (*record, error) {
+	if len(raw) < recordFixed+recordChecksum || raw[0] != recordFormat {
+		return nil, fmt.Errorf("record of %q has an unknown format or is cut short (%d bytes)", key, len(raw))
+	}
+	header := recordFixed + int(binary.BigEndian.Uint16(raw[62:]))
+	if len(raw) < header+recordChecksum {
+		return nil, fmt.Errorf("record of %q is cut short in its header (%d bytes)", key, len(raw))
+	}
+	if binary.BigEndian.Uint64(raw[header:]) != headerSum(key, raw[:header]) {
+		return nil, fmt.Errorf("record of %q has a damaged header or is another key's", key)
+	}
+	r := &record{raw: raw, body: raw[header+recordChecksum:], streamed: raw[1]&flagStreamed != 0}
+	r.meta = kvstore.Meta{
+		Key:         key,
+		Revision:    kvstore.Revision(binary.BigEndian.Uint64(raw[2:])),
+		Size:        int64(binary.BigEndian.Uint64(raw[10:])),
+		SHA256:      kvstore.Digest(raw[30:62]),
+		ContentType: string(raw[recordFixed:header]),
+		Time:        time.Unix(int64(binary.BigEndian.Uint64(raw[18:])), int64(binary.BigEndian.Uint32(raw[26:]))).UTC(),
+	}
+	if want := r.meta.Size; !r.streamed && int64(len(r.body)) != want || r.streamed && len(r.body) != 0 {
+		return nil, fmt.Errorf("record of %q has %d bytes of a value of %d", key, len(r.body), want)
+	}
+	return r, nil
+}
+
+// verify compares the bytes with the digest. It is called once, when a record
+// enters a cache. A streamed record has no bytes yet: whoever reads them all
+// verifies them.
+func (r *record) verify() error {
+	if r.streamed {
+		return nil
+	}
+	if got := kvstore.Digest(sha256.Sum256(r.body)); got != r.meta.SHA256 {
+		return fmt.Errorf("%w: value of %q hashes to %s, its record says %s", errDigest, r.meta.Key, got, r.meta.SHA256)
+	}
+	return nil
+}
+
+// metaFromRecord translates what a database node's headers said.
+func metaFromRecord(key kvstore.Key, r client.Record) (kvstore.Meta, error) {
+	if len(r.ContentType) > contentTypeBytesMax {
+		return kvstore.Meta{}, fmt.Errorf("content type of %d bytes is over %d", len(r.ContentType), contentTypeBytesMax)
+	}
+	digest, err := kvstore.ParseDigest(r.SHA256)
+	if err != nil {
+		return kvstore.Meta{}, err
+	}
+	return kvstore.Meta{
+		Key:         key,
+		Revision:    kvstore.Revision(r.Revision),
+		Size:        r.Size,
+		SHA256:      digest,
+		ContentType: r.ContentType,
+		Time:        *r.Time,
+	}, nil
+}

@@ -1,0 +1,136 @@
+package cachetier
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+type fakeClock struct{ t time.Time }
+
+func (c *fakeClock) now() time.Time { return c.t }
+
+func (c *fakeClock) advance(d time.Duration) { c.t = c.t.Add(d) }
+
+func newTestRegistry() (*Registry, *fakeClock) {
+	clock := &fakeClock{time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}
+	return NewRegistry(RegistryConfig{Now: clock.now}), clock
+}
+
+func listed(r *Registry) string {
+	var s []string
+	for _, c := range r.Caches() {
+		s = append(s, fmt.Sprintf("%s:%v", c.Name, c.Healthy))
+	}
+	return strings.Join(s, " ")
+}
+
+func beatAs(r *Registry, name string) []string {
+	var peers []string
+	for _, c := range r.Heartbeat(client.Heartbeat{Name: name, URL: "http://" + name}).Caches {
+		peers = append(peers, c.Name)
+	}
+	return peers
+}
+
+func TestRegistry_Heartbeat_AnswersTheOtherLiveNodes(t *testing.T) {
+	r, clock := newTestRegistry()
+	if peers := beatAs(r, "c1"); peers != nil {
+		t.Errorf("first node's peers: %v", peers)
+	}
+	beatAs(r, "c2")
+	if peers := beatAs(r, "c1"); !slices.Equal(peers, []string{"c2"}) {
+		t.Errorf("c1's peers: %v", peers)
+	}
+	clock.advance(2*time.Second - 1)
+	if peers := beatAs(r, "c3"); !slices.Equal(peers, []string{"c1", "c2"}) {
+		t.Errorf("just inside the TTL: %v", peers)
+	}
+	clock.advance(1)
+	if peers := beatAs(r, "c3"); peers != nil {
+		t.Errorf("just outside the TTL: %v", peers)
+	}
+}
+
+func TestRegistry_Caches_KeepsUnheardNodesForTenMinutes(t *testing.T) {
+	r, clock := newTestRegistry()
+	beatAs(r, "c1")
+	seen := clock.t
+	clock.advance(2 * time.Second)
+	beatAs(r, "c2")
+	if got := listed(r); got != "c1:false c2:true" {
+		t.Errorf("listed %q", got)
+	}
+	if got := r.Caches()[0].LastSeen; !got.Equal(seen) {
+		t.Errorf("last seen %v, want %v", got, seen)
+	}
+	clock.advance(10*time.Minute - 2*time.Second - 1)
+	if got := listed(r); got != "c1:false c2:false" {
+		t.Errorf("just before ten minutes: %q", got)
+	}
+	clock.advance(1)
+	if got := listed(r); got != "c2:false" {
+		t.Errorf("after ten minutes: %q", got)
+	}
+	beatAs(r, "c1")
+	if got := listed(r); got != "c1:true c2:false" {
+		t.Errorf("back again: %q", got)
+	}
+}
+
+func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
+	r, _ := newTestRegistry()
+	beatAs(r, "c1")
+	r.Heartbeat(client.Heartbeat{Name: "c1", URL: "http://c1", Leaving: true})
+	if peers := beatAs(r, "c2"); peers != nil {
+		t.Errorf("peers after the goodbye: %v", peers)
+	}
+	if got := listed(r); got != "c1:false c2:true" {
+		t.Errorf("listed %q", got)
+	}
+	beatAs(r, "c1")
+	if got := listed(r); got != "c1:true c2:true" {
+		t.Errorf("after it came back: %q", got)
+	}
+}
+
+func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
+	r, _ := newTestRegistry()
+	r.Heartbeat(client.Heartbeat{Name: "old", URL: "http://c1/"})
+	r.Heartbeat(client.Heartbeat{Name: "new", URL: "http://c1", CacheFigures: client.CacheFigures{Hits: 7}})
+	nodes := r.Caches()
+	if len(nodes) != 1 || nodes[0].Name != "new" || nodes[0].Hits != 7 || nodes[0].URL != "http://c1" {
+		t.Errorf("nodes: %+v", nodes)
+	}
+}
+
+func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
+	r, clock := newTestRegistry()
+	for _, url := range []string{"", "c1", "ftp://c1", "http://", "http://c1/path", "http://" + strings.Repeat("x", 4096)} {
+		r.Heartbeat(client.Heartbeat{Name: "bad", URL: url})
+	}
+	r.Heartbeat(client.Heartbeat{Name: strings.Repeat("n", 300), URL: "http://c1"})
+	if got := listed(r); got != "" {
+		t.Errorf("listed %q", got)
+	}
+	for i := range registryMax + 10 {
+		clock.advance(time.Millisecond)
+		r.record(fmt.Sprintf("http://c%d", i), client.Heartbeat{Name: fmt.Sprintf("c%d", i)}, clock.t)
+	}
+	nodes := r.Caches()
+	if len(nodes) != registryMax || slices.ContainsFunc(nodes, func(c client.CacheNode) bool { return c.Name == "c9" }) {
+		t.Errorf("%d nodes listed; the longest unheard must go", len(nodes))
+	}
+}
+
+func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
+	want := []client.DBNode{{Name: "n1", URL: "http://n1", Healthy: true}}
+	r := NewRegistry(RegistryConfig{DBs: func() []client.DBNode { return want }})
+	if got := r.Heartbeat(client.Heartbeat{Name: "c", URL: "http://c"}).DBs; !slices.Equal(got, want) {
+		t.Errorf("databases: %v", got)
+	}
+}

@@ -1,0 +1,47 @@
+package cachetier
+
+import (
+	"github.com/cespare/xxhash/v2"
+)
+
+// ring says which cache node owns a key: rendezvous hashing, by which every
+// node with the same list finds the same owner, and a node that comes or goes
+// moves only the keys it owns. It is immutable.
+type ring struct {
+	nodes []ringNode
+}
+
+type ringNode struct {
+	url  string
+	seed uint64 // hash of url
+}
+
+func newRing(urls []string) *ring {
+	r := &ring{nodes: make([]ringNode, len(urls))}
+	for i, url := range urls {
+		r.nodes[i] = ringNode{url: url, seed: xxhash.Sum64String(url)}
+	}
+	return r
+}
+
+// owner returns the URL of the node with the highest score for key, "" in an
+// empty ring. The smaller URL wins a tie, so the order of the list is nothing.
+func (r *ring) owner(key string) string {
+	hash := xxhash.Sum64String(key)
+	best, bestScore := "", uint64(0)
+	for _, n := range r.nodes {
+		score := mix(hash ^ n.seed)
+		if best == "" || score > bestScore || score == bestScore && n.url < best {
+			best, bestScore = n.url, score
+		}
+	}
+	return best
+}
+
+// mix spreads the bits of two combined hashes (the finalizer of SplitMix64):
+// a plain XOR would order the nodes alike for keys that differ in few bits.
+func mix(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
