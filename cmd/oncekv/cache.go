@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/internal/server"
+)
+
+// cacheFlags are the command line of a cache node.
+type cacheFlags struct {
+	server.CacheConfig
+	cacheBytes byteSize
+	log        logFlags
+}
+
+func (a *app) cacheCommand() *cobra.Command {
+	c := &cacheFlags{cacheBytes: 64 << 20}
+	cmd := &cobra.Command{
+		Use:   "cache",
+		Short: "Run a cache node",
+		Long: `Run a cache node until it is told to stop. It serves reads from memory, shares
+the work with the other cache nodes, and forwards puts to a database node. It
+starts, and waits, when no database node is up.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.cache(cmd.Context(), c) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&c.Name, "name", "c1", "name of the node")
+	f.StringVar(&c.Listen, "listen", "127.0.0.1:5551", "address for clients and other cache nodes")
+	f.StringVar(&c.Advertise, "advertise", "", "URL by which others reach --listen, if it is another")
+	f.StringSliceVar(&c.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "client URLs of database nodes to begin with; the others are learned from them")
+	f.Var(&c.cacheBytes, "cache-bytes", "memory for cached values")
+	c.log.register(f, 0)
+	return cmd
+}
+
+func (a *app) cache(ctx context.Context, c *cacheFlags) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	c.CacheBytes, c.Logger = int64(c.cacheBytes), a.logger(c.log)
+	cache, err := server.StartCache(ctx, c.CacheConfig)
+	if err != nil {
+		return startError(ctx, "cache node "+c.Name, err)
+	}
+	return supervise(ctx, namedNode{"cache node " + c.Name, cache})
+}
+
+func (c *cacheFlags) check() error {
+	for _, err := range []error{
+		checkName(c.Name),
+		checkURL("advertise", c.Advertise),
+		checkListen("listen", c.Listen, "advertise", c.Advertise),
+		checkURLs("nodes", c.Nodes),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if c.cacheBytes < 1 {
+		return usageErrorf("--cache-bytes must be at least 1")
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+package main
+
+import (
+	"mime"
+	"path/filepath"
+	"strings"
+)
+
+const contentTypeDefault = "application/octet-stream"
+
+// contentTypeOf guesses a file's content type by its extension. The own table
+// comes first: what package mime knows besides a few types of the web depends
+// on the machine, and a content type is kept for ever.
+func contentTypeOf(path string) string {
+	ext := strings.ToLower(filepath.Ext(path))
+	if t := ownContentType(ext); t != "" {
+		return t
+	}
+	if t := mime.TypeByExtension(ext); t != "" {
+		return t
+	}
+	return contentTypeDefault
+}
+
+func ownContentType(ext string) string {
+	switch ext {
+	case ".mod", ".sum", ".ziphash", ".txt", ".log", ".go", ".proto", ".sh", ".py", ".rs", ".c", ".h", ".ts", ".conf", ".ini":
+		return "text/plain; charset=utf-8"
+	case ".md":
+		return "text/markdown; charset=utf-8"
+	case ".csv":
+		return "text/csv; charset=utf-8"
+	case ".info", ".json", ".map":
+		return "application/json"
+	case ".yaml", ".yml":
+		return "application/yaml"
+	case ".toml":
+		return "application/toml"
+	case ".zip", ".whl", ".nupkg":
+		return "application/zip"
+	case ".jar", ".war":
+		return "application/java-archive"
+	case ".tar":
+		return "application/x-tar"
+	case ".gz", ".tgz":
+		return "application/gzip"
+	case ".bz2":
+		return "application/x-bzip2"
+	case ".xz":
+		return "application/x-xz"
+	case ".zst":
+		return "application/zstd"
+	case ".deb":
+		return "application/vnd.debian.binary-package"
+	case ".rpm":
+		return "application/x-rpm"
+	case ".woff", ".woff2":
+		return "font/" + ext[1:]
+	case ".mp4", ".webm":
+		return "video/" + ext[1:]
+	}
+	return ""
+}

@@ -1,0 +1,34 @@
+// Command oncekv is the whole system in one binary: database nodes, cache nodes
+// and the tools to use them. A key is set once.
+//
+//	oncekv dev                     three database nodes and three caches in one process
+//	oncekv serve                   one database node
+//	oncekv cache                   one cache node
+//	oncekv put KEY [VALUE|-|@FILE] set a key
+//	oncekv get KEY                 write a key's value to standard output
+//	oncekv import DIR              set one key for every file below DIR
+//	oncekv members                 list and change the database nodes
+//	oncekv version
+//
+// The package turns flags and environment into configurations of
+// internal/server and calls of package client, and their errors into exit codes.
+//
+// # Rules every command keeps
+//
+//  1. Data goes to standard output, talk to standard error. --json makes the
+//     data one JSON document.
+//  2. Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR. A flag
+//     beats it; an empty variable counts as not set. PORT is ignored.
+//  3. The exit code is 0 done, 1 failed, 2 usage, 3 not found, 4 conflict,
+//     5 outcome unknown.
+//  4. SIGINT, SIGTERM and SIGHUP end a command in order. A second one ends it at
+//     once, unless it comes within a second of the first: terminals and Procfile
+//     runners signal a process twice.
+//  5. Nothing exits because another process is not up yet.
+//  6. A progress bar shows only on a terminal.
+//
+// # Caveats
+//
+// The content type of a value is kept for ever, like the value. put takes it
+// from --content-type or the name of @FILE, import from each file's name.
+package main

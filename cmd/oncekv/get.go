@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// textBytesMax bounds the values that --json shows as text. Larger ones are not
+// held in memory to see whether they are text; they are base64.
+const textBytesMax = 1 << 20
+
+// getFlags are the command line of a get.
+type getFlags struct {
+	clientFlags
+	output string
+}
+
+func (a *app) getCommand() *cobra.Command {
+	g := &getFlags{}
+	cmd := &cobra.Command{
+		Use:   "get KEY",
+		Short: "Write a key's value to standard output",
+		Long: `Write the bytes of a key's value to standard output, or to a file with -o. The
+digest is verified; a file appears only when all of it was right. A key that is
+not set is exit code 3.
+
+--json writes the value with its revision, digest, size, type and time; with -o
+the file takes the value and the JSON has the rest.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.get(cmd.Context(), g, args[0]) },
+	}
+	f := cmd.Flags()
+	g.register(f, 30*time.Second)
+	a.jsonFlag(f)
+	f.StringVarP(&g.output, "output", "o", "", "file to write the value to")
+	return cmd
+}
+
+// notSetError names a key that is not set. It is client.ErrNotFound.
+type notSetError string
+
+func (e notSetError) Error() string        { return fmt.Sprintf("%q is not set", string(e)) }
+func (e notSetError) Is(target error) bool { return target == client.ErrNotFound }
+
+func (a *app) get(ctx context.Context, g *getFlags, key string) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	cl, err := g.client()
+	if err != nil {
+		return err
+	}
+	obj, err := cl.Get(ctx, key, client.GetOptions{})
+	if errors.Is(err, client.ErrNotFound) {
+		return notSetError(key)
+	}
+	if err != nil {
+		return err
+	}
+	defer obj.Body.Close()
+	toFile := g.output != "" && g.output != "-"
+	switch {
+	case toFile:
+		bar := a.progress("get", obj.Size)
+		err = writeFile(g.output, bar.count(obj.Body))
+		bar.finish()
+		if err == nil && a.json {
+			err = writeJSON(a.stdout, obj.Record)
+		}
+	case a.json:
+		err = writeDocument(a.stdout, obj)
+	default:
+		_, err = io.Copy(a.stdout, obj.Body)
+	}
+	if err != nil {
+		return fmt.Errorf("get %q: %w", key, err)
+	}
+	return nil
+}
+
+// writeFile writes all of r to path, or leaves what was there. Something that
+// is not a regular file, such as a pipe, is written as r comes.
+func writeFile(path string, r io.Reader) error {
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, r)
+		return errors.Join(err, f.Close())
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails once it has its name
+	if _, err := io.Copy(f, r); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// writeDocument writes the record and the value as one JSON document, with
+// bounded memory.
+func writeDocument(w io.Writer, obj *client.Object) error {
+	if obj.Size > textBytesMax {
+		return streamDocument(w, obj)
+	}
+	value, err := io.ReadAll(obj.Body)
+	if err != nil {
+		return err
+	}
+	doc := client.Document{Record: obj.Record, Value: string(value)}
+	if !utf8.Valid(value) {
+		doc.Value, doc.Encoding = base64.StdEncoding.EncodeToString(value), client.EncodingBase64
+	}
+	return writeJSON(w, doc)
+}
+
+// streamDocument writes the same with the value in base64, as it arrives.
+func streamDocument(w io.Writer, obj *client.Object) error {
+	record, err := json.Marshal(obj.Record)
+	if err != nil {
+		return err
+	}
+	open := record[:len(record)-1] // without the closing brace
+	if _, err := fmt.Fprintf(w, `%s,"encoding":%q,"value":"`, open, client.EncodingBase64); err != nil {
+		return err
+	}
+	enc := base64.NewEncoder(base64.StdEncoding, w)
+	if _, err := io.Copy(enc, obj.Body); err != nil {
+		return err
+	}
+	if err := enc.Close(); err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, "\"}\n")
+	return err
+}

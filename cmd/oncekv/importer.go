@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// putter is the one method of client.Client that an import needs.
+type putter interface {
+	Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (client.PutAnswer, error)
+}
+
+// importer sends the files below root. One goroutine walks, parallel others
+// send; all of them end before run returns.
+type importer struct {
+	client   putter
+	root     string
+	prefix   string
+	parallel int
+	bar      *progress
+	sum      summary // guarded by itself
+}
+
+// errGaveUp ends an import in which one file after the other finds no cluster.
+var errGaveUp = errors.New("the cluster cannot be reached, so the rest was not tried; repeat the import when it is back")
+
+// run returns an error when not every file was tried. How the files went is in
+// sum.
+func (im *importer) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	files := make(chan string)
+	var senders sync.WaitGroup
+	for range im.parallel {
+		senders.Go(func() {
+			for path := range files {
+				im.send(ctx, cancel, path)
+			}
+		})
+	}
+	err := im.walk(ctx, files)
+	close(files)
+	senders.Wait()
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// walk hands every regular file to the senders and accounts for everything else
+// that is no directory.
+func (im *importer) walk(ctx context.Context, files chan<- string) error {
+	return filepath.WalkDir(im.root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && path == im.root:
+			return err
+		case err != nil:
+			im.sum.add(im.relative(path), failed, 0, err)
+			return nil
+		case path == im.root && !d.IsDir():
+			return fmt.Errorf("%s is not a directory", path)
+		case d.IsDir():
+			return nil
+		case !d.Type().IsRegular():
+			im.sum.add(im.relative(path), skipped, 0, errors.New(kindOf(d.Type())))
+			return nil
+		}
+		select {
+		case files <- path:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+}
+
+// send puts one file and notes how it went.
+func (im *importer) send(ctx context.Context, cancel context.CancelCauseFunc, path string) {
+	relative := im.relative(path)
+	size, created, err := im.put(ctx, path, im.prefix+relative)
+	how := created
+	switch {
+	case err == nil:
+	case errors.Is(err, client.ErrExists):
+		how = conflict
+	default:
+		how = failed
+	}
+	if im.sum.add(relative, how, size, err) >= im.parallel {
+		cancel(errGaveUp)
+	}
+}
+
+// put sends the file at path. Its size is returned also with an error.
+func (im *importer) put(ctx context.Context, path, key string) (size int64, how outcome, err error) {
+	if err := kvstore.Key(key).Validate(); err != nil {
+		return 0, failed, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, failed, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return 0, failed, err
+	}
+	counted := &meter{ReadSeeker: f, p: im.bar}
+	answer, err := im.client.Put(ctx, key, counted, client.PutOptions{ContentType: contentTypeOf(path)})
+	im.bar.add(st.Size() - counted.top) // what was not read will not be
+	if answer.Created {
+		return st.Size(), created, err
+	}
+	return st.Size(), unchanged, err
+}
+
+// relative is a file's path below the root, with slashes.
+func (im *importer) relative(path string) string {
+	rel, err := filepath.Rel(im.root, path)
+	if err != nil { // both come from one walk
+		return filepath.ToSlash(path)
+	}
+	return filepath.ToSlash(rel)
+}
+
+func kindOf(t fs.FileMode) string {
+	switch {
+	case t&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	case t&fs.ModeNamedPipe != 0:
+		return "a named pipe"
+	case t&fs.ModeSocket != 0:
+		return "a socket"
+	}
+	return "a device"
+}
+
+// totalBytes adds up the files below root for the progress bar, as far as they
+// can be seen.
+func totalBytes(ctx context.Context, root string) int64 {
+	var total int64
+	filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+		return ctx.Err()
+	})
+	return total
+}

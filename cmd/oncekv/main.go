@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := untilSignal(context.Background())
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	stop()
+	os.Exit(code)
+}
+
+// app is one run of the command: where it reads and writes, and the flags that
+// several commands share.
+type app struct {
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+	env    func(name string) string
+
+	json bool
+}
+
+// run carries out one command line and returns the exit code. ctx ends when the
+// command shall.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(name string) string) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
+	root := a.rootCommand()
+	started := false // false: the error came from parsing, so it is one of usage
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		err := setFromEnvironment(cmd.Flags(), env)
+		started = err == nil
+		return err
+	}
+	root.SetArgs(append([]string{}, args...)) // not nil: that would mean os.Args
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !started {
+		err = &usageError{err}
+	}
+	report(stderr, cmd.CommandPath(), err)
+	return exitCode(err)
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "oncekv",
+		Short: "A key-value store in which every key is set once",
+		Long: `oncekv is a key-value store in which every key is set once: a value that was
+found is right for ever. It is replicated over a few database nodes and served
+from as many cache nodes as you like.
+
+Begin with "oncekv dev", which runs the whole system in one process.
+
+Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR.
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 outcome unknown.`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cmd.SetOut(a.stderr)
+			cmd.Help()
+			return usageErrorf("say what to do")
+		},
+	}
+	root.AddCommand(
+		a.devCommand(), a.serveCommand(), a.cacheCommand(),
+		a.putCommand(), a.getCommand(), a.importCommand(),
+		a.membersCommand(), a.versionCommand(),
+	)
+	return root
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+func (a *app) membersCommand() *cobra.Command {
+	c := &clientFlags{}
+	cmd := &cobra.Command{
+		Use:   "members",
+		Short: "List and change the database nodes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withClient(c, func(cl *client.Client) error { return a.listMembers(cmd, cl) })
+		},
+	}
+	c.register(cmd.PersistentFlags(), 30*time.Second)
+	a.jsonFlag(cmd.PersistentFlags())
+	cmd.AddCommand(a.membersList(c), a.membersAdd(c), a.membersRemove(c), a.membersPromote(c), a.membersLeader(c))
+	return cmd
+}
+
+func (a *app) withClient(c *clientFlags, do func(*client.Client) error) error {
+	cl, err := c.client()
+	if err != nil {
+		return err
+	}
+	return do(cl)
+}
+
+func (a *app) membersList(c *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the database nodes",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withClient(c, func(cl *client.Client) error { return a.listMembers(cmd, cl) })
+		},
+	}
+}
+
+func (a *app) listMembers(cmd *cobra.Command, cl *client.Client) error {
+	members, err := cl.Members(cmd.Context())
+	if err != nil {
+		return err
+	}
+	if members.Stale {
+		fmt.Fprintln(a.stderr, "There is no quorum; this is what the node that answered knows.")
+	}
+	if a.json {
+		return writeJSON(a.stdout, members)
+	}
+	return writeMembers(a.stdout, members)
+}
+
+func writeMembers(w io.Writer, members client.Members) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	slices.SortFunc(members.Members, func(a, b client.Member) int { return strings.Compare(a.Name, b.Name) })
+	fmt.Fprintln(t, "NAME\tROLE\tHEALTHY\tAPPLIED\tREVISION\tCLIENT URL\tPEER URL\tID")
+	for _, m := range members.Members {
+		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%s\t%s\t%s\n", m.Name, m.Role, m.Healthy, m.AppliedIndex, m.Revision, m.ClientURL, m.PeerURL, m.ID)
+	}
+	return t.Flush()
+}
+
+func (a *app) membersAdd(c *clientFlags) *cobra.Command {
+	var m client.AddMember
+	cmd := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Add a database node (serve --join does this by itself)",
+		Long: `Add a database node to the cluster. A node started with serve --join does this by
+itself; by hand it is needed only when the node cannot reach the cluster's client
+addresses. --id is the node's own id, as its log and its /stats say.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m.Name = args[0]
+			return a.withClient(c, func(cl *client.Client) error { return a.addMember(cmd, cl, m) })
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&m.ID, "id", "", "id of the node, in hex")
+	f.StringVar(&m.PeerURL, "peer-url", "", "URL by which database nodes reach it")
+	f.StringVar(&m.ClientURL, "client-url", "", "URL by which clients reach it")
+	f.StringVar(&m.Role, "role", client.RoleVoter, "voter: gets a vote when it has caught up; learner: stays without")
+	return cmd
+}
+
+func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMember) error {
+	if m.PeerURL == "" || m.ClientURL == "" {
+		return usageErrorf("--peer-url and --client-url are needed")
+	}
+	if err := checkURLs("peer-url", []string{m.PeerURL}); err != nil {
+		return err
+	}
+	if err := checkURLs("client-url", []string{m.ClientURL}); err != nil {
+		return err
+	}
+	if m.Role != client.RoleVoter && m.Role != client.RoleLearner {
+		return usageErrorf("--role %q is neither voter nor learner", m.Role)
+	}
+	added, isNew, err := cl.AddMember(cmd.Context(), m)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return writeJSON(a.stdout, added)
+	}
+	if !isNew {
+		return a.say("%s is a member already, as %s", added.Name, added.Role)
+	}
+	return a.say("added %s as %s", added.Name, added.Role)
+}
+
+func (a *app) membersRemove(c *clientFlags) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Remove a database node for ever",
+		Long: `Remove a database node. Its name may be used again, its data may not. It is
+refused when the others would have no majority, unless --force is given.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(c, func(cl *client.Client) error {
+				return a.changed(cl.RemoveMember(cmd.Context(), args[0], force), "removed", args[0])
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "even if the rest has no majority")
+	return cmd
+}
+
+func (a *app) membersPromote(c *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:   "promote NAME",
+		Short: "Give a learner a vote",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withClient(c, func(cl *client.Client) error {
+				return a.changed(cl.PromoteMember(cmd.Context(), args[0]), "promoted", args[0])
+			})
+		},
+	}
+}
+
+func (a *app) membersLeader(c *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use:     "leader [NAME]",
+		Aliases: []string{"transfer"},
+		Short:   "Name the leader, or make NAME the leader",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && cmd.CalledAs() == "transfer" {
+				return usageErrorf("to which node?")
+			}
+			return a.withClient(c, func(cl *client.Client) error {
+				if len(args) == 0 {
+					return a.nameLeader(cmd, cl)
+				}
+				return a.changed(cl.TransferLeader(cmd.Context(), args[0]), "the leader is now", args[0])
+			})
+		},
+	}
+}
+
+func (a *app) nameLeader(cmd *cobra.Command, cl *client.Client) error {
+	members, err := cl.Members(cmd.Context())
+	switch {
+	case err != nil:
+		return err
+	case members.Leader == "":
+		return fmt.Errorf("no leader is known: %w", client.ErrUnavailable)
+	case a.json:
+		return writeJSON(a.stdout, map[string]any{"leader": members.Leader, "term": members.Term})
+	}
+	return a.say("%s", members.Leader)
+}
+
+// changed shows that a change of the cluster was made, or returns err.
+func (a *app) changed(err error, what, name string) error {
+	switch {
+	case err != nil:
+		return err
+	case a.json:
+		return writeJSON(a.stdout, map[string]string{"done": what, "name": name})
+	}
+	return a.say("%s %s", what, name)
+}
+
+func (a *app) say(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.stdout, format+"\n", args...)
+	return err
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// putFlags are the command line of a put.
+type putFlags struct {
+	clientFlags
+	value       string
+	hasValue    bool // --value was given, even if empty
+	contentType string
+	putID       string
+	ifAbsent    bool
+}
+
+func (a *app) putCommand() *cobra.Command {
+	p := &putFlags{}
+	cmd := &cobra.Command{
+		Use:   "put KEY [VALUE|-|@FILE]",
+		Short: "Set a key, once and for ever",
+		Long: `Set a key to a value. The first put of a key wins; the same value again is
+"unchanged", another value is a conflict and changes nothing (exit code 4).
+
+The value is the argument, or with - what standard input brings, or with @FILE a
+file's bytes. Without it standard input is read if something is piped in. --value
+takes any text as it is, one that begins with - or @ too.`,
+		Example: `  oncekv put greeting hello
+  oncekv put app/v1.2.3/main.js @dist/main.js
+  tar c . | oncekv put backup/2026-08-01.tar`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p.hasValue = cmd.Flags().Changed("value")
+			return a.put(cmd.Context(), p, args)
+		},
+	}
+	f := cmd.Flags()
+	p.register(f, 30*time.Second)
+	a.jsonFlag(f)
+	f.StringVar(&p.value, "value", "", "the value, taken as it is")
+	f.StringVar(&p.contentType, "content-type", "", "kept with the value (default by the name of @FILE, else application/octet-stream)")
+	f.BoolVar(&p.ifAbsent, "if-absent", false, "fail if the key is set at all, even to the same value")
+	f.StringVar(&p.putID, "put-id", "", "name of this put: repeating it with the same name counts as the same put (default a new one)")
+	return cmd
+}
+
+// source is where a value comes from.
+type source struct {
+	body        io.ReadSeeker
+	contentType string
+	close       func() error
+}
+
+func (a *app) put(ctx context.Context, p *putFlags, args []string) error {
+	key := args[0]
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	cl, err := p.client()
+	if err != nil {
+		return err
+	}
+	from, err := a.source(ctx, p, args[1:])
+	if err != nil {
+		return err
+	}
+	defer from.close()
+	if p.contentType != "" {
+		from.contentType = p.contentType
+	}
+	if p.putID == "" {
+		p.putID = client.NewPutID()
+	}
+	bar := a.progress("put", sizeOf(from.body))
+	defer bar.finish()
+	answer, err := cl.Put(ctx, key, bar.meter(from.body), client.PutOptions{
+		ContentType: from.contentType,
+		PutID:       p.putID,
+		IfAbsent:    p.ifAbsent,
+	})
+	bar.finish()
+	return a.putDone(key, p.putID, answer, err)
+}
+
+// source finds the value that the arguments mean.
+func (a *app) source(ctx context.Context, p *putFlags, rest []string) (*source, error) {
+	switch {
+	case p.hasValue && len(rest) > 0:
+		return nil, usageErrorf("the value is given twice: as an argument and with --value")
+	case p.hasValue:
+		return textSource(p.value), nil
+	case len(rest) == 0 && !isPiped(a.stdin):
+		return nil, usageErrorf("no value: give one as an argument, @FILE, or - for standard input")
+	case len(rest) == 0 || rest[0] == "-":
+		return a.inputSource(ctx)
+	case strings.HasPrefix(rest[0], "@"):
+		return fileSource(ctx, rest[0][1:])
+	}
+	return textSource(rest[0]), nil
+}
+
+func textSource(s string) *source {
+	return &source{body: strings.NewReader(s), close: func() error { return nil }}
+}
+
+func (a *app) inputSource(ctx context.Context) (*source, error) {
+	body, closeBody, err := spool(ctx, a.stdin)
+	if err != nil {
+		return nil, fmt.Errorf("read standard input: %w", err)
+	}
+	return &source{body: body, close: closeBody}, nil
+}
+
+func fileSource(ctx context.Context, path string) (*source, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the value: %w", err)
+	}
+	body, closeBody, err := spool(ctx, f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read the value: %w", err)
+	}
+	return &source{body: body, contentType: contentTypeOf(path), close: func() error {
+		return errors.Join(closeBody(), f.Close())
+	}}, nil
+}
+
+// putResult is what --json shows of a put that was decided.
+type putResult struct {
+	Key       string `json:"key,omitempty"`
+	KeyBase64 string `json:"key_base64,omitempty"`
+	Status    string `json:"status"` // created, unchanged or conflict
+	Revision  uint64 `json:"revision"`
+	SHA256    string `json:"sha256"` // of the value that the key has
+	Size      int64  `json:"size"`
+}
+
+// putDone shows how a put ended.
+func (a *app) putDone(key, putID string, answer client.PutAnswer, err error) error {
+	r := putResult{Status: "unchanged", Revision: answer.Revision, SHA256: answer.SHA256, Size: answer.Size}
+	r.Key, r.KeyBase64 = client.JSONKey(key)
+	if answer.Created {
+		r.Status = "created"
+	}
+	var conflict *client.ConflictError
+	switch {
+	case errors.As(err, &conflict):
+		r.Status, r.Revision, r.SHA256, r.Size = "conflict", conflict.Revision, conflict.SHA256, conflict.Size
+		if !a.json {
+			return err
+		}
+	case errors.Is(err, client.ErrOutcomeUnknown):
+		return fmt.Errorf("%w\nThe key may be set or not. Repeat the same put with --put-id %s", err, putID)
+	case err != nil:
+		return err
+	}
+	return errors.Join(err, a.showPut(key, r))
+}
+
+func (a *app) showPut(key string, r putResult) error {
+	if a.json {
+		return writeJSON(a.stdout, r)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s %s: revision %d, %d bytes, sha256 %s\n", r.Status, key, r.Revision, r.Size, r.SHA256)
+	return err
+}

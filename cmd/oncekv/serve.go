@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/internal/server"
+)
+
+// serveFlags are the command line of a database node.
+type serveFlags struct {
+	server.DatabaseConfig
+	initialCluster   []string
+	maxValueBytes    byteSize
+	diskReserveBytes byteSize
+	snapshotLogBytes byteSize
+	yes              bool
+	log              logFlags
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	s := &serveFlags{maxValueBytes: 1 << 30, diskReserveBytes: server.DefaultDiskReserveBytes, snapshotLogBytes: server.DefaultSnapshotLogBytes}
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a database node",
+		Long: `Run a database node until it is told to stop.
+
+Without flags it is a store of one node in ./data/n1. A store of several begins
+with the same --initial-cluster on each; the nodes wait for one another. A node
+with --join asks a running cluster to take it in, and gets a vote when it has
+caught up. With existing data both are ignored.`,
+		Example: `  oncekv serve
+  oncekv serve --name n1 --listen 10.0.0.1:11000 --peer-listen 10.0.0.1:12000 \
+    --initial-cluster n1=http://10.0.0.1:12000,n2=http://10.0.0.2:12000,n3=http://10.0.0.3:12000
+  oncekv serve --name n4 --listen 10.0.0.4:11000 --peer-listen 10.0.0.4:12000 --join http://10.0.0.1:11000`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), s) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&s.Name, "name", "n1", "name of the node, unique in the cluster")
+	f.StringVar(&s.DataDir, "data-dir", "", "directory of the node's data (default ./data/NAME)")
+	f.StringVar(&s.Listen, "listen", "127.0.0.1:11000", "address for clients")
+	f.StringVar(&s.PeerListen, "peer-listen", "127.0.0.1:12000", "address for the other database nodes")
+	f.StringVar(&s.Advertise, "advertise", "", "URL by which clients reach --listen, if it is another")
+	f.StringVar(&s.PeerAdvertise, "peer-advertise", "", "URL by which database nodes reach --peer-listen, if it is another")
+	f.StringSliceVar(&s.initialCluster, "initial-cluster", nil, "all nodes of a new cluster as name=peer-URL, this one included")
+	f.StringSliceVar(&s.Join, "join", nil, "client URLs of nodes of the cluster to join")
+	f.BoolVar(&s.Learner, "learner", false, "join without ever getting a vote")
+	f.BoolVar(&s.ForceNewCluster, "force-new-cluster", false, "make this node a cluster of its own with the data it has; the way out when the majority is lost for ever")
+	f.BoolVar(&s.yes, "yes", false, "do not ask before --force-new-cluster")
+	f.Var(&s.maxValueBytes, "max-value-bytes", "largest value accepted")
+	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk is free than this; 0 for no reserve")
+	f.Var(&s.snapshotLogBytes, "snapshot-log-bytes", "log between two snapshots; what lies before a snapshot is cut off")
+	s.log.register(f, 0)
+	return cmd
+}
+
+func (a *app) serve(ctx context.Context, s *serveFlags) error {
+	if err := s.complete(); err != nil {
+		return err
+	}
+	if s.ForceNewCluster && !s.yes {
+		if err := a.confirm(forceQuestion(s.Name), s.Name); err != nil {
+			return err
+		}
+	}
+	s.Logger = a.logger(s.log)
+	db, err := server.StartDatabase(ctx, s.DatabaseConfig)
+	if err != nil {
+		return startError(ctx, "database node "+s.Name, err)
+	}
+	return supervise(ctx, namedNode{"database node " + s.Name, db})
+}
+
+// complete verifies the flags and fills in what follows from others.
+func (s *serveFlags) complete() error {
+	var err error
+	if s.InitialCluster, err = parseCluster(s.initialCluster); err != nil {
+		return err
+	}
+	if s.PeerAdvertise == "" {
+		s.PeerAdvertise = s.ownPeerURL()
+	}
+	if s.DataDir == "" {
+		s.DataDir = filepath.Join("data", s.Name)
+	}
+	s.MaxValueBytes, s.DiskReserveBytes, s.SnapshotLogBytes = int64(s.maxValueBytes), int64(s.diskReserveBytes), int64(s.snapshotLogBytes)
+	if s.DiskReserveBytes == 0 {
+		s.DiskReserveBytes = -1 // zero would be the default
+	}
+	return s.check()
+}
+
+func (s *serveFlags) check() error {
+	if err := checkName(s.Name); err != nil {
+		return err
+	}
+	for _, err := range []error{
+		checkURL("advertise", s.Advertise),
+		checkURL("peer-advertise", s.PeerAdvertise),
+		checkListen("listen", s.Listen, "advertise", s.Advertise),
+		checkListen("peer-listen", s.PeerListen, "peer-advertise", s.PeerAdvertise),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if len(s.Join) > 0 {
+		if err := checkURLs("join", s.Join); err != nil {
+			return err
+		}
+	}
+	if s.maxValueBytes < 1 {
+		return usageErrorf("--max-value-bytes must be at least 1")
+	}
+	return s.checkStart()
+}
+
+// checkStart allows one way to begin.
+func (s *serveFlags) checkStart() error {
+	switch {
+	case len(s.InitialCluster) > 0 && len(s.Join) > 0:
+		return usageErrorf("--initial-cluster begins a new cluster and --join enters one: give only one of them")
+	case s.Learner && len(s.Join) == 0:
+		return usageErrorf("--learner is for --join: a node that begins a cluster has a vote")
+	case s.ForceNewCluster && len(s.InitialCluster)+len(s.Join) > 0:
+		return usageErrorf("--force-new-cluster makes this node a cluster of its own: leave out --initial-cluster and --join")
+	case len(s.InitialCluster) > 0 && s.ownPeerURL() == "":
+		return usageErrorf("--initial-cluster does not name this node, %s; it lists all nodes of the new cluster, this one included", s.Name)
+	}
+	return nil
+}
+
+func (s *serveFlags) ownPeerURL() string {
+	for _, p := range s.InitialCluster {
+		if p.Name == s.Name {
+			return p.URL
+		}
+	}
+	return ""
+}
+
+func forceQuestion(name string) string {
+	return fmt.Sprintf(`Node %s will be a cluster of its own with the data it has. Whatever the other
+nodes acknowledged and did not send here is lost, and none of them may ever be
+started again with its old data.`, name)
+}
+
+// startError is nil when the start was told to stop.
+func startError(ctx context.Context, name string, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return fmt.Errorf("start %s: %w", name, err)
+}

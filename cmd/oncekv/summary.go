@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// outcome is how one file of an import went.
+type outcome int
+
+const (
+	created outcome = iota
+	unchanged
+	conflict
+	failed
+	skipped
+	outcomes // how many there are
+)
+
+func (o outcome) String() string {
+	return [...]string{"created", "unchanged", "conflict", "failed", "skipped"}[o]
+}
+
+const (
+	problemsKept  = 100 // in memory and in JSON
+	problemsShown = 10
+)
+
+// problem is a file that was not set, and why.
+type problem struct {
+	Path   string `json:"path"` // relative to the imported directory
+	Status string `json:"status"`
+	Reason string `json:"reason"`
+}
+
+// summary counts the files of an import. It is safe for concurrent use while
+// the import runs.
+type summary struct {
+	mu       sync.Mutex
+	files    [outcomes]int
+	bytes    [outcomes]int64
+	problems []problem // the first ones
+	outage   int       // files in a row for which no cluster was found
+	took     time.Duration
+}
+
+// add counts one file. It returns how many files in a row, this one included,
+// found no cluster.
+func (s *summary) add(path string, o outcome, size int64, err error) (outage int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.files[o]++
+	s.bytes[o] += size
+	if err != nil && len(s.problems) < problemsKept {
+		s.problems = append(s.problems, problem{Path: path, Status: o.String(), Reason: err.Error()})
+	}
+	switch {
+	case errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrOutcomeUnknown), errors.Is(err, client.ErrOverloaded):
+		s.outage++
+	case o != skipped:
+		s.outage = 0
+	}
+	return s.outage
+}
+
+// verdict is the error that a summary amounts to; stopped is why not every file
+// was tried, if so.
+func (s *summary) verdict(stopped error) error {
+	switch {
+	case s.files[conflict] > 0:
+		return errors.Join(errConflicts, stopped)
+	case stopped != nil:
+		return fmt.Errorf("the import is not complete: %w", stopped)
+	case s.files[failed] > 0:
+		return fmt.Errorf("%d files were not imported; repeat the import when the reason is gone", s.files[failed])
+	}
+	return nil
+}
+
+// write shows the counts to people.
+func (s *summary) write(w io.Writer, dir string) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for o := range outcomes {
+		fmt.Fprintf(t, "%s\t%d\t%s\t\n", o, s.files[o], people(s.bytes[o]))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed] == 0 {
+		_, err := fmt.Fprintf(w, "Nothing changed: every file of %s was set to the same bytes already (%s).\n", dir, s.took.Round(time.Millisecond))
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d files of %s in %s.\n", s.total(), dir, s.took.Round(time.Millisecond))
+	return err
+}
+
+func (s *summary) total() int {
+	n := 0
+	for _, files := range s.files {
+		n += files
+	}
+	return n
+}
+
+// writeProblems names the first files that were not set.
+func (s *summary) writeProblems(w io.Writer) {
+	for i, p := range s.problems {
+		if i == problemsShown {
+			break
+		}
+		fmt.Fprintf(w, "%s: %s: %s\n", p.Status, p.Path, p.Reason)
+	}
+	all := s.files[conflict] + s.files[failed] + s.files[skipped]
+	if all > problemsShown {
+		fmt.Fprintf(w, "… and %d more\n", all-problemsShown)
+	}
+}
+
+// importDocument is the summary as --json shows it.
+type importDocument struct {
+	Created   importCount `json:"created"`
+	Unchanged importCount `json:"unchanged"`
+	Conflict  importCount `json:"conflict"`
+	Failed    importCount `json:"failed"`
+	Skipped   importCount `json:"skipped"`
+	Seconds   float64     `json:"seconds"`
+	Problems  []problem   `json:"problems,omitempty"` // the first 100
+}
+
+type importCount struct {
+	Files int   `json:"files"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (s *summary) document() importDocument {
+	count := func(o outcome) importCount { return importCount{s.files[o], s.bytes[o]} }
+	return importDocument{
+		Created: count(created), Unchanged: count(unchanged), Conflict: count(conflict), Failed: count(failed), Skipped: count(skipped),
+		Seconds: s.took.Seconds(), Problems: s.problems,
+	}
+}

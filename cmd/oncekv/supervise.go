@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// closeTimeout leaves Procfile runners, which kill after 5 s, time to see a
+// process end by itself.
+const closeTimeout = 3500 * time.Millisecond
+
+// node is a running database or cache node.
+type node interface {
+	URL() string
+	Done() <-chan struct{} // closed when it has stopped
+	Err() error            // why it stopped by itself
+	Close(ctx context.Context) error
+}
+
+// namedNode is a node and how messages call it.
+type namedNode struct {
+	name string
+	node
+}
+
+// supervise waits until ctx ends or a node stops by itself, and then closes all.
+// A node that stopped by itself is an error, an ended context is not.
+func supervise(ctx context.Context, nodes ...namedNode) error {
+	err := firstStopped(ctx, nodes)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	return errors.Join(err, closeAll(closing, nodes))
+}
+
+// firstStopped returns nil when ctx ends first.
+func firstStopped(ctx context.Context, nodes []namedNode) error {
+	ended, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopped := make(chan namedNode, len(nodes))
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer cancel()
+	for _, n := range nodes {
+		waiting.Go(func() {
+			select {
+			case <-n.Done():
+				stopped <- n
+			case <-ended.Done():
+			}
+		})
+	}
+	select {
+	case n := <-stopped:
+		return n.stopped()
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// stopped is the one sentence about a node that stopped by itself.
+func (n namedNode) stopped() error {
+	if err := n.Err(); err != nil {
+		return fmt.Errorf("%s stopped: %w", n.name, err)
+	}
+	return fmt.Errorf("%s stopped without a reason", n.name)
+}
+
+func closeAll(ctx context.Context, nodes []namedNode) error {
+	errs := make([]error, len(nodes))
+	var closing sync.WaitGroup
+	for i, n := range nodes {
+		closing.Go(func() {
+			select {
+			case <-n.Done(): // said why already
+				n.Close(ctx)
+			default:
+				if err := n.Close(ctx); err != nil {
+					errs[i] = fmt.Errorf("close %s: %w", n.name, err)
+				}
+			}
+		})
+	}
+	closing.Wait()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// isTerminal tells whether a standard stream is a terminal.
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// isPiped tells whether standard input brings data: a pipe, a file or a socket,
+// but not a terminal, and not the null device that background jobs have, since
+// that would set a key to nothing for ever.
+func isPiped(stdin io.Reader) bool {
+	f, ok := stdin.(*os.File)
+	if !ok {
+		return stdin != nil
+	}
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice == 0
+}
+
+// confirm asks a question on the terminal and wants the given word typed.
+// Without a terminal there is nobody to ask, and the answer is yes.
+func (a *app) confirm(question, word string) error {
+	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
+		return nil
+	}
+	return ask(a.stdin, a.stderr, question, word)
+}
+
+func ask(in io.Reader, out io.Writer, question, word string) error {
+	fmt.Fprintf(out, "%s\nType %q to go on: ", question, word)
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	if strings.TrimSpace(line) != word {
+		return fmt.Errorf("not confirmed, so nothing was done")
+	}
+	return nil
+}

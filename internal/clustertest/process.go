@@ -1,0 +1,329 @@
+package clustertest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// Binary builds cmd/oncekv into dir and returns its path. With
+// the race detector on, the program gets it too.
+func Binary(dir string) (string, error) {
+	path := filepath.Join(dir, "oncekv")
+	args := []string{"build", "-o", path}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "github.com/Focinfi/oncekv/cmd/oncekv")...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build oncekv: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+// Processes is a cluster of real processes.
+type Processes struct {
+	t      testing.TB
+	bin    string
+	Dir    string
+	DBs    []*Process
+	Caches []*Process
+}
+
+// Process is one node as a process. It can be stopped in any way and started
+// again with the same flags.
+type Process struct {
+	t    testing.TB
+	bin  string
+	Name string
+	Addr string // where clients connect
+	Dir  string // data directory, empty for caches
+	Peer string // peer address, empty for caches
+	Args []string
+	Env  []string
+
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan struct{}
+	err  error // of Wait, set before done is closed
+}
+
+// NewProcesses prepares a cluster of dbs database nodes and caches cache
+// nodes; nothing runs yet. extra flags go to every database node.
+func NewProcesses(t testing.TB, bin string, dbs, caches int, extra ...string) *Processes {
+	t.Helper()
+	p := &Processes{t: t, bin: bin, Dir: t.TempDir()}
+	for i := range dbs {
+		p.DBs = append(p.DBs, p.newDB(fmt.Sprintf("n%d", i+1)))
+	}
+	var initial []string
+	for _, d := range p.DBs {
+		initial = append(initial, d.Name+"=http://"+d.Peer)
+	}
+	for _, d := range p.DBs {
+		if dbs > 1 {
+			d.Args = append(d.Args, "--initial-cluster", strings.Join(initial, ","))
+		}
+		d.Args = append(d.Args, extra...)
+	}
+	for i := range caches {
+		c := &Process{t: t, bin: bin, Name: fmt.Sprintf("c%d", i+1), Addr: FreeAddr(t)}
+		c.Args = []string{"cache", "--name", c.Name, "--listen", c.Addr, "--nodes", p.DBs[0].URL()}
+		p.Caches = append(p.Caches, c)
+	}
+	return p
+}
+
+func (p *Processes) newDB(name string) *Process {
+	d := &Process{t: p.t, bin: p.bin, Name: name, Addr: FreeAddr(p.t), Peer: FreeAddr(p.t), Dir: filepath.Join(p.Dir, name)}
+	d.Args = []string{"serve", "--name", name, "--listen", d.Addr, "--peer-listen", d.Peer, "--data-dir", d.Dir}
+	return d
+}
+
+// Joiner prepares one more database node that joins through a running one.
+func (p *Processes) Joiner(name string, via *Process, extra ...string) *Process {
+	d := p.newDB(name)
+	d.Args = append(d.Args, "--join", via.URL())
+	d.Args = append(d.Args, extra...)
+	return d
+}
+
+// StartAll starts every node and waits until all are ready.
+func (p *Processes) StartAll() {
+	p.t.Helper()
+	for _, n := range p.All() {
+		n.Start()
+	}
+	p.WaitReady()
+}
+
+// All returns database nodes and caches.
+func (p *Processes) All() []*Process { return append(append([]*Process(nil), p.DBs...), p.Caches...) }
+
+// WaitReady waits until every running node is ready.
+func (p *Processes) WaitReady() {
+	p.t.Helper()
+	for _, n := range p.All() {
+		if n.Running() {
+			n.WaitReady()
+		}
+	}
+}
+
+// URLs returns the client URLs of nodes.
+func URLs(nodes ...*Process) []string {
+	var urls []string
+	for _, n := range nodes {
+		urls = append(urls, n.URL())
+	}
+	return urls
+}
+
+// Leader returns the running database node that the others call leader.
+func (p *Processes) Leader() *Process {
+	p.t.Helper()
+	var leader *Process
+	Eventually(p.t, "a leader", func() error {
+		for _, d := range p.DBs {
+			if !d.Running() {
+				continue
+			}
+			s, err := d.Stats()
+			if err == nil && s.Role == client.RoleLeader {
+				leader = d
+				return nil
+			}
+		}
+		return errorf("no node leads")
+	})
+	return leader
+}
+
+// URL returns where clients reach the node.
+func (n *Process) URL() string { return "http://" + n.Addr }
+
+// Start runs the process; its output goes to a file that is shown when the
+// test fails. It is killed when the test ends.
+func (n *Process) Start() {
+	n.t.Helper()
+	log, err := os.CreateTemp(n.t.TempDir(), n.Name+"-*.log")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	cmd := exec.Command(n.bin, n.Args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), n.Env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		n.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	n.cmd, n.log, n.done = cmd, log, done
+	go func() {
+		n.err = cmd.Wait()
+		close(done)
+	}()
+	n.t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-done
+		if n.t.Failed() {
+			n.t.Logf("log of %s (pid %d):\n%s", n.Name, cmd.Process.Pid, tail(log.Name(), 8<<10))
+		}
+		_ = log.Close()
+	})
+}
+
+func tail(path string, bytes int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	if len(b) > bytes {
+		b = b[len(b)-bytes:]
+	}
+	return string(b)
+}
+
+// Log returns what the process has written so far.
+func (n *Process) Log() string { return tail(n.log.Name(), 1<<20) }
+
+// Running reports whether the process was started and has not ended.
+func (n *Process) Running() bool {
+	if n.done == nil {
+		return false
+	}
+	select {
+	case <-n.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Signal sends a signal.
+func (n *Process) Signal(s syscall.Signal) {
+	n.t.Helper()
+	if err := n.cmd.Process.Signal(s); err != nil && n.Running() {
+		n.t.Fatal(err)
+	}
+}
+
+// Kill9 kills the process and waits until it is gone.
+func (n *Process) Kill9() {
+	n.t.Helper()
+	n.Signal(syscall.SIGKILL)
+	<-n.done
+}
+
+// Terminate sends SIGTERM and returns the exit code and how long it took.
+func (n *Process) Terminate() (code int, took time.Duration) {
+	n.t.Helper()
+	start := time.Now()
+	n.Signal(syscall.SIGTERM)
+	return n.Wait(), time.Since(start)
+}
+
+// Wait waits for the process to end by itself and returns its exit code.
+func (n *Process) Wait() int {
+	n.t.Helper()
+	select {
+	case <-n.done:
+	case <-time.After(Patience):
+		n.t.Fatalf("%s does not end; its log:\n%s", n.Name, n.Log())
+	}
+	return n.cmd.ProcessState.ExitCode()
+}
+
+// WaitReady waits until the node says so itself.
+func (n *Process) WaitReady() {
+	n.t.Helper()
+	Eventually(n.t, n.Name+" is ready", func() error {
+		if !n.Running() {
+			n.t.Fatalf("%s has ended: %v; its log:\n%s", n.Name, n.err, n.Log())
+		}
+		resp, err := http.Get(n.URL() + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			text, _ := io.ReadAll(resp.Body)
+			return errorf("%s: %s", resp.Status, text)
+		}
+		return nil
+	})
+}
+
+// Stats returns a database node's figures.
+func (n *Process) Stats() (client.Stats, error) {
+	var s client.Stats
+	resp, err := (&http.Client{Timeout: 5 * time.Second}).Get(n.URL() + "/stats")
+	if err != nil {
+		return s, err
+	}
+	defer resp.Body.Close()
+	return s, json.NewDecoder(resp.Body).Decode(&s)
+}
+
+// RSS returns the process's resident memory in bytes, now and at most.
+func (n *Process) RSS() (now, peak int64) {
+	n.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseInt(f[1], 10, 64)
+		switch f[0] {
+		case "VmRSS:":
+			now = kib << 10
+		case "VmHWM:":
+			peak = kib << 10
+		}
+	}
+	return now, peak
+}
+
+// SameHistory waits until the running nodes have the same revision and
+// digest, and returns them.
+func SameHistory(t testing.TB, nodes ...*Process) (revision uint64, digest string) {
+	t.Helper()
+	Eventually(t, "the same history on all database nodes", func() error {
+		revision, digest = 0, ""
+		for _, n := range nodes {
+			s, err := n.Stats()
+			if err != nil {
+				return err
+			}
+			if digest != "" && (s.Revision != revision || s.Digest != digest) {
+				return errorf("%s is at revision %d, another at %d", n.Name, s.Revision, revision)
+			}
+			revision, digest = s.Revision, s.Digest
+		}
+		return nil
+	})
+	return revision, digest
+}
+
+// WithTimeout returns a context for one operation of a test.
+func WithTimeout(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	t.Cleanup(cancel)
+	return ctx
+}

@@ -1,0 +1,153 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// clusterView is the cluster as httpapi asks for it.
+type clusterView struct{ d *Database }
+
+// readyTimeout bounds the proof of readiness. It stays under the time-outs of
+// usual probes.
+const readyTimeout = 900 * time.Millisecond
+
+func (v clusterView) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := v.d.node.ReadIndex(ctx); err != nil {
+		st := v.d.node.Status()
+		switch {
+		case len(st.Members) == 0:
+			return fmt.Errorf("%s has not formed or joined its cluster yet", st.Name)
+		case st.Leader == 0:
+			return fmt.Errorf("%s knows no leader", st.Name)
+		}
+		return fmt.Errorf("%s has not caught up with its leader %s", st.Name, st.LeaderName())
+	}
+	return nil
+}
+
+func (v clusterView) Members(ctx context.Context, local bool) (client.Members, error) {
+	stale := false
+	if !local {
+		if err := v.d.node.ReadIndex(ctx); err != nil {
+			stale = true
+		}
+	}
+	st := v.d.node.Status()
+	out := client.Members{Members: []client.Member{}, Leader: st.LeaderName(), Term: st.Term, Stale: stale}
+	for _, m := range st.Members {
+		out.Members = append(out.Members, v.member(st, m))
+	}
+	slices.SortFunc(out.Members, func(a, b client.Member) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+func (v clusterView) member(st raftnode.Status, m raftnode.Member) client.Member {
+	out := client.Member{ID: m.ID.String(), Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Role: client.RoleFollower}
+	switch {
+	case m.ID == st.Leader:
+		out.Role = client.RoleLeader
+	case m.Learner:
+		out.Role = client.RoleLearner
+	}
+	if m.ID == st.ID {
+		s := v.d.store.Stats()
+		out.Healthy, out.AppliedIndex, out.Revision = true, s.AppliedIndex, uint64(s.Revision)
+		return out
+	}
+	stats, fresh := v.d.watch.last(m.ID)
+	out.Healthy, out.AppliedIndex, out.Revision = fresh, stats.AppliedIndex, stats.Revision
+	return out
+}
+
+func (v clusterView) DBs(context.Context) []client.DBNode {
+	st := v.d.node.Status()
+	out := []client.DBNode{}
+	for _, m := range st.Members {
+		x := v.member(st, m)
+		node := client.DBNode{Name: m.Name, URL: m.ClientURL, Healthy: x.Healthy, Role: x.Role, AppliedIndex: x.AppliedIndex, Revision: x.Revision}
+		if m.ID == st.ID {
+			node.DiskLow = v.d.disk.low()
+		} else {
+			stats, _ := v.d.watch.last(m.ID)
+			node.DiskLow = stats.DiskLow
+		}
+		out = append(out, node)
+	}
+	slices.SortFunc(out, func(a, b client.DBNode) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+func (v clusterView) AddMember(ctx context.Context, a client.AddMember) (client.Member, bool, error) {
+	id, err := raftnode.ParseID(a.ID)
+	if err != nil {
+		return client.Member{}, false, clusterError(fmt.Errorf("%w; `oncekv serve --join` sends this request itself, with its own id", err))
+	}
+	m := raftnode.Member{ID: id, Name: a.Name, PeerURL: a.PeerURL, ClientURL: a.ClientURL, Promote: a.Role != client.RoleLearner}
+	if a.Role != "" && a.Role != client.RoleVoter && a.Role != client.RoleLearner {
+		return client.Member{}, false, fmt.Errorf("%w: role %q must be %q or %q", httpapi.ErrBadMember, a.Role, client.RoleVoter, client.RoleLearner)
+	}
+	added, created, err := v.d.node.AddMember(ctx, m)
+	if err != nil {
+		return client.Member{}, false, clusterError(err)
+	}
+	return v.member(v.d.node.Status(), added), created, nil
+}
+
+func (v clusterView) RemoveMember(ctx context.Context, name string, force bool) error {
+	return clusterError(v.d.node.RemoveMember(ctx, name, force))
+}
+
+func (v clusterView) PromoteMember(ctx context.Context, name string) error {
+	return clusterError(v.d.node.PromoteMember(ctx, name))
+}
+
+func (v clusterView) TransferLeader(ctx context.Context, to string) error {
+	return clusterError(v.d.node.TransferLeader(ctx, to))
+}
+
+// clusterError gives an error of raftnode its meaning for httpapi.
+func clusterError(err error) error {
+	var refused *raftnode.RefusedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return httpapi.RefusedError{Reason: refused.Reason}
+	case errors.Is(err, raftnode.ErrUnknownMember):
+		return fmt.Errorf("%w (%w)", httpapi.ErrUnknownMember, err)
+	case errors.Is(err, raftnode.ErrBadMember):
+		return fmt.Errorf("%w: %w", httpapi.ErrBadMember, err)
+	}
+	return storeError(err)
+}
+
+func (v clusterView) Stats(ctx context.Context) client.Stats { return v.d.stats() }
+
+// reserve refuses puts while a voter's disk is below its reserve: such a node
+// could not store the entry, and the ones that could would fill up as well.
+func (d *Database) reserve() error {
+	if d.disk.low() {
+		return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, d.cfg.Name)
+	}
+	for _, m := range d.node.Status().Members {
+		if m.Learner {
+			continue
+		}
+		if stats, fresh := d.watch.last(m.ID); fresh && stats.DiskLow {
+			return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, m.Name)
+		}
+	}
+	return nil
+}

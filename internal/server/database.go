@@ -1,0 +1,395 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/cachetier"
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/version"
+	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// Peer is one entry of an initial cluster: a name and a peer URL.
+type Peer = raftnode.Peer
+
+// DefaultDiskReserveBytes is the free space below which a voter's cluster
+// accepts no puts: a few segments of the write-ahead log and their copies in
+// the store.
+const DefaultDiskReserveBytes = 256 << 20
+
+// DefaultSnapshotLogBytes is the log between two snapshots. A snapshot is cheap
+// (the state is on disk anyway); a shorter log means a faster start.
+const DefaultSnapshotLogBytes = 16 << 20
+
+// DatabaseConfig describes a database node. Name, DataDir, Listen and
+// PeerListen are required.
+type DatabaseConfig struct {
+	Name    string
+	DataDir string
+	// Listen and PeerListen are host:port; port 0 chooses a free one.
+	// Advertise and PeerAdvertise are the URLs others use instead.
+	Listen, PeerListen       string
+	Advertise, PeerAdvertise string
+	// InitialCluster lists all nodes of a new cluster; Join are client URLs
+	// of a cluster to join, as a voter or, with Learner, as a learner. All
+	// are ignored when DataDir belongs to a cluster already.
+	InitialCluster  []Peer
+	Join            []string
+	Learner         bool
+	ForceNewCluster bool
+
+	MaxValueBytes    int64 // default 1 GiB
+	DiskReserveBytes int64 // default DefaultDiskReserveBytes; negative: none
+	SnapshotLogBytes int64 // log between two snapshots, default DefaultSnapshotLogBytes
+
+	Logger *slog.Logger
+}
+
+// Database is a running database node. All methods may be called from any
+// goroutine.
+type Database struct {
+	cfg      DatabaseConfig
+	logger   *slog.Logger
+	dir      *dataDir
+	public   *listener
+	peer     *listener
+	store    *kvstore.Store
+	node     *raftnode.Node
+	db       *kvstore.DB
+	registry *cachetier.Registry
+	counters httpapi.Counters
+	watch    *watch
+	disk     *diskWatch
+	started  time.Time
+
+	stopNode  context.CancelFunc // ends raft and everything above it
+	stopStore context.CancelFunc // ends the store, which must outlive raft
+	running   sync.WaitGroup     // all but the store
+	storeDone chan struct{}
+	closing   sync.Once
+	stopOnce  sync.Once
+	failed    chan error // capacity 1: the first reason to stop
+	done      chan struct{}
+	err       error // set before done is closed
+}
+
+// StartDatabase opens a node's data and listeners and returns; ctx bounds
+// nothing but the call. The node then forms, joins or rejoins its cluster by
+// itself, however long that takes. It returns an error for a directory in use
+// or not to be trusted, an address in use, or a configuration that cannot
+// work.
+func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.DiskReserveBytes == 0 {
+		cfg.DiskReserveBytes = DefaultDiskReserveBytes
+	}
+	d := &Database{
+		cfg: cfg, logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
+		storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			d.abandon()
+		}
+	}()
+	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients"); err != nil {
+		return nil, err
+	}
+	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers"); err != nil {
+		return nil, err
+	}
+	if d.dir, err = openDataDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger}); err != nil {
+		return nil, err
+	}
+	if d.node, err = raftnode.Open(d.nodeConfig(), d.store); err != nil {
+		return nil, err
+	}
+	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
+	d.watch = newWatch(d.node, d.compare)
+	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
+	view := clusterView{d}
+	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []client.DBNode { return view.DBs(context.Background()) }})
+	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
+		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
+	}))
+	return d, nil
+}
+
+func (d *Database) nodeConfig() raftnode.Config {
+	cfg := raftnode.Config{
+		Dir: d.cfg.DataDir, Name: d.cfg.Name, PeerURL: d.peer.url, ClientURL: d.public.url,
+		InitialCluster: d.cfg.InitialCluster, ForceNewCluster: d.cfg.ForceNewCluster,
+		SnapshotLogBytes: int(d.cfg.SnapshotLogBytes), Logger: d.logger,
+	}
+	if len(d.cfg.Join) > 0 {
+		cfg.Join = d.join
+	}
+	return cfg
+}
+
+// abandon undoes a start that failed half-way.
+func (d *Database) abandon() {
+	for _, l := range []*listener{d.public, d.peer} {
+		if l != nil {
+			_ = l.ln.Close()
+		}
+	}
+	if d.store != nil {
+		_ = d.store.Close()
+	}
+	if d.dir != nil {
+		_ = d.dir.close()
+	}
+}
+
+// run starts every goroutine of the node. The first one that ends by itself
+// ends the node.
+func (d *Database) run(public http.Handler) {
+	nodeCtx, stopNode := context.WithCancel(context.Background())
+	storeCtx, stopStore := context.WithCancel(context.Background())
+	d.stopNode, d.stopStore = stopNode, stopStore
+	part := func(name string, f func() error) {
+		d.running.Go(func() {
+			if err := f(); err != nil {
+				d.fail(err)
+			}
+		})
+	}
+	d.public.prepare(public, d.logger)
+	d.peer.prepare(d.node.Handler(), d.logger)
+	part("clients", d.public.serve)
+	part("peers", d.peer.serve)
+	part("raft", func() error { return d.node.Run(nodeCtx) })
+	part("uploads", func() error { return d.db.Run(nodeCtx) })
+	part("watch", func() error { d.watch.run(nodeCtx); return nil })
+	part("disk", func() error { d.disk.run(nodeCtx); return nil })
+	part("addresses", func() error { d.announce(nodeCtx); return nil })
+	go func() {
+		defer close(d.storeDone)
+		if err := d.store.Run(storeCtx); err != nil {
+			d.fail(err)
+		}
+	}()
+	go d.supervise()
+}
+
+// fail makes the node stop because of err; only the first reason counts.
+func (d *Database) fail(err error) {
+	select {
+	case d.failed <- err:
+	default:
+	}
+}
+
+// supervise waits for a reason to stop and then takes everything down.
+func (d *Database) supervise() {
+	err := <-d.failed // Close sends nil
+	if err != nil {
+		d.logger.Error("this node stops", "err", err)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // no time to drain: what it would answer cannot be trusted
+		d.takeDown(ctx)
+	}
+	d.err = err
+	close(d.done)
+}
+
+// takeDown stops all parts, the users of a part before the part.
+func (d *Database) takeDown(ctx context.Context) {
+	d.stopOnce.Do(func() {
+		d.public.drain(ctx)
+		d.stopNode()
+		<-d.node.Stopped()
+		d.peer.drain(ctx)
+		d.running.Wait()
+		d.stopStore()
+		<-d.storeDone
+		if err := d.store.Close(); err != nil && d.err == nil {
+			d.logger.Warn("closing the store", "err", err)
+		}
+		_ = d.dir.close()
+	})
+}
+
+// handOverTime is how long a stopping leader waits for another to lead.
+const handOverTime = time.Second
+
+// Close stops the node: it ends streams and finishes requests in flight as
+// long as ctx allows, hands leadership over (within a second), and leaves the
+// data closed. It returns why the node had stopped before, if it had.
+func (d *Database) Close(ctx context.Context) error {
+	d.closing.Do(func() {
+		// Requests in flight finish while leadership moves: what they proposed
+		// is proposed again to the new leader.
+		var draining sync.WaitGroup
+		draining.Go(func() { d.public.drain(ctx) })
+		hand, cancel := context.WithTimeout(ctx, handOverTime)
+		d.node.HandOver(hand)
+		cancel()
+		draining.Wait()
+		d.takeDown(ctx)
+		d.fail(nil)
+	})
+	<-d.done
+	return d.err
+}
+
+// Done is closed when the node has stopped, by Close or by itself.
+func (d *Database) Done() <-chan struct{} { return d.done }
+
+// Err says why the node stopped by itself; nil before Done is closed and
+// after Close.
+func (d *Database) Err() error {
+	select {
+	case <-d.done:
+		return d.err
+	default:
+		return nil
+	}
+}
+
+// Name returns the node's name.
+func (d *Database) Name() string { return d.cfg.Name }
+
+// URL returns where clients reach the node.
+func (d *Database) URL() string { return d.public.url }
+
+// PeerURL returns where other members reach the node.
+func (d *Database) PeerURL() string { return d.peer.url }
+
+// Ready returns nil when a leader is known and the node has caught up with
+// it, else a sentence about what it waits for.
+func (d *Database) Ready(ctx context.Context) error { return clusterView{d}.Ready(ctx) }
+
+// joinPause is the time between two attempts to join.
+const joinPause = 500 * time.Millisecond
+
+// join asks the cluster at cfg.Join to add this node. It tries for ever while
+// nobody answers, and gives up only on a refusal.
+func (d *Database) join(ctx context.Context, self raftnode.Member) ([]raftnode.Member, error) {
+	c, err := client.New(client.Config{Endpoints: d.cfg.Join})
+	if err != nil {
+		return nil, err
+	}
+	role := client.RoleVoter
+	if d.cfg.Learner {
+		role = client.RoleLearner
+	}
+	told := ""
+	for {
+		members, err := d.joinOnce(ctx, c, client.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role})
+		if err == nil || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrInvalid) {
+			return members, err
+		}
+		if err.Error() != told {
+			told = err.Error()
+			d.logger.Info("waiting for a cluster to join", "at", d.cfg.Join, "err", err)
+		}
+		t := time.NewTimer(joinPause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (d *Database) joinOnce(ctx context.Context, c *client.Client, self client.AddMember) ([]raftnode.Member, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if _, _, err := c.AddMember(ctx, self); err != nil {
+		return nil, err
+	}
+	list, err := c.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var members []raftnode.Member
+	for _, m := range list.Members {
+		id, err := raftnode.ParseID(m.ID)
+		if err != nil {
+			return nil, err
+		}
+		members = append(members, raftnode.Member{ID: id, Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Learner: m.Role == client.RoleLearner})
+	}
+	return members, nil
+}
+
+// announce tells the cluster when this node's addresses have changed since it
+// was added.
+func (d *Database) announce(ctx context.Context) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		st := d.node.Status()
+		if m, ok := st.Member(st.ID); ok && st.Leader != 0 {
+			if m.PeerURL == d.peer.url && m.ClientURL == d.public.url {
+				return
+			}
+			m.PeerURL, m.ClientURL = d.peer.url, d.public.url
+			if _, _, err := d.node.AddMember(ctx, m); err != nil {
+				d.logger.Warn("telling the cluster this node's new addresses", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// stats gathers this node's figures.
+func (d *Database) stats() client.Stats {
+	st, s := d.node.Status(), d.store.Stats()
+	out := client.Stats{
+		Name: d.cfg.Name, ID: st.ID.String(), Role: string(st.Role), Leader: st.LeaderName(), Term: st.Term,
+		Ready:       st.Leader != 0 && st.Applied >= st.Commit,
+		CommitIndex: st.Commit, AppliedIndex: st.Applied, DurableIndex: s.DurableIndex,
+		Revision: uint64(s.Revision), Digest: s.Digest.String(),
+		Keys: uint64(s.Keys), ValueBytes: s.ValueBytes, HistoryBytes: s.HistoryBytes, IndexBytes: s.IndexBytes,
+		OverlayBytes: s.OverlayBytes, PendingBytes: s.PendingBytes, OpenUploads: s.OpenUploads,
+		Puts: d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
+		Gets: d.counters.Gets.Load(), Absences: d.counters.Absences.Load(), Errors: d.counters.Errors.Load(),
+		DiskFreeBytes: d.disk.free.Load(), DiskLow: d.disk.low(),
+		Version: version.String(), UptimeSeconds: time.Since(d.started).Seconds(),
+	}
+	// A revision that replicas soon share, and whose digest is kept.
+	if at := s.Revision / kvstore.CheckpointRevisions * kvstore.CheckpointRevisions; at > 0 {
+		if digest, err := d.store.DigestAt(at); err == nil {
+			out.Checkpoints = []client.Checkpoint{{Revision: uint64(at), Digest: digest.String()}}
+		}
+	}
+	return out
+}
+
+// compare looks for a replica whose history differs from this node's: the
+// same revision with another digest. A found value carries a checksum, but a
+// missing one does not; this is what finds a lost record.
+func (d *Database) compare(m raftnode.Member, theirs client.Stats) {
+	for _, c := range theirs.Checkpoints {
+		digest, err := d.store.DigestAt(kvstore.Revision(c.Revision))
+		if err != nil || digest.String() == c.Digest {
+			continue
+		}
+		d.logger.Error("this node's history differs from another member's; verifying it", "member", m.Name, "revision", c.Revision)
+		if err := d.store.Verify(context.Background()); err != nil {
+			d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, c.Revision, err))
+			return
+		}
+	}
+}

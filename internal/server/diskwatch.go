@@ -1,0 +1,52 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+)
+
+// diskWatch looks at the free space of a data directory every second. Owned
+// by run; figures are read through atomics.
+type diskWatch struct {
+	dir     *dataDir
+	reserve int64
+	logger  *slog.Logger
+	free    atomic.Int64
+	isLow   atomic.Bool
+}
+
+func newDiskWatch(dir *dataDir, reserve int64, logger *slog.Logger) *diskWatch {
+	d := &diskWatch{dir: dir, reserve: reserve, logger: logger}
+	d.look()
+	return d
+}
+
+func (d *diskWatch) run(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			d.look()
+		}
+	}
+}
+
+func (d *diskWatch) look() {
+	free, err := d.dir.freeBytes()
+	if err != nil {
+		d.logger.Warn("the free space is unknown", "err", err)
+		return
+	}
+	d.free.Store(free)
+	low := free < d.reserve
+	if d.isLow.Swap(low) != low {
+		d.logger.Warn("the disk reserve", "below", low, "free_bytes", free, "reserve_bytes", d.reserve)
+	}
+}
+
+func (d *diskWatch) low() bool { return d.isLow.Load() }

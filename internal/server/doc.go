@@ -1,0 +1,30 @@
+// Package server makes whole nodes out of the other packages: a Database is a
+// store behind raft behind HTTP, a Cache is a cache node behind HTTP. Each is
+// an ordinary value: Start opens its listeners and returns, Close stops
+// everything it started and waits for it. The binary, `oncekv dev`, tests and
+// benchmarks all use the same two.
+//
+//	d, err := server.StartDatabase(ctx, server.DatabaseConfig{
+//		Name: "n1", DataDir: "data/n1", Listen: "127.0.0.1:11000", PeerListen: "127.0.0.1:12000",
+//	})
+//	if err != nil { … }
+//	defer d.Close(ctx)
+//	select {
+//	case <-d.Done(): // it stopped by itself
+//		return d.Err()
+//	case <-ctx.Done():
+//	}
+//
+// # Invariants
+//
+//  1. A data directory belongs to one process at a time; a second one is
+//     refused before it reads a byte of it.
+//  2. A node that stops by itself says why in Err, and serves nothing from
+//     then on: its listeners are closed before Done is.
+//  3. Close takes no longer than its context allows. What it cannot finish in
+//     time it breaks off, which is safe: a put without an answer may be
+//     repeated, and the write-ahead log replays what the store lacks.
+//  4. Nothing here waits for another node to be up before it serves: a
+//     database node without a leader answers reads of set keys, and 503 to the
+//     rest.
+package server

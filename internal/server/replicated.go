@@ -1,0 +1,40 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// replicatedLog lets a kvstore.DB use a raftnode.Node, which knows nothing of
+// its errors.
+type replicatedLog struct{ node *raftnode.Node }
+
+func (l replicatedLog) Propose(ctx context.Context, command []byte) (any, error) {
+	result, err := l.node.Propose(ctx, command)
+	if err == nil {
+		return result, nil
+	}
+	return nil, storeError(err)
+}
+
+func (l replicatedLog) ReadIndex(ctx context.Context) error {
+	if err := l.node.ReadIndex(ctx); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+// storeError gives an error of raftnode its meaning for a put or a get.
+func storeError(err error) error {
+	switch {
+	case errors.Is(err, raftnode.ErrOverloaded):
+		return fmt.Errorf("%w: %w", kvstore.ErrOverloaded, err)
+	case errors.Is(err, raftnode.ErrUnavailable), errors.Is(err, raftnode.ErrStopped), errors.Is(err, raftnode.ErrCommandTooLarge):
+		return fmt.Errorf("%w: %w", kvstore.ErrUnavailable, err)
+	}
+	return fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, err)
+}

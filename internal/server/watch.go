@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+const (
+	watchInterval = time.Second
+	// staleAfter is when a member without an answer counts as not healthy:
+	// two polls missed, and within the three seconds people are promised.
+	staleAfter = 2500 * time.Millisecond
+)
+
+// watch asks the other database nodes for their figures every second: who is
+// alive, how far each one is, and whose disk is nearly full. Owned by run; the
+// results are read under the lock.
+type watch struct {
+	node   *raftnode.Node
+	client *http.Client
+	onSeen func(raftnode.Member, client.Stats) // called by run for every answer
+
+	mu   sync.Mutex
+	seen map[raftnode.ID]sighting
+}
+
+type sighting struct {
+	stats client.Stats
+	at    time.Time
+}
+
+func newWatch(node *raftnode.Node, onSeen func(raftnode.Member, client.Stats)) *watch {
+	return &watch{node: node, client: &http.Client{Timeout: watchInterval}, onSeen: onSeen, seen: map[raftnode.ID]sighting{}}
+}
+
+// run polls until ctx ends.
+func (w *watch) run(ctx context.Context) {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	defer w.client.CloseIdleConnections()
+	for {
+		w.poll(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// poll asks all members at once and waits for the slowest, a second at most.
+func (w *watch) poll(ctx context.Context) {
+	st := w.node.Status()
+	var wg sync.WaitGroup
+	for _, m := range st.Members {
+		if m.ID == st.ID {
+			continue
+		}
+		wg.Go(func() {
+			stats, err := w.fetch(ctx, m.ClientURL)
+			if err != nil || stats.ID != m.ID.String() {
+				return // a stranger at that address is as good as nobody
+			}
+			w.mu.Lock()
+			w.seen[m.ID] = sighting{stats, time.Now()}
+			w.mu.Unlock()
+			w.onSeen(m, stats)
+		})
+	}
+	wg.Wait()
+	w.forget(st.Members)
+}
+
+func (w *watch) fetch(ctx context.Context, url string) (client.Stats, error) {
+	var stats client.Stats
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/stats", nil)
+	if err != nil {
+		return stats, err
+	}
+	resp, err := w.client.Do(req)
+	if err != nil {
+		return stats, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return stats, fmt.Errorf("%s answered %s", url, resp.Status)
+	}
+	return stats, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&stats)
+}
+
+// forget drops those who are members no more.
+func (w *watch) forget(members []raftnode.Member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for id := range w.seen {
+		known := false
+		for _, m := range members {
+			known = known || m.ID == id
+		}
+		if !known {
+			delete(w.seen, id)
+		}
+	}
+}
+
+// last returns a member's last figures and whether they are fresh.
+func (w *watch) last(id raftnode.ID) (client.Stats, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s, ok := w.seen[id]
+	return s.stats, ok && time.Since(s.at) < staleAfter
+}
