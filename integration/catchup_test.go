@@ -1,0 +1,65 @@
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// A member that was away until the log it needs is gone pulls what it lacks,
+// and goes on where it was when either side dies in the middle.
+func TestCatchUp_KilledInTheMiddle(t *testing.T) {
+	p := clustertest.NewProcesses(t, bin, 3, 0, "--snapshot-log-bytes", "1MiB")
+	p.StartAll()
+	leader := p.Leader()
+	var away *clustertest.Process
+	for _, d := range p.DBs {
+		if d != leader {
+			away = d
+		}
+	}
+	firstSegment := newest(t, leader.Dir, "wal/*-0000000000000000.wal")
+	away.Kill9()
+	cl := clustertest.Client(t, leader.URL())
+	want := map[string]string{}
+	const values, size = 160, 1 << 20 // more than two segments of the WAL
+	for i := range values {
+		key := fmt.Sprintf("while-away/%d", i)
+		value := pattern(key, size+i)
+		if _, err := cl.PutBytes(clustertest.WithTimeout(t), key, value, client.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if i%20 == 0 {
+			want[key] = string(value)
+		}
+	}
+	clustertest.Eventually(t, "the WAL is purged", func() error {
+		if names, _ := filepath.Glob(firstSegment); len(names) != 0 {
+			return fmt.Errorf("%s is still there", firstSegment)
+		}
+		return nil
+	})
+	pulls := func() bool { return strings.Contains(away.Log(), "pulling") }
+	away.Start()
+	clustertest.Eventually(t, "the pull begins", func() error {
+		if !pulls() {
+			return fmt.Errorf("its log says:\n%s", away.Log())
+		}
+		return nil
+	})
+	away.Kill9() // the receiving side
+	away.Start()
+	leader.Kill9() // the sending side
+	leader.Start()
+	p.WaitReady()
+	mustHave(t, want, away)
+	revision, digest := clustertest.SameHistory(t, p.DBs...)
+	if revision != values {
+		t.Errorf("revision %d, want %d", revision, values)
+	}
+	t.Logf("revision %d, digest %s on all three", revision, digest)
+}
