@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -215,10 +216,11 @@ func startWriterUntilError(t *testing.T, prefix string, n *clustertest.Process) 
 	cl := clustertest.Client(t, n.URL())
 	go func() {
 		defer close(done)
-		ctx := clustertest.WithTimeout(t)
 		for i := 0; n.Running(); i++ {
 			key := fmt.Sprintf("%s/%d", prefix, i)
 			value := string(pattern(key, 100_000))
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			defer cancel()
 			if _, err := cl.PutBytes(ctx, key, []byte(value), client.PutOptions{}); err != nil {
 				return
 			}

@@ -168,8 +168,10 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	if err := (Member{ID: id.ID, Name: cfg.Name, PeerURL: cfg.PeerURL, ClientURL: cfg.ClientURL}).Validate(); err != nil {
 		return nil, err
 	}
-	if err := checkInitial(cfg); err != nil {
-		return nil, err
+	if id.ClusterID == 0 && cfg.Join == nil {
+		if err := checkInitial(cfg); err != nil {
+			return nil, err
+		}
 	}
 	n := &Node{
 		cfg: cfg, sm: sm, self: id, logger: cfg.Logger,

@@ -55,7 +55,6 @@ func TestRun_Usage(t *testing.T) {
 		"serve --initial-cluster n1=http://h:1 --join http://h:2",
 		"serve --join h:2",
 		"serve --learner",
-		"serve --force-new-cluster --join http://h:2",
 		"serve --max-value-bytes 0",
 		"serve --max-value-bytes much",
 		"cache --listen 0.0.0.0:1",

@@ -127,8 +127,6 @@ func (s *serveFlags) checkStart() error {
 		return usageErrorf("--initial-cluster begins a new cluster and --join enters one: give only one of them")
 	case s.Learner && len(s.Join) == 0:
 		return usageErrorf("--learner is for --join: a node that begins a cluster has a vote")
-	case s.ForceNewCluster && len(s.InitialCluster)+len(s.Join) > 0:
-		return usageErrorf("--force-new-cluster makes this node a cluster of its own: leave out --initial-cluster and --join")
 	case len(s.InitialCluster) > 0 && s.ownPeerURL() == "":
 		return usageErrorf("--initial-cluster does not name this node, %s; it lists all nodes of the new cluster, this one included", s.Name)
 	}
