@@ -39,7 +39,7 @@ func (s *Store) Verify(ctx context.Context) error {
 		at, digest = last.rev, last.digest
 	}
 	if digest != durable.digest {
-		return s.failed("verify history and index", s.historyError("the records up to revision %d have the digest %s, but %s is stored with them", at, digest, durable.digest))
+		return s.failed("verify history and index", corruptFile(s.history, fmt.Sprintf("the records up to revision %d have the digest %s, but %s is stored with them", at, digest, durable.digest)))
 	}
 	return nil
 }
@@ -56,7 +56,7 @@ func (s *Store) verifyBatch(batch []scannedRecord, indexed Revision) error {
 			return err
 		}
 		if kept != r.digest {
-			return s.historyError("the records up to revision %d have the digest %s, but %s is stored for it", r.rev, r.digest, kept)
+			return corruptFile(s.history, fmt.Sprintf("the records up to revision %d have the digest %s, but %s is stored for it", r.rev, r.digest, kept))
 		}
 	}
 	return s.index.View(func(tx Tx) error {
@@ -75,13 +75,4 @@ func (s *Store) verifyBatch(batch []scannedRecord, indexed Revision) error {
 		}
 		return nil
 	})
-}
-
-// historyError blames the history file.
-func (s *Store) historyError(format string, args ...any) error {
-	c := &CorruptError{Offset: -1, Detail: fmt.Sprintf(format, args...)}
-	if err := s.history.View(func(tx Tx) error { c.File, _ = tx.Where(nil); return nil }); err != nil {
-		return err
-	}
-	return c
 }
