@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Focinfi/oncekv/cachetier"
@@ -69,6 +70,7 @@ type Database struct {
 	watch    *watch
 	disk     *diskWatch
 	started  time.Time
+	verified atomic.Uint64 // revision up to which a difference was looked into
 
 	stopNode  context.CancelFunc // ends raft and everything above it
 	stopStore context.CancelFunc // ends the store, which must outlive raft
@@ -379,17 +381,26 @@ func (d *Database) stats() client.Stats {
 
 // compare looks for a replica whose history differs from this node's: the
 // same revision with another digest. A found value carries a checksum, but a
-// missing one does not; this is what finds a lost record.
-func (d *Database) compare(m raftnode.Member, theirs client.Stats) {
+// missing one does not; this is what finds a lost record. Each of the two
+// verifies its own disk, once a revision, and the one at fault stops.
+func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client.Stats) {
 	for _, c := range theirs.Checkpoints {
-		digest, err := d.store.DigestAt(kvstore.Revision(c.Revision))
-		if err != nil || digest.String() == c.Digest {
+		if c.Revision <= d.verified.Load() {
 			continue
 		}
+		digest, err := d.store.DigestAt(kvstore.Revision(c.Revision))
+		if err != nil || digest.String() == c.Digest {
+			continue // not there yet, or the same
+		}
 		d.logger.Error("this node's history differs from another member's; verifying it", "member", m.Name, "revision", c.Revision)
-		if err := d.store.Verify(context.Background()); err != nil {
+		switch err := d.store.Verify(ctx); {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
 			d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, c.Revision, err))
 			return
 		}
+		d.verified.Store(c.Revision)
+		d.logger.Error("this node's own history is in order; the other member's disk is at fault", "member", m.Name, "revision", c.Revision)
 	}
 }

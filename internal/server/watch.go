@@ -26,7 +26,7 @@ const (
 type watch struct {
 	node   *raftnode.Node
 	client *http.Client
-	onSeen func(raftnode.Member, client.Stats) // called by run for every answer
+	onSeen func(context.Context, raftnode.Member, client.Stats) // called by run for every answer
 
 	mu   sync.Mutex
 	seen map[raftnode.ID]sighting
@@ -37,7 +37,7 @@ type sighting struct {
 	at    time.Time
 }
 
-func newWatch(node *raftnode.Node, onSeen func(raftnode.Member, client.Stats)) *watch {
+func newWatch(node *raftnode.Node, onSeen func(context.Context, raftnode.Member, client.Stats)) *watch {
 	return &watch{node: node, client: &http.Client{Timeout: watchInterval}, onSeen: onSeen, seen: map[raftnode.ID]sighting{}}
 }
 
@@ -72,7 +72,7 @@ func (w *watch) poll(ctx context.Context) {
 			w.mu.Lock()
 			w.seen[m.ID] = sighting{stats, time.Now()}
 			w.mu.Unlock()
-			w.onSeen(m, stats)
+			w.onSeen(ctx, m, stats)
 		})
 	}
 	wg.Wait()
