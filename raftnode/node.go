@@ -310,8 +310,12 @@ const checkpointTicks = 5
 // Ready is outstanding.
 func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.WaitGroup, errorC <-chan error) (err error) {
 	defer func() {
-		if p, ok := recover().(raftPanic); ok {
+		switch p := recover().(type) {
+		case nil:
+		case raftPanic:
 			err = fmt.Errorf("%w: raft found its log inconsistent: %s", ErrDisk, string(p))
+		default:
+			panic(p) // a bug: Run must not look as if it had been told to end
 		}
 	}()
 	ticker := time.NewTicker(n.cfg.Tick)
