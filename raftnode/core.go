@@ -287,17 +287,11 @@ func (c *core) flush() {
 			return
 		}
 		n, bytes := c.nextBatch()
-		batch := make([]command, 0, n)
-		for _, cmd := range c.queue[:n] {
-			if c.waiters.waiting(cmd) {
-				batch = append(batch, cmd)
-			}
-		}
-		if len(batch) > 0 {
+		if batch := c.waiters.claim(c.queue[:n], c.now); len(batch) > 0 {
 			if err := c.rn.Propose(encodeBatch(batch)); err != nil {
+				c.waiters.unclaim(batch)
 				return // dropped: stays queued, tried again after the next event
 			}
-			c.waiters.taken(batch, c.now, true)
 			if c.isLeader() {
 				c.inflight++
 			}

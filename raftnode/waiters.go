@@ -19,7 +19,7 @@ type waiter struct {
 	done chan outcome // capacity 1, written at most once
 
 	queued   bool   // in the core's queue, not yet handed to raft
-	accepted bool   // raft took or forwarded it at least once
+	handed   int    // how often raft was given it and did not refuse
 	sentTick uint64 // when it was last handed to raft
 }
 
@@ -53,7 +53,7 @@ func (ws *waiters) drop(w *waiter) (accepted bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	delete(ws.open, w.seq)
-	return w.accepted
+	return w.handed > 0
 }
 
 // resolve answers the call behind c, if it is one of this node and still
@@ -86,18 +86,37 @@ func (ws *waiters) resolveAll(cmds []command, results []any) {
 	}
 }
 
-// taken records that raft took (or, when !ok, refused) these commands.
-func (ws *waiters) taken(cmds []command, tick uint64, ok bool) {
+// claim returns those of the queued commands that somebody waits for, to be
+// handed to raft at once. They count as handed from here on, not from the time
+// raft has taken them: a call that gives up in between would say that nothing
+// happened to a command that is then proposed.
+func (ws *waiters) claim(cmds []command, tick uint64) []command {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	claimed := make([]command, 0, len(cmds))
+	for _, c := range cmds {
+		if c.origin == ws.origin {
+			w := ws.open[c.seq]
+			if w == nil {
+				continue
+			}
+			w.queued = false
+			w.handed++
+			w.sentTick = tick
+		}
+		claimed = append(claimed, c)
+	}
+	return claimed
+}
+
+// unclaim takes a claim back: raft refused the commands, they stay queued.
+func (ws *waiters) unclaim(cmds []command) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for _, c := range cmds {
-		if c.origin != ws.origin {
-			continue
-		}
-		if w := ws.open[c.seq]; w != nil {
-			w.queued = false
-			w.sentTick = tick
-			w.accepted = w.accepted || ok
+		if w := ws.open[c.seq]; w != nil && c.origin == ws.origin {
+			w.queued = true
+			w.handed--
 		}
 	}
 }
@@ -122,17 +141,7 @@ func (ws *waiters) stale(tick uint64) []command {
 func (ws *waiters) wasAccepted(w *waiter) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	return w.accepted
-}
-
-// waiting reports whether the call behind c still wants its answer.
-func (ws *waiters) waiting(c command) bool {
-	if c.origin != ws.origin {
-		return true
-	}
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	return ws.open[c.seq] != nil
+	return w.handed > 0
 }
 
 // list returns all open calls, oldest first.
@@ -153,7 +162,7 @@ func (ws *waiters) failAll() {
 	defer ws.mu.Unlock()
 	for _, w := range ws.open {
 		err := ErrStopped
-		if w.accepted {
+		if w.handed > 0 {
 			err = ErrOutcomeUnknown
 		}
 		w.done <- outcome{err: err}
