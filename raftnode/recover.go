@@ -55,8 +55,18 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 			return fmt.Errorf("%w: the state in %s belongs to cluster %v, the identity to %v", ErrDisk, n.cfg.Dir, members.cluster, n.self.ClusterID)
 		}
 	}
+	found := st.state
 	if err := agree(&st, applied); err != nil {
 		return err
+	}
+	if st.state.Commit != found.Commit {
+		// raft takes this for stored and writes it only when it changes again.
+		// Until then a snapshot of this node would lie beyond the commit index
+		// on disk, where the next start does not count it, although the log
+		// before it is gone. Being before it in the file is enough: no fsync.
+		if err := n.disk.save(st.state, nil, false); err != nil {
+			return err
+		}
 	}
 	if n.cfg.ForceNewCluster {
 		if err := n.forceNewCluster(&st, members); err != nil {

@@ -3,6 +3,8 @@ package raftnode
 import (
 	"context"
 	"testing"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
 )
 
 // A bug in the loop must end the process, as everywhere else: a Run that
@@ -39,5 +41,60 @@ func TestWaiters_GiveUpDuringHandover_IsUnknown(t *testing.T) {
 	ws.unclaim(ws.claim([]command{{origin: 7, seq: w.seq, data: w.data}}, 3))
 	if ws.drop(w) {
 		t.Fatal("refused by raft, but counts as handed over")
+	}
+}
+
+// A commit index that was raised at the start must be on disk before a
+// snapshot that relies on it: the WAL counts no snapshot beyond the last commit
+// index it holds, and the log before the snapshot is purged.
+func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
+	c := newCrashCluster(t, 1, -1)
+	old := c.nodes[1]
+	founding := old.disk.durable.snapshot
+	dir := t.TempDir()
+	d, err := createDisk(dir, founding, old.node.logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Entries 2 and 3 are synced and applied; the commit index that says so
+	// comes alone, is not synced, and is lost.
+	entries := []raftpb.Entry{{Term: 1, Index: 2}, {Term: 1, Index: 3}}
+	if err := d.save(raftpb.HardState{Term: 1, Commit: 1}, entries, true); err != nil {
+		t.Fatal(err)
+	}
+	for i := uint64(2); i <= 3; i++ {
+		if _, err := old.sm.Apply(i, 1, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old.sm.sync()
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+
+	d, st, err := openDisk(dir, old.node.logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := old.node
+	n.disk = d
+	if err := n.rebuild(context.Background(), st); err != nil {
+		t.Fatal(err)
+	}
+	n.core.limits.snapshotLogBytes = 1
+	if err := n.checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+
+	d, st, err = openDisk(dir, n.logger)
+	if err != nil {
+		t.Fatalf("does not start again: %v", err)
+	}
+	defer d.close()
+	if st.snapshot.Metadata.Index != 3 {
+		t.Fatalf("starts from the snapshot at %d, want 3", st.snapshot.Metadata.Index)
 	}
 }
