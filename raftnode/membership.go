@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -100,19 +101,35 @@ func (n *Node) pause(ctx context.Context) error {
 // errNotLeader: leadership moved between the look and the call.
 var errNotLeader = fmt.Errorf("%w: this node does not lead", ErrUnavailable)
 
-// call runs f in the loop and waits for it.
+// call runs f in the loop and waits for it. An error other than
+// ErrOutcomeUnknown means that f did not run and never will.
 func (n *Node) call(ctx context.Context, f func(*core)) error {
+	var taken atomic.Bool // by the loop or by this call giving up, whoever is first
 	done := make(chan struct{})
-	if !n.inbox.addCall(func(c *core) { f(c); close(done) }) {
+	if !n.inbox.addCall(func(c *core) {
+		if !taken.Swap(true) {
+			f(c)
+			close(done)
+		}
+	}) {
 		return ErrStopped
 	}
+	err := ErrStopped
 	select {
 	case <-done:
 		return nil
 	case <-n.stopped:
-		return ErrStopped
 	case <-ctx.Done():
-		return fmt.Errorf("%w (%w)", ErrUnavailable, context.Cause(ctx))
+		err = fmt.Errorf("%w (%w)", ErrUnavailable, context.Cause(ctx))
+	}
+	if !taken.Swap(true) {
+		return err
+	}
+	select {
+	case <-done: // soon: f does not block
+		return nil
+	case <-n.stopped: // the loop may have ended in the middle of it
+		return ErrOutcomeUnknown
 	}
 }
 
@@ -147,9 +164,6 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 	done := make(chan error, 1)
 	var seq uint64
 	err := n.call(ctx, func(c *core) {
-		if ctx.Err() != nil {
-			return // the caller has left
-		}
 		if !c.isLeader() {
 			d.err = errNotLeader
 			return
@@ -166,7 +180,7 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 		}
 	})
 	if err != nil {
-		return decision{}, err // d may still belong to the loop
+		return decision{}, err
 	}
 	if d.err != nil || seq == 0 {
 		return d, d.err

@@ -98,3 +98,30 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatalf("starts from the snapshot at %d, want 3", st.snapshot.Metadata.Index)
 	}
 }
+
+// endedContext has ended, and lets the loop run whenever somebody looks.
+type endedContext struct {
+	context.Context
+	loop func()
+}
+
+func (c endedContext) Done() <-chan struct{} { c.loop(); return c.Context.Done() }
+
+// A membership change whose caller has left may be carried out or not, but it
+// must not look carried out when it was not.
+func TestNode_Change_CallerHasLeft_IsNoSuccess(t *testing.T) {
+	c := newCrashCluster(t, 1, -1).nodes[1]
+	for !c.node.core.isLeader() {
+		if err := c.round(true, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	ctx := endedContext{ended, func() { c.node.deliver(c.node.inbox.take()) }}
+	for range 64 { // which of two ready channels is seen is a matter of luck
+		if err := c.node.removeHere(ctx, changeRequest{Name: "nobody"}); err == nil {
+			t.Fatal("removed a member that does not exist")
+		}
+	}
+}
