@@ -84,7 +84,7 @@ func (n *Node) change(ctx context.Context, req changeRequest) (changeAnswer, err
 	}
 }
 
-// pause waits a little for a leader to appear.
+// pause waits a little for a leader to appear, or for its attention.
 func (n *Node) pause(ctx context.Context) error {
 	t := time.NewTimer(n.cfg.Tick)
 	defer t.Stop()
@@ -94,7 +94,7 @@ func (n *Node) pause(ctx context.Context) error {
 	case <-n.stopped:
 		return ErrStopped
 	case <-ctx.Done():
-		return fmt.Errorf("%w: no leader could be asked", ErrUnavailable)
+		return fmt.Errorf("%w: the cluster could not be asked in time", ErrUnavailable)
 	}
 }
 
@@ -157,6 +157,9 @@ type decision struct {
 	to     ID // hand over to this one first
 }
 
+// errBusy: one change at a time.
+var errBusy = refuse("another membership change is in progress; try again when it is done")
+
 // decide lets the loop look at the request and, if it wants a change, propose
 // it in the same instant; then it waits until the change is applied here.
 func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decision, error) {
@@ -172,7 +175,7 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 			return
 		}
 		if len(c.changes) > 0 {
-			d.err = refuse("another membership change is in progress; try again when it is done")
+			d.err = errBusy
 			return
 		}
 		if d.err = c.members.check(change{Op: d.op, Member: d.member}); d.err == nil {
@@ -197,7 +200,22 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 	}
 }
 
+// addHere waits while another change is in progress. A node that joins takes a
+// refusal as final, and several nodes may join at once, or one while the last
+// one is being promoted.
 func (n *Node) addHere(ctx context.Context, m Member) (changeAnswer, error) {
+	for {
+		a, err := n.tryAdd(ctx, m)
+		if !errors.Is(err, errBusy) {
+			return a, err
+		}
+		if end := n.pause(ctx); end != nil {
+			return changeAnswer{}, fmt.Errorf("%w (%v)", end, err)
+		}
+	}
+}
+
+func (n *Node) tryAdd(ctx context.Context, m Member) (changeAnswer, error) {
 	d, err := n.decide(ctx, func(c *core) decision {
 		old, known := c.members.members[m.ID]
 		if !known || old.Name != m.Name {

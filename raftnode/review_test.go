@@ -2,6 +2,8 @@ package raftnode
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"testing"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -124,4 +126,20 @@ func TestNode_Change_CallerHasLeft_IsNoSuccess(t *testing.T) {
 			t.Fatal("removed a member that does not exist")
 		}
 	}
+}
+
+// Nodes that join at the same time must not refuse one another: a refusal ends
+// a joining process.
+func TestNode_Add_WaitsForOtherChanges(t *testing.T) {
+	nodes := newTestCluster(t, 3, nil)
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			m := Member{ID: ID(i + 100), Name: fmt.Sprintf("m%d", i), PeerURL: fmt.Sprintf("http://127.0.0.1:%d", i+1), ClientURL: "http://127.0.0.1:1"}
+			if _, created, err := nodes[i%3].node.AddMember(context.Background(), m); err != nil || !created {
+				t.Errorf("add %s: created %v, %v", m.Name, created, err)
+			}
+		})
+	}
+	wg.Wait()
 }
