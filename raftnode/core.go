@@ -208,10 +208,27 @@ func (c *core) tick() {
 	if c.round != nil && c.now-c.round.started >= c.limits.readTicks {
 		c.abandonRound()
 	}
+	c.forget()
 	c.retryChanges()
 	if c.isLeader() {
 		c.retrySnapshots()
 		c.promoteLearners()
+	}
+}
+
+// forget drops what nobody waits for any more: without a leader nothing else
+// would empty the queues, however long that lasts.
+func (c *core) forget() {
+	c.reads = wanted(c.reads)
+	c.progress.forget()
+	if c.lead != raft.None {
+		return // flush looks at each command
+	}
+	// What others forwarded while this node led they propose again themselves.
+	c.queue = c.waiters.wanted(c.queue)
+	c.queueBytes = 0
+	for _, cmd := range c.queue {
+		c.queueBytes += cmd.size()
 	}
 }
 

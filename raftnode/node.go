@@ -619,6 +619,7 @@ func (n *Node) ReadIndex(ctx context.Context) error {
 	if !n.inbox.addRead(r) {
 		return ErrStopped
 	}
+	defer r.left.Store(true)
 	timeout := time.NewTimer(n.cfg.NoLeaderTimeout)
 	defer timeout.Stop()
 	select {

@@ -1,6 +1,10 @@
 package raftnode
 
-import "sync"
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+)
 
 // progress publishes the applied index and releases whoever waits for it.
 type progress struct {
@@ -58,10 +62,28 @@ func (p *progress) failAll() {
 	p.waits = nil
 }
 
+// forget drops the reads whose callers have left.
+func (p *progress) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range p.waits {
+		p.waits[i].reads = wanted(p.waits[i].reads)
+	}
+	p.waits = slices.DeleteFunc(p.waits, func(w appliedWait) bool { return len(w.reads) == 0 })
+}
+
 // read is one ReadIndex call between its start and its answer.
-type read struct{ done chan error } // capacity 1, written at most once
+type read struct {
+	done chan error  // capacity 1, written at most once
+	left atomic.Bool // nobody waits any more
+}
 
 func newRead() *read { return &read{done: make(chan error, 1)} }
+
+// wanted returns the reads that somebody waits for; it reuses the slice.
+func wanted(reads []*read) []*read {
+	return slices.DeleteFunc(reads, func(r *read) bool { return r.left.Load() })
+}
 
 func answerReads(reads []*read, err error) {
 	for _, r := range reads {

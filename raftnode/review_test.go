@@ -143,3 +143,29 @@ func TestNode_Add_WaitsForOtherChanges(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// Without a leader nothing but the clock empties the queues. What was given up
+// must not gather there: reads would grow without bound, and commands would
+// turn "no leader" into "overloaded".
+func TestCore_NoLeader_ForgetsWhatWasGivenUp(t *testing.T) {
+	n := newCrashCluster(t, 3, -1).nodes[1].node
+	for i := range 100 {
+		w := n.waiters.add([]byte("x"))
+		n.core.propose([]command{{origin: n.waiters.origin, seq: w.seq, data: w.data}, {origin: 99, seq: uint64(i), data: w.data}})
+		r, late := newRead(), newRead()
+		n.core.read([]*read{r})
+		n.progress.wait(1000, []*read{late})
+		if i > 0 { // the first ones stay
+			n.waiters.drop(w)
+			r.left.Store(true)
+			late.left.Store(true)
+		}
+	}
+	n.core.tick()
+	if len(n.core.queue) != 1 || n.core.queueBytes != n.core.queue[0].size() {
+		t.Errorf("%d commands of %d bytes are queued, want 1", len(n.core.queue), n.core.queueBytes)
+	}
+	if len(n.core.reads) != 1 || len(n.progress.waits) != 1 {
+		t.Errorf("%d reads wait for a leader and %d for apply, want 1 each", len(n.core.reads), len(n.progress.waits))
+	}
+}

@@ -121,6 +121,14 @@ func (ws *waiters) unclaim(cmds []command) {
 	}
 }
 
+// wanted returns those of the commands that a call of this node waits for; it
+// reuses the slice.
+func (ws *waiters) wanted(cmds []command) []command {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return slices.DeleteFunc(cmds, func(c command) bool { return c.origin != ws.origin || ws.open[c.seq] == nil })
+}
+
 // stale returns, oldest first, the calls that were handed to raft at or
 // before the tick and still have no answer, and marks them queued again.
 func (ws *waiters) stale(tick uint64) []command {
