@@ -202,7 +202,10 @@ func (c *core) tick() {
 	c.now++
 	c.rn.Tick()
 	c.refresh()
-	if c.now > c.limits.retryTicks {
+	// What a leader has proposed is in its log, and stays there as long as it
+	// leads (refresh looks after the rest). To propose it again because disks
+	// are slow would make them slower.
+	if !c.isLeader() && c.now > c.limits.retryTicks {
 		c.propose(c.waiters.stale(c.now - c.limits.retryTicks))
 	}
 	if c.round != nil && c.now-c.round.started >= c.limits.readTicks {

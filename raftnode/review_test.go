@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"sync"
@@ -167,5 +168,42 @@ func TestCore_NoLeader_ForgetsWhatWasGivenUp(t *testing.T) {
 	}
 	if len(n.core.reads) != 1 || len(n.progress.waits) != 1 {
 		t.Errorf("%d reads wait for a leader and %d for apply, want 1 each", len(n.core.reads), len(n.progress.waits))
+	}
+}
+
+// A leader that waits long for a quorum must not fill its log with copies of
+// what waits.
+func TestCore_SlowQuorum_ProposesOnce(t *testing.T) {
+	c := newCrashCluster(t, 3, -1)
+	var leader *crashNode
+	for round := 0; leader == nil; round++ {
+		c.roundAll(round)
+		for _, n := range c.nodes {
+			if n.node.core.isLeader() && n.node.core.commit > 1 {
+				leader = n
+			}
+		}
+	}
+	core := leader.node.core
+	before, _ := core.log.LastIndex()
+	for i := range 2 { // an entry each
+		w := leader.node.waiters.add(bytes.Repeat([]byte{byte(i)}, batchBytes))
+		core.propose([]command{{origin: leader.node.waiters.origin, seq: w.seq, data: w.data}})
+	}
+	for range 60 { // followers answer heartbeats, their disks store nothing
+		if err := leader.round(true, c.nodes); err != nil {
+			t.Fatal(err)
+		}
+		for id := range c.nodes {
+			if id != leader.id {
+				leader.inbox = append(leader.inbox, raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: uint64(id), To: uint64(leader.id), Term: core.term})
+			}
+		}
+	}
+	if !core.isLeader() {
+		t.Fatal("leadership was lost")
+	}
+	if last, _ := core.log.LastIndex(); last != before+2 {
+		t.Fatalf("%d entries for two commands", last-before)
 	}
 }
