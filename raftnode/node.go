@@ -525,10 +525,11 @@ func (n *Node) publish() {
 }
 
 // receive takes a message from the transport. When too much waits to be
-// applied, appends are dropped: the leader slows down and sends them again.
+// applied, entries are dropped, be they appended by the leader or forwarded to
+// it: the sender slows down and sends them again.
 func (n *Node) receive(m raftpb.Message) error {
 	limit := n.cfg.QueueBytes
-	if m.Type == raftpb.MsgApp && len(m.Entries) > 0 && n.applier.backlog() > limit {
+	if len(m.Entries) > 0 && n.applier.backlog() > limit {
 		return nil
 	}
 	n.inbox.addMessage(m, limit)

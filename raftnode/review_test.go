@@ -207,3 +207,18 @@ func TestCore_SlowQuorum_ProposesOnce(t *testing.T) {
 		t.Fatalf("%d entries for two commands", last-before)
 	}
 }
+
+// A leader whose state machine is slow must not take from others what it
+// refuses its own clients: nothing else bounds what waits to be applied.
+func TestNode_Receive_ApplyBacklog_RefusesForwarded(t *testing.T) {
+	n := newCrashCluster(t, 1, -1).nodes[1].node
+	n.applier.put(handoff{items: []applyItem{{index: 5, bytes: n.cfg.QueueBytes + 1}}})
+	for _, typ := range []raftpb.MessageType{raftpb.MsgApp, raftpb.MsgProp} {
+		if err := n.receive(raftpb.Message{Type: typ, Entries: []raftpb.Entry{{Data: []byte("x")}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := n.inbox.take().msgs; len(got) != 0 {
+		t.Fatalf("took %v", got)
+	}
+}
