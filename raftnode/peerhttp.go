@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 
@@ -184,6 +185,10 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	}
 	hr.Header.Set(clusterHeader, n.identity.Load().ClusterID.String())
 	resp, err := n.client.Do(hr)
+	if dial := new(net.OpError); errors.As(err, &dial) && dial.Op == "dial" {
+		// Nobody there has seen the request: wait for the next leader.
+		return a, fmt.Errorf("%w: the leader at %s does not answer: %w", ErrUnavailable, url, err)
+	}
 	if err != nil {
 		return a, fmt.Errorf("%w: ask the leader at %s: %w", ErrOutcomeUnknown, url, err)
 	}

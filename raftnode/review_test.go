@@ -222,3 +222,26 @@ func TestNode_Receive_ApplyBacklog_RefusesForwarded(t *testing.T) {
 		t.Fatalf("took %v", got)
 	}
 }
+
+// A change asked of a follower whose leader has just died goes to the next
+// leader; nobody can have carried it out.
+func TestNode_Change_DeadLeader_AsksTheNext(t *testing.T) {
+	nodes := newTestCluster(t, 3, nil)
+	leader := leaderOf(t, nodes)
+	var rest []*testNode
+	for _, n := range nodes {
+		if n != leader {
+			rest = append(rest, n)
+		}
+	}
+	if err := leader.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if st := rest[0].node.Status(); st.Leader != leader.node.ID() {
+		t.Skip("the next leader is there already")
+	}
+	m := Member{ID: 100, Name: "m", PeerURL: "http://127.0.0.1:1", ClientURL: "http://127.0.0.1:1"}
+	if _, created, err := rest[0].node.AddMember(context.Background(), m); err != nil || !created {
+		t.Fatalf("add: created %v, %v", created, err)
+	}
+}
