@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"sync"
 	"testing"
 
@@ -243,5 +245,29 @@ func TestNode_Change_DeadLeader_AsksTheNext(t *testing.T) {
 	m := Member{ID: 100, Name: "m", PeerURL: "http://127.0.0.1:1", ClientURL: "http://127.0.0.1:1"}
 	if _, created, err := rest[0].node.AddMember(context.Background(), m); err != nil || !created {
 		t.Fatalf("add: created %v, %v", created, err)
+	}
+}
+
+// A node that joins must not take over the cluster ID of a stranger that uses
+// a member's old address: the ID is on disk for ever.
+func TestNode_Join_StrangerAtAMembersAddress(t *testing.T) {
+	serve := func(a introduction) Member {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, a) }))
+		t.Cleanup(s.Close)
+		return Member{ID: a.ID, PeerURL: s.URL}
+	}
+	gone, there := serve(introduction{ID: 77, ClusterID: 70}), serve(introduction{ID: 2, ClusterID: 9})
+	gone.ID = 1
+	n := newTestNode(t, "n3")
+	n.cfg.Join = func(context.Context, Member) ([]Member, error) { return []Member{gone, there}, nil }
+	node, err := Open(n.cfg, n.sm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := node.join(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := node.self.ClusterID; got != 9 {
+		t.Fatalf("joined cluster %v, want 9", got)
 	}
 }

@@ -63,8 +63,8 @@ func (n *Node) join(ctx context.Context) error {
 	for i := 0; ; i++ {
 		for _, m := range members {
 			a, err := introductionOf(ctx, client, m.PeerURL)
-			if err != nil || a.ClusterID == 0 || a.ID == n.self.ID {
-				continue
+			if err != nil || a.ClusterID == 0 || a.ID != m.ID || a.ID == n.self.ID {
+				continue // not there, or a stranger at that address
 			}
 			n.logger.Info("joined a cluster", "cluster", a.ClusterID.String(), "id", n.self.ID.String())
 			return n.adopt(a.ClusterID, nil, members)
