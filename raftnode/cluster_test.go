@@ -34,6 +34,7 @@ type listSM struct {
 	now     listState
 	durable listState
 	staged  [][]byte
+	base    int  // how much of the durable list lies before staged
 	manual  bool // sync only by hand
 	stages  int
 	limit   int // records a Serve sends at most, 0 = all
@@ -132,7 +133,10 @@ func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.
 	}
 	s.mu.Lock()
 	s.stages++
-	have := len(s.now.List) + len(s.staged)
+	if len(s.staged) == 0 {
+		s.base = len(s.durable.List)
+	}
+	have := s.base + len(s.staged)
 	s.mu.Unlock()
 	if have < want {
 		body, err := fetch(ctx, fmt.Sprintf("from=%d&to=%d", have, want))
@@ -162,7 +166,10 @@ func (s *listSM) Install(index, term uint64, meta, snapshot []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now.List = append(s.now.List, s.staged...)[:want]
+	if len(s.now.List) < want {
+		s.now.List = append(s.now.List[:s.base:s.base], s.staged...)
+	}
+	s.now.List = s.now.List[:want:want]
 	s.staged = nil
 	s.now.Index, s.now.Term, s.now.Meta = index, term, meta
 	s.durable = s.now.clone()

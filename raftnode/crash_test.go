@@ -1,9 +1,11 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"testing"
 	"time"
@@ -84,6 +86,8 @@ type crashNode struct {
 	inbox  []raftpb.Message
 	down   int // rounds until it restarts
 	tables []Member
+	slow   func() bool // nil or whether a pull is not done yet
+	pull   *raftpb.Message
 }
 
 func (c *crashNode) send(msgs []raftpb.Message) { c.out = append(c.out, msgs...) }
@@ -127,6 +131,13 @@ func (c *crashNode) round(tick bool, all map[ID]*crashNode) error {
 	}
 	c.inbox = nil
 	n.deliver(n.inbox.take())
+	if c.pull != nil && !c.slow() {
+		m := *c.pull
+		c.pull = nil
+		if err := c.stage(m, all); err != nil {
+			return err
+		}
+	}
 	for w, ok := n.core.next(); ok; w, ok = n.core.next() {
 		stage := w.stage
 		w.stage = nil
@@ -140,8 +151,12 @@ func (c *crashNode) round(tick bool, all map[ID]*crashNode) error {
 			n.applier.finished(h)
 		}
 		for _, m := range stage {
-			if err := c.stage(m, all); err != nil {
-				return err
+			if c.slow == nil {
+				if err := c.stage(m, all); err != nil {
+					return err
+				}
+			} else if c.pull == nil { // one at a time
+				c.pull = &m
 			}
 		}
 	}
@@ -155,20 +170,19 @@ func (c *crashNode) stage(m raftpb.Message, all map[ID]*crashNode) error {
 		return err
 	}
 	from := all[ID(m.From)]
-	if from.node == nil {
+	if from.node == nil || from.node.progress.index() < m.Snapshot.Metadata.Index {
 		return nil
 	}
 	d, err := decodeSnapshot(m.Snapshot.Data)
 	if err != nil {
 		return err
 	}
-	want := 0
-	if _, err := fmt.Sscan(string(d.state), &want); err != nil {
+	if err := c.sm.Stage(context.Background(), d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
+		var b bytes.Buffer
+		err := from.sm.Serve(ctx, query, &b)
+		return io.NopCloser(&b), err
+	}); err != nil {
 		return err
-	}
-	have := len(c.sm.list()) + len(c.sm.staged)
-	if list := from.sm.list(); have < want && want <= len(list) {
-		c.sm.staged = append(c.sm.staged, list[have:want]...)
 	}
 	if err := c.disk.step(); err != nil {
 		return err
