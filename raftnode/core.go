@@ -174,6 +174,14 @@ func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p 
 // isLeader reports whether this node leads, as far as it knows.
 func (c *core) isLeader() bool { return c.state == raft.StateLeader }
 
+// deposed reports whether this node leads a cluster it was removed from. raft
+// goes on for it, and takes one remaining voter for itself: it would answer
+// reads without asking that voter, which may lead already.
+func (c *core) deposed() bool {
+	_, member := c.members.members[c.id]
+	return !member && c.isLeader()
+}
+
 // refresh notices a change of leader or term. Whatever was handed to the old
 // leader may be lost without a word, so it is proposed again: applying a put
 // twice is harmless.
@@ -248,6 +256,8 @@ func (c *core) step(m raftpb.Message) {
 		c.snaps = append(c.snaps, m)
 		return
 	case m.Type == raftpb.MsgProp && c.isLeader() && c.absorb(m):
+		return
+	case m.Type == raftpb.MsgReadIndex && c.deposed():
 		return
 	}
 	c.stepRaft(m)
@@ -344,7 +354,7 @@ func (c *core) read(r []*read) { c.reads = append(c.reads, r...) }
 // startRound asks the leader for its commit index on behalf of every call
 // that has come so far. A call never joins a round that began before it.
 func (c *core) startRound() {
-	if c.round != nil || len(c.reads) == 0 || c.lead == raft.None {
+	if c.round != nil || len(c.reads) == 0 || c.lead == raft.None || c.deposed() {
 		return
 	}
 	c.lastR++

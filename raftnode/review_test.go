@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 
@@ -177,15 +178,7 @@ func TestCore_NoLeader_ForgetsWhatWasGivenUp(t *testing.T) {
 // what waits.
 func TestCore_SlowQuorum_ProposesOnce(t *testing.T) {
 	c := newCrashCluster(t, 3, -1)
-	var leader *crashNode
-	for round := 0; leader == nil; round++ {
-		c.roundAll(round)
-		for _, n := range c.nodes {
-			if n.node.core.isLeader() && n.node.core.commit > 1 {
-				leader = n
-			}
-		}
-	}
+	leader := c.lead(t)
 	core := leader.node.core
 	before, _ := core.log.LastIndex()
 	for i := range 2 { // an entry each
@@ -269,5 +262,53 @@ func TestNode_Join_StrangerAtAMembersAddress(t *testing.T) {
 	}
 	if got := node.self.ClusterID; got != 9 {
 		t.Fatalf("joined cluster %v, want 9", got)
+	}
+}
+
+// lead runs the cluster until a member leads and has committed in its term.
+func (c *crashCluster) lead(t *testing.T) *crashNode {
+	t.Helper()
+	for round := range 10_000 {
+		c.roundAll(round)
+		for _, n := range c.nodes {
+			if n.node.core.isLeader() && n.node.core.commit > 1 {
+				return n
+			}
+		}
+	}
+	t.Fatal("nobody leads")
+	return nil
+}
+
+// A leader can be removed without having handed over, when it has inherited
+// the change from another leader. The voter that is left may lead by the time
+// somebody reads here.
+func TestCore_RemovedLeader_AnswersNoRead(t *testing.T) {
+	c := newCrashCluster(t, 2, -1)
+	old := c.lead(t)
+	core := old.node.core
+	for round := range 20 {
+		c.roundAll(round)
+	}
+	core.proposeChange(opRemove, core.members.members[old.id], nil)
+	for round := 0; old.node.leaveAt == 0; round++ {
+		c.roundAll(round)
+	}
+	if !core.isLeader() {
+		t.Fatal("leads no more")
+	}
+	r := newRead()
+	core.read([]*read{r})
+	core.step(raftpb.Message{Type: raftpb.MsgReadIndex, From: uint64(3 - old.id), To: uint64(old.id), Entries: []raftpb.Entry{{Data: []byte("x")}}})
+	if err := old.round(false, c.nodes); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-r.done:
+		t.Fatalf("answered a read by itself: %v", err)
+	default:
+	}
+	if slices.ContainsFunc(old.out, func(m raftpb.Message) bool { return m.Type == raftpb.MsgReadIndexResp }) {
+		t.Fatal("answered another's read by itself")
 	}
 }
