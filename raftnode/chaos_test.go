@@ -311,7 +311,7 @@ func (c *chaos) settled() bool {
 }
 
 func TestCore_Chaos(t *testing.T) {
-	seeds := uint64(60)
+	seeds := uint64(30)
 	if testing.Short() {
 		seeds = 10
 	}

@@ -228,13 +228,26 @@ func (n *Node) forceNewCluster(st *diskState, members *table) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range st.entries {
+	write := len(st.entries) // what is written starts here
+	for i, e := range st.entries {
 		last, lastTerm = e.Index, e.Term
-		if e.Type == raftpb.EntryConfChange && e.Index > applied {
-			if c, _, err := decodeChange(e.Data); err == nil && t.check(c) == nil {
-				t.apply(c, confAfter(t.conf, c))
-			}
+		if e.Type != raftpb.EntryConfChange || e.Index <= applied {
+			continue
 		}
+		c, _, err := decodeChange(e.Data)
+		if err != nil || t.check(c) != nil {
+			continue
+		}
+		if c.Op == opRemove && c.Member.ID == n.self.ID {
+			if e.Index <= st.state.Commit {
+				return fmt.Errorf("%w: this node was removed from its cluster; force the new one on another survivor", ErrRefused)
+			}
+			// Nobody may have carried it out, and this may be the last copy.
+			st.entries[i] = raftpb.Entry{Index: e.Index, Term: e.Term}
+			write = min(write, i)
+			continue
+		}
+		t.apply(c, confAfter(t.conf, c))
 	}
 	var changes []change
 	if t.members[n.self.ID].Learner {
@@ -260,7 +273,7 @@ func (n *Node) forceNewCluster(st *diskState, members *table) error {
 	}
 	st.state.Term, st.state.Commit = term, last
 	n.logger.Warn("forcing a new cluster of this node alone", "removed", len(changes), "commit", last)
-	return n.disk.save(st.state, st.entries[len(st.entries)-len(changes):], true)
+	return n.disk.save(st.state, st.entries[write:], true)
 }
 
 // confAfter is what raft makes of a change; needed only where no raft runs.

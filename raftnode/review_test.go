@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -310,5 +311,47 @@ func TestCore_RemovedLeader_AnswersNoRead(t *testing.T) {
 	}
 	if slices.ContainsFunc(old.out, func(m raftpb.Message) bool { return m.Type == raftpb.MsgReadIndexResp }) {
 		t.Fatal("answered another's read by itself")
+	}
+}
+
+// A node whose log holds its own removal must not remove all others and then,
+// removed itself, tell people to empty the last copy of the data.
+func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
+	for commit := uint64(1); commit <= 2; commit++ {
+		n := newCrashCluster(t, 3, -1).nodes[1]
+		cc, err := change{Op: opRemove, Member: n.node.core.members.members[1]}.confChange()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := cc.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.disk.durable.state.Commit = commit
+		n.disk.durable.entries = []raftpb.Entry{{Type: raftpb.EntryConfChange, Term: 1, Index: 2, Data: data}, {Term: 1, Index: 3}}
+		st := n.disk.durable
+		st.entries = slices.Clone(st.entries)
+		n.node.cfg.ForceNewCluster = true
+		err = n.node.rebuild(context.Background(), st)
+		if commit == 2 {
+			if !errors.Is(err, ErrRefused) || len(n.disk.durable.entries) != 2 {
+				t.Fatalf("forced a new cluster of a removed node: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// After the next power cut it is still the only member, and leads.
+		n.sm.crash()
+		n.boot(t)
+		for range 100 {
+			if err := n.round(true, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c := n.node.core; !c.isLeader() || len(c.members.members) != 1 || n.node.leaveAt != 0 {
+			t.Fatalf("members %v, state %v, leaves at %d", c.members.list(), c.state, n.node.leaveAt)
+		}
 	}
 }
