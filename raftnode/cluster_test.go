@@ -57,6 +57,13 @@ func (s *listSM) sync() {
 	s.durable = s.now.clone()
 }
 
+// setManual may be called while the node runs.
+func (s *listSM) setManual(manual bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.manual = manual
+}
+
 // crash forgets what was not durable.
 func (s *listSM) crash() {
 	s.mu.Lock()
@@ -398,7 +405,7 @@ func TestNode_ReadIndex_SeesAcknowledged(t *testing.T) {
 func TestNode_Restart_KeepsAcknowledged(t *testing.T) {
 	nodes := newTestCluster(t, 3, func(c *Config) { c.SnapshotLogBytes = 4 << 10 })
 	for _, n := range nodes {
-		n.sm.manual = true // nothing but the WAL keeps the commands
+		n.sm.setManual(true) // nothing but the WAL keeps the commands
 	}
 	for i := range 100 {
 		mustPropose(t, nodes[i%3], fmt.Sprint(i))
@@ -419,7 +426,7 @@ func TestNode_Restart_KeepsAcknowledged(t *testing.T) {
 
 func TestNode_SingleVoter_RestartAndGrow(t *testing.T) {
 	one := newTestCluster(t, 1, nil)[0]
-	one.sm.manual = true
+	one.sm.setManual(true)
 	for i := range 20 {
 		mustPropose(t, one, fmt.Sprint(i))
 	}
@@ -429,7 +436,7 @@ func TestNode_SingleVoter_RestartAndGrow(t *testing.T) {
 	one.sm.crash()
 	one.start()
 	mustPropose(t, one, "again")
-	one.sm.manual = false
+	one.sm.setManual(false)
 	mustPropose(t, one, "durable")
 	two := joinNode(t, one, "n2", true)
 	eventually(t, "n2 votes", func() bool { return two.node.Status().Role == RoleFollower })
