@@ -61,10 +61,12 @@ func TestDatabase_Compare_InnocentNodeGoesOn(t *testing.T) {
 		t.Fatalf("checkpoints %+v", own)
 	}
 	d.compare(context.Background(), raftnode.Member{Name: "n2"}, client.Stats{Checkpoints: []client.Checkpoint{{Revision: own[0].Revision, Digest: strings.Repeat("0", 64)}}})
-	select {
-	case <-d.Done():
-		t.Fatalf("it stopped: %v", d.Err())
-	default:
+	for d.verified.Load() == 0 {
+		select {
+		case <-d.Done():
+			t.Fatalf("it stopped: %v", d.Err())
+		case <-time.After(time.Millisecond):
+		}
 	}
 	if _, err := d.db.Get(context.Background(), "k0", kvstore.Linearizable); err != nil {
 		t.Fatal(err)

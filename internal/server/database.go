@@ -57,20 +57,21 @@ type DatabaseConfig struct {
 // Database is a running database node. All methods may be called from any
 // goroutine.
 type Database struct {
-	cfg      DatabaseConfig
-	logger   *slog.Logger
-	dir      *dataDir
-	public   *listener
-	peer     *listener
-	store    *kvstore.Store
-	node     *raftnode.Node
-	db       *kvstore.DB
-	registry *cachetier.Registry
-	counters httpapi.Counters
-	watch    *watch
-	disk     *diskWatch
-	started  time.Time
-	verified atomic.Uint64 // revision up to which a difference was looked into
+	cfg       DatabaseConfig
+	logger    *slog.Logger
+	dir       *dataDir
+	public    *listener
+	peer      *listener
+	store     *kvstore.Store
+	node      *raftnode.Node
+	db        *kvstore.DB
+	registry  *cachetier.Registry
+	counters  httpapi.Counters
+	watch     *watch
+	disk      *diskWatch
+	started   time.Time
+	verified  atomic.Uint64 // revision up to which a difference was looked into
+	verifying atomic.Bool
 
 	stopNode  context.CancelFunc // ends raft and everything above it
 	stopStore context.CancelFunc // ends the store, which must outlive raft
@@ -226,6 +227,9 @@ func (d *Database) takeDown(ctx context.Context) {
 	})
 }
 
+// drainTime is how long requests in flight may take when the node stops.
+const drainTime = 2 * time.Second
+
 // handOverTime is how long a stopping leader waits for another to lead.
 const handOverTime = time.Second
 
@@ -235,9 +239,14 @@ const handOverTime = time.Second
 func (d *Database) Close(ctx context.Context) error {
 	d.closing.Do(func() {
 		// Requests in flight finish while leadership moves: what they proposed
-		// is proposed again to the new leader.
+		// is proposed again to the new leader. Raft and the store need the rest
+		// of the time.
 		var draining sync.WaitGroup
-		draining.Go(func() { d.public.drain(ctx) })
+		draining.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, drainTime)
+			defer cancel()
+			d.public.drain(ctx)
+		})
 		hand, cancel := context.WithTimeout(ctx, handOverTime)
 		d.node.HandOver(hand)
 		cancel()
@@ -392,15 +401,27 @@ func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client
 		if err != nil || digest.String() == c.Digest {
 			continue // not there yet, or the same
 		}
-		d.logger.Error("this node's history differs from another member's; verifying it", "member", m.Name, "revision", c.Revision)
-		switch err := d.store.Verify(ctx); {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
-			d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, c.Revision, err))
-			return
+		if !d.verifying.Swap(true) {
+			d.running.Go(func() { d.verify(ctx, m, c.Revision) })
 		}
-		d.verified.Store(c.Revision)
-		d.logger.Error("this node's own history is in order; the other member's disk is at fault", "member", m.Name, "revision", c.Revision)
+		return
 	}
+}
+
+// verify looks for the fault in this node's own disk. It takes as long as
+// reading the store does, so the watch does not wait for it.
+func (d *Database) verify(ctx context.Context, m raftnode.Member, revision uint64) {
+	defer d.verifying.Store(false)
+	logger := d.logger.With("member", m.Name, "revision", revision)
+	logger.Error("this node's history differs from another member's; verifying it")
+	err := d.store.Verify(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, revision, err))
+		return
+	}
+	d.verified.Store(revision)
+	logger.Error("this node's own history is in order; the other member's disk is at fault")
 }
