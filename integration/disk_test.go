@@ -218,13 +218,13 @@ func startWriterUntilError(t *testing.T, prefix string, n *clustertest.Process) 
 		defer close(done)
 		for i := 0; n.Running(); i++ {
 			key := fmt.Sprintf("%s/%d", prefix, i)
-			value := string(pattern(key, 100_000))
+			value := string(pattern(key, 300_000))
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-			defer cancel()
-			if _, err := cl.PutBytes(ctx, key, []byte(value), client.PutOptions{}); err != nil {
-				return
+			_, err := cl.PutBytes(ctx, key, []byte(value), client.PutOptions{})
+			cancel()
+			if err == nil {
+				acked[key] = value
 			}
-			acked[key] = value
 		}
 	}()
 	return func() map[string]string {
