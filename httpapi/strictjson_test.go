@@ -38,7 +38,7 @@ type strictPromoted struct {
 func TestDecodeStrict_Accepts(t *testing.T) {
 	text := "x"
 	for input, target := range map[string]strictTarget{
-		`{}`:                                      {hidden: ""},
+		`{}`:                                      {},
 		" \t\r\n{ } \n":                           {},
 		`{"text":"x"}`:                            {Text: "x"},
 		`{"te\u0078t":"\u0078"}`:                  {Text: "x"},
@@ -147,6 +147,9 @@ func TestDecodeStrict_Refuses(t *testing.T) {
 		}
 		if p, ok := err.(*problem); !ok || p.document.Status != 400 {
 			t.Errorf("%.60q: %v is not a 400", input, err)
+		}
+		if got.hidden != "" {
+			t.Errorf("%.60q set an unexported field", input)
 		}
 	}
 }
