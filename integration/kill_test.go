@@ -37,9 +37,15 @@ func writeTree(t *testing.T, dir string, small, large int) map[string]string {
 }
 
 // importSummary is what `oncekv import --json` ends with.
-type importSummary struct{ Created, Unchanged, Conflict, Failed importCount }
+type importSummary struct {
+	Created, Unchanged, Conflict, Failed, Skipped importCount
+	Seconds                                       float64
+}
 
-type importCount struct{ Files int }
+type importCount struct {
+	Files int
+	Bytes int64
+}
 
 // runImport imports a directory with the real program and returns its summary
 // and exit code.
