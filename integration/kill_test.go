@@ -51,7 +51,7 @@ type importCount struct {
 // and exit code.
 func runImport(dir, prefix string, urls []string) (s importSummary, code int, err error) {
 	var out, talk bytes.Buffer
-	cmd := exec.Command(bin, "import", dir, "--prefix", prefix, "--json", "--endpoints", strings.Join(urls, ","))
+	cmd := exec.Command(bin, importArgs(dir, prefix, urls)...)
 	cmd.Stdout, cmd.Stderr = &out, &talk
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		return s, 0, err
@@ -60,6 +60,10 @@ func runImport(dir, prefix string, urls []string) (s importSummary, code int, er
 		return s, 0, fmt.Errorf("import printed %q, %q: %w", out.String(), talk.String(), err)
 	}
 	return s, cmd.ProcessState.ExitCode(), nil
+}
+
+func importArgs(dir, prefix string, urls []string) []string {
+	return []string{"import", dir, "--prefix", prefix, "--json", "--endpoints", strings.Join(urls, ",")}
 }
 
 // Invariants 1, 2, 3, 5: an import survives the death of the leader, and what

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,11 +20,19 @@ import (
 // Binary builds cmd/oncekv into dir and returns its path. With
 // the race detector on, the program gets it too.
 func Binary(dir string) (string, error) {
-	path := filepath.Join(dir, "oncekv")
-	args := []string{"build", "-o", path}
 	if raceEnabled {
-		args = append(args, "-race")
+		return build(dir, "-race")
 	}
+	return build(dir)
+}
+
+// PlainBinary is Binary without the race detector in any case: its shadow
+// memory would be most of what a test of memory measures.
+func PlainBinary(dir string) (string, error) { return build(dir) }
+
+func build(dir string, flags ...string) (string, error) {
+	path := filepath.Join(dir, "oncekv")
+	args := append([]string{"build", "-o", path}, flags...)
 	out, err := exec.Command("go", append(args, "github.com/Focinfi/oncekv/cmd/oncekv")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build oncekv: %w\n%s", err, out)
@@ -90,6 +97,12 @@ func (p *Processes) newDB(name string) *Process {
 	d := &Process{t: p.t, bin: p.bin, Name: name, Addr: FreeAddr(p.t), Peer: FreeAddr(p.t), Dir: filepath.Join(p.Dir, name)}
 	d.Args = []string{"serve", "--name", name, "--listen", d.Addr, "--peer-listen", d.Peer, "--data-dir", d.Dir}
 	return d
+}
+
+// NewProcess prepares any other command of the program. addr is where it serves
+// clients, if it does.
+func NewProcess(t testing.TB, bin, name, addr string, args ...string) *Process {
+	return &Process{t: t, bin: bin, Name: name, Addr: addr, Args: args}
 }
 
 // Joiner prepares one more database node that joins through a running one.
@@ -238,9 +251,15 @@ func (n *Process) Terminate() (code int, took time.Duration) {
 // Wait waits for the process to end by itself and returns its exit code.
 func (n *Process) Wait() int {
 	n.t.Helper()
+	return n.WaitFor(Patience)
+}
+
+// WaitFor is Wait for a process that takes longer than Patience.
+func (n *Process) WaitFor(limit time.Duration) int {
+	n.t.Helper()
 	select {
 	case <-n.done:
-	case <-time.After(Patience):
+	case <-time.After(limit):
 		n.t.Fatalf("%s does not end; its log:\n%s", n.Name, n.Log())
 	}
 	return n.cmd.ProcessState.ExitCode()
@@ -275,29 +294,6 @@ func (n *Process) Stats() (client.Stats, error) {
 	}
 	defer resp.Body.Close()
 	return s, json.NewDecoder(resp.Body).Decode(&s)
-}
-
-// RSS returns the process's resident memory in bytes, now and at most.
-func (n *Process) RSS() (now, peak int64) {
-	n.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		f := strings.Fields(line)
-		if len(f) < 2 {
-			continue
-		}
-		kib, _ := strconv.ParseInt(f[1], 10, 64)
-		switch f[0] {
-		case "VmRSS:":
-			now = kib << 10
-		case "VmHWM:":
-			peak = kib << 10
-		}
-	}
-	return now, peak
 }
 
 // SameHistory waits until the running nodes have the same revision and
