@@ -1,6 +1,7 @@
 package walscan
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +12,9 @@ import (
 )
 
 // Repair removes the torn tail that Check reported, and nothing before it. The
-// segment is first copied to a file of the same name with .broken appended,
-// replacing an earlier such copy. Everything is flushed when Repair returns nil.
+// tail is first copied to a file of the same name with .broken appended,
+// replacing an earlier such copy: only the tail, and only what is not zero of
+// it, because a torn tail is what a full disk leaves. Everything is flushed when Repair returns nil.
 // It does nothing when the report has no torn tail. It fails when the segment is
 // in use, and may then be called again.
 func Repair(report Report) (err error) {
@@ -36,7 +38,7 @@ func Repair(report Report) (err error) {
 	if st.Size() < report.TornOffset {
 		return fmt.Errorf("the file changed since it was checked: it has %d bytes, and the torn end began at %d", st.Size(), report.TornOffset)
 	}
-	if err := keepCopy(f.File, report.TornFile+".broken"); err != nil {
+	if err := keepTail(f.File, report.TornOffset, report.TornFile+".broken"); err != nil {
 		return err
 	}
 	// Back to its size, because etcd appends faster to what is preallocated;
@@ -50,15 +52,28 @@ func Repair(report Report) (err error) {
 	return f.Sync()
 }
 
-// keepCopy writes what f holds to path and flushes it, the name included.
-func keepCopy(f *os.File, path string) (err error) {
+// keepTail writes what f holds from offset on to path, without the zeros at the
+// end, and flushes it, the name included.
+func keepTail(f *os.File, offset int64, path string) (err error) {
 	to, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, fileutil.PrivateFileMode)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
-	if _, err := io.Copy(to, io.NewSectionReader(f, 0, 1<<62)); err != nil {
-		return err
+	block := make([]byte, 64<<10)
+	for at := int64(0); ; {
+		n, err := io.ReadFull(io.NewSectionReader(f, offset+at, int64(len(block))), block)
+		if b := bytes.TrimRight(block[:n], "\x00"); len(b) > 0 { // else it stays a hole, or beyond the end
+			if _, err := to.WriteAt(b, at); err != nil {
+				return err
+			}
+		}
+		if at += int64(n); err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return err
+			}
+			break
+		}
 	}
 	if err := to.Sync(); err != nil {
 		return err
