@@ -285,6 +285,7 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 	}
 	commitDue := s.pendingBytes >= s.cfg.CommitBytes
 	flushDue := s.flushDueLocked()
+	s.announceLocked()
 	s.mu.Unlock()
 	if commitDue {
 		wake(s.wakeCommit)

@@ -27,6 +27,10 @@
 // overlay answers for the keys the index lacks. After a crash it is rebuilt by
 // scanning the tail of history; without any index file that tail is all of it.
 //
+// Store.Keys lists keys in byte order: it pins the generations of the overlay,
+// merges them with the index, and fills in the rest from history. Store.Changes
+// reads history from any revision on, Store.Advanced tells when there is more.
+//
 // # Files and buckets
 //
 // A store's directory has history.db, index.db and, while a snapshot is pulled,
@@ -84,7 +88,9 @@
 // StoreConfig bounds what is applied and not committed (PendingBytes) and the
 // keys not yet indexed (OverlayBytes): at either bound Apply pauses, one entry
 // over at most. DBConfig bounds the bodies of puts (InFlightBytes). A reader of a
-// large value holds one chunk, a snapshot sender about 1 MiB, a receiver a few.
+// large value holds one chunk, a snapshot sender about 1 MiB, a receiver a few; a
+// list what its caller asked for. While keys are listed, those not yet indexed
+// are held in order too, 24 bytes a key.
 // At most 4,096 uploads are open. Nothing grows with the number of keys.
 //
 // # Caveats
@@ -99,6 +105,8 @@
 //   - A rebuild of the index goes through history in order of revision and sorts
 //     one overlay's worth at a time; for tens of millions of keys that takes
 //     minutes.
+//   - A list verifies the records it names, values included: listing many values
+//     of nearly 1 MiB reads them all.
 //   - After an upload was dropped a late repeat of one of its chunks opens it
 //     again, incomplete; it is dropped anew when it has been idle for UploadIdle.
 //   - The clock of the proposer is stored as it is. Times of neighbouring revisions

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // keyRevisionPair is one entry of the index.
@@ -85,7 +84,7 @@ func sortedPairs(generations []*generation) []keyRevisionPair {
 			pairs = append(pairs, keyRevisionPair{k, rev})
 		}
 	}
-	slices.SortFunc(pairs, func(a, b keyRevisionPair) int { return strings.Compare(string(a.key), string(b.key)) })
+	sortPairs(pairs)
 	return pairs
 }
 

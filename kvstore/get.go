@@ -76,8 +76,7 @@ func (s *Store) withRecord(rev Revision, key Key, fn func(d *body)) error {
 		return nil
 	})
 	if err == nil && other != "" {
-		// The record is sound and names its revision, so the index is wrong.
-		err = corruptFile(s.index, fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+		err = s.wrongIndex(rev, key, other)
 	}
 	return s.failed("read history", err)
 }

@@ -72,6 +72,7 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snap
 	s.applied, s.durable = at, at
 	s.uploads = snap.uploads
 	clear(s.dirty)
+	s.announceLocked()
 	return nil
 }
 

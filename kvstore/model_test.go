@@ -143,6 +143,8 @@ func (m *model) check(t testing.TB, s *Store) {
 			t.Fatalf("DigestAt(%d) = %s, %v; want %s", r, got, err, want)
 		}
 	}
+	m.checkLists(t, s, 37)
+	m.checkLists(t, s, 1000)
 	for range 20 {
 		if _, err := s.Get(Key(fmt.Sprint("never set ", rand.Int()))); !errors.Is(err, ErrNotFound) {
 			t.Fatalf("Get of an unset key: %v", err)

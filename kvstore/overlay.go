@@ -1,5 +1,7 @@
 package kvstore
 
+import "sync"
+
 // overlay answers for the keys that the index does not have yet. Its owner
 // guards it: the store's mu.
 type overlay struct {
@@ -14,13 +16,19 @@ type overlay struct {
 // generation is a run of consecutive revisions.
 type generation struct {
 	keys   map[Key]Revision
+	order  []Key // of the revisions first, first+1, …; only ever grows at its end
 	bytes  int64
+	first  Revision // oldest revision in it
 	last   Revision // newest revision in it, 0 while empty
 	digest Digest   // history digest at last
+
+	sorting sync.Mutex        // nobody but those who list keys waits for it
+	sorted  []keyRevisionPair // replaced, never changed; see pinned.sorted
 }
 
-// overlayOverhead is about what a key costs in memory besides its bytes.
-const overlayOverhead = 72
+// overlayOverhead is about what a key costs in memory besides its bytes. While
+// keys are listed, 24 more.
+const overlayOverhead = 96
 
 func newOverlay() overlay { return overlay{active: newGeneration()} }
 
@@ -43,7 +51,11 @@ func (o *overlay) find(key Key) Revision {
 // add notes that rev, the revision after all others, set key.
 func (o *overlay) add(key Key, rev Revision, digest Digest) {
 	size := int64(len(key)) + overlayOverhead
+	if o.active.last == 0 {
+		o.active.first = rev
+	}
 	o.active.keys[key] = rev
+	o.active.order = append(o.active.order, key)
 	o.active.last, o.active.digest = rev, digest
 	o.active.bytes += size
 	o.bytes += size

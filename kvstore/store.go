@@ -50,6 +50,9 @@ type Store struct {
 	overlay      overlay
 	room         chan struct{} // closed and replaced whenever a bound is released
 	running      bool          // whether Run is there to release bounds
+	announced    Revision      // the newest revision that followers were woken for
+	grown        chan struct{} // closed and replaced when there is a new revision and somebody waits
+	watched      atomic.Bool   // whether somebody may; set with mu held for reading
 
 	wakeCommit chan struct{} // capacity 1
 	wakeFlush  chan struct{} // capacity 1
@@ -99,6 +102,7 @@ func newStore(cfg StoreConfig) *Store {
 		dirty:      make(map[uploadID]struct{}),
 		overlay:    newOverlay(),
 		room:       make(chan struct{}),
+		grown:      make(chan struct{}),
 		wakeCommit: make(chan struct{}, 1),
 		wakeFlush:  make(chan struct{}, 1),
 	}

@@ -1,0 +1,188 @@
+package kvstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+)
+
+// ChangesRequest asks for some records of history, in order.
+type ChangesRequest struct {
+	After      Revision // only records behind this one
+	Prefix     Key      // only of keys that begin so; empty: all
+	Limit      int      // at most so many; 1 at least
+	LimitBytes int64    // end when about so many bytes are found; one record at least
+	Values     bool     // with the values that are kept in one piece
+}
+
+// Change is a record of history: the put that set a key.
+type Change struct {
+	Meta
+	// Value is nil when it was not asked for, and when it is kept in chunks, as
+	// every value over ChunkBytes is: Get reads those. It must not be modified.
+	Value []byte
+}
+
+// Changes is a part of history.
+type Changes struct {
+	Records []Change
+	Scanned Revision // what was asked for up to here is in Records; go on after it
+	Newest  Revision // the newest revision there was
+}
+
+// Changes returns some of the records after a revision, in order: as many as
+// one short transaction finds. It may find none and not be at the end: that is
+// reached when Scanned is not below Newest. What was applied counts, be it in
+// history already or not. A range has the same records on every replica.
+func (s *Store) Changes(r ChangesRequest) (Changes, error) {
+	if err := s.err(); err != nil {
+		return Changes{}, err
+	}
+	s.mu.RLock()
+	durable, newest := s.durable.rev, s.applied.rev
+	pending := s.pending[:len(s.pending):len(s.pending)] // elements never change
+	s.mu.RUnlock()
+	c := collector{r: r, Changes: Changes{Scanned: r.After, Newest: newest}}
+	if r.After < durable {
+		if err := s.collectDurable(&c, durable); err != nil {
+			return Changes{}, s.failed("read history", err)
+		}
+	}
+	for c.Scanned >= durable && c.Scanned < newest {
+		p := &pending[c.Scanned-durable]
+		if !strings.HasPrefix(string(p.meta.Key), string(r.Prefix)) {
+			c.Scanned++
+			continue
+		}
+		change := Change{Meta: p.meta}
+		if p.kind == bodyInline {
+			change.Value = p.value
+		}
+		if !c.add(change) {
+			break
+		}
+	}
+	return c.Changes, nil
+}
+
+// collector gathers records until a bound is reached.
+type collector struct {
+	Changes
+	r     ChangesRequest
+	bytes int64
+}
+
+// add takes the record after Scanned, or reports that it does not fit.
+func (c *collector) add(change Change) bool {
+	if !c.r.Values {
+		change.Value = nil
+	}
+	c.bytes += int64(len(change.Key)+len(change.ContentType)+len(change.Value)) + pageEntryBytes
+	if len(c.Records) > 0 && (len(c.Records) >= c.r.Limit || c.bytes > c.r.LimitBytes) {
+		return false
+	}
+	c.Records = append(c.Records, change)
+	c.Scanned++
+	return true
+}
+
+// collectDurable goes on in history, up to the revision last, for as long as
+// one transaction may take.
+func (s *Store) collectDurable(c *collector, last Revision) error {
+	return s.history.View(func(tx Tx) error {
+		from := revisionKey(c.Scanned + 1)
+		seen, read := 0, 0
+		var failed error
+		tx.Ascend(BucketRecords, from[:], func(k, v []byte) bool {
+			rev := c.Scanned + 1
+			if got, ok := keyRevision(k); !ok || got != rev {
+				return false // a gap; reported below
+			}
+			d, err := checkRecord(tx, v, rev)
+			if err != nil {
+				failed = err
+				return false
+			}
+			seen++
+			read += len(v)
+			if !strings.HasPrefix(string(d.key), string(c.r.Prefix)) {
+				c.Scanned++
+			} else if !c.add(c.durableChange(&d, rev)) {
+				return false
+			}
+			return c.Scanned < last && seen < scanRecords && read < scanBytes
+		})
+		if failed == nil && seen == 0 {
+			_, failed = readRecord(tx, c.Scanned+1) // says that it is missing
+		}
+		return failed
+	})
+}
+
+// durableChange copies a record out of its transaction.
+func (c *collector) durableChange(d *body, rev Revision) Change {
+	change := Change{Meta: d.meta(rev, Key(d.key))}
+	if c.r.Values && d.kind == bodyInline {
+		change.Value = append(make([]byte, 0, len(d.value)), d.value...)
+	}
+	return change
+}
+
+// Advanced returns a channel that is closed when there is a revision behind
+// after. It may be closed earlier, whenever there is any new one: then look and
+// ask again. When the store dies it may stay open: Changes tells.
+func (s *Store) Advanced(after Revision) <-chan struct{} {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.applied.rev > after {
+		now := make(chan struct{})
+		close(now)
+		return now
+	}
+	s.watched.Store(true)
+	return s.grown
+}
+
+// announceLocked wakes those who wait for a revision, if there is a new one.
+// mu is held.
+func (s *Store) announceLocked() {
+	if s.applied.rev == s.announced {
+		return
+	}
+	s.announced = s.applied.rev
+	if s.watched.Swap(false) {
+		close(s.grown)
+		s.grown = make(chan struct{})
+	}
+}
+
+// Keys returns a page of the set keys, as Store.Keys does. With Linearizable it
+// shows every put that was acknowledged before the call.
+func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (KeysPage, error) {
+	if err := db.catchUp(ctx, c); err != nil {
+		return KeysPage{}, fmt.Errorf("list keys: %w", err)
+	}
+	return db.store.Keys(ctx, r)
+}
+
+// Changes returns some records of history, as Store.Changes does. With
+// Linearizable its Newest counts every put that was acknowledged before the
+// call; what follows up to there may then be read with Local.
+func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (Changes, error) {
+	if err := db.catchUp(ctx, c); err != nil {
+		return Changes{}, fmt.Errorf("list changes: %w", err)
+	}
+	return db.store.Changes(r)
+}
+
+// Advanced is Store.Advanced.
+func (db *DB) Advanced(after Revision) <-chan struct{} { return db.store.Advanced(after) }
+
+// catchUp returns when this node has applied everything that was committed
+// before the call, or, with Local, at once.
+func (db *DB) catchUp(ctx context.Context, c Consistency) error {
+	if c == Local {
+		return nil
+	}
+	return db.log.ReadIndex(ctx)
+}

@@ -1,0 +1,298 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// KeysRequest asks for a page of the set keys, in byte order.
+type KeysRequest struct {
+	Prefix     Key   // only keys that begin so; empty: all
+	After      Key   // only keys behind this one; empty: from the first
+	Limit      int   // at most so many keys; 1 at least
+	LimitBytes int64 // the page ends when it holds about so many bytes; one key at least
+}
+
+// KeysPage is some of the set keys, in byte order. More tells that others
+// follow: ask for them with After set to the last one.
+type KeysPage struct {
+	Keys []Meta
+	More bool
+}
+
+// Bounds of a page besides those that were asked for.
+const (
+	pageEntryBytes   = 160      // what an entry takes besides its strings
+	pageHistoryBytes = 32 << 20 // records are verified whole, so pages of large values are shorter
+	pageMetas        = 512      // entries that are filled in at a time
+)
+
+// Keys returns a page of the keys that were set when it was called: all of
+// them, each once, whatever is committed or flushed meanwhile. A page may end
+// before its bounds; only More tells whether it is the last.
+//
+// It pins the overlay first and then reads the index, as every reader does: a
+// key leaves the overlay only after its index entry is durable. What was set
+// later is left out by its revision. No lock and no transaction is held for
+// longer than it takes to look at some 2,000 entries.
+func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
+	if err := s.err(); err != nil {
+		return KeysPage{}, err
+	}
+	s.mu.RLock()
+	at, _ := s.overlay.end()
+	pins := s.overlay.pin()
+	s.mu.RUnlock()
+
+	// NUL is in no key, so what follows is the first string behind After.
+	from := keyRange{prefix: string(r.Prefix), start: max(string(r.Prefix), string(r.After)+"\x00")}
+	m := merger{limit: max(r.Limit, 1), left: r.LimitBytes}
+	m.recent = pairsOf(pins, from, at, m.limit+1)
+	if err := s.mergeIndex(ctx, &m, from, at); err != nil {
+		return KeysPage{}, err
+	}
+	metas, err := s.metasOf(ctx, m.page, r.LimitBytes)
+	return KeysPage{Keys: metas, More: m.full || len(metas) < len(m.page)}, err
+}
+
+// keyRange is the keys from start on that have a prefix.
+type keyRange struct{ prefix, start string }
+
+// merger merges what the overlay has with what the index has, which may be in
+// part the same, into one page.
+type merger struct {
+	recent []keyRevisionPair // of the overlay, in order
+	page   []keyRevisionPair
+	limit  int
+	left   int64 // bytes
+	full   bool  // something did not fit any more
+}
+
+// add takes the next pair of the index; those of the overlay before it go
+// first. It reports whether there is room for more.
+func (m *merger) add(p keyRevisionPair) bool {
+	for len(m.recent) > 0 && m.recent[0].key <= p.key {
+		next := m.recent[0]
+		m.recent = m.recent[1:]
+		if next.key == p.key {
+			break // it has been flushed meanwhile
+		}
+		if !m.take(next) {
+			return false
+		}
+	}
+	return m.take(p)
+}
+
+func (m *merger) take(p keyRevisionPair) bool {
+	size := int64(len(p.key)) + pageEntryBytes
+	if len(m.page) == m.limit || len(m.page) > 0 && m.left < size {
+		m.full = true
+		return false
+	}
+	m.left -= size
+	m.page = append(m.page, p)
+	return true
+}
+
+// mergeIndex goes through the index in short transactions. Each sees at least
+// what the one before saw, so that the pin holds for all of them.
+func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Revision) error {
+	start := []byte(from.start)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var batch []keyRevisionPair
+		seen, last := 0, []byte(nil)
+		want := min(scanRecords, m.limit+1-len(m.page))
+		err := s.index.View(func(tx Tx) (failed error) {
+			tx.Ascend(BucketKeys, start, func(k, v []byte) bool {
+				if !bytes.HasPrefix(k, []byte(from.prefix)) {
+					return false
+				}
+				rev, ok := keyRevision(v)
+				if !ok || rev == 0 {
+					_, failed = indexedRevision(tx, k)
+					return false
+				}
+				seen++
+				last = append(last[:0], k...)
+				if rev <= at {
+					batch = append(batch, keyRevisionPair{Key(k), rev})
+				}
+				return seen < want
+			})
+			return failed
+		})
+		if err != nil {
+			return s.failed("list keys", err)
+		}
+		for _, p := range batch {
+			if !m.add(p) {
+				return nil
+			}
+		}
+		if seen < want {
+			break // the index has no more
+		}
+		start = append(last, 0)
+	}
+	for _, p := range m.recent {
+		if !m.take(p) {
+			break
+		}
+	}
+	return nil
+}
+
+// metasOf reads what history says about pairs, until limitBytes are reached.
+func (s *Store) metasOf(ctx context.Context, pairs []keyRevisionPair, limitBytes int64) ([]Meta, error) {
+	metas := make([]Meta, 0, len(pairs))
+	page, history := int64(0), int64(0)
+	for len(metas) < len(pairs) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		some, read, err := s.someMetas(pairs[len(metas):min(len(pairs), len(metas)+pageMetas)])
+		if err != nil {
+			return nil, err
+		}
+		history += read
+		for i := range some {
+			page += int64(len(some[i].Key)+len(some[i].ContentType)) + pageEntryBytes
+			if len(metas) > 0 && page > limitBytes {
+				return metas, nil
+			}
+			metas = append(metas, some[i])
+		}
+		if history > pageHistoryBytes {
+			break
+		}
+	}
+	return metas, nil
+}
+
+// someMetas returns the metas of the first of pairs, of one at least, and how
+// much of history it read for them, in one transaction.
+func (s *Store) someMetas(pairs []keyRevisionPair) (metas []Meta, read int64, err error) {
+	metas = make([]Meta, len(pairs))
+	s.mu.RLock()
+	for i, p := range pairs {
+		if p.rev > s.durable.rev {
+			metas[i] = s.pending[p.rev-s.durable.rev-1].meta
+		}
+	}
+	s.mu.RUnlock()
+	var wrong keyRevisionPair // the index has the wrong revision for it
+	var other string          // the key that has it
+	err = s.history.View(func(tx Tx) error {
+		for i, p := range pairs {
+			if metas[i].Revision != 0 {
+				continue
+			}
+			if read > scanBytes {
+				metas = metas[:i]
+				return nil
+			}
+			d, err := readRecord(tx, p.rev)
+			if err != nil {
+				return err
+			}
+			if string(d.key) != string(p.key) {
+				wrong, other = p, string(d.key)
+				return nil
+			}
+			metas[i] = d.meta(p.rev, p.key)
+			read += int64(len(d.header) + len(d.value))
+		}
+		return nil
+	})
+	if err == nil && wrong.rev != 0 {
+		err = s.wrongIndex(wrong.rev, wrong.key, other)
+	}
+	return metas, read, s.failed("read history", err)
+}
+
+// wrongIndex is the error of an index that gives a key the revision of another.
+// The record is sound and names its revision, so the index is wrong.
+func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
+	return corruptFile(s.index, fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+}
+
+// pinned is a generation as a list sees it: its first keys, in the order they
+// were set. They stay as they are when more are added.
+type pinned struct {
+	generation *generation
+	first      Revision // of order[0]
+	order      []Key
+}
+
+// pin returns all generations as they are now, but for an empty one.
+func (o *overlay) pin() []pinned {
+	pins := make([]pinned, 0, len(o.frozen)+1)
+	for _, g := range o.frozen {
+		pins = append(pins, pinned{g, g.first, g.order})
+	}
+	if g := o.active; len(g.order) > 0 {
+		pins = append(pins, pinned{g, g.first, g.order})
+	}
+	return pins
+}
+
+// pairsOf returns the first n keys in a range that pins have, in order; none
+// is of a revision behind at.
+func pairsOf(pins []pinned, from keyRange, at Revision, n int) []keyRevisionPair {
+	var found []keyRevisionPair
+	for _, p := range pins {
+		sorted := p.sorted()
+		rest := p.order[min(len(sorted), len(p.order)):]
+		i, _ := slices.BinarySearchFunc(sorted, from.start, func(p keyRevisionPair, start string) int { return strings.Compare(string(p.key), start) })
+		for taken := 0; i < len(sorted) && taken < n && strings.HasPrefix(string(sorted[i].key), from.prefix); i++ {
+			if sorted[i].rev <= at {
+				found = append(found, sorted[i])
+				taken++
+			}
+		}
+		first := p.first + Revision(len(sorted))
+		for i, key := range rest {
+			if string(key) >= from.start && strings.HasPrefix(string(key), from.prefix) {
+				found = append(found, keyRevisionPair{key, first + Revision(i)})
+			}
+		}
+	}
+	sortPairs(found)
+	return found[:min(n, len(found))]
+}
+
+// unsortedMin is how many keys are looked through one by one before the sorted
+// copy is made anew.
+const unsortedMin = 512
+
+// sorted returns the first keys of the generation in byte order: those of
+// order, but for at most a fifth at its end, or 512; more, when somebody else
+// saw more. Those who list make it, when they list, and they alone wait for one
+// another.
+func (p *pinned) sorted() []keyRevisionPair {
+	g := p.generation
+	g.sorting.Lock()
+	defer g.sorting.Unlock()
+	have := len(g.sorted)
+	if len(p.order)-have <= max(unsortedMin, have/4) {
+		return g.sorted
+	}
+	all := append(make([]keyRevisionPair, 0, len(p.order)), g.sorted...)
+	for i, key := range p.order[have:] {
+		all = append(all, keyRevisionPair{key, p.first + Revision(have+i)})
+	}
+	sortPairs(all)
+	g.sorted = all
+	return all
+}
+
+func sortPairs(pairs []keyRevisionPair) {
+	slices.SortFunc(pairs, func(a, b keyRevisionPair) int { return strings.Compare(string(a.key), string(b.key)) })
+}
