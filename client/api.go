@@ -69,6 +69,49 @@ type Document struct {
 	Encoding string `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
 }
 
+// KeysPage is the body of GET /keys: set keys in byte order, without their
+// times. Next is what ?after= takes to go on, empty on the last page.
+type KeysPage struct {
+	Keys []Record `json:"keys"`
+	Next string   `json:"next,omitempty"`
+}
+
+// Change is one line, or one event's data, of GET /changes: the put that set a
+// key. With ?values=true it carries the value, if that has ChangeValueBytesMax at
+// most, and else Location, the path at which every node serves it.
+type Change struct {
+	Record
+	Value    *string `json:"value,omitempty"`
+	Encoding string  `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
+	Location string  `json:"location,omitempty"`
+}
+
+// ChangeValueBytesMax is the largest value that travels in GET /changes.
+const ChangeValueBytesMax = 1 << 20
+
+// ChangesMark is a line of GET /changes that is no change: it has an Event, and
+// no key. As a server-sent event its name is Event and its id Revision.
+type ChangesMark struct {
+	Event    string `json:"event"`            // EventHeartbeat or EventEnd
+	Revision uint64 `json:"revision"`         // everything up to here was sent, or is not of the prefix: go on with ?since=
+	Reason   string `json:"reason,omitempty"` // of an end
+	Detail   string `json:"detail,omitempty"` // of an end, a sentence
+}
+
+// The values of ChangesMark.Event.
+const (
+	EventHeartbeat = "heartbeat" // nothing new; only streams that follow have it
+	EventEnd       = "end"       // the last line of a stream that its node ends
+)
+
+// The values of ChangesMark.Reason.
+const (
+	EndClosing    = "closing"    // the node stops: go on at another
+	EndSlow       = "slow"       // the reader was too slow
+	EndOverloaded = "overloaded" // the node has no memory for it now
+	EndFailed     = "failed"     // the node cannot read on
+)
+
 // PutDocument is the body of POST /key. A pointer tells an absent field from
 // an empty one: exactly one of Key and KeyBase64 is given, and Value always.
 type PutDocument struct {

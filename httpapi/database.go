@@ -17,6 +17,8 @@ const (
 	DefaultBodyIdleTimeout   = 30 * time.Second
 	DefaultAnswerTimeout     = 10 * time.Second
 	DefaultJSONBytesInFlight = 64 << 20
+	DefaultHeartbeat         = 5 * time.Second
+	DefaultStreamsMax        = 1024
 )
 
 // DatabaseConfig is what a database node's API stands on. DB, Cluster and
@@ -32,7 +34,11 @@ type DatabaseConfig struct {
 	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
 	AnswerTimeout     time.Duration // from the end of a request's body to its answer; DefaultAnswerTimeout
-	JSONBytesInFlight int64         // memory for JSON bodies and values as JSON; DefaultJSONBytesInFlight
+	JSONBytesInFlight int64         // memory for JSON bodies, lists and values as JSON; DefaultJSONBytesInFlight
+
+	Heartbeat  time.Duration   // a stream of changes that follows says something so often; DefaultHeartbeat
+	StreamsMax int64           // streams of changes at a time; DefaultStreamsMax
+	Closing    <-chan struct{} // closed when the node stops, before its server does: ends those streams; nil: never
 }
 
 // NewDatabase returns the API of a database node. It must be served at the
@@ -46,6 +52,12 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 
 	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory}
 	rt.reads(g)
+
+	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: memory}
+	rt.get(pathKeys, l.keys)
+	c := &changes{db: cfg.DB, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
+		heartbeat: cfg.Heartbeat, closing: cfg.Closing, memory: memory, streams: newBudget(cfg.StreamsMax)}
+	rt.get(pathChanges, c.list)
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		documents: newJSONBodies[client.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, memory)}
@@ -81,6 +93,8 @@ func (cfg *DatabaseConfig) setDefaults() {
 	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
 	setDefault(&cfg.AnswerTimeout, DefaultAnswerTimeout)
 	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
+	setDefault(&cfg.Heartbeat, DefaultHeartbeat)
+	setDefault(&cfg.StreamsMax, DefaultStreamsMax)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

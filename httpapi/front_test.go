@@ -41,7 +41,10 @@ func TestFront_CrossOrigin(t *testing.T) {
 }
 
 // panickyDB panics on every call.
-type panickyDB struct{ with any }
+type panickyDB struct {
+	History
+	with any
+}
 
 func (p panickyDB) Put(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) { panic(p.with) }
 func (p panickyDB) Get(context.Context, kvstore.Key, kvstore.Consistency) (*kvstore.Value, error) {
@@ -49,7 +52,7 @@ func (p panickyDB) Get(context.Context, kvstore.Key, kvstore.Consistency) (*kvst
 }
 
 func TestFront_Panic(t *testing.T) {
-	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{"secret"} })
+	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: "secret"} })
 	p := want(t, n.get("/key/a"), 500).problem(t)
 	if p.Type != client.ProblemInternal || strings.Contains(p.Detail, "secret") {
 		t.Errorf("problem %+v", p)
@@ -64,7 +67,7 @@ func TestFront_Panic(t *testing.T) {
 }
 
 func TestFront_AbortPasses(t *testing.T) {
-	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{http.ErrAbortHandler} })
+	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: http.ErrAbortHandler} })
 	conn := n.dial()
 	defer conn.Close()
 	io.WriteString(conn, "GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")

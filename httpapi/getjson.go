@@ -68,12 +68,17 @@ func documentOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 		Time:        &at,
 	}}
 	document.Key, document.KeyBase64 = client.JSONKey(string(v.Key))
-	if utf8.Valid(raw) {
-		document.Value = string(raw)
-	} else {
-		document.Value, document.Encoding = base64.StdEncoding.EncodeToString(raw), client.EncodingBase64
-	}
+	document.Value, document.Encoding = textOf(raw)
 	return marshal(&document)
+}
+
+// textOf returns a value as JSON carries it: text, or base64 when it is not
+// UTF-8.
+func textOf(raw []byte) (text, encoding string) {
+	if utf8.Valid(raw) {
+		return string(raw), ""
+	}
+	return base64.StdEncoding.EncodeToString(raw), client.EncodingBase64
 }
 
 // wholeOf returns all bytes of a value.

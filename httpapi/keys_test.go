@@ -92,7 +92,10 @@ func TestLocationOf_CollapsingKeys(t *testing.T) {
 }
 
 // keyEcho notes the key it is asked for.
-type keyEcho struct{ key kvstore.Key }
+type keyEcho struct {
+	History
+	key kvstore.Key
+}
 
 func (e *keyEcho) Get(_ context.Context, key kvstore.Key, _ kvstore.Consistency) (*kvstore.Value, error) {
 	e.key = key

@@ -11,9 +11,10 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// DB sets and gets keys; *kvstore.DB is one. Both methods are called
+// DB sets, gets and lists keys; *kvstore.DB is one. Its methods are called
 // concurrently.
 type DB interface {
+	History
 	// Put sets a key, or says what it is set to. It reads the body to its end
 	// before anything can take effect, and does not keep it after it returned.
 	// Errors are those of kvstore; one it does not know counts as

@@ -3,7 +3,10 @@ package httpapi
 import (
 	"fmt"
 	"net/url"
+	"strconv"
 	"strings"
+
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // parameters is a parsed query string: each name at most once, every name
@@ -102,4 +105,27 @@ func (p parameters) truth(name string) (bool, error) {
 	default:
 		return false, invalid("parameter %q is %q; it takes true or false", name, value)
 	}
+}
+
+// number reads a whole number of at least 1 and at most max; absent is otherwise.
+func (p parameters) number(name string, otherwise, max uint64) (uint64, error) {
+	value, given := p.lookup(name)
+	if !given {
+		return otherwise, nil
+	}
+	n, err := strconv.ParseUint(value, 10, 64)
+	if err != nil || n == 0 || n > max {
+		return 0, invalid("parameter %q is %q; it takes a whole number from 1 to %d", name, value, max)
+	}
+	return n, nil
+}
+
+// prefix reads the parameter "prefix", which may be empty.
+func (p parameters) prefix() (kvstore.Key, error) {
+	value, _ := p.lookup("prefix")
+	prefix := kvstore.Key(value)
+	if prefix != "" && prefix.Validate() != nil {
+		return "", invalid("no key begins with the %q that was given (%d bytes): keys have at most %d bytes, none of them NUL", "prefix", len(prefix), kvstore.MaxKeyBytes)
+	}
+	return prefix, nil
 }

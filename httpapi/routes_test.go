@@ -10,7 +10,7 @@ import (
 func TestRoutes_NotFound(t *testing.T) {
 	n := newNode(t)
 	for _, target := range []string{
-		"/", "/nothing-here", "//key/a", "/KEY/a", "/keep", "/keys", "/changes", "/metrics", "/openapi.yaml", "/members/n1/demote", "/ping/", "/peer/x", "/key%20/a", "*",
+		"/", "/nothing-here", "//key/a", "/KEY/a", "/keep", "/metrics", "/openapi.yaml", "/members/n1/demote", "/ping/", "/peer/x", "/key%20/a", "*",
 	} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "BREW"} {
 			if target == "/keep" && method == "PUT" {
@@ -37,6 +37,7 @@ func TestRoutes_MethodNotAllowed(t *testing.T) {
 		{"/%6bey/a", "GET, HEAD, PUT", "DELETE", "set once"},
 		{"/keep/a", "GET, HEAD, PUT", "DELETE PATCH POST", "set once"},
 		{"/key?key=a", "GET, HEAD, PUT, POST", "DELETE PATCH", "set once"},
+		{"/changes", "GET, HEAD", "PUT POST DELETE", "takes"},
 		{"/members", "GET, HEAD, POST", "DELETE PUT", "takes"},
 		{"/members/n1", "DELETE", "GET HEAD PUT POST", "takes"},
 		{"/members/n1/promote", "POST", "GET DELETE", "takes"},

@@ -23,6 +23,10 @@ func newPacedWriter(w http.ResponseWriter, idle time.Duration) *pacedWriter {
 	return &pacedWriter{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle}
 }
 
+// Unwrap lets http.ResponseController through. A flush falls under the deadline
+// of the write before it.
+func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // Write writes p piece by piece.
 func (w *pacedWriter) Write(p []byte) (written int, err error) {
 	for {

@@ -1,0 +1,176 @@
+package httpapi
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// changes answers GET /changes: history as lines of JSON or as server-sent
+// events.
+type changes struct {
+	db        History
+	logger    *slog.Logger
+	idle      time.Duration // a write may take so long, and a follower's half of it
+	answer    time.Duration // for what has to be waited for before the first byte, and for memory
+	heartbeat time.Duration // a stream that follows is never silent for longer
+	closing   <-chan struct{}
+	memory    *budget // of batches on their way
+	streams   *budget // how many more there may be
+}
+
+// changesQuery is what a request asks for.
+type changesQuery struct {
+	since       kvstore.Revision
+	prefix      kvstore.Key
+	left        uint64 // records still to send
+	values      bool
+	follow      bool
+	events      bool // as server-sent events
+	consistency kvstore.Consistency
+}
+
+// list answers with a stream. Everything that can be refused is refused before
+// it begins.
+func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
+	q, err := changesQueryOf(r)
+	if err != nil {
+		return err
+	}
+	if !c.streams.take(1) {
+		return kvstore.ErrOverloaded
+	}
+	defer c.streams.give(1)
+	if closed(c.closing) {
+		return kvstore.ErrClosed
+	}
+	newest, err := c.newest(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	if q.since > newest && !q.follow && q.consistency == kvstore.Linearizable {
+		return invalid(`parameter "since" is %d, but the newest revision is %d; follow=true waits for what comes behind it`, q.since, newest)
+	}
+	s := &changeStream{changes: c, changesQuery: q, ctx: r.Context(), at: q.since, target: newest, w: w, conn: http.NewResponseController(w)}
+	s.begin()
+	if r.Method != http.MethodHead {
+		s.run()
+	}
+	return nil
+}
+
+// newest returns the revision up to which a list goes. A stream that follows
+// has no such end, and so needs nobody's confirmation: it shows every put as
+// soon as this node has applied it.
+func (c *changes) newest(ctx context.Context, q changesQuery) (kvstore.Revision, error) {
+	consistency := q.consistency
+	if q.follow {
+		consistency = kvstore.Local
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.answer)
+	defer cancel()
+	probe, err := c.db.Changes(ctx, kvstore.ChangesRequest{After: math.MaxUint64, Limit: 1}, consistency)
+	return probe.Newest, err
+}
+
+func changesQueryOf(r *http.Request) (q changesQuery, err error) {
+	p, err := parseQuery(r.URL.RawQuery, "since", "limit", "prefix", "values", "follow", "consistency")
+	if err != nil {
+		return q, err
+	}
+	q.events = wantsEvents(r.Header)
+	if q.since, err = sinceOf(p, r.Header, q.events); err != nil {
+		return q, err
+	}
+	if q.left, err = p.number("limit", math.MaxInt64, math.MaxInt64); err != nil {
+		return q, err
+	}
+	if q.prefix, err = p.prefix(); err != nil {
+		return q, err
+	}
+	if q.values, err = p.truth("values"); err != nil {
+		return q, err
+	}
+	if q.follow, err = p.truth("follow"); err != nil {
+		return q, err
+	}
+	if _, given := p.lookup("follow"); q.events && given && !q.follow {
+		return q, invalid(`follow=false cannot be had with "Accept: text/event-stream": event streams follow`)
+	}
+	q.follow = q.follow || q.events
+	q.consistency, err = consistencyOf(p)
+	return q, err
+}
+
+// sinceOf returns the revision after which to begin. Of an event stream the
+// browser's Last-Event-ID counts: it connects again with the URL it began with.
+func sinceOf(p parameters, h http.Header, events bool) (kvstore.Revision, error) {
+	name, value := `parameter "since"`, "0"
+	if given, ok := p.lookup("since"); ok {
+		value = given
+	}
+	since, err := strconv.ParseUint(value, 10, 64)
+	if last := h.Get("Last-Event-ID"); err == nil && events && last != "" {
+		name, value = "Last-Event-ID", last
+		since, err = strconv.ParseUint(value, 10, 64)
+	}
+	if err != nil {
+		return 0, invalid("%s is %q; it takes a revision, a whole number from 0", name, value)
+	}
+	return kvstore.Revision(since), nil
+}
+
+const (
+	contentTypeNDJSON = "application/x-ndjson"
+	contentTypeEvents = "text/event-stream"
+)
+
+// wantsEvents reports whether a request accepts server-sent events by name.
+func wantsEvents(h http.Header) bool {
+	for _, line := range h["Accept"] {
+		for part := range strings.SplitSeq(line, ",") {
+			name, parameters, err := mime.ParseMediaType(part)
+			if err != nil || name != contentTypeEvents {
+				continue
+			}
+			if weight, given := parameters["q"]; !given || strings.Trim(weight, "0.") != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// documentOfChange renders a record. The same record gives the same bytes on
+// every node.
+func documentOfChange(change *kvstore.Change, values bool) *client.Change {
+	at := change.Time.UTC()
+	document := &client.Change{Record: recordOf(&change.Meta)}
+	document.Time = &at
+	switch {
+	case !values:
+	case change.Value == nil || change.Size > client.ChangeValueBytesMax:
+		document.Location = locationOf(change.Key)
+	default:
+		value, encoding := textOf(change.Value)
+		document.Value, document.Encoding = &value, encoding
+	}
+	return document
+}

@@ -1,0 +1,266 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// What a stream has in hand at a time.
+const (
+	batchRecords = 500
+	batchBytes   = 64 << 10              // about; one record at least
+	batchCopies  = 3                     // as found, as a document, as JSON
+	batchPause   = 20 * time.Millisecond // between two looks for memory
+)
+
+// errGone is the end of a stream whose client takes nothing any more.
+var errGone = errors.New("the client has gone")
+
+// changeStream is one answer of GET /changes. Nothing is kept for a client:
+// what it has not taken is read from history when it does. It belongs to one
+// goroutine, the handler's.
+type changeStream struct {
+	*changes
+	changesQuery
+	ctx    context.Context
+	w      http.ResponseWriter
+	conn   *http.ResponseController
+	at     kvstore.Revision // everything up to here was sent or is not of the prefix
+	target kvstore.Revision // where a stream that does not follow ends
+	quiet  time.Time        // since when nothing was sent
+	slow   bool             // the client took long over some piece
+}
+
+// begin sends the headers at once: whoever follows sees that it is connected.
+func (s *changeStream) begin() {
+	h := s.w.Header()
+	h.Set("Content-Type", contentTypeNDJSON)
+	if s.events {
+		h.Set("Content-Type", contentTypeEvents)
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // nginx would hold lines back
+	h.Set("X-Content-Type-Options", "nosniff")
+	s.w.WriteHeader(http.StatusOK)
+	_ = s.send(nil) // a client that has gone is noticed by the first line
+}
+
+// run sends until the end: that of the list, that of the client, or one that a
+// last line explains. A list that is cut short is also broken off, because
+// what was sent could pass for all of it.
+func (s *changeStream) run() {
+	reason, err := s.sendAll()
+	switch {
+	case reason == "":
+		return
+	case s.ctx.Err() != nil || errors.Is(err, errGone):
+		s.logger.Debug("a reader of changes has gone or took nothing for too long", "revision", uint64(s.at))
+	default:
+		s.explain(reason, err)
+	}
+	if !s.follow {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// explain sends the last line.
+func (s *changeStream) explain(reason string, err error) {
+	if reason == client.EndFailed {
+		s.logger.Error("a stream of changes cannot go on", "revision", uint64(s.at), "err", err)
+	} else {
+		s.logger.Debug("a stream of changes is ended", "reason", reason, "revision", uint64(s.at))
+	}
+	_ = s.mark(&client.ChangesMark{Event: client.EventEnd, Revision: uint64(s.at), Reason: reason, Detail: endDetail(reason)})
+}
+
+func endDetail(reason string) string {
+	const resume = "; go on with since= this line's revision"
+	switch reason {
+	case client.EndClosing:
+		return "this node is stopping" + resume + ", at another node"
+	case client.EndSlow:
+		return "the stream was read too slowly" + resume
+	case client.EndOverloaded:
+		return "this node has too many answers in memory now" + resume + ", at another node or later"
+	}
+	return "this node cannot read on; its log says why" + resume + ", at another node"
+}
+
+// sendAll returns why it ended, "" when nothing is left to send.
+func (s *changeStream) sendAll() (reason string, err error) {
+	for s.left > 0 && (s.follow || s.at < s.target) {
+		newest, reason, err := s.sendSome()
+		switch {
+		case reason != "":
+			return reason, err
+		case s.slow && s.follow:
+			return client.EndSlow, nil
+		case closed(s.closing):
+			return client.EndClosing, nil
+		}
+		if s.follow && s.left > 0 {
+			if reason, err := s.await(newest); reason != "" {
+				return reason, err
+			}
+		}
+	}
+	return "", nil
+}
+
+// sendSome sends what the next look into history brings and returns the newest
+// revision there is.
+func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err error) {
+	held := int64(batchCopies * batchBytes)
+	if reason := s.reserve(held); reason != "" {
+		return 0, reason, nil
+	}
+	defer func() { s.memory.give(held) }()
+	part, err := s.db.Changes(s.ctx, kvstore.ChangesRequest{
+		After: s.at, Prefix: s.prefix, Limit: int(min(s.left, batchRecords)), LimitBytes: batchBytes, Values: s.values,
+	}, kvstore.Local)
+	if err != nil {
+		return 0, client.EndFailed, err
+	}
+	if more := batchCopies * valueBytes(part.Records); more > held {
+		if reason := s.reserve(more); reason != "" {
+			return 0, reason, nil
+		}
+		held += more
+	}
+	var lines bytes.Buffer
+	for i := range part.Records {
+		change := &part.Records[i]
+		if !s.follow && change.Revision > s.target {
+			break // set after the request came
+		}
+		if err := s.line(&lines, "", uint64(change.Revision), documentOfChange(change, s.values)); err != nil {
+			return 0, client.EndFailed, err
+		}
+		s.left--
+	}
+	if lines.Len() > 0 {
+		if err := s.send(lines.Bytes()); err != nil {
+			return 0, client.EndFailed, err
+		}
+	}
+	s.at = max(s.at, part.Scanned)
+	return part.Newest, "", nil
+}
+
+// valueBytes is what values take. Their escapes may take more, as JSON.
+func valueBytes(records []kvstore.Change) (n int64) {
+	for i := range records {
+		n += int64(len(records[i].Value))
+	}
+	return n
+}
+
+// reserve waits a while for memory, and returns why the stream ends when there
+// is none.
+func (s *changeStream) reserve(n int64) (reason string) {
+	if s.memory.take(n) {
+		return ""
+	}
+	give := time.NewTimer(s.answer)
+	defer give.Stop()
+	look := time.NewTicker(batchPause)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			if s.memory.take(n) {
+				return ""
+			}
+		case <-give.C:
+			return client.EndOverloaded
+		case <-s.closing:
+			return client.EndClosing
+		case <-s.ctx.Done():
+			return client.EndFailed
+		}
+	}
+}
+
+// await returns when there may be more than was sent; newest is what there was
+// at the last look. It keeps the connection alive meanwhile.
+func (s *changeStream) await(newest kvstore.Revision) (reason string, err error) {
+	if s.at < newest && time.Since(s.quiet) < s.heartbeat {
+		return "", nil
+	}
+	beat := time.NewTimer(time.Until(s.quiet.Add(s.heartbeat)))
+	defer beat.Stop()
+	advanced := s.db.Advanced(s.at)
+	if s.at < newest {
+		advanced = nil // only the heartbeat is due, and is so at once
+	}
+	select {
+	case <-advanced:
+		return "", nil
+	case <-beat.C:
+		if err := s.mark(&client.ChangesMark{Event: client.EventHeartbeat, Revision: uint64(s.at)}); err != nil {
+			return client.EndFailed, err
+		}
+		return "", nil
+	case <-s.closing:
+		return client.EndClosing, nil
+	case <-s.ctx.Done():
+		return client.EndFailed, errGone
+	}
+}
+
+// mark sends a line that is no change.
+func (s *changeStream) mark(m *client.ChangesMark) error {
+	var b bytes.Buffer
+	if err := s.line(&b, m.Event, m.Revision, m); err != nil {
+		return err
+	}
+	return s.send(b.Bytes())
+}
+
+// line appends a document in the stream's format.
+func (s *changeStream) line(b *bytes.Buffer, event string, id uint64, document any) error {
+	text, err := marshal(document) // ends with a newline, and has no other
+	if err != nil || !s.events {
+		b.Write(text)
+		return err
+	}
+	b.WriteString("id: " + strconv.FormatUint(id, 10) + "\n")
+	if event != "" {
+		b.WriteString("event: " + event + "\n")
+	}
+	b.WriteString("data: ")
+	b.Write(text)
+	b.WriteByte('\n')
+	return nil
+}
+
+// send writes lines piece by piece, each under a fresh deadline, and flushes.
+func (s *changeStream) send(lines []byte) error {
+	for piece := range slices.Chunk(lines, pieceBytes) {
+		if err := s.timed(func() error { _, err := s.w.Write(piece); return err }); err != nil {
+			return err
+		}
+	}
+	err := s.timed(s.conn.Flush)
+	s.quiet = time.Now()
+	return err
+}
+
+// timed does one write, and notes whether the client took long over it.
+func (s *changeStream) timed(write func() error) error {
+	began := time.Now()
+	_ = s.conn.SetWriteDeadline(began.Add(s.idle))
+	if err := write(); err != nil {
+		return errors.Join(errGone, err)
+	}
+	s.slow = s.slow || time.Since(began) > s.idle/2
+	return nil
+}

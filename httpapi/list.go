@@ -1,0 +1,129 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// History lists what is set; *kvstore.DB is one. Its methods are called
+// concurrently. With kvstore.Linearizable a list shows every put that was
+// acknowledged before the call.
+type History interface {
+	// Keys returns a page of the set keys, in byte order.
+	Keys(ctx context.Context, r kvstore.KeysRequest, c kvstore.Consistency) (kvstore.KeysPage, error)
+	// Changes returns some records behind a revision, in order.
+	Changes(ctx context.Context, r kvstore.ChangesRequest, c kvstore.Consistency) (kvstore.Changes, error)
+	// Advanced returns a channel that is closed, at the latest, when there is a
+	// revision behind after.
+	Advanced(after kvstore.Revision) <-chan struct{}
+}
+
+// The paths of lists.
+const (
+	pathKeys    = "/keys"
+	pathChanges = "/changes"
+)
+
+// Bounds of a page of GET /keys.
+const (
+	keysLimitDefault = 1000
+	keysLimitMax     = 10_000
+	keysPageBytes    = 1 << 20
+	keysEntryBytes   = 512 // a usual entry has less; for what a small page reserves
+	keysPageCopies   = 3   // as found, as a document, as JSON
+)
+
+// lists answers GET /keys.
+type lists struct {
+	db     History
+	idle   time.Duration // without a byte of the answer being taken
+	answer time.Duration // for finding a page
+	memory *budget
+}
+
+// keys answers with one page. Pages end by count and by bytes, so that any page
+// may be shorter than its limit; only one without "next" is the last.
+func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
+	q, err := parseQuery(r.URL.RawQuery, "prefix", "after", "limit", "consistency")
+	if err != nil {
+		return err
+	}
+	asked, err := keysRequestOf(q)
+	if err != nil {
+		return err
+	}
+	consistency, err := consistencyOf(q)
+	if err != nil {
+		return err
+	}
+	need := keysPageCopies * min(asked.LimitBytes, int64(asked.Limit)*keysEntryBytes)
+	if !l.memory.take(need) {
+		return kvstore.ErrOverloaded
+	}
+	defer l.memory.give(need)
+	ctx, cancel := context.WithTimeout(r.Context(), l.answer)
+	defer cancel()
+	page, err := l.db.Keys(ctx, asked, consistency)
+	if err != nil {
+		return err
+	}
+	return writeJSON(newPacedWriter(w, l.idle), http.StatusOK, keysDocument(&page))
+}
+
+func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {
+	r.LimitBytes = keysPageBytes
+	if r.Prefix, err = q.prefix(); err != nil {
+		return r, err
+	}
+	if token, _ := q.lookup("after"); token != "" {
+		if r.After, err = keyOfToken(token); err != nil {
+			return r, err
+		}
+	}
+	limit, err := q.number("limit", keysLimitDefault, keysLimitMax)
+	r.Limit = int(limit)
+	return r, err
+}
+
+func keysDocument(page *kvstore.KeysPage) *client.KeysPage {
+	document := &client.KeysPage{Keys: make([]client.Record, len(page.Keys))}
+	for i := range page.Keys {
+		document.Keys[i] = recordOf(&page.Keys[i])
+	}
+	if page.More {
+		document.Next = tokenOf(page.Keys[len(page.Keys)-1].Key)
+	}
+	return document
+}
+
+// recordOf is what lists say about a key, but for its time.
+func recordOf(m *kvstore.Meta) client.Record {
+	record := client.Record{Revision: uint64(m.Revision), SHA256: m.SHA256.String(), Size: m.Size, ContentType: mediaTypeOf(m)}
+	record.Key, record.KeyBase64 = client.JSONKey(string(m.Key))
+	return record
+}
+
+// tokenVersion is the first byte of a decoded token; what follows is the last
+// key of a page. Clients must not look inside, so that this can change.
+const tokenVersion = 1
+
+// tokenEncoding makes tokens that need no escaping in a URL.
+func tokenEncoding() *base64.Encoding { return base64.RawURLEncoding.Strict() }
+
+func tokenOf(key kvstore.Key) string {
+	return tokenEncoding().EncodeToString(append([]byte{tokenVersion}, key...))
+}
+
+// keyOfToken reads what tokenOf wrote, and nothing else.
+func keyOfToken(token string) (kvstore.Key, error) {
+	raw, err := tokenEncoding().DecodeString(token)
+	if err != nil || len(raw) == 0 || raw[0] != tokenVersion || kvstore.Key(raw[1:]).Validate() != nil {
+		return "", invalid(`parameter "after" is %q, which is no token of this API; it takes the "next" of the page before, as it came`, token)
+	}
+	return kvstore.Key(raw[1:]), nil
+}
