@@ -31,6 +31,10 @@ const (
 // after that, no answer is 504, outcome unknown. A put with If-None-Match and
 // no Oncekv-Put-Id gets one.
 //
+// A read is tried at the next database node too, until one has begun to answer.
+// What of the answer has come is passed on at once; when it breaks off, so does
+// the answer here, and it is never gone on with at another node.
+//
 // Which requests may be forwarded is for the caller to decide.
 func (n *Node) Forward() http.Handler { return n.forward }
 
@@ -240,6 +244,12 @@ func forwardFailed(w http.ResponseWriter, r *http.Request, err error) {
 		writeProblem(w, client.Problem{
 			Type: client.ProblemOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout,
 			Detail: "the request was sent to a database node and no answer came; repeat the same put: " + err.Error(),
+		})
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		w.Header().Set("Retry-After", forwardRetryAfter)
+		writeProblem(w, client.Problem{
+			Type: client.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
+			Detail: "no database node answered; repeat the request: " + err.Error(),
 		})
 	default:
 		w.Header().Set("Retry-After", forwardRetryAfter)

@@ -275,6 +275,44 @@ func TestForward_StreamsBothWays(t *testing.T) {
 	}
 }
 
+// TestForward_StreamBreaksOff: a stream whose database dies ends broken, and is
+// not gone on with at another, which would send lines twice.
+func TestForward_StreamBreaksOff(t *testing.T) {
+	keys := newFakeKeys()
+	dying, other := newFakeDB(t, keys), newFakeDB(t, keys)
+	dying.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
+		io.WriteString(w, "first line\n")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	other.onRequest(func(http.ResponseWriter, *http.Request, string) bool {
+		t.Error("another database was asked")
+		return false
+	})
+	resp, err := http.Get(newForwarding(t, dying, other) + "/changes?follow=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); string(got) != "first line\n" || err == nil {
+		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+func TestForward_NoAnswerToARead(t *testing.T) {
+	db := newFakeDB(t, newFakeKeys())
+	db.Close()
+	resp, err := http.Get(newForwarding(t, db) + "/keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var p client.Problem
+	if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || resp.StatusCode != 503 || strings.Contains(p.Detail, "propos") || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("%d %+v, %v", resp.StatusCode, p, err)
+	}
+}
+
 func TestForward_ReadsAreRepeated(t *testing.T) {
 	keys := newFakeKeys()
 	dying, good := newFakeDB(t, keys), newFakeDB(t, keys)

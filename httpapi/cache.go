@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -15,7 +16,7 @@ import (
 // Ready are required; every other zero value has a default.
 type CacheConfig struct {
 	Reader      Reader
-	Forward     http.Handler                // takes puts to a database node and brings the answer back
+	Forward     http.Handler                // takes puts and lists to a database node and brings the answer back
 	PeerHandler http.Handler                // answers other cache nodes below /peer/; nil: no such route
 	Stats       func() any                  // GET /stats
 	Ready       func(context.Context) error // nil when this node can answer; else a sentence about what it waits for
@@ -26,10 +27,12 @@ type CacheConfig struct {
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
 	AnswerTimeout     time.Duration // for finding a value; DefaultAnswerTimeout
 	JSONBytesInFlight int64         // memory for values as JSON; DefaultJSONBytesInFlight
+
+	Closing <-chan struct{} // closed when the node stops, before its server does: breaks forwarded streams off; nil: never
 }
 
 // NewCache returns the API of a cache node: it reads keys itself and forwards
-// puts, and nothing else. The rules of NewDatabase hold for it too.
+// puts and lists, and nothing else. The rules of NewDatabase hold for it too.
 func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
@@ -41,6 +44,8 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt.on(http.MethodPut, pathKeep+"*", putting, forward)
 	rt.on(http.MethodPut, pathTwin, putting, forward)
 	rt.on(http.MethodPost, pathTwin, putting, forward)
+	rt.get(pathKeys, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, nil))
+	rt.get(pathChanges, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, cfg.Closing))
 	if cfg.PeerHandler != nil {
 		rt.mux.Handle("/peer/*", cfg.PeerHandler)
 	}
@@ -75,6 +80,29 @@ func forwarder(next http.Handler, idle time.Duration) handler {
 			r.Body = body
 		}
 		next.ServeHTTP(w, r)
+		return nil
+	}
+}
+
+// readForwarder hands a read on. Its answer may never end: it goes to the
+// client at the client's pace, and is broken off when closing is closed. Where
+// it broke off is for the client to see: in its last line.
+func readForwarder(next http.Handler, idle time.Duration, closing <-chan struct{}) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithCancel(r.Context())
+		var watching sync.WaitGroup
+		defer watching.Wait()
+		defer cancel()
+		watching.Go(func() {
+			select {
+			case <-closing:
+				cancel()
+			case <-ctx.Done():
+			}
+		})
+		r = r.WithContext(ctx)
+		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil // a read has none
+		next.ServeHTTP(newPacedWriter(w, idle), r)
 		return nil
 	}
 }
