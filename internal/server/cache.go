@@ -31,6 +31,7 @@ type Cache struct {
 	started time.Time
 
 	stop     context.CancelFunc
+	streams  chan struct{} // closed by Close: answers that would go on for ever end
 	running  sync.WaitGroup
 	closing  sync.Once
 	failOnce sync.Once
@@ -54,9 +55,10 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		_ = public.ln.Close()
 		return nil, err
 	}
-	c := &Cache{cfg: cfg, public: public, node: node, started: time.Now(), done: make(chan struct{})}
+	c := &Cache{cfg: cfg, public: public, node: node, started: time.Now(), done: make(chan struct{}), streams: make(chan struct{})}
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
 		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: c.stats, Ready: node.Ready, Logger: logger,
+		Closing: c.streams,
 	}), logger)
 	runCtx, stop := context.WithCancel(context.Background())
 	c.stop = stop
@@ -89,6 +91,7 @@ func (c *Cache) stats() any {
 // returns why the node had stopped before, if it had.
 func (c *Cache) Close(ctx context.Context) error {
 	c.closing.Do(func() {
+		close(c.streams)
 		c.stop() // the heartbeat loop's last word is the goodbye
 		c.public.drain(ctx)
 		c.running.Wait()

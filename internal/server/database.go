@@ -79,6 +79,8 @@ type Database struct {
 	storeDone chan struct{}
 	closing   sync.Once
 	stopOnce  sync.Once
+	streams   chan struct{} // closed to end long streams
+	endOnce   sync.Once
 	failed    chan error // capacity 1: the first reason to stop
 	done      chan struct{}
 	err       error // set before done is closed
@@ -98,7 +100,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	}
 	d := &Database{
 		cfg: cfg, logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
-		storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
+		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -127,6 +129,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []client.DBNode { return view.DBs(context.Background()) }})
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
 		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
+		Closing: d.streams,
 	}))
 	return d, nil
 }
@@ -213,6 +216,7 @@ func (d *Database) supervise() {
 // takeDown stops all parts, the users of a part before the part.
 func (d *Database) takeDown(ctx context.Context) {
 	d.stopOnce.Do(func() {
+		d.endStreams()
 		d.public.drain(ctx)
 		d.stopNode()
 		<-d.node.Stopped()
@@ -230,6 +234,9 @@ func (d *Database) takeDown(ctx context.Context) {
 // drainTime is how long requests in flight may take when the node stops.
 const drainTime = 2 * time.Second
 
+// endStreams makes requests that would go on for ever end.
+func (d *Database) endStreams() { d.endOnce.Do(func() { close(d.streams) }) }
+
 // handOverTime is how long a stopping leader waits for another to lead.
 const handOverTime = time.Second
 
@@ -241,6 +248,7 @@ func (d *Database) Close(ctx context.Context) error {
 		// Requests in flight finish while leadership moves: what they proposed
 		// is proposed again to the new leader. Raft and the store need the rest
 		// of the time.
+		d.endStreams()
 		var draining sync.WaitGroup
 		draining.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, drainTime)
