@@ -135,6 +135,40 @@ type PutAnswer struct {
 // RawKey returns the key's bytes, whichever field holds them.
 func (a PutAnswer) RawKey() (string, error) { return RawKey(a.Key, a.KeyBase64) }
 
+// What became of one line of POST /keys.
+const (
+	BatchCreated   = "created"   // this line set the key
+	BatchUnchanged = "unchanged" // the key was set to the same bytes
+	BatchConflict  = "conflict"  // the key was set to other bytes, and stays so
+	BatchInvalid   = "invalid"   // the line can never be put as it is; nothing was proposed
+	BatchFailed    = "failed"    // nothing was proposed; the same line may be sent again
+	BatchUnknown   = "unknown"   // it may or may not take effect; sending the same line again is safe and tells
+	BatchError     = "error"     // not a line's result: the stream ends here, before its input did
+)
+
+// ContentTypeNDJSON is the media type of POST /keys, one JSON object a line.
+const ContentTypeNDJSON = "application/x-ndjson"
+
+// BatchResult is one line of the answer to POST /keys. The request's lines are
+// of type PutDocument; those that are not blank have one result each, in their
+// order. Revision, SHA256 and Size are those of what the key is set to, where
+// that is known.
+//
+// A last line with BatchError says why the stream ended early: Line is the
+// number of the first line of the request that has no result. Nothing of it or
+// of those after it was proposed.
+type BatchResult struct {
+	Key       string `json:"key,omitempty"`
+	KeyBase64 string `json:"key_base64,omitempty"`
+	Status    string `json:"status"`
+	Revision  uint64 `json:"revision,omitempty"`
+	SHA256    string `json:"sha256,omitempty"`
+	Size      *int64 `json:"size,omitempty"` // a pointer: an empty value's size is shown
+	Type      string `json:"type,omitempty"` // with BatchError: a problem type
+	Line      uint64 `json:"line,omitempty"` // with BatchError, counted from 1, blank lines included
+	Detail    string `json:"detail,omitempty"`
+}
+
 // Problem is the document of every error answer (RFC 9457). The winner's
 // fields are set on 409 and 412 of a put, LimitBytes on 413.
 type Problem struct {

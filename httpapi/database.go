@@ -19,6 +19,10 @@ const (
 	DefaultJSONBytesInFlight = 64 << 20
 	DefaultHeartbeat         = 5 * time.Second
 	DefaultStreamsMax        = 1024
+
+	DefaultBatchStreams       = 16
+	DefaultBatchBytesInFlight = 64 << 20
+	DefaultSpillBytes         = 64 << 20
 )
 
 // DatabaseConfig is what a database node's API stands on. DB, Cluster and
@@ -38,7 +42,12 @@ type DatabaseConfig struct {
 
 	Heartbeat  time.Duration   // a stream of changes that follows says something so often; DefaultHeartbeat
 	StreamsMax int64           // streams of changes at a time; DefaultStreamsMax
-	Closing    <-chan struct{} // closed when the node stops, before its server does: ends those streams; nil: never
+	Closing    <-chan struct{} // closed when the node stops, before its server does: ends its streams with a line that says so; nil: never
+
+	BatchStreams       int    // POST /keys at a time, 429 beyond; DefaultBatchStreams
+	BatchBytesInFlight int64  // memory for their lines, all together; DefaultBatchBytesInFlight, at least 24 MiB
+	SpillDir           string // where results wait for a client that does not read yet; os.TempDir()
+	SpillBytes         int64  // of each request; DefaultSpillBytes, negative: memory only
 }
 
 // NewDatabase returns the API of a database node. It must be served at the
@@ -65,6 +74,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPut, pathKeep+"*", putting, p.byPath(pathKeep, true))
 	rt.on(http.MethodPut, pathTwin, putting, p.byQuery)
 	rt.on(http.MethodPost, pathTwin, putting, p.byDocument)
+	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serve)
 
 	m := &members{cluster: cfg.Cluster, answer: cfg.AnswerTimeout,
 		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory),
@@ -95,6 +105,9 @@ func (cfg *DatabaseConfig) setDefaults() {
 	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
 	setDefault(&cfg.Heartbeat, DefaultHeartbeat)
 	setDefault(&cfg.StreamsMax, DefaultStreamsMax)
+	setDefault(&cfg.BatchStreams, DefaultBatchStreams)
+	setDefault(&cfg.BatchBytesInFlight, DefaultBatchBytesInFlight)
+	setDefault(&cfg.SpillBytes, DefaultSpillBytes)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

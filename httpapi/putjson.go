@@ -80,7 +80,7 @@ func keyIn(d *client.PutDocument) (kvstore.Key, error) {
 	var key kvstore.Key
 	switch {
 	case d.Key != nil && d.KeyBase64 != nil:
-		return "", invalid(`the JSON body has both "key" and "key_base64"; send one of them`)
+		return "", invalid(`the JSON document has both "key" and "key_base64"; send one of them`)
 	case d.Key != nil:
 		key = kvstore.Key(*d.Key)
 	case d.KeyBase64 != nil:
@@ -90,7 +90,7 @@ func keyIn(d *client.PutDocument) (kvstore.Key, error) {
 		}
 		key = kvstore.Key(raw)
 	default:
-		return "", invalid(`the JSON body has no "key" (or "key_base64" for a key that is not UTF-8)`)
+		return "", invalid(`the JSON document has no "key" (or "key_base64" for a key that is not UTF-8)`)
 	}
 	return key, key.Validate()
 }
@@ -98,7 +98,7 @@ func keyIn(d *client.PutDocument) (kvstore.Key, error) {
 func valueIn(d *client.PutDocument) (string, error) {
 	switch {
 	case d.Value == nil:
-		return "", invalid(`the JSON body has no "value"; an empty value is ""`)
+		return "", invalid(`the JSON document has no "value"; an empty value is ""`)
 	case d.Encoding == "":
 		return *d.Value, nil
 	case d.Encoding == client.EncodingBase64:

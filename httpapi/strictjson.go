@@ -31,9 +31,9 @@ func decodeStrict(data []byte, s *shape, into any) error {
 func typeProblem(err error) error {
 	mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err)
 	if !ok {
-		return invalid("the JSON body does not decode: %v", err)
+		return invalid("the JSON document does not decode: %v", err)
 	}
-	return invalid("field %q of the JSON body is a %s that does not fit; it takes a %s", mismatch.Field, mismatch.Value, mismatch.Type)
+	return invalid("field %q of the JSON document is a %s that does not fit; it takes a %s", mismatch.Field, mismatch.Value, mismatch.Type)
 }
 
 // jsonScan walks a document once. It checks; encoding/json decodes.
@@ -45,7 +45,7 @@ type jsonScan struct {
 
 func (s *jsonScan) document(sh *shape) error {
 	if !utf8.Valid(s.data) {
-		return invalid("the JSON body is not UTF-8 (byte %d); send other bytes as base64", invalidAt(s.data))
+		return invalid("the JSON document is not UTF-8 (byte %d); send other bytes as base64", invalidAt(s.data))
 	}
 	s.space()
 	if s.peek() != '{' {
@@ -56,7 +56,7 @@ func (s *jsonScan) document(sh *shape) error {
 	}
 	s.space()
 	if s.at < len(s.data) {
-		return invalid("the JSON body goes on after its end, at byte %d; send one object and nothing else", s.at)
+		return invalid("the JSON document goes on after its end, at byte %d; send one object and nothing else", s.at)
 	}
 	return nil
 }
@@ -93,14 +93,14 @@ func (s *jsonScan) value(sh *shape) error {
 		if err := s.literal("null"); err != nil {
 			return err
 		}
-		return invalid("the JSON body has a null before byte %d; leave the field out instead", s.at)
+		return invalid("the JSON document has a null before byte %d; leave the field out instead", s.at)
 	}
 	return s.malformed("a value is expected here")
 }
 
 func (s *jsonScan) nested(sh *shape, walk func(*shape) error) error {
 	if s.depth++; s.depth > jsonDepthMax {
-		return invalid("the JSON body nests deeper than %d levels at byte %d", jsonDepthMax, s.at)
+		return invalid("the JSON document nests deeper than %d levels at byte %d", jsonDepthMax, s.at)
 	}
 	s.at++ // the bracket
 	err := walk(sh)
@@ -141,7 +141,7 @@ func (s *jsonScan) object(sh *shape) error {
 // member returns the shape of a field and notes that it was there.
 func (sh *shape) member(name string, seen map[string]struct{}) (*shape, error) {
 	if _, twice := seen[name]; twice {
-		return nil, invalid("field %q is in the JSON body twice; give it once", name)
+		return nil, invalid("field %q is in the JSON document twice; give it once", name)
 	}
 	seen[name] = struct{}{}
 	if sh.fields == nil {
@@ -149,7 +149,7 @@ func (sh *shape) member(name string, seen map[string]struct{}) (*shape, error) {
 	}
 	inner, known := sh.fields[name]
 	if !known {
-		return nil, invalid("the JSON body has the unknown field %q; the fields are %s, in exactly this case", name, sh.names)
+		return nil, invalid("the JSON document has the unknown field %q; the fields are %s, in exactly this case", name, sh.names)
 	}
 	return inner, nil
 }
@@ -271,7 +271,7 @@ func (s *jsonScan) unicodeEscape() error {
 }
 
 func (s *jsonScan) lone() error {
-	return invalid("the JSON body has half of a surrogate pair before byte %d, which is no character; send such bytes as base64", s.at)
+	return invalid("the JSON document has half of a surrogate pair before byte %d, which is no character; send such bytes as base64", s.at)
 }
 
 // unit takes one \uXXXX.
@@ -352,5 +352,5 @@ func (s *jsonScan) space() {
 }
 
 func (s *jsonScan) malformed(what string) error {
-	return invalid("the JSON body is malformed at byte %d: %s", s.at, what)
+	return invalid("the JSON document is malformed at byte %d: %s", s.at, what)
 }

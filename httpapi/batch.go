@@ -1,0 +1,436 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"reflect"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+const (
+	batchLineBytesMax = jsonPutBytesMax // of one line
+	batchLineBytes    = 512             // what a line costs besides its bytes
+	batchWindow       = 4096            // lines of one request that are read and have no result written yet
+	batchPuts         = 4096            // lines of all requests that are being decided
+
+	// batchLongBytes is reserved while a line over lineBufferBytes is read.
+	batchLongBytes = jsonCopies * batchLineBytesMax
+
+	batchDiscardBytes = 1 << 30                 // of input behind an early end
+	batchLinger       = time.Second             // without a byte of it, when all is written
+	batchLingerMax    = 30 * time.Second        // in all
+	batchClosingGrace = 1500 * time.Millisecond // for what is proposed when the node stops
+	batchClosingMax   = 2500 * time.Millisecond // for everything then
+)
+
+// batches answers POST /keys: lines that are puts in, a line with a result for
+// each of them out, in their order. The work on one request is spread over
+//
+//	read     splits and parses lines, and starts a put for each
+//	puts     one goroutine a line, but one for lines with the same key
+//	collect  waits for the results in order and hands them to a spool
+//	write    (the handler's goroutine) takes them from there to the client
+//
+// Everybody waits for the next one's room, up to the spool's limit; so memory
+// does not depend on the number of lines. The budgets are shared by all
+// requests. Nobody who holds a part of them waits for more, except for a put's
+// decision: whoever waits gets it in the end.
+type batches struct {
+	*puts
+	shape    *shape
+	logger   *slog.Logger
+	closing  <-chan struct{}
+	spillDir string
+	spill    int64
+	stall    time.Duration // how long a full spool waits for a client that reads nothing
+
+	streams chan struct{}       // one for each request
+	slots   *semaphore.Weighted // lines being decided
+	memory  *semaphore.Weighted // bytes of lines being read and decided
+}
+
+// batchStallShare is the part of the idle timeout that a full spool waits.
+const batchStallShare = 3
+
+func newBatches(cfg *DatabaseConfig, p *puts) *batches {
+	return &batches{
+		puts: p, shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
+		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
+		streams: make(chan struct{}, cfg.BatchStreams),
+		slots:   semaphore.NewWeighted(batchPuts),
+		memory:  semaphore.NewWeighted(max(cfg.BatchBytesInFlight, batchLongBytes)),
+	}
+}
+
+// serve answers one request.
+func (b *batches) serve(w http.ResponseWriter, r *http.Request) error {
+	if err := refuseBatch(r); err != nil {
+		return err
+	}
+	select {
+	case <-b.closing:
+		return kvstore.ErrClosed
+	default:
+	}
+	select {
+	case b.streams <- struct{}{}:
+		defer func() { <-b.streams }()
+	default:
+		return kvstore.ErrOverloaded
+	}
+	d := newDuplex(w, r, b.idle)
+	h := w.Header()
+	h.Set("Content-Type", client.ContentTypeNDJSON)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusOK)
+	_ = d.conn.Flush() // now: a client may wait for it before it sends a line
+	newBatch(b, r.Context(), d).run()
+	return nil
+}
+
+// refuseBatch refuses what is about one put, or makes the lines unreadable.
+func refuseBatch(r *http.Request) error {
+	if _, err := parseQuery(r.URL.RawQuery); err != nil {
+		return err
+	}
+	for _, name := range []string{"If-Match", "If-None-Match", "Repr-Digest", "Content-Range", client.HeaderPutID} {
+		if len(r.Header.Values(name)) > 0 {
+			return invalid("%s says something about one put; it does not go with the many of POST /keys", name)
+		}
+	}
+	if err := refuseEncoded(r.Header); err != nil {
+		return err
+	}
+	return refuseUnframed(r)
+}
+
+// batch is one request.
+type batch struct {
+	*batches
+	duplex *duplex
+	lines  *lineReader
+	out    *spool
+
+	// alive ends when the client is gone, proposing when what is not proposed
+	// yet must not be, accepting when no more lines are wanted. Each ends with
+	// the one before.
+	alive, proposing, accepting        context.Context
+	lose, stopProposing, stopAccepting context.CancelCauseFunc
+
+	window   chan struct{} // one for each line whose result is not in out
+	deciding sync.WaitGroup
+
+	mu    sync.Mutex
+	queue chan *batchLine // in order; closed by end. Its capacity is that of window
+	over  bool
+	early *client.BatchResult        // why it ended before the input did
+	taken uint64                     // lines of the input that are done with, blank ones included
+	last  map[kvstore.Key]*batchLine // the last undecided line with this key
+}
+
+// batchLine is one line that is not blank.
+type batchLine struct {
+	request kvstore.PutRequest
+	cost    int64         // of batches.memory
+	next    *batchLine    // with the same key, waits for this one; guarded by batch.mu
+	done    chan struct{} // closed when result is there
+	result  client.BatchResult
+}
+
+func newBatch(b *batches, parent context.Context, d *duplex) *batch {
+	s := &batch{
+		batches: b, duplex: d, out: newSpool(b.spillDir, b.spill),
+		window: make(chan struct{}, batchWindow),
+		queue:  make(chan *batchLine, batchWindow),
+		last:   make(map[kvstore.Key]*batchLine),
+	}
+	// net/http cancels the parent after a read that was merely too slow, too.
+	// A failed read or write is found out here; behind the body's end nobody
+	// reads but net/http.
+	s.alive, s.lose = context.WithCancelCause(context.WithoutCancel(parent))
+	context.AfterFunc(parent, func() {
+		if d.atEnd() {
+			s.lose(context.Cause(parent))
+		}
+	})
+	s.proposing, s.stopProposing = context.WithCancelCause(s.alive)
+	s.accepting, s.stopAccepting = context.WithCancelCause(s.proposing)
+	s.lines = &lineReader{src: d, max: batchLineBytesMax, grow: func() error { return s.memory.Acquire(s.accepting, batchLongBytes) }}
+	return s
+}
+
+// run returns when nothing of the request is left.
+func (s *batch) run() {
+	var background sync.WaitGroup
+	finished := make(chan struct{})
+	defer func() {
+		s.lose(context.Canceled)
+		s.duplex.Close()
+		close(finished)
+		background.Wait()
+		s.deciding.Wait()
+		s.out.free()
+	}()
+	reader := make(chan struct{})
+	background.Go(func() { defer close(reader); s.guarded(s.read) })
+	background.Go(func() { s.guarded(s.collect) })
+	background.Go(func() { s.watch(finished) })
+	if err := s.write(); err != nil {
+		s.lose(err)
+		panic(http.ErrAbortHandler) // or what was written would pass for all
+	}
+	// A client that is still sending reads the end only when it is done, and
+	// nothing any more after a reset.
+	s.duplex.within(batchLinger, batchLingerMax)
+	<-reader
+}
+
+// guarded breaks the request off if f panics, as net/http does with a handler.
+func (s *batch) guarded(f func()) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.counters.Errors.Add(1)
+			s.logger.Error("panic while answering a request", "path", "/keys", "panic", cause, "stack", string(debug.Stack()))
+			s.end(client.ProblemInternal, "this node failed")
+			s.lose(http.ErrAbortHandler)
+		}
+	}()
+	f()
+}
+
+// watch ends the request when the node stops.
+func (s *batch) watch(finished <-chan struct{}) {
+	select {
+	case <-finished:
+		return
+	case <-s.closing:
+	}
+	s.end(client.ProblemUnavailable, "this node is stopping; send the rest to another node")
+	s.duplex.within(batchLinger, batchClosingMax)
+	grace := time.NewTimer(batchClosingGrace)
+	defer grace.Stop()
+	select {
+	case <-finished:
+	case <-grace.C:
+		s.stopProposing(kvstore.ErrClosed)
+	}
+}
+
+// end closes the queue; only the first call counts. Without a kind it is the
+// input's regular end.
+func (s *batch) end(kind, detail string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return
+	}
+	s.over = true
+	if kind != "" {
+		s.early = &client.BatchResult{Status: client.BatchError, Type: kind, Line: s.taken + 1,
+			Detail: fmt.Sprintf("the stream ends before line %d: %s. Nothing was proposed of that line and the following; every line before it has its result", s.taken+1, detail)}
+	}
+	close(s.queue)
+	s.stopAccepting(context.Canceled)
+}
+
+// read takes lines until the input or the request ends; then it discards.
+func (s *batch) read() {
+	defer func() {
+		if s.lines.large() {
+			s.memory.Release(batchLongBytes)
+		}
+	}()
+	for s.accepting.Err() == nil {
+		line, err := s.lines.next()
+		if err == nil {
+			err = s.accept(line)
+		}
+		if err != nil {
+			s.stopped(err)
+		}
+	}
+	if s.lines.end == nil {
+		_, _ = io.CopyN(io.Discard, s.duplex, batchDiscardBytes)
+	}
+}
+
+// stopped ends the request because of what reading ended with.
+func (s *batch) stopped(err error) {
+	switch {
+	case err == io.EOF:
+		s.end("", "")
+	case errors.Is(err, errLineTooLong):
+		s.end(client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes; PUT /key/{key} takes larger values", batchLineBytesMax))
+	case s.accepting.Err() != nil:
+		// end was called, or the client is gone.
+		s.end(client.ProblemUnavailable, "the request was given up")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		s.end(problemTimeout, fmt.Sprintf("no byte arrived for %v", s.idle))
+	default:
+		s.end(client.ProblemInvalid, fmt.Sprintf("the body broke off (%v)", err))
+		s.lose(fmt.Errorf("the client is gone: %w", err))
+	}
+}
+
+// accept starts the put of a line. It waits until there is room for it, and
+// returns an error if the request ended meanwhile.
+func (s *batch) accept(text []byte) error {
+	long := s.lines.large()
+	if len(bytes.TrimSpace(text)) == 0 {
+		s.mu.Lock()
+		s.taken = max(s.taken, s.lines.number)
+		s.mu.Unlock()
+		s.shrink(long, 0)
+		return nil
+	}
+	l := &batchLine{done: make(chan struct{}), cost: 2*int64(len(text)) + batchLineBytes}
+	if !long {
+		if err := s.memory.Acquire(s.accepting, l.cost); err != nil {
+			return err
+		}
+	}
+	invalid := s.parse(text, l)
+	s.shrink(long, l.cost)
+	if err := s.start(l, invalid); err != nil {
+		s.memory.Release(l.cost)
+		return err
+	}
+	return nil
+}
+
+// shrink gives up the memory of a long line but for what goes on being held.
+func (s *batch) shrink(long bool, held int64) {
+	if long {
+		s.lines.shrink()
+		s.memory.Release(batchLongBytes - held)
+	}
+}
+
+// start puts a line into the queue and, if it is a put, begins to decide it.
+// What it holds is given back when that is done.
+func (s *batch) start(l *batchLine, invalid bool) error {
+	select {
+	case s.window <- struct{}{}:
+	case <-s.accepting.Done():
+		return s.accepting.Err()
+	}
+	if err := s.slots.Acquire(s.accepting, 1); err != nil {
+		return err // the window is not needed any more
+	}
+	s.mu.Lock()
+	if s.over {
+		s.mu.Unlock()
+		s.slots.Release(1)
+		return context.Canceled
+	}
+	s.queue <- l // there is room: it has a place in the window
+	s.taken = s.lines.number
+	if invalid {
+		s.mu.Unlock()
+		s.settle(l)
+		return nil
+	}
+	earlier := s.last[l.request.Key]
+	s.last[l.request.Key] = l
+	if earlier != nil {
+		earlier.next = l
+	}
+	s.mu.Unlock()
+	if earlier == nil {
+		s.deciding.Go(func() { s.decideAll(l) })
+	}
+	return nil
+}
+
+// decideAll decides a line, and then those with the same key that have come
+// meanwhile, one after the other.
+func (s *batch) decideAll(l *batchLine) {
+	for l != nil {
+		s.decide(l)
+		s.mu.Lock()
+		next := l.next
+		if next == nil {
+			delete(s.last, l.request.Key)
+		}
+		s.mu.Unlock()
+		s.settle(l)
+		l = next
+	}
+}
+
+// settle hands over a line's result.
+func (s *batch) settle(l *batchLine) {
+	l.request = kvstore.PutRequest{} // the value; the key is in the result
+	s.slots.Release(1)
+	s.memory.Release(l.cost)
+	close(l.done)
+}
+
+// collect brings the results into the order of their lines.
+func (s *batch) collect() {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	emit := func(result *client.BatchResult) error {
+		text.Reset()
+		if err := encoder.Encode(result); err != nil {
+			panic(fmt.Sprintf("httpapi: a result does not marshal: %v", err))
+		}
+		err := s.out.append(s.alive, text.Bytes(), s.stall)
+		if errors.Is(err, errStalled) {
+			s.end(client.ProblemOverloaded, fmt.Sprintf("%v (%d bytes); read results while sending, or send fewer lines at once", err, s.spill))
+			err = s.out.append(s.alive, text.Bytes(), 0)
+		}
+		return err
+	}
+	for l := range s.queue {
+		<-l.done
+		if emit(&l.result) != nil {
+			return // the client is gone
+		}
+		<-s.window
+	}
+	if s.early != nil { // written before the queue was closed
+		_ = emit(s.early)
+	}
+	s.out.close()
+}
+
+// write sends what is collected, as it comes.
+func (s *batch) write() error {
+	buf := make([]byte, 0, pieceBytes)
+	for {
+		p, more, err := s.out.take(s.alive, buf)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := s.duplex.Write(p); err != nil {
+			return err
+		}
+		if !more {
+			if err := s.duplex.conn.Flush(); err != nil {
+				return err
+			}
+		}
+		buf = p
+	}
+}

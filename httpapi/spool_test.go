@@ -1,0 +1,112 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestSpool_Order: what comes out is what went in, many times around the file.
+func TestSpool_Order(t *testing.T) {
+	dir := t.TempDir()
+	s := newSpool(dir, 600_001)
+	const total = 12 << 20
+	source := rand.New(rand.NewPCG(1, 2))
+	data := make([]byte, total)
+	for i := range data {
+		data[i] = byte(source.Uint32())
+	}
+	failed := make(chan error, 1)
+	go func() {
+		defer s.close()
+		sizes := rand.New(rand.NewPCG(3, 4))
+		for rest := data; len(rest) > 0; {
+			n := min(1+sizes.IntN(9000), len(rest))
+			if err := s.append(t.Context(), rest[:n], 0); err != nil {
+				failed <- err
+				return
+			}
+			rest = rest[n:]
+		}
+		failed <- nil
+	}()
+	var got bytes.Buffer
+	buf := make([]byte, 0, pieceBytes)
+	for {
+		if got.Len() < total/2 { // so that it runs full
+			eventually(t, "there is something in the file, or all is in", func() bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.closed || s.to > s.from
+			})
+		}
+		p, _, err := s.take(t.Context(), buf)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Write(p)
+		buf = p
+	}
+	if err := <-failed; err != nil || !bytes.Equal(got.Bytes(), data) {
+		t.Errorf("%d bytes came out, %v", got.Len(), err)
+	}
+	if s.file == nil {
+		t.Error("no file was used")
+	}
+	if n, err := filesIn(dir); n != 0 || err != nil {
+		t.Errorf("%d files, %v", n, err)
+	}
+	s.free()
+}
+
+func TestSpool_Stall(t *testing.T) {
+	piece := make([]byte, spoolMemoryBytes)
+	for _, tt := range []struct {
+		dir   string
+		limit int64
+		fits  int
+	}{{t.TempDir(), -1, 1}, {t.TempDir(), 3 * spoolMemoryBytes, 4}, {filepath.Join(t.TempDir(), "missing"), 1 << 30, 1}} {
+		s := newSpool(tt.dir, tt.limit)
+		fits := 0
+		var err error
+		for ; err == nil; fits++ {
+			err = s.append(t.Context(), piece, time.Millisecond)
+		}
+		if fits-1 != tt.fits || !errors.Is(err, errStalled) {
+			t.Errorf("%d pieces fit, then %v", fits-1, err)
+		}
+		if _, _, err := s.take(t.Context(), make([]byte, 0, pieceBytes)); err != nil {
+			t.Error(err)
+		}
+		for s.add(piece) {
+			if _, _, err := s.take(t.Context(), make([]byte, 0, pieceBytes)); err != nil {
+				t.Fatal(err)
+			}
+			if s.limit < 0 || s.broken != nil {
+				break
+			}
+		}
+		s.free()
+	}
+}
+
+func TestSpool_Cancelled(t *testing.T) {
+	s := newSpool(t.TempDir(), -1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := s.take(ctx, nil); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	s.add(make([]byte, spoolMemoryBytes))
+	if err := s.append(ctx, []byte("x"), 0); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
