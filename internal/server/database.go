@@ -129,7 +129,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []client.DBNode { return view.DBs(context.Background()) }})
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
 		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
-		Closing: d.streams,
+		Closing: d.streams, SpillDir: cfg.DataDir, // not os.TempDir, which may be memory
 	}))
 	return d, nil
 }
