@@ -46,6 +46,7 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt.on(http.MethodPost, pathTwin, putting, forward)
 	rt.get(pathKeys, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, nil))
 	rt.get(pathChanges, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, cfg.Closing))
+	rt.on(http.MethodPost, "/keys", putting, duplexForwarder(cfg.Forward, cfg.BodyIdleTimeout))
 	if cfg.PeerHandler != nil {
 		rt.mux.Handle("/peer/*", cfg.PeerHandler)
 	}
@@ -103,6 +104,25 @@ func readForwarder(next http.Handler, idle time.Duration, closing <-chan struct{
 		r = r.WithContext(ctx)
 		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil // a read has none
 		next.ServeHTTP(newPacedWriter(w, idle), r)
+		return nil
+	}
+}
+
+// duplexForwarder hands a request on whose answer comes while its body is being
+// sent. A client that asked for a go-ahead gets it from this node: the answer
+// may begin before anything of the body is needed.
+func duplexForwarder(next http.Handler, idle time.Duration) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if err := refuseUnframed(r); err != nil {
+			return err
+		}
+		d := newDuplex(w, r, 2*idle) // so that the database node, which can say so in its answer, is first
+		defer d.Close()
+		if r.ContentLength != 0 {
+			r = r.WithContext(r.Context())
+			r.Body = d
+		}
+		next.ServeHTTP(d, r)
 		return nil
 	}
 }

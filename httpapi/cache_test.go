@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -185,4 +186,51 @@ func TestCache_Health(t *testing.T) {
 func TestCache_NoPeers(t *testing.T) {
 	cache, _, _ := newCacheNode(t, func(c *CacheConfig) { c.PeerHandler = nil })
 	want(t, cache.get("/peer/a"), 404).problem(t)
+}
+
+// TestCache_ForwardsBothWays: what the database answers to a line arrives
+// before the next line is sent, and asking for a go-ahead changes nothing.
+func TestCache_ForwardsBothWays(t *testing.T) {
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		conn := http.NewResponseController(w)
+		conn.Flush()
+		for in := bufio.NewReader(r.Body); ; {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return
+			}
+			io.WriteString(w, line)
+			conn.Flush()
+		}
+	})
+	n := newNode(t)
+	n.serve(NewCache(CacheConfig{Forward: echo, Stats: func() any { return nil }, Ready: func(context.Context) error { return nil }}))
+	for _, expect := range []string{"", "Expect: 100-continue\r\n"} {
+		conn := n.dial()
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\n%sTransfer-Encoding: chunked\r\n\r\n", expect)
+		in := bufio.NewReader(conn)
+		if expect != "" {
+			if resp, err := http.ReadResponse(in, nil); err != nil || resp.StatusCode != http.StatusContinue {
+				t.Fatalf("%+v, %v", resp, err)
+			}
+		}
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil || !resp.Close {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		answer := bufio.NewReader(resp.Body)
+		for _, line := range []string{"one\n", "two\n"} {
+			fmt.Fprintf(conn, "%x\r\n%s\r\n", len(line), line)
+			if got, err := answer.ReadString('\n'); got != line || err != nil {
+				t.Errorf("%q came back as %q, %v", line, got, err)
+			}
+		}
+		io.WriteString(conn, "0\r\n\r\n")
+		if rest, err := io.ReadAll(answer); len(rest) > 0 || err != nil {
+			t.Errorf("the end: %q, %v", rest, err)
+		}
+	}
+	want(t, n.send("POST", "/keys", ""), 411).problem(t)
 }
