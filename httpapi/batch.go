@@ -33,8 +33,8 @@ const (
 	batchDiscardBytes = 1 << 30                 // of input behind an early end
 	batchLinger       = time.Second             // without a byte of it, when all is written
 	batchLingerMax    = 30 * time.Second        // in all
-	batchClosingGrace = 1500 * time.Millisecond // for what is proposed when the node stops
-	batchClosingMax   = 2500 * time.Millisecond // for everything then
+	batchClosingGrace = 1200 * time.Millisecond // for what is proposed when the node stops
+	batchClosingMax   = 1800 * time.Millisecond // for everything then; internal/server drains for 2 s
 )
 
 // batches answers POST /keys: lines that are puts in, a line with a result for

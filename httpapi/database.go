@@ -52,7 +52,8 @@ type DatabaseConfig struct {
 
 // NewDatabase returns the API of a database node. It must be served at the
 // root and without anything in front that cleans paths, such as
-// http.ServeMux. It is safe for concurrent use and has no goroutines.
+// http.ServeMux. It is safe for concurrent use; no goroutine outlives the
+// request it works for.
 func NewDatabase(cfg DatabaseConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)

@@ -32,6 +32,7 @@
 //	PUT      /key/{key} /key?key=        puts               forwards
 //	PUT      /keep/{key}                 puts, keeps        forwards
 //	POST     /key                        puts               forwards
+//	POST     /keys                       puts many          forwards, both ways
 //	GET POST /members                    lists, adds        404
 //	DELETE   /members/{name}             removes            404
 //	POST     /members/{name}/promote     promotes           404
@@ -44,6 +45,33 @@
 // GET routes answer HEAD too. Parameters: format=json and consistency=local on
 // reads, on-conflict=keep on puts, consistency=local on GET /members,
 // force=true|false on DELETE /members/{name}; no others exist.
+//
+// # Many puts
+//
+// POST /keys takes a stream of lines (NDJSON), each as the body of POST /key,
+// and answers with a stream of lines, a result for each line that is not blank,
+// in their order:
+//
+//	$ printf '%s\n' '{"key":"a","value":"1"}' '{"key":"a","value":"2"}' '{}' | curl -T- -X POST http://127.0.0.1:11000/keys
+//	{"key":"a","status":"created","revision":1,"sha256":"6b86b273…","size":1}
+//	{"key":"a","status":"conflict","revision":1,"sha256":"6b86b273…","size":1,"detail":"the key is set to other bytes …"}
+//	{"status":"invalid","detail":"line 3: the JSON document has no \"key\" …"}
+//
+// Every line is decided on its own: created, unchanged, conflict, invalid (never
+// to be put like that), failed (not proposed: no leader for AnswerTimeout, or a
+// full disk) or unknown (sending the line again is safe and tells). Lines with
+// different keys are decided in any order, those with the same key in theirs.
+// Overload is waited out. The answer begins before the first line is needed and
+// results come as soon as those before them: a client may wait for each, read
+// while it sends, or send everything first. What is not read yet waits in
+// memory, then in a file of SpillBytes.
+//
+// A stream that cannot go on ends with a line of status "error", whose "line" is
+// the first of the request without a result: for a line over 8 MiB, a client
+// that reads nothing while the file is full, or sends nothing for
+// BodyIdleTimeout, a node that stops. Lines before it that were read have their
+// results; of that line and the following nothing was proposed. An answer that
+// breaks off without its end says nothing about the lines without a result.
 //
 // # Invariants
 //
@@ -65,9 +93,13 @@
 //     caches; everything else has Cache-Control: no-store.
 //  7. Deadlines are per progress. A body may take for ever as long as it moves;
 //     no byte for BodyIdleTimeout ends it, and an answer that is not there
-//     AnswerTimeout after the body's end is a 504.
+//     AnswerTimeout after the body's end is a 504. Where both move at once,
+//     either's progress counts for both.
 //  8. Memory is bounded: values stream, JSON bodies and values as JSON share
-//     JSONBytesInFlight and are refused (429) beyond it.
+//     JSONBytesInFlight and are refused (429) beyond it. Of POST /keys there
+//     are BatchStreams at a time; the lines of all of them share
+//     BatchBytesInFlight and 4,096 goroutines, and each has up to 4,096 results
+//     and 1 MiB of buffers, 10 MiB at the very most, however many its lines.
 //  9. Methods that change something pass http.CrossOriginProtection, on every
 //     node and route.
 //
@@ -82,6 +114,9 @@
 // A client that stops reading a small answer is not timed out: the answer is
 // in the socket's buffer and the handler is done. Limits on connections belong
 // to the server.
+//
+// The connection of POST /keys is closed behind its answer: a stream that ends
+// before its input leaves bytes that would pass for the next request.
 //
 // There is no access control. CrossOriginProtection keeps web pages from
 // writing; it does not keep anybody else.
