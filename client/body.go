@@ -140,14 +140,14 @@ func (r *replayReader) Close() error { return nil }
 type watchedBody struct {
 	ctx  context.Context // the try's
 	body io.ReadCloser
-	dog  *time.Timer
+	dog  *watchdog
 	idle time.Duration
 	end  func()
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.dog.Reset(b.idle)
-	defer b.dog.Stop()
+	b.dog.reset(b.idle)
+	defer b.dog.stop()
 	n, err := b.body.Read(p)
 	if err != nil && err != io.EOF && context.Cause(b.ctx) == errIdle {
 		err = errIdle

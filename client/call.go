@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +24,17 @@ type call struct {
 	body    *replayBody // nil for none
 	mutates bool        // a try without an answer may have been carried out
 
+	// stream makes the body of each try, of unknown length, in place of body.
+	// moved is to be called whenever bytes were read.
+	stream func(moved func()) io.ReadCloser
+
+	// idle replaces Config.IdleTimeout for the body of the answer, if not 0.
+	idle time.Duration
+
+	// owed, if not nil, says for how long the server has owed something; 0 for
+	// nothing. Without it something always is.
+	owed func() time.Duration
+
 	// answer reads the body of a good answer as part of the try, so that an
 	// answer that breaks off is tried again. Nil: do's caller reads the body.
 	answer func(*http.Response) error
@@ -30,6 +42,9 @@ type call struct {
 	// unsure is set by do when a try got no definite answer, whatever the next
 	// ones got.
 	unsure bool
+
+	// endpoint is set by do: the index of the one that answered.
+	endpoint int
 }
 
 // answerBytesMax bounds a JSON answer.
@@ -39,28 +54,31 @@ const answerBytesMax = 64 << 20
 var errIdle = errors.New("no byte moved within the idle timeout")
 
 // do sends the call to one endpoint after the other, beginning with the one
-// that answered last, until one gives a definite answer. The answer is a 2xx
+// that the ranking prefers, until one gives a definite answer. The answer is a 2xx
 // or 304; its body is open, and closing it ends the try. Between rounds it
 // waits, jittered. It gives up when the caller's context ends or (without a
 // deadline) the retry timeout is over.
 func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 	t := tries{call: call, deadline: c.deadline(ctx)}
+	defer c.probe(ctx)()
 	for round := 0; ; round++ {
-		first := int(c.preferred.Load())
+		first := c.ranking.first()
 		for i := range c.endpoints {
 			n := (first + i) % len(c.endpoints)
 			resp, err := c.try(ctx, c.endpoints[n], call)
 			if err == nil {
-				c.preferred.Store(int32(n))
+				c.ranking.answered(n, first)
+				call.endpoint = n
 				return resp, nil
 			}
 			if final := t.failed(err); final != nil {
-				c.preferred.Store(int32(n))
+				c.ranking.answered(n, first)
 				return nil, final
 			}
 			if ctx.Err() != nil {
 				return nil, t.giveUp(ctx.Err())
 			}
+			c.ranking.failed(n, time.Now())
 		}
 		pause := backoff(round, t.retryAfter)
 		if time.Now().Add(pause).After(t.deadline) {
@@ -155,13 +173,13 @@ func (e *retryAfterError) Unwrap() error { return e.error }
 func (c *Client) try(ctx context.Context, endpoint string, call *call) (*http.Response, *EndpointError) {
 	tryCtx, cancel := context.WithCancelCause(ctx)
 	idle := c.patience(ctx)
-	dog := time.AfterFunc(idle, func() { cancel(errIdle) })
+	dog := newWatchdog(idle, call.owed, func() { cancel(errIdle) })
 	end := func() {
-		dog.Stop()
+		dog.stop()
 		cancel(nil)
 	}
 	var sent atomic.Bool
-	resp, err := c.send(tryCtx, endpoint, call, &sent, func() { dog.Reset(idle) })
+	resp, err := c.send(tryCtx, endpoint, call, &sent, func() { dog.reset(idle) })
 	if err == nil && resp.StatusCode >= 300 && resp.StatusCode != http.StatusNotModified {
 		err = refusal(resp)
 		resp.Body.Close()
@@ -176,8 +194,8 @@ func (c *Client) try(ctx context.Context, endpoint string, call *call) (*http.Re
 		end()
 		return nil, &EndpointError{Endpoint: endpoint, Sent: sent.Load(), Err: err}
 	}
-	dog.Stop()
-	resp.Body = &watchedBody{ctx: tryCtx, body: resp.Body, dog: dog, idle: c.idleTimeout, end: end}
+	dog.stop()
+	resp.Body = &watchedBody{ctx: tryCtx, body: resp.Body, dog: dog, idle: cmp.Or(call.idle, c.idleTimeout), end: end}
 	return resp, nil
 }
 
@@ -196,11 +214,14 @@ func (c *Client) send(ctx context.Context, endpoint string, call *call, sent *at
 	// transport reports afterwards.
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
 	var body io.ReadCloser
-	if call.body != nil {
+	switch {
+	case call.body != nil:
 		var err error
 		if body, err = call.body.open(moved); err != nil {
 			return nil, err
 		}
+	case call.stream != nil:
+		body = call.stream(moved)
 	}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), call.method, endpoint+call.target, body)
 	if err != nil {

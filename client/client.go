@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"sync/atomic"
 	"time"
 )
 
@@ -49,10 +48,9 @@ type Client struct {
 	retryTimeout time.Duration
 	idleTimeout  time.Duration
 
-	// preferred is the index of the endpoint that answered last. Every
-	// request begins there, so that a dead endpoint costs one failure and not
-	// one per request.
-	preferred atomic.Int32
+	// ranking says where a request begins, so that a dead endpoint costs one
+	// failure and not one per request, and a far one nothing.
+	ranking *ranking
 
 	// wait sleeps for d or until ctx ends; tests replace it.
 	wait func(ctx context.Context, d time.Duration) error
@@ -78,6 +76,7 @@ func New(cfg Config) (*Client, error) {
 		c.idleTimeout = idleTimeoutDefault
 	}
 	c.http = httpClient(cfg.HTTPClient)
+	c.ranking = newRanking(len(c.endpoints), time.Now())
 	return c, nil
 }
 

@@ -26,7 +26,14 @@
 //
 // # What it does about failures
 //
-// Each request begins at the endpoint that answered last. A try that fails to
+// Each request begins at the endpoint that worked last, or at one that has
+// become clearly nearer: at most every 5 s a request takes along a GET /ping to
+// every endpoint, and the preference moves when another one's smoothed round
+// trip is shorter by a quarter and by 200 µs. An endpoint that failed is not
+// moved back to for 10 s. A client that lives shorter, or has one endpoint,
+// sends no pings, nor does an idle one.
+//
+// A try that fails to
 // connect, breaks off, stands still (Config.IdleTimeout), or is refused with
 // 429, 500, 502, 503 or 504 is followed by one at the next endpoint, and after
 // all of them by a pause: jittered, doubling from 50 ms to 2 s, and no shorter

@@ -1,0 +1,197 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// farNet is a transport without a network: each host answers after its own
+// time, on synctest's clock.
+type farNet struct {
+	mu       sync.Mutex
+	delay    map[string]time.Duration
+	down     map[string]bool
+	requests map[string]int // those that are not pings
+	pings    map[string]int
+}
+
+func newFarNet() *farNet {
+	return &farNet{delay: map[string]time.Duration{}, down: map[string]bool{}, requests: map[string]int{}, pings: map[string]int{}}
+}
+
+func (f *farNet) RoundTrip(r *http.Request) (*http.Response, error) {
+	host := r.URL.Host
+	f.mu.Lock()
+	delay, down := f.delay[host], f.down[host]
+	if r.URL.Path == "/ping" {
+		f.pings[host]++
+	} else {
+		f.requests[host]++
+	}
+	f.mu.Unlock()
+	if down {
+		return nil, fmt.Errorf("connection refused")
+	}
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil && trace.GotConn != nil {
+		trace.GotConn(httptrace.GotConnInfo{})
+	}
+	select {
+	case <-time.After(delay):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	body := `{"name":"` + host + `"}`
+	if r.URL.Path == "/ping" {
+		body = "pong\n"
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+}
+
+// client makes a client of the hosts a, b and c.
+func (f *farNet) client(t *testing.T) *Client {
+	t.Helper()
+	c, err := New(Config{Endpoints: []string{"http://a", "http://b", "http://c"}, HTTPClient: &http.Client{Transport: f}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// ask makes n requests, one a second, and returns who answered the last.
+func ask(t *testing.T, c *Client, n int) string {
+	t.Helper()
+	var name string
+	for range n {
+		s, err := c.Stats(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = s.Name
+		wait(t.Context(), time.Second)
+	}
+	return name
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+func TestRanking_MovesToTheNearest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarNet()
+		f.delay["a"], f.delay["b"], f.delay["c"] = 30*time.Millisecond, 2*time.Millisecond, 10*time.Millisecond
+		if got := ask(t, f.client(t), 20); got != "b" {
+			t.Errorf("requests go to %s, want b, the nearest", got)
+		}
+		if f.requests["c"] != 0 {
+			t.Errorf("%d requests to c", f.requests["c"])
+		}
+		for host, n := range f.pings {
+			if n > 5 {
+				t.Errorf("%d pings to %s in 20 seconds", n, host)
+			}
+		}
+	})
+}
+
+func TestRanking_StaysAmongEquals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarNet()
+		f.delay["a"], f.delay["b"], f.delay["c"] = 1000*time.Microsecond, 900*time.Microsecond, 850*time.Microsecond
+		ask(t, f.client(t), 60)
+		if f.requests["b"]+f.requests["c"] != 0 {
+			t.Errorf("requests moved to an endpoint that is not clearly nearer: %v", f.requests)
+		}
+	})
+}
+
+func TestRanking_ShortLivedAndSingleClientsDoNotMeasure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarNet()
+		ask(t, f.client(t), 4)
+		one, err := New(Config{Endpoints: []string{"http://a"}, HTTPClient: &http.Client{Transport: f}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(t, one, 20)
+		if len(f.pings) != 0 {
+			t.Errorf("pings: %v", f.pings)
+		}
+	})
+}
+
+func TestRanking_LeavesWhoFailsAndComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarNet()
+		f.delay["a"], f.delay["b"], f.delay["c"] = time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+		c := f.client(t)
+		ask(t, c, 10)
+		f.down["a"] = true
+		before := f.requests["a"]
+		if got := ask(t, c, 5); got == "a" || f.requests["a"] != before+1 {
+			t.Errorf("%s answered, and the dead endpoint got %d requests, want 1", got, f.requests["a"]-before)
+		}
+		f.down["a"] = false
+		if got := ask(t, c, 30); got != "a" {
+			t.Errorf("%s answers, want a again", got)
+		}
+	})
+}
+
+// An endpoint that stands still is left as soon as another one is known.
+func TestRanking_LowerBoundCounts(t *testing.T) {
+	r := newRanking(2, time.Time{})
+	r.observe(0, time.Millisecond, false)
+	r.observe(1, time.Millisecond, false)
+	r.observe(0, 500*time.Microsecond, true) // says nothing
+	if r.roundTrip[0] != time.Millisecond {
+		t.Errorf("round trip %v", r.roundTrip[0])
+	}
+	r.observe(0, 100*time.Millisecond, true)
+	r.choose(time.Time{})
+	if r.first() != 1 {
+		t.Error("stays with an endpoint that did not answer in 100 ms")
+	}
+}
+
+func TestWatchdog_CountsOnlyWhatIsOwed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var since time.Time // zero: nothing is owed
+		owed := func() time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			if since.IsZero() {
+				return 0
+			}
+			return time.Since(since)
+		}
+		bitten := make(chan time.Time, 1)
+		dog := newWatchdog(10*time.Second, owed, func() { bitten <- time.Now() })
+		defer dog.stop()
+		wait(t.Context(), 35*time.Second)
+		select {
+		case <-bitten:
+			t.Fatal("ended while nothing was owed")
+		default:
+		}
+		mu.Lock()
+		since = time.Now()
+		start := since
+		mu.Unlock()
+		if d := (<-bitten).Sub(start); d != 10*time.Second {
+			t.Errorf("ended after %v, want 10 s", d)
+		}
+	})
+}
