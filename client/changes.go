@@ -1,0 +1,284 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// ChangesOptions are the choices of a walk through the history. The zero value
+// is all of it, without values.
+type ChangesOptions struct {
+	// Since is the revision to begin after; 0 is the beginning of time.
+	Since uint64
+
+	// Prefix leaves out changes of keys that do not begin with it.
+	Prefix string
+
+	// Follow goes on with changes as they happen, until the context ends, and
+	// whatever happens to the nodes: while none can be reached, it keeps trying.
+	Follow bool
+
+	// Values brings the values along.
+	Values bool
+
+	// Limit ends the walk after so many changes; 0 for no limit.
+	Limit int
+
+	// OnBreak, if not nil, is called when a stream broke off, or no node could
+	// be reached for Config.RetryTimeout, and the walk goes on. It runs between
+	// two elements of the loop.
+	OnBreak func(err error)
+}
+
+// Change is one put that won.
+type Change struct {
+	Record
+
+	// Value has the bytes if ChangesOptions.Values asked for them; nil if the
+	// server left them out. Their digest has been verified.
+	Value []byte
+}
+
+// Changes walks through the history: every revision above Since once, in
+// order. Without a prefix each is one more than the one before, which is
+// checked. A stream that breaks off, stands still, skips or repeats is resumed
+// after the last revision seen, on whichever endpoint answers.
+//
+// Without Follow the walk ends with what was acknowledged before it began, or a
+// little later. With Follow it ends with ctx, or with a request that is refused
+// as invalid. An error ends the loop and is its last element; the end of ctx is
+// one.
+func (c *Client) Changes(ctx context.Context, opts ChangesOptions) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		f := &feed{client: c, opts: opts, at: opts.Since, left: opts.Limit, yield: yield, stuck: time.Now()}
+		if err := f.run(ctx); err != nil && err != errLoopEnded {
+			yield(Change{}, err)
+		}
+	}
+}
+
+const opChanges = "read changes"
+
+// followIdle is how long a followed stream may be silent. Servers send a
+// heartbeat much more often.
+const followIdle = 45 * time.Second
+
+// errLoopEnded: the caller has broken its loop, or has all it wanted.
+var errLoopEnded = errors.New("loop ended")
+
+// feed is one walk.
+type feed struct {
+	client *Client
+	opts   ChangesOptions
+	yield  func(Change, error) bool
+
+	at         uint64    // the revision that the walk stands at
+	left       int       // of opts.Limit
+	moved      bool      // since the last break
+	stuck      time.Time // since when the walk has not moved, as of the last break
+	breaks     int       // without progress in between
+	violations int       // of those, the ones where a node said what cannot be
+}
+
+// run reads one stream after the other.
+func (f *feed) run(ctx context.Context) error {
+	for {
+		err := f.stream(ctx)
+		switch {
+		case err == nil && !f.opts.Follow, err == errLoopEnded:
+			return err
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s: %w", opChanges, ctx.Err())
+		}
+		if err := f.afterBreak(ctx, err); err != nil {
+			return err
+		}
+	}
+}
+
+// afterBreak decides whether to go on after a stream ended with cause, nil for
+// an orderly end.
+func (f *feed) afterBreak(ctx context.Context, cause error) error {
+	f.breaks++
+	if f.moved {
+		f.moved, f.breaks, f.violations, f.stuck = false, 0, 0, time.Now()
+	}
+	var lost *EndpointError   // a stream broke off
+	var nobody *RequestError  // no stream could be opened
+	var wrong *violationError // a node contradicts the history
+	switch {
+	case errors.As(cause, &wrong):
+		if f.violations++; f.violations > len(f.client.endpoints) {
+			return fmt.Errorf("%s: %w", opChanges, cause)
+		}
+	case errors.As(cause, &nobody):
+		if _, limited := ctx.Deadline(); limited || !f.opts.Follow {
+			return cause
+		}
+	case cause != nil && !errors.As(cause, &lost):
+		return cause
+	}
+	if cause != nil && f.opts.OnBreak != nil {
+		f.opts.OnBreak(cause)
+	}
+	if f.breaks == 0 {
+		return nil
+	}
+	pause := backoff(f.breaks-1, 0)
+	if !f.opts.Follow && lost != nil && time.Since(f.stuck)+pause > f.client.retryTimeout {
+		return &RequestError{Op: opChanges, Kind: ErrUnavailable, Endpoints: []*EndpointError{lost}}
+	}
+	if err := f.client.wait(ctx, pause); err != nil {
+		return fmt.Errorf("%s: %w", opChanges, err)
+	}
+	return nil
+}
+
+// stream reads one answer to its end.
+func (f *feed) stream(ctx context.Context) error {
+	req := &call{op: opChanges, method: http.MethodGet, target: "/changes" + f.query()}
+	if f.opts.Follow {
+		req.idle = max(f.client.idleTimeout, followIdle)
+	}
+	resp, err := f.client.do(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	lines := newLineReader(resp.Body)
+	for {
+		line, err := lines.next()
+		if err == nil {
+			err = f.take(line)
+		}
+		switch {
+		case err == nil:
+			continue
+		case err == io.EOF:
+			return nil
+		case err == errLoopEnded:
+			return err
+		}
+		return f.lost(req.endpoint, err)
+	}
+}
+
+// lost is a stream that did not reach its end. What the node refused for good
+// is not its loss.
+func (f *feed) lost(endpoint int, err error) error {
+	lost := &EndpointError{Endpoint: f.client.endpoints[endpoint], Sent: true, Err: err}
+	if !retriable(lost) {
+		return fmt.Errorf("%s: %w", opChanges, err)
+	}
+	f.client.ranking.failed(endpoint, time.Now())
+	return lost
+}
+
+func (f *feed) query() string {
+	q := url.Values{"since": {strconv.FormatUint(f.at, 10)}}
+	if f.opts.Prefix != "" {
+		q.Set("prefix", f.opts.Prefix)
+	}
+	if f.opts.Values {
+		q.Set("values", "true")
+	}
+	if f.opts.Follow {
+		q.Set("follow", "true")
+	}
+	if f.opts.Limit > 0 {
+		q.Set("limit", strconv.Itoa(f.left))
+	}
+	return encodeQuery(q)
+}
+
+// changeLine is a line of GET /changes: a change, a heartbeat (which has a
+// revision and no key), or the problem document that ended the stream.
+type changeLine struct {
+	Record
+	Value    *string `json:"value"`
+	Encoding string  `json:"encoding"`
+	Type     string  `json:"type"`
+	Title    string  `json:"title"`
+	Status   int     `json:"status"`
+	Detail   string  `json:"detail"`
+}
+
+// take handles one line.
+func (f *feed) take(data []byte) error {
+	var line changeLine
+	if err := decodeLine(data, &line); err != nil {
+		return err
+	}
+	switch {
+	case line.Type != "" || line.Status != 0:
+		p := Problem{Type: line.Type, Title: line.Title, Status: line.Status, Detail: line.Detail}
+		return &StatusError{Problem: p, Kind: problemKind(p)}
+	case line.Key == "" && line.KeyBase64 == "":
+		return f.heartbeat(line.Revision)
+	}
+	change, err := line.change()
+	if err != nil {
+		return err
+	}
+	dense := f.opts.Prefix == ""
+	if r := change.Revision; r <= f.at || dense && r != f.at+1 {
+		return violation("revision %d after %d", r, f.at)
+	}
+	f.at, f.moved = change.Revision, true
+	more := f.yield(change, nil)
+	if f.left--; !more || f.left == 0 {
+		return errLoopEnded
+	}
+	return nil
+}
+
+// heartbeat moves the walk over revisions that the prefix left out.
+func (f *feed) heartbeat(scanned uint64) error {
+	if f.opts.Prefix != "" && scanned > f.at {
+		f.at, f.moved = scanned, true
+	} else if scanned > f.at {
+		return violation("heartbeat of revision %d after %d", scanned, f.at)
+	}
+	return nil
+}
+
+func (l *changeLine) change() (Change, error) {
+	change := Change{Record: l.Record}
+	if _, err := l.RawKey(); err != nil {
+		return change, violation("revision %d: %v", l.Revision, err)
+	}
+	if l.Value == nil {
+		return change, nil
+	}
+	value, err := RawValue(*l.Value, l.Encoding)
+	if err != nil {
+		return change, violation("revision %d: %v", l.Revision, err)
+	}
+	if sum := sha256.Sum256(value); hex.EncodeToString(sum[:]) != l.SHA256 {
+		return change, violation("revision %d: %w", l.Revision, ErrDigestMismatch)
+	}
+	change.Value = value
+	return change, nil
+}
+
+// violationError is something that no node may say: another one is asked, but
+// not for ever. It is ErrServer.
+type violationError struct{ err error }
+
+func violation(format string, args ...any) error {
+	return &violationError{fmt.Errorf(format, args...)}
+}
+
+func (e *violationError) Error() string { return "the stream is wrong: " + e.err.Error() }
+
+// Unwrap returns the kind and the cause.
+func (e *violationError) Unwrap() []error { return []error{ErrServer, e.err} }
