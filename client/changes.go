@@ -27,7 +27,8 @@ type ChangesOptions struct {
 	// whatever happens to the nodes: while none can be reached, it keeps trying.
 	Follow bool
 
-	// Values brings the values along.
+	// Values brings along the values of at most ChangeValueBytesMax; their
+	// digests are verified.
 	Values bool
 
 	// Limit ends the walk after so many changes; 0 for no limit.
@@ -39,13 +40,14 @@ type ChangesOptions struct {
 	OnBreak func(err error)
 }
 
-// Change is one put that won.
-type Change struct {
-	Record
-
-	// Value has the bytes if ChangesOptions.Values asked for them; nil if the
-	// server left them out. Their digest has been verified.
-	Value []byte
+// Bytes returns the value that the change carries, if it does: Values asked for
+// it and it has ChangeValueBytesMax at most. Get reads larger ones.
+func (c Change) Bytes() (value []byte, carried bool, err error) {
+	if c.Value == nil {
+		return nil, false, nil
+	}
+	value, err = RawValue(*c.Value, c.Encoding)
+	return value, err == nil, err
 }
 
 // Changes walks through the history: every revision above Since once, in
@@ -68,9 +70,8 @@ func (c *Client) Changes(ctx context.Context, opts ChangesOptions) iter.Seq2[Cha
 
 const opChanges = "read changes"
 
-// followIdle is how long a followed stream may be silent. Servers send a
-// heartbeat much more often.
-const followIdle = 45 * time.Second
+// followIdle is how long a followed stream may be silent: three heartbeats.
+const followIdle = 15 * time.Second
 
 // errLoopEnded: the caller has broken its loop, or has all it wanted.
 var errLoopEnded = errors.New("loop ended")
@@ -200,16 +201,12 @@ func (f *feed) query() string {
 	return encodeQuery(q)
 }
 
-// changeLine is a line of GET /changes: a change, a heartbeat (which has a
-// revision and no key), or the problem document that ended the stream.
+// changeLine is a line of GET /changes: a Change, or a ChangesMark.
 type changeLine struct {
-	Record
-	Value    *string `json:"value"`
-	Encoding string  `json:"encoding"`
-	Type     string  `json:"type"`
-	Title    string  `json:"title"`
-	Status   int     `json:"status"`
-	Detail   string  `json:"detail"`
+	Change
+	Event  string `json:"event"`
+	Reason string `json:"reason"`
+	Detail string `json:"detail"`
 }
 
 // take handles one line.
@@ -218,56 +215,52 @@ func (f *feed) take(data []byte) error {
 	if err := decodeLine(data, &line); err != nil {
 		return err
 	}
-	switch {
-	case line.Type != "" || line.Status != 0:
-		p := Problem{Type: line.Type, Title: line.Title, Status: line.Status, Detail: line.Detail}
-		return &StatusError{Problem: p, Kind: problemKind(p)}
-	case line.Key == "" && line.KeyBase64 == "":
-		return f.heartbeat(line.Revision)
+	if line.Event != "" || line.Key == "" && line.KeyBase64 == "" {
+		return f.mark(&line)
 	}
-	change, err := line.change()
-	if err != nil {
+	if err := line.check(); err != nil {
 		return err
 	}
 	dense := f.opts.Prefix == ""
-	if r := change.Revision; r <= f.at || dense && r != f.at+1 {
+	if r := line.Revision; r <= f.at || dense && r != f.at+1 {
 		return violation("revision %d after %d", r, f.at)
 	}
-	f.at, f.moved = change.Revision, true
-	more := f.yield(change, nil)
+	f.at, f.moved = line.Revision, true
+	more := f.yield(line.Change, nil)
 	if f.left--; !more || f.left == 0 {
 		return errLoopEnded
 	}
 	return nil
 }
 
-// heartbeat moves the walk over revisions that the prefix left out.
-func (f *feed) heartbeat(scanned uint64) error {
-	if f.opts.Prefix != "" && scanned > f.at {
+// mark moves the walk over revisions that the prefix left out, and ends the
+// stream where the node does.
+func (f *feed) mark(line *changeLine) error {
+	switch scanned := line.Revision; {
+	case scanned > f.at && f.opts.Prefix == "":
+		return violation("everything up to revision %d was sent, after %d", scanned, f.at)
+	case scanned > f.at:
 		f.at, f.moved = scanned, true
-	} else if scanned > f.at {
-		return violation("heartbeat of revision %d after %d", scanned, f.at)
+	}
+	if line.Event == EventEnd {
+		return fmt.Errorf("the node ended the stream: %s %s", line.Reason, line.Detail)
 	}
 	return nil
 }
 
-func (l *changeLine) change() (Change, error) {
-	change := Change{Record: l.Record}
+// check verifies the key and the value of a change.
+func (l *changeLine) check() error {
 	if _, err := l.RawKey(); err != nil {
-		return change, violation("revision %d: %v", l.Revision, err)
+		return violation("revision %d: %w", l.Revision, err)
 	}
-	if l.Value == nil {
-		return change, nil
-	}
-	value, err := RawValue(*l.Value, l.Encoding)
+	value, carried, err := l.Bytes()
 	if err != nil {
-		return change, violation("revision %d: %v", l.Revision, err)
+		return violation("revision %d: %w", l.Revision, err)
 	}
-	if sum := sha256.Sum256(value); hex.EncodeToString(sum[:]) != l.SHA256 {
-		return change, violation("revision %d: %w", l.Revision, ErrDigestMismatch)
+	if sum := sha256.Sum256(value); carried && hex.EncodeToString(sum[:]) != l.SHA256 {
+		return violation("revision %d: %w", l.Revision, ErrDigestMismatch)
 	}
-	change.Value = value
-	return change, nil
+	return nil
 }
 
 // violationError is something that no node may say: another one is asked, but

@@ -93,7 +93,7 @@ func (h *history) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if q.Get("follow") != "true" {
 			return
 		}
-		fmt.Fprintf(w, `{"revision":%d}`+"\n\n", at) // heartbeat
+		fmt.Fprintf(w, `{"event":"heartbeat","revision":%d}`+"\n\n", at) // heartbeat
 		http.NewResponseController(w).Flush()
 		select {
 		case <-grown:
@@ -105,6 +105,15 @@ func (h *history) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+func bytesOf(t *testing.T, c Change) []byte {
+	t.Helper()
+	value, carried, err := c.Bytes()
+	if !carried || err != nil {
+		t.Fatalf("revision %d carries no value: %v", c.Revision, err)
+	}
+	return value
+}
+
 func TestClient_Changes_All(t *testing.T) {
 	u, requests := endpoint(t, newHistory(100).ServeHTTP)
 	c, _ := newClient(t, u)
@@ -113,7 +122,7 @@ func TestClient_Changes_All(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want++; ch.Revision != want || ch.Key != keyOf(want) || !bytes.Equal(ch.Value, valueOf(want)) {
+		if want++; ch.Revision != want || ch.Key != keyOf(want) || !bytes.Equal(bytesOf(t, ch), valueOf(want)) {
 			t.Fatalf("change %d is %+v", want, ch)
 		}
 	}
@@ -320,17 +329,24 @@ func TestClient_Changes_Refusals(t *testing.T) {
 	requests := 0
 	u, _ = endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		if requests++; requests == 1 {
-			io.WriteString(w, lineOf(1, false)+`{"type":"`+ProblemOverloaded+`","status":429,"detail":"too slow"}`+"\n")
+			io.WriteString(w, lineOf(1, false)+`{"event":"end","revision":1,"reason":"slow","detail":"too slow"}`+"\n")
 			return
 		}
-		io.WriteString(w, lineOf(2, false)+`{"type":"urn:x","status":400,"detail":"no more"}`+"\n")
+		io.WriteString(w, lineOf(2, false))
 	})
 	c, _ = newClient(t, u)
 	at := 0
-	for _, err := range c.Changes(t.Context(), ChangesOptions{}) {
-		if at++; at == 3 && !errors.Is(err, ErrInvalid) || at < 3 && err != nil {
+	for _, err := range c.Changes(t.Context(), ChangesOptions{OnBreak: func(err error) {
+		if !strings.Contains(err.Error(), "too slow") {
+			t.Error(err)
+		}
+	}}) {
+		if at++; err != nil {
 			t.Errorf("change %d: %v", at, err)
 		}
+	}
+	if at != 2 || requests != 2 {
+		t.Errorf("%d changes in %d requests", at, requests)
 	}
 }
 

@@ -24,6 +24,14 @@
 //	defer obj.Body.Close()
 //	_, err = io.Copy(dst, obj.Body)                  // nil only if the digest is right
 //
+// Keys, Changes and PutAll are iterators that live as long as their loop. They
+// page, resume and send again by themselves; an error is their last element:
+//
+//	for change, err := range c.Changes(ctx, client.ChangesOptions{Since: last, Follow: true}) {
+//		if err != nil { return err }
+//		last = change.Revision
+//	}
+//
 // # What it does about failures
 //
 // Each request begins at the endpoint that worked last, or at one that has
@@ -56,13 +64,19 @@
 //     ErrDigestMismatch in place of the last bytes and io.EOF.
 //  6. Time limits are per progress: a slow transfer is not cut off while bytes
 //     move.
-//  7. No goroutine outlives a call, but for those of net/http's connections.
+//  7. Changes yields every revision once and in order, whichever endpoints it
+//     took; PutAll yields one result for each item, in the items' order.
+//  8. No goroutine outlives a call, but for those of net/http's connections.
 //
 // # Caveats
 //
 //   - A value read by Get that breaks off half-way is an error of Object.Body;
 //     it is not resumed at another endpoint.
-//   - Cache nodes as endpoints serve keys, not members or leadership.
+//   - An item of PutAll that was sent again may be "unchanged" because it was
+//     itself the put that won (PutResult.Resent): lines carry no put ids. Items
+//     with the same key may then be decided in another order, too.
+//   - Cache nodes as endpoints serve keys and changes, not
+//     members or leadership.
 //   - A body that cannot seek has to be held somewhere first: a put must be
 //     able to send it again.
 //   - A redirect is an error. The API has none, and following one could send a

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -52,6 +53,92 @@ func Example() {
 	// lost to revision 1
 	// hello <nil>
 	// absent: true
+}
+
+func ExampleClient_Keys() {
+	node := answering(`{"keys":[{"key":"app/v1/main.js","revision":1,"size":120},{"key":"app/v2/main.js","revision":3,"size":150}]}`)
+	defer node.Close()
+	c, err := client.New(client.Config{Endpoints: []string{node.URL}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for record, err := range c.Keys(context.Background(), client.KeysOptions{Prefix: "app/"}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(record.Key, record.Size)
+	}
+	// Output:
+	// app/v1/main.js 120
+	// app/v2/main.js 150
+}
+
+func ExampleClient_Changes() {
+	node := answering(
+		`{"revision":1,"key":"app/v1/main.js","size":120}`,
+		`{"revision":2,"key":"greeting","size":5}`)
+	defer node.Close()
+	c, err := client.New(client.Config{Endpoints: []string{node.URL}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// With Follow: true the loop would go on with whatever is set next.
+	for change, err := range c.Changes(context.Background(), client.ChangesOptions{Since: 0}) {
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(change.Revision, change.Key)
+	}
+	// Output:
+	// 1 app/v1/main.js
+	// 2 greeting
+}
+
+func ExampleClient_PutAll() {
+	node := answering(
+		`{"key":"a","status":"created","revision":7,"size":1,"sha256":"`+sha256Of("1")+`"}`,
+		`{"key":"b","status":"conflict","revision":4,"size":5,"sha256":"`+sha256Of("other")+`"}`)
+	defer node.Close()
+	c, err := client.New(client.Config{Endpoints: []string{node.URL}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	items := slices.Values([]client.PutItem{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte("2")}})
+	for result, err := range c.PutAll(context.Background(), items) {
+		if err != nil {
+			fmt.Println(err) // the items from result.Index on have no result
+			return
+		}
+		var lost *client.ConflictError
+		if errors.As(result.Err, &lost) {
+			fmt.Println(result.Key, "was set to other bytes at revision", lost.Revision)
+			continue
+		}
+		fmt.Println(result.Key, result.Status)
+	}
+	// Output:
+	// a created
+	// b was set to other bytes at revision 4
+}
+
+// answering is a node that answers every request with the same lines.
+func answering(lines ...string) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		for _, line := range lines {
+			fmt.Fprintln(w, line)
+		}
+	}))
+}
+
+func sha256Of(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
 }
 
 // newTinyNode is just enough of a database node for the example.

@@ -40,12 +40,6 @@ func (c *Client) Keys(ctx context.Context, opts KeysOptions) iter.Seq2[Record, e
 	}
 }
 
-// keysPage is the answer of GET /keys.
-type keysPage struct {
-	Keys []Record `json:"keys"`
-	Next string   `json:"next"`
-}
-
 // listing is one walk over the pages.
 type listing struct {
 	client *Client
@@ -78,11 +72,11 @@ func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error
 
 // fetch gets one page and checks that it goes on where the one before ended:
 // pages may come from different nodes.
-func (l *listing) fetch(ctx context.Context, after string) (keysPage, error) {
-	var page keysPage
+func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
+	var page KeysPage
 	last := l.last
 	check := func(resp *http.Response) error {
-		page, last = keysPage{}, l.last
+		page, last = KeysPage{}, l.last
 		if err := readJSON(resp, &page); err != nil {
 			return err
 		}

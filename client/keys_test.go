@@ -18,7 +18,7 @@ func pages(t *testing.T, keys []string) http.HandlerFunc {
 		if after := r.URL.Query().Get("after"); after != "" {
 			fmt.Sscanf(after, "t%d", &at)
 		}
-		var page keysPage
+		var page KeysPage
 		for i := at; i < min(at+2, len(keys)); i++ {
 			record := Record{Revision: uint64(i + 1), SHA256: digestOf(nil)}
 			record.Key, record.KeyBase64 = JSONKey(keys[i])

@@ -9,9 +9,9 @@ import (
 	"io"
 )
 
-// lineBytesMax bounds one line of a stream. A value inside a line may be as
-// large as two thirds of it.
-const lineBytesMax = 256 << 20
+// lineBytesMax bounds one line of a stream. Values inside a line have 1 MiB at
+// most, and a byte of them takes six bytes of JSON at most.
+const lineBytesMax = 16 << 20
 
 // lineReader splits an NDJSON stream. Its memory is what the longest line so
 // far took.
