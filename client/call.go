@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -234,7 +235,12 @@ func (c *Client) send(ctx context.Context, endpoint string, call *call, sent *at
 	if call.body != nil {
 		setBody(req, call.body)
 	}
-	return c.http.Do(req)
+	resp, err := c.http.Do(req)
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err // method and URL are told already
+	}
+	return resp, err
 }
 
 // setBody states the length. Large bodies wait for the server's go-ahead, so

@@ -6,8 +6,13 @@
 //	oncekv cache                   one cache node
 //	oncekv put KEY [VALUE|-|@FILE] set a key
 //	oncekv get KEY                 write a key's value to standard output
+//	oncekv ls [PREFIX]             list the keys that are set
+//	oncekv watch [PREFIX]          show keys as they are set
 //	oncekv import DIR              set one key for every file below DIR
 //	oncekv members                 list and change the database nodes
+//	oncekv stats                   show the figures of all nodes
+//	oncekv bench [put|get]         measure puts or gets
+//	oncekv completion SHELL        write the shell's completion script
 //	oncekv version
 //
 // The package turns flags and environment into configurations of
@@ -16,7 +21,7 @@
 // # Rules every command keeps
 //
 //  1. Data goes to standard output, talk to standard error. --json makes the
-//     data one JSON document.
+//     data one JSON document; with ls and watch, one on each line.
 //  2. Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR. A flag
 //     beats it; an empty variable counts as not set. PORT is ignored.
 //  3. The exit code is 0 done, 1 failed, 2 usage, 3 not found, 4 conflict,

@@ -10,11 +10,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/Focinfi/oncekv/client"
 )
@@ -31,6 +33,8 @@ type fakeAPI struct {
 	corrupt bool // values arrive with a wrong byte
 	changes []string
 	members client.Members
+	caches  []client.CacheNode
+	history int // streams of /changes break off after so many lines; 0: never
 }
 
 type fakeValue struct {
@@ -159,10 +163,81 @@ func (f *fakeAPI) cluster(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/members" && r.Method == http.MethodPost:
 		answerJSON(w, http.StatusCreated, client.Member{Name: "n4", Role: client.RoleLearner})
+	case r.URL.Path == "/keys":
+		f.list(w, r)
+	case r.URL.Path == "/changes":
+		f.listChanges(w, r)
+	case r.URL.Path == "/caches":
+		answerJSON(w, http.StatusOK, f.caches)
+	case r.URL.Path == "/stats":
+		answerJSON(w, http.StatusOK, client.Stats{Name: "fake", Role: client.RoleLeader, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts)})
 	case strings.HasSuffix(r.URL.Path, "/n9"):
 		writeProblem(w, client.Problem{Status: http.StatusConflict, Type: client.ProblemRefused, Detail: "would lose quorum"})
 	default:
 		answerJSON(w, http.StatusOK, f.members)
+	}
+}
+
+// list serves all keys, two on a page.
+func (f *fakeAPI) list(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var keys []string
+	for key := range f.values {
+		if strings.HasPrefix(key, q.Get("prefix")) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	at, _ := strconv.Atoi(q.Get("after"))
+	var page client.KeysPage
+	for i, key := range keys {
+		if i >= at && i < at+2 {
+			page.Keys = append(page.Keys, f.record(key))
+		}
+	}
+	if at+2 < len(keys) {
+		page.Next = strconv.Itoa(at + 2)
+	}
+	answerJSON(w, http.StatusOK, page)
+}
+
+func (f *fakeAPI) record(key string) client.Record {
+	v := f.values[key]
+	r := client.Record{Revision: uint64(v.revision), SHA256: v.digest(), Size: int64(len(v.body)), ContentType: v.contentType}
+	r.Key, r.KeyBase64 = client.JSONKey(key)
+	return r
+}
+
+// listChanges serves what there is. A followed stream ends there, too, as if
+// its node had died.
+func (f *fakeAPI) listChanges(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	since, _ := strconv.Atoi(q.Get("since"))
+	byRevision := map[int]string{}
+	for key, v := range f.values {
+		byRevision[v.revision] = key
+	}
+	sent := 0
+	for revision := since + 1; revision <= len(f.values); revision++ {
+		key := byRevision[revision]
+		if !strings.HasPrefix(key, q.Get("prefix")) {
+			continue
+		}
+		change := client.Change{Record: f.record(key)}
+		if q.Get("values") == "true" {
+			value := string(f.values[key].body)
+			if change.Value = &value; !utf8.ValidString(value) {
+				value, change.Encoding = base64.StdEncoding.EncodeToString([]byte(value)), client.EncodingBase64
+			}
+		}
+		json.NewEncoder(w).Encode(change)
+		if sent++; sent == f.history {
+			break
+		}
+	}
+	if q.Get("follow") == "true" {
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
 	}
 }
 

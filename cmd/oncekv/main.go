@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		err = &usageError{err}
 	}
 	report(stderr, cmd.CommandPath(), err)
+	diagnose(ctx, cmd, stderr, err)
 	return exitCode(err)
 }
 
@@ -72,8 +73,9 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 outcome unknow
 	}
 	root.AddCommand(
 		a.devCommand(), a.serveCommand(), a.cacheCommand(),
-		a.putCommand(), a.getCommand(), a.importCommand(),
-		a.membersCommand(), a.versionCommand(),
+		a.putCommand(), a.getCommand(), a.lsCommand(), a.watchCommand(), a.importCommand(),
+		a.membersCommand(), a.statsCommand(), a.benchCommand(),
+		a.completionCommand(), a.versionCommand(),
 	)
 	return root
 }

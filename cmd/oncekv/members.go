@@ -127,7 +127,8 @@ func (a *app) membersRemove(c *clientFlags) *cobra.Command {
 		Short: "Remove a database node for ever",
 		Long: `Remove a database node. Its name may be used again, its data may not. It is
 refused when the others would have no majority, unless --force is given.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(c, func(cl *client.Client) error {
 				return a.changed(cl.RemoveMember(cmd.Context(), args[0], force), "removed", args[0])
@@ -140,9 +141,10 @@ refused when the others would have no majority, unless --force is given.`,
 
 func (a *app) membersPromote(c *clientFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:   "promote NAME",
-		Short: "Give a learner a vote",
-		Args:  cobra.ExactArgs(1),
+		Use:               "promote NAME",
+		Short:             "Give a learner a vote",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(c, func(cl *client.Client) error {
 				return a.changed(cl.PromoteMember(cmd.Context(), args[0]), "promoted", args[0])
@@ -153,10 +155,11 @@ func (a *app) membersPromote(c *clientFlags) *cobra.Command {
 
 func (a *app) membersLeader(c *clientFlags) *cobra.Command {
 	return &cobra.Command{
-		Use:     "leader [NAME]",
-		Aliases: []string{"transfer"},
-		Short:   "Name the leader, or make NAME the leader",
-		Args:    cobra.MaximumNArgs(1),
+		Use:               "leader [NAME]",
+		Aliases:           []string{"transfer"},
+		Short:             "Name the leader, or make NAME the leader",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && cmd.CalledAs() == "transfer" {
 				return usageErrorf("to which node?")

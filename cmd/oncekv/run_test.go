@@ -33,7 +33,26 @@ func TestRun_Usage(t *testing.T) {
 		"members add n4 --peer-url http://h:1 --client-url h:2",
 		"members add n4 --peer-url http://h:1 --client-url http://h:2 --role boss",
 		"version x",
-		"ls",
+		"ls a b",
+		"ls --limit -1",
+		"ls --endpoints ftp://x",
+		"watch a b",
+		"watch --since yesterday",
+		"watch --since -1",
+		"watch --limit -1",
+		"stats x",
+		"stats --timeout 0s",
+		"bench delete",
+		"bench put get",
+		"bench --duration 0s",
+		"bench --connections 0",
+		"bench --keys 0",
+		"bench --key-size 10",
+		"bench --key-size 1025",
+		"bench --value-size 1TiB",
+		"bench --endpoints h",
+		"completion",
+		"completion tcsh",
 		"dev --port-offset -1",
 		"dev --port-offset 60000",
 		"dev --log-level loud",
@@ -83,7 +102,7 @@ func TestRun_UsageSaysHow(t *testing.T) {
 }
 
 func TestRun_Help(t *testing.T) {
-	runCommand(t, nil, nil, "--help").want(t, exitDone).wantStdout(t, "dev", "serve", "cache", "put", "get", "import", "members", "version")
+	runCommand(t, nil, nil, "--help").want(t, exitDone).wantStdout(t, "dev", "serve", "cache", "put", "get", "ls", "watch", "import", "members", "stats", "bench", "completion", "version")
 	r := runCommand(t, nil, nil, "serve", "--help").want(t, exitDone)
 	r.wantStdout(t, "--name", "--force-new-cluster", "--data-dir", "--listen", "--peer-listen", "--advertise", "--peer-advertise", "--initial-cluster", "--join")
 	runCommand(t, nil, nil, "cache", "--help").want(t, exitDone).wantStdout(t, "--nodes", "--cache-bytes", "64MiB")

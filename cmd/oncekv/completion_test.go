@@ -1,0 +1,26 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+func TestCompletion_Scripts(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		runCommand(t, nil, nil, "completion", shell).want(t, exitDone).wantStdout(t, "oncekv")
+	}
+}
+
+func TestCompletion_MemberNames(t *testing.T) {
+	f := newFakeAPI(t)
+	f.locked(func() {
+		f.members = client.Members{Members: []client.Member{{Name: "n1", Role: client.RoleLeader}, {Name: "n2", Role: client.RoleFollower}}}
+	})
+	for _, sub := range []string{"remove", "promote", "leader"} {
+		f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone).wantStdout(t, "n1\tleader", "n2\tfollower")
+	}
+	f.Close()
+	f.command(t, nil, "__complete", "members", "remove", "").want(t, exitDone)
+	f.command(t, nil, "__complete", "be").want(t, exitDone).wantStdout(t, "bench\t")
+}

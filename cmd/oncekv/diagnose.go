@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// diagnoseTimeout bounds what is asked after a request has failed.
+const diagnoseTimeout = 2 * time.Second
+
+// diagnose says, after a request that failed at every endpoint, how the cluster
+// looks from there.
+func diagnose(ctx context.Context, cmd *cobra.Command, stderr io.Writer, err error) {
+	var nobody *client.RequestError
+	if !errors.As(err, &nobody) || ctx.Err() != nil {
+		return
+	}
+	endpoints, flagErr := cmd.Flags().GetStringSlice("endpoints")
+	if flagErr != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
+	defer cancel()
+	views := make([]string, len(endpoints))
+	var asked sync.WaitGroup
+	for i, endpoint := range endpoints {
+		asked.Go(func() { views[i] = view(ctx, endpoint) })
+	}
+	asked.Wait()
+	answered := false
+	for _, v := range views {
+		if v != "" {
+			answered = true
+			fmt.Fprintln(stderr, v)
+		}
+	}
+	if !answered {
+		fmt.Fprintf(stderr, "No endpoint answers (%s). Is a node running there? --endpoints or ONCEKV_ENDPOINTS names others.\n", strings.Join(endpoints, ", "))
+	}
+}
+
+// view is how one endpoint sees the cluster; empty if it does not answer.
+func view(ctx context.Context, endpoint string) string {
+	cl, err := client.New(client.Config{Endpoints: []string{endpoint}})
+	if err != nil {
+		return ""
+	}
+	members, err := cl.Members(ctx)
+	if err != nil {
+		return ""
+	}
+	var away []string
+	for _, m := range members.Members {
+		if !m.Healthy {
+			away = append(away, fmt.Sprintf("%s (%s)", m.Name, m.ClientURL))
+		}
+	}
+	leader := "the leader is " + members.Leader
+	if members.Leader == "" {
+		leader = "there is no leader"
+	}
+	if len(away) == 0 {
+		return fmt.Sprintf("%s says: %s; all %d members are reachable.", endpoint, leader, len(members.Members))
+	}
+	return fmt.Sprintf("%s says: %s; %d of %d members unreachable: %s.", endpoint, leader, len(away), len(members.Members), strings.Join(away, ", "))
+}

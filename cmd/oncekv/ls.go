@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// lsFlags are the command line of a listing.
+type lsFlags struct {
+	clientFlags
+	long  bool
+	limit int
+	local bool
+}
+
+func (a *app) lsCommand() *cobra.Command {
+	l := &lsFlags{}
+	cmd := &cobra.Command{
+		Use:   "ls [PREFIX]",
+		Short: "List the keys that are set",
+		Long: `List the keys that begin with PREFIX, or all keys, in byte order, one on a line.
+
+A key that would not show as one plain line is quoted as in Go ("\xff"). --json
+writes one JSON object for each key, on a line of its own.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.ls(cmd.Context(), l, strings.Join(args, ""))
+		},
+	}
+	f := cmd.Flags()
+	l.register(f, 30*time.Second)
+	a.jsonFlag(f)
+	f.BoolVarP(&l.long, "long", "l", false, "show revision, size and content type too")
+	f.IntVar(&l.limit, "limit", 0, "end after so many keys; 0 for all")
+	f.BoolVar(&l.local, "local", false, "ask one node for what it knows, without a majority; it may lag behind")
+	return cmd
+}
+
+func (a *app) ls(ctx context.Context, l *lsFlags, prefix string) error {
+	if l.limit < 0 {
+		return usageErrorf("--limit must not be below zero")
+	}
+	cl, err := l.client()
+	if err != nil {
+		return err
+	}
+	const pageMax = 1000
+	opts := client.KeysOptions{Prefix: prefix, Local: l.local, PageLimit: min(l.limit, pageMax)}
+	out := bufio.NewWriter(a.stdout)
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	n := 0
+	for r, err := range cl.Keys(ctx, opts) {
+		if err != nil {
+			return errors.Join(err, table.Flush(), out.Flush())
+		}
+		if err := a.showKey(out, table, l.long, r); err != nil {
+			return err
+		}
+		if n++; n == l.limit {
+			break
+		}
+		if n%pageMax == 0 { // columns line up within a page; memory stays bounded
+			if err := table.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return errors.Join(table.Flush(), out.Flush())
+}
+
+func (a *app) showKey(out, table io.Writer, long bool, r client.Record) error {
+	if a.json {
+		return writeJSON(out, r)
+	}
+	key, err := r.RawKey()
+	if err != nil {
+		return err
+	}
+	if long {
+		_, err = fmt.Fprintf(table, "%d\t%d\t%s\t%s\n", r.Revision, r.Size, r.ContentType, plain(key))
+	} else {
+		_, err = fmt.Fprintln(out, plain(key))
+	}
+	return err
+}
+
+// plain is a key as one line of a terminal: itself, or quoted if it holds
+// something that is not to be shown, or looks quoted.
+func plain(key string) string {
+	if utf8.ValidString(key) && !strings.HasPrefix(key, `"`) && !strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return key
+	}
+	return strconv.Quote(key)
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// nodeTimeout bounds the question to one node: a node that is down must not
+// hold up the table of the others.
+const nodeTimeout = 3 * time.Second
+
+func (a *app) statsCommand() *cobra.Command {
+	c := &clientFlags{}
+	cmd := &cobra.Command{
+		Use:   "stats",
+		Short: "Show the figures of all nodes",
+		Long: `Ask every database node and every cache node for its figures. The nodes are found
+through /members and /caches of the given endpoints. A node that does not answer
+within 3 seconds is shown with the reason; then the exit code is 1.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withClient(c, func(cl *client.Client) error { return a.stats(cmd.Context(), cl) })
+		},
+	}
+	c.register(cmd.Flags(), 10*time.Second)
+	a.jsonFlag(cmd.Flags())
+	return cmd
+}
+
+// statsDocument is what --json shows.
+type statsDocument struct {
+	Leader    string         `json:"leader"`
+	Term      uint64         `json:"term"`
+	Stale     bool           `json:"stale,omitempty"` // there was no quorum to confirm the members
+	Databases []databaseFact `json:"databases"`
+	Caches    []cacheFact    `json:"caches"`
+}
+
+// databaseFact is one database node, with its figures or why there are none.
+type databaseFact struct {
+	Name  string        `json:"name"`
+	URL   string        `json:"url"`
+	Error string        `json:"error,omitempty"`
+	Stats *client.Stats `json:"stats,omitempty"`
+}
+
+type cacheFact struct {
+	Name  string             `json:"name"`
+	URL   string             `json:"url"`
+	Error string             `json:"error,omitempty"`
+	Stats *client.CacheStats `json:"stats,omitempty"`
+}
+
+func (a *app) stats(ctx context.Context, cl *client.Client) error {
+	doc, err := gatherStats(ctx, cl)
+	if err != nil {
+		return err
+	}
+	if doc.Stale {
+		fmt.Fprintln(a.stderr, "There is no quorum; these are the members that the node that answered knows.")
+	}
+	if a.json {
+		err = writeJSON(a.stdout, doc)
+	} else {
+		err = doc.write(a.stdout)
+	}
+	return errors.Join(err, doc.verdict(a.stderr))
+}
+
+func gatherStats(ctx context.Context, cl *client.Client) (*statsDocument, error) {
+	members, err := cl.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	caches, err := cl.Caches(ctx)
+	if err != nil {
+		return nil, err
+	}
+	doc := &statsDocument{Leader: members.Leader, Term: members.Term, Stale: members.Stale, Databases: []databaseFact{}, Caches: []cacheFact{}}
+	for _, m := range members.Members {
+		doc.Databases = append(doc.Databases, databaseFact{Name: m.Name, URL: m.ClientURL})
+	}
+	for _, c := range caches {
+		doc.Caches = append(doc.Caches, cacheFact{Name: c.Name, URL: c.URL})
+	}
+	slices.SortFunc(doc.Databases, func(a, b databaseFact) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(doc.Caches, func(a, b cacheFact) int { return strings.Compare(a.Name, b.Name) })
+	doc.ask(ctx)
+	return doc, nil
+}
+
+// ask asks all nodes at the same time.
+func (d *statsDocument) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+	defer cancel()
+	var asked sync.WaitGroup
+	for i := range d.Databases {
+		n := &d.Databases[i]
+		asked.Go(func() { n.Stats, n.Error = figures(ctx, n.URL, (*client.Client).Stats) })
+	}
+	for i := range d.Caches {
+		n := &d.Caches[i]
+		asked.Go(func() { n.Stats, n.Error = figures(ctx, n.URL, (*client.Client).CacheStats) })
+	}
+	asked.Wait()
+}
+
+// figures asks one node, once: RetryTimeout leaves no time for a second try.
+func figures[T any](ctx context.Context, url string, get func(*client.Client, context.Context) (T, error)) (*T, string) {
+	cl, err := client.New(client.Config{Endpoints: []string{url}})
+	if err != nil {
+		return nil, err.Error()
+	}
+	s, err := get(cl, ctx)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return &s, ""
+}
+
+func (d *statsDocument) write(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "DATABASE\tROLE\tREADY\tREVISION\tAPPLIED\tKEYS\tVALUES\tDISK\tFREE\tPUTS\tCONFLICTS\tGETS\tABSENT\tUP\tURL")
+	for _, n := range d.Databases {
+		s := n.Stats
+		if s == nil {
+			fmt.Fprintf(t, "%s\tno answer\t%s%s\n", n.Name, strings.Repeat("-\t", 12), n.URL)
+			continue
+		}
+		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", n.Name, s.Role, s.Ready, s.Revision, s.AppliedIndex, s.Keys,
+			people(s.ValueBytes), people(s.HistoryBytes+s.IndexBytes), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), n.URL)
+	}
+	fmt.Fprintln(t)
+	fmt.Fprintln(t, "CACHE\tREADY\tGETS\tHITS\tPEER LOADS\tDATABASE LOADS\tABSENT\tERRORS\tITEMS\tBYTES\tLIMIT\tUP\tURL")
+	for _, n := range d.Caches {
+		s := n.Stats
+		if s == nil {
+			fmt.Fprintf(t, "%s\tno answer\t%s%s\n", n.Name, strings.Repeat("-\t", 10), n.URL)
+			continue
+		}
+		fmt.Fprintf(t, "%s\t%t\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", n.Name, s.Ready, s.Gets, s.Hits, s.PeerLoads, s.DatabaseLoads, s.Absences, s.Errors,
+			s.Items, people(s.Bytes), people(s.LimitBytes), up(s.UptimeSeconds), n.URL)
+	}
+	return t.Flush()
+}
+
+func up(seconds float64) string {
+	return time.Duration(seconds * float64(time.Second)).Round(time.Second).String()
+}
+
+// verdict says why nodes are missing in the table.
+func (d *statsDocument) verdict(stderr io.Writer) error {
+	silent := 0
+	tell := func(name, reason string) {
+		if reason != "" {
+			silent++
+			fmt.Fprintf(stderr, "%s: %s\n", name, reason)
+		}
+	}
+	for _, n := range d.Databases {
+		tell(n.Name, n.Error)
+	}
+	for _, n := range d.Caches {
+		tell(n.Name, n.Error)
+	}
+	if silent > 0 {
+		return fmt.Errorf("%d of %d nodes did not answer", silent, len(d.Databases)+len(d.Caches))
+	}
+	return nil
+}

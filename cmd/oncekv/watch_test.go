@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// Every stream of the fake breaks off: watch goes on where it stood.
+func TestWatch_SurvivesDeaths(t *testing.T) {
+	f := newFakeAPI(t)
+	f.fill("a", "x/b", "c", "x/d", "e")
+	f.locked(func() { f.history = 1 })
+	r := f.command(t, nil, "watch", "--since", "0", "--limit", "5").want(t, exitDone).wantStderr(t, "going on")
+	if want := "1 a 10 bytes\n2 x/b 12 bytes\n3 c 10 bytes\n4 x/d 12 bytes\n5 e 10 bytes\n"; r.stdout != want {
+		t.Errorf("%q, want %q", r.stdout, want)
+	}
+	r = f.command(t, nil, "watch", "x/", "--since", "2", "--limit", "1", "--values").want(t, exitDone)
+	if want := "4 x/d 12 bytes value of x/d\n"; r.stdout != want {
+		t.Errorf("%q, want %q", r.stdout, want)
+	}
+}
+
+func TestWatch_JSON(t *testing.T) {
+	f := newFakeAPI(t)
+	f.set("a", []byte("\xff"))
+	f.set("b", []byte("text"))
+	r := f.command(t, nil, "watch", "--since", "0", "--limit", "2", "--json", "--values").want(t, exitDone)
+	var got []string
+	for line := range strings.Lines(r.stdout) {
+		var c client.Change
+		must(t, json.Unmarshal([]byte(line), &c))
+		value, _, err := c.Bytes()
+		must(t, err)
+		got = append(got, c.Key+"="+string(value))
+	}
+	if strings.Join(got, " ") != "a=\xff b=text" {
+		t.Errorf("%q", got)
+	}
+	f.command(t, nil, "watch", "--since", "0", "--limit", "1", "--values").want(t, exitDone).wantStdout(t, "base64:/w==")
+}
+
+// firstWrite tells when something was written.
+type firstWrite struct {
+	io.Writer
+	wrote func()
+}
+
+func (w firstWrite) Write(p []byte) (int, error) {
+	defer w.wrote()
+	return w.Writer.Write(p)
+}
+
+// Without --since watch begins now, and a signal ends it with exit code 0.
+func TestWatch_NowUntilStopped(t *testing.T) {
+	f := newFakeAPI(t)
+	f.fill("old1", "old2", "new")
+	f.locked(func() { f.members = client.Members{Members: []client.Member{{Revision: 1}, {Revision: 2}}} })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var stdout, stderr strings.Builder
+	env := map[string]string{"ONCEKV_ENDPOINTS": f.URL}
+	code := run(ctx, []string{"watch"}, nil, firstWrite{&stdout, stop}, &stderr, func(name string) string { return env[name] })
+	if code != exitDone || stdout.String() != "3 new 12 bytes\n" {
+		t.Errorf("exit code %d, %q, %s", code, stdout.String(), stderr.String())
+	}
+}
