@@ -23,6 +23,8 @@ type CacheConfig struct {
 
 	Logger   *slog.Logger // nil: none
 	Counters *Counters    // Gets, Absences and Errors are counted into; nil: the handler's own
+	Metrics  http.Handler // GET /metrics; nil: no such route
+	Traffic  Traffic      // hears of every request; nil: nobody
 
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
 	AnswerTimeout     time.Duration // for finding a value; DefaultAnswerTimeout
@@ -36,6 +38,7 @@ type CacheConfig struct {
 func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
+	rt.traffic = cfg.Traffic
 	rt.reads(&reads{from: &timedReader{cfg.Reader, cfg.AnswerTimeout}, headers: newValueHeaders(), counters: cfg.Counters,
 		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: newBudget(cfg.JSONBytesInFlight)})
 
@@ -48,9 +51,10 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt.get(pathChanges, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, cfg.Closing))
 	rt.on(http.MethodPost, "/keys", putting, duplexForwarder(cfg.Forward, cfg.BodyIdleTimeout))
 	if cfg.PeerHandler != nil {
-		rt.mux.Handle("/peer/*", cfg.PeerHandler)
+		rt.peers("/peer/*", cfg.PeerHandler)
 	}
 	rt.health(&health{stats: func(context.Context) any { return cfg.Stats() }, ready: cfg.Ready})
+	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
 	return rt.behind(cfg.BodyIdleTimeout)
 }
 

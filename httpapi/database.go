@@ -34,6 +34,8 @@ type DatabaseConfig struct {
 
 	Logger   *slog.Logger // nil: none
 	Counters *Counters    // counted into; nil: the handler's own
+	Metrics  http.Handler // GET /metrics; nil: no such route
+	Traffic  Traffic      // hears of every request; nil: nobody
 
 	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
@@ -57,6 +59,7 @@ type DatabaseConfig struct {
 func NewDatabase(cfg DatabaseConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
+	rt.traffic = cfg.Traffic
 	memory := newBudget(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, timeout: cfg.AnswerTimeout}
 
@@ -96,6 +99,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 		stats: func(ctx context.Context) any { return cfg.Cluster.Stats(ctx) },
 		ready: cfg.Cluster.Ready,
 	})
+	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
 	return rt.behind(cfg.BodyIdleTimeout)
 }
 
@@ -141,7 +145,8 @@ func (rt *router) health(s *health) {
 
 // behind puts the router behind a front.
 func (rt *router) behind(idle time.Duration) http.Handler {
-	return &front{next: rt.mux, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle}
+	return &front{next: rt.mux, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
+		traffic: rt.traffic, elsewhere: rt.elsewhere()}
 }
 
 // localFirst reads from a DB. What is found locally is right, whoever else was

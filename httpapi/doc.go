@@ -40,6 +40,7 @@
 //	GET POST /caches                     lists, heartbeat   404
 //	GET      /dbs                        lists              404
 //	GET      /stats /ping /livez /readyz answers            answers
+//	         /metrics                    Prometheus         Prometheus
 //	any      /peer/                      404                CacheConfig.PeerHandler
 //
 // GET routes answer HEAD too. Parameters: format=json and consistency=local on

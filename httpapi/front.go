@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -17,11 +18,18 @@ type front struct {
 	counters    *Counters
 	logger      *slog.Logger
 	idle        time.Duration
+	traffic     Traffic               // nil: nobody listens
+	elsewhere   func(string) reported // hears of requests without a route, by method
 }
 
 // ServeHTTP guards one request.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &answer{ResponseWriter: w}
+	if f.traffic != nil {
+		f.traffic.InFlight(1)
+		a.since = time.Now()
+		defer f.ended(a, r) // after recovered, whose answer counts too
+	}
 	defer f.recovered(a, r)
 	if r.ContentLength != 0 {
 		// Whoever refuses the request leaves its body to net/http, which reads
@@ -44,11 +52,13 @@ func (f *front) recovered(a *answer, r *http.Request) {
 		return
 	}
 	if cause == http.ErrAbortHandler {
+		a.brokenOff = true
 		panic(cause)
 	}
 	f.counters.Errors.Add(1)
 	f.logger.Error("panic while answering a request", "method", r.Method, "path", r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
-	if a.begun {
+	if a.begun() {
+		a.brokenOff = true
 		panic(http.ErrAbortHandler)
 	}
 	op := reading
@@ -58,23 +68,45 @@ func (f *front) recovered(a *answer, r *http.Request) {
 	newProblem(http.StatusInternalServerError, client.ProblemInternal, "%s", detailInternal(op)).write(a)
 }
 
-// answer notes whether an answer has begun.
+// ended reports a request that was answered, or whose answer was broken off.
+func (f *front) ended(a *answer, r *http.Request) {
+	f.traffic.InFlight(-1)
+	report := a.report
+	if report == nil {
+		report = f.elsewhere(r.Method)
+	}
+	status := cmp.Or(a.status, http.StatusOK) // what net/http says for a handler that says nothing
+	if a.brokenOff {
+		status = 0
+	}
+	report(status, time.Since(a.since))
+}
+
+// answer notes what becomes of a request.
 type answer struct {
 	http.ResponseWriter
-	begun bool
+	status    int // 0 until the answer has begun
+	brokenOff bool
+	since     time.Time
+	report    reported // of the route; nil: no route was found yet
 }
+
+// begun reports whether an answer has begun.
+func (a *answer) begun() bool { return a.status != 0 }
 
 // WriteHeader begins the answer.
 func (a *answer) WriteHeader(status int) {
-	if status >= http.StatusOK { // 1xx come before it
-		a.begun = true
+	if status >= http.StatusOK && !a.begun() { // 1xx come before it
+		a.status = status
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
 
 // Write begins the answer too.
 func (a *answer) Write(p []byte) (int, error) {
-	a.begun = true
+	if !a.begun() {
+		a.status = http.StatusOK
+	}
 	return a.ResponseWriter.Write(p)
 }
 

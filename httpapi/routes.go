@@ -19,6 +19,7 @@ type router struct {
 	counters *Counters
 	logger   *slog.Logger
 	missing  func(r *http.Request) *problem // what a 404 says
+	traffic  Traffic                        // nil: nobody listens
 }
 
 func newRouter(counters *Counters, logger *slog.Logger, missing func(*http.Request) *problem) *router {
@@ -47,7 +48,9 @@ func (rt *router) get(pattern string, do handler) {
 
 // on routes one method.
 func (rt *router) on(method, pattern string, op operation, do handler) {
+	report := rt.reports(method, pattern)
 	rt.mux.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
+		routed(w, report)
 		if err := do(w, r); err != nil {
 			rt.failed(w, r, op, err)
 		}
