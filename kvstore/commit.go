@@ -1,6 +1,9 @@
 package kvstore
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // checkpointEvery is the distance of the revisions whose history digest is kept.
 const checkpointEvery = 1024
@@ -34,9 +37,11 @@ func (s *Store) Commit() error {
 	if batch == nil {
 		return nil
 	}
+	began := time.Now() // for OnCommit alone; nothing is decided by it
 	if err := s.history.Update(batch.write); err != nil {
 		return s.failed("commit to history", err)
 	}
+	s.cfg.OnCommit(time.Since(began))
 	s.finishCommit(batch)
 	return nil
 }

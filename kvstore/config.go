@@ -20,6 +20,9 @@ type StoreConfig struct {
 
 	Logger *slog.Logger
 
+	// OnCommit hears how long each commit to history took; nil: nobody.
+	OnCommit func(took time.Duration)
+
 	PendingBytes    int64         // applied, not yet in history; Apply pauses when full; default 64 MiB
 	CommitBytes     int64         // commit to history when so much pends; default 8 MiB, at most PendingBytes/2
 	CommitInterval  time.Duration // commit at least so often; default 500 ms
@@ -35,6 +38,9 @@ func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.OnCommit == nil {
+		c.OnCommit = func(time.Duration) {}
 	}
 	setDefault(&c.PendingBytes, 64<<20)
 	setDefault(&c.CommitBytes, 8<<20)

@@ -490,3 +490,26 @@ func TestStore_DigestAt_Checkpoints(t *testing.T) {
 		t.Fatalf("DigestAt(3001): %v", err)
 	}
 }
+
+func TestStore_OnCommit(t *testing.T) {
+	commits := 0
+	s := mustOpen(t, newMemDisks(), StoreConfig{OnCommit: func(took time.Duration) {
+		commits++
+		if took < 0 {
+			t.Errorf("a commit took %v", took)
+		}
+	}})
+	for i := range 3 {
+		if _, err := s.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the second has nothing to write
+			if err := s.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if commits != 3 {
+		t.Errorf("heard of %d commits, want 3", commits)
+	}
+}

@@ -59,6 +59,12 @@ type Config struct {
 	ProposeTimeout  time.Duration
 	NoLeaderTimeout time.Duration
 
+	// OnFsync hears how long each append to the write-ahead log took that was
+	// fsynced, OnPropose how each Propose ended. Both are called on the paths
+	// they measure, OnPropose concurrently, and may be nil.
+	OnFsync   func(took time.Duration)
+	OnPropose func(took time.Duration, err error)
+
 	Logger *slog.Logger
 }
 
@@ -103,6 +109,7 @@ type Node struct {
 
 	status   atomic.Pointer[Status]
 	commit   atomic.Uint64
+	leads    atomic.Uint64 // see Figures
 	removed  atomic.Pointer[map[ID]bool]
 	identity atomic.Pointer[identity]     // what the peer listener tells others
 	raftHTTP atomic.Pointer[http.Handler] // nil until the transport runs
@@ -393,7 +400,7 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 			return err
 		}
 	}
-	if err := n.disk.save(w.state, w.entries, w.sync); err != nil {
+	if err := n.save(w); err != nil {
 		return err
 	}
 	h, err := n.core.done()
@@ -414,6 +421,19 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 	if h.removed && n.leaveAt == 0 {
 		// Long enough to tell the others that the removal is committed.
 		n.leaveAt = n.core.now + uint64(n.core.limits.electionTicks)
+	}
+	return nil
+}
+
+// save writes the work's state and entries, and says how long that took when
+// it had to wait for the disk.
+func (n *Node) save(w work) error {
+	began := time.Now()
+	if err := n.disk.save(w.state, w.entries, w.sync); err != nil {
+		return err
+	}
+	if w.sync && n.cfg.OnFsync != nil {
+		n.cfg.OnFsync(time.Since(began))
 	}
 	return nil
 }
@@ -507,6 +527,9 @@ func (n *Node) publish() {
 	}
 	if c.lead != n.seen.lead {
 		n.logger.Info("leader changed", "leader", c.members.members[ID(c.lead)].Name, "term", c.term)
+		if c.lead != raft.None {
+			n.leads.Add(1)
+		}
 	}
 	n.seen = now
 	removed := make(map[ID]bool, len(c.members.removed))
@@ -550,6 +573,18 @@ func (n *Node) Status() Status {
 	return st
 }
 
+// Figures are counts of a node, for metrics.
+type Figures struct {
+	LeaderChanges    uint64 // how often a leader became known that was not before
+	PendingProposals int    // Propose calls that wait for their answer
+	ApplyQueueBytes  int    // committed, handed to the state machine, not applied
+}
+
+// Figures returns the node's counts now.
+func (n *Node) Figures() Figures {
+	return Figures{LeaderChanges: n.leads.Load(), PendingProposals: n.waiters.count(), ApplyQueueBytes: n.applier.backlog()}
+}
+
 // Stopped is closed when Run has returned.
 func (n *Node) Stopped() <-chan struct{} { return n.stopped }
 
@@ -559,6 +594,15 @@ func (n *Node) Stopped() <-chan struct{} { return n.stopped }
 // ErrCommandTooLarge, ErrOverloaded, ErrUnavailable and ErrStopped mean that
 // nothing happened; ErrOutcomeUnknown that it may have.
 func (n *Node) Propose(ctx context.Context, data []byte) (any, error) {
+	began := time.Now()
+	result, err := n.propose(ctx, data)
+	if n.cfg.OnPropose != nil {
+		n.cfg.OnPropose(time.Since(began), err)
+	}
+	return result, err
+}
+
+func (n *Node) propose(ctx context.Context, data []byte) (any, error) {
 	if len(data) > MaxCommandBytes {
 		return nil, fmt.Errorf("%w: %d of %d bytes", ErrCommandTooLarge, len(data), MaxCommandBytes)
 	}

@@ -152,6 +152,13 @@ func (ws *waiters) wasAccepted(w *waiter) bool {
 	return w.handed > 0
 }
 
+// count returns how many calls are open.
+func (ws *waiters) count() int {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.open)
+}
+
 // list returns all open calls, oldest first.
 func (ws *waiters) list() []command {
 	ws.mu.Lock()
