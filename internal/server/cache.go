@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/cachetier"
+	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/version"
 )
 
@@ -56,9 +58,10 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		return nil, err
 	}
 	c := &Cache{cfg: cfg, public: public, node: node, started: time.Now(), done: make(chan struct{}), streams: make(chan struct{})}
+	figures := metrics.NewCache(cfg.Name, c.figures)
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
-		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: c.stats, Ready: node.Ready, Logger: logger,
-		Closing: c.streams,
+		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, Logger: logger,
+		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic,
 	}), logger)
 	runCtx, stop := context.WithCancel(context.Background())
 	c.stop = stop
@@ -80,7 +83,7 @@ func (c *Cache) finish(err error) {
 	})
 }
 
-func (c *Cache) stats() any {
+func (c *Cache) figures() client.CacheStats {
 	s := c.node.Stats()
 	s.Version, s.UptimeSeconds = version.String(), time.Since(c.started).Seconds()
 	return s

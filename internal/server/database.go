@@ -13,6 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/version"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -67,6 +68,7 @@ type Database struct {
 	db        *kvstore.DB
 	registry  *cachetier.Registry
 	counters  httpapi.Counters
+	metrics   *metrics.Database
 	watch     *watch
 	disk      *diskWatch
 	started   time.Time
@@ -102,6 +104,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		cfg: cfg, logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
 		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
 	}
+	d.metrics = metrics.NewDatabase(cfg.Name, d.figures)
 	defer func() {
 		if err != nil {
 			d.abandon()
@@ -116,7 +119,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if d.dir, err = openDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger}); err != nil {
+	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed}); err != nil {
 		return nil, err
 	}
 	if d.node, err = raftnode.Open(d.nodeConfig(), d.store); err != nil {
@@ -130,6 +133,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
 		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
 		Closing: d.streams, SpillDir: cfg.DataDir, // not os.TempDir, which may be memory
+		Metrics: d.metrics.Handler(), Traffic: d.metrics.Traffic,
 	}))
 	return d, nil
 }
@@ -139,6 +143,7 @@ func (d *Database) nodeConfig() raftnode.Config {
 		Dir: d.cfg.DataDir, Name: d.cfg.Name, PeerURL: d.peer.url, ClientURL: d.public.url,
 		InitialCluster: d.cfg.InitialCluster, ForceNewCluster: d.cfg.ForceNewCluster,
 		SnapshotLogBytes: int(d.cfg.SnapshotLogBytes), Logger: d.logger,
+		OnFsync: d.metrics.Fsync, OnPropose: d.metrics.Proposed,
 	}
 	if len(d.cfg.Join) > 0 {
 		cfg.Join = d.join
@@ -394,6 +399,18 @@ func (d *Database) stats() client.Stats {
 		}
 	}
 	return out
+}
+
+// figures gathers what metrics show.
+func (d *Database) figures() metrics.DatabaseFigures {
+	return metrics.DatabaseFigures{
+		Raft: d.node.Status(), RaftMore: d.node.Figures(), Store: d.store.Stats(),
+		Requests: metrics.Requests{
+			Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
+			Gets: d.counters.Gets.Load(), Absences: d.counters.Absences.Load(), Errors: d.counters.Errors.Load(),
+		},
+		Disk: metrics.Disk{FreeBytes: d.disk.free.Load(), ReserveBytes: max(0, d.cfg.DiskReserveBytes), Low: d.disk.low()},
+	}
 }
 
 // compare looks for a replica whose history differs from this node's: the

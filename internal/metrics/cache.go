@@ -1,0 +1,36 @@
+package metrics
+
+import "github.com/Focinfi/oncekv/client"
+
+// Cache is what a cache node measures.
+type Cache struct{ node }
+
+// NewCache makes a cache node's metrics. figures is called once a scrape, by
+// any goroutine; never before Handler is served.
+func NewCache(name string, figures func() client.CacheStats) *Cache {
+	c := &Cache{newNode("cache", name)}
+	c.registry.MustRegister(&snapshot[client.CacheStats]{take: figures, figures: cacheFigures()})
+	return c
+}
+
+func cacheFigures() []figure[client.CacheStats] {
+	type f = client.CacheStats
+	return []figure[f]{
+		counter("cache_gets_total", "Reads asked of this node by clients.", func(n *f) float64 { return float64(n.Gets) }),
+		counter("cache_hits_total", "Reads answered from this node's memory.", func(n *f) float64 { return float64(n.Hits) }),
+		counter("cache_peer_loads_total", "Loads answered by the key's owner.", func(n *f) float64 { return float64(n.PeerLoads) }),
+		counter("cache_peer_errors_total", "Owners that did not answer; the database did.", func(n *f) float64 { return float64(n.PeerErrors) }),
+		counter("cache_peer_served_total", "Requests of other cache nodes answered here.", func(n *f) float64 { return float64(n.PeerServed) }),
+		counter("cache_database_loads_total", "Requests sent to database nodes by loads, hedges included.", func(n *f) float64 { return float64(n.DatabaseLoads) }),
+		counter("cache_gets_absent_total", "Reads that were answered: this key is not set.", func(n *f) float64 { return float64(n.Absences) }),
+		counter("cache_hedges_total", "Second requests to the database, sent because the first was slow.", func(n *f) float64 { return float64(n.Hedges) }),
+		counter("cache_errors_total", "Reads that failed.", func(n *f) float64 { return float64(n.Errors) }),
+		gauge("cache_items", "Records held.", func(n *f) float64 { return float64(n.Items) }),
+		gauge("cache_bytes", "Memory of keys and records held.", func(n *f) float64 { return float64(n.Bytes) }),
+		gauge("cache_limit_bytes", "What oncekv_cache_bytes may grow to.", func(n *f) float64 { return float64(n.LimitBytes) }),
+		gauge("cache_ready", "1 while a database node answers.", func(n *f) float64 { return truth(n.Ready) }),
+		gauge("cache_peers", "Other cache nodes in the ring.", func(n *f) float64 { return float64(n.Peers) }),
+		gauge("cache_databases", "Database nodes known.", func(n *f) float64 { return float64(n.Databases) }),
+		gauge("cache_uptime_seconds", "Time since the node started.", func(n *f) float64 { return n.UptimeSeconds }),
+	}
+}

@@ -1,0 +1,163 @@
+package metrics
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// DatabaseFigures are a database node's figures at one moment.
+type DatabaseFigures struct {
+	Raft     raftnode.Status
+	RaftMore raftnode.Figures
+	Store    kvstore.Stats
+	Requests Requests
+	Disk     Disk
+}
+
+// Requests are counts since the process began.
+type Requests struct {
+	Created, Unchanged, Conflicts uint64
+	Gets, Absences, Errors        uint64
+}
+
+// Disk is about the file system that holds the data.
+type Disk struct {
+	FreeBytes, ReserveBytes int64
+	Low                     bool // below the reserve
+}
+
+// Database is what a database node measures.
+type Database struct {
+	node
+	fsync   prometheus.Histogram
+	propose prometheus.Histogram
+	failed  *prometheus.CounterVec
+	commit  prometheus.Histogram
+}
+
+// NewDatabase makes a database node's metrics. figures is called once a
+// scrape, by any goroutine; none before Handler is served.
+func NewDatabase(name string, figures func() DatabaseFigures) *Database {
+	d := &Database{
+		node: newNode("database", name),
+		fsync: newHistogram("raft_wal_fsync_duration_seconds",
+			"Time to append to the write-ahead log and fsync it."),
+		propose: newHistogram("raft_commit_duration_seconds",
+			"Time from a proposal at this node to its answer: replicated, fsynced by a quorum and applied here."),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "raft_proposals_failed_total",
+			Help: "Proposals at this node without an answer, by reason; only unknown may have taken effect.",
+		}, []string{"reason"}),
+		commit: newHistogram("store_history_commit_duration_seconds",
+			"Time to bring what was applied into the history file and fsync it, off the path of puts."),
+	}
+	for _, reason := range []string{reasonOverloaded, reasonUnavailable, reasonUnknown, reasonStopped, reasonOther} {
+		d.failed.WithLabelValues(reason) // so that each is 0 and not absent
+	}
+	d.registry.MustRegister(d.fsync, d.propose, d.failed, d.commit, &snapshot[DatabaseFigures]{take: figures, figures: databaseFigures()})
+	return d
+}
+
+// newHistogram measures something that ends in an fsync: from fast flash to
+// a disk that is about to die.
+func newHistogram(name, help string) prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(.00025, 2, 16),
+	})
+}
+
+// Fsync is raftnode.Config.OnFsync.
+func (d *Database) Fsync(took time.Duration) { d.fsync.Observe(took.Seconds()) }
+
+// Committed is kvstore.StoreConfig.OnCommit.
+func (d *Database) Committed(took time.Duration) { d.commit.Observe(took.Seconds()) }
+
+// Proposed is raftnode.Config.OnPropose.
+func (d *Database) Proposed(took time.Duration, err error) {
+	if err == nil {
+		d.propose.Observe(took.Seconds())
+		return
+	}
+	d.failed.WithLabelValues(reasonOf(err)).Inc()
+}
+
+// Why a proposal has no answer.
+const (
+	reasonOverloaded  = "overloaded"
+	reasonUnavailable = "unavailable"
+	reasonUnknown     = "unknown"
+	reasonStopped     = "stopped"
+	reasonOther       = "other"
+)
+
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, raftnode.ErrOutcomeUnknown):
+		return reasonUnknown
+	case errors.Is(err, raftnode.ErrOverloaded):
+		return reasonOverloaded
+	case errors.Is(err, raftnode.ErrUnavailable):
+		return reasonUnavailable
+	case errors.Is(err, raftnode.ErrStopped):
+		return reasonStopped
+	}
+	return reasonOther
+}
+
+func databaseFigures() []figure[DatabaseFigures] {
+	type f = DatabaseFigures
+	type value = labelValue[DatabaseFigures]
+	figures := []figure[f]{
+		counter("gets_total", "Reads of a key that were answered, absences included.", func(n *f) float64 { return float64(n.Requests.Gets) }),
+		counter("gets_absent_total", "Reads that were answered: this key is not set.", func(n *f) float64 { return float64(n.Requests.Absences) }),
+		counter("errors_total", "Answers with a status of 500 or more, and answers broken off.", func(n *f) float64 { return float64(n.Requests.Errors) }),
+
+		gauge("raft_is_leader", "1 while this node leads.", func(n *f) float64 { return truth(n.Raft.Role == raftnode.RoleLeader) }),
+		gauge("raft_has_leader", "1 while this node knows a leader.", func(n *f) float64 { return truth(n.Raft.Leader != 0) }),
+		gauge("raft_term", "Raft's term.", func(n *f) float64 { return float64(n.Raft.Term) }),
+		counter("raft_leader_changes_total", "Leaders that became known to this node.", func(n *f) float64 { return float64(n.RaftMore.LeaderChanges) }),
+		gauge("raft_proposals_pending", "Proposals at this node that wait for their answer.", func(n *f) float64 { return float64(n.RaftMore.PendingProposals) }),
+		gauge("raft_committed_index", "Last entry of the log known to be committed.", func(n *f) float64 { return float64(n.Raft.Commit) }),
+		gauge("raft_applied_index", "Last entry of the log that is applied.", func(n *f) float64 { return float64(n.Raft.Applied) }),
+		gauge("raft_apply_lag_entries", "Committed entries that are not applied yet.", func(n *f) float64 { return float64(n.Raft.Commit - n.Raft.Applied) }),
+		gauge("raft_apply_queue_bytes", "Committed entries in memory that wait to be applied.", func(n *f) float64 { return float64(n.RaftMore.ApplyQueueBytes) }),
+
+		gauge("store_keys", "Keys that are set.", func(n *f) float64 { return float64(n.Store.Keys) }),
+		gauge("store_revision", "Revision of the newest key.", func(n *f) float64 { return float64(n.Store.Revision) }),
+		gauge("store_indexed_revision", "Revision up to which the index file knows every key.", func(n *f) float64 { return float64(n.Store.IndexedTo) }),
+		gauge("store_durable_index", "Last entry of the log that the history file holds.", func(n *f) float64 { return float64(n.Store.DurableIndex) }),
+		gauge("store_value_bytes", "Sum of the sizes of all values.", func(n *f) float64 { return float64(n.Store.ValueBytes) }),
+		gauge("store_overlay_keys", "Keys in memory that are not in the index file yet.", func(n *f) float64 { return float64(n.Store.OverlayKeys) }),
+		gauge("store_overlay_bytes", "Memory of keys that are not in the index file yet.", func(n *f) float64 { return float64(n.Store.OverlayBytes) }),
+		gauge("store_pending_bytes", "Memory of what is applied and not in the history file yet.", func(n *f) float64 { return float64(n.Store.PendingBytes) }),
+		gauge("store_open_uploads", "Large values that are being put.", func(n *f) float64 { return float64(n.Store.OpenUploads) }),
+
+		gauge("disk_free_bytes", "Free space of the file system that holds the data.", func(n *f) float64 { return float64(n.Disk.FreeBytes) }),
+		gauge("disk_reserve_bytes", "Free space below which the cluster takes no puts.", func(n *f) float64 { return float64(n.Disk.ReserveBytes) }),
+		gauge("disk_low", "1 while the free space is below the reserve.", func(n *f) float64 { return truth(n.Disk.Low) }),
+	}
+	figures = append(figures, labelled(prometheus.CounterValue, "puts_total", "Puts that were decided, by outcome.", "outcome",
+		value{"created", func(n *f) float64 { return float64(n.Requests.Created) }},
+		value{"unchanged", func(n *f) float64 { return float64(n.Requests.Unchanged) }},
+		value{"conflict", func(n *f) float64 { return float64(n.Requests.Conflicts) }})...)
+	figures = append(figures, labelled(prometheus.GaugeValue, "store_file_bytes", "Size of a file of the store.", "file",
+		value{"history", func(n *f) float64 { return float64(n.Store.HistoryBytes) }},
+		value{"index", func(n *f) float64 { return float64(n.Store.IndexBytes) }})...)
+	return append(figures, labelled(prometheus.GaugeValue, "raft_members", "Members of the cluster, by role.", "role",
+		value{"voter", func(n *f) float64 { return members(n, false) }},
+		value{"learner", func(n *f) float64 { return members(n, true) }})...)
+}
+
+func members(n *DatabaseFigures, learner bool) (count float64) {
+	for _, m := range n.Raft.Members {
+		if m.Learner == learner {
+			count++
+		}
+	}
+	return count
+}

@@ -1,0 +1,167 @@
+package metrics_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/metrics"
+	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// scrape returns what a handler shows.
+func scrape(t *testing.T, h http.Handler) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("status %d: %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+// wantLines fails for each line that is not there.
+func wantLines(t *testing.T, text string, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		if !strings.Contains("\n"+text, "\n"+line+"\n") {
+			t.Errorf("no line %q", line)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", ours(text))
+	}
+}
+
+// ours leaves out what the client library shows of the process.
+func ours(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "oncekv_") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// conventional checks names, units and types as promtool check metrics does.
+func conventional(t *testing.T, text string) {
+	t.Helper()
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+	for line := range strings.Lines(text) {
+		if name, _, _ := strings.Cut(line, "_"); !strings.HasPrefix(line, "#") && name != "oncekv" && name != "go" && name != "process" {
+			t.Errorf("a metric that is not ours: %s", line)
+		}
+	}
+}
+
+func TestDatabase(t *testing.T) {
+	m := metrics.NewDatabase("n1", func() metrics.DatabaseFigures {
+		return metrics.DatabaseFigures{
+			Raft: raftnode.Status{Role: raftnode.RoleLeader, Leader: 7, Term: 3, Commit: 12, Applied: 10,
+				Members: []raftnode.Member{{ID: 7}, {ID: 8}, {ID: 9, Learner: true}}},
+			RaftMore: raftnode.Figures{LeaderChanges: 2, PendingProposals: 4, ApplyQueueBytes: 100},
+			Store: kvstore.Stats{DurableIndex: 9, Revision: 6, Keys: 6, ValueBytes: 600, HistoryBytes: 1000, IndexBytes: 500,
+				IndexedTo: 5, OverlayKeys: 1, OverlayBytes: 73, PendingBytes: 350, OpenUploads: 1},
+			Requests: metrics.Requests{Created: 6, Unchanged: 2, Conflicts: 1, Gets: 30, Absences: 10, Errors: 1},
+			Disk:     metrics.Disk{FreeBytes: 1 << 20, ReserveBytes: 2 << 20, Low: true},
+		}
+	})
+	m.Fsync(time.Millisecond)
+	m.Committed(3 * time.Second)
+	m.Proposed(2*time.Millisecond, nil)
+	for _, err := range []error{raftnode.ErrOverloaded, fmt.Errorf("x: %w", raftnode.ErrOutcomeUnknown), raftnode.ErrStopped, errors.New("other")} {
+		m.Proposed(0, err)
+	}
+	text := scrape(t, m.Handler())
+	conventional(t, text)
+	wantLines(t, text,
+		"oncekv_raft_is_leader 1", "oncekv_raft_has_leader 1", "oncekv_raft_term 3", "oncekv_raft_leader_changes_total 2",
+		"oncekv_raft_proposals_pending 4", "oncekv_raft_committed_index 12", "oncekv_raft_applied_index 10",
+		"oncekv_raft_apply_lag_entries 2", "oncekv_raft_apply_queue_bytes 100",
+		`oncekv_raft_members{role="voter"} 2`, `oncekv_raft_members{role="learner"} 1`,
+		`oncekv_raft_proposals_failed_total{reason="overloaded"} 1`, `oncekv_raft_proposals_failed_total{reason="unknown"} 1`,
+		`oncekv_raft_proposals_failed_total{reason="stopped"} 1`, `oncekv_raft_proposals_failed_total{reason="unavailable"} 0`,
+		`oncekv_raft_proposals_failed_total{reason="other"} 1`,
+		"oncekv_raft_wal_fsync_duration_seconds_count 1", "oncekv_raft_wal_fsync_duration_seconds_sum 0.001",
+		"oncekv_raft_commit_duration_seconds_count 1", "oncekv_store_history_commit_duration_seconds_sum 3",
+		"oncekv_store_keys 6", "oncekv_store_revision 6", "oncekv_store_indexed_revision 5", "oncekv_store_durable_index 9",
+		"oncekv_store_value_bytes 600", `oncekv_store_file_bytes{file="history"} 1000`, `oncekv_store_file_bytes{file="index"} 500`,
+		"oncekv_store_overlay_keys 1", "oncekv_store_overlay_bytes 73", "oncekv_store_pending_bytes 350", "oncekv_store_open_uploads 1",
+		`oncekv_puts_total{outcome="created"} 6`, `oncekv_puts_total{outcome="unchanged"} 2`, `oncekv_puts_total{outcome="conflict"} 1`,
+		"oncekv_gets_total 30", "oncekv_gets_absent_total 10", "oncekv_errors_total 1",
+		"oncekv_disk_free_bytes 1.048576e+06", "oncekv_disk_reserve_bytes 2.097152e+06", "oncekv_disk_low 1",
+	)
+	if !strings.Contains(text, `oncekv_build_info{go_version="go`) || !strings.Contains(text, `kind="database",node="n1"`) {
+		t.Error("no build info")
+	}
+}
+
+// TestTraffic: a series for each route, method and class, and only for those.
+func TestTraffic(t *testing.T) {
+	m := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
+	get, put := m.Traffic.Route("GET", "/key/{key}"), m.Traffic.Route("PUT", "/key/{key}")
+	m.Traffic.InFlight(1)
+	m.Traffic.InFlight(1)
+	m.Traffic.InFlight(-1)
+	get(200, time.Millisecond)
+	get(206, time.Millisecond)
+	get(404, time.Millisecond)
+	get(0, time.Millisecond)
+	put(504, 10*time.Second)
+	put(999, time.Second)
+	text := scrape(t, m.Handler())
+	conventional(t, text)
+	count := func(method, code string, n int) string {
+		return fmt.Sprintf(`oncekv_http_request_duration_seconds_count{code=%q,method=%q,route="/key/{key}"} %d`, code, method, n)
+	}
+	wantLines(t, text, "oncekv_http_requests_in_flight 1",
+		count("GET", "2xx", 2), count("GET", "4xx", 1), count("GET", "aborted", 1), count("PUT", "5xx", 2))
+	if n := strings.Count(text, "oncekv_http_request_duration_seconds_count"); n != 4 {
+		t.Errorf("%d series, want 4", n)
+	}
+}
+
+func TestCache(t *testing.T) {
+	m := metrics.NewCache("c1", func() client.CacheStats {
+		return client.CacheStats{Ready: true, Peers: 2, Databases: 3, UptimeSeconds: 1.5, CacheFigures: client.CacheFigures{
+			Gets: 1, Hits: 2, PeerLoads: 3, PeerErrors: 4, PeerServed: 5, DatabaseLoads: 6, Absences: 7, Hedges: 8, Errors: 9, Items: 10, Bytes: 11, LimitBytes: 12,
+		}}
+	})
+	text := scrape(t, m.Handler())
+	conventional(t, text)
+	wantLines(t, text,
+		"oncekv_cache_gets_total 1", "oncekv_cache_hits_total 2", "oncekv_cache_peer_loads_total 3", "oncekv_cache_peer_errors_total 4",
+		"oncekv_cache_peer_served_total 5", "oncekv_cache_database_loads_total 6", "oncekv_cache_gets_absent_total 7",
+		"oncekv_cache_hedges_total 8", "oncekv_cache_errors_total 9", "oncekv_cache_items 10", "oncekv_cache_bytes 11", "oncekv_cache_limit_bytes 12",
+		"oncekv_cache_ready 1", "oncekv_cache_peers 2", "oncekv_cache_databases 3", "oncekv_cache_uptime_seconds 1.5")
+}
+
+// BenchmarkTraffic is what a request pays for being measured, besides two
+// readings of the clock.
+func BenchmarkTraffic(b *testing.B) {
+	m := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
+	get := m.Traffic.Route("GET", "/key/{key}")
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			m.Traffic.InFlight(1)
+			get(200, 50*time.Microsecond)
+			m.Traffic.InFlight(-1)
+		}
+	})
+}

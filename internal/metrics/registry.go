@@ -1,0 +1,111 @@
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/Focinfi/oncekv/internal/version"
+)
+
+const namespace = "oncekv"
+
+// node is what the metrics of every kind of node have.
+type node struct {
+	registry *prometheus.Registry
+
+	Traffic *Traffic
+}
+
+// newNode makes a registry with what every node shows. kind is "database" or
+// "cache".
+func newNode(kind, name string) node {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info", Help: "Always 1; the labels say which program this node is.",
+		ConstLabels: prometheus.Labels{"version": version.String(), "go_version": runtime.Version(), "kind": kind, "node": name},
+	})
+	build.Set(1)
+	r.MustRegister(build)
+	return node{registry: r, Traffic: newTraffic(r)}
+}
+
+// Handler answers scrapes. A figure that cannot be had is left out of an
+// answer, the rest is shown.
+func (n *node) Handler() http.Handler {
+	return promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
+}
+
+// figure is one number of a T at the moment of a scrape.
+type figure[T any] struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	label string // the value of the one label, if it has one
+	value func(*T) float64
+}
+
+// gauge describes a number that may fall.
+func gauge[T any](name, help string, value func(*T) float64) figure[T] {
+	return figure[T]{desc: describe(name, help), kind: prometheus.GaugeValue, value: value}
+}
+
+// counter describes a number that only grows.
+func counter[T any](name, help string, value func(*T) float64) figure[T] {
+	return figure[T]{desc: describe(name, help), kind: prometheus.CounterValue, value: value}
+}
+
+// labelled describes numbers that differ in one label.
+func labelled[T any](kind prometheus.ValueType, name, help, label string, values ...labelValue[T]) []figure[T] {
+	desc := describe(name, help, label)
+	figures := make([]figure[T], 0, len(values))
+	for _, v := range values {
+		figures = append(figures, figure[T]{desc: desc, kind: kind, label: v.label, value: v.value})
+	}
+	return figures
+}
+
+type labelValue[T any] struct {
+	label string
+	value func(*T) float64
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+}
+
+// snapshot is a collector that takes a T once a scrape and shows its figures.
+type snapshot[T any] struct {
+	take    func() T
+	figures []figure[T]
+}
+
+// Describe implements prometheus.Collector.
+func (s *snapshot[T]) Describe(ch chan<- *prometheus.Desc) {
+	for _, f := range s.figures {
+		ch <- f.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (s *snapshot[T]) Collect(ch chan<- prometheus.Metric) {
+	now := s.take()
+	for _, f := range s.figures {
+		var labels []string
+		if f.label != "" {
+			labels = []string{f.label}
+		}
+		ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.value(&now), labels...)
+	}
+}
+
+// truth is a bool as a gauge shows it.
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,64 @@
+package metrics
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/Focinfi/oncekv/httpapi"
+)
+
+// Traffic measures HTTP requests.
+type Traffic struct {
+	inFlight  prometheus.Gauge
+	durations *prometheus.HistogramVec
+}
+
+var _ httpapi.Traffic = (*Traffic)(nil)
+
+// answerBuckets are in seconds: a read from memory takes some 50 µs, a put
+// one or two fsyncs, and DefaultAnswerTimeout is 10 s.
+func answerBuckets() []float64 {
+	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+}
+
+func newTraffic(r *prometheus.Registry) *Traffic {
+	t := &Traffic{
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "http_requests_in_flight", Help: "Requests that are being answered now.",
+		}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "http_request_duration_seconds", Buckets: answerBuckets(),
+			Help: "Time from a request's header to its answer's end, body included, by route, method and class of status; code aborted: the answer was broken off.",
+		}, []string{"route", "method", "code"}),
+	}
+	r.MustRegister(t.inFlight, t.durations)
+	return t
+}
+
+// classes are the values of the label code, by status/100.
+func classes() [6]string { return [6]string{"aborted", "1xx", "2xx", "3xx", "4xx", "5xx"} }
+
+// Route implements httpapi.Traffic. A series is made when its first request
+// ends, and found again without a search.
+func (t *Traffic) Route(method, pattern string) func(status int, took time.Duration) {
+	names := classes()
+	var series [len(names)]atomic.Pointer[prometheus.Observer]
+	return func(status int, took time.Duration) {
+		class := status / 100
+		if class < 0 || class >= len(names) {
+			class = 5
+		}
+		o := series[class].Load()
+		if o == nil {
+			made := t.durations.WithLabelValues(pattern, method, names[class])
+			o = &made
+			series[class].Store(o) // whoever else made it has the same one
+		}
+		(*o).Observe(took.Seconds())
+	}
+}
+
+// InFlight implements httpapi.Traffic.
+func (t *Traffic) InFlight(change int) { t.inFlight.Add(float64(change)) }
