@@ -141,6 +141,7 @@ func (rt *router) health(s *health) {
 	rt.get("/ping", fixed("pong"))
 	rt.get("/livez", fixed("ok"))
 	rt.get("/readyz", s.readyz)
+	rt.get("/openapi.yaml", openAPI)
 }
 
 // behind puts the router behind a front.

@@ -41,6 +41,7 @@
 //	GET      /dbs                        lists              404
 //	GET      /stats /ping /livez /readyz answers            answers
 //	         /metrics                    Prometheus         Prometheus
+//	         /openapi.yaml               this API, for machines
 //	any      /peer/                      404                CacheConfig.PeerHandler
 //
 // GET routes answer HEAD too. Parameters: format=json and consistency=local on

@@ -198,10 +198,12 @@ func (c *fakeCluster) TransferLeader(ctx context.Context, to string) error {
 }
 
 func (c *fakeCluster) DBs(context.Context) []client.DBNode { return nil }
-func (c *fakeCluster) Stats(context.Context) client.Stats  { return client.Stats{Name: "n1", Keys: 7} }
-func (c *fakeCluster) Ready(context.Context) error         { return c.ready }
-func (c *fakeCluster) lastAsked() string                   { return c.asked[len(c.asked)-1] }
-func (r *fakeRegistry) Caches() []client.CacheNode         { return r.caches }
+func (c *fakeCluster) Stats(context.Context) client.Stats {
+	return client.Stats{Name: "n1", Role: client.RoleLeader, Keys: 7}
+}
+func (c *fakeCluster) Ready(context.Context) error { return c.ready }
+func (c *fakeCluster) lastAsked() string           { return c.asked[len(c.asked)-1] }
+func (r *fakeRegistry) Caches() []client.CacheNode { return r.caches }
 
 func hexSum(value string) string { s := sha256.Sum256([]byte(value)); return hex.EncodeToString(s[:]) }
 func (r *fakeRegistry) Heartbeat(b client.Heartbeat) client.HeartbeatAnswer {
@@ -286,7 +288,9 @@ func (n *node) send(method, target, body string, lines ...string) reply {
 	if _, err := io.WriteString(conn, b.String()); err != nil {
 		n.t.Fatalf("send %s %s: %v", method, target, err)
 	}
-	return n.receive(conn, method)
+	got := n.receive(conn, method)
+	n.fits(method, target, got)
+	return got
 }
 
 func (n *node) dial() *net.TCPConn {

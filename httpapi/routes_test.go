@@ -10,7 +10,7 @@ import (
 func TestRoutes_NotFound(t *testing.T) {
 	n := newNode(t)
 	for _, target := range []string{
-		"/", "/nothing-here", "//key/a", "/KEY/a", "/keep", "/metrics", "/openapi.yaml", "/members/n1/demote", "/ping/", "/peer/x", "/key%20/a", "*",
+		"/", "/nothing-here", "//key/a", "/KEY/a", "/keep", "/metrics", "/members/n1/demote", "/ping/", "/peer/x", "/key%20/a", "*",
 	} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "POST", "DELETE", "BREW"} {
 			if target == "/keep" && method == "PUT" {
