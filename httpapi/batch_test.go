@@ -56,7 +56,7 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	n.batches = newBatches(&cfg, &puts{db: batchDB{n.db, n}, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
 	rt.on(http.MethodPost, "/keys", putting, n.batches.serve)
-	server := httptest.NewUnstartedServer(rt.behind(cfg.BodyIdleTimeout))
+	server := httptest.NewUnstartedServer(rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight))
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	before := runtime.NumGoroutine()
 	server.Start()

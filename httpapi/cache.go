@@ -31,6 +31,9 @@ type CacheConfig struct {
 	JSONBytesInFlight int64         // memory for values as JSON; DefaultJSONBytesInFlight
 
 	Closing <-chan struct{} // closed when the node stops, before its server does: breaks forwarded streams off; nil: never
+
+	ValueBytesInFlight int64 // memory for values on their way to readers; DefaultValueBytesInFlight
+	RequestsInFlight   int   // of keys, at the same time; DefaultRequestsInFlight
 }
 
 // NewCache returns the API of a cache node: it reads keys itself and forwards
@@ -40,7 +43,7 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
 	rt.traffic = cfg.Traffic
 	rt.reads(&reads{from: &timedReader{cfg.Reader, cfg.AnswerTimeout}, headers: newValueHeaders(), counters: cfg.Counters,
-		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: newBudget(cfg.JSONBytesInFlight)})
+		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: newBudget(cfg.JSONBytesInFlight), values: newBudget(cfg.ValueBytesInFlight)})
 
 	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)
 	rt.on(http.MethodPut, pathKey+"*", putting, forward)
@@ -55,13 +58,15 @@ func NewCache(cfg CacheConfig) http.Handler {
 	}
 	rt.health(&health{stats: func(context.Context) any { return cfg.Stats() }, ready: cfg.Ready})
 	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
-	return rt.behind(cfg.BodyIdleTimeout)
+	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
 }
 
 func (cfg *CacheConfig) setDefaults() {
 	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
 	setDefault(&cfg.AnswerTimeout, DefaultAnswerTimeout)
 	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
+	setDefault(&cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
+	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}

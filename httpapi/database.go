@@ -23,6 +23,9 @@ const (
 	DefaultBatchStreams       = 16
 	DefaultBatchBytesInFlight = 64 << 20
 	DefaultSpillBytes         = 64 << 20
+
+	DefaultValueBytesInFlight = 256 << 20
+	DefaultRequestsInFlight   = 8192
 )
 
 // DatabaseConfig is what a database node's API stands on. DB, Cluster and
@@ -50,6 +53,9 @@ type DatabaseConfig struct {
 	BatchBytesInFlight int64  // memory for their lines, all together; DefaultBatchBytesInFlight, at least 24 MiB
 	SpillDir           string // where results wait for a client that does not read yet; os.TempDir()
 	SpillBytes         int64  // of each request; DefaultSpillBytes, negative: memory only
+
+	ValueBytesInFlight int64 // memory for values on their way to readers; DefaultValueBytesInFlight
+	RequestsInFlight   int   // of keys, at the same time; DefaultRequestsInFlight
 }
 
 // NewDatabase returns the API of a database node. It must be served at the
@@ -63,7 +69,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	memory := newBudget(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, timeout: cfg.AnswerTimeout}
 
-	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory}
+	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: newBudget(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 
 	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: memory}
@@ -100,7 +106,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 		ready: cfg.Cluster.Ready,
 	})
 	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
-	return rt.behind(cfg.BodyIdleTimeout)
+	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
 }
 
 func (cfg *DatabaseConfig) setDefaults() {
@@ -113,6 +119,8 @@ func (cfg *DatabaseConfig) setDefaults() {
 	setDefault(&cfg.BatchStreams, DefaultBatchStreams)
 	setDefault(&cfg.BatchBytesInFlight, DefaultBatchBytesInFlight)
 	setDefault(&cfg.SpillBytes, DefaultSpillBytes)
+	setDefault(&cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
+	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -145,9 +153,9 @@ func (rt *router) health(s *health) {
 }
 
 // behind puts the router behind a front.
-func (rt *router) behind(idle time.Duration) http.Handler {
+func (rt *router) behind(idle time.Duration, requests int) http.Handler {
 	return &front{next: rt.mux, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
-		traffic: rt.traffic, elsewhere: rt.elsewhere()}
+		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newBudget(int64(requests))}
 }
 
 // localFirst reads from a DB. What is found locally is right, whoever else was

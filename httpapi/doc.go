@@ -98,10 +98,13 @@
 //     AnswerTimeout after the body's end is a 504. Where both move at once,
 //     either's progress counts for both.
 //  8. Memory is bounded: values stream, JSON bodies and values as JSON share
-//     JSONBytesInFlight and are refused (429) beyond it. Of POST /keys there
-//     are BatchStreams at a time; the lines of all of them share
-//     BatchBytesInFlight and 4,096 goroutines, and each has up to 4,096 results
-//     and 1 MiB of buffers, 10 MiB at the very most, however many its lines.
+//     JSONBytesInFlight, values whose readers are slow share
+//     ValueBytesInFlight, and requests for keys RequestsInFlight; what is
+//     beyond is refused (429). What tells how a node is has no such limit. Of
+//     POST /keys there are BatchStreams at a time; the lines of all of them
+//     share BatchBytesInFlight and 4,096 goroutines, and each has up to 4,096
+//     results and 1 MiB of buffers, 10 MiB at the very most, however many its
+//     lines.
 //  9. Methods that change something pass http.CrossOriginProtection, on every
 //     node and route.
 //

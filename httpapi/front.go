@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // front is the outermost handler: it sees every request first and every panic
@@ -18,6 +19,7 @@ type front struct {
 	counters    *Counters
 	logger      *slog.Logger
 	idle        time.Duration
+	requests    *budget               // of keys, in flight
 	traffic     Traffic               // nil: nobody listens
 	elsewhere   func(string) reported // hears of requests without a route, by method
 }
@@ -41,7 +43,20 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"a web page of another origin may not change anything here: a key that is set stays set").write(a)
 		return
 	}
+	if limited(r.URL.Path) {
+		if !f.requests.take(1) {
+			problemFor(reading, kvstore.ErrOverloaded).write(a)
+			return
+		}
+		defer f.requests.give(1)
+	}
 	f.next.ServeHTTP(a, r)
+}
+
+// limited reports whether a path counts as work. The others tell how a busy
+// node is and change the cluster, and must be answered above all then.
+func limited(path string) bool {
+	return carriesKey(path) || path == "/keys" || path == "/changes"
 }
 
 // recovered answers a panic, unless an answer has begun: then the connection

@@ -32,6 +32,7 @@ type reads struct {
 	logger   *slog.Logger
 	idle     time.Duration
 	memory   *budget // of values as JSON
+	values   *budget // of values on their way
 }
 
 // byPath answers /key/{key} and /keep/{key}.
@@ -103,6 +104,12 @@ func (g *reads) failed(key kvstore.Key, err error) error {
 
 // serveRaw answers with the value's own bytes.
 func (g *reads) serveRaw(w http.ResponseWriter, r *http.Request, v *kvstore.Value, source string) error {
+	if held := heldBytes(r, v.Size); held > 0 {
+		if !g.values.take(held) {
+			return kvstore.ErrOverloaded
+		}
+		defer g.values.give(held)
+	}
 	h := w.Header()
 	g.headers.setRaw(h, &v.Meta)
 	g.headers.setSource(h, source)
@@ -112,6 +119,16 @@ func (g *reads) serveRaw(w http.ResponseWriter, r *http.Request, v *kvstore.Valu
 		return nil
 	}
 	return g.serveContent(w, r, v, inline)
+}
+
+// heldBytes is the memory a value takes for as long as its reader takes to
+// read it: all of a value that is stored in one piece, one chunk of another.
+// What fits the socket's buffer is not waited for and does not count.
+func heldBytes(r *http.Request, size int64) int64 {
+	if r.Method == http.MethodHead || size <= pieceBytes/2 {
+		return 0
+	}
+	return min(size, kvstore.ChunkBytes)
 }
 
 // serveWhole is the short way: no condition, no range, the bytes at hand.

@@ -84,7 +84,7 @@ func TestTraffic(t *testing.T) {
 func TestTraffic_BrokenOff(t *testing.T) {
 	for _, with := range []any{"bug", http.ErrAbortHandler} {
 		traffic := newFakeTraffic()
-		n := newNode(t, func(c *DatabaseConfig) { c.Traffic = traffic; c.DB = panickyDB{with} })
+		n := newNode(t, func(c *DatabaseConfig) { c.Traffic = traffic; c.DB = panickyDB{with: with} })
 		conn := n.dial()
 		io.WriteString(conn, "GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
 		if with == "bug" {

@@ -62,3 +62,20 @@ func (t *Traffic) Route(method, pattern string) func(status int, took time.Durat
 
 // InFlight implements httpapi.Traffic.
 func (t *Traffic) InFlight(change int) { t.inFlight.Add(float64(change)) }
+
+// Connections are those of a node's public listener.
+type Connections struct {
+	Open, Limit            int
+	Refused, ClosedForRoom uint64
+}
+
+// Watch shows a listener's connections.
+func (n *node) Watch(take func() Connections) {
+	type f = Connections
+	n.registry.MustRegister(&snapshot[f]{take: take, figures: []figure[f]{
+		gauge("http_connections", "Connections of clients that are open.", func(c *f) float64 { return float64(c.Open) }),
+		gauge("http_connections_limit", "What oncekv_http_connections may grow to.", func(c *f) float64 { return float64(c.Limit) }),
+		counter("http_connections_refused_total", "Connections refused because all others were at work.", func(c *f) float64 { return float64(c.Refused) }),
+		counter("http_connections_closed_for_room_total", "Idle connections closed because others came.", func(c *f) float64 { return float64(c.ClosedForRoom) }),
+	}})
+}

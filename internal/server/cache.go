@@ -21,7 +21,9 @@ type CacheConfig struct {
 	Nodes     []string
 	// CacheBytes bounds the memory for records, default 64 MiB.
 	CacheBytes int64
-	Logger     *slog.Logger
+	// MaxConnections is as in DatabaseConfig.
+	MaxConnections int
+	Logger         *slog.Logger
 }
 
 // Cache is a running cache node. All methods may be called from any
@@ -48,7 +50,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	logger := cfg.Logger.With("node", cfg.Name)
-	public, err := listen(cfg.Listen, cfg.Advertise, "clients")
+	public, err := listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +61,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	}
 	c := &Cache{cfg: cfg, public: public, node: node, started: time.Now(), done: make(chan struct{}), streams: make(chan struct{})}
 	figures := metrics.NewCache(cfg.Name, c.figures)
+	figures.Watch(public.ln.figures)
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
 		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, Logger: logger,
 		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic,

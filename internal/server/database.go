@@ -48,6 +48,9 @@ type DatabaseConfig struct {
 	Learner         bool
 	ForceNewCluster bool
 
+	// MaxConnections bounds the connections of clients; default 16,384, or half
+	// of the files the process may have open if that is less.
+	MaxConnections   int
 	MaxValueBytes    int64 // default 1 GiB
 	DiskReserveBytes int64 // default DefaultDiskReserveBytes; negative: none
 	SnapshotLogBytes int64 // log between two snapshots, default DefaultSnapshotLogBytes
@@ -110,10 +113,10 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 			d.abandon()
 		}
 	}()
-	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients"); err != nil {
+	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections); err != nil {
 		return nil, err
 	}
-	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers"); err != nil {
+	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", 0); err != nil {
 		return nil, err
 	}
 	if d.dir, err = openDataDir(cfg.DataDir); err != nil {
@@ -128,6 +131,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
 	d.watch = newWatch(d.node, d.compare)
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
+	d.metrics.Watch(d.public.ln.figures)
 	view := clusterView{d}
 	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []client.DBNode { return view.DBs(context.Background()) }})
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{

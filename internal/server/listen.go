@@ -13,7 +13,7 @@ import (
 
 // listener is a bound address and the HTTP server behind it.
 type listener struct {
-	ln  net.Listener
+	ln  *connections
 	srv *http.Server
 	url string // what others are told
 }
@@ -22,8 +22,9 @@ type listener struct {
 // wildcard listener needs to be told its own name.
 var ErrAdvertise = errors.New("a wildcard address needs an advertised URL")
 
-// listen binds addr. What others are told is advertise, or addr itself.
-func listen(addr, advertise, what string) (*listener, error) {
+// listen binds addr for at most limit connections, 0 for the default. What
+// others are told is advertise, or addr itself.
+func listen(addr, advertise, what string, limit int) (*listener, error) {
 	if err := CheckAdvertise(addr, advertise); err != nil {
 		return nil, err
 	}
@@ -31,7 +32,7 @@ func listen(addr, advertise, what string) (*listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", what, err)
 	}
-	l := &listener{ln: ln, url: advertise}
+	l := &listener{ln: limitConnections(ln, limit), url: advertise}
 	if l.url == "" {
 		host, _, _ := net.SplitHostPort(addr)
 		_, port, _ := net.SplitHostPort(ln.Addr().String())
@@ -69,6 +70,7 @@ func (l *listener) prepare(h http.Handler, logger *slog.Logger) {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
+		ConnState:         l.ln.changed,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 }
@@ -87,4 +89,5 @@ func (l *listener) drain(ctx context.Context) {
 	if l.srv.Shutdown(ctx) != nil {
 		_ = l.srv.Close()
 	}
+	l.ln.refusals.Wait()
 }
