@@ -83,6 +83,7 @@ func forwarder(next http.Handler, idle time.Duration) handler {
 		if err := refuseUnframed(r); err != nil { // a proxy would give it a length
 			return err
 		}
+		r.Header.Set(headerRequestID, requestID(w)) // one name on both nodes
 		if r.ContentLength != 0 {
 			body := newPacedBody(w, r, idle, bodyUnlimited)
 			defer body.Close()

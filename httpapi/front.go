@@ -26,11 +26,13 @@ type front struct {
 
 // ServeHTTP guards one request.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w}
+	a := &answer{ResponseWriter: w, id: requestIDOf(r.Header)}
 	if f.traffic != nil {
 		f.traffic.InFlight(1)
+	}
+	if logged := f.logger.Enabled(r.Context(), slog.LevelDebug); logged || f.traffic != nil {
 		a.since = time.Now()
-		defer f.ended(a, r) // after recovered, whose answer counts too
+		defer f.ended(a, r, logged) // after recovered, whose answer counts too
 	}
 	defer f.recovered(a, r)
 	if r.ContentLength != 0 {
@@ -71,7 +73,7 @@ func (f *front) recovered(a *answer, r *http.Request) {
 		panic(cause)
 	}
 	f.counters.Errors.Add(1)
-	f.logger.Error("panic while answering a request", "method", r.Method, "path", r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
+	f.logger.Error("panic while answering a request", "method", r.Method, "path", r.URL.Path, "request", requestID(a), "panic", cause, "stack", string(debug.Stack()))
 	if a.begun() {
 		a.brokenOff = true
 		panic(http.ErrAbortHandler)
@@ -84,17 +86,24 @@ func (f *front) recovered(a *answer, r *http.Request) {
 }
 
 // ended reports a request that was answered, or whose answer was broken off.
-func (f *front) ended(a *answer, r *http.Request) {
+func (f *front) ended(a *answer, r *http.Request, logged bool) {
+	took := time.Since(a.since)
+	status := cmp.Or(a.status, http.StatusOK) // what net/http says for a handler that says nothing
+	if a.brokenOff {
+		status = 0
+	}
+	if logged {
+		f.logger.Debug("request", "method", r.Method, "path", r.URL.Path, "status", status, "took", took, "from", r.RemoteAddr, "request", requestID(a))
+	}
+	if f.traffic == nil {
+		return
+	}
 	f.traffic.InFlight(-1)
 	report := a.report
 	if report == nil {
 		report = f.elsewhere(r.Method)
 	}
-	status := cmp.Or(a.status, http.StatusOK) // what net/http says for a handler that says nothing
-	if a.brokenOff {
-		status = 0
-	}
-	report(status, time.Since(a.since))
+	report(status, took)
 }
 
 // answer notes what becomes of a request.
@@ -104,15 +113,28 @@ type answer struct {
 	brokenOff bool
 	since     time.Time
 	report    reported // of the route; nil: no route was found yet
+	id        string   // see requestID
 }
 
 // begun reports whether an answer has begun.
 func (a *answer) begun() bool { return a.status != 0 }
 
+// begin notes the status, and names the request to a client that named it, or
+// that may want to ask about an error.
+func (a *answer) begin(status int) {
+	a.status = status
+	if status >= http.StatusBadRequest {
+		requestID(a)
+	}
+	if a.id != "" {
+		a.Header()[headerRequestID] = []string{a.id} // instead of what a forwarded answer brought
+	}
+}
+
 // WriteHeader begins the answer.
 func (a *answer) WriteHeader(status int) {
 	if status >= http.StatusOK && !a.begun() { // 1xx come before it
-		a.status = status
+		a.begin(status)
 	}
 	a.ResponseWriter.WriteHeader(status)
 }
@@ -120,7 +142,7 @@ func (a *answer) WriteHeader(status int) {
 // Write begins the answer too.
 func (a *answer) Write(p []byte) (int, error) {
 	if !a.begun() {
-		a.status = http.StatusOK
+		a.begin(http.StatusOK)
 	}
 	return a.ResponseWriter.Write(p)
 }

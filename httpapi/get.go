@@ -175,18 +175,18 @@ func (g *reads) serveContent(w http.ResponseWriter, r *http.Request, v *kvstore.
 	case served.refused != 0:
 		return refusedProblem(served.refused, w.Header().Get("Content-Range"), v.Size)
 	case from.failure() != nil:
-		g.abort(r, v, from.failure())
+		g.abort(w, r, v, from.failure())
 	}
 	return nil
 }
 
 // abort breaks the connection off, so that no client takes the bytes that
 // were sent for the value.
-func (g *reads) abort(r *http.Request, v *kvstore.Value, err error) {
+func (g *reads) abort(w http.ResponseWriter, r *http.Request, v *kvstore.Value, err error) {
 	if r.Context().Err() == nil { // else the client went away, which is nobody's failure
 		g.counters.Errors.Add(1)
 		g.logger.Error("value became unreadable while it was sent; connection broken off",
-			"key", string(v.Key), "revision", uint64(v.Revision), "err", err)
+			"key", string(v.Key), "revision", uint64(v.Revision), "request", requestID(w), "err", err)
 	}
 	panic(http.ErrAbortHandler)
 }

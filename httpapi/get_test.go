@@ -57,7 +57,8 @@ func TestGet_HeadEqualsGet(t *testing.T) {
 	for _, value := range []string{"", "value", strings.Repeat("v", 100_000)} {
 		bothKinds(t, value, func(t *testing.T, n *node) {
 			for _, target := range []string{"/key/a", "/keep/a", "/key?key=a", "/key/a?format=json", "/key/absent", "/ping", "/stats", "/nothing", "/key/a?x=1"} {
-				get, head := n.get(target), n.send("HEAD", target, "")
+				const id = "X-Request-Id: same"
+				get, head := n.get(target, id), n.send("HEAD", target, "", id)
 				get.header.Del("Date")
 				head.header.Del("Date")
 				if head.body != "" || get.status != head.status {

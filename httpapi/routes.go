@@ -66,7 +66,7 @@ func (rt *router) failed(w http.ResponseWriter, r *http.Request, op operation, e
 		if p.document.Status == http.StatusInternalServerError {
 			level = slog.LevelError
 		}
-		rt.logger.Log(r.Context(), level, "request failed", "method", r.Method, "path", r.URL.Path, "status", p.document.Status, "err", err)
+		rt.logger.Log(r.Context(), level, "request failed", "method", r.Method, "path", r.URL.Path, "request", requestID(w), "status", p.document.Status, "err", err)
 	}
 	p.write(w)
 }

@@ -1,0 +1,49 @@
+package httpapi
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+)
+
+// headerRequestID names a request in logs and answers. A client's own name is
+// taken if it could be a put id; others get one when there is something to say
+// about them: an error, a line in the log, a node to forward to. A value's
+// answer has none of ours, because HTTP caches keep it.
+const headerRequestID = "X-Request-Id"
+
+// requestIDOf reads the client's name of a request, "" if there is none fit to
+// be written into logs.
+func requestIDOf(h http.Header) string {
+	lines := h[headerRequestID]
+	if len(lines) != 1 || !visible(lines[0]) {
+		return ""
+	}
+	return lines[0]
+}
+
+// visible reports whether s has 1 to 64 bytes of visible ASCII.
+func visible(s string) bool {
+	if s == "" || len(s) > putIDBytesMax {
+		return false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// requestID returns the name of the request that w answers, after giving it one
+// if it has none.
+func requestID(w http.ResponseWriter) string {
+	a, ok := w.(*answer)
+	if !ok {
+		return ""
+	}
+	if a.id == "" {
+		a.id = fmt.Sprintf("%016x", rand.Uint64()) // to tell requests apart, not to be secret
+	}
+	return a.id
+}
