@@ -86,7 +86,7 @@ func TestBatch(t *testing.T) {
 		}
 
 		var all strings.Builder
-		const lines = 20_000
+		const lines = 6_000
 		for i := range lines {
 			fmt.Fprintf(&all, `{"key":"%s/all/%d","value":"%d"}`+"\n", name, i/2, i)
 		}
