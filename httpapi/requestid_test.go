@@ -54,7 +54,7 @@ func TestRequestID(t *testing.T) {
 // the log under the name that the client sees, and without the value.
 func TestRequestID_Logged(t *testing.T) {
 	var log logged
-	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{"bug"}; c.Logger = log.at(slog.LevelInfo) })
+	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: "bug"}; c.Logger = log.at(slog.LevelInfo) })
 	got := want(t, n.put("/key/a", "secret-value"), 500)
 	id := got.header.Get("X-Request-Id")
 	poll(t, "the failure is logged", func() bool { return strings.Contains(log.String(), "request="+id) })

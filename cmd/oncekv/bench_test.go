@@ -29,10 +29,10 @@ func TestBench(t *testing.T) {
 			t.Fatalf("key %q of %d bytes", key, len(v.body))
 		}
 	}
-	f.command(t, nil, "bench", "--duration", "1ms").want(t, exitDone).wantStdout(t, "PER SECOND", "P99.9", "put")
+	f.command(t, nil, "bench", "--duration", "100ms").want(t, exitDone).wantStdout(t, "PER SECOND", "P99.9", "put")
 	f.locked(func() { f.refuse = http.StatusBadRequest })
-	f.command(t, nil, "bench", "--duration", "1ms").want(t, exitFailed).wantStderr(t, "requests failed; the first: ", "refused by the test")
-	f.command(t, nil, "bench", "get", "--duration", "1ms").want(t, exitFailed).wantStderr(t, "refused by the test")
+	f.command(t, nil, "bench", "--duration", "100ms").want(t, exitFailed).wantStderr(t, "requests failed; the first: ", "refused by the test")
+	f.command(t, nil, "bench", "get", "--duration", "100ms").want(t, exitFailed).wantStderr(t, "refused by the test")
 }
 
 func TestHistogram_Percentiles(t *testing.T) {

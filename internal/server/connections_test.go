@@ -113,22 +113,24 @@ func TestConnections_AllAtWork(t *testing.T) {
 	d := startLimited(t, limit)
 	var busy []net.Conn
 	for i := range limit {
-		busy = append(busy, open(t, d, fmt.Sprintf("PUT /key/%d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh", i)))
-	}
-	var resp *http.Response
-	clustertest.Eventually(t, "a refusal", func() error {
-		if resp = ask(t, d, "/ping"); resp.StatusCode != 503 {
-			return fmt.Errorf("status %d", resp.StatusCode)
+		conn := open(t, d, fmt.Sprintf("PUT /key/%d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n", i))
+		goAhead := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n")) // its handler reads: it is at work
+		if _, err := io.ReadFull(conn, goAhead); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		busy = append(busy, conn)
+	}
+	resp := ask(t, d, "/ping")
+	if resp.StatusCode != 503 {
+		t.Fatalf("status %d, want a refusal", resp.StatusCode)
+	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.Header.Get("Retry-After") != "1" || resp.Header.Get("Content-Type") != client.ContentTypeProblem || !strings.Contains(string(body), client.ProblemOverloaded) {
 		t.Errorf("%v %v %q", err, resp.Header, body)
 	}
 	// Those at work are not disturbed, and make room when they are done.
 	for i, conn := range busy {
-		if _, err := io.WriteString(conn, "i"); err != nil {
+		if _, err := io.WriteString(conn, "hi"); err != nil {
 			t.Fatal(err)
 		}
 		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
