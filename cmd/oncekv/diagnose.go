@@ -15,7 +15,8 @@ import (
 )
 
 // diagnoseTimeout bounds what is asked after a request has failed.
-const diagnoseTimeout = 2 * time.Second
+// Without a quorum a node takes some seconds to say so.
+const diagnoseTimeout = 6 * time.Second
 
 // diagnose says, after a request that failed at every endpoint, how the cluster
 // looks from there.
@@ -54,9 +55,12 @@ func view(ctx context.Context, endpoint string) string {
 	if err != nil {
 		return ""
 	}
+	if !isUp(ctx, cl) {
+		return ""
+	}
 	members, err := cl.Members(ctx)
 	if err != nil {
-		return ""
+		return fmt.Sprintf("%s is up, but does not say how the cluster looks.", endpoint)
 	}
 	var away []string
 	for _, m := range members.Members {
@@ -72,4 +76,10 @@ func view(ctx context.Context, endpoint string) string {
 		return fmt.Sprintf("%s says: %s; all %d members are reachable.", endpoint, leader, len(members.Members))
 	}
 	return fmt.Sprintf("%s says: %s; %d of %d members unreachable: %s.", endpoint, leader, len(away), len(members.Members), strings.Join(away, ", "))
+}
+
+func isUp(ctx context.Context, cl *client.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return cl.Ping(ctx) == nil
 }

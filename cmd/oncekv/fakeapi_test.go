@@ -163,6 +163,8 @@ func (f *fakeAPI) cluster(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == "/members" && r.Method == http.MethodPost:
 		answerJSON(w, http.StatusCreated, client.Member{Name: "n4", Role: client.RoleLearner})
+	case r.URL.Path == "/ping":
+		io.WriteString(w, "pong\n")
 	case r.URL.Path == "/keys":
 		f.list(w, r)
 	case r.URL.Path == "/changes":
