@@ -32,6 +32,7 @@
 //	PUT      /key/{key} /key?key=        puts               forwards
 //	PUT      /keep/{key}                 puts, keeps        forwards
 //	POST     /key                        puts               forwards
+//	GET      /keys /changes              lists              forwards
 //	POST     /keys                       puts many          forwards, both ways
 //	GET POST /members                    lists, adds        404
 //	DELETE   /members/{name}             removes            404
@@ -46,7 +47,38 @@
 //
 // GET routes answer HEAD too. Parameters: format=json and consistency=local on
 // reads, on-conflict=keep on puts, consistency=local on GET /members,
-// force=true|false on DELETE /members/{name}; no others exist.
+// force=true|false on DELETE /members/{name}, and those of lists; no others
+// exist.
+//
+// # Lists
+//
+// GET /keys takes prefix, after, limit (1 to 10,000, else 1,000) and
+// consistency. A page ends by its limit, at about 1 MiB, or earlier; only one
+// without "next" is the last. "next" is a token that after takes: base64url of a
+// version byte and the page's last key, so that pages stay right whatever is
+// put between them, at any node.
+//
+// GET /changes takes since (a revision, else 0), prefix, limit, values, follow
+// and consistency. Its lines are client.Change, in order of revision; a range has
+// the same bytes on every node. A request that does not follow ends at the
+// revision that was newest when it came, and since= beyond that is refused, but
+// with consistency=local, where this node may only be behind. One that follows
+// asks for nobody's confirmation and waits, also for a revision that is not
+// there yet. With values, those of up to 1 MiB travel along, and others are
+// referred to by "location".
+//
+// Only streams that follow have lines of type client.ChangesMark between:
+// heartbeats, after Heartbeat without another line, with the last revision that
+// was scanned, be it of the prefix or not. The last line of a stream that its
+// node ends is a mark too: EndClosing, EndSlow for a follower that took over
+// half of BodyIdleTimeout over one piece of 64 KiB, EndOverloaded, EndFailed.
+// Who takes nothing for all of BodyIdleTimeout is broken off, and so is, behind
+// that last line, a list that does not follow: half of it must not pass for the
+// whole.
+//
+// A request that accepts text/event-stream follows, and gets each line as the
+// data of an event whose id is the revision; marks are named by their event.
+// Last-Event-ID, which a browser sends when it connects again, beats since.
 //
 // # Many puts
 //
@@ -97,14 +129,16 @@
 //     no byte for BodyIdleTimeout ends it, and an answer that is not there
 //     AnswerTimeout after the body's end is a 504. Where both move at once,
 //     either's progress counts for both.
-//  8. Memory is bounded: values stream, JSON bodies and values as JSON share
-//     JSONBytesInFlight, values whose readers are slow share
+//  8. Memory is bounded: values stream; JSON bodies, lists and values as JSON
+//     share JSONBytesInFlight, values whose readers are slow share
 //     ValueBytesInFlight, and requests for keys RequestsInFlight; what is
-//     beyond is refused (429). What tells how a node is has no such limit. Of
-//     POST /keys there are BatchStreams at a time; the lines of all of them
-//     share BatchBytesInFlight and 4,096 goroutines, and each has up to 4,096
-//     results and 1 MiB of buffers, 10 MiB at the very most, however many its
-//     lines.
+//     beyond is refused (429), or waits, inside of a stream of changes. What
+//     tells how a node is has no such limit. What a client has not taken of a
+//     stream of changes is not kept for it: it is read from history when it
+//     does. Of POST /keys there are BatchStreams at a time; the lines of all of
+//     them share BatchBytesInFlight and 4,096 goroutines, and each has up to
+//     4,096 results and 1 MiB of buffers, 10 MiB at the very most, however many
+//     its lines.
 //  9. Methods that change something pass http.CrossOriginProtection, on every
 //     node and route.
 //
@@ -122,6 +156,9 @@
 //
 // The connection of POST /keys is closed behind its answer: a stream that ends
 // before its input leaves bytes that would pass for the next request.
+//
+// A stream of changes through a cache node that stops is broken off without a
+// last line; the revision of the last one that came says where to go on.
 //
 // There is no access control. CrossOriginProtection keeps web pages from
 // writing; it does not keep anybody else.
