@@ -46,7 +46,8 @@ type PutResult struct {
 
 // PutAll sets the keys of all items and yields one result for each, in their
 // order. Items are sent while results are read, in one stream (POST /keys), so
-// it is much faster than a Put each. Items with the same key are decided in
+// it is much faster than a Put each. It is for small values: a line of more than
+// 8 MiB is refused as invalid; Put takes larger ones. Items with the same key are decided in
 // their order, as long as no stream breaks off.
 //
 // How one item went is in PutResult.Err and does not end the loop. Items that a
