@@ -171,6 +171,19 @@ func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p 
 	return c, nil
 }
 
+// leadAlone makes an only voter stand for election at once: there is nobody
+// whose election it could disturb, and nobody to wait for.
+func (c *core) leadAlone() error {
+	if v := c.members.conf.Voters; len(v) != 1 || v[0] != uint64(c.id) {
+		return nil
+	}
+	if err := c.rn.Campaign(); err != nil {
+		return fmt.Errorf("stand for election: %w", err)
+	}
+	c.refresh()
+	return nil
+}
+
 // isLeader reports whether this node leads, as far as it knows.
 func (c *core) isLeader() bool { return c.state == raft.StateLeader }
 

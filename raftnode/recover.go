@@ -100,6 +100,9 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err != nil {
 		return err
 	}
+	if err := n.core.leadAlone(); err != nil {
+		return err
+	}
 	n.publish()
 	return nil
 }
