@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/Focinfi/oncekv/client"
@@ -54,26 +55,51 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 
 // requestIn reads the put out of its document.
 func (p *puts) requestIn(d *client.PutDocument, t terms) (kvstore.PutRequest, error) {
-	request := kvstore.PutRequest{PutID: t.putID, ContentType: contentTypeText}
-	key, err := keyIn(d)
-	if err != nil {
-		return request, err
-	}
-	value, err := valueIn(d)
+	request := kvstore.PutRequest{PutID: t.putID}
+	key, value, contentType, err := partsOf(d)
 	if err != nil {
 		return request, err
 	}
 	if int64(len(value)) > p.limit {
 		return request, &kvstore.TooLargeError{LimitBytes: p.limit}
 	}
-	if d.ContentType != "" {
-		if _, err := checkContentType(d.ContentType); err != nil {
-			return request, err
-		}
-		request.ContentType = strings.TrimSpace(d.ContentType)
-	}
-	request.Key, request.Body, request.Size = key, strings.NewReader(value), int64(len(value))
+	request.Key, request.ContentType, request.Body, request.Size = key, contentType, strings.NewReader(value), int64(len(value))
 	return request, nil
+}
+
+// partsOf returns what a document says, checked and decoded.
+func partsOf(d *client.PutDocument) (key kvstore.Key, value, contentType string, err error) {
+	if key, err = keyIn(d); err != nil {
+		return "", "", "", err
+	}
+	if value, err = valueIn(d); err != nil {
+		return "", "", "", err
+	}
+	if d.ContentType == "" {
+		return key, value, contentTypeText, nil
+	}
+	if _, err := checkContentType(d.ContentType); err != nil {
+		return "", "", "", err
+	}
+	return key, value, strings.TrimSpace(d.ContentType), nil
+}
+
+var putShape = shapeOf(reflect.TypeFor[client.PutDocument]())
+
+// ParsePut reads the body of POST /key, or a line of POST /keys, as strictly as
+// a node does, and returns what it would put, with the content type that it has
+// without one of its own. The error is a sentence about the document. A limit on
+// values, which is a node's own, is not checked.
+func ParsePut(document []byte) (client.PutItem, error) {
+	var d client.PutDocument
+	if err := decodeStrict(document, putShape, &d); err != nil {
+		return client.PutItem{}, err
+	}
+	key, value, contentType, err := partsOf(&d)
+	if err != nil {
+		return client.PutItem{}, err
+	}
+	return client.PutItem{Key: string(key), Value: []byte(value), ContentType: contentType}, nil
 }
 
 func keyIn(d *client.PutDocument) (kvstore.Key, error) {

@@ -156,3 +156,24 @@ func TestPostKey_Memory(t *testing.T) {
 		}
 	}
 }
+
+// ParsePut takes and refuses what a node does.
+func TestParsePut(t *testing.T) {
+	for document, want := range map[string]client.PutItem{
+		`{"key":"a","value":"1"}`: {Key: "a", Value: []byte("1"), ContentType: "text/plain; charset=utf-8"},
+		` {"value":"","key_base64":"/w==","content_type":"text/x-a"}` + "\r": {Key: "\xff", Value: []byte{}, ContentType: "text/x-a"},
+		`{"key":"a","value":"/w==","encoding":"base64"}`:                     {Key: "a", Value: []byte("\xff"), ContentType: "text/plain; charset=utf-8"},
+	} {
+		if got, err := ParsePut([]byte(document)); err != nil || fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
+			t.Errorf("%s: %q, %v", document, got, err)
+		}
+	}
+	for _, document := range []string{
+		``, `1`, `{}`, `{"key":"a"}`, `{"value":"a"}`, `{"key":"","value":"a"}`, `{"key":"a","value":"1"}{}`, `{"key":"a","value":"1","x":1}`, `{"key":"a","Value":"1"}`,
+		`{"key":"a","key":"a","value":"1"}`, `{"key":"a","value":"1","content_type":"/"}`, `{"key":"a","value":"x","encoding":"base64"}`, `{"key":"a","value":"\ud800"}`,
+	} {
+		if got, err := ParsePut([]byte(document)); err == nil {
+			t.Errorf("%s: %q", document, got)
+		}
+	}
+}
