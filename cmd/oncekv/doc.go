@@ -8,6 +8,7 @@
 //	oncekv get KEY                 write a key's value to standard output
 //	oncekv ls [PREFIX]             list the keys that are set
 //	oncekv watch [PREFIX]          show keys as they are set
+//	oncekv batch [FILE|-]          set many keys, one for every line of JSON
 //	oncekv import DIR              set one key for every file below DIR
 //	oncekv members                 list and change the database nodes
 //	oncekv stats                   show the figures of all nodes
@@ -21,7 +22,7 @@
 // # Rules every command keeps
 //
 //  1. Data goes to standard output, talk to standard error. --json makes the
-//     data one JSON document; with ls and watch, one on each line.
+//     data one JSON document; with ls, watch and batch, one on each line.
 //  2. Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR. A flag
 //     beats it; an empty variable counts as not set. PORT is ignored.
 //  3. The exit code is 0 done, 1 failed, 2 usage, 3 not found, 4 conflict,

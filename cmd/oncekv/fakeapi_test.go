@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
@@ -19,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/httpapi"
 )
 
 // fakeAPI is a store in memory that speaks as much of the HTTP contract as the
@@ -35,6 +37,7 @@ type fakeAPI struct {
 	members client.Members
 	caches  []client.CacheNode
 	history int // streams of /changes break off after so many lines; 0: never
+	batch   int // streams of POST /keys break off after so many results; 0: never
 }
 
 type fakeValue struct {
@@ -61,6 +64,10 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 	key, isKey := strings.CutPrefix(r.URL.Path, "/key/")
 	if r.URL.Path == "/key" {
 		key, isKey = r.URL.Query().Get("key"), true
+	}
+	if r.URL.Path == "/keys" && r.Method == http.MethodPost {
+		f.putMany(w, r)
+		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,6 +113,60 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 		answer.Key, answer.KeyBase64 = client.JSONKey(key)
 		answerJSON(w, status, answer)
 	}
+}
+
+// putMany answers a stream of lines, each as it comes.
+func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
+	flow := http.NewResponseController(w)
+	flow.EnableFullDuplex()
+	w.Header().Set("Content-Type", client.ContentTypeNDJSON)
+	flow.Flush()
+	lines := bufio.NewReader(r.Body)
+	for n := 1; ; n++ {
+		line, err := lines.ReadBytes('\n')
+		if len(line) == 0 {
+			return
+		}
+		var broken bool
+		f.locked(func() {
+			json.NewEncoder(w).Encode(f.putLine(n, line))
+			broken = n == f.batch
+		})
+		flow.Flush()
+		if broken || err != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+func (f *fakeAPI) putLine(n int, line []byte) client.BatchResult {
+	f.puts++
+	item, err := httpapi.ParsePut(line)
+	switch {
+	case err != nil:
+		return client.BatchResult{Status: client.BatchInvalid, Detail: err.Error()}
+	case string(item.Value) == "too large":
+		return client.BatchResult{Key: item.Key, Status: client.BatchInvalid, Detail: fmt.Sprintf("line %d: too large for the test", n)}
+	case f.refuse == http.StatusGatewayTimeout:
+		return client.BatchResult{Key: item.Key, Status: client.BatchUnknown, Detail: "lost by the test"}
+	case f.refuse != 0:
+		return client.BatchResult{Key: item.Key, Status: client.BatchFailed, Detail: "refused by the test"}
+	}
+	v, found := f.values[item.Key]
+	if !found {
+		v = fakeValue{body: item.Value, contentType: item.ContentType, revision: len(f.values) + 1}
+		f.values[item.Key] = v
+	}
+	size := int64(len(v.body))
+	result := client.BatchResult{Status: client.BatchCreated, Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
+	result.Key, result.KeyBase64 = client.JSONKey(item.Key)
+	switch {
+	case !bytes.Equal(v.body, item.Value):
+		result.Status, result.Detail = client.BatchConflict, "the key is set to other bytes"
+	case found:
+		result.Status = client.BatchUnchanged
+	}
+	return result
 }
 
 func (f *fakeAPI) get(w http.ResponseWriter, r *http.Request, key string) {

@@ -73,7 +73,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 outcome unknow
 	}
 	root.AddCommand(
 		a.devCommand(), a.serveCommand(), a.cacheCommand(),
-		a.putCommand(), a.getCommand(), a.lsCommand(), a.watchCommand(), a.importCommand(),
+		a.putCommand(), a.getCommand(), a.lsCommand(), a.watchCommand(), a.batchCommand(), a.importCommand(),
 		a.membersCommand(), a.statsCommand(), a.benchCommand(),
 		a.completionCommand(), a.versionCommand(),
 	)

@@ -43,6 +43,13 @@ func (p *progress) add(n int64) {
 	}
 }
 
+// clear makes room for a line of text; the bar comes back with the next add.
+func (p *progress) clear() {
+	if p != nil {
+		p.bar.Clear()
+	}
+}
+
 // finish takes the bar away. It may be called again.
 func (p *progress) finish() {
 	if p != nil {

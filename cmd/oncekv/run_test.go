@@ -24,6 +24,10 @@ func TestRun_Usage(t *testing.T) {
 		"put " + strings.Repeat("k", 1025) + " v",
 		"get",
 		"get a b",
+		"batch a b",
+		"batch  ",
+		"batch --timeout 0s",
+		"batch --endpoints ftp://x",
 		"import",
 		"import . --parallel 0",
 		"import . --parallel many",
@@ -102,7 +106,7 @@ func TestRun_UsageSaysHow(t *testing.T) {
 }
 
 func TestRun_Help(t *testing.T) {
-	runCommand(t, nil, nil, "--help").want(t, exitDone).wantStdout(t, "dev", "serve", "cache", "put", "get", "ls", "watch", "import", "members", "stats", "bench", "completion", "version")
+	runCommand(t, nil, nil, "--help").want(t, exitDone).wantStdout(t, "dev", "serve", "cache", "put", "get", "ls", "watch", "batch", "import", "members", "stats", "bench", "completion", "version")
 	r := runCommand(t, nil, nil, "serve", "--help").want(t, exitDone)
 	r.wantStdout(t, "--name", "--force-new-cluster", "--data-dir", "--listen", "--peer-listen", "--advertise", "--peer-advertise", "--initial-cluster", "--join")
 	runCommand(t, nil, nil, "cache", "--help").want(t, exitDone).wantStdout(t, "--nodes", "--cache-bytes", "64MiB")

@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// outcome is how one file of an import went.
+// outcome is how one file of an import, or one line of a batch, went.
 type outcome int
 
 const (
@@ -20,17 +20,39 @@ const (
 	conflict
 	failed
 	skipped
+	invalid
 	outcomes // how many there are
 )
 
 func (o outcome) String() string {
-	return [...]string{"created", "unchanged", "conflict", "failed", "skipped"}[o]
+	return [...]string{"created", "unchanged", "conflict", "failed", "skipped", "invalid"}[o]
 }
 
 const (
 	problemsKept  = 100 // in memory and in JSON
 	problemsShown = 10
 )
+
+// summaryKind is what a summary counts. The zero value is files.
+type summaryKind struct{ lines bool }
+
+func (k summaryKind) command() string { return k.choose("import", "batch") }
+func (k summaryKind) thing() string   { return k.choose("file", "line") }
+
+func (k summaryKind) choose(files, lines string) string {
+	if k.lines {
+		return lines
+	}
+	return files
+}
+
+// outcomes are those that occur, in the order in which they are shown.
+func (k summaryKind) outcomes() []outcome {
+	if k.lines {
+		return []outcome{created, unchanged, conflict, invalid, failed}
+	}
+	return []outcome{created, unchanged, conflict, failed, skipped}
+}
 
 // problem is a file that was not set, and why.
 type problem struct {
@@ -39,9 +61,11 @@ type problem struct {
 	Reason string `json:"reason"`
 }
 
-// summary counts the files of an import. It is safe for concurrent use while
-// the import runs.
+// summary counts the files of an import, or the lines of a batch. It is safe for
+// concurrent use while that runs.
 type summary struct {
+	kind summaryKind
+
 	mu       sync.Mutex
 	files    [outcomes]int
 	bytes    [outcomes]int64
@@ -50,7 +74,7 @@ type summary struct {
 	took     time.Duration
 }
 
-// add counts one file. It returns how many files in a row, this one included,
+// add counts one file or line. It returns how many files in a row, this one included,
 // found no cluster.
 func (s *summary) add(path string, o outcome, size int64, err error) (outage int) {
 	s.mu.Lock()
@@ -69,34 +93,36 @@ func (s *summary) add(path string, o outcome, size int64, err error) (outage int
 	return s.outage
 }
 
-// verdict is the error that a summary amounts to; stopped is why not every file
+// verdict is the error that a summary amounts to; stopped is why not everything
 // was tried, if so.
 func (s *summary) verdict(stopped error) error {
 	switch {
 	case s.files[conflict] > 0:
 		return errors.Join(errConflicts, stopped)
 	case stopped != nil:
-		return fmt.Errorf("the import is not complete: %w", stopped)
+		return fmt.Errorf("the %s is not complete: %w", s.kind.command(), stopped)
+	case s.files[invalid] > 0:
+		return fmt.Errorf("%d invalid %ss can never be put as they are; nothing of them was", s.files[invalid], s.kind.thing())
 	case s.files[failed] > 0:
-		return fmt.Errorf("%d files were not imported; repeat the import when the reason is gone", s.files[failed])
+		return fmt.Errorf("%d %ss were not put; repeat the %s when the reason is gone", s.files[failed], s.kind.thing(), s.kind.command())
 	}
 	return nil
 }
 
 // write shows the counts to people.
-func (s *summary) write(w io.Writer, dir string) error {
+func (s *summary) write(w io.Writer, source string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	for o := range outcomes {
+	for _, o := range s.kind.outcomes() {
 		fmt.Fprintf(t, "%s\t%d\t%s\t\n", o, s.files[o], people(s.bytes[o]))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed] == 0 {
-		_, err := fmt.Fprintf(w, "Nothing changed: every file of %s was set to the same bytes already (%s).\n", dir, s.took.Round(time.Millisecond))
+	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed]+s.files[invalid] == 0 {
+		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was set to the same bytes already (%s).\n", s.kind.thing(), source, s.took.Round(time.Millisecond))
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d files of %s in %s.\n", s.total(), dir, s.took.Round(time.Millisecond))
+	_, err := fmt.Fprintf(w, "%d %ss of %s in %s.\n", s.total(), s.kind.thing(), source, s.took.Round(time.Millisecond))
 	return err
 }
 

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// batchOutput shows what becomes of the lines of a batch, and counts them.
+type batchOutput struct {
+	results  *bufio.Writer // JSON; nil for none
+	problems io.Writer     // for people; nil for none
+	bar      *progress
+	sum      summary
+}
+
+func (a *app) batchOutput() *batchOutput {
+	if a.json {
+		return &batchOutput{results: bufio.NewWriter(a.stdout)}
+	}
+	return &batchOutput{problems: a.stderr}
+}
+
+func (o *batchOutput) flush() error {
+	if o.results == nil {
+		return nil
+	}
+	return o.results.Flush()
+}
+
+// invalid shows a line that was not sent.
+func (o *batchOutput) invalid(l batchLine) error {
+	return o.show(l, invalid, client.BatchResult{Status: client.BatchInvalid, Detail: l.err.Error()})
+}
+
+// result shows what became of a line that was sent.
+func (o *batchOutput) result(l batchLine, r client.PutResult) error {
+	shown := client.BatchResult{Status: r.Status}
+	shown.Key, shown.KeyBase64 = client.JSONKey(r.Key)
+	if r.Status != client.BatchInvalid {
+		shown.Revision, shown.SHA256, shown.Size = r.Revision, r.SHA256, &r.Size
+	}
+	how := created
+	switch {
+	case r.Status == client.BatchInvalid:
+		how = invalid
+	case r.Err != nil: // also bytes that changed on the way: the key has others now
+		how, shown.Status = conflict, client.BatchConflict
+	case r.Status == client.BatchUnchanged:
+		how = unchanged
+	}
+	if r.Err != nil {
+		shown.Detail = detailOf(r.Err)
+	}
+	return o.show(l, how, shown)
+}
+
+// lineOfStream is how a node begins its complaints: it counts the lines of its
+// own stream.
+var lineOfStream = regexp.MustCompile(`^line \d+: `)
+
+// detailOf is a result's error without what its line says already.
+func detailOf(err error) string {
+	var lost *client.ConflictError
+	var status *client.StatusError
+	switch {
+	case errors.As(err, &lost):
+		return lost.Error()
+	case errors.As(err, &status):
+		return lineOfStream.ReplaceAllString(status.Error(), "")
+	}
+	return err.Error()
+}
+
+func (o *batchOutput) show(l batchLine, how outcome, r client.BatchResult) error {
+	o.sum.add("", how, l.size, nil)
+	o.bar.add(l.bytes)
+	if o.results != nil {
+		if how == invalid {
+			r.Detail = fmt.Sprintf("line %d: %s", l.number, r.Detail)
+		}
+		return writeJSON(o.results, r)
+	}
+	if r.Detail == "" {
+		return nil
+	}
+	o.bar.clear()
+	key := ""
+	if l.item.Key != "" {
+		key = plain(l.item.Key) + ": "
+	}
+	_, err := fmt.Fprintf(o.problems, "line %d: %s: %s%s\n", l.number, how, key, r.Detail)
+	return err
+}
+
+// stopped ends the output of a batch that could not go on. first and those in
+// notes were taken and have no result.
+func (o *batchOutput) stopped(first batchLine, notes <-chan batchLine, why error) error {
+	o.sum.add("", failed, first.size, nil)
+	for l := range notes {
+		if l.err == nil {
+			o.sum.add("", failed, l.size, nil)
+		}
+	}
+	if o.results != nil {
+		last := client.BatchResult{Status: client.BatchError, Line: uint64(first.number), Type: problemType(why), Detail: why.Error()}
+		if err := errors.Join(writeJSON(o.results, last), o.flush()); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("line %d and those after it have no result: %w", first.number, why)
+}
+
+func problemType(err error) string {
+	var status *client.StatusError
+	switch {
+	case errors.Is(err, client.ErrOutcomeUnknown):
+		return client.ProblemOutcomeUnknown
+	case errors.As(err, &status):
+		return status.Problem.Type
+	}
+	return client.ProblemUnavailable
+}
