@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -201,11 +202,16 @@ func (b *batch) stream(ctx context.Context) error {
 			continue
 		case errLoopEnded:
 			return err
+		case errLineRefused:
+			return nil
 		}
 		b.client.ranking.failed(req.endpoint, time.Now())
 		return &EndpointError{Endpoint: b.client.endpoints[req.endpoint], Sent: true, Err: err}
 	}
 }
+
+// errLineRefused is the orderly end of a stream before a line that is too long.
+var errLineRefused = errors.New("the stream ended before a line that is too long")
 
 // take handles one line of the answer, which is about the oldest item.
 func (b *batch) take(data []byte) error {
@@ -214,6 +220,11 @@ func (b *batch) take(data []byte) error {
 		return err
 	}
 	item := b.queue.oldestSent()
+	refused := item != nil && a.Status == BatchError && a.Type == ProblemTooLarge
+	if refused { // nothing that has no result was done, and the next stream begins behind this item
+		b.unsure = false
+		a.Status, a.Detail = BatchInvalid, fmt.Sprintf("as a line of JSON it has %d bytes, more than a node takes; Put takes larger values", len(item.line))
+	}
 	switch a.Status {
 	case BatchCreated, BatchUnchanged, BatchConflict, BatchInvalid:
 	case BatchFailed:
@@ -241,6 +252,9 @@ func (b *batch) take(data []byte) error {
 	if !more {
 		return errLoopEnded
 	}
+	if refused {
+		return errLineRefused
+	}
 	return nil
 }
 
@@ -267,11 +281,13 @@ func newBatchItem(index int, item PutItem) *batchItem {
 	if !utf8.Valid(item.Value) {
 		value, doc.Encoding = base64.StdEncoding.EncodeToString(item.Value), EncodingBase64
 	}
-	line, err := json.Marshal(doc)
-	if err != nil { // strings always marshal
-		panic(err)
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line)
+	enc.SetEscapeHTML(false) // it would make six bytes of each < of a page
+	if err := enc.Encode(doc); err != nil {
+		panic(err) // strings always marshal
 	}
-	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: append(line, '\n')}
+	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line.Bytes()}
 }
 
 func (i *batchItem) result(a *BatchResult) PutResult {

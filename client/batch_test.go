@@ -317,3 +317,41 @@ func TestClient_PutAll_DigestMismatch(t *testing.T) {
 		t.Errorf("%+v", results[0])
 	}
 }
+
+// A line that is too long for a node, as JSON, costs that item only; what is no
+// longer in JSON than in itself is no such line.
+func TestClient_PutAll_LongLine(t *testing.T) {
+	const limit = 1000
+	store := newBatchStore()
+	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		rc.EnableFullDuplex()
+		rc.Flush()
+		lines := bufio.NewScanner(r.Body)
+		for n := 1; lines.Scan(); n++ {
+			if len(lines.Bytes()) > limit {
+				json.NewEncoder(w).Encode(BatchResult{Status: BatchError, Type: ProblemTooLarge, Line: uint64(n), Detail: "the line is too long"})
+				return
+			}
+			json.NewEncoder(w).Encode(store.decide(lines.Bytes()))
+			rc.Flush()
+		}
+	})
+	c, _ := newClient(t, u)
+	values := []string{"a", strings.Repeat("\x01", limit/2), strings.Repeat("<", limit/2), strings.Repeat("\x02", limit/2), "e"}
+	all := putAll(t, c, func(yield func(PutItem) bool) {
+		for i, value := range values {
+			if !yield(PutItem{Key: fmt.Sprint("k", i), Value: []byte(value)}) {
+				return
+			}
+		}
+	})
+	for i, r := range all {
+		if tooLong := i%2 == 1; errors.Is(r.Err, ErrTooLarge) != tooLong || (r.Status == BatchInvalid) != tooLong || r.Index != i {
+			t.Errorf("result %d: %+v", i, r)
+		}
+	}
+	if len(all) != len(values) {
+		t.Fatalf("%d results", len(all))
+	}
+}

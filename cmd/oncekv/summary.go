@@ -102,7 +102,7 @@ func (s *summary) verdict(stopped error) error {
 	case stopped != nil:
 		return fmt.Errorf("the %s is not complete: %w", s.kind.command(), stopped)
 	case s.files[invalid] > 0:
-		return fmt.Errorf("%d invalid %ss can never be put as they are; nothing of them was", s.files[invalid], s.kind.thing())
+		return fmt.Errorf("%d invalid %ss were not put", s.files[invalid], s.kind.thing())
 	case s.files[failed] > 0:
 		return fmt.Errorf("%d %ss were not put; repeat the %s when the reason is gone", s.files[failed], s.kind.thing(), s.kind.command())
 	}
