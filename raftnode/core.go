@@ -56,6 +56,7 @@ type core struct {
 	lastChange uint64
 
 	heard    map[uint64]uint64 // member → tick of its last message
+	ledSince uint64            // tick at which this node became the leader
 	snapping map[uint64]uint64 // member → tick since when it is sent a snapshot
 
 	snaps []raftpb.Message // snapshots received, to be staged
@@ -211,6 +212,7 @@ func (c *core) refresh() {
 		// What was heard in another role says nothing. Nobody counts as
 		// reachable until it has answered this leader.
 		clear(c.heard)
+		c.ledSince = c.now
 	}
 	if c.lead != raft.None {
 		c.propose(c.waiters.stale(c.now))
@@ -643,6 +645,10 @@ func (c *core) retryChanges() {
 // activeTicks is how long a member counts as reachable after its last
 // message. It answers a heartbeat every tick.
 const activeTicks = 5
+
+// settled reports whether this leader has led long enough to know who can be
+// reached.
+func (c *core) settled() bool { return c.isLeader() && c.now-c.ledSince >= activeTicks }
 
 // active reports whether a member was heard of lately.
 func (c *core) active(id ID) bool {

@@ -98,8 +98,10 @@ func (n *Node) pause(ctx context.Context) error {
 	}
 }
 
-// errNotLeader: leadership moved between the look and the call.
-var errNotLeader = fmt.Errorf("%w: this node does not lead", ErrUnavailable)
+// errNotLeader: leadership moved between the look and the call, or has only
+// just come: a new leader does not know yet who can be reached, and would refuse
+// what is fine a moment later.
+var errNotLeader = fmt.Errorf("%w: this node does not lead, or only since a moment", ErrUnavailable)
 
 // call runs f in the loop and waits for it. An error other than
 // ErrOutcomeUnknown means that f did not run and never will.
@@ -167,8 +169,8 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 	done := make(chan error, 1)
 	var seq uint64
 	err := n.call(ctx, func(c *core) {
-		if !c.isLeader() {
-			d.err = errNotLeader
+		if !c.settled() {
+			d.err = errNotLeader // asked again, here or elsewhere
 			return
 		}
 		if d = look(c); d.err != nil || d.op == "" {
