@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -153,12 +152,7 @@ func TestDisk_Full(t *testing.T) {
 	if err := os.Mkdir(small, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=200m"); err != nil {
-		t.Skipf("cannot mount a tmpfs here: %v", err)
-	}
-	t.Cleanup(func() {
-		clustertest.Eventually(t, "unmount", func() error { return syscall.Unmount(small, 0) })
-	})
+	mountSmall(t, small)
 	p := clustertest.NewProcesses(t, bin, 1, 0, "--disk-reserve-bytes", "30MiB")
 	n := p.DBs[0]
 	n.Args = append(n.Args, "--data-dir", filepath.Join(small, "n1"))

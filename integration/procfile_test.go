@@ -48,7 +48,7 @@ func startRunner(t *testing.T, foreman, dir string) *runner {
 	r := &runner{t: t, dir: dir, bin: filepath.Join(dir, "bin", "oncekv"), log: log, done: make(chan error, 1)}
 	r.cmd = exec.Command(foreman, "start")
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = dir, log, log
-	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	r.cmd.SysProcAttr = ownGroup()
 	if err := r.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -178,7 +178,7 @@ func (n *Process) Start() {
 	cmd := exec.Command(n.bin, n.Args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.Env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = diesWithTest()
 	if err := cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}

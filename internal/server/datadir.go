@@ -40,7 +40,7 @@ func (d *dataDir) freeBytes() (int64, error) {
 	if err := syscall.Statfs(d.path, &st); err != nil {
 		return 0, fmt.Errorf("look at the free space of %s: %w", d.path, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil // the types differ between systems
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }
