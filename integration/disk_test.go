@@ -153,14 +153,14 @@ func TestDisk_Full(t *testing.T) {
 		t.Fatal(err)
 	}
 	mountSmall(t, small)
-	p := clustertest.NewProcesses(t, bin, 1, 0, "--disk-reserve-bytes", "30MiB")
+	p := clustertest.NewProcesses(t, bin, 1, 0, "--disk-reserve-bytes", "100MiB")
 	n := p.DBs[0]
 	n.Args = append(n.Args, "--data-dir", filepath.Join(small, "n1"))
 	p.StartAll()
 	cl := clustertest.Client(t, n.URL())
 	ctx := clustertest.WithTimeout(t)
 	var refused error
-	pace := time.NewTicker(20 * time.Millisecond) // the free space is looked at once a second
+	pace := time.NewTicker(20 * time.Millisecond) // the free space is looked at ten times a second
 	defer pace.Stop()
 	for i := 0; i < 200 && refused == nil; i++ {
 		_, refused = cl.PutBytes(ctx, fmt.Sprintf("fill/%d", i), pattern(fmt.Sprint(i), 1<<20), client.PutOptions{})
