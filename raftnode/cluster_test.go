@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -213,7 +214,12 @@ type testNode struct {
 
 func newTestNode(t *testing.T, name string) *testNode {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	// Not 127.0.0.1, whose ports outgoing connections use too: a node that is
+	// started again must find its own free.
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254)))
+	if err != nil {
+		ln, err = net.Listen("tcp", "127.0.0.1:0") // the only one on some systems
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

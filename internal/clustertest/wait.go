@@ -2,6 +2,7 @@ package clustertest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
@@ -30,10 +31,17 @@ func Eventually(t testing.TB, what string, ok func() error) {
 	}
 }
 
-// FreeAddr returns a loopback address nobody listens on at the moment.
+// FreeAddr returns a loopback address nobody listens on, or will by chance: it
+// is one of the many loopback addresses other than 127.0.0.1, from which the
+// kernel takes the ports of outgoing connections. Where there is only that one,
+// it is that.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	ln, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		ln, err = net.Listen("tcp", "127.0.0.1:0")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
