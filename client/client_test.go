@@ -662,9 +662,9 @@ func TestClient_Cluster_Requests(t *testing.T) {
 }
 
 func TestClient_RemoveMember_GoneAfterALostAnswer(t *testing.T) {
-	tries := 0
+	var tries atomic.Int32
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		if tries++; tries == 1 {
+		if tries.Add(1) == 1 {
 			panic(http.ErrAbortHandler)
 		}
 		problem(w, Problem{Type: ProblemUnknownMember, Status: 404, Detail: "no member n3"})
