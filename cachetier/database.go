@@ -131,6 +131,24 @@ func (ds *databases) preference() []*database {
 	return order
 }
 
+// inOrder is preference as URLs.
+func (ds *databases) inOrder() []string {
+	var urls []string
+	for _, d := range ds.preference() {
+		urls = append(urls, d.url)
+	}
+	return urls
+}
+
+// failed records that the node of that URL failed.
+func (ds *databases) failed(url string) {
+	for _, d := range ds.all() {
+		if d.url == url {
+			d.failed(ds.now())
+		}
+	}
+}
+
 // hedgeDelay is how long d may be silent before another node is asked too:
 // a few times what it usually takes.
 func (d *database) hedgeDelay() time.Duration {

@@ -292,3 +292,10 @@ func receive[T any](t *testing.T, what string, c <-chan T) (v T) {
 	}
 	return v
 }
+
+func writeProblem(w http.ResponseWriter, p client.Problem) {
+	w.Header().Set("Content-Type", client.ContentTypeProblem)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p)
+}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -325,24 +324,6 @@ func TestForward_ReadsAreRepeated(t *testing.T) {
 	defer resp.Body.Close()
 	if got, _ := io.ReadAll(resp.Body); !bytes.Equal(got, want.body) {
 		t.Errorf("%d %q", resp.StatusCode, got)
-	}
-}
-
-func TestTryBody_RetiredBodyIsNotRead(t *testing.T) {
-	source := &sourceBody{ReadCloser: io.NopCloser(strings.NewReader("0123456789"))}
-	first := &tryBody{source: source}
-	if !first.retire() {
-		t.Error("an untouched body counts as touched")
-	}
-	if n, err := first.Read(make([]byte, 1)); n != 0 || !errors.Is(err, errRetired) {
-		t.Errorf("a retired body reads %d, %v", n, err)
-	}
-	second := &tryBody{source: source}
-	if got, err := io.ReadAll(second); string(got) != "0123456789" || err != nil {
-		t.Errorf("read %q, %v", got, err)
-	}
-	if second.retire() {
-		t.Error("a touched body counts as untouched")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/golang/groupcache"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -87,7 +88,7 @@ type Node struct {
 	databases *databases
 	fetcher   *fetcher
 	peerHTTP  *http.Client
-	forward   http.Handler
+	forward   *forward.Handler
 	counters  counters
 	began     time.Time
 
@@ -140,7 +141,7 @@ func New(cfg NodeConfig) (*Node, error) {
 		running:   &n.loads,
 	}
 	n.peerHTTP = newHTTPClient(newTransport(cfg.PeerTimeout))
-	n.forward = newForward(n)
+	n.forward = forward.New(forward.Config{Databases: n.databases.inOrder, Failed: n.databases.failed, Logger: n.log})
 	n.setPeers(nil)
 	n.picker = ownerPicker{n}
 	n.newTiers()
@@ -226,10 +227,16 @@ func (n *Node) Close() error {
 	n.loads.Wait()
 	n.fetcher.http.CloseIdleConnections()
 	n.peerHTTP.CloseIdleConnections()
+	n.forward.Close()
 	forgetGroup(n.owned.group.Name())
 	forgetGroup(n.mirror.group.Name())
 	return nil
 }
+
+// Forward returns a handler that passes a request on to the nearest live
+// database node, as package forward does. Which requests may be forwarded is
+// for the caller to decide.
+func (n *Node) Forward() http.Handler { return n.forward }
 
 // enter counts a load in, leave counts it out.
 func (n *Node) enter() error {

@@ -1,4 +1,4 @@
-package cachetier
+package forward
 
 import (
 	"encoding/json"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -19,40 +20,64 @@ import (
 )
 
 const (
-	forwardAnswerTimeout = 30 * time.Second // between the end of the request and the answer
-	forwardExpectMin     = 1 << 20          // larger bodies wait for the database's go-ahead
-	forwardRetryAfter    = "1"              // seconds
+	dialTimeout   = time.Second
+	answerTimeout = 30 * time.Second // between the end of the request and the answer
+	expectMin     = 1 << 20          // larger bodies wait for the database's go-ahead
+	retryAfter    = "1"              // seconds
 )
 
-// Forward returns a handler that passes a request on to a live database node,
-// streaming both bodies, path and query untouched. It keeps the meaning of a
-// failure: as long as nothing of the body has left, the next database node is
-// tried, and when none takes it the answer is 503, definitely not proposed;
-// after that, no answer is 504, outcome unknown. A put with If-None-Match and
-// no Oncekv-Put-Id gets one.
-//
-// A read is tried at the next database node too, until one has begun to answer.
-// What of the answer has come is passed on at once; when it breaks off, so does
-// the answer here, and it is never gone on with at another node.
-//
-// Which requests may be forwarded is for the caller to decide.
-func (n *Node) Forward() http.Handler { return n.forward }
+// Config says where requests go.
+type Config struct {
+	// Databases returns the URLs of database nodes in the order in which to try
+	// them. It is called once for each request, concurrently, and must be quick.
+	Databases func() []string
+	// Failed hears of a database node that did not answer or was too busy. It
+	// may be nil.
+	Failed func(url string)
 
-func newForward(n *Node) http.Handler {
-	transport := newTransport(dialTimeout)
-	transport.ExpectContinueTimeout = time.Second
-	transport.ResponseHeaderTimeout = forwardAnswerTimeout
-	proxy := &httputil.ReverseProxy{
-		Rewrite:       rewriteForward,
-		Transport:     &forwarder{databases: n.databases, transport: transport, now: n.now},
-		FlushInterval: -1,
-		ErrorHandler:  forwardFailed,
-		ErrorLog:      slog.NewLogLogger(n.log.Handler(), slog.LevelWarn),
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		proxy.ServeHTTP(ownContinue{w}, r)
-	})
+	Logger *slog.Logger // nil: none
 }
+
+// Handler passes requests on. It is safe for concurrent use.
+type Handler struct {
+	proxy     *httputil.ReverseProxy
+	transport *http.Transport
+}
+
+// New returns a handler that goes by cfg.
+func New(cfg Config) *Handler {
+	if cfg.Failed == nil {
+		cfg.Failed = func(string) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 256,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true, // lengths and ranges are those of the value itself
+
+		ExpectContinueTimeout: time.Second,
+		ResponseHeaderTimeout: answerTimeout,
+	}
+	return &Handler{transport: transport, proxy: &httputil.ReverseProxy{
+		Rewrite:       rewrite,
+		Transport:     &forwarder{Config: cfg, transport: transport},
+		FlushInterval: -1,
+		ErrorHandler:  failed,
+		ErrorLog:      slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
+	}}
+}
+
+// ServeHTTP passes one request on and brings the answer back.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.proxy.ServeHTTP(ownContinue{w}, r)
+}
+
+// Close drops connections that are idle. Call it when no request is served any
+// more.
+func (h *Handler) Close() { h.transport.CloseIdleConnections() }
 
 // ownContinue withholds the database's 100 Continue, which answers this node's
 // question. A client that asked gets one from net/http, when its body is first
@@ -69,50 +94,49 @@ func (w ownContinue) WriteHeader(status int) {
 // Unwrap lets http.ResponseController find Flush.
 func (w ownContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// rewriteForward keeps the request as it came. Host stays too: a database
+// rewrite keeps the request as it came. Host stays too: a database
 // node's cross-origin check compares it with the Origin that the browser sent
 // to this node.
-func rewriteForward(r *httputil.ProxyRequest) {
+func rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery // ReverseProxy drops what it cannot parse; the database refuses it
 	r.Out.Host = r.In.Host
 	if r.In.Header.Get("If-None-Match") != "" && r.In.Header.Get(client.HeaderPutID) == "" {
 		r.Out.Header.Set(client.HeaderPutID, client.NewPutID())
 	}
-	if r.In.ContentLength > forwardExpectMin || r.In.ContentLength < 0 {
+	if r.In.ContentLength > expectMin || r.In.ContentLength < 0 {
 		r.Out.Header.Set("Expect", "100-continue")
 	}
 }
 
 // forwarder is the RoundTripper that chooses the database node.
 type forwarder struct {
-	databases *databases
+	Config
 	transport *http.Transport
-	now       func() time.Time
 }
 
-// forwardError is a request that no database node answered.
-type forwardError struct {
+// unanswered is a request that no database node answered.
+type unanswered struct {
 	sent bool  // it may have arrived
 	body error // the client's body broke off
 	said []string
 }
 
-func (e *forwardError) Error() string { return strings.Join(e.said, "; ") }
+func (e *unanswered) Error() string { return strings.Join(e.said, "; ") }
 
 // RoundTrip implements http.RoundTripper. It changes to another database node
 // only while the body is untouched.
 func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := &sourceBody{ReadCloser: req.Body}
-	failure := &forwardError{}
+	failure := &unanswered{}
 	var refusal *http.Response // by a node that took nothing; the last one's is passed on
-	for _, d := range f.databases.preference() {
-		resp, again, err := f.try(req, d, body)
+	for _, database := range f.Databases() {
+		resp, again, err := f.try(req, database, body)
 		if resp != nil || !again {
 			closeResponse(refusal)
 			refusal = resp
 		}
 		if err != nil {
-			failure.said = append(failure.said, fmt.Sprintf("%s: %v", d.url, err))
+			failure.said = append(failure.said, fmt.Sprintf("%s: %v", database, err))
 		}
 		if !again {
 			if err == nil {
@@ -120,14 +144,14 @@ func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 			failure.sent, failure.body = true, body.failure()
 			if failure.body == nil && req.Context().Err() == nil {
-				d.failed(f.now())
+				f.Failed(database)
 			}
 			return nil, failure
 		}
 		if req.Context().Err() != nil {
 			break
 		}
-		d.failed(f.now())
+		f.Failed(database)
 	}
 	if refusal != nil {
 		return refusal, nil
@@ -145,12 +169,12 @@ func closeResponse(resp *http.Response) {
 	}
 }
 
-// try sends the request to d. again is whether another node may be asked: d
-// refused or failed, and certainly carried nothing out. A failure is certain
+// try sends the request to a database node. again is whether another may be
+// asked: this one refused or failed, and certainly carried nothing out. A failure is certain
 // when there was no connection, when the body, without which there is no put,
 // was not begun, or when the request only reads.
-func (f *forwarder) try(req *http.Request, d *database, body *sourceBody) (resp *http.Response, again bool, err error) {
-	target, err := url.Parse(d.url)
+func (f *forwarder) try(req *http.Request, database string, body *sourceBody) (resp *http.Response, again bool, err error) {
+	target, err := url.Parse(database)
 	if err != nil {
 		return nil, true, err
 	}
@@ -228,11 +252,11 @@ func (b *tryBody) retire() bool {
 	return !b.source.touched
 }
 
-// forwardFailed answers for a request that got no answer.
-func forwardFailed(w http.ResponseWriter, r *http.Request, err error) {
-	var failure *forwardError
+// failed answers for a request that got no answer.
+func failed(w http.ResponseWriter, r *http.Request, err error) {
+	var failure *unanswered
 	if !errors.As(err, &failure) {
-		failure = &forwardError{sent: true, said: []string{err.Error()}}
+		failure = &unanswered{sent: true, said: []string{err.Error()}}
 	}
 	switch {
 	case failure.body != nil: // and so the database node has refused it
@@ -243,21 +267,30 @@ func forwardFailed(w http.ResponseWriter, r *http.Request, err error) {
 	case failure.sent:
 		writeProblem(w, client.Problem{
 			Type: client.ProblemOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout,
-			Detail: "the request was sent to a database node and no answer came; repeat the same put: " + err.Error(),
+			Detail: "the request was sent to a database node and no answer came; " + wayOut(r.URL.Path) + ": " + err.Error(),
 		})
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
-		w.Header().Set("Retry-After", forwardRetryAfter)
+		w.Header().Set("Retry-After", retryAfter)
 		writeProblem(w, client.Problem{
 			Type: client.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
 			Detail: "no database node answered; repeat the request: " + err.Error(),
 		})
 	default:
-		w.Header().Set("Retry-After", forwardRetryAfter)
+		w.Header().Set("Retry-After", retryAfter)
 		writeProblem(w, client.Problem{
 			Type: client.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
 			Detail: "no database node took the request, and nothing was proposed; repeat it: " + err.Error(),
 		})
 	}
+}
+
+// wayOut says what to do about a request of which nobody knows whether it took
+// effect.
+func wayOut(path string) string {
+	if strings.HasPrefix(path, "/members") || path == "/leader" {
+		return "it may have taken effect, so look at GET /members before you repeat it"
+	}
+	return "repeat the same put"
 }
 
 func writeProblem(w http.ResponseWriter, p client.Problem) {
