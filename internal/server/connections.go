@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -82,6 +83,7 @@ type connection struct {
 	*net.TCPConn
 	of    *connections
 	since atomic.Int64 // unix nanoseconds since when there is no request on it; 0: there is one
+	told  atomic.Bool  // net/http has answered something that is no request
 }
 
 // Accept returns the next connection for which there is room.
@@ -149,11 +151,30 @@ func (c *connections) refuse(tcp *net.TCPConn) {
 		if _, err := tcp.Write(c.refusal); err != nil {
 			return
 		}
-		// A connection closed with something unread is reset, and the client
-		// may never see the answer: read what it sends until it has seen it.
-		_ = tcp.CloseWrite()
-		_, _ = io.Copy(io.Discard, io.LimitReader(tcp, 1<<20))
+		hearOut(tcp)
 	})
+}
+
+// hearOut reads what the client still sends until it has seen the answer, or
+// the connection's deadline: one that is closed with something unread is reset,
+// and then the client may never see it.
+func hearOut(tcp *net.TCPConn) {
+	_ = tcp.CloseWrite()
+	_, _ = io.Copy(io.Discard, io.LimitReader(tcp, 1<<20))
+}
+
+// lastWord is what net/http's own answers to something that is no request have
+// in them. Unlike those of a handler, it does not hear the client out.
+var lastWord = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
+
+const lastWordMax = 512 // bytes of such an answer
+
+// Write implements net.Conn.
+func (c *connection) Write(p []byte) (int, error) {
+	if len(p) <= lastWordMax && bytes.Contains(p, lastWord) {
+		c.told.Store(true)
+	}
+	return c.TCPConn.Write(p)
 }
 
 // Close counts the connection out.
@@ -161,6 +182,10 @@ func (c *connection) Close() error {
 	c.of.mu.Lock()
 	delete(c.of.open, c)
 	c.of.mu.Unlock()
+	if c.told.Load() {
+		_ = c.SetDeadline(time.Now().Add(refusalTime))
+		hearOut(c.TCPConn)
+	}
 	return c.TCPConn.Close()
 }
 

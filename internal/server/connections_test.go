@@ -201,3 +201,16 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 		t.Errorf("%v connections were refused", n)
 	}
 }
+
+// What is no request is answered by net/http itself. The answer arrives even
+// when the client has sent more than the server read.
+func TestConnections_AnswerToNoRequestArrives(t *testing.T) {
+	d := startLimited(t, 0)
+	for range 50 {
+		conn := open(t, d, "PUT /key/a%zz HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n"+strings.Repeat("x", 65536))
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") {
+			t.Fatalf("read %q, %v", answer, err)
+		}
+	}
+}
