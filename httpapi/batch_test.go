@@ -409,7 +409,7 @@ func TestBatch_LongLines(t *testing.T) {
 func TestBatch_SendsBeforeItReads(t *testing.T) {
 	const lines = 100_000
 	n := newBatchNode(t)
-	in := n.sendAll(lines)
+	in := n.sendAll(lines, "v")
 	for i := range lines {
 		line, err := in.ReadString('\n')
 		if err != nil || !strings.HasPrefix(line, fmt.Sprintf(`{"key":"key%d","status":"created"`, i)) {
@@ -422,12 +422,17 @@ func TestBatch_SendsBeforeItReads(t *testing.T) {
 }
 
 // sendAll sends lines without reading, and then returns the answer.
-func (n *batchNode) sendAll(lines int) *bufio.Reader {
+func (n *batchNode) sendAll(lines int, value string) *bufio.Reader {
 	n.t.Helper()
 	conn := n.open()
+	// The kernel would keep tens of megabytes that are not read, and as many
+	// that are not sent.
+	if err := errors.Join(conn.SetReadBuffer(64<<10), conn.SetWriteBuffer(64<<10)); err != nil {
+		n.t.Fatal(err)
+	}
 	out := bufio.NewWriter(conn)
 	for i := range lines {
-		if err := chunk(out, doc(fmt.Sprint("key", i), "v")); err != nil {
+		if err := chunk(out, doc(fmt.Sprint("key", i), value)); err != nil {
 			n.t.Fatalf("line %d: %v", i+1, err)
 		}
 	}
@@ -443,7 +448,7 @@ func (n *batchNode) sendAll(lines int) *bufio.Reader {
 func TestBatch_SpillFull(t *testing.T) {
 	for _, limit := range []int64{-1, 1 << 20} {
 		n := newBatchNode(t, func(c *DatabaseConfig) { c.SpillBytes = limit; c.BodyIdleTimeout = 3 * time.Second })
-		text, err := io.ReadAll(n.sendAll(150_000))
+		text, err := io.ReadAll(n.sendAll(150_000, strings.Repeat("v", 300)))
 		if err != nil {
 			t.Fatal(err)
 		}
