@@ -1,7 +1,11 @@
 package cachetier
 
 import (
+	"strconv"
+
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // ring says which cache node owns a key: rendezvous hashing, by which every
@@ -44,4 +48,31 @@ func mix(x uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
+}
+
+// Owner returns which of the live cache nodes, named by their advertised URLs
+// in any order, owns a key: the one that loads it from the database for all
+// others. It is "" when there are none.
+func Owner(nodes []string, key kvstore.Key) string { return newRing(nodes).owner(string(key)) }
+
+// sharesSample is how many keys Shares asks about: its error is a few parts in
+// a thousand.
+const sharesSample = 1 << 14
+
+// Shares estimates the part of all keys that each of the live cache nodes,
+// named by their advertised URLs, owns: numbers from 0 to 1 that add up to 1. It
+// takes about a millisecond for 30 nodes, and always answers the same.
+func Shares(nodes []string) map[string]float64 {
+	r := newRing(nodes)
+	shares := make(map[string]float64, len(nodes))
+	for _, url := range nodes {
+		shares[url] = 0
+	}
+	if len(nodes) == 0 {
+		return shares
+	}
+	for i := range sharesSample {
+		shares[r.owner(strconv.Itoa(i))] += 1. / sharesSample
+	}
+	return shares
 }

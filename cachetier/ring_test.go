@@ -49,3 +49,20 @@ func TestRing_Owner_OfNobody(t *testing.T) {
 		t.Errorf("owner %q", owner)
 	}
 }
+
+func TestShares_AddUpAndAreEven(t *testing.T) {
+	nodes := []string{"http://a:1", "http://b:1", "http://c:1", "http://d:1"}
+	sum := 0.0
+	for url, share := range Shares(nodes) {
+		sum += share
+		if share < 0.22 || share > 0.28 {
+			t.Errorf("%s owns %.3f of the keys, want about a quarter", url, share)
+		}
+	}
+	if sum < 0.999 || sum > 1.001 {
+		t.Errorf("the shares add up to %v", sum)
+	}
+	if got := Shares(nil); len(got) != 0 {
+		t.Errorf("shares of nobody: %v", got)
+	}
+}
