@@ -330,6 +330,29 @@ type CacheStats struct {
 	CacheFigures
 }
 
+// AdminStats is GET /stats of an admin.
+type AdminStats struct {
+	Name          string  `json:"name"`
+	URL           string  `json:"url"`
+	Role          string  `json:"role"` // always RoleAdmin
+	Ready         bool    `json:"ready"`
+	Members       int     `json:"members"` // database nodes known
+	Caches        int     `json:"caches"`  // cache nodes known
+	Down          int     `json:"down"`    // of both, those that do not answer
+	Version       string  `json:"version,omitempty"`
+	UptimeSeconds float64 `json:"uptime_seconds"`
+}
+
+// RoleAdmin is the role of an admin in AdminStats.
+const RoleAdmin = "admin"
+
+// Owner is the answer of GET /owner of an admin: the cache node that loads a key
+// for all others.
+type Owner struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}
+
 // RoleCache is the role of a cache node in CacheStats.
 const RoleCache = "cache"
 

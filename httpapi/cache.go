@@ -100,21 +100,30 @@ func forwarder(next http.Handler, idle time.Duration) handler {
 // it broke off is for the client to see: in its last line.
 func readForwarder(next http.Handler, idle time.Duration, closing <-chan struct{}) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		ctx, cancel := context.WithCancel(r.Context())
-		var watching sync.WaitGroup
-		defer watching.Wait()
-		defer cancel()
-		watching.Go(func() {
-			select {
-			case <-closing:
-				cancel()
-			case <-ctx.Done():
-			}
-		})
+		ctx, end := untilClosed(r.Context(), closing)
+		defer end()
 		r = r.WithContext(ctx)
 		r.Body, r.ContentLength, r.TransferEncoding = http.NoBody, 0, nil // a read has none
 		next.ServeHTTP(newPacedWriter(w, idle), r)
 		return nil
+	}
+}
+
+// untilClosed returns a context that also ends when closing is closed. end ends
+// it, and returns when nothing of it is left.
+func untilClosed(parent context.Context, closing <-chan struct{}) (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancel(parent)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel()
+		watching.Wait()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -45,7 +46,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			"a web page of another origin may not change anything here: a key that is set stays set").write(a)
 		return
 	}
-	if limited(r.URL.Path) {
+	if limited(strings.TrimPrefix(r.URL.Path, pathAPI)) {
 		if !f.requests.take(1) {
 			problemFor(reading, kvstore.ErrOverloaded).write(a)
 			return

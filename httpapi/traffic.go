@@ -30,7 +30,7 @@ const (
 
 // documentedPath is a pattern of the router as the API's description has it.
 func documentedPath(pattern string) string {
-	if pattern == pathKey+"*" || pattern == pathKeep+"*" {
+	if strings.HasSuffix(pattern, pathKey+"*") || strings.HasSuffix(pattern, pathKeep+"*") {
 		return strings.TrimSuffix(pattern, "*") + "{key}"
 	}
 	return pattern

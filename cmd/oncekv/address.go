@@ -21,13 +21,21 @@ func checkName(name string) error {
 // checkListen verifies an address to listen on. Others cannot reach a wildcard
 // address, so then the one to advertise must be given.
 func checkListen(flag, listen, advertiseFlag, advertise string) error {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		return usageErrorf("--%s %q is not an address: write host:port, such as 127.0.0.1:11000", flag, listen)
+	if err := checkAddress(flag, listen); err != nil {
+		return err
 	}
+	host, _, _ := net.SplitHostPort(listen)
 	ip := net.ParseIP(host)
 	if advertise == "" && (host == "" || ip != nil && ip.IsUnspecified()) {
 		return usageErrorf("--%s %s means every interface; say with --%s URL how others reach this node", flag, listen, advertiseFlag)
+	}
+	return nil
+}
+
+// checkAddress verifies an address that nobody else need be told.
+func checkAddress(flag, listen string) error {
+	if _, _, err := net.SplitHostPort(listen); err != nil {
+		return usageErrorf("--%s %q is not an address: write host:port, such as 127.0.0.1:11000", flag, listen)
 	}
 	return nil
 }

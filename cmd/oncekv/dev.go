@@ -15,11 +15,12 @@ import (
 	"github.com/Focinfi/oncekv/internal/server"
 )
 
-// Ports of the local cluster: the first of three each.
+// Ports of the local cluster: the first of three each, and the admin's.
 const (
 	devDatabasePort = 11000
 	devPeerPort     = 12000
 	devCachePort    = 5551
+	devAdminPort    = 5546
 	devNodes        = 3
 	devOffsetMax    = 65535 - devPeerPort - devNodes
 )
@@ -36,12 +37,12 @@ func (a *app) devCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run the whole system in one process",
-		Long: fmt.Sprintf(`Run three database nodes and three cache nodes in one process, on loopback, to
-try things out. The data stays for the next start.
+		Long: fmt.Sprintf(`Run three database nodes, three cache nodes and the admin page in one process, on
+loopback, to try things out. The data stays for the next start.
 
 Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
-%d to %d. --port-offset shifts all of them, and has data of its own.`,
-			devDatabasePort, devDatabasePort+devNodes-1, devPeerPort, devPeerPort+devNodes-1, devCachePort, devCachePort+devNodes-1),
+%d to %d, admin %d. --port-offset shifts all of them, and has data of its own.`,
+			devDatabasePort, devDatabasePort+devNodes-1, devPeerPort, devPeerPort+devNodes-1, devCachePort, devCachePort+devNodes-1, devAdminPort),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dev(cmd.Context(), d) },
 	}
@@ -77,7 +78,7 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 
 // devSystem is a running local cluster.
 type devSystem struct {
-	nodes   []namedNode // databases first
+	nodes   []namedNode // databases, caches, admin
 	peers   []server.Peer
 	dataDir string
 }
@@ -95,6 +96,9 @@ func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
 		if err := s.startCache(ctx, i, d.portOffset, logger); err != nil {
 			return nil, s.abandon(err)
 		}
+	}
+	if err := s.startAdmin(ctx, d.portOffset, logger); err != nil {
+		return nil, s.abandon(err)
 	}
 	return s, nil
 }
@@ -153,6 +157,15 @@ func (s *devSystem) startCache(ctx context.Context, i, offset int, logger *slog.
 	return nil
 }
 
+func (s *devSystem) startAdmin(ctx context.Context, offset int, logger *slog.Logger) error {
+	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(devAdminPort + offset), Nodes: s.urls()[:devNodes], Logger: logger})
+	if err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	s.nodes = append(s.nodes, namedNode{"admin", admin})
+	return nil
+}
+
 // abandon closes what was started before err.
 func (s *devSystem) abandon(err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
@@ -188,7 +201,9 @@ In a second terminal, set a key through a database node, then read it from cache
   curl -XPOST %s/key -d '{"key":"foo","value":"bar"}'
   curl -XGET %s/key/foo
   curl -XGET %s/key/foo
-`, s.dataDir, urls[0], urls[devNodes], urls[devNodes+1])
+
+All of it in a browser: %s
+`, s.dataDir, urls[0], urls[devNodes], urls[devNodes+1], urls[len(urls)-1])
 }
 
 // waitReady returns nil when every node says that it is ready.

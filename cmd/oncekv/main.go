@@ -72,7 +72,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 outcome unknow
 		},
 	}
 	root.AddCommand(
-		a.devCommand(), a.serveCommand(), a.cacheCommand(),
+		a.devCommand(), a.serveCommand(), a.cacheCommand(), a.adminCommand(),
 		a.putCommand(), a.getCommand(), a.lsCommand(), a.watchCommand(), a.batchCommand(), a.importCommand(),
 		a.membersCommand(), a.statsCommand(), a.benchCommand(),
 		a.completionCommand(), a.versionCommand(),

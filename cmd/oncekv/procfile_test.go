@@ -24,6 +24,7 @@ func TestProcfile_SameAsDev(t *testing.T) {
 	for i := range devNodes {
 		fmt.Fprintf(&want, "c%d: ./bin/oncekv cache --name c%d --listen %s --nodes %s\n", i+1, i+1, loopback(devCachePort+i), strings.Join(nodes, ","))
 	}
+	fmt.Fprintf(&want, "admin: ./bin/oncekv admin --listen %s --nodes %s\n", loopback(devAdminPort), strings.Join(nodes, ","))
 	got, err := os.ReadFile("../../Procfile")
 	must(t, err)
 	if string(got) != want.String() {

@@ -28,17 +28,31 @@ func listen(addr, advertise, what string, limit int) (*listener, error) {
 	if err := CheckAdvertise(addr, advertise); err != nil {
 		return nil, err
 	}
+	l, err := bind(addr, what, limit)
+	if err == nil && advertise != "" {
+		l.url = advertise
+	}
+	return l, err
+}
+
+// bind binds addr, which may be a wildcard address: then url is how this machine
+// itself reaches it.
+func bind(addr, what string, limit int) (*listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", what, err)
 	}
-	l := &listener{ln: limitConnections(ln, limit), url: advertise}
-	if l.url == "" {
-		host, _, _ := net.SplitHostPort(addr)
-		_, port, _ := net.SplitHostPort(ln.Addr().String())
-		l.url = "http://" + net.JoinHostPort(host, port)
+	host, _, _ := net.SplitHostPort(addr)
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	if wildcard(host) {
+		host = "127.0.0.1"
 	}
-	return l, nil
+	return &listener{ln: limitConnections(ln, limit), url: "http://" + net.JoinHostPort(host, port)}, nil
+}
+
+func wildcard(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
 // CheckAdvertise reports whether others can be told a URL for a listener at
@@ -56,7 +70,7 @@ func CheckAdvertise(addr, advertise string) error {
 		}
 		return nil
 	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+	if wildcard(host) {
 		return fmt.Errorf("%w: others cannot connect to %q; say --advertise http://HOST:PORT", ErrAdvertise, addr)
 	}
 	return nil

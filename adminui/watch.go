@@ -1,0 +1,474 @@
+package adminui
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+const (
+	intervalDefault = 500 * time.Millisecond
+	silentMax       = 2 * time.Second // a node without an answer for longer is down
+	askTimeout      = 2 * time.Second
+	answerBytesMax  = 8 << 20
+	pointEvery      = time.Second
+	pointsMax       = 300
+	nodesMax        = 2048 // of either kind; what is beyond is not shown
+)
+
+// WatchConfig configures a Watch. Nodes is required.
+type WatchConfig struct {
+	// Nodes are client URLs of database nodes to begin with; all others are
+	// learned from them, and from one another. They are tried for ever.
+	Nodes []string
+	// Shares returns the part of all keys that each of the live cache nodes,
+	// named by their URLs, owns. It may be nil: all shares are 0 then.
+	Shares func(urls []string) map[string]float64
+	// Owner returns which of them owns a key, "" when there are none. It may be
+	// nil: nobody does then.
+	Owner func(urls []string, key kvstore.Key) string
+	// Interval is the time between two looks at every node; default 500 ms.
+	Interval time.Duration
+	// Version is the admin's own, for State.Version.
+	Version string
+
+	Logger *slog.Logger // default: none
+}
+
+// Watch follows a cluster: it asks every node for its figures, learns of nodes
+// that come and go, and makes a State of it whenever something changes, and at
+// every look. Reads are safe from any goroutine.
+type Watch struct {
+	cfg  WatchConfig
+	http *http.Client
+	look chan struct{} // capacity 1: look at once
+
+	// Owned by Run.
+	running  sync.WaitGroup // questions under way
+	answers  chan answered
+	dbs      map[string]*database // by client URL
+	caches   map[string]*cache    // by URL
+	directed time.Time            // when a database node last told who the members are
+	shares   map[string]float64
+	sharesOf string // the nodes shares are for, joined
+	pointed  time.Time
+
+	mu      sync.Mutex
+	state   *State
+	encoded []byte
+	number  uint64        // of state, from 1
+	next    chan struct{} // closed when there is a newer state
+	points  []Point
+}
+
+// answered is what became of one question.
+type answered struct {
+	url  string
+	kind question
+	at   time.Time // when the answer was there
+	err  error
+
+	stats   client.Stats
+	cache   client.CacheStats
+	members client.Members
+	caches  []client.CacheNode
+}
+
+type question int
+
+const (
+	askDatabase  question = iota // a database node's figures
+	askCache                     // a cache node's figures
+	askDirectory                 // a database node's lists of nodes
+)
+
+// NewWatch returns a Watch that has not looked yet.
+func NewWatch(cfg WatchConfig) (*Watch, error) {
+	if len(cfg.Nodes) == 0 {
+		return nil, errors.New("admin: no database nodes given; name at least one, such as http://127.0.0.1:11000")
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = intervalDefault
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Shares == nil {
+		cfg.Shares = func([]string) map[string]float64 { return nil }
+	}
+	if cfg.Owner == nil {
+		cfg.Owner = func([]string, kvstore.Key) string { return "" }
+	}
+	w := &Watch{
+		cfg: cfg, look: make(chan struct{}, 1), answers: make(chan answered),
+		dbs: map[string]*database{}, caches: map[string]*cache{}, next: make(chan struct{}),
+		http: &http.Client{Transport: &http.Transport{
+			DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
+			MaxIdleConnsPerHost: 4,
+			IdleConnTimeout:     time.Minute,
+		}},
+	}
+	for _, node := range cfg.Nodes {
+		node = strings.TrimRight(node, "/")
+		w.dbs[node] = &database{url: node, seed: true, probe: probe{first: time.Now()}}
+	}
+	w.state = w.compose(time.Now())
+	return w, nil
+}
+
+// Run watches until ctx ends and all questions are answered or given up.
+func (w *Watch) Run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer w.http.CloseIdleConnections()
+	defer w.running.Wait()
+	defer cancel()
+	tick := time.NewTicker(w.cfg.Interval)
+	defer tick.Stop()
+	w.ask(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.look:
+			w.ask(ctx)
+		case <-tick.C:
+			w.publish(time.Now())
+			w.ask(ctx)
+		case a := <-w.answers:
+			if w.note(a) {
+				w.publish(time.Now())
+			}
+		}
+	}
+}
+
+// Look makes the Watch look now: something was changed.
+func (w *Watch) Look() {
+	select {
+	case w.look <- struct{}{}:
+	default:
+	}
+}
+
+// ask sends a question to every node that owes no answer.
+func (w *Watch) ask(ctx context.Context) {
+	for _, d := range w.dbs {
+		w.begin(ctx, &d.probe, d.url, askDatabase)
+	}
+	for _, c := range w.caches {
+		w.begin(ctx, &c.probe, c.url, askCache)
+	}
+	if d := w.guide(); d != nil && !d.directing {
+		d.directing = true
+		w.running.Go(func() { w.deliver(ctx, w.question(ctx, d.url, askDirectory)) })
+	}
+}
+
+func (w *Watch) begin(ctx context.Context, p *probe, url string, kind question) {
+	if p.asked {
+		return
+	}
+	p.asked = true
+	w.running.Go(func() { w.deliver(ctx, w.question(ctx, url, kind)) })
+}
+
+func (w *Watch) deliver(ctx context.Context, a answered) {
+	select {
+	case w.answers <- a:
+	case <-ctx.Done():
+	}
+}
+
+// question asks one node.
+func (w *Watch) question(ctx context.Context, url string, kind question) answered {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	a := answered{url: url, kind: kind}
+	switch kind {
+	case askDatabase:
+		a.err = w.fetch(ctx, url+"/stats", &a.stats)
+		if a.err == nil && a.stats.ID == "" {
+			a.err = errors.New("what answers there is not a database node")
+		}
+	case askCache:
+		a.err = w.fetch(ctx, url+"/stats", &a.cache)
+		if a.err == nil && a.cache.Role != client.RoleCache {
+			a.err = errors.New("what answers there is not a cache node")
+		}
+	case askDirectory:
+		if a.err = w.fetch(ctx, url+"/members?consistency=local", &a.members); a.err == nil {
+			a.err = w.fetch(ctx, url+"/caches", &a.caches)
+		}
+	}
+	a.at = time.Now()
+	return a
+}
+
+func (w *Watch) fetch(ctx context.Context, url string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := w.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("it answers %s", resp.Status)
+	}
+	return json.NewDecoder(io.LimitReader(resp.Body, answerBytesMax)).Decode(into)
+}
+
+// note takes an answer in and reports whether people should hear of it at
+// once. Answers of nodes that were forgotten meanwhile are nobody's.
+func (w *Watch) note(a answered) bool {
+	switch a.kind {
+	case askDatabase:
+		d := w.dbs[a.url]
+		if d == nil {
+			return false
+		}
+		before := d.outline()
+		d.probe.note(a)
+		if a.err == nil {
+			d.stats = &a.stats
+			d.rates.add(a.at, databaseCounters(&a.stats))
+		}
+		return w.changed("database node", d.name(), before, d.outline(), d.probe)
+	case askCache:
+		c := w.caches[a.url]
+		if c == nil {
+			return false
+		}
+		before := c.outline()
+		c.probe.note(a)
+		if a.err == nil {
+			c.stats = &a.cache
+			c.rates.add(a.at, cacheCounters(&a.cache))
+		}
+		return w.changed("cache node", c.name, before, c.outline(), c.probe)
+	}
+	if d := w.dbs[a.url]; d != nil {
+		d.directing = false
+	}
+	return a.err == nil && w.learn(a)
+}
+
+// changed logs and reports a change that people should hear of at once.
+func (w *Watch) changed(kind, name string, before, after outline, p probe) bool {
+	if before.status != after.status {
+		w.cfg.Logger.Info("a node is "+after.status, "kind", kind, "name", name, "was", before.status, "err", p.err)
+	}
+	return before != after
+}
+
+// guide returns the database node whose lists count: the leader if it answers,
+// else the one that has got farthest, else any.
+func (w *Watch) guide() *database {
+	var best *database
+	for _, d := range w.dbs {
+		if best == nil || better(d, best) {
+			best = d
+		}
+	}
+	return best
+}
+
+func better(a, b *database) bool {
+	if a.answers() != b.answers() {
+		return a.answers()
+	}
+	if a.stats == nil || b.stats == nil {
+		if (a.stats == nil) != (b.stats == nil) {
+			return a.stats != nil
+		}
+		return a.url < b.url
+	}
+	if la, lb := a.leads(), b.leads(); la != lb {
+		return la
+	}
+	if a.stats.Term != b.stats.Term {
+		return a.stats.Term > b.stats.Term
+	}
+	if a.stats.AppliedIndex != b.stats.AppliedIndex {
+		return a.stats.AppliedIndex > b.stats.AppliedIndex
+	}
+	return a.url < b.url
+}
+
+// learn takes lists of nodes over and reports whether a node came or went, or
+// changed its part.
+func (w *Watch) learn(a answered) bool {
+	if len(a.members.Members) == 0 {
+		return false // it has not formed or joined a cluster yet
+	}
+	w.directed = a.at
+	changed := w.learnMembers(a)
+	return w.learnCaches(a) || changed
+}
+
+func (w *Watch) learnMembers(a answered) bool {
+	changed := false
+	listed := map[string]bool{}
+	for _, m := range a.members.Members[:min(len(a.members.Members), nodesMax)] {
+		at := nodeURL(m.ClientURL)
+		if at == "" {
+			continue
+		}
+		listed[at] = true
+		d := w.dbs[at]
+		if d == nil {
+			d = &database{url: at, probe: probe{first: a.at}}
+			w.dbs[at] = d
+		}
+		changed = changed || d.member == nil || d.member.Role != m.Role || d.member.ID != m.ID
+		d.member = &m
+	}
+	for at, d := range w.dbs {
+		if listed[at] {
+			continue
+		}
+		changed = changed || d.member != nil
+		d.member = nil
+		if !d.seed {
+			delete(w.dbs, at)
+		}
+	}
+	return changed
+}
+
+// learnCaches drops a cache node that is not listed any more only if it does
+// not answer either: a database node that has just started has not heard of all.
+func (w *Watch) learnCaches(a answered) bool {
+	changed := false
+	listed := map[string]bool{}
+	for _, n := range a.caches[:min(len(a.caches), nodesMax)] {
+		at := nodeURL(n.URL)
+		if at == "" {
+			continue
+		}
+		listed[at] = true
+		c := w.caches[at]
+		if c == nil {
+			c = &cache{url: at, probe: probe{first: n.LastSeen}}
+			w.caches[at] = c
+			changed = true
+		}
+		c.name, c.registered = n.Name, n.Healthy
+	}
+	for at, c := range w.caches {
+		if !listed[at] {
+			c.registered = false
+			if !c.answers() {
+				delete(w.caches, at)
+				changed = true
+			}
+		}
+	}
+	return changed
+}
+
+// nodeURL returns a node's URL as this package uses it, "" for one that cannot
+// be asked.
+func nodeURL(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host
+}
+
+// publish makes the state of now the newest.
+func (w *Watch) publish(now time.Time) {
+	s := w.compose(now)
+	encoded, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("a state cannot be written as JSON: %v", err))
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state, w.encoded = s, encoded
+	w.number++
+	close(w.next)
+	w.next = make(chan struct{})
+	if now.Sub(w.pointed) >= pointEvery-w.cfg.Interval/2 {
+		w.pointed = now
+		w.points = append(w.points, Point{Time: s.Time, Revision: s.Revision, Rates: s.Rates})
+		w.points = slices.Delete(w.points, 0, max(0, len(w.points)-pointsMax))
+	}
+}
+
+// State returns the newest state. It is shared: nobody may change it.
+func (w *Watch) State() *State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state
+}
+
+// Next returns the newest state as JSON, and its number, when that is not the
+// one numbered after; else it waits for one, or for the end of ctx. States in
+// between are left out. A number that this Watch has not reached is one of
+// another process: it does not wait.
+func (w *Watch) Next(ctx context.Context, after uint64) (state []byte, number uint64, err error) {
+	for {
+		w.mu.Lock()
+		state, number, next := w.encoded, w.number, w.next
+		w.mu.Unlock()
+		if state != nil && number != after {
+			return state, number, nil
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return nil, 0, ctx.Err()
+		}
+	}
+}
+
+// History returns the last five minutes, as a History.
+func (w *Watch) History() any {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return History{Points: append([]Point{}, w.points...)}
+}
+
+// Databases returns the URLs of the database nodes that requests may be sent
+// to, the leader first, those that do not answer last.
+func (w *Watch) Databases() []string {
+	members := slices.Clone(w.State().Members)
+	if len(members) == 0 {
+		return w.cfg.Nodes
+	}
+	slices.SortStableFunc(members, func(a, b Member) int { return rank(a) - rank(b) })
+	urls := make([]string, len(members))
+	for i, m := range members {
+		urls[i] = m.URL
+	}
+	return urls
+}
+
+func rank(m Member) int {
+	switch {
+	case m.Status == StatusDown:
+		return 3
+	case m.Status == StatusStarting:
+		return 2
+	case m.Role == client.RoleLeader:
+		return 0
+	}
+	return 1
+}

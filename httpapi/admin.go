@@ -1,0 +1,225 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Overview is what an admin knows of the whole system. Its methods are called
+// concurrently and, but for Next, return at once.
+type Overview interface {
+	// DBs and Caches list the nodes.
+	DBs() []client.DBNode
+	Caches() []client.CacheNode
+	// Owner returns the live cache node that owns a key; false when none lives.
+	Owner(key kvstore.Key) (client.CacheNode, bool)
+	// History returns what an event stream begins with: the last minutes, as a
+	// JSON document.
+	History() any
+	// Next returns the newest state as a JSON document on one line, and its
+	// number, when that is not after; else it waits until there is another. Its
+	// only error is that of ctx.
+	Next(ctx context.Context, after uint64) (state []byte, number uint64, err error)
+}
+
+// AdminConfig is what an admin's API stands on. Overview, Page, Forward, Stats
+// and Ready are required; every other zero value has a default.
+type AdminConfig struct {
+	Overview Overview
+	Page     http.Handler                // the files of the web page, at / and /assets/
+	Forward  http.Handler                // takes requests below /api to a database node and brings the answer back
+	Stats    func() any                  // GET /stats
+	Ready    func(context.Context) error // nil when the admin knows the system; else a sentence about what it waits for
+
+	Logger   *slog.Logger // nil: none
+	Counters *Counters    // Errors are counted into; nil: the handler's own
+	Metrics  http.Handler // GET /metrics; nil: no such route
+	Traffic  Traffic      // hears of every request; nil: nobody
+
+	BodyIdleTimeout  time.Duration   // without a byte of a body, either way; DefaultBodyIdleTimeout
+	StreamsMax       int64           // event streams at a time; DefaultStreamsMax
+	RequestsInFlight int             // of keys, at the same time; DefaultRequestsInFlight
+	Closing          <-chan struct{} // closed when the admin stops, before its server does: ends streams; nil: never
+}
+
+// pathAPI is what requests for the database are below on an admin.
+const pathAPI = "/api"
+
+// NewAdmin returns the API of an admin: the page, what it shows, and the
+// database's own API below /api, so that a browser talks to one origin. The
+// rules of NewDatabase hold for it too.
+func NewAdmin(cfg AdminConfig) http.Handler {
+	cfg.setDefaults()
+	rt := newRouter(cfg.Counters, cfg.Logger, notOnAdmin)
+	rt.traffic = cfg.Traffic
+	page := func(w http.ResponseWriter, r *http.Request) error {
+		cfg.Page.ServeHTTP(newPacedWriter(w, cfg.BodyIdleTimeout), r)
+		return nil
+	}
+	rt.get("/", page)
+	rt.get("/assets/*", page)
+	rt.get("/favicon.svg", page)
+
+	o := &overview{from: cfg.Overview, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: newBudget(cfg.StreamsMax)}
+	rt.get("/dbs", o.dbs)
+	rt.get("/caches", o.caches)
+	rt.get("/owner", o.owner)
+	rt.get("/events", o.events)
+
+	below := http.StripPrefix(pathAPI, cfg.Forward)
+	forward := forwarder(below, cfg.BodyIdleTimeout)
+	rt.get(pathAPI+pathKey+"*", readForwarder(below, cfg.BodyIdleTimeout, nil))
+	rt.get(pathAPI+pathTwin, readForwarder(below, cfg.BodyIdleTimeout, nil))
+	rt.on(http.MethodPut, pathAPI+pathKey+"*", putting, forward)
+	rt.on(http.MethodPut, pathAPI+pathTwin, putting, forward)
+	rt.on(http.MethodPost, pathAPI+pathTwin, putting, forward)
+	rt.get(pathAPI+pathKeys, readForwarder(below, cfg.BodyIdleTimeout, nil))
+	rt.on(http.MethodPost, pathAPI+pathKeys, putting, duplexForwarder(below, cfg.BodyIdleTimeout))
+	rt.get(pathAPI+pathChanges, readForwarder(below, cfg.BodyIdleTimeout, cfg.Closing))
+	rt.get(pathAPI+"/members", readForwarder(below, cfg.BodyIdleTimeout, nil))
+	change := changeForwarder(below, cfg.BodyIdleTimeout)
+	rt.on(http.MethodPost, pathAPI+"/members", changing, change)
+	rt.on(http.MethodDelete, pathAPI+"/members/{name}", changing, change)
+	rt.on(http.MethodPost, pathAPI+"/members/{name}/promote", changing, change)
+	rt.on(http.MethodPost, pathAPI+"/leader", changing, change)
+
+	rt.health(&health{stats: func(context.Context) any { return cfg.Stats() }, ready: cfg.Ready})
+	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
+	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
+}
+
+func (cfg *AdminConfig) setDefaults() {
+	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
+	setDefault(&cfg.StreamsMax, DefaultStreamsMax)
+	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Counters == nil {
+		cfg.Counters = new(Counters)
+	}
+}
+
+// notOnAdmin is the 404 of a path an admin does not have.
+func notOnAdmin(r *http.Request) *problem {
+	return newProblem(http.StatusNotFound, client.ProblemNoRoute, "there is no %q here; the page is at /, and the database's API below %s", r.URL.Path, pathAPI)
+}
+
+// changeForwarder hands a change of the cluster on. Unlike a put it may have no
+// body, and no length then.
+func changeForwarder(next http.Handler, idle time.Duration) handler {
+	put := forwarder(next, idle)
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if r.ContentLength == 0 && len(r.TransferEncoding) == 0 {
+			r.Header.Set(headerRequestID, requestID(w))
+			r = r.WithContext(r.Context())
+			r.Body = http.NoBody
+			next.ServeHTTP(w, r)
+			return nil
+		}
+		return put(w, r)
+	}
+}
+
+// overview answers what an admin knows itself.
+type overview struct {
+	from    Overview
+	idle    time.Duration
+	closing <-chan struct{}
+	streams *budget // how many more there may be
+}
+
+func (o *overview) dbs(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parseQuery(r.URL.RawQuery); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, present(o.from.DBs()))
+}
+
+func (o *overview) caches(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parseQuery(r.URL.RawQuery); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, present(o.from.Caches()))
+}
+
+// owner tells which cache node owns a key.
+func (o *overview) owner(w http.ResponseWriter, r *http.Request) error {
+	p, err := parseQuery(r.URL.RawQuery, "key")
+	if err != nil {
+		return err
+	}
+	key, err := keyInQuery(p)
+	if err != nil {
+		return err
+	}
+	node, ok := o.from.Owner(key)
+	if !ok {
+		return newProblem(http.StatusNotFound, client.ProblemNoRoute, "no cache node is up, so none owns this key; database nodes serve it")
+	}
+	return writeJSON(w, http.StatusOK, client.Owner{Name: node.Name, URL: node.URL})
+}
+
+// events answers with a stream that goes on until either side stops: first the
+// last minutes, then one state after another. A slow reader misses states in
+// between, and never the newest.
+func (o *overview) events(w http.ResponseWriter, r *http.Request) error {
+	if _, err := parseQuery(r.URL.RawQuery); err != nil {
+		return err
+	}
+	if !o.streams.take(1) {
+		return kvstore.ErrOverloaded
+	}
+	defer o.streams.give(1)
+	if closed(o.closing) {
+		return kvstore.ErrClosed
+	}
+	h := w.Header()
+	h.Set("Content-Type", contentTypeEvents)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	ctx, end := untilClosed(r.Context(), o.closing)
+	defer end()
+	o.stream(ctx, newPacedWriter(w, o.idle), http.NewResponseController(w))
+	return nil
+}
+
+func (o *overview) stream(ctx context.Context, w *pacedWriter, conn *http.ResponseController) {
+	past, err := json.Marshal(o.from.History())
+	if err != nil {
+		panic(fmt.Sprintf("the last minutes cannot be written as JSON: %v", err))
+	}
+	if !sendEvent(w, conn, "event: history\ndata: %s\n\n", past) {
+		return
+	}
+	for number := uint64(0); ; {
+		var state []byte
+		if state, number, err = o.from.Next(ctx, number); err != nil {
+			break
+		}
+		if !sendEvent(w, conn, "id: %d\nevent: state\ndata: %s\n\n", number, state) {
+			return
+		}
+	}
+	if closed(o.closing) {
+		sendEvent(w, conn, "event: %s\ndata: %s\n\n", client.EventEnd, `{"reason":"`+client.EndClosing+`"}`)
+	}
+}
+
+// sendEvent reports whether the client took it.
+func sendEvent(w *pacedWriter, conn *http.ResponseController, format string, args ...any) bool {
+	_, err := w.Write(fmt.Appendf(nil, format, args...))
+	return err == nil && conn.Flush() == nil
+}
