@@ -112,16 +112,23 @@ func (c *cache) shown(now time.Time, share float64, growth cacheGrowth) Cache {
 	if c.stats != nil && !c.stats.Ready {
 		starting = "no database node answers it"
 	}
-	return Cache{
+	shown := Cache{
 		Name: cmp.Or(c.name, c.url), URL: c.url, Condition: c.condition(now, starting), Share: share, Stats: c.stats,
 		Rates: CacheRates{Gets: growth.gets, HitRatio: growth.hitRatio()},
 	}
+	if shown.Status == StatusDown && c.left {
+		shown.Left, shown.Reason = true, "it was stopped, and said goodbye"
+	}
+	return shown
 }
 
 // sharesNow returns the shares of the live cache nodes, worked out anew when
 // they are others than before.
 func (w *Watch) sharesNow(now time.Time) map[string]float64 {
 	urls := w.liveCaches(now)
+	if len(urls) == 0 {
+		return nil
+	}
 	if of := strings.Join(urls, " "); w.shares == nil || of != w.sharesOf {
 		w.shares, w.sharesOf = w.cfg.Shares(urls), of
 	}
@@ -157,7 +164,7 @@ func (w *Watch) Caches() []client.CacheNode {
 	now := w.State()
 	var list []client.CacheNode
 	for _, c := range now.Caches {
-		n := client.CacheNode{Name: c.Name, URL: c.URL, Healthy: c.Status != StatusDown, LastSeen: now.Time}
+		n := client.CacheNode{Name: c.Name, URL: c.URL, Healthy: c.Status != StatusDown, LastSeen: now.Time, Left: c.Left}
 		if c.Status == StatusDown {
 			n.LastSeen = c.Since
 		}
@@ -176,6 +183,9 @@ func (w *Watch) Owner(key kvstore.Key) (client.CacheNode, bool) {
 		if n.Healthy {
 			live[n.URL] = n
 		}
+	}
+	if len(live) == 0 {
+		return client.CacheNode{}, false
 	}
 	owner, ok := live[w.cfg.Owner(slices.Sorted(maps.Keys(live)), key)]
 	return owner, ok

@@ -38,8 +38,8 @@
 //     the newest term names.
 //  3. Rates count every request of a client once, wherever it was answered: what
 //     cache nodes ask of the database is taken away.
-//  4. A member that is not one any more is forgotten; a cache node when it said
-//     goodbye, or when no database node has heard of it for ten minutes.
+//  4. A member that is not one any more is forgotten, and so is a cache node of
+//     which the database has not heard for ten minutes.
 //  5. All figures come from the nodes themselves. The Watch never changes
 //     anything.
 //

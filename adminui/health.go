@@ -51,8 +51,14 @@ func healthOf(s *State, seeds []string) Health {
 
 func allWell(s *State) string {
 	text := fmt.Sprintf("All is well: %s led by %s", count(len(s.Members), "database node"), s.Leader)
-	if len(s.Caches) > 0 {
-		text += ", " + count(len(s.Caches), "cache node")
+	caches := 0
+	for _, c := range s.Caches {
+		if c.Status != StatusDown {
+			caches++
+		}
+	}
+	if caches > 0 {
+		text += ", " + count(caches, "cache node")
 	}
 	return text + "."
 }
@@ -158,10 +164,15 @@ func digestAt(m Member, revision uint64) string {
 // cachesHealth is about the cache nodes together.
 func cachesHealth(s *State) []finding {
 	var down, waiting []string
+	left := 0
 	for _, c := range s.Caches {
 		switch c.Status {
 		case StatusDown:
-			down = append(down, c.Name)
+			if c.Left {
+				left++
+			} else {
+				down = append(down, c.Name)
+			}
 		case StatusStarting:
 			waiting = append(waiting, c.Name)
 		}
@@ -172,7 +183,7 @@ func cachesHealth(s *State) []finding {
 		if len(down) > 1 {
 			found[0].text = fmt.Sprintf("%s of the cache nodes: the others own their keys now.", are(down))
 		}
-		if len(down) == len(s.Caches) {
+		if len(down)+left == len(s.Caches) {
 			found[0].text = "No cache node answers: read from the database nodes meanwhile."
 		}
 	}

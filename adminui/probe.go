@@ -95,11 +95,11 @@ func (d *database) leads() bool { return d.stats != nil && d.stats.Role == clien
 // cache is one cache node.
 type cache struct {
 	probe
-	url        string
-	name       string
-	registered bool // the guide has heard of it lately
-	stats      *client.CacheStats
-	rates      history[cacheCount]
+	url   string
+	name  string
+	left  bool // it said goodbye
+	stats *client.CacheStats
+	rates history[cacheCount]
 }
 
 // outline is what of a node people should hear of at once.

@@ -97,6 +97,7 @@ type Cache struct {
 	Name string `json:"name"`
 	URL  string `json:"url"`
 	Condition
+	Left  bool               `json:"left"`  // down because somebody stopped it
 	Share float64            `json:"share"` // of all keys, owned by this node; 0 to 1
 	Rates CacheRates         `json:"rates"`
 	Stats *client.CacheStats `json:"stats"` // its last answer; null when it never answered

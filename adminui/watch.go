@@ -34,11 +34,10 @@ type WatchConfig struct {
 	// Nodes are client URLs of database nodes to begin with; all others are
 	// learned from them, and from one another. They are tried for ever.
 	Nodes []string
-	// Shares returns the part of all keys that each of the live cache nodes,
-	// named by their URLs, owns. It may be nil: all shares are 0 then.
+	// Shares returns the part of all keys that each of the live cache nodes, at
+	// least one, named by their URLs, owns. It may be nil: all shares are 0 then.
 	Shares func(urls []string) map[string]float64
-	// Owner returns which of them owns a key, "" when there are none. It may be
-	// nil: nobody does then.
+	// Owner returns which of them owns a key. It may be nil: nobody does then.
 	Owner func(urls []string, key kvstore.Key) string
 	// Interval is the time between two looks at every node; default 500 ms.
 	Interval time.Duration
@@ -368,15 +367,12 @@ func (w *Watch) learnCaches(a answered) bool {
 			w.caches[at] = c
 			changed = true
 		}
-		c.name, c.registered = n.Name, n.Healthy
+		c.name, c.left = n.Name, n.Left
 	}
 	for at, c := range w.caches {
-		if !listed[at] {
-			c.registered = false
-			if !c.answers() {
-				delete(w.caches, at)
-				changed = true
-			}
+		if !listed[at] && !c.answers() {
+			delete(w.caches, at)
+			changed = true
 		}
 	}
 	return changed

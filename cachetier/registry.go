@@ -113,7 +113,7 @@ func (r *Registry) list(now time.Time) []client.CacheNode {
 			continue
 		}
 		listed := n.node
-		listed.Healthy = !n.left && unheard < r.cfg.TTL
+		listed.Healthy, listed.Left = !n.left && unheard < r.cfg.TTL, n.left
 		list = append(list, listed)
 	}
 	slices.SortFunc(list, func(a, b client.CacheNode) int {

@@ -259,6 +259,7 @@ type CacheNode struct {
 	URL      string    `json:"url"`
 	Healthy  bool      `json:"healthy"`
 	LastSeen time.Time `json:"last_seen"`
+	Left     bool      `json:"left,omitempty"` // it said goodbye
 	CacheFigures
 }
 

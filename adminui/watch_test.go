@@ -1,0 +1,223 @@
+package adminui
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// One database node is enough to find all nodes.
+func TestWatch_FindsAllFromAnyOne(t *testing.T) {
+	c := newFakeCluster(t, 3, 2)
+	var asked []string
+	w := watching(t, WatchConfig{
+		Nodes:  []string{c.dbs[2].URL + "/"},
+		Shares: func(urls []string) map[string]float64 { return map[string]float64{urls[0]: 1} },
+		Owner: func(urls []string, key kvstore.Key) string {
+			asked = urls
+			return urls[len(urls)-1]
+		},
+		Version: "v1",
+	})
+	s := await(t, w, "all nodes", allUp(3, 2))
+	if s.Leader != "n1" || s.Term != 1 || s.Keys != 5 || s.Stale || s.Version != "v1" || s.Health.Level != LevelOK || member(s, "n1").Role != client.RoleLeader || member(s, "n2").Role != client.RoleFollower {
+		t.Errorf("state %+v", s)
+	}
+	if dbs, caches := w.DBs(), w.Caches(); len(dbs) != 3 || len(caches) != 2 || !dbs[0].Healthy || !caches[0].Healthy || dbs[0].Revision != 5 {
+		t.Errorf("lists %+v %+v", dbs, caches)
+	}
+	urls := []string{c.caches[0].URL, c.caches[1].URL}
+	slices.Sort(urls)
+	if owner, ok := w.Owner("k"); !ok || owner.URL != urls[1] || !slices.Equal(asked, urls) {
+		t.Errorf("owner %+v, %v, asked of %v", owner, ok, asked)
+	}
+	if sum := s.Caches[0].Share + s.Caches[1].Share; sum != 1 {
+		t.Errorf("shares add up to %v", sum)
+	}
+	if got := w.Databases(); len(got) != 3 || got[0] != c.dbs[0].URL {
+		t.Errorf("requests go to %v, want the leader %s first", got, c.dbs[0].URL)
+	}
+}
+
+func TestWatch_DeadNodesAreDownInTime(t *testing.T) {
+	for kind, kill := range map[string]func(*fakeNode){
+		"gone":   func(n *fakeNode) { n.Close() },
+		"frozen": func(n *fakeNode) { n.set(func() { n.frozen = make(chan struct{}) }) },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			c := newFakeCluster(t, 3, 2)
+			w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 100 * time.Millisecond}) // leaves room for a slow machine
+			await(t, w, "all nodes", allUp(3, 2))
+			died := time.Now()
+			kill(c.dbs[2])
+			kill(c.caches[1])
+			s := await(t, w, "both down", func(s *State) bool {
+				return member(s, "n3").Status == StatusDown && cacheNamed(s, "c2").Status == StatusDown
+			})
+			if took := s.Time.Sub(died); took > 3*time.Second {
+				t.Errorf("down after %v", took)
+			}
+			for _, c := range []Condition{member(s, "n3").Condition, cacheNamed(s, "c2").Condition} {
+				if c.Reason == "" || c.Since.After(s.Time) || died.Sub(c.Since) > 2*time.Second {
+					t.Errorf("died %v, shown as %+v", died, c)
+				}
+			}
+			if s.Health.Level != LevelWarning || !strings.Contains(s.Health.Sentence, "n3 is down") || member(s, "n3").Stats == nil {
+				t.Errorf("health %+v", s.Health)
+			}
+			if got := w.Databases(); got[2] != c.dbs[2].URL {
+				t.Errorf("requests go to %v, want the dead %s last", got, c.dbs[2].URL)
+			}
+		})
+	}
+}
+
+func TestWatch_NodeComesBack(t *testing.T) {
+	c := newFakeCluster(t, 3, 0)
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}})
+	await(t, w, "all nodes", allUp(3, 0))
+	thaw := make(chan struct{})
+	c.dbs[1].set(func() { c.dbs[1].frozen = thaw })
+	down := await(t, w, "a silent node", func(s *State) bool { return member(s, "n2").Status == StatusDown })
+	c.dbs[1].set(func() { c.dbs[1].frozen = nil })
+	close(thaw)
+	up := await(t, w, "its return", allUp(3, 0))
+	if !member(up, "n2").Since.After(member(down, "n2").Since) {
+		t.Errorf("up since %v, was down since %v", member(up, "n2").Since, member(down, "n2").Since)
+	}
+}
+
+// The leader is the one of the newest term, and there is at most one.
+func TestWatch_LeaderMoves(t *testing.T) {
+	c := newFakeCluster(t, 3, 0)
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 50 * time.Millisecond})
+	await(t, w, "all nodes", allUp(3, 0))
+	// The old leader has not heard yet.
+	c.dbs[1].set(func() {
+		stats := c.dbs[1].stats.(client.Stats)
+		stats.Role, stats.Leader, stats.Term = client.RoleLeader, "n2", 2
+		c.dbs[1].stats = stats
+	})
+	s := await(t, w, "the new leader", func(s *State) bool { return s.Leader == "n2" })
+	leaders := 0
+	for _, m := range s.Members {
+		if m.Role == client.RoleLeader {
+			leaders++
+		}
+	}
+	if leaders != 1 || s.Term != 2 {
+		t.Errorf("%d leaders, term %d", leaders, s.Term)
+	}
+}
+
+func TestWatch_FollowsMembership(t *testing.T) {
+	c := newFakeCluster(t, 3, 2)
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 50 * time.Millisecond})
+	await(t, w, "all nodes", allUp(3, 2))
+	goodbye := c.caches[1]
+	goodbye.Close()
+	c.dbs, c.caches = c.dbs[:2], c.caches[:1]
+	c.lead(0, 1)
+	await(t, w, "two members and a cache", allUp(2, 1))
+	c.dbs = append(c.dbs, newFakeNode(t), newFakeNode(t))
+	c.lead(0, 1)
+	await(t, w, "four members", allUp(4, 1))
+}
+
+// A cache node that answers is not forgotten because a database node has not
+// heard of it yet.
+func TestWatch_RestartedRegistryForgetsNobody(t *testing.T) {
+	c := newFakeCluster(t, 1, 2)
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 20 * time.Millisecond})
+	await(t, w, "all nodes", allUp(1, 2))
+	c.dbs[0].set(func() { c.dbs[0].caches = nil })
+	_, number, _ := w.Next(t.Context(), 0)
+	for range 20 {
+		var err error
+		if _, number, err = w.Next(t.Context(), number); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(w.State().Caches); got != 2 {
+			t.Fatalf("%d cache nodes are left", got)
+		}
+	}
+}
+
+func TestWatch_RatesAndHistory(t *testing.T) {
+	c := newFakeCluster(t, 1, 1)
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 50 * time.Millisecond})
+	await(t, w, "all nodes", allUp(1, 1))
+	// Of 3,000 reads 2,000 were hits; the other 1,000 went to the database, and
+	// 500 were asked of it directly.
+	c.dbs[0].set(func() {
+		stats := c.dbs[0].stats.(client.Stats)
+		stats.Puts, stats.Created, stats.Gets = 600, 500, 1500
+		c.dbs[0].stats = stats
+	})
+	c.caches[0].set(func() {
+		stats := c.caches[0].stats.(client.CacheStats)
+		stats.Gets, stats.Hits, stats.DatabaseLoads = 3000, 2000, 1000
+		c.caches[0].stats = stats
+	})
+	s := await(t, w, "rates", func(s *State) bool { return s.Rates.Puts > 0 && s.Rates.HitRatio != nil })
+	if r := *s.Rates.HitRatio; r < 0.66 || r > 0.67 || s.Caches[0].Rates.Gets <= 0 || s.Members[0].Rates.Puts <= 0 {
+		t.Errorf("rates %+v, hit ratio %v", s.Rates, r)
+	}
+	if ratio := s.Rates.Gets / s.Rates.Puts; ratio < 3500./600*0.5 || ratio > 3500./600*2 { // the two nodes are not asked at one moment
+		t.Errorf("%v gets and %v puts a second, of 3500 and 600", s.Rates.Gets, s.Rates.Puts)
+	}
+	await(t, w, "rest", func(s *State) bool { return s.Rates.Puts == 0 && s.Rates.HitRatio == nil })
+	points := w.History().(History).Points
+	if len(points) < 3 || !slices.ContainsFunc(points, func(p Point) bool { return p.Puts > 0 }) {
+		t.Errorf("%d points: %+v", len(points), points)
+	}
+}
+
+// A counter that fell began again with its process.
+func TestHistory_CounterBeginsAgain(t *testing.T) {
+	var h history[databaseCount]
+	now := time.Now()
+	h.add(now, databaseCount{puts: 1_000_000})
+	h.add(now.Add(time.Second), databaseCount{puts: 10})
+	if g := databaseGrowthOf(&h, now.Add(time.Second)); g.puts != 10 {
+		t.Errorf("%v puts a second, want 10", g.puts)
+	}
+}
+
+func TestWatch_Next(t *testing.T) {
+	c := newFakeCluster(t, 1, 0)
+	w, err := NewWatch(WatchConfig{Nodes: []string{c.dbs[0].URL}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := w.Next(ctx, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("no state yet: %v", err)
+	}
+	w.publish(time.Now())
+	first, number, err := w.Next(ctx, 0)
+	if err != nil || number != 1 || !json.Valid(first) || strings.Contains(string(first), "\n") {
+		t.Errorf("the first: %q, %d, %v", first, number, err)
+	}
+	if _, _, err := w.Next(ctx, 1); !errors.Is(err, context.Canceled) {
+		t.Errorf("the same again: %v", err)
+	}
+	if _, number, err := w.Next(ctx, 77); err != nil || number != 1 { // a number of an admin before this one
+		t.Errorf("a number not reached: %d, %v", number, err)
+	}
+}
+
+func TestNewWatch_NeedsNodes(t *testing.T) {
+	if _, err := NewWatch(WatchConfig{}); err == nil {
+		t.Error("a watch without nodes")
+	}
+}
