@@ -20,6 +20,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/metrics"
+	"github.com/Focinfi/oncekv/internal/server"
 )
 
 // tool finds a program of Prometheus. Without it the test is skipped, or in
@@ -46,15 +47,16 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// shown is what the nodes of both kinds show at /metrics.
+// shown is what the nodes of all kinds show at /metrics.
 func shown(t *testing.T) string {
 	t.Helper()
 	d := metrics.NewDatabase("n1", func() metrics.DatabaseFigures { return metrics.DatabaseFigures{} })
 	c := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
+	a := metrics.NewAdmin("admin", func() client.AdminStats { return client.AdminStats{} })
 	d.Watch(func() metrics.Connections { return metrics.Connections{} })
 	d.Traffic.Route("GET", "/key/{key}")(200, time.Millisecond)
 	var b strings.Builder
-	for _, h := range []http.Handler{d.Handler(), c.Handler()} {
+	for _, h := range []http.Handler{d.Handler(), c.Handler(), a.Handler()} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
 		b.WriteString(w.Body.String())
@@ -124,7 +126,7 @@ func TestPromtool(t *testing.T) {
 	}
 }
 
-// ours leaves out what two nodes of one process show twice.
+// ours leaves out what several nodes of one process show twice.
 func ours(text string) string {
 	seen := map[string]bool{}
 	var b strings.Builder
@@ -151,16 +153,22 @@ func TestPrometheus(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	api := runPrometheus(t, prometheus, c)
+	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: "127.0.0.1:0", Nodes: []string{c.DBs[0].URL()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = admin.Close(context.Background()) })
+	api := runPrometheus(t, prometheus, c, admin)
 	clustertest.Eventually(t, "Prometheus has scraped every node twice", func() error {
-		if n := api.query(t, `count(count_over_time(up[1m]) >= 2 and up == 1)`); len(n) != 1 || n[0] != "5" {
+		if n := api.query(t, `count(count_over_time(up[1m]) >= 2 and up == 1)`); len(n) != 1 || n[0] != "6" {
 			return fmt.Errorf("nodes that are up: %v", n)
 		}
 		return nil
 	})
 	for query, want := range map[string]string{
 		"max(oncekv_store_keys)": "7", "sum(oncekv_raft_is_leader)": "1", "sum(oncekv_puts_total{outcome=\"created\"})": "7",
-		"sum(oncekv_cache_ready)": "2", "count(oncekv_build_info)": "5", "count(oncekv_raft_wal_fsync_duration_seconds_count > 0)": "3",
+		"sum(oncekv_cache_ready)": "2", "sum(oncekv_admin_members)": "3", "sum(oncekv_admin_caches)": "2", "sum(oncekv_admin_down)": "0",
+		"count(oncekv_build_info)": "6", "count(oncekv_raft_wal_fsync_duration_seconds_count > 0)": "3",
 	} {
 		clustertest.Eventually(t, query, func() error {
 			if got := api.query(t, query); !slices.Equal(got, []string{want}) {
@@ -179,7 +187,7 @@ func TestPrometheus(t *testing.T) {
 // promAPI is where a Prometheus answers.
 type promAPI string
 
-func runPrometheus(t *testing.T, path string, c *clustertest.Cluster) promAPI {
+func runPrometheus(t *testing.T, path string, c *clustertest.Cluster, admin *server.Admin) promAPI {
 	t.Helper()
 	dir := t.TempDir()
 	rules, err := filepath.Abs("prometheus/alerts.yml")
@@ -194,8 +202,9 @@ func runPrometheus(t *testing.T, path string, c *clustertest.Cluster) promAPI {
 		caches = append(caches, strings.TrimPrefix(n.URL(), "http://"))
 	}
 	config := fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%q]\nscrape_configs:\n"+
-		"  - {job_name: oncekv-database, static_configs: [{targets: [%s]}]}\n  - {job_name: oncekv-cache, static_configs: [{targets: [%s]}]}\n",
-		rules, strings.Join(dbs, ", "), strings.Join(caches, ", "))
+		"  - {job_name: oncekv-database, static_configs: [{targets: [%s]}]}\n  - {job_name: oncekv-cache, static_configs: [{targets: [%s]}]}\n"+
+		"  - {job_name: oncekv-admin, static_configs: [{targets: [%s]}]}\n",
+		rules, strings.Join(dbs, ", "), strings.Join(caches, ", "), strings.TrimPrefix(admin.URL(), "http://"))
 	if err := os.WriteFile(filepath.Join(dir, "prometheus.yml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
