@@ -24,13 +24,16 @@ func TestCompose(t *testing.T) {
 	}
 	var nodes []described
 	limit := time.Minute
-	for _, name := range []string{"n1", "n2", "n3", "c1", "c2"} {
+	for _, name := range []string{"n1", "n2", "n3", "c1", "c2", "admin"} {
 		s := file.Services[name]
 		if len(s.Command) == 0 || s.Build.Context != ".." || s.Build.Dockerfile != "deploy/"+containerfile {
 			t.Fatalf("%s: %+v", name, s)
 		}
 		limit = min(limit, s.StopGracePeriod)
 		d := described{host: name, args: s.Command}
+		if len(s.Volumes) > 0 != strings.HasPrefix(name, "n") {
+			t.Errorf("%s has the volumes %v", name, s.Volumes)
+		}
 		if strings.HasPrefix(name, "n") {
 			volume, path, _ := strings.Cut(s.Volumes[0], ":")
 			if _, ok := file.Volumes[volume]; !ok || volume != name || path != all(t, "VOLUME")[0] {

@@ -4,9 +4,11 @@
 package deploy_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -54,8 +56,10 @@ type described struct {
 	host    string // by which others reach it
 	args    []string
 	env     []string
-	dataDir string // as in args or env, empty for caches
+	dataDir string // as in args or env, empty for caches and admins
 }
+
+func (d described) admin() bool { return d.args[0] == "admin" }
 
 // fleet gives the addresses in descriptions a place on this machine.
 type fleet struct {
@@ -63,7 +67,7 @@ type fleet struct {
 	addrs map[string]string
 }
 
-var address = regexp.MustCompile(`[A-Za-z0-9.-]+:(11000|12000|5551)\b`)
+var address = regexp.MustCompile(`[A-Za-z0-9.-]+:(11000|12000|5551|5546)\b`)
 
 // here replaces the addresses in s. A wildcard address means host.
 func (f *fleet) here(host, s string) string {
@@ -87,8 +91,11 @@ func (f *fleet) here(host, s string) string {
 func (f *fleet) process(d described) *clustertest.Process {
 	f.t.Helper()
 	port := "11000"
-	if d.args[0] == "cache" {
+	switch d.args[0] {
+	case "cache":
 		port = "5551"
+	case "admin":
+		port = "5546"
 	}
 	list := func(from []string) []string {
 		var to []string
@@ -115,27 +122,32 @@ func (f *fleet) dataDir() string {
 	return dir
 }
 
-// checkCluster runs database nodes and caches as described, puts a key through
-// the last cache, reads it everywhere, and stops all within limit.
+// checkCluster runs database nodes, caches and admins as described, puts a key
+// through the last cache, reads it everywhere, and stops all within limit.
 func checkCluster(t *testing.T, limit time.Duration, nodes ...described) {
 	t.Helper()
 	f := &fleet{t: t, addrs: map[string]string{}}
-	var all []*clustertest.Process
+	var all, serving, admins []*clustertest.Process
 	for _, d := range nodes {
 		checkReachable(t, d)
 		p := f.process(d)
 		p.Start()
 		all = append(all, p)
+		if d.admin() {
+			admins = append(admins, p)
+		} else {
+			serving = append(serving, p)
+		}
 	}
 	for _, p := range all {
 		p.WaitReady()
 	}
 	ctx := clustertest.WithTimeout(t)
-	last := clustertest.Client(t, all[len(all)-1].URL())
+	last := clustertest.Client(t, serving[len(serving)-1].URL())
 	if _, err := last.PutBytes(ctx, "k", []byte("v"), client.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range all {
+	for _, p := range serving {
 		o, err := clustertest.Client(t, p.URL()).Get(ctx, "k", client.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -145,6 +157,9 @@ func checkCluster(t *testing.T, limit time.Duration, nodes ...described) {
 		}
 		_ = o.Body.Close()
 	}
+	for _, p := range admins {
+		checkAdmin(t, p, len(serving))
+	}
 	for _, p := range all {
 		if code, took := p.Terminate(); code != 0 || took >= limit {
 			t.Errorf("%s ended with exit code %d after %v, allowed are %v", p.Name, code, took, limit)
@@ -152,10 +167,45 @@ func checkCluster(t *testing.T, limit time.Duration, nodes ...described) {
 	}
 }
 
-// checkReachable: who listens on every interface says how others get there.
+// checkAdmin: it finds so many nodes, shows its page, and passes a read on.
+func checkAdmin(t *testing.T, p *clustertest.Process, nodes int) {
+	t.Helper()
+	get := func(path string) string {
+		t.Helper()
+		resp, err := http.Get(p.URL() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s of %s: %s, %v", path, p.Name, resp.Status, err)
+		}
+		return string(body)
+	}
+	clustertest.Eventually(t, p.Name+" has found every node", func() error {
+		var s client.AdminStats
+		if err := json.Unmarshal([]byte(get("/stats")), &s); err != nil {
+			return err
+		}
+		if s.Members+s.Caches != nodes || s.Down > 0 {
+			return fmt.Errorf("%+v, want %d nodes", s, nodes)
+		}
+		return nil
+	})
+	if page, value := get("/"), get("/api/key?key=k"); !strings.HasPrefix(strings.ToLower(page), "<!doctype html>") || value != "v" {
+		t.Errorf("%s: the page %.40q, the key %q", p.Name, page, value)
+	}
+}
+
+// checkReachable: who listens on every interface says how others get there; but
+// no node ever connects to an admin.
 // The test replaces wildcards, so the program cannot complain.
 func checkReachable(t *testing.T, d described) {
 	t.Helper()
+	if d.admin() {
+		return
+	}
 	all := strings.Join(append(append([]string{}, d.args...), d.env...), "\n") + "\n"
 	for flag, advertise := range map[string]string{"--listen=0.0.0.0": "--advertise=http://" + d.host + ":", "--peer-listen=0.0.0.0": "--peer-advertise=http://" + d.host + ":"} {
 		if strings.Contains(all, flag) && !strings.Contains(all, advertise) {

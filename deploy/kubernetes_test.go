@@ -20,6 +20,7 @@ type object struct {
 	Kind     string
 	Metadata struct{ Name string }
 	Spec     struct {
+		Type                     string
 		ClusterIP                string `yaml:"clusterIP"`
 		PublishNotReadyAddresses bool   `yaml:"publishNotReadyAddresses"`
 		ServiceName              string `yaml:"serviceName"`
@@ -160,8 +161,11 @@ func pod(t *testing.T, c container, host string, fields map[string]string) descr
 // Kubernetes.
 func TestKubernetes_Cluster(t *testing.T) {
 	objects := manifests(t)
-	db, cache := objects["StatefulSet/oncekv"], objects["Deployment/oncekv-cache"]
-	grace := min(db.Spec.Template.Spec.TerminationGracePeriodSeconds, cache.Spec.Template.Spec.TerminationGracePeriodSeconds)
+	db, cache, admin := objects["StatefulSet/oncekv"], objects["Deployment/oncekv-cache"], objects["Deployment/oncekv-admin"]
+	grace := db.Spec.Template.Spec.TerminationGracePeriodSeconds
+	for _, o := range []object{cache, admin} {
+		grace = min(grace, o.Spec.Template.Spec.TerminationGracePeriodSeconds)
+	}
 	var nodes []described
 	for i := range db.Spec.Replicas {
 		name := fmt.Sprintf("%s-%d", db.Metadata.Name, i)
@@ -172,7 +176,19 @@ func TestKubernetes_Cluster(t *testing.T) {
 		name, ip := fmt.Sprintf("%s-5f6d7c8b9-%d", cache.Metadata.Name, i), fmt.Sprintf("10.1.2.%d", i)
 		nodes = append(nodes, pod(t, cache.Spec.Template.Spec.Containers[0], ip, map[string]string{"metadata.name": name, "metadata.namespace": "store", "status.podIP": ip}))
 	}
+	for i := range admin.Spec.Replicas {
+		nodes = append(nodes, pod(t, admin.Spec.Template.Spec.Containers[0], fmt.Sprintf("10.1.3.%d", i), map[string]string{"metadata.namespace": "store"}))
+	}
 	checkCluster(t, time.Duration(grace)*time.Second, nodes...)
+}
+
+// Nothing leads in from outside of Kubernetes: there is no access control.
+func TestKubernetes_Inside(t *testing.T) {
+	for name, o := range manifests(t) {
+		if o.Kind == "Ingress" || o.Spec.Type != "" {
+			t.Errorf("%s is open to the outside: %q", name, o.Spec.Type)
+		}
+	}
 }
 
 // What would keep the nodes from ever becoming ready, or would stop a majority.
@@ -206,7 +222,7 @@ func TestKubernetes_Names(t *testing.T) {
 			workloads[name] = o
 		}
 	}
-	if len(workloads) != 2 || len(objects) != 6 {
+	if len(workloads) != 3 || len(objects) != 8 {
 		t.Fatalf("%d objects, %d with pods", len(objects), len(workloads))
 	}
 	for name, w := range workloads {

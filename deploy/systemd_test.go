@@ -62,7 +62,8 @@ func TestSystemd_Cluster(t *testing.T) {
 		own := strings.NewReplacer("LISTEN=10.0.0.1:", "LISTEN=10.0.0."+n+":").Replace(env)
 		nodes = append(nodes, systemdNode(t, unit, "n"+n, "10.0.0."+n, own))
 	}
-	nodes = append(nodes, systemdNode(t, cacheUnit, "c1", "10.0.0.11", text(t, "systemd/c1.env")))
+	nodes = append(nodes, systemdNode(t, cacheUnit, "c1", "10.0.0.11", text(t, "systemd/c1.env")),
+		systemdNode(t, text(t, "systemd/oncekv-admin.service"), "admin", "127.0.0.1", text(t, "systemd/admin.env")))
 	checkCluster(t, limit, nodes...)
 }
 
@@ -74,7 +75,7 @@ func TestSystemd_Verify(t *testing.T) {
 		t.Skip("systemd-analyze is not installed (Debian package systemd)")
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"oncekv@.service", "oncekv-cache@.service"} {
+	for _, name := range []string{"oncekv@.service", "oncekv-cache@.service", "oncekv-admin.service"} {
 		path := filepath.Join(dir, name)
 		unit := strings.Replace(text(t, "systemd/"+name), installed, binary, 1)
 		if err := os.WriteFile(path, []byte(unit), 0o600); err != nil {

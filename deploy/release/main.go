@@ -83,7 +83,7 @@ func release(root, version string, p platform) ([]file, error) {
 	}
 	name := fmt.Sprintf("oncekv-%s-%s-%s", version, p.os, p.arch)
 	content := []file{{"oncekv", 0o755, binary}, {"THIRD_PARTY_NOTICES", 0o644, notices}}
-	for _, f := range []string{"LICENSE", "README.md", "docs/install.md", "systemd/oncekv@.service", "systemd/oncekv-cache@.service", "systemd/n1.env", "systemd/c1.env"} {
+	for _, f := range []string{"LICENSE", "README.md", "docs/install.md", "systemd/oncekv@.service", "systemd/oncekv-cache@.service", "systemd/oncekv-admin.service", "systemd/n1.env", "systemd/c1.env", "systemd/admin.env"} {
 		path := filepath.Join(root, f)
 		if strings.HasPrefix(f, "systemd/") {
 			path = filepath.Join(root, "deploy", f)
