@@ -45,6 +45,10 @@
 //	         /openapi.yaml               this API, for machines
 //	any      /peer/                      404                CacheConfig.PeerHandler
 //
+// An admin has its page at /, with /assets/ and /favicon.svg; GET /events, /owner,
+// /dbs and /caches; /stats and those that follow it above; and below /api the
+// routes from /key to /leader but /keep, all of them forwarded.
+//
 // GET routes answer HEAD too. Parameters: format=json and consistency=local on
 // reads, on-conflict=keep on puts, consistency=local on GET /members,
 // force=true|false on DELETE /members/{name}, and those of lists; no others

@@ -1,9 +1,10 @@
-// Command oncekv is the whole system in one binary: database nodes, cache nodes
-// and the tools to use them. A key is set once.
+// Command oncekv is the whole system in one binary: database nodes, cache nodes,
+// the admin page and the tools to use them. A key is set once.
 //
-//	oncekv dev                     three database nodes and three caches in one process
+//	oncekv dev                     three database nodes, three caches and the admin in one process
 //	oncekv serve                   one database node
 //	oncekv cache                   one cache node
+//	oncekv admin                   the admin page
 //	oncekv put KEY [VALUE|-|@FILE] set a key
 //	oncekv get KEY                 write a key's value to standard output
 //	oncekv ls [PREFIX]             list the keys that are set

@@ -20,8 +20,8 @@ type node struct {
 	Traffic *Traffic
 }
 
-// newNode makes a registry with what every node shows. kind is "database" or
-// "cache".
+// newNode makes a registry with what every node shows. kind is "database",
+// "cache" or "admin".
 func newNode(kind, name string) node {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -1,8 +1,8 @@
 // Package server makes whole nodes out of the other packages: a Database is a
-// store behind raft behind HTTP, a Cache is a cache node behind HTTP. Each is
-// an ordinary value: Start opens its listeners and returns, Close stops
-// everything it started and waits for it. The binary, `oncekv dev`, tests and
-// benchmarks all use the same two.
+// store behind raft behind HTTP, a Cache is a cache node behind HTTP, an Admin is
+// the admin page behind HTTP. Each is an ordinary value: Start opens its listeners
+// and returns, Close stops everything it started and waits for it. The binary,
+// `oncekv dev`, tests and benchmarks all use the same three.
 //
 //	d, err := server.StartDatabase(ctx, server.DatabaseConfig{
 //		Name: "n1", DataDir: "data/n1", Listen: "127.0.0.1:11000", PeerListen: "127.0.0.1:12000",
