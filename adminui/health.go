@@ -87,6 +87,11 @@ func votersHealth(s *State) []finding {
 	}
 	quorum := voters/2 + 1
 	switch {
+	case up == 0:
+		return []finding{{true, "No voter answers: nothing can be put, and values are found only where they are cached."}}
+	case up < quorum && s.Leader != "": // the cluster sees more of itself, or does not know yet
+		return []finding{{false, fmt.Sprintf("Only %d of %s answer here, although %s leads: the others have just died, or the admin cannot reach them.",
+			up, count(voters, "voter"), s.Leader)}}
 	case up < quorum:
 		return []finding{{true, fmt.Sprintf("No quorum: %d of %s answer and %d are needed. Puts wait and absence cannot be confirmed; found values are still served.",
 			up, count(voters, "voter"), quorum)}}
@@ -184,7 +189,7 @@ func cachesHealth(s *State) []finding {
 			found[0].text = fmt.Sprintf("%s of the cache nodes: the others own their keys now.", are(down))
 		}
 		if len(down)+left == len(s.Caches) {
-			found[0].text = "No cache node answers: read from the database nodes meanwhile."
+			found[0].text = "No cache node answers: reads are for the database nodes meanwhile."
 		}
 	}
 	if len(waiting) > 0 {

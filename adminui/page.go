@@ -35,10 +35,16 @@ type file struct {
 	forever       bool // its name changes with its bytes
 }
 
-// Page returns a handler for the page: its document at /, and every other file
-// of the bundle under its own name. Anything else is 404. It panics if the
-// bundle embedded in the program is not readable.
-func Page() http.Handler {
+// Page is the web page, packed and ready to be served: its document at /, and
+// every other file of the bundle under its own name. It is safe for concurrent
+// use.
+type Page struct {
+	files map[string]*file // by path
+}
+
+// NewPage reads the embedded bundle, within a tenth of a second. It panics if
+// that cannot be read.
+func NewPage() *Page {
 	root, err := fs.Sub(dist, "dist")
 	if err != nil {
 		panic(err)
@@ -47,18 +53,20 @@ func Page() http.Handler {
 	if err != nil {
 		panic(fmt.Sprintf("the embedded page: %v", err))
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name := strings.TrimPrefix(r.URL.Path, "/")
-		if name == "" {
-			name = "index.html"
-		}
-		f, ok := files[name]
-		if !ok || name == "index.html" && r.URL.Path != "/" {
-			http.NotFound(w, r)
-			return
-		}
-		f.serve(w, r)
-	})
+	return &Page{files}
+}
+
+// Has reports whether there is a file at a path.
+func (p *Page) Has(path string) bool { return p.files[path] != nil }
+
+// ServeHTTP serves the file at the request's path, or 404.
+func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	f := p.files[r.URL.Path]
+	if f == nil {
+		http.NotFound(w, r)
+		return
+	}
+	f.serve(w, r)
 }
 
 // load reads and packs the bundle.
@@ -72,7 +80,10 @@ func load(root fs.FS) (map[string]*file, error) {
 		if err != nil {
 			return err
 		}
-		files[name] = newFile(name, plain)
+		if files["/"+name] = newFile(name, plain); name == "index.html" {
+			files["/"] = files["/"+name]
+			delete(files, "/"+name)
+		}
 		return nil
 	})
 	return files, err

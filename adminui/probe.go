@@ -16,6 +16,7 @@ type probe struct {
 	up       time.Time // answers without a break since; zero: it does not
 	answered time.Time // last answer; zero: never
 	err      error     // of the last question
+	told     outline   // what people were told last
 }
 
 func (p *probe) note(a answered) {

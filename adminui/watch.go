@@ -241,25 +241,23 @@ func (w *Watch) note(a answered) bool {
 		if d == nil {
 			return false
 		}
-		before := d.outline()
 		d.probe.note(a)
 		if a.err == nil {
 			d.stats = &a.stats
 			d.rates.add(a.at, databaseCounters(&a.stats))
 		}
-		return w.changed("database node", d.name(), before, d.outline(), d.probe)
+		return w.changed("database node", d.name(), &d.probe, d.outline())
 	case askCache:
 		c := w.caches[a.url]
 		if c == nil {
 			return false
 		}
-		before := c.outline()
 		c.probe.note(a)
 		if a.err == nil {
 			c.stats = &a.cache
 			c.rates.add(a.at, cacheCounters(&a.cache))
 		}
-		return w.changed("cache node", c.name, before, c.outline(), c.probe)
+		return w.changed("cache node", c.name, &c.probe, c.outline())
 	}
 	if d := w.dbs[a.url]; d != nil {
 		d.directing = false
@@ -267,12 +265,15 @@ func (w *Watch) note(a answered) bool {
 	return a.err == nil && w.learn(a)
 }
 
-// changed logs and reports a change that people should hear of at once.
-func (w *Watch) changed(kind, name string, before, after outline, p probe) bool {
-	if before.status != after.status {
-		w.cfg.Logger.Info("a node is "+after.status, "kind", kind, "name", name, "was", before.status, "err", p.err)
+// changed notes what a node is now, logs it if it has come or gone, and reports
+// whether people should hear of it at once.
+func (w *Watch) changed(kind, name string, p *probe, now outline) bool {
+	before := p.told
+	p.told = now
+	if before.status != now.status {
+		w.cfg.Logger.Info("a node is "+now.status, "kind", kind, "name", name, "err", p.err)
 	}
-	return before != after
+	return before != now
 }
 
 // guide returns the database node whose lists count: the leader if it answers,

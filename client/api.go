@@ -339,7 +339,7 @@ type AdminStats struct {
 	Ready         bool    `json:"ready"`
 	Members       int     `json:"members"` // database nodes known
 	Caches        int     `json:"caches"`  // cache nodes known
-	Down          int     `json:"down"`    // of both, those that do not answer
+	Down          int     `json:"down"`    // of both, those that died
 	Version       string  `json:"version,omitempty"`
 	UptimeSeconds float64 `json:"uptime_seconds"`
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -33,7 +34,7 @@ type Overview interface {
 // and Ready are required; every other zero value has a default.
 type AdminConfig struct {
 	Overview Overview
-	Page     http.Handler                // the files of the web page, at / and /assets/
+	Page     Page
 	Forward  http.Handler                // takes requests below /api to a database node and brings the answer back
 	Stats    func() any                  // GET /stats
 	Ready    func(context.Context) error // nil when the admin knows the system; else a sentence about what it waits for
@@ -49,6 +50,13 @@ type AdminConfig struct {
 	Closing          <-chan struct{} // closed when the admin stops, before its server does: ends streams; nil: never
 }
 
+// Page is the files of the admin's web page.
+type Page interface {
+	http.Handler
+	// Has reports whether there is a file at a path: the document's is /.
+	Has(path string) bool
+}
+
 // pathAPI is what requests for the database are below on an admin.
 const pathAPI = "/api"
 
@@ -60,6 +68,9 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnAdmin)
 	rt.traffic = cfg.Traffic
 	page := func(w http.ResponseWriter, r *http.Request) error {
+		if !cfg.Page.Has(r.URL.Path) {
+			return notOnAdmin(r)
+		}
 		cfg.Page.ServeHTTP(newPacedWriter(w, cfg.BodyIdleTimeout), r)
 		return nil
 	}
@@ -73,7 +84,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.get("/owner", o.owner)
 	rt.get("/events", o.events)
 
-	below := http.StripPrefix(pathAPI, cfg.Forward)
+	below := http.StripPrefix(pathAPI, located(cfg.Forward))
 	forward := forwarder(below, cfg.BodyIdleTimeout)
 	rt.get(pathAPI+pathKey+"*", readForwarder(below, cfg.BodyIdleTimeout, nil))
 	rt.get(pathAPI+pathTwin, readForwarder(below, cfg.BodyIdleTimeout, nil))
@@ -106,6 +117,26 @@ func (cfg *AdminConfig) setDefaults() {
 		cfg.Counters = new(Counters)
 	}
 }
+
+// located makes the Location of an answer one of this server's.
+func located(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&locatedWriter{ResponseWriter: w}, r)
+	})
+}
+
+type locatedWriter struct{ http.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *locatedWriter) WriteHeader(status int) {
+	if at := w.Header().Get("Location"); strings.HasPrefix(at, "/") {
+		w.Header().Set("Location", pathAPI+at)
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *locatedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // notOnAdmin is the 404 of a path an admin does not have.
 func notOnAdmin(r *http.Request) *problem {
@@ -162,7 +193,7 @@ func (o *overview) owner(w http.ResponseWriter, r *http.Request) error {
 	}
 	node, ok := o.from.Owner(key)
 	if !ok {
-		return newProblem(http.StatusNotFound, client.ProblemNoRoute, "no cache node is up, so none owns this key; database nodes serve it")
+		return newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "no cache node is up, so none owns this key; database nodes serve it").with("Retry-After", retryAfter)
 	}
 	return writeJSON(w, http.StatusOK, client.Owner{Name: node.Name, URL: node.URL})
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,14 @@ func (f *fakeOverview) Caches() []client.CacheNode { return nil }
 func (f *fakeOverview) History() any               { return map[string]any{"points": []int{1, 2}} }
 func (f *fakeOverview) Owner(key kvstore.Key) (client.CacheNode, bool) {
 	return client.CacheNode{Name: "owner of " + string(key), URL: "http://c1"}, !f.alone
+}
+
+// fakePage is the paths of a page.
+type fakePage []string
+
+func (p fakePage) Has(path string) bool { return slices.Contains(p, path) }
+func (p fakePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	io.WriteString(w, "page "+r.URL.Path)
 }
 
 // change makes a new state.
@@ -75,7 +84,7 @@ func newAdminNode(t *testing.T, adjust ...func(*AdminConfig)) (admin, database *
 	seen = &fakeOverview{number: 1}
 	cfg := AdminConfig{
 		Overview: seen, Forward: forwardTo(to),
-		Page:  http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "page "+r.URL.Path) }),
+		Page:  fakePage{"/", "/assets/a.js", "/favicon.svg"},
 		Stats: func() any { return client.AdminStats{Role: client.RoleAdmin} },
 		Ready: func(context.Context) error { return nil },
 	}
@@ -107,8 +116,8 @@ func TestAdmin_PageAndLists(t *testing.T) {
 		want(t, admin.get(target), 400).problem(t)
 	}
 	seen.alone = true
-	want(t, admin.get("/owner?key=a"), 404).problem(t)
-	for _, path := range []string{"/key/a", "/keys", "/members", "/nothing", "/api", "/api/stats", "/api/caches"} {
+	want(t, admin.get("/owner?key=a"), 503).problem(t)
+	for _, path := range []string{"/key/a", "/keys", "/members", "/nothing", "/api", "/api/stats", "/api/caches", "/assets/", "/assets/b.js"} {
 		want(t, admin.get(path), 404).problem(t)
 	}
 	for _, path := range []string{"/stats", "/ping", "/livez", "/readyz", "/openapi.yaml"} {
@@ -133,7 +142,10 @@ func TestAdmin_PassesOn(t *testing.T) {
 		}
 	}
 	want(t, admin.put("/api/key?key=q", "v"), 201)
-	want(t, admin.post("/api/key", `{"key":"j","value":"v"}`), 201)
+	at := want(t, admin.post("/api/key", `{"key":"j","value":"v"}`), 201).header.Get("Location")
+	if got := want(t, admin.get(at), 200); got.body != "v" {
+		t.Errorf("at %s there is %q", at, got.body)
+	}
 	want(t, admin.get("/api/members"), 200)
 	want(t, admin.post("/api/leader", `{"to":"n2"}`), 200)
 	want(t, admin.send("POST", "/api/members/n2/promote", ""), 200)

@@ -69,7 +69,7 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	figures := metrics.NewAdmin(adminName, a.figures)
 	figures.Watch(public.ln.figures)
 	public.prepare(httpapi.NewAdmin(httpapi.AdminConfig{
-		Overview: watch, Page: adminui.Page(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.figures() }, Ready: a.Ready,
+		Overview: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.figures() }, Ready: a.Ready,
 		Logger: logger, Metrics: figures.Handler(), Traffic: figures.Traffic, Closing: a.streams,
 	}), logger)
 	runCtx, stop := context.WithCancel(context.Background())
@@ -113,7 +113,7 @@ func (a *Admin) figures() client.AdminStats {
 		}
 	}
 	for _, c := range now.Caches {
-		if c.Status == adminui.StatusDown {
+		if c.Status == adminui.StatusDown && !c.Left {
 			s.Down++
 		}
 	}
