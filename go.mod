@@ -2,6 +2,9 @@ module github.com/Focinfi/oncekv
 
 go 1.26.0
 
+// The page's build tools bring Go files of their own.
+ignore ./adminui/node_modules
+
 require (
 	github.com/cespare/xxhash/v2 v2.3.0
 	github.com/dustin/go-humanize v1.0.0

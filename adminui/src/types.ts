@@ -1,0 +1,175 @@
+// What the admin answers. Times are RFC 3339; counters are totals since the
+// process began; rates are per second.
+
+export type Level = 'ok' | 'warning' | 'critical' | 'unknown'
+export type Role = 'leader' | 'follower' | 'learner'
+export type NodeStatus = 'up' | 'starting' | 'down'
+
+export interface Health {
+  level: Level
+  sentence: string
+  problems: string[]
+}
+
+export interface Rates {
+  puts: number
+  gets: number
+  created: number
+  conflicts: number
+  absences: number
+  errors: number
+  hit_ratio: number | null
+}
+
+export interface Point extends Rates {
+  time: string
+  revision: number
+}
+
+export interface State {
+  time: string
+  version: string
+  health: Health
+  leader: string
+  term: number
+  stale: boolean
+  revision: number
+  keys: number
+  value_bytes: number
+  rates: Rates
+  members: MemberState[]
+  caches: CacheState[]
+}
+
+export interface MemberState {
+  id: string
+  name: string
+  url: string
+  peer_url: string
+  role: Role
+  status: NodeStatus
+  since: string
+  reason: string
+  healthy: boolean
+  lag: number
+  rates: { puts: number; gets: number }
+  stats: DatabaseStats | null
+}
+
+export interface DatabaseStats {
+  name: string
+  id: string
+  role: string
+  leader: string
+  term: number
+  ready: boolean
+  commit_index: number
+  applied_index: number
+  durable_index: number
+  revision: number
+  digest: string
+  keys: number
+  value_bytes: number
+  history_bytes: number
+  index_bytes: number
+  overlay_bytes: number
+  pending_bytes: number
+  open_uploads: number
+  puts: number
+  created: number
+  unchanged: number
+  conflicts: number
+  gets: number
+  absences: number
+  errors: number
+  disk_free_bytes: number
+  disk_low: boolean
+  version: string
+  uptime_seconds: number
+}
+
+export interface CacheState {
+  name: string
+  url: string
+  status: NodeStatus
+  since: string
+  reason: string
+  share: number
+  rates: { gets: number; hit_ratio: number | null }
+  stats: CacheStats | null
+}
+
+export interface CacheStats {
+  name: string
+  url: string
+  role: string
+  ready: boolean
+  peers: number
+  databases: number
+  version: string
+  uptime_seconds: number
+  gets: number
+  hits: number
+  peer_loads: number
+  peer_errors: number
+  peer_served: number
+  database_loads: number
+  absences: number
+  hedges: number
+  errors: number
+  items: number
+  bytes: number
+  limit_bytes: number
+}
+
+// A key in JSON: base64 when its bytes are not UTF-8.
+export interface KeyName {
+  key?: string
+  key_base64?: string
+}
+
+export interface KeyRow extends KeyName {
+  revision: number
+  size: number
+  sha256: string
+  content_type: string
+}
+
+export interface KeysPage {
+  keys: KeyRow[]
+  next?: string
+}
+
+export interface Change extends KeyRow {
+  time: string
+}
+
+export interface Member {
+  id: string
+  name: string
+  peer_url: string
+  client_url: string
+  role: Role
+  healthy: boolean
+  applied_index: number
+  revision: number
+}
+
+export interface Members {
+  members: Member[]
+  leader: string
+  term: number
+  stale?: boolean
+}
+
+export interface NewMember {
+  name: string
+  peer_url: string
+  client_url: string
+  role: 'voter' | 'learner'
+}
+
+export interface Owner {
+  name: string
+  url: string
+}
