@@ -27,7 +27,7 @@ export function createCluster(around: Surroundings = browser) {
   const state = shallowRef<State | null>(null)
   const history = shallowRef<readonly Point[]>([])
   const connection = ref<Connection>('connecting')
-  const lostSince = ref(0) // when the values on screen were last true, by the reader's clock
+  const lostSince = ref(0) // when something was last heard, by the admin's clock
   const now = ref(Date.now()) // the admin's clock, moving on while it is silent
   const live = computed(() => connection.value === 'open')
 
@@ -98,7 +98,7 @@ export function createCluster(around: Surroundings = browser) {
   function lose() {
     if (connection.value !== 'lost') {
       connection.value = 'lost'
-      lostSince.value = heard
+      lostSince.value = heard + offset
     }
   }
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { bytes, clock, count, duration, percent, rate, short, since } from './format'
+import { bytes, clock, count, duration, percent, rate, short, since, tick } from './format'
 
 describe('figures', () => {
   it('keeps small numbers exact and large ones short', () => {
@@ -12,7 +12,11 @@ describe('figures', () => {
   })
 
   it('shows slow rates with a decimal, so that something is not nothing', () => {
-    expect([0, 0.5, 42.4, 15_321].map(rate)).toEqual(['0', '0.5', '42', '15.3k'])
+    expect([0, 0.5, 42.4, 1873.2, 15_321].map(rate)).toEqual(['0', '0.5', '42', '1,873', '15.3k'])
+  })
+
+  it('keeps an axis free of zeros that say nothing', () => {
+    expect([0, 0.5, 1500, 20_000, 3_000_000].map(tick)).toEqual(['0', '0.5', '1.5k', '20k', '3M'])
   })
 
   it('never rounds a ratio up to everything', () => {

@@ -2,6 +2,7 @@
 
 const nothing = '–'
 const whole = new Intl.NumberFormat('en')
+const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 })
 
 export function count(value: number | null | undefined): string {
   return known(value) ? whole.format(value) : nothing
@@ -20,7 +21,15 @@ export function rate(value: number | null | undefined): string {
   if (!known(value)) {
     return nothing
   }
-  return value > 0 && value < 10 ? value.toFixed(1) : short(Math.round(value))
+  if (value > 0 && value < 10) {
+    return value.toFixed(1)
+  }
+  return value < 10_000 ? count(Math.round(value)) : short(Math.round(value))
+}
+
+// tick is a round number on an axis.
+export function tick(value: number): string {
+  return compact.format(value).replace('K', 'k')
 }
 
 export function percent(ratio: number | null | undefined): string {
