@@ -38,7 +38,7 @@ export function ceiling(most: number | null): number {
   }
   const magnitude = 10 ** Math.floor(Math.log10(most))
   const step = [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((s) => s * magnitude >= most * 1.05) ?? 15
-  return step * magnitude
+  return Number((step * magnitude).toPrecision(2)) // 0.6, not 0.6000000000000001
 }
 
 // summary says in words what the line shows.
