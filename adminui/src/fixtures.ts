@@ -16,7 +16,7 @@ export function databaseStats(some: Partial<DatabaseStats> = {}): DatabaseStats 
 
 export function member(name: string, some: Partial<MemberState> = {}): MemberState {
   return {
-    id: '1f', name, url: `http://${name}:11000`, peer_url: `http://${name}:12000`, role: 'follower',
+    id: `id-${name}`, name, url: `http://${name}:11000`, peer_url: `http://${name}:12000`, role: 'follower',
     status: 'up', since: new Date(noon).toISOString(), reason: '', healthy: true, lag: 0,
     rates: { puts: 0, gets: 0 }, stats: databaseStats({ name }),
     ...some,

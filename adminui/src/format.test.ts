@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { bytes, clock, count, duration, percent, rate, short, since, tick } from './format'
+import { bytes, bytesOf, clock, count, duration, percent, rate, short, since, tick } from './format'
 
 describe('figures', () => {
   it('keeps small numbers exact and large ones short', () => {
@@ -9,10 +9,13 @@ describe('figures', () => {
 
   it('names bytes by powers of 1024', () => {
     expect([0, 1023, 1024, 65_536, 5_368_709_120].map(bytes)).toEqual(['0 B', '1023 B', '1.00 KiB', '64.0 KiB', '5.00 GiB'])
+    expect(bytesOf(2048, 65_536)).toBe('2.00 of 64.0 KiB')
+    expect(bytesOf(2048, 1_048_576)).toBe('2.00 KiB of 1.00 MiB')
+    expect(bytesOf(null, 1024)).toBe('– of 1.00 KiB')
   })
 
   it('shows slow rates with a decimal, so that something is not nothing', () => {
-    expect([0, 0.5, 42.4, 1873.2, 15_321].map(rate)).toEqual(['0', '0.5', '42', '1,873', '15.3k'])
+    expect([0, 0.01, 0.5, 42.4, 1873.2, 15_321].map(rate)).toEqual(['0', '< 0.1', '0.5', '42', '1,873', '15.3k'])
   })
 
   it('keeps an axis free of zeros that say nothing', () => {

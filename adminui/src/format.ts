@@ -17,12 +17,19 @@ export function bytes(value: number | null | undefined): string {
   return known(value) ? scaled(value, 1024, [' B', ' KiB', ' MiB', ' GiB', ' TiB', ' PiB']) : nothing
 }
 
+// bytesOf is a part and its whole, with one unit where one will do: 16.0 of 64.0 MiB.
+export function bytesOf(part: number | null | undefined, whole: number | null | undefined): string {
+  const [value, unit] = bytes(part).split(' ')
+  const all = bytes(whole)
+  return unit !== undefined && all.endsWith(' ' + unit) ? `${value} of ${all}` : `${bytes(part)} of ${all}`
+}
+
 export function rate(value: number | null | undefined): string {
   if (!known(value)) {
     return nothing
   }
   if (value > 0 && value < 10) {
-    return value.toFixed(1)
+    return value < 0.05 ? '< 0.1' : value.toFixed(1)
   }
   return value < 10_000 ? count(Math.round(value)) : short(Math.round(value))
 }

@@ -49,7 +49,7 @@ export interface MemberState {
   role: Role
   status: NodeStatus
   since: string
-  reason: string
+  reason?: string // when it is not up
   healthy: boolean
   lag: number
   rates: { puts: number; gets: number }
@@ -93,7 +93,7 @@ export interface CacheState {
   url: string
   status: NodeStatus
   since: string
-  reason: string
+  reason?: string // when it is not up
   share: number
   rates: { gets: number; hit_ratio: number | null }
   stats: CacheStats | null
