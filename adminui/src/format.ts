@@ -84,6 +84,11 @@ export function since(time: string | number, now: number): string {
   return Number.isNaN(start) ? '' : `since ${clock(start, now)} (${duration((now - start) / 1000)})`
 }
 
+// host is an address without what all of them begin with.
+export function host(url: string): string {
+  return url.replace(/^http:\/\//, '')
+}
+
 function known(value: number | null | undefined): value is number {
   return typeof value === 'number' && Number.isFinite(value)
 }

@@ -51,7 +51,7 @@ describe('the card of a database node', () => {
 describe('the card of a cache node', () => {
   it('shows hits, loads, absences, memory and the share of the ring', () => {
     const card = mount(CacheCard, { props: { node: cache('c1'), now: 0 } })
-    expect(figures(card)).toEqual({ Memory: '16.0 of 64.0 MiB', Hits: '150', Loads: '50', Absences: '7', 'Ring share': '25 %' })
+    expect(figures(card)).toEqual({ Memory: '16.0 of 64.0 MiB', Hits: '150', Loads: '50', Absences: '7', 'Share of the ring': '25 %' })
     expect(card.findAll('.rates span').map((part) => part.text())).toEqual(['12 gets/s', '75 % hits'])
     expect(card.get('[role=progressbar]').attributes()).toMatchObject({ 'aria-valuenow': '25', 'aria-label': 'Memory of c1: 16.0 of 64.0 MiB' })
   })
