@@ -19,7 +19,7 @@ describe('figures', () => {
   })
 
   it('keeps an axis free of zeros that say nothing', () => {
-    expect([0, 0.5, 1500, 20_000, 3_000_000].map(tick)).toEqual(['0', '0.5', '1.5k', '20k', '3M'])
+    expect([0, 0.25, 1500, 20_000, 3_000_000].map(tick)).toEqual(['0', '0.25', '1.5k', '20k', '3M'])
   })
 
   it('never rounds a ratio up to everything', () => {

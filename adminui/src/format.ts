@@ -2,7 +2,7 @@
 
 const nothing = '–'
 const whole = new Intl.NumberFormat('en')
-const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 })
+const compact = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 2 })
 
 export function count(value: number | null | undefined): string {
   return known(value) ? whole.format(value) : nothing
