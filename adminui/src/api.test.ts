@@ -1,5 +1,6 @@
 import { afterEach, expect, it, vi } from 'vitest'
 import { listChanges, listKeys, Problem, putKey, readKey } from './api'
+import type { Upload } from './upload'
 
 function answer(status: number, body: string, headers: Record<string, string> = {}) {
   const fetched = vi.fn<(path: string, init?: RequestInit) => Promise<Response>>(async () => new Response(body, { status, headers }))
@@ -15,21 +16,32 @@ it('sends the bytes of a key, and only the parameters that are given', async () 
   expect(fetched.mock.calls[0]![0]).toBe('/api/keys?prefix=%FF%2F&limit=50')
 })
 
+function put(status: number, body: string, headers?: Record<string, string>, id?: string) {
+  const send = vi.fn(async (_: Upload) => new Response(body, { status, headers }))
+  const answer = putKey('k', new Blob(['v']), 'text/plain', { id, send })
+  return { answer: answer.catch((e: unknown) => e), sent: send.mock.calls[0]![0] }
+}
+
 it('takes a conflict for an answer that names the winner', async () => {
-  answer(409, '{"title":"Conflict","detail":"set before","revision":7,"sha256":"ab","size":3}')
-  expect(await putKey('k', 'v', 'text/plain')).toMatchObject({ outcome: 'conflict', revision: 7, sha256: 'ab', size: 3, detail: 'set before' })
+  const { answer } = put(409, '{"title":"Conflict","detail":"set before","revision":7,"sha256":"ab","size":3}')
+  expect(await answer).toMatchObject({ outcome: 'conflict', revision: 7, sha256: 'ab', size: 3, detail: 'set before' })
 })
 
 it('throws what the server says, and when to try again', async () => {
-  answer(503, '{"detail":"no leader is known"}', { 'Retry-After': '2' })
-  const problem = await putKey('k', 'v', 'text/plain').catch((e: unknown) => e as Problem)
+  const { answer } = put(503, '{"detail":"no leader is known"}', { 'Retry-After': '2' })
+  const problem = await answer
   expect(problem).toBeInstanceOf(Problem)
   expect(problem).toMatchObject({ status: 503, detail: 'no leader is known', retryAfter: 2, unknown: false })
 })
 
-it('does not know what became of a put without an answer', async () => {
-  vi.stubGlobal('fetch', async () => { throw new TypeError('network') })
-  expect(await putKey('k', 'v', 'text/plain').catch((e: unknown) => e)).toMatchObject({ status: 0, unknown: true })
+it.each([500, 504])('does not know what became of a put that was answered with %i', async (status) => {
+  expect(await put(status, '{"detail":"repeat it"}').answer).toMatchObject({ unknown: true, detail: 'repeat it' })
+})
+
+it('names a put, so that its repeat is told from others', async () => {
+  const { answer, sent } = put(201, '{"key":"k","revision":1,"sha256":"ab","size":1,"created":true}', {}, 'one')
+  expect(sent.headers).toEqual({ 'Content-Type': 'text/plain', 'Oncekv-Put-Id': 'one' })
+  expect(await answer).toMatchObject({ outcome: 'created', revision: 1 })
 })
 
 it('reads the beginning of a value and the size of all of it', async () => {

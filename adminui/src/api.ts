@@ -1,5 +1,6 @@
 import { encodeKey } from './keys'
 import { Problem, problemOf } from './problem'
+import { upload } from './upload'
 import type { Change, KeyName, KeysPage, Member, Members, NewMember, Owner } from './types'
 
 export { Problem } from './problem'
@@ -66,13 +67,15 @@ export function listKeys({ prefix, after, limit, signal }: ListOptions = {}): Pr
 }
 
 export async function headKey(key: Key, signal?: AbortSignal): Promise<Found> {
-  return found(await send(keyURL(key), { method: 'HEAD', signal }))
+  return found(await send(keyURL(key), { method: 'HEAD', cache: 'no-cache', signal }))
 }
 
-// readKey reads a value, at most the first limit bytes of it.
+// readKey reads a value, at most the first limit bytes of it. A value never
+// changes, but a cluster at the same address may be another than yesterday's, so
+// what the browser has kept is confirmed.
 export async function readKey(key: Key, limit: number, signal?: AbortSignal): Promise<Found & { body: Uint8Array }> {
   try {
-    const response = await send(keyURL(key), { headers: { Range: `bytes=0-${limit - 1}` }, signal })
+    const response = await send(keyURL(key), { headers: { Range: `bytes=0-${limit - 1}` }, cache: 'no-cache', signal })
     return { ...found(response), body: new Uint8Array(await response.arrayBuffer()) }
   } catch (problem) {
     if (problem instanceof Problem && problem.status === 416) {
@@ -94,24 +97,34 @@ function found(response: Response): Found {
   }
 }
 
+export interface PutOptions {
+  id?: string // the same for every repeat of one put, so that it can be told from another's
+  progress?: (sent: number) => void
+  signal?: AbortSignal
+  send?: typeof upload
+}
+
 // putKey sets a key. A conflict is an answer, not an error: it names the winner.
-export async function putKey(key: Key, value: BodyInit, contentType: string, signal?: AbortSignal): Promise<PutAnswer> {
-  try {
-    const response = await send(keyURL(key), {
-      method: 'PUT',
-      headers: { 'Content-Type': contentType },
-      body: value,
-      signal,
-    })
+export async function putKey(key: Key, value: Blob, contentType: string, options: PutOptions = {}): Promise<PutAnswer> {
+  const { id, progress, signal, send = upload } = options
+  const headers: Record<string, string> = {}
+  if (contentType) {
+    headers['Content-Type'] = contentType
+  }
+  if (id) {
+    headers['Oncekv-Put-Id'] = id
+  }
+  const response = await send({ url: keyURL(key), body: value, headers, progress, signal })
+  if (response.ok) {
     const answer = (await response.json()) as KeyName & { revision: number; sha256: string; size: number; created: boolean }
     return { ...answer, outcome: answer.created ? 'created' : 'unchanged', detail: '' }
-  } catch (problem) {
-    if (problem instanceof Problem && problem.status === 409 && problem.revision !== undefined) {
-      const { revision, sha256 = '', size = 0, detail } = problem
-      return { outcome: 'conflict', revision, sha256, size, detail }
-    }
-    throw problem
   }
+  const problem = await problemOf(response)
+  if (problem.status === 409 && problem.revision !== undefined) {
+    const { revision, sha256 = '', size = 0, detail } = problem
+    return { outcome: 'conflict', revision, sha256, size, detail }
+  }
+  throw problem
 }
 
 export interface ChangesOptions {

@@ -29,7 +29,7 @@ export class Problem extends Error {
   // Whether the request may have been done after all: repeating the same put
   // finds out, and is always safe.
   get unknown(): boolean {
-    return this.status === 504 || this.status === 0
+    return this.status === 504 || this.status === 500 || this.status === 0
   }
 }
 

@@ -163,6 +163,7 @@ export interface Members {
 }
 
 export interface NewMember {
+  id: string // the node's own, in hex: it makes one when it starts for the first time
   name: string
   peer_url: string
   client_url: string
