@@ -1,0 +1,24 @@
+import { expect, test } from 'vitest'
+import { keyLink, keyName, keyOfQuery, sameKey } from './links'
+
+const text = new TextEncoder().encode('app/käse 1+1')
+const binary = Uint8Array.from([0xff, 0xfe, 0x2f, 0x31])
+
+test('a key goes into an address and comes back, text or not', () => {
+  for (const key of [text, binary]) {
+    const query = Object.fromEntries(new URLSearchParams(keyLink(keyName(key)).split('?')[1]))
+    expect(keyOfQuery(query)).toEqual(key)
+  }
+})
+
+test('an address without a key, or with a broken one, selects nothing', () => {
+  expect(keyOfQuery({})).toBeNull()
+  expect(keyOfQuery({ key: '' })).toBeNull()
+  expect(keyOfQuery({ key_base64: '%%' })).toBeNull()
+})
+
+test('keys are compared by their bytes', () => {
+  expect(sameKey(binary, Uint8Array.from(binary))).toBe(true)
+  expect(sameKey(binary, text)).toBe(false)
+  expect(sameKey(null, null)).toBe(false)
+})
