@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { keyLink, keyName, keyOfQuery, sameKey } from './links'
+import { keyLink, keyName, keyOfQuery, prefixOfQuery, prefixQuery, sameKey } from './links'
 
 const text = new TextEncoder().encode('app/käse 1+1')
 const binary = Uint8Array.from([0xff, 0xfe, 0x2f, 0x31])
@@ -21,4 +21,14 @@ test('keys are compared by their bytes', () => {
   expect(sameKey(binary, Uint8Array.from(binary))).toBe(true)
   expect(sameKey(binary, text)).toBe(false)
   expect(sameKey(null, null)).toBe(false)
+})
+
+test('a prefix is kept beside the key', () => {
+  for (const prefix of [text, binary]) {
+    const query = Object.fromEntries(new URLSearchParams(keyLink(keyName(text), prefixQuery(prefix)).split('?')[1]))
+    expect(prefixOfQuery(query)).toEqual(prefix)
+    expect(keyOfQuery(query)).toEqual(text)
+  }
+  expect(prefixQuery(new Uint8Array())).toEqual({})
+  expect(prefixOfQuery({})).toEqual(new Uint8Array())
 })

@@ -18,22 +18,38 @@ export function keyName(bytes: Uint8Array): KeyName {
 
 // keyOfQuery is the key that an address selects, if it does.
 export function keyOfQuery({ key, key_base64 }: Query): Uint8Array | null {
+  return bytesOf(key, key_base64)
+}
+
+// prefixOfQuery is empty for an address without one: every key begins so.
+export function prefixOfQuery({ prefix, prefix_base64 }: Query): Uint8Array {
+  return bytesOf(prefix, prefix_base64) ?? new Uint8Array()
+}
+
+export function prefixQuery(bytes: Uint8Array): Record<string, string> {
+  const { key, key_base64 } = keyName(bytes)
+  if (key_base64 !== undefined) {
+    return { prefix_base64: key_base64 }
+  }
+  return key ? { prefix: key } : {}
+}
+
+function bytesOf(text: unknown, base64: unknown): Uint8Array | null {
+  if (typeof text === 'string' && text !== '') {
+    return keyBytes({ key: text })
+  }
   try {
-    if (typeof key_base64 === 'string') {
-      return keyBytes({ key_base64 })
-    }
+    return typeof base64 === 'string' ? keyBytes({ key_base64: base64 }) : null
   } catch {
     return null // somebody changed the address by hand
   }
-  return typeof key === 'string' && key !== '' ? keyBytes({ key }) : null
 }
 
 // keyLink is a plain address, for lists in which a router link for every row
-// would cost too much.
-export function keyLink(name: KeyName): string {
-  return name.key_base64 === undefined
-    ? `#/keys?key=${encodeURIComponent(name.key ?? '')}`
-    : `#/keys?key_base64=${encodeURIComponent(name.key_base64)}`
+// would cost too much. rest is what else the address keeps.
+export function keyLink(name: KeyName, rest: Record<string, string> = {}): string {
+  const parts = Object.entries({ ...rest, ...name })
+  return '#/keys?' + parts.map(([field, value]) => `${field}=${encodeURIComponent(value)}`).join('&')
 }
 
 export function sameKey(a: Uint8Array | null, b: Uint8Array | null): boolean {

@@ -14,10 +14,6 @@ export function essence(contentType: string): string {
   return (contentType.split(';')[0] ?? '').trim().toLowerCase()
 }
 
-export function isImage(contentType: string): boolean {
-  return images.test(essence(contentType))
-}
-
 // The kind a value is shown as until somebody chooses another.
 export function kindOf(contentType: string, bytes: Uint8Array): Kind {
   const type = essence(contentType)
