@@ -32,3 +32,8 @@ test('a prefix is kept beside the key', () => {
   expect(prefixQuery(new Uint8Array())).toEqual({})
   expect(prefixOfQuery({})).toEqual(new Uint8Array())
 })
+
+test('a row of a list makes a link with the key alone', () => {
+  expect(keyLink({ key: 'a b', key_base64: undefined })).toBe('#/keys?key=a%20b')
+  expect(keyLink({ key: undefined, key_base64: '/w==' })).toBe('#/keys?key_base64=%2Fw%3D%3D')
+})

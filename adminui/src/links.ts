@@ -47,9 +47,9 @@ function bytesOf(text: unknown, base64: unknown): Uint8Array | null {
 
 // keyLink is a plain address, for lists in which a router link for every row
 // would cost too much. rest is what else the address keeps.
-export function keyLink(name: KeyName, rest: Record<string, string> = {}): string {
-  const parts = Object.entries({ ...rest, ...name })
-  return '#/keys?' + parts.map(([field, value]) => `${field}=${encodeURIComponent(value)}`).join('&')
+export function keyLink({ key = '', key_base64 }: KeyName, rest: Record<string, string> = {}): string {
+  const fields = { ...rest, ...(key_base64 === undefined ? { key } : { key_base64 }) }
+  return '#/keys?' + Object.entries(fields).map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join('&')
 }
 
 export function sameKey(a: Uint8Array | null, b: Uint8Array | null): boolean {

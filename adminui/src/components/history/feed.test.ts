@@ -1,6 +1,6 @@
 import { flushPromises } from '@vue/test-utils'
 import { expect, test, vi } from 'vitest'
-import { pageSize, rowsMax, searchedMax, useFeed, type Row } from './feed'
+import { floodSize, pageSize, rowsMax, searchedMax, useFeed, type Row } from './feed'
 
 interface Change {
   revision: number
@@ -57,8 +57,8 @@ test('leaves out what came too fast, and says how to see it', async () => {
   await flushPromises()
   const rows = shown(feed.rows.value)
   expect(rows[0]).toBe(20_000)
-  expect(rows[pageSize]).toBe('gap 10-19900')
-  expect(rows[pageSize + 1]).toBe(10)
+  expect(rows[floodSize]).toBe(`gap 10-${20_000 - floodSize}`)
+  expect(rows[floodSize + 1]).toBe(10)
 })
 
 test('never keeps more rows than it should', async () => {
@@ -119,7 +119,7 @@ test('with a prefix a longer stretch is searched, and only the newest shown', as
   await flushPromises()
   const rows = shown(feed.rows.value)
   expect(rows.slice(0, 2)).toEqual([10_000, 9_998])
-  expect(rows.at(-1)).toBe(`gap ${10_000 - searchedMax}-${10_000 - 2 * pageSize + 1}`)
+  expect(rows.at(-1)).toBe(`gap ${10_000 - searchedMax}-${10_000 - 2 * floodSize + 1}`)
 })
 
 test('shows an error, and is rid of it with the next answer', async () => {

@@ -19,6 +19,10 @@ export type FetchChanges<C> = (query: { since: number; limit: number; prefix: st
 export const rowsMax = 500
 export const pageSize = 100
 
+// Rows drawn for one state when there are too many to read anyway: so few that
+// the page stays fluent.
+export const floodSize = 40
+
 // With a prefix nobody knows how many of the revisions in between match, so a
 // longer stretch of the history is searched before any of it is left out.
 export const searchedMax = 2000
@@ -99,12 +103,13 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
 
   async function fetchNewest(target: number): Promise<void> {
     const before = cursor.value
-    const since = Math.max(before, target - stretch())
+    const flood = target - before > stretch()
+    const since = flood ? target - (prefix === '' ? floodSize : searchedMax) : before
     const page = await ask(since, stretch())
     if (page === null) {
       return
     }
-    const shown = page.slice(-pageSize)
+    const shown = page.slice(page.length > pageSize || flood ? -floodSize : 0)
     const missing = shown.length < page.length ? shown[0]!.revision - 1 : since
     show(shown, missing > before ? { id: `${before}-${missing}`, after: before, until: missing } : undefined)
     // The history may have gone on after the state that was the target.
