@@ -1,5 +1,6 @@
 import { ref, shallowRef } from 'vue'
 import { putKey, Problem, type PutAnswer } from '../../api'
+import { sameKey } from '../../links'
 
 // An intent is one put that somebody means: the same intent sent again, after
 // an answer was lost, carries the same id, so that the store can tell the
@@ -20,7 +21,13 @@ export interface Result {
   problem: Problem | null // of unknown and error
 }
 
-export function newIntent(key: Uint8Array, value: Blob, contentType: string): Intent {
+// intentOf is the last intent again if nothing is known of its end and nothing
+// else is meant now: people press the button a second time.
+export function intentOf(key: Uint8Array, value: Blob, contentType: string, last: Result | null): Intent {
+  const open = last?.outcome === 'unknown' || last?.outcome === 'error'
+  if (open && sameKey(last.intent.key, key) && last.intent.value === value && last.intent.contentType === contentType) {
+    return last.intent
+  }
   return { id: randomID(), key, value, contentType }
 }
 
