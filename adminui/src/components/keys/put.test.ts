@@ -45,6 +45,15 @@ test('a refusal is an error, a lost connection is not', async () => {
   expect(result.value?.outcome).toBe('unknown')
 })
 
+test('a repeat that is refused leaves open what became of the put before', async () => {
+  const send = vi.fn<typeof putKey>()
+  send.mockRejectedValueOnce(new Problem(504)).mockRejectedValueOnce(new Problem(503, { detail: 'no leader' }))
+  const { put, result } = usePut(send)
+  await put(intentOf(key, value, '', null))
+  await put(result.value!.intent)
+  expect(result.value).toMatchObject({ outcome: 'unknown', problem: { detail: 'no leader' } })
+})
+
 test('nobody knows what became of a put that was cancelled', async () => {
   const send = vi.fn<typeof putKey>((_key, _value, _type, options) => {
     return new Promise((_, reject) => options!.signal!.addEventListener('abort', () => reject(new DOMException('', 'AbortError'))))

@@ -44,6 +44,8 @@ export function usePut(send: typeof putKey = putKey) {
   let running: AbortController | null = null
 
   async function put(intent: Intent): Promise<void> {
+    // A repeat that is refused says nothing about the put that it repeats.
+    const open = result.value?.intent === intent && result.value.outcome === 'unknown'
     running = new AbortController()
     busy.value = true
     sent.value = 0
@@ -56,7 +58,7 @@ export function usePut(send: typeof putKey = putKey) {
       })
       result.value = { outcome: answer.outcome, intent, answer, problem: null }
     } catch (err) {
-      result.value = failed(intent, err)
+      result.value = failed(intent, err, open)
     } finally {
       busy.value = false
       running = null
@@ -66,9 +68,9 @@ export function usePut(send: typeof putKey = putKey) {
   return { busy, sent, result, put, cancel: () => running?.abort() }
 }
 
-function failed(intent: Intent, err: unknown): Result | null {
+function failed(intent: Intent, err: unknown, open: boolean): Result {
   if (err instanceof Problem) {
-    return { outcome: err.unknown ? 'unknown' : 'error', intent, answer: null, problem: err }
+    return { outcome: err.unknown || open ? 'unknown' : 'error', intent, answer: null, problem: err }
   }
   // A put that was cancelled may have arrived whole before that.
   const problem = new Problem(0, { title: 'Cancelled', detail: 'The put was cancelled before its answer came. It may have happened or not.' })
