@@ -1,11 +1,11 @@
 import { expect, it } from 'vitest'
-import { decodeKey, encodeKey, keyBytes, showKey } from './keys'
+import { encodeKey, keyBytes, showKey } from './keys'
 
-it('encodes every byte of a key, and decodes it again', () => {
+it('encodes every byte of a key', () => {
   expect(encodeKey('a/../b c+d?é')).toBe('a%2F..%2Fb%20c%2Bd%3F%C3%A9')
   const all = Uint8Array.from({ length: 255 }, (_, i) => i + 1)
-  expect(decodeKey(encodeKey(all))).toEqual(all)
-  expect(decodeKey('100%')).toEqual(keyBytes({ key: '100%' }))
+  const escapes = encodeKey(all).replace(/%(..)|[^%]/g, (text, hex) => hex ?? text.charCodeAt(0).toString(16).padStart(2, '0'))
+  expect(escapes.toLowerCase()).toBe([...all].map((byte) => byte.toString(16).padStart(2, '0')).join(''))
 })
 
 it('reads keys that are not UTF-8 from base64', () => {

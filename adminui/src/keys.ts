@@ -23,21 +23,6 @@ export function encodeKey(key: Uint8Array | string): string {
   return out
 }
 
-// decodeKey is the opposite of encodeKey, for keys kept in the page's own address.
-export function decodeKey(encoded: string): Uint8Array {
-  const bytes: number[] = []
-  for (let i = 0; i < encoded.length; i++) {
-    const hex = encoded[i] === '%' ? /^[0-9A-Fa-f]{2}$/.exec(encoded.slice(i + 1, i + 3)) : null
-    if (hex) {
-      bytes.push(parseInt(hex[0], 16))
-      i += 2
-    } else {
-      bytes.push(...encoder.encode(encoded[i]))
-    }
-  }
-  return Uint8Array.from(bytes)
-}
-
 // showKey is a key for people: its text, or its bytes with \x escapes where
 // they are not UTF-8 or not visible.
 export function showKey(name: KeyName | Uint8Array): string {
