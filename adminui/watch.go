@@ -444,11 +444,16 @@ func (w *Watch) History() any {
 }
 
 // Databases returns the URLs of the database nodes that requests may be sent
-// to, the leader first, those that do not answer last.
+// to, the leader first. Those that are down are only left when all are: waiting
+// for one that hangs takes long.
 func (w *Watch) Databases() []string {
 	members := slices.Clone(w.State().Members)
 	if len(members) == 0 {
 		return w.cfg.Nodes
+	}
+	isDown := func(m Member) bool { return m.Status == StatusDown }
+	if slices.ContainsFunc(members, func(m Member) bool { return !isDown(m) }) {
+		members = slices.DeleteFunc(members, isDown)
 	}
 	slices.SortStableFunc(members, func(a, b Member) int { return rank(a) - rank(b) })
 	urls := make([]string, len(members))
@@ -460,8 +465,6 @@ func (w *Watch) Databases() []string {
 
 func rank(m Member) int {
 	switch {
-	case m.Status == StatusDown:
-		return 3
 	case m.Status == StatusStarting:
 		return 2
 	case m.Role == client.RoleLeader:

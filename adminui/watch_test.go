@@ -73,8 +73,8 @@ func TestWatch_DeadNodesAreDownInTime(t *testing.T) {
 			if s.Health.Level != LevelWarning || !strings.Contains(s.Health.Sentence, "n3 is down") || member(s, "n3").Stats == nil {
 				t.Errorf("health %+v", s.Health)
 			}
-			if got := w.Databases(); got[2] != c.dbs[2].URL {
-				t.Errorf("requests go to %v, want the dead %s last", got, c.dbs[2].URL)
+			if got := w.Databases(); len(got) != 2 || slices.Contains(got, c.dbs[2].URL) {
+				t.Errorf("requests go to %v, but %s is dead", got, c.dbs[2].URL)
 			}
 		})
 	}

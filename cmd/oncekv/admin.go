@@ -48,5 +48,5 @@ func (a *app) admin(ctx context.Context, d *adminFlags) error {
 		return startError(ctx, "the admin", err)
 	}
 	fmt.Fprintf(a.stderr, "admin page at %s\n", admin.URL())
-	return supervise(ctx, namedNode{"the admin", admin})
+	return a.supervise(ctx, namedNode{"the admin", admin})
 }

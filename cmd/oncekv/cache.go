@@ -46,7 +46,7 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 	if err != nil {
 		return startError(ctx, "cache node "+c.Name, err)
 	}
-	return supervise(ctx, namedNode{"cache node " + c.Name, cache})
+	return a.supervise(ctx, namedNode{"cache node " + c.Name, cache})
 }
 
 func (c *cacheFlags) check() error {

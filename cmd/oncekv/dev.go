@@ -70,7 +70,7 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 		}
 		announced <- err
 	}()
-	err = supervise(ctx, system.nodes...)
+	err = a.supervise(ctx, system.nodes...)
 	cancel()
 	<-announced
 	return err

@@ -40,7 +40,7 @@ func TestSupervise_ContextEnds(t *testing.T) {
 	a, b := newFakeNode(), newFakeNode()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := supervise(ctx, namedNode{"a", a}, namedNode{"b", b}); err != nil {
+	if err := quietApp().supervise(ctx, namedNode{"a", a}, namedNode{"b", b}); err != nil {
 		t.Fatal(err)
 	}
 	if !a.closed || !b.closed || a.limit <= 3*time.Second || a.limit > 4*time.Second {
@@ -52,7 +52,7 @@ func TestSupervise_NodeStops(t *testing.T) {
 	a, b := newFakeNode(), newFakeNode()
 	b.err, b.closeErr = errors.New("the disk failed at offset 12"), errors.New("said once")
 	close(b.done)
-	err := supervise(t.Context(), namedNode{"database node n1", a}, namedNode{"database node n2", b})
+	err := quietApp().supervise(t.Context(), namedNode{"database node n1", a}, namedNode{"database node n2", b})
 	if err == nil || exitCode(err) != exitFailed || err.Error() != "database node n2 stopped: the disk failed at offset 12" {
 		t.Fatalf("error %v", err)
 	}
@@ -66,7 +66,7 @@ func TestSupervise_CloseFails(t *testing.T) {
 	a.closeErr = errors.New("a flush failed")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := supervise(ctx, namedNode{"a", a}); err == nil || !strings.Contains(err.Error(), "close a: a flush failed") {
+	if err := quietApp().supervise(ctx, namedNode{"a", a}); err == nil || !strings.Contains(err.Error(), "close a: a flush failed") {
 		t.Fatalf("error %v", err)
 	}
 }
@@ -212,3 +212,35 @@ func TestMeter_CountsOnce(t *testing.T) {
 		t.Fatal("without a bar nothing is wrapped")
 	}
 }
+
+// In one process with others, a node that was removed leaves them alone; one
+// that broke does not.
+func TestSupervise_RemovedNodeLeavesTheOthersAlone(t *testing.T) {
+	stopped := func(err error) namedNode {
+		n := &fakeNode{done: make(chan struct{}), err: err}
+		close(n.done)
+		return namedNode{err.Error(), n}
+	}
+	removed, runs := stopped(server.ErrRemoved), namedNode{"runs", newFakeNode()}
+	if err := quietApp().supervise(t.Context(), removed, runs, stopped(errors.New("broken"))); err == nil || errors.Is(err, server.ErrRemoved) {
+		t.Errorf("with another that broke: %v", err)
+	}
+	var told bytes.Buffer
+	ctx, cancel := context.WithCancel(t.Context())
+	a := &app{stderr: writerFunc(func(p []byte) (int, error) {
+		cancel()
+		return told.Write(p)
+	})}
+	if err := a.supervise(ctx, removed, namedNode{"runs", newFakeNode()}); err != nil || !strings.Contains(told.String(), "was removed") {
+		t.Errorf("with another that runs: %v, told %q", err, told.String())
+	}
+	if err := quietApp().supervise(t.Context(), removed); !errors.Is(err, server.ErrRemoved) {
+		t.Errorf("alone: %v", err)
+	}
+}
+
+type writerFunc func(p []byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func quietApp() *app { return &app{stderr: io.Discard} }

@@ -74,7 +74,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	if err != nil {
 		return startError(ctx, "database node "+s.Name, err)
 	}
-	return supervise(ctx, namedNode{"database node " + s.Name, db})
+	return a.supervise(ctx, namedNode{"database node " + s.Name, db})
 }
 
 // complete verifies the flags and fills in what follows from others.

@@ -22,6 +22,9 @@ import (
 // Peer is one entry of an initial cluster: a name and a peer URL.
 type Peer = raftnode.Peer
 
+// ErrRemoved is why a database node stopped that was removed from its cluster.
+var ErrRemoved = raftnode.ErrRemoved
+
 // DefaultDiskReserveBytes is the free space below which a voter's cluster
 // accepts no puts: a few segments of the write-ahead log and their copies in
 // the store.
