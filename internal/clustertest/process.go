@@ -99,6 +99,13 @@ func (p *Processes) newDB(name string) *Process {
 	return d
 }
 
+// NewAdmin prepares an admin of the cluster, which stays at its address when it
+// is started again.
+func (p *Processes) NewAdmin() *Process {
+	addr := FreeAddr(p.t)
+	return NewProcess(p.t, p.bin, "admin", addr, "admin", "--listen", addr, "--nodes", strings.Join(URLs(p.DBs...), ","))
+}
+
 // NewProcess prepares any other command of the program. addr is where it serves
 // clients, if it does.
 func NewProcess(t testing.TB, bin, name, addr string, args ...string) *Process {
