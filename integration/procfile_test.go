@@ -22,7 +22,7 @@ import (
 // first.
 var procfileAddrs = []string{
 	"127.0.0.1:11000", "127.0.0.1:11001", "127.0.0.1:11002",
-	"127.0.0.1:5551", "127.0.0.1:5552", "127.0.0.1:5553",
+	"127.0.0.1:5551", "127.0.0.1:5552", "127.0.0.1:5553", "127.0.0.1:5546",
 	"127.0.0.1:12000", "127.0.0.1:12001", "127.0.0.1:12002",
 }
 
@@ -67,7 +67,7 @@ func startRunner(t *testing.T, foreman, dir string) *runner {
 		}
 		_ = log.Close()
 	})
-	for _, addr := range procfileAddrs[:6] {
+	for _, addr := range procfileAddrs[:7] {
 		clustertest.Eventually(t, addr+" is ready", func() error {
 			resp, err := (&http.Client{Timeout: 5 * time.Second}).Get("http://" + addr + "/readyz")
 			if err != nil {
@@ -131,7 +131,7 @@ func (r *runner) stop() {
 	if strings.Contains(r.output(), "SIGKILL") {
 		r.t.Error("foreman had to kill")
 	}
-	for _, want := range []string{"n1", "n2", "n3", "c1", "c2", "c3"} {
+	for _, want := range []string{"n1", "n2", "n3", "c1", "c2", "c3", "admin"} {
 		if !exitedWell(r.output(), want) {
 			r.t.Errorf("%s did not exit with code 0", want)
 		}
@@ -200,8 +200,8 @@ func TestProcfile_Walkthrough(t *testing.T) {
 	}
 
 	r := startRunner(t, foreman, dir)
-	if pids := r.processes(); len(pids) != 6 {
-		t.Errorf("processes %v run; want six", pids)
+	if pids := r.processes(); len(pids) != 7 {
+		t.Errorf("processes %v run; want seven", pids)
 	}
 	answer := shell(t, `curl -XPOST http://127.0.0.1:11000/key -d '{"key":"foo","value":"bar"}'`)
 	for _, want := range []string{`"key":"foo"`, `"revision":1`, `"created":true`} {
