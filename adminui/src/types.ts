@@ -94,6 +94,7 @@ export interface CacheState {
   status: NodeStatus
   since: string
   reason?: string // when it is not up
+  left?: boolean // it is down because somebody stopped it
   share: number
   rates: { gets: number; hit_ratio: number | null }
   stats: CacheStats | null

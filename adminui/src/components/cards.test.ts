@@ -63,6 +63,13 @@ describe('the card of a cache node', () => {
     expect(card.text()).not.toContain('gets/s')
   })
 
+  it('does not call a node dead that was told to stop', () => {
+    const node = cache('c9', { status: 'down', left: true, reason: 'it was stopped, and said goodbye' })
+    const card = mount(CacheCard, { props: { node, now: noon + 3_000 } })
+    expect(card.text()).toContain('stopped since 12:03:11 (3 s): it was stopped, and said goodbye')
+    expect(card.get('[data-testid=cache-card]').classes()).not.toContain('down')
+  })
+
   it('stays whole without figures, and over its limit', () => {
     const unknown = mount(CacheCard, { props: { node: cache('c1', { stats: null, rates: { gets: 0, hit_ratio: null } }), now: 0 } })
     expect(unknown.get('[role=progressbar]').attributes('aria-valuenow')).toBe('0')
