@@ -448,7 +448,7 @@ func (n *batchNode) sendAll(lines int, value string) *bufio.Reader {
 func TestBatch_SpillFull(t *testing.T) {
 	for _, limit := range []int64{-1, 1 << 20} {
 		n := newBatchNode(t, func(c *DatabaseConfig) { c.SpillBytes = limit; c.BodyIdleTimeout = 3 * time.Second })
-		text, err := io.ReadAll(n.sendAll(150_000, strings.Repeat("v", 300)))
+		text, err := io.ReadAll(n.sendAll(100_000, strings.Repeat("v", 400)))
 		if err != nil {
 			t.Fatal(err)
 		}

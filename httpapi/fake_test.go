@@ -299,7 +299,7 @@ func (n *node) dial() *net.TCPConn {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	return conn.(*net.TCPConn)
 }
 

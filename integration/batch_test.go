@@ -112,8 +112,14 @@ func TestBatch_NodeStops(t *testing.T) {
 	c := clustertest.Start(t, 3, 0)
 	body, feed := io.Pipe()
 	defer body.Close()
+	ahead := make(chan struct{}, 64) // a node that stops finishes what it has begun, within two seconds
 	go func() {
 		for i := 0; ; i++ {
+			select {
+			case ahead <- struct{}{}:
+			case <-t.Context().Done():
+				return
+			}
 			if _, err := fmt.Fprintf(feed, `{"key":"k%d","value":"v"}`+"\n", i); err != nil {
 				return
 			}
@@ -138,6 +144,7 @@ func TestBatch_NodeStops(t *testing.T) {
 		if err := answer.Decode(&r); err != nil {
 			t.Fatalf("result %d: %v", i+1, err)
 		}
+		<-ahead
 		if r.Status == client.BatchError {
 			if r.Line != uint64(i+1) || r.Type != client.ProblemUnavailable {
 				t.Errorf("error line behind %d results: %+v", i, r)
