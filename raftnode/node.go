@@ -121,7 +121,7 @@ type Node struct {
 	pulls     chan raftpb.Message // staged snapshots
 	pulling   bool
 	seen      published
-	leaveAt   uint64 // tick at which a removed node stops; 0 while it belongs
+	released  chan struct{} // made when the node hears that it was removed; closed when it may stop
 }
 
 // Status is what a node knows about itself and its cluster.
@@ -335,17 +335,18 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		case <-ctx.Done():
 			return nil
 		case err := <-errorC:
-			n.logger.Error("the peer transport gave up", "err", err)
-			return ErrRemoved // the only critical error rafthttp knows
+			// The only critical error rafthttp knows: a member says that this one
+			// was removed.
+			n.logger.Warn("another member has removed this one", "err", err)
+			n.leave(ctx, wg)
+		case <-n.released:
+			return ErrRemoved
 		case <-ticker.C:
 			n.core.tick()
 			if n.core.now%checkpointTicks == 0 {
 				if err := n.checkpoint(); err != nil {
 					return err
 				}
-			}
-			if n.leaveAt != 0 && n.core.now >= n.leaveAt {
-				return ErrRemoved
 			}
 		case m := <-n.pulls:
 			n.pulling = false
@@ -418,9 +419,8 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 	for _, m := range w.stage {
 		n.startPull(ctx, m, fail, wg)
 	}
-	if h.removed && n.leaveAt == 0 {
-		// Long enough to tell the others that the removal is committed.
-		n.leaveAt = n.core.now + uint64(n.core.limits.electionTicks)
+	if h.removed {
+		n.leave(ctx, wg)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {
 
 func (n *Node) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	id := n.identity.Load()
-	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Founders: id.Founders, Members: n.status.Load().Members}
+	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Founders: id.Founders, Members: n.status.Load().Members, Gone: n.knowsGone(r)}
 	if id.ClusterID == 0 {
 		a.Initial = n.cfg.InitialCluster
 		if n.cfg.Join != nil {

@@ -292,7 +292,7 @@ func TestCore_RemovedLeader_AnswersNoRead(t *testing.T) {
 		c.roundAll(round)
 	}
 	core.proposeChange(opRemove, core.members.members[old.id], nil)
-	for round := 0; old.node.leaveAt == 0; round++ {
+	for round := 0; old.node.released == nil; round++ {
 		c.roundAll(round)
 	}
 	if !core.isLeader() {
@@ -350,8 +350,8 @@ func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if c := n.node.core; !c.isLeader() || len(c.members.members) != 1 || n.node.leaveAt != 0 {
-			t.Fatalf("members %v, state %v, leaves at %d", c.members.list(), c.state, n.node.leaveAt)
+		if c := n.node.core; !c.isLeader() || len(c.members.members) != 1 || n.node.released != nil {
+			t.Fatalf("members %v, state %v, leaves: %v", c.members.list(), c.state, n.node.released != nil)
 		}
 	}
 }

@@ -23,6 +23,7 @@ type introduction struct {
 	Initial   []Peer   `json:"initial,omitempty"`  // the list it would form a cluster of
 	Founders  []Member `json:"founders,omitempty"` // if it helped to form its cluster
 	Members   []Member `json:"members,omitempty"`  // whom it knows now
+	Gone      bool     `json:"gone,omitempty"`     // it has stored that the member named by ?gone= was removed
 }
 
 // settle makes sure that the node belongs to a cluster.
@@ -62,7 +63,7 @@ func (n *Node) join(ctx context.Context) error {
 	defer client.CloseIdleConnections()
 	for i := 0; ; i++ {
 		for _, m := range members {
-			a, err := introductionOf(ctx, client, m.PeerURL)
+			a, err := introductionOf(ctx, client, m.PeerURL, "")
 			if err != nil || a.ClusterID == 0 || a.ID != m.ID || a.ID == n.self.ID {
 				continue // not there, or a stranger at that address
 			}
@@ -116,7 +117,7 @@ func (n *Node) ask(ctx context.Context, client *http.Client) (answers []introduc
 		if p.Name == n.cfg.Name {
 			continue
 		}
-		a, err := introductionOf(ctx, client, p.URL)
+		a, err := introductionOf(ctx, client, p.URL, "")
 		switch {
 		case err != nil:
 			missing = append(missing, p.Name)
@@ -129,9 +130,12 @@ func (n *Node) ask(ctx context.Context, client *http.Client) (answers []introduc
 	return answers, missing
 }
 
-func introductionOf(ctx context.Context, client *http.Client, url string) (introduction, error) {
+func introductionOf(ctx context.Context, client *http.Client, url, query string) (introduction, error) {
 	var a introduction
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+identityPathHTTP, nil)
+	if query != "" {
+		query = "?" + query
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+identityPathHTTP+query, nil)
 	if err != nil {
 		return a, err
 	}

@@ -1,0 +1,94 @@
+package raftnode
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// A removed member does not stop before most of the voters that are left have
+// its removal on their disks. Until then one of them may need its vote: of two
+// voters, the one that stays cannot lead by itself as long as it does not know,
+// or has forgotten in a crash, that it is the only one.
+
+const (
+	farewellPause   = 100 * time.Millisecond
+	farewellTimeout = 2 * time.Second
+	farewellEvery   = 10 * time.Second // what it waits for is logged so often
+)
+
+// leave makes the node stop as soon as the others can do without it. It is
+// called by the loop; wg is nil where the caller looks after that itself.
+func (n *Node) leave(ctx context.Context, wg *sync.WaitGroup) {
+	if n.released != nil {
+		return
+	}
+	n.released = make(chan struct{})
+	if wg == nil {
+		return
+	}
+	released := n.released
+	wg.Go(func() {
+		pause := time.NewTicker(farewellPause)
+		defer pause.Stop()
+		for told := time.Now(); !n.mayLeave(ctx); {
+			if time.Since(told) > farewellEvery {
+				told = time.Now()
+				n.logger.Warn("this node was removed, and stays until most of the other voters have stored that")
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-pause.C:
+			}
+		}
+		close(released)
+	})
+}
+
+// mayLeave asks the other voters, all at once, whether they have stored that
+// this node was removed, and reports whether most of them have.
+func (n *Node) mayLeave(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
+	defer cancel()
+	var voters []Member
+	for _, m := range n.status.Load().Members {
+		if m.ID != n.self.ID && !m.Learner {
+			voters = append(voters, m)
+		}
+	}
+	needed := len(voters)/2 + 1
+	if len(voters) == 0 { // removed before it heard of anybody
+		voters, needed = n.identity.Load().Peers, 1
+	}
+	answers := make([]bool, len(voters))
+	var asking sync.WaitGroup
+	for i, m := range voters {
+		asking.Go(func() {
+			a, err := introductionOf(ctx, n.client, m.PeerURL, "gone="+n.self.ID.String())
+			answers[i] = err == nil && a.ClusterID == n.self.ClusterID && a.Gone
+		})
+	}
+	asking.Wait()
+	for _, gone := range answers {
+		if gone {
+			needed--
+		}
+	}
+	return needed <= 0
+}
+
+// knowsGone reports whether this node's disk says that a member was removed.
+func (n *Node) knowsGone(r *http.Request) bool {
+	id, err := ParseID(r.URL.Query().Get("gone"))
+	if err != nil {
+		return false
+	}
+	index, _, meta, _, err := n.sm.Durable()
+	if err != nil || index == 0 {
+		return false
+	}
+	t, err := decodeTable(meta)
+	return err == nil && t.removed[id]
+}
