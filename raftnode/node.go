@@ -120,6 +120,7 @@ type Node struct {
 	core      *core
 	pulls     chan raftpb.Message // staged snapshots
 	pulling   bool
+	installed uint64 // index of the last snapshot handed to the applier
 	seen      published
 	released  chan struct{} // made when the node hears that it was removed; closed when it may stop
 }
@@ -416,8 +417,13 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 	// win an election among members that are gone.
 	n.transport.send(w.late)
 	n.applier.put(h)
+	if !raft.IsEmptySnap(w.snapshot) {
+		n.installed = w.snapshot.Metadata.Index
+	}
 	for _, m := range w.stage {
-		n.startPull(ctx, m, fail, wg)
+		if n.wantsPull(m) {
+			n.startPull(ctx, m, fail, wg)
+		}
 	}
 	if h.removed {
 		n.leave(ctx, wg)
@@ -438,15 +444,25 @@ func (n *Node) save(w work) error {
 	return nil
 }
 
-// startPull begins to pull a snapshot's data unless a pull runs already.
-func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
-	if n.pulling || m.Snapshot.Metadata.Index <= n.core.commit {
-		if !n.pulling {
-			n.core.staged(m) // nothing to pull; raft answers that it is known
-		}
-		return
+// wantsPull reports whether a snapshot's data is to be pulled now. One that is
+// left out is offered again: there is one staging area, in use until what was
+// staged last is installed.
+func (n *Node) wantsPull(m raftpb.Message) bool {
+	switch {
+	case n.pulling:
+		return false
+	case m.Snapshot.Metadata.Index <= n.core.commit:
+		n.core.staged(m) // nothing to pull; raft answers that it is known
+		return false
+	case n.progress.index() < n.installed:
+		return false
 	}
 	n.pulling = true
+	return true
+}
+
+// startPull begins to pull a snapshot's data.
+func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
 	p := &puller{sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
 	sources := func() []string { return n.snapshotSources(ID(m.From)) }
 	wg.Go(func() {

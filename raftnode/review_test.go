@@ -355,3 +355,20 @@ func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
 		}
 	}
 }
+
+// There is one staging area: a snapshot must not be pulled into it while the one
+// before waits there to be installed.
+func TestNode_SnapshotWaitsForTheOneBefore(t *testing.T) {
+	n := newCrashCluster(t, 3, -1).nodes[1].node
+	offer := func(index uint64) raftpb.Message {
+		return raftpb.Message{Type: raftpb.MsgSnap, From: 2, To: 1, Snapshot: raftpb.Snapshot{Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1}}}
+	}
+	n.installed = 50 // handed to the applier, which stands at 1
+	if n.wantsPull(offer(60)) {
+		t.Fatal("pulls what overwrites a staged snapshot")
+	}
+	n.progress.set(50)
+	if !n.wantsPull(offer(60)) || n.wantsPull(offer(61)) {
+		t.Fatal("one pull at a time, once the one before is installed")
+	}
+}
