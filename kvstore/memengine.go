@@ -78,6 +78,30 @@ func (e *MemEngine) Reopen() *MemEngine {
 	return &MemEngine{disk: e.disk}
 }
 
+// Damage flips one bit of one value in a bucket, as a disk that lies would; pick
+// chooses a number below its argument. It returns false when there is no value.
+// Use it while no Update runs.
+func (e *MemEngine) Damage(b Bucket, pick func(n int) int) bool {
+	e.writer.Lock()
+	defer e.writer.Unlock()
+	state := *e.disk.state.Load()
+	if len(state[b]) == 0 {
+		return false
+	}
+	pairs := slices.Clone(state[b])
+	i := pick(len(pairs))
+	if len(pairs[i].value) == 0 {
+		return false
+	}
+	value := bytes.Clone(pairs[i].value)
+	bit := pick(8 * len(value))
+	value[bit/8] ^= 1 << (bit % 8)
+	pairs[i].value = value
+	state[b] = pairs
+	e.disk.state.Store(&state)
+	return true
+}
+
 // View implements Engine. A snapshot never holds up a writer.
 func (e *MemEngine) View(fn func(Tx) error) error {
 	if dead := e.dead.Load(); dead != nil {

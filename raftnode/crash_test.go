@@ -86,8 +86,6 @@ type crashNode struct {
 	inbox  []raftpb.Message
 	down   int // rounds until it restarts
 	tables []Member
-	slow   func() bool // nil or whether a pull is not done yet
-	pull   *raftpb.Message
 }
 
 func (c *crashNode) send(msgs []raftpb.Message) { c.out = append(c.out, msgs...) }
@@ -131,13 +129,6 @@ func (c *crashNode) round(tick bool, all map[ID]*crashNode) error {
 	}
 	c.inbox = nil
 	n.deliver(n.inbox.take())
-	if c.pull != nil && !c.slow() {
-		m := *c.pull
-		c.pull = nil
-		if err := c.stage(m, all); err != nil {
-			return err
-		}
-	}
 	for w, ok := n.core.next(); ok; w, ok = n.core.next() {
 		stage := w.stage
 		w.stage = nil
@@ -151,12 +142,8 @@ func (c *crashNode) round(tick bool, all map[ID]*crashNode) error {
 			n.applier.finished(h)
 		}
 		for _, m := range stage {
-			if c.slow == nil {
-				if err := c.stage(m, all); err != nil {
-					return err
-				}
-			} else if c.pull == nil { // one at a time
-				c.pull = &m
+			if err := c.stage(m, all); err != nil {
+				return err
 			}
 		}
 	}

@@ -1,0 +1,230 @@
+package raftnode
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/checker"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// simClient is one request of a client, with its retries, on a goroutine of its
+// own. It decides nothing but by its own dice, and goes on only in its turn.
+type simClient struct {
+	w      *simWorld
+	number int
+	r      *rand.Rand
+}
+
+type simClientKey struct{}
+
+// begin starts a request and lets it run until it waits.
+func (w *simWorld) begin(do func(*simClient)) {
+	w.client++
+	w.open++
+	c := &simClient{w: w, number: w.client, r: rand.New(rand.NewPCG(w.r.Uint64(), 2))}
+	go func() {
+		c.await()
+		do(c)
+		w.open-- // in its turn
+	}()
+	w.rest()
+}
+
+func (c *simClient) await() { c.w.await(c.number, "") }
+
+// now reads the clients' clock.
+func (c *simClient) now() int64 {
+	c.w.clock++
+	return c.w.clock
+}
+
+func (c *simClient) context() (context.Context, context.CancelFunc) {
+	ctx := context.WithValue(context.Background(), simClientKey{}, c)
+	return context.WithTimeout(ctx, time.Duration(1+c.r.IntN(12_000))*time.Millisecond)
+}
+
+// pick returns a process to ask, nil when the machine does not answer.
+func (c *simClient) pick() (*simNode, *simLife) {
+	ids := c.w.ids()
+	s := c.w.nodes[ids[c.r.IntN(len(ids))]]
+	return s, s.life
+}
+
+// key is one of those that clients fight over now: as keys are set, they turn to
+// others.
+func (c *simClient) key() kvstore.Key {
+	first := max(0, int(c.w.newest)-c.w.p.keys/2)
+	return kvstore.Key(fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1)))
+}
+
+// lost reports whether the answer of a process did not arrive.
+func (c *simClient) lost(life *simLife) bool {
+	return life.dead || c.w.over || !c.w.calm.Load() && c.r.Float64() < c.w.p.lost
+}
+
+// turned makes what is done for a client wait for its turn: the order in which
+// requests reach a node is the scheduler's. A large put asks from several
+// goroutines.
+func (w *simWorld) turned(ctx context.Context, by string) {
+	if c, ok := ctx.Value(simClientKey{}).(*simClient); ok {
+		w.await(c.number, by)
+	}
+}
+
+// put sets a key, and tries again with the same id, at any node, while nobody
+// says what became of it.
+func (w *simWorld) put(c *simClient) {
+	body := w.simValue(c.r)
+	sum := kvstore.Digest(sha256.Sum256(body))
+	op := checker.Op{Key: string(c.key()), Outcome: checker.Unknown, Value: digestText(sum), Who: fmt.Sprintf("client %d", c.number), Call: c.now()}
+	id := fmt.Sprintf("put-%d", c.number)
+	maybe := false // some try may have taken effect
+	for range 1 + c.r.IntN(4) {
+		s, life := c.pick()
+		if life == nil {
+			continue // refused
+		}
+		op.Who += fmt.Sprintf(" n%d", s.id)
+		ctx, cancel := c.context()
+		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: bytes.NewReader(body), Size: int64(len(body))})
+		cancel()
+		c.await()
+		switch {
+		case c.lost(life):
+			maybe = true
+			continue
+		case errors.Is(err, kvstore.ErrUnavailable), errors.Is(err, kvstore.ErrOverloaded):
+			continue
+		case err != nil:
+			maybe = true
+			continue
+		}
+		w.answered(c, &op, result)
+		return
+	}
+	if maybe {
+		w.record(op)
+	}
+}
+
+// answered records what became of a put.
+func (w *simWorld) answered(c *simClient, op *checker.Op, result kvstore.PutResult) {
+	op.Return, op.Revision = c.now(), uint64(result.Meta.Revision)
+	switch result.Outcome {
+	case kvstore.Created:
+		op.Outcome = checker.Created
+		w.created[op.Key] = result.Meta
+	case kvstore.Unchanged:
+		op.Outcome = checker.Unchanged
+	case kvstore.Conflict:
+		op.Outcome, op.Seen = checker.Conflict, digestText(result.Meta.SHA256)
+	default:
+		w.fatalf("a put was answered %v", result.Outcome)
+	}
+	w.newest = max(w.newest, op.Revision)
+	w.record(*op)
+}
+
+func (w *simWorld) record(op checker.Op) {
+	w.note("%v", op)
+	w.ops = append(w.ops, op)
+}
+
+// get reads a key at one node.
+func (w *simWorld) get(c *simClient) {
+	op := checker.Op{Key: string(c.key()), Call: c.now(), Who: fmt.Sprintf("client %d", c.number)}
+	s, life := c.pick()
+	if life == nil {
+		return
+	}
+	op.Who += fmt.Sprintf(" n%d", s.id)
+	consistency := kvstore.Linearizable
+	if c.r.IntN(4) == 0 {
+		consistency = kvstore.Local
+	}
+	ctx, cancel := c.context()
+	defer cancel()
+	v, err := life.db.Get(ctx, kvstore.Key(op.Key), consistency)
+	c.await()
+	switch {
+	case c.lost(life):
+	case err == nil:
+		op.Outcome, op.Seen, op.Revision = checker.Found, digestText(v.SHA256), uint64(v.Revision)
+		if err := c.read(ctx, v); err != nil && !life.dead && !w.expected(s, err) && !errors.Is(err, kvstore.ErrClosed) {
+			w.fatalf("n%d: %q cannot be read: %v", s.id, op.Key, err)
+		}
+		op.Return = c.now()
+		w.newest = max(w.newest, op.Revision)
+		w.record(op)
+	case errors.Is(err, kvstore.ErrNotFound) && consistency == kvstore.Linearizable:
+		op.Outcome, op.Return = checker.Absent, c.now()
+		w.record(op)
+	}
+}
+
+// read compares a value's bytes with its digest.
+func (c *simClient) read(ctx context.Context, v *kvstore.Value) error {
+	body := v.Open(context.WithoutCancel(ctx))
+	defer body.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, body); err != nil {
+		return err
+	}
+	if got := kvstore.Digest(h.Sum(nil)); got != v.SHA256 {
+		return fmt.Errorf("its bytes have digest %s, its record says %s", got, v.SHA256)
+	}
+	return nil
+}
+
+// look asks how far history goes: not less than anybody was told before.
+func (w *simWorld) look(c *simClient) {
+	s, life := c.pick()
+	if life == nil {
+		return
+	}
+	told := w.newest
+	ctx, cancel := c.context()
+	defer cancel()
+	page, err := life.db.Changes(ctx, kvstore.ChangesRequest{After: math.MaxUint64, Limit: 1}, kvstore.Linearizable)
+	c.await()
+	if err == nil && !c.lost(life) && uint64(page.Newest) < told {
+		w.fatalf("n%d lists changes to revision %d, although %d was acknowledged before", s.id, page.Newest, told)
+	}
+}
+
+// reform changes the members or moves leadership, where the leader is.
+func (w *simWorld) reform(c *simClient) {
+	defer func() { w.change = false }()
+	s := w.leader()
+	if s == nil {
+		return
+	}
+	n := s.life.node
+	all := n.core.members.list()
+	m := all[c.r.IntN(len(all))]
+	req := changeRequest{Op: "transfer", Name: m.Name}
+	switch kind := c.r.IntN(5); {
+	case kind == 0 && w.rotten == nil: // else only the copy that has lied might be left
+		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
+	case kind == 1:
+		req = changeRequest{Op: "promote", Name: m.Name}
+	case kind <= 3 && len(all) < 6 && len(w.nodes) < 12:
+		joiner := simMember(ID(len(w.nodes) + 1))
+		joiner.Promote = c.r.IntN(4) > 0
+		w.machine(joiner.ID)
+		req = changeRequest{Op: "add", Member: joiner}
+	}
+	ctx, cancel := c.context()
+	defer cancel()
+	_, err := n.changeHere(ctx, req)
+	c.await()
+	w.note("%s %s%s at n%d: %v", req.Op, req.Name, req.Member.Name, s.id, err)
+}

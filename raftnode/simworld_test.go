@@ -1,0 +1,601 @@
+package raftnode
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/internal/checker"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Simulated time. A step is 20 ms, a tick of raft 100 ms.
+const (
+	simStep = 20 * time.Millisecond
+	simTick = 5 // steps
+)
+
+// simParams are the dice of one world: how often what goes wrong. Each world
+// throws its own, most of them with some faults left out, because a fault that
+// always happens hides what only shows without it.
+type simParams struct {
+	size          int
+	steps         int64
+	snapshotBytes int
+	commitBytes   int64         // to history
+	commitEvery   time.Duration // to history
+	overlayBytes  int64
+	keys          int // clients fight over so many at a time
+	puts, gets    float64
+	large         float64 // of puts, those of several chunks
+	drop, repeat  float64 // of messages
+	delay         int64   // steps at most
+	cut, heal     float64 // of the network, a step
+	crash, power  float64 // of a node, a step; power: of crashes, those that lose what was not synced
+	blackout      float64 // all nodes at once, a step
+	freeze        float64 // of a node, a step
+	diskFail      float64 // of a durable write
+	slow          float64 // of work, what waits for the next step
+	change        float64 // of members or leader, a step
+	lost          float64 // of answers to clients
+	rot           float64 // of one bit on one disk, a step; once a world
+}
+
+func throwParams(r *rand.Rand) simParams {
+	some := func(most float64) float64 {
+		if r.IntN(2) == 0 {
+			return 0
+		}
+		return most * r.Float64()
+	}
+	p := simParams{
+		size: []int{1, 2, 3, 3, 3, 5}[r.IntN(6)], steps: 400 + r.Int64N(800), snapshotBytes: 1000 << r.IntN(6), keys: 1 + r.IntN(6),
+		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 1000 << r.IntN(6),
+		puts: 0.05 + 0.4*r.Float64(), gets: 0.05 + 0.4*r.Float64(),
+		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
+		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
+		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
+	}
+	if r.IntN(12) == 0 {
+		p.large = 0.05
+	}
+	return p
+}
+
+// simWorld is one simulated cluster, its machines, network and clients, under a
+// scheduler that takes every decision from one seed. It runs in a bubble of
+// testing/synctest, so that timers of the production code run on simulated time
+// and the scheduler knows when all other goroutines wait: exactly one of them
+// runs at a time.
+type simWorld struct {
+	r       *rand.Rand
+	p       simParams
+	entropy io.Reader
+	log     *slog.Logger // nil: none
+	trace   hash.Hash
+
+	step  int64
+	clock int64       // of clients; grows with every reading
+	calm  atomic.Bool // no new faults
+	over  bool        // clients go home
+	nodes map[ID]*simNode
+	wire  []simMessage
+	sent  uint64
+	cuts  map[[2]ID]bool
+
+	digests  map[kvstore.Revision]kvstore.Digest // as first applied anywhere
+	created  map[string]kvstore.Meta             // acknowledged, by key
+	newest   uint64                              // revision acknowledged to anybody
+	ops      []checker.Op
+	open     int // clients at work
+	client   int
+	change   bool     // a change of members is under way
+	rotten   *simNode // whose disk has lied
+	verifies bool     // and whether Verify has to see it
+	failure  string
+
+	mu    sync.Mutex
+	turns []simTurn
+}
+
+// simMessage is a message on its way.
+type simMessage struct {
+	at       int64
+	number   uint64
+	from, to ID
+	bytes    []byte
+}
+
+// simTurn is a goroutine of a client that waits until the scheduler lets it go on.
+type simTurn struct {
+	client int
+	by     string // tells apart goroutines of one client
+	goOn   chan struct{}
+}
+
+func newSimWorld(seed uint64) *simWorld {
+	r := rand.New(rand.NewPCG(seed, 1))
+	w := &simWorld{
+		r: r, p: throwParams(r), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
+		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{},
+	}
+	var key [32]byte
+	copy(key[:], fmt.Sprint(seed))
+	w.entropy = rand.NewChaCha8(key)
+	return w
+}
+
+// dice decides about what happens with or without faults, chance about faults.
+func (w *simWorld) dice(p float64) bool { return w.r.Float64() < p }
+
+func (w *simWorld) chance(p float64) bool { return !w.calm.Load() && p > 0 && w.r.Float64() < p }
+
+// fatalf notes the first thing that must not be.
+func (w *simWorld) fatalf(format string, args ...any) {
+	if w.failure == "" {
+		w.failure = fmt.Sprintf("step %d: ", w.step) + fmt.Sprintf(format, args...)
+	}
+}
+
+// note makes what happened part of the trace, by which two runs are compared.
+func (w *simWorld) note(format string, args ...any) {
+	fmt.Fprintf(w.trace, format+"\n", args...)
+	if w.log != nil {
+		w.log.Info(fmt.Sprintf(format, args...), "step", w.step)
+	}
+}
+
+// found makes the machines of a new cluster.
+func (w *simWorld) found() {
+	var founders []Member
+	for id := ID(1); id <= ID(w.p.size); id++ {
+		founders = append(founders, simMember(id))
+	}
+	tab := founding(9, founders)
+	metaBytes, err := tab.encode()
+	if err != nil {
+		w.fatalf("%v", err)
+		return
+	}
+	for id := ID(1); id <= ID(w.p.size); id++ {
+		s := w.machine(id)
+		store, err := kvstore.OpenStore(kvstore.StoreConfig{History: s.history, Index: s.index})
+		if err == nil {
+			err = store.Bootstrap(firstIndex, firstTerm, metaBytes)
+		}
+		if err != nil {
+			w.fatalf("%v", err)
+			return
+		}
+		_, _, metaBytes, state, _ := store.Durable()
+		s.disk.synced = diskState{
+			state:    raftpb.HardState{Term: firstTerm, Commit: firstIndex},
+			snapshot: raftpb.Snapshot{Data: snapshotData{meta: metaBytes, state: state}.encode(), Metadata: raftpb.SnapshotMetadata{Index: firstIndex, Term: firstTerm, ConfState: tab.conf}},
+		}
+	}
+}
+
+func simMember(id ID) Member {
+	return Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURL: fmt.Sprintf("http://h%d:1", id), ClientURL: fmt.Sprintf("http://h%d:2", id)}
+}
+
+// machine adds one with empty disks.
+func (w *simWorld) machine(id ID) *simNode {
+	s := &simNode{
+		w: w, id: id, history: kvstore.NewMemEngine(), index: kvstore.NewMemEngine(), staging: kvstore.NewMemEngine(),
+		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w),
+	}
+	s.disk = &simDisk{dice: newSimDice(w)}
+	w.nodes[id] = s
+	return s
+}
+
+func (w *simWorld) ids() []ID {
+	var ids []ID
+	for id, s := range w.nodes {
+		if !s.gone {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (w *simWorld) any() *simNode {
+	ids := w.ids()
+	return w.nodes[ids[w.r.IntN(len(ids))]]
+}
+
+func (w *simWorld) connected(from, to ID) bool { return !w.cuts[[2]ID{from, to}] }
+
+// post puts a message on the wire, as bytes: nothing is shared.
+func (w *simWorld) post(s *simNode, m raftpb.Message) {
+	raw, err := m.Marshal()
+	if err != nil {
+		w.fatalf("a message of n%d cannot be written: %v", s.id, err)
+		return
+	}
+	w.trace.Write(raw)
+	for again := true; again; again = w.chance(w.p.repeat) {
+		if w.chance(w.p.drop) {
+			if s.life != nil && w.chance(0.3) {
+				s.life.node.inbox.addLost(m.To)
+			}
+			continue
+		}
+		w.sent++
+		delay := int64(1)
+		if !w.calm.Load() {
+			delay += w.r.Int64N(w.p.delay)
+		}
+		w.wire = append(w.wire, simMessage{at: w.step + delay, number: w.sent, from: s.id, to: ID(m.To), bytes: raw})
+	}
+}
+
+// deliver brings what is due to its receivers, as far as they can be reached.
+func (w *simWorld) deliver() {
+	slices.SortFunc(w.wire, func(a, b simMessage) int { return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.number, b.number)) })
+	for len(w.wire) > 0 && w.wire[0].at <= w.step {
+		x := w.wire[0]
+		w.wire = w.wire[1:]
+		to := w.nodes[x.to]
+		if to == nil || to.life == nil || !w.connected(x.from, x.to) {
+			continue
+		}
+		var m raftpb.Message
+		if err := m.Unmarshal(x.bytes); err != nil {
+			w.fatalf("a message cannot be read: %v", err)
+			return
+		}
+		to.life.inbox = append(to.life.inbox, m)
+	}
+}
+
+// trouble throws the dice of what goes wrong in this step.
+func (w *simWorld) trouble() {
+	if w.calm.Load() {
+		clear(w.cuts)
+	} else if w.chance(w.p.cut) {
+		w.cutNetwork()
+	} else if w.chance(w.p.heal) {
+		clear(w.cuts)
+	}
+	if w.rotten == nil && !w.change && w.chance(w.p.rot) {
+		w.rot()
+	}
+	blackout := w.chance(w.p.blackout)
+	for _, id := range w.ids() {
+		s := w.nodes[id]
+		if s.life == nil {
+			continue
+		}
+		if blackout || w.chance(w.p.crash) {
+			power := blackout || w.chance(w.p.power)
+			w.note("n%d crashes, power %v", id, power)
+			s.crash(power)
+			w.rest()
+		} else if w.chance(w.p.freeze) {
+			s.frozen = w.step + w.r.Int64N(200)
+		}
+	}
+}
+
+// rot flips a bit on the disk of a machine that the cluster can do without.
+func (w *simWorld) rot() {
+	leader, s := w.leader(), w.any()
+	if leader == nil || s.life == nil || len(leader.life.node.core.members.conf.Voters) < 3 {
+		return
+	}
+	bucket := []kvstore.Bucket{kvstore.BucketRecords, kvstore.BucketChunks}[w.r.IntN(2)]
+	if s.history.Damage(bucket, w.r.IntN) {
+		w.note("the disk of n%d has changed a bit of its %v", s.id, bucket)
+		w.rotten, w.verifies = s, bucket == kvstore.BucketRecords // chunks are verified when they are read
+	}
+}
+
+// expected reports whether an error is one that the simulation injected.
+func (w *simWorld) expected(s *simNode, err error) bool {
+	return errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || w.ruined(s, err)
+}
+
+// ruined reports whether an error says that a machine's disk has lied, rightly.
+func (w *simWorld) ruined(s *simNode, err error) bool {
+	var corrupt *kvstore.CorruptError
+	return s == w.rotten && errors.As(err, &corrupt)
+}
+
+// cutNetwork cuts a member off, in one or both directions, or the cluster in
+// halves, with or without a member that both can reach.
+func (w *simWorld) cutNetwork() {
+	clear(w.cuts)
+	ids := w.ids()
+	one := ids[w.r.IntN(len(ids))]
+	kind := w.r.IntN(5)
+	side := map[ID]bool{}
+	for _, id := range ids {
+		side[id] = w.r.IntN(2) == 0
+	}
+	for _, a := range ids {
+		for _, b := range ids {
+			switch kind {
+			case 0:
+				w.cuts[[2]ID{a, b}] = a == one || b == one
+			case 1:
+				w.cuts[[2]ID{a, b}] = a == one
+			case 2:
+				w.cuts[[2]ID{a, b}] = b == one
+			case 3:
+				w.cuts[[2]ID{a, b}] = side[a] != side[b]
+			case 4:
+				w.cuts[[2]ID{a, b}] = side[a] != side[b] && a != one && b != one
+			}
+		}
+	}
+}
+
+// run lives through the world and returns what must not have been, "" if all
+// was well.
+func (w *simWorld) run() string {
+	w.found()
+	for w.step < w.p.steps && w.failure == "" {
+		w.oneStep()
+	}
+	w.calm.Store(true)
+	w.settle()
+	if w.failure == "" {
+		w.verify()
+	}
+	w.end()
+	return w.failure
+}
+
+func (w *simWorld) oneStep() {
+	w.step++
+	time.Sleep(simStep) // timers of production code that are due now run first
+	w.rest()
+	w.trouble()
+	if w.chance(w.p.puts) {
+		w.begin(w.put)
+	}
+	if w.chance(w.p.gets) {
+		w.begin(w.get)
+	}
+	if w.chance(0.01) {
+		w.begin(w.look)
+	}
+	if w.chance(w.p.change) && !w.change {
+		w.change = true
+		w.begin(w.reform)
+	}
+	w.deliver()
+	ids := w.ids()
+	w.r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	for _, id := range ids {
+		w.turn(w.nodes[id])
+		w.rest()
+	}
+}
+
+// turn gives one machine its step.
+func (w *simWorld) turn(s *simNode) {
+	switch life := s.life; {
+	case life == nil:
+		if w.step < s.wakeAt && !w.calm.Load() {
+			return
+		}
+		w.note("n%d starts", s.id)
+		switch err := s.boot(); {
+		case err != nil && !w.expected(s, err):
+			w.fatalf("n%d does not start again: %v", s.id, err)
+		case err != nil:
+			s.wakeAt, s.gone = w.step+10, w.ruined(s, err)
+		}
+	case s.frozen > w.step && !w.calm.Load():
+	default:
+		if err := w.guarded(s); err != nil {
+			w.note("n%d stops: %v", s.id, err)
+			if !w.expected(s, err) {
+				w.fatalf("n%d: %v", s.id, err)
+			}
+			s.gone = w.ruined(s, err)
+			if w.dice(0.5) {
+				w.rest() // answers that were ready have left
+			}
+			s.crash(w.chance(w.p.power))
+		} else if n := life.node; n.released != nil && w.dice(0.3) && n.mayLeave(context.Background()) {
+			w.note("n%d leaves", s.id)
+			s.crash(false)
+			s.gone = true
+		}
+	}
+}
+
+// guarded runs a machine's step; what raft finds inconsistent is an error too.
+func (w *simWorld) guarded(s *simNode) (err error) {
+	defer func() {
+		if p, ok := recover().(raftPanic); ok {
+			err = fmt.Errorf("raft found its log inconsistent: %s", string(p))
+		}
+	}()
+	return s.run()
+}
+
+// rest lets clients go on, one at a time, until all of them wait.
+func (w *simWorld) rest() {
+	for {
+		synctest.Wait()
+		w.mu.Lock()
+		turns := w.turns
+		w.turns = nil
+		w.mu.Unlock()
+		if len(turns) == 0 {
+			return
+		}
+		slices.SortFunc(turns, func(a, b simTurn) int { return cmp.Or(cmp.Compare(a.client, b.client), cmp.Compare(a.by, b.by)) })
+		for _, t := range turns {
+			close(t.goOn)
+			synctest.Wait()
+		}
+	}
+}
+
+// await makes a client's goroutine wait for its turn.
+func (w *simWorld) await(client int, by string) {
+	t := simTurn{client, by, make(chan struct{})}
+	w.mu.Lock()
+	w.turns = append(w.turns, t)
+	w.mu.Unlock()
+	<-t.goOn
+}
+
+// applied compares a store with what others had at the same revision.
+func (w *simWorld) applied(s *simNode) error {
+	st := s.life.store.Stats()
+	known, ok := w.digests[st.Revision]
+	if !ok {
+		w.digests[st.Revision] = st.Digest
+	} else if known != st.Digest {
+		w.fatalf("n%d has another history at revision %d", s.id, st.Revision)
+	}
+	return nil
+}
+
+// leader returns the one of the newest term, nil if there is none.
+func (w *simWorld) leader() *simNode {
+	var leader *simNode
+	for _, id := range w.ids() {
+		s := w.nodes[id]
+		if s.life != nil && s.life.node.core.isLeader() && (leader == nil || s.life.node.core.term > leader.life.node.core.term) {
+			leader = s
+		}
+	}
+	return leader
+}
+
+// settleSteps bound how long a cluster without faults may take to agree: a
+// minute.
+const settleSteps = 3000
+
+// settle waits until nothing goes wrong any more and all members have the same.
+func (w *simWorld) settle() {
+	for range settleSteps {
+		if w.failure != "" || w.settled() {
+			return
+		}
+		w.oneStep()
+	}
+	w.fatalf("a minute without faults, and not settled: %d clients wait; %s", w.open, w.describe())
+}
+
+func (w *simWorld) settled() bool {
+	leader := w.leader()
+	if leader == nil || w.open > 0 {
+		return false
+	}
+	core := leader.life.node.core
+	if len(core.changes) > 0 || core.commit != core.savedIndex { // a new leader commits only what is of its term
+		return false
+	}
+	for id := range core.members.members {
+		s := w.nodes[id]
+		if s == w.rotten {
+			continue
+		}
+		if s == nil || s.life == nil || s.life.node.core.commit != core.commit || s.life.node.progress.index() != core.commit {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *simWorld) describe() string {
+	text := ""
+	for _, id := range w.ids() {
+		if life := w.nodes[id].life; life != nil {
+			c := life.node.core
+			text += fmt.Sprintf("n%d %v of term %d, leader %v, commit %d, applied %d, members %v, %d changes; ", id, c.state, c.term, ID(c.lead), c.commit, life.node.progress.index(), c.members.conf, len(c.changes))
+		} else {
+			text += fmt.Sprintf("n%d is down; ", id)
+		}
+	}
+	return text
+}
+
+// verify compares all replicas with one another, with every acknowledged put,
+// and what clients saw with what can be.
+func (w *simWorld) verify() {
+	var want kvstore.Stats
+	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
+		if s := w.nodes[id]; s == w.rotten {
+			if w.verifies && s.life != nil && s.life.store.Verify(context.Background()) == nil {
+				w.fatalf("n%d does not notice what its disk has done", id)
+			}
+			continue
+		}
+		store := w.nodes[id].life.store
+		got := store.Stats()
+		if want.AppliedIndex == 0 {
+			want = got
+		}
+		if got.Revision != want.Revision || got.Digest != want.Digest {
+			w.fatalf("n%d ends at revision %d with digest %s, others at %d with %s", id, got.Revision, got.Digest, want.Revision, want.Digest)
+		}
+		if err := errors.Join(store.FlushIndex(), store.Verify(context.Background())); err != nil {
+			w.fatalf("n%d does not verify: %v", id, err)
+		}
+		for key, m := range w.created {
+			v, err := store.Get(kvstore.Key(key))
+			if err != nil || v.Revision != m.Revision || v.SHA256 != m.SHA256 {
+				w.fatalf("n%d has %q as %+v, %v; acknowledged was revision %d, %s", id, key, v, err, m.Revision, m.SHA256)
+			}
+		}
+	}
+	for _, v := range checker.Check(w.ops) {
+		w.fatalf("%v", v)
+	}
+	w.note("%d requests, revision %d, digest %s", len(w.ops), want.Revision, want.Digest)
+}
+
+// end sends clients home and stops all machines.
+func (w *simWorld) end() {
+	w.over = true
+	for range 1000 {
+		for _, id := range w.ids() {
+			if s := w.nodes[id]; s.life != nil {
+				s.crash(false)
+			}
+		}
+		w.rest()
+		if w.open == 0 {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	w.fatalf("%d clients do not end", w.open)
+}
+
+// simValue returns a value of a few bytes, or of several chunks.
+func (w *simWorld) simValue(r *rand.Rand) []byte {
+	if r.Float64() < w.p.large {
+		return bytes.Repeat([]byte{byte(r.IntN(3))}, 2*kvstore.ChunkBytes+r.IntN(1000))
+	}
+	return fmt.Appendf(nil, "value %d%*d", r.IntN(3), 1+r.IntN(60), 0)
+}
+
+func digestText(d kvstore.Digest) string { return hex.EncodeToString(d[:]) }
