@@ -55,14 +55,18 @@ func (s *Store) waitForRoom() error {
 		s.mu.RLock()
 		pendingFull := s.pendingBytes >= s.cfg.PendingBytes
 		overlayFull := s.overlay.bytes >= s.cfg.OverlayBytes
+		committed := s.applied.index == s.durable.index
 		running, room := s.running, s.room
 		s.mu.RUnlock()
 		switch {
 		case !pendingFull && !overlayFull:
 			return nil
 		case running:
-			wake(s.wakeCommit)
-			wake(s.wakeFlush)
+			if committed {
+				wake(s.wakeFlush)
+			} else {
+				wake(s.wakeCommit) // and with what that brings there may be something to flush
+			}
 			select {
 			case <-room:
 			case <-s.dead:
@@ -284,13 +288,9 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 		s.overlay.freeze()
 	}
 	commitDue := s.pendingBytes >= s.cfg.CommitBytes
-	flushDue := s.flushDueLocked()
 	s.announceLocked()
 	s.mu.Unlock()
-	if commitDue {
+	if commitDue { // it wakes the flush: what is not in history cannot be indexed
 		wake(s.wakeCommit)
-	}
-	if flushDue {
-		wake(s.wakeFlush)
 	}
 }
