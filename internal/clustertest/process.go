@@ -3,6 +3,7 @@ package clustertest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -60,6 +61,13 @@ type Process struct {
 	Peer string // peer address, empty for caches
 	Args []string
 	Env  []string
+
+	// Under is a command that runs the program in its own place, such as
+	// nsenter with its flags; empty for none.
+	Under []string
+	// Logs is a directory that keeps the output of every start; empty means a
+	// temporary one, shown when the test fails.
+	Logs string
 
 	cmd  *exec.Cmd
 	log  *os.File
@@ -178,11 +186,16 @@ func (n *Process) URL() string { return "http://" + n.Addr }
 // test fails. It is killed when the test ends.
 func (n *Process) Start() {
 	n.t.Helper()
-	log, err := os.CreateTemp(n.t.TempDir(), n.Name+"-*.log")
+	dir := n.Logs
+	if dir == "" {
+		dir = n.t.TempDir()
+	}
+	log, err := os.CreateTemp(dir, n.Name+"-*.log")
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	cmd := exec.Command(n.bin, n.Args...)
+	line := append(append(append([]string(nil), n.Under...), n.bin), n.Args...)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.Env...)
 	cmd.SysProcAttr = diesWithTest()
@@ -198,7 +211,7 @@ func (n *Process) Start() {
 	n.t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-done
-		if n.t.Failed() {
+		if n.t.Failed() && n.Logs == "" {
 			n.t.Logf("log of %s (pid %d):\n%s", n.Name, cmd.Process.Pid, tail(log.Name(), 8<<10))
 		}
 		_ = log.Close()
@@ -232,10 +245,13 @@ func (n *Process) Running() bool {
 	}
 }
 
+// PID returns the process id of the latest start.
+func (n *Process) PID() int { return n.cmd.Process.Pid }
+
 // Signal sends a signal.
 func (n *Process) Signal(s syscall.Signal) {
 	n.t.Helper()
-	if err := n.cmd.Process.Signal(s); err != nil && n.Running() {
+	if err := n.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		n.t.Fatal(err)
 	}
 }
