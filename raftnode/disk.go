@@ -143,7 +143,7 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, sync bool) error {
 	// wal.Save fsyncs by raft's rule (new entries, term or vote), which is
 	// the rule sync comes from.
-	return diskErr(d.wal.Save(state, entries), "write to %s", d.walDir)
+	return d.walErr(d.wal.Save(state, entries))
 }
 
 func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
@@ -156,7 +156,20 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	}
 	conf := s.Metadata.ConfState
 	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
-	return diskErr(d.wal.SaveSnapshot(rec), "write to %s", d.walDir)
+	return d.walErr(d.wal.SaveSnapshot(rec))
+}
+
+// walErr names the segment of a failed write or fsync, the newest one. The
+// system's error for an fsync names no file.
+func (d *walDisk) walErr(err error) error {
+	if err == nil {
+		return nil
+	}
+	path := d.walDir
+	if names, listErr := fileNames(d.walDir, ".wal"); listErr == nil && len(names) > 0 {
+		path = filepath.Join(d.walDir, names[len(names)-1])
+	}
+	return diskErr(err, "write to %s", path)
 }
 
 // release gives up the WAL segments and the .snap files that the snapshot at
