@@ -1,0 +1,194 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// damageRows are what can happen to bytes that were on disk. The node is down
+// while it happens.
+func damageRows() []row {
+	return []row{
+		{name: "torn-wal-tail", attack: tornTail},
+		{name: "damaged-wal-record", attack: damagedRecord},
+		{name: "damaged-history-page", attack: func(e *episode) { e.damagedPage("history.db") }},
+		{name: "damaged-index-page", attack: func(e *episode) { e.damagedPage("index.db") }},
+		{name: "damaged-value", attack: damagedValue},
+		{name: "lost-directory", attack: lostDirectory},
+	}
+}
+
+// tornTail puts the beginning of a write that was never flushed at the end of a
+// log. It must be cut off, and nothing else.
+func tornTail(e *episode) {
+	victim := e.anyDB()
+	kill(victim)
+	all := e.frames(victim)
+	last := all[len(all)-1]
+	next, err := nextFrame(all, 1000+e.rng.IntN(8000))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	at := (last.end + 7) / 8 * 8
+	// A disk writes whole sectors, in the order it likes: the first ones here.
+	sector := int64(512)
+	keep := sector - at%sector + sector*int64(e.rng.IntN(len(next)/int(sector)))
+	next = next[:min(keep, int64(len(next)-1))]
+	e.t.Logf("%d bytes of a torn write at offset %d of %s", len(next), at, last.file)
+	if err := overwrite(last.file, at, next); err != nil {
+		e.t.Fatal(err)
+	}
+	since := e.history.now()
+	victim.Start()
+	e.writesBack("with a torn tail cut off", since, backAfterHeal, victim)
+}
+
+func (e *episode) frames(n *node) []frame {
+	e.t.Helper()
+	all, err := walFrames(filepath.Join(n.Dir, "wal"))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return all
+}
+
+// damagedRecord flips one bit in a record that was flushed. The node must not
+// start; it is replaced.
+func damagedRecord(e *episode) {
+	victim := e.anyDB()
+	kill(victim)
+	synced := syncedFrames(e.frames(victim))
+	f := synced[e.rng.IntN(len(synced))]
+	at := f.off + e.rng.Int64N(f.end-f.off)
+	e.t.Logf("one bit at offset %d of %s, in a record at %d", at, f.file, f.off)
+	if err := flip(f.file, at, uint(e.rng.IntN(8))); err != nil {
+		e.t.Fatal(err)
+	}
+	e.refuses(victim, f.file, fmt.Sprintf("offset %d", f.off))
+	e.replace(victim)
+}
+
+// pageBytes is bbolt's page on this machine.
+func pageBytes() int64 { return int64(os.Getpagesize()) }
+
+// damagedPage writes over a page of a bbolt file. The node may start, if the
+// page is not in use; it must never give wrong bytes, and if it ends it names
+// the file.
+func (e *episode) damagedPage(name string) {
+	victim := e.anyDB()
+	e.stopInOrder(victim)
+	path := filepath.Join(victim.Dir, name)
+	used := e.usedPages(path)
+	page := used[e.rng.IntN(len(used))]
+	junk := make([]byte, 16+e.rng.IntN(int(pageBytes())-16))
+	if e.rng.IntN(2) == 0 {
+		for i := range junk {
+			junk[i] = byte(e.rng.Uint32())
+		}
+	}
+	e.t.Logf("%d bytes of junk or zeros over page %d of %s", len(junk), page, path)
+	if err := overwrite(path, page*pageBytes(), junk); err != nil {
+		e.t.Fatal(err)
+	}
+	e.useDamaged(victim, path)
+}
+
+// usedPages are the pages of a file that hold something, or once did.
+func (e *episode) usedPages(path string) (pages []int64) {
+	e.t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	size := int(pageBytes())
+	for i := 0; i < len(b)/size; i++ {
+		if bytes.ContainsFunc(b[i*size:(i+1)*size], func(r rune) bool { return r != 0 }) {
+			pages = append(pages, int64(i))
+		}
+	}
+	return pages
+}
+
+// damagedValue flips a bit of a value in history.
+func damagedValue(e *episode) {
+	victim := e.anyDB()
+	e.setEverywhere(20)
+	e.stopInOrder(victim)
+	path := filepath.Join(victim.Dir, "history.db")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	at := bytes.Index(b, fmt.Appendf(nil, "value of everywhere/%d", e.rng.IntN(20)))
+	if at < 0 {
+		e.t.Fatalf("%s does not hold the value", path)
+	}
+	if err := flip(path, int64(at+e.rng.IntN(12)), uint(e.rng.IntN(8))); err != nil {
+		e.t.Fatal(err)
+	}
+	e.useDamaged(victim, path)
+	if !e.replaced {
+		e.t.Errorf("%s did not notice a damaged value", victim.Name)
+	}
+}
+
+// stopInOrder ends a node so that its files hold everything it knows.
+func (e *episode) stopInOrder(n *node) {
+	e.t.Helper()
+	n.Signal(syscall.SIGTERM)
+	if code := n.Wait(); code != 0 {
+		e.t.Errorf("%s ended with code %d; its log:\n%s", n.Name, code, tail(n.Log()))
+	}
+}
+
+// useDamaged starts a node on damaged files and reads everything through it.
+// When it ends, then with the file's name, and it is replaced.
+func (e *episode) useDamaged(n *node, path string) {
+	e.t.Helper()
+	n.Start()
+	p := newProber("damaged", n, e.history, attemptPatience)
+	clustertest.Eventually(e.t, n.Name+" is ready or ends", func() error {
+		if n.Running() && p.ready() != http.StatusOK {
+			return fmt.Errorf("neither")
+		}
+		return nil
+	})
+	for key := range e.history.keys() {
+		if !n.Running() {
+			break
+		}
+		p.get(context.Background(), key)
+	}
+	if n.Running() {
+		e.t.Logf("%s runs on: the damage is where nobody looks", n.Name)
+		return
+	}
+	e.ends(n, path)
+	e.replaced = true
+	e.replace(n)
+}
+
+func (p *prober) ready() int {
+	a, err := p.send(context.Background(), http.MethodGet, "/readyz", nil, nil)
+	if err != nil {
+		return 0
+	}
+	return a.status
+}
+
+// lostDirectory empties a node's disk. Under its old identity it must not come
+// back: it may have voted.
+func lostDirectory(e *episode) {
+	victim := e.anyDB()
+	kill(victim)
+	victim.wipe(e.t)
+	e.refuses(victim, "-XDELETE", "--join")
+	e.replace(victim)
+}

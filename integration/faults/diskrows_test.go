@@ -1,0 +1,172 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+const (
+	// smallDisk holds two segments of the WAL and little else.
+	smallDisk = 200 << 20
+	imageDisk = 400 << 20
+)
+
+// diskRows are what can happen to disks that work, and to the power.
+func diskRows() []row {
+	return append([]row{
+		{name: "slow-disk-leader", attack: func(e *episode) { e.slowDisk(e.world.leader()) }},
+		{name: "slow-disk-follower", attack: func(e *episode) { e.slowDisk(e.follower()) }},
+		{name: "full-disk", plan: plan{image: smallDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: fullDisk},
+		{name: "full-disk-reserve", plan: plan{image: smallDisk, flags: []string{"--disk-reserve-bytes", "20MiB"}}, attack: fullDiskReserve},
+		{name: "fsync-error-wal", attack: func(e *episode) { e.fsyncError("wal/*.wal") }},
+		{name: "fsync-error-history", attack: func(e *episode) { e.fsyncError("history.db") }},
+		{name: "power-cut-one", plan: plan{image: imageDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: func(e *episode) { e.powerCut(e.anyDB()) }},
+		{name: "power-cut-all", plan: plan{image: imageDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: func(e *episode) { e.powerCut(e.world.dbs...) }},
+		{name: "unplugged-disk", plan: plan{image: imageDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: unpluggedDisk},
+	}, damageRows()...)
+}
+
+// slowDisk makes every flush of one node take long.
+func (e *episode) slowDisk(victim *node) {
+	delay := 50 + e.rng.IntN(350)
+	e.t.Logf("every flush of %s takes %d ms longer", victim.Name, delay)
+	tr := tamper(e.t, victim.PID(), fmt.Sprintf("delay_exit=%d", 1000*delay), "")
+	e.hold(2*time.Second, 4*time.Second)
+	e.progress(10)
+	tr.end()
+	e.writesBack("with a fast disk again", e.history.now(), backAfterHeal, e.world.dbs...)
+}
+
+// fullDisk takes the last byte. The node must stop rather than guess, and comes
+// back when there is room.
+func fullDisk(e *episode) {
+	victim := e.anyDB()
+	filler := e.fill(victim, 0)
+	e.ends(victim, "no space left on device")
+	since := e.history.now()
+	e.writesBack("with one disk full", since, backAfterKill, e.world.others(victim)...)
+	if err := os.RemoveAll(filler); err != nil {
+		e.t.Fatal(err)
+	}
+	victim.Start()
+	e.writesBack("with room on the disk", e.history.now(), backAfterHeal, victim)
+}
+
+// fullDiskReserve leaves less than the reserve. Puts are refused everywhere,
+// nobody stops, reads go on, and puts are back when there is room.
+func fullDiskReserve(e *episode) {
+	set := e.setEverywhere(10)
+	victim := e.anyDB()
+	filler := e.fill(victim, 10<<20)
+	for _, d := range e.world.dbs {
+		p := newProber("reserve", d, e.history, attemptPatience)
+		clustertest.Eventually(e.t, d.Name+" refuses puts", func() error {
+			status := e.probeKey(p, "reserve", func(key string) int { return p.put(context.Background(), key, []byte(key), false) })
+			if status != http.StatusInsufficientStorage {
+				return fmt.Errorf("it answered %d", status)
+			}
+			return nil
+		})
+		for _, key := range set {
+			e.mustFind(p, key)
+		}
+	}
+	e.hold(0, time.Second)
+	if err := os.RemoveAll(filler); err != nil {
+		e.t.Fatal(err)
+	}
+	e.writesBack("with room on the disk", e.history.now(), backAfterHeal, e.world.dbs...)
+}
+
+// fill leaves so many bytes of a node's disk free, and returns the file to
+// remove. Room is taken, not written: the image stays sparse.
+func (e *episode) fill(n *node, leave int64) string {
+	e.t.Helper()
+	var files []string
+	dir := filepath.Join(n.disk.point, "filler")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		e.t.Fatal(err)
+	}
+	free := func() int64 { return freeBytes(e.t, n.disk.point) }
+	for size := int64(64 << 20); size >= 4096; size /= 2 {
+		for free() >= leave+size {
+			name := filepath.Join(dir, fmt.Sprint(len(files)))
+			if err := command("", "fallocate", "-l", fmt.Sprint(size), name); err != nil {
+				break
+			}
+			files = append(files, name)
+		}
+	}
+	e.t.Logf("%s has %d bytes of disk left", n.Name, free())
+	all := filepath.Join(n.disk.point, "all")
+	if err := os.Rename(dir, all); err != nil {
+		e.t.Fatal(err)
+	}
+	return all
+}
+
+// fsyncError lets one kind of flush fail on one node. It must stop at once and
+// say which file; as its disk cannot be trusted, it is replaced.
+func (e *episode) fsyncError(glob string) {
+	victim := e.anyDB()
+	path := newest(e, filepath.Join(victim.Dir, glob))
+	tr := tamper(e.t, victim.PID(), "error=EIO", path)
+	since := e.history.now()
+	e.ends(victim, filepath.Base(path), "input/output error")
+	tr.end()
+	e.t.Logf("%s stopped %v after its disk had begun to fail", victim.Name, e.history.now()-since)
+	e.writesBack("with a node stopped by its disk", since, backAfterKill, e.world.others(victim)...)
+	e.replace(victim)
+}
+
+func newest(e *episode, glob string) string {
+	e.t.Helper()
+	names, err := filepath.Glob(glob)
+	if err != nil || len(names) == 0 {
+		e.t.Fatalf("no %s: %v", glob, err)
+	}
+	return slices.Max(names)
+}
+
+// powerCut loses whatever some nodes have not flushed, at a random moment, and
+// the nodes with it.
+func (e *episode) powerCut(victims ...*node) {
+	for round := range 2 {
+		e.pass(time.Duration(e.rng.Int64N(int64(300 * time.Millisecond))))
+		for _, v := range victims {
+			v.disk.unplug()
+			v.Signal(syscall.SIGKILL)
+		}
+		kill(victims...)
+		for _, v := range victims {
+			v.disk.replug()
+		}
+		since := e.history.now()
+		for _, v := range victims {
+			v.Start()
+		}
+		e.writesBack(fmt.Sprintf("after power cut %d", round+1), since, 2*backAfterHeal, e.world.dbs...)
+	}
+}
+
+// unpluggedDisk takes the disk from under a running node. It must notice by
+// itself and say so.
+func unpluggedDisk(e *episode) {
+	victim := e.anyDB()
+	since := e.history.now()
+	victim.disk.unplug()
+	e.ends(victim, "input/output error")
+	e.t.Logf("%s stopped %v after its disk was gone", victim.Name, e.history.now()-since)
+	e.writesBack("with a node stopped by its disk", since, backAfterKill, e.world.others(victim)...)
+	victim.disk.replug()
+	victim.Start()
+	e.writesBack("with the disk back", e.history.now(), backAfterHeal, victim)
+}

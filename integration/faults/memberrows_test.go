@@ -1,0 +1,82 @@
+package faults
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// memberRows are what operators do to a cluster that works, or half of it.
+func memberRows() []row {
+	return []row{
+		{name: "leader-transfer", attack: leaderTransfer},
+		{name: "member-add", attack: memberAdd},
+		{name: "member-remove", attack: func(e *episode) { e.removeRunning(e.follower()) }},
+		{name: "member-remove-leader", attack: func(e *episode) { e.removeRunning(e.world.leader()) }},
+		{name: "member-replace-dead", attack: memberReplaceDead},
+		{name: "member-add-one-dead", attack: memberAddOneDead},
+	}
+}
+
+// transferEvery is how often the leader is moved.
+const transferEvery = 2 * time.Second
+
+// leaderTransfer moves the leader again and again.
+func leaderTransfer(e *episode) {
+	moves := 2 + int(run.hold/transferEvery)
+	cl := clustertest.Client(e.t, urls(e.world.dbs...)...)
+	for range moves {
+		to := e.follower()
+		since := e.history.now()
+		if err := cl.TransferLeader(clustertest.WithTimeout(e.t), to.Name); err != nil {
+			e.t.Errorf("transfer to %s: %v", to.Name, err)
+		}
+		e.writesBack("after a transfer to "+to.Name, since, backAfterKill, e.world.dbs...)
+		e.pass(max(0, transferEvery-(e.history.now()-since)))
+	}
+	e.noVisibleErrors()
+}
+
+// memberAdd lets a node join.
+func memberAdd(e *episode) {
+	n := e.world.database(fmt.Sprintf("n%d", len(e.world.dbs)+1))
+	e.join(n)
+	e.becomesVoter(n)
+	e.writesBack("through the new member", e.history.now(), backAfterHeal, n)
+	e.noVisibleErrors()
+}
+
+// removeRunning takes a node out that works. It stops by itself.
+func (e *episode) removeRunning(n *node) {
+	since := e.history.now()
+	e.remove(n)
+	e.ends(n, "removed from the cluster")
+	e.world.dbs = e.world.others(n)
+	e.writesBack("without "+n.Name, since, backAfterKill, e.world.dbs...)
+	e.noVisibleErrors()
+}
+
+// memberReplaceDead replaces a node that died.
+func memberReplaceDead(e *episode) {
+	victim := e.anyDB()
+	kill(victim)
+	e.hold(0, time.Second)
+	e.replace(victim)
+	e.noVisibleErrors()
+}
+
+// memberAddOneDead adds a node while another one is dead, then removes the dead
+// one.
+func memberAddOneDead(e *episode) {
+	victim := e.anyDB()
+	kill(victim)
+	rest := e.world.others(victim)
+	n := e.world.database(fmt.Sprintf("n%d", len(e.world.dbs)+1))
+	e.world.dbs = rest
+	e.join(n)
+	e.becomesVoter(n)
+	e.remove(victim)
+	e.writesBack("without "+victim.Name, e.history.now(), backAfterKill, e.world.dbs...)
+	e.noVisibleErrors()
+}

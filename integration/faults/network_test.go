@@ -1,0 +1,105 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"testing"
+)
+
+// network is a bridge of this test's own with hosts on it. Clients are in the
+// root namespace, which has the bridge's address.
+type network struct {
+	t      testing.TB
+	id     string // in every name
+	prefix string // first three bytes of the addresses
+	hosts  []*host
+}
+
+// host is a network namespace with one address.
+type host struct {
+	net  *network
+	name string // of the node that lives here
+	ns   string
+	addr string
+
+	// What its firewall does to packets from other hosts, by their name.
+	dropped map[string]bool
+	lossy   map[string]int // percent
+}
+
+// newNetwork makes a bridge with a name and a range of addresses that nothing
+// else on the machine has. 198.18/15 is set aside for tests of networks.
+func newNetwork(t testing.TB) *network {
+	t.Helper()
+	n := &network{t: t, id: fmt.Sprintf("okf%05x", rand.IntN(1<<20))}
+	for {
+		n.prefix = fmt.Sprintf("198.%d.%d.", 18+rand.IntN(2), rand.IntN(256))
+		if !inUse(n.prefix) {
+			break
+		}
+	}
+	undoLater(t, "ip", "link", "del", n.id)
+	do(t, "ip", "link", "add", n.id, "type", "bridge")
+	do(t, "ip", "addr", "add", n.own()+"/24", "dev", n.id)
+	do(t, "ip", "link", "set", n.id, "up")
+	return n
+}
+
+func inUse(prefix string) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if strings.HasPrefix(a.String(), prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// own is the address of clients and proxies.
+func (n *network) own() string { return n.prefix + "1" }
+
+// host makes a namespace for a node.
+func (n *network) host(name string) *host {
+	n.t.Helper()
+	h := &host{
+		net: n, name: name, ns: n.id + name, addr: fmt.Sprintf("%s%d", n.prefix, 11+len(n.hosts)),
+		dropped: map[string]bool{}, lossy: map[string]int{},
+	}
+	link := n.id + name // interface names have 15 characters at most
+	undoLater(n.t, "ip", "netns", "del", h.ns)
+	do(n.t, "ip", "netns", "add", h.ns)
+	do(n.t, "ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
+	do(n.t, "ip", "link", "set", link, "master", n.id, "up")
+	do(n.t, "ip", "-n", h.ns, "link", "set", "lo", "up")
+	do(n.t, "ip", "-n", h.ns, "addr", "add", h.addr+"/24", "dev", "eth0")
+	do(n.t, "ip", "-n", h.ns, "link", "set", "eth0", "up")
+	n.hosts = append(n.hosts, h)
+	return h
+}
+
+// inside is the command that runs another one in the host's network. Not "ip
+// netns exec": that makes a mount namespace too, which would keep every file
+// system mounted that is mounted now.
+func (h *host) inside() []string {
+	return []string{"nsenter", "--net=/run/netns/" + h.ns, "--"}
+}
+
+// slow limits what goes in and out of the host, for everybody.
+func (h *host) slow(rate string) {
+	h.net.t.Helper()
+	shape := []string{"root", "tbf", "rate", rate, "burst", "16kb", "latency", "400ms"}
+	do(h.net.t, append([]string{"tc", "qdisc", "replace", "dev", h.net.id + h.name}, shape...)...)
+	do(h.net.t, append([]string{"tc", "-n", h.ns, "qdisc", "replace", "dev", "eth0"}, shape...)...)
+}
+
+// fast undoes slow.
+func (h *host) fast() {
+	h.net.t.Helper()
+	do(h.net.t, "tc", "qdisc", "del", "dev", h.net.id+h.name, "root")
+	do(h.net.t, "tc", "-n", h.ns, "qdisc", "del", "dev", "eth0", "root")
+}

@@ -1,0 +1,103 @@
+package faults
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+const (
+	backAfterKill = 3 * time.Second // of the leader, with kill -9
+	backAfterHeal = 5 * time.Second // of a partition
+)
+
+// processRows are what can happen to processes.
+func processRows() []row {
+	return []row{
+		{name: "kill-follower", attack: killFollower},
+		{name: "kill-leader", attack: killLeader},
+		{name: "kill-all", attack: killAll},
+		{name: "pause-follower", attack: pauseFollower},
+		{name: "pause-leader", attack: pauseLeader},
+		{name: "rolling-restart", attack: rollingRestart},
+	}
+}
+
+func killFollower(e *episode) {
+	victim := e.follower()
+	kill(victim)
+	since := e.history.now()
+	e.writesBack("with one follower dead", since, backAfterKill, e.world.others(victim)...)
+	e.hold(0, time.Second)
+	victim.Start()
+	e.writesBack("with the follower back", e.history.now(), backAfterHeal, victim)
+}
+
+func killLeader(e *episode) {
+	leader := e.world.leader()
+	since := e.history.now()
+	kill(leader)
+	e.writesBack("after kill -9 of the leader", since, backAfterKill, e.world.others(leader)...)
+	e.hold(0, time.Second)
+	leader.Start()
+	e.writesBack("with the old leader back", e.history.now(), backAfterHeal, leader)
+}
+
+func killAll(e *episode) {
+	kill(e.world.dbs...)
+	e.hold(0, time.Second)
+	since := e.history.now()
+	for _, d := range e.world.dbs {
+		d.Start()
+	}
+	e.writesBack("after kill -9 of all", since, 2*backAfterHeal, e.world.dbs...)
+}
+
+func pauseFollower(e *episode) {
+	victim := e.follower()
+	e.pauseOf(victim)
+}
+
+func pauseLeader(e *episode) {
+	e.pauseOf(e.world.leader())
+}
+
+// pauseOf stops a node for a while. It wakes up and believes what it knew.
+func (e *episode) pauseOf(victim *node) {
+	victim.freeze()
+	since := e.history.now()
+	e.hold(500*time.Millisecond, 3*time.Second)
+	if e.history.now()-since > 2*backAfterKill {
+		e.writesBack("while "+victim.Name+" is stopped", since, backAfterKill, e.world.others(victim)...)
+	}
+	victim.thaw()
+	e.writesBack("after SIGCONT", e.history.now(), backAfterHeal, e.world.dbs...)
+}
+
+// rollingRestart stops and starts every node in turn, as an upgrade does. A
+// client that retries must not notice.
+func rollingRestart(e *episode) {
+	for _, n := range e.world.all() {
+		began := e.history.now()
+		n.Signal(syscall.SIGTERM)
+		if code := n.WaitFor(clustertest.Patience); code != 0 {
+			e.t.Errorf("%s ended with code %d; its log:\n%s", n.Name, code, n.Log())
+		}
+		if took := e.history.now() - began; took > 4*time.Second {
+			e.t.Errorf("%s took %v to stop in order, 4 s are promised", n.Name, took)
+		}
+		n.Start()
+		n.WaitReady()
+		e.progress(5)
+	}
+	e.noVisibleErrors()
+}
+
+// noVisibleErrors fails if a client that retries has given up a request.
+func (e *episode) noVisibleErrors() {
+	e.t.Helper()
+	if n := e.load.retries.Load(); n != 0 {
+		e.t.Errorf("%d requests of clients that retry failed, the last one: %s", n, *e.load.lastFail.Load())
+	}
+}

@@ -1,0 +1,184 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/checker"
+)
+
+// prober tries requests once each, at one node, over plain HTTP, and records
+// what the server said. A client that retries would hide most of it.
+type prober struct {
+	who  string
+	node string
+	url  string
+	http *http.Client
+	into *history
+}
+
+func newProber(who string, n *node, into *history, patience time.Duration) *prober {
+	return &prober{who: who + "@" + n.Name, node: n.Name, url: n.URL(), into: into,
+		http: &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 4}}}
+}
+
+// digestOf is how Ops name a value.
+func digestOf(value []byte) string {
+	sum := sha256.Sum256(value)
+	return hex.EncodeToString(sum[:])
+}
+
+// answer is one HTTP answer, read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (p *prober) send(ctx context.Context, method, target string, body []byte, header http.Header) (*answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, p.url+target, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	resp, err := p.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &answer{resp.StatusCode, resp.Header, b}, nil
+}
+
+// put tries to set a key. It returns the status, 0 without an answer.
+func (p *prober) put(ctx context.Context, key string, value []byte, strict bool) int {
+	op := checker.Op{Key: key, Value: digestOf(value), Who: p.who, Call: int64(p.into.now())}
+	header := http.Header{}
+	if strict {
+		header.Set("If-None-Match", "*")
+	}
+	a, err := p.send(ctx, http.MethodPut, "/key/"+key, value, header)
+	op.Return = int64(p.into.now())
+	if err != nil {
+		op.Outcome = checker.Unknown
+		p.into.add(p.node, op)
+		return 0
+	}
+	if definite := p.putOutcome(&op, a); definite {
+		p.into.refused("put " + strconv.Itoa(a.status))
+	} else {
+		p.into.add(p.node, op)
+	}
+	return a.status
+}
+
+// putOutcome fills in what the answer to a put says. It reports whether the
+// put was definitely not carried out.
+func (p *prober) putOutcome(op *checker.Op, a *answer) (refused bool) {
+	var said struct { // of a PutAnswer and of a Problem alike
+		Revision uint64 `json:"revision"`
+		SHA256   string `json:"sha256"`
+	}
+	_ = json.Unmarshal(a.body, &said) // what is missing is missed below
+	op.Revision = said.Revision
+	op.Outcome = checker.Unknown
+	switch a.status {
+	case http.StatusCreated:
+		op.Outcome = checker.Created
+	case http.StatusOK:
+		op.Outcome = checker.Unchanged
+	case http.StatusConflict, http.StatusPreconditionFailed:
+		op.Outcome, op.Seen = checker.Conflict, said.SHA256
+		if a.status == http.StatusPreconditionFailed && said.SHA256 == op.Value {
+			op.Outcome = checker.Unchanged // a strict put tells no difference
+		}
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusInsufficientStorage:
+		return true
+	case http.StatusGatewayTimeout, http.StatusInternalServerError: // the latter of a node that stops
+		op.Revision = 0
+		return false
+	default:
+		p.into.strange("%s: put %s was answered %d: %s", p.who, op.Key, a.status, a.body)
+		op.Revision = 0
+		return false
+	}
+	if said.Revision == 0 || said.SHA256 == "" || op.Outcome == checker.Created && said.SHA256 != op.Value {
+		p.into.strange("%s: put %s of %s was answered %d with %s", p.who, op.Key, op.Value, a.status, a.body)
+	}
+	return false
+}
+
+// get reads a key. It returns the status, 0 without an answer.
+func (p *prober) get(ctx context.Context, key string) int {
+	op := checker.Op{Key: key, Who: p.who, Call: int64(p.into.now())}
+	a, err := p.send(ctx, http.MethodGet, "/key/"+key, nil, nil)
+	op.Return = int64(p.into.now())
+	if err != nil {
+		p.into.refused("get without an answer")
+		return 0
+	}
+	switch a.status {
+	case http.StatusOK:
+		op.Outcome, op.Seen = checker.Found, digestOf(a.body)
+		op.Revision, _ = strconv.ParseUint(a.header.Get(client.HeaderRevision), 10, 64)
+		if tag := a.header.Get("Etag"); tag != `"`+op.Seen+`"` || op.Revision == 0 {
+			p.into.strange("%s: get %s gave bytes with the digest %s, ETag %s, revision %d", p.who, key, op.Seen, tag, op.Revision)
+		}
+		p.into.add(p.node, op)
+	case http.StatusNotFound:
+		op.Outcome = checker.Absent
+		p.into.add(p.node, op)
+	case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusInternalServerError:
+		p.into.refused("get " + strconv.Itoa(a.status))
+	default:
+		p.into.strange("%s: get %s was answered %d: %s", p.who, key, a.status, a.body)
+	}
+	return a.status
+}
+
+// list reads the keys of a prefix, all on one page. Every key that it does not
+// name, of those that others may have set, was absent.
+func (p *prober) list(ctx context.Context, prefix string, candidates []string) {
+	call := int64(p.into.now())
+	a, err := p.send(ctx, http.MethodGet, "/keys?limit=10000&prefix="+url.QueryEscape(prefix), nil, nil)
+	back := int64(p.into.now())
+	if err != nil || a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests || a.status == http.StatusInternalServerError {
+		p.into.refused("list without an answer")
+		return
+	}
+	var page client.KeysPage
+	if err := json.Unmarshal(a.body, &page); a.status != http.StatusOK || err != nil || page.Next != "" {
+		p.into.strange("%s: list of %s was answered %d: %v, next page %q", p.who, prefix, a.status, err, page.Next)
+		return
+	}
+	listed := map[string]bool{}
+	for _, k := range page.Keys {
+		listed[k.Key] = true
+		p.into.add(p.node, checker.Op{Key: k.Key, Outcome: checker.Found, Seen: k.SHA256, Revision: k.Revision, Call: call, Return: back, Who: p.who + " list"})
+	}
+	for _, key := range candidates {
+		if !listed[key] {
+			p.into.add(p.node, checker.Op{Key: key, Outcome: checker.Absent, Call: call, Return: back, Who: p.who + " list"})
+		}
+	}
+}
+
+// keyNumber names the n-th key of an episode; a hundred share a prefix.
+func keyNumber(n int64) string { return fmt.Sprintf("%s%d", keyPrefix(n), n) }
+
+func keyPrefix(n int64) string { return fmt.Sprintf("k/%d/", n/100) }

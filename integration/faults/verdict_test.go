@@ -1,0 +1,105 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/Focinfi/oncekv/internal/checker"
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// verify judges an episode whose load has ended: replicas are equal, every key
+// is read from every node and cache, and no client saw what cannot be.
+func (e *episode) verify() {
+	e.t.Helper()
+	revision := e.sameHistory()
+	keys := e.history.keys()
+	e.readEverything(slices.Sorted(maps.Keys(keys)))
+	set := 0
+	for _, value := range e.history.keys() {
+		if value != "" {
+			set++
+		}
+	}
+	if uint64(set) != revision {
+		e.t.Errorf("%d keys are set and the last revision is %d", set, revision)
+	}
+	for _, v := range checker.Check(e.history.ops) {
+		e.t.Errorf("VIOLATION %v", v)
+	}
+	for _, odd := range e.history.odd {
+		e.t.Errorf("WRONG ANSWER %s", odd)
+	}
+	e.t.Logf("EPISODE %s seed %d: %d operations on %d keys, %d nodes, revision %d, answers %v; the Go clients gave up %d times",
+		e.row.name, e.seed, len(e.history.ops), len(keys), len(e.world.dbs), revision, e.history.counts, e.load.retries.Load())
+}
+
+// sameHistory waits until all members have the same revision and digest, and
+// compares their digests on the way there.
+func (e *episode) sameHistory() uint64 {
+	e.t.Helper()
+	var processes []*clustertest.Process
+	for _, d := range e.world.dbs {
+		processes = append(processes, d.Process)
+	}
+	revision, _ := clustertest.SameHistory(e.t, processes...)
+	digests := map[uint64]string{}
+	for _, d := range e.world.dbs {
+		s, err := d.Stats()
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		for _, c := range s.Checkpoints {
+			if known := digests[c.Revision]; known != "" && known != c.Digest {
+				e.t.Errorf("%s has another history at revision %d: %s, not %s", d.Name, c.Revision, c.Digest, known)
+			}
+			digests[c.Revision] = c.Digest
+		}
+	}
+	return revision
+}
+
+// readers is how many requests at a time read everything from one node.
+const readers = 4
+
+// readEverything reads all keys from all nodes, as further operations of the
+// history: an acknowledged put that is missing somewhere contradicts it.
+func (e *episode) readEverything(keys []string) {
+	e.t.Helper()
+	var running sync.WaitGroup
+	for _, n := range e.world.all() {
+		todo := make(chan string)
+		running.Go(func() {
+			defer close(todo)
+			for _, key := range keys {
+				todo <- key
+			}
+		})
+		for range readers {
+			running.Go(func() {
+				p := newProber("after", n, e.history, clustertest.Patience)
+				for key := range todo {
+					e.readFinally(p, key)
+				}
+				p.http.CloseIdleConnections()
+			})
+		}
+	}
+	running.Wait()
+}
+
+// readFinally reads a key until the node answers, which it must.
+func (e *episode) readFinally(p *prober, key string) {
+	status := 0
+	for range 20 {
+		status = p.get(context.Background(), key)
+		if status == http.StatusOK || status == http.StatusNotFound {
+			return
+		}
+	}
+	e.history.strange("%s", fmt.Sprintf("%s does not answer for key %s in the end: status %d", p.node, key, status))
+}
