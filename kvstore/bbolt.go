@@ -206,8 +206,11 @@ type boltTx struct {
 	engine  *boltEngine
 	tx      *bbolt.Tx
 	write   bool
-	inBolt  bool // whether a panic now would be bbolt's
 	buckets [bucketCount]*bbolt.Bucket
+
+	// inBolt is whether a panic now would be bbolt's. It is never set back by a
+	// defer: that would run before the panic is looked at.
+	inBolt bool
 }
 
 // bucket returns bucket b, nil when nothing was ever put there.
@@ -216,6 +219,14 @@ func (t *boltTx) bucket(b Bucket) *bbolt.Bucket {
 		t.buckets[b] = t.tx.Bucket([]byte(bucketNames[b]))
 	}
 	return t.buckets[b]
+}
+
+// existing is bucket for those who do not call bbolt otherwise.
+func (t *boltTx) existing(b Bucket) *bbolt.Bucket {
+	t.inBolt = true
+	bucket := t.bucket(b)
+	t.inBolt = false
+	return bucket
 }
 
 // Get implements Tx.
@@ -230,12 +241,11 @@ func (t *boltTx) Get(b Bucket, key []byte) (value []byte) {
 
 // Ascend implements Tx.
 func (t *boltTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
-	t.inBolt = true
-	defer func() { t.inBolt = false }()
-	bucket := t.bucket(b)
+	bucket := t.existing(b)
 	if bucket == nil {
 		return
 	}
+	t.inBolt = true
 	cursor := bucket.Cursor()
 	for k, v := cursor.Seek(from); k != nil; k, v = cursor.Next() {
 		t.inBolt = false
@@ -244,36 +254,42 @@ func (t *boltTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
 		}
 		t.inBolt = true
 	}
+	t.inBolt = false
 }
 
 // Put implements Tx.
 func (t *boltTx) Put(b Bucket, key, value []byte) error {
 	t.inBolt = true
-	defer func() { t.inBolt = false }()
-	bucket := t.bucket(b)
-	if bucket == nil {
-		var err error
-		if bucket, err = t.tx.CreateBucket([]byte(bucketNames[b])); err != nil {
-			return fmt.Errorf("bucket %s: %w", b, err)
-		}
-		t.buckets[b] = bucket
-	}
-	bucket.FillPercent = t.engine.fill
-	if err := bucket.Put(key, value); err != nil {
+	err := t.put(b, key, value)
+	t.inBolt = false
+	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b, err)
 	}
 	return nil
 }
 
+func (t *boltTx) put(b Bucket, key, value []byte) (err error) {
+	bucket := t.bucket(b)
+	if bucket == nil {
+		if bucket, err = t.tx.CreateBucket([]byte(bucketNames[b])); err != nil {
+			return err
+		}
+		t.buckets[b] = bucket
+	}
+	bucket.FillPercent = t.engine.fill
+	return bucket.Put(key, value)
+}
+
 // Delete implements Tx.
 func (t *boltTx) Delete(b Bucket, key []byte) error {
-	t.inBolt = true
-	defer func() { t.inBolt = false }()
-	bucket := t.bucket(b)
+	bucket := t.existing(b)
 	if bucket == nil {
 		return nil
 	}
-	if err := bucket.Delete(key); err != nil {
+	t.inBolt = true
+	err := bucket.Delete(key)
+	t.inBolt = false
+	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b, err)
 	}
 	return nil

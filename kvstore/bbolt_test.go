@@ -207,6 +207,7 @@ func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
+	index := filepath.Join(dir, indexFile)
 	for _, name := range []string{historyFile, indexFile} {
 		path := filepath.Join(dir, name)
 		whole, err := os.ReadFile(path)
@@ -219,13 +220,23 @@ func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
 		}
 		used := int(meta.pages * meta.pageBytes)
 		for page := 0; page < used; page += int(meta.pageBytes) {
-			for _, off := range []int{8, 9, 10, 12, 16, 17, 20, 24, 40, 57, 300, 2000} {
+			for _, off := range []int{0, 7, 8, 9, 10, 12, 16, 17, 20, 24, 40, 57, 300, 2000} {
 				damaged := bytes.Clone(whole[:used])
 				damaged[page+off] ^= 0x10
 				if err := os.WriteFile(path, damaged, 0o600); err != nil {
 					t.Fatal(err)
 				}
-				readDamaged(t, dir, m, fmt.Sprintf("%s page %d offset %d", name, page/int(meta.pageBytes), off))
+				where := fmt.Sprintf("%s page %d offset %d", name, page/int(meta.pageBytes), off)
+				readDamaged(t, dir, m, where)
+				if name == historyFile { // now all of it is scanned
+					if err := os.Rename(index, index+".kept"); err != nil {
+						t.Fatal(err)
+					}
+					readDamaged(t, dir, m, where+" without an index")
+					if err := os.Rename(index+".kept", index); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
 		}
 		if err := os.WriteFile(path, whole, 0o600); err != nil {
