@@ -73,8 +73,9 @@
 //
 //   - rafthttp's streams trust their peers: a member that was taken over could
 //     announce a message of any size. Bodies of its pipeline are capped here.
-//   - rafthttp gives one write five seconds whatever its size. Entries are
-//     about 1 MiB at most, so links below some 2 Mbit/s may not keep up.
+//   - rafthttp's time-outs do not work as it ships; peertimeouts.go reaches into
+//     it to make them. A stream on which nothing arrives for five seconds is
+//     dialled again.
 //   - Peer traffic is neither encrypted nor authenticated yet.
 //   - raft draws its election time-outs from a random source of its own.
 package raftnode

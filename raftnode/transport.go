@@ -67,6 +67,9 @@ func newHTTPTransport(self, cluster ID, url string, snapDir string, r receiver, 
 	if err := t.Start(); err != nil {
 		return nil, err
 	}
+	if err := withTimeouts(t); err != nil {
+		return nil, err
+	}
 	return &httpTransport{self: self, t: t, peers: map[ID]string{}}, nil
 }
 
