@@ -18,6 +18,7 @@ func processRows() []row {
 		{name: "kill-follower", attack: killFollower},
 		{name: "kill-leader", attack: killLeader},
 		{name: "kill-all", attack: killAll},
+		{name: "kill-majority", attack: killMajority},
 		{name: "pause-follower", attack: pauseFollower},
 		{name: "pause-leader", attack: pauseLeader},
 		{name: "rolling-restart", attack: rollingRestart},
@@ -54,6 +55,22 @@ func killAll(e *episode) {
 	e.writesBack("after kill -9 of all", since, 2*backAfterHeal, e.world.dbs...)
 }
 
+// killMajority leaves one database node alone. It finds what it has and confirms
+// nothing.
+func killMajority(e *episode) {
+	set := e.setEverywhere(20)
+	survivor := e.anyDB()
+	rest := e.world.others(survivor)
+	kill(rest...)
+	e.minority(survivor, set)
+	e.hold(0, time.Second)
+	since := e.history.now()
+	for _, d := range rest {
+		d.Start()
+	}
+	e.writesBack("with a majority again", since, 2*backAfterHeal, e.world.dbs...)
+}
+
 func pauseFollower(e *episode) {
 	victim := e.follower()
 	e.pauseOf(victim)
@@ -66,11 +83,10 @@ func pauseLeader(e *episode) {
 // pauseOf stops a node for a while. It wakes up and believes what it knew.
 func (e *episode) pauseOf(victim *node) {
 	victim.freeze()
-	since := e.history.now()
-	e.hold(500*time.Millisecond, 3*time.Second)
-	if e.history.now()-since > 2*backAfterKill {
-		e.writesBack("while "+victim.Name+" is stopped", since, backAfterKill, e.world.others(victim)...)
+	if e.rng.IntN(2) == 0 { // long enough for the others to notice
+		e.writesBack("while "+victim.Name+" is stopped", e.history.now(), backAfterKill, e.world.others(victim)...)
 	}
+	e.hold(500*time.Millisecond, 2*time.Second)
 	victim.thaw()
 	e.writesBack("after SIGCONT", e.history.now(), backAfterHeal, e.world.dbs...)
 }
