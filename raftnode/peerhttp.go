@@ -78,7 +78,9 @@ func (n *Node) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("this node has applied entry %d only", have), http.StatusServiceUnavailable)
 		return
 	}
-	out := &startedWriter{w: w}
+	paced := newPacedWriter(w, pullIdle)
+	defer paced.end()
+	out := &startedWriter{w: paced}
 	if err := n.sm.Serve(r.Context(), r.URL.RawQuery, out); err != nil {
 		n.logger.Info("sending snapshot data broke off", "to", r.RemoteAddr, "err", err)
 		if out.started {

@@ -30,6 +30,7 @@ const (
 // more so when its own side has nothing to send. Without the DialContext the
 // dialer that was meant is used.
 //
+// The other end of a stream is the member that writes to it: see pacedWriter.
 // Posted messages have no time-out at all in rafthttp: four that hang are all
 // that it sends at a time.
 //

@@ -111,7 +111,9 @@ func (h *httpTransport) handler() http.Handler {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, peerMessageBytesMax)
-		inner.ServeHTTP(w, r)
+		paced := newPacedWriter(w, streamIdle)
+		defer paced.end()
+		inner.ServeHTTP(paced, r)
 	})
 	return mux
 }
