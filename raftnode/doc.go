@@ -74,8 +74,8 @@
 //   - rafthttp's streams trust their peers: a member that was taken over could
 //     announce a message of any size. Bodies of its pipeline are capped here.
 //   - rafthttp's time-outs do not work as it ships; peertimeouts.go reaches into
-//     it to make them. A stream is given up when nothing arrives, or nothing can
-//     be written, for five seconds.
+//     it to make them. A stream is given up when nothing arrives for five seconds,
+//     or nothing can be written for three.
 //   - Peer traffic is neither encrypted nor authenticated yet.
 //   - raft draws its election time-outs from a random source of its own.
 package raftnode

@@ -9,9 +9,9 @@ const (
 	// streamIdle is how long a stream to another member may take nothing before
 	// it is given up. While a write to a dead connection blocks, the stream that
 	// the member has opened instead is not looked at.
-	streamIdle = 5 * time.Second
+	streamIdle = 3 * time.Second
 	// pacedBytes are written under one deadline, so that a slow link is no dead
-	// one: 64 KiB in streamIdle are 100 kbit/s.
+	// one: 64 KiB in streamIdle are 170 kbit/s.
 	pacedBytes = 64 << 10
 )
 

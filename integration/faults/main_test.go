@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 	flag.DurationVar(&run.hold, "hold", 0, "how long a fault may be held at most; short holds by default")
 	flag.DurationVar(&run.lasting, "for", 0, "go on with episodes for so long")
 	flag.StringVar(&run.artifacts, "keep", "", "directory for logs and histories of failed episodes (default a temporary one)")
+	_ = flag.Set("test.parallel", "4") // unless given: most of an episode waits
 	flag.Parse()
 	os.Exit(buildAndRun(m))
 }
