@@ -18,7 +18,6 @@ type peerProxy struct {
 	url       string
 	damaging  atomic.Bool
 	damaged   atomic.Int64 // bodies
-	hanging   atomic.Bool  // nothing of a pull comes through
 	perBody   int64        // offset of the damage
 	listening net.Listener
 }
