@@ -24,7 +24,7 @@ func diskRows() []row {
 	return append([]row{
 		{name: "slow-disk-leader", attack: func(e *episode) { e.slowDisk(e.world.leader()) }},
 		{name: "slow-disk-follower", attack: func(e *episode) { e.slowDisk(e.follower()) }},
-		{name: "full-disk", plan: plan{image: smallDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: fullDisk},
+		{name: "full-disk", plan: plan{image: smallDisk, valueBytes: 128 << 10, flags: []string{"--disk-reserve-bytes", "0"}}, attack: fullDisk},
 		{name: "full-disk-reserve", plan: plan{image: smallDisk, flags: []string{"--disk-reserve-bytes", "20MiB"}}, attack: fullDiskReserve},
 		{name: "fsync-error-wal", attack: func(e *episode) { e.fsyncError("wal/*.wal") }},
 		{name: "fsync-error-history", attack: func(e *episode) { e.fsyncError("history.db") }},
