@@ -73,6 +73,7 @@ func (n *network) host(name string) *host {
 	link := n.id + name // interface names have 15 characters at most
 	undoLater(n.t, "ip", "netns", "del", h.ns)
 	do(n.t, "ip", "netns", "add", h.ns)
+	undoLater(n.t, "ip", "link", "del", link) // a namespace stays while its last connections time out, and its link with it
 	do(n.t, "ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
 	do(n.t, "ip", "link", "set", link, "master", n.id, "up")
 	do(n.t, "ip", "-n", h.ns, "link", "set", "lo", "up")
