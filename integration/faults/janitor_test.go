@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // janitorEnv makes the test binary a janitor.
@@ -70,9 +71,20 @@ func beJanitor(in io.Reader) int {
 			owed = slices.Delete(owed, i, i+1)
 		}
 	}
-	for _, command := range slices.Backward(owed) {
-		args := strings.Split(command, "\x00")
-		_ = exec.Command(args[0], args[1:]...).Run()
+	// The nodes die with the test, but not at once: until then mounts are busy.
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for range 50 {
+		slices.Reverse(owed)
+		owed = slices.DeleteFunc(owed, func(command string) bool {
+			args := strings.Split(command, "\x00")
+			return exec.Command(args[0], args[1:]...).Run() == nil
+		})
+		if len(owed) == 0 {
+			break
+		}
+		slices.Reverse(owed)
+		<-again.C
 	}
 	return 0
 }
