@@ -15,8 +15,8 @@ import (
 )
 
 // load is many clients at once, each with its own share of the requests: two at
-// every database node, one at every cache, and two that use the Go client with
-// all nodes.
+// every database node, one at every cache, a crowd at every cache, and two that
+// use the Go client with all nodes.
 type load struct {
 	e        *episode
 	into     *history
@@ -54,6 +54,9 @@ func startLoad(e *episode) *load {
 			l.attach(ctx, n, fmt.Sprintf("p%d", i), seed)
 		}
 	}
+	for i, c := range e.world.caches {
+		l.crowd(ctx, fmt.Sprintf("crowd%d", i), c, e.world.dbs[i%len(e.world.dbs)])
+	}
 	for i := range 2 {
 		seed++
 		l.retrying(ctx, fmt.Sprintf("go%d", i), seed)
@@ -68,6 +71,32 @@ func (l *load) attach(ctx context.Context, n *node, who string, seed uint64) {
 	l.running.Go(func() {
 		for l.rest(ctx, rng) {
 			l.step(p, rng)
+		}
+	})
+}
+
+// crowd reads one key after another through a cache, many times at once, while it
+// is put. Whoever put it reads it at once: the loads that are on their way then
+// began before the put was acknowledged, and their absence is none for this
+// reader.
+func (l *load) crowd(ctx context.Context, who string, cache, db *node) {
+	const readers, reads = 4, 6
+	reader, writer := newProber(who, cache, l.into, attemptPatience), newProber(who, db, l.into, attemptPatience)
+	rng := rand.New(rand.NewPCG(l.e.seed, rowNumber(who)))
+	l.running.Go(func() {
+		for n := 0; l.rest(ctx, rng); n++ {
+			key := fmt.Sprintf("%s/%d", who, n)
+			var burst sync.WaitGroup
+			for range readers {
+				burst.Go(func() {
+					for range reads {
+						reader.get(l.requests, key)
+					}
+				})
+			}
+			writer.put(l.requests, key, []byte(key), false)
+			reader.get(l.requests, key)
+			burst.Wait()
 		}
 	})
 }
