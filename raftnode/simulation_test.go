@@ -15,10 +15,11 @@ import (
 
 // How much to simulate.
 var (
-	simSeeds = flag.Uint64("sim.seeds", 200, "worlds to simulate")
-	simFrom  = flag.Uint64("sim.from", 1, "seed of the first")
-	simSeed  = flag.Uint64("sim.seed", 0, "simulate this one world, and say what happens in it")
-	simFor   = flag.Duration("sim.for", 0, "go on for so long, whatever -sim.seeds says")
+	simSeeds    = flag.Uint64("sim.seeds", 200, "worlds to simulate")
+	simFrom     = flag.Uint64("sim.from", 1, "seed of the first")
+	simSeed     = flag.Uint64("sim.seed", 0, "simulate this one world, and say what happens in it")
+	simControls = flag.Bool("sim.controls", false, "break the program in every known way, and see the simulation find it")
+	simFor      = flag.Duration("sim.for", 0, "go on for so long, whatever -sim.seeds says")
 )
 
 // raftRand is where raft takes its election timeouts from. It belongs to the
