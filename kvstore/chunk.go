@@ -56,6 +56,9 @@ func makeChunkKey(u uploadID, n uint32) chunkKey {
 func (k *chunkKey) upload() uploadID { return uploadID(k[:16]) }
 func (k *chunkKey) number() uint32   { return binary.BigEndian.Uint32(k[16:]) }
 
+// chunkSize is the length of chunk n of a value of size bytes.
+func chunkSize(size int64, n uint32) int64 { return min(ChunkBytes, size-int64(n)*ChunkBytes) }
+
 // sealChunk frames the bytes behind b[chunkPrefixBytes] as a stored chunk.
 func sealChunk(b []byte, k chunkKey) {
 	b[0] = chunkFormat

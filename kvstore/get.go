@@ -253,7 +253,7 @@ func (r *chunkReader) load(n uint32) error {
 	if err := r.ctx.Err(); err != nil {
 		return err
 	}
-	want := min(ChunkBytes, r.size-int64(n)*ChunkBytes)
+	want := chunkSize(r.size, n)
 	if r.buf == nil {
 		r.buf = make([]byte, 0, min(ChunkBytes, r.size))
 	}

@@ -162,6 +162,50 @@ func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
 	}
 }
 
+// Chunks of other sizes may make the same value, but readers look where each
+// chunk has to begin.
+func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
+	sender, id, now := mustOpen(t, newMemDisks(), tiny()), uploadID{1}, time.Unix(0, 0)
+	value := bytes.Repeat([]byte("0123456789abcdef"), ChunkBytes/16+10)
+	pieces := func(cut int) [][]byte {
+		return [][]byte{testChunk(id, 0, value[:cut], now), testChunk(id, 1, value[cut:], now)}
+	}
+	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
+	if _, err := sender.Apply(1, 1, append(pieces(ChunkBytes), sealCommand(&meta, id, 2)), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var honest bytes.Buffer
+	q := query{kind: queryRecords, index: 1, through: 1}
+	if err := sender.Serve(t.Context(), q.String(), &honest); err != nil {
+		t.Fatal(err)
+	}
+	kind, record, err := readFrame(&honest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream := appendFrame(nil, kind, nil, record)
+	for n, piece := range pieces(ChunkBytes - 5) {
+		key := makeChunkKey(id, uint32(n))
+		stream = appendFrame(stream, frameChunk, key[:], piece[chunkHeaderBytes-chunkPrefixBytes:])
+	}
+	stream = appendFrame(stream, frameEnd, nil, nil)
+	s := mustOpen(t, newMemDisks(), tiny())
+	err = s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil })
+	if !errors.Is(err, ErrSnapshotBody) {
+		t.Fatalf("got %v", err)
+	}
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+		t.Fatalf("an honest sender: %v", err)
+	}
+}
+
 func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 	log, m := script(t, 24, 80)
 	sender, receiver := twin(t, log[:40], 5)

@@ -326,7 +326,7 @@ func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
 		if err := st.addChunks(r, &d, have); err != nil {
 			return err
 		}
-		if sum, err = st.sumChunks(d.upload, d.chunks); err != nil {
+		if sum, err = st.sumChunks(&d); err != nil {
 			return err
 		}
 	}
@@ -374,12 +374,16 @@ func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
 	return key, stored, nil
 }
 
-// sumChunks returns the digest of a staged value.
-func (st *stager) sumChunks(id uploadID, chunks uint32) (Digest, error) {
+// sumChunks returns the digest of a staged value. It says nothing about where the
+// chunks begin, so their sizes are checked too: readers go by the place.
+func (st *stager) sumChunks(d *body) (Digest, error) {
 	h := sha256.New()
-	for n := range chunks {
+	for n := range d.chunks {
 		if err := st.area.View(func(tx Tx) error {
-			data, err := readChunk(tx, makeChunkKey(id, n))
+			data, err := readChunk(tx, makeChunkKey(d.upload, n))
+			if want := chunkSize(d.size, n); err == nil && int64(len(data)) != want {
+				return fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", ErrSnapshotBody, n, d.upload, len(data), want)
+			}
 			h.Write(data)
 			return err
 		}); err != nil {
