@@ -3,6 +3,7 @@ package kvstore
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +143,20 @@ func encodeAgain(cmd *command) []byte {
 		return testChunk(cmd.upload, cmd.number, cmd.stored[chunkPrefixBytes:], time.Unix(0, cmd.time))
 	}
 	return abandonCommand(cmd.upload)
+}
+
+func TestSnapshot_OneEncodingOnly(t *testing.T) {
+	raw := encodeSnapshot(&snapshot{uploads: map[uploadID]*upload{{1}: {}, {2}: {}}})
+	if _, err := decodeSnapshot(raw); err != nil {
+		t.Fatal(err)
+	}
+	each := (len(raw) - len(encodeSnapshot(&snapshot{}))) / 2
+	first, second := raw[len(raw)-2*each:len(raw)-each], raw[len(raw)-each:]
+	for what, uploads := range map[string][]byte{"in another order": slices.Concat(second, first), "twice the same": slices.Concat(first, first), "one of two": first} {
+		if _, err := decodeSnapshot(slices.Concat(raw[:len(raw)-2*each], uploads)); err == nil {
+			t.Errorf("%s: accepted", what)
+		}
+	}
 }
 
 func TestCommand_TruncatedOrExtended(t *testing.T) {

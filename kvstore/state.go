@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -125,7 +126,7 @@ func encodeSnapshot(s *snapshot) []byte {
 	return b
 }
 
-// decodeSnapshot reads what encodeSnapshot wrote.
+// decodeSnapshot reads what encodeSnapshot wrote, and nothing else.
 func decodeSnapshot(b []byte) (*snapshot, error) {
 	c := cursor{b: b}
 	if format := c.byte(); c.err == nil && format != snapshotFormat {
@@ -139,10 +140,18 @@ func decodeSnapshot(b []byte) (*snapshot, error) {
 	if n > openUploadsMax {
 		return nil, fmt.Errorf("snapshot names %d open uploads; the limit is %d", n, openUploadsMax)
 	}
-	for range n {
+	var last uploadID
+	for i := range n {
 		var id uploadID
 		copy(id[:], c.take(len(id)))
-		s.uploads[id] = readUpload(&c)
+		u := readUpload(&c)
+		if c.err != nil {
+			break // a number that nothing stands behind takes no memory
+		}
+		if i > 0 && bytes.Compare(last[:], id[:]) >= 0 {
+			return nil, fmt.Errorf("read snapshot: open uploads %s and %s are not in order", last, id)
+		}
+		s.uploads[id], last = u, id
 	}
 	if err := c.end(); err != nil {
 		return nil, fmt.Errorf("read snapshot: %w", err)
