@@ -108,26 +108,6 @@ func seeds() [][]byte {
 	}
 }
 
-// A command that decodes has exactly one encoding, so equal states have equal
-// digests; arbitrary bytes never panic.
-func FuzzDecodeCommand(f *testing.F) {
-	for _, s := range seeds() {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		cmd, err := decodeCommand(raw)
-		if err != nil {
-			if !errors.Is(err, ErrMalformedCommand) {
-				t.Fatalf("error %v", err)
-			}
-			return
-		}
-		if again := encodeAgain(&cmd); !bytes.Equal(again, raw) {
-			t.Fatalf("%x decodes, but encodes as %x", raw, again)
-		}
-	})
-}
-
 // encodeAgain encodes a decoded command.
 func encodeAgain(cmd *command) []byte {
 	switch cmd.kind {
@@ -170,28 +150,4 @@ func TestCommand_TruncatedOrExtended(t *testing.T) {
 			t.Errorf("kind %d with a byte more was accepted", raw[1])
 		}
 	}
-}
-
-func FuzzDecodeState(f *testing.F) {
-	id := uploadID{4}
-	u := &upload{time: 5}
-	if err := u.add(3, 10, 6); err != nil {
-		f.Fatal(err)
-	}
-	s := &snapshot{position: position{index: 1, term: 2, rev: 3, valueBytes: 4}, uploads: map[uploadID]*upload{id: u}}
-	f.Add(encodeSnapshot(s))
-	f.Add(encodePosition(&s.position))
-	f.Add(encodeUpload(id, u))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if s, err := decodeSnapshot(raw); err == nil {
-			if again, err := decodeSnapshot(encodeSnapshot(s)); err != nil || again.position != s.position || len(again.uploads) != len(s.uploads) {
-				t.Fatalf("snapshot does not survive: %v", err)
-			}
-		}
-		_, _ = decodePosition(raw)
-		_, _ = decodeUpload(id, raw)
-		_, _ = decodeProgress(raw)
-		_, _, _ = decodeIndexed(raw)
-		_, _, _ = readFrame(bytes.NewReader(raw))
-	})
 }

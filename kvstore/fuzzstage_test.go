@@ -1,0 +1,336 @@
+package kvstore
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"testing"
+	"time"
+)
+
+// stageFixture is a sender with a history, and a receiver that has its start.
+type stageFixture struct {
+	sender         *Store
+	log            []entry
+	taken          int // entries of log in the snapshot
+	half           *model
+	whole          *model
+	index          uint64
+	meta, snapshot []byte
+	receiver       *memDisks // of which every run gets a copy
+}
+
+// stageFixtures are a history of many small records and open uploads, and one
+// with a value in two chunks.
+func stageFixtures(t testing.TB) []*stageFixture {
+	t.Helper()
+	log, whole := scriptOf(t, 31, 20, 1)
+	id, now := uploadID{9}, time.Unix(0, 0)
+	value := bytes.Repeat([]byte("0123456789abcdef"), (ChunkBytes+160)/16)
+	big := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
+	large := []entry{
+		{index: 1, commands: [][]byte{testPut("first", "p", "", []byte("v"), now)}},
+		{index: 2, commands: [][]byte{
+			testPut("second", "p", "", []byte("w"), now),
+			testChunk(id, 1, value[ChunkBytes:], now), testChunk(id, 0, value[:ChunkBytes], now), sealCommand(&big, id, 2),
+		}},
+		{index: 3, commands: [][]byte{testPut("third", "p", "", []byte("x"), now)}},
+	}
+	m := newModel()
+	for i := range large {
+		large[i].want = m.apply(t, large[i].commands)
+	}
+	return []*stageFixture{newStageFixture(t, log, whole, 4, 15), newStageFixture(t, large, m, 1, 2)}
+}
+
+// newStageFixture takes the snapshot after taken entries; the receiver has have.
+func newStageFixture(t testing.TB, log []entry, whole *model, have, taken int) *stageFixture {
+	t.Helper()
+	x := &stageFixture{sender: mustOpen(t, newMemDisks(), tiny()), log: log, taken: taken, half: newModel(), whole: whole, receiver: newMemDisks()}
+	r := mustOpen(t, x.receiver, tiny())
+	for i := range log[:taken] {
+		x.half.apply(t, log[i].commands)
+		mustApply(t, x.sender, &log[i])
+		if i < have {
+			mustApply(t, r, &log[i])
+		}
+	}
+	for _, s := range []*Store{x.sender, r} {
+		if err := s.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if x.index, _, x.meta, x.snapshot, err = x.sender.Durable(); err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+// disks are a copy of the receiver's.
+func (x *stageFixture) disks() *memDisks {
+	copyOf := func(e *MemEngine) *MemEngine {
+		state := *e.disk.state.Load()
+		for b := range state {
+			state[b] = slices.Clip(state[b])
+		}
+		c := NewMemEngine()
+		c.disk.state.Store(&state)
+		return c
+	}
+	return &memDisks{history: copyOf(x.receiver.history), index: copyOf(x.receiver.index), staging: NewMemEngine()}
+}
+
+// streamFrame is one frame of a stream.
+type streamFrame struct {
+	kind    frameKind
+	payload []byte
+}
+
+// framesOf takes a stream apart, and tells whether it has its end.
+func framesOf(t testing.TB, b []byte) (frames []streamFrame, whole bool) {
+	t.Helper()
+	r := bytes.NewReader(b)
+	for r.Len() > 0 {
+		kind, payload, err := readFrame(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames = append(frames, streamFrame{kind, payload})
+	}
+	return frames, len(frames) > 0 && frames[len(frames)-1].kind == frameEnd
+}
+
+// sound tells whether a sender may send f.
+func (f streamFrame) sound() bool {
+	switch p := f.payload; {
+	case f.kind == frameEnd:
+		return len(p) == 0
+	case f.kind == frameRecord && len(p) > 8:
+		rev, _ := keyRevision(p[:8])
+		_, err := decodeRecord(p[8:], rev)
+		return err == nil
+	case f.kind == frameChunk && len(p) > chunkKeyBytes:
+		_, err := decodeChunk(p[chunkKeyBytes:], chunkKey(p))
+		return err == nil
+	}
+	return false
+}
+
+// seal makes the checksum inside the frame right.
+func (f streamFrame) seal() {
+	switch p := f.payload; {
+	case f.kind == frameRecord && len(p) >= 8+recordPrefixBytes:
+		rev, _ := keyRevision(p[:8])
+		sealRecord(p[8:], rev)
+	case f.kind == frameChunk && len(p) >= chunkKeyBytes+chunkPrefixBytes:
+		sealChunk(p[chunkKeyBytes:], chunkKey(p))
+	}
+}
+
+// The steps of a recipe; each but stepBreak, stepEnd and stepLie has an argument.
+const (
+	stepCopy  = iota // so many frames and one more, as they are
+	stepSkip         // so many frames
+	stepBack         // so many frames, which then come again
+	stepFlip         // a bit of the next frame's payload, which its inner checksum finds out
+	stepLie          // a bit of the next frame's payload, under checksums that are right; two arguments
+	stepTear         // a bit of the next frame, which its outer checksum finds out
+	stepRaw          // so many bytes of the recipe
+	stepForge        // a kind and so many bytes of the recipe as a frame
+	stepMove         // bytes from the end of the next chunk to the start of the one behind it
+	stepBreak        // the stream ends here
+	stepEnd          // a frame that says so
+	stepCount
+)
+
+// recipe is what a fuzzed sender makes of what an honest one would send. When
+// it is used up, the rest is honest.
+type recipe []byte
+
+func (r *recipe) byte() int {
+	if len(*r) == 0 {
+		return 0
+	}
+	b := (*r)[0]
+	*r = (*r)[1:]
+	return int(b)
+}
+
+func (r *recipe) take(n int) []byte {
+	n = min(n, len(*r))
+	b := (*r)[:n]
+	*r = (*r)[n:]
+	return b
+}
+
+// cook returns what is sent in place of frames. Chunks of open uploads have no digest that a lie could be held against, so nobody lies
+// about them.
+func (r *recipe) cook(frames []streamFrame, mayLie bool) []byte {
+	var out []byte
+	emit := func(f streamFrame) { out = appendFrame(out, f.kind, nil, f.payload) }
+	for at := 0; ; {
+		if len(out) > 8<<20 {
+			return out // large frames again and again
+		}
+		if len(*r) == 0 {
+			for ; at < len(frames); at++ {
+				emit(frames[at])
+			}
+			return out
+		}
+		step := r.byte() % stepCount
+		if at == len(frames) && (step == stepFlip || step == stepLie || step == stepTear || step == stepMove) {
+			step = stepEnd
+		}
+		switch step {
+		case stepCopy:
+			for n := r.byte(); n >= 0 && at < len(frames); n-- {
+				emit(frames[at])
+				at++
+			}
+		case stepSkip:
+			at = min(at+r.byte(), len(frames))
+		case stepBack:
+			at = max(at-r.byte(), 0)
+		case stepFlip, stepLie:
+			f := streamFrame{frames[at].kind, bytes.Clone(frames[at].payload)}
+			flipBit(f.payload, r.byte()<<8|r.byte())
+			if step == stepLie && mayLie {
+				f.seal()
+			}
+			emit(f)
+			at++
+		case stepTear:
+			start := len(out)
+			emit(frames[at])
+			flipBit(out[start:], r.byte())
+			at++
+		case stepRaw:
+			out = append(out, r.take(r.byte())...)
+		case stepForge:
+			kind := frameKind(r.byte())
+			emit(streamFrame{kind, r.take(r.byte())})
+		case stepMove:
+			if moved := moveBoundary(frames[at:], r.byte()); mayLie && moved != nil {
+				emit(moved[0])
+				emit(moved[1])
+				at += 2
+			}
+		case stepBreak:
+			return out
+		case stepEnd:
+			emit(streamFrame{kind: frameEnd})
+			return out
+		}
+	}
+}
+
+func flipBit(b []byte, bit int) {
+	if len(b) > 0 {
+		b[bit/8%len(b)] ^= 1 << (bit % 8)
+	}
+}
+
+// moveBoundary moves n bytes from the first of two chunks to the second. The
+// value they make is the same.
+func moveBoundary(frames []streamFrame, n int) []streamFrame {
+	const head = chunkKeyBytes + chunkPrefixBytes
+	if len(frames) < 2 || frames[0].kind != frameChunk || frames[1].kind != frameChunk || len(frames[0].payload) <= head+n {
+		return nil
+	}
+	first, second := bytes.Clone(frames[0].payload), frames[1].payload
+	cut := len(first) - n
+	moved := slices.Concat(second[:head], first[cut:], second[head:])
+	both := []streamFrame{{frameChunk, first[:cut]}, {frameChunk, moved}}
+	both[0].seal()
+	both[1].seal()
+	return both
+}
+
+// fetch is a fuzzed sender.
+func (x *stageFixture) fetch(t *testing.T, r *recipe) func(ctx ctxT, query string) (io.ReadCloser, error) {
+	return func(ctx ctxT, raw string) (io.ReadCloser, error) {
+		var honest bytes.Buffer
+		if err := x.sender.Serve(ctx, raw, &honest); err != nil {
+			t.Fatalf("query %q of a receiver: %v", raw, err)
+		}
+		q, err := parseQuery(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frames, _ := framesOf(t, honest.Bytes())
+		return io.NopCloser(bytes.NewReader(r.cook(frames, q.kind == queryRecords))), nil
+	}
+}
+
+// FuzzStage: whatever a sender makes of a snapshot's stream, damaged, cut off,
+// in another order or a lie under good checksums, the receiver takes the
+// sender's history or none of it, and can still get it from an honest one.
+func FuzzStage(f *testing.F) {
+	for i, r := range [][]byte{
+		{},
+		{stepCopy, 2, stepBreak, stepCopy, 0, stepBreak},
+		{stepCopy, 1, stepSkip, 1},
+		{stepCopy, 3, stepBack, 2},
+		{stepFlip, 0, 80},
+		{stepCopy, 0, stepLie, 1, 80, stepBreak},
+		{stepLie, 2, 250},
+		{stepTear, 9},
+		{stepRaw, 4, 'j', 'u', 'n', 'k'},
+		{stepForge, 'r', 12, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3, 4},
+		{stepForge, 'c', 3, 1, 2, 3},
+		{stepCopy, 1, stepEnd},
+	} {
+		f.Add(false, i%2 == 0, r)
+	}
+	f.Add(true, false, []byte{stepCopy, 1, stepMove, 5})
+	f.Add(true, true, []byte{stepCopy, 2, stepLie, 0, 200, stepBreak, stepCopy, 1, stepBreak})
+	fixtures := stageFixtures(f)
+	f.Fuzz(func(t *testing.T, large, restart bool, steps []byte) {
+		x := fixtures[0]
+		if large {
+			x = fixtures[1]
+		}
+		d := x.disks()
+		s := mustOpen(t, d, tiny())
+		r := recipe(steps[:min(len(steps), 300)])
+		for honest := 0; ; {
+			left := len(r)
+			err := s.Stage(t.Context(), x.snapshot, x.fetch(t, &r))
+			if fatal := s.err(); fatal != nil {
+				t.Fatalf("the stream ends the store: %v", fatal)
+			}
+			if err == nil {
+				break
+			}
+			if empty := d.staging.Size() == 0; errors.Is(err, ErrSnapshotBody) && !empty {
+				t.Fatalf("staging keeps what was damaged: %v", err)
+			}
+			if len(r) == left {
+				honest++ // what a liar left behind may cost one pull
+			}
+			if honest > 1 {
+				t.Fatalf("an honest sender is refused: %v", err)
+			}
+			if err := s.Install(x.index, 7, x.meta, x.snapshot); err == nil {
+				t.Fatal("a snapshot that was not staged was installed")
+			}
+			if fatal := s.err(); fatal != nil {
+				t.Fatalf("an install that was refused ends the store: %v", fatal)
+			}
+			if restart {
+				s = mustOpen(t, d, tiny())
+			}
+		}
+		if err := s.Install(x.index, 7, x.meta, x.snapshot); err != nil {
+			t.Fatal(err)
+		}
+		x.half.check(t, s)
+		for i := x.taken; i < len(x.log); i++ {
+			mustApply(t, s, &x.log[i])
+		}
+		x.whole.check(t, s)
+	})
+}
