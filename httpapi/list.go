@@ -119,11 +119,14 @@ func tokenOf(key kvstore.Key) string {
 	return tokenEncoding().EncodeToString(append([]byte{tokenVersion}, key...))
 }
 
-// keyOfToken reads what tokenOf wrote, and nothing else.
+// keyOfToken reads what tokenOf wrote, and nothing else: not the line breaks
+// either that decoding base64 passes over.
 func keyOfToken(token string) (kvstore.Key, error) {
 	raw, err := tokenEncoding().DecodeString(token)
-	if err != nil || len(raw) == 0 || raw[0] != tokenVersion || kvstore.Key(raw[1:]).Validate() != nil {
-		return "", invalid(`parameter "after" is %q, which is no token of this API; it takes the "next" of the page before, as it came`, token)
+	if err == nil && len(raw) > 0 {
+		if key := kvstore.Key(raw[1:]); key.Validate() == nil && tokenOf(key) == token {
+			return key, nil
+		}
 	}
-	return kvstore.Key(raw[1:]), nil
+	return "", invalid(`parameter "after" is %q, which is no token of this API; it takes the "next" of the page before, as it came`, token)
 }

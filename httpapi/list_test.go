@@ -181,7 +181,7 @@ func TestKeys_BadParameters(t *testing.T) {
 		"limit=-1", "limit=0", "limit=", "limit=+1", "limit=1e3", "limit=10001", "limit=99999999999999999999", "limit=1&limit=1",
 		"prefix=a;b", "prefix=a%00", "prefix=" + strings.Repeat("k", 1025), "prefix=%zz", "since=1", "consistency=strong",
 		"after=k", "after=" + token + "=", "after=" + token[:len(token)-1], "after=AQ", "after=" + base64.RawURLEncoding.EncodeToString([]byte("\x02k")),
-		"after=" + base64.RawURLEncoding.EncodeToString([]byte("\x01a\x00b")), "after=%20" + token,
+		"after=" + base64.RawURLEncoding.EncodeToString([]byte("\x01a\x00b")), "after=%20" + token, "after=" + token + "%0A", "after=" + token[:1] + "%0D%0A" + token[1:],
 	} {
 		p := want(t, n.get("/keys?"+query), 400).problem(t)
 		if p.Type != client.ProblemInvalid {
