@@ -17,6 +17,9 @@ const (
 
 const envelopeVersion = 1
 
+// commandBytesMin is the least that a command takes in an entry.
+const commandBytesMin = 8 + 1 + 1
+
 var errEnvelope = errors.New("log entry is not a batch of commands")
 
 // command is one proposal inside an entry. origin and seq name whoever waits
@@ -55,8 +58,8 @@ func decodeBatch(b []byte) ([]command, error) {
 	}
 	b = b[1:]
 	count, n := binary.Uvarint(b)
-	if n <= 0 || count > uint64(len(b)) {
-		return nil, errEnvelope
+	if n <= 0 || count > uint64(len(b)-n)/commandBytesMin {
+		return nil, errEnvelope // before a count takes memory
 	}
 	b = b[n:]
 	cmds := make([]command, 0, count)
