@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -215,6 +216,9 @@ func decodeTable(b []byte) (*table, error) {
 	}
 	for _, id := range m.Removed {
 		t.removed[id] = true
+	}
+	if _, nobody := t.members[0]; nobody || t.removed[0] || t.cluster == 0 {
+		return nil, errors.New("decode member table: the cluster or a member in it has no id")
 	}
 	return t, nil
 }
