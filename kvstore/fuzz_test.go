@@ -186,6 +186,11 @@ func FuzzDecodeState(f *testing.F) {
 	f.Add(encodeUpload(id, u))
 	f.Add(encodeProgress(&progress{base: 1, last: 2, done: true}))
 	f.Add(encodeIndexed(3, Digest{1}))
+	pulled := encodeProgress(&progress{base: 1, last: 2})
+	pulled[len(pulled)-1] = '0' // neither done nor not
+	f.Add(pulled)
+	beyond := binary.AppendUvarint(make([]byte, statePrefixBytes+8+1), 1<<32) // cut off to 32 bits it is no chunk
+	f.Add(append(beyond, 0))
 	many := encodeSnapshot(&snapshot{})
 	f.Add(binary.AppendUvarint(many[:len(many)-1], openUploadsMax)) // and none of them follows
 	f.Fuzz(func(t *testing.T, raw []byte) {

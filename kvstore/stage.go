@@ -109,7 +109,13 @@ func decodeProgress(raw []byte) (p progress, err error) {
 	}
 	p.base, p.baseDigest = readMark(&c)
 	p.last, p.lastDigest = readMark(&c)
-	p.done = c.byte() == 1
+	switch c.byte() {
+	case 0:
+	case 1:
+		p.done = true
+	default:
+		c.fail(errors.New("whether it is done is neither yes nor no"))
+	}
 	return p, c.end()
 }
 

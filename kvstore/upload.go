@@ -79,7 +79,12 @@ func appendUpload(b []byte, u *upload) []byte {
 
 // readUpload reads what appendUpload wrote.
 func readUpload(c *cursor) *upload {
-	u := &upload{time: int64(c.uint64()), bytes: int64(c.uvarint()), short: uint32(c.uvarint())}
+	u := &upload{time: int64(c.uint64()), bytes: int64(c.uvarint())}
+	short := c.uvarint()
+	if short > chunksMax {
+		c.fail(fmt.Errorf("chunk %d is not below %d", short-1, chunksMax))
+	}
+	u.short = uint32(short)
 	words := c.uvarint()
 	if words > chunksMax/64 || int(words)*8 > len(c.b) {
 		c.fail(errShort)
