@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
 // tools are the programs an episode runs, and the Debian packages they are in.
@@ -27,6 +29,8 @@ func needsMachine(t *testing.T) {
 	switch {
 	case os.Getenv("ONCEKV_TEST_FULL") == "":
 		t.Skip("needs root, network namespaces, nftables, strace and loop devices; set ONCEKV_TEST_FULL=1 to run it")
+	case clustertest.Race && run.rows == "":
+		t.Skip("every node would be some times slower; -row runs rows with the race detector")
 	case runtime.GOOS != "linux":
 		t.Skip("needs Linux")
 	case os.Geteuid() != 0:

@@ -2,4 +2,5 @@
 
 package clustertest
 
-const raceEnabled = false
+// Race is whether this is built with the race detector.
+const Race = false

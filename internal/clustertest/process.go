@@ -21,7 +21,7 @@ import (
 // Binary builds cmd/oncekv into dir and returns its path. With
 // the race detector on, the program gets it too.
 func Binary(dir string) (string, error) {
-	if raceEnabled {
+	if Race {
 		return build(dir, "-race")
 	}
 	return build(dir)

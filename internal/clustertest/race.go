@@ -2,4 +2,5 @@
 
 package clustertest
 
-const raceEnabled = true
+// Race is whether this is built with the race detector.
+const Race = true
