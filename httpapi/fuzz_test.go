@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -304,7 +305,10 @@ func FuzzPutItem(f *testing.F) {
 		if !utf8.ValidString(contentType) {
 			return // no document says it
 		}
-		_, _, typeErr := mime.ParseMediaType(contentType)
+		mediaType, _, typeErr := mime.ParseMediaType(contentType)
+		if typeErr == nil && !strings.Contains(mediaType, "/") {
+			typeErr = errors.New("it has no subtype")
+		}
 		for _, base := range []bool{false, true} {
 			item := client.PutItem{Key: key, Value: value, ContentType: contentType}
 			line := putLine(t, item, base)
