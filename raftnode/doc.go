@@ -45,7 +45,8 @@
 //  5. A received snapshot is stepped only when everything it needs is staged
 //     and verified; then: state and snapshot record to the WAL (fsync), the
 //     state machine installs, the log starts after it. A crash in between is
-//     finished at the next start.
+//     finished at the next start. There is one staging area: nothing is pulled
+//     into it before what was staged is installed.
 //  6. The log before a local snapshot may go, and a local snapshot is only
 //     ever taken of a state the state machine has made durable.
 //  7. After a failed write or fsync nothing more is written, sent or answered:
@@ -57,6 +58,8 @@
 //     nothing happened, or ErrOutcomeUnknown. Commands may be applied twice
 //     (forwarded ones can vanish and are proposed again), so the state machine
 //     must give a repeated command the same answer.
+//  10. A removed member stops only when most of the other voters have its removal
+//     on their disks. Until then they may need its vote.
 //
 // # Disk
 //
