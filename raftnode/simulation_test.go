@@ -15,7 +15,7 @@ import (
 
 // How much to simulate.
 var (
-	simSeeds    = flag.Uint64("sim.seeds", 200, "worlds to simulate")
+	simSeeds    = flag.Uint64("sim.seeds", simWorlds, "worlds to simulate")
 	simFrom     = flag.Uint64("sim.from", 1, "seed of the first")
 	simSeed     = flag.Uint64("sim.seed", 0, "simulate this one world, and say what happens in it")
 	simControls = flag.Bool("sim.controls", false, "break the program in every known way, and see the simulation find it")
@@ -76,7 +76,7 @@ func TestSimulation(t *testing.T) {
 
 // Same seed, same run, to the last message.
 func TestSimulation_IsDeterministic(t *testing.T) {
-	for seed := uint64(1); seed <= 40; seed++ {
+	for seed := uint64(1); seed <= 20; seed++ {
 		_, first, _ := simulate(t, seed, nil)
 		if _, second, _ := simulate(t, seed, nil); first != second {
 			t.Errorf("seed %d: trace %s, and then %s", seed, first, second)
