@@ -16,9 +16,15 @@ import (
 // is read from every node and cache, and no client saw what cannot be.
 func (e *episode) verify() {
 	e.t.Helper()
-	revision := e.sameHistory()
-	keys := e.history.keys()
-	e.readEverything(slices.Sorted(maps.Keys(keys)))
+	revision, keys := e.sameHistory(), e.history.keys()
+	for {
+		e.readEverything(slices.Sorted(maps.Keys(keys)))
+		again := e.sameHistory()
+		if again == revision {
+			break
+		}
+		revision = again // a put whose outcome was unknown has taken effect meanwhile
+	}
 	set := 0
 	for _, value := range e.history.keys() {
 		if value != "" {
