@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/adminui"
@@ -29,18 +28,9 @@ type AdminConfig struct {
 
 // Admin is a running admin. All methods may be called from any goroutine.
 type Admin struct {
-	public  *listener
+	*light
 	watch   *adminui.Watch
 	forward *forward.Handler
-	started time.Time
-
-	stop     context.CancelFunc
-	streams  chan struct{} // closed by Close: event streams end
-	running  sync.WaitGroup
-	closing  sync.Once
-	failOnce sync.Once
-	done     chan struct{}
-	err      error // set before done is closed
 }
 
 // adminName is the name of an admin in logs and metrics. There may be several:
@@ -64,7 +54,7 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Admin{public: public, watch: watch, started: time.Now(), done: make(chan struct{}), streams: make(chan struct{})}
+	a := &Admin{light: newLight(public), watch: watch}
 	a.forward = forward.New(forward.Config{Databases: watch.Databases, Logger: logger})
 	figures := metrics.NewAdmin(adminName, a.figures)
 	figures.Watch(public.ln.figures)
@@ -72,10 +62,10 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 		Overview: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.figures() }, Ready: a.Ready,
 		Logger: logger, Metrics: figures.Handler(), Traffic: figures.Traffic, Closing: a.streams,
 	}), logger)
-	runCtx, stop := context.WithCancel(context.Background())
-	a.stop = stop
-	a.running.Go(func() { a.finish(public.serve()) })
-	a.running.Go(func() { watch.Run(runCtx) })
+	a.run(func(ctx context.Context) error {
+		watch.Run(ctx)
+		return nil
+	})
 	return a, nil
 }
 
@@ -86,19 +76,6 @@ func (a *Admin) pass(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && (strings.HasPrefix(r.URL.Path, "/members") || r.URL.Path == "/leader") {
 		a.watch.Look()
 	}
-}
-
-// finish ends the admin when a part of it ends by itself with an error.
-func (a *Admin) finish(err error) {
-	if err == nil {
-		return
-	}
-	a.failOnce.Do(func() {
-		a.err = err
-		a.stop()
-		_ = a.public.srv.Close()
-		close(a.done)
-	})
 }
 
 func (a *Admin) figures() client.AdminStats {
@@ -123,34 +100,13 @@ func (a *Admin) figures() client.AdminStats {
 // Close ends event streams, finishes requests in flight as long as ctx allows,
 // and stops. It returns why the admin had stopped before, if it had.
 func (a *Admin) Close(ctx context.Context) error {
-	a.closing.Do(func() {
-		close(a.streams)
+	return a.close(func() {
 		a.public.drain(ctx)
 		a.stop()
 		a.running.Wait()
 		a.forward.Close()
-		a.failOnce.Do(func() { close(a.done) })
 	})
-	<-a.done
-	return a.err
 }
-
-// Done is closed when the admin has stopped, by Close or by itself.
-func (a *Admin) Done() <-chan struct{} { return a.done }
-
-// Err says why the admin stopped by itself; nil before Done is closed and after
-// Close.
-func (a *Admin) Err() error {
-	select {
-	case <-a.done:
-		return a.err
-	default:
-		return nil
-	}
-}
-
-// URL returns where browsers reach the admin.
-func (a *Admin) URL() string { return a.public.url }
 
 // Ready returns nil once a database node has told which nodes there are.
 func (a *Admin) Ready(context.Context) error {
