@@ -30,34 +30,39 @@ type host struct {
 }
 
 // newNetwork makes a bridge with a name and a range of addresses that nothing
-// else on the machine has. 198.18/15 is set aside for tests of networks.
+// else on the machine has. 198.18/15 is set aside for tests of networks. A range
+// is taken first and looked at then: of two networks that choose the same one at
+// the same time, at least one sees the other and chooses again.
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	n := &network{t: t, id: fmt.Sprintf("okf%05x", rand.IntN(1<<20))}
-	for {
-		n.prefix = fmt.Sprintf("198.%d.%d.", 18+rand.IntN(2), rand.IntN(256))
-		if !inUse(n.prefix) {
-			break
-		}
-	}
 	undoLater(t, "ip", "link", "del", n.id)
 	do(t, "ip", "link", "add", n.id, "type", "bridge")
-	do(t, "ip", "addr", "add", n.own()+"/24", "dev", n.id)
+	for {
+		n.prefix = fmt.Sprintf("198.%d.%d.", 18+rand.IntN(2), rand.IntN(256))
+		do(t, "ip", "addr", "add", n.own()+"/24", "dev", n.id)
+		if holders(t, n.prefix) == 1 {
+			break
+		}
+		do(t, "ip", "addr", "del", n.own()+"/24", "dev", n.id)
+	}
 	do(t, "ip", "link", "set", n.id, "up")
 	return n
 }
 
-func inUse(prefix string) bool {
+// holders counts the interfaces with an address that begins so.
+func holders(t testing.TB, prefix string) (count int) {
+	t.Helper()
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		return false
+		t.Fatal(err)
 	}
 	for _, a := range addrs {
 		if strings.HasPrefix(a.String(), prefix) {
-			return true
+			count++
 		}
 	}
-	return false
+	return count
 }
 
 // own is the address of clients and proxies.
