@@ -29,6 +29,7 @@ type simNode struct {
 
 	history, index, staging       *kvstore.MemEngine
 	onHistory, onIndex, onStaging *simDice
+	writes                        *simWrites // of the process
 
 	life   *simLife // nil while no process runs
 	wakeAt int64    // step at which one starts again
@@ -172,8 +173,9 @@ func (s *simNode) storeConfig() kvstore.StoreConfig {
 // boot starts a process on what the disks hold.
 func (s *simNode) boot() error {
 	s.history, s.index = s.history.Reopen(), s.index.Reopen()
-	s.history.OnUpdate(s.onHistory.hook)
-	s.index.OnUpdate(s.onIndex.hook)
+	s.writes = &simWrites{passing: true}
+	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
+	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
 	store, err := kvstore.OpenStore(s.storeConfig())
 	if err != nil {
 		return err
@@ -181,9 +183,10 @@ func (s *simNode) boot() error {
 	cfg := Config{Name: fmt.Sprintf("n%d", s.id), SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id)}
 	cfg.setDefaults()
 	ws, p := newWaiters(s.w.r.Uint64()|1), &progress{}
-	n := &Node{cfg: cfg, sm: store, self: identity{ID: s.id, Name: cfg.Name, ClusterID: 9}, logger: cfg.Logger,
+	sm := simStore{store, s}
+	n := &Node{cfg: cfg, sm: sm, self: identity{ID: s.id, Name: cfg.Name, ClusterID: 9}, logger: cfg.Logger,
 		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan raftpb.Message, 1), disk: s.disk, transport: s}
-	n.applier = newApplier(store, ws, p)
+	n.applier = newApplier(sm, ws, p)
 	n.identity.Store(&n.self)
 	n.removed.Store(&map[ID]bool{})
 	n.status.Store(&Status{})
@@ -202,6 +205,7 @@ func (s *simNode) boot() error {
 	})
 	s.life, s.phase = life, 1+s.w.r.Int64N(simTick)
 	synctest.Wait()
+	s.writes.set(s.w.calm.Load())
 	return nil
 }
 
@@ -215,6 +219,7 @@ func (s *simNode) crash(power bool) {
 	s.history.Crash() // before the store hears that it shall end, and commits
 	s.index.Crash()
 	s.staging.Crash()
+	s.writes.pass() // what was on its way is lost
 	life.stopStore()
 	life.storeRuns.Wait()
 	_ = life.store.Close()
@@ -226,6 +231,7 @@ func (s *simNode) crash(power bool) {
 func (s *simNode) run() error {
 	life := s.life
 	n := life.node
+	s.write()
 	if s.phase--; s.phase <= 0 {
 		s.phase = simTick
 		n.core.tick()
@@ -282,7 +288,7 @@ func (s *simNode) apply() error {
 			return err
 		}
 		life.node.applier.finished(h)
-		synctest.Wait() // the store commits and indexes by itself
+		s.write()
 		if err := s.w.applied(s); err != nil {
 			return err
 		}
@@ -319,7 +325,7 @@ func (s *simNode) stage() {
 	}
 	err = s.life.store.Stage(context.Background(), d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
 		var b bytes.Buffer
-		if err := from.life.store.Serve(ctx, query, &b); err != nil {
+		if err := from.life.node.sm.Serve(ctx, query, &b); err != nil {
 			return nil, err
 		}
 		return io.NopCloser(s.w.spoil(&b)), nil

@@ -52,6 +52,7 @@ type simParams struct {
 	freeze        float64 // of a node, a step
 	diskFail      float64 // of a durable write
 	slow          float64 // of work, what waits for the next step
+	slowWrite     float64 // of the store's own writes, what waits for the next entry or step
 	change        float64 // of members or leader, a step
 	lost          float64 // of answers to clients
 	rot           float64 // of one bit on one disk, a step; once a world
@@ -71,6 +72,7 @@ func throwParams(r *rand.Rand) simParams {
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
+		slowWrite: some(0.95),
 	}
 	if r.IntN(12) == 0 {
 		p.large = 0.05
@@ -310,6 +312,7 @@ func (w *simWorld) rot() {
 	if leader == nil || s.life == nil || len(leader.life.node.core.members.conf.Voters) < 3 {
 		return
 	}
+	defer s.writes.set(s.writes.pass())
 	bucket := []kvstore.Bucket{kvstore.BucketRecords, kvstore.BucketChunks}[w.r.IntN(2)]
 	if s.history.Damage(bucket, w.r.IntN) {
 		w.note("the disk of n%d has changed a bit of its %v", s.id, bucket)
@@ -365,6 +368,11 @@ func (w *simWorld) run() string {
 		w.oneStep()
 	}
 	w.calm.Store(true)
+	for _, id := range w.ids() {
+		if s := w.nodes[id]; s.life != nil {
+			s.writes.pass()
+		}
+	}
 	w.settle()
 	if w.failure == "" {
 		w.verify()

@@ -1,0 +1,131 @@
+package raftnode
+
+import (
+	"context"
+	"io"
+	"sync"
+	"testing/synctest"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// simStore is the store of a process whose commits and flushes, which it makes by
+// itself, end when the scheduler says so: entries are applied meanwhile, and the
+// power may go. It is what the node sees of the store.
+type simStore struct {
+	*kvstore.Store
+	s *simNode
+}
+
+// Apply runs on a goroutine of its own, as the applier does: it may wait for a
+// commit or a flush.
+func (a simStore) Apply(index, term uint64, commands [][]byte, meta []byte) (results []any, err error) {
+	var done bool
+	go func() {
+		results, err = a.Store.Apply(index, term, commands, meta)
+		done = true
+	}()
+	for synctest.Wait(); !done; synctest.Wait() {
+		if !a.s.writes.finish() {
+			a.s.w.fatalf("n%d: Apply waits, and nothing is being written", a.s.id)
+			return nil, kvstore.ErrClosed
+		}
+	}
+	return results, err
+}
+
+// Install writes to both files itself.
+func (a simStore) Install(index, term uint64, meta, snapshot []byte) error {
+	defer a.s.writes.set(a.s.writes.pass())
+	return a.Store.Install(index, term, meta, snapshot)
+}
+
+// Serve may commit.
+func (a simStore) Serve(ctx context.Context, query string, w io.Writer) error {
+	defer a.s.writes.set(a.s.writes.pass())
+	return a.Store.Serve(ctx, query, w)
+}
+
+// simWrites holds up the durable writes of a process, at most one of each file.
+type simWrites struct {
+	mu      sync.Mutex
+	passing bool // nothing is held up
+	held    [2]chan struct{}
+}
+
+// The files whose writes are held up, in the order in which they go on.
+const (
+	simHistory = iota
+	simIndex
+)
+
+// hook is that of one file: its writes wait to be let go, and break by dice.
+func (h *simWrites) hook(file int, dice *simDice) func(int) kvstore.FailPoint {
+	return func(n int) kvstore.FailPoint {
+		h.await(file)
+		return dice.hook(n)
+	}
+}
+
+func (h *simWrites) await(file int) {
+	h.mu.Lock()
+	if h.passing {
+		h.mu.Unlock()
+		return
+	}
+	goOn := make(chan struct{})
+	h.held[file] = goOn
+	h.mu.Unlock()
+	<-goOn
+}
+
+// release lets one file's write go on, until the store waits again; false when
+// none is held up.
+func (h *simWrites) release(file int) bool {
+	h.mu.Lock()
+	goOn := h.held[file]
+	h.held[file] = nil
+	h.mu.Unlock()
+	if goOn == nil {
+		return false
+	}
+	close(goOn)
+	synctest.Wait()
+	return true
+}
+
+// finish lets go on what is held up now; false when that is nothing.
+func (h *simWrites) finish() bool {
+	history := h.release(simHistory)
+	return h.release(simIndex) || history
+}
+
+// pass lets all writes go on, those to come too. It returns whether they did
+// before.
+func (h *simWrites) pass() bool {
+	was := h.set(true)
+	h.finish()
+	return was
+}
+
+func (h *simWrites) set(passing bool) (was bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	was, h.passing = h.passing, passing
+	return was
+}
+
+// write lets the store write what it wants to, by itself, but for a file that is
+// slow now.
+func (s *simNode) write() {
+	slow := [...]bool{simHistory: s.w.chance(s.w.p.slowWrite), simIndex: s.w.chance(s.w.p.slowWrite)}
+	synctest.Wait()
+	for more := true; more; {
+		more = false
+		for file, waits := range slow {
+			if !waits && s.writes.release(file) {
+				more = true
+			}
+		}
+	}
+}
