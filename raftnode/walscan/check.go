@@ -93,17 +93,21 @@ func (c *checker) record(s segment, n int, off int64, rec record) error {
 	return nil
 }
 
-// start verifies the crc record that begins a segment, and the segment's name. The first segment there
-// is may begin with any sum, as those before it were purged.
+// start verifies the crc record that begins a segment, and the segment's name.
+// The first segment there is may begin with any sum, as those before it were
+// purged, and its name is all that is known about them.
 func (c *checker) start(s segment, n int, off int64, rec record) error {
 	if n != 0 || rec.typ != crcType || rec.data != nil {
 		return &DamageError{File: s.path, Offset: off, Detail: "a crc record must be the first of a segment, and no other"}
 	}
-	purged := c.prev.path == "" && s.seq > 0
-	if rec.crc != c.crc && !purged {
+	first := c.prev.path == ""
+	if rec.crc != c.crc && !(first && s.seq > 0) {
 		return c.unchained(s)
 	}
 	c.crc = rec.crc
+	if first {
+		return nil
+	}
 	if err := c.log.segment(s.index); err != nil {
 		return &DamageError{File: s.path, Detail: err.Error()}
 	}

@@ -106,15 +106,57 @@ func TestCheck_MissingSegment(t *testing.T) {
 	}
 }
 
-func TestCheck_NameJumpsAhead(t *testing.T) {
+// The name of a segment says which entry comes next, and nothing else will do:
+// etcd begins to read where the names tell it to.
+func TestCheck_WrongName(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 60, 300)
+	tr := load(t, dir)
 	segs, err := segments(dir)
 	must(t, err)
-	ahead := segment{seq: segs[1].seq, index: segs[1].index + 1}
-	must(t, os.Rename(segs[1].path, filepath.Join(dir, ahead.name())))
-	_, err = Check(dir)
-	wantDamage(t, err, ahead.name(), 0, 0)
+	for _, s := range segs[1:] {
+		for _, index := range []uint64{0, 1, s.index - 1, s.index + 1} {
+			dir := tr.store(t)
+			wrong := segment{seq: s.seq, index: index}
+			must(t, os.Rename(filepath.Join(dir, s.name()), filepath.Join(dir, wrong.name())))
+			_, err = Check(dir)
+			wantDamage(t, err, wrong.name(), 0, 0)
+		}
+	}
+}
+
+// After a restart etcd counts from the last entry on, and does not know about a
+// snapshot that is ahead of it: the next segment's name goes back.
+func TestCheck_NameAfterForgottenSnapshot(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "wal")
+	writeWAL(t, dir, 10, 50)
+	snap := walpb.Snapshot{Index: 500, Term: 4, ConfState: &raftpb.ConfState{Voters: []uint64{vote, 2}}}
+	w, err := wal.Open(zap.NewNop(), dir, walpb.Snapshot{})
+	must(t, err)
+	_, _, _, err = w.ReadAll()
+	must(t, err)
+	must(t, w.SaveSnapshot(snap))
+	must(t, w.Close())
+	w, err = wal.Open(zap.NewNop(), dir, snap)
+	must(t, err)
+	_, _, _, err = w.ReadAll()
+	must(t, err)
+	before := len(load(t, dir))
+	for term := uint64(5); len(load(t, dir)) == before; term++ {
+		must(t, w.Save(raftpb.HardState{Term: term, Vote: vote, Commit: 500}, nil))
+	}
+	must(t, w.Save(raftpb.HardState{Term: 1000, Vote: vote, Commit: 500}, []raftpb.Entry{{Index: 501, Term: 1000}}))
+	must(t, w.Close())
+	segs, err := segments(dir)
+	must(t, err)
+	if last := segs[len(segs)-1]; last.index != 11 {
+		t.Fatalf("etcd has named a segment %s, this test is about one that goes on at 11", last.name())
+	}
+	r, err := Check(dir)
+	must(t, err)
+	if r.LastIndex != 501 || r.SnapshotIndex != 500 {
+		t.Fatalf("report %+v", r)
+	}
 }
 
 func TestCheck_BadName(t *testing.T) {

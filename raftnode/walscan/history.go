@@ -38,11 +38,16 @@ func (h *history) fill(r *Report) {
 	r.Commit, r.Term = h.state.Commit, h.state.Term
 }
 
-// segment checks the index in a segment's name: that of the entry expected next.
-// It may be lower, since etcd forgets snapshots when it counts after a restart.
+// segment checks the index in the name of a segment that follows others: that of
+// the entry expected next. After a restart etcd has forgotten snapshots, and
+// counts from the last entry on. With any lower name it would begin to read too
+// late: it takes the last segment whose name is not above its snapshot.
 func (h *history) segment(index uint64) error {
-	if index > h.known+1 {
+	switch {
+	case index > h.known+1:
 		return fmt.Errorf("its name says it continues at index %d, but the log before it ends at index %d, so entries are missing", index, h.known)
+	case index < h.known+1 && index != h.lastIndex+1:
+		return fmt.Errorf("its name says it continues at index %d, but the log before it ends at index %d, so entries before it would be passed over", index, h.known)
 	}
 	return nil
 }
