@@ -295,7 +295,7 @@ func (n *Process) WaitReady() {
 		if !n.Running() {
 			n.t.Fatalf("%s has ended: %v; its log:\n%s", n.Name, n.err, n.Log())
 		}
-		resp, err := http.Get(n.URL() + "/readyz")
+		resp, err := (&http.Client{Timeout: 5 * time.Second}).Get(n.URL() + "/readyz")
 		if err != nil {
 			return err
 		}
