@@ -41,6 +41,7 @@ func goDownload(t *testing.T, proxy string, modules ...string) (string, error) {
 	cmd.Env = append(os.Environ(), "GOENV=off", "GOWORK=off", "GO111MODULE=on", "GOTOOLCHAIN=local",
 		"GOFLAGS=-modcacherw", // a temporary directory that cannot be removed fails the test
 		"GOPRIVATE=", "GONOPROXY=none", "GOSUMDB=off", "GOPROXY="+proxy, "GOMODCACHE="+cache)
+	cmd.WaitDelay = 10 * time.Second // for what it has started and does not end
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go mod download from %s: %w\n%s", proxy, err, out)

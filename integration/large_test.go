@@ -35,6 +35,10 @@ type stream struct {
 
 const streamBlock = 64 << 10
 
+// largePatience is how long one transfer may take: of 1 GiB, which goes to the
+// disk six times.
+const largePatience = 15 * time.Minute
+
 func newStream(seed string, size int64) *stream {
 	return &stream{seed: sha256.Sum256([]byte(seed)), size: size}
 }
@@ -93,7 +97,7 @@ func (s *stream) ReadAt(p []byte, off int64) (int, error) {
 
 // readSum hashes what a node answers to a GET.
 func readSum(cl *client.Client, key string, opts client.GetOptions) (sum string, size int64, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), largePatience)
 	defer cancel()
 	o, err := cl.Get(ctx, key, opts)
 	if err != nil {
@@ -156,7 +160,7 @@ func largeValue(t *testing.T, bin string, size int64) {
 	want := value.sha256(t, 0, size)
 
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), largePatience)
 	defer cancel()
 	answer, err := clustertest.Client(t, follower.URL()).Put(ctx, "large", newStream(t.Name(), size), client.PutOptions{})
 	if err != nil || answer.SHA256 != want || answer.Size != size || !answer.Created {
@@ -206,7 +210,7 @@ func largeImport(t *testing.T, bin string, size int64) {
 	importer := clustertest.NewProcess(t, bin, "import", "", importArgs(dir, "in/", urls)...)
 	importer.Start()
 	memory := clustertest.WatchMemory(t, dev, importer)
-	code := importer.WaitFor(5 * time.Minute)
+	code := importer.WaitFor(largePatience)
 	var s importSummary
 	if err := json.Unmarshal([]byte(importer.Log()), &s); err != nil || code != 0 || s.Created.Files != len(files) || s.Created.Bytes != size {
 		t.Fatalf("import: exit code %d, %+v, %v; want %d files of %d bytes created; it said:\n%s", code, s, err, len(files), size, importer.Log())
@@ -261,6 +265,7 @@ func newDev(t *testing.T, bin string) (dev *clustertest.Process, urls []string) 
 				addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", first+offset+i))
 			}
 		}
+		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", 5546+offset)) // the admin's
 		if portInUse(addrs...) != "" {
 			continue
 		}

@@ -54,8 +54,7 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 	w.waitFor(100)
 
 	leader := p.Leader()
-	ctx := clustertest.WithTimeout(t)
-	if err := clustertest.Client(t, n4.URL()).RemoveMember(ctx, leader.Name, false); err != nil {
+	if err := clustertest.Client(t, n4.URL()).RemoveMember(clustertest.WithTimeout(t), leader.Name, false); err != nil {
 		t.Fatalf("remove the leader %s: %v", leader.Name, err)
 	}
 	if code := leader.Wait(); code != 1 || !strings.Contains(leader.Log(), "removed from the cluster") {
@@ -74,7 +73,7 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 	rest[2].Kill9()
 	cl := clustertest.Client(t, clustertest.URLs(rest[:2]...)...)
 	clustertest.Eventually(t, "the refusal", func() error {
-		ms, err := cl.Members(ctx)
+		ms, err := cl.Members(clustertest.WithTimeout(t))
 		if err != nil {
 			return err
 		}
@@ -85,12 +84,12 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 		}
 		return nil
 	})
-	err := cl.RemoveMember(ctx, rest[1].Name, false)
+	err := cl.RemoveMember(clustertest.WithTimeout(t), rest[1].Name, false)
 	if !errors.Is(err, client.ErrRefused) || !strings.Contains(err.Error(), "no quorum") {
 		t.Errorf("removing a live node with another one dead: %v", err)
 	}
 	t.Logf("refused: %v", err)
-	if err := cl.RemoveMember(ctx, rest[2].Name, false); err != nil {
+	if err := cl.RemoveMember(clustertest.WithTimeout(t), rest[2].Name, false); err != nil {
 		t.Errorf("remove the dead node: %v", err)
 	}
 	w.waitFor(100)
@@ -159,8 +158,7 @@ func TestMembers_WipedNode_NeverVotesAgain(t *testing.T) {
 	}
 	t.Logf("it said: %s", strings.TrimSpace(lost.Log()))
 	// What it says works: remove it, then join with an empty directory.
-	ctx := clustertest.WithTimeout(t)
-	if err := clustertest.Client(t, p.DBs[0].URL()).RemoveMember(ctx, lost.Name, false); err != nil {
+	if err := clustertest.Client(t, p.DBs[0].URL()).RemoveMember(clustertest.WithTimeout(t), lost.Name, false); err != nil {
 		t.Fatal(err)
 	}
 	again := p.Joiner(lost.Name, p.DBs[0])
