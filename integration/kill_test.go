@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -135,6 +136,10 @@ func TestKill_AllAtOnce(t *testing.T) {
 	}
 }
 
+// stopMax is how long a process may take to stop: many times the 4 s that it
+// allows itself, which are for a machine that does nothing else.
+const stopMax = 30 * time.Second
+
 // A rolling restart with a client that retries shows no errors (the writer
 // fails the test on the first one).
 func TestKill_RollingRestart(t *testing.T) {
@@ -143,9 +148,11 @@ func TestKill_RollingRestart(t *testing.T) {
 	w := startWriter(t, "roll", 6, clustertest.URLs(p.DBs...)...)
 	for _, d := range p.DBs {
 		w.waitFor(50)
-		if code, took := d.Terminate(); code != 0 || took.Seconds() > 4 {
-			t.Errorf("%s: exit code %d after %v; want 0 within 4 s", d.Name, code, took)
+		code, took := d.Terminate()
+		if code != 0 || took > stopMax {
+			t.Errorf("%s: exit code %d after %v; want 0 within %v", d.Name, code, took, stopMax)
 		}
+		t.Logf("%s ended in %.1f s", d.Name, took.Seconds())
 		d.Start()
 		d.WaitReady()
 	}

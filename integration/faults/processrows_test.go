@@ -10,6 +10,7 @@ import (
 const (
 	backAfterKill = 3 * time.Second // of the leader, with kill -9
 	backAfterHeal = 5 * time.Second // of a partition
+	stopsWithin   = 4 * time.Second // of SIGTERM
 )
 
 // processRows are what can happen to processes.
@@ -100,8 +101,8 @@ func rollingRestart(e *episode) {
 		if code := n.WaitFor(clustertest.Patience); code != 0 {
 			e.t.Errorf("%s ended with code %d; its log:\n%s", n.Name, code, n.Log())
 		}
-		if took := e.history.now() - began; took > 4*time.Second {
-			e.t.Errorf("%s took %v to stop in order, 4 s are promised", n.Name, took)
+		if took := e.history.now() - began; took > tolerance*stopsWithin {
+			e.t.Errorf("%s took %v to stop in order, %v are promised", n.Name, took, stopsWithin)
 		}
 		n.Start()
 		n.WaitReady()
