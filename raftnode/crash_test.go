@@ -233,7 +233,7 @@ func (c *crashCluster) step() error {
 // run takes 400 rounds with a put every few, then heals and compares.
 func (c *crashCluster) run(puts int) {
 	put := 0
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	for round := 0; ; round++ {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("fatal step %d: %d of %d puts acknowledged", c.fatal, len(c.acked), puts)

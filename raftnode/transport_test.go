@@ -46,13 +46,13 @@ func TestTransport_SilentStream_IsDialledAgain(t *testing.T) {
 	defer h.stop()
 	h.setPeer(other, silent.URL)
 	seen := map[string]int{}
-	for patience := time.After(60 * time.Second); ; {
+	for late := time.After(patience); ; {
 		select {
 		case path := <-dials:
 			if seen[path]++; seen[path] == 2 {
 				return
 			}
-		case <-patience:
+		case <-late:
 			t.Fatalf("the streams %v were never dialled again", seen)
 		}
 	}
@@ -96,7 +96,7 @@ func TestTransport_BlockedStream_IsGivenUp(t *testing.T) {
 		<-fill.C
 	}
 	again := open()
-	if err := again.SetReadDeadline(time.Now().Add(60 * time.Second)); err != nil {
+	if err := again.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(again), nil)
