@@ -68,7 +68,7 @@ func (k *fakeKeys) get(key string) (fakeValue, bool) {
 func newFakeDB(t *testing.T, keys *fakeKeys) *fakeDB {
 	t.Helper()
 	db := &fakeDB{t: t, keys: keys, reads: map[string]int{}}
-	db.registry = NewRegistry(RegistryConfig{DBs: func() []client.DBNode {
+	db.registry = NewRegistry(RegistryConfig{TTL: time.Hour, DBs: func() []client.DBNode {
 		return []client.DBNode{{Name: "n", URL: db.URL, Healthy: true}}
 	}})
 	db.Server = httptest.NewServer(db)
@@ -178,7 +178,7 @@ func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNo
 	}))
 	cfg := NodeConfig{
 		URL: tn.server.URL, Logger: slog.New(slog.DiscardHandler),
-		HedgeDelay: time.Hour, PeerTimeout: 10 * time.Second, LoadTimeout: 20 * time.Second,
+		HedgeDelay: time.Hour, PeerTimeout: patience, LoadTimeout: 4 * patience,
 	}
 	for _, db := range dbs {
 		cfg.Nodes = append(cfg.Nodes, db.URL)
@@ -267,28 +267,31 @@ func mustGet(t *testing.T, n *testNode, want fakeValue) (source string) {
 	return source
 }
 
-// eventually polls until ok, or fails the test after ten seconds.
+// patience is how long a test waits for what has to come.
+const patience = time.Minute
+
+// eventually polls until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
 	for !ok() {
 		select {
 		case <-poll.C:
 		case <-deadline:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
 
-// receive waits for a signal, ten seconds at most.
+// receive waits for a signal.
 func receive[T any](t *testing.T, what string, c <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(10 * time.Second):
-		t.Fatalf("not within 10 s: %s", what)
+	case <-time.After(patience):
+		t.Fatalf("not within %v: %s", patience, what)
 	}
 	return v
 }

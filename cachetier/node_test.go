@@ -325,7 +325,7 @@ func TestNode_Get_DeadOwner(t *testing.T) {
 func TestNode_Get_HungOwnerCostsOneTimeoutThenNothingThenIsBack(t *testing.T) {
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
-	nodes := newTestNodes(t, 2, func(cfg *NodeConfig) { cfg.PeerTimeout = 500 * time.Millisecond }, db)
+	nodes := newTestNodes(t, 2, func(cfg *NodeConfig) { cfg.PeerTimeout = 2 * time.Second }, db)
 	n, owner := nodes[0], nodes[1]
 	var asked atomic.Int64
 	unhang := make(chan struct{})
@@ -356,6 +356,7 @@ func TestNode_Get_HungOwnerCostsOneTimeoutThenNothingThenIsBack(t *testing.T) {
 	if p == nil || !p.down.Load() {
 		t.Fatal("the owner is not down though its probe hung")
 	}
+	n.cfg.PeerTimeout = patience // from here on it answers
 	close(unhang)
 	n.round(t.Context(), &beats)
 	beats.Wait()
@@ -506,8 +507,10 @@ func TestNode_Get_OnlyTheAPIs404IsAbsence(t *testing.T) {
 func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
 	keys := newFakeKeys()
 	slow, fast := newFakeDB(t, keys), newFakeDB(t, keys)
-	release := make(chan struct{})
+	release, asked := make(chan struct{}), make(chan struct{})
+	var once sync.Once
 	slow.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		once.Do(func() { close(asked) })
 		select {
 		case <-release:
 		case <-r.Context().Done():
@@ -515,6 +518,13 @@ func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
 		return false
 	})
 	defer close(release)
+	fast.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		select { // an answer would take back the request to the slow one
+		case <-asked:
+		case <-r.Context().Done():
+		}
+		return false
+	})
 	n := newTestNode(t, func(cfg *NodeConfig) { cfg.HedgeDelay = time.Millisecond }, slow, fast)
 	n.databases.set([]string{slow.URL, fast.URL})
 	mustGet(t, n, keys.put("k", []byte("v")))
@@ -537,11 +547,11 @@ func TestNode_Get_WithoutAnyDatabase(t *testing.T) {
 	if err := n.Ready(t.Context()); !errors.Is(err, kvstore.ErrUnavailable) {
 		t.Errorf("ready before anything answered: %v", err)
 	}
-	n.round(t.Context(), &beats)
-	beats.Wait()
-	if err := n.Ready(t.Context()); err != nil {
-		t.Errorf("not ready after a heartbeat: %v", err)
-	}
+	eventually(t, "it is ready after a heartbeat", func() bool {
+		n.round(t.Context(), &beats)
+		beats.Wait()
+		return n.Ready(t.Context()) == nil
+	})
 	held := keys.put("held", []byte("v"))
 	mustGet(t, n, held)
 	db.Close()
@@ -744,7 +754,7 @@ func TestNode_Run_JoinsTheRingAndSaysGoodbye(t *testing.T) {
 func TestNode_Round_DatabaseRestartsEmpty(t *testing.T) {
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
-	nodes := []*testNode{newTestNode(t, nil, db), newTestNode(t, nil, db)}
+	nodes := []*testNode{newTestNode(t, frozen, db), newTestNode(t, frozen, db)}
 	beat := func(n *testNode) {
 		var beats sync.WaitGroup
 		n.round(t.Context(), &beats)
@@ -833,7 +843,7 @@ func TestStreamedValue_DatabaseDiesHalfWay(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			keys := newFakeKeys()
 			dying, good := newFakeDB(t, keys), newFakeDB(t, keys)
-			n := newTestNode(t, func(cfg *NodeConfig) { cfg.StreamIdle = time.Second }, dying, good)
+			n := newTestNode(t, func(cfg *NodeConfig) { cfg.StreamIdle = 3 * time.Second }, dying, good)
 			n.databases.set([]string{dying.URL, good.URL})
 			want := keys.put("large", pattern(5<<20))
 			v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
