@@ -415,7 +415,7 @@ func (w *simWorld) turn(s *simNode) {
 			return
 		}
 		w.note("n%d starts", s.id)
-		switch err := s.boot(); {
+		switch err := guarded(s.boot); {
 		case err != nil && !w.expected(s, err):
 			w.fatalf("n%d does not start again: %v", s.id, err)
 		case err != nil:
@@ -423,7 +423,7 @@ func (w *simWorld) turn(s *simNode) {
 		}
 	case s.frozen > w.step && !w.calm.Load():
 	default:
-		if err := w.guarded(s); err != nil {
+		if err := guarded(s.run); err != nil {
 			w.note("n%d stops: %v", s.id, err)
 			if !w.expected(s, err) {
 				w.fatalf("n%d: %v", s.id, err)
@@ -441,14 +441,15 @@ func (w *simWorld) turn(s *simNode) {
 	}
 }
 
-// guarded runs a machine's step; what raft finds inconsistent is an error too.
-func (w *simWorld) guarded(s *simNode) (err error) {
+// guarded runs a machine's start or step; what raft finds inconsistent is an error
+// too.
+func guarded(do func() error) (err error) {
 	defer func() {
 		if p, ok := recover().(raftPanic); ok {
 			err = fmt.Errorf("raft found its log inconsistent: %s", string(p))
 		}
 	}()
-	return s.run()
+	return do()
 }
 
 // rest lets clients go on, one at a time, until all of them wait.
