@@ -11,7 +11,7 @@ import (
 // be read again.
 func cacheRows() []row {
 	return []row{
-		{name: "cache-kill", attack: func(e *episode) { e.withoutCache(func(n *node) { kill(n) }, func(n *node) { n.Start() }) }},
+		{name: "cache-kill", plan: plan{chunked: true}, attack: func(e *episode) { e.withoutCache(func(n *node) { kill(n) }, func(n *node) { n.Start() }) }},
 		{name: "cache-stop", attack: func(e *episode) { e.withoutCache(e.stopInOrder, func(n *node) { n.Start() }) }},
 		{name: "cache-hang", attack: func(e *episode) { e.withoutCache((*node).freeze, (*node).thaw) }},
 		{name: "cache-restart-all", attack: cacheRestartAll},
@@ -56,7 +56,7 @@ func (e *episode) cachesFind(caches []*node, keys []string) {
 		}
 	}
 	e.t.Logf("the slowest of %d reads through caches took %v", len(keys)*len(caches), slowest.Round(time.Millisecond))
-	if slowest > tolerance*cacheDetour {
+	if slowest > tolerated(cacheDetour) {
 		e.t.Errorf("a read through a cache took %v", slowest)
 	}
 }

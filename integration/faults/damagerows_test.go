@@ -3,6 +3,7 @@ package faults
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -42,7 +43,7 @@ func tornTail(e *episode) {
 	keep := sector - at%sector + sector*int64(e.rng.IntN(len(next)/int(sector)))
 	next = next[:min(keep, int64(len(next)-1))]
 	e.t.Logf("%d bytes of a torn write at offset %d of %s", len(next), at, last.file)
-	if err := overwrite(last.file, at, next); err != nil {
+	if err := errors.Join(zero(last.file, last.end), overwrite(last.file, at, next)); err != nil {
 		e.t.Fatal(err)
 	}
 	since := e.history.now()
@@ -126,15 +127,23 @@ func damagedValue(e *episode) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	at := bytes.Index(b, fmt.Appendf(nil, "value of everywhere/%d", e.rng.IntN(20)))
-	if at < 0 {
+	value := fmt.Appendf(nil, "value of everywhere/%d", e.rng.IntN(20))
+	off, bit, found := e.rng.IntN(12), uint(e.rng.IntN(8)), 0
+	for from := 0; ; found++ { // in pages that are not in use any more too
+		at := bytes.Index(b[from:], value)
+		if at < 0 {
+			break
+		}
+		from += at + len(value)
+		if err := flip(path, int64(from-len(value)+off), bit); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+	if found == 0 {
 		e.t.Fatalf("%s does not hold the value", path)
 	}
-	if err := flip(path, int64(at+e.rng.IntN(12)), uint(e.rng.IntN(8))); err != nil {
-		e.t.Fatal(err)
-	}
 	e.useDamaged(victim, path)
-	if !e.replaced {
+	if !e.noticed {
 		e.t.Errorf("%s did not notice a damaged value", victim.Name)
 	}
 }
@@ -149,7 +158,8 @@ func (e *episode) stopInOrder(n *node) {
 }
 
 // useDamaged starts a node on damaged files and reads everything through it.
-// When it ends, then with the file's name, and it is replaced.
+// When it ends, then with the file's name. It is replaced in any case: the damage
+// may be where somebody looks later.
 func (e *episode) useDamaged(n *node, path string) {
 	e.t.Helper()
 	n.Start()
@@ -166,12 +176,13 @@ func (e *episode) useDamaged(n *node, path string) {
 		}
 		p.get(context.Background(), key)
 	}
-	if n.Running() {
-		e.t.Logf("%s runs on: the damage is where nobody looks", n.Name)
-		return
+	kill(n)
+	if killed := -1; n.Wait() == killed {
+		e.t.Logf("%s has run on: the damage is where nobody looked", n.Name)
+	} else {
+		e.ends(n, path)
+		e.noticed = true
 	}
-	e.ends(n, path)
-	e.replaced = true
 	e.replace(n)
 }
 

@@ -21,6 +21,7 @@ const (
 
 // diskRows are what can happen to disks that work, and to the power.
 func diskRows() []row {
+	images := plan{image: imageDisk, chunked: true, flags: []string{"--disk-reserve-bytes", "0"}}
 	return append([]row{
 		{name: "slow-disk-leader", attack: func(e *episode) { e.slowDisk(e.world.leader()) }},
 		{name: "slow-disk-follower", attack: func(e *episode) { e.slowDisk(e.follower()) }},
@@ -28,9 +29,10 @@ func diskRows() []row {
 		{name: "full-disk-reserve", plan: plan{image: smallDisk, flags: []string{"--disk-reserve-bytes", "20MiB"}}, attack: fullDiskReserve},
 		{name: "fsync-error-wal", attack: func(e *episode) { e.fsyncError("wal/*.wal") }},
 		{name: "fsync-error-history", attack: func(e *episode) { e.fsyncError("history.db") }},
-		{name: "power-cut-one", plan: plan{image: imageDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: func(e *episode) { e.powerCut(e.anyDB()) }},
-		{name: "power-cut-all", plan: plan{image: imageDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: func(e *episode) { e.powerCut(e.world.dbs...) }},
-		{name: "unplugged-disk", plan: plan{image: imageDisk, flags: []string{"--disk-reserve-bytes", "0"}}, attack: unpluggedDisk},
+		{name: "power-cut-one", plan: images, attack: func(e *episode) { e.powerCut(e.anyDB()) }},
+		{name: "power-cut-all", plan: images, attack: func(e *episode) { e.powerCut(e.world.dbs...) }},
+		{name: "power-cut-log-only", plan: images, attack: powerCutLogOnly},
+		{name: "unplugged-disk", plan: images, attack: unpluggedDisk},
 	}, damageRows()...)
 }
 
@@ -136,23 +138,11 @@ func newest(e *episode, glob string) string {
 	return slices.Max(names)
 }
 
-// powerCut loses whatever some nodes have not flushed, at a random moment, and
-// the nodes with it. They are stopped first: an fdatasync that is on its way when
-// ext4 is shut down may succeed although nothing was written (its extent could
-// not be converted any more, and so there is no transaction to wait for), and
-// nobody with power would be there to tell.
+// powerCut loses whatever some nodes have not flushed, at a random moment.
 func (e *episode) powerCut(victims ...*node) {
 	for round := range 2 {
 		e.pass(time.Duration(e.rng.Int64N(int64(300 * time.Millisecond))))
-		for _, v := range victims {
-			v.Signal(syscall.SIGSTOP)
-			v.disk.unplug()
-			v.Signal(syscall.SIGKILL)
-		}
-		kill(victims...)
-		for _, v := range victims {
-			v.disk.replug()
-		}
+		e.losePower(nil, victims...)
 		since := e.history.now()
 		for _, v := range victims {
 			v.Start()
@@ -161,19 +151,68 @@ func (e *episode) powerCut(victims ...*node) {
 	}
 }
 
+// losePower loses whatever nodes have not flushed, and the nodes with it. They
+// are stopped first: an fdatasync that is on its way when ext4 is shut down may
+// succeed although nothing was written (its extent could not be converted any
+// more, and so there is no transaction to wait for), and nobody with power would
+// be there to tell. Tracers have to end before those they hold can.
+func (e *episode) losePower(tracers []*tracer, victims ...*node) {
+	e.t.Helper()
+	for _, v := range victims {
+		v.halt(e.t, "RS")
+		v.disk.unplug()
+		v.Signal(syscall.SIGKILL)
+	}
+	for _, tr := range tracers {
+		tr.stop(syscall.SIGKILL)
+	}
+	kill(victims...)
+	for _, v := range victims {
+		v.disk.replug()
+	}
+}
+
+// logOnly is how many entries at least a power cut finds in the log alone.
+const logOnly = 20
+
+// powerCutLogOnly lets no database node finish a commit to history, while puts go
+// on being acknowledged, and then cuts the power of all of them. What was
+// acknowledged is in their logs and nowhere else.
+func powerCutLogOnly(e *episode) {
+	var tracers []*tracer
+	for _, d := range e.world.dbs {
+		tracers = append(tracers, tamper(e.t, d.PID(), fmt.Sprintf("delay_enter=%d", (4*clustertest.Patience).Microseconds()), filepath.Join(d.Dir, "history.db")))
+	}
+	e.progress(logOnly)
+	for _, d := range e.world.dbs {
+		clustertest.Eventually(e.t, d.Name+" has entries in its log alone", func() error {
+			s, err := d.Stats()
+			if err == nil && s.AppliedIndex < s.DurableIndex+logOnly {
+				err = fmt.Errorf("entry %d is applied, and history has entry %d", s.AppliedIndex, s.DurableIndex)
+			}
+			return err
+		})
+	}
+	e.losePower(tracers, e.world.dbs...)
+	since := e.history.now()
+	for _, d := range e.world.dbs {
+		d.Start()
+	}
+	e.writesBack("after a power cut that left the log alone", since, 2*backAfterHeal, e.world.dbs...)
+}
+
 // unpluggedDisk takes the disk from under a running node. It must notice by
-// itself and say so. No other node hears it meanwhile: see powerCut.
+// itself and say so. It stands still meanwhile, with no flush on its way: see
+// losePower. What the others send it waits to be written.
 func unpluggedDisk(e *episode) {
 	victim := e.anyDB()
-	for _, h := range e.world.net.hosts {
-		if h.name != victim.Name {
-			oneWay(hosts(victim)[0], h)
-		}
-	}
+	victim.halt(e.t, "RSD")
+	victim.frozen = true
+	e.progress(5)
 	since := e.history.now()
 	victim.disk.unplug()
+	victim.thaw()
 	e.ends(victim, "input/output error")
-	e.world.net.heal()
 	e.t.Logf("%s stopped %v after its disk was gone", victim.Name, e.history.now()-since)
 	e.writesBack("with a node stopped by its disk", since, backAfterKill, e.world.others(victim)...)
 	victim.disk.replug()

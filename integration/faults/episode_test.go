@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -35,7 +36,7 @@ type episode struct {
 	load    *load
 	dir     string // of logs and the history
 
-	replaced bool // a node that could not be trusted was
+	noticed bool // a node has ended because of its damaged files
 }
 
 // play runs one episode from an empty machine to an empty machine.
@@ -119,19 +120,23 @@ func (e *episode) follower() *node {
 	return rest[e.rng.IntN(len(rest))]
 }
 
-// tolerance is how much longer than promised a recovery may take here. Tests
-// share the machine, and the race detector slows every node down; the log has
-// the figures.
-const tolerance = 5
+// tolerated is how long something may take here of which so much is promised.
+// Tests share the machine, and the race detector slows every node down; the log
+// has the figures.
+func tolerated(promised time.Duration) time.Duration {
+	return time.Duration(run.tolerance * float64(promised))
+}
 
 // writesBack waits until every one of the nodes has acknowledged a put that
 // began after since, and logs how long that took from then on.
 func (e *episode) writesBack(after string, since, promised time.Duration, nodes ...*node) {
 	e.t.Helper()
 	stop := make(chan struct{})
+	var insisting sync.WaitGroup
+	defer insisting.Wait()
 	defer close(stop)
 	for _, n := range nodes {
-		go e.insist(n, stop)
+		insisting.Go(func() { e.insist(n, stop) })
 	}
 	for _, n := range nodes {
 		clustertest.Eventually(e.t, "writes through "+n.Name+" "+after, func() error {
@@ -143,7 +148,7 @@ func (e *episode) writesBack(after string, since, promised time.Duration, nodes 
 	}
 	took := e.history.now() - since
 	e.t.Logf("RECOVERY %s: writes back %s after %v (promised %v)", e.row.name, after, took.Round(time.Millisecond), promised)
-	if took > tolerance*promised {
+	if took > tolerated(promised) {
 		e.t.Errorf("%s: writes were back after %v; promised are %v", after, took, promised)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/internal/clustertest"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // load is many clients at once, each with its own share of the requests: two at
@@ -118,6 +119,14 @@ func (l *load) rest(ctx context.Context, rng *rand.Rand) bool {
 func (l *load) step(p *prober, rng *rand.Rand) {
 	ctx := l.requests
 	switch d := rng.IntN(100); {
+	case d < 4:
+		var keys []string
+		var values [][]byte
+		for range 1 + rng.IntN(10) {
+			key := l.keyToPut(rng)
+			keys, values = append(keys, key), append(values, l.value(p.who, key, rng))
+		}
+		p.batch(ctx, keys, values)
 	case d < 45:
 		key := l.keyToPut(rng)
 		p.put(ctx, key, l.value(p.who, key, rng), rng.IntN(4) == 0)
@@ -131,7 +140,11 @@ func (l *load) step(p *prober, rng *rand.Rand) {
 		for i := n / 100 * 100; i < n/100*100+100 && i < l.frontier.Load()+4; i++ {
 			candidates = append(candidates, keyNumber(i))
 		}
-		p.list(ctx, keyPrefix(n), candidates)
+		limit := 10_000
+		if rng.IntN(2) == 0 {
+			limit = 5 + rng.IntN(30)
+		}
+		p.list(ctx, keyPrefix(n), candidates, limit)
 	}
 }
 
@@ -156,6 +169,9 @@ func (l *load) value(who, key string, rng *rand.Rand) []byte {
 	}
 	text := fmt.Appendf(nil, "%s %d puts %s ", who, rng.Uint64(), key)
 	size := 1 + rng.IntN(max(l.e.world.plan.valueBytes, 2<<10))
+	if l.e.world.plan.chunked && rng.IntN(50) == 0 {
+		size = kvstore.ChunkBytes + 1 + rng.IntN(kvstore.ChunkBytes)
+	}
 	if size > len(text) {
 		text = append(text, bytes.Repeat(text, size/len(text))[:size-len(text)]...)
 	}
@@ -218,9 +234,9 @@ func (l *load) retriedGet(cl *client.Client, who, key string) {
 
 // failed counts a request that a retrying client gave up.
 func (l *load) failed(format string, args ...any) {
-	l.retries.Add(1)
 	text := fmt.Sprintf(format, args...)
 	l.lastFail.Store(&text)
+	l.retries.Add(1)
 }
 
 // stop ends the load and waits for the requests that are on their way.

@@ -10,7 +10,7 @@ import (
 // memberRows are what operators do to a cluster that works, or half of it.
 func memberRows() []row {
 	return []row{
-		{name: "leader-transfer", attack: leaderTransfer},
+		{name: "leader-transfer", plan: plan{chunked: true}, attack: leaderTransfer},
 		{name: "member-add", attack: memberAdd},
 		{name: "member-remove", attack: func(e *episode) { e.removeRunning(e.follower()) }},
 		{name: "member-remove-leader", attack: func(e *episode) { e.removeRunning(e.world.leader()) }},
@@ -29,9 +29,9 @@ func leaderTransfer(e *episode) {
 	for range moves {
 		to := e.follower()
 		since := e.history.now()
-		if err := cl.TransferLeader(clustertest.WithTimeout(e.t), to.Name); err != nil {
-			e.t.Errorf("transfer to %s: %v", to.Name, err)
-		}
+		clustertest.Eventually(e.t, "transfer to "+to.Name, func() error {
+			return cl.TransferLeader(clustertest.WithTimeout(e.t), to.Name) // refused while the leader has not heard of it
+		})
 		e.writesBack("after a transfer to "+to.Name, since, backAfterKill, e.world.dbs...)
 		e.pass(max(0, transferEvery-(e.history.now()-since)))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 // networkRows are what can happen to packets between nodes.
 func networkRows() []row {
 	return []row{
-		{name: "partition-leader", attack: func(e *episode) { e.isolate(e.world.leader()) }},
+		{name: "partition-leader", plan: plan{chunked: true}, attack: func(e *episode) { e.isolate(e.world.leader()) }},
 		{name: "partition-follower", attack: func(e *episode) { e.isolate(e.follower()) }},
 		{name: "partition-all", attack: partitionAll},
 		{name: "partition-bridge", plan: plan{databases: 5}, attack: partitionBridge},
@@ -154,17 +155,28 @@ func (e *episode) setEverywhere(n int) []string {
 	p := newProber("before", e.world.leader(), e.history, attemptPatience)
 	for i := range n {
 		key := fmt.Sprintf("everywhere/%d", i)
-		if status := p.put(context.Background(), key, []byte("value of "+key), false); status == http.StatusCreated {
-			keys = append(keys, key)
-		}
+		keys = append(keys, key)
+		clustertest.Eventually(e.t, key+" is set", func() error {
+			return answered(p.put(context.Background(), key, []byte("value of "+key), false), http.StatusCreated, http.StatusOK)
+		})
 	}
 	for _, d := range e.world.dbs {
-		p := newProber("before", d, e.history, clustertest.Patience)
+		p := newProber("before", d, e.history, attemptPatience)
 		for _, key := range keys {
-			e.mustFind(p, key)
+			clustertest.Eventually(e.t, d.Name+" has "+key, func() error {
+				return answered(p.get(context.Background(), key), http.StatusOK)
+			})
 		}
 	}
 	return keys
+}
+
+// answered is nil if a status is one of those wanted.
+func answered(status int, wanted ...int) error {
+	if !slices.Contains(wanted, status) {
+		return fmt.Errorf("it was answered %d", status)
+	}
+	return nil
 }
 
 func (e *episode) mustFind(p *prober, key string) {
@@ -176,7 +188,7 @@ func (e *episode) mustFind(p *prober, key string) {
 // minority asks a node without a majority: it still finds what it has, and it
 // never claims that a key is not set.
 func (e *episode) minority(n *node, set []string) {
-	p := newProber("minority", n, e.history, 2*attemptPatience)
+	p := newProber("minority", n, e.history, clustertest.Patience)
 	for _, key := range set {
 		e.mustFind(p, key)
 	}

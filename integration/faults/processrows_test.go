@@ -17,12 +17,12 @@ const (
 func processRows() []row {
 	return []row{
 		{name: "kill-follower", attack: killFollower},
-		{name: "kill-leader", attack: killLeader},
-		{name: "kill-all", attack: killAll},
+		{name: "kill-leader", plan: plan{chunked: true}, attack: killLeader},
+		{name: "kill-all", plan: plan{chunked: true}, attack: killAll},
 		{name: "kill-majority", attack: killMajority},
 		{name: "pause-follower", attack: pauseFollower},
-		{name: "pause-leader", attack: pauseLeader},
-		{name: "rolling-restart", attack: rollingRestart},
+		{name: "pause-leader", plan: plan{chunked: true}, attack: pauseLeader},
+		{name: "rolling-restart", plan: plan{chunked: true}, attack: rollingRestart},
 	}
 }
 
@@ -101,7 +101,7 @@ func rollingRestart(e *episode) {
 		if code := n.WaitFor(clustertest.Patience); code != 0 {
 			e.t.Errorf("%s ended with code %d; its log:\n%s", n.Name, code, n.Log())
 		}
-		if took := e.history.now() - began; took > tolerance*stopsWithin {
+		if took := e.history.now() - began; took > tolerated(stopsWithin) {
 			e.t.Errorf("%s took %v to stop in order, %v are promised", n.Name, took, stopsWithin)
 		}
 		n.Start()

@@ -19,7 +19,7 @@ func (e *episode) refuses(n *node, words ...string) {
 // ends waits for a node that must end by itself and say all words.
 func (e *episode) ends(n *node, words ...string) {
 	e.t.Helper()
-	if code := n.Wait(); code != 1 {
+	if code := n.WaitFor(2 * clustertest.Patience); code != 1 { // it may have to be asked to write first
 		e.t.Errorf("%s ended with code %d, want 1", n.Name, code)
 	}
 	for _, word := range words {

@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -151,30 +153,42 @@ func (p *prober) get(ctx context.Context, key string) int {
 	return a.status
 }
 
-// list reads the keys of a prefix, all on one page. Every key that it does not
-// name, of those that others may have set, was absent.
-func (p *prober) list(ctx context.Context, prefix string, candidates []string) {
-	call := int64(p.into.now())
-	a, err := p.send(ctx, http.MethodGet, "/keys?limit=10000&prefix="+url.QueryEscape(prefix), nil, nil)
-	back := int64(p.into.now())
-	if err != nil || a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests || a.status == http.StatusInternalServerError {
-		p.into.refused("list without an answer")
-		return
-	}
-	var page client.KeysPage
-	if err := json.Unmarshal(a.body, &page); a.status != http.StatusOK || err != nil || page.Next != "" {
-		p.into.strange("%s: list of %s was answered %d: %v, next page %q", p.who, prefix, a.status, err, page.Next)
-		return
-	}
-	listed := map[string]bool{}
-	for _, k := range page.Keys {
-		listed[k.Key] = true
-		p.into.add(p.node, checker.Op{Key: k.Key, Outcome: checker.Found, Seen: k.SHA256, Revision: k.Revision, Call: call, Return: back, Who: p.who + " list"})
-	}
-	for _, key := range candidates {
-		if !listed[key] {
-			p.into.add(p.node, checker.Op{Key: key, Outcome: checker.Absent, Call: call, Return: back, Who: p.who + " list"})
+// list reads the keys of a prefix, limit of them at a time. Every key that a page
+// does not name, of those that others may have set and that belong on it, was
+// absent while that page was asked for.
+func (p *prober) list(ctx context.Context, prefix string, candidates []string, limit int) {
+	slices.Sort(candidates)
+	last, after := "", "" // the newest key listed, and where the next page begins
+	for {
+		call := int64(p.into.now())
+		a, err := p.send(ctx, http.MethodGet, fmt.Sprintf("/keys?limit=%d&prefix=%s%s", limit, url.QueryEscape(prefix), after), nil, nil)
+		back := int64(p.into.now())
+		if err != nil || a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests || a.status == http.StatusInternalServerError {
+			p.into.refused("list without an answer")
+			return
 		}
+		var page client.KeysPage
+		if err := json.Unmarshal(a.body, &page); a.status != http.StatusOK || err != nil || len(page.Keys) > limit || len(page.Keys) == 0 && page.Next != "" {
+			p.into.strange("%s: list of %s was answered %d: %v, %d keys, next page %q", p.who, prefix, a.status, err, len(page.Keys), page.Next)
+			return
+		}
+		listed, from := map[string]bool{}, last
+		for _, k := range page.Keys {
+			if k.Key <= last || !strings.HasPrefix(k.Key, prefix) {
+				p.into.strange("%s: list of %s has %q after %q", p.who, prefix, k.Key, last)
+			}
+			last, listed[k.Key] = k.Key, true
+			p.into.add(p.node, checker.Op{Key: k.Key, Outcome: checker.Found, Seen: k.SHA256, Revision: k.Revision, Call: call, Return: back, Who: p.who + " list"})
+		}
+		for _, key := range candidates {
+			if key > from && (key < last || page.Next == "") && !listed[key] {
+				p.into.add(p.node, checker.Op{Key: key, Outcome: checker.Absent, Call: call, Return: back, Who: p.who + " list"})
+			}
+		}
+		if page.Next == "" {
+			return
+		}
+		after = "&after=" + url.QueryEscape(page.Next)
 	}
 }
 

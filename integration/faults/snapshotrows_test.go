@@ -22,7 +22,7 @@ const (
 
 // snapshotRows are what can happen while a member pulls what it lacks.
 func snapshotRows() []row {
-	p := plan{databases: 3, peerProxy: true, flags: []string{"--snapshot-log-bytes", "1MiB"}}
+	p := plan{databases: 3, peerProxy: true, chunked: true, flags: []string{"--snapshot-log-bytes", "1MiB"}}
 	return []row{
 		{name: "snapshot-lagging", plan: p, attack: func(e *episode) { e.lag(func(*node) {}) }},
 		{name: "snapshot-killed-receiver", plan: p, attack: func(e *episode) { e.lag(e.killReceiver) }},
@@ -37,7 +37,7 @@ func snapshotRows() []row {
 func (e *episode) lag(meanwhile func(*node)) {
 	away := e.follower()
 	kill(away)
-	e.bulk(e.world.leader(e.world.others(away)...))
+	e.bulk(e.world.others(away)...)
 	away.host.slow(pullRate)
 	since := e.history.now()
 	away.Start()
@@ -71,10 +71,12 @@ func (e *episode) pulls(n *node) {
 	})
 }
 
-// bulk puts much through one node, and waits until that has taken a snapshot of
-// nearly all of it and has let go of the log before.
-func (e *episode) bulk(through *node) {
+// bulk puts much through the leader of some nodes, and waits until each of them
+// has taken a snapshot of nearly all of it and has let go of the log before: any
+// may lead later.
+func (e *episode) bulk(nodes ...*node) {
 	e.t.Helper()
+	through := e.world.leader(nodes...)
 	p := newProber("bulk", through, e.history, clustertest.Patience)
 	value := make([]byte, bulkValue)
 	nearly := uint64(0)
@@ -93,12 +95,14 @@ func (e *episode) bulk(through *node) {
 			return nil
 		})
 	}
-	clustertest.Eventually(e.t, through.Name+" takes a snapshot", func() error {
-		if at := snapshotIndex(through); at < nearly {
-			return fmt.Errorf("its newest is at %d, not yet at %d", at, nearly)
-		}
-		return nil
-	})
+	for _, n := range nodes {
+		clustertest.Eventually(e.t, n.Name+" takes a snapshot", func() error {
+			if at := snapshotIndex(n); at < nearly {
+				return fmt.Errorf("its newest is at %d, not yet at %d", at, nearly)
+			}
+			return nil
+		})
+	}
 }
 
 // snapshotIndex is the log index of a node's newest snapshot, 0 without one.
@@ -147,7 +151,7 @@ func (e *episode) damagedBodies() (n int64) {
 // snapshotJoin lets a new member pull everything while the load goes on, killed
 // half-way.
 func snapshotJoin(e *episode) {
-	e.bulk(e.anyDB())
+	e.bulk(e.world.dbs...)
 	n := e.world.database("n4")
 	n.host.slow(pullRate)
 	e.join(n)

@@ -64,7 +64,12 @@ func tamper(t testing.TB, pid int, what, path string) *tracer {
 // end lets the process go on untouched.
 func (tr *tracer) end() {
 	tr.t.Helper()
-	_ = tr.cmd.Process.Signal(syscall.SIGINT)
+	tr.stop(syscall.SIGINT)
+}
+
+func (tr *tracer) stop(by syscall.Signal) {
+	tr.t.Helper()
+	_ = tr.cmd.Process.Signal(by)
 	done := make(chan error, 1)
 	go func() { done <- tr.cmd.Wait() }()
 	clustertest.Eventually(tr.t, "strace ends", func() error {

@@ -2,12 +2,13 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -16,7 +17,8 @@ import (
 // is read from every node and cache, and no client saw what cannot be.
 func (e *episode) verify() {
 	e.t.Helper()
-	revision, keys := e.sameHistory(), e.history.keys()
+	revision := e.sameHistory()
+	keys := e.history.keys()
 	for {
 		e.readEverything(slices.Sorted(maps.Keys(keys)))
 		again := e.sameHistory()
@@ -55,10 +57,11 @@ func (e *episode) sameHistory() uint64 {
 	revision, _ := clustertest.SameHistory(e.t, processes...)
 	digests := map[uint64]string{}
 	for _, d := range e.world.dbs {
-		s, err := d.Stats()
-		if err != nil {
-			e.t.Fatal(err)
-		}
+		var s client.Stats
+		clustertest.Eventually(e.t, "figures of "+d.Name, func() (err error) {
+			s, err = d.Stats()
+			return err
+		})
 		for _, c := range s.Checkpoints {
 			if known := digests[c.Revision]; known != "" && known != c.Digest {
 				e.t.Errorf("%s has another history at revision %d: %s, not %s", d.Name, c.Revision, c.Digest, known)
@@ -100,12 +103,14 @@ func (e *episode) readEverything(keys []string) {
 
 // readFinally reads a key until the node answers, which it must.
 func (e *episode) readFinally(p *prober, key string) {
-	status := 0
-	for range 20 {
-		status = p.get(context.Background(), key)
+	for deadline := e.history.now() + clustertest.Patience; ; e.pass(20 * time.Millisecond) {
+		status := p.get(context.Background(), key)
 		if status == http.StatusOK || status == http.StatusNotFound {
 			return
 		}
+		if e.history.now() > deadline {
+			e.history.strange("%s does not answer for key %s in the end: status %d", p.node, key, status)
+			return
+		}
 	}
-	e.history.strange("%s", fmt.Sprintf("%s does not answer for key %s in the end: status %d", p.node, key, status))
 }

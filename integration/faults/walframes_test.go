@@ -2,7 +2,7 @@ package faults
 
 import (
 	"encoding/binary"
-	"fmt"
+	"errors"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -41,16 +41,14 @@ func walFrames(dir string) ([]frame, error) {
 		if err != nil {
 			return nil, err
 		}
-		fs, err := framesOf(name, b)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, fs...)
+		all = append(all, framesOf(name, b)...)
 	}
 	return all, nil
 }
 
-func framesOf(name string, b []byte) (all []frame, err error) {
+// framesOf reads the records of one segment. It ends at what does not read: kill
+// -9 may have cut a write off.
+func framesOf(name string, b []byte) (all []frame) {
 	for off := int64(0); off+frameHeaderBytes <= int64(len(b)); {
 		size := int64(binary.LittleEndian.Uint64(b[off:]) & (1<<56 - 1))
 		if size == 0 {
@@ -58,16 +56,16 @@ func framesOf(name string, b []byte) (all []frame, err error) {
 		}
 		begin := off + frameHeaderBytes
 		if begin+size > int64(len(b)) {
-			return nil, fmt.Errorf("%s: the record at %d is longer than the file", name, off)
+			break
 		}
 		var r walpb.Record
 		if err := r.Unmarshal(b[begin : begin+size]); err != nil {
-			return nil, fmt.Errorf("%s: the record at %d: %w", name, off, err)
+			break
 		}
 		all = append(all, frame{file: name, off: off, end: begin + size, kind: r.Type, crc: r.Crc, data: r.Data})
 		off = begin + (size+7)/8*8
 	}
-	return all, nil
+	return all
 }
 
 // syncedFrames are those up to the last entry: what follows may be a commit
@@ -106,6 +104,15 @@ func nextFrame(all []frame, bytes int) ([]byte, error) {
 		body = append(body, make([]byte, pad)...)
 	}
 	return append(binary.LittleEndian.AppendUint64(nil, header), body...), nil
+}
+
+// zero writes zeros over all of a file from off on.
+func zero(path string, off int64) error {
+	about, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Truncate(path, off), os.Truncate(path, about.Size()))
 }
 
 // flip changes one bit of a file.

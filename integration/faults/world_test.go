@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ type plan struct {
 	flags      []string // of every database node
 	peerProxy  bool     // peers reach each other through proxies that can corrupt
 	valueBytes int      // of a value at most; 0: some kilobytes
+	chunked    bool     // some values are stored in chunks
 }
 
 // world is a cluster on a network and disks of its own.
@@ -125,6 +127,27 @@ func (n *node) peerURL() string {
 // freeze stops the process where it stands; thaw lets it go on.
 func (n *node) freeze() { n.Signal(syscall.SIGSTOP); n.frozen = true }
 func (n *node) thaw()   { n.Signal(syscall.SIGCONT); n.frozen = false }
+
+// halt stops the process and waits until no thread of it is in one of the states
+// of proc(5). With "RS" some may still be in the kernel, writing or flushing; they
+// stop before they return from there. With "RSD" there are none.
+func (n *node) halt(t testing.TB, states string) {
+	t.Helper()
+	n.Signal(syscall.SIGSTOP)
+	clustertest.Eventually(t, n.Name+" stands still", func() error {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", n.PID()))
+		for _, thread := range threads {
+			b, err := os.ReadFile(thread)
+			if err != nil {
+				continue // it has ended
+			}
+			if _, after, _ := strings.Cut(string(b), ") "); after != "" && strings.Contains(states, after[:1]) {
+				return fmt.Errorf("a thread is in state %s", after[:1])
+			}
+		}
+		return err
+	})
+}
 
 // start runs all nodes and waits until they are ready.
 func (w *world) start() {
