@@ -171,17 +171,23 @@ func (e *episode) useDamaged(n *node, path string) {
 		return nil
 	})
 	for key := range e.history.keys() {
-		if !n.Running() {
+		clustertest.Eventually(e.t, n.Name+" answers or ends", func() error {
+			status := p.get(context.Background(), key)
+			e.noticed = status == http.StatusInternalServerError || !n.Running()
+			if status == 0 && !e.noticed {
+				return errors.New("neither")
+			}
+			return nil
+		})
+		if e.noticed {
 			break
 		}
-		p.get(context.Background(), key)
 	}
-	kill(n)
-	if killed := -1; n.Wait() == killed {
-		e.t.Logf("%s has run on: the damage is where nobody looked", n.Name)
-	} else {
+	if e.noticed {
 		e.ends(n, path)
-		e.noticed = true
+	} else {
+		e.t.Logf("%s runs on: the damage is where nobody looks", n.Name)
+		kill(n)
 	}
 	e.replace(n)
 }

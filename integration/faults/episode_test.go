@@ -36,7 +36,7 @@ type episode struct {
 	load    *load
 	dir     string // of logs and the history
 
-	noticed bool // a node has ended because of its damaged files
+	noticed bool // a node ends because of its damaged files
 }
 
 // play runs one episode from an empty machine to an empty machine.

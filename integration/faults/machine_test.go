@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -44,7 +43,7 @@ func needsMachine(t *testing.T) {
 }
 
 // commandPatience bounds every command an episode runs.
-const commandPatience = 30 * time.Second
+const commandPatience = clustertest.Patience
 
 // command runs one command to its end.
 func command(input string, args ...string) error {
