@@ -83,10 +83,10 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
+	for deadline := time.Now().Add(patience); !ok(); <-tick.C {
 		if time.Now().After(deadline) {
 			var stacks [1 << 16]byte
-			t.Fatalf("not within 30 s: %s\n%s", what, stacks[:runtime.Stack(stacks[:], true)])
+			t.Fatalf("not within %v: %s\n%s", patience, what, stacks[:runtime.Stack(stacks[:], true)])
 		}
 	}
 }
@@ -318,7 +318,7 @@ func TestBatch_SameKey(t *testing.T) {
 }
 
 func TestBatch_Errors(t *testing.T) {
-	n := newBatchNode(t, func(c *DatabaseConfig) { c.AnswerTimeout = 50 * time.Millisecond; c.MaxValueBytes = 3 })
+	n := newBatchNode(t, func(c *DatabaseConfig) { c.AnswerTimeout = 2 * time.Second; c.MaxValueBytes = 3 })
 	var tries atomic.Int64
 	n.put = func(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error) {
 		switch r.Key {
@@ -519,7 +519,7 @@ func TestBatch_ClientGoes(t *testing.T) {
 
 // TestBatch_Silent: a client that sends nothing more is told so.
 func TestBatch_Silent(t *testing.T) {
-	n := newBatchNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout = 300 * time.Millisecond })
+	n := newBatchNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout = 2 * time.Second })
 	conn := n.open()
 	chunk(conn, doc("a", "v")+`{"key":"b",`)
 	text, _ := io.ReadAll(n.answerOn(conn))

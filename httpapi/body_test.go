@@ -11,7 +11,8 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-const idleForTest = 200 * time.Millisecond
+// idleForTest is long enough for a machine that stands still for a moment.
+const idleForTest = time.Second
 
 func shortIdle(c *DatabaseConfig) { c.BodyIdleTimeout = idleForTest }
 
@@ -74,7 +75,7 @@ func TestBody_Stalled(t *testing.T) {
 // TestBody_Slow: a body may take many times the idle time, and the time for an
 // answer, as long as it moves.
 func TestBody_Slow(t *testing.T) {
-	n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.AnswerTimeout = idleForTest, idleForTest/8 })
+	n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.AnswerTimeout = idleForTest, 2*idleForTest })
 	conn := n.dial()
 	defer conn.Close()
 	const pieces = 12
@@ -106,7 +107,7 @@ func TestBody_RefusedAndStalled(t *testing.T) {
 // answer that takes longer still arrives.
 func TestBody_WaitBeyondIdle(t *testing.T) {
 	n := newNode(t, func(c *DatabaseConfig) {
-		c.BodyIdleTimeout, c.AnswerTimeout = 50*time.Millisecond, 400*time.Millisecond
+		c.BodyIdleTimeout, c.AnswerTimeout = 500*time.Millisecond, 2*time.Second
 	})
 	n.db.block = true
 	start := time.Now()
@@ -114,7 +115,7 @@ func TestBody_WaitBeyondIdle(t *testing.T) {
 	if p.Type != client.ProblemOutcomeUnknown {
 		t.Errorf("type %q", p.Type)
 	}
-	if took := time.Since(start); took < 400*time.Millisecond {
+	if took := time.Since(start); took < 2*time.Second {
 		t.Errorf("the request ended after %v: the body's deadline took it", took)
 	}
 	n.db.block = false
@@ -193,7 +194,7 @@ func TestBody_StalledReader(t *testing.T) {
 		io.WriteString(conn, "GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Errorf("inlineMax %d: the handler still waits for the client", inlineMax)
 		}
 	}

@@ -34,7 +34,7 @@ type stream struct {
 // open begins a stream; header lines are "Name: value".
 func (n *node) open(t *testing.T, target string, header ...string) *stream {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.url+target, nil)
 	if err != nil {
@@ -340,7 +340,7 @@ func TestChanges_ServerStops(t *testing.T) {
 		open = append(open, n.open(t, "/changes?follow=true"))
 	}
 	close(closing)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
 		t.Errorf("the server does not stop: %v", err)
@@ -384,7 +384,7 @@ func TestChanges_StreamsAreLimited(t *testing.T) {
 	s := n.open(t, "/changes?follow=true")
 	wantHeader(t, want(t, n.get("/changes"), 429), "Retry-After", "1")
 	s.resp.Body.Close()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -454,7 +454,7 @@ func TestChanges_StuckFollowerIsDropped(t *testing.T) {
 	}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	for n.get("/changes?limit=1").status != 200 {
 		select {
@@ -470,7 +470,7 @@ func TestChanges_StuckFollowerIsDropped(t *testing.T) {
 }
 
 func TestChanges_LargeValuesShareMemory(t *testing.T) {
-	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 5 << 20 })
+	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight, c.AnswerTimeout = 5<<20, patience })
 	value := strings.Repeat("x", 1<<20)
 	for i := range 8 {
 		h.set(fmt.Sprint("k", i), "", value)

@@ -44,7 +44,7 @@ func (f *fakeTraffic) wantEnded(t *testing.T, line string) {
 	t.Helper()
 	select {
 	case <-f.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("nothing ended, want %s", line)
 	}
 	f.mu.Lock()
