@@ -194,18 +194,19 @@ func TestClient_PutAll_ResendsElsewhere(t *testing.T) {
 // Results come while the next item is not there yet, and a slow source keeps
 // the stream.
 func TestClient_PutAll_FullDuplex(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := newBatchStore()
 	u, requests := endpoint(t, s.serve(nil))
 	c, _ := newClient(t, u)
-	c.idleTimeout = 20 * time.Millisecond
+	c.idleTimeout = 2 * time.Second // of which a loaded machine may take a part for each result
 	next := make(chan struct{}, 1)
 	next <- struct{}{}
 	n := 0
 	for r, err := range c.PutAll(within(t, time.Minute), func(yield func(PutItem) bool) {
 		for i := range 20 {
 			<-next // only after the result of the one before
-			if i%7 == 6 {
-				<-time.After(60 * time.Millisecond) // longer than the idle timeout
+			if i == 6 {
+				<-time.After(5 * time.Second) // longer than the idle timeout
 			}
 			if !yield(PutItem{Key: fmt.Sprint("k", i)}) {
 				return
@@ -233,7 +234,7 @@ func TestClient_PutAll_HungEndpoint(t *testing.T) {
 	})
 	good, _ := endpoint(t, s.serve(nil))
 	c, _ := newClient(t, hung, good)
-	c.idleTimeout = 20 * time.Millisecond
+	c.idleTimeout = 500 * time.Millisecond
 	if results := putAll(t, c, items(10)); len(results) != 10 || !results[0].Resent {
 		t.Errorf("%+v", results)
 	}
