@@ -406,7 +406,7 @@ func (p *pattern) Read(b []byte) (int, error) {
 }
 
 func TestDB_Put_ManyAtOnce(t *testing.T) {
-	db, s, _ := newTestDB(t, DBConfig{InFlightBytes: 3 << 20, InFlightWait: 20 * time.Second})
+	db, s, _ := newTestDB(t, DBConfig{InFlightBytes: 3 << 20, InFlightWait: patience})
 	stop := startRun(t, s)
 	defer stop()
 	const writers, keys = 8, 6

@@ -231,7 +231,7 @@ func follow(t *testing.T, s *Store, m *model) {
 		}
 		select {
 		case <-s.Advanced(at):
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Errorf("nobody said that there is more than revision %d", at)
 			return
 		}
