@@ -221,7 +221,7 @@ func TestBatch_Interactive(t *testing.T) {
 		if c != exitFailed {
 			t.Fatalf("exit code %d", c)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the command does not end while its input is open")
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/Focinfi/oncekv/client"
@@ -18,7 +19,11 @@ func TestCompletion_MemberNames(t *testing.T) {
 		f.members = client.Members{Members: []client.Member{{Name: "n1", Role: client.RoleLeader}, {Name: "n2", Role: client.RoleFollower}}}
 	})
 	for _, sub := range []string{"remove", "promote", "leader"} {
-		f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone).wantStdout(t, "n1\tleader", "n2\tfollower")
+		r := f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone)
+		for try := 1; try < 20 && !strings.Contains(r.stdout, "n1"); try++ { // it waits half a second for the cluster, no more
+			r = f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone)
+		}
+		r.wantStdout(t, "n1\tleader", "n2\tfollower")
 	}
 	f.Close()
 	f.command(t, nil, "__complete", "members", "remove", "").want(t, exitDone)

@@ -43,7 +43,7 @@ func TestSupervise_ContextEnds(t *testing.T) {
 	if err := quietApp().supervise(ctx, namedNode{"a", a}, namedNode{"b", b}); err != nil {
 		t.Fatal(err)
 	}
-	if !a.closed || !b.closed || a.limit <= 3*time.Second || a.limit > 4*time.Second {
+	if !a.closed || !b.closed || a.limit <= time.Second || a.limit > 4*time.Second {
 		t.Fatalf("closed %t and %t, within %s", a.closed, b.closed, a.limit)
 	}
 }
