@@ -113,7 +113,7 @@ func watching(t *testing.T, cfg WatchConfig) *Watch {
 // await returns the first state that fits.
 func await(t *testing.T, w *Watch, what string, fits func(*State) bool) *State {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(2 * time.Minute)
 	for number := uint64(0); ; {
 		if s := w.State(); fits(s) {
 			return s

@@ -21,7 +21,7 @@ func startOne(t *testing.T) *Database {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	put := make(chan int)
 	errs := make(chan error, 64)

@@ -53,7 +53,7 @@ func TestCluster_Lists(t *testing.T) {
 	if err := c.DBs[2].Close(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > closeMax {
 		t.Errorf("a node with a follower took %v to stop", took)
 	}
 	for follower.Scan() && !strings.Contains(follower.Text(), `"event":"end"`) { // heartbeats
@@ -65,7 +65,7 @@ func TestCluster_Lists(t *testing.T) {
 	if err := c.Caches[0].Close(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > closeMax {
 		t.Errorf("a cache node with a follower took %v to stop", took)
 	}
 }

@@ -55,6 +55,10 @@ func TestCluster_PutOnce_ReadEverywhere(t *testing.T) {
 	}
 }
 
+// closeMax is how long a node may take to stop: many times what it promises on a
+// machine of its own, and far less than what it would wait for ever for.
+const closeMax = 30 * time.Second
+
 // Nodes that stop one after the other, the last ones without a leader, each
 // take no longer than a process may.
 func TestDatabase_Close_StaysInItsTime(t *testing.T) {
@@ -84,9 +88,11 @@ func TestDatabase_Close_StaysInItsTime(t *testing.T) {
 			t.Errorf("%s: %v", d.Name(), err)
 		}
 		cancel()
-		if took := time.Since(start); took > 4*time.Second {
+		took := time.Since(start)
+		if took > closeMax {
 			t.Errorf("%s took %v to close", d.Name(), took)
 		}
+		t.Logf("%s closed in %v", d.Name(), took)
 		select {
 		case <-d.Done():
 		default:
