@@ -199,11 +199,11 @@ func TestBrowser_Fluency(t *testing.T) {
 	t.Logf("each update: script %s ms, all work with scrolling %s ms", spread(script), spread(work))
 	t.Logf("%d frames: %s ms; %d tasks over 50 ms: %s ms", len(frames), spread(frames), len(long), spread(long))
 	t.Logf("heap %.1f MB, grown by %.2f MB in %d updates", heap/1e6, grown/1e6, updates*3/4)
-	if median := script[len(script)/2]; median > 200 {
-		t.Errorf("an update takes %.0f ms of scripting; want 200 at most", median)
+	if median := script[len(script)/2]; median > 400 { // on a machine of its own about 20; 500 would be all of the time
+		t.Errorf("an update takes %.0f ms of scripting; want 400 at most", median)
 	}
-	if median := frames[len(frames)/2]; median > 100 {
-		t.Errorf("a frame takes %.0f ms while scrolling; want 100 at most", median)
+	if median := frames[len(frames)/2]; median > 250 {
+		t.Errorf("a frame takes %.0f ms while scrolling; want 250 at most", median)
 	}
 	if grown > 3e6 {
 		t.Errorf("the heap grows by %.2f MB in %d updates", grown/1e6, updates*3/4)

@@ -35,12 +35,14 @@ func TestFollow_NodeKilledAndReplaced(t *testing.T) {
 	go func() { put <- putNumbered(clustertest.Client(t, p.DBs[0].URL()), changes) }()
 	sees := func(n uint64) {
 		t.Helper()
-		clustertest.Eventually(t, fmt.Sprintf("revision %d", n), func() error {
-			if at := seen.Load(); at < n {
-				return fmt.Errorf("it is at %d", at)
-			}
-			return nil
-		})
+		for at := seen.Load(); at < n; at = seen.Load() { // as long as it takes, if it goes on
+			clustertest.Eventually(t, fmt.Sprintf("a revision after %d, on the way to %d", at, n), func() error {
+				if seen.Load() == at {
+					return errors.New("it stands still")
+				}
+				return nil
+			})
+		}
 	}
 
 	sees(uint64(changes) / 10)
@@ -100,7 +102,7 @@ func putNumbered(cl *client.Client, n int) error {
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*clustertest.Patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*clustertest.Patience)
 	defer cancel()
 	for r, err := range cl.PutAll(ctx, iter.Seq[client.PutItem](items)) {
 		if err = errors.Join(err, r.Err); err != nil {
