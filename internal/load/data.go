@@ -1,0 +1,95 @@
+package load
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+)
+
+// keyTail is how many characters at a key's end make it unique.
+const keyTail = 16
+
+// blockBytes is how many places there are at which a value can begin.
+const blockBytes = 1 << 20
+
+// DataVersion is raised when the same DataConfig begins to mean other keys or
+// values: stores may be full of those that it has meant before.
+const DataVersion = 1
+
+// DataConfig describes keys and values. The same description is the same data.
+type DataConfig struct {
+	Prefix    string // of all keys
+	Seed      uint64
+	KeySize   Size // at least KeySizeMin(Prefix)
+	ValueSize Size
+	Ordered   bool // key n+1 comes after key n; else they are scattered
+}
+
+// KeySizeMin is the least size of keys with the prefix.
+func KeySizeMin(prefix string) int64 { return int64(len(prefix)) + keyTail }
+
+// Data is a sequence of keys and values that are computed from their numbers. It
+// does not change, and may be shared.
+//
+// A value is a piece of one random text: letters and digits, so that it is the
+// same in JSON and in bytes, and compresses to three quarters at best.
+type Data struct {
+	cfg   DataConfig
+	first uint64 // what the number of key 0 is made of
+	fill  string
+	block []byte
+}
+
+// NewData returns an error when the keys do not fit into their size.
+func NewData(cfg DataConfig) (*Data, error) {
+	if least := KeySizeMin(cfg.Prefix); cfg.KeySize.Min < least {
+		return nil, fmt.Errorf("keys of %d bytes are too short: the prefix and the number take %d", cfg.KeySize.Min, least)
+	}
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_."
+	random := rand.New(rand.NewPCG(cfg.Seed, 0))
+	d := &Data{cfg: cfg, first: scatter(cfg.Seed), block: make([]byte, blockBytes+cfg.ValueSize.Max)}
+	for i := range d.block {
+		d.block[i] = letters[random.Uint64()>>58]
+	}
+	d.fill = strings.Repeat("k", int(cfg.KeySize.Max-KeySizeMin(cfg.Prefix)))
+	return d, nil
+}
+
+// Key is the n-th key. Different n have different keys.
+func (d *Data) Key(n uint64) string {
+	const hex = "0123456789abcdef"
+	number := n
+	if !d.cfg.Ordered {
+		number = scatter(n + d.first)
+	}
+	var tail [keyTail]byte
+	for i := range tail {
+		tail[keyTail-1-i] = hex[number>>(4*i)&15]
+	}
+	fill := d.cfg.KeySize.at(d.bits(n, 1)) - KeySizeMin(d.cfg.Prefix)
+	return d.cfg.Prefix + d.fill[:fill] + string(tail[:])
+}
+
+// Value is the n-th value. It must not be written to.
+func (d *Data) Value(n uint64) []byte {
+	from := d.bits(n, 2) % blockBytes
+	return d.block[from:][:d.cfg.ValueSize.at(d.bits(n, 3))]
+}
+
+// Item is the n-th key with its value.
+func (d *Data) Item(n uint64) Item { return Item{Key: d.Key(n), Value: d.Value(n)} }
+
+// bits are 64 random bits of the n-th key, others for each purpose.
+func (d *Data) bits(n, purpose uint64) uint64 {
+	return scatter(scatter(n+d.first) ^ purpose<<56)
+}
+
+// scatter maps different numbers to different numbers that look random: the last
+// step of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+// generators", 2014).
+func scatter(n uint64) uint64 {
+	n += 0x9e3779b97f4a7c15
+	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
+	n = (n ^ n>>27) * 0x94d049bb133111eb
+	return n ^ n>>31
+}
