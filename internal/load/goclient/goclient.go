@@ -1,0 +1,141 @@
+// Package goclient sends the requests of package load through the Go client, as a
+// program that uses it would: with its retries, put ids and digests. What is
+// measured is how long a Put or Get takes, however many tries that was.
+//
+// Callers may share one client, which is safe for concurrent use. A caller itself
+// belongs to one goroutine.
+package goclient
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"iter"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/load"
+)
+
+// Caller is a load.Caller.
+type Caller struct {
+	client *client.Client
+	value  bytes.Buffer
+}
+
+// New returns a caller that uses c.
+func New(c *client.Client) *Caller { return &Caller{client: c} }
+
+// Close does nothing: the client needs no closing.
+func (c *Caller) Close() error { return nil }
+
+// Call carries out r.
+func (c *Caller) Call(ctx context.Context, r *load.Request, t *load.Tally) error {
+	var err error
+	switch r.Kind {
+	case load.Put:
+		err = c.put(ctx, r, t)
+	case load.Batch:
+		err = c.batch(ctx, r, t)
+	default:
+		err = c.get(ctx, r, t)
+	}
+	if err != nil {
+		return failure(err)
+	}
+	return nil
+}
+
+func (c *Caller) put(ctx context.Context, r *load.Request, t *load.Tally) error {
+	answer, err := c.client.PutBytes(ctx, r.Key, r.Value, client.PutOptions{})
+	switch {
+	case errors.Is(err, client.ErrConflict):
+		t[load.Conflict]++
+	case err != nil:
+		return err
+	case answer.Created:
+		t[load.Created]++
+	default:
+		t[load.Unchanged]++
+	}
+	return nil
+}
+
+func (c *Caller) get(ctx context.Context, r *load.Request, t *load.Tally) error {
+	obj, err := c.client.Get(ctx, r.Key, client.GetOptions{})
+	if r.Kind == load.Absent && errors.Is(err, client.ErrNotFound) {
+		t[load.NotFound]++
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c.value.Reset()
+	_, err = io.Copy(&c.value, obj.Body)
+	if err := errors.Join(err, obj.Body.Close()); err != nil {
+		return err
+	}
+	t[load.Found]++
+	if r.Kind == load.Get && !bytes.Equal(c.value.Bytes(), r.Value) {
+		return load.ErrWrongValue
+	}
+	return nil
+}
+
+func (c *Caller) batch(ctx context.Context, r *load.Request, t *load.Tally) error {
+	var failed error
+	for result, err := range c.client.PutAll(ctx, puts(r.Items)) {
+		if err != nil {
+			return err
+		}
+		switch result.Status {
+		case client.BatchCreated:
+			t[load.Created]++
+		case client.BatchUnchanged:
+			t[load.Unchanged]++
+		case client.BatchConflict:
+			t[load.Conflict]++
+		default:
+			failed = result.Err
+		}
+	}
+	return failed
+}
+
+func puts(items []load.Item) iter.Seq[client.PutItem] {
+	return func(yield func(client.PutItem) bool) {
+		for _, i := range items {
+			if !yield(client.PutItem{Key: i.Key, Value: i.Value}) {
+				return
+			}
+		}
+	}
+}
+
+// kindsOfErrors are told apart in the figures.
+var kindsOfErrors = []struct {
+	is   error
+	kind string
+}{
+	{client.ErrOutcomeUnknown, "outcome unknown"},
+	{client.ErrOverloaded, "overloaded"},
+	{client.ErrUnavailable, "unavailable"},
+	{client.ErrNotFound, "not found"},
+	{client.ErrDiskReserve, "disk reserve"},
+	{client.ErrDigestMismatch, "wrong value"},
+	{client.ErrTooLarge, "too large"},
+	{client.ErrInvalid, "invalid"},
+}
+
+func failure(err error) error {
+	var known *load.Failure
+	if errors.As(err, &known) {
+		return err
+	}
+	for _, k := range kindsOfErrors {
+		if errors.Is(err, k.is) {
+			return &load.Failure{Kind: k.kind, Err: err}
+		}
+	}
+	return &load.Failure{Kind: "other", Err: err}
+}
