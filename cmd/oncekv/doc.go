@@ -13,7 +13,8 @@
 //	oncekv import DIR              set one key for every file below DIR
 //	oncekv members                 list and change the database nodes
 //	oncekv stats                   show the figures of all nodes
-//	oncekv bench [put|get]         measure puts or gets
+//	oncekv bench [put|get|absent|batch|mixed]
+//	                               measure how many requests are answered, and how fast
 //	oncekv completion SHELL        write the shell's completion script
 //	oncekv version
 //

@@ -99,7 +99,7 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 	}
 	size := int64(len(v.body))
 	lost := client.Problem{Detail: fmt.Sprintf("key %q is set to other bytes", key), Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
-	won := v.putID == id
+	won := !found || id != "" && v.putID == id
 	switch {
 	case r.Header.Get("If-None-Match") == "*" && !won:
 		lost.Status = http.StatusPreconditionFailed

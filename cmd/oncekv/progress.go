@@ -8,7 +8,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// progress shows on a terminal how many bytes of many are done. The nil
+// progress shows on a terminal how much of many bytes, or steps, is done. The nil
 // progress shows nothing. It is safe for concurrent use.
 type progress struct {
 	bar  *progressbar.ProgressBar
@@ -25,21 +25,38 @@ func (a *app) progress(what string, total int64) *progress {
 	return newProgress(a.stderr, what, total)
 }
 
+// steps is progress for what is not bytes.
+func (a *app) steps(what string, total int64) *progress {
+	if !isTerminal(a.stderr) {
+		return nil
+	}
+	return newBar(a.stderr, what, total)
+}
+
 func newProgress(w io.Writer, what string, total int64) *progress {
-	return &progress{bar: progressbar.NewOptions64(total,
+	return newBar(w, what, total, progressbar.OptionShowBytes(true), progressbar.OptionUseIECUnits(true))
+}
+
+func newBar(w io.Writer, what string, total int64, more ...progressbar.Option) *progress {
+	return &progress{bar: progressbar.NewOptions64(total, append(more,
 		progressbar.OptionSetWriter(w),
 		progressbar.OptionSetDescription(what),
-		progressbar.OptionShowBytes(true),
-		progressbar.OptionUseIECUnits(true),
 		progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionFullWidth(),
 		progressbar.OptionClearOnFinish(),
-	)}
+	)...)}
 }
 
 func (p *progress) add(n int64) {
 	if p != nil {
 		p.bar.Add64(n)
+	}
+}
+
+// say replaces the words before the bar.
+func (p *progress) say(what string) {
+	if p != nil {
+		p.bar.Describe(what)
 	}
 }
 

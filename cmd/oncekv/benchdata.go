@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/load"
+)
+
+// dataSet sees to it that the keys which a measurement reads are set. That some
+// number of them is, is noted in a key of its own, which then holds for ever: the
+// next run looks for the highest of these marks and sets what is missing.
+type dataSet struct {
+	client *client.Client
+	data   *load.Data
+	prefix string
+	keys   uint64
+}
+
+const (
+	dataStreams   = 4         // at the same time
+	dataMarkEvery = 1_000_000 // keys
+)
+
+func (d *dataSet) marks() string { return d.prefix + "loaded/" }
+
+func (d *dataSet) load(ctx context.Context, a *app) error {
+	from, err := d.loaded(ctx)
+	if err != nil || from >= d.keys {
+		return err
+	}
+	fmt.Fprintf(a.stderr, "setting %d keys %s…\n", d.keys-from, d.prefix)
+	bar := a.steps("set", int64(d.keys-from))
+	defer bar.finish()
+	for from < d.keys {
+		to := min(from+dataMarkEvery, d.keys)
+		if err := d.put(ctx, from, to, bar); err != nil {
+			return fmt.Errorf("set the keys to read: %w", err)
+		}
+		mark := fmt.Sprintf("%s%016d", d.marks(), to)
+		if _, err := d.client.PutBytes(ctx, mark, []byte("keys below this number are set\n"), client.PutOptions{ContentType: "text/plain"}); err != nil {
+			return fmt.Errorf("note that the keys to read are set: %w", err)
+		}
+		from = to
+	}
+	return nil
+}
+
+// loaded is how many keys are known to be set.
+func (d *dataSet) loaded(ctx context.Context) (n uint64, err error) {
+	for record, err := range d.client.Keys(ctx, client.KeysOptions{Prefix: d.marks()}) {
+		if err != nil {
+			return 0, fmt.Errorf("look for the keys to read: %w", err)
+		}
+		mark, err := strconv.ParseUint(strings.TrimPrefix(record.Key, d.marks()), 10, 64)
+		if err == nil { // else it is somebody else's
+			n = max(n, mark)
+		}
+	}
+	return n, nil
+}
+
+// put sets the keys from from up to to, in several streams.
+func (d *dataSet) put(ctx context.Context, from, to uint64, bar *progress) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var streams sync.WaitGroup
+	for s := range uint64(dataStreams) {
+		streams.Go(func() {
+			for r, err := range d.client.PutAll(ctx, d.items(from+s, to)) {
+				if err == nil {
+					err = r.Err
+				}
+				if err != nil {
+					cancel(err)
+					return
+				}
+				bar.add(1)
+			}
+		})
+	}
+	streams.Wait()
+	return context.Cause(ctx)
+}
+
+// items are those of one stream.
+func (d *dataSet) items(from, to uint64) iter.Seq[client.PutItem] {
+	return func(yield func(client.PutItem) bool) {
+		for n := from; n < to; n += dataStreams {
+			if item := d.data.Item(n); !yield(client.PutItem{Key: item.Key, Value: item.Value}) {
+				return
+			}
+		}
+	}
+}
