@@ -1,0 +1,9 @@
+package main
+
+import "syscall"
+
+// diesWithUs makes the kernel kill a server when this program dies, even of
+// kill -9.
+func diesWithUs() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+}

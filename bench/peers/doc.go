@@ -1,0 +1,21 @@
+// Peers measures oncekv beside etcd and NATS JetStream on this machine: three
+// nodes of each on loopback, with data on disk, driven by the same loader through
+// each one's own Go client, one after the other in every round; and beside the
+// least that an HTTP server in Go can do (package ceiling).
+//
+//	cd bench/peers && go run .
+//
+// Ratios are taken inside each round, because absolute figures move with the hour;
+// what is printed is the median over the rounds. docs/benchmarks.md has the method.
+//
+// It is a module of its own, so that the product's go.mod does not have to list
+// what the peers need.
+//
+// # Caveats
+//
+//   - All nodes and the loader share one machine. An idle system costs the others
+//     a little, with its heartbeats.
+//   - A peer's Get may promise less: NATS answers from any replica; so does etcd
+//     when it is asked serializably. A value that oncekv finds is right anywhere.
+//   - Keys stay set, so a later round has a larger store. This is the same for all.
+package main

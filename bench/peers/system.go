@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A system is what is measured: its processes, and what it can be asked to do.
+type system struct {
+	name  string
+	nodes []*process
+	tasks map[string]task // by the name of the case
+	close func()          // of its clients; nil: there are none
+	url   string          // of its first node, if that speaks HTTP
+}
+
+// task is one case of a system.
+type task struct {
+	workers int // 0: as many as the setting says
+	open    opener
+}
+
+// opener makes the operation of one worker of a round, and what closes it.
+type opener func(ctx context.Context, s session, worker int) (operation, func(), error)
+
+// session is one round of one case.
+type session struct {
+	tag   uint16 // no two sessions have the same
+	value []byte
+	set   []string // keys that are set in every system
+
+	given func() string // the keys to put, for setting up; nil: fresh ones
+}
+
+// stop ends everything of the system.
+func (s *system) stop() {
+	if s.close != nil {
+		s.close()
+	}
+	for _, p := range s.nodes {
+		p.stop()
+	}
+}
+
+// residentBytes is the memory of its largest node.
+func (s *system) residentBytes() int64 {
+	var most int64
+	for _, p := range s.nodes {
+		most = max(most, p.residentBytes())
+	}
+	return most
+}
+
+// keyBytes is the length of all keys.
+const keyBytes = 32
+
+// key is the n-th key of a worker in a session: unlike all others, and not in
+// order.
+func (s session) key(worker int, n uint32) string {
+	own := uint64(s.tag)<<48 | uint64(uint16(worker))<<32 | uint64(n)
+	return fmt.Sprintf("%016x%016x", scatter(own), own)
+}
+
+// scatter is the finalizer of splitmix64, by Steele, Lea and Flood.
+func scatter(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// fresh returns keys of a worker, one after the other.
+func (s session) fresh(worker int) func() string {
+	if s.given != nil {
+		return s.given
+	}
+	var n uint32
+	return func() string {
+		n++
+		return s.key(worker, n)
+	}
+}
+
+// known returns keys that are set, at random.
+func (s session) known() func() string {
+	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+	return func() string { return s.set[random.IntN(len(s.set))] }
+}
+
+// program is what a system runs.
+type program struct {
+	pkg string
+	dir string // of the module to build in; empty: this one
+}
+
+// build makes the program in dir and returns its path.
+func (p program) build(ctx context.Context, dir, name string) (string, error) {
+	path := filepath.Join(dir, name)
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, p.pkg)
+	cmd.Dir = p.dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w\n%s", p.pkg, err, out)
+	}
+	return path, nil
+}
+
+// productDir is where the module of oncekv is, which is built by its own go.mod.
+func productDir(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/Focinfi/oncekv").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module of oncekv (run this in bench/peers): %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+// place is where a system is started.
+type place struct {
+	bin     string // directory of built programs
+	dir     string // of the system's data
+	clients int    // clients of each system; workers share them
+}
+
+// starter begins a system.
+type starter struct {
+	name  string
+	start func(ctx context.Context, p place) (*system, error)
+}
+
+var starters = []starter{{"ceiling", startCeiling}, {"oncekv", startOncekv}, {"etcd", startEtcd}, {"nats", startNATS}}
+
+// startAll starts the named systems. What was started is returned with an error too.
+func startAll(ctx context.Context, dir string, clients int, names []string) ([]*system, error) {
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		return nil, err
+	}
+	var all []*system
+	for _, s := range starters {
+		if !slices.Contains(names, s.name) {
+			continue
+		}
+		at := place{bin: bin, dir: filepath.Join(dir, s.name), clients: clients}
+		if err := os.Mkdir(at.dir, 0o700); err != nil {
+			return all, err
+		}
+		fmt.Fprintf(os.Stderr, "building and starting %s\n", s.name)
+		sys, err := s.start(ctx, at)
+		if sys != nil {
+			all = append(all, sys)
+		}
+		if err != nil {
+			return all, fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	return all, nil
+}
+
+// run starts one more node of the system.
+func (s *system) run(dir, name, path string, args ...string) error {
+	p, err := startProcess(dir, name, path, args...)
+	if err != nil {
+		return err
+	}
+	s.nodes = append(s.nodes, p)
+	return nil
+}
+
+var errSetAlready = errors.New("the key was set already")
