@@ -1,5 +1,5 @@
 # Varnish in front of the cache nodes, as one more tier: what it has once fetched
-# it serves with all of oncekv down. Varnish 7.1 or newer, for example
+# it serves with all of oncekv down. Tried with Varnish 7.1:
 #
 #   varnishd -a :80 -f /etc/varnish/oncekv.vcl -s malloc,4g -s large=file,/var/lib/varnish/large,50g
 #
