@@ -55,11 +55,14 @@ type window struct{ from, to time.Time }
 
 func (w window) has(t time.Time) bool { return !t.Before(w.from) && t.Before(w.to) }
 
-// run makes requests for warmUp and duration, waits for the last answers, and
-// returns what ended inside duration. open is called once for each worker, with
-// the context of the load, and returns its operation and what closes it.
+// run makes requests for warmUp and duration, and waits for the last answers, for
+// answerLimit; those that do not come are errors. What counts is, without a rate,
+// what ended inside duration; with one, what was due there, whenever it ended.
+// open is called once for each worker, with the context of the load, and returns
+// its operation and what closes it.
 func (l load) run(ctx context.Context, open func(ctx context.Context, worker int) (operation, func(), error)) (measurement, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.warmUp+l.duration+answerLimit)
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, l.warmUp+l.duration+answerLimit)
 	defer cancel()
 	ops := make([]operation, l.workers)
 	for i := range ops {
@@ -87,33 +90,36 @@ func (l load) run(ctx context.Context, open func(ctx context.Context, worker int
 				if !due.Before(w.to) || !waitUntil(ctx, due) {
 					return
 				}
-				t.one(ctx, op, due, w, &errorCount)
+				if !t.one(ctx, op, due, w, l.rate > 0) {
+					errorCount.Add(1)
+				}
 			}
 		})
 	}
 	workers.Wait()
-	if err := context.Cause(ctx); err != nil {
+	if err := context.Cause(whole); err != nil {
 		return measurement{}, err
 	}
 	return sum(tallies, l.duration), nil
 }
 
 // one makes a request that was due then: what it waited for a free worker is
-// part of its latency.
-func (t *tally) one(ctx context.Context, op operation, due time.Time, w window, errorCount *atomic.Int64) {
+// part of its latency. It returns false when the request failed.
+func (t *tally) one(ctx context.Context, op operation, due time.Time, w window, paced bool) bool {
 	keys, err := op(ctx)
 	end := time.Now()
-	switch {
-	case err != nil:
-		errorCount.Add(1)
+	if err != nil {
 		t.errors++
 		if t.firstError == nil {
 			t.firstError = err
 		}
-	case w.has(end):
+		return false
+	}
+	if paced && w.has(due) || !paced && w.has(end) {
 		t.keys += int64(keys)
 		_ = t.times.RecordValue(min(max(end.Sub(due), time.Microsecond), latencyMax).Microseconds()) // it is in range
 	}
+	return true
 }
 
 // waitUntil returns false if the context ends first.

@@ -106,10 +106,15 @@ func run(ctx context.Context, s settings, w io.Writer) (err error) {
 		return err
 	}
 	b := &bench{settings: s, systems: systems, value: value()}
-	if err := b.measureAll(ctx); err != nil {
+	if err = b.measureAll(ctx); len(b.results) == 0 {
 		return err
 	}
-	r := b.report()
+	return errors.Join(err, b.write(w)) // what was measured until an error, too
+}
+
+// write writes the report in the form that was asked for.
+func (b *bench) write(w io.Writer) error {
+	r, s := b.report(), b.settings
 	if s.JSON == "" {
 		return r.table(w)
 	}

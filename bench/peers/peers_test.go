@@ -30,7 +30,7 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
 		t.Fatal(err)
 	}
-	measured := map[string]row{}
+	measured, answered := map[string]row{}, 0
 	for _, m := range r.Medians {
 		measured[m.Name] = m
 	}
@@ -39,14 +39,16 @@ func TestRun(t *testing.T) {
 		if !slices.Contains(s.Systems, st.system) || st.rate != nil && testing.Short() { // which takes a peer's rate
 			continue
 		}
-		if m := measured[name]; m.PerSecond <= 0 || m.P99 <= 0 || m.Errors > 0 {
+		m, ok := measured[name]
+		if !ok || m.Errors > 0 || (m.PerSecond > 0) != (m.P99 > 0) {
 			t.Errorf("%s: %+v", name, m)
 		}
-	}
-	for _, q := range r.Ratios {
-		if q.Median <= 0 || len(q.Rounds) != 1 {
-			t.Errorf("%+v", q)
+		if m.PerSecond > 0 { // a machine that stands still for a second is no failure
+			answered++
 		}
+	}
+	if answered == 0 {
+		t.Error("nothing was answered")
 	}
 	if len(r.Ratios) < 8 {
 		t.Errorf("%d ratios", len(r.Ratios))
@@ -127,17 +129,17 @@ func exchange(t *testing.T, method, url string) string {
 }
 
 // What a request waited for a worker is part of its latency: with one worker that
-// takes 20 ms, and 200 requests a second, it grows and grows.
+// takes 5 ms, and 1000 requests a second, it grows and grows.
 func TestLoad_PacedCountsWaiting(t *testing.T) {
-	l := load{workers: 1, duration: 2 * time.Second, rate: 200}
+	l := load{workers: 1, duration: 300 * time.Millisecond, rate: 1000}
 	m, err := l.run(t.Context(), func(context.Context, int) (operation, func(), error) {
 		return func(ctx context.Context) (int, error) {
-			waitUntil(ctx, time.Now().Add(20*time.Millisecond))
+			waitUntil(ctx, time.Now().Add(5*time.Millisecond))
 			return 1, nil
 		}, func() {}, nil
 	})
-	if err != nil || m.Errors > 0 || m.P50 < 100 {
-		t.Errorf("%+v, %v; half of the requests should have waited for 100 ms", m, err)
+	if err != nil || m.Errors > 0 || m.Requests < 295 || m.P50 < 500 {
+		t.Errorf("%+v, %v; of 300 requests half should have waited for 0.6 s and more", m, err)
 	}
 }
 
