@@ -81,18 +81,25 @@ func (n *network) host(name string) *host {
 	undoLater(n.t, "ip", "link", "del", link) // a namespace stays while its last connections time out, and its link with it
 	do(n.t, "ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", h.ns)
 	do(n.t, "ip", "link", "set", link, "master", n.id, "up")
-	do(n.t, "ip", "-n", h.ns, "link", "set", "lo", "up")
-	do(n.t, "ip", "-n", h.ns, "addr", "add", h.addr+"/24", "dev", "eth0")
-	do(n.t, "ip", "-n", h.ns, "link", "set", "eth0", "up")
+	h.do("ip", "link", "set", "lo", "up")
+	h.do("ip", "addr", "add", h.addr+"/24", "dev", "eth0")
+	h.do("ip", "link", "set", "eth0", "up")
 	n.hosts = append(n.hosts, h)
 	return h
 }
 
 // inside is the command that runs another one in the host's network. Not "ip
-// netns exec": that makes a mount namespace too, which would keep every file
-// system mounted that is mounted now.
+// netns exec", nor "ip -n" or "tc -n": they make a mount namespace too, which
+// keeps every file system mounted that is mounted now, those of other episodes
+// too.
 func (h *host) inside() []string {
 	return []string{"nsenter", "--net=/run/netns/" + h.ns, "--"}
+}
+
+// do runs a command that must succeed in the host's network.
+func (h *host) do(args ...string) {
+	h.net.t.Helper()
+	do(h.net.t, append(h.inside(), args...)...)
 }
 
 // slow limits what goes in and out of the host, for everybody.
@@ -100,12 +107,12 @@ func (h *host) slow(rate string) {
 	h.net.t.Helper()
 	shape := []string{"root", "tbf", "rate", rate, "burst", "16kb", "latency", "400ms"}
 	do(h.net.t, append([]string{"tc", "qdisc", "replace", "dev", h.net.id + h.name}, shape...)...)
-	do(h.net.t, append([]string{"tc", "-n", h.ns, "qdisc", "replace", "dev", "eth0"}, shape...)...)
+	h.do(append([]string{"tc", "qdisc", "replace", "dev", "eth0"}, shape...)...)
 }
 
 // fast undoes slow.
 func (h *host) fast() {
 	h.net.t.Helper()
 	do(h.net.t, "tc", "qdisc", "del", "dev", h.net.id+h.name, "root")
-	do(h.net.t, "tc", "-n", h.ns, "qdisc", "del", "dev", "eth0", "root")
+	h.do("tc", "qdisc", "del", "dev", "eth0", "root")
 }

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -83,11 +84,17 @@ func (v *volume) unplug() {
 	}
 }
 
-// replug mounts an unplugged volume again; its journal is replayed.
+// replug mounts an unplugged volume again; its journal is replayed. If somebody
+// on the machine makes a mount namespace just now, that still has the old mount,
+// and the new one would be as dead: then once more.
 func (v *volume) replug() {
 	v.t.Helper()
-	v.unmount()
-	v.mount()
+	clustertest.Eventually(v.t, "a mount of "+v.point+" that works", func() error {
+		v.unmount()
+		v.mount()
+		probe := filepath.Join(v.point, "probe")
+		return errors.Join(os.WriteFile(probe, nil, 0o600), os.Remove(probe))
+	})
 }
 
 // freeBytes is what ordinary files may still take of a file system.
