@@ -38,11 +38,14 @@
 // load, a flight (flight.go tells how and why not groupcache's own).
 //
 // There are two groupcache groups a node. "owned" loads from the database only,
-// "mirror" from owners; an owner answers its peers out of "owned". So a load
+// "mirror" from owners; an owner answers its peers by way of "owned". So a load
 // that a peer waits for never waits for a peer, and two nodes that each believe
-// the other to be the owner cannot wait for each other. Mirror has an eighth of
-// the memory: the share that groupcache itself gives to other nodes' hot keys.
-// It keeps one in ten of the records that come from owners.
+// the other to be the owner cannot wait for each other. The groups load and hold
+// nothing: groupcache's LRU and its chance of one in ten to mirror are replaced
+// by one memory in front of both (memory.go), which finds a record without a
+// lock that others wait for, keeps what is asked for again and again, and mirrors
+// a record of another owner when it is asked for here: at once as long as memory
+// is free, and else when it is asked for again, in a quarter of the memory.
 //
 // A value over 1 MiB is cached as its header only; Value.Open streams it from
 // database nodes in ranges and goes on at another node when one fails.
@@ -69,13 +72,17 @@
 //  9. A put is forwarded to a second database node only if nothing of it can
 //     have been carried out by the first.
 //  10. Memory is bounded by CacheBytes, 64 MiB of larger values being loaded,
-//     and 4,096 loads at a time.
+//     and 4,096 loads at a time. CacheBytes counts all that a record takes: the
+//     value, its encoding, the key, the table, and what allocations are rounded
+//     up to.
 //
 // # Caveats
 //
-//   - groupcache's registry is process-wide: its groups are never freed, so a
-//     closed Node's cache stays in memory, and a process that registers a peer
-//     picker of its own with groupcache cannot use this package.
+//   - groupcache's registry is process-wide: its groups are never freed, so what
+//     is left of a closed Node, a few KiB, stays; and a process that registers a
+//     peer picker of its own with groupcache cannot use this package.
+//   - Whether a record is another node's is decided when it is loaded. When nodes
+//     come and go, what is held stays where it is until it is let go.
 //   - consistency=local reads what is held, and otherwise asks one database
 //     node outside of every flight; what it finds is not kept.
 //   - A reader that seeks in a streamed value trusts the database nodes' ETag

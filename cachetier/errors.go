@@ -17,9 +17,6 @@ var (
 	// errDigest: the bytes a node sent are not those of its own digest.
 	errDigest = errors.New("wrong bytes")
 
-	// errNotHeld is groupcache's answer when it is only asked what it holds.
-	errNotHeld = errors.New("not held in memory")
-
 	// errPanic: a bug, kept to the one load it happened in.
 	errPanic = errors.New("internal error while loading")
 )

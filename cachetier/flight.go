@@ -2,12 +2,11 @@ package cachetier
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/golang/groupcache"
-
-	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // flight is one load of one key through one tier, shared by every caller who
@@ -39,27 +38,19 @@ func flightFrom(ctx context.Context) *flight {
 	return f
 }
 
-type lookupKey struct{}
-
-// lookupCtx marks a groupcache Get that must not load: getter and peers answer
-// errNotHeld at once.
-var lookupCtx = context.WithValue(context.Background(), lookupKey{}, true)
-
-func isLookup(ctx context.Context) bool { return ctx.Value(lookupKey{}) != nil }
-
 // tier is a groupcache group and the flights through it.
 //
 // The easy version is to call group.Get and let groupcache share loads. It
 // makes a caller wait whatever his context says, gives him the first caller's
-// context, hands an absence found before he came to a later caller (even one
-// who comes after the load is over, while its entry still stands), and cannot
-// be asked whether it holds something without joining a load. So flights are
-// kept here, under one rule: for one key, group.Get is called either by the
-// one flight there is, or, when there is none, under the shard's lock by
-// somebody who only looks and never waits. Hence groupcache's own single
-// flight never has a second participant.
+// context, and hands an absence found before he came to a later caller (even one
+// who comes after the load is over, while its entry still stands). So flights
+// are kept here: for one key, group.Get is called by the one flight there is.
+// Hence groupcache's own single flight never has a second participant. The
+// group holds nothing itself: what is held is in the node's memory.
 type tier struct {
 	group  *groupcache.Group
+	source string // of the records its own loads bring
+	memory *memory
 	launch func(t *tier, f *flight, key string) error // loads in a new goroutine, which calls end
 	tick   func() uint64
 	shards [64]shard
@@ -74,19 +65,8 @@ func (t *tier) shard(key string) *shard {
 	return &t.shards[xxhash.Sum64String(key)%uint64(len(t.shards))]
 }
 
-// peek returns what the tier holds, nil when that is nothing. It does not wait.
-func (t *tier) peek(key string) *record {
-	s := t.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flights[key] != nil {
-		return nil
-	}
-	return t.lookup(key)
-}
-
-// join returns what the tier holds, or else the flight for key, which it
-// begins when there is none. An error means that none could be begun.
+// join returns what has come into memory meanwhile, or else the flight for key,
+// which it begins when there is none. An error means that none could be begun.
 func (t *tier) join(key string) (*record, *flight, error) {
 	s := t.shard(key)
 	s.mu.Lock()
@@ -94,9 +74,10 @@ func (t *tier) join(key string) (*record, *flight, error) {
 	if f := s.flights[key]; f != nil {
 		return nil, f, nil
 	}
-	if rec := t.lookup(key); rec != nil {
+	if rec, _ := t.memory.get(key); rec != nil {
 		return rec, nil, nil
 	}
+	key = strings.Clone(key) // it may be held, and must not keep a whole request in memory
 	if s.flights == nil {
 		s.flights = make(map[string]*flight)
 	}
@@ -118,19 +99,6 @@ func (t *tier) end(f *flight, key string) {
 	close(f.done)
 }
 
-// lookup is called with the shard locked and no flight for key.
-func (t *tier) lookup(key string) *record {
-	var view groupcache.ByteView
-	if err := t.group.Get(lookupCtx, key, groupcache.ByteViewSink(&view)); err != nil {
-		return nil
-	}
-	rec, err := decodeRecord(kvstore.Key(key), viewBytes(view))
-	if err != nil {
-		return nil // never: it was decoded before it entered
-	}
-	return rec
-}
-
 // viewBytes returns a view's bytes without copying them. A ByteView shows them
 // only to a Writer; keeping them past Write is right here because a view in a
 // cache never changes, and neither does anything made from it.
@@ -146,14 +114,4 @@ type keeper struct{ bytes []byte }
 func (k *keeper) Write(p []byte) (int, error) {
 	k.bytes = p
 	return len(p), nil
-}
-
-// size counts what the tier holds: records, and the bytes of keys and records.
-func (t *tier) size() (items, bytes int64) {
-	for _, which := range []groupcache.CacheType{groupcache.MainCache, groupcache.HotCache} {
-		s := t.group.CacheStats(which)
-		items += s.Items
-		bytes += s.Bytes
-	}
-	return items, bytes
 }

@@ -31,10 +31,31 @@ func (n *Node) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) 
 		n.countFailure(ctx, err)
 		return nil, "", err
 	}
-	if source == sourceHit {
-		n.counters.hits.Add(1)
-	}
 	return n.value(rec), source, nil
+}
+
+// Held returns the value of key if it is in memory. It never waits. A read that
+// was found is counted as one by Get is; one that was not, not at all: ask Get.
+func (n *Node) Held(key kvstore.Key) (*kvstore.Value, bool) {
+	rec := n.hit(key)
+	if rec == nil {
+		return nil, false
+	}
+	n.counters.gets.Add(1)
+	return n.value(rec), true
+}
+
+// hit returns the record of key if it is in memory, and counts that.
+func (n *Node) hit(key kvstore.Key) *record {
+	rec, mirrored := n.memory.get(string(key))
+	if rec == nil {
+		return nil
+	}
+	n.counters.hits.Add(1)
+	if mirrored {
+		n.counters.mirroredHits.Add(1)
+	}
+	return rec
 }
 
 func (n *Node) countFailure(ctx context.Context, err error) {
@@ -54,30 +75,31 @@ func (n *Node) countFailure(ctx context.Context, err error) {
 // than they do. What it finds is not kept, which keeps it this simple.
 func (n *Node) find(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*record, string, error) {
 	arrived := n.tick()
-	first, second := n.route(key)
-	for _, t := range []*tier{first, second} {
-		if rec := t.peek(string(key)); rec != nil {
-			return rec, sourceHit, nil
-		}
+	if rec := n.hit(key); rec != nil {
+		return rec, sourceHit, nil
 	}
 	if c == kvstore.Local {
 		return n.direct(ctx, key)
 	}
-	return n.load(ctx, first, key, arrived)
+	rec, source, err := n.load(ctx, n.route(key), key, arrived)
+	if source == sourceHit {
+		n.counters.hits.Add(1)
+	}
+	return rec, source, err
 }
 
 // route says which tier loads the key: mirror when another node owns it.
-func (n *Node) route(key kvstore.Key) (first, second *tier) {
+func (n *Node) route(key kvstore.Key) *tier {
 	if _, other := n.picker.PickPeer(string(key)); other {
-		return n.mirror, n.owned
+		return n.mirror
 	}
-	return n.owned, n.mirror
+	return n.owned
 }
 
 // forPeer answers another cache node: from memory or the database.
 func (n *Node) forPeer(ctx context.Context, key kvstore.Key) (*record, error) {
 	arrived := n.tick()
-	if rec := n.mirror.peek(string(key)); rec != nil {
+	if rec, _ := n.memory.get(string(key)); rec != nil {
 		return rec, nil
 	}
 	rec, _, err := n.load(ctx, n.owned, key, arrived)
@@ -136,7 +158,8 @@ func (n *Node) launch(t *tier, f *flight, key string) error {
 }
 
 // fly is the one load of a flight. It always ends the flight, and never hands
-// out a panic.
+// out a panic. What it found is held before the flight is over, so that there
+// is no moment between in which another load could begin.
 func (n *Node) fly(t *tier, f *flight, key string) {
 	defer t.end(f, key)
 	defer recovered(n.log, "a load", &f.err)
@@ -146,13 +169,13 @@ func (n *Node) fly(t *tier, f *flight, key string) {
 	if f.err = t.group.Get(ctx, key, groupcache.ByteViewSink(&view)); f.err == nil {
 		f.rec, f.err = decodeRecord(kvstore.Key(key), viewBytes(view))
 	}
+	if f.err == nil && f.source == t.source { // else the other tier's flight has done it
+		n.memory.add(f.rec, t == n.mirror)
+	}
 }
 
 // getOwned is the getter of the owned group: one read of the database.
 func (n *Node) getOwned(ctx context.Context, key string, dest groupcache.Sink) (err error) {
-	if isLookup(ctx) {
-		return errNotHeld
-	}
 	defer recovered(n.log, "a load from the database", &err)
 	flightFrom(ctx).source = sourceLoad
 	rec, err := n.fetcher.fetch(ctx, kvstore.Key(key), kvstore.Linearizable)
@@ -166,9 +189,6 @@ func (n *Node) getOwned(ctx context.Context, key string, dest groupcache.Sink) (
 // owner gave no record: because the owner says the key is not set, which is an
 // answer, or because the owner failed, and then this node does its work.
 func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Sink) (err error) {
-	if isLookup(ctx) {
-		return errNotHeld
-	}
 	defer recovered(n.log, "a load in place of the owner", &err)
 	f := flightFrom(ctx)
 	if f.absent {
@@ -184,10 +204,11 @@ func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Si
 
 // value makes a record the caller's.
 func (n *Node) value(rec *record) *kvstore.Value {
-	if !rec.streamed {
-		return kvstore.NewValue(rec.meta, rec.body)
+	if rec.whole() {
+		return rec.value
 	}
-	return kvstore.NewStreamedValue(rec.meta, func(ctx context.Context) io.ReadSeekCloser {
-		return newStreamReader(ctx, n.fetcher, rec.meta, n.cfg.StreamIdle)
+	meta := rec.value.Meta
+	return kvstore.NewStreamedValue(meta, func(ctx context.Context) io.ReadSeekCloser {
+		return newStreamReader(ctx, n.fetcher, meta, n.cfg.StreamIdle)
 	})
 }

@@ -28,7 +28,6 @@ const (
 	loadTimeoutDefault = 5 * time.Second
 	dialTimeout        = time.Second
 	loadsMax           = 4096 // loads at the same time; past it ErrOverloaded
-	mirrorShare        = 8    // one part in so many of the memory is for keys of other nodes
 )
 
 // What answered a read: the value of the Oncekv-Cache header.
@@ -73,11 +72,12 @@ type Node struct {
 	// clock orders arrivals of callers and starts of loads.
 	clock atomic.Uint64
 
-	// owned holds what this node loaded from the database itself: the keys it
-	// owns, and any other it had to. mirror holds some of the records other
-	// owners gave. Two groups and not one, because an answer to a peer must
-	// never wait for a load that itself waits for a peer: loads of owned wait
-	// for the database only.
+	memory *memory // everything that is held
+
+	// owned loads from the database: the keys this node owns, and any other it
+	// has to. mirror loads from owners. Two groups and not one, because an
+	// answer to a peer must never wait for a load that itself waits for a peer:
+	// loads of owned wait for the database only.
 	owned, mirror *tier
 	picker        groupcache.PeerPicker
 
@@ -110,7 +110,7 @@ type view struct {
 }
 
 type counters struct {
-	gets, hits, peerLoads, peerErrors, peerServed, absences, errors atomic.Uint64
+	gets, hits, mirroredHits, peerLoads, peerErrors, peerServed, absences, errors atomic.Uint64
 }
 
 // New checks cfg and returns a node, which serves at once: with an empty cache,
@@ -144,6 +144,7 @@ func New(cfg NodeConfig) (*Node, error) {
 	n.forward = forward.New(forward.Config{Databases: n.databases.inOrder, Failed: n.databases.failed, Logger: n.log})
 	n.setPeers(nil)
 	n.picker = ownerPicker{n}
+	n.memory = newMemory(cfg.CacheBytes)
 	n.newTiers()
 	return n, nil
 }
@@ -181,18 +182,22 @@ func (cfg *NodeConfig) check() (err error) {
 }
 
 // newTiers makes the two groups under names no other node in the process has.
+// To groupcache, a group of 0 bytes is one that holds nothing.
 func (n *Node) newTiers() {
 	var b [8]byte
 	rand.Read(b[:])
 	name := n.cfg.URL + " " + hex.EncodeToString(b[:])
-	mirrorBytes := n.cfg.CacheBytes / mirrorShare
 	n.owned = &tier{
-		group:  newGroup("owned "+name, n.cfg.CacheBytes-mirrorBytes, groupcache.GetterFunc(n.getOwned), groupcache.NoPeers{}),
+		group:  newGroup("owned "+name, 0, groupcache.GetterFunc(n.getOwned), groupcache.NoPeers{}),
+		source: sourceLoad,
+		memory: n.memory,
 		launch: n.launch,
 		tick:   n.tick,
 	}
 	n.mirror = &tier{
-		group:  newGroup("mirror "+name, mirrorBytes, groupcache.GetterFunc(n.getUnmirrored), n.picker),
+		group:  newGroup("mirror "+name, 0, groupcache.GetterFunc(n.getUnmirrored), n.picker),
+		source: sourcePeer,
+		memory: n.memory,
 		launch: n.launch,
 		tick:   n.tick,
 	}
@@ -215,10 +220,9 @@ func newHTTPClient(transport http.RoundTripper) *http.Client {
 	}
 }
 
-// Close ends loads in progress, waits for them, and drops connections. Call it
-// when Run has returned and no request is served any more; Get then returns
-// what is held, or kvstore.ErrClosed. The memory of the cache itself stays
-// taken: groupcache never forgets a group.
+// Close ends loads in progress, waits for them, drops connections and forgets
+// everything that is held. Call it when Run has returned and no request is
+// served any more; Get then returns kvstore.ErrClosed.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true
@@ -230,6 +234,7 @@ func (n *Node) Close() error {
 	n.forward.Close()
 	forgetGroup(n.owned.group.Name())
 	forgetGroup(n.mirror.group.Name())
+	n.memory.close() // groupcache never forgets a group, nor what it refers to
 	return nil
 }
 
@@ -313,11 +318,10 @@ func (n *Node) Stats() client.CacheStats {
 }
 
 func (n *Node) figures() client.CacheFigures {
-	ownedItems, ownedBytes := n.owned.size()
-	mirrorItems, mirrorBytes := n.mirror.size()
 	return client.CacheFigures{
 		Gets:          n.counters.gets.Load(),
 		Hits:          n.counters.hits.Load(),
+		MirroredHits:  n.counters.mirroredHits.Load(),
 		PeerLoads:     n.counters.peerLoads.Load(),
 		PeerErrors:    n.counters.peerErrors.Load(),
 		PeerServed:    n.counters.peerServed.Load(),
@@ -325,8 +329,12 @@ func (n *Node) figures() client.CacheFigures {
 		Absences:      n.counters.absences.Load(),
 		Hedges:        n.fetcher.hedges.Load(),
 		Errors:        n.counters.errors.Load(),
-		Items:         ownedItems + mirrorItems,
-		Bytes:         ownedBytes + mirrorBytes,
+		Admissions:    n.memory.admissions.Load(),
+		Unadmitted:    n.memory.unadmitted.Load(),
+		Evictions:     n.memory.evictions.Load(),
+		Items:         n.memory.items.Load(),
+		Bytes:         n.memory.bytes.Load(),
+		MirroredBytes: n.memory.mirroredBytes.Load(),
 		LimitBytes:    n.cfg.CacheBytes,
 	}
 }

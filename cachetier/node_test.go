@@ -647,6 +647,76 @@ func TestNode_Get_MemoryStaysBelowTheLimit(t *testing.T) {
 	}
 }
 
+// A key that is hot everywhere is answered everywhere: its owner hears of it
+// twice from each other node, however full their memories are.
+func TestNode_Get_HotKeyIsNotLimitedByItsOwner(t *testing.T) {
+	keys := newFakeKeys()
+	nodes := newTestNodes(t, 3, func(cfg *NodeConfig) { cfg.CacheBytes = 512 << 10 }, newFakeDB(t, keys))
+	for _, n := range nodes { // nothing is free
+		for _, key := range ownedKeys(t, n, n, 40) {
+			mustGet(t, n, keys.put(key, make([]byte, 15<<10)))
+		}
+		if s := n.Stats(); s.Evictions == 0 {
+			t.Fatalf("%d of %d bytes are held and nothing had to go: memory is not scarce", s.Bytes, s.LimitBytes)
+		}
+	}
+	owner := nodes[0]
+	hot := keys.put(string(keyOwnedBy(t, nodes[1], owner)), make([]byte, 15<<10))
+	served := owner.Stats().PeerServed
+	const asks = 100
+	for range asks {
+		for _, n := range nodes {
+			mustGet(t, n, hot)
+		}
+	}
+	if asked := owner.Stats().PeerServed - served; asked != 4 {
+		t.Errorf("the owner answered its peers %d times for %d reads of one key, want 2 for each of 2 peers", asked, 2*asks)
+	}
+	for _, n := range nodes[1:] {
+		if s := n.Stats(); s.MirroredHits != asks-2 || s.MirroredBytes == 0 || s.MirroredBytes > s.Bytes || s.Unadmitted != 1 {
+			t.Errorf("stats %+v", s)
+		}
+	}
+}
+
+// A node serves all it holds when every database node and every peer is gone,
+// and says of the rest that it cannot tell.
+func TestNode_Get_EverythingHeldIsServedWithoutAnyDatabase(t *testing.T) {
+	keys := newFakeKeys()
+	dbs := []*fakeDB{newFakeDB(t, keys), newFakeDB(t, keys)}
+	nodes := newTestNodes(t, 2, nil, dbs...)
+	n := nodes[0]
+	var held []fakeValue
+	for i := range 200 {
+		v := keys.put(fmt.Sprint("held-", i), fmt.Append(nil, "value ", i))
+		mustGet(t, n, v)
+		held = append(held, v)
+	}
+	for _, db := range dbs {
+		db.CloseClientConnections()
+		db.Close()
+	}
+	nodes[1].server.Close()
+	for _, v := range held {
+		if source := mustGet(t, n, v); source != sourceHit {
+			t.Errorf("%s came by %s", v.meta.Key, source)
+		}
+		if v2, ok := n.Held(v.meta.Key); !ok || v2.Meta != v.meta {
+			t.Errorf("%s: held %v", v.meta.Key, ok)
+		}
+	}
+	_, _, err := n.Get(t.Context(), "other", kvstore.Linearizable)
+	if !errors.Is(err, kvstore.ErrUnavailable) {
+		t.Errorf("a key that is not held: %v, want ErrUnavailable", err)
+	}
+	if _, ok := n.Held("other"); ok {
+		t.Error("a key that is not held is held")
+	}
+	if s := n.Stats(); s.Gets != 601 || s.Hits != 400 || s.Errors != 1 || s.MirroredHits == 0 || s.MirroredHits == s.Hits {
+		t.Errorf("stats %+v", s)
+	}
+}
+
 func TestNode_Get_TooManyLoads(t *testing.T) {
 	keys := newFakeKeys()
 	n := newTestNode(t, nil, newFakeDB(t, keys))

@@ -44,11 +44,8 @@ type peer struct {
 
 // Get implements groupcache.ProtoGetter: it fills out with the owner's record
 // of the key. Any error makes groupcache load through the getter. ctx is a
-// flight's, or lookupCtx.
+// flight's.
 func (p *peer) Get(ctx context.Context, in *pb.GetRequest, out *pb.GetResponse) (err error) {
-	if isLookup(ctx) {
-		return errNotHeld
-	}
 	defer recovered(p.node.log, "a load from peer "+p.url, &err)
 	rec, err := p.load(ctx, kvstore.Key(in.GetKey()))
 	switch {

@@ -48,10 +48,9 @@ const recordBytesMax = recordFixed + contentTypeBytesMax + recordChecksum + inli
 
 // record is a decoded record. It is immutable.
 type record struct {
-	meta     kvstore.Meta
-	streamed bool
-	raw      []byte // the encoding
-	body     []byte // the value: the end of raw
+	value    *kvstore.Value // its bytes are the end of raw; a streamed one has none: see Node.value
+	streamed bool           // raw is without the bytes
+	raw      []byte         // the encoding
 }
 
 // encodeHeader writes the header of meta, with room for the value behind it.
@@ -95,8 +94,9 @@ func decodeRecord(key kvstore.Key, raw []byte) (*record, error) {
 	if binary.BigEndian.Uint64(raw[header:]) != headerSum(key, raw[:header]) {
 		return nil, fmt.Errorf("record of %q has a damaged header or is another key's", key)
 	}
-	r := &record{raw: raw, body: raw[header+recordChecksum:], streamed: raw[1]&flagStreamed != 0}
-	r.meta = kvstore.Meta{
+	r := &record{raw: raw, streamed: raw[1]&flagStreamed != 0}
+	body := raw[header+recordChecksum:]
+	meta := kvstore.Meta{
 		Key:         key,
 		Revision:    kvstore.Revision(binary.BigEndian.Uint64(raw[2:])),
 		Size:        int64(binary.BigEndian.Uint64(raw[10:])),
@@ -104,10 +104,17 @@ func decodeRecord(key kvstore.Key, raw []byte) (*record, error) {
 		ContentType: string(raw[recordFixed:header]),
 		Time:        time.Unix(int64(binary.BigEndian.Uint64(raw[18:])), int64(binary.BigEndian.Uint32(raw[26:]))).UTC(),
 	}
-	if want := r.meta.Size; !r.streamed && int64(len(r.body)) != want || r.streamed && len(r.body) != 0 {
-		return nil, fmt.Errorf("record of %q has %d bytes of a value of %d", key, len(r.body), want)
+	if want := meta.Size; !r.streamed && int64(len(body)) != want || r.streamed && len(body) != 0 {
+		return nil, fmt.Errorf("record of %q has %d bytes of a value of %d", key, len(body), want)
 	}
+	r.value = kvstore.NewValue(meta, body)
 	return r, nil
+}
+
+// whole reports whether the value's bytes are at hand.
+func (r *record) whole() bool {
+	body, _ := r.value.Bytes()
+	return int64(len(body)) == r.value.Size
 }
 
 // verify compares the bytes with the digest. It is called once, when a record
@@ -117,8 +124,9 @@ func (r *record) verify() error {
 	if r.streamed {
 		return nil
 	}
-	if got := kvstore.Digest(sha256.Sum256(r.body)); got != r.meta.SHA256 {
-		return fmt.Errorf("%w: value of %q hashes to %s, its record says %s", errDigest, r.meta.Key, got, r.meta.SHA256)
+	body, _ := r.value.Bytes()
+	if got := kvstore.Digest(sha256.Sum256(body)); got != r.value.SHA256 {
+		return fmt.Errorf("%w: value of %q hashes to %s, its record says %s", errDigest, r.value.Key, got, r.value.SHA256)
 	}
 	return nil
 }

@@ -30,8 +30,9 @@ func TestRecord_RoundTrips(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if rec.meta != meta || rec.streamed != streamed || !streamed && !bytes.Equal(rec.body, body) {
-				t.Errorf("decoded %+v, want %+v", rec.meta, meta)
+			held, _ := rec.value.Bytes()
+			if rec.value.Meta != meta || rec.streamed != streamed || !streamed && !bytes.Equal(held, body) {
+				t.Errorf("decoded %+v, want %+v", rec.value.Meta, meta)
 			}
 			if err := rec.verify(); err != nil {
 				t.Error(err)

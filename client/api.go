@@ -241,6 +241,7 @@ type DBNode struct {
 type CacheFigures struct {
 	Gets          uint64 `json:"gets"`           // reads asked of this node by clients
 	Hits          uint64 `json:"hits"`           // answered from this node's memory
+	MirroredHits  uint64 `json:"mirrored_hits"`  // those of Hits whose record another node owns
 	PeerLoads     uint64 `json:"peer_loads"`     // loads answered by the key's owner
 	PeerErrors    uint64 `json:"peer_errors"`    // owners that did not answer; the database did
 	PeerServed    uint64 `json:"peer_served"`    // requests of other cache nodes answered here
@@ -248,8 +249,12 @@ type CacheFigures struct {
 	Absences      uint64 `json:"absences"`       // reads answered "not set"
 	Hedges        uint64 `json:"hedges"`         // second requests sent because the first was slow
 	Errors        uint64 `json:"errors"`         // reads that failed
+	Admissions    uint64 `json:"admissions"`     // records taken into memory
+	Unadmitted    uint64 `json:"unadmitted"`     // loaded records not taken in: not asked for often enough, or too large
+	Evictions     uint64 `json:"evictions"`      // records let go to make room
 	Items         int64  `json:"items"`          // records held
-	Bytes         int64  `json:"bytes"`          // keys and records held
+	Bytes         int64  `json:"bytes"`          // memory of what is held, overhead included
+	MirroredBytes int64  `json:"mirrored_bytes"` // those of Bytes that records of other owners take
 	LimitBytes    int64  `json:"limit_bytes"`    // what Bytes may grow to
 }
 

@@ -111,6 +111,7 @@ export interface CacheStats {
   uptime_seconds: number
   gets: number
   hits: number
+  mirrored_hits: number
   peer_loads: number
   peer_errors: number
   peer_served: number
@@ -118,8 +119,12 @@ export interface CacheStats {
   absences: number
   hedges: number
   errors: number
+  admissions: number
+  unadmitted: number
+  evictions: number
   items: number
   bytes: number
+  mirrored_bytes: number
   limit_bytes: number
 }
 

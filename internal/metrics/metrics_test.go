@@ -140,6 +140,7 @@ func TestCache(t *testing.T) {
 	m := metrics.NewCache("c1", func() client.CacheStats {
 		return client.CacheStats{Ready: true, Peers: 2, Databases: 3, UptimeSeconds: 1.5, CacheFigures: client.CacheFigures{
 			Gets: 1, Hits: 2, PeerLoads: 3, PeerErrors: 4, PeerServed: 5, DatabaseLoads: 6, Absences: 7, Hedges: 8, Errors: 9, Items: 10, Bytes: 11, LimitBytes: 12,
+			MirroredHits: 13, Admissions: 14, Unadmitted: 15, Evictions: 16, MirroredBytes: 17,
 		}}
 	})
 	text := scrape(t, m.Handler())
@@ -148,6 +149,8 @@ func TestCache(t *testing.T) {
 		"oncekv_cache_gets_total 1", "oncekv_cache_hits_total 2", "oncekv_cache_peer_loads_total 3", "oncekv_cache_peer_errors_total 4",
 		"oncekv_cache_peer_served_total 5", "oncekv_cache_database_loads_total 6", "oncekv_cache_gets_absent_total 7",
 		"oncekv_cache_hedges_total 8", "oncekv_cache_errors_total 9", "oncekv_cache_items 10", "oncekv_cache_bytes 11", "oncekv_cache_limit_bytes 12",
+		"oncekv_cache_hits_mirrored_total 13", "oncekv_cache_admissions_total 14", "oncekv_cache_unadmitted_total 15", "oncekv_cache_evictions_total 16",
+		"oncekv_cache_mirrored_bytes 17",
 		"oncekv_cache_ready 1", "oncekv_cache_peers 2", "oncekv_cache_databases 3", "oncekv_cache_uptime_seconds 1.5")
 }
 
