@@ -297,7 +297,7 @@ func TestMemory_HitRatioAgainstLRU(t *testing.T) {
 //
 //	go test -run - -bench Policies -benchtime 1x ./cachetier
 func BenchmarkPolicies(b *testing.B) {
-	const keys, asks = 1_000_000, 4_000_000
+	const keys, asks = 1_000_000, 2_000_000
 	for i, w := range workloads(1) {
 		for _, share := range []int64{1000, 100, 20} { // parts of the data
 			for _, p := range policies {

@@ -13,7 +13,8 @@ import (
 )
 
 // CacheConfig is what a cache node's API stands on. Reader, Forward, Stats and
-// Ready are required; every other zero value has a default.
+// Ready are required; every other zero value has a default. A Reader that is a
+// Holder too is asked for what it holds first.
 type CacheConfig struct {
 	Reader      Reader
 	Forward     http.Handler                // takes puts and lists to a database node and brings the answer back
@@ -42,7 +43,7 @@ func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
 	rt.traffic = cfg.Traffic
-	rt.reads(&reads{from: &timedReader{cfg.Reader, cfg.AnswerTimeout}, headers: newValueHeaders(), counters: cfg.Counters,
+	rt.reads(&reads{from: newTimedReader(cfg.Reader, cfg.AnswerTimeout), headers: newValueHeaders(), counters: cfg.Counters,
 		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: newBudget(cfg.JSONBytesInFlight), values: newBudget(cfg.ValueBytesInFlight)})
 
 	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)
@@ -149,19 +150,34 @@ func duplexForwarder(next http.Handler, idle time.Duration) handler {
 // bodyUnlimited leaves the limit to the database node.
 const bodyUnlimited = 1<<63 - 1
 
-// timedReader gives every read the same time.
+// timedReader gives every read the same time. What is held needs none, nor a
+// context and a timer of its own.
 type timedReader struct {
 	next    Reader
+	held    Holder // nil: next cannot tell
 	timeout time.Duration
+}
+
+func newTimedReader(next Reader, timeout time.Duration) *timedReader {
+	held, _ := next.(Holder)
+	return &timedReader{next: next, held: held, timeout: timeout}
 }
 
 // Get implements Reader. The value outlives the context: what is streamed
 // later runs under the request's own.
 func (t *timedReader) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	if t.held != nil {
+		if v, found := t.held.Held(key); found {
+			return v, sourceHeld, nil
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
 	return t.next.Get(ctx, key, c)
 }
+
+// sourceHeld is where a Holder's value is from.
+const sourceHeld = "hit"
 
 // notOnCache is the 404 of a path a cache node does not have; of those only a
 // database node has it says so.

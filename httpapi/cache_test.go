@@ -96,6 +96,61 @@ func TestCache_Timeout(t *testing.T) {
 	want(t, cache.get("/key/x"), 503).problem(t)
 }
 
+// holdingReader holds one value and hangs for everything else.
+type holdingReader struct{ held *kvstore.Value }
+
+func (h holdingReader) Get(ctx context.Context, _ kvstore.Key, _ kvstore.Consistency) (*kvstore.Value, string, error) {
+	<-ctx.Done()
+	return nil, "", context.Cause(ctx)
+}
+
+func (h holdingReader) Held(key kvstore.Key) (*kvstore.Value, bool) { return h.held, key == h.held.Key }
+
+// TestCache_Held: what the reader holds is answered at once, whatever is asked
+// of it: a condition, a range, a document.
+func TestCache_Held(t *testing.T) {
+	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.AnswerTimeout = 30 * time.Millisecond })
+	v := database.db.set("held", "text/x-a", "value")
+	cache.serve(NewCache(CacheConfig{Reader: holdingReader{v}, AnswerTimeout: 30 * time.Millisecond}))
+	for range 2 {
+		got := want(t, cache.get("/key/held"), 200)
+		if wantHeader(t, got, "Oncekv-Cache", "hit"); got.body != "value" {
+			t.Errorf("%q", got.body)
+		}
+		etag := got.header.Get("Etag")
+		wantHeader(t, want(t, cache.get("/keep/held", "If-None-Match: "+etag), 304), "Oncekv-Cache", "hit")
+		if part := want(t, cache.get("/key/held", "Range: bytes=1-2"), 206); part.body != "al" || part.header.Get("Content-Length") != "2" {
+			t.Errorf("%q, %v", part.body, part.header)
+		}
+		want(t, cache.get("/key/held", "If-Match: "+etag), 200)
+		want(t, cache.get("/key/held?format=json&consistency=local"), 200)
+		head := want(t, cache.send("HEAD", "/key/held", ""), 200)
+		wantHeader(t, head, "Content-Length", "5")
+	}
+	want(t, cache.get("/key/other"), 503).problem(t)
+}
+
+// TestValueHeaders_AreThoseOfTheValue: two values whose headers would be kept in
+// the same place, by turns.
+func TestValueHeaders_AreThoseOfTheValue(t *testing.T) {
+	headers := newValueHeaders()
+	one := kvstore.Meta{Key: "a", Revision: 1, Size: 5, SHA256: kvstore.Digest{1}, ContentType: "text/a", Time: fakeTime}
+	two := one
+	two.Revision += kvstore.Revision(len(headers.slots))
+	other := one
+	other.SHA256, other.ContentType, other.Size, other.Time = kvstore.Digest{2}, "", 7, fakeTime.Add(time.Hour)
+	for range 2 {
+		for _, m := range []kvstore.Meta{one, two, one, other, one} {
+			h := http.Header{}
+			headers.setRaw(h, &m)
+			if h.Get("Etag") != etagOf(m.SHA256) || h.Get("Oncekv-Revision") != fmt.Sprint(uint64(m.Revision)) || h.Get("Content-Length") != fmt.Sprint(m.Size) ||
+				h.Get("Content-Type") != mediaTypeOf(&m) || h.Get("Last-Modified") != m.Time.Format(http.TimeFormat) || h.Get("Oncekv-Time") != m.Time.Format(time.RFC3339Nano) {
+				t.Errorf("%+v has the headers %v", m, h)
+			}
+		}
+	}
+}
+
 func TestCache_Forwards(t *testing.T) {
 	cache, database, _ := newCacheNode(t)
 	want(t, cache.put("/key/a%2F../%20b", "one", "Content-Type: text/x-one"), 201)

@@ -138,8 +138,8 @@ func setDefault[T comparable](field *T, value T) {
 
 // reads adds the routes that read keys.
 func (rt *router) reads(g *reads) {
-	rt.get(pathKey+"*", g.byPath(pathKey))
-	rt.get(pathKeep+"*", g.byPath(pathKeep))
+	rt.getBelow(pathKey, g.byPath(pathKey))
+	rt.getBelow(pathKeep, g.byPath(pathKeep))
 	rt.get(pathTwin, g.byQuery)
 }
 
@@ -154,7 +154,7 @@ func (rt *router) health(s *health) {
 
 // behind puts the router behind a front.
 func (rt *router) behind(idle time.Duration, requests int) http.Handler {
-	return &front{next: rt.mux, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
+	return &front{next: rt.mux, direct: rt.direct, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
 		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newBudget(int64(requests))}
 }
 

@@ -16,6 +16,7 @@ import (
 // last.
 type front struct {
 	next        http.Handler
+	direct      []directRoute // tried before next
 	crossOrigin *http.CrossOriginProtection
 	counters    *Counters
 	logger      *slog.Logger
@@ -52,6 +53,10 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		defer f.requests.give(1)
+	}
+	if h := directly(f.direct, r); h != nil {
+		h(a, r)
+		return
 	}
 	f.next.ServeHTTP(a, r)
 }

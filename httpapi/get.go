@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,6 +21,13 @@ type Reader interface {
 	// not set, and the other errors of kvstore with their meaning there. It is
 	// called concurrently.
 	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (v *kvstore.Value, source string, err error)
+}
+
+// Holder is a Reader that can tell at once whether it holds a value. A found
+// value is right for ever, so whoever holds one is asked for nothing else.
+type Holder interface {
+	// Held returns the value of a key if it is in memory. It does not wait.
+	Held(key kvstore.Key) (v *kvstore.Value, found bool)
 }
 
 // reads answers GET and HEAD of keys.
@@ -115,9 +121,10 @@ func (g *reads) serveRaw(w http.ResponseWriter, r *http.Request, v *kvstore.Valu
 	g.headers.setSource(h, source)
 	bytes, inline := v.Bytes()
 	if !conditional(r) && (inline || r.Method == http.MethodHead) {
-		g.serveWhole(w, r, v.Size, bytes)
+		g.serveWhole(w, r, bytes)
 		return nil
 	}
+	delete(h, "Content-Length") // up to the range
 	return g.serveContent(w, r, v, inline)
 }
 
@@ -132,8 +139,7 @@ func heldBytes(r *http.Request, size int64) int64 {
 }
 
 // serveWhole is the short way: no condition, no range, the bytes at hand.
-func (g *reads) serveWhole(w http.ResponseWriter, r *http.Request, size int64, bytes []byte) {
-	w.Header()["Content-Length"] = []string{strconv.FormatInt(size, 10)}
+func (g *reads) serveWhole(w http.ResponseWriter, r *http.Request, bytes []byte) {
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return

@@ -20,6 +20,31 @@ type router struct {
 	logger   *slog.Logger
 	missing  func(r *http.Request) *problem // what a 404 says
 	traffic  Traffic                        // nil: nobody listens
+	direct   []directRoute
+}
+
+// directRoute is a route of the mux that is found without it: of all paths that
+// begin with prefix. The mux would copy the request and note the path's parts,
+// which costs more than finding the value does.
+type directRoute struct {
+	prefix    string
+	get, head http.HandlerFunc
+}
+
+// directly returns the handler of a direct route, nil if there is none.
+func directly(routes []directRoute, r *http.Request) http.HandlerFunc {
+	for i := range routes {
+		if !strings.HasPrefix(r.URL.Path, routes[i].prefix) {
+			continue
+		}
+		switch r.Method {
+		case http.MethodGet:
+			return routes[i].get
+		case http.MethodHead:
+			return routes[i].head
+		}
+	}
+	return nil
 }
 
 func newRouter(counters *Counters, logger *slog.Logger, missing func(*http.Request) *problem) *router {
@@ -46,15 +71,26 @@ func (rt *router) get(pattern string, do handler) {
 	rt.on(http.MethodHead, pattern, reading, do)
 }
 
+// getBelow routes GET and HEAD of everything below a prefix, directly.
+func (rt *router) getBelow(prefix string, do handler) {
+	rt.direct = append(rt.direct, directRoute{
+		prefix: prefix,
+		get:    rt.on(http.MethodGet, prefix+"*", reading, do),
+		head:   rt.on(http.MethodHead, prefix+"*", reading, do),
+	})
+}
+
 // on routes one method.
-func (rt *router) on(method, pattern string, op operation, do handler) {
+func (rt *router) on(method, pattern string, op operation, do handler) http.HandlerFunc {
 	report := rt.reports(method, pattern)
-	rt.mux.MethodFunc(method, pattern, func(w http.ResponseWriter, r *http.Request) {
+	h := func(w http.ResponseWriter, r *http.Request) {
 		routed(w, report)
 		if err := do(w, r); err != nil {
 			rt.failed(w, r, op, err)
 		}
-	})
+	}
+	rt.mux.MethodFunc(method, pattern, h)
+	return h
 }
 
 // failed answers an error and notes those that are this node's own.

@@ -5,19 +5,40 @@ import (
 	"encoding/hex"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// valueHeaders writes the headers of a value. Those that never change are
-// shared by all answers; the others of one answer share one string and one
-// slice, so that a read costs two allocations for all of them. Keys are in the
-// canonical form of net/http, which lets them be set without Header.Set.
+// valueHeaders writes the headers of a value. Those that are the same for all
+// values are shared by all answers; those of one value are made once and kept
+// for as long as its slot is not taken by another one's, so that reading what is
+// read often formats nothing. Keys are in the canonical form of net/http, which
+// lets them be set without Header.Set. Safe for concurrent use.
 type valueHeaders struct {
 	cacheControl, acceptRanges, nosniff, sandbox []string
 	source                                       map[string][]string // Oncekv-Cache
+
+	slots [4096]atomic.Pointer[preparedHeaders] // by revision; 2 MiB at most
+}
+
+// preparedHeaders are the headers of one value. They do not refer to it: its
+// bytes may be gone while these are kept.
+type preparedHeaders struct {
+	revision    kvstore.Revision
+	digest      kvstore.Digest
+	size        int64
+	at          time.Time
+	contentType string
+
+	lines [7]string // what the slices of every answer with this value are parts of
+}
+
+// of reports whether these are the headers of m.
+func (p *preparedHeaders) of(m *kvstore.Meta) bool {
+	return p.revision == m.Revision && p.digest == m.SHA256 && p.size == m.Size && p.at == m.Time && p.contentType == m.ContentType
 }
 
 func newValueHeaders() *valueHeaders {
@@ -50,9 +71,26 @@ func (v *valueHeaders) setSource(h http.Header, source string) {
 	h[client.HeaderCache] = shared
 }
 
-// setRaw sets the headers of the value's own bytes, all but Content-Length.
+// setRaw sets the headers of the value's own bytes. Of them, Content-Length is
+// for an answer with all of the value: http.ServeContent sets another one.
 func (v *valueHeaders) setRaw(h http.Header, m *kvstore.Meta) {
 	v.setShared(h)
+	slot := &v.slots[uint64(m.Revision)%uint64(len(v.slots))]
+	p := slot.Load()
+	if p == nil || !p.of(m) {
+		p = prepareHeaders(m)
+		slot.Store(p)
+	}
+	h["Etag"] = p.lines[0:1:1]
+	h["Repr-Digest"] = p.lines[1:2:2]
+	h[client.HeaderRevision] = p.lines[2:3:3]
+	h["Last-Modified"] = p.lines[3:4:4]
+	h[client.HeaderTime] = p.lines[4:5:5]
+	h["Content-Length"] = p.lines[5:6:6]
+	h["Content-Type"] = p.lines[6:7:7]
+}
+
+func prepareHeaders(m *kvstore.Meta) *preparedHeaders {
 	var room [320]byte
 	text := headerText{buf: room[:0]}
 
@@ -70,14 +108,13 @@ func (v *valueHeaders) setRaw(h http.Header, m *kvstore.Meta) {
 	text.end()
 	text.buf = m.Time.UTC().AppendFormat(text.buf, time.RFC3339Nano)
 	text.end()
+	text.buf = strconv.AppendInt(text.buf, m.Size, 10)
+	text.end()
 
-	values := text.split(mediaTypeOf(m))
-	h["Etag"] = values[0:1:1]
-	h["Repr-Digest"] = values[1:2:2]
-	h[client.HeaderRevision] = values[2:3:3]
-	h["Last-Modified"] = values[3:4:4]
-	h[client.HeaderTime] = values[4:5:5]
-	h["Content-Type"] = values[5:6:6]
+	p := &preparedHeaders{revision: m.Revision, digest: m.SHA256, size: m.Size, at: m.Time, contentType: m.ContentType}
+	text.split(p.lines[:])
+	p.lines[6] = mediaTypeOf(m)
+	return p
 }
 
 // mediaTypeOf is a value's content type, never empty: net/http would guess.
@@ -91,7 +128,7 @@ func mediaTypeOf(m *kvstore.Meta) string {
 // headerText gathers several header values in one buffer.
 type headerText struct {
 	buf  []byte
-	ends [5]int
+	ends [6]int
 	n    int
 }
 
@@ -100,14 +137,12 @@ func (t *headerText) end() {
 	t.n++
 }
 
-// split cuts one string out of the buffer, and adds last.
-func (t *headerText) split(last string) []string {
+// split cuts one string out of the buffer into lines.
+func (t *headerText) split(lines []string) {
 	all := string(t.buf)
-	values := make([]string, 0, len(t.ends)+1)
 	start := 0
-	for _, end := range t.ends[:t.n] {
-		values = append(values, all[start:end])
+	for i, end := range t.ends[:t.n] {
+		lines[i] = all[start:end]
 		start = end
 	}
-	return append(values, last)
 }
