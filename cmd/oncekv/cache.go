@@ -42,6 +42,7 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 		return err
 	}
 	c.CacheBytes, c.Logger = int64(c.cacheBytes), a.logger(c.log)
+	c.LimitMemory = a.env("GOMEMLIMIT") == "" // who sets it knows better
 	cache, err := server.StartCache(ctx, c.CacheConfig)
 	if err != nil {
 		return startError(ctx, "cache node "+c.Name, err)

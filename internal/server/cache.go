@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/cachetier"
@@ -20,6 +21,10 @@ type CacheConfig struct {
 	Nodes     []string
 	// CacheBytes bounds the memory for records, default 64 MiB.
 	CacheBytes int64
+	// LimitMemory keeps the whole process within 1.25 × CacheBytes, 64 MiB, and
+	// 32 KiB for each open connection, by setting the Go runtime's memory limit
+	// for as long as the node runs. It is for a process that does nothing else.
+	LimitMemory bool
 	// MaxConnections is as in DatabaseConfig.
 	MaxConnections int
 	Logger         *slog.Logger
@@ -56,8 +61,18 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, Logger: logger,
 		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic,
 	}), logger)
-	c.run(node.Run)
+	c.run(c.work)
 	return c, nil
+}
+
+// work is everything that runs besides the listener.
+func (c *Cache) work(ctx context.Context) error {
+	var limiting sync.WaitGroup
+	defer limiting.Wait()
+	if c.cfg.LimitMemory {
+		limiting.Go(func() { c.limitMemory(ctx) })
+	}
+	return c.node.Run(ctx)
 }
 
 func (c *Cache) figures() client.CacheStats {
