@@ -20,7 +20,8 @@ import (
 // say. When ctx ends the load goes on for the others, and Get returns ctx's
 // error.
 //
-// A value over 1 MiB is streamed from database nodes by its Open.
+// A value over 1 MiB is streamed from database nodes by its Open, until it was
+// read whole here once and is held, if it fits an eighth of the memory.
 func (n *Node) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
 	n.counters.gets.Add(1)
 	if err := key.Validate(); err != nil {
@@ -207,8 +208,5 @@ func (n *Node) value(rec *record) *kvstore.Value {
 	if rec.whole() {
 		return rec.value
 	}
-	meta := rec.value.Meta
-	return kvstore.NewStreamedValue(meta, func(ctx context.Context) io.ReadSeekCloser {
-		return newStreamReader(ctx, n.fetcher, meta, n.cfg.StreamIdle)
-	})
+	return kvstore.NewStreamedValue(rec.value.Meta, func(ctx context.Context) io.ReadSeekCloser { return n.open(ctx, rec) })
 }

@@ -72,7 +72,8 @@ type Node struct {
 	// clock orders arrivals of callers and starts of loads.
 	clock atomic.Uint64
 
-	memory *memory // everything that is held
+	memory     *memory   // everything that is held
+	collecting collector // what is to be held of large values
 
 	// owned loads from the database: the keys this node owns, and any other it
 	// has to. mirror loads from owners. Two groups and not one, because an
@@ -145,6 +146,7 @@ func New(cfg NodeConfig) (*Node, error) {
 	n.setPeers(nil)
 	n.picker = ownerPicker{n}
 	n.memory = newMemory(cfg.CacheBytes)
+	n.collecting.limit = cfg.CacheBytes / heldShareMax
 	n.newTiers()
 	return n, nil
 }

@@ -859,14 +859,101 @@ func TestStreamedValue_OfEverySize(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, inline := v.Bytes(); inline != (size <= inlineBytesMax) {
-				t.Errorf("%d bytes are inline: %v (%s)", size, inline, source)
+			if _, inline := v.Bytes(); inline != (int64(size) <= n.cfg.CacheBytes/heldShareMax-pageBytes) {
+				t.Errorf("%d bytes are held after they were read: %v (%s)", size, inline, source)
 			}
 			checkRanges(t, v, body)
 		}
 	}
-	if s := nodes[0].Stats(); s.Bytes > 3<<20 {
+	if s := nodes[0].Stats(); s.Bytes > 6<<20 {
 		t.Errorf("%d bytes are held after values of 40 MiB passed", s.Bytes)
+	}
+}
+
+// A large value is held when it was read to its end, and no other way: from then
+// on its ranges and all of it come from memory.
+func TestStreamedValue_IsHeldWhenItWasReadWhole(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	nodes := newTestNodes(t, 2, nil, db)
+	want := keys.put("large", pattern(3<<20))
+	for _, n := range nodes {
+		get := func() *kvstore.Value {
+			v, _, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		held := func() bool { _, inline := get().Bytes(); return inline }
+		v := get()
+		part := v.Open(t.Context())
+		if _, err := io.CopyN(io.Discard, part, 2<<20); err != nil {
+			t.Fatal(err)
+		}
+		other := v.Open(t.Context()) // while the first one's bytes are kept
+		if _, err := io.Copy(io.Discard, other); err != nil || held() {
+			t.Errorf("a second reader's bytes are kept too: %v", err)
+		}
+		part.Close()
+		checkRanges(t, v, want.body)
+		if held() {
+			t.Error("held after it was read in parts")
+		}
+		seeking := v.Open(t.Context())
+		if _, err := io.CopyN(io.Discard, seeking, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+		seeking.Seek(2<<20, io.SeekStart)
+		if _, err := io.Copy(io.Discard, seeking); err != nil || held() {
+			t.Errorf("held without its middle: %v", err)
+		}
+		for _, r := range []io.Closer{other, seeking} {
+			r.Close()
+		}
+		if got := readAll(t, v); !bytes.Equal(got, want.body) || !held() {
+			t.Error("not held after it was read whole")
+		}
+		if n.collecting.bytes != 0 || len(n.collecting.keys) != 0 {
+			t.Errorf("%d bytes of %v are still on their way", n.collecting.bytes, n.collecting.keys)
+		}
+		audit(t, n.memory)
+	}
+	reads := db.readsOf("large")
+	for _, n := range nodes {
+		mustGet(t, n, want)
+		v, _, _ := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
+		checkRanges(t, v, want.body)
+	}
+	if got := db.readsOf("large"); got != reads {
+		t.Errorf("the database was read %d times for a value that is held", got-reads)
+	}
+}
+
+// Of a value that is not held with its bytes, a range costs the database little
+// more than the range.
+func TestStreamedValue_RangeReadsLittleMore(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, func(cfg *NodeConfig) { cfg.CacheBytes = 1 << 20 }, db)
+	want := keys.put("large", pattern(8<<20))
+	v, _, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []string
+	db.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
+		asked = append(asked, r.Header.Get("Range"))
+		return false
+	})
+	r := v.Open(t.Context())
+	defer r.Close()
+	r.Seek(5<<20, io.SeekStart)
+	if _, err := io.ReadFull(r, make([]byte, 100)); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(asked); got != fmt.Sprintf("[bytes=%d-%d]", 5<<20, 5<<20+windowSeek-1) {
+		t.Errorf("the database was asked %s for 100 bytes", got)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 const (
 	windowMin     = 1 << 20  // first range asked of a database node
+	windowSeek    = 64 << 10 // first range after a seek: it may be all that is wanted
 	windowMax     = 16 << 20 // ranges double up to this
 	streamIdleMax = 5 * time.Second
 )
@@ -246,7 +247,7 @@ func (r *streamReader) Seek(offset int64, whence int) (int64, error) {
 	}
 	if offset != r.pos {
 		r.drop()
-		r.window = windowMin
+		r.window = windowSeek
 	}
 	r.pos, r.err = offset, nil
 	clear(r.failed)
