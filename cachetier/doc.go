@@ -47,8 +47,10 @@
 // a record of another owner when it is asked for here: at once as long as memory
 // is free, and else when it is asked for again, in a quarter of the memory.
 //
-// A value over 1 MiB is cached as its header only; Value.Open streams it from
-// database nodes in ranges and goes on at another node when one fails.
+// A value over 1 MiB is cached as its header; Value.Open streams it from
+// database nodes in ranges and goes on at another node when one fails. Once a
+// reader has read such a value to its end here it is held with its bytes, if it
+// fits an eighth of the memory (collect.go).
 //
 // # Invariants
 //
@@ -74,13 +76,16 @@
 //  10. Memory is bounded by CacheBytes, 64 MiB of larger values being loaded,
 //     and 4,096 loads at a time. CacheBytes counts all that a record takes: the
 //     value, its encoding, the key, the table, and what allocations are rounded
-//     up to.
+//     up to. Large values that will be held take an eighth of it on their way.
 //
 // # Caveats
 //
 //   - groupcache's registry is process-wide: its groups are never freed, so what
 //     is left of a closed Node, a few KiB, stays; and a process that registers a
 //     peer picker of its own with groupcache cannot use this package.
+//   - Readers of one large value that is not held yet read it from the database
+//     each for himself. Whoever reads one that is held keeps its bytes in memory
+//     for as long, though it may be let go meanwhile.
 //   - Whether a record is another node's is decided when it is loaded. When nodes
 //     come and go, what is held stays where it is until it is let go.
 //   - consistency=local reads what is held, and otherwise asks one database
