@@ -19,28 +19,71 @@ func TestRing_Owner_IsTheSameWhateverTheOrder(t *testing.T) {
 	}
 }
 
-func TestRing_Owner_SpreadsEvenlyAndMovesLittle(t *testing.T) {
-	const keys = 20_000
-	urls := []string{"http://127.0.0.1:5551", "http://127.0.0.1:5552", "http://127.0.0.1:5553"}
-	before, after := newRing(urls), newRing(append(slices.Clone(urls), "http://127.0.0.1:5554"))
-	share, moved := map[string]int{}, 0
+// ringNodes makes count URLs that look alike, as those of one fleet do, and
+// some that differ in a single bit or in nothing but their order.
+func ringNodes(count int) []string {
+	urls := []string{"http://a:1", "http://a:2", "http://b:1", "http://aa:1", "http://10.0.0.1:5551", "http://10.0.0.1:5515", "http://10.0.0.15:551"}
+	for i := 0; len(urls) < count; i++ {
+		urls = append(urls, fmt.Sprintf("http://cache-%d.cache.default.svc.cluster.local:5551", i))
+	}
+	return urls[:count]
+}
+
+// ringKeys makes keys that look alike: what only a weak hash tells apart badly.
+func ringKeys() []string {
+	keys := make([]string, 1_000_000)
 	for i := range keys {
-		key := fmt.Sprintf("goproxy/module/@v/v1.%d.0.zip", i)
-		share[before.owner(key)]++
-		if was, is := before.owner(key), after.owner(key); was != is {
-			moved++
-			if is != "http://127.0.0.1:5554" {
-				t.Fatalf("key %s moved from %s to %s, not to the new node", key, was, is)
+		keys[i] = fmt.Sprintf("goproxy/example.com/module/@v/v1.%d.0.zip", i)
+	}
+	return keys
+}
+
+// The largest share is at most a tenth over the mean, and a node that leaves
+// moves its own keys and no others.
+func TestRing_Owner_SpreadsEvenlyAndMovesLittle(t *testing.T) {
+	t.Parallel()
+	keys := ringKeys()
+	for _, count := range []int{3, 10, 50} {
+		urls := ringNodes(count)
+		leaver := urls[count/2]
+		before, after := newRing(urls), newRing(slices.Concat(urls[:count/2], urls[count/2+1:]))
+		share := map[string]int{}
+		moved := 0
+		for _, key := range keys {
+			was, is := before.owner(key), after.owner(key)
+			share[was]++
+			if was != is {
+				moved++
+			}
+			if (was != is) != (was == leaver) {
+				t.Fatalf("%d nodes: key %s was %s's and is %s's after %s left", count, key, was, is, leaver)
 			}
 		}
-	}
-	for url, n := range share {
-		if n < keys*30/100 || n > keys*37/100 {
-			t.Errorf("%s owns %d of %d keys", url, n, keys)
+		largest := 0
+		for _, n := range share {
+			largest = max(largest, n)
+		}
+		spread := float64(largest) * float64(count) / float64(len(keys))
+		part := float64(moved) * float64(count) / float64(len(keys))
+		t.Logf("%d nodes, %d keys: largest share %.4f of the mean, %.4f/n of the keys moved", count, len(keys), spread, part)
+		if spread > 1.10 || len(share) != count {
+			t.Errorf("%d of %d nodes own keys, the largest share is %.3f of the mean, want 1.10 at most", len(share), count, spread)
+		}
+		if part > 1.10 {
+			t.Errorf("%.3f/n of the keys moved when one of %d nodes left, want 1.1/n at most", part, count)
 		}
 	}
-	if moved < keys*22/100 || moved > keys*28/100 {
-		t.Errorf("%d of %d keys moved for the fourth node", moved, keys)
+}
+
+func BenchmarkRing_Owner(b *testing.B) {
+	for _, count := range []int{3, 10, 50} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			r := newRing(ringNodes(count))
+			b.ReportAllocs()
+			for b.Loop() {
+				r.owner("goproxy/example.com/module/@v/v1.4711.0.zip")
+			}
+		})
 	}
 }
 
