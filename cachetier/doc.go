@@ -33,9 +33,18 @@
 //
 // Memory first. On a miss the ring (rendezvous hashing over the live nodes)
 // names the key's owner. If that is another node and it is up, it is asked over
-// GET /peer/record; else the fastest database node is, a second one when the
-// first is slow, the others when they fail. All callers of a cold key share one
-// load, a flight (flight.go tells how and why not groupcache's own).
+// the stream to it; else the fastest database node is, a second one when the
+// first takes longer than all but one in twenty of its last reads, the others
+// when they fail. All callers of a cold key share one load, a flight (flight.go
+// tells how and why not groupcache's own).
+//
+// A stream is one connection that carries the questions of all loads to one
+// owner, and many frames in each system call (peerstream.go, peerserve.go,
+// frame.go). Records over 64 KiB, and nodes that are older than streams, are
+// asked for in requests of their own, GET /peer/record. Whoever waits for an
+// owner for long pings it: one that is alive answers at once, whatever it loads.
+// One that does not is asked no more until it says something, and the database
+// is asked beside it.
 //
 // There are two groupcache groups a node. "owned" loads from the database only,
 // "mirror" from owners; an owner answers its peers by way of "owned". So a load
@@ -69,8 +78,10 @@
 //     leaves disturbs nobody.
 //  7. No key is ever stuck: a panic in the getter, the picker or a peer's getter
 //     becomes that load's error.
-//  8. An owner that does not answer costs one PeerTimeout (each load already
-//     under way), then nothing until a probe finds it back.
+//  8. An owner that gives no sign of life costs the loads already under way two
+//     hedge delays, of 25 to 100 ms each (one PeerTimeout, if it is asked without
+//     a stream), and then nothing until it gives one. An owner that stops says so
+//     first, answers what it was asked, and costs nothing.
 //  9. A put is forwarded to a second database node only if nothing of it can
 //     have been carried out by the first.
 //  10. Memory is bounded by CacheBytes, 64 MiB of larger values being loaded,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -163,6 +164,75 @@ type testNode struct {
 	*Node
 	server *httptest.Server
 	gate   atomic.Pointer[func(r *http.Request)] // runs before a peer's request is served
+	plain  atomic.Bool                           // it is older than streams
+	hang   *hang
+}
+
+// hang is a listener whose connections stand still while it is set, as those of
+// a process do that was stopped.
+type hang struct {
+	net.Listener
+	mu sync.Mutex
+	on chan struct{} // closed when it is over; nil: it is not set
+}
+
+type hangingConn struct {
+	net.Conn
+	hang   *hang
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (h *hang) Accept() (net.Conn, error) {
+	c, err := h.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &hangingConn{Conn: c, hang: h, closed: make(chan struct{})}, nil
+}
+
+func (h *hang) set() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.on = make(chan struct{})
+}
+
+func (h *hang) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.on != nil {
+		close(h.on)
+		h.on = nil
+	}
+}
+
+func (c *hangingConn) wait() {
+	c.hang.mu.Lock()
+	on := c.hang.on
+	c.hang.mu.Unlock()
+	if on == nil {
+		return
+	}
+	select {
+	case <-on:
+	case <-c.closed:
+	}
+}
+
+func (c *hangingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.wait()
+	return n, err
+}
+
+func (c *hangingConn) Write(p []byte) (int, error) {
+	c.wait()
+	return c.Conn.Write(p)
+}
+
+func (c *hangingConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 // newTestNode makes a node that no clock of the test machine can surprise: it
@@ -170,15 +240,22 @@ type testNode struct {
 func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNode {
 	t.Helper()
 	tn := &testNode{}
-	tn.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	tn.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if tn.plain.Load() && r.URL.Path == peerStream {
+			http.NotFound(w, r)
+			return
+		}
 		if gate := tn.gate.Load(); gate != nil {
 			(*gate)(r)
 		}
 		tn.PeerHandler().ServeHTTP(w, r)
 	}))
+	tn.hang = &hang{Listener: tn.server.Listener}
+	tn.server.Listener = tn.hang
+	tn.server.Start()
 	cfg := NodeConfig{
 		URL: tn.server.URL, Logger: slog.New(slog.DiscardHandler),
-		HedgeDelay: time.Hour, PeerTimeout: patience, LoadTimeout: 4 * patience,
+		HedgeDelay: time.Hour, PeerTimeout: patience, LoadTimeout: 4 * patience, StreamIdle: patience,
 	}
 	for _, db := range dbs {
 		cfg.Nodes = append(cfg.Nodes, db.URL)
@@ -192,6 +269,7 @@ func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNo
 	}
 	tn.Node = n
 	t.Cleanup(func() {
+		tn.hang.release()
 		tn.server.Close()
 		n.Close()
 	})

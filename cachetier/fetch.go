@@ -36,6 +36,7 @@ type fetcher struct {
 	running   *sync.WaitGroup // Node.loads: every attempt is counted
 
 	requests, hedges atomic.Uint64
+	latency          latencies // of loads, until the value is there
 }
 
 // attempt is the end of one request to one database node.
@@ -56,7 +57,11 @@ func (f *fetcher) fetch(ctx context.Context, key kvstore.Key, c kvstore.Consiste
 	defer cancel()
 	race := &race{fetcher: f, key: key, consistency: c, left: f.databases.preference(), began: f.now()}
 	race.ended = make(chan attempt, len(race.left))
-	return race.run(ctx)
+	rec, err := race.run(ctx)
+	if err == nil || errors.Is(err, errAbsent) {
+		f.latency.observe(f.now().Sub(race.began))
+	}
+	return rec, err
 }
 
 // race is one fetch. It is owned by the goroutine in run; attempts only send
@@ -185,7 +190,7 @@ func (f *fetcher) read(ctx context.Context, d *database, key kvstore.Key, c kvst
 	if err != nil {
 		return nil, err
 	}
-	d.succeeded(f.now(), f.now().Sub(began))
+	d.read(f.now(), f.now().Sub(began))
 	return f.complete(ctx, meta, resp.Body)
 }
 
@@ -207,7 +212,7 @@ func (f *fetcher) refused(d *database, resp *http.Response, began time.Time) err
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	err := client.ResponseError(resp)
 	if mediaType == client.ContentTypeProblem && errors.Is(err, client.ErrNotFound) {
-		d.succeeded(f.now(), f.now().Sub(began))
+		d.read(f.now(), f.now().Sub(began))
 		return errAbsent
 	}
 	return fmt.Errorf("refused with %d: %w", resp.StatusCode, err)

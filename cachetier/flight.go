@@ -27,6 +27,11 @@ type flight struct {
 	// that the key is not set. groupcache then calls the getter, as after any
 	// failure of a peer, and the getter passes it on instead of loading again.
 	absent bool
+
+	// pending is set by the flight's own goroutine when the owner has given no
+	// sign of life for a while: its answer may still come, beside that of the
+	// database.
+	pending *call
 }
 
 type flightKey struct{}

@@ -97,10 +97,16 @@ func (n *Node) route(key kvstore.Key) *tier {
 	return n.owned
 }
 
+// held returns the record of key if it is in memory. It does not wait.
+func (n *Node) held(key kvstore.Key) *record {
+	rec, _ := n.memory.get(string(key))
+	return rec
+}
+
 // forPeer answers another cache node: from memory or the database.
 func (n *Node) forPeer(ctx context.Context, key kvstore.Key) (*record, error) {
 	arrived := n.tick()
-	if rec, _ := n.memory.get(string(key)); rec != nil {
+	if rec := n.held(key); rec != nil {
 		return rec, nil
 	}
 	rec, _, err := n.load(ctx, n.owned, key, arrived)
@@ -195,12 +201,55 @@ func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Si
 	if f.absent {
 		return errAbsent
 	}
-	rec, source, err := n.load(ctx, n.owned, kvstore.Key(key), n.tick())
+	rec, source, err := n.loadBeside(ctx, kvstore.Key(key), f.pending)
 	if err != nil {
 		return err
 	}
 	f.source = source
 	return dest.SetBytes(rec.raw)
+}
+
+// loadBeside loads from the database while the owner's answer, which pending
+// stands for if it is not nil, may still come. The first answer is taken; a
+// failure is none, as long as the other side may answer.
+func (n *Node) loadBeside(ctx context.Context, key kvstore.Key, pending *call) (*record, string, error) {
+	if pending == nil {
+		return n.load(ctx, n.owned, key, n.tick())
+	}
+	type result struct {
+		rec    *record
+		source string
+		err    error
+	}
+	database := make(chan result, 1)
+	loading, cancel := context.WithCancel(ctx) // of the waiting only
+	defer cancel()
+	n.loads.Go(func() { // a flight is counted while this runs, so Close has not begun to wait
+		rec, source, err := n.load(loading, n.owned, key, n.tick())
+		database <- result{rec, source, err}
+	})
+	select {
+	case r := <-database:
+		if r.err == nil || errors.Is(r.err, errAbsent) {
+			return r.rec, r.source, r.err
+		}
+		select {
+		case <-pending.done:
+			if rec, err := pending.record(key); err == nil || errors.Is(err, errAbsent) {
+				n.counters.peerLoads.Add(1)
+				return rec, sourcePeer, err
+			}
+		case <-ctx.Done():
+		}
+		return nil, "", r.err
+	case <-pending.done:
+		if rec, err := pending.record(key); err == nil || errors.Is(err, errAbsent) {
+			n.counters.peerLoads.Add(1)
+			return rec, sourcePeer, err
+		}
+		r := <-database
+		return r.rec, r.source, r.err
+	}
 }
 
 // value makes a record the caller's.

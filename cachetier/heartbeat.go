@@ -42,6 +42,7 @@ func (n *Node) Run(ctx context.Context) error {
 	beats.Wait()
 	patience.Stop()
 	n.goodbye()
+	n.depart()
 	return nil
 }
 

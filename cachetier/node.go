@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -26,8 +25,8 @@ const (
 	heartbeatDefault   = 500 * time.Millisecond
 	peerTimeoutDefault = 500 * time.Millisecond
 	loadTimeoutDefault = 5 * time.Second
-	dialTimeout        = time.Second
-	loadsMax           = 4096 // loads at the same time; past it ErrOverloaded
+	dialTimeout        = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
+	loadsMax           = 4096            // loads at the same time; past it ErrOverloaded
 )
 
 // What answered a read: the value of the Oncekv-Cache header.
@@ -55,7 +54,7 @@ type NodeConfig struct {
 	HeartbeatInterval time.Duration // default 500 ms
 	PeerTimeout       time.Duration // how long an owner may be silent; default 500 ms
 	LoadTimeout       time.Duration // how long a load may take in all; default 5 s
-	HedgeDelay        time.Duration // before a second database node is asked; 0: by measured latency, 20 to 250 ms
+	HedgeDelay        time.Duration // before a second node is asked; 0: by measured latency, 20 to 250 ms; 25 to 100 ms of an owner's silence
 	StreamIdle        time.Duration // how long a database node may stall in a large value; default 5 s
 
 	now func() time.Time // tests only
@@ -93,14 +92,19 @@ type Node struct {
 	counters  counters
 	began     time.Time
 
+	peerLatency latencies // of owners' answers
+
 	// base is the parent of every load's context.
 	base     context.Context
 	stopBase context.CancelFunc
 	loads    sync.WaitGroup // flights, attempts, and reads that bypass flights
+	streams  sync.WaitGroup // to peers and from them
+	leaving  atomic.Bool    // it has told its peers, or is about to
 
-	mu     sync.Mutex
-	active int // of loads, flights and bypassing reads only
-	closed bool
+	mu      sync.Mutex
+	active  int // of loads, flights and bypassing reads only
+	closed  bool
+	serving map[*served]struct{}
 }
 
 // view is the ring and the peers in it. It is immutable, but for the peers'
@@ -111,7 +115,7 @@ type view struct {
 }
 
 type counters struct {
-	gets, hits, mirroredHits, peerLoads, peerErrors, peerServed, absences, errors atomic.Uint64
+	gets, hits, mirroredHits, peerLoads, peerHedges, peerErrors, peerServed, absences, errors atomic.Uint64
 }
 
 // New checks cfg and returns a node, which serves at once: with an empty cache,
@@ -127,6 +131,7 @@ func New(cfg NodeConfig) (*Node, error) {
 		now:     cfg.now,
 		members: newMembership(cfg.URL, cfg.Nodes),
 		began:   cfg.now(),
+		serving: make(map[*served]struct{}),
 	}
 	n.base, n.stopBase = context.WithCancel(context.Background())
 	n.databases = &databases{now: n.now}
@@ -207,7 +212,7 @@ func (n *Node) newTiers() {
 
 func newTransport(dial time.Duration) *http.Transport {
 	return &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dial, KeepAlive: 15 * time.Second}).DialContext,
+		DialContext:         newDialer(dial).dial,
 		MaxIdleConnsPerHost: 256,
 		IdleConnTimeout:     90 * time.Second,
 		// Lengths and ranges are those of the value itself.
@@ -231,6 +236,7 @@ func (n *Node) Close() error {
 	n.mu.Unlock()
 	n.stopBase()
 	n.loads.Wait()
+	n.streams.Wait()
 	n.fetcher.http.CloseIdleConnections()
 	n.peerHTTP.CloseIdleConnections()
 	n.forward.Close()
@@ -283,6 +289,14 @@ func (n *Node) setPeers(urls []string) {
 	}
 	next.ring = newRing(append([]string{n.cfg.URL}, urls...))
 	n.view.Store(next)
+	if old == nil {
+		return
+	}
+	for url, p := range old.peers {
+		if next.peers[url] == nil {
+			p.retire()
+		}
+	}
 }
 
 // ownerPicker is groupcache's PeerPicker.
@@ -319,6 +333,12 @@ func (n *Node) Stats() client.CacheStats {
 	}
 }
 
+// Latencies returns how long loads took that owners answered, and those that
+// database nodes did.
+func (n *Node) Latencies() (peer, database Latency) {
+	return n.peerLatency.figures(), n.fetcher.latency.figures()
+}
+
 func (n *Node) figures() client.CacheFigures {
 	return client.CacheFigures{
 		Gets:          n.counters.gets.Load(),
@@ -341,9 +361,12 @@ func (n *Node) figures() client.CacheFigures {
 	}
 }
 
-// Ready returns nil when a database node has answered within 3 s, and else an
-// error that says whom this node tries.
+// Ready returns nil when a database node has answered within 3 s and this node
+// is not leaving, and else an error that says which, and whom this node tries.
 func (n *Node) Ready(context.Context) error {
+	if n.leaving.Load() {
+		return fmt.Errorf("%w: this cache node is leaving", kvstore.ErrUnavailable)
+	}
 	known := n.databases.all()
 	urls := make([]string, len(known))
 	for i, d := range known {

@@ -322,48 +322,72 @@ func TestNode_Get_DeadOwner(t *testing.T) {
 	}
 }
 
-func TestNode_Get_HungOwnerCostsOneTimeoutThenNothingThenIsBack(t *testing.T) {
-	keys := newFakeKeys()
-	db := newFakeDB(t, keys)
-	nodes := newTestNodes(t, 2, func(cfg *NodeConfig) { cfg.PeerTimeout = 2 * time.Second }, db)
-	n, owner := nodes[0], nodes[1]
-	var asked atomic.Int64
-	unhang := make(chan struct{})
-	hang := func(r *http.Request) {
-		if r.URL.Path == peerRecord {
-			asked.Add(1)
-		}
-		select {
-		case <-unhang:
-		case <-r.Context().Done():
-		}
-	}
-	owner.gate.Store(&hang)
-	owned := ownedKeys(t, n, owner, 20)
-	for _, key := range owned[:10] {
-		if source := mustGet(t, n, keys.put(key, []byte(key))); source != sourceLoad {
-			t.Errorf("source %s while the owner hangs", source)
-		}
-	}
-	if asked.Load() != 1 {
-		t.Errorf("the hung owner was asked %d times, want once", asked.Load())
-	}
-	db.registry.Heartbeat(client.Heartbeat{URL: owner.server.URL})
-	var beats sync.WaitGroup
-	n.round(t.Context(), &beats)
-	beats.Wait()
-	p := n.view.Load().peers[owner.server.URL]
-	if p == nil || !p.down.Load() {
-		t.Fatal("the owner is not down though its probe hung")
-	}
-	n.cfg.PeerTimeout = patience // from here on it answers
-	close(unhang)
-	n.round(t.Context(), &beats)
-	beats.Wait()
-	for _, key := range owned[10:] {
-		if source := mustGet(t, n, keys.put(key, []byte(key))); source != sourcePeer {
-			t.Errorf("source %s after the owner came back", source)
-		}
+// A hung owner delays the loads that have begun to ask it, all at the same time,
+// and none that begin later, until it moves again.
+func TestNode_Get_HungOwnerDelaysOnceThenNothingThenIsBack(t *testing.T) {
+	for _, way := range []string{"stream", "new stream", "plain HTTP"} {
+		t.Run(way, func(t *testing.T) {
+			keys := newFakeKeys()
+			db := newFakeDB(t, keys)
+			nodes := newTestNodes(t, 2, func(cfg *NodeConfig) {
+				cfg.HedgeDelay, cfg.PeerTimeout = 500*time.Millisecond, 2*time.Second
+			}, db)
+			n, owner := nodes[0], nodes[1]
+			owner.plain.Store(way == "plain HTTP")
+			owned, burst := ownedKeys(t, n, owner, 2000), 1000
+			if way != "stream" {
+				burst = 100
+			}
+			for _, key := range owned {
+				keys.put(key, []byte(key))
+			}
+			get := func(key string) string {
+				want, _ := keys.get(key)
+				return mustGet(t, n, want)
+			}
+			if way != "new stream" && get(owned[1010]) != sourcePeer {
+				t.Fatal("the owner was not asked")
+			}
+			owner.hang.set()
+			began := time.Now()
+			var loads sync.WaitGroup
+			for _, key := range owned[:burst] {
+				loads.Go(func() {
+					if source := get(key); source != sourceLoad {
+						t.Errorf("source %s while the owner hangs", source)
+					}
+				})
+			}
+			loads.Wait()
+			t.Logf("%d loads at once: %v", burst, time.Since(began))
+			asked := func() uint64 { return n.counters.peerHedges.Load() + n.counters.peerErrors.Load() }
+			before := asked()
+			if before == 0 {
+				t.Error("nobody has noticed that the owner hangs")
+			}
+			for _, key := range owned[1000:1010] {
+				get(key)
+			}
+			if more := asked() - before; more != 0 {
+				t.Errorf("the owner was asked %d times after it had been found silent", more)
+			}
+			db.registry.Heartbeat(client.Heartbeat{URL: owner.server.URL})
+			var beats sync.WaitGroup
+			n.round(t.Context(), &beats)
+			beats.Wait()
+			p := n.view.Load().peers[owner.server.URL]
+			if p == nil || !p.down.Load() {
+				t.Fatal("the owner is not down though its probe hung")
+			}
+			owner.hang.release()
+			next := 1010
+			eventually(t, "the owner is back", func() bool {
+				n.round(t.Context(), &beats)
+				beats.Wait()
+				next++
+				return get(owned[next]) == sourcePeer
+			})
+		})
 	}
 }
 

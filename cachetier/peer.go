@@ -8,7 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,21 +17,22 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Between cache nodes:
-//
-//	GET /peer/ping                 204: this process runs
-//	GET /peer/record?key=BASE64URL 200 and a record, or 404 and typeAbsent,
-//	                               or 503: could not load
 const (
-	peerPing   = "/peer/ping"
-	peerRecord = "/peer/record"
-	typeRecord = "application/vnd.oncekv.record"
-	typeAbsent = "application/vnd.oncekv.absent"
+	peerHedgeMin   = 25 * time.Millisecond // less, and a busy machine looks like a silent one
+	peerHedgeMax   = 100 * time.Millisecond
+	peerHedgeStart = 50 * time.Millisecond // while nothing was measured
+	peerPlainFor   = 30 * time.Second      // how long a node without streams is not asked for one
 )
 
 var (
 	errPeerSilent = errors.New("owner is silent")
 	errPeerBusy   = errors.New("owner could not load")
+	errPeerLeft   = errors.New("owner is leaving")
+	errPeerPlain  = errors.New("owner takes this question over plain HTTP only")
+
+	// errPeerSlow: the owner has given no sign of life for a while. Its answer
+	// may still come.
+	errPeerSlow = errors.New("owner has not answered yet")
 )
 
 // peer is another cache node. It is groupcache's ProtoGetter for the keys that
@@ -39,7 +40,15 @@ var (
 type peer struct {
 	url  string
 	node *Node
-	down atomic.Bool // it did not answer; a probe that it does clears this
+
+	// down: it is not asked. Set when it gives no sign of life, cleared by one.
+	down    atomic.Bool
+	missed  atomic.Bool // it was logged that it does not answer
+	latency latencies   // of its answers
+
+	mu         sync.Mutex
+	current    *stream // nil: there is none, the next load begins one
+	plainUntil time.Time
 }
 
 // Get implements groupcache.ProtoGetter: it fills out with the owner's record
@@ -47,19 +56,178 @@ type peer struct {
 // flight's.
 func (p *peer) Get(ctx context.Context, in *pb.GetRequest, out *pb.GetResponse) (err error) {
 	defer recovered(p.node.log, "a load from peer "+p.url, &err)
+	began := time.Now()
 	rec, err := p.load(ctx, kvstore.Key(in.GetKey()))
 	switch {
 	case err == nil:
-		p.node.counters.peerLoads.Add(1)
+		p.served(began)
 		flightFrom(ctx).source = sourcePeer
 		out.Value = rec.raw
 	case errors.Is(err, errAbsent):
-		p.node.counters.peerLoads.Add(1)
+		p.served(began)
 		flightFrom(ctx).absent = true
+	case errors.Is(err, errPeerSlow):
+		p.node.counters.peerHedges.Add(1)
 	default:
 		p.failed(ctx, err)
 	}
 	return err
+}
+
+// served counts an answer.
+func (p *peer) served(began time.Time) {
+	took := time.Since(began)
+	p.node.counters.peerLoads.Add(1)
+	p.node.peerLatency.observe(took)
+	p.latency.observe(took)
+}
+
+// load asks the owner: over the stream to it, or by a request of its own when
+// there is no stream or the record is too long for it. It waits for half the
+// load's time at most, so that there is time for the database.
+//
+// errPeerSlow: the question stays on its way, as the flight's pending call.
+func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
+	f := flightFrom(ctx)
+	ctx, stop := context.WithTimeout(ctx, p.node.cfg.LoadTimeout/2)
+	defer stop()
+	if s := p.stream(); s != nil {
+		c, err := s.ask(key)
+		if err == nil {
+			err = p.await(ctx, s, c)
+		}
+		if errors.Is(err, errPeerSlow) {
+			f.pending = c
+			return nil, err
+		}
+		if err == nil {
+			rec, err := c.record(key)
+			if !errors.Is(err, errPeerPlain) {
+				return rec, err
+			}
+		} else if !errors.Is(err, errPeerPlain) {
+			return nil, err
+		}
+	}
+	return p.loadAlone(ctx, key)
+}
+
+// stream returns the stream to this peer, which it begins when there is none;
+// nil when the peer is known to have none.
+func (p *peer) stream() *stream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current != nil {
+		return p.current
+	}
+	if p.node.now().Before(p.plainUntil) {
+		return nil
+	}
+	s := newStream(p)
+	if !p.node.goStream(s.run) {
+		s.dog.Stop()
+		s.cancel()
+		return nil
+	}
+	p.current = s
+	return s
+}
+
+// await waits for the answer to c. While it does not come, it pings; when that
+// is not answered either, the owner is held for silent, and errPeerSlow says so.
+func (p *peer) await(ctx context.Context, s *stream, c *call) error {
+	delay := p.hedgeDelay()
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		select {
+		case <-c.done:
+			return nil
+		case <-timer.C:
+			if s.ping() >= delay {
+				p.suspect(s)
+				return errPeerSlow
+			}
+			timer.Reset(delay)
+		case <-ctx.Done():
+			return fmt.Errorf("%w in time: %w", errPeerBusy, context.Cause(ctx))
+		}
+	}
+}
+
+// hedgeDelay is how long the owner may give no sign of life before it is pinged,
+// and how long again before the database is asked beside it: what all but one in
+// twenty of its answers take.
+func (p *peer) hedgeDelay() time.Duration {
+	delay := p.node.cfg.HedgeDelay
+	if delay == 0 {
+		delay = peerHedgeStart
+		if usual := p.latency.usual(); usual != 0 {
+			delay = min(max(usual, peerHedgeMin), peerHedgeMax)
+		}
+	}
+	return min(delay, p.node.cfg.PeerTimeout/2)
+}
+
+// suspect keeps loads away from a peer whose stream is silent, until it says
+// something.
+func (p *peer) suspect(s *stream) {
+	p.down.Store(true)
+	if s.pinged.Load() == 0 { // it has, at this moment
+		p.answers()
+	}
+}
+
+// lost keeps loads away from a peer until it answers a probe.
+func (p *peer) lost(err error) {
+	p.down.Store(true)
+	if !p.missed.Swap(true) {
+		p.node.log.Warn("peer does not answer; its keys are loaded from the database until it does", "peer", p.url, "error", err)
+	}
+}
+
+// leaves keeps loads away from a peer that has said that it stops.
+func (p *peer) leaves() {
+	if !p.down.Swap(true) {
+		p.node.log.Info("peer is leaving", "peer", p.url)
+	}
+}
+
+// answers lets loads ask the peer again.
+func (p *peer) answers() {
+	p.down.Store(false)
+	if p.missed.Swap(false) {
+		p.node.log.Info("peer answers again", "peer", p.url)
+	}
+}
+
+// ended hears that a stream is over.
+func (p *peer) ended(s *stream, err error) {
+	p.mu.Lock()
+	if p.current == s {
+		p.current = nil
+	}
+	if errors.Is(err, errPeerPlain) {
+		p.plainUntil = p.node.now().Add(peerPlainFor)
+	}
+	p.mu.Unlock()
+	switch {
+	case errors.Is(err, errPeerPlain), p.node.base.Err() != nil:
+	case errors.Is(err, errPeerLeft):
+		p.leaves()
+	default:
+		p.lost(err)
+	}
+}
+
+// retire ends the stream when nothing is asked over it any more.
+func (p *peer) retire() {
+	p.mu.Lock()
+	s := p.current
+	p.mu.Unlock()
+	if s != nil {
+		s.retire()
+	}
 }
 
 // failed decides whether the owner is to be avoided. One that answers is not,
@@ -68,21 +236,17 @@ func (p *peer) Get(ctx context.Context, in *pb.GetRequest, out *pb.GetResponse) 
 func (p *peer) failed(ctx context.Context, err error) {
 	p.node.counters.peerErrors.Add(1)
 	switch {
-	case errors.Is(err, errPeerBusy):
+	case errors.Is(err, errPeerBusy), errors.Is(err, errPeerLeft):
 	case errors.Is(err, errDigest):
 		p.node.log.Error("peer sent wrong bytes", "peer", p.url, "error", err)
 	case ctx.Err() == nil:
-		if !p.down.Swap(true) {
-			p.node.log.Warn("peer does not answer; its keys are loaded from the database until it does", "peer", p.url, "error", err)
-		}
+		p.lost(err)
 	}
 }
 
-// load asks the owner. It waits for PeerTimeout at most without a byte, and
-// for half the load's time in all, so that there is time for the database.
-func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
-	ctx, stop := context.WithTimeout(ctx, p.node.cfg.LoadTimeout/2)
-	defer stop()
+// loadAlone asks the owner in a request of its own. It waits for PeerTimeout at
+// most without a byte.
+func (p *peer) loadAlone(ctx context.Context, key kvstore.Key) (*record, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	dog := time.AfterFunc(p.node.cfg.PeerTimeout, func() { cancel(errPeerSilent) })
@@ -169,54 +333,10 @@ func (p *peer) probe(ctx context.Context) {
 		return
 	}
 	resp.Body.Close()
-	if resp.StatusCode == http.StatusNoContent && p.down.Swap(false) {
-		p.node.log.Info("peer answers again", "peer", p.url)
-	}
-}
-
-// PeerHandler serves the paths below /peer/ to other cache nodes. A record is
-// answered from this node's memory or from the database and never asked of a
-// third node, whatever this node's ring says: so no two lists of peers, however
-// they differ, can make nodes wait for each other.
-func (n *Node) PeerHandler() http.Handler { return http.HandlerFunc(n.servePeer) }
-
-func (n *Node) servePeer(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Cache-Control", "no-store")
-	switch {
-	case r.Method != http.MethodGet:
-		w.Header().Set("Allow", http.MethodGet)
-		http.Error(w, "peers only read", http.StatusMethodNotAllowed)
-	case r.URL.Path == peerPing:
-		w.WriteHeader(http.StatusNoContent)
-	case r.URL.Path == peerRecord:
-		n.serveRecord(w, r)
-	default:
-		http.Error(w, "no such peer resource", http.StatusNotFound)
-	}
-}
-
-func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request) {
-	encoded, _ := strings.CutPrefix(r.URL.RawQuery, "key=")
-	raw, err := base64.RawURLEncoding.DecodeString(encoded)
-	key := kvstore.Key(raw)
-	if err == nil {
-		err = key.Validate()
-	}
-	if err != nil {
-		http.Error(w, "key is not one in base64url: "+err.Error(), http.StatusBadRequest)
-		return
-	}
-	n.counters.peerServed.Add(1)
-	rec, err := n.forPeer(r.Context(), key)
-	switch {
-	case errors.Is(err, errAbsent):
-		w.Header().Set("Content-Type", typeAbsent)
-		w.WriteHeader(http.StatusNotFound)
-	case err != nil:
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-	default:
-		w.Header().Set("Content-Type", typeRecord)
-		w.Header().Set("Content-Length", fmt.Sprint(len(rec.raw)))
-		w.Write(rec.raw)
+	if resp.StatusCode == http.StatusNoContent {
+		p.mu.Lock()
+		p.plainUntil = time.Time{} // it may be another program by now
+		p.mu.Unlock()
+		p.answers()
 	}
 }

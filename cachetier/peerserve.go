@@ -1,0 +1,266 @@
+package cachetier
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Between cache nodes:
+//
+//	GET /peer/ping                 204: this process runs; 503: it is leaving
+//	GET /peer/stream               101: from here on frames (frame.go); 503: it
+//	                               is leaving
+//	GET /peer/record?key=BASE64URL 200 and a record, or 404 and typeAbsent,
+//	                               or 503: could not load
+//
+// A node that is older than streams answers 404 to one, and is asked for every
+// record by itself.
+const (
+	peerPing   = "/peer/ping"
+	peerStream = "/peer/stream"
+	peerRecord = "/peer/record"
+	typeRecord = "application/vnd.oncekv.record"
+	typeAbsent = "application/vnd.oncekv.absent"
+)
+
+const (
+	answersMax      = 1 << 20                // bytes of answers in a stream's queue
+	switchTime      = 5 * time.Second        // for the answer that makes a stream
+	departurePeriod = 500 * time.Millisecond // for peers to stop asking a node that leaves
+)
+
+// PeerHandler serves the paths below /peer/ to other cache nodes. A record is
+// answered from this node's memory or from the database and never asked of a
+// third node, whatever this node's ring says: so no two lists of peers, however
+// they differ, can make nodes wait for each other.
+func (n *Node) PeerHandler() http.Handler { return http.HandlerFunc(n.servePeer) }
+
+func (n *Node) servePeer(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	switch {
+	case r.Method != http.MethodGet:
+		w.Header().Set("Allow", http.MethodGet)
+		http.Error(w, "peers only read", http.StatusMethodNotAllowed)
+	case r.URL.Path != peerRecord && n.leaving.Load():
+		http.Error(w, "this cache node is leaving", http.StatusServiceUnavailable)
+	case r.URL.Path == peerPing:
+		w.WriteHeader(http.StatusNoContent)
+	case r.URL.Path == peerStream:
+		n.serveStream(w, r)
+	case r.URL.Path == peerRecord:
+		n.serveRecord(w, r)
+	default:
+		http.Error(w, "no such peer resource", http.StatusNotFound)
+	}
+}
+
+func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request) {
+	encoded, _ := strings.CutPrefix(r.URL.RawQuery, "key=")
+	raw, err := base64.RawURLEncoding.DecodeString(encoded)
+	key := kvstore.Key(raw)
+	if err == nil {
+		err = key.Validate()
+	}
+	if err != nil {
+		http.Error(w, "key is not one in base64url: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	n.counters.peerServed.Add(1)
+	rec, err := n.forPeer(r.Context(), key)
+	switch {
+	case errors.Is(err, errAbsent):
+		w.Header().Set("Content-Type", typeAbsent)
+		w.WriteHeader(http.StatusNotFound)
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	default:
+		w.Header().Set("Content-Type", typeRecord)
+		w.Header().Set("Content-Length", fmt.Sprint(len(rec.raw)))
+		w.Write(rec.raw)
+	}
+}
+
+// serveStream makes a stream of the connection. Its goroutines are the node's.
+func (n *Node) serveStream(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != streamProtocol {
+		w.Header().Set("Upgrade", streamProtocol)
+		http.Error(w, "this is for cache nodes that speak "+streamProtocol, http.StatusUpgradeRequired)
+		return
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "this connection cannot become a stream: "+err.Error(), http.StatusNotImplemented)
+		return
+	}
+	s := &served{node: n, conn: conn, from: buffered.Reader, writer: newFrameWriter(answersMax), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
+	if !n.goStream(s.run) {
+		conn.Close()
+	}
+}
+
+// served is a stream that another cache node began. Its goroutine, in run, reads
+// questions and answers what is in memory itself, so that a burst of questions
+// becomes one burst of answers; what has to be loaded is answered by a goroutine
+// of its own. frameWriter.run sends.
+type served struct {
+	node   *Node
+	conn   net.Conn
+	from   io.Reader
+	writer *frameWriter
+	loads  chan struct{} // one for each load
+	ended  chan struct{} // closed at the end of run
+}
+
+func (s *served) run() {
+	defer close(s.ended)
+	ctx, cancel := context.WithCancel(s.node.base)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer s.writer.close()
+	defer cancel()
+	running.Go(func() { // closes the connection, which ends the reading
+		<-ctx.Done()
+		s.conn.Close()
+	})
+	_ = s.conn.SetDeadline(time.Now().Add(switchTime))
+	if _, err := fmt.Fprintf(s.conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", streamProtocol); err != nil {
+		return
+	}
+	_ = s.conn.SetDeadline(time.Time{})
+	running.Go(func() {
+		_ = s.writer.run(s.conn, cancel)
+		cancel()
+	})
+	s.node.addServed(s)
+	defer s.node.dropServed(s)
+	if err := s.read(ctx, &running); err != nil && err != io.EOF && ctx.Err() == nil {
+		s.node.log.Debug("stream of a peer ended", "peer", s.conn.RemoteAddr(), "error", err)
+	}
+}
+
+func (s *served) read(ctx context.Context, running *sync.WaitGroup) (err error) {
+	defer recovered(s.node.log, "a stream of a peer", &err)
+	r := bufio.NewReaderSize(s.from, streamBuffer)
+	for {
+		if !frameBuffered(r) {
+			s.writer.flush()
+		}
+		f, err := readFrame(r)
+		if err != nil {
+			return err
+		}
+		switch f.kind {
+		case framePing:
+			s.writer.add(framePong, f.id, nil)
+		case frameGet:
+			s.get(ctx, f.id, kvstore.Key(f.payload), running)
+		default:
+			return fmt.Errorf("peer sent a frame of kind %d, which is no question", f.kind)
+		}
+	}
+}
+
+// get answers from memory, or begins a load that will.
+func (s *served) get(ctx context.Context, id uint32, key kvstore.Key, running *sync.WaitGroup) {
+	s.node.counters.peerServed.Add(1)
+	if err := key.Validate(); err != nil {
+		s.answer(id, nil, err)
+		return
+	}
+	if rec := s.node.held(key); rec != nil {
+		s.answer(id, rec, nil)
+		return
+	}
+	select {
+	case s.loads <- struct{}{}:
+	default:
+		s.answer(id, nil, kvstore.ErrOverloaded)
+		return
+	}
+	running.Go(func() {
+		defer func() { <-s.loads }()
+		rec, err := s.load(ctx, key)
+		s.answer(id, rec, err)
+		s.writer.flush()
+	})
+}
+
+func (s *served) load(ctx context.Context, key kvstore.Key) (rec *record, err error) {
+	defer recovered(s.node.log, "a load for a peer", &err)
+	return s.node.forPeer(ctx, key)
+}
+
+func (s *served) answer(id uint32, rec *record, err error) {
+	switch {
+	case errors.Is(err, errAbsent):
+		s.writer.add(frameAbsent, id, nil)
+	case err != nil:
+		reason := err.Error()
+		s.writer.add(frameBusy, id, []byte(reason[:min(len(reason), frameReasonBytes)]))
+	case len(rec.raw) > frameRecordBytes:
+		s.writer.add(frameLarge, id, nil)
+	default:
+		s.writer.add(frameRecord, id, rec.raw)
+	}
+}
+
+// goStream runs f in a goroutine that Close waits for; false when the node is
+// closed.
+func (n *Node) goStream(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.streams.Go(f)
+	return true
+}
+
+func (n *Node) addServed(s *served) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.leaving.Load() {
+		s.writer.send(frameLeaving, 0, nil)
+	}
+	n.serving[s] = struct{}{}
+}
+
+func (n *Node) dropServed(s *served) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.serving, s)
+}
+
+// depart tells the peers that ask here that they should not, and waits until
+// they have got their last answers, departurePeriod at most.
+func (n *Node) depart() {
+	n.mu.Lock()
+	n.leaving.Store(true)
+	left := slices.Collect(maps.Keys(n.serving))
+	n.mu.Unlock()
+	patience := time.NewTimer(departurePeriod)
+	defer patience.Stop()
+	for _, s := range left {
+		s.writer.send(frameLeaving, 0, nil)
+	}
+	for _, s := range left {
+		select {
+		case <-s.ended:
+		case <-patience.C:
+			return
+		}
+	}
+}
