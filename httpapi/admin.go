@@ -93,6 +93,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.on(http.MethodPost, pathAPI+pathTwin, putting, forward)
 	rt.get(pathAPI+pathKeys, readForwarder(below, cfg.BodyIdleTimeout, nil))
 	rt.on(http.MethodPost, pathAPI+pathKeys, putting, duplexForwarder(below, cfg.BodyIdleTimeout))
+	rt.on(http.MethodPost, pathAPI+pathManyGets, reading, duplexForwarder(below, cfg.BodyIdleTimeout))
 	rt.get(pathAPI+pathChanges, readForwarder(below, cfg.BodyIdleTimeout, cfg.Closing))
 	rt.get(pathAPI+"/members", readForwarder(below, cfg.BodyIdleTimeout, nil))
 	change := changeForwarder(below, cfg.BodyIdleTimeout)

@@ -51,6 +51,7 @@ const (
 // decision: whoever waits gets it in the end.
 type batches struct {
 	*puts
+	framed   *framed // those that come in frames
 	shape    *shape
 	logger   *slog.Logger
 	closing  <-chan struct{}
@@ -68,7 +69,7 @@ const batchStallShare = 3
 
 func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 	return &batches{
-		puts: p, shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
+		puts: p, framed: newFramed(cfg), shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
 		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
 		streams: make(chan struct{}, cfg.BatchStreams),
 		slots:   semaphore.NewWeighted(batchPuts),

@@ -52,10 +52,13 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	for _, f := range adjust {
 		f(&cfg)
 	}
+	cfg.DB = batchDB{n.db, n}
 	cfg.setDefaults()
-	n.batches = newBatches(&cfg, &puts{db: batchDB{n.db, n}, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
+	n.batches = newBatches(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
-	rt.on(http.MethodPost, "/keys", putting, n.batches.serve)
+	rt.on(http.MethodPost, "/keys", putting, n.batches.serveMany)
+	gets := newManyGets(&cfg, newBudget(cfg.JSONBytesInFlight))
+	rt.manyReads(gets)
 	server := httptest.NewUnstartedServer(rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight))
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	before := runtime.NumGoroutine()
@@ -68,6 +71,14 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 			http.DefaultClient.CloseIdleConnections()
 			return runtime.NumGoroutine() <= before
 		})
+		for _, f := range []*framed{n.batches.framed, gets.framed} {
+			if left := f.streams.left.Load(); left != int64(cfg.FramedStreams) {
+				t.Errorf("%d of %d streams are free", left, cfg.FramedStreams)
+			}
+		}
+		if left := gets.memory.left.Load(); left != cfg.JSONBytesInFlight {
+			t.Errorf("%d of %d bytes for lines are free", left, cfg.JSONBytesInFlight)
+		}
 		if !n.batches.slots.TryAcquire(batchPuts) || !n.batches.memory.TryAcquire(max(cfg.BatchBytesInFlight, batchLongBytes)) {
 			t.Error("a part of a budget is not given back")
 		}

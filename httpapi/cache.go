@@ -43,8 +43,10 @@ func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
 	rt.traffic = cfg.Traffic
-	rt.reads(&reads{from: newTimedReader(cfg.Reader, cfg.AnswerTimeout), headers: newValueHeaders(), counters: cfg.Counters,
-		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: newBudget(cfg.JSONBytesInFlight), values: newBudget(cfg.ValueBytesInFlight)})
+	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), newBudget(cfg.JSONBytesInFlight)
+	rt.reads(&reads{from: from, headers: newValueHeaders(), counters: cfg.Counters,
+		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: newBudget(cfg.ValueBytesInFlight)})
+	rt.manyReads(newCachedGets(&cfg, from, memory))
 
 	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)
 	rt.on(http.MethodPut, pathKey+"*", putting, forward)

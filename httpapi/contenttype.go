@@ -23,17 +23,22 @@ func contentTypeOf(h http.Header) (string, error) {
 	if len(lines) > 1 {
 		return "", invalid("Content-Type is given %d times; give it once", len(lines))
 	}
-	if len(lines) == 0 || strings.TrimSpace(lines[0]) == "" {
+	return meantContentType(strings.Join(lines, ""))
+}
+
+// meantContentType is what a content type given with a value means.
+func meantContentType(given string) (string, error) {
+	if given == kvstore.DefaultContentType || strings.TrimSpace(given) == "" {
 		return kvstore.DefaultContentType, nil
 	}
-	media, err := checkContentType(lines[0])
+	media, err := checkContentType(given)
 	if err != nil {
 		return "", err
 	}
 	if media == contentTypeForm {
 		return kvstore.DefaultContentType, nil
 	}
-	return strings.TrimSpace(lines[0]), nil
+	return strings.TrimSpace(given), nil
 }
 
 // checkContentType refuses what could not be sent back as a header for ever

@@ -23,6 +23,7 @@ const (
 	DefaultBatchStreams       = 16
 	DefaultBatchBytesInFlight = 64 << 20
 	DefaultSpillBytes         = 64 << 20
+	DefaultFramedStreams      = 256
 
 	DefaultValueBytesInFlight = 256 << 20
 	DefaultRequestsInFlight   = 8192
@@ -53,6 +54,7 @@ type DatabaseConfig struct {
 	BatchBytesInFlight int64  // memory for their lines, all together; DefaultBatchBytesInFlight, at least 24 MiB
 	SpillDir           string // where results wait for a client that does not read yet; os.TempDir()
 	SpillBytes         int64  // of each request; DefaultSpillBytes, negative: memory only
+	FramedStreams      int    // POST /keys in frames at a time, and as many of POST /keys/get, 429 beyond; DefaultFramedStreams
 
 	ValueBytesInFlight int64 // memory for values on their way to readers; DefaultValueBytesInFlight
 	RequestsInFlight   int   // of keys, at the same time; DefaultRequestsInFlight
@@ -84,7 +86,8 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPut, pathKeep+"*", putting, p.byPath(pathKeep, true))
 	rt.on(http.MethodPut, pathTwin, putting, p.byQuery)
 	rt.on(http.MethodPost, pathTwin, putting, p.byDocument)
-	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serve)
+	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serveMany)
+	rt.manyReads(newManyGets(&cfg, memory))
 
 	m := &members{cluster: cfg.Cluster, answer: cfg.AnswerTimeout,
 		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory),
@@ -119,6 +122,7 @@ func (cfg *DatabaseConfig) setDefaults() {
 	setDefault(&cfg.BatchStreams, DefaultBatchStreams)
 	setDefault(&cfg.BatchBytesInFlight, DefaultBatchBytesInFlight)
 	setDefault(&cfg.SpillBytes, DefaultSpillBytes)
+	setDefault(&cfg.FramedStreams, DefaultFramedStreams)
 	setDefault(&cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
 	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
 	if cfg.Logger == nil {

@@ -34,6 +34,7 @@
 //	POST     /key                        puts               forwards
 //	GET      /keys /changes              lists              forwards
 //	POST     /keys                       puts many          forwards, both ways
+//	POST     /keys/get                   reads many         reads many
 //	GET POST /members                    lists, adds        404
 //	DELETE   /members/{name}             removes            404
 //	POST     /members/{name}/promote     promotes           404
@@ -111,6 +112,26 @@
 // results; of that line and the following nothing was proposed. An answer that
 // breaks off without its end says nothing about the lines without a result.
 //
+// # Many gets, and frames
+//
+// POST /keys/get takes a stream of lines that name a key each, and answers with
+// a line for each that is not blank, in their order: client.GetResult. Lines
+// that arrive together are looked up together, and all their absences are
+// confirmed by one round of ReadIndex. Values of over 64 KiB are referred to by
+// "location". A client that does not read is waited for, so it must not send
+// everything first.
+//
+// Both routes also speak frames (package frame), when the request's content type
+// is client.ContentTypeBatch: for programs that have many puts and gets under way
+// on one connection, and want each answer as soon as it is known. A frame is a
+// put with the conditions of PUT /key/{key}, or a get; its answer, which carries
+// its id, says what that of a single request says, as fields or as a problem.
+// Frames of one stream are decided in any order, those with the same key too: who
+// needs an order waits for the answer. A value never waits for somebody's
+// absence to be confirmed. A stream that cannot go on ends with a problem whose
+// id is 0; all that was taken is answered before it, and of the rest nothing was
+// done.
+//
 // # Invariants
 //
 //  1. A key is the decoded path after /key/, byte for byte: decoded once,
@@ -142,7 +163,10 @@
 //     does. Of POST /keys there are BatchStreams at a time; the lines of all of
 //     them share BatchBytesInFlight and 4,096 goroutines, and each has up to
 //     4,096 results and 1 MiB of buffers, 10 MiB at the very most, however many
-//     its lines.
+//     its lines. Of streams in frames there are FramedStreams for puts, which
+//     share the bytes and goroutines of lines, and as many for gets; each holds
+//     half a MiB at most, and takes no more while a client does not read. A
+//     POST /keys/get in lines takes 2 MiB of JSONBytesInFlight.
 //  9. Methods that change something pass http.CrossOriginProtection, on every
 //     node and route.
 //

@@ -129,6 +129,10 @@ func (d *duplex) within(idle, total time.Duration) {
 	d.renewLocked()
 }
 
+// last gives the end of the answer, which net/http sends, time of its own: that
+// of a client that was heard out is over.
+func (d *duplex) last() { _ = d.conn.SetWriteDeadline(time.Now().Add(batchLinger)) }
+
 // Close ends reading, also one that another goroutine is in, and waits for it.
 func (d *duplex) Close() error {
 	d.mu.Lock()

@@ -35,6 +35,9 @@ type fakeDB struct {
 	block     bool          // Put waits for its context after the body
 	broken    io.ReadSeeker // what streamed values are read from, if set
 	gets      []kvstore.Consistency
+
+	confirms   int   // calls of Confirm
+	confirmErr error // what it returns
 }
 
 func newFakeDB() *fakeDB {
@@ -115,6 +118,24 @@ func (db *fakeDB) Get(_ context.Context, key kvstore.Key, c kvstore.Consistency)
 		return v, nil
 	}
 	return nil, kvstore.ErrNotFound
+}
+
+func (db *fakeDB) GetMany(keys []kvstore.Key, each func(i int, v *kvstore.Value, err error)) {
+	for i, key := range keys {
+		err := key.Validate()
+		var v *kvstore.Value
+		if err == nil {
+			v, err = db.Get(context.Background(), key, kvstore.Local)
+		}
+		each(i, v, err)
+	}
+}
+
+func (db *fakeDB) Confirm(context.Context) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.confirms++
+	return db.confirmErr
 }
 
 // set puts a value past the API.

@@ -64,7 +64,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // limited reports whether a path counts as work. The others tell how a busy
 // node is and change the cluster, and must be answered above all then.
 func limited(path string) bool {
-	return carriesKey(path) || path == "/keys" || path == "/changes"
+	return carriesKey(path) || path == pathKeys || path == pathManyGets || path == pathChanges
 }
 
 // recovered answers a panic, unless an answer has begun: then the connection

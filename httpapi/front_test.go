@@ -51,6 +51,9 @@ func (p panickyDB) Get(context.Context, kvstore.Key, kvstore.Consistency) (*kvst
 	panic(p.with)
 }
 
+func (p panickyDB) GetMany([]kvstore.Key, func(int, *kvstore.Value, error)) { panic(p.with) }
+func (p panickyDB) Confirm(context.Context) error                           { panic(p.with) }
+
 func TestFront_Panic(t *testing.T) {
 	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: "secret"} })
 	p := want(t, n.get("/key/a"), 500).problem(t)

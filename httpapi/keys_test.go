@@ -102,6 +102,10 @@ func (e *keyEcho) Get(_ context.Context, key kvstore.Key, _ kvstore.Consistency)
 	return kvstore.NewValue(kvstore.Meta{Key: key}, nil), nil
 }
 
+func (e *keyEcho) GetMany([]kvstore.Key, func(int, *kvstore.Value, error)) {}
+
+func (e *keyEcho) Confirm(context.Context) error { return nil }
+
 func (e *keyEcho) Put(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) {
 	return kvstore.PutResult{}, kvstore.ErrClosed
 }

@@ -52,6 +52,9 @@ func (l *lineReader) next() ([]byte, error) {
 	}
 }
 
+// buffered reports whether next has a line without reading.
+func (l *lineReader) buffered() bool { return bytes.IndexByte(l.buf[l.r:l.w], '\n') >= 0 }
+
 // take returns a line of n bytes and passes over what ends it.
 func (l *lineReader) take(n, ending int) ([]byte, error) {
 	if n > l.max {

@@ -22,6 +22,13 @@ type DB interface {
 	Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error)
 	// Get returns the value of a key, or kvstore.ErrNotFound.
 	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, error)
+	// GetMany looks keys up on this node alone. It calls each once for every
+	// one, with a value that is valid inside of it, or kvstore.ErrNotFound, or
+	// another error of Get. each does not block.
+	GetMany(keys []kvstore.Key, each func(i int, v *kvstore.Value, err error))
+	// Confirm returns nil when everything that was committed before the call is
+	// applied here: GetMany's absences are linearizable then.
+	Confirm(ctx context.Context) error
 }
 
 var _ DB = (*kvstore.DB)(nil)
@@ -147,16 +154,19 @@ func putIDOf(h http.Header) (string, error) {
 	case len(lines) > 1:
 		return "", invalid("%s is given %d times; give it once", client.HeaderPutID, len(lines))
 	}
-	id := lines[0]
+	return lines[0], checkPutID(lines[0])
+}
+
+func checkPutID(id string) error {
 	if id == "" || len(id) > putIDBytesMax {
-		return "", invalid("%s has %d bytes; it takes 1 to %d", client.HeaderPutID, len(id), putIDBytesMax)
+		return invalid("%s has %d bytes; it takes 1 to %d", client.HeaderPutID, len(id), putIDBytesMax)
 	}
 	for i := range len(id) {
 		if id[i] <= ' ' || id[i] > '~' {
-			return "", invalid("%s has the byte 0x%02x; it takes visible ASCII", client.HeaderPutID, id[i])
+			return invalid("%s has the byte 0x%02x; it takes visible ASCII", client.HeaderPutID, id[i])
 		}
 	}
-	return id, nil
+	return nil
 }
 
 // mayMatch answers a false If-Match before anything is proposed. A true one
@@ -178,20 +188,31 @@ func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
 	return nil
 }
 
-// decided answers a put from its result. Only here does If-None-Match count:
-// judged by the outcome it cannot race with another put.
-func (p *puts) decided(w http.ResponseWriter, key kvstore.Key, result kvstore.PutResult, t terms, location string) error {
+// judge says whether a put with this result won, or what it lost by. Only here
+// does If-None-Match count: judged by the outcome it cannot race with another
+// put.
+func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, t *terms) (created bool, err error) {
 	p.count(result.Outcome)
 	winner := &result.Meta
-	created := result.Outcome == kvstore.Created
+	created = result.Outcome == kvstore.Created
 	switch {
-	case !created && t.ifNoneMatch.weak(etagOf(winner.SHA256)):
-		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition,
+	case !created && t.ifNoneMatch.given && t.ifNoneMatch.weak(etagOf(winner.SHA256)):
+		return false, newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition,
 			"If-None-Match is false: key %q is set since revision %d", string(key), winner.Revision).ofWinner(winner)
 	case result.Outcome == kvstore.Conflict && !t.keep:
-		return newProblem(http.StatusConflict, client.ProblemConflict,
+		return false, newProblem(http.StatusConflict, client.ProblemConflict,
 			"key %q is set to other bytes since revision %d, for ever; choose another key", string(key), winner.Revision).ofWinner(winner)
 	}
+	return created, nil
+}
+
+// decided answers a put from its result.
+func (p *puts) decided(w http.ResponseWriter, key kvstore.Key, result kvstore.PutResult, t terms, location string) error {
+	created, err := p.judge(key, &result, &t)
+	if err != nil {
+		return err
+	}
+	winner := &result.Meta
 	h := w.Header()
 	if result.Outcome != kvstore.Conflict { // a kept loser must not take the winner's tag for its own
 		h.Set("Etag", etagOf(winner.SHA256))
