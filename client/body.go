@@ -63,6 +63,23 @@ func (b *replayBody) open(moved func()) (io.ReadCloser, error) {
 	return b.current, nil
 }
 
+// all reads the whole source.
+func (b *replayBody) all() ([]byte, error) {
+	r, err := b.open(func() {})
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	value := make([]byte, b.size)
+	if n, err := io.ReadFull(r, value); err != nil {
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			err = fmt.Errorf("%w: it has %d bytes instead of %d", errBodySource, n, b.size)
+		}
+		return nil, err
+	}
+	return value, nil
+}
+
 // digest hashes the whole source.
 func (b *replayBody) digest() ([]byte, error) {
 	r, err := b.open(func() {})
@@ -210,3 +227,54 @@ func (b *verifiedBody) verdict() error {
 }
 
 func (b *verifiedBody) Close() error { return b.body.Close() }
+
+// heldBody is a verifiedBody of bytes that are all there. They are compared with
+// their digest before the first is handed on.
+type heldBody struct {
+	value []byte
+	want  [sha256.Size]byte
+	at    int
+	err   error // what every later Read returns
+	done  bool  // they are compared
+}
+
+func (b *heldBody) Read(p []byte) (int, error) {
+	if err := b.verify(); err != nil {
+		return 0, err
+	}
+	if b.at == len(b.value) {
+		return 0, io.EOF
+	}
+	n := copy(p, b.value[b.at:])
+	b.at += n
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo.
+func (b *heldBody) WriteTo(w io.Writer) (int64, error) {
+	if err := b.verify(); err != nil {
+		return 0, err
+	}
+	n, err := w.Write(b.value[b.at:])
+	b.at += n
+	return int64(n), err
+}
+
+func (b *heldBody) verify() error {
+	if !b.done {
+		b.done = true
+		if got := sha256.Sum256(b.value); got != b.want {
+			b.err = fmt.Errorf("%w: sha256 of the bytes is %x, the record says %x; do not use them", ErrDigestMismatch, got, b.want)
+		}
+	}
+	return b.err
+}
+
+// Close makes later reads fail, as those of a closed connection do.
+func (b *heldBody) Close() error {
+	b.done = true
+	b.err = errBodyClosed
+	return nil
+}
+
+var errBodyClosed = errors.New("read of a closed body")

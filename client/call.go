@@ -18,12 +18,19 @@ import (
 
 // call is one request of the API, sent as often as it takes.
 type call struct {
-	op      string // for messages, such as `put "foo"`
+	op      string // for messages, such as `put "foo"`; empty: op's verb and key
+	verb    string
+	key     string
 	method  string
 	target  string // path and query
 	header  http.Header
 	body    *replayBody // nil for none
 	mutates bool        // a try without an answer may have been carried out
+
+	// framed, if not nil, goes by a stream where there is one; and where not,
+	// prepare first fills in what the request needs.
+	framed  *framedCall
+	prepare func() error
 
 	// stream makes the body of each try, of unknown length, in place of body.
 	// moved is to be called whenever bytes were read.
@@ -48,6 +55,13 @@ type call struct {
 	endpoint int
 }
 
+func (call *call) name() string {
+	if call.op == "" {
+		call.op = fmt.Sprintf("%s %q", call.verb, call.key)
+	}
+	return call.op
+}
+
 // answerBytesMax bounds a JSON answer.
 const answerBytesMax = 64 << 20
 
@@ -56,7 +70,8 @@ var errIdle = errors.New("no byte moved within the idle timeout")
 
 // do sends the call to one endpoint after the other, beginning with the one
 // that the ranking prefers, until one gives a definite answer. The answer is a 2xx
-// or 304; its body is open, and closing it ends the try. Between rounds it
+// or 304; its body is open, and closing it ends the try. There is no answer when
+// one to call.framed came in a frame. Between rounds it
 // waits, jittered. It gives up when the caller's context ends or (without a
 // deadline) the retry timeout is over.
 func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
@@ -66,7 +81,7 @@ func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 		first := c.ranking.first()
 		for i := range c.endpoints {
 			n := (first + i) % len(c.endpoints)
-			resp, err := c.try(ctx, c.endpoints[n], call)
+			resp, err := c.try(ctx, n, call)
 			if err == nil {
 				c.ranking.answered(n, first)
 				call.endpoint = n
@@ -111,7 +126,7 @@ type tries struct {
 // no other try can change it.
 func (t *tries) failed(err *EndpointError) error {
 	if !retriable(err) {
-		return fmt.Errorf("%s: %w", t.call.op, err.Err)
+		return fmt.Errorf("%s: %w", t.call.name(), err.Err)
 	}
 	t.failures = slices.DeleteFunc(t.failures, func(e *EndpointError) bool { return e.Endpoint == err.Endpoint })
 	t.failures = append(t.failures, err)
@@ -135,7 +150,7 @@ func (t *tries) giveUp(cause error) error {
 	case t.overloaded:
 		kind = ErrOverloaded
 	}
-	return &RequestError{Op: t.call.op, Kind: kind, Endpoints: t.failures, Cause: cause}
+	return &RequestError{Op: t.call.name(), Kind: kind, Endpoints: t.failures, Cause: cause}
 }
 
 // retriable tells failures that another node, or the same one later, may not
@@ -171,7 +186,22 @@ func (e *retryAfterError) Unwrap() error { return e.error }
 
 // try sends the call once. The try lives until the body of its answer is
 // closed, and as long as bytes move.
-func (c *Client) try(ctx context.Context, endpoint string, call *call) (*http.Response, *EndpointError) {
+func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *EndpointError) {
+	endpoint := c.endpoints[n]
+	if call.framed != nil {
+		if s := call.framed.lanes[n].stream(); s != nil {
+			if done, err := c.tryFramed(ctx, s, call); done {
+				return nil, err
+			}
+		}
+		if call.prepare != nil {
+			if err := call.prepare(); err != nil {
+				return nil, &EndpointError{Endpoint: endpoint, Err: err}
+			}
+			call.prepare = nil
+		}
+		call.framed.alone = true
+	}
 	tryCtx, cancel := context.WithCancelCause(ctx)
 	idle := c.patience(ctx)
 	dog := newWatchdog(idle, call.owed, func() { cancel(errIdle) })
@@ -198,6 +228,20 @@ func (c *Client) try(ctx context.Context, endpoint string, call *call) (*http.Re
 	dog.stop()
 	resp.Body = &watchedBody{ctx: tryCtx, body: resp.Body, dog: dog, idle: cmp.Or(call.idle, c.idleTimeout), end: end}
 	return resp, nil
+}
+
+// tryFramed is try by a stream. It is not done when the call has to go alone.
+func (c *Client) tryFramed(ctx context.Context, s *stream, call *call) (done bool, _ *EndpointError) {
+	f := call.framed
+	f.err, f.large, f.alone = nil, false, false
+	sent, err := s.do(ctx, f, c.patience(ctx))
+	if err == errRetired || err == nil && f.large {
+		return false, nil
+	}
+	if err != nil {
+		return true, &EndpointError{Endpoint: c.endpoints[s.lane.endpoint], Sent: sent, Err: err}
+	}
+	return true, nil
 }
 
 // patience is how long a try may stand still. A hung endpoint must leave time

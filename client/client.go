@@ -25,6 +25,11 @@ type Config struct {
 	// cut off by it.
 	RetryTimeout time.Duration
 
+	// SingleRequests makes every Put and Get a request of its own. Else those
+	// that are under way at the same time travel together where the node can do
+	// that.
+	SingleRequests bool
+
 	// IdleTimeout abandons a try in which no byte has moved for so long,
 	// waiting for the answer included; default 10 s.
 	IdleTimeout time.Duration
@@ -41,12 +46,17 @@ const (
 )
 
 // Client talks to a cluster through any of its nodes. It is safe for
-// concurrent use, holds no goroutine of its own and needs no closing.
+// concurrent use. One that is not used any more holds nothing after 20 s, so
+// closing it is good for order only.
 type Client struct {
 	endpoints    []string
 	http         *http.Client
 	retryTimeout time.Duration
 	idleTimeout  time.Duration
+	ownTransport bool
+
+	// together lets concurrent calls travel together; nil: each goes alone.
+	together *coalescer
 
 	// ranking says where a request begins, so that a dead endpoint costs one
 	// failure and not one per request, and a far one nothing.
@@ -75,9 +85,24 @@ func New(cfg Config) (*Client, error) {
 	if c.idleTimeout <= 0 {
 		c.idleTimeout = idleTimeoutDefault
 	}
-	c.http = httpClient(cfg.HTTPClient)
+	c.http, c.ownTransport = httpClient(cfg.HTTPClient), cfg.HTTPClient == nil
 	c.ranking = newRanking(len(c.endpoints), time.Now())
+	if !cfg.SingleRequests {
+		c.together = newCoalescer(c, cfg.HTTPClient)
+	}
 	return c, nil
+}
+
+// Close ends the streams in which concurrent calls travel together, waits for
+// their goroutines, and drops idle connections that are not of
+// Config.HTTPClient. Calls under way, and later ones, go on, each alone.
+func (c *Client) Close() {
+	if c.together != nil {
+		c.together.close()
+	}
+	if c.ownTransport {
+		c.http.CloseIdleConnections()
+	}
 }
 
 // httpClient copies the given client (or the default) and turns redirects off.

@@ -1,10 +1,9 @@
 // Package client is the Go client of oncekv, and the one place where the JSON
 // types, headers and errors of its HTTP API are written down (api.go). The
 // servers use the same types, so both sides compile against one contract. It
-// imports nothing else of this module.
+// imports nothing else of this module but the form of frames.
 //
-// A client holds no connection state worth mentioning: make one, keep it, use
-// it from any goroutine.
+// Make one client, keep it, use it from any goroutine.
 //
 //	c, err := client.New(client.Config{Endpoints: []string{
 //		"http://127.0.0.1:11000", "http://127.0.0.1:11001", "http://127.0.0.1:11002",
@@ -31,6 +30,17 @@
 //		if err != nil { return err }
 //		last = change.Revision
 //	}
+//
+// # Calls that travel together
+//
+// Puts (of values up to 32 KiB) and Gets that are under way at the same time go
+// as frames on one long request to the endpoint, POST /keys and POST /keys/get,
+// which is many times faster than a request each. A call that is alone is a
+// request of its own, and so is every call while a stream is being opened, or at
+// an endpoint that does not know frames, which is asked again after a minute: no
+// call ever waits for others to come. Nothing else changes: answers, errors,
+// tries, deadlines and endpoints are those of single requests. A stream on which
+// no call came for 10 s ends.
 //
 // # What it does about failures
 //
@@ -66,7 +76,9 @@
 //     move.
 //  7. Changes yields every revision once and in order, whichever endpoints it
 //     took; PutAll yields one result for each item, in the items' order.
-//  8. No goroutine outlives a call, but for those of net/http's connections.
+//  8. No goroutine outlives a call, but for those of net/http's connections and
+//     one for each open stream of calls that travel together. Close ends and
+//     waits for these; without it they end by themselves when no more calls come.
 //
 // # Caveats
 //

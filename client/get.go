@@ -2,10 +2,14 @@ package client
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/frame"
 )
 
 // GetOptions are the choices of a read.
@@ -39,6 +43,12 @@ type Object struct {
 // with the answer's first byte; a body that breaks off later is an error of
 // Body.
 func (c *Client) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
+	if co := c.together; co != nil {
+		defer co.getting.Add(-1)
+		if co.getting.Add(1) > 1 {
+			return c.getFramed(ctx, key, opts)
+		}
+	}
 	resp, record, err := c.read(ctx, http.MethodGet, key, opts)
 	if err != nil {
 		return nil, err
@@ -53,6 +63,43 @@ func (c *Client) Stat(ctx context.Context, key string, opts GetOptions) (Record,
 		return Record{}, err
 	}
 	return record, resp.Body.Close()
+}
+
+// getFramed is Get of one of several at the same time.
+func (c *Client) getFramed(ctx context.Context, key string, opts GetOptions) (*Object, error) {
+	if err := checkKey(key); err != nil {
+		return nil, fmt.Errorf("get %q: %w", key, err)
+	}
+	f := &framedCall{lanes: c.together.gets, get: frame.Get{Local: opts.Local, Key: key}, done: make(chan struct{}, 1)}
+	get := &call{verb: "get", key: key, method: http.MethodGet, framed: f}
+	get.prepare = func() error {
+		get.target = KeyTarget(key, opts.query())
+		return nil
+	}
+	resp, err := c.do(ctx, get)
+	if err != nil {
+		return nil, err
+	}
+	if !f.alone {
+		return f.object(), nil
+	}
+	record, err := c.record(key, resp)
+	if err != nil {
+		resp.Body.Close()
+		return nil, fmt.Errorf("%s: %w", get.name(), err)
+	}
+	return &Object{Record: record, Cache: resp.Header.Get(HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
+}
+
+// object is what the answer in a frame says.
+func (f *framedCall) object() *Object {
+	v := &f.value
+	at := time.Unix(0, v.Time).UTC()
+	o := &Object{Cache: v.Cache, Body: &heldBody{value: v.Value, want: v.Digest}, Record: Record{
+		Revision: v.Revision, SHA256: hex.EncodeToString(v.Digest[:]), Size: int64(len(v.Value)), ContentType: v.ContentType, Time: &at,
+	}}
+	o.Key, o.KeyBase64 = JSONKey(f.get.Key)
+	return o
 }
 
 func (c *Client) read(ctx context.Context, method, key string, opts GetOptions) (*http.Response, Record, error) {

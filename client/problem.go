@@ -1,11 +1,14 @@
 package client
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
+
+	"github.com/Focinfi/oncekv/internal/frame"
 )
 
 // problemBytesMax bounds how much of an error document is read.
@@ -18,6 +21,10 @@ const problemBytesMax = 64 << 10
 func ResponseError(resp *http.Response) error {
 	p := readProblem(resp)
 	p.Status = resp.StatusCode
+	return problemError(p)
+}
+
+func problemError(p Problem) error {
 	kind := problemKind(p)
 	lostPut := p.Revision != 0 && (kind == ErrConflict || kind == ErrExists)
 	if !lostPut {
@@ -28,6 +35,19 @@ func ResponseError(resp *http.Response) error {
 		e.Size = *p.Size
 	}
 	return e
+}
+
+// problemOf is a problem that came in a frame.
+func problemOf(f *frame.Problem) Problem {
+	p := Problem{Type: f.Type, Title: f.Title, Status: int(f.Status), Detail: f.Detail}
+	if f.HasWinner {
+		size := int64(f.Winner.Size)
+		p.Revision, p.SHA256, p.Size = f.Winner.Revision, hex.EncodeToString(f.Winner.Digest[:]), &size
+	}
+	if f.HasLimit {
+		p.LimitBytes = int64(f.Limit)
+	}
+	return p
 }
 
 func readProblem(resp *http.Response) Problem {

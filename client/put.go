@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+
+	"github.com/Focinfi/oncekv/internal/frame"
 )
 
 // PutOptions are the choices of a put. The zero value is an ordinary one.
@@ -56,37 +59,158 @@ func NewPutID() string {
 //
 // Put seeks and reads body until it returns, never after.
 func (c *Client) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (PutAnswer, error) {
-	op := fmt.Sprintf("put %q", key)
+	defer c.putting()()
 	if err := checkKey(key); err != nil {
-		return PutAnswer{}, fmt.Errorf("%s: %w", op, err)
+		return PutAnswer{}, fmt.Errorf("put %q: %w", key, err)
 	}
 	replay, err := newReplayBody(body)
 	if err != nil {
-		return PutAnswer{}, fmt.Errorf("%s: %w", op, err)
+		return PutAnswer{}, fmt.Errorf("put %q: %w", key, err)
 	}
 	defer replay.detach()
-	header, err := putHeader(replay, opts)
-	if err != nil {
-		return PutAnswer{}, fmt.Errorf("%s: %w", op, err)
+	p := &put{client: c, key: key, opts: opts, body: replay}
+	if c.coalesces(key, replay.size, &opts) {
+		if p.value, err = replay.all(); err != nil {
+			return PutAnswer{}, fmt.Errorf("put %q: %w", key, err)
+		}
+		return p.framed(ctx)
 	}
-	query := url.Values{}
-	if opts.KeepExisting {
-		query.Set("on-conflict", "keep")
-	}
-	put := &call{op: op, method: http.MethodPut, target: KeyTarget(key, query), header: header, body: replay, mutates: true}
-	var answer PutAnswer
-	if _, err := c.doJSON(ctx, put, &answer); err != nil {
-		return PutAnswer{}, err
-	}
-	if sent, all := replay.sentDigest(); all && !opts.KeepExisting && sent != answer.SHA256 {
-		return answer, fmt.Errorf("%s: %w: sent %s, the key is now set to %s: the bytes changed on the way", op, ErrDigestMismatch, sent, answer.SHA256)
-	}
-	return answer, nil
+	return p.alone(ctx)
 }
 
 // PutBytes is Put of a value in memory. The value must not change meanwhile.
 func (c *Client) PutBytes(ctx context.Context, key string, value []byte, opts PutOptions) (PutAnswer, error) {
-	return c.Put(ctx, key, bytes.NewReader(value), opts)
+	defer c.putting()()
+	if err := checkKey(key); err != nil {
+		return PutAnswer{}, fmt.Errorf("put %q: %w", key, err)
+	}
+	p := &put{client: c, key: key, opts: opts, value: value}
+	if c.coalesces(key, int64(len(value)), &opts) {
+		return p.framed(ctx)
+	}
+	p.hold()
+	return p.alone(ctx)
+}
+
+// putting counts a put in; what it returns counts it out.
+func (c *Client) putting() (done func()) {
+	if c.together == nil {
+		return func() {}
+	}
+	c.together.putting.Add(1)
+	return c.together.put
+}
+
+func (co *coalescer) put() { co.putting.Add(-1) }
+
+// coalesces reports whether a put is one of several at the same time, and fits a
+// frame. What a header could not carry goes alone, and so fails as it does alone.
+func (c *Client) coalesces(key string, size int64, opts *PutOptions) bool {
+	return c.together != nil && c.together.putting.Load() > 1 && size <= coalesceBytesMax &&
+		frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID)
+}
+
+func visible(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// put is one call of Put.
+type put struct {
+	client *Client
+	key    string
+	opts   PutOptions
+	body   *replayBody // nil: value is all there is
+	value  []byte      // if it is in memory
+}
+
+// hold makes a body of the value.
+func (p *put) hold() {
+	p.body = &replayBody{size: int64(len(p.value)), source: bytes.NewReader(p.value)}
+}
+
+// call is the request, whose header is filled in by prepare.
+func (p *put) call() *call {
+	return &call{verb: "put", key: p.key, method: http.MethodPut, mutates: true}
+}
+
+// prepare fills in a request of its own.
+func (p *put) prepare(call *call) error {
+	if p.body == nil {
+		p.hold()
+	}
+	query := url.Values{}
+	if p.opts.KeepExisting {
+		query.Set("on-conflict", "keep")
+	}
+	var err error
+	call.target, call.body = KeyTarget(p.key, query), p.body
+	call.header, err = putHeader(p.body, p.opts)
+	return err
+}
+
+// alone puts in requests of its own.
+func (p *put) alone(ctx context.Context) (PutAnswer, error) {
+	call := p.call()
+	if err := p.prepare(call); err != nil {
+		return PutAnswer{}, fmt.Errorf("%s: %w", call.name(), err)
+	}
+	var answer PutAnswer
+	if _, err := p.client.doJSON(ctx, call, &answer); err != nil {
+		return PutAnswer{}, err
+	}
+	if sent, all := p.body.sentDigest(); all {
+		return p.checked(answer, sent)
+	}
+	return answer, nil
+}
+
+// framed puts by streams, where there are any.
+func (p *put) framed(ctx context.Context) (PutAnswer, error) {
+	if p.opts.PutID == "" {
+		p.opts.PutID = NewPutID() // the same for all tries
+	}
+	request := frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true,
+		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Key: p.key, Value: p.value}
+	sent := sha256.Sum256(p.value)
+	request.Digest = sent
+	if p.opts.SHA256 != nil {
+		request.Digest = *p.opts.SHA256
+	}
+	f := &framedCall{lanes: p.client.together.puts, put: &request, done: make(chan struct{}, 1)}
+	call := p.call()
+	call.framed = f
+	call.prepare = func() error { return p.prepare(call) }
+	var answer PutAnswer
+	call.answer = func(resp *http.Response) error { return readJSON(resp, &answer) }
+	resp, err := p.client.do(ctx, call)
+	if err != nil {
+		return PutAnswer{}, err
+	}
+	if f.alone {
+		if err := resp.Body.Close(); err != nil {
+			return PutAnswer{}, err
+		}
+	} else {
+		answer = PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created}
+		answer.Key, answer.KeyBase64 = JSONKey(p.key)
+		if f.set.Digest == sent {
+			return answer, nil
+		}
+	}
+	return p.checked(answer, hex.EncodeToString(sent[:]))
+}
+
+// checked compares what was sent with what the key is set to.
+func (p *put) checked(answer PutAnswer, sent string) (PutAnswer, error) {
+	if !p.opts.KeepExisting && sent != answer.SHA256 {
+		return answer, fmt.Errorf("put %q: %w: sent %s, the key is now set to %s: the bytes changed on the way", p.key, ErrDigestMismatch, sent, answer.SHA256)
+	}
+	return answer, nil
 }
 
 func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {

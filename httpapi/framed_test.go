@@ -346,7 +346,7 @@ func TestFramed_Closing(t *testing.T) {
 			n.put = func(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error) {
 				close(taken)
 				<-gate
-				return n.db.Put(ctx, r)
+				return n.db.Put(context.WithoutCancel(ctx), r)
 			}
 			f := n.frames(path)
 			if path == "/keys" {
