@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// smallDisk holds two segments of the WAL and little else.
-	smallDisk = 200 << 20
 	imageDisk = 400 << 20
+	// filledDisk is sparse, and room that is taken from it is not written. It is
+	// far more than an episode writes: only the filler fills it.
+	filledDisk = 4 << 30
 )
 
 // diskRows are what can happen to disks that work, and to the power.
@@ -25,8 +26,8 @@ func diskRows() []row {
 	return append([]row{
 		{name: "slow-disk-leader", attack: func(e *episode) { e.slowDisk(e.world.leader()) }},
 		{name: "slow-disk-follower", attack: func(e *episode) { e.slowDisk(e.follower()) }},
-		{name: "full-disk", plan: plan{image: smallDisk, valueBytes: 128 << 10, flags: []string{"--disk-reserve-bytes", "0"}}, attack: fullDisk},
-		{name: "full-disk-reserve", plan: plan{image: smallDisk, flags: []string{"--disk-reserve-bytes", "20MiB"}}, attack: fullDiskReserve},
+		{name: "full-disk", plan: plan{image: filledDisk, valueBytes: 128 << 10, flags: []string{"--disk-reserve-bytes", "0"}}, attack: fullDisk},
+		{name: "full-disk-reserve", plan: plan{image: filledDisk, flags: []string{"--disk-reserve-bytes", "20MiB"}}, attack: fullDiskReserve},
 		{name: "fsync-error-wal", attack: func(e *episode) { e.fsyncError("wal/*.wal") }},
 		{name: "fsync-error-history", attack: func(e *episode) { e.fsyncError("history.db") }},
 		{name: "power-cut-one", plan: images, attack: func(e *episode) { e.powerCut(e.anyDB()) }},
