@@ -32,6 +32,10 @@ type flight struct {
 	// sign of life for a while: its answer may still come, beside that of the
 	// database.
 	pending *call
+
+	// next is the flight for those who came during this one when it ends with
+	// an absence: one for all, however late they wake up. Guarded by the shard.
+	next *flight
 }
 
 type flightKey struct{}
@@ -76,6 +80,25 @@ func (t *tier) join(key string) (*record, *flight, error) {
 	s := t.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return t.joinLocked(s, key)
+}
+
+// after is join for a caller who joined earlier, which is over. All of its
+// callers get the same flight, which began after any of them came.
+func (t *tier) after(earlier *flight, key string) (*record, *flight, error) {
+	s := t.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if earlier.next != nil {
+		return nil, earlier.next, nil
+	}
+	rec, f, err := t.joinLocked(s, key)
+	earlier.next = f
+	return rec, f, err
+}
+
+// joinLocked is join for who holds the shard's lock.
+func (t *tier) joinLocked(s *shard, key string) (*record, *flight, error) {
 	if f := s.flights[key]; f != nil {
 		return nil, f, nil
 	}

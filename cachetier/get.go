@@ -128,12 +128,11 @@ func (n *Node) direct(ctx context.Context, key kvstore.Key) (*record, string, er
 
 // load waits for a flight of t. A found value is taken whenever its load began.
 // An absence is taken only from a load that began after arrived: an earlier one
-// may have looked before a put that the caller knows of. Such a flight is over
-// when its absence is seen, so the next round joins or begins a later one; two
-// rounds are the most there can be.
+// may have looked before a put that the caller knows of. The flight after such a
+// one began when it was over, so two rounds are the most there can be.
 func (n *Node) load(ctx context.Context, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
+	rec, f, err := t.join(string(key))
 	for {
-		rec, f, err := t.join(string(key))
 		if err != nil {
 			return nil, "", err
 		}
@@ -146,6 +145,7 @@ func (n *Node) load(ctx context.Context, t *tier, key kvstore.Key, arrived uint6
 			return nil, "", context.Cause(ctx)
 		}
 		if errors.Is(f.err, errAbsent) && f.start < arrived {
+			rec, f, err = t.after(f, string(key))
 			continue
 		}
 		return f.rec, f.source, f.err

@@ -205,6 +205,35 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 	}
 }
 
+// TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst: also for a caller
+// who wakes up when that is over, too.
+func TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst(t *testing.T) {
+	db := newFakeDB(t, newFakeKeys())
+	n := newTestNode(t, nil, db)
+	_, first, err := n.owned.join("k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	receive(t, "the first load's end", first.done)
+	var second *flight
+	for range 3 {
+		_, next, err := n.owned.after(first, "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		receive(t, "the second load's end", next.done)
+		if second == nil {
+			second = next
+		}
+		if next != second || next == first {
+			t.Error("callers of one load were given different second ones")
+		}
+	}
+	if reads := db.readsOf("k"); reads != 2 {
+		t.Errorf("%d database reads of an absent key, want 2", reads)
+	}
+}
+
 func TestNode_Get_FirstCallerLeavesOthersStay(t *testing.T) {
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
