@@ -268,7 +268,8 @@ type CacheNode struct {
 	CacheFigures
 }
 
-// Heartbeat is the body of POST /caches. URL is the node's identity.
+// Heartbeat is the body of POST /caches. URL is the node's identity. A database
+// node passes over fields that it does not know: the cache node may be newer.
 type Heartbeat struct {
 	Name    string `json:"name"`
 	URL     string `json:"url"`

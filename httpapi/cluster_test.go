@@ -130,8 +130,18 @@ func TestCaches_Heartbeat(t *testing.T) {
 	if got := want(t, n.get("/caches"), 200); !strings.Contains(got.body, `"healthy":true`) {
 		t.Errorf("caches %s", got.body)
 	}
-	for _, body := range []string{`{"name":"c1"}`, `{"url":"http://x","hits":-1}`, `{"url":"http://x","Hits":1}`, `{"url":"http://x"}x`} {
+	for _, body := range []string{`{"name":"c1"}`, `{"url":"http://x","hits":-1}`, `{"url":"http://x","Hits":1}`, `{"url":"http://x","hits":null}`, `{"url":"http://x","new":1,"new":2}`, `{"url":"http://x"}x`, `null`} {
 		want(t, n.post("/caches", body), 400).problem(t)
+	}
+}
+
+// TestCaches_HeartbeatOfANewerNode: while nodes are upgraded one after the other,
+// a cache node may say more than this node knows of.
+func TestCaches_HeartbeatOfANewerNode(t *testing.T) {
+	n := newNode(t)
+	want(t, n.post("/caches", `{"url":"http://127.0.0.1:5551","rooms":["a",null,{"hits":3,"Hits":null}],"hits":9,"zone":null,"new":1.5}`), 200)
+	if got := n.registry.last; got.Hits != 9 || got.URL != "http://127.0.0.1:5551" {
+		t.Errorf("the registry got %+v", got)
 	}
 }
 

@@ -99,7 +99,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPost, "/leader", changing, m.lead)
 
 	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry,
-		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory)}
+		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory).fromNodes()}
 	rt.get("/caches", n.caches)
 	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
 	rt.get("/dbs", n.dbs)

@@ -34,6 +34,13 @@ func newJSONBodies[T any](limit int64, idle time.Duration, memory *budget) *json
 	return &jsonBodies{shape: shapeOf(reflect.TypeFor[T]()), limit: limit, idle: idle, memory: memory}
 }
 
+// fromNodes lets unknown fields through: the other side may be a newer node, which
+// an upgrade of one node after the other makes normal.
+func (j *jsonBodies) fromNodes() *jsonBodies {
+	j.shape.open = true
+	return j
+}
+
 // decode reads the whole body into a document. release gives the memory back
 // and must be called when the document is done with, whatever err is.
 func (j *jsonBodies) decode(w http.ResponseWriter, r *http.Request, into any) (release func(), err error) {

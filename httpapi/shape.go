@@ -15,6 +15,7 @@ type shape struct {
 	fields map[string]*shape // of a struct; nil for everything else
 	elem   *shape            // of a slice, an array or a map
 	names  string            // the struct's names as a sentence lists them
+	open   bool              // a struct may have other names, whatever they hold
 }
 
 // shapeOf describes a type that encoding/json decodes. Recursive types are
@@ -56,6 +57,17 @@ func (s *shape) addFields(t reflect.Type) {
 			s.fields[name] = shapeOf(f.Type)
 		}
 	}
+}
+
+// folded returns a name that encoding/json holds for the given one, "" if there
+// is none.
+func (s *shape) folded(name string) string {
+	for known := range s.fields {
+		if strings.EqualFold(known, name) {
+			return known
+		}
+	}
+	return ""
 }
 
 func (s *shape) list() string {

@@ -14,7 +14,8 @@ const jsonDepthMax = 8
 // decodeStrict decodes one JSON object into a struct and refuses everything
 // that two readers could take in two ways: duplicate names, unknown names and
 // names in another case (encoding/json takes all three), bytes that are not
-// UTF-8 and lone surrogates (it replaces both), null, and trailing data. Every
+// UTF-8 and lone surrogates (it replaces both), null, and trailing data. Where
+// the shape is open, unknown names are let through, with null below them. Every
 // error is a *problem whose sentence goes to the client.
 func decodeStrict(data []byte, s *shape, into any) error {
 	scan := jsonScan{data: data}
@@ -90,7 +91,7 @@ func (s *jsonScan) value(sh *shape) error {
 	case c == 'f':
 		return s.literal("false")
 	case c == 'n':
-		if err := s.literal("null"); err != nil {
+		if err := s.literal("null"); err != nil || sh.open {
 			return err
 		}
 		return invalid("the JSON document has a null before byte %d; leave the field out instead", s.at)
@@ -148,6 +149,9 @@ func (sh *shape) member(name string, seen map[string]struct{}) (*shape, error) {
 		return sh.inner(), nil
 	}
 	inner, known := sh.fields[name]
+	if !known && sh.open && sh.folded(name) == "" {
+		return &shape{open: true}, nil
+	}
 	if !known {
 		return nil, invalid("the JSON document has the unknown field %q; the fields are %s, in exactly this case", name, sh.names)
 	}
