@@ -256,6 +256,7 @@ func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNo
 	cfg := NodeConfig{
 		URL: tn.server.URL, Logger: slog.New(slog.DiscardHandler),
 		HedgeDelay: time.Hour, PeerTimeout: patience, LoadTimeout: 4 * patience, StreamIdle: patience,
+		heartbeatTime: patience, goodbyeTime: patience, departureTime: patience,
 	}
 	for _, db := range dbs {
 		cfg.Nodes = append(cfg.Nodes, db.URL)

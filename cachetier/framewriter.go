@@ -16,6 +16,7 @@ const spareBytesMax = 256 << 10
 // system call carries.
 type frameWriter struct {
 	limit int           // of the queue, in bytes: add waits above it
+	stall time.Duration // how long a connection may take nothing
 	wake  chan struct{} // holds one
 
 	mu     sync.Mutex
@@ -24,8 +25,8 @@ type frameWriter struct {
 	closed bool
 }
 
-func newFrameWriter(limit int) *frameWriter {
-	w := &frameWriter{limit: limit, wake: make(chan struct{}, 1)}
+func newFrameWriter(limit int, stall time.Duration) *frameWriter {
+	w := &frameWriter{limit: limit, stall: stall, wake: make(chan struct{}, 1)}
 	w.room.L = &w.mu
 	return w
 }
@@ -78,9 +79,9 @@ func (w *frameWriter) take(spare []byte) (queued []byte, closed bool) {
 }
 
 // run writes to conn until close, or an error of conn's. When conn takes nothing
-// for streamStall, stalled is called, which has to close it.
+// for w.stall, stalled is called, which has to close it.
 func (w *frameWriter) run(conn io.Writer, stalled func()) error {
-	dog := time.AfterFunc(streamStall, stalled)
+	dog := time.AfterFunc(w.stall, stalled)
 	dog.Stop()
 	defer dog.Stop()
 	var spare []byte
@@ -95,7 +96,7 @@ func (w *frameWriter) run(conn io.Writer, stalled func()) error {
 				spare = queued
 				break
 			}
-			dog.Reset(streamStall)
+			dog.Reset(w.stall)
 			_, err := conn.Write(queued)
 			dog.Stop()
 			if err != nil {

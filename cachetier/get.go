@@ -235,16 +235,14 @@ func (n *Node) loadBeside(ctx context.Context, key kvstore.Key, pending *call) (
 		}
 		select {
 		case <-pending.done:
-			if rec, err := pending.record(key); err == nil || errors.Is(err, errAbsent) {
-				n.counters.peerLoads.Add(1)
+			if rec, err := pending.late(key); err == nil || errors.Is(err, errAbsent) {
 				return rec, sourcePeer, err
 			}
 		case <-ctx.Done():
 		}
 		return nil, "", r.err
 	case <-pending.done:
-		if rec, err := pending.record(key); err == nil || errors.Is(err, errAbsent) {
-			n.counters.peerLoads.Add(1)
+		if rec, err := pending.late(key); err == nil || errors.Is(err, errAbsent) {
 			return rec, sourcePeer, err
 		}
 		r := <-database

@@ -13,11 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-const (
-	heartbeatTimeout = time.Second
-	goodbyeTimeout   = 500 * time.Millisecond
-	answerBytesMax   = 8 << 20
-)
+const answerBytesMax = 8 << 20
 
 // Run keeps this node in the ring until ctx ends: a heartbeat twice a second to
 // every known database node, and probes of peers that are down. Then it says
@@ -38,7 +34,7 @@ func (n *Node) Run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	patience := time.AfterFunc(goodbyeTimeout, cutOff)
+	patience := time.AfterFunc(n.cfg.goodbyeTime, cutOff)
 	beats.Wait()
 	patience.Stop()
 	n.goodbye()
@@ -68,7 +64,7 @@ func (n *Node) round(ctx context.Context, beats *sync.WaitGroup) {
 
 func (n *Node) beat(ctx context.Context, d *database) {
 	began := n.now()
-	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.heartbeatTime)
 	defer cancel()
 	answer, err := n.post(ctx, d, client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, CacheFigures: n.figures()})
 	if err != nil {
@@ -112,7 +108,7 @@ func (n *Node) post(ctx context.Context, d *database, h client.Heartbeat) (clien
 
 // goodbye takes this node out of the ring at once instead of after the TTL.
 func (n *Node) goodbye() {
-	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.goodbyeTime)
 	defer cancel()
 	var posts sync.WaitGroup
 	for _, d := range n.databases.all() {

@@ -90,34 +90,48 @@ func TestMemory_ConcurrentUse(t *testing.T) {
 	}
 }
 
-// What counts for so many bytes takes so many.
+// What counts for so many bytes takes so many. What else the process lets go of
+// meanwhile, or takes, is in the measurement too, but not again and again.
 func TestMemory_CountsWhatItTakes(t *testing.T) {
 	for _, size := range []int{1, 10, 100, 1000, 10_000, 100_000} {
-		m := newMemory(1 << 30)
-		records := 16 << 20 / (size + 2000)
-		inUse := func() int64 {
-			runtime.GC()
-			runtime.GC()
-			var s runtime.MemStats
-			runtime.ReadMemStats(&s)
-			return int64(s.HeapAlloc)
-		}
-		before, counted := inUse(), m.bytes.Load()
-		for i := range records {
-			meta := kvstore.Meta{Key: kvstore.Key(fmt.Sprintf("app/v1/%d", i)), Size: int64(size), ContentType: "text/plain"}
-			rec, err := decodeRecord(meta.Key, append(encodeHeader(meta, false), make([]byte, size)...))
-			if err != nil {
-				t.Fatal(err)
+		for tries := 5; ; tries-- {
+			takes, counts := taken(t, size)
+			if float64(takes) <= 1.05*float64(counts) && float64(counts) <= 1.3*float64(takes) {
+				break
 			}
-			m.add(rec, false)
+			if tries == 0 {
+				t.Errorf("values of %d bytes take %d bytes and count as %d", size, takes, counts)
+				break
+			}
 		}
-		takes, counts := inUse()-before, m.bytes.Load()-counted
-		t.Logf("%d values of %d bytes: %d bytes each, counted as %d", records, size, takes/int64(records), counts/int64(records))
-		if float64(takes) > 1.05*float64(counts) || float64(counts) > 1.3*float64(takes) {
-			t.Errorf("%d values of %d bytes take %d bytes and count as %d", records, size, takes, counts)
-		}
-		runtime.KeepAlive(m)
 	}
+}
+
+// taken fills a memory with some 16 MiB of records, and returns what they took
+// and what they counted for.
+func taken(t *testing.T, size int) (takes, counts int64) {
+	m := newMemory(1 << 30)
+	records := 16 << 20 / (size + 2000)
+	inUse := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return int64(s.HeapAlloc)
+	}
+	before, counted := inUse(), m.bytes.Load()
+	for i := range records {
+		meta := kvstore.Meta{Key: kvstore.Key(fmt.Sprintf("app/v1/%d", i)), Size: int64(size), ContentType: "text/plain"}
+		rec, err := decodeRecord(meta.Key, append(encodeHeader(meta, false), make([]byte, size)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.add(rec, false)
+	}
+	takes, counts = inUse()-before, m.bytes.Load()-counted
+	t.Logf("%d values of %d bytes: %d bytes each, counted as %d", records, size, takes/int64(records), counts/int64(records))
+	runtime.KeepAlive(m)
+	return takes, counts
 }
 
 func TestAllocated_IsWhatTheAllocatorDoes(t *testing.T) {

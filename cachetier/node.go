@@ -23,6 +23,9 @@ import (
 const (
 	cacheBytesDefault  = 64 << 20
 	heartbeatDefault   = 500 * time.Millisecond
+	heartbeatTime      = time.Second
+	goodbyeTime        = 500 * time.Millisecond
+	departureTime      = 500 * time.Millisecond
 	peerTimeoutDefault = 500 * time.Millisecond
 	loadTimeoutDefault = 5 * time.Second
 	dialTimeout        = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
@@ -55,9 +58,12 @@ type NodeConfig struct {
 	PeerTimeout       time.Duration // how long an owner may be silent; default 500 ms
 	LoadTimeout       time.Duration // how long a load may take in all; default 5 s
 	HedgeDelay        time.Duration // before a second node is asked; 0: by measured latency, 20 to 250 ms; 25 to 100 ms of an owner's silence
-	StreamIdle        time.Duration // how long a database node may stall in a large value; default 5 s
+	StreamIdle        time.Duration // how long a database node may stall in a large value, or a peer take nothing; default 5 s
 
-	now func() time.Time // tests only
+	// What only tests change: the clock, and how long this node waits for the
+	// answer to a heartbeat, to a goodbye, and for peers to stop asking it.
+	now                                       func() time.Time
+	heartbeatTime, goodbyeTime, departureTime time.Duration
 }
 
 // Node is a cache node: it answers reads from memory, from the key's owner
@@ -182,6 +188,9 @@ func (cfg *NodeConfig) check() (err error) {
 	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, peerTimeoutDefault)
 	cfg.LoadTimeout = cmp.Or(cfg.LoadTimeout, loadTimeoutDefault)
 	cfg.StreamIdle = cmp.Or(cfg.StreamIdle, streamIdleMax)
+	cfg.heartbeatTime = cmp.Or(cfg.heartbeatTime, heartbeatTime)
+	cfg.goodbyeTime = cmp.Or(cfg.goodbyeTime, goodbyeTime)
+	cfg.departureTime = cmp.Or(cfg.departureTime, departureTime)
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}

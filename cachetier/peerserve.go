@@ -37,9 +37,8 @@ const (
 )
 
 const (
-	answersMax      = 1 << 20                // bytes of answers in a stream's queue
-	switchTime      = 5 * time.Second        // for the answer that makes a stream
-	departurePeriod = 500 * time.Millisecond // for peers to stop asking a node that leaves
+	answersMax = 1 << 20         // bytes of answers in a stream's queue
+	switchTime = 5 * time.Second // for the answer that makes a stream
 )
 
 // PeerHandler serves the paths below /peer/ to other cache nodes. A record is
@@ -105,7 +104,7 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this connection cannot become a stream: "+err.Error(), http.StatusNotImplemented)
 		return
 	}
-	s := &served{node: n, conn: conn, from: buffered.Reader, writer: newFrameWriter(answersMax), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
+	s := &served{node: n, conn: conn, from: buffered.Reader, writer: newFrameWriter(answersMax, n.cfg.StreamIdle), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
 	if !n.goStream(s.run) {
 		conn.Close()
 	}
@@ -245,13 +244,13 @@ func (n *Node) dropServed(s *served) {
 }
 
 // depart tells the peers that ask here that they should not, and waits until
-// they have got their last answers, departurePeriod at most.
+// they have got their last answers, departureTime at most.
 func (n *Node) depart() {
 	n.mu.Lock()
 	n.leaving.Store(true)
 	left := slices.Collect(maps.Keys(n.serving))
 	n.mu.Unlock()
-	patience := time.NewTimer(departurePeriod)
+	patience := time.NewTimer(n.cfg.departureTime)
 	defer patience.Stop()
 	for _, s := range left {
 		s.writer.send(frameLeaving, 0, nil)

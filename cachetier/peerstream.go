@@ -3,6 +3,7 @@ package cachetier
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,7 +17,6 @@ import (
 const (
 	streamProtocol = "oncekv-peer/1" // the Upgrade of GET /peer/stream
 	streamBuffer   = 64 << 10        // bytes read at once
-	streamStall    = 5 * time.Second // how long what is sent may not be taken
 	streamCallsMax = loadsMax        // unanswered questions
 	questionsMax   = 64 << 20        // bytes of questions in a queue: never so many
 )
@@ -49,13 +49,15 @@ type stream struct {
 
 // call is a question on its way. answer and err are set before done is closed.
 type call struct {
+	peer   *peer
+	began  time.Time
 	done   chan struct{}
 	answer frame
 	err    error
 }
 
 func newStream(p *peer) *stream {
-	s := &stream{peer: p, writer: newFrameWriter(questionsMax), calls: make(map[uint32]*call)}
+	s := &stream{peer: p, writer: newFrameWriter(questionsMax, p.node.cfg.StreamIdle), calls: make(map[uint32]*call)}
 	s.ctx, s.cancel = context.WithCancel(p.node.base)
 	s.pinged.Store(time.Now().UnixNano())
 	s.dog = time.AfterFunc(p.node.cfg.PeerTimeout, s.silent)
@@ -64,7 +66,7 @@ func newStream(p *peer) *stream {
 
 // ask sends a question. An error means that it was not sent.
 func (s *stream) ask(key kvstore.Key) (*call, error) {
-	c := &call{done: make(chan struct{})}
+	c := &call{peer: s.peer, began: time.Now(), done: make(chan struct{})}
 	id, err := s.admit(c)
 	if err != nil {
 		return nil, err
@@ -108,14 +110,20 @@ func (s *stream) ping() time.Duration {
 	return time.Duration(now - since)
 }
 
-// heard notes a sign of life.
+// heard notes a sign of life. A peer that leaves gives some too, and is not to be
+// asked for that.
 func (s *stream) heard() {
 	if s.pinged.Load() == 0 {
 		return
 	}
 	s.dog.Stop()
 	s.pinged.Store(0)
-	s.peer.answers()
+	s.mu.Lock()
+	retiring := s.retiring
+	s.mu.Unlock()
+	if !retiring {
+		s.peer.answers()
+	}
 }
 
 // silent is called by dog.
@@ -258,4 +266,14 @@ func (c *call) record(key kvstore.Key) (*record, error) {
 		return nil, fmt.Errorf("%w: %w", errDigest, err)
 	}
 	return rec, rec.verify()
+}
+
+// late is record for a question whose asker has given up waiting alone, and
+// counts an answer as one.
+func (c *call) late(key kvstore.Key) (*record, error) {
+	rec, err := c.record(key)
+	if err == nil || errors.Is(err, errAbsent) {
+		c.peer.served(c.began)
+	}
+	return rec, err
 }

@@ -112,7 +112,7 @@ func TestCacheMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d reads, %d of the database; %d records in %d MiB, %d let go; %v", s.Gets, database.reads.Load(), s.Items, s.Bytes>>20, s.Evictions, m)
-	if s.Gets != readers*reads || s.Evictions == 0 || s.Bytes > cacheBytes || s.Bytes < cacheBytes*9/10 {
+	if s.Gets < readers*reads || s.Evictions == 0 || s.Bytes > cacheBytes || s.Bytes < cacheBytes*9/10 {
 		t.Errorf("%d of %d reads, %d records let go, %d of %d bytes held: the cache was not under pressure, or took more than it may",
 			s.Gets, readers*reads, s.Evictions, s.Bytes, cacheBytes)
 	}
@@ -121,17 +121,29 @@ func TestCacheMemory(t *testing.T) {
 	}
 }
 
-func readEndless(hc *http.Client, url, key string) error {
+// readEndless reads a key until it is answered: a machine with too much to do
+// may not load it in the time that a load has.
+func readEndless(hc *http.Client, url, key string) (err error) {
+	for range 20 {
+		var again bool
+		if again, err = tryEndless(hc, url, key); !again {
+			break
+		}
+	}
+	return err
+}
+
+func tryEndless(hc *http.Client, url, key string) (again bool, err error) {
 	resp, err := hc.Get(url + "/key/" + key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
 	if err == nil && (resp.StatusCode != http.StatusOK || string(got) != string(endlessValue(key))) {
 		err = fmt.Errorf("status %d with %d wrong bytes", resp.StatusCode, len(got))
 	}
-	return err
+	return resp.StatusCode == http.StatusServiceUnavailable, err
 }
 
 func getJSON(url string, into any) error {
