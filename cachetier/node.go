@@ -330,6 +330,7 @@ func (o ownerPicker) PickPeer(key string) (getter groupcache.ProtoGetter, ok boo
 
 // Stats returns this node's figures.
 func (n *Node) Stats() client.CacheStats {
+	peer, database := n.Latencies()
 	return client.CacheStats{
 		Name:          n.cfg.Name,
 		URL:           n.cfg.URL,
@@ -339,6 +340,11 @@ func (n *Node) Stats() client.CacheStats {
 		Databases:     len(n.databases.all()),
 		UptimeSeconds: n.now().Sub(n.began).Seconds(),
 		CacheFigures:  n.figures(),
+
+		PeerP50Seconds:     peer.P50.Seconds(),
+		PeerP99Seconds:     peer.P99.Seconds(),
+		DatabaseP50Seconds: database.P50.Seconds(),
+		DatabaseP99Seconds: database.P99.Seconds(),
 	}
 }
 
@@ -359,6 +365,7 @@ func (n *Node) figures() client.CacheFigures {
 		DatabaseLoads: n.fetcher.requests.Load(),
 		Absences:      n.counters.absences.Load(),
 		Hedges:        n.fetcher.hedges.Load(),
+		PeerHedges:    n.counters.peerHedges.Load(),
 		Errors:        n.counters.errors.Load(),
 		Admissions:    n.memory.admissions.Load(),
 		Unadmitted:    n.memory.unadmitted.Load(),

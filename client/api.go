@@ -248,6 +248,7 @@ type CacheFigures struct {
 	DatabaseLoads uint64 `json:"database_loads"` // requests sent to database nodes by loads, hedges included
 	Absences      uint64 `json:"absences"`       // reads answered "not set"
 	Hedges        uint64 `json:"hedges"`         // second requests sent because the first was slow
+	PeerHedges    uint64 `json:"peer_hedges"`    // loads that asked the database too because the owner was silent
 	Errors        uint64 `json:"errors"`         // reads that failed
 	Admissions    uint64 `json:"admissions"`     // records taken into memory
 	Unadmitted    uint64 `json:"unadmitted"`     // loaded records not taken in: not asked for often enough, or too large
@@ -335,6 +336,13 @@ type CacheStats struct {
 	Version       string  `json:"version,omitempty"`
 	UptimeSeconds float64 `json:"uptime_seconds"`
 	CacheFigures
+
+	// How long the last 256 loads took that owners answered, and those that
+	// database nodes did: the median and the 99th percentile. 0: there was none.
+	PeerP50Seconds     float64 `json:"peer_p50_seconds"`
+	PeerP99Seconds     float64 `json:"peer_p99_seconds"`
+	DatabaseP50Seconds float64 `json:"database_p50_seconds"`
+	DatabaseP99Seconds float64 `json:"database_p99_seconds"`
 }
 
 // AdminStats is GET /stats of an admin.

@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"bufio"
 	"cmp"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -151,6 +153,15 @@ func (a *answer) Write(p []byte) (int, error) {
 		a.begin(http.StatusOK)
 	}
 	return a.ResponseWriter.Write(p)
+}
+
+// Hijack takes the connection over, for something that begins with a 101.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	if err == nil {
+		a.status = http.StatusSwitchingProtocols
+	}
+	return conn, buffered, err
 }
 
 // Unwrap lets http.ResponseController through.

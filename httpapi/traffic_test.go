@@ -108,6 +108,28 @@ func TestTraffic_OnCache(t *testing.T) {
 	traffic.wantEnded(t, "GET /peer/* 200")
 }
 
+// TestTraffic_TakenOver: a connection that a handler takes over was answered
+// with a 101.
+func TestTraffic_TakenOver(t *testing.T) {
+	traffic := newFakeTraffic()
+	cache, _, _ := newCacheNode(t, func(c *CacheConfig) {
+		c.Traffic = traffic
+		c.PeerHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			conn.Close()
+		})
+	})
+	conn := cache.dial()
+	defer conn.Close()
+	io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	traffic.wantEnded(t, "GET /peer/* 101")
+}
+
 func TestMetrics(t *testing.T) {
 	show := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")

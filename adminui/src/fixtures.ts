@@ -26,8 +26,9 @@ export function member(name: string, some: Partial<MemberState> = {}): MemberSta
 export function cacheStats(some: Partial<CacheStats> = {}): CacheStats {
   return {
     name: 'c1', url: 'http://c1:5551', role: 'cache', ready: true, peers: 3, databases: 3, version: '1.0.0', uptime_seconds: 75,
-    gets: 200, hits: 150, mirrored_hits: 10, peer_loads: 20, peer_errors: 0, peer_served: 5, database_loads: 30, absences: 7, hedges: 0, errors: 0,
+    gets: 200, hits: 150, mirrored_hits: 10, peer_loads: 20, peer_errors: 0, peer_served: 5, database_loads: 30, absences: 7, hedges: 0, peer_hedges: 0, errors: 0,
     admissions: 40, unadmitted: 2, evictions: 30, items: 10, bytes: 16 * 1024 ** 2, mirrored_bytes: 1024 ** 2, limit_bytes: 64 * 1024 ** 2,
+    peer_p50_seconds: 0.0004, peer_p99_seconds: 0.003, database_p50_seconds: 0.001, database_p99_seconds: 0.02,
     ...some,
   }
 }

@@ -118,6 +118,7 @@ export interface CacheStats {
   database_loads: number
   absences: number
   hedges: number
+  peer_hedges: number
   errors: number
   admissions: number
   unadmitted: number
@@ -126,6 +127,10 @@ export interface CacheStats {
   bytes: number
   mirrored_bytes: number
   limit_bytes: number
+  peer_p50_seconds: number
+  peer_p99_seconds: number
+  database_p50_seconds: number
+  database_p99_seconds: number
 }
 
 // A key in JSON: base64 when its bytes are not UTF-8.

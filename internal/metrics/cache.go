@@ -1,6 +1,11 @@
 package metrics
 
-import "github.com/Focinfi/oncekv/client"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/Focinfi/oncekv/cachetier"
+	"github.com/Focinfi/oncekv/client"
+)
 
 // Cache is what a cache node measures.
 type Cache struct{ node }
@@ -25,6 +30,7 @@ func cacheFigures() []figure[client.CacheStats] {
 		counter("cache_database_loads_total", "Requests sent to database nodes by loads, hedges included.", func(n *f) float64 { return float64(n.DatabaseLoads) }),
 		counter("cache_gets_absent_total", "Reads that were answered: this key is not set.", func(n *f) float64 { return float64(n.Absences) }),
 		counter("cache_hedges_total", "Second requests to the database, sent because the first was slow.", func(n *f) float64 { return float64(n.Hedges) }),
+		counter("cache_peer_hedges_total", "Requests to the database beside an owner that gave no sign of life.", func(n *f) float64 { return float64(n.PeerHedges) }),
 		counter("cache_errors_total", "Reads that failed.", func(n *f) float64 { return float64(n.Errors) }),
 		counter("cache_admissions_total", "Records taken into memory.", func(n *f) float64 { return float64(n.Admissions) }),
 		counter("cache_unadmitted_total", "Loaded records not taken into memory: not asked for often enough, or too large.", func(n *f) float64 { return float64(n.Unadmitted) }),
@@ -38,4 +44,32 @@ func cacheFigures() []figure[client.CacheStats] {
 		gauge("cache_databases", "Database nodes known.", func(n *f) float64 { return float64(n.Databases) }),
 		gauge("cache_uptime_seconds", "Time since the node started.", func(n *f) float64 { return n.UptimeSeconds }),
 	}
+}
+
+// WatchLoads shows how long loads take. take is called once a scrape.
+func (c *Cache) WatchLoads(take func() (peer, database cachetier.Latency)) {
+	c.registry.MustRegister(&loads{
+		take:     take,
+		peer:     describe("cache_peer_load_duration_seconds", "Time of a load that the key's owner answered."),
+		database: describe("cache_database_load_duration_seconds", "Time of a load from the database, hedges and second tries included."),
+	})
+}
+
+// loads is a collector of histograms that the cache tier keeps itself.
+type loads struct {
+	take           func() (peer, database cachetier.Latency)
+	peer, database *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (l *loads) Describe(ch chan<- *prometheus.Desc) {
+	ch <- l.peer
+	ch <- l.database
+}
+
+// Collect implements prometheus.Collector.
+func (l *loads) Collect(ch chan<- prometheus.Metric) {
+	peer, database := l.take()
+	ch <- prometheus.MustNewConstHistogram(l.peer, peer.Count, peer.Sum.Seconds(), peer.Buckets)
+	ch <- prometheus.MustNewConstHistogram(l.database, database.Count, database.Sum.Seconds(), database.Buckets)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -139,13 +140,18 @@ func TestTraffic(t *testing.T) {
 func TestCache(t *testing.T) {
 	m := metrics.NewCache("c1", func() client.CacheStats {
 		return client.CacheStats{Ready: true, Peers: 2, Databases: 3, UptimeSeconds: 1.5, CacheFigures: client.CacheFigures{
-			Gets: 1, Hits: 2, PeerLoads: 3, PeerErrors: 4, PeerServed: 5, DatabaseLoads: 6, Absences: 7, Hedges: 8, Errors: 9, Items: 10, Bytes: 11, LimitBytes: 12,
+			Gets: 1, Hits: 2, PeerLoads: 3, PeerErrors: 4, PeerServed: 5, DatabaseLoads: 6, Absences: 7, Hedges: 8, PeerHedges: 18, Errors: 9, Items: 10, Bytes: 11, LimitBytes: 12,
 			MirroredHits: 13, Admissions: 14, Unadmitted: 15, Evictions: 16, MirroredBytes: 17,
 		}}
+	})
+	m.WatchLoads(func() (peer, database cachetier.Latency) {
+		return cachetier.Latency{Count: 3, Sum: 2 * time.Second, Buckets: map[float64]uint64{0.5: 2, 1: 3}}, cachetier.Latency{Count: 1, Sum: time.Second, Buckets: map[float64]uint64{0.5: 0, 1: 1}}
 	})
 	text := scrape(t, m.Handler())
 	conventional(t, text)
 	wantLines(t, text,
+		"oncekv_cache_peer_hedges_total 18", "oncekv_cache_peer_load_duration_seconds_count 3", "oncekv_cache_peer_load_duration_seconds_sum 2",
+		`oncekv_cache_peer_load_duration_seconds_bucket{le="0.5"} 2`, "oncekv_cache_database_load_duration_seconds_count 1", `oncekv_cache_database_load_duration_seconds_bucket{le="1"} 1`,
 		"oncekv_cache_gets_total 1", "oncekv_cache_hits_total 2", "oncekv_cache_peer_loads_total 3", "oncekv_cache_peer_errors_total 4",
 		"oncekv_cache_peer_served_total 5", "oncekv_cache_database_loads_total 6", "oncekv_cache_gets_absent_total 7",
 		"oncekv_cache_hedges_total 8", "oncekv_cache_errors_total 9", "oncekv_cache_items 10", "oncekv_cache_bytes 11", "oncekv_cache_limit_bytes 12",

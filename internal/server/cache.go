@@ -57,6 +57,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	c := &Cache{light: newLight(public), cfg: cfg, node: node}
 	figures := metrics.NewCache(cfg.Name, c.figures)
 	figures.Watch(public.ln.figures)
+	figures.WatchLoads(node.Latencies)
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
 		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, Logger: logger,
 		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic,
