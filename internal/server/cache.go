@@ -82,12 +82,16 @@ func (c *Cache) figures() client.CacheStats {
 	return s
 }
 
-// Close says goodbye to the other nodes, so that nobody asks this one any
-// more, finishes requests in flight as long as ctx allows, and stops. It
-// returns why the node had stopped before, if it had.
+// Close says goodbye to the other nodes, and serves on until they ask this one
+// no more, 1.5 s at most; then it finishes requests in flight and stops, all in
+// the time that ctx allows. It returns why the node had stopped before, if it had.
 func (c *Cache) Close(ctx context.Context) error {
 	return c.close(func() {
 		c.stop() // the heartbeat loop's last word is the goodbye
+		select {
+		case <-c.worked:
+		case <-ctx.Done():
+		}
 		c.public.drain(ctx)
 		c.running.Wait()
 		_ = c.node.Close() // ends loads that nobody waits for any more

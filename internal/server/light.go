@@ -15,6 +15,7 @@ type light struct {
 	stop     context.CancelFunc // ends what runs besides the listener
 	streams  chan struct{}      // closed by close: answers that would go on for ever end
 	running  sync.WaitGroup
+	worked   chan struct{} // closed when what runs besides the listener has ended
 	closing  sync.Once
 	failOnce sync.Once
 	done     chan struct{}
@@ -22,7 +23,7 @@ type light struct {
 }
 
 func newLight(public *listener) *light {
-	return &light{public: public, started: time.Now(), streams: make(chan struct{}), done: make(chan struct{})}
+	return &light{public: public, started: time.Now(), streams: make(chan struct{}), worked: make(chan struct{}), done: make(chan struct{})}
 }
 
 // run serves the listener, which is prepared, and runs work until it is told to
@@ -31,7 +32,10 @@ func (l *light) run(work func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.running.Go(func() { l.finish(l.public.serve()) })
-	l.running.Go(func() { l.finish(work(ctx)) })
+	l.running.Go(func() {
+		defer close(l.worked)
+		l.finish(work(ctx))
+	})
 }
 
 func (l *light) finish(err error) {
