@@ -69,6 +69,10 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 		f.putMany(w, r)
 		return
 	}
+	if r.URL.Path == "/keys/get" { // as a node that knows no frames does, which reads none of the body
+		writeProblem(w, client.Problem{Status: http.StatusNotFound, Type: client.ProblemNoRoute, Detail: "no such route"})
+		return
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch {
