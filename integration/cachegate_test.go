@@ -47,7 +47,8 @@ func newGate(t *testing.T, database *clustertest.Process, caches []string) *gate
 		ErrorHandler:   func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 		Transport:      transport,
 	}
-	g.server = httptest.NewServer(g)
+	g.server = httptest.NewUnstartedServer(g)
+	g.server.Start() // after it is g's, as answers name its address
 	t.Cleanup(transport.CloseIdleConnections)
 	t.Cleanup(g.server.Close)
 	return g
