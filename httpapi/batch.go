@@ -93,14 +93,7 @@ func (b *batches) serve(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return kvstore.ErrOverloaded
 	}
-	d := newDuplex(w, r, b.idle)
-	h := w.Header()
-	h.Set("Content-Type", client.ContentTypeNDJSON)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
-	_ = d.conn.Flush() // now: a client may wait for it before it sends a line
+	d := startStream(w, r, b.idle, client.ContentTypeNDJSON)
 	newBatch(b, r.Context(), d).run()
 	return nil
 }

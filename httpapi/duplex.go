@@ -41,6 +41,20 @@ func newDuplex(w http.ResponseWriter, r *http.Request, idle time.Duration) *dupl
 	return d
 }
 
+// startStream begins an answer of the given media type whose parts go out as they
+// come, while the body is still being sent.
+func startStream(w http.ResponseWriter, r *http.Request, idle time.Duration, mediaType string) *duplex {
+	d := newDuplex(w, r, idle)
+	h := w.Header()
+	h.Set("Content-Type", mediaType)
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(http.StatusOK)
+	_ = d.conn.Flush() // now: a client may wait for it before it sends anything
+	return d
+}
+
 // Read reads on.
 func (d *duplex) Read(p []byte) (int, error) {
 	d.reading.Lock()

@@ -106,14 +106,7 @@ func (f *framed) serve(w http.ResponseWriter, r *http.Request, op operation, beg
 		return kvstore.ErrOverloaded
 	}
 	defer f.streams.give(1)
-	d := newDuplex(w, r, f.idle)
-	h := w.Header()
-	h.Set("Content-Type", client.ContentTypeBatch)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
-	_ = d.conn.Flush() // now: a client waits for it before it sends a frame
+	d := startStream(w, r, f.idle, client.ContentTypeBatch)
 	s := &framedStream{framed: f, path: r.URL.Path, op: op, duplex: d, frames: frame.NewReader(d),
 		finished: make(chan struct{}), ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	s.contexts(r.Context())

@@ -110,15 +110,8 @@ func (g *manyGets) lines(w http.ResponseWriter, r *http.Request, consistency kvs
 		return kvstore.ErrOverloaded
 	}
 	defer g.streams.give(1)
-	d := newDuplex(w, r, g.idle)
+	d := startStream(w, r, g.idle, client.ContentTypeNDJSON)
 	defer d.Close()
-	h := w.Header()
-	h.Set("Content-Type", client.ContentTypeNDJSON)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
-	_ = d.conn.Flush()
 
 	ctx, done := context.WithCancel(context.WithoutCancel(r.Context()))
 	var watching sync.WaitGroup
