@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -24,11 +25,14 @@ import (
 const (
 	batchLineBytesMax = jsonPutBytesMax // of one line
 	batchLineBytes    = 512             // what a line costs besides its bytes
-	batchWindow       = 4096            // lines of one request that are read and have no result written yet
-	batchPuts         = 4096            // lines of all requests that are being decided
+	batchWindow       = 16 << 10        // lines of one request that are read and have no result written yet
+	batchPuts         = 16 << 10        // lines of all requests that are being decided
 
 	// batchLongBytes is reserved while a line over lineBufferBytes is read.
 	batchLongBytes = jsonCopies * batchLineBytesMax
+
+	batchGroupLines = 1024      // that are put together, at most
+	batchGroupBytes = 512 << 10 // of their values; larger ones are put alone
 
 	batchDiscardBytes = 1 << 30                 // of input behind an early end
 	batchLinger       = time.Second             // without a byte of it, when all is written
@@ -40,8 +44,9 @@ const (
 // batches answers POST /keys: lines that are puts in, a line with a result for
 // each of them out, in their order. The work on one request is spread over
 //
-//	read     splits and parses lines, and starts a put for each
-//	puts     one goroutine a line, but one for lines with the same key
+//	read     splits and parses lines, and starts their puts
+//	puts     one goroutine a group: the lines that were at hand together, each
+//	         with another key
 //	collect  waits for the results in order and hands them to a spool
 //	write    (the handler's goroutine) takes them from there to the client
 //
@@ -75,6 +80,36 @@ func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 		slots:   semaphore.NewWeighted(batchPuts),
 		memory:  semaphore.NewWeighted(max(cfg.BatchBytesInFlight, batchLongBytes)),
 	}
+}
+
+// tryAdmit takes what a line costs of the budgets, if it is there.
+func (b *batches) tryAdmit(cost int64) bool {
+	if !b.memory.TryAcquire(cost) {
+		return false
+	}
+	if !b.slots.TryAcquire(1) {
+		b.memory.Release(cost)
+		return false
+	}
+	return true
+}
+
+// admit waits for it.
+func (b *batches) admit(ctx context.Context, cost int64) error {
+	if err := b.memory.Acquire(ctx, cost); err != nil {
+		return err
+	}
+	if err := b.slots.Acquire(ctx, 1); err != nil {
+		b.memory.Release(cost)
+		return err
+	}
+	return nil
+}
+
+// release gives back what lines cost.
+func (b *batches) release(lines int, cost int64) {
+	b.slots.Release(int64(lines))
+	b.memory.Release(cost)
 }
 
 // serve answers one request.
@@ -128,7 +163,9 @@ type batch struct {
 	lose, stopProposing, stopAccepting context.CancelCauseFunc
 
 	window   chan struct{} // one for each line whose result is not in out
+	settled  chan struct{} // capacity 1: some line has its result
 	deciding sync.WaitGroup
+	group    lineGroup // to be decided together; read's
 
 	mu    sync.Mutex
 	queue chan *batchLine // in order; closed by end. Its capacity is that of window
@@ -140,19 +177,25 @@ type batch struct {
 
 // batchLine is one line that is not blank.
 type batchLine struct {
-	request kvstore.PutRequest
-	cost    int64         // of batches.memory
-	next    *batchLine    // with the same key, waits for this one; guarded by batch.mu
-	done    chan struct{} // closed when result is there
-	result  client.BatchResult
+	put    kvstore.SmallPut // its value may be too large for PutMany
+	cost   int64            // of batches.memory
+	next   *batchLine       // with the same key, waits for this one; guarded by batch.mu
+	done   atomic.Bool      // result is there
+	result client.BatchResult
+}
+
+// lineGroup is lines with different keys that are decided together.
+type lineGroup struct {
+	lines []*batchLine
+	bytes int // of values
 }
 
 func newBatch(b *batches, parent context.Context, d *duplex) *batch {
 	s := &batch{
 		batches: b, duplex: d, out: newSpool(b.spillDir, b.spill),
-		window: make(chan struct{}, batchWindow),
-		queue:  make(chan *batchLine, batchWindow),
-		last:   make(map[kvstore.Key]*batchLine),
+		window: make(chan struct{}, batchWindow), settled: make(chan struct{}, 1),
+		queue: make(chan *batchLine, batchWindow),
+		last:  make(map[kvstore.Key]*batchLine),
 	}
 	// net/http cancels the parent after a read that was merely too slow, too.
 	// A failed read or write is found out here; behind the body's end nobody
@@ -165,7 +208,10 @@ func newBatch(b *batches, parent context.Context, d *duplex) *batch {
 	})
 	s.proposing, s.stopProposing = context.WithCancelCause(s.alive)
 	s.accepting, s.stopAccepting = context.WithCancelCause(s.proposing)
-	s.lines = &lineReader{src: d, max: batchLineBytesMax, grow: func() error { return s.memory.Acquire(s.accepting, batchLongBytes) }}
+	s.lines = &lineReader{src: d, max: batchLineBytesMax, grow: func() error {
+		s.flush() // whoever waits for memory must not hold any
+		return s.memory.Acquire(s.accepting, batchLongBytes)
+	}}
 	return s
 }
 
@@ -255,10 +301,14 @@ func (s *batch) read() {
 		if err == nil {
 			err = s.accept(line)
 		}
+		if err != nil || !s.lines.buffered() {
+			s.flush()
+		}
 		if err != nil {
 			s.stopped(err)
 		}
 	}
+	s.flush()
 	if s.lines.end == nil {
 		_, _ = io.CopyN(io.Discard, s.duplex, batchDiscardBytes)
 	}
@@ -293,19 +343,31 @@ func (s *batch) accept(text []byte) error {
 		s.shrink(long, 0)
 		return nil
 	}
-	l := &batchLine{done: make(chan struct{}), cost: 2*int64(len(text)) + batchLineBytes}
-	if !long {
-		if err := s.memory.Acquire(s.accepting, l.cost); err != nil {
-			return err
-		}
+	l := &batchLine{cost: 2*int64(len(text)) + batchLineBytes}
+	if err := s.admitLine(l, long); err != nil {
+		return err
 	}
 	invalid := s.parse(text, l)
 	s.shrink(long, l.cost)
 	if err := s.start(l, invalid); err != nil {
-		s.memory.Release(l.cost)
+		s.release(1, l.cost)
 		return err
 	}
 	return nil
+}
+
+// admitLine takes what a line costs. That of a long one's memory is taken
+// already.
+func (s *batch) admitLine(l *batchLine, long bool) error {
+	if long {
+		s.flush()
+		return s.slots.Acquire(s.accepting, 1)
+	}
+	if s.tryAdmit(l.cost) {
+		return nil
+	}
+	s.flush()
+	return s.admit(s.accepting, l.cost)
 }
 
 // shrink gives up the memory of a long line but for what goes on being held.
@@ -316,21 +378,22 @@ func (s *batch) shrink(long bool, held int64) {
 	}
 }
 
-// start puts a line into the queue and, if it is a put, begins to decide it.
-// What it holds is given back when that is done.
+// start puts a line into the queue and, if it is a put, sees to it that it is
+// decided. What it holds is given back when that is done.
 func (s *batch) start(l *batchLine, invalid bool) error {
 	select {
 	case s.window <- struct{}{}:
-	case <-s.accepting.Done():
-		return s.accepting.Err()
-	}
-	if err := s.slots.Acquire(s.accepting, 1); err != nil {
-		return err // the window is not needed any more
+	default:
+		s.flush()
+		select {
+		case s.window <- struct{}{}:
+		case <-s.accepting.Done():
+			return s.accepting.Err()
+		}
 	}
 	s.mu.Lock()
 	if s.over {
 		s.mu.Unlock()
-		s.slots.Release(1)
 		return context.Canceled
 	}
 	s.queue <- l // there is room: it has a place in the window
@@ -340,40 +403,66 @@ func (s *batch) start(l *batchLine, invalid bool) error {
 		s.settle(l)
 		return nil
 	}
-	earlier := s.last[l.request.Key]
-	s.last[l.request.Key] = l
+	earlier := s.last[l.put.Key]
+	s.last[l.put.Key] = l
 	if earlier != nil {
 		earlier.next = l
 	}
 	s.mu.Unlock()
 	if earlier == nil {
-		s.deciding.Go(func() { s.decideAll(l) })
+		s.add(l)
 	}
 	return nil
 }
 
-// decideAll decides a line, and then those with the same key that have come
-// meanwhile, one after the other.
-func (s *batch) decideAll(l *batchLine) {
-	for l != nil {
-		s.decide(l)
-		s.mu.Lock()
-		next := l.next
-		if next == nil {
-			delete(s.last, l.request.Key)
-		}
-		s.mu.Unlock()
-		s.settle(l)
-		l = next
+// add adds a line to the group. A large value is one of its own.
+func (s *batch) add(l *batchLine) {
+	if s.group.bytes+len(l.put.Value) > batchGroupBytes {
+		s.flush()
+	}
+	s.group.lines = append(s.group.lines, l)
+	s.group.bytes += len(l.put.Value)
+	if len(s.group.lines) == batchGroupLines {
+		s.flush()
 	}
 }
 
-// settle hands over a line's result.
-func (s *batch) settle(l *batchLine) {
-	l.request = kvstore.PutRequest{} // the value; the key is in the result
-	s.slots.Release(1)
-	s.memory.Release(l.cost)
-	close(l.done)
+// flush begins to decide the group. It is called before anything that may wait.
+func (s *batch) flush() {
+	if lines := s.group.lines; len(lines) > 0 {
+		s.group = lineGroup{}
+		s.deciding.Go(func() { s.decideAll(lines) })
+	}
+}
+
+// decideAll decides lines, and then those with the same keys that have come
+// meanwhile, until there are none.
+func (s *batch) decideAll(lines []*batchLine) {
+	for len(lines) > 0 {
+		lines = s.decide(lines)
+	}
+}
+
+// settle hands over a line's result. It returns the line with the same key that
+// has waited for this one, if there is one.
+func (s *batch) settle(l *batchLine) (next *batchLine) {
+	s.mu.Lock()
+	if next = l.next; next == nil && s.last[l.put.Key] == l {
+		delete(s.last, l.put.Key)
+	}
+	s.mu.Unlock()
+	s.release(1, l.cost)
+	l.put = kvstore.SmallPut{} // the value; the key is in the result
+	l.done.Store(true)
+	wake(s.settled)
+	return next
+}
+
+// await waits for a line's result. It is called by collect alone.
+func (s *batch) await(l *batchLine) {
+	for !l.done.Load() {
+		<-s.settled
+	}
 }
 
 // collect brings the results into the order of their lines.
@@ -394,7 +483,7 @@ func (s *batch) collect() {
 		return err
 	}
 	for l := range s.queue {
-		<-l.done
+		s.await(l)
 		if emit(&l.result) != nil {
 			return // the client is gone
 		}

@@ -45,6 +45,11 @@ func (db batchDB) Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutRes
 	return db.fakeDB.Put(ctx, r)
 }
 
+// PutMany puts all at the same time.
+func (db batchDB) PutMany(ctx context.Context, puts []kvstore.SmallPut, each func(i int, r kvstore.PutResult, err error)) {
+	putEach(ctx, db, puts, each)
+}
+
 func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	t.Helper()
 	n := &batchNode{node: &node{t: t, db: newFakeDB(), counters: &Counters{}}}

@@ -1,10 +1,10 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -25,10 +25,10 @@ func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
 	var document client.PutDocument
 	err := decodeStrict(text, s.shape, &document)
 	if err == nil {
-		l.request, err = s.requestIn(&document, terms{})
+		l.put, err = s.smallPutIn(&document)
 	}
 	if err == nil {
-		l.result.Key, l.result.KeyBase64 = client.JSONKey(string(l.request.Key))
+		l.result.Key, l.result.KeyBase64 = client.JSONKey(string(l.put.Key))
 		return false
 	}
 	if key, bad := keyIn(&document); bad == nil {
@@ -39,47 +39,99 @@ func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
 	return true
 }
 
-// decide puts a line. It waits while too much is in flight and, for a while,
-// for a leader: nothing was proposed then.
-func (s *batch) decide(l *batchLine) {
-	defer func() {
-		if cause := recover(); cause != nil {
-			s.logger.Error("panic while putting a line", "panic", cause, "stack", string(debug.Stack()))
-			l.undecided(errors.New("the put panicked"))
+// decide puts lines, whose keys differ, and returns those that have waited for
+// them. It waits while too much is in flight and, for a while, for a leader:
+// nothing was proposed then.
+func (s *batch) decide(lines []*batchLine) (next []*batchLine) {
+	settle := func(l *batchLine) {
+		if n := s.settle(l); n != nil {
+			next = append(next, n)
 		}
-	}()
-	leaderless := time.Now().Add(s.answer)
-	for pause := batchPauseFirst; ; pause = min(2*pause, batchPauseMax) {
-		result, err := s.put(l)
-		switch {
-		case err == nil:
-			s.count(result.Outcome)
-			l.decided(result)
-			return
-		case s.proposing.Err() != nil:
-		case errors.Is(err, kvstore.ErrOutcomeUnknown):
-		case errors.Is(err, kvstore.ErrOverloaded), errors.Is(err, kvstore.ErrTooManyUploads),
-			errors.Is(err, kvstore.ErrUnavailable) && time.Now().Before(leaderless):
-			if s.wait(pause) {
-				continue
-			}
-		}
-		s.failed(l, err)
-		return
 	}
+	undecided := lines
+	leaderless := time.Now().Add(s.answer)
+	for pause := batchPauseFirst; len(undecided) > 0; pause = min(2*pause, batchPauseMax) {
+		var again []*batchLine
+		var errs []error
+		s.put(undecided, func(l *batchLine, result kvstore.PutResult, err error) {
+			switch {
+			case err == nil:
+				s.count(result.Outcome)
+				l.decided(result)
+				settle(l)
+			case s.mayRepeat(err, leaderless):
+				again, errs = append(again, l), append(errs, err)
+			default:
+				s.failed(l, err)
+				settle(l)
+			}
+		})
+		if len(again) > 0 && !s.wait(pause) {
+			for i, l := range again {
+				s.failed(l, errs[i])
+				settle(l)
+			}
+			break
+		}
+		undecided = again
+	}
+	return next
 }
 
-// put tries once.
-func (s *batch) put(l *batchLine) (kvstore.PutResult, error) {
-	if s.proposing.Err() != nil {
-		return kvstore.PutResult{}, kvstore.ErrUnavailable
+// mayRepeat reports whether a put that failed was not proposed, and is worth
+// another try.
+func (s *batch) mayRepeat(err error, leaderless time.Time) bool {
+	switch {
+	case s.proposing.Err() != nil, errors.Is(err, kvstore.ErrOutcomeUnknown):
+		return false
+	case errors.Is(err, kvstore.ErrOverloaded), errors.Is(err, kvstore.ErrTooManyUploads):
+		return true
 	}
-	if _, err := l.request.Body.(io.Seeker).Seek(0, io.SeekStart); err != nil {
-		return kvstore.PutResult{}, err
+	return errors.Is(err, kvstore.ErrUnavailable) && time.Now().Before(leaderless)
+}
+
+// put tries once, and calls each once for every line.
+func (s *batch) put(lines []*batchLine, each func(l *batchLine, result kvstore.PutResult, err error)) {
+	told := make([]bool, len(lines))
+	tell := func(i int, result kvstore.PutResult, err error) {
+		if !told[i] {
+			told[i] = true
+			each(lines[i], result, err)
+		}
+	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.logger.Error("panic while putting lines", "panic", cause, "stack", string(debug.Stack()))
+			for i := range lines {
+				tell(i, kvstore.PutResult{}, errPutPanicked)
+			}
+		}
+	}()
+	if s.proposing.Err() != nil {
+		for i := range lines {
+			tell(i, kvstore.PutResult{}, kvstore.ErrUnavailable)
+		}
+		return
 	}
 	ctx, cancel := context.WithTimeout(s.proposing, s.answer)
 	defer cancel()
-	return s.db.Put(ctx, l.request)
+	small := make([]kvstore.SmallPut, 0, len(lines))
+	places := make([]int, 0, len(lines))
+	for i, l := range lines {
+		if len(l.put.Value) <= kvstore.ChunkBytes {
+			small = append(small, l.put)
+			places = append(places, i)
+		}
+	}
+	if len(small) > 0 {
+		s.db.PutMany(ctx, small, func(i int, result kvstore.PutResult, err error) { tell(places[i], result, err) })
+	}
+	for i, l := range lines {
+		if p := &l.put; len(p.Value) > kvstore.ChunkBytes {
+			result, err := s.db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value))})
+			tell(i, result, err)
+		}
+	}
 }
 
 // wait pauses, and reports whether the line is still wanted.

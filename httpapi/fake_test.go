@@ -47,6 +47,44 @@ func newFakeDB() *fakeDB {
 // fakeTime is when every value was put.
 var fakeTime = time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.UTC)
 
+func (db *fakeDB) PutMany(ctx context.Context, puts []kvstore.SmallPut, each func(i int, r kvstore.PutResult, err error)) {
+	putEach(ctx, db, puts, each)
+}
+
+// putEach is PutMany by a Put for each, at the same time. A panic of one is its
+// caller's.
+func putEach(ctx context.Context, db DB, puts []kvstore.SmallPut, each func(i int, r kvstore.PutResult, err error)) {
+	type answer struct {
+		i      int
+		result kvstore.PutResult
+		err    error
+		cause  any
+	}
+	answers := make(chan answer)
+	for i, p := range puts {
+		go func() {
+			a := answer{i: i}
+			defer func() {
+				a.cause = recover()
+				answers <- a
+			}()
+			a.result, a.err = db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, PutID: p.PutID, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value)), SHA256: p.SHA256})
+		}()
+	}
+	var cause any
+	for range puts {
+		a := <-answers
+		if a.cause != nil {
+			cause = a.cause
+			continue
+		}
+		each(a.i, a.result, a.err)
+	}
+	if cause != nil {
+		panic(cause)
+	}
+}
+
 func (db *fakeDB) Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error) {
 	if db.putBefore != nil {
 		return kvstore.PutResult{}, db.putBefore

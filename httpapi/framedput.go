@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"sync"
-	"sync/atomic"
 
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -23,27 +22,27 @@ func (b *batches) serveMany(w http.ResponseWriter, r *http.Request) error {
 	return b.framed.serve(w, r, putting, func(s *framedStream) frameWork { return &framedPuts{framedStream: s, batches: b} })
 }
 
-// framedPuts decides the puts of one request, each on a goroutine of its own
-// and by the rules of PUT /key/{key}. It shares the budgets of batches.
+const (
+	framedGroupPuts  = 1024      // that are put together, at most
+	framedGroupBytes = 512 << 10 // of their values, about
+)
+
+// framedPuts decides the puts of one request by the rules of PUT /key/{key}. Those
+// that came with one read of the body are put together, on a goroutine of their
+// own; a group waits for no other. It shares the budgets of batches.
 type framedPuts struct {
 	*framedStream
 	batches  *batches
 	deciding sync.WaitGroup
-	now      *together // nil: no frame since the last flush
+	group    *putGroup // nil: no frame since the last flush
 }
 
-// together is the time limit of the puts that came with one read: a timer and a
-// context for all of them.
-type together struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	left   atomic.Int32 // puts that are not decided, and one more until flush
-}
-
-func (t *together) done() {
-	if t.left.Add(-1) == 0 {
-		t.cancel()
-	}
+// putGroup is puts that are decided together.
+type putGroup struct {
+	frames   []frame.Put
+	answered []bool
+	bytes    int   // of values
+	cost     int64 // of batches.memory
 }
 
 func (p *framedPuts) take(f *frame.Frame) error {
@@ -52,42 +51,47 @@ func (p *framedPuts) take(f *frame.Frame) error {
 		return err
 	}
 	cost := 2*int64(len(put.Value)) + batchLineBytes
-	if err := p.batches.memory.Acquire(p.accepting, cost); err != nil {
+	if err := p.admit(cost); err != nil {
 		return err
-	}
-	if err := p.batches.slots.Acquire(p.accepting, 1); err != nil {
-		p.batches.memory.Release(cost)
-		return err
-	}
-	release := func() {
-		p.batches.slots.Release(1)
-		p.batches.memory.Release(cost)
 	}
 	if err := p.accept(1); err != nil {
-		release()
+		p.batches.release(1, cost)
 		return err
 	}
 	put.Value = bytes.Clone(put.Value) // the frame's memory is used again
-	if p.now == nil {
-		p.now = &together{}
-		p.now.ctx, p.now.cancel = context.WithTimeout(p.working, p.answer)
-		p.now.left.Store(1)
+	if p.group == nil {
+		p.group = &putGroup{}
 	}
-	now := p.now
-	now.left.Add(1)
-	p.deciding.Go(func() {
-		defer release()
-		defer now.done()
-		p.decide(now.ctx, &put)
-	})
+	g := p.group
+	g.frames = append(g.frames, put)
+	g.bytes += len(put.Value)
+	g.cost += cost
+	if len(g.frames) == framedGroupPuts || g.bytes >= framedGroupBytes {
+		p.flush()
+	}
 	return nil
 }
 
-func (p *framedPuts) flush() {
-	if p.now != nil {
-		p.now.done()
-		p.now = nil
+// admit takes what a put needs of the budgets. Nobody waits for them who keeps
+// others from being decided.
+func (p *framedPuts) admit(cost int64) error {
+	if p.batches.tryAdmit(cost) {
+		return nil
 	}
+	p.flush()
+	return p.batches.admit(p.accepting, cost)
+}
+
+func (p *framedPuts) flush() {
+	g := p.group
+	if g == nil {
+		return
+	}
+	p.group = nil
+	p.deciding.Go(func() {
+		defer p.batches.release(len(g.frames), g.cost)
+		p.decide(g)
+	})
 }
 
 // run waits: the puts have goroutines of their own.
@@ -98,49 +102,71 @@ func (p *framedPuts) run() {
 
 var errPutPanicked = errors.New("the put panicked")
 
-// decide puts, and answers.
-func (p *framedPuts) decide(ctx context.Context, put *frame.Put) {
-	answered := false
+// decide puts a group, and answers.
+func (p *framedPuts) decide(g *putGroup) {
+	g.answered = make([]bool, len(g.frames))
 	defer func() {
 		if cause := recover(); cause != nil {
 			p.panicked(cause)
-			if !answered {
-				p.failed(put.ID, errPutPanicked)
+			for i := range g.frames {
+				p.answer(g, i, kvstore.PutResult{}, errPutPanicked)
 			}
 		}
 	}()
-	created, winner, err := p.put(ctx, put)
-	answered = true
-	if err != nil {
-		p.failed(put.ID, err)
-		return
+	ctx, cancel := context.WithTimeout(p.working, p.framedStream.answer)
+	defer cancel()
+	puts := make([]kvstore.SmallPut, 0, len(g.frames))
+	places := make([]int, 0, len(g.frames))
+	for i := range g.frames {
+		put, err := smallPut(&g.frames[i])
+		if err != nil {
+			p.answer(g, i, kvstore.PutResult{}, err)
+			continue
+		}
+		puts = append(puts, put)
+		places = append(places, i)
 	}
-	answer := frame.Set{ID: put.ID, Created: created, Winner: frame.Winner{Revision: uint64(winner.Revision), Size: uint64(winner.Size), Digest: winner.SHA256}}
-	p.answered(1, func(out []byte) []byte { return frame.AppendSet(out, &answer) })
+	p.batches.db.PutMany(ctx, puts, func(i int, result kvstore.PutResult, err error) { p.answer(g, places[i], result, err) })
 }
 
-// put is PUT /key/{key}.
-func (p *framedPuts) put(ctx context.Context, put *frame.Put) (created bool, winner *kvstore.Meta, err error) {
-	request := kvstore.PutRequest{Key: kvstore.Key(put.Key), PutID: put.PutID, Body: bytes.NewReader(put.Value), Size: int64(len(put.Value))}
-	if err := request.Key.Validate(); err != nil {
-		return false, nil, err
+// smallPut is a put as PUT /key/{key} reads it.
+func smallPut(f *frame.Put) (kvstore.SmallPut, error) {
+	put := kvstore.SmallPut{Key: kvstore.Key(f.Key), PutID: f.PutID, Value: f.Value}
+	if err := put.Key.Validate(); err != nil {
+		return put, err
 	}
-	if request.ContentType, err = meantContentType(put.ContentType); err != nil {
-		return false, nil, err
+	var err error
+	if put.ContentType, err = meantContentType(f.ContentType); err != nil {
+		return put, err
 	}
-	if put.PutID != "" {
-		if err := checkPutID(put.PutID); err != nil {
-			return false, nil, err
+	if f.PutID != "" {
+		if err := checkPutID(f.PutID); err != nil {
+			return put, err
 		}
 	}
-	if put.HasDigest {
-		request.SHA256 = (*kvstore.Digest)(&put.Digest)
+	if f.HasDigest {
+		put.SHA256 = (*kvstore.Digest)(&f.Digest)
 	}
-	result, err := p.batches.db.Put(ctx, request)
+	return put, nil
+}
+
+// answer answers a put, once.
+func (p *framedPuts) answer(g *putGroup, i int, result kvstore.PutResult, err error) {
+	if g.answered[i] {
+		return
+	}
+	g.answered[i] = true
+	f := &g.frames[i]
+	var created bool
+	if err == nil {
+		t := terms{keep: f.Keep, ifNoneMatch: tagList{given: f.IfAbsent, any: f.IfAbsent}}
+		created, err = p.batches.judge(kvstore.Key(f.Key), &result, &t)
+	}
 	if err != nil {
-		return false, nil, err
+		p.failed(f.ID, err)
+		return
 	}
-	t := terms{keep: put.Keep, ifNoneMatch: tagList{given: put.IfAbsent, any: put.IfAbsent}}
-	created, err = p.batches.judge(request.Key, &result, &t)
-	return created, &result.Meta, err
+	winner := &result.Meta
+	answer := frame.Set{ID: f.ID, Created: created, Winner: frame.Winner{Revision: uint64(winner.Revision), Size: uint64(winner.Size), Digest: winner.SHA256}}
+	p.answered(1, func(out []byte) []byte { return frame.AppendSet(out, &answer) })
 }

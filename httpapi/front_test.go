@@ -51,6 +51,9 @@ func (p panickyDB) Get(context.Context, kvstore.Key, kvstore.Consistency) (*kvst
 	panic(p.with)
 }
 
+func (p panickyDB) PutMany(context.Context, []kvstore.SmallPut, func(int, kvstore.PutResult, error)) {
+	panic(p.with)
+}
 func (p panickyDB) GetMany([]kvstore.Key, func(int, *kvstore.Value, error)) { panic(p.with) }
 func (p panickyDB) Confirm(context.Context) error                           { panic(p.with) }
 

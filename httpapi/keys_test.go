@@ -102,6 +102,9 @@ func (e *keyEcho) Get(_ context.Context, key kvstore.Key, _ kvstore.Consistency)
 	return kvstore.NewValue(kvstore.Meta{Key: key}, nil), nil
 }
 
+func (e *keyEcho) PutMany(context.Context, []kvstore.SmallPut, func(int, kvstore.PutResult, error)) {
+}
+
 func (e *keyEcho) GetMany([]kvstore.Key, func(int, *kvstore.Value, error)) {}
 
 func (e *keyEcho) Confirm(context.Context) error { return nil }

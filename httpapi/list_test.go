@@ -66,6 +66,13 @@ func (h *history) Propose(_ context.Context, command []byte) (any, error) {
 	return results[0], nil
 }
 
+func (h *history) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	for i, command := range commands {
+		result, err := h.Propose(ctx, command)
+		each(i, result, err)
+	}
+}
+
 func (h *history) ReadIndex(context.Context) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -20,6 +20,9 @@ type DB interface {
 	// Errors are those of kvstore; one it does not know counts as
 	// kvstore.ErrOutcomeUnknown.
 	Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error)
+	// PutMany is Put for many small values. It calls each once for every one,
+	// one call at a time, before it returns. The values are not kept.
+	PutMany(ctx context.Context, puts []kvstore.SmallPut, each func(i int, r kvstore.PutResult, err error))
 	// Get returns the value of a key, or kvstore.ErrNotFound.
 	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, error)
 	// GetMany looks keys up on this node alone. It calls each once for every

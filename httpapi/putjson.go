@@ -67,6 +67,18 @@ func (p *puts) requestIn(d *client.PutDocument, t terms) (kvstore.PutRequest, er
 	return request, nil
 }
 
+// smallPutIn is requestIn for a value that is in memory anyway.
+func (p *puts) smallPutIn(d *client.PutDocument) (kvstore.SmallPut, error) {
+	key, value, contentType, err := partsOf(d)
+	if err != nil {
+		return kvstore.SmallPut{}, err
+	}
+	if int64(len(value)) > p.limit {
+		return kvstore.SmallPut{}, &kvstore.TooLargeError{LimitBytes: p.limit}
+	}
+	return kvstore.SmallPut{Key: key, ContentType: contentType, Value: []byte(value)}, nil
+}
+
 // partsOf returns what a document says, checked and decoded.
 func partsOf(d *client.PutDocument) (key kvstore.Key, value, contentType string, err error) {
 	if key, err = keyIn(d); err != nil {

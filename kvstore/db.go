@@ -19,6 +19,9 @@ type Log interface {
 	// ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown; any other
 	// error counts as ErrOutcomeUnknown.
 	Propose(ctx context.Context, command []byte) (any, error)
+	// ProposeMany is Propose for several commands, in one entry of the log if
+	// they fit. It calls each once for every one, before it returns.
+	ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error))
 	// ReadIndex returns nil when everything that was committed before the call
 	// began is applied on this node.
 	ReadIndex(ctx context.Context) error

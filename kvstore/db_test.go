@@ -52,6 +52,18 @@ func (l *directLog) Propose(_ context.Context, cmd []byte) (any, error) {
 	return res[0], nil
 }
 
+func (l *directLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
+	proposeEach(ctx, l, cmds, each)
+}
+
+// proposeEach is ProposeMany by one Propose after the other.
+func proposeEach(ctx context.Context, l Log, cmds [][]byte, each func(i int, result any, err error)) {
+	for i, cmd := range cmds {
+		result, err := l.Propose(ctx, cmd)
+		each(i, result, err)
+	}
+}
+
 func (l *directLog) ReadIndex(context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -251,6 +263,11 @@ func (l *blockedLog) Propose(ctx context.Context, _ []byte) (any, error) {
 		return nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, ctx.Err())
 	}
 }
+
+func (l *blockedLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
+	proposeEach(ctx, l, cmds, each)
+}
+
 func (l *blockedLog) ReadIndex(context.Context) error { return ErrUnavailable }
 
 func TestDB_Put_OverloadedWhenTooMuchIsInFlight(t *testing.T) {

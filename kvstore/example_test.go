@@ -28,6 +28,13 @@ func (n *oneNode) Propose(_ context.Context, command []byte) (any, error) {
 	return results[0], nil
 }
 
+func (n *oneNode) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	for i, command := range commands {
+		result, err := n.Propose(ctx, command)
+		each(i, result, err)
+	}
+}
+
 func (n *oneNode) ReadIndex(context.Context) error { return nil }
 
 func Example() {

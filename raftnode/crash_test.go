@@ -248,13 +248,16 @@ func (c *crashCluster) run(puts int) {
 	}
 }
 
+// addOne registers a call of one command.
+func (ws *waiters) addOne(data []byte) *waiter { return &ws.add([][]byte{data}).waiters[0] }
+
 func (c *crashCluster) put(round int, cmd string) int {
 	n := c.nodes[ID(round/3%len(c.nodes)+1)]
 	if n.node == nil {
 		return 0
 	}
-	w := n.node.waiters.add([]byte(cmd))
-	n.node.inbox.addCommand(command{origin: n.node.waiters.origin, seq: w.seq, data: w.data}, 1<<20)
+	w := n.node.waiters.addOne([]byte(cmd))
+	n.node.inbox.addCommands(n.node.waiters.origin, w.group, 1<<20)
 	c.open = append(c.open, openPut{cmd, w, n.node})
 	return 1
 }
@@ -298,8 +301,8 @@ func (c *crashCluster) roundAll(round int) {
 	rest := c.open[:0]
 	for _, p := range c.open {
 		select {
-		case out := <-p.w.done:
-			if out.err != nil {
+		case <-p.w.group.done:
+			if out := p.w.group.outcomes[0]; out.err != nil {
 				c.t.Fatalf("%s: %v", p.cmd, out.err)
 			}
 			c.acked[p.cmd] = true
@@ -322,8 +325,8 @@ func (c *crashCluster) kill(n *crashNode) {
 		}
 		for _, other := range c.nodes {
 			if other.node != nil {
-				w := other.node.waiters.add([]byte(p.cmd))
-				other.node.inbox.addCommand(command{origin: other.node.waiters.origin, seq: w.seq, data: w.data}, 1<<20)
+				w := other.node.waiters.addOne([]byte(p.cmd))
+				other.node.inbox.addCommands(other.node.waiters.origin, w.group, 1<<20)
 				c.open[i] = openPut{p.cmd, w, other.node}
 				break
 			}
@@ -331,8 +334,8 @@ func (c *crashCluster) kill(n *crashNode) {
 		if c.open[i].at == dead { // a cluster of one: ask itself when it is back
 			n.boot(c.t)
 			n.down = 0
-			w := n.node.waiters.add([]byte(p.cmd))
-			n.node.inbox.addCommand(command{origin: n.node.waiters.origin, seq: w.seq, data: w.data}, 1<<20)
+			w := n.node.waiters.addOne([]byte(p.cmd))
+			n.node.inbox.addCommands(n.node.waiters.origin, w.group, 1<<20)
 			c.open[i] = openPut{p.cmd, w, n.node}
 		}
 	}
@@ -401,7 +404,7 @@ func TestCore_SingleVoter_SavesBeforeItSends(t *testing.T) {
 	if err := c.nodes[1].round(false, c.nodes); err != nil {
 		t.Fatal(err)
 	}
-	w := n.waiters.add([]byte("x"))
+	w := n.waiters.addOne([]byte("x"))
 	n.core.propose([]command{{origin: n.waiters.origin, seq: w.seq, data: w.data}})
 	got, ok := n.core.next()
 	if !ok || len(got.entries) == 0 {
@@ -438,7 +441,7 @@ func TestCore_Leader_SendsBeforeItsSave(t *testing.T) {
 	if !n.core.isLeader() {
 		t.Skip("leadership moved")
 	}
-	w := n.waiters.add([]byte("x"))
+	w := n.waiters.addOne([]byte("x"))
 	n.core.propose([]command{{origin: n.waiters.origin, seq: w.seq, data: w.data}})
 	got, _ := n.core.next()
 	if len(got.entries) == 0 || len(got.early) < 2 || len(got.late) != 0 {

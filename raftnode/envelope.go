@@ -31,7 +31,10 @@ type command struct {
 	data   []byte
 }
 
-func (c command) size() int { return 8 + 2*binary.MaxVarintLen64 + len(c.data) }
+func (c command) size() int { return commandSize(c.data) }
+
+// commandSize is at least what a command with this data takes in an entry.
+func commandSize(data []byte) int { return 8 + 2*binary.MaxVarintLen64 + len(data) }
 
 // encodeBatch packs commands into the data of one entry.
 func encodeBatch(cmds []command) []byte {

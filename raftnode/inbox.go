@@ -60,13 +60,21 @@ func (in *inbox) addMessage(m raftpb.Message, limit int) {
 	}
 }
 
-// addCommand queues a proposal; false if limit bytes wait already.
-func (in *inbox) addCommand(c command, limit int) bool {
+// addCommands queues the proposals of a group; false, for all of them, if limit
+// bytes wait already.
+func (in *inbox) addCommands(origin uint64, g *group, limit int) bool {
+	size := 0
+	for i := range g.waiters {
+		size += commandSize(g.waiters[i].data)
+	}
 	in.mu.Lock()
-	ok := !in.closed && in.cmdBytes+c.size() <= limit
+	ok := !in.closed && in.cmdBytes+size <= limit
 	if ok {
-		in.cmds = append(in.cmds, c)
-		in.cmdBytes += c.size()
+		for i := range g.waiters {
+			w := &g.waiters[i]
+			in.cmds = append(in.cmds, command{origin: origin, seq: w.seq, data: w.data})
+		}
+		in.cmdBytes += size
 	}
 	in.mu.Unlock()
 	if ok {

@@ -609,25 +609,47 @@ func (n *Node) Stopped() <-chan struct{} { return n.stopped }
 // more than once: it is proposed again when an answer is late. Errors:
 // ErrCommandTooLarge, ErrOverloaded, ErrUnavailable and ErrStopped mean that
 // nothing happened; ErrOutcomeUnknown that it may have.
-func (n *Node) Propose(ctx context.Context, data []byte) (any, error) {
-	began := time.Now()
-	result, err := n.propose(ctx, data)
-	if n.cfg.OnPropose != nil {
-		n.cfg.OnPropose(time.Since(began), err)
-	}
+func (n *Node) Propose(ctx context.Context, data []byte) (result any, err error) {
+	n.ProposeMany(ctx, [][]byte{data}, func(_ int, r any, e error) { result, err = r, e })
 	return result, err
 }
 
-func (n *Node) propose(ctx context.Context, data []byte) (any, error) {
-	if len(data) > MaxCommandBytes {
-		return nil, fmt.Errorf("%w: %d of %d bytes", ErrCommandTooLarge, len(data), MaxCommandBytes)
+// ProposeMany is Propose for several commands, and returns when each has its
+// answer. It calls each for every one of them, on the caller's goroutine. They are
+// applied in their order, unless some of them are proposed again or fail. It costs
+// much less than as many Proposes: one waiter, one wake-up.
+func (n *Node) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	if len(commands) == 0 {
+		return
+	}
+	began := time.Now()
+	g, err := n.propose(ctx, commands)
+	took := time.Since(began)
+	for i := range commands {
+		out := outcome{err: err}
+		if err == nil {
+			out = g.outcomes[i]
+		}
+		if n.cfg.OnPropose != nil {
+			n.cfg.OnPropose(took, out.err)
+		}
+		each(i, out.result, out.err)
+	}
+}
+
+// propose returns when every command has its outcome. An error is that of all.
+func (n *Node) propose(ctx context.Context, commands [][]byte) (*group, error) {
+	for _, data := range commands {
+		if len(data) > MaxCommandBytes {
+			return nil, fmt.Errorf("%w: %d of %d bytes", ErrCommandTooLarge, len(data), MaxCommandBytes)
+		}
 	}
 	if n.applier.backlog() > n.cfg.QueueBytes {
 		return nil, ErrOverloaded
 	}
-	w := n.waiters.add(data)
-	if !n.inbox.addCommand(command{origin: n.waiters.origin, seq: w.seq, data: data}, n.cfg.QueueBytes) {
-		n.waiters.drop(w)
+	g := n.waiters.add(commands)
+	if !n.inbox.addCommands(n.waiters.origin, g, n.cfg.QueueBytes) {
+		n.waiters.giveUp(g, ErrOverloaded, ErrOverloaded)
 		select {
 		case <-n.stopped:
 			return nil, ErrStopped
@@ -640,36 +662,22 @@ func (n *Node) propose(ctx context.Context, data []byte) (any, error) {
 	extended := false
 	for {
 		select {
-		case out := <-w.done:
-			return out.result, out.err
+		case <-g.done:
+			return g, nil
 		case <-ctx.Done():
-			return n.giveUp(w, context.Cause(ctx))
+			cause := context.Cause(ctx)
+			n.waiters.giveUp(g, fmt.Errorf("%w (%w)", ErrUnavailable, cause), fmt.Errorf("%w (%w)", ErrOutcomeUnknown, cause))
+			return g, nil
 		case <-timeout.C:
-			if extended || !n.waiters.wasAccepted(w) {
-				return n.giveUp(w, nil)
+			if extended {
+				n.waiters.giveUp(g, ErrUnavailable, ErrOutcomeUnknown)
+				return g, nil
 			}
+			n.waiters.giveUpUnsent(g, ErrUnavailable)
 			extended = true
 			timeout.Reset(n.cfg.ProposeTimeout - n.cfg.NoLeaderTimeout)
 		}
 	}
-}
-
-// giveUp ends a wait. An answer that came at the same instant is kept.
-func (n *Node) giveUp(w *waiter, cause error) (any, error) {
-	accepted := n.waiters.drop(w)
-	select {
-	case out := <-w.done:
-		return out.result, out.err
-	default:
-	}
-	base := ErrUnavailable
-	if accepted {
-		base = ErrOutcomeUnknown
-	}
-	if cause != nil {
-		return nil, fmt.Errorf("%w (%w)", base, cause)
-	}
-	return nil, base
 }
 
 // ReadIndex returns nil once this node has applied everything that was

@@ -32,21 +32,21 @@ func TestNode_BugInTheLoop_IsNotSwallowed(t *testing.T) {
 // answer that nothing happened.
 func TestWaiters_GiveUpDuringHandover_IsUnknown(t *testing.T) {
 	ws := newWaiters(7)
-	w := ws.add([]byte("x"))
+	w := ws.addOne([]byte("x"))
 	queue := []command{{origin: 7, seq: w.seq, data: w.data}}
 	if got := ws.claim(queue, 1); len(got) != 1 {
 		t.Fatalf("claimed %d commands, want 1", len(got))
 	}
-	if !ws.drop(w) {
+	if ws.giveUp(w.group, ErrUnavailable, ErrOutcomeUnknown); w.group.outcomes[0].err != ErrOutcomeUnknown {
 		t.Fatal("dropped as never handed over, but raft gets it now")
 	}
 	if got := ws.claim(queue, 2); len(got) != 0 {
 		t.Fatal("handed over although nobody waits")
 	}
 	// What raft refused was never handed over.
-	w = ws.add([]byte("y"))
+	w = ws.addOne([]byte("y"))
 	ws.unclaim(ws.claim([]command{{origin: 7, seq: w.seq, data: w.data}}, 3))
-	if ws.drop(w) {
+	if ws.giveUp(w.group, ErrUnavailable, ErrOutcomeUnknown); w.group.outcomes[0].err != ErrUnavailable {
 		t.Fatal("refused by raft, but counts as handed over")
 	}
 }
@@ -155,13 +155,13 @@ func TestNode_Add_WaitsForOtherChanges(t *testing.T) {
 func TestCore_NoLeader_ForgetsWhatWasGivenUp(t *testing.T) {
 	n := newCrashCluster(t, 3, -1).nodes[1].node
 	for i := range 100 {
-		w := n.waiters.add([]byte("x"))
+		w := n.waiters.addOne([]byte("x"))
 		n.core.propose([]command{{origin: n.waiters.origin, seq: w.seq, data: w.data}, {origin: 99, seq: uint64(i), data: w.data}})
 		r, late := newRead(), newRead()
 		n.core.read([]*read{r})
 		n.progress.wait(1000, []*read{late})
 		if i > 0 { // the first ones stay
-			n.waiters.drop(w)
+			n.waiters.giveUp(w.group, ErrUnavailable, ErrOutcomeUnknown)
 			r.left.Store(true)
 			late.left.Store(true)
 		}
@@ -183,7 +183,7 @@ func TestCore_SlowQuorum_ProposesOnce(t *testing.T) {
 	core := leader.node.core
 	before, _ := core.log.LastIndex()
 	for i := range 2 { // an entry each
-		w := leader.node.waiters.add(bytes.Repeat([]byte{byte(i)}, batchBytes))
+		w := leader.node.waiters.addOne(bytes.Repeat([]byte{byte(i)}, batchBytes))
 		core.propose([]command{{origin: leader.node.waiters.origin, seq: w.seq, data: w.data}})
 	}
 	for range 60 { // followers answer heartbeats, their disks store nothing

@@ -100,6 +100,13 @@ func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
 	return result, simStoreError(err)
 }
 
+func (l simLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	by := string(commands[0][:min(len(commands[0]), 64)])
+	l.w.turned(ctx, by)
+	l.node.ProposeMany(ctx, commands, func(i int, result any, err error) { each(i, result, simStoreError(err)) })
+	l.w.turned(ctx, by)
+}
+
 func (l simLog) ReadIndex(ctx context.Context) error {
 	l.w.turned(ctx, "")
 	err := l.node.ReadIndex(ctx)

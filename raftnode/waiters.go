@@ -11,16 +11,37 @@ type outcome struct {
 	err    error
 }
 
-// waiter is one Propose call between its start and its answer. data never
-// changes; the other fields belong to the lock of waiters.
+// waiter is one command between its Propose and its answer. data, group and place
+// never change; the other fields belong to the lock of waiters.
 type waiter struct {
-	seq  uint64
-	data []byte
-	done chan outcome // capacity 1, written at most once
+	seq   uint64
+	data  []byte
+	group *group
+	place int // in group.outcomes
 
 	queued   bool   // in the core's queue, not yet handed to raft
 	handed   int    // how often raft was given it and did not refuse
 	sentTick uint64 // when it was last handed to raft
+}
+
+// group is the commands of one Propose or ProposeMany, with one caller that waits
+// for all of them. It belongs to the lock of waiters until done is closed; then
+// to the caller.
+type group struct {
+	waiters  []waiter // with consecutive sequence numbers
+	outcomes []outcome
+	left     int           // waiters without an outcome
+	done     chan struct{} // closed when left is 0
+}
+
+// end gives a command its outcome; only the first call for it counts, because the
+// waiter is no longer open after it.
+func (w *waiter) end(out outcome) {
+	g := w.group
+	g.outcomes[w.place] = out
+	if g.left--; g.left == 0 {
+		close(g.done)
+	}
 }
 
 // waiters maps the sequence numbers of this node's proposals to the calls
@@ -38,22 +59,36 @@ func newWaiters(origin uint64) *waiters {
 	return &waiters{origin: origin, open: make(map[uint64]*waiter)}
 }
 
-// add registers a call; it is considered queued from now on.
-func (ws *waiters) add(data []byte) *waiter {
+// add registers the commands of a call; they are considered queued from now on.
+func (ws *waiters) add(commands [][]byte) *group {
+	g := &group{waiters: make([]waiter, len(commands)), outcomes: make([]outcome, len(commands)), left: len(commands), done: make(chan struct{})}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	ws.last++
-	w := &waiter{seq: ws.last, data: data, done: make(chan outcome, 1), queued: true}
-	ws.open[w.seq] = w
-	return w
+	for i, data := range commands {
+		ws.last++
+		g.waiters[i] = waiter{seq: ws.last, data: data, group: g, place: i, queued: true}
+		ws.open[ws.last] = &g.waiters[i]
+	}
+	return g
 }
 
-// drop forgets a call that gave up. It reports whether raft ever took it.
-func (ws *waiters) drop(w *waiter) (accepted bool) {
+// giveUp ends those of a call's commands that have no answer: with unsent if raft
+// never took them, else with lost.
+func (ws *waiters) giveUp(g *group, unsent, lost error) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	delete(ws.open, w.seq)
-	return w.handed > 0
+	for i := range g.waiters {
+		w := &g.waiters[i]
+		if ws.open[w.seq] != w {
+			continue
+		}
+		delete(ws.open, w.seq)
+		err := unsent
+		if w.handed > 0 {
+			err = lost
+		}
+		w.end(outcome{err: err})
+	}
 }
 
 // resolve answers the call behind c, if it is one of this node and still
@@ -63,11 +98,10 @@ func (ws *waiters) resolve(c command, result any) {
 		return
 	}
 	ws.mu.Lock()
-	w := ws.open[c.seq]
-	delete(ws.open, c.seq)
-	ws.mu.Unlock()
-	if w != nil {
-		w.done <- outcome{result: result}
+	defer ws.mu.Unlock()
+	if w := ws.open[c.seq]; w != nil {
+		delete(ws.open, c.seq)
+		w.end(outcome{result: result})
 	}
 }
 
@@ -81,7 +115,7 @@ func (ws *waiters) resolveAll(cmds []command, results []any) {
 		}
 		if w := ws.open[c.seq]; w != nil {
 			delete(ws.open, c.seq)
-			w.done <- outcome{result: results[i]} // capacity 1: never blocks
+			w.end(outcome{result: results[i]})
 		}
 	}
 }
@@ -145,14 +179,20 @@ func (ws *waiters) stale(tick uint64) []command {
 	return cmds
 }
 
-// wasAccepted reports whether raft ever took w.
-func (ws *waiters) wasAccepted(w *waiter) bool {
+// giveUpUnsent ends those of a call's commands that raft never took, with err.
+func (ws *waiters) giveUpUnsent(g *group, err error) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	return w.handed > 0
+	for i := range g.waiters {
+		w := &g.waiters[i]
+		if ws.open[w.seq] == w && w.handed == 0 {
+			delete(ws.open, w.seq)
+			w.end(outcome{err: err})
+		}
+	}
 }
 
-// count returns how many calls are open.
+// count returns how many commands are open.
 func (ws *waiters) count() int {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -180,7 +220,7 @@ func (ws *waiters) failAll() {
 		if w.handed > 0 {
 			err = ErrOutcomeUnknown
 		}
-		w.done <- outcome{err: err}
+		w.end(outcome{err: err})
 	}
 	clear(ws.open)
 }

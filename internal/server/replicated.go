@@ -21,6 +21,15 @@ func (l replicatedLog) Propose(ctx context.Context, command []byte) (any, error)
 	return nil, storeError(err)
 }
 
+func (l replicatedLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	l.node.ProposeMany(ctx, commands, func(i int, result any, err error) {
+		if err != nil {
+			result, err = nil, storeError(err)
+		}
+		each(i, result, err)
+	})
+}
+
 func (l replicatedLog) ReadIndex(ctx context.Context) error {
 	if err := l.node.ReadIndex(ctx); err != nil {
 		return storeError(err)

@@ -1,0 +1,175 @@
+package kvstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+)
+
+// SmallPut is a put whose value is in memory, for DB.PutMany.
+type SmallPut struct {
+	Key         Key
+	ContentType string  // "" means DefaultContentType
+	PutID       string  // 1 to 64 visible ASCII characters; "" lets DB.PutMany choose one
+	Value       []byte  // at most ChunkBytes; not changed, and not kept
+	SHA256      *Digest // digest the value must have, nil for any
+}
+
+// PutMany is Put for several keys, and much cheaper than as many Puts: keys are
+// looked up together, and what is new is proposed together, to be committed in one
+// entry of the log and answered at one moment. It calls each once for every put,
+// in any order, on this goroutine, and returns after that. Each put is decided on
+// its own, with the results and errors of Put; of two puts of the same key either
+// may win.
+//
+// Memory: the values once more. More than 1 MiB of them is put in several steps,
+// one after the other.
+func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r PutResult, err error)) {
+	m := manyPuts{db: db, puts: puts, each: each, rest: make([]int, 0, len(puts))}
+	for i := range puts {
+		if err := db.prepareSmall(&puts[i]); err != nil {
+			each(i, PutResult{}, err)
+			continue
+		}
+		m.rest = append(m.rest, i)
+	}
+	m.answerSet()
+	if len(m.rest) == 0 {
+		return
+	}
+	if err := db.cfg.Reserve(); err != nil {
+		m.fail(err)
+		return
+	}
+	for len(m.rest) > 0 {
+		n, size := m.step()
+		m.propose(ctx, m.rest[:n], size)
+		m.rest = m.rest[n:]
+	}
+}
+
+// prepareSmall checks a put, and fills in what may be left out.
+func (db *DB) prepareSmall(p *SmallPut) error {
+	r := PutRequest{Key: p.Key, ContentType: p.ContentType, PutID: p.PutID, Size: int64(len(p.Value))}
+	if err := db.prepare(&r); err != nil {
+		return err
+	}
+	if r.Size > ChunkBytes {
+		return &TooLargeError{LimitBytes: ChunkBytes}
+	}
+	p.ContentType, p.PutID = r.ContentType, r.PutID
+	return nil
+}
+
+// manyPuts is one call of PutMany.
+type manyPuts struct {
+	db   *DB
+	puts []SmallPut
+	each func(i int, r PutResult, err error)
+	rest []int // places of the puts without an answer
+}
+
+func (m *manyPuts) fail(err error) {
+	for _, i := range m.rest {
+		m.each(i, PutResult{}, err)
+	}
+	m.rest = nil
+}
+
+// answerSet answers the puts whose keys are set.
+func (m *manyPuts) answerSet() {
+	keys := make([]Key, len(m.rest))
+	for n, i := range m.rest {
+		keys[n] = m.puts[i].Key
+	}
+	places := m.rest
+	m.rest = make([]int, 0, len(places))
+	type winner struct {
+		place int
+		meta  Meta
+		err   error
+	}
+	var winners []winner // to be answered outside of the transaction
+	m.db.store.getMany(keys, func(n int, v *Value, err error) {
+		switch {
+		case err == ErrNotFound:
+			m.rest = append(m.rest, places[n])
+		case err != nil:
+			winners = append(winners, winner{place: places[n], err: err})
+		default:
+			winners = append(winners, winner{place: places[n], meta: v.Meta})
+		}
+	})
+	for _, w := range winners {
+		r, err := PutResult{}, w.err
+		if err == nil {
+			r, err = m.puts[w.place].against(&w.meta)
+		}
+		m.each(w.place, r, err)
+	}
+}
+
+// against says what a put is when winner holds its key.
+func (p *SmallPut) against(winner *Meta) (PutResult, error) {
+	sum := Digest(sha256.Sum256(p.Value))
+	if err := p.checkDigest(&sum); err != nil {
+		return PutResult{}, err
+	}
+	return PutResult{Outcome: outcomeAgainst(winner, p.PutID, &sum), Meta: *winner}, nil
+}
+
+func (p *SmallPut) checkDigest(sum *Digest) error {
+	return checkDigest(&PutRequest{SHA256: p.SHA256}, *sum)
+}
+
+// step is how many of the rest are put together, and the bytes of their values.
+func (m *manyPuts) step() (n int, size int64) {
+	for n < len(m.rest) {
+		more := int64(len(m.puts[m.rest[n]].Value))
+		if n > 0 && size+more > ChunkBytes {
+			break
+		}
+		size += more
+		n++
+	}
+	return n, size
+}
+
+// propose puts together what is at these places.
+func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
+	if err := m.db.reserve(ctx, size); err != nil {
+		for _, i := range places {
+			m.each(i, PutResult{}, err)
+		}
+		return
+	}
+	defer m.db.inFlight.release(size)
+	now := m.db.cfg.Now()
+	commands := make([][]byte, 0, len(places))
+	proposed := make([]int, 0, len(places))
+	for _, i := range places {
+		p := &m.puts[i]
+		sum := Digest(sha256.Sum256(p.Value))
+		if err := p.checkDigest(&sum); err != nil {
+			m.each(i, PutResult{}, err)
+			continue
+		}
+		commands = append(commands, p.command(now, sum))
+		proposed = append(proposed, i)
+	}
+	if len(commands) == 0 {
+		return
+	}
+	m.db.log.ProposeMany(ctx, commands, func(n int, result any, err error) {
+		r, err := putResult(result, err)
+		m.each(proposed[n], r, err)
+	})
+}
+
+// command encodes a put.
+func (p *SmallPut) command(now time.Time, sum Digest) []byte {
+	meta := Meta{Key: p.Key, Size: int64(len(p.Value)), ContentType: p.ContentType, Time: now.UTC(), PutID: p.PutID}
+	cmd := append(putCommandHeader(&meta), p.Value...)
+	finishPut(cmd, sum)
+	return cmd
+}
