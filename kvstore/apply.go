@@ -2,10 +2,13 @@ package kvstore
 
 import "fmt"
 
+// recordSlabBytes is the memory that records of one entry share.
+const recordSlabBytes = 32 << 10
+
 // Apply applies one committed entry of the log and returns one result a
-// command: PutResult for a put or a seal, ChunkResult, AbandonResult, or an
-// error value for a command that is malformed or does not fit the state (the
-// same on every replica). index must grow from call to call; gaps and empty
+// command: what DB makes a PutResult of for a put or a seal, ChunkResult,
+// AbandonResult, or an error value for a command that is malformed or does not fit
+// the state (the same on every replica). index must grow from call to call; gaps and empty
 // entries are fine. meta replaces the opaque bytes that Durable returns; nil
 // leaves them. Neither commands nor meta is kept.
 //
@@ -30,6 +33,7 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 	if err := s.findKeys(cmds); err != nil {
 		return nil, err
 	}
+	s.records = nil // those of an entry share memory, and go together
 	for i := range cmds {
 		if results[i] != nil {
 			continue
@@ -174,6 +178,21 @@ func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 	return s.create(cmd), nil
 }
 
+// newRecord returns the stored form of a body as a record of revision rev.
+func (s *Store) newRecord(b *body, rev Revision) []byte {
+	size := recordPrefixBytes + len(b.header) + len(b.value)
+	if len(s.records)+size > cap(s.records) {
+		s.records = make([]byte, 0, max(size, recordSlabBytes))
+	}
+	n := len(s.records)
+	s.records = s.records[:n+size]
+	record := s.records[n : n+size : n+size]
+	copy(record[recordPrefixBytes:], b.header)
+	copy(record[recordPrefixBytes+len(b.header):], b.value)
+	sealRecord(record, rev)
+	return record
+}
+
 // resultAgainst compares a put with the record that holds its key.
 func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
 	winner, err := s.metaAt(rev, Key(b.key))
@@ -184,34 +203,23 @@ func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
 }
 
 // create adds the record of a winning put.
-func (s *Store) create(cmd *command) PutResult {
+func (s *Store) create(cmd *command) *pendingRecord {
 	b := &cmd.body
 	rev := s.applied.rev + 1
-	record := make([]byte, recordPrefixBytes+len(b.header)+len(b.value))
-	copy(record[recordPrefixBytes:], b.header)
-	copy(record[recordPrefixBytes+len(b.header):], b.value)
-	sealRecord(record, rev)
-	p := pendingRecord{
-		meta:   b.meta(rev, Key(b.key)),
-		record: record,
-		value:  record[recordPrefixBytes+len(b.header):],
-		upload: b.upload,
-		kind:   b.kind,
-		digest: nextDigest(s.applied.digest, rev, b.header),
-	}
+	p := pendingRecord{rev: rev, record: s.newRecord(b, rev), digest: nextDigest(s.applied.digest, rev, b.header)}
+	key := Key(b.key)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.pending = append(s.pending, p)
-	s.ops = append(s.ops, op{kind: opRecord, rev: rev})
-	s.pendingBytes += int64(len(record)) + pendingOverhead
-	s.overlay.add(p.meta.Key, rev, p.digest)
+	s.pendingBytes += int64(len(p.record)) + pendingOverhead
+	s.overlay.add(key, rev, p.digest)
 	s.applied.rev, s.applied.digest = rev, p.digest
 	s.applied.valueBytes += b.size
 	if b.kind == bodyChunked {
 		delete(s.uploads, b.upload)
 		s.dirty[b.upload] = struct{}{}
 	}
-	s.mu.Unlock()
-	return PutResult{Outcome: Created, Meta: p.meta}
+	return &s.pending[len(s.pending)-1]
 }
 
 // applyChunk adds a chunk to its upload, which the first one opens.

@@ -50,13 +50,14 @@ func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 	}
 	for c.Scanned >= durable && c.Scanned < newest {
 		p := &pending[c.Scanned-durable]
-		if !strings.HasPrefix(string(p.meta.Key), string(r.Prefix)) {
+		d := p.body()
+		if !strings.HasPrefix(string(d.key), string(r.Prefix)) {
 			c.Scanned++
 			continue
 		}
-		change := Change{Meta: p.meta}
-		if p.kind == bodyInline {
-			change.Value = p.value
+		change := Change{Meta: d.meta(p.rev, Key(d.key))}
+		if d.kind == bodyInline {
+			change.Value = d.value
 		}
 		if !c.add(change) {
 			break

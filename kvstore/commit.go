@@ -10,7 +10,6 @@ const checkpointEvery = 1024
 
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
-	from    position // what history holds already
 	to      position
 	meta    []byte // nil: unchanged
 	records []pendingRecord
@@ -57,7 +56,6 @@ func (s *Store) takeBatch() *commitBatch {
 		return nil
 	}
 	b := &commitBatch{
-		from:    s.durable,
 		to:      s.applied,
 		meta:    s.meta,
 		records: s.pending[:len(s.pending):len(s.pending)],
@@ -78,6 +76,12 @@ func (s *Store) takeBatch() *commitBatch {
 
 // write puts b into history, in the order it was applied.
 func (b *commitBatch) write(tx Tx) error {
+	for i := range b.records {
+		p := &b.records[i]
+		if err := writeRecord(tx, p.rev, p.record, p.digest); err != nil {
+			return err
+		}
+	}
 	for i := range b.ops {
 		if err := b.writeOp(tx, &b.ops[i]); err != nil {
 			return err
@@ -98,8 +102,7 @@ func (b *commitBatch) writeOp(tx Tx, o *op) error {
 	case opDrop:
 		return deleteChunks(tx, o.key.upload())
 	}
-	p := &b.records[o.rev-b.from.rev-1]
-	return writeRecord(tx, o.rev, p.record, p.digest)
+	return nil
 }
 
 // writeRecord appends a record, and a checkpoint where one is due.

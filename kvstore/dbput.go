@@ -179,6 +179,8 @@ func putResult(result any, err error) (PutResult, error) {
 		return PutResult{}, classify(err)
 	}
 	switch result := result.(type) {
+	case *pendingRecord:
+		return PutResult{Outcome: Created, Meta: result.meta()}, nil
 	case PutResult:
 		return result, nil
 	case error:

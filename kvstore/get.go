@@ -116,7 +116,7 @@ func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
 func (s *Store) metaAt(rev Revision, key Key) (m Meta, err error) {
 	s.mu.RLock()
 	if rev > s.durable.rev {
-		m = s.pending[rev-s.durable.rev-1].meta
+		m = s.pending[rev-s.durable.rev-1].meta()
 		s.mu.RUnlock()
 		return m, nil
 	}
@@ -141,10 +141,12 @@ func (s *Store) lookup(key Key) (Meta, error) {
 }
 
 func (s *Store) pendingValue(p *pendingRecord) *Value {
-	if p.kind == bodyChunked {
-		return s.chunkedValue(p.meta, p.upload)
+	d := p.body()
+	m := d.meta(p.rev, Key(d.key))
+	if d.kind == bodyChunked {
+		return s.chunkedValue(m, d.upload)
 	}
-	return NewValue(p.meta, p.value)
+	return NewValue(m, d.value)
 }
 
 // chunkedValue returns a value that is read chunk by chunk.

@@ -183,7 +183,7 @@ func (s *Store) someMetas(pairs []keyRevisionPair) (metas []Meta, read int64, er
 	s.mu.RLock()
 	for i, p := range pairs {
 		if p.rev > s.durable.rev {
-			metas[i] = s.pending[p.rev-s.durable.rev-1].meta
+			metas[i] = s.pending[p.rev-s.durable.rev-1].meta()
 		}
 	}
 	s.mu.RUnlock()

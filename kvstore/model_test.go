@@ -108,6 +108,9 @@ func sameResult(got, want any) bool {
 		got, ok := got.(error)
 		return ok && (errors.Is(got, ErrMalformedCommand) == errors.Is(want, ErrMalformedCommand))
 	}
+	if p, ok := got.(*pendingRecord); ok {
+		got = asPut(p)
+	}
 	return got == want
 }
 

@@ -35,13 +35,14 @@ type Store struct {
 	applyMu sync.Mutex
 	scratch []command  // reused by Apply; guarded by applyMu
 	known   []Revision // reused by Apply; guarded by applyMu
+	records []byte     // memory for the next records; guarded by applyMu
 
 	mu           sync.RWMutex // held for moments, never across an engine call
 	applied      position     // written with applyMu held too
 	durable      position     // what history holds
 	meta         []byte       // newest meta not yet in history, nil: none
 	pending      []pendingRecord
-	ops          []op // what history lacks, in order
+	ops          []op // what history lacks besides records, in order
 	pendingBytes int64
 	chunks       map[chunkKey][]byte // stored form of chunks not yet in history
 	drops        map[uploadID]int    // drops among ops, by upload
@@ -58,21 +59,33 @@ type Store struct {
 	wakeFlush  chan struct{} // capacity 1
 }
 
-// pendingRecord is a record that is applied and not yet in history; its
-// revision follows from its place in Store.pending.
+// pendingRecord is a record that is applied and not yet in history. It never
+// changes. Every put on every member makes one, and few are read while they pend,
+// so it holds nothing that is in the record's bytes.
 type pendingRecord struct {
-	meta   Meta
+	rev    Revision
 	record []byte // as it will be stored
-	value  []byte // inline bytes, part of record
-	upload uploadID
-	kind   bodyKind
 	digest Digest // history digest after it
+}
+
+// body decodes the record.
+func (p *pendingRecord) body() body {
+	d, err := decodeBody(p.record[recordPrefixBytes:])
+	if err != nil {
+		panic("kvstore: a record that was just made does not decode: " + err.Error())
+	}
+	return d
+}
+
+// meta returns the record's Meta, with strings of its own.
+func (p *pendingRecord) meta() Meta {
+	d := p.body()
+	return d.meta(p.rev, Key(d.key))
 }
 
 // op is one write that history lacks.
 type op struct {
 	kind opKind
-	rev  Revision // opRecord
 	key  chunkKey // opChunk; opDrop: its upload
 	data []byte   // opChunk
 }
@@ -80,14 +93,13 @@ type op struct {
 type opKind byte
 
 const (
-	opRecord opKind = iota
-	opChunk
+	opChunk opKind = iota
 	opDrop
 )
 
 // pendingOverhead is about what a pending record costs in memory besides its
 // bytes.
-const pendingOverhead = 350
+const pendingOverhead = 100
 
 func newStore(cfg StoreConfig) *Store {
 	return &Store{

@@ -43,7 +43,7 @@ func TestStore_Apply_OnceOnly(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := res[0].(PutResult)
+			got := asPut(res[0])
 			if got.Outcome != p.want || got.Meta.Revision != 1 || got.Meta.PutID != "a" || got.Meta.ContentType != "text/x0" || !got.Meta.Time.Equal(now.Add(1)) {
 				t.Fatalf("put %d of %+v: %+v", i, p, got)
 			}
@@ -67,7 +67,7 @@ func TestStore_Apply_SameKeyTwiceInOneEntry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res[0].(PutResult).Outcome != Created || res[1].(PutResult).Outcome != Conflict || res[2].(PutResult).Meta.Revision != 2 {
+	if asPut(res[0]).Outcome != Created || asPut(res[1]).Outcome != Conflict || asPut(res[2]).Meta.Revision != 2 {
 		t.Fatalf("%+v", res)
 	}
 	if v, err := s.Get("l"); err != nil || len(readAll(t, v)) != 0 {
@@ -175,7 +175,7 @@ func TestStore_Resolve(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, cmd := range [][]byte{put, other, chunk} {
-		if res, decided, err := s.Resolve(cmd); !decided || err != nil || res != applied[i] {
+		if res, decided, err := s.Resolve(cmd); !decided || err != nil || !sameResult(applied[i], res) {
 			t.Fatalf("command %d: resolved %+v %v %v, applied %+v", i, res, decided, err, applied[i])
 		}
 	}
@@ -222,7 +222,7 @@ func TestStore_Apply_Chunks(t *testing.T) {
 		t.Fatal("a second short chunk was accepted")
 	}
 	do(testChunk(a, 0, full, now))
-	if res := do(seal("big", a, value, 2, "p1")).(PutResult); res.Outcome != Created {
+	if res := asPut(do(seal("big", a, value, 2, "p1"))); res.Outcome != Created {
 		t.Fatalf("%+v", res)
 	}
 	for range 3 { // late repeats, before and after the commit
@@ -238,10 +238,10 @@ func TestStore_Apply_Chunks(t *testing.T) {
 	b := g.newUpload()
 	do(testChunk(b, 0, full, now))
 	do(testChunk(b, 1, []byte("other"), now))
-	if res := do(seal("big", b, append(bytes.Clone(full), "other"...), 2, "p2")).(PutResult); res.Outcome != Conflict {
+	if res := asPut(do(seal("big", b, append(bytes.Clone(full), "other"...), 2, "p2"))); res.Outcome != Conflict {
 		t.Fatalf("%+v", res)
 	}
-	if res := do(seal("big", a, value, 2, "p1")).(PutResult); res.Outcome != Created {
+	if res := asPut(do(seal("big", a, value, 2, "p1"))); res.Outcome != Created {
 		t.Fatalf("repeat of the winning seal: %+v", res)
 	}
 	g.n = 60
@@ -512,4 +512,13 @@ func TestStore_OnCommit(t *testing.T) {
 	if commits != 3 {
 		t.Errorf("heard of %d commits, want 3", commits)
 	}
+}
+
+// asPut is what a DB answers to a put with this result of Apply.
+func asPut(result any) PutResult {
+	r, err := putResult(result, nil)
+	if err != nil {
+		panic(err)
+	}
+	return r
 }
