@@ -269,25 +269,44 @@ type batchItem struct {
 	unsure bool // it may have been put by an earlier one
 }
 
+// appendText appends a JSON string. Most texts need no escape, and are ten times as
+// fast without encoding/json.
+func appendText(line []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			var escaped bytes.Buffer
+			enc := json.NewEncoder(&escaped)
+			enc.SetEscapeHTML(false) // it would make six bytes of each < of a page
+			if err := enc.Encode(text); err != nil {
+				panic(err) // strings always marshal
+			}
+			return append(line, bytes.TrimSuffix(escaped.Bytes(), []byte("\n"))...)
+		}
+	}
+	line = append(line, '"')
+	line = append(line, text...)
+	return append(line, '"')
+}
+
 func newBatchItem(index int, item PutItem) *batchItem {
 	sum := sha256.Sum256(item.Value)
-	value := string(item.Value)
-	doc := PutDocument{Value: &value, ContentType: cmp.Or(item.ContentType, "application/octet-stream")}
+	line := make([]byte, 0, 96+len(item.Key)+len(item.ContentType)+base64.StdEncoding.EncodedLen(len(item.Value)))
 	if key, b64 := JSONKey(item.Key); b64 != "" {
-		doc.KeyBase64 = &b64
+		line = appendText(append(line, `{"key_base64":`...), b64)
 	} else {
-		doc.Key = &key
+		line = appendText(append(line, `{"key":`...), key)
 	}
-	if !utf8.Valid(item.Value) {
-		value, doc.Encoding = base64.StdEncoding.EncodeToString(item.Value), EncodingBase64
+	line = append(line, `,"value":`...)
+	if utf8.Valid(item.Value) {
+		line = appendText(line, string(item.Value))
+	} else {
+		line = append(line, '"')
+		line = base64.StdEncoding.AppendEncode(line, item.Value)
+		line = append(line, `","encoding":"base64"`...)
 	}
-	var line bytes.Buffer
-	enc := json.NewEncoder(&line)
-	enc.SetEscapeHTML(false) // it would make six bytes of each < of a page
-	if err := enc.Encode(doc); err != nil {
-		panic(err) // strings always marshal
-	}
-	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line.Bytes()}
+	line = appendText(append(line, `,"content_type":`...), cmp.Or(item.ContentType, "application/octet-stream"))
+	line = append(line, "}\n"...)
+	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line}
 }
 
 func (i *batchItem) result(a *BatchResult) PutResult {

@@ -22,6 +22,11 @@ const (
 // parse reads the put out of a line. It reports whether the line is invalid;
 // then it has its result.
 func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
+	if put, ok := plainPut(text); ok && int64(len(put.Value)) <= s.limit {
+		l.put = put
+		l.result.Key, l.result.KeyBase64 = client.JSONKey(string(put.Key))
+		return false
+	}
 	var document client.PutDocument
 	err := decodeStrict(text, s.shape, &document)
 	if err == nil {

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 	"reflect"
 	"strings"
@@ -151,7 +150,7 @@ func decodeBase64(field, text string) (string, error) {
 	if at := strings.IndexAny(text, "\r\n"); at >= 0 {
 		return "", invalid("%q is not standard base64: it has a line break at byte %d", field, at)
 	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(text)
+	raw, err := strictBase64.DecodeString(text)
 	if err != nil {
 		return "", invalid("%q is not standard base64 with padding: %v", field, err)
 	}

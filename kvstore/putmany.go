@@ -26,11 +26,13 @@ type SmallPut struct {
 // one after the other.
 func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r PutResult, err error)) {
 	m := manyPuts{db: db, puts: puts, each: each, rest: make([]int, 0, len(puts))}
+	valid := DefaultContentType // most have the same as the one before
 	for i := range puts {
-		if err := db.prepareSmall(&puts[i]); err != nil {
+		if err := db.prepareSmall(&puts[i], valid); err != nil {
 			each(i, PutResult{}, err)
 			continue
 		}
+		valid = puts[i].ContentType
 		m.rest = append(m.rest, i)
 	}
 	m.answerSet()
@@ -48,16 +50,23 @@ func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r P
 	}
 }
 
-// prepareSmall checks a put, and fills in what may be left out.
-func (db *DB) prepareSmall(p *SmallPut) error {
-	r := PutRequest{Key: p.Key, ContentType: p.ContentType, PutID: p.PutID, Size: int64(len(p.Value))}
+// prepareSmall checks a put, and fills in what may be left out. The content type
+// valid is known to be that.
+func (db *DB) prepareSmall(p *SmallPut, valid string) error {
+	r := PutRequest{Key: p.Key, PutID: p.PutID, Size: int64(len(p.Value))}
+	if p.ContentType != valid {
+		r.ContentType = p.ContentType
+	}
 	if err := db.prepare(&r); err != nil {
 		return err
 	}
 	if r.Size > ChunkBytes {
 		return &TooLargeError{LimitBytes: ChunkBytes}
 	}
-	p.ContentType, p.PutID = r.ContentType, r.PutID
+	if p.ContentType != valid {
+		p.ContentType = r.ContentType
+	}
+	p.PutID = r.PutID
 	return nil
 }
 
