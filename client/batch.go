@@ -216,8 +216,10 @@ var errLineRefused = errors.New("the stream ended before a line that is too long
 // take handles one line of the answer, which is about the oldest item.
 func (b *batch) take(data []byte) error {
 	var a BatchResult
-	if err := decodeLine(data, &a); err != nil {
-		return err
+	if !readPlainResult(data, &a) {
+		if err := decodeLine(data, &a); err != nil {
+			return err
+		}
 	}
 	item := b.queue.oldestSent()
 	refused := item != nil && a.Status == BatchError && a.Type == ProblemTooLarge
