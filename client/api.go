@@ -13,6 +13,7 @@ const (
 	HeaderPutID    = "Oncekv-Put-Id"   // the caller's name of a put: 1 to 64 visible ASCII bytes
 	HeaderTime     = "Oncekv-Time"     // RFC 3339 with nanoseconds; Last-Modified keeps whole seconds only
 	HeaderCache    = "Oncekv-Cache"    // hit, peer or load, on answers of cache nodes
+	HeaderRole     = "Oncekv-Role"     // RoleLeader, on the leader's answers to GET /ping and to POST /keys in frames
 )
 
 // ContentTypeProblem is the media type of every error document (RFC 9457).

@@ -78,7 +78,7 @@ func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 	t := tries{call: call, deadline: c.deadline(ctx)}
 	defer c.probe(ctx)()
 	for round := 0; ; round++ {
-		first := c.ranking.first()
+		first := c.ranking.first(call.mutates)
 		for i := range c.endpoints {
 			n := (first + i) % len(c.endpoints)
 			resp, err := c.try(ctx, n, call)

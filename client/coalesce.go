@@ -24,6 +24,9 @@ const (
 	streamBufferBytes = 36 << 10         // of a connection, each way: what net/http copies at once, and some
 )
 
+// putTarget is where streams of puts go.
+const putTarget = "/keys"
+
 // coalescer lets concurrent Puts and Gets of a Client travel together. A call
 // that is alone is a request of its own. Of those that are not, each becomes a
 // frame on a stream: one long request to POST /keys or POST /keys/get of the
@@ -65,7 +68,7 @@ func newCoalescer(c *Client, given *http.Client) *coalescer {
 	}
 	co.ctx, co.cancel = context.WithCancel(context.Background())
 	for n := range c.endpoints {
-		co.puts = append(co.puts, &lane{coalescer: co, endpoint: n, target: "/keys"})
+		co.puts = append(co.puts, &lane{coalescer: co, endpoint: n, target: putTarget})
 		co.gets = append(co.gets, &lane{coalescer: co, endpoint: n, target: "/keys/get"})
 	}
 	return co
@@ -181,6 +184,7 @@ func (l *lane) request(ctx context.Context, s *stream) (*http.Response, error) {
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
 	case resp.StatusCode == http.StatusOK && media == ContentTypeBatch:
+		l.learn(resp)
 		return resp, nil
 	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500:
 		err = ResponseError(resp)
@@ -189,6 +193,19 @@ func (l *lane) request(ctx context.Context, s *stream) (*http.Response, error) {
 	}
 	resp.Body.Close()
 	return nil, err
+}
+
+// learn takes in whether the endpoint leads. If not, it is worth to find out who
+// does: puts take a detour.
+func (l *lane) learn(resp *http.Response) {
+	if l.target != putTarget {
+		return
+	}
+	leads := resp.Header.Get(HeaderRole) == RoleLeader
+	l.client.ranking.said(l.endpoint, leads)
+	if !leads {
+		l.client.ranking.seekLeader()
+	}
 }
 
 // retire lets no more calls use s.

@@ -27,9 +27,13 @@ const (
 //
 // Clearly nearer means by a quarter and by 200 µs, so that equal nodes do not
 // take turns: sticking to one keeps its connections warm.
+//
+// Puts begin at the leader, if one of the endpoints says that it leads: every other
+// node would have to forward them. Pings tell, too.
 type ranking struct {
 	mu        sync.Mutex
 	preferred int
+	leader    int             // -1: not known
 	roundTrip []time.Duration // smoothed; 0 is not known
 	avoid     []time.Time     // until when not to switch there
 	probeAt   time.Time
@@ -37,16 +41,42 @@ type ranking struct {
 
 func newRanking(endpoints int, now time.Time) *ranking {
 	return &ranking{
+		leader:    -1,
 		roundTrip: make([]time.Duration, endpoints),
 		avoid:     make([]time.Time, endpoints),
 		probeAt:   now.Add(probeEvery), // a short-lived client does not measure
 	}
 }
 
-func (r *ranking) first() int {
+// first is the endpoint to begin at.
+func (r *ranking) first(put bool) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if put && r.leader >= 0 {
+		return r.leader
+	}
 	return r.preferred
+}
+
+// said takes in whether endpoint n says that it leads.
+func (r *ranking) said(n int, leads bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case leads:
+		r.leader = n
+	case r.leader == n:
+		r.leader = -1
+	}
+}
+
+// seekLeader lets the next call measure, if no endpoint is known to lead.
+func (r *ranking) seekLeader() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leader < 0 {
+		r.probeAt = time.Time{}
+	}
 }
 
 // answered sticks to endpoint n if the request had begun at another one. A
@@ -66,6 +96,9 @@ func (r *ranking) failed(n int, now time.Time) {
 	defer r.mu.Unlock()
 	r.roundTrip[n] = 0
 	r.avoid[n] = now.Add(avoidFor)
+	if r.leader == n {
+		r.leader = -1
+	}
 	if r.preferred == n {
 		r.preferred = (n + 1) % len(r.roundTrip)
 	}
@@ -161,6 +194,7 @@ func (c *Client) measure(ctx context.Context, n int) {
 		defer resp.Body.Close()
 		if _, err := io.CopyN(io.Discard, resp.Body, 64); err == io.EOF && resp.StatusCode == http.StatusOK {
 			c.ranking.observe(n, took, false)
+			c.ranking.said(n, resp.Header.Get(HeaderRole) == RoleLeader)
 		}
 	case ctx.Err() != nil:
 		c.ranking.observe(n, took, true)

@@ -19,18 +19,26 @@ type farNet struct {
 	mu       sync.Mutex
 	delay    map[string]time.Duration
 	down     map[string]bool
+	leader   string
+	puts     map[string]int
 	requests map[string]int // those that are not pings
 	pings    map[string]int
 }
 
 func newFarNet() *farNet {
-	return &farNet{delay: map[string]time.Duration{}, down: map[string]bool{}, requests: map[string]int{}, pings: map[string]int{}}
+	return &farNet{delay: map[string]time.Duration{}, down: map[string]bool{}, requests: map[string]int{}, pings: map[string]int{}, puts: map[string]int{}}
 }
 
 func (f *farNet) RoundTrip(r *http.Request) (*http.Response, error) {
 	host := r.URL.Host
 	f.mu.Lock()
-	delay, down := f.delay[host], f.down[host]
+	delay, down, header := f.delay[host], f.down[host], http.Header{}
+	if host == f.leader {
+		header.Set(HeaderRole, RoleLeader)
+	}
+	if r.Method == http.MethodPut {
+		f.puts[host]++
+	}
 	if r.URL.Path == "/ping" {
 		f.pings[host]++
 	} else {
@@ -52,7 +60,7 @@ func (f *farNet) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Path == "/ping" {
 		body = "pong\n"
 	}
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: header, Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
 // client makes a client of the hosts a, b and c.
@@ -101,6 +109,45 @@ func TestRanking_MovesToTheNearest(t *testing.T) {
 			if n > 5 {
 				t.Errorf("%d pings to %s in 20 seconds", n, host)
 			}
+		}
+	})
+}
+
+// TestRanking_PutsBeginAtTheLeader: whoever leads gets them at once, wherever reads
+// go.
+func TestRanking_PutsBeginAtTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFarNet()
+		f.delay["a"], f.delay["b"], f.delay["c"] = time.Millisecond, 9*time.Millisecond, 9*time.Millisecond
+		c := f.client(t)
+		puts := func(n int) map[string]int {
+			f.puts = map[string]int{}
+			for range n {
+				if _, err := c.PutBytes(t.Context(), "k", nil, PutOptions{KeepExisting: true}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return f.puts
+		}
+		for _, f.leader = range []string{"b", "c", "a"} {
+			ask(t, c, 10) // long enough to hear of it
+			if got := puts(5); got[f.leader] != 5 {
+				t.Errorf("puts went to %v, %s leads", got, f.leader)
+			}
+			if got := ask(t, c, 1); got != "a" {
+				t.Errorf("reads go to %s, a is the nearest", got)
+			}
+		}
+		f.leader = "b"
+		ask(t, c, 10)
+		f.down["b"] = true
+		if got := puts(5); got["b"] != 1 {
+			t.Errorf("puts went to %v, b is down", got)
+		}
+		f.leader = "" // of which nobody here knows
+		ask(t, c, 20)
+		if got := puts(5); got["a"] != 5 {
+			t.Errorf("puts went to %v, and nobody leads", got)
 		}
 	})
 }
@@ -160,7 +207,7 @@ func TestRanking_LowerBoundCounts(t *testing.T) {
 	}
 	r.observe(0, 100*time.Millisecond, true)
 	r.choose(time.Time{})
-	if r.first() != 1 {
+	if r.first(false) != 1 {
 		t.Error("stays with an endpoint that did not answer in 100 ms")
 	}
 }

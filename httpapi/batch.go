@@ -57,6 +57,7 @@ const (
 type batches struct {
 	*puts
 	framed   *framed // those that come in frames
+	leads    func() bool
 	shape    *shape
 	logger   *slog.Logger
 	closing  <-chan struct{}
@@ -74,7 +75,7 @@ const batchStallShare = 3
 
 func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 	return &batches{
-		puts: p, framed: newFramed(cfg), shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
+		puts: p, framed: newFramed(cfg), leads: cfg.Cluster.Leads, shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
 		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
 		streams: make(chan struct{}, cfg.BatchStreams),
 		slots:   semaphore.NewWeighted(batchPuts),

@@ -57,7 +57,7 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	for _, f := range adjust {
 		f(&cfg)
 	}
-	cfg.DB = batchDB{n.db, n}
+	cfg.DB, cfg.Cluster = batchDB{n.db, n}, &fakeCluster{leads: true}
 	cfg.setDefaults()
 	n.batches = newBatches(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)

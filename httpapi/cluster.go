@@ -31,6 +31,8 @@ type Cluster interface {
 	DBs(ctx context.Context) []client.DBNode
 	// Stats returns this node's figures.
 	Stats(ctx context.Context) client.Stats
+	// Leads reports whether this node leads, as far as it knows. It is cheap.
+	Leads() bool
 	// Ready returns nil when a leader is known and this node has caught up, or
 	// a sentence about what it waits for.
 	Ready(ctx context.Context) error

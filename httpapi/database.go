@@ -107,6 +107,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.health(&health{
 		stats: func(ctx context.Context) any { return cfg.Cluster.Stats(ctx) },
 		ready: cfg.Cluster.Ready,
+		leads: cfg.Cluster.Leads,
 	})
 	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
 	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
@@ -150,7 +151,7 @@ func (rt *router) reads(g *reads) {
 // health adds the routes every node has.
 func (rt *router) health(s *health) {
 	rt.get("/stats", s.figures)
-	rt.get("/ping", fixed("pong"))
+	rt.get("/ping", s.ping)
 	rt.get("/livez", fixed("ok"))
 	rt.get("/readyz", s.readyz)
 	rt.get("/openapi.yaml", openAPI)

@@ -215,6 +215,7 @@ type fakeCluster struct {
 	ready   error
 	asked   []string
 	block   bool
+	leads   bool
 }
 
 func (c *fakeCluster) ask(ctx context.Context, what ...string) error {
@@ -260,6 +261,7 @@ func (c *fakeCluster) DBs(context.Context) []client.DBNode { return nil }
 func (c *fakeCluster) Stats(context.Context) client.Stats {
 	return client.Stats{Name: "n1", Role: client.RoleLeader, Keys: 7}
 }
+func (c *fakeCluster) Leads() bool                 { return c.leads }
 func (c *fakeCluster) Ready(context.Context) error { return c.ready }
 func (c *fakeCluster) lastAsked() string           { return c.asked[len(c.asked)-1] }
 func (r *fakeRegistry) Caches() []client.CacheNode { return r.caches }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -18,6 +19,9 @@ func (b *batches) serveMany(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := refuseBatch(r); err != nil {
 		return err
+	}
+	if b.leads() {
+		w.Header().Set(client.HeaderRole, client.RoleLeader)
 	}
 	return b.framed.serve(w, r, putting, func(s *framedStream) frameWork { return &framedPuts{framedStream: s, batches: b} })
 }

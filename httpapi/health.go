@@ -16,6 +16,16 @@ const readyTimeout = 2 * time.Second
 type health struct {
 	stats func(context.Context) any
 	ready func(context.Context) error
+	leads func() bool // nil: never
+}
+
+// ping answers that the node lives and serves. Clients choose by the answers where
+// to send puts: the leader's say so.
+func (s *health) ping(w http.ResponseWriter, r *http.Request) error {
+	if s.leads != nil && s.leads() {
+		w.Header().Set(client.HeaderRole, client.RoleLeader)
+	}
+	return fixed("pong")(w, r)
 }
 
 func (s *health) figures(w http.ResponseWriter, r *http.Request) error {

@@ -589,6 +589,9 @@ func (n *Node) Status() Status {
 	return st
 }
 
+// Leads reports whether this node leads, as far as it knows now.
+func (n *Node) Leads() bool { return n.status.Load().Role == RoleLeader }
+
 // Figures are counts of a node, for metrics.
 type Figures struct {
 	LeaderChanges    uint64 // how often a leader became known that was not before

@@ -37,6 +37,8 @@ func (v clusterView) Ready(ctx context.Context) error {
 	return nil
 }
 
+func (v clusterView) Leads() bool { return v.d.node.Leads() }
+
 func (v clusterView) Members(ctx context.Context, local bool) (client.Members, error) {
 	stale := false
 	if !local {
