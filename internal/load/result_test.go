@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/chart"
 )
 
 func someResult() *Result {
@@ -114,7 +116,7 @@ func inside(t *testing.T, e xml.StartElement) {
 			continue
 		}
 		for _, f := range strings.FieldsFunc(a.Value, func(r rune) bool { return strings.ContainsRune("MLHv ", r) }) {
-			if n, err := strconv.ParseFloat(f, 64); err != nil || math.IsNaN(n) || n < 0 || n > chartWidth {
+			if n, err := strconv.ParseFloat(f, 64); err != nil || math.IsNaN(n) || n < 0 || n > chart.Width {
 				t.Errorf("%s=%q", a.Name.Local, a.Value)
 			}
 		}
