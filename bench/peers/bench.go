@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 )
 
 // step is one measurement of a round.
@@ -26,8 +28,9 @@ var sequence = []step{
 	{system: "oncekv", name: "put"},
 	{system: "etcd", name: "put"},
 	{system: "nats", name: "put"},
-	{system: "oncekv", name: "batch"},
-	{system: "etcd", name: "batch"},
+	{system: "oncekv", name: "http-keys"},
+	{system: "oncekv", name: "put-all"},
+	{system: "etcd", name: "txn-64"},
 	{system: "ceiling", name: "http-get"},
 	{system: "oncekv", name: "http-get-leader"},
 	{system: "oncekv", name: "http-get-follower"},
@@ -47,7 +50,13 @@ var sequence = []step{
 
 // halfOfEtcd is half of the most that etcd has put so far, as the median of the
 // rounds; 0 if it was not measured.
-func halfOfEtcd(b *bench) float64 { return median(b.perSecond("etcd/put")) / 2 }
+func halfOfEtcd(b *bench) float64 {
+	r := b.report.of("etcd/put")
+	if r == nil {
+		return 0
+	}
+	return median(figures(r.Rounds, perSecond)) / 2
+}
 
 // setupTag is the number of sessions that set keys to be read.
 const setupTag = 16
@@ -55,11 +64,12 @@ const setupTag = 16
 // bench is a run of this program.
 type bench struct {
 	settings
+	work    string // directory of programs and data
 	systems []*system
 	value   []byte
 	set     []string
 	next    uint16 // the next session's tag
-	results []*result
+	report  report
 }
 
 // result is a case with its rounds.
@@ -77,7 +87,41 @@ func (b *bench) system(name string) *system {
 	return b.systems[i]
 }
 
-func (b *bench) measureAll(ctx context.Context) error {
+// start starts systems that have no data, for one part of the run.
+func (b *bench) start(ctx context.Context, names ...string) error {
+	var err error
+	b.systems, err = startAll(ctx, place{dir: b.work, clients: b.Clients, streams: b.Streams}, names)
+	return err
+}
+
+// stop ends the systems and removes what they have stored.
+func (b *bench) stop() error {
+	var errs []error
+	for _, s := range b.systems {
+		s.stop()
+		errs = append(errs, os.RemoveAll(filepath.Join(b.work, s.name)))
+	}
+	b.systems = nil
+	return errors.Join(errs...)
+}
+
+// with runs one part of the run with systems of its own.
+func (b *bench) with(ctx context.Context, names []string, part func(context.Context) error) (err error) {
+	defer func() { err = errors.Join(err, b.stop()) }()
+	if err := b.start(ctx, names...); err != nil {
+		return err
+	}
+	return part(ctx)
+}
+
+// shortPart measures all cases, round by round.
+func (b *bench) shortPart(ctx context.Context) error {
+	err := b.with(ctx, b.Systems, b.rounds)
+	b.report.addRatios()
+	return err
+}
+
+func (b *bench) rounds(ctx context.Context) error {
 	if err := b.setUp(ctx); err != nil {
 		return err
 	}
@@ -87,14 +131,21 @@ func (b *bench) measureAll(ctx context.Context) error {
 			if sys == nil || len(b.Cases) > 0 && !slices.Contains(b.Cases, st.name) {
 				continue
 			}
-			fmt.Fprintf(os.Stderr, "round %d of %d: %s/%s ", round+1, b.Rounds, st.system, st.name)
+			say("round %d of %d: %s/%s ", round+1, b.Rounds, st.system, st.name)
 			if err := b.measure(ctx, sys, st); err != nil {
 				return fmt.Errorf("%s/%s: %w", st.system, st.name, err)
 			}
 		}
 	}
+	b.report.Resident = map[string]int64{}
+	for _, s := range b.systems {
+		b.report.Resident[s.name] = s.residentBytes()
+	}
 	return nil
 }
+
+// say tells whoever waits what is being done.
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format, args...) }
 
 // measure does one step and keeps what came of it.
 func (b *bench) measure(ctx context.Context, sys *system, st step) error {
@@ -103,69 +154,54 @@ func (b *bench) measure(ctx context.Context, sys *system, st step) error {
 		name = st.name
 	}
 	t := sys.tasks[name]
-	l := load{workers: b.Workers, warmUp: b.WarmUp, duration: b.Duration}
-	if t.workers > 0 {
-		l.workers = t.workers
+	if t.bulk != nil {
+		r, err := t.bulk.run(ctx, sys, b.session(), b.BulkKeys)
+		if err != nil {
+			return errors.Join(err, sys.ended())
+		}
+		say("%.0f keys/s\n", r.PerSecond)
+		b.keep(sys.name+"/"+st.name, t.workers, r.measurement)
+		return nil
 	}
+	l := loop{workers: b.Workers, warmUp: b.WarmUp, duration: b.Duration}
 	if st.rate != nil {
 		if l.rate = st.rate(b); l.rate == 0 {
-			fmt.Fprintln(os.Stderr, "left out: etcd/put was not measured")
+			say("left out: etcd/put was not measured\n")
 			return nil
 		}
 	}
-	s := b.session()
-	m, err := l.run(ctx, func(ctx context.Context, worker int) (operation, func(), error) { return t.open(ctx, s, worker) })
-	if err != nil {
+	return b.loop(ctx, sys, st.name, l, b.session(), t.open)
+}
+
+// loop makes a loop of requests and keeps what came of it.
+func (b *bench) loop(ctx context.Context, sys *system, name string, l loop, s session, open opener) error {
+	m, err := l.run(ctx, sys, func(ctx context.Context, worker int) (operation, func(), error) { return open(ctx, s, worker) })
+	if err := errors.Join(err, sys.ended()); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%.0f/s, p50 %.2f ms, p99 %.2f ms, %d errors\n", m.PerSecond, m.P50, m.P99, m.Errors)
-	if m.firstError != nil {
-		fmt.Fprintln(os.Stderr, m.firstError)
-	}
-	for _, p := range sys.nodes {
-		if err := p.ended(); err != nil {
-			return err
-		}
-	}
-	b.keep(sys.name+"/"+st.name, l.workers, m)
+	say("%.0f/s, p50 %.2f ms, p99 %.2f ms, %d errors %s\n", m.PerSecond, m.P50, m.P99, m.Errors, m.firstError)
+	b.keep(sys.name+"/"+name, l.workers, m)
 	return nil
 }
 
 func (b *bench) session() session {
 	b.next++
-	return session{tag: b.next, value: b.value, set: b.set}
+	return session{tag: b.next, value: b.value, known: b.known}
 }
 
+func (b *bench) known(random *rand.Rand) string { return b.set[random.IntN(len(b.set))] }
+
 func (b *bench) keep(name string, workers int, m measurement) {
-	r := b.result(name)
+	r := b.report.of(name)
 	if r == nil {
 		r = &result{Name: name, Workers: workers}
-		b.results = append(b.results, r)
+		b.report.Cases = append(b.report.Cases, r)
 	}
 	r.Rounds = append(r.Rounds, m)
 }
 
-func (b *bench) result(name string) *result {
-	i := slices.IndexFunc(b.results, func(r *result) bool { return r.Name == name })
-	if i < 0 {
-		return nil
-	}
-	return b.results[i]
-}
-
-func (b *bench) perSecond(name string) []float64 {
-	var all []float64
-	if r := b.result(name); r != nil {
-		for _, m := range r.Rounds {
-			all = append(all, m.PerSecond)
-		}
-	}
-	return all
-}
-
 // setUp sets the keys that are read, the same in all systems.
 func (b *bench) setUp(ctx context.Context) error {
-	b.next = setupTag
 	all := session{tag: 0, value: b.value}
 	for n := range uint32(b.Keys) {
 		b.set = append(b.set, all.key(0, n))
@@ -175,7 +211,7 @@ func (b *bench) setUp(ctx context.Context) error {
 		if !ok {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "setting %d keys of %s\n", b.Keys, sys.name)
+		say("setting %d keys of %s\n", b.Keys, sys.name)
 		if err := b.setAll(ctx, t.open); err != nil {
 			return fmt.Errorf("set the keys of %s: %w", sys.name, err)
 		}
@@ -187,10 +223,10 @@ func (b *bench) setUp(ctx context.Context) error {
 func (b *bench) setAll(ctx context.Context, open opener) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var next atomic.Int64
+	left := numbers{end: int64(len(b.set))}
 	var workers sync.WaitGroup
 	for worker := range min(b.Workers, 64) {
-		mine := &taken{next: &next, set: b.set}
+		mine := &taken{left: &left, set: b.set}
 		op, done, err := open(ctx, session{value: b.value, given: mine.key}, worker)
 		if err != nil {
 			cancel(err)
@@ -209,19 +245,19 @@ func (b *bench) setAll(ctx context.Context, open opener) error {
 	return context.Cause(ctx)
 }
 
-// taken deals keys out to workers. It belongs to one of them; next is shared.
+// taken is the keys of one worker. left is shared by all.
 type taken struct {
-	next *atomic.Int64
+	left *numbers
 	set  []string
 	now  string
 }
 
 func (t *taken) more() bool {
-	i := t.next.Add(1) - 1
-	if i >= int64(len(t.set)) {
+	from, to := t.left.take(1)
+	if from == to {
 		return false
 	}
-	t.now = t.set[i]
+	t.now = t.set[from]
 	return true
 }
 

@@ -61,7 +61,7 @@ func rawGets(addr string, want int) opener {
 		if err != nil {
 			return nil, nil, err
 		}
-		key := s.known()
+		key := s.reads()
 		if want == http.StatusNotFound {
 			key = s.fresh(worker)
 		}

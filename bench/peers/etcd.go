@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -15,7 +16,7 @@ import (
 // A transaction of etcd takes 128 operations at most.
 const (
 	txnPuts    = 64
-	txnWorkers = 64
+	txnWorkers = 256 // more and fewer took more time of processors for a key
 )
 
 func startEtcd(ctx context.Context, at place) (*system, error) {
@@ -53,7 +54,7 @@ func startEtcd(ctx context.Context, at place) (*system, error) {
 	}
 	s.tasks = map[string]task{
 		"put": {open: e.puts}, "get": {open: e.gets()}, "get-serializable": {open: e.gets(clientv3.WithSerializable())},
-		"get-absent": {open: e.absences}, "batch": {open: e.txns, workers: txnWorkers},
+		"get-absent": {open: e.absences}, "txn-64": {bulk: e.txns, workers: txnWorkers},
 	}
 	return s, eventually(ctx, "etcd is ready", s.nodes, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -83,7 +84,7 @@ func (e *etcd) puts(_ context.Context, s session, worker int) (operation, func()
 
 func (e *etcd) gets(opts ...clientv3.OpOption) opener {
 	return func(_ context.Context, s session, worker int) (operation, func(), error) {
-		c, key := e.client(worker), s.known()
+		c, key := e.client(worker), s.reads()
 		return func(ctx context.Context) (int, error) {
 			r, err := c.Get(ctx, key(), opts...)
 			if err == nil && (len(r.Kvs) != 1 || len(r.Kvs[0].Value) != len(s.value)) {
@@ -105,14 +106,29 @@ func (e *etcd) absences(_ context.Context, s session, worker int) (operation, fu
 	}, func() {}, nil
 }
 
-func (e *etcd) txns(_ context.Context, s session, worker int) (operation, func(), error) {
-	c, key, value := e.client(worker), s.fresh(worker), string(s.value)
-	ops := make([]clientv3.Op, txnPuts)
-	return func(ctx context.Context) (int, error) {
-		for i := range ops {
-			ops[i] = clientv3.OpPut(key(), value)
-		}
-		_, err := c.Txn(ctx).Then(ops...).Commit()
-		return len(ops), err
-	}, func() {}, nil
+// txns puts keys in transactions, txnWorkers of them at a time.
+func (e *etcd) txns(ctx context.Context, s session, keys int, acknowledged func(n int)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	left, value := numbers{end: int64(keys)}, string(s.value)
+	var workers sync.WaitGroup
+	for worker := range txnWorkers {
+		c := e.client(worker)
+		workers.Go(func() {
+			var puts []clientv3.Op
+			for from, to := left.take(txnPuts); from < to; from, to = left.take(txnPuts) {
+				puts = puts[:0]
+				for n := from; n < to; n++ {
+					puts = append(puts, clientv3.OpPut(s.key(0, uint32(n)), value))
+				}
+				if _, err := c.Txn(ctx).Then(puts...).Commit(); err != nil {
+					cancel(err)
+					return
+				}
+				acknowledged(len(puts))
+			}
+		})
+	}
+	workers.Wait()
+	return context.Cause(ctx)
 }

@@ -2,157 +2,176 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/Focinfi/oncekv/internal/load"
 )
 
 // operation is one request of a worker; it returns how many keys it was about.
 type operation func(ctx context.Context) (keys int, err error)
 
-// load is how requests are made.
-type load struct {
+// caller is an operation as package load calls it. The operation knows by itself
+// what to ask for, and has checked the answer: only the number of keys is kept.
+type caller struct{ op operation }
+
+func (c caller) Call(ctx context.Context, _ *load.Request, t *load.Tally) error {
+	keys, err := c.op(ctx)
+	t[load.Created] += uint64(keys)
+	return err
+}
+
+func (caller) Close() error { return nil } // whoever opened the operation does
+
+// measurement is what came of a load.
+type measurement struct {
+	PerSecond float64 `json:"per_second"` // keys
+	Requests  uint64  `json:"requests"`
+	Errors    uint64  `json:"errors"` // and requests without an answer at the end
+	P50       float64 `json:"p50_ms"` // latencies are 0 where many keys share a request
+	P90       float64 `json:"p90_ms"`
+	P99       float64 `json:"p99_ms"`
+	P999      float64 `json:"p999_ms"`
+	Max       float64 `json:"max_ms"`
+
+	// The time of processors that each key took, in microseconds.
+	SystemCPU float64 `json:"system_cpu_us"` // of all nodes of the system
+	LoaderCPU float64 `json:"loader_cpu_us"` // of this program
+
+	firstError string
+}
+
+// answerLimit is for what is on its way when the time is over. What does not come
+// by then counts as an error.
+const answerLimit = 30 * time.Second
+
+// loop is how requests are made.
+type loop struct {
 	workers  int
 	warmUp   time.Duration // before anything is counted
 	duration time.Duration
 	rate     float64 // requests a second; 0: each worker sends the next when it has the answer
 }
 
-// measurement is what came of a load.
-type measurement struct {
-	PerSecond float64 `json:"per_second"` // keys
-	Requests  int64   `json:"requests"`
-	Errors    int64   `json:"errors"`
-	P50       float64 `json:"p50_ms"`
-	P90       float64 `json:"p90_ms"`
-	P99       float64 `json:"p99_ms"`
-	P999      float64 `json:"p999_ms"`
-	Max       float64 `json:"max_ms"`
-
-	firstError error
-}
-
-const (
-	latencyMax  = time.Minute
-	answerLimit = 30 * time.Second // for what is on its way when the time is over
-	errorsMax   = 1000             // then a case is given up
-)
-
-// tally counts what ended inside the measured time. Its worker owns it until
-// the load is over.
-type tally struct {
-	times      *hdrhistogram.Histogram // µs
-	keys       int64
-	errors     int64
-	firstError error
-}
-
-// window is the measured time.
-type window struct{ from, to time.Time }
-
-func (w window) has(t time.Time) bool { return !t.Before(w.from) && t.Before(w.to) }
-
-// run makes requests for warmUp and duration, and waits for the last answers, for
-// answerLimit; those that do not come are errors. What counts is, without a rate,
-// what ended inside duration; with one, what was due there, whenever it ended.
-// open is called once for each worker, with the context of the load, and returns
-// its operation and what closes it.
-func (l load) run(ctx context.Context, open func(ctx context.Context, worker int) (operation, func(), error)) (measurement, error) {
+// run makes requests for warmUp and then for duration. open is called once for
+// each worker, with the context of all of it.
+func (l loop) run(ctx context.Context, sys *system, open func(ctx context.Context, worker int) (operation, func(), error)) (measurement, error) {
 	whole := ctx
 	ctx, cancel := context.WithTimeout(whole, l.warmUp+l.duration+answerLimit)
 	defer cancel()
-	ops := make([]operation, l.workers)
-	for i := range ops {
-		op, closeWorker, err := open(ctx, i)
+	cfg := load.Config{Rate: l.rate, Next: func(*rand.Rand, *load.Request) {}}
+	for i := range l.workers {
+		op, done, err := open(ctx, i)
 		if err != nil {
 			return measurement{}, err
 		}
-		defer closeWorker()
-		ops[i] = op
+		defer done()
+		cfg.Callers = append(cfg.Callers, caller{op})
 	}
-	start := time.Now()
-	w := window{start.Add(l.warmUp), start.Add(l.warmUp + l.duration)}
-	var next, errorCount atomic.Int64
-	tallies := make([]tally, l.workers)
-	var workers sync.WaitGroup
-	for i, op := range ops {
-		t := &tallies[i]
-		t.times = hdrhistogram.New(1, latencyMax.Microseconds(), 3)
-		workers.Go(func() {
-			for ctx.Err() == nil && errorCount.Load() < errorsMax {
-				due := time.Now()
-				if l.rate > 0 {
-					due = start.Add(time.Duration(float64(next.Add(1)) / l.rate * float64(time.Second)))
-				}
-				if !due.Before(w.to) || !waitUntil(ctx, due) {
-					return
-				}
-				if !t.one(ctx, op, due, w, l.rate > 0) {
-					errorCount.Add(1)
-				}
-			}
-		})
+	if l.warmUp > 0 {
+		warm := cfg
+		warm.Duration = l.warmUp
+		if _, err := load.Run(ctx, warm); err != nil {
+			return measurement{}, err
+		}
 	}
-	workers.Wait()
-	if err := context.Cause(whole); err != nil {
+	cfg.Duration = l.duration
+	before := cpuOf(sys)
+	r, err := load.Run(ctx, cfg)
+	if err := errors.Join(err, context.Cause(whole)); err != nil {
 		return measurement{}, err
 	}
-	return sum(tallies, l.duration), nil
+	m := measurementOf(r)
+	m.spread(cpuOf(sys).since(before), r.KeysPerSecond*r.Seconds)
+	return m, nil
 }
 
-// one makes a request that was due then: what it waited for a free worker is
-// part of its latency. It returns false when the request failed.
-func (t *tally) one(ctx context.Context, op operation, due time.Time, w window, paced bool) bool {
-	keys, err := op(ctx)
-	end := time.Now()
-	if err != nil {
-		t.errors++
-		if t.firstError == nil {
-			t.firstError = err
-		}
-		return false
+func measurementOf(r *load.Result) measurement {
+	m := measurement{
+		PerSecond: r.KeysPerSecond, Requests: r.Requests, Errors: r.Errors + r.Unfinished,
+		P50: r.Latency.P50, P90: r.Latency.P90, P99: r.Latency.P99, P999: r.Latency.P999, Max: r.Latency.Max,
 	}
-	if paced && w.has(due) || !paced && w.has(end) {
-		t.keys += int64(keys)
-		_ = t.times.RecordValue(min(max(end.Sub(due), time.Microsecond), latencyMax).Microseconds()) // it is in range
+	if len(r.ByError) > 0 {
+		m.firstError = r.ByError[0].First
 	}
-	return true
-}
-
-// waitUntil returns false if the context ends first.
-func waitUntil(ctx context.Context, t time.Time) bool {
-	d := time.Until(t)
-	if d <= 0 {
-		return true
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func sum(tallies []tally, d time.Duration) measurement {
-	all := hdrhistogram.New(1, latencyMax.Microseconds(), 3)
-	var m measurement
-	var keys int64
-	for i := range tallies {
-		t := &tallies[i]
-		all.Merge(t.times)
-		keys += t.keys
-		m.Errors += t.errors
-		if m.firstError == nil && t.firstError != nil {
-			m.firstError = fmt.Errorf("the first error: %w", t.firstError)
-		}
-	}
-	ms := func(us int64) float64 { return float64(us) / 1000 }
-	m.Requests, m.PerSecond, m.Max = all.TotalCount(), float64(keys)/d.Seconds(), ms(all.Max())
-	m.P50, m.P90, m.P99, m.P999 = ms(all.ValueAtQuantile(50)), ms(all.ValueAtQuantile(90)), ms(all.ValueAtQuantile(99)), ms(all.ValueAtQuantile(99.9))
 	return m
+}
+
+// spread divides what processors have done among keys.
+func (m *measurement) spread(c cpu, keys float64) {
+	if keys > 0 {
+		m.SystemCPU, m.LoaderCPU = float64(c.system.Microseconds())/keys, float64(c.loader.Microseconds())/keys
+	}
+}
+
+// bulk puts the first keys of a session as fast as it can. acknowledged is told
+// how many more are set, by any goroutine.
+type bulk func(ctx context.Context, s session, keys int, acknowledged func(n int)) error
+
+// bulkRun is what came of a bulk.
+type bulkRun struct {
+	measurement
+	Tenths []float64 `json:"tenths"` // keys a second in each tenth of the keys
+}
+
+// run puts the keys.
+func (put bulk) run(ctx context.Context, sys *system, s session, keys int) (bulkRun, error) {
+	start, before := time.Now(), cpuOf(sys)
+	p := &progress{start: start, keys: keys}
+	if err := put(ctx, s, keys, p.add); err != nil {
+		return bulkRun{}, err
+	}
+	if p.done != keys {
+		return bulkRun{}, fmt.Errorf("%d of %d keys were acknowledged", p.done, keys)
+	}
+	m := measurement{PerSecond: float64(keys) / time.Since(start).Seconds(), Requests: uint64(keys)}
+	m.spread(cpuOf(sys).since(before), float64(keys))
+	return bulkRun{m, p.tenths()}, nil
+}
+
+// progress notes when each tenth of the keys was reached. mu guards what follows
+// it while the load runs.
+type progress struct {
+	start time.Time
+	keys  int
+
+	mu    sync.Mutex
+	done  int
+	marks []time.Duration
+}
+
+func (p *progress) add(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += n
+	for len(p.marks) < 10 && p.done >= p.keys*(len(p.marks)+1)/10 {
+		p.marks = append(p.marks, time.Since(p.start))
+	}
+}
+
+func (p *progress) tenths() []float64 {
+	var rates []float64
+	last := time.Duration(0)
+	for _, at := range p.marks {
+		rates = append(rates, float64(p.keys)/10/max(at-last, time.Microsecond).Seconds())
+		last = at
+	}
+	return rates
+}
+
+// numbers deals out the numbers of keys in pieces, to any goroutine.
+type numbers struct {
+	next atomic.Int64
+	end  int64
+}
+
+// take returns up to n numbers, from the first on to before the last; none are left
+// when they are the same.
+func (d *numbers) take(n int64) (from, to int64) {
+	to = d.next.Add(n)
+	return min(to-n, d.end), min(to, d.end)
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -21,34 +22,67 @@ const valueBytes = 256
 
 // settings are the flags.
 type settings struct {
+	Parts    []string      `json:"parts"`
 	Rounds   int           `json:"rounds"`
 	Workers  int           `json:"workers"`
 	Clients  int           `json:"clients"`
 	Duration time.Duration `json:"duration_ns"`
 	WarmUp   time.Duration `json:"warm_up_ns"`
 	Keys     int           `json:"keys"`
+	BulkKeys int           `json:"bulk_keys"`
+	Streams  int           `json:"streams"`
 	Systems  []string      `json:"systems"`
 	Cases    []string      `json:"cases"`
-	Dir      string        `json:"dir"`
-	JSON     string        `json:"-"`
-	Timeout  time.Duration `json:"-"`
+
+	BigKeys       int `json:"big_keys"`
+	CompareKeys   int `json:"compare_keys"`
+	CompareRounds int `json:"compare_rounds"`
+
+	Soak       time.Duration `json:"soak_ns"`
+	SoakMinute time.Duration `json:"-"` // tests have shorter ones
+
+	Dir     string        `json:"dir"`
+	JSON    string        `json:"-"`
+	SVG     string        `json:"-"`
+	Timeout time.Duration `json:"-"`
+}
+
+// part is a piece of a run that can be done without the others.
+type part struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+// parts are what a run is made of, in this order.
+var parts = []part{
+	{name: "short", run: (*bench).shortPart},
+	{name: "big", run: (*bench).bigPart},
+	{name: "soak", run: (*bench).soakPart},
 }
 
 func main() {
-	var s settings
+	s := settings{SoakMinute: time.Minute}
+	which := flag.String("parts", "short,big,soak", "what to measure, with commas between: the short cases, the big store, and the soak")
 	only := flag.String("only", "ceiling,oncekv,etcd,nats", "systems, with commas between")
-	cases := flag.String("cases", "", "cases, with commas between; empty: all")
+	cases := flag.String("cases", "", "short cases, with commas between; empty: all")
 	flag.IntVar(&s.Rounds, "rounds", 5, "how often every case is measured")
 	flag.IntVar(&s.Workers, "workers", 256, "goroutines, or connections, at the same time")
 	flag.IntVar(&s.Clients, "clients", 1, "clients of each system, which the workers share")
 	flag.DurationVar(&s.Duration, "duration", 5*time.Second, "of one measurement")
 	flag.DurationVar(&s.WarmUp, "warm-up", time.Second, "before each measurement")
 	flag.IntVar(&s.Keys, "keys", 10_000, "keys that are set before, and read")
+	flag.IntVar(&s.BulkKeys, "bulk-keys", 200_000, "keys of a stream, or of all transactions, in a short case")
+	flag.IntVar(&s.Streams, "streams", 1, "requests of POST /keys at the same time, where many keys are put")
+	flag.IntVar(&s.BigKeys, "big-keys", 10_000_000, "keys of the big store; 0: none")
+	flag.IntVar(&s.CompareKeys, "compare-keys", 5_000_000, "keys that are loaded into oncekv and into etcd, in the part of the big store")
+	flag.IntVar(&s.CompareRounds, "compare-rounds", 1, "how often they are; 0: not at all")
+	flag.DurationVar(&s.Soak, "soak", 10*time.Minute, "of the soak, in whole minutes")
 	flag.StringVar(&s.Dir, "dir", os.TempDir(), "where a directory is made for programs and data, and removed at the end")
 	flag.StringVar(&s.JSON, "json", "", "file for everything that was measured; - is standard output, in place of the tables")
+	flag.StringVar(&s.SVG, "svg", "", "directory for pictures of it; empty: none")
 	flag.DurationVar(&s.Timeout, "timeout", 3*time.Hour, "of everything")
 	flag.Parse()
-	s.Systems, s.Cases = list(*only), list(*cases)
+	s.Parts, s.Systems, s.Cases = list(*which), list(*only), list(*cases)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -64,12 +98,23 @@ func list(s string) []string {
 
 func (s *settings) check() error {
 	switch {
-	case s.Rounds < 1 || s.Workers < 1 || s.Workers > 1<<16 || s.Clients < 1 || s.Keys < 1:
-		return errors.New("-rounds, -workers, -clients and -keys must be at least 1, and -workers at most 65536")
+	case s.Rounds < 1 || s.Workers < 1 || s.Workers > 1<<16 || s.Clients < 1 || s.Keys < 1 || s.BulkKeys < 1 || s.Streams < 1:
+		return errors.New("-rounds, -workers, -clients, -keys, -bulk-keys and -streams must be at least 1, and -workers at most 65536")
+	case s.Streams > min(s.BulkKeys, s.CompareKeys):
+		return errors.New("-streams must not be more than there are keys")
 	case s.Duration <= 0 || s.WarmUp < 0:
 		return errors.New("-duration must be above zero, and -warm-up not below")
-	case s.Rounds*len(sequence) >= 1<<16-setupTag:
+	case s.Rounds*len(sequence) >= 1<<15:
 		return errors.New("too many rounds")
+	case s.BigKeys < 0 || s.CompareRounds < 0 || s.CompareKeys < 10 || s.BigKeys > 0 && s.BigKeys < 10 || max(s.BigKeys, s.CompareKeys, s.BulkKeys) > math.MaxInt32:
+		return errors.New("-big-keys and -compare-keys must be at least 10, and they and -bulk-keys at most 2147483647")
+	case s.Soak < 2*s.SoakMinute:
+		return errors.New("-soak must be two minutes at least: the last one is compared with the first")
+	}
+	for _, name := range s.Parts {
+		if !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
+			return fmt.Errorf("-parts: there is no part %q", name)
+		}
 	}
 	for _, name := range s.Systems {
 		if !slices.ContainsFunc(starters, func(st starter) bool { return st.name == name }) {
@@ -84,7 +129,7 @@ func (s *settings) check() error {
 	return nil
 }
 
-// run starts the systems, measures, stops them, and writes the report to w.
+// run measures the parts, one after the other, and writes the report to w.
 func run(ctx context.Context, s settings, w io.Writer) (err error) {
 	if err := s.check(); err != nil {
 		return err
@@ -96,44 +141,47 @@ func run(ctx context.Context, s settings, w io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	systems, err := startAll(ctx, dir, s.Clients, s.Systems)
-	defer func() {
-		for _, sys := range systems {
-			sys.stop()
+	b := &bench{settings: s, work: dir, value: value(), next: setupTag, report: report{Machine: thisMachine(), Settings: s}}
+	for _, p := range parts {
+		if ctx.Err() == nil && slices.Contains(s.Parts, p.name) { // each has systems of its own, whatever became of the one before
+			err = errors.Join(err, p.run(b, ctx))
 		}
-	}()
-	if err != nil {
-		return err
-	}
-	b := &bench{settings: s, systems: systems, value: value()}
-	if err = b.measureAll(ctx); len(b.results) == 0 {
-		return err
 	}
 	return errors.Join(err, b.write(w)) // what was measured until an error, too
 }
 
-// write writes the report in the form that was asked for.
+// write writes the report in the forms that were asked for.
 func (b *bench) write(w io.Writer) error {
-	r, s := b.report(), b.settings
-	if s.JSON == "" {
-		return r.table(w)
+	r, s := &b.report, b.settings
+	r.addMedians()
+	if len(r.Medians) == 0 && len(r.Findings) == 0 {
+		return nil // nothing was measured
 	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return err
+	var errs []error
+	if s.SVG != "" {
+		errs = append(errs, r.pictures(s.SVG))
 	}
-	if s.JSON == "-" {
-		_, err = fmt.Fprintf(w, "%s\n", text)
-		return err
+	if s.JSON != "" {
+		text, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return err
+		}
+		if text = append(text, '\n'); s.JSON == "-" {
+			_, err := w.Write(text)
+			return errors.Join(append(errs, err)...)
+		}
+		errs = append(errs, os.WriteFile(s.JSON, text, 0o600))
 	}
-	return errors.Join(os.WriteFile(s.JSON, append(text, '\n'), 0o600), r.table(w))
+	return errors.Join(append(errs, r.table(w))...)
 }
 
-// value is what all keys are set to: nothing compresses it much.
+// value is what all keys are set to: letters and digits, so that it is the same in
+// JSON and in bytes, and nothing compresses it much.
 func value() []byte {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_."
 	v := make([]byte, valueBytes)
 	for i := range v {
-		v[i] = byte(scatter(uint64(i)))
+		v[i] = letters[scatter(uint64(i))>>58]
 	}
 	return v
 }

@@ -104,7 +104,7 @@ func (n *natsKV) creates(_ context.Context, s session, worker int) (operation, f
 }
 
 func (n *natsKV) gets(_ context.Context, s session, worker int) (operation, func(), error) {
-	kv, key := n.bucket(worker), s.known()
+	kv, key := n.bucket(worker), s.reads()
 	return func(ctx context.Context) (int, error) {
 		e, err := kv.Get(ctx, key())
 		if err == nil && len(e.Value()) != len(s.value) {

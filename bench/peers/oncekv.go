@@ -5,20 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/Focinfi/oncekv/client"
 )
 
 // nodes is how many nodes each system has.
 const nodes = 3
-
-// streams of many puts at the same time; a node takes 16.
-const streams = 8
 
 func startOncekv(ctx context.Context, at place) (*system, error) {
 	dir, err := productDir(ctx)
@@ -55,7 +52,7 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 			return s, err
 		}
 	}
-	o := &oncekv{urls: urls, cache: cache}
+	o := &oncekv{system: s, path: path, urls: urls, cache: cache, streams: at.streams}
 	for range at.clients {
 		c, err := client.New(client.Config{Endpoints: urls})
 		if err != nil {
@@ -63,14 +60,17 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 		}
 		o.clients = append(o.clients, c)
 	}
-	s.tasks, s.url = o.tasks(), urls[0]
+	s.tasks, s.url, s.oncekv = o.tasks(), urls[0], o
 	return s, nil
 }
 
 // oncekv is what its cases are made of.
 type oncekv struct {
-	urls    []string // of database nodes
+	system  *system
+	path    string   // of the program
+	urls    []string // of database nodes, in the order of system.nodes
 	cache   string   // address of the cache node
+	streams int      // of postKeys
 	clients []*client.Client
 }
 
@@ -80,7 +80,8 @@ func (o *oncekv) tasks() map[string]task {
 		"put":        {open: o.puts},
 		"get":        {open: o.gets},
 		"get-absent": {open: o.absences},
-		"batch":      {open: o.batches, workers: streams},
+		"put-all":    {bulk: o.putAll, workers: 1},
+		"http-keys":  {bulk: o.postKeys, workers: o.streams},
 
 		"http-put-leader":      {open: leader(rawPuts)},
 		"http-put-follower":    {open: follower(rawPuts)},
@@ -100,18 +101,27 @@ func absent(addr string) opener { return rawGets(addr, http.StatusNotFound) }
 func (o *oncekv) at(leads bool) func(func(addr string) opener) opener {
 	return func(of func(addr string) opener) opener {
 		return func(ctx context.Context, s session, worker int) (operation, func(), error) {
-			m, err := o.clients[0].Members(ctx)
+			m, err := o.member(ctx, leads)
 			if err != nil {
 				return nil, nil, err
 			}
-			for _, member := range m.Members {
-				if (member.Name == m.Leader) == leads {
-					return of(strings.TrimPrefix(member.ClientURL, "http://"))(ctx, s, worker)
-				}
-			}
-			return nil, nil, errors.New("oncekv has no leader")
+			return of(strings.TrimPrefix(m.ClientURL, "http://"))(ctx, s, worker)
 		}
 	}
+}
+
+// member is the leader, or a follower.
+func (o *oncekv) member(ctx context.Context, leads bool) (client.Member, error) {
+	all, err := o.clients[0].Members(ctx)
+	if err != nil {
+		return client.Member{}, err
+	}
+	for _, m := range all.Members {
+		if (m.Name == all.Leader) == leads {
+			return m, nil
+		}
+	}
+	return client.Member{}, errors.New("oncekv has no leader")
 }
 
 func (o *oncekv) client(worker int) *client.Client { return o.clients[worker%len(o.clients)] }
@@ -128,7 +138,7 @@ func (o *oncekv) puts(_ context.Context, s session, worker int) (operation, func
 }
 
 func (o *oncekv) gets(_ context.Context, s session, worker int) (operation, func(), error) {
-	c, key := o.client(worker), s.known()
+	c, key := o.client(worker), s.reads()
 	return func(ctx context.Context) (int, error) {
 		v, err := c.Get(ctx, key(), client.GetOptions{})
 		if err != nil {
@@ -156,20 +166,50 @@ func (o *oncekv) absences(_ context.Context, s session, worker int) (operation, 
 	}, func() {}, nil
 }
 
-// batches has one stream for each worker, that ends with the load; an operation
-// is its next result. What a key waits for in the stream is not part of that.
-func (o *oncekv) batches(ctx context.Context, s session, worker int) (operation, func(), error) {
-	key := s.fresh(worker)
+// putAll puts keys in one stream of the Go client.
+func (o *oncekv) putAll(ctx context.Context, s session, keys int, acknowledged func(n int)) error {
 	items := func(yield func(client.PutItem) bool) {
-		for yield(client.PutItem{Key: key(), Value: s.value}) {
+		for n := range uint32(keys) {
+			if !yield(client.PutItem{Key: s.key(0, n), Value: s.value}) {
+				return
+			}
 		}
 	}
-	next, stop := iter.Pull2(o.client(worker).PutAll(ctx, items))
-	return func(context.Context) (int, error) {
-		r, err, more := next()
-		if !more {
-			return 0, errors.New("the stream has ended")
+	for r, err := range o.clients[0].PutAll(ctx, items) {
+		if err == nil && r.Err == nil && r.Status != client.BatchCreated {
+			err = errSetAlready
 		}
-		return 1, errors.Join(err, r.Err)
-	}, stop, nil
+		if err := errors.Join(err, r.Err); err != nil {
+			return err
+		}
+		acknowledged(1)
+	}
+	return nil
+}
+
+// postKeys puts keys in one or more streams to the leader.
+func (o *oncekv) postKeys(ctx context.Context, s session, keys int, acknowledged func(n int)) error {
+	m, err := o.member(ctx, true)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var streams sync.WaitGroup
+	for i := range o.streams {
+		c, err := dialRaw(strings.TrimPrefix(m.ClientURL, "http://"))
+		if err != nil {
+			cancel(err)
+			break
+		}
+		from, to := keys*i/o.streams, keys*(i+1)/o.streams
+		streams.Go(func() {
+			defer c.close()
+			if err := c.postKeys(ctx, s, uint32(from), uint32(to), acknowledged); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	streams.Wait()
+	return context.Cause(ctx)
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -19,11 +20,27 @@ const (
 	stopTimeout  = 10 * time.Second
 )
 
-// process is one server. Its output is in a file beside its data.
+// process is one server, which can be started again after its end. Its output is
+// in a file beside its data.
 type process struct {
 	name string
+	path string
+	args []string
+	log  string
+
+	// mu guards what follows. Figures may be asked for by any goroutine, all else
+	// is for one.
+	mu  sync.Mutex
+	run *processRun
+
+	// Of the runs before.
+	cpuBefore     time.Duration
+	writtenBefore int64
+}
+
+// processRun is a process from its start to its end.
+type processRun struct {
 	cmd  *exec.Cmd
-	log  *os.File
 	done chan struct{}
 	err  error // of Wait; set before done is closed
 }
@@ -31,53 +48,106 @@ type process struct {
 // startProcess runs a program until stop is called. If this program is killed,
 // the kernel kills it too, where it can.
 func startProcess(dir, name, path string, args ...string) (*process, error) {
-	log, err := os.Create(filepath.Join(dir, name+".log"))
+	p := &process{name: name, path: path, args: args, log: filepath.Join(dir, name+".log")}
+	return p, p.start()
+}
+
+// start starts the process, which does not run.
+func (p *process) start() error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p := &process{name: name, cmd: exec.Command(path, args...), log: log, done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = log, log, diesWithUs()
-	if err := p.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), log.Close())
+	defer log.Close() // the process has its own
+	r := &processRun{cmd: exec.Command(p.path, p.args...), done: make(chan struct{})}
+	r.cmd.Stdout, r.cmd.Stderr, r.cmd.SysProcAttr = log, log, diesWithUs()
+	if err := r.cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
 	}
+	p.mu.Lock()
+	p.run = r
+	p.mu.Unlock()
 	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
+		r.err = r.cmd.Wait()
+		close(r.done)
 	}()
-	return p, nil
+	return nil
 }
 
-// stop ends the process and waits until it is gone: SIGTERM, and SIGKILL after
-// stopTimeout.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	select {
-	case <-p.done:
-	case <-time.After(stopTimeout):
-		_ = p.cmd.Process.Kill() // it may have ended now
-		<-p.done
+// stop ends the process, if it runs, and waits until it is gone: SIGTERM, and
+// SIGKILL after stopTimeout.
+func (p *process) stop() { p.end(syscall.SIGTERM) }
+
+// kill ends the process as a power cut would, but for what the kernel holds.
+func (p *process) kill() { p.end(syscall.SIGKILL) }
+
+func (p *process) end(by syscall.Signal) {
+	if p.run == nil {
+		return // it was never started
 	}
-	_ = p.log.Close() // nothing of it was written here
+	_ = p.run.cmd.Process.Signal(by) // it may have ended
+	select {
+	case <-p.run.done:
+	case <-time.After(stopTimeout):
+		_ = p.run.cmd.Process.Kill() // it may have ended now
+		<-p.run.done
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	state := p.run.cmd.ProcessState
+	if used, ok := state.SysUsage().(*syscall.Rusage); ok {
+		p.writtenBefore += int64(used.Oublock) * 512
+	}
+	p.cpuBefore += state.UserTime() + state.SystemTime()
+	p.run = nil
 }
 
-// ended returns an error with the end of the log if the process has ended.
+// pid is 0 when the process does not run. mu is held.
+func (p *process) pid() int {
+	if p.run == nil {
+		return 0
+	}
+	return p.run.cmd.Process.Pid
+}
+
+// cpu is the time that all runs of the process have had of processors.
+func (p *process) cpu() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cpuBefore + cpuOfProcess(p.pid())
+}
+
+// written is how many bytes all runs have caused to be written to disks.
+func (p *process) written() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.writtenBefore + writtenByProcess(p.pid())
+}
+
+// ended returns an error with the end of the log if the process has ended by
+// itself.
 func (p *process) ended() error {
+	if p.run == nil {
+		return nil
+	}
 	select {
-	case <-p.done:
+	case <-p.run.done:
 	default:
 		return nil
 	}
-	text, err := os.ReadFile(p.log.Name())
+	text, err := os.ReadFile(p.log)
 	if err != nil {
-		return fmt.Errorf("%s has ended (%v), and so has its log: %w", p.name, p.err, err)
+		return fmt.Errorf("%s has ended (%v), and so has its log: %w", p.name, p.run.err, err)
 	}
-	return fmt.Errorf("%s has ended: %v; its log ends with:\n%s", p.name, p.err, text[max(0, len(text)-2000):])
+	return fmt.Errorf("%s has ended: %v; its log ends with:\n%s", p.name, p.run.err, text[max(0, len(text)-2000):])
 }
 
 // residentBytes is the memory that the process has, without page cache; 0 where
 // there is no /proc.
 func (p *process) residentBytes() int64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid()))
 	if err != nil {
 		return 0
 	}
@@ -119,12 +189,17 @@ func freeAddrs(n int) ([]string, error) {
 	return addrs, failed
 }
 
-// eventually asks ok every 100 ms until it returns nil; after startTimeout, or
-// when a process has ended, it gives up.
+// eventually asks ok until it returns nil, for startTimeout.
 func eventually(ctx context.Context, what string, of []*process, ok func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	return until(ctx, 100*time.Millisecond, startTimeout, what, of, ok)
+}
+
+// until asks ok every so often until it returns nil; when limit is over, or a
+// process has ended, it gives up.
+func until(ctx context.Context, every, limit time.Duration, what string, of []*process, ok func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		err := ok(ctx)

@@ -57,35 +57,43 @@ var errNotHTTP = errors.New("the answer is not HTTP/1.1")
 
 // answer reads a whole answer and forgets all but its status.
 func (c *rawConn) answer() (status int, err error) {
-	line, err := c.from.ReadSlice('\n')
+	status, length, err := c.head()
 	if err != nil {
 		return 0, err
-	}
-	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
-		return 0, errNotHTTP
-	}
-	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, errNotHTTP
-	}
-	length := -1
-	for {
-		line, err := c.from.ReadSlice('\n')
-		if err != nil {
-			return 0, err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		const name = "content-length:"
-		if len(line) > len(name) && bytes.EqualFold(line[:len(name)], []byte(name)) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(name):]))); err != nil {
-				return 0, errNotHTTP
-			}
-		}
 	}
 	if length < 0 {
 		return 0, fmt.Errorf("status %d without a length", status)
 	}
 	_, err = c.from.Discard(length)
 	return status, err
+}
+
+// head reads an answer up to its body, whose length is -1 if none is given.
+func (c *rawConn) head() (status, length int, err error) {
+	line, err := c.from.ReadSlice('\n')
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
+		return 0, 0, errNotHTTP
+	}
+	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, 0, errNotHTTP
+	}
+	length = -1
+	for {
+		line, err := c.from.ReadSlice('\n')
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(line) <= 2 {
+			return status, length, nil
+		}
+		const name = "content-length:"
+		if len(line) > len(name) && bytes.EqualFold(line[:len(name)], []byte(name)) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(name):]))); err != nil {
+				return 0, 0, errNotHTTP
+			}
+		}
+	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"text/tabwriter"
 )
@@ -12,9 +13,10 @@ type report struct {
 	Machine  machine          `json:"machine"`
 	Settings settings         `json:"settings"`
 	Medians  []row            `json:"medians"`
-	Ratios   []ratioRow       `json:"ratios"`
-	Results  []*result        `json:"results"`
-	Resident map[string]int64 `json:"resident_bytes"` // of the largest node of each system, at the end
+	Findings []finding        `json:"findings"`
+	Curves   []curve          `json:"curves"`
+	Cases    []*result        `json:"cases"`
+	Resident map[string]int64 `json:"resident_bytes"` // of the largest node of each system after the cases
 }
 
 // row is the median of each figure of a case over its rounds.
@@ -26,7 +28,16 @@ type row struct {
 	P90       float64 `json:"p90_ms"`
 	P99       float64 `json:"p99_ms"`
 	P999      float64 `json:"p999_ms"`
-	Errors    int64   `json:"errors"` // of all rounds
+	SystemCPU float64 `json:"system_cpu_us"`
+	LoaderCPU float64 `json:"loader_cpu_us"`
+	Errors    uint64  `json:"errors"` // of all rounds
+}
+
+// curve is a figure over time.
+type curve struct {
+	Name   string    `json:"name"`
+	Over   string    `json:"over"` // what the points are
+	Points []float64 `json:"points"`
 }
 
 // ratio compares two cases round by round.
@@ -48,7 +59,8 @@ var ratios = []ratio{
 	{name: "client get ÷ NATS Get", of: "oncekv/get", to: "nats/get"},
 	{name: "client absent get ÷ etcd", of: "oncekv/get-absent", to: "etcd/get-absent"},
 	{name: "client absent get ÷ NATS", of: "oncekv/get-absent", to: "nats/get-absent"},
-	{name: "POST /keys ÷ etcd transactions of 64, keys", of: "oncekv/batch", to: "etcd/batch", least: 4},
+	{name: "POST /keys ÷ etcd transactions of 64, keys", of: "oncekv/http-keys", to: "etcd/txn-64", least: 4},
+	{name: "client PutAll ÷ etcd transactions of 64, keys", of: "oncekv/put-all", to: "etcd/txn-64"},
 	{name: "GET at the leader ÷ ceiling", of: "oncekv/http-get-leader", to: "ceiling/http-get", least: 0.92},
 	{name: "GET at a follower ÷ ceiling", of: "oncekv/http-get-follower", to: "ceiling/http-get", least: 0.92},
 	{name: "GET at a cache node ÷ ceiling", of: "oncekv/http-get-cache", to: "ceiling/http-get", least: 0.9},
@@ -57,8 +69,8 @@ var ratios = []ratio{
 	{name: "put p99 ÷ etcd's, at half of etcd's rate", of: "oncekv/put-paced", to: "etcd/put-paced", p99: true, most: 0.5},
 }
 
-// ratioRow is a ratio as it was measured.
-type ratioRow struct {
+// finding is a figure that may have an aim.
+type finding struct {
 	Name    string    `json:"name"`
 	AtLeast float64   `json:"at_least,omitempty"`
 	AtMost  float64   `json:"at_most,omitempty"`
@@ -66,24 +78,66 @@ type ratioRow struct {
 	Rounds  []float64 `json:"rounds"`
 }
 
-func (r ratioRow) aim() string {
+func (f finding) aim() string {
 	switch {
-	case r.AtLeast > 0:
-		return fmt.Sprintf("≥ %.4g", r.AtLeast)
-	case r.AtMost > 0:
-		return fmt.Sprintf("≤ %.4g", r.AtMost)
+	case f.AtLeast > 0:
+		return fmt.Sprintf("≥ %.4g", f.AtLeast)
+	case f.AtMost > 0:
+		return fmt.Sprintf("≤ %.4g", f.AtMost)
 	}
 	return ""
 }
 
-func (b *bench) report() report {
-	r := report{Machine: thisMachine(), Settings: b.settings, Results: b.results, Resident: map[string]int64{}}
-	for _, c := range b.results {
+// ofAim is how far the aim is reached: 1 and above is all of it. ok tells whether
+// there is an aim.
+func (f finding) ofAim() (part float64, ok bool) {
+	switch {
+	case f.AtLeast > 0:
+		return f.Median / f.AtLeast, true
+	case f.AtMost > 0 && f.Median > 0:
+		return f.AtMost / f.Median, true
+	}
+	return 0, false
+}
+
+func (f finding) reached() string {
+	part, ok := f.ofAim()
+	switch {
+	case !ok:
+		return ""
+	case part >= 1:
+		return "yes"
+	}
+	return "no"
+}
+
+// found adds a figure that was taken some times.
+func (r *report) found(f finding) {
+	if len(f.Rounds) > 0 {
+		f.Median = median(f.Rounds)
+		r.Findings = append(r.Findings, f)
+	}
+}
+
+func (r *report) of(name string) *result {
+	i := slices.IndexFunc(r.Cases, func(c *result) bool { return c.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return r.Cases[i]
+}
+
+func perSecond(m measurement) float64 { return m.PerSecond }
+
+// addMedians adds the medians of all cases.
+func (r *report) addMedians() {
+	for _, c := range r.Cases {
 		one := row{Name: c.Name, Workers: c.Workers}
 		for to, figure := range map[*float64]func(m measurement) float64{
-			&one.PerSecond: func(m measurement) float64 { return m.PerSecond }, &one.P50: func(m measurement) float64 { return m.P50 },
+			&one.PerSecond: perSecond, &one.P50: func(m measurement) float64 { return m.P50 },
 			&one.P90: func(m measurement) float64 { return m.P90 }, &one.P99: func(m measurement) float64 { return m.P99 },
-			&one.P999: func(m measurement) float64 { return m.P999 },
+			&one.P999:      func(m measurement) float64 { return m.P999 },
+			&one.SystemCPU: func(m measurement) float64 { return m.SystemCPU }, &one.LoaderCPU: func(m measurement) float64 { return m.LoaderCPU },
 		} {
 			*to = median(figures(c.Rounds, figure))
 		}
@@ -92,32 +146,31 @@ func (b *bench) report() report {
 		}
 		r.Medians = append(r.Medians, one)
 	}
-	for _, q := range ratios {
-		of, to := b.result(q.of), b.result(q.to)
-		if of != nil && to != nil {
-			r.Ratios = append(r.Ratios, q.row(of.Rounds, to.Rounds))
-		}
-	}
-	for _, s := range b.systems {
-		r.Resident[s.name] = s.residentBytes()
-	}
-	return r
 }
 
-// row divides round by round. A round in which the divisor is zero is left out.
-func (q ratio) row(of, to []measurement) ratioRow {
-	figure := func(m measurement) float64 { return m.PerSecond }
+// addRatios adds those whose two cases were measured.
+func (r *report) addRatios() {
+	for _, q := range ratios {
+		of, to := r.of(q.of), r.of(q.to)
+		if of != nil && to != nil {
+			r.found(q.finding(of.Rounds, to.Rounds))
+		}
+	}
+}
+
+// finding divides round by round. A round in which the divisor is zero is left out.
+func (q ratio) finding(of, to []measurement) finding {
+	figure := perSecond
 	if q.p99 {
 		figure = func(m measurement) float64 { return m.P99 }
 	}
-	r := ratioRow{Name: q.name, AtLeast: q.least, AtMost: q.most}
+	f := finding{Name: q.name, AtLeast: q.least, AtMost: q.most}
 	for i := range min(len(of), len(to)) {
 		if below := figure(to[i]); below > 0 {
-			r.Rounds = append(r.Rounds, figure(of[i])/below)
+			f.Rounds = append(f.Rounds, figure(of[i])/below)
 		}
 	}
-	r.Median = median(r.Rounds)
-	return r
+	return f
 }
 
 func figures(rounds []measurement, of func(measurement) float64) []float64 {
@@ -137,27 +190,48 @@ func median(of []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// table writes the medians and the ratios for people, as Markdown.
-func (r report) table(w io.Writer) error {
+// table writes everything for people, as Markdown.
+func (r *report) table(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
 	fmt.Fprintf(t, "%s, %d CPUs, %s, %s; medians of %d rounds of %v, %d clients\n\n", r.Machine.OS, r.Machine.CPUs, r.Machine.Go,
 		r.Machine.Time.Format("2006-01-02 15:04 MST"), r.Settings.Rounds, r.Settings.Duration, r.Settings.Clients)
-	fmt.Fprintln(t, "| case\t| workers\t| keys/s\t| p50 ms\t| p90 ms\t| p99 ms\t| p99.9 ms\t| errors\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
-	for _, m := range r.Medians {
-		fmt.Fprintf(t, "| %s\t| %d\t| %.0f\t| %.2f\t| %.2f\t| %.2f\t| %.2f\t| %d\t|\n", m.Name, m.Workers, m.PerSecond, m.P50, m.P90, m.P99, m.P999, m.Errors)
-	}
-	fmt.Fprintln(t)
-	fmt.Fprintln(t, "| ratio\t| aim\t| median\t| lowest\t| highest\t|")
-	fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|")
-	for _, q := range r.Ratios {
-		if len(q.Rounds) > 0 {
-			fmt.Fprintf(t, "| %s\t| %s\t| %.2f\t| %.2f\t| %.2f\t|\n", q.Name, q.aim(), q.Median, slices.Min(q.Rounds), slices.Max(q.Rounds))
+	if len(r.Findings) > 0 {
+		fmt.Fprintln(t, "| figure\t| aim\t| median\t| lowest\t| highest\t| reached\t|")
+		fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|")
+		for _, f := range r.Findings {
+			fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t|\n", f.Name, f.aim(), short(f.Median), short(slices.Min(f.Rounds)), short(slices.Max(f.Rounds)), f.reached())
 		}
+		fmt.Fprintln(t)
 	}
-	fmt.Fprintln(t)
-	for _, name := range r.Settings.Systems {
-		fmt.Fprintf(t, "memory of the largest node of %s (RSS without page cache): %d MB\n", name, r.Resident[name]>>20)
+	if len(r.Medians) > 0 {
+		fmt.Fprintln(t, "| case\t| workers\t| keys/s\t| p50 ms\t| p90 ms\t| p99 ms\t| p99.9 ms\t| CPU of nodes, µs/key\t| of the loader\t| errors\t|")
+		fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
+		for _, m := range r.Medians {
+			fmt.Fprintf(t, "| %s\t| %d\t| %.0f\t| %.2f\t| %.2f\t| %.2f\t| %.2f\t| %.1f\t| %.1f\t| %d\t|\n", m.Name, m.Workers, m.PerSecond, m.P50, m.P90, m.P99, m.P999,
+				m.SystemCPU, m.LoaderCPU, m.Errors)
+		}
+		fmt.Fprintln(t)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, c := range r.Curves {
+		fmt.Fprintf(w, "%s, over %s:", c.Name, c.Over)
+		for _, p := range c.Points {
+			fmt.Fprintf(w, " %.0f", p)
+		}
+		fmt.Fprintln(w)
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Resident)) {
+		fmt.Fprintf(w, "memory of the largest node of %s after the cases (RSS without page cache): %d MB\n", name, r.Resident[name]/1e6)
+	}
+	return nil
+}
+
+// short has two places behind the point where they say something.
+func short(f float64) string {
+	if f >= 100 {
+		return fmt.Sprintf("%.0f", f)
+	}
+	return fmt.Sprintf("%.2f", f)
 }

@@ -10,21 +10,27 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // A system is what is measured: its processes, and what it can be asked to do.
 type system struct {
 	name  string
+	dir   string // of the data of all nodes; each has a directory with its name there
 	nodes []*process
 	tasks map[string]task // by the name of the case
 	close func()          // of its clients; nil: there are none
 	url   string          // of its first node, if that speaks HTTP
+
+	oncekv *oncekv // nil for the others
 }
 
-// task is one case of a system.
+// task is one case of a system: a loop of requests, or a number of keys to put.
 type task struct {
-	workers int // 0: as many as the setting says
-	open    opener
+	open opener
+
+	bulk    bulk
+	workers int // of bulk: how many things it does at a time
 }
 
 // opener makes the operation of one worker of a round, and what closes it.
@@ -32,9 +38,9 @@ type opener func(ctx context.Context, s session, worker int) (operation, func(),
 
 // session is one round of one case.
 type session struct {
-	tag   uint16 // no two sessions have the same
+	tag   uint16 // no two sessions of a store have the same
 	value []byte
-	set   []string // keys that are set in every system
+	known func(random *rand.Rand) string // one of the keys that are set
 
 	given func() string // the keys to put, for setting up; nil: fresh ones
 }
@@ -44,16 +50,39 @@ func (s *system) stop() {
 	if s.close != nil {
 		s.close()
 	}
+	var stops sync.WaitGroup
 	for _, p := range s.nodes {
-		p.stop()
+		stops.Go(p.stop)
 	}
+	stops.Wait()
 }
 
 // residentBytes is the memory of its largest node.
-func (s *system) residentBytes() int64 {
-	var most int64
+func (s *system) residentBytes() int64 { return largest(s.nodes, (*process).residentBytes) }
+
+// written is how many bytes all of its nodes have written.
+func (s *system) written() int64 {
+	var all int64
 	for _, p := range s.nodes {
-		most = max(most, p.residentBytes())
+		all += p.written()
+	}
+	return all
+}
+
+// ended returns an error if a node has ended by itself.
+func (s *system) ended() error {
+	for _, p := range s.nodes {
+		if err := p.ended(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func largest(of []*process, figure func(*process) int64) int64 {
+	var most int64
+	for _, p := range of {
+		most = max(most, figure(p))
 	}
 	return most
 }
@@ -65,7 +94,16 @@ const keyBytes = 32
 // order.
 func (s session) key(worker int, n uint32) string {
 	own := uint64(s.tag)<<48 | uint64(uint16(worker))<<32 | uint64(n)
-	return fmt.Sprintf("%016x%016x", scatter(own), own)
+	var key [keyBytes]byte
+	hex(key[:keyBytes/2], scatter(own))
+	hex(key[keyBytes/2:], own)
+	return string(key[:])
+}
+
+func hex(to []byte, n uint64) {
+	for i := range to {
+		to[len(to)-1-i] = "0123456789abcdef"[n>>(4*i)&15]
+	}
 }
 
 // scatter is the finalizer of splitmix64, by Steele, Lea and Flood.
@@ -87,10 +125,10 @@ func (s session) fresh(worker int) func() string {
 	}
 }
 
-// known returns keys that are set, at random.
-func (s session) known() func() string {
+// reads returns keys that are set, at random.
+func (s session) reads() func() string {
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
-	return func() string { return s.set[random.IntN(len(s.set))] }
+	return func() string { return s.known(random) }
 }
 
 // program is what a system runs.
@@ -124,6 +162,7 @@ type place struct {
 	bin     string // directory of built programs
 	dir     string // of the system's data
 	clients int    // clients of each system; workers share them
+	streams int    // of many puts at the same time
 }
 
 // starter begins a system.
@@ -134,10 +173,11 @@ type starter struct {
 
 var starters = []starter{{"ceiling", startCeiling}, {"oncekv", startOncekv}, {"etcd", startEtcd}, {"nats", startNATS}}
 
-// startAll starts the named systems. What was started is returned with an error too.
-func startAll(ctx context.Context, dir string, clients int, names []string) ([]*system, error) {
-	bin := filepath.Join(dir, "bin")
-	if err := os.Mkdir(bin, 0o700); err != nil {
+// startAll starts the named systems below the directory of the place. What was started is returned with an error too.
+func startAll(ctx context.Context, at place, names []string) ([]*system, error) {
+	dir := at.dir
+	at.bin = filepath.Join(dir, "bin")
+	if err := os.MkdirAll(at.bin, 0o700); err != nil {
 		return nil, err
 	}
 	var all []*system
@@ -145,13 +185,14 @@ func startAll(ctx context.Context, dir string, clients int, names []string) ([]*
 		if !slices.Contains(names, s.name) {
 			continue
 		}
-		at := place{bin: bin, dir: filepath.Join(dir, s.name), clients: clients}
+		at.dir = filepath.Join(dir, s.name)
 		if err := os.Mkdir(at.dir, 0o700); err != nil {
 			return all, err
 		}
 		fmt.Fprintf(os.Stderr, "building and starting %s\n", s.name)
 		sys, err := s.start(ctx, at)
 		if sys != nil {
+			sys.dir = at.dir
 			all = append(all, sys)
 		}
 		if err != nil {

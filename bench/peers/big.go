@@ -1,0 +1,362 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// bigPart loads many keys into oncekv and into etcd, each alone on the machine, and
+// then looks closer at an even larger store of oncekv.
+func (b *bench) bigPart(ctx context.Context) error {
+	names := slices.DeleteFunc([]string{"oncekv", "etcd"}, func(name string) bool { return !slices.Contains(b.Systems, name) })
+	for round := range b.CompareRounds {
+		for _, name := range names {
+			say("load %d of %d of %s, %d keys: ", round+1, b.CompareRounds, name, b.CompareKeys)
+			if err := b.with(ctx, []string{name}, b.compare); err != nil {
+				return fmt.Errorf("load %s: %w", name, err)
+			}
+		}
+	}
+	if of, to := b.report.of("oncekv/load"), b.report.of("etcd/load"); of != nil && to != nil {
+		q := ratio{name: fmt.Sprintf("POST /keys ÷ etcd transactions of 64, %s keys, flushing included", count(b.CompareKeys)), least: 2}
+		b.report.found(q.finding(of.Rounds, to.Rounds))
+	}
+	if b.BigKeys == 0 || !slices.Contains(names, "oncekv") {
+		return nil
+	}
+	return b.with(ctx, []string{"oncekv"}, b.bigStore)
+}
+
+// count is 5 million for 5000000.
+func count(n int) string {
+	if n%1e6 == 0 {
+		return fmt.Sprintf("%d million", n/1e6)
+	}
+	return fmt.Sprint(n)
+}
+
+// compare loads the only system that runs, and counts until it writes no more.
+func (b *bench) compare(ctx context.Context) error {
+	sys := b.systems[0]
+	t := sys.tasks[bulkOf[sys.name]]
+	start, before := time.Now(), cpuOf(sys)
+	r, err := t.bulk.run(ctx, sys, b.session(), b.CompareKeys)
+	acknowledged := time.Now()
+	if err != nil {
+		return errors.Join(err, sys.ended())
+	}
+	written, err := settled(ctx, sys)
+	if err != nil {
+		return err
+	}
+	if written.Before(acknowledged) {
+		written = acknowledged
+	}
+	r.PerSecond = float64(b.CompareKeys) / written.Sub(start).Seconds()
+	r.spread(cpuOf(sys).since(before), float64(b.CompareKeys))
+	say("%.0f keys/s, and the last bytes %.1f s behind the last answer\n", r.PerSecond, written.Sub(acknowledged).Seconds())
+	b.keep(sys.name+"/load", t.workers, r.measurement)
+	b.report.Curves = append(b.report.Curves, curve{Name: fmt.Sprintf("%s, keys/s loading %s keys", sys.name, count(b.CompareKeys)), Over: "tenths", Points: r.Tenths})
+	return nil
+}
+
+// bulkOf are the tasks that load the systems.
+var bulkOf = map[string]string{"oncekv": "http-keys", "etcd": "txn-64"}
+
+// How settled looks for an end.
+const (
+	settleEvery = 200 * time.Millisecond
+	settleQuiet = 3 * time.Second
+	settleNoise = 64 << 10 // bytes in settleEvery that are no flushing
+	settleLimit = 10 * time.Minute
+)
+
+// settled waits until the nodes of a system write nothing for settleQuiet, and
+// returns when they wrote last.
+func settled(ctx context.Context, sys *system) (time.Time, error) {
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	limit := time.Now().Add(settleLimit)
+	last, before := time.Now(), sys.written()
+	for {
+		select {
+		case <-ctx.Done():
+			return last, context.Cause(ctx)
+		case <-tick.C:
+		}
+		if err := sys.ended(); err != nil {
+			return last, err
+		}
+		now, written := time.Now(), sys.written()
+		if written-before > settleNoise {
+			last = now
+		}
+		before = written
+		switch {
+		case now.Sub(last) >= settleQuiet:
+			return last, nil
+		case now.After(limit):
+			return last, fmt.Errorf("%s still writes, %v after the load", sys.name, settleLimit)
+		}
+	}
+}
+
+// bigStore fills a store of oncekv and asks what the many keys cost.
+func (b *bench) bigStore(ctx context.Context) error {
+	sys := b.systems[0]
+	s := b.session()
+	s.known = func(random *rand.Rand) string { return s.key(0, uint32(random.IntN(b.BigKeys))) }
+	stop := watchMemory(sys.nodes)
+	defer stop()
+
+	say("big store, %d keys: ", b.BigKeys)
+	r, err := bulk(sys.oncekv.postKeys).run(ctx, sys, s, b.BigKeys)
+	if err != nil {
+		return errors.Join(err, sys.ended())
+	}
+	say("%.0f keys/s\n", r.PerSecond)
+	b.keep("oncekv/big-load", b.Streams, r.measurement)
+	b.report.Curves = append(b.report.Curves, curve{Name: fmt.Sprintf("oncekv, keys/s loading %s keys", count(b.BigKeys)), Over: "tenths", Points: r.Tenths})
+	b.about("last tenth of the load ÷ first tenth", atLeast(0.5), r.Tenths[9]/r.Tenths[0])
+
+	// At once, with all that is in memory only.
+	if err := b.restarts(ctx, sys); err != nil {
+		return fmt.Errorf("restart a node: %w", err)
+	}
+	if _, err := settled(ctx, sys); err != nil {
+		return err
+	}
+	if err := b.bytes(sys); err != nil {
+		return err
+	}
+	if err := b.bigGets(ctx, sys, s); err != nil {
+		return err
+	}
+	ofFourth, err := b.catchUp(ctx, sys)
+	if err != nil {
+		return fmt.Errorf("a node that catches up: %w", err)
+	}
+	b.about("memory of the largest node, RSS without page cache, MB", atMost(400), float64(max(stop(), ofFourth))/1e6)
+	return nil
+}
+
+func atLeast(f float64) finding { return finding{AtLeast: f} }
+func atMost(f float64) finding  { return finding{AtMost: f} }
+
+// about adds a finding about the big store.
+func (b *bench) about(what string, f finding, rounds ...float64) {
+	f.Name, f.Rounds = count(b.BigKeys)+" keys: "+what, rounds
+	say("%s: %s\n", f.Name, short(median(rounds)))
+	b.report.found(f)
+}
+
+// watchMemory looks at the memory of nodes every second, until stop, which returns
+// the most that one had.
+func watchMemory(nodes []*process) (stop func() int64) {
+	over := make(chan struct{})
+	most := int64(0)
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			most = max(most, largest(nodes, (*process).residentBytes))
+			select {
+			case <-over:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	end := sync.OnceFunc(func() { close(over) })
+	return func() int64 {
+		end()
+		watcher.Wait()
+		return most
+	}
+}
+
+// restarts ends each database node once, the leader last, and takes the time from the start of the new process until it is ready.
+func (b *bench) restarts(ctx context.Context, sys *system) error {
+	o := sys.oncekv
+	leader, err := o.member(ctx, true)
+	if err != nil {
+		return err
+	}
+	var followers []*process
+	for _, p := range sys.nodes[:nodes] {
+		if p.name != leader.Name {
+			followers = append(followers, p)
+		}
+	}
+	var took []float64
+	for _, end := range []struct {
+		of *process
+		by func(*process)
+	}{{followers[0], (*process).kill}, {followers[1], (*process).stop}, {o.process(leader.Name), (*process).kill}} {
+		d, err := o.restart(ctx, end.of, end.by)
+		if err != nil {
+			return err
+		}
+		took = append(took, d.Seconds())
+	}
+	b.about("restart to ready after SIGTERM, s", atMost(2), took[1])
+	b.about("restart to ready after kill -9 (a follower, the leader), s", atMost(2), took[0], took[2])
+	return nil
+}
+
+// bytes compares what a node stores and writes with the keys and values in it.
+func (b *bench) bytes(sys *system) error {
+	payload := float64(b.BigKeys) * (keyBytes + valueBytes)
+	var stored int64
+	for _, p := range sys.nodes[:nodes] {
+		n, err := storedBytes(filepath.Join(sys.dir, p.name))
+		if err != nil {
+			return err
+		}
+		stored = max(stored, n)
+	}
+	b.about("bytes on disk, all but the log, ÷ keys and values", atMost(1.5), float64(stored)/payload)
+	b.about("bytes written, the log included, ÷ keys and values", atMost(8), float64(largest(sys.nodes, (*process).written))/payload)
+	return nil
+}
+
+// bigGets reads at one node: any key, and always the same.
+func (b *bench) bigGets(ctx context.Context, sys *system, s session) error {
+	open := found(strings.TrimPrefix(sys.url, "http://"))
+	hot := s
+	hot.known = func(*rand.Rand) string { return s.key(0, 0) }
+	l := loop{workers: b.Workers, warmUp: b.WarmUp, duration: b.Duration}
+	for range b.Rounds {
+		say("big store, random keys: ")
+		if err := b.loop(ctx, sys, "big-get-random", l, s, open); err != nil {
+			return err
+		}
+		say("big store, one key: ")
+		if err := b.loop(ctx, sys, "big-get-hot", l, hot, open); err != nil {
+			return err
+		}
+	}
+	f := (ratio{}).finding(b.report.of("oncekv/big-get-random").Rounds, b.report.of("oncekv/big-get-hot").Rounds)
+	b.about("GET of random keys ÷ of one key", atLeast(0.6), f.Rounds...)
+	return nil
+}
+
+// copies is how often the data is copied, to compare.
+const copies = 3
+
+// catchUp adds a fourth node, and takes the time until it has everything and writes
+// no more; and how long a copy of its files takes.
+func (b *bench) catchUp(ctx context.Context, sys *system) (memory int64, err error) {
+	took, memory, err := sys.oncekv.joinFourth(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var ratios []float64
+	for range copies {
+		to := filepath.Join(sys.dir, "copy")
+		start := time.Now()
+		if err := copyStored(filepath.Join(sys.dir, "n4"), to); err != nil {
+			return 0, err
+		}
+		ratios = append(ratios, time.Since(start).Seconds()/took.Seconds())
+		if err := os.RemoveAll(to); err != nil {
+			return 0, err
+		}
+	}
+	b.about("a fourth node catching up from nothing, s", finding{}, took.Seconds())
+	b.about("copy and fsync of its files ÷ catching up", atLeast(0.3), ratios...)
+	return memory, nil
+}
+
+// joinFourth starts n4 with no data and returns how long it took until it was ready
+// with all revisions and had written what it has to, and the most memory it had.
+func (o *oncekv) joinFourth(ctx context.Context) (took time.Duration, memory int64, err error) {
+	want, err := stats(ctx, o.urls[0])
+	if err != nil {
+		return 0, 0, err
+	}
+	addrs, err := freeAddrs(2)
+	if err != nil {
+		return 0, 0, err
+	}
+	say("a fourth node joins\n")
+	url, start := "http://"+addrs[0], time.Now()
+	if err := o.system.run(o.system.dir, "n4", o.path, "serve", "--name", "n4", "--data-dir", filepath.Join(o.system.dir, "n4"), "--listen", addrs[0],
+		"--peer-listen", addrs[1], "--join", o.urls[0]); err != nil {
+		return 0, 0, err
+	}
+	stop := watchMemory([]*process{o.process("n4")})
+	defer stop()
+	var done time.Time
+	err = until(ctx, 20*time.Millisecond, settleLimit, "n4 has caught up", o.system.nodes, func(ctx context.Context) error {
+		has, err := stats(ctx, url)
+		switch {
+		case err != nil:
+			return err
+		case has.Revision < want.Revision:
+			return fmt.Errorf("n4 is at revision %d of %d", has.Revision, want.Revision)
+		case has.Digest != want.Digest:
+			return fmt.Errorf("n4 has another history at revision %d", has.Revision)
+		}
+		done = time.Now()
+		return answers(ctx, url+"/readyz")
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	last, err := settled(ctx, o.system)
+	if last.After(done) {
+		done = last
+	}
+	return done.Sub(start), stop(), err
+}
+
+// restart ends a node in some way and returns how long the next process took from
+// its start until it was ready.
+func (o *oncekv) restart(ctx context.Context, p *process, end func(*process)) (time.Duration, error) {
+	i := slices.Index(o.system.nodes, p)
+	end(p)
+	start := time.Now()
+	if err := p.start(); err != nil {
+		return 0, err
+	}
+	err := until(ctx, 5*time.Millisecond, startTimeout, p.name+" is ready", o.system.nodes, func(ctx context.Context) error { return answers(ctx, o.urls[i]+"/readyz") })
+	return time.Since(start), err
+}
+
+// process is the node with that name.
+func (o *oncekv) process(name string) *process {
+	i := slices.IndexFunc(o.system.nodes, func(p *process) bool { return p.name == name })
+	return o.system.nodes[i]
+}
+
+// stats are the figures of a node.
+func stats(ctx context.Context, url string) (client.Stats, error) {
+	var s client.Stats
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/stats", nil)
+	if err != nil {
+		return s, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return s, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return s, fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return s, json.NewDecoder(resp.Body).Decode(&s)
+}

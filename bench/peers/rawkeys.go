@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// pieceBytes is how much of a stream is sent at once.
+const pieceBytes = 32 << 10
+
+// postKeys puts the keys from one number to before another with one POST /keys: lines
+// go out while results come in. All of them must be new.
+func (c *rawConn) postKeys(ctx context.Context, s session, from, to uint32, acknowledged func(n int)) error {
+	stop := context.AfterFunc(ctx, c.close)
+	defer stop()
+	wrote := make(chan error, 1)
+	go func() { wrote <- c.writeLines(s, from, to) }()
+	err := c.readResults(int(to-from), acknowledged)
+	if err != nil {
+		c.close() // the writer may wait for a node that has given up
+	}
+	return errors.Join(context.Cause(ctx), err, <-wrote)
+}
+
+func (c *rawConn) writeLines(s session, from, to uint32) error {
+	head := "POST /keys HTTP/1.1\r\nHost: bench\r\nContent-Type: " + client.ContentTypeNDJSON + "\r\nTransfer-Encoding: chunked\r\n\r\n"
+	out, piece := []byte(head), make([]byte, 0, pieceBytes)
+	for n := from; n < to; n++ {
+		piece = append(append(piece, `{"key":"`...), s.key(0, n)...)
+		piece = append(append(append(piece, `","value":"`...), s.value...), "\"}\n"...)
+		if len(piece)+len(`{"key":"","value":""}`)+keyBytes+len(s.value) < pieceBytes && n < to-1 {
+			continue
+		}
+		out = append(strconv.AppendInt(out, int64(len(piece)), 16), '\r', '\n')
+		out = append(append(out, piece...), '\r', '\n')
+		if _, err := c.conn.Write(out); err != nil {
+			return err
+		}
+		out, piece = out[:0], piece[:0]
+	}
+	_, err := c.conn.Write(append(out, "0\r\n\r\n"...))
+	return err
+}
+
+// created is what the result of a new key has in it.
+var created = []byte(`"status":"` + client.BatchCreated + `"`)
+
+func (c *rawConn) readResults(keys int, acknowledged func(n int)) error {
+	status, length, err := c.head()
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK || length >= 0 {
+		return fmt.Errorf("POST /keys was answered with status %d", status)
+	}
+	const atOnce = 64
+	lines := bufio.NewReaderSize(httputil.NewChunkedReader(c.from), pieceBytes)
+	for n := 1; ; n++ {
+		line, err := lines.ReadSlice('\n')
+		if err == io.EOF && n > keys {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("result %d of %d: %w", n, keys, err)
+		}
+		if !bytes.Contains(line, created) {
+			return fmt.Errorf("result %d of %d is %s", n, keys, line)
+		}
+		if n%atOnce == 0 {
+			acknowledged(atOnce)
+		} else if n == keys {
+			acknowledged(n % atOnce)
+		}
+	}
+}
