@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 )
@@ -27,19 +28,25 @@ func startCeiling(ctx context.Context, at place) (*system, error) {
 
 // answers returns nil when a GET is answered with 200.
 func answers(ctx context.Context, url string) error {
+	_, err := fetch(ctx, url)
+	return err
+}
+
+// fetch is the body of a GET that is answered with 200.
+func fetch(ctx context.Context, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, resp.Status)
+		return nil, fmt.Errorf("%s: %s", url, resp.Status)
 	}
-	return nil
+	return io.ReadAll(resp.Body)
 }
 
 // rawPuts puts new keys, a connection for each worker.

@@ -103,21 +103,27 @@ func (r *report) ratePanels() []chart.Panel {
 	return panels
 }
 
-// curvePanels has a diagram for each curve over the same thing.
+// curvePanels has a diagram for each figure over the same thing, with all systems.
 func (r *report) curvePanels(over string) []chart.Panel {
+	byFigure := map[string]*chart.Lines{}
 	var panels []chart.Panel
 	for _, c := range r.Curves {
 		if c.Over != over {
 			continue
 		}
-		system, _, _ := strings.Cut(c.Name, ",")
-		l := chart.Line{Name: c.Name, Color: colors[system]}
+		p := byFigure[c.Figure]
+		if p == nil {
+			p = &chart.Lines{Title: c.Figure, XTitle: over}
+			byFigure[c.Figure], panels = p, append(panels, p)
+		}
+		l := chart.Line{Name: c.Name, Color: colors[c.Name]}
 		for i, y := range c.Points {
 			l.Add(float64(i+1), y)
 		}
-		p := &chart.Lines{Title: c.Name, Lines: []chart.Line{l}, XTitle: over}
+		p.Lines = append(p.Lines, l)
+	}
+	for _, p := range byFigure {
 		p.Scale()
-		panels = append(panels, p)
 	}
 	return panels
 }

@@ -35,7 +35,8 @@ type row struct {
 
 // curve is a figure over time.
 type curve struct {
-	Name   string    `json:"name"`
+	Name   string    `json:"name"` // of the system
+	Figure string    `json:"figure"`
 	Over   string    `json:"over"` // what the points are
 	Points []float64 `json:"points"`
 }
@@ -216,7 +217,7 @@ func (r *report) table(w io.Writer) error {
 		return err
 	}
 	for _, c := range r.Curves {
-		fmt.Fprintf(w, "%s, over %s:", c.Name, c.Over)
+		fmt.Fprintf(w, "%s of %s, over %s:", c.Figure, c.Name, c.Over)
 		for _, p := range c.Points {
 			fmt.Fprintf(w, " %.0f", p)
 		}

@@ -77,7 +77,7 @@ func (b *bench) soaked(r *load.Result, used cpu) {
 	m := measurementOf(r)
 	m.spread(used, r.KeysPerSecond*r.Seconds)
 	b.keep("oncekv/soak", b.Workers, m)
-	c := curve{Name: "oncekv, answers/s of the soak", Over: "minutes"}
+	c := curve{Name: "oncekv", Figure: "answers/s of the soak", Over: "minutes"}
 	for _, i := range r.OverTime {
 		c.Points = append(c.Points, i.PerSecond)
 	}

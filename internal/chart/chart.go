@@ -1,7 +1,3 @@
-// Package chart draws diagrams as SVG, for people to read beside the figures: it
-// knows nothing of what they show.
-//
-//	err := chart.Write(w, "Puts", "5000 a second", lines, bars)
 package chart
 
 import (
@@ -164,7 +160,7 @@ type Bar struct {
 
 // Places in a diagram of bars, in pixels.
 const (
-	barsLeft  = 380 // names end there
+	barsLeft  = 500 // names end there, and have room for some 75 characters
 	barsRight = Width - 150
 	barHeight = 16
 	barPitch  = 24
@@ -184,8 +180,11 @@ func (p *Bars) draw(c *canvas, top float64) {
 	c.text(left, top-14, `font-weight="600"`, p.Title)
 	for i, b := range p.Bars {
 		y, length := top+float64(i)*barPitch, max(b.Value, 0)*scale
-		c.text(barsLeft-10, y+13, `text-anchor="end"`, b.Name)
+		c.text(barsLeft-10, y+13, `text-anchor="end" font-size="12"`, b.Name)
 		c.printf(`<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"/>`+"\n", float64(barsLeft), y, length, barHeight, b.Color)
+		if mark := p.Mark * scale; length < mark {
+			length = mark // the line would go through the text
+		}
 		c.text(barsLeft+length+8, y+13, `fill="#666"`, b.Text)
 	}
 	if p.Mark > 0 {

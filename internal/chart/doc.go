@@ -1,0 +1,20 @@
+// Package chart draws diagrams as SVG, for people to look at beside the figures. It
+// knows nothing of what they show.
+//
+//	puts := chart.Line{Name: "puts", Color: chart.Blue}
+//	puts.Add(1, 5000) // after a second
+//	…
+//	lines := &chart.Lines{Title: "Answers per second", Lines: []chart.Line{puts}, XTitle: "seconds"}
+//	lines.Scale()
+//	err := chart.Write(w, "Puts", "256 connections", lines, &chart.Bars{…})
+//
+// # Invariants
+//
+//  1. Whatever the texts and figures are, what is written is well-formed XML.
+//  2. Bars and lines of figures that are not below zero lie inside the picture.
+//
+// # Caveats
+//
+// A text that is too long for its place is cut off by the edge of the picture, or
+// runs into what is beside it: nothing here measures fonts.
+package chart
