@@ -121,7 +121,7 @@ func (e *etcd) txns(ctx context.Context, s session, keys int, acknowledged func(
 				for n := from; n < to; n++ {
 					puts = append(puts, clientv3.OpPut(s.key(0, uint32(n)), value))
 				}
-				if _, err := c.Txn(ctx).Then(puts...).Commit(); err != nil {
+				if err := commit(ctx, c, puts); err != nil {
 					cancel(err)
 					return
 				}
@@ -131,4 +131,27 @@ func (e *etcd) txns(ctx context.Context, s session, keys int, acknowledged func(
 	}
 	workers.Wait()
 	return context.Cause(ctx)
+}
+
+// commit puts in one transaction, and again when that fails.
+func commit(ctx context.Context, c *clientv3.Client, puts []clientv3.Op) error {
+	for breaks := 0; ; breaks++ {
+		_, err := c.Txn(ctx).Then(puts...).Commit()
+		if err == nil || breaks == breaksMax || !pause(ctx, 100*time.Millisecond) {
+			return err
+		}
+		say("a transaction has failed and is made again: %v\n", err)
+	}
+}
+
+// pause returns false if the context ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

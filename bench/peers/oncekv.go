@@ -189,27 +189,48 @@ func (o *oncekv) putAll(ctx context.Context, s session, keys int, acknowledged f
 
 // postKeys puts keys in one or more streams to the leader.
 func (o *oncekv) postKeys(ctx context.Context, s session, keys int, acknowledged func(n int)) error {
-	m, err := o.member(ctx, true)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var streams sync.WaitGroup
 	for i := range o.streams {
-		c, err := dialRaw(strings.TrimPrefix(m.ClientURL, "http://"))
-		if err != nil {
-			cancel(err)
-			break
-		}
 		from, to := keys*i/o.streams, keys*(i+1)/o.streams
 		streams.Go(func() {
-			defer c.close()
-			if err := c.postKeys(ctx, s, uint32(from), uint32(to), acknowledged); err != nil {
+			if err := o.stream(ctx, s, uint32(from), uint32(to), acknowledged); err != nil {
 				cancel(err)
 			}
 		})
 	}
 	streams.Wait()
 	return context.Cause(ctx)
+}
+
+// breaksMax is how often a stream may break off, or a transaction fail: when a machine
+// stands still there may be an election.
+const breaksMax = 20
+
+// stream puts the keys from one number to before another. When the leader is lost, it
+// goes on at the next one.
+func (o *oncekv) stream(ctx context.Context, s session, from, to uint32, acknowledged func(n int)) error {
+	for breaks := 0; ; breaks++ {
+		var c *rawConn
+		err := eventually(ctx, "oncekv has a leader", o.system.nodes, func(ctx context.Context) error {
+			m, err := o.member(ctx, true)
+			if err == nil {
+				c, err = dialRaw(strings.TrimPrefix(m.ClientURL, "http://"))
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		set, err := c.postKeys(ctx, s, from, to, breaks > 0, acknowledged)
+		c.close()
+		if err == nil || ctx.Err() != nil || breaks == breaksMax {
+			return err
+		}
+		if from += set; from == to {
+			return nil // only the end of the answer is missing
+		}
+		say("the stream has broken off and goes on: %v\n", err)
+	}
 }

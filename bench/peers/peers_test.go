@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -240,6 +241,53 @@ func TestProgress_Tenths(t *testing.T) {
 	}
 	if rates := p.tenths(); len(rates) != 10 || slices.Min(rates) <= 0 {
 		t.Errorf("%v", rates)
+	}
+}
+
+// A stream that breaks off goes on behind the last key that is set, and takes those
+// that were set meanwhile.
+func TestOncekv_StreamGoesOn(t *testing.T) {
+	systems, err := startAll(t.Context(), place{dir: t.TempDir(), clients: 1, streams: 1}, []string{"oncekv"})
+	t.Cleanup(func() {
+		for _, s := range systems {
+			s.stop()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := systems[0].oncekv
+	leader, err := o.member(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const keys = 50_000
+	var killed sync.Once
+	p := &progress{start: time.Now(), keys: keys}
+	err = o.postKeys(t.Context(), session{tag: 1, value: value()}, keys, func(n int) {
+		if p.add(n); p.done > keys/10 {
+			killed.Do(func() {
+				if _, err := o.restart(t.Context(), o.process(leader.Name), (*process).kill); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})
+	if err != nil || p.done != keys {
+		t.Errorf("%d of %d keys are set: %v", p.done, keys, err)
+	}
+	s, err := stats(t.Context(), o.urls[0])
+	if err == nil && s.Revision < keys {
+		err = until(t.Context(), 50*time.Millisecond, time.Minute, "n1 has all keys", o.system.nodes, func(ctx context.Context) error {
+			s, err = stats(ctx, o.urls[0])
+			if err == nil && s.Revision < keys {
+				err = errors.New("not yet")
+			}
+			return err
+		})
+	}
+	if err != nil || s.Revision != keys {
+		t.Errorf("%d keys are set, want %d; %v", s.Revision, keys, err)
 	}
 }
 

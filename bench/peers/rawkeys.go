@@ -18,17 +18,18 @@ import (
 const pieceBytes = 32 << 10
 
 // postKeys puts the keys from one number to before another with one POST /keys: lines
-// go out while results come in. All of them must be new.
-func (c *rawConn) postKeys(ctx context.Context, s session, from, to uint32, acknowledged func(n int)) error {
+// go out while results come in. It returns how many of them are set, with an error too.
+// All must be new, but those that are put again may have been set before.
+func (c *rawConn) postKeys(ctx context.Context, s session, from, to uint32, again bool, acknowledged func(n int)) (set uint32, err error) {
 	stop := context.AfterFunc(ctx, c.close)
 	defer stop()
 	wrote := make(chan error, 1)
 	go func() { wrote <- c.writeLines(s, from, to) }()
-	err := c.readResults(int(to-from), acknowledged)
+	set, err = c.readResults(to-from, again, acknowledged)
 	if err != nil {
 		c.close() // the writer may wait for a node that has given up
 	}
-	return errors.Join(context.Cause(ctx), err, <-wrote)
+	return set, errors.Join(context.Cause(ctx), err, <-wrote)
 }
 
 func (c *rawConn) writeLines(s session, from, to uint32) error {
@@ -51,34 +52,36 @@ func (c *rawConn) writeLines(s session, from, to uint32) error {
 	return err
 }
 
-// created is what the result of a new key has in it.
-var created = []byte(`"status":"` + client.BatchCreated + `"`)
+// What the results of keys that are set have in them.
+var (
+	created   = []byte(`"status":"` + client.BatchCreated + `"`)
+	unchanged = []byte(`"status":"` + client.BatchUnchanged + `"`)
+)
 
-func (c *rawConn) readResults(keys int, acknowledged func(n int)) error {
+func (c *rawConn) readResults(keys uint32, again bool, acknowledged func(n int)) (set uint32, err error) {
 	status, length, err := c.head()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if status != http.StatusOK || length >= 0 {
-		return fmt.Errorf("POST /keys was answered with status %d", status)
+		return 0, fmt.Errorf("POST /keys was answered with status %d", status)
 	}
 	const atOnce = 64
+	defer func() { acknowledged(int(set % atOnce)) }()
 	lines := bufio.NewReaderSize(httputil.NewChunkedReader(c.from), pieceBytes)
-	for n := 1; ; n++ {
+	for {
 		line, err := lines.ReadSlice('\n')
-		if err == io.EOF && n > keys {
-			return nil
+		if err == io.EOF && set == keys {
+			return set, nil
 		}
 		if err != nil {
-			return fmt.Errorf("result %d of %d: %w", n, keys, err)
+			return set, fmt.Errorf("behind %d of %d results: %w", set, keys, err)
 		}
-		if !bytes.Contains(line, created) {
-			return fmt.Errorf("result %d of %d is %s", n, keys, line)
+		if !bytes.Contains(line, created) && !(again && bytes.Contains(line, unchanged)) {
+			return set, fmt.Errorf("behind %d of %d results: %s", set, keys, line)
 		}
-		if n%atOnce == 0 {
+		if set++; set%atOnce == 0 {
 			acknowledged(atOnce)
-		} else if n == keys {
-			acknowledged(n % atOnce)
 		}
 	}
 }
