@@ -214,6 +214,10 @@ func TestRatio_RoundByRound(t *testing.T) {
 	if f := r.Findings[0]; f.Median != 3 || !slices.Equal(f.Rounds, []float64{1, 4, 3}) {
 		t.Errorf("%+v", f)
 	}
+	of[0].SystemCPU, of[0].LoaderCPU, to[0].SystemCPU, to[0].LoaderCPU = 30, 10, 15, 5
+	if f := (ratio{}).finding(of, to); f.ByCPU != 0.5 {
+		t.Errorf("by CPU %v", f.ByCPU)
+	}
 	if m := median([]float64{4, 1, 3, 2}); m != 2.5 {
 		t.Errorf("median %v", m)
 	}
