@@ -76,7 +76,7 @@ var errIdle = errors.New("no byte moved within the idle timeout")
 // deadline) the retry timeout is over.
 func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 	t := tries{call: call, deadline: c.deadline(ctx)}
-	defer c.probe(ctx)()
+	defer c.probe(ctx, call.mutates)()
 	for round := 0; ; round++ {
 		first := c.ranking.first(call.mutates)
 		for i := range c.endpoints {

@@ -29,7 +29,8 @@ const (
 // take turns: sticking to one keeps its connections warm.
 //
 // Puts begin at the leader, if one of the endpoints says that it leads: every other
-// node would have to forward them. Pings tell, too.
+// node would have to forward them. Pings tell, too; those that go along with a put
+// have as long as the put takes to get there.
 type ranking struct {
 	mu        sync.Mutex
 	preferred int
@@ -37,6 +38,7 @@ type ranking struct {
 	roundTrip []time.Duration // smoothed; 0 is not known
 	avoid     []time.Time     // until when not to switch there
 	probeAt   time.Time
+	seekAt    time.Time // no ping for the leader's sake before
 }
 
 func newRanking(endpoints int, now time.Time) *ranking {
@@ -45,6 +47,7 @@ func newRanking(endpoints int, now time.Time) *ranking {
 		roundTrip: make([]time.Duration, endpoints),
 		avoid:     make([]time.Time, endpoints),
 		probeAt:   now.Add(probeEvery), // a short-lived client does not measure
+		seekAt:    now.Add(probeEvery),
 	}
 }
 
@@ -70,13 +73,11 @@ func (r *ranking) said(n int, leads bool) {
 	}
 }
 
-// seekLeader lets the next call measure, if no endpoint is known to lead.
+// seekLeader lets the next put ask who leads.
 func (r *ranking) seekLeader() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.leader < 0 {
-		r.probeAt = time.Time{}
-	}
+	r.seekAt = time.Time{}
 }
 
 // answered sticks to endpoint n if the request had begun at another one. A
@@ -105,16 +106,19 @@ func (r *ranking) failed(n int, now time.Time) {
 }
 
 // probeDue reports whether to measure now. It says so to one caller only.
-func (r *ranking) probeDue(now time.Time) bool {
+func (r *ranking) probeDue(now time.Time, put bool) bool {
 	if len(r.roundTrip) == 1 {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now.Before(r.probeAt) {
+	if now.Before(r.probeAt) && !(put && !now.Before(r.seekAt)) {
 		return false
 	}
 	r.probeAt = now.Add(probeEvery)
+	if put {
+		r.seekAt = r.probeAt
+	}
 	return true
 }
 
@@ -153,8 +157,8 @@ func (r *ranking) choose(now time.Time) {
 }
 
 // probe measures all endpoints if it is time to, until stop is called.
-func (c *Client) probe(ctx context.Context) (stop func()) {
-	if !c.ranking.probeDue(time.Now()) {
+func (c *Client) probe(ctx context.Context, put bool) (stop func()) {
+	if !c.ranking.probeDue(time.Now(), put) {
 		return func() {}
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -38,6 +38,9 @@ func (f *farNet) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if r.Method == http.MethodPut {
 		f.puts[host]++
+		if host != f.leader {
+			delay += f.delay[f.leader] // forwarded
+		}
 	}
 	if r.URL.Path == "/ping" {
 		f.pings[host]++
@@ -130,7 +133,8 @@ func TestRanking_PutsBeginAtTheLeader(t *testing.T) {
 			return f.puts
 		}
 		for _, f.leader = range []string{"b", "c", "a"} {
-			ask(t, c, 10) // long enough to hear of it
+			ask(t, c, 10)
+			puts(1) // hears of it
 			if got := puts(5); got[f.leader] != 5 {
 				t.Errorf("puts went to %v, %s leads", got, f.leader)
 			}
@@ -140,6 +144,7 @@ func TestRanking_PutsBeginAtTheLeader(t *testing.T) {
 		}
 		f.leader = "b"
 		ask(t, c, 10)
+		puts(1)
 		f.down["b"] = true
 		if got := puts(5); got["b"] != 1 {
 			t.Errorf("puts went to %v, b is down", got)
