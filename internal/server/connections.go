@@ -84,6 +84,8 @@ type connection struct {
 	of    *connections
 	since atomic.Int64 // unix nanoseconds since when there is no request on it; 0: there is one
 	told  atomic.Bool  // net/http has answered something that is no request
+
+	deadlines deadlines
 }
 
 // Accept returns the next connection for which there is room.
@@ -171,7 +173,8 @@ const lastWordMax = 512 // bytes of such an answer
 
 // Write implements net.Conn.
 func (c *connection) Write(p []byte) (int, error) {
-	if len(p) <= lastWordMax && bytes.Contains(p, lastWord) {
+	const status = len("HTTP/1.1 ")
+	if len(p) <= lastWordMax && len(p) > status && p[status] >= '4' && bytes.Contains(p, lastWord) {
 		c.told.Store(true)
 	}
 	return c.TCPConn.Write(p)
@@ -183,7 +186,7 @@ func (c *connection) Close() error {
 	delete(c.of.open, c)
 	c.of.mu.Unlock()
 	if c.told.Load() {
-		_ = c.SetDeadline(time.Now().Add(refusalTime))
+		_ = c.TCPConn.SetDeadline(time.Now().Add(refusalTime)) // which hearOut reads from
 		hearOut(c.TCPConn)
 	}
 	return c.TCPConn.Close()
