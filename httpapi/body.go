@@ -25,7 +25,7 @@ var errAnswerLate = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded
 // and lets no later one touch the connection, which by then belongs to the
 // next request.
 type pacedBody struct {
-	conn  *http.ResponseController
+	conn  http.ResponseController
 	idle  time.Duration // a read may take this long
 	limit int64         // bytes; more are a *kvstore.TooLargeError
 
@@ -35,12 +35,74 @@ type pacedBody struct {
 	ended   bool  // io.EOF was seen
 	failure error // what ended it before that
 	closed  bool
-	late    *time.Timer // set by watch; runs while nothing is being read
-	answer  time.Duration
+
+	overdue overdue // begun by watch
+}
+
+// overdue ends a context when nothing was done for the given time. A timer that
+// is stopped and started for every read costs more than one that looks, when it
+// fires, whether it has to wait again. The zero value has not been started.
+type overdue struct {
+	mu     sync.Mutex
+	after  time.Duration
+	end    context.CancelCauseFunc
+	timer  *time.Timer
+	since  time.Time // when something was done last
+	paused bool      // while something is being done
+	over   bool
+}
+
+// start begins to wait.
+func (o *overdue) start(after time.Duration, end context.CancelCauseFunc) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.after, o.end = after, end
+	o.since = time.Now()
+	o.timer = time.AfterFunc(o.after, o.look)
+}
+
+// look ends the context, or waits for what is left of the time.
+func (o *overdue) look() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	left := o.after
+	if !o.paused {
+		left -= time.Since(o.since)
+	}
+	switch {
+	case o.over:
+	case left > 0:
+		o.timer.Reset(left)
+	default:
+		o.over = true
+		o.end(errAnswerLate)
+	}
+}
+
+// pause says that something is being done from now on, until resume.
+func (o *overdue) pause() {
+	o.mu.Lock()
+	o.paused = true
+	o.mu.Unlock()
+}
+
+func (o *overdue) resume() {
+	o.mu.Lock()
+	o.paused, o.since = false, time.Now()
+	o.mu.Unlock()
+}
+
+// stop ends the waiting, and the context.
+func (o *overdue) stop() {
+	o.mu.Lock()
+	o.over = true
+	o.timer.Stop()
+	o.mu.Unlock()
+	o.end(nil)
 }
 
 func newPacedBody(w http.ResponseWriter, r *http.Request, idle time.Duration, limit int64) *pacedBody {
-	return &pacedBody{conn: http.NewResponseController(w), idle: idle, limit: limit, src: r.Body}
+	return &pacedBody{conn: *http.NewResponseController(w), idle: idle, limit: limit, src: r.Body}
 }
 
 // watch returns a context that ends when the handler has done nothing with
@@ -48,12 +110,10 @@ func newPacedBody(w http.ResponseWriter, r *http.Request, idle time.Duration, li
 // is awaited, be it that no further part is asked for. stop must be called.
 func (b *pacedBody) watch(parent context.Context, answer time.Duration) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
-	b.answer = answer
-	b.late = time.AfterFunc(answer, func() { cancel(errAnswerLate) })
+	b.overdue.start(answer, cancel)
 	return ctx, func() {
-		b.Close() // first: a read that is still running starts the timer again
-		b.late.Stop()
-		cancel(nil)
+		b.Close()
+		b.overdue.stop()
 	}
 }
 
@@ -69,10 +129,8 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	case b.ended:
 		return 0, io.EOF
 	}
-	if b.late != nil {
-		b.late.Stop()
-		defer b.late.Reset(b.answer)
-	}
+	b.overdue.pause()
+	defer b.overdue.resume()
 	// A writer without deadlines (a recorder in a test) reads without one.
 	_ = b.conn.SetReadDeadline(time.Now().Add(b.idle))
 	n, err := b.src.Read(p)

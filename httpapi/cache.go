@@ -49,8 +49,8 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt.manyReads(newCachedGets(&cfg, from, memory))
 
 	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)
-	rt.on(http.MethodPut, pathKey+"*", putting, forward)
-	rt.on(http.MethodPut, pathKeep+"*", putting, forward)
+	rt.below(http.MethodPut, pathKey, putting, forward)
+	rt.below(http.MethodPut, pathKeep, putting, forward)
 	rt.on(http.MethodPut, pathTwin, putting, forward)
 	rt.on(http.MethodPost, pathTwin, putting, forward)
 	rt.get(pathKeys, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, nil))

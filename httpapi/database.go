@@ -82,8 +82,8 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		documents: newJSONBodies[client.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, memory)}
-	rt.on(http.MethodPut, pathKey+"*", putting, p.byPath(pathKey, false))
-	rt.on(http.MethodPut, pathKeep+"*", putting, p.byPath(pathKeep, true))
+	rt.below(http.MethodPut, pathKey, putting, p.byPath(pathKey, false))
+	rt.below(http.MethodPut, pathKeep, putting, p.byPath(pathKeep, true))
 	rt.on(http.MethodPut, pathTwin, putting, p.byQuery)
 	rt.on(http.MethodPost, pathTwin, putting, p.byDocument)
 	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serveMany)

@@ -52,7 +52,8 @@ func (p *problem) with(name, value string) *problem {
 func (p *problem) ofWinner(m *kvstore.Meta) *problem {
 	p.document.Revision = uint64(m.Revision)
 	p.document.SHA256 = m.SHA256.String()
-	p.document.Size = &m.Size
+	size := m.Size // and not a pointer into all of m
+	p.document.Size = &size
 	return p.
 		with("Etag", etagOf(m.SHA256)).
 		with(client.HeaderRevision, strconv.FormatUint(uint64(m.Revision), 10))
@@ -92,29 +93,80 @@ func titleOf(kind string, status int) string {
 // write sends the problem. It first takes away what may already have been
 // set for the value that is not sent after all.
 func (p *problem) write(w http.ResponseWriter) {
-	body, err := json.Marshal(&p.document)
-	if err != nil {
-		panic(fmt.Sprintf("httpapi: a problem document does not marshal: %v", err))
-	}
+	body := p.json()
 	h := w.Header()
 	clearRepresentation(h)
 	for name, value := range p.header {
 		h.Set(name, value)
 	}
-	h.Set("Content-Type", client.ContentTypeProblem)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+	lines := [...]string{client.ContentTypeProblem, strconv.Itoa(len(body)), "no-store", "nosniff"}
+	h["Content-Type"] = lines[0:1:1] // the names are in the canonical form of net/http
+	h["Content-Length"] = lines[1:2:2]
+	h["Cache-Control"] = lines[2:3:3]
+	h["X-Content-Type-Options"] = lines[3:4:4]
 	w.WriteHeader(p.document.Status)
 	w.Write(body) // an error here is the client's going away
 }
 
+// json renders the document. That a key is not set is answered as often as what
+// it is set to, so a document that is plain is written without encoding/json.
+func (p *problem) json() []byte {
+	if body, plain := p.plainJSON(); plain {
+		return body
+	}
+	body, err := json.Marshal(&p.document)
+	if err != nil {
+		panic(fmt.Sprintf("httpapi: a problem document does not marshal: %v", err))
+	}
+	return body
+}
+
+// plainJSON renders a document that has nothing but a type, a title, a status and
+// a detail, in which nothing is escaped but quotes and backslashes; it reports
+// whether this is one. The bytes are those of encoding/json.
+func (p *problem) plainJSON() ([]byte, bool) {
+	d := &p.document
+	if d.Detail == "" || *d != (client.Problem{Type: d.Type, Title: d.Title, Status: d.Status, Detail: d.Detail}) {
+		return nil, false
+	}
+	b := make([]byte, 0, 64+len(d.Type)+len(d.Title)+len(d.Detail))
+	b, typed := appendText(append(b, `{"type":`...), d.Type)
+	b, titled := appendText(append(b, `,"title":`...), d.Title)
+	b = strconv.AppendInt(append(b, `,"status":`...), int64(d.Status), 10)
+	b, detailed := appendText(append(b, `,"detail":`...), d.Detail)
+	return append(b, '}'), typed && titled && detailed
+}
+
+// appendText appends a JSON string and reports whether it could: text must be
+// printable ASCII without what encoding/json escapes for HTML.
+func appendText(b []byte, text string) ([]byte, bool) {
+	b = append(b, '"')
+	for i := range len(text) {
+		switch c := text[i]; {
+		case c < ' ' || c > '~' || c == '<' || c == '>' || c == '&':
+			return b, false
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		default:
+			b = append(b, c)
+		}
+	}
+	return append(b, '"'), true
+}
+
+// representation are the headers that describe a value, in the canonical form of
+// net/http.
+var representation = [...]string{
+	"Accept-Ranges", "Content-Length", "Content-Range", "Content-Security-Policy", "Content-Type",
+	"Etag", "Last-Modified", "Location", "Repr-Digest", client.HeaderRevision, client.HeaderTime,
+}
+
 // clearRepresentation drops every header that describes a value.
 func clearRepresentation(h http.Header) {
-	for _, name := range []string{
-		"Accept-Ranges", "Content-Length", "Content-Range", "Content-Security-Policy", "Content-Type",
-		"Etag", "Last-Modified", "Location", "Repr-Digest", client.HeaderRevision, client.HeaderTime,
-	} {
-		h.Del(name)
+	if len(h) == 0 {
+		return
+	}
+	for _, name := range representation {
+		delete(h, name)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -46,6 +45,7 @@ type puts struct {
 	idle      time.Duration // of a body
 	answer    time.Duration // from the end of a body
 	documents *jsonBodies   // of POST /key
+	answers   putAnswers
 }
 
 // byPath answers PUT /key/{key} and PUT /keep/{key}; keep is whether another
@@ -215,31 +215,11 @@ func (p *puts) decided(w http.ResponseWriter, key kvstore.Key, result kvstore.Pu
 	if err != nil {
 		return err
 	}
-	winner := &result.Meta
-	h := w.Header()
-	if result.Outcome != kvstore.Conflict { // a kept loser must not take the winner's tag for its own
-		h.Set("Etag", etagOf(winner.SHA256))
-	}
-	h.Set(client.HeaderRevision, strconv.FormatUint(uint64(winner.Revision), 10))
-	status := http.StatusOK
+	a := putAnswer{key: key, winner: &result.Meta, created: created, tagged: result.Outcome != kvstore.Conflict}
 	if created {
-		status = http.StatusCreated
-		if location != "" {
-			h.Set("Location", location)
-		}
+		a.location = location
 	}
-	return writeJSON(w, status, answerOf(key, winner, created))
-}
-
-func answerOf(key kvstore.Key, winner *kvstore.Meta, created bool) *client.PutAnswer {
-	answer := &client.PutAnswer{
-		Revision: uint64(winner.Revision),
-		SHA256:   winner.SHA256.String(),
-		Size:     winner.Size,
-		Created:  created,
-	}
-	answer.Key, answer.KeyBase64 = client.JSONKey(string(key))
-	return answer
+	return p.answers.write(w, &a)
 }
 
 func (p *puts) count(outcome kvstore.Outcome) {

@@ -1,7 +1,8 @@
 package httpapi
 
 import (
-	"fmt"
+	"encoding/binary"
+	"encoding/hex"
 	"math/rand/v2"
 	"net/http"
 )
@@ -43,7 +44,9 @@ func requestID(w http.ResponseWriter) string {
 		return ""
 	}
 	if a.id == "" {
-		a.id = fmt.Sprintf("%016x", rand.Uint64()) // to tell requests apart, not to be secret
+		var random [8]byte // to tell requests apart, not to be secret
+		binary.BigEndian.PutUint64(random[:], rand.Uint64())
+		a.id = hex.EncodeToString(random[:])
 	}
 	return a.id
 }

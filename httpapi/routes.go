@@ -27,21 +27,15 @@ type router struct {
 // begin with prefix. The mux would copy the request and note the path's parts,
 // which costs more than finding the value does.
 type directRoute struct {
-	prefix    string
-	get, head http.HandlerFunc
+	method, prefix string
+	do             http.HandlerFunc
 }
 
 // directly returns the handler of a direct route, nil if there is none.
 func directly(routes []directRoute, r *http.Request) http.HandlerFunc {
 	for i := range routes {
-		if !strings.HasPrefix(r.URL.Path, routes[i].prefix) {
-			continue
-		}
-		switch r.Method {
-		case http.MethodGet:
-			return routes[i].get
-		case http.MethodHead:
-			return routes[i].head
+		if route := &routes[i]; r.Method == route.method && strings.HasPrefix(r.URL.Path, route.prefix) {
+			return route.do
 		}
 	}
 	return nil
@@ -73,11 +67,13 @@ func (rt *router) get(pattern string, do handler) {
 
 // getBelow routes GET and HEAD of everything below a prefix, directly.
 func (rt *router) getBelow(prefix string, do handler) {
-	rt.direct = append(rt.direct, directRoute{
-		prefix: prefix,
-		get:    rt.on(http.MethodGet, prefix+"*", reading, do),
-		head:   rt.on(http.MethodHead, prefix+"*", reading, do),
-	})
+	rt.below(http.MethodGet, prefix, reading, do)
+	rt.below(http.MethodHead, prefix, reading, do)
+}
+
+// below routes one method of everything below a prefix, directly.
+func (rt *router) below(method, prefix string, op operation, do handler) {
+	rt.direct = append(rt.direct, directRoute{method: method, prefix: prefix, do: rt.on(method, prefix+"*", op, do)})
 }
 
 // on routes one method.
