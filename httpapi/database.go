@@ -40,6 +40,7 @@ type DatabaseConfig struct {
 	Counters *Counters    // counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
 	Traffic  Traffic      // hears of every request; nil: nobody
+	Hot      Memory       // holds what is read often; nil: nothing does
 
 	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
@@ -69,7 +70,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
 	rt.traffic = cfg.Traffic
 	memory := newBudget(cfg.JSONBytesInFlight)
-	from := &localFirst{db: cfg.DB, timeout: cfg.AnswerTimeout}
+	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
 	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: newBudget(cfg.ValueBytesInFlight)}
 	rt.reads(g)
@@ -163,16 +164,35 @@ func (rt *router) behind(idle time.Duration, requests int) http.Handler {
 		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newBudget(int64(requests))}
 }
 
+// Memory is a Holder of values that were found elsewhere. Its methods are called
+// concurrently.
+type Memory interface {
+	Holder
+	// Hold may keep a value that was found: for ever, since it never changes. It
+	// keeps nothing that belongs to the caller.
+	Hold(v *kvstore.Value)
+}
+
 // localFirst reads from a DB. What is found locally is right, whoever else was
-// asked; so only an absence is worth a timer and the cluster's time.
+// asked; so only an absence is worth a timer and the cluster's time, and what was
+// found before need not be looked up.
 type localFirst struct {
 	db      DB
+	hot     Memory // nil: none
 	timeout time.Duration
 }
 
 // Get implements Reader.
 func (l *localFirst) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	if l.hot != nil {
+		if v, found := l.hot.Held(key); found {
+			return v, "", nil
+		}
+	}
 	v, err := l.db.Get(ctx, key, kvstore.Local)
+	if err == nil && l.hot != nil {
+		l.hot.Hold(v)
+	}
 	if c == kvstore.Local || !errors.Is(err, kvstore.ErrNotFound) {
 		return v, "", err
 	}

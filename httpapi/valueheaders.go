@@ -21,7 +21,7 @@ type valueHeaders struct {
 	cacheControl, acceptRanges, nosniff, sandbox []string
 	source                                       map[string][]string // Oncekv-Cache
 
-	slots [4096]atomic.Pointer[preparedHeaders] // by revision; 2 MiB at most
+	slots [16384]atomic.Pointer[preparedHeaders] // by revision; 8 MiB at most
 }
 
 // preparedHeaders are the headers of one value. They do not refer to it: its

@@ -34,6 +34,10 @@ const DefaultDiskReserveBytes = 256 << 20
 // (the state is on disk anyway); a shorter log means a faster start.
 const DefaultSnapshotLogBytes = 16 << 20
 
+// hotBytes is the memory for values that are read often: some 20,000 small ones.
+// More is what cache nodes are for.
+const hotBytes = 16 << 20
+
 // DatabaseConfig describes a database node. Name, DataDir, Listen and
 // PeerListen are required.
 type DatabaseConfig struct {
@@ -140,7 +144,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
 		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
 		Closing: d.streams, SpillDir: cfg.DataDir, // not os.TempDir, which may be memory
-		Metrics: d.metrics.Handler(), Traffic: d.metrics.Traffic,
+		Metrics: d.metrics.Handler(), Traffic: d.metrics.Traffic, Hot: cachetier.NewHot(hotBytes),
 	}))
 	return d, nil
 }
