@@ -30,6 +30,8 @@ func (db costDB) Get(_ context.Context, key kvstore.Key, _ kvstore.Consistency) 
 	return db.v, nil
 }
 
+func (costDB) Confirm(context.Context) error { return nil }
+
 func (db costDB) Put(_ context.Context, r kvstore.PutRequest) (kvstore.PutResult, error) {
 	var buf [512]byte
 	for {

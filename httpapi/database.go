@@ -175,7 +175,8 @@ type Memory interface {
 
 // localFirst reads from a DB. What is found locally is right, whoever else was
 // asked; so only an absence is worth a timer and the cluster's time, and what was
-// found before need not be looked up.
+// found before need not be looked up. An absence that was confirmed is looked up
+// once more, and not a third time as DB.Get would.
 type localFirst struct {
 	db      DB
 	hot     Memory // nil: none
@@ -198,6 +199,9 @@ func (l *localFirst) Get(ctx context.Context, key kvstore.Key, c kvstore.Consist
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
-	v, err = l.db.Get(ctx, key, c)
+	if err := l.db.Confirm(ctx); err != nil {
+		return nil, "", err
+	}
+	v, err = l.db.Get(ctx, key, kvstore.Local)
 	return v, "", err
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,21 +218,47 @@ func TestGet_Consistency(t *testing.T) {
 	n := newNode(t)
 	n.db.set("a", "", "value")
 	for _, tt := range []struct {
-		target string
-		status int
-		asked  []kvstore.Consistency
+		target          string
+		status          int
+		looks, confirms int
 	}{
-		{"/key/a", 200, []kvstore.Consistency{kvstore.Local}},
-		{"/key/x", 404, []kvstore.Consistency{kvstore.Local, kvstore.Linearizable}},
-		{"/key/x?consistency=local", 404, []kvstore.Consistency{kvstore.Local}},
-		{"/key?consistency=local&key=a", 200, []kvstore.Consistency{kvstore.Local}},
+		{"/key/a", 200, 1, 0},
+		{"/key/x", 404, 2, 1},
+		{"/key/x?consistency=local", 404, 1, 0},
+		{"/key?consistency=local&key=a", 200, 1, 0},
 	} {
-		n.db.gets = nil
+		n.db.gets, n.db.confirms = nil, 0
 		want(t, n.get(tt.target), tt.status)
-		if len(n.db.gets) != len(tt.asked) || n.db.gets[len(n.db.gets)-1] != tt.asked[len(tt.asked)-1] {
-			t.Errorf("%s: the database was asked %v, want %v", tt.target, n.db.gets, tt.asked)
+		if len(n.db.gets) != tt.looks || n.db.confirms != tt.confirms || slices.Contains(n.db.gets, kvstore.Linearizable) {
+			t.Errorf("%s: the database was asked %v with %d confirmations, want %d and %d", tt.target, n.db.gets, n.db.confirms, tt.looks, tt.confirms)
 		}
 	}
+}
+
+// settingDB sets a key while an absence is being confirmed.
+type settingDB struct{ *fakeDB }
+
+func (db settingDB) Confirm(ctx context.Context) error {
+	db.set("x", "", "value")
+	return db.fakeDB.Confirm(ctx)
+}
+
+// TestGet_SetMeanwhile cites invariant 4: what was set before the absence was
+// confirmed is found.
+func TestGet_SetMeanwhile(t *testing.T) {
+	n := newNode(t, func(c *DatabaseConfig) { c.DB = settingDB{c.DB.(*fakeDB)} })
+	want(t, n.get("/key/x?consistency=local"), 404)
+	if got := want(t, n.get("/key/x"), 200); got.body != "value" {
+		t.Errorf("body %q", got.body)
+	}
+}
+
+// TestGet_Unconfirmed: an absence that is not confirmed is no absence.
+func TestGet_Unconfirmed(t *testing.T) {
+	n := newNode(t)
+	n.db.confirmErr = kvstore.ErrUnavailable
+	want(t, n.get("/key/x"), 503)
+	want(t, n.get("/key/x?consistency=local"), 404)
 }
 
 func TestGet_Errors(t *testing.T) {

@@ -24,8 +24,9 @@ func (s *Store) Get(key Key) (*Value, error) {
 		s.mu.RUnlock()
 		return v, nil
 	}
+	covered := s.overlay.indexedRev
 	s.mu.RUnlock()
-	rev, err := s.indexed(key, rev)
+	rev, err := s.indexed(key, rev, covered)
 	if err != nil {
 		return nil, err
 	}
@@ -41,10 +42,15 @@ func (s *Store) Get(key Key) (*Value, error) {
 	return v, err
 }
 
-// indexed returns rev, or what the index says when rev is 0.
-func (s *Store) indexed(key Key, rev Revision) (Revision, error) {
-	if rev != 0 {
+// indexed returns rev, or what the index says when rev, which is what the overlay
+// said, is 0. The index covered the revisions up to covered at that moment: while
+// it covers none, no key has left the overlay, and there is nothing to look up.
+func (s *Store) indexed(key Key, rev, covered Revision) (Revision, error) {
+	switch {
+	case rev != 0:
 		return rev, nil
+	case covered == 0:
+		return 0, ErrNotFound
 	}
 	err := s.index.View(func(tx Tx) (err error) {
 		rev, err = indexedRevision(tx, []byte(key))
@@ -131,9 +137,9 @@ func (s *Store) lookup(key Key) (Meta, error) {
 		return Meta{}, err
 	}
 	s.mu.RLock()
-	rev := s.overlay.find(key)
+	rev, covered := s.overlay.find(key), s.overlay.indexedRev
 	s.mu.RUnlock()
-	rev, err := s.indexed(key, rev)
+	rev, err := s.indexed(key, rev, covered)
 	if err != nil {
 		return Meta{}, err
 	}
