@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/checker"
@@ -112,6 +113,74 @@ func (w *simWorld) put(c *simClient) {
 	}
 	if maybe {
 		w.record(op)
+	}
+}
+
+// putSome sets one key or some.
+func (w *simWorld) putSome(c *simClient) {
+	if c.r.IntN(4) == 0 {
+		w.putMany(c)
+	} else {
+		w.put(c)
+	}
+}
+
+// putMany sets some keys with one call, and those that nobody has answered for
+// with another one.
+func (w *simWorld) putMany(c *simClient) {
+	puts := make([]kvstore.SmallPut, 2+c.r.IntN(4))
+	ops := make([]checker.Op, len(puts))
+	maybe := make([]bool, len(puts))
+	done := make([]bool, len(puts))
+	for i := range puts {
+		value := w.simValue(c.r)
+		value = value[:min(len(value), 100)] // PutMany is for small ones
+		puts[i] = kvstore.SmallPut{Key: c.key(), PutID: fmt.Sprintf("put-%d-%d", c.number, i), Value: value}
+		ops[i] = checker.Op{Key: string(puts[i].Key), Outcome: checker.Unknown, Value: digestText(sha256.Sum256(value)), Who: fmt.Sprintf("client %d", c.number), Call: c.now()}
+	}
+	for range 1 + c.r.IntN(4) {
+		s, life := c.pick()
+		if life == nil {
+			continue // refused
+		}
+		var rest []kvstore.SmallPut
+		var places []int
+		for i := range puts {
+			if !done[i] {
+				rest, places = append(rest, puts[i]), append(places, i)
+				ops[i].Who += fmt.Sprintf(" n%d", s.id)
+			}
+		}
+		type answer struct {
+			result kvstore.PutResult
+			err    error
+		}
+		answers := make([]answer, len(rest))
+		ctx, cancel := c.context()
+		life.db.PutMany(ctx, rest, func(i int, r kvstore.PutResult, err error) { answers[i] = answer{r, err} })
+		cancel()
+		c.await()
+		lost := c.lost(life)
+		for n, a := range answers {
+			switch i := places[n]; {
+			case lost:
+				maybe[i] = true
+			case errors.Is(a.err, kvstore.ErrUnavailable), errors.Is(a.err, kvstore.ErrOverloaded):
+			case a.err != nil:
+				maybe[i] = true
+			default:
+				w.answered(c, &ops[i], a.result)
+				done[i] = true
+			}
+		}
+		if !slices.Contains(done, false) {
+			return
+		}
+	}
+	for i := range ops {
+		if maybe[i] && !done[i] {
+			w.record(ops[i])
+		}
 	}
 }
 

@@ -386,7 +386,7 @@ func (w *simWorld) oneStep() {
 	w.pass(simStep)
 	w.trouble()
 	if w.chance(w.p.puts) {
-		w.begin(w.put)
+		w.begin(w.putSome)
 	}
 	if w.chance(w.p.gets) {
 		w.begin(w.get)
