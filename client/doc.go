@@ -51,6 +51,10 @@
 // moved back to for 10 s. A client that lives shorter, or has one endpoint,
 // sends no pings, nor does an idle one.
 //
+// Puts begin at the leader, if one of the endpoints says that it leads
+// (HeaderRole on its answer to a ping, or to a stream of puts): another node would
+// forward them.
+//
 // A try that fails to
 // connect, breaks off, stands still (Config.IdleTimeout), or is refused with
 // 429, 500, 502, 503 or 504 is followed by one at the next endpoint, and after

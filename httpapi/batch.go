@@ -25,8 +25,8 @@ import (
 const (
 	batchLineBytesMax = jsonPutBytesMax // of one line
 	batchLineBytes    = 512             // what a line costs besides its bytes
-	batchWindow       = 16 << 10        // lines of one request that are read and have no result written yet
-	batchPuts         = 16 << 10        // lines of all requests that are being decided
+	batchWindow       = 8192            // lines of one request that are read and have no result written yet
+	batchPuts         = 8192            // lines of all requests that are being decided
 
 	// batchLongBytes is reserved while a line over lineBufferBytes is read.
 	batchLongBytes = jsonCopies * batchLineBytesMax

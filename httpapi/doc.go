@@ -161,10 +161,10 @@
 //     tells how a node is has no such limit. What a client has not taken of a
 //     stream of changes is not kept for it: it is read from history when it
 //     does. Of POST /keys there are BatchStreams at a time; the lines of all of
-//     them share BatchBytesInFlight and 4,096 goroutines, and each has up to
-//     4,096 results and 1 MiB of buffers, 10 MiB at the very most, however many
-//     its lines. Of streams in frames there are FramedStreams for puts, which
-//     share the bytes and goroutines of lines, and as many for gets; each holds
+//     them share BatchBytesInFlight, 8,192 of them are being decided, and each
+//     request has up to 8,192 results and 1 MiB of buffers, 20 MiB at the very
+//     most, however many its lines. Of streams in frames there are FramedStreams
+//     for puts, which share the budgets of lines, and as many for gets; each holds
 //     half a MiB at most, and takes no more while a client does not read. A
 //     POST /keys/get in lines takes 2 MiB of JSONBytesInFlight.
 //  9. Methods that change something pass http.CrossOriginProtection, on every

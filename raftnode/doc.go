@@ -12,6 +12,7 @@
 // While Run runs:
 //
 //	result, err := n.Propose(ctx, command)  // what Apply answered, on this node
+//	n.ProposeMany(ctx, commands, each)      // the same for many, with one waiter
 //	err = n.ReadIndex(ctx)                  // everything acknowledged before is applied here
 //	st := n.Status()                        // role, leader, term, members
 //
