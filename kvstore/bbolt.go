@@ -22,8 +22,9 @@ type BoltOptions struct {
 	// reader while it moves to a larger map, so be generous: it costs no
 	// memory. 0 maps what the file needs.
 	MapBytes int64
-	// AppendOnly fills pages to the brim; right when keys only ever grow.
-	AppendOnly bool
+	// FillPages fills pages to the brim: right when keys only ever grow, and
+	// when whoever writes makes pages' worth of values.
+	FillPages bool
 }
 
 // boltEngine is an Engine on one bbolt file.
@@ -53,7 +54,7 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 		return nil, err
 	}
 	e := &boltEngine{path: path, fill: bbolt.DefaultFillPercent}
-	if opts.AppendOnly {
+	if opts.FillPages {
 		e.fill = 1.0
 	}
 	db, err := openBoltFile(path, reservableBytes(opts.MapBytes))
@@ -237,6 +238,16 @@ func (t *boltTx) Get(b Bucket, key []byte) (value []byte) {
 	}
 	t.inBolt = false
 	return value
+}
+
+// Seek implements Tx.
+func (t *boltTx) Seek(b Bucket, from []byte) (key, value []byte) {
+	t.inBolt = true
+	if bucket := t.bucket(b); bucket != nil {
+		key, value = bucket.Cursor().Seek(from)
+	}
+	t.inBolt = false
+	return key, value
 }
 
 // Ascend implements Tx.

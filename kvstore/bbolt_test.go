@@ -304,8 +304,8 @@ func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.index.Update(func(tx Tx) error {
-		two := revisionKey(2)
-		return tx.Put(BucketKeys, []byte("a"), two[:])
+		w := indexBuilder{target: indexBlockBytes, emit: func(last, block []byte) error { return tx.Put(BucketIndex, last, block) }}
+		return errors.Join(w.add([]byte("a"), 2), w.add([]byte("b"), 2), w.flush())
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -91,12 +91,10 @@ func (c *collector) add(change Change) bool {
 // one transaction may take.
 func (s *Store) collectDurable(c *collector, last Revision) error {
 	return s.history.View(func(tx Tx) error {
-		from := revisionKey(c.Scanned + 1)
 		seen, read := 0, 0
 		var failed error
-		tx.Ascend(BucketRecords, from[:], func(k, v []byte) bool {
-			rev := c.Scanned + 1
-			if got, ok := keyRevision(k); !ok || got != rev {
+		err := ascendRecords(tx, c.Scanned+1, func(rev Revision, v []byte) bool {
+			if rev != c.Scanned+1 {
 				return false // a gap; reported below
 			}
 			d, err := checkRecord(tx, v, rev)
@@ -113,6 +111,9 @@ func (s *Store) collectDurable(c *collector, last Revision) error {
 			}
 			return c.Scanned < last && seen < scanRecords && read < scanBytes
 		})
+		if failed == nil {
+			failed = err
+		}
 		if failed == nil && seen == 0 {
 			_, failed = readRecord(tx, c.Scanned+1) // says that it is missing
 		}

@@ -10,6 +10,7 @@ const checkpointEvery = 1024
 
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
+	from    position // what history holds already
 	to      position
 	meta    []byte // nil: unchanged
 	records []pendingRecord
@@ -56,6 +57,7 @@ func (s *Store) takeBatch() *commitBatch {
 		return nil
 	}
 	b := &commitBatch{
+		from:    s.durable,
 		to:      s.applied,
 		meta:    s.meta,
 		records: s.pending[:len(s.pending):len(s.pending)],
@@ -74,13 +76,11 @@ func (s *Store) takeBatch() *commitBatch {
 	return b
 }
 
-// write puts b into history, in the order it was applied.
+// write puts b into history: the records, and the rest in the order it was
+// applied.
 func (b *commitBatch) write(tx Tx) error {
-	for i := range b.records {
-		p := &b.records[i]
-		if err := writeRecord(tx, p.rev, p.record, p.digest); err != nil {
-			return err
-		}
+	if err := b.writeRecords(tx); err != nil {
+		return err
 	}
 	for i := range b.ops {
 		if err := b.writeOp(tx, &b.ops[i]); err != nil {
@@ -95,26 +95,41 @@ func (b *commitBatch) write(tx Tx) error {
 	return writePosition(tx, &b.to, b.meta)
 }
 
-func (b *commitBatch) writeOp(tx Tx, o *op) error {
-	switch o.kind {
-	case opChunk:
-		return tx.Put(BucketChunks, o.key[:], o.data)
-	case opDrop:
-		return deleteChunks(tx, o.key.upload())
+// writeRecords appends the records, and a checkpoint where one is due.
+func (b *commitBatch) writeRecords(tx Tx) error {
+	if len(b.records) == 0 {
+		return nil
 	}
-	return nil
-}
-
-// writeRecord appends a record, and a checkpoint where one is due.
-func writeRecord(tx Tx, rev Revision, record []byte, digest Digest) error {
-	key := revisionKey(rev)
-	if err := tx.Put(BucketRecords, key[:], record); err != nil {
+	w, err := appendRecords(tx, b.from.rev, b.to.rev, true)
+	if err != nil {
 		return err
 	}
+	for i := range b.records {
+		p := &b.records[i]
+		if err := w.add(p.record); err != nil {
+			return err
+		}
+		if err := writeCheckpoint(tx, w.last, p.digest); err != nil {
+			return err
+		}
+	}
+	return w.flush()
+}
+
+// writeCheckpoint keeps the history digest at rev if one is due there.
+func writeCheckpoint(tx Tx, rev Revision, digest Digest) error {
 	if rev%checkpointEvery != 0 {
 		return nil
 	}
+	key := revisionKey(rev)
 	return tx.Put(BucketCheckpoints, key[:], append([]byte(nil), digest[:]...))
+}
+
+func (b *commitBatch) writeOp(tx Tx, o *op) error {
+	if o.kind == opDrop {
+		return deleteChunks(tx, o.key.upload())
+	}
+	return tx.Put(BucketChunks, o.key[:], o.data)
 }
 
 // writePosition moves the applied index; it is the last write of a transaction

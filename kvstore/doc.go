@@ -37,16 +37,38 @@
 // staging.db, all bbolt. Numbers are big endian; "framed" means one format byte
 // and a CRC-32C that also covers the key it is stored under.
 //
-//	history.db  records      revision, 8 bytes       → record, framed
+//	history.db  records      last revision of a block → records of consecutive revisions
 //	            chunks       upload id 16, number 4  → chunk, framed
 //	            uploads      upload id 16            → open upload: time, bytes, bitmap; framed
 //	            checkpoints  every 1,024th revision  → history digest, 32 bytes
 //	            state        "position"              → applied index, term, revision, digest, bytes of values; framed
 //	                         "meta"                  → bytes that belong to the log
-//	index.db    keys         key                     → revision, 8 bytes
+//	index.db    index        last key of a block     → keys and their revisions, framed
 //	            state        "indexed"               → revision the index covers, digest there; framed
-//	staging.db  records, chunks as in history
+//	staging.db  chunks       as in history
+//	            records      revision                → record in chunks
 //	            state        "snapshot", "progress"  → what is pulled and how far
+//
+// Records and keys lie in blocks, because an element of bbolt's costs 24 bytes
+// and more, and a page its unused end. A block of records is a header (format 2,
+// CRC-32C, number of records, where each ends) and the records, each framed by
+// itself: one can be read and checked without the others. A commit fills up the
+// block that the one before it left. A record that is alone in its block is
+// stored without a header; so were all of them in the first version of this
+// package, whose history is read as it is. Its index is not: it is removed and
+// rebuilt. An older program refuses the files of this one, by the format of
+// the position and of the mark.
+//
+// A block of keys holds about 50 keys in order, without what each shares with the
+// one before it, and has a checksum that every lookup verifies, so that an
+// absence is checked too. A flush merges the sorted keys of the overlay with the
+// blocks they fall into, and leaves the others alone. When the overlay has some
+// for nearly every block, that writes the index once; this is why flushes are
+// few.
+//
+// Behind the revision of the position there may be records that a pull brought
+// and no install has made part of history, or that another pull left. Nobody
+// reads them; what is written there takes their place.
 //
 // A record is, after its frame:
 //
@@ -81,7 +103,7 @@
 //  7. No goroutine waits for a bound while it holds a transaction or a lock, so
 //     the work that releases the bound can always run.
 //  8. A snapshot counts only with the last transaction of its install. Records of
-//     an install that a crash interrupted lie beyond the position and are not seen.
+//     a pull, or of one that was refused, lie beyond the position and are not seen.
 //
 // # Memory
 //
@@ -95,9 +117,10 @@
 //
 // # Caveats
 //
-//   - A found value is checked, an absence is not: an index that lost a page may
-//     answer "not set". Compare digests between replicas, and delete index.db
-//     to have it rebuilt.
+//   - A found value is checked, and so is the block that a key would be in, but
+//     not the way to it: an index that lost a page of bbolt's may answer "not
+//     set". Compare digests between replicas, and delete index.db to have it
+//     rebuilt.
 //   - bbolt checks its own two meta pages only. When the newer one is damaged it
 //     falls back to the transaction before; an index that is then ahead of history
 //     is refused at the next start, and the log must still have the rest.

@@ -10,12 +10,13 @@ const (
 	BucketChunks                    // history and staging: upload id and chunk number → chunk
 	BucketUploads                   // history: upload id → open upload
 	BucketCheckpoints               // history: revision → history digest
-	BucketKeys                      // index: key → revision
+	BucketKeys                      // index, once: key → revision
+	BucketIndex                     // index: last key of a block → block of keys and revisions
 	bucketCount
 )
 
 // bucketNames are the names on disk.
-var bucketNames = [bucketCount]string{"state", "records", "chunks", "uploads", "checkpoints", "keys"}
+var bucketNames = [bucketCount]string{"state", "records", "chunks", "uploads", "checkpoints", "keys", "index"}
 
 // String returns the name of the bucket on disk.
 func (b Bucket) String() string {
@@ -48,6 +49,8 @@ type Engine interface {
 type Tx interface {
 	// Get returns the value of key, nil when there is none.
 	Get(b Bucket, key []byte) []byte
+	// Seek returns the first pair at or after from, nil when there is none.
+	Seek(b Bucket, from []byte) (key, value []byte)
 	// Ascend calls fn for each pair from the first key at or after from, in
 	// byte order, until fn returns false. fn must not write.
 	Ascend(b Bucket, from []byte, fn func(k, v []byte) (more bool))

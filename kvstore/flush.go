@@ -1,17 +1,12 @@
 package kvstore
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
-	"fmt"
 	"slices"
 )
-
-// keyRevisionPair is one entry of the index.
-type keyRevisionPair struct {
-	key Key
-	rev Revision
-}
 
 // FlushIndex brings everything applied so far into history and index, and
 // returns when both are durable. An error is fatal.
@@ -49,18 +44,22 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 	if len(generations) == 0 {
 		return nil
 	}
-	pairs := sortedPairs(generations)
+	run := sortGenerations(generations)
 	last := generations[len(generations)-1]
-	for slice := range slices.Chunk(pairs, s.cfg.IndexSliceKeys) {
+	for run.len() > 0 {
 		if ctx.Err() != nil {
 			return nil
 		}
-		pairs = pairs[len(slice):]
-		mark := []byte(nil)
-		if len(pairs) == 0 {
-			mark = encodeIndexed(last.last, last.digest)
-		}
-		if err := s.index.Update(func(tx Tx) error { return writeIndexSlice(tx, slice, mark) }); err != nil {
+		if err := s.index.Update(func(tx Tx) error {
+			n, err := mergeIndex(tx, run.slice(0, min(run.len(), s.cfg.IndexSliceKeys)))
+			if err != nil {
+				return err
+			}
+			if run = run.slice(n, run.len()); run.len() > 0 {
+				return nil
+			}
+			return tx.Put(BucketState, keyIndexed, encodeIndexed(last.last, last.digest))
+		}); err != nil {
 			return s.failed("write index", err)
 		}
 	}
@@ -71,51 +70,54 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 	return nil
 }
 
-// sortedPairs returns the entries of all generations in key order, so that a
-// slice touches neighbouring pages.
-func sortedPairs(generations []*generation) []keyRevisionPair {
+// sortedRun is keys of some generations in byte order, so that a flush touches
+// neighbouring blocks.
+type sortedRun struct {
+	generations []*generation
+	places      []runPlace
+}
+
+// runPlace is where a key is. The collector does not look at a million of them.
+type runPlace struct {
+	start      uint64 // the key's first eight bytes: mostly they tell two keys apart
+	generation uint32
+	at         uint32
+}
+
+func sortGenerations(generations []*generation) sortedRun {
 	n := 0
 	for _, g := range generations {
-		n += len(g.keys)
+		n += g.len()
 	}
-	pairs := make([]keyRevisionPair, 0, n)
-	for _, g := range generations {
-		for k, rev := range g.keys {
-			pairs = append(pairs, keyRevisionPair{k, rev})
+	r := sortedRun{generations, make([]runPlace, 0, n)}
+	for i, g := range generations {
+		for at := range g.len() {
+			var start [8]byte // a key has no NUL, so what is shorter comes first
+			copy(start[:], g.bytesOf(at))
+			r.places = append(r.places, runPlace{binary.BigEndian.Uint64(start[:]), uint32(i), uint32(at)})
 		}
 	}
-	sortPairs(pairs)
-	return pairs
-}
-
-// writeIndexSlice writes part of a flush; mark, when it is the last part, says
-// how far the index goes now.
-func writeIndexSlice(tx Tx, slice []keyRevisionPair, mark []byte) error {
-	values := make([]byte, 0, 8*len(slice))
-	var key []byte
-	for _, p := range slice {
-		key = append(key[:0], p.key...)
-		values = binary.BigEndian.AppendUint64(values, uint64(p.rev))
-		if err := tx.Put(BucketKeys, key, values[len(values)-8:]); err != nil {
-			return err
+	slices.SortFunc(r.places, func(a, b runPlace) int {
+		if a.start != b.start {
+			return cmp.Compare(a.start, b.start)
 		}
-	}
-	if mark == nil {
-		return nil
-	}
-	return tx.Put(BucketState, keyIndexed, mark)
+		return bytes.Compare(r.bytesOf(a), r.bytesOf(b))
+	})
+	return r
 }
 
-// indexedRevision looks key up in the index, 0 when it is not there.
-func indexedRevision(tx Tx, key []byte) (Revision, error) {
-	v := tx.Get(BucketKeys, key)
-	if v == nil {
-		return 0, nil
-	}
-	rev, ok := keyRevision(v)
-	if !ok || rev == 0 {
-		file, off := tx.Where(v)
-		return 0, &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the entry of key %q is not a revision", key)}
-	}
-	return rev, nil
+func (r *sortedRun) bytesOf(p runPlace) []byte {
+	return r.generations[p.generation].bytesOf(int(p.at))
+}
+
+func (r *sortedRun) len() int         { return len(r.places) }
+func (r *sortedRun) key(i int) []byte { return r.bytesOf(r.places[i]) }
+
+func (r *sortedRun) rev(i int) Revision {
+	p := r.places[i]
+	return r.generations[p.generation].first + Revision(p.at)
+}
+
+func (r *sortedRun) slice(from, to int) sortedRun {
+	return sortedRun{r.generations, r.places[from:to]}
 }

@@ -207,17 +207,17 @@ func FuzzDecodeState(f *testing.F) {
 				t.Fatalf("%s %x decodes, but encodes as %x", what, framed, again)
 			}
 		}
-		framed := func(key []byte) []byte { return frameState(key, bytes.Clone(raw)) }
-		b := framed(keyPosition)
+		framed := func(format byte, key []byte) []byte { return frameStateAs(format, key, bytes.Clone(raw)) }
+		b := framed(positionFormat, keyPosition)
 		p, err := decodePosition(b)
 		same("position", b, err, func() []byte { return encodePosition(&p) })
-		b = framed(id[:])
+		b = framed(stateFormat, id[:])
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
-		b = framed(keyIndexed)
+		b = framed(indexedFormat, keyIndexed)
 		rev, digest, err := decodeIndexed(b)
 		same("mark", b, err, func() []byte { return encodeIndexed(rev, digest) })
-		b = framed(keyProgress)
+		b = framed(progressFormat, keyProgress)
 		pr, err := decodeProgress(b)
 		same("progress", b, err, func() []byte { return encodeProgress(&pr) })
 	})

@@ -99,8 +99,10 @@ func corruptFile(e Engine, detail string) error {
 // readRecord reads and checks the record of rev. What it returns aliases the
 // transaction.
 func readRecord(tx Tx, rev Revision) (body, error) {
-	k := revisionKey(rev)
-	raw := tx.Get(BucketRecords, k[:])
+	raw, err := recordAt(tx, rev)
+	if err != nil {
+		return body{}, err
+	}
 	if raw == nil {
 		file, _ := tx.Where(nil)
 		return body{}, &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("revision %d is missing", rev)}

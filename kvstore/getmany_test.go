@@ -13,7 +13,7 @@ import (
 // records are: in the index, committed and in the overlay, pending, in chunks.
 func TestDB_GetMany(t *testing.T) {
 	// An overlay of few keys, so that some of the first are in the index alone.
-	s := mustOpen(t, newMemDisks(), StoreConfig{OverlayBytes: 2400, GenerationBytes: 250})
+	s := mustOpen(t, newMemDisks(), StoreConfig{OverlayBytes: 800, GenerationBytes: 70})
 	l := newDirectLog(s)
 	db := NewDB(s, l, DBConfig{})
 	stop := startRun(t, s)

@@ -7,9 +7,10 @@ import (
 )
 
 // Install makes a staged snapshot, which Stage returned nil for, this store's
-// state: entry index of the log with term and meta. It moves the records into
-// history in batches; only the last, with the position, makes them count, so
-// that after a crash in the middle the same Install starts again. When it
+// state: entry index of the log with term and meta. The records are behind the
+// end of history already; it moves the chunks there in batches, and only the
+// last, with the position, makes all of it count, so that after a crash in the
+// middle the same Install starts again. When it
 // returns nil every key of the snapshot is visible and staging is gone. A store
 // that has applied index already only drops staging. An error is fatal, unless
 // nothing was staged.
@@ -49,7 +50,9 @@ func (s *Store) dropStaging() error {
 	return s.failed("drop staging", s.cfg.RemoveStaging())
 }
 
-// installFrom moves area into history and takes over the new state.
+// installFrom moves area into history and takes over the new state. The digest
+// of the records was verified before staging was called done, and is verified
+// again when they are indexed.
 func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snapshot []byte) error {
 	staged, p, err := readProgress(area)
 	if err != nil {
@@ -87,19 +90,11 @@ type installer struct {
 	bytes int64
 }
 
-// move brings records, chunks and uploads into history, and the position last.
+// move brings chunks and uploads into history, where the records are already,
+// and the position last.
 func (in *installer) move(at *position, meta []byte) error {
-	own := in.store.durable
-	rev, digest := own.rev, own.digest
-	for rev < in.snap.rev {
-		next, nextDigest, err := in.moveRecords(rev, digest)
-		if err != nil {
-			return err
-		}
-		rev, digest = next, nextDigest
-	}
-	if digest != in.snap.digest {
-		return fmt.Errorf("staged records give digest %s at revision %d, the snapshot says %s", digest, rev, in.snap.digest)
+	if err := in.moveSealed(in.store.durable.rev); err != nil {
+		return err
 	}
 	for _, id := range sortedUploads(in.snap.uploads) {
 		if err := in.moveUpload(id); err != nil {
@@ -107,6 +102,11 @@ func (in *installer) move(at *position, meta []byte) error {
 		}
 	}
 	return in.store.history.Update(func(tx Tx) error {
+		if in.snap.rev > 0 { // a disk that lost what was pulled shows here
+			if _, err := readRecord(tx, in.snap.rev); err != nil {
+				return err
+			}
+		}
 		if err := in.writePuts(tx); err != nil {
 			return err
 		}
@@ -117,65 +117,59 @@ func (in *installer) move(at *position, meta []byte) error {
 	})
 }
 
-// stagedRecord is a copy of a record in staging.
-type stagedRecord struct {
-	raw    []byte
-	digest Digest
+// moveSealed moves the chunks of all records after revision own.
+func (in *installer) moveSealed(own Revision) error {
+	for rev := own; ; {
+		next, d, err := in.nextSealed(rev + 1)
+		if err != nil || next == 0 {
+			return err
+		}
+		if err := in.moveChunks(d); err != nil {
+			return err
+		}
+		rev = next
+	}
 }
 
-// moveRecords moves some records after rev, ending with the first in chunks.
-func (in *installer) moveRecords(rev Revision, digest Digest) (Revision, Digest, error) {
-	first := rev
-	var records []stagedRecord
-	var chunked body
-	err := in.area.View(func(tx Tx) error {
-		from := revisionKey(rev + 1)
-		read := 0
+// nextSealed returns the first record in chunks from revision from on, 0 when
+// there is none. What staging has and history has not was left by a pull that
+// was given something else.
+func (in *installer) nextSealed(from Revision) (rev Revision, d *body, err error) {
+	err = in.area.View(func(tx Tx) error {
 		var failed error
-		tx.Ascend(BucketRecords, from[:], func(k, v []byte) bool {
-			if got, ok := keyRevision(k); !ok || got != rev+1 {
+		err := ascendRecords(tx, from, func(at Revision, raw []byte) bool {
+			if at > in.snap.rev {
 				return false
 			}
-			d, err := checkRecord(tx, v, rev+1)
-			if err != nil {
-				failed = err
-				return false
+			found, err := checkRecord(tx, raw, at)
+			if err == nil {
+				var same bool
+				same, err = in.inHistory(at, raw)
+				if err == nil && !same {
+					return true
+				}
 			}
-			rev++
-			digest = nextDigest(digest, rev, d.header)
-			records = append(records, stagedRecord{append([]byte(nil), v...), digest})
-			if d.kind == bodyChunked {
-				chunked = body{upload: d.upload, chunks: d.chunks}
-			}
-			read += len(v)
-			return rev < in.snap.rev && d.kind == bodyInline && len(records) < scanRecords && read < scanBytes
+			rev, d, failed = at, &body{upload: found.upload, chunks: found.chunks}, err
+			return false
 		})
-		if failed == nil && len(records) == 0 {
-			_, failed = readRecord(tx, rev+1)
-		}
-		return failed
+		return errors.Join(failed, err)
 	})
-	if err != nil {
-		return 0, Digest{}, err
-	}
-	for i, r := range records {
-		at := first + 1 + Revision(i)
-		key := revisionKey(at)
-		if err := in.put(BucketRecords, key[:], r.raw); err != nil {
-			return 0, Digest{}, err
-		}
-		if at%checkpointEvery == 0 {
-			if err := in.put(BucketCheckpoints, key[:], r.digest[:]); err != nil {
-				return 0, Digest{}, err
-			}
-		}
-	}
-	return rev, digest, in.moveChunks(&chunked)
+	return rev, d, err
+}
+
+// inHistory tells whether history has this very record.
+func (in *installer) inHistory(rev Revision, raw []byte) (same bool, err error) {
+	err = in.store.history.View(func(tx Tx) error {
+		stored, err := recordAt(tx, rev)
+		same = bytes.Equal(stored, raw)
+		return err
+	})
+	return same, err
 }
 
 // moveChunks moves the chunks of a record.
 func (in *installer) moveChunks(d *body) error {
-	if d.chunks > 0 && in.store.uploads[d.upload] != nil {
+	if in.store.uploads[d.upload] != nil {
 		in.sealed[d.upload] = true
 	}
 	for n := range d.chunks {

@@ -109,14 +109,9 @@ func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Rev
 		var batch []keyRevisionPair
 		seen, last := 0, []byte(nil)
 		want := min(scanRecords, m.limit+1-len(m.page))
-		err := s.index.View(func(tx Tx) (failed error) {
-			tx.Ascend(BucketKeys, start, func(k, v []byte) bool {
+		err := s.index.View(func(tx Tx) error {
+			return ascendIndex(tx, start, func(k []byte, rev Revision) bool {
 				if !bytes.HasPrefix(k, []byte(from.prefix)) {
-					return false
-				}
-				rev, ok := keyRevision(v)
-				if !ok || rev == 0 {
-					_, failed = indexedRevision(tx, k)
 					return false
 				}
 				seen++
@@ -126,7 +121,6 @@ func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Rev
 				}
 				return seen < want
 			})
-			return failed
 		})
 		if err != nil {
 			return s.failed("list keys", err)
@@ -223,22 +217,28 @@ func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
 	return corruptFile(s.index, fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
 }
 
+// keyRevisionPair is a key and the revision that set it.
+type keyRevisionPair struct {
+	key Key
+	rev Revision
+}
+
 // pinned is a generation as a list sees it: its first keys, in the order they
 // were set. They stay as they are when more are added.
 type pinned struct {
 	generation *generation
-	first      Revision // of order[0]
-	order      []Key
+	first      Revision // of the first key
+	keys       keyLog   // as it was then
 }
 
 // pin returns all generations as they are now, but for an empty one.
 func (o *overlay) pin() []pinned {
 	pins := make([]pinned, 0, len(o.frozen)+1)
 	for _, g := range o.frozen {
-		pins = append(pins, pinned{g, g.first, g.order})
+		pins = append(pins, pinned{g, g.first, g.keyLog})
 	}
-	if g := o.active; len(g.order) > 0 {
-		pins = append(pins, pinned{g, g.first, g.order})
+	if g := o.active; g.len() > 0 {
+		pins = append(pins, pinned{g, g.first, g.keyLog})
 	}
 	return pins
 }
@@ -249,7 +249,6 @@ func pairsOf(pins []pinned, from keyRange, at Revision, n int) []keyRevisionPair
 	var found []keyRevisionPair
 	for _, p := range pins {
 		sorted := p.sorted()
-		rest := p.order[min(len(sorted), len(p.order)):]
 		i, _ := slices.BinarySearchFunc(sorted, from.start, func(p keyRevisionPair, start string) int { return strings.Compare(string(p.key), start) })
 		for taken := 0; i < len(sorted) && taken < n && strings.HasPrefix(string(sorted[i].key), from.prefix); i++ {
 			if sorted[i].rev <= at {
@@ -257,10 +256,9 @@ func pairsOf(pins []pinned, from keyRange, at Revision, n int) []keyRevisionPair
 				taken++
 			}
 		}
-		first := p.first + Revision(len(sorted))
-		for i, key := range rest {
-			if string(key) >= from.start && strings.HasPrefix(string(key), from.prefix) {
-				found = append(found, keyRevisionPair{key, first + Revision(i)})
+		for i := len(sorted); i < p.keys.len(); i++ {
+			if key := p.keys.key(i); string(key) >= from.start && strings.HasPrefix(string(key), from.prefix) {
+				found = append(found, keyRevisionPair{key, p.first + Revision(i)})
 			}
 		}
 	}
@@ -272,8 +270,8 @@ func pairsOf(pins []pinned, from keyRange, at Revision, n int) []keyRevisionPair
 // copy is made anew.
 const unsortedMin = 512
 
-// sorted returns the first keys of the generation in byte order: those of
-// order, but for at most a fifth at its end, or 512; more, when somebody else
+// sorted returns the first keys of the generation in byte order: all of them
+// but for at most a fifth at its end, or 512; more, when somebody else
 // saw more. Those who list make it, when they list, and they alone wait for one
 // another.
 func (p *pinned) sorted() []keyRevisionPair {
@@ -281,12 +279,12 @@ func (p *pinned) sorted() []keyRevisionPair {
 	g.sorting.Lock()
 	defer g.sorting.Unlock()
 	have := len(g.sorted)
-	if len(p.order)-have <= max(unsortedMin, have/4) {
+	if p.keys.len()-have <= max(unsortedMin, have/4) {
 		return g.sorted
 	}
-	all := append(make([]keyRevisionPair, 0, len(p.order)), g.sorted...)
-	for i, key := range p.order[have:] {
-		all = append(all, keyRevisionPair{key, p.first + Revision(have+i)})
+	all := append(make([]keyRevisionPair, 0, p.keys.len()), g.sorted...)
+	for i := have; i < p.keys.len(); i++ {
+		all = append(all, keyRevisionPair{p.keys.key(i), p.first + Revision(i)})
 	}
 	sortPairs(all)
 	g.sorted = all

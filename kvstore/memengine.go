@@ -181,6 +181,12 @@ func (t *memTx) Get(b Bucket, key []byte) []byte {
 	return nil
 }
 
+// Seek implements Tx.
+func (t *memTx) Seek(b Bucket, from []byte) (key, value []byte) {
+	t.Ascend(b, from, func(k, v []byte) bool { key, value = k, v; return false })
+	return key, value
+}
+
 // Ascend implements Tx.
 func (t *memTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
 	pairs := t.state[b]

@@ -32,17 +32,17 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	history, err := OpenBolt(filepath.Join(dir, historyFile), BoltOptions{MapBytes: historyMapBytes, AppendOnly: true})
+	history, err := OpenBolt(filepath.Join(dir, historyFile), BoltOptions{MapBytes: historyMapBytes, FillPages: true})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	index, err := OpenBolt(filepath.Join(dir, indexFile), BoltOptions{MapBytes: indexMapBytes})
+	index, err := openIndexFile(filepath.Join(dir, indexFile))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
 	staging := filepath.Join(dir, stagingFile)
 	cfg.History, cfg.Index = history, index
-	cfg.OpenStaging = func() (Engine, error) { return OpenBolt(staging, BoltOptions{AppendOnly: true}) }
+	cfg.OpenStaging = func() (Engine, error) { return OpenBolt(staging, BoltOptions{FillPages: true}) }
 	cfg.RemoveStaging = func() error {
 		if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("drop staging: %w", err)
@@ -58,6 +58,27 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// openIndexFile opens the index. One that an older program wrote, in which every
+// key is alone, is removed: it is rebuilt from history.
+func openIndexFile(path string) (Engine, error) {
+	index, err := OpenBolt(path, BoltOptions{MapBytes: indexMapBytes, FillPages: true})
+	if err != nil {
+		return nil, err
+	}
+	old := false
+	if err := index.View(func(tx Tx) error {
+		k, _ := tx.Seek(BucketKeys, nil)
+		old = k != nil
+		return nil
+	}); err != nil || !old {
+		return index, err
+	}
+	if err := errors.Join(index.Close(), os.Remove(path), syncDir(filepath.Dir(path))); err != nil {
+		return nil, fmt.Errorf("remove the index of an older version: %w", err)
+	}
+	return OpenBolt(path, BoltOptions{MapBytes: indexMapBytes, FillPages: true})
 }
 
 // dropOldStaging removes what a crash left of an install that was complete but
@@ -225,11 +246,10 @@ type scannedRecord struct {
 func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord, error) {
 	var batch []scannedRecord
 	err := s.history.View(func(tx Tx) error {
-		from := revisionKey(rev + 1)
 		read := 0
 		var failed error
-		tx.Ascend(BucketRecords, from[:], func(k, v []byte) bool {
-			if got, ok := keyRevision(k); !ok || got != rev+1 {
+		err := ascendRecords(tx, rev+1, func(got Revision, v []byte) bool {
+			if got != rev+1 {
 				return false // a gap; reported below
 			}
 			rev++
@@ -243,6 +263,9 @@ func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord,
 			read += len(v)
 			return rev < last && len(batch) < scanRecords && read < scanBytes
 		})
+		if failed == nil {
+			failed = err
+		}
 		if failed == nil && len(batch) == 0 {
 			_, failed = readRecord(tx, rev+1) // says that it is missing
 		}

@@ -1,10 +1,16 @@
 package kvstore
 
-import "sync"
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"sync"
+	"unsafe"
+)
 
 // overlay answers for the keys that the index does not have yet. Its owner
 // guards it: the store's mu.
 type overlay struct {
+	seed   maphash.Seed
 	active *generation   // takes new keys
 	frozen []*generation // oldest first; never change, wait to be indexed
 	bytes  int64         // estimate for all generations
@@ -13,10 +19,14 @@ type overlay struct {
 	indexedDigest Digest   // history digest there
 }
 
-// generation is a run of consecutive revisions.
+// generation is a run of consecutive revisions. There may be a million keys in
+// it, so nothing in it is a pointer to one: the garbage collector would follow
+// them all, again and again, and a map of strings takes twice the memory.
 type generation struct {
-	keys   map[Key]Revision
-	order  []Key // of the revisions first, first+1, …; only ever grows at its end
+	keyLog
+	// table is a hash table with open addressing: the upper half of an element
+	// is that of the key's hash, the lower the place in keyLog plus one.
+	table  []uint64
 	bytes  int64
 	first  Revision // oldest revision in it
 	last   Revision // newest revision in it, 0 while empty
@@ -26,38 +36,132 @@ type generation struct {
 	sorted  []keyRevisionPair // replaced, never changed; see pinned.sorted
 }
 
+// keyLog is a list of keys that only grows. A copy of it stays as it is when
+// keys are added to the original.
+type keyLog struct {
+	slabs [][]byte // the bytes of the keys, each behind its length in two bytes
+	at    []uint32 // where each key is: slab, and offset in the lower slabBits
+	used  int      // of the last slab
+}
+
+const (
+	slabBits     = 18
+	slabBytesMin = 4 << 10
+	slabBytesMax = 1 << slabBits
+)
+
+// len is the number of keys.
+func (l *keyLog) len() int { return len(l.at) }
+
+// bytesOf returns key i, which must not be changed.
+func (l *keyLog) bytesOf(i int) []byte {
+	at := l.at[i]
+	slab := l.slabs[at>>slabBits][at&(slabBytesMax-1):]
+	n := 2 + int(binary.LittleEndian.Uint16(slab))
+	return slab[2:n:n]
+}
+
+// key returns key i without copying it: it keeps its slab in memory.
+func (l *keyLog) key(i int) Key {
+	b := l.bytesOf(i)
+	return Key(unsafe.String(unsafe.SliceData(b), len(b))) // never changed once it is written
+}
+
+// append adds a key.
+func (l *keyLog) append(key Key) {
+	size := 2 + len(key)
+	if n := len(l.slabs); n == 0 || l.used+size > len(l.slabs[n-1]) {
+		next := slabBytesMin
+		if n > 0 {
+			next = min(2*len(l.slabs[n-1]), slabBytesMax)
+		}
+		l.slabs = append(l.slabs, make([]byte, next))
+		l.used = 0
+	}
+	last := len(l.slabs) - 1
+	slab := l.slabs[last][l.used:]
+	binary.LittleEndian.PutUint16(slab, uint16(len(key)))
+	copy(slab[2:], key)
+	l.at = append(l.at, uint32(last)<<slabBits|uint32(l.used))
+	l.used += size
+}
+
 // overlayOverhead is about what a key costs in memory besides its bytes. While
 // keys are listed, 24 more.
-const overlayOverhead = 96
+const overlayOverhead = 28
 
-func newOverlay() overlay { return overlay{active: newGeneration()} }
+func newOverlay() overlay { return overlay{seed: maphash.MakeSeed(), active: &generation{}} }
 
-func newGeneration() *generation { return &generation{keys: make(map[Key]Revision)} }
+// hash never decides anything but where a key lies in a table.
+func (o *overlay) hash(key Key) uint32 { return uint32(maphash.String(o.seed, string(key)) >> 32) }
 
 // find returns the revision of key, 0 when the overlay does not have it. Keys
 // are set once, so the order of looking does not matter.
 func (o *overlay) find(key Key) Revision {
-	if rev := o.active.keys[key]; rev != 0 {
+	h := o.hash(key)
+	if rev := o.active.find(key, h); rev != 0 {
 		return rev
 	}
 	for _, g := range o.frozen {
-		if rev := g.keys[key]; rev != 0 {
+		if rev := g.find(key, h); rev != 0 {
 			return rev
 		}
 	}
 	return 0
 }
 
-// add notes that rev, the revision after all others, set key.
+// find returns the revision of key, whose hash is h, or 0.
+func (g *generation) find(key Key, h uint32) Revision {
+	if len(g.table) == 0 {
+		return 0
+	}
+	mask := len(g.table) - 1
+	for i := int(h) & mask; ; i = (i + 1) & mask {
+		e := g.table[i]
+		if e == 0 {
+			return 0
+		}
+		if at := int(uint32(e)) - 1; uint32(e>>32) == h && string(g.bytesOf(at)) == string(key) {
+			return g.first + Revision(at)
+		}
+	}
+}
+
+// insert puts the place of a key whose hash is h into the table.
+func (g *generation) insert(h uint32, at int) {
+	if 4*(at+1) > 3*len(g.table) {
+		old := g.table
+		g.table = make([]uint64, max(64, 2*len(old)))
+		for _, e := range old {
+			if e != 0 {
+				g.place(e)
+			}
+		}
+	}
+	g.place(uint64(h)<<32 | uint64(at+1))
+}
+
+func (g *generation) place(e uint64) {
+	mask := len(g.table) - 1
+	i := int(e>>32) & mask
+	for g.table[i] != 0 {
+		i = (i + 1) & mask
+	}
+	g.table[i] = e
+}
+
+// add notes that rev, the revision after all others, set key, of which it keeps
+// a copy.
 func (o *overlay) add(key Key, rev Revision, digest Digest) {
 	size := int64(len(key)) + overlayOverhead
-	if o.active.last == 0 {
-		o.active.first = rev
+	g := o.active
+	if g.last == 0 {
+		g.first = rev
 	}
-	o.active.keys[key] = rev
-	o.active.order = append(o.active.order, key)
-	o.active.last, o.active.digest = rev, digest
-	o.active.bytes += size
+	g.insert(o.hash(key), g.len())
+	g.append(key)
+	g.last, g.digest = rev, digest
+	g.bytes += size
 	o.bytes += size
 }
 
@@ -67,7 +171,7 @@ func (o *overlay) freeze() {
 		return
 	}
 	o.frozen = append(o.frozen, o.active)
-	o.active = newGeneration()
+	o.active = &generation{}
 }
 
 // frozenBytes is the part that a flush can release.
@@ -105,9 +209,9 @@ func (o *overlay) end() (Revision, Digest) {
 
 // len is the number of keys.
 func (o *overlay) len() int {
-	n := len(o.active.keys)
+	n := o.active.len()
 	for _, g := range o.frozen {
-		n += len(g.keys)
+		n += g.len()
 	}
 	return n
 }

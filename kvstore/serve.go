@@ -85,13 +85,13 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 	var chunked body
 	first := rev
 	err := s.history.View(func(tx Tx) error {
-		from := revisionKey(rev + 1)
 		records := 0
 		var failed error
-		tx.Ascend(BucketRecords, from[:], func(k, v []byte) bool {
-			if got, ok := keyRevision(k); !ok || got != rev+1 {
+		err := ascendRecords(tx, rev+1, func(got Revision, v []byte) bool {
+			if got != rev+1 {
 				return false
 			}
+			k := revisionKey(got)
 			d, err := checkRecord(tx, v, rev+1)
 			if err != nil {
 				failed = err
@@ -99,12 +99,15 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 			}
 			rev++
 			records++
-			buf = appendFrame(buf, frameRecord, k, v)
+			buf = appendFrame(buf, frameRecord, k[:], v)
 			if d.kind == bodyChunked {
 				chunked = body{upload: d.upload, chunks: d.chunks}
 			}
 			return rev < last && d.kind == bodyInline && records < scanRecords && len(buf) < scanBytes
 		})
+		if failed == nil {
+			failed = err
+		}
 		if failed == nil && rev == first {
 			_, failed = readRecord(tx, rev+1)
 		}

@@ -10,13 +10,26 @@ import (
 	"io"
 )
 
-// stageBytes is how much a pull collects before it writes.
-const stageBytes = 4 << 20
+const (
+	// stageBytes is how many bytes of chunks a pull collects before it writes.
+	stageBytes = 4 << 20
+	// stageBatches is how many batches of records go into history before
+	// staging is told: a crash costs no more than these.
+	stageBatches = 8
+)
 
 // Stage pulls what this store lacks of a snapshot, as Durable of another
-// replica gave it, into staging: records after its own revision, their chunks,
-// and chunks of open uploads. fetch asks another replica's Serve. When it
-// returns nil, staging holds all of it and the history digest is verified.
+// replica gave it: records after its own revision, their chunks, and chunks of
+// open uploads. fetch asks another replica's Serve. When it returns nil, all of
+// it is here and the history digest is verified.
+//
+// Records go to where they will be read, behind the end of history: so an
+// install need not copy them. Nobody looks there before the install moves the
+// position. A commit that comes meanwhile writes over them; one that was
+// refused, or never installed, is written over by what comes later. Everything
+// else goes to the staging area: chunks, which must not be in history before
+// their record (a repeat of one would seem to be sealed), records in chunks,
+// once more, which say what chunks there are, and how far the pull got.
 //
 // After any other error a later Stage, of this snapshot or a newer one, goes on
 // where this one stopped, also after a restart. ErrSnapshotBody means that what
@@ -85,8 +98,8 @@ func (s *Store) openStaging() (Engine, error) {
 	return area, nil
 }
 
-// progress is how far a pull got: staging holds every record after base up to
-// last, with all chunks.
+// progress is how far a pull got: every record after base up to last is behind
+// the end of history, or has become part of it, and staging holds all chunks.
 type progress struct {
 	base, last             Revision
 	baseDigest, lastDigest Digest
@@ -97,13 +110,13 @@ func encodeProgress(p *progress) []byte {
 	b := appendMark(make([]byte, statePrefixBytes), p.base, p.baseDigest)
 	b = appendMark(b, p.last, p.lastDigest)
 	if p.done {
-		return frameState(keyProgress, append(b, 1))
+		return frameStateAs(progressFormat, keyProgress, append(b, 1))
 	}
-	return frameState(keyProgress, append(b, 0))
+	return frameStateAs(progressFormat, keyProgress, append(b, 0))
 }
 
 func decodeProgress(raw []byte) (p progress, err error) {
-	c, err := openState(keyProgress, raw)
+	c, err := openStateAs(progressFormat, keyProgress, raw)
 	if err != nil {
 		return p, err
 	}
@@ -145,8 +158,19 @@ type stager struct {
 	fetch func(ctx context.Context, query string) (io.ReadCloser, error)
 
 	progress progress
-	puts     []stagedPut // not yet written
-	bytes    int
+
+	records     []stagedRecord // the newest up to progress.last, not yet in history
+	recordBytes int64
+	batches     int // in history, of which staging does not know
+	puts        []stagedPut
+	bytes       int
+}
+
+// stagedRecord is a pulled record as it will be stored, and the history digest
+// after it.
+type stagedRecord struct {
+	raw    []byte
+	digest Digest
 }
 
 type stagedPut struct {
@@ -304,12 +328,24 @@ func (st *stager) readRecords(r io.Reader, have uint32) error {
 			return err
 		}
 		have = 0
-		if st.bytes >= stageBytes {
-			if err := st.flush(); err != nil {
-				return err
-			}
+		if err := st.flushDue(); err != nil {
+			return err
 		}
 	}
+}
+
+// flushDue writes what is due.
+func (st *stager) flushDue() error {
+	if st.bytes >= stageBytes {
+		return st.flush()
+	}
+	if st.recordBytes < st.store.cfg.CommitBytes {
+		return nil
+	}
+	if st.batches++; st.batches >= stageBatches {
+		return st.flush()
+	}
+	return st.flushRecords()
 }
 
 // addRecord stages one record; its chunks from number have on come from r.
@@ -326,9 +362,9 @@ func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}
-	st.put(BucketRecords, key, raw)
 	sum := Digest(sha256.Sum256(d.value))
 	if d.kind == bodyChunked {
+		st.put(BucketRecords, key, raw)
 		if err := st.addChunks(r, &d, have); err != nil {
 			return err
 		}
@@ -341,6 +377,8 @@ func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
 	}
 	st.progress.lastDigest = nextDigest(st.progress.lastDigest, rev, d.header)
 	st.progress.last = rev
+	st.records = append(st.records, stagedRecord{raw, st.progress.lastDigest})
+	st.recordBytes += int64(len(raw)) + pendingOverhead
 	return nil
 }
 
@@ -486,8 +524,52 @@ func (st *stager) put(b Bucket, key, value []byte) {
 	st.bytes += len(key) + len(value) + pendingOverhead
 }
 
-// flush writes what was collected and how far the pull got.
+// flushRecords writes the records that were collected behind the end of
+// history. They are blocks of their own: what is part of history is not touched.
+func (st *stager) flushRecords() error {
+	s := st.store
+	s.commitMu.Lock() // so that the end stays where it is
+	defer s.commitMu.Unlock()
+	first := st.progress.last - Revision(len(st.records)) + 1
+	records := st.records
+	if own := s.durablePosition().rev; own >= first { // by a commit of the same records
+		skip := min(int(own-first+1), len(records))
+		first, records = first+Revision(skip), records[skip:]
+	}
+	if len(records) > 0 {
+		err := s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) })
+		if err != nil {
+			return s.failed("write pulled records", err)
+		}
+	}
+	clear(st.records)
+	st.records, st.recordBytes = st.records[:0], 0
+	return nil
+}
+
+// writeStaged writes records, the first of which has revision first.
+func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
+	w, err := appendRecords(tx, first-1, first-1+Revision(len(records)), false)
+	if err != nil {
+		return err
+	}
+	for i := range records {
+		if err := w.add(records[i].raw); err != nil {
+			return err
+		}
+		if err := writeCheckpoint(tx, w.last, records[i].digest); err != nil {
+			return err
+		}
+	}
+	return w.flush()
+}
+
+// flush writes what was collected, and then how far the pull got.
 func (st *stager) flush() error {
+	if err := st.flushRecords(); err != nil {
+		return err
+	}
+	st.batches = 0
 	err := st.area.Update(func(tx Tx) error {
 		for _, p := range st.puts {
 			if err := tx.Put(p.bucket, p.key, p.value); err != nil {

@@ -20,6 +20,13 @@ var (
 const (
 	stateFormat      = 1
 	statePrefixBytes = 1 + 4 // format, checksum
+
+	// A program that does not know of blocks of records, of keys, or of
+	// records that are pulled behind the end of history must read none of
+	// them; so what it reads first has another format.
+	positionFormat = 2 // 1: every record is alone
+	indexedFormat  = 2 // 1: every key is alone
+	progressFormat = 2 // 1: the records are in staging
 )
 
 // position is where a store stands: which entry of the log was applied last
@@ -32,22 +39,28 @@ type position struct {
 }
 
 // frameState puts format and checksum before what starts at b[statePrefixBytes].
-func frameState(key, b []byte) []byte {
-	b[0] = stateFormat
+func frameState(key, b []byte) []byte { return frameStateAs(stateFormat, key, b) }
+
+// frameStateAs is frameState for what had other formats before.
+func frameStateAs(format byte, key, b []byte) []byte {
+	b[0] = format
 	binary.BigEndian.PutUint32(b[1:], checksum(key, b))
 	return b
 }
 
 // openState checks what frameState framed.
-func openState(key, b []byte) (cursor, error) {
+func openState(key, b []byte) (cursor, error) { return openStateAs(stateFormat, key, b) }
+
+// openStateAs checks what frameStateAs framed.
+func openStateAs(format byte, key, b []byte) (cursor, error) {
 	if len(b) < statePrefixBytes {
 		return cursor{}, errShort
 	}
 	if got, want := binary.BigEndian.Uint32(b[1:]), checksum(key, b); got != want {
 		return cursor{}, fmt.Errorf("its checksum is %08x, its bytes have %08x", got, want)
 	}
-	if b[0] != stateFormat {
-		return cursor{}, fmt.Errorf("it has format %d; this program knows %d: use the program that wrote it, or a later one", b[0], stateFormat)
+	if b[0] != format {
+		return cursor{}, fmt.Errorf("it has format %d; this program knows %d: use the program that wrote it, or a later one", b[0], format)
 	}
 	return cursor{b: b[statePrefixBytes:]}, nil
 }
@@ -58,11 +71,15 @@ func encodePosition(p *position) []byte {
 	b = binary.BigEndian.AppendUint64(b, p.term)
 	b = appendMark(b, p.rev, p.digest)
 	b = binary.BigEndian.AppendUint64(b, uint64(p.valueBytes))
-	return frameState(keyPosition, b)
+	return frameStateAs(positionFormat, keyPosition, b)
 }
 
 func decodePosition(b []byte) (position, error) {
-	c, err := openState(keyPosition, b)
+	format := byte(positionFormat)
+	if len(b) > 0 && b[0] == 1 {
+		format = 1 // records that are alone are read as they always were
+	}
+	c, err := openStateAs(format, keyPosition, b)
 	if err != nil {
 		return position{}, err
 	}
@@ -81,11 +98,11 @@ func appendMark(b []byte, rev Revision, digest Digest) []byte {
 func readMark(c *cursor) (Revision, Digest) { return Revision(c.uint64()), c.digest() }
 
 func encodeIndexed(rev Revision, digest Digest) []byte {
-	return frameState(keyIndexed, appendMark(make([]byte, statePrefixBytes), rev, digest))
+	return frameStateAs(indexedFormat, keyIndexed, appendMark(make([]byte, statePrefixBytes), rev, digest))
 }
 
 func decodeIndexed(b []byte) (Revision, Digest, error) {
-	c, err := openState(keyIndexed, b)
+	c, err := openStateAs(indexedFormat, keyIndexed, b)
 	if err != nil {
 		return 0, Digest{}, err
 	}

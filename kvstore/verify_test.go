@@ -10,26 +10,48 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 	damages := map[string]func(t *testing.T, d *memDisks){
 		"none": func(*testing.T, *memDisks) {},
 		"a key is gone from the index": func(t *testing.T, d *memDisks) {
-			var victim []byte
 			change(t, d.index, func(tx Tx) error {
-				tx.Ascend(BucketKeys, nil, func(k, _ []byte) bool { victim = append([]byte(nil), k...); return false })
-				return tx.Delete(BucketKeys, victim)
+				last, raw := tx.Seek(BucketIndex, nil)
+				b, err := openIndexBlockIn(tx, last, raw)
+				if err != nil {
+					return err
+				}
+				w := indexBuilder{target: indexBlockBytes, emit: func(last, block []byte) error { return tx.Put(BucketIndex, last, block) }}
+				r := b.reader()
+				for r.next(); r.next(); { // but the first
+					if err := w.add(r.key, r.rev); err != nil {
+						return err
+					}
+				}
+				return errors.Join(r.err, w.flush())
 			})
 		},
 		"a record's last byte changed": func(t *testing.T, d *memDisks) {
 			change(t, d.history, func(tx Tx) error {
-				k := revisionKey(3)
-				v := append([]byte(nil), tx.Get(BucketRecords, k[:])...)
+				from := revisionKey(3)
+				k, v := tx.Seek(BucketRecords, from[:])
+				v = append([]byte(nil), v...)
 				v[len(v)-1] ^= 1
-				return tx.Put(BucketRecords, k[:], v)
+				return tx.Put(BucketRecords, k, v)
 			})
 		},
 		"two records changed places": func(t *testing.T, d *memDisks) {
 			change(t, d.history, func(tx Tx) error {
-				a, b := revisionKey(2), revisionKey(3)
-				va := append([]byte(nil), tx.Get(BucketRecords, a[:])...)
-				vb := append([]byte(nil), tx.Get(BucketRecords, b[:])...)
-				return errors.Join(tx.Put(BucketRecords, a[:], vb), tx.Put(BucketRecords, b[:], va))
+				from := revisionKey(2)
+				k, raw := tx.Seek(BucketRecords, from[:])
+				b, err := openBlockIn(tx, k, raw)
+				if err != nil {
+					return err
+				}
+				var records [][]byte
+				size := 0
+				for i := range b.len() {
+					records = append(records, b.record(i))
+					size += len(b.record(i)) + blockRecordBytes
+				}
+				at := 2 - b.first()
+				records[at], records[at+1] = records[at+1], records[at]
+				return tx.Put(BucketRecords, k, encodeBlock(records, b.last, size))
 			})
 		},
 	}

@@ -330,6 +330,7 @@ func (s *simNode) stage() {
 	if err != nil {
 		s.w.fatalf("a snapshot cannot be read: %v", err)
 	}
+	defer s.writes.set(s.writes.pass()) // it writes to history itself
 	err = s.life.store.Stage(context.Background(), d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
 		var b bytes.Buffer
 		if err := from.life.node.sm.Serve(ctx, query, &b); err != nil {

@@ -1,0 +1,235 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Records of consecutive revisions lie together in blocks, under the revision of
+// the last: alone, each would cost an element of bbolt's and its share of the
+// page that is not quite filled. A record that is alone in its block is stored
+// as it is, which is also how every record was stored before there were blocks.
+//
+// A block is its header, and then the records, which keep their own checksums:
+// format 1, checksum 4, number of records 2, the end of each 2.
+const (
+	blockFormat      = 2
+	blockFixedBytes  = 1 + 4 + 2
+	blockRecordBytes = 2 // of the header, for each record
+
+	// blockBytes bounds a block of several records. Two of them, and what bbolt
+	// adds to each, fill eight pages of 4 KiB.
+	blockBytes = (8*4096-16)/2 - 24
+)
+
+// recordBlock is an engine value of BucketRecords taken apart.
+type recordBlock struct {
+	last Revision
+	ends []byte // nil: data is one record
+	data []byte
+}
+
+// openBlock checks the header of what is stored under last. A record that is
+// alone is not looked at.
+func openBlock(raw []byte, last Revision) (recordBlock, error) {
+	if len(raw) == 0 || raw[0] != blockFormat {
+		return recordBlock{last: last, data: raw}, nil
+	}
+	if len(raw) < blockFixedBytes {
+		return recordBlock{}, fmt.Errorf("the block that ends with revision %d has %d bytes only", last, len(raw))
+	}
+	n := int(binary.BigEndian.Uint16(raw[5:]))
+	header := blockFixedBytes + n*blockRecordBytes
+	if header > len(raw) {
+		return recordBlock{}, fmt.Errorf("the block that ends with revision %d has %d bytes only", last, len(raw))
+	}
+	if got, want := binary.BigEndian.Uint32(raw[1:]), recordChecksum(raw[:header], last); got != want {
+		return recordBlock{}, fmt.Errorf("the header of the block that ends with revision %d has checksum %08x, its bytes have %08x", last, got, want)
+	}
+	b := recordBlock{last: last, ends: raw[blockFixedBytes:header], data: raw[header:]}
+	if n < 2 || Revision(n) > last || b.end(n-1) != len(b.data) {
+		return recordBlock{}, fmt.Errorf("the block that ends with revision %d has %d records and %d bytes of them", last, n, len(b.data))
+	}
+	return b, nil
+}
+
+func (b *recordBlock) end(i int) int { return int(binary.BigEndian.Uint16(b.ends[2*i:])) }
+
+// len is the number of records.
+func (b *recordBlock) len() int { return max(1, len(b.ends)/blockRecordBytes) }
+
+func (b *recordBlock) first() Revision { return b.last - Revision(b.len()) + 1 }
+
+// record returns the stored form of record i, which is not checked.
+func (b *recordBlock) record(i int) []byte {
+	if b.ends == nil {
+		return b.data
+	}
+	start, end := 0, b.end(i)
+	if i > 0 {
+		start = b.end(i - 1)
+	}
+	if start > end || end > len(b.data) {
+		return nil // which no record is
+	}
+	return b.data[start:end:end]
+}
+
+// openBlockIn is openBlock for a value of tx.
+func openBlockIn(tx Tx, key, raw []byte) (recordBlock, error) {
+	last, ok := keyRevision(key)
+	if !ok {
+		file, off := tx.Where(raw)
+		return recordBlock{}, &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("a record has the key %x, which is no revision", key)}
+	}
+	b, err := openBlock(raw, last)
+	if err != nil {
+		file, off := tx.Where(raw)
+		return recordBlock{}, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+	}
+	return b, nil
+}
+
+// recordAt returns the stored form of the record of rev, nil when there is none.
+// It is not checked, and aliases the transaction.
+func recordAt(tx Tx, rev Revision) ([]byte, error) {
+	from := revisionKey(rev)
+	key, raw := tx.Seek(BucketRecords, from[:])
+	if key == nil {
+		return nil, nil
+	}
+	b, err := openBlockIn(tx, key, raw)
+	if err != nil || rev < b.first() || rev > b.last {
+		return nil, err
+	}
+	return b.record(int(rev - b.first())), nil
+}
+
+// ascendRecords calls fn for the records from revision from on, in order, until
+// it returns false. They are not checked; there may be gaps.
+func ascendRecords(tx Tx, from Revision, fn func(rev Revision, raw []byte) (more bool)) error {
+	start := revisionKey(from)
+	var failed error
+	tx.Ascend(BucketRecords, start[:], func(k, v []byte) bool {
+		b, err := openBlockIn(tx, k, v)
+		if err != nil {
+			failed = err
+			return false
+		}
+		first := b.first()
+		for i := range b.len() {
+			rev := first + Revision(i)
+			if rev < from {
+				continue
+			}
+			if !fn(rev, b.record(i)) {
+				return false
+			}
+			from = rev + 1
+		}
+		return true
+	})
+	return failed
+}
+
+// blockWriter appends records to BucketRecords in one transaction.
+type blockWriter struct {
+	tx      Tx
+	last    Revision // of records
+	records [][]byte // not yet written
+	bytes   int
+}
+
+// appendRecords returns a writer for the records from after+1 to last, and
+// makes room for them: what lies there was never part of this history, see
+// Stage. If the last block before them may be touched and is not full it is
+// filled up, so that blocks get full however little a commit brings.
+func appendRecords(tx Tx, after, last Revision, fillUp bool) (*blockWriter, error) {
+	var stale [][]byte
+	from := revisionKey(after + 1)
+	tx.Ascend(BucketRecords, from[:], func(k, _ []byte) bool {
+		if rev, ok := keyRevision(k); !ok || rev > last {
+			return false
+		}
+		stale = append(stale, append([]byte(nil), k...))
+		return true
+	})
+	w := &blockWriter{tx: tx, last: after}
+	if fillUp && after > 0 {
+		if err := w.takeBack(after); err != nil {
+			return nil, err
+		}
+	}
+	for _, k := range stale {
+		if err := tx.Delete(BucketRecords, k); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// takeBack takes the block that ends with last out, unless it is full.
+func (w *blockWriter) takeBack(last Revision) error {
+	k := revisionKey(last)
+	raw := w.tx.Get(BucketRecords, k[:])
+	if raw == nil || len(raw) > blockBytes*7/8 {
+		return nil
+	}
+	raw = append([]byte(nil), raw...)
+	b, err := openBlockIn(w.tx, k[:], raw)
+	if err != nil {
+		return err
+	}
+	for i := range b.len() {
+		w.records = append(w.records, b.record(i))
+		w.bytes += len(b.record(i)) + blockRecordBytes
+	}
+	return w.tx.Delete(BucketRecords, k[:])
+}
+
+// add appends the record after the last one. raw must not change until the
+// transaction ends.
+func (w *blockWriter) add(raw []byte) error {
+	if len(w.records) > 0 && blockFixedBytes+w.bytes+len(raw)+blockRecordBytes > blockBytes {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	w.last++
+	w.records = append(w.records, raw)
+	w.bytes += len(raw) + blockRecordBytes
+	return nil
+}
+
+// flush writes what was added as a block.
+func (w *blockWriter) flush() error {
+	if len(w.records) == 0 {
+		return nil
+	}
+	k := revisionKey(w.last)
+	value := w.records[0]
+	if len(w.records) > 1 {
+		value = encodeBlock(w.records, w.last, w.bytes)
+	}
+	clear(w.records)
+	w.records, w.bytes = w.records[:0], 0
+	return w.tx.Put(BucketRecords, k[:], value)
+}
+
+// encodeBlock makes a block of several records, the last of which has revision
+// last. bytes are those of the records and of their part in the header.
+func encodeBlock(records [][]byte, last Revision, bytes int) []byte {
+	b := make([]byte, blockFixedBytes, blockFixedBytes+bytes)
+	b[0] = blockFormat
+	binary.BigEndian.PutUint16(b[5:], uint16(len(records)))
+	end := 0
+	for _, r := range records {
+		end += len(r)
+		b = binary.BigEndian.AppendUint16(b, uint16(end))
+	}
+	binary.BigEndian.PutUint32(b[1:], recordChecksum(b, last))
+	for _, r := range records {
+		b = append(b, r...)
+	}
+	return b
+}

@@ -1,0 +1,412 @@
+package kvstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// testRecords makes sealed records of revisions from first on.
+func testRecords(first Revision, sizes ...int) [][]byte {
+	var records [][]byte
+	for i, size := range sizes {
+		rev := first + Revision(i)
+		cmd := testPut(Key(fmt.Sprint("key ", rev)), "id", "", bytes.Repeat([]byte{byte(rev)}, size), time.Unix(1, 0))
+		record := append(make([]byte, recordPrefixBytes), cmd[2:]...)
+		sealRecord(record, rev)
+		records = append(records, record)
+	}
+	return records
+}
+
+// writeTestRecords appends records behind after, as a commit does.
+func writeTestRecords(t *testing.T, e Engine, after Revision, records [][]byte, fillUp bool) {
+	t.Helper()
+	change(t, e, func(tx Tx) error {
+		w, err := appendRecords(tx, after, after+Revision(len(records)), fillUp)
+		if err != nil {
+			return err
+		}
+		for _, r := range records {
+			if err := w.add(r); err != nil {
+				return err
+			}
+		}
+		return w.flush()
+	})
+}
+
+// checkRecords compares what is read, one by one and in a row, with records,
+// the first of which has revision 1.
+func checkRecords(t *testing.T, e Engine, records [][]byte) {
+	t.Helper()
+	if err := e.View(func(tx Tx) error {
+		for i, want := range records {
+			if got, err := recordAt(tx, Revision(i+1)); err != nil || !bytes.Equal(got, want) {
+				t.Fatalf("record %d: %d bytes, %v; want %d bytes", i+1, len(got), err, len(want))
+			}
+		}
+		for _, from := range []int{0, len(records) / 3, len(records) - 1} {
+			at := from
+			err := ascendRecords(tx, Revision(from+1), func(rev Revision, raw []byte) bool {
+				if rev != Revision(at+1) || !bytes.Equal(raw, records[at]) {
+					t.Fatalf("revision %d came in place of %d", rev, at+1)
+				}
+				at++
+				return at < len(records)
+			})
+			if err != nil || at != len(records) {
+				t.Fatalf("from %d: ended before %d of %d: %v", from, at, len(records), err)
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Records come back as they were, however many a commit brings, and small
+// commits make full blocks all the same.
+func TestBlocks_RoundTrip(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	e := NewMemEngine()
+	var all [][]byte
+	for len(all) < 3000 {
+		sizes := make([]int, 1+rng.IntN(40))
+		for i := range sizes {
+			sizes[i] = rng.IntN(300)
+			if rng.IntN(50) == 0 {
+				sizes[i] = rng.IntN(3 * blockBytes)
+			}
+		}
+		records := testRecords(Revision(len(all)+1), sizes...)
+		writeTestRecords(t, e, Revision(len(all)), records, true)
+		all = append(all, records...)
+	}
+	checkRecords(t, e, all)
+	blocks, size := 0, 0
+	if err := e.View(func(tx Tx) error {
+		tx.Ascend(BucketRecords, nil, func(_, v []byte) bool {
+			b, err := openBlock(v, 3000)
+			if len(v) > blockBytes && (err != nil || b.ends != nil) {
+				t.Errorf("a block of %d bytes", len(v))
+			}
+			blocks++
+			size += len(v)
+			return true
+		})
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if mean := size / blocks; mean < blockBytes/2 {
+		t.Errorf("%d blocks of %d bytes", blocks, mean)
+	}
+}
+
+// What was left behind the end of history, in blocks that begin and end
+// elsewhere, is written over, and never hides a record.
+func TestBlocks_WrittenOver(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		e := NewMemEngine()
+		sizes := make([]int, 400)
+		for i := range sizes {
+			sizes[i] = rng.IntN(1500)
+		}
+		all := testRecords(1, sizes...)
+		staged := 0
+		for at := 0; at < len(all); { // pulls behind the end, of which some come again
+			n := min(1+rng.IntN(120), len(all)-at)
+			writeTestRecords(t, e, Revision(at), all[at:at+n], false)
+			at += n
+			staged = at
+			if rng.IntN(4) == 0 {
+				break
+			}
+		}
+		for at := 0; at < len(all); {
+			n := min(1+rng.IntN(30), len(all)-at)
+			writeTestRecords(t, e, Revision(at), all[at:at+n], true)
+			at += n
+			checkRecords(t, e, all[:max(at, staged)])
+		}
+		checkRecords(t, e, all)
+	}
+}
+
+// Every bit of a block counts: of its header, of each record, of its key.
+func TestBlocks_EveryBitCounts(t *testing.T) {
+	records := testRecords(5, 0, 10, 100)
+	size := 0
+	for _, r := range records {
+		size += len(r) + blockRecordBytes
+	}
+	const last = 7
+	block := encodeBlock(records, last, size)
+	sound := func(raw []byte, last Revision) bool {
+		b, err := openBlock(raw, last)
+		if err != nil || b.len() != len(records) {
+			return err == nil && b.ends == nil && func() bool { _, err := decodeRecord(b.data, last); return err == nil }()
+		}
+		for i := range records {
+			if _, err := decodeRecord(b.record(i), b.first()+Revision(i)); err != nil {
+				return false
+			}
+		}
+		return true
+	}
+	if !sound(block, last) {
+		t.Fatal("the block itself is refused")
+	}
+	for bit := range 8 * len(block) {
+		damaged := bytes.Clone(block)
+		damaged[bit/8] ^= 1 << (bit % 8)
+		if sound(damaged, last) {
+			t.Fatalf("bit %d of byte %d does not count", bit%8, bit/8)
+		}
+	}
+	for n := range block {
+		if sound(block[:n], last) {
+			t.Fatalf("%d of %d bytes are accepted", n, len(block))
+		}
+	}
+	if sound(append(bytes.Clone(block), 0), last) || sound(block, last+1) || sound(block, last-1) {
+		t.Fatal("a longer block, or another's, is accepted")
+	}
+}
+
+// FuzzOpenBlock: whatever lies under a revision, it is taken apart or refused,
+// and what is taken apart stays inside of it.
+func FuzzOpenBlock(f *testing.F) {
+	f.Add(encodeBlock(testRecords(5, 0, 10, 100), 7, 1000), uint64(7))
+	f.Add([]byte{blockFormat}, uint64(1))
+	f.Add([]byte{blockFormat, 0, 0, 0, 0, 0, 2, 0, 9, 0, 3, 1, 2, 3}, uint64(2))
+	f.Fuzz(func(t *testing.T, raw []byte, at uint64) {
+		for range 2 {
+			if b, err := openBlock(raw, Revision(at)); err == nil {
+				for i := range b.len() {
+					if r := b.record(i); len(r) > len(raw) {
+						t.Fatalf("record %d has %d bytes of %d", i, len(r), len(raw))
+					}
+				}
+			}
+			if len(raw) < blockFixedBytes {
+				return
+			}
+			raw = bytes.Clone(raw) // and with a checksum that is right
+			raw[0] = blockFormat
+			header := min(len(raw), blockFixedBytes+blockRecordBytes*(int(raw[5])<<8+int(raw[6])))
+			sum := recordChecksum(raw[:header], Revision(at))
+			raw[1], raw[2], raw[3], raw[4] = byte(sum>>24), byte(sum>>16), byte(sum>>8), byte(sum)
+		}
+	})
+}
+
+// unblock makes a history what it was before there were blocks: each record
+// alone, and a position that says so.
+func unblock(t *testing.T, e Engine) {
+	t.Helper()
+	change(t, e, func(tx Tx) error {
+		raw := bytes.Clone(tx.Get(BucketState, keyPosition))
+		if err := tx.Put(BucketState, keyPosition, frameStateAs(1, keyPosition, raw)); err != nil {
+			return err
+		}
+		var keys, records [][]byte
+		var revs []Revision
+		if err := ascendRecords(tx, 1, func(rev Revision, raw []byte) bool {
+			revs, records = append(revs, rev), append(records, bytes.Clone(raw))
+			return true
+		}); err != nil {
+			return err
+		}
+		tx.Ascend(BucketRecords, nil, func(k, _ []byte) bool { keys = append(keys, bytes.Clone(k)); return true })
+		for _, k := range keys {
+			if err := tx.Delete(BucketRecords, k); err != nil {
+				return err
+			}
+		}
+		for i, rev := range revs {
+			k := revisionKey(rev)
+			if err := tx.Put(BucketRecords, k[:], records[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// A history that a program without blocks wrote is read, and goes on.
+func TestStore_Open_RecordsThatAreAlone(t *testing.T) {
+	log, m := script(t, 12, 120)
+	half := newModel()
+	for i := range log[:60] {
+		half.apply(t, log[i].commands)
+	}
+	d := newMemDisks()
+	s := mustOpen(t, d, tiny())
+	if err := runLog(t, s, log[:60]); err != nil {
+		t.Fatal(err)
+	}
+	unblock(t, d.history)
+	s = mustOpen(t, d, tiny())
+	half.check(t, s)
+	if err := s.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fresh := mustOpen(t, newMemDisks(), tiny()) // a newer replica pulls from it
+	index, _, meta, snapshot, err := s.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := catchUp(t, fresh, index, meta, snapshot, s); err != nil {
+		t.Fatal(err)
+	}
+	half.check(t, fresh)
+	if err := runLog(t, s, log); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, s)
+	m.check(t, mustOpen(t, d, tiny()))
+}
+
+// An index in which every key is alone is rebuilt from history.
+func TestStoreDir_IndexOfAnOlderVersion(t *testing.T) {
+	dir := t.TempDir()
+	s := openDir(t, dir, StoreConfig{})
+	if _, err := s.Apply(1, 1, [][]byte{testPut("a", "p", "", nil, time.Unix(0, 0)), testPut("b", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	change(t, s.index, func(tx Tx) error { // as it was written then
+		one, two := revisionKey(1), revisionKey(2)
+		mark := bytes.Clone(tx.Get(BucketState, keyIndexed))
+		last, _ := tx.Seek(BucketIndex, nil)
+		return errors.Join(tx.Put(BucketKeys, []byte("a"), one[:]), tx.Put(BucketKeys, []byte("b"), two[:]),
+			tx.Delete(BucketIndex, bytes.Clone(last)), tx.Put(BucketState, keyIndexed, frameStateAs(1, keyIndexed, mark)))
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		s = openDir(t, dir, StoreConfig{})
+		for i, key := range []Key{"a", "b"} {
+			if v, err := s.Get(key); err != nil || v.Revision != Revision(i+1) {
+				t.Fatalf("%q: %+v, %v", key, v, err)
+			}
+		}
+		if err := errors.Join(s.FlushIndex(), s.Verify(t.Context()), s.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Commits of the same entries, a pull of them behind the end of history, and an
+// install may come in any order: no record is lost or hidden.
+func TestStore_Stage_WhileItCommits(t *testing.T) {
+	log, m := scriptOf(t, 13, 90, 1)
+	for _, at := range []int{0, 5, 20, 59, 60} {
+		sender, receiver := twin(t, log[:60], 10)
+		index, _, meta, snapshot, err := sender.Durable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := receiver()
+		s := mustOpen(t, d, tiny())
+		step := 0
+		fetch := func(ctx ctxT, query string) (io.ReadCloser, error) {
+			if step++; step == 1 { // what the log brings comes first
+				if err := runLog(t, s, log[:max(at, 10)]); err != nil {
+					return nil, err
+				}
+			}
+			return serveFrom(sender)(ctx, query)
+		}
+		if err := s.Stage(t.Context(), snapshot, fetch); err != nil {
+			t.Fatal(err)
+		}
+		if at%2 == 0 {
+			s = mustOpen(t, d, tiny())
+		}
+		if err := runLog(t, s, log[:min(at+15, 60)]); err != nil { // and some of it after
+			t.Fatal(err)
+		}
+		if err := s.Install(index, 7, meta, snapshot); err != nil {
+			t.Fatalf("after %d entries: %v", at, err)
+		}
+		if err := runLog(t, s, log); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, s)
+		m.check(t, mustOpen(t, d, tiny()))
+	}
+}
+
+// What a refused pull left behind the end of history is written over.
+func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
+	log, m := scriptOf(t, 14, 80, 1)
+	other, _ := scriptOf(t, 15, 80, 1)
+	liar, receiver := twin(t, other, 0)
+	honest, _ := twin(t, log[:50], 0)
+	index, _, meta, snapshot, err := honest.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lie := func(ctx ctxT, raw string) (io.ReadCloser, error) {
+		q, err := parseQuery(raw)
+		if err != nil {
+			return nil, err
+		}
+		q.index = 1
+		return serveFrom(liar)(ctx, q.String())
+	}
+	d := receiver()
+	cfg := tiny()
+	cfg.CommitBytes = 1000 // so that much of the lie is written before it is found out
+	s := mustOpen(t, d, cfg)
+	for range 2 {
+		if err := s.Stage(t.Context(), snapshot, lie); !errors.Is(err, ErrSnapshotBody) {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if d.history.Size() < 1000 {
+		t.Fatal("nothing of the lie was written")
+	}
+	t.Run("by commits", func(t *testing.T) {
+		d := &memDisks{history: copyEngine(d.history), index: NewMemEngine(), staging: NewMemEngine()}
+		s := mustOpen(t, d, cfg)
+		if err := runLog(t, s, log); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, s)
+		m.check(t, mustOpen(t, d, cfg))
+	})
+	t.Run("by a pull", func(t *testing.T) {
+		s := mustOpen(t, d, cfg)
+		if err := catchUp(t, s, index, meta, snapshot, honest); err != nil {
+			t.Fatal(err)
+		}
+		if err := runLog(t, s, log); err != nil {
+			t.Fatal(err)
+		}
+		m.check(t, s)
+		m.check(t, mustOpen(t, d, cfg))
+	})
+}
+
+func copyEngine(e *MemEngine) *MemEngine {
+	state := *e.disk.state.Load()
+	for b := range state {
+		state[b] = slices.Clip(state[b])
+	}
+	c := NewMemEngine()
+	c.disk.state.Store(&state)
+	return c
+}
