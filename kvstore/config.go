@@ -18,6 +18,11 @@ type StoreConfig struct {
 	OpenStaging   func() (Engine, error)
 	RemoveStaging func() error
 
+	// OpenScratch makes an empty file to sort keys in, when there are more of
+	// them than fit into memory. Without it a missing index is rebuilt one
+	// overlay at a time.
+	OpenScratch func() (Scratch, error)
+
 	Logger *slog.Logger
 
 	// OnCommit hears how long each commit to history took; nil: nobody.

@@ -66,6 +66,10 @@
 // for nearly every block, that writes the index once; this is why flushes are
 // few.
 //
+// When history is far ahead of the index, as it is for a fresh replica, its keys
+// are sorted in runs of one overlay's worth, which wait in a scratch file
+// (sort.tmp) and are merged once, in key order.
+//
 // Behind the revision of the position there may be records that a pull brought
 // and no install has made part of history, or that another pull left. Nobody
 // reads them; what is written there takes their place.
@@ -125,9 +129,9 @@
 //     falls back to the transaction before; an index that is then ahead of history
 //     is refused at the next start, and the log must still have the rest.
 //   - Files never shrink. Chunks that were dropped are reused for later ones.
-//   - A rebuild of the index goes through history in order of revision and sorts
-//     one overlay's worth at a time; for tens of millions of keys that takes
-//     minutes.
+//   - A flush of the overlay writes nearly the whole index until that has some
+//     fifty million keys: then it takes as long as the overlay takes to fill, and
+//     puts may wait for it.
 //   - A list verifies the records it names, values included: listing many values
 //     of nearly 1 MiB reads them all.
 //   - After an upload was dropped a late repeat of one of its chunks opens it

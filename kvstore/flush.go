@@ -75,6 +75,7 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 type sortedRun struct {
 	generations []*generation
 	places      []runPlace
+	revs        []Revision // nil: those of a generation have no gaps
 }
 
 // runPlace is where a key is. The collector does not look at a million of them.
@@ -89,7 +90,7 @@ func sortGenerations(generations []*generation) sortedRun {
 	for _, g := range generations {
 		n += g.len()
 	}
-	r := sortedRun{generations, make([]runPlace, 0, n)}
+	r := sortedRun{generations: generations, places: make([]runPlace, 0, n)}
 	for i, g := range generations {
 		for at := range g.len() {
 			var start [8]byte // a key has no NUL, so what is shorter comes first
@@ -115,9 +116,12 @@ func (r *sortedRun) key(i int) []byte { return r.bytesOf(r.places[i]) }
 
 func (r *sortedRun) rev(i int) Revision {
 	p := r.places[i]
+	if r.revs != nil {
+		return r.revs[p.at]
+	}
 	return r.generations[p.generation].first + Revision(p.at)
 }
 
 func (r *sortedRun) slice(from, to int) sortedRun {
-	return sortedRun{r.generations, r.places[from:to]}
+	return sortedRun{r.generations, r.places[from:to], r.revs}
 }

@@ -14,6 +14,7 @@ const (
 	historyFile = "history.db"
 	indexFile   = "index.db"
 	stagingFile = "staging.db"
+	scratchFile = "sort.tmp"
 )
 
 // Address space kept free for the files to grow into.
@@ -26,8 +27,8 @@ const (
 // history.db, index.db and, during a snapshot, staging.db. It fills the engines
 // of cfg. A directory in use by another process is refused at once.
 //
-// A missing index.db is rebuilt from history.db, which takes a second or two a
-// million keys.
+// A missing index.db, or that of an older version, is rebuilt from history.db,
+// which takes about a second a million keys.
 func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -49,6 +50,11 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 		}
 		return syncDir(dir)
 	}
+	scratch := filepath.Join(dir, scratchFile)
+	if err := os.Remove(scratch); err != nil && !errors.Is(err, fs.ErrNotExist) { // a crash left it
+		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close(), index.Close())
+	}
+	cfg.OpenScratch = func() (Scratch, error) { return openScratchFile(scratch) }
 	s, err := OpenStore(cfg)
 	if err != nil {
 		return nil, errors.Join(err, history.Close(), index.Close())
@@ -79,6 +85,26 @@ func openIndexFile(path string) (Engine, error) {
 		return nil, fmt.Errorf("remove the index of an older version: %w", err)
 	}
 	return OpenBolt(path, BoltOptions{MapBytes: indexMapBytes, FillPages: true})
+}
+
+// scratchOnDisk is a Scratch in a file, which goes when it is closed.
+type scratchOnDisk struct{ *os.File }
+
+// openScratchFile makes the file.
+func openScratchFile(path string) (Scratch, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make a scratch file: %w", err)
+	}
+	return scratchOnDisk{f}, nil
+}
+
+// Close implements Scratch.
+func (s scratchOnDisk) Close() error {
+	if err := errors.Join(s.File.Close(), os.Remove(s.Name())); err != nil {
+		return fmt.Errorf("drop the scratch file: %w", err)
+	}
+	return nil
 }
 
 // dropOldStaging removes what a crash left of an install that was complete but
@@ -203,6 +229,18 @@ func (s *Store) indexTail() error {
 	long := target.rev-rev >= 1_000_000
 	if long {
 		s.logger.Info("indexing history", "from", rev, "to", target.rev)
+	}
+	if s.rebuildPays(target.rev - rev) {
+		s.mu.Lock()
+		s.overlay.freeze()
+		s.mu.Unlock()
+		if err := s.flushFrozen(context.Background()); err != nil {
+			return err
+		}
+		if err := s.rebuildIndex(target); err != nil {
+			return err
+		}
+		rev, digest = target.rev, target.digest
 	}
 	for rev < target.rev {
 		batch, err := s.scanHistory(rev, target.rev, digest)

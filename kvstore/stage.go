@@ -53,6 +53,9 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 	}
 	st := &stager{store: s, area: area, snap: snap, fetch: fetch}
 	err = st.run(ctx, snapshot, own)
+	if werr := st.writing.wait(); err == nil {
+		err = werr
+	}
 	if cerr := st.area.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("close staging: %w", cerr)
 	}
@@ -161,7 +164,8 @@ type stager struct {
 
 	records     []stagedRecord // the newest up to progress.last, not yet in history
 	recordBytes int64
-	batches     int // in history, of which staging does not know
+	writing     background // of records to history, while more are pulled
+	batches     int        // in history, of which staging does not know
 	puts        []stagedPut
 	bytes       int
 }
@@ -345,7 +349,7 @@ func (st *stager) flushDue() error {
 	if st.batches++; st.batches >= stageBatches {
 		return st.flush()
 	}
-	return st.flushRecords()
+	return st.startRecords()
 }
 
 // addRecord stages one record; its chunks from number have on come from r.
@@ -524,27 +528,31 @@ func (st *stager) put(b Bucket, key, value []byte) {
 	st.bytes += len(key) + len(value) + pendingOverhead
 }
 
-// flushRecords writes the records that were collected behind the end of
-// history. They are blocks of their own: what is part of history is not touched.
-func (st *stager) flushRecords() error {
-	s := st.store
+// startRecords begins to write the records that were collected.
+func (st *stager) startRecords() error {
+	records, last := st.records, st.progress.last
+	st.records, st.recordBytes = nil, 0
+	return st.writing.start(func() error { return st.store.writePulled(records, last) })
+}
+
+// writePulled writes pulled records, the last of which has revision last, behind
+// the end of history. They are blocks of their own: what is part of history is
+// not touched.
+func (s *Store) writePulled(records []stagedRecord, last Revision) error {
 	s.commitMu.Lock() // so that the end stays where it is
 	defer s.commitMu.Unlock()
-	first := st.progress.last - Revision(len(st.records)) + 1
-	records := st.records
+	if err := s.err(); err != nil {
+		return err
+	}
+	first := last - Revision(len(records)) + 1
 	if own := s.durablePosition().rev; own >= first { // by a commit of the same records
 		skip := min(int(own-first+1), len(records))
 		first, records = first+Revision(skip), records[skip:]
 	}
-	if len(records) > 0 {
-		err := s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) })
-		if err != nil {
-			return s.failed("write pulled records", err)
-		}
+	if len(records) == 0 {
+		return nil
 	}
-	clear(st.records)
-	st.records, st.recordBytes = st.records[:0], 0
-	return nil
+	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) }))
 }
 
 // writeStaged writes records, the first of which has revision first.
@@ -566,7 +574,7 @@ func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
 
 // flush writes what was collected, and then how far the pull got.
 func (st *stager) flush() error {
-	if err := st.flushRecords(); err != nil {
+	if err := errors.Join(st.startRecords(), st.writing.wait()); err != nil {
 		return err
 	}
 	st.batches = 0
