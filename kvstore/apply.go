@@ -121,7 +121,7 @@ func (s *Store) findKeys(cmds []command) error {
 		if len(cmds[i].body.key) == 0 {
 			continue
 		}
-		if s.known[i] = s.overlay.find(Key(cmds[i].body.key)); s.known[i] == 0 {
+		if s.known[i] = s.overlay.find(cmds[i].body.keyView()); s.known[i] == 0 {
 			missing++
 		}
 	}
@@ -160,7 +160,7 @@ func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
 func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 	if known == 0 {
 		s.mu.RLock()
-		known = s.overlay.find(Key(cmd.body.key)) // set earlier in this very entry
+		known = s.overlay.findActive(cmd.body.keyView()) // set earlier in this very entry
 		s.mu.RUnlock()
 	}
 	if known != 0 {
@@ -207,12 +207,11 @@ func (s *Store) create(cmd *command) *pendingRecord {
 	b := &cmd.body
 	rev := s.applied.rev + 1
 	p := pendingRecord{rev: rev, record: s.newRecord(b, rev), digest: nextDigest(s.applied.digest, rev, b.header)}
-	key := Key(b.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pending = append(s.pending, p)
 	s.pendingBytes += int64(len(p.record)) + pendingOverhead
-	s.overlay.add(key, rev, p.digest)
+	s.overlay.add(b.keyView(), rev, p.digest)
 	s.applied.rev, s.applied.digest = rev, p.digest
 	s.applied.valueBytes += b.size
 	if b.kind == bodyChunked {

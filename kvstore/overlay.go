@@ -110,6 +110,9 @@ func (o *overlay) find(key Key) Revision {
 	return 0
 }
 
+// findActive is find among the keys since the last freeze.
+func (o *overlay) findActive(key Key) Revision { return o.active.find(key, o.hash(key)) }
+
 // find returns the revision of key, whose hash is h, or 0.
 func (g *generation) find(key Key, h uint32) Revision {
 	if len(g.table) == 0 {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math"
 	"time"
+	"unsafe"
 )
 
 // ChunkBytes is the size of every chunk of a large value but its last, and the
@@ -174,6 +175,9 @@ func (d *body) meta(rev Revision, key Key) Meta {
 		PutID:       d.putIDString(),
 	}
 }
+
+// keyView returns the key without a copy: it lives as long as what was decoded.
+func (d *body) keyView() Key { return Key(unsafe.String(unsafe.SliceData(d.key), len(d.key))) }
 
 func (d *body) contentTypeString() string {
 	if len(d.contentType) == 0 {
