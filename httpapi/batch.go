@@ -473,7 +473,9 @@ func (s *batch) collect() {
 	encoder.SetEscapeHTML(false)
 	emit := func(result *client.BatchResult) error {
 		text.Reset()
-		if err := encoder.Encode(result); err != nil {
+		if plain, ok := appendPlainResult(text.AvailableBuffer(), result); ok {
+			text.Write(plain)
+		} else if err := encoder.Encode(result); err != nil {
 			panic(fmt.Sprintf("httpapi: a result does not marshal: %v", err))
 		}
 		err := s.out.append(s.alive, text.Bytes(), s.stall)

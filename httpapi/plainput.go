@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/base64"
+	"strconv"
 	"unicode/utf8"
 
 	"github.com/Focinfi/oncekv/client"
@@ -153,6 +154,25 @@ func (s *jsonScan) plainEscaped(n int) (text []byte, ok bool) {
 
 // plainEscapes has what stands for what behind a backslash. It never changes.
 var plainEscapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
+
+// appendPlainResult appends the line of a result that is about a put that is done,
+// whose key needs no escape, as encoding/json would. ok is false for all others.
+func appendPlainResult(line []byte, r *client.BatchResult) (_ []byte, ok bool) {
+	if r.Key == "" || r.Revision == 0 || r.SHA256 == "" || r.Size == nil || r.Detail != "" || r.Type != "" || r.Line != 0 {
+		return line, false
+	}
+	for i := range len(r.Key) {
+		if c := r.Key[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return line, false
+		}
+	}
+	line = append(append(line, `{"key":"`...), r.Key...)
+	line = append(append(line, `","status":"`...), r.Status...)
+	line = strconv.AppendUint(append(line, `","revision":`...), r.Revision, 10)
+	line = append(append(line, `,"sha256":"`...), r.SHA256...)
+	line = strconv.AppendInt(append(line, `","size":`...), *r.Size, 10)
+	return append(line, "}\n"...), true
+}
 
 // decodePlain is decodeBase64.
 func decodePlain(text []byte) (raw []byte, ok bool) {

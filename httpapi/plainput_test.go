@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"testing"
@@ -65,6 +66,31 @@ func samePut(t *testing.T, line []byte) bool {
 		t.Fatalf("%q is %+v, not %+v", line, put, item)
 	}
 	return true
+}
+
+// TestAppendPlainResult: what it writes is what encoding/json would.
+func TestAppendPlainResult(t *testing.T) {
+	size := int64(0)
+	for r, plain := range map[client.BatchResult]bool{
+		{Key: "a<b>&c/ ~", Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:       true,
+		{Key: "a", Status: client.BatchUnchanged, Revision: 1 << 60, SHA256: "ab", Size: &size}:       true,
+		{Key: "ключ", Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:            false,
+		{Key: `a"b`, Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:             false,
+		{KeyBase64: "/w==", Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:      false,
+		{Key: "a", Status: client.BatchConflict, Revision: 1, SHA256: "ab", Size: &size, Detail: "x"}: false,
+		{Key: "a", Status: client.BatchFailed, Detail: "x"}:                                           false,
+	} {
+		line, ok := appendPlainResult(nil, &r)
+		if ok != plain {
+			t.Errorf("%+v: plain %v, want %v", r, ok, plain)
+		}
+		var want bytes.Buffer
+		encoder := json.NewEncoder(&want)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(r); err != nil || ok && string(line) != want.String() {
+			t.Errorf("%q, want %q %v", line, want.String(), err)
+		}
+	}
 }
 
 // BenchmarkParseLine compares the two ways.

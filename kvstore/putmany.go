@@ -156,6 +156,7 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 	now := m.db.cfg.Now()
 	commands := make([][]byte, 0, len(places))
 	proposed := make([]int, 0, len(places))
+	sums := make([]Digest, 0, len(places))
 	for _, i := range places {
 		p := &m.puts[i]
 		sum := Digest(sha256.Sum256(p.Value))
@@ -165,20 +166,32 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 		}
 		commands = append(commands, p.command(now, sum))
 		proposed = append(proposed, i)
+		sums = append(sums, sum)
 	}
 	if len(commands) == 0 {
 		return
 	}
 	m.db.log.ProposeMany(ctx, commands, func(n int, result any, err error) {
+		i := proposed[n]
+		if record, ok := result.(*pendingRecord); ok && err == nil { // set by this very command
+			meta := m.puts[i].meta(now, sums[n])
+			meta.Revision = record.rev
+			m.each(i, PutResult{Outcome: Created, Meta: meta}, nil)
+			return
+		}
 		r, err := putResult(result, err)
-		m.each(proposed[n], r, err)
+		m.each(i, r, err)
 	})
 }
 
 // command encodes a put.
 func (p *SmallPut) command(now time.Time, sum Digest) []byte {
-	meta := Meta{Key: p.Key, Size: int64(len(p.Value)), ContentType: p.ContentType, Time: now.UTC(), PutID: p.PutID}
+	meta := p.meta(now, sum)
 	cmd := append(putCommandHeader(&meta), p.Value...)
 	finishPut(cmd, sum)
 	return cmd
+}
+
+func (p *SmallPut) meta(now time.Time, sum Digest) Meta {
+	return Meta{Key: p.Key, Size: int64(len(p.Value)), SHA256: sum, ContentType: p.ContentType, Time: now.Round(0).UTC(), PutID: p.PutID}
 }
