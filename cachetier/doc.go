@@ -15,6 +15,8 @@
 //	answer := registry.Heartbeat(heartbeat) // POST /caches
 //	nodes := registry.Caches()              // GET /caches
 //
+// It also has a Hot, a small memory of what it is asked for again and again.
+//
 // A cache node is a Node. Its life:
 //
 //	node, err := cachetier.New(cachetier.NodeConfig{
