@@ -17,9 +17,12 @@ const (
 	blockFixedBytes  = 1 + 4 + 2
 	blockRecordBytes = 2 // of the header, for each record
 
-	// blockBytes bounds a block of several records. Two of them, and what bbolt
-	// adds to each, fill eight pages of 4 KiB.
-	blockBytes = (8*4096-16)/2 - 24
+	// smallBlockBytes is where a block of several records ends if they nearly
+	// fill it: two such blocks, and what bbolt adds to each, fill two pages of
+	// 4 KiB, so that a read touches few of them. Where records are too large for
+	// that, blockBytes is: two of those fill eight pages.
+	smallBlockBytes = (2*4096-16)/2 - 24
+	blockBytes      = (8*4096-16)/2 - 24
 )
 
 // recordBlock is an engine value of BucketRecords taken apart.
@@ -172,7 +175,7 @@ func appendRecords(tx Tx, after, last Revision, fillUp bool) (*blockWriter, erro
 func (w *blockWriter) takeBack(last Revision) error {
 	k := revisionKey(last)
 	raw := w.tx.Get(BucketRecords, k[:])
-	if raw == nil || len(raw) > blockBytes*7/8 {
+	if raw == nil || blockIsFull(len(raw)) {
 		return nil
 	}
 	raw = append([]byte(nil), raw...)
@@ -187,12 +190,21 @@ func (w *blockWriter) takeBack(last Revision) error {
 	return w.tx.Delete(BucketRecords, k[:])
 }
 
+// blockIsFull tells whether so many bytes fill a block, but for a sixteenth.
+func blockIsFull(size int) bool {
+	return size <= smallBlockBytes && size >= smallBlockBytes*15/16 || size >= blockBytes*15/16
+}
+
 // add appends the record after the last one. raw must not change until the
 // transaction ends.
 func (w *blockWriter) add(raw []byte) error {
-	if len(w.records) > 0 && blockFixedBytes+w.bytes+len(raw)+blockRecordBytes > blockBytes {
-		if err := w.flush(); err != nil {
-			return err
+	if len(w.records) > 0 {
+		size := blockFixedBytes + w.bytes
+		grown := size + len(raw) + blockRecordBytes
+		if grown > blockBytes || grown > smallBlockBytes && blockIsFull(size) {
+			if err := w.flush(); err != nil {
+				return err
+			}
 		}
 	}
 	w.last++

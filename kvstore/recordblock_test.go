@@ -104,7 +104,7 @@ func TestBlocks_RoundTrip(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if mean := size / blocks; mean < blockBytes/2 {
+	if mean := size / blocks; mean < smallBlockBytes*3/4 {
 		t.Errorf("%d blocks of %d bytes", blocks, mean)
 	}
 }
