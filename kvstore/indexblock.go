@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // The index is a row of blocks in key order, each under its last key. An entry
@@ -75,17 +76,24 @@ type indexEntry struct {
 
 // nextIndexEntry takes the first entry off b.
 func nextIndexEntry(b []byte) (e indexEntry, rest []byte, err error) {
-	c := cursor{b: b}
-	shared, size := c.uvarint(), c.uvarint()
-	e.rev = Revision(c.uvarint())
-	if shared > MaxKeyBytes || size > MaxKeyBytes || e.rev == 0 {
+	var size uint64
+	if len(b) > 2 && b[0] < 0x80 && b[1] < 0x80 { // as nearly always; a flush does this for all keys
+		e.shared, size, b = int(b[0]), uint64(b[1]), b[2:]
+	} else {
+		c := cursor{b: b}
+		shared := c.uvarint()
+		if size = c.uvarint(); shared > MaxKeyBytes || size > MaxKeyBytes || c.err != nil {
+			return e, nil, errIndexBlock
+		}
+		e.shared, b = int(shared), c.b
+	}
+	rev, n := binary.Uvarint(b)
+	if n <= 0 || rev == 0 || size > uint64(len(b)-n) {
 		return e, nil, errIndexBlock
 	}
-	e.shared, e.rest = int(shared), c.take(int(size))
-	if c.err != nil {
-		return e, nil, errIndexBlock
-	}
-	return e, c.b, nil
+	e.rev = Revision(rev)
+	e.rest, rest = b[n:n+int(size)], b[n+int(size):]
+	return e, rest, nil
 }
 
 // restart returns the entries from the i-th on that shares nothing.
@@ -152,12 +160,16 @@ func (b *indexBlock) find(key []byte) (Revision, error) {
 
 func commonBytes(a, b []byte) int {
 	n := min(len(a), len(b))
-	for i := range n {
-		if a[i] != b[i] {
-			return i
+	i := 0
+	for ; i+8 <= n; i += 8 {
+		if x := binary.LittleEndian.Uint64(a[i:]) ^ binary.LittleEndian.Uint64(b[i:]); x != 0 {
+			return i + bits.TrailingZeros64(x)/8
 		}
 	}
-	return n
+	for i < n && a[i] == b[i] {
+		i++
+	}
+	return i
 }
 
 // indexReader reads the entries of a block in order.
@@ -428,6 +440,13 @@ func evenOut(made []storedBlock) ([]storedBlock, error) {
 // in both, when a flush was interrupted: it has the same revision in both.
 func mergeEntries(tx Tx, b *indexBuilder, old []storedBlock, run sortedRun) error {
 	n := 0
+	var next []byte // the key of run that comes next, nil at the end
+	advance := func(to int) {
+		if n, next = to, nil; n < run.len() {
+			next = run.key(n)
+		}
+	}
+	advance(0)
 	var r indexReader
 	for _, o := range old {
 		block, err := openIndexBlockIn(tx, o.last, o.raw)
@@ -437,16 +456,16 @@ func mergeEntries(tx Tx, b *indexBuilder, old []storedBlock, run sortedRun) erro
 		r.rest, r.key = block.entries, r.key[:0]
 		for r.next() {
 			order := -1
-			for n < run.len() {
-				if order = bytes.Compare(run.key(n), r.key); order >= 0 {
+			for next != nil {
+				if order = bytes.Compare(next, r.key); order >= 0 {
 					break
 				}
-				if err := b.add(run.key(n), run.rev(n)); err != nil {
+				if err := b.add(next, run.rev(n)); err != nil {
 					return err
 				}
-				n++
+				advance(n + 1)
 			}
-			if n < run.len() && order == 0 {
+			if next != nil && order == 0 {
 				continue
 			}
 			if err := b.add(r.key, r.rev); err != nil {
@@ -457,8 +476,8 @@ func mergeEntries(tx Tx, b *indexBuilder, old []storedBlock, run sortedRun) erro
 			return corruptIndexBlock(tx, o.last, o.raw, r.err)
 		}
 	}
-	for ; n < run.len(); n++ {
-		if err := b.add(run.key(n), run.rev(n)); err != nil {
+	for ; next != nil; advance(n + 1) {
+		if err := b.add(next, run.rev(n)); err != nil {
 			return err
 		}
 	}

@@ -248,3 +248,31 @@ func FuzzIndexBlock(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkIndex_Merge makes an index of half a million keys anew.
+func BenchmarkIndex_Merge(b *testing.B) {
+	const keys = 500_000
+	r := rand.New(rand.NewPCG(1, 5))
+	e := NewMemEngine()
+	all := make([]Key, keys)
+	for i := range all {
+		all[i] = keyMakers[0](r)
+	}
+	mergeKeys(b, e, 1, all, keys)
+	o := newOverlay()
+	for i := range keys / 20 {
+		o.add(keyMakers[0](r), Revision(keys+i), Digest{})
+	}
+	run := sortGenerations([]*generation{o.active})
+	for b.Loop() {
+		if err := e.View(func(tx Tx) error {
+			var old []storedBlock
+			tx.Ascend(BucketIndex, nil, func(last, raw []byte) bool { old = append(old, storedBlock{last, raw}); return true })
+			w := indexBuilder{target: indexBlockBytes, emit: func(_, _ []byte) error { return nil }}
+			return mergeEntries(tx, &w, old, run)
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/keys, "ns/key")
+}
