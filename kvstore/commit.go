@@ -168,14 +168,21 @@ func deleteChunks(tx Tx, id uploadID) error {
 	return nil
 }
 
+// rest returns a copy of all but the first n, with room for as many again: to
+// let it grow by doubling costs more than to make it.
+func rest[T any](all []T, n int) []T {
+	left := all[n:]
+	return append(make([]T, 0, len(left)+n), left...)
+}
+
 // finishCommit forgets what history has now. Readers that looked in memory
 // before and find it gone open history after, and see it there.
 func (s *Store) finishCommit(b *commitBatch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.durable = b.to
-	s.pending = append([]pendingRecord(nil), s.pending[len(b.records):]...)
-	s.ops = append([]op(nil), s.ops[len(b.ops):]...)
+	s.pending = rest(s.pending, len(b.records))
+	s.ops = rest(s.ops, len(b.ops))
 	for i := range b.ops {
 		o := &b.ops[i]
 		switch o.kind {
