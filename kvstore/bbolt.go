@@ -268,6 +268,25 @@ func (t *boltTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
 	t.inBolt = false
 }
 
+// ReadAhead implements Tx. bbolt tells the kernel that it reads at random, so by
+// itself that reads one page at a time.
+func (t *boltTx) ReadAhead(value []byte) {
+	file := t.tx.Size() // of this transaction; the map is at least as long
+	if len(value) == 0 || t.write {
+		return
+	}
+	base := t.engine.db.Info().Data
+	off := t.offset(uintptr(unsafe.Pointer(unsafe.SliceData(value))), base)
+	if off < 0 || off >= file {
+		return
+	}
+	off -= off % int64(t.engine.db.Info().PageSize)
+	if n := min(file-off, readAheadBytes); n > 0 {
+		start := unsafe.Add(unsafe.Pointer(unsafe.SliceData(value)), off-int64(uintptr(unsafe.Pointer(unsafe.SliceData(value)))-base))
+		readAhead(unsafe.Slice((*byte)(start), n))
+	}
+}
+
 // Put implements Tx.
 func (t *boltTx) Put(b Bucket, key, value []byte) error {
 	t.inBolt = true

@@ -461,3 +461,36 @@ func engineContract(t *testing.T, e Engine) {
 		t.Error(err)
 	}
 }
+
+// A hint about what is read next may be given for every value, up to the last.
+func TestBoltEngine_ReadAhead_AnyValue(t *testing.T) {
+	e, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{MapBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	for round := range 3 {
+		change(t, e, func(tx Tx) error {
+			for i := range 300 {
+				if err := tx.Put(BucketRecords, fmt.Appendf(nil, "%d/%03d", round, i), make([]byte, 1+i*20)); err != nil {
+					return err
+				}
+			}
+			v := tx.Get(BucketRecords, []byte("0/001"))
+			tx.ReadAhead(v)
+			return nil
+		})
+		if err := e.View(func(tx Tx) error {
+			n := 0
+			tx.Ascend(BucketRecords, nil, func(_, v []byte) bool { tx.ReadAhead(v); n++; return true })
+			tx.ReadAhead(nil)
+			tx.ReadAhead([]byte("not of this file"))
+			if n != 300*(round+1) {
+				t.Errorf("%d values", n)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

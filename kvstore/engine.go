@@ -54,6 +54,10 @@ type Tx interface {
 	// Ascend calls fn for each pair from the first key at or after from, in
 	// byte order, until fn returns false. fn must not write.
 	Ascend(b Bucket, from []byte, fn func(k, v []byte) (more bool))
+	// ReadAhead tells that what lies behind value, seen in this transaction, is
+	// wanted soon: a hint for those who go through a bucket that was filled in
+	// order, whose pages may have to come from the disk one by one otherwise.
+	ReadAhead(value []byte)
 	// Put sets key. key is copied; value must not change until Update returns.
 	Put(b Bucket, key, value []byte) error
 	// Delete removes key, if it is there.

@@ -198,6 +198,9 @@ func (t *memTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
 	}
 }
 
+// ReadAhead implements Tx.
+func (t *memTx) ReadAhead([]byte) {}
+
 // Put implements Tx.
 func (t *memTx) Put(b Bucket, key, value []byte) error {
 	return t.set(b, key, append([]byte{}, value...)) // the caller may reuse value later

@@ -290,6 +290,9 @@ func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord,
 			if got != rev+1 {
 				return false // a gap; reported below
 			}
+			if read == 0 {
+				tx.ReadAhead(v)
+			}
 			rev++
 			d, err := checkRecord(tx, v, rev)
 			if err != nil {

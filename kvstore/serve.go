@@ -91,6 +91,9 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 			if got != rev+1 {
 				return false
 			}
+			if records == 0 {
+				tx.ReadAhead(v)
+			}
 			k := revisionKey(got)
 			d, err := checkRecord(tx, v, rev+1)
 			if err != nil {

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package kvstore
+
+const readAheadBytes = 0
+
+func readAhead([]byte) {}
