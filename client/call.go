@@ -76,6 +76,9 @@ var errIdle = errors.New("no byte moved within the idle timeout")
 // deadline) the retry timeout is over.
 func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 	t := tries{call: call, deadline: c.deadline(ctx)}
+	if err := ctx.Err(); err != nil {
+		return nil, t.giveUp(err) // an answer on a stream might be faster than to notice this
+	}
 	defer c.probe(ctx, call.mutates)()
 	for round := 0; ; round++ {
 		first := c.ranking.first(call.mutates)
