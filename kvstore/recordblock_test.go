@@ -410,3 +410,35 @@ func copyEngine(e *MemEngine) *MemEngine {
 	c.disk.state.Store(&state)
 	return c
 }
+
+// A pull that an older version began, with its records in the staging area, is
+// dropped and begins again.
+func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
+	log, m := scriptOf(t, 16, 60, 1)
+	sender, receiver := twin(t, log, 10)
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := receiver()
+	s := mustOpen(t, d, tiny())
+	own := s.durablePosition()
+	change(t, d.staging, func(tx Tx) error {
+		p := progress{base: own.rev, baseDigest: own.digest, last: own.rev + 5, done: true}
+		k := revisionKey(own.rev + 1)
+		return errors.Join(tx.Put(BucketState, keySnapshot, snapshot), tx.Put(BucketRecords, k[:], testRecords(own.rev+1, 10)[0]),
+			tx.Put(BucketState, keyProgress, frameStateAs(1, keyProgress, encodeProgress(&p))))
+	})
+	if err := s.Install(index, 7, meta, snapshot); err == nil {
+		t.Fatal("it was installed")
+	}
+	s = mustOpen(t, d, tiny())
+	var corrupt *CorruptError
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); !errors.As(err, &corrupt) {
+		t.Fatalf("got %v", err)
+	}
+	if err := catchUp(t, s, index, meta, snapshot, sender); err != nil {
+		t.Fatalf("the next pull: %v", err)
+	}
+	m.check(t, s)
+}
