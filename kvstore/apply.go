@@ -2,7 +2,7 @@ package kvstore
 
 import "fmt"
 
-// recordSlabBytes is the memory that records of one entry share.
+// recordSlabBytes is the memory that records of one entry share, at most.
 const recordSlabBytes = 32 << 10
 
 // Apply applies one committed entry of the log and returns one result a
@@ -33,7 +33,12 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 	if err := s.findKeys(cmds); err != nil {
 		return nil, err
 	}
-	s.records = nil // those of an entry share memory, and go together
+	s.records, s.recordBytes = nil, 0 // those of an entry share memory, and go together
+	for i := range cmds {
+		if b := &cmds[i].body; s.known[i] == 0 && len(b.key) > 0 {
+			s.recordBytes += recordPrefixBytes + len(b.header) + len(b.value)
+		}
+	}
 	for i := range cmds {
 		if results[i] != nil {
 			continue
@@ -182,8 +187,9 @@ func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 func (s *Store) newRecord(b *body, rev Revision) []byte {
 	size := recordPrefixBytes + len(b.header) + len(b.value)
 	if len(s.records)+size > cap(s.records) {
-		s.records = make([]byte, 0, max(size, recordSlabBytes))
+		s.records = make([]byte, 0, max(size, min(s.recordBytes, recordSlabBytes)))
 	}
+	s.recordBytes -= size
 	n := len(s.records)
 	s.records = s.records[:n+size]
 	record := s.records[n : n+size : n+size]

@@ -37,6 +37,8 @@ type Store struct {
 	known   []Revision // reused by Apply; guarded by applyMu
 	records []byte     // memory for the next records; guarded by applyMu
 
+	recordBytes int // that the rest of the entry may need, at most; guarded by applyMu
+
 	mu           sync.RWMutex // held for moments, never across an engine call
 	applied      position     // written with applyMu held too
 	durable      position     // what history holds
