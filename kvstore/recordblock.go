@@ -32,11 +32,14 @@ type recordBlock struct {
 	data []byte
 }
 
-// openBlock checks the header of what is stored under last. A record that is
-// alone is not looked at.
+// openBlock checks the header of what is stored under last. Of a record that is
+// alone only the format is looked at.
 func openBlock(raw []byte, last Revision) (recordBlock, error) {
-	if len(raw) == 0 || raw[0] != blockFormat {
+	switch {
+	case len(raw) == 0 || raw[0] == recordFormat:
 		return recordBlock{last: last, data: raw}, nil
+	case raw[0] != blockFormat:
+		return recordBlock{}, fmt.Errorf("what ends with revision %d has format %d; this program knows %d and %d", last, raw[0], recordFormat, blockFormat)
 	}
 	if len(raw) < blockFixedBytes {
 		return recordBlock{}, fmt.Errorf("the block that ends with revision %d has %d bytes only", last, len(raw))
@@ -184,6 +187,10 @@ func (w *blockWriter) takeBack(last Revision) error {
 		return err
 	}
 	for i := range b.len() {
+		// What is damaged must not get a sound header.
+		if _, err := checkRecord(w.tx, b.record(i), b.first()+Revision(i)); err != nil {
+			return err
+		}
 		w.records = append(w.records, b.record(i))
 		w.bytes += len(b.record(i)) + blockRecordBytes
 	}

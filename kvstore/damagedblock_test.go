@@ -1,0 +1,66 @@
+package kvstore
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// A commit that fills up the block before it must not make a damaged block look
+// like a sound one.
+func TestStore_Commit_DamagedLastBlock(t *testing.T) {
+	d := newMemDisks()
+	s := mustOpen(t, d, tiny())
+	put := func(i int) {
+		t.Helper()
+		if _, err := s.Apply(uint64(i), 1, [][]byte{testPut(Key(fmt.Sprint("k", i)), "id", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := 1; i <= 10; i++ {
+		put(i)
+	}
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	state := *d.history.disk.state.Load()
+	raw := append([]byte(nil), state[BucketRecords][0].value...)
+	raw[0] ^= 4 // one bit, of the format
+	state[BucketRecords] = []memPair{{state[BucketRecords][0].key, raw}}
+	d.history.disk.state.Store(&state)
+	put(11)
+	err := s.Commit()
+	var corrupt *CorruptError
+	if !errors.As(err, &corrupt) {
+		t.Errorf("the commit took a damaged block in: %v", err)
+	}
+}
+
+// Where the damaged block lies must be said.
+func TestBlocks_UnknownFormatHasAnOffset(t *testing.T) {
+	e, err := OpenBolt(filepath.Join(t.TempDir(), "h.db"), BoltOptions{FillPages: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	records := testRecords(1, 1200, 1200, 1200)
+	writeTestRecords(t, e, 0, records, true)
+	if err := e.Update(func(tx Tx) error {
+		k := revisionKey(3)
+		raw := append([]byte(nil), tx.Get(BucketRecords, k[:])...)
+		raw[0] ^= 4
+		return tx.Put(BucketRecords, k[:], raw)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_ = e.View(func(tx Tx) error {
+		_, err := readRecord(tx, 2)
+		var corrupt *CorruptError
+		if !errors.As(err, &corrupt) || corrupt.Offset < 0 {
+			t.Errorf("got %v", err)
+		}
+		return nil
+	})
+}
