@@ -224,8 +224,10 @@ const (
 // the overlay, flushing whatever fills up, so that memory stays bounded however
 // long that part is. It verifies every record and the history digest.
 func (s *Store) indexTail() error {
+	s.mu.RLock() // a flush may be going on
 	target := s.durable
 	rev, digest := s.overlay.end()
+	s.mu.RUnlock()
 	long := target.rev-rev >= 1_000_000
 	if long {
 		s.logger.Info("indexing history", "from", rev, "to", target.rev)
