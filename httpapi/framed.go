@@ -130,13 +130,14 @@ func (s *framedStream) contexts(parent context.Context) {
 // run returns when nothing of the request is left.
 func (s *framedStream) run() {
 	var background sync.WaitGroup
+	reader := make(chan struct{})
 	defer func() {
 		s.lose(context.Canceled)
 		s.duplex.Close()
+		<-reader // it begins no work any more
 		close(s.finished)
 		background.Wait()
 	}()
-	reader := make(chan struct{})
 	background.Go(func() { defer close(reader); s.guarded(s.read) })
 	background.Go(func() { s.guarded(s.work.run) })
 	background.Go(s.watch)
@@ -215,7 +216,7 @@ func (s *framedStream) read() {
 			s.work.flush()
 		}
 		if err == nil {
-			err = s.awaitRoom()
+			err = s.awaitRoom(s.work.flush)
 		}
 	}
 	s.stopped(err)
@@ -288,8 +289,9 @@ func appendProblem(out []byte, id uint32, p *problem) []byte {
 	return frame.AppendProblem(out, &f)
 }
 
-// awaitRoom waits until the client has taken its answers, if they are many.
-func (s *framedStream) awaitRoom() error {
+// awaitRoom waits until the client has taken its answers, if they are many. It
+// calls before if it has to wait.
+func (s *framedStream) awaitRoom(before func()) error {
 	for {
 		s.mu.Lock()
 		full := len(s.out) >= framedOutBytes
@@ -298,6 +300,7 @@ func (s *framedStream) awaitRoom() error {
 			wake(s.room) // for another who waits
 			return nil
 		}
+		before()
 		select {
 		case <-s.room:
 		case <-s.alive.Done():

@@ -146,7 +146,7 @@ func (g *framedGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get)
 		if done > 0 {
 			g.answered(done, func(all []byte) []byte { return append(all, out...) })
 		}
-		if gets = again; len(again) > 0 && g.awaitRoom() != nil {
+		if gets = again; len(again) > 0 && g.awaitRoom(func() {}) != nil {
 			g.notConfirmed(again, kvstore.ErrClosed)
 			return misses
 		}
