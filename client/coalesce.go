@@ -50,6 +50,7 @@ type coalescer struct {
 	gets   []*lane
 
 	putting, getting atomic.Int64 // calls under way
+	timers           sync.Pool    // *time.Timer, stopped
 
 	ctx     context.Context // of all streams
 	cancel  context.CancelFunc
@@ -84,6 +85,20 @@ func (co *coalescer) close() {
 	if co.own != nil {
 		co.own.CloseIdleConnections()
 	}
+}
+
+// timer returns a timer that runs, to be released.
+func (co *coalescer) timer(d time.Duration) *time.Timer {
+	if t, ok := co.timers.Get().(*time.Timer); ok {
+		t.Reset(d)
+		return t
+	}
+	return time.NewTimer(d)
+}
+
+func (co *coalescer) release(t *time.Timer) {
+	t.Stop()
+	co.timers.Put(t)
 }
 
 // start runs f on a goroutine that close waits for; false when it is closed.
@@ -271,15 +286,15 @@ var errRetired = errors.New("this stream takes no more calls")
 // do sends a call's frame and waits for its answer. sent is whether the endpoint
 // may have got it.
 func (s *stream) do(ctx context.Context, f *framedCall, patience time.Duration) (sent bool, err error) {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	timer := s.lane.timer(patience)
+	defer s.lane.release(timer)
 	id, err := s.add(ctx, f, timer)
 	if err != nil {
 		return false, err
 	}
 	select {
 	case <-f.done:
-		return f.at < s.sentTo(), f.err
+		return f.err == nil || f.at < s.sentTo(), f.err
 	case <-ctx.Done():
 		err = ctx.Err()
 	case <-timer.C:

@@ -292,6 +292,7 @@ func (s *batch) end(kind, detail string) {
 
 // read takes lines until the input or the request ends; then it discards.
 func (s *batch) read() {
+	defer s.flush() // collect waits for every line that was taken
 	defer func() {
 		if s.lines.large() {
 			s.memory.Release(batchLongBytes)
@@ -309,8 +310,8 @@ func (s *batch) read() {
 			s.stopped(err)
 		}
 	}
-	s.flush()
 	if s.lines.end == nil {
+		s.flush()
 		_, _ = io.CopyN(io.Discard, s.duplex, batchDiscardBytes)
 	}
 }

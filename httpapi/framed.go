@@ -206,6 +206,7 @@ func (s *framedStream) end(why *problem) {
 
 // read takes frames until the input or the request ends; then it discards.
 func (s *framedStream) read() {
+	defer s.work.flush() // write waits for every frame that was accepted
 	var err error
 	for err == nil {
 		var f frame.Frame

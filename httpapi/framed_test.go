@@ -562,3 +562,33 @@ func TestFramed_Cache(t *testing.T) {
 	}
 	want(t, cache.post("/keys/get", "", "Content-Type: text/plain"), http.StatusOK)
 }
+
+// mapMemory holds everything it is shown.
+type mapMemory map[kvstore.Key]*kvstore.Value
+
+func (m mapMemory) Held(key kvstore.Key) (*kvstore.Value, bool) { v, found := m[key]; return v, found }
+func (m mapMemory) Hold(v *kvstore.Value)                       { m[v.Key] = v }
+
+// TestFramedGets_Hot: what is in memory is answered without the store.
+func TestFramedGets_Hot(t *testing.T) {
+	memory := mapMemory{}
+	n := newBatchNode(t, func(c *DatabaseConfig) { c.Hot = memory })
+	n.db.set("k", "", "value")
+	f := n.frames("/keys/get")
+	for id := range uint32(3) {
+		f.get([]uint32{id + 1}, func(uint32) string { return "k" }, false)
+		if v, ok := f.next().(*frame.Value); !ok || v.ID != id+1 || string(v.Value) != "value" {
+			t.Fatalf("answer %+v", v)
+		}
+		n.db.mu.Lock()
+		delete(n.db.values, "k")
+		n.db.mu.Unlock()
+	}
+	f.get([]uint32{9}, func(uint32) string { return "absent" }, false)
+	if p, ok := f.next().(*frame.Problem); !ok || p.Status != 404 {
+		t.Errorf("answer %+v", p)
+	}
+	if len(memory) != 1 || n.counters.Gets.Load() != 4 {
+		t.Errorf("%d values are held, %d gets counted", len(memory), n.counters.Gets.Load())
+	}
+}

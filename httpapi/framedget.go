@@ -23,6 +23,7 @@ const framedMisses = 4096
 type framedGets struct {
 	*framedStream
 	db    DB
+	hot   Memory              // nil: none
 	local bool                // an absence on this node is enough for all
 	wait  chan struct{}       // capacity 1: there are misses
 	miss  *semaphore.Weighted // that wait
@@ -32,8 +33,8 @@ type framedGets struct {
 	misses []frame.Get
 }
 
-func newFramedGets(s *framedStream, db DB, local bool) *framedGets {
-	return &framedGets{framedStream: s, db: db, local: local, wait: make(chan struct{}, 1), miss: semaphore.NewWeighted(framedMisses)}
+func newFramedGets(s *framedStream, db DB, hot Memory, local bool) *framedGets {
+	return &framedGets{framedStream: s, db: db, hot: hot, local: local, wait: make(chan struct{}, 1), miss: semaphore.NewWeighted(framedMisses)}
 }
 
 func (g *framedGets) take(f *frame.Frame) error {
@@ -57,7 +58,7 @@ func (g *framedGets) flush() {
 	if len(g.batch) == 0 {
 		return
 	}
-	misses := g.find(g.batch, false)
+	misses := g.find(g.held(g.batch), false)
 	clear(g.batch)
 	g.batch = g.batch[:0]
 	if len(misses) == 0 {
@@ -108,6 +109,30 @@ func (g *framedGets) notConfirmed(misses []frame.Get, err error) {
 	}
 }
 
+// held answers gets of values that are in memory, and returns the others in the
+// memory of all.
+func (g *framedGets) held(gets []frame.Get) (rest []frame.Get) {
+	if g.hot == nil {
+		return gets
+	}
+	var out []byte
+	rest = gets[:0]
+	for i := range gets {
+		if len(out) < framedOutBytes {
+			if v, found := g.hot.Held(kvstore.Key(gets[i].Key)); found {
+				out = appendFound(out, gets[i].ID, v, "")
+				continue
+			}
+		}
+		rest = append(rest, gets[i])
+	}
+	if found := len(gets) - len(rest); found > 0 {
+		g.counters.Gets.Add(uint64(found))
+		g.answered(found, func(all []byte) []byte { return append(all, out...) })
+	}
+	return rest
+}
+
 // find answers gets from the local store, and returns those whose absence is
 // not confirmed yet.
 func (g *framedGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get) {
@@ -134,6 +159,9 @@ func (g *framedGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get)
 			case err == nil:
 				found++
 				out = appendFound(out, get.ID, v, "")
+				if g.hot != nil {
+					g.hot.Hold(v)
+				}
 			case errors.Is(err, kvstore.ErrNotFound):
 				absent++
 				out = appendProblem(out, get.ID, absence(kvstore.Key(get.Key)))

@@ -54,7 +54,7 @@ func newManyGets(cfg *DatabaseConfig, memory *budget) *manyGets {
 	db := cfg.DB
 	return &manyGets{
 		framed: newFramed(cfg), from: manyFromDB{db}, shape: shapeOf(reflect.TypeFor[client.GetDocument]()), memory: memory,
-		begin: func(s *framedStream, local bool) frameWork { return newFramedGets(s, db, local) },
+		begin: func(s *framedStream, local bool) frameWork { return newFramedGets(s, db, cfg.Hot, local) },
 	}
 }
 

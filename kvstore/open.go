@@ -121,7 +121,10 @@ func (s *Store) dropOldStaging(path string) error {
 	if cerr := area.Close(); cerr != nil {
 		return fmt.Errorf("open store: close staging: %w", cerr)
 	}
-	if err != nil || raw == nil {
+	if err != nil {
+		return s.cfg.RemoveStaging() // of another version, or damaged: nobody resumes it
+	}
+	if raw == nil {
 		return nil
 	}
 	if snap, err := decodeSnapshot(raw); err == nil && snap.index <= s.durable.index {

@@ -72,6 +72,9 @@ func (s *Store) sortHistory(w *runWriter, target position) error {
 	rev, digest := s.overlay.end()
 	g := &generation{first: rev + 1}
 	for rev < target.rev {
+		if err := s.err(); err != nil { // it was closed meanwhile
+			return err
+		}
 		batch, err := s.scanHistory(rev, target.rev, digest)
 		if err != nil {
 			return s.failed("scan history", err)
@@ -203,6 +206,9 @@ func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, target positio
 	var writing background
 	defer writing.wait()
 	for len(h) > 0 {
+		if err := s.err(); err != nil {
+			return err
+		}
 		batch, err := nextBatch(&h)
 		if err != nil {
 			return err
