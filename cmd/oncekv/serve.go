@@ -70,6 +70,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 		}
 	}
 	s.Logger = a.logger(s.log)
+	moreProcessors()
 	db, err := server.StartDatabase(ctx, s.DatabaseConfig)
 	if err != nil {
 		return startError(ctx, "database node "+s.Name, err)
