@@ -463,7 +463,8 @@ func (n *batchNode) sendAll(lines int, value string) *bufio.Reader {
 // that says so; every line before it has its result and the rest is not put.
 func TestBatch_SpillFull(t *testing.T) {
 	for _, limit := range []int64{-1, 1 << 20} {
-		n := newBatchNode(t, func(c *DatabaseConfig) { c.SpillBytes = limit; c.BodyIdleTimeout = 15 * time.Second })
+		n := newBatchNode(t, func(c *DatabaseConfig) { c.SpillBytes = limit; c.BodyIdleTimeout = 2 * time.Minute })
+		n.batches.stall = 5 * time.Second // a disk that others keep busy may stand still for longer than that
 		text, err := io.ReadAll(n.sendAll(75_000, strings.Repeat("v", 290)))
 		if err != nil {
 			t.Fatal(err)
