@@ -410,6 +410,39 @@ func TestCoalesce_Cancelled(t *testing.T) {
 	}
 }
 
+// TestCoalesce_SeeksTheLeader: a client whose stream of puts is at a node that does
+// not lead asks who does, and goes there at once.
+func TestCoalesce_SeeksTheLeader(t *testing.T) {
+	follower, leader := newFramesNode(t), newFramesNode(t)
+	ping := func(role string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet {
+				acceptPut(w, r)
+				return
+			}
+			if role != "" {
+				w.Header().Set(HeaderRole, role)
+			}
+			io.WriteString(w, "pong")
+		}
+	}
+	follower.alone, leader.alone = ping(""), ping(RoleLeader)
+	follower.answer = func(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte {
+		<-time.After(20 * time.Millisecond) // it asks the leader, who is as far from the client
+		return echoFrame(out, f, put, get)
+	}
+	c := togetherClient(t, follower.url, leader.url)
+	eventually(t, "puts go to the leader", func() bool {
+		if _, err := c.PutBytes(t.Context(), "k", []byte("v"), PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		return c.ranking.first(true) == 1 && leader.frames.Load() > 0
+	})
+	if c.ranking.first(false) != 0 {
+		t.Error("reads have moved, too")
+	}
+}
+
 // TestCoalesce_Hung: calls on a stream that says nothing go elsewhere, and it
 // gets no more of them.
 func TestCoalesce_Hung(t *testing.T) {

@@ -53,7 +53,8 @@
 //
 // Puts begin at the leader, if one of the endpoints says that it leads
 // (HeaderRole on its answer to a ping, or to a stream of puts): another node would
-// forward them.
+// forward them. A client whose stream of puts is at another endpoint pings all of
+// them with its next put, however young it is.
 //
 // A try that fails to
 // connect, breaks off, stands still (Config.IdleTimeout), or is refused with

@@ -147,6 +147,12 @@ func TestCaches_HeartbeatOfANewerNode(t *testing.T) {
 
 func TestHealth_Answers(t *testing.T) {
 	n := newNode(t)
+	for _, leads := range []bool{true, false} { // clients choose by it where to send puts
+		n.cluster.leads = leads
+		if role := want(t, n.get("/ping"), 200).header.Get(client.HeaderRole); (role == client.RoleLeader) != leads || !leads && role != "" {
+			t.Errorf("leads %v: role %q", leads, role)
+		}
+	}
 	for target, body := range map[string]string{"/ping": "pong", "/livez": "ok", "/readyz": "ready"} {
 		got := want(t, n.get(target), 200)
 		wantHeader(t, got, "Cache-Control", "no-store")

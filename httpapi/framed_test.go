@@ -592,3 +592,17 @@ func TestFramedGets_Hot(t *testing.T) {
 		t.Errorf("%d values are held, %d gets counted", len(memory), n.counters.Gets.Load())
 	}
 }
+
+// TestFramedPuts_Leader: the head of the leader's answer, and of no other's, says so.
+func TestFramedPuts_Leader(t *testing.T) {
+	for _, leads := range []bool{true, false} {
+		n := newBatchNode(t)
+		n.batches.leads = func() bool { return leads }
+		conn := n.dial()
+		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", client.ContentTypeBatch)
+		if role := answerOn(t, conn).Header.Get(client.HeaderRole); (role == client.RoleLeader) != leads || !leads && role != "" {
+			t.Errorf("leads %v: role %q", leads, role)
+		}
+		conn.Close()
+	}
+}

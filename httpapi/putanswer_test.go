@@ -17,7 +17,7 @@ func FuzzPutAnswer(f *testing.F) {
 	f.Add("\u2028\u2029\ufffd", uint64(1), int64(1), true)
 	f.Fuzz(func(t *testing.T, key string, revision uint64, size int64, created bool) {
 		if kvstore.Key(key).Validate() != nil {
-			t.Skip()
+			return // no answer is about such a key
 		}
 		a := &putAnswer{key: kvstore.Key(key), created: created,
 			winner: &kvstore.Meta{Revision: kvstore.Revision(revision), Size: size, SHA256: sha256.Sum256([]byte(key))}}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -15,9 +14,11 @@ import (
 // TestServe_Processors: a database node has places for goroutines that wait for a
 // page of its store.
 func TestServe_Processors(t *testing.T) {
-	if os.Getenv("GOMAXPROCS") != "" {
-		t.Skip("GOMAXPROCS is set, so nodes leave it alone")
-	}
+	t.Setenv("GOMAXPROCS", "") // which nodes would leave alone
+	before := runtime.GOMAXPROCS(0)
+	runtime.SetDefaultGOMAXPROCS()
+	n := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(before)
 	p := clustertest.NewProcesses(t, bin, 1, 0)
 	p.StartAll()
 	p.WaitReady()
@@ -30,7 +31,6 @@ func TestServe_Processors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := runtime.GOMAXPROCS(0)
 	want := fmt.Sprintf("\ngo_sched_gomaxprocs_threads %d\n", max(n, min(4*n, 32)))
 	if !strings.Contains(string(text), want) {
 		t.Errorf("no line %q among the metrics", strings.TrimSpace(want))
