@@ -1,0 +1,99 @@
+package nodehttp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/nodeurl"
+)
+
+// IdentityPath is where the peer port of a database node says who it is.
+const IdentityPath = "/oncekv/identity"
+
+// Kind is a kind of what answers at a URL.
+type Kind int
+
+// The kinds. Nobody is there when no connection can be made or nothing is
+// answered in time, a Stranger when what answers is no node of oncekv.
+const (
+	Nobody Kind = iota
+	Stranger
+	PeerPort // of a database node, where only other database nodes belong
+	Database
+	Cache
+	Admin
+)
+
+// Who is what answers at a URL.
+type Who struct {
+	Kind      Kind
+	Name      string // empty if it tells none that is one
+	ClientURL string // where clients reach it, if it is a PeerPort and says so
+}
+
+// String says it in words that follow "is".
+func (w Who) String() string {
+	what := map[Kind]string{
+		Nobody: "nobody's", Stranger: "no node of oncekv", PeerPort: "the peer port of a database node",
+		Database: "where clients reach a database node", Cache: "a cache node", Admin: "an admin",
+	}[w.Kind]
+	if w.Name != "" && w.Kind != Admin {
+		what += ", " + w.Name
+	}
+	return what
+}
+
+const (
+	identifyTime = 2 * time.Second
+	identityMax  = 1 << 20 // bytes
+)
+
+// Identify asks who answers at a URL, within 2 s. It is for sentences about
+// settings: whoever answers may say what he likes.
+func Identify(ctx context.Context, c *http.Client, url string) Who {
+	ctx, cancel := context.WithTimeout(ctx, identifyTime)
+	defer cancel()
+	var said struct {
+		Name      string `json:"name"`
+		ID        string `json:"id"`
+		Role      string `json:"role"`
+		ClientURL string `json:"client_url"`
+	}
+	err := GetJSON(ctx, c, url+IdentityPath, identityMax, &said)
+	if err == nil && said.ID != "" {
+		client, _ := nodeurl.Parse(said.ClientURL)
+		return Who{PeerPort, checkedName(said.Name), client}
+	}
+	if silent(err) {
+		return Who{}
+	}
+	if GetJSON(ctx, c, url+"/stats", identityMax, &said) != nil {
+		return Who{Kind: Stranger}
+	}
+	switch {
+	case said.Role == "cache":
+		return Who{Kind: Cache, Name: checkedName(said.Name)}
+	case said.Role == "admin":
+		return Who{Kind: Admin}
+	case said.Role != "" && said.ID != "":
+		return Who{Kind: Database, Name: checkedName(said.Name)}
+	}
+	return Who{Kind: Stranger}
+}
+
+// silent reports whether an error says that nobody is there, or not yet.
+func silent(err error) bool {
+	var op *net.OpError
+	var timeout net.Error
+	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func checkedName(name string) string {
+	if nodeurl.CheckName(name) != nil {
+		return ""
+	}
+	return name
+}
