@@ -61,6 +61,9 @@
 //     must give a repeated command the same answer.
 //  10. A removed member stops only when most of the other voters have its removal
 //     on their disks. Until then they may need its vote.
+//  11. Names and URLs are checked where they come in, before a change is
+//     proposed or an introduction is stored. What is in the log, in a table or
+//     on the disk is applied by the rules that all versions share.
 //
 // # Disk
 //
@@ -77,9 +80,12 @@
 //
 //   - rafthttp's streams trust their peers: a member that was taken over could
 //     announce a message of any size. Bodies of its pipeline are capped here.
-//   - rafthttp's time-outs do not work as it ships; peertimeouts.go reaches into
-//     it to make them. A stream is given up when nothing arrives for five seconds,
-//     or nothing can be written for three.
+//   - rafthttp's own clients use the environment's proxy, and their time-outs do
+//     not work; peerclients.go reaches into it to put this node's in their place.
+//     A stream is given up when nothing arrives for five seconds, or nothing can
+//     be written for three.
+//   - rafthttp connects to where a sender that it does not know says it is reached:
+//     a member that has fallen behind needs that. It is let do so for 64 of them.
 //   - Peer traffic is neither encrypted nor authenticated yet.
 //   - raft draws its election time-outs from a random source of its own.
 package raftnode

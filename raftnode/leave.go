@@ -66,7 +66,7 @@ func (n *Node) mayLeave(ctx context.Context) bool {
 	var asking sync.WaitGroup
 	for i, m := range voters {
 		asking.Go(func() {
-			a, err := introductionOf(ctx, n.client, m.PeerURL, "gone="+n.self.ID.String())
+			a, err := n.introductionOf(ctx, m.PeerURL, "gone="+n.self.ID.String())
 			answers[i] = err == nil && a.ClusterID == n.self.ClusterID && a.Gone
 		})
 	}

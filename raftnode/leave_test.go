@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 // A member that was removed stays until most of the other voters have stored
@@ -24,7 +26,7 @@ func TestNode_Removed_StaysUntilTheOthersHaveStoredIt(t *testing.T) {
 	voter, learner := httptest.NewServer(http.HandlerFunc(answer)), httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(voter.Close)
 	t.Cleanup(learner.Close)
-	n := &Node{self: identity{ID: 1, Name: "n1", ClusterID: 9}, logger: slog.New(slog.DiscardHandler), client: http.DefaultClient}
+	n := &Node{self: identity{ID: 1, Name: "n1", ClusterID: 9}, logger: slog.New(slog.DiscardHandler), client: nodehttp.NewClient(nodehttp.Options{})}
 	n.identity.Store(&n.self)
 	n.status.Store(&Status{Members: []Member{{ID: 2, PeerURL: voter.URL}, {ID: 3, PeerURL: learner.URL, Learner: true}}})
 	var running sync.WaitGroup
@@ -55,7 +57,7 @@ func TestNode_KnowsGone_FromDisk(t *testing.T) {
 	}
 	n := &Node{sm: sm}
 	knows := func() bool {
-		return n.knowsGone(httptest.NewRequest(http.MethodGet, identityPathHTTP+"?gone="+ID(2).String(), nil))
+		return n.knowsGone(httptest.NewRequest(http.MethodGet, nodehttp.IdentityPath+"?gone="+ID(2).String(), nil))
 	}
 	tab.apply(change{Op: opRemove, Member: Member{ID: 2}}, confAfter(tab.conf, change{Op: opRemove, Member: Member{ID: 2}}))
 	if metaBytes, err = tab.encode(); err != nil {

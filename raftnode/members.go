@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // ID is a member's raft ID: random, never zero, never used twice.
@@ -51,10 +53,29 @@ type Member struct {
 	Promote bool `json:"promote,omitempty"`
 }
 
+// Checked returns the member with its URLs in the one form that is compared, or
+// ErrBadMember with a sentence about the field that is not usable. It is for
+// what comes in: a configuration, a request, what another node says of itself.
+func (m Member) Checked() (Member, error) {
+	if err := nodeurl.CheckName(m.Name); err != nil {
+		return m, fmt.Errorf("%w: name %w", ErrBadMember, err)
+	}
+	var err error
+	if m.PeerURL, err = nodeurl.WithPort(m.PeerURL); err != nil {
+		return m, fmt.Errorf("%w: peer_url %w", ErrBadMember, err)
+	}
+	if m.ClientURL, err = nodeurl.WithPort(m.ClientURL); err != nil {
+		return m, fmt.Errorf("%w: client_url %w", ErrBadMember, err)
+	}
+	return m, m.wellFormed()
+}
+
 const nameBytesMax = 64
 
-// Validate returns ErrBadMember with a sentence if a field is not usable.
-func (m Member) Validate() error {
+// wellFormed is what replicas judge a member in the log by. Older versions did
+// so as well, and all must judge alike for ever: rules that are stricter stand
+// in Checked, before a change is proposed.
+func (m Member) wellFormed() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrBadMember, fmt.Sprintf(format, args...))
 	}
@@ -69,18 +90,18 @@ func (m Member) Validate() error {
 	}) {
 		return bad("name %q may hold letters, digits, '-', '_' and '.' only", m.Name)
 	}
-	if err := checkURL(m.PeerURL); err != nil {
+	if err := checkForm(m.PeerURL); err != nil {
 		return bad("peer_url %q: %v", m.PeerURL, err)
 	}
-	if err := checkURL(m.ClientURL); err != nil {
+	if err := checkForm(m.ClientURL); err != nil {
 		return bad("client_url %q: %v", m.ClientURL, err)
 	}
 	return nil
 }
 
-// checkURL accepts what rafthttp accepts: http://host:port and nothing more.
+// checkForm accepts what rafthttp accepts: http://host:port and nothing more.
 // Its constructor panics on the rest, so nothing else may reach it.
-func checkURL(s string) error {
+func checkForm(s string) error {
 	u, err := url.Parse(s)
 	if err != nil {
 		return err
@@ -257,7 +278,7 @@ func (t *table) check(c change) error {
 	old, known := t.members[m.ID]
 	switch c.Op {
 	case opAdd:
-		if err := m.Validate(); err != nil {
+		if err := m.wellFormed(); err != nil {
 			return err
 		}
 		if t.removed[m.ID] {
@@ -275,7 +296,7 @@ func (t *table) check(c change) error {
 			}
 		}
 	case opUpdate:
-		if err := m.Validate(); err != nil {
+		if err := m.wellFormed(); err != nil {
 			return err
 		}
 		if !known || old.Name != m.Name {

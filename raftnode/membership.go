@@ -16,7 +16,8 @@ const changeTimeout = 8 * time.Second
 // error: it updates the URLs if they differ, and created is false. Errors:
 // ErrBadMember, ErrRefused with the reason, ErrUnavailable, ErrOutcomeUnknown.
 func (n *Node) AddMember(ctx context.Context, m Member) (added Member, created bool, err error) {
-	if err := m.Validate(); err != nil {
+	m, err = m.Checked()
+	if err != nil {
 		return Member{}, false, err
 	}
 	a, err := n.change(ctx, changeRequest{Op: "add", Member: m})
@@ -205,7 +206,13 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 // addHere waits while another change is in progress. A node that joins takes a
 // refusal as final, and several nodes may join at once, or one while the last
 // one is being promoted.
+//
+// Another member may have asked, so what it wants is checked here as well.
 func (n *Node) addHere(ctx context.Context, m Member) (changeAnswer, error) {
+	m, err := m.Checked()
+	if err != nil {
+		return changeAnswer{}, err
+	}
 	for {
 		a, err := n.tryAdd(ctx, m)
 		if !errors.Is(err, errBusy) {

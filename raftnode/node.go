@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/internal/nodehttp"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // Peer is one entry of an initial cluster.
@@ -28,7 +33,8 @@ type Config struct {
 	Dir  string
 	Name string
 	// PeerURL is where other members reach Handler, ClientURL where clients
-	// reach the node. Both look like http://host:port.
+	// reach the node. Both look like http://host:port. PeerURL may be empty once
+	// the node belongs to a cluster: it stays what the cluster has.
 	PeerURL   string
 	ClientURL string
 	// InitialCluster lists all members of a new cluster, this one included;
@@ -173,17 +179,24 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := (Member{ID: id.ID, Name: cfg.Name, PeerURL: cfg.PeerURL, ClientURL: cfg.ClientURL}).Validate(); err != nil {
+	self := Member{ID: id.ID, Name: cfg.Name, PeerURL: cfg.PeerURL, ClientURL: cfg.ClientURL}
+	if cfg.PeerURL == "" && id.ClusterID != 0 {
+		self.PeerURL = cfg.ClientURL // for the check only
+	}
+	if self, err = self.Checked(); err != nil {
 		return nil, err
 	}
+	if cfg.ClientURL = self.ClientURL; cfg.PeerURL != "" {
+		cfg.PeerURL = self.PeerURL
+	}
 	if id.ClusterID == 0 && cfg.Join == nil {
-		if err := checkInitial(cfg); err != nil {
+		if cfg.InitialCluster, err = checkInitial(cfg); err != nil {
 			return nil, err
 		}
 	}
 	n := &Node{
 		cfg: cfg, sm: sm, self: id, logger: cfg.Logger,
-		client:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: 30 * time.Second, ResponseHeaderTimeout: 10 * time.Second}},
+		client:   nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}),
 		inbox:    newInbox(),
 		waiters:  newWaiters(random64()),
 		progress: &progress{},
@@ -197,30 +210,55 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	return n, nil
 }
 
-// checkInitial verifies that the initial cluster is a set of reachable names
-// that includes this node as it was configured.
-func checkInitial(cfg Config) error {
-	found := false
-	names, urls := map[string]bool{}, map[string]bool{}
-	for _, p := range cfg.InitialCluster {
-		if err := (Member{ID: 1, Name: p.Name, PeerURL: p.URL, ClientURL: p.URL}).Validate(); err != nil {
-			return fmt.Errorf("initial cluster: %w", err)
+// CheckPeers verifies the list of an initial cluster and returns it with its URLs
+// in the one form that is compared.
+func CheckPeers(peers []Peer) ([]Peer, error) {
+	checked := make([]Peer, 0, len(peers))
+	for _, p := range peers {
+		if err := nodeurl.CheckName(p.Name); err != nil {
+			return nil, err
 		}
-		if names[p.Name] || urls[p.URL] {
-			return fmt.Errorf("%w: the initial cluster names %s=%s twice", ErrBadMember, p.Name, p.URL)
+		url, err := nodeurl.WithPort(p.URL)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Name, err)
 		}
-		names[p.Name], urls[p.URL] = true, true
-		if p.Name == cfg.Name {
-			found = true
-			if p.URL != cfg.PeerURL {
-				return fmt.Errorf("%w: the initial cluster says that %s is reached at %s, but it advertises %s", ErrBadMember, p.Name, p.URL, cfg.PeerURL)
+		for _, q := range checked {
+			if q.Name == p.Name || q.URL == url {
+				return nil, fmt.Errorf("%s=%s and %s=%s have the same name or URL", q.Name, q.URL, p.Name, url)
 			}
 		}
+		checked = append(checked, Peer{p.Name, url})
 	}
-	if !found {
-		return fmt.Errorf("%w: the initial cluster does not name this node, %s", ErrBadMember, cfg.Name)
+	return checked, nil
+}
+
+// checkInitial verifies that the initial cluster includes this node as it was
+// configured.
+func checkInitial(cfg Config) ([]Peer, error) {
+	peers, err := CheckPeers(cfg.InitialCluster)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the initial cluster: %w", ErrBadMember, err)
 	}
-	return nil
+	for _, p := range peers {
+		if p.Name != cfg.Name {
+			continue
+		}
+		if p.URL != cfg.PeerURL {
+			return nil, fmt.Errorf("%w: the initial cluster says that %s is reached at %s, but it advertises %s", ErrBadMember, p.Name, p.URL, cfg.PeerURL)
+		}
+		return peers, nil
+	}
+	return nil, fmt.Errorf("%w: the initial cluster does not name this node, %s", ErrBadMember, cfg.Name)
+}
+
+// Belongs reports whether a data directory belongs to a member of a cluster.
+// Then InitialCluster and Join count for nothing.
+func Belongs(dir string) (bool, error) {
+	id, err := loadIdentity(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return id.ClusterID != 0, err
 }
 
 // Run forms or joins the cluster if the node has none yet, then takes part in
@@ -246,7 +284,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	errorC := make(chan error, 1)
-	t, err := newHTTPTransport(n.self.ID, n.self.ClusterID, n.cfg.PeerURL, snapDir(n.cfg.Dir), n, errorC, n.logger)
+	t, err := newHTTPTransport(n.self.ID, n.self.ClusterID, n.peerURL(), snapDir(n.cfg.Dir), n, errorC, n.logger)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the peer transport: %w", err), n.disk.close())
 	}
@@ -257,6 +295,20 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	handler := t.handler()
 	n.raftHTTP.Store(&handler)
 	return n.supervise(ctx, errorC)
+}
+
+// peerURL is where others are told to reach this node: as it was configured, or
+// else as they know it.
+func (n *Node) peerURL() string {
+	if n.cfg.PeerURL != "" {
+		return n.cfg.PeerURL
+	}
+	for _, m := range slices.Concat(n.core.members.list(), n.self.Founders, n.self.Peers) {
+		if m.ID == n.self.ID && checkForm(m.PeerURL) == nil {
+			return m.PeerURL
+		}
+	}
+	return n.cfg.ClientURL // it was removed: nobody asks for it
 }
 
 // peersAtStart are the members to talk to first. A node that has just joined

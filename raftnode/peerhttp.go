@@ -6,20 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
 
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 // Paths of the peer listener beside rafthttp's.
 const (
-	identityPathHTTP = "/oncekv/identity"
-	snapshotPath     = "/oncekv/snapshot"
-	membersPath      = "/oncekv/members"
-	clusterHeader    = "Oncekv-Cluster"
+	snapshotPath  = "/oncekv/snapshot"
+	membersPath   = "/oncekv/members"
+	clusterHeader = "Oncekv-Cluster"
 )
 
 // Handler serves the other members: raft messages, introductions, snapshot
@@ -27,7 +27,7 @@ const (
 // Run, except for raft's part.
 func (n *Node) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+identityPathHTTP, n.serveIdentity)
+	mux.HandleFunc("GET "+nodehttp.IdentityPath, n.serveIdentity)
 	mux.HandleFunc("GET "+snapshotPath, n.sameCluster(n.serveSnapshot))
 	mux.HandleFunc("POST "+membersPath, n.sameCluster(n.serveMembers))
 	mux.HandleFunc(rafthttp.RaftPrefix, n.serveRaft)
@@ -63,6 +63,7 @@ func (n *Node) sameCluster(next http.HandlerFunc) http.HandlerFunc {
 			http.Error(w, "this node belongs to another cluster", http.StatusPreconditionFailed)
 			return
 		}
+		w.Header().Set(clusterHeader, r.Header.Get(clusterHeader)) // so that the other side knows who answers
 		next(w, r)
 	}
 }
@@ -174,6 +175,8 @@ func (n *Node) serveMembers(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, a)
 }
 
+const changeAnswerBytesMax = 1 << 20
+
 // askLeader sends a change to the leader's peer listener.
 func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (changeAnswer, error) {
 	var a changeAnswer
@@ -185,21 +188,23 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	if err != nil {
 		return a, err
 	}
-	hr.Header.Set(clusterHeader, n.identity.Load().ClusterID.String())
+	cluster := n.identity.Load().ClusterID.String()
+	hr.Header.Set(clusterHeader, cluster)
 	resp, err := n.client.Do(hr)
 	if dial := new(net.OpError); errors.As(err, &dial) && dial.Op == "dial" {
 		// Nobody there has seen the request: wait for the next leader.
-		return a, fmt.Errorf("%w: the leader at %s does not answer: %w", ErrUnavailable, url, err)
+		return a, fmt.Errorf("%w: the leader at %s does not answer: %s", ErrUnavailable, url, nodehttp.Reason(err))
 	}
 	if err != nil {
-		return a, fmt.Errorf("%w: ask the leader at %s: %w", ErrOutcomeUnknown, url, err)
+		return a, fmt.Errorf("%w: ask the leader at %s: %s", ErrOutcomeUnknown, url, nodehttp.Reason(err))
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-		return a, fmt.Errorf("%w: the leader at %s answered %s: %s", ErrUnavailable, url, resp.Status, text)
+	// The caller may be anybody, and so may be what answers: none of its words go
+	// back unless it is of this cluster.
+	if resp.StatusCode != http.StatusOK || resp.Header.Get(clusterHeader) != cluster {
+		return a, fmt.Errorf("%w: what answers at %s, where the leader should be, is no member of this cluster (HTTP status %d)", ErrUnavailable, url, resp.StatusCode)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&a); err != nil {
+	if err := nodehttp.DecodeJSON(resp.Body, changeAnswerBytesMax, &a); err != nil {
 		return a, fmt.Errorf("%w: read the leader's answer: %w", ErrOutcomeUnknown, err)
 	}
 	return a, a.err()

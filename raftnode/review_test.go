@@ -248,9 +248,9 @@ func TestNode_Join_StrangerAtAMembersAddress(t *testing.T) {
 	serve := func(a introduction) Member {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, a) }))
 		t.Cleanup(s.Close)
-		return Member{ID: a.ID, PeerURL: s.URL}
+		return Member{ID: a.ID, Name: a.Name, PeerURL: s.URL, ClientURL: s.URL}
 	}
-	gone, there := serve(introduction{ID: 77, ClusterID: 70}), serve(introduction{ID: 2, ClusterID: 9})
+	gone, there := serve(introduction{Name: "n1", ID: 77, ClusterID: 70}), serve(introduction{Name: "n2", ID: 2, ClusterID: 9})
 	gone.ID = 1
 	n := newTestNode(t, "n3")
 	n.cfg.Join = func(context.Context, Member) ([]Member, error) { return []Member{gone, there}, nil }

@@ -4,13 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 // introduction is what a node tells others about itself before and after it
@@ -34,6 +35,9 @@ func (n *Node) settle(ctx context.Context) error {
 	if n.cfg.ForceNewCluster {
 		return fmt.Errorf("%w: --force-new-cluster needs a data directory that belongs to a cluster; %s is new", ErrRefused, n.cfg.Dir)
 	}
+	// A change that is asked of a leader later must not meet a connection that was
+	// left idle here and is dead: nobody could tell whether it was carried out.
+	defer n.client.CloseIdleConnections()
 	if n.cfg.Join != nil {
 		return n.join(ctx)
 	}
@@ -59,20 +63,32 @@ func (n *Node) join(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	client := &http.Client{Timeout: 2 * time.Second}
-	defer client.CloseIdleConnections()
-	for i := 0; ; i++ {
+	for _, m := range members {
+		// Written down, and handed to rafthttp at every start: a member that is
+		// listed wrongly would be there for ever.
+		if err := m.wellFormed(); err != nil {
+			return fmt.Errorf("join: the cluster's list of members: %w", err)
+		}
+	}
+	tell := teller{node: n, message: "no member answers at its peer_url; this node needs to reach them there"}
+	for {
+		var silent []string
 		for _, m := range members {
-			a, err := introductionOf(ctx, client, m.PeerURL, "")
-			if err != nil || a.ClusterID == 0 || a.ID != m.ID || a.ID == n.self.ID {
-				continue // not there, or a stranger at that address
+			if m.ID == n.self.ID {
+				continue
 			}
-			n.logger.Info("joined a cluster", "cluster", a.ClusterID.String(), "id", n.self.ID.String())
-			return n.adopt(a.ClusterID, nil, members)
+			a, err := n.introductionOf(ctx, m.PeerURL, "")
+			switch {
+			case err != nil:
+				silent = append(silent, n.whyMissing(ctx, m.Name, m.PeerURL, err))
+			case a.ID != m.ID:
+				silent = append(silent, fmt.Sprintf("%s (%s: another node is there)", m.Name, m.PeerURL))
+			case a.ClusterID != 0:
+				n.logger.Info("joined a cluster", "cluster", a.ClusterID.String(), "id", n.self.ID.String())
+				return n.adopt(a.ClusterID, nil, members)
+			}
 		}
-		if i == 0 {
-			n.logger.Warn("no member answers at its peer_url; this node needs to reach them there", "members", len(members))
-		}
+		tell.missing(silent)
 		if err := n.pause(ctx); err != nil {
 			return err
 		}
@@ -86,11 +102,9 @@ func (n *Node) join(ctx context.Context) error {
 func (n *Node) form(ctx context.Context) error {
 	wait := time.NewTicker(250 * time.Millisecond)
 	defer wait.Stop()
-	client := &http.Client{Timeout: 2 * time.Second}
-	defer client.CloseIdleConnections()
-	var told string
+	tell := teller{node: n, message: "waiting for the other members of the initial cluster"}
 	for {
-		answers, missing := n.ask(ctx, client)
+		answers, missing := n.ask(ctx)
 		founders, cluster, err := n.consider(answers, len(missing) == 0)
 		if err != nil {
 			return err
@@ -99,10 +113,7 @@ func (n *Node) form(ctx context.Context) error {
 			n.logger.Info("formed a cluster", "cluster", cluster.String(), "members", len(founders))
 			return n.adopt(cluster, founders, nil)
 		}
-		if now := strings.Join(missing, ", "); now != told {
-			told = now
-			n.logger.Info("waiting for the other members of the initial cluster", "missing", now)
-		}
+		tell.missing(missing)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -111,43 +122,98 @@ func (n *Node) form(ctx context.Context) error {
 	}
 }
 
-// ask collects the introductions of the other founders.
-func (n *Node) ask(ctx context.Context, client *http.Client) (answers []introduction, missing []string) {
-	for _, p := range n.cfg.InitialCluster {
-		if p.Name == n.cfg.Name {
-			continue
-		}
-		a, err := introductionOf(ctx, client, p.URL, "")
-		switch {
-		case err != nil:
-			missing = append(missing, p.Name)
-		case a.Name != p.Name:
-			missing = append(missing, fmt.Sprintf("%s (%s is %s)", p.Name, p.URL, a.Name))
-		default:
-			answers = append(answers, a)
+// ask collects the introductions of the other founders, and why some gave none.
+func (n *Node) ask(ctx context.Context) (answers []introduction, missing []string) {
+	others := slices.DeleteFunc(slices.Clone(n.cfg.InitialCluster), func(p Peer) bool { return p.Name == n.cfg.Name })
+	said, why := make([]introduction, len(others)), make([]string, len(others))
+	var asking sync.WaitGroup
+	for i, p := range others {
+		asking.Go(func() { said[i], why[i] = n.askFounder(ctx, p) })
+	}
+	asking.Wait()
+	for i := range others {
+		if why[i] != "" {
+			missing = append(missing, why[i])
+		} else {
+			answers = append(answers, said[i])
 		}
 	}
 	return answers, missing
 }
 
-func introductionOf(ctx context.Context, client *http.Client, url, query string) (introduction, error) {
-	var a introduction
+// askFounder returns a founder's introduction, or the words about why there is
+// none.
+func (n *Node) askFounder(ctx context.Context, p Peer) (a introduction, missing string) {
+	a, err := n.introductionOf(ctx, p.URL, "")
+	switch {
+	case err != nil:
+		return a, n.whyMissing(ctx, p.Name, p.URL, err)
+	case a.Name != p.Name:
+		return a, fmt.Sprintf("%s (%s is %.64q)", p.Name, p.URL, a.Name)
+	}
+	if err := a.check(p.URL); err != nil {
+		return a, fmt.Sprintf("%s (%s: %v)", p.Name, p.URL, err)
+	}
+	return a, ""
+}
+
+// check verifies what of an introduction is written down.
+func (a *introduction) check(peerURL string) error {
+	m, err := Member{ID: a.ID, Name: a.Name, PeerURL: peerURL, ClientURL: a.ClientURL}.Checked()
+	a.ClientURL = m.ClientURL
+	for _, m := range slices.Concat(a.Founders, a.Members) {
+		err = errors.Join(err, m.wellFormed())
+	}
+	return err
+}
+
+// whyMissing says in the words of a log line why a member gave no introduction.
+func (n *Node) whyMissing(ctx context.Context, name, url string, err error) string {
+	reason := nodehttp.Reason(err)
+	var status *nodehttp.StatusError
+	if errors.As(err, &status) || errors.Is(err, nodehttp.ErrAnswer) {
+		if who := nodehttp.Identify(ctx, n.client, url); who.Kind != nodehttp.Nobody {
+			reason = "that is " + who.String() + ", and no peer URL, which is where --peer-listen of a database node is reached"
+		}
+	}
+	return fmt.Sprintf("%s (%s: %s)", name, url, reason)
+}
+
+// teller logs who is missing and why, when that has changed, but not all the
+// time.
+type teller struct {
+	node    *Node
+	message string
+	told    string
+	at      time.Time
+}
+
+// tellEvery is the shortest time between two lines.
+const tellEvery = 2 * time.Second
+
+func (t *teller) missing(who []string) {
+	now := strings.Join(who, ", ")
+	if now == t.told || !t.at.IsZero() && time.Since(t.at) < tellEvery {
+		return
+	}
+	t.told, t.at = now, time.Now()
+	t.node.logger.Info(t.message, "missing", now)
+}
+
+const (
+	introductionTime     = 2 * time.Second
+	introductionBytesMax = 1 << 20
+)
+
+// introductionOf asks what answers at a peer URL who it is.
+func (n *Node) introductionOf(ctx context.Context, url, query string) (introduction, error) {
+	ctx, cancel := context.WithTimeout(ctx, introductionTime)
+	defer cancel()
 	if query != "" {
 		query = "?" + query
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+identityPathHTTP+query, nil)
-	if err != nil {
-		return a, err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return a, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return a, fmt.Errorf("%s answered %s", url, resp.Status)
-	}
-	return a, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&a)
+	var a introduction
+	return a, nodehttp.GetJSON(ctx, n.client, url+nodehttp.IdentityPath+query, introductionBytesMax, &a)
 }
 
 // consider decides what the answers mean: the founders of this node's

@@ -14,6 +14,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	stats "go.etcd.io/etcd/server/v3/etcdserver/api/v2stats"
 	"golang.org/x/time/rate"
+
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // transport carries raft's messages. Losing, repeating and reordering them is
@@ -34,11 +36,14 @@ type receiver interface {
 
 // httpTransport is rafthttp: two streams and a pipeline a member.
 type httpTransport struct {
-	self ID
-	t    *rafthttp.Transport
+	self    ID
+	t       *rafthttp.Transport
+	clients *peerClients
+	logger  *slog.Logger
 
-	mu    sync.Mutex
-	peers map[ID]string
+	mu      sync.Mutex
+	peers   map[ID]string
+	remotes map[ID]bool // senders that rafthttp was let connect to, see guardRemotes
 }
 
 // peerMessageBytesMax bounds a message in a pipeline's body. The largest that
@@ -67,10 +72,11 @@ func newHTTPTransport(self, cluster ID, url string, snapDir string, r receiver, 
 	if err := t.Start(); err != nil {
 		return nil, err
 	}
-	if err := withTimeouts(t); err != nil {
+	clients, err := newPeerClients(t)
+	if err != nil {
 		return nil, err
 	}
-	return &httpTransport{self: self, t: t, peers: map[ID]string{}}, nil
+	return &httpTransport{self: self, t: t, clients: clients, logger: logger, peers: map[ID]string{}, remotes: map[ID]bool{}}, nil
 }
 
 func (h *httpTransport) send(msgs []raftpb.Message) { h.t.Send(msgs) }
@@ -89,6 +95,10 @@ func (h *httpTransport) setPeer(id ID, url string) {
 		return
 	case url == "" || old == url:
 		return
+	case checkForm(url) != nil:
+		// rafthttp panics on it. It came in a table that another member sent.
+		h.logger.Error("a member's peer URL is none; it is not reached", "member", id.String(), "peer_url", url)
+		return
 	case known:
 		h.t.UpdatePeer(types.ID(id), []string{url})
 	default:
@@ -97,7 +107,10 @@ func (h *httpTransport) setPeer(id ID, url string) {
 	h.peers[id] = url
 }
 
-func (h *httpTransport) stop() { h.t.Stop() }
+func (h *httpTransport) stop() {
+	h.t.Stop()
+	h.clients.close()
+}
 
 // handler serves what other members send. The snapshot path of rafthttp is
 // closed: data is pulled here, never pushed.
@@ -111,11 +124,54 @@ func (h *httpTransport) handler() http.Handler {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, peerMessageBytesMax)
+		h.guardRemotes(r)
 		paced := newPacedWriter(w, streamIdle)
 		defer paced.end()
 		inner.ServeHTTP(paced, r)
 	})
 	return mux
+}
+
+const (
+	senderHeader     = "X-Server-From"
+	senderURLsHeader = "X-PeerURLs"
+	// remotesMax bounds how many senders that are no members rafthttp answers:
+	// each costs goroutines for as long as the node runs.
+	remotesMax = 64
+)
+
+// guardRemotes looks at where a request says that its sender is reached. rafthttp
+// connects there when it does not know the sender, so that a node which has
+// fallen behind can answer a leader that is newer than its table. It takes any
+// number of them, panics on what is no URL, and the sender may be anybody.
+func (h *httpTransport) guardRemotes(r *http.Request) {
+	urls := r.Header.Get(senderURLsHeader)
+	if urls == "" {
+		return
+	}
+	if url, err := nodeurl.WithPort(urls); err == nil && h.admits(r.Header.Get(senderHeader)) {
+		r.Header.Set(senderURLsHeader, url)
+		return
+	}
+	r.Header.Del(senderURLsHeader)
+}
+
+// admits reports whether rafthttp may connect to a sender if it does not know it.
+func (h *httpTransport) admits(sender string) bool {
+	id, err := types.IDFromString(sender)
+	if err != nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, member := h.peers[ID(id)]; member || h.remotes[ID(id)] {
+		return true
+	}
+	if len(h.remotes) >= remotesMax {
+		return false
+	}
+	h.remotes[ID(id)] = true
+	return true
 }
 
 // raftEnd adapts a receiver to rafthttp.

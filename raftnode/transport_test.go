@@ -108,9 +108,8 @@ func TestTransport_BlockedStream_IsGivenUp(t *testing.T) {
 	}
 }
 
-func TestTransport_Timeouts_AreRafthttpsOwn(t *testing.T) {
-	tr := &rafthttp.Transport{}
-	if err := withTimeouts(tr); err == nil {
-		t.Error("a transport that was not started has no round trippers, yet they were set")
+func TestTransport_Clients_ReplaceRafthttpsOwn(t *testing.T) {
+	if _, err := newPeerClients(&rafthttp.Transport{}); err == nil {
+		t.Error("a transport that was not started has no round trippers, yet they were replaced")
 	}
 }
