@@ -3,10 +3,12 @@ package adminui
 import (
 	"errors"
 	"net"
+	"net/url"
 	"syscall"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 // probe is what asking one node for its figures has shown.
@@ -55,6 +57,11 @@ func (p *probe) reason() string {
 		return "nothing listens at its address"
 	case errors.As(p.err, &timeout) && timeout.Timeout(), p.err == nil:
 		return "no answer in time"
+	}
+	var transport *url.Error
+	var status *nodehttp.StatusError
+	if errors.As(p.err, &transport) || errors.As(p.err, &status) {
+		return nodehttp.Reason(p.err) // none of what was answered
 	}
 	return p.err.Error()
 }

@@ -5,17 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -114,14 +112,13 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 	w := &Watch{
 		cfg: cfg, look: make(chan struct{}, 1), answers: make(chan answered),
 		dbs: map[string]*database{}, caches: map[string]*cache{}, next: make(chan struct{}),
-		http: &http.Client{Transport: &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: askTimeout}).DialContext,
-			MaxIdleConnsPerHost: 4,
-			IdleConnTimeout:     time.Minute,
-		}},
+		http: nodehttp.NewClient(nodehttp.Options{DialTimeout: askTimeout, IdleTimeout: time.Minute, IdlePerHost: 4}),
 	}
 	for _, node := range cfg.Nodes {
-		node = strings.TrimRight(node, "/")
+		node, err := nodeurl.Parse(node)
+		if err != nil {
+			return nil, fmt.Errorf("admin: database node: %w", err)
+		}
 		w.dbs[node] = &database{url: node, seed: true, probe: probe{first: time.Now()}}
 	}
 	w.state = w.compose(time.Now())
@@ -200,8 +197,9 @@ func (w *Watch) question(ctx context.Context, url string, kind question) answere
 	case askDatabase:
 		a.err = w.fetch(ctx, url+"/stats", &a.stats)
 		if a.err == nil && a.stats.ID == "" {
-			a.err = errors.New("what answers there is not a database node")
+			a.err = nodehttp.ErrAnswer
 		}
+		a.err = w.insteadOfDatabase(ctx, url, a.err)
 	case askCache:
 		a.err = w.fetch(ctx, url+"/stats", &a.cache)
 		if a.err == nil && a.cache.Role != client.RoleCache {
@@ -216,20 +214,22 @@ func (w *Watch) question(ctx context.Context, url string, kind question) answere
 	return a
 }
 
+// insteadOfDatabase turns an answer that no database node gives into the sentence
+// about who is there.
+func (w *Watch) insteadOfDatabase(ctx context.Context, url string, err error) error {
+	var status *nodehttp.StatusError
+	if !errors.As(err, &status) && !errors.Is(err, nodehttp.ErrAnswer) {
+		return err
+	}
+	switch who := nodehttp.Identify(ctx, w.http, url); who.Kind {
+	case nodehttp.PeerPort, nodehttp.Cache, nodehttp.Admin:
+		return errors.New(who.NoDatabase(url))
+	}
+	return err
+}
+
 func (w *Watch) fetch(ctx context.Context, url string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := w.http.Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("it answers %s", resp.Status)
-	}
-	return json.NewDecoder(io.LimitReader(resp.Body, answerBytesMax)).Decode(into)
+	return nodehttp.GetJSON(ctx, w.http, url, answerBytesMax, into)
 }
 
 // note takes an answer in and reports whether people should hear of it at
@@ -325,9 +325,9 @@ func (w *Watch) learnMembers(a answered) bool {
 	changed := false
 	listed := map[string]bool{}
 	for _, m := range a.members.Members[:min(len(a.members.Members), nodesMax)] {
-		at := nodeURL(m.ClientURL)
-		if at == "" {
-			continue
+		at, err := nodeurl.Parse(m.ClientURL)
+		if err != nil {
+			continue // it cannot be asked
 		}
 		listed[at] = true
 		d := w.dbs[at]
@@ -357,8 +357,8 @@ func (w *Watch) learnCaches(a answered) bool {
 	changed := false
 	listed := map[string]bool{}
 	for _, n := range a.caches[:min(len(a.caches), nodesMax)] {
-		at := nodeURL(n.URL)
-		if at == "" {
+		at, err := nodeurl.Parse(n.URL)
+		if err != nil {
 			continue
 		}
 		listed[at] = true
@@ -377,16 +377,6 @@ func (w *Watch) learnCaches(a answered) bool {
 		}
 	}
 	return changed
-}
-
-// nodeURL returns a node's URL as this package uses it, "" for one that cannot
-// be asked.
-func nodeURL(s string) string {
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return ""
-	}
-	return u.Scheme + "://" + u.Host
 }
 
 // publish makes the state of now the newest.

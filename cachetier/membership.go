@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // unreportedMax is how long a node that no database node reports any more
@@ -42,12 +43,12 @@ func (m *membership) heard(a client.HeartbeatAnswer, now time.Time) (caches, dbs
 		m.answered = now
 	}
 	for _, c := range a.Caches {
-		if url, err := nodeURL(c.URL); err == nil && url != m.self {
+		if url, err := nodeurl.Parse(c.URL); err == nil && url != m.self {
 			m.caches[url] = now
 		}
 	}
 	for _, d := range a.DBs {
-		if url, err := nodeURL(d.URL); err == nil {
+		if url, err := nodeurl.Parse(d.URL); err == nil {
 			m.dbs[url] = now
 		}
 	}

@@ -17,6 +17,8 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/forward"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -142,17 +144,16 @@ func New(cfg NodeConfig) (*Node, error) {
 	n.base, n.stopBase = context.WithCancel(context.Background())
 	n.databases = &databases{now: n.now}
 	n.databases.set(cfg.Nodes)
-	transport := newTransport(dialTimeout)
 	n.fetcher = &fetcher{
 		databases: n.databases,
-		http:      newHTTPClient(transport),
+		http:      newHTTPClient(dialTimeout),
 		log:       n.log,
 		hedge:     cfg.HedgeDelay,
 		now:       n.now,
 		bodies:    make(chan struct{}, bodiesMax),
 		running:   &n.loads,
 	}
-	n.peerHTTP = newHTTPClient(newTransport(cfg.PeerTimeout))
+	n.peerHTTP = newHTTPClient(cfg.PeerTimeout)
 	n.forward = forward.New(forward.Config{Databases: n.databases.inOrder, Failed: n.databases.failed, Logger: n.log})
 	n.setPeers(nil)
 	n.picker = ownerPicker{n}
@@ -163,7 +164,7 @@ func New(cfg NodeConfig) (*Node, error) {
 }
 
 func (cfg *NodeConfig) check() (err error) {
-	if cfg.URL, err = nodeURL(cfg.URL); err != nil {
+	if cfg.URL, err = nodeurl.Parse(cfg.URL); err != nil {
 		return fmt.Errorf("cache node: %w", err)
 	}
 	if len(cfg.Nodes) == 0 {
@@ -171,9 +172,9 @@ func (cfg *NodeConfig) check() (err error) {
 	}
 	seeds := make([]string, 0, len(cfg.Nodes))
 	for _, node := range cfg.Nodes {
-		seed, err := nodeURL(node)
+		seed, err := nodeurl.Parse(node)
 		if err != nil {
-			return fmt.Errorf("cache node: database %w", err)
+			return fmt.Errorf("cache node: database node: %w", err)
 		}
 		seeds = append(seeds, seed)
 	}
@@ -219,21 +220,14 @@ func (n *Node) newTiers() {
 	}
 }
 
-func newTransport(dial time.Duration) *http.Transport {
-	return &http.Transport{
-		DialContext:         newDialer(dial).dial,
-		MaxIdleConnsPerHost: 256,
-		IdleConnTimeout:     90 * time.Second,
-		// Lengths and ranges are those of the value itself.
-		DisableCompression: true,
-	}
-}
+const (
+	// dialsMax is how many connections to one node are made at the same time.
+	dialsMax    = 64
+	idlePerNode = 256
+)
 
-func newHTTPClient(transport http.RoundTripper) *http.Client {
-	return &http.Client{
-		Transport:     transport,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+func newHTTPClient(dial time.Duration) *http.Client {
+	return nodehttp.NewClient(nodehttp.Options{DialTimeout: dial, DialsMax: dialsMax, IdlePerHost: idlePerNode})
 }
 
 // Close ends loads in progress, waits for them, drops connections and forgets

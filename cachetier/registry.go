@@ -7,13 +7,13 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 const (
 	registryTTL    = 2 * time.Second
 	registryForget = 10 * time.Minute
 	registryMax    = 1024 // nodes; the longest unheard goes first
-	urlBytesMax    = 2048
 	nameBytesMax   = 255
 )
 
@@ -62,7 +62,7 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 // other live cache nodes and the database nodes. A heartbeat without a usable
 // URL is answered and not recorded.
 func (r *Registry) Heartbeat(h client.Heartbeat) client.HeartbeatAnswer {
-	url, err := nodeURL(h.URL)
+	url, err := nodeurl.Parse(h.URL)
 	now := r.cfg.Now()
 	if err == nil && len(h.Name) <= nameBytesMax {
 		r.record(url, h, now)

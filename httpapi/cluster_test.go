@@ -133,6 +133,15 @@ func TestCaches_Heartbeat(t *testing.T) {
 	for _, body := range []string{`{"name":"c1"}`, `{"url":"http://x","hits":-1}`, `{"url":"http://x","Hits":1}`, `{"url":"http://x","hits":null}`, `{"url":"http://x","new":1,"new":2}`, `{"url":"http://x"}x`, `null`} {
 		want(t, n.post("/caches", body), 400).problem(t)
 	}
+	for _, url := range []string{"c1:5551", "https://c1:5551", "http://u:p@c1:5551", "http://c1:5551/x", "http://c1:5551?x", "http://c1:5551#x", "http://169.254.169.254", "http://[::ffff:a9fe:a9fe]:80", "http://0:80", "http://0.0.0.0:80", "javascript:alert(1)"} {
+		p := want(t, n.post("/caches", `{"name":"c1","url":"`+url+`"}`), 400).problem(t)
+		if !strings.Contains(p.Detail, "http://10.0.0.1:11000") {
+			t.Errorf("%s: %s", url, p.Detail)
+		}
+	}
+	if n.registry.last.URL != "http://127.0.0.1:5551" {
+		t.Errorf("the registry got %s", n.registry.last.URL)
+	}
 }
 
 // TestCaches_HeartbeatOfANewerNode: while nodes are upgraded one after the other,

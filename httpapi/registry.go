@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // nodes answers /caches and /dbs.
@@ -32,6 +33,9 @@ func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	}
 	if beat.URL == "" {
 		return invalid(`the JSON body has no "url"; it is where the cache node is reached, and its identity`)
+	}
+	if beat.URL, err = nodeurl.Parse(beat.URL); err != nil {
+		return invalid(`"url" in the JSON body: %v`, err)
 	}
 	answer := n.registry.Heartbeat(beat)
 	answer.Caches, answer.DBs = present(answer.Caches), present(answer.DBs)

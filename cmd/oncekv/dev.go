@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/server"
 )
 
@@ -211,8 +212,10 @@ func waitReady(ctx context.Context, urls []string) error {
 	const pollEvery = 50 * time.Millisecond
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	hc := nodehttp.NewClient(nodehttp.Options{})
+	defer hc.CloseIdleConnections()
 	for _, u := range urls {
-		for !isReady(ctx, u) {
+		for !isReady(ctx, hc, u) {
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
@@ -223,14 +226,14 @@ func waitReady(ctx context.Context, urls []string) error {
 	return nil
 }
 
-func isReady(ctx context.Context, url string) bool {
+func isReady(ctx context.Context, hc *http.Client, url string) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
 	if err != nil {
 		return false
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := hc.Do(req)
 	if err != nil {
 		return false
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 const (
@@ -24,6 +24,7 @@ const (
 	answerTimeout = 30 * time.Second // between the end of the request and the answer
 	expectMin     = 1 << 20          // larger bodies wait for the database's go-ahead
 	retryAfter    = "1"              // seconds
+	idlePerNode   = 256              // connections
 )
 
 // Config says where requests go.
@@ -52,15 +53,9 @@ func New(cfg Config) *Handler {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext,
-		MaxIdleConnsPerHost: 256,
-		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true, // lengths and ranges are those of the value itself
-
-		ExpectContinueTimeout: time.Second,
-		ResponseHeaderTimeout: answerTimeout,
-	}
+	transport := nodehttp.NewTransport(nodehttp.Options{
+		DialTimeout: dialTimeout, AnswerTimeout: answerTimeout, ContinueTimeout: time.Second, IdlePerHost: idlePerNode,
+	})
 	return &Handler{transport: transport, proxy: &httputil.ReverseProxy{
 		Rewrite:       rewrite,
 		Transport:     &forwarder{Config: cfg, transport: transport},
@@ -136,7 +131,7 @@ func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 			refusal = resp
 		}
 		if err != nil {
-			failure.said = append(failure.said, fmt.Sprintf("%s: %v", database, err))
+			failure.said = append(failure.said, fmt.Sprintf("%s: %s", database, nodehttp.Reason(err)))
 		}
 		if !again {
 			if err == nil {

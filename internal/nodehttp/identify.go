@@ -3,6 +3,7 @@ package nodehttp
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -32,6 +33,7 @@ type Who struct {
 	Kind      Kind
 	Name      string // empty if it tells none that is one
 	ClientURL string // where clients reach it, if it is a PeerPort and says so
+	Why       string // why Nobody answers
 }
 
 // String says it in words that follow "is".
@@ -44,6 +46,20 @@ func (w Who) String() string {
 		what += ", " + w.Name
 	}
 	return what
+}
+
+// NoDatabase is the sentence about a URL that should be the client URL of a
+// database node and is not. It is empty for one that is.
+func (w Who) NoDatabase(url string) string {
+	switch {
+	case w.Kind == Database:
+		return ""
+	case w.Kind == Nobody:
+		return fmt.Sprintf("%s: %s", url, w.Why)
+	case w.Kind == PeerPort && w.ClientURL != "":
+		return fmt.Sprintf("%s is %s: use its client URL, %s", url, w, w.ClientURL)
+	}
+	return fmt.Sprintf("%s is %s: use the client URL of a database node, such as http://10.0.0.1:11000", url, w)
 }
 
 const (
@@ -65,10 +81,10 @@ func Identify(ctx context.Context, c *http.Client, url string) Who {
 	err := GetJSON(ctx, c, url+IdentityPath, identityMax, &said)
 	if err == nil && said.ID != "" {
 		client, _ := nodeurl.Parse(said.ClientURL)
-		return Who{PeerPort, checkedName(said.Name), client}
+		return Who{Kind: PeerPort, Name: checkedName(said.Name), ClientURL: client}
 	}
 	if silent(err) {
-		return Who{}
+		return Who{Why: Reason(err)}
 	}
 	if GetJSON(ctx, c, url+"/stats", identityMax, &said) != nil {
 		return Who{Kind: Stranger}

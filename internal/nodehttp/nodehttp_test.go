@@ -172,7 +172,7 @@ func TestIdentify(t *testing.T) {
 		}).URL
 	}
 	for url, want := range map[string]Who{
-		answers(IdentityPath, `{"name":"n1","id":"00a1","client_url":"http://10.0.0.1:11000"}`): {PeerPort, "n1", "http://10.0.0.1:11000"},
+		answers(IdentityPath, `{"name":"n1","id":"00a1","client_url":"http://10.0.0.1:11000"}`): {Kind: PeerPort, Name: "n1", ClientURL: "http://10.0.0.1:11000"},
 		answers(IdentityPath, `{"name":"\u001b[2J","id":"00a1","client_url":"javascript:1"}`):   {Kind: PeerPort},
 		answers("/stats", `{"name":"n1","id":"00a1","role":"follower"}`):                        {Kind: Database, Name: "n1"},
 		answers("/stats", `{"name":"c1","role":"cache"}`):                                       {Kind: Cache, Name: "c1"},
@@ -180,7 +180,7 @@ func TestIdentify(t *testing.T) {
 		answers("/stats", `{}`):     {Kind: Stranger},
 		answers("/stats", `<html>`): {Kind: Stranger},
 		answers("/", "welcome"):     {Kind: Stranger},
-		"http://127.0.0.1:1":        {Kind: Nobody},
+		"http://127.0.0.1:1":        {Kind: Nobody, Why: "connection refused"},
 	} {
 		if got := Identify(context.Background(), newClient(t, Options{}), url); got != want {
 			t.Errorf("%s: %+v, want %+v", url, got, want)

@@ -2,14 +2,12 @@ package server
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
@@ -17,7 +15,8 @@ const (
 	watchInterval = time.Second
 	// staleAfter is when a member without an answer counts as not healthy:
 	// two polls missed, and within the three seconds people are promised.
-	staleAfter = 2500 * time.Millisecond
+	staleAfter    = 2500 * time.Millisecond
+	statsBytesMax = 1 << 20
 )
 
 // watch asks the other database nodes for their figures every second: who is
@@ -38,7 +37,7 @@ type sighting struct {
 }
 
 func newWatch(node *raftnode.Node, onSeen func(context.Context, raftnode.Member, client.Stats)) *watch {
-	return &watch{node: node, client: &http.Client{Timeout: watchInterval}, onSeen: onSeen, seen: map[raftnode.ID]sighting{}}
+	return &watch{node: node, client: nodehttp.NewClient(nodehttp.Options{DialTimeout: watchInterval}), onSeen: onSeen, seen: map[raftnode.ID]sighting{}}
 }
 
 // run polls until ctx ends.
@@ -80,20 +79,11 @@ func (w *watch) poll(ctx context.Context) {
 }
 
 func (w *watch) fetch(ctx context.Context, url string) (client.Stats, error) {
+	ctx, cancel := context.WithTimeout(ctx, watchInterval)
+	defer cancel()
 	var stats client.Stats
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/stats", nil)
-	if err != nil {
-		return stats, err
-	}
-	resp, err := w.client.Do(req)
-	if err != nil {
-		return stats, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return stats, fmt.Errorf("%s answered %s", url, resp.Status)
-	}
-	return stats, json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&stats)
+	err := nodehttp.GetJSON(ctx, w.client, url+"/stats", statsBytesMax, &stats)
+	return stats, err
 }
 
 // forget drops those who are members no more.
