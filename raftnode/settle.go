@@ -213,7 +213,8 @@ func (n *Node) introductionOf(ctx context.Context, url, query string) (introduct
 		query = "?" + query
 	}
 	var a introduction
-	return a, nodehttp.GetJSON(ctx, n.client, url+nodehttp.IdentityPath+query, introductionBytesMax, &a)
+	err := nodehttp.GetJSON(ctx, n.client, url+nodehttp.IdentityPath+query, introductionBytesMax, &a)
+	return a, err
 }
 
 // consider decides what the answers mean: the founders of this node's

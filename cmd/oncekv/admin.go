@@ -37,11 +37,6 @@ and change the cluster.`,
 }
 
 func (a *app) admin(ctx context.Context, d *adminFlags) error {
-	for _, err := range []error{checkAddress("listen", d.Listen), checkURLs("nodes", d.Nodes)} {
-		if err != nil {
-			return err
-		}
-	}
 	d.Logger = a.logger(d.log)
 	admin, err := server.StartAdmin(ctx, d.AdminConfig)
 	if err != nil {

@@ -38,7 +38,7 @@ starts, and waits, when no database node is up.`,
 }
 
 func (a *app) cache(ctx context.Context, c *cacheFlags) error {
-	if err := c.check(); err != nil {
+	if err := atLeastOne("cache-bytes", c.cacheBytes); err != nil { // zero would be the default
 		return err
 	}
 	c.CacheBytes, c.Logger = int64(c.cacheBytes), a.logger(c.log)
@@ -48,21 +48,4 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 		return startError(ctx, "cache node "+c.Name, err)
 	}
 	return a.supervise(ctx, namedNode{"cache node " + c.Name, cache})
-}
-
-func (c *cacheFlags) check() error {
-	for _, err := range []error{
-		checkName(c.Name),
-		checkURL("advertise", c.Advertise),
-		checkListen("listen", c.Listen, "advertise", c.Advertise),
-		checkURLs("nodes", c.Nodes),
-	} {
-		if err != nil {
-			return err
-		}
-	}
-	if c.cacheBytes < 1 {
-		return usageErrorf("--cache-bytes must be at least 1")
-	}
-	return nil
 }

@@ -23,7 +23,7 @@ func (c *clientFlags) register(flags *pflag.FlagSet, timeout time.Duration) {
 }
 
 func (c *clientFlags) client() (*client.Client, error) {
-	if err := checkURLs("endpoints", c.endpoints); err != nil {
+	if err := checkEndpoints(c.endpoints); err != nil {
 		return nil, err
 	}
 	if c.timeout <= 0 {

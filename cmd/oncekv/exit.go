@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/server"
 )
 
 // Exit codes; scripts rely on them.
@@ -34,12 +35,19 @@ func usageErrorf(format string, args ...any) error {
 // errConflicts is an import in which keys were set to other bytes.
 var errConflicts = errors.New("some keys are set to other bytes, and stay so")
 
-func exitCode(err error) int {
+// isUsage reports whether an error is one of the command line or the environment:
+// the next try with the same ones will end alike.
+func isUsage(err error) bool {
 	var usage *usageError
+	var setting *server.SettingError
+	return errors.As(err, &usage) || errors.As(err, &setting)
+}
+
+func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &usage):
+	case isUsage(err):
 		return exitUsage
 	case errors.Is(err, client.ErrNotFound):
 		return exitNotFound
@@ -60,8 +68,7 @@ func report(stderr io.Writer, command string, err error) {
 		err = fmt.Errorf("interrupted: %w", err)
 	}
 	fmt.Fprintf(stderr, "oncekv: %v\n", err)
-	var usage *usageError
-	if errors.As(err, &usage) {
+	if isUsage(err) {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", command)
 	}
 }

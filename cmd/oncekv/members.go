@@ -98,10 +98,10 @@ func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMembe
 	if m.PeerURL == "" || m.ClientURL == "" {
 		return usageErrorf("--peer-url and --client-url are needed")
 	}
-	if err := checkURLs("peer-url", []string{m.PeerURL}); err != nil {
+	if err := checkMemberURL("peer-url", m.PeerURL); err != nil {
 		return err
 	}
-	if err := checkURLs("client-url", []string{m.ClientURL}); err != nil {
+	if err := checkMemberURL("client-url", m.ClientURL); err != nil {
 		return err
 	}
 	if m.Role != client.RoleVoter && m.Role != client.RoleLearner {

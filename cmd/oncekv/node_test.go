@@ -132,15 +132,6 @@ func TestByteSize(t *testing.T) {
 	}
 }
 
-func TestServeFlags_PeerURLFromCluster(t *testing.T) {
-	s := &serveFlags{maxValueBytes: 1, initialCluster: []string{"n1=http://db1:12000", "n2=http://db2:12000"}}
-	s.Name, s.Listen, s.PeerListen, s.Advertise = "n2", "0.0.0.0:11000", "0.0.0.0:12000", "http://db2:11000"
-	must(t, s.complete())
-	if s.PeerAdvertise != "http://db2:12000" || s.DataDir != "data/n2" || len(s.InitialCluster) != 2 {
-		t.Fatalf("%+v", s.DatabaseConfig)
-	}
-}
-
 func TestAsk(t *testing.T) {
 	var out bytes.Buffer
 	must(t, ask(strings.NewReader("n1\n"), &out, forceQuestion("n1"), "n1"))

@@ -84,9 +84,6 @@ func (s *serveFlags) complete() error {
 	if s.InitialCluster, err = parseCluster(s.initialCluster); err != nil {
 		return err
 	}
-	if s.PeerAdvertise == "" {
-		s.PeerAdvertise = s.ownPeerURL()
-	}
 	if s.DataDir == "" {
 		s.DataDir = filepath.Join("data", s.Name)
 	}
@@ -94,54 +91,13 @@ func (s *serveFlags) complete() error {
 	if s.DiskReserveBytes == 0 {
 		s.DiskReserveBytes = -1 // zero would be the default
 	}
-	return s.check()
-}
-
-func (s *serveFlags) check() error {
-	if err := checkName(s.Name); err != nil {
+	if err := atLeastOne("max-value-bytes", s.maxValueBytes); err != nil { // zero would be the default
 		return err
 	}
-	for _, err := range []error{
-		checkURL("advertise", s.Advertise),
-		checkURL("peer-advertise", s.PeerAdvertise),
-		checkListen("listen", s.Listen, "advertise", s.Advertise),
-		checkListen("peer-listen", s.PeerListen, "peer-advertise", s.PeerAdvertise),
-	} {
-		if err != nil {
-			return err
-		}
+	if err := atLeastOne("snapshot-log-bytes", s.snapshotLogBytes); err != nil {
+		return err
 	}
-	if len(s.Join) > 0 {
-		if err := checkURLs("join", s.Join); err != nil {
-			return err
-		}
-	}
-	if s.maxValueBytes < 1 {
-		return usageErrorf("--max-value-bytes must be at least 1")
-	}
-	return s.checkStart()
-}
-
-// checkStart allows one way to begin.
-func (s *serveFlags) checkStart() error {
-	switch {
-	case len(s.InitialCluster) > 0 && len(s.Join) > 0:
-		return usageErrorf("--initial-cluster begins a new cluster and --join enters one: give only one of them")
-	case s.Learner && len(s.Join) == 0:
-		return usageErrorf("--learner is for --join: a node that begins a cluster has a vote")
-	case len(s.InitialCluster) > 0 && s.ownPeerURL() == "":
-		return usageErrorf("--initial-cluster does not name this node, %s; it lists all nodes of the new cluster, this one included", s.Name)
-	}
-	return nil
-}
-
-func (s *serveFlags) ownPeerURL() string {
-	for _, p := range s.InitialCluster {
-		if p.Name == s.Name {
-			return p.URL
-		}
-	}
-	return ""
+	return s.Check()
 }
 
 func forceQuestion(name string) string {

@@ -38,8 +38,13 @@ type Admin struct {
 const adminName = "admin"
 
 // StartAdmin binds an admin's listener and returns; ctx bounds nothing but the
-// call. The admin finds the nodes by itself, and serves its page meanwhile.
+// call. The admin finds the nodes by itself, and serves its page meanwhile. It
+// returns a *SettingError for a configuration that cannot work.
 func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
+	cfg, err := cfg.checked()
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -52,7 +57,7 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	}
 	public, err := bind(cfg.Listen, "browsers", cfg.MaxConnections)
 	if err != nil {
-		return nil, err
+		return nil, listenError("listen", err)
 	}
 	a := &Admin{light: newLight(public), watch: watch}
 	a.forward = forward.New(forward.Config{Databases: watch.Databases, Logger: logger})

@@ -39,15 +39,20 @@ type Cache struct {
 }
 
 // StartCache binds a cache node's listener and returns; ctx bounds nothing but
-// the call. The node finds its database nodes by itself.
+// the call. The node finds its database nodes by itself. It returns a
+// *SettingError for a configuration that cannot work.
 func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
+	cfg, err := cfg.checked()
+	if err != nil {
+		return nil, err
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	logger := cfg.Logger.With("node", cfg.Name)
 	public, err := listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections)
 	if err != nil {
-		return nil, err
+		return nil, listenError("listen", err)
 	}
 	node, err := cachetier.New(cachetier.NodeConfig{Name: cfg.Name, URL: public.url, Nodes: cfg.Nodes, CacheBytes: cfg.CacheBytes, Logger: logger})
 	if err != nil {

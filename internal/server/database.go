@@ -1,11 +1,13 @@
 package server
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/metrics"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/version"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -100,10 +103,14 @@ type Database struct {
 
 // StartDatabase opens a node's data and listeners and returns; ctx bounds
 // nothing but the call. The node then forms, joins or rejoins its cluster by
-// itself, however long that takes. It returns an error for a directory in use
-// or not to be trusted, an address in use, or a configuration that cannot
-// work.
+// itself, however long that takes. It returns a *SettingError for a configuration
+// that cannot work, and another error for a directory in use or not to be
+// trusted, or an address in use.
 func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err error) {
+	// What is wrong in any case neither makes a directory nor takes a port.
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -111,7 +118,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		cfg.DiskReserveBytes = DefaultDiskReserveBytes
 	}
 	d := &Database{
-		cfg: cfg, logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
+		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
 		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	d.metrics = metrics.NewDatabase(cfg.Name, d.figures)
@@ -120,14 +127,22 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 			d.abandon()
 		}
 	}()
-	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections); err != nil {
-		return nil, err
-	}
-	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", 0); err != nil {
-		return nil, err
-	}
 	if d.dir, err = openDataDir(cfg.DataDir); err != nil {
 		return nil, err
+	}
+	// Again, now that nobody else can change what the directory holds.
+	if cfg, err = cfg.checked(); err != nil {
+		return nil, err
+	}
+	d.cfg = cfg
+	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections); err != nil {
+		return nil, listenError("listen", err)
+	}
+	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", 0); err != nil {
+		return nil, listenError("peer-listen", err)
+	}
+	if host, _, _ := nodeurl.SplitListen(cfg.PeerListen); cfg.PeerAdvertise == "" && nodeurl.Wildcard(host) {
+		d.peer.url = "" // nobody knows but the cluster
 	}
 	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed}); err != nil {
 		return nil, err
@@ -157,7 +172,7 @@ func (d *Database) nodeConfig() raftnode.Config {
 		OnFsync: d.metrics.Fsync, OnPropose: d.metrics.Proposed,
 	}
 	if len(d.cfg.Join) > 0 {
-		cfg.Join = d.join
+		cfg.Join = (&joiner{urls: d.cfg.Join, learner: d.cfg.Learner, logger: d.logger}).run
 	}
 	return cfg
 }
@@ -191,7 +206,7 @@ func (d *Database) run(public http.Handler) {
 		})
 	}
 	d.public.prepare(public, d.logger)
-	d.peer.prepare(d.node.Handler(), d.logger)
+	d.peer.prepare(d.peerHandler(), d.logger)
 	part("clients", d.public.serve)
 	part("peers", d.peer.serve)
 	part("raft", func() error { return d.node.Run(nodeCtx) })
@@ -302,67 +317,19 @@ func (d *Database) Name() string { return d.cfg.Name }
 // URL returns where clients reach the node.
 func (d *Database) URL() string { return d.public.url }
 
-// PeerURL returns where other members reach the node.
-func (d *Database) PeerURL() string { return d.peer.url }
+// PeerURL returns where other members reach the node, empty while only they know.
+func (d *Database) PeerURL() string {
+	if d.peer.url != "" {
+		return d.peer.url
+	}
+	st := d.node.Status()
+	m, _ := st.Member(st.ID)
+	return m.PeerURL
+}
 
 // Ready returns nil when a leader is known and the node has caught up with
 // it, else a sentence about what it waits for.
 func (d *Database) Ready(ctx context.Context) error { return clusterView{d}.Ready(ctx) }
-
-// joinPause is the time between two attempts to join.
-const joinPause = 500 * time.Millisecond
-
-// join asks the cluster at cfg.Join to add this node. It tries for ever while
-// nobody answers, and gives up only on a refusal.
-func (d *Database) join(ctx context.Context, self raftnode.Member) ([]raftnode.Member, error) {
-	c, err := client.New(client.Config{Endpoints: d.cfg.Join})
-	if err != nil {
-		return nil, err
-	}
-	role := client.RoleVoter
-	if d.cfg.Learner {
-		role = client.RoleLearner
-	}
-	told := ""
-	for {
-		members, err := d.joinOnce(ctx, c, client.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role})
-		if err == nil || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrInvalid) {
-			return members, err
-		}
-		if err.Error() != told {
-			told = err.Error()
-			d.logger.Info("waiting for a cluster to join", "at", d.cfg.Join, "err", err)
-		}
-		t := time.NewTimer(joinPause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return nil, ctx.Err()
-		}
-	}
-}
-
-func (d *Database) joinOnce(ctx context.Context, c *client.Client, self client.AddMember) ([]raftnode.Member, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if _, _, err := c.AddMember(ctx, self); err != nil {
-		return nil, err
-	}
-	list, err := c.Members(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var members []raftnode.Member
-	for _, m := range list.Members {
-		id, err := raftnode.ParseID(m.ID)
-		if err != nil {
-			return nil, err
-		}
-		members = append(members, raftnode.Member{ID: id, Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Learner: m.Role == client.RoleLearner})
-	}
-	return members, nil
-}
 
 // announce tells the cluster when this node's addresses have changed since it
 // was added.
@@ -372,10 +339,12 @@ func (d *Database) announce(ctx context.Context) {
 	for {
 		st := d.node.Status()
 		if m, ok := st.Member(st.ID); ok && st.Leader != 0 {
-			if m.PeerURL == d.peer.url && m.ClientURL == d.public.url {
+			peer := cmp.Or(d.peer.url, m.PeerURL)
+			if m.PeerURL == peer && m.ClientURL == d.public.url {
+				d.doubtPeerURL(peer)
 				return
 			}
-			m.PeerURL, m.ClientURL = d.peer.url, d.public.url
+			m.PeerURL, m.ClientURL = peer, d.public.url
 			if _, _, err := d.node.AddMember(ctx, m); err != nil {
 				d.logger.Warn("telling the cluster this node's new addresses", "err", err)
 			}
@@ -385,6 +354,15 @@ func (d *Database) announce(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+	}
+}
+
+// doubtPeerURL warns of a peer URL that is the cluster's old knowledge while the
+// port is another: unless something forwards it, nobody gets through.
+func (d *Database) doubtPeerURL(url string) {
+	_, port, _ := net.SplitHostPort(d.peer.ln.Addr().String())
+	if d.peer.url == "" && !strings.HasSuffix(url, ":"+port) {
+		d.logger.Warn("the other members know a peer URL with another port than this node listens at; if nothing forwards it, say --peer-advertise", "peer_url", url, "peer_listen", d.cfg.PeerListen)
 	}
 }
 

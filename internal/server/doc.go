@@ -18,7 +18,8 @@
 // # Invariants
 //
 //  1. A data directory belongs to one process at a time; a second one is
-//     refused before it reads a byte of it.
+//     refused before it opens it. (All that is read without the lock is the
+//     identity, a file that is only ever replaced, to judge a configuration.)
 //  2. A node that stops by itself says why in Err, and serves nothing from
 //     then on: its listeners are closed before Done is.
 //  3. Close takes no longer than its context allows. What it cannot finish in
@@ -27,4 +28,7 @@
 //  4. Nothing here waits for another node to be up before it serves: a
 //     database node without a leader answers reads of set keys, and 503 to the
 //     rest.
+//  5. A configuration that cannot work is a *SettingError, from Check and from
+//     Start alike, before anything was made or bound. Where the data belongs to a
+//     cluster, how a new one would begin counts for nothing, right or wrong.
 package server

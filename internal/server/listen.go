@@ -7,8 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // listener is a bound address and the HTTP server behind it.
@@ -18,16 +19,9 @@ type listener struct {
 	url string // what others are told
 }
 
-// ErrAdvertise is returned for an address that others could not use: a
-// wildcard listener needs to be told its own name.
-var ErrAdvertise = errors.New("a wildcard address needs an advertised URL")
-
 // listen binds addr for at most limit connections, 0 for the default. What
 // others are told is advertise, or addr itself.
 func listen(addr, advertise, what string, limit int) (*listener, error) {
-	if err := CheckAdvertise(addr, advertise); err != nil {
-		return nil, err
-	}
 	l, err := bind(addr, what, limit)
 	if err == nil && advertise != "" {
 		l.url = advertise
@@ -44,36 +38,14 @@ func bind(addr, what string, limit int) (*listener, error) {
 	}
 	host, _, _ := net.SplitHostPort(addr)
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	if wildcard(host) {
+	if nodeurl.Wildcard(host) {
 		host = "127.0.0.1"
 	}
-	return &listener{ln: limitConnections(ln, limit), url: "http://" + net.JoinHostPort(host, port)}, nil
-}
-
-func wildcard(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "" || ip != nil && ip.IsUnspecified()
-}
-
-// CheckAdvertise reports whether others can be told a URL for a listener at
-// addr: ErrAdvertise for a wildcard address without one, and a sentence for
-// what is no address or no http://host:port.
-func CheckAdvertise(addr, advertise string) error {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return fmt.Errorf("the listen address %q must look like 127.0.0.1:11000: %w", addr, err)
+	own := "http://" + net.JoinHostPort(host, port)
+	if canonical, err := nodeurl.Parse(own); err == nil {
+		own = canonical // else nobody but people is told
 	}
-	if advertise != "" {
-		u, err := url.Parse(advertise)
-		if err != nil || u.Scheme != "http" || u.Hostname() == "" || u.Port() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
-			return fmt.Errorf("the advertised URL %q must look like http://host:port", advertise)
-		}
-		return nil
-	}
-	if wildcard(host) {
-		return fmt.Errorf("%w: others cannot connect to %q; say --advertise http://HOST:PORT", ErrAdvertise, addr)
-	}
-	return nil
+	return &listener{ln: limitConnections(ln, limit), url: own}, nil
 }
 
 // prepare sets the handler. Bodies and answers have no deadline here: their

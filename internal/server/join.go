@@ -1,0 +1,129 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+const (
+	// joinPause is the time between two attempts to join.
+	joinPause = 500 * time.Millisecond
+	// joinTime bounds one attempt: the cluster may be busy with another change.
+	joinTime = 10 * time.Second
+)
+
+// joiner asks a running cluster to take a node in.
+type joiner struct {
+	urls    []string // that may be database nodes of the cluster
+	learner bool
+	logger  *slog.Logger
+	told    string
+}
+
+// run tries for ever while nobody answers, or what does may be replaced by a
+// database node. It gives up on a refusal, and when every URL belongs to a
+// node of which no database node will ever be reached there.
+func (j *joiner) run(ctx context.Context, self raftnode.Member) ([]raftnode.Member, error) {
+	hc := nodehttp.NewClient(nodehttp.Options{})
+	defer hc.CloseIdleConnections()
+	for {
+		databases, waiting, err := j.look(ctx, hc)
+		if err != nil {
+			return nil, err
+		}
+		if len(databases) > 0 {
+			members, err := j.ask(ctx, hc, databases, self)
+			if err == nil || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrInvalid) {
+				return members, err
+			}
+			waiting = append(waiting, err.Error())
+		}
+		j.tell(strings.Join(waiting, "; "))
+		t := time.NewTimer(joinPause)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// look finds out who is at the URLs, and drops those at which no database node
+// will be. waiting says what is wrong with the others.
+func (j *joiner) look(ctx context.Context, hc *http.Client) (databases, waiting []string, err error) {
+	var staying, wrong []string
+	for _, url := range j.urls {
+		who := nodehttp.Identify(ctx, hc, url)
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
+		problem := who.NoDatabase(url)
+		switch who.Kind {
+		case nodehttp.PeerPort, nodehttp.Cache, nodehttp.Admin:
+			wrong = append(wrong, problem)
+			continue
+		case nodehttp.Database:
+			databases = append(databases, url)
+		default:
+			waiting = append(waiting, problem)
+		}
+		staying = append(staying, url)
+	}
+	if len(staying) == 0 {
+		return nil, nil, &SettingError{"join", errors.New(strings.Join(wrong, "; "))}
+	}
+	for _, w := range wrong {
+		j.logger.Warn("--join names what cannot be joined; going on with the others", "err", w)
+	}
+	j.urls = staying
+	return databases, waiting, nil
+}
+
+// tell logs what the node waits for, when that has changed.
+func (j *joiner) tell(why string) {
+	if why != j.told {
+		j.told = why
+		j.logger.Info("waiting for a cluster to join", "at", j.urls, "err", why)
+	}
+}
+
+// ask asks the cluster of these database nodes once, and returns its members.
+func (j *joiner) ask(ctx context.Context, hc *http.Client, databases []string, self raftnode.Member) ([]raftnode.Member, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTime)
+	defer cancel()
+	c, err := client.New(client.Config{Endpoints: databases, HTTPClient: hc, SingleRequests: true})
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	role := client.RoleVoter
+	if j.learner {
+		role = client.RoleLearner
+	}
+	add := client.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role}
+	if _, _, err := c.AddMember(ctx, add); err != nil {
+		return nil, err
+	}
+	list, err := c.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var members []raftnode.Member
+	for _, m := range list.Members {
+		id, err := raftnode.ParseID(m.ID)
+		if err != nil {
+			return nil, err
+		}
+		members = append(members, raftnode.Member{ID: id, Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Learner: m.Role == client.RoleLearner})
+	}
+	return members, nil
+}

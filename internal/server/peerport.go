@@ -1,0 +1,34 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// peerHandler is raftnode's, and a sentence for those who meant the other port.
+func (d *Database) peerHandler() http.Handler {
+	peers := d.node.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/raft") || strings.HasPrefix(r.URL.Path, "/oncekv/") {
+			peers.ServeHTTP(w, r)
+			return
+		}
+		d.refuseClient(w)
+	})
+}
+
+// refuseClient answers what only a client asks. The status is not 404, which is
+// the answer for a key that is not set, and an answer to HEAD has nothing else.
+func (d *Database) refuseClient(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", client.ContentTypeProblem)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusMisdirectedRequest)
+	_ = json.NewEncoder(w).Encode(client.Problem{ // the other side sees a broken body
+		Type: client.ProblemNoRoute, Title: "Peer port", Status: http.StatusMisdirectedRequest,
+		Detail: fmt.Sprintf("this is the peer port of the database node %s, for database nodes only; clients, cache nodes, the admin and --join use %s", d.cfg.Name, d.public.url),
+	})
+}

@@ -1,0 +1,291 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// SettingError is a setting with which a node will never work, however often it
+// is started. It names the setting by the flag of the command line.
+type SettingError struct {
+	Flag string
+	Err  error
+}
+
+// Error is one sentence.
+func (e *SettingError) Error() string { return fmt.Sprintf("--%s: %v", e.Flag, e.Err) }
+
+// Unwrap returns the cause.
+func (e *SettingError) Unwrap() error { return e.Err }
+
+func setting(flag, format string, args ...any) error {
+	return &SettingError{flag, fmt.Errorf(format, args...)}
+}
+
+// firstError is the error of the first check that fails.
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bytesMax bounds sizes: sums of a few of them must not overflow.
+const bytesMax = 1 << 60
+
+func checkBytes(flag string, n int64) error {
+	if n > bytesMax {
+		return setting(flag, "%d bytes are more than any machine has: use at most 1024PiB", n)
+	}
+	return nil
+}
+
+// checkAtLeastZero is for settings whose zero is the default.
+func checkAtLeastZero(flag string, n int64) error {
+	if n < 0 {
+		return setting(flag, "it is %d, and must not be negative", n)
+	}
+	return checkBytes(flag, n)
+}
+
+func checkName(name string) error {
+	if err := nodeurl.CheckName(name); err != nil {
+		return &SettingError{"name", err}
+	}
+	return nil
+}
+
+func checkListen(flag, listen string) error {
+	if _, _, err := nodeurl.SplitListen(listen); err != nil {
+		return &SettingError{flag, err}
+	}
+	return nil
+}
+
+// nodeURLs checks the URLs of a flag and returns them in the one form.
+func nodeURLs(flag string, urls []string) ([]string, error) {
+	checked := make([]string, len(urls))
+	for i, u := range urls {
+		var err error
+		if checked[i], err = nodeurl.Parse(u); err != nil {
+			return nil, &SettingError{flag, err}
+		}
+	}
+	return checked, nil
+}
+
+// seeds checks the URLs of database nodes to begin with.
+func seeds(urls []string) ([]string, error) {
+	if len(urls) == 0 {
+		return nil, setting("nodes", "it names no database node: give the client URL of one at least, such as http://127.0.0.1:11000")
+	}
+	return nodeURLs("nodes", urls)
+}
+
+// address is a listener as it was configured, and the flags that did.
+type address struct {
+	flag, listen           string
+	advertiseFlag, advised string
+}
+
+// checked returns where others are told to connect, or an empty URL where the
+// listener will know: its address is no wildcard one, and may have port 0.
+func (a address) checked() (url string, err error) {
+	if err := checkListen(a.flag, a.listen); err != nil {
+		return "", err
+	}
+	if a.advised != "" {
+		if url, err = nodeurl.WithPort(a.advised); err != nil {
+			return "", &SettingError{a.advertiseFlag, err}
+		}
+		return url, nil
+	}
+	host, _, _ := nodeurl.SplitListen(a.listen)
+	if nodeurl.Wildcard(host) {
+		return "", setting(a.flag, "%q means every interface; say with --%s URL how others reach this node", a.listen, a.advertiseFlag)
+	}
+	if _, err := nodeurl.Parse("http://" + net.JoinHostPort(host, "1")); err != nil {
+		return "", setting(a.flag, "others cannot be told to connect to %q; say with --%s URL how they reach this node", a.listen, a.advertiseFlag)
+	}
+	return "", nil
+}
+
+// urlAt is where an address is reached, empty for a free port or every interface.
+func urlAt(listen string) string {
+	host, port, err := nodeurl.SplitListen(listen)
+	if err != nil || port == 0 || nodeurl.Wildcard(host) {
+		return ""
+	}
+	url, _ := nodeurl.Parse("http://" + net.JoinHostPort(host, strconv.Itoa(int(port))))
+	return url
+}
+
+// Check returns a *SettingError for a configuration that cannot work.
+// StartDatabase does the same; before it, there is time to ask a person.
+func (cfg DatabaseConfig) Check() error {
+	_, err := cfg.checked()
+	return err
+}
+
+// checked returns the configuration with every URL in the one form. Where the
+// data belongs to a cluster already, nothing is left of how it began; a peer URL
+// that nothing names is then empty, and stays what the cluster has.
+func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
+	err := firstError(
+		checkName(cfg.Name),
+		checkAtLeastZero("max-connections", int64(cfg.MaxConnections)),
+		checkAtLeastZero("max-value-bytes", cfg.MaxValueBytes),
+		checkAtLeastZero("snapshot-log-bytes", cfg.SnapshotLogBytes),
+		checkBytes("disk-reserve-bytes", cfg.DiskReserveBytes),
+		checkListen("peer-listen", cfg.PeerListen),
+	)
+	if err != nil {
+		return cfg, err
+	}
+	if cfg.DataDir == "" {
+		return cfg, setting("data-dir", "it is empty: name a directory")
+	}
+	if cfg.Listen == cfg.PeerListen && urlAt(cfg.Listen) != "" {
+		return cfg, setting("peer-listen", "%q is the address of --listen: clients and database nodes need one each", cfg.PeerListen)
+	}
+	if cfg.Advertise, err = (address{"listen", cfg.Listen, "advertise", cfg.Advertise}).checked(); err != nil {
+		return cfg, err
+	}
+	if err := cfg.checkBeginning(); err != nil {
+		return cfg, err
+	}
+	return cfg, cfg.choosePeerURL()
+}
+
+// own is where clients are told to connect, if that is known before the listener
+// is.
+func (cfg *DatabaseConfig) own() string {
+	if cfg.Advertise != "" {
+		return cfg.Advertise
+	}
+	return urlAt(cfg.Listen)
+}
+
+// checkBeginning verifies how a node without data begins, and forgets that of
+// one with data.
+func (cfg *DatabaseConfig) checkBeginning() (err error) {
+	switch {
+	case len(cfg.InitialCluster) > 0 && len(cfg.Join) > 0:
+		return setting("join", "it enters a cluster, and --initial-cluster begins a new one: give only one of them")
+	case cfg.Learner && len(cfg.Join) == 0:
+		return setting("learner", "it is for --join: a node that begins a cluster has a vote")
+	}
+	if cfg.InitialCluster, err = raftnode.CheckPeers(cfg.InitialCluster); err != nil {
+		return &SettingError{"initial-cluster", err}
+	}
+	if cfg.Join, err = nodeURLs("join", cfg.Join); err != nil {
+		return err
+	}
+	if cfg.belongs() {
+		cfg.InitialCluster, cfg.Join, cfg.Learner = nil, nil, false
+	}
+	if own := cfg.own(); len(cfg.Join) == 1 && cfg.Join[0] == own {
+		return setting("join", "%s is this node itself: give the client URL of a node of the cluster to join", own)
+	}
+	return nil
+}
+
+// belongs reports whether the data belongs to a cluster. A directory that cannot
+// be read is for raftnode to tell about.
+func (cfg *DatabaseConfig) belongs() bool {
+	belongs, err := raftnode.Belongs(cfg.DataDir)
+	return belongs || err != nil
+}
+
+// choosePeerURL finds out where other database nodes are told to connect: as
+// --peer-advertise says, else as the list of a new cluster does, else at the
+// address itself.
+func (cfg *DatabaseConfig) choosePeerURL() error {
+	peer := address{"peer-listen", cfg.PeerListen, "peer-advertise", cfg.PeerAdvertise}
+	source := "peer-advertise"
+	if listed, found := cfg.listed(); found {
+		if peer.advised == "" {
+			peer.advised, source = listed, "initial-cluster"
+		} else if url, err := nodeurl.WithPort(peer.advised); err == nil && url != listed {
+			return setting("initial-cluster", "it says that %s is reached at %s, and --peer-advertise that at %s", cfg.Name, listed, url)
+		}
+	} else if len(cfg.InitialCluster) > 0 {
+		return setting("initial-cluster", "it does not name this node, %s; it lists all nodes of the new cluster, this one included", cfg.Name)
+	}
+	url, err := peer.checked()
+	if host, _, _ := nodeurl.SplitListen(cfg.PeerListen); err != nil && peer.advised == "" && nodeurl.Wildcard(host) && cfg.belongs() {
+		url, err = "", nil
+	}
+	if err != nil {
+		return err
+	}
+	if url != "" && url == cfg.own() {
+		return setting(source, "%s is where clients reach this node: give the URL of --peer-listen, such as http://127.0.0.1:12000", url)
+	}
+	cfg.PeerAdvertise = url
+	return nil
+}
+
+// listed is this node's URL in the list of a new cluster.
+func (cfg *DatabaseConfig) listed() (url string, found bool) {
+	for _, p := range cfg.InitialCluster {
+		if p.Name == cfg.Name {
+			return p.URL, true
+		}
+	}
+	return "", false
+}
+
+// Check returns a *SettingError for a configuration that cannot work.
+func (cfg CacheConfig) Check() error {
+	_, err := cfg.checked()
+	return err
+}
+
+func (cfg CacheConfig) checked() (CacheConfig, error) {
+	err := firstError(
+		checkName(cfg.Name),
+		checkAtLeastZero("max-connections", int64(cfg.MaxConnections)),
+		checkAtLeastZero("cache-bytes", cfg.CacheBytes),
+	)
+	if err != nil {
+		return cfg, err
+	}
+	if cfg.Advertise, err = (address{"listen", cfg.Listen, "advertise", cfg.Advertise}).checked(); err != nil {
+		return cfg, err
+	}
+	cfg.Nodes, err = seeds(cfg.Nodes)
+	return cfg, err
+}
+
+// Check returns a *SettingError for a configuration that cannot work.
+func (cfg AdminConfig) Check() error {
+	_, err := cfg.checked()
+	return err
+}
+
+func (cfg AdminConfig) checked() (AdminConfig, error) {
+	err := firstError(checkListen("listen", cfg.Listen), checkAtLeastZero("max-connections", int64(cfg.MaxConnections)))
+	if err != nil {
+		return cfg, err
+	}
+	cfg.Nodes, err = seeds(cfg.Nodes)
+	return cfg, err
+}
+
+// listenError tells an address that this machine has not, and will not have, from
+// one that is in use.
+func listenError(flag string, err error) error {
+	var name *net.DNSError
+	if errors.As(err, &name) && name.IsNotFound {
+		return setting(flag, "no address is known for the host %s: write host:port with an address of this machine, such as 127.0.0.1:11000", name.Name)
+	}
+	return err
+}
