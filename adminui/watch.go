@@ -435,9 +435,11 @@ func (w *Watch) History() any {
 
 // Databases returns the URLs of the database nodes that requests may be sent
 // to, the leader first. Those that are down are only left when all are: waiting
-// for one that hangs takes long.
+// for one that hangs takes long. A member that never answered with its own id is
+// left out in any case: its URL may be that of something whose answers are
+// nobody's business.
 func (w *Watch) Databases() []string {
-	members := slices.Clone(w.State().Members)
+	members := slices.DeleteFunc(slices.Clone(w.State().Members), func(m Member) bool { return m.Stats == nil || m.Stats.ID != m.ID })
 	if len(members) == 0 {
 		return w.cfg.Nodes
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -229,5 +231,29 @@ func TestWatch_Next(t *testing.T) {
 func TestNewWatch_NeedsNodes(t *testing.T) {
 	if _, err := NewWatch(WatchConfig{}); err == nil {
 		t.Error("a watch without nodes")
+	}
+}
+
+// Requests of people go to members that have answered with their own ids: the
+// client URL of another may be anything's.
+func TestWatch_Databases_LeavesStrangersOut(t *testing.T) {
+	c := newFakeCluster(t, 2, 0)
+	silent := httptest.NewServer(http.NotFoundHandler())
+	defer silent.Close()
+	liar := newFakeNode(t)
+	liar.set(func() { liar.stats = client.Stats{ID: "another", Role: client.RoleFollower} })
+	for _, db := range c.dbs {
+		db.set(func() {
+			db.members.Members = append(slices.Clone(db.members.Members),
+				client.Member{ID: "x1", Name: "x1", ClientURL: silent.URL}, client.Member{ID: "x2", Name: "x2", ClientURL: liar.URL})
+		})
+	}
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}})
+	await(t, w, "answers of all who give one", func(s *State) bool {
+		answered := slices.DeleteFunc(slices.Clone(s.Members), func(m Member) bool { return m.Stats == nil })
+		return len(s.Members) == 4 && len(answered) == 3
+	})
+	if got := w.Databases(); len(got) != 2 || slices.Contains(got, silent.URL) || slices.Contains(got, liar.URL) {
+		t.Errorf("requests go to %v", got)
 	}
 }

@@ -22,7 +22,14 @@ type database struct {
 	url     string
 	beating atomic.Bool // a heartbeat is on its way
 
+	// proven is set for a seed, and for another node once it has answered a
+	// heartbeat as the member that it was said to be. Others are sent heartbeats
+	// and nothing else: anybody may have named that URL, of something whose
+	// answers to forwarded requests are nobody's business.
+	proven atomic.Bool
+
 	mu       sync.Mutex
+	silence  string        // why the last heartbeat was in vain; "" if it was not
 	latency  time.Duration // moving average until the first byte of an answer; 0 = not measured
 	demoted  time.Time     // tried last until then
 	answered time.Time     // last answer of any kind
@@ -61,6 +68,26 @@ func (d *database) outrun(took time.Duration) {
 	}
 }
 
+// complains notes why a heartbeat was in vain, "" for one that was not, and
+// reports whether that is new.
+func (d *database) complains(why string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before := d.silence
+	d.silence = why
+	return before != why
+}
+
+// tried is the URL, and why it does not answer.
+func (d *database) tried() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.silence == "" {
+		return d.url
+	}
+	return d.url + " (" + d.silence + ")"
+}
+
 func (d *database) measure(took time.Duration) {
 	if d.latency == 0 {
 		d.latency = took
@@ -84,6 +111,14 @@ type databases struct {
 
 func (ds *databases) all() []*database { return *ds.list.Load() }
 
+// begin makes the first list, of seeds.
+func (ds *databases) begin(seeds []string) {
+	ds.set(seeds)
+	for _, d := range ds.all() {
+		d.proven.Store(true)
+	}
+}
+
 // set replaces the list; a node that stays keeps what was measured. Only one
 // goroutine at a time may call it.
 func (ds *databases) set(urls []string) {
@@ -104,8 +139,8 @@ func (ds *databases) set(urls []string) {
 	ds.list.Store(&list)
 }
 
-// preference is the list, fastest first; not yet measured ones follow, those
-// that failed lately come last.
+// preference is the list of those that are proven, fastest first; not yet
+// measured ones follow, those that failed lately come last.
 func (ds *databases) preference() []*database {
 	type rank struct {
 		d       *database
@@ -114,14 +149,18 @@ func (ds *databases) preference() []*database {
 	}
 	now := ds.now()
 	list := ds.all()
-	ranks := make([]rank, len(list))
-	for i, d := range list {
-		d.mu.Lock()
-		ranks[i] = rank{d, now.Before(d.demoted), d.latency}
-		d.mu.Unlock()
-		if ranks[i].latency == 0 {
-			ranks[i].latency = hedgeMax
+	ranks := make([]rank, 0, len(list))
+	for _, d := range list {
+		if !d.proven.Load() {
+			continue
 		}
+		d.mu.Lock()
+		r := rank{d, now.Before(d.demoted), d.latency}
+		d.mu.Unlock()
+		if r.latency == 0 {
+			r.latency = hedgeMax
+		}
+		ranks = append(ranks, r)
 	}
 	slices.SortStableFunc(ranks, func(a, b rank) int {
 		if a.demoted != b.demoted {

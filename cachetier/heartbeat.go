@@ -4,13 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
+	"errors"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 const answerBytesMax = 8 << 20
@@ -69,8 +71,15 @@ func (n *Node) beat(ctx context.Context, d *database) {
 	answer, err := n.post(ctx, d, client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, CacheFigures: n.figures()})
 	if err != nil {
 		d.failed(n.now())
-		n.log.Debug("database node did not answer a heartbeat", "database", d.url, "error", err)
+		n.complain(d, err)
 		return
+	}
+	d.complains("")
+	if !d.proven.Load() {
+		if !amongMembers(answer.DBs, d.url) {
+			return // whoever is there is not what it was said to be
+		}
+		d.proven.Store(true)
 	}
 	d.succeeded(n.now(), n.now().Sub(began))
 	n.update.Lock()
@@ -78,6 +87,33 @@ func (n *Node) beat(ctx context.Context, d *database) {
 	caches, dbs := n.members.heard(answer, n.now())
 	n.setPeers(caches)
 	n.databases.set(dbs)
+}
+
+// amongMembers reports whether a database node is among those that an answer names. Each
+// of them names itself.
+func amongMembers(dbs []client.DBNode, url string) bool {
+	return slices.ContainsFunc(dbs, func(d client.DBNode) bool {
+		named, err := nodeurl.Parse(d.URL)
+		return err == nil && named == url
+	})
+}
+
+// complain logs why a database node gives no answer that it should, when that has
+// changed, and who is there instead.
+func (n *Node) complain(d *database, err error) {
+	why := nodehttp.Reason(err)
+	if !d.complains(why) {
+		return
+	}
+	var status *nodehttp.StatusError
+	if !errors.As(err, &status) && !errors.Is(err, nodehttp.ErrAnswer) {
+		n.log.Info("a database node does not answer", "database", d.url, "err", why)
+		return
+	}
+	if instead := nodehttp.Identify(n.base, n.fetcher.http, d.url).NoDatabase(d.url); instead != "" {
+		why = instead
+	}
+	n.log.Warn("a database node does not take heartbeats", "database", d.url, "err", why)
 }
 
 func (n *Node) post(ctx context.Context, d *database, h client.Heartbeat) (client.HeartbeatAnswer, error) {
@@ -97,13 +133,10 @@ func (n *Node) post(ctx context.Context, d *database, h client.Heartbeat) (clien
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return answer, fmt.Errorf("status %d: %w", resp.StatusCode, client.ResponseError(resp))
+		return answer, &nodehttp.StatusError{Status: resp.StatusCode}
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, answerBytesMax))
-	if err != nil {
-		return answer, err
-	}
-	return answer, json.Unmarshal(data, &answer)
+	err = nodehttp.DecodeJSON(resp.Body, answerBytesMax, &answer)
+	return answer, err
 }
 
 // goodbye takes this node out of the ring at once instead of after the TTL.

@@ -143,7 +143,7 @@ func New(cfg NodeConfig) (*Node, error) {
 	}
 	n.base, n.stopBase = context.WithCancel(context.Background())
 	n.databases = &databases{now: n.now}
-	n.databases.set(cfg.Nodes)
+	n.databases.begin(cfg.Nodes)
 	n.fetcher = &fetcher{
 		databases: n.databases,
 		http:      newHTTPClient(dialTimeout),
@@ -383,7 +383,7 @@ func (n *Node) Ready(context.Context) error {
 		if d.answeredSince(n.now().Add(-answeredWithin)) {
 			return nil
 		}
-		urls[i] = d.url
+		urls[i] = d.tried()
 	}
 	return fmt.Errorf("%w: no database node has answered within %v; tried %v", kvstore.ErrUnavailable, answeredWithin, urls)
 }

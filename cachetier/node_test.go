@@ -549,7 +549,7 @@ func TestNode_Get_OnlyTheAPIs404IsAbsence(t *testing.T) {
 		return true
 	})
 	n := newTestNode(t, nil, stranger, good)
-	n.databases.set([]string{stranger.URL, good.URL})
+	n.databases.begin([]string{stranger.URL, good.URL})
 	mustGet(t, n, keys.put("k", []byte("v")))
 }
 
@@ -575,7 +575,7 @@ func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
 		return false
 	})
 	n := newTestNode(t, func(cfg *NodeConfig) { cfg.HedgeDelay = time.Millisecond }, slow, fast)
-	n.databases.set([]string{slow.URL, fast.URL})
+	n.databases.begin([]string{slow.URL, fast.URL})
 	mustGet(t, n, keys.put("k", []byte("v")))
 	if n.fetcher.hedges.Load() != 1 || slow.readsOf("k") != 1 {
 		t.Errorf("%d hedges, %d reads of the slow database", n.fetcher.hedges.Load(), slow.readsOf("k"))
@@ -629,7 +629,7 @@ func TestNode_Get_WrongBytesOfADatabaseAreRefused(t *testing.T) {
 		return true
 	})
 	n := newTestNode(t, nil, liar, good)
-	n.databases.set([]string{liar.URL, good.URL})
+	n.databases.begin([]string{liar.URL, good.URL})
 	mustGet(t, n, want)
 	alone := newTestNode(t, nil, liar)
 	if _, _, err := alone.Get(t.Context(), "k", kvstore.Linearizable); !errors.Is(err, kvstore.ErrUnavailable) {
@@ -1050,7 +1050,7 @@ func TestStreamedValue_DatabaseDiesHalfWay(t *testing.T) {
 			keys := newFakeKeys()
 			dying, good := newFakeDB(t, keys), newFakeDB(t, keys)
 			n := newTestNode(t, func(cfg *NodeConfig) { cfg.StreamIdle = 3 * time.Second }, dying, good)
-			n.databases.set([]string{dying.URL, good.URL})
+			n.databases.begin([]string{dying.URL, good.URL})
 			want := keys.put("large", pattern(5<<20))
 			v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
 			if err != nil {
