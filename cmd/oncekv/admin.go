@@ -37,6 +37,9 @@ and change the cluster.`,
 }
 
 func (a *app) admin(ctx context.Context, d *adminFlags) error {
+	if err := d.Check(); err != nil {
+		return err
+	}
 	d.Logger = a.logger(d.log)
 	admin, err := server.StartAdmin(ctx, d.AdminConfig)
 	if err != nil {

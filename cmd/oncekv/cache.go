@@ -42,6 +42,9 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 		return err
 	}
 	c.CacheBytes, c.Logger = int64(c.cacheBytes), a.logger(c.log)
+	if err := c.Check(); err != nil {
+		return err
+	}
 	c.LimitMemory = a.env("GOMEMLIMIT") == "" // who sets it knows better
 	cache, err := server.StartCache(ctx, c.CacheConfig)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -226,8 +227,11 @@ func (cfg *DatabaseConfig) choosePeerURL() error {
 	if err != nil {
 		return err
 	}
-	if url != "" && url == cfg.own() {
-		return setting(source, "%s is where clients reach this node: give the URL of --peer-listen, such as http://127.0.0.1:12000", url)
+	if own := cfg.own(); own != "" && own == cmp.Or(url, urlAt(cfg.PeerListen)) {
+		if url == "" {
+			return setting("advertise", "%s is where database nodes reach this one: give the URL of --listen, such as http://127.0.0.1:11000", own)
+		}
+		return setting(source, "%s is where clients reach this node: give the URL of --peer-listen, such as http://127.0.0.1:12000", own)
 	}
 	cfg.PeerAdvertise = url
 	return nil
