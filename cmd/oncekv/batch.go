@@ -86,7 +86,7 @@ func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool)
 	if a.json {
 		return verdict
 	}
-	return errors.Join(sum.write(a.stdout, name), verdict)
+	return errors.Join(told(sum.write(a.stdout, name)), verdict)
 }
 
 // regularBytes is what is left to read of a regular file, 0 for everything else.

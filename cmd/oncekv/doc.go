@@ -28,12 +28,17 @@
 //  2. Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR. A flag
 //     beats it; an empty variable counts as not set. PORT is ignored.
 //  3. The exit code is 0 done, 1 failed, 2 usage, 3 not found, 4 conflict,
-//     5 outcome unknown.
+//     5 outcome unknown. A command whose reader goes before it has done everything,
+//     as with "| head", ends without a word and with 141, which is what a shell
+//     reports of programs that SIGPIPE ends. What was carried out by then (a put, a
+//     change of members) has the exit code that tells how it went.
 //  4. SIGINT, SIGTERM and SIGHUP end a command in order. A second one ends it at
 //     once, unless it comes within a second of the first: terminals and Procfile
 //     runners signal a process twice.
 //  5. Nothing exits because another process is not up yet.
 //  6. A progress bar shows only on a terminal.
+//  7. What is lost on standard error changes nothing: a node whose log nobody reads
+//     any more serves on.
 //
 // # Caveats
 //

@@ -18,6 +18,9 @@ const (
 	exitNotFound = 3
 	exitConflict = 4
 	exitUnknown  = 5
+	// exitNoReader is what a shell reports of a program that SIGPIPE ended, as most
+	// do when their reader goes.
+	exitNoReader = 128 + 13
 )
 
 // usageError is a command line, or environment, that makes no sense.

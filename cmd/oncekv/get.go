@@ -77,7 +77,7 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 		err = writeFile(g.output, bar.count(obj.Body))
 		bar.finish()
 		if err == nil && a.json {
-			err = writeJSON(a.stdout, obj.Record)
+			err = told(writeJSON(a.stdout, obj.Record))
 		}
 	case a.json:
 		err = writeDocument(a.stdout, obj)

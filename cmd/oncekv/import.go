@@ -62,7 +62,7 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 	err = im.run(ctx)
 	im.bar.finish()
 	im.sum.took = time.Since(start)
-	return errors.Join(a.showSummary(dir, &im.sum), im.sum.verdict(err))
+	return errors.Join(told(a.showSummary(dir, &im.sum)), im.sum.verdict(err))
 }
 
 func (a *app) showSummary(dir string, s *summary) error {

@@ -9,6 +9,7 @@ import (
 )
 
 func main() {
+	survivePipes()
 	ctx, stop := untilSignal(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
 	stop()
@@ -29,6 +30,7 @@ type app struct {
 // run carries out one command line and returns the exit code. ctx ends when the
 // command shall.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(name string) string) int {
+	stdout, stderr = output{stdout}, newMessages(stderr)
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
 	root := a.rootCommand()
 	started := false // false: the error came from parsing, so it is one of usage
@@ -45,9 +47,13 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err != nil && !started {
 		err = &usageError{err}
 	}
-	report(stderr, cmd.CommandPath(), err)
-	diagnose(ctx, cmd, stderr, err)
-	return exitCode(err)
+	rest := besidesReader(err)
+	if rest == nil && err != nil {
+		return exitNoReader // without a word: "| head" is nobody's fault
+	}
+	report(stderr, cmd.CommandPath(), rest)
+	diagnose(ctx, cmd, stderr, rest)
+	return exitCode(rest)
 }
 
 func (a *app) rootCommand() *cobra.Command {

@@ -112,12 +112,12 @@ func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMembe
 		return err
 	}
 	if a.json {
-		return writeJSON(a.stdout, added)
+		return told(writeJSON(a.stdout, added))
 	}
 	if !isNew {
-		return a.say("%s is a member already, as %s", added.Name, added.Role)
+		return told(a.say("%s is a member already, as %s", added.Name, added.Role))
 	}
-	return a.say("added %s as %s", added.Name, added.Role)
+	return told(a.say("added %s as %s", added.Name, added.Role))
 }
 
 func (a *app) membersRemove(c *clientFlags) *cobra.Command {
@@ -193,9 +193,9 @@ func (a *app) changed(err error, what, name string) error {
 	case err != nil:
 		return err
 	case a.json:
-		return writeJSON(a.stdout, map[string]string{"done": what, "name": name})
+		return told(writeJSON(a.stdout, map[string]string{"done": what, "name": name}))
 	}
-	return a.say("%s %s", what, name)
+	return told(a.say("%s %s", what, name))
 }
 
 func (a *app) say(format string, args ...any) error {

@@ -165,7 +165,7 @@ func (a *app) putDone(key, putID string, answer client.PutAnswer, err error) err
 	case err != nil:
 		return err
 	}
-	return errors.Join(err, a.showPut(key, r))
+	return errors.Join(err, told(a.showPut(key, r)))
 }
 
 func (a *app) showPut(key string, r putResult) error {

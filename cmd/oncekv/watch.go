@@ -69,7 +69,19 @@ func (a *app) watch(ctx context.Context, w *watchFlags, prefix string) error {
 	if err != nil {
 		return err
 	}
-	if w.since == sinceNow {
+	ctx, stop := a.whileRead(ctx)
+	defer stop()
+	err = a.showChanges(ctx, cl, opts, w.since == sinceNow)
+	if errors.Is(context.Cause(ctx), errReaderGone) {
+		return errReaderGone
+	}
+	return err
+}
+
+// showChanges shows what follows opts.Since, or now, until ctx ends.
+func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.ChangesOptions, now bool) error {
+	if now {
+		var err error
 		if opts.Since, err = newest(ctx, cl); err != nil {
 			return err
 		}
