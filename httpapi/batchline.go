@@ -155,7 +155,7 @@ func (s *batch) wait(pause time.Duration) bool {
 // own fault.
 func (s *batch) failed(l *batchLine, err error) {
 	l.undecided(err)
-	if p := problemFor(putting, err); p.document.Status == http.StatusInternalServerError {
+	if p := problemFor(putting, err); p.document.Status == http.StatusInternalServerError && s.proposing.Err() == nil { // else the client went away
 		s.counters.Errors.Add(1)
 		s.logger.Error("put of a line failed", "err", err)
 	}

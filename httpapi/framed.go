@@ -278,7 +278,7 @@ func (s *framedStream) failed(id uint32, err error) {
 
 func (s *framedStream) failure(err error) *problem {
 	p := problemFor(s.op, err)
-	if p.document.Status == http.StatusInternalServerError {
+	if p.document.Status == http.StatusInternalServerError && s.working.Err() == nil { // else the client went away
 		s.counters.Errors.Add(1)
 		s.logger.Error("request in a frame failed", "path", s.path, "err", err)
 	}

@@ -244,7 +244,7 @@ func (l *getLiner) fill(r *client.GetResult, v *kvstore.Value, source string, er
 		return
 	case err != nil:
 		p := problemFor(reading, err)
-		if p.document.Status == http.StatusInternalServerError {
+		if p.document.Status == http.StatusInternalServerError && l.ctx.Err() == nil { // else the client went away
 			l.counters.Errors.Add(1)
 			l.logger.Error("get of a line failed", "err", err)
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -40,10 +42,55 @@ func (p raftPanic) Error() string { return "raft: " + string(p) }
 // zapLogger lets the WAL, snap and rafthttp packages write to a slog.Logger,
 // one level quieter than they mean it: they report every reconnection.
 func zapLogger(l *slog.Logger) *zap.Logger {
-	return zap.New(&zapCore{l: l}, zap.OnFatal(zapcore.WriteThenPanic))
+	return zap.New(&zapCore{l: l, seldom: newSeldom(time.Now)}, zap.OnFatal(zapcore.WriteThenPanic))
 }
 
-type zapCore struct{ l *slog.Logger }
+type zapCore struct {
+	l      *slog.Logger
+	seldom *seldom
+}
+
+// seldomEvery is how often the same message may be logged: strangers who reach the
+// peer listener decide how often rafthttp has something to say.
+const seldomEvery = 10 * time.Second
+
+// seldom lets each message through once in seldomEvery. Messages are the constant
+// texts of a few packages, so there are few. It is safe for concurrent use.
+type seldom struct {
+	now func() time.Time
+
+	mu   sync.Mutex
+	last map[string]*said
+}
+
+// said is when a message was logged, and how often it was left out since.
+type said struct {
+	at   time.Time
+	left int
+}
+
+func newSeldom(now func() time.Time) *seldom {
+	return &seldom{now: now, last: make(map[string]*said)}
+}
+
+// due reports whether the message is to be logged now, and how many like it were
+// left out since the last one.
+func (s *seldom) due(message string) (left int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, m := s.now(), s.last[message]
+	switch {
+	case m == nil:
+		s.last[message] = &said{at: now}
+		return 0, true
+	case now.Sub(m.at) < seldomEvery:
+		m.left++
+		return 0, false
+	}
+	left = m.left
+	*m = said{at: now}
+	return left, true
+}
 
 func slogLevel(l zapcore.Level) slog.Level {
 	switch {
@@ -62,7 +109,7 @@ func (c *zapCore) Enabled(l zapcore.Level) bool {
 }
 
 func (c *zapCore) With(fields []zapcore.Field) zapcore.Core {
-	return &zapCore{l: c.l.With(slogArgs(fields)...)}
+	return &zapCore{l: c.l.With(slogArgs(fields)...), seldom: c.seldom}
 }
 
 func (c *zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -73,7 +120,17 @@ func (c *zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 }
 
 func (c *zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	c.l.Log(context.Background(), slogLevel(e.Level), e.Message, slogArgs(fields)...)
+	level, args := slogLevel(e.Level), slogArgs(fields)
+	if level == slog.LevelInfo || level == slog.LevelWarn {
+		left, due := c.seldom.due(e.Message)
+		if !due {
+			return nil
+		}
+		if left > 0 {
+			args = append(args, "left_out", left)
+		}
+	}
+	c.l.Log(context.Background(), level, e.Message, args...)
 	return nil
 }
 

@@ -45,6 +45,10 @@ func (a *app) admin(ctx context.Context, d *adminFlags) error {
 	if err != nil {
 		return startError(ctx, "the admin", err)
 	}
-	fmt.Fprintf(a.stderr, "admin page at %s\n", admin.URL())
+	if isTerminal(a.stderr) {
+		fmt.Fprintf(a.stderr, "admin page at %s\n", admin.URL())
+	} else {
+		d.Logger.Info("admin page", "url", admin.URL())
+	}
 	return a.supervise(ctx, namedNode{"the admin", admin})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log"
 	"log/slog"
 
 	"github.com/spf13/pflag"
@@ -15,10 +16,18 @@ func (l *logFlags) register(flags *pflag.FlagSet, level slog.Level) {
 }
 
 // logger writes to standard error: for people on a terminal, JSON otherwise.
+//
+// It also takes over package log, which net/http's clients and other libraries write
+// to when they are given no logger, past every level and format. That is state of the
+// process; it is set here, where a command begins that runs nodes until the process
+// ends. What they say is about single connections: debug.
 func (a *app) logger(l logFlags) *slog.Logger {
 	options := &slog.HandlerOptions{Level: l.level}
+	var handler slog.Handler = slog.NewJSONHandler(a.stderr, options)
 	if isTerminal(a.stderr) {
-		return slog.New(slog.NewTextHandler(a.stderr, options))
+		handler = slog.NewTextHandler(a.stderr, options)
 	}
-	return slog.New(slog.NewJSONHandler(a.stderr, options))
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(handler, slog.LevelDebug).Writer())
+	return slog.New(handler)
 }

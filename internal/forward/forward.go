@@ -61,7 +61,7 @@ func New(cfg Config) *Handler {
 		Transport:     &forwarder{Config: cfg, transport: transport},
 		FlushInterval: -1,
 		ErrorHandler:  failed,
-		ErrorLog:      slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
+		ErrorLog:      slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}}
 }
 
