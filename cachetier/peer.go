@@ -26,9 +26,12 @@ const (
 
 var (
 	errPeerSilent = errors.New("owner is silent")
-	errPeerBusy   = errors.New("owner could not load")
-	errPeerLeft   = errors.New("owner is leaving")
-	errPeerPlain  = errors.New("owner takes this question over plain HTTP only")
+	// errPeerIdle: a stream on which nothing was under way has ended: the other side
+	// needed the room, or the connection was cut. The next question makes a new one.
+	errPeerIdle  = errors.New("an idle stream has ended")
+	errPeerBusy  = errors.New("owner could not load")
+	errPeerLeft  = errors.New("owner is leaving")
+	errPeerPlain = errors.New("owner takes this question over plain HTTP only")
 
 	// errPeerSlow: the owner has given no sign of life for a while. Its answer
 	// may still come.
@@ -212,7 +215,7 @@ func (p *peer) ended(s *stream, err error) {
 	}
 	p.mu.Unlock()
 	switch {
-	case errors.Is(err, errPeerPlain), p.node.base.Err() != nil:
+	case errors.Is(err, errPeerPlain), errors.Is(err, errPeerIdle), p.node.base.Err() != nil:
 	case errors.Is(err, errPeerLeft):
 		p.leaves()
 	default:

@@ -38,7 +38,7 @@ const (
 
 const (
 	answersMax = 1 << 20         // bytes of answers in a stream's queue
-	switchTime = 5 * time.Second // for the answer that makes a stream
+	switchTime = 5 * time.Second // for the answer that makes a stream, and for the first question
 )
 
 // PeerHandler serves the paths below /peer/ to other cache nodes. A record is
@@ -138,7 +138,7 @@ func (s *served) run() {
 	if _, err := fmt.Fprintf(s.conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", streamProtocol); err != nil {
 		return
 	}
-	_ = s.conn.SetDeadline(time.Time{})
+	_ = s.conn.SetWriteDeadline(time.Time{})
 	running.Go(func() {
 		_ = s.writer.run(s.conn, cancel)
 		cancel()
@@ -153,6 +153,7 @@ func (s *served) run() {
 func (s *served) read(ctx context.Context, running *sync.WaitGroup) (err error) {
 	defer recovered(s.node.log, "a stream of a peer", &err)
 	r := bufio.NewReaderSize(s.from, streamBuffer)
+	first := true
 	for {
 		if !frameBuffered(r) {
 			s.writer.flush()
@@ -160,6 +161,10 @@ func (s *served) read(ctx context.Context, running *sync.WaitGroup) (err error) 
 		f, err := readFrame(r)
 		if err != nil {
 			return err
+		}
+		if first { // whoever makes a stream has a question; the next may take its time
+			first = false
+			_ = s.conn.SetReadDeadline(time.Time{})
 		}
 		switch f.kind {
 		case framePing:

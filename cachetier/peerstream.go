@@ -239,6 +239,9 @@ func (s *stream) end(err error) {
 	calls := s.calls
 	s.calls = nil
 	s.mu.Unlock()
+	if len(calls) == 0 && s.pinged.Load() == 0 && errors.Is(err, io.EOF) {
+		err = errPeerIdle
+	}
 	s.dog.Stop()
 	s.cancel()
 	s.writer.close()

@@ -82,11 +82,16 @@ type devSystem struct {
 	nodes   []namedNode // databases, caches, admin
 	peers   []server.Peer
 	dataDir string
+	files   *server.Descriptors
 }
 
 // startDev starts all nodes, or none.
 func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
-	s := &devSystem{peers: d.peers(), dataDir: d.directory()}
+	files, err := server.NewDescriptors(server.NodeCounts{Databases: devNodes, Caches: devNodes, Admins: 1})
+	if err != nil {
+		return nil, err
+	}
+	s := &devSystem{peers: d.peers(), dataDir: d.directory(), files: files}
 	logger := a.logger(d.log)
 	for i := range devNodes {
 		if err := s.startDatabase(ctx, i, d.portOffset, logger); err != nil {
@@ -133,6 +138,7 @@ func (s *devSystem) startDatabase(ctx context.Context, i, offset int, logger *sl
 		PeerListen:     loopback(devPeerPort + offset + i),
 		PeerAdvertise:  s.peers[i].URL,
 		InitialCluster: s.peers,
+		Descriptors:    s.files,
 		Logger:         logger,
 	})
 	if err != nil {
@@ -145,11 +151,12 @@ func (s *devSystem) startDatabase(ctx context.Context, i, offset int, logger *sl
 func (s *devSystem) startCache(ctx context.Context, i, offset int, logger *slog.Logger) error {
 	name := fmt.Sprintf("c%d", i+1)
 	cache, err := server.StartCache(ctx, server.CacheConfig{
-		Name:       name,
-		Listen:     loopback(devCachePort + offset + i),
-		Nodes:      s.urls()[:devNodes],
-		CacheBytes: 64 << 20,
-		Logger:     logger,
+		Name:        name,
+		Listen:      loopback(devCachePort + offset + i),
+		Nodes:       s.urls()[:devNodes],
+		CacheBytes:  64 << 20,
+		Descriptors: s.files,
+		Logger:      logger,
 	})
 	if err != nil {
 		return fmt.Errorf("cache node %s: %w", name, err)
@@ -159,7 +166,7 @@ func (s *devSystem) startCache(ctx context.Context, i, offset int, logger *slog.
 }
 
 func (s *devSystem) startAdmin(ctx context.Context, offset int, logger *slog.Logger) error {
-	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(devAdminPort + offset), Nodes: s.urls()[:devNodes], Logger: logger})
+	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(devAdminPort + offset), Nodes: s.urls()[:devNodes], Descriptors: s.files, Logger: logger})
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}

@@ -43,7 +43,7 @@ var errConflicts = errors.New("some keys are set to other bytes, and stay so")
 func isUsage(err error) bool {
 	var usage *usageError
 	var setting *server.SettingError
-	return errors.As(err, &usage) || errors.As(err, &setting)
+	return errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
 }
 
 func exitCode(err error) int {

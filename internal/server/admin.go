@@ -21,8 +21,9 @@ import (
 type AdminConfig struct {
 	Listen string   // host:port; port 0 chooses a free one
 	Nodes  []string // client URLs of database nodes to begin with
-	// MaxConnections is as in DatabaseConfig.
+	// MaxConnections and Descriptors are as in DatabaseConfig.
 	MaxConnections int
+	Descriptors    *Descriptors
 	Logger         *slog.Logger
 }
 
@@ -55,7 +56,11 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	public, err := bind(cfg.Listen, "browsers", cfg.MaxConnections)
+	files, err := cfg.Descriptors.orOwn(NodeCounts{Admins: 1})
+	if err != nil {
+		return nil, err
+	}
+	public, err := bind(cfg.Listen, "browsers", files.admin(cfg.MaxConnections, logger), logger)
 	if err != nil {
 		return nil, listenError("listen", err)
 	}

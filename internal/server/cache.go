@@ -25,8 +25,9 @@ type CacheConfig struct {
 	// 32 KiB for each open connection, by setting the Go runtime's memory limit
 	// for as long as the node runs. It is for a process that does nothing else.
 	LimitMemory bool
-	// MaxConnections is as in DatabaseConfig.
+	// MaxConnections and Descriptors are as in DatabaseConfig.
 	MaxConnections int
+	Descriptors    *Descriptors
 	Logger         *slog.Logger
 }
 
@@ -50,7 +51,11 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	logger := cfg.Logger.With("node", cfg.Name)
-	public, err := listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections)
+	files, err := cfg.Descriptors.orOwn(NodeCounts{Caches: 1})
+	if err != nil {
+		return nil, err
+	}
+	public, err := listen(cfg.Listen, cfg.Advertise, "clients", files.cache(cfg.MaxConnections, logger), logger)
 	if err != nil {
 		return nil, listenError("listen", err)
 	}

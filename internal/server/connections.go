@@ -3,73 +3,85 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/metrics"
+	"github.com/Focinfi/oncekv/internal/shortage"
 )
-
-// connectionsMax is the default limit of a listener's connections, where the
-// process may have as many files open.
-const connectionsMax = 16384
-
-// defaultConnections leaves half of the files the process may have open to
-// everything else.
-func defaultConnections() int {
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
-		return connectionsMax / 16
-	}
-	return int(min(connectionsMax, max(64, files.Cur/2)))
-}
 
 // connections is a listener that keeps the number of its open connections
 // below a limit. golang.org/x/net/netutil's does that by not accepting: past
 // the limit everybody hangs in the kernel's queue, probes included, and
 // connections on which nothing happens keep out those that have something to
-// ask. Here, the connection that has been without a request for longest makes
-// room (its client finds it closed, as after IdleTimeout, and opens another;
-// one that never finishes a header is without a request too). Only when every
-// connection is at work is a new one refused, with a 503 that says so.
+// ask. Here, one that is idle makes room: it is without a request (its client finds
+// it closed, as after IdleTimeout, and opens another; one that never finishes a
+// header is without a request too), or it was taken over from HTTP and has been
+// silent. Only when every connection is at work is a new one refused, with a 503 that
+// says so.
+//
+// The address that holds most connections gives way first; of its own those that
+// never asked anything, and then the one that has been idle for longest. One address
+// never has all places, so that however busy its connections are, others get in.
 type connections struct {
 	net.Listener
-	limit   int
-	refusal []byte
+	limit  int
+	share  int           // of limit: what one address may have
+	idle   time.Duration // for reads and writes that nobody sets a deadline for
+	logger *slog.Logger
 
 	refused, closed atomic.Uint64
 	slots           chan struct{} // one for each refusal that is being sent
 	refusals        sync.WaitGroup
+	done            chan struct{} // closed by Close
+	closing         sync.Once
 
-	mu   sync.Mutex
-	open map[*connection]struct{}
+	mu      sync.Mutex
+	open    map[*connection]struct{}
+	holders map[netip.Prefix]*holder // of the open ones
 }
 
-// refusalsMax is how many refusals are sent at the same time; those beyond are
-// closed without a word. refusalTime is how long one may take.
+// holder is an address, or a network of IPv6 that one machine may choose addresses
+// from, and how many open connections it has, under connections.mu.
+type holder struct {
+	from netip.Prefix
+	open int
+}
+
+// refusalsMax is how many refusals are sent at the same time, at most an eighth of
+// the limit; those beyond are closed without a word. refusalTime is how long one may
+// take.
 const (
 	refusalsMax = 64
 	refusalTime = time.Second
 )
 
-func limitConnections(ln net.Listener, limit int) *connections {
-	if limit <= 0 {
-		limit = defaultConnections()
+// hijackedIdle is how long a connection that was taken over from HTTP may be silent
+// before it counts as idle. What waits on it is asked elsewhere, or again.
+const hijackedIdle = 2 * time.Second
+
+func limitConnections(ln net.Listener, limit int, logger *slog.Logger) *connections {
+	return &connections{
+		Listener: ln, limit: limit, share: limit - limit/8, idle: ioIdle, logger: logger,
+		slots: make(chan struct{}, min(refusalsMax, max(4, limit/8))), done: make(chan struct{}),
+		open: make(map[*connection]struct{}), holders: make(map[netip.Prefix]*holder),
 	}
-	return &connections{Listener: ln, limit: limit, refusal: refusalBytes(limit), slots: make(chan struct{}, refusalsMax), open: make(map[*connection]struct{})}
 }
 
 // refusalBytes is the answer to whatever a refused connection asks.
-func refusalBytes(limit int) []byte {
+func refusalBytes(detail string) []byte {
 	body, err := json.Marshal(client.Problem{
 		Type: client.ProblemOverloaded, Title: "Overloaded", Status: http.StatusServiceUnavailable,
-		Detail: fmt.Sprintf("all %d connections of this node are at work; nothing was done. Try again after the time in Retry-After, or another node", limit),
+		Detail: detail + "; nothing was done. Try again after the time in Retry-After, or another node",
 	})
 	if err != nil {
 		panic(fmt.Sprintf("server: a problem document does not marshal: %v", err))
@@ -81,64 +93,184 @@ func refusalBytes(limit int) []byte {
 // connection is an accepted one.
 type connection struct {
 	*net.TCPConn
-	of    *connections
-	since atomic.Int64 // unix nanoseconds since when there is no request on it; 0: there is one
-	told  atomic.Bool  // net/http has answered something that is no request
+	of       *connections
+	holder   *holder
+	since    atomic.Int64 // unix nanoseconds since when there is no request on it, or nothing came; 0: there is one
+	asked    atomic.Bool  // it has had a request
+	hijacked atomic.Bool  // it is no longer net/http's
+	told     atomic.Bool  // net/http has answered something that is no request
+	counted  bool         // it is one of connections.open; under connections.mu
 
 	deadlines deadlines
 }
 
 // Accept returns the next connection for which there is room.
 func (c *connections) Accept() (net.Conn, error) {
+	var pause acceptPause
 	for {
 		accepted, err := c.Listener.Accept()
 		if err != nil {
-			return nil, err
+			if !c.outlasts(err, &pause) {
+				return nil, err
+			}
+			continue
 		}
+		pause = 0
 		tcp := accepted.(*net.TCPConn) // Listener is one of net.Listen("tcp", …)
-		if conn := c.admit(tcp); conn != nil {
+		conn, why := c.admit(tcp)
+		if conn != nil {
 			return conn, nil
 		}
-		c.refuse(tcp)
+		c.refuse(tcp, why)
 	}
 }
 
-// admit counts a connection in, nil if there is no room for it.
-func (c *connections) admit(tcp *net.TCPConn) *connection {
-	conn := &connection{TCPConn: tcp, of: c}
-	conn.since.Store(time.Now().UnixNano())
-	c.mu.Lock()
-	var idle *connection
-	if len(c.open) >= c.limit {
-		if idle = c.longestIdleLocked(); idle == nil {
-			c.mu.Unlock()
-			return nil
-		}
-		delete(c.open, idle)
+// acceptPause is how long Accept waits after a failure, growing with each.
+type acceptPause time.Duration
+
+func (p *acceptPause) next() time.Duration {
+	*p = min(max(2**p, acceptPause(5*time.Millisecond)), acceptPause(time.Second))
+	return time.Duration(*p)
+}
+
+// outlasts waits a little after an error of Accept and reports whether to try again:
+// always, but for a listener that was closed. The errors are those of a connection
+// that has gone already, or of a system that is short of files or memory. In that
+// case an idle connection makes room.
+func (c *connections) outlasts(err error, pause *acceptPause) bool {
+	if errors.Is(err, net.ErrClosed) {
+		return false
 	}
-	c.open[conn] = struct{}{}
+	first := *pause == 0
+	wait := time.NewTimer(pause.next())
+	defer wait.Stop()
+	if shortage.Is(err) {
+		if first {
+			c.logger.Warn("a connection could not be accepted; trying again", "err", shortage.Explain(err))
+		}
+		c.mu.Lock()
+		idle := c.leastNeededLocked(nil)
+		c.mu.Unlock()
+		c.makeRoom(idle)
+	}
+	select {
+	case <-wait.C:
+		return true
+	case <-c.done:
+		return false
+	}
+}
+
+// Close implements net.Listener.
+func (c *connections) Close() error {
+	c.closing.Do(func() { close(c.done) })
+	return c.Listener.Close()
+}
+
+// admit counts a connection in, or says why there is no room for it.
+func (c *connections) admit(tcp *net.TCPConn) (conn *connection, refusal string) {
+	conn = &connection{TCPConn: tcp, of: c}
+	conn.since.Store(time.Now().UnixNano())
+	from := originOf(tcp)
+	c.mu.Lock()
+	h := c.holders[from]
+	var idle *connection
+	switch {
+	case h != nil && c.share < c.limit && h.open >= c.share:
+		if idle = c.leastNeededLocked(h); idle == nil {
+			refusal = fmt.Sprintf("all %d connections that one address may have to this node are at work", c.share)
+		}
+	case len(c.open) >= c.limit:
+		if idle = c.leastNeededLocked(nil); idle == nil {
+			refusal = fmt.Sprintf("all %d connections of this node are at work", c.limit)
+		}
+	}
+	if refusal == "" {
+		c.forgetLocked(idle)
+		if h = c.holders[from]; h == nil { // also if it had only idle
+			h = &holder{from: from}
+			c.holders[from] = h
+		}
+		h.open++
+		conn.holder, conn.counted = h, true
+		c.open[conn] = struct{}{}
+	}
 	c.mu.Unlock()
+	c.makeRoom(idle)
+	if refusal != "" {
+		return nil, refusal
+	}
+	return conn, ""
+}
+
+// originOf is what counts as one remote address.
+func originOf(tcp *net.TCPConn) netip.Prefix {
+	addr := tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+	bits := addr.BitLen()
+	if addr.Is6() {
+		bits = 64 // a machine has a network of that size at least
+	}
+	from, err := addr.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return from
+}
+
+// makeRoom closes a connection that was chosen for it; nil is none.
+func (c *connections) makeRoom(idle *connection) {
 	if idle != nil {
 		c.closed.Add(1)
 		_ = idle.TCPConn.Close()
 	}
-	return conn
 }
 
-// longestIdleLocked looks at all connections, which takes a few hundred
+// leastNeededLocked returns the idle connection that gives way first, of one holder or
+// of all, nil if none is idle. It looks at all of them, which takes some hundred
 // microseconds and happens only at the limit.
-func (c *connections) longestIdleLocked() (longest *connection) {
-	var since int64
+func (c *connections) leastNeededLocked(of *holder) (least *connection) {
+	now := time.Now().UnixNano()
 	for conn := range c.open {
-		if at := conn.since.Load(); at != 0 && (longest == nil || at < since) {
-			longest, since = conn, at
+		if of != nil && conn.holder != of || !conn.idle(now) {
+			continue
+		}
+		if least == nil || conn.givesWayBefore(least) {
+			least = conn
 		}
 	}
-	return longest
+	return least
+}
+
+// idle reports whether nobody waits for anything on the connection.
+func (c *connection) idle(now int64) bool {
+	since := c.since.Load()
+	return since != 0 && (!c.hijacked.Load() || now-since > int64(hijackedIdle))
+}
+
+func (c *connection) givesWayBefore(other *connection) bool {
+	if a, b := c.holder.open, other.holder.open; a != b {
+		return a > b
+	}
+	if a, b := c.asked.Load(), other.asked.Load(); a != b {
+		return b
+	}
+	return c.since.Load() < other.since.Load()
+}
+
+// forgetLocked counts a connection out, if it has not been; nil is none.
+func (c *connections) forgetLocked(conn *connection) {
+	if conn == nil || !conn.counted {
+		return
+	}
+	conn.counted = false
+	delete(c.open, conn)
+	if conn.holder.open--; conn.holder.open == 0 {
+		delete(c.holders, conn.holder.from)
+	}
 }
 
 // refuse answers a connection there is no room for.
-func (c *connections) refuse(tcp *net.TCPConn) {
+func (c *connections) refuse(tcp *net.TCPConn, why string) {
 	c.refused.Add(1)
 	select {
 	case c.slots <- struct{}{}:
@@ -150,7 +282,7 @@ func (c *connections) refuse(tcp *net.TCPConn) {
 		defer func() { <-c.slots }()
 		defer tcp.Close()
 		_ = tcp.SetDeadline(time.Now().Add(refusalTime))
-		if _, err := tcp.Write(c.refusal); err != nil {
+		if _, err := tcp.Write(refusalBytes(why)); err != nil {
 			return
 		}
 		hearOut(tcp)
@@ -171,24 +303,41 @@ var lastWord = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection
 
 const lastWordMax = 512 // bytes of such an answer
 
-// Write implements net.Conn.
-func (c *connection) Write(p []byte) (int, error) {
+// Write implements net.Conn. What is large is written in pieces, so that a deadline
+// is one of progress.
+func (c *connection) Write(p []byte) (n int, err error) {
 	const status = len("HTTP/1.1 ")
 	if len(p) <= lastWordMax && len(p) > status && p[status] >= '4' && bytes.Contains(p, lastWord) {
 		c.told.Store(true)
 	}
-	return c.TCPConn.Write(p)
+	for {
+		piece := p[n:min(len(p), n+writePiece)]
+		if err := c.beginWrite(); err != nil {
+			return n, err
+		}
+		m, err := c.TCPConn.Write(piece)
+		if n += m; err != nil || n == len(p) {
+			return n, err
+		}
+	}
+}
+
+// ReadFrom implements io.ReaderFrom in place of net.TCPConn's, which would write past
+// Write and so without a deadline.
+func (c *connection) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c}, r)
 }
 
 // Close counts the connection out.
 func (c *connection) Close() error {
-	c.of.mu.Lock()
-	delete(c.of.open, c)
-	c.of.mu.Unlock()
 	if c.told.Load() {
+		c.since.Store(time.Now().UnixNano())                   // it may make room meanwhile
 		_ = c.TCPConn.SetDeadline(time.Now().Add(refusalTime)) // which hearOut reads from
 		hearOut(c.TCPConn)
 	}
+	c.of.mu.Lock()
+	c.of.forgetLocked(c)
+	c.of.mu.Unlock()
 	return c.TCPConn.Close()
 }
 
@@ -199,9 +348,14 @@ func (c *connections) changed(nc net.Conn, state http.ConnState) {
 		return
 	}
 	switch state {
-	case http.StateActive, http.StateHijacked:
+	case http.StateActive:
 		conn.since.Store(0)
+	case http.StateHijacked:
+		conn.hijacked.Store(true)
+		conn.asked.Store(false) // nothing of what it was taken over for
+		conn.since.Store(time.Now().UnixNano())
 	case http.StateIdle:
+		conn.asked.Store(true)
 		conn.since.Store(time.Now().UnixNano())
 	}
 }

@@ -58,9 +58,12 @@ type DatabaseConfig struct {
 	Learner         bool
 	ForceNewCluster bool
 
-	// MaxConnections bounds the connections of clients; default 16,384, or half
-	// of the files the process may have open if that is less.
-	MaxConnections   int
+	// MaxConnections bounds the connections of clients; default 16,384, or about
+	// half of the files that Descriptors has for this node if that is less.
+	MaxConnections int
+	// Descriptors is the budget of open files that the nodes of a process share;
+	// nil for a process that runs this node alone.
+	Descriptors      *Descriptors
 	MaxValueBytes    int64 // default 1 GiB
 	DiskReserveBytes int64 // default DefaultDiskReserveBytes; negative: none
 	SnapshotLogBytes int64 // log between two snapshots, default DefaultSnapshotLogBytes
@@ -105,7 +108,8 @@ type Database struct {
 // nothing but the call. The node then forms, joins or rejoins its cluster by
 // itself, however long that takes. It returns a *SettingError for a configuration
 // that cannot work, and another error for a directory in use or not to be
-// trusted, or an address in use.
+// trusted, or an address in use. ErrDescriptors is for a limit of open files that is
+// too low.
 func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err error) {
 	// What is wrong in any case neither makes a directory nor takes a port.
 	if err := cfg.Check(); err != nil {
@@ -135,10 +139,15 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		return nil, err
 	}
 	d.cfg = cfg
-	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", cfg.MaxConnections); err != nil {
+	files, err := cfg.Descriptors.orOwn(NodeCounts{Databases: 1})
+	if err != nil {
+		return nil, err
+	}
+	clients, peers := files.database(cfg.MaxConnections, d.logger)
+	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", clients, d.logger); err != nil {
 		return nil, listenError("listen", err)
 	}
-	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", 0); err != nil {
+	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", peers, d.logger); err != nil {
 		return nil, listenError("peer-listen", err)
 	}
 	if host, _, _ := nodeurl.SplitListen(cfg.PeerListen); cfg.PeerAdvertise == "" && nodeurl.Wildcard(host) {

@@ -24,23 +24,34 @@ import (
 type deadlines struct {
 	mu      sync.Mutex
 	wanted  time.Time // of reads; zero: none
+	bound   time.Time // of the read that waits, where none is wanted; zero: none
 	told    time.Time // what the poller has
 	over    bool      // told has passed: a read has ended by it
 	reading int       // reads that have begun and not ended
-	writing bool      // the poller has a deadline of writes
+	writing bool      // somebody has set a deadline of writes
+	written time.Time // what the poller has for writes where nobody has
 }
 
 // late reports whether the poller would let a read wait for longer than is
 // wanted, or not wait at all.
 func (d *deadlines) late() bool {
-	return d.over || !d.wanted.IsZero() && (d.told.IsZero() || d.told.After(d.wanted))
+	until := d.until()
+	return d.over || !until.IsZero() && (d.told.IsZero() || d.told.After(until))
+}
+
+// until is when a read is to end, zero for never.
+func (d *deadlines) until() time.Time {
+	if d.wanted.IsZero() {
+		return d.bound
+	}
+	return d.wanted
 }
 
 // applyLocked tells the poller what is wanted.
 func (c *connection) applyLocked() error {
 	d := &c.deadlines
-	d.told, d.over = d.wanted, false
-	return c.TCPConn.SetReadDeadline(d.wanted)
+	d.told, d.over = d.until(), false
+	return c.TCPConn.SetReadDeadline(d.told)
 }
 
 // SetReadDeadline implements net.Conn.
@@ -48,7 +59,7 @@ func (c *connection) SetReadDeadline(t time.Time) error {
 	d := &c.deadlines
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.wanted = t
+	d.wanted, d.bound = t, time.Time{}
 	if d.reading > 0 && d.late() {
 		return c.applyLocked()
 	}
@@ -64,8 +75,32 @@ func (c *connection) SetWriteDeadline(t time.Time) error {
 	if t.IsZero() && !d.writing {
 		return nil
 	}
-	d.writing = !t.IsZero()
+	d.writing, d.written = !t.IsZero(), time.Time{}
 	return c.TCPConn.SetWriteDeadline(t)
+}
+
+// Reads of bodies that nobody sets a deadline for end after ioIdle without a byte,
+// such writes when the client takes no piece for up to twice that.
+const (
+	ioIdle     = 30 * time.Second
+	writePiece = 64 << 10
+)
+
+// beginWrite makes sure that a write ends. Handlers set deadlines for what they
+// write; this is for what net/http writes itself, and for whoever forgets. To move a
+// timer with every write would cost too much: it is moved when half of it is over.
+func (c *connection) beginWrite() error {
+	d := &c.deadlines
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.writing {
+		return nil
+	}
+	if now := time.Now(); d.written.Sub(now) < c.of.idle {
+		d.written = now.Add(2 * c.of.idle)
+		return c.TCPConn.SetWriteDeadline(d.written)
+	}
+	return nil
 }
 
 // SetDeadline implements net.Conn.
@@ -75,24 +110,35 @@ func (c *connection) SetDeadline(t time.Time) error {
 
 // Read implements net.Conn.
 func (c *connection) Read(p []byte) (int, error) {
-	if err := c.beginRead(); err != nil {
+	if err := c.beginRead(len(p) > 1); err != nil {
 		return 0, err
 	}
 	for {
 		n, err := c.TCPConn.Read(p)
 		if c.endRead(err) {
+			if n > 0 && c.hijacked.Load() {
+				c.asked.Store(true)
+				c.since.Store(time.Now().UnixNano())
+			}
 			return n, err
 		}
 	}
 }
 
-func (c *connection) beginRead() error {
+// beginRead tells the poller when a read is to end. Who reads a body sets a deadline.
+// bounded is for those who do not, such as net/http, which reads what a handler left
+// of one: only its wait for the end of the connection, while a handler is at work,
+// may last for ever, and that is a read of one byte.
+func (c *connection) beginRead(bounded bool) error {
 	d := &c.deadlines
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if bounded && d.wanted.IsZero() && !c.hijacked.Load() {
+		d.bound = time.Now().Add(c.of.idle)
+	}
 	if d.late() {
 		// net/http ends many a read in the background before it has begun.
-		if !d.wanted.IsZero() && !d.wanted.After(time.Now()) {
+		if until := d.until(); !until.IsZero() && !until.After(time.Now()) {
 			return os.ErrDeadlineExceeded
 		}
 		if err := c.applyLocked(); err != nil {
@@ -111,13 +157,15 @@ func (c *connection) endRead(err error) bool {
 	defer d.mu.Unlock()
 	if err != nil && errors.Is(err, os.ErrDeadlineExceeded) {
 		d.over = true
-		if d.wanted.IsZero() || d.wanted.After(time.Now()) {
+		if until := d.until(); until.IsZero() || until.After(time.Now()) {
 			if c.applyLocked() == nil {
 				return false
 			}
 		}
 	}
-	d.reading--
+	if d.reading--; d.reading == 0 {
+		d.bound = time.Time{}
+	}
 	return true
 }
 

@@ -1,0 +1,101 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"syscall"
+)
+
+// connectionsMax is the most connections that a listener may have by default.
+const connectionsMax = 16384
+
+// What the budget of open files is divided by. A node has files of its own, whatever
+// clients do: those of the store, the log and its snapshots, its listeners, what the
+// runtime needs. The rest goes to its listeners and to the files and connections that
+// it opens for them, in parts.
+const (
+	processFiles  = 16
+	databaseFiles = 64
+	lightFiles    = 32 // of a cache node, and of an admin
+
+	clientParts   = 4
+	peerParts     = 2
+	databaseParts = clientParts + peerParts + 2 // results that wait in files, connections to other members
+	cacheParts    = clientParts + 4             // as many to database nodes and caches as come in
+	adminParts    = 2 + 2
+
+	partMin = 8
+)
+
+// ErrDescriptors is returned when the process may have too few files open to run its
+// nodes.
+var ErrDescriptors = errors.New("too few files may be open")
+
+// NodeCounts are the nodes that one process runs.
+type NodeCounts struct{ Databases, Caches, Admins int }
+
+// Descriptors divides the files that a process may have open (`ulimit -n`) among its
+// nodes, and each node's among its listeners and its files, so that no number of
+// connections, to whatever listeners, keeps a node from opening a file, and clients
+// keep no peer out. It never changes.
+type Descriptors struct{ part int }
+
+// NewDescriptors divides the limit that the process has now. ErrDescriptors: it is
+// too low for these nodes.
+func NewDescriptors(n NodeCounts) (*Descriptors, error) {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return nil, fmt.Errorf("look at the limit of open files: %w", err)
+	}
+	return divide(int(min(files.Cur, 1<<30)), n)
+}
+
+func divide(limit int, n NodeCounts) (*Descriptors, error) {
+	own := processFiles + n.Databases*databaseFiles + (n.Caches+n.Admins)*lightFiles
+	parts := n.Databases*databaseParts + n.Caches*cacheParts + n.Admins*adminParts
+	if part := (limit - own) / parts; part >= partMin {
+		return &Descriptors{part: part}, nil
+	}
+	return nil, fmt.Errorf("%w: this process may have %d files and connections open, and needs at least %d: raise the limit (ulimit -n, LimitNOFILE= in a systemd unit)",
+		ErrDescriptors, limit, own+partMin*parts)
+}
+
+// orOwn is d, or, without one, the whole budget of a process that runs these nodes.
+func (d *Descriptors) orOwn(n NodeCounts) (*Descriptors, error) {
+	if d != nil {
+		return d, nil
+	}
+	return NewDescriptors(n)
+}
+
+// database returns the limits of a database node's two listeners. asked is the number
+// of clients that was asked for, 0 for the default. Clients may be given parts of the
+// others, but one of each stays.
+func (d *Descriptors) database(asked int, logger *slog.Logger) (clients, peers int) {
+	clients = d.clients(asked, clientParts, databaseParts-2, logger)
+	left := databaseParts*d.part - clients
+	return clients, min(connectionsMax, peerParts*d.part, max(d.part, left/2))
+}
+
+// cache returns the limit of a cache node's listener.
+func (d *Descriptors) cache(asked int, logger *slog.Logger) int {
+	return d.clients(asked, clientParts, cacheParts-1, logger)
+}
+
+// admin returns the limit of an admin's listener.
+func (d *Descriptors) admin(asked int, logger *slog.Logger) int {
+	return d.clients(asked, adminParts/2, adminParts-1, logger)
+}
+
+// clients returns what was asked for, most parts at most, or the usual ones.
+func (d *Descriptors) clients(asked, usual, most int, logger *slog.Logger) int {
+	switch fit := most * d.part; {
+	case asked <= 0:
+		return min(connectionsMax, usual*d.part)
+	case asked > fit:
+		logger.Warn("fewer connections than --max-connections fit the limit of open files (ulimit -n, LimitNOFILE=): raise it", "asked", asked, "connections", fit)
+		return fit
+	}
+	return asked
+}

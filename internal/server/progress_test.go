@@ -1,0 +1,255 @@
+package server
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// serving runs a handler behind a listener in which everything ends quickly.
+func serving(t *testing.T, limit int, h http.Handler) *listener {
+	t.Helper()
+	logger := slog.New(slog.DiscardHandler)
+	l, err := bind("127.0.0.1:0", "a test", limit, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.ln.idle = soon
+	l.prepare(h, logger)
+	var running sync.WaitGroup
+	running.Go(func() { _ = l.serve() })
+	t.Cleanup(func() {
+		_ = l.srv.Close()
+		running.Wait()
+	})
+	return l
+}
+
+// from connects from an address of this machine, and sends text.
+func from(t *testing.T, l *listener, address, text string) net.Conn {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	conn, err := d.Dial("tcp", l.ln.Addr().String())
+	if err != nil {
+		t.Skipf("this system has no address %s: %v", address, err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// statusOf reads an answer; 0 is none.
+func statusOf(t *testing.T, conn net.Conn) int {
+	t.Helper()
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Log(err)
+		return 0
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body)
+	return resp.StatusCode
+}
+
+// mustEnd wants the server to end a connection by itself.
+func mustEnd(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if _, err := io.Copy(io.Discard, conn); os.IsTimeout(err) {
+		t.Error("it stays open")
+	}
+}
+
+// Whatever half of a request a handler is sent, reading it or not, ends without a
+// byte of progress, and so does an answer that nobody takes.
+func TestProgress_EveryReadAndWriteEnds(t *testing.T) {
+	reads := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err == nil {
+			t.Error("half a body was read to its end")
+		}
+	})
+	ignores := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	writes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = w.Write(make([]byte, 64<<20))
+	})
+	copies := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(w, io.LimitReader(zeros{}, 64<<20))
+	})
+	const length, chunked = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf", "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf"
+	for _, tt := range []struct {
+		name    string
+		handler http.Handler
+		text    string
+	}{
+		{"a body that is read", reads, length},
+		{"chunks that are read", reads, chunked},
+		{"a body that is ignored", ignores, length},
+		{"chunks that are ignored", ignores, chunked},
+		{"an answer in one piece", writes, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
+		{"an answer that is copied", copies, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := serving(t, 4, tt.handler)
+			conn := from(t, l, "127.0.0.1", tt.text)
+			if strings.HasPrefix(tt.text, "POST") {
+				mustEnd(t, conn)
+			}
+			closed(t, l) // without a byte having been taken
+		})
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+// closed waits until a listener has no connection.
+func closed(t *testing.T, l *listener) {
+	t.Helper()
+	late := time.After(10 * time.Second)
+	for l.ln.figures().Open > 0 {
+		select {
+		case <-late:
+			t.Fatalf("%d connections stay open", l.ln.figures().Open)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// A handler at work is not disturbed: it may take its time, and so may the bytes it
+// waits for as long as some come.
+func TestProgress_SlowIsNotSilent(t *testing.T) {
+	const parts = 8
+	l := serving(t, 4, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		if err != nil {
+			t.Errorf("after %d bytes: %v", n, err)
+		}
+		select { // longer than any read or write may take
+		case <-time.After(3 * soon):
+		case <-r.Context().Done():
+			t.Error("the request was ended")
+		}
+	}))
+	conn := from(t, l, "127.0.0.1", fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", parts))
+	pause := time.NewTicker(soon / 4)
+	defer pause.Stop()
+	for range parts {
+		<-pause.C
+		if _, err := io.WriteString(conn, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status := statusOf(t, conn); status != http.StatusOK {
+		t.Errorf("status %d", status)
+	}
+}
+
+// waiting is a handler that answers /wait only when it is told to.
+func waiting(t *testing.T) (http.Handler, <-chan struct{}) {
+	release, began := make(chan struct{}), make(chan struct{}, 1000)
+	t.Cleanup(func() { close(release) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/wait" {
+			began <- struct{}{}
+			<-release
+		}
+	}), began
+}
+
+// One address cannot have all places, however busy it is.
+func TestConnections_OneAddressLeavesRoom(t *testing.T) {
+	const limit, share = 16, 14
+	h, began := waiting(t)
+	l := serving(t, limit, h)
+	for range share {
+		from(t, l, "127.0.0.2", "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-began
+	}
+	if status := statusOf(t, from(t, l, "127.0.0.2", "GET / HTTP/1.1\r\nHost: x\r\n\r\n")); status != http.StatusServiceUnavailable {
+		t.Errorf("one more of the same address: status %d", status)
+	}
+	for range 10 {
+		if status := statusOf(t, from(t, l, "127.0.0.3", "GET / HTTP/1.1\r\nHost: x\r\n\r\n")); status != http.StatusOK {
+			t.Errorf("another address: status %d", status)
+		}
+	}
+}
+
+// Room is made by the address that has most, and there by connections that never
+// asked anything.
+func TestConnections_WhoGivesWay(t *testing.T) {
+	const limit = 8
+	l := serving(t, limit, http.NotFoundHandler())
+	const ping = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	few := from(t, l, "127.0.0.3", ping) // idle for longest, but alone
+	statusOf(t, few)
+	asked := from(t, l, "127.0.0.2", ping)
+	statusOf(t, asked)
+	var silent []net.Conn
+	for range 5 {
+		silent = append(silent, from(t, l, "127.0.0.2", ""))
+	}
+	for range 5 { // each takes the place of a silent one
+		statusOf(t, from(t, l, "127.0.0.4", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	}
+	for _, conn := range []net.Conn{few, asked} {
+		if _, err := io.WriteString(conn, ping); err != nil {
+			t.Fatal(err)
+		}
+		if status := statusOf(t, conn); status != http.StatusNotFound {
+			t.Errorf("status %d", status)
+		}
+	}
+	mustEnd(t, silent[0])
+}
+
+// A connection that was taken over from HTTP and says nothing makes room; one on
+// which something happens does not.
+func TestConnections_SilentStreamsMakeRoom(t *testing.T) {
+	const limit = 4
+	l := serving(t, limit, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/stream" {
+			return
+		}
+		conn, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
+		go func() {
+			defer conn.Close()
+			_, _ = io.Copy(conn, buffered)
+		}()
+	}))
+	for range 3 * limit {
+		statusOf(t, from(t, l, "127.0.0.1", "GET /stream HTTP/1.1\r\nHost: x\r\n\r\n")) // some are refused
+	}
+	late := time.After(10 * time.Second)
+	for {
+		if statusOf(t, from(t, l, "127.0.0.1", "GET / HTTP/1.1\r\nHost: x\r\n\r\n")) == http.StatusOK {
+			return
+		}
+		select {
+		case <-late:
+			t.Fatal("silent streams stop the node answering")
+		case <-time.After(soon):
+		}
+	}
+}
