@@ -44,6 +44,7 @@ type connections struct {
 	refusals        sync.WaitGroup
 	done            chan struct{} // closed by Close
 	closing         sync.Once
+	complained      time.Time // owned by Accept: when it last said that the system is short
 
 	mu      sync.Mutex
 	open    map[*connection]struct{}
@@ -64,6 +65,9 @@ const (
 	refusalsMax = 64
 	refusalTime = time.Second
 )
+
+// complainEvery is how often Accept says that the system is short of something.
+const complainEvery = 10 * time.Second
 
 // hijackedIdle is how long a connection that was taken over from HTTP may be silent
 // before it counts as idle. What waits on it is asked elsewhere, or again.
@@ -141,15 +145,16 @@ func (c *connections) outlasts(err error, pause *acceptPause) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
 	}
-	first := *pause == 0
 	wait := time.NewTimer(pause.next())
 	defer wait.Stop()
 	if shortage.Is(err) {
-		if first {
+		if now := time.Now(); now.Sub(c.complained) >= complainEvery {
+			c.complained = now
 			c.logger.Warn("a connection could not be accepted; trying again", "err", shortage.Explain(err))
 		}
 		c.mu.Lock()
 		idle := c.leastNeededLocked(nil)
+		c.forgetLocked(idle)
 		c.mu.Unlock()
 		c.makeRoom(idle)
 	}

@@ -1,0 +1,76 @@
+package server
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+// failing is a listener whose next calls of Accept fail.
+type failing struct {
+	net.Listener
+	errs  []error
+	calls atomic.Int64
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if n := int(f.calls.Add(1)) - 1; n < len(f.errs) {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", f.errs[n])}
+	}
+	return f.Listener.Accept()
+}
+
+// A listener outlasts what the system may answer to accept, among it that it is short
+// of files or memory, and says so once. An idle connection makes room then. Only its
+// being closed ends it, also while it waits.
+func TestConnections_AcceptOutlastsShortages(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	f := &failing{Listener: ln}
+	c := limitConnections(f, 10, slog.New(slog.NewTextHandler(&log, nil)))
+	for range 2 {
+		conn, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	if _, err := c.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	f.calls.Store(0)
+	f.errs = []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.ECONNABORTED, syscall.EPROTO}
+	if _, err := c.Accept(); err != nil {
+		t.Fatalf("accept ends with %v", err)
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "ulimit -n") {
+		t.Errorf("logged %q", got)
+	}
+	if got := c.figures(); got.ClosedForRoom == 0 {
+		t.Error("nothing made room")
+	}
+	f.calls.Store(0)
+	f.errs = make([]error, 1000)
+	for i := range f.errs {
+		f.errs[i] = syscall.EMFILE
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Accept()
+		ended <- err
+	}()
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("a closed listener accepts")
+	}
+}
