@@ -15,7 +15,9 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/etcd/server/v3/wal"
 	"go.etcd.io/etcd/server/v3/wal/walpb"
+	"go.uber.org/zap"
 
+	"github.com/Focinfi/oncekv/internal/shortage"
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
@@ -50,9 +52,14 @@ type diskState struct {
 func walDir(dir string) string  { return filepath.Join(dir, "wal") }
 func snapDir(dir string) string { return filepath.Join(dir, "snap") }
 
+// diskErr says what failed. It is ErrDisk, unless the system was short of something:
+// that says nothing about the disk.
 func diskErr(err error, format string, args ...any) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case shortage.Is(err):
+		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), shortage.Explain(err))
 	}
 	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
 }
@@ -93,7 +100,7 @@ func openDisk(dir string, logger *slog.Logger) (*walDisk, diskState, error) {
 	var st diskState
 	report, err := walscan.Check(d.walDir)
 	if err != nil {
-		return nil, st, fmt.Errorf("%w: %w", ErrDisk, err)
+		return nil, st, diskErr(err, "check the log")
 	}
 	if report.Torn {
 		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
@@ -107,12 +114,8 @@ func openDisk(dir string, logger *slog.Logger) (*walDisk, diskState, error) {
 	if err != nil {
 		return nil, st, diskErr(err, "read %s", d.walDir)
 	}
-	s, err := d.snaps.LoadNewestAvailable(records)
-	if err != nil && !errors.Is(err, snap.ErrNoSnapshot) {
+	if st.snapshot, err = newestSnapshot(zl, d.snapDir, records); err != nil {
 		return nil, st, diskErr(err, "read %s", d.snapDir)
-	}
-	if s != nil {
-		st.snapshot = *s
 	}
 	if err := checkNewest(records, st.snapshot); err != nil {
 		return nil, st, fmt.Errorf("%w: %s: %w", ErrDisk, d.snapDir, err)
@@ -125,6 +128,28 @@ func openDisk(dir string, logger *slog.Logger) (*walDisk, diskState, error) {
 		return nil, st, errors.Join(diskErr(err, "read %s", d.walDir), d.wal.Close())
 	}
 	return d, st, nil
+}
+
+// newestSnapshot reads the newest snapshot that is in records and not damaged; it may
+// be empty. etcd's own Snapshotter takes a file that cannot be opened for a damaged
+// one, whatever the reason, and renames it: it is lost for every later start.
+func newestSnapshot(zl *zap.Logger, dir string, records []walpb.Snapshot) (raftpb.Snapshot, error) {
+	names, err := fileNames(dir, ".snap")
+	if err != nil {
+		return raftpb.Snapshot{}, err
+	}
+	for _, name := range slices.Backward(names) {
+		s, err := snap.Read(zl, filepath.Join(dir, name))
+		if _, unread := errors.AsType[*fs.PathError](err); unread {
+			return raftpb.Snapshot{}, err
+		}
+		if err == nil && slices.ContainsFunc(records, func(r walpb.Snapshot) bool {
+			return r.Index == s.Metadata.Index && r.Term == s.Metadata.Term
+		}) {
+			return *s, nil
+		}
+	}
+	return raftpb.Snapshot{}, nil
 }
 
 // checkNewest refuses to start from an older snapshot because the newest

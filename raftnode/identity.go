@@ -53,7 +53,7 @@ func (id identity) save(dir string) error {
 		return fmt.Errorf("encode identity: %w", err)
 	}
 	if err := replaceFile(identityPath(dir), append(b, '\n')); err != nil {
-		return fmt.Errorf("%w: %v", ErrDisk, err)
+		return diskErr(err, "save the identity")
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
 // Peer is one entry of an initial cluster.
@@ -128,6 +129,7 @@ type Node struct {
 	pulling   bool
 	installed uint64 // index of the last snapshot handed to the applier
 	seen      published
+	shortTold time.Time     // when it was last said that the system is short of something
 	released  chan struct{} // made when the node hears that it was removed; closed when it may stop
 }
 
@@ -342,8 +344,8 @@ func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 	n.transport.stop()
 	wg.Wait()
 	n.client.CloseIdleConnections()
-	if errors.Is(err, ErrDisk) {
-		return err // closing would sync once more what must not be trusted
+	if errors.Is(err, ErrDisk) || errors.Is(err, shortage.Err) {
+		return err // closing would sync once more what must not be trusted, or is half open
 	}
 	return errors.Join(err, n.disk.close())
 }
@@ -450,7 +452,7 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 		if err := n.disk.save(w.state, nil, true); err != nil {
 			return err
 		}
-		if err := n.disk.saveSnapshot(w.snapshot); err != nil {
+		if err := n.whileShort(ctx, func() error { return n.disk.saveSnapshot(w.snapshot) }); err != nil {
 			return err
 		}
 	}
@@ -568,13 +570,52 @@ func (n *Node) checkpoint() error {
 		Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: index, Term: term},
 	}
 	if err := n.disk.saveSnapshot(s); err != nil {
-		return err
+		return n.later(err, "a snapshot")
 	}
 	if err := n.core.log.snapshotted(s, n.core.limits.keepLogBytes); err != nil {
 		return err
 	}
 	n.logger.Debug("took a snapshot", "index", index, "term", term, "log_bytes", n.core.log.bytes)
-	return n.disk.release(index)
+	return n.later(n.disk.release(index), "removing the log before a snapshot")
+}
+
+// later forgives an error of a system that is short of files or memory: what was to be
+// done is done at the next occasion. It says so once a minute.
+func (n *Node) later(err error, what string) error {
+	if !errors.Is(err, shortage.Err) {
+		return err
+	}
+	if now := time.Now(); now.Sub(n.shortTold) >= time.Minute {
+		n.shortTold = now
+		n.logger.Warn(what+" has to wait", "err", err)
+	}
+	return nil
+}
+
+// shortageTime is how long the node waits for a system that is short of files or
+// memory, where it cannot go on without.
+const shortageTime = 5 * time.Second
+
+// whileShort repeats f while the system is short of files or memory, but not for
+// longer than shortageTime.
+func (n *Node) whileShort(ctx context.Context, f func() error) error {
+	const pause = 50 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, shortageTime)
+	defer cancel()
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		err := f()
+		if !errors.Is(err, shortage.Err) {
+			return err
+		}
+		_ = n.later(err, "the snapshot of another member")
+		select {
+		case <-ctx.Done():
+			return err
+		case <-ticker.C:
+		}
+	}
 }
 
 // published is what the last published Status was made from.

@@ -17,6 +17,7 @@ import (
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/internal/shortage"
 	"github.com/Focinfi/oncekv/internal/version"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -129,6 +130,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	defer func() {
 		if err != nil {
 			d.abandon()
+			err = shortage.Explain(err)
 		}
 	}()
 	if d.dir, err = openDataDir(cfg.DataDir); err != nil {
@@ -235,7 +237,7 @@ func (d *Database) run(public http.Handler) {
 // fail makes the node stop because of err; only the first reason counts.
 func (d *Database) fail(err error) {
 	select {
-	case d.failed <- err:
+	case d.failed <- shortage.Explain(err):
 	default:
 	}
 }

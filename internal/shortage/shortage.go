@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -33,14 +34,22 @@ func Explain(err error) error {
 // advice names the limit that was reached, "" if none was.
 func advice(err error) string {
 	switch {
-	case errors.Is(err, syscall.EMFILE):
-		return "this process has as many files and connections open as it may; raise the limit (ulimit -n, LimitNOFILE= in a systemd unit)"
-	case errors.Is(err, syscall.ENFILE):
+	case err == nil || wrote(err):
+		return ""
+	case says(err, syscall.ENFILE): // whose words begin like EMFILE's
 		return "the whole machine has as many files open as it may; raise the limit (fs.file-max), or stop what opens them"
-	case errors.Is(err, syscall.ENOMEM) && !wrote(err), errors.Is(err, syscall.ENOBUFS):
+	case says(err, syscall.EMFILE):
+		return "this process has as many files and connections open as it may; raise the limit (ulimit -n, LimitNOFILE= in a systemd unit)"
+	case says(err, syscall.ENOMEM), says(err, syscall.ENOBUFS):
 		return "there is not enough memory; raise the limit (ulimit -v, MemoryMax= in a systemd unit, vm.max_map_count), or give the machine more"
 	}
 	return ""
+}
+
+// says reports whether err is the system's error. The packages that open the log
+// (etcd's fileutil) and map the store (bbolt) keep only its words.
+func says(err error, errno syscall.Errno) bool {
+	return errors.Is(err, errno) || strings.Contains(err.Error(), errno.Error())
 }
 
 // wrote reports whether err is that of a write or an fsync.

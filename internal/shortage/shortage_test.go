@@ -19,6 +19,7 @@ func TestExplain(t *testing.T) {
 		{fmt.Errorf("cut: %w", &fs.PathError{Op: "open", Path: "f", Err: syscall.ENFILE}), "fs.file-max"},
 		{os.NewSyscallError("mmap", syscall.ENOMEM), "memory"},
 		{os.NewSyscallError("accept", syscall.ENOBUFS), "memory"},
+		{errors.New("write history.db: mmap allocate error: cannot allocate memory"), "vm.max_map_count"},
 		{&fs.PathError{Op: "write", Path: "f", Err: syscall.ENOMEM}, ""},
 		{&fs.PathError{Op: "sync", Path: "f", Err: syscall.ENOMEM}, ""},
 		{&fs.PathError{Op: "sync", Path: "f", Err: syscall.EIO}, ""},

@@ -1,0 +1,123 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// limited runs a command with a limit of open files. Go raises the soft limit to the
+// hard one, so both are lowered.
+func limited(files int) []string {
+	return []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh"}
+}
+
+// besiege opens connections of all kinds until told to stop, more than there is room
+// for; those that the node closes are replaced by none.
+func besiege(t *testing.T, addr string, connections int) {
+	t.Helper()
+	texts := []string{
+		"",
+		"GET /ping HTTP/1.1\r\nHost: x\r\nX-Half: ",
+		"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n",
+		"PUT /key/crowd HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nhalf",
+		"POST /raft HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf",
+		"GET /changes?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"no request at all\r\n\r\n",
+	}
+	for i := range connections {
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err) // a node at its limit accepts and says so
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(time.Second))
+		_, _ = io.WriteString(conn, texts[i%len(texts)])
+	}
+}
+
+// As many connections as one can open, to both ports of a node that may have 200 files
+// open, keep it neither from snapshots nor from answering afterwards.
+func TestDescriptors_ConnectionsLeaveFiles(t *testing.T) {
+	cluster := clustertest.NewProcesses(t, bin, 1, 0, "--snapshot-log-bytes", "64KiB")
+	db := cluster.DBs[0]
+	db.Under = limited(200)
+	cluster.StartAll()
+	snapshots := func() string {
+		names, err := filepath.Glob(filepath.Join(db.Dir, "snap", "*.snap"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(names, " ")
+	}
+	before := snapshots()
+	besiege(t, db.Addr, 300)
+	besiege(t, db.Peer, 300)
+	cl := clustertest.Client(t, db.URL())
+	for i := range 40 {
+		if _, err := cl.PutBytes(clustertest.WithTimeout(t), fmt.Sprint("k", i), pattern(fmt.Sprint(i), 20<<10), client.PutOptions{}); err != nil {
+			t.Fatalf("put %d: %v", i, err)
+		}
+	}
+	clustertest.Eventually(t, "a snapshot", func() error {
+		if now := snapshots(); now == before {
+			return fmt.Errorf("there are %s", now)
+		}
+		return nil
+	})
+	if !db.Running() {
+		t.Fatalf("the node has stopped: %s", db.Log())
+	}
+	if code, _ := db.Terminate(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// Too low a limit is said at the start, with the exit code of wrong settings, since
+// starting again does not help.
+func TestDescriptors_TooFewAreRefused(t *testing.T) {
+	for _, args := range [][]string{
+		{"serve", "--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"},
+		{"cache", "--listen", "127.0.0.1:0"},
+		{"admin", "--listen", "127.0.0.1:0"},
+		{"dev", "--data-dir", t.TempDir(), "--port-offset", "22000"},
+	} {
+		t.Run(args[0], func(t *testing.T) {
+			line := append(append(limited(64), bin), args...)
+			cmd := exec.CommandContext(clustertest.WithTimeout(t), line[0], line[1:]...)
+			said, _ := cmd.CombinedOutput()
+			if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(said), "ulimit -n") || !strings.Contains(string(said), "64") {
+				t.Errorf("exit code %d: %s", code, said)
+			}
+		})
+	}
+}
+
+// Streams between caches that say nothing do not stop a cache answering.
+func TestConnections_SilentPeerStreams(t *testing.T) {
+	cluster := clustertest.NewProcesses(t, bin, 1, 1)
+	cache := cluster.Caches[0]
+	cache.Args = append(cache.Args, "--max-connections", "64")
+	cluster.StartAll()
+	for range 80 {
+		conn, err := net.Dial("tcp", cache.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+		_, _ = conn.Read(make([]byte, 1)) // its handler has run, or it was refused
+	}
+	clustertest.Eventually(t, "the cache answers", func() error { return answers(cache.URL() + "/ping") })
+}
