@@ -20,8 +20,8 @@ func limited(files int) []string {
 	return []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh"}
 }
 
-// besiege opens connections of all kinds until told to stop, more than there is room
-// for; those that the node closes are replaced by none.
+// besiege opens connections of all kinds, which stay until the test ends or the node
+// closes them.
 func besiege(t *testing.T, addr string, connections int) {
 	t.Helper()
 	texts := []string{

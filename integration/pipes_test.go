@@ -63,7 +63,7 @@ func TestPipes_NodesServeOn(t *testing.T) {
 	db := clustertest.NewProcesses(t, bin, 1, 0)
 	db.StartAll()
 	own, peer, cache, admin := clustertest.FreeAddr(t), clustertest.FreeAddr(t), clustertest.FreeAddr(t), clustertest.FreeAddr(t)
-	const offset = 22000
+	offset := 5000 + os.Getpid()%5000 // below the ports that the system chooses
 	for _, tt := range []struct {
 		name, url string
 		args      []string

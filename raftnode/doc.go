@@ -51,7 +51,9 @@
 //  6. The log before a local snapshot may go, and a local snapshot is only
 //     ever taken of a state the state machine has made durable.
 //  7. After a failed write or fsync nothing more is written, sent or answered:
-//     Run returns ErrDisk.
+//     Run returns ErrDisk. A system that is short of files or memory is not
+//     such a failure (internal/shortage): what can wait does, else Run returns
+//     a sentence about the limit.
 //  8. A raft ID belongs to one data directory for ever. A cluster forms when
 //     all founders have told their IDs; a directory that was lost comes back
 //     as a stranger and is refused by name (ErrLostData).

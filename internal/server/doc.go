@@ -31,4 +31,10 @@
 //  5. A configuration that cannot work is a *SettingError, from Check and from
 //     Start alike, before anything was made or bound. Where the data belongs to a
 //     cluster, how a new one would begin counts for nothing, right or wrong.
+//  6. Connections never take the descriptors that a node needs for its files,
+//     and those of clients never those of peers: Descriptors divides the limit.
+//  7. Every read and write of a listener ends without progress, be it that its
+//     handler sets a deadline or not. Only two waits have none: for the end of
+//     a connection while a handler is at work on it, and for more on one that
+//     was taken over from HTTP, which makes room when room is needed.
 package server
