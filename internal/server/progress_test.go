@@ -14,15 +14,16 @@ import (
 	"time"
 )
 
-// serving runs a handler behind a listener in which everything ends quickly.
-func serving(t *testing.T, limit int, h http.Handler) *listener {
+// serving runs a handler behind a listener in which everything ends after idle
+// without progress.
+func serving(t *testing.T, limit int, idle time.Duration, h http.Handler) *listener {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	l, err := bind("127.0.0.1:0", "a test", limit, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.ln.idle = soon
+	l.ln.idle = idle
 	l.prepare(h, logger)
 	var running sync.WaitGroup
 	running.Go(func() { _ = l.serve() })
@@ -101,7 +102,7 @@ func TestProgress_EveryReadAndWriteEnds(t *testing.T) {
 		{"an answer that is copied", copies, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := serving(t, 4, tt.handler)
+			l := serving(t, 4, soon, tt.handler)
 			conn := from(t, l, "127.0.0.1", tt.text)
 			if strings.HasPrefix(tt.text, "POST") {
 				mustEnd(t, conn)
@@ -134,20 +135,20 @@ func closed(t *testing.T, l *listener) {
 // A handler at work is not disturbed: it may take its time, and so may the bytes it
 // waits for as long as some come.
 func TestProgress_SlowIsNotSilent(t *testing.T) {
-	const parts = 8
-	l := serving(t, 4, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	const parts, idle = 16, 500 * time.Millisecond
+	l := serving(t, 4, idle, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if err != nil {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
 		select { // longer than any read or write may take
-		case <-time.After(3 * soon):
+		case <-time.After(3 * idle / 2):
 		case <-r.Context().Done():
 			t.Error("the request was ended")
 		}
 	}))
 	conn := from(t, l, "127.0.0.1", fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", parts))
-	pause := time.NewTicker(soon / 4)
+	pause := time.NewTicker(idle / 8)
 	defer pause.Stop()
 	for range parts {
 		<-pause.C
@@ -176,7 +177,7 @@ func waiting(t *testing.T) (http.Handler, <-chan struct{}) {
 func TestConnections_OneAddressLeavesRoom(t *testing.T) {
 	const limit, share = 16, 14
 	h, began := waiting(t)
-	l := serving(t, limit, h)
+	l := serving(t, limit, ioIdle, h)
 	for range share {
 		from(t, l, "127.0.0.2", "GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
 		<-began
@@ -195,7 +196,7 @@ func TestConnections_OneAddressLeavesRoom(t *testing.T) {
 // asked anything.
 func TestConnections_WhoGivesWay(t *testing.T) {
 	const limit = 8
-	l := serving(t, limit, http.NotFoundHandler())
+	l := serving(t, limit, ioIdle, http.NotFoundHandler())
 	const ping = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 	few := from(t, l, "127.0.0.3", ping) // idle for longest, but alone
 	statusOf(t, few)
@@ -223,7 +224,7 @@ func TestConnections_WhoGivesWay(t *testing.T) {
 // which something happens does not.
 func TestConnections_SilentStreamsMakeRoom(t *testing.T) {
 	const limit = 4
-	l := serving(t, limit, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	l := serving(t, limit, ioIdle, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/stream" {
 			return
 		}
