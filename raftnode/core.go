@@ -55,9 +55,12 @@ type core struct {
 	changes    map[uint64]*changeCall
 	lastChange uint64
 
-	heard    map[uint64]uint64 // member → tick of its last message
-	ledSince uint64            // tick at which this node became the leader
-	snapping map[uint64]uint64 // member → tick since when it is sent a snapshot
+	dropped   *droppedMessages
+	heard     map[uint64]uint64 // member → tick of its last message
+	leadHeard uint64            // tick of the leader's last message, or of the last change of leader or term
+	mayLeap   uint64            // tick before which no term leaps, see checkTerm
+	ledSince  uint64            // tick at which this node became the leader
+	snapping  map[uint64]uint64 // member → tick since when it is sent a snapshot
 
 	snaps []raftpb.Message // snapshots received, to be staged
 
@@ -65,6 +68,7 @@ type core struct {
 	busy       bool
 	savedIndex uint64 // last entry known to be fsynced
 	savedTerm  uint64 // term of the HardState known to be fsynced
+	logEnd     uint64 // raft's log is at least that long, saved or not
 	commit     uint64
 }
 
@@ -135,7 +139,7 @@ type peerChange struct {
 	url string
 }
 
-func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p *progress, limits coreLimits, logger *slog.Logger) (*core, error) {
+func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p *progress, dropped *droppedMessages, limits coreLimits, logger *slog.Logger) (*core, error) {
 	log.conf = members.conf
 	rn, err := raft.NewRawNode(&raft.Config{
 		ID:              uint64(id),
@@ -165,8 +169,8 @@ func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p 
 	}
 	c := &core{
 		id: id, log: log, rn: rn, members: members, waiters: ws, progress: p, limits: limits, logger: logger,
-		changes: map[uint64]*changeCall{}, heard: map[uint64]uint64{}, snapping: map[uint64]uint64{},
-		savedIndex: last, savedTerm: hs.Term, commit: hs.Commit,
+		term: hs.Term, changes: map[uint64]*changeCall{}, heard: map[uint64]uint64{}, snapping: map[uint64]uint64{},
+		dropped: dropped, savedIndex: last, savedTerm: hs.Term, logEnd: last, commit: hs.Commit,
 	}
 	c.refresh()
 	return c, nil
@@ -202,11 +206,15 @@ func (c *core) deposed() bool {
 func (c *core) refresh() {
 	st := c.rn.BasicStatus()
 	changed := st.Term != c.term || st.Lead != c.lead
+	if st.Term > c.term && st.Term-c.term > termLeap {
+		c.mayLeap = c.now + uint64(c.limits.electionTicks)
+	}
 	c.term, c.lead, c.state = st.Term, st.Lead, st.RaftState
 	if !changed {
 		return
 	}
 	c.inflight = 0
+	c.leadHeard = c.now
 	clear(c.snapping)
 	if c.isLeader() {
 		// What was heard in another role says nothing. Nobody counts as
@@ -258,14 +266,19 @@ func (c *core) forget() {
 	}
 }
 
-// step takes a message of another member.
+// step takes a message that claims to be another member's.
 func (c *core) step(m raftpb.Message) {
 	if c.members.removed[ID(m.From)] {
 		return
 	}
-	c.heard[m.From] = c.now
+	if err := c.honest(&m); err != nil {
+		c.dropped.add(&m, err)
+		c.climb(&m)
+		return
+	}
+	c.hear(m.From)
 	switch {
-	case m.Type == raftpb.MsgSnap:
+	case m.Type == raftpb.MsgSnap && m.Term >= c.term:
 		// Not stepped before its data is here and verified: raft cannot
 		// take a snapshot back.
 		c.snaps = append(c.snaps, m)
@@ -274,8 +287,24 @@ func (c *core) step(m raftpb.Message) {
 		return
 	case m.Type == raftpb.MsgReadIndex && c.deposed():
 		return
+	case m.Type == raftpb.MsgHeartbeat:
+		// An append stepped since the last save may have cut the log off before
+		// that. The next heartbeat commits the rest.
+		m.Commit = min(m.Commit, c.logEnd)
+	case m.Type == raftpb.MsgApp && len(m.Entries) > 0:
+		c.logEnd = min(c.logEnd, m.Entries[len(m.Entries)-1].Index)
 	}
 	c.stepRaft(m)
+}
+
+// hear notes that a member, or the leader, has said something.
+func (c *core) hear(from uint64) {
+	if _, member := c.members.members[ID(from)]; member {
+		c.heard[from] = c.now
+	}
+	if from == c.lead {
+		c.leadHeard = c.now
+	}
 }
 
 // absorb merges what another member forwarded into the leader's own next
@@ -309,7 +338,10 @@ func (c *core) stepRaft(m raftpb.Message) {
 }
 
 // staged gives raft a snapshot whose data has been pulled and verified.
-func (c *core) staged(m raftpb.Message) { c.stepRaft(m) }
+func (c *core) staged(m raftpb.Message) {
+	c.logEnd = min(c.logEnd, m.Snapshot.Metadata.Index)
+	c.stepRaft(m)
+}
 
 // unreachable tells raft that a message to a member failed.
 func (c *core) unreachable(id uint64) { c.rn.ReportUnreachable(id) }
@@ -373,7 +405,7 @@ func (c *core) startRound() {
 		return
 	}
 	c.lastR++
-	ctx := binary.BigEndian.AppendUint64(nil, c.waiters.origin)
+	ctx := binary.BigEndian.AppendUint64(make([]byte, 0, readContextBytes), c.waiters.origin)
 	ctx = binary.BigEndian.AppendUint64(ctx, c.lastR)
 	c.round = &readRound{ctx: ctx, term: c.term, started: c.now, reads: c.reads}
 	c.reads = nil
@@ -489,6 +521,7 @@ func (c *core) done() (handoff, error) {
 	if n := len(rd.Entries); n > 0 {
 		c.savedIndex = rd.Entries[n-1].Index
 	}
+	c.logEnd = c.savedIndex
 	if !raft.IsEmptyHardState(rd.HardState) {
 		c.savedTerm = rd.HardState.Term
 		if err := c.log.SetHardState(rd.HardState); err != nil {

@@ -56,36 +56,68 @@ func encodeBatch(cmds []command) []byte {
 
 // decodeBatch unpacks an entry. The commands share its memory.
 func decodeBatch(b []byte) ([]command, error) {
-	if len(b) == 0 || b[0] != envelopeVersion {
-		return nil, errEnvelope
+	count, b, err := batchLen(b)
+	if err != nil {
+		return nil, err
 	}
-	b = b[1:]
-	count, n := binary.Uvarint(b)
-	if n <= 0 || count > uint64(len(b)-n)/commandBytesMin {
-		return nil, errEnvelope // before a count takes memory
-	}
-	b = b[n:]
-	cmds := make([]command, 0, count)
-	for range count {
-		if len(b) < 8 {
-			return nil, errEnvelope
+	cmds := make([]command, count)
+	for i := range cmds {
+		if cmds[i], b, err = nextCommand(b); err != nil {
+			return nil, err
 		}
-		c := command{origin: binary.BigEndian.Uint64(b)}
-		b = b[8:]
-		if c.seq, n = binary.Uvarint(b); n <= 0 {
-			return nil, errEnvelope
-		}
-		b = b[n:]
-		size, n := binary.Uvarint(b)
-		if n <= 0 || size > uint64(len(b)-n) {
-			return nil, errEnvelope
-		}
-		c.data = b[n : n+int(size) : n+int(size)]
-		b = b[n+int(size):]
-		cmds = append(cmds, c)
 	}
 	if len(b) != 0 {
 		return nil, errEnvelope
 	}
 	return cmds, nil
+}
+
+// checkBatch tells whether decodeBatch would unpack an entry, without taking
+// memory for it.
+func checkBatch(b []byte) error {
+	count, b, err := batchLen(b)
+	if err != nil {
+		return err
+	}
+	for range count {
+		if _, b, err = nextCommand(b); err != nil {
+			return err
+		}
+	}
+	if len(b) != 0 {
+		return errEnvelope
+	}
+	return nil
+}
+
+// batchLen reads how many commands an entry announces, before that takes memory.
+func batchLen(b []byte) (count int, rest []byte, err error) {
+	if len(b) == 0 || b[0] != envelopeVersion {
+		return 0, nil, errEnvelope
+	}
+	b = b[1:]
+	announced, n := binary.Uvarint(b)
+	if n <= 0 || announced > uint64(len(b)-n)/commandBytesMin {
+		return 0, nil, errEnvelope
+	}
+	return int(announced), b[n:], nil
+}
+
+func nextCommand(b []byte) (c command, rest []byte, err error) {
+	if len(b) < 8 {
+		return c, nil, errEnvelope
+	}
+	c.origin, b = binary.BigEndian.Uint64(b), b[8:]
+	seq, n := binary.Uvarint(b)
+	if n <= 0 {
+		return c, nil, errEnvelope
+	}
+	c.seq, b = seq, b[n:]
+	size, n := binary.Uvarint(b)
+	if n <= 0 || size > uint64(len(b)-n) {
+		return c, nil, errEnvelope
+	}
+	end := n + int(size)
+	c.data = b[n:end:end]
+	return c, b[end:], nil
 }

@@ -112,6 +112,7 @@ type Node struct {
 	waiters  *waiters
 	progress *progress
 	applier  *applier
+	dropped  *droppedMessages
 	stopped  chan struct{} // closed when Run returns
 
 	status   atomic.Pointer[Status]
@@ -202,6 +203,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		inbox:    newInbox(),
 		waiters:  newWaiters(random64()),
 		progress: &progress{},
+		dropped:  newDroppedMessages(cfg.Logger),
 		stopped:  make(chan struct{}),
 		pulls:    make(chan raftpb.Message, 1),
 	}
@@ -660,6 +662,10 @@ func (n *Node) publish() {
 // applied, entries are dropped, be they appended by the leader or forwarded to
 // it: the sender slows down and sends them again.
 func (n *Node) receive(m raftpb.Message) error {
+	if err := checkHeader(uint64(n.self.ID), &m); err != nil {
+		n.dropped.add(&m, err)
+		return err
+	}
 	limit := n.cfg.QueueBytes
 	if len(m.Entries) > 0 && n.applier.backlog() > limit {
 		return nil
@@ -690,11 +696,12 @@ type Figures struct {
 	LeaderChanges    uint64 // how often a leader became known that was not before
 	PendingProposals int    // Propose calls that wait for their answer
 	ApplyQueueBytes  int    // committed, handed to the state machine, not applied
+	DroppedMessages  uint64 // from the peer port, because no honest member sends them
 }
 
 // Figures returns the node's counts now.
 func (n *Node) Figures() Figures {
-	return Figures{LeaderChanges: n.leads.Load(), PendingProposals: n.waiters.count(), ApplyQueueBytes: n.applier.backlog()}
+	return Figures{LeaderChanges: n.leads.Load(), PendingProposals: n.waiters.count(), ApplyQueueBytes: n.applier.backlog(), DroppedMessages: n.dropped.count.Load()}
 }
 
 // Stopped is closed when Run has returned.

@@ -86,7 +86,7 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 		return err
 	}
 	n.progress.set(applied)
-	n.core, err = newCore(n.self.ID, log, members, applied, n.waiters, n.progress, coreLimits{
+	n.core, err = newCore(n.self.ID, log, members, applied, n.waiters, n.progress, n.dropped, coreLimits{
 		electionTicks:    10,
 		retryTicks:       10,
 		readTicks:        5,

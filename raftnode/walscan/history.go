@@ -7,26 +7,57 @@ import (
 	"go.etcd.io/etcd/server/v3/wal/walpb"
 )
 
-// termStepMax bounds how far a term may jump. Terms grow by one an election, so
-// a larger step is another record's field read as a term.
-const termStepMax = 1 << 32
+// How terms grow is one rule, for who reads the log and who writes it. Terms grow
+// by one an election, and there is at most one an election time-out.
+const (
+	// termStepMax bounds how far a term may jump from one record to the next. A
+	// larger step is another record's field read as a term.
+	termStepMax = 1 << 32
+	// TermRiseMax bounds how far a term may lie beyond the one that is saved, to be
+	// taken from a message. It is half a year of an election every second, which
+	// a member may have missed. It leaves room for the elections that a node calls
+	// itself before it saves again.
+	TermRiseMax = termStepMax >> 8
+	// termClimbMax bounds a step of TermToward.
+	termClimbMax = termStepMax >> 2
+	// termMax is beyond every term, and far from where terms overflow.
+	termMax = 1 << 62
+)
+
+// TermMayFollow reports whether a node may take a term from a message and write it
+// down, when saved is the newest term in its log (0: none). Check accepts what is
+// written by this rule. A node that has no term yet has nothing to compare with:
+// its cluster may be old.
+func TermMayFollow(saved, term uint64) bool {
+	return term <= saved || term <= termMax && (saved == 0 || term-saved <= TermRiseMax)
+}
+
+// TermToward returns the term that a node may write down next, after saved, on its
+// way to one that may not follow; saved if there is no way.
+func TermToward(saved, term uint64) uint64 {
+	if term > termMax {
+		return saved
+	}
+	return max(saved, min(term, saved+termClimbMax))
+}
 
 // history follows what the records say. The checksum does not cover a record's
 // type, so a record has to make sense too.
 type history struct {
-	lastIndex, lastTerm uint64 // of the last entry
-	known               uint64 // entries up to here are in the log, in a snapshot, or purged
-	state               raftpb.HardState
-	termMax             uint64 // highest term seen
-	termKnown           bool   // termMax means something
-	snapshotIndex       uint64
-	entries             int
+	lastIndex         uint64 // of the last entry
+	endIndex, endTerm uint64 // of the last entry, or of a snapshot it does not reach beyond
+	known             uint64 // entries up to here are in the log, in a snapshot, or purged
+	state             raftpb.HardState
+	termMax           uint64 // highest term seen
+	termKnown         bool   // there was one
+	snapshotIndex     uint64
+	entries           int
 }
 
 // newHistory starts at the first segment there is: what its name says came
 // before it is taken as given.
 func newHistory(first segment) history {
-	h := history{termKnown: first.seq == 0}
+	var h history
 	if first.index > 0 {
 		h.known = first.index - 1
 	}
@@ -71,10 +102,10 @@ func (h *history) entry(data []byte) error {
 	if e.Index > h.known+1 {
 		return fmt.Errorf("entry %d follows index %d, so entries are missing before it", e.Index, h.known)
 	}
-	if h.implausible(e.Term) || e.Index == h.lastIndex+1 && e.Term < h.lastTerm {
-		return fmt.Errorf("entry %d has term %d, which cannot follow term %d", e.Index, e.Term, max(h.lastTerm, h.termMax))
+	if h.implausible(e.Term) || e.Index == h.endIndex+1 && e.Term < h.endTerm {
+		return fmt.Errorf("entry %d has term %d, which cannot follow term %d", e.Index, e.Term, max(h.endTerm, h.termMax))
 	}
-	h.lastIndex, h.lastTerm, h.known = e.Index, e.Term, e.Index
+	h.lastIndex, h.endIndex, h.endTerm, h.known = e.Index, e.Index, e.Term, e.Index
 	h.entries++
 	h.term(e.Term)
 	return nil
@@ -100,6 +131,9 @@ func (h *history) snapshot(data []byte) error {
 	}
 	h.snapshotIndex = max(h.snapshotIndex, s.Index)
 	h.known = max(h.known, s.Index)
+	if s.Index >= h.endIndex { // in place of entries that were never committed, perhaps of newer terms
+		h.endIndex, h.endTerm = s.Index, s.Term
+	}
 	return nil
 }
 

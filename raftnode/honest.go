@@ -1,0 +1,343 @@
+package raftnode
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"golang.org/x/time/rate"
+
+	"github.com/Focinfi/oncekv/raftnode/walscan"
+)
+
+// raft believes its peers: an index that no log holds, an entry that does not
+// follow the one before, or a request without its one entry is a panic, and a
+// term is written down whatever it is. The peer port is open to whoever reaches
+// it. So what no honest member sends is dropped here, before raft and anything
+// else of the core sees it. What a member could have sent is believed: this is no
+// protection against a majority that lies, or against a forged vote.
+
+const (
+	// indexMax is beyond every log: a million entries a second reach it in more
+	// than a hundred thousand years. What is added to an index cannot overflow.
+	indexMax = 1 << 62
+	// contextBytesMax bounds what a message carries beside its entries: the name
+	// of a read (readContextBytes), or that a vote is asked for a transfer.
+	contextBytesMax = 64
+	// readContextBytes name one round of reads: origin and number.
+	readContextBytes = 16
+	// termLeap is a rise of the term that elections of the last moment do not
+	// explain. There is at most one in an election time-out.
+	termLeap = 1 << 10
+	// entryBytesMax is the data of the largest entry: one command and its frame.
+	entryBytesMax = MaxCommandBytes + 64
+)
+
+// dishonestError is why a message is dropped. rafthttp answers with it.
+type dishonestError string
+
+func (e dishonestError) Error() string { return string(e) }
+
+// WriteTo answers a message that was posted.
+func (e dishonestError) WriteTo(w http.ResponseWriter) {
+	http.Error(w, "no member of this cluster sends such a message: "+string(e), http.StatusBadRequest)
+}
+
+func dishonest(format string, args ...any) error { return dishonestError(fmt.Sprintf(format, args...)) }
+
+// droppedMessages counts and logs what is dropped. It may be used from any
+// goroutine.
+type droppedMessages struct {
+	count  atomic.Uint64
+	say    *rate.Limiter
+	logger *slog.Logger
+}
+
+// droppedEvery is how often a dropped message is logged. Whoever sends such a
+// message can send thousands a second.
+const droppedEvery = 10 * time.Second
+
+func newDroppedMessages(logger *slog.Logger) *droppedMessages {
+	return &droppedMessages{say: rate.NewLimiter(rate.Every(droppedEvery), 1), logger: logger}
+}
+
+func (d *droppedMessages) add(m *raftpb.Message, why error) {
+	total := d.count.Add(1)
+	if d.say.Allow() {
+		d.logger.Warn("dropped a message that no honest member sends", "why", why.Error(), "type", m.Type.String(), "from", ID(m.From).String(), "term", m.Term, "dropped", total)
+	}
+}
+
+// checkHeader looks at what needs no state: who a message is from and for, and
+// which fields its type has. It is cheap, so that a message is refused with it
+// before it is queued.
+func checkHeader(self uint64, m *raftpb.Message) error {
+	if _, known := raftpb.MessageType_name[int32(m.Type)]; !known || raft.IsLocalMsg(m.Type) || m.Type == raftpb.MsgTransferLeader {
+		return dishonest("messages of type %v do not travel", m.Type)
+	}
+	switch {
+	case m.To != self:
+		return dishonest("it is for %v", ID(m.To))
+	case m.From == raft.None || m.From == self:
+		return dishonest("it is from %v", ID(m.From))
+	case max(m.Index, m.Commit, m.RejectHint, m.Snapshot.Metadata.Index) > indexMax:
+		return dishonest("no log is that long")
+	case len(m.Context) > contextBytesMax:
+		return dishonest("its context has %d bytes", len(m.Context))
+	case m.LogTerm > m.Term:
+		return dishonest("it speaks of an entry of term %d in term %d", m.LogTerm, m.Term)
+	case m.Type != raftpb.MsgSnap && (len(m.Snapshot.Data) > 0 || m.Snapshot.Metadata.Index != 0):
+		return dishonest("only %v carries a snapshot", raftpb.MsgSnap)
+	}
+	return checkShape(m)
+}
+
+// checkShape knows which types have a term, and how many entries.
+func checkShape(m *raftpb.Message) error {
+	forwarded := m.Type == raftpb.MsgProp || m.Type == raftpb.MsgReadIndex // raft sends these without a term
+	if forwarded != (m.Term == 0) {
+		return dishonest("messages of type %v do not have term %d", m.Type, m.Term)
+	}
+	ok := len(m.Entries) == 0
+	switch m.Type {
+	case raftpb.MsgApp:
+		ok = true
+	case raftpb.MsgProp:
+		ok = len(m.Entries) > 0
+	case raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
+		ok = len(m.Entries) == 1 && len(m.Entries[0].Data) == readContextBytes
+	}
+	if !ok {
+		return dishonest("messages of type %v do not have %d such entries", m.Type, len(m.Entries))
+	}
+	return nil
+}
+
+// honest returns nil for a message that a member could have sent, and else why it
+// could not.
+func (c *core) honest(m *raftpb.Message) error {
+	if err := checkHeader(uint64(c.id), m); err != nil {
+		return err
+	}
+	if err := c.checkSender(m); err != nil {
+		return err
+	}
+	if err := c.checkTerm(m); err != nil {
+		return err
+	}
+	switch m.Type {
+	case raftpb.MsgApp:
+		return checkAppend(m)
+	case raftpb.MsgProp:
+		return checkProposal(m)
+	case raftpb.MsgSnap:
+		return c.checkSnapshot(m)
+	case raftpb.MsgHeartbeat:
+		// A leader tells a member to commit only what that member has
+		// acknowledged, after its fsync, in the leader's term.
+		if m.Term >= c.term && m.Commit > c.savedIndex {
+			return dishonest("it commits entry %d, but this node's log ends at %d; unless the message is forged, the data directory is an old copy and this node must be replaced", m.Commit, c.savedIndex)
+		}
+	case raftpb.MsgAppResp:
+		return c.checkAck(m)
+	}
+	return nil
+}
+
+// checkSender refuses who is unknown here, as long as this node knows better.
+//
+// A node that is behind may not know its leader, or who wants to become it, or who
+// asks something of it: they were added in entries that it has not applied. So a
+// stranger is only told from a member by a node that is not behind, and that is
+// what a leader it knows makes of it. While such a leader is heard of there is no
+// other: that one would have needed a majority, which would have deposed or left
+// the first.
+func (c *core) checkSender(m *raftpb.Message) error {
+	if _, known := c.members.members[ID(m.From)]; known || m.From == c.lead || !c.led() {
+		return nil
+	}
+	return dishonest("%v is no member", ID(m.From))
+}
+
+// led reports whether a member that this node knows leads, and was heard of within
+// an election time-out. A leader itself knows everybody once an entry of its term
+// is committed: until then it may not have applied all that was.
+func (c *core) led() bool {
+	if _, member := c.members.members[ID(c.lead)]; !member {
+		return false
+	}
+	if c.isLeader() {
+		term, err := c.log.Term(c.commit)
+		return err == nil && term == c.term
+	}
+	return c.now-c.leadHeard < uint64(c.limits.electionTicks)
+}
+
+// checkTerm refuses terms that the check of the log would refuse after the next
+// start, and those that contradict what raft guarantees of terms.
+//
+// Terms that rise a little at a time are believed, and could be made to climb. So
+// they may leap once in an election time-out only: the others hear of it, and come
+// along, before the next leap, and nobody is left behind farther than one. At that
+// pace termMax is ten thousand years away.
+func (c *core) checkTerm(m *raftpb.Message) error {
+	if !walscan.TermMayFollow(c.savedTerm, m.Term) {
+		return dishonest("term %d is too far beyond term %d", m.Term, c.savedTerm)
+	}
+	if m.Term > c.term && m.Term-c.term > termLeap && c.now < c.mayLeap {
+		return dishonest("term %d is far beyond term %d, which was far from the one before", m.Term, c.term)
+	}
+	switch m.Type {
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap, raftpb.MsgReadIndexResp, raftpb.MsgTimeoutNow:
+		if m.Term == c.term && c.lead != raft.None && m.From != c.lead {
+			return dishonest("it leads term %d, but so does %v", m.Term, ID(c.lead))
+		}
+	}
+	switch {
+	case m.Type == raftpb.MsgTimeoutNow && m.Term > c.term:
+		return dishonest("it hands over term %d to a node that stands at term %d", m.Term, c.term)
+	case m.Type == raftpb.MsgVoteResp && !m.Reject && m.Term > c.term,
+		m.Type == raftpb.MsgPreVoteResp && !m.Reject && m.Term > c.term+1:
+		return dishonest("it answers in term %d what was never asked in it", m.Term)
+	case (m.Type == raftpb.MsgVote || m.Type == raftpb.MsgPreVote) && m.LogTerm >= m.Term:
+		return dishonest("it asks for votes in term %d, but its log has entries of that term", m.Term)
+	}
+	return nil
+}
+
+// climb brings a node that has had no leader for long nearer to a term that it may
+// not take. Members whose terms were driven apart while they could not hear of one
+// another would never agree again.
+func (c *core) climb(m *raftpb.Message) {
+	_, member := c.members.members[ID(m.From)]
+	if !member || checkHeader(uint64(c.id), m) != nil || walscan.TermMayFollow(c.savedTerm, m.Term) {
+		return
+	}
+	if c.lead != raft.None || c.now-c.leadHeard < 2*uint64(c.limits.electionTicks) {
+		return
+	}
+	if term := walscan.TermToward(c.savedTerm, m.Term); term > c.term {
+		// As if the member had asked for a vote with an empty log.
+		c.stepRaft(raftpb.Message{Type: raftpb.MsgVote, From: m.From, To: m.To, Term: term})
+	}
+}
+
+// checkAppend accepts entries that follow one another, and the one before them,
+// in index and term. No log of this program begins before index 1, which is in a
+// snapshot; and raft takes index n of term 0 for one that every log has.
+func checkAppend(m *raftpb.Message) error {
+	if m.Index == 0 || m.LogTerm == 0 {
+		return dishonest("it appends to entry %d of term %d", m.Index, m.LogTerm)
+	}
+	index, term := m.Index, m.LogTerm
+	for i := range m.Entries {
+		e := &m.Entries[i]
+		if e.Index != index+1 || e.Term < term || e.Term > m.Term {
+			return dishonest("entry %d of term %d cannot follow entry %d of term %d in term %d", e.Index, e.Term, index, term, m.Term)
+		}
+		if err := checkEntry(e, len(e.Data) == 0); err != nil { // a new leader begins with an empty entry
+			return err
+		}
+		index, term = e.Index, e.Term
+	}
+	return nil
+}
+
+// checkProposal accepts what another member may forward. A leader appends it as it
+// is if a membership change is among it.
+func checkProposal(m *raftpb.Message) error {
+	for i := range m.Entries {
+		if err := checkEntry(&m.Entries[i], false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkEntry refuses what commitEntry or raft itself could not read once it is
+// committed.
+func checkEntry(e *raftpb.Entry, empty bool) error {
+	if len(e.Data) > entryBytesMax {
+		return dishonest("an entry has %d bytes", len(e.Data))
+	}
+	var err error
+	switch e.Type {
+	case raftpb.EntryNormal:
+		if !empty {
+			err = checkBatch(e.Data)
+		}
+	case raftpb.EntryConfChange:
+		var cc raftpb.ConfChange
+		if err = cc.Unmarshal(e.Data); err == nil && cc.NodeID == 0 {
+			err = fmt.Errorf("a membership change names nobody")
+		}
+	default:
+		err = fmt.Errorf("no entry has type %v", e.Type)
+	}
+	if err != nil {
+		return dishonest("%v", err)
+	}
+	return nil
+}
+
+// checkAck looks at what a member says about its log. A leader has sent no entry
+// that it has not saved by the time the answer is looked at.
+func (c *core) checkAck(m *raftpb.Message) error {
+	if !c.isLeader() || m.Term != c.term {
+		return nil
+	}
+	if m.Index > c.savedIndex || m.Reject && m.RejectHint > m.Index {
+		return dishonest("it acknowledges entry %d, but the leader's log ends at %d", max(m.Index, m.RejectHint), c.savedIndex)
+	}
+	return nil
+}
+
+// checkSnapshot refuses a snapshot that could not be restored: raft cannot take
+// it back, and panics on members that contradict one another.
+func (c *core) checkSnapshot(m *raftpb.Message) error {
+	at := m.Snapshot.Metadata
+	if at.Index == 0 || at.Term == 0 || at.Term > m.Term {
+		return dishonest("a snapshot at entry %d of term %d in term %d", at.Index, at.Term, m.Term)
+	}
+	d, err := decodeSnapshot(m.Snapshot.Data)
+	if err != nil {
+		return dishonest("%v", err)
+	}
+	t, err := decodeTable(d.meta)
+	if err != nil {
+		return dishonest("%v", err)
+	}
+	if t.cluster != c.members.cluster {
+		return dishonest("a snapshot of cluster %v", t.cluster)
+	}
+	return t.checkConf(at.ConfState)
+}
+
+// checkConf tells whether a snapshot's ConfState is that of the table, and one
+// that raft and the transport can use.
+func (t *table) checkConf(cs raftpb.ConfState) error {
+	if len(cs.VotersOutgoing)+len(cs.LearnersNext) > 0 || cs.AutoLeave || len(cs.Voters) == 0 {
+		return dishonest("a snapshot with members %v", cs)
+	}
+	ids := members(cs)
+	if len(slices.Compact(slices.Clone(ids))) != len(ids) || len(ids) != len(t.members) ||
+		cs.Equivalent(t.conf) != nil {
+		return dishonest("the members of a snapshot contradict one another")
+	}
+	for _, id := range ids {
+		m, ok := t.members[ID(id)]
+		if !ok || m.Learner != slices.Contains(cs.Learners, id) || t.removed[ID(id)] {
+			return dishonest("the members of a snapshot contradict one another")
+		}
+		if _, err := types.NewURLs([]string{m.PeerURL}); err != nil {
+			return dishonest("a snapshot with a member at %q: %v", m.PeerURL, err)
+		}
+	}
+	return nil
+}
