@@ -25,7 +25,7 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if own := s.durablePosition(); own.index >= index {
 		return s.dropStaging()
 	} else if err := s.checkAncestry(&own, snap); err != nil {
-		return err
+		return s.fail(err)
 	}
 	area, err := s.openStaging()
 	if err != nil {

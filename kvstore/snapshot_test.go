@@ -241,7 +241,8 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 	m.check(t, s)
 }
 
-func TestStore_Stage_DivergedIsFatal(t *testing.T) {
+// Anybody can offer a snapshot: to look at it costs nothing. To install it does.
+func TestStore_Diverged_IsFatalOnlyWhenInstalled(t *testing.T) {
 	a, b := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, newMemDisks(), tiny())
 	for i, s := range []*Store{a, b} {
 		if _, err := s.Apply(uint64(1+i), 1, [][]byte{testPut("k", fmt.Sprint(i), "", nil, time.Unix(0, 0))}, nil); err != nil {
@@ -257,6 +258,12 @@ func TestStore_Stage_DivergedIsFatal(t *testing.T) {
 	}
 	if err := a.Stage(t.Context(), snapshot, serveFrom(b)); !errors.Is(err, ErrDiverged) {
 		t.Fatalf("got %v", err)
+	}
+	if _, err := a.Get("k"); err != nil {
+		t.Fatalf("a store that was offered another history: %v", err)
+	}
+	if err := a.Install(9, 1, nil, snapshot); !errors.Is(err, ErrDiverged) {
+		t.Fatalf("installed: %v", err)
 	}
 	if _, err := a.Get("k"); !errors.Is(err, ErrDiverged) {
 		t.Fatalf("a diverged store still answers: %v", err)

@@ -34,7 +34,9 @@ const (
 // After any other error a later Stage, of this snapshot or a newer one, goes on
 // where this one stopped, also after a restart. ErrSnapshotBody means that what
 // came was damaged: staging is empty then, pull from another member.
-// ErrDiverged is fatal. Memory is bounded by a few MiB.
+// ErrDiverged means that the snapshot cannot have this store as its past: this
+// node must be replaced, unless whoever offered the snapshot lied. Memory is
+// bounded by a few MiB.
 func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error)) error {
 	if err := s.err(); err != nil {
 		return err
@@ -77,7 +79,7 @@ func (s *Store) checkAncestry(own *position, snap *snapshot) error {
 	if own.rev < snap.rev || own.rev == snap.rev && own.digest == snap.digest || own.index >= snap.index {
 		return nil
 	}
-	return s.fail(fmt.Errorf("%w (revision %d, digest %s here; revision %d, digest %s there)", ErrDiverged, own.rev, own.digest, snap.rev, snap.digest))
+	return fmt.Errorf("%w (revision %d, digest %s here; revision %d, digest %s there)", ErrDiverged, own.rev, own.digest, snap.rev, snap.digest)
 }
 
 // openStaging opens the staging area; a damaged one is dropped, since all of it

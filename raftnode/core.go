@@ -58,6 +58,8 @@ type core struct {
 	dropped   *droppedMessages
 	heard     map[uint64]uint64 // member → tick of its last message
 	leadHeard uint64            // tick of the leader's last message, or of the last change of leader or term
+	farSince  uint64            // tick since when terms are heard of that are out of reach, see climb
+	farHeard  uint64            // tick of the last of them
 	mayLeap   uint64            // tick before which no term leaps, see checkTerm
 	ledSince  uint64            // tick at which this node became the leader
 	snapping  map[uint64]uint64 // member → tick since when it is sent a snapshot

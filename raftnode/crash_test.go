@@ -99,7 +99,7 @@ func (c *crashNode) boot(t *testing.T) {
 	ws := newWaiters(random64())
 	p := &progress{}
 	n := &Node{cfg: cfg, sm: c.sm, self: identity{ID: c.id, Name: cfg.Name, ClusterID: 9}, logger: slog.New(slog.DiscardHandler),
-		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan raftpb.Message, 1), disk: c.disk, transport: c}
+		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: c.disk, transport: c}
 	n.applier = newApplier(c.sm, ws, p)
 	n.identity.Store(&n.self)
 	n.removed.Store(&map[ID]bool{})

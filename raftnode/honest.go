@@ -211,21 +211,27 @@ func (c *core) checkTerm(m *raftpb.Message) error {
 	return nil
 }
 
-// climb brings a node that has had no leader for long nearer to a term that it may
-// not take. Members whose terms were driven apart while they could not hear of one
-// another would never agree again.
+// climb takes a step towards a term that this node may not take, when members have
+// insisted on it for some election time-outs. Members whose terms were driven apart
+// while they could not hear of one another would never agree again. A message or
+// two changes nothing.
 func (c *core) climb(m *raftpb.Message) {
 	_, member := c.members.members[ID(m.From)]
-	if !member || checkHeader(uint64(c.id), m) != nil || walscan.TermMayFollow(c.savedTerm, m.Term) {
+	term := walscan.TermToward(c.savedTerm, m.Term)
+	if !member || checkHeader(uint64(c.id), m) != nil || walscan.TermMayFollow(c.savedTerm, m.Term) || term <= c.term {
 		return
 	}
-	if c.lead != raft.None || c.now-c.leadHeard < 2*uint64(c.limits.electionTicks) {
+	timeout := uint64(c.limits.electionTicks)
+	if c.now-c.farHeard > 2*timeout { // who calls elections in vain is heard of so often
+		c.farSince = c.now
+	}
+	c.farHeard = c.now
+	if c.now-c.farSince < 3*timeout {
 		return
 	}
-	if term := walscan.TermToward(c.savedTerm, m.Term); term > c.term {
-		// As if the member had asked for a vote with an empty log.
-		c.stepRaft(raftpb.Message{Type: raftpb.MsgVote, From: m.From, To: m.To, Term: term})
-	}
+	c.farSince = c.now
+	// As if the member answered from there. It promises nothing.
+	c.stepRaft(raftpb.Message{Type: raftpb.MsgAppResp, From: m.From, To: m.To, Term: term})
 }
 
 // checkAppend accepts entries that follow one another, and the one before them,

@@ -168,3 +168,47 @@ func TestCore_Strangers_AreNotRemembered(t *testing.T) {
 		t.Errorf("%d are remembered, %d of 2000 messages dropped", len(n.heard), n.dropped.count.Load())
 	}
 }
+
+// A snapshot that was invented, well enough to be believed, keeps a node from its
+// own only until nobody has its data; and it does not stop the node.
+func TestNode_InventedSnapshot_IsGivenUp(t *testing.T) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			nodes := newTestCluster(t, size, nil)
+			n := nodes[0]
+			members := founding(n.node.Status().ClusterID, n.node.Status().Members)
+			raw, err := members.encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			v := targetOf(n, n.node.Status().Leader)
+			if v.from == v.self {
+				v.from = 77
+				if size > 1 { // it deposes the leader
+					v.from = uint64(nodes[1].node.ID())
+				}
+			}
+			pulling := func() (is bool) {
+				if err := n.node.call(t.Context(), func(*core) { is = n.node.pulling }); err != nil {
+					t.Fatalf("the node has stopped: %v", err)
+				}
+				return is
+			}
+			offer := raftpb.Message{Type: raftpb.MsgSnap, From: v.from, To: v.self, Term: v.term, Snapshot: raftpb.Snapshot{
+				Metadata: raftpb.SnapshotMetadata{Index: v.last + 1000, Term: v.term, ConfState: members.conf},
+				Data:     snapshotData{meta: raw, state: []byte("12345")}.encode(),
+			}}
+			if v.from != uint64(n.node.Status().Leader) {
+				offer.Term++
+			}
+			if size == 1 { // a stranger is not believed here, and there is nobody to pull from
+				n.node.inbox.addCall(func(c *core) { c.snaps = append(c.snaps, offer) })
+			} else {
+				post(t, n, offer)
+				eventually(t, "the pull begins", pulling)
+			}
+			eventually(t, "the pull ends", func() bool { return !pulling() })
+			wantAlive(t, nodes, "an invented snapshot")
+		})
+	}
+}

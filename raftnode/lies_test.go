@@ -23,6 +23,7 @@ func (c *core) target(from uint64) target {
 // Some are harmless to some nodes in some states.
 func (v target) lies() map[string]raftpb.Message {
 	far, later := v.last+1000, v.term+1000 // the node may have gone on when it arrives
+	huge := make([]byte, entryBytesMax+1)
 	batch := encodeBatch([]command{{origin: 1, seq: 1, data: []byte("x")}})
 	entry := func(index, term uint64, typ raftpb.EntryType, data []byte) []raftpb.Entry {
 		return []raftpb.Entry{{Index: index, Term: term, Type: typ, Data: data}}
@@ -69,7 +70,7 @@ func (v target) lies() map[string]raftpb.Message {
 		"an entry of another type":        add(func(m *raftpb.Message) { m.Entries[0].Type = 7 }),
 		"an entry for joint consensus":    add(func(m *raftpb.Message) { m.Entries[0].Type = raftpb.EntryConfChangeV2 }),
 		"a change that does not decode":   add(func(m *raftpb.Message) { m.Entries[0].Type, m.Entries[0].Data = raftpb.EntryConfChange, []byte{0xff} }),
-		"an entry of two MiB":             add(func(m *raftpb.Message) { m.Entries[0].Data = make([]byte, 2<<20) }),
+		"an entry that is too large":      add(func(m *raftpb.Message) { m.Entries[0].Data = huge }),
 		"a log newer than its message":    add(func(m *raftpb.Message) { m.LogTerm = later + 1 }),
 		"an acknowledgement from nowhere": {Type: raftpb.MsgAppResp, Term: v.term, Index: far},
 		"a rejection from nowhere":        {Type: raftpb.MsgAppResp, Term: v.term, Index: far, Reject: true, RejectHint: far},
@@ -82,7 +83,7 @@ func (v target) lies() map[string]raftpb.Message {
 		"proposed joint consensus":        {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryConfChangeV2, nil)},
 		"a change with what is no batch": {Type: raftpb.MsgProp, Entries: append(
 			entry(0, 0, raftpb.EntryConfChange, []byte{0x08, 1, 0x10, 0, 0x18, 77}), raftpb.Entry{Data: []byte("what?")})},
-		"a proposal of two MiB":            {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryNormal, make([]byte, 2<<20))},
+		"a proposal that is too large":     {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryNormal, huge)},
 		"a read of nothing":                {Type: raftpb.MsgReadIndex},
 		"a read with a term":               {Type: raftpb.MsgReadIndex, Term: later, Entries: entry(0, 0, raftpb.EntryNormal, make([]byte, readContextBytes))},
 		"a read with a huge name":          {Type: raftpb.MsgReadIndex, Entries: entry(0, 0, raftpb.EntryNormal, bytes.Repeat([]byte("x"), 10_000))},

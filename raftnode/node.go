@@ -126,7 +126,7 @@ type Node struct {
 	disk      disk
 	transport transport
 	core      *core
-	pulls     chan raftpb.Message // staged snapshots
+	pulls     chan pulled
 	pulling   bool
 	installed uint64 // index of the last snapshot handed to the applier
 	seen      published
@@ -205,7 +205,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		progress: &progress{},
 		dropped:  newDroppedMessages(cfg.Logger),
 		stopped:  make(chan struct{}),
-		pulls:    make(chan raftpb.Message, 1),
+		pulls:    make(chan pulled, 1),
 	}
 	n.applier = newApplier(sm, n.waiters, n.progress)
 	n.identity.Store(&id)
@@ -405,9 +405,11 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 					return err
 				}
 			}
-		case m := <-n.pulls:
+		case p := <-n.pulls:
 			n.pulling = false
-			n.core.staged(m)
+			if p.err == nil {
+				n.core.staged(p.m)
+			}
 		case <-n.inbox.wake:
 		case <-busy:
 		}
@@ -519,16 +521,22 @@ func (n *Node) wantsPull(m raftpb.Message) bool {
 
 // startPull begins to pull a snapshot's data.
 func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
-	p := &puller{sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
+	p := &puller{tries: pullTries, sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
 	sources := func() []string { return n.snapshotSources(ID(m.From)) }
+	index := m.Snapshot.Metadata.Index
 	wg.Go(func() {
-		n.logger.Info("pulling what a snapshot needs", "index", m.Snapshot.Metadata.Index, "from", ID(m.From).String())
-		switch err := p.pull(ctx, m.Snapshot, sources); {
-		case err == nil:
-			n.pulls <- m // capacity 1, one pull at a time
-		case ctx.Err() == nil:
-			fail(fmt.Errorf("pull snapshot %d: %w", m.Snapshot.Metadata.Index, err))
+		n.logger.Info("pulling what a snapshot needs", "index", index, "from", ID(m.From).String())
+		err := p.pull(ctx, m.Snapshot, sources)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, ErrDisk):
+			fail(fmt.Errorf("pull snapshot %d: %w", index, err))
+			return
+		case err != nil:
+			n.logger.Error("gave up pulling a snapshot; the leader offers its own again", "index", index, "from", ID(m.From).String(), "err", err)
 		}
+		n.pulls <- pulled{m, err} // capacity 1, one pull at a time
 	})
 }
 

@@ -17,6 +17,7 @@ import (
 // at a time; a newer snapshot that arrives meanwhile is offered again by the
 // leader and finds most of its data staged already.
 type puller struct {
+	tries   int // until pull gives up; 0: never
 	sm      StateMachine
 	cluster ID
 	client  *http.Client
@@ -26,19 +27,30 @@ type puller struct {
 // errNoSource: nobody else could be asked.
 var errNoSource = errors.New("no other member is known that could send the data")
 
+// pullTries bound the pull of a snapshot that was offered. Whoever offered it may
+// have invented it, and it must not keep others waiting. The leader offers its own
+// again, and what was staged stays.
+const pullTries = 10
+
+// pulled is how the pull of an offered snapshot ended.
+type pulled struct {
+	m   raftpb.Message
+	err error
+}
+
 // pull stages s from any of the sources, the given order first, and goes
-// round until it succeeds or ctx ends.
+// round until it succeeds, gives up, or ctx ends.
 func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []string) error {
 	d, err := decodeSnapshot(s.Data)
 	if err != nil {
 		return err
 	}
-	for attempt := 0; ; attempt++ {
+	for attempt := 1; ; attempt++ {
 		urls := sources()
 		if len(urls) == 0 {
 			return errNoSource
 		}
-		url := urls[attempt%len(urls)]
+		url := urls[(attempt-1)%len(urls)]
 		err := p.sm.Stage(ctx, d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
 			return p.fetch(ctx, url, s.Metadata.Index, query)
 		})
@@ -48,7 +60,7 @@ func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []s
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if errors.Is(err, ErrDisk) {
+		if errors.Is(err, ErrDisk) || attempt == p.tries {
 			return err
 		}
 		p.logger.Warn("pulling a snapshot failed, trying again", "index", s.Metadata.Index, "from", url, "err", err)

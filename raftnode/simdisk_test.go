@@ -2,10 +2,13 @@ package raftnode
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
 // errSimDisk is a write or an fsync that failed, or the power that went in it.
@@ -26,6 +29,10 @@ func (d *simDisk) save(hs raftpb.HardState, entries []raftpb.Entry, _ bool) erro
 	}
 	must := raft.MustSync(hs, d.prev, len(entries))
 	if !raft.IsEmptyHardState(hs) {
+		// The largest step there is, and a few elections of the node's own.
+		if next := walscan.TermToward(d.prev.Term, hs.Term); d.prev.Term > 0 && hs.Term > next+8 {
+			return fmt.Errorf("term %d is written after term %d, and the next start would refuse it", hs.Term, d.prev.Term)
+		}
 		d.prev = hs
 		d.loose = append(d.loose, func(s *diskState) { s.state = hs })
 	}

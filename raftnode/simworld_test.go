@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,7 @@ type simParams struct {
 	change        float64 // of members or leader, a step
 	lost          float64 // of answers to clients
 	rot           float64 // of one bit on one disk, a step; once a world
+	lies          float64 // of the liar, a step
 }
 
 func throwParams(r *rand.Rand) simParams {
@@ -89,6 +91,7 @@ type simWorld struct {
 	r       *rand.Rand
 	p       simParams
 	entropy io.Reader
+	liar    *rand.Rand   // its dice
 	log     *slog.Logger // nil: none
 	trace   hash.Hash
 
@@ -134,8 +137,11 @@ type simTurn struct {
 func newSimWorld(seed uint64) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
-		r: r, p: throwParams(r), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
+		r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
 		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{},
+	}
+	if w.liar.IntN(3) == 0 {
+		w.p.lies = 0.3 * w.liar.Float64()
 	}
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
@@ -247,6 +253,31 @@ func (w *simWorld) post(s *simNode, m raftpb.Message) {
 			delay += w.r.Int64N(w.p.delay)
 		}
 		w.wire = append(w.wire, simMessage{at: w.step + delay, number: w.sent, from: s.id, to: ID(m.To), bytes: raw})
+	}
+}
+
+// lie lets the liar send something to anybody, in the name of any member or of
+// none. It knows everything. Each is something that no honest member sends, because
+// a forged message of another kind, a vote perhaps, may undo what raft promises.
+func (w *simWorld) lie() {
+	ids := w.ids()
+	to := w.nodes[ids[w.liar.IntN(len(ids))]]
+	from := uint64(append(ids, 77)[w.liar.IntN(len(ids)+1)])
+	if to.life == nil || from == uint64(to.id) || to.life.node.core.savedTerm == 0 {
+		return // who knows nothing yet believes more
+	}
+	lies := to.life.node.core.target(from).lies()
+	what := slices.Sorted(maps.Keys(lies))[w.liar.IntN(len(lies))]
+	m := lies[what]
+	raw, err := m.Marshal()
+	if err != nil {
+		w.fatalf("a lie cannot be written: %v", err)
+		return
+	}
+	w.note("somebody sends n%d, as n%d: %s", to.id, from, what)
+	for again := true; again; again = w.liar.IntN(4) == 0 {
+		w.sent++
+		w.wire = append(w.wire, simMessage{at: w.step + w.liar.Int64N(3), number: w.sent, from: to.id, to: to.id, bytes: raw})
 	}
 }
 
@@ -398,6 +429,9 @@ func (w *simWorld) oneStep() {
 		w.change = true
 		w.begin(w.reform)
 	}
+	if w.liar.Float64() < w.p.lies && !w.calm.Load() {
+		w.lie()
+	}
 	w.deliver()
 	ids := w.ids()
 	w.r.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
@@ -441,12 +475,16 @@ func (w *simWorld) turn(s *simNode) {
 	}
 }
 
-// guarded runs a machine's start or step; what raft finds inconsistent is an error
-// too.
+// guarded runs a machine's start or step. A panic is an error too, be it what raft
+// finds inconsistent.
 func guarded(do func() error) (err error) {
 	defer func() {
-		if p, ok := recover().(raftPanic); ok {
+		switch p := recover().(type) {
+		case nil:
+		case raftPanic:
 			err = fmt.Errorf("raft found its log inconsistent: %s", string(p))
+		default:
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
 	return do()
