@@ -157,7 +157,7 @@ func (c *crashNode) stage(m raftpb.Message, all map[ID]*crashNode) error {
 		return err
 	}
 	from := all[ID(m.From)]
-	if from.node == nil || from.node.progress.index() < m.Snapshot.Metadata.Index {
+	if from == nil || from.node == nil || from.node.progress.index() < m.Snapshot.Metadata.Index {
 		return nil
 	}
 	d, err := decodeSnapshot(m.Snapshot.Data)
@@ -169,7 +169,7 @@ func (c *crashNode) stage(m raftpb.Message, all map[ID]*crashNode) error {
 		err := from.sm.Serve(ctx, query, &b)
 		return io.NopCloser(&b), err
 	}); err != nil {
-		return err
+		return nil // offered again
 	}
 	if err := c.disk.step(); err != nil {
 		return err

@@ -113,6 +113,8 @@ type Node struct {
 	progress *progress
 	applier  *applier
 	dropped  *droppedMessages
+	bodies   *bodyBudget // of the peer port
+	bodyIdle time.Duration
 	stopped  chan struct{} // closed when Run returns
 
 	status   atomic.Pointer[Status]
@@ -204,6 +206,8 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		waiters:  newWaiters(random64()),
 		progress: &progress{},
 		dropped:  newDroppedMessages(cfg.Logger),
+		bodies:   newBodyBudget(cfg.QueueBytes),
+		bodyIdle: peerBodyIdle,
 		stopped:  make(chan struct{}),
 		pulls:    make(chan pulled, 1),
 	}

@@ -32,7 +32,7 @@ func (n *Node) Handler() http.Handler {
 	mux.HandleFunc("POST "+membersPath, n.sameCluster(n.serveMembers))
 	mux.HandleFunc(rafthttp.RaftPrefix, n.serveRaft)
 	mux.HandleFunc(rafthttp.RaftPrefix+"/", n.serveRaft)
-	return mux
+	return n.paceBodies(mux)
 }
 
 func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {

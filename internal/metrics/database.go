@@ -121,6 +121,7 @@ func databaseFigures() []figure[DatabaseFigures] {
 		gauge("raft_has_leader", "1 while this node knows a leader.", func(n *f) float64 { return truth(n.Raft.Leader != 0) }),
 		gauge("raft_term", "Raft's term.", func(n *f) float64 { return float64(n.Raft.Term) }),
 		counter("raft_leader_changes_total", "Leaders that became known to this node.", func(n *f) float64 { return float64(n.RaftMore.LeaderChanges) }),
+		counter("raft_messages_dropped_total", "Messages from the peer port that no honest member sends. They were dropped.", func(n *f) float64 { return float64(n.RaftMore.DroppedMessages) }),
 		gauge("raft_proposals_pending", "Proposals at this node that wait for their answer.", func(n *f) float64 { return float64(n.RaftMore.PendingProposals) }),
 		gauge("raft_committed_index", "Last entry of the log known to be committed.", func(n *f) float64 { return float64(n.Raft.Commit) }),
 		gauge("raft_applied_index", "Last entry of the log that is applied.", func(n *f) float64 { return float64(n.Raft.Applied) }),

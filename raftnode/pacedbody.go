@@ -1,0 +1,116 @@
+package raftnode
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// peerBodyIdle is how long a body on the peer port may give nothing, and
+	// peerBodyTotal how long it may take in all: the largest is 8 MiB, and who sends
+	// it waits for pipelineAnswer.
+	peerBodyIdle  = 10 * time.Second
+	peerBodyTotal = time.Minute
+	// peerBodyFree is what every body may have without a reservation: votes and
+	// heartbeats come through whatever else does. The connection's buffer is as large.
+	peerBodyFree = 4 << 10
+)
+
+// errBodyMemory ends a body for which there is no memory now. Its sender sends the
+// message again.
+var errBodyMemory = errors.New("too many large messages are on their way to this node")
+
+// bodyBudget bounds the memory of bodies that arrive at the same time, by the bytes
+// that have arrived. One remote address has a quarter of it at most. It may be used
+// from any goroutine.
+type bodyBudget struct {
+	limit int
+
+	mu   sync.Mutex
+	used int
+	of   map[string]int // by remote host
+}
+
+func newBodyBudget(limit int) *bodyBudget { return &bodyBudget{limit: limit, of: map[string]int{}} }
+
+func (b *bodyBudget) take(host string, n int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.used+n > b.limit || b.of[host]+n > b.limit/4 {
+		return false
+	}
+	b.used += n
+	b.of[host] += n
+	return true
+}
+
+func (b *bodyBudget) give(host string, n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used -= n
+	if b.of[host] -= n; b.of[host] == 0 {
+		delete(b.of, host)
+	}
+}
+
+// pacedBody reads a body of the peer port under a deadline by progress, and
+// reserves memory for what it brings.
+type pacedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	idle    time.Duration
+	latest  time.Time
+	budget  *bodyBudget
+	host    string
+	read    int
+	held    int
+}
+
+// paceBodies puts every body of a handler under a deadline, read or not: net/http
+// reads what a handler leaves.
+func (n *Node) paceBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r) // a deadline would end the request when it is over
+			return
+		}
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			host = r.RemoteAddr
+		}
+		b := &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(w), idle: n.bodyIdle, latest: time.Now().Add(peerBodyTotal), budget: n.bodies, host: host}
+		b.extend()
+		defer b.release()
+		r.Body = b
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Read implements io.Reader.
+func (b *pacedBody) Read(p []byte) (int, error) {
+	b.extend()
+	n, err := b.ReadCloser.Read(p)
+	b.read += n
+	if more := b.read - peerBodyFree - b.held; more > 0 {
+		if !b.budget.take(b.host, more) {
+			return 0, errBodyMemory
+		}
+		b.held += more
+	}
+	return n, err
+}
+
+func (b *pacedBody) extend() {
+	by := time.Now().Add(b.idle)
+	if by.After(b.latest) {
+		by = b.latest
+	}
+	_ = b.control.SetReadDeadline(by) // unsupported only in tests without a connection
+}
+
+// release gives the memory back, once the message has been decoded and queued.
+func (b *pacedBody) release() { b.budget.give(b.host, b.held) }

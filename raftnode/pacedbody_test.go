@@ -1,0 +1,127 @@
+package raftnode
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+)
+
+// peerPort serves a node's peer port, with a transport that goes nowhere.
+func peerPort(t *testing.T, configure func(*Node)) (n *Node, addr string) {
+	t.Helper()
+	tn := newTestNode(t, "n1")
+	_ = tn.ln.Close()
+	n, err := Open(tn.cfg, tn.sm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configure(n)
+	h, err := newHTTPTransport(n.ID(), 3, tn.cfg.PeerURL, t.TempDir(), deafReceiver{}, make(chan error, 1), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.stop)
+	handler := h.handler()
+	n.raftHTTP.Store(&handler)
+	srv := httptest.NewServer(n.Handler())
+	t.Cleanup(srv.Close)
+	t.Cleanup(srv.CloseClientConnections)
+	return n, srv.Listener.Addr().String()
+}
+
+const peerHeaders = "Host: x\r\nX-Server-From: 2\r\nX-Etcd-Cluster-Id: 3\r\nX-Server-Version: 3.5.0\r\nX-Min-Cluster-Version: 3.0.0\r\nOncekv-Cluster: 0000000000000003\r\n"
+
+// A body that stops in the middle is given up, whichever route it was sent to and
+// whether that reads it or not.
+func TestNode_PeerPort_HalfBodies_AreGivenUp(t *testing.T) {
+	n, addr := peerPort(t, func(n *Node) { n.bodyIdle = 100 * time.Millisecond })
+	id := n.self
+	id.ClusterID = 3
+	n.identity.Store(&id)
+	for _, path := range []string{rafthttp.RaftPrefix, rafthttp.ProbingPrefix, rafthttp.RaftStreamPrefix + "/message/2", rafthttp.RaftSnapshotPrefix, membersPath, identityPathHTTP, snapshotPath, "/nothing"} {
+		for _, length := range []string{"Content-Length: 1000\r\n", "Transfer-Encoding: chunked\r\n"} {
+			for _, body := range []string{"", "8\r\n{\"op\": \""} {
+				t.Run(fmt.Sprintf("%s %.8s %d", path, length, len(body)), func(t *testing.T) {
+					conn, err := net.Dial("tcp", addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+						t.Fatal(err)
+					}
+					if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\n%s%s\r\n%s", path, peerHeaders, length, body); err != nil {
+						t.Fatal(err)
+					}
+					began := time.Now()
+					if _, err := io.Copy(io.Discard, conn); err != nil && strings.Contains(err.Error(), "timeout") {
+						t.Fatalf("still open after %v", time.Since(began))
+					}
+				})
+			}
+		}
+	}
+	if n.bodies.used != 0 || len(n.bodies.of) != 0 {
+		t.Errorf("%d bytes are still reserved: %v", n.bodies.used, n.bodies.of)
+	}
+}
+
+// Bodies take memory as they arrive, one address a share of it, and small messages
+// come through.
+func TestNode_PeerPort_Bodies_AreBounded(t *testing.T) {
+	n, addr := peerPort(t, func(n *Node) { n.bodies = newBodyBudget(4 << 20) })
+	send := func(size int) int {
+		r, err := http.NewRequest(http.MethodPost, "http://"+addr+rafthttp.RaftPrefix, bytes.NewReader(make([]byte, size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Etcd-Cluster-Id", "3")
+		r.Header.Set("X-Server-Version", "3.5.0")
+		r.Header.Set("X-Min-Cluster-Version", "3.0.0")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return 0 // the connection was closed before all was sent
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	// Announced, and not sent: nothing is reserved.
+	for range 20 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\n%sContent-Length: 8000000\r\n\r\nx", rafthttp.RaftPrefix, peerHeaders); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status := send(900 << 10); status != http.StatusBadRequest { // zeros are no message
+		t.Errorf("900 KiB beside announcements: %d", status)
+	}
+	if status := send(2 << 20); status != http.StatusBadRequest && status != 0 {
+		t.Errorf("2 MiB of a share of 1: %d", status)
+	}
+	if !n.bodies.take("elsewhere", 1<<20) || !n.bodies.take("127.0.0.1", 1<<20) || n.bodies.take("127.0.0.1", 1) {
+		t.Fatal("an address has no quarter of the budget, or more")
+	}
+	if status := send(peerBodyFree / 2); status != http.StatusBadRequest {
+		t.Errorf("a small message beside a full budget: %d", status)
+	}
+	n.bodies.give("127.0.0.1", 1<<20)
+	n.bodies.give("elsewhere", 1<<20)
+	eventually(t, "everything is given back", func() bool {
+		n.bodies.mu.Lock()
+		defer n.bodies.mu.Unlock()
+		return n.bodies.used == 0
+	})
+}
