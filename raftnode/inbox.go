@@ -41,15 +41,19 @@ func (in *inbox) signal() {
 	}
 }
 
-// addMessage keeps a message unless it is an append that would go beyond
-// limit bytes; the sender notices and sends it again.
+// messageBytes is about what a message takes beside its contents.
+const messageBytes = 256
+
+// addMessage keeps a message unless the mail would go beyond limit bytes; the
+// sender notices and sends it again. Messages without entries may go a quarter
+// beyond that: heartbeats and votes come through when appends fill the rest.
 func (in *inbox) addMessage(m raftpb.Message, limit int) {
-	size := 0
-	if len(m.Entries) > 0 {
-		size = m.Size()
+	size := messageBytes + m.Size()
+	if len(m.Entries) == 0 {
+		limit += limit / 4
 	}
 	in.mu.Lock()
-	drop := in.closed || size > 0 && in.msgBytes+size > limit
+	drop := in.closed || in.msgBytes+size > limit
 	if !drop {
 		in.msgs = append(in.msgs, m)
 		in.msgBytes += size

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"reflect"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
@@ -81,13 +80,14 @@ func (c *peerClients) close() {
 	c.pipelines.CloseIdleConnections()
 }
 
-// boundedAnswers bounds what is no stream in size and time.
+// boundedAnswers puts a guard before what is a stream, and bounds what is none in
+// size and time.
 type boundedAnswers struct{ carrier *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
 func (b boundedAnswers) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := b.carrier.RoundTrip(req)
-	if err != nil || resp.StatusCode == http.StatusOK && strings.HasPrefix(req.URL.Path, rafthttp.RaftStreamPrefix) {
+	if err != nil || guardStream(req, resp) {
 		return resp, err
 	}
 	body := resp.Body

@@ -1,0 +1,167 @@
+package raftnode
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+)
+
+// rafthttp believes what a stream announces: it takes memory for any number of
+// entries and bytes, and panics where no entry can be decoded, on a goroutine of
+// its own. So a stream is read here first, message by message, and rafthttp sees
+// only those that are whole and can be decoded.
+
+// The kinds of messages in a stream of appends, as rafthttp's codec numbers them.
+const (
+	streamLinkHeartbeat = iota
+	streamEntries
+	streamMessage
+)
+
+const (
+	streamReadBytes = 64 << 10
+	// streamEntriesMax is how many entries a message of 1 MiB could have, if each
+	// were empty.
+	streamEntriesMax = 1 << 18
+)
+
+var errStream = errors.New("the stream carries what no member sends")
+
+// guardStream lets through of an answer that is a stream what rafthttp can decode,
+// and reports whether it is one.
+func guardStream(req *http.Request, resp *http.Response) bool {
+	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(req.URL.Path, rafthttp.RaftStreamPrefix+"/") {
+		return false
+	}
+	g := &guardedStream{Closer: resp.Body, from: bufio.NewReaderSize(resp.Body, streamReadBytes), next: (*guardedStream).message}
+	if strings.HasPrefix(req.URL.Path, rafthttp.RaftStreamPrefix+"/msgapp/") {
+		g.next = (*guardedStream).append
+	}
+	resp.Body = g
+	return true
+}
+
+// guardedStream is the body of a stream. One goroutine reads it.
+type guardedStream struct {
+	io.Closer
+	from  *bufio.Reader
+	next  func(*guardedStream) error // fills ready with one message
+	ready bytes.Buffer
+	entry raftpb.Entry // what entries are decoded into, to see whether they can be
+	err   error
+}
+
+// Read implements io.Reader.
+func (g *guardedStream) Read(p []byte) (int, error) {
+	if g.ready.Len() == 0 && g.err == nil {
+		if g.ready.Reset(); g.ready.Cap() > 2<<20 {
+			g.ready = bytes.Buffer{}
+		}
+		g.err = g.next(g)
+	}
+	if g.err != nil { // of a message that is not whole nothing is seen
+		return 0, g.err
+	}
+	return g.ready.Read(p)
+}
+
+// message takes one message of the stream of all kinds but appends.
+func (g *guardedStream) message() error {
+	size, err := g.number()
+	if err != nil {
+		return err
+	}
+	_, err = g.bytes(size)
+	return err
+}
+
+// append takes one message of the stream of appends.
+func (g *guardedStream) append() error {
+	kind, err := g.bytes(1)
+	if err != nil {
+		return err
+	}
+	switch kind[0] {
+	case streamLinkHeartbeat:
+		return nil
+	case streamEntries:
+		return g.entries()
+	case streamMessage:
+		size, err := g.number()
+		if err != nil {
+			return err
+		}
+		raw, err := g.bytes(size)
+		if err != nil {
+			return err
+		}
+		var m raftpb.Message
+		return refuseStream(m.Unmarshal(raw))
+	}
+	return fmt.Errorf("%w: a message of kind %d", errStream, kind[0])
+}
+
+// entries takes an append of which all but entries and commit index is known.
+func (g *guardedStream) entries() error {
+	count, err := g.number()
+	if err != nil {
+		return err
+	}
+	if count > streamEntriesMax {
+		return fmt.Errorf("%w: a message of %d entries", errStream, count)
+	}
+	for range count {
+		size, err := g.number()
+		if err != nil {
+			return err
+		}
+		raw, err := g.bytes(size)
+		if err != nil {
+			return err
+		}
+		g.entry = raftpb.Entry{Data: g.entry.Data[:0]}
+		if err := g.entry.Unmarshal(raw); err != nil {
+			return refuseStream(err)
+		}
+	}
+	_, err = g.number() // the commit index
+	return err
+}
+
+func refuseStream(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errStream, err)
+}
+
+func (g *guardedStream) number() (uint64, error) {
+	raw, err := g.bytes(8)
+	if err != nil {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(raw), nil
+}
+
+// bytes adds the next n bytes to the message, as they arrive, and returns them.
+func (g *guardedStream) bytes(n uint64) ([]byte, error) {
+	if n > uint64(peerMessageBytesMax-min(g.ready.Len(), peerMessageBytesMax)) {
+		return nil, fmt.Errorf("%w: a message of %d bytes and more", errStream, n)
+	}
+	before := g.ready.Len()
+	if _, err := io.CopyN(&g.ready, g.from, int64(n)); err != nil {
+		if err == io.EOF && g.ready.Len() > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	return g.ready.Bytes()[before:], nil
+}
