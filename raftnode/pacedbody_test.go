@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 // peerPort serves a node's peer port, with a transport that goes nowhere.
@@ -47,7 +49,7 @@ func TestNode_PeerPort_HalfBodies_AreGivenUp(t *testing.T) {
 	id := n.self
 	id.ClusterID = 3
 	n.identity.Store(&id)
-	for _, path := range []string{rafthttp.RaftPrefix, rafthttp.ProbingPrefix, rafthttp.RaftStreamPrefix + "/message/2", rafthttp.RaftSnapshotPrefix, membersPath, identityPathHTTP, snapshotPath, "/nothing"} {
+	for _, path := range []string{rafthttp.RaftPrefix, rafthttp.ProbingPrefix, rafthttp.RaftStreamPrefix + "/message/2", rafthttp.RaftSnapshotPrefix, membersPath, nodehttp.IdentityPath, snapshotPath, "/nothing"} {
 		for _, length := range []string{"Content-Length: 1000\r\n", "Transfer-Encoding: chunked\r\n"} {
 			for _, body := range []string{"", "8\r\n{\"op\": \""} {
 				t.Run(fmt.Sprintf("%s %.8s %d", path, length, len(body)), func(t *testing.T) {
