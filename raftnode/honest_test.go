@@ -1,0 +1,197 @@
+package raftnode
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/etcd/raft/v3"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/raftnode/walscan"
+)
+
+// follower returns a cluster of three that has put something, and a member of it
+// that follows.
+func follower(t *testing.T) (c *crashCluster, n *crashNode) {
+	t.Helper()
+	c = newCrashCluster(t, 3, -1)
+	leader := c.lead(t)
+	c.run(9)
+	for round := range 20 {
+		c.roundAll(round)
+	}
+	for _, n := range c.nodes {
+		if n != leader && n.node.core.lead == uint64(leader.id) {
+			return c, n
+		}
+	}
+	t.Fatal("nobody follows")
+	return nil, nil
+}
+
+// Every lie is told to a follower and to the leader, by everybody. All are dropped,
+// but for those about what only a leader knows, told to one that does not lead.
+func TestCore_Lies_AreDropped(t *testing.T) {
+	c, f := follower(t)
+	leader := c.nodes[ID(f.node.core.lead)]
+	onlyLeaders := []string{"an acknowledgement from nowhere", "a rejection from nowhere", "a hint from nowhere"}
+	for _, n := range []*crashNode{f, leader} {
+		core := n.node.core
+		before := core.rn.Status()
+		for _, from := range []uint64{1, 2, 3, 77} {
+			if from == uint64(n.id) {
+				continue
+			}
+			lies := core.target(from).lies()
+			for _, what := range slices.Sorted(maps.Keys(lies)) {
+				if n == f && slices.Contains(onlyLeaders, what) {
+					continue
+				}
+				if core.honest(ptr(lies[what])) == nil {
+					t.Errorf("n%d believes n%d: %s", n.id, from, what)
+				}
+				core.step(lies[what])
+			}
+		}
+		if after := core.rn.Status(); after.Term != before.Term || after.Lead != before.Lead || after.Commit != before.Commit {
+			t.Errorf("n%d went from %+v to %+v", n.id, before.BasicStatus, after.BasicStatus)
+		}
+		if len(core.snaps) > 0 {
+			t.Errorf("n%d wants to pull a snapshot", n.id)
+		}
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// An append may cut the log off, in the very batch in which a heartbeat commits
+// what was there before.
+func TestCore_CommitAfterTheLogWasCut_IsPutOff(t *testing.T) {
+	_, n := follower(t)
+	core := n.node.core
+	term, last, commit := core.term+1, core.savedIndex, core.commit
+	at := func(i uint64) uint64 {
+		term, err := core.log.Term(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return term
+	}
+	var more []raftpb.Entry // that are not committed
+	for i := range uint64(5) {
+		more = append(more, raftpb.Entry{Index: last + 1 + i, Term: core.term})
+	}
+	core.step(raftpb.Message{Type: raftpb.MsgApp, From: core.lead, To: uint64(n.id), Term: core.term, Index: last, LogTerm: at(last), Commit: commit, Entries: more})
+	if err := n.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if core.savedIndex != last+5 {
+		t.Fatalf("the log ends at %d, want %d", core.savedIndex, last+5)
+	}
+	other := 6 - uint64(n.id) - core.lead
+	core.step(raftpb.Message{Type: raftpb.MsgApp, From: other, To: uint64(n.id), Term: term, Index: last, LogTerm: at(last), Commit: commit, Entries: []raftpb.Entry{{Index: last + 1, Term: term}}})
+	core.step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: other, To: uint64(n.id), Term: term, Commit: last + 5})
+	if err := n.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if core.commit != last+1 || core.savedIndex != last+1 || core.dropped.count.Load() != 0 {
+		t.Fatalf("commit %d, log to %d, %d dropped; want the log and the commit to end at %d", core.commit, core.savedIndex, core.dropped.count.Load(), last+1)
+	}
+}
+
+// Who is unknown is believed only by a node that has no leader it knows.
+func TestCore_UnknownSenders(t *testing.T) {
+	_, n := follower(t)
+	core := n.node.core
+	newer := raftpb.Message{Type: raftpb.MsgHeartbeat, From: 77, To: uint64(n.id), Term: core.term + 1, Commit: 1}
+	if err := core.honest(&newer); err == nil || !strings.Contains(err.Error(), "no member") {
+		t.Errorf("a stranger deposes a leader that is heard of: %v", err)
+	}
+	for range core.limits.electionTicks { // the leader says nothing more
+		core.tick()
+	}
+	if err := core.honest(&newer); err != nil {
+		t.Errorf("a node that may have missed who leads now refuses it: %v", err)
+	}
+	core.step(newer)
+	if core.lead != 77 {
+		t.Fatalf("follows %d", core.lead)
+	}
+	for _, m := range []raftpb.Message{
+		{Type: raftpb.MsgTimeoutNow, From: 77, Term: core.term},
+		{Type: raftpb.MsgVote, From: 78, Term: core.term + 1, LogTerm: core.term, Index: 100},
+	} {
+		m.To = uint64(n.id)
+		if err := core.honest(&m); err != nil {
+			t.Errorf("a node that is behind refuses %v: %v", m.Type, err)
+		}
+	}
+}
+
+// Terms leap once in an election time-out. Those out of reach are approached when
+// members insist on them, and otherwise change nothing.
+func TestCore_Terms_LeapAndClimb(t *testing.T) {
+	_, n := follower(t)
+	core := n.node.core
+	leader := core.lead
+	heartbeat := func(term uint64) *raftpb.Message {
+		return &raftpb.Message{Type: raftpb.MsgHeartbeat, From: leader, To: uint64(n.id), Term: term, Commit: 1}
+	}
+	save := func() {
+		t.Helper()
+		if err := n.round(false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	core.step(*heartbeat(core.term + walscan.TermRiseMax + 1))
+	if core.term > 100 {
+		t.Fatalf("term %d", core.term)
+	}
+	core.step(*heartbeat(core.term + walscan.TermRiseMax))
+	leapt := core.term
+	core.step(*heartbeat(core.term + termLeap + 1))
+	save()
+	core.step(*heartbeat(core.term + termLeap + 1))
+	if leapt < walscan.TermRiseMax || core.term != leapt {
+		t.Fatalf("leapt to %d, and then to %d", leapt, core.term)
+	}
+	if core.step(*heartbeat(core.term + 1)); core.term != leapt+1 {
+		t.Fatalf("an election after a leap is not believed: term %d", core.term)
+	}
+	save()
+	far := core.term + 1<<40
+	for ticks := 0; core.term == leapt+1; ticks++ {
+		if ticks > 4*core.limits.electionTicks {
+			t.Fatalf("after %d ticks still at term %d", ticks, core.term)
+		}
+		core.tick()
+		core.step(*heartbeat(far))
+		core.step(*heartbeat(1<<64 - 2))
+		save()
+	}
+	if core.term <= leapt+1 || core.term >= far || !slices.Contains([]raft.StateType{raft.StateFollower, raft.StatePreCandidate}, core.state) {
+		t.Fatalf("term %d, state %v", core.term, core.state)
+	}
+	if walscan.TermToward(5, 1<<64-2) != 5 || walscan.TermToward(5, 1<<33) <= 5 || walscan.TermToward(5, 6) != 6 || walscan.TermToward(9, 6) != 9 {
+		t.Error("steps toward a term are wrong")
+	}
+}
+
+// A batch that checkBatch accepts is one that decodeBatch reads, and the other way.
+func TestCheckBatch_IsDecodeBatch(t *testing.T) {
+	whole := encodeBatch([]command{{origin: 1, seq: 300, data: []byte("abc")}, {origin: 2, seq: 1}})
+	for i := range whole {
+		for _, b := range [][]byte{whole[:i], append(slices.Clone(whole), 0), func() []byte { b := slices.Clone(whole); b[i] ^= 0xff; return b }()} {
+			_, err := decodeBatch(b)
+			if got := checkBatch(b); fmt.Sprint(got) != fmt.Sprint(err) {
+				t.Fatalf("%x: %v, and %v when it is decoded", b, got, err)
+			}
+		}
+	}
+	if checkBatch(whole) != nil {
+		t.Error("a batch is refused")
+	}
+}
