@@ -66,6 +66,9 @@
 //  11. Names and URLs are checked where they come in, before a change is
 //     proposed or an introduction is stored. What is in the log, in a table or
 //     on the disk is applied by the rules that all versions share.
+//  12. Nothing that a peer sends stops a node, or is written although the check
+//     of the log would refuse it at the next start. What no honest member sends is
+//     dropped before anything of the core sees it (honest.go, guardstream.go).
 //
 // # Disk
 //
@@ -80,8 +83,11 @@
 //
 // # Caveats
 //
-//   - rafthttp's streams trust their peers: a member that was taken over could
-//     announce a message of any size. Bodies of its pipeline are capped here.
+//   - rafthttp trusts its peers: it panics on an entry of a stream that does not
+//     decode, and takes memory for what is announced. guardstream.go reads streams
+//     first; bodies of its pipeline are capped and paced (pacedbody.go).
+//   - A message that a member could have sent is believed, whoever sent it: a forged
+//     vote can undo what raft promises.
 //   - rafthttp's own clients use the environment's proxy, and their time-outs do
 //     not work; peerclients.go reaches into it to put this node's in their place.
 //     A stream is given up when nothing arrives for five seconds, or nothing can
