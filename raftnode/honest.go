@@ -3,7 +3,6 @@ package raftnode
 import (
 	"fmt"
 	"log/slog"
-	"net/http"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -39,15 +38,10 @@ const (
 	entryBytesMax = MaxCommandBytes + 64
 )
 
-// dishonestError is why a message is dropped. rafthttp answers with it.
+// dishonestError is why a message is dropped.
 type dishonestError string
 
 func (e dishonestError) Error() string { return string(e) }
-
-// WriteTo answers a message that was posted.
-func (e dishonestError) WriteTo(w http.ResponseWriter) {
-	http.Error(w, "no member of this cluster sends such a message: "+string(e), http.StatusBadRequest)
-}
 
 func dishonest(format string, args ...any) error { return dishonestError(fmt.Sprintf(format, args...)) }
 

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
@@ -110,7 +112,7 @@ func TestNode_PeerPort_Bodies_AreBounded(t *testing.T) {
 	if status := send(900 << 10); status != http.StatusBadRequest { // zeros are no message
 		t.Errorf("900 KiB beside announcements: %d", status)
 	}
-	if status := send(2 << 20); status != http.StatusBadRequest && status != 0 {
+	if status := send(2 << 20); status != http.StatusServiceUnavailable && status != 0 {
 		t.Errorf("2 MiB of a share of 1: %d", status)
 	}
 	if !n.bodies.take("elsewhere", 1<<20) || !n.bodies.take("127.0.0.1", 1<<20) || n.bodies.take("127.0.0.1", 1) {
@@ -126,4 +128,50 @@ func TestNode_PeerPort_Bodies_AreBounded(t *testing.T) {
 		defer n.bodies.mu.Unlock()
 		return n.bodies.used == 0
 	})
+}
+
+// Nonsense from many ports, in the name of many members, leaves nothing behind: no
+// metric of each.
+func TestNode_PeerPort_Nonsense_LeavesNoTrace(t *testing.T) {
+	_, addr := peerPort(t, func(*Node) {})
+	series := func() (n int) {
+		families, err := prometheus.DefaultGatherer.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			n += len(f.GetMetric())
+		}
+		return n
+	}
+	before := series()
+	statuses := map[int]int{}
+	for i := range uint64(100) {
+		honest, err := (&raftpb.Message{Type: raftpb.MsgHeartbeat, From: 1000 + i, To: 1, Term: 1}).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, body := range [][]byte{[]byte("nonsense"), honest} {
+			r, err := http.NewRequest(http.MethodPost, "http://"+addr+rafthttp.RaftPrefix, bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Close = true // the next one comes from another port
+			for name, value := range map[string]string{"X-Etcd-Cluster-Id": "3", "X-Server-Version": "3.5.0", "X-Min-Cluster-Version": "3.0.0", "X-Server-From": "7", "X-PeerURLs": "no URL"} {
+				r.Header.Set(name, value)
+			}
+			resp, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = resp.Body.Close()
+			statuses[resp.StatusCode]++
+		}
+	}
+	if statuses[http.StatusBadRequest] != 100 || statuses[http.StatusNoContent] != 100 {
+		t.Errorf("answered with %v", statuses)
+	}
+	if grown := series() - before; grown > 10 {
+		t.Errorf("%d metrics more after 200 messages", grown)
+	}
 }

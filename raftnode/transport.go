@@ -36,10 +36,12 @@ type receiver interface {
 
 // httpTransport is rafthttp: two streams and a pipeline a member.
 type httpTransport struct {
-	self    ID
-	t       *rafthttp.Transport
-	clients *peerClients
-	logger  *slog.Logger
+	self     ID
+	cluster  ID
+	receiver receiver
+	t        *rafthttp.Transport
+	clients  *peerClients
+	logger   *slog.Logger
 
 	mu      sync.Mutex
 	peers   map[ID]string
@@ -76,7 +78,7 @@ func newHTTPTransport(self, cluster ID, url string, snapDir string, r receiver, 
 	if err != nil {
 		return nil, err
 	}
-	return &httpTransport{self: self, t: t, clients: clients, logger: logger, peers: map[ID]string{}, remotes: map[ID]bool{}}, nil
+	return &httpTransport{self: self, cluster: cluster, receiver: r, t: t, clients: clients, logger: logger, peers: map[ID]string{}, remotes: map[ID]bool{}}, nil
 }
 
 func (h *httpTransport) send(msgs []raftpb.Message) { h.t.Send(msgs) }
@@ -127,6 +129,10 @@ func (h *httpTransport) handler() http.Handler {
 		h.guardRemotes(r)
 		paced := newPacedWriter(w, streamIdle)
 		defer paced.end()
+		if r.URL.Path == rafthttp.RaftPrefix {
+			h.servePosted(paced, r)
+			return
+		}
 		inner.ServeHTTP(paced, r)
 	})
 	return mux

@@ -1,0 +1,78 @@
+package raftnode
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
+	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+)
+
+// rafthttp's headers.
+const (
+	clusterIDHeader  = "X-Etcd-Cluster-ID"
+	senderHeader     = "X-Server-From"
+	senderURLsHeader = "X-PeerURLs"
+)
+
+// servePosted takes a message that another member posted. It is in place of
+// rafthttp's own handler, which keeps a metric for ever of every remote port that
+// has sent it nonsense, and of every sender that a message names; logs each; and
+// answers with a panic what the node refuses.
+func (h *httpTransport) servePosted(w http.ResponseWriter, r *http.Request) {
+	cluster := types.ID(h.cluster).String()
+	w.Header().Set(clusterIDHeader, cluster)
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		http.Error(w, "raft messages are posted", http.StatusMethodNotAllowed)
+		return
+	}
+	if r.Header.Get(clusterIDHeader) != cluster {
+		http.Error(w, rafthttp.ErrClusterIDMismatch.Error(), http.StatusPreconditionFailed)
+		return
+	}
+	h.addRemote(r)
+	raw, err := io.ReadAll(r.Body)
+	if err != nil {
+		status, sentence := bodyFailure(err)
+		http.Error(w, sentence, status)
+		return
+	}
+	var m raftpb.Message
+	if err := m.Unmarshal(raw); err != nil {
+		http.Error(w, "the body is no raft message", http.StatusBadRequest)
+		return
+	}
+	if err := h.receiver.receive(m); err != nil {
+		http.Error(w, "no member of this cluster sends such a message: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// bodyFailure is the answer to a body that could not be read.
+func bodyFailure(err error) (status int, sentence string) {
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		return http.StatusRequestEntityTooLarge, "a raft message is never this large"
+	case errors.Is(err, errBodyMemory):
+		return http.StatusServiceUnavailable, err.Error() + "; send it again"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout, "the body did not arrive in time"
+	}
+	return http.StatusBadRequest, "the body broke off"
+}
+
+// addRemote lets rafthttp answer a sender that is no member as far as this node
+// knows: it may have fallen behind.
+func (h *httpTransport) addRemote(r *http.Request) {
+	from, err := types.IDFromString(r.Header.Get(senderHeader))
+	urls := strings.Split(r.Header.Get(senderURLsHeader), ",")
+	if _, bad := types.NewURLs(urls); err == nil && bad == nil {
+		h.t.AddRemote(from, urls)
+	}
+}
