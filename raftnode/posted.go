@@ -12,12 +12,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 )
 
-// rafthttp's headers.
-const (
-	clusterIDHeader  = "X-Etcd-Cluster-ID"
-	senderHeader     = "X-Server-From"
-	senderURLsHeader = "X-PeerURLs"
-)
+// clusterIDHeader is rafthttp's.
+const clusterIDHeader = "X-Etcd-Cluster-ID"
 
 // servePosted takes a message that another member posted. It is in place of
 // rafthttp's own handler, which keeps a metric for ever of every remote port that
@@ -70,8 +66,8 @@ func bodyFailure(err error) (status int, sentence string) {
 // addRemote lets rafthttp answer a sender that is no member as far as this node
 // knows: it may have fallen behind.
 func (h *httpTransport) addRemote(r *http.Request) {
-	from, err := types.IDFromString(r.Header.Get(senderHeader))
-	urls := strings.Split(r.Header.Get(senderURLsHeader), ",")
+	from, err := types.IDFromString(r.Header.Get("X-Server-From"))
+	urls := strings.Split(r.Header.Get("X-PeerURLs"), ",")
 	if _, bad := types.NewURLs(urls); err == nil && bad == nil {
 		h.t.AddRemote(from, urls)
 	}
