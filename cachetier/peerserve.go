@@ -94,9 +94,13 @@ func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request) {
 
 // serveStream makes a stream of the connection. Its goroutines are the node's.
 func (n *Node) serveStream(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Upgrade") != streamProtocol {
+	if !asksForStream(r) {
 		w.Header().Set("Upgrade", streamProtocol)
 		http.Error(w, "this is for cache nodes that speak "+streamProtocol, http.StatusUpgradeRequired)
+		return
+	}
+	if r.ContentLength != 0 {
+		http.Error(w, "a stream begins with a request without a body: what follows it would be taken for frames", http.StatusBadRequest)
 		return
 	}
 	conn, buffered, err := http.NewResponseController(w).Hijack()
@@ -108,6 +112,23 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request) {
 	if !n.goStream(s.run) {
 		conn.Close()
 	}
+}
+
+// asksForStream reports whether a request changes to the streams' protocol. One
+// that merely has an Upgrade, without a Connection that names it, came through
+// somebody who does not change to another one and would go on with HTTP.
+func asksForStream(r *http.Request) bool {
+	if r.Header.Get("Upgrade") != streamProtocol || !r.ProtoAtLeast(1, 1) {
+		return false
+	}
+	for _, line := range r.Header["Connection"] {
+		for option := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(option), "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // served is a stream that another cache node began. Its goroutine, in run, reads

@@ -357,6 +357,38 @@ func dialStream(t *testing.T, n *testNode) (net.Conn, *bufio.Reader) {
 	return conn, r
 }
 
+// A connection becomes a stream only for who asks for that in full: to anybody in
+// between who passes requests on, what follows would still be HTTP.
+func TestServed_RefusesHalfAnUpgrade(t *testing.T) {
+	n := newTestNode(t, nil, newFakeDB(t, newFakeKeys()))
+	for name, tt := range map[string]struct {
+		head string
+		want int
+	}{
+		"no Connection":  {"HTTP/1.1\r\nHost: c\r\nUpgrade: " + streamProtocol, http.StatusUpgradeRequired},
+		"another option": {"HTTP/1.1\r\nHost: c\r\nConnection: keep-alive, te\r\nUpgrade: " + streamProtocol, http.StatusUpgradeRequired},
+		"HTTP/1.0":       {"HTTP/1.0\r\nHost: c\r\nConnection: Upgrade\r\nUpgrade: " + streamProtocol, http.StatusUpgradeRequired},
+		"a length":       {"HTTP/1.1\r\nHost: c\r\nConnection: Upgrade\r\nUpgrade: " + streamProtocol + "\r\nContent-Length: 5", http.StatusBadRequest},
+		"chunks":         {"HTTP/1.1\r\nHost: c\r\nConnection: Upgrade\r\nUpgrade: " + streamProtocol + "\r\nTransfer-Encoding: chunked", http.StatusBadRequest},
+		"several":        {"HTTP/1.1\r\nHost: c\r\nConnection: keep-alive, UPGRADE\r\nUpgrade: " + streamProtocol, http.StatusSwitchingProtocols},
+	} {
+		conn, err := net.Dial("tcp", n.server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		conn.SetDeadline(time.Now().Add(patience))
+		fmt.Fprintf(conn, "GET %s %s\r\n\r\n", peerStream, tt.head)
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != tt.want {
+			t.Errorf("%s: %v, %v, want %d", name, resp, err, tt.want)
+		}
+	}
+}
+
 func TestServed_EndsAStreamThatBreaksTheProtocol(t *testing.T) {
 	keys := newFakeKeys()
 	n := newTestNode(t, nil, newFakeDB(t, keys))

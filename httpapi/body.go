@@ -184,7 +184,8 @@ func refuseUnframed(r *http.Request) error {
 		return nil
 	}
 	return newProblem(http.StatusLengthRequired, client.ProblemLengthRequired,
-		"the request has neither Content-Length nor Transfer-Encoding, so a complete body cannot be told from a broken one; send Content-Length (0 for an empty value)")
+		"the request has neither Content-Length nor Transfer-Encoding, so a complete body cannot be told from a broken one; send Content-Length (0 for an empty value)").
+		with("Connection", "close") // a body may follow all the same, whose length only HTTP/1.0 or somebody in between knows
 }
 
 // refuseLarge refuses by the announced length, before the body is read: a

@@ -12,9 +12,8 @@ import (
 // either direction gives both new time: a client may send for an hour before
 // it reads a byte, or read for an hour before it sends the next.
 //
-// It may be read by one goroutine while another writes. What is left of the
-// body when the answer ends would be taken for the next request, so an answer
-// through a duplex closes its connection.
+// It may be read by one goroutine while another writes. An answer through a
+// duplex closes its connection, see answer.EnableFullDuplex.
 type duplex struct {
 	http.ResponseWriter
 	conn *http.ResponseController
@@ -32,7 +31,6 @@ type duplex struct {
 func newDuplex(w http.ResponseWriter, r *http.Request, idle time.Duration) *duplex {
 	d := &duplex{ResponseWriter: w, conn: http.NewResponseController(w), body: r.Body, idle: idle}
 	_ = d.conn.EnableFullDuplex() // HTTP/2 needs none
-	w.Header().Set("Connection", "close")
 	if r.Header.Get("Expect") != "" {
 		// net/http would say so at the first read, and never once the answer
 		// has begun.

@@ -303,6 +303,7 @@ func newNode(t *testing.T, adjust ...func(*DatabaseConfig)) *node {
 func (n *node) serve(h http.Handler) {
 	server := httptest.NewUnstartedServer(h)
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	server.Config.DisableGeneralOptionsHandler = true // as nodes have it
 	server.Start()
 	n.t.Cleanup(server.Close)
 	n.url, n.addr = server.URL, server.Listener.Addr().String()

@@ -58,9 +58,12 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if h := directly(f.direct, r); h != nil {
 		h(a, r)
-		return
+	} else {
+		f.next.ServeHTTP(a, r)
 	}
-	f.next.ServeHTTP(a, r)
+	if a.duplex && !a.begun() {
+		a.WriteHeader(http.StatusOK) // or net/http says so, without the end of the connection
+	}
 }
 
 // limited reports whether a path counts as work. The others tell how a busy
@@ -122,6 +125,7 @@ type answer struct {
 	since     time.Time
 	report    reported // of the route; nil: no route was found yet
 	id        string   // see requestID
+	duplex    bool     // see EnableFullDuplex
 }
 
 // begun reports whether an answer has begun.
@@ -131,6 +135,9 @@ func (a *answer) begun() bool { return a.status != 0 }
 // that may want to ask about an error.
 func (a *answer) begin(status int) {
 	a.status = status
+	if a.duplex {
+		a.Header()["Connection"] = []string{"close"}
+	}
 	if status >= http.StatusBadRequest {
 		requestID(a)
 	}
@@ -153,6 +160,24 @@ func (a *answer) Write(p []byte) (int, error) {
 		a.begin(http.StatusOK)
 	}
 	return a.ResponseWriter.Write(p)
+}
+
+// EnableFullDuplex lets the answer begin while the body is still being read. What
+// is left of the body when the answer ends would be the next request to net/http,
+// which does not look for its end then: so such an answer is the connection's
+// last. This is the one place that says so, when the answer begins, because a
+// handler may have replaced every header by then.
+func (a *answer) EnableFullDuplex() error {
+	a.duplex = true
+	return http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
+}
+
+// FlushError begins the answer too, and sends what there is of it.
+func (a *answer) FlushError() error {
+	if !a.begun() {
+		a.WriteHeader(http.StatusOK)
+	}
+	return http.NewResponseController(a.ResponseWriter).Flush()
 }
 
 // Hijack takes the connection over, for something that begins with a 101.

@@ -4,8 +4,9 @@
 //	h := forward.New(forward.Config{Databases: nearestFirst, Logger: logger})
 //	h.ServeHTTP(w, r)
 //
-// Both bodies stream; path, query and Host stay as they came. Which requests may
-// be forwarded is for the caller to decide.
+// Both bodies stream; path and query stay as they came. Host is that of the node
+// a request goes to, and Origin and Sec-Fetch-* are left out: the caller has
+// judged them. Which requests may be forwarded is for the caller to decide.
 //
 // # Invariants
 //
@@ -20,4 +21,7 @@
 //     does the answer here, and it is never gone on with at another node.
 //  4. A put with If-None-Match and no Oncekv-Put-Id gets one, so that a 412 after
 //     a 504 can be told from somebody else's put.
+//  5. What the caller has said of its connection to the client stays said: the
+//     headers of the database node's answer are added to the caller's when the
+//     answer begins, and nothing takes any away.
 package forward

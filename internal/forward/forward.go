@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
@@ -67,39 +68,71 @@ func New(cfg Config) *Handler {
 
 // ServeHTTP passes one request on and brings the answer back.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h.proxy.ServeHTTP(ownContinue{w}, r)
+	h.proxy.ServeHTTP(&passedAnswer{ResponseWriter: w, header: make(http.Header)}, r)
 }
 
 // Close drops connections that are idle. Call it when no request is served any
 // more.
 func (h *Handler) Close() { h.transport.CloseIdleConnections() }
 
-// ownContinue withholds the database's 100 Continue, which answers this node's
-// question. A client that asked gets one from net/http, when its body is first
-// read: that is when the database has said yes.
-type ownContinue struct{ http.ResponseWriter }
+// passedAnswer is where httputil.ReverseProxy puts the answer. The headers are
+// not w's until the answer begins: ReverseProxy clears its map at every 1xx of
+// the database node, and what the handlers around this one have said of the
+// connection to the client, such as that it ends here, must outlive that.
+//
+// A database node's 1xx answer this node's question and go no further. A client
+// that asked for a go-ahead gets one from net/http, when its body is first read:
+// that is when the database has said yes.
+type passedAnswer struct {
+	http.ResponseWriter
+	header http.Header // until it has begun
+	begun  bool
+}
+
+// Header implements http.ResponseWriter.
+func (a *passedAnswer) Header() http.Header {
+	if a.begun {
+		return a.ResponseWriter.Header() // for trailers
+	}
+	return a.header
+}
 
 // WriteHeader implements http.ResponseWriter.
-func (w ownContinue) WriteHeader(status int) {
-	if status != http.StatusContinue {
-		w.ResponseWriter.WriteHeader(status)
+func (a *passedAnswer) WriteHeader(status int) {
+	if status < http.StatusOK || a.begun {
+		return
 	}
+	a.begun = true
+	maps.Copy(a.ResponseWriter.Header(), a.header)
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (a *passedAnswer) Write(p []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	return a.ResponseWriter.Write(p)
 }
 
 // Unwrap lets http.ResponseController find Flush.
-func (w ownContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (a *passedAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// rewrite keeps the request as it came. Host stays too: a database
-// node's cross-origin check compares it with the Origin that the browser sent
-// to this node.
+// rewrite makes the request one of this node's own, to the node that it goes to:
+// try gives it that one's Host. What a browser says of the page it comes from is
+// about this node, which has judged it, and so stays here. No protocol is changed
+// to on the way.
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery // ReverseProxy drops what it cannot parse; the database refuses it
-	r.Out.Host = r.In.Host
+	h := r.Out.Header
+	for name := range h {
+		if name == "Origin" || name == "Connection" || name == "Upgrade" || strings.HasPrefix(name, "Sec-Fetch-") {
+			delete(h, name)
+		}
+	}
 	if r.In.Header.Get("If-None-Match") != "" && r.In.Header.Get(client.HeaderPutID) == "" {
-		r.Out.Header.Set(client.HeaderPutID, client.NewPutID())
+		h.Set(client.HeaderPutID, client.NewPutID())
 	}
 	if r.In.ContentLength > expectMin || r.In.ContentLength < 0 {
-		r.Out.Header.Set("Expect", "100-continue")
+		h.Set("Expect", "100-continue")
 	}
 }
 
@@ -176,7 +209,7 @@ func (f *forwarder) try(req *http.Request, database string, body *sourceBody) (r
 	var connected atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
 	out := req.Clone(httptrace.WithClientTrace(req.Context(), trace))
-	out.URL.Scheme, out.URL.Host = target.Scheme, target.Host
+	out.URL.Scheme, out.URL.Host, out.Host = target.Scheme, target.Host, target.Host
 	reads := req.Method == http.MethodGet || req.Method == http.MethodHead
 	hasBody := req.Body != nil && req.Body != http.NoBody && req.ContentLength != 0
 	reader := &tryBody{source: body}

@@ -58,6 +58,9 @@ func (l *listener) prepare(h http.Handler, logger *slog.Logger) {
 		MaxHeaderBytes:    64 << 10,
 		ConnState:         l.ln.changed,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		// net/http's own answer to OPTIONS * asks nobody for whom it is, and reads a
+		// body without a deadline.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 
