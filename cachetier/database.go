@@ -187,6 +187,14 @@ func (ds *databases) inOrder() []string {
 	return urls
 }
 
+// Databases returns the URLs of the database nodes that the node knows now.
+func (n *Node) Databases() (urls []string) {
+	for _, d := range n.databases.all() {
+		urls = append(urls, d.url)
+	}
+	return urls
+}
+
 // failed records that the node of that URL failed.
 func (ds *databases) failed(url string) {
 	for _, d := range ds.all() {

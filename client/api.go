@@ -37,6 +37,7 @@ const (
 	ProblemTooLarge         = "urn:oncekv:problem:too-large"          // 413: over limit_bytes
 	ProblemUnsupportedMedia = "urn:oncekv:problem:unsupported-media"  // 415: Content-Encoding
 	ProblemRange            = "urn:oncekv:problem:range"              // 416
+	ProblemMisdirected      = "urn:oncekv:problem:misdirected"        // 421: Host is not a name of this node
 	ProblemOverloaded       = "urn:oncekv:problem:overloaded"         // 429 or 503: definitely not proposed
 	ProblemInternal         = "urn:oncekv:problem:internal"           // 500
 	ProblemUnavailable      = "urn:oncekv:problem:unavailable"        // 503: no leader, not ready: definitely not proposed

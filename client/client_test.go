@@ -437,6 +437,8 @@ func TestClient_ErrorsSurviveTheWire(t *testing.T) {
 		{Problem{Status: 412, Type: ProblemPrecondition, Revision: 5, SHA256: "ab", Size: &size}, ErrExists},
 		{Problem{Status: 413, Type: ProblemTooLarge, LimitBytes: 9}, ErrTooLarge},
 		{Problem{Status: 415}, ErrInvalid},
+		{Problem{Status: 421, Type: ProblemMisdirected}, ErrInvalid},
+		{Problem{Status: 421}, ErrInvalid},
 		{Problem{Status: 429}, ErrOverloaded},
 		{Problem{Status: 503, Type: ProblemOverloaded}, ErrOverloaded},
 		{Problem{Status: 503}, ErrUnavailable},

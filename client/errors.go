@@ -10,7 +10,7 @@ import (
 // The kinds of failure, the same on both sides of the wire: errors.Is works
 // with them on every error of this package.
 var (
-	// ErrInvalid: the request is malformed (400, 411, 415) or not allowed (403, 405).
+	// ErrInvalid: the request is malformed (400, 411, 415) or not allowed (403, 405, 421).
 	ErrInvalid = errors.New("request refused as invalid")
 	// ErrDigestMismatch: bytes are not what their digest says. Nothing was set; what was read must not be used.
 	ErrDigestMismatch = errors.New("bytes do not match their digest")

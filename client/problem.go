@@ -79,6 +79,7 @@ var kindOfType = map[string]error{
 	ProblemTooLarge:         ErrTooLarge,
 	ProblemUnsupportedMedia: ErrInvalid,
 	ProblemRange:            ErrInvalid,
+	ProblemMisdirected:      ErrInvalid,
 	ProblemOverloaded:       ErrOverloaded,
 	ProblemInternal:         ErrServer,
 	ProblemUnavailable:      ErrUnavailable,

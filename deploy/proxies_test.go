@@ -133,6 +133,10 @@ func ask(addr, method, target, body string, headers ...string) (answer, error) {
 	path, query, _ := strings.Cut(target, "?")
 	req.URL = &url.URL{Scheme: "http", Host: addr, Opaque: path, RawQuery: query}
 	for pair := range slices.Chunk(headers, 2) {
+		if pair[0] == "Host" {
+			req.Host = pair[1]
+			continue
+		}
 		req.Header.Set(pair[0], pair[1])
 	}
 	resp, err := http.DefaultTransport.RoundTrip(req)
@@ -196,9 +200,13 @@ func (p *proxied) start() {
 }
 
 func (p *proxied) check() {
+	for _, n := range p.cluster.Caches {
+		n.Args = append(n.Args, "--allowed-hosts", "kv.example.com")
+	}
 	p.cluster.StartAll()
 	p.start()
 	p.checkPut()
+	p.checkHosts()
 	p.checkRead()
 	p.checkKeys()
 	p.checkStreams()
@@ -239,6 +247,23 @@ func (p *proxied) checkPut() {
 	}
 	p.want(p.get("/key/empty"), http.StatusOK, "")
 	p.kept("/key/empty", "")
+}
+
+// checkHosts: the proxy's name leads to the nodes, and a name that somebody else
+// made lead to the proxy leads to nothing, not even to what is kept.
+func (p *proxied) checkHosts() {
+	p.want(p.get("/key/first", "Host", "kv.example.com"), http.StatusOK, "bar")
+	p.want(p.get("/key/first", "Host", "KV.Example.com:8080"), http.StatusOK, "bar")
+	own := []string{"Host", "kv.example.com", "Origin", "http://kv.example.com", "Content-Type", "text/plain"}
+	if a := p.do(http.MethodPut, "/key/own-page", "v", own...); a.status != http.StatusCreated {
+		p.t.Errorf("a put of the proxy's own page: %+v", a)
+	}
+	p.refused(p.do(http.MethodPut, "/key/other-page", "v", "Host", "kv.example.com", "Origin", "http://other.example"), http.StatusForbidden)
+	for _, host := range []string{"attacker.example", "kv.example.com.attacker.example", "127.0.0.1.attacker.example", "kvxexample.com"} {
+		p.refused(p.get("/key/first", "Host", host), http.StatusMisdirectedRequest)
+		p.refused(p.do(http.MethodPut, "/key/rebound", "v", "Host", host, "Origin", "http://"+host, "Sec-Fetch-Site", "same-origin"), http.StatusMisdirectedRequest)
+	}
+	p.refused(p.get("/key/rebound"), http.StatusNotFound)
 }
 
 // large is a value of several pieces.

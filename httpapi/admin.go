@@ -43,6 +43,7 @@ type AdminConfig struct {
 	Counters *Counters    // Errors are counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
 	Traffic  Traffic      // hears of every request; nil: nobody
+	Hosts    Hosts        // by which names the node may be asked, 421 else; nil: by every one
 
 	BodyIdleTimeout  time.Duration   // without a byte of a body, either way; DefaultBodyIdleTimeout
 	StreamsMax       int64           // event streams at a time; DefaultStreamsMax
@@ -66,7 +67,7 @@ const pathAPI = "/api"
 func NewAdmin(cfg AdminConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnAdmin)
-	rt.traffic = cfg.Traffic
+	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
 	page := func(w http.ResponseWriter, r *http.Request) error {
 		if !cfg.Page.Has(r.URL.Path) {
 			return notOnAdmin(r)
@@ -116,6 +117,9 @@ func (cfg *AdminConfig) setDefaults() {
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
+	}
+	if cfg.Hosts == nil {
+		cfg.Hosts = everyHost{}
 	}
 }
 

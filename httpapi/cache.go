@@ -26,6 +26,7 @@ type CacheConfig struct {
 	Counters *Counters    // Gets, Absences and Errors are counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
 	Traffic  Traffic      // hears of every request; nil: nobody
+	Hosts    Hosts        // by which names the node may be asked, 421 else; nil: by every one
 
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
 	AnswerTimeout     time.Duration // for finding a value; DefaultAnswerTimeout
@@ -42,7 +43,7 @@ type CacheConfig struct {
 func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
-	rt.traffic = cfg.Traffic
+	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
 	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), newBudget(cfg.JSONBytesInFlight)
 	rt.reads(&reads{from: from, headers: newValueHeaders(), counters: cfg.Counters,
 		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: newBudget(cfg.ValueBytesInFlight)})
@@ -75,6 +76,9 @@ func (cfg *CacheConfig) setDefaults() {
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
+	}
+	if cfg.Hosts == nil {
+		cfg.Hosts = everyHost{}
 	}
 }
 

@@ -40,6 +40,7 @@ type DatabaseConfig struct {
 	Counters *Counters    // counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
 	Traffic  Traffic      // hears of every request; nil: nobody
+	Hosts    Hosts        // by which names the node may be asked, 421 else; nil: by every one
 	Hot      Memory       // holds what is read often; nil: nothing does
 
 	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
@@ -68,7 +69,7 @@ type DatabaseConfig struct {
 func NewDatabase(cfg DatabaseConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
-	rt.traffic = cfg.Traffic
+	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
 	memory := newBudget(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
@@ -133,6 +134,9 @@ func (cfg *DatabaseConfig) setDefaults() {
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
 	}
+	if cfg.Hosts == nil {
+		cfg.Hosts = everyHost{}
+	}
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -152,15 +156,15 @@ func (rt *router) reads(g *reads) {
 // health adds the routes every node has.
 func (rt *router) health(s *health) {
 	rt.get("/stats", s.figures)
-	rt.get("/ping", s.ping)
-	rt.get("/livez", fixed("ok"))
-	rt.get("/readyz", s.readyz)
+	rt.get(pathPing, s.ping)
+	rt.get(pathLive, fixed("ok"))
+	rt.get(pathReady, s.readyz)
 	rt.get("/openapi.yaml", openAPI)
 }
 
 // behind puts the router behind a front.
 func (rt *router) behind(idle time.Duration, requests int) http.Handler {
-	return &front{next: rt.mux, direct: rt.direct, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
+	return &front{next: rt.mux, direct: rt.direct, hosts: rt.hosts, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
 		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newBudget(int64(requests))}
 }
 

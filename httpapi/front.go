@@ -19,6 +19,7 @@ import (
 type front struct {
 	next        http.Handler
 	direct      []directRoute // tried before next
+	hosts       Hosts
 	crossOrigin *http.CrossOriginProtection
 	counters    *Counters
 	logger      *slog.Logger
@@ -44,9 +45,8 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// some of it before it sends the answer. That must not wait for ever.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(f.idle))
 	}
-	if f.crossOrigin.Check(r) != nil {
-		newProblem(http.StatusForbidden, client.ProblemForbidden,
-			"a web page of another origin may not change anything here: a key that is set stays set").write(a)
+	if p := unwelcome(f.hosts, f.crossOrigin, r); p != nil {
+		p.write(a)
 		return
 	}
 	if limited(strings.TrimPrefix(r.URL.Path, pathAPI)) {

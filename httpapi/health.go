@@ -12,6 +12,13 @@ import (
 // readyTimeout bounds /readyz: whoever asks wants to know about now.
 const readyTimeout = 2 * time.Second
 
+// Paths that probes ask, by whatever name leads to a node.
+const (
+	pathPing  = "/ping"
+	pathLive  = "/livez"
+	pathReady = "/readyz"
+)
+
 // health answers what every node says about itself.
 type health struct {
 	stats func(context.Context) any

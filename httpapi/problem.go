@@ -66,6 +66,8 @@ func titleOf(kind string, status int) string {
 		return "Malformed request"
 	case client.ProblemDigestMismatch:
 		return "Digest mismatch"
+	case client.ProblemMisdirected:
+		return "Not a name of this node"
 	case client.ProblemForbidden:
 		return "Cross-origin write refused"
 	case client.ProblemNotFound:

@@ -20,6 +20,7 @@ type router struct {
 	logger   *slog.Logger
 	missing  func(r *http.Request) *problem // what a 404 says
 	traffic  Traffic                        // nil: nobody listens
+	hosts    Hosts
 	direct   []directRoute
 }
 

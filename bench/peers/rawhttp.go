@@ -41,7 +41,7 @@ func (c *rawConn) limit(ctx context.Context) {
 // status.
 func (c *rawConn) do(method, path string, body []byte) (status int, err error) {
 	b := append(c.out[:0], method...)
-	b = append(append(append(b, ' '), path...), " HTTP/1.1\r\nHost: bench\r\n"...)
+	b = append(append(append(b, ' '), path...), " HTTP/1.1\r\nHost: localhost\r\n"...)
 	if body != nil {
 		b = append(strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10), '\r', '\n')
 	}

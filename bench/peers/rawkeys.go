@@ -33,7 +33,7 @@ func (c *rawConn) postKeys(ctx context.Context, s session, from, to uint32, agai
 }
 
 func (c *rawConn) writeLines(s session, from, to uint32) error {
-	head := "POST /keys HTTP/1.1\r\nHost: bench\r\nContent-Type: " + client.ContentTypeNDJSON + "\r\nTransfer-Encoding: chunked\r\n\r\n"
+	head := "POST /keys HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + client.ContentTypeNDJSON + "\r\nTransfer-Encoding: chunked\r\n\r\n"
 	out, piece := []byte(head), make([]byte, 0, pieceBytes)
 	for n := from; n < to; n++ {
 		piece = append(append(piece, `{"key":"`...), s.key(0, n)...)

@@ -32,6 +32,7 @@ and change the cluster.`,
 	f.StringVar(&d.Listen, "listen", loopback(devAdminPort), "address for browsers")
 	f.StringSliceVar(&d.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "client URLs of database nodes to begin with; the others are learned from them")
 	f.IntVar(&d.MaxConnections, "max-connections", 0, "connections at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
+	registerAllowedHosts(f, &d.AllowedHosts)
 	d.log.register(f, 0)
 	return cmd
 }

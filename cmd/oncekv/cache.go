@@ -33,6 +33,7 @@ starts, and waits, when no database node is up.`,
 	f.StringSliceVar(&c.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "client URLs of database nodes to begin with; the others are learned from them")
 	f.Var(&c.cacheBytes, "cache-bytes", "memory for cached values")
 	f.IntVar(&c.MaxConnections, "max-connections", 0, "connections of clients at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
+	registerAllowedHosts(f, &c.AllowedHosts)
 	c.log.register(f, 0)
 	return cmd
 }

@@ -30,6 +30,7 @@ const (
 type devFlags struct {
 	dataDir    string
 	portOffset int
+	allowed    []string // hosts
 	log        logFlags
 }
 
@@ -50,6 +51,7 @@ Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
 	f := cmd.Flags()
 	f.StringVar(&d.dataDir, "data-dir", "", "directory of all data (default ./data, with --port-offset N ./data/offset-N)")
 	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another one")
+	registerAllowedHosts(f, &d.allowed)
 	d.log.register(f, slog.LevelWarn)
 	return cmd
 }
@@ -81,6 +83,7 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 type devSystem struct {
 	nodes   []namedNode // databases, caches, admin
 	peers   []server.Peer
+	allowed []string
 	dataDir string
 	files   *server.Descriptors
 }
@@ -91,7 +94,7 @@ func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &devSystem{peers: d.peers(), dataDir: d.directory(), files: files}
+	s := &devSystem{peers: d.peers(), allowed: d.allowed, dataDir: d.directory(), files: files}
 	logger := a.logger(d.log)
 	for i := range devNodes {
 		if err := s.startDatabase(ctx, i, d.portOffset, logger); err != nil {
@@ -139,6 +142,7 @@ func (s *devSystem) startDatabase(ctx context.Context, i, offset int, logger *sl
 		PeerAdvertise:  s.peers[i].URL,
 		InitialCluster: s.peers,
 		Descriptors:    s.files,
+		AllowedHosts:   s.allowed,
 		Logger:         logger,
 	})
 	if err != nil {
@@ -151,12 +155,13 @@ func (s *devSystem) startDatabase(ctx context.Context, i, offset int, logger *sl
 func (s *devSystem) startCache(ctx context.Context, i, offset int, logger *slog.Logger) error {
 	name := fmt.Sprintf("c%d", i+1)
 	cache, err := server.StartCache(ctx, server.CacheConfig{
-		Name:        name,
-		Listen:      loopback(devCachePort + offset + i),
-		Nodes:       s.urls()[:devNodes],
-		CacheBytes:  64 << 20,
-		Descriptors: s.files,
-		Logger:      logger,
+		Name:         name,
+		Listen:       loopback(devCachePort + offset + i),
+		Nodes:        s.urls()[:devNodes],
+		CacheBytes:   64 << 20,
+		AllowedHosts: s.allowed,
+		Descriptors:  s.files,
+		Logger:       logger,
 	})
 	if err != nil {
 		return fmt.Errorf("cache node %s: %w", name, err)
@@ -166,7 +171,7 @@ func (s *devSystem) startCache(ctx context.Context, i, offset int, logger *slog.
 }
 
 func (s *devSystem) startAdmin(ctx context.Context, offset int, logger *slog.Logger) error {
-	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(devAdminPort + offset), Nodes: s.urls()[:devNodes], Descriptors: s.files, Logger: logger})
+	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(devAdminPort + offset), Nodes: s.urls()[:devNodes], AllowedHosts: s.allowed, Descriptors: s.files, Logger: logger})
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}

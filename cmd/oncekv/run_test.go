@@ -92,6 +92,10 @@ func TestRun_Usage(t *testing.T) {
 		"serve --learner",
 		"serve --max-value-bytes 0",
 		"serve --max-value-bytes much",
+		"serve --allowed-hosts http://kv.example",
+		"cache --allowed-hosts a.example,*.b.example",
+		"admin --allowed-hosts kv.example:80",
+		"dev --allowed-hosts .",
 		"cache --listen 0.0.0.0:1",
 		"cache --nodes h:1",
 		"cache --name /",
@@ -153,6 +157,10 @@ func TestRun_EnvironmentTwins(t *testing.T) {
 func TestRun_EnvironmentOfServe(t *testing.T) {
 	env := map[string]string{"ONCEKV_LISTEN": "0.0.0.0:11000"}
 	runCommand(t, nil, env, "serve").want(t, exitUsage).wantStderr(t, "0.0.0.0:11000")
+	for _, command := range []string{"serve", "cache", "admin", "dev"} {
+		env := map[string]string{"ONCEKV_ALLOWED_HOSTS": "kv.example,*.lab.example"}
+		runCommand(t, nil, env, command).want(t, exitUsage).wantStderr(t, "--allowed-hosts", `".lab.example"`)
+	}
 }
 
 // A port that is taken is a failure, and dev says how to run beside it.

@@ -56,6 +56,7 @@ caught up. With existing data both are ignored.`,
 	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk is free than this; 0 for no reserve")
 	f.Var(&s.snapshotLogBytes, "snapshot-log-bytes", "log between two snapshots; what lies before a snapshot is cut off")
 	f.IntVar(&s.MaxConnections, "max-connections", 0, "connections of clients at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
+	registerAllowedHosts(f, &s.AllowedHosts)
 	s.log.register(f, 0)
 	return cmd
 }

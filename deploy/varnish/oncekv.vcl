@@ -3,7 +3,8 @@
 #
 #   varnishd -a :80 -f /etc/varnish/oncekv.vcl -s malloc,4g -s large=file,/var/lib/varnish/large,50g
 #
-# Replace the three addresses; docs/proxies.md says why the rest is as it is.
+# Replace the three addresses, and the name kv.example.com, which the cache nodes get
+# as --allowed-hosts; docs/proxies.md says why the rest is as it is.
 vcl 4.1;
 
 import directors;
@@ -57,6 +58,12 @@ sub vcl_init {
 }
 
 sub vcl_recv {
+    # Names by which this server is asked, besides addresses. By any other one a web
+    # page could pass itself off as this server, and read all that it keeps.
+    if (req.http.Host !~ "(?i)^(kv\.example\.com|localhost|[0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?$") {
+        return (synth(421));
+    }
+
     set req.backend_hint = nodes.backend();
 
     # Nothing here depends on cookies, and with one Varnish would keep nothing.
@@ -118,6 +125,16 @@ sub vcl_deliver {
     }
     unset resp.http.X-Varnish;
     unset resp.http.Via;
+}
+
+sub vcl_synth {
+    if (resp.status == 421) {
+        set resp.http.Content-Type = "application/problem+json";
+        set resp.http.Cache-Control = "no-store";
+        set resp.http.X-Content-Type-Options = "nosniff";
+        set resp.body = """{"type":"urn:oncekv:problem:misdirected","title":"Not a name of this node","status":421,"detail":"the proxy is not asked by this name; its configuration lists those it has"}""";
+        return (deliver);
+    }
 }
 
 # What Varnish says itself when no node answers it: a read was not served; a put may

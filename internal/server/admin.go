@@ -13,6 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/forward"
+	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/version"
 )
@@ -21,9 +22,10 @@ import (
 type AdminConfig struct {
 	Listen string   // host:port; port 0 chooses a free one
 	Nodes  []string // client URLs of database nodes to begin with
-	// MaxConnections and Descriptors are as in DatabaseConfig.
+	// MaxConnections, Descriptors and AllowedHosts are as in DatabaseConfig.
 	MaxConnections int
 	Descriptors    *Descriptors
+	AllowedHosts   []string
 	Logger         *slog.Logger
 }
 
@@ -64,19 +66,33 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	if err != nil {
 		return nil, listenError("listen", err)
 	}
+	names, err := hosts.New(hosts.Config{Allowed: cfg.AllowedHosts, URLs: append([]string{public.url, listenURL(cfg.Listen)}, cfg.Nodes...), Members: func() []string { return memberURLsOf(watch.State()) }})
+	if err != nil {
+		_ = public.ln.Close()
+		return nil, err
+	}
 	a := &Admin{light: newLight(public), watch: watch}
 	a.forward = forward.New(forward.Config{Databases: watch.Databases, Logger: logger})
 	figures := metrics.NewAdmin(adminName, a.figures)
 	figures.Watch(public.ln.figures)
 	public.prepare(httpapi.NewAdmin(httpapi.AdminConfig{
 		Overview: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.figures() }, Ready: a.Ready,
-		Logger: logger, Metrics: figures.Handler(), Traffic: figures.Traffic, Closing: a.streams,
+		Logger: logger, Metrics: figures.Handler(), Traffic: figures.Traffic, Closing: a.streams, Hosts: names,
 	}), logger)
 	a.run(func(ctx context.Context) error {
 		watch.Run(ctx)
 		return nil
 	})
 	return a, nil
+}
+
+// memberURLsOf are the URLs of the database nodes that the admin has found. Cache
+// nodes are none of them: anybody may say that he is one.
+func memberURLsOf(s *adminui.State) (urls []string) {
+	for _, m := range s.Members {
+		urls = append(urls, m.URL)
+	}
+	return urls
 }
 
 // pass forwards a request, and has a look at once when it may have changed the

@@ -9,6 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/version"
 )
@@ -25,9 +26,10 @@ type CacheConfig struct {
 	// 32 KiB for each open connection, by setting the Go runtime's memory limit
 	// for as long as the node runs. It is for a process that does nothing else.
 	LimitMemory bool
-	// MaxConnections and Descriptors are as in DatabaseConfig.
+	// MaxConnections, Descriptors and AllowedHosts are as in DatabaseConfig.
 	MaxConnections int
 	Descriptors    *Descriptors
+	AllowedHosts   []string
 	Logger         *slog.Logger
 }
 
@@ -64,13 +66,19 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		_ = public.ln.Close()
 		return nil, err
 	}
+	names, err := hosts.New(hosts.Config{Allowed: cfg.AllowedHosts, URLs: append([]string{public.url, listenURL(cfg.Listen)}, cfg.Nodes...), Members: node.Databases})
+	if err != nil {
+		_ = node.Close()
+		_ = public.ln.Close()
+		return nil, err
+	}
 	c := &Cache{light: newLight(public), cfg: cfg, node: node}
 	figures := metrics.NewCache(cfg.Name, c.figures)
 	figures.Watch(public.ln.figures)
 	figures.WatchLoads(node.Latencies)
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
 		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, Logger: logger,
-		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic,
+		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic, Hosts: names,
 	}), logger)
 	c.run(c.work)
 	return c, nil

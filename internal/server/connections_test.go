@@ -58,7 +58,7 @@ func open(t *testing.T, d *server.Database, text string) net.Conn {
 // ask sends a whole request on a connection of its own.
 func ask(t *testing.T, d *server.Database, path string) *http.Response {
 	t.Helper()
-	conn := open(t, d, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+	conn := open(t, d, "GET "+path+" HTTP/1.1\r\nHost: localhost\r\n\r\n")
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -83,9 +83,9 @@ func TestConnections_IdleMakeRoom(t *testing.T) {
 		case 0:
 			idle = append(idle, open(t, d, ""))
 		case 1:
-			idle = append(idle, open(t, d, "GET /ping HTTP/1.1\r\nHost: x\r\nX-Slow: ")) // loris
+			idle = append(idle, open(t, d, "GET /ping HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")) // loris
 		case 2:
-			conn := open(t, d, "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+			conn := open(t, d, "GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
 			if _, err := conn.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
@@ -113,7 +113,7 @@ func TestConnections_AllAtWork(t *testing.T) {
 	d := startLimited(t, limit)
 	var busy []net.Conn
 	for i := range limit {
-		conn := open(t, d, fmt.Sprintf("PUT /key/%d HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n", i))
+		conn := open(t, d, fmt.Sprintf("PUT /key/%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n", i))
 		goAhead := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n")) // its handler reads: it is at work
 		if _, err := io.ReadFull(conn, goAhead); err != nil {
 			t.Fatal(err)
@@ -163,7 +163,7 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 		t.Skipf("this process may have only %d files open", files.Cur)
 	}
 	d := startLimited(t, count+100)
-	const ping, loris = "GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", "GET /key/a HTTP/1.1\r\nHost: x\r\nX-Slow:"
+	const ping, loris = "GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /key/a HTTP/1.1\r\nHost: localhost\r\nX-Slow:"
 	stay := count / 3 // between requests; the others are given up where that takes long
 	for i := range count {
 		switch {
@@ -211,7 +211,7 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 func TestConnections_AnswerToNoRequestArrives(t *testing.T) {
 	d := startLimited(t, 0)
 	for range 50 {
-		conn := open(t, d, "PUT /key/a%zz HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n"+strings.Repeat("x", 65536))
+		conn := open(t, d, "PUT /key/a%zz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 65536\r\n\r\n"+strings.Repeat("x", 65536))
 		answer, err := io.ReadAll(conn)
 		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") {
 			t.Fatalf("read %q, %v", answer, err)

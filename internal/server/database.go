@@ -15,6 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/shortage"
@@ -64,7 +65,11 @@ type DatabaseConfig struct {
 	MaxConnections int
 	// Descriptors is the budget of open files that the nodes of a process share;
 	// nil for a process that runs this node alone.
-	Descriptors      *Descriptors
+	Descriptors *Descriptors
+	// AllowedHosts are further names by which the node may be asked: names,
+	// ".suffix" for a name and all below it, or "*" for every name. See package
+	// hosts for those it has by itself.
+	AllowedHosts     []string
 	MaxValueBytes    int64 // default 1 GiB
 	DiskReserveBytes int64 // default DefaultDiskReserveBytes; negative: none
 	SnapshotLogBytes int64 // log between two snapshots, default DefaultSnapshotLogBytes
@@ -86,6 +91,7 @@ type Database struct {
 	registry  *cachetier.Registry
 	counters  httpapi.Counters
 	metrics   *metrics.Database
+	hosts     *hosts.Set
 	watch     *watch
 	disk      *diskWatch
 	started   time.Time
@@ -161,6 +167,9 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if d.node, err = raftnode.Open(d.nodeConfig(), d.store); err != nil {
 		return nil, err
 	}
+	if d.hosts, err = hosts.New(hosts.Config{Allowed: cfg.AllowedHosts, URLs: d.ownURLs(), Members: d.memberURLs}); err != nil {
+		return nil, err
+	}
 	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
 	d.watch = newWatch(d.node, d.compare)
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
@@ -170,7 +179,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
 		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
 		Closing: d.streams, SpillDir: cfg.DataDir, // not os.TempDir, which may be memory
-		Metrics: d.metrics.Handler(), Traffic: d.metrics.Traffic, Hot: cachetier.NewHot(hotBytes),
+		Metrics: d.metrics.Handler(), Traffic: d.metrics.Traffic, Hosts: d.hosts, Hot: cachetier.NewHot(hotBytes),
 	}))
 	return d, nil
 }
@@ -186,6 +195,24 @@ func (d *Database) nodeConfig() raftnode.Config {
 		cfg.Join = (&joiner{urls: d.cfg.Join, learner: d.cfg.Learner, logger: d.logger}).run
 	}
 	return cfg
+}
+
+// ownURLs are the URLs whose names the node was started with.
+func (d *Database) ownURLs() []string {
+	urls := []string{d.public.url, d.peer.url, listenURL(d.cfg.Listen), listenURL(d.cfg.PeerListen)}
+	for _, p := range d.cfg.InitialCluster {
+		urls = append(urls, p.URL)
+	}
+	return append(urls, d.cfg.Join...)
+}
+
+// memberURLs are the URLs of the members now, for both listeners: this node may
+// be known to others by a name that it does not advertise yet, or any more.
+func (d *Database) memberURLs() (urls []string) {
+	for _, m := range d.node.Status().Members {
+		urls = append(urls, m.ClientURL, m.PeerURL)
+	}
+	return urls
 }
 
 // abandon undoes a start that failed half-way.
@@ -217,7 +244,7 @@ func (d *Database) run(public http.Handler) {
 		})
 	}
 	d.public.prepare(public, d.logger)
-	d.peer.prepare(d.peerHandler(), d.logger)
+	d.peer.prepare(httpapi.Guard(d.peerHandler(), d.hosts), d.logger)
 	part("clients", d.public.serve)
 	part("peers", d.peer.serve)
 	part("raft", func() error { return d.node.Run(nodeCtx) })

@@ -48,6 +48,9 @@ func bind(addr, what string, limit int, logger *slog.Logger) (*listener, error) 
 	return &listener{ln: limitConnections(ln, limit, logger), url: own}, nil
 }
 
+// listenURL is a listen address as the URL of its host, which may be a name.
+func listenURL(addr string) string { return "http://" + addr }
+
 // prepare sets the handler. Bodies and answers have no deadline here: their
 // handlers set one by progress.
 func (l *listener) prepare(h http.Handler, logger *slog.Logger) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 
+	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -59,6 +60,13 @@ func checkAtLeastZero(flag string, n int64) error {
 func checkName(name string) error {
 	if err := nodeurl.CheckName(name); err != nil {
 		return &SettingError{"name", err}
+	}
+	return nil
+}
+
+func checkAllowedHosts(names []string) error {
+	if _, err := hosts.New(hosts.Config{Allowed: names}); err != nil {
+		return &SettingError{"allowed-hosts", err}
 	}
 	return nil
 }
@@ -146,6 +154,7 @@ func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
 		checkAtLeastZero("snapshot-log-bytes", cfg.SnapshotLogBytes),
 		checkBytes("disk-reserve-bytes", cfg.DiskReserveBytes),
 		checkListen("peer-listen", cfg.PeerListen),
+		checkAllowedHosts(cfg.AllowedHosts),
 	)
 	if err != nil {
 		return cfg, err
@@ -258,6 +267,7 @@ func (cfg CacheConfig) checked() (CacheConfig, error) {
 		checkName(cfg.Name),
 		checkAtLeastZero("max-connections", int64(cfg.MaxConnections)),
 		checkAtLeastZero("cache-bytes", cfg.CacheBytes),
+		checkAllowedHosts(cfg.AllowedHosts),
 	)
 	if err != nil {
 		return cfg, err
@@ -276,7 +286,11 @@ func (cfg AdminConfig) Check() error {
 }
 
 func (cfg AdminConfig) checked() (AdminConfig, error) {
-	err := firstError(checkListen("listen", cfg.Listen), checkAtLeastZero("max-connections", int64(cfg.MaxConnections)))
+	err := firstError(
+		checkListen("listen", cfg.Listen),
+		checkAtLeastZero("max-connections", int64(cfg.MaxConnections)),
+		checkAllowedHosts(cfg.AllowedHosts),
+	)
 	if err != nil {
 		return cfg, err
 	}

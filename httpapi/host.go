@@ -1,0 +1,64 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// Hosts knows by which names a node may be asked. It is called for every request,
+// concurrently.
+type Hosts interface {
+	// Allows reports whether a request with this Host may be answered.
+	Allows(host string) bool
+}
+
+// everyHost allows every name: for a handler behind somebody who has judged it.
+type everyHost struct{}
+
+func (everyHost) Allows(string) bool { return true }
+
+// hostShownBytes is what an answer repeats of a Host that is refused.
+const hostShownBytes = 255
+
+// misdirected refuses a request for a name that is not the node's, nil if it is
+// one, or nobody asks by name what the request asks for: probes come by whatever
+// leads to a node, and learn nothing but that it lives.
+func misdirected(hosts Hosts, r *http.Request) *problem {
+	if hosts.Allows(r.Host) {
+		return nil
+	}
+	switch r.URL.Path {
+	case pathLive, pathReady, pathPing:
+		return nil
+	}
+	return newProblem(http.StatusMisdirectedRequest, client.ProblemMisdirected,
+		"this node is not asked by the name %q; by others than its own a web page could pass itself off as the node. It takes addresses, localhost, the names in the URLs of its flags and of the members, and what --allowed-hosts adds: NAME, .SUFFIX or *",
+		r.Host[:min(len(r.Host), hostShownBytes)])
+}
+
+// Guard is the checks of who asks, for a handler that is none of this package's:
+// of Host, and of a web page of another origin. Both are part of every handler
+// that this package makes.
+func Guard(next http.Handler, hosts Hosts) http.Handler {
+	crossOrigin := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if p := unwelcome(hosts, crossOrigin, r); p != nil {
+			p.write(w)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// unwelcome refuses who may not ask, nil if anybody may.
+func unwelcome(hosts Hosts, crossOrigin *http.CrossOriginProtection, r *http.Request) *problem {
+	if p := misdirected(hosts, r); p != nil {
+		return p
+	}
+	if crossOrigin.Check(r) != nil {
+		return newProblem(http.StatusForbidden, client.ProblemForbidden,
+			"a web page of another origin may not change anything here: a key that is set stays set")
+	}
+	return nil
+}
