@@ -55,6 +55,20 @@
 // force=true|false on DELETE /members/{name}, and those of lists; no others
 // exist.
 //
+// # Who asks
+//
+// Every handler answers 421 unless Host is a name of the node (Hosts in the
+// configuration), but for /ping, /livez and /readyz, and 403 to what changes
+// something and comes from a web page of another origin. Guard does both for other
+// handlers. A node that forwards has judged both, and asks under the target's name.
+//
+// # The end of a request
+//
+// What is left of a body is never another request. net/http reads on to the body's
+// end, or closes the connection; of an answer that may begin before that (full
+// duplex) it does neither, so the outermost handler makes every such answer its
+// connection's last, whatever became of the headers meanwhile.
+//
 // # Lists
 //
 // GET /keys takes prefix, after, limit (1 to 10,000, else 1,000) and

@@ -33,7 +33,7 @@ func misdirected(hosts Hosts, r *http.Request) *problem {
 		return nil
 	}
 	return newProblem(http.StatusMisdirectedRequest, client.ProblemMisdirected,
-		"this node is not asked by the name %q; by others than its own a web page could pass itself off as the node. It takes addresses, localhost, the names in the URLs of its flags and of the members, and what --allowed-hosts adds: NAME, .SUFFIX or *",
+		"%q is not a name of this node. It answers to addresses, localhost, the names in the URLs of its flags and of the members, and those of --allowed-hosts (NAME, .SUFFIX for all below one, or * for every name). Any other name may be a web page's that passes itself off as the node",
 		r.Host[:min(len(r.Host), hostShownBytes)])
 }
 

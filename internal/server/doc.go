@@ -37,4 +37,6 @@
 //     handler sets a deadline or not. Only two waits have none: for the end of
 //     a connection while a handler is at work on it, and for more on one that
 //     was taken over from HTTP, which makes room when room is needed.
+//  8. Every listener, that for peers included, answers only to the node's own
+//     names (package hosts), so that no web page passes itself off as a node.
 package server
