@@ -190,6 +190,9 @@ func TestDesync_NoLength(t *testing.T) {
 	for _, a := range attackedNodes(t) {
 		for i, request := range []string{
 			"PUT " + a.api + "/key/a HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"PUT " + a.api + "/key/b HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\nx",
+			"GET " + a.api + "/key/a HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+			"POST /nothing HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
 			"PUT " + a.api + "/key/a HTTP/1.1\r\nHost: x\r\n\r\n",
 			"POST " + a.api + "/keys HTTP/1.1\r\nHost: x\r\n\r\n",
 		} {

@@ -67,7 +67,8 @@
 // What is left of a body is never another request. net/http reads on to the body's
 // end, or closes the connection; of an answer that may begin before that (full
 // duplex) it does neither, so the outermost handler makes every such answer its
-// connection's last, whatever became of the headers meanwhile.
+// connection's last, whatever became of the headers meanwhile. So is one to HTTP/1.0,
+// where net/http passes over a Transfer-Encoding.
 //
 // # Lists
 //

@@ -31,7 +31,7 @@ type front struct {
 
 // ServeHTTP guards one request.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, id: requestIDOf(r.Header)}
+	a := &answer{ResponseWriter: w, id: requestIDOf(r.Header), last: unframed(r)}
 	if f.traffic != nil {
 		f.traffic.InFlight(1)
 	}
@@ -61,10 +61,15 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		f.next.ServeHTTP(a, r)
 	}
-	if a.duplex && !a.begun() {
+	if a.last && !a.begun() {
 		a.WriteHeader(http.StatusOK) // or net/http says so, without the end of the connection
 	}
 }
+
+// unframed reports whether a body may follow that net/http does not see: in
+// HTTP/1.0 it takes no notice of Transfer-Encoding, which somebody in between may
+// have taken notice of (RFC 9112, 6.1).
+func unframed(r *http.Request) bool { return r.ProtoMajor == 1 && r.ProtoMinor == 0 }
 
 // limited reports whether a path counts as work. The others tell how a busy
 // node is and change the cluster, and must be answered above all then.
@@ -125,7 +130,7 @@ type answer struct {
 	since     time.Time
 	report    reported // of the route; nil: no route was found yet
 	id        string   // see requestID
-	duplex    bool     // see EnableFullDuplex
+	last      bool     // of its connection: a body may follow
 }
 
 // begun reports whether an answer has begun.
@@ -135,7 +140,7 @@ func (a *answer) begun() bool { return a.status != 0 }
 // that may want to ask about an error.
 func (a *answer) begin(status int) {
 	a.status = status
-	if a.duplex {
+	if a.last {
 		a.Header()["Connection"] = []string{"close"}
 	}
 	if status >= http.StatusBadRequest {
@@ -168,7 +173,7 @@ func (a *answer) Write(p []byte) (int, error) {
 // last. This is the one place that says so, when the answer begins, because a
 // handler may have replaced every header by then.
 func (a *answer) EnableFullDuplex() error {
-	a.duplex = true
+	a.last = true
 	return http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
 }
 

@@ -44,7 +44,7 @@ func Guard(next http.Handler, hosts Hosts) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p := unwelcome(hosts, crossOrigin, r); p != nil {
-			p.write(w)
+			p.with("Connection", "close").write(w) // rather than read the body, which may never come
 			return
 		}
 		next.ServeHTTP(w, r)
