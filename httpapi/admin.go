@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -79,7 +81,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.get("/assets/*", page)
 	rt.get("/favicon.svg", page)
 
-	o := &overview{from: cfg.Overview, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: newBudget(cfg.StreamsMax)}
+	o := &overview{from: cfg.Overview, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: budget.New(cfg.StreamsMax)}
 	rt.get("/dbs", o.dbs)
 	rt.get("/caches", o.caches)
 	rt.get("/owner", o.owner)
@@ -169,7 +171,7 @@ type overview struct {
 	from    Overview
 	idle    time.Duration
 	closing <-chan struct{}
-	streams *budget // how many more there may be
+	streams *budget.Budget // places
 }
 
 func (o *overview) dbs(w http.ResponseWriter, r *http.Request) error {
@@ -210,10 +212,17 @@ func (o *overview) events(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r.URL.RawQuery); err != nil {
 		return err
 	}
-	if !o.streams.take(1) {
-		return kvstore.ErrOverloaded
+	ctx, lose := context.WithCancelCause(r.Context())
+	defer lose(nil)
+	paced := newPacedWriter(w, o.idle)
+	place := o.streams.Hold(hostOf(r), graceOf(o.idle), func() {
+		lose(errPlaceNeeded)
+		paced.within(placeLinger)
+	})
+	defer place.Close()
+	if err := room(ctx, place, 1); err != nil {
+		return err
 	}
-	defer o.streams.give(1)
 	if closed(o.closing) {
 		return kvstore.ErrClosed
 	}
@@ -226,36 +235,41 @@ func (o *overview) events(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	ctx, end := untilClosed(r.Context(), o.closing)
+	ctx, end := untilClosed(ctx, o.closing)
 	defer end()
-	o.stream(ctx, newPacedWriter(w, o.idle), http.NewResponseController(w))
+	paced.held = place
+	o.stream(ctx, paced, place)
 	return nil
 }
 
-func (o *overview) stream(ctx context.Context, w *pacedWriter, conn *http.ResponseController) {
+func (o *overview) stream(ctx context.Context, w *pacedWriter, place *budget.Holder) {
 	past, err := json.Marshal(o.from.History())
 	if err != nil {
 		panic(fmt.Sprintf("the last minutes cannot be written as JSON: %v", err))
 	}
-	if !sendEvent(w, conn, "event: history\ndata: %s\n\n", past) {
+	if !sendEvent(w, "event: history\ndata: %s\n\n", past) {
 		return
 	}
 	for number := uint64(0); ; {
 		var state []byte
+		place.Resting()
 		if state, number, err = o.from.Next(ctx, number); err != nil {
 			break
 		}
-		if !sendEvent(w, conn, "id: %d\nevent: state\ndata: %s\n\n", number, state) {
+		if !sendEvent(w, "id: %d\nevent: state\ndata: %s\n\n", number, state) {
 			return
 		}
 	}
-	if closed(o.closing) {
-		sendEvent(w, conn, "event: %s\ndata: %s\n\n", client.EventEnd, `{"reason":"`+client.EndClosing+`"}`)
+	switch {
+	case closed(o.closing):
+		sendEvent(w, "event: %s\ndata: %s\n\n", client.EventEnd, `{"reason":"`+client.EndClosing+`"}`)
+	case errors.Is(context.Cause(ctx), errPlaceNeeded):
+		sendEvent(w, "event: %s\ndata: %s\n\n", client.EventEnd, `{"reason":"`+client.EndOverloaded+`"}`)
 	}
 }
 
 // sendEvent reports whether the client took it.
-func sendEvent(w *pacedWriter, conn *http.ResponseController, format string, args ...any) bool {
+func sendEvent(w *pacedWriter, format string, args ...any) bool {
 	_, err := w.Write(fmt.Appendf(nil, format, args...))
-	return err == nil && conn.Flush() == nil
+	return err == nil && w.conn.Flush() == nil
 }

@@ -183,7 +183,7 @@ func event(t *testing.T, in *bufio.Reader) string {
 
 func TestAdmin_Events(t *testing.T) {
 	closing := make(chan struct{})
-	admin, _, seen := newAdminNode(t, func(c *AdminConfig) { c.Closing = closing; c.StreamsMax = 1 })
+	admin, _, seen := newAdminNode(t, func(c *AdminConfig) { c.Closing = closing })
 	resp, err := http.Get(admin.url + "/events")
 	if err != nil {
 		t.Fatal(err)
@@ -192,7 +192,6 @@ func TestAdmin_Events(t *testing.T) {
 	if resp.Header.Get("Content-Type") != "text/event-stream" || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("headers %v", resp.Header)
 	}
-	want(t, admin.get("/events"), 429).problem(t) // StreamsMax
 	in := bufio.NewReader(resp.Body)
 	for _, expected := range []string{`event: history|data: {"points":[1,2]}`, `id: 1|event: state|data: {"number":1}`} {
 		if got := event(t, in); got != expected {
@@ -213,5 +212,31 @@ func TestAdmin_Events(t *testing.T) {
 	var p client.Problem
 	if err := json.Unmarshal([]byte(want(t, admin.get("/events"), 503).body), &p); err != nil || p.Detail == "" {
 		t.Errorf("a stream while closing: %+v, %v", p, err)
+	}
+}
+
+// TestAdmin_EventsGiveWay: tabs that are open keep no new one from being shown. The
+// one that has waited longest is told to come again.
+func TestAdmin_EventsGiveWay(t *testing.T) {
+	admin, _, _ := newAdminNode(t, func(c *AdminConfig) { c.StreamsMax = 1 })
+	var streams []*bufio.Reader
+	for range 2 {
+		resp, err := http.Get(admin.url + "/events")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+		in := bufio.NewReader(resp.Body)
+		event(t, in)
+		if got := event(t, in); got != `id: 1|event: state|data: {"number":1}` {
+			t.Fatalf("event %q", got)
+		}
+		streams = append(streams, in)
+	}
+	if got := event(t, streams[0]); got != `event: end|data: {"reason":"overloaded"}` {
+		t.Errorf("the first stream ends with %q", got)
 	}
 }

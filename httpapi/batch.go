@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -52,8 +53,14 @@ const (
 //
 // Everybody waits for the next one's room, up to the spool's limit; so memory
 // does not depend on the number of lines. The budgets are shared by all
-// requests. Nobody who holds a part of them waits for more, except for a put's
-// decision: whoever waits gets it in the end.
+// requests. Nobody who holds a part of slots or memory waits for more, except for a
+// put's decision: whoever waits gets it in the end.
+//
+// A request has a place for as long as it lasts, of which there are many, and one
+// to work in, of which there are few, only from its first line that is not answered
+// until its last answer is on its way. One that rests, because its client says
+// nothing, gives its place to another that needs it; so does one whose client takes
+// its answers, or sends a long line, too slowly.
 type batches struct {
 	*puts
 	framed   *framed // those that come in frames
@@ -65,10 +72,19 @@ type batches struct {
 	spill    int64
 	stall    time.Duration // how long a full spool waits for a client that reads nothing
 
-	streams chan struct{}       // one for each request
+	streams *budget.Budget      // places, one for each request
+	working *budget.Budget      // places to work in
+	long    *budget.Budget      // bytes of long lines being read
 	slots   *semaphore.Weighted // lines being decided
-	memory  *semaphore.Weighted // bytes of lines being read and decided
+	memory  *semaphore.Weighted // bytes of lines being decided
 }
+
+// batchRestingStreams is how many requests there are at a time that do nothing. Each
+// takes some 200 KiB.
+const batchRestingStreams = 256
+
+// batchLongLines is how many lines over lineBufferBytes are read at a time.
+const batchLongLines = 2
 
 // batchStallShare is the part of the idle timeout that a full spool waits.
 const batchStallShare = 3
@@ -77,7 +93,9 @@ func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 	return &batches{
 		puts: p, framed: newFramed(cfg), leads: cfg.Cluster.Leads, shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
 		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
-		streams: make(chan struct{}, cfg.BatchStreams),
+		streams: budget.New(int64(cfg.BatchStreams) + batchRestingStreams),
+		working: budget.New(int64(cfg.BatchStreams)),
+		long:    budget.New(batchLongLines * batchLongBytes),
 		slots:   semaphore.NewWeighted(batchPuts),
 		memory:  semaphore.NewWeighted(max(cfg.BatchBytesInFlight, batchLongBytes)),
 	}
@@ -123,14 +141,19 @@ func (b *batches) serve(w http.ResponseWriter, r *http.Request) error {
 		return kvstore.ErrClosed
 	default:
 	}
-	select {
-	case b.streams <- struct{}{}:
-		defer func() { <-b.streams }()
-	default:
-		return kvstore.ErrOverloaded
+	s := &batch{batches: b, host: hostOf(r)}
+	s.place = b.streams.Hold(s.host, graceOf(b.idle), s.giveWay)
+	defer s.place.Close()
+	s.work = b.working.Hold(s.host, graceOf(b.idle), s.giveWay)
+	defer s.work.Close()
+	for _, h := range []*budget.Holder{s.place, s.work} { // a busy node says so before the answer begins
+		if err := room(r.Context(), h, 1); err != nil {
+			return err
+		}
 	}
-	d := startStream(w, r, b.idle, client.ContentTypeNDJSON)
-	newBatch(b, r.Context(), d).run()
+	s.works = true
+	s.begin(r.Context(), startStream(w, r, b.idle, client.ContentTypeNDJSON))
+	s.run()
 	return nil
 }
 
@@ -153,9 +176,17 @@ func refuseBatch(r *http.Request) error {
 // batch is one request.
 type batch struct {
 	*batches
+	host   string // the client's address
 	duplex *duplex
 	lines  *lineReader
 	out    *spool
+
+	place *budget.Holder // rests while there is nothing to do
+
+	resting sync.Mutex // guards the three below; held while nothing is waited for
+	work    *budget.Holder
+	works   bool // work has a place
+	busy    bool // read has a line in hand
 
 	// alive ends when the client is gone, proposing when what is not proposed
 	// yet must not be, accepting when no more lines are wanted. Each ends with
@@ -191,13 +222,13 @@ type lineGroup struct {
 	bytes int // of values
 }
 
-func newBatch(b *batches, parent context.Context, d *duplex) *batch {
-	s := &batch{
-		batches: b, duplex: d, out: newSpool(b.spillDir, b.spill),
-		window: make(chan struct{}, batchWindow), settled: make(chan struct{}, 1),
-		queue: make(chan *batchLine, batchWindow),
-		last:  make(map[kvstore.Key]*batchLine),
-	}
+// begin makes the rest of a request whose answer has begun.
+func (s *batch) begin(parent context.Context, d *duplex) {
+	s.duplex, s.out = d, newSpool(s.spillDir, s.spill)
+	d.place, d.out = s.place, s.work
+	s.window, s.settled = make(chan struct{}, batchWindow), make(chan struct{}, 1)
+	s.queue = make(chan *batchLine, batchWindow)
+	s.last = make(map[kvstore.Key]*batchLine)
 	// net/http cancels the parent after a read that was merely too slow, too.
 	// A failed read or write is found out here; behind the body's end nobody
 	// reads but net/http.
@@ -209,11 +240,77 @@ func newBatch(b *batches, parent context.Context, d *duplex) *batch {
 	})
 	s.proposing, s.stopProposing = context.WithCancelCause(s.alive)
 	s.accepting, s.stopAccepting = context.WithCancelCause(s.proposing)
-	s.lines = &lineReader{src: d, max: batchLineBytesMax, grow: func() error {
-		s.flush() // whoever waits for memory must not hold any
-		return s.memory.Acquire(s.accepting, batchLongBytes)
-	}}
-	return s
+	s.lines = &lineReader{src: d, max: batchLineBytesMax, grow: s.growLine}
+}
+
+// growLine takes memory for a long line.
+func (s *batch) growLine() error {
+	s.flush() // whoever waits for memory must not hold any
+	s.pause()
+	h := s.long.Hold(s.host, graceOf(s.idle), s.giveWay)
+	if err := h.Acquire(s.accepting, batchLongBytes, s.answer); err != nil {
+		h.Close()
+		return err
+	}
+	s.duplex.in = h
+	return nil
+}
+
+// shrinkLine gives the memory of a long line back.
+func (s *batch) shrinkLine() {
+	if h := s.duplex.in; h != nil {
+		s.lines.shrink()
+		s.duplex.in = nil
+		h.Close()
+	}
+}
+
+// resume takes a place to work in, for a line that is in hand.
+func (s *batch) resume() error {
+	s.resting.Lock()
+	s.busy = true
+	works := s.works
+	s.place.Working()
+	s.resting.Unlock()
+	if works {
+		return nil
+	}
+	if err := s.work.Acquire(s.accepting, 1, s.answer); err != nil {
+		return err
+	}
+	s.resting.Lock()
+	s.works = true
+	s.resting.Unlock()
+	return nil
+}
+
+// pause says that no line is in hand.
+func (s *batch) pause() {
+	s.resting.Lock()
+	s.busy = false
+	s.resting.Unlock()
+	s.rest()
+}
+
+// rest gives the place to work in back when there is nothing to do: no line is in
+// hand, or decided, or has a result that the client has not been sent.
+func (s *batch) rest() {
+	s.resting.Lock()
+	defer s.resting.Unlock()
+	if s.busy || len(s.window) > 0 || !s.out.empty() {
+		return
+	}
+	if s.works {
+		s.works = false
+		s.work.Give(1)
+	}
+	s.place.Resting()
+}
+
+// giveWay ends the request because others need what it holds.
+func (s *batch) giveWay() {
+	s.end(client.ProblemUnavailable, detailPlaceNeeded)
+	s.duplex.within(placeLinger, placeLinger)
 }
 
 // run returns when nothing of the request is left.
@@ -293,23 +390,25 @@ func (s *batch) end(kind, detail string) {
 // read takes lines until the input or the request ends; then it discards.
 func (s *batch) read() {
 	defer s.flush() // collect waits for every line that was taken
-	defer func() {
-		if s.lines.large() {
-			s.memory.Release(batchLongBytes)
-		}
-	}()
+	defer s.shrinkLine()
+	s.rest() // until there is a line
 	for s.accepting.Err() == nil {
 		line, err := s.lines.next()
+		if err == nil {
+			err = s.resume()
+		}
 		if err == nil {
 			err = s.accept(line)
 		}
 		if err != nil || !s.lines.buffered() {
 			s.flush()
+			s.pause()
 		}
 		if err != nil {
 			s.stopped(err)
 		}
 	}
+	s.shrinkLine()
 	if s.lines.end == nil {
 		s.flush()
 		_, _ = io.CopyN(io.Discard, s.duplex, batchDiscardBytes)
@@ -323,6 +422,8 @@ func (s *batch) stopped(err error) {
 		s.end("", "")
 	case errors.Is(err, errLineTooLong):
 		s.end(client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes; PUT /key/{key} takes larger values", batchLineBytesMax))
+	case errors.Is(err, budget.ErrShort):
+		s.end(client.ProblemOverloaded, "this node has too much to do; send the rest later, or to another node")
 	case s.accepting.Err() != nil:
 		// end was called, or the client is gone.
 		s.end(client.ProblemUnavailable, "the request was given up")
@@ -337,20 +438,19 @@ func (s *batch) stopped(err error) {
 // accept starts the put of a line. It waits until there is room for it, and
 // returns an error if the request ended meanwhile.
 func (s *batch) accept(text []byte) error {
-	long := s.lines.large()
 	if len(bytes.TrimSpace(text)) == 0 {
 		s.mu.Lock()
 		s.taken = max(s.taken, s.lines.number)
 		s.mu.Unlock()
-		s.shrink(long, 0)
+		s.shrinkLine()
 		return nil
 	}
 	l := &batchLine{cost: 2*int64(len(text)) + batchLineBytes}
-	if err := s.admitLine(l, long); err != nil {
+	if err := s.admitLine(l); err != nil {
 		return err
 	}
 	invalid := s.parse(text, l)
-	s.shrink(long, l.cost)
+	s.shrinkLine()
 	if err := s.start(l, invalid); err != nil {
 		s.release(1, l.cost)
 		return err
@@ -358,26 +458,13 @@ func (s *batch) accept(text []byte) error {
 	return nil
 }
 
-// admitLine takes what a line costs. That of a long one's memory is taken
-// already.
-func (s *batch) admitLine(l *batchLine, long bool) error {
-	if long {
-		s.flush()
-		return s.slots.Acquire(s.accepting, 1)
-	}
+// admitLine takes what a line costs.
+func (s *batch) admitLine(l *batchLine) error {
 	if s.tryAdmit(l.cost) {
 		return nil
 	}
 	s.flush()
 	return s.admit(s.accepting, l.cost)
-}
-
-// shrink gives up the memory of a long line but for what goes on being held.
-func (s *batch) shrink(long bool, held int64) {
-	if long {
-		s.lines.shrink()
-		s.memory.Release(batchLongBytes - held)
-	}
 }
 
 // start puts a line into the queue and, if it is a put, sees to it that it is
@@ -492,6 +579,9 @@ func (s *batch) collect() {
 			return // the client is gone
 		}
 		<-s.window
+		if len(s.window) == 0 {
+			s.rest()
+		}
 	}
 	if s.early != nil { // written before the queue was closed
 		_ = emit(s.early)
@@ -516,6 +606,9 @@ func (s *batch) write() error {
 		if !more {
 			if err := s.duplex.conn.Flush(); err != nil {
 				return err
+			}
+			if len(s.window) == 0 {
+				s.rest()
 			}
 		}
 		buf = p

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -29,6 +30,7 @@ import (
 type batchNode struct {
 	*node
 	batches *batches
+	streams int64 // that work at a time
 	put     func(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) // instead of db.Put
 }
 
@@ -59,10 +61,11 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	}
 	cfg.DB, cfg.Cluster = batchDB{n.db, n}, &fakeCluster{leads: true}
 	cfg.setDefaults()
+	n.streams = int64(cfg.BatchStreams)
 	n.batches = newBatches(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
 	rt.on(http.MethodPost, "/keys", putting, n.batches.serveMany)
-	gets := newManyGets(&cfg, newBudget(cfg.JSONBytesInFlight))
+	gets := newManyGets(&cfg, budget.New(cfg.JSONBytesInFlight))
 	rt.manyReads(gets)
 	server := httptest.NewUnstartedServer(rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight))
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
@@ -70,18 +73,18 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	server.Start()
 	n.url, n.addr = server.URL, server.Listener.Addr().String()
 	t.Cleanup(func() {
-		eventually(t, "every request is over", func() bool { return len(n.batches.streams) == 0 })
+		n.allOver()
 		server.Close()
 		eventually(t, "no goroutine is left", func() bool {
 			http.DefaultClient.CloseIdleConnections()
 			return runtime.NumGoroutine() <= before
 		})
 		for _, f := range []*framed{n.batches.framed, gets.framed} {
-			if left := f.streams.left.Load(); left != int64(cfg.FramedStreams) {
+			if left := f.streams.Free(); left != int64(cfg.FramedStreams) {
 				t.Errorf("%d of %d streams are free", left, cfg.FramedStreams)
 			}
 		}
-		if left := gets.memory.left.Load(); left != cfg.JSONBytesInFlight {
+		if left := gets.memory.Free(); left != cfg.JSONBytesInFlight {
 			t.Errorf("%d of %d bytes for lines are free", left, cfg.JSONBytesInFlight)
 		}
 		if !n.batches.slots.TryAcquire(batchPuts) || !n.batches.memory.TryAcquire(max(cfg.BatchBytesInFlight, batchLongBytes)) {
@@ -92,6 +95,19 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 		}
 	})
 	return n
+}
+
+// allOver waits until no request in lines is left, and no part of what they share
+// is held.
+func (n *batchNode) allOver() {
+	n.t.Helper()
+	eventually(n.t, "every request is over", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams })
+	if free := n.batches.working.Free(); free != n.streams {
+		n.t.Errorf("%d of %d places to work in are free", free, n.streams)
+	}
+	if free := n.batches.long.Free(); free != batchLongLines*batchLongBytes {
+		n.t.Errorf("%d bytes for long lines are free", free)
+	}
 }
 
 // eventually polls until ok.
@@ -497,8 +513,8 @@ func TestBatch_NeverReads(t *testing.T) {
 		}
 		out.Flush()
 	}()
-	eventually(t, "the request has begun", func() bool { return len(n.batches.streams) == 1 })
-	eventually(t, "the request is given up", func() bool { return len(n.batches.streams) == 0 })
+	eventually(t, "the request has begun", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams-1 })
+	eventually(t, "the request is given up", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams })
 	conn.Close()
 }
 
@@ -526,7 +542,7 @@ func TestBatch_ClientGoes(t *testing.T) {
 			}
 			eventually(t, "the puts run", func() bool { return begun.Load() == 400 })
 			leave(conn)
-			eventually(t, "the request is over", func() bool { return len(n.batches.streams) == 0 })
+			eventually(t, "the request is over", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams })
 			if begun.Load() != 400 || cancelled.Load() != 400 {
 				t.Errorf("%d puts begun, %d ended", begun.Load(), cancelled.Load())
 			}
@@ -595,17 +611,28 @@ func TestBatch_Closing(t *testing.T) {
 	want(t, n.post("/keys", doc("b", "v")), 503).problem(t)
 }
 
+// TestBatch_TooManyStreams: a stream that works keeps its place, and the next one
+// hears so.
 func TestBatch_TooManyStreams(t *testing.T) {
 	n := newBatchNode(t, func(c *DatabaseConfig) { c.BatchStreams = 1 })
+	taken, gate := make(chan struct{}, 1), make(chan struct{})
+	n.put = func(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) {
+		taken <- struct{}{}
+		<-gate
+		return kvstore.PutResult{}, nil
+	}
 	conn := n.open()
 	n.answerOn(conn)
+	chunk(conn, doc("a", "v"))
+	<-taken
 	got := want(t, n.post("/keys", doc("a", "v")), 429)
 	got.problem(t)
 	if got.header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
+	close(gate)
 	conn.Close()
-	eventually(t, "the first request is over", func() bool { return len(n.batches.streams) == 0 })
+	n.allOver()
 	want(t, n.post("/keys", doc("a", "v")), 200)
 }
 

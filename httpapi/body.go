@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -37,6 +39,11 @@ type pacedBody struct {
 	closed  bool
 
 	overdue overdue // begun by watch
+
+	held atomic.Pointer[budget.Holder] // of the memory of what is read; nil: there is none
+
+	cutting sync.Mutex // guards cut, and setting deadlines
+	cut     bool       // nothing is read any more: others need the memory
 }
 
 // overdue ends a context when nothing was done for the given time. A timer that
@@ -131,9 +138,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	}
 	b.overdue.pause()
 	defer b.overdue.resume()
-	// A writer without deadlines (a recorder in a test) reads without one.
-	_ = b.conn.SetReadDeadline(time.Now().Add(b.idle))
-	n, err := b.src.Read(p)
+	n, err := b.readOn(p)
 	b.read += int64(n)
 	switch {
 	case b.read > b.limit:
@@ -147,13 +152,58 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// readOn reads once.
+func (b *pacedBody) readOn(p []byte) (int, error) {
+	if !b.renew() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	held := b.held.Load()
+	if held == nil {
+		return b.src.Read(p)
+	}
+	held.Waiting()
+	n, err := b.src.Read(p)
+	held.Moved(n)
+	return n, err
+}
+
+// renew gives the next read its time, unless the client is cut off.
+func (b *pacedBody) renew() bool {
+	b.cutting.Lock()
+	defer b.cutting.Unlock()
+	if b.cut {
+		return false
+	}
+	// A writer without deadlines (a recorder in a test) reads without one.
+	_ = b.conn.SetReadDeadline(time.Now().Add(b.idle))
+	return true
+}
+
+// hold says which memory what is read takes.
+func (b *pacedBody) hold(h *budget.Holder) { b.held.Store(h) }
+
+// cutOff makes the read that is under way fail, and all that follow. It must not
+// be called when the body was closed.
+func (b *pacedBody) cutOff() {
+	b.cutting.Lock()
+	defer b.cutting.Unlock()
+	b.cut = true
+	_ = b.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+func (b *pacedBody) wasCutOff() bool {
+	b.cutting.Lock()
+	defer b.cutting.Unlock()
+	return b.cut
+}
+
 // Close makes later reads fail. What the client still sends is net/http's to
 // drain, under the deadline set here.
 func (b *pacedBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.closed && !b.ended {
-		_ = b.conn.SetReadDeadline(time.Now().Add(b.idle))
+		b.renew()
 	}
 	b.closed = true
 	return nil
@@ -169,6 +219,9 @@ func (b *pacedBody) explain(err error) error {
 		return err
 	case errors.Is(b.failure, kvstore.ErrTooLarge):
 		return b.failure
+	case errors.Is(b.failure, os.ErrDeadlineExceeded) && b.wasCutOff():
+		return newProblem(http.StatusRequestTimeout, problemTimeout,
+			"the body came at less than %d bytes a second while others waited for the memory that it takes; nothing was set. Send the same request again", budget.SlowBytesPerSecond).with("Connection", "close")
 	case errors.Is(b.failure, os.ErrDeadlineExceeded):
 		return newProblem(http.StatusRequestTimeout, problemTimeout,
 			"no byte of the body arrived for %v; nothing was set. Send the same request again", b.idle).with("Connection", "close")

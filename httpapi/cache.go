@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -44,9 +45,9 @@ func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
 	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
-	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), newBudget(cfg.JSONBytesInFlight)
+	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), budget.New(cfg.JSONBytesInFlight)
 	rt.reads(&reads{from: from, headers: newValueHeaders(), counters: cfg.Counters,
-		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: newBudget(cfg.ValueBytesInFlight)})
+		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: budget.New(cfg.ValueBytesInFlight)})
 	rt.manyReads(newCachedGets(&cfg, from, memory))
 
 	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)

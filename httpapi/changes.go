@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -23,8 +24,8 @@ type changes struct {
 	answer    time.Duration // for what has to be waited for before the first byte, and for memory
 	heartbeat time.Duration // a stream that follows is never silent for longer
 	closing   <-chan struct{}
-	memory    *budget // of batches on their way
-	streams   *budget // how many more there may be
+	memory    *budget.Budget // of batches on their way
+	streams   *budget.Budget // places
 }
 
 // changesQuery is what a request asks for.
@@ -45,21 +46,28 @@ func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !c.streams.take(1) {
-		return kvstore.ErrOverloaded
+	ctx, lose := context.WithCancelCause(r.Context())
+	defer lose(nil)
+	paced := newPacedWriter(w, c.idle)
+	place := c.streams.Hold(hostOf(r), graceOf(c.idle), func() {
+		lose(errPlaceNeeded)
+		paced.within(placeLinger)
+	})
+	defer place.Close()
+	if err := room(ctx, place, 1); err != nil {
+		return err
 	}
-	defer c.streams.give(1)
 	if closed(c.closing) {
 		return kvstore.ErrClosed
 	}
-	newest, err := c.newest(r.Context(), q)
+	newest, err := c.newest(ctx, q)
 	if err != nil {
 		return err
 	}
 	if q.since > newest && !q.follow && q.consistency == kvstore.Linearizable {
 		return invalid(`parameter "since" is %d, but the newest revision is %d; follow=true waits for what comes behind it`, q.since, newest)
 	}
-	s := &changeStream{changes: c, changesQuery: q, ctx: r.Context(), at: q.since, target: newest, w: w, conn: http.NewResponseController(w)}
+	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, at: q.since, target: newest, paced: paced}
 	s.begin()
 	if r.Method != http.MethodHead {
 		s.run()

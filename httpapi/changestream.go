@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -18,8 +19,10 @@ const (
 	batchRecords = 500
 	batchBytes   = 64 << 10              // about; one record at least
 	batchCopies  = 3                     // as found, as a document, as JSON
-	batchPause   = 20 * time.Millisecond // between two looks for memory
 )
+
+// errPlaceNeeded ends a stream in whose place another one goes.
+var errPlaceNeeded = errors.New("another stream needs the place")
 
 // errGone is the end of a stream whose client takes nothing any more.
 var errGone = errors.New("the client has gone")
@@ -31,8 +34,9 @@ type changeStream struct {
 	*changes
 	changesQuery
 	ctx    context.Context
-	w      http.ResponseWriter
-	conn   *http.ResponseController
+	from   string // the client's address
+	paced  *pacedWriter
+	place  *budget.Holder
 	at     kvstore.Revision // everything up to here was sent or is not of the prefix
 	target kvstore.Revision // where a stream that does not follow ends
 	quiet  time.Time        // since when nothing was sent
@@ -41,7 +45,7 @@ type changeStream struct {
 
 // begin sends the headers at once: whoever follows sees that it is connected.
 func (s *changeStream) begin() {
-	h := s.w.Header()
+	h := s.paced.Header()
 	h.Set("Content-Type", contentTypeNDJSON)
 	if s.events {
 		h.Set("Content-Type", contentTypeEvents)
@@ -49,7 +53,7 @@ func (s *changeStream) begin() {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx would hold lines back
 	h.Set("X-Content-Type-Options", "nosniff")
-	s.w.WriteHeader(http.StatusOK)
+	s.paced.WriteHeader(http.StatusOK)
 	_ = s.send(nil) // a client that has gone is noticed by the first line
 }
 
@@ -61,6 +65,8 @@ func (s *changeStream) run() {
 	switch {
 	case reason == "":
 		return
+	case errors.Is(context.Cause(s.ctx), errPlaceNeeded):
+		s.explain(client.EndOverloaded, err)
 	case s.ctx.Err() != nil || errors.Is(err, errGone):
 		s.logger.Debug("a reader of changes has gone or took nothing for too long", "revision", uint64(s.at))
 	default:
@@ -119,10 +125,16 @@ func (s *changeStream) sendAll() (reason string, err error) {
 // revision there is.
 func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err error) {
 	held := int64(batchCopies * batchBytes)
-	if reason := s.reserve(held); reason != "" {
+	s.place.Working()
+	room := s.memory.Hold(s.from, graceOf(s.idle), func() { s.paced.within(placeLinger) })
+	s.paced.held = room
+	defer func() {
+		s.paced.held = nil
+		room.Close()
+	}()
+	if reason := s.reserve(room, held); reason != "" {
 		return 0, reason, nil
 	}
-	defer func() { s.memory.give(held) }()
 	part, err := s.db.Changes(s.ctx, kvstore.ChangesRequest{
 		After: s.at, Prefix: s.prefix, Limit: int(min(s.left, batchRecords)), LimitBytes: batchBytes, Values: s.values,
 	}, kvstore.Local)
@@ -130,10 +142,9 @@ func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err e
 		return 0, client.EndFailed, err
 	}
 	if more := batchCopies * valueBytes(part.Records); more > held {
-		if reason := s.reserve(more); reason != "" {
+		if reason := s.reserve(room, more); reason != "" {
 			return 0, reason, nil
 		}
-		held += more
 	}
 	var lines bytes.Buffer
 	for i := range part.Records {
@@ -165,28 +176,21 @@ func valueBytes(records []kvstore.Change) (n int64) {
 
 // reserve waits a while for memory, and returns why the stream ends when there
 // is none.
-func (s *changeStream) reserve(n int64) (reason string) {
-	if s.memory.take(n) {
+func (s *changeStream) reserve(room *budget.Holder, n int64) (reason string) {
+	if room.Try(n) {
 		return ""
 	}
-	give := time.NewTimer(s.answer)
-	defer give.Stop()
-	look := time.NewTicker(batchPause)
-	defer look.Stop()
-	for {
-		select {
-		case <-look.C:
-			if s.memory.take(n) {
-				return ""
-			}
-		case <-give.C:
-			return client.EndOverloaded
-		case <-s.closing:
-			return client.EndClosing
-		case <-s.ctx.Done():
-			return client.EndFailed
-		}
+	ctx, end := untilClosed(s.ctx, s.closing)
+	defer end()
+	switch err := room.Acquire(ctx, n, s.answer); {
+	case err == nil:
+		return ""
+	case closed(s.closing):
+		return client.EndClosing
+	case s.ctx.Err() != nil:
+		return client.EndFailed
 	}
+	return client.EndOverloaded
 }
 
 // await returns when there may be more than was sent; newest is what there was
@@ -201,6 +205,7 @@ func (s *changeStream) await(newest kvstore.Revision) (reason string, err error)
 	if s.at < newest {
 		advanced = nil // only the heartbeat is due, and is so at once
 	}
+	s.place.Resting()
 	select {
 	case <-advanced:
 		return "", nil
@@ -245,22 +250,23 @@ func (s *changeStream) line(b *bytes.Buffer, event string, id uint64, document a
 // send writes lines piece by piece, each under a fresh deadline, and flushes.
 func (s *changeStream) send(lines []byte) error {
 	for piece := range slices.Chunk(lines, pieceBytes) {
-		if err := s.timed(func() error { _, err := s.w.Write(piece); return err }); err != nil {
+		if err := s.timed(len(piece), func() error { _, err := s.paced.Write(piece); return err }); err != nil {
 			return err
 		}
 	}
-	err := s.timed(s.conn.Flush)
+	err := s.timed(0, s.paced.conn.Flush)
 	s.quiet = time.Now()
 	return err
 }
 
-// timed does one write, and notes whether the client took long over it.
-func (s *changeStream) timed(write func() error) error {
+// timed does one write of n bytes, and notes whether the client took long over it.
+func (s *changeStream) timed(n int, write func() error) error {
 	began := time.Now()
-	_ = s.conn.SetWriteDeadline(began.Add(s.idle))
-	if err := write(); err != nil {
+	s.place.Waiting()
+	if err := errors.Join(s.paced.renew(), write()); err != nil {
 		return errors.Join(errGone, err)
 	}
+	s.place.Moved(n)
 	s.slow = s.slow || time.Since(began) > s.idle/2
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -46,7 +47,7 @@ type DatabaseConfig struct {
 	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
 	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
 	AnswerTimeout     time.Duration // from the end of a request's body to its answer; DefaultAnswerTimeout
-	JSONBytesInFlight int64         // memory for JSON bodies, lists and values as JSON; DefaultJSONBytesInFlight
+	JSONBytesInFlight int64         // memory for JSON bodies, lists and values as JSON, in shares (rooms); DefaultJSONBytesInFlight
 
 	Heartbeat  time.Duration   // a stream of changes that follows says something so often; DefaultHeartbeat
 	StreamsMax int64           // streams of changes at a time; DefaultStreamsMax
@@ -70,30 +71,30 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
 	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
-	memory := newBudget(cfg.JSONBytesInFlight)
+	rooms := newRooms(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
-	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: newBudget(cfg.ValueBytesInFlight)}
+	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 
-	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: memory}
+	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
 	rt.get(pathKeys, l.keys)
 	c := &changes{db: cfg.DB, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-		heartbeat: cfg.Heartbeat, closing: cfg.Closing, memory: memory, streams: newBudget(cfg.StreamsMax)}
+		heartbeat: cfg.Heartbeat, closing: cfg.Closing, memory: rooms.changes, streams: budget.New(cfg.StreamsMax)}
 	rt.get(pathChanges, c.list)
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-		documents: newJSONBodies[client.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, memory)}
+		documents: newJSONBodies[client.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, rooms.small, rooms.large)}
 	rt.below(http.MethodPut, pathKey, putting, p.byPath(pathKey, false))
 	rt.below(http.MethodPut, pathKeep, putting, p.byPath(pathKeep, true))
 	rt.on(http.MethodPut, pathTwin, putting, p.byQuery)
 	rt.on(http.MethodPost, pathTwin, putting, p.byDocument)
 	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serveMany)
-	rt.manyReads(newManyGets(&cfg, memory))
+	rt.manyReads(newManyGets(&cfg, rooms.answers))
 
 	m := &members{cluster: cfg.Cluster, answer: cfg.AnswerTimeout,
-		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory),
-		moved: newJSONBodies[client.TransferLeader](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory)}
+		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster),
+		moved: newJSONBodies[client.TransferLeader](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster)}
 	rt.get("/members", m.list)
 	rt.on(http.MethodPost, "/members", changing, m.add)
 	rt.on(http.MethodDelete, "/members/{name}", changing, m.remove)
@@ -101,7 +102,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPost, "/leader", changing, m.lead)
 
 	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry,
-		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, memory).fromNodes()}
+		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster).fromNodes()}
 	rt.get("/caches", n.caches)
 	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
 	rt.get("/dbs", n.dbs)
@@ -165,7 +166,7 @@ func (rt *router) health(s *health) {
 // behind puts the router behind a front.
 func (rt *router) behind(idle time.Duration, requests int) http.Handler {
 	return &front{next: rt.mux, direct: rt.direct, hosts: rt.hosts, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
-		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newBudget(int64(requests))}
+		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newLimit(int64(requests))}
 }
 
 // Memory is a Holder of values that were found elsewhere. Its methods are called

@@ -212,7 +212,7 @@ func TestFront_FullDuplexEndsTheConnection(t *testing.T) {
 		"keeps it alive":     func(w http.ResponseWriter, _ *http.ResponseController) { w.Header().Set("Connection", "keep-alive") },
 		"clears its headers": func(w http.ResponseWriter, _ *http.ResponseController) { clear(w.Header()); w.WriteHeader(404) },
 	} {
-		f := &front{hosts: everyHost{}, crossOrigin: http.NewCrossOriginProtection(), counters: new(Counters), logger: quiet(), idle: desyncIdle, requests: newBudget(1),
+		f := &front{hosts: everyHost{}, crossOrigin: http.NewCrossOriginProtection(), counters: new(Counters), logger: quiet(), idle: desyncIdle, requests: newLimit(1),
 			next: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				conn := http.NewResponseController(w)
 				if err := conn.EnableFullDuplex(); err != nil {

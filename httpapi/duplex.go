@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/budget"
 )
 
 // duplex is a request's body and its answer, both moving at once. Progress in
@@ -18,6 +20,10 @@ type duplex struct {
 	http.ResponseWriter
 	conn *http.ResponseController
 	body io.Reader
+
+	place *budget.Holder // of the stream; nil: it has none
+	in    *budget.Holder // of the memory of what is being read; nil: none. The reader's
+	out   *budget.Holder // of that of what is being written; nil: none. The writer's
 
 	reading sync.Mutex // held while reading
 
@@ -63,7 +69,7 @@ func (d *duplex) Read(p []byte) (int, error) {
 		}
 		return 0, os.ErrDeadlineExceeded
 	}
-	n, err := d.body.Read(p)
+	n, err := d.readOn(p)
 	if err == io.EOF {
 		d.ended()
 	}
@@ -73,18 +79,46 @@ func (d *duplex) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// readOn reads once.
+func (d *duplex) readOn(p []byte) (int, error) {
+	if d.in == nil {
+		return d.body.Read(p)
+	}
+	d.in.Waiting()
+	n, err := d.body.Read(p)
+	d.in.Moved(n)
+	return n, err
+}
+
 // Write writes p piece by piece, see pacedWriter.
 func (d *duplex) Write(p []byte) (written int, err error) {
 	for {
 		piece := p[:min(len(p), pieceBytes)]
-		d.renew()
-		n, err := d.ResponseWriter.Write(piece)
+		n, err := d.write(piece)
 		written += n
 		if err != nil || n == len(p) {
 			return written, err
 		}
 		p = p[n:]
 	}
+}
+
+// write writes one piece.
+func (d *duplex) write(piece []byte) (int, error) {
+	d.renew()
+	holders := [...]*budget.Holder{d.place, d.out}
+	for _, h := range holders {
+		if h != nil {
+			h.Waiting()
+		}
+	}
+	n, err := d.ResponseWriter.Write(piece)
+	for _, h := range holders {
+		if h != nil {
+			h.Moved(n)
+		}
+	}
+	return n, err
 }
 
 // Unwrap lets http.ResponseController through.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -42,12 +43,12 @@ type framed struct {
 	closing  <-chan struct{}
 	idle     time.Duration
 	answer   time.Duration // from a frame to its answer
-	streams  *budget
+	streams  *budget.Budget // places
 }
 
 func newFramed(cfg *DatabaseConfig) *framed {
 	return &framed{counters: cfg.Counters, logger: cfg.Logger, closing: cfg.Closing, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-		streams: newBudget(int64(cfg.FramedStreams))}
+		streams: budget.New(int64(cfg.FramedStreams))}
 }
 
 // frameWork decides what the frames of one request ask for. take and flush are
@@ -71,6 +72,7 @@ type framedStream struct {
 	duplex *duplex
 	frames *frame.Reader
 	work   frameWork
+	place  *budget.Holder // rests while nothing is open
 
 	// alive ends when the client is gone, working when what is not proposed yet
 	// must not be, accepting when no more frames are wanted. Each ends with the
@@ -102,13 +104,16 @@ func (f *framed) serve(w http.ResponseWriter, r *http.Request, op operation, beg
 		return kvstore.ErrClosed
 	default:
 	}
-	if !f.streams.take(1) {
-		return kvstore.ErrOverloaded
-	}
-	defer f.streams.give(1)
-	d := startStream(w, r, f.idle, client.ContentTypeBatch)
-	s := &framedStream{framed: f, path: r.URL.Path, op: op, duplex: d, frames: frame.NewReader(d),
+	s := &framedStream{framed: f, path: r.URL.Path, op: op,
 		finished: make(chan struct{}), ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	s.place = f.streams.Hold(hostOf(r), graceOf(f.idle), s.giveWay)
+	defer s.place.Close()
+	if err := room(r.Context(), s.place, 1); err != nil {
+		return err
+	}
+	s.duplex = startStream(w, r, f.idle, client.ContentTypeBatch)
+	s.duplex.place = s.place
+	s.frames = frame.NewReader(s.duplex)
 	s.contexts(r.Context())
 	s.work = begin(s)
 	s.run()
@@ -187,6 +192,13 @@ func (s *framedStream) watch() {
 	}
 }
 
+// giveWay ends the request because another one needs its place. It is called
+// while nothing is open, or when the client takes its answers too slowly.
+func (s *framedStream) giveWay() {
+	s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "%s", detailPlaceNeeded))
+	s.duplex.within(placeLinger, placeLinger)
+}
+
 // end accepts no more frames; only the first call counts. Without a problem it
 // is the input's regular end.
 func (s *framedStream) end(why *problem) {
@@ -256,6 +268,9 @@ func (s *framedStream) accept(n int) error {
 	defer s.mu.Unlock()
 	if s.over {
 		return context.Canceled
+	}
+	if s.open == 0 && n > 0 {
+		s.place.Working()
 	}
 	s.open += n
 	return nil
@@ -355,6 +370,9 @@ func (s *framedStream) takeAnswers(buf []byte) (_ []byte, last bool) {
 			buf = frame.AppendProblem(buf, s.early)
 		}
 		return buf, true
+	}
+	if len(buf) == 0 && s.open == 0 {
+		s.place.Resting()
 	}
 	return buf, false
 }

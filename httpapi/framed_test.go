@@ -326,10 +326,6 @@ func TestFramed_Refused(t *testing.T) {
 		want(t, n.post(path+"?x=1", "", batch), 400).problem(t)
 		want(t, n.post(path, "", batch, "Content-Encoding: gzip"), 415).problem(t)
 		want(t, n.post(path, "", batch, "Sec-Fetch-Site: cross-site"), 403).problem(t)
-		f := n.frames(path)
-		want(t, n.post(path, "", batch), 429).problem(t)
-		f.end()
-		f.wantEnd()
 	}
 	want(t, n.post("/keys", "", batch, "If-None-Match: *"), 400).problem(t)
 	want(t, n.post("/keys/get?consistency=x", "", batch), 400).problem(t)

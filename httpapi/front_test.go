@@ -84,7 +84,7 @@ func TestFront_AbortPasses(t *testing.T) {
 
 // TestFront_PanicAfterBegin: no word may follow the bytes of a value.
 func TestFront_PanicAfterBegin(t *testing.T) {
-	f := &front{hosts: everyHost{}, crossOrigin: http.NewCrossOriginProtection(), counters: new(Counters), logger: quiet(), idle: idleForTest, requests: newBudget(1),
+	f := &front{hosts: everyHost{}, crossOrigin: http.NewCrossOriginProtection(), counters: new(Counters), logger: quiet(), idle: idleForTest, requests: newLimit(1),
 		next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			io.WriteString(w, "some bytes")

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -37,8 +38,8 @@ type reads struct {
 	counters *Counters
 	logger   *slog.Logger
 	idle     time.Duration
-	memory   *budget // of values as JSON
-	values   *budget // of values on their way
+	memory   *budget.Budget // of values as JSON
+	values   *budget.Budget // of values on their way
 }
 
 // byPath answers /key/{key} and /keep/{key}.
@@ -110,22 +111,36 @@ func (g *reads) failed(key kvstore.Key, err error) error {
 
 // serveRaw answers with the value's own bytes.
 func (g *reads) serveRaw(w http.ResponseWriter, r *http.Request, v *kvstore.Value, source string) error {
-	if held := heldBytes(r, v.Size); held > 0 {
-		if !g.values.take(held) {
-			return kvstore.ErrOverloaded
-		}
-		defer g.values.give(held)
+	held := heldBytes(r, v.Size)
+	if held == 0 {
+		return g.serveValue(w, r, v, source)
 	}
+	paced := newPacedWriter(w, g.idle)
+	release, err := paced.hold(r, g.values, held)
+	defer release()
+	if err != nil {
+		return err
+	}
+	return g.serveValue(paced, r, v, source)
+}
+
+// serveValue is serveRaw for a value whose memory is taken care of. w is a
+// pacedWriter if it takes any.
+func (g *reads) serveValue(w http.ResponseWriter, r *http.Request, v *kvstore.Value, source string) error {
 	h := w.Header()
 	g.headers.setRaw(h, &v.Meta)
 	g.headers.setSource(h, source)
 	bytes, inline := v.Bytes()
 	if !conditional(r) && (inline || r.Method == http.MethodHead) {
-		g.serveWhole(w, r, bytes)
+		serveWhole(w, r, bytes)
 		return nil
 	}
 	delete(h, "Content-Length") // up to the range
-	return g.serveContent(w, r, v, inline)
+	paced, ok := w.(*pacedWriter)
+	if !ok {
+		paced = newPacedWriter(w, g.idle)
+	}
+	return g.serveContent(paced, r, v, inline)
 }
 
 // heldBytes is the memory a value takes for as long as its reader takes to
@@ -138,18 +153,13 @@ func heldBytes(r *http.Request, size int64) int64 {
 	return min(size, kvstore.ChunkBytes)
 }
 
-// serveWhole is the short way: no condition, no range, the bytes at hand.
-func (g *reads) serveWhole(w http.ResponseWriter, r *http.Request, bytes []byte) {
+// serveWhole is the short way: no condition, no range, the bytes at hand. What fits
+// the socket's buffer needs no deadline to be over with.
+func serveWhole(w http.ResponseWriter, r *http.Request, bytes []byte) {
 	w.WriteHeader(http.StatusOK)
-	if r.Method == http.MethodHead {
-		return
-	}
-	// What fits the socket's buffer needs no deadline to be over with.
-	if len(bytes) <= pieceBytes/2 {
+	if r.Method != http.MethodHead {
 		w.Write(bytes) // an error here is the client's going away
-		return
 	}
-	newPacedWriter(w, g.idle).Write(bytes)
 }
 
 // conditional reports whether a header asks for anything but the whole value.
@@ -164,13 +174,13 @@ func conditional(r *http.Request) bool {
 
 // serveContent is the long way, by the rules of http.ServeContent, with its
 // plain-text errors turned into problems.
-func (g *reads) serveContent(w http.ResponseWriter, r *http.Request, v *kvstore.Value, inline bool) error {
+func (g *reads) serveContent(w *pacedWriter, r *http.Request, v *kvstore.Value, inline bool) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	from := newContent(ctx, v)
 	defer from.Close()
 	defer cancel() // first, so that Close need not wait for a read
 
-	served := &servedWriter{pacedWriter: newPacedWriter(w, g.idle), hasBody: r.Method != http.MethodHead}
+	served := &servedWriter{pacedWriter: w, hasBody: r.Method != http.MethodHead}
 	if !inline {
 		served.content = from
 	}

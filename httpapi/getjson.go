@@ -28,10 +28,12 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 		return invalid("the value has %d bytes and ?format=json answers values up to %d; read it without format=json", v.Size, jsonValueBytesMax)
 	}
 	need := jsonCopies * (v.Size + 1<<10)
-	if !g.memory.take(need) {
-		return kvstore.ErrOverloaded
+	paced := newPacedWriter(w, g.idle)
+	release, err := paced.hold(r, g.memory, need)
+	defer release()
+	if err != nil {
+		return err
 	}
-	defer g.memory.give(need)
 	document, err := documentOf(r, v)
 	if err != nil {
 		return err
@@ -44,7 +46,7 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	h.Set("Content-Type", "application/json")
 	h.Set(client.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
 
-	served := &servedWriter{pacedWriter: newPacedWriter(w, g.idle), hasBody: r.Method != http.MethodHead}
+	served := &servedWriter{pacedWriter: paced, hasBody: r.Method != http.MethodHead}
 	http.ServeContent(served, withUsableRange(r), "", v.Time, bytes.NewReader(document))
 	if served.refused != 0 {
 		return refusedProblem(served.refused, h.Get("Content-Range"), int64(len(document)))

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -24,14 +26,15 @@ const jsonCopies = 3
 // jsonBodies reads the JSON bodies of one route. Content types are ignored:
 // curl -d sends that of a form.
 type jsonBodies struct {
-	shape  *shape
-	limit  int64 // bytes of one body
-	idle   time.Duration
-	memory *budget
+	shape *shape
+	limit int64 // bytes of one body
+	idle  time.Duration
+	small *budget.Budget // for bodies up to smallBodyBytes
+	large *budget.Budget // for those beyond
 }
 
-func newJSONBodies[T any](limit int64, idle time.Duration, memory *budget) *jsonBodies {
-	return &jsonBodies{shape: shapeOf(reflect.TypeFor[T]()), limit: limit, idle: idle, memory: memory}
+func newJSONBodies[T any](limit int64, idle time.Duration, small, large *budget.Budget) *jsonBodies {
+	return &jsonBodies{shape: shapeOf(reflect.TypeFor[T]()), limit: limit, idle: idle, small: small, large: large}
 }
 
 // fromNodes lets unknown fields through: the other side may be a newer node, which
@@ -44,8 +47,7 @@ func (j *jsonBodies) fromNodes() *jsonBodies {
 // decode reads the whole body into a document. release gives the memory back
 // and must be called when the document is done with, whatever err is.
 func (j *jsonBodies) decode(w http.ResponseWriter, r *http.Request, into any) (release func(), err error) {
-	held := int64(0)
-	release = func() { j.memory.give(held) }
+	release = func() {}
 	if err := refuseEncoded(r.Header); err != nil {
 		return release, err
 	}
@@ -54,38 +56,90 @@ func (j *jsonBodies) decode(w http.ResponseWriter, r *http.Request, into any) (r
 	}
 	body := newPacedBody(w, r, j.idle, j.limit)
 	defer body.Close()
-	data, err := j.readAll(body, r.ContentLength, &held)
+	in := &documentReader{ctx: r.Context(), from: hostOf(r), bodies: j, body: body}
+	data, err := in.readAll(r.ContentLength)
 	if err != nil {
-		return release, j.explain(body.explain(err))
+		return in.release, j.explain(body.explain(err))
 	}
-	return release, decodeStrict(data, j.shape, into)
+	return in.release, decodeStrict(data, j.shape, into)
 }
 
-// readAll reads to the end, reserving memory before it uses it.
-func (j *jsonBodies) readAll(body io.Reader, length int64, held *int64) ([]byte, error) {
-	capacity := length + 1 // one more, so that the end is seen without growing
-	if length < 0 {
-		capacity = 4 << 10 // unknown: grow as it comes
+// documentReader reads one body. It takes memory as the bytes arrive, and not as
+// they are announced: never more than twice of what has come, but for the moment
+// in which the one buffer is copied to the next.
+type documentReader struct {
+	ctx    context.Context
+	from   string
+	bodies *jsonBodies
+	body   *pacedBody
+	held   *budget.Holder // nil: as much as is free
+	holds  int64
+	large  bool // it is, or says that it will be, over smallBodyBytes
+}
+
+// readAll reads to the end. What it returns is held three times from then on.
+func (d *documentReader) readAll(length int64) ([]byte, error) {
+	capacity := int64(freeBodyBytes)
+	if length >= 0 {
+		capacity = min(capacity, length+1) // one more, so that the end is seen without growing
 	}
-	var data []byte
+	data := make([]byte, 0, capacity)
+	d.large = length > smallBodyBytes
 	for {
-		need := jsonCopies * capacity
-		if !j.memory.take(need - *held) {
-			return nil, kvstore.ErrOverloaded
-		}
-		*held = need
-		data = append(make([]byte, 0, capacity), data...)
 		for len(data) < cap(data) {
-			n, err := body.Read(data[len(data):cap(data)])
+			n, err := d.body.Read(data[len(data):cap(data)])
 			data = data[:len(data)+n]
 			if err == io.EOF {
-				return data, nil
+				return data, d.hold(jsonCopies * int64(len(data)))
 			}
 			if err != nil {
 				return nil, err
 			}
 		}
-		capacity *= 2
+		capacity = 2 * capacity
+		if length >= 0 {
+			capacity = min(capacity, length+1)
+		}
+		d.large = d.large || capacity > smallBodyBytes
+		if err := d.hold(capacity); err != nil {
+			return nil, err
+		}
+		data = append(make([]byte, 0, capacity), data...)
+	}
+}
+
+// hold takes what is missing to n bytes. What outgrows the share of small bodies
+// moves into the other.
+func (d *documentReader) hold(n int64) error {
+	if n <= jsonCopies*freeBodyBytes || n <= d.holds {
+		return nil
+	}
+	share := d.bodies.small
+	if d.large {
+		share = d.bodies.large
+	}
+	if d.held != nil && d.held.Of(share) {
+		if err := room(d.ctx, d.held, n-d.holds); err != nil {
+			return err
+		}
+		d.holds = n
+		return nil
+	}
+	next := share.Hold(d.from, graceOf(d.bodies.idle), d.body.cutOff)
+	if err := room(d.ctx, next, n); err != nil {
+		next.Close()
+		return err
+	}
+	d.release()
+	d.held, d.holds = next, n
+	d.body.hold(next)
+	return nil
+}
+
+func (d *documentReader) release() {
+	if d.held != nil {
+		d.body.hold(nil)
+		d.held.Close()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -43,7 +44,7 @@ type lists struct {
 	db     History
 	idle   time.Duration // without a byte of the answer being taken
 	answer time.Duration // for finding a page
-	memory *budget
+	memory *budget.Budget
 }
 
 // keys answers with one page. Pages end by count and by bytes, so that any page
@@ -62,17 +63,19 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	need := keysPageCopies * min(asked.LimitBytes, int64(asked.Limit)*keysEntryBytes)
-	if !l.memory.take(need) {
-		return kvstore.ErrOverloaded
+	paced := newPacedWriter(w, l.idle)
+	release, err := paced.hold(r, l.memory, need)
+	defer release()
+	if err != nil {
+		return err
 	}
-	defer l.memory.give(need)
 	ctx, cancel := context.WithTimeout(r.Context(), l.answer)
 	defer cancel()
 	page, err := l.db.Keys(ctx, asked, consistency)
 	if err != nil {
 		return err
 	}
-	return writeJSON(newPacedWriter(w, l.idle), http.StatusOK, keysDocument(&page))
+	return writeJSON(paced, http.StatusOK, keysDocument(&page))
 }
 
 func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {

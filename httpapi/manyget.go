@@ -10,10 +10,12 @@ import (
 	"os"
 	"reflect"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -45,12 +47,12 @@ type manyGets struct {
 	*framed
 	from   manyReader
 	shape  *shape
-	memory *budget
+	memory *budget.Budget
 	begin  func(s *framedStream, local bool) frameWork
 }
 
 // newManyGets reads from a DB.
-func newManyGets(cfg *DatabaseConfig, memory *budget) *manyGets {
+func newManyGets(cfg *DatabaseConfig, memory *budget.Budget) *manyGets {
 	db := cfg.DB
 	return &manyGets{
 		framed: newFramed(cfg), from: manyFromDB{db}, shape: shapeOf(reflect.TypeFor[client.GetDocument]()), memory: memory,
@@ -59,11 +61,11 @@ func newManyGets(cfg *DatabaseConfig, memory *budget) *manyGets {
 }
 
 // newCachedGets reads from a cache node's Reader.
-func newCachedGets(cfg *CacheConfig, from Reader, memory *budget) *manyGets {
+func newCachedGets(cfg *CacheConfig, from Reader, memory *budget.Budget) *manyGets {
 	slots := semaphore.NewWeighted(getsInFlight)
 	return &manyGets{
 		framed: &framed{counters: cfg.Counters, logger: cfg.Logger, closing: cfg.Closing, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-			streams: newBudget(DefaultFramedStreams)},
+			streams: budget.New(DefaultFramedStreams)},
 		from: manyFromReader{from}, shape: shapeOf(reflect.TypeFor[client.GetDocument]()), memory: memory,
 		begin: func(s *framedStream, local bool) frameWork {
 			return &framedReads{framedStream: s, from: from, local: local, slots: slots}
@@ -102,16 +104,15 @@ func (g *manyGets) lines(w http.ResponseWriter, r *http.Request, consistency kvs
 		return kvstore.ErrClosed
 	default:
 	}
-	if !g.memory.take(getLinesBytes) {
-		return kvstore.ErrOverloaded
+	l := &getLiner{manyGets: g, host: hostOf(r), consistency: consistency}
+	l.place = g.streams.Hold(l.host, graceOf(g.idle), l.giveWay)
+	defer l.place.Close()
+	if err := room(r.Context(), l.place, 1); err != nil {
+		return err
 	}
-	defer g.memory.give(getLinesBytes)
-	if !g.streams.take(1) {
-		return kvstore.ErrOverloaded
-	}
-	defer g.streams.give(1)
 	d := startStream(w, r, g.idle, client.ContentTypeNDJSON)
 	defer d.Close()
+	d.place, l.duplex = l.place, d
 
 	ctx, done := context.WithCancel(context.WithoutCancel(r.Context()))
 	var watching sync.WaitGroup
@@ -124,8 +125,7 @@ func (g *manyGets) lines(w http.ResponseWriter, r *http.Request, consistency kvs
 		case <-ctx.Done():
 		}
 	})
-	l := &getLiner{manyGets: g, ctx: ctx, duplex: d, consistency: consistency,
-		lines: &lineReader{src: d, max: getLineBytesMax, grow: func() error { return errLineTooLong }}}
+	l.ctx, l.lines = ctx, &lineReader{src: d, max: getLineBytesMax, grow: func() error { return errLineTooLong }}
 	if err := l.run(); err != nil {
 		panic(http.ErrAbortHandler) // or what was written would pass for all
 	}
@@ -136,6 +136,9 @@ func (g *manyGets) lines(w http.ResponseWriter, r *http.Request, consistency kvs
 type getLiner struct {
 	*manyGets
 	ctx         context.Context
+	host        string // the client's address
+	place       *budget.Holder
+	needed      atomic.Bool // the place, by another stream
 	duplex      *duplex
 	lines       *lineReader
 	consistency kvstore.Consistency
@@ -153,19 +156,10 @@ type getLine struct {
 // gone.
 func (l *getLiner) run() error {
 	for {
+		l.place.Resting()
 		batch, end := l.take()
-		l.find(batch)
-		var out []byte
-		for i := range batch {
-			out = append(out, batch[i].text...)
-		}
-		if end != nil && end != io.EOF {
-			out = append(out, l.broken(end)...)
-		}
-		if _, err := l.duplex.Write(out); err != nil {
-			return err
-		}
-		if err := l.duplex.conn.Flush(); err != nil {
+		l.place.Working()
+		if err := l.answerAll(batch, end); err != nil {
 			return err
 		}
 		if end == io.EOF {
@@ -178,6 +172,39 @@ func (l *getLiner) run() error {
 			return nil
 		}
 	}
+}
+
+// giveWay ends the request because another one needs its place. It is called
+// while nothing is to be answered, or when the client takes answers too slowly.
+func (l *getLiner) giveWay() {
+	l.needed.Store(true)
+	l.duplex.within(placeLinger, placeLinger)
+}
+
+// answerAll writes the results of lines, and what ends the answer early. Memory
+// is held from the look-up until the client has taken them.
+func (l *getLiner) answerAll(batch []getLine, end error) error {
+	held := l.memory.Hold(l.host, graceOf(l.idle), l.giveWay)
+	defer held.Close()
+	if len(batch) > 0 {
+		if err := held.Acquire(l.ctx, getLinesBytes, l.answer); err != nil {
+			return err
+		}
+	}
+	l.find(batch)
+	var out []byte
+	for i := range batch {
+		out = append(out, batch[i].text...)
+	}
+	if end != nil && end != io.EOF {
+		out = append(out, l.broken(end)...)
+	}
+	l.duplex.out = held
+	defer func() { l.duplex.out = nil }()
+	if _, err := l.duplex.Write(out); err != nil {
+		return err
+	}
+	return l.duplex.conn.Flush()
 }
 
 // take returns the lines that are at hand, or the next one, and what reading
@@ -272,6 +299,8 @@ func (l *getLiner) broken(err error) []byte {
 		kind, why = client.ProblemUnavailable, "this node is stopping; send the rest to another node"
 	default:
 		switch {
+		case l.needed.Load():
+			kind, why = client.ProblemUnavailable, detailPlaceNeeded
 		case errors.Is(err, errLineTooLong):
 			kind, why = client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes", getLineBytesMax)
 		case errors.Is(err, os.ErrDeadlineExceeded):

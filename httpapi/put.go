@@ -93,7 +93,7 @@ func (p *puts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q pa
 	body := newPacedBody(w, r, p.idle, p.limit)
 	ctx, stop := body.watch(r.Context(), p.answer)
 	defer stop()
-	request.Body = body
+	request.Body, request.From, request.Interrupt = body, hostOf(r), body.cutOff
 	result, err := p.db.Put(ctx, request)
 	if err != nil {
 		return body.explain(err)

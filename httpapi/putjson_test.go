@@ -144,8 +144,8 @@ func TestPostKey_Chunked(t *testing.T) {
 // TestPostKey_Memory: documents are held whole, so there is a bound on all of
 // them together, and what was held is given back.
 func TestPostKey_Memory(t *testing.T) {
-	n := newNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 300 })
-	small, large := `{"key":"a","value":"x"}`, `{"key":"a","value":"`+strings.Repeat("x", 100)+`"}`
+	n := newNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 256 << 10 })
+	small, large := `{"key":"a","value":"x"}`, `{"key":"a","value":"`+strings.Repeat("x", 60<<10)+`"}`
 	for range 5 {
 		got := want(t, n.post("/key", large), 429)
 		if got.problem(t); got.header.Get("Retry-After") == "" {

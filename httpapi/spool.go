@@ -160,6 +160,13 @@ func (s *spool) first(buf []byte) (p []byte, more bool, err error) {
 	return nil, false, nil
 }
 
+// empty reports whether nothing waits to be taken.
+func (s *spool) empty() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.from == s.to && len(s.tail) == 0
+}
+
 // close says that nothing is added any more.
 func (s *spool) close() {
 	s.mu.Lock()

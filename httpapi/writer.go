@@ -3,7 +3,11 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"os"
+	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/budget"
 )
 
 // pacedWriter writes a long answer in pieces, each under a fresh deadline: an
@@ -14,6 +18,10 @@ type pacedWriter struct {
 	http.ResponseWriter
 	conn *http.ResponseController
 	idle time.Duration
+	held *budget.Holder // of the memory of what is written; nil: it holds none
+
+	mu    sync.Mutex
+	until time.Time // no deadline is later, if set
 }
 
 // pieceBytes is what is written under one deadline.
@@ -21,6 +29,45 @@ const pieceBytes = 64 << 10
 
 func newPacedWriter(w http.ResponseWriter, idle time.Duration) *pacedWriter {
 	return &pacedWriter{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle}
+}
+
+// hold takes n bytes of b for what is going to be written. release gives back what
+// is left of them; it must be called, whatever err is. A reader that is too slow
+// while others wait for memory is cut off.
+func (w *pacedWriter) hold(r *http.Request, b *budget.Budget, n int64) (release func(), err error) {
+	w.held = b.Hold(hostOf(r), graceOf(w.idle), w.cutOff)
+	if err := room(r.Context(), w.held, n); err != nil {
+		w.held.Close()
+		return func() {}, err
+	}
+	return w.held.Close, nil
+}
+
+// cutOff makes the write that is under way fail, and all that follow.
+func (w *pacedWriter) cutOff() { w.within(0) }
+
+// within lets nothing be written after a time.
+func (w *pacedWriter) within(total time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.until = time.Now().Add(total)
+	_ = w.conn.SetWriteDeadline(w.until)
+}
+
+// renew gives the next write its time, if there is any left.
+func (w *pacedWriter) renew() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := time.Now()
+	deadline := now.Add(w.idle)
+	if !w.until.IsZero() {
+		if !now.Before(w.until) {
+			return os.ErrDeadlineExceeded
+		}
+		deadline = w.until
+	}
+	_ = w.conn.SetWriteDeadline(deadline)
+	return nil
 }
 
 // Unwrap lets http.ResponseController through. A flush falls under the deadline
@@ -31,14 +78,27 @@ func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *pacedWriter) Write(p []byte) (written int, err error) {
 	for {
 		piece := p[:min(len(p), pieceBytes)]
-		_ = w.conn.SetWriteDeadline(time.Now().Add(w.idle))
-		n, err := w.ResponseWriter.Write(piece)
+		n, err := w.write(piece)
 		written += n
 		if err != nil || n == len(p) {
 			return written, err
 		}
 		p = p[n:]
 	}
+}
+
+// write writes one piece.
+func (w *pacedWriter) write(piece []byte) (int, error) {
+	if err := w.renew(); err != nil {
+		return 0, err
+	}
+	if w.held == nil {
+		return w.ResponseWriter.Write(piece)
+	}
+	w.held.Waiting()
+	n, err := w.ResponseWriter.Write(piece)
+	w.held.Moved(n)
+	return n, err
 }
 
 // errInstead ends http.ServeContent's copying when another answer is sent.

@@ -113,7 +113,7 @@ func encodeAgain(cmd *command) []byte {
 	switch cmd.kind {
 	case commandPut:
 		m := cmd.body.meta(0, Key(cmd.body.key))
-		b := append(putCommandHeader(&m), cmd.body.value...)
+		b := append(putCommandHeader(&m, m.Size), cmd.body.value...)
 		finishPut(b, cmd.body.sum)
 		return b
 	case commandSeal:

@@ -38,8 +38,8 @@ type command struct {
 
 // putCommandHeader returns the start of a put command, with room for the value
 // and a zero digest that finishPut fills in once the value is there.
-func putCommandHeader(m *Meta) []byte {
-	b := make([]byte, 0, 2+bodyFixedBytes+10+1+len(m.PutID)+1+len(m.ContentType)+3+len(m.Key)+int(m.Size))
+func putCommandHeader(m *Meta, room int64) []byte {
+	b := make([]byte, 0, 2+bodyFixedBytes+10+1+len(m.PutID)+1+len(m.ContentType)+3+len(m.Key)+int(room))
 	return appendBody(append(b, commandFormat, byte(commandPut)), bodyInline, m, uploadID{}, 0)
 }
 

@@ -30,7 +30,8 @@ type Log interface {
 // DBConfig sets the limits of a DB. The zero value is good.
 type DBConfig struct {
 	MaxValueBytes int64         // largest value; default 1 GiB, at most 64 GiB
-	InFlightBytes int64         // memory for bodies being read or proposed; default 64 MiB, at least 2 MiB
+	InFlightBytes int64         // memory for bodies being read or proposed, and as much for the values of PutMany; default 64 MiB, at least 2 MiB
+	BodyGrace     time.Duration // how long a body may be slow while others wait for memory; default 5 s
 	InFlightWait  time.Duration // how long a put waits for such memory; default 1 s
 	ChunkRetry    time.Duration // how long a large put retries a chunk that was not accepted; default 10 s
 	UploadIdle    time.Duration // an upload without a chunk for so long is dropped; default 1 h
@@ -45,6 +46,7 @@ type DBConfig struct {
 func (c DBConfig) withDefaults() DBConfig {
 	setDefault(&c.MaxValueBytes, 1<<30)
 	setDefault(&c.InFlightBytes, 64<<20)
+	setDefault(&c.BodyGrace, 5*time.Second)
 	setDefault(&c.InFlightWait, time.Second)
 	setDefault(&c.ChunkRetry, 10*time.Second)
 	setDefault(&c.UploadIdle, time.Hour)
@@ -78,22 +80,22 @@ const (
 // DB sets and gets keys: a Store behind a replicated log. It is safe for
 // concurrent use.
 type DB struct {
-	store    *Store
-	log      Log
-	cfg      DBConfig
-	inFlight *byteBudget
-	buffers  sync.Pool // *[]byte of discardBytes, for bodies that are only hashed
+	store   *Store
+	log     Log
+	cfg     DBConfig
+	intake  *intake
+	buffers sync.Pool // *[]byte of discardBytes, for bodies that are only hashed
 }
 
 // NewDB returns a DB over store, whose commands come back through log.
 func NewDB(store *Store, log Log, cfg DBConfig) *DB {
 	cfg = cfg.withDefaults()
 	return &DB{
-		store:    store,
-		log:      log,
-		cfg:      cfg,
-		inFlight: newByteBudget(cfg.InFlightBytes),
-		buffers:  sync.Pool{New: func() any { b := make([]byte, discardBytes); return &b }},
+		store:   store,
+		log:     log,
+		cfg:     cfg,
+		intake:  newIntake(cfg.InFlightBytes, cfg.BodyGrace),
+		buffers: sync.Pool{New: func() any { b := make([]byte, discardBytes); return &b }},
 	}
 }
 

@@ -149,9 +149,7 @@ func TestDB_Put_RefusesBeforeProposing(t *testing.T) {
 	if st := db.store.Stats(); st.OpenUploads != 0 || st.Revision != 0 {
 		t.Errorf("something is left: %+v", st)
 	}
-	if db.inFlight.free != db.cfg.InFlightBytes {
-		t.Errorf("%d bytes are still reserved", db.cfg.InFlightBytes-db.inFlight.free)
-	}
+	wantAllFree(t, db)
 }
 
 // Invariant 10: every error is definite, or says that it is not.
@@ -275,16 +273,16 @@ func TestDB_Put_OverloadedWhenTooMuchIsInFlight(t *testing.T) {
 	l := &blockedLog{make(chan struct{})}
 	db := NewDB(s, l, DBConfig{InFlightBytes: 2 << 20, InFlightWait: time.Millisecond})
 	var held sync.WaitGroup
-	for i := range 2 {
+	for i := range 4 {
 		held.Go(func() {
-			_, err := db.Put(context.Background(), put(Key(fmt.Sprint(i)), strings.Repeat("v", 1<<20)))
+			_, err := db.Put(context.Background(), put(Key(fmt.Sprint(i)), strings.Repeat("v", smallPutBytes)))
 			if !errors.Is(err, ErrUnavailable) {
 				t.Errorf("held put: %v", err)
 			}
 		})
 	}
-	waitFor(t, func() bool { db.inFlight.mu.Lock(); defer db.inFlight.mu.Unlock(); return db.inFlight.free == 0 })
-	if _, err := db.Put(t.Context(), put("k", "v")); !errors.Is(err, ErrOverloaded) {
+	waitFor(t, func() bool { return db.intake.small.Free() == 0 })
+	if _, err := db.Put(t.Context(), put("k", strings.Repeat("v", smallPutBytes))); !errors.Is(err, ErrOverloaded) {
 		t.Errorf("got %v", err)
 	}
 	close(l.release)
@@ -500,40 +498,5 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 	}
 	if s.uploads[uploadID{1}] == nil {
 		t.Fatal("the upload that is not idle was dropped")
-	}
-}
-
-func TestByteBudget_ServesInOrder(t *testing.T) {
-	b := newByteBudget(10)
-	if !b.try(10) {
-		t.Fatal("a free budget refuses")
-	}
-	got := make(chan int, 3)
-	for i, n := range []int64{6, 4, 1} {
-		go func() {
-			if err := b.acquire(t.Context(), n, time.Minute); err != nil {
-				t.Error(err)
-			}
-			got <- i
-		}()
-		waitFor(t, func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.waiters) == i+1 })
-	}
-	b.release(5)
-	if len(got) != 0 {
-		t.Fatal("a later, smaller waiter overtook")
-	}
-	b.release(5)
-	if a, c := <-got, <-got; a+c != 1 {
-		t.Fatalf("waiters %d and %d were served first", a, c)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := b.acquire(ctx, 1, time.Minute); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	b.release(10)
-	<-got
-	if b.free != 9 {
-		t.Fatalf("%d bytes are free, want 9", b.free)
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // discardBytes is the buffer of a body that is only hashed.
-const discardBytes = 64 << 10
+const discardBytes = 16 << 10
 
 // Put sets a key, unless it is set: then the answer is Unchanged for the same
 // bytes and Conflict for others, and no error. Created is acknowledged only
@@ -24,8 +24,9 @@ const discardBytes = 64 << 10
 // ErrOutcomeUnknown is not; the same put may be repeated safely, with the same
 // PutID if a later Created must mean this put.
 //
-// Memory: the value itself up to 1 MiB, beyond that up to four chunks of 1 MiB;
-// 64 KiB when the key is set already.
+// Memory: up to four times of what has arrived of a value of up to 1 MiB, beyond
+// that up to four chunks of 1 MiB; 16 KiB when the key is set already. When memory
+// is short, the slowest bodies are interrupted.
 func (db *DB) Put(ctx context.Context, r PutRequest) (PutResult, error) {
 	if err := db.prepare(&r); err != nil {
 		return PutResult{}, err
@@ -114,25 +115,58 @@ func wrongLength(want, got int64) error {
 
 // putSmall proposes a value of known size in one command.
 func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
-	if err := db.reserve(ctx, r.Size); err != nil {
+	m := r.meta(db.cfg.Now(), r.Size)
+	room := m.Size
+	if room > smallPutBytes {
+		room = 0 // until the bytes arrive
+	}
+	cmd := putCommandHeader(&m, room)
+	head := len(cmd)
+	cmd, end, release, err := db.readSmall(ctx, r, cmd)
+	if err != nil {
 		return PutResult{}, err
 	}
-	defer db.inFlight.release(r.Size)
-	m := r.meta(db.cfg.Now(), r.Size)
-	cmd := putCommandHeader(&m)
-	head := len(cmd)
-	cmd = cmd[:head+int(r.Size)]
-	switch n, end, err := fill(r.Body, cmd[head:]); {
-	case err != nil:
-		return PutResult{}, err
-	case int64(n) < r.Size:
-		return PutResult{}, wrongLength(r.Size, int64(n))
+	defer release()
+	switch n := int64(len(cmd) - head); {
+	case n < r.Size:
+		return PutResult{}, wrongLength(r.Size, n)
 	case !end:
 		if err := expectEnd(r.Body, r.Size); err != nil {
 			return PutResult{}, err
 		}
 	}
 	return db.proposePut(ctx, r, cmd, Digest(sha256.Sum256(cmd[head:])))
+}
+
+// readSmall reads a value of known size behind the header of its command. release
+// gives memory back; it must be called unless there is an error.
+func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd []byte, end bool, release func(), err error) {
+	head := len(header)
+	if r.Size > smallPutBytes {
+		cmd, end, held, err := db.intake.readSteps(r, &heldBody{src: r.Body}, head, nil, r.Size, db.intake.waits(ctx, db.cfg.InFlightWait))
+		if err != nil {
+			return nil, false, nil, err
+		}
+		copy(cmd, header)
+		return cmd, end, held.Close, nil
+	}
+	body := &heldBody{src: r.Body}
+	release = func() {}
+	if r.Size > freePutBytes {
+		body.memory = db.intake.hold(db.intake.small, r)
+		release = body.memory.Close
+		if err := body.memory.Acquire(ctx, r.Size, db.cfg.InFlightWait); err != nil {
+			release()
+			return nil, false, nil, overloaded(err)
+		}
+	}
+	cmd = header[:head+int(r.Size)]
+	n, end, err := fill(body, cmd[head:])
+	if err != nil {
+		release()
+		return nil, false, nil, err
+	}
+	return cmd[:head+n], end, release, nil
 }
 
 // fill reads until buf is full or the body ends. Only io.EOF is an end:
@@ -201,16 +235,6 @@ func classify(err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-}
-
-// reserve takes bytes for a body. A client that went away while waiting for
-// them has nothing proposed.
-func (db *DB) reserve(ctx context.Context, n int64) error {
-	err := db.inFlight.acquire(ctx, n, db.cfg.InFlightWait)
-	if err != nil && !errors.Is(err, ErrOverloaded) {
-		return fmt.Errorf("%w: %w", ErrOverloaded, err)
-	}
-	return err
 }
 
 // meta returns what the request says about the value; the digest is not known

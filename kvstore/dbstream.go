@@ -10,6 +10,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/budget"
 )
 
 const (
@@ -22,26 +24,33 @@ const (
 // putStream proposes a value that is large or of unknown size: chunks as the
 // body arrives, then a seal. If all of it fits one chunk it becomes a plain put.
 func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
-	if err := db.reserve(ctx, ChunkBytes); err != nil {
-		return PutResult{}, err
+	place := db.intake.hold(db.intake.uploads, r)
+	defer place.Close()
+	if err := place.Acquire(ctx, 1, db.cfg.InFlightWait); err != nil {
+		return PutResult{}, overloaded(err)
 	}
-	u := &uploading{db: db, r: r, hash: sha256.New(), slots: make(chan struct{}, chunksInFlight)}
-	cmd, end, err := u.readChunk()
+	u := &uploading{db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(), slots: make(chan struct{}, chunksInFlight)}
+	first, end, err := u.readChunk(db.intake.waits(ctx, db.cfg.InFlightWait))
 	if err != nil {
-		db.inFlight.release(ChunkBytes)
 		return PutResult{}, err
 	}
 	if end {
-		defer db.inFlight.release(ChunkBytes)
-		return u.putWhole(ctx, cmd)
+		defer first.held.Close()
+		return u.putWhole(ctx, first.cmd)
 	}
 	id, err := newUploadID(db.cfg.Now(), db.cfg.Rand)
 	if err != nil {
-		db.inFlight.release(ChunkBytes)
+		first.held.Close()
 		return PutResult{}, err
 	}
 	u.id = id
-	return u.run(ctx, cmd)
+	return u.run(ctx, first)
+}
+
+// heldChunk is a chunk's command, and its memory.
+type heldChunk struct {
+	cmd  []byte
+	held *budget.Holder
 }
 
 // uploading is one large put. It is owned by the goroutine of Put, which waits
@@ -50,6 +59,7 @@ type uploading struct {
 	db   *DB
 	r    *PutRequest
 	id   uploadID
+	body heldBody
 	hash hash.Hash
 	read int64  // bytes of the body so far
 	next uint32 // number of the next chunk
@@ -62,32 +72,37 @@ type uploading struct {
 }
 
 // readChunk reads the next chunk into a command whose header is not filled in,
-// and reports whether the body ends with it.
-func (u *uploading) readChunk() (cmd []byte, end bool, err error) {
-	cmd = make([]byte, chunkHeaderBytes+ChunkBytes)
-	data := cmd[chunkHeaderBytes:]
-	n := 0
+// and reports whether the body ends with it. acquire takes memory for it.
+func (u *uploading) readChunk(acquire func(*budget.Holder, int64) error) (chunk heldChunk, end bool, err error) {
+	var first []byte
 	if u.tail != nil {
-		data[0] = *u.tail
-		u.tail, n = nil, 1
+		first, u.tail = []byte{*u.tail}, nil
 	}
-	m, end, err := fill(u.r.Body, data[n:])
-	n += m
-	if err == nil && !end {
+	chunk.cmd, end, chunk.held, err = u.db.intake.readSteps(u.r, &u.body, chunkHeaderBytes, first, ChunkBytes, acquire)
+	if err != nil {
+		return chunk, false, err
+	}
+	if !end {
+		u.body.memory = chunk.held
 		end, err = u.peek()
+		u.body.memory = nil
+	}
+	if err == nil {
+		u.hash.Write(chunk.cmd[chunkHeaderBytes:])
+		u.read += int64(len(chunk.cmd) - chunkHeaderBytes)
+		err = u.checkLength(end)
 	}
 	if err != nil {
-		return nil, false, err
+		chunk.held.Close()
+		return heldChunk{}, false, err
 	}
-	u.hash.Write(data[:n])
-	u.read += int64(n)
-	return cmd[:chunkHeaderBytes+n], end, u.checkLength(end)
+	return chunk, end, nil
 }
 
 // peek reads one byte ahead and reports whether the body has ended.
 func (u *uploading) peek() (end bool, err error) {
 	var one [1]byte
-	n, end, err := fill(u.r.Body, one[:])
+	n, end, err := fill(&u.body, one[:])
 	if n == 1 {
 		u.tail = &one[0]
 		return false, nil // the next read finds the end, if this byte was the last
@@ -110,15 +125,14 @@ func (u *uploading) checkLength(end bool) error {
 func (u *uploading) putWhole(ctx context.Context, chunk []byte) (PutResult, error) {
 	value := chunk[chunkHeaderBytes:]
 	m := u.r.meta(u.db.cfg.Now(), int64(len(value)))
-	cmd := append(putCommandHeader(&m), value...)
+	cmd := append(putCommandHeader(&m, m.Size), value...)
 	return u.db.proposePut(ctx, u.r, cmd, Digest(u.hash.Sum(nil)))
 }
 
-// run proposes chunk after chunk, then the seal. cmd is the first chunk, for
-// which memory is reserved. On failure the upload is abandoned, and since no
+// run proposes chunk after chunk, then the seal, beginning with the first chunk. On failure the upload is abandoned, and since no
 // seal was proposed the failure is definite.
-func (u *uploading) run(ctx context.Context, cmd []byte) (PutResult, error) {
-	winner, err := u.sendBody(ctx, cmd)
+func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error) {
+	winner, err := u.sendBody(ctx, first)
 	u.group.Wait()
 	if err == nil {
 		err = u.failure()
@@ -154,9 +168,10 @@ func (u *uploading) rest() *PutRequest {
 
 // sendBody proposes the chunks of the whole body. It ends early, with the
 // winner, when the key turns out to be set.
-func (u *uploading) sendBody(ctx context.Context, cmd []byte) (winner *Meta, err error) {
+func (u *uploading) sendBody(ctx context.Context, chunk heldChunk) (winner *Meta, err error) {
+	acquire := func(h *budget.Holder, n int64) error { return u.acquireNext(ctx, h, n) }
 	for end := false; ; {
-		if err := u.send(ctx, cmd); err != nil {
+		if err := u.send(ctx, chunk); err != nil {
 			return nil, err
 		}
 		if end {
@@ -169,59 +184,55 @@ func (u *uploading) sendBody(ctx context.Context, cmd []byte) (winner *Meta, err
 		if !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
-		if err := u.reserveNext(ctx); err != nil {
-			return nil, err
-		}
-		if cmd, end, err = u.readChunk(); err != nil {
-			u.db.inFlight.release(ChunkBytes)
+		if chunk, end, err = u.readChunk(acquire); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// reserveNext takes memory for one more chunk. When there is none it first waits
-// for the chunks in flight, which give theirs back: nobody waits for memory
-// while holding some, so uploads that share the last bytes cannot lock up.
-func (u *uploading) reserveNext(ctx context.Context) error {
-	if u.db.inFlight.try(ChunkBytes) {
+// acquireNext takes memory for one more chunk. When there is none it first waits
+// for the chunks in flight, which give theirs back: nobody waits for a whole chunk's
+// memory while holding one, so uploads that share the last bytes cannot lock up.
+func (u *uploading) acquireNext(ctx context.Context, h *budget.Holder, n int64) error {
+	if h.Try(n) {
 		return nil
 	}
 	u.group.Wait()
 	if err := u.failure(); err != nil {
 		return err
 	}
-	if err := u.db.inFlight.acquire(ctx, ChunkBytes, u.db.cfg.ChunkRetry); err != nil {
-		return fmt.Errorf("%w: nothing was set: %w", ErrOverloaded, err)
+	if err := h.Acquire(ctx, n, u.db.cfg.ChunkRetry); err != nil {
+		return fmt.Errorf("%w: nothing was set", overloaded(err))
 	}
 	return nil
 }
 
 // send proposes a chunk on a goroutine of its own, at most chunksInFlight at a
 // time, and gives its memory back when that is done.
-func (u *uploading) send(ctx context.Context, cmd []byte) error {
+func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 	select {
 	case u.slots <- struct{}{}:
 	case <-ctx.Done():
-		u.db.inFlight.release(ChunkBytes)
+		chunk.held.Close()
 		return fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, ctx.Err())
 	}
 	if err := u.failure(); err != nil {
 		<-u.slots
-		u.db.inFlight.release(ChunkBytes)
+		chunk.held.Close()
 		return err
 	}
 	n := u.next
 	u.next++
 	u.group.Go(func() {
-		finishChunk(cmd, u.id, n, u.db.cfg.Now())
-		result, err := u.propose(ctx, cmd)
+		finishChunk(chunk.cmd, u.id, n, u.db.cfg.Now())
+		result, err := u.propose(ctx, chunk.cmd)
 		if err == nil {
 			err, _ = result.(error)
 		}
 		if err != nil {
 			u.fail(fmt.Errorf("chunk %d of the value: %w", n, err))
 		}
-		u.db.inFlight.release(ChunkBytes)
+		chunk.held.Close()
 		<-u.slots
 	})
 	return nil

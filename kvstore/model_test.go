@@ -268,7 +268,7 @@ func testPut(key Key, id, ct string, value []byte, now time.Time) []byte {
 		ct = DefaultContentType
 	}
 	m := Meta{Key: key, Size: int64(len(value)), ContentType: ct, Time: now, PutID: id}
-	cmd := append(putCommandHeader(&m), value...)
+	cmd := append(putCommandHeader(&m, m.Size), value...)
 	finishPut(cmd, sha256.Sum256(value))
 	return cmd
 }

@@ -21,6 +21,12 @@ type PutRequest struct {
 	Body        io.Reader // read once, to its end; nil is empty
 	Size        int64     // bytes in Body, -1 when unknown
 	SHA256      *Digest   // digest the body must have, nil for any
+
+	// From is the address of whoever sends the body, and Interrupt makes its Read
+	// fail soon. It is called, while Put runs, when the body comes so slowly that it
+	// must give way to others; it must not block. nil: the body is never slow.
+	From      string
+	Interrupt func()
 }
 
 // Outcome says what became of a put.

@@ -146,13 +146,14 @@ func (m *manyPuts) step() (n int, size int64) {
 
 // propose puts together what is at these places.
 func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
-	if err := m.db.reserve(ctx, size); err != nil {
+	if err := m.db.intake.many.Acquire(ctx, size, m.db.cfg.InFlightWait); err != nil {
+		err = overloaded(err)
 		for _, i := range places {
 			m.each(i, PutResult{}, err)
 		}
 		return
 	}
-	defer m.db.inFlight.release(size)
+	defer m.db.intake.many.Give(size)
 	now := m.db.cfg.Now()
 	commands := make([][]byte, 0, len(places))
 	proposed := make([]int, 0, len(places))
@@ -187,7 +188,7 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 // command encodes a put.
 func (p *SmallPut) command(now time.Time, sum Digest) []byte {
 	meta := p.meta(now, sum)
-	cmd := append(putCommandHeader(&meta), p.Value...)
+	cmd := append(putCommandHeader(&meta, meta.Size), p.Value...)
 	finishPut(cmd, sum)
 	return cmd
 }

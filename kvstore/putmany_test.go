@@ -105,9 +105,7 @@ func TestDB_PutMany_InSteps(t *testing.T) {
 	if created != 30 || s.Stats().Revision != 30 {
 		t.Errorf("%d created, revision %d, want 30", created, s.Stats().Revision)
 	}
-	if free := db.inFlight.free; free != 2<<20 {
-		t.Errorf("%d bytes are free, not all of the budget", free)
-	}
+	wantAllFree(t, db)
 }
 
 // failingLog answers every second proposal with an error.
