@@ -24,7 +24,7 @@ func Example() {
 		if r.URL.Path == "/caches" {
 			var h client.Heartbeat
 			json.NewDecoder(r.Body).Decode(&h)
-			json.NewEncoder(w).Encode(registry.Heartbeat(h))
+			json.NewEncoder(w).Encode(registry.Heartbeat("127.0.0.1", h))
 			return
 		}
 		digest := sha256.Sum256([]byte("bar"))

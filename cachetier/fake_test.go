@@ -118,7 +118,7 @@ func (db *fakeDB) heartbeat(w http.ResponseWriter, r *http.Request) {
 	db.mu.Lock()
 	registry := db.registry
 	db.mu.Unlock()
-	json.NewEncoder(w).Encode(registry.Heartbeat(h))
+	json.NewEncoder(w).Encode(registry.Heartbeat("127.0.0.1", h))
 }
 
 func (db *fakeDB) get(w http.ResponseWriter, r *http.Request, key string) {

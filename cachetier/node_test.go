@@ -379,7 +379,7 @@ func TestNode_Get_HungOwnerDelaysOnceThenNothingThenIsBack(t *testing.T) {
 				next++
 				return get(owned[next]) == sourcePeer
 			}
-			db.registry.Heartbeat(client.Heartbeat{URL: owner.server.URL})
+			db.registry.Heartbeat("127.0.0.1", client.Heartbeat{URL: owner.server.URL})
 			if way != "new stream" {
 				eventually(t, "the owner is asked", asksOwner)
 			}

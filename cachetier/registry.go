@@ -13,7 +13,8 @@ import (
 const (
 	registryTTL    = 2 * time.Second
 	registryForget = 10 * time.Minute
-	registryMax    = 1024 // nodes; the longest unheard goes first
+	registryMax    = 256 // nodes
+	registryOfMax  = 64  // nodes that say so from one address
 	nameBytesMax   = 255
 )
 
@@ -41,8 +42,15 @@ type Registry struct {
 }
 
 type registered struct {
-	node client.CacheNode // Healthy is computed when listed
-	left bool             // said goodbye
+	node  client.CacheNode // Healthy is computed when listed
+	left  bool             // said goodbye
+	from  string           // the address it was heard from last
+	first time.Time        // since when it has been heard without a pause
+}
+
+// live reports whether it counts as live.
+func (g *registered) live(now time.Time, ttl time.Duration) bool {
+	return !g.left && now.Sub(g.node.LastSeen) < ttl
 }
 
 // NewRegistry returns an empty registry.
@@ -59,13 +67,15 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 }
 
 // Heartbeat records that a cache node lives, or leaves, and answers with the
-// other live cache nodes and the database nodes. A heartbeat without a usable
-// URL is answered and not recorded.
-func (r *Registry) Heartbeat(h client.Heartbeat) client.HeartbeatAnswer {
+// other live cache nodes and the database nodes. from is the address that the
+// heartbeat came from, without a port. A heartbeat without a usable URL is answered
+// and not recorded, nor is a new node when there are as many as may be and none has
+// to make room.
+func (r *Registry) Heartbeat(from string, h client.Heartbeat) client.HeartbeatAnswer {
 	url, err := nodeurl.Parse(h.URL)
 	now := r.cfg.Now()
 	if err == nil && len(h.Name) <= nameBytesMax {
-		r.record(url, h, now)
+		r.record(from, url, h, now)
 	}
 	answer := client.HeartbeatAnswer{Caches: []client.CacheNode{}, DBs: r.cfg.DBs()}
 	for _, n := range r.list(now) {
@@ -76,26 +86,70 @@ func (r *Registry) Heartbeat(h client.Heartbeat) client.HeartbeatAnswer {
 	return answer
 }
 
-func (r *Registry) record(url string, h client.Heartbeat, now time.Time) {
+func (r *Registry) record(from, url string, h client.Heartbeat, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, known := r.nodes[url]; !known && len(r.nodes) >= registryMax {
-		r.dropOldest()
+	known := r.nodes[url]
+	if known == nil && !r.makeRoom(from, now) {
+		return
+	}
+	first := now
+	if known != nil && known.live(now, r.cfg.TTL) {
+		first = known.first
 	}
 	r.nodes[url] = &registered{
 		node: client.CacheNode{Name: h.Name, URL: url, LastSeen: now.UTC(), CacheFigures: h.CacheFigures},
-		left: h.Leaving,
+		left: h.Leaving, from: from, first: first,
 	}
 }
 
-func (r *Registry) dropOldest() {
-	oldest := ""
-	for url, n := range r.nodes {
-		if oldest == "" || n.node.LastSeen.Before(r.nodes[oldest].node.LastSeen) {
-			oldest = url
+// makeRoom sees to it that there is room for one more node of an address, and
+// reports whether there is. Nodes that are not live go first, the longest unheard
+// before all. Among the live, one goes only for a node of another address that has
+// fewer: nobody who makes nodes up pushes out those that others run. Of an address,
+// the one heard for the shortest time goes.
+func (r *Registry) makeRoom(from string, now time.Time) bool {
+	byAddress := make(map[string]int)
+	most := from
+	for _, n := range r.nodes {
+		byAddress[n.from]++
+	}
+	for address, n := range byAddress {
+		if n > byAddress[most] {
+			most = address
 		}
 	}
-	delete(r.nodes, oldest)
+	full := len(r.nodes) >= registryMax
+	if !full && byAddress[from] < registryOfMax {
+		return true
+	}
+	gone := r.longestUnheard(now, func(n *registered) bool { return full || n.from == from })
+	if gone == "" && full && byAddress[from] < byAddress[most]-1 {
+		gone = r.shortestHeard(most)
+	}
+	delete(r.nodes, gone)
+	return gone != ""
+}
+
+// longestUnheard returns the URL of one of the nodes that are not live, "" if there
+// is none.
+func (r *Registry) longestUnheard(now time.Time, among func(*registered) bool) (gone string) {
+	for url, n := range r.nodes {
+		if !n.live(now, r.cfg.TTL) && among(n) && (gone == "" || n.node.LastSeen.Before(r.nodes[gone].node.LastSeen)) {
+			gone = url
+		}
+	}
+	return gone
+}
+
+// shortestHeard returns the URL of the node of an address that began last.
+func (r *Registry) shortestHeard(from string) (gone string) {
+	for url, n := range r.nodes {
+		if n.from == from && (gone == "" || n.first.After(r.nodes[gone].first)) {
+			gone = url
+		}
+	}
+	return gone
 }
 
 // Caches lists every cache node heard of lately, by name and URL: the live
@@ -113,7 +167,7 @@ func (r *Registry) list(now time.Time) []client.CacheNode {
 			continue
 		}
 		listed := n.node
-		listed.Healthy, listed.Left = !n.left && unheard < r.cfg.TTL, n.left
+		listed.Healthy, listed.Left = n.live(now, r.cfg.TTL), n.left
 		list = append(list, listed)
 	}
 	slices.SortFunc(list, func(a, b client.CacheNode) int {

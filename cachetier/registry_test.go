@@ -30,8 +30,11 @@ func listed(r *Registry) string {
 }
 
 func beatAs(r *Registry, name string) []string {
-	var peers []string
-	for _, c := range r.Heartbeat(client.Heartbeat{Name: name, URL: "http://" + name}).Caches {
+	return beatFrom(r, "127.0.0.1", name)
+}
+
+func beatFrom(r *Registry, from, name string) (peers []string) {
+	for _, c := range r.Heartbeat(from, client.Heartbeat{Name: name, URL: "http://" + name}).Caches {
 		peers = append(peers, c.Name)
 	}
 	return peers
@@ -85,7 +88,7 @@ func TestRegistry_Caches_KeepsUnheardNodesForTenMinutes(t *testing.T) {
 func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
 	r, _ := newTestRegistry()
 	beatAs(r, "c1")
-	r.Heartbeat(client.Heartbeat{Name: "c1", URL: "http://c1", Leaving: true})
+	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "c1", URL: "http://c1", Leaving: true})
 	if peers := beatAs(r, "c2"); peers != nil {
 		t.Errorf("peers after the goodbye: %v", peers)
 	}
@@ -100,8 +103,8 @@ func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
 
 func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
 	r, _ := newTestRegistry()
-	r.Heartbeat(client.Heartbeat{Name: "old", URL: "http://c1/"})
-	r.Heartbeat(client.Heartbeat{Name: "new", URL: "http://c1", CacheFigures: client.CacheFigures{Hits: 7}})
+	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "old", URL: "http://c1/"})
+	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "new", URL: "http://c1", CacheFigures: client.CacheFigures{Hits: 7}})
 	nodes := r.Caches()
 	if len(nodes) != 1 || nodes[0].Name != "new" || nodes[0].Hits != 7 || nodes[0].URL != "http://c1" {
 		t.Errorf("nodes: %+v", nodes)
@@ -111,15 +114,16 @@ func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
 func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 	r, clock := newTestRegistry()
 	for _, url := range []string{"", "c1", "ftp://c1", "http://", "http://c1/path", "http://" + strings.Repeat("x", 4096)} {
-		r.Heartbeat(client.Heartbeat{Name: "bad", URL: url})
+		r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "bad", URL: url})
 	}
-	r.Heartbeat(client.Heartbeat{Name: strings.Repeat("n", 300), URL: "http://c1"})
+	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: strings.Repeat("n", 300), URL: "http://c1"})
 	if got := listed(r); got != "" {
 		t.Errorf("listed %q", got)
 	}
 	for i := range registryMax + 10 {
-		clock.advance(time.Millisecond)
-		r.record(fmt.Sprintf("http://c%d", i), client.Heartbeat{Name: fmt.Sprintf("c%d", i)}, clock.t)
+		clock.advance(10 * time.Millisecond)
+		name := fmt.Sprintf("c%d", i)
+		r.Heartbeat(fmt.Sprintf("10.0.0.%d", i%200), client.Heartbeat{Name: name, URL: "http://" + name})
 	}
 	nodes := r.Caches()
 	if len(nodes) != registryMax || slices.ContainsFunc(nodes, func(c client.CacheNode) bool { return c.Name == "c9" }) {
@@ -127,10 +131,37 @@ func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 	}
 }
 
+// TestRegistry_Heartbeat_MadeUpNodes: whoever makes nodes up, from one address or
+// from some, pushes out none that others run, and keeps none out.
+func TestRegistry_Heartbeat_MadeUpNodes(t *testing.T) {
+	for _, addresses := range []int{1, 16} {
+		r, clock := newTestRegistry()
+		r.Heartbeat("10.0.0.1", client.Heartbeat{Name: "early", URL: "http://early"})
+		for i := range 3000 {
+			if i%100 == 0 {
+				clock.advance(500 * time.Millisecond)
+				r.Heartbeat("10.0.0.1", client.Heartbeat{Name: "early", URL: "http://early"})
+			}
+			name := fmt.Sprintf("made-up-%d", i)
+			r.Heartbeat(fmt.Sprintf("10.6.6.%d", i%addresses), client.Heartbeat{Name: name, URL: "http://" + name})
+		}
+		peers := beatFrom(r, "10.0.0.2", "late")
+		if !slices.Contains(peers, "early") {
+			t.Errorf("%d addresses: a live node was pushed out", addresses)
+		}
+		if !slices.Contains(beatFrom(r, "10.0.0.1", "early"), "late") {
+			t.Errorf("%d addresses: a new node is kept out", addresses)
+		}
+		if n := len(r.Caches()); n > min(registryMax, addresses*registryOfMax+2) {
+			t.Errorf("%d addresses: %d nodes are listed", addresses, n)
+		}
+	}
+}
+
 func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
 	want := []client.DBNode{{Name: "n1", URL: "http://n1", Healthy: true}}
 	r := NewRegistry(RegistryConfig{DBs: func() []client.DBNode { return want }})
-	if got := r.Heartbeat(client.Heartbeat{Name: "c", URL: "http://c"}).DBs; !slices.Equal(got, want) {
+	if got := r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "c", URL: "http://c"}).DBs; !slices.Equal(got, want) {
 		t.Errorf("databases: %v", got)
 	}
 }

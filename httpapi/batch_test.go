@@ -30,7 +30,7 @@ import (
 type batchNode struct {
 	*node
 	batches *batches
-	streams int64 // that work at a time
+	streams int64                                                                // that work at a time
 	put     func(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) // instead of db.Put
 }
 

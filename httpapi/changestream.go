@@ -17,8 +17,8 @@ import (
 // What a stream has in hand at a time.
 const (
 	batchRecords = 500
-	batchBytes   = 64 << 10              // about; one record at least
-	batchCopies  = 3                     // as found, as a document, as JSON
+	batchBytes   = 64 << 10 // about; one record at least
+	batchCopies  = 3        // as found, as a document, as JSON
 )
 
 // errPlaceNeeded ends a stream in whose place another one goes.

@@ -41,7 +41,8 @@ type Cluster interface {
 // Registry keeps the live cache nodes. Its methods are called concurrently.
 type Registry interface {
 	// Heartbeat notes that a cache node lives (or leaves) and returns its peers.
-	Heartbeat(client.Heartbeat) client.HeartbeatAnswer
+	// from is the address it came from, without a port.
+	Heartbeat(from string, h client.Heartbeat) client.HeartbeatAnswer
 	// Caches lists the cache nodes heard lately.
 	Caches() []client.CacheNode
 }
@@ -49,6 +50,7 @@ type Registry interface {
 // members answers /members and /leader.
 type members struct {
 	cluster Cluster
+	idle    time.Duration
 	answer  time.Duration
 	added   *jsonBodies
 	moved   *jsonBodies
@@ -70,7 +72,7 @@ func (m *members) list(w http.ResponseWriter, r *http.Request) error {
 		return problemFor(reading, err)
 	}
 	all.Members = present(all.Members)
-	return writeJSON(w, http.StatusOK, &all)
+	return writeJSON(newPacedWriter(w, m.idle), http.StatusOK, &all)
 }
 
 func (m *members) add(w http.ResponseWriter, r *http.Request) error {
@@ -93,9 +95,9 @@ func (m *members) add(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if created {
-		return writeJSON(w, http.StatusCreated, &member)
+		return writeJSON(newPacedWriter(w, m.idle), http.StatusCreated, &member)
 	}
-	return writeJSON(w, http.StatusOK, &member)
+	return writeJSON(newPacedWriter(w, m.idle), http.StatusOK, &member)
 }
 
 // checkJoiner refuses what is plainly missing and fills in the default role;
@@ -169,7 +171,7 @@ func (m *members) change(w http.ResponseWriter, r *http.Request, done, name stri
 	if err := do(ctx); err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, map[string]string{done: name})
+	return writeJSON(newPacedWriter(w, m.idle), http.StatusOK, map[string]string{done: name})
 }
 
 // present makes an empty list of an absent one: [] in JSON, never null.

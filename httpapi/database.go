@@ -92,7 +92,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serveMany)
 	rt.manyReads(newManyGets(&cfg, rooms.answers))
 
-	m := &members{cluster: cfg.Cluster, answer: cfg.AnswerTimeout,
+	m := &members{cluster: cfg.Cluster, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster),
 		moved: newJSONBodies[client.TransferLeader](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster)}
 	rt.get("/members", m.list)
@@ -101,8 +101,8 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPost, "/members/{name}/promote", changing, m.promote)
 	rt.on(http.MethodPost, "/leader", changing, m.lead)
 
-	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry,
-		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster).fromNodes()}
+	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry, idle: cfg.BodyIdleTimeout, memory: rooms.lists,
+		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.beats, rooms.beats).fromNodes()}
 	rt.get("/caches", n.caches)
 	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
 	rt.get("/dbs", n.dbs)

@@ -267,7 +267,7 @@ func (c *fakeCluster) lastAsked() string           { return c.asked[len(c.asked)
 func (r *fakeRegistry) Caches() []client.CacheNode { return r.caches }
 
 func hexSum(value string) string { s := sha256.Sum256([]byte(value)); return hex.EncodeToString(s[:]) }
-func (r *fakeRegistry) Heartbeat(b client.Heartbeat) client.HeartbeatAnswer {
+func (r *fakeRegistry) Heartbeat(_ string, b client.Heartbeat) client.HeartbeatAnswer {
 	r.last = b
 	return client.HeartbeatAnswer{Caches: r.caches}
 }

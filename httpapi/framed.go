@@ -42,7 +42,7 @@ type framed struct {
 	logger   *slog.Logger
 	closing  <-chan struct{}
 	idle     time.Duration
-	answer   time.Duration // from a frame to its answer
+	answer   time.Duration  // from a frame to its answer
 	streams  *budget.Budget // places
 }
 

@@ -24,7 +24,7 @@ type front struct {
 	counters    *Counters
 	logger      *slog.Logger
 	idle        time.Duration
-	requests    *limit               // of keys, in flight
+	requests    *limit                // of keys, in flight
 	traffic     Traffic               // nil: nobody listens
 	elsewhere   func(string) reported // hears of requests without a route, by method
 }

@@ -114,6 +114,11 @@ func writeJSON(w http.ResponseWriter, status int, document any) error {
 	if err != nil {
 		return err
 	}
+	return writeEncoded(w, status, body)
+}
+
+// writeEncoded is writeJSON for a document that is rendered.
+func writeEncoded(w http.ResponseWriter, status int, body []byte) error {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

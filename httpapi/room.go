@@ -29,7 +29,7 @@ const (
 	shareSmall   = 2 // other bodies
 	shareAnswers = 6 // lists, and values as JSON
 	shareChanges = 4 // streams of changes: on top
-	shareCluster = 2 // heartbeats, members, lists of nodes: on top
+	shareCluster = 1 // heartbeats, changes of the cluster, lists of nodes: on top, each
 	shareAll     = 16
 )
 
@@ -43,12 +43,13 @@ const detailPlaceNeeded = "others need its place, and nothing was under way, or 
 
 // rooms is the memory of documents that are held whole.
 type rooms struct {
-	large, small, answers, changes, cluster *budget.Budget
+	large, small, answers, changes, cluster, beats, lists *budget.Budget
 }
 
 func newRooms(jsonBytes int64) *rooms {
 	share := func(n int64) *budget.Budget { return budget.New(jsonBytes * n / shareAll) }
-	return &rooms{large: share(shareLarge), small: share(shareSmall), answers: share(shareAnswers), changes: share(shareChanges), cluster: share(shareCluster)}
+	return &rooms{large: share(shareLarge), small: share(shareSmall), answers: share(shareAnswers), changes: share(shareChanges),
+		cluster: share(shareCluster), beats: share(shareCluster), lists: share(shareCluster)}
 }
 
 // room takes n of b for h, and waits for a moment if it must.
