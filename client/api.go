@@ -40,6 +40,7 @@ const (
 	ProblemMisdirected      = "urn:oncekv:problem:misdirected"        // 421: Host is not a name of this node
 	ProblemOverloaded       = "urn:oncekv:problem:overloaded"         // 429 or 503: definitely not proposed
 	ProblemInternal         = "urn:oncekv:problem:internal"           // 500
+	ProblemTimeout          = "urn:oncekv:problem:timeout"            // 408: the body stopped coming; nothing was set
 	ProblemUnavailable      = "urn:oncekv:problem:unavailable"        // 503: no leader, not ready: definitely not proposed
 	ProblemOutcomeUnknown   = "urn:oncekv:problem:outcome-unknown"    // 504: repeat the same put
 	ProblemDiskReserve      = "urn:oncekv:problem:disk-reserve"       // 507: a voter's disk is below its reserve

@@ -74,7 +74,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 		if !cfg.Page.Has(r.URL.Path) {
 			return notOnAdmin(r)
 		}
-		cfg.Page.ServeHTTP(newPacedWriter(w, cfg.BodyIdleTimeout), r)
+		withProblems(newPacedWriter(w, cfg.BodyIdleTimeout), r, cfg.Page)
 		return nil
 	}
 	rt.get("/", page)
@@ -87,7 +87,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.get("/owner", o.owner)
 	rt.get("/events", o.events)
 
-	below := http.StripPrefix(pathAPI, located(cfg.Forward))
+	below := stripAPI(located(cfg.Forward))
 	forward := forwarder(below, cfg.BodyIdleTimeout)
 	rt.get(pathAPI+pathKey+"*", readForwarder(below, cfg.BodyIdleTimeout, nil))
 	rt.get(pathAPI+pathTwin, readForwarder(below, cfg.BodyIdleTimeout, nil))
@@ -123,6 +123,22 @@ func (cfg *AdminConfig) setDefaults() {
 	if cfg.Hosts == nil {
 		cfg.Hosts = everyHost{}
 	}
+}
+
+// stripAPI takes pathAPI off a path. A path that is escaped in an unusual way goes
+// on as it was decoded, which is what a key is.
+func stripAPI(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stripped := *r.URL
+		stripped.Path = strings.TrimPrefix(r.URL.Path, pathAPI)
+		escaped, usual := strings.CutPrefix(r.URL.RawPath, pathAPI)
+		if stripped.RawPath = ""; usual {
+			stripped.RawPath = escaped
+		}
+		r = r.WithContext(r.Context())
+		r.URL = &stripped
+		next.ServeHTTP(w, r)
+	})
 }
 
 // located makes the Location of an answer one of this server's.

@@ -428,7 +428,7 @@ func (s *batch) stopped(err error) {
 		// end was called, or the client is gone.
 		s.end(client.ProblemUnavailable, "the request was given up")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		s.end(problemTimeout, fmt.Sprintf("no byte arrived for %v", s.idle))
+		s.end(client.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", s.idle))
 	default:
 		s.end(client.ProblemInvalid, fmt.Sprintf("the body broke off (%v)", err))
 		s.lose(fmt.Errorf("the client is gone: %w", err))

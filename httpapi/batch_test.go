@@ -560,7 +560,7 @@ func TestBatch_Silent(t *testing.T) {
 	if s := statuses(all); s != "created error" {
 		t.Fatalf("statuses %q", s)
 	}
-	if e := all[1]; e.Type != problemTimeout || e.Line != 2 {
+	if e := all[1]; e.Type != client.ProblemTimeout || e.Line != 2 {
 		t.Errorf("error line %+v", e)
 	}
 }

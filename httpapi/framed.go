@@ -255,7 +255,7 @@ func (s *framedStream) stopped(err error) {
 	case s.accepting.Err() != nil: // end was called, or the client is gone
 		s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "the request was given up"))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		s.end(newProblem(http.StatusRequestTimeout, problemTimeout, "no byte arrived for %v", s.idle))
+		s.end(newProblem(http.StatusRequestTimeout, client.ProblemTimeout, "no byte arrived for %v", s.idle))
 	default:
 		s.lose(fmt.Errorf("the client is gone: %w", err))
 		s.end(nil)

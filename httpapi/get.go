@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -184,7 +183,7 @@ func (g *reads) serveContent(w *pacedWriter, r *http.Request, v *kvstore.Value, 
 	if !inline {
 		served.content = from
 	}
-	http.ServeContent(served, withUsableRange(r), "", v.Time, from)
+	http.ServeContent(served, withUsableRange(r, v.Size), "", v.Time, from)
 	switch {
 	case served.err != nil:
 		return fmt.Errorf("read key %q: %w", string(v.Key), served.err)
@@ -220,24 +219,4 @@ func refusedProblem(status int, contentRange string, size int64) error {
 		return newProblem(status, client.ProblemPrecondition, "If-Match or If-Unmodified-Since is false for this value, which never changes")
 	}
 	return newProblem(status, client.ProblemInternal, "%s", detailInternal(reading))
-}
-
-// rangesMax is how many ranges of one request are answered; a request with
-// more gets the whole value, as RFC 9110 (14.2) allows.
-const rangesMax = 32
-
-// withUsableRange drops a Range header that RFC 9110 tells a server to ignore
-// and http.ServeContent does not: of another unit, or on HEAD.
-func withUsableRange(r *http.Request) *http.Request {
-	ranges := r.Header.Get("Range")
-	switch {
-	case ranges == "":
-		return r
-	case r.Method == http.MethodGet && strings.HasPrefix(ranges, "bytes=") && strings.Count(ranges, ",") < rangesMax:
-		return r
-	}
-	plain := r.WithContext(r.Context())
-	plain.Header = r.Header.Clone()
-	plain.Header.Del("Range")
-	return plain
 }

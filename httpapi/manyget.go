@@ -304,7 +304,7 @@ func (l *getLiner) broken(err error) []byte {
 		case errors.Is(err, errLineTooLong):
 			kind, why = client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes", getLineBytesMax)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			kind, why = problemTimeout, fmt.Sprintf("no byte arrived for %v", l.idle)
+			kind, why = client.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", l.idle)
 		}
 	}
 	return mustLine(&client.GetResult{Status: client.BatchError, Type: kind, Line: l.taken + 1,

@@ -10,9 +10,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// problemTimeout is the type of a 408: the client stopped sending its body.
-const problemTimeout = "urn:oncekv:problem:timeout"
-
 // problem is an error answer on its way out. As an error it lets any handler
 // return the answer it wants; everything else goes through the error table.
 type problem struct {

@@ -78,7 +78,7 @@ func (rt *router) metrics(h http.Handler, idle time.Duration) {
 			return err
 		}
 		w.Header().Set("Cache-Control", "no-store")
-		h.ServeHTTP(newPacedWriter(w, idle), r)
+		withProblems(newPacedWriter(w, idle), r, h)
 		return nil
 	})
 }
@@ -88,6 +88,6 @@ func (rt *router) peers(pattern string, h http.Handler) {
 	report := rt.reports(http.MethodGet, pattern)
 	rt.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		routed(w, report)
-		h.ServeHTTP(w, r)
+		withProblems(w, r, h)
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -287,10 +288,17 @@ func failed(w http.ResponseWriter, r *http.Request, err error) {
 		failure = &unanswered{sent: true, said: []string{err.Error()}}
 	}
 	switch {
-	case failure.body != nil: // and so the database node has refused it
+	case errors.Is(failure.body, os.ErrDeadlineExceeded): // and so the database node has refused it
+		w.Header().Set("Connection", "close")
 		writeProblem(w, client.Problem{
-			Type: client.ProblemInvalid, Title: "Body broke off", Status: http.StatusBadRequest,
-			Detail: "the request's body could not be read to its end: " + failure.body.Error(),
+			Type: client.ProblemTimeout, Title: http.StatusText(http.StatusRequestTimeout), Status: http.StatusRequestTimeout,
+			Detail: "no byte of the body arrived in time; nothing was set. Send the same request again",
+		})
+	case failure.body != nil: // as above
+		w.Header().Set("Connection", "close")
+		writeProblem(w, client.Problem{
+			Type: client.ProblemInvalid, Title: "Malformed request", Status: http.StatusBadRequest,
+			Detail: "the body broke off (" + failure.body.Error() + "); nothing was set. Send the same request again",
 		})
 	case failure.sent:
 		writeProblem(w, client.Problem{

@@ -1,0 +1,76 @@
+package httpapi
+
+import (
+	"bytes"
+	"net/http"
+	"strings"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// foreignErrorBytes is as much as is kept of what another handler says of an error.
+const foreignErrorBytes = 1 << 10
+
+// withProblems lets a handler of another package answer, and turns the errors that
+// it answers in plain text, as http.Error and http.ServeContent do, into problem
+// documents.
+func withProblems(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	f := &foreignWriter{ResponseWriter: w}
+	next.ServeHTTP(f, r)
+	if f.status != 0 {
+		f.problem().write(w)
+	}
+}
+
+// foreignWriter holds errors back.
+type foreignWriter struct {
+	http.ResponseWriter
+	status int // that was held back
+	said   bytes.Buffer
+}
+
+// WriteHeader passes on everything but errors in plain text.
+func (f *foreignWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest && strings.HasPrefix(f.Header().Get("Content-Type"), "text/plain") {
+		f.status = status
+		return
+	}
+	f.ResponseWriter.WriteHeader(status)
+}
+
+// Write keeps what is said of an error.
+func (f *foreignWriter) Write(p []byte) (int, error) {
+	if f.status == 0 {
+		return f.ResponseWriter.Write(p)
+	}
+	f.said.Write(p[:min(len(p), max(0, foreignErrorBytes-f.said.Len()))])
+	return len(p), nil
+}
+
+// Unwrap lets http.ResponseController through.
+func (f *foreignWriter) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
+func (f *foreignWriter) problem() *problem {
+	said := strings.ToValidUTF8(strings.TrimSpace(f.said.String()), "?")
+	if said == "" {
+		said = http.StatusText(f.status)
+	}
+	kind := client.ProblemInvalid
+	switch {
+	case f.status == http.StatusNotFound:
+		kind = client.ProblemNoRoute
+	case f.status == http.StatusMethodNotAllowed:
+		kind = client.ProblemMethod
+	case f.status == http.StatusRequestedRangeNotSatisfiable:
+		kind = client.ProblemRange
+	case f.status == http.StatusServiceUnavailable:
+		kind = client.ProblemUnavailable
+	case f.status >= http.StatusInternalServerError:
+		kind = client.ProblemInternal
+	}
+	p := newProblem(f.status, kind, "%s", said)
+	if size := f.Header().Get("Content-Range"); size != "" {
+		p.with("Content-Range", size)
+	}
+	return p
+}

@@ -1,0 +1,279 @@
+package httpapi
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/forward"
+)
+
+// hold opens n connections that send text and then nothing, and leaves them open
+// for the test.
+func (n *node) hold(count int, text string) (conns []*net.TCPConn) {
+	n.t.Helper()
+	for range count {
+		conn := n.dial()
+		n.t.Cleanup(func() { conn.Close() })
+		if _, err := io.WriteString(conn, text); err != nil {
+			n.t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	return conns
+}
+
+// othersGoOn fails unless small requests of others are answered.
+func (n *node) othersGoOn(t *testing.T, name string) {
+	t.Helper()
+	n.db.set("there", "", "v")
+	for method, target := range map[string]string{"GET": "/key/there", "HEAD": "/keep/there"} {
+		want(t, n.send(method, target, ""), 200)
+	}
+	want(t, n.get("/key/absent"), 404)
+	want(t, n.get("/key/there?format=json"), 200)
+	want(t, n.put("/key/put-"+name, "v"), 201)
+	want(t, n.post("/key", `{"key":"json-`+name+`","value":"`+strings.Repeat("v", 10<<10)+`"}`), 201)
+	want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:1"}`), 200)
+	for _, target := range []string{"/members", "/caches", "/dbs", "/stats", "/livez"} {
+		want(t, n.get(target), 200)
+	}
+	want(t, n.post("/members", `{"name":"n4","peer_url":"http://127.0.0.1:2","client_url":"http://127.0.0.1:3"}`), 200)
+}
+
+// TestHostile_SlowDocuments: JSON bodies that are announced and do not come, or
+// come in part, keep nothing of others from being done; and give everything back.
+func TestHostile_SlowDocuments(t *testing.T) {
+	for name, request := range map[string]string{
+		"announced": "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n{",
+		"part":      "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n" + strings.Repeat(" ", 1<<20),
+		"small":     "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" + strings.Repeat(" ", 30<<10),
+		"chunked":   "POST /key HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n80000\r\n" + strings.Repeat(" ", 256<<10),
+		"heartbeat": "POST /caches HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + strings.Repeat(" ", 32<<10),
+		"members":   "POST /members HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + strings.Repeat(" ", 32<<10),
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout = 3 * time.Second })
+			n.hold(100, request)
+			n.othersGoOn(t, name)
+			poll(t, "a large document is put", func() bool {
+				s := n.post("/key", `{"key":"large-`+name+`","value":"`+strings.Repeat("v", 5<<20)+`"}`).status
+				return s == 201 || s == 200
+			})
+		})
+	}
+}
+
+// TestHostile_SlowDocumentIsToldSo: a body that gives way to others is answered 408.
+func TestHostile_SlowDocumentIsToldSo(t *testing.T) {
+	n := newNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 24 << 20 })
+	held := n.hold(1, "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n"+strings.Repeat(" ", 7<<20))
+	poll(t, "a large document is put", func() bool {
+		s := n.post("/key", `{"key":"large","value":"`+strings.Repeat("v", 3<<20)+`"}`).status
+		return s == 201 || s == 200
+	})
+	p := want(t, n.receive(held[0], "POST"), 408).problem(t)
+	if p.Type != client.ProblemTimeout || !strings.Contains(p.Detail, "nothing was set") {
+		t.Errorf("%+v", p)
+	}
+}
+
+// TestHostile_SilentStreams: streams that say nothing, or half a line, or half a
+// frame, keep no other from being answered.
+func TestHostile_SilentStreams(t *testing.T) {
+	head := "POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: %s\r\n\r\n"
+	half := `{"key":"half`
+	for name, request := range map[string]string{
+		"lines":      fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON),
+		"half lines": fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
+		"a line": fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON) +
+			fmt.Sprintf("%x\r\n%s\n\r\n", 1+len(`{"key":"a","value":"v"}`), `{"key":"a","value":"v"}`),
+		"long lines": fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", 200<<10, half+strings.Repeat("v", 200<<10-len(half))),
+		"frames":     fmt.Sprintf(head, "/keys", client.ContentTypeBatch),
+		"gets":       fmt.Sprintf(head, "/keys/get", client.ContentTypeNDJSON),
+		"half gets":  fmt.Sprintf(head, "/keys/get", client.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
+		"get frames": fmt.Sprintf(head, "/keys/get", client.ContentTypeBatch) + "1\r\nx\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newBatchNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.BatchStreams, c.FramedStreams = 3*time.Second, 2, 4 })
+			var conns []*net.TCPConn
+			for range 6 {
+				conns = append(conns, n.hold(1, request)...)
+				n.receiveHead(conns[len(conns)-1])
+			}
+			want(t, n.post("/keys", doc("k-"+name, "v")), 200)
+			want(t, n.post("/keys/get", `{"key":"k-`+name+`"}`), 200)
+			f := n.frames("/keys")
+			f.end()
+			f.wantEnd()
+			g := n.frames("/keys/get")
+			g.end()
+			g.wantEnd()
+			if strings.HasPrefix(name, "long") {
+				eventually(t, "a long line is put", func() bool {
+					return strings.Contains(n.post("/keys", doc("long", strings.Repeat("v", 200<<10))).body, `"status":"created"`)
+				})
+			}
+			for _, conn := range conns {
+				conn.Close()
+			}
+		})
+	}
+}
+
+// receiveHead reads the first bytes of an answer: the request is being worked on.
+func (n *node) receiveHead(conn net.Conn) {
+	n.t.Helper()
+	got := make([]byte, 12)
+	conn.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != "HTTP/1.1 200" {
+		n.t.Fatalf("the answer begins with %q, %v", got, err)
+	}
+}
+
+// TestHostile_WhoDoesNotRead: readers that take nothing keep nobody else from
+// reading for longer than their grace.
+func TestHostile_WhoDoesNotRead(t *testing.T) {
+	n := newNode(t, func(c *DatabaseConfig) { c.ValueBytesInFlight, c.BodyIdleTimeout = 2<<20, 3*time.Second })
+	large := strings.Repeat("x", 6<<20)
+	n.db.set("large", "", large)
+	for range 8 {
+		conn := n.dial()
+		t.Cleanup(func() { conn.Close() })
+		conn.SetReadBuffer(4 << 10)
+		io.WriteString(conn, "GET /key/large HTTP/1.1\r\nHost: x\r\n\r\n")
+	}
+	n.othersGoOn(t, "read")
+	poll(t, "the large value is read by others", func() bool { return n.get("/key/large").body == large })
+}
+
+// TestForwarded_FailsAsDirect: a request that fails, fails in the same way whichever
+// node was asked.
+func TestForwarded_FailsAsDirect(t *testing.T) {
+	idle := time.Second
+	database := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout = 2 * idle })
+	database.db.set("there", "", "v")
+	passing := forward.New(forward.Config{Databases: func() []string { return []string{database.url} }})
+	t.Cleanup(passing.Close)
+	cache, _, reader := newCacheNode(t, func(c *CacheConfig) { c.Forward, c.BodyIdleTimeout = passing, idle })
+	reader.db = database.db
+	admin, _, _ := newAdminNode(t, func(c *AdminConfig) { c.Forward, c.BodyIdleTimeout = passing, idle })
+	direct := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout = idle })
+	direct.db.set("there", "", "v")
+
+	for name, c := range map[string]struct {
+		method, target, rest string // behind the target
+		end                  bool   // nothing more is sent
+	}{
+		"stalled":         {"PUT", "/key/a", "Content-Length: 10\r\n\r\nhalf", false},
+		"stalled at once": {"PUT", "/key/a", "Content-Length: 10\r\n\r\n", false},
+		"stalled chunked": {"PUT", "/key/a", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", false},
+		"stalled twin":    {"PUT", "/key?key=a", "Content-Length: 10\r\n\r\nhalf", false},
+		"stalled JSON":    {"POST", "/key", "Content-Length: 10\r\n\r\n{", false},
+		"broken off":      {"PUT", "/key/a", "Content-Length: 10\r\n\r\nhalf", true},
+		"broken chunks":   {"PUT", "/key/a", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", true},
+		"bad chunk":       {"PUT", "/key/a", "Transfer-Encoding: chunked\r\n\r\nzz\r\n", true},
+		"broken JSON":     {"POST", "/key", "Content-Length: 10\r\n\r\n{", true},
+		"no length":       {"PUT", "/key/a", "\r\n", false},
+		"conflict":        {"PUT", "/key/there", "Content-Length: 1\r\n\r\nx", false},
+		"too large":       {"PUT", "/key/a", fmt.Sprintf("Content-Length: %d\r\n\r\n", int64(2<<30)), true},
+		"encoded":         {"PUT", "/key/a", "Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", false},
+		"part":            {"PUT", "/key/a", "Content-Range: bytes 0-0/5\r\nContent-Length: 1\r\n\r\nx", false},
+		"digest":          {"PUT", "/key/a", "Repr-Digest: sha-256=:AAAA:\r\nContent-Length: 1\r\n\r\nx", false},
+		"precondition":    {"PUT", "/key/there", "If-None-Match: *\r\nContent-Length: 1\r\n\r\nv", false},
+		"cross-site":      {"PUT", "/key/a", "Sec-Fetch-Site: cross-site\r\nContent-Length: 1\r\n\r\nx", false},
+		"bad parameter":   {"PUT", "/key/a?x=1", "Content-Length: 1\r\n\r\nx", false},
+		"bad document":    {"POST", "/key", "Content-Length: 2\r\n\r\n{}", false},
+		"bad list":        {"GET", "/keys?limit=x", "\r\n", false},
+		"no method":       {"DELETE", "/key/there", "\r\n", false},
+		"NUL":             {"PUT", "/key/a%00", "Content-Length: 1\r\n\r\nx", false},
+		"batch condition": {"POST", "/keys", "If-Match: *\r\nContent-Length: 0\r\n\r\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ask := func(n *node, prefix string) (int, client.Problem) {
+				conn := n.dial()
+				defer conn.Close()
+				fmt.Fprintf(conn, "%s %s%s HTTP/1.1\r\nHost: x\r\n%s", c.method, prefix, c.target, c.rest)
+				if c.end {
+					conn.CloseWrite()
+				}
+				got := n.receive(conn, c.method)
+				return got.status, got.problem(t)
+			}
+			status, problem := ask(direct, "")
+			for where, n := range map[string]*node{"cache": cache, "admin": admin} {
+				prefix := ""
+				if n == admin {
+					prefix = "/api"
+				}
+				if s, p := ask(n, prefix); s != status || p.Type != problem.Type || p.Title != problem.Title {
+					t.Errorf("%s: %d %+v\ndirect: %d %+v", where, s, p, status, problem)
+				}
+			}
+			direct.db.nothingBut(t, "there")
+			database.db.nothingBut(t, "there")
+		})
+	}
+}
+
+func (db *fakeDB) nothingBut(t *testing.T, key string) {
+	t.Helper()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for k := range db.values {
+		if string(k) != key {
+			t.Errorf("%q is set", k)
+		}
+	}
+}
+
+// TestErrors_AreProblems: whatever path is asked for, an error is a problem
+// document, on every kind of node.
+func TestErrors_AreProblems(t *testing.T) {
+	plain := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "no such thing", http.StatusNotFound)
+	})
+	database := newNode(t)
+	cache, _, _ := newCacheNode(t, func(c *CacheConfig) { c.PeerHandler = plain; c.Metrics = plain })
+	admin, _, _ := newAdminNode(t, func(c *AdminConfig) { c.Page = rangedPage{}; c.Metrics = plain })
+	for name, n := range map[string]*node{"database": database, "cache": cache, "admin": admin} {
+		for _, path := range []string{"/nothing", "/peer/x", "/%70eer/x", "/metrics", "/assets/", "/assets/none", "/api", "/api/", "/api/x", "/%61pi/x", "//", "/api//", "/keys/x", "/members/", "/favicon.ico", "*"} {
+			got := n.raw(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			if got.status >= 400 && !strings.HasPrefix(got.body, `{"type":"urn:oncekv:problem:`) {
+				t.Errorf("%s %s: %d %q", name, path, got.status, got.body)
+			}
+		}
+	}
+	got := want(t, admin.raw(t, "GET / HTTP/1.1\r\nHost: x\r\nRange: bytes=100-\r\n\r\n"), 416)
+	got.problem(t)
+	wantHeader(t, got, "Content-Range", "bytes */4")
+	want(t, admin.raw(t, "PUT /%61pi/key/escaped HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv"), 201)
+}
+
+// raw sends a request as it is.
+func (n *node) raw(t *testing.T, request string) reply {
+	t.Helper()
+	conn := n.dial()
+	defer conn.Close()
+	io.WriteString(conn, request)
+	return n.receive(conn, strings.Fields(request)[0])
+}
+
+// rangedPage is a page whose files are served by net/http.
+type rangedPage struct{}
+
+func (rangedPage) Has(path string) bool { return path == "/" || strings.HasPrefix(path, "/assets/") }
+
+func (rangedPage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		http.NotFound(w, r)
+		return
+	}
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader("page"))
+}
