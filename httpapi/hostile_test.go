@@ -5,11 +5,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/forward"
 )
 
@@ -26,6 +29,17 @@ func (n *node) hold(count int, text string) (conns []*net.TCPConn) {
 		conns = append(conns, conn)
 	}
 	return conns
+}
+
+// putsDocument reports whether a document with a value of so many bytes was put. A
+// node that refuses it may do so before it has read all of it.
+func (n *node) putsDocument(key string, size int) bool {
+	resp, err := http.Post(n.url+"/key", "application/json", strings.NewReader(`{"key":"`+key+`","value":"`+strings.Repeat("v", size)+`"}`))
+	if err != nil {
+		return false
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusCreated || resp.StatusCode == http.StatusOK
 }
 
 // othersGoOn fails unless small requests of others are answered.
@@ -58,24 +72,129 @@ func TestHostile_SlowDocuments(t *testing.T) {
 		"members":   "POST /members HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + strings.Repeat(" ", 32<<10),
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout = 3 * time.Second })
-			n.hold(100, request)
+			const slow, idle = 100, 12 * time.Second
+			flying := new(flights)
+			n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.Traffic = idle, flying })
+			conns := n.hold(slow, request)
+			flying.await(t, slow)
+			began := time.Now()
 			n.othersGoOn(t, name)
 			poll(t, "a large document is put", func() bool {
-				s := n.post("/key", `{"key":"large-`+name+`","value":"`+strings.Repeat("v", 5<<20)+`"}`).status
-				return s == 201 || s == 200
+				return n.putsDocument("large-"+name, 5<<20)
 			})
+			if took := time.Since(began); took > idle*3/4 {
+				t.Errorf("others waited for %v", took)
+			}
+			for _, conn := range conns {
+				conn.Close()
+			}
+			flying.await(t, 0)
 		})
 	}
 }
+
+// flights counts requests.
+type flights struct{ n atomic.Int64 }
+
+func (f *flights) Route(string, string) func(int, time.Duration) {
+	return func(int, time.Duration) {}
+}
+func (f *flights) InFlight(change int) { f.n.Add(int64(change)) }
+
+func (f *flights) await(t *testing.T, n int64) {
+	t.Helper()
+	poll(t, fmt.Sprint(n, " requests are in flight"), func() bool { return f.n.Load() == n })
+}
+
+// TestHostile_Documents_GiveBack: whatever becomes of a document, its memory comes
+// back, and never more is held than twice of what has come.
+func TestHostile_Documents_GiveBack(t *testing.T) {
+	small, large := budget.New(1<<20), budget.New(32<<20)
+	bodies := newJSONBodies[client.PutDocument](jsonPutBytesMax, time.Second, small, large)
+	free := func() int64 { return small.Free() + large.Free() }
+	all := free()
+	feed := make(chan string)
+	done := make(chan error)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var document client.PutDocument
+		release, err := bodies.decode(w, r, &document)
+		release()
+		done <- err
+	}))
+	defer server.Close()
+	for _, end := range []bool{false, true} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for text := range feed {
+				io.WriteString(conn, text)
+			}
+			if end {
+				conn.Close()
+			}
+		}()
+		feed <- "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n"
+		for sent := 0; sent < 2<<20; sent += 256 << 10 {
+			feed <- strings.Repeat(" ", 256<<10)
+			if held := all - free(); held > 2*int64(sent+512<<10) {
+				t.Errorf("%d bytes came, %d are held", sent, held)
+			}
+		}
+		close(feed)
+		if err := <-done; err == nil {
+			t.Error("half a document was read")
+		}
+		if free() != all {
+			t.Errorf("%d bytes are still held", all-free())
+		}
+		conn.Close()
+		feed = make(chan string)
+	}
+}
+
+// TestHostile_ListsOfNodes: clients that ask for a long list and do not read keep
+// nobody from reading it.
+func TestHostile_ListsOfNodes(t *testing.T) {
+	flying := new(flights)
+	long := make(manyNodes, 2000)
+	for i := range long {
+		long[i] = client.CacheNode{Name: strings.Repeat("n", 255), URL: "http://" + strings.Repeat("u", 1000)}
+	}
+	n := newNode(t, func(c *DatabaseConfig) { c.Registry, c.Traffic, c.BodyIdleTimeout = long, flying, 6*time.Second })
+	var conns []*net.TCPConn
+	for range 20 {
+		conn := n.dial()
+		defer conn.Close()
+		conn.SetReadBuffer(4 << 10)
+		for range 4 { // more than the sockets take
+			io.WriteString(conn, "GET /caches HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		conns = append(conns, conn)
+	}
+	poll(t, "the list is read", func() bool { return n.get("/caches").status == 200 })
+	want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:1"}`), 200)
+	for _, conn := range conns {
+		conn.Close()
+	}
+	flying.await(t, 0)
+}
+
+// manyNodes is a Registry that knows many.
+type manyNodes []client.CacheNode
+
+func (m manyNodes) Heartbeat(string, client.Heartbeat) client.HeartbeatAnswer {
+	return client.HeartbeatAnswer{}
+}
+func (m manyNodes) Caches() []client.CacheNode { return m }
 
 // TestHostile_SlowDocumentIsToldSo: a body that gives way to others is answered 408.
 func TestHostile_SlowDocumentIsToldSo(t *testing.T) {
 	n := newNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 24 << 20 })
 	held := n.hold(1, "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n"+strings.Repeat(" ", 7<<20))
 	poll(t, "a large document is put", func() bool {
-		s := n.post("/key", `{"key":"large","value":"`+strings.Repeat("v", 3<<20)+`"}`).status
-		return s == 201 || s == 200
+		return n.putsDocument("large", 3<<20)
 	})
 	p := want(t, n.receive(held[0], "POST"), 408).problem(t)
 	if p.Type != client.ProblemTimeout || !strings.Contains(p.Detail, "nothing was set") {
