@@ -129,6 +129,9 @@ type tries struct {
 // no other try can change it.
 func (t *tries) failed(err *EndpointError) error {
 	if !retriable(err) {
+		if t.call.unsure && errors.Is(err.Err, errBodySource) {
+			return t.giveUp(err.Err) // it cannot be sent again; an earlier try may have been carried out
+		}
 		return fmt.Errorf("%s: %w", t.call.name(), err.Err)
 	}
 	t.failures = slices.DeleteFunc(t.failures, func(e *EndpointError) bool { return e.Endpoint == err.Endpoint })

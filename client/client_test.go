@@ -730,3 +730,17 @@ func TestReplayBody_NewTryTakesTheSourceAway(t *testing.T) {
 		t.Errorf("after detach: read %d, %v", n, err)
 	}
 }
+
+// What no header can carry is refused at once, not at one endpoint after the
+// other until the time is over.
+func TestPut_UnsendableHeader(t *testing.T) {
+	c, err := New(Config{Endpoints: []string{"http://127.0.0.1:1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range []PutOptions{{ContentType: "text/plain\n"}, {ContentType: "\x1b[2J"}, {PutID: "a\rb"}, {PutID: "\xff"}} {
+		if _, err := c.PutBytes(t.Context(), "k", nil, opts); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%+v: %v", opts, err)
+		}
+	}
+}

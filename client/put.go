@@ -214,6 +214,12 @@ func (p *put) checked(answer PutAnswer, sent string) (PutAnswer, error) {
 }
 
 func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {
+	switch { // else the transport would refuse them, at one endpoint after the other
+	case !visible(opts.ContentType):
+		return nil, fmt.Errorf("%w: the content type %q has something else than printable ASCII", ErrInvalid, opts.ContentType)
+	case !visible(opts.PutID):
+		return nil, fmt.Errorf("%w: the put id %q has something else than visible ASCII", ErrInvalid, opts.PutID)
+	}
 	h := http.Header{}
 	h.Set("Content-Type", opts.ContentType)
 	if opts.ContentType == "" {

@@ -91,9 +91,9 @@ func (o *batchOutput) show(l batchLine, how outcome, r client.BatchResult) error
 	o.bar.clear()
 	key := ""
 	if l.item.Key != "" {
-		key = plain(l.item.Key) + ": "
+		key = shown(l.item.Key) + ": "
 	}
-	_, err := fmt.Fprintf(o.problems, "line %d: %s: %s%s\n", l.number, how, key, r.Detail)
+	_, err := fmt.Fprintf(o.problems, "line %d: %s: %s%s\n", l.number, how, key, legible(r.Detail))
 	return err
 }
 

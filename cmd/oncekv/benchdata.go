@@ -34,7 +34,7 @@ func (d *dataSet) load(ctx context.Context, a *app) error {
 	if err != nil || from >= d.keys {
 		return err
 	}
-	fmt.Fprintf(a.stderr, "setting %d keys %s…\n", d.keys-from, d.prefix)
+	fmt.Fprintf(a.stderr, "setting %d keys %s…\n", d.keys-from, shown(d.prefix))
 	bar := a.steps("set", int64(d.keys-from))
 	defer bar.finish()
 	for from < d.keys {

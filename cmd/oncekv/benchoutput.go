@@ -114,10 +114,10 @@ func (r *benchRun) remarks(result *load.Result) string {
 		say("keys: %s; %.0f a second", strings.Join(keys, ", "), result.KeysPerSecond)
 	}
 	if prefixes := slices.DeleteFunc([]string{r.reads, r.writes}, func(s string) bool { return s == "" }); len(prefixes) > 0 {
-		say("prefix: %s, seed %d", strings.Join(prefixes, ", "), r.seed)
+		say("prefix: %s, seed %d", shown(strings.Join(prefixes, ", ")), r.seed)
 	}
 	for _, e := range result.ByError {
-		say("%d × %s, at most %s ms; the first: %s", e.Count, e.Kind, milliseconds(e.MaxMS), e.First)
+		say("%d × %s, at most %s ms; the first: %s", e.Count, e.Kind, milliseconds(e.MaxMS), legible(e.First))
 	}
 	if result.Unfinished > 0 {
 		say("%d requests were due and had no answer at the end; the latency has how long they had waited.", result.Unfinished)

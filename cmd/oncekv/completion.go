@@ -67,7 +67,10 @@ func memberNames(ctx context.Context, cl *client.Client) []cobra.Completion {
 	}
 	var names []cobra.Completion
 	for _, m := range members.Members {
-		names = append(names, cobra.CompletionWithDesc(m.Name, m.Role+", "+m.ClientURL))
+		if shown(m.Name) != m.Name {
+			continue // a shell would take it for something else
+		}
+		names = append(names, cobra.CompletionWithDesc(m.Name, shown(m.Role+", "+m.ClientURL)))
 	}
 	return names
 }

@@ -41,7 +41,7 @@ func diagnose(ctx context.Context, cmd *cobra.Command, stderr io.Writer, err err
 	for _, v := range views {
 		if v != "" {
 			answered = true
-			fmt.Fprintln(stderr, v)
+			fmt.Fprintln(stderr, legible(v))
 		}
 	}
 	if !answered {

@@ -70,7 +70,7 @@ func report(stderr io.Writer, command string, err error) {
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("interrupted: %w", err)
 	}
-	fmt.Fprintf(stderr, "oncekv: %v\n", err)
+	fmt.Fprintf(stderr, "oncekv: %s\n", legible(err.Error()))
 	if isUsage(err) {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", command)
 	}

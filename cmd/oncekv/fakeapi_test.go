@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -31,13 +32,16 @@ type fakeAPI struct {
 	mu      sync.Mutex
 	values  map[string]fakeValue
 	puts    int
-	refuse  int  // status that every put gets, if not 0
-	corrupt bool // values arrive with a wrong byte
+	refuse  int    // status that every put gets, if not 0
+	detail  string // of that
+	corrupt bool   // values arrive with a wrong byte
 	changes []string
 	members client.Members
 	caches  []client.CacheNode
 	history int // streams of /changes break off after so many lines; 0: never
 	batch   int // streams of POST /keys break off after so many results; 0: never
+
+	receive func(io.Reader) // sees the body of every put before it is read
 }
 
 type fakeValue struct {
@@ -86,13 +90,16 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
+	if f.receive != nil {
+		f.receive(r.Body)
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
 	f.puts++
 	if f.refuse != 0 {
-		writeProblem(w, client.Problem{Status: f.refuse, Detail: "refused by the test"})
+		writeProblem(w, client.Problem{Status: f.refuse, Detail: cmp.Or(f.detail, "refused by the test")})
 		return
 	}
 	id := r.Header.Get(client.HeaderPutID)

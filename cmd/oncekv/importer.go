@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -28,6 +29,8 @@ type importer struct {
 	parallel int
 	bar      *progress
 	sum      summary // guarded by itself
+
+	dir *os.Root // root, while run runs
 }
 
 // errGaveUp ends an import in which one file after the other finds no cluster.
@@ -38,6 +41,11 @@ var errGaveUp = errors.New("the cluster cannot be reached, so the rest was not t
 func (im *importer) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	var err error
+	if im.dir, err = os.OpenRoot(im.root); err != nil {
+		return err
+	}
+	defer im.dir.Close()
 	files := make(chan string)
 	var senders sync.WaitGroup
 	for range im.parallel {
@@ -47,7 +55,7 @@ func (im *importer) run(ctx context.Context) error {
 			}
 		})
 	}
-	err := im.walk(ctx, files)
+	err = im.walk(ctx, files)
 	close(files)
 	senders.Wait()
 	if cause := context.Cause(ctx); cause != nil {
@@ -94,6 +102,8 @@ func (im *importer) send(ctx context.Context, cancel context.CancelCauseFunc, pa
 	case err == nil:
 	case errors.Is(err, client.ErrExists):
 		how = conflict
+	case errors.Is(err, client.ErrOutcomeUnknown):
+		how = unknown
 	default:
 		how = failed
 	}
@@ -107,22 +117,53 @@ func (im *importer) put(ctx context.Context, path, key string) (size int64, how 
 	if err := kvstore.Key(key).Validate(); err != nil {
 		return 0, failed, err
 	}
-	f, err := os.Open(path)
+	f, err := im.open(im.relative(path))
 	if err != nil {
 		return 0, failed, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	value, err := spool(ctx, f, path)
 	if err != nil {
 		return 0, failed, err
 	}
-	counted := &meter{ReadSeeker: f, p: im.bar}
+	defer value.close()
+	size = sizeOf(value.body)
+	counted := &meter{ReadSeeker: value.body, p: im.bar}
 	answer, err := im.client.Put(ctx, key, counted, client.PutOptions{ContentType: contentTypeOf(path)})
-	im.bar.add(st.Size() - counted.top) // what was not read will not be
+	im.bar.add(size - counted.top) // what was not read will not be
 	if answer.Created {
-		return st.Size(), created, err
+		return size, created, err
 	}
-	return st.Size(), unchanged, err
+	return size, unchanged, err
+}
+
+// open opens a file that was a regular one when the walk saw it. Something else
+// may stand there by now: a pipe, which must not hold up the import, or a link
+// that leads out of the directory.
+func (im *importer) open(relative string) (*os.File, error) {
+	name := filepath.FromSlash(relative)
+	named, err := im.dir.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !named.Mode().IsRegular() {
+		return nil, kindError{named.Mode()}
+	}
+	f, err := im.dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := f.Stat()
+	switch {
+	case err != nil:
+	case !opened.Mode().IsRegular():
+		err = kindError{opened.Mode()}
+	case !os.SameFile(named, opened):
+		err = errFileChanged
+	default:
+		return f, nil
+	}
+	return nil, errors.Join(err, f.Close())
 }
 
 // relative is a file's path below the root, with slashes.
@@ -136,6 +177,8 @@ func (im *importer) relative(path string) string {
 
 func kindOf(t fs.FileMode) string {
 	switch {
+	case t.IsDir():
+		return "a directory"
 	case t&fs.ModeSymlink != 0:
 		return "a symbolic link"
 	case t&fs.ModeNamedPipe != 0:

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -90,18 +87,9 @@ func (a *app) showKey(out, table io.Writer, long bool, r client.Record) error {
 		return err
 	}
 	if long {
-		_, err = fmt.Fprintf(table, "%d\t%d\t%s\t%s\n", r.Revision, r.Size, r.ContentType, plain(key))
+		_, err = fmt.Fprintf(table, "%d\t%d\t%s\t%s\n", r.Revision, r.Size, shown(r.ContentType), shown(key))
 	} else {
-		_, err = fmt.Fprintln(out, plain(key))
+		_, err = fmt.Fprintln(out, shown(key))
 	}
 	return err
-}
-
-// plain is a key as one line of a terminal: itself, or quoted if it holds
-// something that is not to be shown, or looks quoted.
-func plain(key string) string {
-	if utf8.ValidString(key) && !strings.HasPrefix(key, `"`) && !strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return key
-	}
-	return strconv.Quote(key)
 }

@@ -67,7 +67,7 @@ func writeMembers(w io.Writer, members client.Members) error {
 	slices.SortFunc(members.Members, func(a, b client.Member) int { return strings.Compare(a.Name, b.Name) })
 	fmt.Fprintln(t, "NAME\tROLE\tHEALTHY\tAPPLIED\tREVISION\tCLIENT URL\tPEER URL\tID")
 	for _, m := range members.Members {
-		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%s\t%s\t%s\n", m.Name, m.Role, m.Healthy, m.AppliedIndex, m.Revision, m.ClientURL, m.PeerURL, m.ID)
+		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%s\t%s\t%s\n", shown(m.Name), shown(m.Role), m.Healthy, m.AppliedIndex, m.Revision, shown(m.ClientURL), shown(m.PeerURL), shown(m.ID))
 	}
 	return t.Flush()
 }
@@ -115,9 +115,9 @@ func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMembe
 		return told(writeJSON(a.stdout, added))
 	}
 	if !isNew {
-		return told(a.say("%s is a member already, as %s", added.Name, added.Role))
+		return told(a.say("%s is a member already, as %s", shown(added.Name), shown(added.Role)))
 	}
-	return told(a.say("added %s as %s", added.Name, added.Role))
+	return told(a.say("added %s as %s", shown(added.Name), shown(added.Role)))
 }
 
 func (a *app) membersRemove(c *clientFlags) *cobra.Command {
@@ -184,7 +184,7 @@ func (a *app) nameLeader(cmd *cobra.Command, cl *client.Client) error {
 	case a.json:
 		return writeJSON(a.stdout, map[string]any{"leader": members.Leader, "term": members.Term})
 	}
-	return a.say("%s", members.Leader)
+	return a.say("%s", shown(members.Leader))
 }
 
 // changed shows that a change of the cluster was made, or returns err.
@@ -195,7 +195,7 @@ func (a *app) changed(err error, what, name string) error {
 	case a.json:
 		return told(writeJSON(a.stdout, map[string]string{"done": what, "name": name}))
 	}
-	return told(a.say("%s %s", what, name))
+	return told(a.say("%s %s", what, shown(name)))
 }
 
 func (a *app) say(format string, args ...any) error {

@@ -114,25 +114,25 @@ func textSource(s string) *source {
 }
 
 func (a *app) inputSource(ctx context.Context) (*source, error) {
-	body, closeBody, err := spool(ctx, a.stdin)
+	value, err := spool(ctx, a.stdin, "")
 	if err != nil {
 		return nil, fmt.Errorf("read standard input: %w", err)
 	}
-	return &source{body: body, close: closeBody}, nil
+	return &source{body: value.body, close: value.close}, nil
 }
 
+// fileSource also takes a named pipe, whose opening waits for a writer.
 func fileSource(ctx context.Context, path string) (*source, error) {
-	f, err := os.Open(path)
+	f, err := aside(ctx, func() (*os.File, error) { return os.Open(path) })
 	if err != nil {
 		return nil, fmt.Errorf("read the value: %w", err)
 	}
-	body, closeBody, err := spool(ctx, f)
+	value, err := spool(ctx, f, path)
 	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("read the value: %w", err)
+		return nil, errors.Join(fmt.Errorf("read %s: %w", shown(path), err), f.Close())
 	}
-	return &source{body: body, contentType: contentTypeOf(path), close: func() error {
-		return errors.Join(closeBody(), f.Close())
+	return &source{body: value.body, contentType: contentTypeOf(path), close: func() error {
+		return errors.Join(value.close(), f.Close())
 	}}, nil
 }
 
@@ -172,6 +172,6 @@ func (a *app) showPut(key string, r putResult) error {
 	if a.json {
 		return writeJSON(a.stdout, r)
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s %s: revision %d, %d bytes, sha256 %s\n", r.Status, key, r.Revision, r.Size, r.SHA256)
+	_, err := fmt.Fprintf(a.stdout, "%s %s: revision %d, %d bytes, sha256 %s\n", r.Status, shown(key), r.Revision, r.Size, r.SHA256)
 	return err
 }

@@ -142,20 +142,20 @@ func TestPut_MissingFile(t *testing.T) {
 func TestSpool_KeepsEveryByte(t *testing.T) {
 	for _, n := range []int{0, 1, spoolMemoryBytes - 1, spoolMemoryBytes, spoolMemoryBytes + 1, 3*spoolMemoryBytes + 5} {
 		in := bytes.Repeat([]byte("abcdefg"), n/7+1)[:n]
-		body, closeBody, err := spool(t.Context(), bytes.NewReader(in))
+		value, err := spool(t.Context(), bytes.NewReader(in), "")
 		must(t, err)
-		if got := sizeOf(body); got != int64(n) {
+		if got := sizeOf(value.body); got != int64(n) {
 			t.Errorf("size of %d bytes: %d", n, got)
 		}
 		for range 2 { // a retry reads it again
-			got, err := io.ReadAll(body)
+			got, err := io.ReadAll(value.body)
 			must(t, err)
 			if !bytes.Equal(got, in) {
 				t.Fatalf("%d bytes became %d others", n, len(got))
 			}
-			_, err = body.Seek(0, io.SeekStart)
+			_, err = value.body.Seek(0, io.SeekStart)
 			must(t, err)
 		}
-		must(t, closeBody())
+		must(t, value.close())
 	}
 }

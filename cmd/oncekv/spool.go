@@ -9,37 +9,74 @@ import (
 	"os"
 )
 
-// spoolMemoryBytes is how much of a stream is kept in memory; beyond it a
-// temporary file takes over.
-const spoolMemoryBytes = 1 << 20
+// What a put can send from memory. Beyond it a temporary file takes over.
+const (
+	spoolMemoryBytes = 1 << 20  // of a stream
+	spoolFileBytes   = 64 << 10 // of a regular file, which larger is sent as it is
+)
 
-// spool makes r seekable, because a put may have to be sent more than once. A
-// regular file is used as it is. close frees what spool made, not r.
-func spool(ctx context.Context, r io.Reader) (body io.ReadSeeker, close func() error, err error) {
-	nothing := func() error { return nil }
+// spooled is a value that can be sent more than once. close frees what was made
+// for it, not what it came from.
+type spooled struct {
+	body  io.ReadSeeker
+	close func() error
+}
+
+// spool makes r seekable, because a put may have to be sent more than once. path
+// is r's name if it was opened by one.
+//
+// A regular file must not change until the last byte is sent (see steadyFile). A
+// small one, and one that says that it is empty, is read to its real end.
+func spool(ctx context.Context, r io.Reader, path string) (spooled, error) {
 	if f, ok := r.(*os.File); ok {
-		if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
-			return f, nothing, nil
+		st, err := f.Stat()
+		switch {
+		case err != nil:
+			return spooled{}, err
+		case st.IsDir():
+			return spooled{}, kindError{st.Mode()}
+		case st.Mode().IsRegular():
+			return spoolFile(ctx, f, path)
 		}
 	}
-	type spooled struct {
-		body  io.ReadSeeker
-		close func() error
-		err   error
+	return aside(ctx, func() (s spooled, err error) {
+		s.body, s.close, err = copyAll(r)
+		return s, err
+	})
+}
+
+func spoolFile(ctx context.Context, f *os.File, path string) (spooled, error) {
+	steady, err := newSteadyFile(ctx, f, path)
+	if err != nil {
+		return spooled{}, err
 	}
-	// Reading a terminal cannot be interrupted. So it happens aside, and when
-	// ctx ends first, the reader is left to end with the process.
-	done := make(chan spooled, 1)
+	if steady.was.size > spoolFileBytes {
+		return spooled{body: steady, close: func() error { return nil }}, nil
+	}
+	return aside(ctx, func() (s spooled, err error) {
+		s.body, s.close, err = steady.readThrough()
+		return s, err
+	})
+}
+
+// aside does what cannot be interrupted, such as to read a terminal or to open a
+// pipe. When ctx ends first, it is left to end with the process.
+func aside[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	type outcome struct {
+		v   T
+		err error
+	}
+	done := make(chan outcome, 1)
 	go func() {
-		var s spooled
-		s.body, s.close, s.err = copyAll(r)
-		done <- s
+		v, err := do()
+		done <- outcome{v, err}
 	}()
 	select {
-	case s := <-done:
-		return s.body, s.close, s.err
+	case o := <-done:
+		return o.v, o.err
 	case <-ctx.Done():
-		return nil, nil, ctx.Err()
+		var none T
+		return none, ctx.Err()
 	}
 }
 

@@ -135,22 +135,22 @@ func (d *statsDocument) write(w io.Writer) error {
 	for _, n := range d.Databases {
 		s := n.Stats
 		if s == nil {
-			fmt.Fprintf(t, "%s\tno answer\t%s%s\n", n.Name, strings.Repeat("-\t", 12), n.URL)
+			fmt.Fprintf(t, "%s\tno answer\t%s%s\n", shown(n.Name), strings.Repeat("-\t", 12), shown(n.URL))
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", n.Name, s.Role, s.Ready, s.Revision, s.AppliedIndex, s.Keys,
-			people(s.ValueBytes), people(s.HistoryBytes+s.IndexBytes), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), n.URL)
+		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", shown(n.Name), shown(s.Role), s.Ready, s.Revision, s.AppliedIndex, s.Keys,
+			people(s.ValueBytes), people(s.HistoryBytes+s.IndexBytes), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
 	}
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "CACHE\tREADY\tGETS\tHITS\tPEER LOADS\tDATABASE LOADS\tABSENT\tERRORS\tITEMS\tBYTES\tLIMIT\tUP\tURL")
 	for _, n := range d.Caches {
 		s := n.Stats
 		if s == nil {
-			fmt.Fprintf(t, "%s\tno answer\t%s%s\n", n.Name, strings.Repeat("-\t", 10), n.URL)
+			fmt.Fprintf(t, "%s\tno answer\t%s%s\n", shown(n.Name), strings.Repeat("-\t", 10), shown(n.URL))
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%t\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", n.Name, s.Ready, s.Gets, s.Hits, s.PeerLoads, s.DatabaseLoads, s.Absences, s.Errors,
-			s.Items, people(s.Bytes), people(s.LimitBytes), up(s.UptimeSeconds), n.URL)
+		fmt.Fprintf(t, "%s\t%t\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", shown(n.Name), s.Ready, s.Gets, s.Hits, s.PeerLoads, s.DatabaseLoads, s.Absences, s.Errors,
+			s.Items, people(s.Bytes), people(s.LimitBytes), up(s.UptimeSeconds), shown(n.URL))
 	}
 	return t.Flush()
 }
@@ -165,7 +165,7 @@ func (d *statsDocument) verdict(stderr io.Writer) error {
 	tell := func(name, reason string) {
 		if reason != "" {
 			silent++
-			fmt.Fprintf(stderr, "%s: %s\n", name, reason)
+			fmt.Fprintf(stderr, "%s: %s\n", shown(name), legible(reason))
 		}
 	}
 	for _, n := range d.Databases {

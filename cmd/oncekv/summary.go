@@ -21,11 +21,12 @@ const (
 	failed
 	skipped
 	invalid
+	unknown  // it may be put or not; putting it again tells
 	outcomes // how many there are
 )
 
 func (o outcome) String() string {
-	return [...]string{"created", "unchanged", "conflict", "failed", "skipped", "invalid"}[o]
+	return [...]string{"created", "unchanged", "conflict", "failed", "skipped", "invalid", "unknown"}[o]
 }
 
 const (
@@ -49,16 +50,19 @@ func (k summaryKind) choose(files, lines string) string {
 // outcomes are those that occur, in the order in which they are shown.
 func (k summaryKind) outcomes() []outcome {
 	if k.lines {
-		return []outcome{created, unchanged, conflict, invalid, failed}
+		return []outcome{created, unchanged, conflict, invalid, failed, unknown}
 	}
-	return []outcome{created, unchanged, conflict, failed, skipped}
+	return []outcome{created, unchanged, conflict, failed, unknown, skipped}
 }
 
 // problem is a file that was not set, and why.
 type problem struct {
-	Path   string `json:"path"` // relative to the imported directory
-	Status string `json:"status"`
-	Reason string `json:"reason"`
+	Path       string `json:"path,omitempty"`        // relative to the imported directory
+	PathBase64 string `json:"path_base64,omitempty"` // in its place, if it is not UTF-8
+	Status     string `json:"status"`
+	Reason     string `json:"reason"`
+
+	path string // as it is
 }
 
 // summary counts the files of an import, or the lines of a batch. It is safe for
@@ -82,7 +86,9 @@ func (s *summary) add(path string, o outcome, size int64, err error) (outage int
 	s.files[o]++
 	s.bytes[o] += size
 	if err != nil && len(s.problems) < problemsKept {
-		s.problems = append(s.problems, problem{Path: path, Status: o.String(), Reason: err.Error()})
+		p := problem{Status: o.String(), Reason: legible(err.Error()), path: path}
+		p.Path, p.PathBase64 = client.JSONKey(path)
+		s.problems = append(s.problems, p)
 	}
 	switch {
 	case errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrOutcomeUnknown), errors.Is(err, client.ErrOverloaded):
@@ -99,6 +105,8 @@ func (s *summary) verdict(stopped error) error {
 	switch {
 	case s.files[conflict] > 0:
 		return errors.Join(errConflicts, stopped)
+	case s.files[unknown] > 0:
+		return errors.Join(&undecidedError{s.files[unknown], s.kind}, stopped)
 	case stopped != nil:
 		return fmt.Errorf("the %s is not complete: %w", s.kind.command(), stopped)
 	case s.files[invalid] > 0:
@@ -109,6 +117,18 @@ func (s *summary) verdict(stopped error) error {
 	return nil
 }
 
+// undecidedError is client.ErrOutcomeUnknown for some files or lines.
+type undecidedError struct {
+	n    int
+	kind summaryKind
+}
+
+func (e *undecidedError) Error() string {
+	return fmt.Sprintf("%s may be put or not; repeat the %s, which tells", count(e.n, e.kind.thing()), e.kind.command())
+}
+
+func (e *undecidedError) Is(target error) bool { return target == client.ErrOutcomeUnknown }
+
 // write shows the counts to people.
 func (s *summary) write(w io.Writer, source string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -118,11 +138,11 @@ func (s *summary) write(w io.Writer, source string) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed]+s.files[invalid] == 0 {
-		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was set to the same bytes already (%s).\n", s.kind.thing(), source, s.took.Round(time.Millisecond))
+	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed]+s.files[invalid]+s.files[unknown] == 0 {
+		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was set to the same bytes already (%s).\n", s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d %ss of %s in %s.\n", s.total(), s.kind.thing(), source, s.took.Round(time.Millisecond))
+	_, err := fmt.Fprintf(w, "%d %ss of %s in %s.\n", s.total(), s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
 	return err
 }
 
@@ -140,9 +160,9 @@ func (s *summary) writeProblems(w io.Writer) {
 		if i == problemsShown {
 			break
 		}
-		fmt.Fprintf(w, "%s: %s: %s\n", p.Status, p.Path, p.Reason)
+		fmt.Fprintf(w, "%s: %s: %s\n", p.Status, shown(p.path), p.Reason)
 	}
-	all := s.files[conflict] + s.files[failed] + s.files[skipped]
+	all := s.files[conflict] + s.files[failed] + s.files[unknown] + s.files[skipped]
 	if all > problemsShown {
 		fmt.Fprintf(w, "… and %d more\n", all-problemsShown)
 	}
@@ -154,6 +174,7 @@ type importDocument struct {
 	Unchanged importCount `json:"unchanged"`
 	Conflict  importCount `json:"conflict"`
 	Failed    importCount `json:"failed"`
+	Unknown   importCount `json:"unknown"` // they may be set or not
 	Skipped   importCount `json:"skipped"`
 	Seconds   float64     `json:"seconds"`
 	Problems  []problem   `json:"problems,omitempty"` // the first 100
@@ -167,7 +188,7 @@ type importCount struct {
 func (s *summary) document() importDocument {
 	count := func(o outcome) importCount { return importCount{s.files[o], s.bytes[o]} }
 	return importDocument{
-		Created: count(created), Unchanged: count(unchanged), Conflict: count(conflict), Failed: count(failed), Skipped: count(skipped),
+		Created: count(created), Unchanged: count(unchanged), Conflict: count(conflict), Failed: count(failed), Unknown: count(unknown), Skipped: count(skipped),
 		Seconds: s.took.Seconds(), Problems: s.problems,
 	}
 }

@@ -86,7 +86,7 @@ func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.Ch
 			return err
 		}
 	}
-	opts.OnBreak = func(err error) { fmt.Fprintf(a.stderr, "oncekv: %v; going on\n", err) }
+	opts.OnBreak = func(err error) { fmt.Fprintf(a.stderr, "oncekv: %s; going on\n", legible(err.Error())) }
 	for change, err := range cl.Changes(ctx, opts) {
 		if ctx.Err() != nil {
 			return nil // it was told to end
@@ -129,7 +129,7 @@ func (a *app) showChange(c client.Change) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.stdout, "%d %s %d bytes%s\n", c.Revision, plain(key), c.Size, shownValue(value, carried))
+	_, err = fmt.Fprintf(a.stdout, "%d %s %d bytes%s\n", c.Revision, shown(key), c.Size, shownValue(value, carried))
 	return err
 }
 
@@ -139,7 +139,7 @@ func shownValue(value []byte, carried bool) string {
 	case !carried:
 		return ""
 	case utf8.Valid(value):
-		return " " + plain(string(value))
+		return " " + shown(string(value))
 	}
 	return " base64:" + base64.StdEncoding.EncodeToString(value)
 }
