@@ -272,17 +272,17 @@ func (a *app) bench(ctx context.Context, b *benchFlags) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.showBench(run, result), drawBench(b.svg, run, result), run.verdict(result))
+	return errors.Join(a.showBench(run, result), drawBench(ctx, b.svg, run, result), run.verdict(result))
 }
 
-func drawBench(file string, run *benchRun, result *load.Result) error {
+func drawBench(ctx context.Context, file string, run *benchRun, result *load.Result) error {
 	if file == "" {
 		return nil
 	}
 	var picture bytes.Buffer
 	err := result.WriteSVG(&picture, run.title(), run.subtitle(result))
 	if err == nil {
-		err = writeFile(file, &picture)
+		err = writeFile(context.WithoutCancel(ctx), file, &picture)
 	}
 	if err != nil {
 		return fmt.Errorf("--svg: %w", err)

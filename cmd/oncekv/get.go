@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 	"unicode/utf8"
 
@@ -33,8 +31,9 @@ func (a *app) getCommand() *cobra.Command {
 		Use:   "get KEY",
 		Short: "Write a key's value to standard output",
 		Long: `Write the bytes of a key's value to standard output, or to a file with -o. The
-digest is verified; a file appears only when all of it was right. A key that is
-not set is exit code 3.
+digest is verified; a file appears, or changes, only when all of it was right. It
+keeps its mode and owner, symbolic links are followed, and devices and pipes are
+written to as they are. A key that is not set is exit code 3.
 
 --json writes the value with its revision, digest, size, type and time; with -o
 the file takes the value and the JSON has the rest.`,
@@ -74,7 +73,7 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 	switch {
 	case toFile:
 		bar := a.progress("get", obj.Size)
-		err = writeFile(g.output, bar.count(obj.Body))
+		err = writeFile(ctx, g.output, bar.count(obj.Body))
 		bar.finish()
 		if err == nil && a.json {
 			err = told(writeJSON(a.stdout, obj.Record))
@@ -88,31 +87,6 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 		return fmt.Errorf("get %q: %w", key, err)
 	}
 	return nil
-}
-
-// writeFile writes all of r to path, or leaves what was there. Something that
-// is not a regular file, such as a pipe, is written as r comes.
-func writeFile(path string, r io.Reader) error {
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(f, r)
-		return errors.Join(err, f.Close())
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails once it has its name
-	if _, err := io.Copy(f, r); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // writeDocument writes the record and the value as one JSON document, with

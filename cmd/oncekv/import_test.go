@@ -101,7 +101,7 @@ func TestImport_Conflict(t *testing.T) {
 		t.Fatal("the import changed a key or missed one")
 	}
 	// A conflict is told apart from a failure even if there is one, too.
-	doc := f.importJSON(t, exitConflict, dir, "--prefix", "")
+	doc := f.importJSON(t, exitConflict, dir)
 	if doc.Conflict.Files != 1 || doc.Problems[0].Path != "a" || doc.Problems[0].Status != "conflict" {
 		t.Fatalf("%+v", doc)
 	}

@@ -39,8 +39,10 @@ var errGaveUp = errors.New("the cluster cannot be reached, so the rest was not t
 // run returns an error when not every file was tried. How the files went is in
 // sum.
 func (im *importer) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	// What is being sent when the import gives up goes on to its own end, so that
+	// its outcome is known.
+	walking, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	var err error
 	if im.dir, err = os.OpenRoot(im.root); err != nil {
 		return err
@@ -51,14 +53,14 @@ func (im *importer) run(ctx context.Context) error {
 	for range im.parallel {
 		senders.Go(func() {
 			for path := range files {
-				im.send(ctx, cancel, path)
+				im.send(ctx, stop, path)
 			}
 		})
 	}
-	err = im.walk(ctx, files)
+	err = im.walk(walking, files)
 	close(files)
 	senders.Wait()
-	if cause := context.Cause(ctx); cause != nil {
+	if cause := context.Cause(walking); cause != nil {
 		return cause
 	}
 	return err
@@ -94,7 +96,7 @@ func (im *importer) walk(ctx context.Context, files chan<- string) error {
 }
 
 // send puts one file and notes how it went.
-func (im *importer) send(ctx context.Context, cancel context.CancelCauseFunc, path string) {
+func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path string) {
 	relative := im.relative(path)
 	size, created, err := im.put(ctx, path, im.prefix+relative)
 	how := created
@@ -108,7 +110,7 @@ func (im *importer) send(ctx context.Context, cancel context.CancelCauseFunc, pa
 		how = failed
 	}
 	if im.sum.add(relative, how, size, err) >= im.parallel {
-		cancel(errGaveUp)
+		stop(errGaveUp)
 	}
 }
 

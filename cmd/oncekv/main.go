@@ -34,8 +34,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
 	root := a.rootCommand()
 	started := false // false: the error came from parsing, so it is one of usage
-	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		err := setFromEnvironment(cmd.Flags(), env)
+	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {
+		err := refuseEmpty(cmd, args)
+		if err == nil {
+			err = setFromEnvironment(cmd.Flags(), env)
+		}
 		started = err == nil
 		return err
 	}

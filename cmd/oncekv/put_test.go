@@ -24,7 +24,6 @@ func TestPut_Sources(t *testing.T) {
 		contentType string
 	}{
 		{"argument", []string{"v"}, "ignored", "v", contentTypeDefault},
-		{"empty argument", []string{""}, "ignored", "", contentTypeDefault},
 		{"stdin", nil, "from a pipe", "from a pipe", contentTypeDefault},
 		{"empty stdin", nil, "", "", contentTypeDefault},
 		{"dash", []string{"-"}, "dashed", "dashed", contentTypeDefault},

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"syscall"
+
+	"github.com/Focinfi/oncekv/client"
+)
+
+// writeFile writes all of r to what path names, or leaves what was there.
+//
+// Symbolic links are followed. A regular file gets its new bytes at once, by
+// renaming, and keeps its mode and owner; where that cannot be (it has several
+// names, or belongs to somebody else, or its directory is not to be written to) it
+// is written in place, once all of r is there. A new file has the mode that the
+// umask leaves. Anything else, such as a device or a pipe, is written as r comes.
+func writeFile(ctx context.Context, path string, r io.Reader) error {
+	target, descriptor, err := resolveOutput(path)
+	if err != nil {
+		return err
+	}
+	if descriptor >= 0 {
+		return writeDescriptor(descriptor, path, r)
+	}
+	st, err := os.Stat(target)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return replaceFile(target, nil, r)
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular():
+		// To open a pipe waits for its reader.
+		f, err := aside(ctx, func() (*os.File, error) { return os.OpenFile(target, os.O_WRONLY, 0) })
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(f, r)
+		return errors.Join(err, f.Close())
+	}
+	// Whoever may not write to the file may not replace it, either.
+	f, err := os.OpenFile(target, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if several(st) {
+		return writeInPlace(f, r)
+	}
+	err = replaceFile(target, st, r)
+	cannot, ok := errors.AsType[*cannotReplaceError](err)
+	if !ok {
+		return err
+	}
+	if spare, ok := cannot.rest.(*os.File); ok && spare != r {
+		defer spare.Close()
+	}
+	return writeInPlace(f, cannot.rest)
+}
+
+// ownDescriptor is a directory whose entries are the open files of this process.
+var ownDescriptor = regexp.MustCompile(`^(/proc/(self|thread-self|[0-9]+)(/task/[0-9]+)?/fd|/dev/fd)$`)
+
+// resolveOutput follows the symbolic links of path, also one that leads to
+// nothing yet. descriptor is not below 0 if path means an open file of this
+// process, such as /dev/stdout: what is behind it must be written to where it
+// stands, and not by its name.
+func resolveOutput(path string) (target string, descriptor int, err error) {
+	const linksMax = 40
+	for range linksMax {
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if err != nil {
+			return "", -1, err
+		}
+		base := filepath.Base(path)
+		if n, err := strconv.Atoi(base); err == nil && n >= 0 && isOwnDescriptors(dir) {
+			return "", n, nil
+		}
+		to, err := os.Readlink(path)
+		if err != nil { // no link, or nothing
+			return path, -1, nil
+		}
+		if path = to; !filepath.IsAbs(to) {
+			path = filepath.Join(dir, to)
+		}
+	}
+	return "", -1, &os.PathError{Op: "open", Path: path, Err: syscall.ELOOP}
+}
+
+func isOwnDescriptors(dir string) bool {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return false
+	}
+	m := ownDescriptor.FindStringSubmatch(abs)
+	if m == nil {
+		return false
+	}
+	pid, err := strconv.Atoi(m[2])
+	return err != nil || pid == os.Getpid()
+}
+
+func writeDescriptor(n int, path string, r io.Reader) error {
+	again, err := syscall.Dup(n)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(again), path)
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Close())
+}
+
+// several reports whether a file has more than one name.
+func several(st os.FileInfo) bool {
+	s, ok := st.Sys().(*syscall.Stat_t)
+	return ok && s.Nlink > 1
+}
+
+// cannotReplaceError is a file that has to be written in place. rest is what the
+// file shall hold.
+type cannotReplaceError struct {
+	rest io.Reader
+	err  error
+}
+
+func (e *cannotReplaceError) Error() string { return e.err.Error() }
+
+// replaceFile writes r to a file beside target and gives it target's name. was
+// is what target is now, nil for nothing.
+func replaceFile(target string, was os.FileInfo, r io.Reader) error {
+	f, err := newBeside(target)
+	if err != nil {
+		if was == nil {
+			return fmt.Errorf("write %s: %w", target, err)
+		}
+		return &cannotReplaceError{r, err}
+	}
+	defer os.Remove(f.Name()) // fails once it has its name
+	if was != nil {
+		if err := likeFile(f, was); err != nil {
+			return errors.Join(&cannotReplaceError{r, err}, f.Close())
+		}
+	}
+	if _, err := io.Copy(f, r); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = os.Rename(f.Name(), target)
+	if err == nil || was == nil {
+		return errors.Join(err, f.Close())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil { // a mount point, for one, keeps its name
+		return errors.Join(err, f.Close())
+	}
+	return &cannotReplaceError{f, err}
+}
+
+// newBeside makes a file in target's directory, with the mode that the umask
+// leaves.
+func newBeside(target string) (*os.File, error) {
+	const tries = 100
+	for range tries {
+		name := filepath.Join(filepath.Dir(target), ".oncekv-"+client.NewPutID())
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+		if !errors.Is(err, os.ErrExist) {
+			return f, err
+		}
+	}
+	return nil, os.ErrExist
+}
+
+// likeFile gives f the owner and the mode of another file.
+func likeFile(f *os.File, was os.FileInfo) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	mine, ok := st.Sys().(*syscall.Stat_t)
+	other, ok2 := was.Sys().(*syscall.Stat_t)
+	if ok && ok2 && (mine.Uid != other.Uid || mine.Gid != other.Gid) {
+		if err := f.Chown(int(other.Uid), int(other.Gid)); err != nil {
+			return err
+		}
+	}
+	return f.Chmod(was.Mode().Perm())
+}
+
+// writeInPlace waits until all of r is there, because from then on the old bytes
+// are gone.
+func writeInPlace(f *os.File, r io.Reader) error {
+	value, closeValue, err := copyAll(r)
+	if err != nil {
+		return err
+	}
+	defer closeValue()
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = io.Copy(f, value)
+	return err
+}
