@@ -51,6 +51,9 @@ type call struct {
 	// ones got.
 	unsure bool
 
+	// silence is set by do.
+	silence *silence
+
 	// endpoint is set by do: the index of the one that answered.
 	endpoint int
 }
@@ -79,6 +82,8 @@ func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, t.giveUp(err) // an answer on a stream might be faster than to notice this
 	}
+	call.silence = c.watchSilence(call, t.deadline)
+	defer call.silence.stop()
 	defer c.probe(ctx, call.mutates)()
 	for round := 0; ; round++ {
 		first := c.ranking.first(call.mutates)
@@ -97,7 +102,11 @@ func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 			if ctx.Err() != nil {
 				return nil, t.giveUp(ctx.Err())
 			}
+			call.silence.failed(err)
 			c.ranking.failed(n, time.Now())
+		}
+		if c.nobodyListens(&t) {
+			return nil, t.giveUp(ErrNobodyListens)
 		}
 		pause := backoff(round, t.retryAfter)
 		if time.Now().Add(pause).After(t.deadline) {
@@ -216,7 +225,13 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 		cancel(nil)
 	}
 	var sent atomic.Bool
-	resp, err := c.send(tryCtx, endpoint, call, &sent, func() { dog.reset(idle) })
+	resp, err := c.send(tryCtx, endpoint, call, &sent, func() {
+		dog.reset(idle)
+		call.silence.moved()
+	})
+	if err == nil {
+		c.heard()
+	}
 	if err == nil && resp.StatusCode >= 300 && resp.StatusCode != http.StatusNotModified {
 		err = refusal(resp)
 		resp.Body.Close()
@@ -247,6 +262,7 @@ func (c *Client) tryFramed(ctx context.Context, s *stream, call *call) (done boo
 	if err != nil {
 		return true, &EndpointError{Endpoint: c.endpoints[s.lane.endpoint], Sent: sent, Err: err}
 	}
+	c.heard()
 	return true, nil
 }
 

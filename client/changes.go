@@ -122,7 +122,7 @@ func (f *feed) afterBreak(ctx context.Context, cause error) error {
 			return fmt.Errorf("%s: %w", opChanges, cause)
 		}
 	case errors.As(cause, &nobody):
-		if _, limited := ctx.Deadline(); limited || !f.opts.Follow {
+		if _, limited := ctx.Deadline(); limited || !f.opts.Follow || nobody.Cause == ErrNobodyListens {
 			return cause
 		}
 	case cause != nil && !errors.As(cause, &lost):

@@ -6,13 +6,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
 // Config says where the nodes are and how patient to be. Only Endpoints is
 // required.
 type Config struct {
-	// Endpoints are node URLs such as http://127.0.0.1:11000: database nodes
+	// Endpoints are node URLs such as http://127.0.0.1:11000, which may be written
+	// 127.0.0.1:11000: database nodes
 	// (any of them takes any request) or, for keys only, cache nodes.
 	Endpoints []string
 
@@ -33,6 +35,17 @@ type Config struct {
 	// IdleTimeout abandons a try in which no byte has moved for so long,
 	// waiting for the answer included; default 10 s.
 	IdleTimeout time.Duration
+
+	// FailRefused ends a request at once, with ErrNobodyListens, when every
+	// endpoint refuses to connect, or has a name that does not exist, and none
+	// has answered this client before. Without it new tries are made, as after
+	// every other failure.
+	FailRefused bool
+
+	// OnSilence is called when a request has moved no byte and had no answer for
+	// nearly a second, once for each request, from a goroutine that the request
+	// waits for. It should return soon.
+	OnSilence func(Silence)
 }
 
 const (
@@ -54,6 +67,9 @@ type Client struct {
 	retryTimeout time.Duration
 	idleTimeout  time.Duration
 	ownTransport bool
+	failRefused  bool
+	onSilence    func(Silence)
+	answered     atomic.Bool // some endpoint has, ever; kept for failRefused only
 
 	// together lets concurrent calls travel together; nil: each goes alone.
 	together *coalescer
@@ -71,7 +87,7 @@ func New(cfg Config) (*Client, error) {
 	if len(cfg.Endpoints) == 0 {
 		return nil, fmt.Errorf("%w: no endpoints; give at least one, such as http://127.0.0.1:11000", ErrInvalid)
 	}
-	c := &Client{retryTimeout: cfg.RetryTimeout, idleTimeout: cfg.IdleTimeout, wait: waitFor}
+	c := &Client{retryTimeout: cfg.RetryTimeout, idleTimeout: cfg.IdleTimeout, failRefused: cfg.FailRefused, onSilence: cfg.OnSilence, wait: waitFor}
 	for _, endpoint := range cfg.Endpoints {
 		e, err := parseEndpoint(endpoint)
 		if err != nil {

@@ -744,3 +744,27 @@ func TestPut_UnsendableHeader(t *testing.T) {
 		}
 	}
 }
+
+// FailRefused is for a cluster that was never there. One that has answered once
+// is waited for.
+func TestFailRefused_OnlyBeforeAnAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "pong\n") }))
+	c, err := New(Config{Endpoints: []string{server.URL}, FailRefused: true, RetryTimeout: 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	server.Close()
+	if err := c.Ping(t.Context()); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNobodyListens) {
+		t.Errorf("after an answer: %v", err)
+	}
+	c, err = New(Config{Endpoints: []string{server.URL}, FailRefused: true, RetryTimeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ping(t.Context()); !errors.Is(err, ErrNobodyListens) {
+		t.Errorf("before an answer: %v", err)
+	}
+}

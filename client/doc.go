@@ -62,7 +62,8 @@
 // all of them by a pause: jittered, doubling from 50 ms to 2 s, and no shorter
 // than a Retry-After (of 5 s at most). It goes on until the caller's context
 // ends, or would end within the next pause; without a deadline,
-// Config.RetryTimeout. Every other answer is final.
+// Config.RetryTimeout. Every other answer is final. With Config.FailRefused a
+// request ends at once if nothing listens at any endpoint.
 //
 // # Invariants
 //

@@ -28,6 +28,8 @@ var (
 	ErrOverloaded = errors.New("overloaded")
 	// ErrUnavailable: no endpoint could serve, or none has a leader. Definitely not done.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrNobodyListens is the Cause of a RequestError that Config.FailRefused ended.
+	ErrNobodyListens = errors.New("nothing listens there")
 	// ErrOutcomeUnknown: the request may or may not have been carried out. Repeating the same put (same key, bytes and put id) is safe.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
 	// ErrDiskReserve: a voter's disk is below its reserve. Definitely not done.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"iter"
 	"net/http"
@@ -14,6 +15,9 @@ import (
 type KeysOptions struct {
 	// Prefix limits the listing to keys that begin with it, byte for byte.
 	Prefix string
+
+	// After leaves out this key and all that come before it in byte order.
+	After string
 
 	// PageLimit is how many keys to ask for at a time; 0 leaves it to the
 	// server. It changes how many requests are made, not what is listed.
@@ -50,6 +54,9 @@ type listing struct {
 // run returns nil when the list, or the loop over it, is at its end.
 func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error {
 	after := ""
+	if l.last = l.opts.After; l.last != "" {
+		after = KeysToken(l.last)
+	}
 	for {
 		page, err := l.fetch(ctx, after)
 		if err != nil {
@@ -95,6 +102,16 @@ func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
 	}
 	l.last = last
 	return page, resp.Body.Close()
+}
+
+// keysTokenVersion is the first byte of a decoded token; what follows is a key.
+const keysTokenVersion = 1
+
+// KeysToken is what ?after= of GET /keys takes, to list what comes behind key.
+// Nodes and this package make it here; everybody else must not look inside, so
+// that it can change.
+func KeysToken(key string) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{keysTokenVersion}, key...))
 }
 
 func (l *listing) query(after string) string {

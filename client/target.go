@@ -71,8 +71,17 @@ func checkKey(key string) error {
 	return nil
 }
 
+// WithScheme makes a URL of a node's address: host:port is http://host:port.
+func WithScheme(address string) string {
+	if strings.Contains(address, "://") {
+		return address
+	}
+	return "http://" + address
+}
+
 // parseEndpoint checks a node's URL and cuts the slash at its end.
 func parseEndpoint(endpoint string) (string, error) {
+	endpoint = WithScheme(endpoint)
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return "", fmt.Errorf("%w: endpoint %q is not a URL: %w", ErrInvalid, endpoint, err)

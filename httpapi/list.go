@@ -111,21 +111,12 @@ func recordOf(m *kvstore.Meta) client.Record {
 	return record
 }
 
-// tokenVersion is the first byte of a decoded token; what follows is the last
-// key of a page. Clients must not look inside, so that this can change.
-const tokenVersion = 1
-
-// tokenEncoding makes tokens that need no escaping in a URL.
-func tokenEncoding() *base64.Encoding { return base64.RawURLEncoding.Strict() }
-
-func tokenOf(key kvstore.Key) string {
-	return tokenEncoding().EncodeToString(append([]byte{tokenVersion}, key...))
-}
+func tokenOf(key kvstore.Key) string { return client.KeysToken(string(key)) }
 
 // keyOfToken reads what tokenOf wrote, and nothing else: not the line breaks
 // either that decoding base64 passes over.
 func keyOfToken(token string) (kvstore.Key, error) {
-	raw, err := tokenEncoding().DecodeString(token)
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err == nil && len(raw) > 0 {
 		if key := kvstore.Key(raw[1:]); key.Validate() == nil && tokenOf(key) == token {
 			return key, nil

@@ -48,7 +48,7 @@ repeating the batch tells; 1 if lines are invalid or could not be put.`,
 		},
 	}
 	f := cmd.Flags()
-	b.register(f, time.Minute)
+	b.register(a, f, time.Minute)
 	f.Lookup("timeout").Usage = "how long to keep trying while nothing is decided"
 	a.jsonFlag(f)
 	return cmd

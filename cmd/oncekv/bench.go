@@ -80,7 +80,9 @@ is that of all tries together. Values that are read are compared in any case.
 --endpoints are dealt out to the connections. --target asks them for others: all
 that have the role now.
 
-Keys stay set for ever: measure on a store that can be thrown away. put and batch
+Keys stay set for ever: measure on a store that can be thrown away. If the store has
+keys of others, bench asks before it sets its own; without a terminal --yes is
+needed then. put and batch
 set keys below a new --run each time, which is printed; get and absent use keys
 that follow from --seed and the sizes, so that a second run finds them. The same
 --seed and --run are the same keys and values.
@@ -102,8 +104,9 @@ was answered.`,
 		},
 	}
 	f := cmd.Flags()
-	b.register(f, 5*time.Second)
+	b.register(a, f, 5*time.Second)
 	a.jsonFlag(f)
+	a.yesFlag(f, "keys are set beside those of others")
 	f.DurationVar(&b.duration, "duration", 10*time.Second, "how long to measure")
 	f.Uint64Var(&b.requests, "requests", 0, "how many requests to measure (default no limit; without --duration, the only end)")
 	f.DurationVar(&b.warmup, "warmup", 0, "the same load before the measurement")
@@ -263,6 +266,9 @@ func (a *app) bench(ctx context.Context, b *benchFlags) error {
 		if _, err := os.Stat(filepath.Dir(b.svg)); err != nil {
 			return usageErrorf("--svg: %w", err)
 		}
+	}
+	if err := cl.Ping(ctx); err != nil { // else all requests would fail for --duration
+		return err
 	}
 	run, err := a.newBenchRun(ctx, b, cl)
 	if err != nil {

@@ -20,6 +20,7 @@ type dataSet struct {
 	data   *load.Data
 	prefix string
 	keys   uint64
+	maySet func(context.Context, *client.Client) error // is asked before keys are set
 }
 
 const (
@@ -32,6 +33,9 @@ func (d *dataSet) marks() string { return d.prefix + "loaded/" }
 func (d *dataSet) load(ctx context.Context, a *app) error {
 	from, err := d.loaded(ctx)
 	if err != nil || from >= d.keys {
+		return err
+	}
+	if err := d.maySet(ctx, d.client); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stderr, "setting %d keys %s…\n", d.keys-from, shown(d.prefix))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -21,6 +22,47 @@ type benchRun struct {
 	reads   string // prefix; empty without reads
 	writes  string // prefix; empty without puts
 	callers []load.Caller
+	allowed bool // keys may be set
+}
+
+// maySet says that keys will stay, and asks if the store is not there for that
+// alone.
+func (r *benchRun) maySet(ctx context.Context, cl *client.Client) error {
+	if r.allowed {
+		return nil
+	}
+	other, err := othersKey(ctx, cl, r.prefix)
+	if err != nil {
+		return err
+	}
+	stay := fmt.Sprintf("The keys that bench sets, below %s, stay set for ever.", shown(r.prefix))
+	if other != "" {
+		err := r.app.confirm(fmt.Sprintf("%s\nThis store has keys of others, such as %s.", stay, shown(other)), "bench")
+		if err != nil {
+			return err
+		}
+	}
+	r.allowed = true
+	_, err = fmt.Fprintln(r.app.stderr, stay)
+	return err
+}
+
+// othersKey is a key that does not begin with prefix, if there is one.
+func othersKey(ctx context.Context, cl *client.Client, prefix string) (string, error) {
+	behind := prefix + strings.Repeat("\xff", max(0, benchKeySizeMax-len(prefix)))
+	for _, after := range []string{"", behind} {
+		for record, err := range cl.Keys(ctx, client.KeysOptions{After: after, PageLimit: 1}) {
+			if err != nil {
+				return "", err
+			}
+			key, err := record.RawKey()
+			if err != nil || !strings.HasPrefix(key, prefix) {
+				return key, err
+			}
+			break
+		}
+	}
+	return "", nil
 }
 
 // newBenchRun makes everything ready, so that only the load is left to do.
@@ -34,6 +76,9 @@ func (a *app) newBenchRun(ctx context.Context, b *benchFlags, cl *client.Client)
 		return nil, usageErrorf("--distribution: %w", err)
 	}
 	if b.mix.Has(load.Put) || b.mix.Has(load.Batch) {
+		if err := r.maySet(ctx, cl); err != nil {
+			return nil, err
+		}
 		r.writes = b.writePrefix()
 		if r.work.Puts, err = b.data(r.writes); err != nil {
 			return nil, &usageError{err}
@@ -46,7 +91,7 @@ func (a *app) newBenchRun(ctx context.Context, b *benchFlags, cl *client.Client)
 		}
 	}
 	if b.mix.Has(load.Get) {
-		set := &dataSet{client: cl, data: r.work.Reads, prefix: r.reads, keys: b.keys}
+		set := &dataSet{client: cl, data: r.work.Reads, prefix: r.reads, keys: b.keys, maySet: r.maySet}
 		if err := set.load(ctx, a); err != nil {
 			return nil, err
 		}

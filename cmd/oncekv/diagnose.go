@@ -29,6 +29,11 @@ func diagnose(ctx context.Context, cmd *cobra.Command, stderr io.Writer, err err
 	if flagErr != nil {
 		return
 	}
+	nobodyAnswers := fmt.Sprintf("No endpoint answers (%s). Is a node running there? --wait waits for one; --endpoints or ONCEKV_ENDPOINTS names others.", legible(strings.Join(endpoints, ", ")))
+	if nobody.Cause == client.ErrNobodyListens {
+		fmt.Fprintln(stderr, nobodyAnswers)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, diagnoseTimeout)
 	defer cancel()
 	views := make([]string, len(endpoints))
@@ -45,13 +50,13 @@ func diagnose(ctx context.Context, cmd *cobra.Command, stderr io.Writer, err err
 		}
 	}
 	if !answered {
-		fmt.Fprintf(stderr, "No endpoint answers (%s). Is a node running there? --endpoints or ONCEKV_ENDPOINTS names others.\n", strings.Join(endpoints, ", "))
+		fmt.Fprintln(stderr, nobodyAnswers)
 	}
 }
 
 // view is how one endpoint sees the cluster; empty if it does not answer.
 func view(ctx context.Context, endpoint string) string {
-	cl, err := client.New(client.Config{Endpoints: []string{endpoint}})
+	cl, err := client.New(client.Config{Endpoints: []string{endpoint}, FailRefused: true})
 	if err != nil {
 		return ""
 	}

@@ -262,15 +262,17 @@ func (f *fakeAPI) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	slices.Sort(keys)
-	at, _ := strconv.Atoi(q.Get("after"))
+	token := q.Get("after")
+	keys = slices.DeleteFunc(keys, func(key string) bool {
+		after, err := base64.RawURLEncoding.DecodeString(token)
+		return err == nil && token != "" && key <= string(after[1:])
+	})
 	var page client.KeysPage
-	for i, key := range keys {
-		if i >= at && i < at+2 {
-			page.Keys = append(page.Keys, f.record(key))
-		}
+	for _, key := range keys[:min(2, len(keys))] {
+		page.Keys = append(page.Keys, f.record(key))
 	}
-	if at+2 < len(keys) {
-		page.Next = strconv.Itoa(at + 2)
+	if len(keys) > 2 {
+		page.Next = client.KeysToken(keys[1])
 	}
 	answerJSON(w, http.StatusOK, page)
 }

@@ -41,7 +41,7 @@ the file takes the value and the JSON has the rest.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.get(cmd.Context(), g, args[0]) },
 	}
 	f := cmd.Flags()
-	g.register(f, 30*time.Second)
+	g.register(a, f, 30*time.Second)
 	a.jsonFlag(f)
 	f.StringVarP(&g.output, "output", "o", "", "file to write the value to")
 	return cmd

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/client"
 )
 
 // importFlags are the command line of an import.
@@ -15,6 +18,8 @@ type importFlags struct {
 	clientFlags
 	prefix   string
 	parallel int
+	exclude  []string
+	dryRun   bool
 }
 
 func (a *app) importCommand() *cobra.Command {
@@ -27,17 +32,32 @@ relative to DIR, with slashes. The content type follows from the extension.
 
 An import can be repeated: files that are set already are "unchanged". A key that
 is set to other bytes is a conflict and stays as it is; then the exit code is 4,
-even if something else failed too. Symbolic links and other special files are
-skipped, and counted.`,
-		Example: `  oncekv import $(go env GOMODCACHE)/cache/download --prefix goproxy/`,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.importDir(cmd.Context(), i, args[0]) },
+even if something else failed too; it is 5 if some files may be set or not, which
+repeating the import tells. A file that changes while it is read is not set.
+Symbolic links and other special files are skipped, and counted.
+
+A key is set for ever, so look first: --dry-run says for every file whether its key
+would be created, is unchanged or is a conflict now, and sets nothing. A prefix
+that does not end in / is asked about on a terminal, and needs --yes without one:
+app would make appindex.html.
+
+--exclude leaves files and directories out, and may be given more than once. A
+pattern without / matches a name at any depth (*.log, .git), one with / the path
+from DIR on (/build, docs/*.tmp, src/**/*.o), and one with / at its end directories
+only (node_modules/).`,
+		Example: `  oncekv import $(go env GOMODCACHE)/cache/download --prefix goproxy/
+  oncekv import dist --prefix app/v1.2.3/ --exclude '*.map' --dry-run`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.importDir(cmd.Context(), i, args[0]) },
 	}
 	f := cmd.Flags()
-	i.register(f, time.Minute)
+	i.register(a, f, time.Minute)
 	a.jsonFlag(f)
 	f.StringVar(&i.prefix, "prefix", "", "put before every key, such as goproxy/")
 	f.IntVar(&i.parallel, "parallel", 8, "files sent at the same time")
+	f.StringArrayVar(&i.exclude, "exclude", nil, "pattern of files and directories to leave out; may be given more than once")
+	f.BoolVar(&i.dryRun, "dry-run", false, "say what would be set, and set nothing")
+	a.yesFlag(f, "a prefix that does not end in / is used")
 	return cmd
 }
 
@@ -45,6 +65,10 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 	const parallelMax = 1024
 	if i.parallel < 1 || i.parallel > parallelMax {
 		return usageErrorf("--parallel must be 1 to %d", parallelMax)
+	}
+	exclude, err := parseExclusions(i.exclude)
+	if err != nil {
+		return err
 	}
 	cl, err := i.client()
 	if err != nil {
@@ -54,15 +78,48 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 	if err != nil {
 		return fmt.Errorf("import: %w", err)
 	}
-	im := &importer{client: cl, root: root, prefix: i.prefix, parallel: i.parallel}
+	im := &importer{client: cl, root: root, prefix: i.prefix, parallel: i.parallel, exclude: exclude}
+	if i.dryRun {
+		im.client, im.sum.dryRun = a.dryRun(cl), true
+	} else if err := a.confirmPrefix(i.prefix); err != nil {
+		return err
+	}
 	if isTerminal(a.stderr) {
-		im.bar = a.progress("import", totalBytes(ctx, root))
+		im.bar = a.progress("import", im.totalBytes(ctx))
 	}
 	start := time.Now()
 	err = im.run(ctx)
 	im.bar.finish()
 	im.sum.took = time.Since(start)
 	return errors.Join(told(a.showSummary(dir, &im.sum)), im.sum.verdict(err))
+}
+
+func parseExclusions(patterns []string) ([]exclusion, error) {
+	var all []exclusion
+	for _, pattern := range patterns {
+		e, err := parseExclusion(pattern)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
+// confirmPrefix asks about a prefix that was hardly meant to be glued to names.
+func (a *app) confirmPrefix(prefix string) error {
+	if prefix == "" || strings.HasSuffix(prefix, "/") {
+		return nil
+	}
+	return a.confirm(fmt.Sprintf("The prefix %s does not end in /, so the file index.html will be the key %s for ever.",
+		shown(prefix), shown(prefix+"index.html")), prefix)
+}
+
+func (a *app) dryRun(cl *client.Client) *dryRun {
+	if a.json {
+		return &dryRun{client: cl}
+	}
+	return &dryRun{client: cl, out: a.stdout}
 }
 
 func (a *app) showSummary(dir string, s *summary) error {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -27,6 +28,7 @@ type importer struct {
 	root     string
 	prefix   string
 	parallel int
+	exclude  []exclusion
 	bar      *progress
 	sum      summary // guarded by itself
 
@@ -80,6 +82,11 @@ func (im *importer) walk(ctx context.Context, files chan<- string) error {
 			return nil
 		case path == im.root && !d.IsDir():
 			return fmt.Errorf("%s is not a directory", path)
+		case path != im.root && im.excluded(path, d.IsDir()):
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		case d.IsDir():
 			return nil
 		case !d.Type().IsRegular():
@@ -95,6 +102,10 @@ func (im *importer) walk(ctx context.Context, files chan<- string) error {
 	})
 }
 
+func (im *importer) excluded(path string, isDir bool) bool {
+	return len(im.exclude) > 0 && slices.ContainsFunc(im.exclude, func(e exclusion) bool { return e.matches(im.relative(path), isDir) })
+}
+
 // send puts one file and notes how it went.
 func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path string) {
 	relative := im.relative(path)
@@ -108,6 +119,9 @@ func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path
 		how = unknown
 	default:
 		how = failed
+	}
+	if errors.Is(err, client.ErrNobodyListens) {
+		stop(err)
 	}
 	if im.sum.add(relative, how, size, err) >= im.parallel {
 		stop(errGaveUp)
@@ -191,11 +205,17 @@ func kindOf(t fs.FileMode) string {
 	return "a device"
 }
 
-// totalBytes adds up the files below root for the progress bar, as far as they
-// can be seen.
-func totalBytes(ctx context.Context, root string) int64 {
+// totalBytes adds up the files to send for the progress bar, as far as they can
+// be seen.
+func (im *importer) totalBytes(ctx context.Context) int64 {
 	var total int64
-	filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+	filepath.WalkDir(im.root, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path != im.root && im.excluded(path, d.IsDir()) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
+		}
 		if err == nil && d.Type().IsRegular() {
 			if info, err := d.Info(); err == nil {
 				total += info.Size()

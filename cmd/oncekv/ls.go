@@ -38,7 +38,7 @@ writes one JSON object for each key, on a line of its own.`,
 		},
 	}
 	f := cmd.Flags()
-	l.register(f, 30*time.Second)
+	l.register(a, f, 30*time.Second)
 	a.jsonFlag(f)
 	f.BoolVarP(&l.long, "long", "l", false, "show revision, size and content type too")
 	f.IntVar(&l.limit, "limit", 0, "end after so many keys; 0 for all")

@@ -25,6 +25,7 @@ type app struct {
 	env    func(name string) string
 
 	json bool
+	yes  bool // what would be asked is answered
 }
 
 // run carries out one command line and returns the exit code. ctx ends when the

@@ -23,7 +23,7 @@ func (a *app) membersCommand() *cobra.Command {
 			return a.withClient(c, func(cl *client.Client) error { return a.listMembers(cmd, cl) })
 		},
 	}
-	c.register(cmd.PersistentFlags(), 30*time.Second)
+	c.register(a, cmd.PersistentFlags(), 30*time.Second)
 	a.jsonFlag(cmd.PersistentFlags())
 	cmd.AddCommand(a.membersList(c), a.membersAdd(c), a.membersRemove(c), a.membersPromote(c), a.membersLeader(c))
 	return cmd
@@ -126,17 +126,30 @@ func (a *app) membersRemove(c *clientFlags) *cobra.Command {
 		Use:   "remove NAME",
 		Short: "Remove a database node for ever",
 		Long: `Remove a database node. Its name may be used again, its data may not. It is
-refused when the others would have no majority, unless --force is given.`,
+refused when the others would have no majority, unless --force is given. On a
+terminal it asks first; without one --yes is needed.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(c, func(cl *client.Client) error {
+				if err := a.confirm(removeQuestion(args[0], force), args[0]); err != nil {
+					return err
+				}
 				return a.changed(cl.RemoveMember(cmd.Context(), args[0], force), "removed", args[0])
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "even if the rest has no majority")
+	a.yesFlag(cmd.Flags(), "the removal")
 	return cmd
+}
+
+func removeQuestion(name string, force bool) string {
+	text := fmt.Sprintf("Node %s will be removed from the cluster for ever: it stops, and its data cannot be used again.", shown(name))
+	if force {
+		text += "\nWith --force that is done even if the others have no majority, and then no key can be set any more."
+	}
+	return text
 }
 
 func (a *app) membersPromote(c *clientFlags) *cobra.Command {

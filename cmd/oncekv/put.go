@@ -45,7 +45,7 @@ takes any text as it is, one that begins with - or @ too.`,
 		},
 	}
 	f := cmd.Flags()
-	p.register(f, 30*time.Second)
+	p.register(a, f, 30*time.Second)
 	a.jsonFlag(f)
 	f.StringVar(&p.value, "value", "", "the value, taken as it is")
 	f.StringVar(&p.contentType, "content-type", "", "kept with the value (default by the name of @FILE, else application/octet-stream)")

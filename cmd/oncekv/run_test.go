@@ -66,7 +66,6 @@ func TestRun_Usage(t *testing.T) {
 		"bench --key-size 10",
 		"bench --key-size 1025",
 		"bench --value-size 1TiB",
-		"bench --endpoints h",
 		"completion",
 		"completion tcsh",
 		"dev --port-offset -1",

@@ -18,7 +18,6 @@ type serveFlags struct {
 	maxValueBytes    byteSize
 	diskReserveBytes byteSize
 	snapshotLogBytes byteSize
-	yes              bool
 	log              logFlags
 }
 
@@ -51,7 +50,7 @@ caught up. With existing data both are ignored.`,
 	f.StringSliceVar(&s.Join, "join", nil, "client URLs of nodes of the cluster to join")
 	f.BoolVar(&s.Learner, "learner", false, "join without ever getting a vote")
 	f.BoolVar(&s.ForceNewCluster, "force-new-cluster", false, "make this node a cluster of its own with the data it has; the way out when the majority is lost for ever")
-	f.BoolVar(&s.yes, "yes", false, "do not ask before --force-new-cluster")
+	a.yesFlag(f, "--force-new-cluster")
 	f.Var(&s.maxValueBytes, "max-value-bytes", "largest value accepted")
 	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk is free than this; 0 for no reserve")
 	f.Var(&s.snapshotLogBytes, "snapshot-log-bytes", "log between two snapshots; what lies before a snapshot is cut off")
@@ -65,7 +64,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	if err := s.complete(); err != nil {
 		return err
 	}
-	if s.ForceNewCluster && !s.yes {
+	if s.ForceNewCluster {
 		if err := a.confirm(forceQuestion(s.Name), s.Name); err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func TestNamesOnTerminal(t *testing.T) {
 			{"batch", filepath.Join(dir, name)},
 			{"ls"}, {"ls", "-l"},
 			{"watch", "--since", "0", "--limit", "1", "--values"},
-			{"members"}, {"members", "leader"}, {"members", "promote", name}, {"stats"},
+			{"members"}, {"members", "leader"}, {"members", "remove", name, "--yes"}, {"stats"},
 			{"bench", name}, {"members", name}, {name},
 			{"__complete", "members", "remove", ""},
 		} {

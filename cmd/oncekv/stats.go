@@ -33,7 +33,7 @@ within 3 seconds is shown with the reason; then the exit code is 1.`,
 			return a.withClient(c, func(cl *client.Client) error { return a.stats(cmd.Context(), cl) })
 		},
 	}
-	c.register(cmd.Flags(), 10*time.Second)
+	c.register(a, cmd.Flags(), 10*time.Second)
 	a.jsonFlag(cmd.Flags())
 	return cmd
 }
@@ -118,7 +118,7 @@ func (d *statsDocument) ask(ctx context.Context) {
 
 // figures asks one node, once: RetryTimeout leaves no time for a second try.
 func figures[T any](ctx context.Context, url string, get func(*client.Client, context.Context) (T, error)) (*T, string) {
-	cl, err := client.New(client.Config{Endpoints: []string{url}})
+	cl, err := client.New(client.Config{Endpoints: []string{url}, FailRefused: true})
 	if err != nil {
 		return nil, err.Error()
 	}

@@ -68,7 +68,8 @@ type problem struct {
 // summary counts the files of an import, or the lines of a batch. It is safe for
 // concurrent use while that runs.
 type summary struct {
-	kind summaryKind
+	kind   summaryKind
+	dryRun bool // nothing is set
 
 	mu       sync.Mutex
 	files    [outcomes]int
@@ -138,6 +139,10 @@ func (s *summary) write(w io.Writer, source string) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if s.dryRun {
+		_, err := fmt.Fprintf(w, "Nothing was set: this is what an import of %s would do now.\n", shown(source))
+		return err
+	}
 	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed]+s.files[invalid]+s.files[unknown] == 0 {
 		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was set to the same bytes already (%s).\n", s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
 		return err
@@ -170,6 +175,7 @@ func (s *summary) writeProblems(w io.Writer) {
 
 // importDocument is the summary as --json shows it.
 type importDocument struct {
+	DryRun    bool        `json:"dry_run,omitempty"` // nothing was set
 	Created   importCount `json:"created"`
 	Unchanged importCount `json:"unchanged"`
 	Conflict  importCount `json:"conflict"`
@@ -188,7 +194,7 @@ type importCount struct {
 func (s *summary) document() importDocument {
 	count := func(o outcome) importCount { return importCount{s.files[o], s.bytes[o]} }
 	return importDocument{
-		Created: count(created), Unchanged: count(unchanged), Conflict: count(conflict), Failed: count(failed), Unknown: count(unknown), Skipped: count(skipped),
+		DryRun: s.dryRun, Created: count(created), Unchanged: count(unchanged), Conflict: count(conflict), Failed: count(failed), Unknown: count(unknown), Skipped: count(skipped),
 		Seconds: s.took.Seconds(), Problems: s.problems,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -28,13 +29,22 @@ func isPiped(stdin io.Reader) bool {
 	return err == nil && st.Mode()&os.ModeCharDevice == 0
 }
 
-// confirm asks a question on the terminal and wants the given word typed.
-// Without a terminal there is nobody to ask, and the answer is yes.
+// confirm asks a question on the terminal and wants the given word typed, unless
+// --yes has answered it. Without a terminal there is nobody to ask, so --yes is
+// needed.
 func (a *app) confirm(question, word string) error {
-	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
+	if a.yes {
 		return nil
 	}
+	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
+		return usageErrorf("%s\nThere is no terminal to ask on: give --yes if that is meant", question)
+	}
 	return ask(a.stdin, a.stderr, question, word)
+}
+
+// yesFlag is the flag of commands that ask before what cannot be taken back.
+func (a *app) yesFlag(flags *pflag.FlagSet, before string) {
+	flags.BoolVar(&a.yes, "yes", false, "do not ask before "+before)
 }
 
 func ask(in io.Reader, out io.Writer, question, word string) error {

@@ -45,7 +45,8 @@ of its own.`,
 		},
 	}
 	f := cmd.Flags()
-	w.register(f, 5*time.Second)
+	w.register(a, f, 5*time.Second)
+	w.forever = true
 	f.Lookup("timeout").Usage = "how long nodes are sought before watch says that there are none, and goes on seeking"
 	a.jsonFlag(f)
 	f.StringVar(&w.since, "since", sinceNow, "revision to begin after, or now")

@@ -1,0 +1,113 @@
+package client
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Silence is what Config.OnSilence is told: a request for which nothing has moved
+// for a while, and which goes on trying.
+type Silence struct {
+	Op        string         // such as `put "foo"`
+	Endpoints []string       // all of them
+	Last      *EndpointError // how the last try ended; nil while the first one waits
+	Until     time.Time      // new tries are begun until then
+}
+
+// silentAfter is how long nothing moves before that is told: a little less than
+// the second after which a person wonders.
+const silentAfter = 800 * time.Millisecond
+
+// silence watches one request. Its methods may be called on nil, which tells
+// nothing.
+type silence struct {
+	tell func(Silence)
+
+	mu    sync.Mutex // held also while tell runs
+	what  Silence
+	timer *time.Timer
+	over  bool // told, or the request has ended
+}
+
+func (c *Client) watchSilence(call *call, until time.Time) *silence {
+	if c.onSilence == nil {
+		return nil
+	}
+	s := &silence{tell: c.onSilence, what: Silence{Op: call.name(), Endpoints: c.endpoints, Until: until}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.timer = time.AfterFunc(silentAfter, s.expired)
+	return s
+}
+
+func (s *silence) expired() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.over = true
+		s.tell(s.what)
+	}
+}
+
+// failed notes how a try ended.
+func (s *silence) failed(err *EndpointError) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.what.Last = err
+}
+
+// moved is called when bytes of the request were read.
+func (s *silence) moved() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		s.timer.Reset(silentAfter)
+	}
+}
+
+// stop returns when nothing is told any more.
+func (s *silence) stop() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	s.timer.Stop()
+}
+
+// nobodyListens reports that there is nothing at any endpoint, nor ever was since
+// the client was made: it does not look like a node that is starting again.
+func (c *Client) nobodyListens(t *tries) bool {
+	if !c.failRefused || t.call.unsure || c.answered.Load() || len(t.failures) < len(c.endpoints) {
+		return false
+	}
+	for _, failure := range t.failures {
+		if !refused(failure.Err) {
+			return false
+		}
+	}
+	return true
+}
+
+// refused: nothing listens there, or there is no such host.
+func refused(err error) bool {
+	var name *net.DNSError
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &name) && name.IsNotFound
+}
+
+// heard notes that an endpoint has answered.
+func (c *Client) heard() {
+	if c.failRefused && !c.answered.Load() {
+		c.answered.Store(true)
+	}
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// clientCommands calls do with every command line that asks a cluster something.
+func clientCommands(t *testing.T, do func(line []string)) {
+	t.Helper()
+	args := map[string][]string{
+		"put": {"k", "v"}, "get": {"k"}, "import": {files(t, map[string]string{"a": "x"})},
+		"add": {"n4", "--peer-url", "http://h:1", "--client-url", "http://h:2"}, "remove": {"n3", "--yes"}, "promote": {"n3"},
+	}
+	everyCommand(func(cmd *cobra.Command, words []string) {
+		if cmd.Flags().Lookup("endpoints") != nil || cmd.InheritedFlags().Lookup("endpoints") != nil {
+			do(append(slices.Clone(words), args[cmd.Name()]...))
+		}
+	})
+}
+
+// Where nothing listens, every command says so at once, and how to wait.
+func TestNobodyListens(t *testing.T) {
+	addr := clustertest.FreeAddr(t)
+	n := 0
+	clientCommands(t, func(line []string) {
+		n++
+		start := time.Now()
+		r := runCommand(t, strings.NewReader("{\"key\":\"k\",\"value\":\"v\"}\n"), map[string]string{"ONCEKV_ENDPOINTS": "http://" + addr}, line...)
+		if r.code != exitFailed || time.Since(start) > 5*time.Second || !strings.Contains(r.stderr, "refused") || !strings.Contains(r.stderr, "--wait") {
+			t.Errorf("%q: exit code %d after %s\n%s", line, r.code, time.Since(start), r.stderr)
+		}
+	})
+	if n < 13 {
+		t.Errorf("%d command lines were tried", n)
+	}
+}
+
+// safeBuffer tells of what is written to it.
+type safeBuffer struct {
+	mu      sync.Mutex
+	text    strings.Builder
+	written chan struct{}
+}
+
+func newSafeBuffer() *safeBuffer { return &safeBuffer{written: make(chan struct{}, 1)} }
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case b.written <- struct{}{}:
+	default:
+	}
+	return b.text.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// A command that waits says within about a second for whom, and until when.
+func TestSilenceIsTold(t *testing.T) {
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // connects, and never answers
+	must(t, err)
+	defer hung.Close()
+	closed := clustertest.FreeAddr(t)
+	for _, line := range [][]string{
+		{"get", "k", "--endpoints", hung.Addr().String()},
+		{"put", "k", "v", "--endpoints", closed, "--wait"},
+		{"members", "--endpoints", closed, "--wait"},
+		{"ls", "--endpoints", closed + "," + hung.Addr().String()},
+		{"watch", "--endpoints", closed, "--wait", "--since", "0"},
+		{"stats", "--endpoints", closed, "--wait"},
+		{"import", files(t, map[string]string{"a": "x", "b": "x"}), "--endpoints", closed, "--wait"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		stderr, ended := newSafeBuffer(), make(chan int, 1)
+		start := time.Now()
+		go func() {
+			ended <- run(ctx, line, nil, io.Discard, stderr, func(string) string { return "" })
+		}()
+		select {
+		case <-stderr.written:
+		case <-ended:
+		case <-time.After(20 * time.Second):
+		}
+		got := stderr.String()
+		if took := time.Since(start); took < 500*time.Millisecond || took > 5*time.Second || !strings.HasPrefix(got, "oncekv: no node answers at http://"+line[slices.Index(line, "--endpoints")+1][:9]) || !strings.Contains(got, "trying until") {
+			t.Errorf("%q: after %s:\n%s", line, took, got)
+		}
+		cancel()
+		<-ended
+		if all := stderr.String(); strings.Count(all, "trying until") != 1 {
+			t.Errorf("%q: said more than once:\n%s", line, all)
+		}
+	}
+}
+
+// --wait waits for a node that comes later.
+func TestWait_NodeComesLater(t *testing.T) {
+	addr := clustertest.FreeAddr(t)
+	stderr, ended := newSafeBuffer(), make(chan int, 1)
+	go func() {
+		ended <- run(t.Context(), []string{"put", "k", "v", "--endpoints", addr}, nil, io.Discard, stderr, func(name string) string {
+			return map[string]string{"ONCEKV_WAIT": "true"}[name]
+		})
+	}()
+	<-stderr.written
+	f := newFakeAPI(t)
+	l, err := net.Listen("tcp", addr)
+	must(t, err)
+	server := &http.Server{Handler: f.Config.Handler}
+	defer server.Close()
+	go server.Serve(l)
+	if code := <-ended; code != exitDone || f.body("k") != "v" {
+		t.Fatalf("exit code %d\n%s", code, stderr.String())
+	}
+}
+
+// A put that takes its time while its bytes move is no silence.
+func TestSilence_SlowButMoving(t *testing.T) {
+	f := newFakeAPI(t)
+	f.receive = func(body io.Reader) {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for range 30 {
+			<-tick.C
+			io.CopyN(io.Discard, body, 256<<10)
+		}
+	}
+	r := f.command(t, nil, "put", "k", "@"+largeFile(t)) // the fake takes what is left for the value
+	if strings.Contains(r.stderr, "no node answers") {
+		t.Errorf("said %s", r.stderr)
+	}
+}
