@@ -166,7 +166,7 @@ func (l *batchLine) decided(result kvstore.PutResult) {
 	l.result.Status = result.Outcome.String()
 	l.result.Revision, l.result.SHA256, l.result.Size = uint64(m.Revision), m.SHA256.String(), &m.Size
 	if result.Outcome == kvstore.Conflict {
-		l.result.Detail = fmt.Sprintf("the key is set to other bytes since revision %d, for ever; choose another key", m.Revision)
+		l.result.Detail = fmt.Sprintf("the key is set to other bytes %s, for ever; choose another key", since(m))
 	}
 }
 

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -186,7 +187,7 @@ func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
 		// Definite, whatever it is: nothing was proposed. So not p.db's errors.
 		return problemFor(reading, err)
 	case !t.ifMatch.strong(etagOf(v.SHA256)):
-		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is set to other bytes, for ever", string(key)).ofWinner(&v.Meta)
+		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is set to other bytes %s, for ever", string(key), since(&v.Meta)).ofWinner(&v.Meta)
 	}
 	return nil
 }
@@ -201,12 +202,17 @@ func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, t *terms) (crea
 	switch {
 	case !created && t.ifNoneMatch.given && t.ifNoneMatch.weak(etagOf(winner.SHA256)):
 		return false, newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition,
-			"If-None-Match is false: key %q is set since revision %d", string(key), winner.Revision).ofWinner(winner)
+			"If-None-Match is false: key %q is set %s", string(key), since(winner)).ofWinner(winner)
 	case result.Outcome == kvstore.Conflict && !t.keep:
 		return false, newProblem(http.StatusConflict, client.ProblemConflict,
-			"key %q is set to other bytes since revision %d, for ever; choose another key", string(key), winner.Revision).ofWinner(winner)
+			"key %q is set to other bytes %s, for ever; choose another key", string(key), since(winner)).ofWinner(winner)
 	}
 	return created, nil
+}
+
+// since says in a sentence which put won, and what it set.
+func since(winner *kvstore.Meta) string {
+	return fmt.Sprintf("since revision %d (%d bytes, sha256 %s)", winner.Revision, winner.Size, winner.SHA256)
 }
 
 // decided answers a put from its result.

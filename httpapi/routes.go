@@ -113,7 +113,10 @@ func (rt *router) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sentence := r.Method + " is not a method of this resource; it takes " + allow
-	if carriesKey(r.URL.Path) {
+	switch {
+	case r.Method == http.MethodPost && carriesKey(r.URL.Path): // who posts to a key means to set it
+		sentence = "to set this key, use PUT " + r.URL.EscapedPath() + " with the value as its body (or POST " + pathTwin + " with a JSON document); this resource takes " + allow
+	case carriesKey(r.URL.Path):
 		sentence = "keys are set once, and never changed or deleted, so there is no " + r.Method + "; this resource takes " + allow
 	}
 	newProblem(http.StatusMethodNotAllowed, client.ProblemMethod, "%s", sentence).with("Allow", allow).write(w)

@@ -32,10 +32,13 @@ func TestRoutes_MethodNotAllowed(t *testing.T) {
 	n := newNode(t)
 	n.db.set("a", "", "v")
 	for _, tt := range []struct{ target, allow, methods, says string }{
-		{"/key/a", "GET, HEAD, PUT", "DELETE PATCH POST OPTIONS TRACE BREW", "set once"},
+		{"/key/a", "GET, HEAD, PUT", "DELETE PATCH OPTIONS TRACE BREW", "set once"},
+		{"/key/a", "GET, HEAD, PUT", "POST", "use PUT /key/a "},
+		{"/key/a%2Fb%20c", "GET, HEAD, PUT", "POST", "use PUT /key/a%2Fb%20c "},
+		{"/keep/a", "GET, HEAD, PUT", "POST", "use PUT /keep/a "},
 		{"/key/a%2Fb//", "GET, HEAD, PUT", "DELETE", "set once"},
 		{"/%6bey/a", "GET, HEAD, PUT", "DELETE", "set once"},
-		{"/keep/a", "GET, HEAD, PUT", "DELETE PATCH POST", "set once"},
+		{"/keep/a", "GET, HEAD, PUT", "DELETE PATCH", "set once"},
 		{"/key?key=a", "GET, HEAD, PUT, POST", "DELETE PATCH", "set once"},
 		{"/changes", "GET, HEAD", "PUT POST DELETE", "takes"},
 		{"/members", "GET, HEAD, POST", "DELETE PUT", "takes"},

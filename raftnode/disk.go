@@ -61,6 +61,9 @@ func diskErr(err error, format string, args ...any) error {
 	case shortage.Is(err):
 		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), shortage.Explain(err))
 	}
+	if errors.Is(err, ErrDisk) { // it has said so
+		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)
+	}
 	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
 }
 

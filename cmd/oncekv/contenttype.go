@@ -4,9 +4,22 @@ import (
 	"mime"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 )
 
-const contentTypeDefault = "application/octet-stream"
+const (
+	contentTypeDefault = "application/octet-stream"
+	contentTypeText    = "text/plain; charset=utf-8"
+)
+
+// typedContentType is that of a value that somebody typed. It is the one that
+// POST /key has for text, so that a browser shows it.
+func typedContentType(value string) string {
+	if utf8.ValidString(value) {
+		return contentTypeText
+	}
+	return contentTypeDefault
+}
 
 // contentTypeOf guesses a file's content type by its extension. The own table
 // comes first: what package mime knows besides a few types of the web depends
@@ -25,7 +38,7 @@ func contentTypeOf(path string) string {
 func ownContentType(ext string) string {
 	switch ext {
 	case ".mod", ".sum", ".ziphash", ".txt", ".log", ".go", ".proto", ".sh", ".py", ".rs", ".c", ".h", ".ts", ".conf", ".ini":
-		return "text/plain; charset=utf-8"
+		return contentTypeText
 	case ".md":
 		return "text/markdown; charset=utf-8"
 	case ".csv":

@@ -16,7 +16,7 @@
 //	oncekv bench [put|get|absent|batch|mixed]
 //	                               measure how many requests are answered, and how fast
 //	oncekv completion SHELL        write the shell's completion script
-//	oncekv version
+//	oncekv version, oncekv --version
 //
 // The package turns flags and environment into configurations of
 // internal/server and calls of package client, and their errors into exit codes.
@@ -38,11 +38,20 @@
 //     runners signal a process twice.
 //  5. Nothing exits because another process is not up yet.
 //  6. A progress bar shows only on a terminal.
-//  7. What is lost on standard error changes nothing: a node whose log nobody reads
+//  7. An argument or flag that is given and empty is a usage error.
+//  8. What cannot be taken back is asked about on a terminal, and needs --yes
+//     without one, if it is more than the one key that was named.
+//  9. A command that waits for a node says so within a second. Where nothing
+//     listens it fails at once, unless --wait is given.
+//  10. What is lost on standard error changes nothing: a node whose log nobody reads
 //     any more serves on.
 //
 // # Caveats
 //
 // The content type of a value is kept for ever, like the value. put takes it
-// from --content-type or the name of @FILE, import from each file's name.
+// from --content-type or the name of @FILE, and typed text is text/plain; import
+// takes it from each file's name.
+//
+// A file changes while it is read: what of it was read is not set. Names and
+// sentences that others chose are shown to people by shown and legible only.
 package main

@@ -63,6 +63,7 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 	}
 	obj, err := cl.Get(ctx, key, client.GetOptions{})
 	if errors.Is(err, client.ErrNotFound) {
+		a.hintPrefix(ctx, cl, key)
 		return notSetError(key)
 	}
 	if err != nil {
@@ -87,6 +88,35 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 		return fmt.Errorf("get %q: %w", key, err)
 	}
 	return nil
+}
+
+// hintPrefix tells who asked for a key that is not set how many keys begin with
+// it, as a directory's do.
+func (a *app) hintPrefix(ctx context.Context, cl *client.Client, key string) {
+	const (
+		countMax = 1000
+		timeout  = time.Second // it is only a hint
+	)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	n := 0
+	for _, err := range cl.Keys(ctx, client.KeysOptions{Prefix: key, Local: true, PageLimit: countMax}) {
+		if err != nil {
+			return
+		}
+		if n++; n == countMax {
+			break
+		}
+	}
+	switch n {
+	case 0:
+	case 1:
+		fmt.Fprintf(a.stderr, "One key begins with %s; oncekv ls shows it.\n", shown(key))
+	case countMax:
+		fmt.Fprintf(a.stderr, "%d keys or more begin with %s; oncekv ls shows them.\n", n, shown(key))
+	default:
+		fmt.Fprintf(a.stderr, "%d keys begin with %s; oncekv ls shows them.\n", n, shown(key))
+	}
 }
 
 // writeDocument writes the record and the value as one JSON document, with

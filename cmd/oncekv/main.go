@@ -62,8 +62,9 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "oncekv",
-		Short: "A key-value store in which every key is set once",
+		Use:     "oncekv",
+		Short:   "A key-value store in which every key is set once",
+		Version: readBuild().line(),
 		Long: `oncekv is a key-value store in which every key is set once: a value that was
 found is right for ever. It is replicated over a few database nodes and served
 from as many cache nodes as you like.
@@ -82,6 +83,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 outcome unknow
 			return usageErrorf("say what to do")
 		},
 	}
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(
 		a.devCommand(), a.serveCommand(), a.cacheCommand(), a.adminCommand(),
 		a.putCommand(), a.getCommand(), a.lsCommand(), a.watchCommand(), a.batchCommand(), a.importCommand(),

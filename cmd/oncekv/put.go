@@ -34,7 +34,8 @@ func (a *app) putCommand() *cobra.Command {
 
 The value is the argument, or with - what standard input brings, or with @FILE a
 file's bytes. Without it standard input is read if something is piped in. --value
-takes any text as it is, one that begins with - or @ too.`,
+takes any text as it is, one that begins with - or @ too, or none at all. A file that
+changes while it is read is not set.`,
 		Example: `  oncekv put greeting hello
   oncekv put app/v1.2.3/main.js @dist/main.js
   tar c . | oncekv put backup/2026-08-01.tar`,
@@ -48,7 +49,7 @@ takes any text as it is, one that begins with - or @ too.`,
 	p.register(a, f, 30*time.Second)
 	a.jsonFlag(f)
 	f.StringVar(&p.value, "value", "", "the value, taken as it is")
-	f.StringVar(&p.contentType, "content-type", "", "kept with the value (default by the name of @FILE, else application/octet-stream)")
+	f.StringVar(&p.contentType, "content-type", "", "kept with the value (default text/plain for typed text, by the name of @FILE, else application/octet-stream)")
 	f.BoolVar(&p.ifAbsent, "if-absent", false, "fail if the key is set at all, even to the same value")
 	f.StringVar(&p.putID, "put-id", "", "name of this put: repeating it with the same name counts as the same put (default a new one)")
 	return cmd
@@ -110,7 +111,7 @@ func (a *app) source(ctx context.Context, p *putFlags, rest []string) (*source, 
 }
 
 func textSource(s string) *source {
-	return &source{body: strings.NewReader(s), close: func() error { return nil }}
+	return &source{body: strings.NewReader(s), contentType: typedContentType(s), close: func() error { return nil }}
 }
 
 func (a *app) inputSource(ctx context.Context) (*source, error) {
@@ -118,7 +119,21 @@ func (a *app) inputSource(ctx context.Context) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read standard input: %w", err)
 	}
-	return &source{body: value.body, close: value.close}, nil
+	from := &source{body: value.body, close: value.close}
+	if isTerminal(a.stdin) {
+		from.contentType, err = typedInput(value.body)
+	}
+	return from, err
+}
+
+// typedInput is the content type of what was typed on a terminal.
+func typedInput(body io.ReadSeeker) (string, error) {
+	typed, err := io.ReadAll(body)
+	if err != nil {
+		return "", err
+	}
+	_, err = body.Seek(0, io.SeekStart)
+	return typedContentType(string(typed)), err
 }
 
 // fileSource also takes a named pipe, whose opening waits for a writer.

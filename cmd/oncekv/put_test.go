@@ -23,17 +23,20 @@ func TestPut_Sources(t *testing.T) {
 		want        string
 		contentType string
 	}{
-		{"argument", []string{"v"}, "ignored", "v", contentTypeDefault},
+		{"argument", []string{"v"}, "ignored", "v", contentTypeText},
 		{"stdin", nil, "from a pipe", "from a pipe", contentTypeDefault},
 		{"empty stdin", nil, "", "", contentTypeDefault},
 		{"dash", []string{"-"}, "dashed", "dashed", contentTypeDefault},
 		{"large stdin", []string{"-"}, large, large, contentTypeDefault},
 		{"file", []string{"@" + file}, "", "{}", "application/json"},
 		{"file with type", []string{"@" + file, "--content-type", "text/x-mine"}, "", "{}", "text/x-mine"},
-		{"literal dash", []string{"--value", "-"}, "", "-", contentTypeDefault},
-		{"literal at", []string{"--value=@x"}, "", "@x", contentTypeDefault},
-		{"literal empty", []string{"--value="}, "ignored", "", contentTypeDefault},
-		{"a//b/../ü+ %41", []string{"v"}, "", "v", contentTypeDefault},
+		{"literal dash", []string{"--value", "-"}, "", "-", contentTypeText},
+		{"literal at", []string{"--value=@x"}, "", "@x", contentTypeText},
+		{"literal empty", []string{"--value="}, "ignored", "", contentTypeText},
+		{"typed words", []string{"ünïcode\nand lines"}, "", "ünïcode\nand lines", contentTypeText},
+		{"typed bytes", []string{"\xff\xfe"}, "", "\xff\xfe", contentTypeDefault},
+		{"typed with type", []string{"<p>", "--content-type", "text/html"}, "", "<p>", "text/html"},
+		{"a//b/../ü+ %41", []string{"v"}, "", "v", contentTypeText},
 	} {
 		t.Run(c.key, func(t *testing.T) {
 			f.command(t, strings.NewReader(c.input), append([]string{"put", c.key}, c.args...)...).want(t, exitDone).wantStdout(t, "created "+c.key+": revision ")

@@ -75,6 +75,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	if err != nil {
 		return startError(ctx, "database node "+s.Name, err)
 	}
+	fmt.Fprintf(a.stderr, "database node %s: clients at %s, database nodes at %s, data in %s\n", s.Name, db.URL(), db.PeerURL(), shown(s.DataDir))
 	return a.supervise(ctx, namedNode{"database node " + s.Name, db})
 }
 

@@ -29,13 +29,15 @@ func (a *app) versionCommand() *cobra.Command {
 			if a.json {
 				return writeJSON(a.stdout, b)
 			}
-			_, err := fmt.Fprintf(a.stdout, "oncekv %s %s %s\n", b.Version, b.Go, b.Platform)
+			_, err := fmt.Fprintln(a.stdout, b.line())
 			return err
 		},
 	}
 	a.jsonFlag(cmd.Flags())
 	return cmd
 }
+
+func (b build) line() string { return fmt.Sprintf("oncekv %s %s %s", b.Version, b.Go, b.Platform) }
 
 func readBuild() build {
 	b := build{Version: version.String(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}

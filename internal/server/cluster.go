@@ -119,6 +119,16 @@ func (v clusterView) TransferLeader(ctx context.Context, to string) error {
 	return clusterError(v.d.node.TransferLeader(ctx, to))
 }
 
+// meaning is an error in its own words that is also another one, for the package
+// that knows only that.
+type meaning struct {
+	error
+	also error
+}
+
+// Unwrap returns both.
+func (m meaning) Unwrap() []error { return []error{m.error, m.also} }
+
 // clusterError gives an error of raftnode its meaning for httpapi.
 func clusterError(err error) error {
 	var refused *raftnode.RefusedError
@@ -128,9 +138,9 @@ func clusterError(err error) error {
 	case errors.As(err, &refused):
 		return httpapi.RefusedError{Reason: refused.Reason}
 	case errors.Is(err, raftnode.ErrUnknownMember):
-		return fmt.Errorf("%w (%w)", httpapi.ErrUnknownMember, err)
+		return meaning{err, httpapi.ErrUnknownMember}
 	case errors.Is(err, raftnode.ErrBadMember):
-		return fmt.Errorf("%w: %w", httpapi.ErrBadMember, err)
+		return meaning{err, httpapi.ErrBadMember}
 	}
 	return storeError(err)
 }

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -41,9 +40,9 @@ func (l replicatedLog) ReadIndex(ctx context.Context) error {
 func storeError(err error) error {
 	switch {
 	case errors.Is(err, raftnode.ErrOverloaded):
-		return fmt.Errorf("%w: %w", kvstore.ErrOverloaded, err)
+		return meaning{err, kvstore.ErrOverloaded}
 	case errors.Is(err, raftnode.ErrUnavailable), errors.Is(err, raftnode.ErrStopped), errors.Is(err, raftnode.ErrCommandTooLarge):
-		return fmt.Errorf("%w: %w", kvstore.ErrUnavailable, err)
+		return meaning{err, kvstore.ErrUnavailable}
 	}
-	return fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, err)
+	return meaning{err, kvstore.ErrOutcomeUnknown}
 }
