@@ -279,7 +279,10 @@ func (c *Client) patience(ctx context.Context) time.Duration {
 func (c *Client) send(ctx context.Context, endpoint string, call *call, sent *atomic.Bool, moved func()) (*http.Response, error) {
 	// A request that got a connection may have left in part, whatever the
 	// transport reports afterwards.
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		sent.Store(true)
+		call.silence.connected()
+	}, Got100Continue: c.heard}
 	var body io.ReadCloser
 	switch {
 	case call.body != nil:

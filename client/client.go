@@ -43,8 +43,10 @@ type Config struct {
 	FailRefused bool
 
 	// OnSilence is called when a request has moved no byte and had no answer for
-	// nearly a second, once for each request, from a goroutine that the request
-	// waits for. It should return soon.
+	// nearly a second (three, if it has a connection), and a try has failed or no
+	// endpoint has ever answered. It is
+	// called once for each request, from a goroutine that the request waits for,
+	// and should return soon.
 	OnSilence func(Silence)
 }
 
@@ -69,7 +71,7 @@ type Client struct {
 	ownTransport bool
 	failRefused  bool
 	onSilence    func(Silence)
-	answered     atomic.Bool // some endpoint has, ever; kept for failRefused only
+	answered     atomic.Bool // some endpoint has, ever; kept for the two above only
 
 	// together lets concurrent calls travel together; nil: each goes alone.
 	together *coalescer

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // Silence is what Config.OnSilence is told: a request for which nothing has moved
-// for a while, and which goes on trying.
+// for a while, and which goes on trying. Either a try has failed, or no endpoint
+// has answered anything yet; one that takes its time is not silent.
 type Silence struct {
 	Op        string         // such as `put "foo"`
 	Endpoints []string       // all of them
@@ -17,18 +19,24 @@ type Silence struct {
 	Until     time.Time      // new tries are begun until then
 }
 
-// silentAfter is how long nothing moves before that is told: a little less than
-// the second after which a person wonders.
-const silentAfter = 800 * time.Millisecond
+// How long nothing moves before that is told: a little less than the second after
+// which a person wonders, or longer where somebody has taken the connection, who may
+// just be slow.
+const (
+	silentAfter          = 800 * time.Millisecond
+	silentAfterConnected = 3 * time.Second
+)
 
 // silence watches one request. Its methods may be called on nil, which tells
 // nothing.
 type silence struct {
-	tell func(Silence)
+	tell  func(Silence)
+	heard *atomic.Bool // some endpoint has answered, ever
 
 	mu    sync.Mutex // held also while tell runs
 	what  Silence
 	timer *time.Timer
+	after time.Duration
 	over  bool // told, or the request has ended
 }
 
@@ -36,17 +44,21 @@ func (c *Client) watchSilence(call *call, until time.Time) *silence {
 	if c.onSilence == nil {
 		return nil
 	}
-	s := &silence{tell: c.onSilence, what: Silence{Op: call.name(), Endpoints: c.endpoints, Until: until}}
+	s := &silence{tell: c.onSilence, heard: &c.answered, what: Silence{Op: call.name(), Endpoints: c.endpoints, Until: until}, after: silentAfter}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.timer = time.AfterFunc(silentAfter, s.expired)
+	s.timer = time.AfterFunc(s.after, s.expired)
 	return s
 }
 
 func (s *silence) expired() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over {
+	switch {
+	case s.over:
+	case s.what.Last == nil && s.heard.Load(): // it is there, and slow
+		s.timer.Reset(s.after)
+	default:
 		s.over = true
 		s.tell(s.what)
 	}
@@ -59,7 +71,29 @@ func (s *silence) failed(err *EndpointError) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.what.Last = err
+	first := s.what.Last == nil
+	if s.what.Last = err; first {
+		s.again(silentAfter)
+	}
+}
+
+// connected is called when the request has a connection.
+func (s *silence) connected() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.what.Last == nil {
+		s.again(silentAfterConnected)
+	}
+}
+
+// again gives the request its time again.
+func (s *silence) again(after time.Duration) {
+	if s.after = after; !s.over {
+		s.timer.Reset(after)
+	}
 }
 
 // moved is called when bytes of the request were read.
@@ -69,9 +103,7 @@ func (s *silence) moved() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over {
-		s.timer.Reset(silentAfter)
-	}
+	s.again(s.after)
 }
 
 // stop returns when nothing is told any more.
@@ -107,7 +139,7 @@ func refused(err error) bool {
 
 // heard notes that an endpoint has answered.
 func (c *Client) heard() {
-	if c.failRefused && !c.answered.Load() {
+	if (c.failRefused || c.onSilence != nil) && !c.answered.Load() {
 		c.answered.Store(true)
 	}
 }

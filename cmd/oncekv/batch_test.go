@@ -165,14 +165,15 @@ func TestBatch_NotDone(t *testing.T) {
 	for _, c := range []struct {
 		refuse, code int
 		kind         string
+		counted      string
 	}{
-		{http.StatusServiceUnavailable, exitFailed, client.ProblemUnavailable},
-		{http.StatusGatewayTimeout, exitUnknown, client.ProblemOutcomeUnknown},
+		{http.StatusServiceUnavailable, exitFailed, client.ProblemUnavailable, "failed  1"},
+		{http.StatusGatewayTimeout, exitUnknown, client.ProblemOutcomeUnknown, "unknown  1"},
 	} {
 		f := newFakeAPI(t)
 		f.locked(func() { f.refuse = c.refuse })
 		r := f.command(t, strings.NewReader(input), "batch", "--timeout", "20ms").want(t, c.code)
-		r.wantStderr(t, "the batch is not complete: line 2 and those after it have no result").wantStdout(t, "failed  1")
+		r.wantStderr(t, "the batch is not complete: line 2 and those after it have no result").wantStdout(t, c.counted)
 		r = f.command(t, strings.NewReader(input), "batch", "--timeout", "20ms", "--json").want(t, c.code)
 		all := batchResults(t, r.stdout)
 		if len(all) != 1 || all[0].Status != client.BatchError || all[0].Line != 2 || all[0].Type != c.kind {

@@ -100,10 +100,14 @@ func (o *batchOutput) show(l batchLine, how outcome, r client.BatchResult) error
 // stopped ends the output of a batch that could not go on. first and those in
 // notes were taken and have no result.
 func (o *batchOutput) stopped(first batchLine, notes <-chan batchLine, why error) error {
-	o.sum.add("", failed, first.size, nil)
+	how := failed
+	if errors.Is(why, client.ErrOutcomeUnknown) {
+		how = unknown
+	}
+	o.sum.add("", how, first.size, nil)
 	for l := range notes {
 		if l.err == nil {
-			o.sum.add("", failed, l.size, nil)
+			o.sum.add("", how, l.size, nil)
 		}
 	}
 	if o.results != nil {

@@ -106,10 +106,14 @@ func (s *summary) verdict(stopped error) error {
 	switch {
 	case s.files[conflict] > 0:
 		return errors.Join(errConflicts, stopped)
-	case s.files[unknown] > 0:
-		return errors.Join(&undecidedError{s.files[unknown], s.kind}, stopped)
 	case stopped != nil:
-		return fmt.Errorf("the %s is not complete: %w", s.kind.command(), stopped)
+		err := fmt.Errorf("the %s is not complete: %w", s.kind.command(), stopped)
+		if s.files[unknown] > 0 {
+			err = errors.Join(err, &undecidedError{s.files[unknown], s.kind})
+		}
+		return err
+	case s.files[unknown] > 0:
+		return &undecidedError{s.files[unknown], s.kind}
 	case s.files[invalid] > 0:
 		return fmt.Errorf("%d invalid %ss were not put", s.files[invalid], s.kind.thing())
 	case s.files[failed] > 0:
