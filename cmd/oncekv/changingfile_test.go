@@ -283,3 +283,49 @@ func TestImport_OutcomeUnknown(t *testing.T) {
 	}
 	f.command(t, nil, "import", dir, "--timeout", "50ms").want(t, exitUnknown).wantStdout(t, "unknown  1").wantStderr(t, "unknown: a: ", "may be put or not")
 }
+
+// The first signal ends an import with its summary, in which what was under way
+// may be put or not.
+func TestImport_InterruptedMidPut(t *testing.T) {
+	f := newFakeAPI(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	arrived := make(chan struct{})
+	f.receive = func(io.Reader) {
+		cancel()
+		<-arrived
+	}
+	defer close(arrived)
+	var stdout, stderr strings.Builder
+	code := run(ctx, []string{"import", files(t, map[string]string{"a": "x"}), "--endpoints", f.URL}, nil, &stdout, &stderr, func(string) string { return "" })
+	if code != exitUnknown || !strings.Contains(stdout.String(), "unknown  1") || !strings.Contains(stderr.String(), "interrupted") {
+		t.Fatalf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
+	}
+}
+
+// Standard input that stands behind the end of its file is no empty value.
+func TestPut_BehindTheEnd(t *testing.T) {
+	f := newFakeAPI(t)
+	path := filepath.Join(t.TempDir(), "in")
+	must(t, os.WriteFile(path, []byte("0123456789"), 0o600))
+	in, err := os.Open(path)
+	must(t, err)
+	defer in.Close()
+	_, err = in.Seek(8, io.SeekStart)
+	must(t, err)
+	must(t, os.Truncate(path, 4))
+	f.command(t, in, "put", "k").want(t, exitFailed)
+	if _, set := f.value("k"); set {
+		t.Error("set")
+	}
+}
+
+func TestTypedContentType(t *testing.T) {
+	for value, want := range map[string]string{"": contentTypeText, "text\n": contentTypeText, "\xff": contentTypeDefault} {
+		body := strings.NewReader(value)
+		got, err := typedInput(body)
+		if err != nil || got != want || body.Len() != len(value) {
+			t.Errorf("%q: %s, %v, %d bytes left", value, got, err, body.Len())
+		}
+	}
+}

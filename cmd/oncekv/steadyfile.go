@@ -20,6 +20,9 @@ var errFileChanged = errors.New("the file changed while it was read, so nothing 
 // last ones are handed out only when the file has ended there and has not changed
 // since. A put that lacks them is not carried out.
 //
+// What a program writes through a mapping into memory may leave no trace until it is
+// stored; that is not noticed.
+//
 // It is used by one goroutine at a time.
 type steadyFile struct {
 	file  *os.File
@@ -88,6 +91,9 @@ func newSteadyFile(ctx context.Context, f *os.File, path string) (*steadyFile, e
 		pause := was.fresh()
 		if pause <= 0 {
 			start, err := f.Seek(0, io.SeekCurrent)
+			if err == nil && start > was.size {
+				return nil, errFileChanged // somebody has cut off what was to be read
+			}
 			return &steadyFile{file: f, path: path, was: was, start: start, at: start}, err
 		}
 		select {
