@@ -13,6 +13,10 @@ import (
 // spoolMemoryBytes is what a spool holds before it begins a file.
 const spoolMemoryBytes = 256 << 10
 
+// SpillPrefix begins the names of the files that results spill to. They have a
+// name for a moment only; a crash in it leaves one.
+const SpillPrefix = "oncekv-results-"
+
 // errStalled is returned when a spool is full and nothing is taken from it.
 var errStalled = errors.New("the results waiting to be read are more than are kept")
 
@@ -110,7 +114,7 @@ func (s *spool) spill() bool {
 }
 
 func unnamedFile(dir string) (*os.File, error) {
-	f, err := os.CreateTemp(dir, "oncekv-results-*")
+	f, err := os.CreateTemp(dir, SpillPrefix+"*")
 	if err != nil {
 		return nil, err
 	}

@@ -258,9 +258,9 @@ func writeValues(t *testing.T, dir string, total int64) map[string]string {
 func newDev(t *testing.T, bin string) (dev *clustertest.Process, urls []string) {
 	t.Helper()
 	for range 100 {
-		offset := 1000 + rand.IntN(1900)*10 // all ports stay below those the kernel gives out
+		offset := 1100 + rand.IntN(180)*100 // all ports stay below those the kernel gives out
 		var addrs []string
-		for _, first := range []int{11000, 12000, 5551} {
+		for _, first := range []int{11000, 12530, 5551} {
 			for i := range 3 {
 				addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", first+offset+i))
 			}

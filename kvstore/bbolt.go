@@ -65,10 +65,13 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 	return e, nil
 }
 
+// creating ends the name of a file that is being made.
+const creating = ".new"
+
 // createBolt makes an empty file under another name first, so that a crash in
 // the middle never leaves a file that looks damaged.
 func createBolt(path string) error {
-	tmp := path + ".new"
+	tmp := path + creating
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("create store file: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // The files of a store's directory.
@@ -22,6 +23,15 @@ const (
 	historyMapBytes = 10 << 30
 	indexMapBytes   = 1 << 30
 )
+
+// IsFile reports whether a store keeps something of that name in its directory.
+func IsFile(name string) bool {
+	switch strings.TrimSuffix(name, creating) {
+	case historyFile, indexFile, stagingFile, scratchFile:
+		return true
+	}
+	return false
+}
 
 // OpenStoreDir opens the store in directory dir, which is made when missing:
 // history.db, index.db and, during a snapshot, staging.db. It fills the engines

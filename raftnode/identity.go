@@ -28,7 +28,45 @@ type identity struct {
 
 const identityFormat = 1
 
-func identityPath(dir string) string { return filepath.Join(dir, "identity") }
+const identityFile = "identity"
+
+func identityPath(dir string) string { return filepath.Join(dir, identityFile) }
+
+// IsFile reports whether a node keeps something of that name in its data
+// directory.
+func IsFile(name string) bool {
+	switch name {
+	case identityFile, identityFile + replacing, filepath.Base(walDir("")), filepath.Base(snapDir("")):
+		return true
+	}
+	return false
+}
+
+// RemoveIdentity makes a data directory nobody's: the node that starts on it is
+// another one. It is no error that there is none.
+func RemoveIdentity(dir string) error {
+	if err := os.Remove(identityPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// HasIdentity reports whether a data directory belongs to a node: false when it
+// is new, or was emptied, or is not there.
+func HasIdentity(dir string) bool {
+	_, err := os.Lstat(identityPath(dir))
+	return err == nil
+}
+
+// Founders returns the members that formed the cluster to which a data directory
+// belongs; none when it is new, or when its node joined a cluster that was there.
+func Founders(dir string) ([]Member, error) {
+	id, err := loadIdentity(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return id.Founders, err
+}
 
 // loadIdentity reads dir's identity; fs.ErrNotExist if there is none.
 func loadIdentity(dir string) (identity, error) {
@@ -58,8 +96,11 @@ func (id identity) save(dir string) error {
 	return nil
 }
 
+// replacing ends the name of a file that is about to replace another.
+const replacing = ".tmp"
+
 func replaceFile(path string, b []byte) error {
-	tmp := path + ".tmp"
+	tmp := path + replacing
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err

@@ -2,13 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
-	"text/tabwriter"
-	"time"
+	"strconv"
+	"sync"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -16,35 +17,32 @@ import (
 	"github.com/Focinfi/oncekv/internal/server"
 )
 
-// Ports of the local cluster: the first of three each, and the admin's.
-const (
-	devDatabasePort = 11000
-	devPeerPort     = 12000
-	devCachePort    = 5551
-	devAdminPort    = 5546
-	devNodes        = 3
-	devOffsetMax    = 65535 - devPeerPort - devNodes
-)
-
 // devFlags are the command line of the local cluster.
 type devFlags struct {
 	dataDir    string
 	portOffset int
 	allowed    []string // hosts
+	reset, yes bool
 	log        logFlags
 }
 
 func (a *app) devCommand() *cobra.Command {
 	d := &devFlags{}
+	p := portsAt(0)
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run the whole system in one process",
 		Long: fmt.Sprintf(`Run three database nodes, three cache nodes and the admin page in one process, on
-loopback, to try things out. The data stays for the next start.
+loopback, to try things out. The data stays for the next start; --reset begins
+anew without it.
+
+A database node that was removed, or whose data directory was deleted, joins
+again by itself, with an empty directory, as long as the others hold everything.
 
 Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
-%d to %d, admin %d. --port-offset shifts all of them, and has data of its own.`,
-			devDatabasePort, devDatabasePort+devNodes-1, devPeerPort, devPeerPort+devNodes-1, devCachePort, devCachePort+devNodes-1, devAdminPort),
+%d to %d, admin %d. --port-offset shifts all of them, and has data of its own.
+Local clusters with offsets that are multiples of 100 run beside one another.`,
+			p.database, p.database+devNodes-1, p.peer, p.peer+devNodes-1, p.cache, p.cache+devNodes-1, p.admin),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dev(cmd.Context(), d) },
 	}
@@ -52,6 +50,8 @@ Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
 	f.StringVar(&d.dataDir, "data-dir", "", "directory of all data (default ./data, with --port-offset N ./data/offset-N)")
 	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another one")
 	registerAllowedHosts(f, &d.allowed)
+	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first")
+	f.BoolVar(&d.yes, "yes", false, "do not ask before --reset")
 	d.log.register(f, slog.LevelWarn)
 	return cmd
 }
@@ -60,53 +60,75 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 	if d.portOffset < 0 || d.portOffset > devOffsetMax {
 		return usageErrorf("--port-offset %d does not leave valid ports; use 0 to %d", d.portOffset, devOffsetMax)
 	}
+	if d.reset {
+		if err := a.resetDev(d); err != nil {
+			return err
+		}
+	}
 	system, err := a.startDev(ctx, d)
 	if err != nil {
 		return startError(ctx, "the local cluster", err)
 	}
-	announced := make(chan error, 1)
-	ready, cancel := context.WithCancel(ctx)
-	go func() {
-		err := waitReady(ready, system.urls())
-		if err == nil {
-			system.announce(a.stdout)
+	return a.runDev(ctx, system)
+}
+
+// resetDev deletes the local cluster's data, when somebody says so.
+func (a *app) resetDev(d *devFlags) error {
+	data := devData{d.directory()}
+	if !d.yes {
+		if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
+			return usageErrorf("--reset deletes all data in %s; without a terminal to ask on, say --yes", data.path)
 		}
-		announced <- err
-	}()
-	err = a.supervise(ctx, system.nodes...)
-	cancel()
-	<-announced
-	return err
+		if err := ask(a.stdin, a.stderr, fmt.Sprintf("All keys of the local cluster in %s will be deleted.", data.path), "reset"); err != nil {
+			return err
+		}
+	}
+	if err := data.reset(); err != nil {
+		return fmt.Errorf("reset the local cluster: %w", err)
+	}
+	return nil
 }
 
 // devSystem is a running local cluster.
 type devSystem struct {
-	nodes   []namedNode // databases, caches, admin
-	peers   []server.Peer
-	allowed []string
-	dataDir string
+	app     *app
+	data    devData
+	offset  int
+	allowed []string // hosts
 	files   *server.Descriptors
+	asks    *http.Client
+	members []*devMember
+	tier    []namedNode // cache nodes, then the admin
+
+	healing sync.Mutex              // held while a member joins again
+	end     context.CancelCauseFunc // ends it all
+	talking sync.Mutex              // held while something is said
 }
 
-// startDev starts all nodes, or none.
+// databaseNode begins what messages call a database node.
+const databaseNode = "database node "
+
+// startDev starts all nodes, or none; but a database node whose data cannot be
+// used keeps none of the others from running.
 func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
 	files, err := server.NewDescriptors(server.NodeCounts{Databases: devNodes, Caches: devNodes, Admins: 1})
 	if err != nil {
 		return nil, err
 	}
-	s := &devSystem{peers: d.peers(), allowed: d.allowed, dataDir: d.directory(), files: files}
+	s := &devSystem{app: a, data: devData{d.directory()}, offset: d.portOffset, allowed: d.allowed, files: files, asks: nodehttp.NewClient(nodehttp.Options{})}
+	ports := portsAt(d.portOffset)
+	if ports.peer, err = s.data.peerPort(ports.peer); err != nil {
+		return nil, err
+	}
+	if err := ports.free(); err != nil {
+		return nil, err
+	}
 	logger := a.logger(d.log)
-	for i := range devNodes {
-		if err := s.startDatabase(ctx, i, d.portOffset, logger); err != nil {
-			return nil, s.abandon(err)
-		}
+	s.plan(ports, logger)
+	if err := s.startMembers(ctx); err != nil {
+		return nil, s.abandon(err)
 	}
-	for i := range devNodes {
-		if err := s.startCache(ctx, i, d.portOffset, logger); err != nil {
-			return nil, s.abandon(err)
-		}
-	}
-	if err := s.startAdmin(ctx, d.portOffset, logger); err != nil {
+	if err := s.startTier(ctx, ports, logger); err != nil {
 		return nil, s.abandon(err)
 	}
 	return s, nil
@@ -122,60 +144,63 @@ func (d *devFlags) directory() string {
 	return "data"
 }
 
-func (d *devFlags) peers() []server.Peer {
-	var peers []server.Peer
+// resetLine is the command that begins anew with what this one was given.
+func (s *devSystem) resetLine() string {
+	line := "oncekv dev --reset --data-dir " + strconv.Quote(s.data.path)
+	if s.offset != 0 {
+		line += fmt.Sprintf(" --port-offset %d", s.offset)
+	}
+	return line
+}
+
+// plan says what the members will be.
+func (s *devSystem) plan(ports devPorts, logger *slog.Logger) {
+	peers := ports.peers()
+	for i, p := range peers {
+		cfg := server.DatabaseConfig{
+			Name: p.Name, DataDir: s.data.member(p.Name), Listen: loopback(ports.database + i),
+			PeerListen: loopback(ports.peer + i), PeerAdvertise: p.URL, InitialCluster: peers, AllowedHosts: s.allowed, Descriptors: s.files, Logger: logger,
+		}
+		s.members = append(s.members, &devMember{name: p.Name, config: cfg, url: "http://" + cfg.Listen, peers: p.URL})
+	}
+}
+
+// startMembers starts the database nodes. What is wrong with one node's data is
+// its keeper's to tell; what is wrong with the machine ends the start.
+func (s *devSystem) startMembers(ctx context.Context) error {
+	for _, m := range s.members {
+		err := m.start(ctx, nil)
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, server.ErrInUse), ctx.Err() != nil:
+			return fmt.Errorf("%s%s: %w", databaseNode, m.name, errors.Join(err, ctx.Err()))
+		case err != nil:
+			m.note(err.Error())
+		}
+	}
+	return nil
+}
+
+func (s *devSystem) startTier(ctx context.Context, ports devPorts, logger *slog.Logger) error {
+	var seeds []string
+	for _, m := range s.members {
+		seeds = append(seeds, m.url)
+	}
 	for i := range devNodes {
-		peers = append(peers, server.Peer{Name: fmt.Sprintf("n%d", i+1), URL: "http://" + loopback(devPeerPort+d.portOffset+i)})
+		name := fmt.Sprintf("c%d", i+1)
+		cache, err := server.StartCache(ctx, server.CacheConfig{
+			Name: name, Listen: loopback(ports.cache + i), Nodes: seeds, CacheBytes: 64 << 20,
+			AllowedHosts: s.allowed, Descriptors: s.files, Logger: logger,
+		})
+		if err != nil {
+			return fmt.Errorf("cache node %s: %w", name, err)
+		}
+		s.tier = append(s.tier, namedNode{"cache node " + name, cache})
 	}
-	return peers
-}
-
-func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
-
-func (s *devSystem) startDatabase(ctx context.Context, i, offset int, logger *slog.Logger) error {
-	name := s.peers[i].Name
-	db, err := server.StartDatabase(ctx, server.DatabaseConfig{
-		Name:           name,
-		DataDir:        filepath.Join(s.dataDir, name),
-		Listen:         loopback(devDatabasePort + offset + i),
-		PeerListen:     loopback(devPeerPort + offset + i),
-		PeerAdvertise:  s.peers[i].URL,
-		InitialCluster: s.peers,
-		Descriptors:    s.files,
-		AllowedHosts:   s.allowed,
-		Logger:         logger,
-	})
-	if err != nil {
-		return fmt.Errorf("database node %s: %w", name, err)
-	}
-	s.nodes = append(s.nodes, namedNode{"database node " + name, db})
-	return nil
-}
-
-func (s *devSystem) startCache(ctx context.Context, i, offset int, logger *slog.Logger) error {
-	name := fmt.Sprintf("c%d", i+1)
-	cache, err := server.StartCache(ctx, server.CacheConfig{
-		Name:         name,
-		Listen:       loopback(devCachePort + offset + i),
-		Nodes:        s.urls()[:devNodes],
-		CacheBytes:   64 << 20,
-		AllowedHosts: s.allowed,
-		Descriptors:  s.files,
-		Logger:       logger,
-	})
-	if err != nil {
-		return fmt.Errorf("cache node %s: %w", name, err)
-	}
-	s.nodes = append(s.nodes, namedNode{"cache node " + name, cache})
-	return nil
-}
-
-func (s *devSystem) startAdmin(ctx context.Context, offset int, logger *slog.Logger) error {
-	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(devAdminPort + offset), Nodes: s.urls()[:devNodes], AllowedHosts: s.allowed, Descriptors: s.files, Logger: logger})
+	admin, err := server.StartAdmin(ctx, server.AdminConfig{Listen: loopback(ports.admin), Nodes: seeds, AllowedHosts: s.allowed, Descriptors: s.files, Logger: logger})
 	if err != nil {
 		return fmt.Errorf("admin: %w", err)
 	}
-	s.nodes = append(s.nodes, namedNode{"admin", admin})
+	s.tier = append(s.tier, namedNode{"admin", admin})
 	return nil
 }
 
@@ -183,72 +208,59 @@ func (s *devSystem) startAdmin(ctx context.Context, offset int, logger *slog.Log
 func (s *devSystem) abandon(err error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	closeAll(ctx, s.nodes)
-	return fmt.Errorf("%w (is another one running? --port-offset runs one beside it)", err)
+	closeAll(ctx, s.running())
+	return err
 }
 
-func (s *devSystem) urls() []string {
-	var urls []string
-	for _, n := range s.nodes {
-		urls = append(urls, n.URL())
-	}
-	return urls
-}
-
-// announce says where everything listens and what to try.
-func (s *devSystem) announce(w io.Writer) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for i, n := range s.nodes {
-		fmt.Fprintf(t, "%s\t%s", n.name, n.URL())
-		if i < len(s.peers) {
-			fmt.Fprintf(t, "\tpeers %s", s.peers[i].URL)
-		}
-		fmt.Fprintln(t)
-	}
-	t.Flush()
-	urls := s.urls()
-	fmt.Fprintf(w, `data in %s, Ctrl-C stops
-
-In a second terminal, set a key through a database node, then read it from caches:
-
-  curl -XPOST %s/key -d '{"key":"foo","value":"bar"}'
-  curl -XGET %s/key/foo
-  curl -XGET %s/key/foo
-
-All of it in a browser: %s
-`, s.dataDir, urls[0], urls[devNodes], urls[devNodes+1], urls[len(urls)-1])
-}
-
-// waitReady returns nil when every node says that it is ready.
-func waitReady(ctx context.Context, urls []string) error {
-	const pollEvery = 50 * time.Millisecond
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
-	hc := nodehttp.NewClient(nodehttp.Options{})
-	defer hc.CloseIdleConnections()
-	for _, u := range urls {
-		for !isReady(ctx, hc, u) {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+// running lists the nodes that run.
+func (s *devSystem) running() []namedNode {
+	var nodes []namedNode
+	for _, m := range s.members {
+		if db := m.running(); db != nil {
+			nodes = append(nodes, namedNode{databaseNode + m.name, db})
 		}
 	}
-	return nil
+	return append(nodes, s.tier...)
 }
 
-func isReady(ctx context.Context, hc *http.Client, url string) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+// runDev looks after a local cluster until ctx ends, and closes it then. It is
+// an error when no database node is left, or another node stops by itself.
+func (a *app) runDev(ctx context.Context, s *devSystem) error {
+	looking, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	s.end = end
+	var parts sync.WaitGroup
+	for _, m := range s.members {
+		parts.Go(func() { s.keep(looking, m) })
+	}
+	parts.Go(func() { s.announce(looking, a.stdout) })
+	err := firstStopped(looking, s.tier)
+	if cause := context.Cause(looking); ctx.Err() == nil && looking.Err() != nil {
+		err = cause
+	}
+	end(nil)
+	parts.Wait()
+	s.asks.CloseIdleConnections()
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
-	if err != nil {
-		return false
+	return errors.Join(err, closeAll(closing, s.running()))
+}
+
+// say tells the person at the terminal what happened to the cluster.
+func (s *devSystem) say(format string, args ...any) {
+	s.talking.Lock()
+	defer s.talking.Unlock()
+	fmt.Fprintf(s.app.stderr, format+"\n", args...)
+}
+
+// endIfNoneRuns ends the local cluster when it has no database node any more.
+func (s *devSystem) endIfNoneRuns(err error) {
+	s.healing.Lock()
+	defer s.healing.Unlock()
+	for _, m := range s.members {
+		if m.running() != nil {
+			return
+		}
 	}
-	resp, err := hc.Do(req)
-	if err != nil {
-		return false
-	}
-	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	s.end(fmt.Errorf("no database node runs: %w", err))
 }

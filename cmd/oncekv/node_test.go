@@ -10,8 +10,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/Focinfi/oncekv/internal/server"
 )
 
 // fakeNode stops when told to.
@@ -145,36 +143,6 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-func TestDevSystem_Announce(t *testing.T) {
-	d := &devFlags{portOffset: 100}
-	s := &devSystem{peers: d.peers(), dataDir: d.directory()}
-	for _, name := range []string{"database node n1", "database node n2", "database node n3", "cache node c1", "cache node c2", "cache node c3"} {
-		s.nodes = append(s.nodes, namedNode{name, newFakeNode()})
-	}
-	var out bytes.Buffer
-	s.announce(&out)
-	contains(t, "the announcement", out.String(), []string{
-		"database node n3  http://127.0.0.1:1  peers http://127.0.0.1:12102", "data in data/offset-100",
-		`curl -XPOST http://127.0.0.1:1/key -d '{"key":"foo","value":"bar"}'`, "curl -XGET http://127.0.0.1:1/key/foo",
-	})
-	if n := strings.Count(out.String(), "  curl "); n != 3 {
-		t.Fatalf("%d curl lines", n)
-	}
-}
-
-func TestDevFlags_Ports(t *testing.T) {
-	d := &devFlags{}
-	want := []server.Peer{{Name: "n1", URL: "http://127.0.0.1:12000"}, {Name: "n2", URL: "http://127.0.0.1:12001"}, {Name: "n3", URL: "http://127.0.0.1:12002"}}
-	for i, p := range d.peers() {
-		if p.Name != want[i].Name || p.URL != want[i].URL {
-			t.Errorf("peer %d is %+v", i, p)
-		}
-	}
-	if d.directory() != "data" {
-		t.Errorf("data in %s", d.directory())
-	}
-}
-
 func TestMeter_CountsOnce(t *testing.T) {
 	var out bytes.Buffer
 	p := newProgress(&out, "put", 10)
@@ -203,35 +171,5 @@ func TestMeter_CountsOnce(t *testing.T) {
 		t.Fatal("without a bar nothing is wrapped")
 	}
 }
-
-// In one process with others, a node that was removed leaves them alone; one
-// that broke does not.
-func TestSupervise_RemovedNodeLeavesTheOthersAlone(t *testing.T) {
-	stopped := func(err error) namedNode {
-		n := &fakeNode{done: make(chan struct{}), err: err}
-		close(n.done)
-		return namedNode{err.Error(), n}
-	}
-	removed, runs := stopped(server.ErrRemoved), namedNode{"runs", newFakeNode()}
-	if err := quietApp().supervise(t.Context(), removed, runs, stopped(errors.New("broken"))); err == nil || errors.Is(err, server.ErrRemoved) {
-		t.Errorf("with another that broke: %v", err)
-	}
-	var told bytes.Buffer
-	ctx, cancel := context.WithCancel(t.Context())
-	a := &app{stderr: writerFunc(func(p []byte) (int, error) {
-		cancel()
-		return told.Write(p)
-	})}
-	if err := a.supervise(ctx, removed, namedNode{"runs", newFakeNode()}); err != nil || !strings.Contains(told.String(), "was removed") {
-		t.Errorf("with another that runs: %v, told %q", err, told.String())
-	}
-	if err := quietApp().supervise(t.Context(), removed); !errors.Is(err, server.ErrRemoved) {
-		t.Errorf("alone: %v", err)
-	}
-}
-
-type writerFunc func(p []byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func quietApp() *app { return &app{stderr: io.Discard} }

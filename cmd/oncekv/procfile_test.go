@@ -11,7 +11,7 @@ import (
 // one can follow the other.
 func TestProcfile_SameAsDev(t *testing.T) {
 	var want strings.Builder
-	peers := (&devFlags{}).peers()
+	peers := portsAt(0).peers()
 	var cluster, nodes []string
 	for i, p := range peers {
 		cluster = append(cluster, p.Name+"="+p.URL)

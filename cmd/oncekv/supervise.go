@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
-
-	"github.com/Focinfi/oncekv/internal/server"
 )
 
 // closeTimeout leaves Procfile runners, which kill after 5 s, time to see a
@@ -30,16 +27,9 @@ type namedNode struct {
 }
 
 // supervise waits until ctx ends or a node stops by itself, and then closes all.
-// A node that stopped by itself is an error, an ended context is not. When a
-// node stops because it was removed from its cluster, the others go on.
+// A node that stopped by itself is an error, an ended context is not.
 func (a *app) supervise(ctx context.Context, nodes ...namedNode) error {
-	staying := slices.Clone(nodes)
-	err := firstStopped(ctx, staying)
-	for errors.Is(err, server.ErrRemoved) && len(staying) > 1 {
-		fmt.Fprintln(a.stderr, err)
-		staying = slices.DeleteFunc(staying, func(n namedNode) bool { return errors.Is(n.Err(), server.ErrRemoved) })
-		err = firstStopped(ctx, staying)
-	}
+	err := firstStopped(ctx, nodes)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return errors.Join(err, closeAll(closing, nodes))

@@ -27,8 +27,15 @@ import (
 // Peer is one entry of an initial cluster: a name and a peer URL.
 type Peer = raftnode.Peer
 
-// ErrRemoved is why a database node stopped that was removed from its cluster.
-var ErrRemoved = raftnode.ErrRemoved
+// Reasons for which a database node stops that is no member of its cluster.
+var (
+	// ErrRemoved: it was removed.
+	ErrRemoved = raftnode.ErrRemoved
+	// ErrLostData: its data directory is new, and the cluster knows its name.
+	ErrLostData = raftnode.ErrLostData
+	// ErrRefused: the cluster was formed without it, or does not let it join.
+	ErrRefused = raftnode.ErrRefused
+)
 
 // DefaultDiskReserveBytes is the free space below which a voter's cluster
 // accepts no puts: a few segments of the write-ahead log and their copies in

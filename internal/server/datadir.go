@@ -5,8 +5,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
+
+	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
 )
+
+// ErrInUse is returned for a data directory that another process works on.
+var ErrInUse = errors.New("in use by another process")
+
+// lockFile is the file by which a process keeps others out of a data directory.
+const lockFile = "lock"
 
 // dataDir is a locked data directory.
 type dataDir struct {
@@ -20,14 +31,14 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("the data directory %s is in use by another process; stop that one or choose another --data-dir", path)
+			return nil, fmt.Errorf("the data directory %s is %w; stop that one or choose another --data-dir", path, ErrInUse)
 		}
 		return nil, fmt.Errorf("lock the data directory %s: %w", path, err)
 	}
@@ -44,3 +55,77 @@ func (d *dataDir) freeBytes() (int64, error) {
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }
+
+// CheckDataDir reports why EmptyDataDir would not empty a directory.
+func CheckDataDir(path string) error {
+	entries, err := dataEntries(path)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	dir, err := openDataDir(path)
+	if err != nil {
+		return err
+	}
+	return dir.close()
+}
+
+// EmptyDataDir removes everything that a database node keeps in its directory,
+// and leaves the directory. It removes nothing, and says why, when a process
+// works on it (ErrInUse), when it is not a directory itself but leads to one, or
+// when something lies there that no database node makes. A directory that is
+// not there counts as empty.
+func EmptyDataDir(path string) error {
+	entries, err := dataEntries(path)
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	dir, err := openDataDir(path)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	// The identity goes first: what a crash leaves of the rest is nobody's then.
+	if err := raftnode.RemoveIdentity(path); err != nil {
+		return fmt.Errorf("empty the data directory: %w", err)
+	}
+	for _, name := range entries {
+		if name == lockFile { // held
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(path, name)); err != nil {
+			return fmt.Errorf("empty the data directory: %w", err)
+		}
+	}
+	return nil
+}
+
+// dataEntries lists what is in a data directory, and refuses one in which
+// something is not a database node's.
+func dataEntries(path string) ([]string, error) {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("look at the data directory: %w", err)
+	case !st.IsDir():
+		return nil, fmt.Errorf("%s is not a directory itself, so nothing in it is removed; empty it by hand", path)
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, fmt.Errorf("look at the data directory: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if !isNodeFile(e.Name()) {
+			return nil, fmt.Errorf("%s is not a database node's, so nothing in %s is removed; move it away", filepath.Join(path, e.Name()), path)
+		}
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// isNodeFile reports whether a database node makes files of that name.
+func isNodeFile(name string) bool {
+	return name == lockFile || raftnode.IsFile(name) || kvstore.IsFile(name) || strings.HasPrefix(name, httpapi.SpillPrefix)
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// devMarker is the file by which a directory is known to be a local cluster's:
+// nothing is ever deleted in one without.
+const devMarker = "dev.json"
+
+// devRecord is what devMarker holds.
+type devRecord struct {
+	Format   int `json:"format"`
+	PeerPort int `json:"peer_port"` // the first of three; the nodes remember one another's
+}
+
+const devFormat = 1
+
+// devData is the directory of a local cluster's data.
+type devData struct{ path string }
+
+func (d devData) member(name string) string { return filepath.Join(d.path, name) }
+
+func devNames() []string {
+	var names []string
+	for i := range devNodes {
+		names = append(names, fmt.Sprintf("n%d", i+1))
+	}
+	return names
+}
+
+// peerPort returns the first peer port of the data that is there, or makes a
+// new directory one of ours, with the port that is proposed. It refuses a
+// directory with other data.
+func (d devData) peerPort(proposed int) (int, error) {
+	r, err := d.record()
+	if err == nil {
+		return r.PeerPort, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	port, err := d.foundedAt()
+	switch {
+	case err != nil:
+		return 0, err
+	case port == 0:
+		port = proposed
+	}
+	return port, d.mark(port)
+}
+
+func (d devData) record() (devRecord, error) {
+	var r devRecord
+	at := filepath.Join(d.path, devMarker)
+	b, err := os.ReadFile(at)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil || r.Format != devFormat || r.PeerPort < 1 || r.PeerPort > 65535 {
+		return r, fmt.Errorf("%s is not readable as format %d; delete this file, and it is written anew", at, devFormat)
+	}
+	return r, nil
+}
+
+func (d devData) mark(peerPort int) error {
+	b, err := json.Marshal(devRecord{Format: devFormat, PeerPort: peerPort})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
+		return fmt.Errorf("create the data directory: %w", err)
+	}
+	at := filepath.Join(d.path, devMarker)
+	if err := os.WriteFile(at+".tmp", append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("mark the data directory: %w", err)
+	}
+	if err := os.Rename(at+".tmp", at); err != nil {
+		return fmt.Errorf("mark the data directory: %w", err)
+	}
+	return nil
+}
+
+// foundedAt returns the first peer port of a cluster of n1, n2 and n3 on this
+// machine, as older programs and the Procfile make it, zero when there is no
+// data. Data of any other store is refused.
+func (d devData) foundedAt() (int, error) {
+	port, stranger := 0, ""
+	for _, name := range devNames() {
+		dir := d.member(name)
+		if !raftnode.HasIdentity(dir) {
+			continue
+		}
+		founders, err := raftnode.Founders(dir)
+		if err != nil { // damage; the others may tell
+			stranger = dir
+			continue
+		}
+		if at := firstPeerPort(founders); at != 0 {
+			port = at
+		} else if len(founders) > 0 {
+			stranger = dir
+		}
+	}
+	if port == 0 && stranger != "" {
+		return 0, fmt.Errorf("%s belongs to another store, not to a local cluster of %s; choose another directory with --data-dir", stranger, strings.Join(devNames(), ", "))
+	}
+	return port, nil
+}
+
+// firstPeerPort is where the peers of the local cluster that these founders are
+// listen from, zero if they are none.
+func firstPeerPort(founders []raftnode.Member) int {
+	first := 0
+	names := devNames()
+	if len(founders) != len(names) {
+		return 0
+	}
+	for _, m := range founders {
+		i := slices.Index(names, m.Name)
+		u, err := url.Parse(m.PeerURL)
+		if i < 0 || err != nil {
+			return 0
+		}
+		port, err := strconv.Atoi(u.Port())
+		if err != nil || first != 0 && port-i != first {
+			return 0
+		}
+		first = port - i
+	}
+	return first
+}
+
+// reset deletes all data of a local cluster, and nothing else. It deletes
+// nothing when there is anything that the local cluster did not make, or when
+// one is running on it.
+func (d devData) reset() error {
+	if _, err := d.record(); errors.Is(err, fs.ErrNotExist) {
+		port, err := d.foundedAt()
+		if err != nil {
+			return err
+		}
+		if port == 0 {
+			return d.nothingThere()
+		}
+	}
+	for _, name := range devNames() {
+		if err := server.CheckDataDir(d.member(name)); err != nil {
+			return err
+		}
+	}
+	for _, name := range devNames() {
+		if err := server.EmptyDataDir(d.member(name)); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(filepath.Join(d.path, devMarker))
+}
+
+// nothingThere is nil when no member has data, else says that it is not ours.
+func (d devData) nothingThere() error {
+	for _, name := range devNames() {
+		entries, err := os.ReadDir(d.member(name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("look at the data directory: %w", err)
+		}
+		if len(entries) > 0 {
+			return fmt.Errorf("%s is not a local cluster's: nothing in it is deleted; choose another directory with --data-dir, or delete it yourself", d.member(name))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,321 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/raftnode"
+)
+
+// How often a member is looked after, and how long one request about it takes at
+// most.
+const (
+	devLookEvery  = time.Second
+	devAskTimeout = 10 * time.Second
+)
+
+// devMember is a database node of the local cluster. Its keeper starts it again
+// as a new member when the cluster has removed it, or when its directory is
+// gone, as soon as the others can do without what it had.
+type devMember struct {
+	name   string
+	config server.DatabaseConfig
+	url    string // for clients
+	peers  string // for the other database nodes
+
+	mu     sync.Mutex
+	db     *server.Database // as it was started last; nil: it could not be
+	reason string           // why not, or what it waits for; "" when nothing is wrong
+}
+
+// running returns the node, nil when it does not run.
+func (m *devMember) running() *server.Database {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.db == nil {
+		return nil
+	}
+	select {
+	case <-m.db.Done():
+		return nil
+	default:
+		return m.db
+	}
+}
+
+func (m *devMember) trouble() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reason
+}
+
+// note remembers what is wrong, "" for nothing, and reports whether that is new.
+func (m *devMember) note(reason string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	changed := m.reason != reason
+	m.reason = reason
+	return changed
+}
+
+// start starts the node: as a founder, or with the client URLs of nodes to join.
+func (m *devMember) start(ctx context.Context, join []string) error {
+	cfg := m.config
+	if len(join) > 0 {
+		cfg.InitialCluster, cfg.Join = nil, join
+	}
+	db, err := server.StartDatabase(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.db = db
+	return nil
+}
+
+// stop stops the node, if it runs.
+func (m *devMember) stop() {
+	db := m.running()
+	if db == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = db.Close(ctx) // its data is of no use any more
+}
+
+// lost reports whether the node's directory was deleted, or emptied.
+func (m *devMember) lost() bool { return !raftnode.HasIdentity(m.config.DataDir) }
+
+// errDirLost is why a member that runs has to begin anew.
+var errDirLost = errors.New("its data directory was deleted")
+
+// keep looks after a member until ctx ends.
+func (s *devSystem) keep(ctx context.Context, m *devMember) {
+	for ctx.Err() == nil {
+		err := m.untilStopped(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case beginsAnew(err):
+			s.rejoin(ctx, m, err)
+		default:
+			s.giveUp(m, err)
+			m.untilLost(ctx)
+			s.rejoin(ctx, m, errDirLost)
+		}
+	}
+}
+
+// beginsAnew reports whether a node that stopped so is no member of its cluster,
+// and can become one.
+func beginsAnew(err error) bool {
+	return errors.Is(err, server.ErrRemoved) || errors.Is(err, server.ErrLostData) || errors.Is(err, server.ErrRefused) || errors.Is(err, errDirLost)
+}
+
+// untilStopped waits until the node has stopped, or its directory is gone, and
+// returns why.
+func (m *devMember) untilStopped(ctx context.Context) error {
+	m.mu.Lock()
+	db, reason := m.db, m.reason
+	m.mu.Unlock()
+	if db == nil {
+		return errors.New(reason)
+	}
+	tick := time.NewTicker(devLookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-db.Done():
+			return db.Err()
+		case <-tick.C:
+			if m.lost() {
+				return errDirLost
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// untilLost waits until somebody has deleted the node's directory.
+func (m *devMember) untilLost(ctx context.Context) {
+	tick := time.NewTicker(devLookEvery)
+	defer tick.Stop()
+	for !m.lost() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// giveUp says that a member stays down, why, and what to do.
+func (s *devSystem) giveUp(m *devMember, err error) {
+	m.note(err.Error())
+	s.say("Database node %s does not run: %s.\nThe others go on. To replace it, delete %s: it then joins again by itself, and gets what the others have.\nTo begin anew with empty data, stop this and run: %s",
+		m.name, trimmed(err), m.config.DataDir, s.resetLine())
+	s.endIfNoneRuns(fmt.Errorf("%s: %w", m.name, err))
+}
+
+// trimmed is a sentence without its full stop.
+func trimmed(err error) string { return strings.TrimRight(err.Error(), ".") }
+
+// rejoin makes a node that is no member any more one again, with an empty
+// directory. It tries until it works or ctx ends.
+func (s *devSystem) rejoin(ctx context.Context, m *devMember, why error) {
+	tick := time.NewTicker(devLookEvery)
+	defer tick.Stop()
+	for {
+		err := s.rejoinNow(ctx, m, why)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if m.note(err.Error()) {
+			s.say("Database node %s: %s, and cannot join again yet: %s.", m.name, inShort(why), trimmed(err))
+			s.endIfNoneRuns(fmt.Errorf("%s: %w", m.name, err))
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// rejoinNow removes what is left of the member, empties its directory, and
+// starts it so that it joins; but only once the others are sure to have
+// everything that was ever acknowledged. One at a time: the next one counts on
+// this one's data.
+func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) error {
+	s.healing.Lock()
+	defer s.healing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, devAskTimeout)
+	defer cancel()
+	others, err := s.others(ctx, m)
+	if err != nil {
+		return err
+	}
+	if others.listed != nil {
+		if err := others.client.RemoveMember(ctx, m.name, false); err != nil && !errors.Is(err, client.ErrNotFound) {
+			return fmt.Errorf("what is left of it in the cluster has to be removed first: %w", err)
+		}
+	}
+	m.stop()
+	if err := server.EmptyDataDir(m.config.DataDir); err != nil {
+		return err
+	}
+	if err := m.start(ctx, others.urls); err != nil {
+		return err
+	}
+	m.note("")
+	s.say("Database node %s: %s. It joins again, as a new member with an empty directory, and gets what the others have.", m.name, inShort(why))
+	return nil
+}
+
+func inShort(why error) string {
+	switch {
+	case errors.Is(why, server.ErrRemoved):
+		return "it was removed from the cluster"
+	case errors.Is(why, server.ErrLostData), errors.Is(why, errDirLost):
+		return "its data directory was deleted or emptied"
+	}
+	return "it was no member of the cluster"
+}
+
+// otherMembers are the members without one.
+type otherMembers struct {
+	client *client.Client
+	urls   []string       // for clients, of those that hold everything
+	listed *client.Member // how the cluster knows the one, if it does
+}
+
+// others returns the other members, if a majority of those that vote answers
+// with everything that was acknowledged, on disks that are there. Else it says
+// what is missing.
+func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, error) {
+	members, err := s.membersWithout(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	o := &otherMembers{}
+	var voters, without []string
+	for _, x := range members {
+		switch {
+		case x.Name == m.name && x.PeerURL != m.peers:
+			return nil, fmt.Errorf("another node, at %s, is a member under its name; remove that one first: oncekv members remove %s", x.PeerURL, x.Name)
+		case x.Name == m.name:
+			o.listed = &x
+		case x.Role != client.RoleLearner:
+			voters = append(voters, x.Name)
+			if why := s.missing(ctx, x); why != "" {
+				without = append(without, x.Name+" "+why)
+			} else {
+				o.urls = append(o.urls, x.ClientURL)
+			}
+		}
+	}
+	if len(o.urls) < len(voters)/2+1 {
+		return nil, fmt.Errorf("a majority of the others has to hold everything first, and %s; %s", strings.Join(without, ", "), s.wayOut())
+	}
+	o.client, err = client.New(client.Config{Endpoints: o.urls, RetryTimeout: devAskTimeout})
+	return o, err
+}
+
+// membersWithout asks the other nodes who the members are.
+func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.Member, error) {
+	var urls []string
+	for _, other := range s.members {
+		if other != m && other.running() != nil {
+			urls = append(urls, other.url)
+		}
+	}
+	if len(urls) == 0 {
+		return nil, fmt.Errorf("no other database node runs; %s", s.wayOut())
+	}
+	cl, err := client.New(client.Config{Endpoints: urls, RetryTimeout: devLookEvery})
+	if err != nil {
+		return nil, err
+	}
+	list, err := cl.Members(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the others do not say who the members are: %w", err)
+	}
+	return list.Members, nil
+}
+
+// missing says why a member does not count as one that holds everything, "" if
+// it does: it answers, has caught up with its leader, and has its directory.
+func (s *devSystem) missing(ctx context.Context, x client.Member) string {
+	at := slices.IndexFunc(s.members, func(m *devMember) bool { return m.name == x.Name })
+	if at >= 0 && s.members[at].lost() {
+		return "has lost its data directory"
+	}
+	if at >= 0 && s.members[at].running() == nil {
+		return "does not run"
+	}
+	if why := notReady(ctx, s.asks, x.ClientURL); why != "" {
+		return "is not ready"
+	}
+	return ""
+}
+
+// wayOut is what to do when the members that are left cannot help themselves.
+func (s *devSystem) wayOut() string {
+	for _, m := range s.members {
+		if !m.lost() {
+			return fmt.Sprintf("if they never will, %s still has what it had: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or begin anew with empty data: %s",
+				m.name, m.name, m.config.DataDir, m.config.Listen, m.config.PeerListen, s.resetLine())
+		}
+	}
+	return "begin anew with empty data: " + s.resetLine()
+}

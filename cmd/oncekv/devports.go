@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/Focinfi/oncekv/internal/server"
+)
+
+// Ports of the local cluster without an offset: the first of three each, and the
+// admin's.
+const (
+	devDatabasePort = 11000
+	devPeerPort     = 12000
+	devCachePort    = 5551
+	devAdminPort    = 5546
+	devNodes        = 3
+)
+
+// Where an offset would lay two clusters over one another, it has other ports to
+// begin with: of what is added to a multiple of 100, 0 to 2, 46 and 51 to 53 are
+// taken, 30 to 32 are not.
+const (
+	// devPeerPortShifted is for the peers of every cluster with an offset: 12000
+	// would be the database port of the one whose offset is 1000 more.
+	devPeerPortShifted = 12530
+	// devDatabasePortAside is for the database nodes of the one cluster, with
+	// offset 1000, that would lie on the peers' ports of the one without.
+	devDatabasePortAside = 11030
+
+	devOffsetMax = 65535 - devPeerPortShifted - devNodes + 1
+)
+
+// devPorts is where a local cluster listens: the first port of three each, and
+// the admin's.
+type devPorts struct{ database, peer, cache, admin int }
+
+func portsAt(offset int) devPorts {
+	p := devPorts{devDatabasePort + offset, devPeerPort, devCachePort + offset, devAdminPort + offset}
+	if offset != 0 {
+		p.peer = devPeerPortShifted + offset
+	}
+	if gap := p.database - devPeerPort; -devNodes < gap && gap < devNodes {
+		p.database = devDatabasePortAside + offset
+	}
+	return p
+}
+
+// peers lists the database nodes as they know one another.
+func (p devPorts) peers() []server.Peer {
+	var peers []server.Peer
+	for i, name := range devNames() {
+		peers = append(peers, server.Peer{Name: name, URL: "http://" + loopback(p.peer+i)})
+	}
+	return peers
+}
+
+// place is an address and who listens there.
+type place struct{ addr, who string }
+
+// places lists all addresses, and who listens there.
+func (p devPorts) places() []place {
+	var all []place
+	for i := range devNodes {
+		all = append(all, place{loopback(p.database + i), fmt.Sprintf("database node n%d", i+1)})
+	}
+	for i := range devNodes {
+		all = append(all, place{loopback(p.peer + i), fmt.Sprintf("database node n%d, for its peers", i+1)})
+	}
+	for i := range devNodes {
+		all = append(all, place{loopback(p.cache + i), fmt.Sprintf("cache node c%d", i+1)})
+	}
+	return append(all, place{loopback(p.admin), "the admin"})
+}
+
+func loopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// taken lists the places at which somebody else listens.
+func (p devPorts) taken() []place {
+	return slices.DeleteFunc(p.places(), func(at place) bool {
+		ln, err := net.Listen("tcp", at.addr)
+		if err == nil {
+			ln.Close()
+		}
+		return !errors.Is(err, syscall.EADDRINUSE)
+	})
+}
+
+// free says which ports are taken, and with which offset none is.
+func (p devPorts) free() error {
+	taken := p.taken()
+	if len(taken) == 0 {
+		return nil
+	}
+	var list []string
+	for _, at := range taken {
+		list = append(list, fmt.Sprintf("%s (%s)", at.addr, at.who))
+	}
+	way := "stop that one first"
+	if n, ok := freeOffset(); ok {
+		way = fmt.Sprintf("stop that one, or run this one beside it, with data of its own: --port-offset %d", n)
+	}
+	return fmt.Errorf("another program listens at %s; is another local cluster running? %s", strings.Join(list, ", "), way)
+}
+
+// freeOffset finds an offset of which no port is taken.
+func freeOffset() (int, bool) {
+	for n := 1000; n <= devOffsetMax; n += 1000 {
+		if len(portsAt(n).taken()) == 0 {
+			return n, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,49 @@
+package server
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Everything that a node makes is known as a node's, or emptying would refuse it.
+func TestEmptyDataDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "n1")
+	db, err := StartDatabase(t.Context(), DatabaseConfig{Name: "n1", DataDir: dir, Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := EmptyDataDir(dir); !errors.Is(err, ErrInUse) {
+		t.Errorf("of a node that runs: %v", err)
+	}
+	if err := db.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	foreign := filepath.Join(dir, "thesis.txt")
+	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := EmptyDataDir(dir); err == nil {
+		t.Error("a foreign file was not seen")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "identity")); err != nil {
+		t.Errorf("a refusal removed something: %v", err)
+	}
+	if err := os.Remove(foreign); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckDataDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := EmptyDataDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) != 1 || left[0].Name() != lockFile {
+		t.Errorf("left are %v, %v", left, err)
+	}
+	if err := EmptyDataDir(filepath.Join(dir, "none")); err != nil {
+		t.Errorf("of a directory that is not there: %v", err)
+	}
+}
