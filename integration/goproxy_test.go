@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -160,4 +161,74 @@ func TestGoProxy_OwnModules(t *testing.T) {
 		t.Errorf("revision %d for %d files", revision, first.Created.Files)
 	}
 	t.Logf("revision %d, digest %s on all three", revision, digest)
+}
+
+// codeBlock finds the blocks of commands in README.
+var codeBlock = regexp.MustCompile("(?s)```\n(.*?)```")
+
+// recipe returns the two blocks of README's Go module proxy: what fills it, and
+// what uses it.
+func recipe(t *testing.T) (fill, use string) {
+	t.Helper()
+	b, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(b), "A Go module proxy, for example")
+	blocks := codeBlock.FindAllStringSubmatch(rest, 2)
+	if !found || len(blocks) != 2 || !strings.Contains(blocks[0][1], "oncekv import") || !strings.Contains(blocks[1][1], "GOPROXY=") {
+		t.Fatalf("README has no such example: %q", blocks)
+	}
+	return blocks[0][1], blocks[1][1]
+}
+
+// inFreshHome runs commands as somebody does who has never run Go before, in the
+// project's module, and returns what they wrote.
+func inFreshHome(t *testing.T, commands string, env ...string) (string, error) {
+	t.Helper()
+	home, module, path := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, name := range []string{"go.mod", "go.sum"} {
+		b, err := os.ReadFile(filepath.Join("..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(module, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(bin, filepath.Join(path, "oncekv")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-ec", commands)
+	cmd.Dir = module
+	cmd.Env = append([]string{
+		"HOME=" + home, "PATH=" + path + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(),
+		"GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", // as in goDownload
+	}, env...)
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// README's example works, word for word but for the ports, where nothing was
+// ever downloaded.
+func TestGoProxy_README(t *testing.T) {
+	fill, use := recipe(t)
+	p := clustertest.NewProcesses(t, bin, 3, 1)
+	p.StartAll()
+	// Go's own proxy, and what this machine has of it already.
+	proxy := "GOPROXY=file://" + filepath.ToSlash(filepath.Join(goOutput(t, "env", "GOMODCACHE"), "cache", "download")) + "," + goOutput(t, "env", "GOPROXY")
+	if out, err := inFreshHome(t, "go mod download", proxy); err != nil {
+		full(t, fmt.Sprintf("the module proxy cannot be reached: %v\n%s", err, out))
+	}
+	out, err := inFreshHome(t, fill, proxy, "ONCEKV_ENDPOINTS="+p.DBs[0].URL())
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", fill, err, out)
+	}
+	use = strings.ReplaceAll(use, "http://127.0.0.1:5551", p.Caches[0].URL())
+	if out, err := inFreshHome(t, use); err != nil {
+		t.Errorf("%s: %v\n%s", use, err, out)
+	}
 }
