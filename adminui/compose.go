@@ -55,8 +55,38 @@ func (w *Watch) compose(now time.Time) *State {
 	slices.SortFunc(s.Members, func(a, b Member) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
 	slices.SortFunc(s.Caches, func(a, b Cache) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
 	s.Rates = all.rates()
-	s.Health = healthOf(s, w.cfg.Nodes)
+	s.Health = healthOf(s, w.outsiders(now))
 	return s
+}
+
+// outsiders lists the nodes that were given to begin with and are not members,
+// by URL.
+func (w *Watch) outsiders(now time.Time) []outsider {
+	var list []outsider
+	for _, at := range slices.Sorted(maps.Keys(w.dbs)) {
+		d := w.dbs[at]
+		if d.member != nil {
+			continue
+		}
+		o := outsider{url: d.url, name: d.url, Condition: d.condition(now, "")}
+		if d.stats != nil {
+			o.name = d.stats.Name
+			if w.isMember(d.stats.ID) {
+				continue // at another of its addresses
+			}
+		}
+		list = append(list, o)
+	}
+	return list
+}
+
+func (w *Watch) isMember(id string) bool {
+	for _, d := range w.dbs {
+		if d.member != nil && d.member.ID == id {
+			return true
+		}
+	}
+	return false
 }
 
 // byName orders names as people do: n2 before n10.
@@ -100,7 +130,7 @@ func (d *database) shown(now time.Time, leader string, commit uint64, growth dat
 		case m.Lag >= lagStarting:
 			starting = fmt.Sprintf("catching up: %d entries to go", m.Lag)
 		case d.stats.Leader == "" && leader != "":
-			starting = "it knows no leader yet"
+			starting, m.outOfTouch = "it knows no leader yet", true
 		}
 	}
 	m.Condition = d.condition(now, starting)

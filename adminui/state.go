@@ -30,7 +30,8 @@ type State struct {
 type Health struct {
 	Level    string   `json:"level"`    // LevelOK, …
 	Sentence string   `json:"sentence"` // one line about all of it
-	Problems []string `json:"problems"` // a sentence each, the worst first
+	Problems []string `json:"problems"` // a sentence each, the worst first; also what is no fault, but worth knowing
+	Voters   string   `json:"voters"`   // how many there are, and how many may fail; "" when no member is known
 }
 
 // The values of Health.Level.
@@ -90,6 +91,8 @@ type Member struct {
 	Lag     uint64        `json:"lag"`     // entries committed and not applied here yet
 	Rates   NodeRates     `json:"rates"`
 	Stats   *client.Stats `json:"stats"` // its last answer; null when it never answered
+
+	outOfTouch bool // it answers, and knows no leader although there is one
 }
 
 // Cache is a cache node.

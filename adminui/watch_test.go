@@ -49,6 +49,39 @@ func TestWatch_FindsAllFromAnyOne(t *testing.T) {
 	}
 }
 
+// A node that waits for its cluster to be formed answers, and is no member.
+func TestWatch_Forming(t *testing.T) {
+	c := newFakeCluster(t, 3, 0)
+	founded := c.dbs[0].members
+	c.dbs[0].set(func() {
+		c.dbs[0].members = client.Members{}
+		c.dbs[0].stats = client.Stats{ID: "id1", Name: "n1", Role: client.RoleFollower}
+	})
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 20 * time.Millisecond})
+	await(t, w, "the forming cluster", func(s *State) bool {
+		return s.Health.Sentence == "There is no cluster yet: n1 waits for the other nodes."
+	})
+	c.lead(0, 1)
+	if len(founded.Members) != 3 {
+		t.Fatal("the fake cluster is another")
+	}
+	await(t, w, "all nodes", allUp(3, 0))
+}
+
+// A removed node that runs on is told from the members.
+func TestWatch_RemovedNodeRunsOn(t *testing.T) {
+	c := newFakeCluster(t, 3, 0)
+	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL, c.dbs[2].URL}, Interval: 20 * time.Millisecond})
+	await(t, w, "all nodes", allUp(3, 0))
+	gone := c.dbs[2]
+	c.dbs = append(c.dbs[:2:2], newFakeNode(t)) // another n3
+	c.lead(0, 1)
+	gone.set(func() { gone.stats = client.Stats{ID: "old", Name: "n3", Role: client.RoleFollower} })
+	await(t, w, "the stranger", func(s *State) bool {
+		return strings.HasPrefix(s.Health.Sentence, "n3 runs at "+gone.URL+" and is not a member")
+	})
+}
+
 // downMax is when a dead node has to be known as down. On a machine of its own
 // that takes up to 3 s; waiting for the connection to break would take minutes.
 const downMax = 20 * time.Second

@@ -377,3 +377,70 @@ func (v *tour) theme() {
 	v.click(hook("theme-toggle", ""))
 	v.sees(0, "html.dark")
 }
+
+// The page tells the truth while a cluster goes down node by node, and finds back
+// by itself when it comes up again: nobody loads anything anew.
+func TestBrowser_Outage(t *testing.T) {
+	chromium(t)
+	cluster := clustertest.NewProcesses(t, bin, 3, 1)
+	cluster.StartAll()
+	admin := cluster.NewAdmin()
+	admin.Start()
+	admin.WaitReady()
+	v := &tour{page: openPage(t, admin.URL()), cluster: cluster, admin: admin}
+	v.set("before the outage")
+	v.show("overview")
+	v.reads(hook("health", ""), "All is well: 3 database nodes led by", "of which one may fail, and 1 cache node.")
+	v.unanswered(true)
+
+	followers := v.followers()
+	followers[0].Kill9()
+	v.reads(hook("health", "[data-level=warning]"), followers[0].Name+" is down, of 3 voters. Everything works; the loss of one more would stop puts.")
+	v.show("members")
+	v.reads("main", "3 voters, of which 2 can be counted on: none of them may fail.")
+	v.sees(0, hook("member-row", "[data-name="+followers[0].Name+"] ")+hook("member-transfer", ""))
+	v.sees(1, hook("member-row", "[data-name="+followers[1].Name+"] ")+hook("member-transfer", ":enabled"))
+	v.look("outage-members-one-down")
+
+	followers[1].Kill9()
+	v.reads(hook("members-hindrance", ""), "There is no leader")
+	v.sees(0, hook("member-remove", ":enabled"))
+	v.look("outage-members-no-quorum")
+	v.show("history")
+	v.reads(hook("history-status", ""), "Not live: there is no leader")
+	v.show("keys")
+	v.reads(hook("keys-problem", ""), "The page tries again by itself.")
+	v.look("outage-keys-no-quorum")
+	v.show("overview")
+	v.reads(hook("health", "[data-level=critical]"), "No quorum: 1 of 3 voters answers, and 2 are needed.")
+	v.look("outage-no-quorum")
+
+	last := v.cluster.DBs[0]
+	for _, d := range v.cluster.DBs {
+		if d != followers[0] && d != followers[1] {
+			last = d
+		}
+	}
+	last.Kill9()
+	v.reads(hook("health", "[data-level=critical]"), "No database node with a vote answers")
+	v.reads(".health", "Nothing was heard of the database nodes since")
+	v.reads(hook("caches-up", ""), "1 of 1")
+	v.look("outage-nobody")
+	v.show("history")
+	v.reads(hook("history-status", ""), "Not live: no database node answers the admin.")
+	v.look("outage-history-nobody")
+	v.show("keys")
+	v.reads(hook("keys-problem", ""), "The page tries again by itself.")
+
+	for _, d := range v.cluster.DBs {
+		d.Start()
+	}
+	v.sees(1, hook("keys-row", "[data-key='before the outage']"))
+	v.sees(0, hook("keys-problem", ""))
+	v.show("history")
+	v.reads(hook("history-status", ""), "Live.")
+	v.show("overview")
+	v.sees(1, hook("health", "[data-level=ok]"))
+	v.unanswered(false)
+	v.clean("the outage")
+}

@@ -54,6 +54,7 @@ type page struct {
 	asked   map[network.RequestID]network.Request
 	faults  []fault
 	offline bool    // the admin does not run: requests that do not reach it are no faults
+	failing bool    // so does every one that is answered with 5xx
 	loaded  float64 // bytes that came over the network
 }
 
@@ -144,6 +145,9 @@ func (p *page) own(at string) bool {
 }
 
 func (p *page) fault(f fault) {
+	if p.failing && p.own(f.url) && (strings.HasPrefix(f.text, "5") || strings.HasPrefix(f.text, "Failed to load resource: the server responded with a status of 5")) {
+		return
+	}
 	if p.offline && p.own(f.url) && f.method == "" && strings.Contains(f.text, "net::ERR_") {
 		return
 	}
@@ -187,6 +191,14 @@ func (p *page) unreachable(offline bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.offline = offline
+}
+
+// unanswered is for the time in which the nodes do not do their work: requests
+// that fail for that are expected.
+func (p *page) unanswered(failing bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failing = failing
 }
 
 // clean reports every fault so far.

@@ -45,7 +45,7 @@ func newCrowd() *crowd {
 	now := time.Now().UTC()
 	c.state = adminui.State{
 		Version: "simulated", Leader: "n1", Term: 3, ValueBytes: 3 << 30, Revision: 1_000_000,
-		Health: adminui.Health{Level: adminui.LevelOK, Sentence: "All is well: 7 database nodes led by n1, 30 cache nodes.", Problems: []string{}},
+		Health: adminui.Health{Level: adminui.LevelOK, Sentence: "All is well: 7 database nodes led by n1, of which 3 may fail, and 30 cache nodes.", Problems: []string{}},
 	}
 	up := adminui.Condition{Status: adminui.StatusUp, Since: now.Add(-time.Hour)}
 	for i := range crowdDBs {

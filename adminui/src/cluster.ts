@@ -29,7 +29,9 @@ export function createCluster(around: Surroundings = browser) {
   const connection = ref<Connection>('connecting')
   const lostSince = ref(0) // when something was last heard, by the admin's clock
   const now = ref(Date.now()) // the admin's clock, moving on while it is silent
-  const live = computed(() => connection.value === 'open')
+  // Whether anything that is asked now can be answered: the admin is there, and
+  // so is a database node.
+  const live = computed(() => connection.value === 'open' && (state.value?.members.some((m) => m.status !== 'down') ?? false))
 
   let source: EventSource | null = null
   let offset = 0 // the admin's clock minus the reader's

@@ -48,7 +48,7 @@ export function rates(some: Partial<Rates> = {}): Rates {
 export function state(some: Partial<State> = {}): State {
   return {
     time: new Date(noon).toISOString(), version: '1.0.0',
-    health: { level: 'ok', sentence: 'All nodes are well.', problems: [] },
+    health: { level: 'ok', sentence: 'All nodes are well.', problems: [], voters: '3 voters: one of them may fail.' },
     leader: 'n1', term: 4, stale: false, revision: 90, keys: 90, value_bytes: 4096,
     rates: rates(), members: [member('n1', { role: 'leader' })], caches: [cache('c1')],
     ...some,

@@ -9,6 +9,7 @@ export interface Health {
   level: Level
   sentence: string
   problems: string[]
+  voters: string // how many there are and how many may fail
 }
 
 export interface Rates {

@@ -39,7 +39,7 @@ describe('the card of a database node', () => {
     const node = member('n1', { healthy: false, stats: databaseStats({ disk_low: true }) })
     const card = mount(DatabaseCard, { props: { node, now: 0 } })
     expect(figures(card)['Disk free']).toBe('5.00 GiB (low)')
-    expect(card.text()).toContain('The cluster does not hear it.')
+    expect(card.text()).toContain('The other nodes do not hear it.')
   })
 
   it('makes nothing up about a node that has never answered', () => {

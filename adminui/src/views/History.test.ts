@@ -3,8 +3,8 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { createMemoryHistory } from 'vue-router'
 import * as api from '../api'
 import { useCluster } from '../cluster'
+import { member, state } from '../fixtures'
 import { createPageRouter } from '../router'
-import type { State } from '../types'
 import History from './History.vue'
 
 vi.mock('../api', async (original) => ({ ...(await original<typeof api>()), listChanges: vi.fn() }))
@@ -23,7 +23,7 @@ async function view(path: string) {
 }
 
 async function reach(revision: number) {
-  useCluster().state.value = { revision, rates: { created: 0 } } as State
+  useCluster().state.value = state({ revision })
   await flushPromises()
 }
 
@@ -31,6 +31,7 @@ beforeEach(async () => {
   listChanges.mockReset().mockImplementation(async ({ since }) => [
     { key: `k${since + 1}`, revision: since + 1, size: 1, sha256: '', content_type: '', time: '2026-11-22T18:17:43Z' },
   ])
+  useCluster().connection.value = 'open'
   await reach(1)
 })
 
@@ -62,4 +63,24 @@ test('what is no revision cannot be asked for', async () => {
   const { wrapper } = await view('/history')
   await wrapper.find(hook('history-since')).setValue('-1')
   expect(wrapper.find(hook('history-replay')).attributes('disabled')).toBeDefined()
+})
+
+test('is live only while something can come', async () => {
+  const { wrapper } = await view('/history')
+  const status = () => wrapper.find(hook('history-status')).text()
+  expect(status()).toBe('Live.')
+  useCluster().connection.value = 'lost'
+  await flushPromises()
+  expect(status()).toContain('Not live: nothing was heard of the admin since')
+  useCluster().connection.value = 'open'
+  useCluster().state.value = state({ members: [member('n1', { status: 'down' })] })
+  await flushPromises()
+  expect(status()).toBe('Not live: no database node answers the admin.')
+  useCluster().state.value = state({ leader: '' })
+  await flushPromises()
+  expect(status()).toBe('Not live: there is no leader, so no key can be set.')
+  listChanges.mockRejectedValue(new api.Problem(503, { detail: 'no leader' }))
+  await reach(1000)
+  expect(status()).toBe('Not live: the changes could not be read.')
+  expect(wrapper.text()).toContain('The page tries again by itself.')
 })

@@ -50,7 +50,7 @@ it('turns a node red with the next state, and says what it means', async () => {
   shown.value = state({ members: [member('n1', { role: 'leader' }), member('n2')] })
   const view = setUp()
   shown.value = state({
-    health: { level: 'warning', sentence: '1 of 3 nodes is down.', problems: ['1 of 3 nodes is down.', 'Database node n2: connection refused.'] },
+    health: { level: 'warning', sentence: '1 of 3 nodes is down.', problems: ['1 of 3 nodes is down.', 'Database node n2: connection refused.'], voters: '' },
     members: [member('n1', { role: 'leader' }), member('n2', { status: 'down', reason: 'connection refused' })],
   })
   await nextTick()
@@ -61,11 +61,33 @@ it('turns a node red with the next state, and says what it means', async () => {
   expect(view.text()).toContain('1 of 2')
 })
 
-it('says when no leader is known and when nobody confirms the members', () => {
+it('says when no leader is known and when nobody confirms the members', async () => {
   shown.value = state({ leader: '', stale: true })
-  const text = setUp().text()
-  expect(text).toContain('none')
-  expect(text).toContain('not confirmed by a quorum')
+  const view = setUp()
+  expect(view.text()).toContain('none')
+  expect(view.text()).toContain('nothing can be put')
+  shown.value = state({ stale: true })
+  await nextTick()
+  expect(view.text()).toContain('not confirmed by a quorum')
+})
+
+it('counts a node that answers and is not ready as what it is', () => {
+  shown.value = state({ caches: [cache('c1', { status: 'starting' }), cache('c2', { status: 'down' }), cache('c3', { status: 'down', left: true })] })
+  expect(setUp().get('[data-testid=caches-up]').text()).toBe('Cache nodes1 of 2up, 1 of them not ready')
+})
+
+it('says that there are no cache nodes, and that this is no fault', () => {
+  shown.value = state({ caches: [] })
+  expect(setUp().get('[data-testid=caches-up]').text()).toBe('Cache nodesnonereads go to the database nodes')
+})
+
+it('says since when no database node was heard', async () => {
+  const down = { status: 'down' as const }
+  shown.value = state({ members: [member('n1', down), member('n2', { ...down, since: new Date(noon - 5000).toISOString() })] })
+  const view = setUp()
+  expect(view.get('.health').text()).toContain('Nothing was heard of the database nodes since 12:03:11 (14 s).')
+  expect(view.text()).toContain('when last heard of')
+  expect(view.get('[data-name=n1]').text()).not.toContain('in step')
 })
 
 it('puts every chart into words', () => {

@@ -122,13 +122,16 @@ test('with a prefix a longer stretch is searched, and only the newest shown', as
   expect(rows.at(-1)).toBe(`gap ${10_000 - searchedMax}-${10_000 - 2 * floodSize + 1}`)
 })
 
-test('shows an error, and is rid of it with the next answer', async () => {
+test('shows an error, waits to be told to try again, and is rid of it with the next answer', async () => {
   const { feed, fetchChanges } = history(2)
   fetchChanges.mockRejectedValueOnce(new Error('no quorum'))
   feed.advance(1)
   await flushPromises()
   expect(feed.error.value).toEqual(new Error('no quorum'))
-  feed.advance(2)
+  feed.advance(2) // states come twice a second, which is too often
+  await flushPromises()
+  expect(fetchChanges).toHaveBeenCalledTimes(1)
+  feed.again()
   await flushPromises()
   expect(feed.error.value).toBeNull()
   expect(shown(feed.rows.value)).toEqual([2, 1])
@@ -140,4 +143,17 @@ test('an answer for another prefix is dropped', async () => {
   feed.follow('odd/')
   await flushPromises()
   expect(shown(feed.rows.value)).toEqual([3, 1])
+})
+
+test('a replay that failed goes on where it was', async () => {
+  const { feed, fetchChanges } = history(3)
+  feed.advance(3)
+  fetchChanges.mockRejectedValueOnce(new Error('no quorum'))
+  feed.replay(1, '')
+  await flushPromises()
+  expect(feed.error.value).not.toBeNull()
+  feed.again()
+  await flushPromises()
+  expect(feed.error.value).toBeNull()
+  expect(shown(feed.rows.value)).toEqual([3, 2])
 })

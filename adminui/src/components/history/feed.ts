@@ -46,6 +46,7 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
   const loading = shallowRef(false)
   const error = shallowRef<unknown>(null)
   let prefix = ''
+  let stalled = false // the last request failed; its owner says when it is tried again
   let begun = false // a feed that follows begins with the first state
   let generation = 0 // answers to questions of an older one are dropped
 
@@ -62,6 +63,16 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
     void next()
   }
 
+  // again repeats what failed.
+  function again(): void {
+    if (following.value) {
+      stalled = false
+      advance(newest.value)
+    } else {
+      void next()
+    }
+  }
+
   function pause(on: boolean): void {
     paused.value = on
     advance(newest.value)
@@ -69,7 +80,7 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
 
   function advance(revision: number): void {
     newest.value = revision
-    if (paused.value || !following.value || loading.value) {
+    if (paused.value || !following.value || loading.value || stalled) {
       return
     }
     if (!begun && revision > 0) {
@@ -124,11 +135,13 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
       if (asked !== generation) {
         return null
       }
+      stalled = false
       error.value = null
       loading.value = false
       return page
     } catch (err) {
       if (asked === generation) {
+        stalled = true
         error.value = err
         loading.value = false
       }
@@ -147,7 +160,7 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
   function reset(withPrefix: string): void {
     generation++
     prefix = withPrefix
-    begun = loading.value = paused.value = false
+    begun = stalled = loading.value = paused.value = false
     error.value = null
     rows.value = []
     cursor.value = 0
@@ -157,5 +170,5 @@ export function useFeed<C extends Revised>(fetchChanges: FetchChanges<C>) {
     return prefix === '' ? pageSize : searchedMax
   }
 
-  return { rows, paused, following, newest, cursor, loading, error, follow, replay, pause, advance, next }
+  return { rows, paused, following, newest, cursor, loading, error, follow, replay, pause, advance, next, again }
 }

@@ -56,3 +56,25 @@ test('shows why there is no list', async () => {
   await flushPromises()
   expect(wrapper.text()).toContain('no leader is known to this node now')
 })
+
+test('tries again by itself after a failure, says since when, and forgets the error', async () => {
+  listKeys.mockRejectedValue(new api.Problem(503, { detail: 'no leader is known to this node now' }))
+  const wrapper = list()
+  await flushPromises()
+  expect(wrapper.find(hook('keys-problem')).text()).toContain('The page tries again by itself.')
+  listKeys.mockResolvedValue({ keys: [row({ key: 'back' }, 1)] })
+  vi.advanceTimersByTime(1000)
+  await flushPromises()
+  expect(wrapper.find(hook('keys-problem')).exists()).toBe(false)
+  expect(wrapper.text()).toContain('back')
+})
+
+test('calls what it shows old while newer keys cannot be read', async () => {
+  const wrapper = list()
+  await flushPromises()
+  listKeys.mockRejectedValue(new api.Problem(0))
+  ;(wrapper.vm as unknown as { reload: () => void }).reload()
+  await flushPromises()
+  expect(wrapper.text()).toContain('The list below is an older one.')
+  expect(wrapper.findAll(hook('keys-row'))).toHaveLength(2)
+})

@@ -22,7 +22,9 @@ export function useValue(key: WatchSource<Uint8Array | null>, limit = previewByt
       return
     }
     const { signal } = (running = new AbortController())
-    looked.value = { status: 'loading' }
+    if (looked.value.status !== 'failed') {
+      looked.value = { status: 'loading' } // what went wrong stays in sight until it works
+    }
     try {
       const { body, ...found } = await read(current, limit, signal)
       if (!signal.aborted) {
@@ -39,6 +41,7 @@ export function useValue(key: WatchSource<Uint8Array | null>, limit = previewByt
     key,
     (next) => {
       current = next
+      looked.value = { status: 'none' }
       void look()
     },
     { immediate: true },

@@ -1,13 +1,20 @@
 import { expect, test } from 'vitest'
-import { canForce, force, promote, remove, tolerance, transfer, type Node } from './consequences'
+import { canForce, force, promote, outlook, remove, transfer, type Node } from './consequences'
 
 const node = (name: string, role: Node['role'], status: Node['status'] = 'up'): Node => ({ name, role, status })
 const three = [node('n1', 'leader'), node('n2', 'follower'), node('n3', 'follower')]
 
-test('a majority tolerates what is left of it', () => {
-  expect([1, 2, 3, 4, 5, 7, 9].map(tolerance)).toEqual([
-    'no failure', 'no failure', 'one failure', 'one failure', 'two failures', 'three failures', '4 failures',
+test('says how many more may fail, and counts those that have failed already', () => {
+  const some = (up: number, down: number) => [
+    ...Array.from({ length: up }, (_, i) => node(`u${i}`, 'follower')),
+    ...Array.from({ length: down }, (_, i) => node(`d${i}`, 'follower', 'down')),
+  ]
+  expect([1, 2, 3, 4, 5, 7, 9].map((n) => outlook(some(n, 0)))).toEqual([
+    ': it may not fail', ': none of them may fail', ': one of them may fail', ': one of them may fail', ': two of them may fail', ': three of them may fail', ': 4 of them may fail',
   ])
+  expect(outlook(some(2, 1))).toBe(', of which 2 are up: none of them may fail')
+  expect(outlook(some(4, 1))).toBe(', of which 4 are up: one of them may fail')
+  expect(outlook(some(1, 2))).toBe(', of which 1 is up: too few, 2 are needed')
 })
 
 test('a transfer names both nodes', () => {
@@ -16,7 +23,7 @@ test('a transfer names both nodes', () => {
 
 test('a removal says what remains', () => {
   const text = remove(three, 'n3').sentences.join(' ')
-  expect(text).toContain('2 voters remain, which tolerate no failure.')
+  expect(text).toContain('2 voters remain: none of them may fail.')
   expect(text).toContain('n3 stops by itself.')
   expect(text).not.toContain('hands leadership')
 })
@@ -24,7 +31,7 @@ test('a removal says what remains', () => {
 test('removing the leader, a learner, or a node that is down says so', () => {
   expect(remove(three, 'n1').sentences.join(' ')).toContain('n1 leads and hands leadership over first')
   const learner = remove([...three, node('n4', 'learner')], 'n4').sentences.join(' ')
-  expect(learner).toContain('tolerates as many failures as before')
+  expect(learner).toContain('as many of the others may fail as before')
   expect(learner).not.toContain('voters remain')
   const down = remove([...three.slice(0, 2), node('n3', 'follower', 'down')], 'n3').sentences.join(' ')
   expect(down).toContain('n3 is down now')
@@ -38,7 +45,7 @@ test('force counts those that are left', () => {
 
 test('a promotion says how many must have each put', () => {
   expect(promote([...three, node('n4', 'learner')], 'n4').sentences.slice(0, 2)).toEqual([
-    'n4 becomes a voter: then there are 4, which tolerate one failure.',
+    'n4 becomes a voter. Then there are 4: one of them may fail.',
     'Each put is acknowledged when 3 of them have it on disk.',
   ])
 })

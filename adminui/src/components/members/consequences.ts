@@ -14,21 +14,25 @@ export interface Consequence {
   danger: boolean
 }
 
-// tolerance is how many voters may be down while the others still have a majority.
-export function tolerance(voters: number): string {
-  const failures = Math.floor((voters - 1) / 2)
-  const words = ['no failure', 'one failure', 'two failures', 'three failures']
-  return words[failures] ?? `${failures} failures`
-}
-
 function voters(nodes: Node[]): Node[] {
   return nodes.filter((n) => n.role !== 'learner')
 }
 
-function remain(count: number): string {
-  return count === 1
-    ? '1 voter remains, which tolerates no failure.'
-    : `${count} voters remain, which tolerate ${tolerance(count)}.`
+// outlook says of voters how many more of them may be down while the others still
+// have a majority.
+export function outlook(nodes: Node[]): string {
+  const up = nodes.filter((n) => n.status !== 'down').length
+  const some = up < nodes.length ? `, of which ${up} ${up === 1 ? 'is' : 'are'} up` : ''
+  const spare = up - majority(nodes.length)
+  if (spare < 0) {
+    return `${some}: too few, ${majority(nodes.length)} are needed`
+  }
+  const words = ['none', 'one', 'two', 'three']
+  return nodes.length === 1 ? `${some}: it may not fail` : `${some}: ${words[spare] ?? spare} of them may fail`
+}
+
+function remain(rest: Node[]): string {
+  return rest.length === 1 ? `1 voter remains${outlook(rest)}.` : `${rest.length} voters remain${outlook(rest)}.`
 }
 
 function majority(count: number): number {
@@ -49,11 +53,12 @@ export function transfer(nodes: Node[], to: string): Consequence {
 }
 
 export function promote(nodes: Node[], name: string): Consequence {
-  const after = voters(nodes).length + 1
+  const all = nodes.filter((n) => n.role !== 'learner' || n.name === name)
+  const after = all.length
   return {
     title: `Give ${name} a vote?`,
     sentences: [
-      `${name} becomes a voter: then there are ${after}, which tolerate ${tolerance(after)}.`,
+      `${name} becomes a voter. Then there are ${after}${outlook(all)}.`,
       `Each put is acknowledged when ${majority(after)} of them have it on disk.`,
       'It is refused while the learner is behind.',
     ],
@@ -67,9 +72,9 @@ export function remove(nodes: Node[], name: string): Consequence {
   const rest = voters(nodes).filter((n) => n.name !== name)
   const sentences = [`${name} leaves the cluster for ever.`]
   if (node?.role === 'learner') {
-    sentences.push('It has no vote, so the cluster tolerates as many failures as before.')
+    sentences.push('It has no vote, so as many of the others may fail as before.')
   } else {
-    sentences.push(remain(rest.length))
+    sentences.push(remain(rest))
   }
   if (node?.role === 'leader' && rest.length > 0) {
     sentences.push(`${name} leads and hands leadership over first. Puts pause for some milliseconds.`)
