@@ -26,6 +26,11 @@
 // makes. In the browser, cluster.ts holds the one event stream and the newest
 // state, api.ts makes the requests, and each view has a file in src/views.
 //
+// Health is the state in words, and comes from one place, health.go: the page
+// shows its sentences and makes up none. What a view could not read it tries again
+// by itself, after pauses that grow (retry.ts), and at once when the nodes are back;
+// until then it says since when. It offers no change that is sure to be refused.
+//
 // The page is served with a Content-Security-Policy that lets it load and reach
 // its own origin only, and run nothing that is not a file of the bundle.
 //
@@ -40,7 +45,9 @@
 //     cache nodes ask of the database is taken away.
 //  4. A member that is not one any more is forgotten, and so is a cache node of
 //     which the database has not heard for ten minutes.
-//  5. All figures come from the nodes themselves. The Watch never changes
+//  5. How many voters may fail is counted from those that answer the admin and are
+//     heard by the cluster, not from those that there are.
+//  6. All figures come from the nodes themselves. The Watch never changes
 //     anything.
 //
 // # Caveats
