@@ -1,0 +1,333 @@
+package hostile
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// bystanders use every node while it is attacked: puts, reads, lists, batches,
+// and a look at who is healthy, each over connections that are kept and over new
+// ones in turn.
+type bystanders struct {
+	t     *testing.T
+	cuts  bool // a connection that breaks may be tried again
+	began time.Time
+
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	all    []*bystander
+}
+
+// bystander does one thing at one node, again and again. Owned by its goroutine
+// until stop has waited for it; done is for everybody.
+type bystander struct {
+	name string
+	do   func(ctx context.Context, hc *http.Client, n int) error
+
+	kept   *http.Client
+	done   atomic.Int64
+	failed int
+	first  string // how it failed first
+	worst  time.Duration
+}
+
+// pause is how long a bystander waits after each thing it does.
+const pause = 250 * time.Millisecond
+
+// watch lets bystanders begin.
+func (w *world) watch(cuts bool) *bystanders {
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &bystanders{t: w.t, cuts: cuts, began: time.Now(), cancel: cancel}
+	for _, g := range w.servers(true) {
+		b.addKeys(g)
+	}
+	for _, d := range w.DBs {
+		b.addDatabase(d, len(w.Caches))
+	}
+	for _, c := range w.Caches {
+		b.add(c.Name+": the ring", func(ctx context.Context, hc *http.Client, _ int) error {
+			return ringHas(ctx, hc, c.URL(), len(w.Caches)-1)
+		})
+	}
+	b.add("admin: nodes", func(ctx context.Context, hc *http.Client, _ int) error {
+		return errors.Join(allHealthy(ctx, hc, w.admin.URL()+"/caches", len(w.Caches)), allHealthy(ctx, hc, w.admin.URL()+"/dbs", len(w.DBs)))
+	})
+	for _, one := range b.all {
+		b.wg.Go(func() { b.loop(ctx, one) })
+	}
+	w.t.Cleanup(b.end)
+	return b
+}
+
+func (b *bystanders) add(name string, do func(ctx context.Context, hc *http.Client, n int) error) {
+	kept := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
+	b.all = append(b.all, &bystander{name: name, do: do, kept: kept})
+}
+
+// addKeys adds those that use keys through a node.
+func (b *bystanders) addKeys(g target) {
+	url, id := "http://"+g.addr+g.api(), g.node.Name
+	b.add(id+": puts and reads", func(ctx context.Context, hc *http.Client, n int) error {
+		key, value := fmt.Sprintf("bystander/%s/%d", id, n), fmt.Sprintf("value %d of %s", n, id)
+		if err := ask(ctx, hc, http.MethodPut, url+"/key/"+key, value, "", http.StatusCreated, http.StatusOK); err != nil {
+			return fmt.Errorf("put: %w", err)
+		}
+		if err := ask(ctx, hc, http.MethodGet, url+"/key/"+key, "", value, http.StatusOK); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		return nil
+	})
+	b.add(id+": reads", func(ctx context.Context, hc *http.Client, n int) error {
+		i := n % seedKeys
+		if err := ask(ctx, hc, http.MethodGet, url+"/key/"+seedKey(i), "", string(seedBytes(i)), http.StatusOK); err != nil {
+			return err
+		}
+		if err := ask(ctx, hc, http.MethodGet, url+"/key/never/set", "", "", http.StatusNotFound); err != nil {
+			return fmt.Errorf("read of a key that is not set: %w", err)
+		}
+		return nil
+	})
+	b.add(id+": lists", func(ctx context.Context, hc *http.Client, n int) error {
+		return ask(ctx, hc, http.MethodGet, url+"/keys?limit=100&prefix=seed/", "", seedKey(99), http.StatusOK)
+	})
+	b.add(id+": batches", func(ctx context.Context, hc *http.Client, n int) error {
+		key := fmt.Sprintf("bystander/%s/line/%d", id, n)
+		line := fmt.Sprintf(`{"key":%q,"value":"1"}`, key)
+		if err := ask(ctx, hc, http.MethodPost, url+"/keys", line, `"status":`, http.StatusOK); err != nil {
+			return fmt.Errorf("put of a line: %w", err)
+		}
+		if err := ask(ctx, hc, http.MethodPost, url+"/keys/get", fmt.Sprintf(`{"key":%q}`, key), `"status":"found"`, http.StatusOK); err != nil {
+			return fmt.Errorf("read of a line: %w", err)
+		}
+		return nil
+	})
+}
+
+// addDatabase adds those that look at what database nodes know of others.
+func (b *bystanders) addDatabase(d *clustertest.Process, caches int) {
+	b.add(d.Name+": heartbeats", func(ctx context.Context, hc *http.Client, _ int) error {
+		return allHealthy(ctx, hc, d.URL()+"/caches", caches)
+	})
+	b.add(d.Name+": members", func(ctx context.Context, hc *http.Client, _ int) error {
+		return ask(ctx, hc, http.MethodGet, d.URL()+"/members", "", `"leader":"n`, http.StatusOK)
+	})
+	b.add(d.Name+": its peer port", func(ctx context.Context, hc *http.Client, _ int) error {
+		return ask(ctx, hc, http.MethodGet, "http://"+d.Peer+"/oncekv/identity", "", `"cluster_id"`, http.StatusOK)
+	})
+}
+
+func (b *bystanders) loop(ctx context.Context, one *bystander) {
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for n := 0; ctx.Err() == nil; n++ {
+		hc := one.kept
+		if n%2 == 1 {
+			hc = lonely
+		}
+		began := time.Now()
+		err := b.attempt(ctx, one, hc, n)
+		if ctx.Err() != nil {
+			return // the end of all is no failure
+		}
+		took := time.Since(began)
+		one.worst = max(one.worst, took)
+		if err != nil {
+			if one.failed++; one.first == "" {
+				one.first = fmt.Sprintf("%.1f s after the beginning it waited %.1f s: %v", began.Sub(b.began).Seconds(), took.Seconds(), err)
+			}
+		}
+		one.done.Add(1)
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// attempt does one thing, again and again as long as a node says that it should
+// be tried again, until the bound.
+func (b *bystanders) attempt(ctx context.Context, one *bystander, hc *http.Client, n int) error {
+	bounded, cancel := context.WithTimeout(ctx, run.bound)
+	defer cancel()
+	var last error
+	for {
+		err := one.do(bounded, hc, n)
+		if err == nil {
+			return nil
+		}
+		if bounded.Err() != nil && last != nil {
+			return fmt.Errorf("%w (after many tries)", last)
+		}
+		if last = err; !b.again(err) {
+			return err
+		}
+		wait := time.NewTimer(50 * time.Millisecond)
+		select {
+		case <-bounded.Done():
+			wait.Stop()
+			return last
+		case <-wait.C:
+		}
+	}
+}
+
+// again reports whether an error may be tried again: a refusal that explains
+// itself, a state that is about to change, or, where the attack takes all
+// connections, one that broke.
+func (b *bystanders) again(err error) bool {
+	if busy := new(busyError); errors.As(err, &busy) {
+		return true
+	}
+	return b.cuts && !errors.As(err, new(*wrongError))
+}
+
+// busyError asks for another try.
+type busyError struct{ what string }
+
+func (e *busyError) Error() string { return e.what }
+
+// wrongError is an answer that no attack excuses.
+type wrongError struct{ what string }
+
+func (e *wrongError) Error() string { return e.what }
+
+// rounds waits until every bystander has done its thing so many more times, or
+// failed to within the bound.
+func (b *bystanders) rounds(n int64) {
+	b.t.Helper()
+	from := make([]int64, len(b.all))
+	for i, one := range b.all {
+		from[i] = one.done.Load()
+	}
+	clustertest.Eventually(b.t, fmt.Sprintf("%d more rounds of the bystanders", n), func() error {
+		for i, one := range b.all {
+			// One more: the one under way may have begun before.
+			if got := one.done.Load() - from[i]; got < n+1 {
+				return fmt.Errorf("%s did %d", one.name, got)
+			}
+		}
+		return nil
+	})
+}
+
+// end stops all of them.
+func (b *bystanders) end() {
+	b.cancel()
+	b.wg.Wait()
+	for _, one := range b.all {
+		one.kept.CloseIdleConnections()
+	}
+}
+
+// stop stops all of them and tells what they found.
+func (b *bystanders) stop() {
+	b.t.Helper()
+	b.end()
+	var worst *bystander
+	for _, one := range b.all {
+		if one.failed > 0 {
+			b.t.Errorf("bystander %s: failed %d of %d times; first, %s", one.name, one.failed, one.done.Load(), one.first)
+		}
+		if worst == nil || one.worst > worst.worst {
+			worst = one
+		}
+	}
+	b.t.Logf("the longest that a bystander waited was %.1f s (%s)", worst.worst.Seconds(), worst.name)
+}
+
+// ask sends a request, and wants one of some statuses and a text in the answer.
+func ask(ctx context.Context, hc *http.Client, method, url, body, want string, statuses ...int) error {
+	status, header, got, err := send(ctx, hc, method, url, body)
+	if err != nil {
+		return err
+	}
+	for _, s := range statuses {
+		if status != s {
+			continue
+		}
+		if !strings.Contains(string(got), want) {
+			return &wrongError{fmt.Sprintf("%s %s answered %d without %.80q: %.200q", method, url, status, want, got)}
+		}
+		return nil
+	}
+	said := fmt.Sprintf("%s %s answered %d: %.300s", method, url, status, bytes.TrimSpace(got))
+	var p client.Problem
+	busy := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
+	if busy && header.Get("Retry-After") != "" && json.Unmarshal(got, &p) == nil && p.Detail != "" {
+		return &busyError{said}
+	}
+	return &wrongError{said}
+}
+
+func send(ctx context.Context, hc *http.Client, method, url, body string) (int, http.Header, []byte, error) {
+	var reader io.Reader
+	if method != http.MethodGet {
+		reader = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, reader)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	req.Header["Idempotency-Key"] = nil // a kept connection that has just been closed may be replaced; it is not sent
+	resp, err := hc.Do(req)
+	if err != nil {
+		return 0, nil, nil, err
+	}
+	got, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, resp.Header, got, errors.Join(err, resp.Body.Close())
+}
+
+// allHealthy wants that a list of nodes has so many that are healthy, besides
+// whatever an attacker put there. It may take the bound until it has.
+func allHealthy(ctx context.Context, hc *http.Client, url string, want int) error {
+	status, _, body, err := send(ctx, hc, http.MethodGet, url, "")
+	if err != nil {
+		return err
+	}
+	var nodes []struct {
+		Name    string
+		Healthy bool
+	}
+	if status != http.StatusOK || json.Unmarshal(body, &nodes) != nil {
+		return &wrongError{fmt.Sprintf("%s answered %d: %.200s", url, status, body)}
+	}
+	healthy := map[string]bool{}
+	for _, n := range nodes {
+		if n.Healthy && len(n.Name) == 2 { // n1, c2: ours
+			healthy[n.Name] = true
+		}
+	}
+	if len(healthy) < want {
+		return &busyError{fmt.Sprintf("%s has %d healthy nodes; want %d", url, len(healthy), want)}
+	}
+	return nil
+}
+
+// ringHas wants that a cache node knows so many others at least.
+func ringHas(ctx context.Context, hc *http.Client, url string, want int) error {
+	status, _, body, err := send(ctx, hc, http.MethodGet, url+"/stats", "")
+	if err != nil {
+		return err
+	}
+	var stats struct{ Peers int }
+	if status != http.StatusOK || json.Unmarshal(body, &stats) != nil {
+		return &wrongError{fmt.Sprintf("%s/stats answered %d: %.200s", url, status, body)}
+	}
+	if stats.Peers < want {
+		return &busyError{fmt.Sprintf("%s knows %d other cache nodes; want %d", url, stats.Peers, want)}
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package hostile
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// figures are what a node occupies.
+type figures struct {
+	goroutines  int
+	descriptors int
+	heap        int64 // bytes in use, garbage included
+	anonymous   int64 // bytes of memory
+}
+
+func (f figures) String() string {
+	return fmt.Sprintf("%d goroutines, %d descriptors, %d MiB of heap", f.goroutines, f.descriptors, f.heap>>20)
+}
+
+type allFigures map[*clustertest.Process]figures
+
+// What a node may have more than before: connections between nodes that were not
+// open yet, and a heap that varies by itself.
+const (
+	goroutinesMore  = 60
+	descriptorsMore = 40
+	heapMore        = 96 << 20
+	// memoryMore is the most that an attack may take of a node's memory at any
+	// time: its budgets for bodies, values and lists, and as much garbage again.
+	memoryMore = 768 << 20
+	// settleTime is within what all that comes back: idle connections are closed
+	// after half a minute.
+	settleTime = 75 * time.Second
+)
+
+func figuresOf(n *clustertest.Process) (figures, error) {
+	metrics, err := n.Metrics()
+	if err != nil {
+		return figures{}, err
+	}
+	memory, err := n.Memory()
+	if err != nil {
+		return figures{}, err
+	}
+	open, err := n.Descriptors()
+	return figures{goroutines: int(metrics["go_goroutines"]), descriptors: open, heap: int64(metrics["go_memstats_heap_inuse_bytes"]), anonymous: memory.Anonymous}, err
+}
+
+// figures are those of all nodes now.
+func (w *world) figures() allFigures {
+	w.t.Helper()
+	all := allFigures{}
+	for _, n := range w.all() {
+		f, err := figuresOf(n)
+		if err != nil {
+			w.t.Fatalf("the figures of %s: %v", n.Name, err)
+		}
+		all[n] = f
+	}
+	return all
+}
+
+// memoryMax is how much memory each node may have during the attack.
+func (f allFigures) memoryMax() map[*clustertest.Process]int64 {
+	limits := map[*clustertest.Process]int64{}
+	for n, was := range f {
+		limits[n] = was.anonymous + memoryMore
+	}
+	return limits
+}
+
+// judgeFigures waits until every node occupies as much as before.
+func (w *world) judgeFigures(before allFigures) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+	defer cancel()
+	for _, n := range w.all() {
+		if !n.Running() {
+			continue
+		}
+		was := before[n]
+		var now figures
+		err := poll(ctx, func() error {
+			f, err := figuresOf(n)
+			if err != nil {
+				return err
+			}
+			now = f
+			if f.heap > was.heap+heapMore {
+				w.collect(ctx, n)
+			}
+			if f.goroutines > was.goroutines+goroutinesMore || f.descriptors > was.descriptors+descriptorsMore || f.heap > was.heap+heapMore {
+				return fmt.Errorf("it has %v", f)
+			}
+			return nil
+		})
+		if err != nil {
+			w.t.Errorf("%s does not come back to what it occupied before the attack, %v, within %v: %v", n.Name, was, settleTime, err)
+			continue
+		}
+		w.t.Logf("%s: %v before the attack, %v after it", n.Name, was, now)
+	}
+}
+
+// collect makes a node collect its garbage soon, by making it make more.
+func (w *world) collect(ctx context.Context, n *clustertest.Process) {
+	path := "/keys?limit=10000"
+	if n == w.admin {
+		path = "/api" + path
+	}
+	for range 20 {
+		_, _, _ = fetch(ctx, n.URL()+path)
+	}
+}

@@ -1,0 +1,105 @@
+package hostile
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// readerAttacks ask, and do not read what they are told.
+func readerAttacks() []attack {
+	return []attack{
+		{name: "deaf-readers", quick: true, near: true, run: deafReaders},
+		{name: "deaf-large-values", plan: plan{largeBytes: 64 << 20}, run: deafLargeValues},
+		{name: "deaf-batches", run: deafBatches},
+		{name: "made-up-caches", near: true, run: madeUpCaches},
+	}
+}
+
+// deafReaders ask for everything that is long, or never ends, and read nothing.
+func deafReaders(a *attacker) {
+	for _, g := range a.w.servers(true) {
+		for _, path := range []string{"/keys?limit=10000", "/changes?values=true", "/changes?follow=true&since=0&values=true", "/key/" + seedKey(1)} {
+			text := fmt.Sprintf("GET %s%s HTTP/1.1\r\nHost: %s\r\n\r\n", g.api(), path, g.addr)
+			a.openDeaf(64, g.addr, strings.Repeat(text, 20)) // one after the other
+		}
+		for _, path := range []string{"/metrics", "/openapi.yaml", "/stats", "/caches", "/dbs", "/members"} {
+			text := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.addr)
+			a.openDeaf(16, g.addr, strings.Repeat(text, 50))
+		}
+	}
+	a.openDeaf(300, a.w.admin.Addr, fmt.Sprintf("GET /events HTTP/1.1\r\nHost: %s\r\n\r\n", a.w.admin.Addr))
+	a.hold()
+}
+
+// deafLargeValues asks for a value of 64 MiB over many connections.
+func deafLargeValues(a *attacker) {
+	for _, g := range a.w.servers(true) {
+		for _, more := range []string{"", "Range: bytes=1-\r\n"} {
+			a.openDeaf(64, g.addr, fmt.Sprintf("GET %s/key/large HTTP/1.1\r\nHost: %s\r\n%s\r\n", g.api(), g.addr, more))
+		}
+		a.openDeaf(16, g.addr, fmt.Sprintf("GET %s/key?key=large&format=json HTTP/1.1\r\nHost: %s\r\n\r\n", g.api(), g.addr))
+	}
+	a.hold()
+}
+
+// deafBatches sends lines of puts and gets, and never reads a result.
+func deafBatches(a *attacker) {
+	var puts, gets strings.Builder
+	for i := range 400 {
+		fmt.Fprintf(&puts, "{\"key\":\"deaf/%d\",\"value\":\"x\"}\n", i)
+		fmt.Fprintf(&gets, "{\"key\":%q}\n", seedKey(i%seedKeys))
+	}
+	var wg sync.WaitGroup
+	for _, g := range a.w.servers(true) {
+		for path, lines := range map[string]string{"/keys": puts.String(), "/keys/get": gets.String()} {
+			head := fmt.Sprintf("POST %s%s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n", g.api(), path, g.addr)
+			text := head + strings.Repeat(fmt.Sprintf("%x\r\n%s\r\n", len(lines), lines), 20)
+			wg.Go(func() { a.openDeaf(20, g.addr, text) })
+		}
+	}
+	wg.Wait()
+	a.hold()
+}
+
+// madeUpCaches registers a thousand cache nodes that do not exist, again and again,
+// and has their list told to clients that do not read.
+func madeUpCaches(a *attacker) {
+	for round := range 2 {
+		for _, d := range a.w.DBs {
+			a.each(1000, 8, func(i int) {
+				name := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("n", 2000))
+				body, err := json.Marshal(map[string]any{"name": name, "url": fmt.Sprintf("http://127.9.%d.%d:%d", i/250, 1+i%250, 10_000+round)})
+				if err == nil {
+					a.post(d.URL()+"/caches", body)
+				}
+				a.post(d.URL()+"/caches", fmt.Appendf(nil, `{"name":"m%d","url":"http://127.8.%d.%d:%d"}`, i, i/250, 1+i%250, 10_000+round))
+			})
+			get := fmt.Sprintf("GET /caches HTTP/1.1\r\nHost: %s\r\n\r\n", d.Addr)
+			beat := `{"name":"deaf","url":"http://127.8.8.8:1"}`
+			post := fmt.Sprintf("POST /caches HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", d.Addr, len(beat), beat)
+			a.openDeaf(75, d.Addr, strings.Repeat(get, 20))
+			a.openDeaf(75, d.Addr, strings.Repeat(post, 20))
+		}
+		a.openDeaf(75, a.w.admin.Addr, strings.Repeat(fmt.Sprintf("GET /caches HTTP/1.1\r\nHost: %s\r\n\r\n", a.w.admin.Addr), 20))
+		a.seen.rounds(1)
+	}
+	a.hold()
+}
+
+// post sends a body and does not care what becomes of it.
+func (a *attacker) post(url string, body []byte) {
+	ctx, cancel := context.WithTimeout(a.ctx, run.bound)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return
+	}
+	if resp, err := a.hc.Do(req); err == nil {
+		_ = resp.Body.Close()
+	}
+}
