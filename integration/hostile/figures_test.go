@@ -84,6 +84,9 @@ func (w *world) judgeFigures(before allFigures) {
 		was := before[n]
 		var now figures
 		err := poll(ctx, func() error {
+			if !n.Running() {
+				return nil // judgeLogs tells why
+			}
 			f, err := figuresOf(n)
 			if err != nil {
 				return err

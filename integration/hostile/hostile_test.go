@@ -72,11 +72,13 @@ func play(t *testing.T, a attack, from string) {
 	attacker.tellRest()
 
 	watch.rounds(2) // and is afterwards
+	w.judgeLogs() // first: it may be the cause of all else
 	watch.stop()
 	for n, limit := range before.memoryMax() {
-		memory.Bound(limit, n)
+		if n.Running() {
+			memory.Bound(limit, n)
+		}
 	}
 	w.judgeFigures(before)
-	w.judgeLogs()
 	w.judgeRestart()
 }

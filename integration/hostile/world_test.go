@@ -179,7 +179,7 @@ func (w *world) judgeLogs() {
 	w.t.Helper()
 	for _, n := range w.all() {
 		if !n.Running() {
-			w.t.Errorf("%s has stopped; its last lines:\n%s", n.Name, lastLines(n.Log(), 5))
+			w.t.Errorf("%s has stopped: %s", n.Name, why(n.Log()))
 			continue
 		}
 		w.judgeLog(n)
@@ -217,13 +217,20 @@ func (w *world) judgeLog(n *clustertest.Process) {
 		w.t.Errorf("%s wrote %d lines %s, such as %.400s", n.Name, len(which), what, which[0])
 	}
 	if lines > logLinesMax {
-		w.t.Errorf("%s wrote %d lines to its log during the attack; want at most %d. The last: %.400s", n.Name, lines, logLinesMax, lastLines(n.Log(), 1))
+		w.t.Errorf("%s wrote %d lines to its log during the attack; want at most %d. one is %.400s", n.Name, lines, logLinesMax, why(n.Log()))
 	}
 }
 
-func lastLines(log string, n int) string {
-	lines := strings.Split(strings.TrimSpace(log), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+// why is the line of a log that says why the node stopped, or the last one.
+func why(log string) string {
+	last := "it wrote nothing"
+	for line := range strings.Lines(log) {
+		last = strings.TrimSpace(line)
+		if strings.HasPrefix(last, "panic: ") || strings.HasPrefix(last, "fatal error: ") || strings.Contains(last, `"level":"ERROR"`) {
+			break
+		}
+	}
+	return fmt.Sprintf("%.500s", last)
 }
 
 // judgeRestart ends all nodes in order and starts them again: nothing that the
@@ -236,12 +243,17 @@ func (w *world) judgeRestart() {
 			revision = max(revision, s.Revision)
 		}
 	}
+	stood := make(map[*clustertest.Process]bool)
 	for _, n := range w.all() {
+		stood[n] = n.Running()
 		n.Signal(syscall.SIGTERM)
 	}
 	for _, n := range w.all() {
+		if !stood[n] {
+			continue // judgeLogs has told why
+		}
 		if code := n.Wait(); code != 0 {
-			w.t.Errorf("%s ended with exit code %d after the attack; its last lines:\n%s", n.Name, code, lastLines(n.Log(), 5))
+			w.t.Errorf("%s ended with exit code %d after the attack: %s", n.Name, code, why(n.Log()))
 		}
 	}
 	for _, n := range w.all() {
@@ -250,19 +262,46 @@ func (w *world) judgeRestart() {
 	if !w.readyAgain() {
 		return
 	}
-	after, _ := clustertest.SameHistory(w.t, w.DBs...)
-	if after < revision {
-		w.t.Errorf("revision %d is there after a restart; %d was before", after, revision)
-	}
+	w.judgeHistory(revision)
 	w.judgeSeeds()
 }
+
+// judgeHistory wants the same history on all database nodes, with all that was
+// there before.
+func (w *world) judgeHistory(before uint64) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), restartTime)
+	defer cancel()
+	err := poll(ctx, func() error {
+		var first client.Stats
+		for _, d := range w.DBs {
+			s, err := d.Stats()
+			if err != nil {
+				return err
+			}
+			if first.Digest == "" {
+				first = s
+			}
+			if s.Revision != first.Revision || s.Digest != first.Digest || s.Revision < before {
+				return fmt.Errorf("%s has revision %d, %s %d, and there were %d before; digests %.8s and %.8s", s.Name, s.Revision, first.Name, first.Revision, before, s.Digest, first.Digest)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		w.t.Errorf("after the attack and a restart the histories are not the same within %v: %v", restartTime, err)
+	}
+}
+
+// restartTime is within what a node that was started again has to be as before.
+const restartTime = 30 * time.Second
 
 // readyAgain waits until all nodes that were started again say that they are
 // ready; one that ends instead, or takes too long, is told of.
 func (w *world) readyAgain() bool {
 	w.t.Helper()
 	ok := true
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), restartTime)
 	defer cancel()
 	for _, n := range w.all() {
 		err := poll(ctx, func() error {
@@ -276,7 +315,7 @@ func (w *world) readyAgain() bool {
 			return err
 		})
 		if !n.Running() {
-			err = fmt.Errorf("it ended:\n%s", lastLines(n.Log(), 3))
+			err = fmt.Errorf("it ended: %s", why(n.Log()))
 		}
 		if err != nil {
 			w.t.Errorf("%s does not come up again after the attack: %v", n.Name, err)
