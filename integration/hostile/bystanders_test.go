@@ -16,6 +16,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
+	"github.com/Focinfi/oncekv/internal/frame"
 )
 
 // bystanders use every node while it is attacked: puts, reads, lists, batches,
@@ -111,6 +112,18 @@ func (b *bystanders) addKeys(g target) {
 		}
 		if err := ask(ctx, hc, http.MethodPost, url+"/keys/get", fmt.Sprintf(`{"key":%q}`, key), `"status":"found"`, http.StatusOK); err != nil {
 			return fmt.Errorf("read of a line: %w", err)
+		}
+		return nil
+	})
+	b.add(id+": frames", func(ctx context.Context, hc *http.Client, n int) error {
+		key := fmt.Sprintf("bystander/%s/frame/%d", id, n)
+		put := frame.AppendPut(nil, &frame.Put{ID: 1, Key: key, Value: []byte("1")})
+		if err := askFramed(ctx, hc, url+"/keys", put, frame.KindSet); err != nil {
+			return fmt.Errorf("put of a frame: %w", err)
+		}
+		get := frame.AppendGet(nil, &frame.Get{ID: 1, Key: key})
+		if err := askFramed(ctx, hc, url+"/keys/get", get, frame.KindValue); err != nil {
+			return fmt.Errorf("read of a frame: %w", err)
 		}
 		return nil
 	})
@@ -275,10 +288,45 @@ func ask(ctx context.Context, hc *http.Client, method, url, body, want string, s
 		}
 		return nil
 	}
-	said := fmt.Sprintf("%s %s answered %d: %.300s", method, url, status, bytes.TrimSpace(got))
+	return refusal(method+" "+url, status, header, got)
+}
+
+// refusal is the error of an answer that is not one that was asked for: busyError
+// where it explains itself and says when to try again.
+func refusal(what string, status int, header http.Header, got []byte) error {
+	said := fmt.Sprintf("%s answered %d: %.300s", what, status, bytes.TrimSpace(got))
 	var p client.Problem
 	busy := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
 	if busy && header.Get("Retry-After") != "" && json.Unmarshal(got, &p) == nil && p.Detail != "" {
+		return &busyError{said}
+	}
+	return &wrongError{said}
+}
+
+// askFramed sends a frame, and wants an answer of one kind.
+func askFramed(ctx context.Context, hc *http.Client, url string, body []byte, want frame.Kind) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", framesType)
+	status, header, got, err := do(hc, req)
+	if err != nil {
+		return err
+	}
+	if status != http.StatusOK {
+		return refusal("POST "+url, status, header, got)
+	}
+	f, err := frame.NewReader(bytes.NewReader(got)).Next()
+	if err != nil {
+		return &wrongError{fmt.Sprintf("POST %s answered %q, which is no frame: %v", url, got, err)}
+	}
+	if f.Kind == want {
+		return nil
+	}
+	p, err := f.Problem()
+	said := fmt.Sprintf("POST %s answered a frame of kind %v with problem %d %s: %s", url, f.Kind, p.Status, p.Type, p.Detail)
+	if err == nil && p.RetryAfter > 0 && p.Detail != "" {
 		return &busyError{said}
 	}
 	return &wrongError{said}
@@ -293,6 +341,10 @@ func send(ctx context.Context, hc *http.Client, method, url, body string) (int, 
 	if err != nil {
 		return 0, nil, nil, err
 	}
+	return do(hc, req)
+}
+
+func do(hc *http.Client, req *http.Request) (int, http.Header, []byte, error) {
 	req.Header["Idempotency-Key"] = nil // a kept connection that has just been closed may be replaced; it is not sent
 	resp, err := hc.Do(req)
 	if err != nil {
@@ -305,7 +357,7 @@ func send(ctx context.Context, hc *http.Client, method, url, body string) (int, 
 // allHealthy wants that a list of nodes has so many that are healthy, besides
 // whatever an attacker put there. It may take the bound until it has.
 func allHealthy(ctx context.Context, hc *http.Client, url string, want int) error {
-	status, _, body, err := send(ctx, hc, http.MethodGet, url, "")
+	status, header, body, err := send(ctx, hc, http.MethodGet, url, "")
 	if err != nil {
 		return err
 	}
@@ -314,7 +366,7 @@ func allHealthy(ctx context.Context, hc *http.Client, url string, want int) erro
 		Healthy bool
 	}
 	if status != http.StatusOK || json.Unmarshal(body, &nodes) != nil {
-		return &wrongError{fmt.Sprintf("%s answered %d: %.200s", url, status, body)}
+		return refusal("GET "+url, status, header, body)
 	}
 	healthy := map[string]bool{}
 	for _, n := range nodes {
@@ -330,13 +382,13 @@ func allHealthy(ctx context.Context, hc *http.Client, url string, want int) erro
 
 // ringHas wants that a cache node knows so many others at least.
 func ringHas(ctx context.Context, hc *http.Client, url string, want int) error {
-	status, _, body, err := send(ctx, hc, http.MethodGet, url+"/stats", "")
+	status, header, body, err := send(ctx, hc, http.MethodGet, url+"/stats", "")
 	if err != nil {
 		return err
 	}
 	var stats struct{ Peers int }
 	if status != http.StatusOK || json.Unmarshal(body, &stats) != nil {
-		return &wrongError{fmt.Sprintf("%s/stats answered %d: %.200s", url, status, body)}
+		return refusal("GET "+url+"/stats", status, header, body)
 	}
 	if stats.Peers < want {
 		return &busyError{fmt.Sprintf("%s knows %d other cache nodes; want %d", url, stats.Peers, want)}

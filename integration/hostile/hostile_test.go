@@ -72,7 +72,7 @@ func play(t *testing.T, a attack, from string) {
 	attacker.tellRest()
 
 	watch.rounds(2) // and is afterwards
-	w.judgeLogs() // first: it may be the cause of all else
+	w.judgeLogs()   // first: it may be the cause of all else
 	watch.stop()
 	for n, limit := range before.memoryMax() {
 		if n.Running() {

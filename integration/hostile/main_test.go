@@ -3,6 +3,8 @@ package hostile
 import (
 	"flag"
 	"fmt"
+	"io"
+	"log"
 	"os"
 	"testing"
 	"time"
@@ -28,6 +30,7 @@ func TestMain(m *testing.M) {
 	flag.StringVar(&run.keep, "keep", "", "directory for the logs of all nodes (default a temporary one)")
 	_ = flag.Set("test.parallel", "3") // unless given: most of an attack waits
 	flag.Parse()
+	log.SetOutput(io.Discard) // net/http's clients complain of connections that a node closed
 	os.Exit(buildAndRun(m))
 }
 

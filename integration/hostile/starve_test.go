@@ -2,11 +2,11 @@ package hostile
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -28,16 +28,16 @@ func starvingAttacks() []attack {
 
 const framesType = "application/vnd.oncekv.batch"
 
-// slowJSON sends many JSON bodies of the largest size that there may be, slowly.
+// slowJSON sends JSON bodies slowly: of the largest size that there may be, and then
+// of ever smaller ones, which take what the others left of the memory.
 func slowJSON(a *attacker) {
 	for _, g := range a.w.servers(true) {
-		for _, n := range []int{9, 55} {
-			head := fmt.Sprintf("POST %s/key HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n", g.api(), g.addr)
-			body := `{"key":"slow/json","value":"` + string(make4k())
-			a.trickle(a.open(n, g.addr, head+fmt.Sprintf("Content-Length: %d\r\n\r\n%s", 8<<20, body)), "x")
-			a.trickle(a.open(n, g.addr, head+"Transfer-Encoding: chunked\r\n\r\n"+fmt.Sprintf("%x\r\n%s", 8<<20, body)), "x")
-			a.seen.rounds(1)
+		head := fmt.Sprintf("POST %s/key HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n", g.api(), g.addr)
+		body := `{"key":"slow/json","value":"`
+		for size := 8<<20 - 1; size > 512; size /= 2 {
+			a.trickle(a.open(9, g.addr, head+fmt.Sprintf("Content-Length: %d\r\n\r\n%s", size, body)), "x")
 		}
+		a.trickle(a.open(16, g.addr, head+"Transfer-Encoding: chunked\r\n\r\n"+fmt.Sprintf("%x\r\n%s", 8<<20, body+string(make4k()))), "x")
 	}
 	a.hold()
 }
@@ -116,23 +116,21 @@ func halfSent(a *attacker) {
 		}
 	}
 	var wg sync.WaitGroup
-	var open atomic.Int64
-	left := map[string]int{}
 	var mu sync.Mutex
+	left := map[string]bool{}
 	for _, h := range halves {
 		wg.Go(func() {
 			if !closed(h.conn, silence) {
-				open.Add(1)
 				mu.Lock()
-				left[h.g.String()+" after "+h.what]++
+				left[fmt.Sprintf("%s (%s) after %s", h.g, h.g.kind, h.what)] = true
 				mu.Unlock()
 			}
 		})
 	}
 	a.hold()
 	wg.Wait()
-	for where, n := range left {
-		a.fail("%d connections are open for ever at the %s, without a byte for %v", n, where, silence)
+	if len(left) > 0 {
+		a.fail("connections stay open for ever without a byte (for %v): %s", silence, strings.Join(slices.Sorted(maps.Keys(left)), "; "))
 	}
 }
 
