@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -70,15 +71,15 @@ func (a *attacker) hold() {
 // sends, so that a client that does not read is one at once.
 func (a *attacker) dial(addr string, small bool) (net.Conn, error) {
 	d := net.Dialer{Timeout: 5 * time.Second}
+	if small {
+		d.Control = smallWindow
+	}
 	if a.from != "" {
 		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(a.from)}
 	}
 	c, err := d.DialContext(a.ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
-	}
-	if small {
-		_ = c.(*net.TCPConn).SetReadBuffer(4096)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -88,6 +89,13 @@ func (a *attacker) dial(addr string, small bool) (net.Conn, error) {
 	}
 	a.conns = append(a.conns, c)
 	return c, nil
+}
+
+// smallWindow has to be set before the kernel announces a window.
+func smallWindow(_, _ string, c syscall.RawConn) error {
+	var err error
+	controlErr := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	return errors.Join(controlErr, err)
 }
 
 // open makes n connections to addr that send text and then nothing. Those that

@@ -31,9 +31,9 @@ const (
 	// memoryMore is the most that an attack may take of a node's memory at any
 	// time: its budgets for bodies, values and lists, and as much garbage again.
 	memoryMore = 768 << 20
-	// settleTime is within what all that comes back: idle connections are closed
-	// after half a minute.
-	settleTime = 75 * time.Second
+	// settleTime is within what all that comes back: nodes keep idle connections to
+	// each other for a minute and a half.
+	settleTime = 2 * time.Minute
 )
 
 func figuresOf(n *clustertest.Process) (figures, error) {

@@ -13,7 +13,7 @@ import (
 // readerAttacks ask, and do not read what they are told.
 func readerAttacks() []attack {
 	return []attack{
-		{name: "deaf-readers", quick: true, near: true, run: deafReaders},
+		{name: "deaf-readers", near: true, run: deafReaders},
 		{name: "deaf-large-values", plan: plan{largeBytes: 64 << 20}, run: deafLargeValues},
 		{name: "deaf-batches", run: deafBatches},
 		{name: "made-up-caches", near: true, run: madeUpCaches},
@@ -25,11 +25,11 @@ func deafReaders(a *attacker) {
 	for _, g := range a.w.servers(true) {
 		for _, path := range []string{"/keys?limit=10000", "/changes?values=true", "/changes?follow=true&since=0&values=true", "/key/" + seedKey(1)} {
 			text := fmt.Sprintf("GET %s%s HTTP/1.1\r\nHost: %s\r\n\r\n", g.api(), path, g.addr)
-			a.openDeaf(64, g.addr, strings.Repeat(text, 20)) // one after the other
+			a.openDeaf(24, g.addr, strings.Repeat(text, 10)) // one after the other
 		}
 		for _, path := range []string{"/metrics", "/openapi.yaml", "/stats", "/caches", "/dbs", "/members"} {
 			text := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.addr)
-			a.openDeaf(16, g.addr, strings.Repeat(text, 50))
+			a.openDeaf(8, g.addr, strings.Repeat(text, 50))
 		}
 	}
 	a.openDeaf(300, a.w.admin.Addr, fmt.Sprintf("GET /events HTTP/1.1\r\nHost: %s\r\n\r\n", a.w.admin.Addr))
@@ -40,7 +40,7 @@ func deafReaders(a *attacker) {
 func deafLargeValues(a *attacker) {
 	for _, g := range a.w.servers(true) {
 		for _, more := range []string{"", "Range: bytes=1-\r\n"} {
-			a.openDeaf(64, g.addr, fmt.Sprintf("GET %s/key/large HTTP/1.1\r\nHost: %s\r\n%s\r\n", g.api(), g.addr, more))
+			a.openDeaf(32, g.addr, fmt.Sprintf("GET %s/key/large HTTP/1.1\r\nHost: %s\r\n%s\r\n", g.api(), g.addr, more))
 		}
 		a.openDeaf(16, g.addr, fmt.Sprintf("GET %s/key?key=large&format=json HTTP/1.1\r\nHost: %s\r\n\r\n", g.api(), g.addr))
 	}
