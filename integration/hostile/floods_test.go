@@ -115,8 +115,8 @@ func pipelined(a *attacker) {
 	var wg sync.WaitGroup
 	for _, g := range a.w.targets(true) {
 		for i, path := range []string{"/ping", "/stats", g.api() + "/key/" + seedKey(2), g.api() + "/key/not/set", "/nothing", "/oncekv/identity"} {
-			text := strings.Repeat(fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.addr), 200)
-			wg.Go(func() { a.openDeaf(2+i%2, g.addr, strings.Repeat(text, 10)) })
+			text := strings.Repeat(fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.addr), 500)
+			wg.Go(func() { a.openDeaf(2+i%2, g.addr, text) })
 		}
 	}
 	a.hold()

@@ -3,7 +3,6 @@ package hostile
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -66,29 +65,27 @@ func deafBatches(a *attacker) {
 	a.hold()
 }
 
-// madeUpCaches registers a thousand cache nodes that do not exist, again and again,
-// and has their list told to clients that do not read.
+// madeUpCaches registers a thousand cache nodes that do not exist at each database
+// node, reads none of the lists that come back, and asks for more of them.
 func madeUpCaches(a *attacker) {
 	for round := range 2 {
 		for _, d := range a.w.DBs {
 			a.each(1000, 8, func(i int) {
-				name := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("n", 2000))
-				body, err := json.Marshal(map[string]any{"name": name, "url": fmt.Sprintf("http://127.9.%d.%d:%d", i/250, 1+i%250, 10_000+round)})
-				if err == nil {
-					a.post(d.URL()+"/caches", body)
-				}
-				a.post(d.URL()+"/caches", fmt.Appendf(nil, `{"name":"m%d","url":"http://127.8.%d.%d:%d"}`, i, i/250, 1+i%250, 10_000+round))
+				name := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("n", i%3*1000)) // some are as long as they may get, or longer
+				a.openDeaf(1, d.Addr, heartbeat(d.Addr, fmt.Sprintf(`{"name":%q,"url":"http://127.%d.%d.%d:%d"}`, name, 8+round, i/250, 1+i%250, 10_000+i)))
 			})
 			get := fmt.Sprintf("GET /caches HTTP/1.1\r\nHost: %s\r\n\r\n", d.Addr)
-			beat := `{"name":"deaf","url":"http://127.8.8.8:1"}`
-			post := fmt.Sprintf("POST /caches HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", d.Addr, len(beat), beat)
 			a.openDeaf(75, d.Addr, strings.Repeat(get, 20))
-			a.openDeaf(75, d.Addr, strings.Repeat(post, 20))
+			a.openDeaf(75, d.Addr, strings.Repeat(heartbeat(d.Addr, `{"name":"deaf","url":"http://127.8.8.8:1"}`), 20))
 		}
 		a.openDeaf(75, a.w.admin.Addr, strings.Repeat(fmt.Sprintf("GET /caches HTTP/1.1\r\nHost: %s\r\n\r\n", a.w.admin.Addr), 20))
 		a.seen.rounds(1)
 	}
 	a.hold()
+}
+
+func heartbeat(addr, body string) string {
+	return fmt.Sprintf("POST /caches HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", addr, len(body), body)
 }
 
 // post sends a body and does not care what becomes of it.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"time"
@@ -133,15 +134,30 @@ func (a *attacker) smuggleOne(e early, key string, wait time.Duration) {
 		return
 	}
 	r := bufio.NewReader(c)
-	if got, err := readAnswer(r, e.method); err == nil && got.status == 100 {
-		_, _ = readAnswer(r, e.method)
-	}
+	_, first := finalAnswer(r, e.method)
+	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 	// Wherever a node takes puts: the admin does below /api, and the peer port
 	// nowhere, but what reaches another listener counts too.
 	put := fmt.Sprintf("PUT %s/key?key=%s HTTP/1.1\r\nHost: %s\r\nContent-Length: 1\r\n\r\nx", e.g.api(), key, e.g.addr)
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
 	_, _ = io.WriteString(c, put+"\r\n\r\n"+put)
-	_, _ = io.Copy(io.Discard, r)
+	if !first { // it waited for more of the body
+		_, first = finalAnswer(r, e.method)
+	}
+	// That the rest is no request may be said, with 400.
+	if again, ok := finalAnswer(r, http.MethodPut); first && ok && again.status != http.StatusBadRequest {
+		a.fail("the rest of the body of %v was run as a request, and answered with %v", e, again)
+	}
+}
+
+// finalAnswer reads an answer, and those before it that are not the last one to
+// their request; false if there is none, or it breaks off.
+func finalAnswer(r *bufio.Reader, method string) (answer, bool) {
+	for {
+		got, err := readAnswer(r, method)
+		if err != nil || got.status >= 200 || got.status == http.StatusSwitchingProtocols {
+			return got, err == nil
+		}
+	}
 }
 
 // ambiguousFraming sends requests whose end two readers may see at two places.
