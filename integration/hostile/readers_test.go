@@ -24,14 +24,14 @@ func deafReaders(a *attacker) {
 	for _, g := range a.w.servers(true) {
 		for _, path := range []string{"/keys?limit=10000", "/changes?values=true", "/changes?follow=true&since=0&values=true", "/key/" + seedKey(1)} {
 			text := fmt.Sprintf("GET %s%s HTTP/1.1\r\nHost: %s\r\n\r\n", g.api(), path, g.addr)
-			a.openDeaf(24, g.addr, strings.Repeat(text, 10)) // one after the other
+			a.openDeaf(16, g.addr, strings.Repeat(text, 3)) // one after the other
 		}
 		for _, path := range []string{"/metrics", "/openapi.yaml", "/stats", "/caches", "/dbs", "/members"} {
 			text := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, g.addr)
-			a.openDeaf(8, g.addr, strings.Repeat(text, 50))
+			a.openDeaf(8, g.addr, strings.Repeat(text, 10))
 		}
 	}
-	a.openDeaf(300, a.w.admin.Addr, fmt.Sprintf("GET /events HTTP/1.1\r\nHost: %s\r\n\r\n", a.w.admin.Addr))
+	a.openDeaf(150, a.w.admin.Addr, fmt.Sprintf("GET /events HTTP/1.1\r\nHost: %s\r\n\r\n", a.w.admin.Addr))
 	a.hold()
 }
 
