@@ -221,12 +221,13 @@ func (w *world) judgeLog(n *clustertest.Process) {
 	}
 }
 
-// why is the line of a log that says why the node stopped, or the last one.
+// why is the line of a log that says why the node stopped: that of a panic, or its own
+// last word, or the last line.
 func why(log string) string {
 	last := "it wrote nothing"
 	for line := range strings.Lines(log) {
 		last = strings.TrimSpace(line)
-		if strings.HasPrefix(last, "panic: ") || strings.HasPrefix(last, "fatal error: ") || strings.Contains(last, `"level":"ERROR"`) {
+		if strings.HasPrefix(last, "panic: ") || strings.HasPrefix(last, "fatal error: ") || strings.Contains(last, `"this node stops"`) {
 			break
 		}
 	}
