@@ -26,7 +26,7 @@ var run options
 
 func TestMain(m *testing.M) {
 	flag.StringVar(&run.attacks, "attack", "", "only attacks that match this regular expression")
-	flag.DurationVar(&run.bound, "bound", 5*time.Second, "how long a bystander may wait for an answer")
+	flag.DurationVar(&run.bound, "bound", 10*time.Second, "how long a bystander may wait for an answer; other packages may be tested meanwhile")
 	flag.StringVar(&run.keep, "keep", "", "directory for the logs of all nodes (default a temporary one)")
 	_ = flag.Set("test.parallel", "3") // unless given: most of an attack waits
 	flag.Parse()
