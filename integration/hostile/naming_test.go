@@ -40,7 +40,10 @@ func foreignHost(a *attacker) {
 	for _, g := range a.w.targets(false) {
 		for i, host := range foreignHosts() {
 			for _, line := range hostRoutes(g, i) {
-				tries = append(tries, hostTry{g, line, host, host}, hostTry{g, absolute(line, host), g.addr, host}) // the line goes first
+				tries = append(tries, hostTry{g, line, host, host})
+				if !strings.Contains(host, "@") { // what is before it is not the host of a URL
+					tries = append(tries, hostTry{g, absolute(line, host), g.addr, host}) // the line goes before the Host
+				}
 			}
 		}
 	}
