@@ -49,7 +49,7 @@ func deafLargeValues(a *attacker) {
 // deafBatches sends lines of puts and gets, and never reads a result.
 func deafBatches(a *attacker) {
 	var puts, gets strings.Builder
-	for i := range 400 {
+	for i := range 200 {
 		fmt.Fprintf(&puts, "{\"key\":\"deaf/%d\",\"value\":\"x\"}\n", i)
 		fmt.Fprintf(&gets, "{\"key\":%q}\n", seedKey(i%seedKeys))
 	}
@@ -57,7 +57,7 @@ func deafBatches(a *attacker) {
 	for _, g := range a.w.servers(true) {
 		for path, lines := range map[string]string{"/keys": puts.String(), "/keys/get": gets.String()} {
 			head := fmt.Sprintf("POST %s%s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n", g.api(), path, g.addr)
-			text := head + strings.Repeat(fmt.Sprintf("%x\r\n%s\r\n", len(lines), lines), 20)
+			text := head + strings.Repeat(fmt.Sprintf("%x\r\n%s\r\n", len(lines), lines), 5)
 			wg.Go(func() { a.openDeaf(20, g.addr, text) })
 		}
 	}
