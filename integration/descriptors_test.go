@@ -121,3 +121,71 @@ func TestConnections_SilentPeerStreams(t *testing.T) {
 	}
 	clustertest.Eventually(t, "the cache answers", func() error { return answers(cache.URL() + "/ping") })
 }
+
+// Whoever makes a stream between caches has a question. One without does not stay.
+func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
+	cluster := clustertest.NewProcesses(t, bin, 1, 1)
+	cluster.StartAll()
+	conn, err := net.Dial("tcp", cluster.Caches[0].Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(clustertest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(said), "HTTP/1.1 101 ") {
+		t.Errorf("%q, %v", said, err)
+	}
+}
+
+// Caches whose streams to one another had to make room ask each other again.
+func TestConnections_PeersReconnect(t *testing.T) {
+	cluster := clustertest.NewProcesses(t, bin, 1, 2)
+	for _, c := range cluster.Caches {
+		c.Args = append(c.Args, "--max-connections", "16")
+	}
+	cluster.StartAll()
+	asked := cluster.Caches[0]
+	database, cache := clustertest.Client(t, cluster.DBs[0].URL()), clustertest.Client(t, asked.URL())
+	round := 0
+	// byPeer reads keys that were not read before until the other cache has answered.
+	byPeer := func() {
+		t.Helper()
+		stats, err := cache.CacheStats(clustertest.WithTimeout(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := stats.PeerLoads
+		clustertest.Eventually(t, "a load from the other cache", func() error {
+			for range 20 {
+				round++
+				key := fmt.Sprint("peer/", round)
+				if _, err := database.PutBytes(clustertest.WithTimeout(t), key, []byte("v"), client.PutOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := get(cache, key); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if stats, err = cache.CacheStats(clustertest.WithTimeout(t)); err != nil || stats.PeerLoads == before {
+				return fmt.Errorf("%d loads before, %d after, %v", before, stats.PeerLoads, err)
+			}
+			return nil
+		})
+	}
+	byPeer()
+	for _, c := range cluster.Caches {
+		for range 40 {
+			conn, err := net.Dial("tcp", c.Addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+		}
+	}
+	byPeer()
+}
