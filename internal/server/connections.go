@@ -25,12 +25,13 @@ import (
 // connections on which nothing happens keep out those that have something to
 // ask. Here, one that is idle makes room: it is without a request (its client finds
 // it closed, as after IdleTimeout, and opens another; one that never finishes a
-// header is without a request too), or it was taken over from HTTP and has been
-// silent. Only when every connection is at work is a new one refused, with a 503 that
-// says so.
+// header is without a request too), it was taken over from HTTP and has been silent,
+// or its handler waits for the client, to send or to take something, for longer than
+// silentAfter. Only when every connection is at work is a new one refused, with a 503
+// that says so.
 //
-// The address that holds most connections gives way first; of its own those that
-// never asked anything, and then the one that has been idle for longest. One address
+// The address that holds most connections gives way first; of its own those without a
+// request, those that never asked anything before, and the one idle for longest. One address
 // never has all places, so that however busy its connections are, others get in.
 type connections struct {
 	net.Listener
@@ -69,9 +70,10 @@ const (
 // complainEvery is how often Accept says that the system is short of something.
 const complainEvery = 10 * time.Second
 
-// hijackedIdle is how long a connection that was taken over from HTTP may be silent
-// before it counts as idle. What waits on it is asked elsewhere, or again.
-const hijackedIdle = 2 * time.Second
+// silentAfter is how long a connection on which something is under way may be silent
+// before it counts as idle. It is closed only when others need the room; what waits on
+// it is asked elsewhere, or again.
+const silentAfter = 2 * time.Second
 
 func limitConnections(ln net.Listener, limit int, logger *slog.Logger) *connections {
 	return &connections{
@@ -102,6 +104,8 @@ type connection struct {
 	since    atomic.Int64 // unix nanoseconds since when there is no request on it, or nothing came; 0: there is one
 	asked    atomic.Bool  // it has had a request
 	hijacked atomic.Bool  // it is no longer net/http's
+	reads    atomic.Int64 // unix nanoseconds since when a handler waits for the client to send; 0: none does
+	writes   atomic.Int64 // the same for the client to take something
 	told     atomic.Bool  // net/http has answered something that is no request
 	counted  bool         // it is one of connections.open; under connections.mu
 
@@ -235,31 +239,46 @@ func (c *connections) makeRoom(idle *connection) {
 // microseconds and happens only at the limit.
 func (c *connections) leastNeededLocked(of *holder) (least *connection) {
 	now := time.Now().UnixNano()
+	var need needed
 	for conn := range c.open {
-		if of != nil && conn.holder != of || !conn.idle(now) {
+		if of != nil && conn.holder != of {
 			continue
 		}
-		if least == nil || conn.givesWayBefore(least) {
-			least = conn
+		if n := conn.need(now); n.idle && (least == nil || n.lessThan(need)) {
+			least, need = conn, n
 		}
 	}
 	return least
 }
 
-// idle reports whether nobody waits for anything on the connection.
-func (c *connection) idle(now int64) bool {
-	since := c.since.Load()
-	return since != 0 && (!c.hijacked.Load() || now-since > int64(hijackedIdle))
+// needed is how much a connection is needed.
+type needed struct {
+	idle   bool
+	fellow int   // connections of its address
+	inside bool  // a handler waits for the client
+	asked  bool  // it has had a request
+	since  int64 // when it was last of use
 }
 
-func (c *connection) givesWayBefore(other *connection) bool {
-	if a, b := c.holder.open, other.holder.open; a != b {
-		return a > b
+func (c *connection) need(now int64) needed {
+	n := needed{fellow: c.holder.open, since: c.since.Load(), asked: c.asked.Load()}
+	if n.since == 0 {
+		n.inside, n.since = true, max(c.reads.Load(), c.writes.Load())
 	}
-	if a, b := c.asked.Load(), other.asked.Load(); a != b {
-		return b
+	n.idle = n.since != 0 && (!n.inside && !c.hijacked.Load() || now-n.since > int64(silentAfter))
+	return n
+}
+
+func (n needed) lessThan(other needed) bool {
+	switch {
+	case n.fellow != other.fellow:
+		return n.fellow > other.fellow
+	case n.inside != other.inside:
+		return other.inside
+	case n.asked != other.asked:
+		return other.asked
 	}
-	return c.since.Load() < other.since.Load()
+	return n.since < other.since
 }
 
 // forgetLocked counts a connection out, if it has not been; nil is none.
@@ -316,15 +335,22 @@ func (c *connection) Write(p []byte) (n int, err error) {
 		c.told.Store(true)
 	}
 	for {
-		piece := p[n:min(len(p), n+writePiece)]
+		piece := p[n:min(len(p), n+pieceBytes)]
 		if err := c.beginWrite(); err != nil {
 			return n, err
 		}
-		m, err := c.TCPConn.Write(piece)
+		m, err := c.writePiece(piece)
 		if n += m; err != nil || n == len(p) {
 			return n, err
 		}
 	}
+}
+
+// writePiece says meanwhile that somebody waits for the client.
+func (c *connection) writePiece(p []byte) (int, error) {
+	c.writes.Store(time.Now().UnixNano())
+	defer c.writes.Store(0)
+	return c.TCPConn.Write(p)
 }
 
 // ReadFrom implements io.ReaderFrom in place of net.TCPConn's, which would write past

@@ -83,7 +83,7 @@ func (c *connection) SetWriteDeadline(t time.Time) error {
 // such writes when the client takes no piece for up to twice that.
 const (
 	ioIdle     = 30 * time.Second
-	writePiece = 64 << 10
+	pieceBytes = 64 << 10
 )
 
 // beginWrite makes sure that a write ends. Handlers set deadlines for what they
@@ -110,8 +110,13 @@ func (c *connection) SetDeadline(t time.Time) error {
 
 // Read implements net.Conn.
 func (c *connection) Read(p []byte) (int, error) {
+	body := len(p) > 1 && c.since.Load() == 0 // see beginRead
 	if err := c.beginRead(len(p) > 1); err != nil {
 		return 0, err
+	}
+	if body {
+		c.reads.Store(time.Now().UnixNano())
+		defer c.reads.Store(0)
 	}
 	for {
 		n, err := c.TCPConn.Read(p)

@@ -220,6 +220,36 @@ func TestConnections_WhoGivesWay(t *testing.T) {
 	mustEnd(t, silent[0])
 }
 
+// Bodies and answers that have not moved for a while make room, although handlers
+// wait for them, and nothing else is idle.
+func TestConnections_StalledMakeRoom(t *testing.T) {
+	const limit = 4
+	for name, text := range map[string]string{
+		"bodies":  "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf",
+		"answers": "GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := serving(t, limit, ioIdle, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if r.URL.Path == "/large" {
+					_, _ = w.Write(make([]byte, 64<<20))
+				}
+			}))
+			for range 2 * limit {
+				from(t, l, "127.0.0.1", text)
+			}
+			late := time.After(10 * time.Second)
+			for statusOf(t, from(t, l, "127.0.0.1", "GET / HTTP/1.1\r\nHost: x\r\n\r\n")) != http.StatusOK {
+				select {
+				case <-late:
+					t.Fatal("they stop the node answering")
+				case <-time.After(soon):
+				}
+			}
+		})
+	}
+}
+
 // A connection that was taken over from HTTP and says nothing makes room; one on
 // which something happens does not.
 func TestConnections_SilentStreamsMakeRoom(t *testing.T) {
