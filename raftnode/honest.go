@@ -206,9 +206,9 @@ func (c *core) checkTerm(m *raftpb.Message) error {
 }
 
 // climb takes a step towards a term that this node may not take, when members have
-// insisted on it for some election time-outs. Members whose terms were driven apart
-// while they could not hear of one another would never agree again. A message or
-// two changes nothing.
+// insisted on it for some election time-outs, or for many if this node has a leader.
+// Members whose terms were driven apart while they could not hear of one another
+// would never agree again. Some messages change nothing.
 func (c *core) climb(m *raftpb.Message) {
 	_, member := c.members.members[ID(m.From)]
 	term := walscan.TermToward(c.savedTerm, m.Term)
@@ -220,7 +220,11 @@ func (c *core) climb(m *raftpb.Message) {
 		c.farSince = c.now
 	}
 	c.farHeard = c.now
-	if c.now-c.farSince < 3*timeout {
+	patience := 3 * timeout
+	if c.lead != raft.None {
+		patience = 20 * timeout
+	}
+	if c.now-c.farSince < patience {
 		return
 	}
 	c.farSince = c.now

@@ -164,7 +164,7 @@ func TestCore_Terms_LeapAndClimb(t *testing.T) {
 	save()
 	far := core.term + 1<<40
 	for ticks := 0; core.term == leapt+1; ticks++ {
-		if ticks > 4*core.limits.electionTicks {
+		if ticks > 21*core.limits.electionTicks {
 			t.Fatalf("after %d ticks still at term %d", ticks, core.term)
 		}
 		core.tick()

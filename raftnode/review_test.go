@@ -209,8 +209,8 @@ func TestCore_SlowQuorum_ProposesOnce(t *testing.T) {
 func TestNode_Receive_ApplyBacklog_RefusesForwarded(t *testing.T) {
 	n := newCrashCluster(t, 1, -1).nodes[1].node
 	n.applier.put(handoff{items: []applyItem{{index: 5, bytes: n.cfg.QueueBytes + 1}}})
-	for _, typ := range []raftpb.MessageType{raftpb.MsgApp, raftpb.MsgProp} {
-		if err := n.receive(raftpb.Message{Type: typ, Entries: []raftpb.Entry{{Data: []byte("x")}}}); err != nil {
+	for typ, term := range map[raftpb.MessageType]uint64{raftpb.MsgApp: 1, raftpb.MsgProp: 0} {
+		if err := n.receive(raftpb.Message{Type: typ, From: 2, To: 1, Term: term, Entries: []raftpb.Entry{{Data: []byte("x")}}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"testing/iotest"
 	"testing/synctest"
+	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
@@ -192,7 +193,7 @@ func (s *simNode) boot() error {
 	ws, p := newWaiters(s.w.r.Uint64()|1), &progress{}
 	sm := simStore{store, s}
 	n := &Node{cfg: cfg, sm: sm, self: identity{ID: s.id, Name: cfg.Name, ClusterID: 9}, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: s.disk, transport: s}
+		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: s.disk, transport: s}
 	n.applier = newApplier(sm, ws, p)
 	n.identity.Store(&n.self)
 	n.removed.Store(&map[ID]bool{})
