@@ -292,7 +292,7 @@ func connect(nodes ...*testNode) {
 				urls = append(urls, other.server.URL)
 			}
 		}
-		n.setPeers(urls)
+		n.knows(urls)
 	}
 }
 
@@ -380,4 +380,12 @@ func writeProblem(w http.ResponseWriter, p client.Problem) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)
+}
+
+// knows makes a ring with peers that have answered.
+func (n *Node) knows(urls []string) {
+	n.setPeers(urls)
+	for _, p := range n.view.Load().peers {
+		p.answers()
+	}
 }

@@ -44,8 +44,8 @@ func (n *Node) Run(ctx context.Context) error {
 	return nil
 }
 
-// round begins one heartbeat for each database node and one probe for each peer
-// that is down, counted in beats. A node that has not answered the last
+// round begins one heartbeat for each database node and probes of peers that are
+// down, counted in beats. A node that has not answered the last
 // heartbeat gets no other meanwhile, and delays nobody.
 func (n *Node) round(ctx context.Context, beats *sync.WaitGroup) {
 	for _, d := range n.databases.all() {
@@ -55,11 +55,31 @@ func (n *Node) round(ctx context.Context, beats *sync.WaitGroup) {
 		beats.Go(func() {
 			defer d.beating.Store(false)
 			n.beat(ctx, d)
+			n.probe(ctx, beats)
 		})
 	}
-	for _, p := range n.view.Load().peers {
-		if p.down.Load() {
-			beats.Go(func() { p.probe(ctx) })
+	n.probe(ctx, beats)
+}
+
+// probe begins a probe for each peer that is down, for as many as may be at a time:
+// first for those that have answered once.
+func (n *Node) probe(ctx context.Context, beats *sync.WaitGroup) {
+	for _, proven := range []bool{true, false} {
+		for _, p := range n.view.Load().peers {
+			if !p.down.Load() || p.proven.Load() != proven || p.probing.Swap(true) {
+				continue
+			}
+			select {
+			case n.probes <- struct{}{}:
+			default:
+				p.probing.Store(false)
+				return
+			}
+			beats.Go(func() {
+				p.probe(ctx)
+				p.probing.Store(false)
+				<-n.probes
+			})
 		}
 	}
 }

@@ -31,6 +31,7 @@ const (
 	peerTimeoutDefault = 500 * time.Millisecond
 	loadTimeoutDefault = 5 * time.Second
 	dialTimeout        = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
+	probesMax          = 32              // probes at the same time
 	loadsMax           = 4096            // loads at the same time; past it ErrOverloaded
 )
 
@@ -109,6 +110,8 @@ type Node struct {
 	streams  sync.WaitGroup // to peers and from them
 	leaving  atomic.Bool    // it has told its peers, or is about to
 
+	probes chan struct{} // one for each that is under way
+
 	mu      sync.Mutex
 	active  int // of loads, flights and bypassing reads only
 	closed  bool
@@ -140,6 +143,7 @@ func New(cfg NodeConfig) (*Node, error) {
 		members: newMembership(cfg.URL, cfg.Nodes),
 		began:   cfg.now(),
 		serving: make(map[*served]struct{}),
+		probes:  make(chan struct{}, probesMax),
 	}
 	n.base, n.stopBase = context.WithCancel(context.Background())
 	n.databases = &databases{now: n.now}
@@ -278,6 +282,26 @@ func (n *Node) leave() {
 
 func (n *Node) tick() uint64 { return n.clock.Add(1) }
 
+// newRing makes the ring of this node and those that have answered it once. One
+// that never did would own keys, which every other node had to load for itself.
+func (v *view) newRing(self string) *ring {
+	urls := []string{self}
+	for url, p := range v.peers {
+		if p.proven.Load() {
+			urls = append(urls, url)
+		}
+	}
+	return newRing(urls)
+}
+
+// adopt makes the ring anew when a peer has answered for the first time.
+func (n *Node) adopt() {
+	n.update.Lock()
+	defer n.update.Unlock()
+	v := n.view.Load()
+	n.view.Store(&view{ring: v.newRing(n.cfg.URL), peers: v.peers})
+}
+
 // setPeers makes the ring of this node and the given ones. A peer that stays
 // keeps its state. Called with update held, or before the node is shared.
 func (n *Node) setPeers(urls []string) {
@@ -285,12 +309,13 @@ func (n *Node) setPeers(urls []string) {
 	old := n.view.Load()
 	for _, url := range urls {
 		p := &peer{url: url, node: n}
+		p.down.Store(true) // until a probe is answered: anybody may have made it up
 		if old != nil && old.peers[url] != nil {
 			p = old.peers[url]
 		}
 		next.peers[url] = p
 	}
-	next.ring = newRing(append([]string{n.cfg.URL}, urls...))
+	next.ring = next.newRing(n.cfg.URL)
 	n.view.Store(next)
 	if old == nil {
 		return

@@ -661,7 +661,7 @@ func TestNode_Get_WrongBytesOfAPeerAreRefused(t *testing.T) {
 				w.Write(lie(want))
 				return true
 			})
-			n.setPeers([]string{liar.URL})
+			n.knows([]string{liar.URL})
 			for i := 0; ; i++ {
 				key := fmt.Sprint(name, i)
 				if n.view.Load().ring.owner(key) == liar.URL {

@@ -46,6 +46,8 @@ type peer struct {
 
 	// down: it is not asked. Set when it gives no sign of life, cleared by one.
 	down    atomic.Bool
+	proven  atomic.Bool // it has answered once: it is in the ring
+	probing atomic.Bool // a probe is under way
 	missed  atomic.Bool // it was logged that it does not answer
 	latency latencies   // of its answers
 
@@ -199,6 +201,9 @@ func (p *peer) leaves() {
 // answers lets loads ask the peer again.
 func (p *peer) answers() {
 	p.down.Store(false)
+	if !p.proven.Swap(true) {
+		p.node.adopt()
+	}
 	if p.missed.Swap(false) {
 		p.node.log.Info("peer answers again", "peer", p.url)
 	}

@@ -189,7 +189,7 @@ func TestStream_WrongAnswersOfAPeerAreRefused(t *testing.T) {
 				}
 				conn.Write(answer(f.id))
 			})
-			n.setPeers([]string{url})
+			n.knows([]string{url})
 			for i := 0; ; i++ {
 				key := fmt.Sprint(name, i)
 				if n.view.Load().ring.owner(key) == url {
@@ -308,7 +308,7 @@ func slowOwnerIsAskedOn(t *testing.T, delay time.Duration) bool {
 			}
 		}
 	})
-	n.setPeers([]string{url})
+	n.knows([]string{url})
 	key := "slow-0"
 	for i := 1; n.view.Load().ring.owner(key) != url; i++ {
 		key = fmt.Sprint("slow-", i)
