@@ -170,19 +170,24 @@
 //     AnswerTimeout after the body's end is a 504. Where both move at once,
 //     either's progress counts for both.
 //  8. Memory is bounded: values stream; JSON bodies, lists and values as JSON
-//     share JSONBytesInFlight, values whose readers are slow share
+//     have shares of JSONBytesInFlight (rooms), values whose readers are slow share
 //     ValueBytesInFlight, and requests for keys RequestsInFlight; what is
-//     beyond is refused (429), or waits, inside of a stream of changes. What
-//     tells how a node is has no such limit. What a client has not taken of a
-//     stream of changes is not kept for it: it is read from history when it
-//     does. Of POST /keys there are BatchStreams at a time; the lines of all of
-//     them share BatchBytesInFlight, 8,192 of them are being decided, and each
-//     request has up to 8,192 results and 1 MiB of buffers, 20 MiB at the very
-//     most, however many its lines. Of streams in frames there are FramedStreams
-//     for puts, which share the budgets of lines, and as many for gets; each holds
-//     half a MiB at most, and takes no more while a client does not read. A
-//     POST /keys/get in lines takes 2 MiB of JSONBytesInFlight.
-//  9. Methods that change something pass http.CrossOriginProtection, on every
+//     beyond waits for a second and is refused (429). Memory is taken as bytes
+//     arrive, not as they are announced. What tells how a node is, heartbeats,
+//     members and lists of nodes have memory that no other client can take. What a
+//     client has not taken of a stream of changes is not kept for it: it is read
+//     from history when it does. Of POST /keys in lines, BatchStreams work at a
+//     time, and batchRestingStreams more may be silent; the lines of all of them
+//     share BatchBytesInFlight, two of over 64 KiB are read at a time, 8,192 of them
+//     are being decided, and each request has up to 8,192 results and 1 MiB of
+//     buffers, 20 MiB at the very most, however many its lines. Of streams in frames
+//     there are FramedStreams for puts, which share the budgets of lines, and as many
+//     for gets; each holds half a MiB at most, and takes no more while a client does
+//     not read. A POST /keys/get in lines takes 2 MiB while it answers.
+//  9. A client may be slow as long as nobody waits for what it holds. When somebody
+//     does, clients give way by the rules of package budget: streams that rest, and
+//     bodies and readers that are too slow.
+//  10. Methods that change something pass http.CrossOriginProtection, on every
 //     node and route.
 //
 // # Caveats

@@ -113,7 +113,10 @@
 //
 // StoreConfig bounds what is applied and not committed (PendingBytes) and the
 // keys not yet indexed (OverlayBytes): at either bound Apply pauses, one entry
-// over at most. DBConfig bounds the bodies of puts (InFlightBytes). A reader of a
+// over at most. DBConfig bounds the bodies of puts (InFlightBytes): they take memory
+// as their bytes arrive, an eighth of it is for small ones alone, and when it is
+// short the slowest are interrupted. At most 1,024 large values are being put through
+// a node. A reader of a
 // large value holds one chunk, a snapshot sender about 1 MiB, a receiver a few; a
 // list what its caller asked for. While keys are listed, those not yet indexed
 // are held in order too, 24 bytes a key.
