@@ -94,7 +94,10 @@ func (p *puts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q pa
 	body := newPacedBody(w, r, p.idle, p.limit)
 	ctx, stop := body.watch(r.Context(), p.answer)
 	defer stop()
-	request.Body, request.From, request.Interrupt = body, hostOf(r), body.cutOff
+	request.Body = body
+	if r.ContentLength < 0 || r.ContentLength > freeBodyBytes { // others need not give way
+		request.From, request.Interrupt = hostOf(r), body.cutOff
+	}
 	result, err := p.db.Put(ctx, request)
 	if err != nil {
 		return body.explain(err)

@@ -150,12 +150,11 @@ func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd 
 		copy(cmd, header)
 		return cmd, end, held.Close, nil
 	}
-	body := &heldBody{src: r.Body}
-	release = func() {}
+	body, release := r.Body, func() {}
 	if r.Size > freePutBytes {
-		body.memory = db.intake.hold(db.intake.small, r)
-		release = body.memory.Close
-		if err := body.memory.Acquire(ctx, r.Size, db.cfg.InFlightWait); err != nil {
+		held := db.intake.hold(db.intake.small, r)
+		body, release = &heldBody{src: r.Body, memory: held}, held.Close
+		if err := held.Acquire(ctx, r.Size, db.cfg.InFlightWait); err != nil {
 			release()
 			return nil, false, nil, overloaded(err)
 		}
