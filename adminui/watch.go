@@ -97,6 +97,7 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 	if len(cfg.Nodes) == 0 {
 		return nil, errors.New("admin: no database nodes given; name at least one, such as http://127.0.0.1:11000")
 	}
+	cfg.Nodes = slices.Clone(cfg.Nodes)
 	if cfg.Interval == 0 {
 		cfg.Interval = intervalDefault
 	}
@@ -114,11 +115,12 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 		dbs: map[string]*database{}, caches: map[string]*cache{}, next: make(chan struct{}),
 		http: nodehttp.NewClient(nodehttp.Options{DialTimeout: askTimeout, IdleTimeout: time.Minute, IdlePerHost: 4}),
 	}
-	for _, node := range cfg.Nodes {
+	for i, node := range w.cfg.Nodes {
 		node, err := nodeurl.Parse(node)
 		if err != nil {
 			return nil, fmt.Errorf("admin: database node: %w", err)
 		}
+		w.cfg.Nodes[i] = node
 		w.dbs[node] = &database{url: node, seed: true, probe: probe{first: time.Now()}}
 	}
 	w.state = w.compose(time.Now())

@@ -275,11 +275,19 @@ func TestProxy_OfTheEnvironment_IsNotUsed(t *testing.T) {
 	clustertest.SameHistory(t, append(p.DBs, n4)...)
 }
 
+// A name that leads to where no node is gets no connection, whoever resolves it.
+func TestJoin_NameOfALinkLocalAddress_IsNotDialled(t *testing.T) {
+	n := clustertest.NewProcess(t, bin, "n9", "", joining(t, "http://metadata.kv.test:80")...)
+	n.Under = withHosts(t)
+	n.Start()
+	says(t, n, "nodes do not connect to 169.254.169.254:80: its address is a link-local one")
+}
+
 // withHosts returns a command under which NAME.kv.test is a process's address.
 func withHosts(t *testing.T, nodes ...*clustertest.Process) []string {
 	t.Helper()
 	var hosts strings.Builder
-	fmt.Fprintln(&hosts, "127.0.0.1 localhost")
+	fmt.Fprintln(&hosts, "127.0.0.1 localhost\n169.254.169.254 metadata.kv.test")
 	for _, n := range nodes {
 		for _, addr := range []string{n.Addr, n.Peer} {
 			if host, _, err := net.SplitHostPort(addr); err == nil {

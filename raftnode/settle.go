@@ -61,13 +61,13 @@ func (n *Node) join(ctx context.Context) error {
 	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL}
 	members, err := n.cfg.Join(ctx, self)
 	if err != nil {
-		return fmt.Errorf("join: %w", err)
+		return err
 	}
 	for _, m := range members {
 		// Written down, and handed to rafthttp at every start: a member that is
 		// listed wrongly would be there for ever.
 		if err := m.wellFormed(); err != nil {
-			return fmt.Errorf("join: the cluster's list of members: %w", err)
+			return fmt.Errorf("the members of the cluster to join: %w", err)
 		}
 	}
 	tell := teller{node: n, message: "no member answers at its peer_url; this node needs to reach them there"}

@@ -33,7 +33,7 @@ type Who struct {
 	Kind      Kind
 	Name      string // empty if it tells none that is one
 	ClientURL string // where clients reach it, if it is a PeerPort and says so
-	Why       string // why Nobody answers
+	Why       string // why it is Nobody, or a Stranger
 }
 
 // String says it in words that follow "is".
@@ -42,8 +42,11 @@ func (w Who) String() string {
 		Nobody: "nobody's", Stranger: "no node of oncekv", PeerPort: "the peer port of a database node",
 		Database: "where clients reach a database node", Cache: "a cache node", Admin: "an admin",
 	}[w.Kind]
-	if w.Name != "" && w.Kind != Admin {
-		what += ", " + w.Name
+	switch {
+	case w.Kind == Stranger && w.Why != "":
+		return what + " (" + w.Why + ")"
+	case w.Name != "" && w.Kind != Admin:
+		return what + ", " + w.Name
 	}
 	return what
 }
@@ -86,8 +89,10 @@ func Identify(ctx context.Context, c *http.Client, url string) Who {
 	if silent(err) {
 		return Who{Why: Reason(err)}
 	}
-	if GetJSON(ctx, c, url+"/stats", identityMax, &said) != nil {
-		return Who{Kind: Stranger}
+	if err := GetJSON(ctx, c, url+"/stats", identityMax, &said); silent(err) {
+		return Who{Why: Reason(err)}
+	} else if err != nil {
+		return Who{Kind: Stranger, Why: Reason(err)}
 	}
 	switch {
 	case said.Role == "cache":
@@ -100,11 +105,14 @@ func Identify(ctx context.Context, c *http.Client, url string) Who {
 	return Who{Kind: Stranger}
 }
 
-// silent reports whether an error says that nobody is there, or not yet.
+// silent reports whether an error says that nobody is there, or not yet, or has no
+// time now.
 func silent(err error) bool {
 	var op *net.OpError
 	var timeout net.Error
-	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &timeout) && timeout.Timeout()
+	var status *StatusError
+	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &timeout) && timeout.Timeout() ||
+		errors.As(err, &status) && (status.Status >= 500 || status.Status == http.StatusTooManyRequests)
 }
 
 func checkedName(name string) string {

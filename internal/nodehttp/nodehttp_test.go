@@ -164,7 +164,11 @@ func TestReason_SaysTheSameForTheSame(t *testing.T) {
 func TestIdentify(t *testing.T) {
 	answers := func(path, body string) string {
 		return serve(t, func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != path {
+			switch {
+			case strings.HasPrefix(r.URL.Path, "/503/"):
+				http.Error(w, "secret", http.StatusServiceUnavailable)
+				return
+			case r.URL.Path != path:
 				http.NotFound(w, r)
 				return
 			}
@@ -177,10 +181,11 @@ func TestIdentify(t *testing.T) {
 		answers("/stats", `{"name":"n1","id":"00a1","role":"follower"}`):                        {Kind: Database, Name: "n1"},
 		answers("/stats", `{"name":"c1","role":"cache"}`):                                       {Kind: Cache, Name: "c1"},
 		answers("/stats", `{"name":"admin","role":"admin"}`):                                    {Kind: Admin},
-		answers("/stats", `{}`):     {Kind: Stranger},
-		answers("/stats", `<html>`): {Kind: Stranger},
-		answers("/", "welcome"):     {Kind: Stranger},
-		"http://127.0.0.1:1":        {Kind: Nobody, Why: "connection refused"},
+		answers("/stats", `{}`):       {Kind: Stranger},
+		answers("/stats", `<html>`):   {Kind: Stranger, Why: "answers something that no node does"},
+		answers("/busy", "") + "/503": {Why: "answers with HTTP status 503 Service Unavailable"},
+		answers("/", "welcome"):       {Kind: Stranger, Why: "answers with HTTP status 404 Not Found"},
+		"http://127.0.0.1:1":          {Kind: Nobody, Why: "connection refused"},
 	} {
 		if got := Identify(context.Background(), newClient(t, Options{}), url); got != want {
 			t.Errorf("%s: %+v, want %+v", url, got, want)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -41,8 +42,11 @@ func (j *joiner) run(ctx context.Context, self raftnode.Member) ([]raftnode.Memb
 		}
 		if len(databases) > 0 {
 			members, err := j.ask(ctx, hc, databases, self)
-			if err == nil || errors.Is(err, client.ErrRefused) || errors.Is(err, client.ErrInvalid) {
-				return members, err
+			switch {
+			case err == nil:
+				return members, nil
+			case errors.Is(err, client.ErrRefused), errors.Is(err, client.ErrInvalid):
+				return nil, fmt.Errorf("join the cluster of %s: %w", strings.Join(databases, ", "), err)
 			}
 			waiting = append(waiting, err.Error())
 		}
