@@ -92,7 +92,7 @@ func serveValue(w http.ResponseWriter, digest string, body []byte) {
 }
 
 func TestNew_RefusesBadEndpoints(t *testing.T) {
-	for _, endpoints := range [][]string{nil, {""}, {"127.0.0.1:11000"}, {"ftp://h"}, {"http://h?x=1"}, {"http://"}} {
+	for _, endpoints := range [][]string{nil, {""}, {"/path"}, {"h?x=1"}, {"ftp://h"}, {"http://h?x=1"}, {"http://"}} {
 		if _, err := New(Config{Endpoints: endpoints}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("New(%q) = %v, want ErrInvalid", endpoints, err)
 		}
@@ -766,5 +766,17 @@ func TestFailRefused_OnlyBeforeAnAnswer(t *testing.T) {
 	}
 	if err := c.Ping(t.Context()); !errors.Is(err, ErrNobodyListens) {
 		t.Errorf("before an answer: %v", err)
+	}
+}
+
+func TestNew_EndpointWithoutScheme(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "pong\n") }))
+	defer server.Close()
+	c, err := New(Config{Endpoints: []string{strings.TrimPrefix(server.URL, "http://")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Ping(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -117,7 +117,7 @@ func (s *summary) verdict(stopped error) error {
 	case s.files[invalid] > 0:
 		return fmt.Errorf("%d invalid %ss were not put", s.files[invalid], s.kind.thing())
 	case s.files[failed] > 0:
-		return fmt.Errorf("%d %ss were not put; repeat the %s when the reason is gone", s.files[failed], s.kind.thing(), s.kind.command())
+		return fmt.Errorf("%s could not be put; repeat the %s when the reason is gone", count(s.files[failed], s.kind.thing()), s.kind.command())
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func (s *summary) write(w io.Writer, source string) error {
 		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was set to the same bytes already (%s).\n", s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
 		return err
 	}
-	_, err := fmt.Fprintf(w, "%d %ss of %s in %s.\n", s.total(), s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
+	_, err := fmt.Fprintf(w, "%s of %s in %s.\n", count(s.total(), s.kind.thing()), shown(source), s.took.Round(time.Millisecond))
 	return err
 }
 
