@@ -282,7 +282,10 @@ func (c *Client) send(ctx context.Context, endpoint string, call *call, sent *at
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
 		sent.Store(true)
 		call.silence.connected()
-	}, Got100Continue: c.heard}
+	}}
+	if c.onSilence != nil {
+		trace.Got100Continue = c.heard
+	}
 	var body io.ReadCloser
 	switch {
 	case call.body != nil:
