@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,11 +50,17 @@ type localCluster struct {
 	code     int
 }
 
-// devOffset finds an offset whose ports are free.
+// devOffsets hands out offsets, so that no test takes the ports of one whose
+// cluster has stopped for a moment.
+var devOffsets atomic.Int64
+
+// devOffset finds an offset whose ports are free, and stay below those that the
+// kernel gives out.
 func devOffset(t *testing.T) int {
 	t.Helper()
-	for range 100 {
-		if n := 1100 + rand.IntN(180)*100; len(portsAt(n).taken()) == 0 { // below the ports that the kernel gives out
+	for range 180 {
+		n := 1100 + int(int64(os.Getpid())+devOffsets.Add(1))%180*100
+		if len(portsAt(n).taken()) == 0 {
 			return n
 		}
 	}
@@ -82,7 +88,7 @@ func startLocal(t *testing.T, dir string, offset int, more ...string) *localClus
 // eventually waits until holds returns nil, or the local cluster has ended.
 func (c *localCluster) eventually(what string, holds func() error) {
 	c.t.Helper()
-	late := time.After(time.Minute)
+	late := time.After(2 * time.Minute)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
