@@ -69,7 +69,8 @@ const pathAPI = "/api"
 func NewAdmin(cfg AdminConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnAdmin)
-	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
+	rt.traffic = cfg.Traffic
+	rt.askedAs(cfg.Hosts)
 	page := func(w http.ResponseWriter, r *http.Request) error {
 		if !cfg.Page.Has(r.URL.Path) {
 			return notOnAdmin(r)
@@ -119,9 +120,6 @@ func (cfg *AdminConfig) setDefaults() {
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
-	}
-	if cfg.Hosts == nil {
-		cfg.Hosts = everyHost{}
 	}
 }
 

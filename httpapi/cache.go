@@ -44,7 +44,8 @@ type CacheConfig struct {
 func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
-	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
+	rt.traffic = cfg.Traffic
+	rt.askedAs(cfg.Hosts)
 	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), budget.New(cfg.JSONBytesInFlight)
 	rt.reads(&reads{from: from, headers: newValueHeaders(), counters: cfg.Counters,
 		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: budget.New(cfg.ValueBytesInFlight)})
@@ -77,9 +78,6 @@ func (cfg *CacheConfig) setDefaults() {
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
-	}
-	if cfg.Hosts == nil {
-		cfg.Hosts = everyHost{}
 	}
 }
 

@@ -70,7 +70,8 @@ type DatabaseConfig struct {
 func NewDatabase(cfg DatabaseConfig) http.Handler {
 	cfg.setDefaults()
 	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
-	rt.traffic, rt.hosts = cfg.Traffic, cfg.Hosts
+	rt.traffic = cfg.Traffic
+	rt.askedAs(cfg.Hosts)
 	rooms := newRooms(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
@@ -134,9 +135,6 @@ func (cfg *DatabaseConfig) setDefaults() {
 	}
 	if cfg.Counters == nil {
 		cfg.Counters = new(Counters)
-	}
-	if cfg.Hosts == nil {
-		cfg.Hosts = everyHost{}
 	}
 }
 

@@ -20,7 +20,7 @@ type router struct {
 	logger   *slog.Logger
 	missing  func(r *http.Request) *problem // what a 404 says
 	traffic  Traffic                        // nil: nobody listens
-	hosts    Hosts
+	hosts    Hosts                          // see askedAs
 	direct   []directRoute
 }
 
@@ -43,7 +43,7 @@ func directly(routes []directRoute, r *http.Request) http.HandlerFunc {
 }
 
 func newRouter(counters *Counters, logger *slog.Logger, missing func(*http.Request) *problem) *router {
-	rt := &router{mux: chi.NewMux(), counters: counters, logger: logger, missing: missing}
+	rt := &router{mux: chi.NewMux(), counters: counters, logger: logger, missing: missing, hosts: everyHost{}}
 	rt.mux.Use(routeByDecodedPath)
 	rt.mux.NotFound(func(w http.ResponseWriter, r *http.Request) { rt.missing(r).write(w) })
 	rt.mux.MethodNotAllowed(rt.methodNotAllowed)
@@ -58,6 +58,13 @@ func routeByDecodedPath(next http.Handler) http.Handler {
 		chi.RouteContext(r.Context()).RoutePath = r.URL.Path
 		next.ServeHTTP(w, r)
 	})
+}
+
+// askedAs sets by which names the node may be asked; nil: by every one.
+func (rt *router) askedAs(hosts Hosts) {
+	if hosts != nil {
+		rt.hosts = hosts
+	}
 }
 
 // get routes GET and HEAD.

@@ -104,8 +104,14 @@ func TestHosts_NamesOfANode(t *testing.T) {
 	if _, _, err := cl.AddMember(clustertest.WithTimeout(t), client.AddMember{Name: "n2", ID: "00000000000000a2", PeerURL: "http://n2-peers.example:1", ClientURL: "http://n2.example:1", Role: client.RoleLearner}); err != nil {
 		t.Fatal(err)
 	}
-	wantStatus(node, "n2.example", http.StatusOK)
-	wantStatus(node, "n2-peers.example:12000", http.StatusOK)
+	for _, host := range []string{"n2.example", "n2-peers.example:12000"} { // a moment later, when the node's own status has it
+		clustertest.Eventually(t, "the new member's name counts", func() error {
+			if status, body := askAs(t, "GET", node, "/stats", host); status != http.StatusOK {
+				return fmt.Errorf("%s: %d %s", host, status, body)
+			}
+			return nil
+		})
+	}
 
 	cache, err := server.StartCache(context.Background(), server.CacheConfig{Name: "c1", Listen: "127.0.0.1:0", Nodes: []string{node, "http://seed.example:1"}, AllowedHosts: []string{"c.example"}, Logger: clustertest.Logger(t)})
 	if err != nil {
