@@ -69,6 +69,8 @@ func (db *fakeDB) putRequests() []*http.Request {
 	return db.puts
 }
 
+// TestForward_RequestArrivesUntouched: but for Host, which is the database node's
+// own name, and Origin, which this node has judged.
 func TestForward_RequestArrivesUntouched(t *testing.T) {
 	db := newFakeDB(t, newFakeKeys())
 	u := newForwarding(t, db)
@@ -86,7 +88,7 @@ func TestForward_RequestArrivesUntouched(t *testing.T) {
 		conn.Close()
 	}
 	for i, r := range db.putRequests() {
-		if r.RequestURI != targets[i] || r.Host != "the.cache:1" || r.Header.Get("Content-Type") != "text/x" || r.Header.Get("Origin") == "" || r.ContentLength != 1 {
+		if r.RequestURI != targets[i] || "http://"+r.Host != db.URL || r.Header.Get("Content-Type") != "text/x" || r.Header.Get("Origin") != "" || r.ContentLength != 1 {
 			t.Errorf("%s arrived as %s, host %s, %v", targets[i], r.RequestURI, r.Host, r.Header)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,14 +27,16 @@ var wrongOfType = map[string][]string{
 }
 
 var (
+	noScheme  = []string{"h", "h:1", "10.0.0.1:11000", "http://h:1,h:2"} // client commands take them
 	wrongURLs = []string{
-		"h", "h:1", "10.0.0.1:11000", "https://h:1", "ftp://h:1", "http://", "http://:1", "http://h:0", "http://h:99999", "http://h:http", "http://h:",
+		"https://h:1", "ftp://h:1", "http://", "http://:1", "http://h:0", "http://h:99999", "http://h:http", "http://h:",
 		"http://u:p@h:1", "http://h:1/x", "http://h:1?", "http://h:1?x", "http://h:1#x", "http://h h:1", "http://169.254.169.254:80", "http://[fe80::1]:1",
 		"http://[::ffff:169.254.169.254]:80", "http://2852039166:80", "http://0xa9fea9fe:80", "http://0.0.0.0:1", "http://[::]:1", "http://224.0.0.1:1", "http://[::1:1", "http://-h:1",
 		"http://" + strings.Repeat("a", 3000),
 	}
-	wrongAdvertised = append([]string{"http://h", "http://[::1]"}, wrongURLs...)
-	wrongLists      = append([]string{",", "http://h:1,", ",http://h:1", "http://h:1,h:2", `"`}, wrongURLs...)
+	wrongAdvertised = slices.Concat([]string{"http://h", "http://[::1]"}, noScheme, wrongURLs)
+	wrongEndpoints  = append([]string{",", "http://h:1,", ",http://h:1", `"`}, wrongURLs...)
+	wrongLists      = slices.Concat(noScheme, wrongEndpoints)
 	wrongListens    = []string{"localhost", "11000", ":11000", "0.0.0.0:11000", "[::]:11000", "::1:1", ":http", "127.0.0.1:http", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:", "a b:1", "127.1:1", "169.254.1.1:1", "http://127.0.0.1:1"}
 	wrongNames      = []string{".n", "-n", "a/b", "a b", "a\nb", "\x1b[2J", "é", "\xff", "a,b", "a=b", strings.Repeat("n", 65)}
 	wrongBounds     = []string{"-1", "-9223372036854775808"}
@@ -70,7 +73,8 @@ var wrongValues = map[string][]string{
 	"admin max-connections":  wrongBounds,
 	"dev data-dir":           nil,
 	"dev port-offset":        {"-1", "60000"},
-	"endpoints":              wrongLists[:len(wrongLists):len(wrongLists)], // of every command of clients
+	"endpoints":              wrongEndpoints, // of every command of clients
+	"allowed-hosts":          {"*.example.com", "http://h", "h:1", "a b", "h/x", ","},
 	"timeout":                {"0s", "-1s"},
 	"members add id":         nil,
 	"members add peer-url":   wrongAdvertised,
@@ -81,6 +85,7 @@ var wrongValues = map[string][]string{
 	"put value":              nil,
 	"get output":             nil,
 	"import prefix":          nil,
+	"import exclude":         {"["},
 	"import parallel":        {"0", "-1"},
 	"ls limit":               {"-1"},
 	"watch limit":            {"-1"},
