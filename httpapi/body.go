@@ -198,11 +198,11 @@ func (b *pacedBody) wasCutOff() bool {
 }
 
 // Close makes later reads fail. What the client still sends is net/http's to
-// drain, under the deadline set here.
+// drain, under the deadline set here; a client that has stalled gets no second one.
 func (b *pacedBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.closed && !b.ended {
+	if !b.closed && !b.ended && !errors.Is(b.failure, os.ErrDeadlineExceeded) {
 		b.renew()
 	}
 	b.closed = true

@@ -27,6 +27,7 @@ type deadlines struct {
 	bound   time.Time // of the read that waits, where none is wanted; zero: none
 	told    time.Time // what the poller has
 	over    bool      // told has passed: a read has ended by it
+	stalled bool      // so has a bound: nothing more is waited for where no deadline is wanted
 	reading int       // reads that have begun and not ended
 	writing bool      // somebody has set a deadline of writes
 	written time.Time // what the poller has for writes where nobody has
@@ -139,6 +140,9 @@ func (c *connection) beginRead(bounded bool) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if bounded && d.wanted.IsZero() && !c.hijacked.Load() {
+		if d.stalled { // net/http reads what is left of a body twice
+			return os.ErrDeadlineExceeded
+		}
 		d.bound = time.Now().Add(c.of.idle)
 	}
 	if d.late() {
@@ -167,6 +171,7 @@ func (c *connection) endRead(err error) bool {
 				return false
 			}
 		}
+		d.stalled = d.stalled || d.wanted.IsZero()
 	}
 	if d.reading--; d.reading == 0 {
 		d.bound = time.Time{}
