@@ -35,7 +35,7 @@ func TestConnections_AcceptOutlastsShortages(t *testing.T) {
 	}
 	var log bytes.Buffer
 	f := &failing{Listener: ln}
-	c := limitConnections(f, 10, slog.New(slog.NewTextHandler(&log, nil)))
+	c := limitConnections(f, placesForAll(10), slog.New(slog.NewTextHandler(&log, nil)))
 	for range 2 {
 		conn, err := net.Dial("tcp", ln.Addr().String())
 		if err != nil {

@@ -62,7 +62,7 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	public, err := bind(cfg.Listen, "browsers", files.admin(cfg.MaxConnections, logger), logger)
+	public, err := bind(cfg.Listen, "browsers", placesForAll(files.admin(cfg.MaxConnections, logger)), logger)
 	if err != nil {
 		return nil, listenError("listen", err)
 	}

@@ -57,7 +57,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	public, err := listen(cfg.Listen, cfg.Advertise, "clients", files.cache(cfg.MaxConnections, logger), logger)
+	public, err := listen(cfg.Listen, cfg.Advertise, "clients", placesForAll(files.cache(cfg.MaxConnections, logger)), logger)
 	if err != nil {
 		return nil, listenError("listen", err)
 	}

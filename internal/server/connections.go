@@ -32,7 +32,8 @@ import (
 //
 // The address that holds most connections gives way first; of its own those without a
 // request, those that never asked anything before, and the one idle for longest. One address
-// never has all places, so that however busy its connections are, others get in.
+// never has all places, so that however busy its connections are, others get in: of a
+// peer port, which has few, not more than half.
 type connections struct {
 	net.Listener
 	limit  int
@@ -75,10 +76,16 @@ const complainEvery = 10 * time.Second
 // it is asked elsewhere, or again.
 const silentAfter = 2 * time.Second
 
-func limitConnections(ln net.Listener, limit int, logger *slog.Logger) *connections {
+// places is how many connections a listener may have, and one address of them.
+type places struct{ limit, share int }
+
+func placesForAll(limit int) places   { return places{limit, limit - limit/8} }
+func placesForPeers(limit int) places { return places{limit, limit - limit/2} }
+
+func limitConnections(ln net.Listener, p places, logger *slog.Logger) *connections {
 	return &connections{
-		Listener: ln, limit: limit, share: limit - limit/8, idle: ioIdle, logger: logger,
-		slots: make(chan struct{}, min(refusalsMax, max(4, limit/8))), done: make(chan struct{}),
+		Listener: ln, limit: p.limit, share: p.share, idle: ioIdle, logger: logger,
+		slots: make(chan struct{}, min(refusalsMax, max(4, p.limit/8))), done: make(chan struct{}),
 		open: make(map[*connection]struct{}), holders: make(map[netip.Prefix]*holder),
 	}
 }

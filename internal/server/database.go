@@ -159,10 +159,10 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		return nil, err
 	}
 	clients, peers := files.database(cfg.MaxConnections, d.logger)
-	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", clients, d.logger); err != nil {
+	if d.public, err = listen(cfg.Listen, cfg.Advertise, "clients", placesForAll(clients), d.logger); err != nil {
 		return nil, listenError("listen", err)
 	}
-	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", peers, d.logger); err != nil {
+	if d.peer, err = listen(cfg.PeerListen, cfg.PeerAdvertise, "peers", placesForPeers(peers), d.logger); err != nil {
 		return nil, listenError("peer-listen", err)
 	}
 	if host, _, _ := nodeurl.SplitListen(cfg.PeerListen); cfg.PeerAdvertise == "" && nodeurl.Wildcard(host) {

@@ -20,7 +20,7 @@ func connected(tb testing.TB) (*connection, net.Conn) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	c := limitConnections(ln, 4, slog.New(slog.DiscardHandler))
+	c := limitConnections(ln, placesForAll(4), slog.New(slog.DiscardHandler))
 	tb.Cleanup(func() { c.Close() })
 	other, err := net.Dial("tcp", ln.Addr().String())
 	if err != nil {

@@ -19,10 +19,10 @@ type listener struct {
 	url string // what others are told
 }
 
-// listen binds addr for at most limit connections. What others are told is
+// listen binds addr for as many connections as there are places. What others are told is
 // advertise, or addr itself.
-func listen(addr, advertise, what string, limit int, logger *slog.Logger) (*listener, error) {
-	l, err := bind(addr, what, limit, logger)
+func listen(addr, advertise, what string, p places, logger *slog.Logger) (*listener, error) {
+	l, err := bind(addr, what, p, logger)
 	if err == nil && advertise != "" {
 		l.url = advertise
 	}
@@ -31,7 +31,7 @@ func listen(addr, advertise, what string, limit int, logger *slog.Logger) (*list
 
 // bind binds addr, which may be a wildcard address: then url is how this machine
 // itself reaches it.
-func bind(addr, what string, limit int, logger *slog.Logger) (*listener, error) {
+func bind(addr, what string, p places, logger *slog.Logger) (*listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for %s: %w", what, err)
@@ -45,7 +45,7 @@ func bind(addr, what string, limit int, logger *slog.Logger) (*listener, error) 
 	if canonical, err := nodeurl.Parse(own); err == nil {
 		own = canonical // else nobody but people is told
 	}
-	return &listener{ln: limitConnections(ln, limit, logger), url: own}, nil
+	return &listener{ln: limitConnections(ln, p, logger), url: own}, nil
 }
 
 // listenURL is a listen address as the URL of its host, which may be a name.

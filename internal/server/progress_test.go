@@ -19,7 +19,7 @@ import (
 func serving(t *testing.T, limit int, idle time.Duration, h http.Handler) *listener {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
-	l, err := bind("127.0.0.1:0", "a test", limit, logger)
+	l, err := bind("127.0.0.1:0", "a test", placesForAll(limit), logger)
 	if err != nil {
 		t.Fatal(err)
 	}
