@@ -284,6 +284,9 @@ func ask(ctx context.Context, hc *http.Client, method, url, body, want string, s
 			continue
 		}
 		if !strings.Contains(string(got), want) {
+			if bytes.Contains(got, []byte(`"type":"`+client.ProblemUnavailable)) || bytes.Contains(got, []byte(`"type":"`+client.ProblemOverloaded)) {
+				return &busyError{fmt.Sprintf("%s %s answered %.300q", method, url, got)} // in a line
+			}
 			return &wrongError{fmt.Sprintf("%s %s answered %d without %.80q: %.200q", method, url, status, want, got)}
 		}
 		return nil
@@ -299,6 +302,9 @@ func refusal(what string, status int, header http.Header, got []byte) error {
 	busy := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
 	if busy && header.Get("Retry-After") != "" && json.Unmarshal(got, &p) == nil && p.Detail != "" {
 		return &busyError{said}
+	}
+	if status == http.StatusGatewayTimeout && json.Unmarshal(got, &p) == nil && p.Type == client.ProblemOutcomeUnknown {
+		return errors.New(said) // the node that was asked has been cut off from the next
 	}
 	return &wrongError{said}
 }
