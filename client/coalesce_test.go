@@ -438,9 +438,6 @@ func TestCoalesce_SeeksTheLeader(t *testing.T) {
 		}
 		return c.ranking.first(true) == 1 && leader.frames.Load() > 0
 	})
-	if c.ranking.first(false) != 0 {
-		t.Error("reads have moved, too")
-	}
 }
 
 // TestCoalesce_Hung: calls on a stream that says nothing go elsewhere, and it

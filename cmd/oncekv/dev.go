@@ -60,6 +60,9 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 	if d.portOffset < 0 || d.portOffset > devOffsetMax {
 		return usageErrorf("--port-offset %d does not leave valid ports; use 0 to %d", d.portOffset, devOffsetMax)
 	}
+	if err := server.CheckAllowedHosts(d.allowed); err != nil {
+		return err
+	}
 	if d.reset {
 		if err := a.resetDev(d); err != nil {
 			return err

@@ -64,7 +64,9 @@ func checkName(name string) error {
 	return nil
 }
 
-func checkAllowedHosts(names []string) error {
+// CheckAllowedHosts returns a *SettingError for what AllowedHosts of no
+// configuration may hold.
+func CheckAllowedHosts(names []string) error {
 	if _, err := hosts.New(hosts.Config{Allowed: names}); err != nil {
 		return &SettingError{"allowed-hosts", err}
 	}
@@ -154,7 +156,7 @@ func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
 		checkAtLeastZero("snapshot-log-bytes", cfg.SnapshotLogBytes),
 		checkBytes("disk-reserve-bytes", cfg.DiskReserveBytes),
 		checkListen("peer-listen", cfg.PeerListen),
-		checkAllowedHosts(cfg.AllowedHosts),
+		CheckAllowedHosts(cfg.AllowedHosts),
 	)
 	if err != nil {
 		return cfg, err
@@ -267,7 +269,7 @@ func (cfg CacheConfig) checked() (CacheConfig, error) {
 		checkName(cfg.Name),
 		checkAtLeastZero("max-connections", int64(cfg.MaxConnections)),
 		checkAtLeastZero("cache-bytes", cfg.CacheBytes),
-		checkAllowedHosts(cfg.AllowedHosts),
+		CheckAllowedHosts(cfg.AllowedHosts),
 	)
 	if err != nil {
 		return cfg, err
@@ -289,7 +291,7 @@ func (cfg AdminConfig) checked() (AdminConfig, error) {
 	err := firstError(
 		checkListen("listen", cfg.Listen),
 		checkAtLeastZero("max-connections", int64(cfg.MaxConnections)),
-		checkAllowedHosts(cfg.AllowedHosts),
+		CheckAllowedHosts(cfg.AllowedHosts),
 	)
 	if err != nil {
 		return cfg, err
