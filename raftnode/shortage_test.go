@@ -146,9 +146,13 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 
 // An fsync or a write that failed is fatal, whatever the reason.
 func TestDiskErr_WritesStayFatal(t *testing.T) {
-	for _, op := range []string{"write", "sync"} {
-		if err := diskErr(&os.PathError{Op: op, Path: "f", Err: syscall.ENOMEM}, "save"); !errors.Is(err, ErrDisk) {
-			t.Errorf("%s: %v", op, err)
+	for _, err := range []error{
+		&os.PathError{Op: "write", Path: "f", Err: syscall.ENOMEM},
+		&os.PathError{Op: "sync", Path: "f", Err: syscall.ENOMEM},
+		syscall.ENOMEM, // as the log's fdatasync says it
+	} {
+		if err := diskErr(err, "save"); !errors.Is(err, ErrDisk) {
+			t.Errorf("%v", err)
 		}
 	}
 }

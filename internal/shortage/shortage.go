@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -52,8 +53,13 @@ func says(err error, errno syscall.Errno) bool {
 	return errors.Is(err, errno) || strings.Contains(err.Error(), errno.Error())
 }
 
-// wrote reports whether err is that of a write or an fsync.
+// wrote reports whether err is that of a write or an fsync. The fdatasync of the log
+// and of the store comes as the system's bare error, which names no call.
 func wrote(err error) bool {
-	path, ok := errors.AsType[*fs.PathError](err)
-	return ok && slices.Contains([]string{"write", "writeat", "sync", "truncate"}, path.Op)
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		return slices.Contains([]string{"write", "writeat", "sync", "truncate"}, path.Op)
+	}
+	_, call := errors.AsType[*os.SyscallError](err)
+	_, bare := errors.AsType[syscall.Errno](err)
+	return bare && !call
 }

@@ -22,6 +22,7 @@ func TestExplain(t *testing.T) {
 		{errors.New("write history.db: mmap allocate error: cannot allocate memory"), "vm.max_map_count"},
 		{&fs.PathError{Op: "write", Path: "f", Err: syscall.ENOMEM}, ""},
 		{&fs.PathError{Op: "sync", Path: "f", Err: syscall.ENOMEM}, ""},
+		{fmt.Errorf("write history.db: %w", syscall.ENOMEM), ""}, // of an fdatasync
 		{&fs.PathError{Op: "sync", Path: "f", Err: syscall.EIO}, ""},
 		{&fs.PathError{Op: "open", Path: "f", Err: syscall.ENOENT}, ""},
 		{syscall.ENOSPC, ""},
