@@ -5,15 +5,11 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strings"
 
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 )
-
-// clusterIDHeader is rafthttp's.
-const clusterIDHeader = "X-Etcd-Cluster-ID"
 
 // servePosted takes a message that another member posted. It is in place of
 // rafthttp's own handler, which keeps a metric for ever of every remote port that
@@ -31,7 +27,6 @@ func (h *httpTransport) servePosted(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, rafthttp.ErrClusterIDMismatch.Error(), http.StatusPreconditionFailed)
 		return
 	}
-	h.addRemote(r)
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
 		status, sentence := bodyFailure(err)
@@ -61,14 +56,4 @@ func bodyFailure(err error) (status int, sentence string) {
 		return http.StatusRequestTimeout, "the body did not arrive in time"
 	}
 	return http.StatusBadRequest, "the body broke off"
-}
-
-// addRemote lets rafthttp answer a sender that is no member as far as this node
-// knows: it may have fallen behind.
-func (h *httpTransport) addRemote(r *http.Request) {
-	from, err := types.IDFromString(r.Header.Get("X-Server-From"))
-	urls := strings.Split(r.Header.Get("X-PeerURLs"), ",")
-	if _, bad := types.NewURLs(urls); err == nil && bad == nil {
-		h.t.AddRemote(from, urls)
-	}
 }

@@ -45,7 +45,7 @@ type httpTransport struct {
 
 	mu      sync.Mutex
 	peers   map[ID]string
-	remotes map[ID]bool // senders that rafthttp was let connect to, see guardRemotes
+	remotes map[ID]bool // senders that rafthttp was let answer, see answerSender
 }
 
 // peerMessageBytesMax bounds a message in a pipeline's body. The largest that
@@ -126,7 +126,7 @@ func (h *httpTransport) handler() http.Handler {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, peerMessageBytesMax)
-		h.guardRemotes(r)
+		h.answerSender(r)
 		paced := newPacedWriter(w, streamIdle)
 		defer paced.end()
 		if r.URL.Path == rafthttp.RaftPrefix {
@@ -139,6 +139,7 @@ func (h *httpTransport) handler() http.Handler {
 }
 
 const (
+	clusterIDHeader  = "X-Etcd-Cluster-ID"
 	senderHeader     = "X-Server-From"
 	senderURLsHeader = "X-PeerURLs"
 	// remotesMax bounds how many senders that are no members rafthttp answers:
@@ -146,38 +147,28 @@ const (
 	remotesMax = 64
 )
 
-// guardRemotes looks at where a request says that its sender is reached. rafthttp
-// connects there when it does not know the sender, so that a node which has
-// fallen behind can answer a leader that is newer than its table. It takes any
-// number of them, panics on what is no URL, and the sender may be anybody.
-func (h *httpTransport) guardRemotes(r *http.Request) {
+// answerSender lets rafthttp answer the sender of a request, where the request says
+// it is reached, if this node does not know it: it may have fallen behind, and the
+// sender be a leader that is newer than its table. The sender may also be anybody.
+// rafthttp itself would take any number of them, and panic on what is no URL, so it
+// does not see the header.
+func (h *httpTransport) answerSender(r *http.Request) {
 	urls := r.Header.Get(senderURLsHeader)
-	if urls == "" {
-		return
-	}
-	if url, err := nodeurl.WithPort(urls); err == nil && h.admits(r.Header.Get(senderHeader)) {
-		r.Header.Set(senderURLsHeader, url)
-		return
-	}
 	r.Header.Del(senderURLsHeader)
-}
-
-// admits reports whether rafthttp may connect to a sender if it does not know it.
-func (h *httpTransport) admits(sender string) bool {
-	id, err := types.IDFromString(sender)
-	if err != nil {
-		return false
+	sender, err := types.IDFromString(r.Header.Get(senderHeader))
+	id := ID(sender)
+	if err != nil || id == h.self || r.Header.Get(clusterIDHeader) != types.ID(h.cluster).String() || h.receiver.isRemoved(id) {
+		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, member := h.peers[ID(id)]; member || h.remotes[ID(id)] {
-		return true
+	if _, member := h.peers[id]; member || h.remotes[id] || len(h.remotes) >= remotesMax {
+		return
 	}
-	if len(h.remotes) >= remotesMax {
-		return false
+	if url, err := nodeurl.WithPort(urls); err == nil {
+		h.remotes[id] = true
+		h.t.AddRemote(sender, []string{url})
 	}
-	h.remotes[ID(id)] = true
-	return true
 }
 
 // raftEnd adapts a receiver to rafthttp.

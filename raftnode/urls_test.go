@@ -166,12 +166,12 @@ func TestTransport_StrangersURLs_AreBounded(t *testing.T) {
 	h := newTestTransport(t)
 	srv := httptest.NewServer(h.handler())
 	defer srv.Close()
-	send := func(from ID, url string) {
-		req, err := http.NewRequest(http.MethodPost, srv.URL+rafthttp.RaftPrefix, strings.NewReader(""))
+	request := func(method, path, cluster string, from ID, url string) {
+		req, err := http.NewRequest(method, srv.URL+path, strings.NewReader(""))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, value := range map[string]string{"X-Etcd-Cluster-Id": "3", "X-Server-Version": "3.5.0", "X-Min-Cluster-Version": "3.0.0", senderHeader: fmt.Sprintf("%x", uint64(from)), senderURLsHeader: url} {
+		for name, value := range map[string]string{clusterIDHeader: cluster, "X-Server-Version": "3.5.0", "X-Min-Cluster-Version": "3.0.0", senderHeader: fmt.Sprintf("%x", uint64(from)), senderURLsHeader: url} {
 			req.Header.Set(name, value)
 		}
 		resp, err := http.DefaultClient.Do(req)
@@ -180,12 +180,26 @@ func TestTransport_StrangersURLs_AreBounded(t *testing.T) {
 		}
 		_ = resp.Body.Close()
 	}
+	send := func(from ID, url string) { request(http.MethodPost, rafthttp.RaftPrefix, "3", from, url) }
 	remotes := func() int { return reflect.ValueOf(h.t).Elem().FieldByName("remotes").Len() }
 	for i, bad := range []string{"nonsense", "http://h:1/path", "http://169.254.169.254:80", "http://a:1,http://b:1", "unix://x"} {
 		send(ID(1000+i), bad)
 	}
 	if n := remotes(); n != 0 {
 		t.Errorf("%d senders are answered at URLs of no node", n)
+	}
+	for i := range 3 * remotesMax { // of another cluster
+		request(http.MethodPost, rafthttp.RaftPrefix, "4", ID(2000+i), "http://127.0.0.1:1")
+		request(http.MethodGet, fmt.Sprintf("%s/message/%x", rafthttp.RaftStreamPrefix, 2000+i), "4", ID(2000+i), "http://127.0.0.1:1")
+	}
+	if n := remotes(); n != 0 || len(h.remotes) != 0 {
+		t.Errorf("%d senders of another cluster are answered, %d have a place", n, len(h.remotes))
+	}
+	for i := range 3 * remotesMax { // who says to be somebody else at each of its streams
+		request(http.MethodGet, fmt.Sprintf("%s/message/%x", rafthttp.RaftStreamPrefix, 2000+i), "3", 2000, "http://127.0.0.1:1")
+	}
+	if n := remotes(); n != 1 {
+		t.Errorf("one sender is answered as %d", n)
 	}
 	for i := range 3 * remotesMax {
 		send(ID(2000+i), "http://127.0.0.1:1")
