@@ -477,6 +477,10 @@ func (c *core) outgoing(msgs []raftpb.Message) []raftpb.Message {
 	acked := false
 	for i := len(msgs) - 1; i >= 0; i-- {
 		switch m := &msgs[i]; {
+		case m.From == m.To:
+			// raft forwards what is for the leader in the name of whoever sent
+			// it. A member that leads by now looks after that itself.
+			m.To = raft.None
 		case m.Type == raftpb.MsgAppResp && !m.Reject:
 			// Only the newest acknowledgement says anything.
 			if acked {

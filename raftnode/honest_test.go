@@ -195,3 +195,28 @@ func TestCheckBatch_IsDecodeBatch(t *testing.T) {
 		t.Error("a batch is refused")
 	}
 }
+
+// What a member sent to the one that led before it does not go back to it: it would
+// be refused there, as the message of a liar.
+func TestCore_NothingIsForwardedToItsSender(t *testing.T) {
+	c := newCrashCluster(t, 3, -1)
+	leader := c.lead(t)
+	eventually(t, "a follower knows its leader", func() bool {
+		c.roundAll(0)
+		return c.nodes[leader.id%3+1].node.core.lead == uint64(leader.id)
+	})
+	follower := c.nodes[leader.id%3+1].node.core
+	from, to := uint64(leader.id), uint64(follower.id)
+	batch := encodeBatch([]command{{origin: 1, seq: 1, data: []byte("x")}})
+	follower.step(raftpb.Message{Type: raftpb.MsgProp, From: from, To: to, Entries: []raftpb.Entry{{Data: batch}}})
+	follower.step(raftpb.Message{Type: raftpb.MsgReadIndex, From: from, To: to, Entries: []raftpb.Entry{{Data: make([]byte, readContextBytes)}}})
+	w, _ := follower.next()
+	for _, m := range append(w.early, w.late...) {
+		if err := leader.node.core.honest(&m); err != nil {
+			t.Errorf("%v: %v", m.Type, err)
+		}
+	}
+	if n := follower.dropped.count.Load(); n != 0 {
+		t.Errorf("%d messages were refused", n)
+	}
+}
