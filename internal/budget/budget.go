@@ -14,6 +14,10 @@ var ErrShort = errors.New("there is not enough left")
 // slow meanwhile.
 const lookAgain = 100 * time.Millisecond
 
+// lookPause is how long nobody looks again when there was none: a thousand who
+// wait would else spend more on looking than on what they wait for.
+const lookPause = lookAgain / 10
+
 // Budget hands out parts of a fixed amount, first come, first served. It is safe
 // for concurrent use.
 type Budget struct {
@@ -21,6 +25,7 @@ type Budget struct {
 	free    int64
 	waiters []*waiter
 	holders map[*Holder]struct{}
+	vain    time.Time // when somebody last looked for holders to end and found none
 }
 
 // waiter is somebody who waits for n; ready is closed when they are handed over.
@@ -125,6 +130,7 @@ func (b *Budget) serveLocked() {
 // makeRoom ends as many holders as those who wait need.
 func (b *Budget) makeRoom() {
 	b.mu.Lock()
+	now := time.Now()
 	short := -b.free
 	for _, w := range b.waiters {
 		short += w.n
@@ -135,9 +141,10 @@ func (b *Budget) makeRoom() {
 		}
 	}
 	var ending []*Holder
-	for short > 0 && len(b.waiters) > 0 {
-		h := b.firstToGo(time.Now())
+	for short > 0 && len(b.waiters) > 0 && now.Sub(b.vain) >= lookPause {
+		h := b.firstToGo(now)
 		if h == nil {
+			b.vain = now
 			break
 		}
 		h.ended = true
