@@ -129,8 +129,9 @@ func (u *uploading) putWhole(ctx context.Context, chunk []byte) (PutResult, erro
 	return u.db.proposePut(ctx, u.r, cmd, Digest(u.hash.Sum(nil)))
 }
 
-// run proposes chunk after chunk, then the seal, beginning with the first chunk. On failure the upload is abandoned, and since no
-// seal was proposed the failure is definite.
+// run proposes chunk after chunk, beginning with the first, then the seal. On
+// failure the upload is abandoned, and since no seal was proposed the failure is
+// definite.
 func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error) {
 	winner, err := u.sendBody(ctx, first)
 	u.group.Wait()
@@ -157,11 +158,13 @@ func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error)
 	return result, err
 }
 
-// rest returns the request with the byte that was read ahead put back.
+// rest returns the request with what is left of its body: the byte that was read
+// ahead is put back, and whoever is slow with the rest gives way.
 func (u *uploading) rest() *PutRequest {
 	r := *u.r
+	r.Body = &u.body
 	if u.tail != nil {
-		r.Body = io.MultiReader(bytes.NewReader([]byte{*u.tail}), u.r.Body)
+		r.Body = io.MultiReader(bytes.NewReader([]byte{*u.tail}), &u.body)
 	}
 	return &r
 }

@@ -108,6 +108,43 @@ func TestDB_Put_SlowBodies(t *testing.T) {
 	}
 }
 
+// hook is a reader of nothing that does something when it is read.
+type hook func()
+
+func (h hook) Read([]byte) (int, error) {
+	h()
+	return 0, io.EOF
+}
+
+// TestDB_Put_SlowLoser: a put that lost while it was under way gives its place up
+// to others like any, if the rest of its body, which is only compared, stalls.
+func TestDB_Put_SlowLoser(t *testing.T) {
+	db, s, _ := newTestDB(t, DBConfig{BodyGrace: time.Millisecond, InFlightWait: patience})
+	stop := startRun(t, s)
+	defer stop()
+	db.intake.uploads = budget.New(1)
+	wins := hook(func() {
+		if _, err := db.Put(t.Context(), PutRequest{Key: "k", Body: strings.NewReader("v"), Size: 1}); err != nil {
+			t.Error(err)
+		}
+	})
+	b := newSlowBody("")
+	b.some = io.MultiReader(strings.NewReader(strings.Repeat("x", ChunkBytes)), wins, strings.NewReader("x"))
+	lost := make(chan error, 1)
+	go func() {
+		_, err := db.Put(context.Background(), PutRequest{Key: "k", Body: b, Size: 1 << 30, Interrupt: b.interrupt})
+		lost <- err
+	}()
+	<-b.silent
+	if r, err := db.Put(t.Context(), PutRequest{Key: "other", Body: strings.NewReader("v"), Size: -1}); err != nil || r.Outcome != Created {
+		t.Errorf("%+v, %v", r, err)
+	}
+	b.interrupt()
+	if err := <-lost; !errors.Is(err, ErrBodyRead) {
+		t.Error(err)
+	}
+}
+
 // TestDB_Put_HoldsWhatArrived: what is announced takes no memory.
 func TestDB_Put_HoldsWhatArrived(t *testing.T) {
 	for some, holds := range map[int]int64{0: 16 << 10, 1: 16 << 10, 16<<10 + 1: 64 << 10, 200 << 10: 256 << 10, 300 << 10: ChunkBytes} {

@@ -39,10 +39,10 @@ const (
 	resting              // there is nothing to do
 )
 
-// Hold returns a holder of nothing yet. from is the address of its client. end
-// makes its owner give up: it is called once at most, without locks, must not
-// block, and is not called any more when Close has returned. grace is for how long the client
-// may be slow.
+// Hold returns a holder of nothing yet. from is the address of its client, and
+// grace is for how long that may be slow. end makes the holder's owner give up: it is
+// called once at most, without locks, must not block, and is not called any more
+// when Close has returned.
 func (b *Budget) Hold(from string, grace time.Duration, end func()) *Holder {
 	h := &Holder{budget: b, from: from, grace: grace, end: end}
 	b.mu.Lock()
