@@ -86,12 +86,12 @@ func (n *Node) probe(ctx context.Context, beats *sync.WaitGroup) {
 
 func (n *Node) beat(ctx context.Context, d *database) {
 	began := n.now()
-	ctx, cancel := context.WithTimeout(ctx, n.cfg.heartbeatTime)
+	asking, cancel := context.WithTimeout(ctx, n.cfg.heartbeatTime)
 	defer cancel()
-	answer, err := n.post(ctx, d, client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, CacheFigures: n.figures()})
+	answer, err := n.post(asking, d, client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, CacheFigures: n.figures()})
 	if err != nil {
 		d.failed(n.now())
-		n.complain(d, err)
+		n.complain(ctx, d, err)
 		return
 	}
 	d.complains("")
@@ -120,7 +120,7 @@ func amongMembers(dbs []client.DBNode, url string) bool {
 
 // complain logs why a database node gives no answer that it should, when that has
 // changed, and who is there instead.
-func (n *Node) complain(d *database, err error) {
+func (n *Node) complain(ctx context.Context, d *database, err error) {
 	why := nodehttp.Reason(err)
 	if !d.complains(why) {
 		return
@@ -130,7 +130,7 @@ func (n *Node) complain(d *database, err error) {
 		n.log.Info("a database node does not answer", "database", d.url, "err", why)
 		return
 	}
-	if instead := nodehttp.Identify(n.base, n.fetcher.http, d.url).NoDatabase(d.url); instead != "" {
+	if instead := nodehttp.Identify(ctx, n.fetcher.http, d.url).NoDatabase(d.url); instead != "" {
 		why = instead
 	}
 	n.log.Warn("a database node does not take heartbeats", "database", d.url, "err", why)
