@@ -76,6 +76,7 @@ func newHTTPTransport(self, cluster ID, url string, snapDir string, r receiver, 
 	}
 	clients, err := newPeerClients(t)
 	if err != nil {
+		t.Stop()
 		return nil, err
 	}
 	return &httpTransport{self: self, cluster: cluster, receiver: r, t: t, clients: clients, logger: logger, peers: map[ID]string{}, remotes: map[ID]bool{}}, nil
