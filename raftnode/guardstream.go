@@ -55,7 +55,8 @@ type guardedStream struct {
 	from  *bufio.Reader
 	next  func(*guardedStream) error // fills ready with one message
 	ready bytes.Buffer
-	entry raftpb.Entry // what entries are decoded into, to see whether they can be
+	part  io.LimitedReader // what bytes reads; here it costs no memory
+	entry raftpb.Entry     // what entries are decoded into, to see whether they can be
 	err   error
 }
 
@@ -157,11 +158,14 @@ func (g *guardedStream) bytes(n uint64) ([]byte, error) {
 		return nil, fmt.Errorf("%w: a message of %d bytes and more", errStream, n)
 	}
 	before := g.ready.Len()
-	if _, err := io.CopyN(&g.ready, g.from, int64(n)); err != nil {
-		if err == io.EOF && g.ready.Len() > 0 {
-			err = io.ErrUnexpectedEOF
-		}
+	g.part = io.LimitedReader{R: g.from, N: int64(n)}
+	switch _, err := g.ready.ReadFrom(&g.part); {
+	case err != nil:
 		return nil, err
+	case g.part.N == 0:
+		return g.ready.Bytes()[before:], nil
+	case g.ready.Len() == 0:
+		return nil, io.EOF
 	}
-	return g.ready.Bytes()[before:], nil
+	return nil, io.ErrUnexpectedEOF
 }
