@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+	"golang.org/x/time/rate"
 )
 
 // puller brings a snapshot's data here before raft hears of the snapshot. One
@@ -32,6 +33,10 @@ var errNoSource = errors.New("no other member is known that could send the data"
 // again, and what was staged stays.
 const pullTries = 10
 
+// pullFailedEvery is how often one pull logs that it has failed and goes on. It tries
+// a few times a second, for as long as nobody has the data.
+const pullFailedEvery = 10 * time.Second
+
 // pulled is how the pull of an offered snapshot ended.
 type pulled struct {
 	m   raftpb.Message
@@ -45,6 +50,7 @@ func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []s
 	if err != nil {
 		return err
 	}
+	say := rate.NewLimiter(rate.Every(pullFailedEvery), 1)
 	for attempt := 1; ; attempt++ {
 		urls := sources()
 		if len(urls) == 0 {
@@ -63,7 +69,9 @@ func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []s
 		if errors.Is(err, ErrDisk) || attempt == p.tries {
 			return err
 		}
-		p.logger.Warn("pulling a snapshot failed, trying again", "index", s.Metadata.Index, "from", url, "err", err)
+		if say.Allow() {
+			p.logger.Warn("pulling a snapshot failed, trying again", "index", s.Metadata.Index, "from", url, "err", err)
+		}
 		wait := time.NewTimer(time.Duration(200+rand.IntN(300)) * time.Millisecond)
 		select {
 		case <-ctx.Done():
