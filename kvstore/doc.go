@@ -116,11 +116,10 @@
 // over at most. DBConfig bounds the bodies of puts (InFlightBytes): they take memory
 // as their bytes arrive, an eighth of it is for small ones alone, and when it is
 // short the slowest are interrupted. At most 1,024 large values are being put through
-// a node. A reader of a
-// large value holds one chunk, a snapshot sender about 1 MiB, a receiver a few; a
-// list what its caller asked for. While keys are listed, those not yet indexed
-// are held in order too, 24 bytes a key.
-// At most 4,096 uploads are open. Nothing grows with the number of keys.
+// a node. A reader of a large value holds one chunk, a snapshot sender about 1 MiB, a
+// receiver a few; a list what its caller asked for. While keys are listed, those not
+// yet indexed are held in order too, 24 bytes a key. At most 4,096 uploads are open.
+// Nothing grows with the number of keys.
 //
 // # Caveats
 //
