@@ -127,10 +127,10 @@ type answer struct {
 	http.ResponseWriter
 	status    int // 0 until the answer has begun
 	brokenOff bool
+	last      bool // of its connection: a body may follow
 	since     time.Time
 	report    reported // of the route; nil: no route was found yet
 	id        string   // see requestID
-	last      bool     // of its connection: a body may follow
 }
 
 // begun reports whether an answer has begun.
