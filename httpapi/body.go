@@ -42,8 +42,9 @@ type pacedBody struct {
 
 	held atomic.Pointer[budget.Holder] // of the memory of what is read; nil: there is none
 
-	cutting sync.Mutex // guards cut, and setting deadlines
+	cutting sync.Mutex // guards the two below, and setting deadlines
 	cut     bool       // nothing is read any more: others need the memory
+	left    bool       // to net/http: what is read on the connection now is no longer the body
 }
 
 // overdue ends a context when nothing was done for the given time. A timer that
@@ -146,6 +147,7 @@ func (b *pacedBody) Read(p []byte) (int, error) {
 		return 0, b.failure
 	case err == io.EOF:
 		b.ended = true // and net/http takes the deadline away, to listen for the client's going away
+		b.leave()
 	case err != nil:
 		b.failure = err
 	}
@@ -182,13 +184,23 @@ func (b *pacedBody) renew() bool {
 // hold says which memory what is read takes.
 func (b *pacedBody) hold(h *budget.Holder) { b.held.Store(h) }
 
-// cutOff makes the read that is under way fail, and all that follow. It must not
-// be called when the body was closed.
+// cutOff makes the read that is under way fail, and all that follow. It comes too
+// late for a body that was read to its end or closed meanwhile.
 func (b *pacedBody) cutOff() {
 	b.cutting.Lock()
 	defer b.cutting.Unlock()
+	if b.left {
+		return
+	}
 	b.cut = true
 	_ = b.conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// leave leaves the connection's deadline to net/http.
+func (b *pacedBody) leave() {
+	b.cutting.Lock()
+	b.left = true
+	b.cutting.Unlock()
 }
 
 func (b *pacedBody) wasCutOff() bool {
@@ -205,6 +217,7 @@ func (b *pacedBody) Close() error {
 	if !b.closed && !b.ended && !errors.Is(b.failure, os.ErrDeadlineExceeded) {
 		b.renew()
 	}
+	b.leave()
 	b.closed = true
 	return nil
 }

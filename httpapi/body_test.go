@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -196,6 +197,34 @@ func TestBody_StalledReader(t *testing.T) {
 		case <-done:
 		case <-time.After(patience):
 			t.Errorf("inlineMax %d: the handler still waits for the client", inlineMax)
+		}
+	}
+}
+
+// deadlinesSet is a connection that counts how often its read deadline is set.
+type deadlinesSet struct {
+	*httptest.ResponseRecorder
+	reads int
+}
+
+func (d *deadlinesSet) SetReadDeadline(time.Time) error { d.reads++; return nil }
+
+// TestPacedBody_CutOffTooLate: who is to give way just when the body is done with
+// leaves the connection alone. It is net/http's by then, which would take a deadline
+// that is over for the client's going away.
+func TestPacedBody_CutOffTooLate(t *testing.T) {
+	for name, finish := range map[string]func(*pacedBody) error{
+		"read to its end": func(b *pacedBody) error { _, err := io.ReadAll(b); return err },
+		"closed":          func(b *pacedBody) error { return b.Close() },
+	} {
+		w := &deadlinesSet{ResponseRecorder: httptest.NewRecorder()}
+		body := newPacedBody(w, httptest.NewRequest("PUT", "/key/a", strings.NewReader("v")), time.Minute, 10)
+		if err := finish(body); err != nil {
+			t.Fatal(err)
+		}
+		before := w.reads
+		if body.cutOff(); w.reads != before || body.wasCutOff() {
+			t.Errorf("%s: a late call sets a deadline", name)
 		}
 	}
 }
