@@ -607,6 +607,7 @@ func (s *batch) write() error {
 			if err := s.duplex.conn.Flush(); err != nil {
 				return err
 			}
+			s.out.sent()
 			if len(s.window) == 0 {
 				s.rest()
 			}

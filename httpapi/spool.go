@@ -34,6 +34,7 @@ type spool struct {
 	tail     []byte // behind what is in the file
 	file     *os.File
 	from, to int64 // what the file holds, as positions in all that ever went through it
+	taken    bool  // something is, and may not have been sent yet
 	closed   bool
 	broken   error // the file cannot be used
 }
@@ -152,10 +153,12 @@ func (s *spool) first(buf []byte) (p []byte, more bool, err error) {
 			return nil, false, fmt.Errorf("read results back: %w", err)
 		}
 		s.from += int64(n)
+		s.taken = true
 		return p, s.from < s.to || len(s.tail) > 0, nil
 	}
 	if len(s.tail) > 0 {
 		p, s.tail = s.tail, buf[:0]
+		s.taken = true
 		return p, false, nil
 	}
 	if s.closed {
@@ -164,11 +167,18 @@ func (s *spool) first(buf []byte) (p []byte, more bool, err error) {
 	return nil, false, nil
 }
 
-// empty reports whether nothing waits to be taken.
+// sent says that the client has what was taken.
+func (s *spool) sent() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = false
+}
+
+// empty reports whether nothing waits to be taken, or to be sent.
 func (s *spool) empty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.from == s.to && len(s.tail) == 0
+	return s.from == s.to && len(s.tail) == 0 && !s.taken
 }
 
 // close says that nothing is added any more.

@@ -110,3 +110,30 @@ func TestSpool_Cancelled(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSpool_EmptyWhenSent: what is being sent keeps a stream from resting, whoever
+// looks meanwhile.
+func TestSpool_EmptyWhenSent(t *testing.T) {
+	s := newSpool(t.TempDir(), 1<<20)
+	defer s.free()
+	for _, size := range []int{10, spoolMemoryBytes + 1} { // the second goes through the file
+		if err := s.append(t.Context(), make([]byte, size), 0); err != nil {
+			t.Fatal(err)
+		}
+		for more := true; more; {
+			if s.empty() {
+				t.Fatal("empty before anything was taken")
+			}
+			var err error
+			if _, more, err = s.take(t.Context(), make([]byte, 0, pieceBytes)); err != nil {
+				t.Fatal(err)
+			}
+			if s.empty() {
+				t.Fatal("empty before what was taken was sent")
+			}
+		}
+		if s.sent(); !s.empty() {
+			t.Fatal("not empty although all was sent")
+		}
+	}
+}
