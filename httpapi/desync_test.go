@@ -150,14 +150,15 @@ func (a *attacked) attack(method, request, key string) error {
 }
 
 // TestDesync_WhatFollowsAWholeBody: a connection whose request was read to its end
-// goes on, except after an answer that may have begun before that.
+// goes on, except after an answer that may have begun before that, and after a
+// chunked body (see TestDesync_TwoEnds).
 func TestDesync_WhatFollowsAWholeBody(t *testing.T) {
 	for _, a := range attackedNodes(t) {
 		conn := a.node.dial()
 		defer conn.Close()
 		in := bufio.NewReader(conn)
 		for i := range 3 {
-			fmt.Fprintf(conn, "PUT %s/key/whole HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", a.api)
+			fmt.Fprintf(conn, "PUT %s/key/whole HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", a.api)
 			resp, err := http.ReadResponse(in, nil)
 			if err != nil {
 				t.Fatalf("%s node, put %d: %v", a.kind, i, err)
@@ -198,6 +199,27 @@ func TestDesync_NoLength(t *testing.T) {
 		} {
 			if err := a.attack(http.MethodPut, request, fmt.Sprintf("unframed-%s-%d", a.kind, i)); err != nil {
 				t.Errorf("%s node, %q: %v", a.kind, request, err)
+			}
+		}
+	}
+}
+
+// TestDesync_TwoEnds: what somebody in front took for the body, by its length, is no
+// request although the chunks had ended before it.
+func TestDesync_TwoEnds(t *testing.T) {
+	for _, a := range attackedNodes(t) {
+		for i, header := range []string{
+			"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+			"Transfer-Encoding: chunked\r\nContent-Length: 200\r\n",
+			"Content-Length: 200\r\nContent-Length: 200\r\nTransfer-Encoding: Chunked\r\n",
+			"Content-Length: 0\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n",
+		} {
+			for _, target := range []string{"PUT " + a.api + "/key/a", "GET " + a.api + "/key/a", "POST " + a.api + "/key", "POST /nothing", "GET /ping"} {
+				method, path, _ := strings.Cut(target, " ")
+				request := target + " HTTP/1.1\r\nHost: x\r\n" + header + "\r\n0\r\n\r\n"
+				if err := a.attack(method, request, fmt.Sprintf("two-ends-%s-%s-%d", a.kind, strings.ReplaceAll(path, "/", "-"), i)); err != nil {
+					t.Errorf("%s node, %q: %v", a.kind, request, err)
+				}
 			}
 		}
 	}

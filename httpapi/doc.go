@@ -68,7 +68,8 @@
 // end, or closes the connection; of an answer that may begin before that (full
 // duplex) it does neither, so the outermost handler makes every such answer its
 // connection's last, whatever became of the headers meanwhile. So is one to HTTP/1.0,
-// where net/http passes over a Transfer-Encoding.
+// where net/http passes over a Transfer-Encoding, and one to a chunked body, where it
+// passes over a Content-Length: somebody in front may have gone by that.
 //
 // # Lists
 //

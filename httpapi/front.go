@@ -31,7 +31,7 @@ type front struct {
 
 // ServeHTTP guards one request.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	a := &answer{ResponseWriter: w, id: requestIDOf(r.Header), last: unframed(r)}
+	a := &answer{ResponseWriter: w, id: requestIDOf(r.Header), last: ambiguous(r)}
 	if f.traffic != nil {
 		f.traffic.InFlight(1)
 	}
@@ -66,10 +66,14 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// unframed reports whether a body may follow that net/http does not see: in
-// HTTP/1.0 it takes no notice of Transfer-Encoding, which somebody in between may
-// have taken notice of (RFC 9112, 6.1).
-func unframed(r *http.Request) bool { return r.ProtoMajor == 1 && r.ProtoMinor == 0 }
+// ambiguous reports whether somebody in between may have seen the end of the body
+// elsewhere than net/http does, and so takes for a request what is none here, or the
+// other way round (RFC 9112, 6.1). In HTTP/1.0 net/http takes no notice of
+// Transfer-Encoding. In HTTP/1.1 it takes none of a Content-Length beside it, and does
+// not tell whether there was one: so no connection outlives a chunked body.
+func ambiguous(r *http.Request) bool {
+	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
+}
 
 // limited reports whether a path counts as work. The others tell how a busy
 // node is and change the cluster, and must be answered above all then.

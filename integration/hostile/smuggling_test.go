@@ -160,12 +160,17 @@ func finalAnswer(r *bufio.Reader, method string) (answer, bool) {
 	}
 }
 
+// twoEnds is a framing of which RFC 9112 says what it means: the chunks count. It may
+// be taken, and ends the connection.
+const twoEnds = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
+
 // ambiguousFraming sends requests whose end two readers may see at two places.
 func ambiguousFraming(a *attacker) {
 	n := 0
 	keys := map[string]string{}
 	for _, g := range a.w.targets(false) {
 		for _, framing := range []string{
+			twoEnds,
 			"Content-Length: 5\r\nContent-Length: 6\r\n",
 			"Content-Length: 5, 6\r\n",
 			"Content-Length: +5\r\n",
@@ -188,7 +193,7 @@ func ambiguousFraming(a *attacker) {
 			inner := fmt.Sprintf("PUT %s/key?key=%s HTTP/1.1\r\nHost: %s\r\nContent-Length: 1\r\n\r\nx", g.api(), key, g.addr)
 			for _, body := range []string{"0\r\n\r\n" + inner, "hello" + inner} {
 				got, err := a.request(g.addr, fmt.Sprintf("PUT %s/key?key=outer/%d HTTP/1.1\r\nHost: %s\r\n%s\r\n%s", g.api(), n, g.addr, framing, body), 5*time.Second)
-				if err == nil && got.status < 400 {
+				if err == nil && got.status < 400 && framing != twoEnds {
 					a.fail("the %s took a request whose length is not clear, %q: %v", g, framing, got)
 				}
 			}
