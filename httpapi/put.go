@@ -215,7 +215,11 @@ func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, t *terms) (crea
 
 // since says in a sentence which put won, and what it set.
 func since(winner *kvstore.Meta) string {
-	return fmt.Sprintf("since revision %d (%d bytes, sha256 %s)", winner.Revision, winner.Size, winner.SHA256)
+	unit := "bytes"
+	if winner.Size == 1 {
+		unit = "byte"
+	}
+	return fmt.Sprintf("since revision %d (%d %s, sha256 %s)", winner.Revision, winner.Size, unit, winner.SHA256)
 }
 
 // decided answers a put from its result.

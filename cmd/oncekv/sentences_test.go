@@ -132,7 +132,7 @@ func TestPut_ConflictNamesWinner(t *testing.T) {
 	const digest = "4c94485e0c21ae6c41ce1dfe7b6bfaceea5ab68e40a2476f50208e526f506080" // of "v"
 	for _, line := range [][]string{{"put", "app/a", "other"}, {"put", "app/a", "v", "--if-absent"}, {"import", files(t, map[string]string{"app/a": "other"})}, {"batch"}} {
 		r := runCommand(t, strings.NewReader(`{"key":"app/a","value":"other"}`), nil, append(line, "--endpoints", db.URL())...).want(t, exitConflict)
-		r.wantStderr(t, "since revision 1 (1 bytes, sha256 "+digest+")")
+		r.wantStderr(t, "since revision 1 (1 byte, sha256 "+digest+")")
 	}
 }
 
