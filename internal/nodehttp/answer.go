@@ -17,7 +17,11 @@ type StatusError struct{ Status int }
 
 // Error says the status in numbers and words that are this side's own.
 func (e *StatusError) Error() string {
-	return fmt.Sprintf("answers with HTTP status %d %s", e.Status, http.StatusText(e.Status))
+	text := fmt.Sprintf("answers with HTTP status %d %s", e.Status, http.StatusText(e.Status))
+	if e.Status == http.StatusMisdirectedRequest {
+		text += ": the name in this URL is none of the node's; use one that it advertises, or add this one to its --allowed-hosts"
+	}
+	return text
 }
 
 // ErrAnswer is an answer that is not the JSON that was expected.

@@ -17,8 +17,9 @@ const IdentityPath = "/oncekv/identity"
 // Kind is a kind of what answers at a URL.
 type Kind int
 
-// The kinds. Nobody is there when no connection can be made or nothing is
-// answered in time, a Stranger when what answers is no node of oncekv.
+// The kinds. Nobody is there when no connection can be made, nothing is answered in
+// time, or a node does not answer to the name in the URL; a Stranger when what answers
+// is no node of oncekv.
 const (
 	Nobody Kind = iota
 	Stranger
@@ -106,13 +107,13 @@ func Identify(ctx context.Context, c *http.Client, url string) Who {
 }
 
 // silent reports whether an error says that nobody is there, or not yet, or has no
-// time now.
+// time now, or goes by another name.
 func silent(err error) bool {
 	var op *net.OpError
 	var timeout net.Error
 	var status *StatusError
 	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &timeout) && timeout.Timeout() ||
-		errors.As(err, &status) && (status.Status >= 500 || status.Status == http.StatusTooManyRequests)
+		errors.As(err, &status) && (status.Status >= 500 || status.Status == http.StatusTooManyRequests || status.Status == http.StatusMisdirectedRequest)
 }
 
 func checkedName(name string) string {

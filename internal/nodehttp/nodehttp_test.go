@@ -168,6 +168,9 @@ func TestIdentify(t *testing.T) {
 			case strings.HasPrefix(r.URL.Path, "/503/"):
 				http.Error(w, "secret", http.StatusServiceUnavailable)
 				return
+			case strings.HasPrefix(r.URL.Path, "/421/"):
+				http.Error(w, "secret", http.StatusMisdirectedRequest)
+				return
 			case r.URL.Path != path:
 				http.NotFound(w, r)
 				return
@@ -181,11 +184,12 @@ func TestIdentify(t *testing.T) {
 		answers("/stats", `{"name":"n1","id":"00a1","role":"follower"}`):                        {Kind: Database, Name: "n1"},
 		answers("/stats", `{"name":"c1","role":"cache"}`):                                       {Kind: Cache, Name: "c1"},
 		answers("/stats", `{"name":"admin","role":"admin"}`):                                    {Kind: Admin},
-		answers("/stats", `{}`):       {Kind: Stranger},
-		answers("/stats", `<html>`):   {Kind: Stranger, Why: "answers something that no node does"},
-		answers("/busy", "") + "/503": {Why: "answers with HTTP status 503 Service Unavailable"},
-		answers("/", "welcome"):       {Kind: Stranger, Why: "answers with HTTP status 404 Not Found"},
-		"http://127.0.0.1:1":          {Kind: Nobody, Why: "connection refused"},
+		answers("/stats", `{}`):        {Kind: Stranger},
+		answers("/stats", `<html>`):    {Kind: Stranger, Why: "answers something that no node does"},
+		answers("/busy", "") + "/503":  {Why: "answers with HTTP status 503 Service Unavailable"},
+		answers("/named", "") + "/421": {Why: "answers with HTTP status 421 Misdirected Request: the name in this URL is none of the node's; use one that it advertises, or add this one to its --allowed-hosts"},
+		answers("/", "welcome"):        {Kind: Stranger, Why: "answers with HTTP status 404 Not Found"},
+		"http://127.0.0.1:1":           {Kind: Nobody, Why: "connection refused"},
 	} {
 		if got := Identify(context.Background(), newClient(t, Options{}), url); got != want {
 			t.Errorf("%s: %+v, want %+v", url, got, want)
