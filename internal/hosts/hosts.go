@@ -152,10 +152,21 @@ func nameOf(host string) (string, bool) {
 	} else if colon := strings.IndexByte(host, ':'); colon >= 0 {
 		name, port = host[:colon], host[colon:]
 	}
-	if port != "" && (port[0] != ':' || strings.Trim(port[1:], "0123456789") != "") {
+	if port != "" && (port[0] != ':' || !digits(port[1:])) {
 		return "", false
 	}
 	return strings.ToLower(strings.TrimSuffix(name, ".")), name != ""
+}
+
+// digits reports whether there is nothing else. It is asked about every request, and
+// so does without package strings, which prepares itself for any set of characters.
+func digits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // isIP reports whether a name is an address, of version 6 or 4.

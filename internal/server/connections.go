@@ -343,10 +343,11 @@ func (c *connection) Write(p []byte) (n int, err error) {
 	}
 	for {
 		piece := p[n:min(len(p), n+pieceBytes)]
-		if err := c.beginWrite(); err != nil {
+		now := time.Now()
+		if err := c.beginWrite(now); err != nil {
 			return n, err
 		}
-		m, err := c.writePiece(piece)
+		m, err := c.writePiece(piece, now)
 		if n += m; err != nil || n == len(p) {
 			return n, err
 		}
@@ -354,8 +355,8 @@ func (c *connection) Write(p []byte) (n int, err error) {
 }
 
 // writePiece says meanwhile that somebody waits for the client.
-func (c *connection) writePiece(p []byte) (int, error) {
-	c.writes.Store(time.Now().UnixNano())
+func (c *connection) writePiece(p []byte, now time.Time) (int, error) {
+	c.writes.Store(now.UnixNano())
 	defer c.writes.Store(0)
 	return c.TCPConn.Write(p)
 }

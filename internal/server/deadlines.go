@@ -90,14 +90,14 @@ const (
 // beginWrite makes sure that a write ends. Handlers set deadlines for what they
 // write; this is for what net/http writes itself, and for whoever forgets. To move a
 // timer with every write would cost too much: it is moved when half of it is over.
-func (c *connection) beginWrite() error {
+func (c *connection) beginWrite(now time.Time) error {
 	d := &c.deadlines
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.writing {
 		return nil
 	}
-	if now := time.Now(); d.written.Sub(now) < c.of.idle {
+	if d.written.Sub(now) < c.of.idle {
 		d.written = now.Add(2 * c.of.idle)
 		return c.TCPConn.SetWriteDeadline(d.written)
 	}
