@@ -41,7 +41,7 @@ func writeFile(ctx context.Context, path string, r io.Reader) error {
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, r)
+		_, err = io.Copy(output{f}, r)
 		return errors.Join(err, f.Close())
 	}
 	// Whoever may not write to the file may not replace it, either.
@@ -112,7 +112,7 @@ func writeDescriptor(n int, path string, r io.Reader) error {
 		return &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	f := os.NewFile(uintptr(again), path)
-	_, err = io.Copy(f, r)
+	_, err = io.Copy(output{f}, r)
 	return errors.Join(err, f.Close())
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -221,4 +222,18 @@ func TestGet_NewFileMode(t *testing.T) {
 	must(t, err)
 	f.command(t, nil, "get", "k", "-o", filepath.Join(dir, "out")).want(t, exitDone)
 	wantFile(t, filepath.Join(dir, "out"), "value", st.Mode().Perm())
+}
+
+// Who reads from what -o names may go before the end, as from standard output.
+func TestGet_ReaderOfOutputGone(t *testing.T) {
+	f := newFakeAPI(t)
+	f.set("k", []byte("value"))
+	reader, writer, err := os.Pipe()
+	must(t, err)
+	defer writer.Close()
+	must(t, reader.Close())
+	r := f.command(t, nil, "get", "k", "-o", fmt.Sprintf("/dev/fd/%d", writer.Fd())).want(t, exitNoReader)
+	if r.stderr != "" {
+		t.Errorf("it says %q", r.stderr)
+	}
 }

@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errReaderGone is why nothing more can be written to standard output: it is a
-// pipe, or a socket, and nobody reads from it any more.
-var errReaderGone = errors.New("nobody reads standard output any more")
+// errReaderGone is why nothing more can be written to an output: it is a pipe, or
+// a socket, and nobody reads from it any more.
+var errReaderGone = errors.New("nobody reads the output any more")
 
 // survivePipes makes a write to a pipe without a reader an error. By itself the Go
 // runtime ends a process that writes to such a standard output or standard error, by
@@ -21,7 +21,8 @@ var errReaderGone = errors.New("nobody reads standard output any more")
 // and systemd takes that signal for a clean end.
 func survivePipes() { signal.Ignore(syscall.SIGPIPE) }
 
-// output is standard output. It fails with errReaderGone.
+// output is standard output, or what -o names in its place. It fails with
+// errReaderGone.
 type output struct{ io.Writer }
 
 // Write implements io.Writer.
