@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +20,7 @@ func TestConfirm_WithoutTerminal(t *testing.T) {
 		{"members remove n3", "for ever"},
 		{"members remove n3 --force", "no majority"},
 		{"serve --force-new-cluster --data-dir " + t.TempDir(), "cluster of its own"},
+		{"dev --reset --data-dir " + t.TempDir(), "deletes all keys"},
 		{"bench put --requests 1", "stay set for ever"},
 		{"bench get --requests 1 --keys 10", "such as a"},
 		{"import " + dir + " --prefix app", "appindex.html"},
@@ -38,6 +42,17 @@ func TestConfirm_WithoutTerminal(t *testing.T) {
 	f.command(t, nil, "import", dir, "--prefix", "app/").want(t, exitDone)
 	if f.body("appindex.html") != "x" || f.body("app/index.html") != "x" {
 		t.Error("not imported")
+	}
+}
+
+// Ctrl-C ends a question, as it ends everything else.
+func TestConfirm_Interrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	silent, answer := io.Pipe()
+	defer answer.Close()
+	cancel()
+	if err := ask(ctx, silent, io.Discard, "?", "n1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("ask = %v", err)
 	}
 }
 
@@ -64,7 +79,7 @@ func TestBench_KeysOfOthers(t *testing.T) {
 
 // Every command that asks can be told the answer.
 func TestConfirm_YesFlags(t *testing.T) {
-	for _, words := range [][]string{{"members", "remove"}, {"serve"}, {"bench"}, {"import"}} {
+	for _, words := range [][]string{{"members", "remove"}, {"serve"}, {"bench"}, {"import"}, {"dev"}} {
 		cmd, _, err := (&app{}).rootCommand().Find(words)
 		must(t, err)
 		if cmd.Flags().Lookup("yes") == nil {

@@ -22,7 +22,7 @@ type devFlags struct {
 	dataDir    string
 	portOffset int
 	allowed    []string // hosts
-	reset, yes bool
+	reset      bool
 	log        logFlags
 }
 
@@ -51,7 +51,7 @@ Local clusters with offsets that are multiples of 100 run beside one another.`,
 	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another one")
 	registerAllowedHosts(f, &d.allowed)
 	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first")
-	f.BoolVar(&d.yes, "yes", false, "do not ask before --reset")
+	a.yesFlag(f, "--reset")
 	d.log.register(f, slog.LevelWarn)
 	return cmd
 }
@@ -64,7 +64,7 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 		return err
 	}
 	if d.reset {
-		if err := a.resetDev(d); err != nil {
+		if err := a.resetDev(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -75,16 +75,11 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 	return a.runDev(ctx, system)
 }
 
-// resetDev deletes the local cluster's data, when somebody says so.
-func (a *app) resetDev(d *devFlags) error {
+// resetDev deletes the local cluster's data, once that is confirmed.
+func (a *app) resetDev(ctx context.Context, d *devFlags) error {
 	data := devData{d.directory()}
-	if !d.yes {
-		if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
-			return usageErrorf("--reset deletes all data in %s; without a terminal to ask on, say --yes", data.path)
-		}
-		if err := ask(a.stdin, a.stderr, fmt.Sprintf("All keys of the local cluster in %s will be deleted.", data.path), "reset"); err != nil {
-			return err
-		}
+	if err := a.confirm(ctx, fmt.Sprintf("--reset deletes all keys of the local cluster in %s.", shown(data.path)), "reset"); err != nil {
+		return err
 	}
 	if err := data.reset(); err != nil {
 		return fmt.Errorf("reset the local cluster: %w", err)

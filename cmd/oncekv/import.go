@@ -81,7 +81,7 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 	im := &importer{client: cl, root: root, prefix: i.prefix, parallel: i.parallel, exclude: exclude}
 	if i.dryRun {
 		im.client, im.sum.dryRun = a.dryRun(cl), true
-	} else if err := a.confirmPrefix(i.prefix); err != nil {
+	} else if err := a.confirmPrefix(ctx, i.prefix); err != nil {
 		return err
 	}
 	if isTerminal(a.stderr) {
@@ -107,11 +107,11 @@ func parseExclusions(patterns []string) ([]exclusion, error) {
 }
 
 // confirmPrefix asks about a prefix that was hardly meant to be glued to names.
-func (a *app) confirmPrefix(prefix string) error {
+func (a *app) confirmPrefix(ctx context.Context, prefix string) error {
 	if prefix == "" || strings.HasSuffix(prefix, "/") {
 		return nil
 	}
-	return a.confirm(fmt.Sprintf("The prefix %s does not end in /, so the file index.html will be the key %s for ever.",
+	return a.confirm(ctx, fmt.Sprintf("The prefix %s does not end in /, so the file index.html will be the key %s for ever.",
 		shown(prefix), shown(prefix+"index.html")), prefix)
 }
 

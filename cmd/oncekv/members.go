@@ -132,7 +132,7 @@ terminal it asks first; without one --yes is needed.`,
 		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(c, func(cl *client.Client) error {
-				if err := a.confirm(removeQuestion(args[0], force), args[0]); err != nil {
+				if err := a.confirm(cmd.Context(), removeQuestion(args[0], force), args[0]); err != nil {
 					return err
 				}
 				return a.changed(cl.RemoveMember(cmd.Context(), args[0], force), "removed", args[0])

@@ -132,12 +132,12 @@ func TestByteSize(t *testing.T) {
 
 func TestAsk(t *testing.T) {
 	var out bytes.Buffer
-	must(t, ask(strings.NewReader("n1\n"), &out, forceQuestion("n1"), "n1"))
+	must(t, ask(t.Context(), strings.NewReader("n1\n"), &out, forceQuestion("n1"), "n1"))
 	if !strings.Contains(out.String(), `Type "n1"`) {
 		t.Fatalf("asked %q", out.String())
 	}
 	for _, answer := range []string{"", "y\n", "n2\n"} {
-		if err := ask(strings.NewReader(answer), io.Discard, "?", "n1"); err == nil {
+		if err := ask(t.Context(), strings.NewReader(answer), io.Discard, "?", "n1"); err == nil {
 			t.Errorf("%q was taken for a yes", answer)
 		}
 	}

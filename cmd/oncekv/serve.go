@@ -65,7 +65,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 		return err
 	}
 	if s.ForceNewCluster {
-		if err := a.confirm(forceQuestion(s.Name), s.Name); err != nil {
+		if err := a.confirm(ctx, forceQuestion(s.Name), s.Name); err != nil {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -31,15 +32,15 @@ func isPiped(stdin io.Reader) bool {
 
 // confirm asks a question on the terminal and wants the given word typed, unless
 // --yes has answered it. Without a terminal there is nobody to ask, so --yes is
-// needed.
-func (a *app) confirm(question, word string) error {
+// needed. It stops asking when ctx ends.
+func (a *app) confirm(ctx context.Context, question, word string) error {
 	if a.yes {
 		return nil
 	}
 	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
 		return usageErrorf("%s\nThere is no terminal to ask on: give --yes if that is meant", question)
 	}
-	return ask(a.stdin, a.stderr, question, word)
+	return ask(ctx, a.stdin, a.stderr, question, word)
 }
 
 // yesFlag is the flag of commands that ask before what cannot be taken back.
@@ -47,9 +48,12 @@ func (a *app) yesFlag(flags *pflag.FlagSet, before string) {
 	flags.BoolVar(&a.yes, "yes", false, "do not ask before "+before)
 }
 
-func ask(in io.Reader, out io.Writer, question, word string) error {
+func ask(ctx context.Context, in io.Reader, out io.Writer, question, word string) error {
 	fmt.Fprintf(out, "%s\nType %q to go on: ", question, word)
-	line, err := bufio.NewReader(in).ReadString('\n')
+	line, err := aside(ctx, func() (string, error) { return bufio.NewReader(in).ReadString('\n') })
+	if ctx.Err() != nil {
+		fmt.Fprintln(out) // the line of the question ends here
+	}
 	if err != nil && err != io.EOF {
 		return fmt.Errorf("read the answer: %w", err)
 	}
