@@ -3,9 +3,18 @@ package main
 import (
 	"strings"
 
+	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/server"
 )
+
+// addSchemes makes URLs of nodes that a person named by host:port alone. What
+// nodes tell one another (--advertise, --initial-cluster) is not completed.
+func addSchemes(nodes []string) {
+	for i, node := range nodes {
+		nodes[i] = client.WithScheme(node)
+	}
+}
 
 // checkEndpoints verifies the URLs at which a client command tries nodes.
 func checkEndpoints(urls []string) error {

@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +30,7 @@ and change the cluster.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.Listen, "listen", loopback(devAdminPort), "address for browsers")
-	f.StringSliceVar(&d.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "client URLs of database nodes to begin with; the others are learned from them")
+	f.StringSliceVar(&d.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "database nodes to begin with, by the URL or host:port for clients; the others are learned from them")
 	f.IntVar(&d.MaxConnections, "max-connections", 0, "connections at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
 	registerAllowedHosts(f, &d.AllowedHosts)
 	d.log.register(f, 0)
@@ -38,6 +38,7 @@ and change the cluster.`,
 }
 
 func (a *app) admin(ctx context.Context, d *adminFlags) error {
+	addSchemes(d.Nodes)
 	if err := d.Check(); err != nil {
 		return err
 	}
@@ -46,10 +47,6 @@ func (a *app) admin(ctx context.Context, d *adminFlags) error {
 	if err != nil {
 		return startError(ctx, "the admin", err)
 	}
-	if isTerminal(a.stderr) {
-		fmt.Fprintf(a.stderr, "admin page at %s\n", admin.URL())
-	} else {
-		d.Logger.Info("admin page", "url", admin.URL())
-	}
+	a.tellPlaces(d.Logger, "the admin", slog.String("browsers", admin.URL()))
 	return a.supervise(ctx, namedNode{"the admin", admin})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +31,7 @@ starts, and waits, when no database node is up.`,
 	f.StringVar(&c.Name, "name", "c1", "name of the node")
 	f.StringVar(&c.Listen, "listen", "127.0.0.1:5551", "address for clients and other cache nodes")
 	f.StringVar(&c.Advertise, "advertise", "", "URL by which others reach --listen, if it is another")
-	f.StringSliceVar(&c.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "client URLs of database nodes to begin with; the others are learned from them")
+	f.StringSliceVar(&c.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "database nodes to begin with, by the URL or host:port for clients; the others are learned from them")
 	f.Var(&c.cacheBytes, "cache-bytes", "memory for cached values")
 	f.IntVar(&c.MaxConnections, "max-connections", 0, "connections of clients at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
 	registerAllowedHosts(f, &c.AllowedHosts)
@@ -43,6 +44,7 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 		return err
 	}
 	c.CacheBytes, c.Logger = int64(c.cacheBytes), a.logger(c.log)
+	addSchemes(c.Nodes)
 	if err := c.Check(); err != nil {
 		return err
 	}
@@ -51,5 +53,6 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 	if err != nil {
 		return startError(ctx, "cache node "+c.Name, err)
 	}
+	a.tellPlaces(c.Logger, "cache node "+c.Name, slog.String("clients", cache.URL()))
 	return a.supervise(ctx, namedNode{"cache node " + c.Name, cache})
 }

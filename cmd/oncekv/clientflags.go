@@ -33,9 +33,7 @@ func (c *clientFlags) register(a *app, flags *pflag.FlagSet, timeout time.Durati
 }
 
 func (c *clientFlags) client() (*client.Client, error) {
-	for i, endpoint := range c.endpoints {
-		c.endpoints[i] = client.WithScheme(endpoint)
-	}
+	addSchemes(c.endpoints)
 	if err := checkEndpoints(c.endpoints); err != nil {
 		return nil, err
 	}

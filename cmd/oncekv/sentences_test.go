@@ -157,15 +157,30 @@ func TestVersionFlag(t *testing.T) {
 	}
 }
 
-// serve says where it listens.
-func TestServe_SaysWhere(t *testing.T) {
+// Every kind of node says where it listens, in a line of its log where that is no
+// terminal. A node to begin with is also named by host:port.
+func TestNodes_SayWhere(t *testing.T) {
+	dir, listen, peer, nobody := filepath.Join(t.TempDir(), "d"), clustertest.FreeAddr(t), clustertest.FreeAddr(t), clustertest.FreeAddr(t)
+	for line, want := range map[string]string{
+		"serve --name n7 --data-dir " + dir + " --listen " + listen + " --peer-listen " + peer + " --join " + nobody: fmt.Sprintf(
+			`"msg":"listening","who":"database node n7","clients":"http://%s","peers":"http://%s","data":%q}`, listen, peer, dir),
+		"cache --listen " + listen + " --nodes " + nobody: fmt.Sprintf(`"msg":"listening","who":"cache node c1","clients":"http://%s"}`, listen),
+		"admin --listen " + listen + " --nodes " + nobody: fmt.Sprintf(`"msg":"listening","who":"the admin","browsers":"http://%s"}`, listen),
+	} {
+		saysWhileRunning(t, strings.Fields(line), want)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+// saysWhileRunning runs a command until it has written want to standard error.
+func saysWhileRunning(t *testing.T, args []string, want string) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	stderr, ended := newSafeBuffer(), make(chan int, 1)
-	dir, listen, peer := filepath.Join(t.TempDir(), "d"), clustertest.FreeAddr(t), clustertest.FreeAddr(t)
-	go func() {
-		ended <- run(ctx, []string{"serve", "--name", "n7", "--data-dir", dir, "--listen", listen, "--peer-listen", peer}, nil, io.Discard, stderr, func(string) string { return "" })
-	}()
-	want := fmt.Sprintf("database node n7: clients at http://%s, database nodes at http://%s, data in %s\n", listen, peer, dir)
+	go func() { ended <- run(ctx, args, nil, io.Discard, stderr, func(string) string { return "" }) }()
 	for !strings.Contains(stderr.String(), want) {
 		select {
 		case <-stderr.written:
@@ -176,9 +191,8 @@ func TestServe_SaysWhere(t *testing.T) {
 		}
 	}
 	cancel()
-	<-ended
-	if _, err := os.Stat(dir); err != nil {
-		t.Error(err)
+	if code := <-ended; code != exitDone {
+		t.Errorf("%s: exit code %d\n%s", args[0], code, stderr.String())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -47,7 +48,7 @@ caught up. With existing data both are ignored.`,
 	f.StringVar(&s.Advertise, "advertise", "", "URL by which clients reach --listen, if it is another")
 	f.StringVar(&s.PeerAdvertise, "peer-advertise", "", "URL by which database nodes reach --peer-listen, if it is another")
 	f.StringSliceVar(&s.initialCluster, "initial-cluster", nil, "all nodes of a new cluster as name=peer-URL, this one included")
-	f.StringSliceVar(&s.Join, "join", nil, "client URLs of nodes of the cluster to join")
+	f.StringSliceVar(&s.Join, "join", nil, "nodes of the cluster to join, by the URL or host:port for clients")
 	f.BoolVar(&s.Learner, "learner", false, "join without ever getting a vote")
 	f.BoolVar(&s.ForceNewCluster, "force-new-cluster", false, "make this node a cluster of its own with the data it has; the way out when the majority is lost for ever")
 	a.yesFlag(f, "--force-new-cluster")
@@ -73,9 +74,9 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	moreProcessors()
 	db, err := server.StartDatabase(ctx, s.DatabaseConfig)
 	if err != nil {
-		return startError(ctx, "database node "+s.Name, err)
+		return startError(ctx, databaseNode+s.Name, err)
 	}
-	fmt.Fprintf(a.stderr, "database node %s: clients at %s, database nodes at %s, data in %s\n", s.Name, db.URL(), db.PeerURL(), shown(s.DataDir))
+	a.tellPlaces(s.Logger, databaseNode+s.Name, slog.String("clients", db.URL()), slog.String("peers", db.PeerURL()), slog.String("data", s.DataDir))
 	return a.supervise(ctx, namedNode{"database node " + s.Name, db})
 }
 
@@ -85,6 +86,7 @@ func (s *serveFlags) complete() error {
 	if s.InitialCluster, err = parseCluster(s.initialCluster); err != nil {
 		return err
 	}
+	addSchemes(s.Join)
 	if s.DataDir == "" {
 		s.DataDir = filepath.Join("data", s.Name)
 	}

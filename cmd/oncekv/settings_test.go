@@ -27,7 +27,7 @@ var wrongOfType = map[string][]string{
 }
 
 var (
-	noScheme  = []string{"h", "h:1", "10.0.0.1:11000", "http://h:1,h:2"} // client commands take them
+	noScheme  = []string{"h", "h:1", "10.0.0.1:11000"} // lists of nodes to ask take them
 	wrongURLs = []string{
 		"https://h:1", "ftp://h:1", "http://", "http://:1", "http://h:0", "http://h:99999", "http://h:http", "http://h:",
 		"http://u:p@h:1", "http://h:1/x", "http://h:1?", "http://h:1?x", "http://h:1#x", "http://h h:1", "http://169.254.169.254:80", "http://[fe80::1]:1",
@@ -36,7 +36,6 @@ var (
 	}
 	wrongAdvertised = slices.Concat([]string{"http://h", "http://[::1]"}, noScheme, wrongURLs)
 	wrongEndpoints  = append([]string{",", "http://h:1,", ",http://h:1", `"`}, wrongURLs...)
-	wrongLists      = slices.Concat(noScheme, wrongEndpoints)
 	wrongListens    = []string{"localhost", "11000", ":11000", "0.0.0.0:11000", "[::]:11000", "::1:1", ":http", "127.0.0.1:http", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:", "a b:1", "127.1:1", "169.254.1.1:1", "http://127.0.0.1:1"}
 	wrongNames      = []string{".n", "-n", "a/b", "a b", "a\nb", "\x1b[2J", "é", "\xff", "a,b", "a=b", strings.Repeat("n", 65)}
 	wrongBounds     = []string{"-1", "-9223372036854775808"}
@@ -52,7 +51,7 @@ var wrongValues = map[string][]string{
 	"serve peer-listen":        append([]string{"127.0.0.1:11000"}, wrongListens...),
 	"serve advertise":          append([]string{"http://127.0.0.1:12000"}, wrongAdvertised...),
 	"serve peer-advertise":     append([]string{"http://127.0.0.1:11000"}, wrongAdvertised...),
-	"serve join":               append([]string{"http://127.0.0.1:11000"}, wrongLists...), // that is this node
+	"serve join":               append([]string{"http://127.0.0.1:11000", "127.0.0.1:11000"}, wrongEndpoints...), // that is this node
 	"serve max-connections":    wrongBounds,
 	"serve max-value-bytes":    append([]string{"0"}, tooLarge...),
 	"serve disk-reserve-bytes": tooLarge,
@@ -65,11 +64,11 @@ var wrongValues = map[string][]string{
 	"cache name":             wrongNames,
 	"cache listen":           wrongListens,
 	"cache advertise":        wrongAdvertised,
-	"cache nodes":            wrongLists,
+	"cache nodes":            wrongEndpoints,
 	"cache cache-bytes":      append([]string{"0"}, tooLarge...),
 	"cache max-connections":  wrongBounds,
 	"admin listen":           {"localhost", "5546", ":http", "127.0.0.1:99999", "a b:1", "127.1:1", "http://127.0.0.1:1"},
-	"admin nodes":            wrongLists,
+	"admin nodes":            wrongEndpoints,
 	"admin max-connections":  wrongBounds,
 	"dev data-dir":           nil,
 	"dev port-offset":        {"-1", "60000"},

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -24,6 +27,21 @@ type node interface {
 type namedNode struct {
 	name string
 	node
+}
+
+// tellPlaces says where a node that has started listens, and what else it has at
+// which place: in a sentence on a terminal, in the log otherwise.
+func (a *app) tellPlaces(logger *slog.Logger, name string, places ...slog.Attr) {
+	places = slices.DeleteFunc(places, func(p slog.Attr) bool { return p.Value.String() == "" }) // not known yet
+	if !isTerminal(a.stderr) {
+		logger.LogAttrs(context.Background(), slog.LevelInfo, "listening", append([]slog.Attr{slog.String("who", name)}, places...)...)
+		return
+	}
+	var parts []string
+	for _, p := range places {
+		parts = append(parts, p.Key+" at "+shown(p.Value.String()))
+	}
+	fmt.Fprintf(a.stderr, "%s: %s\n", name, strings.Join(parts, ", "))
 }
 
 // supervise waits until ctx ends or a node stops by itself, and then closes all.
