@@ -81,11 +81,10 @@ is that of all tries together. Values that are read are compared in any case.
 that have the role now.
 
 Keys stay set for ever: measure on a store that can be thrown away. If the store has
-keys of others, bench asks before it sets its own; without a terminal --yes is
-needed then. put and batch
-set keys below a new --run each time, which is printed; get and absent use keys
-that follow from --seed and the sizes, so that a second run finds them. The same
---seed and --run are the same keys and values.
+other keys, bench asks before it sets its own; without a terminal it needs --yes.
+put and batch set keys below a new --run each time, which is printed; get and absent
+use keys that follow from --seed and the sizes, so that a second run finds them. The
+same --seed and --run are the same keys and values.
 
 Ctrl-C ends the measurement and shows what there is. The exit code is 1 if nothing
 was answered.`,

@@ -37,7 +37,7 @@ func (r *benchRun) maySet(ctx context.Context, cl *client.Client) error {
 	}
 	stay := fmt.Sprintf("The keys that bench sets, below %s, stay set for ever.", shown(r.prefix))
 	if other != "" {
-		err := r.app.confirm(ctx, fmt.Sprintf("%s\nThis store has keys of others, such as %s.", stay, shown(other)), "bench")
+		err := r.app.confirm(ctx, fmt.Sprintf("%s\nThis store has other keys, such as %s.", stay, shown(other)), "bench")
 		if err != nil {
 			return err
 		}

@@ -33,11 +33,11 @@ func (a *app) devCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Run the whole system in one process",
 		Long: fmt.Sprintf(`Run three database nodes, three cache nodes and the admin page in one process, on
-loopback, to try things out. The data stays for the next start; --reset begins
-anew without it.
+loopback, to try things out. The data stays for the next start; --reset deletes it
+first, and asks before that.
 
 A database node that was removed, or whose data directory was deleted, joins
-again by itself, with an empty directory, as long as the others hold everything.
+again by itself with an empty directory, once the others hold everything.
 
 Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
 %d to %d, admin %d. --port-offset shifts all of them, and has data of its own.
@@ -48,9 +48,9 @@ Local clusters with offsets that are multiples of 100 run beside one another.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.dataDir, "data-dir", "", "directory of all data (default ./data, with --port-offset N ./data/offset-N)")
-	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another one")
+	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another local cluster")
 	registerAllowedHosts(f, &d.allowed)
-	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first")
+	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first; asks before it does")
 	a.yesFlag(f, "--reset")
 	d.log.register(f, slog.LevelWarn)
 	return cmd

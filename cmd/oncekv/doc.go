@@ -38,9 +38,9 @@
 //     runners signal a process twice.
 //  5. Nothing exits because another process is not up yet.
 //  6. A progress bar shows only on a terminal.
-//  7. An argument or flag that is given and empty is a usage error.
-//  8. What cannot be taken back is asked about on a terminal, and needs --yes
-//     without one, if it is more than the one key that was named.
+//  7. An argument or flag that is given and empty is a usage error, except --value=.
+//  8. A command asks before it does what cannot be taken back, unless that is the
+//     one key that was named. Without a terminal to ask on it needs --yes.
 //  9. A command that waits for a node says so within a second. Where nothing
 //     listens it fails at once, unless --wait is given.
 //  10. What is lost on standard error changes nothing: a node whose log nobody reads
@@ -52,6 +52,6 @@
 // from --content-type or the name of @FILE, and typed text is text/plain; import
 // takes it from each file's name.
 //
-// A file changes while it is read: what of it was read is not set. Names and
-// sentences that others chose are shown to people by shown and legible only.
+// What was read of a file that changes meanwhile is not set. Only shown and legible
+// write names and sentences that others chose to people.
 package main

@@ -31,9 +31,9 @@ func (a *app) getCommand() *cobra.Command {
 		Use:   "get KEY",
 		Short: "Write a key's value to standard output",
 		Long: `Write the bytes of a key's value to standard output, or to a file with -o. The
-digest is verified; a file appears, or changes, only when all of it was right. It
-keeps its mode and owner, symbolic links are followed, and devices and pipes are
-written to as they are. A key that is not set is exit code 3.
+digest is verified. A file appears, or changes, only after that, and keeps its mode
+and owner; symbolic links are followed; devices and pipes are written to as the
+bytes arrive. If the key is not set, the exit code is 3.
 
 --json writes the value with its revision, digest, size, type and time; with -o
 the file takes the value and the JSON has the rest.`,

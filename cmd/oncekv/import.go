@@ -33,19 +33,19 @@ relative to DIR, with slashes. The content type follows from the extension.
 An import can be repeated: files that are set already are "unchanged". A key that
 is set to other bytes is a conflict and stays as it is; then the exit code is 4,
 even if something else failed too; it is 5 if some files may be set or not, which
-repeating the import tells. A file that changes while it is read is not set.
+repeating the import tells. If a file changes while it is read, its key is not set.
 Symbolic links and other special files are skipped, and counted.
 
-A key is set for ever, so look first: --dry-run says for every file whether its key
-would be created, is unchanged or is a conflict now, and sets nothing. A prefix
-that does not end in / is asked about on a terminal, and needs --yes without one:
-app would make appindex.html.
+A key is set for ever, so look first: --dry-run sets nothing, and says of each file
+whether its key would be created, is unchanged or is a conflict. A prefix that does
+not end in / makes keys like appindex.html, so import asks first; without a terminal
+it needs --yes.
 
 --exclude leaves files and directories out, and may be given more than once. A
 pattern without / matches a name at any depth (*.log, .git), one with / the path
 from DIR on (/build, docs/*.tmp, src/**/*.o), and one with / at its end directories
 only (node_modules/).`,
-		Example: `  oncekv import $(go env GOMODCACHE)/cache/download --prefix goproxy/
+		Example: `  oncekv import "$(go env GOMODCACHE)/cache/download" --prefix goproxy/
   oncekv import dist --prefix app/v1.2.3/ --exclude '*.map' --dry-run`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.importDir(cmd.Context(), i, args[0]) },
@@ -56,7 +56,7 @@ only (node_modules/).`,
 	f.StringVar(&i.prefix, "prefix", "", "put before every key, such as goproxy/")
 	f.IntVar(&i.parallel, "parallel", 8, "files sent at the same time")
 	f.StringArrayVar(&i.exclude, "exclude", nil, "pattern of files and directories to leave out; may be given more than once")
-	f.BoolVar(&i.dryRun, "dry-run", false, "say what would be set, and set nothing")
+	f.BoolVar(&i.dryRun, "dry-run", false, "set nothing, and say what would be set")
 	a.yesFlag(f, "a prefix that does not end in / is used")
 	return cmd
 }

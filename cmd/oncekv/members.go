@@ -126,8 +126,8 @@ func (a *app) membersRemove(c *clientFlags) *cobra.Command {
 		Use:   "remove NAME",
 		Short: "Remove a database node for ever",
 		Long: `Remove a database node. Its name may be used again, its data may not. It is
-refused when the others would have no majority, unless --force is given. On a
-terminal it asks first; without one --yes is needed.`,
+refused when the others would have no majority, unless --force is given. It asks
+first; without a terminal it needs --yes.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -34,8 +34,8 @@ func (a *app) putCommand() *cobra.Command {
 
 The value is the argument, or with - what standard input brings, or with @FILE a
 file's bytes. Without it standard input is read if something is piped in. --value
-takes any text as it is, one that begins with - or @ too, or none at all. A file that
-changes while it is read is not set.`,
+takes any text as it is, also one that begins with - or @, or is empty. If a file
+changes while it is read, nothing is set.`,
 		Example: `  oncekv put greeting hello
   oncekv put app/v1.2.3/main.js @dist/main.js
   tar c . | oncekv put backup/2026-08-01.tar`,

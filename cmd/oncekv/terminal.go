@@ -53,6 +53,7 @@ func ask(ctx context.Context, in io.Reader, out io.Writer, question, word string
 	line, err := aside(ctx, func() (string, error) { return bufio.NewReader(in).ReadString('\n') })
 	if ctx.Err() != nil {
 		fmt.Fprintln(out) // the line of the question ends here
+		return fmt.Errorf("not confirmed, so nothing was done: %w", ctx.Err())
 	}
 	if err != nil && err != io.EOF {
 		return fmt.Errorf("read the answer: %w", err)
