@@ -409,7 +409,7 @@ func TestBrowser_Outage(t *testing.T) {
 	v.show("history")
 	v.reads(hook("history-status", ""), "Not live: there is no leader")
 	v.show("keys")
-	v.reads(hook("keys-problem", ""), "The page tries again by itself.")
+	v.reads(hook("keys-problem", ""), "The page keeps trying.")
 	v.look("outage-keys-no-quorum")
 	v.show("overview")
 	v.reads(hook("health", "[data-level=critical]"), "No quorum: 1 of 3 voters answers, and 2 are needed.")
@@ -423,14 +423,14 @@ func TestBrowser_Outage(t *testing.T) {
 	}
 	last.Kill9()
 	v.reads(hook("health", "[data-level=critical]"), "No database node with a vote answers")
-	v.reads(".health", "Nothing was heard of the database nodes since")
+	v.reads(".health", "No word from the database nodes since")
 	v.reads(hook("caches-up", ""), "1 of 1")
 	v.look("outage-nobody")
 	v.show("history")
 	v.reads(hook("history-status", ""), "Not live: no database node answers the admin.")
 	v.look("outage-history-nobody")
 	v.show("keys")
-	v.reads(hook("keys-problem", ""), "The page tries again by itself.")
+	v.reads(hook("keys-problem", ""), "The page keeps trying.")
 
 	for _, d := range v.cluster.DBs {
 		d.Start()

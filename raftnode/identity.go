@@ -52,10 +52,11 @@ func RemoveIdentity(dir string) error {
 }
 
 // HasIdentity reports whether a data directory belongs to a node: false when it
-// is new, or was emptied, or is not there.
+// is new, or was emptied, or is not there. One that cannot be looked at counts as a
+// node's, so that nobody takes it for empty.
 func HasIdentity(dir string) bool {
 	_, err := os.Lstat(identityPath(dir))
-	return err == nil
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // Founders returns the members that formed the cluster to which a data directory

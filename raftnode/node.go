@@ -397,8 +397,10 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 			return nil
 		case err := <-errorC:
 			// The only critical error rafthttp knows: a member says that this one
-			// was removed.
-			n.logger.Warn("another member has removed this one", "err", err)
+			// was removed. Every message that it refuses says so again.
+			if n.released == nil {
+				n.logger.Warn("another member has removed this one", "err", err)
+			}
 			n.leave(ctx, wg)
 		case <-n.released:
 			return ErrRemoved

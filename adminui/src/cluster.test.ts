@@ -80,6 +80,28 @@ it('opens a stream again that was refused for good', () => {
   expect(sources).toHaveLength(2)
 })
 
+it('leaves longer and longer pauses after refusals', () => {
+  const { cluster, sources } = setUp()
+  cluster.start()
+  const refuse = () => {
+    const newest = sources[sources.length - 1]!
+    newest.readyState = 2
+    newest.dispatchEvent(new Event('error'))
+  }
+  const pause = () => {
+    refuse()
+    const before = sources.length
+    let seconds = 0
+    for (; sources.length === before; seconds++) {
+      vi.advanceTimersByTime(1_000)
+    }
+    return seconds
+  }
+  expect([pause(), pause(), pause(), pause(), pause(), pause()]).toEqual([1, 2, 4, 8, 15, 15])
+  sources[sources.length - 1]!.say('state', stateAt(Date.now()))
+  expect(pause()).toBe(1)
+})
+
 it('holds no stream while the tab is hidden', () => {
   const { cluster, sources, hide } = setUp()
   cluster.start()

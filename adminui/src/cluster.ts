@@ -1,4 +1,5 @@
 import { computed, ref, shallowRef } from 'vue'
+import { pauseAfter } from './retry'
 import type { Point, State } from './types'
 
 // The one event stream of a tab, as reactive values. States are replaced, never
@@ -9,7 +10,6 @@ export type Connection = 'connecting' | 'open' | 'lost' | 'paused'
 
 const maxPoints = 300
 const silence = 5_000 // a state comes every second; after this long the stream is dead
-const retryDelay = 2_000
 
 export interface Surroundings {
   open(): EventSource
@@ -37,6 +37,7 @@ export function createCluster(around: Surroundings = browser) {
   let offset = 0 // the admin's clock minus the reader's
   let heard = Date.now()
   let retryAt = 0
+  let refusals = 0 // in a row
 
   function start() {
     around.onVisibility(visibilityChanged)
@@ -69,7 +70,7 @@ export function createCluster(around: Surroundings = browser) {
       lose()
       // EventSource retries after a broken connection, not after a refused one.
       if (opened.readyState === 2) {
-        retryAt = Date.now() + retryDelay
+        retryAt = Date.now() + pauseAfter(++refusals) * 1000
       }
     })
   }
@@ -81,6 +82,7 @@ export function createCluster(around: Surroundings = browser) {
 
   function receive(next: State) {
     heard = Date.now()
+    refusals = 0
     offset = Date.parse(next.time) - heard
     now.value = heard + offset
     state.value = next

@@ -1,8 +1,13 @@
 import { onScopeDispose, ref, watch, type Ref } from 'vue'
 import { Problem } from './problem'
 
-// Seconds between tries, the last one for ever.
+// Seconds between tries; the last one repeats.
 const pauses = [1, 2, 4, 8, 15]
+
+// pauseAfter returns how many seconds to wait after so many failures in a row.
+export function pauseAfter(failures: number): number {
+  return pauses[Math.min(failures, pauses.length) - 1]!
+}
 
 // passing tells a failure that may be over at the next try from an answer that
 // would be the same again.
@@ -27,8 +32,7 @@ export function useRetry(error: Readonly<Ref<unknown>>, again: () => void, back?
         return
       }
       since.value ||= Date.now()
-      const pause = Math.max(pauses[Math.min(failures, pauses.length - 1)]!, (now as Problem).retryAfter ?? 0)
-      failures++
+      const pause = Math.max(pauseAfter(++failures), (now as Problem).retryAfter ?? 0)
       timer = setTimeout(again, pause * 1000)
     },
     { flush: 'sync', immediate: true },

@@ -71,7 +71,7 @@ test('is live only while something can come', async () => {
   expect(status()).toBe('Live.')
   useCluster().connection.value = 'lost'
   await flushPromises()
-  expect(status()).toContain('Not live: nothing was heard of the admin since')
+  expect(status()).toContain('Not live: no word from the admin since')
   useCluster().connection.value = 'open'
   useCluster().state.value = state({ members: [member('n1', { status: 'down' })] })
   await flushPromises()
@@ -82,5 +82,5 @@ test('is live only while something can come', async () => {
   listChanges.mockRejectedValue(new api.Problem(503, { detail: 'no leader' }))
   await reach(1000)
   expect(status()).toBe('Not live: the changes could not be read.')
-  expect(wrapper.text()).toContain('The page tries again by itself.')
+  expect(wrapper.text()).toContain('The page keeps trying.')
 })

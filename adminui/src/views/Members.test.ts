@@ -35,7 +35,7 @@ test('without a leader nothing can be changed, and it says so', () => {
 
 test('without a connection the list is old, and it says so', () => {
   connection.value = 'lost'
-  expect(mount(Members).get(hindrance).text()).toContain('This list is old')
+  expect(mount(Members).get(hindrance).text()).toContain('This list is out of date')
 })
 
 test('before a cluster is formed it says what the admin says', () => {

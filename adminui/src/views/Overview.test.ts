@@ -85,7 +85,7 @@ it('says since when no database node was heard', async () => {
   const down = { status: 'down' as const }
   shown.value = state({ members: [member('n1', down), member('n2', { ...down, since: new Date(noon - 5000).toISOString() })] })
   const view = setUp()
-  expect(view.get('.health').text()).toContain('Nothing was heard of the database nodes since 12:03:11 (14 s).')
+  expect(view.get('.health').text()).toContain('No word from the database nodes since 12:03:11 (14 s).')
   expect(view.text()).toContain('when last heard of')
   expect(view.get('[data-name=n1]').text()).not.toContain('in step')
 })

@@ -75,6 +75,6 @@ test('calls what it shows old while newer keys cannot be read', async () => {
   listKeys.mockRejectedValue(new api.Problem(0))
   ;(wrapper.vm as unknown as { reload: () => void }).reload()
   await flushPromises()
-  expect(wrapper.text()).toContain('The list below is an older one.')
+  expect(wrapper.text()).toContain('The list below is out of date.')
   expect(wrapper.findAll(hook('keys-row'))).toHaveLength(2)
 })
