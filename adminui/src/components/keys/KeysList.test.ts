@@ -61,7 +61,7 @@ test('tries again by itself after a failure, says since when, and forgets the er
   listKeys.mockRejectedValue(new api.Problem(503, { detail: 'no leader is known to this node now' }))
   const wrapper = list()
   await flushPromises()
-  expect(wrapper.find(hook('keys-problem')).text()).toContain('The page tries again by itself.')
+  expect(wrapper.find(hook('keys-problem')).text()).toContain('The page keeps trying.')
   listKeys.mockResolvedValue({ keys: [row({ key: 'back' }, 1)] })
   vi.advanceTimersByTime(1000)
   await flushPromises()
