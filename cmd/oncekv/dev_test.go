@@ -214,7 +214,7 @@ func TestDev_RemovedMemberJoinsAgain(t *testing.T) {
 	before := c.voters()
 	for _, name := range []string{"n3", "n1"} { // n1 is who others ask first
 		must(t, c.client(1).RemoveMember(t.Context(), name, false))
-		c.says(c.err, "Database node "+name+": it was removed from the cluster. It joins again, as a new member with an empty directory")
+		c.says(c.err, "Database node "+name+": it was removed from the cluster. It joins again as a new member with an empty directory")
 		after := c.voters()
 		if after[name] == before[name] {
 			t.Errorf("%s came back under its old id", name)
@@ -330,7 +330,7 @@ func TestDev_DamagedMember(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(c.member("n2"), "history.db"), []byte("damage"), 0o600))
 	c = startLocal(t, c.dir, c.offset)
 	c.announced()
-	c.says(c.err, "Database node n2 does not run: ", "delete "+c.member("n2")+": it then joins again by itself")
+	c.says(c.err, "Database node n2 does not run: ", "delete "+c.member("n2")+": then it joins again by itself")
 	c.says(c.out, "not ready yet: database node n2 (")
 	c.put(0, "without n2")
 	must(t, os.RemoveAll(c.member("n2")))

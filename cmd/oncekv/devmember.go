@@ -162,7 +162,7 @@ func (m *devMember) untilLost(ctx context.Context) {
 // giveUp says that a member stays down, why, and what to do.
 func (s *devSystem) giveUp(m *devMember, err error) {
 	m.note(err.Error())
-	s.say("Database node %s does not run: %s.\nThe others go on. To replace it, delete %s: it then joins again by itself, and gets what the others have.\nTo begin anew with empty data, stop this and run: %s",
+	s.say("Database node %s does not run: %s.\nThe others go on. To replace it, delete %s: then it joins again by itself and copies what the others have.\nTo start over without data, stop this and run: %s",
 		m.name, trimmed(err), m.config.DataDir, s.resetLine())
 	s.endIfNoneRuns(fmt.Errorf("%s: %w", m.name, err))
 }
@@ -218,7 +218,7 @@ func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) erro
 		return err
 	}
 	m.note("")
-	s.say("Database node %s: %s. It joins again, as a new member with an empty directory, and gets what the others have.", m.name, inShort(why))
+	s.say("Database node %s: %s. It joins again as a new member with an empty directory, and copies what the others have.", m.name, inShort(why))
 	return nil
 }
 
@@ -265,7 +265,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 		}
 	}
 	if len(o.urls) < len(voters)/2+1 {
-		return nil, fmt.Errorf("a majority of the others has to hold everything first, and %s; %s", strings.Join(without, ", "), s.wayOut())
+		return nil, fmt.Errorf("a majority of the others has to hold everything first, but %s; %s", strings.Join(without, ", "), s.wayOut())
 	}
 	o.client, err = client.New(client.Config{Endpoints: o.urls, RetryTimeout: devAskTimeout})
 	return o, err
@@ -313,9 +313,9 @@ func (s *devSystem) missing(ctx context.Context, x client.Member) string {
 func (s *devSystem) wayOut() string {
 	for _, m := range s.members {
 		if !m.lost() {
-			return fmt.Sprintf("if they never will, %s still has what it had: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or begin anew with empty data: %s",
+			return fmt.Sprintf("if they never will, %s still has what it had: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or start over without data: %s",
 				m.name, m.name, m.config.DataDir, m.config.Listen, m.config.PeerListen, s.resetLine())
 		}
 	}
-	return "begin anew with empty data: " + s.resetLine()
+	return "start over without data: " + s.resetLine()
 }
