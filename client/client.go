@@ -13,9 +13,9 @@ import (
 // Config says where the nodes are and how patient to be. Only Endpoints is
 // required.
 type Config struct {
-	// Endpoints are node URLs such as http://127.0.0.1:11000, which may be written
-	// 127.0.0.1:11000: database nodes
-	// (any of them takes any request) or, for keys only, cache nodes.
+	// Endpoints are node URLs such as http://127.0.0.1:11000, or 127.0.0.1:11000
+	// for short: database nodes (any of them takes any request) or, for keys only,
+	// cache nodes.
 	Endpoints []string
 
 	// HTTPClient replaces the default client. Redirects are never followed,
@@ -44,9 +44,8 @@ type Config struct {
 
 	// OnSilence is called when a request has moved no byte and had no answer for
 	// nearly a second (three, if it has a connection), and a try has failed or no
-	// endpoint has ever answered. It is
-	// called once for each request, from a goroutine that the request waits for,
-	// and should return soon.
+	// endpoint has ever answered. It is called at most once for each request, from
+	// a goroutine that the request waits for, and should return soon.
 	OnSilence func(Silence)
 }
 

@@ -760,7 +760,7 @@ func TestFailRefused_OnlyBeforeAnAnswer(t *testing.T) {
 	if err := c.Ping(t.Context()); !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNobodyListens) {
 		t.Errorf("after an answer: %v", err)
 	}
-	c, err = New(Config{Endpoints: []string{server.URL}, FailRefused: true, RetryTimeout: time.Hour})
+	c, err = New(Config{Endpoints: []string{server.URL, server.URL}, FailRefused: true, RetryTimeout: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -120,11 +121,11 @@ func (s *silence) stop() {
 // nobodyListens reports that there is nothing at any endpoint, nor ever was since
 // the client was made: it does not look like a node that is starting again.
 func (c *Client) nobodyListens(t *tries) bool {
-	if !c.failRefused || t.call.unsure || c.answered.Load() || len(t.failures) < len(c.endpoints) {
+	if !c.failRefused || t.call.unsure || c.answered.Load() {
 		return false
 	}
-	for _, failure := range t.failures {
-		if !refused(failure.Err) {
+	for _, endpoint := range c.endpoints { // one may be given twice
+		if !slices.ContainsFunc(t.failures, func(e *EndpointError) bool { return e.Endpoint == endpoint && refused(e.Err) }) {
 			return false
 		}
 	}
