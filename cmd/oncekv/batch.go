@@ -55,8 +55,7 @@ repeating the batch tells; 1 if lines are invalid or could not be put.`,
 }
 
 func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool) error {
-	switch {
-	case !given && !isPiped(a.stdin):
+	if !given && !isPiped(a.stdin) {
 		return usageErrorf("no lines: give a file, or - for standard input")
 	}
 	cl, err := b.client()
