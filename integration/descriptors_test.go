@@ -26,11 +26,11 @@ func besiege(t *testing.T, addr string, connections int) {
 	t.Helper()
 	texts := []string{
 		"",
-		"GET /ping HTTP/1.1\r\nHost: x\r\nX-Half: ",
-		"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n",
-		"PUT /key/crowd HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nhalf",
-		"POST /raft HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf",
-		"GET /changes?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /ping HTTP/1.1\r\nHost: localhost\r\nX-Half: ",
+		"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"PUT /key/crowd HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nhalf",
+		"POST /raft HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf",
+		"GET /changes?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"no request at all\r\n\r\n",
 	}
 	for i := range connections {
@@ -113,7 +113,7 @@ func TestConnections_SilentPeerStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
@@ -131,7 +131,7 @@ func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(clustertest.Patience)); err != nil {

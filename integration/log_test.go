@@ -23,13 +23,13 @@ func rubbish() map[string]string {
 		gets = frame.AppendGet(gets, &frame.Get{ID: uint32(i + 1), Key: fmt.Sprint("absent/", i)})
 	}
 	framed := func(path string, body []byte) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", path, client.ContentTypeBatch, len(body), body[:len(body)-3])
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", path, client.ContentTypeBatch, len(body), body[:len(body)-3])
 	}
 	lines := func(path, body string) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n%s", path, 2*len(body), body)
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n%s", path, 2*len(body), body)
 	}
 	cut := func(line, header string) string {
-		return line + " HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n" + header + "\r\nhalf"
+		return line + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n" + header + "\r\nhalf"
 	}
 	return map[string]string{
 		"nothing":           "",
@@ -37,12 +37,12 @@ func rubbish() map[string]string {
 		"zeros":             strings.Repeat("\x00", 4096),
 		"HTTP/2":            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 		"no host":           "GET / HTTP/1.1\r\n\r\n",
-		"bad escape":        "GET /key/%zz HTTP/1.1\r\nHost: x\r\n\r\n",
-		"bad chunk":         "PUT /key/rubbish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-		"cut chunk":         "PUT /key/rubbish HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf",
-		"two lengths":       "PUT /key/rubbish HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-		"long header":       "GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + strings.Repeat("x", 128<<10) + "\r\n\r\n",
-		"half header":       "GET /ping HTTP/1.1\r\nHost: x\r\nX-Half: ",
+		"bad escape":        "GET /key/%zz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"bad chunk":         "PUT /key/rubbish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+		"cut chunk":         "PUT /key/rubbish HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf",
+		"two lengths":       "PUT /key/rubbish HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+		"long header":       "GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + strings.Repeat("x", 128<<10) + "\r\n\r\n",
+		"half header":       "GET /ping HTTP/1.1\r\nHost: localhost\r\nX-Half: ",
 		"cut put":           cut("PUT /key/rubbish", ""),
 		"cut post":          cut("POST /key", "Content-Type: application/json\r\n"),
 		"cut heartbeat":     cut("POST /caches", "Content-Type: application/json\r\n"),
@@ -54,14 +54,14 @@ func rubbish() map[string]string {
 		"cut lines of put":  lines("/keys", strings.Repeat(`{"key":"rubbish/line","value":"v"}`+"\n", 100)),
 		"cut lines of get":  lines("/keys/get", strings.Repeat(`{"key":"absent"}`+"\n", 100)),
 		"no lines":          lines("/keys", "{{{{\n"),
-		"changes":           "GET /changes?follow=1 HTTP/1.1\r\nHost: x\r\n\r\n",
-		"events":            "GET /events HTTP/1.1\r\nHost: x\r\n\r\n",
+		"changes":           "GET /changes?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"events":            "GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"raft":              cut("POST /raft", "X-Server-Version: 3.5.0\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: 1\r\n"),
-		"raft stream":       "GET /raft/stream/message/1 HTTP/1.1\r\nHost: x\r\nX-Server-Version: 3.5.0\r\nX-Raft-To: 1\r\nX-Etcd-Cluster-ID: 1\r\n\r\n",
-		"raft probing":      "GET /raft/probing HTTP/1.1\r\nHost: x\r\n\r\n",
+		"raft stream":       "GET /raft/stream/message/1 HTTP/1.1\r\nHost: localhost\r\nX-Server-Version: 3.5.0\r\nX-Raft-To: 1\r\nX-Etcd-Cluster-ID: 1\r\n\r\n",
+		"raft probing":      "GET /raft/probing HTTP/1.1\r\nHost: localhost\r\n\r\n",
 		"peer members":      cut("POST /oncekv/members", "Oncekv-Cluster: 1\r\n"),
-		"peer stream":       "GET /peer/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n" + strings.Repeat("\xff", 64),
-		"peer record":       "GET /peer/record?key=!! HTTP/1.1\r\nHost: x\r\n\r\n",
+		"peer stream":       "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n" + strings.Repeat("\xff", 64),
+		"peer record":       "GET /peer/record?key=!! HTTP/1.1\r\nHost: localhost\r\n\r\n",
 	}
 }
 
