@@ -285,39 +285,70 @@ func TestDev_DeletedDirectoryWhileRunning(t *testing.T) {
 // With two of three directories gone nobody may join anew: the two could outvote
 // what the third has. It says so, and what is left can be kept as it says.
 func TestDev_TwoDeletedDirectories(t *testing.T) {
+	for survivor, lost := range map[string][]string{"n1": {"n2", "n3"}, "n2": {"n1", "n3"}, "n3": {"n1", "n2"}} {
+		t.Run(survivor+" is left", func(t *testing.T) { keepsSurvivor(t, survivor, lost, os.RemoveAll) })
+	}
+	t.Run("emptied", func(t *testing.T) { keepsSurvivor(t, "n2", []string{"n1", "n3"}, server.EmptyDataDir) })
+}
+
+func keepsSurvivor(t *testing.T, survivor string, lost []string, lose func(dir string) error) {
 	c := newLocal(t)
 	c.voters()
-	c.stop()
-	for _, name := range []string{"n2", "n3"} {
-		must(t, os.RemoveAll(c.member(name)))
+	for i := range devNodes {
+		c.has(i, "before")
 	}
+	c.stop()
+	for _, name := range lost {
+		must(t, lose(c.member(name)))
+	}
+	began := time.Now()
 	c = startLocal(t, c.dir, c.offset)
 	c.announced()
-	c.says(c.out, "not ready yet: database node n2", "not ready yet: database node n3")
-	c.says(c.err, "Database node n2: its data directory was deleted or emptied, and cannot join again yet", "n1 still has what it had", "--force-new-cluster", "oncekv dev --reset --data-dir")
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the announcement took %v", took)
+	}
+	for _, name := range lost {
+		c.says(c.out, "not ready yet: database node "+name)
+		c.says(c.err, "Database node "+name+": its data directory was deleted or emptied, and cannot join again yet")
+	}
+	c.says(c.err, survivor+" still has what it had", "oncekv dev --reset --data-dir")
+	// Neither does a second start take what the first one left for data.
+	c = c.restart()
+	c.says(c.err, survivor+" still has what it had", "--force-new-cluster")
 	c.stop()
 	if c.code != exitDone {
 		t.Fatalf("exit code %d", c.code)
 	}
-	// The way out that keeps what is left.
-	line := regexp.MustCompile("`oncekv (serve [^`]*)`").FindStringSubmatch(c.err.String())
-	if line == nil {
-		t.Fatalf("no way out is named:\n%s", c.err)
+	for _, name := range lost {
+		if strings.Contains(c.err.String(), name+" still has what it had") {
+			t.Errorf("%s has nothing:\n%s", name, c.err)
+		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	survivor, ended := &text{}, make(chan int, 1)
-	go func() {
-		ended <- run(ctx, append(strings.Fields(line[1]), "--yes"), strings.NewReader(""), survivor, survivor, func(string) string { return "" })
-	}()
-	(&localCluster{t: t, offset: c.offset, out: survivor, err: survivor}).has(0, "before")
-	cancel()
-	if code := <-ended; code != exitDone {
-		t.Fatalf("the survivor ended with %d:\n%s", code, survivor)
-	}
+	c.follow()
 	c = startLocal(t, c.dir, c.offset)
 	c.voters()
 	for i := range devNodes {
 		c.has(i, "before")
+	}
+}
+
+// follow runs the way out that was said, until the survivor has the key alone.
+func (c *localCluster) follow() {
+	c.t.Helper()
+	line := regexp.MustCompile("`oncekv (serve --name n(.) [^`]*)`").FindStringSubmatch(c.err.String())
+	if line == nil {
+		c.t.Fatalf("no way out is named:\n%s", c.err)
+	}
+	ctx, cancel := context.WithCancel(c.t.Context())
+	defer cancel()
+	survivor, ended := &text{}, make(chan int, 1)
+	go func() {
+		ended <- run(ctx, append(strings.Fields(line[1]), "--yes"), strings.NewReader(""), survivor, survivor, func(string) string { return "" })
+	}()
+	(&localCluster{t: c.t, offset: c.offset, out: survivor, err: survivor}).has(int(line[2][0]-'1'), "before")
+	cancel()
+	if code := <-ended; code != exitDone {
+		c.t.Fatalf("the survivor ended with %d:\n%s", code, survivor)
 	}
 }
 

@@ -6,18 +6,20 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 )
 
-// The announcement waits for all nodes, but not for ever: for the last few only
-// a short time, and less long for the others than anybody would wait.
+// The announcement waits for all nodes, but not for ever: for the last few, or
+// when one needs help, only a short time, and less long for the others than
+// anybody would wait.
 const (
 	announcePoll     = 100 * time.Millisecond
 	announceLast     = 5 * time.Second
-	announceWithout  = 20 * time.Second
+	announceWithout  = 15 * time.Second
 	readyAskTimeout  = time.Second
 	readyAnswerBytes = 64 << 10
 )
@@ -65,7 +67,7 @@ func named(list []unready, name string) bool {
 func (s *devSystem) untilAnnounced(ctx context.Context) []unready {
 	tick := time.NewTicker(announcePoll)
 	defer tick.Stop()
-	var most time.Time // since when a majority of the database nodes is ready
+	var most time.Time // since when a majority of the database nodes is ready, or one is in trouble
 	began := time.Now()
 	for {
 		missing := s.notReady(ctx)
@@ -75,7 +77,7 @@ func (s *devSystem) untilAnnounced(ctx context.Context) []unready {
 				databases++
 			}
 		}
-		if databases > devNodes/2 {
+		if databases > devNodes/2 && !s.troubled() {
 			most = time.Time{}
 		} else if most.IsZero() {
 			most = time.Now()
@@ -89,6 +91,11 @@ func (s *devSystem) untilAnnounced(ctx context.Context) []unready {
 			return nil
 		}
 	}
+}
+
+// troubled reports whether a database node has said what is wrong with it.
+func (s *devSystem) troubled() bool {
+	return slices.ContainsFunc(s.members, func(m *devMember) bool { return m.trouble() != "" })
 }
 
 // notReady asks all nodes at once and returns those that are not ready.

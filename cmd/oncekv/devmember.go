@@ -33,6 +33,7 @@ type devMember struct {
 	mu     sync.Mutex
 	db     *server.Database // as it was started last; nil: it could not be
 	reason string           // why not, or what it waits for; "" when nothing is wrong
+	anew   bool             // it is no member, and waits until it can become one
 }
 
 // running returns the node, nil when it does not run.
@@ -65,6 +66,13 @@ func (m *devMember) note(reason string) bool {
 	return changed
 }
 
+// setAnew remembers whether what the node's directory holds is of no use.
+func (m *devMember) setAnew(anew bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.anew = anew
+}
+
 // start starts the node: as a founder, or with the client URLs of nodes to join.
 func (m *devMember) start(ctx context.Context, join []string) error {
 	cfg := m.config
@@ -94,6 +102,14 @@ func (m *devMember) stop() {
 
 // lost reports whether the node's directory was deleted, or emptied.
 func (m *devMember) lost() bool { return !raftnode.HasIdentity(m.config.DataDir) }
+
+// empty reports whether the node has nothing of its cluster's: its directory is
+// lost, or is the new one that a start made in its place.
+func (m *devMember) empty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.anew || m.lost()
+}
 
 // errDirLost is why a member that runs has to begin anew.
 var errDirLost = errors.New("its data directory was deleted")
@@ -173,6 +189,7 @@ func trimmed(err error) string { return strings.TrimRight(err.Error(), ".") }
 // rejoin makes a node that is no member any more one again, with an empty
 // directory. It tries until it works or ctx ends.
 func (s *devSystem) rejoin(ctx context.Context, m *devMember, why error) {
+	m.setAnew(true)
 	tick := time.NewTicker(devLookEvery)
 	defer tick.Stop()
 	for {
@@ -217,6 +234,7 @@ func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) erro
 	if err := m.start(ctx, others.urls); err != nil {
 		return err
 	}
+	m.setAnew(false)
 	m.note("")
 	s.say("Database node %s: %s. It joins again as a new member with an empty directory, and copies what the others have.", m.name, inShort(why))
 	return nil
@@ -264,8 +282,11 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 			}
 		}
 	}
+	if len(voters) == 0 { // whoever answered has not found its cluster yet
+		return nil, fmt.Errorf("the others do not know who the members are; %s", s.wayOut(ctx))
+	}
 	if len(o.urls) < len(voters)/2+1 {
-		return nil, fmt.Errorf("a majority of the others has to hold everything first, but %s; %s", strings.Join(without, ", "), s.wayOut())
+		return nil, fmt.Errorf("a majority of the others has to hold everything first, but %s; %s", strings.Join(without, ", "), s.wayOut(ctx))
 	}
 	o.client, err = client.New(client.Config{Endpoints: o.urls, RetryTimeout: devAskTimeout})
 	return o, err
@@ -280,7 +301,7 @@ func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.
 		}
 	}
 	if len(urls) == 0 {
-		return nil, fmt.Errorf("no other database node runs; %s", s.wayOut())
+		return nil, fmt.Errorf("no other database node runs; %s", s.wayOut(ctx))
 	}
 	cl, err := client.New(client.Config{Endpoints: urls, RetryTimeout: devLookEvery})
 	if err != nil {
@@ -297,7 +318,7 @@ func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.
 // it does: it answers, has caught up with its leader, and has its directory.
 func (s *devSystem) missing(ctx context.Context, x client.Member) string {
 	at := slices.IndexFunc(s.members, func(m *devMember) bool { return m.name == x.Name })
-	if at >= 0 && s.members[at].lost() {
+	if at >= 0 && s.members[at].empty() {
 		return "has lost its data directory"
 	}
 	if at >= 0 && s.members[at].running() == nil {
@@ -310,12 +331,63 @@ func (s *devSystem) missing(ctx context.Context, x client.Member) string {
 }
 
 // wayOut is what to do when the members that are left cannot help themselves.
-func (s *devSystem) wayOut() string {
+func (s *devSystem) wayOut(ctx context.Context) string {
+	m, sure := s.survivor(ctx)
+	switch {
+	case !sure:
+		return "what is left is not known yet"
+	case m == nil:
+		return "start over without data: " + s.resetLine()
+	}
+	return fmt.Sprintf("if they never will, %s still has what it had: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or start over without data: %s",
+		m.name, m.name, m.config.DataDir, m.config.Listen, m.config.PeerListen, s.resetLine())
+}
+
+// survivor returns the member that has the most of the cluster's data: of those
+// that belong to it the one with the highest revision, else one that does not
+// run and has a directory; nil when there is none. It is not sure as long as one
+// runs that may belong to the cluster and does not say so.
+func (s *devSystem) survivor(ctx context.Context) (best *devMember, sure bool) {
+	var most uint64
+	var stopped *devMember
+	sure = true
 	for _, m := range s.members {
-		if !m.lost() {
-			return fmt.Sprintf("if they never will, %s still has what it had: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or start over without data: %s",
-				m.name, m.name, m.config.DataDir, m.config.Listen, m.config.PeerListen, s.resetLine())
+		if m.empty() {
+			continue
+		}
+		if m.running() == nil {
+			if stopped == nil {
+				stopped = m
+			}
+			continue
+		}
+		revision, ok := m.revision(ctx)
+		if !ok {
+			sure = false
+		} else if best == nil || revision > most {
+			best, most = m, revision
 		}
 	}
-	return "start over without data: " + s.resetLine()
+	if best != nil {
+		return best, true
+	}
+	return stopped, sure
+}
+
+// revision asks the node itself up to where it has its cluster's history; false
+// when it belongs to no cluster yet, or does not answer.
+func (m *devMember) revision(ctx context.Context) (uint64, bool) {
+	cl, err := client.New(client.Config{Endpoints: []string{m.url}, RetryTimeout: devLookEvery})
+	if err != nil {
+		return 0, false
+	}
+	list, err := cl.Members(ctx)
+	if err != nil {
+		return 0, false
+	}
+	at := slices.IndexFunc(list.Members, func(x client.Member) bool { return x.Name == m.name })
+	if at < 0 {
+		return 0, false
+	}
+	return list.Members[at].Revision, true
 }
