@@ -40,15 +40,18 @@ A database node that was removed, or whose data directory was deleted, joins
 again by itself with an empty directory, once the others hold everything.
 
 Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
-%d to %d, admin %d. --port-offset shifts all of them, and has data of its own.
+%d to %d, admin %d. --port-offset N has data of its own and adds N to all ports,
+except that the peers are then at %d+N on, and with N from %d to %d the
+database nodes at %d+N on. Data of an earlier start keeps its peers' ports.
 Local clusters with offsets that are multiples of 100 run beside one another.`,
-			p.database, p.database+devNodes-1, p.peer, p.peer+devNodes-1, p.cache, p.cache+devNodes-1, p.admin),
+			p.database, p.database+devNodes-1, p.peer, p.peer+devNodes-1, p.cache, p.cache+devNodes-1, p.admin,
+			devPeerPortShifted, devPeerPort-devDatabasePort-devNodes+1, devPeerPort-devDatabasePort+devNodes-1, devDatabasePortAside),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dev(cmd.Context(), d) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.dataDir, "data-dir", "", "directory of all data (default ./data, with --port-offset N ./data/offset-N)")
-	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another local cluster")
+	f.IntVar(&d.portOffset, "port-offset", 0, "moves all ports, to run beside another local cluster; see above for where to")
 	registerAllowedHosts(f, &d.allowed)
 	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first; asks before it does")
 	a.yesFlag(f, "--reset")
@@ -115,10 +118,15 @@ func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
 	}
 	s := &devSystem{app: a, data: devData{d.directory()}, offset: d.portOffset, allowed: d.allowed, files: files, asks: nodehttp.NewClient(nodehttp.Options{})}
 	ports := portsAt(d.portOffset)
-	if ports.peer, err = s.data.peerPort(ports.peer); err != nil {
+	kept, err := s.data.peerPort()
+	if err != nil {
 		return nil, err
 	}
-	if err := ports.free(); err != nil {
+	ports.keep(kept)
+	if err := ports.free(d); err != nil {
+		return nil, err
+	}
+	if err := s.data.mark(ports.peer); err != nil {
 		return nil, err
 	}
 	logger := a.logger(d.log)

@@ -488,14 +488,45 @@ func tree(t *testing.T, dir string) string {
 }
 
 func TestDev_PortTaken(t *testing.T) {
-	offset := devOffset(t)
+	offset, dir := devOffset(t), t.TempDir()
 	ln, err := net.Listen("tcp", loopback(portsAt(offset).cache+1))
 	must(t, err)
 	defer ln.Close()
-	c := startLocal(t, t.TempDir(), offset)
+	c := startLocal(t, dir, offset)
 	<-c.done
 	if want := ln.Addr().String() + " (cache node c2)"; c.code != exitFailed || !strings.Contains(c.err.String(), want) || !strings.Contains(c.err.String(), "--port-offset ") {
 		t.Errorf("exit code %d:\n%s", c.code, c.err)
+	}
+	if strings.Contains(c.err.String(), devMarker) {
+		t.Errorf("it names data that is not there:\n%s", c.err)
+	}
+	if left := tree(t, dir); left != dir {
+		t.Errorf("the start left %s", left)
+	}
+}
+
+// A port that the data keeps from an earlier start is not what the offset says.
+func TestDev_KeptPortTaken(t *testing.T) {
+	offset, dir := devOffset(t), t.TempDir()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	must(t, devData{dir}.mark(ln.Addr().(*net.TCPAddr).Port))
+	c := startLocal(t, dir, offset)
+	<-c.done
+	if c.code != exitFailed || !strings.Contains(c.err.String(), ln.Addr().String()) || !strings.Contains(c.err.String(), filepath.Join(dir, devMarker)) {
+		t.Errorf("exit code %d:\n%s", c.code, c.err)
+	}
+}
+
+// The offset that is offered is another one than the one that was given.
+func TestDevPorts_FreeOffset(t *testing.T) {
+	n, ok := freeOffset(0)
+	if !ok {
+		t.Fatal("no offset is free")
+	}
+	if other, _ := freeOffset(n); other == n {
+		t.Errorf("%d is offered to the one that has it", n)
 	}
 }
 

@@ -41,25 +41,22 @@ func devNames() []string {
 	return names
 }
 
-// peerPort returns the first peer port of the data that is there, or makes a
-// new directory one of ours, with the port that is proposed. It refuses a
-// directory with other data.
-func (d devData) peerPort(proposed int) (int, error) {
+// peerPort returns the first peer port of the data that is there, zero for a new
+// directory. It refuses a directory with other data.
+func (d devData) peerPort() (int, error) {
 	r, err := d.record()
-	if err == nil {
-		return r.PeerPort, nil
+	if errors.Is(err, fs.ErrNotExist) {
+		return d.foundedAt()
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return 0, err
+	return r.PeerPort, err
+}
+
+// peersFrom is where peerPort found the port of the data.
+func (d devData) peersFrom() string {
+	if _, err := d.record(); err == nil {
+		return filepath.Join(d.path, devMarker)
 	}
-	port, err := d.foundedAt()
-	switch {
-	case err != nil:
-		return 0, err
-	case port == 0:
-		port = proposed
-	}
-	return port, d.mark(port)
+	return "the data in " + d.path
 }
 
 func (d devData) record() (devRecord, error) {
@@ -75,6 +72,7 @@ func (d devData) record() (devRecord, error) {
 	return r, nil
 }
 
+// mark makes a directory one of ours.
 func (d devData) mark(peerPort int) error {
 	b, err := json.Marshal(devRecord{Format: devFormat, PeerPort: peerPort})
 	if err != nil {

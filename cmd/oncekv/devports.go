@@ -90,8 +90,16 @@ func (p devPorts) taken() []place {
 	})
 }
 
-// free says which ports are taken, and with which offset none is.
-func (p devPorts) free() error {
+// keep takes the first peer port of data that is there, zero for none.
+func (p *devPorts) keep(peer int) {
+	if peer != 0 {
+		p.peer = peer
+	}
+}
+
+// free says which of the ports that d leads to are taken, and with which offset
+// none is.
+func (p devPorts) free(d *devFlags) error {
 	taken := p.taken()
 	if len(taken) == 0 {
 		return nil
@@ -100,17 +108,24 @@ func (p devPorts) free() error {
 	for _, at := range taken {
 		list = append(list, fmt.Sprintf("%s (%s)", at.addr, at.who))
 	}
-	way := "stop that one first"
-	if n, ok := freeOffset(); ok {
-		way = fmt.Sprintf("stop that one, or run this one beside it, with data of its own: --port-offset %d", n)
+	origin := ""
+	if p.peer != portsAt(d.portOffset).peer {
+		origin = fmt.Sprintf(" (the ports for peers, from %d on, are those of an earlier start: %s)", p.peer, devData{d.directory()}.peersFrom())
 	}
-	return fmt.Errorf("another program listens at %s; is another local cluster running? %s", strings.Join(list, ", "), way)
+	way := "stop that one first"
+	if n, ok := freeOffset(d.portOffset); ok {
+		way = fmt.Sprintf("stop that one, or run this one beside it, with data of its own: --port-offset %d", n)
+		if d.dataDir != "" {
+			way += ", and another --data-dir"
+		}
+	}
+	return fmt.Errorf("another program listens at %s%s; is another local cluster running? %s", strings.Join(list, ", "), origin, way)
 }
 
-// freeOffset finds an offset of which no port is taken.
-func freeOffset() (int, bool) {
+// freeOffset finds an offset, other than the one given, of which no port is taken.
+func freeOffset(given int) (int, bool) {
 	for n := 1000; n <= devOffsetMax; n += 1000 {
-		if len(portsAt(n).taken()) == 0 {
+		if n != given && len(portsAt(n).taken()) == 0 {
 			return n, true
 		}
 	}
