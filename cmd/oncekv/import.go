@@ -91,7 +91,14 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 	err = im.run(ctx)
 	im.bar.finish()
 	im.sum.took = time.Since(start)
-	return errors.Join(told(a.showSummary(dir, &im.sum)), im.sum.verdict(err))
+	if errors.Is(err, errReaderGone) {
+		return err
+	}
+	showErr := a.showSummary(dir, &im.sum)
+	if i.dryRun && errors.Is(showErr, errReaderGone) { // what it shows is all that it does
+		return showErr
+	}
+	return errors.Join(told(showErr), im.sum.verdict(err))
 }
 
 func parseExclusions(patterns []string) ([]exclusion, error) {

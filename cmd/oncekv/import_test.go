@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -219,6 +220,44 @@ func TestContentTypeOf(t *testing.T) {
 	} {
 		if got := contentTypeOf(path); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
+		}
+	}
+}
+
+// closedPipe is a standard output that lost its reader after the first so many writes.
+type closedPipe struct{ left int }
+
+func (c *closedPipe) Write(p []byte) (int, error) {
+	if c.left--; c.left < 0 {
+		return 0, syscall.EPIPE
+	}
+	return len(p), nil
+}
+
+// A dry run whose reader goes ends without a word; what an import has set is set.
+func TestImport_ReaderGoes(t *testing.T) {
+	f := newFakeAPI(t)
+	tree := map[string]string{}
+	for i := range 40 {
+		tree[fmt.Sprintf("f%d", i)] = "x"
+	}
+	f.set("f3", []byte("other"))
+	dir := files(t, tree)
+	for _, c := range []struct {
+		args  []string
+		reads int
+		code  int
+	}{
+		{[]string{"--dry-run"}, 1, exitNoReader},
+		{[]string{"--dry-run", "--exclude", "f3"}, 39, exitNoReader}, // the counts are lost
+		{[]string{"--dry-run", "--json"}, 0, exitNoReader},
+		{[]string{"--exclude", "f3"}, 0, exitDone},
+		{nil, 0, exitConflict},
+	} {
+		var stderr bytes.Buffer
+		code := run(t.Context(), append([]string{"import", dir, "--endpoints", f.URL}, c.args...), nil, &closedPipe{c.reads}, &stderr, func(string) string { return "" })
+		if code != c.code || c.code == exitNoReader && stderr.Len() > 0 || strings.Contains(stderr.String(), "nobody reads") {
+			t.Errorf("%v: exit code %d, want %d\n%s", c.args, code, c.code, stderr.String())
 		}
 	}
 }

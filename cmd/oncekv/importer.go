@@ -113,6 +113,9 @@ func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path
 	how := created
 	switch {
 	case err == nil:
+	case errors.Is(err, errReaderGone): // of a dry run, and no fault of the file
+		stop(err)
+		return
 	case errors.Is(err, client.ErrExists):
 		how = conflict
 	case errors.Is(err, client.ErrOutcomeUnknown):
