@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/server"
@@ -62,7 +63,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report tells the user about err, in one line and where to read on.
+// report tells the user about err, and where to read on.
 func report(stderr io.Writer, command string, err error) {
 	if err == nil {
 		return
@@ -70,7 +71,7 @@ func report(stderr io.Writer, command string, err error) {
 	if errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("interrupted: %w", err)
 	}
-	fmt.Fprintf(stderr, "oncekv: %s\n", legible(err.Error()))
+	fmt.Fprintf(stderr, "oncekv: %s\n", strings.Join(linesOf(err), "\n"))
 	if isUsage(err) {
 		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", command)
 	}

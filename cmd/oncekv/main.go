@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -51,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !started {
-		err = &usageError{err}
+		err = &usageError{ownLines(err)}
 	}
 	rest := besidesReader(err)
 	if rest == nil && err != nil {
@@ -60,6 +61,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	report(stderr, cmd.CommandPath(), rest)
 	diagnose(ctx, cmd, stderr, rest)
 	return exitCode(rest)
+}
+
+// ownLines keeps the lines of what package cobra says to a command that does not
+// exist: it quotes that and suggests others below.
+func ownLines(err error) error {
+	if text := err.Error(); strings.HasPrefix(text, "unknown command ") {
+		return severalLines(strings.TrimSpace(strings.ReplaceAll(text, "\t", "  ")))
+	}
+	return err
 }
 
 func (a *app) rootCommand() *cobra.Command {

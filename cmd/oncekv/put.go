@@ -104,6 +104,8 @@ func (a *app) source(ctx context.Context, p *putFlags, rest []string) (*source, 
 		return nil, usageErrorf("no value: give one as an argument, @FILE, or - for standard input")
 	case len(rest) == 0 || rest[0] == "-":
 		return a.inputSource(ctx)
+	case rest[0] == "@":
+		return nil, usageErrorf("no file name follows the @: %s --value=@ sets an @ itself", emptyHint)
 	case strings.HasPrefix(rest[0], "@"):
 		return fileSource(ctx, rest[0][1:])
 	}
@@ -176,7 +178,7 @@ func (a *app) putDone(key, putID string, answer client.PutAnswer, err error) err
 			return err
 		}
 	case errors.Is(err, client.ErrOutcomeUnknown):
-		return fmt.Errorf("%w\nThe key may be set or not. Repeat the same put with --put-id %s", err, putID)
+		return errors.Join(err, severalLines("The key may be set or not. Repeat the same put with --put-id "+shown(putID)))
 	case err != nil:
 		return err
 	}

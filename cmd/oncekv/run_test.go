@@ -15,6 +15,7 @@ func TestRun_Usage(t *testing.T) {
 		"put",
 		"put k a b",
 		"put k a --value b",
+		"put k @",
 		"put  v",
 		"put k v --endpoints ftp://x",
 		"put k v --endpoints ,",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strconv"
 	"strings"
 	"unicode"
@@ -19,16 +20,16 @@ func shown(name string) string {
 }
 
 // legible is a text, such as an error with what a node or a file name says in it,
-// that keeps its lines and has everything else that is not to be shown escaped as
-// in Go.
+// as a part of one line: everything that is not to be shown, line ends too, is
+// escaped as in Go.
 func legible(text string) string {
-	if utf8.ValidString(text) && !strings.ContainsFunc(text, unprintableInText) {
+	if utf8.ValidString(text) && !strings.ContainsFunc(text, unprintable) {
 		return text
 	}
 	var b strings.Builder
 	for len(text) > 0 {
 		r, n := utf8.DecodeRuneInString(text)
-		if r == utf8.RuneError && n == 1 || unprintableInText(r) {
+		if r == utf8.RuneError && n == 1 || unprintable(r) {
 			quoted := strconv.Quote(text[:n])
 			b.WriteString(quoted[1 : len(quoted)-1])
 		} else {
@@ -41,4 +42,38 @@ func legible(text string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-func unprintableInText(r rune) bool { return r != '\n' && unprintable(r) }
+// severalLines is an error whose line ends are the command's own: names in it went
+// through shown.
+type severalLines string
+
+func (e severalLines) Error() string { return string(e) }
+
+// linesOf is an error for people. Only errors that were joined, and severalLines,
+// have more than one line.
+func linesOf(err error) []string {
+	text := err.Error()
+	switch e := err.(type) {
+	case severalLines:
+		lines := strings.Split(text, "\n")
+		for i, line := range lines {
+			lines[i] = legible(line)
+		}
+		return lines
+	case interface{ Unwrap() []error }:
+		if text != errors.Join(e.Unwrap()...).Error() {
+			break
+		}
+		var lines []string
+		for _, one := range e.Unwrap() {
+			lines = append(lines, linesOf(one)...)
+		}
+		return lines
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil && strings.HasSuffix(text, inner.Error()) {
+			lines := linesOf(inner)
+			lines[0] = legible(strings.TrimSuffix(text, inner.Error())) + lines[0]
+			return lines
+		}
+	}
+	return []string{legible(text)}
+}

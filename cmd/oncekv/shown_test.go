@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -87,10 +89,52 @@ func TestImport_JSONNames(t *testing.T) {
 
 func TestLegible(t *testing.T) {
 	for text, want := range map[string]string{
-		"two\nlines, ü 語": "two\nlines, ü 語", "\x1b[0m": `\x1b[0m`, "a\xffb": `a\xffb`, "\u202e": `\u202e`, "\r\n": "\\r\n", `say "hi"`: `say "hi"`, "": "",
+		"two\nlines, ü 語": `two\nlines, ü 語`, "\x1b[0m": `\x1b[0m`, "a\xffb": `a\xffb`, "\u202e": `\u202e`, "\r\n": `\r\n`, `say "hi"`: `say "hi"`, "": "",
 	} {
 		if got := legible(text); got != want {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
+}
+
+// Whatever lines a name makes, a message has only its own.
+func TestNamesMakeNoLines(t *testing.T) {
+	f := newFakeAPI(t)
+	dir, forged := t.TempDir(), "failed: /etc/passwd"
+	name := "no\n" + forged
+	f.set("k", []byte("v"))
+	for _, args := range [][]string{
+		{"put", "a", "@" + name}, {"import", name}, {"batch", name}, {"get", "k", "-o", name + "/y"}, {"get", "k", "-o", filepath.Join(dir, name, "x")},
+		{"serve", "--data-dir", "/proc/" + name, "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"},
+		{"import", dir, "--exclude", name + "["}, {"--" + name}, {"put", "--" + name, "v"}, {name}, {"members", name}, {"bench", name},
+		{"put", "a", "v", "--endpoints", "http://" + name}, {"stats", "--timeout", name}, {"members", "remove", name},
+		{"import", dir, "--prefix", name},
+	} {
+		r := f.command(t, nil, args...)
+		if strings.Contains(r.stderr, "\n"+forged) || r.code == exitDone {
+			t.Errorf("%q: exit code %d\n%s", args, r.code, r.stderr)
+		}
+	}
+	f.locked(func() { f.detail, f.refuse = name, 400 })
+	for _, args := range [][]string{{"put", "b", "v"}, {"import", files(t, map[string]string{name: "x"})}} {
+		if r := f.command(t, nil, args...).want(t, exitFailed); strings.Contains(r.stderr, "\n"+forged) {
+			t.Errorf("%q: %s", args, r.stderr)
+		}
+	}
+}
+
+func TestLinesOf(t *testing.T) {
+	for want, err := range map[string]error{
+		`open a\nb`:                  errors.New("open a\nb"),
+		"one\\n|two":                 errors.Join(errors.New("one\n"), errors.New("two")),
+		`read x\n: one|two`:          fmt.Errorf("read %s: %w", "x\n", errors.Join(errors.New("one"), errors.New("two"))),
+		"a|b":                        &usageError{severalLines("a\nb")},
+		`put "k\n": outcome unknown`: &client.RequestError{Op: "put \"k\n\"", Kind: client.ErrOutcomeUnknown},
+	} {
+		if got := strings.Join(linesOf(err), "|"); !strings.HasPrefix(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	r := runCommand(t, nil, nil, "pu").want(t, exitUsage)
+	r.wantStderr(t, "\n\nDid you mean this?\n  put\n")
 }

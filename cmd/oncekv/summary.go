@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -87,7 +88,7 @@ func (s *summary) add(path string, o outcome, size int64, err error) (outage int
 	s.files[o]++
 	s.bytes[o] += size
 	if err != nil && len(s.problems) < problemsKept {
-		p := problem{Status: o.String(), Reason: legible(err.Error()), path: path}
+		p := problem{Status: o.String(), Reason: strings.Join(linesOf(err), "; "), path: path}
 		p.Path, p.PathBase64 = client.JSONKey(path)
 		s.problems = append(s.problems, p)
 	}

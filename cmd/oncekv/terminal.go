@@ -38,7 +38,7 @@ func (a *app) confirm(ctx context.Context, question, word string) error {
 		return nil
 	}
 	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
-		return usageErrorf("%s\nThere is no terminal to ask on: give --yes if that is meant", question)
+		return &usageError{severalLines(question + "\nThere is no terminal to ask on: give --yes if that is meant")}
 	}
 	return ask(ctx, a.stdin, a.stderr, question, word)
 }
