@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 
@@ -74,10 +77,43 @@ func (a *app) jsonFlag(flags *pflag.FlagSet) {
 	flags.BoolVar(&a.json, "json", false, "write JSON")
 }
 
+// writeJSON writes v on one line. It is the one writer of --json.
 func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	line, err := lineOfJSON(v)
+	if err == nil {
+		_, err = w.Write(line)
+	}
+	return err
+}
+
+// lineOfJSON is v as JSON and a line end, with what is not to be shown escaped: only
+// strings can hold that.
+func lineOfJSON(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	text := bytes.TrimSuffix(b.Bytes(), []byte{'\n'})
+	if bytes.IndexFunc(text, unprintable) < 0 {
+		return b.Bytes(), nil
+	}
+	escaped := make([]byte, 0, 2*len(text))
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		switch {
+		case !unprintable(r):
+			escaped = append(escaped, text[:n]...)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, r)
+		}
+		text = text[n:]
+	}
+	return append(escaped, '\n'), nil
 }
 
 // checkKey refuses a key that can never be set.

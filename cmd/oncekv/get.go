@@ -1,9 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -138,11 +138,11 @@ func writeDocument(w io.Writer, obj *client.Object) error {
 
 // streamDocument writes the same with the value in base64, as it arrives.
 func streamDocument(w io.Writer, obj *client.Object) error {
-	record, err := json.Marshal(obj.Record)
+	record, err := lineOfJSON(obj.Record)
 	if err != nil {
 		return err
 	}
-	open := record[:len(record)-1] // without the closing brace
+	open := bytes.TrimSuffix(record, []byte("}\n"))
 	if _, err := fmt.Fprintf(w, `%s,"encoding":%q,"value":"`, open, client.EncodingBase64); err != nil {
 		return err
 	}
