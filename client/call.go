@@ -54,6 +54,9 @@ type call struct {
 	// silence is set by do.
 	silence *silence
 
+	// patience is set by do: how long the next try may stand still.
+	patience time.Duration
+
 	// endpoint is set by do: the index of the one that answered.
 	endpoint int
 }
@@ -89,6 +92,7 @@ func (c *Client) do(ctx context.Context, call *call) (*http.Response, error) {
 		first := c.ranking.first(call.mutates)
 		for i := range c.endpoints {
 			n := (first + i) % len(c.endpoints)
+			call.patience = c.patience(ctx, t.deadline, len(c.endpoints)-i)
 			resp, err := c.try(ctx, n, call)
 			if err == nil {
 				c.ranking.answered(n, first)
@@ -218,7 +222,7 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 		call.framed.alone = true
 	}
 	tryCtx, cancel := context.WithCancelCause(ctx)
-	idle := c.patience(ctx)
+	idle := call.patience
 	dog := newWatchdog(idle, call.owed, func() { cancel(errIdle) })
 	end := func() {
 		dog.stop()
@@ -255,7 +259,7 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 func (c *Client) tryFramed(ctx context.Context, s *stream, call *call) (done bool, _ *EndpointError) {
 	f := call.framed
 	f.err, f.large, f.alone = nil, false, false
-	sent, err := s.do(ctx, f, c.patience(ctx))
+	sent, err := s.do(ctx, f, call.patience)
 	if err == errRetired || err == nil && f.large {
 		return false, nil
 	}
@@ -267,10 +271,14 @@ func (c *Client) tryFramed(ctx context.Context, s *stream, call *call) (done boo
 }
 
 // patience is how long a try may stand still. A hung endpoint must leave time
-// for another one before the caller's deadline.
-func (c *Client) patience(ctx context.Context) time.Duration {
+// for another one before the caller's deadline. Without that, what is left until
+// the retry timeout is for those that have not been tried in this round.
+func (c *Client) patience(ctx context.Context, retryUntil time.Time, untried int) time.Duration {
 	d, ok := ctx.Deadline()
-	if !ok || len(c.endpoints) == 1 {
+	switch {
+	case !ok:
+		return min(c.idleTimeout, max(patienceMin, time.Until(retryUntil)/time.Duration(untried)))
+	case len(c.endpoints) == 1:
 		return c.idleTimeout
 	}
 	return min(c.idleTimeout, time.Until(d)/2)

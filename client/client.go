@@ -24,7 +24,7 @@ type Config struct {
 
 	// RetryTimeout bounds how long new tries are begun when the caller's
 	// context has no deadline; default 30 s. A try that makes progress is not
-	// cut off by it.
+	// cut off by it; one that stands still ends with it.
 	RetryTimeout time.Duration
 
 	// SingleRequests makes every Put and Get a request of its own. Else those
@@ -53,6 +53,7 @@ const (
 	retryTimeoutDefault = 30 * time.Second
 	idleTimeoutDefault  = 10 * time.Second
 	dialTimeout         = 2 * time.Second
+	patienceMin         = 500 * time.Millisecond // for a node that answers, but not at once
 	backoffMin          = 50 * time.Millisecond
 	backoffMax          = 2 * time.Second
 	retryAfterMax       = 5 * time.Second

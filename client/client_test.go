@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -778,5 +779,29 @@ func TestNew_EndpointWithoutScheme(t *testing.T) {
 	}
 	if err := c.Ping(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// An endpoint that takes connections and says nothing does not hold up a request for
+// longer than the retry timeout, and leaves time for the others.
+func TestRetryTimeout_SilentEndpoints(t *testing.T) {
+	hung, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hung.Close()
+	silent := "http://" + hung.Addr().String()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "pong\n") }))
+	defer server.Close()
+	for _, endpoints := range [][]string{{silent}, {silent, silent, silent}, {silent, silent, server.URL}} {
+		c, err := New(Config{Endpoints: endpoints, RetryTimeout: 1500 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		err = c.Ping(t.Context())
+		if answers := endpoints[len(endpoints)-1] == server.URL; (err == nil) != answers || time.Since(start) > 4*time.Second {
+			t.Errorf("%d endpoints: %v after %s", len(endpoints), err, time.Since(start))
+		}
 	}
 }

@@ -147,3 +147,22 @@ func TestSilence_SlowButMoving(t *testing.T) {
 		t.Errorf("said %s", r.stderr)
 	}
 }
+
+// --timeout is kept also where a connection is taken and nothing is ever said.
+func TestTimeout_SilentEndpoint(t *testing.T) {
+	hung, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer hung.Close()
+	var running sync.WaitGroup
+	clientCommands(t, func(line []string) {
+		running.Go(func() {
+			start := time.Now()
+			env := map[string]string{"ONCEKV_ENDPOINTS": hung.Addr().String(), "ONCEKV_TIMEOUT": "1s"}
+			r := runCommand(t, strings.NewReader("{\"key\":\"k\",\"value\":\"v\"}\n"), env, line...)
+			if took := time.Since(start); r.code == exitDone || took > 5*time.Second {
+				t.Errorf("%q: exit code %d after %s\n%s", line, r.code, took, r.stderr)
+			}
+		})
+	})
+	running.Wait()
+}
