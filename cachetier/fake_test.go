@@ -254,7 +254,7 @@ func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNo
 	tn.server.Listener = tn.hang
 	tn.server.Start()
 	cfg := NodeConfig{
-		URL: tn.server.URL, Logger: slog.New(slog.DiscardHandler),
+		Name: "c", URL: tn.server.URL, Logger: slog.New(slog.DiscardHandler),
 		HedgeDelay: time.Hour, PeerTimeout: patience, LoadTimeout: 4 * patience, StreamIdle: patience,
 		heartbeatTime: patience, goodbyeTime: patience, departureTime: patience,
 	}

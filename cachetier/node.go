@@ -42,9 +42,9 @@ const (
 	sourceLoad = "load"
 )
 
-// NodeConfig configures a Node. URL and Nodes are required.
+// NodeConfig configures a Node. Name, URL and Nodes are required.
 type NodeConfig struct {
-	Name string // shown in lists; default URL
+	Name string // shown in lists; database nodes take no heartbeat without one
 	URL  string // advertised, and this node's identity in the ring
 
 	// Nodes are the database nodes to begin with (the others are learned from
@@ -171,6 +171,9 @@ func (cfg *NodeConfig) check() (err error) {
 	if cfg.URL, err = nodeurl.Parse(cfg.URL); err != nil {
 		return fmt.Errorf("cache node: %w", err)
 	}
+	if err := nodeurl.CheckName(cfg.Name); err != nil {
+		return fmt.Errorf("cache node: %w", err)
+	}
 	if len(cfg.Nodes) == 0 {
 		return errors.New("cache node: no database nodes given; name at least one, such as http://127.0.0.1:11000")
 	}
@@ -186,7 +189,6 @@ func (cfg *NodeConfig) check() (err error) {
 	if cfg.CacheBytes < 0 {
 		return fmt.Errorf("cache node: cache of %d bytes; give a positive size, or 0 for the default", cfg.CacheBytes)
 	}
-	cfg.Name = cmp.Or(cfg.Name, cfg.URL)
 	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, cacheBytesDefault)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
 	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, heartbeatDefault)

@@ -20,8 +20,9 @@ import (
 
 func TestNew_RefusesBadConfig(t *testing.T) {
 	for _, cfg := range []NodeConfig{
-		{}, {URL: "http://c"}, {URL: "c", Nodes: []string{"http://n"}}, {URL: "http://c", Nodes: []string{"n"}},
-		{URL: "http://c/path", Nodes: []string{"http://n"}}, {URL: "http://c", Nodes: []string{"http://n"}, CacheBytes: -1},
+		{}, {Name: "c", URL: "http://c"}, {Name: "c", URL: "c", Nodes: []string{"http://n"}}, {Name: "c", URL: "http://c", Nodes: []string{"n"}},
+		{Name: "c", URL: "http://c/path", Nodes: []string{"http://n"}}, {Name: "c", URL: "http://c", Nodes: []string{"http://n"}, CacheBytes: -1},
+		{URL: "http://c", Nodes: []string{"http://n"}}, {Name: "a b", URL: "http://c", Nodes: []string{"http://n"}},
 	} {
 		if _, err := New(cfg); err == nil {
 			t.Errorf("New(%+v) is fine", cfg)
@@ -379,7 +380,7 @@ func TestNode_Get_HungOwnerDelaysOnceThenNothingThenIsBack(t *testing.T) {
 				next++
 				return get(owned[next]) == sourcePeer
 			}
-			db.registry.Heartbeat("127.0.0.1", client.Heartbeat{URL: owner.server.URL})
+			db.registry.Heartbeat("127.0.0.1", client.Heartbeat{Name: "owner", URL: owner.server.URL})
 			if way != "new stream" {
 				eventually(t, "the owner is asked", asksOwner)
 			}

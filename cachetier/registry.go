@@ -15,7 +15,6 @@ const (
 	registryForget = 10 * time.Minute
 	registryMax    = 256 // nodes
 	registryOfMax  = 64  // nodes that say so from one address
-	nameBytesMax   = 255
 )
 
 // RegistryConfig configures a Registry. Zero values take the defaults.
@@ -68,13 +67,13 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 
 // Heartbeat records that a cache node lives, or leaves, and answers with the
 // other live cache nodes and the database nodes. from is the address that the
-// heartbeat came from, without a port. A heartbeat without a usable URL is answered
-// and not recorded, nor is a new node when there are as many as may be and none has
-// to make room.
+// heartbeat came from, without a port. A heartbeat without a usable URL and
+// name is answered and not recorded, nor is a new node when there are as many as may be
+// and none has to make room.
 func (r *Registry) Heartbeat(from string, h client.Heartbeat) client.HeartbeatAnswer {
 	url, err := nodeurl.Parse(h.URL)
 	now := r.cfg.Now()
-	if err == nil && len(h.Name) <= nameBytesMax {
+	if err == nil && nodeurl.CheckName(h.Name) == nil {
 		r.record(from, url, h, now)
 	}
 	answer := client.HeartbeatAnswer{Caches: []client.CacheNode{}, DBs: r.cfg.DBs()}

@@ -116,7 +116,9 @@ func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 	for _, url := range []string{"", "c1", "ftp://c1", "http://", "http://c1/path", "http://" + strings.Repeat("x", 4096)} {
 		r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "bad", URL: url})
 	}
-	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: strings.Repeat("n", 300), URL: "http://c1"})
+	for _, name := range []string{"", "\x1b[31mevil\nforged", strings.Repeat("n", 65)} {
+		r.Heartbeat("127.0.0.1", client.Heartbeat{Name: name, URL: "http://c1"})
+	}
 	if got := listed(r); got != "" {
 		t.Errorf("listed %q", got)
 	}

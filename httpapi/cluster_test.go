@@ -130,7 +130,7 @@ func TestCaches_Heartbeat(t *testing.T) {
 	if got := want(t, n.get("/caches"), 200); !strings.Contains(got.body, `"healthy":true`) {
 		t.Errorf("caches %s", got.body)
 	}
-	for _, body := range []string{`{"name":"c1"}`, `{"url":"http://x","hits":-1}`, `{"url":"http://x","Hits":1}`, `{"url":"http://x","hits":null}`, `{"url":"http://x","new":1,"new":2}`, `{"url":"http://x"}x`, `null`} {
+	for _, body := range []string{`{"name":"c1"}`, `{"name":"c1","url":"http://x","hits":-1}`, `{"name":"c1","url":"http://x","Hits":1}`, `{"name":"c1","url":"http://x","hits":null}`, `{"name":"c1","url":"http://x","new":1,"new":2}`, `{"name":"c1","url":"http://x"}x`, `null`} {
 		want(t, n.post("/caches", body), 400).problem(t)
 	}
 	for _, url := range []string{"c1:5551", "https://c1:5551", "http://u:p@c1:5551", "http://c1:5551/x", "http://c1:5551?x", "http://c1:5551#x", "http://169.254.169.254", "http://[::ffff:a9fe:a9fe]:80", "http://0:80", "http://0.0.0.0:80", "javascript:alert(1)"} {
@@ -138,6 +138,15 @@ func TestCaches_Heartbeat(t *testing.T) {
 		if !strings.Contains(p.Detail, "http://10.0.0.1:11000") {
 			t.Errorf("%s: %s", url, p.Detail)
 		}
+	}
+	for _, name := range []string{`"\u001b[31mevil\nforged"`, `""`, `"a b"`, `"\u202egnp"`, `".c1"`, `"http://127.0.0.1:1"`, `"` + strings.Repeat("n", 65) + `"`, `"` + strings.Repeat("n", 3000) + `"`} {
+		p := want(t, n.post("/caches", `{"name":`+name+`,"url":"http://127.0.0.1:1"}`), 400).problem(t)
+		if !strings.Contains(p.Detail, "1 to 64 letters") || len(p.Detail) > 1024 {
+			t.Errorf("%.40s: %s", name, p.Detail)
+		}
+	}
+	if p := want(t, n.post("/caches", `{"url":"http://127.0.0.1:1"}`), 400).problem(t); !strings.Contains(p.Detail, `"name"`) {
+		t.Errorf("without a name: %s", p.Detail)
 	}
 	if n.registry.last.URL != "http://127.0.0.1:5551" {
 		t.Errorf("the registry got %s", n.registry.last.URL)
@@ -148,7 +157,7 @@ func TestCaches_Heartbeat(t *testing.T) {
 // a cache node may say more than this node knows of.
 func TestCaches_HeartbeatOfANewerNode(t *testing.T) {
 	n := newNode(t)
-	want(t, n.post("/caches", `{"url":"http://127.0.0.1:5551","rooms":["a",null,{"hits":3,"Hits":null}],"hits":9,"zone":null,"new":1.5}`), 200)
+	want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:5551","rooms":["a",null,{"hits":3,"Hits":null}],"hits":9,"zone":null,"new":1.5}`), 200)
 	if got := n.registry.last; got.Hits != 9 || got.URL != "http://127.0.0.1:5551" {
 		t.Errorf("the registry got %+v", got)
 	}

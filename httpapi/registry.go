@@ -80,6 +80,9 @@ func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	if beat.URL, err = nodeurl.Parse(beat.URL); err != nil {
 		return invalid(`"url" in the JSON body: %v`, err)
 	}
+	if err := nodeurl.CheckName(beat.Name); err != nil {
+		return invalid(`"name" in the JSON body: %v`, err)
+	}
 	answer := n.registry.Heartbeat(hostOf(r), beat)
 	n.mu.Lock()
 	n.list = nil

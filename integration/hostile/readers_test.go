@@ -71,7 +71,7 @@ func madeUpCaches(a *attacker) {
 	for round := range 2 {
 		for _, d := range a.w.DBs {
 			a.each(1000, 8, func(i int) {
-				name := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("n", i%3*1000)) // some are as long as they may get, or longer
+				name := fmt.Sprintf("made-up-%d-%s", i, strings.Repeat("n", i%3*25)) // some are nearly as long as they may get, or longer
 				a.openDeaf(1, d.Addr, heartbeat(d.Addr, fmt.Sprintf(`{"name":%q,"url":"http://127.%d.%d.%d:%d"}`, name, 8+round, i/250, 1+i%250, 10_000+i)))
 			})
 			get := fmt.Sprintf("GET /caches HTTP/1.1\r\nHost: %s\r\n\r\n", d.Addr)
