@@ -148,6 +148,9 @@ func TestCaches_Heartbeat(t *testing.T) {
 	if p := want(t, n.post("/caches", `{"url":"http://127.0.0.1:1"}`), 400).problem(t); !strings.Contains(p.Detail, `"name"`) {
 		t.Errorf("without a name: %s", p.Detail)
 	}
+	if p := want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:1","gets":-1}`), 400).problem(t); !strings.HasPrefix(p.Detail, `field "gets" of the JSON document does not take -1`) {
+		t.Errorf("a number that does not fit: %s", p.Detail)
+	}
 	if n.registry.last.URL != "http://127.0.0.1:5551" {
 		t.Errorf("the registry got %s", n.registry.last.URL)
 	}

@@ -3,6 +3,9 @@ package httpapi
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
+	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -34,7 +37,45 @@ func typeProblem(err error) error {
 	if !ok {
 		return invalid("the JSON document does not decode: %v", err)
 	}
-	return invalid("field %q of the JSON document is a %s that does not fit; it takes a %s", mismatch.Field, mismatch.Value, mismatch.Type)
+	field := mismatch.Field[strings.LastIndexByte(mismatch.Field, '.')+1:] // embedded Go types stand before it
+	return invalid("field %q of the JSON document does not take %s: it takes %s", field, valueInWords(mismatch.Value), typeInWords(mismatch.Type))
+}
+
+// numberShownBytes is what an answer repeats of a number that does not fit.
+const numberShownBytes = 40
+
+// valueInWords is what encoding/json calls a value of the wrong type.
+func valueInWords(value string) string {
+	if digits, ok := strings.CutPrefix(value, "number "); ok {
+		return digits[:min(len(digits), numberShownBytes)]
+	}
+	switch value {
+	case "bool":
+		return "true or false"
+	case "array", "object":
+		return "an " + value
+	}
+	return "a " + value
+}
+
+// typeInWords says what a field takes to those who do not know Go.
+func typeInWords(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		most := int64(math.MaxInt64) >> (64 - t.Bits())
+		return fmt.Sprintf("a whole number from %d to %d", -most-1, most)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return fmt.Sprintf("a whole number from 0 to %d", uint64(math.MaxUint64)>>(64-t.Bits()))
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	}
+	return "an object"
 }
 
 // jsonScan walks a document once. It checks; encoding/json decodes.
