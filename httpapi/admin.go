@@ -94,7 +94,12 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.get(pathAPI+pathTwin, readForwarder(below, cfg.BodyIdleTimeout, nil))
 	rt.on(http.MethodPut, pathAPI+pathKey+"*", putting, forward)
 	rt.on(http.MethodPut, pathAPI+pathTwin, putting, forward)
-	rt.on(http.MethodPost, pathAPI+pathTwin, putting, forward)
+	rt.on(http.MethodPost, pathAPI+pathTwin, putting, func(w http.ResponseWriter, r *http.Request) error {
+		if err := keyPosted(r); err != nil { // a database node would name its own path
+			return err
+		}
+		return forward(w, r)
+	})
 	rt.get(pathAPI+pathKeys, readForwarder(below, cfg.BodyIdleTimeout, nil))
 	rt.on(http.MethodPost, pathAPI+pathKeys, putting, duplexForwarder(below, cfg.BodyIdleTimeout))
 	rt.on(http.MethodPost, pathAPI+pathManyGets, reading, duplexForwarder(below, cfg.BodyIdleTimeout))

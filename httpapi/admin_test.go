@@ -150,7 +150,28 @@ func TestAdmin_PassesOn(t *testing.T) {
 	want(t, admin.post("/api/leader", `{"to":"n2"}`), 200)
 	want(t, admin.send("POST", "/api/members/n2/promote", ""), 200)
 	want(t, admin.send("DELETE", "/api/members/n2?force=true", ""), 200)
-	wantHeader(t, want(t, admin.send("DELETE", "/api/key?key=q", ""), 405), "Allow", "GET, HEAD, PUT, POST")
+	for request, says := range map[string]string{
+		"DELETE /api/key?key=q": "set once", "DELETE /api/key/q": "set once", "POST /api/key/q": "use PUT /api/key/q ", "POST /%61pi/key/a%2Fb": "use PUT /%61pi/key/a%2Fb ",
+		"POST /api/keep/q": "", "PUT /key/q": "",
+	} {
+		method, target, _ := strings.Cut(request, " ")
+		if says == "" {
+			want(t, admin.send(method, target, "", "Content-Length: 0"), 404).problem(t)
+			continue
+		}
+		got := want(t, admin.send(method, target, "", "Content-Length: 0"), 405)
+		if p := got.problem(t); !strings.Contains(p.Detail, says) {
+			t.Errorf("%s: %s", request, p.Detail)
+		}
+		allow := "GET, HEAD, PUT"
+		if strings.Contains(target, "?") {
+			allow += ", POST"
+		}
+		wantHeader(t, got, "Allow", allow)
+	}
+	if p := want(t, admin.post("/api/key?key=abc", "v"), 400).problem(t); !strings.Contains(p.Detail, "use PUT /api/key?key=abc ") {
+		t.Errorf("POST with a key in the query: %s", p.Detail)
+	}
 }
 
 // TestAdmin_CrossOrigin: no other site's page may change anything through the

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"reflect"
 	"strings"
 
@@ -10,9 +11,25 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
+// keyPosted refuses a POST /key with its key in the query, which is how PUT takes it.
+func keyPosted(r *http.Request) error {
+	q, err := parseQuery(r.URL.RawQuery, "key", "on-conflict")
+	if _, given := q.lookup("key"); err != nil || !given {
+		return nil // what else is wrong is the route's to say
+	}
+	key, err := keyInQuery(q)
+	if err != nil {
+		return err
+	}
+	return invalid("a POST has its key in the JSON document; to set the key in the query, use PUT %s?key=%s with the value as its body", r.URL.EscapedPath(), url.QueryEscape(string(key)))
+}
+
 // byDocument answers POST /key: a put whose key, value and content type are
 // in a JSON document. Everything else about it is as with PUT.
 func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
+	if err := keyPosted(r); err != nil {
+		return err
+	}
 	q, err := parseQuery(r.URL.RawQuery, "on-conflict")
 	if err != nil {
 		return err

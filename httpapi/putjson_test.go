@@ -110,7 +110,11 @@ func TestPostKey_RefusedHeaders(t *testing.T) {
 	want(t, n.post("/key", body, digestHeader("x")), 400).problem(t)
 	want(t, n.post("/key", body, "Content-Range: bytes 0-0/1"), 400).problem(t)
 	want(t, n.post("/key", body, "Content-Encoding: gzip"), 415).problem(t)
-	want(t, n.post("/key?key=a", body), 400).problem(t)
+	for query, use := range map[string]string{"?key=a": "use PUT /key?key=a ", "?on-conflict=keep&key=a%2Fb%26c": "use PUT /key?key=a%2Fb%26c ", "?key=": "key", "?x=1": `takes "on-conflict"`, "?key=a&x=1": "parameter"} {
+		if p := want(t, n.post("/key"+query, body), 400).problem(t); !strings.Contains(p.Detail, use) {
+			t.Errorf("POST /key%s: %s", query, p.Detail)
+		}
+	}
 	want(t, n.send("POST", "/key", ""), 411).problem(t)
 	want(t, n.post("/key", body, "Sec-Fetch-Site: same-site"), 403).problem(t)
 	n.db.nothingSet(t)

@@ -120,10 +120,14 @@ func (rt *router) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sentence := r.Method + " is not a method of this resource; it takes " + allow
+	path, below := r.URL.Path, ""
+	if rest, ok := strings.CutPrefix(path, pathAPI); ok { // an admin's; no other node has such a route
+		path, below = rest, pathAPI
+	}
 	switch {
-	case r.Method == http.MethodPost && carriesKey(r.URL.Path): // who posts to a key means to set it
-		sentence = "to set this key, use PUT " + r.URL.EscapedPath() + " with the value as its body (or POST " + pathTwin + " with a JSON document); this resource takes " + allow
-	case carriesKey(r.URL.Path):
+	case r.Method == http.MethodPost && carriesKey(path): // who posts to a key means to set it
+		sentence = "to set this key, use PUT " + r.URL.EscapedPath() + " with the value as its body (or POST " + below + pathTwin + " with a JSON document); this resource takes " + allow
+	case carriesKey(path):
 		sentence = "keys are set once, and never changed or deleted, so there is no " + r.Method + "; this resource takes " + allow
 	}
 	newProblem(http.StatusMethodNotAllowed, client.ProblemMethod, "%s", sentence).with("Allow", allow).write(w)

@@ -36,6 +36,7 @@ func TestRoutes_MethodNotAllowed(t *testing.T) {
 		{"/key/a", "GET, HEAD, PUT", "POST", "use PUT /key/a "},
 		{"/key/a%2Fb%20c", "GET, HEAD, PUT", "POST", "use PUT /key/a%2Fb%20c "},
 		{"/keep/a", "GET, HEAD, PUT", "POST", "use PUT /keep/a "},
+		{"/key/a/", "GET, HEAD, PUT", "POST", "use PUT /key/a/ "},
 		{"/key/a%2Fb//", "GET, HEAD, PUT", "DELETE", "set once"},
 		{"/%6bey/a", "GET, HEAD, PUT", "DELETE", "set once"},
 		{"/keep/a", "GET, HEAD, PUT", "DELETE PATCH", "set once"},
