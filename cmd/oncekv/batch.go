@@ -64,7 +64,7 @@ func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool)
 	}
 	in, name := a.stdin, "standard input"
 	if given && path != "-" {
-		f, err := aside(ctx, func() (*os.File, error) { return os.Open(path) }) // a pipe waits for its writer
+		f, err := a.openPatiently(ctx, path, os.O_RDONLY)
 		if err != nil {
 			return fmt.Errorf("batch: %w", err)
 		}

@@ -287,7 +287,7 @@ func drawBench(ctx context.Context, file string, run *benchRun, result *load.Res
 	var picture bytes.Buffer
 	err := result.WriteSVG(&picture, run.title(), run.subtitle(result))
 	if err == nil {
-		err = writeFile(context.WithoutCancel(ctx), file, &picture)
+		err = run.app.writeFile(context.WithoutCancel(ctx), file, &picture)
 	}
 	if err != nil {
 		return fmt.Errorf("--svg: %w", err)

@@ -74,7 +74,7 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 	switch {
 	case toFile:
 		bar := a.progress("get", obj.Size)
-		err = writeFile(ctx, g.output, bar.count(obj.Body))
+		err = a.writeFile(ctx, g.output, bar.count(obj.Body))
 		bar.finish()
 		if err == nil && a.json {
 			err = told(writeJSON(a.stdout, obj.Record))

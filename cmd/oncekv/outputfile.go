@@ -21,7 +21,7 @@ import (
 // names, or belongs to somebody else, or its directory is not to be written to) it
 // is written in place, once all of r is there. A new file has the mode that the
 // umask leaves. Anything else, such as a device or a pipe, is written as r comes.
-func writeFile(ctx context.Context, path string, r io.Reader) error {
+func (a *app) writeFile(ctx context.Context, path string, r io.Reader) error {
 	target, descriptor, err := resolveOutput(path)
 	if err != nil {
 		return err
@@ -36,8 +36,7 @@ func writeFile(ctx context.Context, path string, r io.Reader) error {
 	case err != nil:
 		return err
 	case !st.Mode().IsRegular():
-		// To open a pipe waits for its reader.
-		f, err := aside(ctx, func() (*os.File, error) { return os.OpenFile(target, os.O_WRONLY, 0) })
+		f, err := a.openPatiently(ctx, target, os.O_WRONLY)
 		if err != nil {
 			return err
 		}

@@ -169,7 +169,7 @@ func TestWriteFile_FailureKeepsOld(t *testing.T) {
 			must(t, os.Link(one, filepath.Join(dir, other)))
 		}
 		broken := io.MultiReader(strings.NewReader("new"), &failing{})
-		if err := writeFile(t.Context(), one, broken); err == nil {
+		if err := (&app{stderr: io.Discard}).writeFile(t.Context(), one, broken); err == nil {
 			t.Error("no error")
 		}
 		wantFile(t, one, "old", 0o600)

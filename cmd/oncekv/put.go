@@ -107,7 +107,7 @@ func (a *app) source(ctx context.Context, p *putFlags, rest []string) (*source, 
 	case rest[0] == "@":
 		return nil, usageErrorf("no file name follows the @: %s --value=@ sets an @ itself", emptyHint)
 	case strings.HasPrefix(rest[0], "@"):
-		return fileSource(ctx, rest[0][1:])
+		return a.fileSource(ctx, rest[0][1:])
 	}
 	return textSource(rest[0]), nil
 }
@@ -138,9 +138,9 @@ func typedInput(body io.ReadSeeker) (string, error) {
 	return typedContentType(string(typed)), err
 }
 
-// fileSource also takes a named pipe, whose opening waits for a writer.
-func fileSource(ctx context.Context, path string) (*source, error) {
-	f, err := aside(ctx, func() (*os.File, error) { return os.Open(path) })
+// fileSource also takes a named pipe.
+func (a *app) fileSource(ctx context.Context, path string) (*source, error) {
+	f, err := a.openPatiently(ctx, path, os.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("read the value: %w", err)
 	}

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -165,4 +167,30 @@ func TestTimeout_SilentEndpoint(t *testing.T) {
 		})
 	})
 	running.Wait()
+}
+
+// A command that waits for the other end of a named pipe says so within a second.
+func TestPipeWithoutOtherEnd(t *testing.T) {
+	f := newFakeAPI(t)
+	f.set("k", []byte("v"))
+	for _, c := range []struct{ line, other string }{{"get k -o ", "reader"}, {"put new @", "writer"}, {"batch ", "writer"}} {
+		pipe := filepath.Join(t.TempDir(), "pi\npe") // its own: an opening that was given up may still be under way
+		must(t, syscall.Mkfifo(pipe, 0o600))
+		line := strings.Split(c.line+pipe, " ")
+		ctx, cancel := context.WithCancel(t.Context())
+		stderr, ended := newSafeBuffer(), make(chan int, 1)
+		go func() {
+			ended <- run(ctx, append(line, "--endpoints", f.URL), nil, io.Discard, stderr, func(string) string { return "" })
+		}()
+		select {
+		case <-stderr.written:
+		case <-ended:
+		case <-time.After(20 * time.Second):
+		}
+		if got := stderr.String(); !strings.Contains(got, "waiting for a "+c.other+` of "`) || strings.Count(got, "\n") != 1 {
+			t.Errorf("%q: %s", line, got)
+		}
+		cancel()
+		<-ended
+	}
 }

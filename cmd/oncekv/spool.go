@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 )
 
 // What a put can send from memory. Beyond it a temporary file takes over.
@@ -62,6 +63,25 @@ func spoolFile(ctx context.Context, f *os.File, path string) (spooled, error) {
 // aside does what cannot be interrupted, such as to read a terminal or to open a
 // pipe. When ctx ends first, it is left to end with the process.
 func aside[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	return asideOrSay(ctx, func() {}, do)
+}
+
+// openPatiently opens a file, and says so if that waits: for a named pipe, until
+// another process has its other end.
+func (a *app) openPatiently(ctx context.Context, path string, flag int) (*os.File, error) {
+	say := func() {
+		other := "writer"
+		if flag == os.O_WRONLY {
+			other = "reader"
+		}
+		fmt.Fprintf(a.stderr, "oncekv: waiting for a %s of %s, or Ctrl-C\n", other, shown(path))
+	}
+	return asideOrSay(ctx, say, func() (*os.File, error) { return os.OpenFile(path, flag, 0) })
+}
+
+// asideOrSay is aside, and calls say once if do takes nearly a second.
+func asideOrSay[T any](ctx context.Context, say func(), do func() (T, error)) (T, error) {
+	const silentAfter = 800 * time.Millisecond
 	type outcome struct {
 		v   T
 		err error
@@ -71,12 +91,18 @@ func aside[T any](ctx context.Context, do func() (T, error)) (T, error) {
 		v, err := do()
 		done <- outcome{v, err}
 	}()
-	select {
-	case o := <-done:
-		return o.v, o.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
+	silent := time.NewTimer(silentAfter)
+	defer silent.Stop()
+	for {
+		select {
+		case o := <-done:
+			return o.v, o.err
+		case <-ctx.Done():
+			var none T
+			return none, ctx.Err()
+		case <-silent.C:
+			say()
+		}
 	}
 }
 
