@@ -805,3 +805,11 @@ func TestRetryTimeout_SilentEndpoints(t *testing.T) {
 		}
 	}
 }
+
+// Where there is no such host, nobody says that nothing listens there.
+func TestFailRefused_NoSuchHost(t *testing.T) {
+	err := &RequestError{Op: "ping", Kind: ErrUnavailable, Cause: ErrNobodyListens, Endpoints: []*EndpointError{{Endpoint: "http://nowhere.invalid", Err: &net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}}}}
+	if text := err.Error(); strings.Contains(text, "listens") || !errors.Is(err, ErrNobodyListens) {
+		t.Error(text)
+	}
+}

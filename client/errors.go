@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -121,7 +122,7 @@ func (e *RequestError) Error() string {
 		b.WriteString(sep)
 		b.WriteString(ep.Error())
 	}
-	if e.Cause != nil {
+	if e.Cause != nil && !(e.Cause == ErrNobodyListens && slices.ContainsFunc(e.Endpoints, func(ep *EndpointError) bool { return noSuchHost(ep.Err) })) {
 		fmt.Fprintf(&b, " (%v)", e.Cause)
 	}
 	return b.String()

@@ -134,8 +134,12 @@ func (c *Client) nobodyListens(t *tries) bool {
 
 // refused: nothing listens there, or there is no such host.
 func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || noSuchHost(err)
+}
+
+func noSuchHost(err error) bool {
 	var name *net.DNSError
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &name) && name.IsNotFound
+	return errors.As(err, &name) && name.IsNotFound
 }
 
 // heard notes that an endpoint has answered.
