@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log"
 	"log/slog"
 
@@ -12,8 +13,24 @@ type logFlags struct{ level slog.Level }
 
 func (l *logFlags) register(flags *pflag.FlagSet, level slog.Level) {
 	l.level = level
-	flags.TextVar(&l.level, "log-level", level, "how much to log: debug, info, warn or error")
+	flags.Var((*logLevel)(&l.level), "log-level", "how much to log: debug, info, warn or error")
 }
+
+// logLevel is a flag for a level.
+type logLevel slog.Level
+
+// Set parses s.
+func (l *logLevel) Set(s string) error {
+	if err := (*slog.Level)(l).UnmarshalText([]byte(s)); err != nil {
+		return errors.New("the levels are debug, info, warn and error")
+	}
+	return nil
+}
+
+func (l *logLevel) String() string { return slog.Level(*l).String() }
+
+// Type names the kind of value in usage texts.
+func (l *logLevel) Type() string { return "level" }
 
 // logger writes to standard error: for people on a terminal, JSON otherwise.
 //

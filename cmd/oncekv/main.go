@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,8 +53,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil && !started {
-		err = &usageError{ownLines(err)}
+	if _, lost := errors.AsType[*outputError](err); err != nil && !started && !lost {
+		err = &usageError{plainUsage(err)}
 	}
 	rest := besidesReader(err)
 	if rest == nil && err != nil {
@@ -63,11 +65,16 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitCode(rest)
 }
 
-// ownLines keeps the lines of what package cobra says to a command that does not
-// exist: it quotes that and suggests others below.
-func ownLines(err error) error {
-	if text := err.Error(); strings.HasPrefix(text, "unknown command ") {
+// plainUsage keeps the lines of what package cobra says to a command that does not
+// exist: it quotes that and suggests others below. Of a number it leaves out which
+// function did not take it.
+func plainUsage(err error) error {
+	text := err.Error()
+	if strings.HasPrefix(text, "unknown command ") {
 		return severalLines(strings.TrimSpace(strings.ReplaceAll(text, "\t", "  ")))
+	}
+	if number, ok := errors.AsType[*strconv.NumError](err); ok {
+		return errors.New(strings.Replace(text, number.Error(), number.Err.Error(), 1))
 	}
 	return err
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -118,6 +120,8 @@ func TestRun_Usage(t *testing.T) {
 
 func TestRun_UsageSaysHow(t *testing.T) {
 	runCommand(t, nil, nil, "serve", "--listen", "0.0.0.0:11000").want(t, exitUsage).wantStderr(t, "--advertise URL", "Run 'oncekv serve --help'")
+	runCommand(t, nil, nil, "serve", "--log-level", "foo").want(t, exitUsage).wantStderr(t, `"foo" for "--log-level" flag: the levels are debug, info, warn and error`)
+	runCommand(t, nil, nil, "ls", "--limit", "99999999999999999999").want(t, exitUsage).wantStderr(t, `for "--limit" flag: value out of range`)
 	runCommand(t, nil, nil, "put", "k", "--timeout", "x").want(t, exitUsage).wantStderr(t, "--timeout")
 }
 
@@ -162,6 +166,21 @@ func TestRun_EnvironmentOfServe(t *testing.T) {
 		runCommand(t, nil, env, command).want(t, exitUsage).wantStderr(t, "--allowed-hosts", `".lab.example"`)
 	}
 }
+
+// A full disk is no fault of the command line.
+func TestRun_OutputLost(t *testing.T) {
+	for _, arg := range []string{"--version", "version"} {
+		var stderr bytes.Buffer
+		code := run(t.Context(), []string{arg}, nil, fullDisk{}, &stderr, func(string) string { return "" })
+		if code != exitFailed || !strings.Contains(stderr.String(), "no space") {
+			t.Errorf("%s: exit code %d\n%s", arg, code, stderr.String())
+		}
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // A port that is taken is a failure, and dev says how to run beside it.
 func TestRun_PortTaken(t *testing.T) {

@@ -23,7 +23,7 @@ var wrongOfType = map[string][]string{
 	"float64":  {"fast"},
 	"duration": {"soon", "5", "99999999999h"},
 	"size":     {"much", "-1", "1XB", "16EiB", "8EiB", "99999999EB"},
-	"":         {"loud", "INF O"}, // levels of logging
+	"level":    {"loud", "INF O"},
 }
 
 var (

@@ -25,11 +25,20 @@ func survivePipes() { signal.Ignore(syscall.SIGPIPE) }
 // errReaderGone.
 type output struct{ io.Writer }
 
+// outputError is why output could not be written, which is no fault of the command
+// line even while that is still read, as with --version.
+type outputError struct{ error }
+
+func (e *outputError) Unwrap() error { return e.error }
+
 // Write implements io.Writer.
 func (o output) Write(p []byte) (int, error) {
 	n, err := o.Writer.Write(p)
 	if errors.Is(err, syscall.EPIPE) {
 		err = errReaderGone
+	}
+	if err != nil {
+		err = &outputError{err}
 	}
 	return n, err
 }
