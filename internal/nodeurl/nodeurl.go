@@ -43,7 +43,7 @@ func parse(s string, schemes ...string) (string, error) {
 		}
 		return "", wrong(s, err.Error())
 	}
-	if reason := faults(u, schemes); reason != "" {
+	if reason := faults(s, u, schemes); reason != "" {
 		return "", wrong(s, reason)
 	}
 	host, reason := canonicalHost(u.Hostname())
@@ -58,7 +58,7 @@ func parse(s string, schemes ...string) (string, error) {
 }
 
 // faults names a part that a node's URL has not, or lacks.
-func faults(u *url.URL, schemes []string) string {
+func faults(s string, u *url.URL, schemes []string) string {
 	known := false
 	for _, scheme := range schemes {
 		known = known || u.Scheme == scheme
@@ -76,7 +76,7 @@ func faults(u *url.URL, schemes []string) string {
 		return "it has a path"
 	case u.RawQuery != "" || u.ForceQuery:
 		return "it has a query"
-	case u.Fragment != "":
+	case strings.Contains(s, "#"): // url.Parse does not tell of an empty one
 		return "it has a fragment"
 	}
 	return ""
