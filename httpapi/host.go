@@ -60,5 +60,19 @@ func unwelcome(hosts Hosts, crossOrigin *http.CrossOriginProtection, r *http.Req
 		return newProblem(http.StatusForbidden, client.ProblemForbidden,
 			"a web page of another origin may not change anything here: a key that is set stays set")
 	}
+	if originRepeated(r) {
+		return newProblem(http.StatusForbidden, client.ProblemForbidden,
+			"the request says more than once where it comes from (Origin or Sec-Fetch-Site), so nobody knows; send each once, or not at all")
+	}
 	return nil
+}
+
+// originRepeated reports whether a request that may change something has one of the
+// headers of its origin twice: http.CrossOriginProtection looks at the first alone.
+func originRepeated(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return false
+	}
+	return len(r.Header["Origin"]) > 1 || len(r.Header["Sec-Fetch-Site"]) > 1
 }

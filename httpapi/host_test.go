@@ -81,6 +81,10 @@ func TestHost_OverSockets(t *testing.T) {
 		"PUT /key/b HTTP/1.1\r\nHost: node.example\r\nContent-Length: 1":                                                                                   201,
 		"PUT http://node.example/key/c HTTP/1.1\r\nHost: whatever.example\r\nContent-Length: 1":                                                            201,
 		"PUT /key/d HTTP/1.1\r\nHost: node.example\r\nOrigin: http://attacker.example\r\nContent-Length: 1":                                                403,
+		"PUT /key/d HTTP/1.1\r\nHost: node.example\r\nOrigin: http://node.example\r\nOrigin: http://attacker.example\r\nContent-Length: 1":                 403,
+		"PUT /key/d HTTP/1.1\r\nHost: node.example\r\nOrigin: \r\nOrigin: http://attacker.example\r\nContent-Length: 1":                                    403,
+		"PUT /key/d HTTP/1.1\r\nHost: node.example\r\nSec-Fetch-Site: same-origin\r\nSec-Fetch-Site: cross-site\r\nContent-Length: 1":                      403,
+		"GET /livez HTTP/1.1\r\nHost: node.example\r\nOrigin: http://node.example\r\nOrigin: http://attacker.example\r\nContent-Length: 1":                 200,
 		"GET /livez HTTP/1.0\r\nContent-Length: 1":                                                                                                         200,
 	} {
 		conn := n.dial()
@@ -110,11 +114,13 @@ func TestGuard(t *testing.T) {
 		{"POST", "node.example", "http://attacker.example", 403},
 		{"POST", "node.example", "", 200},
 		{"GET", "node.example", "", 200},
+		{"POST", "node.example", "http://node.example http://attacker.example", 403},
+		{"BREW", "node.example", "http://node.example http://node.example", 403},
 	} {
 		r := httptest.NewRequest(tt.method, "/raft", nil)
 		r.Host = tt.host
-		if tt.origin != "" {
-			r.Header.Set("Origin", tt.origin)
+		for origin := range strings.FieldsSeq(tt.origin) {
+			r.Header.Add("Origin", origin)
 		}
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
