@@ -53,7 +53,8 @@ only (node_modules/).`,
 	f := cmd.Flags()
 	i.register(a, f, time.Minute)
 	a.jsonFlag(f)
-	f.StringVar(&i.prefix, "prefix", "", "put before every key, such as goproxy/")
+	f.Lookup("json").Usage = "write JSON: the counts, and the first 100 files that were not set, or with --dry-run would not be"
+	f.StringVar(&i.prefix, "prefix", "", "put before every key, such as goproxy/ (default nothing: the path is the key, and nothing is asked)")
 	f.IntVar(&i.parallel, "parallel", 8, "files sent at the same time")
 	f.StringArrayVar(&i.exclude, "exclude", nil, "pattern of files and directories to leave out; may be given more than once")
 	f.BoolVar(&i.dryRun, "dry-run", false, "set nothing, and say what would be set")
