@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // introduction is what a node tells others about itself before and after it
@@ -172,7 +173,7 @@ func (n *Node) whyMissing(ctx context.Context, name, url string, err error) stri
 	reason := nodehttp.Reason(err)
 	var status *nodehttp.StatusError
 	if errors.As(err, &status) || errors.Is(err, nodehttp.ErrAnswer) {
-		if who := nodehttp.Identify(ctx, n.client, url); who.Kind != nodehttp.Nobody {
+		if who := nodehttp.Identify(ctx, n.client, url); who.Kind != nodehttp.Nobody && who.Kind != nodehttp.PeerPort {
 			reason = "that is " + who.String() + ", and no peer URL, which is where --peer-listen of a database node is reached"
 		}
 	}
@@ -214,6 +215,9 @@ func (n *Node) introductionOf(ctx context.Context, url, query string) (introduct
 	}
 	var a introduction
 	err := nodehttp.GetJSON(ctx, n.client, url+nodehttp.IdentityPath+query, introductionBytesMax, &a)
+	if err == nil && (a.ID == 0 || nodeurl.CheckName(a.Name) != nil) {
+		err = nodehttp.ErrAnswer // it is JSON, such as {}, and no introduction
+	}
 	return a, err
 }
 

@@ -338,6 +338,10 @@ func TestNode_Form_SaysWhyWhoIsMissing(t *testing.T) {
 		http.NotFound(w, r)
 	})
 	eventually(t, "n3 is a client port", func() bool { return log.with("that is where clients reach a database node, n3, and no peer URL") == 1 })
+	serve(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{}`) })
+	eventually(t, "n3 answers as no node does", func() bool { return log.with("that is no node of oncekv, and no peer URL") == 1 })
+	serve(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"id":"00a3"}`) })
+	eventually(t, "n3 has no name", func() bool { return log.with("n3 ("+other.URL+": answers something that no node does)") == 1 })
 	serve(func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(introduction{Name: "n3", ID: 3, ClientURL: "http://169.254.169.254:80"})
 	})
