@@ -202,7 +202,7 @@ func (v voters) mayFail() string {
 func votersHealth(s *State, v voters) []finding {
 	switch {
 	case v.answering() == 0:
-		return []finding{critical("No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put, and only cached values are found. The admin goes on asking.")}
+		return []finding{critical("No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put%s. The admin goes on asking.", stillFound(s))}
 	case v.answering() < v.quorum() && s.Leader != "": // the cluster sees more of itself, or does not know yet
 		return []finding{warning("Only %s the admin, although %s leads: the others have just died, or the admin cannot reach them.", v.answer(), s.Leader)}
 	case v.answering() < v.quorum():
@@ -212,6 +212,21 @@ func votersHealth(s *State, v voters) []finding {
 		return []finding{critical("No leader: puts wait until the voters have elected one. That takes seconds, unless they do not reach one another at their peer URLs.")}
 	}
 	return append(v.losses(), v.number()...)
+}
+
+// stillFound ends the sentence about a cluster none of whose voters answers.
+func stillFound(s *State) string {
+	switch {
+	case answersAny(s.Members, func(m Member) Condition { return m.Condition }): // a learner
+		return "; found values are still served"
+	case answersAny(s.Caches, func(c Cache) Condition { return c.Condition }):
+		return ", and only cached values are found"
+	}
+	return " or found"
+}
+
+func answersAny[N any](nodes []N, condition func(N) Condition) bool {
+	return slices.ContainsFunc(nodes, func(n N) bool { return condition(n).Status != StatusDown })
 }
 
 // losses is about voters that are missing while there is a quorum.
@@ -311,14 +326,17 @@ func digestAt(m Member, revision uint64) string {
 	return ""
 }
 
-// cachesHealth is about the cache nodes together.
+// cachesHealth is about the cache nodes together. It names none that has never
+// answered: anybody can send heartbeats of nodes that are not.
 func cachesHealth(s *State) []finding {
 	var down, waiting []string
-	left := 0
+	left, unheard := 0, 0
 	for _, c := range s.Caches {
 		switch {
 		case c.Status == StatusDown && c.Left:
 			left++
+		case c.Status == StatusDown && c.Stats == nil:
+			unheard++
 		case c.Status == StatusDown:
 			down = append(down, c.Name)
 		case c.Status == StatusStarting:
@@ -326,13 +344,22 @@ func cachesHealth(s *State) []finding {
 		}
 	}
 	var found []finding
-	switch serving := len(s.Caches) - left - len(down); {
+	known := len(s.Caches) - left - unheard
+	switch serving := known - len(down); {
+	case len(down) > 0 && serving == 0 && !answersAny(s.Members, func(m Member) Condition { return m.Condition }):
+		found = append(found, warning("No cache node answers. Start %s again.", list(down)))
 	case len(down) > 0 && serving == 0:
 		found = append(found, warning("No cache node answers: reads are for the database nodes meanwhile. Start %s again.", list(down)))
 	case len(down) > 0:
-		found = append(found, warning("%s %s down, of %s. Those that are up serve all keys. Start %s again.", list(down), verb(down, "is", "are"), count(len(s.Caches)-left, "cache node"), verb(down, "it", "them")))
-	case left > 0 && serving == 0:
+		found = append(found, warning("%s %s down, of %s. Those that are up serve all keys. Start %s again.", list(down), verb(down, "is", "are"), count(known, "cache node"), verb(down, "it", "them")))
+	case left > 0 && serving == 0 && unheard == 0:
 		found = append(found, notice("All cache nodes were stopped: reads are for the database nodes."))
+	}
+	switch {
+	case unheard == 1:
+		found = append(found, warning("1 cache node has never answered the admin: it is starting, or the admin cannot reach it, or somebody made it up."))
+	case unheard > 1:
+		found = append(found, warning("%d cache nodes have never answered the admin: they are starting, or it cannot reach them, or somebody made them up.", unheard))
 	}
 	if len(waiting) > 0 {
 		found = append(found, warning("%s %s no database node: what is cached is served, and nothing else.", list(waiting), verb(waiting, "reaches", "reach")))

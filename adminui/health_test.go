@@ -20,8 +20,13 @@ func TestHealth(t *testing.T) {
 	unheard := func(m Member) Member { m.Healthy = false; return m }
 	alone := func(m Member) Member { m.outOfTouch = true; return m }
 	with := func(m Member, s client.Stats) Member { m.Stats = &s; return m }
-	node := func(name string, c Condition) Cache { return Cache{Name: name, Condition: c} }
-	stopped := func(name string) Cache { return Cache{Name: name, Condition: down, Left: true} }
+	unknown := func(name string) Cache { return Cache{Name: name, Condition: down} }
+	node := func(name string, c Condition) Cache {
+		return Cache{Name: name, Condition: c, Stats: &client.CacheStats{}}
+	}
+	stopped := func(name string) Cache {
+		return Cache{Name: name, Condition: down, Left: true, Stats: &client.CacheStats{}}
+	}
 	led := func(members ...Member) State { return State{Leader: "n1", Revision: 1, Members: members} }
 	unled := func(members ...Member) State { return State{Revision: 1, Members: members} }
 	caches := func(s State, caches ...Cache) State { s.Caches = caches; return s }
@@ -72,7 +77,27 @@ func TestHealth(t *testing.T) {
 		"the admin is partly cut off": {State{Leader: "n2", Revision: 1, Members: []Member{voter("n1", up), voter("n2", down), voter("n3", down)}}, nil, LevelWarning, "3 voters, of which 1 can be counted on: 2 are needed.",
 			[]string{"Only 1 of 3 voters answers the admin, although n2 leads: the others have just died, or the admin cannot reach them."}},
 		"nobody answers": {unled(voter("n1", down), voter("n2", down), voter("n3", down)), nil, LevelCritical, "3 voters, of which 0 can be counted on: 2 are needed.",
-			[]string{"No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put, and only cached values are found. The admin goes on asking."}},
+			[]string{"No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put or found. The admin goes on asking."}},
+		"nobody but a cache answers": {caches(unled(voter("n1", down)), node("c1", up), node("c2", down)), nil, LevelCritical, "1 voter, of which 0 can be counted on: 1 are needed.", []string{
+			"No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put, and only cached values are found. The admin goes on asking.",
+			"c2 is down, of 2 cache nodes. Those that are up serve all keys. Start it again.",
+		}},
+		"nobody and no cache answers": {caches(unled(voter("n1", down)), node("c1", down), stopped("c2")), nil, LevelCritical, "1 voter, of which 0 can be counted on: 1 are needed.", []string{
+			"No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put or found. The admin goes on asking.",
+			"No cache node answers. Start c1 again.",
+		}},
+		"nobody answers but learners": {unled(voter("n1", down), learner("n2", up)), nil, LevelCritical, "1 voter, of which 0 can be counted on: 1 are needed.", []string{
+			"No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put; found values are still served. The admin goes on asking.",
+		}},
+		"caches that never answered": {caches(three, node("c1", up), unknown("x1"), unknown("x2")), nil, LevelWarning, threeAll,
+			[]string{"2 cache nodes have never answered the admin: they are starting, or it cannot reach them, or somebody made them up."}},
+		"no cache ever answered": {caches(three, unknown("x1"), stopped("c2")), nil, LevelWarning, threeAll, []string{
+			"1 cache node has never answered the admin: it is starting, or the admin cannot reach it, or somebody made it up.",
+		}},
+		"a cache is down beside one that never answered": {caches(three, node("c1", down), node("c2", up), unknown("x1")), nil, LevelWarning, threeAll, []string{
+			"c1 is down, of 2 cache nodes. Those that are up serve all keys. Start it again.",
+			"1 cache node has never answered the admin: it is starting, or the admin cannot reach it, or somebody made it up.",
+		}},
 		"no leader": {unled(voter("n1", up), voter("n2", up), voter("n3", up)), nil, LevelCritical, threeAll,
 			[]string{"No leader: puts wait until the voters have elected one. That takes seconds, unless they do not reach one another at their peer URLs."}},
 		"cut off from the others": {led(voter("n1", up), voter("n2", up), alone(voter("n3", starting("it knows no leader yet")))), nil, LevelWarning, threeLess,
