@@ -554,11 +554,12 @@ func (s *Store) writePulled(records []stagedRecord, last Revision) error {
 	if len(records) == 0 {
 		return nil
 	}
-	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) }))
+	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, s.cfg.CheckpointRevisions, first, records) }))
 }
 
-// writeStaged writes records, the first of which has revision first.
-func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
+// writeStaged writes records, the first of which has revision first, and every
+// so many the history digest.
+func writeStaged(tx Tx, every, first Revision, records []stagedRecord) error {
 	w, err := appendRecords(tx, first-1, first-1+Revision(len(records)), false)
 	if err != nil {
 		return err
@@ -567,7 +568,7 @@ func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
 		if err := w.add(records[i].raw); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, w.last, records[i].digest); err != nil {
+		if err := writeCheckpoint(tx, every, w.last, records[i].digest); err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	case rev == durable.rev:
 		return durable.digest, nil
 	}
-	at := rev - rev%checkpointEvery
+	at := rev - rev%s.cfg.CheckpointRevisions
 	digest, err := s.checkpoint(at)
 	for err == nil && at < rev {
 		var batch []scannedRecord
@@ -82,7 +82,7 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	return digest, s.failed("compute a history digest", err)
 }
 
-// checkpoint returns the digest kept at rev, a multiple of checkpointEvery.
+// checkpoint returns the digest kept at rev, a multiple of CheckpointRevisions.
 func (s *Store) checkpoint(rev Revision) (d Digest, err error) {
 	if rev == 0 {
 		return d, nil

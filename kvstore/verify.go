@@ -7,7 +7,7 @@ import (
 
 // CheckpointRevisions is the distance of the revisions whose history digest
 // every store keeps, so that replicas can be compared cheaply.
-const CheckpointRevisions Revision = checkpointEvery
+const CheckpointRevisions Revision = 1024
 
 // Verify reads the whole durable history and the index and compares them:
 // every record's checksum, the digest at every checkpoint and at the end, and
@@ -48,7 +48,7 @@ func (s *Store) Verify(ctx context.Context) error {
 // records themselves.
 func (s *Store) verifyBatch(batch []scannedRecord, indexed Revision) error {
 	for _, r := range batch {
-		if r.rev%checkpointEvery != 0 {
+		if r.rev%s.cfg.CheckpointRevisions != 0 {
 			continue
 		}
 		kept, err := s.checkpoint(r.rev)

@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -63,7 +62,8 @@ func (c *simClient) pick() (*simNode, *simLife) {
 // others.
 func (c *simClient) key() kvstore.Key {
 	first := max(0, int(c.w.newest)-c.w.p.keys/2)
-	return kvstore.Key(fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1)))
+	name := fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1))
+	return kvstore.Key(fmt.Sprintf("%-*s.", c.w.p.keyBytes, name))
 }
 
 // lost reports whether the answer of a process did not arrive.
@@ -95,7 +95,7 @@ func (w *simWorld) put(c *simClient) {
 		}
 		op.Who += fmt.Sprintf(" n%d", s.id)
 		ctx, cancel := c.context()
-		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: bytes.NewReader(body), Size: int64(len(body))})
+		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: c.body(body), Size: int64(len(body))})
 		cancel()
 		c.await()
 		switch {
@@ -128,7 +128,7 @@ func (w *simWorld) putSome(c *simClient) {
 // putMany sets some keys with one call, and those that nobody has answered for
 // with another one.
 func (w *simWorld) putMany(c *simClient) {
-	puts := make([]kvstore.SmallPut, 2+c.r.IntN(4))
+	puts := make([]kvstore.SmallPut, 2+c.r.IntN(w.p.burst))
 	ops := make([]checker.Op, len(puts))
 	maybe := make([]bool, len(puts))
 	done := make([]bool, len(puts))

@@ -30,12 +30,14 @@ type simNode struct {
 
 	history, index, staging       *kvstore.MemEngine
 	onHistory, onIndex, onStaging *simDice
+	onScratch                     *simDice
 	writes                        *simWrites // of the process
+	clock                         *simClock
 
 	life   *simLife // nil while no process runs
 	wakeAt int64    // step at which one starts again
 	frozen int64    // step until which the process stands still
-	phase  int64    // steps until the next tick
+	phase  float64  // steps of its clock until the next tick
 	gone   bool     // removed from the cluster, and stopped
 }
 
@@ -96,6 +98,7 @@ type simLog struct {
 func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
 	by := string(command[:min(len(command), 64)])
 	l.w.turned(ctx, by)
+	l.w.gaveUp(ctx, command)
 	result, err := l.node.Propose(ctx, command)
 	l.w.turned(ctx, by) // the answer came in the middle of a node's step
 	return result, simStoreError(err)
@@ -174,7 +177,8 @@ func (s *simNode) storeConfig() kvstore.StoreConfig {
 			return nil
 		},
 		CommitBytes: s.w.p.commitBytes, CommitInterval: s.w.p.commitEvery,
-		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, IndexSliceKeys: 3,
+		OpenScratch:  func() (kvstore.Scratch, error) { return &simScratch{dice: s.onScratch}, nil },
+		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, IndexSliceKeys: 3, CheckpointRevisions: s.w.p.checkpoint,
 	}
 }
 
@@ -203,7 +207,7 @@ func (s *simNode) boot() error {
 	if err := n.rebuild(context.Background(), found); err != nil {
 		return err
 	}
-	life := &simLife{node: n, store: store, db: kvstore.NewDB(store, simLog{s.w, n}, kvstore.DBConfig{Rand: s.w.entropy})}
+	life := &simLife{node: n, store: store, db: kvstore.NewDB(store, simLog{s.w, n}, s.dbConfig())}
 	ctx, cancel := context.WithCancel(context.Background())
 	life.stopStore = cancel
 	life.storeRuns.Go(func() {
@@ -211,7 +215,8 @@ func (s *simNode) boot() error {
 			life.storeErr.Store(&err)
 		}
 	})
-	s.life, s.phase = life, 1+s.w.r.Int64N(simTick)
+	s.sweep(ctx, life)
+	s.life, s.phase = life, simTick*s.w.r.Float64()
 	synctest.Wait()
 	s.writes.set(s.w.calm.Load())
 	return nil
@@ -240,8 +245,8 @@ func (s *simNode) run() error {
 	life := s.life
 	n := life.node
 	s.write()
-	if s.phase--; s.phase <= 0 {
-		s.phase = simTick
+	if s.phase -= s.clock.rate; s.phase <= 0 {
+		s.phase += simTick
 		n.core.tick()
 		if n.core.now%checkpointTicks == 0 {
 			if err := n.checkpoint(); err != nil {

@@ -42,7 +42,10 @@ type simParams struct {
 	commitBytes   int64         // to history
 	commitEvery   time.Duration // to history
 	overlayBytes  int64
-	keys          int // clients fight over so many at a time
+	checkpoint    kvstore.Revision // every so many revisions
+	keys          int              // clients fight over so many at a time
+	keyBytes      int              // of a key, at least
+	burst         int              // keys of one PutMany, at most
 	puts, gets    float64
 	large         float64 // of puts, those of several chunks
 	drop, repeat  float64 // of messages
@@ -57,6 +60,8 @@ type simParams struct {
 	change        float64 // of members or leader, a step
 	lost          float64 // of answers to clients
 	rot           float64 // of one bit on one disk, a step; once a world
+	jump          float64 // of the clock of a machine, a step
+	loseIndex     float64 // of starts, those whose index is gone
 	lies          float64 // of the liar, a step
 }
 
@@ -69,15 +74,18 @@ func throwParams(r *rand.Rand) simParams {
 	}
 	p := simParams{
 		size: []int{1, 2, 3, 3, 3, 5}[r.IntN(6)], steps: 400 + r.Int64N(800), snapshotBytes: 1000 << r.IntN(6), keys: 1 + r.IntN(6),
-		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 1000 << r.IntN(6),
+		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 1000 << r.IntN(6), checkpoint: 1 << r.IntN(8),
 		puts: 0.05 + 0.4*r.Float64(), gets: 0.05 + 0.4*r.Float64(),
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95),
+		slowWrite: some(0.95), jump: 0 * some(0.02), loseIndex: some(0.3), burst: 5,
 	}
-	if r.IntN(12) == 0 {
+	switch r.IntN(12) {
+	case 0:
 		p.large = 0.05
+	case 1, 2: // many keys: checkpoints, and an index of many blocks
+		p.keys, p.burst, p.keyBytes = 50+r.IntN(500), 20+r.IntN(100), 20<<r.IntN(4)
 	}
 	return p
 }
@@ -106,9 +114,11 @@ type simWorld struct {
 
 	digests  map[kvstore.Revision]kvstore.Digest // as first applied anywhere
 	created  map[string]kvstore.Meta             // acknowledged, by key
+	uploads  map[simUpload]*simProgress          // of large values, as far as anybody has applied
 	newest   uint64                              // revision acknowledged to anybody
 	ops      []checker.Op
-	open     int // clients at work
+	open     int          // clients at work
+	sweeps   atomic.Int64 // DBs that run
 	client   int
 	change   bool     // a change of members is under way
 	rotten   *simNode // whose disk has lied
@@ -138,7 +148,7 @@ func newSimWorld(seed uint64) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{},
+		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -183,7 +193,7 @@ func (w *simWorld) found() {
 	}
 	for id := ID(1); id <= ID(w.p.size); id++ {
 		s := w.machine(id)
-		store, err := kvstore.OpenStore(kvstore.StoreConfig{History: s.history, Index: s.index})
+		store, err := kvstore.OpenStore(s.storeConfig())
 		if err == nil {
 			err = store.Bootstrap(firstIndex, firstTerm, metaBytes)
 		}
@@ -207,7 +217,8 @@ func simMember(id ID) Member {
 func (w *simWorld) machine(id ID) *simNode {
 	s := &simNode{
 		w: w, id: id, history: kvstore.NewMemEngine(), index: kvstore.NewMemEngine(), staging: kvstore.NewMemEngine(),
-		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w),
+		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
+		clock: newSimClock(w.r),
 	}
 	s.disk = &simDisk{dice: newSimDice(w)}
 	w.nodes[id] = s
@@ -334,6 +345,10 @@ func (w *simWorld) trouble() {
 		} else if w.chance(w.p.freeze) {
 			s.frozen = w.step + w.r.Int64N(200)
 		}
+		if w.chance(w.p.jump) {
+			s.clock.jump(w.r)
+			w.note("the clock of n%d jumps to %v", id, s.clock.now())
+		}
 	}
 }
 
@@ -448,7 +463,10 @@ func (w *simWorld) turn(s *simNode) {
 		if w.step < s.wakeAt && !w.calm.Load() {
 			return
 		}
-		w.note("n%d starts", s.id)
+		if w.note("n%d starts", s.id); w.chance(w.p.loseIndex) {
+			w.note("the index of n%d is gone", s.id)
+			s.index = kvstore.NewMemEngine()
+		}
 		switch err := guarded(s.boot); {
 		case err != nil && !w.expected(s, err):
 			w.fatalf("n%d does not start again: %v", s.id, err)
@@ -575,7 +593,7 @@ func (w *simWorld) settled() bool {
 			return false
 		}
 	}
-	return true
+	return leader.life.store.Stats().OpenUploads == 0 // their clients have gone: they are swept
 }
 
 func (w *simWorld) describe() string {
@@ -613,6 +631,12 @@ func (w *simWorld) verify() {
 		if err := errors.Join(store.FlushIndex(), store.Verify(context.Background())); err != nil {
 			w.fatalf("n%d does not verify: %v", id, err)
 		}
+		for range min(10, int(got.Revision)) {
+			rev := 1 + kvstore.Revision(w.r.Uint64N(uint64(got.Revision)))
+			if d, err := store.DigestAt(rev); err != nil || w.digests[rev] != d && w.digests[rev] != (kvstore.Digest{}) {
+				w.fatalf("n%d says that history had digest %s at revision %d, which it never had: %v", id, d, rev, err)
+			}
+		}
 		for key, m := range w.created {
 			v, err := store.Get(kvstore.Key(key))
 			if err != nil || v.Revision != m.Revision || v.SHA256 != m.SHA256 {
@@ -636,12 +660,12 @@ func (w *simWorld) end() {
 			}
 		}
 		w.rest()
-		if w.open == 0 {
+		if w.open == 0 && w.sweeps.Load() == 0 {
 			return
 		}
 		w.pass(time.Second)
 	}
-	w.fatalf("%d clients do not end", w.open)
+	w.fatalf("%d clients and %d sweeps do not end", w.open, w.sweeps.Load())
 }
 
 // simValue returns a value of a few bytes, or of several chunks.
