@@ -135,8 +135,9 @@ func simStoreError(err error) error {
 type simDice struct {
 	w *simWorld
 
-	mu sync.Mutex
-	r  *rand.Rand
+	mu    sync.Mutex
+	r     *rand.Rand
+	worse float64 // how much oftener they break now
 }
 
 func newSimDice(w *simWorld) *simDice {
@@ -150,7 +151,18 @@ func (d *simDice) breaks() (broken, after bool) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.r.Float64() < d.w.p.diskFail, d.r.IntN(2) == 0
+	return d.r.Float64() < d.w.p.diskFail+d.worse, d.r.IntN(2) == 0
+}
+
+// worsen makes writes break oftener until the returned func is called.
+func (d *simDice) worsen(by float64) (end func()) {
+	set := func(by float64) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.worse = by
+	}
+	set(by)
+	return func() { set(0) }
 }
 
 // hook makes commits to an engine fail, now and then.

@@ -74,12 +74,12 @@ func throwParams(r *rand.Rand) simParams {
 	}
 	p := simParams{
 		size: []int{1, 2, 3, 3, 3, 5}[r.IntN(6)], steps: 400 + r.Int64N(800), snapshotBytes: 1000 << r.IntN(6), keys: 1 + r.IntN(6),
-		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 1000 << r.IntN(6), checkpoint: 1 << r.IntN(8),
+		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 500 << r.IntN(7), checkpoint: 1 << r.IntN(8),
 		puts: 0.05 + 0.4*r.Float64(), gets: 0.05 + 0.4*r.Float64(),
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95), jump: 0 * some(0.02), loseIndex: some(0.3), burst: 5,
+		slowWrite: some(0.95), jump: 0 * some(0.02), loseIndex: some(0.8), burst: 5,
 	}
 	switch r.IntN(12) {
 	case 0:
@@ -466,6 +466,7 @@ func (w *simWorld) turn(s *simNode) {
 		if w.note("n%d starts", s.id); w.chance(w.p.loseIndex) {
 			w.note("the index of n%d is gone", s.id)
 			s.index = kvstore.NewMemEngine()
+			defer s.onIndex.worsen(0.2)() // while it is built
 		}
 		switch err := guarded(s.boot); {
 		case err != nil && !w.expected(s, err):
