@@ -113,7 +113,13 @@ func createDisk(dir string, owner ID, first raftpb.Snapshot, sync syncFunc, logg
 			return nil, errors.Join(err, d.close())
 		}
 	}
-	return d, diskErr(sync(dir), "sync %s", dir)
+	// etcd syncs the directory that the log's is in, but not the log's own.
+	for _, path := range []string{d.walDir, dir} {
+		if err := sync(path); err != nil {
+			return nil, errors.Join(diskErr(err, "sync %s", path), d.close())
+		}
+	}
+	return d, nil
 }
 
 // ownerMark is what a log says of its node, in the metadata of every segment: a log

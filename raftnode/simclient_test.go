@@ -288,7 +288,7 @@ func (w *simWorld) reform(c *simClient) {
 	case kind <= 3 && len(all) < 6 && len(w.nodes) < 12:
 		joiner := simMember(ID(len(w.nodes) + 1))
 		joiner.Promote = c.r.IntN(4) > 0
-		w.machine(joiner.ID)
+		w.machine(joiner.ID, identity{ClusterID: 9, Peers: all})
 		req = changeRequest{Op: "add", Member: joiner}
 	}
 	ctx, cancel := c.context()

@@ -24,9 +24,9 @@ import (
 
 // simNode is a machine of a simulation: its disks outlive the processes on it.
 type simNode struct {
-	w    *simWorld
-	id   ID
-	disk *simDisk
+	w     *simWorld
+	id    ID
+	files *simFiles
 
 	history, index, staging       *kvstore.MemEngine
 	onHistory, onIndex, onStaging *simDice
@@ -57,6 +57,9 @@ type simLife struct {
 }
 
 func (s *simNode) send(msgs []raftpb.Message) {
+	if s.files.alive() != nil {
+		return // the process does not know it yet
+	}
 	for _, m := range msgs {
 		s.w.post(s, m)
 	}
@@ -195,29 +198,23 @@ func (s *simNode) storeConfig() kvstore.StoreConfig {
 }
 
 // boot starts a process on what the disks hold.
-func (s *simNode) boot() error {
+func (s *simNode) boot() (err error) {
+	defer s.files.running()()
 	s.history, s.index = s.history.Reopen(), s.index.Reopen()
 	s.writes = &simWrites{passing: true}
 	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
 	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
+	cfg := Config{Name: fmt.Sprintf("n%d", s.id), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
+	cfg.setDefaults()
+	n := &Node{cfg: cfg, logger: cfg.Logger,
+		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), transport: s}
+	s.files.node = n
 	store, err := kvstore.OpenStore(s.storeConfig())
 	if err != nil {
 		return err
 	}
-	cfg := Config{Name: fmt.Sprintf("n%d", s.id), SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id)}
-	cfg.setDefaults()
-	ws, p := newWaiters(s.w.r.Uint64()|1), &progress{}
-	sm := simStore{store, s}
-	n := &Node{cfg: cfg, sm: sm, self: identity{ID: s.id, Name: cfg.Name, ClusterID: 9}, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: s.disk, transport: s}
-	n.applier = newApplier(sm, ws, p)
-	n.identity.Store(&n.self)
-	n.removed.Store(&map[ID]bool{})
-	n.status.Store(&Status{})
-	found := s.disk.synced
-	found.entries = append([]raftpb.Entry(nil), found.entries...)
-	if err := n.rebuild(context.Background(), found); err != nil {
-		return err
+	if err := s.open(n, simStore{store, s}); err != nil {
+		return errors.Join(err, store.Close())
 	}
 	life := &simLife{node: n, store: store, db: kvstore.NewDB(store, simLog{s.w, n}, s.dbConfig())}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -234,26 +231,49 @@ func (s *simNode) boot() error {
 	return nil
 }
 
-// crash ends the process. Whoever waits for it learns that its answer is lost.
-func (s *simNode) crash(power bool) {
-	life := s.life
-	s.life = nil
-	life.dead = true
-	life.node.refuseAll()
-	close(life.node.stopped)
-	s.history.Crash() // before the store hears that it shall end, and commits
+// open is what Open and Run do before a node takes part.
+func (s *simNode) open(n *Node, sm StateMachine) (err error) {
+	if n.self, err = openIdentity(n.cfg.Dir, n.cfg.Name, n.cfg.sync); err != nil {
+		return err
+	}
+	n.sm, n.applier = sm, newApplier(sm, n.waiters, n.progress)
+	n.identity.Store(&n.self)
+	n.removed.Store(&map[ID]bool{})
+	n.status.Store(&Status{})
+	if err := n.recover(context.Background()); err != nil {
+		return err
+	}
+	return s.files.alive()
+}
+
+// die ends what the process does to its disks: before the store hears that it shall
+// end, and commits.
+func (s *simNode) die() {
+	s.history.Crash()
 	s.index.Crash()
 	s.staging.Crash()
-	s.writes.pass() // what was on its way is lost
-	life.stopStore()
-	life.storeRuns.Wait()
-	_ = life.store.Close()
-	s.disk.crash(s.w.r, power)
+}
+
+// crash ends the process. Whoever waits for it learns that its answer is lost.
+func (s *simNode) crash(power bool) {
+	s.die()
+	if life := s.life; life != nil { // else it has died at its start
+		s.life = nil
+		life.dead = true
+		life.node.refuseAll()
+		close(life.node.stopped)
+		s.writes.pass() // what was on its way is lost
+		life.stopStore()
+		life.storeRuns.Wait()
+		_ = life.store.Close()
+	}
+	s.files.crash(s.w.r, power)
 	s.wakeAt, s.frozen = s.w.step+s.w.r.Int64N(300), 0
 }
 
 // run lets the process do what it can in one step; an error is its end.
 func (s *simNode) run() error {
+	defer s.files.running()()
 	life := s.life
 	n := life.node
 	s.write()
@@ -266,8 +286,11 @@ func (s *simNode) run() error {
 			}
 		}
 	}
+	if err := s.files.alive(); err != nil {
+		return err
+	}
 	for _, m := range life.inbox {
-		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] {
+		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
 		n.core.step(m)
@@ -281,6 +304,9 @@ func (s *simNode) run() error {
 		stage := w.stage
 		w.stage = nil
 		if err := n.carryOut(context.Background(), w, nil, nil); err != nil {
+			return err
+		}
+		if err := s.files.alive(); err != nil {
 			return err
 		}
 		for _, m := range stage {
@@ -300,6 +326,21 @@ func (s *simNode) run() error {
 		return *err
 	}
 	return nil
+}
+
+// behind reports whether somebody is a member already, and this node does not know it
+// yet. It does not listen to such a member, which leadership was handed over to, until
+// it has not heard of the leader it knows for an election time-out.
+func (s *simNode) behind(from uint64) bool {
+	if _, known := s.life.node.core.members.members[ID(from)]; known {
+		return false
+	}
+	for _, other := range s.w.nodes {
+		if other.life != nil && other.life.node.core.members.members[ID(from)].ID != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // apply hands some of what is committed to the store, as the applier's own

@@ -15,12 +15,14 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/wal"
 
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -56,6 +58,8 @@ type simParams struct {
 	freeze        float64 // of a node, a step
 	diskFail      float64 // of a durable write
 	slow          float64 // of work, what waits for the next step
+	segmentBytes  int64   // of the log
+	shuffled      bool    // pages are written in any order
 	slowWrite     float64 // of the store's own writes, what waits for the next entry or step
 	change        float64 // of members or leader, a step
 	lost          float64 // of answers to clients
@@ -79,7 +83,7 @@ func throwParams(r *rand.Rand) simParams {
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95), jump: 0 * some(0.02), loseIndex: some(0.8), burst: 5,
+		slowWrite: some(0.95), jump: 0 * some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4),
 	}
 	switch r.IntN(12) {
 	case 0:
@@ -96,6 +100,7 @@ func throwParams(r *rand.Rand) simParams {
 // and the scheduler knows when all other goroutines wait: exactly one of them
 // runs at a time.
 type simWorld struct {
+	root    string // of all files
 	r       *rand.Rand
 	p       simParams
 	entropy io.Reader
@@ -144,10 +149,11 @@ type simTurn struct {
 	goOn   chan struct{}
 }
 
-func newSimWorld(seed uint64) *simWorld {
+// newSimWorld makes the world of a seed, with its files in a directory.
+func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
-		r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
+		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
 		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{},
 	}
 	if w.liar.IntN(3) == 0 {
@@ -173,9 +179,10 @@ func (w *simWorld) fatalf(format string, args ...any) {
 
 // note makes what happened part of the trace, by which two runs are compared.
 func (w *simWorld) note(format string, args ...any) {
-	fmt.Fprintf(w.trace, format+"\n", args...)
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), w.root, "")
+	fmt.Fprintln(w.trace, text)
 	if w.log != nil {
-		w.log.Info(fmt.Sprintf(format, args...), "step", w.step)
+		w.log.Info(text, "step", w.step)
 	}
 }
 
@@ -185,27 +192,8 @@ func (w *simWorld) found() {
 	for id := ID(1); id <= ID(w.p.size); id++ {
 		founders = append(founders, simMember(id))
 	}
-	tab := founding(9, founders)
-	metaBytes, err := tab.encode()
-	if err != nil {
-		w.fatalf("%v", err)
-		return
-	}
-	for id := ID(1); id <= ID(w.p.size); id++ {
-		s := w.machine(id)
-		store, err := kvstore.OpenStore(s.storeConfig())
-		if err == nil {
-			err = store.Bootstrap(firstIndex, firstTerm, metaBytes)
-		}
-		if err != nil {
-			w.fatalf("%v", err)
-			return
-		}
-		_, _, metaBytes, state, _ := store.Durable()
-		s.disk.synced = diskState{
-			state:    raftpb.HardState{Term: firstTerm, Commit: firstIndex},
-			snapshot: raftpb.Snapshot{Data: snapshotData{meta: metaBytes, state: state}.encode(), Metadata: raftpb.SnapshotMetadata{Index: firstIndex, Term: firstTerm, ConfState: tab.conf}},
-		}
+	for _, m := range founders {
+		w.machine(m.ID, identity{ClusterID: 9, Founders: founders})
 	}
 }
 
@@ -213,16 +201,24 @@ func simMember(id ID) Member {
 	return Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURL: fmt.Sprintf("http://h%d:1", id), ClientURL: fmt.Sprintf("http://h%d:2", id)}
 }
 
-// machine adds one with empty disks.
-func (w *simWorld) machine(id ID) *simNode {
+// machine adds one that has nothing but an identity.
+func (w *simWorld) machine(id ID, self identity) {
 	s := &simNode{
 		w: w, id: id, history: kvstore.NewMemEngine(), index: kvstore.NewMemEngine(), staging: kvstore.NewMemEngine(),
 		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
 		clock: newSimClock(w.r),
 	}
-	s.disk = &simDisk{dice: newSimDice(w)}
+	s.files = newSimFiles(w, id)
+	s.files.die = s.die
+	self.Format, self.Name, self.ID = identityFormat, simMember(id).Name, id
+	err := self.save(s.files.dir, func(path string) error {
+		s.files.persist(path)
+		return nil
+	})
+	if err != nil {
+		w.fatalf("%v", err)
+	}
 	w.nodes[id] = s
-	return s
 }
 
 func (w *simWorld) ids() []ID {
@@ -409,6 +405,7 @@ func (w *simWorld) cutNetwork() {
 // run lives through the world and returns what must not have been, "" if all
 // was well.
 func (w *simWorld) run() string {
+	wal.SegmentSizeBytes = w.p.segmentBytes
 	w.found()
 	for w.step < w.p.steps && w.failure == "" {
 		w.oneStep()
@@ -472,6 +469,7 @@ func (w *simWorld) turn(s *simNode) {
 		case err != nil && !w.expected(s, err):
 			w.fatalf("n%d does not start again: %v", s.id, err)
 		case err != nil:
+			s.crash(w.chance(w.p.power))
 			s.wakeAt, s.gone = w.step+10, w.ruined(s, err)
 		}
 	case s.frozen > w.step && !w.calm.Load():
