@@ -55,7 +55,7 @@ func (c *simClient) context() (context.Context, context.CancelFunc) {
 func (c *simClient) pick() (*simNode, *simLife) {
 	ids := c.w.ids()
 	s := c.w.nodes[ids[c.r.IntN(len(ids))]]
-	return s, s.life
+	return s, s.takesPart()
 }
 
 // key is one of those that clients fight over now: as keys are set, they turn to
@@ -285,10 +285,15 @@ func (w *simWorld) reform(c *simClient) {
 		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
 	case kind == 1:
 		req = changeRequest{Op: "promote", Name: m.Name}
-	case kind <= 3 && len(all) < 6 && len(w.nodes) < 12:
+	case kind == 2 && len(all) < 6 && len(w.nodes) < 12:
+		s := w.machine(ID(len(w.nodes)+1), nil)
+		s.joins = true
+		w.note("n%d joins", s.id)
+		return
+	case kind == 3 && len(all) < 6 && len(w.nodes) < 12:
 		joiner := simMember(ID(len(w.nodes) + 1))
 		joiner.Promote = c.r.IntN(4) > 0
-		w.machine(joiner.ID, identity{ClusterID: 9, Peers: all})
+		w.machine(joiner.ID, &identity{ClusterID: n.self.ClusterID, Peers: all})
 		req = changeRequest{Op: "add", Member: joiner}
 	}
 	ctx, cancel := c.context()

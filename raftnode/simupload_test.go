@@ -84,9 +84,9 @@ func (s *simNode) dbConfig() kvstore.DBConfig {
 // sweep runs the DB of a process, whose proposals wait for their turn as those of
 // clients do.
 func (s *simNode) sweep(ctx context.Context, life *simLife) {
-	s.w.sweeps.Add(1)
+	s.w.behind.Add(1)
 	go func() {
-		defer s.w.sweeps.Add(-1)
+		defer s.w.behind.Add(-1)
 		if err := life.db.Run(context.WithValue(ctx, simClientKey{}, &simClient{w: s.w, number: -int(s.id)})); err != nil {
 			s.w.fatalf("n%d: the DB's Run: %v", s.id, err)
 		}
