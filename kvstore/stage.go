@@ -374,7 +374,11 @@ func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
 		if err := st.addChunks(r, &d, have); err != nil {
 			return err
 		}
-		if sum, err = st.sumChunks(&d); err != nil {
+		sum, err = sumChunks(st.area, &d)
+		if errors.Is(err, errChunkSize) {
+			err = fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -422,25 +426,6 @@ func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
 		return key, nil, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}
 	return key, stored, nil
-}
-
-// sumChunks returns the digest of a staged value. It says nothing about where the
-// chunks begin, so their sizes are checked too: readers go by the place.
-func (st *stager) sumChunks(d *body) (Digest, error) {
-	h := sha256.New()
-	for n := range d.chunks {
-		if err := st.area.View(func(tx Tx) error {
-			data, err := readChunk(tx, makeChunkKey(d.upload, n))
-			if want := chunkSize(d.size, n); err == nil && int64(len(data)) != want {
-				return fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", ErrSnapshotBody, n, d.upload, len(data), want)
-			}
-			h.Write(data)
-			return err
-		}); err != nil {
-			return Digest{}, err
-		}
-	}
-	return Digest(h.Sum(nil)), nil
 }
 
 // pullUploads pulls the chunks of open uploads that neither this store nor
