@@ -103,6 +103,9 @@ func (s *simNode) takePart(life *simLife) error {
 	if err := n.recover(context.Background()); err != nil {
 		return err
 	}
+	if err := n.lookForEnd(context.Background()); err != nil {
+		return err
+	}
 	if err := s.files.alive(); err != nil {
 		return err
 	}
