@@ -24,6 +24,10 @@ type identity struct {
 	// Started is true once WAL and state machine hold the node's first
 	// state. Until then nothing was ever sent, and both are made anew.
 	Started bool `json:"started,omitempty"`
+	// Forced is how ClusterID came to be, when this node forced it; oldest first.
+	Forced []Forcing `json:"forced,omitempty"`
+	// Ended is how the cluster of this data was ended on another node.
+	Ended *Forcing `json:"ended,omitempty"`
 }
 
 const identityFormat = 1

@@ -39,6 +39,8 @@ type simFiles struct {
 	node   *Node     // of the process
 	died   *simEntry // what the files held when the process died in an fsync
 	die    func()    // ends what the process does elsewhere
+
+	settling bool // the process has no log yet, and does not run in the steps of the scheduler
 }
 
 // simInode is a file or a directory, whatever its name is now.
@@ -105,7 +107,7 @@ func (f *simFiles) sync(path string) error {
 	if err := f.alive(); err != nil {
 		return err
 	}
-	synctest.Wait() // the log makes its next segment on a goroutine of its own
+	f.wait() // the log makes its next segment on a goroutine of its own
 	broken, after := f.dice.breaks()
 	if !broken || after {
 		f.persist(path)
@@ -116,6 +118,12 @@ func (f *simFiles) sync(path string) error {
 	f.died = f.capture()
 	f.die()
 	return errSimDisk
+}
+
+func (f *simFiles) wait() {
+	if !f.settling {
+		synctest.Wait()
+	}
 }
 
 // alive returns an error when the process has died.
@@ -162,7 +170,7 @@ func (f *simFiles) list(dir string) []string {
 
 // capture returns what all files hold now.
 func (f *simFiles) capture() *simEntry {
-	synctest.Wait()
+	f.wait()
 	return f.entry(f.dir)
 }
 

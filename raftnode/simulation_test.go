@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 	_ "unsafe" // for go:linkname
@@ -59,6 +60,7 @@ func simulate(t *testing.T, seed uint64, log *slog.Logger) (failure, trace strin
 		}
 	}(wal.SegmentSizeBytes)
 	synctest.Test(t, func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, seed) // ids of members
 		w = newSimWorld(seed, root)
 		w.log = log
 		failure = w.run()
