@@ -289,9 +289,10 @@ func (s *Store) indexTail() error {
 
 // scannedRecord is what a scan keeps of a record.
 type scannedRecord struct {
-	key    Key
-	rev    Revision
-	digest Digest
+	key     Key
+	rev     Revision
+	digest  Digest
+	chunked *body // upload, chunks, size and digest of a value in chunks, else nil
 }
 
 // scanHistory reads some records after revision rev, whose digest is given, up
@@ -315,7 +316,11 @@ func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord,
 				return false
 			}
 			digest = nextDigest(digest, rev, d.header)
-			batch = append(batch, scannedRecord{Key(d.key), rev, digest})
+			r := scannedRecord{key: Key(d.key), rev: rev, digest: digest}
+			if d.kind == bodyChunked {
+				r.chunked = &body{upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
+			}
+			batch = append(batch, r)
 			read += len(v)
 			return rev < last && len(batch) < scanRecords && read < scanBytes
 		})

@@ -177,7 +177,7 @@ func decodeSnapshot(b []byte) (*snapshot, error) {
 }
 
 // sortedUploads returns the ids in order: map order must not reach any state.
-func sortedUploads(m map[uploadID]*upload) []uploadID {
+func sortedUploads[V any](m map[uploadID]V) []uploadID {
 	ids := make([]uploadID, 0, len(m))
 	for id := range m {
 		ids = append(ids, id)

@@ -68,6 +68,7 @@ type core struct {
 
 	rd         raft.Ready
 	busy       bool
+	forcedAt   uint64 // entry of the log as it was at the start that forced a new cluster; zero if none did
 	savedIndex uint64 // last entry known to be fsynced
 	savedTerm  uint64 // term of the HardState known to be fsynced
 	logEnd     uint64 // raft's log is at least that long, saved or not
@@ -609,14 +610,20 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 	if err == nil {
 		err = c.members.check(ch)
 	}
+	if err == nil && c.outlived(ch, e.Index) {
+		err = refuse("this node has forced a new cluster since")
+	}
 	if err != nil {
 		// raft must hear of every conf change entry; node 0 means "none".
 		c.rn.ApplyConfChange(raftpb.ConfChange{NodeID: raft.None})
 		c.answerChange(ch, err)
 		return nil
 	}
-	conf := c.rn.ApplyConfChange(cc)
-	c.members.apply(ch, *conf)
+	conf, err := c.applyConf(ch, cc, h)
+	if err != nil {
+		return err
+	}
+	c.members.apply(ch, conf)
 	c.membersAt = e.Index
 	if item.meta, err = c.members.encode(); err != nil {
 		return err

@@ -120,6 +120,7 @@ const (
 	opUpdate  changeOp = "update"  // of the URLs
 	opPromote changeOp = "promote" // a learner to a voter
 	opRemove  changeOp = "remove"
+	opForce   changeOp = "force" // of a new cluster, see Forcing
 )
 
 // change is the context of a conf change entry. Seq and Origin name the
@@ -129,6 +130,8 @@ type change struct {
 	Seq    uint64   `json:"seq"`
 	Op     changeOp `json:"op"`
 	Member Member   `json:"member"`
+	// Forcing is there for opForce only. Member is then the one that stays.
+	Forcing *Forcing `json:"forcing,omitempty"`
 }
 
 // confChange is the entry that carries c.
@@ -141,7 +144,7 @@ func (c change) confChange() (raftpb.ConfChange, error) {
 	switch c.Op {
 	case opAdd:
 		cc.Type = raftpb.ConfChangeAddLearnerNode
-	case opUpdate:
+	case opUpdate, opForce: // raft carries out the parts of a forcing, see forcedConf
 		cc.Type = raftpb.ConfChangeUpdateNode
 	case opPromote:
 		cc.Type = raftpb.ConfChangeAddNode
@@ -178,6 +181,7 @@ type meta struct {
 	Conf      confState `json:"conf"`
 	Members   []Member  `json:"members"`           // by ID
 	Removed   []ID      `json:"removed,omitempty"` // ascending
+	Forced    []Forcing `json:"forced,omitempty"`  // oldest first
 }
 
 // confState is raft's ConfState without the joint fields: changes here are
@@ -199,6 +203,7 @@ type table struct {
 	conf    raftpb.ConfState
 	members map[ID]Member
 	removed map[ID]bool
+	forced  []Forcing // how cluster came to be, oldest first; only ever appended to
 }
 
 func newTable(cluster ID) *table {
@@ -217,7 +222,7 @@ func founding(cluster ID, members []Member) *table {
 }
 
 func (t *table) encode() ([]byte, error) {
-	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed))}
+	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode member table: %w", err)
@@ -231,7 +236,7 @@ func decodeTable(b []byte) (*table, error) {
 		return nil, fmt.Errorf("decode member table: %w", err)
 	}
 	t := newTable(m.ClusterID)
-	t.conf = m.Conf.raft()
+	t.conf, t.forced = m.Conf.raft(), m.Forced
 	for _, x := range m.Members {
 		t.members[x.ID] = x
 	}
@@ -321,6 +326,13 @@ func (t *table) check(c change) error {
 		if !old.Learner && t.voters() == 1 {
 			return refuse("%s is the only voter; the cluster cannot be left without one", old.Name)
 		}
+	case opForce:
+		if !known {
+			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
+		}
+		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Parent != t.cluster {
+			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
+		}
 	default:
 		return fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
 	}
@@ -344,6 +356,16 @@ func (t *table) apply(c change, conf raftpb.ConfState) {
 		delete(t.members, m.ID)
 		t.removed[m.ID] = true
 		return
+	case opForce:
+		for id := range t.members {
+			if id != m.ID {
+				delete(t.members, id)
+				t.removed[id] = true
+			}
+		}
+		m.Learner, m.Promote = false, false
+		t.cluster = c.Forcing.Cluster
+		t.forced = append(slices.Clip(t.forced), *c.Forcing)
 	}
 	t.members[m.ID] = m
 }

@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -56,14 +55,15 @@ func (c *simClient) context() (context.Context, context.CancelFunc) {
 func (c *simClient) pick() (*simNode, *simLife) {
 	ids := c.w.ids()
 	s := c.w.nodes[ids[c.r.IntN(len(ids))]]
-	return s, s.life
+	return s, s.takesPart()
 }
 
 // key is one of those that clients fight over now: as keys are set, they turn to
 // others.
 func (c *simClient) key() kvstore.Key {
 	first := max(0, int(c.w.newest)-c.w.p.keys/2)
-	return kvstore.Key(fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1)))
+	name := fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1))
+	return kvstore.Key(fmt.Sprintf("%-*s.", c.w.p.keyBytes, name))
 }
 
 // lost reports whether the answer of a process did not arrive.
@@ -95,7 +95,7 @@ func (w *simWorld) put(c *simClient) {
 		}
 		op.Who += fmt.Sprintf(" n%d", s.id)
 		ctx, cancel := c.context()
-		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: bytes.NewReader(body), Size: int64(len(body))})
+		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: c.body(body), Size: int64(len(body))})
 		cancel()
 		c.await()
 		switch {
@@ -128,7 +128,7 @@ func (w *simWorld) putSome(c *simClient) {
 // putMany sets some keys with one call, and those that nobody has answered for
 // with another one.
 func (w *simWorld) putMany(c *simClient) {
-	puts := make([]kvstore.SmallPut, 2+c.r.IntN(4))
+	puts := make([]kvstore.SmallPut, 2+c.r.IntN(w.p.burst))
 	ops := make([]checker.Op, len(puts))
 	maybe := make([]bool, len(puts))
 	done := make([]bool, len(puts))
@@ -285,10 +285,15 @@ func (w *simWorld) reform(c *simClient) {
 		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
 	case kind == 1:
 		req = changeRequest{Op: "promote", Name: m.Name}
-	case kind <= 3 && len(all) < 6 && len(w.nodes) < 12:
+	case kind == 2 && len(all) < 6 && len(w.nodes) < 12:
+		s := w.machine(ID(len(w.nodes)+1), nil)
+		s.joins = true
+		w.note("n%d joins", s.id)
+		return
+	case kind == 3 && len(all) < 6 && len(w.nodes) < 12:
 		joiner := simMember(ID(len(w.nodes) + 1))
 		joiner.Promote = c.r.IntN(4) > 0
-		w.machine(joiner.ID)
+		w.machine(joiner.ID, &identity{ClusterID: n.self.ClusterID, Peers: all})
 		req = changeRequest{Op: "add", Member: joiner}
 	}
 	ctx, cancel := c.context()
