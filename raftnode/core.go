@@ -660,12 +660,12 @@ func (c *core) answerChange(ch change, err error) {
 	}
 }
 
-// proposeChange proposes a membership change. It is sent again until it is applied: raft
-// replaces a conf change by an empty entry, without an error, when another
-// one is still pending.
+// proposeChange proposes a membership change of the table as it is. It is sent
+// again until it is applied: raft replaces a conf change by an empty entry, without
+// an error, when another one is still pending.
 func (c *core) proposeChange(op changeOp, m Member, done chan error) uint64 {
 	c.lastChange++
-	call := &changeCall{change: change{Origin: c.waiters.origin, Seq: c.lastChange, Op: op, Member: m}, done: done}
+	call := &changeCall{change: change{Origin: c.waiters.origin, Seq: c.lastChange, Op: op, Member: m, Number: c.members.changed + 1}, done: done}
 	c.changes[c.lastChange] = call
 	c.sendChange(call)
 	return c.lastChange

@@ -107,6 +107,8 @@ type simWorld struct {
 	digests  map[kvstore.Revision]kvstore.Digest // as first applied anywhere
 	created  map[string]kvstore.Meta             // acknowledged, by key
 	newest   uint64                              // revision acknowledged to anybody
+	places   map[ID][]string                     // client URLs under which a member may be known
+	moves    int                                 // of members to new client URLs
 	ops      []checker.Op
 	open     int // clients at work
 	client   int
@@ -138,7 +140,7 @@ func newSimWorld(seed uint64) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{},
+		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, places: map[ID][]string{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -594,6 +596,11 @@ func (w *simWorld) describe() string {
 // verify compares all replicas with one another, with every acknowledged put,
 // and what clients saw with what can be.
 func (w *simWorld) verify() {
+	for _, m := range w.leader().life.node.core.members.list() {
+		if !slices.Contains(w.mayBe(m.ID), m.ClientURL) {
+			w.fatalf("n%d is known at %s, and was last at %v", m.ID, m.ClientURL, w.mayBe(m.ID))
+		}
+	}
 	var want kvstore.Stats
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.nodes[id]; s == w.rotten {
