@@ -132,6 +132,10 @@ type change struct {
 	Member Member   `json:"member"`
 	// Forcing is there for opForce only. Member is then the one that stays.
 	Forcing *Forcing `json:"forcing,omitempty"`
+	// Number makes the change one of the table that it was meant for, where it
+	// is the next: a copy that comes late is refused. 0, as in the first
+	// versions, is good for every table, and does not count.
+	Number uint64 `json:"number,omitempty"`
 }
 
 // confChange is the entry that carries c.
@@ -182,6 +186,7 @@ type meta struct {
 	Members   []Member  `json:"members"`           // by ID
 	Removed   []ID      `json:"removed,omitempty"` // ascending
 	Forced    []Forcing `json:"forced,omitempty"`  // oldest first
+	Changed   uint64    `json:"changed,omitempty"` // number of the last change that had one
 }
 
 // confState is raft's ConfState without the joint fields: changes here are
@@ -204,6 +209,7 @@ type table struct {
 	members map[ID]Member
 	removed map[ID]bool
 	forced  []Forcing // how cluster came to be, oldest first; only ever appended to
+	changed uint64    // number of the last change that had one
 }
 
 func newTable(cluster ID) *table {
@@ -222,7 +228,7 @@ func founding(cluster ID, members []Member) *table {
 }
 
 func (t *table) encode() ([]byte, error) {
-	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced}
+	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced, Changed: t.changed}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode member table: %w", err)
@@ -236,7 +242,7 @@ func decodeTable(b []byte) (*table, error) {
 		return nil, fmt.Errorf("decode member table: %w", err)
 	}
 	t := newTable(m.ClusterID)
-	t.conf, t.forced = m.Conf.raft(), m.Forced
+	t.conf, t.forced, t.changed = m.Conf.raft(), m.Forced, m.Changed
 	for _, x := range m.Members {
 		t.members[x.ID] = x
 	}
@@ -273,12 +279,18 @@ func (t *table) byName(name string) (Member, bool) {
 // voters counts the members that vote.
 func (t *table) voters() int { return len(t.conf.Voters) }
 
+// errChanged: a copy of a change came late, or another leader's change was first.
+var errChanged = refuse("the members changed while this change was on its way; look at them, and try again")
+
 // check tells whether a change is legal on this table. raft itself protects
 // against none of these: removing the last voter panics every replica on
 // every replay, adding a voter as a learner takes its vote, and a late
 // promotion would bring a removed ID back. It depends on the table alone, so
 // that every replica decides alike.
 func (t *table) check(c change) error {
+	if c.Number != 0 && c.Number != t.changed+1 {
+		return errChanged
+	}
 	m := c.Member
 	old, known := t.members[m.ID]
 	switch c.Op {
@@ -343,6 +355,7 @@ func (t *table) check(c change) error {
 // it.
 func (t *table) apply(c change, conf raftpb.ConfState) {
 	t.conf = conf
+	t.changed = max(t.changed, c.Number)
 	m := t.members[c.Member.ID]
 	switch c.Op {
 	case opAdd:

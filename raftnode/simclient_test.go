@@ -280,7 +280,7 @@ func (w *simWorld) reform(c *simClient) {
 	all := n.core.members.list()
 	m := all[c.r.IntN(len(all))]
 	req := changeRequest{Op: "transfer", Name: m.Name}
-	switch kind := c.r.IntN(5); {
+	switch kind := c.r.IntN(6); {
 	case kind == 0 && w.rotten == nil: // else only the copy that has lied might be left
 		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
 	case kind == 1:
@@ -295,10 +295,35 @@ func (w *simWorld) reform(c *simClient) {
 		joiner.Promote = c.r.IntN(4) > 0
 		w.machine(joiner.ID, &identity{ClusterID: n.self.ClusterID, Peers: all})
 		req = changeRequest{Op: "add", Member: joiner}
+	case kind == 5:
+		w.moves++
+		m.ClientURL = fmt.Sprintf("http://h%d:%d", m.ID, 2+w.moves)
+		req = changeRequest{Op: "add", Member: m} // it is one already: it has moved
 	}
 	ctx, cancel := c.context()
 	defer cancel()
 	_, err := n.changeHere(ctx, req)
 	c.await()
+	w.moved(req.Member, err)
 	w.note("%s %s%s at n%d: %v", req.Op, req.Name, req.Member.Name, s.id, err)
+}
+
+// moved notes where a member may be known to be: where the last change put it that
+// was answered, or one after that whose outcome is unknown.
+func (w *simWorld) moved(m Member, err error) {
+	switch {
+	case m.ID == 0 || errors.Is(err, ErrRefused) || errors.Is(err, ErrUnavailable):
+	case err == nil:
+		w.places[m.ID] = []string{m.ClientURL}
+	default:
+		w.places[m.ID] = append(w.mayBe(m.ID), m.ClientURL)
+	}
+}
+
+// mayBe lists the URLs under which a member may be known.
+func (w *simWorld) mayBe(id ID) []string {
+	if urls := w.places[id]; urls != nil {
+		return urls
+	}
+	return []string{simMember(id).ClientURL}
 }

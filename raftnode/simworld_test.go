@@ -124,6 +124,8 @@ type simWorld struct {
 	created  map[string]kvstore.Meta             // acknowledged, by key
 	uploads  map[simUpload]*simProgress          // of large values, as far as anybody has applied
 	newest   uint64                              // revision acknowledged to anybody
+	places   map[ID][]string                     // client URLs under which a member may be known
+	moves    int                                 // of members to new client URLs
 	ops      []checker.Op
 	open     int          // clients at work
 	behind   atomic.Int64 // goroutines that act for machines, and wait for their turns
@@ -157,7 +159,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{},
+		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -643,6 +645,11 @@ func (w *simWorld) describe() string {
 // verify compares all replicas with one another, with every acknowledged put,
 // and what clients saw with what can be.
 func (w *simWorld) verify() {
+	for _, m := range w.leader().life.node.core.members.list() {
+		if !slices.Contains(w.mayBe(m.ID), m.ClientURL) {
+			w.fatalf("n%d is known at %s, and was last at %v", m.ID, m.ClientURL, w.mayBe(m.ID))
+		}
+	}
 	var want kvstore.Stats
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s == w.rotten {
