@@ -102,6 +102,15 @@ var controls = []broken.Control{
 		New: "if got, want := binary.BigEndian.Uint32(b[1:]), recordChecksum(b, rev); got != want && len(b) == 0 {"},
 }
 
+// TestControls_Apply: each control still breaks the program that there is.
+func TestControls_Apply(t *testing.T) {
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Check(t, root, controls)
+}
+
 // TestControls: each way to break the program is found by the simulation, and
 // how many worlds that takes.
 func TestControls(t *testing.T) {

@@ -18,13 +18,15 @@ var controls = []broken.Control{
 	{Name: "a reader joins a load that is older than he is", File: "cachetier/get.go",
 		Old: "if errors.Is(f.err, errAbsent) && f.start < arrived {", New: "if errors.Is(f.err, errAbsent) && f.start < arrived && f == nil {"},
 	{Name: "an absence is kept", File: "cachetier/get.go",
-		Old: "\treturn n.load(ctx, first, key, arrived)\n}\n", New: `	known := <-absences
+		Old: "func (n *Node) load(ctx context.Context, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {\n",
+		New: `func (n *Node) load(ctx context.Context, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
+	known := <-absences
 	gone := known[key]
 	absences <- known
 	if gone {
 		return nil, "", errAbsent
 	}
-	rec, source, err := n.load(ctx, first, key, arrived)
+	rec, source, err := n.loadAnew(ctx, t, key, arrived)
 	if errors.Is(err, errAbsent) {
 		known := <-absences
 		known[key] = true
@@ -36,10 +38,21 @@ var controls = []broken.Control{
 var absences = make(chan map[kvstore.Key]bool, 1)
 
 func init() { absences <- map[kvstore.Key]bool{} }
+
+func (n *Node) loadAnew(ctx context.Context, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
 `},
 }
 
 var violationOf = regexp.MustCompile(`VIOLATION .*`)
+
+// TestControls_Apply: each control still breaks the program that there is.
+func TestControls_Apply(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken.Check(t, root, controls)
+}
 
 // TestControls: each way to break the cache tier is found by an episode.
 func TestControls(t *testing.T) {

@@ -4,10 +4,12 @@
 package broken
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 	"testing"
 )
 
@@ -27,8 +29,9 @@ func (c *Control) Overlay(t testing.TB, root string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(source), c.Old); n != 1 {
-		t.Fatalf("%s has %q %d times: the control does not fit the source any more", c.File, c.Old, n)
+	changed, err := c.apply(source)
+	if err != nil {
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	file, list := filepath.Join(dir, "broken.go"), filepath.Join(dir, "overlay.json")
@@ -36,11 +39,60 @@ func (c *Control) Overlay(t testing.TB, root string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(source), c.Old, c.New, 1)), 0o600); err != nil {
+	if err := os.WriteFile(file, changed, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return list
+}
+
+// apply returns the source of the control's file, broken.
+func (c *Control) apply(source []byte) ([]byte, error) {
+	if n := bytes.Count(source, []byte(c.Old)); n != 1 {
+		return nil, fmt.Errorf("%s has %q %d times: the control does not fit the source any more", c.File, c.Old, n)
+	}
+	if c.Old == c.New {
+		return nil, fmt.Errorf("the control changes nothing of %s", c.File)
+	}
+	return bytes.Replace(source, []byte(c.Old), []byte(c.New), 1), nil
+}
+
+// Check fails the test for each control that breaks nothing any more: its text is
+// not in its file exactly once, it changes nothing, or what it makes of the package
+// does not compile. It takes seconds, and looking for the controls minutes; so it
+// belongs in a test that always runs.
+func Check(t *testing.T, root string, controls []Control) {
+	t.Helper()
+	var dirs []string
+	for _, c := range controls {
+		dirs = append(dirs, filepath.Dir(c.File))
+	}
+	slices.Sort(dirs)
+	m, err := LoadModule(root, slices.Compact(dirs)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range controls {
+		if err := m.fits(&c); err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+		}
+	}
+}
+
+func (m *Module) fits(c *Control) error {
+	p := m.Package(filepath.Dir(c.File))
+	i := slices.IndexFunc(p.Sources, func(s *Source) bool { return s.Name == filepath.Clean(c.File) })
+	if i < 0 {
+		return fmt.Errorf("there is no %s in what is compiled", c.File)
+	}
+	changed, err := c.apply(p.Sources[i].Text)
+	if err != nil {
+		return err
+	}
+	if _, err := p.Check(c.File, changed); err != nil {
+		return fmt.Errorf("it does not compile: %w", err)
+	}
+	return nil
 }
