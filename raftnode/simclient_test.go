@@ -325,5 +325,5 @@ func (w *simWorld) mayBe(id ID) []string {
 	if urls := w.places[id]; urls != nil {
 		return urls
 	}
-	return []string{simMember(id).ClientURL}
+	return []string{simMember(w.member(id).id).ClientURL}
 }
