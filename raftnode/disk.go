@@ -44,6 +44,10 @@ type walDisk struct {
 	snaps           *snap.Snapshotter
 	sync            syncFunc
 	logger          *slog.Logger
+
+	state  raftpb.HardState // as it was saved last
+	proven bool             // a mark follows what was synced last
+	failed bool             // nothing can be written any more
 }
 
 // syncFunc makes durable what is at a path: what a file holds, or which names a
@@ -187,6 +191,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	if _, st.state, st.entries, err = d.wal.ReadAll(); err != nil {
 		return nil, st, errors.Join(unusable(err, "read the log"), d.wal.Close())
 	}
+	d.state = st.state
 	return d, st, nil
 }
 
@@ -245,9 +250,42 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 }
 
 func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) error {
+	if state == d.state && len(entries) == 0 {
+		return nil // it is there, and twice would be a mark
+	}
+	if err := d.prove(); err != nil {
+		return err
+	}
 	// wal.Save fsyncs by raft's rule (new entries, term or vote), which is
 	// the rule the last argument comes from.
-	return d.walErr(d.wal.Save(state, entries))
+	if err := d.walErr(d.wal.Save(state, entries)); err != nil {
+		return err
+	}
+	if raft.MustSync(state, d.state, len(entries)) {
+		d.proven = false
+	}
+	if !raft.IsEmptyHardState(state) {
+		d.state = state
+	}
+	return nil
+}
+
+// prove writes a mark behind what was synced last, before anything else is written:
+// the state twice more. Where it is found, all that lies before it was on the disk,
+// and what does not read there is damaged. Where there is none, it may be of a write
+// that never finished, whose pages reached the disk in another order. walscan decides
+// by that. The mark itself is synced with what follows it.
+func (d *walDisk) prove() error {
+	if d.proven || raft.IsEmptyHardState(d.state) {
+		return nil
+	}
+	for range 2 {
+		if err := d.walErr(d.wal.Save(d.state, nil)); err != nil {
+			return err
+		}
+	}
+	d.proven = true
+	return nil
 }
 
 func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
@@ -258,8 +296,12 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	if err := d.sync(d.snapDir); err != nil {
 		return writeErr(err, "sync %s", d.snapDir)
 	}
+	if err := d.prove(); err != nil {
+		return err
+	}
 	conf := s.Metadata.ConfState
 	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
+	d.proven = false
 	return d.walErr(d.wal.SaveSnapshot(rec))
 }
 
@@ -269,6 +311,7 @@ func (d *walDisk) walErr(err error) error {
 	if err == nil {
 		return nil
 	}
+	d.failed = true
 	path := d.walDir
 	if names, listErr := fileNames(d.walDir, ".wal"); listErr == nil && len(names) > 0 {
 		path = filepath.Join(d.walDir, names[len(names)-1])
@@ -356,4 +399,11 @@ func removeFiles(dir string, names []string) error {
 	return nil
 }
 
-func (d *walDisk) close() error { return d.walErr(d.wal.Close()) }
+// close leaves a mark: what was saved last was on the disk too.
+func (d *walDisk) close() error {
+	var err error
+	if !d.failed {
+		err = d.prove()
+	}
+	return errors.Join(err, d.walErr(d.wal.Close()))
+}
