@@ -274,7 +274,7 @@ func (n *Node) followForced(st *diskState, members *table, applied uint64) error
 		return err
 	}
 	if _, ended := endedIn(t.forced, n.self.ClusterID); !ended {
-		return fmt.Errorf("%w: the state in %s belongs to cluster %v, the identity to %v", ErrDisk, n.cfg.Dir, t.cluster, n.self.ClusterID)
+		return fmt.Errorf("%w: the store in %s belongs to cluster %v, the identity to %v; %s", ErrMixedUp, n.cfg.Dir, t.cluster, n.self.ClusterID, putBack)
 	}
 	n.self.ClusterID, n.self.Forced, n.self.Ended = t.cluster, t.forced, nil
 	n.forced.Store(&n.self.Forced)
