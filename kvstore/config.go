@@ -34,6 +34,12 @@ type StoreConfig struct {
 	OverlayBytes    int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
 	GenerationBytes int64         // part of the overlay that is indexed as one; default 16 MiB, at most OverlayBytes/4
 	IndexSliceKeys  int           // keys an index transaction; default 20,000
+
+	// Spread draws numbers between 0 and 1, by which replicas flush at different
+	// times: they apply the same, and when all flush at once every put waits. It
+	// must be quick, and safe for concurrent use. nil: flushes come as late as
+	// memory allows.
+	Spread func() float64
 }
 
 // withDefaults fills in what is zero and checks the rest.
@@ -43,6 +49,9 @@ func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Spread == nil {
+		c.Spread = func() float64 { return 0 }
 	}
 	if c.OnCommit == nil {
 		c.OnCommit = func(time.Duration) {}

@@ -287,9 +287,7 @@ func (s *Store) indexTail() error {
 			rev, digest = r.rev, r.digest
 			s.overlay.add(r.key, rev, digest)
 		}
-		if s.overlay.active.bytes >= s.cfg.GenerationBytes {
-			s.overlay.freeze()
-		}
+		s.freezeLocked()
 		due := s.flushDueLocked()
 		s.mu.Unlock()
 		if due {
