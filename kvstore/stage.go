@@ -275,7 +275,7 @@ func (st *stager) trim(p *progress, own position) (fits bool, err error) {
 func (s *Store) pulledDigest(own position, rev Revision) (Digest, error) {
 	at, digest := own.rev, own.digest
 	var err error
-	if kept := checkpointBefore(rev); kept > at {
+	if kept := s.checkpointBefore(rev); kept > at {
 		at = kept
 		digest, err = s.checkpoint(kept)
 	}

@@ -69,7 +69,7 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	case rev == durable.rev:
 		return durable.digest, nil
 	}
-	at := checkpointBefore(rev)
+	at := s.checkpointBefore(rev)
 	digest, err := s.checkpoint(at)
 	if err == nil {
 		digest, err = s.scanDigest(at, digest, rev)
@@ -78,7 +78,7 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 }
 
 // checkpointBefore returns the newest revision up to rev whose digest is kept.
-func checkpointBefore(rev Revision) Revision { return rev - rev%checkpointEvery }
+func (s *Store) checkpointBefore(rev Revision) Revision { return rev - rev%checkpointEvery }
 
 // scanDigest returns the digest at rev from the one at an earlier revision.
 func (s *Store) scanDigest(at Revision, digest Digest, rev Revision) (Digest, error) {
