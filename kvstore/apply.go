@@ -321,9 +321,7 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 	if meta != nil {
 		s.meta = append([]byte{}, meta...)
 	}
-	if s.overlay.active.bytes >= s.cfg.GenerationBytes {
-		s.overlay.freeze()
-	}
+	s.freezeLocked()
 	commitDue := s.pendingBytes >= s.cfg.CommitBytes
 	s.announceLocked()
 	s.mu.Unlock()

@@ -39,6 +39,11 @@ type StoreConfig struct {
 	// history digest is kept. Whoever opens a store again must give the same.
 	// Default CheckpointRevisions.
 	CheckpointRevisions Revision
+	// Spread draws numbers between 0 and 1, by which replicas flush at different
+	// times: they apply the same, and when all flush at once every put waits. It
+	// must be quick, and safe for concurrent use. nil: flushes come as late as
+	// memory allows.
+	Spread func() float64
 }
 
 // withDefaults fills in what is zero and checks the rest.
@@ -48,6 +53,9 @@ func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Spread == nil {
+		c.Spread = func() float64 { return 0 }
 	}
 	if c.OnCommit == nil {
 		c.OnCommit = func(time.Duration) {}

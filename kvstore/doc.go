@@ -66,7 +66,8 @@
 // absence is checked too. A flush merges the sorted keys of the overlay with the
 // blocks they fall into, and leaves the others alone. When the overlay has some
 // for nearly every block, that writes the index once; this is why flushes are
-// few.
+// few. Replicas apply the same, and draw by lot when they flush (StoreConfig.Spread):
+// when all do at once, every put waits.
 //
 // When history is far ahead of the index, as it is for a fresh replica, its keys
 // are sorted in runs of one overlay's worth, which wait in a scratch file

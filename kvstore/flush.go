@@ -25,7 +25,15 @@ func (s *Store) FlushIndex() error {
 // flushDueLocked reports whether the index lags far enough for a flush: few,
 // large flushes write far less than many small ones. mu is held.
 func (s *Store) flushDueLocked() bool {
-	return s.overlay.frozenBytes() >= s.cfg.OverlayBytes/2
+	return s.overlay.frozenBytes() >= s.flushAt
+}
+
+// freezeLocked starts a new generation if one is due. mu is held.
+func (s *Store) freezeLocked() {
+	o := &s.overlay
+	if o.active.bytes >= s.cfg.GenerationBytes || o.frozenBytes() < s.flushAt && o.bytes >= s.flushAt {
+		o.freeze()
+	}
 }
 
 // flushFrozen indexes the frozen generations that history has. Revisions that
@@ -66,6 +74,8 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.overlay.drop(len(generations))
+	// Few, but not in step with those of other replicas.
+	s.flushAt = int64(float64(s.cfg.OverlayBytes/2) * (1 - s.cfg.Spread()/4))
 	s.releaseLocked()
 	s.mu.Unlock()
 	return nil

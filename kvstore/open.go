@@ -303,9 +303,7 @@ func (s *Store) indexTail() error {
 			rev, digest = r.rev, r.digest
 			s.overlay.add(r.key, rev, digest)
 		}
-		if s.overlay.active.bytes >= s.cfg.GenerationBytes {
-			s.overlay.freeze()
-		}
+		s.freezeLocked()
 		due := s.flushDueLocked()
 		s.mu.Unlock()
 		if due {
@@ -325,10 +323,9 @@ func (s *Store) indexTail() error {
 
 // scannedRecord is what a scan keeps of a record.
 type scannedRecord struct {
-	key     Key
-	rev     Revision
-	digest  Digest
-	chunked *body // upload, chunks, size and digest of a value in chunks, else nil
+	key    Key
+	rev    Revision
+	digest Digest
 }
 
 // scanHistory reads some records after revision rev, whose digest is given, up
@@ -352,11 +349,7 @@ func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord,
 				return false
 			}
 			digest = nextDigest(digest, rev, d.header)
-			r := scannedRecord{key: Key(d.key), rev: rev, digest: digest}
-			if d.kind == bodyChunked {
-				r.chunked = &body{upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
-			}
-			batch = append(batch, r)
+			batch = append(batch, scannedRecord{Key(d.key), rev, digest})
 			read += len(v)
 			return rev < last && len(batch) < scanRecords && read < scanBytes
 		})

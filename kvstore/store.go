@@ -51,6 +51,7 @@ type Store struct {
 	uploads      map[uploadID]*upload
 	dirty        map[uploadID]struct{} // uploads that changed since the last commit
 	overlay      overlay
+	flushAt      int64         // a flush is due when so many bytes of the overlay are frozen
 	room         chan struct{} // closed and replaced whenever a bound is released
 	running      bool          // whether Run is there to release bounds
 	announced    Revision      // the newest revision that followers were woken for
@@ -115,6 +116,7 @@ func newStore(cfg StoreConfig) *Store {
 		uploads:    make(map[uploadID]*upload),
 		dirty:      make(map[uploadID]struct{}),
 		overlay:    newOverlay(),
+		flushAt:    int64(float64(cfg.OverlayBytes/2) * (1 - 0.9*cfg.Spread())), // the first may come early
 		room:       make(chan struct{}),
 		grown:      make(chan struct{}),
 		wakeCommit: make(chan struct{}, 1),

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 )
@@ -11,11 +12,11 @@ import (
 const CheckpointRevisions Revision = 1024
 
 // Verify reads the whole durable history and the index and compares them:
-// every record's checksum, every chunk of every value, the digest at
-// every checkpoint and at the end, and that the index leads every key to its
-// revision. A difference is a *CorruptError and fatal. It takes as long as reading
-// both files does, in short read transactions, and may run while the store is
-// used. It returns ctx's error when that ends first.
+// every record's checksum, every value with its digest, the digest at every
+// checkpoint and at the end, and that the index leads every key to its revision. A
+// difference is a *CorruptError and fatal. It takes as long as reading both files
+// does, in short read transactions, and may run while the store is used. It returns
+// ctx's error when that ends first.
 func (s *Store) Verify(ctx context.Context) error {
 	if err := s.err(); err != nil {
 		return err
@@ -34,7 +35,7 @@ func (s *Store) Verify(ctx context.Context) error {
 			err = s.verifyBatch(batch, indexed)
 		}
 		if err == nil {
-			err = s.verifyChunks(ctx, batch)
+			err = s.verifyValues(ctx, at+1, batch[len(batch)-1].rev)
 		}
 		if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 			return ended
@@ -84,26 +85,53 @@ func (s *Store) verifyBatch(batch []scannedRecord, indexed Revision) error {
 	})
 }
 
-// verifyChunks reads the values of a batch that are in chunks. One that is whole
-// and not what its digest says is no fault of this store.
-func (s *Store) verifyChunks(ctx context.Context, batch []scannedRecord) error {
-	for _, r := range batch {
-		if r.chunked == nil {
-			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		sum, err := sumChunks(s.history, r.chunked)
-		switch {
-		case errors.Is(err, errChunkSize):
-			return corruptFile(s.history, fmt.Sprintf("the value of revision %d: %v", r.rev, err))
-		case err != nil:
-			return err
-		case sum != r.chunked.sum:
-			// Every chunk is what came in the log, so every replica has the same.
-			s.logger.Error("a value was damaged before it came into the log, when seals were not checked yet; every node has it so: put it again under another key", "key", r.key, "revision", r.rev, "digest", r.chunked.sum, "stored", sum)
+// verifyValues compares the values from revision first to last with their digests.
+func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
+	chunked := make(map[Revision]*body)
+	if err := s.history.View(func(tx Tx) error {
+		var failed error
+		err := ascendRecords(tx, first, func(rev Revision, raw []byte) bool {
+			if rev > last {
+				return false
+			}
+			d, err := checkRecord(tx, raw, rev)
+			switch {
+			case err != nil:
+				failed = err
+			case d.kind == bodyChunked:
+				chunked[rev] = &body{upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
+			case Digest(sha256.Sum256(d.value)) != d.sum:
+				file, off := tx.Where(raw)
+				failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the value of revision %d does not have the digest %s that its record says", rev, d.sum)}
+			}
+			return failed == nil
+		})
+		return errors.Join(failed, err)
+	}); err != nil {
+		return err
+	}
+	for rev := first; rev <= last; rev++ {
+		if d := chunked[rev]; d != nil {
+			if err := s.verifyChunks(ctx, rev, d); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// verifyChunks reads a value in chunks. One that is whole and not what its digest
+// says is no fault of this store: each chunk is what came in the log.
+func (s *Store) verifyChunks(ctx context.Context, rev Revision, d *body) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	sum, err := sumChunks(s.history, d)
+	if errors.Is(err, errChunkSize) {
+		return corruptFile(s.history, fmt.Sprintf("the value of revision %d: %v", rev, err))
+	}
+	if err == nil && sum != d.sum {
+		s.logger.Error("a value was damaged before it came into the log, by a version that did not compare it then; every node has it so: put it again under another key", "revision", rev, "digest", d.sum, "stored", sum)
+	}
+	return err
 }

@@ -54,6 +54,29 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				return tx.Put(BucketRecords, k, encodeBlock(records, b.last, size))
 			})
 		},
+		"a value changed before its record got its checksum": func(t *testing.T, d *memDisks) {
+			change(t, d.history, func(tx Tx) error {
+				from := revisionKey(3)
+				k, raw := tx.Seek(BucketRecords, from[:])
+				b, err := openBlockIn(tx, k, append([]byte(nil), raw...))
+				if err != nil {
+					return err
+				}
+				for i := range b.len() {
+					r := b.record(i)
+					rev := b.first() + Revision(i)
+					if d, err := checkRecord(tx, r, rev); err != nil {
+						return err
+					} else if len(d.value) > 0 {
+						d.value[0] ^= 1
+						sealRecord(r, rev)
+						break
+					}
+				}
+				whole := append([]byte(nil), raw[:len(raw)-len(b.data)]...) // what changed is the data alone
+				return tx.Put(BucketRecords, k, append(whole, b.data...))
+			})
+		},
 		"a chunk's last byte changed": func(t *testing.T, d *memDisks) {
 			change(t, d.history, func(tx Tx) error {
 				k, v := sealedChunk(t, tx)

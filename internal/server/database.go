@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strings"
@@ -177,7 +178,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if host, _, _ := nodeurl.SplitListen(cfg.PeerListen); cfg.PeerAdvertise == "" && nodeurl.Wildcard(host) {
 		d.peer.url = "" // nobody knows but the cluster
 	}
-	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed}); err != nil {
+	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed, Spread: rand.Float64}); err != nil {
 		return nil, err
 	}
 	if d.node, err = raftnode.Open(d.nodeConfig(), d.store); err != nil {
