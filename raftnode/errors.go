@@ -39,6 +39,9 @@ var (
 	ErrRemoved = errors.New("this node was removed from the cluster; to use the machine again, empty its data directory and start it with --join")
 	// ErrLostData: the cluster knows this node's name under another ID.
 	ErrLostData = errors.New("this node's data directory was lost")
+	// ErrDiverged: most voters have another history than this node. A disk or
+	// the memory of the machine has lied.
+	ErrDiverged = errors.New("this node's history differs from that of most voters")
 	// ErrDisk: a write, an fsync or a read of the node's own files failed.
 	// The node has stopped because it cannot know what is on the disk.
 	ErrDisk = errors.New("the disk cannot be trusted")

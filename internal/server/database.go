@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
@@ -87,23 +90,24 @@ type DatabaseConfig struct {
 // Database is a running database node. All methods may be called from any
 // goroutine.
 type Database struct {
-	cfg       DatabaseConfig
-	logger    *slog.Logger
-	dir       *dataDir
-	public    *listener
-	peer      *listener
-	store     *kvstore.Store
-	node      *raftnode.Node
-	db        *kvstore.DB
-	registry  *cachetier.Registry
-	counters  httpapi.Counters
-	metrics   *metrics.Database
-	hosts     *hosts.Set
-	watch     *watch
-	disk      *diskWatch
-	started   time.Time
-	verified  atomic.Uint64 // revision up to which a difference was looked into
-	verifying atomic.Bool
+	cfg      DatabaseConfig
+	logger   *slog.Logger
+	dir      *dataDir
+	public   *listener
+	peer     *listener
+	store    *kvstore.Store
+	node     *raftnode.Node
+	db       *kvstore.DB
+	registry *cachetier.Registry
+	counters httpapi.Counters
+	metrics  *metrics.Database
+	hosts    *hosts.Set
+	watch    *watch
+	disk     *diskWatch
+	started  time.Time
+	verified atomic.Uint64 // revision up to which this node's disk was found in order
+	judging  atomic.Bool   // whether a difference is being looked into
+	disputes *rate.Limiter // of log lines about that
 
 	stopNode  context.CancelFunc // ends raft and everything above it
 	stopStore context.CancelFunc // ends the store, which must outlive raft
@@ -136,7 +140,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		cfg.DiskReserveBytes = DefaultDiskReserveBytes
 	}
 	d := &Database{
-		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
+		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(), disputes: rate.NewLimiter(rate.Every(raftnode.DisputeEvery), 1),
 		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	d.metrics = metrics.NewDatabase(cfg.Name, d.figures)
@@ -449,38 +453,57 @@ func (d *Database) figures() metrics.DatabaseFigures {
 
 // compare looks for a replica whose history differs from this node's: the
 // same revision with another digest. A found value carries a checksum, but a
-// missing one does not; this is what finds a lost record. Each of the two
-// verifies its own disk, once a revision, and the one at fault stops.
+// missing one does not; this is what finds a lost record.
 func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client.Stats) {
-	for _, c := range theirs.Checkpoints {
-		if c.Revision <= d.verified.Load() {
-			continue
-		}
-		digest, err := d.store.DigestAt(kvstore.Revision(c.Revision))
-		if err != nil || digest.String() == c.Digest {
-			continue // not there yet, or the same
-		}
-		if !d.verifying.Swap(true) {
-			d.running.Go(func() { d.verify(ctx, m, c.Revision) })
-		}
-		return
+	revision, differs := d.differs(theirs)
+	if differs && !d.judging.Swap(true) {
+		d.running.Go(func() { d.judge(ctx, m, revision) })
 	}
 }
 
-// verify looks for the fault in this node's own disk. It takes as long as
-// reading the store does, so the watch does not wait for it.
-func (d *Database) verify(ctx context.Context, m raftnode.Member, revision uint64) {
-	defer d.verifying.Store(false)
-	logger := d.logger.With("member", m.Name, "revision", revision)
-	logger.Error("this node's history differs from another member's; verifying it")
-	err := d.store.Verify(ctx)
-	if ctx.Err() != nil {
-		return
+// differs returns a revision at which another member says that it has another digest
+// than this node.
+func (d *Database) differs(theirs client.Stats) (revision uint64, differs bool) {
+	if own := d.store.Stats(); own.Revision > 0 && theirs.Revision == uint64(own.Revision) && theirs.Digest != own.Digest.String() {
+		return theirs.Revision, true
 	}
-	if err != nil {
-		d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, revision, err))
-		return
+	for _, c := range theirs.Checkpoints {
+		at := kvstore.Revision(c.Revision)
+		if at%kvstore.CheckpointRevisions != 0 {
+			continue // nobody of this version says so, and it would be work
+		}
+		digest, err := d.store.DigestAt(at)
+		if err == nil && digest.String() != c.Digest {
+			return c.Revision, true
+		} // else it is the same, or not there yet
 	}
-	d.verified.Store(revision)
-	logger.Error("this node's own history is in order; the other member's disk is at fault")
+	return 0, false
+}
+
+// judge looks for the fault in this node's own disk first, where it can be named.
+// That takes as long as reading the store does, so the watch does not wait for it. A
+// disk that is in order can still hold what memory got wrong: then most voters decide.
+func (d *Database) judge(ctx context.Context, m raftnode.Member, revision uint64) {
+	defer d.judging.Store(false)
+	if looked := d.verified.Load(); looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions) {
+		d.logger.Error("this node's history differs from another member's; verifying this node's disk", "member", m.Name, "revision", revision)
+		err := d.store.Verify(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, revision, err))
+			return
+		}
+		d.verified.Store(revision)
+		d.logger.Warn("this node's disk is in order; asking the other members", "member", m.Name, "revision", revision)
+	}
+	err := d.node.JudgeHistory(ctx, revision)
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, raftnode.ErrDiverged):
+		d.fail(err)
+	case d.disputes.Allow():
+		d.logger.Error("histories differ", "err", err)
+	}
 }
