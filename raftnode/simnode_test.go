@@ -250,7 +250,7 @@ func (s *simNode) run() error {
 		}
 	}
 	for _, m := range life.inbox {
-		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] {
+		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] && !s.newcomer(&m) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
 		n.core.step(m)
@@ -283,6 +283,15 @@ func (s *simNode) run() error {
 		return *err
 	}
 	return nil
+}
+
+// newcomer reports whether a message may be of a member that this one does not know
+// yet, and that its leader has handed over to. It is believed once that leader has
+// not been heard of for an election time-out.
+func (s *simNode) newcomer(m *raftpb.Message) bool {
+	core := s.life.node.core
+	_, known := core.members.members[ID(m.From)]
+	return !known && m.Term > core.term
 }
 
 // apply hands some of what is committed to the store, as the applier's own
