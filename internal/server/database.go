@@ -90,24 +90,26 @@ type DatabaseConfig struct {
 // Database is a running database node. All methods may be called from any
 // goroutine.
 type Database struct {
-	cfg      DatabaseConfig
-	logger   *slog.Logger
-	dir      *dataDir
-	public   *listener
-	peer     *listener
-	store    *kvstore.Store
-	node     *raftnode.Node
-	db       *kvstore.DB
-	registry *cachetier.Registry
-	counters httpapi.Counters
-	metrics  *metrics.Database
-	hosts    *hosts.Set
-	watch    *watch
-	disk     *diskWatch
-	started  time.Time
-	verified atomic.Uint64 // revision up to which this node's disk was found in order
-	judging  atomic.Bool   // whether a difference is being looked into
-	disputes *rate.Limiter // of log lines about that
+	cfg       DatabaseConfig
+	logger    *slog.Logger
+	dir       *dataDir
+	public    *listener
+	peer      *listener
+	store     *kvstore.Store
+	node      *raftnode.Node
+	db        *kvstore.DB
+	registry  *cachetier.Registry
+	counters  httpapi.Counters
+	metrics   *metrics.Database
+	hosts     *hosts.Set
+	watch     *watch
+	disk      *diskWatch
+	started   time.Time
+	verified  atomic.Uint64 // revision up to which this node's disk was found in order
+	judging   atomic.Bool   // whether a difference is being looked into
+	disputes  *rate.Limiter // of log lines about that
+	comparing sync.Mutex
+	compared  map[raftnode.ID]comparison // guarded by comparing
 
 	stopNode  context.CancelFunc // ends raft and everything above it
 	stopStore context.CancelFunc // ends the store, which must outlive raft
@@ -140,7 +142,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		cfg.DiskReserveBytes = DefaultDiskReserveBytes
 	}
 	d := &Database{
-		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(), disputes: rate.NewLimiter(rate.Every(raftnode.DisputeEvery), 1),
+		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(), disputes: rate.NewLimiter(rate.Every(raftnode.DisputeEvery), 1), compared: map[raftnode.ID]comparison{},
 		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	d.metrics = metrics.NewDatabase(cfg.Name, d.figures)
@@ -451,21 +453,38 @@ func (d *Database) figures() metrics.DatabaseFigures {
 	}
 }
 
-// compare looks for a replica whose history differs from this node's: the
-// same revision with another digest. A found value carries a checksum, but a
-// missing one does not; this is what finds a lost record.
+// compare looks for a replica whose history differs from this node's. A found value
+// carries a checksum, but a missing one does not; this is what finds a lost record.
 func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client.Stats) {
-	revision, differs := d.differs(theirs)
+	revision, differs := d.differs(m.ID, theirs)
 	if differs && !d.judging.Swap(true) {
-		d.running.Go(func() { d.judge(ctx, m, revision) })
+		d.running.Go(func() {
+			defer d.judging.Store(false)
+			d.judge(ctx, revision)
+		})
 	}
 }
 
-// differs returns a revision at which another member says that it has another digest
-// than this node.
-func (d *Database) differs(theirs client.Stats) (revision uint64, differs bool) {
-	if own := d.store.Stats(); own.Revision > 0 && theirs.Revision == uint64(own.Revision) && theirs.Digest != own.Digest.String() {
-		return theirs.Revision, true
+// comparison is what was seen last of another member: both revisions then.
+type comparison struct{ own, theirs uint64 }
+
+// differs returns a revision at which another member has, or may have, another digest
+// than this node. Two that stand still at different revisions have applied the same
+// log by then, unless one of them is cut off.
+func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64, differs bool) {
+	own := d.store.Stats()
+	now := comparison{uint64(own.Revision), theirs.Revision}
+	d.comparing.Lock()
+	still := d.compared[id] == now
+	d.compared[id] = now
+	d.comparing.Unlock()
+	switch {
+	case now.own == now.theirs:
+		if theirs.Digest != own.Digest.String() {
+			return now.own, true
+		}
+	case still && min(now.own, now.theirs) > 0:
+		return min(now.own, now.theirs), true
 	}
 	for _, c := range theirs.Checkpoints {
 		at := kvstore.Revision(c.Revision)
@@ -480,30 +499,31 @@ func (d *Database) differs(theirs client.Stats) (revision uint64, differs bool) 
 	return 0, false
 }
 
-// judge looks for the fault in this node's own disk first, where it can be named.
-// That takes as long as reading the store does, so the watch does not wait for it. A
-// disk that is in order can still hold what memory got wrong: then most voters decide.
-func (d *Database) judge(ctx context.Context, m raftnode.Member, revision uint64) {
-	defer d.judging.Store(false)
+// judge asks all members who is wrong, and stops this node if it is the one. Before
+// that it looks for the fault on this node's disk, where it can be named; a disk that
+// is in order can still hold what memory got wrong. Reading the store takes long, so
+// the watch does not wait for it.
+func (d *Database) judge(ctx context.Context, revision uint64) {
+	err := d.node.JudgeHistory(ctx, revision)
+	diverged := errors.Is(err, raftnode.ErrDiverged)
+	if !diverged && !errors.As(err, new(*raftnode.DisputeError)) {
+		return
+	}
 	if looked := d.verified.Load(); looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions) {
-		d.logger.Error("this node's history differs from another member's; verifying this node's disk", "member", m.Name, "revision", revision)
-		err := d.store.Verify(ctx)
+		d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
+		fault := d.store.Verify(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
-			d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, revision, err))
+		if fault != nil {
+			d.fail(fmt.Errorf("the histories of members differ at revision %d, and this node's disk is at fault: %w", revision, fault))
 			return
 		}
 		d.verified.Store(revision)
-		d.logger.Warn("this node's disk is in order; asking the other members", "member", m.Name, "revision", revision)
 	}
-	err := d.node.JudgeHistory(ctx, revision)
-	switch {
-	case err == nil || ctx.Err() != nil:
-	case errors.Is(err, raftnode.ErrDiverged):
+	if diverged {
 		d.fail(err)
-	case d.disputes.Allow():
-		d.logger.Error("histories differ", "err", err)
+	} else if d.disputes.Allow() {
+		d.logger.Error("this node's disk is in order, but histories differ", "err", err)
 	}
 }
