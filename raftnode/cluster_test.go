@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -182,6 +183,22 @@ func (s *listSM) Install(index, term uint64, meta, snapshot []byte) error {
 	s.now.Index, s.now.Term, s.now.Meta = index, term, meta
 	s.durable = s.now.clone()
 	return nil
+}
+
+func (s *listSM) Position() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return uint64(len(s.now.List))
+}
+
+func (s *listSM) Digest(position uint64) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if position > uint64(len(s.now.List)) {
+		return nil, fmt.Errorf("have %d, not %d", len(s.now.List), position)
+	}
+	sum := sha256.Sum256(bytes.Join(s.now.List[:position], []byte("\n")))
+	return sum[:], nil
 }
 
 func (s *listSM) Serve(ctx context.Context, query string, w io.Writer) error {

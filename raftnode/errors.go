@@ -45,6 +45,9 @@ var (
 	// node or of another time. Nothing was changed; with the right files in their
 	// place the node starts.
 	ErrMixedUp = errors.New("the files of the data directory do not belong together")
+	// ErrDiverged: most voters have another history than this node. A disk or
+	// the memory of the machine has lied.
+	ErrDiverged = errors.New("this node's history differs from that of most voters")
 	// ErrDisk: a write, an fsync or a read of the node's own files failed.
 	// The node has stopped because it cannot know what is on the disk.
 	ErrDisk = errors.New("the disk cannot be trusted")

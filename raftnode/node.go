@@ -14,6 +14,7 @@ import (
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
+	"golang.org/x/time/rate"
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
@@ -120,7 +121,9 @@ type Node struct {
 	progress *progress
 	applier  *applier
 	dropped  *droppedMessages
-	bodies   *bodyBudget // of the peer port
+	digest   historyDigest
+	disputes *rate.Limiter // of log lines about a history that is not this node's
+	bodies   *bodyBudget   // of the peer port
 	bodyIdle time.Duration
 	stopped  chan struct{} // closed when Run returns
 
@@ -218,6 +221,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		waiters:  newWaiters(random64()),
 		progress: &progress{},
 		dropped:  newDroppedMessages(cfg.Logger),
+		disputes: rate.NewLimiter(rate.Every(DisputeEvery), 1),
 		bodies:   newBodyBudget(cfg.QueueBytes),
 		bodyIdle: peerBodyIdle,
 		stopped:  make(chan struct{}),
@@ -555,8 +559,9 @@ func (n *Node) wantsPull(m raftpb.Message) bool {
 
 // startPull begins to pull a snapshot's data.
 func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
-	p := &puller{tries: pullTries, sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
-	sources := func() []string { return n.snapshotSources(ID(m.From)) }
+	p := n.newPuller()
+	p.tries, p.sender = pullTries, ID(m.From)
+	sources := func() []Member { return n.snapshotSources(ID(m.From)) }
 	index := m.Snapshot.Metadata.Index
 	wg.Go(func() {
 		n.logger.Info("pulling what a snapshot needs", "index", index, "from", ID(m.From).String())
@@ -564,9 +569,13 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, ErrDisk):
+		case errors.Is(err, ErrDisk), errors.Is(err, ErrDiverged):
 			fail(fmt.Errorf("pull snapshot %d: %w", index, err))
 			return
+		case errors.As(err, new(*DisputeError)):
+			if n.disputes.Allow() { // offered again every few seconds
+				n.logger.Error("this node is behind, and does not pull from a member with another history", "index", index, "from", ID(m.From).String(), "err", err)
+			}
 		case err != nil:
 			n.logger.Error("gave up pulling a snapshot; the leader offers its own again", "index", index, "from", ID(m.From).String(), "err", err)
 		}
@@ -574,23 +583,23 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 	})
 }
 
-// snapshotSources lists peer URLs to pull from, the snapshot's sender first.
-func (n *Node) snapshotSources(first ID) []string {
+// snapshotSources lists the members to pull from, the snapshot's sender first.
+func (n *Node) snapshotSources(first ID) []Member {
 	members := n.status.Load().Members
 	if len(members) == 0 {
 		members = n.identity.Load().Peers
 	}
-	var urls []string
+	var sources []Member
 	for _, m := range members {
 		switch m.ID {
 		case n.self.ID:
 		case first:
-			urls = append([]string{m.PeerURL}, urls...)
+			sources = append([]Member{m}, sources...)
 		default:
-			urls = append(urls, m.PeerURL)
+			sources = append(sources, m)
 		}
 	}
-	return urls
+	return sources
 }
 
 // checkpoint takes a local snapshot if it is time for one. It costs two small

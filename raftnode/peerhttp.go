@@ -19,16 +19,19 @@ import (
 const (
 	snapshotPath  = "/oncekv/snapshot"
 	membersPath   = "/oncekv/members"
+	historyPath   = "/oncekv/history"
 	clusterHeader = "Oncekv-Cluster"
 )
 
 // Handler serves the other members: raft messages, introductions, snapshot
-// data, and membership changes that were asked of a follower. It works before
+// data, digests of the history, and membership changes that were asked of a
+// follower. It works before
 // Run, except for raft's part.
 func (n *Node) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+nodehttp.IdentityPath, n.serveIdentity)
 	mux.HandleFunc("GET "+snapshotPath, n.sameCluster(n.serveSnapshot))
+	mux.HandleFunc("GET "+historyPath, n.sameCluster(n.serveHistory))
 	mux.HandleFunc("POST "+membersPath, n.sameCluster(n.serveMembers))
 	mux.HandleFunc(rafthttp.RaftPrefix, n.serveRaft)
 	mux.HandleFunc(rafthttp.RaftPrefix+"/", n.serveRaft)

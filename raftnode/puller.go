@@ -18,11 +18,24 @@ import (
 // at a time; a newer snapshot that arrives meanwhile is offered again by the
 // leader and finds most of its data staged already.
 type puller struct {
-	tries   int // until pull gives up; 0: never
+	tries  int // until pull gives up; 0: never
+	sender ID  // who offered the snapshot, if anybody did
+	// check returns nil for a source whose history this node's is the past of, as
+	// far as both go.
+	check   func(ctx context.Context, source Member) error
 	sm      StateMachine
 	cluster ID
 	client  *http.Client
 	logger  *slog.Logger
+}
+
+func (n *Node) newPuller() *puller {
+	return &puller{
+		check: func(ctx context.Context, source Member) error {
+			return n.checkSource(ctx, n.status.Load().Members, source)
+		},
+		sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger,
+	}
 }
 
 // errNoSource: nobody else could be asked.
@@ -43,36 +56,44 @@ type pulled struct {
 	err error
 }
 
+// disputePause is how long a pull waits after a source that has another history.
+const disputePause = 5 * time.Second
+
 // pull stages s from any of the sources, the given order first, and goes
-// round until it succeeds, gives up, or ctx ends.
-func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []string) error {
+// round until it succeeds, gives up, or ctx ends. ErrDiverged means that most voters
+// have another history than this node. A snapshot of somebody with another history is
+// given up at once.
+func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []Member) error {
 	d, err := decodeSnapshot(s.Data)
 	if err != nil {
 		return err
 	}
 	say := rate.NewLimiter(rate.Every(pullFailedEvery), 1)
 	for attempt := 1; ; attempt++ {
-		urls := sources()
-		if len(urls) == 0 {
+		all := sources()
+		if len(all) == 0 {
 			return errNoSource
 		}
-		url := urls[(attempt-1)%len(urls)]
-		err := p.sm.Stage(ctx, d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
-			return p.fetch(ctx, url, s.Metadata.Index, query)
-		})
+		source := all[(attempt-1)%len(all)]
+		err := p.pullFrom(ctx, source, s.Metadata.Index, d.state)
 		if err == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if errors.Is(err, ErrDisk) || attempt == p.tries {
+		disputed := errors.As(err, new(*DisputeError))
+		if errors.Is(err, ErrDisk) || errors.Is(err, ErrDiverged) || attempt == p.tries || disputed && source.ID == p.sender {
 			return err
 		}
 		if say.Allow() {
-			p.logger.Warn("pulling a snapshot failed, trying again", "index", s.Metadata.Index, "from", url, "err", err)
+			p.logger.Warn("pulling a snapshot failed, trying again", "index", s.Metadata.Index, "from", source.Name, "err", err)
 		}
-		wait := time.NewTimer(time.Duration(200+rand.IntN(300)) * time.Millisecond)
+		pause := time.Duration(200+rand.IntN(300)) * time.Millisecond
+		if disputed && p.tries == 0 {
+			pause = disputePause
+		}
+		wait := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 			wait.Stop()
@@ -80,6 +101,16 @@ func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []s
 		case <-wait.C:
 		}
 	}
+}
+
+// pullFrom stages what one source sends.
+func (p *puller) pullFrom(ctx context.Context, source Member, index uint64, state []byte) error {
+	if err := p.check(ctx, source); err != nil {
+		return err
+	}
+	return p.sm.Stage(ctx, state, func(ctx context.Context, query string) (io.ReadCloser, error) {
+		return p.fetch(ctx, source.PeerURL, index, query)
+	})
 }
 
 // pullIdle bounds how long a body may give nothing.

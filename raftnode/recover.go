@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -166,15 +167,10 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	p := &puller{sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger}
-	err = p.pull(ctx, s, func() []string {
-		var urls []string
-		for _, m := range t.list() {
-			if m.ID != n.self.ID {
-				urls = append(urls, m.PeerURL)
-			}
-		}
-		return urls
+	p := n.newPuller()
+	p.check = func(ctx context.Context, source Member) error { return n.checkSource(ctx, t.list(), source) }
+	err = p.pull(ctx, s, func() []Member {
+		return slices.DeleteFunc(t.list(), func(m Member) bool { return m.ID == n.self.ID })
 	})
 	if errors.Is(err, errNoSource) {
 		return fmt.Errorf("%w: the state machine stands at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, applied, s.Metadata.Index)

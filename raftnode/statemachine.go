@@ -42,6 +42,13 @@ type StateMachine interface {
 	// crash finishes it.
 	Install(index, term uint64, meta, snapshot []byte) error
 
+	// Position returns how far the history of this state goes: it grows alike on
+	// every node. Digest returns what identifies the history up to a position:
+	// nodes where it is the same have the same history up to there. A position
+	// beyond the state's own is an error.
+	Position() uint64
+	Digest(position uint64) ([]byte, error)
+
 	// Serve answers one fetch of another node's Stage.
 	Serve(ctx context.Context, query string, w io.Writer) error
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
-	"github.com/Focinfi/oncekv/raftnode"
 )
 
 // startOne runs a node alone with one revision more than a checkpoint.
@@ -52,21 +51,43 @@ func startOne(t *testing.T) *Database {
 	return d
 }
 
-// Another member has another digest. A node whose own disk is in order goes
-// on: the other one will find the fault in its own.
-func TestDatabase_Compare_InnocentNodeGoesOn(t *testing.T) {
+// What is no answer of a member on its peer port counts for nothing, whatever its
+// figures say: neither is the store read to its end, nor does the node stop.
+func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 	d := startOne(t)
 	own := d.stats().Checkpoints
 	if len(own) != 1 || own[0].Revision != uint64(kvstore.CheckpointRevisions) {
 		t.Fatalf("checkpoints %+v", own)
 	}
-	d.compare(context.Background(), raftnode.Member{Name: "n2"}, client.Stats{Checkpoints: []client.Checkpoint{{Revision: own[0].Revision, Digest: strings.Repeat("0", 64)}}})
-	for d.verified.Load() == 0 {
-		select {
-		case <-d.Done():
-			t.Fatalf("it stopped: %v", d.Err())
-		case <-time.After(time.Millisecond):
+	other := strings.Repeat("0", 64)
+	newest := uint64(d.store.Stats().Revision)
+	for _, theirs := range []client.Stats{
+		{Checkpoints: []client.Checkpoint{{Revision: own[0].Revision, Digest: other}}},
+		{Revision: newest, Digest: other},
+	} {
+		if at, differs := d.differs(7, theirs); !differs || at == 0 {
+			t.Errorf("%+v: looked at: %v, at revision %d", theirs, differs, at)
 		}
+		d.judge(context.Background(), newest)
+	}
+	for _, theirs := range []client.Stats{
+		{Revision: newest, Digest: d.store.Stats().Digest.String(), Checkpoints: own},
+		{Checkpoints: []client.Checkpoint{{Revision: own[0].Revision - 1, Digest: other}, {Revision: own[0].Revision * 2, Digest: other}}},
+	} {
+		if at, differs := d.differs(8, theirs); differs {
+			t.Errorf("%+v: looked at, at revision %d", theirs, at)
+		}
+	}
+	// Two that stand still at different revisions are a reason to ask.
+	behind := client.Stats{Revision: newest - 5, Digest: other}
+	if _, differs := d.differs(9, behind); differs {
+		t.Error("a member that is behind was looked at at once")
+	}
+	if at, differs := d.differs(9, behind); !differs || at != newest-5 {
+		t.Errorf("a member that stays behind was looked at: %v, at revision %d", differs, at)
+	}
+	if d.verified.Load() != 0 {
+		t.Error("it read its whole store")
 	}
 	if _, err := d.db.Get(context.Background(), "k0", kvstore.Linearizable); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
@@ -108,8 +110,11 @@ type Database struct {
 	watch     *watch
 	disk      *diskWatch
 	started   time.Time
-	verified  atomic.Uint64 // revision up to which a difference was looked into
-	verifying atomic.Bool
+	verified  atomic.Uint64 // revision up to which this node's disk was found in order
+	judging   atomic.Bool   // whether a difference is being looked into
+	disputes  *rate.Limiter // of log lines about that
+	comparing sync.Mutex
+	compared  map[raftnode.ID]comparison // guarded by comparing
 
 	stopNode  context.CancelFunc // ends raft and everything above it
 	stopStore context.CancelFunc // ends the store, which must outlive raft
@@ -142,7 +147,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		cfg.DiskReserveBytes = DefaultDiskReserveBytes
 	}
 	d := &Database{
-		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(),
+		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(), disputes: rate.NewLimiter(rate.Every(raftnode.DisputeEvery), 1), compared: map[raftnode.ID]comparison{},
 		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),
 	}
 	d.metrics = metrics.NewDatabase(cfg.Name, d.figures)
@@ -469,40 +474,77 @@ func (d *Database) figures() metrics.DatabaseFigures {
 	}
 }
 
-// compare looks for a replica whose history differs from this node's: the
-// same revision with another digest. A found value carries a checksum, but a
-// missing one does not; this is what finds a lost record. Each of the two
-// verifies its own disk, once a revision, and the one at fault stops.
+// compare looks for a replica whose history differs from this node's. A found value
+// carries a checksum, but a missing one does not; this is what finds a lost record.
 func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client.Stats) {
-	for _, c := range theirs.Checkpoints {
-		if c.Revision <= d.verified.Load() {
-			continue
-		}
-		digest, err := d.store.DigestAt(kvstore.Revision(c.Revision))
-		if err != nil || digest.String() == c.Digest {
-			continue // not there yet, or the same
-		}
-		if !d.verifying.Swap(true) {
-			d.running.Go(func() { d.verify(ctx, m, c.Revision) })
-		}
-		return
+	revision, differs := d.differs(m.ID, theirs)
+	if differs && !d.judging.Swap(true) {
+		d.running.Go(func() {
+			defer d.judging.Store(false)
+			d.judge(ctx, revision)
+		})
 	}
 }
 
-// verify looks for the fault in this node's own disk. It takes as long as
-// reading the store does, so the watch does not wait for it.
-func (d *Database) verify(ctx context.Context, m raftnode.Member, revision uint64) {
-	defer d.verifying.Store(false)
-	logger := d.logger.With("member", m.Name, "revision", revision)
-	logger.Error("this node's history differs from another member's; verifying it")
-	err := d.store.Verify(ctx)
-	if ctx.Err() != nil {
+// comparison is what was seen last of another member: both revisions then.
+type comparison struct{ own, theirs uint64 }
+
+// differs returns a revision at which another member has, or may have, another digest
+// than this node. Two that stand still at different revisions have applied the same
+// log by then, unless one of them is cut off.
+func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64, differs bool) {
+	own := d.store.Stats()
+	now := comparison{uint64(own.Revision), theirs.Revision}
+	d.comparing.Lock()
+	still := d.compared[id] == now
+	d.compared[id] = now
+	d.comparing.Unlock()
+	switch {
+	case now.own == now.theirs:
+		if theirs.Digest != own.Digest.String() {
+			return now.own, true
+		}
+	case still && min(now.own, now.theirs) > 0:
+		return min(now.own, now.theirs), true
+	}
+	for _, c := range theirs.Checkpoints {
+		at := kvstore.Revision(c.Revision)
+		if at%kvstore.CheckpointRevisions != 0 {
+			continue // nobody of this version says so, and it would be work
+		}
+		digest, err := d.store.DigestAt(at)
+		if err == nil && digest.String() != c.Digest {
+			return c.Revision, true
+		} // else it is the same, or not there yet
+	}
+	return 0, false
+}
+
+// judge asks all members who is wrong, and stops this node if it is the one. Before
+// that it looks for the fault on this node's disk, where it can be named; a disk that
+// is in order can still hold what memory got wrong. Reading the store takes long, so
+// the watch does not wait for it.
+func (d *Database) judge(ctx context.Context, revision uint64) {
+	err := d.node.JudgeHistory(ctx, revision)
+	diverged := errors.Is(err, raftnode.ErrDiverged)
+	if !diverged && !errors.As(err, new(*raftnode.DisputeError)) {
 		return
 	}
-	if err != nil {
-		d.fail(fmt.Errorf("the history differs from %s's at revision %d, and this node's is at fault: %w", m.Name, revision, err))
-		return
+	if looked := d.verified.Load(); looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions) {
+		d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
+		fault := d.store.Verify(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if fault != nil {
+			d.fail(fmt.Errorf("the histories of members differ at revision %d, and this node's disk is at fault: %w", revision, fault))
+			return
+		}
+		d.verified.Store(revision)
 	}
-	d.verified.Store(revision)
-	logger.Error("this node's own history is in order; the other member's disk is at fault")
+	if diverged {
+		d.fail(err)
+	} else if d.disputes.Allow() {
+		d.logger.Error("this node's disk is in order, but histories differ", "err", err)
+	}
 }
