@@ -41,13 +41,12 @@ func refuseEnded(w http.ResponseWriter, f *Forcing) {
 	http.Error(w, fmt.Sprintf("%s forced a new cluster on %s; this one has ended", f.By, f.when()), http.StatusGone)
 }
 
-// ending asks what is at the peer URLs of the other members whether this node's
-// cluster has ended; nil if nobody says so.
-func (n *Node) ending(ctx context.Context, limit time.Duration) *Forcing {
+// ending asks what is at the peer URLs of members whether this node's cluster has
+// ended; nil if nobody says so.
+func (n *Node) ending(ctx context.Context, members []Member, limit time.Duration) *Forcing {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	mine := n.identity.Load().ClusterID
-	members := n.status.Load().Members
 	endings := make([]*Forcing, len(members))
 	var asking sync.WaitGroup
 	for i, m := range members {
@@ -67,27 +66,27 @@ func (n *Node) ending(ctx context.Context, limit time.Duration) *Forcing {
 	return nil
 }
 
-// lookForEnd asks once before the node takes part. A node that has just forced a
-// cluster itself has nobody to ask.
+// lookForEnd asks once before the node takes part.
 func (n *Node) lookForEnd(ctx context.Context) error {
-	if n.forcesNow() {
-		return nil
-	}
-	if f := n.ending(ctx, lookTime); f != nil {
+	if f := n.ending(ctx, n.peersAtStart(), lookTime); f != nil {
 		return n.end(f)
 	}
 	return nil
 }
 
 // askForEnd finds out what it means that another member refuses this one. The answer
-// comes to the loop.
+// comes to the loop. A node that leaves already asks on: the first time, nobody may
+// have answered.
 func (n *Node) askForEnd(ctx context.Context, wg *sync.WaitGroup, why error) {
-	if n.asking || n.released != nil {
+	if n.asking {
 		return
 	}
 	n.asking = true
-	n.logger.Warn("another member has removed this one", "err", why)
-	wg.Go(func() { n.endings <- n.ending(ctx, introductionTime) }) // capacity 1, one at a time
+	if n.released == nil {
+		n.logger.Warn("another member has removed this one", "err", why)
+	}
+	members := n.peersAtStart()
+	wg.Go(func() { n.endings <- n.ending(ctx, members, introductionTime) }) // capacity 1, one at a time
 }
 
 // end makes it durable that the cluster has ended, so that no later start serves its

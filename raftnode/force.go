@@ -281,9 +281,6 @@ func (n *Node) followForced(st *diskState, members *table, applied uint64) error
 	return n.keepSelf()
 }
 
-// forcesNow reports whether the entry that forces a new cluster is yet to be applied.
-func (n *Node) forcesNow() bool { return n.core.forcedAt > n.progress.index() }
-
 // endedIn finds the forcing that ended a cluster.
 func endedIn(forced []Forcing, cluster ID) (*Forcing, bool) {
 	at := slices.IndexFunc(forced, func(f Forcing) bool { return f.Parent == cluster })

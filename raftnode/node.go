@@ -344,11 +344,11 @@ func (n *Node) peerURL() string {
 	return n.cfg.ClientURL // it was removed: nobody asks for it
 }
 
-// peersAtStart are the members to talk to first. A node that has just joined
-// has an empty table and uses what it was told. One that has just forced a new
+// peersAtStart are the members to talk to as long as nobody else is known. A node
+// that has just joined has an empty table and uses what it was told. One that has just forced a new
 // cluster is alone, whatever its table says until that is applied.
 func (n *Node) peersAtStart() []Member {
-	if n.forcesNow() {
+	if n.core.forcedAt > n.progress.index() {
 		return nil
 	}
 	if ms := n.core.members.list(); len(ms) > 0 {

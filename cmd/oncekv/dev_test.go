@@ -332,7 +332,8 @@ func keepsSurvivor(t *testing.T, survivor string, lost []string, lose func(dir s
 	}
 }
 
-// follow runs the way out that was said, until the survivor has the key alone.
+// follow runs the way out that was said, until the survivor leads, alone and with the
+// key.
 func (c *localCluster) follow() {
 	c.t.Helper()
 	line := regexp.MustCompile("`oncekv (serve --name n(.) [^`]*)`").FindStringSubmatch(c.err.String())
@@ -345,7 +346,15 @@ func (c *localCluster) follow() {
 	go func() {
 		ended <- run(ctx, append(strings.Fields(line[1]), "--yes"), strings.NewReader(""), survivor, survivor, func(string) string { return "" })
 	}()
-	(&localCluster{t: c.t, offset: c.offset, out: survivor, err: survivor}).has(int(line[2][0]-'1'), "before")
+	alone, at := &localCluster{t: c.t, offset: c.offset, out: survivor, err: survivor}, int(line[2][0]-'1')
+	alone.has(at, "before")
+	alone.eventually("a cluster of one", func() error {
+		list, err := alone.client(at).Members(c.t.Context())
+		if err == nil && (len(list.Members) != 1 || list.Leader != list.Members[0].Name) {
+			err = fmt.Errorf("%+v", list)
+		}
+		return err
+	})
 	cancel()
 	if code := <-ended; code != exitDone {
 		c.t.Fatalf("the survivor ended with %d:\n%s", code, survivor)
