@@ -14,6 +14,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 // BoltOptions tune one bbolt file.
@@ -40,7 +42,8 @@ type boltEngine struct {
 // OpenBolt opens the bbolt file at path, which it creates when it is missing.
 // The file is locked: a second opener is refused at once. A file that is
 // shorter than its own meta page says, or that bbolt cannot make sense of, is
-// refused with a *CorruptError.
+// refused with a *CorruptError. What the file holds is durable when OpenBolt
+// returns: a process that was killed in its fsync may have left it in memory only.
 func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 	switch _, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -62,7 +65,17 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 		return nil, err
 	}
 	e.db = db
+	if err := errors.Join(syncBolt(db, path), syncDir(filepath.Dir(path))); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return e, nil
+}
+
+func syncBolt(db *bbolt.DB, path string) error {
+	if err := db.Sync(); err != nil {
+		return fmt.Errorf("sync store file %s: %w", path, writefault.Mark(err))
+	}
+	return nil
 }
 
 // creating ends the name of a file that is being made.
@@ -77,7 +90,7 @@ func createBolt(path string) error {
 	}
 	db, err := bbolt.Open(tmp, 0o600, boltOptions(0))
 	if err != nil {
-		return fmt.Errorf("create store file %s: %w", path, err)
+		return fmt.Errorf("create store file %s: %w", path, writefault.Mark(err))
 	}
 	if err := db.Close(); err != nil {
 		return fmt.Errorf("create store file %s: %w", path, err)
@@ -96,7 +109,7 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
+		return fmt.Errorf("sync directory %s: %w", dir, writefault.Mark(err))
 	}
 	return nil
 }
@@ -155,6 +168,7 @@ func (e *boltEngine) run(write bool, fn func(Tx) error) (err error) {
 		return *dead
 	}
 	t := boltTx{engine: e, write: write, inBolt: true} // bbolt's own until fn runs, and again after
+	done := false                                      // fn has written all it wanted to: an error is one of the commit
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -170,10 +184,14 @@ func (e *boltEngine) run(write bool, fn func(Tx) error) (err error) {
 		}()
 		t.inBolt = false
 		t.tx = tx
-		return fn(&t)
+		err = fn(&t)
+		done = err == nil
+		return err
 	}
 	if write {
-		err = e.db.Update(body)
+		if err = e.db.Update(body); done {
+			err = writefault.Mark(err)
+		}
 	} else {
 		err = e.db.View(body)
 	}

@@ -73,6 +73,8 @@ type Config struct {
 	OnPropose func(took time.Duration, err error)
 
 	Logger *slog.Logger
+
+	sync syncFunc // default syncPath; tests watch it, or let it fail
 }
 
 func (c *Config) setDefaults() {
@@ -94,6 +96,9 @@ func (c *Config) setDefaults() {
 	defInt(&c.QueueBytes, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.sync == nil {
+		c.sync = syncPath
 	}
 	if len(c.InitialCluster) == 0 {
 		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}
@@ -180,7 +185,7 @@ func (s Status) LeaderName() string {
 // directory that cannot be trusted.
 func Open(cfg Config, sm StateMachine) (*Node, error) {
 	cfg.setDefaults()
-	id, err := openIdentity(cfg.Dir, cfg.Name)
+	id, err := openIdentity(cfg.Dir, cfg.Name, cfg.sync)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func (n *Node) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	d, st, err := openDisk(n.cfg.Dir, n.logger)
+	d, st, err := openDisk(n.cfg.Dir, n.self.ID, n.cfg.sync, n.logger)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; replace it: remove the member, empty the data directory, join again", ErrDisk, walDir(n.cfg.Dir))
 	}
@@ -134,7 +134,7 @@ func (n *Node) begin() error {
 			Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: firstIndex, Term: firstTerm},
 		}
 	}
-	d, err := createDisk(n.cfg.Dir, first, n.logger)
+	d, err := createDisk(n.cfg.Dir, n.self.ID, first, n.cfg.sync, n.logger)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (n *Node) begin() error {
 		return err
 	}
 	n.self.Started = true
-	if err := n.self.save(n.cfg.Dir); err != nil {
+	if err := n.self.save(n.cfg.Dir, n.cfg.sync); err != nil {
 		return err
 	}
 	id := n.self

@@ -59,7 +59,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 	old := c.nodes[1]
 	founding := old.disk.durable.snapshot
 	dir := t.TempDir()
-	d, err := createDisk(dir, founding, old.node.logger)
+	d, err := createDisk(dir, 1, founding, syncPath, old.node.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	d, st, err := openDisk(dir, old.node.logger)
+	d, st, err := openDisk(dir, 1, syncPath, old.node.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	d, st, err = openDisk(dir, n.logger)
+	d, st, err = openDisk(dir, 1, syncPath, n.logger)
 	if err != nil {
 		t.Fatalf("does not start again: %v", err)
 	}

@@ -48,7 +48,7 @@ func (n *Node) settle(ctx context.Context) error {
 // adopt stores the cluster the node belongs to from now on.
 func (n *Node) adopt(cluster ID, founders, peers []Member) error {
 	n.self.ClusterID, n.self.Founders, n.self.Peers = cluster, founders, peers
-	if err := n.self.save(n.cfg.Dir); err != nil {
+	if err := n.self.save(n.cfg.Dir, n.cfg.sync); err != nil {
 		return err
 	}
 	id := n.self
