@@ -88,6 +88,18 @@ func diskErr(err error, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
 }
 
+// putBack is what to do about a file that is missing or is not the right one.
+const putBack = "put back the one that belongs there, or replace this node: remove the member, empty the data directory, join again"
+
+// unusable is diskErr for a file that cannot be read or makes no sense. What walscan
+// says of damage has its own advice.
+func unusable(err error, what string) error {
+	if errors.As(err, new(*walscan.DamageError)) || shortage.Is(err) {
+		return diskErr(err, "%s", what)
+	}
+	return fmt.Errorf("%w; %s", diskErr(err, "%s", what), putBack)
+}
+
 // writeErr is diskErr for a write or an fsync.
 func writeErr(err error, format string, args ...any) error {
 	return diskErr(writefault.Mark(err), format, args...)
@@ -134,18 +146,24 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	d := newWALDisk(dir, sync, logger)
 	var st diskState
 	report, err := walscan.Check(d.walDir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, walscan.ErrNoSegments) {
+		return nil, st, fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; %s", ErrMixedUp, d.walDir, putBack)
+	}
 	if err != nil {
-		return nil, st, diskErr(err, "check the log")
+		return nil, st, unusable(err, "check the log")
 	}
 	// The logs of older versions have no owner.
 	if len(report.Metadata) > 0 && !bytes.Equal(report.Metadata, ownerMark(owner)) {
-		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; put back the files that belong together, or replace this node: remove the member, empty the data directory, join again", ErrDisk, d.walDir, report.Metadata, owner)
+		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; %s", ErrMixedUp, d.walDir, report.Metadata, owner, putBack)
 	}
 	if report.Torn {
 		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
 		if err := walscan.Repair(report); err != nil {
 			return nil, st, writeErr(err, "cut off the unfinished write in %s", report.TornFile)
 		}
+	}
+	if _, err := os.Stat(d.snapDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, st, fmt.Errorf("%w: %s is gone, and the log may begin after the snapshots in it; %s", ErrMixedUp, d.snapDir, putBack)
 	}
 	if err := d.syncFound(dir); err != nil {
 		return nil, st, err
@@ -154,20 +172,20 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	d.snaps = snap.New(zl, d.snapDir)
 	records, err := wal.ValidSnapshotEntries(zl, d.walDir)
 	if err != nil {
-		return nil, st, diskErr(err, "read %s", d.walDir)
+		return nil, st, unusable(err, "read the log")
 	}
 	if st.snapshot, err = newestSnapshot(zl, d.snapDir, records); err != nil {
-		return nil, st, diskErr(err, "read %s", d.snapDir)
+		return nil, st, unusable(err, "read the snapshots")
 	}
 	if err := checkNewest(records, st.snapshot); err != nil {
-		return nil, st, fmt.Errorf("%w: %s: %w", ErrDisk, d.snapDir, err)
+		return nil, st, fmt.Errorf("%w: %s: %w", ErrMixedUp, d.snapDir, err)
 	}
 	at := walpb.Snapshot{Index: st.snapshot.Metadata.Index, Term: st.snapshot.Metadata.Term}
 	if d.wal, err = wal.Open(zl, d.walDir, at); err != nil {
-		return nil, st, diskErr(err, "open %s", d.walDir)
+		return nil, st, unusable(err, "open the log")
 	}
 	if _, st.state, st.entries, err = d.wal.ReadAll(); err != nil {
-		return nil, st, errors.Join(diskErr(err, "read %s", d.walDir), d.wal.Close())
+		return nil, st, errors.Join(unusable(err, "read the log"), d.wal.Close())
 	}
 	return d, st, nil
 }
@@ -177,7 +195,7 @@ func (d *walDisk) syncFound(dir string) error {
 	for _, found := range []struct{ dir, suffix string }{{d.walDir, ".wal"}, {d.snapDir, ".snap"}} {
 		names, err := fileNames(found.dir, found.suffix)
 		if err != nil {
-			return diskErr(err, "list %s", found.dir)
+			return unusable(err, "list what was found")
 		}
 		for _, name := range names {
 			if err := d.sync(filepath.Join(found.dir, name)); err != nil {
@@ -221,7 +239,7 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 	}
 	newest := slices.MaxFunc(records, func(a, b walpb.Snapshot) int { return int(int64(a.Index) - int64(b.Index)) })
 	if newest.Index > s.Metadata.Index {
-		return fmt.Errorf("the snapshot file of index %d, term %d is missing or damaged; replace this node: remove the member, empty the data directory, join again", newest.Index, newest.Term)
+		return fmt.Errorf("the snapshot file of index %d, term %d is missing or damaged; %s", newest.Index, newest.Term, putBack)
 	}
 	return nil
 }
