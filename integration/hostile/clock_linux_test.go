@@ -18,7 +18,7 @@ const jiffy = 10 * time.Millisecond
 
 // othersTime is how much of the processors that this process may use was taken by
 // processes other than this one and its children, since some time in the past; false
-// if that cannot be told. Interrupts, which the test's own packages make, are nobody's.
+// if that cannot be told. An interrupt is counted to the process that it interrupts.
 func othersTime() (time.Duration, bool) {
 	all, err := processorsTime()
 	if err != nil {
@@ -64,7 +64,7 @@ func processorsTime() (all int64, err error) {
 		if !ok || err != nil || !mine.IsSet(processor) {
 			continue
 		}
-		for _, i := range []int{1, 2, 3, 8} { // user, nice, system, stolen
+		for _, i := range []int{1, 2, 3, 6, 7, 8} { // user, nice, system, interrupts of both kinds, stolen
 			n, err := strconv.ParseInt(fields[i], 10, 64)
 			if err != nil {
 				return 0, err

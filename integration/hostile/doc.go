@@ -30,7 +30,7 @@
 //	ONCEKV_TEST_FULL=1 go test ./integration/hostile -v -attack '^raft'
 //
 // With the race detector the quick ones are all: it makes nodes slower and larger
-// than the verdict allows, and the rest has a run of its own in .ci/run.
+// than the verdict allows. All of them have a run of their own in .ci/run, without it.
 //
 // # Invariants
 //
