@@ -35,12 +35,13 @@ type simNode struct {
 	writes                        *simWrites // of the process
 	clock                         *simClock
 
-	life   *simLife // nil while no process runs
-	wakeAt int64    // step at which one starts again
-	frozen int64    // step until which the process stands still
-	phase  float64  // steps of its clock until the next tick
-	gone   bool     // removed from the cluster, and stopped
-	left   bool     // because it was removed
+	life    *simLife // nil while no process runs
+	wakeAt  int64    // step at which one starts again
+	relapse int64    // step at which the power goes
+	frozen  int64    // step until which the process stands still
+	phase   float64  // steps of its clock until the next tick
+	gone    bool     // removed from the cluster, and stopped
+	left    bool     // because it was removed
 }
 
 // simLife is one process: the production node, store and DB, driven step by step.
