@@ -103,7 +103,8 @@
 //  5. Applying is deterministic: the results and the digest depend on the entries
 //     alone, not on what was committed, flushed or restarted in between.
 //  6. Every record and chunk is checked whenever it is read. A failed check or a
-//     failed write is fatal: the store answers nothing else from then on.
+//     failed write is fatal: the store answers nothing else from then on. Files are
+//     synced when they are opened, so that nothing is built on what only memory has.
 //  7. No goroutine waits for a bound while it holds a transaction or a lock, so
 //     the work that releases the bound can always run.
 //  8. A snapshot counts only with the last transaction of its install. Records of

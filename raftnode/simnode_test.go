@@ -37,6 +37,7 @@ type simNode struct {
 
 	life     *simLife // nil while no process runs
 	wakeAt   int64    // step at which one starts again
+	relapse  int64    // step at which the power goes
 	frozen   int64    // step until which the process stands still
 	phase    float64  // steps of its clock until the next tick
 	gone     bool     // removed from the cluster, and stopped

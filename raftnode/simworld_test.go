@@ -54,6 +54,7 @@ type simParams struct {
 	cut, heal     float64 // of the network, a step
 	crash, power  float64 // of a node, a step; power: of crashes, those that lose what was not synced
 	blackout      float64 // all nodes at once, a step
+	relapse       float64 // of starts, those after which the power soon goes
 	freeze        float64 // of a node, a step
 	diskFail      float64 // of a durable write
 	slow          float64 // of work, what waits for the next step
@@ -86,7 +87,7 @@ func throwParams(r *rand.Rand) simParams {
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4),
+		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4), relapse: some(0.7),
 	}
 	switch r.IntN(12) {
 	case 0:
@@ -96,6 +97,9 @@ func throwParams(r *rand.Rand) simParams {
 	}
 	if p.size > 1 && r.IntN(5) == 0 {
 		p.force, p.copy, p.rot = 0.01, 0.5, 0
+	}
+	if r.IntN(6) == 0 { // hardly anything is written, and so hardly anything synced
+		p.puts, p.burst = 0.01, 3
 	}
 	p.forms, p.rejoin = r.IntN(4) == 0, some(0.02)
 	return p
@@ -374,8 +378,9 @@ func (w *simWorld) trouble() {
 		if s.life == nil {
 			continue
 		}
-		if blackout || w.chance(w.p.crash) {
-			power := blackout || w.chance(w.p.power)
+		relapse := w.step == s.relapse && !w.calm.Load()
+		if blackout || relapse || w.chance(w.p.crash) {
+			power := blackout || relapse || w.chance(w.p.power)
 			w.note("n%d crashes, power %v", id, power)
 			s.crash(power)
 			w.rest()
@@ -521,6 +526,8 @@ func (w *simWorld) turn(s *simNode) {
 		case err != nil:
 			s.crash(w.chance(w.p.power))
 			s.wakeAt, s.gone = w.step+10, w.ruined(s, err) || w.copies(s)
+		case w.chance(w.p.relapse):
+			s.relapse = w.step + 1 + w.r.Int64N(60)
 		}
 	case s.frozen > w.step && !w.calm.Load():
 	default:
