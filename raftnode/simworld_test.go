@@ -25,6 +25,7 @@ import (
 	"go.etcd.io/etcd/server/v3/wal"
 
 	"github.com/Focinfi/oncekv/internal/checker"
+	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -133,7 +134,8 @@ type simWorld struct {
 	behind   atomic.Int64 // goroutines that act for machines, and wait for their turns
 	client   int
 	change   bool     // a change of members is under way
-	rotten   *simNode // whose disk has lied
+	failed   bool     // an fsync has
+	rotten   *simNode // whose disk has lied, or that was marked after an fsync that failed
 	verifies bool     // and whether Verify has to see it
 	failure  string
 
@@ -227,8 +229,7 @@ func (w *simWorld) machine(id ID, self *identity) *simNode {
 		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
 		clock: newSimClock(w.r),
 	}
-	s.files = newSimFiles(w, id)
-	s.files.die = s.die
+	s.files = newSimFiles(s)
 	w.nodes[id] = s
 	if self == nil {
 		return s
@@ -401,6 +402,28 @@ func (w *simWorld) ruined(s *simNode, err error) bool {
 	return s == w.rotten && errors.As(err, &corrupt)
 }
 
+// mayFail decides whether an fsync of a machine fails, once in a world, and where the
+// cluster can do without it.
+func (w *simWorld) mayFail(s *simNode) bool {
+	leader := w.leader()
+	if w.failed || w.rotten != nil || w.change || s.files.settling || leader == nil || len(leader.life.node.core.members.conf.Voters) < 3 || w.r.IntN(4) > 0 {
+		return false
+	}
+	w.failed = true
+	w.note("an fsync of n%d fails", s.id)
+	return true
+}
+
+// marked reports whether a machine ends because of an fsync that failed, and leaves a
+// mark, so that it is replaced.
+func (w *simWorld) marked(s *simNode, err error) bool {
+	if !s.files.failed || !errors.Is(err, writefault.Err) {
+		return false
+	}
+	w.rotten = s
+	return true
+}
+
 // cutNetwork cuts a member off, in one or both directions, or the cluster in
 // halves, with or without a member that both can reach.
 func (w *simWorld) cutNetwork() {
@@ -497,11 +520,13 @@ func (w *simWorld) turn(s *simNode) {
 			defer s.onIndex.worsen(0.2)() // while it is built
 		}
 		switch err := guarded(s.boot); {
-		case err != nil && !w.expected(s, err):
-			w.fatalf("n%d does not start again: %v", s.id, err)
 		case err != nil:
+			if !w.expected(s, err) {
+				w.fatalf("n%d does not start again: %v", s.id, err)
+			}
+			s.gone = w.ruined(s, err) || w.marked(s, err)
 			s.crash(w.chance(w.p.power))
-			s.wakeAt, s.gone = w.step+10, w.ruined(s, err)
+			s.wakeAt = w.step + 10
 		case w.chance(w.p.relapse):
 			s.relapse = w.step + 1 + w.r.Int64N(60)
 		}
@@ -513,7 +538,7 @@ func (w *simWorld) turn(s *simNode) {
 			if !w.expected(s, err) && !refused {
 				w.fatalf("n%d: %v", s.id, err)
 			}
-			s.gone, s.left = w.ruined(s, err) || refused, refused
+			s.gone, s.left = w.ruined(s, err) || refused || w.marked(s, err), refused
 			if w.dice(0.5) {
 				w.rest() // answers that were ready have left
 			}
