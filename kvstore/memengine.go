@@ -78,6 +78,13 @@ func (e *MemEngine) Reopen() *MemEngine {
 	return &MemEngine{disk: e.disk}
 }
 
+// Copy returns an engine of its own over what is durable now.
+func (e *MemEngine) Copy() *MemEngine {
+	c := NewMemEngine()
+	c.disk.state.Store(e.disk.state.Load())
+	return c
+}
+
 // Damage flips one bit of one value in a bucket, as a disk that lies would; pick
 // chooses a number below its argument. It returns false when there is no value.
 // Use it while no Update runs.

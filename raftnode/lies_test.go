@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"math"
+	"sync"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 )
@@ -19,11 +20,13 @@ func (c *core) target(from uint64) target {
 	return target{uint64(c.id), from, c.term, c.savedIndex, c.commit, c.members.conf, c.members.cluster}
 }
 
+var hugeEntry = sync.OnceValue(func() []byte { return make([]byte, entryBytesMax+1) })
+
 // lies are messages that no honest member sends, each with what is wrong with it.
 // Some are harmless to some nodes in some states.
 func (v target) lies() map[string]raftpb.Message {
 	far, later := v.last+1000, v.term+1000 // the node may have gone on when it arrives
-	huge := make([]byte, entryBytesMax+1)
+	huge := hugeEntry()
 	batch := encodeBatch([]command{{origin: 1, seq: 1, data: []byte("x")}})
 	entry := func(index, term uint64, typ raftpb.EntryType, data []byte) []raftpb.Entry {
 		return []raftpb.Entry{{Index: index, Term: term, Type: typ, Data: data}}

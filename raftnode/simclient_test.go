@@ -21,6 +21,8 @@ type simClient struct {
 	w      *simWorld
 	number int
 	r      *rand.Rand
+
+	cluster ID // of the process that was asked last
 }
 
 type simClientKey struct{}
@@ -48,14 +50,18 @@ func (c *simClient) now() int64 {
 
 func (c *simClient) context() (context.Context, context.CancelFunc) {
 	ctx := context.WithValue(context.Background(), simClientKey{}, c)
-	return context.WithTimeout(ctx, time.Duration(1+c.r.IntN(12_000))*time.Millisecond)
+	return context.WithTimeout(ctx, time.Duration(1+c.r.IntN(12_000))*time.Millisecond+333*time.Microsecond) // at no moment of another timer
 }
 
 // pick returns a process to ask, nil when the machine does not answer.
 func (c *simClient) pick() (*simNode, *simLife) {
 	ids := c.w.ids()
 	s := c.w.nodes[ids[c.r.IntN(len(ids))]]
-	return s, s.takesPart()
+	life := s.takesPart()
+	if life != nil {
+		c.cluster = life.node.self.ClusterID
+	}
+	return s, life
 }
 
 // key is one of those that clients fight over now: as keys are set, they turn to
@@ -95,7 +101,7 @@ func (w *simWorld) put(c *simClient) {
 		}
 		op.Who += fmt.Sprintf(" n%d", s.id)
 		ctx, cancel := c.context()
-		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: c.body(body), Size: int64(len(body))})
+		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: c.body(ctx, body), Size: int64(len(body))})
 		cancel()
 		c.await()
 		switch {
@@ -112,7 +118,7 @@ func (w *simWorld) put(c *simClient) {
 		return
 	}
 	if maybe {
-		w.record(op)
+		w.record(c, op)
 	}
 }
 
@@ -179,7 +185,7 @@ func (w *simWorld) putMany(c *simClient) {
 	}
 	for i := range ops {
 		if maybe[i] && !done[i] {
-			w.record(ops[i])
+			w.record(c, ops[i])
 		}
 	}
 }
@@ -190,7 +196,9 @@ func (w *simWorld) answered(c *simClient, op *checker.Op, result kvstore.PutResu
 	switch result.Outcome {
 	case kvstore.Created:
 		op.Outcome = checker.Created
-		w.created[op.Key] = result.Meta
+		if !w.lost(c.cluster) {
+			w.created[op.Key] = result.Meta
+		}
 	case kvstore.Unchanged:
 		op.Outcome = checker.Unchanged
 	case kvstore.Conflict:
@@ -198,13 +206,18 @@ func (w *simWorld) answered(c *simClient, op *checker.Op, result kvstore.PutResu
 	default:
 		w.fatalf("a put was answered %v", result.Outcome)
 	}
-	w.newest = max(w.newest, op.Revision)
-	w.record(*op)
+	w.saw(c, op.Revision)
+	w.record(c, *op)
 }
 
-func (w *simWorld) record(op checker.Op) {
+// saw notes how far history goes at least.
+func (w *simWorld) saw(c *simClient, rev uint64) {
+	w.newest, w.told[c.cluster] = max(w.newest, rev), max(w.told[c.cluster], rev)
+}
+
+func (w *simWorld) record(c *simClient, op checker.Op) {
 	w.note("%v", op)
-	w.ops = append(w.ops, op)
+	w.ops = append(w.ops, simOp{op, c.cluster})
 }
 
 // get reads a key at one node.
@@ -231,11 +244,11 @@ func (w *simWorld) get(c *simClient) {
 			w.fatalf("n%d: %q cannot be read: %v", s.id, op.Key, err)
 		}
 		op.Return = c.now()
-		w.newest = max(w.newest, op.Revision)
-		w.record(op)
+		w.saw(c, op.Revision)
+		w.record(c, op)
 	case errors.Is(err, kvstore.ErrNotFound) && consistency == kvstore.Linearizable:
 		op.Outcome, op.Return = checker.Absent, c.now()
-		w.record(op)
+		w.record(c, op)
 	}
 }
 
@@ -259,12 +272,12 @@ func (w *simWorld) look(c *simClient) {
 	if life == nil {
 		return
 	}
-	told := w.newest
+	told := w.told[c.cluster]
 	ctx, cancel := c.context()
 	defer cancel()
 	page, err := life.db.Changes(ctx, kvstore.ChangesRequest{After: math.MaxUint64, Limit: 1}, kvstore.Linearizable)
 	c.await()
-	if err == nil && !c.lost(life) && uint64(page.Newest) < told {
+	if err == nil && !c.lost(life) && !(w.lost(c.cluster) && w.force.copied) && uint64(page.Newest) < told {
 		w.fatalf("n%d lists changes to revision %d, although %d was acknowledged before", s.id, page.Newest, told)
 	}
 }

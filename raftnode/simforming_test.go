@@ -15,7 +15,7 @@ import (
 // member finds the machine on which a member runs, or would; nil if its data is gone.
 func (w *simWorld) member(raft ID) *simNode {
 	for _, s := range w.nodes { // at most one
-		if s.raft == raft {
+		if s.raft == raft && !s.beside {
 			return s
 		}
 	}
@@ -30,9 +30,16 @@ func (s *simNode) takesPart() *simLife {
 	return s.life
 }
 
+// actor makes who acts for a process beside its steps, and waits for turns as clients do.
+func (w *simWorld) actor() *simClient {
+	w.actors++
+	return &simClient{w: w, number: -w.actors}
+}
+
 // settleClient is who asks for a machine that belongs to no cluster yet.
 func (s *simNode) settleClient(ctx context.Context) (context.Context, *simClient) {
-	c := &simClient{w: s.w, number: -1000 - int(s.id), r: rand.New(rand.NewPCG(s.w.r.Uint64(), 5))}
+	c := s.w.actor()
+	c.r = rand.New(rand.NewPCG(s.w.r.Uint64(), 5))
 	return context.WithValue(ctx, simClientKey{}, c), c
 }
 
@@ -103,6 +110,7 @@ func (s *simNode) takePart(life *simLife) error {
 	if err := n.recover(context.Background()); err != nil {
 		return err
 	}
+	s.lastSelf = n.self
 	if err := n.lookForEnd(context.Background()); err != nil {
 		return err
 	}
@@ -139,6 +147,7 @@ func (w *simWorld) wipe(s *simNode) {
 	s.files.wipe()
 	s.files = newSimFiles(s)
 	s.raft, s.joins, s.gone, s.left = 0, true, false, false
+	s.lastSelf = identity{}
 	s.wakeAt = w.step + w.r.Int64N(100)
 }
 

@@ -35,13 +35,18 @@ type simNode struct {
 	writes                        *simWrites // of the process
 	clock                         *simClock
 
-	life    *simLife // nil while no process runs
-	wakeAt  int64    // step at which one starts again
-	relapse int64    // step at which the power goes
-	frozen  int64    // step until which the process stands still
-	phase   float64  // steps of its clock until the next tick
-	gone    bool     // removed from the cluster, and stopped
-	left    bool     // because it was removed
+	life     *simLife // nil while no process runs
+	wakeAt   int64    // step at which one starts again
+	relapse  int64    // step at which the power goes
+	frozen   int64    // step until which the process stands still
+	phase    float64  // steps of its clock until the next tick
+	gone     bool     // removed from the cluster, and stopped
+	left     bool     // because it was removed, or its cluster has ended
+	asleep   bool     // nobody starts it
+	force    string   // the word to force a new cluster with
+	beside   bool     // it has a copy of another machine, which is there too
+	name     string   // of the member
+	lastSelf identity // when it took part last
 }
 
 // simLife is one process: the production node, store and DB, driven step by step.
@@ -53,6 +58,9 @@ type simLife struct {
 	todo  []handoff       // handed off, not applied
 	pull  *raftpb.Message // the snapshot that is being pulled
 	dead  bool
+
+	refusal error          // a member does not take this one's messages
+	asks    sync.WaitGroup // why
 
 	settling bool       // it belongs to no cluster yet
 	settled  chan error // that it does, or why not; capacity 1
@@ -212,7 +220,7 @@ func (s *simNode) boot() (err error) {
 	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
 	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
 	self := simMember(s.id)
-	cfg := Config{Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
+	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
 	cfg.setDefaults()
 	n := &Node{cfg: cfg, logger: cfg.Logger,
 		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s}
@@ -249,6 +257,9 @@ func (s *simNode) open(n *Node, sm StateMachine) (err error) {
 	n.removed.Store(&map[ID]bool{})
 	n.forced.Store(&id.Forced)
 	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower})
+	if f := id.Ended; f != nil && s.force == "" {
+		return n.endedError(f)
+	}
 	return s.files.alive()
 }
 
@@ -300,12 +311,15 @@ func (s *simNode) run() error {
 		return err
 	}
 	for _, m := range life.inbox {
-		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
+		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
 		n.core.step(m)
 	}
 	life.inbox = nil
+	if err := s.refused(); err != nil {
+		return err
+	}
 	n.deliver(n.inbox.take())
 	if life.pull != nil && s.w.dice(0.2) {
 		s.stage()
@@ -395,7 +409,7 @@ func (s *simNode) stage() {
 	if s.w.dice(0.3) {
 		from = s.w.any()
 	}
-	if from == nil || from.takesPart() == nil || from == s || !s.w.connected(from.id, s.id) {
+	if from == nil || from.takesPart() == nil || from == s || from.life.node.self.ClusterID != s.life.node.self.ClusterID || !s.w.connected(from.id, s.id) {
 		return
 	}
 	d, err := decodeSnapshot(m.Snapshot.Data)

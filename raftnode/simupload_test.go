@@ -14,12 +14,15 @@ import (
 // after which an upload counts as idle.
 const (
 	simUploadIdle = 6 * time.Second
-	simChunkRetry = 1500 * time.Millisecond
+	simChunkRetry = 1507 * time.Millisecond // never at the moment of a retry, for then either may come first
 	simBodyPause  = 1500 * time.Millisecond
 )
 
-// simUpload is the id of an upload, as commands name it.
-type simUpload [16]byte
+// simUpload is an upload of a cluster, as commands name it.
+type simUpload struct {
+	cluster ID
+	id      [16]byte
+}
 
 // simProgress is how far an upload has come.
 type simProgress struct {
@@ -43,7 +46,7 @@ func (w *simWorld) observe(s *simNode, commands [][]byte, results []any) {
 		if kind != simChunkCommand && kind != simAbandonCommand {
 			continue
 		}
-		u := w.upload(command)
+		u := w.upload(s.life.node.self.ClusterID, command)
 		switch result := results[i].(type) {
 		case kvstore.ChunkResult:
 			if number := [4]byte(command[18:22]); !u.seen[number] {
@@ -59,8 +62,8 @@ func (w *simWorld) observe(s *simNode, commands [][]byte, results []any) {
 	}
 }
 
-func (w *simWorld) upload(command []byte) *simProgress {
-	id := simUpload(command[2:18])
+func (w *simWorld) upload(cluster ID, command []byte) *simProgress {
+	id := simUpload{cluster, [16]byte(command[2:18])}
 	u := w.uploads[id]
 	if u == nil {
 		u = &simProgress{seen: map[[4]byte]bool{}}
@@ -72,7 +75,7 @@ func (w *simWorld) upload(command []byte) *simProgress {
 // gaveUp notes that a client drops its own upload.
 func (w *simWorld) gaveUp(ctx context.Context, command []byte) {
 	if c, ok := ctx.Value(simClientKey{}).(*simClient); ok && c.number > 0 && command[1] == simAbandonCommand {
-		w.upload(command).left = true
+		w.upload(c.cluster, command).left = true
 	}
 }
 
@@ -87,18 +90,18 @@ func (s *simNode) sweep(ctx context.Context, life *simLife) {
 	s.w.behind.Add(1)
 	go func() {
 		defer s.w.behind.Add(-1)
-		if err := life.db.Run(context.WithValue(ctx, simClientKey{}, &simClient{w: s.w, number: -int(s.id)})); err != nil {
+		if err := life.db.Run(context.WithValue(ctx, simClientKey{}, s.w.actor())); err != nil {
 			s.w.fatalf("n%d: the DB's Run: %v", s.id, err)
 		}
 	}()
 }
 
 // body returns one that is sent, and may stand still, or break off, between chunks.
-func (c *simClient) body(value []byte) io.Reader {
+func (c *simClient) body(ctx context.Context, value []byte) io.Reader {
 	if len(value) <= kvstore.ChunkBytes {
 		return bytes.NewReader(value)
 	}
-	return &simBody{c: c, rest: value}
+	return &simBody{c: c, ctx: ctx, rest: value}
 }
 
 // errSimBody: the client has gone.
@@ -106,6 +109,7 @@ var errSimBody = errors.New("simulated client hangs up")
 
 type simBody struct {
 	c    *simClient
+	ctx  context.Context
 	rest []byte
 	sent int // since it stood still
 }
@@ -123,6 +127,9 @@ func (b *simBody) Read(p []byte) (int, error) {
 			}
 			<-time.After(time.Duration(b.c.r.Int64N(int64(simBodyPause))))
 			b.c.w.await(b.c.number, "body")
+			if err := b.ctx.Err(); err != nil { // whoever puts would notice it or not
+				return 0, err
+			}
 		}
 	}
 	n := copy(p[:min(len(p), kvstore.ChunkBytes-b.sent)], b.rest)

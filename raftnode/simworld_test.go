@@ -24,7 +24,6 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
 
-	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -69,6 +68,8 @@ type simParams struct {
 	jump          float64 // of the clock of a machine, a step
 	loseIndex     float64 // of starts, those whose index is gone
 	forms         bool    // the cluster is yet to be formed
+	force         float64 // of a new cluster, a step; once a world
+	copy          float64 // of starts, those before which the machine's disks are copied
 	rejoin        float64 // of machines that were removed, those that are wiped and join again, a step
 	lies          float64 // of the liar, a step
 }
@@ -98,6 +99,9 @@ func throwParams(r *rand.Rand) simParams {
 	if r.IntN(6) == 0 { // hardly anything is written, and so hardly anything synced
 		p.puts, p.burst = 0.01, 3
 	}
+	if p.size > 1 && r.IntN(5) == 0 {
+		p.force, p.copy, p.rot = 0.01, 0.5, 0
+	}
 	p.forms, p.rejoin = r.IntN(4) == 0, some(0.02)
 	return p
 }
@@ -125,14 +129,18 @@ type simWorld struct {
 	sent  uint64
 	cuts  map[[2]ID]bool
 
-	digests  map[kvstore.Revision]kvstore.Digest // as first applied anywhere
-	created  map[string]kvstore.Meta             // acknowledged, by key
-	uploads  map[simUpload]*simProgress          // of large values, as far as anybody has applied
-	newest   uint64                              // revision acknowledged to anybody
-	ops      []checker.Op
-	open     int          // clients at work
-	behind   atomic.Int64 // goroutines that act for machines, and wait for their turns
+	digests  map[simMark]kvstore.Digest // as first applied anywhere
+	created  map[string]kvstore.Meta    // acknowledged, by key
+	uploads  map[simUpload]*simProgress // of large values, as far as anybody has applied
+	newest   uint64                     // revision acknowledged to anybody
+	told     map[ID]uint64              // the same, by cluster
+	ops      []simOp
+	force    *simForce       // nil until a new cluster is forced
+	copied   map[ID]*simCopy // of machines
+	open     int             // clients at work
+	behind   atomic.Int64    // goroutines that act for machines, and wait for their turns
 	client   int
+	actors   int      // of processes
 	change   bool     // a change of members is under way
 	failed   bool     // an fsync has
 	rotten   *simNode // whose disk has lied, or that was marked after an fsync that failed
@@ -145,10 +153,14 @@ type simWorld struct {
 
 // simMessage is a message on its way.
 type simMessage struct {
-	at       int64
-	number   uint64
-	from, to ID
-	bytes    []byte
+	at      int64
+	number  uint64
+	from    ID // machine
+	to      ID // member
+	raft    ID // member that sends it
+	cluster ID // of it
+	lie     bool
+	bytes   []byte
 }
 
 // simTurn is a goroutine of a client that waits until the scheduler lets it go on.
@@ -163,7 +175,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{},
+		told: map[ID]uint64{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -229,6 +241,7 @@ func (w *simWorld) machine(id ID, self *identity) *simNode {
 		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
 		clock: newSimClock(w.r),
 	}
+	s.name = simMember(id).Name
 	s.files = newSimFiles(s)
 	w.nodes[id] = s
 	if self == nil {
@@ -262,7 +275,12 @@ func (w *simWorld) any() *simNode {
 	return w.nodes[ids[w.r.IntN(len(ids))]]
 }
 
-func (w *simWorld) connected(from, to ID) bool { return !w.cuts[[2]ID{from, to}] }
+func (w *simWorld) connected(from, to ID) bool {
+	if f := w.force; f != nil && f.apart && (from == f.survivor.id) != (to == f.survivor.id) {
+		return false
+	}
+	return !w.cuts[[2]ID{from, to}]
+}
 
 // post puts a message on the wire, as bytes: nothing is shared.
 func (w *simWorld) post(s *simNode, m raftpb.Message) {
@@ -284,7 +302,7 @@ func (w *simWorld) post(s *simNode, m raftpb.Message) {
 		if !w.calm.Load() {
 			delay += w.r.Int64N(w.p.delay)
 		}
-		w.wire = append(w.wire, simMessage{at: w.step + delay, number: w.sent, from: s.id, to: ID(m.To), bytes: raw})
+		w.wire = append(w.wire, simMessage{at: w.step + delay, number: w.sent, from: s.id, to: ID(m.To), raft: s.raft, cluster: s.life.node.self.ClusterID, bytes: raw})
 	}
 }
 
@@ -312,7 +330,7 @@ func (w *simWorld) lie() {
 	w.note("somebody sends n%d, as n%d: %s", to.id, from, what)
 	for again := true; again; again = w.liar.IntN(4) == 0 {
 		w.sent++
-		w.wire = append(w.wire, simMessage{at: w.step + w.liar.Int64N(3), number: w.sent, from: to.id, to: to.raft, bytes: raw})
+		w.wire = append(w.wire, simMessage{at: w.step + w.liar.Int64N(3), number: w.sent, from: to.id, to: to.raft, lie: true, bytes: raw})
 	}
 }
 
@@ -323,7 +341,7 @@ func (w *simWorld) deliver() {
 		x := w.wire[0]
 		w.wire = w.wire[1:]
 		to := w.member(x.to)
-		if to == nil || to.takesPart() == nil || !w.connected(x.from, to.id) {
+		if to == nil || to.takesPart() == nil || !w.connected(x.from, to.id) || !w.takes(to, &x) {
 			continue
 		}
 		var m raftpb.Message
@@ -393,7 +411,7 @@ func (w *simWorld) rot() {
 
 // expected reports whether an error is one that the simulation injected.
 func (w *simWorld) expected(s *simNode, err error) bool {
-	return errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || w.ruined(s, err)
+	return errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || w.ruined(s, err) || w.copies(s)
 }
 
 // ruined reports whether an error says that a machine's disk has lied, rightly.
@@ -406,7 +424,7 @@ func (w *simWorld) ruined(s *simNode, err error) bool {
 // cluster can do without it.
 func (w *simWorld) mayFail(s *simNode) bool {
 	leader := w.leader()
-	if w.failed || w.rotten != nil || w.change || s.files.settling || leader == nil || len(leader.life.node.core.members.conf.Voters) < 3 || w.r.IntN(4) > 0 {
+	if w.failed || w.p.force > 0 || w.rotten != nil || w.change || s.files.settling || leader == nil || len(leader.life.node.core.members.conf.Voters) < 3 || w.r.IntN(4) > 0 {
 		return false
 	}
 	w.failed = true
@@ -492,6 +510,7 @@ func (w *simWorld) oneStep() {
 		w.change = true
 		w.begin(w.reform)
 	}
+	w.forcing()
 	if w.chance(w.p.rejoin) {
 		w.rejoin()
 	}
@@ -511,8 +530,11 @@ func (w *simWorld) oneStep() {
 func (w *simWorld) turn(s *simNode) {
 	switch life := s.life; {
 	case life == nil:
-		if w.step < s.wakeAt && !w.calm.Load() {
+		if s.asleep || w.step < s.wakeAt && !w.calm.Load() {
 			return
+		}
+		if w.force == nil && s.lastSelf.ClusterID != 0 && w.chance(w.p.copy) {
+			w.copy(s)
 		}
 		if w.note("n%d starts", s.id); w.chance(w.p.loseIndex) {
 			w.note("the index of n%d is gone", s.id)
@@ -520,11 +542,13 @@ func (w *simWorld) turn(s *simNode) {
 			defer s.onIndex.worsen(0.2)() // while it is built
 		}
 		switch err := guarded(s.boot); {
+		case err != nil && w.refusesForce(s, err), err != nil && w.ended(s, err):
+			s.crash(w.chance(w.p.power))
 		case err != nil:
 			if !w.expected(s, err) {
 				w.fatalf("n%d does not start again: %v", s.id, err)
 			}
-			s.gone = w.ruined(s, err) || w.marked(s, err)
+			s.gone = w.ruined(s, err) || w.copies(s) || w.marked(s, err)
 			s.crash(w.chance(w.p.power))
 			s.wakeAt = w.step + 10
 		case w.chance(w.p.relapse):
@@ -534,11 +558,14 @@ func (w *simWorld) turn(s *simNode) {
 	default:
 		if err := guarded(s.run); err != nil {
 			w.note("n%d stops: %v", s.id, err)
+			ended := w.ended(s, err)
 			refused := w.refusedRightly(s, err)
-			if !w.expected(s, err) && !refused {
+			if !w.expected(s, err) && !refused && !ended {
 				w.fatalf("n%d: %v", s.id, err)
 			}
-			s.gone, s.left = w.ruined(s, err) || refused || w.marked(s, err), refused
+			if !ended {
+				s.gone, s.left = w.ruined(s, err) || w.copies(s) || w.marked(s, err) || refused, refused
+			}
 			if w.dice(0.5) {
 				w.rest() // answers that were ready have left
 			}
@@ -597,9 +624,13 @@ func (w *simWorld) await(client int, by string) {
 // applied compares a store with what others had at the same revision.
 func (w *simWorld) applied(s *simNode) error {
 	st := s.life.store.Stats()
-	known, ok := w.digests[st.Revision]
+	at := simMark{s.life.node.self.ClusterID, st.Revision}
+	if w.lost(at.cluster) && w.force.copied {
+		return nil
+	}
+	known, ok := w.digests[at]
 	if !ok {
-		w.digests[st.Revision] = st.Digest
+		w.digests[at] = st.Digest
 	} else if known != st.Digest {
 		w.fatalf("n%d has another history at revision %d", s.id, st.Revision)
 	}
@@ -611,7 +642,7 @@ func (w *simWorld) leader() *simNode {
 	var leader *simNode
 	for _, id := range w.ids() {
 		s := w.nodes[id]
-		if s.takesPart() != nil && s.life.node.core.isLeader() && (leader == nil || s.life.node.core.term > leader.life.node.core.term) {
+		if s.takesPart() != nil && s.life.node.core.isLeader() && !(w.lost(s.life.node.self.ClusterID) && w.force.new != 0) && !s.beside && (leader == nil || s.life.node.core.term > leader.life.node.core.term) {
 			leader = s
 		}
 	}
@@ -635,7 +666,7 @@ func (w *simWorld) settle() {
 
 func (w *simWorld) settled() bool {
 	leader := w.leader()
-	if leader == nil || w.open > 0 {
+	if leader == nil || w.open > 0 || !w.endsAll() {
 		return false
 	}
 	core := leader.life.node.core
@@ -676,6 +707,7 @@ func (w *simWorld) describe() string {
 // and what clients saw with what can be.
 func (w *simWorld) verify() {
 	var want kvstore.Stats
+	cluster := w.leader().life.node.self.ClusterID
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s == w.rotten {
 			if w.verifies && s.life != nil && s.life.store.Verify(context.Background()) == nil {
@@ -696,7 +728,7 @@ func (w *simWorld) verify() {
 		}
 		for range min(10, int(got.Revision)) {
 			rev := 1 + kvstore.Revision(w.r.Uint64N(uint64(got.Revision)))
-			if d, err := store.DigestAt(rev); err != nil || w.digests[rev] != d && w.digests[rev] != (kvstore.Digest{}) {
+			if d, err := store.DigestAt(rev); err != nil || w.digests[simMark{cluster, rev}] != d && w.digests[simMark{cluster, rev}] != (kvstore.Digest{}) {
 				w.fatalf("n%d says that history had digest %s at revision %d, which it never had: %v", id, d, rev, err)
 			}
 		}
@@ -707,9 +739,7 @@ func (w *simWorld) verify() {
 			}
 		}
 	}
-	for _, v := range checker.Check(w.ops) {
-		w.fatalf("%v", v)
-	}
+	w.checkOps()
 	w.note("%d requests, revision %d, digest %s", len(w.ops), want.Revision, want.Digest)
 }
 
