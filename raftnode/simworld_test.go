@@ -88,7 +88,7 @@ func throwParams(r *rand.Rand) simParams {
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4), relapse: some(0.7),
+		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4), relapse: some(0.7), shuffled: r.IntN(4) > 0,
 	}
 	switch r.IntN(12) {
 	case 0:
