@@ -39,6 +39,9 @@ func VerifyBoltFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("check store file: %w", err)
 	}
+	if !info.Mode().IsRegular() {
+		return &CorruptError{File: path, Offset: -1, Detail: "it is no file"}
+	}
 	meta, ok, err := newestMeta(f, info.Size())
 	if err != nil {
 		return fmt.Errorf("check store file %s: %w", path, err)

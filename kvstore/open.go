@@ -43,6 +43,9 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	if err := checkHistoryThere(dir); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	history, err := OpenBolt(filepath.Join(dir, historyFile), BoltOptions{MapBytes: historyMapBytes, FillPages: true})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -74,6 +77,19 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// checkHistoryThere refuses an index without its history, which is made before it. A
+// new history in its place would be empty.
+func checkHistoryThere(dir string) error {
+	history, index := filepath.Join(dir, historyFile), filepath.Join(dir, indexFile)
+	if _, err := os.Stat(history); !errors.Is(err, fs.ErrNotExist) {
+		return nil // or why not is said when it is opened
+	}
+	if _, err := os.Stat(index); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", history, index)
 }
 
 // openIndexFile opens the index. One that an older program wrote, in which every

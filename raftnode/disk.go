@@ -44,6 +44,10 @@ type walDisk struct {
 	snaps           *snap.Snapshotter
 	sync            syncFunc
 	logger          *slog.Logger
+
+	state  raftpb.HardState // as it was saved last
+	proven bool             // a mark follows what was synced last
+	failed bool             // nothing can be written any more
 }
 
 // syncFunc makes durable what is at a path: what a file holds, or which names a
@@ -86,6 +90,18 @@ func diskErr(err error, format string, args ...any) error {
 		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
+}
+
+// putBack is what to do about a file that is missing or is not the right one.
+const putBack = "put back the one that belongs there, or replace this node: remove the member, empty the data directory, join again"
+
+// unusable is diskErr for a file that cannot be read or makes no sense. What walscan
+// says of damage has its own advice.
+func unusable(err error, what string) error {
+	if errors.As(err, new(*walscan.DamageError)) || shortage.Is(err) {
+		return diskErr(err, "%s", what)
+	}
+	return fmt.Errorf("%w; %s", diskErr(err, "%s", what), putBack)
 }
 
 // writeErr is diskErr for a write or an fsync.
@@ -140,18 +156,24 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	d := newWALDisk(dir, sync, logger)
 	var st diskState
 	report, err := walscan.Check(d.walDir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, walscan.ErrNoSegments) {
+		return nil, st, fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; %s", ErrMixedUp, d.walDir, putBack)
+	}
 	if err != nil {
-		return nil, st, diskErr(err, "check the log")
+		return nil, st, unusable(err, "check the log")
 	}
 	// The logs of older versions have no owner.
 	if len(report.Metadata) > 0 && !bytes.Equal(report.Metadata, ownerMark(owner)) {
-		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; put back the files that belong together, or replace this node: remove the member, empty the data directory, join again", ErrDisk, d.walDir, report.Metadata, owner)
+		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; %s", ErrMixedUp, d.walDir, report.Metadata, owner, putBack)
 	}
 	if report.Torn {
 		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
 		if err := walscan.Repair(report); err != nil {
 			return nil, st, writeErr(err, "cut off the unfinished write in %s", report.TornFile)
 		}
+	}
+	if _, err := os.Stat(d.snapDir); errors.Is(err, fs.ErrNotExist) {
+		return nil, st, fmt.Errorf("%w: %s is gone, and the log may begin after the snapshots in it; %s", ErrMixedUp, d.snapDir, putBack)
 	}
 	if err := d.syncFound(dir); err != nil {
 		return nil, st, err
@@ -160,21 +182,22 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	d.snaps = snap.New(zl, d.snapDir)
 	records, err := wal.ValidSnapshotEntries(zl, d.walDir)
 	if err != nil {
-		return nil, st, diskErr(err, "read %s", d.walDir)
+		return nil, st, unusable(err, "read the log")
 	}
 	if st.snapshot, err = newestSnapshot(zl, d.snapDir, records); err != nil {
-		return nil, st, diskErr(err, "read %s", d.snapDir)
+		return nil, st, unusable(err, "read the snapshots")
 	}
 	if err := checkNewest(records, st.snapshot); err != nil {
-		return nil, st, fmt.Errorf("%w: %s: %w", ErrDisk, d.snapDir, err)
+		return nil, st, fmt.Errorf("%w: %s: %w", ErrMixedUp, d.snapDir, err)
 	}
 	at := walpb.Snapshot{Index: st.snapshot.Metadata.Index, Term: st.snapshot.Metadata.Term}
 	if d.wal, err = wal.Open(zl, d.walDir, at); err != nil {
-		return nil, st, diskErr(err, "open %s", d.walDir)
+		return nil, st, unusable(err, "open the log")
 	}
 	if _, st.state, st.entries, err = d.wal.ReadAll(); err != nil {
-		return nil, st, errors.Join(diskErr(err, "read %s", d.walDir), d.wal.Close())
+		return nil, st, errors.Join(unusable(err, "read the log"), d.wal.Close())
 	}
+	d.state = st.state
 	return d, st, nil
 }
 
@@ -183,7 +206,7 @@ func (d *walDisk) syncFound(dir string) error {
 	for _, found := range []struct{ dir, suffix string }{{d.walDir, ".wal"}, {d.snapDir, ".snap"}} {
 		names, err := fileNames(found.dir, found.suffix)
 		if err != nil {
-			return diskErr(err, "list %s", found.dir)
+			return unusable(err, "list what was found")
 		}
 		for _, name := range names {
 			if err := d.sync(filepath.Join(found.dir, name)); err != nil {
@@ -227,15 +250,48 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 	}
 	newest := slices.MaxFunc(records, func(a, b walpb.Snapshot) int { return int(int64(a.Index) - int64(b.Index)) })
 	if newest.Index > s.Metadata.Index {
-		return fmt.Errorf("the snapshot file of index %d, term %d is missing or damaged; replace this node: remove the member, empty the data directory, join again", newest.Index, newest.Term)
+		return fmt.Errorf("the snapshot file of index %d, term %d is missing or damaged; %s", newest.Index, newest.Term, putBack)
 	}
 	return nil
 }
 
 func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) error {
+	if state == d.state && len(entries) == 0 {
+		return nil // it is there, and twice would be a mark
+	}
+	if err := d.prove(); err != nil {
+		return err
+	}
 	// wal.Save fsyncs by raft's rule (new entries, term or vote), which is
 	// the rule the last argument comes from.
-	return d.walErr(d.wal.Save(state, entries))
+	if err := d.walErr(d.wal.Save(state, entries)); err != nil {
+		return err
+	}
+	if raft.MustSync(state, d.state, len(entries)) {
+		d.proven = false
+	}
+	if !raft.IsEmptyHardState(state) {
+		d.state = state
+	}
+	return nil
+}
+
+// prove writes a mark behind what was synced last, before anything else is written:
+// the state twice more. Where it is found, all that lies before it was on the disk,
+// and what does not read there is damaged. Where there is none, it may be of a write
+// that never finished, whose pages reached the disk in another order. walscan decides
+// by that. The mark itself is synced with what follows it.
+func (d *walDisk) prove() error {
+	if d.proven || raft.IsEmptyHardState(d.state) {
+		return nil
+	}
+	for range 2 {
+		if err := d.walErr(d.wal.Save(d.state, nil)); err != nil {
+			return err
+		}
+	}
+	d.proven = true
+	return nil
 }
 
 func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
@@ -246,8 +302,12 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	if err := d.sync(d.snapDir); err != nil {
 		return writeErr(err, "sync %s", d.snapDir)
 	}
+	if err := d.prove(); err != nil {
+		return err
+	}
 	conf := s.Metadata.ConfState
 	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
+	d.proven = false
 	return d.walErr(d.wal.SaveSnapshot(rec))
 }
 
@@ -257,6 +317,7 @@ func (d *walDisk) walErr(err error) error {
 	if err == nil {
 		return nil
 	}
+	d.failed = true
 	path := d.walDir
 	if names, listErr := fileNames(d.walDir, ".wal"); listErr == nil && len(names) > 0 {
 		path = filepath.Join(d.walDir, names[len(names)-1])
@@ -344,4 +405,11 @@ func removeFiles(dir string, names []string) error {
 	return nil
 }
 
-func (d *walDisk) close() error { return d.walErr(d.wal.Close()) }
+// close leaves a mark: what was saved last was on the disk too.
+func (d *walDisk) close() error {
+	var err error
+	if !d.failed {
+		err = d.prove()
+	}
+	return errors.Join(err, d.walErr(d.wal.Close()))
+}

@@ -123,7 +123,7 @@ func TestDisk_Open_OfAnotherNode(t *testing.T) {
 	if err := d.close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := openDisk(dir, 2, syncPath, logger); !errors.Is(err, ErrDisk) {
+	if _, _, err := openDisk(dir, 2, syncPath, logger); !errors.Is(err, ErrMixedUp) {
 		t.Errorf("the log of another node: %v", err)
 	}
 	// As older versions made it.

@@ -41,6 +41,10 @@ var (
 	ErrEnded = errors.New("the cluster of this node's data has ended")
 	// ErrLostData: the cluster knows this node's name under another ID.
 	ErrLostData = errors.New("this node's data directory was lost")
+	// ErrMixedUp: files of the data directory are missing, or are those of another
+	// node or of another time. Nothing was changed; with the right files in their
+	// place the node starts.
+	ErrMixedUp = errors.New("the files of the data directory do not belong together")
 	// ErrDisk: a write, an fsync or a read of the node's own files failed.
 	// The node has stopped because it cannot know what is on the disk.
 	ErrDisk = errors.New("the disk cannot be trusted")

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
 // identity is who this node is. It is fsynced before the node's first message
@@ -40,7 +42,7 @@ func identityPath(dir string) string { return filepath.Join(dir, identityFile) }
 // directory.
 func IsFile(name string) bool {
 	switch name {
-	case identityFile, identityFile + replacing, filepath.Base(walDir("")), filepath.Base(snapDir("")):
+	case identityFile, identityFile + replacing, filepath.Base(walDir("")), filepath.Base(walDir("")) + replacing, filepath.Base(snapDir("")):
 		return true
 	}
 	return false
@@ -77,11 +79,14 @@ func Founders(dir string) ([]Member, error) {
 func loadIdentity(dir string) (identity, error) {
 	var id identity
 	b, err := os.ReadFile(identityPath(dir))
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return id, err
 	}
+	if err != nil {
+		return id, unusable(err, "read the identity")
+	}
 	if err := json.Unmarshal(b, &id); err != nil {
-		return id, fmt.Errorf("%w: %s is not readable (%v); replace this node: remove the member, empty the directory, join again", ErrDisk, identityPath(dir), err)
+		return id, unusable(fmt.Errorf("%s is not readable (%w)", identityPath(dir), err), "read the identity")
 	}
 	if id.Format != identityFormat || id.ID == 0 || id.Name == "" {
 		return id, fmt.Errorf("%w: %s has format %d with id %v, this program knows format %d", ErrDisk, identityPath(dir), id.Format, id.ID, identityFormat)
@@ -123,19 +128,33 @@ func replaceFile(path string, b []byte, sync syncFunc) error {
 	return sync(filepath.Dir(path))
 }
 
-// openIdentity returns dir's identity, or makes and stores a new one. A
-// directory that belongs to another name is refused. What it returns is durable.
-func openIdentity(dir, name string, sync syncFunc) (identity, error) {
+// openIdentity returns dir's identity, or makes and stores a new one. A directory
+// that belongs to another name is refused, and one in which the node has a past that
+// its identity, or the lack of one, knows nothing of. What it returns is durable.
+func openIdentity(dir, name string, sm StateMachine, sync syncFunc) (identity, error) {
 	id, err := loadIdentity(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		id = identity{Format: identityFormat, Name: name, ID: ID(random64())}
-		return id, id.save(dir, sync)
-	}
-	if err != nil {
+	missing := errors.Is(err, fs.ErrNotExist)
+	if err != nil && !missing {
 		return id, err
 	}
-	if id.Name != name {
+	if !missing && id.Name != name {
 		return id, fmt.Errorf("the data directory %s belongs to node %s, not to %s; start it with --name %s or choose another --data-dir", dir, id.Name, name, id.Name)
+	}
+	if !id.Started {
+		past, err := pastOf(dir, id, sm)
+		if err != nil {
+			return id, err
+		}
+		switch {
+		case past != "" && missing:
+			return id, fmt.Errorf("%w: %s is missing, but %s; without it this node does not know who it is; %s", ErrMixedUp, identityPath(dir), past, putBack)
+		case past != "":
+			return id, fmt.Errorf("%w: %s is of a time before the node began, but %s; %s", ErrMixedUp, identityPath(dir), past, putBack)
+		}
+	}
+	if missing {
+		id = identity{Format: identityFormat, Name: name, ID: ID(random64())}
+		return id, id.save(dir, sync)
 	}
 	for _, path := range []string{identityPath(dir), dir} {
 		if err := sync(path); err != nil {
@@ -143,6 +162,51 @@ func openIdentity(dir, name string, sync syncFunc) (identity, error) {
 		}
 	}
 	return id, nil
+}
+
+// pastOf says what in dir shows that a node has promised something there, "" if
+// nothing does. The identity says that there is no such thing, and log and store are
+// then made anew: of a founder they may hold the founding, and nothing otherwise.
+func pastOf(dir string, id identity, sm StateMachine) (string, error) {
+	var index, term uint64
+	if len(id.Founders) > 0 {
+		index, term = firstIndex, firstTerm
+	}
+	applied, _, metaBytes, _, err := sm.Durable()
+	if err != nil {
+		return "", fmt.Errorf("look at the durable state: %w", err)
+	}
+	if applied > index {
+		return fmt.Sprintf("the store beside it has applied entry %d", applied), nil
+	}
+	if applied > 0 {
+		t, err := decodeTable(metaBytes)
+		if err != nil {
+			return "", err
+		}
+		if t.cluster != id.ClusterID {
+			return fmt.Sprintf("the store beside it belongs to cluster %v, and it to %v", t.cluster, id.ClusterID), nil
+		}
+	}
+	report, err := walscan.Check(walDir(dir))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, walscan.ErrNoSegments):
+	case err != nil:
+		return "", unusable(err, "check the log")
+	case report.Entries > 0, report.SnapshotIndex > index, report.Term > term, report.Commit > index:
+		return fmt.Sprintf("the log beside it reaches entry %d of term %d", max(report.LastIndex, report.SnapshotIndex), report.Term), nil
+	}
+	names, err := fileNames(snapDir(dir), ".snap")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", unusable(err, "list the snapshots")
+	}
+	for _, name := range names {
+		var ofTerm, at uint64
+		if _, err := fmt.Sscanf(name, "%016x-%016x.snap", &ofTerm, &at); err != nil || at > index {
+			return fmt.Sprintf("there is a snapshot beside it, %s", name), nil
+		}
+	}
+	return "", nil
 }
 
 // random64 returns a random number that is not zero.

@@ -188,11 +188,11 @@ func (s Status) LeaderName() string {
 }
 
 // Open prepares a node on its data directory without any network. It returns
-// ErrBadMember for a configuration that cannot work and ErrDisk for a
-// directory that cannot be trusted.
+// ErrBadMember for a configuration that cannot work, ErrMixedUp for a directory whose
+// files do not belong together and ErrDisk for one that cannot be trusted.
 func Open(cfg Config, sm StateMachine) (*Node, error) {
 	cfg.setDefaults()
-	id, err := openIdentity(cfg.Dir, cfg.Name, cfg.sync)
+	id, err := openIdentity(cfg.Dir, cfg.Name, sm, cfg.sync)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -27,9 +26,6 @@ func (n *Node) recover(ctx context.Context) error {
 		}
 	}
 	d, st, err := openDisk(n.cfg.Dir, n.self.ID, n.cfg.sync, n.logger)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; replace it: remove the member, empty the data directory, join again", ErrDisk, walDir(n.cfg.Dir))
-	}
 	if err != nil {
 		return err
 	}
@@ -203,7 +199,7 @@ func agree(st *diskState, applied uint64) error {
 		last = st.entries[n-1].Index
 	}
 	if last < applied {
-		return fmt.Errorf("%w: the log ends at entry %d, but entry %d was applied: synced entries are missing; replace this node: remove the member, empty the data directory, join again", ErrDisk, last, applied)
+		return fmt.Errorf("%w: the log ends at entry %d, but entry %d was applied: synced entries are missing; %s", ErrDisk, last, applied, putBack)
 	}
 	st.state.Commit = min(max(st.state.Commit, applied, lastForced(st.entries)), last)
 	return nil

@@ -47,6 +47,9 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, fmt.Errorf("create the data directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, syscall.EISDIR) {
+		return nil, fmt.Errorf("lock the data directory: %w; move it away: a node makes a file there", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}

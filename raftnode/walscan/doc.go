@@ -43,11 +43,21 @@
 // segment begins with a record of type crc that repeats the sum reached, and a
 // metadata record; both are flushed before the segment gets its name.
 //
+// # Marks
+//
+// The pages of one write reach the disk in any order, so what a power cut leaves of
+// it may have holes with good records behind them, as damage has. Marks tell the two
+// apart: a node writes its state twice, right behind whatever it has flushed and
+// before anything else. A hole that has a mark behind it was on the disk and is
+// damage. In a log that has marks, a hole without one is of the last write, which
+// may not have been flushed. Logs of older programs have none; there a hole is damage.
+//
 // # Invariants
 //
 //  1. Check writes nothing.
-//  2. A record with a readable successor is never given up: damage before it is
-//     a *DamageError.
+//  2. A record with a readable successor is given up only in a log with marks, when
+//     none follows and whole sectors of it are missing. Else damage before the
+//     successor is a *DamageError.
 //  3. Only the last segment can be torn, and never in its first two records.
 //  4. A record that was completely written is never given up: if its data still
 //     matches its checksum, or does so after one byte is put right, the damage
@@ -59,14 +69,11 @@
 //
 // # Caveats
 //
-// A machine that loses power while it flushes several records may keep a later
-// one and lose an earlier one. That looks the same as damage to flushed records,
-// and Check refuses it: a node that is replaced needlessly is better than a node
-// that forgets what it acknowledged.
-//
-// A last record of which whole sectors turned to zeros after it was flushed
-// looks the same as a torn write. So does a log that was cut at the end of a
-// record. Compare the report with the applied index of the store to notice.
+// A write of which whole sectors turned to zeros after it was flushed, and behind
+// which nothing was written since, looks the same as a torn one: without marks a
+// record, with them all that was flushed together. A node that stops in order leaves
+// a mark. A log that was cut at the end of a record looks whole. Compare the report
+// with the applied index of the store to notice.
 //
 // The directory must not be in use while it is checked.
 package walscan

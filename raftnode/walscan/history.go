@@ -1,6 +1,7 @@
 package walscan
 
 import (
+	"bytes"
 	"fmt"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -52,6 +53,8 @@ type history struct {
 	termKnown         bool   // there was one
 	snapshotIndex     uint64
 	entries           int
+	before            []byte // data of the record before, if that is a state
+	marked            bool   // there was a mark: see isMark
 }
 
 // newHistory starts at the first segment there is: what its name says came
@@ -74,6 +77,7 @@ func (h *history) fill(r *Report) {
 // counts from the last entry on. With any lower name it would begin to read too
 // late: it takes the last segment whose name is not above its snapshot.
 func (h *history) segment(index uint64) error {
+	h.before = nil // etcd repeats the state at the beginning of a segment: no mark
 	switch {
 	case index > h.known+1:
 		return fmt.Errorf("its name says it continues at index %d, but the log before it ends at index %d, so entries are missing", index, h.known)
@@ -85,6 +89,12 @@ func (h *history) segment(index uint64) error {
 
 // record takes in the next record of type entry, state or snapshot.
 func (h *history) record(rec record) error {
+	if rec.typ == stateType {
+		h.marked = h.marked || bytes.Equal(h.before, rec.data)
+		h.before = append([]byte{}, rec.data...)
+	} else {
+		h.before = nil
+	}
 	switch rec.typ {
 	case entryType:
 		return h.entry(rec.data)
@@ -161,6 +171,15 @@ func (h *history) plausible(rec record) bool {
 		return ok
 	}
 	return false
+}
+
+// isMark tells whether two records that follow one another are a mark: the same state
+// twice. Whoever writes a log with marks puts one behind each fsync, before it writes
+// anything else: what lies before a mark was on the disk. raft writes a state only
+// when it has changed, so that logs of older programs have no marks.
+func isMark(a, b record) bool {
+	_, ok := parseState(a.data)
+	return ok && a.typ == stateType && b.typ == stateType && bytes.Equal(a.data, b.data) && b.chains(a.crc)
 }
 
 // The parsers accept a message only if it would be encoded to as many bytes

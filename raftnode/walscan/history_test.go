@@ -73,3 +73,42 @@ func TestCheck_SnapshotInPlaceOfNewerTerms(t *testing.T) {
 		t.Error("an entry that follows one of a newer term is accepted")
 	}
 }
+
+// A mark is the same state twice in a row, and nothing else.
+func TestHistory_Marked(t *testing.T) {
+	state := func(commit uint64) record {
+		s := raftpb.HardState{Term: 1, Vote: vote, Commit: commit}
+		b, err := s.Marshal()
+		must(t, err)
+		return record{typ: stateType, data: b}
+	}
+	e := raftpb.Entry{Index: 1, Term: 1}
+	b, err := e.Marshal()
+	must(t, err)
+	entry := record{typ: entryType, data: b}
+	for name, tt := range map[string]struct {
+		records []record
+		want    bool
+	}{
+		"twice":                {[]record{state(0), state(0)}, true},
+		"once":                 {[]record{state(0)}, false},
+		"another":              {[]record{state(0), state(1)}, false},
+		"with an entry within": {[]record{state(0), entry, state(0)}, false},
+	} {
+		h := newHistory(segment{})
+		for _, rec := range tt.records {
+			must(t, h.record(rec))
+		}
+		if h.marked != tt.want {
+			t.Errorf("%s: %v", name, h.marked)
+		}
+	}
+	h := newHistory(segment{})
+	must(t, h.record(entry))
+	must(t, h.record(state(0)))
+	must(t, h.segment(2))
+	must(t, h.record(state(0)))
+	if h.marked {
+		t.Error("the state at the beginning of a segment passes for a mark")
+	}
+}

@@ -21,16 +21,40 @@ func (t *suspect) damaged() string {
 	if written <= headerBytes {
 		return "" // at most a header got out
 	}
-	if at, ok := t.validAfter(); ok {
+	at, follows := t.validAfter()
+	if follows && (!t.log.marked || t.markAfter()) {
 		return fmt.Sprintf("yet a good record follows at offset %d", t.off+int64(at))
 	}
 	if reason := t.complete(written); reason != "" {
 		return "yet the record was completely written: " + reason
 	}
-	if !t.torn(written) {
+	if follows && !t.hole() || !follows && !t.torn(written) {
 		return "without any sign of a torn write"
 	}
 	return ""
+}
+
+// markAfter tells whether there is a mark behind the suspect frame, so that it was
+// flushed.
+func (t *suspect) markAfter() bool {
+	for at := 8; at < len(t.b); at += 8 {
+		if first, n, ok := frameAt(t.b[at:]); ok && first.typ == stateType {
+			if second, _, ok := frameAt(t.b[at+n:]); ok && isMark(first, second) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hole tells whether the suspect frame lacks sectors, or begins in one that is
+// missing, while later ones of the same write are there.
+func (t *suspect) hole() bool {
+	if allZero(t.b[:headerBytes]) {
+		return allZero(t.b[:min(t.sectorLeft(0), len(t.b))])
+	}
+	size, pad, ok := splitHeader(t.b)
+	return ok && headerBytes+size+pad <= int64(len(t.b)) && t.lacksSector(t.b[:headerBytes+size])
 }
 
 // validAfter looks for a good record behind the suspect frame: one whose
@@ -113,17 +137,16 @@ func differences(a, b []byte) int {
 // are written whole or not at all, so a header is there with the rest of its
 // sector or missing with it; a write that was cut off leaves zeros to the end.
 func (t *suspect) torn(written int) bool {
-	if allZero(t.b[:headerBytes]) {
-		return allZero(t.b[:min(t.sectorLeft(0), len(t.b))])
-	}
-	size, pad, ok := splitHeader(t.b)
-	if !ok {
-		return false
-	}
-	if headerBytes+size > int64(written) {
+	if t.hole() {
 		return true
 	}
-	frame := t.b[:headerBytes+size+pad]
+	size, pad, ok := splitHeader(t.b)
+	return ok && (headerBytes+size > int64(written) || t.lacksSector(t.b[:headerBytes+size+pad]))
+}
+
+// lacksSector tells whether a frame has a whole sector of zeros, or as much of one as
+// it reaches into.
+func (t *suspect) lacksSector(frame []byte) bool {
 	for at := headerBytes; at < len(frame); {
 		end := min(at+t.sectorLeft(at), len(frame))
 		if allZero(frame[at:end]) {
