@@ -28,6 +28,7 @@ var errSimDisk = errors.New("simulated disk failure")
 // be left if the power went: of every file what its last fsync found, of every
 // directory the names that its own last fsync found.
 type simFiles struct {
+	s    *simNode
 	w    *simWorld
 	dice *simDice
 
@@ -38,7 +39,7 @@ type simFiles struct {
 	inodes []*simInode
 	node   *Node     // of the process
 	died   *simEntry // what the files held when the process died in an fsync
-	die    func()    // ends what the process does elsewhere
+	failed bool      // an fsync of the process has failed
 
 	settling bool // the process has no log yet, and does not run in the steps of the scheduler
 }
@@ -50,6 +51,7 @@ type simInode struct {
 
 	isDir bool
 	data  []byte               // durable, of a file
+	clean []byte               // what a file held when an fsync of it failed; nil when none did
 	names map[string]*simInode // durable, of a directory
 }
 
@@ -60,8 +62,8 @@ type simEntry struct {
 	names map[string]*simEntry
 }
 
-func newSimFiles(w *simWorld, id ID) *simFiles {
-	f := &simFiles{w: w, dice: newSimDice(w), root: filepath.Join(w.root, fmt.Sprintf("n%d", id))}
+func newSimFiles(s *simNode) *simFiles {
+	f := &simFiles{s: s, w: s.w, dice: newSimDice(s.w), root: filepath.Join(s.w.root, fmt.Sprintf("n%d", s.id))}
 	f.top = &simInode{isDir: true, names: map[string]*simInode{}}
 	f.revive(&simEntry{inode: f.top, names: map[string]*simEntry{}})
 	return f
@@ -108,16 +110,54 @@ func (f *simFiles) sync(path string) error {
 		return err
 	}
 	f.wait() // the log makes its next segment on a goroutine of its own
-	broken, after := f.dice.breaks()
-	if !broken || after {
+	often := 1.0
+	if !strings.HasSuffix(path, ".wal") {
+		often = 8 // all others are rare
+	}
+	broken, after := f.dice.breaks(often)
+	switch {
+	case !broken:
 		f.persist(path)
-	}
-	if !broken {
 		return nil
+	case after:
+		f.persist(path)
+	case f.w.mayFail(f.s):
+		return f.fail(path)
 	}
-	f.died = f.capture()
-	f.die()
+	f.ends()
 	return errSimDisk
+}
+
+// ends makes nothing count that the process does from now on.
+func (f *simFiles) ends() {
+	f.died = f.capture()
+	f.s.die()
+}
+
+// fail lets an fsync fail. The system takes what it could not write for written from
+// then on: only what is written again comes to the disk with a later fsync.
+func (f *simFiles) fail(path string) error {
+	f.failed = true
+	if i := f.inode(path); !i.isDir {
+		i.clean = f.content(i)
+	}
+	return &os.PathError{Op: "sync", Path: path, Err: errSimDisk}
+}
+
+// reached returns what an fsync that finds this in the page cache makes durable.
+func (i *simInode) reached(now []byte) []byte {
+	if i.clean == nil {
+		return now
+	}
+	b := bytes.Clone(now)
+	for at := 0; at < len(b); at += simPage {
+		end := min(at+simPage, len(b))
+		if bytes.Equal(b[at:end], i.clean[min(at, len(i.clean)):min(end, len(i.clean))]) {
+			clear(b[at:end])
+			copy(b[at:end], i.data[min(at, len(i.data)):])
+		}
+	}
+	return b
 }
 
 func (f *simFiles) wait() {
@@ -126,19 +166,30 @@ func (f *simFiles) wait() {
 	}
 }
 
-// alive returns an error when the process has died.
+// alive returns an error when the process has died, or must: etcd's log cannot be given
+// the error of an fsync that it has done already, so it is returned here in its place.
 func (f *simFiles) alive() error {
-	if f.died != nil {
+	switch {
+	case f.died != nil && f.failed:
+		return (&walDisk{walDir: walDir(f.dir)}).walErr(errSimDisk)
+	case f.died != nil:
 		return errSimDisk
 	}
 	return nil
+}
+
+// etcdSynced is called after an fsync of etcd's.
+func (f *simFiles) etcdSynced(path string) {
+	if f.sync(path) != nil && f.died == nil {
+		f.ends()
+	}
 }
 
 // persist makes durable what a file or directory holds.
 func (f *simFiles) persist(path string) {
 	i := f.inode(path)
 	if !i.isDir {
-		i.data = f.content(i)
+		i.data = i.reached(f.content(i))
 		return
 	}
 	i.names = map[string]*simInode{}
@@ -202,7 +253,7 @@ func (f *simFiles) crash(r *rand.Rand, power bool) {
 		i.file.Close()
 		i.file, i.info = nil, nil
 	}
-	f.inodes, f.died, f.node = nil, nil, nil
+	f.inodes, f.died, f.node, f.failed = nil, nil, nil, false
 	if f.w.over {
 		return
 	}
@@ -250,9 +301,9 @@ func (f *simFiles) lose(r *rand.Rand, i *simInode, cached map[*simInode]*simEntr
 	if !i.isDir {
 		left.data = i.data
 		if now != nil {
-			left.data = loseBytes(r, f.w.p.shuffled, i.data, now.data)
+			left.data = loseBytes(r, f.w.p.shuffled, i.data, i.reached(now.data))
 		}
-		i.data = left.data
+		i.data, i.clean = left.data, nil
 		return left
 	}
 	if now != nil {
@@ -390,11 +441,11 @@ func (f *simFiles) walSynced() {
 	frame, _ := runtime.CallersFrames(pc).Next()
 	switch by := frame.Function[strings.LastIndexByte(frame.Function, '.')+1:]; by {
 	case "sync":
-		_ = f.sync(f.walTail())
+		f.etcdSynced(f.walTail())
 	case "cut":
-		_ = f.sync(walDir(f.dir))
+		f.etcdSynced(walDir(f.dir))
 	case "Create":
-		_ = f.sync(f.dir)
+		f.etcdSynced(f.dir)
 	default:
 		panic("an fsync of etcd's log in " + by + ": of which file?")
 	}
@@ -418,5 +469,5 @@ func (f *simFiles) walTail() string {
 func (f *simFiles) snapSynced() {
 	names, err := fileNames(snapDir(f.dir), ".snap")
 	f.must(err)
-	_ = f.sync(filepath.Join(snapDir(f.dir), names[len(names)-1]))
+	f.etcdSynced(filepath.Join(snapDir(f.dir), names[len(names)-1]))
 }

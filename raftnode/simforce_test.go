@@ -288,8 +288,7 @@ func (w *simWorld) restore(c *simCopy, s *simNode) {
 	w.force.copied = true
 	s.history, s.index, s.staging = c.history.Copy(), c.index.Copy(), c.staging.Copy()
 	s.files.wipe()
-	s.files = newSimFiles(w, s.id)
-	s.files.die = s.die
+	s.files = newSimFiles(s)
 	s.files.fill(c.files)
 	s.raft, s.beside, s.name = c.raft, s != c.of, c.of.name
 	s.wakeAt = w.step + w.r.Int64N(50)

@@ -24,7 +24,7 @@ func (w *simWorld) member(raft ID) *simNode {
 
 // takesPart returns the process if it belongs to a cluster already.
 func (s *simNode) takesPart() *simLife {
-	if s.life == nil || s.life.settling {
+	if s.life == nil || s.life.settling || s.life.node.core == nil {
 		return nil
 	}
 	return s.life
@@ -145,8 +145,7 @@ func (w *simWorld) wipe(s *simNode) {
 	w.note("n%d is wiped, and joins again", s.id)
 	s.history, s.index, s.staging = kvstore.NewMemEngine(), kvstore.NewMemEngine(), kvstore.NewMemEngine()
 	s.files.wipe()
-	s.files = newSimFiles(w, s.id)
-	s.files.die = s.die
+	s.files = newSimFiles(s)
 	s.raft, s.joins, s.gone, s.left = 0, true, false, false
 	s.lastSelf = identity{}
 	s.wakeAt = w.step + w.r.Int64N(100)

@@ -162,14 +162,14 @@ func newSimDice(w *simWorld) *simDice {
 	return &simDice{w: w, r: rand.New(rand.NewPCG(w.r.Uint64(), 3))}
 }
 
-// breaks decides about one durable write.
-func (d *simDice) breaks() (broken, after bool) {
+// breaks decides about one durable write, that breaks so many times as often as others.
+func (d *simDice) breaks(often float64) (broken, after bool) {
 	if d.w.calm.Load() {
 		return false, false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.r.Float64() < d.w.p.diskFail+d.worse, d.r.IntN(2) == 0
+	return d.r.Float64() < often*d.w.p.diskFail+d.worse, d.r.IntN(2) == 0
 }
 
 // worsen makes writes break oftener until the returned func is called.
@@ -185,7 +185,7 @@ func (d *simDice) worsen(by float64) (end func()) {
 
 // hook makes commits to an engine fail, now and then.
 func (d *simDice) hook(int) kvstore.FailPoint {
-	switch broken, after := d.breaks(); {
+	switch broken, after := d.breaks(1); {
 	case !broken:
 		return kvstore.FailNever
 	case after:

@@ -145,7 +145,7 @@ type simScratch struct {
 
 // Write implements io.Writer.
 func (s *simScratch) Write(p []byte) (int, error) {
-	if broken, _ := s.dice.breaks(); broken {
+	if broken, _ := s.dice.breaks(1); broken {
 		return 0, kvstore.ErrInjected
 	}
 	s.b = append(s.b, p...)

@@ -24,6 +24,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
 
+	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -87,7 +88,7 @@ func throwParams(r *rand.Rand) simParams {
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4), relapse: some(0.7),
+		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4), relapse: some(0.7), shuffled: r.IntN(4) > 0,
 	}
 	switch r.IntN(12) {
 	case 0:
@@ -95,11 +96,11 @@ func throwParams(r *rand.Rand) simParams {
 	case 1, 2: // many keys: checkpoints, and an index of many blocks
 		p.keys, p.burst, p.keyBytes = 50+r.IntN(500), 20+r.IntN(100), 20<<r.IntN(4)
 	}
-	if p.size > 1 && r.IntN(5) == 0 {
-		p.force, p.copy, p.rot = 0.01, 0.5, 0
-	}
 	if r.IntN(6) == 0 { // hardly anything is written, and so hardly anything synced
 		p.puts, p.burst = 0.01, 3
+	}
+	if p.size > 1 && r.IntN(5) == 0 {
+		p.force, p.copy, p.rot = 0.01, 0.5, 0
 	}
 	p.forms, p.rejoin = r.IntN(4) == 0, some(0.02)
 	return p
@@ -143,7 +144,8 @@ type simWorld struct {
 	client   int
 	actors   int      // of processes
 	change   bool     // a change of members is under way
-	rotten   *simNode // whose disk has lied
+	failed   bool     // an fsync has
+	rotten   *simNode // whose disk has lied, or that was marked after an fsync that failed
 	verifies bool     // and whether Verify has to see it
 	failure  string
 
@@ -242,8 +244,7 @@ func (w *simWorld) machine(id ID, self *identity) *simNode {
 		clock: newSimClock(w.r),
 	}
 	s.name = simMember(id).Name
-	s.files = newSimFiles(w, id)
-	s.files.die = s.die
+	s.files = newSimFiles(s)
 	w.nodes[id] = s
 	if self == nil {
 		return s
@@ -421,6 +422,28 @@ func (w *simWorld) ruined(s *simNode, err error) bool {
 	return s == w.rotten && errors.As(err, &corrupt)
 }
 
+// mayFail decides whether an fsync of a machine fails, once in a world, and where the
+// cluster can do without it.
+func (w *simWorld) mayFail(s *simNode) bool {
+	leader := w.leader()
+	if w.failed || w.p.force > 0 || w.rotten != nil || w.change || s.files.settling || leader == nil || len(leader.life.node.core.members.conf.Voters) < 3 || w.r.IntN(4) > 0 {
+		return false
+	}
+	w.failed = true
+	w.note("an fsync of n%d fails", s.id)
+	return true
+}
+
+// marked reports whether a machine ends because of an fsync that failed, and leaves a
+// mark, so that it is replaced.
+func (w *simWorld) marked(s *simNode, err error) bool {
+	if !s.files.failed || !errors.Is(err, writefault.Err) {
+		return false
+	}
+	w.rotten = s
+	return true
+}
+
 // cutNetwork cuts a member off, in one or both directions, or the cluster in
 // halves, with or without a member that both can reach.
 func (w *simWorld) cutNetwork() {
@@ -523,11 +546,13 @@ func (w *simWorld) turn(s *simNode) {
 		switch err := guarded(s.boot); {
 		case err != nil && w.refusesForce(s, err), err != nil && w.ended(s, err):
 			s.crash(w.chance(w.p.power))
-		case err != nil && !w.expected(s, err):
-			w.fatalf("n%d does not start again: %v", s.id, err)
 		case err != nil:
+			if !w.expected(s, err) {
+				w.fatalf("n%d does not start again: %v", s.id, err)
+			}
+			s.gone = w.ruined(s, err) || w.copies(s) || w.marked(s, err)
 			s.crash(w.chance(w.p.power))
-			s.wakeAt, s.gone = w.step+10, w.ruined(s, err) || w.copies(s)
+			s.wakeAt = w.step + 10
 		case w.chance(w.p.relapse):
 			s.relapse = w.step + 1 + w.r.Int64N(60)
 		}
@@ -541,7 +566,7 @@ func (w *simWorld) turn(s *simNode) {
 				w.fatalf("n%d: %v", s.id, err)
 			}
 			if !ended {
-				s.gone, s.left = w.ruined(s, err) || w.copies(s) || refused, refused
+				s.gone, s.left = w.ruined(s, err) || w.copies(s) || w.marked(s, err) || refused, refused
 			}
 			if w.dice(0.5) {
 				w.rest() // answers that were ready have left
