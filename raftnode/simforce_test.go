@@ -108,6 +108,9 @@ func (w *simWorld) forcing() {
 	if f.new == 0 {
 		return
 	}
+	if life := f.survivor.takesPart(); life != nil && life.node.self.ClusterID != f.new {
+		w.fatalf("n%d, which has forced cluster %v, is of cluster %v", f.survivor.id, f.new, life.node.self.ClusterID)
+	}
 	if f.apart = f.apart && !w.calm.Load() && !w.chance(0.005); f.apart {
 		return
 	}
