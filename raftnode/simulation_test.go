@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand"
 	"os"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"testing/cryptotest"
@@ -85,6 +86,7 @@ func TestSimulation(t *testing.T) {
 	if testing.Short() {
 		seeds = min(seeds, 30)
 	}
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are small, and many
 	began := time.Now()
 	worlds, requests, set, steps := 0, 0, 0, int64(0)
 	for seed := *simFrom; seed < *simFrom+seeds || time.Since(began) < *simFor; seed++ {

@@ -96,11 +96,11 @@ func throwParams(r *rand.Rand) simParams {
 	case 1, 2: // many keys: checkpoints, and an index of many blocks
 		p.keys, p.burst, p.keyBytes = 50+r.IntN(500), 20+r.IntN(100), 20<<r.IntN(4)
 	}
-	if p.size > 1 && r.IntN(5) == 0 {
-		p.force, p.copy, p.rot = 0.01, 0.5, 0
-	}
 	if r.IntN(6) == 0 { // hardly anything is written, and so hardly anything synced
 		p.puts, p.burst = 0.01, 3
+	}
+	if p.size > 1 && r.IntN(5) == 0 {
+		p.force, p.copy, p.rot = 0.01, 0.5, 0
 	}
 	p.forms, p.rejoin = r.IntN(4) == 0, some(0.02)
 	return p
