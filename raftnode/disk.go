@@ -256,8 +256,8 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 }
 
 func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) error {
-	if state == d.state && len(entries) == 0 {
-		return nil // it is there, and twice would be a mark
+	if len(entries) == 0 && (raft.IsEmptyHardState(state) || state == d.state) {
+		return nil // it is there, and nothing is synced; twice would be a mark
 	}
 	if err := d.prove(); err != nil {
 		return err

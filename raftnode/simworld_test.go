@@ -667,6 +667,9 @@ func (w *simWorld) settle() {
 }
 
 func (w *simWorld) settled() bool {
+	if w.force != nil && !w.force.over {
+		return false // the survivor is yet to be looked at
+	}
 	leader := w.leader()
 	if leader == nil || w.open > 0 || !w.endsAll() {
 		return false
