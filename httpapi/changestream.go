@@ -157,6 +157,8 @@ func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err e
 		}
 		s.left--
 	}
+	part.Records = nil
+	room.Keep(int64(lines.Len()))
 	if lines.Len() > 0 {
 		if err := s.send(lines.Bytes()); err != nil {
 			return 0, client.EndFailed, err

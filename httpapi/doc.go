@@ -184,7 +184,8 @@
 //     buffers, 20 MiB at the very most, however many its lines. Of streams in frames
 //     there are FramedStreams for puts, which share the budgets of lines, and as many
 //     for gets; each holds half a MiB at most, and takes no more while a client does
-//     not read. A POST /keys/get in lines takes 2 MiB while it answers.
+//     not read. A POST /keys/get in lines takes 2 MiB while it looks 16 of them up.
+//     What was found keeps what it takes as an answer until the client has that.
 //  9. A client may be slow as long as nobody waits for what it holds. When somebody
 //     does, clients give way by the rules of package budget: streams that rest, and
 //     bodies and readers that are too slow.

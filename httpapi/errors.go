@@ -72,6 +72,8 @@ var errorTable = []errorRow{
 		"too many large values are being put at once; nothing was set. Try again after the time in Retry-After")},
 	{matches: is(kvstore.ErrUploadIncomplete), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
 		"the cluster gave up this put while its body arrived; nothing was set. Send the same put again")},
+	{matches: is(kvstore.ErrValueDamaged), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
+		"the value was damaged in the memory of a node on its way into the log; nothing was set. Send the same put again")},
 	{matches: is(kvstore.ErrUnavailable), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: detailUnavailable},
 	{matches: is(kvstore.ErrClosed), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
 		"this node is stopping; nothing was done. Ask another node")},

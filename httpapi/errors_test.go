@@ -89,6 +89,7 @@ func TestProblemFor_Table(t *testing.T) {
 		{putting, kvstore.ErrOverloaded, 429, client.ProblemOverloaded},
 		{putting, kvstore.ErrTooManyUploads, 429, client.ProblemOverloaded},
 		{putting, kvstore.ErrUploadIncomplete, 503, client.ProblemUnavailable},
+		{putting, kvstore.ErrValueDamaged, 503, client.ProblemUnavailable},
 		{putting, kvstore.ErrUnavailable, 503, client.ProblemUnavailable},
 		{reading, kvstore.ErrUnavailable, 503, client.ProblemUnavailable},
 		{putting, kvstore.ErrOutcomeUnknown, 504, client.ProblemOutcomeUnknown},
@@ -132,7 +133,7 @@ func TestProblemFor_Definite(t *testing.T) {
 			t.Errorf("%v: %q", err, detail)
 		}
 	}
-	for _, err := range []error{kvstore.ErrUnavailable, kvstore.ErrOverloaded, kvstore.ErrClosed, kvstore.ErrBodyRead, kvstore.ErrTooManyUploads, kvstore.ErrUploadIncomplete} {
+	for _, err := range []error{kvstore.ErrUnavailable, kvstore.ErrOverloaded, kvstore.ErrClosed, kvstore.ErrBodyRead, kvstore.ErrTooManyUploads, kvstore.ErrUploadIncomplete, kvstore.ErrValueDamaged} {
 		if detail := problemFor(putting, err).document.Detail; !strings.Contains(detail, "nothing was") {
 			t.Errorf("%v: %q does not say that nothing happened", err, detail)
 		}

@@ -38,6 +38,7 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	if err != nil {
 		return err
 	}
+	paced.held.Keep(int64(len(document)))
 	h := w.Header()
 	g.headers.setShared(h)
 	g.headers.setSource(h, source)

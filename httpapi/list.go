@@ -75,7 +75,13 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(paced, http.StatusOK, keysDocument(&page))
+	body, err := marshal(keysDocument(&page))
+	if err != nil {
+		return err
+	}
+	page.Keys = nil
+	paced.held.Keep(int64(len(body)))
+	return writeEncoded(paced, http.StatusOK, body)
 }
 
 func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {

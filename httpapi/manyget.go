@@ -26,7 +26,7 @@ const pathManyGets = "/keys/get"
 const (
 	getLineBytesMax = 16 << 10 // of one line
 	getLines        = 16       // that are looked up at once
-	getLinesBytes   = 2 << 20  // what a request takes: that many values as JSON
+	getLinesBytes   = 2 << 20  // what looking them up takes: that many values as JSON
 	getsInFlight    = 4096     // of all requests in frames, where each has a goroutine
 )
 
@@ -42,7 +42,7 @@ type manyReader interface {
 //
 // Lines are looked up as they come, those that are there already together, and
 // answered before more are read. So memory is bounded, and a client that reads
-// nothing is waited for.
+// nothing is waited for: with no more in memory than the answer it does not take.
 type manyGets struct {
 	*framed
 	from   manyReader
@@ -147,6 +147,7 @@ type getLiner struct {
 
 // getLine is one line that is not blank.
 type getLine struct {
+	number uint64 // of the input
 	key    kvstore.Key
 	result client.GetResult
 	text   []byte
@@ -159,7 +160,8 @@ func (l *getLiner) run() error {
 		l.place.Resting()
 		batch, end := l.take()
 		l.place.Working()
-		if err := l.answerAll(batch, end); err != nil {
+		end, err := l.answerAll(batch, end)
+		if err != nil {
 			return err
 		}
 		if end == io.EOF {
@@ -181,30 +183,37 @@ func (l *getLiner) giveWay() {
 	l.duplex.within(placeLinger, placeLinger)
 }
 
-// answerAll writes the results of lines, and what ends the answer early. Memory
-// is held from the look-up until the client has taken them.
-func (l *getLiner) answerAll(batch []getLine, end error) error {
+// answerAll writes the results of lines, and what ends the answer early: end, or
+// that there is no memory for them. That of a look-up is held while it lasts, and of
+// it what the results take until the client has taken them.
+func (l *getLiner) answerAll(batch []getLine, end error) (early, err error) {
 	held := l.memory.Hold(l.host, graceOf(l.idle), l.giveWay)
 	defer held.Close()
 	if len(batch) > 0 {
-		if err := held.Acquire(l.ctx, getLinesBytes, l.answer); err != nil {
-			return err
+		err := held.Acquire(l.ctx, getLinesBytes, l.answer)
+		if errors.Is(err, budget.ErrShort) {
+			l.taken = batch[0].number - 1
+			batch, end = nil, err
+		} else if err != nil {
+			return end, err
 		}
 	}
 	l.find(batch)
 	var out []byte
 	for i := range batch {
 		out = append(out, batch[i].text...)
+		batch[i].text = nil
 	}
+	held.Keep(int64(cap(out)))
 	if end != nil && end != io.EOF {
 		out = append(out, l.broken(end)...)
 	}
 	l.duplex.out = held
 	defer func() { l.duplex.out = nil }()
 	if _, err := l.duplex.Write(out); err != nil {
-		return err
+		return end, err
 	}
-	return l.duplex.conn.Flush()
+	return end, l.duplex.conn.Flush()
 }
 
 // take returns the lines that are at hand, or the next one, and what reading
@@ -230,6 +239,7 @@ func (l *getLiner) parse(text []byte) (line getLine) {
 	if err == nil {
 		line.key, err = keyIn(&client.PutDocument{Key: document.Key, KeyBase64: document.KeyBase64})
 	}
+	line.number = l.lines.number
 	line.result.Key, line.result.KeyBase64 = client.JSONKey(string(line.key))
 	if err != nil {
 		p := problemFor(reading, err)
@@ -301,6 +311,8 @@ func (l *getLiner) broken(err error) []byte {
 		switch {
 		case l.needed.Load():
 			kind, why = client.ProblemUnavailable, detailPlaceNeeded
+		case errors.Is(err, budget.ErrShort):
+			kind, why = client.ProblemOverloaded, "this node has too much to do; send the rest later, or to another node"
 		case errors.Is(err, errLineTooLong):
 			kind, why = client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes", getLineBytesMax)
 		case errors.Is(err, os.ErrDeadlineExceeded):

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/frame"
@@ -126,6 +129,72 @@ func TestManyGets_Closing(t *testing.T) {
 		t.Errorf("the last line is %q, %v", line, err)
 	}
 	want(t, n.post("/keys/get", ""), 503).problem(t)
+}
+
+// TestManyGets_Deaf: clients that do not read their results keep no more than those,
+// so others are answered although each look-up takes all the memory there is.
+func TestManyGets_Deaf(t *testing.T) {
+	n := &node{t: t, db: newFakeDB(), counters: &Counters{}}
+	n.db.set("a", "", "one")
+	h := NewDatabase(DatabaseConfig{DB: n.db, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}, Counters: n.counters,
+		JSONBytesInFlight: shareAll * (getLinesBytes + 64<<10) / shareAnswers, AnswerTimeout: time.Second})
+	n.serve(h)
+	const deaf = 3
+	writers := make(chan *deafWriter, deaf)
+	hears := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(hears)
+	for range deaf {
+		wg.Go(func() {
+			defer func() { _ = recover() }() // http.ErrAbortHandler
+			w := &deafWriter{httptest.NewRecorder(), writers, hears}
+			r := httptest.NewRequest(http.MethodPost, "/keys/get", strings.NewReader(`{"key":"a"}`))
+			r.Host = n.addr
+			h.ServeHTTP(w, r)
+		})
+	}
+	for i := range deaf {
+		select {
+		case w := <-writers:
+			if w.Code != http.StatusOK {
+				t.Fatalf("status %d", w.Code)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%d of %d deaf clients have results", i, deaf)
+		}
+	}
+	for _, r := range getResults(t, want(t, n.post("/keys/get", `{"key":"a"}`), 200).body) {
+		if r.Status != client.GetFound {
+			t.Errorf("beside deaf clients: %+v", r)
+		}
+	}
+}
+
+// deafWriter is for a client that takes the header of an answer, and nothing else
+// until it hears.
+type deafWriter struct {
+	*httptest.ResponseRecorder
+	begun chan<- *deafWriter
+	hears <-chan struct{}
+}
+
+// Write waits.
+func (w *deafWriter) Write(p []byte) (int, error) {
+	w.begun <- w
+	<-w.hears
+	return len(p), nil
+}
+
+// TestManyGets_Short: where there is no memory for a look-up, the answer says so, and
+// from which line on.
+func TestManyGets_Short(t *testing.T) {
+	n := newBatchNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight, c.AnswerTimeout = getLinesBytes-1, 10*time.Millisecond })
+	n.db.set("a", "", "one")
+	results := getResults(t, want(t, n.post("/keys/get", "\n"+`{"key":"a"}`+"\n"+`{"key":"a"}`), 200).body)
+	if len(results) != 1 || results[0].Status != client.BatchError || results[0].Type != client.ProblemOverloaded || results[0].Line != 2 {
+		t.Errorf("results %+v", results)
+	}
 }
 
 // TestManyGets_Cache: a cache node says where it found a value.

@@ -175,12 +175,28 @@ func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 		return s.resultAgainst(known, &cmd.body)
 	}
 	if cmd.kind == commandSeal {
-		if u := s.uploads[cmd.upload]; u == nil || !u.complete(cmd.body.chunks, cmd.body.size) {
+		if refusal, err := s.checkSeal(cmd); err != nil {
+			return nil, err
+		} else if refusal != nil {
 			s.dropUpload(cmd.upload)
-			return fmt.Errorf("%w: upload %s of key %q cannot be sealed", ErrUploadIncomplete, cmd.upload, cmd.body.key), nil
+			return refusal, nil
 		}
 	}
 	return s.create(cmd), nil
+}
+
+// checkSeal returns why a seal sets nothing, nil when it may. The second error is
+// fatal.
+func (s *Store) checkSeal(cmd *command) (refusal, err error) {
+	u := s.uploads[cmd.upload]
+	if u == nil || !u.complete(cmd.body.chunks, cmd.body.size) {
+		return fmt.Errorf("%w: upload %s of key %q cannot be sealed", ErrUploadIncomplete, cmd.upload, cmd.body.key), nil
+	}
+	if same, err := s.hasDigest(cmd.upload, u, cmd.body.sum); err != nil || same {
+		return nil, err
+	}
+	s.logger.Warn("a large value was damaged on its way here, and is not set", "upload", cmd.upload, "bytes", u.bytes, "digest", cmd.body.sum)
+	return fmt.Errorf("%w: upload %s of key %q, digest %s", ErrValueDamaged, cmd.upload, cmd.body.key, cmd.body.sum), nil
 }
 
 // newRecord returns the stored form of a body as a record of revision rev.
@@ -248,19 +264,27 @@ func (s *Store) applyChunk(cmd *command) (any, error) {
 	} else if u.has(cmd.number) {
 		return ChunkResult{}, nil
 	}
+	if refusal := s.addChunk(cmd, u); refusal != nil {
+		return refusal, nil
+	}
+	return ChunkResult{}, s.sumNext(cmd.upload, u, sumAhead)
+}
+
+// addChunk adds a chunk to u, unless it does not fit.
+func (s *Store) addChunk(cmd *command, u *upload) (refusal error) {
 	stored := append([]byte(nil), cmd.stored...)
 	key := makeChunkKey(cmd.upload, cmd.number)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := u.add(cmd.number, len(stored)-chunkPrefixBytes, cmd.time); err != nil {
-		return err, nil
+		return err
 	}
 	s.uploads[cmd.upload] = u
 	s.dirty[cmd.upload] = struct{}{}
 	s.chunks[key] = stored
 	s.ops = append(s.ops, op{kind: opChunk, key: key, data: stored})
 	s.pendingBytes += int64(len(stored)) + pendingOverhead
-	return ChunkResult{}, nil
+	return nil
 }
 
 // applyAbandon drops an upload that will not be sealed.

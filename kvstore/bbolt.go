@@ -40,7 +40,8 @@ type boltEngine struct {
 // OpenBolt opens the bbolt file at path, which it creates when it is missing.
 // The file is locked: a second opener is refused at once. A file that is
 // shorter than its own meta page says, or that bbolt cannot make sense of, is
-// refused with a *CorruptError.
+// refused with a *CorruptError. What the file holds is durable when OpenBolt
+// returns: a process that was killed in its fsync may have left it in memory only.
 func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 	switch _, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -62,7 +63,17 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 		return nil, err
 	}
 	e.db = db
+	if err := errors.Join(syncBolt(db, path), syncDir(filepath.Dir(path))); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return e, nil
+}
+
+func syncBolt(db *bbolt.DB, path string) error {
+	if err := db.Sync(); err != nil {
+		return fmt.Errorf("sync store file %s: %w", path, err)
+	}
+	return nil
 }
 
 // creating ends the name of a file that is being made.

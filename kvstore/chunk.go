@@ -1,8 +1,10 @@
 package kvstore
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -81,4 +83,26 @@ func decodeChunk(b []byte, k chunkKey) ([]byte, error) {
 		return nil, fmt.Errorf("chunk %d of upload %s has format %d; this program knows %d", k.number(), k.upload(), b[0], chunkFormat)
 	}
 	return b[chunkPrefixBytes:], nil
+}
+
+// errChunkSize is a chunk that its place is not the size of.
+var errChunkSize = errors.New("a chunk has another size than its place")
+
+// sumChunks returns the digest of a value in chunks. It says nothing about where
+// the chunks begin, so their sizes are checked too: readers go by the place.
+func sumChunks(e Engine, d *body) (Digest, error) {
+	h := sha256.New()
+	for n := range d.chunks {
+		if err := e.View(func(tx Tx) error {
+			data, err := readChunk(tx, makeChunkKey(d.upload, n))
+			if want := chunkSize(d.size, n); err == nil && int64(len(data)) != want {
+				return fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", errChunkSize, n, d.upload, len(data), want)
+			}
+			h.Write(data)
+			return err
+		}); err != nil {
+			return Digest{}, err
+		}
+	}
+	return Digest(h.Sum(nil)), nil
 }

@@ -127,7 +127,7 @@ func decodeCommandFields(b []byte) (command, error) {
 // in the proposer's memory must not be kept for ever.
 func (cmd *command) checkValue() error {
 	if sum := Digest(sha256.Sum256(cmd.body.value)); sum != cmd.body.sum {
-		return fmt.Errorf("%w: its value has digest %s, it says %s", ErrMalformedCommand, sum, cmd.body.sum)
+		return fmt.Errorf("%w: key %q, digest %s, but the bytes have %s", ErrValueDamaged, cmd.body.key, cmd.body.sum, sum)
 	}
 	return nil
 }

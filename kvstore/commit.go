@@ -5,11 +5,9 @@ import (
 	"time"
 )
 
-// checkpointEvery is the distance of the revisions whose history digest is kept.
-const checkpointEvery = 1024
-
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
+	every   Revision // has its history digest kept
 	from    position // what history holds already
 	to      position
 	meta    []byte // nil: unchanged
@@ -57,6 +55,7 @@ func (s *Store) takeBatch() *commitBatch {
 		return nil
 	}
 	b := &commitBatch{
+		every:   s.cfg.CheckpointRevisions,
 		from:    s.durable,
 		to:      s.applied,
 		meta:    s.meta,
@@ -109,7 +108,7 @@ func (b *commitBatch) writeRecords(tx Tx) error {
 		if err := w.add(p.record); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, w.last, p.digest); err != nil {
+		if err := writeCheckpoint(tx, b.every, w.last, p.digest); err != nil {
 			return err
 		}
 	}
@@ -117,8 +116,8 @@ func (b *commitBatch) writeRecords(tx Tx) error {
 }
 
 // writeCheckpoint keeps the history digest at rev if one is due there.
-func writeCheckpoint(tx Tx, rev Revision, digest Digest) error {
-	if rev%checkpointEvery != 0 {
+func writeCheckpoint(tx Tx, every, rev Revision, digest Digest) error {
+	if rev%every != 0 {
 		return nil
 	}
 	key := revisionKey(rev)

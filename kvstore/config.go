@@ -34,6 +34,11 @@ type StoreConfig struct {
 	OverlayBytes    int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
 	GenerationBytes int64         // part of the overlay that is indexed as one; default 16 MiB, at most OverlayBytes/4
 	IndexSliceKeys  int           // keys an index transaction; default 20,000
+
+	// CheckpointRevisions is for tests: how far the revisions are apart whose
+	// history digest is kept. Whoever opens a store again must give the same.
+	// Default CheckpointRevisions.
+	CheckpointRevisions Revision
 }
 
 // withDefaults fills in what is zero and checks the rest.
@@ -53,6 +58,9 @@ func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	setDefault(&c.OverlayBytes, 64<<20)
 	setDefault(&c.GenerationBytes, 16<<20)
 	setDefault(&c.IndexSliceKeys, 20_000)
+	if c.CheckpointRevisions == 0 {
+		c.CheckpointRevisions = CheckpointRevisions
+	}
 	c.CommitBytes = min(c.CommitBytes, c.PendingBytes/2)
 	c.GenerationBytes = min(c.GenerationBytes, c.OverlayBytes/4)
 	return c, nil

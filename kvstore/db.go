@@ -123,23 +123,66 @@ func (db *DB) Get(ctx context.Context, key Key, c Consistency) (*Value, error) {
 func (db *DB) Run(ctx context.Context) error {
 	ticker := time.NewTicker(db.cfg.SweepInterval)
 	defer ticker.Stop()
+	quiet := make(map[uploadID]quietUpload)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			db.sweep(ctx)
+			db.sweep(ctx, quiet)
 		}
 	}
 }
 
-// sweep proposes to abandon every upload that is idle for too long.
-func (db *DB) sweep(ctx context.Context) {
-	for _, id := range db.store.idleUploads(db.cfg.Now().Add(-db.cfg.UploadIdle).UnixNano()) {
+// quietUpload is what Run saw of an open upload.
+type quietUpload struct {
+	bytes  int64
+	sweeps int64 // in a row that found so many bytes
+}
+
+// sweep proposes to abandon every upload that is idle for too long. How long is
+// counted here, in sweeps: the clock of whoever sends the chunks may be wrong, and
+// this node's may be set.
+func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
+	open := db.store.openUploads()
+	idle := false
+	for id, bytes := range open {
+		q := quiet[id]
+		if q.bytes != bytes {
+			q = quietUpload{bytes: bytes}
+		}
+		q.sweeps++
+		quiet[id] = q
+		idle = idle || db.idle(q)
+	}
+	for id := range quiet {
+		if _, ok := open[id]; !ok {
+			delete(quiet, id)
+		}
+	}
+	if !idle {
+		return
+	}
+	// A node that is behind has seen no chunk either: first it catches up.
+	if err := db.log.ReadIndex(ctx); err != nil {
+		db.cfg.Logger.Debug("idle uploads are not dropped yet", "error", err)
+		return // the next round tries again
+	}
+	open = db.store.openUploads()
+	for _, id := range sortedUploads(open) {
+		if q := quiet[id]; q.bytes != open[id] || !db.idle(q) {
+			continue
+		}
 		if _, err := db.log.Propose(ctx, abandonCommand(id)); err != nil {
 			db.cfg.Logger.Debug("idle upload is not dropped yet", "upload", id, "error", err)
-			return // the next round tries again
+			return
 		}
-		db.cfg.Logger.Info("idle upload dropped", "upload", id)
+		db.cfg.Logger.Info("idle upload dropped", "upload", id, "bytes", open[id])
 	}
+}
+
+// idle reports whether an upload was quiet for UploadIdle: from the first sweep
+// that found it so to the last.
+func (db *DB) idle(q quietUpload) bool {
+	return time.Duration(q.sweeps-1)*db.cfg.SweepInterval >= db.cfg.UploadIdle
 }

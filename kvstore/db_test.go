@@ -9,8 +9,10 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
@@ -480,23 +482,100 @@ func TestDB_Get(t *testing.T) {
 	}
 }
 
+// Nobody's clock but the machine's own says how long an upload is idle.
 func TestDB_Run_DropsIdleUploads(t *testing.T) {
-	now := time.Unix(1_000_000, 0)
-	db, s, l := newTestDB(t, DBConfig{SweepInterval: time.Millisecond, UploadIdle: time.Hour, Now: func() time.Time { return now }})
-	for i, age := range []time.Duration{2 * time.Hour, time.Minute} {
-		if _, err := l.Propose(t.Context(), testChunk(uploadID{byte(i)}, 0, []byte("x"), now.Add(-age))); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		db, s, l := newTestDB(t, DBConfig{})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- db.Run(ctx) }()
+		future, past, left := uploadID{1}, uploadID{2}, uploadID{3}
+		chunk := func(id uploadID, n uint32, clock time.Duration) {
+			t.Helper()
+			if res, err := l.Propose(t.Context(), testChunk(id, n, bytes.Repeat([]byte("x"), ChunkBytes), time.Now().Add(clock))); err != nil || res != (ChunkResult{}) {
+				t.Fatal(res, err)
+			}
+		}
+		open := func() string {
+			synctest.Wait()
+			s.mu.RLock()
+			defer s.mu.RUnlock()
+			return fmt.Sprint(sortedUploads(s.uploads))
+		}
+		chunk(future, 0, 365*24*time.Hour)
+		chunk(past, 0, -365*24*time.Hour)
+		for n := range uint32(3) { // the one that goes on stays, whatever its clock says
+			time.Sleep(50 * time.Minute)
+			chunk(past, n+1, -365*24*time.Hour)
+			if n == 0 && open() != fmt.Sprint([]uploadID{future, past}) {
+				t.Fatalf("after 50 minutes: %s", open())
+			}
+		}
+		if open() != fmt.Sprint([]uploadID{past}) || s.uploads[past].count() != 4 {
+			t.Fatalf("after two hours and a half: %s", open())
+		}
+		chunk(left, 0, 0)
+		time.Sleep(2 * time.Hour)
+		if open() != "[]" {
+			t.Fatalf("in the end: %s", open())
+		}
+		cancel()
+		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
+	})
+}
+
+// A node that is behind sees no chunk come. It must not take that for idle.
+func TestDB_Run_DropsNothingWhileBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, newMemDisks(), StoreConfig{})
+		l := &lateLog{directLog: newDirectLog(s)}
+		db := NewDB(s, l, DBConfig{})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- db.Run(ctx) }()
+		if _, err := l.Propose(t.Context(), testChunk(uploadID{1}, 0, bytes.Repeat([]byte("x"), ChunkBytes), time.Now())); err != nil {
+			t.Fatal(err)
+		}
+		l.missed.Store(&[]byte{})
+		time.Sleep(3 * time.Hour)
+		if s.Stats().OpenUploads != 1 {
+			t.Fatal("dropped while nobody could be asked")
+		}
+		chunk := testChunk(uploadID{1}, 1, []byte("y"), time.Now())
+		l.missed.Store(&chunk)
+		time.Sleep(50 * time.Minute)
+		if s.Stats().OpenUploads != 1 {
+			t.Fatal("dropped although it went on")
+		}
+		time.Sleep(time.Hour)
+		if s.Stats().OpenUploads != 0 {
+			t.Fatal("not dropped in the end")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// lateLog is the log of a node that is behind by one command: an empty one cannot
+// be had, any other comes when the node asks how far the log is.
+type lateLog struct {
+	*directLog
+	missed atomic.Pointer[[]byte] // nil: nothing
+}
+
+func (l *lateLog) ReadIndex(ctx context.Context) error {
+	missed := l.missed.Load()
+	switch {
+	case missed == nil:
+		return nil
+	case len(*missed) == 0:
+		return ErrUnavailable
 	}
-	ctx, cancel := contextWithCancel(t)
-	done := make(chan error, 1)
-	go func() { done <- db.Run(ctx) }()
-	waitFor(t, func() bool { return s.Stats().OpenUploads == 1 })
-	cancel()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if s.uploads[uploadID{1}] == nil {
-		t.Fatal("the upload that is not idle was dropped")
-	}
+	l.missed.Store(nil)
+	_, err := l.Propose(ctx, *missed)
+	return err
 }

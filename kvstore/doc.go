@@ -13,8 +13,9 @@
 //
 // DB.Put hashes the body and proposes it: up to 1 MiB as one command, more as
 // chunk commands while it arrives and then a seal. The log replicates the
-// command and every node calls Store.Apply with it. There the first put of a key
-// in log order wins; it becomes the next revision and a record, visible to
+// command and every node calls Store.Apply with it. There a value that is not what
+// its digest says is refused, by all alike, and the first put of a key in log order
+// wins; it becomes the next revision and a record, visible to
 // Store.Get at once. Records wait in memory until Store.Commit appends them to
 // history in one transaction with the applied index; until then a crash loses
 // nothing, because the log gives the entries again. Later, and in bulk, their
@@ -39,12 +40,13 @@
 //
 //	history.db  records      last revision of a block → records of consecutive revisions
 //	            chunks       upload id 16, number 4  → chunk, framed
-//	            uploads      upload id 16            → open upload: time, bytes, bitmap; framed
+//	            uploads      upload id 16            → open upload: time, bytes, bitmap, whether chunks are gone; framed
 //	            checkpoints  every 1,024th revision  → history digest, 32 bytes
 //	            state        "position"              → applied index, term, revision, digest, bytes of values; framed
 //	                         "meta"                  → bytes that belong to the log
 //	index.db    index        last key of a block     → keys and their revisions, framed
 //	            state        "indexed"               → revision the index covers, digest there; framed
+//	                         "indexing"              → revision up to which it may have keys, digest there; framed
 //	staging.db  chunks       as in history
 //	            records      revision                → record in chunks
 //	            state        "snapshot", "progress"  → what is pulled and how far
@@ -103,7 +105,8 @@
 //  5. Applying is deterministic: the results and the digest depend on the entries
 //     alone, not on what was committed, flushed or restarted in between.
 //  6. Every record and chunk is checked whenever it is read. A failed check or a
-//     failed write is fatal: the store answers nothing else from then on.
+//     failed write is fatal: the store answers nothing else from then on. A value
+//     is compared with its digest before it is set, and again when it is pulled.
 //  7. No goroutine waits for a bound while it holds a transaction or a lock, so
 //     the work that releases the bound can always run.
 //  8. A snapshot counts only with the last transaction of its install. Records of
@@ -128,8 +131,9 @@
 //     set". Compare digests between replicas, and delete index.db to have it
 //     rebuilt.
 //   - bbolt checks its own two meta pages only. When the newer one is damaged it
-//     falls back to the transaction before; an index that is then ahead of history
-//     is refused at the next start, and the log must still have the rest.
+//     falls back to the transaction before. An index that then has keys beyond
+//     history is refused at the next start, pulled records that are then missing
+//     are pulled again, and the log, or another member, must still have the rest.
 //   - Files never shrink. Chunks that were dropped are reused for later ones.
 //   - A flush of the overlay writes nearly the whole index until that has some
 //     fifty million keys: then it takes as long as the overlay takes to fill, and

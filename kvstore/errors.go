@@ -63,6 +63,10 @@ var (
 	// ErrUploadIncomplete is the result of a seal whose upload is not open or
 	// lacks chunks, and of a chunk that does not fit its upload.
 	ErrUploadIncomplete = errors.New("the upload is not open or not complete")
+	// ErrValueDamaged is the result of a put or a seal whose bytes do not have
+	// the digest that it says: a bit flipped in the memory of whoever proposed
+	// them. It is the same on every replica.
+	ErrValueDamaged = errors.New("the value was damaged on its way into the log")
 	// ErrTooManyUploads is the result of a chunk that would open one upload
 	// more than a store keeps.
 	ErrTooManyUploads = errors.New("too many open uploads")

@@ -55,10 +55,11 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if run = run.slice(n, run.len()); run.len() > 0 {
-				return nil
+			mark := keyIndexing
+			if run = run.slice(n, run.len()); run.len() == 0 {
+				mark = keyIndexed
 			}
-			return tx.Put(BucketState, keyIndexed, encodeIndexed(last.last, last.digest))
+			return writeIndexed(tx, mark, last.last, last.digest)
 		}); err != nil {
 			return s.failed("write index", err)
 		}

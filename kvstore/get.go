@@ -169,21 +169,44 @@ func (s *Store) chunk(key chunkKey, buf []byte) ([]byte, error) {
 	if err := s.err(); err != nil {
 		return nil, err
 	}
+	found, err := s.withChunk(key, func(data []byte) { buf = append(buf, data...) })
+	if err == nil && !found {
+		err = s.missingChunk(key)
+	}
+	return buf, err
+}
+
+// withChunk calls fn with the checked bytes of a chunk, wherever it is now; false
+// when it is nowhere.
+func (s *Store) withChunk(key chunkKey, fn func(data []byte)) (found bool, err error) {
 	s.mu.RLock()
 	stored := s.chunks[key]
 	s.mu.RUnlock()
 	if stored != nil {
-		return append(buf, stored[chunkPrefixBytes:]...), nil
-	}
-	err := s.history.View(func(tx Tx) error {
-		data, err := readChunk(tx, key)
+		data, err := decodeChunk(stored, key)
 		if err != nil {
-			return err
+			return false, s.fail(fmt.Errorf("memory is damaged: %w: start this node again, and have its memory tested", err))
 		}
-		buf = append(buf, data...)
-		return nil
+		fn(data)
+		return true, nil
+	}
+	err = s.history.View(func(tx Tx) error {
+		raw := tx.Get(BucketChunks, key[:])
+		if found = raw != nil; !found {
+			return nil
+		}
+		data, err := checkChunk(tx, raw, key)
+		if err == nil {
+			fn(data)
+		}
+		return err
 	})
-	return buf, s.failed("read a chunk", err)
+	return found, s.failed("read a chunk", err)
+}
+
+// missingChunk is the end of a store that lacks a chunk of its state.
+func (s *Store) missingChunk(key chunkKey) error {
+	return s.failed("read a chunk", corruptFile(s.history, fmt.Sprintf("chunk %d of upload %s is missing", key.number(), key.upload())))
 }
 
 // readChunk reads and checks a chunk that must be there.

@@ -63,6 +63,9 @@ func (m *model) applyOne(cmd *command) any {
 			if len(parts) != int(cmd.body.chunks) || int64(len(value)) != cmd.body.size {
 				return ErrUploadIncomplete
 			}
+			if sumOf(value) != cmd.body.sum {
+				return ErrValueDamaged
+			}
 			m.sealed[cmd.upload] = true
 		}
 		return m.set(cmd, value)
@@ -255,7 +258,11 @@ func (g *scriptGen) large(key Key, chunks int) [][]byte {
 		cmds = append(cmds, testChunk(id, uint32(n), part, g.now))
 	}
 	cmds = append(cmds, cmds[0])
-	m := Meta{Key: key, Size: int64(len(value)), SHA256: sha256.Sum256(value), ContentType: "video/mp4", Time: g.now, PutID: fmt.Sprint("large-", g.n)}
+	sum := sumOf(value)
+	if g.rng.IntN(8) == 0 {
+		sum[0] ^= 1 // a bit flipped on the way
+	}
+	m := Meta{Key: key, Size: int64(len(value)), SHA256: sum, ContentType: "video/mp4", Time: g.now, PutID: fmt.Sprint("large-", g.n)}
 	cmds = append(cmds, sealCommand(&m, id, uint32(chunks)))
 	if g.rng.IntN(2) == 0 {
 		cmds = append(cmds, cmds[0]) // a late repeat

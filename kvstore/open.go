@@ -207,23 +207,43 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 
 // loadIndex reads how far the index goes and refuses one of another history.
 func (s *Store) loadIndex() error {
-	return s.index.View(func(tx Tx) error {
-		raw := tx.Get(BucketState, keyIndexed)
+	rev, digest, err := s.readIndexed(keyIndexed)
+	if err != nil {
+		return err
+	}
+	s.overlay.indexedRev, s.overlay.indexedDigest = rev, digest
+	// A flush that was interrupted left keys beyond the mark. They are in this
+	// history, or they would be taken for set when the log gives them again.
+	rev, digest, err = s.readIndexed(keyIndexing)
+	if err != nil || rev <= s.overlay.indexedRev {
+		return err
+	}
+	if own, err := s.DigestAt(rev); err != nil {
+		return err
+	} else if own != digest {
+		return corruptFile(s.index, fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", rev, digest, own))
+	}
+	return nil
+}
+
+// readIndexed reads a mark of the index, and refuses one beyond history.
+func (s *Store) readIndexed(key []byte) (rev Revision, digest Digest, err error) {
+	err = s.index.View(func(tx Tx) error {
+		raw := tx.Get(BucketState, key)
 		if raw == nil {
 			return nil
 		}
 		file, off := tx.Where(raw)
-		rev, digest, err := decodeIndexed(raw)
-		if err != nil {
-			return &CorruptError{File: file, Offset: off, Detail: "the mark: " + err.Error()}
+		if rev, digest, err = decodeIndexed(key, raw); err != nil {
+			return &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the mark %q: %v", key, err)}
 		}
 		if rev > s.durable.rev {
-			return fmt.Errorf("%s covers revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete %s (it is rebuilt at the next start)",
+			return fmt.Errorf("%s has keys up to revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete %s (it is rebuilt at the next start)",
 				file, rev, s.durable.rev, historyFile, indexFile)
 		}
-		s.overlay.indexedRev, s.overlay.indexedDigest = rev, digest
 		return nil
 	})
+	return rev, digest, err
 }
 
 // Bounds of one read transaction of a scan: short, so that writers and other
@@ -289,9 +309,10 @@ func (s *Store) indexTail() error {
 
 // scannedRecord is what a scan keeps of a record.
 type scannedRecord struct {
-	key    Key
-	rev    Revision
-	digest Digest
+	key     Key
+	rev     Revision
+	digest  Digest
+	chunked *body // upload, chunks, size and digest of a value in chunks, else nil
 }
 
 // scanHistory reads some records after revision rev, whose digest is given, up
@@ -315,7 +336,11 @@ func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord,
 				return false
 			}
 			digest = nextDigest(digest, rev, d.header)
-			batch = append(batch, scannedRecord{Key(d.key), rev, digest})
+			r := scannedRecord{key: Key(d.key), rev: rev, digest: digest}
+			if d.kind == bodyChunked {
+				r.chunked = &body{upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
+			}
+			batch = append(batch, r)
 			read += len(v)
 			return rev < last && len(batch) < scanRecords && read < scanBytes
 		})

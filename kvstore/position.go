@@ -100,16 +100,13 @@ func (s *Store) chunkDecided(cmd *command) (bool, error) {
 	return s.hasChunk(makeChunkKey(cmd.upload, cmd.number))
 }
 
-// idleUploads returns the open uploads whose last chunk is older than before,
-// in nanoseconds since 1970.
-func (s *Store) idleUploads(before int64) []uploadID {
+// openUploads returns how many bytes each open upload has by now.
+func (s *Store) openUploads() map[uploadID]int64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	idle := make(map[uploadID]*upload)
+	open := make(map[uploadID]int64, len(s.uploads))
 	for id, u := range s.uploads {
-		if u.time < before {
-			idle[id] = u
-		}
+		open[id] = u.bytes
 	}
-	return sortedUploads(idle)
+	return open
 }

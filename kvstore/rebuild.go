@@ -213,16 +213,14 @@ func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, target positio
 		if err != nil {
 			return err
 		}
-		if err := writing.start(func() error { return s.writeSorted(batch) }); err != nil {
+		if err := writing.start(func() error { return s.writeSorted(batch, target) }); err != nil {
 			return err
 		}
 	}
 	if err := writing.wait(); err != nil {
 		return err
 	}
-	return s.index.Update(func(tx Tx) error {
-		return tx.Put(BucketState, keyIndexed, encodeIndexed(target.rev, target.digest))
-	})
+	return s.index.Update(func(tx Tx) error { return writeIndexed(tx, keyIndexed, target.rev, target.digest) })
 }
 
 // nextBatch takes keys from the runs, in order.
@@ -250,13 +248,16 @@ func nextBatch(h *runHeap) (sortedRun, error) {
 	return run, nil
 }
 
-// writeSorted brings run into the index.
-func (s *Store) writeSorted(run sortedRun) error {
+// writeSorted brings run, a part of the keys up to target, into the index.
+func (s *Store) writeSorted(run sortedRun, target position) error {
 	for run.len() > 0 {
 		if err := s.index.Update(func(tx Tx) error {
 			n, err := mergeIndex(tx, run)
+			if err != nil {
+				return err
+			}
 			run = run.slice(n, run.len())
-			return err
+			return writeIndexed(tx, keyIndexing, target.rev, target.digest)
 		}); err != nil {
 			return err
 		}

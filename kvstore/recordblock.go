@@ -197,6 +197,31 @@ func (w *blockWriter) takeBack(last Revision) error {
 	return w.tx.Delete(BucketRecords, k[:])
 }
 
+// cutBlock writes a block that ends with rev, with what the block that rev lies in
+// has up to there. That one stays: it is found for what follows only.
+func cutBlock(tx Tx, rev Revision) error {
+	from := revisionKey(rev)
+	key, raw := tx.Seek(BucketRecords, from[:])
+	if key == nil {
+		return nil
+	}
+	raw = append([]byte(nil), raw...)
+	b, err := openBlockIn(tx, key, raw)
+	if err != nil || b.last == rev || b.first() > rev {
+		return err
+	}
+	w := &blockWriter{tx: tx, last: b.first() - 1}
+	for i := range int(rev-b.first()) + 1 {
+		if _, err := checkRecord(tx, b.record(i), b.first()+Revision(i)); err != nil {
+			return err // what is damaged must not get a sound header
+		}
+		if err := w.add(b.record(i)); err != nil {
+			return err
+		}
+	}
+	return w.flush()
+}
+
 // blockIsFull tells whether so many bytes fill a block, but for a sixteenth.
 func blockIsFull(size int) bool {
 	return size <= smallBlockBytes && size >= smallBlockBytes*15/16 || size >= blockBytes*15/16

@@ -219,13 +219,18 @@ func (st *stager) resume(snapshot []byte, own position) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	fits := old != nil && p.base <= own.rev && own.rev <= p.last && p.last <= st.snap.rev
+	fits := old != nil && p.base <= own.rev && own.rev <= p.last && own.rev <= st.snap.rev
 	if fits {
 		digest, err := st.store.DigestAt(p.base)
 		if err != nil {
 			return false, err
 		}
 		fits = digest == p.baseDigest
+	}
+	if fits {
+		if fits, err = st.trim(&p, own); err != nil {
+			return false, err
+		}
 	}
 	if !fits {
 		if old != nil {
@@ -243,6 +248,58 @@ func (st *stager) resume(snapshot []byte, own position) (done bool, err error) {
 	}
 	st.put(BucketState, keySnapshot, snapshot)
 	return false, st.flush()
+}
+
+// trim makes p what of it is for this snapshot, which may be older than the one
+// that was pulled: then a new leader offers it, and what is too much is left behind
+// the end of history. It reports false when the records are not what they should
+// be, as after a history that lost its last transaction.
+func (st *stager) trim(p *progress, own position) (fits bool, err error) {
+	here, err := st.store.pulledDigest(own, p.last)
+	if err != nil || here != p.lastDigest {
+		return false, err
+	}
+	if p.last <= st.snap.rev {
+		return true, nil
+	}
+	here, err = st.store.pulledDigest(own, st.snap.rev)
+	if err != nil || here != st.snap.digest {
+		return false, err
+	}
+	p.last, p.lastDigest, p.done = st.snap.rev, st.snap.digest, false
+	return true, st.store.cutPulled(st.snap.rev)
+}
+
+// pulledDigest returns the digest at revision rev of the records that lie behind
+// the end of history, own; none when they are not all there.
+func (s *Store) pulledDigest(own position, rev Revision) (Digest, error) {
+	at, digest := own.rev, own.digest
+	var err error
+	if kept := s.checkpointBefore(rev); kept > at {
+		at = kept
+		digest, err = s.checkpoint(kept)
+	}
+	if err == nil {
+		digest, err = s.scanDigest(at, digest, rev)
+	}
+	if _, corrupt := errors.AsType[*CorruptError](err); corrupt {
+		return Digest{}, nil // nobody counts on them
+	}
+	return digest, err
+}
+
+// cutPulled makes a block of pulled records end with revision rev, as a commit
+// expects it of the end of history: what follows in the same block it writes over.
+func (s *Store) cutPulled(rev Revision) error {
+	s.commitMu.Lock() // so that the end stays where it is
+	defer s.commitMu.Unlock()
+	if err := s.err(); err != nil {
+		return err
+	}
+	if s.durablePosition().rev >= rev {
+		return nil // by a commit of the same records
+	}
+	return s.failed("cut pulled records", s.history.Update(func(tx Tx) error { return cutBlock(tx, rev) }))
 }
 
 // startOver empties staging.
@@ -374,7 +431,11 @@ func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
 		if err := st.addChunks(r, &d, have); err != nil {
 			return err
 		}
-		if sum, err = st.sumChunks(&d); err != nil {
+		sum, err = sumChunks(st.area, &d)
+		if errors.Is(err, errChunkSize) {
+			err = fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -422,25 +483,6 @@ func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
 		return key, nil, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}
 	return key, stored, nil
-}
-
-// sumChunks returns the digest of a staged value. It says nothing about where the
-// chunks begin, so their sizes are checked too: readers go by the place.
-func (st *stager) sumChunks(d *body) (Digest, error) {
-	h := sha256.New()
-	for n := range d.chunks {
-		if err := st.area.View(func(tx Tx) error {
-			data, err := readChunk(tx, makeChunkKey(d.upload, n))
-			if want := chunkSize(d.size, n); err == nil && int64(len(data)) != want {
-				return fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", ErrSnapshotBody, n, d.upload, len(data), want)
-			}
-			h.Write(data)
-			return err
-		}); err != nil {
-			return Digest{}, err
-		}
-	}
-	return Digest(h.Sum(nil)), nil
 }
 
 // pullUploads pulls the chunks of open uploads that neither this store nor
@@ -554,11 +596,12 @@ func (s *Store) writePulled(records []stagedRecord, last Revision) error {
 	if len(records) == 0 {
 		return nil
 	}
-	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) }))
+	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, s.cfg.CheckpointRevisions, first, records) }))
 }
 
-// writeStaged writes records, the first of which has revision first.
-func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
+// writeStaged writes records, the first of which has revision first, and every
+// so many the history digest.
+func writeStaged(tx Tx, every, first Revision, records []stagedRecord) error {
 	w, err := appendRecords(tx, first-1, first-1+Revision(len(records)), false)
 	if err != nil {
 		return err
@@ -567,7 +610,7 @@ func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
 		if err := w.add(records[i].raw); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, w.last, records[i].digest); err != nil {
+		if err := writeCheckpoint(tx, every, w.last, records[i].digest); err != nil {
 			return err
 		}
 	}

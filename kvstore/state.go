@@ -13,6 +13,7 @@ var (
 	keyPosition = []byte("position") // history: where it stands
 	keyMeta     = []byte("meta")     // history: the log's own opaque bytes
 	keyIndexed  = []byte("indexed")  // index: up to where it covers history
+	keyIndexing = []byte("indexing") // index: up to where keys may be in it
 	keySnapshot = []byte("snapshot") // staging: the snapshot being pulled
 	keyProgress = []byte("progress") // staging: how far
 )
@@ -97,12 +98,20 @@ func appendMark(b []byte, rev Revision, digest Digest) []byte {
 
 func readMark(c *cursor) (Revision, Digest) { return Revision(c.uint64()), c.digest() }
 
-func encodeIndexed(rev Revision, digest Digest) []byte {
-	return frameStateAs(indexedFormat, keyIndexed, appendMark(make([]byte, statePrefixBytes), rev, digest))
+// writeIndexed puts a mark into the index: keyIndexed with the last keys up to rev,
+// keyIndexing with those before. A history that then loses its last transaction,
+// as it may when bbolt's newest meta page is damaged, must not be opened with an
+// index that has more.
+func writeIndexed(tx Tx, key []byte, rev Revision, digest Digest) error {
+	return tx.Put(BucketState, key, encodeIndexed(key, rev, digest))
 }
 
-func decodeIndexed(b []byte) (Revision, Digest, error) {
-	c, err := openStateAs(indexedFormat, keyIndexed, b)
+func encodeIndexed(key []byte, rev Revision, digest Digest) []byte {
+	return frameStateAs(indexedFormat, key, appendMark(make([]byte, statePrefixBytes), rev, digest))
+}
+
+func decodeIndexed(key, b []byte) (Revision, Digest, error) {
+	c, err := openStateAs(indexedFormat, key, b)
 	if err != nil {
 		return 0, Digest{}, err
 	}
@@ -177,7 +186,7 @@ func decodeSnapshot(b []byte) (*snapshot, error) {
 }
 
 // sortedUploads returns the ids in order: map order must not reach any state.
-func sortedUploads(m map[uploadID]*upload) []uploadID {
+func sortedUploads[V any](m map[uploadID]V) []uploadID {
 	ids := make([]uploadID, 0, len(m))
 	for id := range m {
 		ids = append(ids, id)

@@ -69,20 +69,33 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	case rev == durable.rev:
 		return durable.digest, nil
 	}
-	at := rev - rev%checkpointEvery
+	at := s.checkpointBefore(rev)
 	digest, err := s.checkpoint(at)
-	for err == nil && at < rev {
-		var batch []scannedRecord
-		batch, err = s.scanHistory(at, rev, digest)
-		if err == nil {
-			last := batch[len(batch)-1]
-			at, digest = last.rev, last.digest
-		}
+	if err == nil {
+		digest, err = s.scanDigest(at, digest, rev)
 	}
 	return digest, s.failed("compute a history digest", err)
 }
 
-// checkpoint returns the digest kept at rev, a multiple of checkpointEvery.
+// checkpointBefore returns the newest revision up to rev whose digest is kept.
+func (s *Store) checkpointBefore(rev Revision) Revision {
+	return rev - rev%s.cfg.CheckpointRevisions
+}
+
+// scanDigest returns the digest at rev from the one at an earlier revision.
+func (s *Store) scanDigest(at Revision, digest Digest, rev Revision) (Digest, error) {
+	for at < rev {
+		batch, err := s.scanHistory(at, rev, digest)
+		if err != nil {
+			return Digest{}, err
+		}
+		last := batch[len(batch)-1]
+		at, digest = last.rev, last.digest
+	}
+	return digest, nil
+}
+
+// checkpoint returns the digest kept at rev, a multiple of CheckpointRevisions.
 func (s *Store) checkpoint(rev Revision) (d Digest, err error) {
 	if rev == 0 {
 		return d, nil

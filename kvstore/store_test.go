@@ -75,7 +75,7 @@ func TestStore_Apply_SameKeyTwiceInOneEntry(t *testing.T) {
 	}
 }
 
-func TestStore_Apply_WrongDigestIsMalformed(t *testing.T) {
+func TestStore_Apply_WrongDigestIsRefused(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	cmd := testPut("k", "a", "", []byte("value"), time.Unix(0, 0))
 	cmd[len(cmd)-1] ^= 1
@@ -83,7 +83,7 @@ func TestStore_Apply_WrongDigestIsMalformed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err, ok := res[0].(error); !ok || !errors.Is(err, ErrMalformedCommand) {
+	if err, ok := res[0].(error); !ok || !errors.Is(err, ErrValueDamaged) {
 		t.Fatalf("got %v", res[0])
 	}
 }

@@ -1,8 +1,11 @@
 package kvstore
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash"
 	"math/bits"
 )
 
@@ -13,10 +16,19 @@ const openUploadsMax = 4096
 // upload is the state of a large value that is not sealed yet. Chunks may
 // arrive in any order and more than once.
 type upload struct {
-	time  int64    // proposer's clock at the last chunk, nanoseconds since 1970
+	time  int64    // proposer's clock at the last chunk, nanoseconds since 1970; nothing is decided by it
 	bytes int64    // of all chunks so far
 	short uint32   // number+1 of the one chunk under ChunkBytes, 0: none yet
 	have  []uint64 // bitmap of chunk numbers
+
+	// The digest of the first chunks, in their order. It is not stored, and no
+	// replica tells it another: it is made of the chunks that are here.
+	sum    hash.Hash // nil: of none yet
+	summed uint32    // chunks in it
+
+	// gone is whether chunks could not be pulled any more when the upload came
+	// with a snapshot. Then an entry that follows drops it, see pullUploads.
+	gone bool
 }
 
 // has reports whether chunk n is there.
@@ -99,8 +111,16 @@ func readUpload(c *cursor) *upload {
 
 // encodeUpload frames u for the uploads bucket.
 func encodeUpload(id uploadID, u *upload) []byte {
-	return frameState(id[:], appendUpload(make([]byte, statePrefixBytes), u))
+	b := appendUpload(make([]byte, statePrefixBytes), u)
+	if u.gone {
+		b = append(b, uploadGone)
+	}
+	return frameState(id[:], b)
 }
+
+// uploadGone is the last byte of an upload whose chunks are gone; it is no part of
+// a snapshot.
+const uploadGone = 1
 
 // decodeUpload reads what encodeUpload wrote.
 func decodeUpload(id uploadID, b []byte) (*upload, error) {
@@ -109,8 +129,58 @@ func decodeUpload(id uploadID, b []byte) (*upload, error) {
 		return nil, fmt.Errorf("upload %s: %w", id, err)
 	}
 	u := readUpload(&c)
+	if len(c.b) > 0 {
+		if u.gone = c.byte() == uploadGone; !u.gone {
+			c.fail(errors.New("whether its chunks are gone is not what it should be"))
+		}
+	}
 	if err := c.end(); err != nil {
 		return nil, fmt.Errorf("upload %s: %w", id, err)
 	}
 	return u, nil
+}
+
+// sumAhead is how many chunks are added to the digest of an upload, at most, when
+// one is applied: as a rule the one that came, and more when some came before it,
+// or when the store was opened in the middle of an upload.
+const sumAhead = 8
+
+// sumNext adds the next chunks of an upload to its digest: most of them, at
+// most, and only as far as there is one after the other. A chunk that should be
+// there and is not, or is damaged, is fatal: others have it.
+func (s *Store) sumNext(id uploadID, u *upload, most uint32) error {
+	if u.sum == nil {
+		u.sum, u.summed = sha256.New(), 0
+	}
+	for ; most > 0 && u.has(u.summed); most-- {
+		found, err := s.withChunk(makeChunkKey(id, u.summed), func(data []byte) { u.sum.Write(data) })
+		if err != nil {
+			return err
+		}
+		if !found && u.gone {
+			return nil
+		}
+		if !found {
+			return s.missingChunk(makeChunkKey(id, u.summed))
+		}
+		u.summed++
+	}
+	return nil
+}
+
+// hasDigest tells whether the chunks of an upload, which must be complete, are a
+// value with that digest. Every replica says the same, for all were given the same
+// chunks: so before one says no it goes through its chunks again, each of which has
+// a checksum, lest a bit that flipped in its own memory decides.
+func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
+	for range 2 {
+		if err := s.sumNext(id, u, chunksMax); err != nil {
+			return false, err
+		}
+		if !u.has(u.summed) && Digest(u.sum.Sum(nil)) == want {
+			return true, nil
+		}
+		u.sum = nil
+	}
+	return false, nil
 }

@@ -54,6 +54,27 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				return tx.Put(BucketRecords, k, encodeBlock(records, b.last, size))
 			})
 		},
+		"a chunk's last byte changed": func(t *testing.T, d *memDisks) {
+			change(t, d.history, func(tx Tx) error {
+				k, v := sealedChunk(t, tx)
+				v[len(v)-1] ^= 1
+				return tx.Put(BucketChunks, k[:], v)
+			})
+		},
+		"a chunk is gone": func(t *testing.T, d *memDisks) {
+			change(t, d.history, func(tx Tx) error {
+				k, _ := sealedChunk(t, tx)
+				return tx.Delete(BucketChunks, k[:])
+			})
+		},
+		"a chunk is shorter than its place": func(t *testing.T, d *memDisks) {
+			change(t, d.history, func(tx Tx) error {
+				k, v := sealedChunk(t, tx)
+				v = v[:len(v)-1]
+				sealChunk(v, k)
+				return tx.Put(BucketChunks, k[:], v)
+			})
+		},
 	}
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
@@ -82,6 +103,46 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				t.Fatalf("a store that failed Verify still answers: %v", err)
 			}
 		})
+	}
+}
+
+// sealedChunk returns a chunk of some value that is set.
+func sealedChunk(t *testing.T, tx Tx) (key chunkKey, stored []byte) {
+	t.Helper()
+	if err := ascendRecords(tx, 1, func(rev Revision, raw []byte) bool {
+		d, err := checkRecord(tx, raw, rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key = makeChunkKey(d.upload, 0)
+		stored = append([]byte(nil), tx.Get(BucketChunks, key[:])...)
+		return d.kind != bodyChunked
+	}); err != nil || len(stored) == 0 {
+		t.Fatalf("no value is in chunks; %v", err)
+	}
+	return key, stored
+}
+
+// A value that came into the log damaged, as it could when seals were not checked,
+// is everybody's: a store that has it is not at fault.
+func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
+	disks := newMemDisks()
+	s := mustOpen(t, disks, StoreConfig{})
+	f := newFlipped("k", 1, false)
+	if _, err := s.Apply(1, 1, [][]byte{f.chunks[0], f.chunks[1], f.seal}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	change(t, disks.history, func(tx Tx) error {
+		k, v := sealedChunk(t, tx)
+		v[len(v)-1] ^= 1
+		sealChunk(v, k)
+		return tx.Put(BucketChunks, k[:], v)
+	})
+	if err := s.Verify(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

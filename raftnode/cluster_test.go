@@ -683,17 +683,17 @@ func TestNode_ForceNewCluster_KeepsEverything(t *testing.T) {
 		}
 	}
 	survivor := nodes[1]
-	survivor.cfg.ForceNewCluster = true
+	survivor.cfg.ForceNewCluster = ForceOnce
 	survivor.start()
 	mustPropose(t, survivor, "alone")
 	if got := survivor.node.Status().Members; len(got) != 1 {
 		t.Fatalf("members %v, want the survivor alone", got)
 	}
 	sameLists(t, nodes[1:2], 31)
-	// A second start with the flag still set changes nothing.
 	if err := survivor.stop(); err != nil {
 		t.Fatal(err)
 	}
+	survivor.cfg.ForceNewCluster = ""
 	survivor.start()
 	mustPropose(t, survivor, "again")
 	sameLists(t, nodes[1:2], 32)

@@ -47,6 +47,9 @@ type core struct {
 	queue      []command
 	queueBytes int
 	inflight   int // entries this leader proposed in its term that are not committed
+	// forwarded names what others have forwarded to this leader and is not
+	// committed: it is in the queue, or in an entry of this leader's term.
+	forwarded map[commandName]struct{}
 
 	reads []*read // wait for a round that starts after they came
 	round *readRound
@@ -68,6 +71,7 @@ type core struct {
 
 	rd         raft.Ready
 	busy       bool
+	forcedAt   uint64 // entry of the log as it was at the start that forced a new cluster; zero if none did
 	savedIndex uint64 // last entry known to be fsynced
 	savedTerm  uint64 // term of the HardState known to be fsynced
 	logEnd     uint64 // raft's log is at least that long, saved or not
@@ -77,7 +81,7 @@ type core struct {
 // coreLimits are in ticks and bytes.
 type coreLimits struct {
 	electionTicks    int
-	retryTicks       uint64 // propose again without an answer
+	retryTicks       uint64 // propose again without an answer, then ever more rarely
 	readTicks        uint64 // ask for the read index again
 	snapshotTicks    uint64 // offer a snapshot again
 	inflightBatches  int
@@ -171,7 +175,7 @@ func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p 
 	}
 	c := &core{
 		id: id, log: log, rn: rn, members: members, waiters: ws, progress: p, limits: limits, logger: logger,
-		term: hs.Term, changes: map[uint64]*changeCall{}, heard: map[uint64]uint64{}, snapping: map[uint64]uint64{},
+		term: hs.Term, forwarded: map[commandName]struct{}{}, changes: map[uint64]*changeCall{}, heard: map[uint64]uint64{}, snapping: map[uint64]uint64{},
 		dropped: dropped, savedIndex: last, savedTerm: hs.Term, logEnd: last, commit: hs.Commit,
 	}
 	c.refresh()
@@ -204,7 +208,9 @@ func (c *core) deposed() bool {
 
 // refresh notices a change of leader or term. Whatever was handed to the old
 // leader may be lost without a word, so it is proposed again: applying a put
-// twice is harmless.
+// twice is harmless. That is once for each change, also for what is in this
+// node's log from an earlier term. What others forwarded while this node led they
+// propose again themselves.
 func (c *core) refresh() {
 	st := c.rn.BasicStatus()
 	changed := st.Term != c.term || st.Lead != c.lead
@@ -216,6 +222,8 @@ func (c *core) refresh() {
 		return
 	}
 	c.inflight = 0
+	clear(c.forwarded)
+	c.forget()
 	c.leadHeard = c.now
 	clear(c.snapping)
 	if c.isLeader() {
@@ -225,7 +233,7 @@ func (c *core) refresh() {
 		c.ledSince = c.now
 	}
 	if c.lead != raft.None {
-		c.propose(c.waiters.stale(c.now))
+		c.propose(c.waiters.handedOver())
 	}
 	c.abandonRound()
 }
@@ -238,13 +246,17 @@ func (c *core) tick() {
 	// What a leader has proposed is in its log, and stays there as long as it
 	// leads (refresh looks after the rest). To propose it again because disks
 	// are slow would make them slower.
-	if !c.isLeader() && c.now > c.limits.retryTicks {
-		c.propose(c.waiters.stale(c.now - c.limits.retryTicks))
+	if !c.isLeader() {
+		c.propose(c.waiters.overdue(c.now, c.limits.retryTicks))
 	}
 	if c.round != nil && c.now-c.round.started >= c.limits.readTicks {
 		c.abandonRound()
 	}
-	c.forget()
+	if c.lead == raft.None {
+		c.forget() // else flush looks at each command
+	}
+	c.reads = wanted(c.reads)
+	c.progress.forget()
 	c.retryChanges()
 	if c.isLeader() {
 		c.retrySnapshots()
@@ -252,15 +264,9 @@ func (c *core) tick() {
 	}
 }
 
-// forget drops what nobody waits for any more: without a leader nothing else
-// would empty the queues, however long that lasts.
+// forget drops what nobody here waits for from the queue: without a leader
+// nothing else would empty it, however long that lasts.
 func (c *core) forget() {
-	c.reads = wanted(c.reads)
-	c.progress.forget()
-	if c.lead != raft.None {
-		return // flush looks at each command
-	}
-	// What others forwarded while this node led they propose again themselves.
 	c.queue = c.waiters.wanted(c.queue)
 	c.queueBytes = 0
 	for _, cmd := range c.queue {
@@ -310,7 +316,9 @@ func (c *core) hear(from uint64) {
 }
 
 // absorb merges what another member forwarded into the leader's own next
-// entry: fewer entries, fewer fsyncs. Conf changes keep to raft's way.
+// entry: fewer entries, fewer fsyncs. Copies of what is not committed yet are
+// dropped: a member cannot know whether its message was lost, and sends it again
+// while a majority is slow. Conf changes keep to raft's way.
 func (c *core) absorb(m raftpb.Message) bool {
 	if c.queueBytes > c.limits.queueBytes {
 		return true // dropped: whoever forwarded it proposes it again
@@ -326,6 +334,11 @@ func (c *core) absorb(m raftpb.Message) bool {
 		}
 		cmds = append(cmds, batch...)
 	}
+	cmds = slices.DeleteFunc(cmds, func(cmd command) bool {
+		_, known := c.forwarded[cmd.name()]
+		c.forwarded[cmd.name()] = struct{}{}
+		return known
+	})
 	c.propose(cmds)
 	return true
 }
@@ -589,8 +602,11 @@ func (c *core) commitEntry(e raftpb.Entry, h *handoff) error {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}
 		item.commands = cmds
-		if c.isLeader() && e.Term == c.term && c.inflight > 0 {
-			c.inflight--
+		if c.isLeader() && e.Term == c.term {
+			c.inflight = max(0, c.inflight-1)
+			for _, cmd := range cmds {
+				delete(c.forwarded, cmd.name())
+			}
 		}
 	case raftpb.EntryConfChange:
 		if err := c.commitChange(e, &item, h); err != nil {
@@ -609,14 +625,20 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 	if err == nil {
 		err = c.members.check(ch)
 	}
+	if err == nil && c.outlived(ch, e.Index) {
+		err = refuse("this node has forced a new cluster since")
+	}
 	if err != nil {
 		// raft must hear of every conf change entry; node 0 means "none".
 		c.rn.ApplyConfChange(raftpb.ConfChange{NodeID: raft.None})
 		c.answerChange(ch, err)
 		return nil
 	}
-	conf := c.rn.ApplyConfChange(cc)
-	c.members.apply(ch, *conf)
+	conf, err := c.applyConf(ch, cc, h)
+	if err != nil {
+		return err
+	}
+	c.members.apply(ch, conf)
 	c.membersAt = e.Index
 	if item.meta, err = c.members.encode(); err != nil {
 		return err
@@ -645,12 +667,12 @@ func (c *core) answerChange(ch change, err error) {
 	}
 }
 
-// proposeChange proposes a membership change. It is sent again until it is applied: raft
-// replaces a conf change by an empty entry, without an error, when another
-// one is still pending.
+// proposeChange proposes a membership change of the table as it is. It is sent
+// again until it is applied: raft replaces a conf change by an empty entry, without
+// an error, when another one is still pending.
 func (c *core) proposeChange(op changeOp, m Member, done chan error) uint64 {
 	c.lastChange++
-	call := &changeCall{change: change{Origin: c.waiters.origin, Seq: c.lastChange, Op: op, Member: m}, done: done}
+	call := &changeCall{change: change{Origin: c.waiters.origin, Seq: c.lastChange, Op: op, Member: m, Number: c.members.changed + 1}, done: done}
 	c.changes[c.lastChange] = call
 	c.sendChange(call)
 	return c.lastChange

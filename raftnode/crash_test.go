@@ -79,6 +79,7 @@ func (d *memDisk) close() error         { return nil }
 // memDisk, messages in a slice.
 type crashNode struct {
 	id     ID
+	self   identity // as its file has it
 	node   *Node
 	sm     *listSM
 	disk   *memDisk
@@ -92,13 +93,29 @@ func (c *crashNode) send(msgs []raftpb.Message) { c.out = append(c.out, msgs...)
 func (c *crashNode) setPeer(ID, string)         {}
 func (c *crashNode) stop()                      {}
 
+// saveSelf is a durable step too.
+func (c *crashNode) saveSelf(id identity) error {
+	if err := c.disk.step(); err != nil {
+		return err
+	}
+	c.self = id
+	return c.disk.step()
+}
+
 func (c *crashNode) boot(t *testing.T) {
 	t.Helper()
+	if err := c.start(nil); err != nil {
+		t.Fatalf("n%d does not start again: %v", c.id, err)
+	}
+}
+
+// start starts the node on what its disk holds, and forces a new cluster if told so.
+func (c *crashNode) start(forcing *Forcing) error {
 	cfg := Config{Name: fmt.Sprintf("n%d", c.id), SnapshotLogBytes: 600, KeepLogBytes: 200}
 	cfg.setDefaults()
 	ws := newWaiters(random64())
 	p := &progress{}
-	n := &Node{cfg: cfg, sm: c.sm, self: identity{ID: c.id, Name: cfg.Name, ClusterID: 9}, logger: slog.New(slog.DiscardHandler),
+	n := &Node{cfg: cfg, sm: c.sm, self: c.self, saveSelf: c.saveSelf, logger: slog.New(slog.DiscardHandler),
 		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: c.disk, transport: c}
 	n.applier = newApplier(c.sm, ws, p)
 	n.identity.Store(&n.self)
@@ -107,10 +124,12 @@ func (c *crashNode) boot(t *testing.T) {
 	c.disk.buffer, c.disk.prev = nil, c.disk.durable.state
 	st := c.disk.durable
 	st.entries = append([]raftpb.Entry(nil), st.entries...)
+	n.forcing = forcing
 	if err := n.rebuild(context.Background(), st); err != nil {
-		t.Fatalf("n%d does not start again: %v", c.id, err)
+		return err
 	}
 	c.node, c.inbox, c.out = n, nil, nil
+	return nil
 }
 
 // round lets the node do what it can; errCrash if it died.
@@ -207,7 +226,7 @@ func newCrashCluster(t *testing.T, size, fatal int) *crashCluster {
 		t.Fatal(err)
 	}
 	for id := ID(1); id <= ID(size); id++ {
-		n := &crashNode{id: id, sm: &listSM{manual: true}, tables: founders}
+		n := &crashNode{id: id, self: identity{ID: id, Name: fmt.Sprintf("n%d", id), ClusterID: 9}, sm: &listSM{manual: true}, tables: founders}
 		if err := n.sm.Bootstrap(1, 1, metaBytes); err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,7 +40,25 @@ type walDisk struct {
 	walDir, snapDir string
 	wal             *wal.WAL
 	snaps           *snap.Snapshotter
+	sync            syncFunc
 	logger          *slog.Logger
+}
+
+// syncFunc makes durable what is at a path: what a file holds, or which names a
+// directory has. Every fsync of this package goes through one, but for those that
+// etcd does in wal.Save, wal.SaveSnapshot, wal.Create and snap.SaveSnap.
+type syncFunc func(path string) error
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+func newWALDisk(dir string, sync syncFunc, logger *slog.Logger) *walDisk {
+	return &walDisk{walDir: walDir(dir), snapDir: snapDir(dir), sync: sync, logger: logger}
 }
 
 // diskState is what a walDisk held when it was opened.
@@ -69,8 +88,8 @@ func diskErr(err error, format string, args ...any) error {
 
 // createDisk makes an empty log, removing what an earlier attempt left. The
 // caller knows that nothing was ever promised on the strength of it.
-func createDisk(dir string, first raftpb.Snapshot, logger *slog.Logger) (*walDisk, error) {
-	d := &walDisk{walDir: walDir(dir), snapDir: snapDir(dir), logger: logger}
+func createDisk(dir string, owner ID, first raftpb.Snapshot, sync syncFunc, logger *slog.Logger) (*walDisk, error) {
+	d := newWALDisk(dir, sync, logger)
 	if err := errors.Join(os.RemoveAll(d.walDir), os.RemoveAll(d.snapDir)); err != nil {
 		return nil, diskErr(err, "remove an unfinished log")
 	}
@@ -78,7 +97,7 @@ func createDisk(dir string, first raftpb.Snapshot, logger *slog.Logger) (*walDis
 		return nil, diskErr(err, "create %s", d.snapDir)
 	}
 	d.snaps = snap.New(zapLogger(logger), d.snapDir)
-	w, err := wal.Create(zapLogger(logger), d.walDir, nil)
+	w, err := wal.Create(zapLogger(logger), d.walDir, ownerMark(owner))
 	if err != nil {
 		return nil, diskErr(err, "create %s", d.walDir)
 	}
@@ -94,22 +113,41 @@ func createDisk(dir string, first raftpb.Snapshot, logger *slog.Logger) (*walDis
 			return nil, errors.Join(err, d.close())
 		}
 	}
-	return d, diskErr(syncDir(dir), "sync %s", dir)
+	// etcd syncs the directory that the log's is in, but not the log's own.
+	for _, path := range []string{d.walDir, dir} {
+		if err := sync(path); err != nil {
+			return nil, errors.Join(diskErr(err, "sync %s", path), d.close())
+		}
+	}
+	return d, nil
 }
 
-// openDisk verifies the log byte by byte, then opens it for writing.
-func openDisk(dir string, logger *slog.Logger) (*walDisk, diskState, error) {
-	d := &walDisk{walDir: walDir(dir), snapDir: snapDir(dir), logger: logger}
+// ownerMark is what a log says of its node, in the metadata of every segment: a log
+// knows what its own node has voted for and acknowledged, and no other.
+func ownerMark(owner ID) []byte { return []byte("node " + owner.String()) }
+
+// openDisk verifies the log byte by byte, then opens it for writing. Whatever it
+// found is durable when it returns: it may have been written by a process that was
+// killed before, or in, its fsync, and nobody else will sync it.
+func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDisk, diskState, error) {
+	d := newWALDisk(dir, sync, logger)
 	var st diskState
 	report, err := walscan.Check(d.walDir)
 	if err != nil {
 		return nil, st, diskErr(err, "check the log")
+	}
+	// The logs of older versions have no owner.
+	if len(report.Metadata) > 0 && !bytes.Equal(report.Metadata, ownerMark(owner)) {
+		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; put back the files that belong together, or replace this node: remove the member, empty the data directory, join again", ErrDisk, d.walDir, report.Metadata, owner)
 	}
 	if report.Torn {
 		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
 		if err := walscan.Repair(report); err != nil {
 			return nil, st, diskErr(err, "cut off the unfinished write in %s", report.TornFile)
 		}
+	}
+	if err := d.syncFound(dir); err != nil {
+		return nil, st, err
 	}
 	zl := zapLogger(logger)
 	d.snaps = snap.New(zl, d.snapDir)
@@ -131,6 +169,25 @@ func openDisk(dir string, logger *slog.Logger) (*walDisk, diskState, error) {
 		return nil, st, errors.Join(diskErr(err, "read %s", d.walDir), d.wal.Close())
 	}
 	return d, st, nil
+}
+
+// syncFound makes durable what an earlier process left: files first, then names.
+func (d *walDisk) syncFound(dir string) error {
+	for _, found := range []struct{ dir, suffix string }{{d.walDir, ".wal"}, {d.snapDir, ".snap"}} {
+		names, err := fileNames(found.dir, found.suffix)
+		if err != nil {
+			return diskErr(err, "list %s", found.dir)
+		}
+		for _, name := range names {
+			if err := d.sync(filepath.Join(found.dir, name)); err != nil {
+				return diskErr(err, "sync %s", filepath.Join(found.dir, name))
+			}
+		}
+		if err := d.sync(found.dir); err != nil {
+			return diskErr(err, "sync %s", found.dir)
+		}
+	}
+	return diskErr(d.sync(dir), "sync %s", dir)
 }
 
 // newestSnapshot reads the newest snapshot that is in records and not damaged; it may
@@ -168,9 +225,9 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 	return nil
 }
 
-func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, sync bool) error {
+func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) error {
 	// wal.Save fsyncs by raft's rule (new entries, term or vote), which is
-	// the rule sync comes from.
+	// the rule the last argument comes from.
 	return d.walErr(d.wal.Save(state, entries))
 }
 
@@ -179,7 +236,7 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	if err := d.snaps.SaveSnap(s); err != nil {
 		return diskErr(err, "write to %s", d.snapDir)
 	}
-	if err := syncDir(d.snapDir); err != nil {
+	if err := d.sync(d.snapDir); err != nil {
 		return diskErr(err, "sync %s", d.snapDir)
 	}
 	conf := s.Metadata.ConfState

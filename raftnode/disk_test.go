@@ -3,19 +3,22 @@ package raftnode
 import (
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/wal"
 )
 
 // Invariant 8: the system's error for a failed fsync names no file, so the node
 // must.
 func TestDisk_FailedWrite_NamesTheSegment(t *testing.T) {
 	dir := t.TempDir()
-	d, err := createDisk(dir, raftpb.Snapshot{}, slog.New(slog.DiscardHandler))
+	d, err := createDisk(dir, 1, raftpb.Snapshot{}, syncPath, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,5 +30,113 @@ func TestDisk_FailedWrite_NamesTheSegment(t *testing.T) {
 	}
 	if d.walErr(nil) != nil {
 		t.Error("no error became one")
+	}
+}
+
+// A process that was killed before its fsync, or in it, leaves a log of which the
+// disk may have nothing. The next one builds on it, so it syncs all that it found
+// before it opens the log.
+func TestDisk_Open_SyncsWhatItFound(t *testing.T) {
+	segment := wal.SegmentSizeBytes
+	wal.SegmentSizeBytes = 64 << 10
+	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
+	logger := slog.New(slog.DiscardHandler)
+	dir := t.TempDir()
+	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range uint64(4) {
+		if err := d.save(raftpb.HardState{Term: 1, Vote: 1, Commit: 2 + i}, []raftpb.Entry{{Index: 2 + i, Term: 1, Data: make([]byte, 40<<10)}}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	segments, err := filepath.Glob(filepath.Join(walDir(dir), "*.wal"))
+	if err != nil || len(segments) < 2 {
+		t.Fatalf("segments %v, %v; want several", segments, err)
+	}
+	snaps, err := filepath.Glob(filepath.Join(snapDir(dir), "*.snap"))
+	if err != nil || len(snaps) != 1 {
+		t.Fatalf("snapshots %v, %v", snaps, err)
+	}
+	var synced []string
+	d, _, err = openDisk(dir, 1, func(path string) error {
+		synced = append(synced, path)
+		return syncPath(path)
+	}, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	for _, path := range slices.Concat(segments, snaps, []string{walDir(dir), snapDir(dir), dir}) {
+		if !slices.Contains(synced, path) {
+			t.Errorf("%s was not synced", path)
+		}
+	}
+}
+
+// What cannot be synced at the start is not built on.
+func TestDisk_Open_FailedSync(t *testing.T) {
+	logger := slog.New(slog.DiscardHandler)
+	dir := t.TempDir()
+	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	note := func(path string) error { paths = append(paths, path); return syncPath(path) }
+	if d, _, err = openDisk(dir, 1, note, logger); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range paths {
+		_, _, err := openDisk(dir, 1, func(path string) error {
+			if path == bad {
+				return syscall.EIO
+			}
+			return syncPath(path)
+		}, logger)
+		if !errors.Is(err, ErrDisk) || !strings.Contains(err.Error(), bad) {
+			t.Errorf("fsync of %s failed: %v", bad, err)
+		}
+	}
+}
+
+// A log belongs to one node: what another has voted for says nothing about this one.
+func TestDisk_Open_OfAnotherNode(t *testing.T) {
+	logger := slog.New(slog.DiscardHandler)
+	dir := t.TempDir()
+	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := openDisk(dir, 2, syncPath, logger); !errors.Is(err, ErrDisk) {
+		t.Errorf("the log of another node: %v", err)
+	}
+	// As older versions made it.
+	old := t.TempDir()
+	w, err := wal.Create(nil, walDir(old), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(w.Close(), os.Mkdir(snapDir(old), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if d, _, err = openDisk(old, 2, syncPath, logger); err != nil {
+		t.Fatalf("a log without an owner: %v", err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -31,6 +31,11 @@ type command struct {
 	data   []byte
 }
 
+// commandName tells commands apart.
+type commandName struct{ origin, seq uint64 }
+
+func (c command) name() commandName { return commandName{c.origin, c.seq} }
+
 func (c command) size() int { return commandSize(c.data) }
 
 // commandSize is at least what a command with this data takes in an entry.

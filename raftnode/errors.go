@@ -37,6 +37,8 @@ var (
 	// ErrRemoved: this node was removed from the cluster. Its ID can never
 	// come back; its name can, with an empty data directory.
 	ErrRemoved = errors.New("this node was removed from the cluster; to use the machine again, empty its data directory and start it with --join")
+	// ErrEnded: another member forced a new cluster without this one.
+	ErrEnded = errors.New("the cluster of this node's data has ended")
 	// ErrLostData: the cluster knows this node's name under another ID.
 	ErrLostData = errors.New("this node's data directory was lost")
 	// ErrDisk: a write, an fsync or a read of the node's own files failed.

@@ -129,7 +129,7 @@ func FuzzDecodeTable(f *testing.F) {
 }
 
 func sameTable(a, b *table) bool {
-	return a.cluster == b.cluster && reflect.DeepEqual(a.members, b.members) && reflect.DeepEqual(a.removed, b.removed) &&
+	return a.cluster == b.cluster && a.changed == b.changed && reflect.DeepEqual(a.members, b.members) && reflect.DeepEqual(a.removed, b.removed) &&
 		reflect.DeepEqual(append([]uint64{}, a.conf.Voters...), append([]uint64{}, b.conf.Voters...)) &&
 		reflect.DeepEqual(append([]uint64{}, a.conf.Learners...), append([]uint64{}, b.conf.Learners...))
 }

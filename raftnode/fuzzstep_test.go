@@ -142,7 +142,7 @@ func FuzzStep(f *testing.F) {
 	f.Fuzz(func(t *testing.T, choices, raw []byte) {
 		c := newCrashCluster(t, 3, -1)
 		n := c.nodes[1]
-		files, err := createDisk(t.TempDir(), n.disk.durable.snapshot, slog.New(slog.DiscardHandler))
+		files, err := createDisk(t.TempDir(), 1, n.disk.durable.snapshot, syncPath, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

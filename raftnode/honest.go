@@ -281,6 +281,9 @@ func checkEntry(e *raftpb.Entry, empty bool) error {
 		if err = cc.Unmarshal(e.Data); err == nil && cc.NodeID == 0 {
 			err = fmt.Errorf("a membership change names nobody")
 		}
+		if isForcing(e) { // who joins a forced cluster begins with a later snapshot
+			err = fmt.Errorf("a new cluster is forced by the node that stays, and no other")
+		}
 	default:
 		err = fmt.Errorf("no entry has type %v", e.Type)
 	}

@@ -24,6 +24,10 @@ type identity struct {
 	// Started is true once WAL and state machine hold the node's first
 	// state. Until then nothing was ever sent, and both are made anew.
 	Started bool `json:"started,omitempty"`
+	// Forced is how ClusterID came to be, when this node forced it; oldest first.
+	Forced []Forcing `json:"forced,omitempty"`
+	// Ended is how the cluster of this data was ended on another node.
+	Ended *Forcing `json:"ended,omitempty"`
 }
 
 const identityFormat = 1
@@ -48,7 +52,7 @@ func RemoveIdentity(dir string) error {
 	if err := os.Remove(identityPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncDir(dir)
+	return syncPath(dir)
 }
 
 // HasIdentity reports whether a data directory belongs to a node: false when it
@@ -86,12 +90,12 @@ func loadIdentity(dir string) (identity, error) {
 }
 
 // save replaces the file so that a crash leaves the old or the new one.
-func (id identity) save(dir string) error {
+func (id identity) save(dir string, sync syncFunc) error {
 	b, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	if err := replaceFile(identityPath(dir), append(b, '\n')); err != nil {
+	if err := replaceFile(identityPath(dir), append(b, '\n'), sync); err != nil {
 		return diskErr(err, "save the identity")
 	}
 	return nil
@@ -100,7 +104,7 @@ func (id identity) save(dir string) error {
 // replacing ends the name of a file that is about to replace another.
 const replacing = ".tmp"
 
-func replaceFile(path string, b []byte) error {
+func replaceFile(path string, b []byte, sync syncFunc) error {
 	tmp := path + replacing
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -108,7 +112,7 @@ func replaceFile(path string, b []byte) error {
 	}
 	_, err = f.Write(b)
 	if err == nil {
-		err = f.Sync()
+		err = sync(tmp) // while it is open, so that no error in between is forgotten
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write %s: %w", tmp, err)
@@ -116,30 +120,27 @@ func replaceFile(path string, b []byte) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return sync(filepath.Dir(path))
 }
 
 // openIdentity returns dir's identity, or makes and stores a new one. A
-// directory that belongs to another name is refused.
-func openIdentity(dir, name string) (identity, error) {
+// directory that belongs to another name is refused. What it returns is durable.
+func openIdentity(dir, name string, sync syncFunc) (identity, error) {
 	id, err := loadIdentity(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		id = identity{Format: identityFormat, Name: name, ID: ID(random64())}
-		return id, id.save(dir)
+		return id, id.save(dir, sync)
 	}
 	if err != nil {
 		return id, err
 	}
 	if id.Name != name {
 		return id, fmt.Errorf("the data directory %s belongs to node %s, not to %s; start it with --name %s or choose another --data-dir", dir, id.Name, name, id.Name)
+	}
+	for _, path := range []string{identityPath(dir), dir} {
+		if err := sync(path); err != nil {
+			return id, diskErr(err, "sync %s", path)
+		}
 	}
 	return id, nil
 }

@@ -120,6 +120,7 @@ const (
 	opUpdate  changeOp = "update"  // of the URLs
 	opPromote changeOp = "promote" // a learner to a voter
 	opRemove  changeOp = "remove"
+	opForce   changeOp = "force" // of a new cluster, see Forcing
 )
 
 // change is the context of a conf change entry. Seq and Origin name the
@@ -129,6 +130,12 @@ type change struct {
 	Seq    uint64   `json:"seq"`
 	Op     changeOp `json:"op"`
 	Member Member   `json:"member"`
+	// Forcing is there for opForce only. Member is then the one that stays.
+	Forcing *Forcing `json:"forcing,omitempty"`
+	// Number makes the change one of the table that it was meant for, where it
+	// is the next: a copy that comes late is refused. 0, as in the first
+	// versions, is good for every table, and does not count.
+	Number uint64 `json:"number,omitempty"`
 }
 
 // confChange is the entry that carries c.
@@ -141,7 +148,7 @@ func (c change) confChange() (raftpb.ConfChange, error) {
 	switch c.Op {
 	case opAdd:
 		cc.Type = raftpb.ConfChangeAddLearnerNode
-	case opUpdate:
+	case opUpdate, opForce: // raft carries out the parts of a forcing, see forcedConf
 		cc.Type = raftpb.ConfChangeUpdateNode
 	case opPromote:
 		cc.Type = raftpb.ConfChangeAddNode
@@ -178,6 +185,8 @@ type meta struct {
 	Conf      confState `json:"conf"`
 	Members   []Member  `json:"members"`           // by ID
 	Removed   []ID      `json:"removed,omitempty"` // ascending
+	Forced    []Forcing `json:"forced,omitempty"`  // oldest first
+	Changed   uint64    `json:"changed,omitempty"` // number of the last change that had one
 }
 
 // confState is raft's ConfState without the joint fields: changes here are
@@ -199,6 +208,8 @@ type table struct {
 	conf    raftpb.ConfState
 	members map[ID]Member
 	removed map[ID]bool
+	forced  []Forcing // how cluster came to be, oldest first; only ever appended to
+	changed uint64    // number of the last change that had one
 }
 
 func newTable(cluster ID) *table {
@@ -217,7 +228,7 @@ func founding(cluster ID, members []Member) *table {
 }
 
 func (t *table) encode() ([]byte, error) {
-	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed))}
+	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced, Changed: t.changed}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode member table: %w", err)
@@ -231,7 +242,7 @@ func decodeTable(b []byte) (*table, error) {
 		return nil, fmt.Errorf("decode member table: %w", err)
 	}
 	t := newTable(m.ClusterID)
-	t.conf = m.Conf.raft()
+	t.conf, t.forced, t.changed = m.Conf.raft(), m.Forced, m.Changed
 	for _, x := range m.Members {
 		t.members[x.ID] = x
 	}
@@ -268,12 +279,18 @@ func (t *table) byName(name string) (Member, bool) {
 // voters counts the members that vote.
 func (t *table) voters() int { return len(t.conf.Voters) }
 
+// errChanged: a copy of a change came late, or another leader's change was first.
+var errChanged = refuse("the members changed while this change was on its way; look at them, and try again")
+
 // check tells whether a change is legal on this table. raft itself protects
 // against none of these: removing the last voter panics every replica on
 // every replay, adding a voter as a learner takes its vote, and a late
 // promotion would bring a removed ID back. It depends on the table alone, so
 // that every replica decides alike.
 func (t *table) check(c change) error {
+	if c.Number != 0 && c.Number != t.changed+1 {
+		return errChanged
+	}
 	m := c.Member
 	old, known := t.members[m.ID]
 	switch c.Op {
@@ -321,6 +338,13 @@ func (t *table) check(c change) error {
 		if !old.Learner && t.voters() == 1 {
 			return refuse("%s is the only voter; the cluster cannot be left without one", old.Name)
 		}
+	case opForce:
+		if !known {
+			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
+		}
+		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Parent != t.cluster {
+			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
+		}
 	default:
 		return fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
 	}
@@ -331,6 +355,7 @@ func (t *table) check(c change) error {
 // it.
 func (t *table) apply(c change, conf raftpb.ConfState) {
 	t.conf = conf
+	t.changed = max(t.changed, c.Number)
 	m := t.members[c.Member.ID]
 	switch c.Op {
 	case opAdd:
@@ -344,6 +369,16 @@ func (t *table) apply(c change, conf raftpb.ConfState) {
 		delete(t.members, m.ID)
 		t.removed[m.ID] = true
 		return
+	case opForce:
+		for id := range t.members {
+			if id != m.ID {
+				delete(t.members, id)
+				t.removed[id] = true
+			}
+		}
+		m.Learner, m.Promote = false, false
+		t.cluster = c.Forcing.Cluster
+		t.forced = append(slices.Clip(t.forced), *c.Forcing)
 	}
 	t.members[m.ID] = m
 }

@@ -203,9 +203,9 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 	}
 }
 
-// addHere waits while another change is in progress. A node that joins takes a
-// refusal as final, and several nodes may join at once, or one while the last
-// one is being promoted.
+// addHere waits while another change is in progress, and tries again when another
+// one was first. A node that joins takes a refusal as final, and several nodes may
+// join at once, or one while the last one is being promoted.
 //
 // Another member may have asked, so what it wants is checked here as well.
 func (n *Node) addHere(ctx context.Context, m Member) (changeAnswer, error) {
@@ -215,7 +215,7 @@ func (n *Node) addHere(ctx context.Context, m Member) (changeAnswer, error) {
 	}
 	for {
 		a, err := n.tryAdd(ctx, m)
-		if !errors.Is(err, errBusy) {
+		if !errors.Is(err, errBusy) && !errors.Is(err, errChanged) {
 			return a, err
 		}
 		if end := n.pause(ctx); end != nil {

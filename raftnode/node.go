@@ -44,10 +44,12 @@ type Config struct {
 	// Both are ignored once the node belongs to a cluster.
 	InitialCluster []Peer
 	Join           func(ctx context.Context, self Member) ([]Member, error)
-	// ForceNewCluster makes this node the only voter of its cluster, with
-	// everything it has on disk: the way out when a majority is lost for
-	// ever. The other members must not be started again.
-	ForceNewCluster bool
+	// ForceNewCluster is a word with which this node makes itself the only
+	// member of a new cluster, with everything it has on disk: the way out
+	// when a majority is lost for ever. Each word works once, and the first is
+	// ForceOnce; empty forces nothing. Run returns a *ForceError if it was done
+	// already, or voters of the old cluster answer.
+	ForceNewCluster string
 
 	// Tick is raft's unit of time, default 100 ms: a heartbeat is one tick,
 	// an election timeout 10 to 20.
@@ -73,6 +75,8 @@ type Config struct {
 	OnPropose func(took time.Duration, err error)
 
 	Logger *slog.Logger
+
+	sync syncFunc // default syncPath; tests watch it, or let it fail
 }
 
 func (c *Config) setDefaults() {
@@ -94,6 +98,9 @@ func (c *Config) setDefaults() {
 	defInt(&c.QueueBytes, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.sync == nil {
+		c.sync = syncPath
 	}
 	if len(c.InitialCluster) == 0 {
 		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}
@@ -121,10 +128,13 @@ type Node struct {
 	commit   atomic.Uint64
 	leads    atomic.Uint64 // see Figures
 	removed  atomic.Pointer[map[ID]bool]
+	forced   atomic.Pointer[[]Forcing]
 	identity atomic.Pointer[identity]     // what the peer listener tells others
 	raftHTTP atomic.Pointer[http.Handler] // nil until the transport runs
 
 	// owned by Run:
+	saveSelf  func(identity) error // makes it durable
+	forcing   *Forcing             // what is to be done once the log is open
 	disk      disk
 	transport transport
 	core      *core
@@ -132,6 +142,8 @@ type Node struct {
 	pulling   bool
 	installed uint64 // index of the last snapshot handed to the applier
 	seen      published
+	asking    bool          // whether this cluster was ended
+	endings   chan *Forcing // the answers; nil: it was not
 	shortTold time.Time     // when it was last said that the system is short of something
 	released  chan struct{} // made when the node hears that it was removed; closed when it may stop
 }
@@ -180,7 +192,7 @@ func (s Status) LeaderName() string {
 // directory that cannot be trusted.
 func Open(cfg Config, sm StateMachine) (*Node, error) {
 	cfg.setDefaults()
-	id, err := openIdentity(cfg.Dir, cfg.Name)
+	id, err := openIdentity(cfg.Dir, cfg.Name, cfg.sync)
 	if err != nil {
 		return nil, err
 	}
@@ -210,10 +222,13 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		bodyIdle: peerBodyIdle,
 		stopped:  make(chan struct{}),
 		pulls:    make(chan pulled, 1),
+		endings:  make(chan *Forcing, 1),
+		saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) },
 	}
 	n.applier = newApplier(sm, n.waiters, n.progress)
 	n.identity.Store(&id)
 	n.removed.Store(&map[ID]bool{})
+	n.forced.Store(&id.Forced)
 	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower})
 	return n, nil
 }
@@ -276,6 +291,9 @@ func Belongs(dir string) (bool, error) {
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer close(n.stopped)
 	defer n.refuseAll()
+	if f := n.self.Ended; f != nil && n.cfg.ForceNewCluster == "" {
+		return n.endedError(f)
+	}
 	if err := n.settle(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -290,6 +308,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 			return nil
 		}
 		return err
+	}
+	if err := n.lookForEnd(ctx); err != nil {
+		return errors.Join(err, n.disk.close())
 	}
 	errorC := make(chan error, 1)
 	t, err := newHTTPTransport(n.self.ID, n.self.ClusterID, n.peerURL(), snapDir(n.cfg.Dir), n, errorC, n.logger)
@@ -320,8 +341,12 @@ func (n *Node) peerURL() string {
 }
 
 // peersAtStart are the members to talk to first. A node that has just joined
-// has an empty table and uses what it was told.
+// has an empty table and uses what it was told. One that has just forced a new
+// cluster is alone, whatever its table says until that is applied.
 func (n *Node) peersAtStart() []Member {
+	if n.forcesNow() {
+		return nil
+	}
 	if ms := n.core.members.list(); len(ms) > 0 {
 		return ms
 	}
@@ -398,8 +423,11 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		case err := <-errorC:
 			// The only critical error rafthttp knows: a member says that this one
 			// was removed. Every message that it refuses says so again.
-			if n.released == nil {
-				n.logger.Warn("another member has removed this one", "err", err)
+			n.askForEnd(ctx, wg, err)
+		case f := <-n.endings:
+			n.asking = false
+			if f != nil {
+				return n.end(f)
 			}
 			n.leave(ctx, wg)
 		case <-n.released:
@@ -662,6 +690,9 @@ func (n *Node) publish() {
 		removed[id] = true
 	}
 	n.removed.Store(&removed)
+	if forced := c.members.forced; len(forced) >= len(n.self.Forced) { // until the entry is applied the identity knows more
+		n.forced.Store(&forced)
+	}
 	st := &Status{ID: n.self.ID, Name: n.self.Name, ClusterID: n.self.ClusterID, Role: RoleFollower, Leader: ID(c.lead), Term: c.term, Members: c.members.list()}
 	switch {
 	case c.isLeader():

@@ -36,6 +36,10 @@ func (n *Node) Handler() http.Handler {
 }
 
 func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {
+	if f, ended := n.endedCluster(r.Header.Get(clusterIDHeader)); ended {
+		refuseEnded(w, f)
+		return
+	}
 	h := n.raftHTTP.Load()
 	if h == nil {
 		http.Error(w, "this node does not take part in its cluster yet", http.StatusServiceUnavailable)
@@ -46,7 +50,10 @@ func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {
 
 func (n *Node) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	id := n.identity.Load()
-	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Founders: id.Founders, Members: n.status.Load().Members, Gone: n.knowsGone(r)}
+	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Members: n.status.Load().Members, Gone: n.knowsGone(r), Forced: *n.forced.Load()}
+	if len(id.Forced) == 0 { // else they founded the cluster that ended
+		a.Founders = id.Founders
+	}
 	if id.ClusterID == 0 {
 		a.Initial = n.cfg.InitialCluster
 		if n.cfg.Join != nil {

@@ -20,7 +20,7 @@ func TestNode_ReceivedSnapshot_CountsAfterAPowerCut(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	first := c.nodes[f.id].disk.durable.snapshot
-	d, err := createDisk(dir, first, log)
+	d, err := createDisk(dir, n.self.ID, first, syncPath, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestNode_ReceivedSnapshot_CountsAfterAPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, found, err := openDisk(cut, log)
+	_, found, err := openDisk(cut, n.self.ID, syncPath, log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func (n *Node) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	d, st, err := openDisk(n.cfg.Dir, n.logger)
+	d, st, err := openDisk(n.cfg.Dir, n.self.ID, n.cfg.sync, n.logger)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; replace it: remove the member, empty the data directory, join again", ErrDisk, walDir(n.cfg.Dir))
 	}
@@ -34,6 +34,11 @@ func (n *Node) recover(ctx context.Context) error {
 		return err
 	}
 	n.disk = d
+	if n.cfg.ForceNewCluster != "" {
+		if n.forcing, err = n.mayForce(ctx, &st); err != nil {
+			return err
+		}
+	}
 	return n.rebuild(ctx, st)
 }
 
@@ -51,9 +56,6 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 		if members, err = decodeTable(metaBytes); err != nil {
 			return err
 		}
-		if members.cluster != n.self.ClusterID {
-			return fmt.Errorf("%w: the state in %s belongs to cluster %v, the identity to %v", ErrDisk, n.cfg.Dir, members.cluster, n.self.ClusterID)
-		}
 	}
 	found := st.state
 	if err := agree(&st, applied); err != nil {
@@ -68,10 +70,13 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 			return err
 		}
 	}
-	if n.cfg.ForceNewCluster {
-		if err := n.forceNewCluster(&st, members); err != nil {
+	if n.forcing != nil {
+		if err := n.forceNewCluster(&st, members, applied, *n.forcing); err != nil {
 			return err
 		}
+	}
+	if err := n.followForced(&st, members, applied); err != nil {
+		return err
 	}
 	log := newMemlog()
 	if !raft.IsEmptySnap(st.snapshot) {
@@ -100,6 +105,7 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err != nil {
 		return err
 	}
+	n.core.forcedAt = lastForced(st.entries)
 	if err := n.core.leadAlone(); err != nil {
 		return err
 	}
@@ -134,7 +140,7 @@ func (n *Node) begin() error {
 			Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: firstIndex, Term: firstTerm},
 		}
 	}
-	d, err := createDisk(n.cfg.Dir, first, n.logger)
+	d, err := createDisk(n.cfg.Dir, n.self.ID, first, n.cfg.sync, n.logger)
 	if err != nil {
 		return err
 	}
@@ -142,12 +148,7 @@ func (n *Node) begin() error {
 		return err
 	}
 	n.self.Started = true
-	if err := n.self.save(n.cfg.Dir); err != nil {
-		return err
-	}
-	id := n.self
-	n.identity.Store(&id)
-	return nil
+	return n.keepSelf()
 }
 
 // finishInstall completes a snapshot installation that a crash interrupted:
@@ -194,7 +195,8 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 // agree makes the commit index fit log and state. The WAL does not fsync a
 // commit index that comes alone, so the one on disk may be older than what
 // was applied on the strength of it, or (written just before a snapshot's
-// record that a crash cut off) newer than the log.
+// record that a crash cut off) newer than the log. A new cluster that was forced
+// is committed in any case: nobody else is asked.
 func agree(st *diskState, applied uint64) error {
 	last := st.snapshot.Metadata.Index
 	if n := len(st.entries); n > 0 {
@@ -203,80 +205,8 @@ func agree(st *diskState, applied uint64) error {
 	if last < applied {
 		return fmt.Errorf("%w: the log ends at entry %d, but entry %d was applied: synced entries are missing; replace this node: remove the member, empty the data directory, join again", ErrDisk, last, applied)
 	}
-	st.state.Commit = min(max(st.state.Commit, applied), last)
+	st.state.Commit = min(max(st.state.Commit, applied, lastForced(st.entries)), last)
 	return nil
-}
-
-// forceNewCluster appends committed entries that remove all other members, so
-// that this node can go on alone with everything it has. Entries that the
-// lost majority may have acknowledged are kept and count as committed.
-func (n *Node) forceNewCluster(st *diskState, members *table) error {
-	if members.voters() == 1 && members.conf.Voters[0] == uint64(n.self.ID) && len(members.members) == 1 {
-		return nil
-	}
-	if _, ok := members.members[n.self.ID]; !ok {
-		return fmt.Errorf("%w: --force-new-cluster needs a node that belongs to a cluster; %s holds no member table", ErrRefused, n.cfg.Dir)
-	}
-	// Replay the member table to the end of the log to know whom to remove.
-	copied, err := members.encode()
-	if err != nil {
-		return err
-	}
-	t, err := decodeTable(copied)
-	if err != nil {
-		return err
-	}
-	last, lastTerm := st.snapshot.Metadata.Index, st.snapshot.Metadata.Term
-	applied, _, _, _, err := n.sm.Durable()
-	if err != nil {
-		return err
-	}
-	write := len(st.entries) // what is written starts here
-	for i, e := range st.entries {
-		last, lastTerm = e.Index, e.Term
-		if e.Type != raftpb.EntryConfChange || e.Index <= applied {
-			continue
-		}
-		c, _, err := decodeChange(e.Data)
-		if err != nil || t.check(c) != nil {
-			continue
-		}
-		if c.Op == opRemove && c.Member.ID == n.self.ID {
-			if e.Index <= st.state.Commit {
-				return fmt.Errorf("%w: this node was removed from its cluster; force the new one on another survivor", ErrRefused)
-			}
-			// Nobody may have carried it out, and this may be the last copy.
-			st.entries[i] = raftpb.Entry{Index: e.Index, Term: e.Term}
-			write = min(write, i)
-			continue
-		}
-		t.apply(c, confAfter(t.conf, c))
-	}
-	var changes []change
-	if t.members[n.self.ID].Learner {
-		changes = append(changes, change{Op: opPromote, Member: t.members[n.self.ID]})
-	}
-	for _, m := range t.list() {
-		if m.ID != n.self.ID {
-			changes = append(changes, change{Op: opRemove, Member: m})
-		}
-	}
-	term := max(st.state.Term, lastTerm)
-	for _, c := range changes {
-		cc, err := c.confChange()
-		if err != nil {
-			return err
-		}
-		data, err := cc.Marshal()
-		if err != nil {
-			return fmt.Errorf("encode conf change: %w", err)
-		}
-		last++
-		st.entries = append(st.entries, raftpb.Entry{Type: raftpb.EntryConfChange, Index: last, Term: term, Data: data})
-	}
-	st.state.Term, st.state.Commit = term, last
-	n.logger.Warn("forcing a new cluster of this node alone", "removed", len(changes), "commit", last)
-	return n.disk.save(st.state, st.entries[write:], true)
 }
 
 // confAfter is what raft makes of a change; needed only where no raft runs.
@@ -298,6 +228,8 @@ func confAfter(cs raftpb.ConfState, c change) raftpb.ConfState {
 		cs.Voters = append(without(cs.Voters), id)
 	case opRemove:
 		cs.Learners, cs.Voters = without(cs.Learners), without(cs.Voters)
+	case opForce:
+		cs = raftpb.ConfState{Voters: []uint64{id}}
 	}
 	return cs
 }

@@ -59,7 +59,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 	old := c.nodes[1]
 	founding := old.disk.durable.snapshot
 	dir := t.TempDir()
-	d, err := createDisk(dir, founding, old.node.logger)
+	d, err := createDisk(dir, 1, founding, syncPath, old.node.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	d, st, err := openDisk(dir, old.node.logger)
+	d, st, err := openDisk(dir, 1, syncPath, old.node.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	d, st, err = openDisk(dir, n.logger)
+	d, st, err = openDisk(dir, 1, syncPath, n.logger)
 	if err != nil {
 		t.Fatalf("does not start again: %v", err)
 	}
@@ -331,10 +331,10 @@ func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
 		n.disk.durable.entries = []raftpb.Entry{{Type: raftpb.EntryConfChange, Term: 1, Index: 2, Data: data}, {Term: 1, Index: 3}}
 		st := n.disk.durable
 		st.entries = slices.Clone(st.entries)
-		n.node.cfg.ForceNewCluster = true
+		n.node.forcing = &Forcing{Word: ForceOnce, Cluster: 10}
 		err = n.node.rebuild(context.Background(), st)
 		if commit == 2 {
-			if !errors.Is(err, ErrRefused) || len(n.disk.durable.entries) != 2 {
+			if _, refused := errors.AsType[*ForceError](err); !refused || len(n.disk.durable.entries) != 2 {
 				t.Fatalf("forced a new cluster of a removed node: %v", err)
 			}
 			continue

@@ -26,6 +26,8 @@ type introduction struct {
 	Founders  []Member `json:"founders,omitempty"` // if it helped to form its cluster
 	Members   []Member `json:"members,omitempty"`  // whom it knows now
 	Gone      bool     `json:"gone,omitempty"`     // it has stored that the member named by ?gone= was removed
+	// Forced is how its cluster came to be, when that was with --force-new-cluster.
+	Forced []Forcing `json:"forced,omitempty"`
 }
 
 // settle makes sure that the node belongs to a cluster.
@@ -33,8 +35,8 @@ func (n *Node) settle(ctx context.Context) error {
 	if n.self.ClusterID != 0 {
 		return nil
 	}
-	if n.cfg.ForceNewCluster {
-		return fmt.Errorf("%w: --force-new-cluster needs a data directory that belongs to a cluster; %s is new", ErrRefused, n.cfg.Dir)
+	if n.cfg.ForceNewCluster != "" {
+		return notForced("it needs the data of a cluster, and %s is new", n.cfg.Dir)
 	}
 	// A change that is asked of a leader later must not meet a connection that was
 	// left idle here and is dead: nobody could tell whether it was carried out.
@@ -48,7 +50,12 @@ func (n *Node) settle(ctx context.Context) error {
 // adopt stores the cluster the node belongs to from now on.
 func (n *Node) adopt(cluster ID, founders, peers []Member) error {
 	n.self.ClusterID, n.self.Founders, n.self.Peers = cluster, founders, peers
-	if err := n.self.save(n.cfg.Dir); err != nil {
+	return n.keepSelf()
+}
+
+// keepSelf makes what has changed of the identity durable, then known.
+func (n *Node) keepSelf() error {
+	if err := n.saveSelf(n.self); err != nil {
 		return err
 	}
 	id := n.self

@@ -55,7 +55,7 @@ func TestDisk_ShortOfFiles(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	d, err := createDisk(dir, snapshotAt(1), logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,14 +81,14 @@ func TestDisk_ShortOfFiles(t *testing.T) {
 	}
 
 	more = withoutFiles(t)
-	_, _, err = openDisk(dir, logger)
+	_, _, err = openDisk(dir, 1, syncPath, logger)
 	short("open", err)
 	more()
 	names, err := filepath.Glob(filepath.Join(snapDir(dir), "*.broken"))
 	if err != nil || len(names) > 0 {
 		t.Errorf("taken for damaged: %v, %v", names, err)
 	}
-	d, st, err := openDisk(dir, logger)
+	d, st, err := openDisk(dir, 1, syncPath, logger)
 	if err != nil {
 		t.Fatalf("afterwards: %v", err)
 	}
@@ -108,7 +108,7 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
 	logger := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
-	d, err := createDisk(dir, snapshotAt(1), logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 		}
 		dir = next
 		var st diskState
-		if d, st, err = openDisk(dir, logger); err != nil {
+		if d, st, err = openDisk(dir, 1, syncPath, logger); err != nil {
 			t.Fatalf("start %d: %v", start, err)
 		}
 		if n := len(st.entries); n == 0 || st.entries[n-1].Index != last || st.state.Commit != last {

@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -56,14 +55,15 @@ func (c *simClient) context() (context.Context, context.CancelFunc) {
 func (c *simClient) pick() (*simNode, *simLife) {
 	ids := c.w.ids()
 	s := c.w.nodes[ids[c.r.IntN(len(ids))]]
-	return s, s.life
+	return s, s.takesPart()
 }
 
 // key is one of those that clients fight over now: as keys are set, they turn to
 // others.
 func (c *simClient) key() kvstore.Key {
 	first := max(0, int(c.w.newest)-c.w.p.keys/2)
-	return kvstore.Key(fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1)))
+	name := fmt.Sprintf("key %d", first+c.r.IntN(c.w.p.keys+1))
+	return kvstore.Key(fmt.Sprintf("%-*s.", c.w.p.keyBytes, name))
 }
 
 // lost reports whether the answer of a process did not arrive.
@@ -95,7 +95,7 @@ func (w *simWorld) put(c *simClient) {
 		}
 		op.Who += fmt.Sprintf(" n%d", s.id)
 		ctx, cancel := c.context()
-		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: bytes.NewReader(body), Size: int64(len(body))})
+		result, err := life.db.Put(ctx, kvstore.PutRequest{Key: kvstore.Key(op.Key), PutID: id, Body: c.body(body), Size: int64(len(body))})
 		cancel()
 		c.await()
 		switch {
@@ -128,7 +128,7 @@ func (w *simWorld) putSome(c *simClient) {
 // putMany sets some keys with one call, and those that nobody has answered for
 // with another one.
 func (w *simWorld) putMany(c *simClient) {
-	puts := make([]kvstore.SmallPut, 2+c.r.IntN(4))
+	puts := make([]kvstore.SmallPut, 2+c.r.IntN(w.p.burst))
 	ops := make([]checker.Op, len(puts))
 	maybe := make([]bool, len(puts))
 	done := make([]bool, len(puts))
@@ -280,20 +280,50 @@ func (w *simWorld) reform(c *simClient) {
 	all := n.core.members.list()
 	m := all[c.r.IntN(len(all))]
 	req := changeRequest{Op: "transfer", Name: m.Name}
-	switch kind := c.r.IntN(5); {
+	switch kind := c.r.IntN(6); {
 	case kind == 0 && w.rotten == nil: // else only the copy that has lied might be left
 		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
 	case kind == 1:
 		req = changeRequest{Op: "promote", Name: m.Name}
-	case kind <= 3 && len(all) < 6 && len(w.nodes) < 12:
+	case kind == 2 && len(all) < 6 && len(w.nodes) < 12:
+		s := w.machine(ID(len(w.nodes)+1), nil)
+		s.joins = true
+		w.note("n%d joins", s.id)
+		return
+	case kind == 3 && len(all) < 6 && len(w.nodes) < 12:
 		joiner := simMember(ID(len(w.nodes) + 1))
 		joiner.Promote = c.r.IntN(4) > 0
-		w.machine(joiner.ID)
+		w.machine(joiner.ID, &identity{ClusterID: n.self.ClusterID, Peers: all})
 		req = changeRequest{Op: "add", Member: joiner}
+	case kind == 5:
+		w.moves++
+		m.ClientURL = fmt.Sprintf("http://h%d:%d", m.ID, 2+w.moves)
+		req = changeRequest{Op: "add", Member: m} // it is one already: it has moved
 	}
 	ctx, cancel := c.context()
 	defer cancel()
 	_, err := n.changeHere(ctx, req)
 	c.await()
+	w.moved(req.Member, err)
 	w.note("%s %s%s at n%d: %v", req.Op, req.Name, req.Member.Name, s.id, err)
+}
+
+// moved notes where a member may be known to be: where the last change put it that
+// was answered, or one after that whose outcome is unknown.
+func (w *simWorld) moved(m Member, err error) {
+	switch {
+	case m.ID == 0 || errors.Is(err, ErrRefused) || errors.Is(err, ErrUnavailable):
+	case err == nil:
+		w.places[m.ID] = []string{m.ClientURL}
+	default:
+		w.places[m.ID] = append(w.mayBe(m.ID), m.ClientURL)
+	}
+}
+
+// mayBe lists the URLs under which a member may be known.
+func (w *simWorld) mayBe(id ID) []string {
+	if urls := w.places[id]; urls != nil {
+		return urls
+	}
+	return []string{simMember(w.member(id).id).ClientURL}
 }

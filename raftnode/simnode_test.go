@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing/iotest"
-	"testing/synctest"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -24,19 +23,24 @@ import (
 
 // simNode is a machine of a simulation: its disks outlive the processes on it.
 type simNode struct {
-	w    *simWorld
-	id   ID
-	disk *simDisk
+	w     *simWorld
+	id    ID   // of the machine, and of the member in worlds that begin with a cluster
+	raft  ID   // of the member, zero until it has one
+	joins bool // a cluster; else it forms one, unless it has one
+	files *simFiles
 
 	history, index, staging       *kvstore.MemEngine
 	onHistory, onIndex, onStaging *simDice
+	onScratch                     *simDice
 	writes                        *simWrites // of the process
+	clock                         *simClock
 
 	life   *simLife // nil while no process runs
 	wakeAt int64    // step at which one starts again
 	frozen int64    // step until which the process stands still
-	phase  int64    // steps until the next tick
+	phase  float64  // steps of its clock until the next tick
 	gone   bool     // removed from the cluster, and stopped
+	left   bool     // because it was removed
 }
 
 // simLife is one process: the production node, store and DB, driven step by step.
@@ -49,12 +53,19 @@ type simLife struct {
 	pull  *raftpb.Message // the snapshot that is being pulled
 	dead  bool
 
+	settling bool       // it belongs to no cluster yet
+	settled  chan error // that it does, or why not; capacity 1
+
+	ctx       context.Context // of what the process does beside its steps
 	stopStore context.CancelFunc
 	storeRuns sync.WaitGroup
 	storeErr  atomic.Pointer[error] // why the store's Run ended
 }
 
 func (s *simNode) send(msgs []raftpb.Message) {
+	if s.files.alive() != nil {
+		return // the process does not know it yet
+	}
 	for _, m := range msgs {
 		s.w.post(s, m)
 	}
@@ -66,7 +77,7 @@ type simDialer struct{ from *simNode }
 // RoundTrip implements http.RoundTripper.
 func (d simDialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := d.from.w
-	w.turned(r.Context(), "")
+	w.turned(r.Context(), r.URL.String())
 	for id, to := range w.nodes {
 		if to.life == nil || simMember(id).PeerURL != "http://"+r.URL.Host {
 			continue
@@ -96,6 +107,7 @@ type simLog struct {
 func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
 	by := string(command[:min(len(command), 64)])
 	l.w.turned(ctx, by)
+	l.w.gaveUp(ctx, command)
 	result, err := l.node.Propose(ctx, command)
 	l.w.turned(ctx, by) // the answer came in the middle of a node's step
 	return result, simStoreError(err)
@@ -132,8 +144,9 @@ func simStoreError(err error) error {
 type simDice struct {
 	w *simWorld
 
-	mu sync.Mutex
-	r  *rand.Rand
+	mu    sync.Mutex
+	r     *rand.Rand
+	worse float64 // how much oftener they break now
 }
 
 func newSimDice(w *simWorld) *simDice {
@@ -147,7 +160,18 @@ func (d *simDice) breaks() (broken, after bool) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.r.Float64() < d.w.p.diskFail, d.r.IntN(2) == 0
+	return d.r.Float64() < d.w.p.diskFail+d.worse, d.r.IntN(2) == 0
+}
+
+// worsen makes writes break oftener until the returned func is called.
+func (d *simDice) worsen(by float64) (end func()) {
+	set := func(by float64) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.worse = by
+	}
+	set(by)
+	return func() { set(0) }
 }
 
 // hook makes commits to an engine fail, now and then.
@@ -174,74 +198,96 @@ func (s *simNode) storeConfig() kvstore.StoreConfig {
 			return nil
 		},
 		CommitBytes: s.w.p.commitBytes, CommitInterval: s.w.p.commitEvery,
-		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, IndexSliceKeys: 3,
+		OpenScratch:  func() (kvstore.Scratch, error) { return &simScratch{dice: s.onScratch}, nil },
+		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, IndexSliceKeys: 3, CheckpointRevisions: s.w.p.checkpoint,
 	}
 }
 
 // boot starts a process on what the disks hold.
-func (s *simNode) boot() error {
+func (s *simNode) boot() (err error) {
+	defer s.files.running()()
 	s.history, s.index = s.history.Reopen(), s.index.Reopen()
 	s.writes = &simWrites{passing: true}
 	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
 	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
+	self := simMember(s.id)
+	cfg := Config{Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
+	cfg.setDefaults()
+	n := &Node{cfg: cfg, logger: cfg.Logger,
+		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s}
+	s.files.node = n
 	store, err := kvstore.OpenStore(s.storeConfig())
 	if err != nil {
 		return err
 	}
-	cfg := Config{Name: fmt.Sprintf("n%d", s.id), SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id)}
-	cfg.setDefaults()
-	ws, p := newWaiters(s.w.r.Uint64()|1), &progress{}
-	sm := simStore{store, s}
-	n := &Node{cfg: cfg, sm: sm, self: identity{ID: s.id, Name: cfg.Name, ClusterID: 9}, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: s.disk, transport: s}
-	n.applier = newApplier(sm, ws, p)
-	n.identity.Store(&n.self)
-	n.removed.Store(&map[ID]bool{})
-	n.status.Store(&Status{})
-	found := s.disk.synced
-	found.entries = append([]raftpb.Entry(nil), found.entries...)
-	if err := n.rebuild(context.Background(), found); err != nil {
+	life := &simLife{node: n, store: store, settled: make(chan error, 1)}
+	life.ctx, life.stopStore = context.WithCancel(context.Background())
+	err = s.open(n, simStore{store, s})
+	if err == nil && n.self.ClusterID != 0 {
+		err = s.takePart(life)
+	}
+	if err != nil {
+		life.stopStore()
+		return errors.Join(err, store.Close())
+	}
+	if s.life = life; n.self.ClusterID == 0 {
+		s.settle(life.ctx, life)
+	}
+	return nil
+}
+
+// open is what Open does.
+func (s *simNode) open(n *Node, sm StateMachine) (err error) {
+	if n.self, err = openIdentity(n.cfg.Dir, n.cfg.Name, n.cfg.sync); err != nil {
 		return err
 	}
-	life := &simLife{node: n, store: store, db: kvstore.NewDB(store, simLog{s.w, n}, kvstore.DBConfig{Rand: s.w.entropy})}
-	ctx, cancel := context.WithCancel(context.Background())
-	life.stopStore = cancel
-	life.storeRuns.Go(func() {
-		if err := store.Run(ctx); err != nil {
-			life.storeErr.Store(&err)
-		}
-	})
-	s.life, s.phase = life, 1+s.w.r.Int64N(simTick)
-	synctest.Wait()
-	s.writes.set(s.w.calm.Load())
-	return nil
+	n.sm, n.applier = sm, newApplier(sm, n.waiters, n.progress)
+	s.raft = n.self.ID
+	id := n.self
+	n.identity.Store(&id)
+	n.removed.Store(&map[ID]bool{})
+	n.forced.Store(&id.Forced)
+	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower})
+	return s.files.alive()
+}
+
+// die ends what the process does to its disks: before the store hears that it shall
+// end, and commits.
+func (s *simNode) die() {
+	s.history.Crash()
+	s.index.Crash()
+	s.staging.Crash()
 }
 
 // crash ends the process. Whoever waits for it learns that its answer is lost.
 func (s *simNode) crash(power bool) {
-	life := s.life
-	s.life = nil
-	life.dead = true
-	life.node.refuseAll()
-	close(life.node.stopped)
-	s.history.Crash() // before the store hears that it shall end, and commits
-	s.index.Crash()
-	s.staging.Crash()
-	s.writes.pass() // what was on its way is lost
-	life.stopStore()
-	life.storeRuns.Wait()
-	_ = life.store.Close()
-	s.disk.crash(s.w.r, power)
+	s.die()
+	s.files.settling = false
+	if life := s.life; life != nil { // else it has died at its start
+		s.life = nil
+		life.dead = true
+		life.node.refuseAll()
+		close(life.node.stopped)
+		s.writes.pass() // what was on its way is lost
+		life.stopStore()
+		life.storeRuns.Wait()
+		_ = life.store.Close()
+	}
+	s.files.crash(s.w.r, power)
 	s.wakeAt, s.frozen = s.w.step+s.w.r.Int64N(300), 0
 }
 
 // run lets the process do what it can in one step; an error is its end.
 func (s *simNode) run() error {
+	defer s.files.running()()
 	life := s.life
 	n := life.node
+	if life.settling {
+		return s.finishSettling()
+	}
 	s.write()
-	if s.phase--; s.phase <= 0 {
-		s.phase = simTick
+	if s.phase -= s.clock.rate; s.phase <= 0 {
+		s.phase += simTick
 		n.core.tick()
 		if n.core.now%checkpointTicks == 0 {
 			if err := n.checkpoint(); err != nil {
@@ -249,8 +295,11 @@ func (s *simNode) run() error {
 			}
 		}
 	}
+	if err := s.files.alive(); err != nil {
+		return err
+	}
 	for _, m := range life.inbox {
-		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] {
+		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
 		n.core.step(m)
@@ -264,6 +313,9 @@ func (s *simNode) run() error {
 		stage := w.stage
 		w.stage = nil
 		if err := n.carryOut(context.Background(), w, nil, nil); err != nil {
+			return err
+		}
+		if err := s.files.alive(); err != nil {
 			return err
 		}
 		for _, m := range stage {
@@ -283,6 +335,21 @@ func (s *simNode) run() error {
 		return *err
 	}
 	return nil
+}
+
+// behind reports whether somebody is a member already, and this node does not know it
+// yet. It does not listen to such a member, which leadership was handed over to, until
+// it has not heard of the leader it knows for an election time-out.
+func (s *simNode) behind(from uint64) bool {
+	if _, known := s.life.node.core.members.members[ID(from)]; known {
+		return false
+	}
+	for _, other := range s.w.nodes {
+		if other.takesPart() != nil && other.life.node.core.members.members[ID(from)].ID != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // apply hands some of what is committed to the store, as the applier's own
@@ -323,11 +390,11 @@ func pieces(h handoff) (all []handoff) {
 // may end early, or bring something else.
 func (s *simNode) stage() {
 	m := *s.life.pull
-	from := s.w.nodes[ID(m.From)]
+	from := s.w.member(ID(m.From))
 	if s.w.dice(0.3) {
 		from = s.w.any()
 	}
-	if from == nil || from.life == nil || from == s || !s.w.connected(from.id, s.id) {
+	if from == nil || from.takesPart() == nil || from == s || !s.w.connected(from.id, s.id) {
 		return
 	}
 	d, err := decodeSnapshot(m.Snapshot.Data)

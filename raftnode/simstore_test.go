@@ -31,6 +31,9 @@ func (a simStore) Apply(index, term uint64, commands [][]byte, meta []byte) (res
 			return nil, kvstore.ErrClosed
 		}
 	}
+	if err == nil {
+		a.s.w.observe(a.s, commands, results)
+	}
 	return results, err
 }
 

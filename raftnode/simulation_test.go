@@ -8,9 +8,12 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 	_ "unsafe" // for go:linkname
+
+	"go.etcd.io/etcd/server/v3/wal"
 )
 
 // How much to simulate.
@@ -31,14 +34,34 @@ var raftRand *struct {
 	rand *rand.Rand
 }
 
+// simRoot is where files are made: in memory, if there is such a place.
+func simRoot() string {
+	const memory = "/dev/shm"
+	if st, err := os.Stat(memory); err == nil && st.IsDir() {
+		return memory
+	}
+	return ""
+}
+
 // simulate lives through one world and returns what went wrong, "" if nothing
 // did, and the digest of all that happened.
 func simulate(t *testing.T, seed uint64, log *slog.Logger) (failure, trace string, w *simWorld) {
 	raftRand.mu.Lock()
 	raftRand.rand = rand.New(rand.NewSource(int64(seed)))
 	raftRand.mu.Unlock()
+	root, err := os.MkdirTemp(simRoot(), "oncekv-sim-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(size int64) {
+		wal.SegmentSizeBytes = size
+		if err := os.RemoveAll(root); err != nil {
+			t.Error(err)
+		}
+	}(wal.SegmentSizeBytes)
 	synctest.Test(t, func(t *testing.T) {
-		w = newSimWorld(seed)
+		cryptotest.SetGlobalRandom(t, seed) // ids of members
+		w = newSimWorld(seed, root)
 		w.log = log
 		failure = w.run()
 	})

@@ -15,12 +15,14 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing/synctest"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+	"go.etcd.io/etcd/server/v3/wal"
 
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -42,7 +44,10 @@ type simParams struct {
 	commitBytes   int64         // to history
 	commitEvery   time.Duration // to history
 	overlayBytes  int64
-	keys          int // clients fight over so many at a time
+	checkpoint    kvstore.Revision // every so many revisions
+	keys          int              // clients fight over so many at a time
+	keyBytes      int              // of a key, at least
+	burst         int              // keys of one PutMany, at most
 	puts, gets    float64
 	large         float64 // of puts, those of several chunks
 	drop, repeat  float64 // of messages
@@ -53,10 +58,16 @@ type simParams struct {
 	freeze        float64 // of a node, a step
 	diskFail      float64 // of a durable write
 	slow          float64 // of work, what waits for the next step
+	segmentBytes  int64   // of the log
+	shuffled      bool    // pages are written in any order
 	slowWrite     float64 // of the store's own writes, what waits for the next entry or step
 	change        float64 // of members or leader, a step
 	lost          float64 // of answers to clients
 	rot           float64 // of one bit on one disk, a step; once a world
+	jump          float64 // of the clock of a machine, a step
+	loseIndex     float64 // of starts, those whose index is gone
+	forms         bool    // the cluster is yet to be formed
+	rejoin        float64 // of machines that were removed, those that are wiped and join again, a step
 	lies          float64 // of the liar, a step
 }
 
@@ -69,16 +80,20 @@ func throwParams(r *rand.Rand) simParams {
 	}
 	p := simParams{
 		size: []int{1, 2, 3, 3, 3, 5}[r.IntN(6)], steps: 400 + r.Int64N(800), snapshotBytes: 1000 << r.IntN(6), keys: 1 + r.IntN(6),
-		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 1000 << r.IntN(6),
+		commitBytes: 200 << r.IntN(8), commitEvery: time.Duration(20<<r.IntN(8)) * time.Millisecond, overlayBytes: 500 << r.IntN(7), checkpoint: 1 << r.IntN(8),
 		puts: 0.05 + 0.4*r.Float64(), gets: 0.05 + 0.4*r.Float64(),
 		drop: some(0.2), repeat: some(0.1), delay: 1 + r.Int64N(6), cut: some(0.02), heal: 0.02,
 		crash: some(0.01), power: r.Float64(), blackout: some(0.003), freeze: some(0.01), diskFail: some(0.01),
 		slow: some(0.6), change: some(0.03), lost: some(0.1), rot: some(0.002),
-		slowWrite: some(0.95),
+		slowWrite: some(0.95), jump: some(0.02), loseIndex: some(0.8), burst: 5, segmentBytes: 4096 << r.IntN(4),
 	}
-	if r.IntN(12) == 0 {
+	switch r.IntN(12) {
+	case 0:
 		p.large = 0.05
+	case 1, 2: // many keys: checkpoints, and an index of many blocks
+		p.keys, p.burst, p.keyBytes = 50+r.IntN(500), 20+r.IntN(100), 20<<r.IntN(4)
 	}
+	p.forms, p.rejoin = r.IntN(4) == 0, some(0.02)
 	return p
 }
 
@@ -88,6 +103,7 @@ func throwParams(r *rand.Rand) simParams {
 // and the scheduler knows when all other goroutines wait: exactly one of them
 // runs at a time.
 type simWorld struct {
+	root    string // of all files
 	r       *rand.Rand
 	p       simParams
 	entropy io.Reader
@@ -106,9 +122,13 @@ type simWorld struct {
 
 	digests  map[kvstore.Revision]kvstore.Digest // as first applied anywhere
 	created  map[string]kvstore.Meta             // acknowledged, by key
+	uploads  map[simUpload]*simProgress          // of large values, as far as anybody has applied
 	newest   uint64                              // revision acknowledged to anybody
+	places   map[ID][]string                     // client URLs under which a member may be known
+	moves    int                                 // of members to new client URLs
 	ops      []checker.Op
-	open     int // clients at work
+	open     int          // clients at work
+	behind   atomic.Int64 // goroutines that act for machines, and wait for their turns
 	client   int
 	change   bool     // a change of members is under way
 	rotten   *simNode // whose disk has lied
@@ -134,11 +154,12 @@ type simTurn struct {
 	goOn   chan struct{}
 }
 
-func newSimWorld(seed uint64) *simWorld {
+// newSimWorld makes the world of a seed, with its files in a directory.
+func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
-		r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{},
+		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
+		digests: map[kvstore.Revision]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -163,9 +184,10 @@ func (w *simWorld) fatalf(format string, args ...any) {
 
 // note makes what happened part of the trace, by which two runs are compared.
 func (w *simWorld) note(format string, args ...any) {
-	fmt.Fprintf(w.trace, format+"\n", args...)
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), w.root, "")
+	fmt.Fprintln(w.trace, text)
 	if w.log != nil {
-		w.log.Info(fmt.Sprintf(format, args...), "step", w.step)
+		w.log.Info(text, "step", w.step)
 	}
 }
 
@@ -175,42 +197,49 @@ func (w *simWorld) found() {
 	for id := ID(1); id <= ID(w.p.size); id++ {
 		founders = append(founders, simMember(id))
 	}
-	tab := founding(9, founders)
-	metaBytes, err := tab.encode()
-	if err != nil {
-		w.fatalf("%v", err)
-		return
+	for _, m := range founders {
+		if w.p.forms {
+			w.machine(m.ID, nil)
+		} else {
+			w.machine(m.ID, &identity{ClusterID: 9, Founders: founders})
+		}
 	}
+}
+
+// initial is what every founder is told.
+func (w *simWorld) initial() (peers []Peer) {
 	for id := ID(1); id <= ID(w.p.size); id++ {
-		s := w.machine(id)
-		store, err := kvstore.OpenStore(kvstore.StoreConfig{History: s.history, Index: s.index})
-		if err == nil {
-			err = store.Bootstrap(firstIndex, firstTerm, metaBytes)
-		}
-		if err != nil {
-			w.fatalf("%v", err)
-			return
-		}
-		_, _, metaBytes, state, _ := store.Durable()
-		s.disk.synced = diskState{
-			state:    raftpb.HardState{Term: firstTerm, Commit: firstIndex},
-			snapshot: raftpb.Snapshot{Data: snapshotData{meta: metaBytes, state: state}.encode(), Metadata: raftpb.SnapshotMetadata{Index: firstIndex, Term: firstTerm, ConfState: tab.conf}},
-		}
+		peers = append(peers, Peer{simMember(id).Name, simMember(id).PeerURL})
 	}
+	return peers
 }
 
 func simMember(id ID) Member {
 	return Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURL: fmt.Sprintf("http://h%d:1", id), ClientURL: fmt.Sprintf("http://h%d:2", id)}
 }
 
-// machine adds one with empty disks.
-func (w *simWorld) machine(id ID) *simNode {
+// machine adds one that has nothing but an identity, or nothing at all.
+func (w *simWorld) machine(id ID, self *identity) *simNode {
 	s := &simNode{
 		w: w, id: id, history: kvstore.NewMemEngine(), index: kvstore.NewMemEngine(), staging: kvstore.NewMemEngine(),
-		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w),
+		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
+		clock: newSimClock(w.r),
 	}
-	s.disk = &simDisk{dice: newSimDice(w)}
+	s.files = newSimFiles(w, id)
+	s.files.die = s.die
 	w.nodes[id] = s
+	if self == nil {
+		return s
+	}
+	s.raft = id
+	self.Format, self.Name, self.ID = identityFormat, simMember(id).Name, id
+	err := self.save(s.files.dir, func(path string) error {
+		s.files.persist(path)
+		return nil
+	})
+	if err != nil {
+		w.fatalf("%v", err)
+	}
 	return s
 }
 
@@ -262,8 +291,11 @@ func (w *simWorld) post(s *simNode, m raftpb.Message) {
 func (w *simWorld) lie() {
 	ids := w.ids()
 	to := w.nodes[ids[w.liar.IntN(len(ids))]]
-	from := uint64(append(ids, 77)[w.liar.IntN(len(ids)+1)])
-	if to.life == nil || from == uint64(to.id) || to.life.node.core.savedTerm == 0 {
+	from := uint64(77)
+	if i := w.liar.IntN(len(ids) + 1); i < len(ids) {
+		from = uint64(w.nodes[ids[i]].raft)
+	}
+	if to.takesPart() == nil || from == 0 || from == uint64(to.raft) || to.life.node.core.savedTerm == 0 {
 		return // who knows nothing yet believes more
 	}
 	lies := to.life.node.core.target(from).lies()
@@ -277,7 +309,7 @@ func (w *simWorld) lie() {
 	w.note("somebody sends n%d, as n%d: %s", to.id, from, what)
 	for again := true; again; again = w.liar.IntN(4) == 0 {
 		w.sent++
-		w.wire = append(w.wire, simMessage{at: w.step + w.liar.Int64N(3), number: w.sent, from: to.id, to: to.id, bytes: raw})
+		w.wire = append(w.wire, simMessage{at: w.step + w.liar.Int64N(3), number: w.sent, from: to.id, to: to.raft, bytes: raw})
 	}
 }
 
@@ -287,8 +319,8 @@ func (w *simWorld) deliver() {
 	for len(w.wire) > 0 && w.wire[0].at <= w.step {
 		x := w.wire[0]
 		w.wire = w.wire[1:]
-		to := w.nodes[x.to]
-		if to == nil || to.life == nil || !w.connected(x.from, x.to) {
+		to := w.member(x.to)
+		if to == nil || to.takesPart() == nil || !w.connected(x.from, to.id) {
 			continue
 		}
 		var m raftpb.Message
@@ -333,6 +365,10 @@ func (w *simWorld) trouble() {
 			w.rest()
 		} else if w.chance(w.p.freeze) {
 			s.frozen = w.step + w.r.Int64N(200)
+		}
+		if w.chance(w.p.jump) {
+			s.clock.jump(w.r)
+			w.note("the clock of n%d jumps to %v", id, s.clock.now())
 		}
 	}
 }
@@ -394,6 +430,7 @@ func (w *simWorld) cutNetwork() {
 // run lives through the world and returns what must not have been, "" if all
 // was well.
 func (w *simWorld) run() string {
+	wal.SegmentSizeBytes = w.p.segmentBytes
 	w.found()
 	for w.step < w.p.steps && w.failure == "" {
 		w.oneStep()
@@ -429,6 +466,9 @@ func (w *simWorld) oneStep() {
 		w.change = true
 		w.begin(w.reform)
 	}
+	if w.chance(w.p.rejoin) {
+		w.rejoin()
+	}
 	if w.liar.Float64() < w.p.lies && !w.calm.Load() {
 		w.lie()
 	}
@@ -448,21 +488,27 @@ func (w *simWorld) turn(s *simNode) {
 		if w.step < s.wakeAt && !w.calm.Load() {
 			return
 		}
-		w.note("n%d starts", s.id)
+		if w.note("n%d starts", s.id); w.chance(w.p.loseIndex) {
+			w.note("the index of n%d is gone", s.id)
+			s.index = kvstore.NewMemEngine()
+			defer s.onIndex.worsen(0.2)() // while it is built
+		}
 		switch err := guarded(s.boot); {
 		case err != nil && !w.expected(s, err):
 			w.fatalf("n%d does not start again: %v", s.id, err)
 		case err != nil:
+			s.crash(w.chance(w.p.power))
 			s.wakeAt, s.gone = w.step+10, w.ruined(s, err)
 		}
 	case s.frozen > w.step && !w.calm.Load():
 	default:
 		if err := guarded(s.run); err != nil {
 			w.note("n%d stops: %v", s.id, err)
-			if !w.expected(s, err) {
+			refused := w.refusedRightly(s, err)
+			if !w.expected(s, err) && !refused {
 				w.fatalf("n%d: %v", s.id, err)
 			}
-			s.gone = w.ruined(s, err)
+			s.gone, s.left = w.ruined(s, err) || refused, refused
 			if w.dice(0.5) {
 				w.rest() // answers that were ready have left
 			}
@@ -470,7 +516,7 @@ func (w *simWorld) turn(s *simNode) {
 		} else if n := life.node; n.released != nil && w.dice(0.3) && n.mayLeave(context.Background()) {
 			w.note("n%d leaves", s.id)
 			s.crash(false)
-			s.gone = true
+			s.gone, s.left = true, true
 		}
 	}
 }
@@ -535,7 +581,7 @@ func (w *simWorld) leader() *simNode {
 	var leader *simNode
 	for _, id := range w.ids() {
 		s := w.nodes[id]
-		if s.life != nil && s.life.node.core.isLeader() && (leader == nil || s.life.node.core.term > leader.life.node.core.term) {
+		if s.takesPart() != nil && s.life.node.core.isLeader() && (leader == nil || s.life.node.core.term > leader.life.node.core.term) {
 			leader = s
 		}
 	}
@@ -566,22 +612,27 @@ func (w *simWorld) settled() bool {
 	if len(core.changes) > 0 || core.commit != core.savedIndex { // a new leader commits only what is of its term
 		return false
 	}
-	for id := range core.members.members {
-		s := w.nodes[id]
-		if s == w.rotten {
-			continue
-		}
-		if s == nil || s.life == nil || s.life.node.core.commit != core.commit || s.life.node.progress.index() != core.commit {
+	for _, s := range w.nodes {
+		if s.life != nil && s.life.settling {
 			return false
 		}
 	}
-	return true
+	for id := range core.members.members {
+		s := w.member(id)
+		if s != nil && s == w.rotten {
+			continue
+		}
+		if s == nil || s.takesPart() == nil || s.life.node.core.commit != core.commit || s.life.node.progress.index() != core.commit {
+			return false
+		}
+	}
+	return leader.life.store.Stats().OpenUploads == 0 // their clients have gone: they are swept
 }
 
 func (w *simWorld) describe() string {
 	text := ""
 	for _, id := range w.ids() {
-		if life := w.nodes[id].life; life != nil {
+		if life := w.nodes[id].takesPart(); life != nil {
 			c := life.node.core
 			text += fmt.Sprintf("n%d %v of term %d, leader %v, commit %d, applied %d, members %v, %d changes; ", id, c.state, c.term, ID(c.lead), c.commit, life.node.progress.index(), c.members.conf, len(c.changes))
 		} else {
@@ -594,15 +645,20 @@ func (w *simWorld) describe() string {
 // verify compares all replicas with one another, with every acknowledged put,
 // and what clients saw with what can be.
 func (w *simWorld) verify() {
+	for _, m := range w.leader().life.node.core.members.list() {
+		if !slices.Contains(w.mayBe(m.ID), m.ClientURL) {
+			w.fatalf("n%d is known at %s, and was last at %v", m.ID, m.ClientURL, w.mayBe(m.ID))
+		}
+	}
 	var want kvstore.Stats
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
-		if s := w.nodes[id]; s == w.rotten {
+		if s := w.member(id); s == w.rotten {
 			if w.verifies && s.life != nil && s.life.store.Verify(context.Background()) == nil {
 				w.fatalf("n%d does not notice what its disk has done", id)
 			}
 			continue
 		}
-		store := w.nodes[id].life.store
+		store := w.member(id).life.store
 		got := store.Stats()
 		if want.AppliedIndex == 0 {
 			want = got
@@ -612,6 +668,12 @@ func (w *simWorld) verify() {
 		}
 		if err := errors.Join(store.FlushIndex(), store.Verify(context.Background())); err != nil {
 			w.fatalf("n%d does not verify: %v", id, err)
+		}
+		for range min(10, int(got.Revision)) {
+			rev := 1 + kvstore.Revision(w.r.Uint64N(uint64(got.Revision)))
+			if d, err := store.DigestAt(rev); err != nil || w.digests[rev] != d && w.digests[rev] != (kvstore.Digest{}) {
+				w.fatalf("n%d says that history had digest %s at revision %d, which it never had: %v", id, d, rev, err)
+			}
 		}
 		for key, m := range w.created {
 			v, err := store.Get(kvstore.Key(key))
@@ -636,12 +698,12 @@ func (w *simWorld) end() {
 			}
 		}
 		w.rest()
-		if w.open == 0 {
+		if w.open == 0 && w.behind.Load() == 0 {
 			return
 		}
 		w.pass(time.Second)
 	}
-	w.fatalf("%d clients do not end", w.open)
+	w.fatalf("%d clients and %d machines do not end", w.open, w.behind.Load())
 }
 
 // simValue returns a value of a few bytes, or of several chunks.

@@ -20,6 +20,7 @@ type waiter struct {
 	place int // in group.outcomes
 
 	queued   bool   // in the core's queue, not yet handed to raft
+	late     uint8  // how often an answer of this leader was overdue
 	handed   int    // how often raft was given it and did not refuse
 	sentTick uint64 // when it was last handed to raft
 }
@@ -163,14 +164,40 @@ func (ws *waiters) wanted(cmds []command) []command {
 	return slices.DeleteFunc(cmds, func(c command) bool { return c.origin != ws.origin || ws.open[c.seq] == nil })
 }
 
-// stale returns, oldest first, the calls that were handed to raft at or
-// before the tick and still have no answer, and marks them queued again.
-func (ws *waiters) stale(tick uint64) []command {
+// handedOver returns, oldest first, the calls that were handed to raft and have no
+// answer, and marks them queued again: whom they were handed to leads no more.
+func (ws *waiters) handedOver() []command {
+	return ws.requeue(func(w *waiter) bool {
+		w.late = 0
+		return true
+	})
+}
+
+// lateMax bounds how far the time between two attempts grows.
+const lateMax = 4
+
+// overdue returns, oldest first, the calls that were handed to raft and got no
+// answer in time, and marks them queued again: what was sent to the leader may be
+// lost without a word. That time is patience at first and doubles with each
+// attempt, because it may as well be the leader or a majority that is slow.
+func (ws *waiters) overdue(now, patience uint64) []command {
+	return ws.requeue(func(w *waiter) bool {
+		if now-w.sentTick < patience<<w.late {
+			return false
+		}
+		w.late = min(w.late+1, lateMax)
+		return true
+	})
+}
+
+// requeue returns, oldest first, those of the calls that raft was given which are
+// to be proposed again, and marks them queued.
+func (ws *waiters) requeue(again func(*waiter) bool) []command {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	var cmds []command
 	for _, w := range ws.open {
-		if !w.queued && w.sentTick <= tick {
+		if !w.queued && again(w) {
 			w.queued = true
 			cmds = append(cmds, command{origin: ws.origin, seq: w.seq, data: w.data})
 		}

@@ -10,12 +10,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/raftnode"
 )
 
 // serveFlags are the command line of a database node.
 type serveFlags struct {
 	server.DatabaseConfig
 	initialCluster   []string
+	force            forceWord
 	maxValueBytes    byteSize
 	diskReserveBytes byteSize
 	snapshotLogBytes byteSize
@@ -50,7 +52,8 @@ caught up. With existing data both are ignored.`,
 	f.StringSliceVar(&s.initialCluster, "initial-cluster", nil, "all nodes of a new cluster as name=peer-URL, this one included")
 	f.StringSliceVar(&s.Join, "join", nil, "nodes of the cluster to join, by the URL or host:port for clients")
 	f.BoolVar(&s.Learner, "learner", false, "join without ever getting a vote")
-	f.BoolVar(&s.ForceNewCluster, "force-new-cluster", false, "make this node a cluster of its own with the data it has; the way out when the majority is lost for ever")
+	f.Var(&s.force, "force-new-cluster", "make this node a cluster of its own with the data it has; the way out when the majority is lost for ever. It is done once; to do it again, give a new word, like AGAIN-2")
+	f.Lookup("force-new-cluster").NoOptDefVal = raftnode.ForceOnce
 	a.yesFlag(f, "--force-new-cluster")
 	f.Var(&s.maxValueBytes, "max-value-bytes", "largest value accepted")
 	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk is free than this; 0 for no reserve")
@@ -65,7 +68,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	if err := s.complete(); err != nil {
 		return err
 	}
-	if s.ForceNewCluster {
+	if s.ForceNewCluster != "" {
 		if err := a.confirm(ctx, forceQuestion(s.Name), s.Name); err != nil {
 			return err
 		}
@@ -87,6 +90,7 @@ func (s *serveFlags) complete() error {
 		return err
 	}
 	addSchemes(s.Join)
+	s.ForceNewCluster = string(s.force)
 	if s.DataDir == "" {
 		s.DataDir = filepath.Join("data", s.Name)
 	}
@@ -105,8 +109,8 @@ func (s *serveFlags) complete() error {
 
 func forceQuestion(name string) string {
 	return fmt.Sprintf(`Node %s will be a cluster of its own with the data it has. Whatever the other
-nodes acknowledged and did not send here is lost, and none of them may ever be
-started again with its old data.`, name)
+nodes acknowledged and did not send here is lost. None of them may serve its old
+data again: they refuse to as soon as they reach this node.`, name)
 }
 
 // startError is nil when the start was told to stop.

@@ -57,6 +57,7 @@ var wrongValues = map[string][]string{
 	"serve disk-reserve-bytes": tooLarge,
 	"serve snapshot-log-bytes": append([]string{"0"}, tooLarge...),
 	"serve learner":            {"true"}, // without --join
+	"serve force-new-cluster":  {"maybe", "2", "yes", "AGAIN", "AGAIN-", "again-2", "AGAIN 2", "AGAIN-2 ", "AGAIN-\n", "AGAIN-a,b", "AGAIN-\xff", "AGAIN-" + strings.Repeat("x", 65)},
 	"serve initial-cluster": {
 		"n1", "n1=", "=http://h:1", "n2=http://h:2", "n1=h:1", "n1=https://h:1", "n1=http://h", "n1=http://h:1,n1=http://h:2", "n1=http://h:1,n2=http://h:1", "n1=http://h:1,n2=http://H:01/",
 		"n1=http://h:1,", ",n1=http://h:1", "n1=http://h:1,.n2=http://h:2", "n1=http://h:1,n2=http://169.254.169.254:2", "n1=http://127.0.0.1:11000", `"`,
@@ -191,7 +192,7 @@ func TestSettings_Start_ExitCodes(t *testing.T) {
 		"serve --listen 127.0.0.1:0 --peer-listen no-such-host.invalid:0":                exitUsage,
 		"cache --listen no-such-host.invalid:0":                                          exitUsage,
 		"admin --listen no-such-host.invalid:0":                                          exitUsage,
-		"serve --listen 127.0.0.1:0 --peer-listen 127.0.0.1:0 --force-new-cluster --yes": exitFailed,
+		"serve --listen 127.0.0.1:0 --peer-listen 127.0.0.1:0 --force-new-cluster --yes": exitUsage,
 	} {
 		args := strings.Fields(line)
 		if args[0] == "serve" {

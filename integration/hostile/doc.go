@@ -20,7 +20,8 @@
 //
 // A bystander may be told 429 or 503, with a sentence and Retry-After, and tries
 // again; what it asked for must be done within the bound in any case. Only attacks
-// that fill up all connections of a node may also cut it off.
+// that fill up all connections of a node may also cut it off. A bystander's time passes
+// only as far as other programs leave the processors to the test (clock).
 //
 // # Running
 //

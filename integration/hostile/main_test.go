@@ -18,7 +18,8 @@ type options struct {
 	bound   time.Duration
 	keep    string
 
-	bin string // the built program, without the race detector
+	bin   string // the built program, without the race detector
+	clock *clock
 }
 
 // run is set by TestMain and never after it.
@@ -26,7 +27,7 @@ var run options
 
 func TestMain(m *testing.M) {
 	flag.StringVar(&run.attacks, "attack", "", "only attacks that match this regular expression")
-	flag.DurationVar(&run.bound, "bound", 10*time.Second, "how long a bystander may wait for an answer; other packages may be tested meanwhile")
+	flag.DurationVar(&run.bound, "bound", 10*time.Second, "how long a bystander may wait for an answer, on a machine with nothing else to do: see clock")
 	flag.StringVar(&run.keep, "keep", "", "directory for the logs of all nodes (default a temporary one)")
 	_ = flag.Set("test.parallel", "3") // unless given: most of an attack waits
 	flag.Parse()
@@ -44,5 +45,7 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	run.clock = newClock()
+	defer run.clock.stop()
 	return m.Run()
 }

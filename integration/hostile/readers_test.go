@@ -46,7 +46,8 @@ func deafLargeValues(a *attacker) {
 	a.hold()
 }
 
-// deafBatches sends lines of puts and gets, and never reads a result.
+// deafBatches sends lines of puts and gets, and never reads a result: of gets more than
+// what the kernel keeps for those who do not read, which is over 2 MiB.
 func deafBatches(a *attacker) {
 	var puts, gets strings.Builder
 	for i := range 200 {
@@ -55,7 +56,7 @@ func deafBatches(a *attacker) {
 	}
 	var wg sync.WaitGroup
 	for _, g := range a.w.servers(true) {
-		for path, lines := range map[string]string{"/keys": puts.String(), "/keys/get": gets.String()} {
+		for path, lines := range map[string]string{"/keys": puts.String(), "/keys/get": strings.Repeat(gets.String(), 4)} {
 			head := fmt.Sprintf("POST %s%s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n\r\n", g.api(), path, g.addr)
 			text := head + strings.Repeat(fmt.Sprintf("%x\r\n%s\r\n", len(lines), lines), 5)
 			wg.Go(func() { a.openDeaf(20, g.addr, text) })

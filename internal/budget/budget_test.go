@@ -162,3 +162,28 @@ func TestBudget_SlowWithTime(t *testing.T) {
 		t.Errorf("%d are free", b.Free())
 	}
 }
+
+// TestHolder_Keep: what is held beyond what is kept goes to those who wait.
+func TestHolder_Keep(t *testing.T) {
+	b := New(10)
+	h, other := b.Hold("a", long, nil), b.Hold("b", long, nil)
+	take(t, h, 10)
+	h.Keep(12)
+	if b.Free() != 0 {
+		t.Fatalf("%d are free after more was kept than is held", b.Free())
+	}
+	got := make(chan error)
+	go func() { got <- other.Acquire(t.Context(), 6, long) }()
+	for b.waits() == 0 {
+		runtime.Gosched()
+	}
+	h.Keep(4)
+	if err := <-got; err != nil {
+		t.Fatal(err)
+	}
+	h.Close()
+	other.Close()
+	if b.Free() != 10 {
+		t.Fatalf("%d are free, want 10", b.Free())
+	}
+}

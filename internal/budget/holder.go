@@ -11,7 +11,7 @@ import (
 const SlowBytesPerSecond = 16 << 10
 
 // Holder is somebody who holds a part of a Budget, and whose client may be slow.
-// Acquire, Try, Give and Close belong to one goroutine at a time; the others are
+// Acquire, Try, Give, Keep and Close belong to one goroutine at a time; the others are
 // safe for concurrent use.
 type Holder struct {
 	budget *Budget
@@ -85,6 +85,16 @@ func (h *Holder) Give(n int64) {
 	defer h.budget.mu.Unlock()
 	h.held -= n
 	h.budget.giveLocked(n)
+}
+
+// Keep gives back what is held beyond n.
+func (h *Holder) Keep(n int64) {
+	h.budget.mu.Lock()
+	defer h.budget.mu.Unlock()
+	if spare := h.held - n; spare > 0 {
+		h.held -= spare
+		h.budget.giveLocked(spare)
+	}
 }
 
 // giveUp makes the owner give up.

@@ -31,6 +31,8 @@ type Peer = raftnode.Peer
 var (
 	// ErrRemoved: it was removed.
 	ErrRemoved = raftnode.ErrRemoved
+	// ErrEnded: another member forced a new cluster without it.
+	ErrEnded = raftnode.ErrEnded
 	// ErrLostData: its data directory is new, and the cluster knows its name.
 	ErrLostData = raftnode.ErrLostData
 	// ErrRefused: the cluster was formed without it, or does not let it join.
@@ -62,10 +64,12 @@ type DatabaseConfig struct {
 	// InitialCluster lists all nodes of a new cluster; Join are client URLs
 	// of a cluster to join, as a voter or, with Learner, as a learner. All
 	// are ignored when DataDir belongs to a cluster already.
-	InitialCluster  []Peer
-	Join            []string
-	Learner         bool
-	ForceNewCluster bool
+	InitialCluster []Peer
+	Join           []string
+	Learner        bool
+	// ForceNewCluster is a word with which the node makes itself the only member of
+	// a new cluster; see raftnode.Config.
+	ForceNewCluster string
 
 	// MaxConnections bounds the connections of clients; default 16,384, or about
 	// half of the files that Descriptors has for this node if that is less.
@@ -254,7 +258,7 @@ func (d *Database) run(public http.Handler) {
 	d.peer.prepare(httpapi.Guard(d.peerHandler(), d.hosts), d.logger)
 	part("clients", d.public.serve)
 	part("peers", d.peer.serve)
-	part("raft", func() error { return d.node.Run(nodeCtx) })
+	part("raft", func() error { return forceSetting(d.node.Run(nodeCtx)) })
 	part("uploads", func() error { return d.db.Run(nodeCtx) })
 	part("watch", func() error { d.watch.run(nodeCtx); return nil })
 	part("disk", func() error { d.disk.run(nodeCtx); return nil })

@@ -170,7 +170,7 @@ func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
 	if cfg.Advertise, err = (address{"listen", cfg.Listen, "advertise", cfg.Advertise}).checked(); err != nil {
 		return cfg, err
 	}
-	if err := cfg.checkBeginning(); err != nil {
+	if err := firstError(cfg.checkForce(), cfg.checkBeginning()); err != nil {
 		return cfg, err
 	}
 	return cfg, cfg.choosePeerURL()
@@ -207,6 +207,26 @@ func (cfg *DatabaseConfig) checkBeginning() (err error) {
 		return setting("join", "%s is this node itself: give the client URL of a node of the cluster to join", own)
 	}
 	return nil
+}
+
+// checkForce verifies that a new cluster is forced with a word, and one that the data
+// does not know yet.
+func (cfg *DatabaseConfig) checkForce() error {
+	word := cfg.ForceNewCluster
+	if word == "" {
+		return nil
+	}
+	return forceSetting(firstError(raftnode.CheckForceWord(word), raftnode.CheckForce(cfg.DataDir, word)))
+}
+
+// forceSetting makes a refusal to force a new cluster one of the setting. What
+// restarts nodes must not try again until it works.
+func forceSetting(err error) error {
+	var refused *raftnode.ForceError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	return &SettingError{"force-new-cluster", refused}
 }
 
 // belongs reports whether the data belongs to a cluster. A directory that cannot

@@ -27,6 +27,7 @@ func Check(dir string) (Report, error) {
 			return Report{}, err
 		}
 	}
+	c.report.Metadata = c.metadata
 	c.log.fill(&c.report)
 	return c.report, nil
 }

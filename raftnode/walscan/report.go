@@ -25,6 +25,8 @@ type Report struct {
 	Commit, Term uint64
 	// Entries counts the entry records, overwritten ones included.
 	Entries int
+	// Metadata is what the log was created with, the same in every segment.
+	Metadata []byte
 	// Segments counts the segment files.
 	Segments int
 	// Torn says that the last segment ends in a torn write: an unflushed

@@ -1,0 +1,106 @@
+package raftnode
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/version"
+)
+
+// A cluster ends when one of its members forces a new one without the others. They
+// do not know, and could be a majority: then two clusters would acknowledge puts,
+// with different values of the same key. The members of the new one refuse theirs by
+// the cluster's ID and say why. A node that hears so stops at once and for ever,
+// whatever majority it belongs to. What cannot reach the new cluster cannot know.
+//
+// Nobody proves anything here: what answers at a member's peer URL is believed, as
+// it is when it says that this node was removed. That is so until peers
+// authenticate one another.
+
+// lookTime bounds how long a start is held up to ask the others whether the cluster
+// has ended. Whoever takes longer says so when this node's streams reach it.
+const lookTime = 500 * time.Millisecond
+
+// endedCluster reports whether a header names a cluster that ended in this node's.
+func (n *Node) endedCluster(header string) (*Forcing, bool) {
+	id, err := ParseID(header)
+	if err != nil || id == n.identity.Load().ClusterID {
+		return nil, false
+	}
+	return endedIn(*n.forced.Load(), id)
+}
+
+// refuseEnded answers the messages of a cluster that has ended. rafthttp takes the
+// status for a removal, and reports it; askForEnd finds out more.
+func refuseEnded(w http.ResponseWriter, f *Forcing) {
+	w.Header().Set("X-Server-Version", version.Version) // without it rafthttp does not look at the status
+	http.Error(w, fmt.Sprintf("%s forced a new cluster on %s; this one has ended", f.By, f.when()), http.StatusGone)
+}
+
+// ending asks what is at the peer URLs of the other members whether this node's
+// cluster has ended; nil if nobody says so.
+func (n *Node) ending(ctx context.Context, limit time.Duration) *Forcing {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	mine := n.identity.Load().ClusterID
+	members := n.status.Load().Members
+	endings := make([]*Forcing, len(members))
+	var asking sync.WaitGroup
+	for i, m := range members {
+		if m.ID == n.self.ID {
+			continue
+		}
+		asking.Go(func() {
+			if a, err := n.introductionOf(ctx, m.PeerURL, ""); err == nil && a.ClusterID != mine {
+				endings[i], _ = endedIn(a.Forced, mine)
+			}
+		})
+	}
+	asking.Wait()
+	if at := slices.IndexFunc(endings, func(f *Forcing) bool { return f != nil }); at >= 0 {
+		return endings[at]
+	}
+	return nil
+}
+
+// lookForEnd asks once before the node takes part. A node that has just forced a
+// cluster itself has nobody to ask.
+func (n *Node) lookForEnd(ctx context.Context) error {
+	if n.forcesNow() {
+		return nil
+	}
+	if f := n.ending(ctx, lookTime); f != nil {
+		return n.end(f)
+	}
+	return nil
+}
+
+// askForEnd finds out what it means that another member refuses this one. The answer
+// comes to the loop.
+func (n *Node) askForEnd(ctx context.Context, wg *sync.WaitGroup, why error) {
+	if n.asking || n.released != nil {
+		return
+	}
+	n.asking = true
+	n.logger.Warn("another member has removed this one", "err", why)
+	wg.Go(func() { n.endings <- n.ending(ctx, introductionTime) }) // capacity 1, one at a time
+}
+
+// end makes it durable that the cluster has ended, so that no later start serves its
+// data, and returns why the node stops.
+func (n *Node) end(f *Forcing) error {
+	n.self.Ended = f
+	if err := n.keepSelf(); err != nil {
+		return err
+	}
+	return n.endedError(f)
+}
+
+func (n *Node) endedError(f *Forcing) error {
+	return fmt.Errorf("%w: %.64q forced a new cluster (%v) on %s, without this node. What was set in the old one since is not in the new one. "+
+		"To use this node again, keep a copy of %s if you may need its data, empty it, and start the node with --join and the client URL of a node of the new cluster", ErrEnded, f.By, f.Cluster, f.when(), n.cfg.Dir)
+}

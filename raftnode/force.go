@@ -1,0 +1,327 @@
+package raftnode
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+)
+
+// Forcing a new cluster is an act that is done once. It is one entry at the end of
+// the survivor's log, committed by itself: it gives the cluster another ID, removes
+// all members but the one that stays, and records word and time. So a crash leaves
+// all of it or nothing, and whoever has the data, or a copy of it, knows that it was
+// done. The identity follows the log; see followForced.
+
+// Forcing is how a cluster was forced out of another one.
+type Forcing struct {
+	Word    string    `json:"word"` // that it was forced with; each works once
+	At      time.Time `json:"at"`
+	By      string    `json:"by"`         // name of the member that stayed
+	Index   uint64    `json:"index"`      // of the entry
+	Parent  ID        `json:"parent"`     // cluster that ended
+	Cluster ID        `json:"cluster_id"` // cluster that began
+}
+
+// when is the time in the words of a sentence.
+func (f *Forcing) when() string { return f.At.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// ForceOnce is the word with which data is forced that never was.
+const ForceOnce = "true"
+
+// forceWordAgain is what every other word looks like. It cannot be taken for yes or
+// no, nor stand there by habit.
+var forceWordAgain = regexp.MustCompile(`^AGAIN-[A-Za-z0-9._-]{1,64}$`)
+
+// CheckForceWord returns an error for what is no word to force a new cluster with.
+func CheckForceWord(word string) error {
+	if word == ForceOnce || forceWordAgain.MatchString(word) {
+		return nil
+	}
+	return notForced("%.80q is no word for it: give it without a value, and to force data once more a word that was not used before, such as AGAIN-2 (AGAIN-, then letters, digits, '.', '_', '-')", word)
+}
+
+// ForceError is why no new cluster was forced. Nothing was written. As long as it
+// stands, a start with the same settings ends alike.
+type ForceError struct{ Reason string }
+
+// Error returns the reason.
+func (e *ForceError) Error() string { return e.Reason }
+
+func notForced(format string, args ...any) error {
+	return &ForceError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// CheckForce returns a *ForceError if a data directory was forced before and word is
+// not a new one. It looks at the identity only; Run looks at the log as well.
+func CheckForce(dir, word string) error {
+	id, err := loadIdentity(dir)
+	if err != nil {
+		return nil // Open tells about it
+	}
+	return wordIsNew(id.Forced, word)
+}
+
+// wordIsNew refuses a word with which this was done already.
+func wordIsNew(forced []Forcing, word string) error {
+	if len(forced) == 0 {
+		return nil
+	}
+	at := slices.IndexFunc(forced, func(f Forcing) bool { return f.Word == word })
+	if at < 0 && word != ForceOnce {
+		return nil
+	}
+	f := forced[max(at, 0)]
+	return notForced("this was done already, on %s on %s, at entry %d of the log, and is done only once: remove it from the command line, the unit, or the environment (ONCEKV_FORCE_NEW_CLUSTER), and start the node without it. "+
+		"If a majority is lost once more, give a word that was not used before: --force-new-cluster=AGAIN-%d", f.when(), f.By, f.Index, len(forced)+1)
+}
+
+// lastForced is the index of the newest entry that forced a new cluster, zero if
+// there is none.
+func lastForced(entries []raftpb.Entry) uint64 {
+	for _, e := range slices.Backward(entries) {
+		if isForcing(&e) {
+			return e.Index
+		}
+	}
+	return 0
+}
+
+func isForcing(e *raftpb.Entry) bool {
+	if e.Type != raftpb.EntryConfChange {
+		return false
+	}
+	c, _, err := decodeChange(e.Data)
+	return err == nil && c.Op == opForce
+}
+
+// foresee returns the member table as it will stand when the entries after applied
+// are. An entry beyond spared that removes this node is left out: nobody may have
+// carried it out, and this may be the last copy.
+func (n *Node) foresee(members *table, applied uint64, entries []raftpb.Entry, spared uint64) (*table, error) {
+	copied, err := members.encode()
+	if err != nil {
+		return nil, err
+	}
+	t, err := decodeTable(copied)
+	if err != nil {
+		return nil, err
+	}
+	forcedAt := lastForced(entries)
+	for _, e := range entries {
+		if e.Type != raftpb.EntryConfChange || e.Index <= applied {
+			continue
+		}
+		c, _, err := decodeChange(e.Data)
+		if err != nil || t.check(c) != nil {
+			continue
+		}
+		if c.Op == opRemove && c.Member.ID == n.self.ID && (e.Index < forcedAt || e.Index > spared) {
+			continue
+		}
+		t.apply(c, confAfter(t.conf, c))
+	}
+	return t, nil
+}
+
+// survivor returns the member table at the end of the log, of which this node is the
+// one that shall stay.
+func (n *Node) survivor(st *diskState, members *table, applied uint64) (*table, error) {
+	t, err := n.foresee(members, applied, st.entries, max(st.state.Commit, applied))
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := t.members[n.self.ID]; ok {
+		return t, nil
+	}
+	if t.removed[n.self.ID] {
+		return nil, notForced("this node was removed from its cluster; force the new one on another survivor")
+	}
+	return nil, notForced("it needs a node that belongs to a cluster; %s holds no member table", n.cfg.Dir)
+}
+
+// mayForce decides whether a new cluster is to be forced, and refuses if that must
+// not be. nil without an error: this start has only to finish what another began.
+func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
+	applied, _, metaBytes, _, err := n.sm.Durable()
+	if err != nil {
+		return nil, fmt.Errorf("look at the durable state: %w", err)
+	}
+	if s := st.snapshot; s.Metadata.Index > applied { // its installation is not finished
+		d, err := decodeSnapshot(s.Data)
+		if err != nil {
+			return nil, err
+		}
+		applied, metaBytes = s.Metadata.Index, d.meta
+	}
+	members := newTable(n.self.ClusterID)
+	if applied > 0 {
+		if members, err = decodeTable(metaBytes); err != nil {
+			return nil, err
+		}
+	}
+	t, err := n.survivor(st, members, applied)
+	if err != nil {
+		return nil, err
+	}
+	word := n.cfg.ForceNewCluster
+	if t.cluster != n.self.ClusterID && len(t.forced) > 0 && t.forced[len(t.forced)-1].Word == word {
+		return nil, nil
+	}
+	if err := wordIsNew(t.forced, word); err != nil {
+		return nil, err
+	}
+	if err := n.askVoters(ctx, t); err != nil {
+		return nil, err
+	}
+	return &Forcing{Word: word, At: time.Now().UTC().Truncate(time.Second), Cluster: ID(random64())}, nil
+}
+
+// askVoters refuses while another voter answers: a majority may be there, or a part
+// of it that has what this node lacks, and would go on as the old cluster does. Who
+// does not answer counts as lost.
+func (n *Node) askVoters(ctx context.Context, t *table) error {
+	members := t.list()
+	said := make([]string, len(members))
+	var asking sync.WaitGroup
+	for i, m := range members {
+		if m.ID == n.self.ID {
+			continue
+		}
+		asking.Go(func() {
+			if a, err := n.introductionOf(ctx, m.PeerURL, ""); err == nil {
+				said[i] = n.objection(&a, t, m.PeerURL)
+			}
+		})
+	}
+	asking.Wait()
+	if err := ctx.Err(); err != nil {
+		return err // who was not asked is not lost
+	}
+	said = slices.DeleteFunc(said, func(s string) bool { return s == "" })
+	slices.Sort(said)
+	if said = slices.Compact(said); len(said) == 0 {
+		return nil
+	}
+	return notForced("it is for a cluster whose other voters are lost for ever, but %s. Nothing was changed. "+
+		"If a majority of the voters can run, start this node without it, and take out those that are lost: oncekv members remove NAME. "+
+		"Else stop what answers for ever, and start this node with it again", strings.Join(said, ", and "))
+}
+
+// objection is why no new cluster may be forced while a node answers, empty if it
+// does not matter: a learner, this node itself under another URL, or a stranger.
+func (n *Node) objection(a *introduction, t *table, url string) string {
+	if a.ID == n.self.ID {
+		return ""
+	}
+	if f, ended := endedIn(a.Forced, n.self.ClusterID); ended && a.ClusterID != n.self.ClusterID {
+		return fmt.Sprintf("%s answers at %s, and belongs to a cluster that was forced out of this one on %s", a.Name, url, f.when())
+	}
+	if a.ClusterID != n.self.ClusterID {
+		return ""
+	}
+	m, known := t.members[a.ID]
+	for _, x := range a.Members { // it may know of a promotion that this node missed
+		if x.ID == a.ID {
+			m, known = x, true
+		}
+	}
+	if !known || m.Learner {
+		return ""
+	}
+	return fmt.Sprintf("the voter %s answers at %s", a.Name, url)
+}
+
+// forceNewCluster appends the committed entry that makes this node the only member
+// of a new cluster, with everything it has. Entries that the lost majority may have
+// acknowledged are kept and count as committed. It asks nobody; mayForce has.
+func (n *Node) forceNewCluster(st *diskState, members *table, applied uint64, f Forcing) error {
+	t, err := n.survivor(st, members, applied)
+	if err != nil {
+		return err
+	}
+	last, term := st.snapshot.Metadata.Index, max(st.state.Term, st.snapshot.Metadata.Term)
+	if k := len(st.entries); k > 0 {
+		last, term = st.entries[k-1].Index, max(term, st.entries[k-1].Term)
+	}
+	f.By, f.Parent, f.Index = n.self.Name, t.cluster, last+1
+	cc, err := change{Op: opForce, Member: t.members[n.self.ID], Forcing: &f}.confChange()
+	if err != nil {
+		return err
+	}
+	data, err := cc.Marshal()
+	if err != nil {
+		return fmt.Errorf("encode conf change: %w", err)
+	}
+	e := raftpb.Entry{Type: raftpb.EntryConfChange, Index: f.Index, Term: term, Data: data}
+	st.entries = append(st.entries, e)
+	st.state.Term, st.state.Commit = term, f.Index
+	n.logger.Warn("forcing a new cluster of this node alone", "cluster", f.Cluster.String(), "before", f.Parent.String(), "removed", len(t.members)-1, "index", f.Index, "word", f.Word)
+	return n.disk.save(st.state, st.entries[len(st.entries)-1:], true)
+}
+
+// followForced makes the identity that of the cluster to which the log has led. It
+// is behind when the power went after the log was written, or when it is a copy from
+// before. Any other cluster than the identity's is somebody else's data.
+func (n *Node) followForced(st *diskState, members *table, applied uint64) error {
+	t, err := n.foresee(members, applied, st.entries, st.state.Commit)
+	if err != nil || t.cluster == n.self.ClusterID {
+		return err
+	}
+	if _, ended := endedIn(t.forced, n.self.ClusterID); !ended {
+		return fmt.Errorf("%w: the state in %s belongs to cluster %v, the identity to %v", ErrDisk, n.cfg.Dir, t.cluster, n.self.ClusterID)
+	}
+	n.self.ClusterID, n.self.Forced, n.self.Ended = t.cluster, t.forced, nil
+	n.forced.Store(&n.self.Forced)
+	return n.keepSelf()
+}
+
+// forcesNow reports whether the entry that forces a new cluster is yet to be applied.
+func (n *Node) forcesNow() bool { return n.core.forcedAt > n.progress.index() }
+
+// endedIn finds the forcing that ended a cluster.
+func endedIn(forced []Forcing, cluster ID) (*Forcing, bool) {
+	at := slices.IndexFunc(forced, func(f Forcing) bool { return f.Parent == cluster })
+	if at < 0 {
+		return nil, false
+	}
+	return &forced[at], true
+}
+
+// outlived reports whether an entry removes this node that has forced a new cluster
+// in spite of it, later in its log.
+func (c *core) outlived(ch change, index uint64) bool {
+	return ch.Op == opRemove && ch.Member.ID == c.id && index < c.forcedAt
+}
+
+// applyConf tells raft and the transport of a change. raft takes one voter at a
+// time, so a forcing is several changes to it.
+func (c *core) applyConf(ch change, cc raftpb.ConfChange, h *handoff) (raftpb.ConfState, error) {
+	conf := c.rn.ApplyConfChange(cc)
+	if ch.Op != opForce {
+		return *conf, nil
+	}
+	var parts []change
+	if m := c.members.members[ch.Member.ID]; m.Learner {
+		parts = append(parts, change{Op: opPromote, Member: m})
+	}
+	for _, m := range c.members.list() {
+		if m.ID != ch.Member.ID {
+			parts = append(parts, change{Op: opRemove, Member: m})
+			h.peers = append(h.peers, peerChange{id: m.ID})
+		}
+	}
+	for _, part := range parts {
+		cc, err := part.confChange()
+		if err != nil {
+			return *conf, err
+		}
+		conf = c.rn.ApplyConfChange(cc)
+	}
+	return *conf, nil
+}

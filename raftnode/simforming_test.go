@@ -1,0 +1,165 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing/synctest"
+	"time"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// member finds the machine on which a member runs, or would; nil if its data is gone.
+func (w *simWorld) member(raft ID) *simNode {
+	for _, s := range w.nodes { // at most one
+		if s.raft == raft {
+			return s
+		}
+	}
+	return nil
+}
+
+// takesPart returns the process if it belongs to a cluster already.
+func (s *simNode) takesPart() *simLife {
+	if s.life == nil || s.life.settling {
+		return nil
+	}
+	return s.life
+}
+
+// settleClient is who asks for a machine that belongs to no cluster yet.
+func (s *simNode) settleClient(ctx context.Context) (context.Context, *simClient) {
+	c := &simClient{w: s.w, number: -1000 - int(s.id), r: rand.New(rand.NewPCG(s.w.r.Uint64(), 5))}
+	return context.WithValue(ctx, simClientKey{}, c), c
+}
+
+// settle forms or joins a cluster, as Run does first. Others are asked in the turns of
+// the scheduler.
+func (s *simNode) settle(ctx context.Context, life *simLife) {
+	ctx, c := s.settleClient(ctx)
+	life.settling, s.files.settling = true, true
+	if s.joins {
+		life.node.cfg.Join = func(ctx context.Context, self Member) ([]Member, error) { return s.join(ctx, c, self) }
+	}
+	s.w.behind.Add(1)
+	go func() {
+		defer s.w.behind.Add(-1)
+		c.await()
+		err := life.node.settle(ctx)
+		life.settled <- err // capacity 1
+	}()
+}
+
+// join asks any member to take this machine in, as internal/server does over HTTP.
+func (s *simNode) join(ctx context.Context, c *simClient, self Member) ([]Member, error) {
+	self.Promote = c.r.IntN(4) > 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		to, life := c.pick()
+		if life != nil && to != s && s.w.connected(s.id, to.id) && s.w.connected(to.id, s.id) {
+			_, _, err := life.node.AddMember(ctx, self)
+			c.await()
+			switch {
+			case err == nil && !life.dead:
+				return life.node.Status().Members, nil
+			case errors.Is(err, ErrRefused), errors.Is(err, ErrBadMember):
+				return nil, fmt.Errorf("join: %w", err)
+			}
+		}
+		timer := time.NewTimer(500 * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+		c.await()
+	}
+}
+
+// finishSettling looks whether a machine belongs to a cluster now, and then lets it take
+// part.
+func (s *simNode) finishSettling() error {
+	select {
+	case err := <-s.life.settled:
+		if err != nil {
+			return err
+		}
+		s.life.settling, s.files.settling = false, false
+		s.w.note("n%d is %v of cluster %v", s.id, s.raft, s.life.node.self.ClusterID)
+		return s.takePart(s.life)
+	default:
+		return nil
+	}
+}
+
+// takePart is what Run does once the cluster is known.
+func (s *simNode) takePart(life *simLife) error {
+	n := life.node
+	if err := n.recover(context.Background()); err != nil {
+		return err
+	}
+	if err := n.lookForEnd(context.Background()); err != nil {
+		return err
+	}
+	if err := s.files.alive(); err != nil {
+		return err
+	}
+	life.db = kvstore.NewDB(life.store, simLog{s.w, n}, s.dbConfig())
+	life.storeRuns.Go(func() {
+		if err := life.store.Run(life.ctx); err != nil {
+			life.storeErr.Store(&err)
+		}
+	})
+	s.sweep(life.ctx, life)
+	s.phase = simTick * s.w.r.Float64()
+	synctest.Wait()
+	s.writes.set(s.w.calm.Load())
+	return nil
+}
+
+// refusedRightly reports whether a machine that wants to join must not: it was removed
+// before it knew that it was a member.
+func (w *simWorld) refusedRightly(s *simNode, err error) bool {
+	if !errors.Is(err, ErrRefused) || !s.joins {
+		return false
+	}
+	leader := w.leader()
+	return leader != nil && leader.life.node.core.members.removed[s.raft]
+}
+
+// wipe empties a machine that was removed, and lets it join again.
+func (w *simWorld) wipe(s *simNode) {
+	w.note("n%d is wiped, and joins again", s.id)
+	s.history, s.index, s.staging = kvstore.NewMemEngine(), kvstore.NewMemEngine(), kvstore.NewMemEngine()
+	s.files.wipe()
+	s.files = newSimFiles(w, s.id)
+	s.files.die = s.die
+	s.raft, s.joins, s.gone, s.left = 0, true, false, false
+	s.wakeAt = w.step + w.r.Int64N(100)
+}
+
+// rejoin lets a machine that was removed join again, if there is one.
+func (w *simWorld) rejoin() {
+	var left []*simNode
+	for id := ID(1); id <= ID(len(w.nodes)); id++ {
+		if s := w.nodes[id]; s.left {
+			left = append(left, s)
+		}
+	}
+	if len(left) > 0 {
+		w.wipe(left[w.r.IntN(len(left))])
+	}
+}
+
+// wipe removes everything.
+func (f *simFiles) wipe() {
+	for _, i := range f.inodes {
+		i.file.Close()
+	}
+	f.must(os.RemoveAll(f.root))
+}

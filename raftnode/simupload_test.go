@@ -1,0 +1,154 @@
+package raftnode
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Times of large values. A body stands still for less than a third of the time
+// after which an upload counts as idle.
+const (
+	simUploadIdle = 6 * time.Second
+	simChunkRetry = 1500 * time.Millisecond
+	simBodyPause  = 1500 * time.Millisecond
+)
+
+// simUpload is the id of an upload, as commands name it.
+type simUpload [16]byte
+
+// simProgress is how far an upload has come.
+type simProgress struct {
+	at    time.Time        // when its last chunk was applied anywhere for the first time
+	seen  map[[4]byte]bool // its chunks, by number
+	left  bool             // its client has given up
+	ended bool
+}
+
+// The second byte of a command is its kind, and its upload follows if it has one.
+const (
+	simChunkCommand   = 2
+	simAbandonCommand = 4
+)
+
+// observe judges what one machine has applied: nobody may drop an upload that goes
+// on but its client.
+func (w *simWorld) observe(s *simNode, commands [][]byte, results []any) {
+	for i, command := range commands {
+		kind := command[1]
+		if kind != simChunkCommand && kind != simAbandonCommand {
+			continue
+		}
+		u := w.upload(command)
+		switch result := results[i].(type) {
+		case kvstore.ChunkResult:
+			if number := [4]byte(command[18:22]); !u.seen[number] {
+				u.seen[number], u.at = true, time.Now()
+			}
+		case kvstore.AbandonResult:
+			idle := time.Since(u.at)
+			if result.Dropped && !u.left && !u.ended && idle < simUploadIdle/2 {
+				w.fatalf("n%d drops an upload that has had its last chunk %v ago", s.id, idle)
+			}
+			u.ended = u.ended || result.Dropped
+		}
+	}
+}
+
+func (w *simWorld) upload(command []byte) *simProgress {
+	id := simUpload(command[2:18])
+	u := w.uploads[id]
+	if u == nil {
+		u = &simProgress{seen: map[[4]byte]bool{}}
+		w.uploads[id] = u
+	}
+	return u
+}
+
+// gaveUp notes that a client drops its own upload.
+func (w *simWorld) gaveUp(ctx context.Context, command []byte) {
+	if c, ok := ctx.Value(simClientKey{}).(*simClient); ok && c.number > 0 && command[1] == simAbandonCommand {
+		w.upload(command).left = true
+	}
+}
+
+// dbConfig is that of a process: its time is its machine's.
+func (s *simNode) dbConfig() kvstore.DBConfig {
+	return kvstore.DBConfig{Rand: s.w.entropy, Now: s.clock.now, ChunkRetry: simChunkRetry, UploadIdle: simUploadIdle, SweepInterval: 500 * time.Millisecond, Logger: s.w.logger(s.id)}
+}
+
+// sweep runs the DB of a process, whose proposals wait for their turn as those of
+// clients do.
+func (s *simNode) sweep(ctx context.Context, life *simLife) {
+	s.w.behind.Add(1)
+	go func() {
+		defer s.w.behind.Add(-1)
+		if err := life.db.Run(context.WithValue(ctx, simClientKey{}, &simClient{w: s.w, number: -int(s.id)})); err != nil {
+			s.w.fatalf("n%d: the DB's Run: %v", s.id, err)
+		}
+	}()
+}
+
+// body returns one that is sent, and may stand still, or break off, between chunks.
+func (c *simClient) body(value []byte) io.Reader {
+	if len(value) <= kvstore.ChunkBytes {
+		return bytes.NewReader(value)
+	}
+	return &simBody{c: c, rest: value}
+}
+
+// errSimBody: the client has gone.
+var errSimBody = errors.New("simulated client hangs up")
+
+type simBody struct {
+	c    *simClient
+	rest []byte
+	sent int // since it stood still
+}
+
+// Read implements io.Reader.
+func (b *simBody) Read(p []byte) (int, error) {
+	if len(b.rest) == 0 {
+		return 0, io.EOF
+	}
+	if b.sent >= kvstore.ChunkBytes {
+		b.sent = 0
+		if !b.c.w.calm.Load() {
+			if b.c.r.IntN(10) == 0 {
+				return 0, errSimBody
+			}
+			<-time.After(time.Duration(b.c.r.Int64N(int64(simBodyPause))))
+			b.c.w.await(b.c.number, "body")
+		}
+	}
+	n := copy(p[:min(len(p), kvstore.ChunkBytes-b.sent)], b.rest)
+	b.rest, b.sent = b.rest[n:], b.sent+n
+	return n, nil
+}
+
+// simScratch is a file to sort keys in.
+type simScratch struct {
+	dice *simDice
+	b    []byte
+}
+
+// Write implements io.Writer.
+func (s *simScratch) Write(p []byte) (int, error) {
+	if broken, _ := s.dice.breaks(); broken {
+		return 0, kvstore.ErrInjected
+	}
+	s.b = append(s.b, p...)
+	return len(p), nil
+}
+
+// ReadAt implements io.ReaderAt.
+func (s *simScratch) ReadAt(p []byte, at int64) (int, error) {
+	return bytes.NewReader(s.b).ReadAt(p, at)
+}
+
+// Close implements kvstore.Scratch.
+func (s *simScratch) Close() error { return nil }

@@ -1,0 +1,119 @@
+package raftnode
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+)
+
+// forward makes a member that does not lead propose a change, and returns the
+// message that asks the leader for it.
+func (n *crashNode) forward(t *testing.T, op changeOp, m Member, done chan error) raftpb.Message {
+	t.Helper()
+	n.node.core.proposeChange(op, m, done)
+	if err := n.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(n.out, func(m raftpb.Message) bool { return m.Type == raftpb.MsgProp })
+	if i < 0 {
+		t.Fatal("nothing was forwarded")
+	}
+	return n.out[i]
+}
+
+// answer runs the cluster until a change has its answer.
+func (c *crashCluster) answer(t *testing.T, done chan error) error {
+	t.Helper()
+	for round := range 2000 {
+		c.roundAll(round)
+		select {
+		case err := <-done:
+			return err
+		default:
+		}
+	}
+	t.Fatal("a change has no answer")
+	return nil
+}
+
+// A change is forwarded again until it is applied. A copy that comes late must not
+// undo what came after it.
+func TestCore_LateCopyOfAChange_UndoesNothing(t *testing.T) {
+	c, f := follower(t)
+	leader := c.nodes[ID(f.node.core.lead)]
+	m := leader.node.core.members.members[f.id]
+	first, second := m, m
+	first.ClientURL, second.ClientURL = "http://first:1", "http://second:1"
+
+	done := make(chan error, 1)
+	late := f.forward(t, opUpdate, first, done)
+	if err := c.answer(t, done); err != nil {
+		t.Fatal(err)
+	}
+	leader.node.core.proposeChange(opUpdate, second, done)
+	if err := c.answer(t, done); err != nil {
+		t.Fatal(err)
+	}
+	leader.node.core.step(late)
+	for round := range 30 {
+		c.roundAll(round)
+	}
+	for _, n := range c.nodes {
+		if got := n.node.core.members.members[f.id].ClientURL; got != second.ClientURL {
+			t.Errorf("n%d knows n%d at %s, a URL of before", n.id, f.id, got)
+		}
+	}
+}
+
+// Whoever wants a change hears it when other members were there before it.
+func TestCore_ChangeOfAnotherTable_IsRefused(t *testing.T) {
+	c, f := follower(t)
+	leader := c.nodes[ID(f.node.core.lead)]
+	m := leader.node.core.members.members[f.id]
+	late, done := make(chan error, 1), make(chan error, 1)
+	f.forward(t, opUpdate, m, late)
+	f.out = nil // lost, and repeated later
+	leader.node.core.proposeChange(opUpdate, m, done)
+	if err := c.answer(t, done); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.answer(t, late); !errors.Is(err, errChanged) {
+		t.Errorf("the change for another table: %v", err)
+	}
+	if len(f.node.core.changes) > 0 {
+		t.Error("it goes on to be repeated")
+	}
+}
+
+// Changes and tables of before were not numbered.
+func TestTable_ChangesWithoutNumbers_ApplyAsEver(t *testing.T) {
+	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
+	tab := founding(9, []Member{m})
+	raw, err := tab.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}]}`; string(raw) != want {
+		t.Errorf("a table without numbered changes is %s", raw)
+	}
+	old := change{Op: opUpdate, Member: m}
+	numbered := change{Op: opUpdate, Member: m, Number: 1}
+	for _, ch := range []change{old, numbered, old} {
+		if err := tab.check(ch); err != nil {
+			t.Fatal(err)
+		}
+		tab.apply(ch, tab.conf)
+	}
+	if err := tab.check(numbered); !errors.Is(err, errChanged) {
+		t.Errorf("the same change again: %v", err)
+	}
+	if raw, err = tab.encode(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := decodeTable(raw)
+	if err != nil || again.changed != 1 {
+		t.Errorf("read back: number %d, %v", again.changed, err)
+	}
+}
