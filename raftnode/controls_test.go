@@ -90,7 +90,7 @@ var controls = []broken.Control{
 		New: "return true"},
 	{Name: "the rebuild's mark is written before its keys", File: "kvstore/rebuild.go",
 		Old: "\tvar h runHeap\n\tfor _, run := range runs {",
-		New: "\tif err := s.index.Update(func(tx Tx) error {\n\t\treturn tx.Put(BucketState, keyIndexed, encodeIndexed(target.rev, target.digest))\n\t}); err != nil {\n\t\treturn err\n\t}\n\tvar h runHeap\n\tfor _, run := range runs {"},
+		New: "\tif err := s.index.Update(func(tx Tx) error {\n\t\treturn writeIndexed(tx, keyIndexed, target.rev, target.digest)\n\t}); err != nil {\n\t\treturn err\n\t}\n\tvar h runHeap\n\tfor _, run := range runs {"},
 	{Name: "a sorted run ends before its last key", File: "kvstore/rebuild.go",
 		Old: "for i := range sorted.len() {",
 		New: "for i := range sorted.len() - 1 {"},

@@ -19,7 +19,7 @@ func logOf(t *testing.T) (dir string) {
 	snapshot := func(index uint64) raftpb.Snapshot {
 		return raftpb.Snapshot{Data: []byte("data"), Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}
 	}
-	d, err := createDisk(dir, snapshot(1), slog.New(slog.DiscardHandler))
+	d, err := createDisk(dir, 1, snapshot(1), syncPath, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestOpenDisk(t *testing.T) {
 		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
 			dir := logOf(t)
 			c.damage(t, dir)
-			d, found, err := openDisk(dir, slog.New(slog.DiscardHandler))
+			d, found, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
 			if len(c.want) > 0 {
 				if !errors.Is(err, ErrDisk) && !errors.Is(err, fs.ErrNotExist) {
 					t.Errorf("%v is not ErrDisk", err)
@@ -137,7 +137,7 @@ func TestOpenDisk(t *testing.T) {
 			if err := errors.Join(d.save(raftpb.HardState{Term: 1, Commit: 3}, []raftpb.Entry{{Term: 1, Index: 4, Data: []byte("third")}}, true), d.close()); err != nil {
 				t.Fatal(err)
 			}
-			d, found, err = openDisk(dir, slog.New(slog.DiscardHandler))
+			d, found, err = openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
