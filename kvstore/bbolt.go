@@ -14,6 +14,8 @@ import (
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 // BoltOptions tune one bbolt file.
@@ -71,7 +73,7 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 
 func syncBolt(db *bbolt.DB, path string) error {
 	if err := db.Sync(); err != nil {
-		return fmt.Errorf("sync store file %s: %w", path, err)
+		return fmt.Errorf("sync store file %s: %w", path, writefault.Mark(err))
 	}
 	return nil
 }
@@ -88,7 +90,7 @@ func createBolt(path string) error {
 	}
 	db, err := bbolt.Open(tmp, 0o600, boltOptions(0))
 	if err != nil {
-		return fmt.Errorf("create store file %s: %w", path, err)
+		return fmt.Errorf("create store file %s: %w", path, writefault.Mark(err))
 	}
 	if err := db.Close(); err != nil {
 		return fmt.Errorf("create store file %s: %w", path, err)
@@ -107,7 +109,7 @@ func syncDir(dir string) error {
 	}
 	defer d.Close()
 	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, err)
+		return fmt.Errorf("sync directory %s: %w", dir, writefault.Mark(err))
 	}
 	return nil
 }
@@ -166,6 +168,7 @@ func (e *boltEngine) run(write bool, fn func(Tx) error) (err error) {
 		return *dead
 	}
 	t := boltTx{engine: e, write: write, inBolt: true} // bbolt's own until fn runs, and again after
+	done := false                                      // fn has written all it wanted to: an error is one of the commit
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -181,10 +184,14 @@ func (e *boltEngine) run(write bool, fn func(Tx) error) (err error) {
 		}()
 		t.inBolt = false
 		t.tx = tx
-		return fn(&t)
+		err = fn(&t)
+		done = err == nil
+		return err
 	}
 	if write {
-		err = e.db.Update(body)
+		if err = e.db.Update(body); done {
+			err = writefault.Mark(err)
+		}
 	} else {
 		err = e.db.View(body)
 	}

@@ -107,6 +107,8 @@
 //  6. Every record and chunk is checked whenever it is read. A failed check or a
 //     failed write is fatal: the store answers nothing else from then on. A value
 //     is compared with its digest before it is set, and again when it is pulled.
+//     Files are synced when they are opened, so that nothing is built on what only
+//     memory has.
 //  7. No goroutine waits for a bound while it holds a transaction or a lock, so
 //     the work that releases the bound can always run.
 //  8. A snapshot counts only with the last transaction of its install. Records of

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 const (
@@ -65,6 +67,15 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 	if errors.Is(err, ErrSnapshotBody) || errors.As(err, &corrupt) && s.err() == nil {
 		err = errors.Join(err, s.cfg.RemoveStaging())
 	}
+	return s.orFatal(err)
+}
+
+// orFatal returns err, after making it fatal if it is that of a failed write to
+// staging: what staging shows from then on may not be on the disk.
+func (s *Store) orFatal(err error) error {
+	if errors.Is(err, writefault.Err) {
+		return s.fail(err)
+	}
 	return err
 }
 
@@ -98,7 +109,7 @@ func (s *Store) openStaging() (Engine, error) {
 		area, err = s.cfg.OpenStaging()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open staging: %w", err)
+		return nil, s.orFatal(fmt.Errorf("open staging: %w", err))
 	}
 	return area, nil
 }

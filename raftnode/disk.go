@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/Focinfi/oncekv/internal/shortage"
+	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
@@ -86,6 +88,11 @@ func diskErr(err error, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
 }
 
+// writeErr is diskErr for a write or an fsync.
+func writeErr(err error, format string, args ...any) error {
+	return diskErr(writefault.Mark(err), format, args...)
+}
+
 // createDisk makes an empty log, removing what an earlier attempt left. The
 // caller knows that nothing was ever promised on the strength of it.
 func createDisk(dir string, owner ID, first raftpb.Snapshot, sync syncFunc, logger *slog.Logger) (*walDisk, error) {
@@ -99,7 +106,7 @@ func createDisk(dir string, owner ID, first raftpb.Snapshot, sync syncFunc, logg
 	d.snaps = snap.New(zapLogger(logger), d.snapDir)
 	w, err := wal.Create(zapLogger(logger), d.walDir, ownerMark(owner))
 	if err != nil {
-		return nil, diskErr(err, "create %s", d.walDir)
+		return nil, writeErr(err, "create %s", d.walDir)
 	}
 	d.wal = w
 	if !raft.IsEmptySnap(first) {
@@ -116,7 +123,7 @@ func createDisk(dir string, owner ID, first raftpb.Snapshot, sync syncFunc, logg
 	// etcd syncs the directory that the log's is in, but not the log's own.
 	for _, path := range []string{d.walDir, dir} {
 		if err := sync(path); err != nil {
-			return nil, errors.Join(diskErr(err, "sync %s", path), d.close())
+			return nil, errors.Join(writeErr(err, "make a new log durable"), d.close())
 		}
 	}
 	return d, nil
@@ -143,7 +150,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	if report.Torn {
 		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
 		if err := walscan.Repair(report); err != nil {
-			return nil, st, diskErr(err, "cut off the unfinished write in %s", report.TornFile)
+			return nil, st, writeErr(err, "cut off the unfinished write in %s", report.TornFile)
 		}
 	}
 	if err := d.syncFound(dir); err != nil {
@@ -180,14 +187,14 @@ func (d *walDisk) syncFound(dir string) error {
 		}
 		for _, name := range names {
 			if err := d.sync(filepath.Join(found.dir, name)); err != nil {
-				return diskErr(err, "sync %s", filepath.Join(found.dir, name))
+				return writeErr(err, "make durable what was found")
 			}
 		}
 		if err := d.sync(found.dir); err != nil {
-			return diskErr(err, "sync %s", found.dir)
+			return writeErr(err, "make durable what was found")
 		}
 	}
-	return diskErr(d.sync(dir), "sync %s", dir)
+	return writeErr(d.sync(dir), "make durable what was found")
 }
 
 // newestSnapshot reads the newest snapshot that is in records and not damaged; it may
@@ -234,10 +241,10 @@ func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) e
 func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	// The file first: a record in the WAL promises that there is one.
 	if err := d.snaps.SaveSnap(s); err != nil {
-		return diskErr(err, "write to %s", d.snapDir)
+		return writeErr(err, "write to %s", d.snapDir)
 	}
 	if err := d.sync(d.snapDir); err != nil {
-		return diskErr(err, "sync %s", d.snapDir)
+		return writeErr(err, "sync %s", d.snapDir)
 	}
 	conf := s.Metadata.ConfState
 	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
@@ -254,7 +261,19 @@ func (d *walDisk) walErr(err error) error {
 	if names, listErr := fileNames(d.walDir, ".wal"); listErr == nil && len(names) > 0 {
 		path = filepath.Join(d.walDir, names[len(names)-1])
 	}
-	return diskErr(err, "write to %s", path)
+	if errors.Is(err, syscall.ENOSPC) && lacksRoom(d.walDir, wal.SegmentSizeBytes) {
+		// The next segment could not be made, which is no lost write.
+		return diskErr(err, "write to %s", path)
+	}
+	return writeErr(err, "write to %s", path)
+}
+
+// lacksRoom reports whether the disk of dir is full, so that it has no room for so
+// many bytes.
+func lacksRoom(dir string, bytes int64) bool {
+	var st syscall.Statfs_t
+	err := syscall.Statfs(dir, &st)
+	return err == nil && int64(st.Bavail)*int64(st.Bsize) < bytes // the types differ between systems
 }
 
 // release gives up the WAL segments and the .snap files that the snapshot at
@@ -325,4 +344,4 @@ func removeFiles(dir string, names []string) error {
 	return nil
 }
 
-func (d *walDisk) close() error { return diskErr(d.wal.Close(), "close %s", d.walDir) }
+func (d *walDisk) close() error { return d.walErr(d.wal.Close()) }

@@ -12,6 +12,8 @@ import (
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 // Invariant 8: the system's error for a failed fsync names no file, so the node
@@ -100,11 +102,11 @@ func TestDisk_Open_FailedSync(t *testing.T) {
 	for _, bad := range paths {
 		_, _, err := openDisk(dir, 1, func(path string) error {
 			if path == bad {
-				return syscall.EIO
+				return &os.PathError{Op: "sync", Path: path, Err: syscall.EIO}
 			}
 			return syncPath(path)
 		}, logger)
-		if !errors.Is(err, ErrDisk) || !strings.Contains(err.Error(), bad) {
+		if !errors.Is(err, ErrDisk) || !errors.Is(err, writefault.Err) || !strings.Contains(err.Error(), bad) {
 			t.Errorf("fsync of %s failed: %v", bad, err)
 		}
 	}

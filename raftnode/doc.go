@@ -51,7 +51,8 @@
 //  6. The log before a local snapshot may go, and a local snapshot is only
 //     ever taken of a state the state machine has made durable.
 //  7. After a failed write or fsync nothing more is written, sent or answered:
-//     Run returns ErrDisk. A system that is short of files or memory is not
+//     Run returns ErrDisk, and internal/writefault's Err, which whoever owns the
+//     directory remembers: the next start must not go on from there. A system that is short of files or memory is not
 //     such a failure (internal/shortage): what can wait does, else Run returns
 //     a sentence about the limit.
 //  8. A raft ID belongs to one data directory for ever. A cluster forms when
@@ -73,9 +74,13 @@
 // # Disk
 //
 //	identity   who this node is (JSON); replaced, never edited
-//	wal/       etcd's WAL, checked frame by frame before it is opened (walscan)
+//	wal/       etcd's WAL, checked frame by frame before it is opened (walscan);
+//	           its metadata says whose it is
 //	snap/      etcd's .snap files; each holds member table and the state
 //	           machine's description of itself, a few hundred bytes
+//
+// All that a start finds it syncs before it builds on it: a process that was killed in
+// its fsync may have left it in memory only.
 //
 // A new cluster's log begins with a snapshot at index 1, term 1, that holds
 // the founders. Members that come later have no entry before it and so always

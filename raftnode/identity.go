@@ -96,7 +96,7 @@ func (id identity) save(dir string, sync syncFunc) error {
 		return fmt.Errorf("encode identity: %w", err)
 	}
 	if err := replaceFile(identityPath(dir), append(b, '\n'), sync); err != nil {
-		return diskErr(err, "save the identity")
+		return writeErr(err, "save the identity")
 	}
 	return nil
 }
@@ -139,7 +139,7 @@ func openIdentity(dir, name string, sync syncFunc) (identity, error) {
 	}
 	for _, path := range []string{identityPath(dir), dir} {
 		if err := sync(path); err != nil {
-			return id, diskErr(err, "sync %s", path)
+			return id, writeErr(err, "make durable what was found")
 		}
 	}
 	return id, nil

@@ -29,7 +29,7 @@
 //     beats it; an empty variable counts as not set. PORT is ignored.
 //  3. The exit code is 0 done, 1 failed, 2 usage (or a limit of open files that is
 //     too low, which starting again does not change either), 3 not found, 4 conflict,
-//     5 outcome unknown. A command whose reader goes before it has done everything,
+//     5 outcome unknown, 6 a node's disk failed. A command whose reader goes before it has done everything,
 //     as with "| head", ends without a word and with 141, which is what a shell
 //     reports of programs that SIGPIPE ends. What was carried out by then (a put, a
 //     change of members) has the exit code that tells how it went.

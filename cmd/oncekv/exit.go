@@ -19,6 +19,9 @@ const (
 	exitNotFound = 3
 	exitConflict = 4
 	exitUnknown  = 5
+	// exitDisk is that of a database node whose disk failed. Started again, it would
+	// only say so.
+	exitDisk = 6
 	// exitNoReader is what a shell reports of a program that SIGPIPE ended, as most
 	// do when their reader goes.
 	exitNoReader = 128 + 13
@@ -59,6 +62,8 @@ func exitCode(err error) int {
 		return exitConflict
 	case errors.Is(err, client.ErrOutcomeUnknown):
 		return exitUnknown
+	case errors.Is(err, server.ErrDiskFailed):
+		return exitDisk
 	}
 	return exitFailed
 }

@@ -92,7 +92,7 @@ Begin with "oncekv dev", which runs the whole system in one process.
 
 Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR.
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 conflict,
-5 outcome unknown, 141 whatever read the results went away.`,
+5 outcome unknown, 6 a node's disk failed, 141 whatever read the results went away.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},

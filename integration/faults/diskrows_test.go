@@ -41,10 +41,10 @@ func diskRows() []row {
 func (e *episode) slowDisk(victim *node) {
 	delay := 50 + e.rng.IntN(350)
 	e.t.Logf("every flush of %s takes %d ms longer", victim.Name, delay)
-	tr := tamper(e.t, victim.PID(), fmt.Sprintf("delay_exit=%d", 1000*delay), "")
+	tr := clustertest.Tamper(e.t, victim.PID(), fmt.Sprintf("delay_exit=%d", 1000*delay), "")
 	e.hold(2*time.Second, 4*time.Second)
 	e.progress(10)
-	tr.end()
+	tr.End()
 	e.writesBack("with a fast disk again", e.history.now(), backAfterHeal, e.world.dbs...)
 }
 
@@ -117,15 +117,18 @@ func (e *episode) fill(n *node, leave int64) string {
 }
 
 // fsyncError lets one kind of flush fail on one node. It must stop at once and
-// say which file; as its disk cannot be trusted, it is replaced.
+// say which file. It does not start again, because nobody knows what its disk holds,
+// and is replaced.
 func (e *episode) fsyncError(glob string) {
 	victim := e.anyDB()
 	path := newest(e, filepath.Join(victim.Dir, glob))
-	tr := tamper(e.t, victim.PID(), "error=EIO", path)
+	tr := clustertest.Tamper(e.t, victim.PID(), "error=EIO", path)
 	since := e.history.now()
-	e.ends(victim, filepath.Base(path), "input/output error")
-	tr.end()
+	e.endsWith(codeDiskFailed, victim, filepath.Base(path), "input/output error")
+	tr.End()
 	e.t.Logf("%s stopped %v after its disk had begun to fail", victim.Name, e.history.now()-since)
+	victim.Start()
+	e.endsWith(codeDiskFailed, victim, filepath.Base(path), filepath.Join(victim.Dir, "failed"))
 	e.writesBack("with a node stopped by its disk", since, backAfterKill, e.world.others(victim)...)
 	e.replace(victim)
 }
@@ -157,7 +160,7 @@ func (e *episode) powerCut(victims ...*node) {
 // succeed although nothing was written (its extent could not be converted any
 // more, and so there is no transaction to wait for), and nobody with power would
 // be there to tell. Tracers have to end before those they hold can.
-func (e *episode) losePower(tracers []*tracer, victims ...*node) {
+func (e *episode) losePower(tracers []*clustertest.Tracer, victims ...*node) {
 	e.t.Helper()
 	for _, v := range victims {
 		v.halt(e.t, "RS")
@@ -165,7 +168,7 @@ func (e *episode) losePower(tracers []*tracer, victims ...*node) {
 		v.Signal(syscall.SIGKILL)
 	}
 	for _, tr := range tracers {
-		tr.stop(syscall.SIGKILL)
+		tr.Stop(syscall.SIGKILL)
 	}
 	kill(victims...)
 	for _, v := range victims {
@@ -180,9 +183,9 @@ const logOnly = 20
 // on being acknowledged, and then cuts the power of all of them. What was
 // acknowledged is in their logs and nowhere else.
 func powerCutLogOnly(e *episode) {
-	var tracers []*tracer
+	var tracers []*clustertest.Tracer
 	for _, d := range e.world.dbs {
-		tracers = append(tracers, tamper(e.t, d.PID(), fmt.Sprintf("delay_enter=%d", (4*clustertest.Patience).Microseconds()), filepath.Join(d.Dir, "history.db")))
+		tracers = append(tracers, clustertest.Tamper(e.t, d.PID(), fmt.Sprintf("delay_enter=%d", (4*clustertest.Patience).Microseconds()), filepath.Join(d.Dir, "history.db")))
 	}
 	e.progress(logOnly)
 	for _, d := range e.world.dbs {
@@ -213,7 +216,7 @@ func unpluggedDisk(e *episode) {
 	since := e.history.now()
 	victim.disk.unplug()
 	victim.thaw()
-	e.ends(victim, "input/output error")
+	e.endsWith(codeDiskFailed, victim, "input/output error")
 	e.t.Logf("%s stopped %v after its disk was gone", victim.Name, e.history.now()-since)
 	e.writesBack("with a node stopped by its disk", since, backAfterKill, e.world.others(victim)...)
 	victim.disk.replug()

@@ -16,11 +16,23 @@ func (e *episode) refuses(n *node, words ...string) {
 	e.ends(n, words...)
 }
 
+// The codes with which a node ends by itself. A disk that fails has one of its own,
+// at which no unit starts the node again.
+const (
+	codeFailed     = 1
+	codeDiskFailed = 6
+)
+
 // ends waits for a node that must end by itself and say all words.
 func (e *episode) ends(n *node, words ...string) {
 	e.t.Helper()
-	if code := n.WaitFor(2 * clustertest.Patience); code != 1 { // it may have to be asked to write first
-		e.t.Errorf("%s ended with code %d, want 1", n.Name, code)
+	e.endsWith(codeFailed, n, words...)
+}
+
+func (e *episode) endsWith(want int, n *node, words ...string) {
+	e.t.Helper()
+	if code := n.WaitFor(2 * clustertest.Patience); code != want { // it may have to be asked to write first
+		e.t.Errorf("%s ended with code %d, want %d", n.Name, code, want)
 	}
 	for _, word := range words {
 		if !strings.Contains(n.Log(), word) {

@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -127,7 +128,7 @@ type Database struct {
 // itself, however long that takes. It returns a *SettingError for a configuration
 // that cannot work, and another error for a directory in use or not to be
 // trusted, or an address in use. ErrDescriptors is for a limit of open files that is
-// too low.
+// too low, ErrDiskFailed for a directory in which a write or an fsync failed.
 func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err error) {
 	// What is wrong in any case neither makes a directory nor takes a port.
 	if err := cfg.Check(); err != nil {
@@ -146,11 +147,15 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.metrics = metrics.NewDatabase(cfg.Name, d.figures)
 	defer func() {
 		if err != nil {
+			d.noteDisk(err)
 			d.abandon()
 			err = shortage.Explain(err)
 		}
 	}()
 	if d.dir, err = openDataDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	if err := d.dir.checkFailed(); err != nil {
 		return nil, err
 	}
 	// Again, now that nobody else can change what the directory holds.
@@ -274,9 +279,21 @@ func (d *Database) run(public http.Handler) {
 
 // fail makes the node stop because of err; only the first reason counts.
 func (d *Database) fail(err error) {
+	d.noteDisk(err)
 	select {
 	case d.failed <- shortage.Explain(err):
 	default:
+	}
+}
+
+// noteDisk leaves a mark in the data directory if err is that of a failed write or
+// fsync, so that no later start takes what the system shows for what the disk holds.
+func (d *Database) noteDisk(err error) {
+	if d.dir == nil || !errors.Is(err, ErrDiskFailed) {
+		return
+	}
+	if err := d.dir.markFailed(err); err != nil {
+		d.logger.Error("the disk failed, and does not even keep a note of that; do not start this node again on what it holds", "err", err)
 	}
 }
 

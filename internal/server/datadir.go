@@ -7,17 +7,28 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
 )
+
+// ErrDiskFailed is why a database node stops whose write or fsync failed, and why it
+// does not start again on what that disk holds.
+var ErrDiskFailed = writefault.Err
 
 // ErrInUse is returned for a data directory that another process works on.
 var ErrInUse = errors.New("in use by another process")
 
 // lockFile is the file by which a process keeps others out of a data directory.
 const lockFile = "lock"
+
+// failedFile is left in a data directory when a write or an fsync in it failed. A
+// node does not start where it is: what the system shows of the directory may never
+// have reached the disk.
+const failedFile = "failed"
 
 // dataDir is a locked data directory.
 type dataDir struct {
@@ -29,6 +40,10 @@ type dataDir struct {
 // The kernel drops the lock when the process ends, however it ends.
 func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("create the data directory: %w", err)
+	}
+	// Its name is in a directory that may be closed to this user, as systemd's is.
+	if err := syncDir(filepath.Dir(path)); err != nil && !errors.Is(err, os.ErrPermission) {
 		return nil, fmt.Errorf("create the data directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
@@ -45,6 +60,15 @@ func openDataDir(path string) (*dataDir, error) {
 	return &dataDir{path: path, lock: f}, nil
 }
 
+// syncDir makes the names in a directory durable.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 // freeBytes returns what an ordinary process may still write there.
 func (d *dataDir) freeBytes() (int64, error) {
 	var st syscall.Statfs_t
@@ -52,6 +76,37 @@ func (d *dataDir) freeBytes() (int64, error) {
 		return 0, fmt.Errorf("look at the free space of %s: %w", d.path, err)
 	}
 	return int64(st.Bavail) * int64(st.Bsize), nil // the types differ between systems
+}
+
+// markFailed leaves failedFile, which says when and why, and keeps one that is there.
+// The disk may fail this write as it failed the one before, and the file is of use
+// all the same: whoever reads memory instead of the disk finds it there too.
+func (d *dataDir) markFailed(cause error) error {
+	f, err := os.OpenFile(filepath.Join(d.path, failedFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%s: %v\n", time.Now().UTC().Format(time.RFC3339), cause)
+	return errors.Join(err, f.Sync(), f.Close(), syncDir(d.path))
+}
+
+// checkFailed returns ErrDiskFailed, and what to do, where failedFile is.
+func (d *dataDir) checkFailed() error {
+	mark := filepath.Join(d.path, failedFile)
+	said, err := os.ReadFile(mark)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	when := strings.TrimSpace(string(said))
+	if err != nil || when == "" {
+		when = "when and why is not known"
+	}
+	return fmt.Errorf("%w under this node (%s), so nobody knows what it holds, and what the system shows of it may never have been written. "+
+		"Replace this node: remove the member, empty %s, join again. Only if there is no other copy of its data: see that the disk is in order, "+
+		"unmount and mount its file system, or restart the machine, so that everything is read from the disk itself; then delete %s and start the node", ErrDiskFailed, when, d.path, mark)
 }
 
 func (d *dataDir) close() error { return d.lock.Close() }
@@ -127,5 +182,5 @@ func dataEntries(path string) ([]string, error) {
 
 // isNodeFile reports whether a database node makes files of that name.
 func isNodeFile(name string) bool {
-	return name == lockFile || raftnode.IsFile(name) || kvstore.IsFile(name) || strings.HasPrefix(name, httpapi.SpillPrefix)
+	return name == lockFile || name == failedFile || raftnode.IsFile(name) || kvstore.IsFile(name) || strings.HasPrefix(name, httpapi.SpillPrefix)
 }

@@ -1,20 +1,19 @@
-package faults
+package clustertest
 
 import (
 	"bufio"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// tracer is an strace that is attached to a process and tampers with its
+// Tracer is an strace that is attached to a process and tampers with its
 // flushes.
-type tracer struct {
+type Tracer struct {
 	t   testing.TB
 	cmd *exec.Cmd
 }
@@ -23,9 +22,26 @@ type tracer struct {
 // is the WAL's and bbolt's, fsync that of small files and directories.
 const flushes = "fdatasync,fsync"
 
-// tamper makes every flush of a process do what: delay_exit=MICROSECONDS or
-// error=EIO. With a path, only flushes of that file.
-func tamper(t testing.TB, pid int, what, path string) *tracer {
+// NeedsTracer skips where no strace works, and fails where every test was asked for.
+func NeedsTracer(t testing.TB) {
+	t.Helper()
+	if err := exec.Command("strace", "-o", os.DevNull, "true").Run(); err != nil {
+		if os.Getenv("ONCEKV_TEST_FULL") != "" {
+			t.Fatalf("flushes cannot be made to fail: strace: %v (apt-get install strace)", err)
+		}
+		t.Skipf("flushes cannot be made to fail: strace: %v", err)
+	}
+}
+
+// FailingFlushes is a command that runs another one, in its own place, in which
+// every flush of a file or a directory fails with EIO: see Process.Under.
+func FailingFlushes(path string) []string {
+	return []string{"strace", "-D", "-f", "-o", os.DevNull, "-P", path, "-e", "trace=" + flushes, "-e", "inject=" + flushes + ":error=EIO"}
+}
+
+// Tamper makes every flush of a process do what: delay_exit=MICROSECONDS or
+// error=EIO. With a path, only flushes of that file or directory.
+func Tamper(t testing.TB, pid int, what, path string) *Tracer {
 	t.Helper()
 	args := []string{"-f", "-p", strconv.Itoa(pid), "-o", "/dev/null", "-e", "trace=" + flushes, "-e", "inject=" + flushes + ":" + what}
 	if path != "" {
@@ -40,7 +56,7 @@ func tamper(t testing.TB, pid int, what, path string) *tracer {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	tr := &tracer{t: t, cmd: cmd}
+	tr := &Tracer{t: t, cmd: cmd}
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	lines := make(chan string, 100)
 	go func() {
@@ -61,18 +77,19 @@ func tamper(t testing.TB, pid int, what, path string) *tracer {
 	return nil
 }
 
-// end lets the process go on untouched.
-func (tr *tracer) end() {
+// End lets the process go on untouched.
+func (tr *Tracer) End() {
 	tr.t.Helper()
-	tr.stop(syscall.SIGINT)
+	tr.Stop(syscall.SIGINT)
 }
 
-func (tr *tracer) stop(by syscall.Signal) {
+// Stop ends the strace with a signal, and waits for it.
+func (tr *Tracer) Stop(by syscall.Signal) {
 	tr.t.Helper()
 	_ = tr.cmd.Process.Signal(by)
 	done := make(chan error, 1)
 	go func() { done <- tr.cmd.Wait() }()
-	clustertest.Eventually(tr.t, "strace ends", func() error {
+	Eventually(tr.t, "strace ends", func() error {
 		select {
 		case <-done:
 			return nil

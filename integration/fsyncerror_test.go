@@ -1,0 +1,134 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/Focinfi/oncekv/internal/clustertest"
+)
+
+// exitDisk is the code with which a node ends whose disk failed.
+const exitDisk = 6
+
+// endsByDisk expects a node to end because of its disk and to say all words.
+func endsByDisk(t *testing.T, n *clustertest.Process, words ...string) {
+	t.Helper()
+	if code := n.Wait(); code != exitDisk {
+		t.Errorf("exit code %d, want %d", code, exitDisk)
+	}
+	for _, word := range words {
+		if !strings.Contains(n.Log(), word) {
+			t.Errorf("it does not mention %q:\n%s", word, n.Log())
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(n.Log()), "\n")
+	t.Logf("it said: %s", lines[len(lines)-1])
+}
+
+// refusesDisk expects that a node whose disk failed does not start again on what the
+// system shows of it, and lets it.
+func refusesDisk(t *testing.T, n *clustertest.Process, file string) {
+	t.Helper()
+	mark := filepath.Join(n.Dir, "failed")
+	n.Start()
+	endsByDisk(t, n, mark, file, "input/output error", "remove the member", "unmount")
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The disk fails an fsync of a file of a node that runs.
+func TestDisk_FsyncFails_NodeStaysDown(t *testing.T) {
+	clustertest.NeedsTracer(t)
+	for _, file := range []string{"wal/*.wal", "snap", "history.db"} {
+		t.Run(strings.ReplaceAll(file, "/", "-"), func(t *testing.T) {
+			p := clustertest.NewProcesses(t, bin, 1, 0, "--snapshot-log-bytes", "1000")
+			n := p.DBs[0]
+			p.StartAll()
+			w := startWriter(t, "before", 2, n.URL())
+			w.waitFor(50)
+			acked := w.stop()
+			path := newest(t, n.Dir, file)
+			tr := clustertest.Tamper(t, n.PID(), "error=EIO", path)
+			more := startWriterUntilError(t, "while", n)
+			endsByDisk(t, n, path, "input/output error")
+			tr.End()
+			for key, value := range more() {
+				acked[key] = value
+			}
+			refusesDisk(t, n, path)
+			n.Start()
+			n.WaitReady()
+			mustHave(t, acked, n)
+		})
+	}
+}
+
+// The disk fails the fsync of what a start found, or makes.
+func TestDisk_FsyncFailsAtTheStart_NodeStaysDown(t *testing.T) {
+	clustertest.NeedsTracer(t)
+	p := clustertest.NewProcesses(t, bin, 1, 0)
+	n := p.DBs[0]
+	first := func(path string) {
+		t.Helper()
+		n.Under = clustertest.FailingFlushes(filepath.Join(n.Dir, path))
+		n.Start()
+		endsByDisk(t, n, strings.TrimSuffix(path, ".new"), "input/output error")
+		n.Under = nil
+		refusesDisk(t, n, strings.TrimSuffix(path, ".new"))
+	}
+	for _, path := range []string{"history.db.new", "index.db.new", "identity.tmp"} {
+		if err := os.RemoveAll(n.Dir); err != nil {
+			t.Fatal(err)
+		}
+		first(path)
+	}
+	n.Start()
+	n.WaitReady()
+	w := startWriter(t, "disk", 2, n.URL())
+	w.waitFor(20)
+	acked := w.stop()
+	n.Kill9()
+	for _, glob := range []string{"identity", "history.db", "index.db", "wal/*.wal", "wal", "snap/*.snap", "snap", "."} {
+		path, err := filepath.Rel(n.Dir, newest(t, n.Dir, glob))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if path == "." {
+			path = ""
+		}
+		first(path)
+	}
+	n.Start()
+	n.WaitReady()
+	mustHave(t, acked, n)
+}
+
+// A process that was killed in its fsync has left what the page cache shows and the
+// disk may not have. The next one syncs all of it before it listens to anybody.
+func TestDisk_StartSyncsWhatItFinds(t *testing.T) {
+	clustertest.NeedsTracer(t)
+	n := stopped(t)
+	trace := filepath.Join(t.TempDir(), "trace")
+	n.Under = []string{"strace", "-D", "-f", "-y", "-o", trace, "-e", "trace=fsync,fdatasync,connect,sendto,write"}
+	n.Start()
+	n.WaitReady()
+	n.Kill9()
+	b, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synced, answers, found := strings.Cut(string(b), "<socket:") // the first write to anybody
+	if !found {
+		t.Fatalf("nobody was answered: %s", answers)
+	}
+	for _, glob := range []string{"wal/*.wal", "wal", "snap/*.snap", "snap", "identity", "history.db", "index.db", "."} {
+		path := newest(t, n.Dir, glob)
+		if !regexp.MustCompile(`sync\(\d+<` + regexp.QuoteMeta(path) + `>`).MatchString(synced) {
+			t.Errorf("%s was not synced before the first message", path)
+		}
+	}
+}
