@@ -1,7 +1,7 @@
 // Command mutate breaks the program in many small ways, one after another, and sees
 // which of them the tests find: docs/faults.md says how to run it and what it found.
 //
-// A mutant negates a condition, leaves out a save or sync, ignores an error, never
+// A mutant negates a condition, leaves out a save, sync or removal, ignores an error, never
 // takes a branch, or moves a boundary by one. All mutants of a run are compiled into
 // one set of test programs, from an overlay of the source (go help build, -overlay),
 // and an environment variable says which of them is alive; so a mutant costs what

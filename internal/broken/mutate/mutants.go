@@ -20,7 +20,7 @@ const (
 	negated  kind = "negated"   // a condition is the opposite
 	never    kind = "never"     // a branch is not taken, whatever its condition says
 	ignored  kind = "ignored"   // the same, of an error's branch
-	omitted  kind = "omitted"   // something is not saved, synced or committed
+	omitted  kind = "omitted"   // something is not saved, synced, committed or removed
 	boundary kind = "boundary"  // < is <=, and the other way round
 	any_     kind = "*"         // in a list: every kind
 	anyText       = "*"         // in a list: every place in the function
@@ -48,8 +48,8 @@ func (m *mutant) String() string {
 }
 
 // writes are the names of functions that make something durable, or hand it to what
-// does.
-var writes = regexp.MustCompile(`(?i)^(save|sync|fsync|fdatasync|flush|commit|update|persist|rename|keepProgress|writePosition|writeSettled|release)`)
+// does, or remove what is durable.
+var writes = regexp.MustCompile(`^((?i:save|sync|fsync|fdatasync|flush|commit|update|persist|rename|release)|keepProgress|writePosition|writeIndexed|delete[A-Z]|Delete|remove[A-Z]|Remove)`)
 
 // mutate finds the mutants of a package, the first of which has the number first, and
 // returns the sources with all of them in it, by name below the module's root.
