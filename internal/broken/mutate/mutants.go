@@ -39,7 +39,7 @@ type mutant struct {
 	kind     kind
 	dir      string // of the package, below the module's root
 	function string
-	text     string // the condition or the call, on one line
+	text     string // the condition and where its error comes from, or the call; on one line
 	at       token.Position
 }
 
@@ -106,7 +106,7 @@ func (f *finder) look(n ast.Node) {
 	switch n := n.(type) {
 	case *ast.IfStmt:
 		if !f.onlyTells(n.Body.List) || n.Else != nil {
-			f.condition(n.Cond)
+			f.condition(n.Cond, f.origin(n))
 		}
 	case *ast.SwitchStmt:
 		if n.Tag != nil {
@@ -115,7 +115,7 @@ func (f *finder) look(n ast.Node) {
 		for _, c := range n.Body.List {
 			if clause := c.(*ast.CaseClause); !f.onlyTells(clause.Body) {
 				for _, cond := range clause.List {
-					f.condition(cond)
+					f.condition(cond, "")
 				}
 			}
 		}
@@ -127,8 +127,8 @@ func (f *finder) look(n ast.Node) {
 }
 
 // add makes a mutant of n.
-func (f *finder) add(k kind, n ast.Node) int {
-	text := strings.Join(strings.Fields(f.text(n)), " ")
+func (f *finder) add(k kind, n ast.Node, origin string) int {
+	text := strings.Join(strings.Fields(f.text(n)+origin), " ")
 	if len(text) > textMax {
 		text = text[:textMax]
 	}
@@ -161,13 +161,42 @@ func (f *finder) wrap(n ast.Node, before, after string) {
 	f.after = append(f.after, edit{f.pkg.Position(n.End()).Offset, after})
 }
 
+// origin tells one check of an error from the others of its function: by where the
+// error comes from, in the same statement or the one before.
+func (f *finder) origin(n *ast.IfStmt) string {
+	switch {
+	case !f.isErrorCheck(n.Cond):
+		return ""
+	case n.Init != nil:
+		return " of " + f.text(n.Init)
+	}
+	var list []ast.Stmt
+	switch parent := f.stack[len(f.stack)-1].(type) {
+	case *ast.BlockStmt:
+		list = parent.List
+	case *ast.CaseClause:
+		list = parent.Body
+	case *ast.CommClause:
+		list = parent.Body
+	}
+	i := slices.Index(list, ast.Stmt(n))
+	if i < 1 {
+		return ""
+	}
+	switch list[i-1].(type) {
+	case *ast.AssignStmt, *ast.DeclStmt:
+		return " of " + f.text(list[i-1])
+	}
+	return ""
+}
+
 // condition makes two mutants of a condition.
-func (f *finder) condition(cond ast.Expr) {
-	id := f.add(negated, cond)
+func (f *finder) condition(cond ast.Expr, origin string) {
+	id := f.add(negated, cond, origin)
 	if f.isErrorCheck(cond) {
-		f.add(ignored, cond)
+		f.add(ignored, cond, origin)
 	} else {
-		f.add(never, cond)
+		f.add(never, cond, origin)
 	}
 	f.wrap(cond, fmt.Sprintf("%s%d, bool(", callIf, id), "))")
 }
@@ -190,9 +219,9 @@ func (f *finder) bound(b *ast.BinaryExpr) {
 	equal := fmt.Sprintf("(%s) == (%s)", f.text(b.X), f.text(b.Y))
 	switch b.Op {
 	case token.LSS, token.GTR:
-		f.wrap(b, "(", fmt.Sprintf(" || %s%d) && %s)", callOn, f.add(boundary, b), equal))
+		f.wrap(b, "(", fmt.Sprintf(" || %s%d) && %s)", callOn, f.add(boundary, b, ""), equal))
 	case token.LEQ, token.GEQ:
-		f.wrap(b, "(", fmt.Sprintf(" && !(%s%d) && %s))", callOn, f.add(boundary, b), equal))
+		f.wrap(b, "(", fmt.Sprintf(" && !(%s%d) && %s))", callOn, f.add(boundary, b, ""), equal))
 	}
 }
 
@@ -249,12 +278,12 @@ func (f *finder) write(call *ast.CallExpr) {
 	case *ast.ExprStmt:
 		switch f.stack[len(f.stack)-2].(type) {
 		case *ast.BlockStmt, *ast.CaseClause, *ast.CommClause:
-			f.wrap(parent, fmt.Sprintf("if !%s%d) { ", callOn, f.add(omitted, call)), " }")
+			f.wrap(parent, fmt.Sprintf("if !%s%d) { ", callOn, f.add(omitted, call, "")), " }")
 		}
 		return
 	}
 	if isError(f.info.TypeOf(call)) {
-		f.wrap(call, fmt.Sprintf("%s%d, func() error { return ", callOmit, f.add(omitted, call)), " })")
+		f.wrap(call, fmt.Sprintf("%s%d, func() error { return ", callOmit, f.add(omitted, call, "")), " })")
 	}
 }
 

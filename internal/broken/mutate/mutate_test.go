@@ -102,7 +102,7 @@ func TestRun_TellsTheDeadFromTheLiving(t *testing.T) {
 		"unit\tsample/sample.go:18\tstore.Put\tnever\tn > 100\tsample:TestPut",
 		"LIVES\tsample/sample.go:18\tstore.Put\tboundary\tn > 100\t",
 		"unit\tsample/sample.go:21\tstore.Put\tomitted\ts.save(n)\tsample:TestPut",
-		"unit\tsample/sample.go:21\tstore.Put\tignored\terr != nil\tsample:TestPut_Negative",
+		"unit\tsample/sample.go:21\tstore.Put\tignored\terr != nil of err := s.save(n)\tsample:TestPut_Negative",
 		"LIVES\tsample/sample.go:25\tstore.Put\tnever\tn == 7\tno test comes by",
 	} {
 		if !slices.Contains(lines, want) {
