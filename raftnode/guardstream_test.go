@@ -146,3 +146,39 @@ func FuzzGuardStream(f *testing.F) {
 		}
 	})
 }
+
+// A stream may break off anywhere. What came whole before is seen, of the message
+// that did not nothing, and whoever reads it learns that there should be more.
+func TestGuardStream_BreaksOff(t *testing.T) {
+	entry, err := (&raftpb.Entry{Term: 3, Index: 7, Data: []byte("an entry")}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := (&raftpb.Message{Type: raftpb.MsgApp, Entries: []raftpb.Entry{{Term: 3, Index: 8, Data: []byte("y")}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, messages := range map[string][][]byte{
+		"/msgapp/1":  {streamOf("\x00"), streamOf("\x01", 2, len(entry), entry, 0, 9), streamOf("\x02", len(m), m), streamOf("\x01", 0, 12)},
+		"/message/1": {streamOf(len(m), m), streamOf(0), streamOf(len(m), m)},
+	} {
+		raw := bytes.Join(messages, nil)
+		for cut := range raw {
+			whole, next := 0, 0
+			for next+len(messages[whole]) <= cut {
+				next += len(messages[whole])
+				whole++
+			}
+			resp := &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(raw[:cut]))}
+			guardStream(httptest.NewRequest(http.MethodGet, rafthttp.RaftStreamPrefix+path, nil), resp)
+			got, err := io.ReadAll(resp.Body)
+			want := error(nil)
+			if cut > next {
+				want = io.ErrUnexpectedEOF
+			}
+			if !bytes.Equal(got, raw[:next]) || err != want {
+				t.Errorf("%s, cut at byte %d: %d bytes and %v, want %d and %v", path, cut, len(got), err, next, want)
+			}
+		}
+	}
+}

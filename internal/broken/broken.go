@@ -91,7 +91,7 @@ func (m *Module) fits(c *Control) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.Check(c.File, changed); err != nil {
+	if _, err := p.Check(map[string][]byte{p.Sources[i].Name: changed}); err != nil {
 		return fmt.Errorf("it does not compile: %w", err)
 	}
 	return nil

@@ -123,20 +123,21 @@ func (m *Module) Package(dir string) *Package { return m.packages[dir] }
 // Position says where in the sources something is.
 func (p *Package) Position(at token.Pos) token.Position { return p.fset.Position(at) }
 
-// Check checks the types of the package, with text in place of the file name; with
-// the sources as they are, if name is "".
-func (p *Package) Check(name string, text []byte) (*types.Info, error) {
+// Check checks the types of the package, with some files changed or added: text by
+// name, below the module's root.
+func (p *Package) Check(changed map[string][]byte) (*types.Info, error) {
 	var files []*ast.File
 	for _, s := range p.Sources {
-		if s.Name != name {
+		if changed[s.Name] == nil {
 			files = append(files, s.File)
-			continue
 		}
-		changed, err := parser.ParseFile(p.fset, name, text, parser.SkipObjectResolution)
+	}
+	for name, text := range changed {
+		file, err := parser.ParseFile(p.fset, name, text, parser.SkipObjectResolution)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, changed)
+		files = append(files, file)
 	}
 	info := &types.Info{
 		Types: map[ast.Expr]types.TypeAndValue{}, Uses: map[*ast.Ident]types.Object{},
