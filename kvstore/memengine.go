@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 // ErrInjected is the error of an Update that a MemEngine was told to fail.
@@ -130,7 +132,7 @@ func (e *MemEngine) Update(fn func(Tx) error) error {
 		point = e.hook(e.n)
 	}
 	if point == FailBefore {
-		return e.die(ErrInjected)
+		return e.die(writefault.Mark(ErrInjected))
 	}
 	tx := &memTx{state: e.disk.state.Load(), write: true}
 	if err := fn(tx); err != nil {
@@ -142,7 +144,7 @@ func (e *MemEngine) Update(fn func(Tx) error) error {
 	}
 	e.disk.state.Store(next)
 	if point == FailAfter {
-		return e.die(ErrInjected)
+		return e.die(writefault.Mark(ErrInjected))
 	}
 	return nil
 }

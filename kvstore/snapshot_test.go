@@ -316,3 +316,33 @@ func TestStore_Stage_UploadGoneAtTheSender(t *testing.T) {
 	mustApply(t, s, &drop)
 	m.check(t, s)
 }
+
+// What staging shows after a failed write may not be on its disk: nothing goes on
+// from there, not even a later pull.
+func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
+	log, _ := script(t, 20, 60)
+	sender, receiver := twin(t, log, 10)
+	_, _, _, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := receiver()
+	s := mustOpen(t, d, tiny())
+	failing := true
+	d.hook = func(disk string) FailPoint {
+		if failing && disk == "staging" {
+			return FailAfter
+		}
+		return FailNever
+	}
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); !errors.Is(err, ErrInjected) {
+		t.Fatalf("with a disk that fails: %v", err)
+	}
+	failing = false
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); !errors.Is(err, ErrInjected) {
+		t.Errorf("a later pull: %v", err)
+	}
+	if err := s.Commit(); !errors.Is(err, ErrInjected) {
+		t.Errorf("a commit: %v", err)
+	}
+}

@@ -96,9 +96,9 @@ func diskErr(err error, format string, args ...any) error {
 const putBack = "put back the one that belongs there, or replace this node: remove the member, empty the data directory, join again"
 
 // unusable is diskErr for a file that cannot be read or makes no sense. What walscan
-// says of damage has its own advice.
+// says of damage has its own advice, and a disk without room is no such thing.
 func unusable(err error, what string) error {
-	if errors.As(err, new(*walscan.DamageError)) || shortage.Is(err) {
+	if errors.As(err, new(*walscan.DamageError)) || shortage.Is(err) || errors.Is(err, syscall.ENOSPC) {
 		return diskErr(err, "%s", what)
 	}
 	return fmt.Errorf("%w; %s", diskErr(err, "%s", what), putBack)
@@ -122,7 +122,7 @@ func createDisk(dir string, owner ID, first raftpb.Snapshot, sync syncFunc, logg
 	d.snaps = snap.New(zapLogger(logger), d.snapDir)
 	w, err := wal.Create(zapLogger(logger), d.walDir, ownerMark(owner))
 	if err != nil {
-		return nil, writeErr(err, "create %s", d.walDir)
+		return nil, d.walErr(err)
 	}
 	d.wal = w
 	if !raft.IsEmptySnap(first) {
@@ -322,7 +322,7 @@ func (d *walDisk) walErr(err error) error {
 	if names, listErr := fileNames(d.walDir, ".wal"); listErr == nil && len(names) > 0 {
 		path = filepath.Join(d.walDir, names[len(names)-1])
 	}
-	if errors.Is(err, syscall.ENOSPC) && lacksRoom(d.walDir, wal.SegmentSizeBytes) {
+	if errors.Is(err, syscall.ENOSPC) && lacksRoom(filepath.Dir(d.walDir), wal.SegmentSizeBytes) {
 		// The next segment could not be made, which is no lost write.
 		return diskErr(err, "write to %s", path)
 	}

@@ -142,3 +142,19 @@ func TestDisk_Open_OfAnotherNode(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A log that finds no room for its next segment has lost nothing; an fsync that says
+// so of a disk with room has.
+func TestDisk_NoRoom(t *testing.T) {
+	segment := wal.SegmentSizeBytes
+	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
+	d := newWALDisk(t.TempDir(), syncPath, slog.New(slog.DiscardHandler))
+	wal.SegmentSizeBytes = 1 << 62
+	if err := d.walErr(syscall.ENOSPC); errors.Is(err, writefault.Err) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("a full disk: %v", err)
+	}
+	wal.SegmentSizeBytes = 1
+	if err := d.walErr(syscall.ENOSPC); !errors.Is(err, writefault.Err) {
+		t.Errorf("a disk with room: %v", err)
+	}
+}

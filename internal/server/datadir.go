@@ -42,8 +42,7 @@ func openDataDir(path string) (*dataDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("create the data directory: %w", err)
 	}
-	// Its name is in a directory that may be closed to this user, as systemd's is.
-	if err := syncDir(filepath.Dir(path)); err != nil && !errors.Is(err, os.ErrPermission) {
+	if err := syncParent(path); err != nil {
 		return nil, fmt.Errorf("create the data directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(path, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
@@ -61,6 +60,19 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, fmt.Errorf("lock the data directory %s: %w", path, err)
 	}
 	return &dataDir{path: path, lock: f}, nil
+}
+
+// syncParent makes the name of a directory durable. What it is in may be closed to
+// this user, as systemd's is, or of a kind that cannot be synced and need not be, as
+// the read-only root of a container.
+func syncParent(path string) error {
+	err := syncDir(filepath.Dir(path))
+	for _, harmless := range []error{os.ErrPermission, syscall.EROFS, syscall.EINVAL, syscall.ENOTSUP} {
+		if errors.Is(err, harmless) {
+			return nil
+		}
+	}
+	return err
 }
 
 // syncDir makes the names in a directory durable.
