@@ -184,6 +184,9 @@ func FuzzDecodeState(f *testing.F) {
 	f.Add(encodeSnapshot(s))
 	f.Add(encodePosition(&s.position))
 	f.Add(encodeUpload(id, u))
+	gone := *u
+	gone.gone = true
+	f.Add(encodeUpload(id, &gone))
 	f.Add(encodeProgress(&progress{base: 1, last: 2, done: true}))
 	f.Add(encodeIndexed(keyIndexed, 3, Digest{1}))
 	pulled := encodeProgress(&progress{base: 1, last: 2})
