@@ -69,6 +69,16 @@
 //  12. Nothing that a peer sends stops a node, or is written although the check
 //     of the log would refuse it at the next start. What no honest member sends is
 //     dropped before anything of the core sees it (honest.go, guardstream.go).
+//  13. A command that was forwarded is in the leader's queue and the uncommitted
+//     entries of its term once, however often it comes. A new leader may propose
+//     it once more. Whoever forwarded it repeats it ever more rarely, until it is
+//     answered: a message may be lost without a word.
+//  14. A membership change has the number that follows the last one of the table it
+//     is for, and is refused for any other table. Changes of older versions have
+//     none: those are good for every table and do not count.
+//  15. A node stops for its history only when a majority of the voters, two at least
+//     beside itself, has the same other one, and it has asked each of them itself
+//     (history.go). It pulls from nobody whose history contradicts its own.
 //
 // # Disk
 //
@@ -95,5 +105,7 @@
 //   - rafthttp connects to where a sender that it does not know says it is reached:
 //     a member that has fallen behind needs that. It is let do so for 64 of them.
 //   - Peer traffic is neither encrypted nor authenticated yet.
+//   - What is pulled from a member whose history went wrong after this node's ended
+//     is taken over, unless a majority has found that member out before.
 //   - raft draws its election time-outs from a random source of its own.
 package raftnode
