@@ -73,7 +73,7 @@ func (n *Node) serveHistory(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	writeJSON(w, http.StatusOK, historyAnswer{ID: n.self.ID, Position: position, Digest: hex.EncodeToString(digest)})
+	writeJSON(w, http.StatusOK, historyAnswer{ID: n.identity.Load().ID, Position: position, Digest: hex.EncodeToString(digest)})
 }
 
 // askHistory asks a member for the digest of its history up to a position.
@@ -84,7 +84,7 @@ func (n *Node) askHistory(ctx context.Context, m Member, position uint64) (a his
 	if err != nil {
 		return a, err
 	}
-	cluster := n.self.ClusterID.String()
+	cluster := n.identity.Load().ClusterID.String()
 	req.Header.Set(clusterHeader, cluster)
 	resp, err := n.client.Do(req)
 	if err != nil {

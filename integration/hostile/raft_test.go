@@ -368,7 +368,7 @@ func peerRequests(a *attacker) {
 		for _, body := range []string{"", "{", "null", `{"op":"x"}`, `{"op":"add"}`, `{"op":"add","member":{"id":"0","name":"","peer_url":"x"}}`, `{"op":"remove","name":"nobody"}`, `{"op":"promote","name":"nobody"}`, `{"op":"transfer","name":"nobody"}`, `{"op":"add","member":{"id":"1","name":"` + strings.Repeat("n", 60_000) + `","peer_url":"http://127.0.0.1:1","client_url":"http://127.0.0.1:1"}}`, strings.Repeat("[", 60_000)} {
 			_, _ = a.request(g.addr, p.head("POST /oncekv/members HTTP/1.1", g, p.ids[0])+fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body), 15*time.Second)
 		}
-		for _, path := range []string{"/oncekv/identity?gone=" + long, "/oncekv/identity?gone=%00", "/raft/snapshot", "/raft/probing", "/raft/", "/raft/stream", "/raft/stream/message/" + long, "/debug/pprof/", "/../../etc/passwd", "*"} {
+		for _, path := range []string{"/oncekv/identity?gone=" + long, "/oncekv/identity?gone=%00", "/oncekv/history", "/oncekv/history?position=-1", "/oncekv/history?position=18446744073709551615", "/oncekv/history?position=" + long, "/raft/snapshot", "/raft/probing", "/raft/", "/raft/stream", "/raft/stream/message/" + long, "/debug/pprof/", "/../../etc/passwd", "*"} {
 			_, _ = a.request(g.addr, p.head("GET "+path+" HTTP/1.1", g, p.ids[0])+"\r\n", 5*time.Second)
 		}
 	}

@@ -68,7 +68,9 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 		if at, differs := d.differs(7, theirs); !differs || at == 0 {
 			t.Errorf("%+v: looked at: %v, at revision %d", theirs, differs, at)
 		}
-		d.judge(context.Background(), newest)
+		if !d.judge(context.Background(), newest) {
+			t.Errorf("%+v: somebody is wrong", theirs)
+		}
 	}
 	for _, theirs := range []client.Stats{
 		{Revision: newest, Digest: d.store.Stats().Digest.String(), Checkpoints: own},
@@ -85,6 +87,15 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 	}
 	if at, differs := d.differs(9, behind); !differs || at != newest-5 {
 		t.Errorf("a member that stays behind was looked at: %v, at revision %d", differs, at)
+	}
+	d.agreed(9)
+	if _, differs := d.differs(9, behind); differs {
+		t.Error("looked at again although nobody had another history")
+	}
+	behind.Revision++
+	d.differs(9, behind)
+	if at, differs := d.differs(9, behind); !differs || at != newest-4 {
+		t.Errorf("a member that went on and stays behind was looked at: %v, at revision %d", differs, at)
 	}
 	if d.verified.Load() != 0 {
 		t.Error("it read its whole store")

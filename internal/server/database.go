@@ -481,22 +481,40 @@ func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client
 	if differs && !d.judging.Swap(true) {
 		d.running.Go(func() {
 			defer d.judging.Store(false)
-			d.judge(ctx, revision)
+			if d.judge(ctx, revision) {
+				d.agreed(m.ID)
+			}
 		})
 	}
 }
 
-// comparison is what was seen last of another member: both revisions then.
-type comparison struct{ own, theirs uint64 }
+// comparison is what was seen last of another member: both revisions then, and
+// whether the members were asked about them since and nobody had another history.
+type comparison struct {
+	own, theirs uint64
+	agreed      bool
+}
+
+// agreed notes that nobody has another history, as far as both go, until one of the
+// two has gone on.
+func (d *Database) agreed(id raftnode.ID) {
+	d.comparing.Lock()
+	defer d.comparing.Unlock()
+	c := d.compared[id]
+	c.agreed = true
+	d.compared[id] = c
+}
 
 // differs returns a revision at which another member has, or may have, another digest
 // than this node. Two that stand still at different revisions have applied the same
 // log by then, unless one of them is cut off.
 func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64, differs bool) {
 	own := d.store.Stats()
-	now := comparison{uint64(own.Revision), theirs.Revision}
+	now := comparison{own: uint64(own.Revision), theirs: theirs.Revision}
 	d.comparing.Lock()
-	still := d.compared[id] == now
+	last := d.compared[id]
+	still := last.own == now.own && last.theirs == now.theirs
+	now.agreed = still && last.agreed
 	d.compared[id] = now
 	d.comparing.Unlock()
 	switch {
@@ -504,7 +522,7 @@ func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64
 		if theirs.Digest != own.Digest.String() {
 			return now.own, true
 		}
-	case still && min(now.own, now.theirs) > 0:
+	case still && !now.agreed && min(now.own, now.theirs) > 0:
 		return min(now.own, now.theirs), true
 	}
 	for _, c := range theirs.Checkpoints {
@@ -520,25 +538,25 @@ func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64
 	return 0, false
 }
 
-// judge asks all members who is wrong, and stops this node if it is the one. Before
-// that it looks for the fault on this node's disk, where it can be named; a disk that
-// is in order can still hold what memory got wrong. Reading the store takes long, so
-// the watch does not wait for it.
-func (d *Database) judge(ctx context.Context, revision uint64) {
+// judge asks all members who is wrong, and stops this node if it is the one; true if
+// nobody is. Before that it looks for the fault on this node's disk, where it can be
+// named; a disk that is in order can still hold what memory got wrong. Reading the
+// store takes long, so the watch does not wait for it.
+func (d *Database) judge(ctx context.Context, revision uint64) (same bool) {
 	err := d.node.JudgeHistory(ctx, revision)
 	diverged := errors.Is(err, raftnode.ErrDiverged)
 	if !diverged && !errors.As(err, new(*raftnode.DisputeError)) {
-		return
+		return err == nil
 	}
 	if looked := d.verified.Load(); looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions) {
 		d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
 		fault := d.store.Verify(ctx)
 		if ctx.Err() != nil {
-			return
+			return false
 		}
 		if fault != nil {
 			d.fail(fmt.Errorf("the histories of members differ at revision %d, and this node's disk is at fault: %w", revision, fault))
-			return
+			return false
 		}
 		d.verified.Store(revision)
 	}
@@ -547,4 +565,5 @@ func (d *Database) judge(ctx context.Context, revision uint64) {
 	} else if d.disputes.Allow() {
 		d.logger.Error("this node's disk is in order, but histories differ", "err", err)
 	}
+	return false
 }
