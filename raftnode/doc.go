@@ -69,6 +69,10 @@
 //  12. Nothing that a peer sends stops a node, or is written although the check
 //     of the log would refuse it at the next start. What no honest member sends is
 //     dropped before anything of the core sees it (honest.go, guardstream.go).
+//  13. A new cluster is forced by one entry, once for each word, and has an ID of its
+//     own. The log leads and the identity follows, so a crash between them is
+//     finished at the next start. A node that hears that its cluster has ended so
+//     writes that down and never takes part again (ErrEnded).
 //
 // # Disk
 //
@@ -94,6 +98,8 @@
 //     be written for three.
 //   - rafthttp connects to where a sender that it does not know says it is reached:
 //     a member that has fallen behind needs that. It is let do so for 64 of them.
+//   - A member of a cluster that has ended believes what answers at a member's peer
+//     URL; if nobody of the new cluster does, it goes on.
 //   - Peer traffic is neither encrypted nor authenticated yet.
 //   - raft draws its election time-outs from a random source of its own.
 package raftnode
