@@ -80,6 +80,10 @@
 //  15. A node stops for its history only when a majority of the voters, two at least
 //     beside itself, has the same other one, and it has asked each of them itself
 //     (history.go). It pulls from nobody whose history contradicts its own.
+//  16. A new cluster is forced by one entry, once for each word, and has an ID of its
+//     own. The log leads and the identity follows, so a crash between them is
+//     finished at the next start. A node that hears that its cluster has ended so
+//     writes that down and never takes part again (ErrEnded).
 //
 // # Disk
 //
@@ -109,6 +113,8 @@
 //     be written for three.
 //   - rafthttp connects to where a sender that it does not know says it is reached:
 //     a member that has fallen behind needs that. It is let do so for 64 of them.
+//   - A member of a cluster that has ended believes what answers at a member's peer
+//     URL; if nobody of the new cluster does, it goes on.
 //   - Peer traffic is neither encrypted nor authenticated yet.
 //   - What is pulled from a member whose history went wrong after this node's ended
 //     is taken over, unless a majority has found that member out before.

@@ -77,7 +77,7 @@ func wordIsNew(forced []Forcing, word string) error {
 		return nil
 	}
 	f := forced[max(at, 0)]
-	return notForced("this was done already, on %s on %s, at entry %d of the log, and is done only once: remove it from the command line, the unit, or the environment (ONCEKV_FORCE_NEW_CLUSTER), and start the node without it. "+
+	return notForced("this was done already, on %s by %s, at entry %d of the log, and is done only once: remove it from the command line, the unit, or the environment (ONCEKV_FORCE_NEW_CLUSTER), and start the node without it. "+
 		"If a majority is lost once more, give a word that was not used before: --force-new-cluster=AGAIN-%d", f.when(), f.By, f.Index, len(forced)+1)
 }
 

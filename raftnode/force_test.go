@@ -419,3 +419,63 @@ func TestForce_TheOthersStop(t *testing.T) {
 	mustPropose(t, survivor, "on")
 	sameLists(t, nodes[:1], 3)
 }
+
+// A node asks before it takes part, and believes nothing but that its own cluster has
+// ended in the one that answers.
+func TestForce_LookForEnd(t *testing.T) {
+	for what, c := range map[string]struct {
+		answer introduction
+		ends   bool
+	}{
+		"a member of the new cluster":     {introduction{Name: "n2", ID: 2, ClusterID: 10, Forced: []Forcing{{Parent: 9, Cluster: 10, By: "n2"}}}, true},
+		"one that joined it":              {introduction{Name: "n7", ID: 7, ClusterID: 11, Forced: []Forcing{{Parent: 9, Cluster: 10, By: "n2"}, {Parent: 10, Cluster: 11, By: "n7"}}}, true},
+		"a member of this cluster":        {introduction{Name: "n2", ID: 2, ClusterID: 9}, false},
+		"of this one, that was forced":    {introduction{Name: "n2", ID: 2, ClusterID: 9, Forced: []Forcing{{Parent: 8, Cluster: 9}}}, false},
+		"of another one":                  {introduction{Name: "n2", ID: 2, ClusterID: 10}, false},
+		"of another one, that was forced": {introduction{Name: "n2", ID: 2, ClusterID: 10, Forced: []Forcing{{Parent: 8, Cluster: 10}}}, false},
+		"an ancestor of this one":         {introduction{Name: "n2", ID: 2, ClusterID: 8, Forced: []Forcing{{Parent: 7, Cluster: 8}}}, false},
+		"no introduction":                 {introduction{ClusterID: 10, Forced: []Forcing{{Parent: 9, Cluster: 10}}}, false},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, c.answer) }))
+		n := newCrashCluster(t, 3, -1).nodes[1]
+		n.node.client = srv.Client()
+		for id, m := range n.node.core.members.members {
+			m.PeerURL = "http://" + nobodyAt(t)
+			if id == 3 {
+				m.PeerURL = srv.URL
+			}
+			n.node.core.members.members[id] = m
+		}
+		err := n.node.lookForEnd(t.Context())
+		srv.Close()
+		if errors.Is(err, ErrEnded) != c.ends || err != nil && !c.ends {
+			t.Errorf("%s: %v", what, err)
+		}
+		if (n.self.Ended != nil) != c.ends || c.ends && !strings.Contains(err.Error(), c.answer.Forced[0].By) {
+			t.Errorf("%s: the identity has %+v, and %v", what, n.self.Ended, err)
+		}
+	}
+}
+
+// Messages of the cluster that has ended are refused in a way that rafthttp reports.
+func TestForce_RefusesTheEnded(t *testing.T) {
+	_, n, _ := survivors(t)
+	if err := n.start(forceFrom(ForceOnce, 10)); err != nil {
+		t.Fatal(err)
+	}
+	for cluster, status := range map[string]int{"9": http.StatusGone, "0000000000000009": http.StatusGone, "a": http.StatusServiceUnavailable, "b": http.StatusServiceUnavailable, "": http.StatusServiceUnavailable} {
+		r := httptest.NewRequest(http.MethodGet, "/raft/stream/msgapp/2", nil)
+		r.Header.Set(clusterIDHeader, cluster)
+		w := httptest.NewRecorder()
+		n.node.serveRaft(w, r)
+		if w.Code != status || status == http.StatusGone && (w.Header().Get("X-Server-Version") == "" || !strings.Contains(w.Body.String(), "n1 forced a new cluster")) {
+			t.Errorf("cluster %q: status %d, %q", cluster, w.Code, w.Body)
+		}
+	}
+	w := httptest.NewRecorder()
+	n.node.serveIdentity(w, httptest.NewRequest(http.MethodGet, "/oncekv/identity", nil))
+	var a introduction
+	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || a.ClusterID != 10 || len(a.Forced) != 1 || a.Founders != nil {
+		t.Errorf("it says %s, %v", w.Body, err)
+	}
+}

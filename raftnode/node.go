@@ -345,8 +345,8 @@ func (n *Node) peerURL() string {
 }
 
 // peersAtStart are the members to talk to as long as nobody else is known. A node
-// that has just joined has an empty table and uses what it was told. One that has just forced a new
-// cluster is alone, whatever its table says until that is applied.
+// that has just joined has an empty table and uses what it was told. One that has
+// just forced a new cluster is alone, whatever its table says until that is applied.
 func (n *Node) peersAtStart() []Member {
 	if n.core.forcedAt > n.progress.index() {
 		return nil
