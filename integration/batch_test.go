@@ -109,6 +109,7 @@ func TestBatch(t *testing.T) {
 // TestBatch_NodeStops: the stream through a node that stops ends with a line
 // that says where; sent on to another node from there, every line is put once.
 func TestBatch_NodeStops(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3, 0)
 	body, feed := io.Pipe()
 	defer body.Close()

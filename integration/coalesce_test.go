@@ -142,6 +142,7 @@ func race(t *testing.T, c *client.Client, key string, caller int, winners *atomi
 // TestCoalesce_NodeStops: the node that holds the streams stops in the middle, and
 // every call is answered by another, once, and truly.
 func TestCoalesce_NodeStops(t *testing.T) {
+	t.Parallel()
 	cluster := clustertest.Start(t, 3, 0)
 	c, count := countingClient(t, cluster.DBs[0].URL(), cluster.DBs[1].URL(), cluster.DBs[2].URL())
 	const callers, each = 32, 40

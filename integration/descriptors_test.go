@@ -47,6 +47,7 @@ func besiege(t *testing.T, addr string, connections int) {
 // As many connections as one can open, to both ports of a node that may have 200 files
 // open, keep it neither from snapshots nor from answering afterwards.
 func TestDescriptors_ConnectionsLeaveFiles(t *testing.T) {
+	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 0, "--snapshot-log-bytes", "64KiB")
 	db := cluster.DBs[0]
 	db.Under = limited(200)
@@ -84,6 +85,7 @@ func TestDescriptors_ConnectionsLeaveFiles(t *testing.T) {
 // Too low a limit is said at the start, with the exit code of wrong settings, since
 // starting again does not help.
 func TestDescriptors_TooFewAreRefused(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{
 		{"serve", "--data-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"},
 		{"cache", "--listen", "127.0.0.1:0"},
@@ -103,6 +105,7 @@ func TestDescriptors_TooFewAreRefused(t *testing.T) {
 
 // Streams between caches that say nothing do not stop a cache answering.
 func TestConnections_SilentPeerStreams(t *testing.T) {
+	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
 	cache := cluster.Caches[0]
 	cache.Args = append(cache.Args, "--max-connections", "64")
@@ -124,6 +127,7 @@ func TestConnections_SilentPeerStreams(t *testing.T) {
 
 // Whoever makes a stream between caches has a question. One without does not stay.
 func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
+	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
 	cluster.StartAll()
 	conn, err := net.Dial("tcp", cluster.Caches[0].Addr)
@@ -144,6 +148,7 @@ func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
 
 // Caches whose streams to one another had to make room ask each other again.
 func TestConnections_PeersReconnect(t *testing.T) {
+	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 2)
 	for _, c := range cluster.Caches {
 		c.Args = append(c.Args, "--max-connections", "16")

@@ -52,6 +52,7 @@ func newest(t *testing.T, dir, glob string) string {
 
 // Invariant 8.
 func TestDisk_FlippedByteInWAL_RefusesToStart(t *testing.T) {
+	t.Parallel()
 	n := stopped(t)
 	segment := newest(t, n.Dir, "wal/*.wal")
 	b, err := os.ReadFile(segment)
@@ -70,6 +71,7 @@ func TestDisk_FlippedByteInWAL_RefusesToStart(t *testing.T) {
 }
 
 func TestDisk_TruncatedHistory_RefusesToStart(t *testing.T) {
+	t.Parallel()
 	n := stopped(t)
 	file := filepath.Join(n.Dir, "history.db")
 	if err := os.Truncate(file, 9000); err != nil {
@@ -80,6 +82,7 @@ func TestDisk_TruncatedHistory_RefusesToStart(t *testing.T) {
 
 // A damaged index is derived data: it says to delete it, and that works.
 func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
+	t.Parallel()
 	n := stopped(t)
 	file := filepath.Join(n.Dir, "index.db")
 	if err := os.Truncate(file, 5000); err != nil {
@@ -97,6 +100,7 @@ func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
 // A value whose bytes changed under a running node is never served: the node
 // stops. Others have the value.
 func TestDisk_DamagedValue_StopsTheNode(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()
 	value := string(pattern("damage", 700<<10))
@@ -147,6 +151,7 @@ func TestDisk_DamagedValue_StopsTheNode(t *testing.T) {
 // consistent, reads go on; when it is full to the last byte the node stops
 // rather than guess, and comes back when there is room.
 func TestDisk_Full(t *testing.T) {
+	t.Parallel()
 	full(t, "needs root to mount a small file system")
 	small := filepath.Join(t.TempDir(), "small")
 	if err := os.Mkdir(small, 0o700); err != nil {
@@ -228,6 +233,7 @@ func startWriterUntilError(t *testing.T, prefix string, n *clustertest.Process) 
 }
 
 func TestDisk_DirectoryInUse_IsRefused(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
 	p.StartAll()
 	second := p.Joiner("n1", p.DBs[0])

@@ -17,6 +17,7 @@ import (
 // killed, replaced by an empty one under the same name and address, and later
 // the only one it can read from. It sees every revision once, in order.
 func TestFollow_NodeKilledAndReplaced(t *testing.T) {
+	t.Parallel()
 	changes := 20_000
 	if os.Getenv("ONCEKV_TEST_FULL") != "" {
 		changes = 100_000

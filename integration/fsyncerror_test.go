@@ -42,6 +42,7 @@ func refusesDisk(t *testing.T, n *clustertest.Process, file string) {
 
 // The disk fails an fsync of a file of a node that runs.
 func TestDisk_FsyncFails_NodeStaysDown(t *testing.T) {
+	t.Parallel()
 	clustertest.NeedsTracer(t)
 	for _, file := range []string{"wal/*.wal", "snap", "history.db"} {
 		t.Run(strings.ReplaceAll(file, "/", "-"), func(t *testing.T) {
@@ -69,6 +70,7 @@ func TestDisk_FsyncFails_NodeStaysDown(t *testing.T) {
 
 // The disk fails the fsync of what a start found, or makes.
 func TestDisk_FsyncFailsAtTheStart_NodeStaysDown(t *testing.T) {
+	t.Parallel()
 	clustertest.NeedsTracer(t)
 	p := clustertest.NewProcesses(t, bin, 1, 0)
 	n := p.DBs[0]
@@ -110,6 +112,7 @@ func TestDisk_FsyncFailsAtTheStart_NodeStaysDown(t *testing.T) {
 // A process that was killed in its fsync has left what the page cache shows and the
 // disk may not have. The next one syncs all of it before it listens to anybody.
 func TestDisk_StartSyncsWhatItFinds(t *testing.T) {
+	t.Parallel()
 	clustertest.NeedsTracer(t)
 	n := stopped(t)
 	trace := filepath.Join(t.TempDir(), "trace")

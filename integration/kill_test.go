@@ -70,6 +70,7 @@ func importArgs(dir, prefix string, urls []string) []string {
 // Invariants 1, 2, 3, 5: an import survives the death of the leader, and what
 // it stored is the same everywhere.
 func TestKill_LeaderDuringImport(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 2)
 	p.StartAll()
 	dir := t.TempDir()
@@ -116,6 +117,7 @@ func TestKill_LeaderDuringImport(t *testing.T) {
 
 // Invariant 7: all at once lose their memory; nothing acknowledged is lost.
 func TestKill_AllAtOnce(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 1)
 	p.StartAll()
 	for round := range 2 {
@@ -143,6 +145,7 @@ const stopMax = 30 * time.Second
 // A rolling restart with a client that retries shows no errors (the writer
 // fails the test on the first one).
 func TestKill_RollingRestart(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()
 	w := startWriter(t, "roll", 6, clustertest.URLs(p.DBs...)...)

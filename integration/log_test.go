@@ -84,6 +84,7 @@ func throw(t *testing.T, addr, text string) {
 // Whatever strangers send to any port of any kind of node, its log has one object of
 // JSON on each line, and none of warnings or errors: those are about the node.
 func TestLog_StrangersAreNoErrors(t *testing.T) {
+	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
 	cluster.StartAll()
 	admin := cluster.NewAdmin()

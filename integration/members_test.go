@@ -41,6 +41,7 @@ func becomesVoter(t *testing.T, name string, urls ...string) {
 }
 
 func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 1)
 	p.StartAll()
 	w := startWriter(t, "grow", 6, clustertest.URLs(p.DBs...)...)
@@ -102,6 +103,7 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 // A store of one node grows to three while everybody is killed in turn. A
 // single voter must save before it sends, or a learner keeps what it lost.
 func TestMembers_OneNodeGrows_KilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
 	n1 := p.DBs[0]
 	p.StartAll()
@@ -143,6 +145,7 @@ func TestMembers_OneNodeGrows_KilledAtEveryStep(t *testing.T) {
 }
 
 func TestMembers_WipedNode_NeverVotesAgain(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()
 	w := startWriter(t, "wiped", 2, clustertest.URLs(p.DBs[:2]...)...)
@@ -171,6 +174,7 @@ func TestMembers_WipedNode_NeverVotesAgain(t *testing.T) {
 }
 
 func TestMembers_ForceNewCluster_AfterLostMajority(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()
 	w := startWriter(t, "force", 2, clustertest.URLs(p.DBs...)...)

@@ -60,6 +60,7 @@ func answers(url string) error {
 // A long-running command serves on when nobody reads what it says, on either
 // stream, and ends in order when it is told to.
 func TestPipes_NodesServeOn(t *testing.T) {
+	t.Parallel()
 	db := clustertest.NewProcesses(t, bin, 1, 0)
 	db.StartAll()
 	own, peer, cache, admin := clustertest.FreeAddr(t), clustertest.FreeAddr(t), clustertest.FreeAddr(t), clustertest.FreeAddr(t)
@@ -110,6 +111,7 @@ const noReader = 141
 // Client commands end without a word when nobody reads their results. What was
 // carried out counts as that.
 func TestPipes_ClientCommands(t *testing.T) {
+	t.Parallel()
 	db := clustertest.NewProcesses(t, bin, 1, 0)
 	db.StartAll()
 	cl := clustertest.Client(t, db.DBs[0].URL())
@@ -172,6 +174,7 @@ func TestPipes_ClientCommands(t *testing.T) {
 
 // A watch ends when its reader does, also while there is nothing to show.
 func TestPipes_WatchHead(t *testing.T) {
+	t.Parallel()
 	db := clustertest.NewProcesses(t, bin, 1, 0)
 	db.StartAll()
 	(&writer{t: t, acked: map[string]string{}}).put(clustertest.Client(t, db.DBs[0].URL()), "only", "value")

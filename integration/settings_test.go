@@ -43,6 +43,7 @@ func says(t *testing.T, p *clustertest.Process, text string) {
 // the other, with the line that the cluster was begun with. What that list says
 // of them is old, and counts for nothing.
 func TestSettings_OldList_NewPeerPorts(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()
 	cl := clustertest.Client(t, clustertest.URLs(p.DBs...)...)
@@ -84,6 +85,7 @@ func knownAt(cl *client.Client, t *testing.T, n *clustertest.Process) error {
 
 // With data a wildcard address needs no name: the cluster has one.
 func TestSettings_Wildcard_KeepsThePeerURL(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
 	n := p.DBs[0]
 	_, port, err := net.SplitHostPort(n.Peer)
@@ -123,6 +125,7 @@ func joining(t *testing.T, urls ...string) []string {
 }
 
 func TestJoin_SaysWhoIsThere(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 1)
 	admin := p.NewAdmin()
 	p.StartAll()
@@ -161,6 +164,7 @@ func TestJoin_SaysWhoIsThere(t *testing.T) {
 }
 
 func TestSettings_PeerPort_SaysWhereClientsGo(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
 	p.StartAll()
 	db, peer := p.DBs[0], "http://"+p.DBs[0].Peer
@@ -213,6 +217,7 @@ func oncekv(t *testing.T, args ...string) (string, int) {
 // Traffic between nodes goes by no proxy. Go uses none for loopback addresses, so
 // the nodes go by names, which a hosts file of their own resolves.
 func TestProxy_OfTheEnvironment_IsNotUsed(t *testing.T) {
+	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 4, 2)
 	admin := p.NewAdmin()
 	n4 := p.DBs[3]
@@ -277,6 +282,7 @@ func TestProxy_OfTheEnvironment_IsNotUsed(t *testing.T) {
 
 // A name that leads to where no node is gets no connection, whoever resolves it.
 func TestJoin_NameOfALinkLocalAddress_IsNotDialled(t *testing.T) {
+	t.Parallel()
 	n := clustertest.NewProcess(t, bin, "n9", "", joining(t, "http://metadata.kv.test:80")...)
 	n.Under = withHosts(t)
 	n.Start()

@@ -23,7 +23,6 @@ func damageRows() []row {
 		{name: "damaged-index-page", attack: func(e *episode) { e.damagedPage("index.db") }},
 		{name: "damaged-value", attack: damagedValue},
 		{name: "lost-directory", attack: lostDirectory},
-		{name: "lost-file", attack: lostFile},
 	}
 }
 
@@ -199,27 +198,6 @@ func (p *prober) ready() int {
 		return 0
 	}
 	return a.status
-}
-
-// lostFile moves a file of a node away. It must not start without, must leave the
-// rest as it is, and goes on when the file is back.
-func lostFile(e *episode) {
-	victim := e.anyDB()
-	kill(victim)
-	files := []string{"identity", "wal", "snap", "history.db"}
-	path := filepath.Join(victim.Dir, files[e.rng.IntN(len(files))])
-	away := path + ".away"
-	e.t.Logf("%s is moved away", path)
-	if err := os.Rename(path, away); err != nil {
-		e.t.Fatal(err)
-	}
-	e.refuses(victim, path, "put")
-	if err := os.Rename(away, path); err != nil {
-		e.t.Fatal(err)
-	}
-	since := e.history.now()
-	victim.Start()
-	e.writesBack("with the file back", since, backAfterHeal, victim)
 }
 
 // lostDirectory empties a node's disk. Under its old identity it must not come

@@ -22,6 +22,7 @@ const (
 
 // diskRows are what can happen to disks that work, and to the power.
 func diskRows() []row {
+	cutting := plan{chunked: true, flags: []string{"--snapshot-log-bytes", "64KiB"}} // the log, again and again
 	images := plan{image: imageDisk, chunked: true, flags: []string{"--disk-reserve-bytes", "0"}}
 	return append([]row{
 		{name: "slow-disk-leader", attack: func(e *episode) { e.slowDisk(e.world.leader()) }},
@@ -30,6 +31,9 @@ func diskRows() []row {
 		{name: "full-disk-reserve", plan: plan{image: filledDisk, flags: []string{"--disk-reserve-bytes", "20MiB"}}, attack: fullDiskReserve},
 		{name: "fsync-error-wal", attack: func(e *episode) { e.fsyncError("wal/*.wal") }},
 		{name: "fsync-error-history", attack: func(e *episode) { e.fsyncError("history.db") }},
+		{name: "fsync-error-snapshot", plan: cutting, attack: func(e *episode) { e.fsyncError("snap") }},
+		{name: "fsync-error-start", plan: cutting, attack: fsyncErrorAtStart},
+		{name: "fsync-error-staging", plan: plan{databases: 3, flags: []string{"--snapshot-log-bytes", "1MiB"}}, attack: fsyncErrorStaging},
 		{name: "power-cut-one", plan: images, attack: func(e *episode) { e.powerCut(e.anyDB()) }},
 		{name: "power-cut-all", plan: images, attack: func(e *episode) { e.powerCut(e.world.dbs...) }},
 		{name: "power-cut-log-only", plan: images, attack: powerCutLogOnly},
@@ -127,10 +131,46 @@ func (e *episode) fsyncError(glob string) {
 	e.endsWith(codeDiskFailed, victim, filepath.Base(path), "input/output error")
 	tr.End()
 	e.t.Logf("%s stopped %v after its disk had begun to fail", victim.Name, e.history.now()-since)
+	e.staysDown(victim, path)
+}
+
+// fsyncErrorAtStart lets the flushes of one of the files fail that a node finds at its
+// start, or of the directory that holds them.
+func fsyncErrorAtStart(e *episode) {
+	victim := e.anyDB()
+	e.snapshots(victim)
+	kill(victim)
+	globs := []string{"identity", "history.db", "index.db", "wal/*.wal", "wal", "snap/*.snap", "snap", ""}
+	path := newest(e, filepath.Join(victim.Dir, globs[e.rng.IntN(len(globs))]))
+	under := victim.Under
+	victim.Under = append(append([]string(nil), under...), clustertest.FailingFlushes(path)...)
 	victim.Start()
-	e.endsWith(codeDiskFailed, victim, filepath.Base(path), filepath.Join(victim.Dir, "failed"))
-	e.writesBack("with a node stopped by its disk", since, backAfterKill, e.world.others(victim)...)
-	e.replace(victim)
+	e.endsWith(codeDiskFailed, victim, path, "input/output error")
+	victim.Under = under
+	e.staysDown(victim, path)
+}
+
+// fsyncErrorStaging lets the flushes of what a node pulls fail.
+func fsyncErrorStaging(e *episode) {
+	victim := e.follower()
+	kill(victim)
+	e.bulk(e.world.others(victim)...)
+	path := filepath.Join(victim.Dir, "staging.db")
+	under := victim.Under
+	victim.Under = append(append([]string(nil), under...), clustertest.FailingFlushes(path)...)
+	victim.Start()
+	e.endsWith(codeDiskFailed, victim, path, "input/output error")
+	victim.Under = under
+	e.staysDown(victim, path)
+}
+
+// staysDown starts a node whose disk failed, which must refuse, and replaces it.
+func (e *episode) staysDown(n *node, path string) {
+	e.t.Helper()
+	n.Start()
+	e.endsWith(codeDiskFailed, n, filepath.Base(path), filepath.Join(n.Dir, "failed"))
+	e.writesBack("with a node stopped by its disk", e.history.now(), backAfterKill, e.world.others(n)...)
+	e.replace(n)
 }
 
 func newest(e *episode, glob string) string {

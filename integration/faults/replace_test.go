@@ -19,8 +19,9 @@ func (e *episode) refuses(n *node, words ...string) {
 // The codes with which a node ends by itself. A disk that fails has one of its own,
 // at which no unit starts the node again.
 const (
-	codeFailed     = 1
-	codeDiskFailed = 6
+	codeFailed       = 1
+	codeWrongSetting = 2
+	codeDiskFailed   = 6
 )
 
 // ends waits for a node that must end by itself and say all words.

@@ -1,0 +1,66 @@
+package faults
+
+// forcedInEnvironment is what a unit keeps that was written for one start.
+var forcedInEnvironment = []string{"ONCEKV_FORCE_NEW_CLUSTER=true", "ONCEKV_YES=true"}
+
+// forceRows are what operators do when the majority is lost.
+func forceRows() []row {
+	return []row{
+		{name: "force-old-members", plan: plan{databases: 3}, attack: func(e *episode) { e.force(true) }},
+		{name: "force-kept", plan: plan{databases: 3}, attack: func(e *episode) { e.force(false) }},
+	}
+}
+
+// force loses the majority, forces a new cluster of the node that is left, and takes
+// the others in again. Before, they may come back with the data of the cluster that
+// ended: together they are a majority of it, and must acknowledge nothing. Or the
+// setting stays where it was for the next start: it must not force once more.
+func (e *episode) force(oldMembers bool) {
+	left, lost := e.alone()
+	kill(left)
+	env := left.Env
+	left.Env = append(left.Env, forcedInEnvironment...)
+	since := e.history.now()
+	left.Start()
+	e.writesBack("through a forced cluster", since, backAfterKill, left)
+	if oldMembers {
+		for _, n := range lost {
+			n.Start()
+		}
+		for _, n := range lost {
+			e.ends(n, "forced a new cluster", "--join")
+		}
+	}
+	for _, n := range lost {
+		n.wipe(e.t)
+		e.world.equip(n)
+		n.Args = append(n.Args, "--join", left.URL())
+		n.Start()
+		e.becomesVoter(n)
+	}
+	if !oldMembers {
+		kill(left)
+		left.Start()
+		e.endsWith(codeWrongSetting, left, "done already", "ONCEKV_FORCE_NEW_CLUSTER")
+	} else {
+		kill(left)
+	}
+	left.Env = env
+	since = e.history.now()
+	left.Start()
+	e.writesBack("in a forced cluster that has grown", since, backAfterHeal, e.world.dbs...)
+}
+
+// alone kills all database nodes but one, which leads: it has all that was
+// acknowledged.
+func (e *episode) alone() (left *node, lost []*node) {
+	e.t.Helper()
+	left = e.world.leader()
+	lost = e.world.others(left)
+	kill(lost...)
+	if s, err := left.Stats(); err != nil || s.Term != e.world.term() {
+		e.t.Fatalf("%s does not lead any more: %+v, %v", left.Name, s, err)
+	}
+	e.t.Logf("%s is left of %d", left.Name, len(lost)+1)
+	return left, lost
+}
