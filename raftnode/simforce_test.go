@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -193,7 +194,7 @@ func (w *simWorld) refusesForce(s *simNode, err error) bool {
 	}
 	w.note("n%d does not force: %v", s.id, refused)
 	s.force = ""
-	if f := w.force; !f.over && s.raft != 0 && len(s.lastSelf.Forced) == 0 {
+	if f := w.force; !f.over && !strings.Contains(refused.Reason, "was done already") && s.raft != 0 && len(s.lastSelf.Forced) == 0 {
 		f.over, f.apart, f.old, w.change = true, false, 0, false // it was removed: the others come back
 		for _, other := range w.nodes {
 			other.asleep = false
