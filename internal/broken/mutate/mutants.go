@@ -80,7 +80,6 @@ type finder struct {
 	next   int
 
 	stack   []ast.Node
-	inCond  int // how many conditions the node is in
 	mutants []*mutant
 	before  []edit // in the order of the walk: outer ones first
 	after   []edit
