@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -90,9 +91,12 @@ var errChunkSize = errors.New("a chunk has another size than its place")
 
 // sumChunks returns the digest of a value in chunks. It says nothing about where
 // the chunks begin, so their sizes are checked too: readers go by the place.
-func sumChunks(e Engine, d *body) (Digest, error) {
+func sumChunks(ctx context.Context, e Engine, d *body) (Digest, error) {
 	h := sha256.New()
 	for n := range d.chunks {
+		if err := ctx.Err(); err != nil {
+			return Digest{}, err
+		}
 		if err := e.View(func(tx Tx) error {
 			data, err := readChunk(tx, makeChunkKey(d.upload, n))
 			if want := chunkSize(d.size, n); err == nil && int64(len(data)) != want {

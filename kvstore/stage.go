@@ -337,7 +337,7 @@ func (st *stager) pullRecords(ctx context.Context) error {
 	}
 	q := &query{kind: queryRecords, index: st.snap.index, after: st.progress.last, through: st.snap.rev, chunk: have}
 	err = st.stream(ctx, q, func(r io.Reader) error {
-		return st.readRecords(r, have)
+		return st.readRecords(ctx, r, have)
 	})
 	if err == nil && st.progress.last != st.snap.rev {
 		return fmt.Errorf("%w: it ends at revision %d, not %d", ErrSnapshotBody, st.progress.last, st.snap.rev)
@@ -386,7 +386,7 @@ func (st *stager) stream(ctx context.Context, q *query, read func(r io.Reader) e
 
 // readRecords stages records, and the chunks that follow one, to the end of the
 // stream. Of the first record, have chunks are staged already.
-func (st *stager) readRecords(r io.Reader, have uint32) error {
+func (st *stager) readRecords(ctx context.Context, r io.Reader, have uint32) error {
 	for {
 		kind, payload, err := readFrame(r)
 		if err != nil {
@@ -398,7 +398,7 @@ func (st *stager) readRecords(r io.Reader, have uint32) error {
 		if kind != frameRecord {
 			return fmt.Errorf("%w: a record was expected after revision %d", ErrSnapshotBody, st.progress.last)
 		}
-		if err := st.addRecord(r, payload, have); err != nil {
+		if err := st.addRecord(ctx, r, payload, have); err != nil {
 			return err
 		}
 		have = 0
@@ -423,7 +423,7 @@ func (st *stager) flushDue() error {
 }
 
 // addRecord stages one record; its chunks from number have on come from r.
-func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
+func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, have uint32) error {
 	rev := st.progress.last + 1
 	if len(payload) < 8 || rev > st.snap.rev {
 		return fmt.Errorf("%w: no record was expected after revision %d", ErrSnapshotBody, st.progress.last)
@@ -442,7 +442,7 @@ func (st *stager) addRecord(r io.Reader, payload []byte, have uint32) error {
 		if err := st.addChunks(r, &d, have); err != nil {
 			return err
 		}
-		sum, err = sumChunks(st.area, &d)
+		sum, err = sumChunks(ctx, st.area, &d)
 		if errors.Is(err, errChunkSize) {
 			err = fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 		}

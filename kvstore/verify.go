@@ -123,10 +123,7 @@ func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
 // verifyChunks reads a value in chunks. One that is whole and not what its digest
 // says is no fault of this store: each chunk is what came in the log.
 func (s *Store) verifyChunks(ctx context.Context, rev Revision, d *body) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	sum, err := sumChunks(s.history, d)
+	sum, err := sumChunks(ctx, s.history, d)
 	if errors.Is(err, errChunkSize) {
 		return corruptFile(s.history, fmt.Sprintf("the value of revision %d: %v", rev, err))
 	}

@@ -30,6 +30,8 @@ const lockFile = "lock"
 // have reached the disk.
 const failedFile = "failed"
 
+const failedBytesMax = 16 << 10 // more is not what a node writes there
+
 // dataDir is a locked data directory.
 type dataDir struct {
 	path string
@@ -111,13 +113,15 @@ func (d *dataDir) markFailed(cause error) error {
 // checkFailed returns ErrDiskFailed, and what to do, where failedFile is.
 func (d *dataDir) checkFailed() error {
 	mark := filepath.Join(d.path, failedFile)
-	said, err := os.ReadFile(mark)
+	at, err := os.Lstat(mark)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	when := strings.TrimSpace(string(said))
-	if err != nil || when == "" {
-		when = "when and why is not known"
+	when := "when and why is not known"
+	if err == nil && at.Mode().IsRegular() && at.Size() <= failedBytesMax { // else it is not ours
+		if said, err := os.ReadFile(mark); err == nil && len(said) > 0 {
+			when = strings.TrimSpace(string(said))
+		}
 	}
 	return fmt.Errorf("%w under this node (%s), so nobody knows what it holds, and what the system shows of it may never have been written. "+
 		"Replace this node: remove the member, empty %s, join again. Only if there is no other copy of its data: see that the disk is in order, "+
