@@ -429,9 +429,8 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 			// was removed. Every message that it refuses says so again.
 			n.askForEnd(ctx, wg, err)
 		case f := <-n.endings:
-			n.asking = false
-			if f != nil {
-				return n.end(f)
+			if err := n.answered(ctx, wg, f); err != nil {
+				return err
 			}
 			n.leave(ctx, wg)
 		case <-n.released:
