@@ -650,6 +650,9 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 		h.removed = true
 	}
 	h.peers = append(h.peers, pc)
+		if errors.Is(err, errChanged) && c.members.shows(ch) {
+			err = nil // a copy of it was first, or somebody who wanted the same
+		}
 	c.answerChange(ch, nil)
 	c.logger.Info("membership changed", "op", string(ch.Op), "member", ch.Member.Name, "id", ch.Member.ID.String(), "index", e.Index)
 	return nil
