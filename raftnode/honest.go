@@ -149,9 +149,11 @@ func (c *core) honest(m *raftpb.Message) error {
 // A node that is behind may not know its leader, or who wants to become it, or who
 // asks something of it: they were added in entries that it has not applied. So a
 // stranger is only told from a member by a node that is not behind, and that is
-// what a leader it knows makes of it. While such a leader is heard of there is no
-// other: that one would have needed a majority, which would have deposed or left
-// the first.
+// what a leader it knows makes of it. While such a leader is heard of there is hardly
+// another: that one would have needed a majority, which would have deposed or left
+// the first. Only when leadership was handed over to somebody whom a member that is
+// behind does not know yet, that member drops what the new leader sends, until it has
+// not heard of the old one for an election time-out.
 func (c *core) checkSender(m *raftpb.Message) error {
 	if _, known := c.members.members[ID(m.From)]; known || m.From == c.lead || !c.led() {
 		return nil
