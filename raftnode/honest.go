@@ -136,6 +136,9 @@ func (c *core) honest(m *raftpb.Message) error {
 		// A leader tells a member to commit only what that member has
 		// acknowledged, after its fsync, in the leader's term.
 		if m.Term >= c.term && m.Commit > c.savedIndex {
+			if _, member := c.members.members[ID(m.From)]; member {
+				c.lackEntry, c.lackHeard = m.Commit, c.now
+			}
 			return dishonest("it commits entry %d, but this node's log ends at %d; unless the message is forged, the data directory is an old copy and this node must be replaced", m.Commit, c.savedIndex)
 		}
 	case raftpb.MsgAppResp:
