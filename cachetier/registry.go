@@ -41,7 +41,7 @@ type Registry struct {
 }
 
 type registered struct {
-	node  client.CacheNode // Healthy is computed when listed
+	node  client.CacheNode // Healthy is computed when listed; LastSeen keeps its monotonic reading, which no step of the clock moves
 	left  bool             // said goodbye
 	from  string           // the address it was heard from last
 	first time.Time        // since when it has been heard without a pause
@@ -97,7 +97,7 @@ func (r *Registry) record(from, url string, h client.Heartbeat, now time.Time) {
 		first = known.first
 	}
 	r.nodes[url] = &registered{
-		node: client.CacheNode{Name: h.Name, URL: url, LastSeen: now.UTC(), CacheFigures: h.CacheFigures},
+		node: client.CacheNode{Name: h.Name, URL: url, LastSeen: now, CacheFigures: h.CacheFigures},
 		left: h.Leaving, from: from, first: first,
 	}
 }
@@ -166,6 +166,7 @@ func (r *Registry) list(now time.Time) []client.CacheNode {
 			continue
 		}
 		listed := n.node
+		listed.LastSeen = listed.LastSeen.UTC()
 		listed.Healthy, listed.Left = n.live(now, r.cfg.TTL), n.left
 		list = append(list, listed)
 	}

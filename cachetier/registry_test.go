@@ -167,3 +167,18 @@ func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
 		t.Errorf("databases: %v", got)
 	}
 }
+
+// Ages are told by the monotonic clock: when the wall clock is set, all cache nodes
+// would be dead at once, or alive for ever. What is listed has a time in UTC.
+func TestRegistry_ClockIsSet_NobodyDies(t *testing.T) {
+	r := NewRegistry(RegistryConfig{})
+	r.Heartbeat("h", client.Heartbeat{Name: "c1", URL: "http://c1:1"})
+	for _, n := range r.nodes {
+		if !strings.Contains(n.node.LastSeen.String(), " m=") {
+			t.Errorf("it was heard at %v, which moves with the wall clock", n.node.LastSeen)
+		}
+	}
+	if got := r.Caches()[0].LastSeen; got.Location() != time.UTC {
+		t.Errorf("it is listed with %v", got)
+	}
+}

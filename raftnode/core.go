@@ -61,6 +61,9 @@ type core struct {
 	dropped   *droppedMessages
 	heard     map[uint64]uint64 // member → tick of its last message
 	leadHeard uint64            // tick of the leader's last message, or of the last change of leader or term
+	lackEntry uint64            // the leader says that this node has acknowledged it, and it is not in its log; see lacks
+	lackHeard uint64            // tick at which the leader said so last
+	inStep    uint64            // tick of the leader's last heartbeat that says no such thing
 	farSince  uint64            // tick since when terms are heard of that are out of reach, see climb
 	farHeard  uint64            // tick of the last of them
 	mayLeap   uint64            // tick before which no term leaps, see checkTerm
@@ -252,7 +255,7 @@ func (c *core) tick() {
 	if c.round != nil && c.now-c.round.started >= c.limits.readTicks {
 		c.abandonRound()
 	}
-	if c.lead == raft.None {
+	if c.lead == raft.None || c.lacks() {
 		c.forget() // else flush looks at each command
 	}
 	c.reads = wanted(c.reads)
@@ -299,6 +302,9 @@ func (c *core) step(m raftpb.Message) {
 		// An append stepped since the last save may have cut the log off before
 		// that. The next heartbeat commits the rest.
 		m.Commit = min(m.Commit, c.logEnd)
+		if m.From == c.lead {
+			c.inStep = c.now
+		}
 	case m.Type == raftpb.MsgApp && len(m.Entries) > 0:
 		c.logEnd = min(c.logEnd, m.Entries[len(m.Entries)-1].Index)
 	}
@@ -314,6 +320,19 @@ func (c *core) hear(from uint64) {
 		c.leadHeard = c.now
 	}
 }
+
+// lacks reports whether the leader says that this node has acknowledged entries that
+// its log does not have: nobody but an older copy of the data directory explains that.
+// A leader may find out and send them again. Until then this node counts as one without
+// a leader: it could not confirm a read, or answer a put, as it would have to apply those
+// entries first. The message may be forged: it counts only as long as it is repeated, and
+// no heartbeat of the leader says otherwise.
+func (c *core) lacks() bool {
+	return c.lackEntry > c.savedIndex && c.now-c.lackHeard < uint64(c.limits.electionTicks) && c.now-c.inStep > heartbeatsMissed
+}
+
+// heartbeatsMissed is how many ticks a leader may be late, which sends a heartbeat in each.
+const heartbeatsMissed = 3
 
 // absorb merges what another member forwarded into the leader's own next
 // entry: fewer entries, fewer fsyncs. Copies of what is not committed yet are
@@ -373,7 +392,7 @@ func (c *core) propose(cmds []command) {
 // an idle store adds no delay. Only full entries may overlap (several in
 // flight made batches shrink and puts slower when it was tried).
 func (c *core) flush() {
-	for len(c.queue) > 0 && c.lead != raft.None {
+	for len(c.queue) > 0 && c.lead != raft.None && !c.lacks() {
 		if c.isLeader() && c.inflight > 0 && (c.queueBytes < batchBytes || c.inflight >= c.limits.inflightBatches) {
 			return
 		}
@@ -415,7 +434,7 @@ func (c *core) read(r []*read) { c.reads = append(c.reads, r...) }
 // startRound asks the leader for its commit index on behalf of every call
 // that has come so far. A call never joins a round that began before it.
 func (c *core) startRound() {
-	if c.round != nil || len(c.reads) == 0 || c.lead == raft.None || c.deposed() {
+	if c.round != nil || len(c.reads) == 0 || c.lead == raft.None || c.deposed() || c.lacks() {
 		return
 	}
 	c.lastR++
@@ -631,6 +650,9 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 	if err != nil {
 		// raft must hear of every conf change entry; node 0 means "none".
 		c.rn.ApplyConfChange(raftpb.ConfChange{NodeID: raft.None})
+		if errors.Is(err, errChanged) && c.members.shows(ch) {
+			err = nil // a copy of it was first, or somebody who wanted the same
+		}
 		c.answerChange(ch, err)
 		return nil
 	}

@@ -190,6 +190,9 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	if err := checkNewest(records, st.snapshot); err != nil {
 		return nil, st, fmt.Errorf("%w: %s: %w", ErrMixedUp, d.snapDir, err)
 	}
+	if err := d.removeUnfinished(); err != nil {
+		return nil, st, err
+	}
 	at := walpb.Snapshot{Index: st.snapshot.Metadata.Index, Term: st.snapshot.Metadata.Term}
 	if d.wal, err = wal.Open(zl, d.walDir, at); err != nil {
 		return nil, st, unusable(err, "open the log")
@@ -218,6 +221,17 @@ func (d *walDisk) syncFound(dir string) error {
 		}
 	}
 	return writeErr(d.sync(dir), "make durable what was found")
+}
+
+// removeUnfinished removes segments that a process which was killed had begun: first
+// records are written before a segment gets its name. etcd makes the next segment of
+// what it finds under the same name, with whatever lies behind its own first records.
+func (d *walDisk) removeUnfinished() error {
+	names, err := fileNames(d.walDir, ".tmp")
+	if err == nil {
+		err = removeFiles(d.walDir, names)
+	}
+	return diskErr(err, "remove unfinished segments of the log")
 }
 
 // newestSnapshot reads the newest snapshot that is in records and not damaged; it may

@@ -15,11 +15,12 @@ import (
 // do not know, and could be a majority: then two clusters would acknowledge puts,
 // with different values of the same key. The members of the new one refuse theirs by
 // the cluster's ID and say why. A node that hears so stops at once and for ever,
-// whatever majority it belongs to. What cannot reach the new cluster cannot know.
+// whatever majority it belongs to. What cannot reach the new cluster cannot know. A
+// node that sends nothing hears of it too: its streams are refused as messages are.
 //
 // Nobody proves anything here: what answers at a member's peer URL is believed, as
-// it is when it says that this node was removed. That is so until peers
-// authenticate one another.
+// it is when it says that this node was removed, if the cluster that it belongs to
+// descends from this node's. That is so until peers authenticate one another.
 
 // lookTime bounds how long a start is held up to ask the others whether the cluster
 // has ended. Whoever takes longer says so when this node's streams reach it.
@@ -54,7 +55,7 @@ func (n *Node) ending(ctx context.Context, members []Member, limit time.Duration
 			continue
 		}
 		asking.Go(func() {
-			if a, err := n.introductionOf(ctx, m.PeerURL, ""); err == nil && a.ClusterID != mine {
+			if a, err := n.introductionOf(ctx, m.PeerURL, ""); err == nil && descends(a.Forced, mine, a.ClusterID) {
 				endings[i], _ = endedIn(a.Forced, mine)
 			}
 		})
@@ -87,6 +88,17 @@ func (n *Node) askForEnd(ctx context.Context, wg *sync.WaitGroup, why error) {
 	}
 	members := n.peersAtStart()
 	wg.Go(func() { n.endings <- n.ending(ctx, members, introductionTime) }) // capacity 1, one at a time
+}
+
+// answered takes the answer: nil if nobody says that the cluster has ended. Then this
+// node was removed, and leaves. It returns why the node stops.
+func (n *Node) answered(ctx context.Context, wg *sync.WaitGroup, f *Forcing) error {
+	n.asking = false
+	if f != nil {
+		return n.end(f)
+	}
+	n.leave(ctx, wg)
+	return nil
 }
 
 // end makes it durable that the cluster has ended, so that no later start serves its

@@ -290,6 +290,17 @@ func endedIn(forced []Forcing, cluster ID) (*Forcing, bool) {
 	return &forced[at], true
 }
 
+// descends reports whether a cluster was forced out of another one, through any number
+// of clusters in between.
+func descends(forced []Forcing, from, cluster ID) bool {
+	for _, f := range forced {
+		if f.Parent == from {
+			from = f.Cluster
+		}
+	}
+	return from == cluster && slices.ContainsFunc(forced, func(f Forcing) bool { return f.Cluster == cluster })
+}
+
 // outlived reports whether an entry removes this node that has forced a new cluster
 // in spite of it, later in its log.
 func (c *core) outlived(ch change, index uint64) bool {

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,7 +134,7 @@ func TestForce_Resumes(t *testing.T) {
 func TestForce_OlderLog(t *testing.T) {
 	_, n, _ := survivors(t)
 	n.self.ClusterID, n.self.Forced = 10, []Forcing{{Word: ForceOnce, Parent: 9, Cluster: 10}}
-	if err := n.start(nil); !errors.Is(err, ErrDisk) {
+	if err := n.start(nil); !errors.Is(err, ErrMixedUp) {
 		t.Fatalf("started: %v", err)
 	}
 }
@@ -433,6 +434,7 @@ func TestForce_LookForEnd(t *testing.T) {
 		"of this one, that was forced":    {introduction{Name: "n2", ID: 2, ClusterID: 9, Forced: []Forcing{{Parent: 8, Cluster: 9}}}, false},
 		"of another one":                  {introduction{Name: "n2", ID: 2, ClusterID: 10}, false},
 		"of another one, that was forced": {introduction{Name: "n2", ID: 2, ClusterID: 10, Forced: []Forcing{{Parent: 8, Cluster: 10}}}, false},
+		"one that claims more than it is": {introduction{Name: "n2", ID: 2, ClusterID: 10, Forced: []Forcing{{Parent: 9, Cluster: 11, By: "n2"}}}, false},
 		"an ancestor of this one":         {introduction{Name: "n2", ID: 2, ClusterID: 8, Forced: []Forcing{{Parent: 7, Cluster: 8}}}, false},
 		"no introduction":                 {introduction{ClusterID: 10, Forced: []Forcing{{Parent: 9, Cluster: 10}}}, false},
 	} {
@@ -477,5 +479,52 @@ func TestForce_RefusesTheEnded(t *testing.T) {
 	var a introduction
 	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil || a.ClusterID != 10 || len(a.Forced) != 1 || a.Founders != nil {
 		t.Errorf("it says %s, %v", w.Body, err)
+	}
+}
+
+// A learner of the cluster that has ended, which has no leader and sends nothing, hears
+// of it all the same.
+func TestForce_TheSilentStop(t *testing.T) {
+	nodes := newTestCluster(t, 2, nil)
+	mustPropose(t, nodes[0], "before")
+	learner := joinNode(t, nodes[0], "n3", false)
+	sameLists(t, append(nodes, learner), 1)
+	survivor, voter := nodes[0], nodes[1]
+	for _, n := range []*testNode{survivor, voter} {
+		if err := n.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	survivor.cfg.ForceNewCluster = ForceOnce
+	survivor.start()
+	mustPropose(t, survivor, "after")
+	if err := ended(t, learner); !errors.Is(err, ErrEnded) {
+		t.Errorf("the learner ended with %v", err)
+	}
+}
+
+// A node that was refused and got no answer leaves, and asks on: it may still be a
+// leader of the cluster that has ended.
+func TestForce_AsksAgain(t *testing.T) {
+	n := newCrashCluster(t, 3, -1).nodes[1].node
+	n.endings = make(chan *Forcing, 1)
+	n.client = http.DefaultClient
+	for id, m := range n.core.members.members {
+		m.PeerURL = "http://" + nobodyAt(t)
+		n.core.members.members[id] = m
+	}
+	var wg sync.WaitGroup
+	for range 3 {
+		n.askForEnd(t.Context(), &wg, errors.New("refused"))
+		wg.Wait()
+		if err := n.answered(t.Context(), nil, <-n.endings); err != nil || n.released == nil {
+			t.Fatalf("nobody answered: %v, it leaves: %v", err, n.released != nil)
+		}
+	}
+	n.askForEnd(t.Context(), &wg, errors.New("refused"))
+	wg.Wait()
+	<-n.endings
+	if err := n.answered(t.Context(), nil, &Forcing{Parent: 9, Cluster: 10, By: "n2"}); !errors.Is(err, ErrEnded) {
+		t.Errorf("it hears of the end while it leaves, and ends with %v", err)
 	}
 }

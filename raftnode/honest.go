@@ -136,6 +136,9 @@ func (c *core) honest(m *raftpb.Message) error {
 		// A leader tells a member to commit only what that member has
 		// acknowledged, after its fsync, in the leader's term.
 		if m.Term >= c.term && m.Commit > c.savedIndex {
+			if _, member := c.members.members[ID(m.From)]; member {
+				c.lackEntry, c.lackHeard = m.Commit, c.now
+			}
 			return dishonest("it commits entry %d, but this node's log ends at %d; unless the message is forged, the data directory is an old copy and this node must be replaced", m.Commit, c.savedIndex)
 		}
 	case raftpb.MsgAppResp:
@@ -149,9 +152,11 @@ func (c *core) honest(m *raftpb.Message) error {
 // A node that is behind may not know its leader, or who wants to become it, or who
 // asks something of it: they were added in entries that it has not applied. So a
 // stranger is only told from a member by a node that is not behind, and that is
-// what a leader it knows makes of it. While such a leader is heard of there is no
-// other: that one would have needed a majority, which would have deposed or left
-// the first.
+// what a leader it knows makes of it. While such a leader is heard of there is hardly
+// another: that one would have needed a majority, which would have deposed or left
+// the first. Only when leadership was handed over to somebody whom a member that is
+// behind does not know yet, that member drops what the new leader sends, until it has
+// not heard of the old one for an election time-out.
 func (c *core) checkSender(m *raftpb.Message) error {
 	if _, known := c.members.members[ID(m.From)]; known || m.From == c.lead || !c.led() {
 		return nil

@@ -220,3 +220,55 @@ func TestCore_NothingIsForwardedToItsSender(t *testing.T) {
 		t.Errorf("%d messages were refused", n)
 	}
 }
+
+// Who has an older copy of its data directory hears that others count on entries that it
+// does not have. It is not in step, asks nothing of the leader, and says why. A forged
+// message makes no difference to a node whose leader says otherwise.
+func TestCore_LackOfAcknowledgedEntries(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	beat := raftpb.Message{Type: raftpb.MsgHeartbeat, From: core.lead, To: uint64(f.id), Term: core.term}
+	honest, beyond := beat, beat
+	honest.Commit, beyond.Commit = core.commit, core.savedIndex+5
+	ticks := func(n int, beats ...raftpb.Message) {
+		t.Helper()
+		for range n {
+			core.tick()
+			for _, m := range beats {
+				core.step(m)
+			}
+			f.out = nil
+			if err := f.round(false, nil); err != nil {
+				t.Fatal(err)
+			}
+			f.node.publish()
+		}
+	}
+	asks := func() bool {
+		return slices.ContainsFunc(f.out, func(m raftpb.Message) bool {
+			return m.Type == raftpb.MsgReadIndex || m.Type == raftpb.MsgProp
+		})
+	}
+	ticks(30, honest, beyond)
+	if f.node.Status().Lacks {
+		t.Error("a forged message counts more than the leader's")
+	}
+	ticks(5, beyond)
+	if !f.node.Status().Lacks {
+		t.Fatal("it believes to be in step")
+	}
+	w := f.node.waiters.addOne([]byte("put"))
+	core.propose([]command{{origin: f.node.waiters.origin, seq: w.seq, data: w.data}})
+	core.read([]*read{newRead()})
+	if ticks(1, beyond); asks() {
+		t.Errorf("it asks something of the leader: %v", f.out)
+	}
+	if ticks(1, honest); f.node.Status().Lacks || !asks() {
+		t.Errorf("it goes on to be out of step: lacks %v, sends %v", f.node.Status().Lacks, f.out)
+	}
+	ticks(5, beyond)
+	ticks(2 * core.limits.electionTicks)
+	if f.node.Status().Lacks {
+		t.Error("it believes a message of long ago")
+	}
+}

@@ -351,6 +351,20 @@ func (t *table) check(c change) error {
 	return nil
 }
 
+// shows reports whether the table is as a change wants it.
+func (t *table) shows(c change) bool {
+	m, known := t.members[c.Member.ID]
+	switch c.Op {
+	case opAdd, opUpdate:
+		return known && m.Name == c.Member.Name && m.PeerURL == c.Member.PeerURL && m.ClientURL == c.Member.ClientURL
+	case opPromote:
+		return known && !m.Learner
+	case opRemove:
+		return t.removed[c.Member.ID]
+	}
+	return false
+}
+
 // apply carries out a change that check accepted. conf is what raft made of
 // it.
 func (t *table) apply(c change, conf raftpb.ConfState) {

@@ -158,10 +158,14 @@ type Status struct {
 	ClusterID ID
 	Role      Role
 	Leader    ID // zero while none is known
-	Term      uint64
-	Commit    uint64
-	Applied   uint64
-	Members   []Member // ordered by ID; not to be modified
+	// Lacks is set while the leader says that this node has acknowledged entries that
+	// its log does not have: its data directory is an older copy. Until it has them
+	// again it neither forwards commands nor confirms reads.
+	Lacks   bool
+	Term    uint64
+	Commit  uint64
+	Applied uint64
+	Members []Member // ordered by ID; not to be modified
 }
 
 // Role is what a member does in raft.
@@ -429,11 +433,9 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 			// was removed. Every message that it refuses says so again.
 			n.askForEnd(ctx, wg, err)
 		case f := <-n.endings:
-			n.asking = false
-			if f != nil {
-				return n.end(f)
+			if err := n.answered(ctx, wg, f); err != nil {
+				return err
 			}
-			n.leave(ctx, wg)
 		case <-n.released:
 			return ErrRemoved
 		case <-ticker.C:
@@ -677,13 +679,14 @@ type published struct {
 	state      raft.StateType
 	members    int // length and changes are told by the index of the last change
 	index      uint64
+	lacks      bool
 }
 
 // publish makes the loop's view visible to everybody.
 func (n *Node) publish() {
 	c := n.core
 	n.commit.Store(c.commit)
-	now := published{c.term, c.lead, c.state, len(c.members.members), c.membersAt}
+	now := published{c.term, c.lead, c.state, len(c.members.members), c.membersAt, c.lacks()}
 	if now == n.seen {
 		return
 	}
@@ -702,7 +705,7 @@ func (n *Node) publish() {
 	if forced := c.members.forced; len(forced) >= len(n.self.Forced) { // until the entry is applied the identity knows more
 		n.forced.Store(&forced)
 	}
-	st := &Status{ID: n.self.ID, Name: n.self.Name, ClusterID: n.self.ClusterID, Role: RoleFollower, Leader: ID(c.lead), Term: c.term, Members: c.members.list()}
+	st := &Status{ID: n.self.ID, Name: n.self.Name, ClusterID: n.self.ClusterID, Role: RoleFollower, Leader: ID(c.lead), Lacks: now.lacks, Term: c.term, Members: c.members.list()}
 	switch {
 	case c.isLeader():
 		st.Role = RoleLeader

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -148,5 +149,40 @@ func TestOpenDisk(t *testing.T) {
 				t.Errorf("found %+v the next time", found)
 			}
 		})
+	}
+}
+
+// A process that is killed while it begins a segment leaves it without its name. The
+// next one must not make a segment of it, with what is in it.
+func TestDisk_UnfinishedSegment_IsNotUsedAgain(t *testing.T) {
+	dir := logOf(t)
+	for _, name := range []string{"0.tmp", "1.tmp"} {
+		if err := os.WriteFile(filepath.Join(walDir(dir), name), bytes.Repeat([]byte{0x5a}, 256<<10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, st, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := st.entries[len(st.entries)-1].Index
+	for range 9 { // of 64 KiB: more than two segments
+		index++
+		if err := d.save(raftpb.HardState{Term: 1, Commit: index}, []raftpb.Entry{{Term: 1, Index: index, Data: make([]byte, 64<<10)}}, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	d, st, err = openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last := st.entries[len(st.entries)-1].Index; last != index {
+		t.Errorf("the log ends at entry %d, want %d", last, index)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
 	}
 }

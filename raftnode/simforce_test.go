@@ -332,11 +332,7 @@ func (s *simNode) refused() error {
 	}
 	select {
 	case f := <-n.endings:
-		n.asking = false
-		if f != nil {
-			return n.end(f)
-		}
-		n.leave(life.ctx, nil)
+		return n.answered(life.ctx, nil, f)
 	default:
 	}
 	return nil

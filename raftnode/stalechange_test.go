@@ -73,7 +73,9 @@ func TestCore_ChangeOfAnotherTable_IsRefused(t *testing.T) {
 	leader := c.nodes[ID(f.node.core.lead)]
 	m := leader.node.core.members.members[f.id]
 	late, done := make(chan error, 1), make(chan error, 1)
-	f.forward(t, opUpdate, m, late)
+	other := m
+	other.ClientURL = "http://other:1"
+	f.forward(t, opUpdate, other, late)
 	f.out = nil // lost, and repeated later
 	leader.node.core.proposeChange(opUpdate, m, done)
 	if err := c.answer(t, done); err != nil {
@@ -84,6 +86,27 @@ func TestCore_ChangeOfAnotherTable_IsRefused(t *testing.T) {
 	}
 	if len(f.node.core.changes) > 0 {
 		t.Error("it goes on to be repeated")
+	}
+}
+
+// Two members may be asked for the same change, as by a node that joins and tries again.
+// Whoever comes second has what it wants.
+func TestCore_SameChangeTwice_IsDone(t *testing.T) {
+	c, f := follower(t)
+	leader := c.nodes[ID(f.node.core.lead)]
+	m := Member{ID: 9, Name: "n9", PeerURL: "http://n9:1", ClientURL: "http://n9:2"}
+	moved := m
+	moved.ClientURL = "http://n9:3"
+	for _, ch := range []change{{Op: opAdd, Member: m}, {Op: opUpdate, Member: moved}, {Op: opPromote, Member: moved}, {Op: opRemove, Member: moved}} {
+		first, second := make(chan error, 1), make(chan error, 1)
+		f.forward(t, ch.Op, ch.Member, second)
+		f.out = nil // lost, and repeated later
+		leader.node.core.proposeChange(ch.Op, ch.Member, first)
+		for _, done := range []chan error{first, second} {
+			if err := c.answer(t, done); err != nil {
+				t.Errorf("%s: %v", ch.Op, err)
+			}
+		}
 	}
 }
 

@@ -29,6 +29,9 @@ func (v clusterView) Ready(ctx context.Context) error {
 		switch {
 		case len(st.Members) == 0:
 			return fmt.Errorf("%s has not formed or joined its cluster yet", st.Name)
+		case st.Lacks:
+			return fmt.Errorf("%s has lost entries of its log: its leader says that they were acknowledged, so the data directory is an older copy. "+
+				"If this stays so, replace the node: remove the member, empty the data directory, join again", st.Name)
 		case st.Leader == 0:
 			return fmt.Errorf("%s knows no leader", st.Name)
 		}

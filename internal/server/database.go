@@ -443,7 +443,7 @@ func (d *Database) stats() client.Stats {
 	st, s := d.node.Status(), d.store.Stats()
 	out := client.Stats{
 		Name: d.cfg.Name, ID: st.ID.String(), Role: string(st.Role), Leader: st.LeaderName(), Term: st.Term,
-		Ready:       st.Leader != 0 && st.Applied >= st.Commit,
+		Ready:       st.Leader != 0 && !st.Lacks && st.Applied >= st.Commit,
 		CommitIndex: st.Commit, AppliedIndex: st.Applied, DurableIndex: s.DurableIndex,
 		Revision: uint64(s.Revision), Digest: s.Digest.String(),
 		Keys: uint64(s.Keys), ValueBytes: s.ValueBytes, HistoryBytes: s.HistoryBytes, IndexBytes: s.IndexBytes,
