@@ -296,6 +296,9 @@ func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) e
 // that never finished, whose pages reached the disk in another order. walscan decides
 // by that. The mark itself is synced with what follows it.
 func (d *walDisk) prove() error {
+	if d.failed {
+		return fmt.Errorf("%w: the log in %s could not be written before; start the node again", ErrDisk, d.walDir)
+	}
 	if d.proven || raft.IsEmptyHardState(d.state) {
 		return nil
 	}

@@ -158,3 +158,22 @@ func TestDisk_NoRoom(t *testing.T) {
 		t.Errorf("a disk with room: %v", err)
 	}
 }
+
+// What a snapshot forgives, a system that is short of files, may have hit the log while
+// it began a segment: etcd's log is half changed then, and panics when it goes on.
+func TestDisk_FailedLog_IsNotUsedAgain(t *testing.T) {
+	d, err := createDisk(t.TempDir(), 1, snapshotAt(1), syncPath, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.close() })
+	if err := d.walErr(&os.PathError{Op: "open", Path: "0.tmp", Err: syscall.EMFILE}); errors.Is(err, ErrDisk) {
+		t.Fatalf("being short of files is the disk's fault: %v", err)
+	}
+	if err := d.saveSnapshot(snapshotAt(1)); !errors.Is(err, ErrDisk) || errors.Is(err, writefault.Err) {
+		t.Errorf("a snapshot: %v", err)
+	}
+	if err := d.save(raftpb.HardState{Term: 2, Commit: 1}, nil, true); !errors.Is(err, ErrDisk) {
+		t.Errorf("a state: %v", err)
+	}
+}

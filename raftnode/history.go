@@ -283,5 +283,9 @@ func (n *Node) checkSource(ctx context.Context, members []Member, source Member)
 	if theirs, _ := hex.DecodeString(a.Digest); bytes.Equal(own, theirs) {
 		return nil
 	}
-	return n.judge(ctx, members, a.Position)
+	if err := n.judge(ctx, members, a.Position); err != nil {
+		return err
+	}
+	// It did not answer twice, or is no member that is known here.
+	return fmt.Errorf("%s has another history than this node up to position %d", source.Name, a.Position)
 }

@@ -8,9 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -230,5 +232,27 @@ func TestNode_History_StrangersCountForNothing(t *testing.T) {
 	}
 	if err := nodes[0].node.JudgeHistory(context.Background(), 1); !errors.Is(err, ErrDiverged) {
 		t.Errorf("both: %v", err)
+	}
+}
+
+// A member that contradicts this one, and then says nothing more, is not to be pulled
+// from all the same.
+func TestNode_Diverged_SourceFallsSilent_IsNotPulledFrom(t *testing.T) {
+	one := newTestCluster(t, 1, nil)[0]
+	mustPropose(t, one, "x")
+	var asked atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set(clusterHeader, one.node.Status().ClusterID.String())
+		if asked.Add(1) > 1 {
+			http.Error(w, "it is busy", http.StatusServiceUnavailable)
+			return
+		}
+		writeJSON(w, http.StatusOK, historyAnswer{ID: 9, Position: 1, Digest: "ff"})
+	}))
+	t.Cleanup(other.Close)
+	source := Member{ID: 9, Name: "n9", PeerURL: other.URL}
+	err := one.node.checkSource(context.Background(), append(slices.Clone(one.node.Status().Members), source), source)
+	if err == nil || !strings.Contains(err.Error(), "n9 has another history") {
+		t.Errorf("after %d questions: %v", asked.Load(), err)
 	}
 }

@@ -148,7 +148,7 @@ func (c change) confChange() (raftpb.ConfChange, error) {
 	switch c.Op {
 	case opAdd:
 		cc.Type = raftpb.ConfChangeAddLearnerNode
-	case opUpdate, opForce: // raft carries out the parts of a forcing, see forcedConf
+	case opUpdate, opForce: // raft carries out the parts of a forcing, see applyConf
 		cc.Type = raftpb.ConfChangeUpdateNode
 	case opPromote:
 		cc.Type = raftpb.ConfChangeAddNode

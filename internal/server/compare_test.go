@@ -10,6 +10,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/raftnode"
 )
 
 // startOne runs a node alone with one revision more than a checkpoint.
@@ -102,5 +103,33 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 	}
 	if _, err := d.db.Get(context.Background(), "k0", kvstore.Linearizable); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A node whose history is wrong does not serve on until it has read all of a large
+// store: it stops when the time to look is over.
+func TestDatabase_StopDiverged_DoesNotWaitForItsDisk(t *testing.T) {
+	d, err := StartDatabase(context.Background(), DatabaseConfig{Name: "n1", DataDir: t.TempDir(), Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	for d.store.Stats().Revision == 0 {
+		_, err := d.db.Put(context.Background(), kvstore.PutRequest{Key: "k", Body: strings.NewReader("v"), Size: 1})
+		if err != nil && !errors.Is(err, kvstore.ErrUnavailable) { // no leader yet
+			t.Fatal(err)
+		}
+	}
+	if err := d.store.Commit(); err != nil { // so that there is something to read
+		t.Fatal(err)
+	}
+	d.stopDiverged(context.Background(), 1, raftnode.ErrDiverged, 0)
+	select {
+	case <-d.Done():
+	case <-time.After(time.Minute):
+		t.Fatal("it serves on")
+	}
+	if err := d.Err(); !errors.Is(err, raftnode.ErrDiverged) {
+		t.Errorf("it stopped because of %v", err)
 	}
 }

@@ -111,7 +111,8 @@ type Database struct {
 	disk      *diskWatch
 	started   time.Time
 	verified  atomic.Uint64 // revision up to which this node's disk was found in order
-	judging   atomic.Bool   // whether a difference is being looked into
+	judging   atomic.Bool   // whether the members are being asked about a difference
+	verifying atomic.Bool   // whether this node's disk is being read because of one
 	disputes  *rate.Limiter // of log lines about that
 	comparing sync.Mutex
 	compared  map[raftnode.ID]comparison // guarded by comparing
@@ -539,31 +540,56 @@ func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64
 }
 
 // judge asks all members who is wrong, and stops this node if it is the one; true if
-// nobody is. Before that it looks for the fault on this node's disk, where it can be
-// named; a disk that is in order can still hold what memory got wrong. Reading the
-// store takes long, so the watch does not wait for it.
+// nobody is.
 func (d *Database) judge(ctx context.Context, revision uint64) (same bool) {
 	err := d.node.JudgeHistory(ctx, revision)
-	diverged := errors.Is(err, raftnode.ErrDiverged)
-	if !diverged && !errors.As(err, new(*raftnode.DisputeError)) {
+	if errors.Is(err, raftnode.ErrDiverged) {
+		d.stopDiverged(ctx, revision, err, lookTime)
+		return false
+	}
+	if !errors.As(err, new(*raftnode.DisputeError)) {
 		return err == nil
 	}
-	if looked := d.verified.Load(); looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions) {
-		d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
-		fault := d.store.Verify(ctx)
-		if ctx.Err() != nil {
-			return false
+	switch looked := d.verified.Load(); {
+	case looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions):
+		// Reading the store takes long. Meanwhile another voter may come that
+		// decides, so neither the watch nor the next judgement waits for it.
+		if !d.verifying.Swap(true) {
+			d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
+			d.running.Go(func() {
+				defer d.verifying.Store(false)
+				if d.inOrder(ctx, revision) {
+					d.verified.Store(revision)
+				}
+			})
 		}
-		if fault != nil {
-			d.fail(fmt.Errorf("the histories of members differ at revision %d, and this node's disk is at fault: %w", revision, fault))
-			return false
-		}
-		d.verified.Store(revision)
-	}
-	if diverged {
-		d.fail(err)
-	} else if d.disputes.Allow() {
+	case d.disputes.Allow():
 		d.logger.Error("this node's disk is in order, but histories differ", "err", err)
 	}
 	return false
+}
+
+// lookTime is how long a node whose history is wrong looks for the fault on its disk
+// before it stops. It serves meanwhile, and a large store takes hours.
+const lookTime = 5 * time.Second
+
+// stopDiverged stops this node, whose history is wrong. If the fault is on its disk
+// and is found within limit, it says that, else err.
+func (d *Database) stopDiverged(ctx context.Context, revision uint64, err error, limit time.Duration) {
+	looking, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	d.logger.Error("this node's history is wrong; verifying its disk before it stops", "err", err)
+	if d.inOrder(looking, revision) || looking.Err() != nil && ctx.Err() == nil {
+		d.fail(err)
+	}
+}
+
+// inOrder reports whether this node's disk holds what it should, and stops the node
+// if it does not. False too if ctx ends before that is known.
+func (d *Database) inOrder(ctx context.Context, revision uint64) bool {
+	fault := d.store.Verify(ctx)
+	if fault != nil && ctx.Err() == nil {
+		d.fail(fmt.Errorf("the histories of members differ at revision %d, and this node's disk is at fault: %w", revision, fault))
+	}
+	return fault == nil
 }
