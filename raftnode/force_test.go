@@ -133,7 +133,7 @@ func TestForce_Resumes(t *testing.T) {
 func TestForce_OlderLog(t *testing.T) {
 	_, n, _ := survivors(t)
 	n.self.ClusterID, n.self.Forced = 10, []Forcing{{Word: ForceOnce, Parent: 9, Cluster: 10}}
-	if err := n.start(nil); !errors.Is(err, ErrDisk) {
+	if err := n.start(nil); !errors.Is(err, ErrMixedUp) {
 		t.Fatalf("started: %v", err)
 	}
 }
