@@ -26,7 +26,7 @@ func place(what string) string {
 	var pcs [40]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
 	parts := []string{what}
-	for len(parts) < 8 {
+	for len(parts) < 8 && (len(parts) < 2 || !strings.HasPrefix(what, "damage")) {
 		f, more := frames.Next()
 		if strings.Contains(f.Function, "/kvstore.") && !strings.Contains(f.File, "_test.go") && !strings.Contains(f.File, "memengine.go") {
 			parts = append(parts, fmt.Sprintf("%s:%d", f.Function[strings.LastIndex(f.Function, "/")+1:], f.Line))
@@ -60,7 +60,7 @@ func (e faultyEngine) View(fn func(Tx) error) error {
 	if err := e.a.access("view"); err != nil {
 		return err
 	}
-	return e.Engine.View(fn)
+	return e.Engine.View(func(tx Tx) error { return fn(faultyTx{tx, e.a}) })
 }
 
 func (e faultyEngine) Update(fn func(Tx) error) error {
@@ -88,13 +88,58 @@ func (t faultyTx) Delete(b Bucket, key []byte) error {
 	return t.Tx.Delete(b, key)
 }
 
+// cut is value, or half of it once: what is read there is damaged.
+func (a *accesses) cut(what string, value []byte) []byte {
+	if len(value) == 0 || a.access(what) == nil {
+		return value
+	}
+	return value[:len(value)/2]
+}
+
+func (t faultyTx) Get(b Bucket, key []byte) []byte {
+	return t.a.cut("damage: get from "+b.String(), t.Tx.Get(b, key))
+}
+
+func (t faultyTx) Seek(b Bucket, from []byte) (key, value []byte) {
+	key, value = t.Tx.Seek(b, from)
+	return key, t.a.cut("damage: seek in "+b.String(), value)
+}
+
+func (t faultyTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
+	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.a.cut("damage: ascend "+b.String(), v)) })
+}
+
+// faultyScratch is a Scratch whose accesses may fail.
+type faultyScratch struct {
+	memScratch
+	a *accesses
+}
+
+func (s *faultyScratch) Write(p []byte) (int, error) {
+	if err := s.a.access("write scratch"); err != nil {
+		return 0, err
+	}
+	return s.memScratch.Write(p)
+}
+
+func (s *faultyScratch) ReadAt(p []byte, off int64) (int, error) {
+	if err := s.a.access("read scratch"); err != nil {
+		return 0, err
+	}
+	return s.memScratch.ReadAt(p, off)
+}
+
+func (s *faultyScratch) Close() error {
+	return errors.Join(s.memScratch.Close(), s.a.access("close scratch"))
+}
+
 // open opens a store on d through faulty engines.
 func (a *accesses) open(d *memDisks) (*Store, error) {
 	d.history, d.index = d.history.Reopen(), d.index.Reopen()
 	cfg := tiny()
 	cfg.CommitBytes = 4000
 	cfg.History, cfg.Index = faultyEngine{d.history, a}, faultyEngine{d.index, a}
-	cfg.OpenScratch = func() (Scratch, error) { return &memScratch{}, a.access("open scratch") }
+	cfg.OpenScratch = func() (Scratch, error) { return &faultyScratch{a: a}, a.access("open scratch") }
 	cfg.OpenStaging = func() (Engine, error) {
 		d.staging = d.staging.Reopen()
 		return faultyEngine{d.staging, a}, a.access("open staging")
@@ -162,7 +207,23 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 	if err := l.read(t, s); err != nil {
 		return err
 	}
+	if err := l.send(t, s); err != nil {
+		return err
+	}
 	return s.Close()
+}
+
+// send has a new replica pull everything from s; what it gets must be right.
+func (l *life) send(t *testing.T, s *Store) error {
+	index, _, meta, snapshot, err := s.Durable()
+	if err != nil {
+		return err
+	}
+	to := mustOpen(t, newMemDisks(), tiny())
+	if err := catchUp(t, to, index, meta, snapshot, s); err != nil {
+		return err
+	}
+	return errors.Join(l.read(t, to), to.Close())
 }
 
 // read reads everything in every way; what it gets without an error must be right.
@@ -211,9 +272,17 @@ func (l *life) read(t *testing.T, s *Store) error {
 	return s.Verify(t.Context())
 }
 
+// believed are places that look at no value (deleteChunks), or hand on one that says
+// nothing to the store: the meta bytes of its owner.
+var believed = []string{
+	"damage: ascend chunks < kvstore.deleteChunks:",
+	"damage: get from state < kvstore.(*Store).Durable.",
+}
+
 // Every place in the program that looks into an engine, or writes to one, is once
-// told that it failed. That is never passed over: whoever asked hears of it, what is
-// answered is right, and a store that starts anew comes to the right end.
+// told that it failed; or gets half of a value. That is never passed over: whoever
+// asked hears of it, what is answered is right, and a store that starts anew comes to
+// the right end.
 func TestStore_EveryAccess_FailsOnce(t *testing.T) {
 	l := newLife(t)
 	clean := &accesses{from: map[string]bool{}}
@@ -226,13 +295,19 @@ func TestStore_EveryAccess_FailsOnce(t *testing.T) {
 	}
 	t.Logf("%d places", len(places))
 	for _, at := range places {
+		if slices.ContainsFunc(believed, func(b string) bool { return strings.HasPrefix(at, b) }) {
+			continue
+		}
 		d, a := newMemDisks(), &accesses{from: map[string]bool{}, target: at}
 		err := l.live(t, d, a)
 		if !a.failed {
 			continue // it depends on what runs at the same time
 		}
-		if !errors.Is(err, ErrInjected) {
+		if damaged := strings.HasPrefix(at, "damage"); err == nil || !damaged && !errors.Is(err, ErrInjected) {
 			t.Errorf("%s: the failure is answered with %v", at, err)
+		}
+		if strings.HasPrefix(at, "damage") {
+			continue
 		}
 		if err := l.live(t, d, &accesses{from: map[string]bool{}}); err != nil {
 			t.Errorf("%s: the next life: %v", at, err)

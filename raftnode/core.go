@@ -97,7 +97,6 @@ type coreLimits struct {
 // readRound is one ReadIndex request to the leader.
 type readRound struct {
 	ctx     []byte
-	term    uint64
 	started uint64
 	reads   []*read
 }
@@ -440,12 +439,13 @@ func (c *core) startRound() {
 	c.lastR++
 	ctx := binary.BigEndian.AppendUint64(make([]byte, 0, readContextBytes), c.waiters.origin)
 	ctx = binary.BigEndian.AppendUint64(ctx, c.lastR)
-	c.round = &readRound{ctx: ctx, term: c.term, started: c.now, reads: c.reads}
+	c.round = &readRound{ctx: ctx, started: c.now, reads: c.reads}
 	c.reads = nil
 	c.rn.ReadIndex(ctx) // may be dropped without a word: tick asks again, under a new name
 }
 
-// abandonRound puts the calls of the running round back.
+// abandonRound puts the calls of the running round back. They are asked again under
+// a new name, so whatever comes for the old one is an answer to nobody.
 func (c *core) abandonRound() {
 	if c.round != nil {
 		c.reads = append(c.round.reads, c.reads...)
@@ -455,14 +455,11 @@ func (c *core) abandonRound() {
 
 // answerRounds hands the calls of a confirmed round on to wait for apply. An
 // answer of another term is not trusted: a leader that was paused may confirm
-// with acknowledgements of its old life (etcd issue 20418).
+// with acknowledgements of its old life (etcd issue 20418). There is none, because
+// refresh has abandoned the round when the term changed.
 func (c *core) answerRounds(states []raft.ReadState) {
 	for _, s := range states {
 		if c.round == nil || string(s.RequestCtx) != string(c.round.ctx) {
-			continue
-		}
-		if c.round.term != c.term {
-			c.abandonRound()
 			continue
 		}
 		c.progress.wait(s.Index, c.round.reads)

@@ -87,6 +87,8 @@ type crashNode struct {
 	inbox  []raftpb.Message
 	down   int // rounds until it restarts
 	tables []Member
+
+	accesses *accesses // may be nil
 }
 
 func (c *crashNode) send(msgs []raftpb.Message) { c.out = append(c.out, msgs...) }
@@ -95,6 +97,11 @@ func (c *crashNode) stop()                      {}
 
 // saveSelf is a durable step too.
 func (c *crashNode) saveSelf(id identity) error {
+	if c.accesses != nil {
+		if err := c.accesses.access("save the identity"); err != nil {
+			return err
+		}
+	}
 	if err := c.disk.step(); err != nil {
 		return err
 	}
@@ -115,9 +122,13 @@ func (c *crashNode) start(forcing *Forcing) error {
 	cfg.setDefaults()
 	ws := newWaiters(random64())
 	p := &progress{}
-	n := &Node{cfg: cfg, sm: c.sm, self: c.self, saveSelf: c.saveSelf, logger: slog.New(slog.DiscardHandler),
-		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: c.disk, transport: c}
-	n.applier = newApplier(c.sm, ws, p)
+	sm, disk := StateMachine(c.sm), disk(c.disk)
+	if a := c.accesses; a != nil {
+		sm, disk = faultySM{c.sm, a}, faultyDisk{c.disk, a}
+	}
+	n := &Node{cfg: cfg, sm: sm, self: c.self, saveSelf: c.saveSelf, logger: slog.New(slog.DiscardHandler),
+		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: disk, transport: c}
+	n.applier = newApplier(sm, ws, p)
 	n.identity.Store(&n.self)
 	n.removed.Store(&map[ID]bool{})
 	n.status.Store(&Status{})
@@ -204,6 +215,7 @@ type crashCluster struct {
 	nodes map[ID]*crashNode
 	steps int
 	fatal int // the step that kills, -1: none
+	ended int // members whose steps failed
 	acked map[string]bool
 	open  []openPut
 }
@@ -286,7 +298,13 @@ func (c *crashCluster) roundAll(round int) {
 		n := c.nodes[id]
 		if n.node == nil {
 			if n.down--; n.down <= 0 {
-				n.boot(c.t)
+				switch err := n.start(nil); {
+				case errors.Is(err, errCrash) && n.accesses != nil:
+					c.ended++
+					n.down = 25
+				case err != nil:
+					c.t.Fatalf("n%d does not start again: %v", n.id, err)
+				}
 			}
 			continue
 		}
@@ -295,10 +313,12 @@ func (c *crashCluster) roundAll(round int) {
 				n.sm.sync()
 				err = c.step()
 				if err != nil {
+					c.ended++
 					c.kill(n)
 					continue
 				}
 			} else {
+				c.ended++
 				c.kill(n)
 				continue
 			}
@@ -314,6 +334,7 @@ func (c *crashCluster) roundAll(round int) {
 			if !errors.Is(err, errCrash) {
 				c.t.Fatalf("fatal step %d: n%d: %v", c.fatal, id, err)
 			}
+			c.ended++
 			c.kill(n)
 		}
 	}
@@ -395,6 +416,9 @@ func TestCore_CrashAtEveryStep(t *testing.T) {
 			for fatal := 0; ; fatal++ {
 				c := newCrashCluster(t, size, fatal)
 				c.run(40)
+				if c.steps > fatal && c.ended != 1 {
+					t.Errorf("step %d failed, and that ended %d members, want 1", fatal, c.ended)
+				}
 				if c.steps <= fatal {
 					t.Logf("%d steps", c.steps)
 					return

@@ -3,7 +3,6 @@ package raftnode
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -65,6 +64,8 @@ func TestOpenDisk(t *testing.T) {
 		name   string
 		damage func(t *testing.T, dir string)
 		want   []string // of the error; none if the log opens
+		// mixedUp: the error is ErrMixedUp, and not ErrDisk.
+		mixedUp bool
 	}{
 		{name: "whole", damage: func(*testing.T, string) {}},
 		{name: "torn", damage: func(t *testing.T, dir string) {
@@ -85,22 +86,22 @@ func TestOpenDisk(t *testing.T) {
 				return raw
 			})
 		}},
-		{name: "no log", want: []string{"check the log", "no such file"}, damage: func(t *testing.T, dir string) {
+		{name: "no log", mixedUp: true, want: []string{"the log in", "is gone", "replace this node"}, damage: func(t *testing.T, dir string) {
 			if err := os.RemoveAll(walDir(dir)); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "no directory of snapshots", want: []string{"snap", "no such file"}, damage: func(t *testing.T, dir string) {
+		{name: "no directory of snapshots", mixedUp: true, want: []string{"snap", "is gone", "replace this node"}, damage: func(t *testing.T, dir string) {
 			if err := os.RemoveAll(snapDir(dir)); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "no newest snapshot", want: []string{"the snapshot file of index 2, term 1 is missing or damaged", "replace this node"}, damage: func(t *testing.T, dir string) {
+		{name: "no newest snapshot", mixedUp: true, want: []string{"the snapshot file of index 2, term 1 is missing or damaged", "replace this node"}, damage: func(t *testing.T, dir string) {
 			if err := os.Remove(onlyFile(t, snapDir(dir), ".snap")); err != nil {
 				t.Fatal(err)
 			}
 		}},
-		{name: "a damaged snapshot", want: []string{"the snapshot file of index 2, term 1 is missing or damaged"}, damage: func(t *testing.T, dir string) {
+		{name: "a damaged snapshot", mixedUp: true, want: []string{"the snapshot file of index 2, term 1 is missing or damaged"}, damage: func(t *testing.T, dir string) {
 			rewrite(t, onlyFile(t, snapDir(dir), ".snap"), func(raw []byte) []byte {
 				raw[len(raw)-1] ^= 1
 				return raw
@@ -118,8 +119,8 @@ func TestOpenDisk(t *testing.T) {
 			c.damage(t, dir)
 			d, found, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
 			if len(c.want) > 0 {
-				if !errors.Is(err, ErrDisk) && !errors.Is(err, fs.ErrNotExist) {
-					t.Errorf("%v is not ErrDisk", err)
+				if kind := map[bool]error{false: ErrDisk, true: ErrMixedUp}[c.mixedUp]; !errors.Is(err, kind) {
+					t.Errorf("%v is not %v", err, kind)
 				}
 				for _, want := range c.want {
 					if err == nil || !strings.Contains(err.Error(), want) {

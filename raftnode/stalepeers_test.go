@@ -43,26 +43,38 @@ func TestCore_RemovedMembers_AreNotHeard(t *testing.T) {
 	}
 }
 
-// An answer to a read that was asked in another term is asked for again: whoever led
-// then may have confirmed it with acknowledgements of an old life.
+// A read that was asked in another term is asked again: whoever led then may have
+// confirmed it with acknowledgements of an old life.
 func TestCore_ReadOfAnotherTerm_IsAskedAgain(t *testing.T) {
 	_, f := follower(t)
 	core := f.node.core
 	r := newRead()
-	core.reads = []*read{r}
+	core.read([]*read{r})
 	core.startRound()
 	if core.round == nil {
 		t.Fatal("no round began")
 	}
-	ctx := core.round.ctx
-	core.round.term--
-	core.answerRounds([]raft.ReadState{{Index: core.commit, RequestCtx: ctx}})
-	select {
-	case err := <-r.done:
-		t.Fatalf("a read is answered by a round of another term: %v", err)
-	default:
+	ctx, term := core.round.ctx, core.term
+	core.step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: core.lead, To: uint64(f.id), Term: term + 1})
+	if core.term == term || core.lead == raft.None {
+		t.Fatalf("term %d, leader %v", core.term, ID(core.lead))
 	}
-	if len(core.reads) != 1 || core.round != nil {
-		t.Errorf("%d reads wait for the next round, and %v goes on", len(core.reads), core.round)
+	for _, again := range []bool{false, true} { // before the next round, and in it
+		if again {
+			core.startRound()
+		}
+		core.answerRounds([]raft.ReadState{{Index: core.commit, RequestCtx: ctx}})
+		select {
+		case err := <-r.done:
+			t.Fatalf("a read is answered by a round of another term: %v", err)
+		default:
+		}
+		if asked := core.round != nil; asked != again || len(core.progress.waits) != 0 {
+			t.Errorf("the next round runs: %v, and %d reads wait to be applied", asked, len(core.progress.waits))
+		}
+	}
+	core.answerRounds([]raft.ReadState{{Index: 0, RequestCtx: core.round.ctx}})
+	if err := <-r.done; err != nil {
+		t.Errorf("asked again, it is answered with %v", err)
 	}
 }

@@ -1,0 +1,63 @@
+package kvstore
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Wherever a store keeps a file there may be something that cannot be opened, read or
+// removed. The store does not open, names it, has kept nothing open, and lost nothing
+// when it is gone.
+func TestOpenStoreDir_Obstacles(t *testing.T) {
+	for _, c := range []struct{ name, says string }{
+		{historyFile, historyFile}, {indexFile, indexFile}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
+		{historyFile + creating, historyFile}, {indexFile + creating, indexFile},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			born := !strings.HasSuffix(c.name, creating) && c.name != historyFile && c.name != indexFile
+			if born || c.name == historyFile {
+				s, err := OpenStoreDir(dir, tiny())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path, kept := filepath.Join(dir, c.name), filepath.Join(dir, "kept")
+			if err := os.Rename(path, kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := OpenStoreDir(dir, tiny()); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Fatalf("it opens: %v", err)
+			}
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(kept, path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+			s, err := OpenStoreDir(dir, tiny())
+			if err != nil {
+				t.Fatalf("with nothing in the way: %v", err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStoreDir(file, tiny()); err == nil {
+		t.Error("a file is no directory")
+	}
+}
