@@ -289,7 +289,8 @@ func (w *simWorld) reform(c *simClient) {
 	if s == nil {
 		return
 	}
-	n := s.life.node
+	life := s.life
+	n := life.node
 	all := n.core.members.list()
 	m := all[c.r.IntN(len(all))]
 	req := changeRequest{Op: "transfer", Name: m.Name}
@@ -317,6 +318,9 @@ func (w *simWorld) reform(c *simClient) {
 	defer cancel()
 	_, err := n.changeHere(ctx, req)
 	c.await()
+	if life.dead && err == nil {
+		err = ErrOutcomeUnknown // its answer is lost
+	}
 	w.moved(req.Member, err)
 	w.note("%s %s%s at n%d: %v", req.Op, req.Name, req.Member.Name, s.id, err)
 }
