@@ -38,6 +38,7 @@ const simEnds = 500
 type simOp struct {
 	checker.Op
 	cluster ID
+	asked   []ID // clusters, by the client, until then
 }
 
 // simMark is a revision in the history of a cluster.
@@ -239,6 +240,8 @@ func (w *simWorld) checkOps() {
 			all = append(all, o.Op)
 			if f != nil && o.Outcome == checker.Unknown {
 				old = append(old, o.Op)
+			} else if f != nil && o.Value != "" && slices.Contains(o.asked, f.old) { // a try before may have taken effect there
+				old = append(old, unknown(o.Op))
 			}
 			continue
 		}
@@ -247,9 +250,7 @@ func (w *simWorld) checkOps() {
 		if value, saw := seenBy(&o.Op); o.Outcome != checker.Unknown && o.Return <= f.since && ok && (!saw || value == digestText(kept.SHA256) && o.Revision == uint64(kept.Revision)) {
 			all = append(all, o.Op)
 		} else if o.Value != "" { // nobody knows what becomes of it in the new cluster
-			op := o.Op
-			op.Outcome, op.Seen, op.Revision, op.Return = checker.Unknown, "", 0, math.MaxInt64
-			all = append(all, op)
+			all = append(all, unknown(o.Op))
 		}
 	}
 	for _, v := range checker.Check(all) {
@@ -260,6 +261,12 @@ func (w *simWorld) checkOps() {
 			w.fatalf("in the cluster that has ended: %v", v)
 		}
 	}
+}
+
+// unknown returns a put as one that nobody has heard the answer of.
+func unknown(op checker.Op) checker.Op {
+	op.Outcome, op.Seen, op.Revision, op.Return = checker.Unknown, "", 0, math.MaxInt64
+	return op
 }
 
 // seenBy returns the value that an operation saw its key set to.

@@ -71,6 +71,9 @@ func (s *simNode) join(ctx context.Context, c *simClient, self Member) ([]Member
 		if life != nil && to != s && s.w.connected(s.id, to.id) && s.w.connected(to.id, s.id) {
 			_, _, err := life.node.AddMember(ctx, self)
 			c.await()
+			if s.raft == self.ID { // else it was wiped
+				s.w.moved(self, err) // it joins with the URL it was started with, even if it was a member already, and moved
+			}
 			switch {
 			case err == nil && !life.dead:
 				return life.node.Status().Members, nil
