@@ -48,7 +48,10 @@ func CheckForceWord(word string) error {
 
 // ForceError is why no new cluster was forced. Nothing was written. As long as it
 // stands, a start with the same settings ends alike.
-type ForceError struct{ Reason string }
+type ForceError struct {
+	Reason string
+	Done   *Forcing // that was done with the data before and stands in the way, nil if none does
+}
 
 // Error returns the reason.
 func (e *ForceError) Error() string { return e.Reason }
@@ -77,8 +80,9 @@ func wordIsNew(forced []Forcing, word string) error {
 		return nil
 	}
 	f := forced[max(at, 0)]
-	return notForced("this was done already, on %s by %s, at entry %d of the log, and is done only once: remove it from the command line, the unit, or the environment (ONCEKV_FORCE_NEW_CLUSTER), and start the node without it. "+
+	reason := fmt.Sprintf("this was done already, on %s by %s, at entry %d of the log, and is done only once: remove it from the command line, the unit, or the environment (ONCEKV_FORCE_NEW_CLUSTER), and start the node without it. "+
 		"If a majority is lost once more, give a word that was not used before: --force-new-cluster=AGAIN-%d", f.when(), f.By, f.Index, len(forced)+1)
+	return &ForceError{Reason: reason, Done: &f}
 }
 
 // lastForced is the index of the newest entry that forced a new cluster, zero if

@@ -528,3 +528,19 @@ func TestForce_AsksAgain(t *testing.T) {
 		t.Errorf("it hears of the end while it leaves, and ends with %v", err)
 	}
 }
+
+// A founder that never began, and whose ID is used up by now, is told how to come back.
+func TestForce_FounderThatNeverBegan_IsToldToJoin(t *testing.T) {
+	n := newCrashCluster(t, 1, -1).nodes[1].node
+	n.self.Name = "n3"
+	forced := introduction{Name: "n2", ID: 2, ClientURL: "http://n2:2", ClusterID: 10, Forced: []Forcing{{Parent: 9, Cluster: 10, By: "n2"}}}
+	_, _, err := n.consider([]introduction{forced}, false)
+	if !errors.Is(err, ErrRefused) {
+		t.Fatalf("it goes on: %v", err)
+	}
+	for _, says := range []string{"forced", "empty the data directory " + n.cfg.Dir, "--join http://n2:2"} {
+		if !strings.Contains(err.Error(), says) {
+			t.Errorf("%v does not say %q", err, says)
+		}
+	}
+}

@@ -246,6 +246,9 @@ func (n *Node) consider(answers []introduction, complete bool) ([]Member, ID, er
 				return a.Founders, a.ClusterID, nil
 			}
 		}
+		if k := len(a.Forced); k > 0 { // without this node, which may be a founder that never began: its ID is used up
+			return nil, 0, fmt.Errorf("%w: %s belongs to a cluster that was forced on %s, without %s; empty the data directory %s, which belongs to no cluster, and start this node with --join %s", ErrRefused, a.Name, a.Forced[k-1].when(), n.self.Name, n.cfg.Dir, a.ClientURL)
+		}
 		return nil, 0, fmt.Errorf("%w: %s belongs to a cluster that was formed without %s; start this node with --join %s", ErrRefused, a.Name, n.self.Name, a.ClientURL)
 	}
 	if !complete {

@@ -22,7 +22,8 @@ type simClient struct {
 	number int
 	r      *rand.Rand
 
-	cluster ID // of the process that was asked last
+	cluster ID   // of the process that was asked last
+	asked   []ID // clusters, those before too
 }
 
 type simClientKey struct{}
@@ -60,6 +61,7 @@ func (c *simClient) pick() (*simNode, *simLife) {
 	life := s.takesPart()
 	if life != nil {
 		c.cluster = life.node.self.ClusterID
+		c.asked = append(c.asked, c.cluster)
 	}
 	return s, life
 }
@@ -217,7 +219,7 @@ func (w *simWorld) saw(c *simClient, rev uint64) {
 
 func (w *simWorld) record(c *simClient, op checker.Op) {
 	w.note("%v", op)
-	w.ops = append(w.ops, simOp{op, c.cluster})
+	w.ops = append(w.ops, simOp{op, c.cluster, slices.Clone(c.asked)})
 }
 
 // get reads a key at one node.
@@ -289,7 +291,8 @@ func (w *simWorld) reform(c *simClient) {
 	if s == nil {
 		return
 	}
-	n := s.life.node
+	life := s.life
+	n := life.node
 	all := n.core.members.list()
 	m := all[c.r.IntN(len(all))]
 	req := changeRequest{Op: "transfer", Name: m.Name}
@@ -317,6 +320,9 @@ func (w *simWorld) reform(c *simClient) {
 	defer cancel()
 	_, err := n.changeHere(ctx, req)
 	c.await()
+	if life.dead && err == nil {
+		err = ErrOutcomeUnknown // its answer is lost
+	}
 	w.moved(req.Member, err)
 	w.note("%s %s%s at n%d: %v", req.Op, req.Name, req.Member.Name, s.id, err)
 }

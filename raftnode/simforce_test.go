@@ -3,9 +3,9 @@ package raftnode
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -21,13 +21,14 @@ type simForce struct {
 	old, new ID   // clusters; new is 0 until it is there
 	over     bool // it is there, or was refused
 
-	rev    kvstore.Revision // of the survivor when the others were lost
-	digest kvstore.Digest
-	had    map[string]kvstore.Meta // what was acknowledged and the survivor had applied by then
-	kept   map[string]kvstore.Meta // what is in the new cluster
-	since  int64                   // clients' clock when the others were lost
-	copied bool                    // older copies were started: nothing is promised of the old cluster
-	heard  map[ID]int64            // how many steps on end an old leader could hear of the new cluster
+	rev     kvstore.Revision // of the survivor when the others were lost
+	digest  kvstore.Digest
+	had     map[string]kvstore.Meta // what was acknowledged and the survivor had applied by then
+	kept    map[string]kvstore.Meta // what is in the new cluster
+	since   int64                   // clients' clock when the others were lost
+	copied  bool                    // older copies were started: nothing is promised of the old cluster
+	removed map[ID]bool             // members of the old cluster, and those before, that are not of the new one
+	heard   map[ID]int64            // how many steps on end an old leader could hear of the new cluster
 }
 
 // simEnds is how many steps a leader may take to hear that its cluster has ended.
@@ -37,6 +38,7 @@ const simEnds = 500
 type simOp struct {
 	checker.Op
 	cluster ID
+	asked   []ID // clusters, by the client, until then
 }
 
 // simMark is a revision in the history of a cluster.
@@ -103,6 +105,7 @@ func (w *simWorld) forcing() {
 		case n.self.ClusterID == f.old:
 			w.fatalf("n%d takes part in the old cluster although it should force a new one", f.survivor.id)
 		case n.core.forcedAt <= n.progress.index():
+			f.removed = maps.Clone(n.core.members.removed)
 			w.forced(n.self.ClusterID, life.store)
 		}
 	}
@@ -194,7 +197,7 @@ func (w *simWorld) refusesForce(s *simNode, err error) bool {
 	}
 	w.note("n%d does not force: %v", s.id, refused)
 	s.force = ""
-	if f := w.force; !f.over && !strings.Contains(refused.Reason, "was done already") && s.raft != 0 && len(s.lastSelf.Forced) == 0 {
+	if f := w.force; !f.over && refused.Done == nil && s.raft != 0 && len(s.lastSelf.Forced) == 0 {
 		f.over, f.apart, f.old, w.change = true, false, 0, false // it was removed: the others come back
 		for _, other := range w.nodes {
 			other.asleep = false
@@ -237,6 +240,8 @@ func (w *simWorld) checkOps() {
 			all = append(all, o.Op)
 			if f != nil && o.Outcome == checker.Unknown {
 				old = append(old, o.Op)
+			} else if f != nil && o.Value != "" && slices.Contains(o.asked, f.old) { // a try before may have taken effect there
+				old = append(old, unknown(o.Op))
 			}
 			continue
 		}
@@ -245,9 +250,7 @@ func (w *simWorld) checkOps() {
 		if value, saw := seenBy(&o.Op); o.Outcome != checker.Unknown && o.Return <= f.since && ok && (!saw || value == digestText(kept.SHA256) && o.Revision == uint64(kept.Revision)) {
 			all = append(all, o.Op)
 		} else if o.Value != "" { // nobody knows what becomes of it in the new cluster
-			op := o.Op
-			op.Outcome, op.Seen, op.Revision, op.Return = checker.Unknown, "", 0, math.MaxInt64
-			all = append(all, op)
+			all = append(all, unknown(o.Op))
 		}
 	}
 	for _, v := range checker.Check(all) {
@@ -258,6 +261,12 @@ func (w *simWorld) checkOps() {
 			w.fatalf("in the cluster that has ended: %v", v)
 		}
 	}
+}
+
+// unknown returns a put as one that nobody has heard the answer of.
+func unknown(op checker.Op) checker.Op {
+	op.Outcome, op.Seen, op.Revision, op.Return = checker.Unknown, "", 0, math.MaxInt64
+	return op
 }
 
 // seenBy returns the value that an operation saw its key set to.

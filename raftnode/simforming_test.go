@@ -71,6 +71,9 @@ func (s *simNode) join(ctx context.Context, c *simClient, self Member) ([]Member
 		if life != nil && to != s && s.w.connected(s.id, to.id) && s.w.connected(to.id, s.id) {
 			_, _, err := life.node.AddMember(ctx, self)
 			c.await()
+			if s.raft == self.ID { // else it was wiped
+				s.w.moved(self, err) // it joins with the URL it was started with, even if it was a member already, and moved
+			}
 			switch {
 			case err == nil && !life.dead:
 				return life.node.Status().Members, nil
@@ -130,11 +133,15 @@ func (s *simNode) takePart(life *simLife) error {
 	return nil
 }
 
-// refusedRightly reports whether a machine that wants to join must not: it was removed
-// before it knew that it was a member.
+// refusedRightly reports whether a machine must not come to belong to a cluster: it was
+// removed before it knew that it was a member, or founded a cluster from which another
+// was forced before it knew that there is one.
 func (w *simWorld) refusedRightly(s *simNode, err error) bool {
-	if !errors.Is(err, ErrRefused) || !s.joins {
+	if !errors.Is(err, ErrRefused) {
 		return false
+	}
+	if !s.joins {
+		return w.force != nil && w.force.removed[s.raft] && s.lastSelf.ClusterID == 0
 	}
 	leader := w.leader()
 	return leader != nil && leader.life.node.core.members.removed[s.raft]

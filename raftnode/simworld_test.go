@@ -568,7 +568,7 @@ func (w *simWorld) turn(s *simNode) {
 			if !ended {
 				s.gone, s.left = w.ruined(s, err) || w.copies(s) || w.marked(s, err) || refused, refused
 			}
-			if w.dice(0.5) {
+			if s.files.died == nil && w.dice(0.5) { // who died in an fsync does not come to give the answers that followed it
 				w.rest() // answers that were ready have left
 			}
 			s.crash(w.chance(w.p.power))
