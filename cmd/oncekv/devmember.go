@@ -132,9 +132,10 @@ func (s *devSystem) keep(ctx context.Context, m *devMember) {
 }
 
 // beginsAnew reports whether a node that stopped so is no member of its cluster,
-// and can become one.
+// and can become one. One whose cluster has ended may hold what only its majority had
+// acknowledged: a person decides about that.
 func beginsAnew(err error) bool {
-	return errors.Is(err, server.ErrRemoved) || errors.Is(err, server.ErrEnded) || errors.Is(err, server.ErrLostData) || errors.Is(err, server.ErrRefused) || errors.Is(err, errDirLost)
+	return errors.Is(err, server.ErrRemoved) || errors.Is(err, server.ErrLostData) || errors.Is(err, server.ErrRefused) || errors.Is(err, errDirLost)
 }
 
 // untilStopped waits until the node has stopped, or its directory is gone, and
@@ -244,8 +245,6 @@ func inShort(why error) string {
 	switch {
 	case errors.Is(why, server.ErrRemoved):
 		return "it was removed from the cluster"
-	case errors.Is(why, server.ErrEnded):
-		return "a new cluster was forced without it"
 	case errors.Is(why, server.ErrLostData), errors.Is(why, errDirLost):
 		return "its data directory was deleted or emptied"
 	}
