@@ -46,6 +46,7 @@ type walDisk struct {
 	logger          *slog.Logger
 
 	state  raftpb.HardState // as it was saved last
+	saved  bool             // something was, since the log was opened
 	proven bool             // a mark follows what was synced last
 	failed bool             // nothing can be written any more
 }
@@ -276,6 +277,7 @@ func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) e
 	if err := d.prove(); err != nil {
 		return err
 	}
+	d.saved = true
 	// wal.Save fsyncs by raft's rule (new entries, term or vote), which is
 	// the rule the last argument comes from.
 	if err := d.walErr(d.wal.Save(state, entries)); err != nil {
@@ -324,7 +326,7 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	}
 	conf := s.Metadata.ConfState
 	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
-	d.proven = false
+	d.saved, d.proven = true, false
 	return d.walErr(d.wal.SaveSnapshot(rec))
 }
 
@@ -422,10 +424,11 @@ func removeFiles(dir string, names []string) error {
 	return nil
 }
 
-// close leaves a mark: what was saved last was on the disk too.
+// close leaves a mark: what was saved last was on the disk too. A log that was only
+// read stays as it is: a start that is refused must change nothing.
 func (d *walDisk) close() error {
 	var err error
-	if !d.failed {
+	if d.saved && !d.failed {
 		err = d.prove()
 	}
 	return errors.Join(err, d.walErr(d.wal.Close()))

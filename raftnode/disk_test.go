@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"os"
@@ -175,5 +176,25 @@ func TestDisk_FailedLog_IsNotUsedAgain(t *testing.T) {
 	}
 	if err := d.save(raftpb.HardState{Term: 2, Commit: 1}, nil, true); !errors.Is(err, ErrDisk) {
 		t.Errorf("a state: %v", err)
+	}
+}
+
+// A start that is refused has opened the log, and changes nothing in it.
+func TestDisk_Close_LeavesWhatItFound(t *testing.T) {
+	dir := logOf(t)
+	segment := onlyFile(t, walDir(dir), ".wal")
+	found, err := os.ReadFile(segment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	if now, err := os.ReadFile(segment); err != nil || !bytes.Equal(now, found) {
+		t.Errorf("%s has changed, %v", segment, err)
 	}
 }
