@@ -206,7 +206,7 @@ func (w *simWorld) refusesForce(s *simNode, err error) bool {
 	return true
 }
 
-// endsAll reports whether all voters of the old cluster have stopped, as far as they
+// endsAll reports whether all members of the old cluster have stopped, as far as they
 // can know.
 func (w *simWorld) endsAll() bool {
 	f := w.force
@@ -221,8 +221,7 @@ func (w *simWorld) endsAll() bool {
 		if life == nil || s.beside || life.node.self.ClusterID != f.old {
 			continue
 		}
-		t := life.node.core.members
-		if _, knows := t.members[f.survivor.raft]; knows && slices.Contains(t.conf.Voters, uint64(s.raft)) {
+		if _, knows := life.node.core.members.members[f.survivor.raft]; knows {
 			return false
 		}
 	}
@@ -329,6 +328,25 @@ func durable(e *simEntry) *simEntry {
 	return fresh
 }
 
+// dial connects to every member that the process knows, as the transport does all the
+// time: one that sends nothing to a member hears too that it is refused.
+func (s *simNode) dial() {
+	n := s.life.node
+	for _, m := range n.core.members.list() {
+		to := s.w.member(m.ID)
+		if to == nil || to == s || to.takesPart() == nil || !s.w.connected(s.id, to.id) || !s.w.connected(to.id, s.id) {
+			continue
+		}
+		_, ended := to.life.node.endedCluster(n.self.ClusterID.String())
+		if ended || to.life.node.self.ClusterID == n.self.ClusterID && to.life.node.isRemoved(n.self.ID) {
+			s.life.refusal = errGone
+		}
+	}
+}
+
+// errGone is how the transport tells that a member does not take part any more.
+var errGone = errors.New("410 Gone")
+
 // refused tells a process that a member does not take its messages: it was removed, or
 // its cluster has ended.
 func (s *simNode) refused() error {
@@ -359,7 +377,7 @@ func (w *simWorld) takes(to *simNode, x *simMessage) bool {
 		return true
 	}
 	if life := from.takesPart(); (ended || x.cluster == n.self.ClusterID) && life != nil && life.node.self.ID == x.raft && life.node.self.ClusterID == x.cluster && w.connected(to.id, x.from) {
-		life.refusal = errors.New("410 Gone")
+		life.refusal = errGone
 	}
 	return false
 }

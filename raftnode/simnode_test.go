@@ -301,6 +301,7 @@ func (s *simNode) run() error {
 	if s.phase -= s.clock.rate; s.phase <= 0 {
 		s.phase += simTick
 		n.core.tick()
+		s.dial()
 		if n.core.now%checkpointTicks == 0 {
 			if err := n.checkpoint(); err != nil {
 				return err
@@ -352,19 +353,13 @@ func (s *simNode) run() error {
 	return nil
 }
 
-// behind reports whether somebody is a member already, and this node does not know it
-// yet. It does not listen to such a member, which leadership was handed over to, until
-// it has not heard of the leader it knows for an election time-out.
+// behind reports whether this node does not know yet, or after a restart not again, that
+// somebody is a member. It does not listen to such a member, which leadership may have
+// been handed over to, until it has not heard of the leader it knows for an election
+// time-out.
 func (s *simNode) behind(from uint64) bool {
-	if _, known := s.life.node.core.members.members[ID(from)]; known {
-		return false
-	}
-	for _, other := range s.w.nodes {
-		if other.takesPart() != nil && other.life.node.core.members.members[ID(from)].ID != 0 {
-			return true
-		}
-	}
-	return false
+	_, known := s.life.node.core.members.members[ID(from)]
+	return !known && s.w.joined[ID(from)]
 }
 
 // apply hands some of what is committed to the store, as the applier's own

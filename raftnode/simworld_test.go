@@ -142,11 +142,12 @@ type simWorld struct {
 	places   map[ID][]string // client URLs under which a member may be known
 	moves    int             // of members to new client URLs
 	client   int
-	actors   int      // of processes
-	change   bool     // a change of members is under way
-	failed   bool     // an fsync has
-	rotten   *simNode // whose disk has lied, or that was marked after an fsync that failed
-	verifies bool     // and whether Verify has to see it
+	actors   int         // of processes
+	joined   map[ID]bool // who was a member for anybody who sent something, to it or of its own
+	change   bool        // a change of members is under way
+	failed   bool        // an fsync has
+	rotten   *simNode    // whose disk has lied, or that was marked after an fsync that failed
+	verifies bool        // and whether Verify has to see it
 	failure  string
 
 	mu    sync.Mutex
@@ -177,7 +178,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		told: map[ID]uint64{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{},
+		told: map[ID]uint64{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -292,6 +293,11 @@ func (w *simWorld) post(s *simNode, m raftpb.Message) {
 		return
 	}
 	w.trace.Write(raw)
+	for _, id := range []ID{s.life.node.self.ID, ID(m.To)} {
+		if _, member := s.life.node.core.members.members[id]; member {
+			w.joined[id] = true
+		}
+	}
 	for again := true; again; again = w.chance(w.p.repeat) {
 		if w.chance(w.p.drop) {
 			if s.life != nil && w.chance(0.3) {
@@ -402,6 +408,9 @@ func (w *simWorld) rot() {
 	leader, s := w.leader(), w.any()
 	if leader == nil || s.life == nil || len(leader.life.node.core.members.conf.Voters) < 3 {
 		return
+	}
+	if s.staging.Size() > 0 {
+		return // it has pulled records that do not count yet, and may be pulled again
 	}
 	defer s.writes.set(s.writes.pass())
 	bucket := []kvstore.Bucket{kvstore.BucketRecords, kvstore.BucketChunks}[w.r.IntN(2)]
