@@ -297,7 +297,7 @@ func (w *simWorld) reform(c *simClient) {
 	m := all[c.r.IntN(len(all))]
 	req := changeRequest{Op: "transfer", Name: m.Name}
 	switch kind := c.r.IntN(6); {
-	case kind == 0 && w.rotten == nil: // else only the copy that has lied might be left
+	case kind == 0 && w.rotten == nil && !w.failed: // else only the copy that has lied might be left, or no majority
 		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
 	case kind == 1:
 		req = changeRequest{Op: "promote", Name: m.Name}

@@ -296,6 +296,7 @@ func (w *simWorld) restore(c *simCopy, s *simNode) {
 	w.note("n%d gets a copy of n%d", s.id, c.of.id)
 	w.force.copied = true
 	s.history, s.index, s.staging = c.history.Copy(), c.index.Copy(), c.staging.Copy()
+	s.pulled = true // perhaps
 	s.files.wipe()
 	s.files = newSimFiles(s)
 	s.files.fill(c.files)

@@ -153,7 +153,7 @@ func (w *simWorld) wipe(s *simNode) {
 	s.history, s.index, s.staging = kvstore.NewMemEngine(), kvstore.NewMemEngine(), kvstore.NewMemEngine()
 	s.files.wipe()
 	s.files = newSimFiles(s)
-	s.raft, s.joins, s.gone, s.left = 0, true, false, false
+	s.raft, s.joins, s.gone, s.left, s.pulled, s.force = 0, true, false, false, false, ""
 	s.lastSelf = identity{}
 	s.wakeAt = w.step + w.r.Int64N(100)
 }

@@ -45,6 +45,7 @@ type simNode struct {
 	asleep   bool     // nobody starts it
 	force    string   // the word to force a new cluster with
 	beside   bool     // it has a copy of another machine, which is there too
+	pulled   bool     // it may have records that do not count
 	name     string   // of the member
 	lastSelf identity // when it took part last
 }
@@ -412,7 +413,7 @@ func (s *simNode) stage() {
 		s.w.fatalf("a snapshot cannot be read: %v", err)
 	}
 	defer s.writes.set(s.writes.pass()) // it writes to history itself
-	err = s.life.store.Stage(context.Background(), d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
+	err = s.life.node.sm.Stage(context.Background(), d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
 		var b bytes.Buffer
 		if err := from.life.node.sm.Serve(ctx, query, &b); err != nil {
 			return nil, err

@@ -43,6 +43,12 @@ func (a simStore) Install(index, term uint64, meta, snapshot []byte) error {
 	return a.Store.Install(index, term, meta, snapshot)
 }
 
+// Stage may leave records that do not count: behind the end of history, or twice.
+func (a simStore) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error)) error {
+	a.s.pulled = true
+	return a.Store.Stage(ctx, snapshot, fetch)
+}
+
 // Serve may commit.
 func (a simStore) Serve(ctx context.Context, query string, w io.Writer) error {
 	defer a.s.writes.set(a.s.writes.pass())

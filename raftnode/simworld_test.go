@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
@@ -406,11 +407,11 @@ func (w *simWorld) trouble() {
 // rot flips a bit on the disk of a machine that the cluster can do without.
 func (w *simWorld) rot() {
 	leader, s := w.leader(), w.any()
-	if leader == nil || s.life == nil || len(leader.life.node.core.members.conf.Voters) < 3 {
+	if leader == nil || s.life == nil || len(leader.life.node.core.members.conf.Voters) < 3 || leader.life.node.core.changeAhead() {
 		return
 	}
-	if s.staging.Size() > 0 {
-		return // it has pulled records that do not count yet, and may be pulled again
+	if s.pulled {
+		return // nobody would miss a record that does not count
 	}
 	defer s.writes.set(s.writes.pass())
 	bucket := []kvstore.Bucket{kvstore.BucketRecords, kvstore.BucketChunks}[w.r.IntN(2)]
@@ -431,11 +432,25 @@ func (w *simWorld) ruined(s *simNode, err error) bool {
 	return s == w.rotten && errors.As(err, &corrupt)
 }
 
+// changeAhead reports whether the log has a change of members that is yet to count.
+func (c *core) changeAhead() bool {
+	from, last := max(c.log.first, c.membersAt+1), c.logEnd
+	if from > last {
+		return false
+	}
+	entries, err := c.log.Entries(from, last+1, math.MaxUint64)
+	return err != nil || slices.ContainsFunc(entries, func(e raftpb.Entry) bool { return e.Type == raftpb.EntryConfChange })
+}
+
 // mayFail decides whether an fsync of a machine fails, once in a world, and where the
 // cluster can do without it.
 func (w *simWorld) mayFail(s *simNode) bool {
 	leader := w.leader()
-	if w.failed || w.p.force > 0 || w.rotten != nil || w.change || s.files.settling || leader == nil || len(leader.life.node.core.members.conf.Voters) < 3 || w.r.IntN(4) > 0 {
+	if w.failed || w.p.force > 0 || w.rotten != nil || w.change || s.files.settling || leader == nil || w.r.IntN(4) > 0 {
+		return false
+	}
+	core := leader.life.node.core
+	if len(core.members.conf.Voters) < 3 || core.changeAhead() {
 		return false
 	}
 	w.failed = true
