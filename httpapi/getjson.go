@@ -75,27 +75,13 @@ func documentOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 	return marshal(&document)
 }
 
-// textOf returns a value as JSON carries it: text, or base64 when it is not UTF-8, or
-// when escapes would make it more than twice as long. So memory that is taken for two
-// copies of a value holds its document.
+// textOf returns a value as JSON carries it: text, or base64 when it is not
+// UTF-8.
 func textOf(raw []byte) (text, encoding string) {
-	if utf8.Valid(raw) && escapesOf(raw) <= len(raw) {
+	if utf8.Valid(raw) {
 		return string(raw), ""
 	}
 	return base64.StdEncoding.EncodeToString(raw), client.EncodingBase64
-}
-
-// escapesOf counts the bytes that JSON adds to a text.
-func escapesOf(text []byte) (n int) {
-	for _, b := range text {
-		switch {
-		case b == '"', b == '\\', b == '\n', b == '\r', b == '\t':
-			n++
-		case b < ' ':
-			n += len(`\u0000`) - 1
-		}
-	}
-	return n
 }
 
 // wholeOf returns all bytes of a value.
