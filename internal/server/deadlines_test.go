@@ -38,22 +38,24 @@ func connected(tb testing.TB) (*connection, net.Conn) {
 // soon is long enough for a read to have begun and short enough for a test.
 const soon = 20 * time.Millisecond
 
-// begun reads in the background, and returns when the read waits.
+// begun reads in the background, and returns when the read waits, or has ended: a
+// machine may take longer for the first than a deadline lasts.
 func begun(c *connection) <-chan error {
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.Read(make([]byte, 1))
 		done <- err
 	}()
-	for {
+	for len(done) == 0 {
 		c.deadlines.mu.Lock()
 		reading := c.deadlines.reading
 		c.deadlines.mu.Unlock()
 		if reading > 0 {
-			return done
+			break
 		}
 		runtime.Gosched()
 	}
+	return done
 }
 
 func wantDeadline(t *testing.T, err error) {
