@@ -191,7 +191,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	if err := checkNewest(records, st.snapshot); err != nil {
 		return nil, st, fmt.Errorf("%w: %s: %w", ErrMixedUp, d.snapDir, err)
 	}
-	if err := d.removeUnfinished(); err != nil {
+	if err := d.removeUnfinished(st.snapshot); err != nil {
 		return nil, st, err
 	}
 	at := walpb.Snapshot{Index: st.snapshot.Metadata.Index, Term: st.snapshot.Metadata.Term}
@@ -227,12 +227,25 @@ func (d *walDisk) syncFound(dir string) error {
 // removeUnfinished removes segments that a process which was killed had begun: first
 // records are written before a segment gets its name. etcd makes the next segment of
 // what it finds under the same name, with whatever lies behind its own first records.
-func (d *walDisk) removeUnfinished() error {
+//
+// Snapshots newer than the newest that the log names go too: their records were never
+// written. They would count among those that purgeSnaps keeps, in the place of later
+// ones that the log does name.
+func (d *walDisk) removeUnfinished(newest raftpb.Snapshot) error {
 	names, err := fileNames(d.walDir, ".tmp")
 	if err == nil {
 		err = removeFiles(d.walDir, names)
 	}
-	return diskErr(err, "remove unfinished segments of the log")
+	if err != nil {
+		return diskErr(err, "remove unfinished segments of the log")
+	}
+	names, err = fileNames(d.snapDir, ".snap")
+	if err == nil {
+		at := fmt.Sprintf("%016x-%016x.snap", newest.Metadata.Term, newest.Metadata.Index)
+		names = slices.DeleteFunc(names, func(name string) bool { return name <= at })
+		err = removeFiles(d.snapDir, names)
+	}
+	return diskErr(err, "remove snapshots that the log does not name")
 }
 
 // newestSnapshot reads the newest snapshot that is in records and not damaged; it may

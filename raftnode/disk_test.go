@@ -198,3 +198,43 @@ func TestDisk_Close_LeavesWhatItFound(t *testing.T) {
 		t.Errorf("%s has changed, %v", segment, err)
 	}
 }
+
+// A process that is killed between the file of a snapshot and its record in the log
+// leaves a file that counts for nothing. It must not keep a place of those that count.
+func TestDisk_SnapshotsWithoutARecord(t *testing.T) {
+	dir := logOf(t)
+	logger := slog.New(slog.DiscardHandler)
+	d, _, err := openDisk(dir, 1, syncPath, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for index := uint64(20); index < 22; index++ {
+		s := snapshotAt(index)
+		s.Metadata.Term = 9
+		if err := d.snaps.SaveSnap(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+	d, st, err := openDisk(dir, 1, syncPath, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := snapshotAt(st.state.Commit)
+	own.Metadata.Term = st.state.Term
+	if err := errors.Join(d.saveSnapshot(own), d.release(own.Metadata.Index), d.close()); err != nil {
+		t.Fatal(err)
+	}
+	d, st, err = openDisk(dir, 1, syncPath, logger)
+	if err != nil {
+		t.Fatalf("the log lost its snapshot: %v", err)
+	}
+	if st.snapshot.Metadata.Index != own.Metadata.Index {
+		t.Errorf("the snapshot is that of %d, want %d", st.snapshot.Metadata.Index, own.Metadata.Index)
+	}
+	if err := d.close(); err != nil {
+		t.Fatal(err)
+	}
+}
