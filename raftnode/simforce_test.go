@@ -17,9 +17,10 @@ import (
 // until they hear of the new cluster is a world beside it.
 type simForce struct {
 	survivor *simNode
-	apart    bool // the others go on, and nobody reaches the survivor
-	old, new ID   // clusters; new is 0 until it is there
-	over     bool // it is there, or was refused
+	apart    bool   // the others go on, and nobody reaches the survivor
+	old, new ID     // clusters; new is 0 until it is there
+	at       uint64 // the entry that forces it, when the survivor has written that
+	over     bool   // it is there, or was refused
 
 	rev     kvstore.Revision // of the survivor when the others were lost
 	digest  kvstore.Digest

@@ -32,7 +32,7 @@ func (a simStore) Apply(index, term uint64, commands [][]byte, meta []byte) (res
 		}
 	}
 	if err == nil {
-		a.s.w.observe(a.s, commands, results)
+		a.s.w.observe(a.s, index, commands, results)
 	}
 	return results, err
 }

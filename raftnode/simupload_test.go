@@ -40,13 +40,14 @@ const (
 
 // observe judges what one machine has applied: nobody may drop an upload that goes
 // on but its client.
-func (w *simWorld) observe(s *simNode, commands [][]byte, results []any) {
+func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results []any) {
+	cluster := w.proposedIn(s.life.node, index)
 	for i, command := range commands {
 		kind := command[1]
 		if kind != simChunkCommand && kind != simAbandonCommand {
 			continue
 		}
-		u := w.upload(s.life.node.self.ClusterID, command)
+		u := w.upload(cluster, command)
 		switch result := results[i].(type) {
 		case kvstore.ChunkResult:
 			if number := [4]byte(command[18:22]); !u.seen[number] {
@@ -60,6 +61,19 @@ func (w *simWorld) observe(s *simNode, commands [][]byte, results []any) {
 			u.ended = u.ended || result.Dropped
 		}
 	}
+}
+
+// proposedIn is the cluster in which an entry was proposed: what lies before the forcing
+// of a new one in its log is of the old one.
+func (w *simWorld) proposedIn(n *Node, index uint64) ID {
+	f := w.force
+	if f == nil || n.self.ClusterID == f.old {
+		return n.self.ClusterID
+	}
+	if f.at = max(f.at, n.core.forcedAt); index <= f.at {
+		return f.old
+	}
+	return n.self.ClusterID
 }
 
 func (w *simWorld) upload(cluster ID, command []byte) *simProgress {
