@@ -222,7 +222,7 @@ func (w *simWorld) endsAll() bool {
 		if life == nil || s.beside || life.node.self.ClusterID != f.old {
 			continue
 		}
-		if _, knows := life.node.core.members.members[f.survivor.raft]; knows {
+		if slices.ContainsFunc(life.node.peersAtStart(), func(m Member) bool { return m.ID == f.survivor.raft }) {
 			return false
 		}
 	}
@@ -334,7 +334,7 @@ func durable(e *simEntry) *simEntry {
 // time: one that sends nothing to a member hears too that it is refused.
 func (s *simNode) dial() {
 	n := s.life.node
-	for _, m := range n.core.members.list() {
+	for _, m := range n.peersAtStart() {
 		to := s.w.member(m.ID)
 		if to == nil || to == s || to.takesPart() == nil || !s.w.connected(s.id, to.id) || !s.w.connected(to.id, s.id) {
 			continue
