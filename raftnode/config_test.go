@@ -4,31 +4,39 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
 // A configuration that cannot work is refused before anything is written.
 func TestOpen_BadConfig(t *testing.T) {
 	const url, other = "http://127.0.0.1:1", "http://127.0.0.1:2"
-	for what, damage := range map[string]func(*Config){
-		"name":                   func(c *Config) { c.Name = "a b" },
-		"no name":                func(c *Config) { c.Name = "" },
-		"peer URL":               func(c *Config) { c.PeerURL = "n1" },
-		"no peer URL":            func(c *Config) { c.PeerURL = "" },
-		"client URL":             func(c *Config) { c.ClientURL = "n1" },
-		"a member's name":        func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"a b", other}} },
-		"a member's URL":         func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"n2", "n2"}} },
-		"a name twice":           func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"n1", other}} },
-		"a URL twice":            func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"n2", url}} },
-		"the list lacks it":      func(c *Config) { c.InitialCluster = []Peer{{"n2", other}} },
-		"the list has other URL": func(c *Config) { c.InitialCluster = []Peer{{"n1", other}} },
+	for what, c := range map[string]struct {
+		damage func(*Config)
+		says   string
+	}{
+		"name":                   {func(c *Config) { c.Name = "a b" }, "name"},
+		"no name":                {func(c *Config) { c.Name = "" }, "name"},
+		"peer URL":               {func(c *Config) { c.PeerURL = "n1" }, "peer_url"},
+		"no peer URL":            {func(c *Config) { c.PeerURL = "" }, "peer_url"},
+		"client URL":             {func(c *Config) { c.ClientURL = "n1" }, "client_url"},
+		"a member's name":        {func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"a b", other}} }, "a b"},
+		"a member's URL":         {func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"n2", "n2"}} }, "n2"},
+		"a name twice":           {func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"n1", other}} }, "same name or URL"},
+		"a URL twice":            {func(c *Config) { c.InitialCluster = []Peer{{"n1", url}, {"n2", url}} }, "same name or URL"},
+		"the list lacks it":      {func(c *Config) { c.InitialCluster = []Peer{{"n2", other}} }, "does not name this node"},
+		"the list has other URL": {func(c *Config) { c.InitialCluster = []Peer{{"n1", other}} }, "it advertises"},
 	} {
 		cfg := Config{Dir: t.TempDir(), Name: "n1", PeerURL: url, ClientURL: url}
-		damage(&cfg)
-		if n, err := Open(cfg, &listSM{}); !errors.Is(err, ErrBadMember) || n != nil {
+		c.damage(&cfg)
+		if n, err := Open(cfg, &listSM{}); !errors.Is(err, ErrBadMember) || !strings.Contains(err.Error(), c.says) || n != nil {
 			t.Errorf("%s: %v, %v", what, n, err)
 		}
 	}
@@ -176,5 +184,35 @@ func TestNode_Run_ToldToStop(t *testing.T) {
 	n.sm = brokenSM{&listSM{}}
 	if err := n.Run(ctx); err != nil {
 		t.Errorf("while it opened its log: %v", err)
+	}
+}
+
+// A node asks at its start whether its cluster was ended meanwhile. Then it takes no
+// part, and says so.
+func TestNode_Run_ClusterHasEnded(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var asked atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch a := (introduction{Name: "n2", ID: 2, ClientURL: "http://n2:1", ClusterID: 9}); {
+		case r.URL.Path != nodehttp.IdentityPath:
+			http.NotFound(w, r)
+		case asked.Add(1) == 1: // when it joins
+			writeJSON(w, http.StatusOK, a)
+		default:
+			a.ClusterID, a.Forced = 10, []Forcing{{Parent: 9, Cluster: 10, By: "n2"}}
+			writeJSON(w, http.StatusOK, a)
+		}
+	}))
+	defer srv.Close()
+	cfg := Config{Dir: t.TempDir(), Name: "n1", PeerURL: "http://127.0.0.1:1", ClientURL: "http://127.0.0.1:1", Join: func(context.Context, Member) ([]Member, error) {
+		return []Member{{ID: 2, Name: "n2", PeerURL: srv.URL, ClientURL: "http://n2:1"}}, nil
+	}}
+	n, err := Open(cfg, &listSM{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Run(ctx); !errors.Is(err, ErrEnded) {
+		t.Errorf("ended with %v", err)
 	}
 }

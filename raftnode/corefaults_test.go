@@ -434,3 +434,171 @@ func TestCore_RetryChanges(t *testing.T) {
 		}
 	}
 }
+
+// Whoever becomes the leader knows nothing yet of who can be reached, and hands nobody
+// a refusal because of that.
+func TestCore_NewLeader_IsNotSettled(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	before := len(core.heard)
+	core.step(raftpb.Message{Type: raftpb.MsgTimeoutNow, From: core.lead, To: uint64(f.id), Term: core.term})
+	if before == 0 || len(core.heard) < before {
+		t.Errorf("a candidate forgets whom it has heard of: %d of %d", len(core.heard), before)
+	}
+	for _, from := range []uint64{1, 2, 3} {
+		if from != uint64(f.id) {
+			core.step(raftpb.Message{Type: raftpb.MsgVoteResp, From: from, To: uint64(f.id), Term: core.term})
+			break
+		}
+	}
+	if !core.isLeader() {
+		t.Fatalf("it is %v", core.state)
+	}
+	for ticks := range uint64(activeTicks) {
+		if len(core.heard) > 1 || core.settled() {
+			t.Errorf("after %d ticks it has heard of %v, and is settled: %v", ticks, core.heard, core.settled())
+		}
+		core.tick()
+	}
+	if !core.settled() {
+		t.Error("it is never settled")
+	}
+}
+
+// What a member had forwarded it proposes itself as soon as it leads.
+func TestCore_NewLeader_ProposesWhatItHadForwarded(t *testing.T) {
+	c, f := follower(t)
+	core := f.node.core
+	g := f.open(t, 3, 10)
+	if err := f.round(false, c.nodes); err != nil {
+		t.Fatal(err)
+	}
+	f.out = nil // lost
+	core.step(raftpb.Message{Type: raftpb.MsgTimeoutNow, From: core.lead, To: uint64(f.id), Term: core.term})
+	for round := 0; g.left > 0; round++ {
+		if round == 20 {
+			t.Fatalf("%d of 3 commands have no answer; it leads: %v", g.left, core.isLeader())
+		}
+		c.roundAll(round)
+	}
+}
+
+// A read that has no answer is asked again under another name, and not before it is
+// time. Nobody else is asked meanwhile.
+func TestCore_Read_IsAskedAgain(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	beat := raftpb.Message{Type: raftpb.MsgHeartbeat, From: core.lead, To: uint64(f.id), Term: core.term, Commit: core.commit}
+	names := map[string]uint64{}
+	ask := func() {
+		t.Helper()
+		f.out = nil
+		core.step(beat)
+		if err := f.round(false, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range f.out {
+			if m.Type == raftpb.MsgReadIndex {
+				names[string(m.Entries[0].Data)] = core.now
+			}
+		}
+	}
+	began := core.now
+	core.read([]*read{newRead()})
+	ask()
+	for range 3 * core.limits.readTicks {
+		core.tick()
+		ask()
+	}
+	var at []uint64
+	for _, tick := range names {
+		at = append(at, tick-began)
+	}
+	slices.Sort(at)
+	if want := []uint64{0, core.limits.readTicks, 2 * core.limits.readTicks, 3 * core.limits.readTicks}; !slices.Equal(at, want) {
+		t.Errorf("asked at ticks %v, want %v", at, want)
+	}
+}
+
+// A leader has one entry on its way, and gathers what comes meanwhile in the next.
+func TestCore_Flush_OneEntryAtATime(t *testing.T) {
+	c := newCrashCluster(t, 3, -1)
+	leader := c.lead(t)
+	c.run(6)
+	core := leader.node.core
+	if !core.isLeader() {
+		t.Skip("leadership moved")
+	}
+	last := core.savedIndex
+	for range 5 {
+		leader.open(t, 2, 10)
+		if err := leader.round(false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if core.savedIndex != last+1 || len(core.queue) != 8 || core.inflight != 1 {
+		t.Errorf("%d entries, %d commands wait, %d on their way", core.savedIndex-last, len(core.queue), core.inflight)
+	}
+	for round := range 10 {
+		c.roundAll(round)
+	}
+	if core.savedIndex != last+2 || len(core.queue) != 0 || core.inflight != 0 {
+		t.Errorf("later: %d entries, %d commands wait, %d on their way", core.savedIndex-last, len(core.queue), core.inflight)
+	}
+}
+
+// Who is silent about a snapshot is offered one again, after some time and not before.
+func TestCore_Snapshot_IsOfferedAgain(t *testing.T) {
+	c := newCrashCluster(t, 3, -1)
+	leader := c.lead(t)
+	c.run(6)
+	core := leader.node.core
+	if !core.isLeader() {
+		t.Skip("leadership moved")
+	}
+	behind, other := leader.id%3+1, (leader.id+1)%3+1
+	// One puts that one member does not get, and a log that begins behind them.
+	for i := range 10 {
+		leader.open(t, 1, 10+i)
+		if err := leader.round(false, nil); err != nil {
+			t.Fatal(err)
+		}
+		core.step(raftpb.Message{Type: raftpb.MsgAppResp, From: uint64(other), To: uint64(leader.id), Term: core.term, Index: core.savedIndex})
+	}
+	if err := leader.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	leader.sm.sync()
+	core.limits.snapshotLogBytes, core.limits.keepLogBytes = 1, 0
+	if err := leader.node.checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	var at []uint64
+	began := core.now
+	for core.now < began+3*core.limits.snapshotTicks {
+		core.tick()
+		for _, from := range []ID{behind, other} {
+			core.step(raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: uint64(from), To: uint64(leader.id), Term: core.term})
+		}
+		if core.now == began+1 { // what it was sent is not there
+			core.step(raftpb.Message{Type: raftpb.MsgAppResp, From: uint64(behind), To: uint64(leader.id), Term: core.term, Index: core.savedIndex, Reject: true, RejectHint: 1, LogTerm: 1})
+		}
+		leader.out = nil
+		if err := leader.round(false, nil); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range leader.out {
+			if m.Type == raftpb.MsgSnap {
+				at = append(at, core.now-began)
+			}
+		}
+	}
+	if len(at) < 2 || len(at) > 3 {
+		t.Fatalf("offered at ticks %v", at)
+	}
+	for i := range at[1:] {
+		if pause := at[i+1] - at[i]; pause < core.limits.snapshotTicks || pause > core.limits.snapshotTicks+2 {
+			t.Errorf("offered at ticks %v", at)
+		}
+	}
+}
