@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -93,10 +95,49 @@ func TestNode_ServeMembers_RefusesNonsense(t *testing.T) {
 	}
 }
 
+// askingNode is what asks others.
+func askingNode() *Node {
+	n := &Node{logger: slog.New(slog.DiscardHandler), client: nodehttp.NewClient(nodehttp.Options{}), changes: nodehttp.NewClient(nodehttp.Options{IdlePerHost: -1})}
+	n.identity.Store(&identity{ID: 1, Name: "n1", ClusterID: 9})
+	return n
+}
+
+// connRequests counts the requests of a connection.
+type connRequests struct{}
+
+// A change never goes by a connection that something else has left idle: the other side
+// may have closed it, and then nobody could tell whether the change was carried out.
+func TestNode_AskLeader_UsesNoIdleConnection(t *testing.T) {
+	n := askingNode()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(connRequests{}).(*atomic.Int32).Add(1) > 1 {
+			panic(http.ErrAbortHandler) // as one that has stopped meanwhile
+		}
+		if r.URL.Path == nodehttp.IdentityPath {
+			writeJSON(w, http.StatusOK, introduction{Name: "n2", ID: 2, ClientURL: "http://n2:1", ClusterID: 9})
+			return
+		}
+		w.Header().Set(clusterHeader, r.Header.Get(clusterHeader))
+		writeJSON(w, http.StatusOK, changeAnswer{})
+	}))
+	srv.Config.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+		return context.WithValue(ctx, connRequests{}, new(atomic.Int32))
+	}
+	srv.Start()
+	defer srv.Close()
+	for i := range 3 {
+		if _, err := n.introductionOf(t.Context(), srv.URL, ""); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.askLeader(t.Context(), srv.URL, changeRequest{Op: "promote", Name: "n2"}); err != nil {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+}
+
 // Who asks a leader for a change learns whether it may have been carried out.
 func TestNode_AskLeader_Outcomes(t *testing.T) {
-	n := &Node{logger: slog.New(slog.DiscardHandler), client: nodehttp.NewClient(nodehttp.Options{})}
-	n.identity.Store(&identity{ID: 1, ClusterID: 9})
+	n := askingNode()
 	answer := ""
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(clusterHeader, r.Header.Get(clusterHeader))
