@@ -137,6 +137,9 @@ func TestNode_CarryOut_RemembersTheSnapshot(t *testing.T) {
 		}}
 	}
 	at := n.core.savedIndex + 100
+	if err := n.core.honest(ptr(offer(at))); err != nil {
+		t.Fatal(err)
+	}
 	n.core.staged(offer(at))
 	w, _ := n.core.next()
 	if err := n.carryOut(t.Context(), w, nil, nil); err != nil {
