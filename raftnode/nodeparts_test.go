@@ -486,3 +486,93 @@ func TestCore_Climb_WithALeader_IsSlow(t *testing.T) {
 	}
 	t.Error("never climbs")
 }
+
+// What the mail brings reaches the core, each in its place.
+func TestNode_Deliver(t *testing.T) {
+	_, f := follower(t)
+	n, lead := f.node, f.node.core.lead
+	heard := n.core.now + 1
+	n.core.now = heard
+	r := newRead()
+	called := false
+	n.deliver(mail{
+		msgs:  []raftpb.Message{{Type: raftpb.MsgHeartbeat, From: lead, To: uint64(f.id), Term: n.core.term, Commit: n.core.commit}},
+		cmds:  []command{{origin: 99, seq: 1}},
+		reads: []*read{r},
+		calls: []func(*core){func(c *core) { called = c == n.core }},
+	})
+	if n.core.heard[lead] != heard || len(n.core.queue) != 1 || len(n.core.reads) != 1 || n.core.reads[0] != r || !called {
+		t.Errorf("heard at %d, %d commands, %d reads, called: %v", n.core.heard[lead], len(n.core.queue), len(n.core.reads), called)
+	}
+}
+
+// A snapshot that the node has already is not pulled, and raft says so; one that it
+// lacks is pulled, one at a time.
+func TestNode_CarryOut_Pulls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, f := follower(t)
+		n := f.node
+		n.sm = &partsSM{listSM: &listSM{}}
+		offer := func(index uint64) raftpb.Message {
+			return raftpb.Message{Type: raftpb.MsgSnap, From: n.core.lead, To: uint64(f.id), Term: n.core.term, Snapshot: raftpb.Snapshot{
+				Data:     snapshotData{meta: must(n.core.members.encode()), state: []byte("0")}.encode(),
+				Metadata: raftpb.SnapshotMetadata{Index: index, Term: n.core.term, ConfState: n.core.members.conf},
+			}}
+		}
+		fail := func(err error) { t.Error(err) }
+		var wg sync.WaitGroup
+		carryOut := func(index ...uint64) {
+			t.Helper()
+			for _, i := range index {
+				n.core.snaps = append(n.core.snaps, offer(i))
+			}
+			w, _ := n.core.next()
+			if err := n.carryOut(t.Context(), w, fail, &wg); err != nil {
+				t.Fatal(err)
+			}
+			wg.Wait()
+		}
+		carryOut(n.core.commit)
+		if n.pulling || len(n.pulls) != 0 {
+			t.Error("it pulls what it has")
+		}
+		at := n.core.commit + 100
+		carryOut(at, at+1)
+		if !n.pulling || len(n.pulls) != 1 || (<-n.pulls).m.Snapshot.Metadata.Index != at {
+			t.Error("it does not pull what was offered first")
+		}
+	})
+}
+
+// A node leaves when it was removed, and not before.
+func TestNode_CarryOut_LeavesWhenRemoved(t *testing.T) {
+	c := newCrashCluster(t, 2, -1)
+	leader := c.lead(t)
+	for round := range 20 {
+		c.roundAll(round)
+	}
+	for _, n := range c.nodes {
+		if n.node.released != nil {
+			t.Fatalf("n%d leaves, and nobody has removed it", n.id)
+		}
+	}
+	leader.node.core.proposeChange(opRemove, leader.node.core.members.members[leader.id], nil)
+	for round := 0; leader.node.released == nil; round++ {
+		if round == 200 {
+			t.Fatal("the removed node does not leave")
+		}
+		c.roundAll(round)
+	}
+}
+
+// When a node stops, who waits for what raft has had hears that nobody knows; who waits
+// for what it has not, that nothing happened.
+func TestWaiters_FailAll(t *testing.T) {
+	ws := newWaiters(7)
+	g := ws.add([][]byte{[]byte("a"), []byte("b")})
+	ws.claim([]command{{origin: 7, seq: g.waiters[0].seq}}, 1)
+	ws.failAll()
+	if g.left != 0 || ws.count() != 0 || g.outcomes[0].err != ErrOutcomeUnknown || g.outcomes[1].err != ErrStopped {
+		t.Errorf("%+v", g.outcomes)
+	}
+}
