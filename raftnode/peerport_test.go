@@ -42,12 +42,7 @@ func (s *servingSM) Serve(_ context.Context, _ string, w io.Writer) error {
 // Whoever pulls a snapshot's data sees what is wrong: a status as long as there is no
 // body, and a body that breaks off.
 func TestNode_ServeSnapshot_Answers(t *testing.T) {
-	sm := &servingSM{listSM: &listSM{}}
-	n := newCrashCluster(t, 1, -1).nodes[1].node
-	n.sm = sm
-	srv := httptest.NewServer(http.HandlerFunc(n.serveSnapshot))
-	defer srv.Close()
-	at := n.progress.index()
+	at := newCrashCluster(t, 1, -1).nodes[1].node.progress.index()
 	for what, c := range map[string]struct {
 		index, bytes string
 		err          error
@@ -61,7 +56,10 @@ func TestNode_ServeSnapshot_Answers(t *testing.T) {
 		"no data":          {fmt.Sprint(at), "", errors.New("no"), http.StatusServiceUnavailable, false},
 		"data that breaks": {fmt.Sprint(at), "data", errors.New("no"), http.StatusOK, true},
 	} {
-		sm.bytes, sm.err = c.bytes, c.err
+		n := newCrashCluster(t, 1, -1).nodes[1].node
+		n.sm = &servingSM{&listSM{}, c.bytes, c.err}
+		srv := httptest.NewServer(http.HandlerFunc(n.serveSnapshot))
+		defer srv.Close()
 		resp, err := http.Get(srv.URL + "?index=" + c.index)
 		if err != nil {
 			if !c.broken {
