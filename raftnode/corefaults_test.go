@@ -607,3 +607,22 @@ func TestCore_Snapshot_IsOfferedAgain(t *testing.T) {
 		}
 	}
 }
+
+// Commands wait for a leader, and are proposed when there is one.
+func TestCore_CommandsWaitForALeader(t *testing.T) {
+	c := newCrashCluster(t, 3, -1)
+	n := c.nodes[1]
+	g := n.open(t, 3, 10)
+	if err := n.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if len(n.node.core.queue) != 3 {
+		t.Fatalf("%d of 3 commands wait", len(n.node.core.queue))
+	}
+	for round := 0; g.left > 0; round++ {
+		if round == 2000 {
+			t.Fatalf("%d of 3 commands have no answer", g.left)
+		}
+		c.roundAll(round)
+	}
+}
