@@ -375,6 +375,9 @@ func TestCore_PromoteLearners(t *testing.T) {
 	if core.members.members[2].Learner || len(core.members.conf.Voters) != 2 {
 		t.Fatalf("members %v", core.members.list())
 	}
+	if stored, err := decodeTable(n.sm.now.Meta); err != nil || len(stored.conf.Voters) != 2 {
+		t.Errorf("the state machine was told of %+v, %v", stored, err)
+	}
 }
 
 // A learner that has caught up waits while the voters that are heard of would be no
