@@ -182,3 +182,96 @@ func TestGuardStream_BreaksOff(t *testing.T) {
 		}
 	}
 }
+
+// stumbling is a body that fails once, where at bytes are read, and then goes on.
+type stumbling struct {
+	io.Reader
+	at  int
+	err error
+}
+
+func (s *stumbling) Read(p []byte) (int, error) {
+	if s.at == 0 && s.err != nil {
+		err := s.err
+		s.err = nil
+		return 0, err
+	}
+	if s.err != nil {
+		p = p[:min(len(p), s.at)]
+	}
+	n, err := s.Reader.Read(p)
+	s.at -= n
+	return n, err
+}
+
+// A read that fails ends the stream, with its error, whatever could be read after it.
+func TestGuardStream_FailsOnce(t *testing.T) {
+	entry, err := (&raftpb.Entry{Term: 3, Index: 7, Data: []byte("an entry")}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := (&raftpb.Message{Type: raftpb.MsgApp, Entries: []raftpb.Entry{{Term: 3, Index: 8, Data: []byte("y")}}}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, message := range map[string][]byte{
+		"/msgapp/1":  streamOf("\x01", 2, len(entry), entry, 0, 9),
+		"/msgapp/2":  streamOf("\x02", len(m), m),
+		"/message/1": streamOf(len(m), m),
+	} {
+		raw := bytes.Repeat(message, 3)
+		for at := range raw {
+			cause := errors.New("the line is bad")
+			resp := &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(&stumbling{bytes.NewReader(raw), at, cause})}
+			guardStream(httptest.NewRequest(http.MethodGet, rafthttp.RaftStreamPrefix+path, nil), resp)
+			got, err := io.ReadAll(resp.Body)
+			if whole := at / len(message) * len(message); len(got) != whole || err != cause {
+				t.Errorf("%s, byte %d: %d bytes and %v, want %d and %v", path, at, len(got), err, whole, cause)
+			}
+			if n, err := resp.Body.Read(make([]byte, 10)); n > 0 || err != cause {
+				t.Errorf("%s, byte %d: goes on after its end with %d bytes and %v", path, at, n, err)
+			}
+		}
+	}
+}
+
+// An answer that is no stream, or of no stream's path, is left as it is.
+func TestGuardStream_OfStreamsOnly(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		path   string
+		stream bool
+	}{
+		{http.StatusOK, rafthttp.RaftStreamPrefix + "/message/1", true},
+		{http.StatusOK, rafthttp.RaftStreamPrefix + "/msgapp/1", true},
+		{http.StatusGone, rafthttp.RaftStreamPrefix + "/message/1", false},
+		{http.StatusOK, rafthttp.RaftPrefix, false},
+	} {
+		resp := &http.Response{StatusCode: c.status, Body: io.NopCloser(strings.NewReader("a sentence"))}
+		if got := guardStream(httptest.NewRequest(http.MethodGet, c.path, nil), resp); got != c.stream {
+			t.Errorf("%d of %s: a stream: %v", c.status, c.path, got)
+		}
+		if got, err := io.ReadAll(resp.Body); (err == nil && string(got) == "a sentence") == c.stream {
+			t.Errorf("%d of %s: %q, %v", c.status, c.path, got, err)
+		}
+	}
+}
+
+// A large message does not keep its memory for the rest of the stream.
+func TestGuardStream_GivesMemoryBack(t *testing.T) {
+	raw := streamOf(4<<20, make([]byte, 4<<20), 3, "abc", 1<<20, make([]byte, 1<<20), 3, "abc")
+	resp := &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(raw))}
+	guardStream(httptest.NewRequest(http.MethodGet, rafthttp.RaftStreamPrefix+"/message/1", nil), resp)
+	g := resp.Body.(*guardedStream)
+	read := func(n int) int {
+		t.Helper()
+		if _, err := io.ReadFull(resp.Body, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		return g.ready.Cap()
+	}
+	large, small, medium, last := read(8+4<<20), read(8+3), read(8+1<<20), read(8+3)
+	if large < 4<<20 || small > 1<<20 || medium < 1<<20 || last != medium {
+		t.Errorf("it holds %d bytes for 4 MiB, %d after that, %d for 1 MiB, %d after that", large, small, medium, last)
+	}
+}

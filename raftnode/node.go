@@ -116,6 +116,7 @@ type Node struct {
 	self     identity
 	logger   *slog.Logger
 	client   *http.Client
+	changes  *http.Client // for askLeader: keeps no connection idle
 	inbox    *inbox
 	waiters  *waiters
 	progress *progress
@@ -221,6 +222,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	n := &Node{
 		cfg: cfg, sm: sm, self: id, logger: cfg.Logger,
 		client:   nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}),
+		changes:  nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdlePerHost: -1}),
 		inbox:    newInbox(),
 		waiters:  newWaiters(random64()),
 		progress: &progress{},

@@ -200,7 +200,9 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	}
 	cluster := n.identity.Load().ClusterID.String()
 	hr.Header.Set(clusterHeader, cluster)
-	resp, err := n.client.Do(hr)
+	// By a connection of its own: on one that was left idle, and is closed over there
+	// by now, nobody could tell whether the change was carried out.
+	resp, err := n.changes.Do(hr)
 	if dial := new(net.OpError); errors.As(err, &dial) && dial.Op == "dial" {
 		// Nobody there has seen the request: wait for the next leader.
 		return a, fmt.Errorf("%w: the leader at %s does not answer: %s", ErrUnavailable, url, nodehttp.Reason(err))

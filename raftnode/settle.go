@@ -38,9 +38,6 @@ func (n *Node) settle(ctx context.Context) error {
 	if n.cfg.ForceNewCluster != "" {
 		return notForced("it needs the data of a cluster, and %s is new", n.cfg.Dir)
 	}
-	// A change that is asked of a leader later must not meet a connection that was
-	// left idle here and is dead: nobody could tell whether it was carried out.
-	defer n.client.CloseIdleConnections()
 	if n.cfg.Join != nil {
 		return n.join(ctx)
 	}

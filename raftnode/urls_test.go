@@ -74,7 +74,7 @@ func TestTable_Check_KeepsOldRules(t *testing.T) {
 
 // The answer of what is no member goes to nobody who asked for a change.
 func TestNode_AskLeader_ShowsNoStrangersAnswer(t *testing.T) {
-	n := &Node{logger: slog.New(slog.DiscardHandler), client: nodehttp.NewClient(nodehttp.Options{})}
+	n := &Node{logger: slog.New(slog.DiscardHandler), changes: nodehttp.NewClient(nodehttp.Options{IdlePerHost: -1})}
 	n.identity.Store(&identity{ID: 1, ClusterID: 9})
 	banner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
