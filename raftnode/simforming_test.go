@@ -107,10 +107,15 @@ func (s *simNode) finishSettling() error {
 	}
 }
 
+// simStart bounds a start that needs what others have: they do not start while it waits.
+const simStart = 10 * time.Second
+
 // takePart is what Run does once the cluster is known.
 func (s *simNode) takePart(life *simLife) error {
 	n := life.node
-	if err := n.recover(context.Background()); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), simStart)
+	defer cancel()
+	if err := n.recover(ctx); err != nil {
 		return err
 	}
 	s.lastSelf = n.self

@@ -421,9 +421,10 @@ func (w *simWorld) rot() {
 	}
 }
 
-// expected reports whether an error is one that the simulation injected.
+// expected reports whether an error is one that the simulation injected, or that of a
+// start for which nobody else is there.
 func (w *simWorld) expected(s *simNode, err error) bool {
-	return errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || w.ruined(s, err) || w.copies(s)
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || w.ruined(s, err) || w.copies(s)
 }
 
 // ruined reports whether an error says that a machine's disk has lied, rightly.
