@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -16,26 +17,27 @@ import (
 type nthFault struct {
 	left   int
 	hit    string                     // what failed, "" as long as nothing has
+	file   string                     // and in which file
 	damage func(*recordBlock, []byte) // nil: values are left alone, views and writes fail
 }
 
-func (f *nthFault) now(what string) bool {
+func (f *nthFault) now(file, what string) bool {
 	if f.left--; f.left != -1 {
 		return false
 	}
-	f.hit = what
+	f.hit, f.file = what, file
 	return true
 }
 
-func (f *nthFault) access(what string) error {
-	if f.damage == nil && f.now(what) {
+func (f *nthFault) access(file, what string) error {
+	if f.damage == nil && f.now(file, what) {
 		return ErrInjected
 	}
 	return nil
 }
 
-func (f *nthFault) value(b Bucket, key, value []byte) []byte {
-	if f.damage == nil || len(value) == 0 || !f.now("read of "+b.String()) {
+func (f *nthFault) value(file string, b Bucket, key, value []byte) []byte {
+	if f.damage == nil || len(value) == 0 || !f.now(file, "read of "+b.String()) {
 		return value
 	}
 	value = bytes.Clone(value)
@@ -52,45 +54,48 @@ func (f *nthFault) value(b Bucket, key, value []byte) []byte {
 // nthEngine is an Engine that an nthFault looks at.
 type nthEngine struct {
 	Engine
-	f *nthFault
+	file string
+	f    *nthFault
 }
 
 func (e nthEngine) View(fn func(Tx) error) error {
-	if err := e.f.access("view"); err != nil {
+	if err := e.f.access(e.file, "view"); err != nil {
 		return err
 	}
-	return e.Engine.View(func(tx Tx) error { return fn(nthTx{tx, e.f}) })
+	return e.Engine.View(func(tx Tx) error { return fn(nthTx{tx, e}) })
 }
 
 func (e nthEngine) Update(fn func(Tx) error) error {
-	return e.Engine.Update(func(tx Tx) error { return fn(nthTx{tx, e.f}) })
+	return e.Engine.Update(func(tx Tx) error { return fn(nthTx{tx, e}) })
 }
 
 type nthTx struct {
 	Tx
-	f *nthFault
+	nthEngine
 }
 
-func (t nthTx) Get(b Bucket, key []byte) []byte { return t.f.value(b, key, t.Tx.Get(b, key)) }
+func (t nthTx) Where([]byte) (string, int64) { return t.file, -1 }
+
+func (t nthTx) Get(b Bucket, key []byte) []byte { return t.f.value(t.file, b, key, t.Tx.Get(b, key)) }
 
 func (t nthTx) Seek(b Bucket, from []byte) (key, value []byte) {
 	key, value = t.Tx.Seek(b, from)
-	return key, t.f.value(b, key, value)
+	return key, t.f.value(t.file, b, key, value)
 }
 
 func (t nthTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
-	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.f.value(b, k, v)) })
+	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.f.value(t.file, b, k, v)) })
 }
 
 func (t nthTx) Put(b Bucket, key, value []byte) error {
-	if err := t.f.access("put to " + b.String()); err != nil {
+	if err := t.f.access(t.file, "put to "+b.String()); err != nil {
 		return err
 	}
 	return t.Tx.Put(b, key, value)
 }
 
 func (t nthTx) Delete(b Bucket, key []byte) error {
-	if err := t.f.access("delete from " + b.String()); err != nil {
+	if err := t.f.access(t.file, "delete from "+b.String()); err != nil {
 		return err
 	}
 	return t.Tx.Delete(b, key)
@@ -107,6 +112,21 @@ type callWorld struct {
 	index uint64
 }
 
+// stored is a digest of all that the engines have.
+func (w *callWorld) stored() string {
+	h := sha256.New()
+	for _, e := range []*MemEngine{w.disks.history, w.disks.index} {
+		for b, pairs := range e.disk.state.Load() {
+			for _, p := range pairs {
+				fmt.Fprintln(h, b, len(p.key), len(p.value))
+				h.Write(p.key)
+				h.Write(p.value)
+			}
+		}
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
 // call is one call, and what it answers.
 type call struct {
 	name string
@@ -117,7 +137,7 @@ func openCall() call {
 	return call{"open", func(w *callWorld) (string, error) {
 		w.disks.history, w.disks.index = w.disks.history.Reopen(), w.disks.index.Reopen()
 		s, err := OpenStore(StoreConfig{
-			History: nthEngine{w.disks.history, w.f}, Index: nthEngine{w.disks.index, w.f},
+			History: nthEngine{w.disks.history, historyFile, w.f}, Index: nthEngine{w.disks.index, indexFile, w.f},
 			CheckpointRevisions: 4, IndexSliceKeys: 4,
 		})
 		if err != nil {
@@ -201,8 +221,8 @@ func everyCall() []call {
 	_, lateChunk, lateSeal := upload(2, "late")
 	left, leftChunk, _ := upload(3, "left")
 	_, newChunk, _ := upload(4, "new")
-	commit := call{"commit", func(w *callWorld) (string, error) { return "", w.s.Commit() }}
-	flush := call{"flush", func(w *callWorld) (string, error) { return "", w.s.FlushIndex() }}
+	commit := call{"commit", func(w *callWorld) (string, error) { err := w.s.Commit(); return w.stored(), err }}
+	flush := call{"flush", func(w *callWorld) (string, error) { err := w.s.FlushIndex(); return w.stored(), err }}
 	calls := []call{openCall()}
 	calls = append(calls, applyCall(many("a", 5, 20)...), commit, applyCall(many("b", 9, 3000)...), commit)
 	calls = append(calls, applyCall(chunk, leftChunk), commit, openCall(), applyCall(seal), applyCall(lateChunk, lateSeal), commit, applyCall(chunk))
@@ -220,6 +240,12 @@ func everyCall() []call {
 		return fmt.Sprintf("%+v", page), err
 	}}, call{"changes", func(w *callWorld) (string, error) {
 		c, err := w.s.Changes(ChangesRequest{Limit: 1000, LimitBytes: 1 << 20, Values: true})
+		for i, r := range c.Records {
+			if r.Value != nil && sumOf(r.Value) != r.SHA256 {
+				w.t.Errorf("revision %d has another value", r.Revision)
+			}
+			c.Records[i].Value = nil // else printing them is most of the work
+		}
 		return fmt.Sprintf("%+v", c), err
 	}}, call{"digest", func(w *callWorld) (string, error) {
 		d, err := w.s.DigestAt(11)
@@ -291,6 +317,8 @@ func TestStore_EveryCall_TellsWhatFailedInIt(t *testing.T) {
 					t.Errorf("%s: it answers\n%.300s, want\n%.300s", what, answers[last], clean[last])
 				case err != nil && damage == nil && !errors.Is(err, ErrInjected), err != nil && damage != nil && !errors.As(err, &corrupt):
 					t.Errorf("%s: it tells %v", what, err)
+				case err != nil && damage != nil && corrupt.File != f.file:
+					t.Errorf("%s of %s: it blames %v", what, f.file, err)
 				case err != nil && !strings.Contains(what, "open") && w.s.err() == nil:
 					t.Errorf("%s: the store goes on after %v", what, err)
 				}
