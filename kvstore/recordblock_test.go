@@ -89,13 +89,15 @@ func TestBlocks_RoundTrip(t *testing.T) {
 		all = append(all, records...)
 	}
 	checkRecords(t, e, all)
-	blocks, size := 0, 0
+	blocks, size, stored := 0, 0, 0
 	if err := e.View(func(tx Tx) error {
-		tx.Ascend(BucketRecords, nil, func(_, v []byte) bool {
-			b, err := openBlock(v, 3000)
-			if len(v) > blockBytes && (err != nil || b.ends != nil) {
-				t.Errorf("a block of %d bytes", len(v))
+		tx.Ascend(BucketRecords, nil, func(k, v []byte) bool {
+			last, _ := keyRevision(k)
+			b, err := openBlock(v, last)
+			if err != nil || len(v) > blockBytes && b.ends != nil {
+				t.Errorf("a block of %d bytes: %v", len(v), err)
 			}
+			stored += b.len()
 			blocks++
 			size += len(v)
 			return true
@@ -103,6 +105,9 @@ func TestBlocks_RoundTrip(t *testing.T) {
 		return nil
 	}); err != nil {
 		t.Fatal(err)
+	}
+	if stored != len(all) {
+		t.Errorf("%d records are stored as %d", len(all), stored)
 	}
 	if mean := size / blocks; mean < smallBlockBytes*3/4 {
 		t.Errorf("%d blocks of %d bytes", blocks, mean)

@@ -211,6 +211,29 @@ func TestBlocks_CutRefusesDamage(t *testing.T) {
 	}
 }
 
+// A block that is cut may have been made when more went into one. Then several are
+// written, and each write counts.
+func TestBlocks_CutTellsOfEveryWrite(t *testing.T) {
+	records := testRecords(1, 15_000, 15_000, 15_000, 10)
+	size := 0
+	for _, r := range records {
+		size += len(r) + blockRecordBytes
+	}
+	for failing := range 4 {
+		e := NewMemEngine()
+		k := revisionKey(4)
+		change(t, e, func(tx Tx) error { return tx.Put(BucketRecords, k[:], encodeBlock(records, 4, size)) })
+		f := &nthFault{left: failing}
+		err := nthEngine{e, historyFile, f}.Update(func(tx Tx) error { return cutBlock(tx, 3) })
+		if (f.hit != "") != errors.Is(err, ErrInjected) || f.hit == "" && err != nil || failing == 1 && f.hit == "" {
+			t.Errorf("write %d fails, %q: %v", failing+1, f.hit, err)
+		}
+		if err == nil {
+			checkRecords(t, e, records)
+		}
+	}
+}
+
 // Who goes through all chunks of a value ends when it should.
 func TestSumChunks_EndsWithItsContext(t *testing.T) {
 	e := NewMemEngine()
