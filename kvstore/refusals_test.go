@@ -84,6 +84,23 @@ func TestStore_Dead_AnswersNothingElse(t *testing.T) {
 	}
 }
 
+// Without a Run it is Apply that makes room, for what pends and for keys that are not
+// indexed, also when both are at their bounds.
+func TestStore_Apply_MakesRoomItself(t *testing.T) {
+	for _, pending := range []int64{1, 1000, 1 << 20} {
+		s := mustOpen(t, newMemDisks(), StoreConfig{PendingBytes: pending, OverlayBytes: 1000, GenerationBytes: 100})
+		for i := range uint64(200) {
+			if _, err := s.Apply(i+1, 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+				t.Fatal(err)
+			}
+			const entry = 300
+			if st := s.Stats(); st.PendingBytes > pending+entry || st.OverlayBytes > 1000+entry {
+				t.Fatalf("after %d entries of less than %d bytes: %+v", i+1, entry, st)
+			}
+		}
+	}
+}
+
 // Whoever lists keys and goes away is not worked for any more, and nothing is wrong
 // with the store then.
 func TestStore_Keys_EndsWithItsContext(t *testing.T) {
