@@ -157,6 +157,27 @@ func testIndexBlock(t testing.TB, keys ...string) (last, block []byte) {
 	return last, block
 }
 
+// A builder knows before it adds a key how large that makes the block: else blocks
+// would not fit their pages, or not fill them.
+func TestIndexBuilder_KnowsHowItGrows(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 6))
+	var keys []Key
+	for i := range 2000 {
+		keys = append(keys, keyMakers[i%len(keyMakers)](r))
+	}
+	slices.Sort(keys)
+	ended := false
+	w := indexBuilder{target: indexBlockBytes, emit: func(_, _ []byte) { ended = true }}
+	for _, k := range slices.Compact(keys) {
+		ended = w.n == 0
+		rev := Revision(r.Uint64() >> r.IntN(64))
+		will := w.grown([]byte(k), rev)
+		if w.add([]byte(k), rev); !ended && w.size() != will {
+			t.Fatalf("entry %d of a block makes it %d bytes long, not %d", w.n, w.size(), will)
+		}
+	}
+}
+
 // putIndexBlock writes a block of these keys, in order, with these revisions.
 func putIndexBlock(tx Tx, keys []string, revs []Revision) (err error) {
 	w := indexBuilder{target: 1 << 20, emit: func(last, block []byte) { err = tx.Put(BucketIndex, last, block) }}

@@ -416,6 +416,42 @@ func TestDB_Put_EndsWithAChunk(t *testing.T) {
 	})
 }
 
+// Whatever becomes of a seal, its upload is dropped if it is certain that it was not
+// sealed, and left alone if it was, or may have been.
+func TestDB_Put_DropsWhatWasNotSealed(t *testing.T) {
+	for _, c := range []struct {
+		refusal error
+		want    error // nil: the put is made
+		dropped bool
+	}{{nil, nil, false}, {ErrDiskReserve, ErrDiskReserve, true}, {ErrUnavailable, ErrUnavailable, true}, {ErrOutcomeUnknown, ErrOutcomeUnknown, false}} {
+		db, s, l := newTestDB(t, DBConfig{ChunkRetry: time.Millisecond})
+		l.hook = func(cmd []byte) error {
+			if commandKind(cmd[1]) == commandSeal {
+				return c.refusal
+			}
+			return nil
+		}
+		_, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(make([]byte, ChunkBytes+1)), Size: -1})
+		if !errors.Is(err, c.want) {
+			t.Errorf("the seal is answered with %v: %v", c.refusal, err)
+		}
+		if n := l.count(commandAbandon); n > 0 != c.dropped || c.dropped && s.Stats().OpenUploads > 0 {
+			t.Errorf("the seal is answered with %v: %d are dropped, %d open", c.refusal, n, s.Stats().OpenUploads)
+		}
+	}
+}
+
+// An upload that was dropped meanwhile may be put again at once; a value that came
+// damaged is no reason to.
+func TestPutResult_OfRefusals(t *testing.T) {
+	for refusal, again := range map[error]bool{ErrUploadIncomplete: true, ErrValueDamaged: false, ErrMalformedCommand: false} {
+		_, err := putResult(fmt.Errorf("some command: %w", refusal), nil)
+		if !errors.Is(err, refusal) || errors.Is(err, ErrUnavailable) != again || errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%v: %v", refusal, err)
+		}
+	}
+}
+
 // Only what was dropped is said to be, and a round ends with the first proposal that
 // was not taken.
 func TestDB_Run_SaysWhatItDropped(t *testing.T) {

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -81,6 +83,29 @@ func TestQuery_EveryPartCounts(t *testing.T) {
 		}
 		if _, err := parseQuery(q.String() + "&bad=%zz"); err == nil {
 			t.Errorf("%s: accepted with something that is not encoded as it should be", q.String())
+		}
+	}
+}
+
+// A stream that breaks off says so, wherever that is; one that fails says why.
+func TestFrame_BreaksOff(t *testing.T) {
+	frame := appendFrame(nil, frameRecord, []byte("prefix"), []byte("body"))
+	cause := errors.New("some cause")
+	for n := range frame {
+		if _, _, err := readFrame(bytes.NewReader(frame[:n])); err != io.ErrUnexpectedEOF {
+			t.Errorf("%d of %d bytes came: %v", n, len(frame), err)
+		}
+		if _, _, err := readFrame(io.MultiReader(bytes.NewReader(frame[:n]), iotest.ErrReader(cause))); !errors.Is(err, cause) {
+			t.Errorf("%d of %d bytes came before it failed: %v", n, len(frame), err)
+		}
+	}
+}
+
+// Where the damage is is said if it is known.
+func TestCorruptError_SaysWhere(t *testing.T) {
+	for offset, want := range map[int64]string{-1: "a.db is damaged: bad", 0: "a.db is damaged at offset 0: bad", 7: "a.db is damaged at offset 7: bad"} {
+		if got := (&CorruptError{File: "a.db", Offset: offset, Detail: "bad"}).Error(); !strings.HasPrefix(got, want) {
+			t.Errorf("offset %d: %q", offset, got)
 		}
 	}
 }
