@@ -101,6 +101,27 @@ func TestStore_Apply_MakesRoomItself(t *testing.T) {
 	}
 }
 
+// What ends a store is told with what it was about, but for its being closed.
+func TestStore_Failed_SaysAtWhat(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		d := newMemDisks()
+		s := mustOpen(t, d, StoreConfig{})
+		if _, err := s.Apply(1, 1, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		want := "commit to history: " + ErrCrashed.Error()
+		if closed {
+			want = ErrClosed.Error()
+			_ = d.history.Close()
+		} else {
+			d.history.Crash()
+		}
+		if err := s.Commit(); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
 // Whoever lists keys and goes away is not worked for any more, and nothing is wrong
 // with the store then.
 func TestStore_Keys_EndsWithItsContext(t *testing.T) {
