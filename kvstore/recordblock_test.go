@@ -114,6 +114,24 @@ func TestBlocks_RoundTrip(t *testing.T) {
 	}
 }
 
+// Commits of one record each make the same blocks as one commit of all.
+func TestBlocks_SmallCommitsFillThem(t *testing.T) {
+	sizes := make([]int, 300)
+	for i := range sizes {
+		sizes[i] = i
+	}
+	records := testRecords(1, sizes...)
+	one, many := NewMemEngine(), NewMemEngine()
+	writeTestRecords(t, one, 0, records, true)
+	for i := range records {
+		writeTestRecords(t, many, Revision(i), records[i:i+1], true)
+	}
+	checkRecords(t, many, records)
+	if got, want := len(many.disk.state.Load()[BucketRecords]), len(one.disk.state.Load()[BucketRecords]); got > want+want/10 {
+		t.Errorf("small commits make %d blocks, want about %d", got, want)
+	}
+}
+
 // What was left behind the end of history, in blocks that begin and end
 // elsewhere, is written over, and never hides a record.
 func TestBlocks_WrittenOver(t *testing.T) {
