@@ -304,8 +304,7 @@ func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := s.index.Update(func(tx Tx) error {
-		w := indexBuilder{target: indexBlockBytes, emit: func(last, block []byte) error { return tx.Put(BucketIndex, last, block) }}
-		return errors.Join(w.add([]byte("a"), 2), w.add([]byte("b"), 2), w.flush())
+		return putIndexBlock(tx, []string{"a", "b"}, []Revision{2, 2})
 	}); err != nil {
 		t.Fatal(err)
 	}

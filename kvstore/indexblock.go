@@ -201,8 +201,8 @@ func (r *indexReader) next() bool {
 
 // indexBuilder makes blocks of ascending keys.
 type indexBuilder struct {
-	target int // a block ends when it has so many bytes
-	emit   func(last, block []byte) error
+	target int                      // a block ends when it has so many bytes
+	emit   func(last, block []byte) // of which it may keep block
 
 	buf      []byte
 	last     []byte
@@ -214,14 +214,12 @@ type indexBuilder struct {
 func (b *indexBuilder) size() int { return len(b.buf) + 2*len(b.restarts) + 2 + len(b.last) }
 
 // add appends an entry, whose key is greater than all before.
-func (b *indexBuilder) add(key []byte, rev Revision) error {
+func (b *indexBuilder) add(key []byte, rev Revision) {
 	if b.n > 0 {
 		// At most: nothing shared, and a restart.
 		grown := b.size() - len(b.last) + len(key) + 2 + 2 + binary.MaxVarintLen64 + len(key)
 		if b.size() >= b.target || grown > indexBlockBytes && b.grown(key, rev) > indexBlockBytes {
-			if err := b.flush(); err != nil {
-				return err
-			}
+			b.flush()
 		}
 	}
 	if b.n == 0 {
@@ -237,7 +235,6 @@ func (b *indexBuilder) add(key []byte, rev Revision) error {
 	b.buf = appendIndexEntry(b.buf, shared, key, rev)
 	b.last = append(b.last[:0], key...)
 	b.n++
-	return nil
 }
 
 func appendIndexEntry(b []byte, shared int, key []byte, rev Revision) []byte {
@@ -268,9 +265,9 @@ func uvarintBytes(n int) int {
 }
 
 // flush ends a block.
-func (b *indexBuilder) flush() error {
+func (b *indexBuilder) flush() {
 	if b.n == 0 {
-		return nil
+		return
 	}
 	block := make([]byte, 0, len(b.buf)+2*len(b.restarts)+2)
 	block = append(block, b.buf...)
@@ -281,7 +278,7 @@ func (b *indexBuilder) flush() error {
 	block[0] = indexBlockFormat
 	binary.BigEndian.PutUint32(block[1:], checksum(b.last, block))
 	b.n = 0
-	return b.emit(b.last, block)
+	b.emit(b.last, block)
 }
 
 // indexedRevision looks key up in the index, 0 when it is not there.
@@ -378,9 +375,8 @@ func touchedBlocks(tx Tx, run sortedRun) (old []storedBlock, n int) {
 // new blocks.
 func mergeGroup(tx Tx, old []storedBlock, run sortedRun) error {
 	var made []storedBlock
-	b := indexBuilder{target: indexBlockBytes, emit: func(last, block []byte) error {
+	b := indexBuilder{target: indexBlockBytes, emit: func(last, block []byte) {
 		made = append(made, storedBlock{append([]byte(nil), last...), block})
-		return nil
 	}}
 	if err := mergeEntries(tx, &b, old, run); err != nil {
 		return err
@@ -412,10 +408,9 @@ func evenOut(made []storedBlock) ([]storedBlock, error) {
 	pair := made[n-2:]
 	made = made[: n-2 : n-2]
 	b := indexBuilder{target: (len(pair[0].raw) + len(pair[1].raw)) / 2}
-	b.emit = func(last, block []byte) error {
+	b.emit = func(last, block []byte) {
 		made = append(made, storedBlock{append([]byte(nil), last...), block})
 		b.target = indexBlockBytes // all the rest is one
-		return nil
 	}
 	for _, p := range pair {
 		block, err := openIndexBlock(p.last, p.raw)
@@ -424,16 +419,14 @@ func evenOut(made []storedBlock) ([]storedBlock, error) {
 		}
 		r := block.reader()
 		for r.next() {
-			if err := b.add(r.key, r.rev); err != nil {
-				return nil, err
-			}
+			b.add(r.key, r.rev)
 		}
 		if r.err != nil {
 			return nil, r.err
 		}
 	}
-	err := b.flush() // which adds to made
-	return made, err
+	b.flush() // which adds to made
+	return made, nil
 }
 
 // mergeEntries adds the entries of old and of run to b, in order. A key may be
@@ -460,26 +453,21 @@ func mergeEntries(tx Tx, b *indexBuilder, old []storedBlock, run sortedRun) erro
 				if order = bytes.Compare(next, r.key); order >= 0 {
 					break
 				}
-				if err := b.add(next, run.rev(n)); err != nil {
-					return err
-				}
+				b.add(next, run.rev(n))
 				advance(n + 1)
 			}
 			if next != nil && order == 0 {
 				continue
 			}
-			if err := b.add(r.key, r.rev); err != nil {
-				return err
-			}
+			b.add(r.key, r.rev)
 		}
 		if r.err != nil {
 			return corruptIndexBlock(tx, o.last, o.raw, r.err)
 		}
 	}
 	for ; next != nil; advance(n + 1) {
-		if err := b.add(next, run.rev(n)); err != nil {
-			return err
-		}
+		b.add(next, run.rev(n))
 	}
-	return b.flush()
+	b.flush()
+	return nil
 }

@@ -149,16 +149,43 @@ func TestIndex_Merge_KeepsBlocksFull(t *testing.T) {
 // testIndexBlock makes one block.
 func testIndexBlock(t testing.TB, keys ...string) (last, block []byte) {
 	t.Helper()
-	b := indexBuilder{target: 1 << 20, emit: func(l, raw []byte) error { last, block = bytes.Clone(l), raw; return nil }}
+	b := indexBuilder{target: 1 << 20, emit: func(l, raw []byte) { last, block = bytes.Clone(l), raw }}
 	for i, k := range keys {
-		if err := b.add([]byte(k), Revision(1+i*1000)); err != nil {
-			t.Fatal(err)
+		b.add([]byte(k), Revision(1+i*1000))
+	}
+	b.flush()
+	return last, block
+}
+
+// A builder knows before it adds a key how large that makes the block: else blocks
+// would not fit their pages, or not fill them.
+func TestIndexBuilder_KnowsHowItGrows(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 6))
+	var keys []Key
+	for i := range 2000 {
+		keys = append(keys, keyMakers[i%len(keyMakers)](r))
+	}
+	slices.Sort(keys)
+	ended := false
+	w := indexBuilder{target: indexBlockBytes, emit: func(_, _ []byte) { ended = true }}
+	for _, k := range slices.Compact(keys) {
+		ended = w.n == 0
+		rev := Revision(r.Uint64() >> r.IntN(64))
+		will := w.grown([]byte(k), rev)
+		if w.add([]byte(k), rev); !ended && w.size() != will {
+			t.Fatalf("entry %d of a block makes it %d bytes long, not %d", w.n, w.size(), will)
 		}
 	}
-	if err := b.flush(); err != nil {
-		t.Fatal(err)
+}
+
+// putIndexBlock writes a block of these keys, in order, with these revisions.
+func putIndexBlock(tx Tx, keys []string, revs []Revision) (err error) {
+	w := indexBuilder{target: 1 << 20, emit: func(last, block []byte) { err = tx.Put(BucketIndex, last, block) }}
+	for i, k := range keys {
+		w.add([]byte(k), revs[i])
 	}
-	return last, block
+	w.flush()
+	return err
 }
 
 func TestIndexBlock_EveryBitCounts(t *testing.T) {
@@ -218,16 +245,14 @@ func FuzzIndexBlock(f *testing.F) {
 			return
 		}
 		var again []byte
-		w := indexBuilder{target: 1 << 20, emit: func(_, block []byte) error { again = block; return nil }}
+		w := indexBuilder{target: 1 << 20, emit: func(_, block []byte) { again = block }}
 		for i, k := range keys {
-			if err := w.add([]byte(k), revs[i]); err != nil {
-				t.Fatal(err)
-			}
+			w.add([]byte(k), revs[i])
 			if again != nil {
 				return // more than one block holds
 			}
 		}
-		if err := w.flush(); err != nil || len(keys) == 0 {
+		if w.flush(); len(keys) == 0 {
 			return
 		}
 		b, err = openIndexBlock([]byte(keys[len(keys)-1]), again)
@@ -268,7 +293,7 @@ func BenchmarkIndex_Merge(b *testing.B) {
 		if err := e.View(func(tx Tx) error {
 			var old []storedBlock
 			tx.Ascend(BucketIndex, nil, func(last, raw []byte) bool { old = append(old, storedBlock{last, raw}); return true })
-			w := indexBuilder{target: indexBlockBytes, emit: func(_, _ []byte) error { return nil }}
+			w := indexBuilder{target: indexBlockBytes, emit: func(_, _ []byte) {}}
 			return mergeEntries(tx, &w, old, run)
 		}); err != nil {
 			b.Fatal(err)

@@ -89,13 +89,15 @@ func TestBlocks_RoundTrip(t *testing.T) {
 		all = append(all, records...)
 	}
 	checkRecords(t, e, all)
-	blocks, size := 0, 0
+	blocks, size, stored := 0, 0, 0
 	if err := e.View(func(tx Tx) error {
-		tx.Ascend(BucketRecords, nil, func(_, v []byte) bool {
-			b, err := openBlock(v, 3000)
-			if len(v) > blockBytes && (err != nil || b.ends != nil) {
-				t.Errorf("a block of %d bytes", len(v))
+		tx.Ascend(BucketRecords, nil, func(k, v []byte) bool {
+			last, _ := keyRevision(k)
+			b, err := openBlock(v, last)
+			if err != nil || len(v) > blockBytes && b.ends != nil {
+				t.Errorf("a block of %d bytes: %v", len(v), err)
 			}
+			stored += b.len()
 			blocks++
 			size += len(v)
 			return true
@@ -104,8 +106,29 @@ func TestBlocks_RoundTrip(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	if stored != len(all) {
+		t.Errorf("%d records are stored as %d", len(all), stored)
+	}
 	if mean := size / blocks; mean < smallBlockBytes*3/4 {
 		t.Errorf("%d blocks of %d bytes", blocks, mean)
+	}
+}
+
+// Commits of one record each make the same blocks as one commit of all.
+func TestBlocks_SmallCommitsFillThem(t *testing.T) {
+	sizes := make([]int, 300)
+	for i := range sizes {
+		sizes[i] = i
+	}
+	records := testRecords(1, sizes...)
+	one, many := NewMemEngine(), NewMemEngine()
+	writeTestRecords(t, one, 0, records, true)
+	for i := range records {
+		writeTestRecords(t, many, Revision(i), records[i:i+1], true)
+	}
+	checkRecords(t, many, records)
+	if got, want := len(many.disk.state.Load()[BucketRecords]), len(one.disk.state.Load()[BucketRecords]); got > want+want/10 {
+		t.Errorf("small commits make %d blocks, want about %d", got, want)
 	}
 }
 

@@ -16,14 +16,13 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				w := indexBuilder{target: indexBlockBytes, emit: func(last, block []byte) error { return tx.Put(BucketIndex, last, block) }}
+				var keys []string
+				var revs []Revision
 				r := b.reader()
 				for r.next(); r.next(); { // but the first
-					if err := w.add(r.key, r.rev); err != nil {
-						return err
-					}
+					keys, revs = append(keys, string(r.key)), append(revs, r.rev)
 				}
-				return errors.Join(r.err, w.flush())
+				return errors.Join(r.err, putIndexBlock(tx, keys, revs))
 			})
 		},
 		"a record's last byte changed": func(t *testing.T, d *memDisks) {

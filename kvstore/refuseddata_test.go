@@ -1,0 +1,295 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// What decodes must keep the rules for requests too, wherever it comes from: a
+// command, or a record of a pull. Checksums are right in all of these.
+func TestBody_BrokenRulesAreRefused(t *testing.T) {
+	sound := Meta{Key: "k", Size: 5, ContentType: "text/plain", PutID: "id", Time: time.Unix(1, 0)}
+	encode := func(m Meta) []byte { return append(appendBody(nil, bodyInline, &m, uploadID{}, 0), "value"...) }
+	bodies := map[string][]byte{"": encode(sound)}
+	for _, id := range []string{"", " ", "a b", "tab\t", "\x7f", "é", "~\x00", strings.Repeat("x", maxPutIDBytes+1), strings.Repeat("x", 127)} {
+		m := sound
+		m.PutID = id
+		bodies[fmt.Sprintf("put id %q", id)] = encode(m)
+	}
+	for _, ct := range []string{"\n", "text/plain\r\nx: y", "a/\x00", "\x7f/b", strings.Repeat("a", 254) + "\x1f"} {
+		m := sound
+		m.ContentType = ct
+		bodies[fmt.Sprintf("content type %.20q", ct)] = encode(m)
+	}
+	for _, key := range []string{"", "a\x00b", strings.Repeat("k", MaxKeyBytes+1)} {
+		m := sound
+		m.Key = Key(key)
+		bodies[fmt.Sprintf("key %.10q", key)] = encode(m)
+	}
+	digits := strings.Repeat("0a", 16)
+	plain := encode(sound)
+	at := bytes.Index(plain, []byte("\x02id"))
+	bodies["hex digits that are not packed"] = bytes.Replace(plain, []byte("\x02id"), append([]byte{32}, digits...), 1)
+	bodies["packed, but not 16 bytes"] = append(append(bytes.Clone(plain[:at]), packedPutID|2), plain[at+1:]...)
+	bodies["default content type"] = bytes.Replace(plain, []byte("\x0atext/plain"), append([]byte{byte(len(DefaultContentType))}, DefaultContentType...), 1)
+	for what, b := range bodies {
+		_, err := decodeCommand(append([]byte{commandFormat, byte(commandPut)}, b...))
+		if (err == nil) != (what == "") || err != nil && !errors.Is(err, ErrMalformedCommand) {
+			t.Errorf("%s: as a command: %v", what, err)
+		}
+		record := append(make([]byte, recordPrefixBytes), b...)
+		sealRecord(record, 3)
+		if _, err := decodeRecord(record, 3); (err == nil) != (what == "") {
+			t.Errorf("%s: as a record: %v", what, err)
+		}
+	}
+}
+
+// Every part of a query counts: without it, or with nonsense, it is refused.
+func TestQuery_EveryPartCounts(t *testing.T) {
+	for _, q := range []query{
+		{kind: queryRecords, index: 1, after: 2, through: 3, chunk: 4},
+		{kind: queryChunks, index: 1, upload: uploadID{5}, chunk: 4},
+	} {
+		parts, err := url.ParseQuery(q.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name := range parts {
+			for _, bad := range []string{"", "x", "-1", "99999999999999999999", "00"} {
+				if bad == "00" && name != "upload" && name != "kind" {
+					continue // a number
+				}
+				broken, _ := url.ParseQuery(q.String())
+				broken.Set(name, bad)
+				if _, err := parseQuery(broken.Encode()); err == nil {
+					t.Errorf("%s: accepted with %s=%q", q.String(), name, bad)
+				}
+			}
+			broken, _ := url.ParseQuery(q.String())
+			broken.Del(name)
+			if _, err := parseQuery(broken.Encode()); err == nil {
+				t.Errorf("%s: accepted without %s", q.String(), name)
+			}
+		}
+		if _, err := parseQuery(q.String() + "&bad=%zz"); err == nil {
+			t.Errorf("%s: accepted with something that is not encoded as it should be", q.String())
+		}
+	}
+}
+
+// A stream that breaks off says so, wherever that is; one that fails says why.
+func TestFrame_BreaksOff(t *testing.T) {
+	frame := appendFrame(nil, frameRecord, []byte("prefix"), []byte("body"))
+	cause := errors.New("some cause")
+	for n := range frame {
+		if _, _, err := readFrame(bytes.NewReader(frame[:n])); err != io.ErrUnexpectedEOF {
+			t.Errorf("%d of %d bytes came: %v", n, len(frame), err)
+		}
+		if _, _, err := readFrame(io.MultiReader(bytes.NewReader(frame[:n]), iotest.ErrReader(cause))); !errors.Is(err, cause) {
+			t.Errorf("%d of %d bytes came before it failed: %v", n, len(frame), err)
+		}
+	}
+}
+
+// Where the damage is is said if it is known.
+func TestCorruptError_SaysWhere(t *testing.T) {
+	for offset, want := range map[int64]string{-1: "a.db is damaged: bad", 0: "a.db is damaged at offset 0: bad", 7: "a.db is damaged at offset 7: bad"} {
+		if got := (&CorruptError{File: "a.db", Offset: offset, Detail: "bad"}).Error(); !strings.HasPrefix(got, want) {
+			t.Errorf("offset %d: %q", offset, got)
+		}
+	}
+}
+
+// sealIndexBlock makes the checksum of a block right.
+func sealIndexBlock(last, block []byte) {
+	binary.BigEndian.PutUint32(block[1:], checksum(last, block))
+}
+
+// brokenIndexBlocks are blocks with a right checksum, of five restarts, in each of
+// which one entry does not decode, or a restart is nowhere.
+func brokenIndexBlocks(t *testing.T) (keys []string, last []byte, entries map[int][]byte, restarts map[int][]byte) {
+	var block []byte
+	w := indexBuilder{target: 1 << 20, emit: func(l, raw []byte) { last, block = bytes.Clone(l), raw }}
+	for i := range 5*indexRestart - 3 {
+		keys = append(keys, fmt.Sprintf("key/%03d", i))
+		w.add([]byte(keys[i]), Revision(i+1)) // which is one byte
+	}
+	w.flush()
+	b, err := openIndexBlock(last, block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, restarts = map[int][]byte{}, map[int][]byte{}
+	rest := b.entries
+	for i := range keys {
+		at := indexPrefixBytes + len(b.entries) - len(rest)
+		broken := bytes.Clone(block)
+		broken[at+2] = 0 // there is no such revision
+		sealIndexBlock(last, broken)
+		entries[i] = broken
+		if _, rest, err = nextIndexEntry(rest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range len(b.restarts) / 2 {
+		broken := bytes.Clone(block)
+		binary.BigEndian.PutUint16(broken[len(block)-2-len(b.restarts)+2*i:], uint16(len(b.entries)+1))
+		sealIndexBlock(last, broken)
+		restarts[i] = broken
+	}
+	return keys, last, entries, restarts
+}
+
+// A checksum that is right says nothing about what it was made of. A key that is
+// behind what does not decode must not pass for one that is not set.
+func TestIndexBlock_WhatDoesNotDecode(t *testing.T) {
+	keys, last, entries, restarts := brokenIndexBlocks(t)
+	for at, block := range entries {
+		b, err := openIndexBlock(last, block)
+		if err != nil {
+			t.Fatalf("entry %d: %v", at, err)
+		}
+		if _, err := b.find([]byte(keys[at])); err == nil {
+			t.Errorf("entry %d is broken, and not found out by who looks for it", at)
+		}
+		middle := 2 * indexRestart // where every search begins
+		for i, key := range keys {
+			rev, err := b.find([]byte(key))
+			if err == nil && rev != Revision(i+1) {
+				t.Errorf("entry %d is broken: %q has revision %d", at, key, rev)
+			}
+			if at == middle && err == nil {
+				t.Errorf("the entry in the middle is broken, which who looks for %q passes over", key)
+			}
+		}
+		r := b.reader()
+		n := 0
+		for r.next() {
+			if n == at || string(r.key) != keys[n] {
+				t.Errorf("entry %d is broken: %q is read in place of entry %d", at, r.key, n)
+			}
+			n++
+		}
+		if n != at || r.err == nil {
+			t.Errorf("entry %d is broken: %d are read, then %v", at, n, r.err)
+		}
+	}
+	for at, block := range restarts {
+		b, err := openIndexBlock(last, block)
+		if err != nil {
+			t.Fatalf("restart %d: %v", at, err)
+		}
+		for i, key := range keys {
+			if rev, err := b.find([]byte(key)); err == nil && rev != Revision(i+1) || err == nil && i/indexRestart == at {
+				t.Errorf("restart %d is broken: %q has revision %d", at, key, rev)
+			}
+		}
+	}
+}
+
+// The same for all who read the index: it is the file that is damaged.
+func TestIndex_WhatDoesNotDecode_IsDamage(t *testing.T) {
+	keys, last, entries, _ := brokenIndexBlocks(t)
+	for at, block := range entries {
+		e := NewMemEngine()
+		change(t, e, func(tx Tx) error { return tx.Put(BucketIndex, last, block) })
+		o := newOverlay()
+		o.add("a", 1, Digest{})
+		run := sortGenerations([]*generation{o.active})
+		for what, do := range map[string]func(tx Tx) error{
+			"look up": func(tx Tx) error { _, err := indexedRevision(tx, []byte(keys[at])); return err },
+			"list":    func(tx Tx) error { return ascendIndex(tx, nil, func([]byte, Revision) bool { return true }) },
+			"merge":   func(tx Tx) error { _, err := mergeIndex(tx, run); return err },
+		} {
+			var corrupt *CorruptError
+			if err := e.Copy().Update(do); !errors.As(err, &corrupt) || !strings.Contains(corrupt.Detail, fmt.Sprintf("%q", last)) {
+				t.Errorf("entry %d is broken; %s: %v", at, what, err)
+			}
+		}
+	}
+}
+
+// A record that is damaged gets no sound header when its block is written anew.
+func TestBlocks_CutRefusesDamage(t *testing.T) {
+	for damaged := range 5 {
+		e := NewMemEngine()
+		all := testRecords(1, 10, 10, 10, 10, 10)
+		all[damaged][len(all[damaged])-1] ^= 1
+		writeTestRecords(t, e, 0, all, false)
+		for rev := Revision(1); rev < 5; rev++ {
+			var corrupt *CorruptError
+			err := e.Copy().Update(func(tx Tx) error { return cutBlock(tx, rev) })
+			if taken := damaged < int(rev); taken != errors.As(err, &corrupt) || !taken && err != nil {
+				t.Errorf("record %d is damaged; cut at revision %d: %v", damaged+1, rev, err)
+			}
+		}
+	}
+}
+
+// A block that is cut may have been made when more went into one. Then several are
+// written, and each write counts.
+func TestBlocks_CutTellsOfEveryWrite(t *testing.T) {
+	records := testRecords(1, 15_000, 15_000, 15_000, 10)
+	size := 0
+	for _, r := range records {
+		size += len(r) + blockRecordBytes
+	}
+	for failing := range 4 {
+		e := NewMemEngine()
+		k := revisionKey(4)
+		change(t, e, func(tx Tx) error { return tx.Put(BucketRecords, k[:], encodeBlock(records, 4, size)) })
+		f := &nthFault{left: failing}
+		err := nthEngine{e, historyFile, f}.Update(func(tx Tx) error { return cutBlock(tx, 3) })
+		if (f.hit != "") != errors.Is(err, ErrInjected) || f.hit == "" && err != nil || failing == 1 && f.hit == "" {
+			t.Errorf("write %d fails, %q: %v", failing+1, f.hit, err)
+		}
+		if err == nil {
+			checkRecords(t, e, records)
+		}
+	}
+}
+
+// Who goes through all chunks of a value ends when it should.
+func TestSumChunks_EndsWithItsContext(t *testing.T) {
+	e := NewMemEngine()
+	f := newFlipped("k", 1, false)
+	var d body
+	change(t, e, func(tx Tx) error {
+		for i, raw := range f.chunks {
+			k := makeChunkKey(f.id, uint32(i))
+			if err := tx.Put(BucketChunks, k[:], raw[chunkHeaderBytes-chunkPrefixBytes:]); err != nil {
+				return err
+			}
+		}
+		cmd, err := decodeCommand(f.seal)
+		d = cmd.body
+		return err
+	})
+	for left := range 3 {
+		sum, err := sumChunks(&stopAfter{t.Context(), left}, e, &d)
+		if left < 2 && !errors.Is(err, context.Canceled) || left == 2 && (err != nil || sum != sumOf(f.value)) {
+			t.Errorf("after %d chunks: %s, %v", left, sum, err)
+		}
+	}
+}
+
+// A store that is closed is not damaged.
+func TestCorruptFile_OfAClosedEngine(t *testing.T) {
+	e := NewMemEngine()
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := corruptFile(e, "something"); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
