@@ -1,0 +1,178 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+)
+
+// A closed store says so whatever it is asked, and does not touch its engines any more.
+func TestStore_Closed_TouchesNothing(t *testing.T) {
+	l := newLife(t)
+	d, a := newMemDisks(), &accesses{counts: map[string]int{}}
+	s, err := a.open(d, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := l.log[lifeFirst-1]
+	if err := runLog(t, s, l.log[:lifeFirst]); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, snapshot, err := s.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := l.taken[lifeLast]
+	if err := s.Stage(t.Context(), next.snapshot, serveFrom(l.sender)); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.overlay.freeze()
+	s.mu.Unlock()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	fresh := mustOpen(t, newMemDisks(), tiny())
+	if err := fresh.Close(); err != nil {
+		t.Fatal(err)
+	}
+	touched := func() (n int) {
+		for _, times := range a.counts {
+			n += times
+		}
+		return n
+	}
+	before, end := touched(), s.durablePosition().rev
+	ctx := t.Context()
+	q := query{kind: queryRecords, index: index, through: 1}
+	for name, call := range map[string]func() error{
+		"Apply":       func() error { _, err := s.Apply(own.index+1, 7, nil, nil); return err },
+		"Commit":      func() error { return s.Commit() },
+		"FlushIndex":  func() error { return s.FlushIndex() },
+		"a flush":     func() error { return s.flushFrozen(ctx) },
+		"Stage":       func() error { return s.Stage(ctx, next.snapshot, serveFrom(l.sender)) },
+		"Install":     func() error { return s.Install(next.index, 7, next.meta, next.snapshot) },
+		"Install old": func() error { return s.Install(index, 7, meta, snapshot) },
+		"pulled":      func() error { return s.writePulled([]stagedRecord{{raw: []byte("a record")}}, end+1) },
+		"a cut":       func() error { return s.cutPulled(end + 1) },
+		"Serve":       func() error { return s.Serve(ctx, q.String(), io.Discard) },
+		"Durable":     func() error { _, _, _, _, err := s.Durable(); return err },
+		"Bootstrap":   func() error { return fresh.Bootstrap(9, 7, nil) },
+		"Resolve":     func() error { _, _, err := s.Resolve(own.commands[0]); return err },
+		"Verify":      func() error { return s.Verify(ctx) },
+		"Run":         func() error { return s.Run(ctx) },
+		"Get":         func() error { _, err := s.Get("wide/4"); return err },
+		"Keys":        func() error { _, err := s.Keys(ctx, KeysRequest{Limit: 1, LimitBytes: 1}); return err },
+		"Changes":     func() error { _, err := s.Changes(ChangesRequest{Limit: 1, LimitBytes: 1}); return err },
+		"DigestAt":    func() error { _, err := s.DigestAt(1); return err },
+	} {
+		if err := call(); !errors.Is(err, ErrClosed) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if now := touched(); now != before {
+			t.Errorf("%s looks into an engine", name)
+			before = now
+		}
+	}
+}
+
+// A store that is closed in the middle of a pull, or of a rebuild of its index, writes
+// nothing more.
+func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
+	l := newLife(t)
+	next := l.taken[lifeLast]
+	for _, at := range []string{"history", "open scratch", "read scratch"} {
+		t.Run(at, func(t *testing.T) {
+			d, scratch := newMemDisks(), &memScratch{}
+			var s *Store
+			closed, late := false, []string{}
+			end := func() {
+				if closed = true; s.Close() != nil {
+					t.Error("it does not close")
+				}
+			}
+			d.hook = func(disk string) FailPoint {
+				if closed {
+					late = append(late, disk)
+				}
+				return FailNever
+			}
+			if at == "read scratch" {
+				scratch.damage = func([]byte) { end() }
+			}
+			cfg := tiny()
+			cfg.OverlayBytes, cfg.GenerationBytes = 1000, 250
+			cfg.OpenScratch = func() (Scratch, error) {
+				if at == "open scratch" {
+					end()
+				}
+				return scratch, nil
+			}
+			s = mustOpen(t, d, cfg)
+			err := s.Stage(t.Context(), next.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+				if at == "history" {
+					end()
+				}
+				return serveFrom(l.sender)(ctx, query)
+			})
+			if at != "history" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = s.Install(next.index, 7, next.meta, next.snapshot)
+			}
+			if !closed || !errors.Is(err, ErrClosed) {
+				t.Fatalf("closed %v: %v", closed, err)
+			}
+			for _, disk := range late {
+				if disk != "staging" { // which nobody reads without looking into history
+					t.Errorf("it writes to %s", disk)
+				}
+			}
+			if at == "open scratch" && len(scratch.b) > 0 {
+				t.Errorf("it sorts %d bytes", len(scratch.b))
+			}
+		})
+	}
+}
+
+// Whoever waits for room while a store runs waits no longer than it runs.
+func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
+	cfg := tiny()
+	cfg.PendingBytes = 1
+	s := mustOpen(t, newMemDisks(), cfg)
+	put := func(index uint64, key Key) error {
+		_, err := s.Apply(index, 1, [][]byte{testPut(key, "p", "", nil, time.Unix(0, 0))}, nil)
+		return err
+	}
+	if err := errors.Join(put(1, "a"), s.setRunning(true)); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ended); err == nil {
+		t.Error("a store that runs can be run")
+	}
+	done := make(chan error, 1)
+	go func() { done <- put(2, "b") }()
+	<-s.wakeCommit
+	if err := errors.Join(s.setRunning(false), <-done); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// After a failure nothing more is begun in the background, and it is not forgotten.
+func TestBackground_StopsAtTheFirstFailure(t *testing.T) {
+	var b background
+	if err := b.start(func() error { return ErrInjected }); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.start(func() error { t.Error("it goes on"); return nil }); !errors.Is(err, ErrInjected) {
+		t.Errorf("begun after a failure: %v", err)
+	}
+	if err := b.wait(); !errors.Is(err, ErrInjected) {
+		t.Errorf("at the end: %v", err)
+	}
+}
