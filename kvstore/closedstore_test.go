@@ -138,6 +138,16 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 	}
 }
 
+// A log does not begin where its store could not write down that it does.
+func TestStore_Bootstrap_FailedWrite(t *testing.T) {
+	d := newMemDisks()
+	d.hook = func(string) FailPoint { return FailBefore }
+	s := mustOpen(t, d, tiny())
+	if err := s.Bootstrap(5, 7, nil); !errors.Is(err, ErrInjected) || s.Stats().AppliedIndex != 0 {
+		t.Errorf("at entry %d: %v", s.Stats().AppliedIndex, err)
+	}
+}
+
 // Whoever waits for room while a store runs waits no longer than it runs.
 func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
 	cfg := tiny()

@@ -14,7 +14,7 @@ import (
 func TestOpenStoreDir_Obstacles(t *testing.T) {
 	for _, c := range []struct{ name, says string }{
 		{historyFile, historyFile}, {indexFile, indexFile}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
-		{historyFile + creating, historyFile}, {indexFile + creating, indexFile},
+		{historyFile + creating, historyFile + creating}, {indexFile + creating, indexFile + creating},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
