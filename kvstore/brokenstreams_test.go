@@ -78,7 +78,7 @@ func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 		for n := 0; ; n++ {
 			ctx := &watchedContext{t.Context(), n}
 			w := &brokenWriter{left: 1 << 30, ctx: ctx}
-			if err := s.Serve(ctx, query, w); err == nil {
+			if err := s.Serve(ctx, query, w); err == nil && w.late == 0 {
 				break
 			} else if !errors.Is(err, context.Canceled) || w.late > 0 || s.err() != nil {
 				t.Fatalf("%s: its context ends at check %d: %v, and %d more writes", query, n, err, w.late)
@@ -86,7 +86,7 @@ func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 		}
 		for n := 1; ; n++ {
 			w := &brokenWriter{left: n, ctx: &watchedContext{t.Context(), 1 << 30}}
-			if err := s.Serve(w.ctx, query, w); err == nil && w.left > 0 {
+			if err := s.Serve(w.ctx, query, w); err == nil && w.late == 0 && w.left > 0 {
 				break
 			} else if !errors.Is(err, ErrInjected) || w.late > 0 || s.err() != nil {
 				t.Fatalf("%s: write %d fails: %v, and %d more writes", query, n, err, w.late)
@@ -99,6 +99,83 @@ func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 		}
 	}
 	serve(open, upload.String())
+}
+
+// lateEngine knows how often it was read after a context ended.
+type lateEngine struct {
+	Engine
+	ctx  *watchedContext
+	late *int
+}
+
+func (e lateEngine) View(fn func(Tx) error) error {
+	if e.ctx.left < 0 {
+		*e.late++
+	}
+	return e.Engine.View(fn)
+}
+
+// Verify ends with its context, reads nothing more, and the store lives on.
+func TestStore_Verify_EndsWithItsContext(t *testing.T) {
+	for _, x := range stageFixtures(t) {
+		for n := 0; ; n++ {
+			s := mustOpen(t, &memDisks{history: copyEngine(x.sender.history.(*MemEngine)), index: NewMemEngine(), staging: NewMemEngine()}, tiny())
+			ctx, late := &watchedContext{t.Context(), n}, 0
+			s.history, s.index = lateEngine{s.history, ctx, &late}, lateEngine{s.index, ctx, &late}
+			if err := s.Verify(ctx); err == nil && late == 0 {
+				break
+			} else if !errors.Is(err, context.Canceled) || late > 0 || s.err() != nil {
+				t.Fatalf("its context ends at check %d: %v, %d more reads, and the store says %v", n, err, late, s.err())
+			}
+		}
+	}
+}
+
+// failingTx fails at one of its writes.
+type failingTx struct {
+	Tx
+	left int
+}
+
+func (t *failingTx) next() error {
+	if t.left--; t.left == 0 {
+		return ErrInjected
+	}
+	return nil
+}
+
+func (t *failingTx) Put(b Bucket, key, value []byte) error {
+	return errors.Join(t.next(), t.Tx.Put(b, key, value))
+}
+
+func (t *failingTx) Delete(b Bucket, key []byte) error {
+	return errors.Join(t.next(), t.Tx.Delete(b, key))
+}
+
+// Many pulled records are several blocks, and checkpoints: each write may fail.
+func TestWriteStaged_EveryWriteFails(t *testing.T) {
+	var records []stagedRecord
+	for _, raw := range testRecords(1, 9000, 9000, 300, 9000, 9000, 9000) {
+		records = append(records, stagedRecord{raw: raw})
+	}
+	for n := 1; ; n++ {
+		e := NewMemEngine()
+		writeTestRecords(t, e, 0, testRecords(1, 100), false) // is in the way
+		tx := &failingTx{left: n}
+		err := e.Update(func(inner Tx) error {
+			tx.Tx = inner
+			return writeStaged(tx, 2, 1, records)
+		})
+		if tx.left > 0 {
+			if err != nil || n < 8 {
+				t.Errorf("%d writes: %v", n-1, err)
+			}
+			return
+		}
+		if !errors.Is(err, ErrInjected) {
+			t.Errorf("write %d fails: %v", n, err)
+		}
+	}
 }
 
 // What is applied and not yet in history is sent too.
@@ -259,7 +336,8 @@ func (t *measuredTx) Put(b Bucket, key, value []byte) error {
 	return t.Tx.Put(b, key, value)
 }
 
-// A pull holds some MiB of chunks at a time, and writes them together.
+// A pull holds some MiB of chunks at a time, and writes them together; so does an
+// install.
 func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 	const chunks = 11
 	id, now := uploadID{1}, time.Unix(0, 0)
@@ -281,7 +359,9 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := mustOpen(t, newMemDisks(), StoreConfig{})
+		s := mustOpen(t, newMemDisks(), StoreConfig{CommitBytes: stageBytes})
+		history := &measuredEngine{Engine: s.history}
+		s.history = history
 		open, measured := s.cfg.OpenStaging, &measuredEngine{}
 		s.cfg.OpenStaging = func() (Engine, error) {
 			area, err := open()
@@ -293,6 +373,12 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 		}
 		if measured.largest > stageBytes+2*ChunkBytes || measured.updates > 6 {
 			t.Errorf("entry %d: %d transactions, the largest of %d bytes", index+1, measured.updates, measured.largest)
+		}
+		if err := s.Install(uint64(index+1), 1, nil, snapshot); err != nil {
+			t.Fatal(err)
+		}
+		if history.largest > stageBytes+2*ChunkBytes || history.updates > 6 {
+			t.Errorf("entry %d: an install of %d transactions, the largest of %d bytes", index+1, history.updates, history.largest)
 		}
 	}
 }

@@ -16,7 +16,6 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := l.log[lifeFirst-1]
 	if err := runLog(t, s, l.log[:lifeFirst]); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +47,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 	ctx := t.Context()
 	q := query{kind: queryRecords, index: index, through: 1}
 	for name, call := range map[string]func() error{
-		"Apply":       func() error { _, err := s.Apply(own.index+1, 7, nil, nil); return err },
+		"Apply":       func() error { _, err := s.Apply(index+1, 7, nil, nil); return err },
 		"Commit":      func() error { return s.Commit() },
 		"FlushIndex":  func() error { return s.FlushIndex() },
 		"a flush":     func() error { return s.flushFrozen(ctx) },
@@ -60,7 +59,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		"Serve":       func() error { return s.Serve(ctx, q.String(), io.Discard) },
 		"Durable":     func() error { _, _, _, _, err := s.Durable(); return err },
 		"Bootstrap":   func() error { return fresh.Bootstrap(9, 7, nil) },
-		"Resolve":     func() error { _, _, err := s.Resolve(own.commands[0]); return err },
+		"Resolve":     func() error { _, _, err := s.Resolve(abandonCommand(uploadID{})); return err },
 		"Verify":      func() error { return s.Verify(ctx) },
 		"Run":         func() error { return s.Run(ctx) },
 		"Get":         func() error { _, err := s.Get("wide/4"); return err },
@@ -165,9 +164,13 @@ func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
 	if err := s.Run(ended); err == nil {
 		t.Error("a store that runs can be run")
 	}
+	select {
+	case <-s.wakeCommit: // of the first
+	default:
+	}
 	done := make(chan error, 1)
 	go func() { done <- put(2, "b") }()
-	<-s.wakeCommit
+	<-s.wakeCommit // just before it waits, and it knows for what
 	if err := errors.Join(s.setRunning(false), <-done); err != nil {
 		t.Fatal(err)
 	}

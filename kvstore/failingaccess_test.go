@@ -291,6 +291,9 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 	if err := s.flushFrozen(&stopAfter{context.Background(), 1}); err != nil {
 		return err
 	}
+	if err := runLog(t, s, l.log[:lifeMore+1]); err != nil {
+		return err
+	}
 	if s, err = a.open(d, true); err != nil {
 		return err
 	}
@@ -341,6 +344,9 @@ func (l *life) pull(t *testing.T, s *Store, d *memDisks, a *accesses) error {
 	}
 	for _, n := range []int{lifeLast, lifeMiddle, lifeLast} {
 		if err := s.Stage(t.Context(), l.taken[n].snapshot, fetch); err != nil {
+			return err
+		}
+		if err := runLog(t, s, l.log[:lifeBeyond+2]); err != nil {
 			return err
 		}
 	}
@@ -476,7 +482,7 @@ func TestStore_EveryAccess_FailsOnce(t *testing.T) {
 				l.fail(t, a)
 			}
 			if strings.HasPrefix(at, "damage") && strings.Contains(at, " records <") {
-				l.fail(t, &accesses{target: at, nth: 1, damage: flipLast})
+				l.fail(t, &accesses{target: at, nth: n, damage: flipLast})
 			}
 		})
 	}
