@@ -475,6 +475,57 @@ func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
 	}
 }
 
+// A pull that goes nowhere any more, since the log brought what it was for, leaves
+// nothing to the next one.
+func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
+	id, now := uploadID{1}, time.Unix(0, 0)
+	big := Meta{Key: "big", Size: 1, SHA256: sumOf([]byte("x")), ContentType: "a/b", Time: now, PutID: "p"}
+	entries := [][][]byte{
+		{testChunk(id, 0, []byte("x"), now), sealCommand(&big, id, 1)},
+		{testPut("second", "p", "", nil, now)},
+		{testPut("third", "p", "", nil, now)},
+	}
+	d := newMemDisks()
+	sender, s := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, d, tiny())
+	apply := func(to *Store, from, last int) []byte {
+		t.Helper()
+		for i := from; i <= last; i++ {
+			if _, err := to.Apply(uint64(i), 7, entries[i-1], nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := to.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		_, _, _, snapshot, err := to.Durable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snapshot
+	}
+	chunks := func() (n int) {
+		if err := d.staging.View(func(tx Tx) error {
+			tx.Ascend(BucketChunks, nil, func(_, _ []byte) bool { n++; return true })
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	stage := func(snapshot []byte, want int) {
+		t.Helper()
+		if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+			t.Fatal(err)
+		}
+		if d.staging = d.staging.Reopen(); chunks() != want {
+			t.Errorf("it leaves %d chunks, want %d", chunks(), want)
+		}
+	}
+	stage(apply(sender, 1, 1), 1)
+	apply(s, 1, 2)
+	stage(apply(sender, 2, 3), 0)
+}
+
 // What is no snapshot is refused, and ends nothing.
 func TestStore_Snapshot_NoneIsRefused(t *testing.T) {
 	x := stageFixtures(t)[0]

@@ -197,6 +197,31 @@ func TestStore_Open_IndexFails(t *testing.T) {
 	}
 }
 
+// What cannot be flushed before a rebuild ends it: nothing is sorted.
+func TestStore_Rebuild_AfterAFlushThatFails(t *testing.T) {
+	log, _ := manyKeys(t, 600)
+	sender, d, cfg := mustOpen(t, newMemDisks(), tiny()), newMemDisks(), tiny()
+	if err := runLog(t, sender, log); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.hook = func(disk string) FailPoint {
+		if disk == "index" {
+			return FailBefore
+		}
+		return FailNever
+	}
+	cfg.OpenScratch = func() (Scratch, error) { t.Error("it is rebuilt"); return &memScratch{}, nil }
+	s := mustOpen(t, d, cfg)
+	mustApply(t, s, &log[0])
+	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, ErrInjected) {
+		t.Error(err)
+	}
+}
+
 // Wherever a run breaks off, what is read of it before is right.
 func TestRunReader_BreaksOff(t *testing.T) {
 	log, _ := manyKeys(t, 40)
