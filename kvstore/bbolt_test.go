@@ -443,6 +443,19 @@ func engineContract(t *testing.T, e Engine) {
 	view("", "a=1 b=22 stop= ")
 	view("b", "b=22 stop= ")
 	view("t", "z=9 ")
+	if err := e.View(func(tx Tx) error {
+		for _, b := range []Bucket{BucketKeys, BucketUploads} {
+			if err := tx.Put(b, []byte("a"), nil); err == nil {
+				t.Errorf("a reader writes to %s", b)
+			}
+		}
+		if err := tx.Delete(BucketKeys, []byte("a")); err == nil {
+			t.Error("a reader removes")
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if err := e.View(func(tx Tx) error { return errShort }); !errors.Is(err, errShort) {
 		t.Errorf("View lost its function's error: %v", err)
 	}

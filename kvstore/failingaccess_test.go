@@ -2,48 +2,78 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
-// accesses lets one access of a store to its engines fail, once: the first that
-// comes from some place in the program. It notes all places.
+// accesses lets one access of a store to its engines fail, once: one of those that
+// come from some place in the program. It counts all, by place.
 type accesses struct {
 	mu     sync.Mutex
-	from   map[string]bool
+	counts map[string]int
 	target string
+	nth    int // of the target's accesses
+	damage damage
 	failed bool
+	file   string // that was damaged
 }
 
-// place names who calls: the functions of this package on the stack, and their lines.
+// damage is what becomes of a value.
+type damage byte
+
+const (
+	cutHalf damage = iota
+	flipFirst
+	flipLast
+)
+
+// placeNames are the names of places that were seen, by their stacks.
+var placeNames sync.Map
+
+// place names who calls: the functions of this package on the stack, up to the fourth,
+// and their lines.
 func place(what string) string {
-	var pcs [40]uintptr
-	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])])
-	parts := []string{what}
-	for len(parts) < 8 && (len(parts) < 2 || !strings.HasPrefix(what, "damage")) {
+	var pcs [48]uintptr
+	runtime.Callers(3, pcs[:])
+	if name, ok := placeNames.Load(pcs); ok {
+		return what + name.(string)
+	}
+	frames := runtime.CallersFrames(pcs[:])
+	name := ""
+	for functions := 0; functions < 4; {
 		f, more := frames.Next()
 		if strings.Contains(f.Function, "/kvstore.") && !strings.Contains(f.File, "_test.go") && !strings.Contains(f.File, "memengine.go") {
-			parts = append(parts, fmt.Sprintf("%s:%d", f.Function[strings.LastIndex(f.Function, "/")+1:], f.Line))
+			short := f.Function[strings.LastIndex(f.Function, "/")+1:]
+			name += fmt.Sprintf(" < %s:%d", short, f.Line)
+			if !strings.Contains(short, ".func") {
+				functions++
+			}
 		}
 		if !more {
 			break
 		}
 	}
-	return strings.Join(parts, " < ")
+	placeNames.Store(pcs, name)
+	return what + name
 }
 
 func (a *accesses) access(what string) error {
 	at := place(what)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.from[at] = true
-	if at != a.target || a.failed {
+	a.counts[at]++
+	if at != a.target || a.failed || a.counts[at] < a.nth {
 		return nil
 	}
 	a.failed = true
@@ -53,26 +83,35 @@ func (a *accesses) access(what string) error {
 // faultyEngine is an Engine whose accesses may fail.
 type faultyEngine struct {
 	Engine
-	a *accesses
+	a    *accesses
+	name string
 }
 
 func (e faultyEngine) View(fn func(Tx) error) error {
 	if err := e.a.access("view"); err != nil {
 		return err
 	}
-	return e.Engine.View(func(tx Tx) error { return fn(faultyTx{tx, e.a}) })
+	return e.Engine.View(func(tx Tx) error { return fn(faultyTx{tx, e.a, e.name}) })
 }
 
 func (e faultyEngine) Update(fn func(Tx) error) error {
-	return e.Engine.Update(func(tx Tx) error { return fn(faultyTx{tx, e.a}) })
+	return e.Engine.Update(func(tx Tx) error {
+		if err := e.a.access("update"); err != nil {
+			return err
+		}
+		return fn(faultyTx{tx, e.a, e.name})
+	})
 }
 
 func (e faultyEngine) Close() error { return errors.Join(e.a.access("close"), e.Engine.Close()) }
 
 type faultyTx struct {
 	Tx
-	a *accesses
+	a    *accesses
+	name string
 }
+
+func (t faultyTx) Where([]byte) (string, int64) { return t.name, -1 }
 
 func (t faultyTx) Put(b Bucket, key, value []byte) error {
 	if err := t.a.access("put to " + b.String()); err != nil {
@@ -88,25 +127,35 @@ func (t faultyTx) Delete(b Bucket, key []byte) error {
 	return t.Tx.Delete(b, key)
 }
 
-// cut is value, or half of it once: what is read there is damaged.
-func (a *accesses) cut(what string, value []byte) []byte {
-	if len(value) == 0 || a.access(what) == nil {
+// cut is value, or what is left of it once, or another one: what is read there is damaged.
+func (t faultyTx) cut(what string, value []byte) []byte {
+	if len(value) == 0 || t.a.access("damage: "+what) == nil {
 		return value
 	}
-	return value[:len(value)/2]
+	t.a.file = t.name
+	damaged := bytes.Clone(value)
+	switch t.a.damage {
+	case cutHalf:
+		return damaged[:len(damaged)/2]
+	case flipFirst:
+		damaged[0] ^= 0x40
+	case flipLast:
+		damaged[len(damaged)-1] ^= 0x40
+	}
+	return damaged
 }
 
 func (t faultyTx) Get(b Bucket, key []byte) []byte {
-	return t.a.cut("damage: get from "+b.String(), t.Tx.Get(b, key))
+	return t.cut("get from "+b.String(), t.Tx.Get(b, key))
 }
 
 func (t faultyTx) Seek(b Bucket, from []byte) (key, value []byte) {
 	key, value = t.Tx.Seek(b, from)
-	return key, t.a.cut("damage: seek in "+b.String(), value)
+	return key, t.cut("seek in "+b.String(), value)
 }
 
 func (t faultyTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
-	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.a.cut("damage: ascend "+b.String(), v)) })
+	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.cut("ascend "+b.String(), v)) })
 }
 
 // faultyScratch is a Scratch whose accesses may fail.
@@ -133,16 +182,18 @@ func (s *faultyScratch) Close() error {
 	return errors.Join(s.memScratch.Close(), s.a.access("close scratch"))
 }
 
-// open opens a store on d through faulty engines.
-func (a *accesses) open(d *memDisks) (*Store, error) {
+// open opens a store on d through faulty engines, as OpenStoreDir does.
+func (a *accesses) open(d *memDisks, scratch bool) (*Store, error) {
 	d.history, d.index = d.history.Reopen(), d.index.Reopen()
 	cfg := tiny()
-	cfg.CommitBytes = 4000
-	cfg.History, cfg.Index = faultyEngine{d.history, a}, faultyEngine{d.index, a}
-	cfg.OpenScratch = func() (Scratch, error) { return &faultyScratch{a: a}, a.access("open scratch") }
+	cfg.CommitBytes, cfg.OverlayBytes, cfg.GenerationBytes, cfg.CheckpointRevisions = 4000, 1000, 250, 8
+	cfg.History, cfg.Index = faultyEngine{d.history, a, historyFile}, faultyEngine{d.index, a, indexFile}
+	if scratch {
+		cfg.OpenScratch = func() (Scratch, error) { return &faultyScratch{a: a}, a.access("open scratch") }
+	}
 	cfg.OpenStaging = func() (Engine, error) {
 		d.staging = d.staging.Reopen()
-		return faultyEngine{d.staging, a}, a.access("open staging")
+		return faultyEngine{d.staging, a, stagingFile}, a.access("open staging")
 	}
 	cfg.RemoveStaging = func() error {
 		if err := a.access("remove staging"); err != nil {
@@ -151,48 +202,100 @@ func (a *accesses) open(d *memDisks) (*Store, error) {
 		d.staging = NewMemEngine()
 		return nil
 	}
-	return OpenStore(cfg)
+	s, err := OpenStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.dropOldStaging(os.Args[0]) // any file: that there is one
 }
 
-// life is what a replica goes through: entries, a snapshot of another one, more
-// entries, a lost index, and reads of everything.
+// life is what a replica goes through: entries, snapshots of another one, of which
+// only the last is installed, more entries, an index that is interrupted, and one that
+// is lost, and reads of everything.
 type life struct {
-	log      []entry
-	half     []entry
-	m        *model
-	sender   *Store
-	index    uint64
-	meta     []byte
-	snapshot []byte
+	log    []entry
+	m      *model
+	sender *Store
+	taken  map[int]takenSnapshot // by entries
 }
+
+// What a life's snapshots have of the log.
+const (
+	lifeOwn    = 8  // entries that the replica has when the first comes
+	lifeFirst  = 14 // pulled, but the replica gets beyond it otherwise
+	lifeBeyond = 20
+	lifeMiddle = 30 // pulled when the last is there already
+	lifeLast   = 40
+	lifeMore   = 52
+)
 
 func newLife(t *testing.T) *life {
-	l := &life{}
-	l.log, l.m = scriptOf(t, 31, 60, 2)
-	l.half = l.log[:40]
-	l.sender = mustOpen(t, newMemDisks(), tiny())
-	if err := runLog(t, l.sender, l.half); err != nil {
-		t.Fatal(err)
+	l := &life{m: newModel(), taken: map[int]takenSnapshot{}}
+	l.log, _ = scriptOf(t, 31, 60, 1)
+	id, now := uploadID{0xee}, time.Unix(1, 0)
+	value := []byte("a chunk that came long before its seal")
+	late := Meta{Key: "late", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
+	for i := range l.log {
+		e := &l.log[i]
+		e.index += 10
+		switch {
+		case i == 3:
+			e.commands = append(e.commands, testChunk(id, 0, value, now))
+		case i == lifeMore+2:
+			e.commands = append(e.commands, sealCommand(&late, id, 1))
+		case i%4 == 0: // so that blocks get full
+			e.commands = append(e.commands, testPut(Key(fmt.Sprint("wide/", i)), "p", "", bytes.Repeat([]byte{byte(i)}, 5000), now))
+		}
+		e.want = l.m.apply(t, e.commands)
 	}
-	var err error
-	if l.index, _, l.meta, l.snapshot, err = l.sender.Durable(); err != nil {
-		t.Fatal(err)
+	cfg := tiny()
+	cfg.CheckpointRevisions = 8
+	l.sender = mustOpen(t, newMemDisks(), cfg)
+	for _, n := range []int{lifeFirst, lifeMiddle, lifeLast} {
+		if err := runLog(t, l.sender, l.log[:n]); err != nil {
+			t.Fatal(err)
+		}
+		index, _, meta, snapshot, err := l.sender.Durable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.taken[n] = takenSnapshot{index, meta, snapshot}
 	}
 	return l
 }
 
 func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
-	s, err := a.open(d)
+	s, err := a.open(d, true)
 	if err != nil {
 		return err
 	}
-	if s.Stats().AppliedIndex < l.index {
-		if err := runLog(t, s, l.half[:15]); err != nil {
+	if s.Stats().AppliedIndex == 0 {
+		if err := s.Bootstrap(5, 7, []byte("where the log begins")); err != nil {
 			return err
 		}
-		if err := catchUp(t, s, l.index, l.meta, l.snapshot, l.sender); err != nil {
+	}
+	if s.Stats().AppliedIndex < l.taken[lifeLast].index {
+		if err := l.pull(t, s, d, a); err != nil {
 			return err
 		}
+		if s, err = a.open(d, true); err != nil {
+			return err
+		}
+	}
+	if err := runLog(t, s, l.log[:lifeMore]); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.overlay.freeze()
+	s.mu.Unlock()
+	if err := s.flushFrozen(&stopAfter{context.Background(), 1}); err != nil {
+		return err
+	}
+	if err := runLog(t, s, l.log[:lifeMore+1]); err != nil {
+		return err
+	}
+	if s, err = a.open(d, true); err != nil {
+		return err
 	}
 	if err := runLog(t, s, l.log); err != nil {
 		return err
@@ -200,17 +303,54 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 	if err := errors.Join(s.FlushIndex(), s.Close()); err != nil {
 		return err
 	}
-	d.index = NewMemEngine()
-	if s, err = a.open(d); err != nil {
-		return err
-	}
-	if err := l.read(t, s); err != nil {
-		return err
+	for _, scratch := range []bool{false, true} {
+		d.index = NewMemEngine()
+		if s, err = a.open(d, scratch); err != nil {
+			return err
+		}
+		if err := l.read(t, s); err != nil {
+			return err
+		}
 	}
 	if err := l.send(t, s); err != nil {
 		return err
 	}
 	return s.Close()
+}
+
+// pull pulls snapshots, and installs the last.
+func (l *life) pull(t *testing.T, s *Store, d *memDisks, a *accesses) error {
+	fetch := serveFrom(l.sender)
+	if err := runLog(t, s, l.log[:lifeOwn]); err != nil {
+		return err
+	}
+	if err := s.Stage(t.Context(), l.taken[lifeFirst].snapshot, fetch); err != nil {
+		return err
+	}
+	if err := runLog(t, s, l.log[:lifeBeyond]); err != nil {
+		return err
+	}
+	last := l.taken[lifeLast]
+	var read int64
+	err := s.Stage(t.Context(), last.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+		rc, err := fetch(ctx, query)
+		return &cutReader{rc, 30000, &read}, err
+	})
+	if _, corrupt := errors.AsType[*CorruptError](err); err != nil && (corrupt || errors.Is(err, ErrInjected) || !errors.Is(err, io.ErrUnexpectedEOF)) {
+		return err
+	}
+	if s, err = a.open(d, true); err != nil {
+		return err
+	}
+	for _, n := range []int{lifeLast, lifeMiddle, lifeLast} {
+		if err := s.Stage(t.Context(), l.taken[n].snapshot, fetch); err != nil {
+			return err
+		}
+		if err := runLog(t, s, l.log[:lifeBeyond+2]); err != nil {
+			return err
+		}
+	}
+	return s.Install(last.index, 7, last.meta, last.snapshot)
 }
 
 // send has a new replica pull everything from s; what it gets must be right.
@@ -269,14 +409,43 @@ func (l *life) read(t *testing.T, s *Store) error {
 			t.Fatalf("DigestAt(%d) = %s, want %s", r, digest, l.m.digests[r])
 		}
 	}
+	for i := range l.log {
+		for j, cmd := range l.log[i].commands {
+			result, decided, err := s.Resolve(cmd)
+			if err != nil {
+				return err
+			}
+			if want, set := l.log[i].want[j].(PutResult); set && (!decided || asPut(result).Meta != want.Meta) {
+				t.Fatalf("command %d of entry %d was answered with %+v, and now with %+v, %v", j, l.log[i].index, want, result, decided)
+			}
+		}
+	}
 	return s.Verify(t.Context())
 }
 
-// believed are places that look at no value (deleteChunks), or hand on one that says
-// nothing to the store: the meta bytes of its owner.
+// believed are places that look at no value, but whether there is one, or at its key;
+// or hand on one that says nothing to the store: the meta bytes of its owner.
 var believed = []string{
 	"damage: ascend chunks < kvstore.deleteChunks:",
+	"damage: ascend records < kvstore.appendRecords:",
+	"damage: get from chunks < kvstore.(*Store).hasChunk.",
+	"damage: get from chunks < kvstore.(*installer).hasChunk.",
+	"damage: get from chunks < kvstore.(*stager).missingChunks.",
 	"damage: get from state < kvstore.(*Store).Durable.",
+}
+
+// repaired tells of places where a failure may be answered with what is right: what
+// was pulled is pulled again.
+func repaired(at string) bool {
+	look := strings.HasPrefix(at, "damage") || strings.HasPrefix(at, "view")
+	return look && strings.Contains(at, "(*Store).dropOldStaging:") ||
+		strings.HasPrefix(at, "damage") && (strings.Contains(at, "(*Store).pulledDigest:") || strings.HasPrefix(at, "damage: get from state < kvstore.readProgress."))
+}
+
+// elsewhere tells of places where damage is found by somebody else, who does not know
+// the file: the receiver of a chunk, or whoever compares a staged snapshot.
+func elsewhere(at string) bool {
+	return strings.HasPrefix(at, "damage: get from chunks < kvstore.(*Store).chunkFrame.") || strings.HasPrefix(at, "damage: get from state < kvstore.readProgress.")
 }
 
 // Every place in the program that looks into an engine, or writes to one, is once
@@ -285,32 +454,62 @@ var believed = []string{
 // the right end.
 func TestStore_EveryAccess_FailsOnce(t *testing.T) {
 	l := newLife(t)
-	clean := &accesses{from: map[string]bool{}}
+	clean := &accesses{counts: map[string]int{}}
 	if err := l.live(t, newMemDisks(), clean); err != nil {
 		t.Fatal(err)
 	}
-	places := slices.Sorted(maps.Keys(clean.from))
+	places := slices.Sorted(maps.Keys(clean.counts))
 	if len(places) < 50 {
 		t.Fatalf("only %d places look into an engine: %q", len(places), places)
 	}
 	t.Logf("%d places", len(places))
-	for _, at := range places {
+	for i, at := range places {
 		if slices.ContainsFunc(believed, func(b string) bool { return strings.HasPrefix(at, b) }) {
 			continue
 		}
-		d, a := newMemDisks(), &accesses{from: map[string]bool{}, target: at}
-		err := l.live(t, d, a)
-		if !a.failed {
-			continue // it depends on what runs at the same time
-		}
-		if damaged := strings.HasPrefix(at, "damage"); err == nil || !damaged && !errors.Is(err, ErrInjected) {
-			t.Errorf("%s: the failure is answered with %v", at, err)
-		}
-		if strings.HasPrefix(at, "damage") {
-			continue
-		}
-		if err := l.live(t, d, &accesses{from: map[string]bool{}}); err != nil {
-			t.Errorf("%s: the next life: %v", at, err)
-		}
+		n, damaged := clean.counts[at], strings.HasPrefix(at, "damage")
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			l.fail(t, &accesses{target: at, nth: 1})
+			a := &accesses{target: at, nth: n/2 + 1, damage: flipFirst}
+			if strings.HasPrefix(at, "damage: ascend") {
+				a.nth = 1 // others may be where it ends, by their keys
+			}
+			if strings.HasPrefix(at, "damage: get from checkpoints") {
+				a.damage = cutHalf // a digest with no checksum: Verify compares it
+			}
+			if damaged || n > 2 {
+				l.fail(t, a)
+			}
+			if strings.HasPrefix(at, "damage") && strings.Contains(at, " records <") {
+				l.fail(t, &accesses{target: at, nth: n, damage: flipLast})
+			}
+		})
+	}
+}
+
+// fail lives with an access that fails, and once more.
+func (l *life) fail(t *testing.T, a *accesses) {
+	d := newMemDisks()
+	a.counts = map[string]int{}
+	err := l.live(t, d, a)
+	if !a.failed {
+		return // it depends on what runs at the same time
+	}
+	damaged := strings.HasPrefix(a.target, "damage")
+	c, corrupt := errors.AsType[*CorruptError](err)
+	switch {
+	case err == nil && a.damage == flipLast: // of a record that nobody wanted
+	case err == nil && !repaired(a.target):
+		t.Errorf("%s, access %d: nobody hears of it", a.target, a.nth)
+	case err != nil && !damaged && !errors.Is(err, ErrInjected) && !strings.Contains(err.Error(), ErrInjected.Error()):
+		t.Errorf("%s, access %d: the failure is answered with %v", a.target, a.nth, err)
+	case err != nil && damaged && !(corrupt && c.File == a.file) && !elsewhere(a.target):
+		t.Errorf("%s, access %d: the damage is answered with %v", a.target, a.nth, err)
+	case a.damage != cutHalf: // one life more of each place is enough
+		return
+	}
+	if err := l.live(t, d, &accesses{counts: map[string]int{}}); err != nil {
+		t.Errorf("%s: the next life: %v", a.target, err)
 	}
 }

@@ -14,7 +14,7 @@ import (
 func TestOpenStoreDir_Obstacles(t *testing.T) {
 	for _, c := range []struct{ name, says string }{
 		{historyFile, historyFile}, {indexFile, indexFile}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
-		{historyFile + creating, historyFile}, {indexFile + creating, indexFile},
+		{historyFile + creating, historyFile + creating}, {indexFile + creating, indexFile + creating},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -35,7 +35,7 @@ func TestOpenStoreDir_Obstacles(t *testing.T) {
 			if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := OpenStoreDir(dir, tiny()); err == nil || !strings.Contains(err.Error(), c.says) {
+			if _, err := OpenStoreDir(dir, tiny()); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, c.says)) {
 				t.Fatalf("it opens: %v", err)
 			}
 			if err := os.RemoveAll(path); err != nil {
@@ -52,6 +52,19 @@ func TestOpenStoreDir_Obstacles(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+	// An index without its history: a new history would be empty.
+	dir := t.TempDir()
+	fillDir(t, dir, 3)
+	history := filepath.Join(dir, historyFile)
+	if err := os.Remove(history); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStoreDir(dir, tiny()); err == nil || !strings.Contains(err.Error(), history+" is missing") {
+		t.Errorf("an index alone opens: %v", err)
+	}
+	if _, err := os.Stat(history); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an empty history was made: %v", err)
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {

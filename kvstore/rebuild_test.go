@@ -1,6 +1,8 @@
 package kvstore
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -140,6 +142,113 @@ func TestStore_Rebuild_DamagedRunsAreRefused(t *testing.T) {
 			return nil
 		}); err != nil && !strings.Contains(err.Error(), "scratch") && !errors.Is(err, ErrClosed) {
 			t.Log(err)
+		}
+	}
+}
+
+// A rebuild is done once: what it brought counts at the next start. One that was cut
+// short is known to have been, also by a history that has less than it brought.
+func TestStore_Rebuild_LeavesItsMark(t *testing.T) {
+	log, m := manyKeys(t, 600)
+	d := newMemDisks()
+	if err := runLog(t, mustOpen(t, d, tiny()), log[:300]); err != nil {
+		t.Fatal(err)
+	}
+	half := copyEngine(d.history)
+	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
+		t.Fatal(err)
+	}
+	whole := copyEngine(d.history)
+	cfg := tiny()
+	cfg.OpenScratch = func() (Scratch, error) { return &memScratch{}, nil }
+	d = &memDisks{history: whole, index: NewMemEngine(), staging: NewMemEngine()}
+	d.hook = newCrashPoint("index", 1, FailAfter).hook
+	if _, err := d.open(cfg); !errors.Is(err, ErrInjected) {
+		t.Fatal(err)
+	}
+	d.hook = nil
+	old := &memDisks{history: half, index: copyEngine(d.index), staging: NewMemEngine()}
+	if _, err := old.open(cfg); err == nil || !strings.Contains(err.Error(), "newer history") {
+		t.Errorf("keys of a newer history: %v", err)
+	}
+	mustOpen(t, d, cfg)
+	cfg.OpenScratch = func() (Scratch, error) { t.Error("it is rebuilt again"); return &memScratch{}, nil }
+	s := mustOpen(t, d, cfg)
+	m.check(t, s)
+	if st := s.Stats(); st.IndexedTo != st.Revision {
+		t.Errorf("%+v", st)
+	}
+}
+
+// An index that cannot be written is told of by the start that brings it up to history.
+func TestStore_Open_IndexFails(t *testing.T) {
+	log, _ := manyKeys(t, 600)
+	d := newMemDisks()
+	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
+		t.Fatal(err)
+	}
+	history := d.history
+	for n := 1; n < 10; n++ {
+		d = &memDisks{history: copyEngine(history), index: NewMemEngine(), staging: NewMemEngine()}
+		d.hook = newCrashPoint("index", n, FailBefore).hook
+		if _, err := d.open(tiny()); !errors.Is(err, ErrInjected) {
+			t.Errorf("step %d: %v", n, err)
+		}
+	}
+}
+
+// What cannot be flushed before a rebuild ends it: nothing is sorted.
+func TestStore_Rebuild_AfterAFlushThatFails(t *testing.T) {
+	log, _ := manyKeys(t, 600)
+	sender, d, cfg := mustOpen(t, newMemDisks(), tiny()), newMemDisks(), tiny()
+	if err := runLog(t, sender, log); err != nil {
+		t.Fatal(err)
+	}
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.hook = func(disk string) FailPoint {
+		if disk == "index" {
+			return FailBefore
+		}
+		return FailNever
+	}
+	cfg.OpenScratch = func() (Scratch, error) { t.Error("it is rebuilt"); return &memScratch{}, nil }
+	s := mustOpen(t, d, cfg)
+	mustApply(t, s, &log[0])
+	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, ErrInjected) {
+		t.Error(err)
+	}
+}
+
+// Wherever a run breaks off, what is read of it before is right.
+func TestRunReader_BreaksOff(t *testing.T) {
+	log, _ := manyKeys(t, 40)
+	g := &generation{first: 1_000_000}
+	for i := range log {
+		cmd, err := decodeCommand(log[i].commands[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.append(Key(cmd.body.key))
+	}
+	var b bytes.Buffer
+	w := &runWriter{out: bufio.NewWriter(&b)}
+	if err := errors.Join(w.write(g), w.out.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	sorted := sortGenerations([]*generation{g})
+	for n := range b.Len() + 1 {
+		r := newRunReader(bytes.NewReader(b.Bytes()[:n]), w.runs[0])
+		i, more, err := 0, true, error(nil)
+		for ; more; i++ {
+			if more, err = r.next(); more && (string(r.key) != string(sorted.key(i)) || r.rev != sorted.rev(i)) {
+				t.Fatalf("with %d of %d bytes, entry %d is %q at %d", n, b.Len(), i, r.key, r.rev)
+			}
+		}
+		if whole := n == b.Len(); whole != (err == nil) {
+			t.Fatalf("with %d of %d bytes: %v", n, b.Len(), err)
 		}
 	}
 }

@@ -408,11 +408,8 @@ func (st *stager) readRecords(ctx context.Context, r io.Reader, have uint32) err
 	}
 }
 
-// flushDue writes what is due.
+// flushDue writes what is due of records. Chunks are written by whoever adds them.
 func (st *stager) flushDue() error {
-	if st.bytes >= stageBytes {
-		return st.flush()
-	}
 	if st.recordBytes < st.store.cfg.CommitBytes {
 		return nil
 	}

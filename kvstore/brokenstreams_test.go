@@ -1,0 +1,544 @@
+package kvstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"testing"
+	"testing/iotest"
+	"time"
+)
+
+// honestStream is what a sender answers to one query of a pull.
+type honestStream struct {
+	query  string
+	frames []streamFrame
+}
+
+// honestStreams are those of a whole pull.
+func (x *stageFixture) honestStreams(t *testing.T) (all []honestStream) {
+	t.Helper()
+	err := mustOpen(t, x.disks(), tiny()).Stage(t.Context(), x.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+		var b bytes.Buffer
+		if err := x.sender.Serve(ctx, query, &b); err != nil {
+			return nil, err
+		}
+		frames, _ := framesOf(t, b.Bytes())
+		all = append(all, honestStream{query, frames})
+		return io.NopCloser(&b), nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// watchedContext ends when it was asked so many times.
+type watchedContext struct {
+	context.Context
+	left int
+}
+
+func (c *watchedContext) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// brokenWriter fails once.
+type brokenWriter struct {
+	left, late int
+	ctx        *watchedContext
+}
+
+func (w *brokenWriter) Write(p []byte) (int, error) {
+	if w.left--; w.left < 0 || w.ctx.left < 0 {
+		w.late++
+	}
+	if w.left == 0 {
+		return 0, ErrInjected
+	}
+	return len(p), nil
+}
+
+// A sender whose receiver is gone says so, and reads and sends nothing more.
+func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
+	fixtures := stageFixtures(t)
+	open, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
+	if _, err := open.Apply(1, 1, [][]byte{testChunk(id, 0, make([]byte, ChunkBytes), time.Unix(0, 0)), testChunk(id, 1, []byte("x"), time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	upload := query{kind: queryChunks, index: 1, upload: id}
+	serve := func(s *Store, query string) {
+		t.Helper()
+		for n := 0; ; n++ {
+			ctx := &watchedContext{t.Context(), n}
+			w := &brokenWriter{left: 1 << 30, ctx: ctx}
+			if err := s.Serve(ctx, query, w); err == nil && w.late == 0 {
+				break
+			} else if !errors.Is(err, context.Canceled) || w.late > 0 || s.err() != nil {
+				t.Fatalf("%s: its context ends at check %d: %v, and %d more writes", query, n, err, w.late)
+			}
+		}
+		for n := 1; ; n++ {
+			w := &brokenWriter{left: n, ctx: &watchedContext{t.Context(), 1 << 30}}
+			if err := s.Serve(w.ctx, query, w); err == nil && w.late == 0 && w.left > 0 {
+				break
+			} else if !errors.Is(err, ErrInjected) || w.late > 0 || s.err() != nil {
+				t.Fatalf("%s: write %d fails: %v, and %d more writes", query, n, err, w.late)
+			}
+		}
+	}
+	for _, x := range fixtures {
+		for _, stream := range x.honestStreams(t) {
+			serve(x.sender, stream.query)
+		}
+	}
+	serve(open, upload.String())
+}
+
+// lateEngine knows how often it was read after a context ended.
+type lateEngine struct {
+	Engine
+	ctx  *watchedContext
+	late *int
+}
+
+func (e lateEngine) View(fn func(Tx) error) error {
+	if e.ctx.left < 0 {
+		*e.late++
+	}
+	return e.Engine.View(fn)
+}
+
+// Verify ends with its context, reads nothing more, and the store lives on.
+func TestStore_Verify_EndsWithItsContext(t *testing.T) {
+	for _, x := range stageFixtures(t) {
+		for n := 0; ; n++ {
+			s := mustOpen(t, &memDisks{history: copyEngine(x.sender.history.(*MemEngine)), index: NewMemEngine(), staging: NewMemEngine()}, tiny())
+			ctx, late := &watchedContext{t.Context(), n}, 0
+			s.history, s.index = lateEngine{s.history, ctx, &late}, lateEngine{s.index, ctx, &late}
+			if err := s.Verify(ctx); err == nil && late == 0 {
+				break
+			} else if !errors.Is(err, context.Canceled) || late > 0 || s.err() != nil {
+				t.Fatalf("its context ends at check %d: %v, %d more reads, and the store says %v", n, err, late, s.err())
+			}
+		}
+	}
+}
+
+// failingTx fails at one of its writes.
+type failingTx struct {
+	Tx
+	left int
+}
+
+func (t *failingTx) next() error {
+	if t.left--; t.left == 0 {
+		return ErrInjected
+	}
+	return nil
+}
+
+func (t *failingTx) Put(b Bucket, key, value []byte) error {
+	return errors.Join(t.next(), t.Tx.Put(b, key, value))
+}
+
+func (t *failingTx) Delete(b Bucket, key []byte) error {
+	return errors.Join(t.next(), t.Tx.Delete(b, key))
+}
+
+// Many pulled records are several blocks, and checkpoints: each write may fail.
+func TestWriteStaged_EveryWriteFails(t *testing.T) {
+	var records []stagedRecord
+	for _, raw := range testRecords(1, 9000, 9000, 300, 9000, 9000, 9000) {
+		records = append(records, stagedRecord{raw: raw})
+	}
+	for n := 1; ; n++ {
+		e := NewMemEngine()
+		writeTestRecords(t, e, 0, testRecords(1, 100), false) // is in the way
+		tx := &failingTx{left: n}
+		err := e.Update(func(inner Tx) error {
+			tx.Tx = inner
+			return writeStaged(tx, 2, 1, records)
+		})
+		if tx.left > 0 {
+			if err != nil || n < 8 {
+				t.Errorf("%d writes: %v", n-1, err)
+			}
+			return
+		}
+		if !errors.Is(err, ErrInjected) {
+			t.Errorf("write %d fails: %v", n, err)
+		}
+	}
+}
+
+// What is applied and not yet in history is sent too.
+func TestStore_Serve_CommitsBefore(t *testing.T) {
+	s, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
+	if _, err := s.Apply(1, 1, [][]byte{testChunk(id, 0, []byte("x"), time.Unix(0, 0)), testPut("k", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	q := query{kind: queryChunks, index: 1, upload: id}
+	if err := s.Serve(t.Context(), q.String(), &b); err != nil {
+		t.Fatal(err)
+	}
+	if frames, _ := framesOf(t, b.Bytes()); len(frames) != 2 {
+		t.Errorf("%d frames for one chunk", len(frames))
+	}
+}
+
+// The chunks of open uploads may be gone at the sender: without one a stream is sound.
+func mayLack(s honestStream, f streamFrame) bool {
+	q, err := parseQuery(s.query)
+	return err == nil && q.kind == queryChunks && f.kind == frameChunk
+}
+
+// Every frame of a pull is damaged, lost, of another kind or the last that comes, once.
+// The receiver says so at once and takes none of it; an honest sender then need not
+// send again what came before.
+func TestStore_Stage_EveryFrame(t *testing.T) {
+	harms := map[string]func(frames []streamFrame, i int) ([]streamFrame, io.Reader){
+		"damaged": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
+			f := streamFrame{frames[i].kind, bytes.Clone(frames[i].payload)}
+			f.payload[len(f.payload)-1] ^= 1
+			frames[i] = f
+			return frames, nil
+		},
+		"lost": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
+			return slices.Delete(frames, i, i+1), nil
+		},
+		"of no known kind": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
+			frames[i].kind = 'z'
+			return frames, nil
+		},
+		"empty": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
+			frames[i].payload = nil
+			return frames, nil
+		},
+		"the end": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) { return frames[:i], nil },
+		"out of reach": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
+			return frames[:i], iotest.ErrReader(ErrInjected)
+		},
+	}
+	wants := map[string]error{"the end": io.ErrUnexpectedEOF, "out of reach": ErrInjected}
+	for _, x := range stageFixtures(t) {
+		streams := x.honestStreams(t)
+		total := 0
+		for n, stream := range streams {
+			for i, f := range stream.frames {
+				for name, harm := range harms {
+					broken := wants[name] != nil
+					if f.kind == frameEnd && !broken || name == "lost" && mayLack(stream, f) {
+						continue
+					}
+					x.pullHarmed(t, fmt.Sprintf("stream %d, frame %d is %s", n, i, name), stream.query, total+i, broken, func() ([]byte, io.Reader, error) {
+						frames, rest := harm(slices.Clone(stream.frames), i)
+						var b []byte
+						for _, f := range frames {
+							b = appendFrame(b, f.kind, nil, f.payload)
+						}
+						if rest == nil {
+							rest = bytes.NewReader(nil)
+						}
+						want := wants[name]
+						if want == nil {
+							want = ErrSnapshotBody
+						}
+						return b, rest, want
+					})
+				}
+			}
+			x.pullHarmed(t, fmt.Sprintf("stream %d does not come", n), stream.query, total, true, func() ([]byte, io.Reader, error) { return nil, nil, ErrInjected })
+			total += len(stream.frames)
+		}
+	}
+}
+
+// pullHarmed pulls with one stream in place of an honest one; no reader: nothing comes.
+// before is how many frames come before the harm.
+func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int, resumed bool, harm func() ([]byte, io.Reader, error)) {
+	t.Helper()
+	d := x.disks()
+	s := mustOpen(t, d, tiny())
+	b, rest, want := harm()
+	sent := 0
+	fetch := func(ctx ctxT, query string) (io.ReadCloser, error) {
+		var honest bytes.Buffer
+		if err := x.sender.Serve(ctx, query, &honest); err != nil {
+			return nil, err
+		}
+		frames, _ := framesOf(t, honest.Bytes())
+		sent += len(frames)
+		return io.NopCloser(&honest), nil
+	}
+	err := s.Stage(t.Context(), x.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+		switch {
+		case query != harmed:
+			return fetch(ctx, query)
+		case rest == nil:
+			return nil, ErrInjected
+		}
+		return io.NopCloser(io.MultiReader(bytes.NewReader(b), rest)), nil
+	})
+	if !errors.Is(err, want) || s.err() != nil {
+		t.Fatalf("%s: %v, want %v", what, err, want)
+	}
+	if !resumed && d.staging.Size() > 0 {
+		t.Fatalf("%s: staging keeps what was damaged", what)
+	}
+	total := 0
+	for _, stream := range x.honestStreams(t) {
+		total += len(stream.frames)
+	}
+	sent = 0
+	if err := s.Stage(t.Context(), x.snapshot, fetch); err != nil {
+		t.Fatalf("%s: an honest sender is refused: %v", what, err)
+	}
+	if resumed && sent > total-before+1 { // a record comes again for the rest of its chunks
+		t.Fatalf("%s: %d frames come, of %d, and %d had come before", what, sent, total, before)
+	}
+	if err := s.Install(x.index, 7, x.meta, x.snapshot); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	x.half.check(t, s)
+}
+
+// measuredEngine knows the bytes of its largest transaction.
+type measuredEngine struct {
+	Engine
+	updates, largest int
+}
+
+func (e *measuredEngine) Update(fn func(Tx) error) error {
+	e.updates++
+	return e.Engine.Update(func(tx Tx) error {
+		m := &measuredTx{Tx: tx}
+		err := fn(m)
+		e.largest = max(e.largest, m.bytes)
+		return err
+	})
+}
+
+type measuredTx struct {
+	Tx
+	bytes int
+}
+
+func (t *measuredTx) Put(b Bucket, key, value []byte) error {
+	t.bytes += len(value)
+	return t.Tx.Put(b, key, value)
+}
+
+// A pull holds some MiB of chunks at a time, and writes them together; so does an
+// install.
+func TestStore_Stage_MemoryIsBounded(t *testing.T) {
+	const chunks = 11
+	id, now := uploadID{1}, time.Unix(0, 0)
+	value := make([]byte, chunks*ChunkBytes)
+	var cmds [][]byte
+	for n := range uint32(chunks) {
+		cmds = append(cmds, testChunk(id, n, value[n*ChunkBytes:(n+1)*ChunkBytes], now))
+	}
+	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
+	sender := mustOpen(t, newMemDisks(), StoreConfig{})
+	for index, commands := range [][][]byte{cmds, {sealCommand(&meta, id, chunks)}} {
+		if _, err := sender.Apply(uint64(index+1), 1, commands, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := sender.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		_, _, _, snapshot, err := sender.Durable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := mustOpen(t, newMemDisks(), StoreConfig{CommitBytes: stageBytes})
+		history := &measuredEngine{Engine: s.history}
+		s.history = history
+		open, measured := s.cfg.OpenStaging, &measuredEngine{}
+		s.cfg.OpenStaging = func() (Engine, error) {
+			area, err := open()
+			measured.Engine = area
+			return measured, err
+		}
+		if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+			t.Fatal(err)
+		}
+		if measured.largest > stageBytes+2*ChunkBytes || measured.updates > 6 {
+			t.Errorf("entry %d: %d transactions, the largest of %d bytes", index+1, measured.updates, measured.largest)
+		}
+		if err := s.Install(uint64(index+1), 1, nil, snapshot); err != nil {
+			t.Fatal(err)
+		}
+		if history.largest > stageBytes+2*ChunkBytes || history.updates > 6 {
+			t.Errorf("entry %d: an install of %d transactions, the largest of %d bytes", index+1, history.updates, history.largest)
+		}
+	}
+}
+
+// frameReader gives one frame at a time, and asks before each.
+type frameReader struct {
+	frames [][]byte
+	before func()
+}
+
+func (r *frameReader) Read(p []byte) (int, error) {
+	if len(r.frames) == 0 {
+		return 0, io.EOF
+	}
+	r.before()
+	n := copy(p, r.frames[0])
+	if r.frames[0] = r.frames[0][n:]; len(r.frames[0]) == 0 {
+		r.frames = r.frames[1:]
+	}
+	return n, nil
+}
+
+// A crash in the middle of a pull costs no more than some batches of it.
+func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
+	const records = 40
+	cfg := tiny()
+	cfg.CommitBytes = 1000
+	sender := mustOpen(t, newMemDisks(), cfg)
+	for i := range records {
+		if _, err := sender.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint(i)), "p", "", make([]byte, 1500), time.Unix(0, 0))}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := sender.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, came := newMemDisks(), 0
+	s := mustOpen(t, d, cfg)
+	err = s.Stage(t.Context(), snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+		var b bytes.Buffer
+		if err := sender.Serve(ctx, query, &b); err != nil {
+			return nil, err
+		}
+		frames, _ := framesOf(t, b.Bytes())
+		r := &frameReader{}
+		for _, f := range frames {
+			r.frames = append(r.frames, appendFrame(nil, f.kind, nil, f.payload))
+		}
+		r.before = func() {
+			_, p, err := readProgress(d.staging)
+			if err != nil {
+				t.Error(err)
+			}
+			if came-int(p.last) > stageBatches {
+				t.Errorf("%d records came, and a crash leaves %d", came, p.last)
+			}
+			came++
+		}
+		return io.NopCloser(r), nil
+	})
+	if err != nil || came != records+1 {
+		t.Fatalf("%d reads: %v", came, err)
+	}
+}
+
+// A staging area that is damaged is dropped, and one that cannot be dropped is told of.
+func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
+	x := stageFixtures(t)[0]
+	for _, removable := range []bool{true, false} {
+		s := mustOpen(t, x.disks(), tiny())
+		open, remove := s.cfg.OpenStaging, s.cfg.RemoveStaging
+		damaged := true
+		s.cfg.OpenStaging = func() (Engine, error) {
+			if damaged {
+				return nil, &CorruptError{File: stagingFile, Offset: -1, Detail: "a test"}
+			}
+			return open()
+		}
+		s.cfg.RemoveStaging = func() error {
+			if !removable {
+				return ErrInjected
+			}
+			damaged = false
+			return remove()
+		}
+		err := s.Stage(t.Context(), x.snapshot, serveFrom(x.sender))
+		if removable && err != nil || !removable && !errors.Is(err, ErrInjected) {
+			t.Errorf("removable %v: %v", removable, err)
+		}
+	}
+}
+
+// A pull that goes nowhere any more, since the log brought what it was for, leaves
+// nothing to the next one.
+func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
+	id, now := uploadID{1}, time.Unix(0, 0)
+	big := Meta{Key: "big", Size: 1, SHA256: sumOf([]byte("x")), ContentType: "a/b", Time: now, PutID: "p"}
+	entries := [][][]byte{
+		{testChunk(id, 0, []byte("x"), now), sealCommand(&big, id, 1)},
+		{testPut("second", "p", "", nil, now)},
+		{testPut("third", "p", "", nil, now)},
+	}
+	d := newMemDisks()
+	sender, s := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, d, tiny())
+	apply := func(to *Store, from, last int) []byte {
+		t.Helper()
+		for i := from; i <= last; i++ {
+			if _, err := to.Apply(uint64(i), 7, entries[i-1], nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := to.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		_, _, _, snapshot, err := to.Durable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return snapshot
+	}
+	chunks := func() (n int) {
+		if err := d.staging.View(func(tx Tx) error {
+			tx.Ascend(BucketChunks, nil, func(_, _ []byte) bool { n++; return true })
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	stage := func(snapshot []byte, want int) {
+		t.Helper()
+		if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+			t.Fatal(err)
+		}
+		if d.staging = d.staging.Reopen(); chunks() != want {
+			t.Errorf("it leaves %d chunks, want %d", chunks(), want)
+		}
+	}
+	stage(apply(sender, 1, 1), 1)
+	apply(s, 1, 2)
+	stage(apply(sender, 2, 3), 0)
+}
+
+// What is no snapshot is refused, and ends nothing.
+func TestStore_Snapshot_NoneIsRefused(t *testing.T) {
+	x := stageFixtures(t)[0]
+	s := mustOpen(t, x.disks(), tiny())
+	for n := range x.snapshot {
+		if err := s.Stage(t.Context(), x.snapshot[:n], serveFrom(x.sender)); err == nil {
+			t.Fatalf("%d of %d bytes are staged", n, len(x.snapshot))
+		}
+		if err := s.Install(x.index, 7, x.meta, x.snapshot[:n]); err == nil {
+			t.Fatalf("%d of %d bytes are installed", n, len(x.snapshot))
+		}
+	}
+	if s.err() != nil {
+		t.Fatal(s.err())
+	}
+}

@@ -1,0 +1,217 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// Files that cannot be made, opened, read or synced are told of as what they are: only
+// an fsync that failed is a write that failed.
+func TestFiles_CannotBeUsed(t *testing.T) {
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "missing", "x.db")
+	if _, err := OpenBolt(missing, BoltOptions{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file in no directory is made: %v", err)
+	}
+	if err := VerifyBoltFile(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a file that is not there is sound: %v", err)
+	}
+	if db, err := openBoltFile(dir, 0); err == nil {
+		t.Errorf("a directory is opened as a file: %v", db)
+	}
+	if _, err := openScratchFile(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a scratch file in no directory is made: %v", err)
+	}
+	scratch := filepath.Join(dir, scratchFile)
+	f, err := openScratchFile(scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(scratch); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a scratch file that is gone is dropped: %v", err)
+	}
+	if err := syncDir(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, writefault.Err) {
+		t.Errorf("a directory that is not there is synced: %v", err)
+	}
+	path := filepath.Join(dir, "x.db")
+	e, err := OpenBolt(path, BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Size() == 0 {
+		t.Error("a file has no bytes")
+	}
+	if err := os.Remove(path); err != nil || e.Size() != 0 {
+		t.Errorf("a file that is gone has %d bytes: %v", e.Size(), err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := syncBolt(e.(*boltEngine).db, path); !errors.Is(err, writefault.Err) {
+		t.Errorf("a file that is closed is synced: %v", err)
+	}
+	if _, err := OpenStore(StoreConfig{}); err == nil {
+		t.Error("a store without engines opens")
+	}
+}
+
+// The same with files and directories of the system that behave so.
+func TestFiles_FailingSystem(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no /proc")
+	}
+	if err := syncDir("/proc"); !errors.Is(err, writefault.Err) {
+		t.Errorf("a directory that cannot be synced is synced: %v", err)
+	}
+	var corrupt *CorruptError
+	if err := VerifyBoltFile("/proc/self/mem"); err == nil || errors.As(err, &corrupt) {
+		t.Errorf("a file that cannot be read is read: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "x.db")
+	e, err := OpenBolt(path, BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	// A file that is sound, in a directory that cannot be synced.
+	if e, err := OpenBolt(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), BoltOptions{}); !errors.Is(err, writefault.Err) {
+		t.Errorf("a name that may not be durable is opened: %v, %v", e, err)
+	}
+}
+
+// brokenReader fails at one offset.
+type brokenReader struct {
+	io.ReaderAt
+	at int64
+}
+
+func (r *brokenReader) ReadAt(p []byte, off int64) (int, error) {
+	if off == r.at {
+		return 0, ErrInjected
+	}
+	return r.ReaderAt.ReadAt(p, off)
+}
+
+// A meta page that cannot be read is not one that is damaged: whoever takes the other
+// one goes back by a transaction.
+func TestNewestMeta_CannotBeRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.db")
+	e, err := OpenBolt(path, BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(t, e, func(tx Tx) error { return tx.Put(BucketState, []byte("k"), nil) })
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, spoiled := range []bool{false, true} {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		size := int64(1 << 20)
+		meta, ok, err := newestMeta(f, size)
+		if !ok || err != nil {
+			t.Fatal(meta, ok, err)
+		}
+		if spoiled {
+			if _, err := f.WriteAt([]byte{0xff}, boltPageHeaderBytes); err != nil {
+				t.Fatal(err)
+			}
+			if _, ok, err := newestMeta(f, size); !ok || err != nil {
+				t.Fatalf("the second page alone: %v, %v", ok, err)
+			}
+		}
+		for _, at := range []int64{0, int64(meta.pageBytes)} {
+			if _, _, err := newestMeta(&brokenReader{f, at}, size); !errors.Is(err, ErrInjected) {
+				t.Errorf("spoiled %v, the page at %d cannot be read: %v", spoiled, at, err)
+			}
+		}
+	}
+}
+
+// Nobody resumes a pull whose progress is damaged: a start drops it.
+func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, stagingFile)
+	area, err := OpenBolt(path, BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(t, area, func(tx Tx) error { return tx.Put(BucketState, keyProgress, []byte("a pull got this far")) })
+	if err := area.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openDir(t, dir, tiny())
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// What is stored says in which format: a program that does not know it says so, and
+// nothing is cut off or added without being found out.
+func TestState_OtherFormats(t *testing.T) {
+	id := uploadID{1}
+	u := &upload{time: 1, bytes: 2, short: 3, have: []uint64{7}}
+	for name, c := range map[string]struct {
+		key, sound []byte
+		decode     func(b []byte) error
+	}{
+		"position": {keyPosition, encodePosition(&position{index: 1}), func(b []byte) error { _, err := decodePosition(b); return err }},
+		"mark":     {keyIndexed, encodeIndexed(keyIndexed, 1, Digest{}), func(b []byte) error { _, _, err := decodeIndexed(keyIndexed, b); return err }},
+		"progress": {keyProgress, encodeProgress(&progress{}), func(b []byte) error { _, err := decodeProgress(b); return err }},
+		"upload":   {id[:], encodeUpload(id, u), func(b []byte) error { _, err := decodeUpload(id, b); return err }},
+	} {
+		seal := func(b []byte) []byte {
+			binary.BigEndian.PutUint32(b[1:], checksum(c.key, b))
+			return b
+		}
+		if err := c.decode(c.sound); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		other := append([]byte{99}, c.sound[1:]...)
+		if err := c.decode(seal(other)); err == nil || !strings.Contains(err.Error(), "format 99") {
+			t.Errorf("%s of another format: %v", name, err)
+		}
+		other[0] = c.sound[0]
+		if err := c.decode(other); err == nil || !strings.Contains(err.Error(), "checksum") {
+			t.Errorf("%s with another checksum: %v", name, err)
+		}
+		for n := range c.sound {
+			if n >= statePrefixBytes {
+				other = seal(append([]byte{}, c.sound[:n]...))
+			} else {
+				other = c.sound[:n]
+			}
+			if err := c.decode(other); err == nil {
+				t.Errorf("%s: %d of %d bytes pass", name, n, len(c.sound))
+			}
+		}
+		for _, more := range [][]byte{{2}, {uploadGone, 0}} {
+			if err := c.decode(seal(append(append([]byte{}, c.sound...), more...))); err == nil {
+				t.Errorf("%s: with %x behind its end it passes", name, more)
+			}
+		}
+	}
+}
