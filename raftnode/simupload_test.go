@@ -139,7 +139,11 @@ func (b *simBody) Read(p []byte) (int, error) {
 			if b.c.r.IntN(10) == 0 {
 				return 0, errSimBody
 			}
-			<-time.After(time.Duration(b.c.r.Int64N(int64(simBodyPause))))
+			pause := time.Duration(b.c.r.Int64N(int64(simBodyPause)))
+			if b.c.slow {
+				pause = simSlowPause + pause/3
+			}
+			<-time.After(pause)
 			b.c.w.await(b.c.number, "body")
 			if err := b.ctx.Err(); err != nil { // whoever puts would notice it or not
 				return 0, err

@@ -117,7 +117,8 @@ type simWorld struct {
 	r       *rand.Rand
 	p       simParams
 	entropy io.Reader
-	liar    *rand.Rand   // its dice
+	liar    *rand.Rand // its dice
+	scripts *simScripts
 	log     *slog.Logger // nil: none
 	trace   hash.Hash
 
@@ -184,6 +185,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
 	}
+	w.scripts = newSimScripts(seed, &w.p)
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
 	w.entropy = rand.NewChaCha8(key)
@@ -283,7 +285,7 @@ func (w *simWorld) connected(from, to ID) bool {
 	if f := w.force; f != nil && f.apart && (from == f.survivor.id) != (to == f.survivor.id) {
 		return false
 	}
-	return !w.cuts[[2]ID{from, to}]
+	return !w.cuts[[2]ID{from, to}] && !w.scripts.away.cuts(w, from, to)
 }
 
 // post puts a message on the wire, as bytes: nothing is shared.
@@ -378,6 +380,10 @@ func (w *simWorld) trouble() {
 		w.cutNetwork()
 	} else if w.chance(w.p.heal) {
 		clear(w.cuts)
+	}
+	if w.scripts.forget != nil { // nothing else is in its way
+		clear(w.cuts)
+		return
 	}
 	if w.rotten == nil && !w.change && w.chance(w.p.rot) {
 		w.rot()
@@ -523,7 +529,7 @@ func (w *simWorld) oneStep() {
 	w.step++
 	w.pass(simStep)
 	w.trouble()
-	if w.chance(w.p.puts) {
+	if w.chance(w.p.puts) && !w.hushed() {
 		w.begin(w.putSome)
 	}
 	if w.chance(w.p.gets) {
@@ -537,6 +543,8 @@ func (w *simWorld) oneStep() {
 		w.begin(w.reform)
 	}
 	w.forcing()
+	w.forgetting()
+	w.slowUploads()
 	if w.chance(w.p.rejoin) {
 		w.rejoin()
 	}
@@ -575,7 +583,7 @@ func (w *simWorld) turn(s *simNode) {
 				w.fatalf("n%d does not start again: %v", s.id, err)
 			}
 			s.gone = w.ruined(s, err) || w.copies(s) || w.marked(s, err)
-			s.crash(w.chance(w.p.power))
+			s.crash(w.chance(w.p.power) && !w.forgets(s))
 			s.wakeAt = w.step + 10
 		case w.chance(w.p.relapse):
 			s.relapse = w.step + 1 + w.r.Int64N(60)
@@ -595,7 +603,7 @@ func (w *simWorld) turn(s *simNode) {
 			if s.files.died == nil && w.dice(0.5) { // who died in an fsync does not come to give the answers that followed it
 				w.rest() // answers that were ready have left
 			}
-			s.crash(w.chance(w.p.power))
+			s.crash(w.chance(w.p.power) && !w.forgets(s))
 		} else if n := life.node; n.released != nil && w.dice(0.3) && n.mayLeave(context.Background()) {
 			w.note("n%d leaves", s.id)
 			s.crash(false)
