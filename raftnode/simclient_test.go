@@ -23,6 +23,8 @@ type simClient struct {
 	r      *rand.Rand
 	slow   bool // its body comes slowly
 
+	caughtUp time.Time // when the process had at least what it has now, if it has asked
+
 	cluster ID   // of the process that was asked last
 	asked   []ID // clusters, those before too
 }
@@ -54,7 +56,7 @@ func (c *simClient) context() (context.Context, context.CancelFunc) {
 	ctx := context.WithValue(context.Background(), simClientKey{}, c)
 	most := time.Duration(1+c.r.IntN(12_000)) * time.Millisecond
 	if c.slow {
-		most += 12 * time.Second
+		most += 15 * time.Second
 	}
 	return context.WithTimeout(ctx, most+333*time.Microsecond) // at no moment of another timer
 }

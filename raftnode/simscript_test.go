@@ -26,8 +26,14 @@ type simScripts struct {
 func newSimScripts(seed uint64, p *simParams) *simScripts {
 	s := &simScripts{r: rand.New(rand.NewPCG(seed, 6))}
 	s.forgets = s.r.IntN(3) == 0 && p.size == 3 && p.force == 0
-	s.slow = s.r.IntN(8) == 0 && p.size > 1 && p.force == 0
+	s.slow = s.r.IntN(4) == 0 && p.size > 2 && p.force == 0
 	return s
+}
+
+// alone reports whether a script keeps other faults out of its way.
+func (w *simWorld) alone() bool {
+	sc := w.scripts
+	return sc.forget != nil || sc.away.until > 0 && w.step < sc.away.until+50
 }
 
 // simForget is how a log comes to be in the page cache alone. One of three members is
@@ -183,7 +189,7 @@ func (a *simAway) cuts(w *simWorld, from, to ID) bool {
 
 // Slow values take longer than an upload may be idle, and never stand still so long.
 const (
-	simSlowChunks = 4
+	simSlowChunks = 5
 	simSlowPause  = 2 * time.Second
 )
 
@@ -195,10 +201,11 @@ func (w *simWorld) slowUploads() {
 		return
 	}
 	if sc.slowly == 0 && sc.r.IntN(30) == 0 {
+		w.note("a large value begins to come slowly")
 		sc.slowly++
 		w.begin(w.putSlowly)
 	}
-	if sc.slowly == 0 || w.step < sc.away.until || sc.r.IntN(50) > 0 {
+	if sc.slowly == 0 || w.step < sc.away.until+150 || sc.r.IntN(10) > 0 {
 		return
 	}
 	ids := w.ids()
@@ -206,7 +213,7 @@ func (w *simWorld) slowUploads() {
 	if life := s.takesPart(); life == nil || s == w.leader() || life.store.Stats().OpenUploads == 0 {
 		return
 	}
-	kind, steps := sc.r.IntN(3), 320+sc.r.Int64N(130)
+	kind, steps := sc.r.IntN(3), 330+sc.r.Int64N(70)
 	w.note("n%d is away for %d steps, kind %d", s.id, steps, kind)
 	switch kind {
 	case 0:
@@ -219,7 +226,7 @@ func (w *simWorld) slowUploads() {
 
 // putSlowly sets a key to a large value that comes slowly, through the leader.
 func (w *simWorld) putSlowly(c *simClient) {
-	defer func() { w.scripts.slowly-- }()
+	defer func() { w.scripts.slowly--; w.note("a large value has come slowly") }()
 	c.slow = true
 	body := make([]byte, simSlowChunks*kvstore.ChunkBytes+c.r.IntN(1000))
 	w.putValue(c, body)

@@ -381,7 +381,7 @@ func (w *simWorld) trouble() {
 	} else if w.chance(w.p.heal) {
 		clear(w.cuts)
 	}
-	if w.scripts.forget != nil { // nothing else is in its way
+	if w.alone() {
 		clear(w.cuts)
 		return
 	}
