@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"time"
@@ -100,6 +101,22 @@ func (l simLog) gaveUp(ctx context.Context, command []byte) {
 		u := l.w.upload(l.node.self.ClusterID, command)
 		u.idle = u.idle || c.caughtUp.Sub(u.at) >= simUploadIdle/2
 	}
+}
+
+// chunks lists the keys of all chunks that history has.
+func (s *simNode) chunks() []string {
+	keys := []string{}
+	err := s.history.View(func(tx kvstore.Tx) error {
+		tx.Ascend(kvstore.BucketChunks, nil, func(k, _ []byte) bool {
+			keys = append(keys, hex.EncodeToString(k))
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		s.w.fatalf("n%d: %v", s.id, err)
+	}
+	return keys
 }
 
 // dbConfig is that of a process: its time is its machine's.

@@ -749,6 +749,7 @@ func (w *simWorld) verify() {
 		}
 	}
 	var want kvstore.Stats
+	var chunks []string
 	cluster := w.leader().life.node.self.ClusterID
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s == w.rotten {
@@ -765,8 +766,15 @@ func (w *simWorld) verify() {
 		if got.Revision != want.Revision || got.Digest != want.Digest {
 			w.fatalf("n%d ends at revision %d with digest %s, others at %d with %s", id, got.Revision, got.Digest, want.Revision, want.Digest)
 		}
-		if err := errors.Join(store.FlushIndex(), store.Verify(context.Background())); err != nil {
+		if err := errors.Join(store.Commit(), store.FlushIndex(), store.Verify(context.Background())); err != nil {
 			w.fatalf("n%d does not verify: %v", id, err)
+		}
+		own := w.member(id).chunks()
+		if chunks == nil {
+			chunks = own
+		}
+		if !slices.Equal(own, chunks) { // no upload is open any more
+			w.fatalf("n%d keeps the chunks %v, others %v", id, own, chunks)
 		}
 		for range min(10, int(got.Revision)) {
 			rev := 1 + kvstore.Revision(w.r.Uint64N(uint64(got.Revision)))
