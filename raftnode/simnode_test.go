@@ -320,7 +320,11 @@ func (s *simNode) run() error {
 		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
+		idle := !n.core.rn.HasReady()
 		n.core.step(m)
+		if n.core.members.removed[ID(m.From)] && idle && n.core.rn.HasReady() {
+			s.w.fatalf("n%d takes a %v of n%d, which was removed", s.id, m.Type, m.From)
+		}
 	}
 	life.inbox = nil
 	if err := s.refused(); err != nil {
