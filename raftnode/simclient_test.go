@@ -21,6 +21,9 @@ type simClient struct {
 	w      *simWorld
 	number int
 	r      *rand.Rand
+	slow   bool // its body comes slowly
+
+	caughtUp time.Time // when the process had at least what it has now, if it has asked
 
 	cluster ID   // of the process that was asked last
 	asked   []ID // clusters, those before too
@@ -51,13 +54,20 @@ func (c *simClient) now() int64 {
 
 func (c *simClient) context() (context.Context, context.CancelFunc) {
 	ctx := context.WithValue(context.Background(), simClientKey{}, c)
-	return context.WithTimeout(ctx, time.Duration(1+c.r.IntN(12_000))*time.Millisecond+333*time.Microsecond) // at no moment of another timer
+	most := time.Duration(1+c.r.IntN(12_000)) * time.Millisecond
+	if c.slow {
+		most += 15 * time.Second
+	}
+	return context.WithTimeout(ctx, most+333*time.Microsecond) // at no moment of another timer
 }
 
 // pick returns a process to ask, nil when the machine does not answer.
 func (c *simClient) pick() (*simNode, *simLife) {
 	ids := c.w.ids()
 	s := c.w.nodes[ids[c.r.IntN(len(ids))]]
+	if leader := c.w.leader(); c.slow && leader != nil {
+		s = leader
+	}
 	life := s.takesPart()
 	if life != nil {
 		c.cluster = life.node.self.ClusterID
@@ -90,8 +100,9 @@ func (w *simWorld) turned(ctx context.Context, by string) {
 
 // put sets a key, and tries again with the same id, at any node, while nobody
 // says what became of it.
-func (w *simWorld) put(c *simClient) {
-	body := w.simValue(c.r)
+func (w *simWorld) put(c *simClient) { w.putValue(c, w.simValue(c.r)) }
+
+func (w *simWorld) putValue(c *simClient, body []byte) {
 	sum := kvstore.Digest(sha256.Sum256(body))
 	op := checker.Op{Key: string(c.key()), Outcome: checker.Unknown, Value: digestText(sum), Who: fmt.Sprintf("client %d", c.number), Call: c.now()}
 	id := fmt.Sprintf("put-%d", c.number)

@@ -441,7 +441,9 @@ func (f *simFiles) walSynced() {
 	frame, _ := runtime.CallersFrames(pc).Next()
 	switch by := frame.Function[strings.LastIndexByte(frame.Function, '.')+1:]; by {
 	case "sync":
-		f.etcdSynced(f.walTail())
+		if tail := f.walTail(); !f.doomed(tail) {
+			f.etcdSynced(tail)
+		}
 	case "cut":
 		f.etcdSynced(walDir(f.dir))
 	case "Create":

@@ -381,5 +381,5 @@ func (w *simWorld) takes(to *simNode, x *simMessage) bool {
 	if life := from.takesPart(); (ended || x.cluster == n.self.ClusterID) && life != nil && life.node.self.ID == x.raft && life.node.self.ClusterID == x.cluster && w.connected(to.id, x.from) {
 		life.refusal = errGone
 	}
-	return false
+	return x.cluster == n.self.ClusterID // of who was removed, over a stream that was there before
 }

@@ -117,7 +117,7 @@ type simLog struct {
 func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
 	by := string(command[:min(len(command), 64)])
 	l.w.turned(ctx, by)
-	l.w.gaveUp(ctx, command)
+	l.gaveUp(ctx, command)
 	result, err := l.node.Propose(ctx, command)
 	l.w.turned(ctx, by) // the answer came in the middle of a node's step
 	return result, simStoreError(err)
@@ -132,8 +132,12 @@ func (l simLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i 
 
 func (l simLog) ReadIndex(ctx context.Context) error {
 	l.w.turned(ctx, "")
+	asked := time.Now()
 	err := l.node.ReadIndex(ctx)
 	l.w.turned(ctx, "")
+	if c, ok := ctx.Value(simClientKey{}).(*simClient); ok && c.number < 0 && err == nil { // of the process itself
+		c.caughtUp = asked
+	}
 	return simStoreError(err)
 }
 
@@ -316,7 +320,11 @@ func (s *simNode) run() error {
 		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
+		idle := !n.core.rn.HasReady()
 		n.core.step(m)
+		if n.core.members.removed[ID(m.From)] && idle && n.core.rn.HasReady() {
+			s.w.fatalf("n%d takes a %v of n%d, which was removed", s.id, m.Type, m.From)
+		}
 	}
 	life.inbox = nil
 	if err := s.refused(); err != nil {

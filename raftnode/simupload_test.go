@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"io"
 	"time"
@@ -29,6 +30,7 @@ type simProgress struct {
 	at    time.Time        // when its last chunk was applied anywhere for the first time
 	seen  map[[4]byte]bool // its chunks, by number
 	left  bool             // its client has given up
+	idle  bool             // it was idle for somebody who had all of it
 	ended bool
 }
 
@@ -55,7 +57,7 @@ func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results 
 			}
 		case kvstore.AbandonResult:
 			idle := time.Since(u.at)
-			if result.Dropped && !u.left && !u.ended && idle < simUploadIdle/2 {
+			if result.Dropped && !u.left && !u.idle && !u.ended && idle < simUploadIdle/2 {
 				w.fatalf("n%d drops an upload that has had its last chunk %v ago", s.id, idle)
 			}
 			u.ended = u.ended || result.Dropped
@@ -86,11 +88,35 @@ func (w *simWorld) upload(cluster ID, command []byte) *simProgress {
 	return u
 }
 
-// gaveUp notes that a client drops its own upload.
-func (w *simWorld) gaveUp(ctx context.Context, command []byte) {
-	if c, ok := ctx.Value(simClientKey{}).(*simClient); ok && c.number > 0 && command[1] == simAbandonCommand {
-		w.upload(c.cluster, command).left = true
+// gaveUp notes that a client drops its own upload, or that a process drops one which was
+// idle already when it asked how far the log goes. Its next chunk may come just before
+// that: then it is dropped all the same, and rightly.
+func (l simLog) gaveUp(ctx context.Context, command []byte) {
+	c, ok := ctx.Value(simClientKey{}).(*simClient)
+	switch {
+	case !ok || command[1] != simAbandonCommand:
+	case c.number > 0:
+		l.w.upload(c.cluster, command).left = true
+	case !c.caughtUp.IsZero():
+		u := l.w.upload(l.node.self.ClusterID, command)
+		u.idle = u.idle || c.caughtUp.Sub(u.at) >= simUploadIdle/2
 	}
+}
+
+// chunks lists the keys of all chunks that history has.
+func (s *simNode) chunks() []string {
+	keys := []string{}
+	err := s.history.View(func(tx kvstore.Tx) error {
+		tx.Ascend(kvstore.BucketChunks, nil, func(k, _ []byte) bool {
+			keys = append(keys, hex.EncodeToString(k))
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		s.w.fatalf("n%d: %v", s.id, err)
+	}
+	return keys
 }
 
 // dbConfig is that of a process: its time is its machine's.
@@ -136,10 +162,18 @@ func (b *simBody) Read(p []byte) (int, error) {
 	if b.sent >= kvstore.ChunkBytes {
 		b.sent = 0
 		if !b.c.w.calm.Load() {
-			if b.c.r.IntN(10) == 0 {
+			rarely := 10
+			if b.c.slow {
+				rarely = 30
+			}
+			if b.c.r.IntN(rarely) == 0 {
 				return 0, errSimBody
 			}
-			<-time.After(time.Duration(b.c.r.Int64N(int64(simBodyPause))))
+			pause := time.Duration(b.c.r.Int64N(int64(simBodyPause)))
+			if b.c.slow {
+				pause = simSlowPause + pause/3
+			}
+			<-time.After(pause)
 			b.c.w.await(b.c.number, "body")
 			if err := b.ctx.Err(); err != nil { // whoever puts would notice it or not
 				return 0, err

@@ -117,7 +117,8 @@ type simWorld struct {
 	r       *rand.Rand
 	p       simParams
 	entropy io.Reader
-	liar    *rand.Rand   // its dice
+	liar    *rand.Rand // its dice
+	scripts *simScripts
 	log     *slog.Logger // nil: none
 	trace   hash.Hash
 
@@ -184,6 +185,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
 	}
+	w.scripts = newSimScripts(seed, &w.p)
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
 	w.entropy = rand.NewChaCha8(key)
@@ -283,7 +285,7 @@ func (w *simWorld) connected(from, to ID) bool {
 	if f := w.force; f != nil && f.apart && (from == f.survivor.id) != (to == f.survivor.id) {
 		return false
 	}
-	return !w.cuts[[2]ID{from, to}]
+	return !w.cuts[[2]ID{from, to}] && !w.scripts.away.cuts(w, from, to)
 }
 
 // post puts a message on the wire, as bytes: nothing is shared.
@@ -378,6 +380,10 @@ func (w *simWorld) trouble() {
 		w.cutNetwork()
 	} else if w.chance(w.p.heal) {
 		clear(w.cuts)
+	}
+	if w.alone() {
+		clear(w.cuts)
+		return
 	}
 	if w.rotten == nil && !w.change && w.chance(w.p.rot) {
 		w.rot()
@@ -524,7 +530,7 @@ func (w *simWorld) oneStep() {
 	w.step++
 	w.pass(simStep)
 	w.trouble()
-	if w.chance(w.p.puts) {
+	if w.chance(w.p.puts) && !w.hushed() {
 		w.begin(w.putSome)
 	}
 	if w.chance(w.p.gets) {
@@ -538,6 +544,8 @@ func (w *simWorld) oneStep() {
 		w.begin(w.reform)
 	}
 	w.forcing()
+	w.forgetting()
+	w.slowUploads()
 	if w.chance(w.p.rejoin) {
 		w.rejoin()
 	}
@@ -576,7 +584,7 @@ func (w *simWorld) turn(s *simNode) {
 				w.fatalf("n%d does not start again: %v", s.id, err)
 			}
 			s.gone = w.ruined(s, err) || w.copies(s) || w.marked(s, err)
-			s.crash(w.chance(w.p.power))
+			s.crash(w.chance(w.p.power) && !w.forgets(s))
 			s.wakeAt = w.step + 10
 		case w.chance(w.p.relapse):
 			s.relapse = w.step + 1 + w.r.Int64N(60)
@@ -596,7 +604,7 @@ func (w *simWorld) turn(s *simNode) {
 			if s.files.died == nil && w.dice(0.5) { // who died in an fsync does not come to give the answers that followed it
 				w.rest() // answers that were ready have left
 			}
-			s.crash(w.chance(w.p.power))
+			s.crash(w.chance(w.p.power) && !w.forgets(s))
 		} else if n := life.node; n.released != nil && w.dice(0.3) && n.mayLeave(context.Background()) {
 			w.note("n%d leaves", s.id)
 			s.crash(false)
@@ -742,6 +750,7 @@ func (w *simWorld) verify() {
 		}
 	}
 	var want kvstore.Stats
+	var chunks []string
 	cluster := w.leader().life.node.self.ClusterID
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s == w.rotten {
@@ -758,8 +767,15 @@ func (w *simWorld) verify() {
 		if got.Revision != want.Revision || got.Digest != want.Digest {
 			w.fatalf("n%d ends at revision %d with digest %s, others at %d with %s", id, got.Revision, got.Digest, want.Revision, want.Digest)
 		}
-		if err := errors.Join(store.FlushIndex(), store.Verify(context.Background())); err != nil {
+		if err := errors.Join(store.Commit(), store.FlushIndex(), store.Verify(context.Background())); err != nil {
 			w.fatalf("n%d does not verify: %v", id, err)
+		}
+		own := w.member(id).chunks()
+		if chunks == nil {
+			chunks = own
+		}
+		if !slices.Equal(own, chunks) { // no upload is open any more
+			w.fatalf("n%d keeps the chunks %v, others %v", id, own, chunks)
 		}
 		for range min(10, int(got.Revision)) {
 			rev := 1 + kvstore.Revision(w.r.Uint64N(uint64(got.Revision)))
