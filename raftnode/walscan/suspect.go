@@ -83,10 +83,12 @@ func (t *suspect) validAfter() (at int, ok bool) {
 }
 
 // complete tells whether all of the suspect record is there, but for one damaged
-// place in what no checksum protects, or for one damaged byte in what it does.
+// place in what no checksum protects, or for one damaged byte in what it does. What
+// is damaged must not be missing with its sector: that may be the only byte there, or
+// the header.
 func (t *suspect) complete(written int) string {
 	body := t.b[headerBytes:]
-	if rec, _, ok := parsePrefix(body); ok && rec.data != nil && rec.chains(t.crc) {
+	if rec, _, ok := parsePrefix(body); ok && rec.data != nil && rec.chains(t.crc) && !t.missing(0) {
 		return "its data matches the checksum, and the frame around it is damaged"
 	}
 	size, _, ok := splitHeader(t.b)
@@ -99,7 +101,8 @@ func (t *suspect) complete(written int) string {
 	}
 	if rec, ok := parseRecord(body); ok {
 		sum := crc32.Update(t.crc, castagnoli, rec.data)
-		if oneByteWrong(sum^rec.crc, len(rec.data), written-headerBytes-rec.dataOff) {
+		before := headerBytes + rec.dataOff
+		if oneByteWrong(sum^rec.crc, len(rec.data), func(i int) bool { return before+i < written && !t.missing(before+i) }) {
 			return "its data differs from the checksum in one byte"
 		}
 	}
@@ -115,7 +118,10 @@ func (t *suspect) wrongPrefix(body []byte) bool {
 		sum := crc32.Update(t.crc, castagnoli, body[n:])
 		for typ := uint64(metadataType); typ <= snapshotType; typ++ {
 			want := appendPrefix(nil, typ, sum, len(body)-n)
-			if len(want) == n && differences(want, body[:n]) <= 1 {
+			if len(want) != n {
+				continue
+			}
+			if at, ok := difference(want, body[:n]); ok && !t.missing(headerBytes+at) {
 				return true
 			}
 		}
@@ -123,14 +129,23 @@ func (t *suspect) wrongPrefix(body []byte) bool {
 	return false
 }
 
-func differences(a, b []byte) int {
+// difference is the place of the only byte in which two slices of one length differ;
+// ok also if there is none.
+func difference(a, b []byte) (at int, ok bool) {
 	n := 0
 	for i := range a {
 		if a[i] != b[i] {
-			n++
+			at, n = i, n+1
 		}
 	}
-	return n
+	return at, n <= 1
+}
+
+// missing tells whether b[at] is in a sector that holds nothing, from the suspect
+// frame on: it may never have been written.
+func (t *suspect) missing(at int) bool {
+	end := at + t.sectorLeft(at)
+	return allZero(t.b[max(0, end-sectorBytes):min(end, len(t.b))])
 }
 
 // torn tells whether the suspect frame looks as a torn write leaves it. Sectors
