@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"testing/synctest"
 	"time"
 
@@ -140,13 +141,19 @@ func (s *simNode) takePart(life *simLife) error {
 
 // refusedRightly reports whether a machine must not come to belong to a cluster: it was
 // removed before it knew that it was a member, or founded a cluster from which another
-// was forced before it knew that there is one.
+// was forced before it knew that there is one, or asked one that has ended to take it
+// in again.
 func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 	if !errors.Is(err, ErrRefused) {
 		return false
 	}
 	if !s.joins {
 		return w.force != nil && w.force.removed[s.raft] && s.lastSelf.ClusterID == 0
+	}
+	for _, other := range w.nodes {
+		if life := other.takesPart(); life != nil && w.lost(life.node.self.ClusterID) && slices.ContainsFunc(life.node.core.members.list(), func(m Member) bool { return m.Name == s.name }) {
+			return true
+		}
 	}
 	leader := w.leader()
 	return leader != nil && leader.life.node.core.members.removed[s.raft]

@@ -684,19 +684,33 @@ func (w *simWorld) leader() *simNode {
 	return leader
 }
 
-// settleSteps bound how long a cluster without faults may take to agree: a
-// minute.
+// settleSteps bound how long a cluster without faults may take to agree, or until it
+// takes in the next machine that joins: a minute.
 const settleSteps = 3000
 
 // settle waits until nothing goes wrong any more and all members have the same.
 func (w *simWorld) settle() {
-	for range settleSteps {
+	joining := w.joining()
+	for left := settleSteps; left > 0; left-- {
 		if w.failure != "" || w.settled() {
 			return
 		}
 		w.oneStep()
+		if now := w.joining(); now < joining {
+			joining, left = now, settleSteps
+		}
 	}
 	w.fatalf("a minute without faults, and not settled: %d clients wait; %s", w.open, w.describe())
+}
+
+// joining counts the machines that know no cluster yet.
+func (w *simWorld) joining() (n int) {
+	for _, s := range w.nodes {
+		if s.life != nil && s.life.settling {
+			n++
+		}
+	}
+	return n
 }
 
 func (w *simWorld) settled() bool {
@@ -711,10 +725,8 @@ func (w *simWorld) settled() bool {
 	if len(core.changes) > 0 || core.commit != core.savedIndex { // a new leader commits only what is of its term
 		return false
 	}
-	for _, s := range w.nodes {
-		if s.life != nil && s.life.settling {
-			return false
-		}
+	if w.joining() > 0 {
+		return false
 	}
 	for id := range core.members.members {
 		s := w.member(id)
