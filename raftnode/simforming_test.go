@@ -69,6 +69,9 @@ func (s *simNode) join(ctx context.Context, c *simClient, self Member) ([]Member
 			return nil, err
 		}
 		to, life := c.pick()
+		if life != nil && s.w.calm.Load() && len(life.node.Status().Members) == 0 {
+			life = nil // it would wait for a leader each time; whoever starts a node names a member
+		}
 		if life != nil && to != s && s.w.connected(s.id, to.id) && s.w.connected(to.id, s.id) {
 			_, _, err := life.node.AddMember(ctx, self)
 			c.await()
@@ -151,12 +154,16 @@ func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 		return w.force != nil && w.force.removed[s.raft] && s.lastSelf.ClusterID == 0
 	}
 	for _, other := range w.nodes {
-		if life := other.takesPart(); life != nil && w.lost(life.node.self.ClusterID) && slices.ContainsFunc(life.node.core.members.list(), func(m Member) bool { return m.Name == s.name }) {
+		life := other.takesPart()
+		if life == nil {
+			continue
+		}
+		table := life.node.core.members
+		if table.removed[s.raft] || w.lost(life.node.self.ClusterID) && slices.ContainsFunc(table.list(), func(m Member) bool { return m.Name == s.name }) {
 			return true
 		}
 	}
-	leader := w.leader()
-	return leader != nil && leader.life.node.core.members.removed[s.raft]
+	return false
 }
 
 // wipe empties a machine that was removed, and lets it join again.

@@ -27,11 +27,12 @@ type simUpload struct {
 
 // simProgress is how far an upload has come.
 type simProgress struct {
-	at    time.Time        // when its last chunk was applied anywhere for the first time
-	seen  map[[4]byte]bool // its chunks, by number
-	left  bool             // its client has given up
-	idle  bool             // it was idle for somebody who had all of it
-	ended bool
+	at     time.Time        // when its last chunk was applied anywhere for the first time
+	before time.Time        // the same of the chunk before it
+	seen   map[[4]byte]bool // its chunks, by number
+	left   bool             // its client has given up
+	idle   bool             // it was idle for somebody who had all of it
+	ended  bool
 }
 
 // The second byte of a command is its kind, and its upload follows if it has one.
@@ -53,7 +54,7 @@ func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results 
 		switch result := results[i].(type) {
 		case kvstore.ChunkResult:
 			if number := [4]byte(command[18:22]); !u.seen[number] {
-				u.seen[number], u.at = true, time.Now()
+				u.seen[number], u.before, u.at = true, u.at, time.Now()
 			}
 		case kvstore.AbandonResult:
 			idle := time.Since(u.at)
@@ -99,7 +100,11 @@ func (l simLog) gaveUp(ctx context.Context, command []byte) {
 		l.w.upload(c.cluster, command).left = true
 	case !c.caughtUp.IsZero():
 		u := l.w.upload(l.node.self.ClusterID, command)
-		u.idle = u.idle || c.caughtUp.Sub(u.at) >= simUploadIdle/2
+		last := u.at
+		if last.After(c.caughtUp) {
+			last = u.before
+		}
+		u.idle = u.idle || c.caughtUp.Sub(last) >= simUploadIdle/2
 	}
 }
 

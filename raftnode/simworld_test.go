@@ -700,7 +700,7 @@ func (w *simWorld) settle() {
 			joining, left = now, settleSteps
 		}
 	}
-	w.fatalf("a minute without faults, and not settled: %d clients wait; %s", w.open, w.describe())
+	w.fatalf("a minute without faults, and not settled: %d clients wait, %d machines join; %s", w.open, w.joining(), w.describe())
 }
 
 // joining counts the machines that know no cluster yet.
@@ -745,7 +745,7 @@ func (w *simWorld) describe() string {
 	for _, id := range w.ids() {
 		if life := w.nodes[id].takesPart(); life != nil {
 			c := life.node.core
-			text += fmt.Sprintf("n%d %v of term %d, leader %v, commit %d, applied %d, members %v, %d changes; ", id, c.state, c.term, ID(c.lead), c.commit, life.node.progress.index(), c.members.conf, len(c.changes))
+			text += fmt.Sprintf("n%d %v of term %d, leader %v, commit %d of %d saved, applied %d, members %v, %d changes, %d uploads; ", id, c.state, c.term, ID(c.lead), c.commit, c.savedIndex, life.node.progress.index(), c.members.conf, len(c.changes), life.store.Stats().OpenUploads)
 		} else {
 			text += fmt.Sprintf("n%d is down; ", id)
 		}
