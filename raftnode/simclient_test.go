@@ -23,7 +23,7 @@ type simClient struct {
 	r      *rand.Rand
 	slow   bool // its body comes slowly
 
-	caughtUp time.Time // when the process had at least what it has now, if it has asked
+	proved, caughtUp time.Time // when the process asked how far the log goes, and had that
 
 	cluster ID   // of the process that was asked last
 	asked   []ID // clusters, those before too
@@ -310,6 +310,7 @@ func (w *simWorld) reform(c *simClient) {
 	switch kind := c.r.IntN(6); {
 	case kind == 0 && w.rotten == nil && !w.failed: // else only the copy that has lied might be left, or no majority
 		req = changeRequest{Op: "remove", Name: m.Name, Force: c.r.IntN(4) == 0}
+		w.unwanted[m.ID] = true
 	case kind == 1:
 		req = changeRequest{Op: "promote", Name: m.Name}
 	case kind == 2 && len(all) < 6 && len(w.nodes) < 12:

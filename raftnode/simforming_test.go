@@ -158,12 +158,11 @@ func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 		if life == nil {
 			continue
 		}
-		table := life.node.core.members
-		if table.removed[s.raft] || w.lost(life.node.self.ClusterID) && slices.ContainsFunc(table.list(), func(m Member) bool { return m.Name == s.name }) {
+		if w.lost(life.node.self.ClusterID) && slices.ContainsFunc(life.node.core.members.list(), func(m Member) bool { return m.Name == s.name }) {
 			return true
 		}
 	}
-	return false
+	return w.unwanted[s.raft] // who said so may have crashed since
 }
 
 // wipe empties a machine that was removed, and lets it join again.

@@ -136,7 +136,7 @@ func (l simLog) ReadIndex(ctx context.Context) error {
 	err := l.node.ReadIndex(ctx)
 	l.w.turned(ctx, "")
 	if c, ok := ctx.Value(simClientKey{}).(*simClient); ok && c.number < 0 && err == nil { // of the process itself
-		c.caughtUp = asked
+		c.proved, c.caughtUp = asked, time.Now()
 	}
 	return simStoreError(err)
 }

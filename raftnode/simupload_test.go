@@ -101,8 +101,8 @@ func (l simLog) gaveUp(ctx context.Context, command []byte) {
 	case !c.caughtUp.IsZero():
 		u := l.w.upload(l.node.self.ClusterID, command)
 		last := u.at
-		if last.After(c.caughtUp) {
-			last = u.before
+		if last.After(c.proved) {
+			last = u.before // the answer may be older
 		}
 		u.idle = u.idle || c.caughtUp.Sub(last) >= simUploadIdle/2
 	}

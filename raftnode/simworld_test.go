@@ -119,8 +119,10 @@ type simWorld struct {
 	entropy io.Reader
 	liar    *rand.Rand // its dice
 	scripts *simScripts
-	log     *slog.Logger // nil: none
-	trace   hash.Hash
+
+	unwanted map[ID]bool  // members that somebody wanted removed
+	log      *slog.Logger // nil: none
+	trace    hash.Hash
 
 	step  int64
 	clock int64       // of clients; grows with every reading
@@ -180,7 +182,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		told: map[ID]uint64{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
+		told: map[ID]uint64{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, unwanted: map[ID]bool{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
