@@ -27,12 +27,12 @@ type simUpload struct {
 
 // simProgress is how far an upload has come.
 type simProgress struct {
-	at     time.Time        // when its last chunk was applied anywhere for the first time
-	before time.Time        // the same of the chunk before it
-	seen   map[[4]byte]bool // its chunks, by number
-	left   bool             // its client has given up
-	idle   bool             // it was idle for somebody who had all of it
-	ended  bool
+	at    time.Time        // when its last chunk was applied anywhere for the first time
+	came  []time.Time      // when each of them was
+	seen  map[[4]byte]bool // its chunks, by number
+	left  bool             // its client has given up
+	idle  bool             // it was idle for somebody who had all of it
+	ended bool
 }
 
 // The second byte of a command is its kind, and its upload follows if it has one.
@@ -54,7 +54,8 @@ func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results 
 		switch result := results[i].(type) {
 		case kvstore.ChunkResult:
 			if number := [4]byte(command[18:22]); !u.seen[number] {
-				u.seen[number], u.before, u.at = true, u.at, time.Now()
+				u.seen[number], u.at = true, time.Now()
+				u.came = append(u.came, u.at)
 			}
 		case kvstore.AbandonResult:
 			idle := time.Since(u.at)
@@ -100,9 +101,11 @@ func (l simLog) gaveUp(ctx context.Context, command []byte) {
 		l.w.upload(c.cluster, command).left = true
 	case !c.caughtUp.IsZero():
 		u := l.w.upload(l.node.self.ClusterID, command)
-		last := u.at
-		if last.After(c.proved) {
-			last = u.before // the answer may be older
+		var last time.Time
+		for _, at := range u.came {
+			if !at.After(c.proved) { // the answer may know no later ones
+				last = at
+			}
 		}
 		u.idle = u.idle || c.caughtUp.Sub(last) >= simUploadIdle/2
 	}
