@@ -45,6 +45,8 @@ type walDisk struct {
 	sync            syncFunc
 	logger          *slog.Logger
 
+	newest raftpb.SnapshotMetadata // of the snapshots that the log names
+
 	state  raftpb.HardState // as it was saved last
 	saved  bool             // something was, since the log was opened
 	proven bool             // a mark follows what was synced last
@@ -191,7 +193,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	if err := checkNewest(records, st.snapshot); err != nil {
 		return nil, st, fmt.Errorf("%w: %s: %w", ErrMixedUp, d.snapDir, err)
 	}
-	if err := d.removeUnfinished(st.snapshot); err != nil {
+	if err := d.removeUnfinished(); err != nil {
 		return nil, st, err
 	}
 	at := walpb.Snapshot{Index: st.snapshot.Metadata.Index, Term: st.snapshot.Metadata.Term}
@@ -201,7 +203,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	if _, st.state, st.entries, err = d.wal.ReadAll(); err != nil {
 		return nil, st, errors.Join(unusable(err, "read the log"), d.wal.Close())
 	}
-	d.state = st.state
+	d.state, d.newest = st.state, st.snapshot.Metadata
 	return d, st, nil
 }
 
@@ -227,25 +229,12 @@ func (d *walDisk) syncFound(dir string) error {
 // removeUnfinished removes segments that a process which was killed had begun: first
 // records are written before a segment gets its name. etcd makes the next segment of
 // what it finds under the same name, with whatever lies behind its own first records.
-//
-// Snapshots newer than the newest that the log names go too: their records were never
-// written. They would count among those that purgeSnaps keeps, in the place of later
-// ones that the log does name.
-func (d *walDisk) removeUnfinished(newest raftpb.Snapshot) error {
+func (d *walDisk) removeUnfinished() error {
 	names, err := fileNames(d.walDir, ".tmp")
 	if err == nil {
 		err = removeFiles(d.walDir, names)
 	}
-	if err != nil {
-		return diskErr(err, "remove unfinished segments of the log")
-	}
-	names, err = fileNames(d.snapDir, ".snap")
-	if err == nil {
-		at := fmt.Sprintf("%016x-%016x.snap", newest.Metadata.Term, newest.Metadata.Index)
-		names = slices.DeleteFunc(names, func(name string) bool { return name <= at })
-		err = removeFiles(d.snapDir, names)
-	}
-	return diskErr(err, "remove snapshots that the log does not name")
+	return diskErr(err, "remove unfinished segments of the log")
 }
 
 // newestSnapshot reads the newest snapshot that is in records and not damaged; it may
@@ -340,7 +329,11 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	conf := s.Metadata.ConfState
 	rec := walpb.Snapshot{Index: s.Metadata.Index, Term: s.Metadata.Term, ConfState: &conf}
 	d.saved, d.proven = true, false
-	return d.walErr(d.wal.SaveSnapshot(rec))
+	if err := d.walErr(d.wal.SaveSnapshot(rec)); err != nil {
+		return err
+	}
+	d.newest = s.Metadata
+	return nil
 }
 
 // walErr names the segment of a failed write or fsync, the newest one. The
@@ -379,7 +372,7 @@ func (d *walDisk) release(index uint64) error {
 	if err := purgeWAL(d.walDir, index); err != nil {
 		return diskErr(err, "purge %s", d.walDir)
 	}
-	return diskErr(purgeSnaps(d.snapDir, 2), "purge %s", d.snapDir)
+	return diskErr(purgeSnaps(d.snapDir, d.newest, 2), "purge %s", d.snapDir)
 }
 
 // purgeWAL removes the segments that lie wholly before the one that holds
@@ -402,13 +395,20 @@ func purgeWAL(dir string, index uint64) error {
 	return removeFiles(dir, names[:needed])
 }
 
-// purgeSnaps keeps the newest keep .snap files.
-func purgeSnaps(dir string, keep int) error {
+// purgeSnaps keeps the newest keep .snap files, up to the one that the log names last.
+// Files after it are of a process that was killed before their records were written:
+// they must not count in the place of those that the log does name.
+func purgeSnaps(dir string, newest raftpb.SnapshotMetadata, keep int) error {
 	names, err := fileNames(dir, ".snap")
 	if err != nil {
 		return err
 	}
-	return removeFiles(dir, names[:max(0, len(names)-keep)])
+	named := fmt.Sprintf("%016x-%016x.snap", newest.Term, newest.Index)
+	count := len(names)
+	for count > 0 && names[count-1] > named {
+		count--
+	}
+	return errors.Join(removeFiles(dir, names[:max(0, count-keep)]), removeFiles(dir, names[count:]))
 }
 
 // fileNames lists a directory's files with a suffix, ascending. Names of

@@ -467,9 +467,17 @@ func (f *simFiles) walTail() string {
 	panic("an fsync of etcd's log, and there is none")
 }
 
-// snapSynced is called by etcd's Snapshotter after an fsync.
+// snapSynced is called by etcd's Snapshotter after an fsync, of the file that is not yet
+// durable.
 func (f *simFiles) snapSynced() {
 	names, err := fileNames(snapDir(f.dir), ".snap")
 	f.must(err)
-	f.etcdSynced(filepath.Join(snapDir(f.dir), names[len(names)-1]))
+	path := filepath.Join(snapDir(f.dir), names[len(names)-1])
+	for _, name := range names {
+		at := filepath.Join(snapDir(f.dir), name)
+		if i := f.inode(at); !bytes.Equal(i.data, f.content(i)) {
+			path = at
+		}
+	}
+	f.etcdSynced(path)
 }
