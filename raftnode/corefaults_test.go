@@ -15,6 +15,20 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 )
 
+// ledCluster is a cluster of three with a leader that stays.
+func ledCluster(t *testing.T) (*crashCluster, *crashNode) {
+	t.Helper()
+	c := newCrashCluster(t, 3, -1)
+	for range 100 {
+		leader := c.lead(t)
+		if c.run(6); leader.node.core.isLeader() {
+			return c, leader
+		}
+	}
+	t.Fatal("no leader stays")
+	return nil, nil
+}
+
 // A committed entry that this program cannot read ends the node, with the entry's
 // index: it is neither passed over nor applied as something else.
 func TestCore_UnreadableEntry_EndsTheNode(t *testing.T) {
@@ -90,13 +104,8 @@ func TestNode_Checkpoint_UnreadableTable(t *testing.T) {
 // While leadership is being handed over raft takes no proposal. Commands wait until
 // it does, and count as never handed over meanwhile.
 func TestCore_ProposalThatRaftRefuses_IsProposedLater(t *testing.T) {
-	c := newCrashCluster(t, 3, -1)
-	leader := c.lead(t)
-	c.run(6)
+	c, leader := ledCluster(t)
 	core := leader.node.core
-	if !core.isLeader() {
-		t.Skip("leadership moved")
-	}
 	to := leader.id%3 + 1
 	c.nodes[to].inbox = nil
 	core.transfer(to)
@@ -227,13 +236,8 @@ func TestCore_LeadAlone(t *testing.T) {
 
 // Who can be reached, who would be a majority, and who leads best.
 func TestCore_Quorums(t *testing.T) {
-	c := newCrashCluster(t, 3, -1)
-	leader := c.lead(t)
-	c.run(6)
+	c, leader := ledCluster(t)
 	core := leader.node.core
-	if !core.isLeader() {
-		t.Skip("leadership moved")
-	}
 	self, one, two := leader.id, leader.id%3+1, (leader.id+1)%3+1
 	hear := func(ids ...ID) {
 		clear(core.heard)
@@ -383,13 +387,8 @@ func TestCore_PromoteLearners(t *testing.T) {
 // A learner that has caught up waits while the voters that are heard of would be no
 // majority with it.
 func TestCore_PromoteLearners_WithoutAQuorum(t *testing.T) {
-	c := newCrashCluster(t, 3, -1)
-	leader := c.lead(t)
-	c.run(6)
+	c, leader := ledCluster(t)
 	core := leader.node.core
-	if !core.isLeader() {
-		t.Skip("leadership moved")
-	}
 	done := make(chan error, 1)
 	core.proposeChange(opAdd, Member{ID: 9, Name: "n9", PeerURL: "http://h9:1", ClientURL: "http://h9:1", Promote: true}, done)
 	if err := c.answer(t, done); err != nil {
@@ -530,13 +529,8 @@ func TestCore_Read_IsAskedAgain(t *testing.T) {
 
 // A leader has one entry on its way, and gathers what comes meanwhile in the next.
 func TestCore_Flush_OneEntryAtATime(t *testing.T) {
-	c := newCrashCluster(t, 3, -1)
-	leader := c.lead(t)
-	c.run(6)
+	c, leader := ledCluster(t)
 	core := leader.node.core
-	if !core.isLeader() {
-		t.Skip("leadership moved")
-	}
 	last := core.savedIndex
 	for range 5 {
 		leader.open(t, 2, 10)
@@ -557,13 +551,8 @@ func TestCore_Flush_OneEntryAtATime(t *testing.T) {
 
 // Who is silent about a snapshot is offered one again, after some time and not before.
 func TestCore_Snapshot_IsOfferedAgain(t *testing.T) {
-	c := newCrashCluster(t, 3, -1)
-	leader := c.lead(t)
-	c.run(6)
+	_, leader := ledCluster(t)
 	core := leader.node.core
-	if !core.isLeader() {
-		t.Skip("leadership moved")
-	}
 	behind, other := leader.id%3+1, (leader.id+1)%3+1
 	// One puts that one member does not get, and a log that begins behind them.
 	for i := range 10 {
