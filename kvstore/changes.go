@@ -8,11 +8,12 @@ import (
 
 // ChangesRequest asks for some records of history, in order.
 type ChangesRequest struct {
-	After      Revision // only records behind this one
-	Prefix     Key      // only of keys that begin so; empty: all
-	Limit      int      // at most so many; 1 at least
-	LimitBytes int64    // end when about so many bytes are found; one record at least
-	Values     bool     // with the values that are kept in one piece
+	After      Revision  // only records behind this one
+	History    HistoryID // that After is a revision of; zero: whichever there is
+	Prefix     Key       // only of keys that begin so; empty: all
+	Limit      int       // at most so many; 1 at least
+	LimitBytes int64     // end when about so many bytes are found; one record at least
+	Values     bool      // with the values that are kept in one piece
 }
 
 // Change is a record of history: the put that set a key.

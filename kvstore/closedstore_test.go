@@ -58,7 +58,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		"a cut":       func() error { return s.cutPulled(end + 1) },
 		"Serve":       func() error { return s.Serve(ctx, q.String(), io.Discard) },
 		"Durable":     func() error { _, _, _, _, err := s.Durable(); return err },
-		"Bootstrap":   func() error { return fresh.Bootstrap(9, 7, nil) },
+		"Bootstrap":   func() error { return fresh.Bootstrap(9, 7, nil, [16]byte{1}) },
 		"Resolve":     func() error { _, _, err := s.Resolve(abandonCommand(uploadID{})); return err },
 		"Verify":      func() error { return s.Verify(ctx) },
 		"Run":         func() error { return s.Run(ctx) },
@@ -142,7 +142,7 @@ func TestStore_Bootstrap_FailedWrite(t *testing.T) {
 	d := newMemDisks()
 	d.hook = func(string) FailPoint { return FailBefore }
 	s := mustOpen(t, d, tiny())
-	if err := s.Bootstrap(5, 7, nil); !errors.Is(err, ErrInjected) || s.Stats().AppliedIndex != 0 {
+	if err := s.Bootstrap(5, 7, nil, [16]byte{1}); !errors.Is(err, ErrInjected) || s.Stats().AppliedIndex != 0 {
 		t.Errorf("at entry %d: %v", s.Stats().AppliedIndex, err)
 	}
 }

@@ -16,6 +16,8 @@ var (
 	// ErrInvalidPutID is returned for a put id that is not 1 to 64 visible
 	// ASCII characters.
 	ErrInvalidPutID = errors.New("invalid put id")
+	// ErrInvalidMeta is returned for user metadata that MakeUserMeta does not take.
+	ErrInvalidMeta = errors.New("invalid metadata")
 	// ErrTooLarge is what a *TooLargeError is.
 	ErrTooLarge = errors.New("value too large")
 	// ErrDigestMismatch is returned when the body of a put does not have the
@@ -30,6 +32,9 @@ var (
 var (
 	// ErrNotFound is returned for a key that is not set.
 	ErrNotFound = errors.New("key is not set")
+	// ErrGone is returned for a key that was set, and whose value was retired since:
+	// it is set for ever, and will never be read again. No record says so yet.
+	ErrGone = errors.New("the value was retired and is gone")
 	// ErrOverloaded is returned when a limit of bytes in flight is reached.
 	// The put was definitely not proposed.
 	ErrOverloaded = errors.New("overloaded: too many bytes in flight; repeat the request after a pause")

@@ -270,7 +270,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 		return err
 	}
 	if s.Stats().AppliedIndex == 0 {
-		if err := s.Bootstrap(5, 7, []byte("where the log begins")); err != nil {
+		if err := s.Bootstrap(5, 7, []byte("where the log begins"), [16]byte{1}); err != nil {
 			return err
 		}
 	}

@@ -32,8 +32,9 @@ func (s *Store) Durable() (index, term uint64, meta, snapshot []byte, err error)
 }
 
 // Bootstrap sets the first durable position of an empty store, where a log
-// starts that does not begin at 1. A store that has a position refuses.
-func (s *Store) Bootstrap(index, term uint64, meta []byte) error {
+// starts that does not begin at 1, and the id of the history that begins there. A
+// store that has a position refuses.
+func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	s.applyMu.Lock()

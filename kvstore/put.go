@@ -21,6 +21,8 @@ type PutRequest struct {
 	Body        io.Reader // read once, to its end; nil is empty
 	Size        int64     // bytes in Body, -1 when unknown
 	SHA256      *Digest   // digest the body must have, nil for any
+	By          string    // principal that puts, at most 128 bytes; empty if the cluster is open to all
+	UserMeta    UserMeta  // kept with the value, and given back with it
 
 	// From is the address of whoever sends the body, and Interrupt makes its Read
 	// fail soon. It is called, while Put runs, when the body comes so slowly that it

@@ -125,10 +125,10 @@ func TestStore_Apply_KeepsNothingOfTheCaller(t *testing.T) {
 func TestStore_Durable_IsOneTransaction(t *testing.T) {
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{})
-	if err := s.Bootstrap(3, 2, []byte("first")); err != nil {
+	if err := s.Bootstrap(3, 2, []byte("first"), [16]byte{1}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Bootstrap(3, 2, nil); err == nil {
+	if err := s.Bootstrap(3, 2, nil, [16]byte{1}); err == nil {
 		t.Fatal("a second bootstrap was accepted")
 	}
 	for i, meta := range []string{"m4", "", "m6"} {

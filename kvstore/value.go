@@ -19,6 +19,8 @@ type Meta struct {
 	ContentType string
 	Time        time.Time // clock of the node that proposed the put, UTC, in nanoseconds
 	PutID       string    // id of the put that won
+	By          string    // principal that put it; empty in a cluster that is open to all
+	UserMeta    UserMeta
 }
 
 // Value is a found value: its Meta and a way to read its bytes. A Value never

@@ -85,7 +85,16 @@ func (s *listSM) Durable() (uint64, uint64, []byte, []byte, error) {
 	return s.durable.Index, s.durable.Term, s.durable.Meta, []byte(strconv.Itoa(len(s.durable.List))), nil
 }
 
-func (s *listSM) Bootstrap(index, term uint64, meta []byte) error {
+func (s *listSM) Level([]byte) (uint64, error) { return 1, nil }
+
+func (s *listSM) Origin() (history [16]byte, position uint64, head []byte, ok bool) { return }
+
+func (s *listSM) Fork(index, term uint64, meta []byte, history [16]byte) error {
+	_, err := s.Apply(index, term, nil, meta)
+	return err
+}
+
+func (s *listSM) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.now = listState{Index: index, Term: term, Meta: meta}

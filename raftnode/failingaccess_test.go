@@ -70,11 +70,11 @@ func (s faultySM) Durable() (uint64, uint64, []byte, []byte, error) {
 	return s.listSM.Durable()
 }
 
-func (s faultySM) Bootstrap(index, term uint64, meta []byte) error {
+func (s faultySM) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
 	if err := s.a.access("bootstrap"); err != nil {
 		return err
 	}
-	return s.listSM.Bootstrap(index, term, meta)
+	return s.listSM.Bootstrap(index, term, meta, history)
 }
 
 func (s faultySM) Apply(index, term uint64, cmds [][]byte, meta []byte) ([]any, error) {

@@ -52,7 +52,7 @@ func TestNode_KnowsGone_FromDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := sm.Bootstrap(1, 1, metaBytes); err != nil {
+	if err := sm.Bootstrap(1, 1, metaBytes, [16]byte{1}); err != nil {
 		t.Fatal(err)
 	}
 	n := &Node{sm: sm}

@@ -123,7 +123,7 @@ func (n *Node) begin() error {
 		}
 		index, _, _, _, err := n.sm.Durable()
 		if err == nil && index == 0 {
-			err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes)
+			err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes, [16]byte{})
 		}
 		if err != nil {
 			return fmt.Errorf("store the founders: %w", err)

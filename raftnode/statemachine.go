@@ -20,14 +20,30 @@ type StateMachine interface {
 	// Index 0 means that nothing was ever stored.
 	Durable() (index, term uint64, meta, snapshot []byte, err error)
 
-	// Bootstrap gives an empty state machine its first durable position.
-	Bootstrap(index, term uint64, meta []byte) error
+	// Bootstrap gives a state machine that is empty, or was restored and belongs to no
+	// log yet, its first durable position, and the id of the history that begins there.
+	Bootstrap(index, term uint64, meta []byte, history [16]byte) error
+
+	// Origin returns what the state was restored from, as long as it belongs to no
+	// log: id of the history, position in it, and digest there. ok is false if it was
+	// not restored.
+	Origin() (history [16]byte, position uint64, head []byte, ok bool)
 
 	// Apply executes the commands of one committed entry, in order, and
 	// returns one result each. It must depend on nothing but its arguments
 	// and the state. A meta that is not nil replaces the stored one in the
 	// same transaction that stores the index. It may block to limit memory.
 	Apply(index, term uint64, commands [][]byte, meta []byte) ([]any, error)
+
+	// Fork is Apply of an entry without commands with which another history begins:
+	// the state goes on as it is, and remembers what it went on from.
+	Fork(index, term uint64, meta []byte, history [16]byte) error
+
+	// Level returns the level that a program must know to carry out a command, see
+	// internal/level. The error is a *level.LaterError for a command that this program
+	// does not know, and another one for what is none. It looks at the first
+	// bytes only: Apply answers what is malformed otherwise.
+	Level(command []byte) (uint64, error)
 
 	// Resolve tells what Apply would have answered to a command whose effect
 	// is already part of the state. decided is false if it is not.

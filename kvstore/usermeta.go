@@ -1,0 +1,141 @@
+package kvstore
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+)
+
+const (
+	userMetaBytesMax     = 2 << 10 // names and values together
+	userMetaNameBytesMax = 64
+)
+
+// UserMeta is what a put said about its value: names and values that are kept and
+// given back with it. It never changes, and may be compared: equal ones are equal.
+// The zero UserMeta has no names.
+type UserMeta struct {
+	encoded string // as a record has it: in the order of the names
+}
+
+// MakeUserMeta makes a UserMeta of names and values: names of 1 to 64 lower-case
+// letters, digits and '-', values of printable ASCII without a space at either end, at
+// most 2 KiB together. Errors wrap ErrInvalidMeta.
+func MakeUserMeta(values map[string]string) (UserMeta, error) {
+	var b []byte
+	total := 0
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		value := values[name]
+		if err := checkUserMeta(name, value); err != nil {
+			return UserMeta{}, fmt.Errorf("%w: %w", ErrInvalidMeta, err)
+		}
+		if total += len(name) + len(value); total > userMetaBytesMax {
+			return UserMeta{}, fmt.Errorf("%w: names and values are over %d bytes together", ErrInvalidMeta, userMetaBytesMax)
+		}
+		b = append(append(b, byte(len(name))), name...)
+		b = append(binary.AppendUvarint(b, uint64(len(value))), value...)
+	}
+	return UserMeta{string(b)}, nil
+}
+
+// checkUserMeta is part of the state machine: every replica must judge alike.
+func checkUserMeta(name, value string) error {
+	if name == "" || len(name) > userMetaNameBytesMax {
+		return fmt.Errorf("the name %.80q has %d characters, want 1 to %d", name, len(name), userMetaNameBytesMax)
+	}
+	for i := 0; i < len(name); i++ {
+		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return fmt.Errorf("the name %q may hold lower-case letters, digits and '-' only", name)
+		}
+	}
+	for i := 0; i < len(value); i++ {
+		if value[i] < ' ' || value[i] > '~' {
+			return fmt.Errorf("byte %d of the value of %s is not printable ASCII; encode it, in base64 perhaps", i, name)
+		}
+	}
+	if value != "" && (value[0] == ' ' || value[len(value)-1] == ' ') {
+		return fmt.Errorf("the value of %s begins or ends with a space, which HTTP headers do not keep", name)
+	}
+	return nil
+}
+
+// checkEncodedUserMeta refuses what MakeUserMeta does not make: there is one encoding
+// of each.
+func checkEncodedUserMeta(b []byte) error {
+	if len(b) == 0 {
+		return errors.New("empty metadata is spelled out")
+	}
+	c, last, total := cursor{b: b}, "", 0
+	for len(c.b) > 0 && c.err == nil {
+		name, value := c.userMetaPair()
+		if c.err != nil {
+			break
+		}
+		if name <= last {
+			return fmt.Errorf("the metadata names %q and %q are not in order", last, name)
+		}
+		if err := checkUserMeta(name, value); err != nil {
+			return err
+		}
+		if total += len(name) + len(value); total > userMetaBytesMax {
+			return fmt.Errorf("metadata of more than %d bytes", userMetaBytesMax)
+		}
+		last = name
+	}
+	return c.err
+}
+
+func (c *cursor) userMetaPair() (name, value string) {
+	name = string(c.take(int(c.byte())))
+	return name, string(c.take(int(min(c.uvarint(), userMetaBytesMax+1))))
+}
+
+// All returns the names and their values, in the order of the names.
+func (m UserMeta) All() iter.Seq2[string, string] {
+	return func(yield func(name, value string) bool) {
+		for c := (cursor{b: []byte(m.encoded)}); len(c.b) > 0; {
+			if name, value := c.userMetaPair(); c.err != nil || !yield(name, value) {
+				return
+			}
+		}
+	}
+}
+
+// IsZero reports whether m has no names.
+func (m UserMeta) IsZero() bool { return m.encoded == "" }
+
+// Map returns the names and values as a map of its own, nil if there are none.
+func (m UserMeta) Map() map[string]string {
+	if m.IsZero() {
+		return nil
+	}
+	return maps.Collect(m.All())
+}
+
+// Bytes is about the memory that m takes.
+func (m UserMeta) Bytes() int { return len(m.encoded) }
+
+// MarshalJSON returns an object.
+func (m UserMeta) MarshalJSON() ([]byte, error) {
+	if m.IsZero() {
+		return []byte("{}"), nil
+	}
+	return json.Marshal(m.Map())
+}
+
+// UnmarshalJSON reads an object, as MakeUserMeta takes it.
+func (m *UserMeta) UnmarshalJSON(b []byte) error {
+	var values map[string]string
+	if err := json.Unmarshal(b, &values); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidMeta, err)
+	}
+	made, err := MakeUserMeta(values)
+	if err == nil {
+		*m = made
+	}
+	return err
+}
