@@ -24,24 +24,40 @@ type Control struct {
 // command takes. root is the module's root, an absolute path.
 func (c *Control) Overlay(t testing.TB, root string) string {
 	t.Helper()
-	path := filepath.Join(root, c.File)
-	source, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	changed, err := c.apply(source)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return Overlay(t, root, *c)
+}
+
+// Overlay is Control.Overlay for several changes at once, of one file too.
+func Overlay(t testing.TB, root string, controls ...Control) string {
+	t.Helper()
 	dir := t.TempDir()
-	file, list := filepath.Join(dir, "broken.go"), filepath.Join(dir, "overlay.json")
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: file}})
+	sources, files := map[string][]byte{}, map[string]string{}
+	for _, c := range controls {
+		path := filepath.Join(root, c.File)
+		source, seen := sources[path]
+		if !seen {
+			var err error
+			if source, err = os.ReadFile(path); err != nil {
+				t.Fatal(err)
+			}
+			files[path] = filepath.Join(dir, fmt.Sprintf("%d.go", len(files)))
+		}
+		changed, err := c.apply(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources[path] = changed
+	}
+	for path, source := range sources {
+		if err := os.WriteFile(files[path], source, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": files})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, changed, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	list := filepath.Join(dir, "overlay.json")
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,10 @@ func Binary(dir string) (string, error) {
 // memory would be most of what a test of memory measures.
 func PlainBinary(dir string) (string, error) { return build(dir) }
 
+// ChangedBinary is PlainBinary of a changed source, by an overlay as broken.Overlay
+// makes it.
+func ChangedBinary(dir, overlay string) (string, error) { return build(dir, "-overlay", overlay) }
+
 func build(dir string, flags ...string) (string, error) {
 	path := filepath.Join(dir, "oncekv")
 	args := append([]string{"build", "-o", path}, flags...)
@@ -54,7 +58,7 @@ type Processes struct {
 // again with the same flags.
 type Process struct {
 	t    testing.TB
-	bin  string
+	Bin  string // the program; another one counts from the next start on
 	Name string
 	Addr string // where clients connect
 	Dir  string // data directory, empty for caches
@@ -94,7 +98,7 @@ func NewProcesses(t testing.TB, bin string, dbs, caches int, extra ...string) *P
 		d.Args = append(d.Args, extra...)
 	}
 	for i := range caches {
-		c := &Process{t: t, bin: bin, Name: fmt.Sprintf("c%d", i+1), Addr: FreeAddr(t)}
+		c := &Process{t: t, Bin: bin, Name: fmt.Sprintf("c%d", i+1), Addr: FreeAddr(t)}
 		c.Args = []string{"cache", "--name", c.Name, "--listen", c.Addr, "--nodes", p.DBs[0].URL()}
 		p.Caches = append(p.Caches, c)
 	}
@@ -102,7 +106,7 @@ func NewProcesses(t testing.TB, bin string, dbs, caches int, extra ...string) *P
 }
 
 func (p *Processes) newDB(name string) *Process {
-	d := &Process{t: p.t, bin: p.bin, Name: name, Addr: FreeAddr(p.t), Peer: FreeAddr(p.t), Dir: filepath.Join(p.Dir, name)}
+	d := &Process{t: p.t, Bin: p.bin, Name: name, Addr: FreeAddr(p.t), Peer: FreeAddr(p.t), Dir: filepath.Join(p.Dir, name)}
 	d.Args = []string{"serve", "--name", name, "--listen", d.Addr, "--peer-listen", d.Peer, "--data-dir", d.Dir}
 	return d
 }
@@ -117,7 +121,7 @@ func (p *Processes) NewAdmin() *Process {
 // NewProcess prepares any other command of the program. addr is where it serves
 // clients, if it does.
 func NewProcess(t testing.TB, bin, name, addr string, args ...string) *Process {
-	return &Process{t: t, bin: bin, Name: name, Addr: addr, Args: args}
+	return &Process{t: t, Bin: bin, Name: name, Addr: addr, Args: args}
 }
 
 // Joiner prepares one more database node that joins through a running one.
@@ -194,7 +198,7 @@ func (n *Process) Start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	line := append(append(append([]string(nil), n.Under...), n.bin), n.Args...)
+	line := append(append(append([]string(nil), n.Under...), n.Bin), n.Args...)
 	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), n.Env...)
