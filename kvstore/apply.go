@@ -1,6 +1,10 @@
 package kvstore
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/Focinfi/oncekv/internal/level"
+)
 
 // recordSlabBytes is the memory that records of one entry share, at most.
 const recordSlabBytes = 32 << 10
@@ -28,15 +32,18 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 		return nil, s.fail(fmt.Errorf("apply entry %d: entry %d was applied before it", index, s.applied.index))
 	}
 	results := make([]any, len(commands))
-	cmds := s.decodeAll(commands, results)
+	cmds, err := s.decodeAll(index, commands, results)
 	defer clear(cmds) // they alias the caller's bytes
+	if err != nil {
+		return nil, s.fail(err)
+	}
 	if err := s.findKeys(cmds); err != nil {
 		return nil, err
 	}
 	s.records, s.recordBytes = nil, 0 // those of an entry share memory, and go together
 	for i := range cmds {
 		if b := &cmds[i].body; s.known[i] == 0 && len(b.key) > 0 {
-			s.recordBytes += recordPrefixBytes + len(b.header) + len(b.value)
+			s.recordBytes += recordPrefixBytes + len(b.encoded)
 		}
 	}
 	for i := range cmds {
@@ -92,9 +99,10 @@ func (s *Store) waitForRoom() error {
 	}
 }
 
-// decodeAll decodes commands into the store's scratch space; the result of one
-// that is malformed is its error.
-func (s *Store) decodeAll(commands [][]byte, results []any) []command {
+// decodeAll decodes the commands of entry index into the store's scratch space; the
+// result of one that is malformed is its error. If a later version wrote one of them,
+// none can be applied.
+func (s *Store) decodeAll(index uint64, commands [][]byte, results []any) ([]command, error) {
 	if cap(s.scratch) < len(commands) {
 		s.scratch = make([]command, len(commands))
 		s.known = make([]Revision, len(commands))
@@ -103,6 +111,10 @@ func (s *Store) decodeAll(commands [][]byte, results []any) []command {
 	s.known = s.known[:len(commands)]
 	for i, raw := range commands {
 		cmd, err := decodeCommand(raw)
+		if later, ok := err.(*level.LaterError); ok {
+			later.What = fmt.Sprintf("log entry %d", index)
+			return cmds[:i], later
+		}
 		if err == nil && cmd.kind == commandPut {
 			err = cmd.checkValue()
 		}
@@ -112,7 +124,7 @@ func (s *Store) decodeAll(commands [][]byte, results []any) []command {
 		}
 		cmds[i] = cmd
 	}
-	return cmds
+	return cmds, nil
 }
 
 // findKeys sets s.known[i] to the revision of the key of cmds[i], 0 when it is
@@ -157,8 +169,10 @@ func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
 		return s.applyPut(cmd, known)
 	case commandChunk:
 		return s.applyChunk(cmd)
+	case commandAbandon:
+		return s.applyAbandon(cmd.upload), nil
 	}
-	return s.applyAbandon(cmd.upload), nil
+	return fmt.Errorf("%w: kind %d cannot be carried out", ErrMalformedCommand, cmd.kind), nil
 }
 
 // applyPut sets a key, unless it is set: the first put in log order wins.
@@ -201,7 +215,7 @@ func (s *Store) checkSeal(cmd *command) (refusal, err error) {
 
 // newRecord returns the stored form of a body as a record of revision rev.
 func (s *Store) newRecord(b *body, rev Revision) []byte {
-	size := recordPrefixBytes + len(b.header) + len(b.value)
+	size := recordPrefixBytes + len(b.encoded)
 	if len(s.records)+size > cap(s.records) {
 		s.records = make([]byte, 0, max(size, min(s.recordBytes, recordSlabBytes)))
 	}
@@ -209,8 +223,8 @@ func (s *Store) newRecord(b *body, rev Revision) []byte {
 	n := len(s.records)
 	s.records = s.records[:n+size]
 	record := s.records[n : n+size : n+size]
-	copy(record[recordPrefixBytes:], b.header)
-	copy(record[recordPrefixBytes+len(b.header):], b.value)
+	record[0] = byte(b.kind)
+	copy(record[recordPrefixBytes:], b.encoded)
 	sealRecord(record, rev)
 	return record
 }

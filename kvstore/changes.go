@@ -79,7 +79,7 @@ func (c *collector) add(change Change) bool {
 	if !c.r.Values {
 		change.Value = nil
 	}
-	c.bytes += int64(len(change.Key)+len(change.ContentType)+len(change.Value)) + pageEntryBytes
+	c.bytes += change.pageBytes() + int64(len(change.Value))
 	if len(c.Records) > 0 && (len(c.Records) >= c.r.Limit || c.bytes > c.r.LimitBytes) {
 		return false
 	}

@@ -42,9 +42,8 @@ func TestRecord_RoundTrip(t *testing.T) {
 	for i, m := range metas {
 		value := bytes.Repeat([]byte{byte(i)}, i*1000)
 		m.Size, m.SHA256, m.Time = int64(len(value)), sumOf(value), m.Time.UTC()
-		record := appendBody(make([]byte, recordPrefixBytes), bodyInline, &m, uploadID{}, 0)
-		record = append(record, value...)
-		sealRecord(record, 7)
+		header, _ := appendHeader(nil, &m)
+		record := testRecord(bodyInline, append(header, value...), 7)
 		d, err := decodeRecord(record, 7)
 		if err != nil {
 			t.Fatal(err)
@@ -105,6 +104,8 @@ func seeds() [][]byte {
 		testChunk(id, 9, []byte("chunk"), now),
 		sealCommand(&m, id, 2),
 		abandonCommand(id),
+		openCommand(id, now),
+		testPutBy("key", "alice", mustMeta(map[string]string{"a": "", "b-1": "two words"}), now),
 	}
 }
 
@@ -113,14 +114,15 @@ func encodeAgain(cmd *command) []byte {
 	switch cmd.kind {
 	case commandPut:
 		m := cmd.body.meta(0, Key(cmd.body.key))
-		b := append(putCommandHeader(&m, m.Size), cmd.body.value...)
-		finishPut(b, cmd.body.sum)
-		return b
+		b, _ := putCommandHeader(&m, m.Size)
+		return append(b, cmd.body.value...)
 	case commandSeal:
 		m := cmd.body.meta(0, Key(cmd.body.key))
 		return sealCommand(&m, cmd.upload, cmd.body.chunks)
 	case commandChunk:
 		return testChunk(cmd.upload, cmd.number, cmd.stored[chunkPrefixBytes:], time.Unix(0, cmd.time))
+	case commandOpen:
+		return openCommand(cmd.upload, time.Unix(0, cmd.time))
 	}
 	return abandonCommand(cmd.upload)
 }

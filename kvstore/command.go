@@ -3,13 +3,23 @@ package kvstore
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
-const commandFormat = 1
+// commandLevel is the level of every command so far, see package level: the one with
+// which its kind came, in its present form.
+const commandLevel = 1
 
-// commandKind is the second byte of a command.
+// commandHeadBytes is what every command begins with: its level, its kind, the
+// sequence that it is for, and the access revision that it was checked under. Only
+// sequence 0 exists, and nothing is checked yet.
+const commandHeadBytes = 4
+
+// commandKind is the second field of a command.
 type commandKind byte
 
 const (
@@ -17,6 +27,7 @@ const (
 	commandChunk   commandKind = 2 // one piece of a large value
 	commandSeal    commandKind = 3 // the end of a large value: sets the key
 	commandAbandon commandKind = 4 // drops an upload
+	commandOpen    commandKind = 5 // opens an upload, before its first chunk
 )
 
 // ChunkResult is what Apply answers to a chunk that is now part of its upload,
@@ -32,76 +43,127 @@ type command struct {
 	body   body // put and seal
 	upload uploadID
 	number uint32 // chunk
-	time   int64  // chunk: proposer's clock
+	time   int64  // chunk and open: proposer's clock
 	stored []byte // chunk: as it is stored, checksum first
 }
 
-// putCommandHeader returns the start of a put command, with room for the value
-// and a zero digest that finishPut fills in once the value is there.
-func putCommandHeader(m *Meta, room int64) []byte {
-	b := make([]byte, 0, 2+bodyFixedBytes+10+1+len(m.PutID)+1+len(m.ContentType)+3+len(m.Key)+int(room))
-	return appendBody(append(b, commandFormat, byte(commandPut)), bodyInline, m, uploadID{}, 0)
+// appendCommandHead writes what a command begins with.
+func appendCommandHead(b []byte, kind commandKind) []byte {
+	return append(b, commandLevel, byte(kind), 0, 0)
 }
 
-// finishPut writes the digest into a put command.
-func finishPut(cmd []byte, sum Digest) { copy(cmd[2+1:], sum[:]) }
+// putCommandHeader returns the start of a put command, with room for the value, and
+// where in it the digest is, for whoever knows that only when the value is there.
+func putCommandHeader(m *Meta, room int64) (cmd []byte, sumAt int) {
+	b := make([]byte, 0, commandHeadBytes+headerBytes(m)+int(room))
+	return appendHeader(appendCommandHead(b, commandPut), m)
+}
 
 // chunkHeaderBytes is what precedes the bytes of a chunk in its command.
-const chunkHeaderBytes = 2 + chunkKeyBytes + 8 + chunkPrefixBytes
+const chunkHeaderBytes = commandHeadBytes + chunkKeyBytes + 8 + chunkPrefixBytes
 
 // finishChunk fills in the header of a chunk command whose bytes are already
 // at cmd[chunkHeaderBytes:].
 func finishChunk(cmd []byte, u uploadID, n uint32, now time.Time) {
 	k := makeChunkKey(u, n)
-	b := append(cmd[:0], commandFormat, byte(commandChunk))
-	b = append(b, k[:]...)
+	b := append(appendCommandHead(cmd[:0], commandChunk), k[:]...)
 	binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
 	sealChunk(cmd[chunkHeaderBytes-chunkPrefixBytes:], k)
 }
 
 // sealCommand encodes the end of a large value.
 func sealCommand(m *Meta, u uploadID, chunks uint32) []byte {
-	return appendBody([]byte{commandFormat, byte(commandSeal)}, bodyChunked, m, u, chunks)
+	const place = len(u) + 3
+	b := make([]byte, 0, commandHeadBytes+headerBytes(m)+place)
+	b, _ = appendHeader(appendCommandHead(b, commandSeal), m)
+	return appendPlace(b, u, chunks)
 }
 
 // abandonCommand encodes the end of an upload that failed.
 func abandonCommand(u uploadID) []byte {
-	return append([]byte{commandFormat, byte(commandAbandon)}, u[:]...)
+	return append(appendCommandHead(nil, commandAbandon), u[:]...)
+}
+
+// openCommand encodes the beginning of an upload.
+func openCommand(u uploadID, now time.Time) []byte {
+	b := append(appendCommandHead(nil, commandOpen), u[:]...)
+	return binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
+}
+
+// readCommandLevel reads level and kind of a command: what must be known of it to
+// carry it out, or to refuse it as others do. Of a later version it gives a
+// *level.LaterError.
+func readCommandLevel(c *cursor) (needed uint64, kind commandKind, err error) {
+	needed = c.uvarint()
+	switch {
+	case c.err != nil:
+		return 0, 0, c.err
+	case needed == 0:
+		return 0, 0, errors.New("it has no level")
+	case needed > level.Highest:
+		return needed, 0, laterCommand(needed)
+	}
+	kind = commandKind(c.byte())
+	switch kind {
+	case commandPut, commandChunk, commandSeal, commandAbandon, commandOpen:
+		if needed != commandLevel {
+			return 0, 0, fmt.Errorf("kind %d has level %d, want %d", kind, needed, commandLevel)
+		}
+		return needed, kind, nil
+	}
+	if c.err != nil {
+		return 0, 0, c.err
+	}
+	return needed, kind, laterCommand(needed)
+}
+
+func laterCommand(needed uint64) error {
+	return &level.LaterError{What: "a command", Level: needed, Known: level.Highest}
 }
 
 // decodeCommand reads a command. It is strict, never panics, and gives the same
-// answer on every replica. Digests of values are not checked here.
+// answer on every replica: ErrMalformedCommand, or a *level.LaterError for one that
+// a later version may know. Digests of values are not checked here.
 func decodeCommand(b []byte) (command, error) {
 	cmd, err := decodeCommandFields(b)
 	if err != nil {
-		return command{}, fmt.Errorf("%w: %w", ErrMalformedCommand, err)
+		return command{}, malformedUnlessLater(err)
 	}
 	return cmd, nil
 }
 
+func malformedUnlessLater(err error) error {
+	if _, later := err.(*level.LaterError); later {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrMalformedCommand, err)
+}
+
 func decodeCommandFields(b []byte) (command, error) {
 	c := cursor{b: b}
-	format, cmd := c.byte(), command{}
-	cmd.kind = commandKind(c.byte())
-	if c.err != nil {
-		return command{}, c.err
+	cmd := command{}
+	var err error
+	if _, cmd.kind, err = readCommandLevel(&c); err != nil {
+		return command{}, err
 	}
-	if format != commandFormat {
-		return command{}, fmt.Errorf("it has format %d; this program knows %d", format, commandFormat)
+	switch sequence, access := c.uvarint(), c.uvarint(); {
+	case c.err != nil:
+		return command{}, c.err
+	case sequence != 0 || access != 0:
+		return command{}, fmt.Errorf("it is for sequence %d, checked under access revision %d; this program knows 0 and 0", sequence, access)
 	}
 	switch cmd.kind {
-	case commandPut, commandSeal:
-		var err error
-		if cmd.body, err = decodeBody(c.b); err != nil {
-			return command{}, err
-		}
-		if (cmd.body.kind == bodyInline) != (cmd.kind == commandPut) {
-			return command{}, fmt.Errorf("command kind %d carries body kind %d", cmd.kind, cmd.body.kind)
-		}
+	case commandPut:
+		cmd.body, err = decodeBody(bodyInline, c.b)
+		return cmd, err
+	case commandSeal:
+		cmd.body, err = decodeBody(bodyChunked, c.b)
 		cmd.upload = cmd.body.upload
-		return cmd, nil
+		return cmd, err
+	}
+	copy(cmd.upload[:], c.take(len(cmd.upload)))
+	switch cmd.kind {
 	case commandChunk:
-		copy(cmd.upload[:], c.take(len(cmd.upload)))
 		cmd.number = c.uint32()
 		cmd.time = int64(c.uint64())
 		cmd.stored = c.b
@@ -113,14 +175,22 @@ func decodeCommandFields(b []byte) (command, error) {
 		}
 		_, err := decodeChunk(cmd.stored, makeChunkKey(cmd.upload, cmd.number))
 		return cmd, err
-	case commandAbandon:
-		copy(cmd.upload[:], c.take(len(cmd.upload)))
-		if c.err == nil && len(c.b) > 0 {
-			c.fail(fmt.Errorf("%d bytes follow its end", len(c.b)))
-		}
-		return cmd, c.err
+	case commandOpen:
+		cmd.time = int64(c.uint64())
 	}
-	return command{}, fmt.Errorf("command kind %d is unknown", cmd.kind)
+	return cmd, c.end()
+}
+
+// Level returns the level that a program must know to carry out a command, see
+// package level. The error is a *level.LaterError for a command that this program
+// does not know, and wraps ErrMalformedCommand for what is none. It looks at the
+// first bytes only: Apply answers what is malformed otherwise.
+func (s *Store) Level(command []byte) (uint64, error) {
+	needed, _, err := readCommandLevel(&cursor{b: command})
+	if err != nil {
+		err = malformedUnlessLater(err)
+	}
+	return needed, err
 }
 
 // checkValue compares the bytes of a put with their digest: a bit that flipped

@@ -18,7 +18,7 @@ const discardBytes = 16 << 10
 // bytes and Conflict for others, and no error. Created is acknowledged only
 // after the put was committed and applied on this node.
 //
-// Errors: ErrInvalidKey, ErrInvalidContentType, ErrInvalidPutID, ErrTooLarge,
+// Errors: ErrInvalidKey, ErrInvalidContentType, ErrInvalidPutID, ErrInvalidMeta, ErrTooLarge,
 // ErrBodyRead, ErrDigestMismatch, ErrDiskReserve, ErrOverloaded and
 // ErrUnavailable are definite: this put did not set the key and never will.
 // ErrOutcomeUnknown is not; the same put may be repeated safely, with the same
@@ -63,6 +63,9 @@ func (db *DB) prepare(r *PutRequest) error {
 	}
 	if r.Size > db.cfg.MaxValueBytes {
 		return &TooLargeError{LimitBytes: db.cfg.MaxValueBytes}
+	}
+	if err := checkBy(r.By); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidMeta, err)
 	}
 	if r.PutID != "" {
 		return validatePutID(r.PutID)
@@ -120,7 +123,7 @@ func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
 	if room > smallPutBytes {
 		room = 0 // until the bytes arrive
 	}
-	cmd := putCommandHeader(&m, room)
+	cmd, sumAt := putCommandHeader(&m, room)
 	head := len(cmd)
 	cmd, end, release, err := db.readSmall(ctx, r, cmd)
 	if err != nil {
@@ -135,7 +138,9 @@ func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
 			return PutResult{}, err
 		}
 	}
-	return db.proposePut(ctx, r, cmd, Digest(sha256.Sum256(cmd[head:])))
+	sum := Digest(sha256.Sum256(cmd[head:]))
+	copy(cmd[sumAt:], sum[:])
+	return db.proposePut(ctx, r, cmd, sum)
 }
 
 // readSmall reads a value of known size behind the header of its command. release
@@ -195,12 +200,11 @@ func expectEnd(body io.Reader, size int64) error {
 	return err
 }
 
-// proposePut finishes a put command and proposes it.
+// proposePut proposes a put command, of a value with this digest.
 func (db *DB) proposePut(ctx context.Context, r *PutRequest, cmd []byte, sum Digest) (PutResult, error) {
 	if err := checkDigest(r, sum); err != nil {
 		return PutResult{}, err
 	}
-	finishPut(cmd, sum)
 	result, err := db.log.Propose(ctx, cmd)
 	return putResult(result, err)
 }
@@ -239,5 +243,5 @@ func classify(err error) error {
 // meta returns what the request says about the value; the digest is not known
 // yet.
 func (r *PutRequest) meta(now time.Time, size int64) Meta {
-	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.UTC(), PutID: r.PutID}
+	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.UTC(), PutID: r.PutID, By: r.By, UserMeta: r.UserMeta}
 }

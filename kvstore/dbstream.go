@@ -125,8 +125,9 @@ func (u *uploading) checkLength(end bool) error {
 func (u *uploading) putWhole(ctx context.Context, chunk []byte) (PutResult, error) {
 	value := chunk[chunkHeaderBytes:]
 	m := u.r.meta(u.db.cfg.Now(), int64(len(value)))
-	cmd := append(putCommandHeader(&m, m.Size), value...)
-	return u.db.proposePut(ctx, u.r, cmd, Digest(u.hash.Sum(nil)))
+	m.SHA256 = Digest(u.hash.Sum(nil))
+	cmd, _ := putCommandHeader(&m, m.Size)
+	return u.db.proposePut(ctx, u.r, append(cmd, value...), m.SHA256)
 }
 
 // run proposes chunk after chunk, beginning with the first, then the seal. On

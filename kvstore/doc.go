@@ -52,7 +52,7 @@
 //	            state        "snapshot", "progress"  → what is pulled and how far
 //
 // Records and keys lie in blocks, because an element of bbolt's costs 24 bytes
-// and more, and a page its unused end. A block of records is a header (format 2,
+// and more, and a page its unused end. A block of records is a header (format 16,
 // CRC-32C, number of records, where each ends) and the records, each framed by
 // itself: one can be read and checked without the others. A commit fills up the
 // block that the one before it left. A record that is alone in its block is
@@ -77,17 +77,38 @@
 // and no install has made part of history, or that another pull left. Nobody
 // reads them; what is written there takes their place.
 //
-// A record is, after its frame:
+// A record is a header, which says what was put, and how its bytes are kept here:
 //
-//	kind 1 | SHA-256 32 | proposer's time 8 | size uvarint | put id | content type | key | bytes or chunks
+//	header  shape uvarint | [sequence uvarint] | proposer's time 8 | [by] | [meta] | put id | size uvarint | SHA-256 32 | content type | key
+//	then    the value's bytes, or upload id 16 and number of chunks uvarint
 //
-// Kind 1 has the value's bytes at its end; kind 2 has an upload id and the number
-// of its chunks, each of ChunkBytes but the last. A put id is a length byte and
-// its characters; 32 lower-case hex digits are packed into 16 bytes, marked by
-// the length's high bit. A content type is a length byte and its characters, 0
-// for DefaultContentType. A key is a uvarint and its bytes. A put or a seal
-// command is a format byte, a kind byte and exactly the same; so there is one
-// encoding of each record, and decoding refuses every other.
+// The first byte of the record's frame tells which: 2 the bytes, 3 chunks, each of
+// ChunkBytes but the last. 4 (a header whose bytes are retired) and 5 (only the leaf
+// of a header) are reserved, and so is what is up to 15; 1 was that of a format
+// before the first release. The shape is 8 times the type, 1 for a put, which is the
+// only one so far, plus 1 if there is a by, 2 if there is meta, and 4 if there is a
+// sequence that is not 0. By and put id are a length byte and characters; a put id of
+// 32 lower-case hex digits is packed into 16 bytes, marked by the length's high bit.
+// Meta is a uvarint of its length and, in the order of the names, length byte and
+// name, uvarint and value of each. A content type is one byte below 32, the number of
+// a common one (contenttype.go); or its length plus 31, up to 254, and its characters;
+// or 255, its length less 224, and its characters. A key is a uvarint and its bytes.
+// There is one encoding of each record, and decoding refuses every other.
+//
+// A command is
+//
+//	level uvarint 1 | kind 1 | sequence uvarint 0 | access revision uvarint 0, and then for kind
+//	1 put      header, the value's bytes
+//	2 chunk    upload id 16, number 4, proposer's time 8, chunk as it is stored
+//	3 seal     header, upload id 16, number of chunks uvarint
+//	4 abandon  upload id 16
+//	5 open     upload id 16, proposer's time 8
+//
+// The level is the one with which that kind came, in that form. A command above the
+// level of this program, or of a kind that it does not know, ends the store, before
+// anything of its entry is applied: a later version wrote it, and will carry it out. So
+// does a record of an unknown type when it is read. Everything else that is wrong with
+// a command makes a refusal that is the same on every replica.
 //
 // The history digest at revision r is SHA-256(digest at r-1, r, record without
 // frame and inline value); at 0 it is zero. Replicas with equal digests at a

@@ -16,7 +16,8 @@ var (
 	// ErrInvalidPutID is returned for a put id that is not 1 to 64 visible
 	// ASCII characters.
 	ErrInvalidPutID = errors.New("invalid put id")
-	// ErrInvalidMeta is returned for user metadata that MakeUserMeta does not take.
+	// ErrInvalidMeta is returned for user metadata that MakeUserMeta does not take, and
+	// for a principal that a record cannot name.
 	ErrInvalidMeta = errors.New("invalid metadata")
 	// ErrTooLarge is what a *TooLargeError is.
 	ErrTooLarge = errors.New("value too large")

@@ -9,6 +9,8 @@ import (
 	"runtime/metrics"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // wantThrifty fails if decoding takes much more memory than what it reads: a
@@ -43,18 +45,20 @@ func FuzzDecodeCommand(f *testing.F) {
 	}
 	huge := Meta{Key: "k", Size: math.MaxInt64, ContentType: "a/b", Time: time.Unix(0, -1), PutID: "p"}
 	f.Add(sealCommand(&huge, uploadID{1}, math.MaxUint32), false)
-	f.Add(binary.AppendUvarint(append([]byte{commandFormat, byte(commandPut), byte(bodyInline)}, make([]byte, 40)...), math.MaxUint64), false)
+	f.Add(binary.AppendUvarint(append(appendCommandHead(nil, commandPut), recordPut<<shapeTypeBit|shapeMeta, 0, 0, 0, 0, 0, 0, 0, 0), math.MaxUint64), false)
+	f.Add([]byte{commandLevel + 1, byte(commandPut), 0, 0}, false)
+	f.Add([]byte{commandLevel, 77, 0, 0}, false)
 	f.Add(testChunk(uploadID{1}, chunksMax, []byte("beyond the last"), time.Unix(0, 0)), true)
 	f.Fuzz(func(t *testing.T, raw []byte, sound bool) {
 		if sound && len(raw) > chunkHeaderBytes && raw[1] == byte(commandChunk) {
 			raw = bytes.Clone(raw) // the fuzzer's own must not change
-			sealChunk(raw[chunkHeaderBytes-chunkPrefixBytes:], chunkKey(raw[2:]))
+			sealChunk(raw[chunkHeaderBytes-chunkPrefixBytes:], chunkKey(raw[commandHeadBytes:]))
 		}
 		var cmd command
 		var err error
 		wantThrifty(t, raw, func() { cmd, err = decodeCommand(raw) })
 		if err != nil {
-			if !errors.Is(err, ErrMalformedCommand) {
+			if _, later := errors.AsType[*level.LaterError](err); later == errors.Is(err, ErrMalformedCommand) {
 				t.Fatalf("error %v", err)
 			}
 			return
@@ -92,8 +96,11 @@ func wantBitCounts(t *testing.T, stored []byte, bit uint32, accepted func(b []by
 func FuzzDecodeRecord(f *testing.F) {
 	for _, s := range seeds() {
 		if kind := commandKind(s[1]); kind == commandPut || kind == commandSeal {
-			record := append(make([]byte, recordPrefixBytes), s[2:]...)
-			sealRecord(record, 7)
+			body := bodyInline
+			if kind == commandSeal {
+				body = bodyChunked
+			}
+			record := testRecord(body, s[commandHeadBytes:], 7)
 			f.Add(record, uint64(7), uint32(9))
 			f.Add(record, uint64(1)<<63, uint32(len(record)*8-1))
 		}
@@ -119,9 +126,11 @@ func checkSealed(t *testing.T, record []byte, rev Revision, bit uint32) {
 		return
 	}
 	m := d.meta(rev, Key(d.key))
-	again := appendBody(make([]byte, recordPrefixBytes), d.kind, &m, d.upload, d.chunks)
-	again = append(again, d.value...)
-	sealRecord(again, rev)
+	again, _ := appendHeader(nil, &m)
+	if d.kind == bodyChunked {
+		again = appendPlace(again, d.upload, d.chunks)
+	}
+	again = testRecord(d.kind, append(again, d.value...), rev)
 	if !bytes.Equal(again, record) {
 		t.Fatalf("%x decodes as %+v and is sealed again as %x", record, m, again)
 	}

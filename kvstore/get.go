@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // Get returns the value of key, or ErrNotFound. It shows everything applied on
@@ -113,6 +115,9 @@ func readRecord(tx Tx, rev Revision) (body, error) {
 // checkRecord decodes the stored record of rev.
 func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
 	d, err := decodeRecord(raw, rev)
+	if _, later := err.(*level.LaterError); later {
+		return body{}, err
+	}
 	if err != nil {
 		file, off := tx.Where(raw)
 		return body{}, &CorruptError{File: file, Offset: off, Detail: err.Error()}

@@ -4,8 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-
-	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // HistoryID names a history for ever: a cluster that is formed, restored, or forced
@@ -111,6 +109,3 @@ func (s *Store) Fork(index, term uint64, meta []byte, history [16]byte) error {
 
 // Origin returns what this store was restored from, as long as it belongs to no log.
 func (s *Store) Origin() (history [16]byte, position uint64, head []byte, ok bool) { return }
-
-// Level returns the level that a program must know to apply a command.
-func (s *Store) Level(command []byte) (uint64, error) { return level.Highest, nil }

@@ -157,7 +157,7 @@ func (s *Store) metasOf(ctx context.Context, pairs []keyRevisionPair, limitBytes
 		}
 		history += read
 		for i := range some {
-			page += int64(len(some[i].Key)+len(some[i].ContentType)) + pageEntryBytes
+			page += some[i].pageBytes()
 			if len(metas) > 0 && page > limitBytes {
 				return metas, nil
 			}
@@ -201,7 +201,7 @@ func (s *Store) someMetas(pairs []keyRevisionPair) (metas []Meta, read int64, er
 				return nil
 			}
 			metas[i] = d.meta(p.rev, p.key)
-			read += int64(len(d.header) + len(d.value))
+			read += int64(len(d.encoded))
 		}
 		return nil
 	})

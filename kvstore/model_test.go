@@ -98,6 +98,7 @@ func (m *model) set(cmd *command, value []byte) any {
 	meta := Meta{
 		Key: Key(b.key), Revision: Revision(len(m.order) + 1), Size: int64(len(value)), SHA256: sha256.Sum256(value),
 		ContentType: b.contentTypeString(), Time: time.Unix(0, b.time).UTC(), PutID: b.putIDString(),
+		By: string(b.by), UserMeta: UserMeta{string(b.userMeta)},
 	}
 	m.keys[meta.Key] = modelValue{meta, bytes.Clone(value)}
 	m.order = append(m.order, meta.Key)
@@ -226,7 +227,7 @@ func (g *scriptGen) commands() [][]byte {
 	case 0:
 		return g.large(key, 1+g.rng.IntN(g.chunksMax))
 	case 1:
-		return [][]byte{{commandFormat, 99}, nil}
+		return [][]byte{{commandLevel, byte(commandPut), 1, 0}, nil}
 	case 2:
 		id := g.newUpload()
 		g.open = append(g.open, id)
@@ -237,6 +238,9 @@ func (g *scriptGen) commands() [][]byte {
 		}
 	case 4:
 		return [][]byte{testPut(key, fmt.Sprintf("%032x", g.rng.IntN(4)), "text/plain", value, g.now)}
+	case 5:
+		meta := mustMeta(map[string]string{"n": fmt.Sprint(g.n), "from": "script"})
+		return [][]byte{testPutBy(key, fmt.Sprint("principal ", g.n%3), meta, g.now)}
 	}
 	return [][]byte{testPut(key, fmt.Sprint("id-", g.n), "", value, g.now)}
 }
@@ -275,9 +279,24 @@ func testPut(key Key, id, ct string, value []byte, now time.Time) []byte {
 		ct = DefaultContentType
 	}
 	m := Meta{Key: key, Size: int64(len(value)), ContentType: ct, Time: now, PutID: id}
-	cmd := append(putCommandHeader(&m, m.Size), value...)
-	finishPut(cmd, sha256.Sum256(value))
+	m.SHA256 = sumOf(value)
+	cmd, _ := putCommandHeader(&m, m.Size)
+	return append(cmd, value...)
+}
+
+// testPutBy is a put of no bytes that says who puts, and what of it.
+func testPutBy(key Key, by string, meta UserMeta, now time.Time) []byte {
+	m := Meta{Key: key, SHA256: sumOf(nil), Time: now, PutID: "id", By: by, UserMeta: meta}
+	cmd, _ := putCommandHeader(&m, 0)
 	return cmd
+}
+
+func mustMeta(values map[string]string) UserMeta {
+	m, err := MakeUserMeta(values)
+	if err != nil {
+		panic(err)
+	}
+	return m
 }
 
 func testChunk(id uploadID, n uint32, data []byte, now time.Time) []byte {

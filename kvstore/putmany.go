@@ -13,6 +13,8 @@ type SmallPut struct {
 	PutID       string  // 1 to 64 visible ASCII characters; "" lets DB.PutMany choose one
 	Value       []byte  // at most ChunkBytes; not changed, and not kept
 	SHA256      *Digest // digest the value must have, nil for any
+	By          string  // as in PutRequest
+	UserMeta    UserMeta
 }
 
 // PutMany is Put for several keys, and much cheaper than as many Puts: keys are
@@ -53,7 +55,7 @@ func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r P
 // prepareSmall checks a put, and fills in what may be left out. The content type
 // valid is known to be that.
 func (db *DB) prepareSmall(p *SmallPut, valid string) error {
-	r := PutRequest{Key: p.Key, PutID: p.PutID, Size: int64(len(p.Value))}
+	r := PutRequest{Key: p.Key, PutID: p.PutID, Size: int64(len(p.Value)), By: p.By}
 	if p.ContentType != valid {
 		r.ContentType = p.ContentType
 	}
@@ -188,11 +190,10 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 // command encodes a put.
 func (p *SmallPut) command(now time.Time, sum Digest) []byte {
 	meta := p.meta(now, sum)
-	cmd := append(putCommandHeader(&meta, meta.Size), p.Value...)
-	finishPut(cmd, sum)
-	return cmd
+	cmd, _ := putCommandHeader(&meta, meta.Size)
+	return append(cmd, p.Value...)
 }
 
 func (p *SmallPut) meta(now time.Time, sum Digest) Meta {
-	return Meta{Key: p.Key, Size: int64(len(p.Value)), SHA256: sum, ContentType: p.ContentType, Time: now.Round(0).UTC(), PutID: p.PutID}
+	return Meta{Key: p.Key, Size: int64(len(p.Value)), SHA256: sum, ContentType: p.ContentType, Time: now.Round(0).UTC(), PutID: p.PutID, By: p.By, UserMeta: p.UserMeta}
 }

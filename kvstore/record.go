@@ -10,6 +10,8 @@ import (
 	"math"
 	"time"
 	"unsafe"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // ChunkBytes is the size of every chunk of a large value but its last, and the
@@ -17,59 +19,101 @@ import (
 const ChunkBytes = 1 << 20
 
 const (
-	recordFormat      = 1
-	recordPrefixBytes = 1 + 4 // format, checksum
-	bodyFixedBytes    = 1 + 32 + 8
+	recordPrefixBytes = 1 + 4 // representation, checksum
+	headerFixedBytes  = 1 + 8 + 32
 	packedPutID       = 0x80 // a put id of 32 hex digits is kept in 16 bytes
+	byBytesMax        = 128
 	chunksMax         = 1 << 16
 )
 
-// bodyKind says where a record's bytes are.
+// bodyKind says where a record's bytes are. It is the first byte of a stored record;
+// 1 was that of a format before the first release.
 type bodyKind byte
 
 const (
-	bodyInline  bodyKind = 1 // behind the header
-	bodyChunked bodyKind = 2 // in chunks of an upload
+	bodyInline  bodyKind = 2 // behind the header
+	bodyChunked bodyKind = 3 // in chunks of an upload
+
+	// Reserved, for later versions: bodyStub is a header whose bytes are retired,
+	// bodyLeaf only the leaf of one. A later version may have others, up to bodyLast:
+	// what follows is no record.
+	bodyStub bodyKind = 4
+	bodyLeaf bodyKind = 5
+	bodyLast bodyKind = 15
 )
+
+// A header begins with its shape: what type of record it is, and which fields it has
+// besides those that all have.
+const (
+	recordPut = 1 // the type of every record so far: it sets a key
+
+	shapeBy       = 1 << 0
+	shapeMeta     = 1 << 1
+	shapeSequence = 1 << 2
+	shapeTypeBit  = 3 // where the type begins
+)
+
+// errLaterRecord is a header that this program cannot know: only a later version
+// writes such.
+var errLaterRecord = errors.New("it has a type or a sequence that this program does not know")
 
 // body is the decoded part that a record shares with the put or seal command
 // that made it. Its byte fields alias what was decoded.
 type body struct {
 	kind        bodyKind
-	sum         Digest
-	time        int64 // nanoseconds since 1970, UTC
-	size        int64
+	time        int64  // nanoseconds since 1970, UTC
+	by          []byte // empty: nobody in particular
+	userMeta    []byte // as encoded
 	putID       []byte // as encoded: 16 bytes when packed
 	packed      bool
-	contentType []byte // empty: DefaultContentType
+	size        int64
+	sum         Digest
+	typeCode    byte   // of a common content type, or commonContentTypes
+	contentType []byte // if it is not a common one
 	key         []byte
+	header      []byte   // what the history digest covers: all but how the value is kept
 	upload      uploadID // chunked only
 	chunks      uint32   // chunked only
-	header      []byte   // everything but the inline value: what the history digest covers
 	value       []byte   // inline only
+	encoded     []byte   // all of it
 }
 
-// appendBody encodes the part of a record that its command carries too, up to
-// an inline value, which the caller appends. m.Revision is not in it.
-func appendBody(b []byte, kind bodyKind, m *Meta, upload uploadID, chunks uint32) []byte {
-	b = append(b, byte(kind))
-	b = append(b, m.SHA256[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(m.Time.UnixNano()))
-	b = binary.AppendUvarint(b, uint64(m.Size))
+// appendHeader encodes what a record says of its value, wherever that is kept, and
+// returns where in it the digest is. m.Revision is not in it.
+func appendHeader(b []byte, m *Meta) (header []byte, sumAt int) {
+	shape := byte(recordPut << shapeTypeBit)
+	if m.By != "" {
+		shape |= shapeBy
+	}
+	if !m.UserMeta.IsZero() {
+		shape |= shapeMeta
+	}
+	b = binary.BigEndian.AppendUint64(append(b, shape), uint64(m.Time.UnixNano()))
+	if m.By != "" {
+		b = append(append(b, byte(len(m.By))), m.By...)
+	}
+	if encoded := m.UserMeta.encoded; encoded != "" {
+		b = append(binary.AppendUvarint(b, uint64(len(encoded))), encoded...)
+	}
 	b = appendPutID(b, m.PutID)
-	ct := m.ContentType
-	if ct == DefaultContentType {
-		ct = ""
-	}
-	b = append(b, byte(len(ct)))
-	b = append(b, ct...)
+	b = binary.AppendUvarint(b, uint64(m.Size))
+	sumAt = len(b)
+	b = append(b, m.SHA256[:]...)
+	b = appendContentType(b, m.ContentType)
 	b = binary.AppendUvarint(b, uint64(len(m.Key)))
-	b = append(b, m.Key...)
-	if kind == bodyChunked {
-		b = append(b, upload[:]...)
-		b = binary.AppendUvarint(b, uint64(chunks))
-	}
-	return b
+	return append(b, m.Key...), sumAt
+}
+
+// headerBytes is how long a header is at most.
+func headerBytes(m *Meta) int {
+	const lengths = 1 + 2 + 1 + binary.MaxVarintLen64 + 2 + 2 // of by, metadata, put id, the size itself, content type, key
+	return headerFixedBytes + lengths + len(m.By) + len(m.UserMeta.encoded) + len(m.PutID) + len(m.ContentType) + len(m.Key)
+}
+
+// appendPlace writes where the bytes of a chunked value are, which follows its
+// header.
+func appendPlace(b []byte, upload uploadID, chunks uint32) []byte {
+	return binary.AppendUvarint(append(b, upload[:]...), uint64(chunks))
 }
 
 // appendPutID writes length and id; the common kind, 32 lower-case hex digits,
@@ -99,17 +143,30 @@ func packable(id []byte) bool {
 	return true
 }
 
-// decodeBody reads what appendBody wrote and the inline value behind it. It
+// decodeBody reads a header and what follows it: the value, or where it is. It
 // accepts exactly one encoding of each body and never panics.
-func decodeBody(b []byte) (body, error) {
+func decodeBody(kind bodyKind, b []byte) (body, error) {
 	c := cursor{b: b}
-	d := body{kind: bodyKind(c.byte()), sum: c.digest(), time: int64(c.uint64())}
-	size := c.uvarint()
+	d := body{kind: kind, encoded: b}
+	shape := c.uvarint()
+	if err := checkShape(&c, shape); err != nil {
+		return body{}, err
+	}
+	d.time = int64(c.uint64())
+	if shape&shapeBy != 0 {
+		d.by = c.take(int(c.byte()))
+	}
+	if shape&shapeMeta != 0 {
+		d.userMeta = c.take(int(min(c.uvarint(), math.MaxInt32)))
+	}
 	idBytes := c.byte()
 	d.packed = idBytes&packedPutID != 0
 	d.putID = c.take(int(idBytes &^ packedPutID))
-	d.contentType = c.take(int(c.byte()))
+	d.size = int64(min(c.uvarint(), math.MaxInt64))
+	d.sum = c.digest()
+	d.typeCode, d.contentType = c.contentType()
 	d.key = c.take(int(min(c.uvarint(), math.MaxInt32)))
+	d.header = b[:len(b)-len(c.b)]
 	if d.kind == bodyChunked {
 		copy(d.upload[:], c.take(len(d.upload)))
 		d.chunks = uint32(min(c.uvarint(), math.MaxUint32))
@@ -117,14 +174,35 @@ func decodeBody(b []byte) (body, error) {
 	if c.err != nil {
 		return body{}, c.err
 	}
-	d.header = b[:len(b)-len(c.b)]
 	d.value = c.b
-	d.size = int64(min(size, math.MaxInt64))
-	return d, d.check()
+	return d, d.check(shape)
 }
 
-// check refuses what appendBody never writes.
-func (d *body) check() error {
+// checkShape refuses a header of which nothing more can be read.
+func checkShape(c *cursor, shape uint64) error {
+	recordType := shape >> shapeTypeBit
+	switch {
+	case c.err != nil:
+		return c.err
+	case recordType == 0:
+		return errors.New("it has no type")
+	case recordType > recordPut:
+		return fmt.Errorf("%w: type %d", errLaterRecord, recordType)
+	case shape&shapeSequence == 0:
+		return nil
+	}
+	sequence := c.uvarint()
+	switch {
+	case c.err != nil:
+		return c.err
+	case sequence == 0:
+		return errors.New("sequence 0 is spelled out")
+	}
+	return fmt.Errorf("%w: sequence %d", errLaterRecord, sequence)
+}
+
+// check refuses what appendHeader and appendPlace never write.
+func (d *body) check(shape uint64) error {
 	if len(d.key) == 0 || len(d.key) > MaxKeyBytes || bytes.IndexByte(d.key, 0) >= 0 {
 		return Key(d.key).Validate()
 	}
@@ -136,28 +214,45 @@ func (d *body) check() error {
 			return err
 		}
 	}
-	if len(d.contentType) > 0 {
-		if string(d.contentType) == DefaultContentType {
-			return errors.New("the default content type is spelled out")
+	if err := d.checkContentType(); err != nil {
+		return err
+	}
+	if shape&shapeBy != 0 {
+		if len(d.by) == 0 {
+			return errors.New("nobody is spelled out as who put it")
 		}
-		if err := checkContentType(string(d.contentType)); err != nil {
+		if err := checkBy(string(d.by)); err != nil {
 			return err
 		}
 	}
-	switch d.kind {
-	case bodyInline:
+	if shape&shapeMeta != 0 {
+		if err := checkEncodedUserMeta(d.userMeta); err != nil {
+			return err
+		}
+	}
+	if d.kind == bodyInline {
 		if int64(len(d.value)) != d.size || d.size > ChunkBytes {
 			return fmt.Errorf("it carries %d bytes of a value of %d (at most %d travel in one piece)", len(d.value), d.size, ChunkBytes)
 		}
-	case bodyChunked:
-		if len(d.value) != 0 {
-			return fmt.Errorf("%d bytes follow its end", len(d.value))
-		}
-		if d.chunks == 0 || d.chunks > chunksMax || d.size <= int64(d.chunks-1)*ChunkBytes || d.size > int64(d.chunks)*ChunkBytes {
-			return fmt.Errorf("%d bytes do not make %d chunks", d.size, d.chunks)
-		}
-	default:
-		return fmt.Errorf("kind %d is unknown", d.kind)
+		return nil
+	}
+	if len(d.value) != 0 {
+		return fmt.Errorf("%d bytes follow its end", len(d.value))
+	}
+	if d.chunks == 0 || d.chunks > chunksMax || d.size <= int64(d.chunks-1)*ChunkBytes || d.size > int64(d.chunks)*ChunkBytes {
+		return fmt.Errorf("%d bytes do not make %d chunks", d.size, d.chunks)
+	}
+	return nil
+}
+
+// checkBy accepts a principal that a record can name. It is part of the state
+// machine: every replica must judge alike.
+func checkBy(by string) error {
+	if len(by) > byBytesMax {
+		return fmt.Errorf("who puts has a name of %d characters, the limit is %d", len(by), byBytesMax)
+	}
+	if err := checkHeaderValue(by); err != nil {
+		return fmt.Errorf("the name of who puts, %q: %w", by, err)
 	}
 	return nil
 }
@@ -173,18 +268,13 @@ func (d *body) meta(rev Revision, key Key) Meta {
 		ContentType: d.contentTypeString(),
 		Time:        time.Unix(0, d.time).UTC(),
 		PutID:       d.putIDString(),
+		By:          string(d.by),
+		UserMeta:    UserMeta{string(d.userMeta)},
 	}
 }
 
 // keyView returns the key without a copy: it lives as long as what was decoded.
 func (d *body) keyView() Key { return Key(unsafe.String(unsafe.SliceData(d.key), len(d.key))) }
-
-func (d *body) contentTypeString() string {
-	if len(d.contentType) == 0 {
-		return DefaultContentType
-	}
-	return string(d.contentType)
-}
 
 func (d *body) putIDString() string {
 	if d.packed {
@@ -205,10 +295,24 @@ func nextDigest(prev Digest, rev Revision, header []byte) Digest {
 	return sha256.Sum256(b)
 }
 
+// leafOf returns the leaf of a record in the tree over its history, as RFC 6962 has
+// it. It covers the value through its SHA-256.
+func leafOf(header []byte) (leaf Digest) {
+	var buf [512]byte // nearly every header fits: one call then, and nothing to hold it
+	if len(header) < len(buf) {
+		n := copy(buf[1:], header)
+		return sha256.Sum256(buf[:1+n])
+	}
+	h := sha256.New()
+	h.Write(buf[:1])
+	h.Write(header)
+	h.Sum(leaf[:0])
+	return leaf
+}
+
 // sealRecord frames an encoded body, which starts at b[recordPrefixBytes], as
-// the record of revision rev.
+// the record of revision rev. b[0] is its kind.
 func sealRecord(b []byte, rev Revision) {
-	b[0] = recordFormat
 	binary.BigEndian.PutUint32(b[1:], recordChecksum(b, rev))
 }
 
@@ -219,19 +323,30 @@ func recordChecksum(b []byte, rev Revision) uint32 {
 	return checksum(k[:], b)
 }
 
-// decodeRecord checks and reads the record of revision rev.
+// decodeRecord checks and reads the record of revision rev. What only a later
+// version writes is a *level.LaterError.
 func decodeRecord(b []byte, rev Revision) (body, error) {
-	if len(b) < recordPrefixBytes+bodyFixedBytes {
+	if len(b) <= recordPrefixBytes {
 		return body{}, fmt.Errorf("the record of revision %d has %d bytes only", rev, len(b))
 	}
 	if got, want := binary.BigEndian.Uint32(b[1:]), recordChecksum(b, rev); got != want {
 		return body{}, fmt.Errorf("the record of revision %d has checksum %08x, its bytes have %08x", rev, got, want)
 	}
-	if b[0] != recordFormat {
-		return body{}, fmt.Errorf("the record of revision %d has format %d; this program knows %d", rev, b[0], recordFormat)
+	kind := bodyKind(b[0])
+	var d body
+	var err error
+	switch {
+	case kind == bodyInline || kind == bodyChunked:
+		d, err = decodeBody(kind, b[recordPrefixBytes:])
+	case kind >= bodyStub && kind <= bodyLast:
+		err = errLaterRecord
+	default:
+		err = fmt.Errorf("it has format %d; this program knows %d and %d", kind, bodyInline, bodyChunked)
 	}
-	d, err := decodeBody(b[recordPrefixBytes:])
-	if err != nil {
+	switch {
+	case errors.Is(err, errLaterRecord):
+		return body{}, &level.LaterError{What: fmt.Sprintf("the record of revision %d", rev), Known: level.Highest}
+	case err != nil:
 		return body{}, fmt.Errorf("the record of revision %d: %w", rev, err)
 	}
 	return d, nil

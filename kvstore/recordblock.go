@@ -11,9 +11,9 @@ import (
 // as it is, which is also how every record was stored before there were blocks.
 //
 // A block is its header, and then the records, which keep their own checksums:
-// format 1, checksum 4, number of records 2, the end of each 2.
+// format byte, checksum 4, number of records 2, the end of each 2.
 const (
-	blockFormat      = 2
+	blockFormat      = 16
 	blockFixedBytes  = 1 + 4 + 2
 	blockRecordBytes = 2 // of the header, for each record
 
@@ -36,10 +36,10 @@ type recordBlock struct {
 // alone only the format is looked at.
 func openBlock(raw []byte, last Revision) (recordBlock, error) {
 	switch {
-	case len(raw) == 0 || raw[0] == recordFormat:
+	case len(raw) == 0 || bodyKind(raw[0]) >= bodyInline && bodyKind(raw[0]) <= bodyLast:
 		return recordBlock{last: last, data: raw}, nil
 	case raw[0] != blockFormat:
-		return recordBlock{}, fmt.Errorf("what ends with revision %d has format %d; this program knows %d and %d", last, raw[0], recordFormat, blockFormat)
+		return recordBlock{}, fmt.Errorf("what ends with revision %d has format %d; this program knows %d for a block, and less for a record", last, raw[0], blockFormat)
 	}
 	if len(raw) < blockFixedBytes {
 		return recordBlock{}, fmt.Errorf("the block that ends with revision %d has %d bytes only", last, len(raw))

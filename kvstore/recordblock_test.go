@@ -11,15 +11,21 @@ import (
 	"time"
 )
 
+// testRecord frames a body as the record of rev.
+func testRecord(kind bodyKind, body []byte, rev Revision) []byte {
+	record := append(make([]byte, recordPrefixBytes), body...)
+	record[0] = byte(kind)
+	sealRecord(record, rev)
+	return record
+}
+
 // testRecords makes sealed records of revisions from first on.
 func testRecords(first Revision, sizes ...int) [][]byte {
 	var records [][]byte
 	for i, size := range sizes {
 		rev := first + Revision(i)
 		cmd := testPut(Key(fmt.Sprint("key ", rev)), "id", "", bytes.Repeat([]byte{byte(rev)}, size), time.Unix(1, 0))
-		record := append(make([]byte, recordPrefixBytes), cmd[2:]...)
-		sealRecord(record, rev)
-		records = append(records, record)
+		records = append(records, testRecord(bodyInline, cmd[commandHeadBytes:], rev))
 	}
 	return records
 }

@@ -17,8 +17,11 @@ import (
 // What decodes must keep the rules for requests too, wherever it comes from: a
 // command, or a record of a pull. Checksums are right in all of these.
 func TestBody_BrokenRulesAreRefused(t *testing.T) {
-	sound := Meta{Key: "k", Size: 5, ContentType: "text/plain", PutID: "id", Time: time.Unix(1, 0)}
-	encode := func(m Meta) []byte { return append(appendBody(nil, bodyInline, &m, uploadID{}, 0), "value"...) }
+	sound := Meta{Key: "k", Size: 5, ContentType: "text/other", PutID: "id", Time: time.Unix(1, 0)}
+	encode := func(m Meta) []byte {
+		header, _ := appendHeader(nil, &m)
+		return append(header, "value"...)
+	}
 	bodies := map[string][]byte{"": encode(sound)}
 	for _, id := range []string{"", " ", "a b", "tab\t", "\x7f", "é", "~\x00", strings.Repeat("x", maxPutIDBytes+1), strings.Repeat("x", 127)} {
 		m := sound
@@ -40,15 +43,16 @@ func TestBody_BrokenRulesAreRefused(t *testing.T) {
 	at := bytes.Index(plain, []byte("\x02id"))
 	bodies["hex digits that are not packed"] = bytes.Replace(plain, []byte("\x02id"), append([]byte{32}, digits...), 1)
 	bodies["packed, but not 16 bytes"] = append(append(bytes.Clone(plain[:at]), packedPutID|2), plain[at+1:]...)
-	bodies["default content type"] = bytes.Replace(plain, []byte("\x0atext/plain"), append([]byte{byte(len(DefaultContentType))}, DefaultContentType...), 1)
+	spelled := append([]byte{commonContentTypes + 9}, "text/other"...)
+	for _, ct := range contentTypes {
+		bodies["spelled out: "+ct] = bytes.Replace(plain, spelled, append([]byte{byte(commonContentTypes + len(ct) - 1)}, ct...), 1)
+	}
 	for what, b := range bodies {
-		_, err := decodeCommand(append([]byte{commandFormat, byte(commandPut)}, b...))
+		_, err := decodeCommand(append(appendCommandHead(nil, commandPut), b...))
 		if (err == nil) != (what == "") || err != nil && !errors.Is(err, ErrMalformedCommand) {
 			t.Errorf("%s: as a command: %v", what, err)
 		}
-		record := append(make([]byte, recordPrefixBytes), b...)
-		sealRecord(record, 3)
-		if _, err := decodeRecord(record, 3); (err == nil) != (what == "") {
+		if _, err := decodeRecord(testRecord(bodyInline, b, 3), 3); (err == nil) != (what == "") {
 			t.Errorf("%s: as a record: %v", what, err)
 		}
 	}

@@ -73,7 +73,7 @@ type pendingRecord struct {
 
 // body decodes the record.
 func (p *pendingRecord) body() body {
-	d, err := decodeBody(p.record[recordPrefixBytes:])
+	d, err := decodeBody(bodyKind(p.record[0]), p.record[recordPrefixBytes:])
 	if err != nil {
 		panic("kvstore: a record that was just made does not decode: " + err.Error())
 	}

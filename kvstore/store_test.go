@@ -182,7 +182,7 @@ func TestStore_Resolve(t *testing.T) {
 	if _, decided, _ := s.Resolve(abandonCommand(id)); decided {
 		t.Fatal("abandon of an open upload is not decided")
 	}
-	if res, decided, _ := s.Resolve([]byte("junk")); !decided || !errors.Is(res.(error), ErrMalformedCommand) {
+	if res, decided, _ := s.Resolve(append(appendCommandHead(nil, commandPut), "junk"...)); !decided || !errors.Is(res.(error), ErrMalformedCommand) {
 		t.Fatalf("junk: %v %v", res, decided)
 	}
 }

@@ -52,13 +52,21 @@ func checkUserMeta(name, value string) error {
 			return fmt.Errorf("the name %q may hold lower-case letters, digits and '-' only", name)
 		}
 	}
+	if err := checkHeaderValue(value); err != nil {
+		return fmt.Errorf("the value of %s: %w", name, err)
+	}
+	return nil
+}
+
+// checkHeaderValue accepts what an HTTP header keeps as it is.
+func checkHeaderValue(value string) error {
 	for i := 0; i < len(value); i++ {
 		if value[i] < ' ' || value[i] > '~' {
-			return fmt.Errorf("byte %d of the value of %s is not printable ASCII; encode it, in base64 perhaps", i, name)
+			return fmt.Errorf("byte %d is not printable ASCII; encode it, in base64 perhaps", i)
 		}
 	}
 	if value != "" && (value[0] == ' ' || value[len(value)-1] == ' ') {
-		return fmt.Errorf("the value of %s begins or ends with a space, which HTTP headers do not keep", name)
+		return errors.New("it begins or ends with a space, which HTTP headers do not keep")
 	}
 	return nil
 }
