@@ -38,6 +38,7 @@ type core struct {
 	progress  *progress
 	logger    *slog.Logger
 	limits    coreLimits
+	gate      gate
 
 	now   uint64 // ticks since the start
 	term  uint64
@@ -147,7 +148,7 @@ type peerChange struct {
 	url string
 }
 
-func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p *progress, dropped *droppedMessages, limits coreLimits, logger *slog.Logger) (*core, error) {
+func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p *progress, dropped *droppedMessages, limits coreLimits, g gate, logger *slog.Logger) (*core, error) {
 	log.conf = members.conf
 	rn, err := raft.NewRawNode(&raft.Config{
 		ID:              uint64(id),
@@ -176,7 +177,7 @@ func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p 
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
 	c := &core{
-		id: id, log: log, rn: rn, members: members, waiters: ws, progress: p, limits: limits, logger: logger,
+		id: id, log: log, rn: rn, members: members, waiters: ws, progress: p, limits: limits, gate: g, logger: logger,
 		term: hs.Term, forwarded: map[commandName]struct{}{}, changes: map[uint64]*changeCall{}, heard: map[uint64]uint64{}, snapping: map[uint64]uint64{},
 		dropped: dropped, savedIndex: last, savedTerm: hs.Term, logEnd: last, commit: hs.Commit,
 	}
@@ -293,8 +294,10 @@ func (c *core) step(m raftpb.Message) {
 		// take a snapshot back.
 		c.snaps = append(c.snaps, m)
 		return
-	case m.Type == raftpb.MsgProp && c.isLeader() && c.absorb(m):
-		return
+	case m.Type == raftpb.MsgProp && c.isLeader():
+		if m.Entries = c.absorb(m); len(m.Entries) == 0 {
+			return
+		}
 	case m.Type == raftpb.MsgReadIndex && c.deposed():
 		return
 	case m.Type == raftpb.MsgHeartbeat:
@@ -333,32 +336,38 @@ func (c *core) lacks() bool {
 // heartbeatsMissed is how many ticks a leader may be late, which sends a heartbeat in each.
 const heartbeatsMissed = 3
 
-// absorb merges what another member forwarded into the leader's own next
+// absorb merges the commands that another member forwarded into the leader's own next
 // entry: fewer entries, fewer fsyncs. Copies of what is not committed yet are
 // dropped: a member cannot know whether its message was lost, and sends it again
-// while a majority is slow. Conf changes keep to raft's way.
-func (c *core) absorb(m raftpb.Message) bool {
+// while a majority is slow. So are commands that the gate does not let through. It
+// returns the other entries: conf changes keep to raft's way.
+func (c *core) absorb(m raftpb.Message) (rest []raftpb.Entry) {
 	if c.queueBytes > c.limits.queueBytes {
-		return true // dropped: whoever forwarded it proposes it again
+		return nil // dropped: whoever forwarded it proposes it again
 	}
 	var cmds []command
 	for _, e := range m.Entries {
 		if e.Type != raftpb.EntryNormal {
-			return false
+			rest = append(rest, e)
+			continue
 		}
-		batch, err := decodeBatch(e.Data)
+		batch, _, err := decodeBatch(e.Data)
 		if err != nil {
-			return true // honest has looked at it: never
+			return nil // honest has looked at it: never
 		}
-		cmds = append(cmds, batch...)
+		for _, cmd := range batch {
+			if err := c.admit(&cmd); err != nil {
+				c.dropped.add(&m, err)
+				continue
+			}
+			if _, known := c.forwarded[cmd.name()]; !known {
+				c.forwarded[cmd.name()] = struct{}{}
+				cmds = append(cmds, cmd)
+			}
+		}
 	}
-	cmds = slices.DeleteFunc(cmds, func(cmd command) bool {
-		_, known := c.forwarded[cmd.name()]
-		c.forwarded[cmd.name()] = struct{}{}
-		return known
-	})
-	c.propose(cmds)
-	return true
+	c.enqueue(cmds)
+	return rest
 }
 
 func (c *core) stepRaft(m raftpb.Message) {
@@ -378,8 +387,21 @@ func (c *core) staged(m raftpb.Message) {
 // unreachable tells raft that a message to a member failed.
 func (c *core) unreachable(id uint64) { c.rn.ReportUnreachable(id) }
 
-// propose queues commands for the next entry.
+// propose queues commands of this node's own callers for the next entry. Those that the
+// gate does not let through are answered so.
 func (c *core) propose(cmds []command) {
+	admitted := cmds[:0]
+	for _, cmd := range cmds {
+		if err := c.admit(&cmd); err != nil {
+			c.waiters.refuse(cmd, err)
+			continue
+		}
+		admitted = append(admitted, cmd)
+	}
+	c.enqueue(admitted)
+}
+
+func (c *core) enqueue(cmds []command) {
 	c.queue = append(c.queue, cmds...)
 	for _, cmd := range cmds {
 		c.queueBytes += cmd.size()
@@ -607,17 +629,22 @@ func (c *core) restore(s raftpb.Snapshot, h *handoff) error {
 // change takes effect here and now, before Advance and so before this node
 // tells anybody that it has the entry.
 func (c *core) commitEntry(e raftpb.Entry, h *handoff) error {
+	if err := checkKnown(&e, c.gate.known); err != nil {
+		return err
+	}
 	item := applyItem{index: e.Index, term: e.Term, bytes: e.Size()}
 	switch e.Type {
 	case raftpb.EntryNormal:
 		if len(e.Data) == 0 {
 			break
 		}
-		cmds, err := decodeBatch(e.Data)
+		cmds, need, err := decodeBatch(e.Data)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.Index, err)
 		}
-		item.commands = cmds
+		if need <= c.members.level { // else no honest leader wrote it: nobody carries it out
+			item.commands = cmds
+		}
 		if c.isLeader() && e.Term == c.term {
 			c.inflight = max(0, c.inflight-1)
 			for _, cmd := range cmds {
@@ -653,6 +680,9 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 		c.answerChange(ch, err)
 		return nil
 	}
+	if ch.Op == opRaise && ch.Level > c.gate.known {
+		return later(fmt.Sprintf("the rest of the log, from entry %d on,", e.Index), ch.Level, c.gate.known)
+	}
 	conf, err := c.applyConf(ch, cc, h)
 	if err != nil {
 		return err
@@ -670,6 +700,10 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 	}
 	h.peers = append(h.peers, pc)
 	c.answerChange(ch, nil)
+	if ch.Op == opRaise {
+		c.logger.Info("the store's level has risen", "level", ch.Level, "index", e.Index)
+		return nil
+	}
 	c.logger.Info("membership changed", "op", string(ch.Op), "member", ch.Member.Name, "id", ch.Member.ID.String(), "index", e.Index)
 	return nil
 }
@@ -690,8 +724,13 @@ func (c *core) answerChange(ch change, err error) {
 // again until it is applied: raft replaces a conf change by an empty entry, without
 // an error, when another one is still pending.
 func (c *core) proposeChange(op changeOp, m Member, done chan error) uint64 {
+	return c.startChange(change{Op: op, Member: m}, done)
+}
+
+func (c *core) startChange(ch change, done chan error) uint64 {
 	c.lastChange++
-	call := &changeCall{change: change{Origin: c.waiters.origin, Seq: c.lastChange, Op: op, Member: m, Number: c.members.changed + 1}, done: done}
+	ch.Origin, ch.Seq, ch.Number = c.waiters.origin, c.lastChange, c.members.changed+1
+	call := &changeCall{change: ch, done: done}
 	c.changes[c.lastChange] = call
 	c.sendChange(call)
 	return c.lastChange

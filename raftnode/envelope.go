@@ -15,12 +15,21 @@ const (
 	batchCount = 8192
 )
 
-const envelopeVersion = 1
+// envelopeVersion is how an entry of commands begins. One up to envelopeVersionMax is of
+// a later version of the program, what lies beyond is garbage. Version 1 was that of
+// before the first release.
+const (
+	envelopeVersion    = 2
+	envelopeVersionMax = 31
+)
 
 // commandBytesMin is the least that a command takes in an entry.
 const commandBytesMin = 8 + 1 + 1
 
-var errEnvelope = errors.New("log entry is not a batch of commands")
+var (
+	errEnvelope      = errors.New("log entry is not a batch of commands")
+	errLaterEnvelope = errors.New("log entry is of a later version of oncekv")
+)
 
 // command is one proposal inside an entry. origin and seq name whoever waits
 // for it: origin is drawn at random at every start of a node, so an answer can
@@ -29,6 +38,7 @@ type command struct {
 	origin uint64
 	seq    uint64
 	data   []byte
+	level  uint64 // that it needs, once it was admitted to the queue
 }
 
 // commandName tells commands apart.
@@ -41,14 +51,17 @@ func (c command) size() int { return commandSize(c.data) }
 // commandSize is at least what a command with this data takes in an entry.
 func commandSize(data []byte) int { return 8 + 2*binary.MaxVarintLen64 + len(data) }
 
-// encodeBatch packs commands into the data of one entry.
+// encodeBatch packs commands into the data of one entry, with the highest level that
+// any of them needs before them.
 func encodeBatch(cmds []command) []byte {
-	n := 1 + binary.MaxVarintLen64
+	n, need := 1+2*binary.MaxVarintLen64, uint64(1)
 	for _, c := range cmds {
 		n += c.size()
+		need = max(need, c.level)
 	}
 	b := make([]byte, 0, n)
 	b = append(b, envelopeVersion)
+	b = binary.AppendUvarint(b, need)
 	b = binary.AppendUvarint(b, uint64(len(cmds)))
 	for _, c := range cmds {
 		b = binary.BigEndian.AppendUint64(b, c.origin)
@@ -59,28 +72,29 @@ func encodeBatch(cmds []command) []byte {
 	return b
 }
 
-// decodeBatch unpacks an entry. The commands share its memory.
-func decodeBatch(b []byte) ([]command, error) {
-	count, b, err := batchLen(b)
+// decodeBatch unpacks an entry, and tells the level that it needs. The commands share
+// its memory. It returns errLaterEnvelope for what only a later version can read.
+func decodeBatch(b []byte) (cmds []command, need uint64, err error) {
+	need, count, b, err := batchHead(b)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	cmds := make([]command, count)
+	cmds = make([]command, count)
 	for i := range cmds {
 		if cmds[i], b, err = nextCommand(b); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	if len(b) != 0 {
-		return nil, errEnvelope
+		return nil, 0, errEnvelope
 	}
-	return cmds, nil
+	return cmds, need, nil
 }
 
 // checkBatch tells whether decodeBatch would unpack an entry, without taking
 // memory for it.
 func checkBatch(b []byte) error {
-	count, b, err := batchLen(b)
+	_, count, b, err := batchHead(b)
 	if err != nil {
 		return err
 	}
@@ -95,17 +109,26 @@ func checkBatch(b []byte) error {
 	return nil
 }
 
-// batchLen reads how many commands an entry announces, before that takes memory.
-func batchLen(b []byte) (count int, rest []byte, err error) {
-	if len(b) == 0 || b[0] != envelopeVersion {
-		return 0, nil, errEnvelope
+// batchHead reads which level an entry needs and how many commands it announces, before
+// that takes memory.
+func batchHead(b []byte) (need uint64, count int, rest []byte, err error) {
+	switch {
+	case len(b) > 0 && b[0] > envelopeVersion && b[0] <= envelopeVersionMax:
+		return 0, 0, nil, errLaterEnvelope
+	case len(b) == 0 || b[0] != envelopeVersion:
+		return 0, 0, nil, errEnvelope
 	}
 	b = b[1:]
+	need, n := binary.Uvarint(b)
+	if n <= 0 || need == 0 {
+		return 0, 0, nil, errEnvelope
+	}
+	b = b[n:]
 	announced, n := binary.Uvarint(b)
 	if n <= 0 || announced > uint64(len(b)-n)/commandBytesMin {
-		return 0, nil, errEnvelope
+		return 0, 0, nil, errEnvelope
 	}
-	return int(announced), b[n:], nil
+	return need, int(announced), b[n:], nil
 }
 
 func nextCommand(b []byte) (c command, rest []byte, err error) {

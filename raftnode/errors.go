@@ -20,7 +20,15 @@ var (
 	ErrStopped = errors.New("the node has stopped")
 	// ErrCommandTooLarge: a command is larger than MaxCommandBytes.
 	ErrCommandTooLarge = errors.New("the command is too large for one log entry")
+	// ErrLevel: the command needs a level that the store does not have, or is none.
+	// Nothing was proposed. It is an ErrUnavailable: the level may rise.
+	ErrLevel error = levelError{}
 )
+
+type levelError struct{}
+
+func (levelError) Error() string        { return "the store's level does not allow this command" }
+func (levelError) Is(target error) bool { return target == ErrUnavailable }
 
 // Errors of membership changes.
 var (

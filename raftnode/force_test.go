@@ -160,12 +160,12 @@ func TestForce_Again(t *testing.T) {
 	}
 }
 
-// What a program forced that only removed the others goes on, and can be forced.
-func TestForce_RemovalsOfAnOlderProgram(t *testing.T) {
+// A member that the others were removed from goes on, and can be forced.
+func TestForce_AfterRemovals(t *testing.T) {
 	_, n, list := survivors(t)
 	at := n.disk.durable.snapshot.Metadata.Index + uint64(len(n.disk.durable.entries))
-	for _, m := range n.tables[1:] {
-		cc, err := change{Op: opRemove, Member: m}.confChange()
+	for i, m := range n.tables[1:] {
+		cc, err := change{Op: opRemove, Member: m, Number: uint64(i) + 1}.confChange()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -41,23 +41,29 @@ func FuzzDecodeBatch(f *testing.F) {
 	f.Add(encodeBatch(nil), uint64(0), byte(0))
 	f.Add(encodeBatch([]command{{origin: 1, seq: 2, data: []byte("a put")}, {origin: math.MaxUint64, seq: math.MaxUint64}}), uint64(300), byte(3))
 	f.Add(encodeBatch([]command{{data: bytes.Repeat([]byte("x"), 300)}}), uint64(1)<<40, byte(255))
-	f.Add([]byte{envelopeVersion, 0x81, 0x80, 0}, uint64(0), byte(1)) // a count in more bytes than it needs
-	f.Add(append(binary.AppendUvarint([]byte{envelopeVersion}, 20_000), make([]byte, 20_000)...), uint64(0), byte(200))
-	f.Add(binary.AppendUvarint([]byte{envelopeVersion}, math.MaxUint64), uint64(0), byte(1))
+	f.Add([]byte{envelopeVersion, 1, 0x81, 0x80, 0}, uint64(0), byte(1)) // a count in more bytes than it needs
+	f.Add(append(binary.AppendUvarint([]byte{envelopeVersion, 1}, 20_000), make([]byte, 20_000)...), uint64(0), byte(200))
+	f.Add(binary.AppendUvarint([]byte{envelopeVersion, 1}, math.MaxUint64), uint64(0), byte(1))
+	f.Add(append(binary.AppendUvarint([]byte{envelopeVersion}, math.MaxUint64), 0), uint64(0), byte(1))
+	f.Add([]byte{envelopeVersion, 0, 0}, uint64(0), byte(1))
 	f.Fuzz(func(t *testing.T, raw []byte, seq uint64, each byte) {
 		var cmds []command
+		var need uint64
 		var err error
-		wantThrifty(t, raw, func() { cmds, err = decodeBatch(raw) })
+		wantThrifty(t, raw, func() { cmds, need, err = decodeBatch(raw) })
 		if err == nil {
+			for i := range cmds {
+				cmds[i].level = need
+			}
 			again := encodeBatch(cmds)
 			if len(again) > len(raw) {
 				t.Fatalf("%x is encoded again as %x", raw, again)
 			}
 			wantBatch(t, again, cmds)
-			if _, err := decodeBatch(append(bytes.Clone(raw), 0)); err == nil {
+			if _, _, err := decodeBatch(append(bytes.Clone(raw), 0)); err == nil {
 				t.Fatalf("%x with a byte more is accepted", raw)
 			}
-			if _, err := decodeBatch(raw[:len(raw)-1]); err == nil {
+			if _, _, err := decodeBatch(raw[:len(raw)-1]); err == nil {
 				t.Fatalf("%x with a byte less is accepted", raw)
 			}
 		}
@@ -73,7 +79,7 @@ func FuzzDecodeBatch(f *testing.F) {
 
 func wantBatch(t *testing.T, raw []byte, cmds []command) {
 	t.Helper()
-	got, err := decodeBatch(raw)
+	got, _, err := decodeBatch(raw)
 	if err != nil || len(got) != len(cmds) {
 		t.Fatalf("%x: %d commands (%v), want %d", raw, len(got), err, len(cmds))
 	}
@@ -103,8 +109,8 @@ func FuzzDecodeTable(f *testing.F) {
 	f.Add(raw)
 	f.Add([]byte(`{}`))
 	f.Add([]byte(`null`))
-	f.Add([]byte(`{"cluster_id":"9","conf":{"voters":[1,1]},"members":[{"id":"1"},{"id":"01"},{}],"removed":["1","ffffffffffffffff"]}`))
-	f.Add([]byte(`{"cluster_id":"9","members":[{"id":"1","name":"\ud800"}],"removed":null}`))
+	f.Add([]byte(`{"level":1,"cluster_id":"9","conf":{"voters":[1,1]},"members":[{"id":"1"},{"id":"01"},{}],"removed":["1","ffffffffffffffff"]}`))
+	f.Add([]byte(`{"level":1,"cluster_id":"9","members":[{"id":"1","name":"\ud800"}],"removed":null}`))
 	f.Add([]byte(`{"cluster_id":"0"}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		first, err := decodeTable(raw)
@@ -129,7 +135,7 @@ func FuzzDecodeTable(f *testing.F) {
 }
 
 func sameTable(a, b *table) bool {
-	return a.cluster == b.cluster && a.changed == b.changed && reflect.DeepEqual(a.members, b.members) && reflect.DeepEqual(a.removed, b.removed) &&
+	return a.cluster == b.cluster && a.changed == b.changed && a.level == b.level && reflect.DeepEqual(a.members, b.members) && reflect.DeepEqual(a.removed, b.removed) &&
 		reflect.DeepEqual(append([]uint64{}, a.conf.Voters...), append([]uint64{}, b.conf.Voters...)) &&
 		reflect.DeepEqual(append([]uint64{}, a.conf.Learners...), append([]uint64{}, b.conf.Learners...))
 }
@@ -164,10 +170,12 @@ func FuzzDecodeSnapshot(f *testing.F) {
 // the same when it is encoded again, and leaves a table that can be encoded.
 func FuzzDecodeChange(f *testing.F) {
 	for _, c := range []change{
-		{Origin: 1, Seq: 2, Op: opAdd, Member: Member{ID: 5, Name: "d", PeerURL: "http://d:1", ClientURL: "http://d:2"}},
-		{Op: opUpdate, Member: Member{ID: 1, Name: "a", PeerURL: "http://e:1", ClientURL: "http://e:2"}},
-		{Op: opPromote, Member: Member{ID: 7}},
-		{Op: opRemove, Member: Member{ID: math.MaxUint64}},
+		{Origin: 1, Seq: 2, Op: opAdd, Member: Member{ID: 5, Name: "d", PeerURL: "http://d:1", ClientURL: "http://d:2"}, Number: 1},
+		{Op: opUpdate, Member: Member{ID: 1, Name: "a", PeerURL: "http://e:1", ClientURL: "http://e:2"}, Number: 1},
+		{Op: opPromote, Member: Member{ID: 7}, Number: 1},
+		{Op: opRemove, Member: Member{ID: math.MaxUint64}, Number: 1},
+		{Op: opRaise, Member: Member{ID: 1}, Level: 2, Number: 1},
+		{Op: opRaise, Member: Member{ID: 1}, Level: math.MaxUint64, Number: 1},
 		{Op: opAdd, Member: Member{ID: 3, Name: "d", PeerURL: "http://d:1", ClientURL: "http://d:2"}},
 		{Op: opAdd, Member: Member{ID: 5, Name: strings.Repeat("d", nameBytesMax+1), PeerURL: "http://d:1", ClientURL: "http://d:2"}},
 	} {

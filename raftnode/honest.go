@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -262,15 +263,34 @@ func checkAppend(m *raftpb.Message) error {
 // is if a membership change is among it.
 func checkProposal(m *raftpb.Message) error {
 	for i := range m.Entries {
-		if err := checkEntry(&m.Entries[i], false); err != nil {
+		e := &m.Entries[i]
+		if err := checkEntry(e, false); err != nil {
 			return err
+		}
+		if err := checkForwarded(e); err != nil {
+			return dishonest("%v", err)
 		}
 	}
 	return nil
 }
 
+// checkForwarded refuses what no member proposes whose store has this one's level: what
+// this program cannot read, and a raise, which only the leader proposes, to itself.
+func checkForwarded(e *raftpb.Entry) error {
+	if e.Type == raftpb.EntryNormal {
+		_, _, _, err := batchHead(e.Data)
+		return err
+	}
+	ch, _, err := decodeChange(e.Data)
+	if err == nil && ch.Op == opRaise {
+		err = errors.New("only the leader raises the store's level")
+	}
+	return err
+}
+
 // checkEntry refuses what commitEntry or raft itself could not read once it is
-// committed.
+// committed. What only a later version can read may be in the log: it stops the
+// node once it is committed.
 func checkEntry(e *raftpb.Entry, empty bool) error {
 	if len(e.Data) > entryBytesMax {
 		return dishonest("an entry has %d bytes", len(e.Data))
@@ -280,6 +300,9 @@ func checkEntry(e *raftpb.Entry, empty bool) error {
 	case raftpb.EntryNormal:
 		if !empty {
 			err = checkBatch(e.Data)
+		}
+		if errors.Is(err, errLaterEnvelope) {
+			err = nil
 		}
 	case raftpb.EntryConfChange:
 		var cc raftpb.ConfChange

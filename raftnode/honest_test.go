@@ -185,7 +185,7 @@ func TestCheckBatch_IsDecodeBatch(t *testing.T) {
 	whole := encodeBatch([]command{{origin: 1, seq: 300, data: []byte("abc")}, {origin: 2, seq: 1}})
 	for i := range whole {
 		for _, b := range [][]byte{whole[:i], append(slices.Clone(whole), 0), func() []byte { b := slices.Clone(whole); b[i] ^= 0xff; return b }()} {
-			_, err := decodeBatch(b)
+			_, _, err := decodeBatch(b)
 			if got := checkBatch(b); fmt.Sprint(got) != fmt.Sprint(err) {
 				t.Fatalf("%x: %v, and %v when it is decoded", b, got, err)
 			}

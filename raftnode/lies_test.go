@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"bytes"
+	"encoding/json"
 	"math"
 	"sync"
 
@@ -21,6 +22,14 @@ func (c *core) target(from uint64) target {
 }
 
 var hugeEntry = sync.OnceValue(func() []byte { return make([]byte, entryBytesMax+1) })
+
+// changeData is the entry of a change that a liar makes up.
+func changeData(ch change, id uint64) []byte {
+	ch.Member.ID = ID(id)
+	context, _ := json.Marshal(ch)
+	raw, _ := (&raftpb.ConfChange{Type: raftpb.ConfChangeUpdateNode, NodeID: id, Context: context}).Marshal()
+	return raw
+}
 
 // lies are messages that no honest member sends, each with what is wrong with it.
 // Some are harmless to some nodes in some states.
@@ -86,6 +95,11 @@ func (v target) lies() map[string]raftpb.Message {
 		"proposed joint consensus":        {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryConfChangeV2, nil)},
 		"a change with what is no batch": {Type: raftpb.MsgProp, Entries: append(
 			entry(0, 0, raftpb.EntryConfChange, []byte{0x08, 1, 0x10, 0, 0x18, 77}), raftpb.Entry{Data: []byte("what?")})},
+		"proposed commands of later":       {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryNormal, append([]byte{envelopeVersion + 1}, batch[1:]...))},
+		"proposed commands of version 0":   {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryNormal, append([]byte{0}, batch[1:]...))},
+		"a proposed change of later":       {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryConfChange, changeData(change{Op: "paint", Number: 1}, v.self))},
+		"a proposed change of nothing":     {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryConfChange, changeData(change{}, v.self))},
+		"a proposed rise":                  {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryConfChange, changeData(change{Op: opRaise, Level: 99, Number: 1}, v.self))},
 		"a proposal that is too large":     {Type: raftpb.MsgProp, Entries: entry(0, 0, raftpb.EntryNormal, huge)},
 		"a read of nothing":                {Type: raftpb.MsgReadIndex},
 		"a read with a term":               {Type: raftpb.MsgReadIndex, Term: later, Entries: entry(0, 0, raftpb.EntryNormal, make([]byte, readContextBytes))},

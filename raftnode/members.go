@@ -51,7 +51,13 @@ type Member struct {
 	// Promote asks the leader to make the learner a voter once it has caught
 	// up.
 	Promote bool `json:"promote,omitempty"`
+	// Level is the highest level that the member's program knows, 0 for 1. It is told
+	// when the member is added, and not kept: programs change.
+	Level uint64 `json:"level,omitempty"`
 }
+
+// knows is the highest level that the member's program knows, as it was told.
+func (m Member) knows() uint64 { return max(1, m.Level) }
 
 // Checked returns the member with its URLs in the one form that is compared, or
 // ErrBadMember with a sentence about the field that is not usable. It is for
@@ -121,6 +127,7 @@ const (
 	opPromote changeOp = "promote" // a learner to a voter
 	opRemove  changeOp = "remove"
 	opForce   changeOp = "force" // of a new cluster, see Forcing
+	opRaise   changeOp = "raise" // of the store's level, by the leader alone
 )
 
 // change is the context of a conf change entry. Seq and Origin name the
@@ -132,11 +139,15 @@ type change struct {
 	Member Member   `json:"member"`
 	// Forcing is there for opForce only. Member is then the one that stays.
 	Forcing *Forcing `json:"forcing,omitempty"`
+	// Level is there for opRaise only. Member is then the leader.
+	Level uint64 `json:"level,omitempty"`
 	// Number makes the change one of the table that it was meant for, where it
-	// is the next: a copy that comes late is refused. 0, as in the first
-	// versions, is good for every table, and does not count.
+	// is the next: a copy that comes late is refused. Only a forcing has none.
 	Number uint64 `json:"number,omitempty"`
 }
+
+// errUnknownOp: a later version of the program wrote it, or nobody.
+var errUnknownOp = fmt.Errorf("%w: an operation that this program does not know", ErrBadMember)
 
 // confChange is the entry that carries c.
 func (c change) confChange() (raftpb.ConfChange, error) {
@@ -148,14 +159,16 @@ func (c change) confChange() (raftpb.ConfChange, error) {
 	switch c.Op {
 	case opAdd:
 		cc.Type = raftpb.ConfChangeAddLearnerNode
-	case opUpdate, opForce: // raft carries out the parts of a forcing, see applyConf
+	case opUpdate, opForce, opRaise: // raft carries out the parts of a forcing, see applyConf
 		cc.Type = raftpb.ConfChangeUpdateNode
 	case opPromote:
 		cc.Type = raftpb.ConfChangeAddNode
 	case opRemove:
 		cc.Type = raftpb.ConfChangeRemoveNode
+	case "":
+		return cc, fmt.Errorf("%w: no operation", ErrBadMember)
 	default:
-		return cc, fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
+		return cc, fmt.Errorf("%w: %.64q", errUnknownOp, c.Op)
 	}
 	return cc, nil
 }
@@ -187,6 +200,7 @@ type meta struct {
 	Removed   []ID      `json:"removed,omitempty"` // ascending
 	Forced    []Forcing `json:"forced,omitempty"`  // oldest first
 	Changed   uint64    `json:"changed,omitempty"` // number of the last change that had one
+	Level     uint64    `json:"level"`             // of the store
 }
 
 // confState is raft's ConfState without the joint fields: changes here are
@@ -210,16 +224,23 @@ type table struct {
 	removed map[ID]bool
 	forced  []Forcing // how cluster came to be, oldest first; only ever appended to
 	changed uint64    // number of the last change that had one
+	level   uint64    // of the store: it never falls
 }
 
+// newTable is that of a member that knows nothing yet.
 func newTable(cluster ID) *table {
-	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}}
+	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}, level: 1}
 }
 
-// founding is the table of a new cluster: all of these vote.
+// founding is the table of a new cluster: all of these vote, and the store has the
+// lowest level that any of them knows.
 func founding(cluster ID, members []Member) *table {
 	t := newTable(cluster)
-	for _, m := range members {
+	for i, m := range members {
+		if i == 0 || m.knows() < t.level {
+			t.level = m.knows()
+		}
+		m.Level = 0
 		t.members[m.ID] = m
 		t.conf.Voters = append(t.conf.Voters, uint64(m.ID))
 	}
@@ -228,7 +249,7 @@ func founding(cluster ID, members []Member) *table {
 }
 
 func (t *table) encode() ([]byte, error) {
-	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced, Changed: t.changed}
+	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced, Changed: t.changed, Level: t.level}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode member table: %w", err)
@@ -242,7 +263,7 @@ func decodeTable(b []byte) (*table, error) {
 		return nil, fmt.Errorf("decode member table: %w", err)
 	}
 	t := newTable(m.ClusterID)
-	t.conf, t.forced, t.changed = m.Conf.raft(), m.Forced, m.Changed
+	t.conf, t.forced, t.changed, t.level = m.Conf.raft(), m.Forced, m.Changed, m.Level
 	for _, x := range m.Members {
 		t.members[x.ID] = x
 	}
@@ -251,6 +272,9 @@ func decodeTable(b []byte) (*table, error) {
 	}
 	if _, nobody := t.members[0]; nobody || t.removed[0] || t.cluster == 0 {
 		return nil, errors.New("decode member table: the cluster or a member in it has no id")
+	}
+	if t.level == 0 {
+		return nil, errors.New("decode member table: the store has no level")
 	}
 	return t, nil
 }
@@ -288,7 +312,7 @@ var errChanged = refuse("the members changed while this change was on its way; l
 // promotion would bring a removed ID back. It depends on the table alone, so
 // that every replica decides alike.
 func (t *table) check(c change) error {
-	if c.Number != 0 && c.Number != t.changed+1 {
+	if c.Number != t.changed+1 && (c.Number != 0 || c.Op != opForce) {
 		return errChanged
 	}
 	m := c.Member
@@ -303,6 +327,9 @@ func (t *table) check(c change) error {
 		}
 		if known {
 			return refuse("%s is a member already", old.Name)
+		}
+		if m.knows() < t.level {
+			return refuse("the store has level %d, and the program of %s knows up to level %d: start %s with a later version of oncekv", t.level, m.Name, m.knows(), m.Name)
 		}
 		if x, taken := t.byName(m.Name); taken {
 			return refuse("the name %s belongs to the member with id %v; if that one is lost, remove it first: DELETE /members/%s", m.Name, x.ID, m.Name)
@@ -345,6 +372,13 @@ func (t *table) check(c change) error {
 		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Parent != t.cluster {
 			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
 		}
+	case opRaise:
+		if !known {
+			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
+		}
+		if c.Level <= t.level {
+			return refuse("the store has level %d already", t.level)
+		}
 	default:
 		return fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
 	}
@@ -361,6 +395,8 @@ func (t *table) shows(c change) bool {
 		return known && !m.Learner
 	case opRemove:
 		return t.removed[c.Member.ID]
+	case opRaise:
+		return t.level >= c.Level
 	}
 	return false
 }
@@ -374,7 +410,7 @@ func (t *table) apply(c change, conf raftpb.ConfState) {
 	switch c.Op {
 	case opAdd:
 		m = c.Member
-		m.Learner = true
+		m.Learner, m.Level = true, 0
 	case opUpdate:
 		m.PeerURL, m.ClientURL = c.Member.PeerURL, c.Member.ClientURL
 	case opPromote:
@@ -393,6 +429,9 @@ func (t *table) apply(c change, conf raftpb.ConfState) {
 		m.Learner, m.Promote = false, false
 		t.cluster = c.Forcing.Cluster
 		t.forced = append(slices.Clip(t.forced), *c.Forcing)
+	case opRaise:
+		t.level = c.Level
+		return
 	}
 	t.members[m.ID] = m
 }

@@ -181,7 +181,7 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 			d.err = errBusy
 			return
 		}
-		if d.err = c.members.check(change{Op: d.op, Member: d.member}); d.err == nil {
+		if d.err = c.members.check(change{Op: d.op, Member: d.member, Number: c.members.changed + 1}); d.err == nil {
 			seq = c.proposeChange(d.op, d.member, done)
 		}
 	})

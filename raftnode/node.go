@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/shortage"
@@ -51,6 +52,10 @@ type Config struct {
 	// ForceOnce; empty forces nothing. Run returns a *ForceError if it was done
 	// already, or voters of the old cluster answer.
 	ForceNewCluster string
+
+	// Level is the highest level that this node understands, default level.Highest.
+	// Tests set it, to be a node of another version.
+	Level uint64
 
 	// Tick is raft's unit of time, default 100 ms: a heartbeat is one tick,
 	// an election timeout 10 to 20.
@@ -97,6 +102,9 @@ func (c *Config) setDefaults() {
 	defInt(&c.SnapshotLogBytes, 16<<20)
 	defInt(&c.KeepLogBytes, 16<<20)
 	defInt(&c.QueueBytes, 64<<20)
+	if c.Level == 0 {
+		c.Level = level.Highest
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -167,6 +175,13 @@ type Status struct {
 	Commit  uint64
 	Applied uint64
 	Members []Member // ordered by ID; not to be modified
+	// Level is that of the store, as far as this node knows: nothing above it is
+	// proposed. It is 0 until the node takes part. Known is the highest that the
+	// node understands.
+	Level uint64
+	Known uint64
+
+	changed uint64 // number of the last change of Members
 }
 
 // Role is what a member does in raft.
@@ -239,7 +254,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	n.identity.Store(&id)
 	n.removed.Store(&map[ID]bool{})
 	n.forced.Store(&id.Forced)
-	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower})
+	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower, Known: cfg.Level})
 	return n, nil
 }
 
@@ -374,6 +389,7 @@ func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 			cancel(err)
 		}
 	})
+	wg.Go(func() { n.keepRaising(ctx) })
 	err := n.loop(ctx, cancel, &wg, errorC)
 	if err == nil {
 		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
@@ -569,11 +585,14 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 	index := m.Snapshot.Metadata.Index
 	wg.Go(func() {
 		n.logger.Info("pulling what a snapshot needs", "index", index, "from", ID(m.From).String())
-		err := p.pull(ctx, m.Snapshot, sources)
+		err := n.checkSnapshotLevel(ctx, m.Snapshot)
+		if err == nil {
+			err = p.pull(ctx, m.Snapshot, sources)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, ErrDisk), errors.Is(err, ErrDiverged):
+		case errors.Is(err, ErrDisk), errors.Is(err, ErrDiverged), isLater(err):
 			fail(fmt.Errorf("pull snapshot %d: %w", index, err))
 			return
 		case errors.As(err, new(*DisputeError)):
@@ -707,7 +726,7 @@ func (n *Node) publish() {
 	if forced := c.members.forced; len(forced) >= len(n.self.Forced) { // until the entry is applied the identity knows more
 		n.forced.Store(&forced)
 	}
-	st := &Status{ID: n.self.ID, Name: n.self.Name, ClusterID: n.self.ClusterID, Role: RoleFollower, Leader: ID(c.lead), Lacks: now.lacks, Term: c.term, Members: c.members.list()}
+	st := &Status{ID: n.self.ID, Name: n.self.Name, ClusterID: n.self.ClusterID, Role: RoleFollower, Leader: ID(c.lead), Lacks: now.lacks, Term: c.term, Members: c.members.list(), Level: c.members.level, Known: c.gate.known, changed: c.members.changed}
 	switch {
 	case c.isLeader():
 		st.Role = RoleLeader
@@ -769,7 +788,7 @@ func (n *Node) Stopped() <-chan struct{} { return n.stopped }
 // Propose replicates a command and returns what the state machine answered
 // when it applied the command on this node. The same command may be applied
 // more than once: it is proposed again when an answer is late. Errors:
-// ErrCommandTooLarge, ErrOverloaded, ErrUnavailable and ErrStopped mean that
+// ErrCommandTooLarge, ErrOverloaded, ErrUnavailable, ErrLevel and ErrStopped mean that
 // nothing happened; ErrOutcomeUnknown that it may have.
 func (n *Node) Propose(ctx context.Context, data []byte) (result any, err error) {
 	n.ProposeMany(ctx, [][]byte{data}, func(_ int, r any, e error) { result, err = r, e })

@@ -53,7 +53,8 @@ func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {
 
 func (n *Node) serveIdentity(w http.ResponseWriter, r *http.Request) {
 	id := n.identity.Load()
-	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Members: n.status.Load().Members, Gone: n.knowsGone(r), Forced: *n.forced.Load()}
+	st := n.status.Load()
+	a := introduction{Name: id.Name, ID: id.ID, ClientURL: n.cfg.ClientURL, ClusterID: id.ClusterID, Members: st.Members, Gone: n.knowsGone(r), Forced: *n.forced.Load(), Level: n.cfg.Level, StoreLevel: st.Level}
 	if len(id.Forced) == 0 { // else they founded the cluster that ended
 		a.Founders = id.Founders
 	}

@@ -58,6 +58,9 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err := agree(&st, applied); err != nil {
 		return err
 	}
+	if err := n.checkLevels(&st, members, applied); err != nil {
+		return err
+	}
 	if st.state.Commit != found.Commit {
 		// raft takes this for stored and writes it only when it changes again.
 		// Until then a snapshot of this node would lie beyond the commit index
@@ -98,7 +101,7 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 		snapshotLogBytes: n.cfg.SnapshotLogBytes,
 		keepLogBytes:     n.cfg.KeepLogBytes,
 		promoteLag:       1000,
-	}, n.logger)
+	}, gate{n.cfg.Level, n.sm.Level}, n.logger)
 	if err != nil {
 		return err
 	}
@@ -166,6 +169,9 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 	t, err := decodeTable(d.meta)
 	if err != nil {
 		return err
+	}
+	if t.level > n.cfg.Level {
+		return later("the snapshot that this node is about to install", t.level, n.cfg.Level)
 	}
 	p := n.newPuller()
 	p.check = func(ctx context.Context, source Member) error { return n.checkSource(ctx, t.list(), source) }

@@ -326,7 +326,7 @@ func TestCore_RemovedLeader_AnswersNoRead(t *testing.T) {
 func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
 	for commit := uint64(1); commit <= 2; commit++ {
 		n := newCrashCluster(t, 3, -1).nodes[1]
-		cc, err := change{Op: opRemove, Member: n.node.core.members.members[1]}.confChange()
+		cc, err := change{Op: opRemove, Member: n.node.core.members.members[1], Number: 1}.confChange()
 		if err != nil {
 			t.Fatal(err)
 		}

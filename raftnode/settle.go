@@ -28,6 +28,10 @@ type introduction struct {
 	Gone      bool     `json:"gone,omitempty"`     // it has stored that the member named by ?gone= was removed
 	// Forced is how its cluster came to be, when that was with --force-new-cluster.
 	Forced []Forcing `json:"forced,omitempty"`
+	// Level is the highest level that its program knows, StoreLevel that of its store
+	// (0 until it takes part).
+	Level      uint64 `json:"level"`
+	StoreLevel uint64 `json:"store_level,omitempty"`
 }
 
 // settle makes sure that the node belongs to a cluster.
@@ -63,7 +67,7 @@ func (n *Node) keepSelf() error {
 // join asks a running cluster to add this node, and a member for the
 // cluster's ID.
 func (n *Node) join(ctx context.Context) error {
-	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL}
+	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL, Level: n.cfg.Level}
 	members, err := n.cfg.Join(ctx, self)
 	if err != nil {
 		return err

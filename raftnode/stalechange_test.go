@@ -110,27 +110,32 @@ func TestCore_SameChangeTwice_IsDone(t *testing.T) {
 	}
 }
 
-// Changes and tables of before were not numbered.
-func TestTable_ChangesWithoutNumbers_ApplyAsEver(t *testing.T) {
+// Each change is for one table, and none but a forcing is for any.
+func TestTable_Check_Numbers(t *testing.T) {
 	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
 	tab := founding(9, []Member{m})
 	raw, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}]}`; string(raw) != want {
-		t.Errorf("a table without numbered changes is %s", raw)
+	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}],"level":1}`; string(raw) != want {
+		t.Errorf("the table of a new cluster is %s", raw)
 	}
-	old := change{Op: opUpdate, Member: m}
-	numbered := change{Op: opUpdate, Member: m, Number: 1}
-	for _, ch := range []change{old, numbered, old} {
-		if err := tab.check(ch); err != nil {
-			t.Fatal(err)
+	for _, ch := range []change{{Op: opUpdate, Member: m}, {Op: opUpdate, Member: m, Number: 2}, {Op: opRaise, Member: m, Level: 2}} {
+		if err := tab.check(ch); !errors.Is(err, errChanged) {
+			t.Errorf("%+v for the first table: %v", ch, err)
 		}
-		tab.apply(ch, tab.conf)
 	}
+	numbered := change{Op: opUpdate, Member: m, Number: 1}
+	if err := tab.check(numbered); err != nil {
+		t.Fatal(err)
+	}
+	tab.apply(numbered, tab.conf)
 	if err := tab.check(numbered); !errors.Is(err, errChanged) {
 		t.Errorf("the same change again: %v", err)
+	}
+	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10}}); err != nil {
+		t.Errorf("a forcing: %v", err)
 	}
 	if raw, err = tab.encode(); err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func TestTable_Check_Rules(t *testing.T) {
 		{alone, opRemove, Member{ID: 1}, ErrRefused, "only voter"},
 		{tab, "paint", Member{ID: 1}, ErrBadMember, "no operation"},
 	} {
-		err := c.tab.check(change{Op: c.op, Member: c.m})
+		err := c.tab.check(change{Op: c.op, Member: c.m, Number: 1})
 		if !errors.Is(err, c.kind) || (err == nil) != (c.kind == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s of %+v: %v, want %v with %q", c.op, c.m, err, c.kind, c.want)
 		}

@@ -106,6 +106,19 @@ func (ws *waiters) resolve(c command, result any) {
 	}
 }
 
+// refuse ends the call behind c, which was not let into the queue.
+func (ws *waiters) refuse(c command, err error) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if w := ws.open[c.seq]; w != nil && c.origin == ws.origin {
+		delete(ws.open, c.seq)
+		if w.handed > 0 {
+			err = ErrOutcomeUnknown
+		}
+		w.end(outcome{err: err})
+	}
+}
+
 // resolveAll answers the calls of one entry under a single lock.
 func (ws *waiters) resolveAll(cmds []command, results []any) {
 	ws.mu.Lock()

@@ -1,0 +1,189 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/internal/nodehttp"
+)
+
+// Members may run different versions of the program, and all must carry out the same.
+// So the store has a level, which is in the member table and never falls (what a level
+// is, see internal/level): a leader puts nothing above it into the log, and raises it
+// only when every member has told that it knows the higher one. A node that finds
+// something above what it knows committed stops before it, and goes on from there when
+// it is started with a later version.
+
+// gate is what this program knows, to decide what may go into the log.
+type gate struct {
+	known uint64                               // the highest level
+	of    func(command []byte) (uint64, error) // that a command needs, see StateMachine.Level
+}
+
+// admit notes the level that a command needs, or returns an ErrLevel if the store's is
+// lower or nobody could carry it out.
+func (c *core) admit(cmd *command) error {
+	need, err := c.gate.of(cmd.data)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLevel, err)
+	}
+	if need > c.members.level {
+		return fmt.Errorf("%w: it needs level %d, and the store has %d; that rises by itself once every member runs a version that knows it", ErrLevel, need, c.members.level)
+	}
+	cmd.level = need
+	return nil
+}
+
+func later(what string, need, known uint64) error {
+	return &level.LaterError{What: what, Level: need, Known: known}
+}
+
+func isLater(err error) bool { return errors.As(err, new(*level.LaterError)) }
+
+// checkKnown returns a *level.LaterError for a committed entry that only a later version
+// can carry out.
+func checkKnown(e *raftpb.Entry, known uint64) error {
+	var need uint64
+	var err error
+	switch {
+	case e.Type == raftpb.EntryConfChange:
+		_, _, err = decodeChange(e.Data)
+	case len(e.Data) > 0:
+		need, _, _, err = batchHead(e.Data)
+	}
+	if need > known || errors.Is(err, errLaterEnvelope) || errors.Is(err, errUnknownOp) {
+		return later(fmt.Sprintf("log entry %d", e.Index), need, known)
+	}
+	return nil
+}
+
+// checkLevels refuses a start of a program that does not know the level of what it
+// finds: of the state, or of what is committed and not applied. A forcing commits all
+// that is in the log.
+func (n *Node) checkLevels(st *diskState, members *table, applied uint64) error {
+	committed := st.entries
+	for len(committed) > 0 && n.forcing == nil && committed[len(committed)-1].Index > st.state.Commit {
+		committed = committed[:len(committed)-1]
+	}
+	for i := range committed {
+		if committed[i].Index <= applied {
+			continue
+		}
+		if err := checkKnown(&committed[i], n.cfg.Level); err != nil {
+			return err
+		}
+	}
+	t, err := n.foresee(members, applied, committed, st.state.Commit)
+	if err == nil && t.level > n.cfg.Level {
+		err = later(fmt.Sprintf("what is in %s", n.cfg.Dir), t.level, n.cfg.Level)
+	}
+	return err
+}
+
+// checkSnapshotLevel refuses a snapshot that another member offers if this program does
+// not know the level of the store in it. The offer may be forged: it is a
+// *level.LaterError, which stops the node, only if a member that this node knows says
+// the same where it is reached.
+func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error {
+	d, err := decodeSnapshot(s.Data)
+	if err != nil {
+		return err
+	}
+	t, err := decodeTable(d.meta)
+	if err != nil || t.level <= n.cfg.Level {
+		return err
+	}
+	answers, _ := n.askMembers(ctx, n.snapshotSources(0))
+	for _, a := range answers {
+		if a.StoreLevel > n.cfg.Level {
+			return later("what the cluster has set since", a.StoreLevel, n.cfg.Level)
+		}
+	}
+	return fmt.Errorf("it is of a store of level %d, and no other member says that this one has it", t.level)
+}
+
+// askMembers asks other members for their introductions, all at once. Whoever gave none
+// has an error in its place.
+func (n *Node) askMembers(ctx context.Context, members []Member) ([]introduction, []error) {
+	cluster := n.identity.Load().ClusterID
+	answers, why := make([]introduction, len(members)), make([]error, len(members))
+	var asking sync.WaitGroup
+	for i, m := range members {
+		asking.Go(func() {
+			a, err := n.introductionOf(ctx, m.PeerURL, "")
+			switch {
+			case err != nil:
+				why[i] = errors.New(nodehttp.Reason(err))
+			case a.ID != m.ID || a.ClusterID != cluster:
+				why[i] = errors.New("another node is there")
+			default:
+				answers[i] = a
+			}
+		})
+	}
+	asking.Wait()
+	return answers, why
+}
+
+// raiseEvery is how often a leader asks the others for their levels, about, while it
+// knows a higher one than the store has.
+const raiseEvery = 2 * time.Second
+
+// keepRaising raises the store's level as far as all members can follow, while this node
+// leads. It returns when ctx ends.
+func (n *Node) keepRaising(ctx context.Context) {
+	ticker := time.NewTicker(raiseEvery/2 + time.Duration(random64()%uint64(raiseEvery))) // not at the time of others
+	defer ticker.Stop()
+	tell := teller{node: n, message: "the store's level rises when every member runs a version that knows a higher one"}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if st := n.status.Load(); st.Role == RoleLeader && st.Level < st.Known {
+			if missing := n.raise(ctx, st); len(missing) > 0 {
+				tell.missing(missing)
+			}
+		}
+	}
+}
+
+// raise proposes the highest level that all members know, learners too, if the store's
+// is lower, or says who stands in the way. The answers are worth something for the
+// members that were asked only: when others have come meanwhile it is refused.
+func (n *Node) raise(ctx context.Context, st *Status) (missing []string) {
+	var others []Member
+	for _, m := range st.Members {
+		if m.ID != st.ID {
+			others = append(others, m)
+		}
+	}
+	highest := st.Known
+	answers, why := n.askMembers(ctx, others)
+	for i, m := range others {
+		switch a := answers[i]; {
+		case why[i] != nil:
+			missing = append(missing, fmt.Sprintf("%s (%s: %v)", m.Name, m.PeerURL, why[i]))
+		case a.Level <= st.Level:
+			missing = append(missing, fmt.Sprintf("%s (knows level %d)", m.Name, a.Level))
+		default:
+			highest = min(highest, a.Level)
+		}
+	}
+	if len(missing) > 0 {
+		return missing
+	}
+	_ = n.call(ctx, func(c *core) { // if it comes to nothing: tried again
+		if c.isLeader() && c.members.changed == st.changed && len(c.changes) == 0 {
+			c.startChange(change{Op: opRaise, Member: Member{ID: c.id}, Level: highest}, nil)
+		}
+	})
+	return nil
+}
