@@ -187,6 +187,7 @@ type meta struct {
 	Removed   []ID      `json:"removed,omitempty"` // ascending
 	Forced    []Forcing `json:"forced,omitempty"`  // oldest first
 	Changed   uint64    `json:"changed,omitempty"` // number of the last change that had one
+	Level     uint64    `json:"level"`             // see internal/level
 }
 
 // confState is raft's ConfState without the joint fields: changes here are
@@ -210,15 +211,18 @@ type table struct {
 	removed map[ID]bool
 	forced  []Forcing // how cluster came to be, oldest first; only ever appended to
 	changed uint64    // number of the last change that had one
+	level   uint64    // of what may be in the log; never falls
 }
 
 func newTable(cluster ID) *table {
 	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}}
 }
 
-// founding is the table of a new cluster: all of these vote.
-func founding(cluster ID, members []Member) *table {
+// founding is the table of a new cluster: all of these vote. The level is what all of
+// them know.
+func founding(cluster ID, level uint64, members []Member) *table {
 	t := newTable(cluster)
+	t.level = level
 	for _, m := range members {
 		t.members[m.ID] = m
 		t.conf.Voters = append(t.conf.Voters, uint64(m.ID))
@@ -228,7 +232,7 @@ func founding(cluster ID, members []Member) *table {
 }
 
 func (t *table) encode() ([]byte, error) {
-	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced, Changed: t.changed}
+	m := meta{ClusterID: t.cluster, Conf: confState{t.conf.Voters, t.conf.Learners}, Members: t.list(), Removed: slices.Sorted(maps.Keys(t.removed)), Forced: t.forced, Changed: t.changed, Level: t.level}
 	b, err := json.Marshal(m)
 	if err != nil {
 		return nil, fmt.Errorf("encode member table: %w", err)
@@ -242,7 +246,7 @@ func decodeTable(b []byte) (*table, error) {
 		return nil, fmt.Errorf("decode member table: %w", err)
 	}
 	t := newTable(m.ClusterID)
-	t.conf, t.forced, t.changed = m.Conf.raft(), m.Forced, m.Changed
+	t.conf, t.forced, t.changed, t.level = m.Conf.raft(), m.Forced, m.Changed, m.Level
 	for _, x := range m.Members {
 		t.members[x.ID] = x
 	}
@@ -342,7 +346,7 @@ func (t *table) check(c change) error {
 		if !known {
 			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
 		}
-		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Parent != t.cluster {
+		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Cluster != c.Forcing.History.cluster() || c.Forcing.Parent != t.cluster {
 			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
 		}
 	default:

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/shortage"
@@ -51,6 +52,10 @@ type Config struct {
 	// ForceOnce; empty forces nothing. Run returns a *ForceError if it was done
 	// already, or voters of the old cluster answer.
 	ForceNewCluster string
+
+	// Level is the highest that the program knows, default level.Highest; tests
+	// pose as other versions with it.
+	Level uint64
 
 	// Tick is raft's unit of time, default 100 ms: a heartbeat is one tick,
 	// an election timeout 10 to 20.
@@ -102,6 +107,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.sync == nil {
 		c.sync = syncPath
+	}
+	if c.Level == 0 {
+		c.Level = level.Highest
 	}
 	if len(c.InitialCluster) == 0 {
 		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}
@@ -200,7 +208,7 @@ func (s Status) LeaderName() string {
 // files do not belong together and ErrDisk for one that cannot be trusted.
 func Open(cfg Config, sm StateMachine) (*Node, error) {
 	cfg.setDefaults()
-	id, err := openIdentity(cfg.Dir, cfg.Name, sm, cfg.sync)
+	id, err := openIdentity(&cfg, sm)
 	if err != nil {
 		return nil, err
 	}
@@ -342,7 +350,7 @@ func (n *Node) peerURL() string {
 	if n.cfg.PeerURL != "" {
 		return n.cfg.PeerURL
 	}
-	for _, m := range slices.Concat(n.core.members.list(), n.self.Founders, n.self.Peers) {
+	for _, m := range slices.Concat(n.core.members.list(), membersOf(n.self.Founders), n.self.Peers) {
 		if m.ID == n.self.ID && checkForm(m.PeerURL) == nil {
 			return m.PeerURL
 		}

@@ -113,12 +113,12 @@ func TestCore_SameChangeTwice_IsDone(t *testing.T) {
 // Changes and tables of before were not numbered.
 func TestTable_ChangesWithoutNumbers_ApplyAsEver(t *testing.T) {
 	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
-	tab := founding(9, []Member{m})
+	tab := founding(9, 1, []Member{m})
 	raw, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}]}`; string(raw) != want {
+	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}],"level":1}`; string(raw) != want {
 		t.Errorf("a table without numbered changes is %s", raw)
 	}
 	old := change{Op: opUpdate, Member: m}
