@@ -232,7 +232,7 @@ func newCrashCluster(t *testing.T, size, fatal int) *crashCluster {
 	for id := ID(1); id <= ID(size); id++ {
 		founders = append(founders, Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURL: fmt.Sprintf("http://h%d:1", id), ClientURL: "http://h:1"})
 	}
-	tab := founding(9, founders)
+	tab := founding(9, 1, founders)
 	metaBytes, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,13 @@ func survivors(t *testing.T) (*crashCluster, *crashNode, [][]byte) {
 
 // forceFrom is what a start with the flag would do.
 func forceFrom(word string, cluster ID) *Forcing {
-	return &Forcing{Word: word, At: time.Unix(1, 0).UTC(), Cluster: cluster}
+	return &Forcing{Word: word, At: time.Unix(1, 0).UTC(), Cluster: cluster, History: historyOfCluster(cluster)}
+}
+
+// historyOfCluster is the one history that a cluster has in these tests.
+func historyOfCluster(cluster ID) (id HistoryID) {
+	binary.BigEndian.PutUint64(id[:8], uint64(cluster))
+	return id
 }
 
 // isAlone checks that a node is the only member of a cluster and has everything,
@@ -218,7 +225,9 @@ func TestForce_Learner(t *testing.T) {
 func TestForce_BySomebodyElse(t *testing.T) {
 	c, f := follower(t)
 	leader := c.nodes[ID(f.node.core.lead)]
-	cc, err := change{Op: opForce, Member: f.tables[f.id-1], Forcing: &Forcing{Parent: 9, Cluster: 666}}.confChange()
+	forcing := forceFrom(ForceOnce, 666)
+	forcing.Parent = 9
+	cc, err := change{Op: opForce, Member: f.tables[f.id-1], Forcing: forcing}.confChange()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +262,7 @@ func TestForce_BySomebodyElse(t *testing.T) {
 
 // Data that never was forced looks as it always did.
 func TestForce_FormatOfOthers(t *testing.T) {
-	metaBytes, err := founding(9, []Member{{ID: 1, Name: "n1"}}).encode()
+	metaBytes, err := founding(9, 1, []Member{{ID: 1, Name: "n1"}}).encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +332,7 @@ func TestForce_WhoAnswers(t *testing.T) {
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, c.answer) }))
 		c.table.PeerURL = srv.URL
-		err := n.askVoters(t.Context(), founding(9, []Member{{ID: n.self.ID, Name: "n1", PeerURL: cfg.PeerURL}, c.table}))
+		err := n.askVoters(t.Context(), founding(9, 1, []Member{{ID: n.self.ID, Name: "n1", PeerURL: cfg.PeerURL}, c.table}))
 		srv.Close()
 		_, refused := errors.AsType[*ForceError](err)
 		if refused != (c.says != "") || refused && !strings.Contains(err.Error(), c.says) || err != nil && !refused {
@@ -333,10 +342,10 @@ func TestForce_WhoAnswers(t *testing.T) {
 	// Who is not asked is not lost.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := n.askVoters(ctx, founding(9, []Member{voter})); !errors.Is(err, context.Canceled) {
+	if err := n.askVoters(ctx, founding(9, 1, []Member{voter})); !errors.Is(err, context.Canceled) {
 		t.Errorf("a start that was told to stop: %v", err)
 	}
-	if err := n.askVoters(t.Context(), founding(9, []Member{{ID: 2, Name: "n2", PeerURL: "http://" + nobodyAt(t)}})); err != nil {
+	if err := n.askVoters(t.Context(), founding(9, 1, []Member{{ID: 2, Name: "n2", PeerURL: "http://" + nobodyAt(t)}})); err != nil {
 		t.Errorf("nobody answers: %v", err)
 	}
 }

@@ -232,15 +232,12 @@ func newTable(cluster ID) *table {
 	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}, level: 1}
 }
 
-// founding is the table of a new cluster: all of these vote, and the store has the
-// lowest level that any of them knows.
-func founding(cluster ID, members []Member) *table {
+// founding is the table of a new cluster: all of these vote. The level is what all of
+// them know.
+func founding(cluster ID, level uint64, members []Member) *table {
 	t := newTable(cluster)
-	for i, m := range members {
-		if i == 0 || m.knows() < t.level {
-			t.level = m.knows()
-		}
-		m.Level = 0
+	t.level = level
+	for _, m := range members {
 		t.members[m.ID] = m
 		t.conf.Voters = append(t.conf.Voters, uint64(m.ID))
 	}
@@ -369,7 +366,7 @@ func (t *table) check(c change) error {
 		if !known {
 			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
 		}
-		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Parent != t.cluster {
+		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Cluster != c.Forcing.History.cluster() || c.Forcing.Parent != t.cluster {
 			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
 		}
 	case opRaise:
