@@ -21,8 +21,9 @@ import (
 // PutItem is one put of many.
 type PutItem struct {
 	Key         string
-	Value       []byte // must not change until its result is there
-	ContentType string // empty means application/octet-stream
+	Value       []byte            // must not change until its result is there
+	ContentType string            // empty means application/octet-stream
+	Meta        map[string]string // kept with the value, see PutOptions.Meta; must not change either
 }
 
 // PutResult is how one put of many went.
