@@ -100,6 +100,7 @@ type KeysPage struct {
 type Change struct {
 	Type string `json:"type,omitempty"` // what happened; empty for a put
 	Record
+	History  string  `json:"-"` // that Revision is of, as the stream says; empty if it does not
 	Value    *string `json:"value,omitempty"`
 	Encoding string  `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
 	Location string  `json:"location,omitempty"`
@@ -152,6 +153,7 @@ type PutAnswer struct {
 	SHA256    string `json:"sha256"`
 	Size      int64  `json:"size"`
 	Created   bool   `json:"created"` // this put (or an earlier try of it, told by its id) is the one that won
+	History   string `json:"-"`       // that Revision is of, of HeaderHistory
 }
 
 // RawKey returns the key's bytes, whichever field holds them.
@@ -256,6 +258,7 @@ type Members struct {
 	Leader  string   `json:"leader"` // a member's name; empty when none is known
 	Term    uint64   `json:"term"`
 	Stale   bool     `json:"stale,omitempty"` // what this node knows, not confirmed by a quorum
+	History string   `json:"-"`               // that the node which answered holds, of HeaderHistory
 }
 
 // AddMember is the body of POST /members.

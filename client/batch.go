@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -291,6 +293,17 @@ func appendText(line []byte, text string) []byte {
 	return append(line, '"')
 }
 
+// appendMeta appends a JSON object. The same map gives the same bytes.
+func appendMeta(line []byte, meta map[string]string) []byte {
+	separator := byte('{')
+	for _, name := range slices.Sorted(maps.Keys(meta)) {
+		line = appendText(append(line, separator), name)
+		line = appendText(append(line, ':'), meta[name])
+		separator = ','
+	}
+	return append(line, '}')
+}
+
 func newBatchItem(index int, item PutItem) *batchItem {
 	sum := sha256.Sum256(item.Value)
 	line := make([]byte, 0, 96+len(item.Key)+len(item.ContentType)+base64.StdEncoding.EncodedLen(len(item.Value)))
@@ -308,6 +321,9 @@ func newBatchItem(index int, item PutItem) *batchItem {
 		line = append(line, `","encoding":"base64"`...)
 	}
 	line = appendText(append(line, `,"content_type":`...), cmp.Or(item.ContentType, "application/octet-stream"))
+	if len(item.Meta) > 0 {
+		line = appendMeta(append(line, `,"meta":`...), item.Meta)
+	}
 	line = append(line, "}\n"...)
 	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line}
 }

@@ -272,7 +272,7 @@ func (f *fakeAPI) list(w http.ResponseWriter, r *http.Request) {
 		page.Keys = append(page.Keys, f.record(key))
 	}
 	if len(keys) > 2 {
-		page.Next = client.KeysToken(keys[1])
+		page.Next = client.KeysToken("", keys[1])
 	}
 	answerJSON(w, http.StatusOK, page)
 }
