@@ -113,7 +113,8 @@ func (co *coalescer) put() { co.putting.Add(-1) }
 // frame. What a header could not carry goes alone, and so fails as it does alone.
 func (c *Client) coalesces(key string, size int64, opts *PutOptions) bool {
 	return c.together != nil && c.together.putting.Load() > 1 && size <= coalesceBytesMax &&
-		frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID)
+		frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID) &&
+		frame.MetaFits(opts.Meta) && checkMeta(opts.Meta) == nil
 }
 
 func visible(text string) bool {
@@ -186,7 +187,7 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 		p.opts.PutID = NewPutID() // the same for all tries
 	}
 	request := frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true,
-		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Key: p.key, Value: p.value}
+		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Meta: p.opts.Meta, Key: p.key, Value: p.value}
 	sent := sha256.Sum256(p.value)
 	request.Digest = sent
 	if p.opts.SHA256 != nil {
