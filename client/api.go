@@ -14,6 +14,13 @@ const (
 	HeaderTime     = "Oncekv-Time"     // RFC 3339 with nanoseconds; Last-Modified keeps whole seconds only
 	HeaderCache    = "Oncekv-Cache"    // hit, peer or load, on answers of cache nodes
 	HeaderRole     = "Oncekv-Role"     // RoleLeader, on the leader's answers to GET /ping and to POST /keys in frames
+	HeaderHistory  = "Oncekv-History"  // 32 hex digits: the history that revisions of the answer are of; absent while a node has none
+	HeaderBy       = "Oncekv-By"       // the principal that put the value; absent in a cluster that is open to all
+
+	// HeaderMetaPrefix is followed by a name: the header's value is what the put gave
+	// that name. Names have lower-case letters, digits and '-', however the header
+	// is written.
+	HeaderMetaPrefix = "Oncekv-Meta-"
 )
 
 // ContentTypeProblem is the media type of every error document (RFC 9457).
@@ -32,6 +39,8 @@ const (
 	ProblemMethod           = "urn:oncekv:problem:method-not-allowed" // 405
 	ProblemConflict         = "urn:oncekv:problem:conflict"           // 409: the key is set to other bytes
 	ProblemRefused          = "urn:oncekv:problem:refused"            // 409: a cluster change that must not happen now
+	ProblemHistoryChanged   = "urn:oncekv:problem:history-changed"    // 409: a position of another history, or beyond the newest revision of this one
+	ProblemGone             = "urn:oncekv:problem:gone"               // 410: the key is set, and its value was retired
 	ProblemLengthRequired   = "urn:oncekv:problem:length-required"    // 411
 	ProblemPrecondition     = "urn:oncekv:problem:precondition"       // 412: If-None-Match or If-Match is false
 	ProblemTooLarge         = "urn:oncekv:problem:too-large"          // 413: over limit_bytes
@@ -60,6 +69,9 @@ type Record struct {
 	Size        int64      `json:"size"`   // bytes
 	ContentType string     `json:"content_type,omitempty"`
 	Time        *time.Time `json:"time,omitempty"` // the proposer's clock, UTC
+
+	By   string            `json:"by,omitempty"`   // the principal that put it; empty in a cluster that is open to all
+	Meta map[string]string `json:"meta,omitempty"` // names and values that the put gave
 }
 
 // RawKey returns the key's bytes, whichever field holds them.
@@ -82,8 +94,13 @@ type KeysPage struct {
 // Change is one line, or one event's data, of GET /changes: the put that set a
 // key. With ?values=true it carries the value, if that has ChangeValueBytesMax at
 // most, and else Location, the path at which every node serves it.
+//
+// A line with a type that its reader does not know is no put: it counts its revision
+// and goes on.
 type Change struct {
+	Type string `json:"type,omitempty"` // what happened; empty for a put
 	Record
+	History  string  `json:"-"` // that Revision is of, as the stream says; empty if it does not
 	Value    *string `json:"value,omitempty"`
 	Encoding string  `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
 	Location string  `json:"location,omitempty"`
@@ -95,10 +112,11 @@ const ChangeValueBytesMax = 1 << 20
 // ChangesMark is a line of GET /changes that is no change: it has an Event, and
 // no key. As a server-sent event its name is Event and its id Revision.
 type ChangesMark struct {
-	Event    string `json:"event"`            // EventHeartbeat or EventEnd
-	Revision uint64 `json:"revision"`         // everything up to here was sent, or is not of the prefix: go on with ?since=
-	Reason   string `json:"reason,omitempty"` // of an end
-	Detail   string `json:"detail,omitempty"` // of an end, a sentence
+	Event    string `json:"event"`             // EventHeartbeat or EventEnd
+	Revision uint64 `json:"revision"`          // everything up to here was sent, or is not of the prefix: go on with ?since=
+	History  string `json:"history,omitempty"` // that Revision is of: go on with &history=
+	Reason   string `json:"reason,omitempty"`  // of an end
+	Detail   string `json:"detail,omitempty"`  // of an end, a sentence
 }
 
 // The values of ChangesMark.Event.
@@ -123,6 +141,8 @@ type PutDocument struct {
 	Value       *string `json:"value"`
 	Encoding    string  `json:"encoding,omitempty"`
 	ContentType string  `json:"content_type,omitempty"`
+
+	Meta map[string]string `json:"meta,omitempty"` // names and values to keep with the value
 }
 
 // PutAnswer is the body of a put's 200 and 201: the key as it is set now.
@@ -133,6 +153,7 @@ type PutAnswer struct {
 	SHA256    string `json:"sha256"`
 	Size      int64  `json:"size"`
 	Created   bool   `json:"created"` // this put (or an earlier try of it, told by its id) is the one that won
+	History   string `json:"-"`       // that Revision is of, of HeaderHistory
 }
 
 // RawKey returns the key's bytes, whichever field holds them.
@@ -172,8 +193,29 @@ type BatchResult struct {
 	Detail    string `json:"detail,omitempty"`
 }
 
+// Origin is where a history ended and another one went on from it.
+type Origin struct {
+	ID       string `json:"id"`       // of the history, 32 hex digits
+	Revision uint64 `json:"revision"` // the last one that both have
+	Head     string `json:"head"`     // the history digest there, lower-case hex
+}
+
+// History is the identity of what a node holds: the same revision is the same record
+// on all nodes that hold the same history.
+type History struct {
+	ID      string   `json:"id"`                // 32 hex digits
+	Parents []Origin `json:"parents,omitempty"` // the histories it went on from, oldest first
+}
+
+// Levels are what nodes may write, and understand.
+type Levels struct {
+	Store   uint64 `json:"store"`   // what the cluster writes: every member understands it
+	Program uint64 `json:"program"` // the highest that this node's program understands
+}
+
 // Problem is the document of every error answer (RFC 9457). The winner's
-// fields are set on 409 and 412 of a put, LimitBytes on 413.
+// fields are set on 409 and 412 of a put, LimitBytes on 413, and those of the
+// history with ProblemHistoryChanged.
 type Problem struct {
 	Type   string `json:"type"`
 	Title  string `json:"title"`
@@ -184,6 +226,10 @@ type Problem struct {
 	SHA256     string `json:"sha256,omitempty"`
 	Size       *int64 `json:"size,omitempty"` // a pointer: an empty value's size is shown
 	LimitBytes int64  `json:"limit_bytes,omitempty"`
+
+	History string  `json:"history,omitempty"` // the one that there is now
+	Parent  *Origin `json:"parent,omitempty"`  // of History, if it went on from another one
+	Newest  uint64  `json:"newest,omitempty"`  // revision of History
 }
 
 // Roles of a member.
@@ -212,6 +258,7 @@ type Members struct {
 	Leader  string   `json:"leader"` // a member's name; empty when none is known
 	Term    uint64   `json:"term"`
 	Stale   bool     `json:"stale,omitempty"` // what this node knows, not confirmed by a quorum
+	History string   `json:"-"`               // that the node which answered holds, of HeaderHistory
 }
 
 // AddMember is the body of POST /members.
@@ -220,7 +267,8 @@ type AddMember struct {
 	Name      string `json:"name"`
 	PeerURL   string `json:"peer_url"`
 	ClientURL string `json:"client_url"`
-	Role      string `json:"role,omitempty"` // RoleVoter (default) or RoleLearner
+	Role      string `json:"role,omitempty"`  // RoleVoter (default) or RoleLearner
+	Level     uint64 `json:"level,omitempty"` // the highest that the joiner's program understands; left out, 1
 }
 
 // TransferLeader is the body of POST /leader.
@@ -306,7 +354,9 @@ type Stats struct {
 	AppliedIndex  uint64       `json:"applied_index"`
 	DurableIndex  uint64       `json:"durable_index"`
 	Revision      uint64       `json:"revision"`
-	Digest        string       `json:"digest"` // of the history up to Revision, lower-case hex
+	Digest        string       `json:"digest"`            // of the history up to Revision, lower-case hex
+	History       *History     `json:"history,omitempty"` // nil while the node has none
+	Level         Levels       `json:"level"`
 	Checkpoints   []Checkpoint `json:"checkpoints,omitempty"`
 	Keys          uint64       `json:"keys"`
 	ValueBytes    int64        `json:"value_bytes"`

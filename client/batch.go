@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -21,8 +23,9 @@ import (
 // PutItem is one put of many.
 type PutItem struct {
 	Key         string
-	Value       []byte // must not change until its result is there
-	ContentType string // empty means application/octet-stream
+	Value       []byte            // must not change until its result is there
+	ContentType string            // empty means application/octet-stream
+	Meta        map[string]string // kept with the value, see PutOptions.Meta; must not change either
 }
 
 // PutResult is how one put of many went.
@@ -290,6 +293,17 @@ func appendText(line []byte, text string) []byte {
 	return append(line, '"')
 }
 
+// appendMeta appends a JSON object. The same map gives the same bytes.
+func appendMeta(line []byte, meta map[string]string) []byte {
+	separator := byte('{')
+	for _, name := range slices.Sorted(maps.Keys(meta)) {
+		line = appendText(append(line, separator), name)
+		line = appendText(append(line, ':'), meta[name])
+		separator = ','
+	}
+	return append(line, '}')
+}
+
 func newBatchItem(index int, item PutItem) *batchItem {
 	sum := sha256.Sum256(item.Value)
 	line := make([]byte, 0, 96+len(item.Key)+len(item.ContentType)+base64.StdEncoding.EncodedLen(len(item.Value)))
@@ -307,6 +321,9 @@ func newBatchItem(index int, item PutItem) *batchItem {
 		line = append(line, `","encoding":"base64"`...)
 	}
 	line = appendText(append(line, `,"content_type":`...), cmp.Or(item.ContentType, "application/octet-stream"))
+	if len(item.Meta) > 0 {
+		line = appendMeta(append(line, `,"meta":`...), item.Meta)
+	}
 	line = append(line, "}\n"...)
 	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line}
 }

@@ -26,19 +26,21 @@ const (
 // with its value, or for a value over 64 KiB with Location, the path at which
 // every node serves it.
 type GetResult struct {
-	Key         string     `json:"key,omitempty"`
-	KeyBase64   string     `json:"key_base64,omitempty"`
-	Status      string     `json:"status"`
-	Revision    uint64     `json:"revision,omitempty"`
-	SHA256      string     `json:"sha256,omitempty"`
-	Size        *int64     `json:"size,omitempty"` // a pointer: an empty value's size is shown
-	ContentType string     `json:"content_type,omitempty"`
-	Time        *time.Time `json:"time,omitempty"`
-	Value       *string    `json:"value,omitempty"`
-	Encoding    string     `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
-	Location    string     `json:"location,omitempty"`
-	Cache       string     `json:"cache,omitempty"` // hit, peer or load on a cache node
-	Type        string     `json:"type,omitempty"`  // with BatchInvalid, BatchFailed and BatchError: a problem type
-	Line        uint64     `json:"line,omitempty"`  // with BatchError: the first line without a result
-	Detail      string     `json:"detail,omitempty"`
+	Key         string            `json:"key,omitempty"`
+	KeyBase64   string            `json:"key_base64,omitempty"`
+	Status      string            `json:"status"`
+	Revision    uint64            `json:"revision,omitempty"`
+	SHA256      string            `json:"sha256,omitempty"`
+	Size        *int64            `json:"size,omitempty"` // a pointer: an empty value's size is shown
+	ContentType string            `json:"content_type,omitempty"`
+	Time        *time.Time        `json:"time,omitempty"`
+	By          string            `json:"by,omitempty"`
+	Meta        map[string]string `json:"meta,omitempty"`
+	Value       *string           `json:"value,omitempty"`
+	Encoding    string            `json:"encoding,omitempty"` // EncodingBase64 when the value is not UTF-8
+	Location    string            `json:"location,omitempty"`
+	Cache       string            `json:"cache,omitempty"` // hit, peer or load on a cache node
+	Type        string            `json:"type,omitempty"`  // with BatchInvalid, BatchFailed and BatchError: a problem type
+	Line        uint64            `json:"line,omitempty"`  // with BatchError: the first line without a result
+	Detail      string            `json:"detail,omitempty"`
 }

@@ -178,7 +178,7 @@ func retriable(err *EndpointError) bool {
 	var status *StatusError
 	var conflict *ConflictError
 	switch {
-	case errors.As(err.Err, &conflict), errors.Is(err.Err, errBodySource):
+	case errors.As(err.Err, &conflict), errors.Is(err.Err, ErrHistoryChanged), errors.Is(err.Err, errBodySource):
 		return false
 	case !errors.As(err.Err, &status):
 		return true
@@ -235,6 +235,7 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 	})
 	if err == nil {
 		c.heard()
+		c.histories.heard(resp.Header.Get(HeaderHistory))
 	}
 	if err == nil && resp.StatusCode >= 300 && resp.StatusCode != http.StatusNotModified {
 		err = refusal(resp)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,10 @@ import (
 type ChangesOptions struct {
 	// Since is the revision to begin after; 0 is the beginning of time.
 	Since uint64
+
+	// History is the history that Since is a revision of, as Change.Position has
+	// it. When it is empty the walk keeps to the one that it finds.
+	History string
 
 	// Prefix leaves out changes of keys that do not begin with it.
 	Prefix string
@@ -50,18 +55,27 @@ func (c Change) Bytes() (value []byte, carried bool, err error) {
 	return value, err == nil, err
 }
 
-// Changes walks through the history: every revision above Since once, in
-// order. Without a prefix each is one more than the one before, which is
-// checked. A stream that breaks off, stands still, skips or repeats is resumed
-// after the last revision seen, on whichever endpoint answers.
+// Position is where the change is in its history: ChangesOptions with its Revision as
+// Since, and its History, go on behind it.
+func (c Change) Position() Position { return Position{Revision: c.Revision, History: c.History} }
+
+// Changes walks through the history: every put above Since once, in order of
+// revisions. That none is missing is checked where there is no prefix. A stream that
+// breaks off, stands still, skips or repeats is resumed after the last revision seen,
+// on whichever endpoint answers. Revisions that are no puts, but something that this
+// package does not know, are passed over.
 //
 // Without Follow the walk ends with what was acknowledged before it began, or a
 // little later. With Follow it ends with ctx, or with a request that is refused
 // as invalid. An error ends the loop and is its last element; the end of ctx is
 // one.
+//
+// A walk never goes on in another history than it began in. When an endpoint has
+// another one, or does not reach the revision that the walk is at, it ends with a
+// *HistoryChangedError.
 func (c *Client) Changes(ctx context.Context, opts ChangesOptions) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
-		f := &feed{client: c, opts: opts, at: opts.Since, left: opts.Limit, yield: yield, stuck: time.Now()}
+		f := &feed{client: c, opts: opts, at: Position{opts.Since, opts.History}, others: make(map[string]bool), left: opts.Limit, yield: yield, stuck: time.Now()}
 		if err := f.run(ctx); err != nil && err != errLoopEnded {
 			yield(Change{}, err)
 		}
@@ -82,12 +96,14 @@ type feed struct {
 	opts   ChangesOptions
 	yield  func(Change, error) bool
 
-	at         uint64    // the revision that the walk stands at
-	left       int       // of opts.Limit
-	moved      bool      // since the last break
-	stuck      time.Time // since when the walk has not moved, as of the last break
-	breaks     int       // without progress in between
-	violations int       // of those, the ones where a node said what cannot be
+	at         Position        // where the walk stands
+	others     map[string]bool // histories that some endpoint was found to have, and the walk's did not end
+	left       int             // of opts.Limit
+	passed     bool            // the stream had something that is no put
+	moved      bool            // since the last break
+	stuck      time.Time       // since when the walk has not moved, as of the last break
+	breaks     int             // without progress in between
+	violations int             // of those, the ones where a node said what cannot be
 }
 
 // run reads one stream after the other.
@@ -95,8 +111,8 @@ func (f *feed) run(ctx context.Context) error {
 	for {
 		err := f.stream(ctx)
 		switch {
-		case err == nil && !f.opts.Follow, err == errLoopEnded:
-			return err
+		case err == nil && !f.opts.Follow && !(f.passed && f.opts.Limit > 0), err == errLoopEnded:
+			return err // what was passed counts for the node's limit, but not for ours
 		case ctx.Err() != nil:
 			return fmt.Errorf("%s: %w", opChanges, ctx.Err())
 		}
@@ -144,17 +160,31 @@ func (f *feed) afterBreak(ctx context.Context, cause error) error {
 	return nil
 }
 
+// errOtherHistory ends a stream whose history may not be there any more.
+var errOtherHistory = errors.New("another history was seen meanwhile; asking whether this one is still there")
+
 // stream reads one answer to its end.
 func (f *feed) stream(ctx context.Context) error {
+	f.passed = false
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	req := &call{op: opChanges, method: http.MethodGet, target: "/changes" + f.query()}
 	if f.opts.Follow {
 		req.idle = max(f.client.idleTimeout, followIdle)
 	}
 	resp, err := f.client.do(ctx, req)
+	var changed *HistoryChangedError
+	if errors.As(err, &changed) {
+		changed.Asked = f.at
+	}
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
+	if err := f.of(resp.Header.Get(HeaderHistory)); err != nil {
+		return fmt.Errorf("%s: %w", opChanges, err)
+	}
+	defer f.client.histories.read(&historyReader{history: f.at.History, others: f.others, tell: func() { cancel(errOtherHistory) }})()
 	lines := newLineReader(resp.Body)
 	for {
 		line, err := lines.next()
@@ -168,9 +198,24 @@ func (f *feed) stream(ctx context.Context) error {
 			return nil
 		case err == errLoopEnded:
 			return err
+		case context.Cause(ctx) == errOtherHistory:
+			err = errOtherHistory
 		}
 		return f.lost(req.endpoint, err)
 	}
+}
+
+// of compares the history that a node names with the walk's, which is the first one
+// that was named.
+func (f *feed) of(history string) error {
+	switch {
+	case history == "", history == f.at.History:
+		return nil
+	case f.at.History == "":
+		f.at.History = history
+		return nil
+	}
+	return &HistoryChangedError{Asked: f.at, History: history}
 }
 
 // lost is a stream that did not reach its end. What the node refused for good
@@ -185,7 +230,10 @@ func (f *feed) lost(endpoint int, err error) error {
 }
 
 func (f *feed) query() string {
-	q := url.Values{"since": {strconv.FormatUint(f.at, 10)}}
+	q := url.Values{"since": {strconv.FormatUint(f.at.Revision, 10)}}
+	if f.at.History != "" {
+		q.Set("history", f.at.History)
+	}
 	if f.opts.Prefix != "" {
 		q.Set("prefix", f.opts.Prefix)
 	}
@@ -204,28 +252,37 @@ func (f *feed) query() string {
 // changeLine is a line of GET /changes: a Change, or a ChangesMark.
 type changeLine struct {
 	Change
-	Event  string `json:"event"`
-	Reason string `json:"reason"`
-	Detail string `json:"detail"`
+	Event   string `json:"event"`
+	History string `json:"history"`
+	Reason  string `json:"reason"`
+	Detail  string `json:"detail"`
 }
 
 // take handles one line.
 func (f *feed) take(data []byte) error {
-	var line changeLine
-	if err := decodeLine(data, &line); err != nil {
+	line, err := readChange(data)
+	if err != nil {
 		return err
 	}
-	if line.Event != "" || line.Key == "" && line.KeyBase64 == "" {
+	put := line.Type == ""
+	if line.Event != "" || put && line.Key == "" && line.KeyBase64 == "" {
 		return f.mark(&line)
 	}
-	if err := line.check(); err != nil {
-		return err
+	if put {
+		if err := line.check(); err != nil {
+			return err
+		}
 	}
 	dense := f.opts.Prefix == ""
-	if r := line.Revision; r <= f.at || dense && r != f.at+1 {
-		return violation("revision %d after %d", r, f.at)
+	if r := line.Revision; r <= f.at.Revision || dense && r != f.at.Revision+1 {
+		return violation("revision %d after %d", r, f.at.Revision)
 	}
-	f.at, f.moved = line.Revision, true
+	f.at.Revision, f.moved = line.Revision, true
+	if !put {
+		f.passed = true
+		return nil
+	}
+	line.Change.History = f.at.History
 	more := f.yield(line.Change, nil)
 	if f.left--; !more || f.left == 0 {
 		return errLoopEnded
@@ -233,14 +290,33 @@ func (f *feed) take(data []byte) error {
 	return nil
 }
 
+// readChange reads a line. Of one with a type nothing else than its revision has to be
+// as it is with puts.
+func readChange(data []byte) (line changeLine, err error) {
+	if err = decodeLine(data, &line); err == nil {
+		return line, nil
+	}
+	var other struct {
+		Type     string `json:"type"`
+		Revision uint64 `json:"revision"`
+	}
+	if json.Unmarshal(data, &other) != nil || other.Type == "" {
+		return changeLine{}, err
+	}
+	return changeLine{Change: Change{Type: other.Type, Record: Record{Revision: other.Revision}}}, nil
+}
+
 // mark moves the walk over revisions that the prefix left out, and ends the
 // stream where the node does.
 func (f *feed) mark(line *changeLine) error {
+	if err := f.of(line.History); err != nil {
+		return err
+	}
 	switch scanned := line.Revision; {
-	case scanned > f.at && f.opts.Prefix == "":
-		return violation("everything up to revision %d was sent, after %d", scanned, f.at)
-	case scanned > f.at:
-		f.at, f.moved = scanned, true
+	case scanned > f.at.Revision && f.opts.Prefix == "":
+		return violation("everything up to revision %d was sent, after %d", scanned, f.at.Revision)
+	case scanned > f.at.Revision:
+		f.at.Revision, f.moved = scanned, true
 	}
 	if line.Event == EventEnd {
 		return fmt.Errorf("the node ended the stream: %s %s", line.Reason, line.Detail)

@@ -80,6 +80,8 @@ type Client struct {
 	// failure and not one per request, and a far one nothing.
 	ranking *ranking
 
+	histories histories
+
 	// wait sleeps for d or until ctx ends; tests replace it.
 	wait func(ctx context.Context, d time.Duration) error
 }

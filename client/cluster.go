@@ -15,8 +15,19 @@ import (
 // what the answering node knows, with Stale set.
 func (c *Client) Members(ctx context.Context) (Members, error) {
 	var m Members
-	err := c.fetch(ctx, "list members", "/members", &m)
-	return m, err
+	read := func(resp *http.Response) error {
+		m = Members{}
+		if err := readJSON(resp, &m); err != nil {
+			return err
+		}
+		m.History = resp.Header.Get(HeaderHistory)
+		return nil
+	}
+	resp, err := c.do(ctx, &call{op: "list members", method: http.MethodGet, target: "/members", answer: read})
+	if err != nil {
+		return Members{}, err
+	}
+	return m, resp.Body.Close()
 }
 
 // AddMember adds a database node. created is false when it was a member

@@ -199,6 +199,8 @@ func (l *lane) request(ctx context.Context, s *stream) (*http.Response, error) {
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
 	case resp.StatusCode == http.StatusOK && media == ContentTypeBatch:
+		s.history = resp.Header.Get(HeaderHistory)
+		l.client.histories.heard(s.history)
 		l.learn(resp)
 		return resp, nil
 	case resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500:
@@ -234,13 +236,14 @@ type framedCall struct {
 	alone bool // the last try was a request of its own
 
 	// The try's. Guarded by the stream's mu until done; then the caller's.
-	at    uint64 // place of the frame in its stream
-	since time.Time
-	done  chan struct{} // capacity 1: what follows is there
-	err   error
-	set   frame.Set
-	value frame.Value
-	large bool // the value does not fit a frame
+	at      uint64 // place of the frame in its stream
+	since   time.Time
+	done    chan struct{} // capacity 1: what follows is there
+	err     error
+	set     frame.Set
+	value   frame.Value
+	history string // of the node, if the stream told
+	large   bool   // the value does not fit a frame
 }
 
 func (f *framedCall) append(out []byte, id uint32) []byte {
@@ -258,6 +261,8 @@ type stream struct {
 	lane   *lane
 	cancel context.CancelFunc
 	idle   atomic.Pointer[time.Timer]
+
+	history string // of the node; set before answers are read
 
 	ready chan struct{} // capacity 1: there is something to send
 	room  chan struct{} // capacity 1: something was sent
@@ -473,7 +478,7 @@ func (s *stream) answered(answer *frame.Frame) error {
 	if f == nil {
 		return nil
 	}
-	if err := f.decode(answer); err != nil {
+	if err := f.decode(answer, s.history); err != nil {
 		return err
 	}
 	delete(s.calls, answer.ID)
@@ -481,8 +486,9 @@ func (s *stream) answered(answer *frame.Frame) error {
 	return nil
 }
 
-// decode reads an answer. An error means that it is not one to this call.
-func (f *framedCall) decode(answer *frame.Frame) (err error) {
+// decode reads an answer, of that history. An error means that it is not one to this
+// call.
+func (f *framedCall) decode(answer *frame.Frame, history string) (err error) {
 	switch {
 	case answer.Kind == frame.KindProblem:
 		p, err := answer.Problem()
@@ -496,6 +502,7 @@ func (f *framedCall) decode(answer *frame.Frame) (err error) {
 		return nil
 	case f.put != nil && answer.Kind == frame.KindSet:
 		f.set, err = answer.Set()
+		f.history = history
 		return err
 	case f.put == nil && answer.Kind == frame.KindLarge:
 		f.large = true

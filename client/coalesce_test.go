@@ -224,6 +224,44 @@ func TestCoalesce_Options(t *testing.T) {
 	}
 }
 
+// TestCoalesce_Metadata: metadata goes both ways in frames, and the stream says which
+// history its answers are of.
+func TestCoalesce_Metadata(t *testing.T) {
+	n := newFramesNode(t)
+	n.open = func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set(HeaderHistory, oldHistory)
+		return true
+	}
+	var mu sync.Mutex
+	kept := map[string]map[string]string{}
+	n.answer = func(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		if put != nil {
+			kept[put.Key] = put.Meta
+			return echoFrame(out, f, put, get)
+		}
+		return frame.AppendValue(out, &frame.Value{ID: f.ID, Revision: 7, Digest: sha256.Sum256(nil), By: "someone", Meta: kept[get.Key]})
+	}
+	c := togetherClient(t, n.url)
+	for key, meta := range map[string]map[string]string{"plain": nil, "source": {"source": "a b", "empty": ""}} {
+		answer, err := c.PutBytes(t.Context(), key, []byte("v"), PutOptions{Meta: meta})
+		if err != nil || answer.History != oldHistory {
+			t.Errorf("put %s: %+v, %v", key, answer, err)
+		}
+		o, err := c.Get(t.Context(), key, GetOptions{})
+		if err != nil || o.By != "someone" || !sameMeta(o.Meta, meta) || (o.Meta == nil) != (meta == nil) {
+			t.Errorf("get %s: %+v, %v", key, o, err)
+		}
+	}
+	if _, err := c.PutBytes(t.Context(), "wrong", nil, PutOptions{Meta: map[string]string{"A": "v"}}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a name that no node takes: %v", err)
+	}
+	if c.histories.last != oldHistory || n.singles.Load() != 0 || n.frames.Load() != 4 {
+		t.Errorf("history %q, %d requests, %d frames", c.histories.last, n.singles.Load(), n.frames.Load())
+	}
+}
+
 // TestCoalesce_ErrorsSurviveTheWire: a problem in a frame is the error that the
 // same problem is as a document.
 func TestCoalesce_ErrorsSurviveTheWire(t *testing.T) {
@@ -235,6 +273,7 @@ func TestCoalesce_ErrorsSurviveTheWire(t *testing.T) {
 		"invalid":  {Status: 400, Type: ProblemInvalid, Title: "t", Detail: "bad"},
 		"digest":   {Status: 400, Type: ProblemDigestMismatch, Title: "t", Detail: "bad"},
 		"large":    {Status: 413, Type: ProblemTooLarge, Title: "t", Detail: "large", HasLimit: true, Limit: 3},
+		"gone":     {Status: 410, Type: ProblemGone, Title: "t", Detail: "gone"},
 		"absent":   {Status: 404, Type: ProblemNotFound, Title: "t", Detail: "absent"},
 		"disk":     {Status: 507, Type: ProblemDiskReserve, Title: "t", Detail: "full"},
 	}

@@ -21,6 +21,10 @@ var (
 	ErrConflict = errors.New("key is set to other bytes")
 	// ErrExists: the key is set; every ConflictError is also this.
 	ErrExists = errors.New("key is set already")
+	// ErrGone: the key is set, and its value was retired. It will never be read again.
+	ErrGone = errors.New("value retired and gone")
+	// ErrHistoryChanged: what was read before may not be what is there now. See HistoryChangedError.
+	ErrHistoryChanged = errors.New("history changed")
 	// ErrRefused: the cluster does not make this change now; the detail says why.
 	ErrRefused = errors.New("change refused")
 	// ErrTooLarge: the value is over the server's limit.

@@ -97,6 +97,7 @@ func (f *framedCall) object() *Object {
 	at := time.Unix(0, v.Time).UTC()
 	o := &Object{Cache: v.Cache, Body: &heldBody{value: v.Value, want: v.Digest}, Record: Record{
 		Revision: v.Revision, SHA256: hex.EncodeToString(v.Digest[:]), Size: int64(len(v.Value)), ContentType: v.ContentType, Time: &at,
+		By: v.By, Meta: v.Meta,
 	}}
 	o.Key, o.KeyBase64 = JSONKey(f.get.Key)
 	return o

@@ -1,8 +1,11 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -19,6 +22,10 @@ type KeysOptions struct {
 	// After leaves out this key and all that come before it in byte order.
 	After string
 
+	// History is the history in which After was listed, if that must be the one that
+	// is listed now. When it is empty the listing keeps to the one that it finds.
+	History string
+
 	// PageLimit is how many keys to ask for at a time; 0 leaves it to the
 	// server. It changes how many requests are made, not what is listed.
 	PageLimit int
@@ -34,7 +41,8 @@ type KeysOptions struct {
 // from whichever endpoint answers. Keys that are set meanwhile are listed if
 // the listing has not passed them; nothing ever disappears from it.
 //
-// An error ends the loop and is its last element.
+// An error ends the loop and is its last element. One is a *HistoryChangedError: all
+// pages are of one history.
 func (c *Client) Keys(ctx context.Context, opts KeysOptions) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		l := &listing{client: c, opts: opts}
@@ -46,16 +54,21 @@ func (c *Client) Keys(ctx context.Context, opts KeysOptions) iter.Seq2[Record, e
 
 // listing is one walk over the pages.
 type listing struct {
-	client *Client
-	opts   KeysOptions
-	last   string // the key listed last; the next one is above it
+	client  *Client
+	opts    KeysOptions
+	last    string // the key listed last; the next one is above it
+	history string // of the pages; empty: not known yet
 }
 
 // run returns nil when the list, or the loop over it, is at its end.
 func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error {
 	after := ""
-	if l.last = l.opts.After; l.last != "" {
-		after = KeysToken(l.last)
+	l.last, l.history = l.opts.After, l.opts.History
+	if l.history != "" && !isHistoryID(l.history) {
+		return fmt.Errorf("list keys: %w: the history %.80q is not 32 lower-case hex digits", ErrInvalid, l.history)
+	}
+	if l.last != "" {
+		after = KeysToken(l.history, l.last)
 	}
 	for {
 		page, err := l.fetch(ctx, after)
@@ -81,11 +94,15 @@ func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error
 // pages may come from different nodes.
 func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
 	var page KeysPage
-	last := l.last
+	last, history := l.last, l.history
 	check := func(resp *http.Response) error {
 		page, last = KeysPage{}, l.last
 		if err := readJSON(resp, &page); err != nil {
 			return err
+		}
+		history = cmp.Or(resp.Header.Get(HeaderHistory), l.history)
+		if l.history != "" && history != l.history {
+			return &HistoryChangedError{History: history}
 		}
 		for _, r := range page.Keys {
 			key, err := r.RawKey()
@@ -97,21 +114,50 @@ func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
 		return nil
 	}
 	resp, err := l.client.do(ctx, &call{op: "list keys", method: http.MethodGet, target: "/keys" + l.query(after), answer: check})
+	var changed *HistoryChangedError
+	if errors.As(err, &changed) {
+		changed.Asked.History = l.history
+	}
 	if err != nil {
 		return page, err
 	}
-	l.last = last
+	l.last, l.history = last, history
 	return page, resp.Body.Close()
 }
 
-// keysTokenVersion is the first byte of a decoded token; what follows is a key.
-const keysTokenVersion = 1
+// The first byte of a decoded token. What follows is a key, with the id of a history
+// before it or not.
+const (
+	keysTokenBare    = 1
+	keysTokenHistory = 2
+)
 
-// KeysToken is what ?after= of GET /keys takes, to list what comes behind key.
-// Nodes and this package make it here; everybody else must not look inside, so
-// that it can change.
-func KeysToken(key string) string {
-	return base64.RawURLEncoding.EncodeToString(append([]byte{keysTokenVersion}, key...))
+// KeysToken is what ?after= of GET /keys takes, to list what comes behind key in a
+// history, or in whichever there is if that is empty. Nodes and this package make it
+// here; everybody else must not look inside, so that it can change.
+func KeysToken(history, key string) string {
+	token := []byte{keysTokenBare}
+	if id, err := hex.DecodeString(history); err == nil && len(id) == historyIDBytes {
+		token = append([]byte{keysTokenHistory}, id...)
+	}
+	return base64.RawURLEncoding.EncodeToString(append(token, key...))
+}
+
+// ParseKeysToken returns what KeysToken was given. No other text is a token: not one
+// with line breaks either, which decoding base64 passes over.
+func ParseKeysToken(token string) (history, key string, err error) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	switch {
+	case err != nil || len(raw) == 0:
+	case raw[0] == keysTokenBare:
+		key = string(raw[1:])
+	case raw[0] == keysTokenHistory && len(raw) > historyIDBytes:
+		history, key = hex.EncodeToString(raw[1:1+historyIDBytes]), string(raw[1+historyIDBytes:])
+	}
+	if key == "" || KeysToken(history, key) != token {
+		return "", "", fmt.Errorf("%w: %.80q is no token of a page", ErrInvalid, token)
+	}
+	return history, key, nil
 }
 
 func (l *listing) query(after string) string {

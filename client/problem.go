@@ -15,7 +15,8 @@ import (
 const problemBytesMax = 64 << 10
 
 // ResponseError turns an error answer into the error it stands for: a
-// *ConflictError for a put that lost, else a *StatusError. It reads the body
+// *ConflictError for a put that lost, a *HistoryChangedError for a position that is
+// not there any more, else a *StatusError. It reads the body
 // (64 KiB at most) and leaves closing it to the caller. A body that is no
 // problem document costs only the detail: the status alone has a meaning.
 func ResponseError(resp *http.Response) error {
@@ -26,6 +27,9 @@ func ResponseError(resp *http.Response) error {
 
 func problemError(p Problem) error {
 	kind := problemKind(p)
+	if kind == ErrHistoryChanged {
+		return &HistoryChangedError{History: p.History, Parent: p.Parent, Newest: p.Newest, Detail: p.Detail}
+	}
 	lostPut := p.Revision != 0 && (kind == ErrConflict || kind == ErrExists)
 	if !lostPut {
 		return &StatusError{Problem: p, Kind: kind}
@@ -74,6 +78,8 @@ var kindOfType = map[string]error{
 	ProblemMethod:           ErrInvalid,
 	ProblemConflict:         ErrConflict,
 	ProblemRefused:          ErrRefused,
+	ProblemHistoryChanged:   ErrHistoryChanged,
+	ProblemGone:             ErrGone,
 	ProblemLengthRequired:   ErrInvalid,
 	ProblemPrecondition:     ErrExists,
 	ProblemTooLarge:         ErrTooLarge,
@@ -103,6 +109,8 @@ func kindOfStatus(status int, hasWinner bool) error {
 			return ErrConflict
 		}
 		return ErrRefused
+	case http.StatusGone:
+		return ErrGone
 	case http.StatusPreconditionFailed:
 		return ErrExists
 	case http.StatusRequestEntityTooLarge:

@@ -20,6 +20,12 @@ type PutOptions struct {
 	// ContentType is kept with the key; empty means application/octet-stream.
 	ContentType string
 
+	// Meta has names and values that are kept with the key, and given back with it:
+	// names of 1 to 64 lower-case letters, digits and '-', values of printable ASCII
+	// without a space at either end, at most 2 KiB together. Those of the put that won
+	// stay. The map must not change while Put runs.
+	Meta map[string]string
+
 	// PutID names this put, 1 to 64 visible ASCII bytes; empty means a fresh
 	// random one. A repeat of the put that won, with the same id, is answered
 	// Created again; so give your own to tell your puts from rivals' across
@@ -107,7 +113,8 @@ func (co *coalescer) put() { co.putting.Add(-1) }
 // frame. What a header could not carry goes alone, and so fails as it does alone.
 func (c *Client) coalesces(key string, size int64, opts *PutOptions) bool {
 	return c.together != nil && c.together.putting.Load() > 1 && size <= coalesceBytesMax &&
-		frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID)
+		frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID) &&
+		frame.MetaFits(opts.Meta) && checkMeta(opts.Meta) == nil
 }
 
 func visible(text string) bool {
@@ -160,7 +167,12 @@ func (p *put) alone(ctx context.Context) (PutAnswer, error) {
 		return PutAnswer{}, fmt.Errorf("%s: %w", call.name(), err)
 	}
 	var answer PutAnswer
-	if _, err := p.client.doJSON(ctx, call, &answer); err != nil {
+	call.answer = func(resp *http.Response) error { return readPutAnswer(resp, &answer) }
+	resp, err := p.client.do(ctx, call)
+	if err != nil {
+		return PutAnswer{}, err
+	}
+	if err := resp.Body.Close(); err != nil {
 		return PutAnswer{}, err
 	}
 	if sent, all := p.body.sentDigest(); all {
@@ -175,7 +187,7 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 		p.opts.PutID = NewPutID() // the same for all tries
 	}
 	request := frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true,
-		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Key: p.key, Value: p.value}
+		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Meta: p.opts.Meta, Key: p.key, Value: p.value}
 	sent := sha256.Sum256(p.value)
 	request.Digest = sent
 	if p.opts.SHA256 != nil {
@@ -186,7 +198,7 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 	call.framed = f
 	call.prepare = func() error { return p.prepare(call) }
 	var answer PutAnswer
-	call.answer = func(resp *http.Response) error { return readJSON(resp, &answer) }
+	call.answer = func(resp *http.Response) error { return readPutAnswer(resp, &answer) }
 	resp, err := p.client.do(ctx, call)
 	if err != nil {
 		return PutAnswer{}, err
@@ -196,13 +208,22 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 			return PutAnswer{}, err
 		}
 	} else {
-		answer = PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created}
+		answer = PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created, History: f.history}
 		answer.Key, answer.KeyBase64 = JSONKey(p.key)
 		if f.set.Digest == sent {
 			return answer, nil
 		}
 	}
 	return p.checked(answer, hex.EncodeToString(sent[:]))
+}
+
+func readPutAnswer(resp *http.Response, into *PutAnswer) error {
+	*into = PutAnswer{}
+	if err := readJSON(resp, into); err != nil {
+		return err
+	}
+	into.History = resp.Header.Get(HeaderHistory)
+	return nil
 }
 
 // checked compares what was sent with what the key is set to.
@@ -220,7 +241,13 @@ func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {
 	case !visible(opts.PutID):
 		return nil, fmt.Errorf("%w: the put id %q has something else than visible ASCII", ErrInvalid, opts.PutID)
 	}
+	if err := checkMeta(opts.Meta); err != nil {
+		return nil, err
+	}
 	h := http.Header{}
+	for name, value := range opts.Meta {
+		h.Set(HeaderMetaPrefix+name, value)
+	}
 	h.Set("Content-Type", opts.ContentType)
 	if opts.ContentType == "" {
 		h.Set("Content-Type", "application/octet-stream")

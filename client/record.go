@@ -13,7 +13,7 @@ import (
 // of size bytes. It fails when the ETag, the revision or the time is missing
 // or malformed: such an answer is not one of an oncekv node.
 func RecordFromHeader(key string, h http.Header, size int64) (Record, error) {
-	r := Record{Size: size, ContentType: h.Get("Content-Type")}
+	r := Record{Size: size, ContentType: h.Get("Content-Type"), By: h.Get(HeaderBy), Meta: metaFromHeader(h)}
 	r.Key, r.KeyBase64 = JSONKey(key)
 	var err error
 	if r.SHA256, err = etagDigest(h.Get("ETag")); err != nil {

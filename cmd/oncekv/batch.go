@@ -26,10 +26,12 @@ func (a *app) batchCommand() *cobra.Command {
 
   {"key":"greeting","value":"hello"}
   {"key_base64":"/w==","value":"3q2+7w==","encoding":"base64","content_type":"image/png"}
+  {"key":"app/v2","value":"…","meta":{"commit":"9f2c1d0"}}
 
 "key_base64" is for keys that are not UTF-8, "encoding":"base64" for values that
-are not. The content type is text/plain; charset=utf-8 unless a line has one. Blank
-lines are passed over. A line has 8 MiB at most; put takes larger values.
+are not. The content type is text/plain; charset=utf-8 unless a line has one. "meta"
+has names and values to keep with the key, as --meta of put has. Blank lines are passed
+over. A line has 8 MiB at most; put takes larger values.
 
 Every line is decided on its own, those with the same key in their order. Lines
 that are not put are named on standard error with their number, and counted at the

@@ -39,7 +39,7 @@ func TestBatch_Fates(t *testing.T) {
 	f := newBatchAPI(t)
 	r := f.command(t, strings.NewReader(batchInput), "batch").want(t, exitConflict)
 	want := `line 5: conflict: taken: the key is set to other bytes
-line 6: invalid: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "value", in exactly this case
+line 6: invalid: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "meta", "value", in exactly this case
 line 8: invalid: d: too large for the test
 oncekv: some keys are set to other bytes, and stay so
 `
@@ -99,7 +99,7 @@ func TestBatch_JSON(t *testing.T) {
 		"a b created 3 1 ",
 		"a unchanged 2 1 ",
 		"taken conflict 1 5 the key is set to other bytes",
-		` invalid 0 -1 line 6: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "value", in exactly this case`,
+		` invalid 0 -1 line 6: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "meta", "value", in exactly this case`,
 		"/w== created 4 1 ",
 		"d invalid 0 -1 line 8: too large for the test",
 		"last created 5 0 ",

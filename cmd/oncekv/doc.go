@@ -7,6 +7,7 @@
 //	oncekv admin                   the admin page
 //	oncekv put KEY [VALUE|-|@FILE] set a key
 //	oncekv get KEY                 write a key's value to standard output
+//	oncekv stat KEY                show what is known of a key besides its value
 //	oncekv ls [PREFIX]             list the keys that are set
 //	oncekv watch [PREFIX]          show keys as they are set
 //	oncekv batch [FILE|-]          set many keys, one for every line of JSON
@@ -29,7 +30,9 @@
 //     beats it; an empty variable counts as not set. PORT is ignored.
 //  3. The exit code is 0 done, 1 failed, 2 usage (or a limit of open files that is
 //     too low, which starting again does not change either), 3 not found, 4 conflict,
-//     5 outcome unknown, 6 a node's disk failed. A command whose reader goes before it has done everything,
+//     5 outcome unknown, 6 the value of the key was retired and is gone (of a
+//     database node: its disk failed), 7 the history changed: what was read before
+//     need not be what is there now. A command whose reader goes before it has done everything,
 //     as with "| head", ends without a word and with 141, which is what a shell
 //     reports of programs that SIGPIPE ends. What was carried out by then (a put, a
 //     change of members) has the exit code that tells how it went.

@@ -52,7 +52,7 @@ func TestEmptyArgument(t *testing.T) {
 func TestEmptyFlag(t *testing.T) {
 	f := newFakeAPI(t)
 	args := map[string][]string{
-		"put": {"k", "v"}, "get": {"k"}, "import": {t.TempDir()}, "add": {"n4"}, "remove": {"n3"}, "promote": {"n3"}, "completion": {"bash"},
+		"put": {"k", "v"}, "get": {"k"}, "stat": {"k"}, "import": {t.TempDir()}, "add": {"n4"}, "remove": {"n3"}, "promote": {"n3"}, "completion": {"bash"},
 	}
 	everyCommand(func(cmd *cobra.Command, words []string) {
 		cmd.Flags().VisitAll(func(flag *pflag.Flag) {

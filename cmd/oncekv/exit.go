@@ -19,9 +19,14 @@ const (
 	exitNotFound = 3
 	exitConflict = 4
 	exitUnknown  = 5
+	// exitGone is that of a client's command for a value that was retired. It will
+	// never be there again.
+	exitGone = 6
 	// exitDisk is that of a database node whose disk failed. Started again, it would
 	// only say so.
 	exitDisk = 6
+	// exitHistory says that what was read before need not be what is there now.
+	exitHistory = 7
 	// exitNoReader is what a shell reports of a program that SIGPIPE ended, as most
 	// do when their reader goes.
 	exitNoReader = 128 + 13
@@ -62,6 +67,10 @@ func exitCode(err error) int {
 		return exitConflict
 	case errors.Is(err, client.ErrOutcomeUnknown):
 		return exitUnknown
+	case errors.Is(err, client.ErrGone):
+		return exitGone
+	case errors.Is(err, client.ErrHistoryChanged):
+		return exitHistory
 	case errors.Is(err, server.ErrDiskFailed):
 		return exitDisk
 	}

@@ -38,8 +38,9 @@ type fakeAPI struct {
 	changes []string
 	members client.Members
 	caches  []client.CacheNode
-	history int // streams of /changes break off after so many lines; 0: never
-	batch   int // streams of POST /keys break off after so many results; 0: never
+	history int            // streams of /changes break off after so many lines; 0: never
+	batch   int            // streams of POST /keys break off after so many results; 0: never
+	of      client.History // that it holds; none if it has no id
 
 	receive func(io.Reader) // sees the body of every put before it is read
 }
@@ -47,6 +48,9 @@ type fakeAPI struct {
 type fakeValue struct {
 	body        []byte
 	contentType string
+	by          string
+	meta        map[string]string
+	gone        bool // the value was retired
 	putID       string
 	revision    int
 }
@@ -79,6 +83,9 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.of.ID != "" {
+		w.Header().Set(client.HeaderHistory, f.of.ID)
+	}
 	switch {
 	case isKey && r.Method == http.MethodPut:
 		f.put(w, r, key)
@@ -105,7 +112,12 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 	id := r.Header.Get(client.HeaderPutID)
 	v, found := f.values[key]
 	if !found {
-		v = fakeValue{body: body, contentType: r.Header.Get("Content-Type"), putID: id, revision: len(f.values) + 1}
+		v = fakeValue{body: body, contentType: r.Header.Get("Content-Type"), putID: id, revision: len(f.values) + 1, meta: map[string]string{}}
+		for name, values := range r.Header {
+			if name, found := strings.CutPrefix(name, client.HeaderMetaPrefix); found {
+				v.meta[strings.ToLower(name)] = values[0]
+			}
+		}
 		f.values[key] = v
 	}
 	size := int64(len(v.body))
@@ -165,7 +177,7 @@ func (f *fakeAPI) putLine(n int, line []byte) client.BatchResult {
 	}
 	v, found := f.values[item.Key]
 	if !found {
-		v = fakeValue{body: item.Value, contentType: item.ContentType, revision: len(f.values) + 1}
+		v = fakeValue{body: item.Value, contentType: item.ContentType, meta: item.Meta, revision: len(f.values) + 1}
 		f.values[item.Key] = v
 	}
 	size := int64(len(v.body))
@@ -186,8 +198,18 @@ func (f *fakeAPI) get(w http.ResponseWriter, r *http.Request, key string) {
 		writeProblem(w, client.Problem{Status: http.StatusNotFound, Type: client.ProblemNotFound, Detail: "not set"})
 		return
 	}
+	if v.gone {
+		writeProblem(w, client.Problem{Status: http.StatusGone, Type: client.ProblemGone, Detail: "retired by the test"})
+		return
+	}
 	sum, _ := hex.DecodeString(v.digest())
 	h := w.Header()
+	for name, value := range v.meta {
+		h.Set(client.HeaderMetaPrefix+name, value)
+	}
+	if v.by != "" {
+		h.Set(client.HeaderBy, v.by)
+	}
 	h.Set("ETag", strconv.Quote(v.digest()))
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":")
 	h.Set("Content-Type", v.contentType)
@@ -244,7 +266,11 @@ func (f *fakeAPI) cluster(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/caches":
 		answerJSON(w, http.StatusOK, f.caches)
 	case r.URL.Path == "/stats":
-		answerJSON(w, http.StatusOK, client.Stats{Name: "fake", Role: client.RoleLeader, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts)})
+		var of *client.History
+		if f.of.ID != "" {
+			of = &f.of
+		}
+		answerJSON(w, http.StatusOK, client.Stats{Name: "fake", Role: client.RoleLeader, History: of, Level: client.Levels{Store: 1, Program: 2}, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts)})
 	case strings.HasSuffix(r.URL.Path, "/n9"):
 		writeProblem(w, client.Problem{Status: http.StatusConflict, Type: client.ProblemRefused, Detail: "would lose quorum"})
 	default:
@@ -262,24 +288,25 @@ func (f *fakeAPI) list(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	slices.Sort(keys)
-	token := q.Get("after")
-	keys = slices.DeleteFunc(keys, func(key string) bool {
-		after, err := base64.RawURLEncoding.DecodeString(token)
-		return err == nil && token != "" && key <= string(after[1:])
-	})
+	history, after, err := client.ParseKeysToken(q.Get("after"))
+	if err == nil && history != f.of.ID {
+		writeProblem(w, client.Problem{Status: http.StatusConflict, Type: client.ProblemHistoryChanged, Detail: "refused by the test", History: f.of.ID})
+		return
+	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { return key <= after })
 	var page client.KeysPage
 	for _, key := range keys[:min(2, len(keys))] {
 		page.Keys = append(page.Keys, f.record(key))
 	}
 	if len(keys) > 2 {
-		page.Next = client.KeysToken(keys[1])
+		page.Next = client.KeysToken(f.of.ID, keys[1])
 	}
 	answerJSON(w, http.StatusOK, page)
 }
 
 func (f *fakeAPI) record(key string) client.Record {
 	v := f.values[key]
-	r := client.Record{Revision: uint64(v.revision), SHA256: v.digest(), Size: int64(len(v.body)), ContentType: v.contentType}
+	r := client.Record{Revision: uint64(v.revision), SHA256: v.digest(), Size: int64(len(v.body)), ContentType: v.contentType, By: v.by, Meta: v.meta}
 	r.Key, r.KeyBase64 = client.JSONKey(key)
 	return r
 }
@@ -289,6 +316,14 @@ func (f *fakeAPI) record(key string) client.Record {
 func (f *fakeAPI) listChanges(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	since, _ := strconv.Atoi(q.Get("since"))
+	if history := q.Get("history"); since > len(f.values) || history != "" && history != f.of.ID {
+		p := client.Problem{Status: http.StatusConflict, Type: client.ProblemHistoryChanged, Detail: "refused by the test", History: f.of.ID, Newest: uint64(len(f.values))}
+		if n := len(f.of.Parents); n > 0 {
+			p.Parent = &f.of.Parents[n-1]
+		}
+		writeProblem(w, p)
+		return
+	}
 	byRevision := map[int]string{}
 	for key, v := range f.values {
 		byRevision[v.revision] = key

@@ -33,10 +33,11 @@ func (a *app) getCommand() *cobra.Command {
 		Long: `Write the bytes of a key's value to standard output, or to a file with -o. The
 digest is verified. A file appears, or changes, only after that, and keeps its mode
 and owner; symbolic links are followed; devices and pipes are written to as the
-bytes arrive. If the key is not set, the exit code is 3.
+bytes arrive. If the key is not set, the exit code is 3; if its value was retired and
+is gone, 6.
 
---json writes the value with its revision, digest, size, type and time; with -o
-the file takes the value and the JSON has the rest.`,
+--json writes the value with its revision, digest, size, type, time and metadata; with
+-o the file takes the value and the JSON has the rest.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.get(cmd.Context(), g, args[0]) },
 	}

@@ -92,7 +92,8 @@ Begin with "oncekv dev", which runs the whole system in one process.
 
 Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR.
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 conflict,
-5 outcome unknown, 6 a node's disk failed, 141 whatever read the results went away.`,
+5 outcome unknown, 6 the value is gone (or a node's disk failed), 7 the history changed,
+141 whatever read the results went away.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
@@ -105,7 +106,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 conflict
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(
 		a.devCommand(), a.serveCommand(), a.cacheCommand(), a.adminCommand(),
-		a.putCommand(), a.getCommand(), a.lsCommand(), a.watchCommand(), a.batchCommand(), a.importCommand(),
+		a.putCommand(), a.getCommand(), a.statCommand(), a.lsCommand(), a.watchCommand(), a.batchCommand(), a.importCommand(),
 		a.membersCommand(), a.statsCommand(), a.benchCommand(),
 		a.completionCommand(), a.versionCommand(),
 	)

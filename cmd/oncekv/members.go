@@ -79,7 +79,8 @@ func (a *app) membersAdd(c *clientFlags) *cobra.Command {
 		Short: "Add a database node (serve --join does this by itself)",
 		Long: `Add a database node to the cluster. A node started with serve --join does this by
 itself; by hand it is needed only when the node cannot reach the cluster's client
-addresses. --id is the node's own id, as its log and its /stats say.`,
+addresses. --id is the node's own id, as its log and its /stats say, and --level the
+highest level that its program knows, as oncekv version says there.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m.Name = args[0]
@@ -90,6 +91,7 @@ addresses. --id is the node's own id, as its log and its /stats say.`,
 	f.StringVar(&m.ID, "id", "", "id of the node, in hex")
 	f.StringVar(&m.PeerURL, "peer-url", "", "URL by which database nodes reach it")
 	f.StringVar(&m.ClientURL, "client-url", "", "URL by which clients reach it")
+	f.Uint64Var(&m.Level, "level", 1, "highest level that the node's program knows")
 	f.StringVar(&m.Role, "role", client.RoleVoter, "voter: gets a vote when it has caught up; learner: stays without")
 	return cmd
 }
@@ -106,6 +108,9 @@ func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMembe
 	}
 	if m.Role != client.RoleVoter && m.Role != client.RoleLearner {
 		return usageErrorf("--role %q is neither voter nor learner", m.Role)
+	}
+	if m.Level == 0 {
+		return usageErrorf("--level must be at least 1")
 	}
 	added, isNew, err := cl.AddMember(cmd.Context(), m)
 	if err != nil {

@@ -33,12 +33,14 @@ func TestMembers(t *testing.T) {
 func TestMembers_Changes(t *testing.T) {
 	f := newFakeAPI(t)
 	f.command(t, nil, "members", "add", "n4", "--id", "ef", "--peer-url", "http://h:3", "--client-url", "http://h:4").want(t, exitDone).wantStdout(t, "added n4 as learner")
+	f.command(t, nil, "members", "add", "n5", "--peer-url", "http://h:5", "--client-url", "http://h:6", "--role", "learner", "--level", "3").want(t, exitDone)
 	f.command(t, nil, "members", "remove", "n3", "--force", "--yes").want(t, exitDone).wantStdout(t, "removed n3")
 	f.command(t, nil, "members", "promote", "n4", "--json").want(t, exitDone).wantStdout(t, `{"done":"promoted","name":"n4"}`)
 	f.command(t, nil, "members", "transfer", "n1").want(t, exitDone).wantStdout(t, "n1")
 	f.command(t, nil, "members", "remove", "n9", "--yes").want(t, exitFailed).wantStderr(t, "would lose quorum")
 	want := []string{
-		`POST /members {"id":"ef","name":"n4","peer_url":"http://h:3","client_url":"http://h:4","role":"voter"}`,
+		`POST /members {"id":"ef","name":"n4","peer_url":"http://h:3","client_url":"http://h:4","role":"voter","level":1}`,
+		`POST /members {"name":"n5","peer_url":"http://h:5","client_url":"http://h:6","role":"learner","level":3}`,
 		`DELETE /members/n3?force=true `,
 		`POST /members/n4/promote `,
 		`POST /leader {"to":"n1"}`,

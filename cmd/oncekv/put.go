@@ -20,6 +20,7 @@ type putFlags struct {
 	value       string
 	hasValue    bool // --value was given, even if empty
 	contentType string
+	meta        []string
 	putID       string
 	ifAbsent    bool
 }
@@ -35,9 +36,13 @@ func (a *app) putCommand() *cobra.Command {
 The value is the argument, or with - what standard input brings, or with @FILE a
 file's bytes. Without it standard input is read if something is piped in. --value
 takes any text as it is, also one that begins with - or @, or is empty. If a file
-changes while it is read, nothing is set.`,
+changes while it is read, nothing is set.
+
+--meta keeps a name and a value with the key, for ever; oncekv stat shows them. It may
+be given several times. Names have lower-case letters, digits and -, values printable
+ASCII, all together 2 KiB at most.`,
 		Example: `  oncekv put greeting hello
-  oncekv put app/v1.2.3/main.js @dist/main.js
+  oncekv put app/v1.2.3/main.js @dist/main.js --meta commit=9f2c1d0 --meta built-by=ci
   tar c . | oncekv put backup/2026-08-01.tar`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,6 +55,7 @@ changes while it is read, nothing is set.`,
 	a.jsonFlag(f)
 	f.StringVar(&p.value, "value", "", "the value, taken as it is")
 	f.StringVar(&p.contentType, "content-type", "", "kept with the value (default text/plain for typed text, by the name of @FILE, else application/octet-stream)")
+	f.StringArrayVar(&p.meta, "meta", nil, "name=value to keep with the key; may be given several times")
 	f.BoolVar(&p.ifAbsent, "if-absent", false, "fail if the key is set at all, even to the same value")
 	f.StringVar(&p.putID, "put-id", "", "name of this put: repeating it with the same name counts as the same put (default a new one)")
 	return cmd
@@ -65,6 +71,10 @@ type source struct {
 func (a *app) put(ctx context.Context, p *putFlags, args []string) error {
 	key := args[0]
 	if err := checkKey(key); err != nil {
+		return err
+	}
+	meta, err := parseMeta(p.meta)
+	if err != nil {
 		return err
 	}
 	cl, err := p.client()
@@ -86,6 +96,7 @@ func (a *app) put(ctx context.Context, p *putFlags, args []string) error {
 	defer bar.finish()
 	answer, err := cl.Put(ctx, key, bar.meter(from.body), client.PutOptions{
 		ContentType: from.contentType,
+		Meta:        meta,
 		PutID:       p.putID,
 		IfAbsent:    p.ifAbsent,
 	})

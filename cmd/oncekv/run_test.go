@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 func TestRun_Usage(t *testing.T) {
@@ -27,6 +29,9 @@ func TestRun_Usage(t *testing.T) {
 		"put " + strings.Repeat("k", 1025) + " v",
 		"get",
 		"get a b",
+		"stat",
+		"stat a b",
+		"put k v --meta a=1 --meta a=2",
 		"batch a b",
 		"batch  ",
 		"batch --timeout 0s",
@@ -126,17 +131,17 @@ func TestRun_UsageSaysHow(t *testing.T) {
 }
 
 func TestRun_Help(t *testing.T) {
-	runCommand(t, nil, nil, "--help").want(t, exitDone).wantStdout(t, "dev", "serve", "cache", "put", "get", "ls", "watch", "batch", "import", "members", "stats", "bench", "completion", "version")
+	runCommand(t, nil, nil, "--help").want(t, exitDone).wantStdout(t, "dev", "serve", "cache", "put", "get", "stat", "ls", "watch", "batch", "import", "members", "stats", "bench", "completion", "version")
 	r := runCommand(t, nil, nil, "serve", "--help").want(t, exitDone)
 	r.wantStdout(t, "--name", "--force-new-cluster", "--data-dir", "--listen", "--peer-listen", "--advertise", "--peer-advertise", "--initial-cluster", "--join")
 	runCommand(t, nil, nil, "cache", "--help").want(t, exitDone).wantStdout(t, "--nodes", "--cache-bytes", "64MiB")
 }
 
 func TestRun_Version(t *testing.T) {
-	runCommand(t, nil, nil, "version").want(t, exitDone).wantStdout(t, "oncekv ", "go1.")
+	runCommand(t, nil, nil, "version").want(t, exitDone).wantStdout(t, "oncekv ", "go1.", " level 1\n")
 	var b build
 	must(t, json.Unmarshal([]byte(runCommand(t, nil, nil, "version", "--json").want(t, exitDone).stdout), &b))
-	if b.Go == "" || b.Platform == "" || b.Version == "" {
+	if b.Go == "" || b.Platform == "" || b.Version == "" || b.Level != level.Highest {
 		t.Fatalf("%+v", b)
 	}
 }

@@ -80,8 +80,10 @@ var wrongValues = map[string][]string{
 	"members add peer-url":   wrongAdvertised,
 	"members add client-url": wrongAdvertised,
 	"members add role":       {"boss"},
+	"members add level":      {"0"},
 	"put content-type":       nil,
 	"put put-id":             nil,
+	"put meta":               {"source", "=ci", "n=", "Source=ci", "a b=c", "n=ü", "n= v", "n=v ", "n=a\nb", strings.Repeat("n", 65) + "=v", "n=" + strings.Repeat("v", 2<<10)},
 	"put value":              nil,
 	"get output":             nil,
 	"import prefix":          nil,
@@ -89,7 +91,7 @@ var wrongValues = map[string][]string{
 	"import parallel":        {"0", "-1"},
 	"ls limit":               {"-1"},
 	"watch limit":            {"-1"},
-	"watch since":            {"yesterday", "-1"},
+	"watch since":            {"yesterday", "-1", "+1", "1.5", "7@", "@" + watchedHistory, "7@" + watchedHistory[1:], "7@" + strings.ToUpper(watchedHistory), "now@" + watchedHistory, "7:" + watchedHistory},
 	"bench prefix":           nil,
 	"bench run":              nil,
 	"bench svg":              {"/no/such/directory/x.svg"},
@@ -100,7 +102,7 @@ var wrongValues = map[string][]string{
 
 // arguments are what a command needs besides flags.
 var arguments = map[string][]string{
-	"put": {"k", "v"}, "get": {"k"}, "import": {"."}, "members add": {"n4", "--peer-url=http://h:1", "--client-url=http://h:2"}, "members remove": {"n4"},
+	"put": {"k", "v"}, "get": {"k"}, "stat": {"k"}, "import": {"."}, "members add": {"n4", "--peer-url=http://h:1", "--client-url=http://h:2"}, "members remove": {"n4"},
 	"bench": {"mixed"}, "batch": {"-"},
 }
 

@@ -141,6 +141,7 @@ func (d *statsDocument) write(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", shown(n.Name), shown(s.Role), s.Ready, s.Revision, s.AppliedIndex, s.Keys,
 			people(s.ValueBytes), people(s.HistoryBytes+s.IndexBytes), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
 	}
+	d.writeHistories(t)
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "CACHE\tREADY\tGETS\tHITS\tPEER LOADS\tDATABASE LOADS\tABSENT\tERRORS\tITEMS\tBYTES\tLIMIT\tUP\tURL")
 	for _, n := range d.Caches {
@@ -153,6 +154,36 @@ func (d *statsDocument) write(w io.Writer) error {
 			s.Items, people(s.Bytes), people(s.LimitBytes), up(s.UptimeSeconds), shown(n.URL))
 	}
 	return t.Flush()
+}
+
+// writeHistories shows which history each database node holds, and what those went on
+// from.
+func (d *statsDocument) writeHistories(t io.Writer) {
+	fmt.Fprintln(t)
+	fmt.Fprintln(t, "DATABASE\tHISTORY\tLEVEL\tPROGRAM KNOWS")
+	var histories []*client.History
+	for _, n := range d.Databases {
+		if n.Stats == nil {
+			fmt.Fprintf(t, "%s\t-\t-\t-\n", shown(n.Name))
+			continue
+		}
+		id, h := "-", n.Stats.History
+		if h != nil {
+			id = shown(h.ID)
+			if !slices.ContainsFunc(histories, func(other *client.History) bool { return other.ID == h.ID }) {
+				histories = append(histories, h)
+			}
+		}
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\n", shown(n.Name), id, n.Stats.Level.Store, n.Stats.Level.Program)
+	}
+	head := "\nHISTORY\tWENT ON FROM\tAT REVISION\tHEAD\n"
+	for _, h := range histories {
+		child := h.ID
+		for _, parent := range slices.Backward(h.Parents) {
+			fmt.Fprintf(t, "%s%s\t%s\t%d\t%s\n", head, shown(child), shown(parent.ID), parent.Revision, shown(parent.Head))
+			head, child = "", parent.ID
+		}
+	}
 }
 
 func up(seconds float64) string {

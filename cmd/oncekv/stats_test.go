@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/Focinfi/oncekv/client"
@@ -37,5 +38,21 @@ func TestStats(t *testing.T) {
 	must(t, json.Unmarshal([]byte(r.stdout), &doc))
 	if doc.Databases[1].Error == "" || doc.Databases[1].Stats != nil || doc.Databases[0].Stats == nil {
 		t.Errorf("%+v", doc)
+	}
+}
+
+// stats shows which history each database node holds, and what it went on from.
+func TestStats_Histories(t *testing.T) {
+	f := newFakeAPI(t)
+	f.locked(func() {
+		f.members = client.Members{Leader: "n1", Members: []client.Member{{Name: "n1", ClientURL: f.URL}, {Name: "n2", ClientURL: f.URL}}}
+		f.of = client.History{ID: forkedHistory, Parents: []client.Origin{{ID: "aaaa", Revision: 3, Head: "0a"}, {ID: watchedHistory, Revision: 42, Head: "0b"}}}
+	})
+	r := f.command(t, nil, "stats").want(t, exitDone).wantStdout(t, "\nDATABASE  HISTORY                           LEVEL  PROGRAM KNOWS\nn1        "+forkedHistory+"  1      2\nn2        "+forkedHistory+"  1      2\n",
+		"HISTORY                           WENT ON FROM                      AT REVISION  HEAD\n"+forkedHistory+"  "+watchedHistory+"  42           0b\n"+watchedHistory+"  aaaa                              3            0a\n\nCACHE")
+	plainOutput(t, "stats", r.stdout)
+	f.locked(func() { f.of = client.History{} })
+	if r := f.command(t, nil, "stats").want(t, exitDone).wantStdout(t, "\nn1        -        1      2\n"); strings.Contains(r.stdout, "WENT ON FROM") {
+		t.Errorf("%s", r.stdout)
 	}
 }

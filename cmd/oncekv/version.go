@@ -7,12 +7,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/version"
 )
 
 // build is what is known about the binary.
 type build struct {
 	Version  string `json:"version"`
+	Level    uint64 `json:"level"`              // the highest that it understands
 	Revision string `json:"revision,omitempty"` // of the source
 	Modified bool   `json:"modified,omitempty"` // the source had changes on top
 	Go       string `json:"go"`
@@ -37,10 +39,12 @@ func (a *app) versionCommand() *cobra.Command {
 	return cmd
 }
 
-func (b build) line() string { return fmt.Sprintf("oncekv %s %s %s", b.Version, b.Go, b.Platform) }
+func (b build) line() string {
+	return fmt.Sprintf("oncekv %s %s %s level %d", b.Version, b.Go, b.Platform, b.Level)
+}
 
 func readBuild() build {
-	b := build{Version: version.String(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: version.String(), Level: level.Highest, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b

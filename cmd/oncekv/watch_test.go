@@ -69,3 +69,58 @@ func TestWatch_NowUntilStopped(t *testing.T) {
 		t.Errorf("exit code %d, %q, %s", code, stdout.String(), stderr.String())
 	}
 }
+
+const (
+	watchedHistory = "00112233445566778899aabbccddeeff"
+	forkedHistory  = "ffeeddccbbaa99887766554433221100"
+)
+
+// What --json calls position is what --since takes.
+func TestWatch_Position(t *testing.T) {
+	f := newFakeAPI(t)
+	f.fill("a", "b", "c")
+	f.locked(func() { f.of.ID = watchedHistory })
+	r := f.command(t, nil, "watch", "--since", "0", "--limit", "2", "--json").want(t, exitDone)
+	var last struct{ Key, Position string }
+	for line := range strings.Lines(r.stdout) {
+		must(t, json.Unmarshal([]byte(line), &last))
+	}
+	if last.Key != "b" || last.Position != "2@"+watchedHistory {
+		t.Errorf("%+v", last)
+	}
+	f.command(t, nil, "watch", "--since", last.Position, "--limit", "1").want(t, exitDone).wantStdout(t, "3 c ")
+	f.command(t, nil, "watch", "--since", "2", "--limit", "1").want(t, exitDone).wantStdout(t, "3 c ")
+}
+
+// watch ends where the history changed, with a code of its own, and says which
+// position goes on.
+func TestWatch_HistoryChanged(t *testing.T) {
+	f := newFakeAPI(t)
+	f.fill("a", "b", "c")
+	f.locked(func() {
+		f.of = client.History{ID: forkedHistory, Parents: []client.Origin{{ID: watchedHistory, Revision: 2, Head: "aa"}}}
+	})
+	for since, want := range map[string]string{
+		"1@" + watchedHistory:          "Everything that was shown is there still. To go on: --since 1@" + forkedHistory,
+		"3@" + watchedHistory:          "What was shown up to revision 2 is there still; what was shown behind it need not be. To go on: --since 2@" + forkedHistory,
+		"3@" + strings.Repeat("0", 32): "Nothing that was shown before need be there. To read what is there now from its beginning: --since 0@" + forkedHistory,
+		"7":                            "Nothing that was shown before need be there. To read what is there now from its beginning: --since 0@" + forkedHistory,
+	} {
+		r := f.command(t, nil, "watch", "--since", since, "--limit", "1").want(t, exitHistory).wantStderr(t, "oncekv: read changes: refused by the test\n"+want+"\n")
+		if r.stdout != "" {
+			t.Errorf("--since %s: standard output: %s", since, r.stdout)
+		}
+	}
+
+	// The same in the middle of it: the stream breaks off behind each change.
+	f.locked(func() { f.of, f.history = client.History{ID: watchedHistory}, 1 })
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var stdout, stderr strings.Builder
+	fork := func() { f.locked(func() { f.of.ID = forkedHistory }) }
+	env := map[string]string{"ONCEKV_ENDPOINTS": f.URL}
+	code := run(ctx, []string{"watch", "--since", "0"}, nil, firstWrite{&stdout, fork}, &stderr, func(name string) string { return env[name] })
+	if code != exitHistory || stdout.String() != "1 a 10 bytes\n" {
+		t.Errorf("exit code %d, %q, %s", code, stdout.String(), stderr.String())
+	}
+}

@@ -16,12 +16,15 @@ type Frame struct {
 func (f *Frame) Put() (Put, error) {
 	d := decoder{kind: KindPut, rest: f.body, bad: f.Kind != KindPut}
 	p := Put{ID: f.ID}
-	flags := d.flags(flagIfAbsent | flagKeep | flagDigest)
+	flags := d.flags(flagIfAbsent | flagKeep | flagDigest | flagPutMeta)
 	p.IfAbsent, p.Keep, p.HasDigest = flags&flagIfAbsent != 0, flags&flagKeep != 0, flags&flagDigest != 0
 	if p.HasDigest {
 		d.digest(&p.Digest)
 	}
 	p.PutID, p.ContentType, p.Key = string(d.short()), contentType(d.short()), string(d.long())
+	if flags&flagPutMeta != 0 {
+		p.Meta = d.meta()
+	}
 	p.Value = d.all()
 	return p, d.err()
 }
@@ -45,9 +48,17 @@ func (f *Frame) Set() (Set, error) {
 // Value decodes a frame of KindValue. The value aliases the frame.
 func (f *Frame) Value() (Value, error) {
 	d := decoder{kind: KindValue, rest: f.body, bad: f.Kind != KindValue}
+	flags := d.flags(flagBy | flagValueMeta)
 	v := Value{ID: f.ID, Revision: d.u64(), Time: int64(d.u64())}
 	d.digest(&v.Digest)
 	v.Cache, v.ContentType = string(d.short()), contentType(d.short())
+	if flags&flagBy != 0 {
+		v.By = string(d.short())
+		d.bad = d.bad || v.By == ""
+	}
+	if flags&flagValueMeta != 0 {
+		v.Meta = d.meta()
+	}
 	v.Value = d.all()
 	return v, d.err()
 }
@@ -145,6 +156,21 @@ func (d *decoder) digest(into *[digestBytes]byte) { copy(into[:], d.take(digestB
 func (d *decoder) winner(w *Winner) {
 	w.Revision, w.Size = d.u64(), d.u64()
 	d.digest(&w.Digest)
+}
+
+// meta takes names and values, which are in the order of the names.
+func (d *decoder) meta() map[string]string {
+	pairs := decoder{kind: d.kind, rest: d.long(), bad: d.bad}
+	meta, last := make(map[string]string), ""
+	for len(pairs.rest) > 0 && !pairs.bad {
+		name, value := string(pairs.short()), string(pairs.long())
+		pairs.bad = pairs.bad || name <= last
+		meta[name], last = value, name
+	}
+	if d.bad = pairs.bad || len(meta) == 0; d.bad {
+		return nil
+	}
+	return meta
 }
 
 func (d *decoder) all() []byte { return d.take(len(d.rest)) }

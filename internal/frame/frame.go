@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Sizes, in bytes.
@@ -14,7 +16,9 @@ const (
 	headBytes     = 9
 	lengthBytes   = 4
 	digestBytes   = 32
-	fieldBytesMax = 2 << 10 // of everything but the value
+	plainBytesMax = 2 << 10 // of everything but the value and metadata
+	metaBytesMax  = 6 << 10 // of metadata, as it is encoded
+	fieldBytesMax = plainBytesMax + metaBytesMax
 	detailMax     = 32 << 10
 )
 
@@ -63,6 +67,7 @@ type Put struct {
 	PutID       string            // at most 255 bytes; "" for none
 	ContentType string            // at most 255 bytes; "" for none
 	Key         string
+	Meta        map[string]string // Oncekv-Meta-NAME, names with their values; see MetaFits
 	Value       []byte
 }
 
@@ -95,6 +100,8 @@ type Value struct {
 	Digest      [digestBytes]byte
 	Cache       string // hit, peer or load on a cache node, else ""
 	ContentType string
+	By          string            // who put it, at most 255 bytes; "" in a cluster that is open to all
+	Meta        map[string]string // as in Put
 	Value       []byte
 }
 
@@ -116,28 +123,49 @@ const (
 	flagIfAbsent  = 1
 	flagKeep      = 2
 	flagDigest    = 4
+	flagPutMeta   = 8
 	flagLocal     = 1
 	flagCreated   = 1
+	flagBy        = 1
+	flagValueMeta = 2
 	flagHasWinner = 1
 	flagHasLimit  = 2
 )
 
-// PutFits reports whether a put fits a frame. The sizes are in bytes.
+// PutFits reports whether a put fits a frame, if its metadata does (see MetaFits).
+// The sizes are in bytes.
 func PutFits(key, contentType, putID string, valueBytes int64) bool {
 	return valueBytes <= ValueBytesMax && len(contentType) <= 255 && len(putID) <= 255 &&
-		len(key)+len(contentType)+len(putID)+headBytes+digestBytes+8 <= fieldBytesMax
+		len(key)+len(contentType)+len(putID)+headBytes+digestBytes+8 <= plainBytesMax
 }
 
-// AppendPut appends p, which must fit (see PutFits).
+// MetaFits reports whether metadata fits a frame. All that a node takes does.
+func MetaFits(meta map[string]string) bool {
+	bytes := 0
+	for name, value := range meta {
+		if name == "" || len(name) > 255 {
+			return false
+		}
+		if bytes += 3 + len(name) + len(value); bytes > metaBytesMax-2 {
+			return false
+		}
+	}
+	return true
+}
+
+// AppendPut appends p, which must fit (see PutFits and MetaFits).
 func AppendPut(b []byte, p *Put) []byte {
 	b, at := begin(b, KindPut, p.ID)
-	b = append(b, flag(p.IfAbsent, flagIfAbsent)|flag(p.Keep, flagKeep)|flag(p.HasDigest, flagDigest))
+	b = append(b, flag(p.IfAbsent, flagIfAbsent)|flag(p.Keep, flagKeep)|flag(p.HasDigest, flagDigest)|flag(len(p.Meta) > 0, flagPutMeta))
 	if p.HasDigest {
 		b = append(b, p.Digest[:]...)
 	}
 	b = appendShort(b, p.PutID)
 	b = appendShort(b, p.ContentType)
 	b = appendLong(b, p.Key)
+	if len(p.Meta) > 0 {
+		b = appendMeta(b, p.Meta)
+	}
 	b = append(b, p.Value...)
 	return finish(b, at)
 }
@@ -158,14 +186,22 @@ func AppendSet(b []byte, s *Set) []byte {
 	return finish(b, at)
 }
 
-// AppendValue appends v, whose value has ValueBytesMax at most.
+// AppendValue appends v, whose value has ValueBytesMax at most and whose metadata
+// fits (see MetaFits).
 func AppendValue(b []byte, v *Value) []byte {
 	b, at := begin(b, KindValue, v.ID)
+	b = append(b, flag(v.By != "", flagBy)|flag(len(v.Meta) > 0, flagValueMeta))
 	b = binary.BigEndian.AppendUint64(b, v.Revision)
 	b = binary.BigEndian.AppendUint64(b, uint64(v.Time))
 	b = append(b, v.Digest[:]...)
 	b = appendShort(b, v.Cache)
 	b = appendShort(b, v.ContentType)
+	if v.By != "" {
+		b = appendShort(b, v.By)
+	}
+	if len(v.Meta) > 0 {
+		b = appendMeta(b, v.Meta)
+	}
 	b = append(b, v.Value...)
 	return finish(b, at)
 }
@@ -225,6 +261,18 @@ func appendShort(b []byte, s string) []byte {
 
 func appendLong(b []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
+}
+
+// appendMeta appends names and values in the order of the names, behind their length.
+func appendMeta(b []byte, meta map[string]string) []byte {
+	at := len(b)
+	b = append(b, 0, 0)
+	for _, name := range slices.Sorted(maps.Keys(meta)) {
+		b = appendShort(b, name)
+		b = appendLong(b, meta[name])
+	}
+	binary.BigEndian.PutUint16(b[at:], uint16(len(b)-at-2))
+	return b
 }
 
 func appendWinner(b []byte, w *Winner) []byte {

@@ -1,0 +1,45 @@
+package client
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// metaNameBytesMax is the API's limit of a name.
+const metaNameBytesMax = 64
+
+// checkMeta refuses names and values that would not arrive as they are: a header's
+// name has no case, and its value no spaces at its ends. How much there may be is for
+// the server to say.
+func checkMeta(meta map[string]string) error {
+	for name, value := range meta {
+		switch {
+		case name == "" || len(name) > metaNameBytesMax:
+			return fmt.Errorf("%w: a name in metadata has 1 to %d bytes, %.80q has %d", ErrInvalid, metaNameBytesMax, name, len(name))
+		case strings.ContainsFunc(name, func(r rune) bool { return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-') }):
+			return fmt.Errorf("%w: the name %q in metadata has something else than lower-case letters, digits and '-'", ErrInvalid, name)
+		case !visible(value):
+			return fmt.Errorf("%w: the value of %q in metadata has something else than printable ASCII; encode it, in base64 perhaps", ErrInvalid, name)
+		case strings.TrimSpace(value) != value:
+			return fmt.Errorf("%w: the value of %q in metadata begins or ends with a space", ErrInvalid, name)
+		}
+	}
+	return nil
+}
+
+// metaFromHeader returns the names and values that a GET or HEAD tells, nil for none.
+func metaFromHeader(h http.Header) map[string]string {
+	var meta map[string]string
+	for header, values := range h {
+		name, found := strings.CutPrefix(header, HeaderMetaPrefix)
+		if !found || name == "" || len(values) == 0 {
+			continue
+		}
+		if meta == nil {
+			meta = make(map[string]string)
+		}
+		meta[strings.ToLower(name)] = values[0]
+	}
+	return meta
+}
