@@ -112,7 +112,7 @@ func (a *applier) applyItem(it applyItem) error {
 			data[i] = c.data
 		}
 	}
-	results, err := a.sm.Apply(it.index, it.term, data, it.meta)
+	results, err := a.execute(it, data)
 	if err != nil {
 		return fmt.Errorf("apply entry %d: %w", it.index, err)
 	}
@@ -124,6 +124,13 @@ func (a *applier) applyItem(it applyItem) error {
 	a.progress.set(it.index)
 	a.waiters.resolveAll(it.commands, results)
 	return nil
+}
+
+func (a *applier) execute(it applyItem, commands [][]byte) ([]any, error) {
+	if it.history != (HistoryID{}) { // an entry of its own
+		return nil, a.sm.Fork(it.index, it.term, it.meta, it.history)
+	}
+	return a.sm.Apply(it.index, it.term, commands, it.meta)
 }
 
 // install puts a staged snapshot in place and answers the calls whose entries

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -39,17 +41,19 @@ type listSM struct {
 	base    int  // how much of the durable list lies before staged
 	manual  bool // sync only by hand
 	stages  int
-	limit   int // records a Serve sends at most, 0 = all
+	limit   int      // records a Serve sends at most, 0 = all
+	from    restored // it was restored, as long as it belongs to no log
 }
 
 type listState struct {
 	Index, Term uint64
 	Meta        []byte
 	List        [][]byte
+	Histories   []HistoryID // that it has gone through; the last is its own
 }
 
 func (s listState) clone() listState {
-	s.List = append([][]byte(nil), s.List...)
+	s.List, s.Histories = slices.Clone(s.List), slices.Clone(s.Histories)
 	return s
 }
 
@@ -87,18 +91,42 @@ func (s *listSM) Durable() (uint64, uint64, []byte, []byte, error) {
 
 func (s *listSM) Level([]byte) (uint64, error) { return 1, nil }
 
-func (s *listSM) Origin() (history [16]byte, position uint64, head []byte, ok bool) { return }
+func (s *listSM) Origin() (history [16]byte, position uint64, head []byte, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	head, _ = hex.DecodeString(s.from.Head)
+	return s.from.History, s.from.Revision, head, s.from != (restored{})
+}
 
 func (s *listSM) Fork(index, term uint64, meta []byte, history [16]byte) error {
+	s.mu.Lock()
+	s.now.Histories = append(slices.Clip(s.now.Histories), history)
+	s.mu.Unlock()
 	_, err := s.Apply(index, term, nil, meta)
 	return err
+}
+
+// histories are those that the state has gone through.
+func (s *listSM) histories() []HistoryID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now.clone().Histories
+}
+
+// restore makes an empty state one that was restored.
+func (s *listSM) restore(from restored, list ...[]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.from, s.now.List, s.now.Histories = from, list, []HistoryID{from.History}
+	s.durable = s.now.clone()
 }
 
 func (s *listSM) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.now = listState{Index: index, Term: term, Meta: meta}
-	s.durable = s.now.clone()
+	s.now.Index, s.now.Term, s.now.Meta = index, term, meta
+	s.now.Histories = append(slices.Clip(s.now.Histories), history)
+	s.durable, s.from = s.now.clone(), restored{}
 	return nil
 }
 

@@ -131,9 +131,15 @@ func TestNode_Run_StartFails(t *testing.T) {
 		prepare func(n *Node)
 		want    string
 	}{
-		"it joins nobody":            {func(n *Node) { n.cfg.Join = fail }, "nobody is there"},
-		"its state is unknown":       {func(n *Node) { n.sm = brokenSM{&listSM{}} }, "no state"},
-		"a transport at no URL":      {func(n *Node) { n.cfg.PeerURL = "what://" }, "start the peer transport"},
+		"it joins nobody":      {func(n *Node) { n.cfg.Join = fail }, "nobody is there"},
+		"its state is unknown": {func(n *Node) { n.sm = brokenSM{&listSM{}} }, "no state"},
+		"a transport at no URL": {func(n *Node) {
+			f := founder{Member{ID: n.self.ID, Name: "n1", PeerURL: url, ClientURL: url}, n.self.Birth}
+			if err := n.adopt(historyOf([]founder{f}).cluster(), []founder{f}, nil); err != nil {
+				t.Error(err)
+			}
+			n.cfg.PeerURL = "what://"
+		}, "start the peer transport"},
 		"the cluster was ended once": {func(n *Node) { n.self.Ended = &Forcing{By: "n2", Cluster: 7} }, "has ended"},
 	} {
 		t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {

@@ -138,7 +138,8 @@ type handoff struct {
 type applyItem struct {
 	index, term uint64
 	commands    []command
-	meta        []byte // the member table, if this entry changed it
+	meta        []byte    // the member table, if this entry changed it
+	history     HistoryID // that begins with this entry; zero if none does
 	bytes       int
 }
 
@@ -691,6 +692,9 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 	c.membersAt = e.Index
 	if item.meta, err = c.members.encode(); err != nil {
 		return err
+	}
+	if ch.Op == opForce {
+		item.history = ch.Forcing.History
 	}
 	pc := peerChange{id: ch.Member.ID}
 	if m, ok := c.members.members[ch.Member.ID]; ok {

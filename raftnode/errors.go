@@ -49,6 +49,9 @@ var (
 	ErrEnded = errors.New("the cluster of this node's data has ended")
 	// ErrLostData: the cluster knows this node's name under another ID.
 	ErrLostData = errors.New("this node's data directory was lost")
+	// ErrFounders: the founders of a new cluster do not begin with the same state.
+	// Nothing was formed.
+	ErrFounders = errors.New("the founders of the new cluster do not agree")
 	// ErrMixedUp: files of the data directory are missing, or are those of another
 	// node or of another time. Nothing was changed; with the right files in their
 	// place the node starts.

@@ -13,8 +13,9 @@ import (
 )
 
 // Forcing a new cluster is an act that is done once. It is one entry at the end of
-// the survivor's log, committed by itself: it gives the cluster another ID, removes
-// all members but the one that stays, and records word and time. So a crash leaves
+// the survivor's log, committed by itself: it gives the cluster another ID, with which
+// another history begins, removes all members but the one that stays, and records word
+// and time. So a crash leaves
 // all of it or nothing, and whoever has the data, or a copy of it, knows that it was
 // done. The identity follows the log; see followForced.
 
@@ -26,6 +27,7 @@ type Forcing struct {
 	Index   uint64    `json:"index"`      // of the entry
 	Parent  ID        `json:"parent"`     // cluster that ended
 	Cluster ID        `json:"cluster_id"` // cluster that began
+	History HistoryID `json:"history"`    // that began with it
 }
 
 // when is the time in the words of a sentence.
@@ -183,7 +185,8 @@ func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
 	if err := n.askVoters(ctx, t); err != nil {
 		return nil, err
 	}
-	return &Forcing{Word: word, At: time.Now().UTC().Truncate(time.Second), Cluster: ID(random64())}, nil
+	history := newHistory()
+	return &Forcing{Word: word, At: time.Now().UTC().Truncate(time.Second), Cluster: history.cluster(), History: history}, nil
 }
 
 // askVoters refuses while another voter answers: a majority may be there, or a part
@@ -265,7 +268,7 @@ func (n *Node) forceNewCluster(st *diskState, members *table, applied uint64, f 
 	e := raftpb.Entry{Type: raftpb.EntryConfChange, Index: f.Index, Term: term, Data: data}
 	st.entries = append(st.entries, e)
 	st.state.Term, st.state.Commit = term, f.Index
-	n.logger.Warn("forcing a new cluster of this node alone", "cluster", f.Cluster.String(), "before", f.Parent.String(), "removed", len(t.members)-1, "index", f.Index, "word", f.Word)
+	n.logger.Warn("forcing a new cluster of this node alone", "cluster", f.Cluster.String(), "history", f.History.String(), "before", f.Parent.String(), "removed", len(t.members)-1, "index", f.Index, "word", f.Word)
 	return n.disk.save(st.state, st.entries[len(st.entries)-1:], true)
 }
 

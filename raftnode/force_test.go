@@ -3,6 +3,7 @@ package raftnode
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,13 @@ func survivors(t *testing.T) (*crashCluster, *crashNode, [][]byte) {
 
 // forceFrom is what a start with the flag would do.
 func forceFrom(word string, cluster ID) *Forcing {
-	return &Forcing{Word: word, At: time.Unix(1, 0).UTC(), Cluster: cluster}
+	return &Forcing{Word: word, At: time.Unix(1, 0).UTC(), Cluster: cluster, History: historyOfCluster(cluster)}
+}
+
+// historyOfCluster is the one history that a cluster has in these tests.
+func historyOfCluster(cluster ID) (id HistoryID) {
+	binary.BigEndian.PutUint64(id[:8], uint64(cluster))
+	return id
 }
 
 // isAlone checks that a node is the only member of a cluster and has everything,
@@ -218,7 +225,9 @@ func TestForce_Learner(t *testing.T) {
 func TestForce_BySomebodyElse(t *testing.T) {
 	c, f := follower(t)
 	leader := c.nodes[ID(f.node.core.lead)]
-	cc, err := change{Op: opForce, Member: f.tables[f.id-1], Forcing: &Forcing{Parent: 9, Cluster: 666}}.confChange()
+	forcing := forceFrom(ForceOnce, 666)
+	forcing.Parent = 9
+	cc, err := change{Op: opForce, Member: f.tables[f.id-1], Forcing: forcing}.confChange()
 	if err != nil {
 		t.Fatal(err)
 	}

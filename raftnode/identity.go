@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
@@ -17,12 +18,13 @@ import (
 // and the raft ID in it never changes: a node that lost this file is another
 // node.
 type identity struct {
-	Format    int      `json:"format"`
-	Name      string   `json:"name"`
-	ID        ID       `json:"id"`
-	ClusterID ID       `json:"cluster_id,omitempty"` // zero until the cluster is known
-	Founders  []Member `json:"founders,omitempty"`   // of a cluster this node helped to form
-	Peers     []Member `json:"peers,omitempty"`      // of a cluster this node joined, at that time
+	Format    int       `json:"format"`
+	Name      string    `json:"name"`
+	ID        ID        `json:"id"`
+	Birth     birth     `json:"birth"`
+	ClusterID ID        `json:"cluster_id,omitempty"` // zero until the cluster is known
+	Founders  []founder `json:"founders,omitempty"`   // of a cluster this node helped to form, by name
+	Peers     []Member  `json:"peers,omitempty"`      // of a cluster this node joined, at that time
 	// Started is true once WAL and state machine hold the node's first
 	// state. Until then nothing was ever sent, and both are made anew.
 	Started bool `json:"started,omitempty"`
@@ -32,7 +34,8 @@ type identity struct {
 	Ended *Forcing `json:"ended,omitempty"`
 }
 
-const identityFormat = 1
+// identityFormat is that of this program. Format 1 is from before the first release.
+const identityFormat = 2
 
 const identityFile = "identity"
 
@@ -72,7 +75,7 @@ func Founders(dir string) ([]Member, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return id.Founders, err
+	return membersOf(id.Founders), err
 }
 
 // loadIdentity reads dir's identity; fs.ErrNotExist if there is none.
@@ -88,8 +91,18 @@ func loadIdentity(dir string) (identity, error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return id, unusable(fmt.Errorf("%s is not readable (%w)", identityPath(dir), err), "read the identity")
 	}
+	switch {
+	case id.Format == 1:
+		return id, &level.EarlierError{What: "the data in " + dir}
+	case id.Format > identityFormat:
+		return id, &level.LaterError{What: "the data in " + dir, Known: level.Highest}
+	}
+	err = errors.Join(id.Birth.check(), checkFounders(id.Founders))
 	if id.Format != identityFormat || id.ID == 0 || id.Name == "" {
-		return id, fmt.Errorf("%w: %s has format %d with id %v, this program knows format %d", ErrDisk, identityPath(dir), id.Format, id.ID, identityFormat)
+		err = fmt.Errorf("format %d, name %.64q, id %v", id.Format, id.Name, id.ID)
+	}
+	if err != nil {
+		return id, unusable(fmt.Errorf("%s makes no sense (%w)", identityPath(dir), err), "read the identity")
 	}
 	return id, nil
 }
@@ -128,10 +141,12 @@ func replaceFile(path string, b []byte, sync syncFunc) error {
 	return sync(filepath.Dir(path))
 }
 
-// openIdentity returns dir's identity, or makes and stores a new one. A directory
-// that belongs to another name is refused, and one in which the node has a past that
-// its identity, or the lack of one, knows nothing of. What it returns is durable.
-func openIdentity(dir, name string, sm StateMachine, sync syncFunc) (identity, error) {
+// openIdentity returns the identity of a data directory, or makes and stores a new one. A
+// directory that belongs to another name is refused, one in which the node has a past
+// that its identity, or the lack of one, knows nothing of, and one that is not what the
+// identity has frozen. What it returns is durable.
+func openIdentity(cfg *Config, sm StateMachine) (identity, error) {
+	dir, name := cfg.Dir, cfg.Name
 	id, err := loadIdentity(dir)
 	missing := errors.Is(err, fs.ErrNotExist)
 	if err != nil && !missing {
@@ -153,15 +168,56 @@ func openIdentity(dir, name string, sm StateMachine, sync syncFunc) (identity, e
 		}
 	}
 	if missing {
-		id = identity{Format: identityFormat, Name: name, ID: ID(random64())}
-		return id, id.save(dir, sync)
+		id = identity{Format: identityFormat, Name: name, ID: ID(random64()), Birth: birth{Level: cfg.Level, Restored: restoredOf(sm)}}
+		rand.Read(id.Birth.Nonce[:]) // never fails; see crypto/rand
+		return id, id.save(dir, cfg.sync)
+	}
+	if err := errors.Join(id.checkLevel(dir, cfg.Level), id.checkState(dir, sm)); err != nil {
+		return id, err
 	}
 	for _, path := range []string{identityPath(dir), dir} {
-		if err := sync(path); err != nil {
+		if err := cfg.sync(path); err != nil {
 			return id, writeErr(err, "make durable what was found")
 		}
 	}
 	return id, nil
+}
+
+// checkLevel refuses a node that may have founded, or is about to found, a cluster of a
+// level that this program does not know.
+func (id *identity) checkLevel(dir string, known uint64) error {
+	needs := id.Birth.Level // the others may have no lower one
+	switch {
+	case id.Started:
+		return nil // the store knows
+	case len(id.Founders) > 0:
+		needs = lowestLevel(id.Founders)
+	case id.ClusterID != 0:
+		return nil
+	}
+	if needs > known {
+		return later("the data in "+dir, needs, known)
+	}
+	return nil
+}
+
+// checkState refuses a restored state that the node has not told of, and one that is not
+// what it has told.
+func (id *identity) checkState(dir string, sm StateMachine) error {
+	applied, _, _, _, err := sm.Durable()
+	if err != nil {
+		return fmt.Errorf("look at the durable state: %w", err)
+	}
+	is := restoredOf(sm)
+	switch {
+	case applied > 0: // it belongs to the log
+		return nil
+	case id.Started && is != (restored{}):
+		return fmt.Errorf("%w: the state in %s was %s, but %s, the node that the directory belongs to, is a member of cluster %v and gets its state from there; %s", ErrMixedUp, dir, is.says(), id.Name, id.ClusterID, putBack)
+	case !id.Started && is != id.Birth.Restored:
+		return fmt.Errorf("%w: the state in %s is %s, but it was %s when the node was started there first, and that is what the node tells the others; empty the directory, restore into it anew, and start the node again", ErrMixedUp, dir, is.says(), id.Birth.Restored.says())
+	}
+	return nil
 }
 
 // pastOf says what in dir shows that a node has promised something there, "" if

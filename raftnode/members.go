@@ -369,7 +369,7 @@ func (t *table) check(c change) error {
 		if !known {
 			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
 		}
-		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Parent != t.cluster {
+		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Cluster != c.Forcing.History.cluster() || c.Forcing.Parent != t.cluster {
 			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
 		}
 	case opRaise:

@@ -215,7 +215,7 @@ func (s Status) LeaderName() string {
 // files do not belong together and ErrDisk for one that cannot be trusted.
 func Open(cfg Config, sm StateMachine) (*Node, error) {
 	cfg.setDefaults()
-	id, err := openIdentity(cfg.Dir, cfg.Name, sm, cfg.sync)
+	id, err := openIdentity(&cfg, sm)
 	if err != nil {
 		return nil, err
 	}
@@ -357,7 +357,7 @@ func (n *Node) peerURL() string {
 	if n.cfg.PeerURL != "" {
 		return n.cfg.PeerURL
 	}
-	for _, m := range slices.Concat(n.core.members.list(), n.self.Founders, n.self.Peers) {
+	for _, m := range slices.Concat(n.core.members.list(), membersOf(n.self.Founders), n.self.Peers) {
 		if m.ID == n.self.ID && checkForm(m.PeerURL) == nil {
 			return m.PeerURL
 		}

@@ -293,7 +293,7 @@ func TestBelongs(t *testing.T) {
 // What a node tells of itself: the list that it would form a cluster of only as long as
 // it has none and forms one, the founders only if they founded the cluster it has.
 func TestNode_ServeIdentity(t *testing.T) {
-	founders := []Member{{ID: 1, Name: "n1"}}
+	founders := testFounders(1)
 	list := []Peer{{"n1", "http://n1:1"}}
 	for what, c := range map[string]struct {
 		id                identity

@@ -59,6 +59,7 @@ func (n *Node) serveIdentity(w http.ResponseWriter, r *http.Request) {
 		a.Founders = id.Founders
 	}
 	if id.ClusterID == 0 {
+		a.Birth = id.Birth
 		a.Initial = n.cfg.InitialCluster
 		if n.cfg.Join != nil {
 			a.Initial = nil

@@ -119,14 +119,18 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 func (n *Node) begin() error {
 	var first raftpb.Snapshot
 	if len(n.self.Founders) > 0 {
-		t := founding(n.self.ClusterID, n.self.Founders)
+		history := historyOf(n.self.Founders)
+		if history.cluster() != n.self.ClusterID {
+			return fmt.Errorf("%w: %s has cluster %v, and founders of another one; %s", ErrMixedUp, identityPath(n.cfg.Dir), n.self.ClusterID, putBack)
+		}
+		t := founding(n.self.ClusterID, membersOf(n.self.Founders))
 		metaBytes, err := t.encode()
 		if err != nil {
 			return err
 		}
 		index, _, _, _, err := n.sm.Durable()
 		if err == nil && index == 0 {
-			err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes, [16]byte{})
+			err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes, history)
 		}
 		if err != nil {
 			return fmt.Errorf("store the founders: %w", err)

@@ -338,7 +338,7 @@ func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
 		n.disk.durable.entries = []raftpb.Entry{{Type: raftpb.EntryConfChange, Term: 1, Index: 2, Data: data}, {Term: 1, Index: 3}}
 		st := n.disk.durable
 		st.entries = slices.Clone(st.entries)
-		n.node.forcing = &Forcing{Word: ForceOnce, Cluster: 10}
+		n.node.forcing = forceFrom(ForceOnce, 10)
 		err = n.node.rebuild(context.Background(), st)
 		if commit == 2 {
 			if _, refused := errors.AsType[*ForceError](err); !refused || len(n.disk.durable.entries) != 2 {

@@ -2,8 +2,6 @@ package raftnode
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,14 +16,15 @@ import (
 // introduction is what a node tells others about itself before and after it
 // belongs to a cluster.
 type introduction struct {
-	Name      string   `json:"name"`
-	ID        ID       `json:"id"`
-	ClientURL string   `json:"client_url"`
-	ClusterID ID       `json:"cluster_id,omitempty"`
-	Initial   []Peer   `json:"initial,omitempty"`  // the list it would form a cluster of
-	Founders  []Member `json:"founders,omitempty"` // if it helped to form its cluster
-	Members   []Member `json:"members,omitempty"`  // whom it knows now
-	Gone      bool     `json:"gone,omitempty"`     // it has stored that the member named by ?gone= was removed
+	Name      string    `json:"name"`
+	ID        ID        `json:"id"`
+	ClientURL string    `json:"client_url"`
+	ClusterID ID        `json:"cluster_id,omitempty"`
+	Birth     birth     `json:"birth,omitzero"`     // as long as it belongs to no cluster
+	Initial   []Peer    `json:"initial,omitempty"`  // the list it would form a cluster of
+	Founders  []founder `json:"founders,omitempty"` // if it helped to form its cluster
+	Members   []Member  `json:"members,omitempty"`  // whom it knows now
+	Gone      bool      `json:"gone,omitempty"`     // it has stored that the member named by ?gone= was removed
 	// Forced is how its cluster came to be, when that was with --force-new-cluster.
 	Forced []Forcing `json:"forced,omitempty"`
 	// Level is the highest level that its program knows, StoreLevel that of its store
@@ -49,7 +48,7 @@ func (n *Node) settle(ctx context.Context) error {
 }
 
 // adopt stores the cluster the node belongs to from now on.
-func (n *Node) adopt(cluster ID, founders, peers []Member) error {
+func (n *Node) adopt(cluster ID, founders []founder, peers []Member) error {
 	n.self.ClusterID, n.self.Founders, n.self.Peers = cluster, founders, peers
 	return n.keepSelf()
 }
@@ -67,6 +66,9 @@ func (n *Node) keepSelf() error {
 // join asks a running cluster to add this node, and a member for the
 // cluster's ID.
 func (n *Node) join(ctx context.Context) error {
+	if is := n.self.Birth.Restored; is != (restored{}) {
+		return fmt.Errorf("%w: the state in %s was %s, and a node that joins a cluster gets its state from there: empty the directory, or start a new cluster on it, without --join", ErrMixedUp, n.cfg.Dir, is.says())
+	}
 	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL, Level: n.cfg.Level}
 	members, err := n.cfg.Join(ctx, self)
 	if err != nil {
@@ -170,8 +172,15 @@ func (n *Node) askFounder(ctx context.Context, p Peer) (a introduction, missing 
 func (a *introduction) check(peerURL string) error {
 	m, err := Member{ID: a.ID, Name: a.Name, PeerURL: peerURL, ClientURL: a.ClientURL}.Checked()
 	a.ClientURL = m.ClientURL
-	for _, m := range slices.Concat(a.Founders, a.Members) {
+	for _, m := range a.Members {
 		err = errors.Join(err, m.wellFormed())
+	}
+	if a.ClusterID == 0 {
+		return errors.Join(err, a.Birth.check())
+	}
+	err = errors.Join(err, checkFounders(a.Founders))
+	if len(a.Founders) > 0 && historyOf(a.Founders).cluster() != a.ClusterID {
+		err = errors.Join(err, fmt.Errorf("it says that it founded cluster %v, with founders of another one", a.ClusterID))
 	}
 	return err
 }
@@ -231,19 +240,23 @@ func (n *Node) introductionOf(ctx context.Context, url, query string) (introduct
 
 // consider decides what the answers mean: the founders of this node's
 // cluster, nothing yet, or that it must not take part.
-func (n *Node) consider(answers []introduction, complete bool) ([]Member, ID, error) {
+func (n *Node) consider(answers []introduction, complete bool) ([]founder, ID, error) {
 	for _, a := range answers {
 		if a.ClusterID == 0 {
 			continue
 		}
-		for _, m := range slices.Concat(a.Founders, a.Members) {
+		for _, m := range slices.Concat(membersOf(a.Founders), a.Members) {
 			if m.Name == n.self.Name && m.ID != n.self.ID {
 				return nil, 0, fmt.Errorf("%w: %s already knows %s under the id %v, but the data directory %s is new (id %v). It will not vote under that name again. Replace it: "+
 					"curl -XDELETE %s/members/%s; then start it with this empty directory and --join %s", ErrLostData, a.Name, n.self.Name, m.ID, n.cfg.Dir, n.self.ID, a.ClientURL, n.self.Name, a.ClientURL)
 			}
 		}
-		for _, m := range a.Founders {
-			if m.ID == n.self.ID {
+		for _, f := range a.Founders {
+			switch {
+			case f.ID != n.self.ID:
+			case f.Name != n.self.Name || f.Birth != n.self.Birth:
+				return nil, 0, fmt.Errorf("%w: %s formed its cluster with a founder %s of the same id as this node that brought something else; empty the data directory %s, and start this node with --join %s", ErrMixedUp, a.Name, f.Name, n.cfg.Dir, a.ClientURL)
+			default:
 				return a.Founders, a.ClusterID, nil
 			}
 		}
@@ -252,20 +265,21 @@ func (n *Node) consider(answers []introduction, complete bool) ([]Member, ID, er
 		}
 		return nil, 0, fmt.Errorf("%w: %s belongs to a cluster that was formed without %s; start this node with --join %s", ErrRefused, a.Name, n.self.Name, a.ClientURL)
 	}
-	if !complete {
-		return nil, 0, nil
-	}
-	founders := []Member{{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL}}
+	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL}
+	founders := []founder{{self, n.self.Birth}}
 	mine := sortedPeers(n.cfg.InitialCluster)
 	for _, a := range answers {
 		if theirs := sortedPeers(a.Initial); !slices.Equal(mine, theirs) {
 			return nil, 0, fmt.Errorf("%w: %s was started with --initial-cluster %s, this node with %s; all must be the same", ErrRefused, a.Name, peersText(theirs), peersText(mine))
 		}
 		at := slices.IndexFunc(mine, func(p Peer) bool { return p.Name == a.Name })
-		founders = append(founders, Member{ID: a.ID, Name: a.Name, PeerURL: mine[at].URL, ClientURL: a.ClientURL})
+		founders = append(founders, founder{Member{ID: a.ID, Name: a.Name, PeerURL: mine[at].URL, ClientURL: a.ClientURL}, a.Birth})
 	}
-	slices.SortFunc(founders, func(a, b Member) int { return strings.Compare(a.Name, b.Name) })
-	return founders, clusterID(founders), nil
+	slices.SortFunc(founders, func(a, b founder) int { return strings.Compare(a.Name, b.Name) })
+	if err := checkFounders(founders); err != nil || !complete {
+		return nil, 0, err
+	}
+	return founders, historyOf(founders).cluster(), nil
 }
 
 func sortedPeers(ps []Peer) []Peer {
@@ -280,14 +294,4 @@ func peersText(ps []Peer) string {
 		parts = append(parts, p.Name+"="+p.URL)
 	}
 	return strings.Join(parts, ",")
-}
-
-// clusterID derives a cluster's ID from its founders: nobody has to hand it
-// out, and a founder with a new ID makes another cluster.
-func clusterID(founders []Member) ID {
-	h := sha256.New()
-	for _, m := range founders {
-		fmt.Fprintf(h, "%s %v %s\n", m.Name, m.ID, m.PeerURL)
-	}
-	return ID(binary.BigEndian.Uint64(h.Sum(nil)) | 1) // never zero
 }

@@ -252,7 +252,7 @@ func (s *simNode) boot() (err error) {
 
 // open is what Open does.
 func (s *simNode) open(n *Node, sm StateMachine) (err error) {
-	if n.self, err = openIdentity(n.cfg.Dir, n.cfg.Name, sm, n.cfg.sync); err != nil {
+	if n.self, err = openIdentity(&n.cfg, sm); err != nil {
 		return err
 	}
 	n.sm, n.applier = sm, newApplier(sm, n.waiters, n.progress)

@@ -217,15 +217,12 @@ func (w *simWorld) note(format string, args ...any) {
 
 // found makes the machines of a new cluster.
 func (w *simWorld) found() {
-	var founders []Member
-	for id := ID(1); id <= ID(w.p.size); id++ {
-		founders = append(founders, simMember(id))
-	}
-	for _, m := range founders {
+	founders := testFounders(w.p.size)
+	for _, f := range founders {
 		if w.p.forms {
-			w.machine(m.ID, nil)
+			w.machine(f.ID, nil)
 		} else {
-			w.machine(m.ID, &identity{ClusterID: 9, Founders: founders})
+			w.machine(f.ID, &identity{ClusterID: historyOf(founders).cluster(), Founders: founders})
 		}
 	}
 }
@@ -257,6 +254,7 @@ func (w *simWorld) machine(id ID, self *identity) *simNode {
 	}
 	s.raft = id
 	self.Format, self.Name, self.ID = identityFormat, simMember(id).Name, id
+	self.Birth = testFounders(int(id))[id-1].Birth
 	err := self.save(s.files.dir, func(path string) error {
 		s.files.persist(path)
 		return nil

@@ -479,11 +479,11 @@ func founded(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	var founders []string
 	for i, name := range names {
-		founders = append(founders, fmt.Sprintf(`{"id":"%016x","name":%q,"peer_url":"http://127.0.0.1:%d","client_url":"http://127.0.0.1:1"}`, i+1, name, 12000+i))
+		founders = append(founders, fmt.Sprintf(`{"id":"%016x","name":%q,"peer_url":"http://127.0.0.1:%d","client_url":"http://127.0.0.1:1","birth":{"nonce":"%032x","level":1}}`, i+1, name, 12000+i, i+1))
 	}
 	must(t, os.MkdirAll(filepath.Join(dir, "n1"), 0o700))
 	must(t, os.WriteFile(filepath.Join(dir, "n1", "identity"), fmt.Appendf(nil,
-		`{"format":1,"name":"n1","id":"0000000000000001","cluster_id":"00000000000000ff","founders":[%s],"started":true}`, strings.Join(founders, ",")), 0o600))
+		`{"format":2,"name":"n1","id":"0000000000000001","birth":{"nonce":"%032x","level":1},"cluster_id":"00000000000000ff","founders":[%s],"started":true}`, 1, strings.Join(founders, ",")), 0o600))
 }
 
 func tree(t *testing.T, dir string) string {

@@ -28,3 +28,14 @@ func (e *LaterError) Error() string {
 	}
 	return fmt.Sprintf("%s was written by a later version of oncekv (level %d); this program knows up to %d: start this node with that version, or a later one; nothing was changed", e.What, e.Level, e.Known)
 }
+
+// EarlierError says that data was written by a version from before the first release,
+// the formats of which no release reads. The data is left as it is.
+type EarlierError struct {
+	What string // such as "the identity in /var/lib/oncekv"
+}
+
+// Error says what to do.
+func (e *EarlierError) Error() string {
+	return fmt.Sprintf("%s was written by a version of oncekv from before the first release, which this program does not read: serve it with the program that wrote it, and move its keys, see docs/operations.md; nothing was changed", e.What)
+}
