@@ -232,14 +232,14 @@ func newCrashCluster(t *testing.T, size, fatal int) *crashCluster {
 	for id := ID(1); id <= ID(size); id++ {
 		founders = append(founders, Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURL: fmt.Sprintf("http://h%d:1", id), ClientURL: "http://h:1"})
 	}
-	tab := founding(9, 1, founders)
+	tab := founding(9, founders)
 	metaBytes, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for id := ID(1); id <= ID(size); id++ {
 		n := &crashNode{id: id, self: identity{ID: id, Name: fmt.Sprintf("n%d", id), ClusterID: 9}, sm: &listSM{manual: true}, tables: founders}
-		if err := n.sm.Bootstrap(1, 1, metaBytes, [16]byte{1}); err != nil {
+		if err := n.sm.Bootstrap(1, 1, metaBytes, historyOfCluster(9)); err != nil {
 			t.Fatal(err)
 		}
 		n.disk = &memDisk{step: c.step, durable: diskState{

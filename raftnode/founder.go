@@ -130,6 +130,7 @@ func membersOf(founders []founder) []Member {
 	members := make([]Member, len(founders))
 	for i, f := range founders {
 		members[i] = f.Member
+		members[i].Level = f.Birth.Level
 	}
 	return members
 }

@@ -232,12 +232,15 @@ func newTable(cluster ID) *table {
 	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}, level: 1}
 }
 
-// founding is the table of a new cluster: all of these vote. The level is what all of
-// them know.
-func founding(cluster ID, level uint64, members []Member) *table {
+// founding is the table of a new cluster: all of these vote, and the store has the
+// lowest level that any of them knows.
+func founding(cluster ID, members []Member) *table {
 	t := newTable(cluster)
-	t.level = level
-	for _, m := range members {
+	for i, m := range members {
+		if i == 0 || m.knows() < t.level {
+			t.level = m.knows()
+		}
+		m.Level = 0
 		t.members[m.ID] = m
 		t.conf.Voters = append(t.conf.Voters, uint64(m.ID))
 	}

@@ -111,9 +111,6 @@ func (c *Config) setDefaults() {
 	if c.sync == nil {
 		c.sync = syncPath
 	}
-	if c.Level == 0 {
-		c.Level = level.Highest
-	}
 	if len(c.InitialCluster) == 0 {
 		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}
 	}

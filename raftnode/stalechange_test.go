@@ -113,7 +113,7 @@ func TestCore_SameChangeTwice_IsDone(t *testing.T) {
 // Each change is for one table, and none but a forcing is for any.
 func TestTable_Check_Numbers(t *testing.T) {
 	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
-	tab := founding(9, 1, []Member{m})
+	tab := founding(9, []Member{m})
 	raw, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func TestTable_Check_Numbers(t *testing.T) {
 	if err := tab.check(numbered); !errors.Is(err, errChanged) {
 		t.Errorf("the same change again: %v", err)
 	}
-	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10}}); err != nil {
+	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10, History: historyOfCluster(10)}}); err != nil {
 		t.Errorf("a forcing: %v", err)
 	}
 	if raw, err = tab.encode(); err != nil {
