@@ -20,21 +20,57 @@ type simStore struct {
 // Apply runs on a goroutine of its own, as the applier does: it may wait for a
 // commit or a flush.
 func (a simStore) Apply(index, term uint64, commands [][]byte, meta []byte) (results []any, err error) {
+	err = a.apart(func() (err error) {
+		results, err = a.Store.Apply(index, term, commands, meta)
+		return err
+	})
+	if err == nil {
+		a.s.w.observe(a.s, index, commands, results)
+	}
+	return results, err
+}
+
+func (a simStore) apart(do func() error) (err error) {
 	var done bool
 	go func() {
-		results, err = a.Store.Apply(index, term, commands, meta)
+		err = do()
 		done = true
 	}()
 	for synctest.Wait(); !done; synctest.Wait() {
 		if !a.s.writes.finish() {
 			a.s.w.fatalf("n%d: Apply waits, and nothing is being written", a.s.id)
-			return nil, kvstore.ErrClosed
+			return kvstore.ErrClosed
 		}
 	}
-	if err == nil {
-		a.s.w.observe(a.s, index, commands, results)
+	return err
+}
+
+// Bootstrap begins the history of a cluster that was founded.
+func (a simStore) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
+	a.s.w.begins(meta, history)
+	return a.Store.Bootstrap(index, term, meta, history)
+}
+
+// Fork begins that of one that was forced.
+func (a simStore) Fork(index, term uint64, meta []byte, history [16]byte) error {
+	a.s.w.begins(meta, history)
+	return a.apart(func() error { return a.Store.Fork(index, term, meta, history) })
+}
+
+// begins notes which history a cluster has: on all members, and however often they
+// begin it again, the same, and no other cluster has it.
+func (w *simWorld) begins(meta []byte, history HistoryID) {
+	t, err := decodeTable(meta)
+	if err != nil {
+		w.fatalf("a history begins with a table that cannot be read: %v", err)
+		return
 	}
-	return results, err
+	for cluster, known := range w.histories {
+		if (cluster == t.cluster) != (known == history) {
+			w.fatalf("cluster %v begins history %v, and cluster %v has %v", t.cluster, history, cluster, known)
+		}
+	}
+	w.histories[t.cluster] = history
 }
 
 // Install writes to both files itself.

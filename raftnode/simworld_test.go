@@ -133,26 +133,27 @@ type simWorld struct {
 	sent  uint64
 	cuts  map[[2]ID]bool
 
-	digests  map[simMark]kvstore.Digest // as first applied anywhere
-	created  map[string]kvstore.Meta    // acknowledged, by key
-	uploads  map[simUpload]*simProgress // of large values, as far as anybody has applied
-	newest   uint64                     // revision acknowledged to anybody
-	told     map[ID]uint64              // the same, by cluster
-	ops      []simOp
-	force    *simForce       // nil until a new cluster is forced
-	copied   map[ID]*simCopy // of machines
-	open     int             // clients at work
-	behind   atomic.Int64    // goroutines that act for machines, and wait for their turns
-	places   map[ID][]string // client URLs under which a member may be known
-	moves    int             // of members to new client URLs
-	client   int
-	actors   int         // of processes
-	joined   map[ID]bool // who was a member for anybody who sent something, to it or of its own
-	change   bool        // a change of members is under way
-	failed   bool        // an fsync has
-	rotten   *simNode    // whose disk has lied, or that was marked after an fsync that failed
-	verifies bool        // and whether Verify has to see it
-	failure  string
+	histories map[ID]HistoryID           // by cluster
+	digests   map[simMark]kvstore.Digest // as first applied anywhere
+	created   map[string]kvstore.Meta    // acknowledged, by key
+	uploads   map[simUpload]*simProgress // of large values, as far as anybody has applied
+	newest    uint64                     // revision acknowledged to anybody
+	told      map[ID]uint64              // the same, by cluster
+	ops       []simOp
+	force     *simForce       // nil until a new cluster is forced
+	copied    map[ID]*simCopy // of machines
+	open      int             // clients at work
+	behind    atomic.Int64    // goroutines that act for machines, and wait for their turns
+	places    map[ID][]string // client URLs under which a member may be known
+	moves     int             // of members to new client URLs
+	client    int
+	actors    int         // of processes
+	joined    map[ID]bool // who was a member for anybody who sent something, to it or of its own
+	change    bool        // a change of members is under way
+	failed    bool        // an fsync has
+	rotten    *simNode    // whose disk has lied, or that was marked after an fsync that failed
+	verifies  bool        // and whether Verify has to see it
+	failure   string
 
 	mu    sync.Mutex
 	turns []simTurn
@@ -182,7 +183,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		told: map[ID]uint64{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, unwanted: map[ID]bool{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
+		told: map[ID]uint64{}, histories: map[ID]HistoryID{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, unwanted: map[ID]bool{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
@@ -764,6 +765,9 @@ func (w *simWorld) verify() {
 	var want kvstore.Stats
 	var chunks []string
 	cluster := w.leader().life.node.self.ClusterID
+	if _, begun := w.histories[cluster]; !begun {
+		w.fatalf("cluster %v has no history of its own", cluster)
+	}
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s == w.rotten {
 			if w.verifies && s.life != nil && s.life.store.Verify(context.Background()) == nil {

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -102,6 +103,11 @@ func (d devData) foundedAt() (int, error) {
 			continue
 		}
 		founders, err := raftnode.Founders(dir)
+		var earlier *level.EarlierError
+		var later *level.LaterError
+		if errors.As(err, &earlier) || errors.As(err, &later) {
+			return 0, err
+		}
 		if err != nil { // damage; the others may tell
 			stranger = dir
 			continue

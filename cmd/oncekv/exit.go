@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/server"
 )
 
@@ -47,12 +48,14 @@ func usageErrorf(format string, args ...any) error {
 // errConflicts is an import in which keys were set to other bytes.
 var errConflicts = errors.New("some keys are set to other bytes, and stay so")
 
-// isUsage reports whether an error is one of the command line or the environment:
+// isUsage reports whether an error is one of the command line or the environment, or
+// says that this program is not the one for the data:
 // the next try with the same ones will end alike.
 func isUsage(err error) bool {
 	var usage *usageError
 	var setting *server.SettingError
-	return errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
+	var earlier *level.EarlierError
+	return errors.As(err, &earlier) || errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
 }
 
 func exitCode(err error) int {
