@@ -134,7 +134,7 @@ func TestTable_Check_Numbers(t *testing.T) {
 	if err := tab.check(numbered); !errors.Is(err, errChanged) {
 		t.Errorf("the same change again: %v", err)
 	}
-	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10}}); err != nil {
+	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10, History: historyOfCluster(10)}}); err != nil {
 		t.Errorf("a forcing: %v", err)
 	}
 	if raw, err = tab.encode(); err != nil {
