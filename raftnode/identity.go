@@ -88,14 +88,14 @@ func loadIdentity(dir string) (identity, error) {
 	if err != nil {
 		return id, unusable(err, "read the identity")
 	}
+	var known struct{ Format int } // all that is the same in every format
+	if err := json.Unmarshal(b, &known); err == nil && known.Format == 1 {
+		return id, &level.EarlierError{What: "the data in " + dir}
+	} else if err == nil && known.Format > identityFormat {
+		return id, &level.LaterError{What: "the data in " + dir, Known: level.Highest}
+	}
 	if err := json.Unmarshal(b, &id); err != nil {
 		return id, unusable(fmt.Errorf("%s is not readable (%w)", identityPath(dir), err), "read the identity")
-	}
-	switch {
-	case id.Format == 1:
-		return id, &level.EarlierError{What: "the data in " + dir}
-	case id.Format > identityFormat:
-		return id, &level.LaterError{What: "the data in " + dir, Known: level.Highest}
 	}
 	err = errors.Join(id.Birth.check(), checkFounders(id.Founders))
 	if id.Format != identityFormat || id.ID == 0 || id.Name == "" {
