@@ -239,7 +239,7 @@ func newCrashCluster(t *testing.T, size, fatal int) *crashCluster {
 	}
 	for id := ID(1); id <= ID(size); id++ {
 		n := &crashNode{id: id, self: identity{ID: id, Name: fmt.Sprintf("n%d", id), ClusterID: 9}, sm: &listSM{manual: true}, tables: founders}
-		if err := n.sm.Bootstrap(1, 1, metaBytes, [16]byte{1}); err != nil {
+		if err := n.sm.Bootstrap(1, 1, metaBytes, historyOfCluster(9)); err != nil {
 			t.Fatal(err)
 		}
 		n.disk = &memDisk{step: c.step, durable: diskState{

@@ -60,6 +60,13 @@ func isAlone(t *testing.T, n *crashNode, cluster ID, list [][]byte) {
 	if got := n.sm.list(); !slices.EqualFunc(got, list, bytes.Equal) {
 		t.Fatalf("it has %q, want %q", got, list)
 	}
+	want := []HistoryID{historyOfCluster(9)}
+	for _, f := range c.members.forced {
+		want = append(want, historyOfCluster(f.Cluster))
+	}
+	if got := n.sm.histories(); !slices.Equal(got, want) {
+		t.Fatalf("it went through the histories %v, want %v", got, want)
+	}
 }
 
 // Wherever the power goes while a new cluster is forced, the next start finds all of
