@@ -81,13 +81,21 @@
 //     beside itself, has the same other one, and it has asked each of them itself
 //     (history.go). It pulls from nobody whose history contradicts its own.
 //  16. A new cluster is forced by one entry, once for each word, and has an ID of its
-//     own. The log leads and the identity follows, so a crash between them is
-//     finished at the next start. A node that hears that its cluster has ended so
-//     writes that down and never takes part again (ErrEnded).
+//     own, and a history of its own. The log leads and the identity follows, so a
+//     crash between them is finished at the next start. A node that hears that its
+//     cluster has ended so writes that down and never takes part again (ErrEnded).
+//  17. What a founder brings to a new cluster (a random number, the level of its
+//     program, what its state was restored from) is in its identity before it tells
+//     anybody, and never changes. So all founders derive the same history ID, however
+//     often they start again meanwhile; the cluster's ID is its first half. Founders
+//     that do not begin with the same state form nothing (ErrFounders), and a restored
+//     state counts only where it was told of.
 //
 // # Disk
 //
-//	identity   who this node is (JSON); replaced, never edited
+//	identity   who this node is, what it brings to a new cluster, and to which one
+//	           it belongs (JSON); replaced, never edited. One of another format is
+//	           refused before anything is written
 //	wal/       etcd's WAL, checked frame by frame before it is opened (walscan);
 //	           its metadata says whose it is
 //	snap/      etcd's .snap files; each holds member table and the state

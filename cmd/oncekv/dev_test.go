@@ -462,6 +462,20 @@ func TestDev_OtherData(t *testing.T) {
 	}
 }
 
+// Nor is data of another version, and it says so.
+func TestDev_OtherVersion(t *testing.T) {
+	for format, says := range map[int]string{1: "from before the first release", 99: "a later version of oncekv"} {
+		dir := t.TempDir()
+		must(t, os.MkdirAll(filepath.Join(dir, "n1"), 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, "n1", "identity"), fmt.Appendf(nil, `{"format":%d,"name":"n1","id":"0000000000000001"}`, format), 0o600))
+		c := startLocal(t, dir, devOffset(t))
+		<-c.done
+		if c.code != exitUsage || !strings.Contains(c.err.String(), says) {
+			t.Errorf("format %d: exit code %d:\n%s", format, c.code, c.err)
+		}
+	}
+}
+
 func write(t *testing.T, dir, name string) {
 	t.Helper()
 	path := filepath.Join(dir, name)

@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -103,9 +102,7 @@ func (d devData) foundedAt() (int, error) {
 			continue
 		}
 		founders, err := raftnode.Founders(dir)
-		var earlier *level.EarlierError
-		var later *level.LaterError
-		if errors.As(err, &earlier) || errors.As(err, &later) {
+		if isOtherVersion(err) {
 			return 0, err
 		}
 		if err != nil { // damage; the others may tell

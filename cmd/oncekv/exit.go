@@ -58,11 +58,19 @@ func isUsage(err error) bool {
 	return errors.As(err, &earlier) || errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
 }
 
+// isOtherVersion reports whether an error says that another program wrote the data. This
+// one will never start on it.
+func isOtherVersion(err error) bool {
+	var earlier *level.EarlierError
+	var later *level.LaterError
+	return errors.As(err, &earlier) || errors.As(err, &later)
+}
+
 func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case isUsage(err):
+	case isUsage(err), isOtherVersion(err):
 		return exitUsage
 	case errors.Is(err, client.ErrNotFound):
 		return exitNotFound

@@ -165,6 +165,10 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if err := d.dir.checkFailed(); err != nil {
 		return nil, err
 	}
+	// Before anything opens what a program of another version may have written.
+	if _, err := raftnode.Belongs(cfg.DataDir); err != nil {
+		return nil, err
+	}
 	// Again, now that nobody else can change what the directory holds.
 	if cfg, err = cfg.checked(); err != nil {
 		return nil, err

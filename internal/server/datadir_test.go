@@ -5,7 +5,33 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
+
+// Nothing of what a program of another version has left is opened, let alone changed.
+func TestStartDatabase_OtherVersion(t *testing.T) {
+	dir := t.TempDir()
+	cfg := DatabaseConfig{Name: "n1", DataDir: dir, Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"}
+	for identity, is := range map[string]func(error) bool{
+		`{"format":1,"name":"n1"}`:  func(err error) bool { return errors.As(err, new(*level.EarlierError)) },
+		`{"format":99,"name":"n1"}`: func(err error) bool { return errors.As(err, new(*level.LaterError)) },
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "identity"), []byte(identity), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := StartDatabase(t.Context(), cfg); !is(err) {
+			t.Errorf("started on %s: %v", identity, err)
+		}
+		names, err := os.ReadDir(dir)
+		if err != nil || len(names) != 2 || names[0].Name() != "identity" || names[1].Name() != lockFile {
+			t.Errorf("the directory has %v, %v", names, err)
+		}
+		if b, err := os.ReadFile(filepath.Join(dir, "identity")); string(b) != identity || err != nil {
+			t.Errorf("the identity is %s, %v", b, err)
+		}
+	}
+}
 
 // Everything that a node makes is known as a node's, or emptying would refuse it.
 func TestEmptyDataDir(t *testing.T) {
