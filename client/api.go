@@ -221,6 +221,9 @@ type AddMember struct {
 	PeerURL   string `json:"peer_url"`
 	ClientURL string `json:"client_url"`
 	Role      string `json:"role,omitempty"` // RoleVoter (default) or RoleLearner
+	// Level is the highest level of formats that the joiner's program understands; 0
+	// stands for 1. A cluster whose store has a higher one refuses it.
+	Level uint64 `json:"level,omitempty"`
 }
 
 // TransferLeader is the body of POST /leader.

@@ -162,6 +162,9 @@ func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 			return true
 		}
 	}
+	if w.force != nil && w.force.removed[s.raft] {
+		return true // a member of the old cluster, before it heard of that
+	}
 	return w.unwanted[s.raft] // who said so may have crashed since
 }
 
