@@ -136,6 +136,7 @@ func (s *simNode) takePart(life *simLife) error {
 		}
 	})
 	s.sweep(life.ctx, life)
+	s.raise(life.ctx, life)
 	s.phase = simTick * s.w.r.Float64()
 	synctest.Wait()
 	s.writes.set(s.w.calm.Load())
