@@ -267,8 +267,10 @@ type AddMember struct {
 	Name      string `json:"name"`
 	PeerURL   string `json:"peer_url"`
 	ClientURL string `json:"client_url"`
-	Role      string `json:"role,omitempty"`  // RoleVoter (default) or RoleLearner
-	Level     uint64 `json:"level,omitempty"` // the highest that the joiner's program understands; left out, 1
+	Role      string `json:"role,omitempty"` // RoleVoter (default) or RoleLearner
+	// Level is the highest level of formats that the joiner's program understands; 0
+	// stands for 1. A cluster whose store has a higher one refuses it.
+	Level uint64 `json:"level,omitempty"`
 }
 
 // TransferLeader is the body of POST /leader.

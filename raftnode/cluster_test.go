@@ -89,7 +89,16 @@ func (s *listSM) Durable() (uint64, uint64, []byte, []byte, error) {
 	return s.durable.Index, s.durable.Term, s.durable.Meta, []byte(strconv.Itoa(len(s.durable.List))), nil
 }
 
-func (s *listSM) Level([]byte) (uint64, error) { return 1, nil }
+// Level takes "@2 …" for a command of level 2, and "!…" for what is no command.
+func (s *listSM) Level(c []byte) (uint64, error) {
+	switch {
+	case len(c) > 0 && c[0] == '!':
+		return 0, errors.New("it is no command")
+	case len(c) > 1 && c[0] == '@':
+		return uint64(c[1] - '0'), nil
+	}
+	return 1, nil
+}
 
 func (s *listSM) Origin() (history [16]byte, position uint64, head []byte, ok bool) {
 	s.mu.Lock()

@@ -89,6 +89,7 @@ type crashNode struct {
 	tables []Member
 
 	accesses *accesses // may be nil
+	known    uint64    // level of the program, 0: as of this one
 }
 
 func (c *crashNode) send(msgs []raftpb.Message) { c.out = append(c.out, msgs...) }
@@ -118,7 +119,7 @@ func (c *crashNode) boot(t *testing.T) {
 
 // start starts the node on what its disk holds, and forces a new cluster if told so.
 func (c *crashNode) start(forcing *Forcing) error {
-	cfg := Config{Name: fmt.Sprintf("n%d", c.id), SnapshotLogBytes: 600, KeepLogBytes: 200}
+	cfg := Config{Name: fmt.Sprintf("n%d", c.id), SnapshotLogBytes: 600, KeepLogBytes: 200, Level: c.known}
 	cfg.setDefaults()
 	ws := newWaiters(random64())
 	p := &progress{}

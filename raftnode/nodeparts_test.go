@@ -70,7 +70,11 @@ func TestNode_StartPull_Ends(t *testing.T) {
 			n.sm = &partsSM{listSM: &listSM{}, stage: c.err}
 			var failed error
 			var wg sync.WaitGroup
-			data := snapshotData{meta: []byte("{}"), state: []byte("0")}.encode()
+			meta, err := n.core.members.encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			data := snapshotData{meta: meta, state: []byte("0")}.encode()
 			n.startPull(t.Context(), raftpb.Message{From: 2, Snapshot: raftpb.Snapshot{Data: data, Metadata: raftpb.SnapshotMetadata{Index: 50, Term: 1}}}, func(err error) { failed = err }, &wg)
 			wg.Wait()
 			if (failed != nil) != c.fails || c.fails && !errors.Is(failed, c.err) {

@@ -321,7 +321,7 @@ func (w *simWorld) reform(c *simClient) {
 	case kind == 3 && len(all) < 6 && len(w.nodes) < 12:
 		joiner := simMember(ID(len(w.nodes) + 1))
 		joiner.Promote = c.r.IntN(4) > 0
-		w.machine(joiner.ID, &identity{ClusterID: n.self.ClusterID, Peers: all})
+		joiner.Level = w.machine(joiner.ID, &identity{ClusterID: n.self.ClusterID, Peers: all}).known
 		req = changeRequest{Op: "add", Member: joiner}
 	case kind == 5:
 		w.moves++

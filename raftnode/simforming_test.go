@@ -136,6 +136,7 @@ func (s *simNode) takePart(life *simLife) error {
 		}
 	})
 	s.sweep(life.ctx, life)
+	s.raise(life.ctx, life)
 	s.phase = simTick * s.w.r.Float64()
 	synctest.Wait()
 	s.writes.set(s.w.calm.Load())
@@ -161,6 +162,9 @@ func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 		if w.lost(life.node.self.ClusterID) && slices.ContainsFunc(life.node.core.members.list(), func(m Member) bool { return m.Name == s.name }) {
 			return true
 		}
+	}
+	if w.force != nil && w.force.removed[s.raft] {
+		return true // a member of the old cluster, before it heard of that
 	}
 	return w.unwanted[s.raft] // who said so may have crashed since
 }

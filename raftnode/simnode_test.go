@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing/iotest"
@@ -47,6 +48,7 @@ type simNode struct {
 	beside   bool     // it has a copy of another machine, which is there too
 	pulled   bool     // it may have records that do not count
 	name     string   // of the member
+	known    uint64   // level of the program
 	lastSelf identity // when it took part last
 }
 
@@ -118,7 +120,7 @@ func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
 	by := string(command[:min(len(command), 64)])
 	l.w.turned(ctx, by)
 	l.gaveUp(ctx, command)
-	result, err := l.node.Propose(ctx, command)
+	result, err := l.node.Propose(ctx, l.later(command))
 	l.w.turned(ctx, by) // the answer came in the middle of a node's step
 	return result, simStoreError(err)
 }
@@ -126,6 +128,10 @@ func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
 func (l simLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
 	by := string(commands[0][:min(len(commands[0]), 64)])
 	l.w.turned(ctx, by)
+	commands = slices.Clone(commands)
+	for i, c := range commands {
+		commands[i] = l.later(c)
+	}
 	l.node.ProposeMany(ctx, commands, func(i int, result any, err error) { each(i, result, simStoreError(err)) })
 	l.w.turned(ctx, by)
 }
@@ -225,7 +231,7 @@ func (s *simNode) boot() (err error) {
 	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
 	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
 	self := simMember(s.id)
-	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
+	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
 	cfg.setDefaults()
 	n := &Node{cfg: cfg, logger: cfg.Logger,
 		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s}
@@ -236,9 +242,13 @@ func (s *simNode) boot() (err error) {
 	}
 	life := &simLife{node: n, store: store, settled: make(chan error, 1)}
 	life.ctx, life.stopStore = context.WithCancel(context.Background())
-	err = s.open(n, simStore{store, s})
+	found := store.Stats()
+	err = s.open(n, simStore{store, s, n.cfg.Level})
 	if err == nil && n.self.ClusterID != 0 {
 		err = s.takePart(life)
+	}
+	if now := store.Stats(); isLater(err) && (now.AppliedIndex != found.AppliedIndex || now.Digest != found.Digest) {
+		s.w.fatalf("n%d refuses to start, and has changed its state", s.id)
 	}
 	if err != nil {
 		life.stopStore()
@@ -257,11 +267,12 @@ func (s *simNode) open(n *Node, sm StateMachine) (err error) {
 	}
 	n.sm, n.applier = sm, newApplier(sm, n.waiters, n.progress)
 	s.raft = n.self.ID
+	s.w.levels.ran[s.raft] = s.w.levels.ran[s.raft] || s.known >= simLater
 	id := n.self
 	n.identity.Store(&id)
 	n.removed.Store(&map[ID]bool{})
 	n.forced.Store(&id.Forced)
-	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower})
+	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower, Known: n.cfg.Level})
 	if f := id.Ended; f != nil && s.force == "" {
 		return n.endedError(f)
 	}
@@ -332,11 +343,14 @@ func (s *simNode) run() error {
 	}
 	n.deliver(n.inbox.take())
 	if life.pull != nil && s.w.dice(0.2) {
-		s.stage()
+		if err := s.stage(); err != nil {
+			return err
+		}
 	}
 	for w, ok := n.core.next(); ok; w, ok = n.core.next() {
 		stage := w.stage
 		w.stage = nil
+		s.w.proposed(s, w.entries)
 		if err := n.carryOut(context.Background(), w, nil, nil); err != nil {
 			return err
 		}
@@ -356,6 +370,7 @@ func (s *simNode) run() error {
 		return err
 	}
 	n.publish()
+	s.w.rises(s)
 	if err := life.storeErr.Load(); err != nil {
 		return *err
 	}
@@ -407,14 +422,21 @@ func pieces(h handoff) (all []handoff) {
 
 // stage pulls what a snapshot needs, from its sender or any other; the stream
 // may end early, or bring something else.
-func (s *simNode) stage() {
+func (s *simNode) stage() error {
 	m := *s.life.pull
+	if err := s.life.node.checkSnapshotLevel(context.Background(), m.Snapshot); err != nil {
+		s.life.pull, s.life.node.pulling = nil, false
+		if isLater(err) {
+			return err
+		}
+		return nil
+	}
 	from := s.w.member(ID(m.From))
 	if s.w.dice(0.3) {
 		from = s.w.any()
 	}
 	if from == nil || from.takesPart() == nil || from == s || from.life.node.self.ClusterID != s.life.node.self.ClusterID || !s.w.connected(from.id, s.id) {
-		return
+		return nil
 	}
 	d, err := decodeSnapshot(m.Snapshot.Data)
 	if err != nil {
@@ -432,6 +454,7 @@ func (s *simNode) stage() {
 		s.life.pull, s.life.node.pulling = nil, false
 		s.life.node.core.staged(m)
 	}
+	return nil
 }
 
 // spoil returns a stream that may break off or be damaged on its way.

@@ -14,12 +14,16 @@ import (
 // power may go. It is what the node sees of the store.
 type simStore struct {
 	*kvstore.Store
-	s *simNode
+	s     *simNode
+	known uint64 // level of the program
 }
 
 // Apply runs on a goroutine of its own, as the applier does: it may wait for a
 // commit or a flush.
 func (a simStore) Apply(index, term uint64, commands [][]byte, meta []byte) (results []any, err error) {
+	if commands, err = a.understood(commands); err != nil {
+		return nil, err
+	}
 	err = a.apart(func() (err error) {
 		results, err = a.Store.Apply(index, term, commands, meta)
 		return err

@@ -119,6 +119,7 @@ type simWorld struct {
 	entropy io.Reader
 	liar    *rand.Rand // its dice
 	scripts *simScripts
+	levels  *simLevels
 
 	unwanted map[ID]bool  // members that somebody wanted removed
 	log      *slog.Logger // nil: none
@@ -188,7 +189,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
 	}
-	w.scripts = newSimScripts(seed, &w.p)
+	w.scripts, w.levels = newSimScripts(seed, &w.p), newSimLevels(seed)
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
 	w.entropy = rand.NewChaCha8(key)
@@ -247,7 +248,7 @@ func (w *simWorld) machine(id ID, self *identity) *simNode {
 		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
 		clock: newSimClock(w.r),
 	}
-	s.name = simMember(id).Name
+	s.name, s.known = simMember(id).Name, w.levels.program()
 	s.files = newSimFiles(s)
 	w.nodes[id] = s
 	if self == nil {
@@ -547,6 +548,7 @@ func (w *simWorld) oneStep() {
 	w.forcing()
 	w.forgetting()
 	w.slowUploads()
+	w.upgrade()
 	if w.chance(w.p.rejoin) {
 		w.rejoin()
 	}
@@ -577,8 +579,9 @@ func (w *simWorld) turn(s *simNode) {
 			s.index = kvstore.NewMemEngine()
 			defer s.onIndex.worsen(0.2)() // while it is built
 		}
+		w.install(s)
 		switch err := guarded(s.boot); {
-		case err != nil && w.refusesForce(s, err), err != nil && w.ended(s, err):
+		case err != nil && w.refusesForce(s, err), err != nil && w.ended(s, err), err != nil && w.tooOld(s, err):
 			s.crash(w.chance(w.p.power))
 		case err != nil:
 			if !w.expected(s, err) {
@@ -594,8 +597,8 @@ func (w *simWorld) turn(s *simNode) {
 	default:
 		if err := guarded(s.run); err != nil {
 			w.note("n%d stops: %v", s.id, err)
-			ended := w.ended(s, err)
-			refused := w.refusedRightly(s, err)
+			ended := w.ended(s, err) || w.tooOld(s, err)
+			refused := !ended && w.refusedRightly(s, err)
 			if !w.expected(s, err) && !refused && !ended {
 				w.fatalf("n%d: %v", s.id, err)
 			}
@@ -738,7 +741,7 @@ func (w *simWorld) settled() bool {
 			return false
 		}
 	}
-	return leader.life.store.Stats().OpenUploads == 0 // their clients have gone: they are swept
+	return w.levels.risen(w, core) && leader.life.store.Stats().OpenUploads == 0 // their clients have gone: they are swept
 }
 
 func (w *simWorld) describe() string {

@@ -21,8 +21,10 @@ func TestTable_Check_Rules(t *testing.T) {
 	tab.removed[4] = true
 	alone := founding(9, []Member{{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"}})
 	member := func(id ID, name string) Member {
-		return Member{ID: id, Name: name, PeerURL: "http://new:1", ClientURL: "http://new:2"}
+		return Member{ID: id, Name: name, PeerURL: "http://new:1", ClientURL: "http://new:2", Level: 3}
 	}
+	tab.level = 3
+	of := func(m Member, level uint64) Member { m.Level = level; return m }
 	at := func(m Member, peer string) Member { m.PeerURL = peer; return m }
 	for _, c := range []struct {
 		tab  *table
@@ -50,9 +52,15 @@ func TestTable_Check_Rules(t *testing.T) {
 		{tab, opRemove, Member{ID: 3}, nil, ""},
 		{tab, opRemove, Member{ID: 5}, ErrUnknownMember, "id"},
 		{alone, opRemove, Member{ID: 1}, ErrRefused, "only voter"},
+		{tab, opRaise, Member{ID: 1}, ErrRefused, "level 3 already"},
+		{tab, opRaise, Member{ID: 5}, ErrUnknownMember, "id"},
+		{tab, opAdd, of(member(5, "n5"), 2), ErrRefused, "the store has level 3, and the program of n5 knows up to level 2"},
+		{tab, opAdd, of(member(5, "n5"), 0), ErrRefused, "knows up to level 1"},
+		{tab, opAdd, of(member(5, "n5"), 4), nil, ""},
+		{alone, opAdd, of(member(5, "n5"), 0), nil, ""},
 		{tab, "paint", Member{ID: 1}, ErrBadMember, "no operation"},
 	} {
-		err := c.tab.check(change{Op: c.op, Member: c.m, Number: 1})
+		err := c.tab.check(change{Op: c.op, Member: c.m, Level: 3, Number: 1})
 		if !errors.Is(err, c.kind) || (err == nil) != (c.kind == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s of %+v: %v, want %v with %q", c.op, c.m, err, c.kind, c.want)
 		}

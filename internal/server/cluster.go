@@ -99,7 +99,7 @@ func (v clusterView) AddMember(ctx context.Context, a client.AddMember) (client.
 	if err != nil {
 		return client.Member{}, false, clusterError(fmt.Errorf("%w; `oncekv serve --join` sends this request itself, with its own id", err))
 	}
-	m := raftnode.Member{ID: id, Name: a.Name, PeerURL: a.PeerURL, ClientURL: a.ClientURL, Promote: a.Role != client.RoleLearner}
+	m := raftnode.Member{ID: id, Name: a.Name, PeerURL: a.PeerURL, ClientURL: a.ClientURL, Promote: a.Role != client.RoleLearner, Level: a.Level}
 	if a.Role != "" && a.Role != client.RoleVoter && a.Role != client.RoleLearner {
 		return client.Member{}, false, fmt.Errorf("%w: role %q must be %q or %q", httpapi.ErrBadMember, a.Role, client.RoleVoter, client.RoleLearner)
 	}

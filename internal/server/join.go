@@ -113,7 +113,7 @@ func (j *joiner) ask(ctx context.Context, hc *http.Client, databases []string, s
 	if j.learner {
 		role = client.RoleLearner
 	}
-	add := client.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role}
+	add := client.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role, Level: self.Level}
 	if _, _, err := c.AddMember(ctx, add); err != nil {
 		return nil, err
 	}
