@@ -311,12 +311,13 @@ func (p *peer) exchange(ctx context.Context, e *era, key kvstore.Key, target str
 	return p.receive(ctx, key, resp, moved)
 }
 
-// answersIn returns errElsewhere for the answer of a peer that is not of the era's history.
+// answersIn returns errElsewhere for what a peer answers if it is not of the era's
+// history. A refusal of something else is not looked at.
 func answersIn(e *era, resp *http.Response) error {
-	switch resp.StatusCode {
-	case http.StatusConflict:
+	switch {
+	case resp.StatusCode == http.StatusConflict:
 		return errElsewhere
-	case http.StatusOK, http.StatusNotFound, http.StatusSwitchingProtocols, http.StatusNoContent:
+	case resp.StatusCode < http.StatusMultipleChoices, resp.Header.Get("Content-Type") == typeAbsent:
 		_, err := e.check(resp.Header)
 		return err
 	}
