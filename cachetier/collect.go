@@ -48,17 +48,18 @@ func (c *collector) end(meta *kvstore.Meta) {
 type collectingReader struct {
 	*streamReader
 	node *Node
+	era  *era
 	rec  *record
 	body []byte // so far; nil when nothing is kept
 }
 
 // open returns a reader of a value that is not held with its bytes.
-func (n *Node) open(ctx context.Context, rec *record) io.ReadSeekCloser {
-	from := newStreamReader(ctx, n.fetcher, rec.value.Meta, n.cfg.StreamIdle)
+func (n *Node) open(ctx context.Context, e *era, rec *record) io.ReadSeekCloser {
+	from := newStreamReader(ctx, n.fetcher, e.history, rec.value.Meta, n.cfg.StreamIdle)
 	if rec.value.Size > n.memory.limit/heldShareMax {
 		return from
 	}
-	return &collectingReader{streamReader: from, node: n, rec: rec}
+	return &collectingReader{streamReader: from, node: n, era: e, rec: rec}
 }
 
 // Read implements io.Reader.
@@ -75,7 +76,7 @@ func (r *collectingReader) Read(p []byte) (int, error) {
 	switch {
 	case int64(len(r.body)) == meta.Size: // and its digest was compared
 		_, mirrored := r.node.memory.get(string(meta.Key))
-		r.node.memory.add(&record{value: kvstore.NewValue(*meta, r.body), raw: r.rec.raw, streamed: true}, mirrored)
+		r.node.memory.add(&record{value: kvstore.NewValue(*meta, r.body), raw: r.rec.raw, streamed: true}, mirrored, r.era)
 		r.forget()
 	case err != nil:
 		r.forget()

@@ -2,10 +2,14 @@ package cachetier
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 const (
@@ -29,10 +33,11 @@ type database struct {
 	proven atomic.Bool
 
 	mu       sync.Mutex
-	silence  string        // why the last heartbeat was in vain; "" if it was not
-	latency  time.Duration // moving average until the first byte of an answer; 0 = not measured
-	demoted  time.Time     // tried last until then
-	answered time.Time     // last answer of any kind
+	silence  string            // why the last heartbeat was in vain; "" if it was not
+	latency  time.Duration     // moving average until the first byte of an answer; 0 = not measured
+	demoted  time.Time         // tried last until then
+	answered time.Time         // last answer of any kind
+	history  kvstore.HistoryID // that it has told last; zero: none
 
 	reads latencies // until the first byte of the answer to a read
 }
@@ -66,6 +71,20 @@ func (d *database) outrun(took time.Duration) {
 	if took > d.latency {
 		d.measure(took)
 	}
+}
+
+// tells notes which history the node has.
+func (d *database) tells(history kvstore.HistoryID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.history = history
+}
+
+// told returns which history the node has, as far as it has told.
+func (d *database) told() kvstore.HistoryID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.history
 }
 
 // complains notes why a heartbeat was in vain, "" for one that was not, and
@@ -139,9 +158,9 @@ func (ds *databases) set(urls []string) {
 	ds.list.Store(&list)
 }
 
-// preference is the list of those that are proven, fastest first; not yet
-// measured ones follow, those that failed lately come last.
-func (ds *databases) preference() []*database {
+// preference is the list of those that are proven and have a history, fastest first;
+// not yet measured ones follow, those that failed lately come last.
+func (ds *databases) preference(history kvstore.HistoryID) []*database {
 	type rank struct {
 		d       *database
 		demoted bool
@@ -155,8 +174,11 @@ func (ds *databases) preference() []*database {
 			continue
 		}
 		d.mu.Lock()
-		r := rank{d, now.Before(d.demoted), d.latency}
+		r, told := rank{d, now.Before(d.demoted), d.latency}, d.history
 		d.mu.Unlock()
+		if told != history {
+			continue
+		}
 		if r.latency == 0 {
 			r.latency = hedgeMax
 		}
@@ -178,10 +200,24 @@ func (ds *databases) preference() []*database {
 	return order
 }
 
+// why says why none that has a history can be asked.
+func (ds *databases) why(history kvstore.HistoryID) string {
+	var said []string
+	for _, d := range ds.all() {
+		if told := d.told(); d.proven.Load() && told != history {
+			said = append(said, fmt.Sprintf("%s has history %s", d.url, nameOf(told)))
+		}
+	}
+	if said == nil {
+		return "no database node is known"
+	}
+	return fmt.Sprintf("no database node of history %s is known: %s; this cache node moves to another history only if that went on from its own, or when no node of its own has answered for %v, and never back: restart it to have it begin anew", nameOf(history), strings.Join(said, "; "), historyPatience)
+}
+
 // inOrder is preference as URLs.
-func (ds *databases) inOrder() []string {
+func (ds *databases) inOrder(history kvstore.HistoryID) []string {
 	var urls []string
-	for _, d := range ds.preference() {
+	for _, d := range ds.preference(history) {
 		urls = append(urls, d.url)
 	}
 	return urls

@@ -29,10 +29,11 @@ type fakeDB struct {
 	keys     *fakeKeys
 	registry *Registry
 
-	mu    sync.Mutex
-	reads map[string]int // by key
-	hook  func(w http.ResponseWriter, r *http.Request, key string) (handled bool)
-	puts  []*http.Request
+	mu      sync.Mutex
+	history *client.History // nil: it tells none
+	reads   map[string]int  // by key
+	hook    func(w http.ResponseWriter, r *http.Request, key string) (handled bool)
+	puts    []*http.Request
 }
 
 type fakeKeys struct {
@@ -92,20 +93,23 @@ func (db *fakeDB) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		db.puts = append(db.puts, r.Clone(context.Background()))
 	}
-	hook := db.hook
+	hook, keys := db.hook, db.keys
+	if db.history != nil {
+		w.Header().Set(client.HeaderHistory, db.history.ID)
+	}
 	db.mu.Unlock()
 	if hook != nil && hook(w, r, key) {
 		return
 	}
 	if r.Method == http.MethodGet {
-		db.get(w, r, key)
+		keys.serve(w, r, key)
 		return
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
 	}
-	v := db.keys.put(key, body)
+	v := keys.put(key, body)
 	w.WriteHeader(http.StatusCreated)
 	json.NewEncoder(w).Encode(client.PutAnswer{Key: key, Revision: uint64(v.meta.Revision), SHA256: v.meta.SHA256.String(), Size: v.meta.Size, Created: true})
 }
@@ -116,13 +120,22 @@ func (db *fakeDB) heartbeat(w http.ResponseWriter, r *http.Request) {
 		db.t.Errorf("heartbeat: %v", err)
 	}
 	db.mu.Lock()
-	registry := db.registry
+	registry, history := db.registry, db.history
 	db.mu.Unlock()
-	json.NewEncoder(w).Encode(registry.Heartbeat("127.0.0.1", h))
+	answer := registry.Heartbeat("127.0.0.1", h)
+	answer.History = history
+	json.NewEncoder(w).Encode(answer)
 }
 
-func (db *fakeDB) get(w http.ResponseWriter, r *http.Request, key string) {
-	v, ok := db.keys.get(key)
+// becomes gives the node another history, and the keys in it.
+func (db *fakeDB) becomes(history *client.History, keys *fakeKeys) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.history, db.keys = history, keys
+}
+
+func (k *fakeKeys) serve(w http.ResponseWriter, r *http.Request, key string) {
+	v, ok := k.get(key)
 	if !ok {
 		answerAbsent(w)
 		return

@@ -32,8 +32,9 @@ type fetcher struct {
 	log       *slog.Logger
 	hedge     time.Duration // fixed hedge delay; 0 = by measured latency
 	now       func() time.Time
-	bodies    chan struct{}   // one token for each larger body being read
-	running   *sync.WaitGroup // Node.loads: every attempt is counted
+	bodies    chan struct{}                                // one token for each larger body being read
+	running   *sync.WaitGroup                              // Node.loads: every attempt is counted
+	learned   func(d *database, history kvstore.HistoryID) // hears of the history that a node has when none was known
 
 	requests, hedges atomic.Uint64
 	latency          latencies // of loads, until the value is there
@@ -46,16 +47,16 @@ type attempt struct {
 	err error
 }
 
-// fetch reads the record of key from the fastest database node; a second one
-// is asked when it is slow, the others when they fail. errAbsent when a node
-// says that the key is not set, kvstore.ErrUnavailable (with what each one
+// fetch reads the record of key from the fastest database node that has the era's
+// history; a second one is asked when it is slow, the others when they fail. errAbsent
+// when a node says that the key is not set, kvstore.ErrUnavailable (with what each one
 // said) when none gave an answer.
 //
 // The caller holds a count of f.running.
-func (f *fetcher) fetch(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*record, error) {
+func (f *fetcher) fetch(ctx context.Context, e *era, key kvstore.Key, c kvstore.Consistency) (*record, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	race := &race{fetcher: f, key: key, consistency: c, left: f.databases.preference(), began: f.now()}
+	race := &race{fetcher: f, era: e, key: key, consistency: c, left: f.databases.preference(e.history), began: f.now()}
 	race.ended = make(chan attempt, len(race.left))
 	rec, err := race.run(ctx)
 	if err == nil || errors.Is(err, errAbsent) {
@@ -68,6 +69,7 @@ func (f *fetcher) fetch(ctx context.Context, key kvstore.Key, c kvstore.Consiste
 // to ended, which has room for all of them.
 type race struct {
 	*fetcher
+	era         *era
 	key         kvstore.Key
 	consistency kvstore.Consistency
 	left        []*database // not asked yet
@@ -79,7 +81,7 @@ type race struct {
 
 func (r *race) run(ctx context.Context) (*record, error) {
 	if len(r.left) == 0 {
-		return nil, fmt.Errorf("%w: no database node is known", kvstore.ErrUnavailable)
+		return nil, fmt.Errorf("%w: %s", kvstore.ErrUnavailable, r.databases.why(r.era.history))
 	}
 	hedge := time.NewTimer(r.start(ctx))
 	defer hedge.Stop()
@@ -113,7 +115,7 @@ func (r *race) start(ctx context.Context) time.Duration {
 	r.asked = append(r.asked, d)
 	r.requests.Add(1)
 	r.running.Go(func() {
-		rec, err := r.read(ctx, d, r.key, r.consistency)
+		rec, err := r.read(ctx, r.era, d, r.key, r.consistency)
 		r.ended <- attempt{d, rec, err}
 	})
 	if r.hedge > 0 {
@@ -141,7 +143,7 @@ func (r *race) lost(ctx context.Context, a attempt) {
 			break
 		}
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !errors.Is(a.err, errElsewhere) {
 		a.d.failed(r.now())
 	}
 	r.said = append(r.said, fmt.Sprintf("%s: %v", a.d.url, a.err))
@@ -165,17 +167,23 @@ func (r *race) gaveUp(cause error) error {
 }
 
 // read is one GET: the metadata is in the headers, the value in the body. It
-// verifies the bytes. Of a large value only the header is taken.
-func (f *fetcher) read(ctx context.Context, d *database, key kvstore.Key, c kvstore.Consistency) (rec *record, err error) {
+// verifies the bytes. Of a large value only the header is taken. An answer of another
+// history, be it a value or an absence, is none.
+func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key, c kvstore.Consistency) (rec *record, err error) {
 	defer recovered(f.log, "a read from "+d.url, &err)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the transfer of a body that is not read
 	began := f.now()
-	resp, err := f.get(ctx, d, key, c)
+	resp, err := f.get(ctx, e, d, key, c)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNotFound {
+		if err := f.compare(e, d, resp.Header); err != nil {
+			return nil, err
+		}
+	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, f.refused(d, resp, began)
 	}
@@ -194,7 +202,21 @@ func (f *fetcher) read(ctx context.Context, d *database, key kvstore.Key, c kvst
 	return f.complete(ctx, meta, resp.Body)
 }
 
-func (f *fetcher) get(ctx context.Context, d *database, key kvstore.Key, c kvstore.Consistency) (*http.Response, error) {
+// compare refuses an answer that is not of the era's history.
+func (f *fetcher) compare(e *era, d *database, h http.Header) error {
+	named, err := e.check(h)
+	if err == nil {
+		return nil
+	}
+	d.tells(named)
+	if e.history.IsZero() {
+		f.learned(d, named)
+	}
+	return err
+}
+
+// get asks for a key, and for the history that the answer is of.
+func (f *fetcher) get(ctx context.Context, e *era, d *database, key kvstore.Key, c kvstore.Consistency) (*http.Response, error) {
 	var query url.Values
 	if c == kvstore.Local {
 		query = url.Values{"consistency": {"local"}}
@@ -203,6 +225,7 @@ func (f *fetcher) get(ctx context.Context, d *database, key kvstore.Key, c kvsto
 	if err != nil {
 		return nil, err
 	}
+	req.Header.Set(client.HeaderHistory, e.history.String())
 	return f.http.Do(req)
 }
 

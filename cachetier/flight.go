@@ -13,6 +13,8 @@ import (
 // came while it ran. It is not any caller's: it has its own deadline, and a
 // caller who leaves only stops waiting.
 type flight struct {
+	era *era // in which it was begun, and to which its record belongs
+
 	// start is the node's clock when the load began, before anything was
 	// asked. An absence it ends with holds for callers who came before start,
 	// and for nobody else.
@@ -74,13 +76,13 @@ func (t *tier) shard(key string) *shard {
 	return &t.shards[xxhash.Sum64String(key)%uint64(len(t.shards))]
 }
 
-// join returns what has come into memory meanwhile, or else the flight for key,
-// which it begins when there is none. An error means that none could be begun.
-func (t *tier) join(key string) (*record, *flight, error) {
+// join returns what has come into memory meanwhile, or else the flight for key in an
+// era, which it begins when there is none. An error means that none could be begun.
+func (t *tier) join(e *era, key string) (*record, *flight, error) {
 	s := t.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return t.joinLocked(s, key)
+	return t.joinLocked(s, e, key)
 }
 
 // after is join for a caller who joined earlier, which is over. All of its
@@ -92,14 +94,14 @@ func (t *tier) after(earlier *flight, key string) (*record, *flight, error) {
 	if earlier.next != nil {
 		return nil, earlier.next, nil
 	}
-	rec, f, err := t.joinLocked(s, key)
+	rec, f, err := t.joinLocked(s, earlier.era, key)
 	earlier.next = f
 	return rec, f, err
 }
 
 // joinLocked is join for who holds the shard's lock.
-func (t *tier) joinLocked(s *shard, key string) (*record, *flight, error) {
-	if f := s.flights[key]; f != nil {
+func (t *tier) joinLocked(s *shard, e *era, key string) (*record, *flight, error) {
+	if f := s.flights[key]; f != nil && f.era == e {
 		return nil, f, nil
 	}
 	if rec, _ := t.memory.get(key); rec != nil {
@@ -109,7 +111,7 @@ func (t *tier) joinLocked(s *shard, key string) (*record, *flight, error) {
 	if s.flights == nil {
 		s.flights = make(map[string]*flight)
 	}
-	f := &flight{start: t.tick(), done: make(chan struct{})}
+	f := &flight{era: e, start: t.tick(), done: make(chan struct{})}
 	if err := t.launch(t, f, key); err != nil {
 		return nil, nil, err
 	}
@@ -122,7 +124,9 @@ func (t *tier) joinLocked(s *shard, key string) (*record, *flight, error) {
 func (t *tier) end(f *flight, key string) {
 	s := t.shard(key)
 	s.mu.Lock()
-	delete(s.flights, key)
+	if s.flights[key] == f { // else one of another era has taken its place
+		delete(s.flights, key)
+	}
 	s.mu.Unlock()
 	close(f.done)
 }

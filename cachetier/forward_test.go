@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // newForwarding starts a server that forwards everything, to dbs in this order.
@@ -391,10 +392,10 @@ func TestNode_NamedDatabase_HasToProveItself(t *testing.T) {
 				return beats >= 3
 			})
 			if claims {
-				eventually(t, "the member is used", func() bool { return slices.Contains(n.databases.inOrder(), named.URL) })
+				eventually(t, "the member is used", func() bool { return slices.Contains(n.databases.inOrder(kvstore.HistoryID{}), named.URL) })
 				return
 			}
-			if got := n.databases.inOrder(); !slices.Equal(got, []string{db.URL}) {
+			if got := n.databases.inOrder(kvstore.HistoryID{}); !slices.Equal(got, []string{db.URL}) {
 				t.Errorf("requests go to %v", got)
 			}
 			mu.Lock()

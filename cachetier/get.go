@@ -27,23 +27,33 @@ func (n *Node) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) 
 	if err := key.Validate(); err != nil {
 		return nil, "", err
 	}
-	rec, source, err := n.find(ctx, key, c)
-	if err != nil {
-		n.countFailure(ctx, err)
-		return nil, "", err
+	for {
+		e := n.era.Load()
+		rec, source, err := n.find(ctx, e, key, c)
+		if n.era.Load() != e { // it moved meanwhile: what was found may be of the history that it has left
+			if ctx.Err() == nil {
+				continue
+			}
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			n.countFailure(ctx, err)
+			return nil, "", err
+		}
+		return n.value(e, rec), source, nil
 	}
-	return n.value(rec), source, nil
 }
 
 // Held returns the value of key if it is in memory. It never waits. A read that
 // was found is counted as one by Get is; one that was not, not at all: ask Get.
 func (n *Node) Held(key kvstore.Key) (*kvstore.Value, bool) {
+	e := n.era.Load()
 	rec := n.hit(key)
-	if rec == nil {
+	if rec == nil || n.era.Load() != e {
 		return nil, false
 	}
 	n.counters.gets.Add(1)
-	return n.value(rec), true
+	return n.value(e, rec), true
 }
 
 // hit returns the record of key if it is in memory, and counts that.
@@ -74,15 +84,15 @@ func (n *Node) countFailure(ctx context.Context, err error) {
 // and else asks one database node by itself. It shares nothing with default
 // reads: their absence means more than it asks for, and its own means less
 // than they do. What it finds is not kept, which keeps it this simple.
-func (n *Node) find(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*record, string, error) {
+func (n *Node) find(ctx context.Context, e *era, key kvstore.Key, c kvstore.Consistency) (*record, string, error) {
 	arrived := n.tick()
 	if rec := n.hit(key); rec != nil {
 		return rec, sourceHit, nil
 	}
 	if c == kvstore.Local {
-		return n.direct(ctx, key)
+		return n.direct(ctx, e, key)
 	}
-	rec, source, err := n.load(ctx, n.route(key), key, arrived)
+	rec, source, err := n.load(ctx, e, n.route(key), key, arrived)
 	if source == sourceHit {
 		n.counters.hits.Add(1)
 	}
@@ -103,26 +113,31 @@ func (n *Node) held(key kvstore.Key) *record {
 	return rec
 }
 
-// forPeer answers another cache node: from memory or the database.
-func (n *Node) forPeer(ctx context.Context, key kvstore.Key) (*record, error) {
+// forPeer answers another cache node of the same history: from memory or the
+// database. errElsewhere: this node moved meanwhile.
+func (n *Node) forPeer(ctx context.Context, e *era, key kvstore.Key) (*record, error) {
 	arrived := n.tick()
-	if rec := n.held(key); rec != nil {
-		return rec, nil
+	rec := n.held(key)
+	var err error
+	if rec == nil {
+		rec, _, err = n.load(ctx, e, n.owned, key, arrived)
 	}
-	rec, _, err := n.load(ctx, n.owned, key, arrived)
+	if n.era.Load() != e {
+		return nil, errElsewhere
+	}
 	return rec, err
 }
 
-func (n *Node) direct(ctx context.Context, key kvstore.Key) (*record, string, error) {
+func (n *Node) direct(ctx context.Context, e *era, key kvstore.Key) (*record, string, error) {
 	if err := n.enter(); err != nil {
 		return nil, "", err
 	}
 	defer n.leave()
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.LoadTimeout)
 	defer cancel()
-	stop := context.AfterFunc(n.base, cancel)
+	stop := context.AfterFunc(e.ctx, cancel)
 	defer stop()
-	rec, err := n.fetcher.fetch(ctx, key, kvstore.Local)
+	rec, err := n.fetcher.fetch(ctx, e, key, kvstore.Local)
 	return rec, sourceLoad, err
 }
 
@@ -130,8 +145,8 @@ func (n *Node) direct(ctx context.Context, key kvstore.Key) (*record, string, er
 // An absence is taken only from a load that began after arrived: an earlier one
 // may have looked before a put that the caller knows of. The flight after such a
 // one began when it was over, so two rounds are the most there can be.
-func (n *Node) load(ctx context.Context, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
-	rec, f, err := t.join(string(key))
+func (n *Node) load(ctx context.Context, e *era, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
+	rec, f, err := t.join(e, string(key))
 	for {
 		if err != nil {
 			return nil, "", err
@@ -170,22 +185,23 @@ func (n *Node) launch(t *tier, f *flight, key string) error {
 func (n *Node) fly(t *tier, f *flight, key string) {
 	defer t.end(f, key)
 	defer recovered(n.log, "a load", &f.err)
-	ctx, cancel := context.WithTimeout(context.WithValue(n.base, flightKey{}, f), n.cfg.LoadTimeout)
+	ctx, cancel := context.WithTimeout(context.WithValue(f.era.ctx, flightKey{}, f), n.cfg.LoadTimeout)
 	defer cancel()
 	var view groupcache.ByteView
 	if f.err = t.group.Get(ctx, key, groupcache.ByteViewSink(&view)); f.err == nil {
 		f.rec, f.err = decodeRecord(kvstore.Key(key), viewBytes(view))
 	}
 	if f.err == nil && f.source == t.source { // else the other tier's flight has done it
-		n.memory.add(f.rec, t == n.mirror)
+		n.memory.add(f.rec, t == n.mirror, f.era)
 	}
 }
 
 // getOwned is the getter of the owned group: one read of the database.
 func (n *Node) getOwned(ctx context.Context, key string, dest groupcache.Sink) (err error) {
 	defer recovered(n.log, "a load from the database", &err)
-	flightFrom(ctx).source = sourceLoad
-	rec, err := n.fetcher.fetch(ctx, kvstore.Key(key), kvstore.Linearizable)
+	f := flightFrom(ctx)
+	f.source = sourceLoad
+	rec, err := n.fetcher.fetch(ctx, f.era, kvstore.Key(key), kvstore.Linearizable)
 	if err != nil {
 		return err
 	}
@@ -201,7 +217,7 @@ func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Si
 	if f.absent {
 		return errAbsent
 	}
-	rec, source, err := n.loadBeside(ctx, kvstore.Key(key), f.pending)
+	rec, source, err := n.loadBeside(ctx, f.era, kvstore.Key(key), f.pending)
 	if err != nil {
 		return err
 	}
@@ -212,9 +228,9 @@ func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Si
 // loadBeside loads from the database while the owner's answer, which pending
 // stands for if it is not nil, may still come. The first answer is taken; a
 // failure is none, as long as the other side may answer.
-func (n *Node) loadBeside(ctx context.Context, key kvstore.Key, pending *call) (*record, string, error) {
+func (n *Node) loadBeside(ctx context.Context, e *era, key kvstore.Key, pending *call) (*record, string, error) {
 	if pending == nil {
-		return n.load(ctx, n.owned, key, n.tick())
+		return n.load(ctx, e, n.owned, key, n.tick())
 	}
 	type result struct {
 		rec    *record
@@ -225,7 +241,7 @@ func (n *Node) loadBeside(ctx context.Context, key kvstore.Key, pending *call) (
 	loading, cancel := context.WithCancel(ctx) // of the waiting only
 	defer cancel()
 	n.loads.Go(func() { // a flight is counted while this runs, so Close has not begun to wait
-		rec, source, err := n.load(loading, n.owned, key, n.tick())
+		rec, source, err := n.load(loading, e, n.owned, key, n.tick())
 		database <- result{rec, source, err}
 	})
 	select {
@@ -251,9 +267,9 @@ func (n *Node) loadBeside(ctx context.Context, key kvstore.Key, pending *call) (
 }
 
 // value makes a record the caller's.
-func (n *Node) value(rec *record) *kvstore.Value {
+func (n *Node) value(e *era, rec *record) *kvstore.Value {
 	if rec.whole() {
 		return rec.value
 	}
-	return kvstore.NewStreamedValue(rec.value.Meta, func(ctx context.Context) io.ReadSeekCloser { return n.open(ctx, rec) })
+	return kvstore.NewStreamedValue(rec.value.Meta, func(ctx context.Context) io.ReadSeekCloser { return n.open(ctx, e, rec) })
 }

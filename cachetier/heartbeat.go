@@ -88,25 +88,31 @@ func (n *Node) beat(ctx context.Context, d *database) {
 	began := n.now()
 	asking, cancel := context.WithTimeout(ctx, n.cfg.heartbeatTime)
 	defer cancel()
-	answer, err := n.post(asking, d, client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, CacheFigures: n.figures()})
+	answer, err := n.post(asking, d, n.heartbeat())
 	if err != nil {
 		d.failed(n.now())
 		n.complain(ctx, d, err)
 		return
 	}
 	d.complains("")
+	n.update.Lock()
+	defer n.update.Unlock()
 	if !d.proven.Load() {
 		if !amongMembers(answer.DBs, d.url) {
 			return // whoever is there is not what it was said to be
 		}
 		d.proven.Store(true)
 	}
+	n.told(d, historyIn(answer.History))
 	d.succeeded(n.now(), n.now().Sub(began))
-	n.update.Lock()
-	defer n.update.Unlock()
 	caches, dbs := n.members.heard(answer, n.now())
 	n.setPeers(caches)
 	n.databases.set(dbs)
+}
+
+// heartbeat is what this node says of itself.
+func (n *Node) heartbeat() client.Heartbeat {
+	return client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, History: n.era.Load().text(), CacheFigures: n.figures()}
 }
 
 // amongMembers reports whether a database node is among those that an answer names. Each
@@ -166,7 +172,8 @@ func (n *Node) goodbye() {
 	var posts sync.WaitGroup
 	for _, d := range n.databases.all() {
 		posts.Go(func() {
-			h := client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, Leaving: true, CacheFigures: n.figures()}
+			h := n.heartbeat()
+			h.Leaving = true
 			if _, err := n.post(ctx, d, h); err != nil {
 				n.log.Debug("database node did not hear the goodbye", "database", d.url, "error", err)
 			}

@@ -12,7 +12,8 @@ import (
 
 // Hot holds values that a database node is asked for again and again, in the
 // memory that cache nodes have. It is for values that the node has read from its
-// own disk: it loads nothing, and nothing has to be taken out of it. Safe for
+// own disk: it loads nothing, and nothing has to be taken out of it, not even when the
+// store is forced into another history, which has all that was there. Safe for
 // concurrent use.
 //
 // Finding a value in the store costs so little that holding one costs more. So
@@ -49,7 +50,7 @@ func (h *Hot) Hold(v *kvstore.Value) {
 	meta.Key = kvstore.Key(strings.Clone(string(meta.Key))) // what is found may be part of something larger
 	meta.ContentType = strings.Clone(meta.ContentType)
 	meta.PutID = "" // which no reader is told
-	h.memory.add(&record{value: kvstore.NewValue(meta, bytes.Clone(body)), streamed: true}, false)
+	h.memory.add(&record{value: kvstore.NewValue(meta, bytes.Clone(body)), streamed: true}, false, nil)
 }
 
 // again reports whether the key was the last that was found of those that share

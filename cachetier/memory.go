@@ -52,6 +52,7 @@ type memory struct {
 	shards [64]heldShard
 
 	mu       sync.Mutex // all below
+	era      *era       // to which all that is held belongs; nil of a Hot
 	owned    segment
 	mirrored segment
 	ghosts   ghosts
@@ -145,9 +146,9 @@ func (m *memory) get(key string) (rec *record, mirrored bool) {
 	return rec, h.mirrored
 }
 
-// add holds a record, if it is let in; mirrored says that its owner gave it. The
-// bytes of a value take the place of its mere header.
-func (m *memory) add(rec *record, mirrored bool) {
+// add holds a record of an era, if it is let in; mirrored says that its owner gave it.
+// The bytes of a value take the place of its mere header.
+func (m *memory) add(rec *record, mirrored bool, of *era) {
 	key := string(rec.value.Key)
 	cost := heldBytes(rec)
 	if cost > m.limit/heldShareMax {
@@ -157,7 +158,7 @@ func (m *memory) add(rec *record, mirrored bool) {
 	hash := xxhash.Sum64String(key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.closed || m.era != of {
 		return
 	}
 	s := m.shard(hash)
@@ -262,21 +263,36 @@ func (m *memory) drop(h *held) (hash uint64) {
 	return hash
 }
 
+// begin forgets what is held, and takes in records of another era from then on. It
+// returns how many were dropped. Which keys were asked for lately is still of use.
+func (m *memory) begin(next *era) (dropped int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.era = next
+	return m.clear()
+}
+
 // close forgets everything, and holds nothing from then on.
 func (m *memory) close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.closed = true
+	m.ghosts = ghosts{}
+	m.clear()
+}
+
+// clear forgets what is held. mu is held.
+func (m *memory) clear() (dropped int64) {
 	for i := range m.shards {
 		s := &m.shards[i]
 		s.mu.Lock()
-		s.held = nil
+		s.held = make(map[string]*held)
 		s.mu.Unlock()
 	}
-	m.owned, m.mirrored, m.ghosts = segment{}, segment{}, ghosts{}
-	m.items.Store(0)
-	m.bytes.Store(0)
+	m.owned, m.mirrored = segment{}, segment{}
+	m.bytes.Store(m.ghosts.bytes())
 	m.mirroredBytes.Store(0)
+	return m.items.Swap(0)
 }
 
 // ghosts are fingerprints of keys that were let go, or not let in: the last so

@@ -76,7 +76,7 @@ func TestMemory_ConcurrentUse(t *testing.T) {
 			for i := range 20_000 {
 				key := fmt.Sprint("k", (i*7919+user)%700)
 				if rec, _ := m.get(key); rec == nil {
-					m.add(recordOf(key, 1+i*31%4000), user%2 == 0)
+					m.add(recordOf(key, 1+i*31%4000), user%2 == 0, nil)
 				} else if string(rec.value.Key) != key {
 					t.Errorf("%q is the record of %q", key, rec.value.Key)
 				}
@@ -126,7 +126,7 @@ func taken(t *testing.T, size int) (takes, counts int64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.add(rec, false)
+		m.add(rec, false, nil)
 	}
 	takes, counts = inUse()-before, m.bytes.Load()-counted
 	t.Logf("%d values of %d bytes: %d bytes each, counted as %d", records, size, takes/int64(records), counts/int64(records))
@@ -146,27 +146,27 @@ func TestAllocated_IsWhatTheAllocatorDoes(t *testing.T) {
 func TestMemory_LargeRecordsDoNotEvictEverything(t *testing.T) {
 	m := newMemory(8 << 20)
 	for i := range 1000 {
-		m.add(recordOf(fmt.Sprint("k", i), 4000), false)
+		m.add(recordOf(fmt.Sprint("k", i), 4000), false, nil)
 	}
 	before := m.items.Load()
-	m.add(recordOf("too large", 1<<20), false)
+	m.add(recordOf("too large", 1<<20), false, nil)
 	if m.items.Load() != before || m.unadmitted.Load() != 1 {
 		t.Errorf("%d of %d records are left after one that is too large", m.items.Load(), before)
 	}
 	for i := range 20 {
-		m.add(recordOf(fmt.Sprint("large", i), 900<<10), false)
+		m.add(recordOf(fmt.Sprint("large", i), 900<<10), false, nil)
 	}
 	audit(t, m)
 	hot := newMemory(8 << 20)
 	for range 3 {
 		for i := range 1000 {
 			if rec, _ := hot.get(fmt.Sprint("k", i)); rec == nil {
-				hot.add(recordOf(fmt.Sprint("k", i), 4000), false)
+				hot.add(recordOf(fmt.Sprint("k", i), 4000), false, nil)
 			}
 		}
 	}
 	for i := range 100 {
-		hot.add(recordOf(fmt.Sprint("large", i), 900<<10), false)
+		hot.add(recordOf(fmt.Sprint("large", i), 900<<10), false, nil)
 	}
 	left := 0
 	for i := range 1000 {
@@ -185,18 +185,18 @@ func TestMemory_LargeRecordsDoNotEvictEverything(t *testing.T) {
 // on such records however often they are.
 func TestMemory_MirrorsByRate(t *testing.T) {
 	m := newMemory(1 << 20)
-	m.add(recordOf("foreign", 1000), true)
+	m.add(recordOf("foreign", 1000), true, nil)
 	if _, mirrored := m.get("foreign"); !mirrored {
 		t.Fatal("with memory to spare, a record of another owner is not held")
 	}
 	for i := range 2000 {
-		m.add(recordOf(fmt.Sprint("own", i), 1000), false)
+		m.add(recordOf(fmt.Sprint("own", i), 1000), false, nil)
 	}
-	m.add(recordOf("foreign-2", 1000), true)
+	m.add(recordOf("foreign-2", 1000), true, nil)
 	if holds(m, "foreign-2") {
 		t.Error("with memory scarce, a record of another owner is held though it was asked for once")
 	}
-	m.add(recordOf("foreign-2", 1000), true)
+	m.add(recordOf("foreign-2", 1000), true, nil)
 	if !holds(m, "foreign-2") {
 		t.Error("a record of another owner that was asked for again is not held")
 	}
@@ -204,7 +204,7 @@ func TestMemory_MirrorsByRate(t *testing.T) {
 	for i := range 20_000 {
 		for key, mirrored := range map[string]bool{fmt.Sprint("often", i%200): true, fmt.Sprint("own", i%2000): false} {
 			if rec, _ := m.get(key); rec == nil {
-				m.add(recordOf(key, 1000), mirrored)
+				m.add(recordOf(key, 1000), mirrored, nil)
 			}
 		}
 	}
@@ -223,7 +223,7 @@ func TestMemory_BytesTakeThePlaceOfTheHeader(t *testing.T) {
 	}
 	whole := &record{value: kvstore.NewValue(meta, make([]byte, meta.Size)), raw: raw, streamed: true}
 	for _, rec := range []*record{header, whole, header} {
-		m.add(rec, false)
+		m.add(rec, false, nil)
 		audit(t, m)
 	}
 	if rec, _ := m.get(string(meta.Key)); rec != whole {
@@ -233,7 +233,7 @@ func TestMemory_BytesTakeThePlaceOfTheHeader(t *testing.T) {
 	if rec, _ := m.get(string(meta.Key)); rec != nil || m.bytes.Load() != 0 {
 		t.Error("something is held after the end")
 	}
-	m.add(whole, false)
+	m.add(whole, false, nil)
 	if rec, _ := m.get(string(meta.Key)); rec != nil {
 		t.Error("something is taken in after the end")
 	}
@@ -261,7 +261,7 @@ func BenchmarkMemory_Hit(b *testing.B) {
 	keys := make([]string, 1024)
 	for i := range keys {
 		keys[i] = fmt.Sprint("app/v1/main-", i)
-		m.add(recordOf(keys[i], 1000), false)
+		m.add(recordOf(keys[i], 1000), false, nil)
 	}
 	for name, spread := range map[string]int{"one key": 1, "many keys": len(keys)} {
 		b.Run(name, func(b *testing.B) {

@@ -91,8 +91,10 @@ type Node struct {
 	picker        groupcache.PeerPicker
 
 	view atomic.Pointer[view] // replaced under update
+	era  atomic.Pointer[era]  // likewise
 
-	update    sync.Mutex // held while an answer is turned into a new view
+	update    sync.Mutex // held while an answer is turned into a new view, or a new era
+	standing  standing
 	members   *membership
 	databases *databases
 	fetcher   *fetcher
@@ -103,7 +105,7 @@ type Node struct {
 
 	peerLatency latencies // of owners' answers
 
-	// base is the parent of every load's context.
+	// base is the parent of every era's context.
 	base     context.Context
 	stopBase context.CancelFunc
 	loads    sync.WaitGroup // flights, attempts, and reads that bypass flights
@@ -127,6 +129,8 @@ type view struct {
 
 type counters struct {
 	gets, hits, mirroredHits, peerLoads, peerHedges, peerErrors, peerServed, absences, errors atomic.Uint64
+
+	moves, dropped atomic.Uint64 // to other histories; records
 }
 
 // New checks cfg and returns a node, which serves at once: with an empty cache,
@@ -156,12 +160,15 @@ func New(cfg NodeConfig) (*Node, error) {
 		now:       n.now,
 		bodies:    make(chan struct{}, bodiesMax),
 		running:   &n.loads,
+		learned:   n.learned,
 	}
 	n.peerHTTP = newHTTPClient(cfg.PeerTimeout)
-	n.forward = forward.New(forward.Config{Databases: n.databases.inOrder, Failed: n.databases.failed, Logger: n.log})
+	n.forward = forward.New(forward.Config{Databases: func() []string { return n.databases.inOrder(n.era.Load().history) }, Failed: n.databases.failed, Logger: n.log})
 	n.setPeers(nil)
 	n.picker = ownerPicker{n}
 	n.memory = newMemory(cfg.CacheBytes)
+	n.era.Store(newEra(n.base, kvstore.HistoryID{}))
+	n.memory.begin(n.era.Load())
 	n.collecting.limit = cfg.CacheBytes / heldShareMax
 	n.newTiers()
 	return n, nil
@@ -352,6 +359,10 @@ func (o ownerPicker) PickPeer(key string) (getter groupcache.ProtoGetter, ok boo
 // Stats returns this node's figures.
 func (n *Node) Stats() client.CacheStats {
 	peer, database := n.Latencies()
+	var history *client.History
+	if id := n.era.Load().text(); id != "" {
+		history = &client.History{ID: id}
+	}
 	return client.CacheStats{
 		Name:          n.cfg.Name,
 		URL:           n.cfg.URL,
@@ -360,6 +371,7 @@ func (n *Node) Stats() client.CacheStats {
 		Peers:         len(n.view.Load().peers),
 		Databases:     len(n.databases.all()),
 		UptimeSeconds: n.now().Sub(n.began).Seconds(),
+		History:       history,
 		CacheFigures:  n.figures(),
 
 		PeerP50Seconds:     peer.P50.Seconds(),
@@ -391,6 +403,8 @@ func (n *Node) figures() client.CacheFigures {
 		Admissions:    n.memory.admissions.Load(),
 		Unadmitted:    n.memory.unadmitted.Load(),
 		Evictions:     n.memory.evictions.Load(),
+		HistoryMoves:  n.counters.moves.Load(),
+		HistoryDrops:  n.counters.dropped.Load(),
 		Items:         n.memory.items.Load(),
 		Bytes:         n.memory.bytes.Load(),
 		MirroredBytes: n.memory.mirroredBytes.Load(),
@@ -398,19 +412,27 @@ func (n *Node) figures() client.CacheFigures {
 	}
 }
 
-// Ready returns nil when a database node has answered within 3 s and this node
-// is not leaving, and else an error that says which, and whom this node tries.
+// Ready returns nil when a database node of this node's history has answered within
+// 3 s and this node is not leaving, and else an error that says which, and whom this
+// node tries.
 func (n *Node) Ready(context.Context) error {
 	if n.leaving.Load() {
 		return fmt.Errorf("%w: this cache node is leaving", kvstore.ErrUnavailable)
 	}
-	known := n.databases.all()
+	known, history := n.databases.all(), n.era.Load().history
 	urls := make([]string, len(known))
+	elsewhere := false
 	for i, d := range known {
 		if d.answeredSince(n.now().Add(-answeredWithin)) {
-			return nil
+			if d.told() == history {
+				return nil
+			}
+			elsewhere = true
 		}
 		urls[i] = d.tried()
+	}
+	if elsewhere {
+		return fmt.Errorf("%w: %s", kvstore.ErrUnavailable, n.databases.why(history))
 	}
 	return fmt.Errorf("%w: no database node has answered within %v; tried %v", kvstore.ErrUnavailable, answeredWithin, urls)
 }

@@ -181,12 +181,12 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 		once.Do(func() { close(entered); <-release })
 		return false
 	})
-	_, flight, err := n.owned.join("k")
+	_, flight, err := n.owned.join(n.era.Load(), "k")
 	if err != nil {
 		t.Fatal(err)
 	}
 	receive(t, "the load", entered)
-	_, same, _ := n.owned.join("k")
+	_, same, _ := n.owned.join(n.era.Load(), "k")
 	if same != flight {
 		t.Fatal("a second caller got another flight while one is in progress")
 	}
@@ -196,7 +196,7 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 	if flight.start >= arrived || !errors.Is(flight.err, errAbsent) {
 		t.Fatalf("flight began at %d, caller came at %d, %v", flight.start, arrived, flight.err)
 	}
-	if _, next, _ := n.owned.join("k"); next == flight {
+	if _, next, _ := n.owned.join(n.era.Load(), "k"); next == flight {
 		t.Error("a finished flight was handed to a later caller")
 	} else {
 		receive(t, "the next flight's end", next.done)
@@ -211,7 +211,7 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 func TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst(t *testing.T) {
 	db := newFakeDB(t, newFakeKeys())
 	n := newTestNode(t, nil, db)
-	_, first, err := n.owned.join("k")
+	_, first, err := n.owned.join(n.era.Load(), "k")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -585,7 +585,7 @@ func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
 	eventually(t, "the fast database is preferred", func() bool {
 		more++
 		mustGet(t, n, keys.put(fmt.Sprint("more-", more), []byte("v")))
-		return n.databases.preference()[0].url == fast.URL
+		return n.databases.preference(kvstore.HistoryID{})[0].url == fast.URL
 	})
 }
 

@@ -96,7 +96,7 @@ func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
 	f := flightFrom(ctx)
 	ctx, stop := context.WithTimeout(ctx, p.node.cfg.LoadTimeout/2)
 	defer stop()
-	if s := p.stream(); s != nil {
+	if s := p.stream(f.era); s != nil {
 		c, err := s.ask(key)
 		if err == nil {
 			err = p.await(ctx, s, c)
@@ -114,21 +114,21 @@ func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
 			return nil, err
 		}
 	}
-	return p.loadAlone(ctx, key)
+	return p.loadAlone(ctx, f.era, key)
 }
 
-// stream returns the stream to this peer, which it begins when there is none;
-// nil when the peer is known to have none.
-func (p *peer) stream() *stream {
+// stream returns the stream to this peer in an era, which it begins when there is
+// none; nil when the peer is known to have none.
+func (p *peer) stream(e *era) *stream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.current != nil {
-		return p.current
+	if p.current != nil && p.current.era == e {
+		return p.current // one of an era that is over ends by itself
 	}
 	if p.node.now().Before(p.plainUntil) {
 		return nil
 	}
-	s := newStream(p)
+	s := newStream(p, e)
 	if !p.node.goStream(s.run) {
 		s.dog.Stop()
 		s.cancel()
@@ -209,6 +209,20 @@ func (p *peer) answers() {
 	}
 }
 
+// moved keeps loads away from a peer until it answers a probe: this node has moved to
+// another history, and the peer may be in the one before.
+func (p *peer) moved() { p.down.Store(true) }
+
+// elsewhere keeps loads away from a peer that stands in another history, and takes it
+// out of the ring, until it answers a probe from this one.
+func (p *peer) elsewhere() {
+	p.down.Store(true)
+	if p.proven.Swap(false) {
+		p.node.adopt()
+		p.node.log.Info("peer stands in another history; it is not asked until it is in this one", "peer", p.url)
+	}
+}
+
 // ended hears that a stream is over.
 func (p *peer) ended(s *stream, err error) {
 	p.mu.Lock()
@@ -220,7 +234,9 @@ func (p *peer) ended(s *stream, err error) {
 	}
 	p.mu.Unlock()
 	switch {
-	case errors.Is(err, errPeerPlain), errors.Is(err, errPeerIdle), p.node.base.Err() != nil:
+	case errors.Is(err, errPeerPlain), errors.Is(err, errPeerIdle), s.era.ctx.Err() != nil:
+	case errors.Is(err, errElsewhere):
+		p.elsewhere()
 	case errors.Is(err, errPeerLeft):
 		p.leaves()
 	default:
@@ -245,6 +261,8 @@ func (p *peer) failed(ctx context.Context, err error) {
 	p.node.counters.peerErrors.Add(1)
 	switch {
 	case errors.Is(err, errPeerBusy), errors.Is(err, errPeerLeft):
+	case errors.Is(err, errElsewhere):
+		p.elsewhere()
 	case errors.Is(err, errDigest):
 		p.node.log.Error("peer sent wrong bytes", "peer", p.url, "error", err)
 	case ctx.Err() == nil:
@@ -254,29 +272,33 @@ func (p *peer) failed(ctx context.Context, err error) {
 
 // loadAlone asks the owner in a request of its own. It waits for PeerTimeout at
 // most without a byte.
-func (p *peer) loadAlone(ctx context.Context, key kvstore.Key) (*record, error) {
+func (p *peer) loadAlone(ctx context.Context, e *era, key kvstore.Key) (*record, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	dog := time.AfterFunc(p.node.cfg.PeerTimeout, func() { cancel(errPeerSilent) })
 	defer dog.Stop()
 	target := p.url + peerRecord + "?key=" + base64.RawURLEncoding.EncodeToString([]byte(key))
-	rec, err := p.exchange(ctx, key, target, func() { dog.Reset(p.node.cfg.PeerTimeout) })
+	rec, err := p.exchange(ctx, e, key, target, func() { dog.Reset(p.node.cfg.PeerTimeout) })
 	if err != nil && context.Cause(ctx) != nil {
 		return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	}
 	return rec, err
 }
 
-func (p *peer) exchange(ctx context.Context, key kvstore.Key, target string, moved func()) (*record, error) {
+func (p *peer) exchange(ctx context.Context, e *era, key kvstore.Key, target string, moved func()) (*record, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target, nil)
 	if err != nil {
 		return nil, err
 	}
+	e.named(req.Header)
 	resp, err := p.node.peerHTTP.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
+	if err := answersIn(e, resp); err != nil {
+		return nil, err
+	}
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
 	case resp.StatusCode == http.StatusNotFound && mediaType == typeAbsent:
@@ -287,6 +309,19 @@ func (p *peer) exchange(ctx context.Context, key kvstore.Key, target string, mov
 		return nil, fmt.Errorf("answered %d with %q: is this an oncekv cache node?", resp.StatusCode, mediaType)
 	}
 	return p.receive(ctx, key, resp, moved)
+}
+
+// answersIn returns errElsewhere for what a peer answers if it is not of the era's
+// history. A refusal of something else is not looked at.
+func answersIn(e *era, resp *http.Response) error {
+	switch {
+	case resp.StatusCode == http.StatusConflict:
+		return errElsewhere
+	case resp.StatusCode < http.StatusMultipleChoices, resp.Header.Get("Content-Type") == typeAbsent:
+		_, err := e.check(resp.Header)
+		return err
+	}
+	return nil
 }
 
 // receive reads and verifies a record.
@@ -328,8 +363,9 @@ func (r movingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// probe asks a peer that is down whether it is back.
+// probe asks a peer that is down whether it is back, and stands in the same history.
 func (p *peer) probe(ctx context.Context) {
+	e := p.node.era.Load()
 	ctx, cancel := context.WithTimeout(ctx, p.node.cfg.PeerTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+peerPing, nil)
@@ -341,7 +377,11 @@ func (p *peer) probe(ctx context.Context) {
 		return
 	}
 	resp.Body.Close()
-	if resp.StatusCode == http.StatusNoContent {
+	switch {
+	case resp.StatusCode != http.StatusNoContent || p.node.era.Load() != e:
+	case answersIn(e, resp) != nil:
+		p.elsewhere()
+	default:
 		p.mu.Lock()
 		p.plainUntil = time.Time{} // it may be another program by now
 		p.mu.Unlock()

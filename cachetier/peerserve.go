@@ -2,6 +2,7 @@ package cachetier
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -22,9 +23,12 @@ import (
 //
 //	GET /peer/ping                 204: this process runs; 503: it is leaving
 //	GET /peer/stream               101: from here on frames (frame.go); 503: it
-//	                               is leaving
+//	                               is leaving; 409: it stands in another history
 //	GET /peer/record?key=BASE64URL 200 and a record, or 404 and typeAbsent,
-//	                               or 503: could not load
+//	                               or 503: could not load; 409 as above
+//
+// Each answer names the history that it is of, and each question the one that it
+// asks for, in Oncekv-History; who stands in none yet, none.
 //
 // A node that is older than streams answers 404 to one, and is asked for every
 // record by itself.
@@ -48,7 +52,9 @@ const (
 func (n *Node) PeerHandler() http.Handler { return http.HandlerFunc(n.servePeer) }
 
 func (n *Node) servePeer(w http.ResponseWriter, r *http.Request) {
+	e := n.era.Load()
 	w.Header().Set("Cache-Control", "no-store")
+	e.named(w.Header())
 	switch {
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", http.MethodGet)
@@ -58,15 +64,27 @@ func (n *Node) servePeer(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == peerPing:
 		w.WriteHeader(http.StatusNoContent)
 	case r.URL.Path == peerStream:
-		n.serveStream(w, r)
+		n.serveStream(w, r, e)
 	case r.URL.Path == peerRecord:
-		n.serveRecord(w, r)
+		n.serveRecord(w, r, e)
 	default:
 		http.Error(w, "no such peer resource", http.StatusNotFound)
 	}
 }
 
-func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request) {
+// refusesStranger answers a peer that stands in another history.
+func refusesStranger(w http.ResponseWriter, r *http.Request, e *era) bool {
+	_, err := e.check(r.Header)
+	if err != nil {
+		http.Error(w, "the asker is not in the history of this node: "+err.Error(), http.StatusConflict)
+	}
+	return err != nil
+}
+
+func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request, e *era) {
+	if refusesStranger(w, r, e) {
+		return
+	}
 	encoded, _ := strings.CutPrefix(r.URL.RawQuery, "key=")
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)
 	key := kvstore.Key(raw)
@@ -78,8 +96,10 @@ func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n.counters.peerServed.Add(1)
-	rec, err := n.forPeer(r.Context(), key)
+	rec, err := n.forPeer(r.Context(), e, key)
 	switch {
+	case errors.Is(err, errElsewhere):
+		http.Error(w, "this node has moved to another history", http.StatusConflict)
 	case errors.Is(err, errAbsent):
 		w.Header().Set("Content-Type", typeAbsent)
 		w.WriteHeader(http.StatusNotFound)
@@ -93,7 +113,7 @@ func (n *Node) serveRecord(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveStream makes a stream of the connection. Its goroutines are the node's.
-func (n *Node) serveStream(w http.ResponseWriter, r *http.Request) {
+func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, e *era) {
 	if !asksForStream(r) {
 		w.Header().Set("Upgrade", streamProtocol)
 		http.Error(w, "this is for cache nodes that speak "+streamProtocol, http.StatusUpgradeRequired)
@@ -103,12 +123,15 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a stream begins with a request without a body: what follows it would be taken for frames", http.StatusBadRequest)
 		return
 	}
+	if refusesStranger(w, r, e) {
+		return
+	}
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "this connection cannot become a stream: "+err.Error(), http.StatusNotImplemented)
 		return
 	}
-	s := &served{node: n, conn: conn, from: buffered.Reader, writer: newFrameWriter(answersMax, n.cfg.StreamIdle), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
+	s := &served{node: n, era: e, conn: conn, from: buffered.Reader, writer: newFrameWriter(answersMax, n.cfg.StreamIdle), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
 	if !n.goStream(s.run) {
 		conn.Close()
 	}
@@ -134,9 +157,10 @@ func asksForStream(r *http.Request) bool {
 // served is a stream that another cache node began. Its goroutine, in run, reads
 // questions and answers what is in memory itself, so that a burst of questions
 // becomes one burst of answers; what has to be loaded is answered by a goroutine
-// of its own. frameWriter.run sends.
+// of its own. frameWriter.run sends. All answers are of one era, with which it ends.
 type served struct {
 	node   *Node
+	era    *era
 	conn   net.Conn
 	from   io.Reader
 	writer *frameWriter
@@ -146,7 +170,7 @@ type served struct {
 
 func (s *served) run() {
 	defer close(s.ended)
-	ctx, cancel := context.WithCancel(s.node.base)
+	ctx, cancel := context.WithCancel(s.era.ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer s.writer.close()
@@ -156,7 +180,13 @@ func (s *served) run() {
 		s.conn.Close()
 	})
 	_ = s.conn.SetDeadline(time.Now().Add(switchTime))
-	if _, err := fmt.Fprintf(s.conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", streamProtocol); err != nil {
+	answer := http.Header{"Connection": {"Upgrade"}, "Upgrade": {streamProtocol}}
+	s.era.named(answer)
+	var head bytes.Buffer
+	head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = answer.Write(&head) // which takes everything
+	head.WriteString("\r\n")
+	if _, err := s.conn.Write(head.Bytes()); err != nil {
 		return
 	}
 	_ = s.conn.SetWriteDeadline(time.Time{})
@@ -205,7 +235,7 @@ func (s *served) get(ctx context.Context, id uint32, key kvstore.Key, running *s
 		s.answer(id, nil, err)
 		return
 	}
-	if rec := s.node.held(key); rec != nil {
+	if rec := s.node.held(key); rec != nil && s.node.era.Load() == s.era {
 		s.answer(id, rec, nil)
 		return
 	}
@@ -225,7 +255,7 @@ func (s *served) get(ctx context.Context, id uint32, key kvstore.Key, running *s
 
 func (s *served) load(ctx context.Context, key kvstore.Key) (rec *record, err error) {
 	defer recovered(s.node.log, "a load for a peer", &err)
-	return s.node.forPeer(ctx, key)
+	return s.node.forPeer(ctx, s.era, key)
 }
 
 func (s *served) answer(id uint32, rec *record, err error) {

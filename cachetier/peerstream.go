@@ -15,14 +15,15 @@ import (
 )
 
 const (
-	streamProtocol = "oncekv-peer/1" // the Upgrade of GET /peer/stream
+	streamProtocol = "oncekv-peer/2" // the Upgrade of GET /peer/stream
 	streamBuffer   = 64 << 10        // bytes read at once
 	streamCallsMax = loadsMax        // unanswered questions
 	questionsMax   = 64 << 20        // bytes of questions in a queue: never so many
 )
 
-// stream is a connection to another cache node, over which loads ask for
-// records, many at a time. It is made before it is connected; questions wait.
+// stream is a connection to another cache node, over which loads of one era ask for
+// records, many at a time. It is made before it is connected; questions wait. It ends
+// when either side moves to another history.
 //
 // Its goroutine, in run, connects, and then reads: it hands every answer to its
 // call. Another one, in frameWriter.run, writes. Who asks waits for neither.
@@ -33,6 +34,7 @@ const (
 // end of the stream.
 type stream struct {
 	peer   *peer
+	era    *era
 	writer *frameWriter
 	ctx    context.Context // ends with the stream
 	cancel context.CancelFunc
@@ -56,9 +58,9 @@ type call struct {
 	err    error
 }
 
-func newStream(p *peer) *stream {
-	s := &stream{peer: p, writer: newFrameWriter(questionsMax, p.node.cfg.StreamIdle), calls: make(map[uint32]*call)}
-	s.ctx, s.cancel = context.WithCancel(p.node.base)
+func newStream(p *peer, e *era) *stream {
+	s := &stream{peer: p, era: e, writer: newFrameWriter(questionsMax, p.node.cfg.StreamIdle), calls: make(map[uint32]*call)}
+	s.ctx, s.cancel = context.WithCancel(e.ctx)
 	s.pinged.Store(time.Now().UnixNano())
 	s.dog = time.AfterFunc(p.node.cfg.PeerTimeout, s.silent)
 	return s
@@ -121,7 +123,7 @@ func (s *stream) heard() {
 	s.mu.Lock()
 	retiring := s.retiring
 	s.mu.Unlock()
-	if !retiring {
+	if !retiring && s.ctx.Err() == nil {
 		s.peer.answers()
 	}
 }
@@ -151,7 +153,8 @@ func (s *stream) run() {
 	s.end(s.read(bufio.NewReaderSize(conn, streamBuffer)))
 }
 
-// connect makes the connection. errPeerPlain: the other side has no streams.
+// connect makes the connection. errPeerPlain: the other side has no streams;
+// errElsewhere: it stands in another history.
 func (s *stream) connect() (conn io.ReadWriteCloser, err error) {
 	defer recovered(s.peer.node.log, "a stream to "+s.peer.url, &err)
 	req, err := http.NewRequestWithContext(s.ctx, http.MethodGet, s.peer.url+peerStream, nil)
@@ -160,12 +163,16 @@ func (s *stream) connect() (conn io.ReadWriteCloser, err error) {
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", streamProtocol)
+	s.era.named(req.Header)
 	resp, err := s.peer.node.peerHTTP.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	conn, ok := resp.Body.(io.ReadWriteCloser)
+	elsewhere := answersIn(s.era, resp)
 	switch {
+	case elsewhere != nil:
+		err = elsewhere
 	case resp.StatusCode == http.StatusSwitchingProtocols && resp.Header.Get("Upgrade") == streamProtocol && ok:
 		return conn, nil
 	case resp.StatusCode == http.StatusServiceUnavailable:

@@ -38,7 +38,7 @@ func (o ours) ask(rec *record) bool {
 	if rec, _ := o.get(string(rec.value.Key)); rec != nil {
 		return true
 	}
-	o.add(rec, false)
+	o.add(rec, false, nil)
 	return false
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 const (
@@ -97,9 +98,17 @@ func (r *Registry) record(from, url string, h client.Heartbeat, now time.Time) {
 		first = known.first
 	}
 	r.nodes[url] = &registered{
-		node: client.CacheNode{Name: h.Name, URL: url, LastSeen: now, CacheFigures: h.CacheFigures},
+		node: client.CacheNode{Name: h.Name, URL: url, LastSeen: now, History: historyText(h.History), CacheFigures: h.CacheFigures},
 		left: h.Leaving, from: from, first: first,
 	}
+}
+
+// historyText is what lists say of a cache node's history: what makes no sense is left out.
+func historyText(told string) string {
+	if _, err := kvstore.ParseHistoryID(told); err != nil {
+		return ""
+	}
+	return told
 }
 
 // makeRoom sees to it that there is room for one more node of an address, and

@@ -33,10 +33,11 @@ const (
 //
 // It belongs to one goroutine.
 type streamReader struct {
-	ctx  context.Context
-	f    *fetcher
-	meta kvstore.Meta
-	idle time.Duration // how long a read may wait for a byte
+	ctx     context.Context
+	f       *fetcher
+	history kvstore.HistoryID // that the value is of: only nodes that have it are asked
+	meta    kvstore.Meta
+	idle    time.Duration // how long a read may wait for a byte
 
 	pos    int64
 	window int64     // size of the next range
@@ -55,8 +56,8 @@ type streamReader struct {
 
 var errStreamClosed = errors.New("value reader is closed")
 
-func newStreamReader(ctx context.Context, f *fetcher, meta kvstore.Meta, idle time.Duration) *streamReader {
-	return &streamReader{ctx: ctx, f: f, meta: meta, idle: idle, window: windowMin, sum: sha256.New(), failed: map[*database]bool{}}
+func newStreamReader(ctx context.Context, f *fetcher, history kvstore.HistoryID, meta kvstore.Meta, idle time.Duration) *streamReader {
+	return &streamReader{ctx: ctx, f: f, history: history, meta: meta, idle: idle, window: windowMin, sum: sha256.New(), failed: map[*database]bool{}}
 }
 
 // Read implements io.Reader.
@@ -161,7 +162,7 @@ func (r *streamReader) next() *database {
 	if r.from != nil && !r.failed[r.from] {
 		return r.from // its connection is warm
 	}
-	for _, d := range r.f.databases.preference() {
+	for _, d := range r.f.databases.preference(r.history) {
 		if !r.failed[d] {
 			return d
 		}

@@ -306,6 +306,8 @@ type CacheFigures struct {
 	Admissions    uint64 `json:"admissions"`     // records taken into memory
 	Unadmitted    uint64 `json:"unadmitted"`     // loaded records not taken in: not asked for often enough, or too large
 	Evictions     uint64 `json:"evictions"`      // records let go to make room
+	HistoryMoves  uint64 `json:"history_moves"`  // times that this node moved to another history
+	HistoryDrops  uint64 `json:"history_drops"`  // records dropped because it did
 	Items         int64  `json:"items"`          // records held
 	Bytes         int64  `json:"bytes"`          // memory of what is held, overhead included
 	MirroredBytes int64  `json:"mirrored_bytes"` // those of Bytes that records of other owners take
@@ -318,7 +320,8 @@ type CacheNode struct {
 	URL      string    `json:"url"`
 	Healthy  bool      `json:"healthy"`
 	LastSeen time.Time `json:"last_seen"`
-	Left     bool      `json:"left,omitempty"` // it said goodbye
+	Left     bool      `json:"left,omitempty"`    // it said goodbye
+	History  string    `json:"history,omitempty"` // in which it stands, 32 hex digits
 	CacheFigures
 }
 
@@ -328,13 +331,15 @@ type Heartbeat struct {
 	Name    string `json:"name"`
 	URL     string `json:"url"`
 	Leaving bool   `json:"leaving,omitempty"` // goodbye
+	History string `json:"history,omitempty"` // in which it stands, 32 hex digits; all that it answers is of that one
 	CacheFigures
 }
 
 // HeartbeatAnswer tells a cache node whom to work with.
 type HeartbeatAnswer struct {
-	Caches []CacheNode `json:"caches"` // the live cache nodes except the one that asks
-	DBs    []DBNode    `json:"dbs"`
+	Caches  []CacheNode `json:"caches"` // the live cache nodes except the one that asks
+	DBs     []DBNode    `json:"dbs"`
+	History *History    `json:"history,omitempty"` // that the database node holds; nil while it has none
 }
 
 // Checkpoint is the history digest at one revision, for comparing replicas.
@@ -390,6 +395,9 @@ type CacheStats struct {
 	Databases     int     `json:"databases"` // database nodes known
 	Version       string  `json:"version,omitempty"`
 	UptimeSeconds float64 `json:"uptime_seconds"`
+	// History is the one in which it stands, without parents: all that it answers is
+	// of that one. nil until a database node has told one.
+	History *History `json:"history,omitempty"`
 	CacheFigures
 
 	// How long the last 256 loads took that owners answered, and those that

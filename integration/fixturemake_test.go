@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -300,7 +301,7 @@ func (m *fixtureMaker) describe() fixture {
 			m.t.Fatal(err)
 		}
 		if want, ok := inRun[c.Revision]; ok {
-			if c.Time = nil; c != want {
+			if c.Time = nil; !reflect.DeepEqual(c, want) {
 				m.t.Fatalf("%+v at its revision in a run; want %+v", c, want)
 			}
 			continue

@@ -35,6 +35,8 @@ func cacheFigures() []figure[client.CacheStats] {
 		counter("cache_admissions_total", "Records taken into memory.", func(n *f) float64 { return float64(n.Admissions) }),
 		counter("cache_unadmitted_total", "Loaded records not taken into memory: not asked for often enough, or too large.", func(n *f) float64 { return float64(n.Unadmitted) }),
 		counter("cache_evictions_total", "Records let go to make room.", func(n *f) float64 { return float64(n.Evictions) }),
+		counter("cache_history_moves_total", "Times that this node moved to another history.", func(n *f) float64 { return float64(n.HistoryMoves) }),
+		counter("cache_history_drops_total", "Records dropped because this node moved to another history.", func(n *f) float64 { return float64(n.HistoryDrops) }),
 		gauge("cache_items", "Records held.", func(n *f) float64 { return float64(n.Items) }),
 		gauge("cache_bytes", "Memory of what is held, overhead included.", func(n *f) float64 { return float64(n.Bytes) }),
 		gauge("cache_mirrored_bytes", "Those of oncekv_cache_bytes that records of other owners take.", func(n *f) float64 { return float64(n.MirroredBytes) }),

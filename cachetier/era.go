@@ -1,0 +1,180 @@
+package cachetier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// historyPatience is how long no database node of a cache node's history may answer
+// before it moves to one that has nothing to do with it.
+const historyPatience = time.Minute
+
+// errElsewhere: the other side stands in another history than the asker.
+var errElsewhere = errors.New("it stands in another history")
+
+// era is the time for which a node stands in one history. Whatever is loaded, held,
+// asked of peers or answered to them belongs to one era, and is nothing to the next: a
+// move ends all of it. A node never comes back to a history, so it stood in one all
+// the time between two looks that find the same era.
+type era struct {
+	history kvstore.HistoryID // zero: no database node has told one yet
+	ctx     context.Context   // parent of every load's; ends with the era
+	end     context.CancelFunc
+}
+
+func newEra(base context.Context, history kvstore.HistoryID) *era {
+	e := &era{history: history}
+	e.ctx, e.end = context.WithCancel(base)
+	return e
+}
+
+// named makes a request or an answer name the history.
+func (e *era) named(h http.Header) {
+	if text := e.text(); text != "" {
+		h.Set(client.HeaderHistory, text)
+	}
+}
+
+// text is the history's id, "" if there is none.
+func (e *era) text() string {
+	if e.history.IsZero() {
+		return ""
+	}
+	return e.history.String()
+}
+
+// check returns errElsewhere if a request or an answer does not name this history.
+func (e *era) check(h http.Header) (named kvstore.HistoryID, err error) {
+	if text := h.Get(client.HeaderHistory); text != "" {
+		if named, err = kvstore.ParseHistoryID(text); err != nil {
+			return named, err
+		}
+	}
+	if named != e.history {
+		return named, fmt.Errorf("%w: %s, and this cache node in %s", errElsewhere, nameOf(named), nameOf(e.history))
+	}
+	return named, nil
+}
+
+// nameOf is an id for people.
+func nameOf(id kvstore.HistoryID) string {
+	if id.IsZero() {
+		return "none"
+	}
+	return id.String()
+}
+
+// standing decides in which history a node stands, by what database nodes tell.
+type standing struct {
+	own      kvstore.HistoryID
+	parents  []kvstore.HistoryID // of own
+	left     []kvstore.HistoryID // in which the node stood before
+	answered time.Time           // when a database node of own last answered
+}
+
+// hear takes in what a database node has told, and returns why the node moves there,
+// "" when it stays. The first history is one that it moves to.
+func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
+	switch {
+	case told.ID.IsZero():
+		return ""
+	case told.ID == s.own:
+		s.answered = now
+		if len(told.Parents) > 0 {
+			s.parents = parentsOf(told)
+		}
+		return ""
+	case s.own.IsZero():
+		why = "it is the first that a database node has told"
+	case slices.Contains(s.left, told.ID) || slices.Contains(s.parents, told.ID):
+		return "" // there is no way back
+	case told.DescendsFrom(s.own):
+		why = "the new history went on from it"
+	case now.Sub(s.answered) >= historyPatience:
+		why = fmt.Sprintf("no database node of it has answered for %v", now.Sub(s.answered).Round(time.Second))
+	default:
+		return ""
+	}
+	if !s.own.IsZero() {
+		s.left = append(s.left, s.own)
+	}
+	s.own, s.parents, s.answered = told.ID, parentsOf(told), now
+	return why
+}
+
+func parentsOf(h kvstore.History) []kvstore.HistoryID {
+	ids := make([]kvstore.HistoryID, len(h.Parents))
+	for i := range h.Parents {
+		ids[i] = h.Parents[i].ID
+	}
+	return ids
+}
+
+// historyIn reads what a database node tells of its history. One that makes no sense
+// is none.
+func historyIn(told *client.History) (h kvstore.History) {
+	if told == nil {
+		return h
+	}
+	id, err := kvstore.ParseHistoryID(told.ID)
+	if err != nil {
+		return h
+	}
+	h.ID = id
+	for _, origin := range told.Parents {
+		if id, err := kvstore.ParseHistoryID(origin.ID); err == nil {
+			h.Parents = append(h.Parents, kvstore.Origin{ID: id, Revision: kvstore.Revision(origin.Revision)})
+		}
+	}
+	return h
+}
+
+// told takes in which history a database node has, and moves this node if it is to.
+// Called with update held.
+func (n *Node) told(d *database, h kvstore.History) {
+	d.tells(h.ID)
+	from := n.standing.own
+	why := n.standing.hear(h, n.now())
+	if why == "" {
+		return
+	}
+	dropped := n.move(newEra(n.base, h.ID))
+	if from.IsZero() {
+		n.log.Debug("stands in a history", "history", h.ID, "database", d.url)
+		return
+	}
+	n.counters.moves.Add(1)
+	n.counters.dropped.Add(uint64(dropped))
+	n.log.Warn("moved to another history and dropped everything that was held", "history", h.ID, "from", from, "because", why, "records", dropped, "database", d.url)
+}
+
+// learned is told by the answer to a read that no heartbeat came before.
+func (n *Node) learned(d *database, history kvstore.HistoryID) {
+	n.update.Lock()
+	defer n.update.Unlock()
+	if n.standing.own.IsZero() {
+		n.told(d, kvstore.History{ID: history})
+	}
+}
+
+// move begins an era and ends the one before. It returns how many records were
+// dropped. Called with update held.
+func (n *Node) move(next *era) (dropped int64) {
+	dropped = n.memory.begin(next) // and from here on nothing of the old one is taken in
+	n.era.Swap(next).end()
+	for _, p := range n.view.Load().peers {
+		p.moved()
+	}
+	return dropped
+}
+
+// History returns the history in which the node stands: all that it answers is of that
+// one. Its parents are left out.
+func (n *Node) History() kvstore.History { return kvstore.History{ID: n.era.Load().history} }
