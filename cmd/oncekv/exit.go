@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/server"
 )
 
@@ -55,11 +56,16 @@ func isUsage(err error) bool {
 	return errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
 }
 
+// isOtherVersion reports whether it takes another version of the program to go on.
+func isOtherVersion(err error) bool {
+	return errors.As(err, new(*level.LaterError)) || errors.As(err, new(*level.EarlierError))
+}
+
 func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case isUsage(err):
+	case isUsage(err), isOtherVersion(err):
 		return exitUsage
 	case errors.Is(err, client.ErrNotFound):
 		return exitNotFound
