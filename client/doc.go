@@ -26,10 +26,30 @@
 // Keys, Changes and PutAll are iterators that live as long as their loop. They
 // page, resume and send again by themselves; an error is their last element:
 //
-//	for change, err := range c.Changes(ctx, client.ChangesOptions{Since: last, Follow: true}) {
-//		if err != nil { return err }
-//		last = change.Revision
+//	for change, err := range c.Changes(ctx, client.ChangesOptions{Since: at.Revision, History: at.History, Follow: true}) {
+//		var changed *client.HistoryChangedError
+//		switch {
+//		case errors.As(err, &changed):
+//			drop(changed.Common())       // what was read behind this revision need not be there any more
+//			at = client.Position{Revision: changed.Common(), History: changed.History}
+//		case err != nil:
+//			return err
+//		default:
+//			at = change.Position()       // at.String() may be kept, for ParsePosition
+//		}
 //	}
+//
+// # Histories
+//
+// A revision alone does not say which put it is: a cluster that was restored, or
+// forced out of another one, begins a history of its own, in which the same revision
+// may be another put. So a Position has the history too, nodes name theirs on their
+// answers (HeaderHistory) and in the heartbeats of streams, and iterators of changes
+// and keys keep to the one that they began in: they send it along, compare it with what
+// comes back, and end with a *HistoryChangedError at an endpoint that has another one.
+// A stream of changes that waits is opened again when some other answer of the client,
+// that of a put perhaps, names another history: the node it is from may have been left
+// behind. To the put itself that is no error, and PutAnswer.History says it.
 //
 // # Calls that travel together
 //
@@ -80,8 +100,8 @@
 //     ErrDigestMismatch in place of the last bytes and io.EOF.
 //  6. Time limits are per progress: a slow transfer is not cut off while bytes
 //     move.
-//  7. Changes yields every revision once and in order, whichever endpoints it
-//     took; PutAll yields one result for each item, in the items' order.
+//  7. Changes yields every put of one history once and in order, whichever
+//     endpoints it took; PutAll yields one result for each item, in the items' order.
 //  8. No goroutine outlives a call, but for those of net/http's connections and
 //     one for each open stream of calls that travel together. Close ends and
 //     waits for these; without it they end by themselves when no more calls come.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"iter"
@@ -68,7 +67,7 @@ func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error
 		return fmt.Errorf("list keys: %w: the history %.80q is not 32 lower-case hex digits", ErrInvalid, l.history)
 	}
 	if l.last != "" {
-		after = KeysToken(l.history, l.last)
+		after = KeysToken(l.last)
 	}
 	for {
 		page, err := l.fetch(ctx, after)
@@ -125,45 +124,23 @@ func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
 	return page, resp.Body.Close()
 }
 
-// The first byte of a decoded token. What follows is a key, with the id of a history
-// before it or not.
-const (
-	keysTokenBare    = 1
-	keysTokenHistory = 2
-)
+// keysTokenVersion is the first byte of a decoded token; what follows is a key.
+const keysTokenVersion = 1
 
-// KeysToken is what ?after= of GET /keys takes, to list what comes behind key in a
-// history, or in whichever there is if that is empty. Nodes and this package make it
-// here; everybody else must not look inside, so that it can change.
-func KeysToken(history, key string) string {
-	token := []byte{keysTokenBare}
-	if id, err := hex.DecodeString(history); err == nil && len(id) == historyIDBytes {
-		token = append([]byte{keysTokenHistory}, id...)
-	}
-	return base64.RawURLEncoding.EncodeToString(append(token, key...))
-}
-
-// ParseKeysToken returns what KeysToken was given. No other text is a token: not one
-// with line breaks either, which decoding base64 passes over.
-func ParseKeysToken(token string) (history, key string, err error) {
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	switch {
-	case err != nil || len(raw) == 0:
-	case raw[0] == keysTokenBare:
-		key = string(raw[1:])
-	case raw[0] == keysTokenHistory && len(raw) > historyIDBytes:
-		history, key = hex.EncodeToString(raw[1:1+historyIDBytes]), string(raw[1+historyIDBytes:])
-	}
-	if key == "" || KeysToken(history, key) != token {
-		return "", "", fmt.Errorf("%w: %.80q is no token of a page", ErrInvalid, token)
-	}
-	return history, key, nil
+// KeysToken is what ?after= of GET /keys takes, to list what comes behind key in
+// whatever history there is. Those that nodes make, as Next of a page, name the history
+// too. Nobody else may look inside, so that both can change.
+func KeysToken(key string) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{keysTokenVersion}, key...))
 }
 
 func (l *listing) query(after string) string {
 	q := url.Values{}
 	if l.opts.Prefix != "" {
 		q.Set("prefix", l.opts.Prefix)
+	}
+	if l.history != "" {
+		q.Set("history", l.history)
 	}
 	if after != "" {
 		q.Set("after", after)

@@ -15,26 +15,26 @@ type Position struct {
 	History  string // 32 hex digits; empty: whichever there is
 }
 
-// String returns REVISION@HISTORY, or the revision alone. It is what the id of a
+// String returns REVISION.HISTORY, or the revision alone. It is what the id of a
 // server-sent event is, too.
 func (p Position) String() string {
 	text := strconv.FormatUint(p.Revision, 10)
 	if p.History == "" {
 		return text
 	}
-	return text + "@" + p.History
+	return text + "." + p.History
 }
 
 // ParsePosition reads what String returns.
 func ParsePosition(text string) (Position, error) {
-	digits, history, named := strings.Cut(text, "@")
+	digits, history, named := strings.Cut(text, ".")
 	p := Position{History: history}
 	var err error
 	if p.Revision, err = strconv.ParseUint(digits, 10, 64); err != nil || digits[0] == '+' {
 		return Position{}, fmt.Errorf("%w: the position %.80q does not begin with a revision", ErrInvalid, text)
 	}
 	if named && !isHistoryID(history) {
-		return Position{}, fmt.Errorf("%w: the position %.80q names no history: 32 lower-case hex digits belong behind the @", ErrInvalid, text)
+		return Position{}, fmt.Errorf("%w: the position %.80q names no history: 32 lower-case hex digits belong behind the dot", ErrInvalid, text)
 	}
 	return p, nil
 }

@@ -117,7 +117,7 @@ func recordOf(m *kvstore.Meta) client.Record {
 	return record
 }
 
-func tokenOf(key kvstore.Key) string { return client.KeysToken("", string(key)) }
+func tokenOf(key kvstore.Key) string { return client.KeysToken(string(key)) }
 
 // keyOfToken reads what tokenOf wrote, and nothing else: not the line breaks
 // either that decoding base64 passes over.

@@ -172,6 +172,9 @@ func jsonFields(typ reflect.Type) map[string]bool {
 			continue
 		}
 		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "-" {
+			continue
+		}
 		fields[name] = !strings.Contains(options, "omitempty")
 	}
 	return fields

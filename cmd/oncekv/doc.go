@@ -28,14 +28,14 @@
 //     data one JSON document; with ls, watch and batch, one on each line.
 //  2. Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR. A flag
 //     beats it; an empty variable counts as not set. PORT is ignored.
-//  3. The exit code is 0 done, 1 failed, 2 usage (or a limit of open files that is
-//     too low, which starting again does not change either), 3 not found, 4 conflict,
-//     5 outcome unknown, 6 the value of the key was retired and is gone (of a
-//     database node: its disk failed), 7 the history changed: what was read before
-//     need not be what is there now. A command whose reader goes before it has done everything,
-//     as with "| head", ends without a word and with 141, which is what a shell
-//     reports of programs that SIGPIPE ends. What was carried out by then (a put, a
-//     change of members) has the exit code that tells how it went.
+//  3. The exit code is 0 done, 1 failed, 2 usage (or what starting again does not
+//     change either: a limit of open files that is too low, data of another version),
+//     3 not found, 4 conflict, 5 outcome unknown, 6 the value of the key was retired
+//     and is gone (of a database node: its disk failed), 7 the history changed: what
+//     was read before need not be what is there now. A command whose reader goes before
+//     it has done everything, as with "| head", ends without a word and with 141, which
+//     is what a shell reports of programs that SIGPIPE ends. What was carried out by
+//     then (a put, a change of members) has the exit code that tells how it went.
 //  4. SIGINT, SIGTERM and SIGHUP end a command in order. A second one ends it at
 //     once, unless it comes within a second of the first: terminals and Procfile
 //     runners signal a process twice.

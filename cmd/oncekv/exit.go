@@ -66,6 +66,11 @@ func isOtherVersion(err error) bool {
 	return errors.As(err, &earlier) || errors.As(err, &later)
 }
 
+// isOtherVersion reports whether it takes another version of the program to go on.
+func isOtherVersion(err error) bool {
+	return errors.As(err, new(*level.LaterError)) || errors.As(err, new(*level.EarlierError))
+}
+
 func exitCode(err error) int {
 	switch {
 	case err == nil:

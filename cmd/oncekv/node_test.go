@@ -4,12 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // fakeNode stops when told to.
@@ -56,6 +59,25 @@ func TestSupervise_NodeStops(t *testing.T) {
 	}
 	if !a.closed {
 		t.Fatal("the other node was not closed")
+	}
+}
+
+// A node that meets what only another version knows is not to be started again as it is.
+func TestSupervise_OtherVersion(t *testing.T) {
+	if err := startError(t.Context(), "n1", &level.EarlierError{What: "the data"}); exitCode(err) != exitUsage {
+		t.Errorf("exit code %d: %v", exitCode(err), err)
+	}
+	n := newFakeNode()
+	n.err = fmt.Errorf("apply: %w", &level.LaterError{What: "log entry 17", Level: 3, Known: 2})
+	close(n.done)
+	err := quietApp().supervise(t.Context(), namedNode{"database node n1", n})
+	if exitCode(err) != exitUsage || exitCode(startError(t.Context(), "n1", n.err)) != exitUsage {
+		t.Fatalf("exit code %d: %v", exitCode(err), err)
+	}
+	var stderr strings.Builder
+	report(&stderr, "oncekv serve", err)
+	if text := stderr.String(); !strings.Contains(text, "(level 3); this program knows up to 2") || strings.Contains(text, "--help") {
+		t.Errorf("%s", text)
 	}
 }
 

@@ -91,7 +91,7 @@ var wrongValues = map[string][]string{
 	"import parallel":        {"0", "-1"},
 	"ls limit":               {"-1"},
 	"watch limit":            {"-1"},
-	"watch since":            {"yesterday", "-1", "+1", "1.5", "7@", "@" + watchedHistory, "7@" + watchedHistory[1:], "7@" + strings.ToUpper(watchedHistory), "now@" + watchedHistory, "7:" + watchedHistory},
+	"watch since":            {"yesterday", "-1", "+1", "1.5", "7.", "." + watchedHistory, "7." + watchedHistory[1:], "7." + strings.ToUpper(watchedHistory), "now." + watchedHistory, "7:" + watchedHistory},
 	"bench prefix":           nil,
 	"bench run":              nil,
 	"bench svg":              {"/no/such/directory/x.svg"},

@@ -22,7 +22,7 @@ import (
 func clientCommands(t *testing.T, do func(line []string)) {
 	t.Helper()
 	args := map[string][]string{
-		"put": {"k", "v"}, "get": {"k"}, "import": {files(t, map[string]string{"a": "x"})},
+		"put": {"k", "v"}, "get": {"k"}, "stat": {"k"}, "import": {files(t, map[string]string{"a": "x"})},
 		"add": {"n4", "--peer-url", "http://h:1", "--client-url", "http://h:2"}, "remove": {"n3", "--yes"}, "promote": {"n3"},
 	}
 	everyCommand(func(cmd *cobra.Command, words []string) {

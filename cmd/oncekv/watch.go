@@ -36,7 +36,7 @@ R after revision R.
 Nodes may come and go meanwhile: watch goes on at another one where it stood, and
 says so on standard error. --json writes one JSON object for each key, on a line
 of its own. Its "position" is what --since takes to go on behind it: the revision and
-the history that it is of, REVISION@HISTORY.
+the history that it is of, REVISION.HISTORY.
 
 If the cluster was restored, or forced out of another one, the same revision may be
 another key. Then watch ends with exit code 7, and says how to go on.`,
@@ -67,7 +67,7 @@ func (a *app) watch(ctx context.Context, w *watchFlags, prefix string) error {
 	if w.since != sinceNow {
 		since, err := client.ParsePosition(w.since)
 		if err != nil {
-			return usageErrorf("--since %.200q is neither a revision, nor a position such as 42@%s, nor %q", w.since, strings.Repeat("0123456789abcdef", 2), sinceNow)
+			return usageErrorf("--since %.200q is neither a revision, nor a position such as 42.%s, nor %q", w.since, strings.Repeat("0123456789abcdef", 2), sinceNow)
 		}
 		opts.Since, opts.History = since.Revision, since.History
 	}

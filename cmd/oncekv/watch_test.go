@@ -85,7 +85,7 @@ func TestWatch_Position(t *testing.T) {
 	for line := range strings.Lines(r.stdout) {
 		must(t, json.Unmarshal([]byte(line), &last))
 	}
-	if last.Key != "b" || last.Position != "2@"+watchedHistory {
+	if last.Key != "b" || last.Position != "2."+watchedHistory {
 		t.Errorf("%+v", last)
 	}
 	f.command(t, nil, "watch", "--since", last.Position, "--limit", "1").want(t, exitDone).wantStdout(t, "3 c ")
@@ -101,10 +101,10 @@ func TestWatch_HistoryChanged(t *testing.T) {
 		f.of = client.History{ID: forkedHistory, Parents: []client.Origin{{ID: watchedHistory, Revision: 2, Head: "aa"}}}
 	})
 	for since, want := range map[string]string{
-		"1@" + watchedHistory:          "Everything that was shown is there still. To go on: --since 1@" + forkedHistory,
-		"3@" + watchedHistory:          "What was shown up to revision 2 is there still; what was shown behind it need not be. To go on: --since 2@" + forkedHistory,
-		"3@" + strings.Repeat("0", 32): "Nothing that was shown before need be there. To read what is there now from its beginning: --since 0@" + forkedHistory,
-		"7":                            "Nothing that was shown before need be there. To read what is there now from its beginning: --since 0@" + forkedHistory,
+		"1." + watchedHistory:          "Everything that was shown is there still. To go on: --since 1." + forkedHistory,
+		"3." + watchedHistory:          "What was shown up to revision 2 is there still; what was shown behind it need not be. To go on: --since 2." + forkedHistory,
+		"3." + strings.Repeat("0", 32): "Nothing that was shown before need be there. To read what is there now from its beginning: --since 0." + forkedHistory,
+		"7":                            "Nothing that was shown before need be there. To read what is there now from its beginning: --since 0." + forkedHistory,
 	} {
 		r := f.command(t, nil, "watch", "--since", since, "--limit", "1").want(t, exitHistory).wantStderr(t, "oncekv: read changes: refused by the test\n"+want+"\n")
 		if r.stdout != "" {
