@@ -127,10 +127,11 @@ const (
 
 // The values of ChangesMark.Reason.
 const (
-	EndClosing    = "closing"    // the node stops: go on at another
-	EndSlow       = "slow"       // the reader was too slow
-	EndOverloaded = "overloaded" // the node has no memory for it now
-	EndFailed     = "failed"     // the node cannot read on
+	EndClosing    = "closing"         // the node stops: go on at another
+	EndSlow       = "slow"            // the reader was too slow
+	EndOverloaded = "overloaded"      // the node has no memory for it now
+	EndHistory    = "history-changed" // the node has another history now: ask again, which tells
+	EndFailed     = "failed"          // the node cannot read on
 )
 
 // PutDocument is the body of POST /key. A pointer tells an absent field from
@@ -331,8 +332,9 @@ type Heartbeat struct {
 
 // HeartbeatAnswer tells a cache node whom to work with.
 type HeartbeatAnswer struct {
-	Caches []CacheNode `json:"caches"` // the live cache nodes except the one that asks
-	DBs    []DBNode    `json:"dbs"`
+	Caches  []CacheNode `json:"caches"` // the live cache nodes except the one that asks
+	DBs     []DBNode    `json:"dbs"`
+	History *History    `json:"history,omitempty"` // that the database node holds; nil while it has none
 }
 
 // Checkpoint is the history digest at one revision, for comparing replicas.
