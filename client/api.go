@@ -127,10 +127,11 @@ const (
 
 // The values of ChangesMark.Reason.
 const (
-	EndClosing    = "closing"    // the node stops: go on at another
-	EndSlow       = "slow"       // the reader was too slow
-	EndOverloaded = "overloaded" // the node has no memory for it now
-	EndFailed     = "failed"     // the node cannot read on
+	EndClosing    = "closing"         // the node stops: go on at another
+	EndSlow       = "slow"            // the reader was too slow
+	EndOverloaded = "overloaded"      // the node has no memory for it now
+	EndHistory    = "history-changed" // the node has another history now: ask again, which tells
+	EndFailed     = "failed"          // the node cannot read on
 )
 
 // PutDocument is the body of POST /key. A pointer tells an absent field from

@@ -164,13 +164,20 @@ func refuseBatch(r *http.Request) error {
 	}
 	for _, name := range []string{"If-Match", "If-None-Match", "Repr-Digest", "Content-Range", client.HeaderPutID} {
 		if len(r.Header.Values(name)) > 0 {
-			return invalid("%s says something about one put; it does not go with the many of POST /keys", name)
+			return aboutOnePut(name)
 		}
+	}
+	if name := givenUserMeta(r.Header); name != "" {
+		return aboutOnePut(name)
 	}
 	if err := refuseEncoded(r.Header); err != nil {
 		return err
 	}
 	return refuseUnframed(r)
+}
+
+func aboutOnePut(header string) error {
+	return invalid("%s says something about one put; it does not go with the many of POST /keys", header)
 }
 
 // batch is one request.

@@ -133,7 +133,7 @@ func (s *batch) put(lines []*batchLine, each func(l *batchLine, result kvstore.P
 	}
 	for i, l := range lines {
 		if p := &l.put; len(p.Value) > kvstore.ChunkBytes {
-			result, err := s.db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value))})
+			result, err := s.db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, UserMeta: p.UserMeta, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value))})
 			tell(i, result, err)
 		}
 	}

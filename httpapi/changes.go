@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"mime"
@@ -18,7 +19,8 @@ import (
 // changes answers GET /changes: history as lines of JSON or as server-sent
 // events.
 type changes struct {
-	db        History
+	db        Lister
+	names     *identity
 	logger    *slog.Logger
 	idle      time.Duration // a write may take so long, and a follower's half of it
 	answer    time.Duration // for what has to be waited for before the first byte, and for memory
@@ -31,6 +33,7 @@ type changes struct {
 // changesQuery is what a request asks for.
 type changesQuery struct {
 	since       kvstore.Revision
+	history     kvstore.HistoryID // that since is a revision of; zero: whichever there is
 	prefix      kvstore.Key
 	left        uint64 // records still to send
 	values      bool
@@ -60,14 +63,12 @@ func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
 	if closed(c.closing) {
 		return kvstore.ErrClosed
 	}
-	newest, err := c.newest(ctx, q)
+	of := c.names.now()
+	newest, err := c.begin(ctx, &q)
 	if err != nil {
 		return err
 	}
-	if q.since > newest && !q.follow && q.consistency == kvstore.Linearizable {
-		return invalid(`parameter "since" is %d, but the newest revision is %d; follow=true waits for what comes behind it`, q.since, newest)
-	}
-	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, at: q.since, target: newest, paced: paced}
+	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, of: of, newest: newest, at: q.since, target: newest, paced: paced}
 	s.begin()
 	if r.Method != http.MethodHead {
 		s.run()
@@ -75,27 +76,53 @@ func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// newest returns the revision up to which a list goes. A stream that follows
-// has no such end, and so needs nobody's confirmation: it shows every put as
-// soon as this node has applied it.
-func (c *changes) newest(ctx context.Context, q changesQuery) (kvstore.Revision, error) {
+// begin returns the newest revision, up to which a list goes. A stream that follows
+// has no such end, and so needs nobody's confirmation: it shows every put as soon as
+// this node has applied it. Only when it asks for what this node does not have does
+// the cluster say whether this node is behind, or the history another one. If nobody
+// says it, a revision that is not there yet is waited for.
+func (c *changes) begin(ctx context.Context, q *changesQuery) (newest kvstore.Revision, err error) {
 	consistency := q.consistency
 	if q.follow {
 		consistency = kvstore.Local
 	}
+	newest, err = c.look(ctx, q, consistency)
+	if !errors.Is(err, kvstore.ErrHistoryChanged) || consistency == kvstore.Linearizable {
+		return newest, err
+	}
+	mayReach := !elsewhere(err)
+	if q.consistency == kvstore.Linearizable {
+		confirmed, sure := c.look(ctx, q, kvstore.Linearizable)
+		if sure == nil || errors.Is(sure, kvstore.ErrHistoryChanged) {
+			return confirmed, sure
+		}
+		err = sure
+	}
+	if mayReach {
+		return newest, nil
+	}
+	return newest, err
+}
+
+// look returns the newest revision, and a *kvstore.HistoryChangedError if this node
+// does not have what is asked for.
+func (c *changes) look(ctx context.Context, q *changesQuery, consistency kvstore.Consistency) (newest kvstore.Revision, err error) {
 	ctx, cancel := context.WithTimeout(ctx, c.answer)
 	defer cancel()
-	probe, err := c.db.Changes(ctx, kvstore.ChangesRequest{After: math.MaxUint64, Limit: 1}, consistency)
-	return probe.Newest, err
+	newest, err = c.names.newest(ctx, consistency)
+	if err == nil && (q.since > newest || !q.history.IsZero() && q.history != c.names.now().id) {
+		err = c.names.changed(q.history, q.since, newest)
+	}
+	return newest, err
 }
 
 func changesQueryOf(r *http.Request) (q changesQuery, err error) {
-	p, err := parseQuery(r.URL.RawQuery, "since", "limit", "prefix", "values", "follow", "consistency")
+	p, err := parseQuery(r.URL.RawQuery, "since", "history", "limit", "prefix", "values", "follow", "consistency")
 	if err != nil {
 		return q, err
 	}
 	q.events = wantsEvents(r.Header)
-	if q.since, err = sinceOf(p, r.Header, q.events); err != nil {
+	if q.since, q.history, err = sinceOf(p, r.Header, q.events); err != nil {
 		return q, err
 	}
 	if q.left, err = p.number("limit", math.MaxInt64, math.MaxInt64); err != nil {
@@ -118,18 +145,37 @@ func changesQueryOf(r *http.Request) (q changesQuery, err error) {
 	return q, err
 }
 
-// sinceOf returns the revision after which to begin. Of an event stream the
-// browser's Last-Event-ID counts: it connects again with the URL it began with.
-func sinceOf(p parameters, h http.Header, events bool) (kvstore.Revision, error) {
-	name, value := `parameter "since"`, "0"
+// sinceOf returns the revision after which to begin, and the history that it is of. Of
+// an event stream the browser's Last-Event-ID counts: it connects again with the URL it
+// began with.
+func sinceOf(p parameters, h http.Header, events bool) (since kvstore.Revision, history kvstore.HistoryID, err error) {
+	value := "0"
 	if given, ok := p.lookup("since"); ok {
 		value = given
 	}
-	since, err := strconv.ParseUint(value, 10, 64)
-	if last := h.Get("Last-Event-ID"); err == nil && events && last != "" {
-		name, value = "Last-Event-ID", last
-		since, err = strconv.ParseUint(value, 10, 64)
+	if since, err = parseSince(`parameter "since"`, value); err != nil {
+		return 0, history, err
 	}
+	if history, err = p.history(); err != nil {
+		return 0, history, err
+	}
+	last := h.Get("Last-Event-ID")
+	if !events || last == "" {
+		return since, history, nil
+	}
+	revision, of, named := strings.Cut(last, eventIDSeparator)
+	if since, err = parseSince("Last-Event-ID", revision); err != nil || !named {
+		return since, history, err
+	}
+	history, err = parseHistory("what follows the dot of Last-Event-ID", of)
+	return since, history, err
+}
+
+// eventIDSeparator is between the revision and the history of an event's id.
+const eventIDSeparator = "."
+
+func parseSince(name, value string) (kvstore.Revision, error) {
+	since, err := strconv.ParseUint(value, 10, 64)
 	if err != nil {
 		return 0, invalid("%s is %q; it takes a revision, a whole number from 0", name, value)
 	}

@@ -154,7 +154,7 @@ func TestChanges_BadParameters(t *testing.T) {
 	n, h := newHistoryNode(t)
 	h.set("k", "", "v")
 	for _, query := range []string{
-		"since=x", "since=", "since=-1", "since=+1", "since=1.5", "since=18446744073709551616", "since=1&since=1", "since=2", "since=18446744073709551615",
+		"since=x", "since=", "since=-1", "since=+1", "since=1.5", "since=18446744073709551616", "since=1&since=1", "history=", "history=1", "history=00000000000000000000000000000000", "history=0000000000000000000000000000000A",
 		"limit=0", "limit=x", "limit=-1", "values=yes", "follow=1", "follow=", "prefix=a;b", "prefix=%00", "after=x", "consistency=x",
 	} {
 		want(t, n.get("/changes?"+query), 400).problem(t)
@@ -164,6 +164,9 @@ func TestChanges_BadParameters(t *testing.T) {
 	want(t, n.get("/changes", events, "Last-Event-ID: x"), 400).problem(t)
 	want(t, n.get("/changes", events, "Last-Event-ID: 1 "+"2"), 400).problem(t)
 	want(t, n.get("/changes?since=x", events, "Last-Event-ID: 1"), 400).problem(t)
+	for _, id := range []string{"1.", "1.2", ".", "1." + historyOf(1).ID.String() + ".", "1," + historyOf(1).ID.String()} {
+		want(t, n.get("/changes", events, "Last-Event-ID: "+id), 400).problem(t)
+	}
 	// Of lines, the header is none of our business.
 	want(t, n.get("/changes", "Last-Event-ID: x"), 200)
 }
@@ -192,7 +195,7 @@ func TestChanges_Follow(t *testing.T) {
 		t.Errorf("content type %q", got)
 	}
 	s.change(t, 1)
-	ahead := n.open(t, "/changes?follow=true&since=4&limit=2") // beyond the newest: waits
+	ahead := n.open(t, "/changes?follow=true&since=4&limit=2&consistency=local") // beyond the newest: waits
 	filtered := n.open(t, "/changes?follow=true&prefix=x/&limit=1")
 	h.set("pending", "", "2")
 	s.change(t, 2)
@@ -491,4 +494,4 @@ func TestChanges_LargeValuesShareMemory(t *testing.T) {
 	}
 }
 
-var _ History = (*kvstore.DB)(nil)
+var _ Lister = (*kvstore.DB)(nil)

@@ -37,6 +37,8 @@ type changeStream struct {
 	from   string // the client's address
 	paced  *pacedWriter
 	place  *budget.Holder
+	of     *namedHistory    // the history that is sent
+	newest kvstore.Revision // as of the last look
 	at     kvstore.Revision // everything up to here was sent or is not of the prefix
 	target kvstore.Revision // where a stream that does not follow ends
 	quiet  time.Time        // since when nothing was sent
@@ -84,7 +86,7 @@ func (s *changeStream) explain(reason string, err error) {
 	} else {
 		s.logger.Debug("a stream of changes is ended", "reason", reason, "revision", uint64(s.at))
 	}
-	_ = s.mark(&client.ChangesMark{Event: client.EventEnd, Revision: uint64(s.at), Reason: reason, Detail: endDetail(reason)})
+	_ = s.mark(client.ChangesMark{Event: client.EventEnd, Reason: reason, Detail: endDetail(reason)})
 }
 
 func endDetail(reason string) string {
@@ -92,6 +94,8 @@ func endDetail(reason string) string {
 	switch reason {
 	case client.EndClosing:
 		return "this node is stopping" + resume + ", at another node"
+	case client.EndHistory:
+		return "this node does not have what the stream went on from: ask again with history=, which tells what there is now"
 	case client.EndSlow:
 		return "the stream was read too slowly" + resume
 	case client.EndOverloaded:
@@ -103,7 +107,7 @@ func endDetail(reason string) string {
 // sendAll returns why it ended, "" when nothing is left to send.
 func (s *changeStream) sendAll() (reason string, err error) {
 	for s.left > 0 && (s.follow || s.at < s.target) {
-		newest, reason, err := s.sendSome()
+		reason, err := s.sendSome()
 		switch {
 		case reason != "":
 			return reason, err
@@ -113,7 +117,7 @@ func (s *changeStream) sendAll() (reason string, err error) {
 			return client.EndClosing, nil
 		}
 		if s.follow && s.left > 0 {
-			if reason, err := s.await(newest); reason != "" {
+			if reason, err := s.await(); reason != "" {
 				return reason, err
 			}
 		}
@@ -121,9 +125,11 @@ func (s *changeStream) sendAll() (reason string, err error) {
 	return "", nil
 }
 
-// sendSome sends what the next look into history brings and returns the newest
-// revision there is.
-func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err error) {
+// sendSome sends what the next look into history brings.
+func (s *changeStream) sendSome() (reason string, err error) {
+	if s.of.id.IsZero() {
+		s.of = s.names.now() // this node has formed or joined its cluster meanwhile
+	}
 	held := int64(batchCopies * batchBytes)
 	s.place.Working()
 	room := s.memory.Hold(s.from, graceOf(s.idle), func() { s.paced.within(placeLinger) })
@@ -133,17 +139,20 @@ func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err e
 		room.Close()
 	}()
 	if reason := s.reserve(room, held); reason != "" {
-		return 0, reason, nil
+		return reason, nil
 	}
 	part, err := s.db.Changes(s.ctx, kvstore.ChangesRequest{
-		After: s.at, Prefix: s.prefix, Limit: int(min(s.left, batchRecords)), LimitBytes: batchBytes, Values: s.values,
+		After: s.at, History: s.of.id, Prefix: s.prefix, Limit: int(min(s.left, batchRecords)), LimitBytes: batchBytes, Values: s.values,
 	}, kvstore.Local)
+	if elsewhere(err) {
+		return client.EndHistory, nil
+	}
 	if err != nil {
-		return 0, client.EndFailed, err
+		return client.EndFailed, err
 	}
 	if more := batchCopies * valueBytes(part.Records); more > held {
 		if reason := s.reserve(room, more); reason != "" {
-			return 0, reason, nil
+			return reason, nil
 		}
 	}
 	var lines bytes.Buffer
@@ -152,8 +161,8 @@ func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err e
 		if !s.follow && change.Revision > s.target {
 			break // set after the request came
 		}
-		if err := s.line(&lines, "", uint64(change.Revision), documentOfChange(change, s.values)); err != nil {
-			return 0, client.EndFailed, err
+		if err := s.line(&lines, "", change.Revision, documentOfChange(change, s.values)); err != nil {
+			return client.EndFailed, err
 		}
 		s.left--
 	}
@@ -161,11 +170,11 @@ func (s *changeStream) sendSome() (newest kvstore.Revision, reason string, err e
 	room.Keep(int64(lines.Len()))
 	if lines.Len() > 0 {
 		if err := s.send(lines.Bytes()); err != nil {
-			return 0, client.EndFailed, err
+			return client.EndFailed, err
 		}
 	}
-	s.at = max(s.at, part.Scanned)
-	return part.Newest, "", nil
+	s.at, s.newest = max(s.at, part.Scanned), part.Newest
+	return "", nil
 }
 
 // valueBytes is what values take. Their escapes may take more, as JSON.
@@ -195,16 +204,16 @@ func (s *changeStream) reserve(room *budget.Holder, n int64) (reason string) {
 	return client.EndOverloaded
 }
 
-// await returns when there may be more than was sent; newest is what there was
-// at the last look. It keeps the connection alive meanwhile.
-func (s *changeStream) await(newest kvstore.Revision) (reason string, err error) {
-	if s.at < newest && time.Since(s.quiet) < s.heartbeat {
+// await returns when there may be more than was sent. It keeps the connection alive
+// meanwhile.
+func (s *changeStream) await() (reason string, err error) {
+	if s.at < s.newest && time.Since(s.quiet) < s.heartbeat {
 		return "", nil
 	}
 	beat := time.NewTimer(time.Until(s.quiet.Add(s.heartbeat)))
 	defer beat.Stop()
 	advanced := s.db.Advanced(s.at)
-	if s.at < newest {
+	if s.at < s.newest {
 		advanced = nil // only the heartbeat is due, and is so at once
 	}
 	s.place.Resting()
@@ -212,10 +221,10 @@ func (s *changeStream) await(newest kvstore.Revision) (reason string, err error)
 	case <-advanced:
 		return "", nil
 	case <-beat.C:
-		if err := s.mark(&client.ChangesMark{Event: client.EventHeartbeat, Revision: uint64(s.at)}); err != nil {
+		if err := s.mark(client.ChangesMark{Event: client.EventHeartbeat}); err != nil {
 			return client.EndFailed, err
 		}
-		return "", nil
+		return s.beyond(), nil
 	case <-s.closing:
 		return client.EndClosing, nil
 	case <-s.ctx.Done():
@@ -223,23 +232,51 @@ func (s *changeStream) await(newest kvstore.Revision) (reason string, err error)
 	}
 }
 
-// mark sends a line that is no change.
-func (s *changeStream) mark(m *client.ChangesMark) error {
+// beyond ends a stream that waits for what will never be there: behind a revision that
+// the whole cluster has not reached. As long as nobody confirms that, this node may be
+// behind.
+func (s *changeStream) beyond() (reason string) {
+	if s.at <= s.newest || s.consistency == kvstore.Local {
+		return ""
+	}
+	closing, end := untilClosed(s.ctx, s.closing)
+	defer end()
+	ctx, cancel := context.WithTimeout(closing, s.heartbeat/2)
+	defer cancel()
+	asked := changesQuery{since: s.at, history: s.of.id}
+	if _, err := s.look(ctx, &asked, kvstore.Linearizable); errors.Is(err, kvstore.ErrHistoryChanged) {
+		return client.EndHistory
+	}
+	return ""
+}
+
+// mark sends a line that is no change. It tells no position that this node has not
+// reached: a stream may wait for one.
+func (s *changeStream) mark(m client.ChangesMark) error {
+	at := min(s.at, s.newest)
+	m.Revision, m.History = uint64(at), s.of.text
 	var b bytes.Buffer
-	if err := s.line(&b, m.Event, m.Revision, m); err != nil {
+	if err := s.line(&b, m.Event, at, &m); err != nil {
 		return err
 	}
 	return s.send(b.Bytes())
 }
 
-// line appends a document in the stream's format.
-func (s *changeStream) line(b *bytes.Buffer, event string, id uint64, document any) error {
+// line appends a document in the stream's format. Its id is where to go on, and left
+// out where the stream still waits for what it was asked for.
+func (s *changeStream) line(b *bytes.Buffer, event string, at kvstore.Revision, document any) error {
 	text, err := marshal(document) // ends with a newline, and has no other
 	if err != nil || !s.events {
 		b.Write(text)
 		return err
 	}
-	b.WriteString("id: " + strconv.FormatUint(id, 10) + "\n")
+	if at >= s.since {
+		b.WriteString("id: " + strconv.FormatUint(uint64(at), 10))
+		if s.of.text != "" {
+			b.WriteString(eventIDSeparator + s.of.text)
+		}
+		b.WriteByte('\n')
+	}
 	if event != "" {
 		b.WriteString("event: " + event + "\n")
 	}

@@ -32,6 +32,8 @@ func (db costDB) Get(_ context.Context, key kvstore.Key, _ kvstore.Consistency) 
 
 func (costDB) Confirm(context.Context) error { return nil }
 
+func (costDB) History() kvstore.History { return kvstore.History{ID: kvstore.HistoryID{1}} }
+
 func (db costDB) Put(_ context.Context, r kvstore.PutRequest) (kvstore.PutResult, error) {
 	var buf [512]byte
 	for {

@@ -78,31 +78,32 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 
-	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
-	rt.get(pathKeys, l.keys)
-	c := &changes{db: cfg.DB, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
+	names := &identity{db: cfg.DB}
+	l := &lists{db: cfg.DB, names: names, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
+	rt.get(pathKeys, names.in(l.keys))
+	c := &changes{db: cfg.DB, names: names, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		heartbeat: cfg.Heartbeat, closing: cfg.Closing, memory: rooms.changes, streams: budget.New(cfg.StreamsMax)}
-	rt.get(pathChanges, c.list)
+	rt.get(pathChanges, names.in(c.list))
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		documents: newJSONBodies[client.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, rooms.small, rooms.large)}
-	rt.below(http.MethodPut, pathKey, putting, p.byPath(pathKey, false))
-	rt.below(http.MethodPut, pathKeep, putting, p.byPath(pathKeep, true))
-	rt.on(http.MethodPut, pathTwin, putting, p.byQuery)
-	rt.on(http.MethodPost, pathTwin, putting, p.byDocument)
-	rt.on(http.MethodPost, "/keys", putting, newBatches(&cfg, p).serveMany)
+	rt.below(http.MethodPut, pathKey, putting, names.in(p.byPath(pathKey, false)))
+	rt.below(http.MethodPut, pathKeep, putting, names.in(p.byPath(pathKeep, true)))
+	rt.on(http.MethodPut, pathTwin, putting, names.in(p.byQuery))
+	rt.on(http.MethodPost, pathTwin, putting, names.in(p.byDocument))
+	rt.on(http.MethodPost, "/keys", putting, names.in(newBatches(&cfg, p).serveMany))
 	rt.manyReads(newManyGets(&cfg, rooms.answers))
 
 	m := &members{cluster: cfg.Cluster, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		added: newJSONBodies[client.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster),
 		moved: newJSONBodies[client.TransferLeader](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster)}
-	rt.get("/members", m.list)
-	rt.on(http.MethodPost, "/members", changing, m.add)
-	rt.on(http.MethodDelete, "/members/{name}", changing, m.remove)
-	rt.on(http.MethodPost, "/members/{name}/promote", changing, m.promote)
+	rt.get("/members", names.in(m.list))
+	rt.on(http.MethodPost, "/members", changing, names.in(m.add))
+	rt.on(http.MethodDelete, "/members/{name}", changing, names.in(m.remove))
+	rt.on(http.MethodPost, "/members/{name}/promote", changing, names.in(m.promote))
 	rt.on(http.MethodPost, "/leader", changing, m.lead)
 
-	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry, idle: cfg.BodyIdleTimeout, memory: rooms.lists,
+	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry, history: cfg.DB.History, idle: cfg.BodyIdleTimeout, memory: rooms.lists,
 		beats: newJSONBodies[client.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.beats, rooms.beats).fromNodes()}
 	rt.get("/caches", n.caches)
 	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
@@ -112,6 +113,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 		stats: func(ctx context.Context) any { return cfg.Cluster.Stats(ctx) },
 		ready: cfg.Cluster.Ready,
 		leads: cfg.Cluster.Leads,
+		names: names,
 	})
 	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
 	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
@@ -154,8 +156,8 @@ func (rt *router) reads(g *reads) {
 
 // health adds the routes every node has.
 func (rt *router) health(s *health) {
-	rt.get("/stats", s.figures)
-	rt.get(pathPing, s.ping)
+	rt.get("/stats", s.historic(s.figures))
+	rt.get(pathPing, s.historic(s.ping))
 	rt.get(pathLive, fixed("ok"))
 	rt.get(pathReady, s.readyz)
 	rt.get("/openapi.yaml", openAPI)

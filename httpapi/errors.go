@@ -61,10 +61,13 @@ var errorTable = []errorRow{
 	{matches: is(kvstore.ErrDigestMismatch), status: http.StatusBadRequest, kind: client.ProblemDigestMismatch},
 	{matches: is(kvstore.ErrInvalidKey), status: http.StatusBadRequest, kind: client.ProblemInvalid},
 	{matches: is(kvstore.ErrInvalidContentType), status: http.StatusBadRequest, kind: client.ProblemInvalid},
+	{matches: is(kvstore.ErrInvalidMeta), status: http.StatusBadRequest, kind: client.ProblemInvalid},
 	{matches: is(kvstore.ErrInvalidPutID), status: http.StatusBadRequest, kind: client.ProblemInvalid},
 	{matches: is(kvstore.ErrBodyRead), status: http.StatusBadRequest, kind: client.ProblemInvalid, detail: says(
 		"the body broke off before its end; nothing was set. Send the same put again")},
 	{matches: is(kvstore.ErrNotFound), status: http.StatusNotFound, kind: client.ProblemNotFound},
+	{matches: is(kvstore.ErrHistoryChanged), status: http.StatusConflict, kind: client.ProblemHistoryChanged},
+	{matches: is(kvstore.ErrGone), status: http.StatusGone, kind: client.ProblemGone},
 	{matches: is(kvstore.ErrDiskReserve), status: http.StatusInsufficientStorage, kind: client.ProblemDiskReserve},
 	{matches: is(kvstore.ErrOverloaded), status: http.StatusTooManyRequests, kind: client.ProblemOverloaded, retry: true, detail: says(
 		"too much is in flight on this node; nothing was done. Try again after the time in Retry-After, or another node")},
@@ -113,6 +116,9 @@ func (row *errorRow) problem(op operation, err error) *problem {
 		p.document.LimitBytes = large.LimitBytes
 		p.document.Detail = "the value is larger than the limit of " + strconv.FormatInt(large.LimitBytes, 10) +
 			" bytes; nothing was set. Split it, or raise --max-value-bytes on every database node"
+	}
+	if changed, ok := errors.AsType[*kvstore.HistoryChangedError](err); ok {
+		p.ofHistory(changed)
 	}
 	if row.retry {
 		p.with("Retry-After", retryAfter)

@@ -36,6 +36,8 @@ type fakeDB struct {
 	broken    io.ReadSeeker // what streamed values are read from, if set
 	gets      []kvstore.Consistency
 
+	held kvstore.History
+
 	confirms   int   // calls of Confirm
 	confirmErr error // what it returns
 }
@@ -68,7 +70,7 @@ func putEach(ctx context.Context, db DB, puts []kvstore.SmallPut, each func(i in
 				a.cause = recover()
 				answers <- a
 			}()
-			a.result, a.err = db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, PutID: p.PutID, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value)), SHA256: p.SHA256})
+			a.result, a.err = db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, PutID: p.PutID, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value)), SHA256: p.SHA256, By: p.By, UserMeta: p.UserMeta})
 		}()
 	}
 	var cause any
@@ -118,7 +120,7 @@ func (db *fakeDB) decide(r kvstore.PutRequest, body []byte, sum kvstore.Digest) 
 	switch {
 	case !set:
 		m := kvstore.Meta{Key: r.Key, Revision: kvstore.Revision(len(db.values) + 1), Size: int64(len(body)), SHA256: sum,
-			ContentType: r.ContentType, Time: fakeTime, PutID: r.PutID}
+			ContentType: r.ContentType, Time: fakeTime, PutID: r.PutID, By: r.By, UserMeta: r.UserMeta}
 		db.values[r.Key] = db.valueOf(m, body)
 		return kvstore.PutResult{Outcome: kvstore.Created, Meta: m}
 	case won.SHA256 != sum:
@@ -259,7 +261,7 @@ func (c *fakeCluster) TransferLeader(ctx context.Context, to string) error {
 
 func (c *fakeCluster) DBs(context.Context) []client.DBNode { return nil }
 func (c *fakeCluster) Stats(context.Context) client.Stats {
-	return client.Stats{Name: "n1", Role: client.RoleLeader, Keys: 7}
+	return client.Stats{Name: "n1", Role: client.RoleLeader, Level: client.Levels{Store: 1, Program: 1}, Keys: 7}
 }
 func (c *fakeCluster) Leads() bool                 { return c.leads }
 func (c *fakeCluster) Ready(context.Context) error { return c.ready }

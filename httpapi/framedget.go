@@ -189,7 +189,7 @@ func appendFound(out []byte, id uint32, v *kvstore.Value, source string) []byte 
 		return frame.AppendLarge(out, id)
 	}
 	return frame.AppendValue(out, &frame.Value{ID: id, Revision: uint64(v.Revision), Time: v.Time.UnixNano(), Digest: v.SHA256,
-		Cache: source, ContentType: mediaTypeOf(&v.Meta), Value: bytes})
+		Cache: source, ContentType: mediaTypeOf(&v.Meta), By: v.By, Meta: v.UserMeta.Map(), Value: bytes})
 }
 
 // absence is the answer about a key that is not set.

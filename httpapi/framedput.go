@@ -143,6 +143,9 @@ func smallPut(f *frame.Put) (kvstore.SmallPut, error) {
 	if put.ContentType, err = meantContentType(f.ContentType); err != nil {
 		return put, err
 	}
+	if put.UserMeta, err = kvstore.MakeUserMeta(f.Meta); err != nil {
+		return put, err
+	}
 	if f.PutID != "" {
 		if err := checkPutID(f.PutID); err != nil {
 			return put, err

@@ -42,7 +42,7 @@ func TestFront_CrossOrigin(t *testing.T) {
 
 // panickyDB panics on every call.
 type panickyDB struct {
-	History
+	*fakeDB
 	with any
 }
 
@@ -58,7 +58,7 @@ func (p panickyDB) GetMany([]kvstore.Key, func(int, *kvstore.Value, error)) { pa
 func (p panickyDB) Confirm(context.Context) error                           { panic(p.with) }
 
 func TestFront_Panic(t *testing.T) {
-	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: "secret"} })
+	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{fakeDB: newFakeDB(), with: "secret"} })
 	p := want(t, n.get("/key/a"), 500).problem(t)
 	if p.Type != client.ProblemInternal || strings.Contains(p.Detail, "secret") {
 		t.Errorf("problem %+v", p)
@@ -73,7 +73,7 @@ func TestFront_Panic(t *testing.T) {
 }
 
 func TestFront_AbortPasses(t *testing.T) {
-	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: http.ErrAbortHandler} })
+	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{fakeDB: newFakeDB(), with: http.ErrAbortHandler} })
 	conn := n.dial()
 	defer conn.Close()
 	io.WriteString(conn, "GET /key/a HTTP/1.1\r\nHost: x\r\n\r\n")

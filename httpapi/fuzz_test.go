@@ -29,6 +29,10 @@ type listEcho struct {
 	page  kvstore.KeysPage
 }
 
+func (e *listEcho) Changes(context.Context, kvstore.ChangesRequest, kvstore.Consistency) (kvstore.Changes, error) {
+	return kvstore.Changes{}, nil
+}
+
 func (e *listEcho) Keys(_ context.Context, r kvstore.KeysRequest, _ kvstore.Consistency) (kvstore.KeysPage, error) {
 	e.asked = r
 	return e.page, nil
@@ -123,22 +127,31 @@ func FuzzKeyTargets(f *testing.F) {
 // escaping, and is the only token of that key.
 func FuzzListTokens(f *testing.F) {
 	for _, key := range []string{"a", "", "\xff/\x01", "a\x00b", strings.Repeat("k", kvstore.MaxKeyBytes)} {
-		f.Add(key, tokenOf(kvstore.Key(key)))
-		f.Add(key, tokenOf(kvstore.Key(key))+"\n")
+		for _, history := range []kvstore.HistoryID{{}, historyOf(1).ID, historyOf(2).ID} {
+			f.Add(key, tokenOf(history, kvstore.Key(key)))
+			f.Add(key, tokenOf(history, kvstore.Key(key))+"\n")
+		}
 	}
 	f.Add("a", "AWF=")
 	f.Add("a", "AmE")
 	f.Add("+ &", "%41%57%45")
-	echo := new(listEcho)
+	echo := &listEcho{keyEcho: keyEcho{held: historyOf(1)}}
 	api := NewDatabase(DatabaseConfig{DB: echo, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}})
 	f.Fuzz(func(t *testing.T, text, token string) {
-		after, err := keyOfToken(token)
-		if err == nil && (tokenOf(after) != token || after.Validate() != nil) {
-			t.Fatalf("token %q is taken for %q, whose token is %q", token, after, tokenOf(after))
+		history, after, err := parseToken(token)
+		if err == nil && (tokenOf(history, after) != token || after.Validate() != nil) {
+			t.Fatalf("token %q is taken for %q, whose token is %q", token, after, tokenOf(history, after))
 		}
 		echo.asked = kvstore.KeysRequest{}
 		w := ask(t, api, pathKeys+"?after="+url.QueryEscape(token))
-		if valid := err == nil || token == ""; valid != (w.Code == 200) || echo.asked.After != after {
+		status := 200
+		switch {
+		case err != nil && token != "":
+			status = 400
+		case !history.IsZero() && history != echo.held.ID:
+			status = 409
+		}
+		if status != w.Code || echo.asked.After != after {
 			t.Fatalf("token %q: status %d, %q is asked for, want %q", token, w.Code, echo.asked.After, after)
 		}
 		key := kvstore.Key(text)

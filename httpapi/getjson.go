@@ -40,7 +40,7 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	}
 	paced.held.Keep(int64(len(document)))
 	h := w.Header()
-	g.headers.setShared(h)
+	g.headers.setShared(h, v.Key)
 	g.headers.setSource(h, source)
 	sum := sha256.Sum256(document)
 	h.Set("Etag", `"`+hex.EncodeToString(sum[:])+`"`)
@@ -63,14 +63,8 @@ func documentOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 		return nil, err
 	}
 	at := v.Time.UTC()
-	document := client.Document{Record: client.Record{
-		Revision:    uint64(v.Revision),
-		SHA256:      v.SHA256.String(),
-		Size:        v.Size,
-		ContentType: mediaTypeOf(&v.Meta),
-		Time:        &at,
-	}}
-	document.Key, document.KeyBase64 = client.JSONKey(string(v.Key))
+	document := client.Document{Record: recordOf(&v.Meta)}
+	document.Time = &at
 	document.Value, document.Encoding = textOf(raw)
 	return marshal(&document)
 }

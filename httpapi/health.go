@@ -24,6 +24,15 @@ type health struct {
 	stats func(context.Context) any
 	ready func(context.Context) error
 	leads func() bool // nil: never
+	names *identity   // nil: of a node that holds no history
+}
+
+// historic makes the answers of a handler name the history that the node holds.
+func (s *health) historic(do handler) handler {
+	if s.names == nil {
+		return do
+	}
+	return s.names.in(do)
 }
 
 // ping answers that the node lives and serves. Clients choose by the answers where

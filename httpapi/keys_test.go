@@ -93,9 +93,12 @@ func TestLocationOf_CollapsingKeys(t *testing.T) {
 
 // keyEcho notes the key it is asked for.
 type keyEcho struct {
-	History
-	key kvstore.Key
+	Lister
+	key  kvstore.Key
+	held kvstore.History
 }
+
+func (e *keyEcho) History() kvstore.History { return e.held }
 
 func (e *keyEcho) Get(_ context.Context, key kvstore.Key, _ kvstore.Consistency) (*kvstore.Value, error) {
 	e.key = key

@@ -11,10 +11,10 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// History lists what is set; *kvstore.DB is one. Its methods are called
+// Lister lists what is set; *kvstore.DB is one. Its methods are called
 // concurrently. With kvstore.Linearizable a list shows every put that was
 // acknowledged before the call.
-type History interface {
+type Lister interface {
 	// Keys returns a page of the set keys, in byte order.
 	Keys(ctx context.Context, r kvstore.KeysRequest, c kvstore.Consistency) (kvstore.KeysPage, error)
 	// Changes returns some records behind a revision, in order.
@@ -22,6 +22,9 @@ type History interface {
 	// Advanced returns a channel that is closed, at the latest, when there is a
 	// revision behind after.
 	Advanced(after kvstore.Revision) <-chan struct{}
+	// History returns which history this node holds, a zero one while it holds none.
+	// It is called for most requests, and is cheap.
+	History() kvstore.History
 }
 
 // The paths of lists.
@@ -41,7 +44,8 @@ const (
 
 // lists answers GET /keys.
 type lists struct {
-	db     History
+	db     Lister
+	names  *identity
 	idle   time.Duration // without a byte of the answer being taken
 	answer time.Duration // for finding a page
 	memory *budget.Budget
@@ -50,11 +54,11 @@ type lists struct {
 // keys answers with one page. Pages end by count and by bytes, so that any page
 // may be shorter than its limit; only one without "next" is the last.
 func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r.URL.RawQuery, "prefix", "after", "limit", "consistency")
+	q, err := parseQuery(r.URL.RawQuery, "prefix", "after", "limit", "history", "consistency")
 	if err != nil {
 		return err
 	}
-	asked, err := keysRequestOf(q)
+	asked, histories, err := keysRequestOf(q)
 	if err != nil {
 		return err
 	}
@@ -75,7 +79,12 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	body, err := marshal(keysDocument(&page))
+	for _, history := range histories { // now, when this node is not behind
+		if err := l.names.refuse(ctx, history); err != nil {
+			return err
+		}
+	}
+	body, err := marshal(keysDocument(&page, l.names.now().id))
 	if err != nil {
 		return err
 	}
@@ -84,49 +93,68 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	return writeEncoded(paced, http.StatusOK, body)
 }
 
-func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {
+// keysRequestOf reads what is asked for, and in which histories that is: those of the
+// token and of the query.
+func keysRequestOf(q parameters) (r kvstore.KeysRequest, histories [2]kvstore.HistoryID, err error) {
 	r.LimitBytes = keysPageBytes
 	if r.Prefix, err = q.prefix(); err != nil {
-		return r, err
+		return r, histories, err
 	}
 	if token, _ := q.lookup("after"); token != "" {
-		if r.After, err = keyOfToken(token); err != nil {
-			return r, err
+		if histories[0], r.After, err = parseToken(token); err != nil {
+			return r, histories, err
 		}
+	}
+	if histories[1], err = q.history(); err != nil {
+		return r, histories, err
 	}
 	limit, err := q.number("limit", keysLimitDefault, keysLimitMax)
 	r.Limit = int(limit)
-	return r, err
+	return r, histories, err
 }
 
-func keysDocument(page *kvstore.KeysPage) *client.KeysPage {
+func keysDocument(page *kvstore.KeysPage, history kvstore.HistoryID) *client.KeysPage {
 	document := &client.KeysPage{Keys: make([]client.Record, len(page.Keys))}
 	for i := range page.Keys {
 		document.Keys[i] = recordOf(&page.Keys[i])
 	}
 	if page.More {
-		document.Next = tokenOf(page.Keys[len(page.Keys)-1].Key)
+		document.Next = tokenOf(history, page.Keys[len(page.Keys)-1].Key)
 	}
 	return document
 }
 
 // recordOf is what lists say about a key, but for its time.
 func recordOf(m *kvstore.Meta) client.Record {
-	record := client.Record{Revision: uint64(m.Revision), SHA256: m.SHA256.String(), Size: m.Size, ContentType: mediaTypeOf(m)}
+	record := client.Record{Revision: uint64(m.Revision), SHA256: m.SHA256.String(), Size: m.Size, ContentType: mediaTypeOf(m), By: m.By, Meta: m.UserMeta.Map()}
 	record.Key, record.KeyBase64 = client.JSONKey(string(m.Key))
 	return record
 }
 
-func tokenOf(key kvstore.Key) string { return client.KeysToken(string(key)) }
+// tokenVersion is the first byte of a decoded token with a history; that and a key
+// follow it. client.KeysToken makes those without one.
+const tokenVersion = 2
 
-// keyOfToken reads what tokenOf wrote, and nothing else: not the line breaks
+func tokenOf(history kvstore.HistoryID, key kvstore.Key) string {
+	if history.IsZero() {
+		return client.KeysToken(string(key))
+	}
+	raw := append([]byte{tokenVersion}, history[:]...)
+	return base64.RawURLEncoding.EncodeToString(append(raw, key...))
+}
+
+// parseToken reads what tokenOf wrote, and nothing else: not the line breaks
 // either that decoding base64 passes over.
-func keyOfToken(token string) (kvstore.Key, error) {
+func parseToken(token string) (history kvstore.HistoryID, key kvstore.Key, err error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err == nil && len(raw) > 0 {
-		if key := kvstore.Key(raw[1:]); key.Validate() == nil && tokenOf(key) == token {
-			return key, nil
+		rest := raw[1:]
+		if raw[0] == tokenVersion {
+			rest = rest[copy(history[:], rest):]
+		}
+		if key = kvstore.Key(rest); key.Validate() == nil && tokenOf(history, key) == token {
+			return history, key, nil
 		}
 	}
-	return "", invalid(`parameter "after" is %q, which is no token of this API; it takes the "next" of the page before, as it came`, token)
+	return kvstore.HistoryID{}, "", invalid(`parameter "after" is %q, which is no token of this API; it takes the "next" of the page before, as it came`, token)
 }

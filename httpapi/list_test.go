@@ -28,6 +28,12 @@ func (db *fakeDB) Changes(context.Context, kvstore.ChangesRequest, kvstore.Consi
 
 func (db *fakeDB) Advanced(kvstore.Revision) <-chan struct{} { return nil }
 
+func (db *fakeDB) History() kvstore.History {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.held
+}
+
 // history is a database of one node, in memory, and its log.
 type history struct {
 	*kvstore.DB
@@ -41,6 +47,26 @@ type history struct {
 	readErr  error // of ReadIndex
 	failAt   int   // Changes with a limit above 1 fail from this call on; 0: never
 	changes  int
+	held     kvstore.History
+	behind   func() // called by ReadIndex, without the lock
+}
+
+// historyOf is a history that went on from others.
+func historyOf(id byte, parents ...kvstore.Origin) kvstore.History {
+	return kvstore.History{ID: kvstore.HistoryID{id, 15: id}, Parents: parents}
+}
+
+func (h *history) History() kvstore.History {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held
+}
+
+// hold makes another history the one that is held.
+func (h *history) hold(held kvstore.History) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = held
 }
 
 func newHistory(t *testing.T) *history {
@@ -74,6 +100,9 @@ func (h *history) ProposeMany(ctx context.Context, commands [][]byte, each func(
 }
 
 func (h *history) ReadIndex(context.Context) error {
+	if h.behind != nil {
+		h.behind()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.reads++
@@ -86,7 +115,11 @@ func (h *history) Changes(ctx context.Context, r kvstore.ChangesRequest, c kvsto
 		h.changes++
 	}
 	fails := h.failAt > 0 && h.changes >= h.failAt
+	held := h.held
 	h.mu.Unlock()
+	if !r.History.IsZero() && r.History != held.ID {
+		return kvstore.Changes{}, &kvstore.HistoryChangedError{Asked: r.History, Since: r.After, History: held.ID, Parent: held.Parent()}
+	}
 	if fails {
 		return kvstore.Changes{}, &kvstore.CorruptError{File: "x", Detail: "broken"}
 	}
@@ -183,7 +216,7 @@ func TestKeys_Document(t *testing.T) {
 func TestKeys_BadParameters(t *testing.T) {
 	n, h := newHistoryNode(t)
 	h.set("k", "", "v")
-	token := tokenOf("k")
+	token := tokenOf(kvstore.HistoryID{}, "k")
 	for _, query := range []string{
 		"limit=-1", "limit=0", "limit=", "limit=+1", "limit=1e3", "limit=10001", "limit=99999999999999999999", "limit=1&limit=1",
 		"prefix=a;b", "prefix=a%00", "prefix=" + strings.Repeat("k", 1025), "prefix=%zz", "since=1", "consistency=strong",

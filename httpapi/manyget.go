@@ -292,6 +292,7 @@ func (l *getLiner) fill(r *client.GetResult, v *kvstore.Value, source string, er
 	at, size := v.Time.UTC(), v.Size
 	r.Status, r.Revision, r.SHA256, r.Size = client.GetFound, uint64(v.Revision), v.SHA256.String(), &size
 	r.ContentType, r.Time, r.Cache = mediaTypeOf(&v.Meta), &at, source
+	r.By, r.Meta = v.By, v.UserMeta.Map()
 	raw, inline := v.Bytes()
 	if !inline || len(raw) > frame.ValueBytesMax {
 		r.Location = locationOf(v.Key)

@@ -136,6 +136,7 @@ func TestOpenAPI_Fields(t *testing.T) {
 		"KeysPage": reflect.TypeFor[client.KeysPage](), "Change": reflect.TypeFor[client.Change](), "ChangesMark": reflect.TypeFor[client.ChangesMark](),
 		"BatchResult": reflect.TypeFor[client.BatchResult](), "Stats": reflect.TypeFor[client.Stats](), "CacheStats": reflect.TypeFor[client.CacheStats](),
 		"GetDocument": reflect.TypeFor[client.GetDocument](), "GetResult": reflect.TypeFor[client.GetResult](),
+		"Origin": reflect.TypeFor[client.Origin](), "History": reflect.TypeFor[client.History](), "Levels": reflect.TypeFor[client.Levels](),
 		"AdminStats": reflect.TypeFor[client.AdminStats](), "Owner": reflect.TypeFor[client.Owner](),
 	} {
 		ref := mustDescribe(t).Components.Schemas[name]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -75,6 +76,10 @@ func titleOf(kind string, status int) string {
 		return "No such member"
 	case client.ProblemConflict:
 		return "Key is set to other bytes"
+	case client.ProblemHistoryChanged:
+		return "Another history"
+	case client.ProblemGone:
+		return "Value retired"
 	case client.ProblemRefused:
 		return "Cluster change refused"
 	case client.ProblemOverloaded:
@@ -157,7 +162,7 @@ func appendText(b []byte, text string) ([]byte, bool) {
 // net/http.
 var representation = [...]string{
 	"Accept-Ranges", "Content-Length", "Content-Range", "Content-Security-Policy", "Content-Type",
-	"Etag", "Last-Modified", "Location", "Repr-Digest", client.HeaderRevision, client.HeaderTime,
+	"Etag", "Last-Modified", "Location", "Repr-Digest", client.HeaderRevision, client.HeaderTime, client.HeaderBy,
 }
 
 // clearRepresentation drops every header that describes a value.
@@ -167,5 +172,10 @@ func clearRepresentation(h http.Header) {
 	}
 	for _, name := range representation {
 		delete(h, name)
+	}
+	for name := range h {
+		if strings.HasPrefix(name, client.HeaderMetaPrefix) {
+			delete(h, name)
+		}
 	}
 }

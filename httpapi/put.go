@@ -14,7 +14,7 @@ import (
 // DB sets, gets and lists keys; *kvstore.DB is one. Its methods are called
 // concurrently.
 type DB interface {
-	History
+	Lister
 	// Put sets a key, or says what it is set to. It reads the body to its end
 	// before anything can take effect, and does not keep it after it returned.
 	// Errors are those of kvstore; one it does not know counts as
@@ -122,6 +122,9 @@ func (p *puts) requestOf(r *http.Request, key kvstore.Key, t terms) (kvstore.Put
 	}
 	var err error
 	if request.ContentType, err = contentTypeOf(r.Header); err != nil {
+		return request, err
+	}
+	if request.UserMeta, err = userMetaOf(r.Header); err != nil {
 		return request, err
 	}
 	request.SHA256, err = expectedDigest(r.Header)

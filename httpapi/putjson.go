@@ -24,8 +24,8 @@ func keyPosted(r *http.Request) error {
 	return invalid("a POST has its key in the JSON document; to set the key in the query, use PUT %s?key=%s with the value as its body", r.URL.EscapedPath(), url.QueryEscape(string(key)))
 }
 
-// byDocument answers POST /key: a put whose key, value and content type are
-// in a JSON document. Everything else about it is as with PUT.
+// byDocument answers POST /key: a put whose key, value, content type and metadata
+// are in a JSON document. Everything else about it is as with PUT.
 func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 	if err := keyPosted(r); err != nil {
 		return err
@@ -40,6 +40,9 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(r.Header["Repr-Digest"]) > 0 {
 		return invalid("Repr-Digest goes with PUT /key/{key}, whose body is the value; here the value is inside a document")
+	}
+	if header := givenUserMeta(r.Header); header != "" {
+		return invalid("%s goes with PUT /key/{key}; here metadata is in the document, as \"meta\"", header)
 	}
 	if part := r.Header.Get("Content-Range"); part != "" {
 		return invalid("the body is a part (Content-Range: %s); send the whole document without Content-Range", part)
@@ -72,44 +75,54 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 // requestIn reads the put out of its document.
 func (p *puts) requestIn(d *client.PutDocument, t terms) (kvstore.PutRequest, error) {
 	request := kvstore.PutRequest{PutID: t.putID}
-	key, value, contentType, err := partsOf(d)
+	parts, err := partsOf(d)
 	if err != nil {
 		return request, err
 	}
-	if int64(len(value)) > p.limit {
+	size := int64(len(parts.value))
+	if size > p.limit {
 		return request, &kvstore.TooLargeError{LimitBytes: p.limit}
 	}
-	request.Key, request.ContentType, request.Body, request.Size = key, contentType, strings.NewReader(value), int64(len(value))
+	request.Key, request.ContentType, request.UserMeta, request.Body, request.Size = parts.key, parts.contentType, parts.meta, strings.NewReader(parts.value), size
 	return request, nil
 }
 
 // smallPutIn is requestIn for a value that is in memory anyway.
 func (p *puts) smallPutIn(d *client.PutDocument) (kvstore.SmallPut, error) {
-	key, value, contentType, err := partsOf(d)
+	parts, err := partsOf(d)
 	if err != nil {
 		return kvstore.SmallPut{}, err
 	}
-	if int64(len(value)) > p.limit {
+	if int64(len(parts.value)) > p.limit {
 		return kvstore.SmallPut{}, &kvstore.TooLargeError{LimitBytes: p.limit}
 	}
-	return kvstore.SmallPut{Key: key, ContentType: contentType, Value: []byte(value)}, nil
+	return kvstore.SmallPut{Key: parts.key, ContentType: parts.contentType, UserMeta: parts.meta, Value: []byte(parts.value)}, nil
 }
 
-// partsOf returns what a document says, checked and decoded.
-func partsOf(d *client.PutDocument) (key kvstore.Key, value, contentType string, err error) {
-	if key, err = keyIn(d); err != nil {
-		return "", "", "", err
+// putParts is what a document says, checked and decoded.
+type putParts struct {
+	key                kvstore.Key
+	value, contentType string
+	meta               kvstore.UserMeta
+}
+
+func partsOf(d *client.PutDocument) (parts putParts, err error) {
+	if parts.key, err = keyIn(d); err != nil {
+		return parts, err
 	}
-	if value, err = valueIn(d); err != nil {
-		return "", "", "", err
+	if parts.value, err = valueIn(d); err != nil {
+		return parts, err
+	}
+	if parts.meta, err = kvstore.MakeUserMeta(d.Meta); err != nil {
+		return parts, err
 	}
 	if d.ContentType == "" {
-		return key, value, contentTypeText, nil
+		parts.contentType = contentTypeText
+		return parts, nil
 	}
-	if _, err := checkContentType(d.ContentType); err != nil {
-		return "", "", "", err
-	}
-	return key, value, strings.TrimSpace(d.ContentType), nil
+	_, err = checkContentType(d.ContentType)
+	parts.contentType = strings.TrimSpace(d.ContentType)
+	return parts, err
 }
 
 var putShape = shapeOf(reflect.TypeFor[client.PutDocument]())
@@ -123,11 +136,11 @@ func ParsePut(document []byte) (client.PutItem, error) {
 	if err := decodeStrict(document, putShape, &d); err != nil {
 		return client.PutItem{}, err
 	}
-	key, value, contentType, err := partsOf(&d)
+	parts, err := partsOf(&d)
 	if err != nil {
 		return client.PutItem{}, err
 	}
-	return client.PutItem{Key: string(key), Value: []byte(value), ContentType: contentType}, nil
+	return client.PutItem{Key: string(parts.key), Value: []byte(parts.value), ContentType: parts.contentType, Meta: parts.meta.Map()}, nil
 }
 
 func keyIn(d *client.PutDocument) (kvstore.Key, error) {

@@ -120,6 +120,23 @@ func (p parameters) number(name string, otherwise, max uint64) (uint64, error) {
 	return n, nil
 }
 
+// history reads the parameter "history"; absent is zero.
+func (p parameters) history() (kvstore.HistoryID, error) {
+	value, given := p.lookup("history")
+	if !given {
+		return kvstore.HistoryID{}, nil
+	}
+	return parseHistory(`parameter "history"`, value)
+}
+
+func parseHistory(name, text string) (kvstore.HistoryID, error) {
+	id, err := kvstore.ParseHistoryID(text)
+	if err != nil || id.IsZero() {
+		return kvstore.HistoryID{}, invalid("%s is %.40q; it takes the 32 hex digits that Oncekv-History has in an answer", name, text)
+	}
+	return id, nil
+}
+
 // prefix reads the parameter "prefix", which may be empty.
 func (p parameters) prefix() (kvstore.Key, error) {
 	value, _ := p.lookup("prefix")

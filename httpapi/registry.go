@@ -8,6 +8,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // listFresh is how long an encoded list of cache nodes is answered again, unless a
@@ -18,6 +19,7 @@ const listFresh = 100 * time.Millisecond
 type nodes struct {
 	cluster  Cluster
 	registry Registry
+	history  func() kvstore.History
 	idle     time.Duration
 	memory   *budget.Budget // of lists on their way
 	beats    *jsonBodies
@@ -88,6 +90,7 @@ func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	n.list = nil
 	n.mu.Unlock()
 	answer.Caches, answer.DBs = present(answer.Caches), present(answer.DBs)
+	answer.History = HistoryDocument(n.history())
 	body, err := marshal(&answer)
 	if err != nil {
 		return err

@@ -18,8 +18,8 @@ import (
 // read often formats nothing. Keys are in the canonical form of net/http, which
 // lets them be set without Header.Set. Safe for concurrent use.
 type valueHeaders struct {
-	cacheControl, acceptRanges, nosniff, sandbox []string
-	source                                       map[string][]string // Oncekv-Cache
+	immutable, acceptRanges, nosniff, sandbox []string
+	source                                    map[string][]string // Oncekv-Cache
 
 	slots [16384]atomic.Pointer[preparedHeaders] // by revision; 8 MiB at most
 }
@@ -43,7 +43,7 @@ func (p *preparedHeaders) of(m *kvstore.Meta) bool {
 
 func newValueHeaders() *valueHeaders {
 	return &valueHeaders{
-		cacheControl: []string{"public, max-age=31536000, immutable"},
+		immutable:    []string{"public, max-age=31536000, immutable"},
 		acceptRanges: []string{"bytes"},
 		nosniff:      []string{"nosniff"},
 		sandbox:      []string{"sandbox"},
@@ -51,10 +51,15 @@ func newValueHeaders() *valueHeaders {
 	}
 }
 
-// setShared sets what every answer with a value carries.
-func (v *valueHeaders) setShared(h http.Header) {
+// cacheControl returns for how long HTTP caches may keep what a key is set to. This is
+// the one place that says so. It goes by how a key begins: all that is set now stays
+// for ever, and what will not has a prefix of its own.
+func (v *valueHeaders) cacheControl(kvstore.Key) []string { return v.immutable }
+
+// setShared sets what every answer with the value of a key carries.
+func (v *valueHeaders) setShared(h http.Header, key kvstore.Key) {
 	h["Accept-Ranges"] = v.acceptRanges
-	h["Cache-Control"] = v.cacheControl
+	h["Cache-Control"] = v.cacheControl(key)
 	h["Content-Security-Policy"] = v.sandbox
 	h["X-Content-Type-Options"] = v.nosniff
 }
@@ -74,7 +79,8 @@ func (v *valueHeaders) setSource(h http.Header, source string) {
 // setRaw sets the headers of the value's own bytes. Of them, Content-Length is
 // for an answer with all of the value: http.ServeContent sets another one.
 func (v *valueHeaders) setRaw(h http.Header, m *kvstore.Meta) {
-	v.setShared(h)
+	v.setShared(h, m.Key)
+	setUserMeta(h, m)
 	slot := &v.slots[uint64(m.Revision)%uint64(len(v.slots))]
 	p := slot.Load()
 	if p == nil || !p.of(m) {
