@@ -105,6 +105,7 @@ func seeds() [][]byte {
 		testChunk(id, 9, []byte("chunk"), now),
 		sealCommand(&m, id, 2),
 		abandonCommand(id),
+		openCommand(id, now),
 	}
 }
 
@@ -121,12 +122,14 @@ func encodeAgain(cmd *command) []byte {
 		return sealCommand(&m, cmd.upload, cmd.body.chunks)
 	case commandChunk:
 		return testChunk(cmd.upload, cmd.number, cmd.stored[chunkPrefixBytes:], time.Unix(0, cmd.time))
+	case commandOpen:
+		return openCommand(cmd.upload, time.Unix(0, cmd.time))
 	}
 	return abandonCommand(cmd.upload)
 }
 
 func TestSnapshot_OneEncodingOnly(t *testing.T) {
-	raw := encodeSnapshot(&snapshot{uploads: map[uploadID]*upload{{1}: {}, {2}: {}}})
+	raw := encodeSnapshot(&snapshot{uploads: map[uploadID]*upload{{1}: newUpload(0), {2}: newUpload(0)}})
 	if _, err := decodeSnapshot(raw); err != nil {
 		t.Fatal(err)
 	}

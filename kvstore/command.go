@@ -17,6 +17,7 @@ const (
 	commandChunk   commandKind = 2 // one piece of a large value
 	commandSeal    commandKind = 3 // the end of a large value: sets the key
 	commandAbandon commandKind = 4 // drops an upload
+	commandOpen    commandKind = 5 // opens an upload, before its first chunk
 )
 
 // ChunkResult is what Apply answers to a chunk that is now part of its upload,
@@ -32,7 +33,7 @@ type command struct {
 	body   body // put and seal
 	upload uploadID
 	number uint32 // chunk
-	time   int64  // chunk: proposer's clock
+	time   int64  // chunk and open: proposer's clock
 	stored []byte // chunk: as it is stored, checksum first
 }
 
@@ -67,6 +68,12 @@ func sealCommand(m *Meta, u uploadID, chunks uint32) []byte {
 // abandonCommand encodes the end of an upload that failed.
 func abandonCommand(u uploadID) []byte {
 	return append([]byte{commandFormat, byte(commandAbandon)}, u[:]...)
+}
+
+// openCommand encodes the beginning of an upload.
+func openCommand(u uploadID, now time.Time) []byte {
+	b := append([]byte{commandFormat, byte(commandOpen)}, u[:]...)
+	return binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
 }
 
 // decodeCommand reads a command. It is strict, never panics, and gives the same
@@ -113,8 +120,11 @@ func decodeCommandFields(b []byte) (command, error) {
 		}
 		_, err := decodeChunk(cmd.stored, makeChunkKey(cmd.upload, cmd.number))
 		return cmd, err
-	case commandAbandon:
+	case commandOpen, commandAbandon:
 		copy(cmd.upload[:], c.take(len(cmd.upload)))
+		if cmd.kind == commandOpen {
+			cmd.time = int64(c.uint64())
+		}
 		if c.err == nil && len(c.b) > 0 {
 			c.fail(fmt.Errorf("%d bytes follow its end", len(c.b)))
 		}

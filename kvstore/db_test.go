@@ -242,7 +242,10 @@ func TestDB_Put_ChunkBoundary(t *testing.T) {
 			if err != nil || res.Outcome != Created || res.Meta.SHA256 != sum || res.Meta.Size != int64(size) {
 				t.Fatalf("%d bytes: %+v %v", size, res, err)
 			}
-			if chunks := l.count(commandChunk); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes {
+			if err := s.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if chunks := countChunks(t, s); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes || (l.count(commandChunk) > 0) != (chunks > 0) {
 				t.Fatalf("%d bytes went in %d chunks", size, chunks)
 			}
 			if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
@@ -502,6 +505,14 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 			defer s.mu.RUnlock()
 			return fmt.Sprint(sortedUploads(s.uploads))
 		}
+		openUpload := func(id uploadID) {
+			t.Helper()
+			if res, err := l.Propose(t.Context(), openCommand(id, time.Now())); err != nil || res != (OpenResult{}) {
+				t.Fatal(res, err)
+			}
+		}
+		openUpload(future)
+		openUpload(past)
 		chunk(future, 0, 365*24*time.Hour)
 		chunk(past, 0, -365*24*time.Hour)
 		for n := range uint32(3) { // the one that goes on stays, whatever its clock says
@@ -514,7 +525,7 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 		if open() != fmt.Sprint([]uploadID{past}) || s.uploads[past].count() != 4 {
 			t.Fatalf("after two hours and a half: %s", open())
 		}
-		chunk(left, 0, 0)
+		openUpload(left)
 		time.Sleep(2 * time.Hour)
 		if open() != "[]" {
 			t.Fatalf("in the end: %s", open())
@@ -535,6 +546,9 @@ func TestDB_Run_DropsNothingWhileBehind(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- db.Run(ctx) }()
+		if _, err := l.Propose(t.Context(), openCommand(uploadID{1}, time.Now())); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := l.Propose(t.Context(), testChunk(uploadID{1}, 0, bytes.Repeat([]byte("x"), ChunkBytes), time.Now())); err != nil {
 			t.Fatal(err)
 		}

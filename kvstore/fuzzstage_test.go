@@ -33,7 +33,7 @@ func stageFixtures(t testing.TB) []*stageFixture {
 		{index: 1, commands: [][]byte{testPut("first", "p", "", []byte("v"), now)}},
 		{index: 2, commands: [][]byte{
 			testPut("second", "p", "", []byte("w"), now),
-			testChunk(id, 1, value[ChunkBytes:], now), testChunk(id, 0, value[:ChunkBytes], now), sealCommand(&big, id, 2),
+			openCommand(id, now), testChunk(id, 0, value[:ChunkBytes], now), testChunk(id, 1, value[ChunkBytes:], now), sealCommand(&big, id, 2),
 		}},
 		{index: 3, commands: [][]byte{testPut("third", "p", "", []byte("x"), now)}},
 	}
