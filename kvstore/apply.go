@@ -11,7 +11,7 @@ const recordSlabBytes = 32 << 10
 
 // Apply applies one committed entry of the log and returns one result a
 // command: what DB makes a PutResult of for a put or a seal, ChunkResult,
-// AbandonResult, or an error value for a command that is malformed or does not fit
+// OpenResult, AbandonResult, or an error value for a command that is malformed or does not fit
 // the state (the same on every replica). index must grow from call to call; gaps and empty
 // entries are fine. meta replaces the opaque bytes that Durable returns; nil
 // leaves them. Neither commands nor meta is kept.
@@ -167,12 +167,12 @@ func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
 	switch cmd.kind {
 	case commandPut, commandSeal:
 		return s.applyPut(cmd, known)
+	case commandOpen:
+		return s.applyOpen(cmd)
 	case commandChunk:
-		return s.applyChunk(cmd)
-	case commandAbandon:
-		return s.applyAbandon(cmd.upload), nil
+		return s.applyChunk(cmd), nil
 	}
-	return fmt.Errorf("%w: kind %d cannot be carried out", ErrMalformedCommand, cmd.kind), nil
+	return s.applyAbandon(cmd.upload), nil
 }
 
 // applyPut sets a key, unless it is set: the first put in log order wins.
@@ -203,7 +203,7 @@ func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 // fatal.
 func (s *Store) checkSeal(cmd *command) (refusal, err error) {
 	u := s.uploads[cmd.upload]
-	if u == nil || !u.complete(cmd.body.chunks, cmd.body.size) {
+	if u == nil || u.bytes != cmd.body.size {
 		return fmt.Errorf("%w: upload %s of key %q cannot be sealed", ErrUploadIncomplete, cmd.upload, cmd.body.key), nil
 	}
 	if same, err := s.hasDigest(cmd.upload, u, cmd.body.sum); err != nil || same {
@@ -257,48 +257,54 @@ func (s *Store) create(cmd *command) *pendingRecord {
 	return &s.pending[len(s.pending)-1]
 }
 
-// applyChunk adds a chunk to its upload, which the first one opens.
-func (s *Store) applyChunk(cmd *command) (any, error) {
-	u := s.uploads[cmd.upload]
-	if u == nil {
-		// A late repeat of a chunk must not open a sealed upload again: what
-		// is open gets abandoned one day, and the chunks with it. A sealed
-		// upload always has its chunk 0.
-		sealed, err := s.hasChunk(makeChunkKey(cmd.upload, 0))
-		if err != nil {
-			return nil, err
-		}
-		if sealed {
-			return ChunkResult{}, nil
-		}
-		if len(s.uploads) >= openUploadsMax {
-			return fmt.Errorf("%w: the limit is %d", ErrTooManyUploads, openUploadsMax), nil
-		}
-		u = &upload{time: cmd.time}
-	} else if u.has(cmd.number) {
-		return ChunkResult{}, nil
+// applyOpen opens an upload.
+func (s *Store) applyOpen(cmd *command) (any, error) {
+	if s.uploads[cmd.upload] != nil {
+		return OpenResult{}, nil
 	}
-	if refusal := s.addChunk(cmd, u); refusal != nil {
-		return refusal, nil
+	// A late repeat must not open a sealed upload again: what is open gets
+	// abandoned one day, and the chunks with it. A sealed upload always has its
+	// chunk 0.
+	sealed, err := s.hasChunk(makeChunkKey(cmd.upload, 0))
+	switch {
+	case err != nil:
+		return nil, err
+	case sealed:
+		return fmt.Errorf("%w: upload %s is sealed", ErrUploadIncomplete, cmd.upload), nil
+	case len(s.uploads) >= openUploadsMax:
+		return fmt.Errorf("%w: the limit is %d", ErrTooManyUploads, openUploadsMax), nil
 	}
-	return ChunkResult{}, s.sumNext(cmd.upload, u, sumAhead)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uploads[cmd.upload] = newUpload(cmd.time)
+	s.dirty[cmd.upload] = struct{}{}
+	return OpenResult{}, nil
 }
 
-// addChunk adds a chunk to u, unless it does not fit.
-func (s *Store) addChunk(cmd *command, u *upload) (refusal error) {
+// applyChunk adds a chunk to its upload if it is the next one.
+func (s *Store) applyChunk(cmd *command) any {
+	u := s.uploads[cmd.upload]
+	if u == nil {
+		return fmt.Errorf("%w: upload %s takes no chunk", ErrUploadIncomplete, cmd.upload)
+	}
+	switch count := u.count(); {
+	case cmd.number < count:
+		return ChunkResult{}
+	case cmd.number > count:
+		return fmt.Errorf("%w: chunk %d of upload %s came before chunk %d", ErrChunkOrder, cmd.number, cmd.upload, count)
+	case u.bytes != int64(count)*ChunkBytes:
+		return fmt.Errorf("%w: chunk %d of upload %s follows a short one, which is the last", ErrUploadIncomplete, cmd.number, cmd.upload)
+	}
 	stored := append([]byte(nil), cmd.stored...)
 	key := makeChunkKey(cmd.upload, cmd.number)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := u.add(cmd.number, len(stored)-chunkPrefixBytes, cmd.time); err != nil {
-		return err
-	}
-	s.uploads[cmd.upload] = u
+	u.add(stored[chunkPrefixBytes:], cmd.time)
 	s.dirty[cmd.upload] = struct{}{}
 	s.chunks[key] = stored
 	s.ops = append(s.ops, op{kind: opChunk, key: key, data: stored})
 	s.pendingBytes += int64(len(stored)) + pendingOverhead
-	return nil
+	return ChunkResult{}
 }
 
 // applyAbandon drops an upload that will not be sealed.
@@ -316,10 +322,8 @@ func (s *Store) dropUpload(id uploadID) bool {
 	}
 	delete(s.uploads, id)
 	s.dirty[id] = struct{}{}
-	for n := range uint32(len(u.have) * 64) {
-		if u.has(n) {
-			delete(s.chunks, makeChunkKey(id, n))
-		}
+	for n := range u.count() {
+		delete(s.chunks, makeChunkKey(id, n))
 	}
 	s.drops[id]++
 	s.ops = append(s.ops, op{kind: opDrop, key: makeChunkKey(id, 0)})

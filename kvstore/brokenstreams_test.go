@@ -69,7 +69,7 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 	fixtures := stageFixtures(t)
 	open, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
-	if _, err := open.Apply(1, 1, [][]byte{testChunk(id, 0, make([]byte, ChunkBytes), time.Unix(0, 0)), testChunk(id, 1, []byte("x"), time.Unix(0, 0))}, nil); err != nil {
+	if _, err := open.Apply(1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, make([]byte, ChunkBytes), time.Unix(0, 0)), testChunk(id, 1, []byte("x"), time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	upload := query{kind: queryChunks, index: 1, upload: id}
@@ -181,7 +181,7 @@ func TestWriteStaged_EveryWriteFails(t *testing.T) {
 // What is applied and not yet in history is sent too.
 func TestStore_Serve_CommitsBefore(t *testing.T) {
 	s, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
-	if _, err := s.Apply(1, 1, [][]byte{testChunk(id, 0, []byte("x"), time.Unix(0, 0)), testPut("k", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
+	if _, err := s.Apply(1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, []byte("x"), time.Unix(0, 0)), testPut("k", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
@@ -342,7 +342,7 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 	const chunks = 11
 	id, now := uploadID{1}, time.Unix(0, 0)
 	value := make([]byte, chunks*ChunkBytes)
-	var cmds [][]byte
+	cmds := [][]byte{openCommand(id, now)}
 	for n := range uint32(chunks) {
 		cmds = append(cmds, testChunk(id, n, value[n*ChunkBytes:(n+1)*ChunkBytes], now))
 	}
@@ -481,7 +481,7 @@ func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
 	id, now := uploadID{1}, time.Unix(0, 0)
 	big := Meta{Key: "big", Size: 1, SHA256: sumOf([]byte("x")), ContentType: "a/b", Time: now, PutID: "p"}
 	entries := [][][]byte{
-		{testChunk(id, 0, []byte("x"), now), sealCommand(&big, id, 1)},
+		{openCommand(id, now), testChunk(id, 0, []byte("x"), now), sealCommand(&big, id, 1)},
 		{testPut("second", "p", "", nil, now)},
 		{testPut("third", "p", "", nil, now)},
 	}

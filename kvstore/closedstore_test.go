@@ -190,12 +190,12 @@ func TestBackground_StopsAtTheFirstFailure(t *testing.T) {
 	}
 }
 
-// A store that cannot read a chunk of its own does not decide about the value: others
-// can, and all must decide alike.
+// A store that cannot read a chunk of its own does not decide that the value came
+// damaged: others can, and all must decide alike.
 func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
 	d, id, now := newMemDisks(), uploadID{1}, time.Unix(0, 0)
 	s := mustOpen(t, d, tiny())
-	if _, err := s.Apply(1, 7, [][]byte{testChunk(id, 0, []byte("value"), now)}, nil); err != nil {
+	if _, err := s.Apply(1, 7, [][]byte{openCommand(id, now), testChunk(id, 0, []byte("value"), now)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(); err != nil {
@@ -205,7 +205,7 @@ func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
 		t.Fatal("there is no chunk")
 	}
 	s = mustOpen(t, d, tiny())
-	meta := Meta{Key: "k", Size: 5, SHA256: sumOf([]byte("value")), ContentType: "a/b", Time: now, PutID: "p"}
+	meta := Meta{Key: "k", Size: 5, SHA256: sumOf([]byte("other")), ContentType: "a/b", Time: now, PutID: "p"}
 	results, err := s.Apply(2, 7, [][]byte{sealCommand(&meta, id, 1)}, nil)
 	if _, corrupt := errors.AsType[*CorruptError](err); !corrupt {
 		t.Errorf("it decides: %v, %v", results, err)

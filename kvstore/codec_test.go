@@ -128,7 +128,7 @@ func encodeAgain(cmd *command) []byte {
 }
 
 func TestSnapshot_OneEncodingOnly(t *testing.T) {
-	raw := encodeSnapshot(&snapshot{uploads: map[uploadID]*upload{{1}: {}, {2}: {}}})
+	raw := encodeSnapshot(&snapshot{uploads: map[uploadID]*upload{{1}: newUpload(0), {2}: newUpload(0)}})
 	if _, err := decodeSnapshot(raw); err != nil {
 		t.Fatal(err)
 	}

@@ -242,7 +242,10 @@ func TestDB_Put_ChunkBoundary(t *testing.T) {
 			if err != nil || res.Outcome != Created || res.Meta.SHA256 != sum || res.Meta.Size != int64(size) {
 				t.Fatalf("%d bytes: %+v %v", size, res, err)
 			}
-			if chunks := l.count(commandChunk); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes {
+			if err := s.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if chunks := countChunks(t, s); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes || (l.count(commandChunk) > 0) != (chunks > 0) {
 				t.Fatalf("%d bytes went in %d chunks", size, chunks)
 			}
 			if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
@@ -502,6 +505,14 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 			defer s.mu.RUnlock()
 			return fmt.Sprint(sortedUploads(s.uploads))
 		}
+		openUpload := func(id uploadID) {
+			t.Helper()
+			if res, err := l.Propose(t.Context(), openCommand(id, time.Now())); err != nil || res != (OpenResult{}) {
+				t.Fatal(res, err)
+			}
+		}
+		openUpload(future)
+		openUpload(past)
 		chunk(future, 0, 365*24*time.Hour)
 		chunk(past, 0, -365*24*time.Hour)
 		for n := range uint32(3) { // the one that goes on stays, whatever its clock says
@@ -514,7 +525,7 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 		if open() != fmt.Sprint([]uploadID{past}) || s.uploads[past].count() != 4 {
 			t.Fatalf("after two hours and a half: %s", open())
 		}
-		chunk(left, 0, 0)
+		openUpload(left)
 		time.Sleep(2 * time.Hour)
 		if open() != "[]" {
 			t.Fatalf("in the end: %s", open())
@@ -535,6 +546,9 @@ func TestDB_Run_DropsNothingWhileBehind(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- db.Run(ctx) }()
+		if _, err := l.Propose(t.Context(), openCommand(uploadID{1}, time.Now())); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := l.Propose(t.Context(), testChunk(uploadID{1}, 0, bytes.Repeat([]byte("x"), ChunkBytes), time.Now())); err != nil {
 			t.Fatal(err)
 		}
@@ -578,4 +592,180 @@ func (l *lateLog) ReadIndex(ctx context.Context) error {
 	l.missed.Store(nil)
 	_, err := l.Propose(ctx, *missed)
 	return err
+}
+
+// unruly is a log in which chunks may overtake others. The hook may change what
+// becomes of a proposal; the first of an upload come in one call.
+type unruly struct {
+	*directLog
+	hook func(n uint32, attempt int) error
+
+	mu       sync.Mutex
+	attempts map[uint32]int
+}
+
+func newUnruly(s *Store, hook func(n uint32, attempt int) error) *unruly {
+	return &unruly{directLog: newDirectLog(s), hook: hook, attempts: make(map[uint32]int)}
+}
+
+func (l *unruly) Propose(ctx context.Context, cmd []byte) (any, error) {
+	if c, err := decodeCommand(cmd); err == nil && c.kind == commandChunk {
+		l.mu.Lock()
+		l.attempts[c.number]++
+		attempt := l.attempts[c.number]
+		l.mu.Unlock()
+		if err := l.hook(c.number, attempt); err != nil {
+			return nil, err
+		}
+	}
+	return l.directLog.Propose(ctx, cmd)
+}
+
+func (l *unruly) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
+	proposeEach(ctx, l, cmds, each)
+}
+
+// Whatever order the log gives to chunks, and whichever it loses, the value comes
+// whole. A chunk is refused once at most because it came too early.
+func TestDB_Put_ChunksOutOfOrder(t *testing.T) {
+	value := make([]byte, 9*ChunkBytes+77)
+	_, _ = (&pattern{}).Read(value)
+	late := func(d time.Duration) { time.Sleep(d) } // in the bubble: all others go first
+	for name, c := range map[string]struct {
+		hook func(n uint32, attempt int) error
+		most int // proposals of one chunk
+	}{
+		"in order": {func(uint32, int) error { late(time.Millisecond); return nil }, 2},
+		"each overtakes the one before it": {func(n uint32, attempt int) error {
+			if attempt == 1 {
+				late(time.Duration(10-n%4) * time.Millisecond)
+			}
+			return nil
+		}, 2},
+		"one is lost, and known to be only when the rest came": {func(n uint32, attempt int) error {
+			if n == 2 && attempt == 1 {
+				late(time.Second)
+				return ErrOutcomeUnknown
+			}
+			return nil
+		}, 2},
+		"the first is lost": {func(n uint32, attempt int) error {
+			if n == 0 && attempt == 1 {
+				late(time.Second)
+				return ErrUnavailable
+			}
+			return nil
+		}, 2},
+		"one is refused now and then": {func(n uint32, attempt int) error {
+			if n%3 == 1 && attempt < 4 {
+				return ErrOverloaded
+			}
+			return nil
+		}, 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := mustOpen(t, newMemDisks(), StoreConfig{})
+				l := newUnruly(s, c.hook)
+				db := NewDB(s, l, DBConfig{})
+				res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(value), Size: -1})
+				if err != nil || res.Outcome != Created {
+					t.Fatalf("%+v, %v", res, err)
+				}
+				for n, attempts := range l.attempts {
+					if attempts > c.most {
+						t.Errorf("chunk %d is proposed %d times", n, attempts)
+					}
+				}
+				if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
+					t.Fatal(err)
+				}
+				if s.Stats().OpenUploads != 0 {
+					t.Fatal("an upload is open")
+				}
+				wantAllFree(t, db)
+				wantNoHolders(t, db)
+			})
+		})
+	}
+}
+
+// A chunk that never gets through ends the put, in time, with all that wait for it.
+func TestDB_Put_ChunkNeverTaken(t *testing.T) {
+	for _, lost := range []uint32{0, 1, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			s := mustOpen(t, newMemDisks(), StoreConfig{})
+			l := newUnruly(s, func(n uint32, _ int) error {
+				if n == lost {
+					return ErrUnavailable
+				}
+				return nil
+			})
+			db := NewDB(s, l, DBConfig{})
+			began := time.Now()
+			_, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(make([]byte, 9*ChunkBytes)), Size: -1})
+			if took := time.Since(began); !errors.Is(err, ErrUnavailable) || took < db.cfg.ChunkRetry || took > db.cfg.ChunkRetry+2*retryPauseMax {
+				t.Errorf("chunk %d: after %v: %v", lost, took, err)
+			}
+			if s.Stats().OpenUploads != 0 || l.count(commandSeal) != 0 {
+				t.Errorf("chunk %d: %+v", lost, s.Stats())
+			}
+			wantAllFree(t, db)
+			wantNoHolders(t, db)
+		})
+	}
+}
+
+// An upload that was dropped meanwhile ends the put at once: its next chunk is not
+// proposed over and over.
+func TestDB_Put_UploadDroppedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db, s, l := newTestDB(t, DBConfig{})
+		drop := hook(func() {
+			synctest.Wait()
+			for id := range s.openUploads() {
+				if _, err := l.Propose(t.Context(), abandonCommand(id)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		body := io.MultiReader(bytes.NewReader(make([]byte, 2*ChunkBytes+1)), drop, bytes.NewReader(make([]byte, 6*ChunkBytes)))
+		began := time.Now()
+		_, err := db.Put(t.Context(), PutRequest{Key: "k", Body: body, Size: -1})
+		if !errors.Is(err, ErrUnavailable) || time.Since(began) > time.Second || l.count(commandChunk) > 2+2*chunksInFlight {
+			t.Errorf("after %v: %v; proposed: %v", time.Since(began), err, l.kinds)
+		}
+		if s.Stats().OpenUploads != 0 {
+			t.Error("an upload is open")
+		}
+	})
+}
+
+// No more uploads are open than may be: the next put is refused when it opens its own,
+// before the rest of its body is read.
+func TestDB_Put_TooManyUploads(t *testing.T) {
+	db, s, l := newTestDB(t, DBConfig{})
+	var cmds [][]byte
+	for n := range openUploadsMax {
+		cmds = append(cmds, openCommand(uploadID{byte(n), byte(n >> 8), 1}, time.Now()))
+	}
+	db.log.ProposeMany(t.Context(), cmds, func(i int, result any, err error) {
+		if result != (OpenResult{}) || err != nil {
+			t.Fatalf("upload %d: %v, %v", i, result, err)
+		}
+	})
+	body := bytes.NewReader(make([]byte, 64*ChunkBytes))
+	_, err := db.Put(t.Context(), PutRequest{Key: "k", Body: body, Size: -1})
+	if !errors.Is(err, ErrTooManyUploads) || errors.Is(err, ErrOutcomeUnknown) || body.Len() == 0 || s.Stats().OpenUploads != openUploadsMax {
+		t.Fatalf("%v; %d bytes are not read, %d uploads open", err, body.Len(), s.Stats().OpenUploads)
+	}
+	for id := range s.openUploads() {
+		if _, err := l.Propose(t.Context(), abandonCommand(id)); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	if res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(make([]byte, 2*ChunkBytes)), Size: -1}); err != nil || res.Outcome != Created {
+		t.Fatalf("with room for one: %+v, %v", res, err)
+	}
 }

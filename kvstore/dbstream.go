@@ -9,6 +9,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/budget"
@@ -22,14 +23,19 @@ const (
 )
 
 // putStream proposes a value that is large or of unknown size: chunks as the
-// body arrives, then a seal. If all of it fits one chunk it becomes a plain put.
+// body arrives, the first with what opens their upload, then a seal. If all of it fits one chunk it becomes a plain put.
 func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 	place := db.intake.hold(db.intake.uploads, r)
 	defer place.Close()
 	if err := place.Acquire(ctx, 1, db.cfg.InFlightWait); err != nil {
 		return PutResult{}, overloaded(err)
 	}
-	u := &uploading{db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(), slots: make(chan struct{}, chunksInFlight)}
+	u := &uploading{
+		db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(),
+		last: newTurn(), slots: make(chan struct{}, chunksInFlight), ended: make(chan struct{}),
+	}
+	close(u.last.proposed) // nothing comes before the first chunk
+	close(u.last.applied)
 	first, end, err := u.readChunk(db.intake.waits(ctx, db.cfg.InFlightWait))
 	if err != nil {
 		return PutResult{}, err
@@ -63,13 +69,24 @@ type uploading struct {
 	hash hash.Hash
 	read int64  // bytes of the body so far
 	next uint32 // number of the next chunk
+	last *turn  // of the chunk before it
 	tail *byte  // first byte of the next chunk, read to see whether there is one
 
-	slots chan struct{} // one for each chunk being proposed
-	group sync.WaitGroup
-	mu    sync.Mutex
-	err   error // first failure of a chunk; guarded by mu
+	slots   chan struct{} // one for each chunk being proposed
+	group   sync.WaitGroup
+	delayed atomic.Int32 // chunks that wait to be proposed again
+	ended   chan struct{}
+	mu      sync.Mutex
+	err     error // first failure of a chunk, with which ended is closed; guarded by mu
 }
+
+// turn is the place of a chunk in the order of its upload.
+type turn struct {
+	proposed chan struct{} // closed when the chunk is proposed for the first time
+	applied  chan struct{} // closed when it is part of the upload
+}
+
+func newTurn() *turn { return &turn{proposed: make(chan struct{}), applied: make(chan struct{})} }
 
 // readChunk reads the next chunk into a command whose header is not filled in,
 // and reports whether the body ends with it. acquire takes memory for it.
@@ -225,15 +242,10 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 		chunk.held.Close()
 		return err
 	}
-	n := u.next
-	u.next++
+	n, before, own := u.next, u.last, newTurn()
+	u.next, u.last = n+1, own
 	u.group.Go(func() {
-		finishChunk(chunk.cmd, u.id, n, u.db.cfg.Now())
-		result, err := u.propose(ctx, chunk.cmd)
-		if err == nil {
-			err, _ = result.(error)
-		}
-		if err != nil {
+		if err := u.add(ctx, n, chunk.cmd, before, own); err != nil {
 			u.fail(fmt.Errorf("chunk %d of the value: %w", n, err))
 		}
 		chunk.held.Close()
@@ -242,22 +254,117 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 	return nil
 }
 
-// propose proposes a chunk or a seal, and again while the log definitely did
-// not take it. A chunk may be repeated freely, so its unknown outcomes are
-// retried too.
-func (u *uploading) propose(ctx context.Context, cmd []byte) (any, error) {
+// add makes chunk n part of the upload; its command has its bytes and nothing else
+// yet. It is proposed right after the one before it. Should it come first all the
+// same, because that one was lost or not taken, it is refused. Then, as after any
+// failure, it is proposed again when those before it are there.
+func (u *uploading) add(ctx context.Context, n uint32, cmd []byte, before, own *turn) error {
+	finishChunk(cmd, u.id, n, u.db.cfg.Now())
+	if err := u.await(ctx, before.proposed); err != nil {
+		return err
+	}
+	inOrder := u.delayed.Load() > 0 // else it would be refused
+	if inOrder {
+		if err := u.await(ctx, before.applied); err != nil {
+			return err
+		}
+	}
+	close(own.proposed)
+	late := false
+	err := u.propose(ctx, func() (again bool, err error) {
+		for {
+			early, err := u.proposeChunk(ctx, n, cmd)
+			if err == nil || !early && !repeatable(err, true) {
+				return false, err
+			}
+			if !late {
+				late = true
+				u.delayed.Add(1)
+			}
+			if waited := u.await(ctx, before.applied); waited != nil {
+				return false, waited
+			}
+			if !early || inOrder {
+				inOrder = true
+				return !early || n == 0, err // what opens the upload may come late too
+			}
+			inOrder = true
+		}
+	})
+	if late {
+		u.delayed.Add(-1)
+	}
+	if err == nil {
+		close(own.applied)
+	}
+	return err
+}
+
+// await waits until something is done, or the put has failed.
+func (u *uploading) await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	default:
+	}
+	select {
+	case <-done:
+		return nil
+	case <-u.ended:
+		return u.failure()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-u.db.store.dead:
+		return u.db.store.err()
+	}
+}
+
+// proposeChunk proposes a chunk once. It tells whether an error means that the chunk
+// came before what it follows.
+func (u *uploading) proposeChunk(ctx context.Context, n uint32, cmd []byte) (early bool, err error) {
+	var result any
+	if n == 0 {
+		result, err = u.proposeFirst(ctx, cmd)
+	} else {
+		result, err = u.db.log.Propose(ctx, cmd)
+	}
+	if err != nil {
+		return false, classify(err)
+	}
+	err, _ = result.(error)
+	return errors.Is(err, ErrChunkOrder) || errors.Is(err, ErrUploadIncomplete), err
+}
+
+// proposeFirst opens the upload, together with its first chunk: alone it would cost as
+// much time as a chunk. What became of the opening says why the chunk was refused.
+func (u *uploading) proposeFirst(ctx context.Context, chunk []byte) (any, error) {
+	var results [2]any
+	var errs [2]error
+	u.db.log.ProposeMany(ctx, [][]byte{openCommand(u.id, u.db.cfg.Now()), chunk}, func(i int, result any, err error) {
+		results[i], errs[i] = result, err
+	})
+	_, refused := results[1].(error)
+	_, unopened := results[0].(error)
+	if (refused || errs[1] != nil) && (unopened || errs[0] != nil) {
+		return results[0], errs[0]
+	}
+	return results[1], errs[1]
+}
+
+// repeatable reports whether what the log answered with an error is to be proposed
+// again: the log did not take it, or nobody knows and a repeat does no harm.
+func repeatable(err error, harmless bool) bool {
+	return errors.Is(err, ErrOverloaded) || errors.Is(err, ErrUnavailable) || harmless && errors.Is(err, ErrOutcomeUnknown)
+}
+
+// propose calls once until it says that it need not be called again, or for too long.
+func (u *uploading) propose(ctx context.Context, once func() (again bool, err error)) error {
 	deadline := time.NewTimer(u.db.cfg.ChunkRetry)
 	defer deadline.Stop()
-	chunk := commandKind(cmd[1]) == commandChunk
 	for pause := retryPauseFirst; ; pause = min(2*pause, retryPauseMax) {
-		result, err := u.db.log.Propose(ctx, cmd)
-		if err == nil {
-			return result, nil
-		}
-		err = classify(err)
-		again := errors.Is(err, ErrOverloaded) || errors.Is(err, ErrUnavailable) || chunk && errors.Is(err, ErrOutcomeUnknown)
+		again, err := once()
 		if !again {
-			return nil, err
+			return err
 		}
 		timer := time.NewTimer(pause)
 		select {
@@ -268,20 +375,21 @@ func (u *uploading) propose(ctx context.Context, cmd []byte) (any, error) {
 		case <-u.db.store.dead:
 		}
 		timer.Stop()
-		return nil, err
+		return err
 	}
 }
 
 // fail notes the first failure of a chunk. Without its seal nothing is set,
 // whatever became of the chunk: an unknown outcome is a definite one here.
 func (u *uploading) fail(err error) {
-	if !errors.Is(err, ErrOverloaded) && !errors.Is(err, ErrDiskReserve) {
+	if !errors.Is(err, ErrOverloaded) && !errors.Is(err, ErrTooManyUploads) && !errors.Is(err, ErrDiskReserve) {
 		err = fmt.Errorf("%w: nothing was set: %v", ErrUnavailable, err)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.err == nil {
 		u.err = err
+		close(u.ended)
 	}
 }
 
@@ -295,7 +403,14 @@ func (u *uploading) failure() error {
 func (u *uploading) seal(ctx context.Context) (PutResult, error) {
 	m := u.r.meta(u.db.cfg.Now(), u.read)
 	m.SHA256 = Digest(u.hash.Sum(nil))
-	result, err := u.propose(ctx, sealCommand(&m, u.id, u.next))
+	cmd := sealCommand(&m, u.id, u.next)
+	var result any
+	err := u.propose(ctx, func() (again bool, err error) {
+		if result, err = u.db.log.Propose(ctx, cmd); err != nil {
+			err = classify(err)
+		}
+		return repeatable(err, false), err
+	})
 	return putResult(result, err)
 }
 

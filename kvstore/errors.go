@@ -67,14 +67,18 @@ var (
 	// cannot read. It is the same on every replica.
 	ErrMalformedCommand = errors.New("malformed command")
 	// ErrUploadIncomplete is the result of a seal whose upload is not open or
-	// lacks chunks, and of a chunk that does not fit its upload.
+	// lacks chunks, of a chunk whose upload is not open, or has its last one, and of
+	// opening an upload that is sealed.
 	ErrUploadIncomplete = errors.New("the upload is not open or not complete")
+	// ErrChunkOrder is the result of a chunk that came before the one that it
+	// follows. It may be proposed again.
+	ErrChunkOrder = errors.New("the chunk before this one is not there yet")
 	// ErrValueDamaged is the result of a put or a seal whose bytes do not have
 	// the digest that it says: a bit flipped in the memory of whoever proposed
 	// them. It is the same on every replica.
 	ErrValueDamaged = errors.New("the value was damaged on its way into the log")
-	// ErrTooManyUploads is the result of a chunk that would open one upload
-	// more than a store keeps.
+	// ErrTooManyUploads is the result of opening one upload more than a store
+	// keeps.
 	ErrTooManyUploads = errors.New("too many open uploads")
 )
 

@@ -211,23 +211,23 @@ func everyCall() []call {
 		}
 		return cmds
 	}
-	upload := func(n byte, key Key) (id uploadID, chunk, seal []byte) {
+	upload := func(n byte, key Key) (id uploadID, open, chunk, seal []byte) {
 		id = uploadID{n}
 		value := bytes.Repeat([]byte{n}, 500)
 		m := Meta{Key: key, Size: 500, SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "put"}
-		return id, testChunk(id, 0, value, now), sealCommand(&m, id, 1)
+		return id, openCommand(id, now), testChunk(id, 0, value, now), sealCommand(&m, id, 1)
 	}
-	_, chunk, seal := upload(1, "large")
-	_, lateChunk, lateSeal := upload(2, "late")
-	left, leftChunk, _ := upload(3, "left")
-	_, newChunk, _ := upload(4, "new")
+	_, open, chunk, seal := upload(1, "large")
+	_, lateOpen, lateChunk, lateSeal := upload(2, "late")
+	left, leftOpen, leftChunk, _ := upload(3, "left")
+	_, newOpen, newChunk, _ := upload(4, "new")
 	commit := call{"commit", func(w *callWorld) (string, error) { err := w.s.Commit(); return w.stored(), err }}
 	flush := call{"flush", func(w *callWorld) (string, error) { err := w.s.FlushIndex(); return w.stored(), err }}
 	calls := []call{openCall()}
 	calls = append(calls, applyCall(many("a", 5, 20)...), commit, applyCall(many("b", 9, 3000)...), commit)
-	calls = append(calls, applyCall(chunk, leftChunk), commit, openCall(), applyCall(seal), applyCall(lateChunk, lateSeal), commit, applyCall(chunk))
+	calls = append(calls, applyCall(open, chunk, leftOpen), applyCall(leftChunk), commit, openCall(), applyCall(seal), applyCall(lateOpen, lateChunk, lateSeal), commit, applyCall(open, chunk))
 	calls = append(calls, applyCall(many("a", 2, 21)...), flush, applyCall(many("c", 12, 10)...), flush)
-	calls = append(calls, applyCall(newChunk, many("c", 2, 10)[0], many("d", 1, 1)[0]), applyCall(abandonCommand(left)), commit)
+	calls = append(calls, applyCall(newOpen, newChunk, many("c", 2, 10)[0], many("d", 1, 1)[0]), applyCall(abandonCommand(left)), commit)
 	for _, key := range []Key{"a1", "b5", "c3", "d0", "large", "late", "absent"} {
 		calls = append(calls, getCall(key))
 	}

@@ -240,7 +240,7 @@ func newLife(t *testing.T) *life {
 		e.index += 10
 		switch {
 		case i == 3:
-			e.commands = append(e.commands, testChunk(id, 0, value, now))
+			e.commands = append(e.commands, openCommand(id, now), testChunk(id, 0, value, now))
 		case i == lifeMore+2:
 			e.commands = append(e.commands, sealCommand(&late, id, 1))
 		case i%4 == 0: // so that blocks get full
@@ -429,8 +429,7 @@ var believed = []string{
 	"damage: ascend chunks < kvstore.deleteChunks:",
 	"damage: ascend records < kvstore.appendRecords:",
 	"damage: get from chunks < kvstore.(*Store).hasChunk.",
-	"damage: get from chunks < kvstore.(*installer).hasChunk.",
-	"damage: get from chunks < kvstore.(*stager).missingChunks.",
+	"damage: get from chunks < kvstore.(*stager).leadingChunks.",
 	"damage: get from state < kvstore.(*Store).Durable.",
 }
 

@@ -173,7 +173,8 @@ func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
 // nothing is cut off or added without being found out.
 func TestState_OtherFormats(t *testing.T) {
 	id := uploadID{1}
-	u := &upload{time: 1, bytes: 2, short: 3, have: []uint64{7}}
+	u := newUpload(1)
+	u.add([]byte("some bytes"), 2)
 	for name, c := range map[string]struct {
 		key, sound []byte
 		decode     func(b []byte) error
@@ -208,7 +209,7 @@ func TestState_OtherFormats(t *testing.T) {
 				t.Errorf("%s: %d of %d bytes pass", name, n, len(c.sound))
 			}
 		}
-		for _, more := range [][]byte{{2}, {uploadGone, 0}} {
+		for _, more := range [][]byte{{2}, {1, 0}} {
 			if err := c.decode(seal(append(append([]byte{}, c.sound...), more...))); err == nil {
 				t.Errorf("%s: with %x behind its end it passes", name, more)
 			}

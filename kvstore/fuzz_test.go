@@ -185,24 +185,19 @@ func FuzzDecodeChunk(f *testing.F) {
 // encodes to the same bytes. frame makes the checksum of a state right.
 func FuzzDecodeState(f *testing.F) {
 	id := uploadID{4}
-	u := &upload{time: 5}
-	if err := u.add(3, 10, 6); err != nil {
-		f.Fatal(err)
-	}
-	s := &snapshot{position: position{index: 1, term: 2, rev: 3, valueBytes: 4}, uploads: map[uploadID]*upload{id: u, {5}: {time: -1}}}
+	u := newUpload(5)
+	u.add([]byte("some bytes"), 6)
+	s := &snapshot{position: position{index: 1, term: 2, rev: 3, valueBytes: 4}, uploads: map[uploadID]*upload{id: u, {5}: newUpload(-1)}}
 	f.Add(encodeSnapshot(s))
 	f.Add(encodePosition(&s.position))
 	f.Add(encodeUpload(id, u))
-	gone := *u
-	gone.gone = true
-	f.Add(encodeUpload(id, &gone))
 	f.Add(encodeProgress(&progress{base: 1, last: 2, done: true}))
 	f.Add(encodeIndexed(keyIndexed, 3, Digest{1}))
 	pulled := encodeProgress(&progress{base: 1, last: 2})
 	pulled[len(pulled)-1] = '0' // neither done nor not
 	f.Add(pulled)
-	beyond := binary.AppendUvarint(make([]byte, statePrefixBytes+8+1), 1<<32) // cut off to 32 bits it is no chunk
-	f.Add(append(beyond, 0))
+	beyond := binary.AppendUvarint(make([]byte, statePrefixBytes+8), chunksMax*ChunkBytes+1) // more than all chunks
+	f.Add(append(beyond, make([]byte, chainBytes+1)...))
 	many := encodeSnapshot(&snapshot{})
 	f.Add(binary.AppendUvarint(many[:len(many)-1], openUploadsMax)) // and none of them follows
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -223,7 +218,7 @@ func FuzzDecodeState(f *testing.F) {
 		b := framed(positionFormat, keyPosition)
 		p, err := decodePosition(b)
 		same("position", b, err, func() []byte { return encodePosition(&p) })
-		b = framed(stateFormat, id[:])
+		b = framed(uploadFormat, id[:])
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
 		b = framed(indexedFormat, keyIndexed)

@@ -185,33 +185,14 @@ func (in *installer) moveChunks(d *body) error {
 }
 
 // moveUpload moves what staging has of an open upload. Chunks it lacks are in
-// history already, or are gone: see pullUploads.
+// history already, or are gone: see pullUpload.
 func (in *installer) moveUpload(id uploadID) error {
-	u := in.snap.uploads[id]
-	for n := range uint32(len(u.have) * 64) {
-		if !u.has(n) {
-			continue
-		}
-		key := makeChunkKey(id, n)
-		found, err := in.moveChunk(key)
-		if err == nil && !found {
-			found, err = in.hasChunk(key)
-		}
-		if err != nil {
+	for n := range in.snap.uploads[id].count() {
+		if _, err := in.moveChunk(makeChunkKey(id, n)); err != nil {
 			return err
 		}
-		u.gone = u.gone || !found
 	}
 	return nil
-}
-
-// hasChunk tells whether history has a chunk.
-func (in *installer) hasChunk(key chunkKey) (found bool, err error) {
-	err = in.store.history.View(func(tx Tx) error {
-		found = tx.Get(BucketChunks, key[:]) != nil
-		return nil
-	})
-	return found, err
 }
 
 func (in *installer) moveChunk(key chunkKey) (found bool, err error) {

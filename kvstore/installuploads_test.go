@@ -10,7 +10,7 @@ import (
 // ever remove them.
 func TestStore_Install_DropsTheChunksOfUploadsThatAreGone(t *testing.T) {
 	gone, kept, now := uploadID{1}, uploadID{2}, time.Unix(1, 0)
-	first := [][]byte{testChunk(gone, 0, []byte("a"), now), testChunk(gone, 1, []byte("b"), now), testChunk(kept, 0, []byte("c"), now)}
+	first := [][]byte{openCommand(gone, now), openCommand(kept, now), testChunk(gone, 0, make([]byte, ChunkBytes), now), testChunk(gone, 1, []byte("b"), now), testChunk(kept, 0, []byte("c"), now)}
 	apply := func(s *Store, index uint64, cmds ...[]byte) {
 		t.Helper()
 		if _, err := s.Apply(index, 7, cmds, nil); err != nil {

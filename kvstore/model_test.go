@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -15,8 +16,8 @@ import (
 type model struct {
 	keys    map[Key]modelValue
 	order   []Key
-	digests []Digest // digests[r] is the history digest at revision r
-	uploads map[uploadID]map[uint32][]byte
+	digests []Digest              // digests[r] is the history digest at revision r
+	uploads map[uploadID][][]byte // their chunks
 	sealed  map[uploadID]bool
 }
 
@@ -28,7 +29,7 @@ type modelValue struct {
 func newModel() *model {
 	return &model{
 		keys: make(map[Key]modelValue), digests: make([]Digest, 1),
-		uploads: make(map[uploadID]map[uint32][]byte), sealed: make(map[uploadID]bool),
+		uploads: make(map[uploadID][][]byte), sealed: make(map[uploadID]bool),
 	}
 }
 
@@ -57,9 +58,7 @@ func (m *model) applyOne(cmd *command) any {
 		parts := m.uploads[cmd.upload]
 		delete(m.uploads, cmd.upload)
 		if _, set := m.keys[Key(cmd.body.key)]; !set {
-			for n := range cmd.body.chunks {
-				value = append(value, parts[n]...)
-			}
+			value = slices.Concat(parts...)
 			if len(parts) != int(cmd.body.chunks) || int64(len(value)) != cmd.body.size {
 				return ErrUploadIncomplete
 			}
@@ -69,14 +68,24 @@ func (m *model) applyOne(cmd *command) any {
 			m.sealed[cmd.upload] = true
 		}
 		return m.set(cmd, value)
-	case commandChunk:
+	case commandOpen:
 		if m.sealed[cmd.upload] {
-			return ChunkResult{}
+			return ErrUploadIncomplete
 		}
-		if m.uploads[cmd.upload] == nil {
-			m.uploads[cmd.upload] = make(map[uint32][]byte)
+		m.uploads[cmd.upload] = append([][]byte{}, m.uploads[cmd.upload]...)
+		return OpenResult{}
+	case commandChunk:
+		parts, open := m.uploads[cmd.upload]
+		switch n := len(parts); {
+		case !open:
+			return ErrUploadIncomplete
+		case int(cmd.number) > n:
+			return ErrChunkOrder
+		case int(cmd.number) == n && n > 0 && len(parts[n-1]) < ChunkBytes:
+			return ErrUploadIncomplete
+		case int(cmd.number) == n:
+			m.uploads[cmd.upload] = append(parts, bytes.Clone(cmd.stored[chunkPrefixBytes:]))
 		}
-		m.uploads[cmd.upload][cmd.number] = bytes.Clone(cmd.stored[chunkPrefixBytes:])
 		return ChunkResult{}
 	}
 	_, open := m.uploads[cmd.upload]
@@ -110,7 +119,7 @@ func (m *model) set(cmd *command, value []byte) any {
 func sameResult(got, want any) bool {
 	if want, ok := want.(error); ok {
 		got, ok := got.(error)
-		return ok && (errors.Is(got, ErrMalformedCommand) == errors.Is(want, ErrMalformedCommand))
+		return ok && (errors.Is(got, want) || errors.Is(got, ErrMalformedCommand) && errors.Is(want, ErrMalformedCommand))
 	}
 	if p, ok := got.(*pendingRecord); ok {
 		got = asPut(p)
@@ -231,7 +240,7 @@ func (g *scriptGen) commands() [][]byte {
 	case 2:
 		id := g.newUpload()
 		g.open = append(g.open, id)
-		return [][]byte{testChunk(id, 0, value, g.now), testChunk(id, 0, value, g.now)}
+		return [][]byte{openCommand(id, g.now), testChunk(id, 0, value, g.now), testChunk(id, 0, value, g.now), testChunk(id, 1, value, g.now)}
 	case 3:
 		if len(g.open) > 0 {
 			return [][]byte{abandonCommand(g.open[g.rng.IntN(len(g.open))])}
@@ -251,17 +260,24 @@ func (g *scriptGen) newUpload() uploadID {
 	return id
 }
 
-// large returns a whole upload, its chunks out of order and one twice. The
-// chunks are small but for the full ones a valid upload needs.
+// large returns a whole upload: at first its chunks come before they are wanted, and
+// some come late. They are small but for the full ones a valid upload needs.
 func (g *scriptGen) large(key Key, chunks int) [][]byte {
 	id := g.newUpload()
 	value := bytes.Repeat([]byte{byte(g.n)}, (chunks-1)*ChunkBytes+1+g.rng.IntN(1000))
-	var cmds [][]byte
-	for n := chunks - 1; n >= 0; n-- {
+	open := openCommand(id, g.now)
+	first := testChunk(id, 0, value[:min(len(value), ChunkBytes)], g.now)
+	cmds := [][]byte{first, open}
+	for n := chunks - 1; n > 0; n-- {
 		part := value[n*ChunkBytes : min(len(value), (n+1)*ChunkBytes)]
 		cmds = append(cmds, testChunk(id, uint32(n), part, g.now))
 	}
-	cmds = append(cmds, cmds[0])
+	early := cmds[2:]
+	cmds = append(cmds, first, open)
+	for n := len(early) - 1; n >= 0; n-- {
+		cmds = append(cmds, early[n])
+	}
+	cmds = append(cmds, first)
 	sum := sumOf(value)
 	if g.rng.IntN(8) == 0 {
 		sum[0] ^= 1 // a bit flipped on the way
@@ -269,7 +285,7 @@ func (g *scriptGen) large(key Key, chunks int) [][]byte {
 	m := Meta{Key: key, Size: int64(len(value)), SHA256: sum, ContentType: "video/mp4", Time: g.now, PutID: fmt.Sprint("large-", g.n)}
 	cmds = append(cmds, sealCommand(&m, id, uint32(chunks)))
 	if g.rng.IntN(2) == 0 {
-		cmds = append(cmds, cmds[0]) // a late repeat
+		cmds = append(cmds, open, first) // late repeats
 	}
 	return cmds
 }

@@ -205,20 +205,26 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 	}
 	var failed error
 	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
-		file, off := tx.Where(v)
 		if len(k) != len(uploadID{}) {
+			file, off := tx.Where(v)
 			failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("an upload id has %d bytes", len(k))}
 			return false
 		}
-		u, err := decodeUpload(uploadID(k), v)
-		if err != nil {
-			failed = &CorruptError{File: file, Offset: off, Detail: err.Error()}
-			return false
-		}
-		snap.uploads[uploadID(k)] = u
-		return true
+		u, err := checkUpload(tx, uploadID(k), v)
+		snap.uploads[uploadID(k)], failed = u, err
+		return err == nil
 	})
 	return snap, failed
+}
+
+// checkUpload decodes a stored upload.
+func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
+	u, err := decodeUpload(id, raw)
+	if err != nil {
+		file, off := tx.Where(raw)
+		return nil, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+	}
+	return u, nil
 }
 
 // loadIndex reads how far the index goes and refuses one of another history.

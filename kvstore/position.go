@@ -79,26 +79,17 @@ func (s *Store) Resolve(command []byte) (result any, decided bool, err error) {
 			return nil, false, err
 		}
 		return PutResult{Outcome: outcomeAgainst(&winner, cmd.body.putIDString(), &cmd.body.sum), Meta: winner}, true, nil
-	case commandChunk:
-		decided, err := s.chunkDecided(&cmd)
-		return ChunkResult{}, decided, err
 	}
 	s.mu.RLock()
-	open := s.uploads[cmd.upload] != nil
-	s.mu.RUnlock()
-	return AbandonResult{}, !open, nil
-}
-
-// chunkDecided reports whether a chunk is part of an upload, open or sealed.
-func (s *Store) chunkDecided(cmd *command) (bool, error) {
-	s.mu.RLock()
+	defer s.mu.RUnlock()
 	u := s.uploads[cmd.upload]
-	has := u != nil && u.has(cmd.number)
-	s.mu.RUnlock()
-	if u != nil {
-		return has, nil
+	switch cmd.kind {
+	case commandOpen:
+		return OpenResult{}, u != nil, nil
+	case commandChunk: // if the upload is open no more, it is refused when it comes
+		return ChunkResult{}, u != nil && cmd.number < u.count(), nil
 	}
-	return s.hasChunk(makeChunkKey(cmd.upload, cmd.number))
+	return AbandonResult{}, u == nil, nil
 }
 
 // openUploads returns how many bytes each open upload has by now.

@@ -3,6 +3,8 @@ package kvstore
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"testing"
@@ -14,13 +16,14 @@ import (
 type flipped struct {
 	id     uploadID
 	value  []byte
+	open   []byte    // command
 	chunks [2][]byte // commands, in order
 	seal   []byte    // with the digest of the value
 }
 
 func newFlipped(key Key, n byte, flip bool) *flipped {
 	now := time.Unix(int64(n), 0)
-	f := &flipped{id: uploadID{n}, value: bytes.Repeat([]byte{n, 'x'}, ChunkBytes/2+8)}
+	f := &flipped{id: uploadID{n}, open: openCommand(uploadID{n}, now), value: bytes.Repeat([]byte{n, 'x'}, ChunkBytes/2+8)}
 	m := Meta{Key: key, Size: int64(len(f.value)), SHA256: sumOf(f.value), ContentType: "a/b", Time: now, PutID: fmt.Sprint("p", n)}
 	f.seal = sealCommand(&m, f.id, 2)
 	sent := bytes.Clone(f.value)
@@ -45,14 +48,17 @@ func applyOne(t testing.TB, s *Store, index uint64, cmd []byte) any {
 // chunks go. The same key can be set then, and all of it can be pulled.
 func TestStore_Apply_SealChecksTheDigest(t *testing.T) {
 	bad, good := newFlipped("k", 1, true), newFlipped("k", 2, false)
-	cmds := [][]byte{bad.chunks[1], bad.chunks[0], bad.seal, good.chunks[1], good.chunks[0], good.seal}
-	for mask := range 1 << 6 { // of the first three: committed, restarted
+	cmds := [][]byte{bad.open, bad.chunks[0], bad.chunks[1], bad.seal, good.open, good.chunks[0], good.chunks[1], good.seal}
+	for mask := range 1 << 8 { // of the first four: committed, restarted
+		if mask>>1&0x55&^mask != 0 {
+			continue // a restart is told by a commit before it only
+		}
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})
 		var results []any
 		for i, cmd := range cmds {
 			results = append(results, applyOne(t, s, uint64(i+1), cmd))
-			if i < 3 && mask&(1<<(2*i)) != 0 {
+			if i < 4 && mask&(1<<(2*i)) != 0 {
 				if err := s.Commit(); err != nil {
 					t.Fatal(err)
 				}
@@ -61,11 +67,11 @@ func TestStore_Apply_SealChecksTheDigest(t *testing.T) {
 				}
 			}
 		}
-		if err, ok := results[2].(error); !ok || !errors.Is(err, ErrValueDamaged) {
-			t.Fatalf("mask %b: the seal of a damaged value: %+v", mask, asPut(results[2]))
+		if err, ok := results[3].(error); !ok || !errors.Is(err, ErrValueDamaged) {
+			t.Fatalf("mask %b: the seal of a damaged value: %+v", mask, asPut(results[3]))
 		}
-		if got := asPut(results[5]); got.Outcome != Created || got.Meta.Revision != 1 || got.Meta.PutID != "p2" {
-			t.Fatalf("mask %b: the seal of a sound value: %+v", mask, results[5])
+		if got := asPut(results[7]); got.Outcome != Created || got.Meta.Revision != 1 || got.Meta.PutID != "p2" {
+			t.Fatalf("mask %b: the seal of a sound value: %+v", mask, results[7])
 		}
 		if err := s.Commit(); err != nil {
 			t.Fatal(err)
@@ -109,7 +115,8 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 			for _, restart := range []bool{false, true} {
 				f := newFlipped("k", 1, flip)
 				sender := mustOpen(t, newMemDisks(), StoreConfig{})
-				applyOne(t, sender, 1, f.chunks[1])
+				applyOne(t, sender, 1, f.open)
+				applyOne(t, sender, 2, f.chunks[0])
 				if err := sender.Commit(); err != nil {
 					t.Fatal(err)
 				}
@@ -117,7 +124,7 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				seal := func() any { applyOne(t, sender, 2, f.chunks[0]); return applyOne(t, sender, 3, f.seal) }
+				seal := func() any { applyOne(t, sender, 3, f.chunks[1]); return applyOne(t, sender, 4, f.seal) }
 				var want any
 				if late {
 					if want = seal(); sender.Commit() != nil {
@@ -126,7 +133,7 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 				}
 				d := newMemDisks()
 				r := mustOpen(t, d, StoreConfig{})
-				if err := catchUp(t, r, 1, nil, snapshot, sender); err != nil {
+				if err := catchUp(t, r, 2, nil, snapshot, sender); err != nil {
 					t.Fatal(err)
 				}
 				if !late {
@@ -135,16 +142,23 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 				if restart {
 					r = mustOpen(t, d, StoreConfig{})
 				}
-				applyOne(t, r, 2, f.chunks[0])
+				reads := &readChunks{Engine: r.history}
+				r.history = reads
+				applyOne(t, r, 3, f.chunks[1])
 				if restart {
 					if err := r.Commit(); err != nil {
 						t.Fatal(err)
 					}
 					r = mustOpen(t, d, StoreConfig{})
+					reads = &readChunks{Engine: r.history}
+					r.history = reads
 				}
-				got := applyOne(t, r, 3, f.seal)
+				got := applyOne(t, r, 4, f.seal)
 				if !sameAnswer(got, want) || flip != errors.Is(errorOf(got), ErrValueDamaged) {
 					t.Fatalf("flip %v, late %v, restart %v: the receiver answers %v, the sender %v", flip, late, restart, got, want)
+				}
+				if !flip && reads.n > 0 {
+					t.Fatalf("late %v, restart %v: %d chunks are read again", late, restart, reads.n)
 				}
 				if err := errors.Join(r.Commit(), sender.Commit()); err != nil {
 					t.Fatal(err)
@@ -155,6 +169,28 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 			}
 		}
 	}
+}
+
+// readChunks counts reads of chunks.
+type readChunks struct {
+	Engine
+	n int
+}
+
+func (e *readChunks) View(fn func(Tx) error) error {
+	return e.Engine.View(func(tx Tx) error { return fn(readChunksTx{tx, e}) })
+}
+
+type readChunksTx struct {
+	Tx
+	e *readChunks
+}
+
+func (t readChunksTx) Get(b Bucket, key []byte) []byte {
+	if b == BucketChunks {
+		t.e.n++
+	}
+	return t.Tx.Get(b, key)
 }
 
 func errorOf(result any) error {
@@ -171,38 +207,115 @@ func sameAnswer(a, b any) bool {
 }
 
 // What goes wrong on this replica alone must not decide anything: it stops, or it
-// finds out by itself.
+// finds out by itself, be it in memory, in what is stored, or in what it pulled.
 func TestStore_Apply_SealIsNotDecidedByDamageHere(t *testing.T) {
 	f := newFlipped("k", 1, false)
-	t.Run("a chunk in memory", func(t *testing.T) {
+	wrong := func(s *Store) { s.uploads[f.id].sum.Write(make([]byte, sha256.BlockSize)) }
+	t.Run("the digest so far", func(t *testing.T) {
+		for _, restart := range []bool{false, true} {
+			d := newMemDisks()
+			s := mustOpen(t, d, StoreConfig{})
+			applyOne(t, s, 1, f.open)
+			applyOne(t, s, 2, f.chunks[0])
+			wrong(s)
+			if restart {
+				if err := s.Commit(); err != nil {
+					t.Fatal(err)
+				}
+				s = mustOpen(t, d, StoreConfig{})
+			}
+			applyOne(t, s, 3, f.chunks[1])
+			if got := asPut(applyOne(t, s, 4, f.seal)); got.Outcome != Created {
+				t.Fatalf("restart %v: %+v", restart, got)
+			}
+		}
+	})
+	t.Run("and a chunk in memory", func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
-		applyOne(t, s, 1, f.chunks[1])
-		s.chunks[makeChunkKey(f.id, 1)][chunkPrefixBytes] ^= 1
-		if _, err := s.Apply(2, 1, [][]byte{f.chunks[0], f.seal}, nil); err == nil || s.err() == nil {
+		applyOne(t, s, 1, f.open)
+		applyOne(t, s, 2, f.chunks[0])
+		wrong(s)
+		s.chunks[makeChunkKey(f.id, 0)][chunkPrefixBytes] ^= 1
+		if _, err := s.Apply(3, 1, [][]byte{f.chunks[1], f.seal}, nil); err == nil || s.err() == nil {
 			t.Fatalf("the store goes on: %v", err)
 		}
 	})
-	t.Run("a chunk in the file", func(t *testing.T) {
-		s := mustOpen(t, newMemDisks(), StoreConfig{})
-		applyOne(t, s, 1, f.chunks[1])
-		key := makeChunkKey(f.id, 1)
-		if err := errors.Join(s.Commit(), s.history.Update(func(tx Tx) error { return tx.Delete(BucketChunks, key[:]) })); err != nil {
+	t.Run("the digest that a sender tells", func(t *testing.T) {
+		sender, r := mustOpen(t, newMemDisks(), StoreConfig{}), mustOpen(t, newMemDisks(), StoreConfig{})
+		applyOne(t, sender, 1, f.open)
+		applyOne(t, sender, 2, f.chunks[0])
+		wrong(sender)
+		if err := sender.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		_, err := s.Apply(2, 1, [][]byte{f.chunks[0], f.seal}, nil)
-		if _, corrupt := errors.AsType[*CorruptError](err); !corrupt {
-			t.Fatalf("the store goes on: %v", err)
+		_, _, _, snapshot, err := sender.Durable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := catchUp(t, r, 2, nil, snapshot, sender); !errors.Is(err, ErrSnapshotBody) || r.err() != nil {
+			t.Fatalf("it is taken: %v, %v", err, r.err())
 		}
 	})
-	t.Run("the digest so far", func(t *testing.T) {
-		s := mustOpen(t, newMemDisks(), StoreConfig{})
-		applyOne(t, s, 1, f.chunks[0])
-		s.uploads[f.id].sum.Write([]byte("x"))
-		applyOne(t, s, 2, f.chunks[1])
-		if got := asPut(applyOne(t, s, 3, f.seal)); got.Outcome != Created {
+	t.Run("the digest of a receiver", func(t *testing.T) {
+		sender, r := mustOpen(t, newMemDisks(), StoreConfig{}), mustOpen(t, newMemDisks(), StoreConfig{})
+		for _, s := range []*Store{sender, r} {
+			applyOne(t, s, 1, f.open)
+			applyOne(t, s, 2, f.chunks[0])
+		}
+		wrong(r)
+		applyOne(t, sender, 3, f.chunks[1])
+		if err := errors.Join(sender.Commit(), r.Commit()); err != nil {
+			t.Fatal(err)
+		}
+		_, _, _, snapshot, err := sender.Durable()
+		if err == nil {
+			err = catchUp(t, r, 3, nil, snapshot, sender)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := asPut(applyOne(t, r, 4, f.seal)); got.Outcome != Created {
 			t.Fatalf("%+v", got)
 		}
 	})
+}
+
+// The state of SHA-256 after any number of bytes is what its definition says, in a form
+// that no release of Go can change, and it can be gone on from.
+func TestUpload_Sum(t *testing.T) {
+	b := appendUpload(nil, newUpload(0))
+	initial := []byte{0x6a, 0x09, 0xe6, 0x67, 0xbb, 0x67, 0xae, 0x85, 0x3c, 0x6e, 0xf3, 0x72, 0xa5, 0x4f, 0xf5, 0x3a, 0x51, 0x0e, 0x52, 0x7f, 0x9b, 0x05, 0x68, 0x8c, 0x1f, 0x83, 0xd9, 0xab, 0x5b, 0xe0, 0xcd, 0x19}
+	if want := append(make([]byte, 8+1), initial...); !bytes.Equal(b, want) {
+		t.Fatalf("of no bytes it is %x, want %x", b, want)
+	}
+	value := make([]byte, 300)
+	_, _ = (&pattern{}).Read(value)
+	for n := range value {
+		u := newUpload(0)
+		u.add(value[:n], 7)
+		b := appendUpload(nil, u)
+		if rest := n % 64; !bytes.Equal(b[len(b)-rest:], value[n-rest:n]) || len(b) != 8+len(binary.AppendUvarint(nil, uint64(n)))+32+rest {
+			t.Fatalf("after %d bytes it is %x", n, b)
+		}
+		c := cursor{b: b}
+		again := readUpload(&c)
+		if err := c.end(); err != nil || again.bytes != int64(n) || again.time != 7 {
+			t.Fatalf("after %d bytes: %+v, %v", n, again, err)
+		}
+		again.add(value[n:], 8)
+		if again.digest() != sumOf(value) || u.digest() != sumOf(value[:n]) {
+			t.Fatalf("after %d bytes it goes on to %s, want %s", n, again.digest(), sumOf(value))
+		}
+	}
+	// A whole block that is the padding of "abc" leaves its digest as chaining value.
+	padded := append([]byte("abc\x80"), make([]byte, 60)...)
+	padded[63] = 24
+	u := newUpload(0)
+	u.add(padded, 0)
+	sum := sumOf([]byte("abc"))
+	if b := appendUpload(nil, u); !bytes.Equal(b[len(b)-32:], sum[:]) {
+		t.Fatalf("the chaining value is %x, want %x", b[len(b)-32:], sum)
+	}
 }
 
 // flippingLog flips a bit of a chunk between the digest of the value and the
@@ -220,6 +333,10 @@ func (l flippingLog) Propose(ctx context.Context, cmd []byte) (any, error) {
 		sealChunk(cmd[chunkHeaderBytes-chunkPrefixBytes:], makeChunkKey(c.upload, c.number))
 	}
 	return l.directLog.Propose(ctx, cmd)
+}
+
+func (l flippingLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
+	proposeEach(ctx, l, cmds, each)
 }
 
 // The answer to a put that was damaged on its way is definite.

@@ -155,7 +155,7 @@ func (s *Store) serveUpload(ctx context.Context, q *query, w io.Writer) error {
 		}
 		var found bool
 		var err error
-		if buf, n, found, err = s.uploadFrame(buf[:0], makeChunkKey(q.upload, n)); err != nil {
+		if buf, found, err = s.uploadFrame(buf[:0], makeChunkKey(q.upload, n)); err != nil {
 			return s.failed("serve a snapshot", err)
 		}
 		if !found {
@@ -168,25 +168,21 @@ func (s *Store) serveUpload(ctx context.Context, q *query, w io.Writer) error {
 	return nil
 }
 
-// uploadFrame appends the frame of the first chunk at or after from, of the same
-// upload, and returns its number. It finds and reads in one transaction: the
-// upload may be dropped at any time.
-func (s *Store) uploadFrame(buf []byte, from chunkKey) (_ []byte, n uint32, found bool, err error) {
+// uploadFrame appends the frame of a chunk, if it is there. It finds and reads in one
+// transaction: the upload may be dropped at any time.
+func (s *Store) uploadFrame(buf []byte, key chunkKey) (_ []byte, found bool, err error) {
 	err = s.history.View(func(tx Tx) error {
-		var failed error
-		tx.Ascend(BucketChunks, from[:], func(k, v []byte) bool {
-			if len(k) != chunkKeyBytes || uploadID(k[:16]) != from.upload() {
-				return false
-			}
-			key := chunkKey(k)
-			if _, failed = checkChunk(tx, v, key); failed == nil {
-				buf, n, found = appendFrame(buf, frameChunk, k, v), key.number(), true
-			}
-			return false
-		})
-		return failed
+		stored := tx.Get(BucketChunks, key[:])
+		if found = stored != nil; !found {
+			return nil
+		}
+		if _, err := checkChunk(tx, stored, key); err != nil {
+			return err
+		}
+		buf = appendFrame(buf, frameChunk, key[:], stored)
+		return nil
 	})
-	return buf, n, found, err
+	return buf, found, err
 }
 
 func writeFrame(w io.Writer, b []byte) error {

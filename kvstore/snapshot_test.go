@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 )
@@ -69,7 +70,7 @@ func (c *cutReader) Read(p []byte) (int, error) {
 func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
 	sender, id, now := mustOpen(t, newMemDisks(), StoreConfig{}), uploadID{1}, time.Unix(0, 0)
 	value := bytes.Repeat([]byte("0123456789abcdef"), 16*ChunkBytes/16)
-	var cmds [][]byte
+	cmds := [][]byte{openCommand(id, now)}
 	for n := range uint32(16) {
 		cmds = append(cmds, testChunk(id, n, value[n*ChunkBytes:(n+1)*ChunkBytes], now))
 	}
@@ -171,7 +172,7 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 		return [][]byte{testChunk(id, 0, value[:cut], now), testChunk(id, 1, value[cut:], now)}
 	}
 	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
-	if _, err := sender.Apply(1, 1, append(pieces(ChunkBytes), sealCommand(&meta, id, 2)), nil); err != nil {
+	if _, err := sender.Apply(1, 1, slices.Concat([][]byte{openCommand(id, now)}, pieces(ChunkBytes), [][]byte{sealCommand(&meta, id, 2)}), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := sender.Commit(); err != nil {
@@ -288,7 +289,7 @@ func TestStore_Serve_BehindIsRefused(t *testing.T) {
 // missed, and the receiver drops it at the same entry.
 func TestStore_Stage_UploadGoneAtTheSender(t *testing.T) {
 	now, id := time.Unix(0, 0), uploadID{3}
-	open := entry{index: 1, commands: [][]byte{testChunk(id, 0, []byte("x"), now), testPut("k", "p", "", []byte("v"), now)}}
+	open := entry{index: 1, commands: [][]byte{openCommand(id, now), testChunk(id, 0, []byte("x"), now), testPut("k", "p", "", []byte("v"), now)}}
 	drop := entry{index: 2, commands: [][]byte{abandonCommand(id)}}
 	sender := mustOpen(t, newMemDisks(), tiny())
 	m := newModel()

@@ -464,8 +464,8 @@ func (st *stager) addChunks(r io.Reader, d *body, have uint32) error {
 		if err != nil {
 			return err
 		}
-		if key != makeChunkKey(d.upload, n) {
-			return fmt.Errorf("%w: chunk %d of upload %s came in place of chunk %d of %s", ErrSnapshotBody, key.number(), key.upload(), n, d.upload)
+		if want := makeChunkKey(d.upload, n); key != want {
+			return wrongChunk(key, want)
 		}
 		st.put(BucketChunks, key[:], stored)
 		if st.bytes >= stageBytes {
@@ -477,12 +477,21 @@ func (st *stager) addChunks(r io.Reader, d *body, have uint32) error {
 	return st.flush()
 }
 
+func wrongChunk(got, want chunkKey) error {
+	return fmt.Errorf("%w: chunk %d of upload %s came in place of chunk %d of %s", ErrSnapshotBody, got.number(), got.upload(), want.number(), want.upload())
+}
+
 // readChunkFrame reads a frame that must be a sound chunk.
 func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
 	kind, payload, err := readFrame(r)
 	if err != nil {
 		return key, nil, err
 	}
+	return chunkOf(kind, payload)
+}
+
+// chunkOf takes apart a frame that must be a sound chunk.
+func chunkOf(kind frameKind, payload []byte) (key chunkKey, stored []byte, err error) {
 	if kind != frameChunk || len(payload) < chunkKeyBytes {
 		return key, nil, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
 	}
@@ -493,58 +502,60 @@ func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
 	return key, stored, nil
 }
 
-// pullUploads pulls the chunks of open uploads that neither this store nor
-// staging has. The sender may lack some by now: then it has applied the entry
-// that dropped their upload, this store will come to that entry too, and nobody
-// can read them in between. So they are not missed.
+// pullUploads pulls what is missing of the open uploads.
 func (st *stager) pullUploads(ctx context.Context) error {
 	for _, id := range sortedUploads(st.snap.uploads) {
-		missing, first, err := st.missingChunks(id)
-		if err != nil {
-			return err
-		}
-		if len(missing) == 0 {
-			continue
-		}
-		q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: first}
-		if err := st.stream(ctx, q, func(r io.Reader) error { return st.readUpload(r, id, missing) }); err != nil {
+		if err := st.pullUpload(ctx, id, st.snap.uploads[id]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// missingChunks returns the chunk numbers of an open upload that are nowhere
-// here, and the lowest of them.
-func (st *stager) missingChunks(id uploadID) (missing map[uint32]bool, first uint32, err error) {
-	u := st.snap.uploads[id]
-	missing = make(map[uint32]bool)
-	for n := range uint32(len(u.have) * 64) {
-		if u.has(n) {
-			missing[n] = true
+// pullUpload pulls the chunks of an open upload that neither this store nor staging
+// has. The sender may lack some by now: then it has applied the entry that dropped
+// the upload, this store will come to that entry too, and nobody can read them in
+// between. So they are not missed.
+func (st *stager) pullUpload(ctx context.Context, id uploadID, u *upload) error {
+	have, err := st.leadingChunks(id, u.count())
+	if err != nil {
+		return err
+	}
+	if have < u.count() {
+		q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: have}
+		if err := st.stream(ctx, q, func(r io.Reader) error { return st.readUpload(r, id, &have, u.count()) }); err != nil {
+			return err
+		}
+		if err := st.flush(); err != nil {
+			return err
 		}
 	}
-	for _, engine := range []Engine{st.store.history, st.area} {
+	if have < u.count() {
+		return nil
+	}
+	return st.verifyUpload(ctx, id, u)
+}
+
+// leadingChunks returns how many of the first chunks of an open upload are here.
+func (st *stager) leadingChunks(id uploadID, count uint32) (have uint32, err error) {
+	for _, engine := range []Engine{st.store.history, st.area} { // what staging has follows what history has
 		if err := engine.View(func(tx Tx) error {
-			for n := range missing {
-				if key := makeChunkKey(id, n); tx.Get(BucketChunks, key[:]) != nil {
-					delete(missing, n)
+			for ; have < count; have++ {
+				if key := makeChunkKey(id, have); tx.Get(BucketChunks, key[:]) == nil {
+					return nil
 				}
 			}
 			return nil
 		}); err != nil {
-			return nil, 0, err
+			return 0, err
 		}
 	}
-	first = chunksMax
-	for n := range missing {
-		first = min(first, n)
-	}
-	return missing, first, nil
+	return have, nil
 }
 
-// readUpload stages the chunks in missing to the end of the stream.
-func (st *stager) readUpload(r io.Reader, id uploadID, missing map[uint32]bool) error {
+// readUpload stages the chunks from number next on to the end of the stream, but none
+// from number count on, which may be there by now.
+func (st *stager) readUpload(r io.Reader, id uploadID, next *uint32, count uint32) error {
 	for {
 		kind, payload, err := readFrame(r)
 		if err != nil {
@@ -553,19 +564,17 @@ func (st *stager) readUpload(r io.Reader, id uploadID, missing map[uint32]bool) 
 		if kind == frameEnd {
 			return nil
 		}
-		if kind != frameChunk || len(payload) < chunkKeyBytes {
-			return fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+		key, stored, err := chunkOf(kind, payload)
+		if err != nil {
+			return err
 		}
-		key, stored := chunkKey(payload[:chunkKeyBytes]), payload[chunkKeyBytes:]
-		if key.upload() != id {
-			return fmt.Errorf("%w: a chunk of upload %s came in place of %s", ErrSnapshotBody, key.upload(), id)
+		if want := makeChunkKey(id, *next); *next < count && key != want {
+			return wrongChunk(key, want)
 		}
-		if !missing[key.number()] {
+		if *next == count {
 			continue
 		}
-		if _, err := decodeChunk(stored, key); err != nil {
-			return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
-		}
+		*next++
 		st.put(BucketChunks, key[:], stored)
 		if st.bytes >= stageBytes {
 			if err := st.flush(); err != nil {
@@ -573,6 +582,67 @@ func (st *stager) readUpload(r io.Reader, id uploadID, missing map[uint32]bool) 
 			}
 		}
 	}
+}
+
+// verifyUpload compares the chunks of an open upload, all of which are here, with their
+// digest. It goes on from the one that this store has of the first of them; should that
+// be what is wrong, it goes through all of them.
+func (st *stager) verifyUpload(ctx context.Context, id uploadID, u *upload) error {
+	own, err := st.ownUpload(id)
+	if err != nil {
+		return err
+	}
+	for _, from := range []*upload{own, newUpload(0)} {
+		for n := from.count(); n < u.count() && from.bytes == int64(n)*ChunkBytes; n++ {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := st.withChunk(makeChunkKey(id, n), func(data []byte) { from.add(data, 0) }); err != nil {
+				return err
+			}
+		}
+		if from.bytes == u.bytes && from.digest() == u.digest() {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the chunks of upload %s do not have the digest that the snapshot says", ErrSnapshotBody, id)
+}
+
+// ownUpload returns what this store has of an upload, which is empty if it is not open
+// here.
+func (st *stager) ownUpload(id uploadID) (*upload, error) {
+	u := newUpload(0)
+	err := st.store.history.View(func(tx Tx) (err error) {
+		if raw := tx.Get(BucketUploads, id[:]); raw != nil {
+			u, err = checkUpload(tx, id, raw)
+		}
+		return err
+	})
+	return u, st.store.failed("read an upload", err)
+}
+
+// withChunk calls fn with the checked bytes of a chunk that is in staging or in the
+// store.
+func (st *stager) withChunk(key chunkKey, fn func(data []byte)) error {
+	staged := false
+	if err := st.area.View(func(tx Tx) error {
+		raw := tx.Get(BucketChunks, key[:])
+		if staged = raw != nil; !staged {
+			return nil
+		}
+		data, err := checkChunk(tx, raw, key)
+		if err == nil {
+			fn(data)
+		}
+		return err
+	}); err != nil || staged {
+		return err
+	}
+	found, err := st.store.withChunk(key, fn)
+	if err == nil && !found {
+		err = fmt.Errorf("pull a snapshot: chunk %d of upload %s was dropped meanwhile", key.number(), key.upload())
+	}
+	return err
 }
 
 func (st *stager) put(b Bucket, key, value []byte) {

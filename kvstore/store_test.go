@@ -161,8 +161,9 @@ func TestStore_Resolve(t *testing.T) {
 	now := time.Unix(0, 5)
 	id := uploadID{1}
 	put, other := testPut("k", "a", "", []byte("v"), now), testPut("k", "b", "", []byte("w"), now)
-	chunk := testChunk(id, 0, []byte("c"), now)
-	for _, cmd := range [][]byte{put, other, chunk} {
+	open, chunk := openCommand(id, now), testChunk(id, 0, []byte("c"), now)
+	cmds := [][]byte{put, other, open, chunk}
+	for _, cmd := range cmds {
 		if _, decided, err := s.Resolve(cmd); decided || err != nil {
 			t.Fatalf("decided before it was applied: %v", err)
 		}
@@ -170,11 +171,11 @@ func TestStore_Resolve(t *testing.T) {
 	if res, decided, _ := s.Resolve(abandonCommand(id)); !decided || res != (AbandonResult{}) {
 		t.Fatalf("abandon of an unknown upload: %v %v", res, decided)
 	}
-	applied, err := s.Apply(1, 1, [][]byte{put, other, chunk}, nil)
+	applied, err := s.Apply(1, 1, cmds, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, cmd := range [][]byte{put, other, chunk} {
+	for i, cmd := range cmds {
 		if res, decided, err := s.Resolve(cmd); !decided || err != nil || !sameResult(applied[i], res) {
 			t.Fatalf("command %d: resolved %+v %v %v, applied %+v", i, res, decided, err, applied[i])
 		}
@@ -182,12 +183,15 @@ func TestStore_Resolve(t *testing.T) {
 	if _, decided, _ := s.Resolve(abandonCommand(id)); decided {
 		t.Fatal("abandon of an open upload is not decided")
 	}
+	if _, decided, _ := s.Resolve(testChunk(id, 1, []byte("c"), now)); decided {
+		t.Fatal("a chunk that is not there is decided")
+	}
 	if res, decided, _ := s.Resolve(append(appendCommandHead(nil, commandPut), "junk"...)); !decided || !errors.Is(res.(error), ErrMalformedCommand) {
 		t.Fatalf("junk: %v %v", res, decided)
 	}
 }
 
-// Chunks in any order, twice, late; losing seals; incomplete seals.
+// Chunks of what is not open, early, twice, late; losing seals; incomplete seals.
 func TestStore_Apply_Chunks(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	now, index := time.Unix(0, 9), uint64(0)
@@ -215,27 +219,44 @@ func TestStore_Apply_Chunks(t *testing.T) {
 		m.Size, m.SHA256 = int64(len(v)), sumOf(v)
 		return sealCommand(&m, id, chunks)
 	}
-	a := g.newUpload()
-	do(testChunk(a, 1, tail, now))
-	do(testChunk(a, 1, tail, now))
-	if err, ok := do(testChunk(a, 3, tail, now)).(error); !ok || !errors.Is(err, ErrUploadIncomplete) {
-		t.Fatal("a second short chunk was accepted")
+	refused := func(what string, cmd []byte, want error) {
+		t.Helper()
+		if err, ok := do(cmd).(error); !ok || !errors.Is(err, want) {
+			t.Fatalf("%s: %v, want %v", what, err, want)
+		}
 	}
-	do(testChunk(a, 0, full, now))
+	accepted := func(cmd []byte, want any) {
+		t.Helper()
+		if res := do(cmd); res != want {
+			t.Fatalf("%v, want %T", res, want)
+		}
+	}
+	a := g.newUpload()
+	first, last := testChunk(a, 0, full, now), testChunk(a, 1, tail, now)
+	refused("a chunk of nothing", first, ErrUploadIncomplete)
+	accepted(openCommand(a, now), OpenResult{})
+	refused("the second chunk", last, ErrChunkOrder)
+	accepted(first, ChunkResult{})
+	accepted(openCommand(a, now), OpenResult{}) // repeats are nothing new
+	accepted(first, ChunkResult{})
+	accepted(last, ChunkResult{})
+	accepted(last, ChunkResult{})
+	refused("a chunk behind the last", testChunk(a, 2, tail, now), ErrUploadIncomplete)
+	refused("a chunk far behind the last", testChunk(a, 3, tail, now), ErrChunkOrder)
 	if res := asPut(do(seal("big", a, value, 2, "p1"))); res.Outcome != Created {
 		t.Fatalf("%+v", res)
 	}
 	for range 3 { // late repeats, before and after the commit
-		if res := do(testChunk(a, 1, tail, now)); res != (ChunkResult{}) {
-			t.Fatalf("late chunk: %v", res)
-		}
+		refused("opened again", openCommand(a, now), ErrUploadIncomplete)
+		refused("a late chunk", last, ErrUploadIncomplete)
 	}
-	do(abandonCommand(a)) // what a sweeper would do if the repeat had opened it
+	do(abandonCommand(a)) // what a sweeper would do if a repeat had opened it
 	if n := s.Stats().OpenUploads; n != 0 {
 		t.Fatalf("%d uploads are open", n)
 	}
 	g.n = 50
 	b := g.newUpload()
+	do(openCommand(b, now))
 	do(testChunk(b, 0, full, now))
 	do(testChunk(b, 1, []byte("other"), now))
 	if res := asPut(do(seal("big", b, append(bytes.Clone(full), "other"...), 2, "p2"))); res.Outcome != Conflict {
@@ -246,10 +267,9 @@ func TestStore_Apply_Chunks(t *testing.T) {
 	}
 	g.n = 60
 	c := g.newUpload()
+	do(openCommand(c, now))
 	do(testChunk(c, 0, full, now))
-	if err, ok := do(seal("big2", c, value, 2, "p3")).(error); !ok || !errors.Is(err, ErrUploadIncomplete) {
-		t.Fatal("an incomplete upload was sealed")
-	}
+	refused("a seal too early", seal("big2", c, value, 2, "p3"), ErrUploadIncomplete)
 	if err := s.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -268,9 +288,10 @@ func TestStore_Apply_Chunks(t *testing.T) {
 
 // A dropped upload whose drop is not yet in history must look dropped on every
 // replica, whatever it has committed.
-func TestStore_Apply_LateChunkAfterDropIsDeterministic(t *testing.T) {
+func TestStore_Apply_LateOpenAfterDropIsDeterministic(t *testing.T) {
 	now, id := time.Unix(0, 0), uploadID{7}
-	cmds := [][]byte{testChunk(id, 0, []byte("a"), now), abandonCommand(id), testChunk(id, 0, []byte("a"), now), testChunk(id, 1, []byte("b"), now)}
+	open, chunk := openCommand(id, now), testChunk(id, 0, []byte("a"), now)
+	cmds := [][]byte{open, chunk, abandonCommand(id), chunk, open, chunk}
 	for mask := range 1 << len(cmds) {
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})

@@ -151,7 +151,7 @@ func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
 	disks := newMemDisks()
 	s := mustOpen(t, disks, StoreConfig{})
 	f := newFlipped("k", 1, false)
-	if _, err := s.Apply(1, 1, [][]byte{f.chunks[0], f.chunks[1], f.seal}, nil); err != nil {
+	if _, err := s.Apply(1, 1, [][]byte{f.open, f.chunks[0], f.chunks[1], f.seal}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(); err != nil {

@@ -27,18 +27,22 @@ type simUpload struct {
 
 // simProgress is how far an upload has come.
 type simProgress struct {
-	at    time.Time        // when its last chunk was applied anywhere for the first time
-	came  []time.Time      // when each of them was
+	at    time.Time        // when it was opened, or its last chunk applied, anywhere for the first time
+	came  []time.Time      // when each of these was
+	open  bool             // it was opened
 	seen  map[[4]byte]bool // its chunks, by number
 	left  bool             // its client has given up
 	idle  bool             // it was idle for somebody who had all of it
 	ended bool
 }
 
-// The second byte of a command is its kind, and its upload follows if it has one.
+// A command has its kind in one of its first bytes, and behind these its upload, if it
+// has one; the number of a chunk is next.
 const (
+	simCommandHead    = 2
 	simChunkCommand   = 2
 	simAbandonCommand = 4
+	simOpenCommand    = 5
 )
 
 // observe judges what one machine has applied: nobody may drop an upload that goes
@@ -47,22 +51,27 @@ func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results 
 	cluster := w.proposedIn(s.life.node, index)
 	for i, command := range commands {
 		kind := command[1]
-		if kind != simChunkCommand && kind != simAbandonCommand {
+		if kind != simChunkCommand && kind != simAbandonCommand && kind != simOpenCommand {
 			continue
 		}
 		u := w.upload(cluster, command)
+		came := false
 		switch result := results[i].(type) {
+		case kvstore.OpenResult:
+			came, u.open = !u.open, true
 		case kvstore.ChunkResult:
-			if number := [4]byte(command[18:22]); !u.seen[number] {
-				u.seen[number], u.at = true, time.Now()
-				u.came = append(u.came, u.at)
-			}
+			number := [4]byte(command[simCommandHead+len(simUpload{}.id):])
+			came, u.seen[number] = !u.seen[number], true
 		case kvstore.AbandonResult:
 			idle := time.Since(u.at)
 			if result.Dropped && !u.left && !u.idle && !u.ended && idle < simUploadIdle/2 {
 				w.fatalf("n%d drops an upload that has had its last chunk %v ago", s.id, idle)
 			}
 			u.ended = u.ended || result.Dropped
+		}
+		if came {
+			u.at = time.Now()
+			u.came = append(u.came, u.at)
 		}
 	}
 }
@@ -81,7 +90,7 @@ func (w *simWorld) proposedIn(n *Node, index uint64) ID {
 }
 
 func (w *simWorld) upload(cluster ID, command []byte) *simProgress {
-	id := simUpload{cluster, [16]byte(command[2:18])}
+	id := simUpload{cluster, [16]byte(command[simCommandHead:])}
 	u := w.uploads[id]
 	if u == nil {
 		u = &simProgress{seen: map[[4]byte]bool{}}
