@@ -48,22 +48,12 @@ func usageErrorf(format string, args ...any) error {
 // errConflicts is an import in which keys were set to other bytes.
 var errConflicts = errors.New("some keys are set to other bytes, and stay so")
 
-// isUsage reports whether an error is one of the command line or the environment, or
-// says that this program is not the one for the data:
+// isUsage reports whether an error is one of the command line or the environment:
 // the next try with the same ones will end alike.
 func isUsage(err error) bool {
 	var usage *usageError
 	var setting *server.SettingError
-	var earlier *level.EarlierError
-	return errors.As(err, &earlier) || errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
-}
-
-// isOtherVersion reports whether an error says that another program wrote the data. This
-// one will never start on it.
-func isOtherVersion(err error) bool {
-	var earlier *level.EarlierError
-	var later *level.LaterError
-	return errors.As(err, &earlier) || errors.As(err, &later)
+	return errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
 }
 
 // isOtherVersion reports whether it takes another version of the program to go on.
