@@ -242,14 +242,15 @@ func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
 func (s *Store) create(cmd *command) *pendingRecord {
 	b := &cmd.body
 	rev := s.applied.rev + 1
-	p := pendingRecord{rev: rev, record: s.newRecord(b, rev), digest: nextDigest(s.applied.digest, rev, b.header)}
+	p := pendingRecord{rev: rev, record: s.newRecord(b, rev)}
+	leaf := leafOf(b.header)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.applied.advance(leaf, b)
+	p.kept = s.applied.keep(s.cfg.CheckpointRevisions)
 	s.pending = append(s.pending, p)
 	s.pendingBytes += int64(len(p.record)) + pendingOverhead
-	s.overlay.add(b.keyView(), rev, p.digest)
-	s.applied.rev, s.applied.digest = rev, p.digest
-	s.applied.valueBytes += b.size
+	s.overlay.add(b.keyView(), rev)
 	if b.kind == bodyChunked {
 		delete(s.uploads, b.upload)
 		s.dirty[b.upload] = struct{}{}
@@ -335,7 +336,7 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 	if meta != nil {
 		s.meta = append([]byte{}, meta...)
 	}
-	s.freezeLocked()
+	s.freezeLocked(&s.applied.derived)
 	commitDue := s.pendingBytes >= s.cfg.CommitBytes
 	s.announceLocked()
 	s.mu.Unlock()

@@ -7,7 +7,6 @@ import (
 
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
-	every   Revision // has its history digest kept
 	from    position // what history holds already
 	to      position
 	meta    []byte // nil: unchanged
@@ -55,7 +54,6 @@ func (s *Store) takeBatch() *commitBatch {
 		return nil
 	}
 	b := &commitBatch{
-		every:   s.cfg.CheckpointRevisions,
 		from:    s.durable,
 		to:      s.applied,
 		meta:    s.meta,
@@ -108,20 +106,11 @@ func (b *commitBatch) writeRecords(tx Tx) error {
 		if err := w.add(p.record); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, b.every, w.last, p.digest); err != nil {
+		if err := writeCheckpoint(tx, p.kept); err != nil {
 			return err
 		}
 	}
 	return w.flush()
-}
-
-// writeCheckpoint keeps the history digest at rev if one is due there.
-func writeCheckpoint(tx Tx, every, rev Revision, digest Digest) error {
-	if rev%every != 0 {
-		return nil
-	}
-	key := revisionKey(rev)
-	return tx.Put(BucketCheckpoints, key[:], append([]byte(nil), digest[:]...))
 }
 
 func (b *commitBatch) writeOp(tx Tx, o *op) error {

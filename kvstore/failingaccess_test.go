@@ -286,7 +286,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 		return err
 	}
 	s.mu.Lock()
-	s.overlay.freeze()
+	s.overlay.freeze(&s.applied.derived)
 	s.mu.Unlock()
 	if err := s.flushFrozen(&stopAfter{context.Background(), 1}); err != nil {
 		return err
@@ -439,7 +439,7 @@ var believed = []string{
 func repaired(at string) bool {
 	look := strings.HasPrefix(at, "damage") || strings.HasPrefix(at, "view")
 	return look && strings.Contains(at, "(*Store).dropOldStaging:") ||
-		strings.HasPrefix(at, "damage") && (strings.Contains(at, "(*Store).pulledDigest:") || strings.HasPrefix(at, "damage: get from state < kvstore.readProgress."))
+		strings.HasPrefix(at, "damage") && (strings.Contains(at, "(*Store).pulledTo:") || strings.HasPrefix(at, "damage: get from state < kvstore.readProgress."))
 }
 
 // elsewhere tells of places where damage is found by somebody else, who does not know
@@ -474,9 +474,6 @@ func TestStore_EveryAccess_FailsOnce(t *testing.T) {
 			a := &accesses{target: at, nth: n/2 + 1, damage: flipFirst}
 			if strings.HasPrefix(at, "damage: ascend") {
 				a.nth = 1 // others may be where it ends, by their keys
-			}
-			if strings.HasPrefix(at, "damage: get from checkpoints") {
-				a.damage = cutHalf // a digest with no checksum: Verify compares it
 			}
 			if damaged || n > 2 {
 				l.fail(t, a)

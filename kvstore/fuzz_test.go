@@ -189,16 +189,16 @@ func FuzzDecodeState(f *testing.F) {
 	if err := u.add(3, 10, 6); err != nil {
 		f.Fatal(err)
 	}
-	s := &snapshot{position: position{index: 1, term: 2, rev: 3, valueBytes: 4}, uploads: map[uploadID]*upload{id: u, {5}: {time: -1}}}
+	s := &snapshot{position: position{index: 1, term: 2, derived: testDerived(3)}, uploads: map[uploadID]*upload{id: u, {5}: {time: -1}}}
 	f.Add(encodeSnapshot(s))
 	f.Add(encodePosition(&s.position))
 	f.Add(encodeUpload(id, u))
 	gone := *u
 	gone.gone = true
 	f.Add(encodeUpload(id, &gone))
-	f.Add(encodeProgress(&progress{base: 1, last: 2, done: true}))
-	f.Add(encodeIndexed(keyIndexed, 3, Digest{1}))
-	pulled := encodeProgress(&progress{base: 1, last: 2})
+	f.Add(encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2), done: true}))
+	f.Add(encodeIndexed(keyIndexed, mark{3, Digest{1}}))
+	pulled := encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2)})
 	pulled[len(pulled)-1] = '0' // neither done nor not
 	f.Add(pulled)
 	beyond := binary.AppendUvarint(make([]byte, statePrefixBytes+8+1), 1<<32) // cut off to 32 bits it is no chunk
@@ -227,8 +227,8 @@ func FuzzDecodeState(f *testing.F) {
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
 		b = framed(indexedFormat, keyIndexed)
-		rev, digest, err := decodeIndexed(keyIndexed, b)
-		same("mark", b, err, func() []byte { return encodeIndexed(keyIndexed, rev, digest) })
+		m, err := decodeIndexed(keyIndexed, b)
+		same("mark", b, err, func() []byte { return encodeIndexed(keyIndexed, m) })
 		b = framed(progressFormat, keyProgress)
 		pr, err := decodeProgress(b)
 		same("progress", b, err, func() []byte { return encodeProgress(&pr) })

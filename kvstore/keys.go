@@ -43,7 +43,7 @@ func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 		return KeysPage{}, err
 	}
 	s.mu.RLock()
-	at, _ := s.overlay.end()
+	at := s.overlay.end()
 	pins := s.overlay.pin()
 	s.mu.RUnlock()
 

@@ -67,8 +67,8 @@ type Store struct {
 // so it holds nothing that is in the record's bytes.
 type pendingRecord struct {
 	rev    Revision
-	record []byte // as it will be stored
-	digest Digest // history digest after it
+	record []byte   // as it will be stored
+	kept   *derived // what is kept for rev; nil: nothing
 }
 
 // body decodes the record.

@@ -28,8 +28,15 @@ type Range struct {
 
 // Leaf returns the hash of a leaf.
 func Leaf(data []byte) Hash {
-	var buf [512]byte
-	return sha256.Sum256(append(append(buf[:0], 0), data...))
+	var buf [512]byte // most leaves fit: one call then
+	if len(data) < len(buf) {
+		n := copy(buf[1:], data)
+		return sha256.Sum256(buf[:1+n])
+	}
+	h := sha256.New()
+	h.Write(buf[:1])
+	h.Write(data)
+	return Hash(h.Sum(buf[:0]))
 }
 
 // node returns the hash of an inner node.
