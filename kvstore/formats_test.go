@@ -3,7 +3,9 @@ package kvstore
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -70,6 +72,61 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 			if after[path] != sum {
 				t.Errorf("format %d: %s changed", format, path)
 			}
+		}
+	}
+}
+
+// What only a later version sends, or asks for, is refused with a sentence, and is
+// neither damage nor the end of a store.
+func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
+	log, m := scriptOf(t, 43, 60, 1)
+	sender, receiver := twin(t, log, 10)
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seal := func(frame []byte) []byte {
+		binary.BigEndian.PutUint32(frame[5:], frameChecksum(frame))
+		return frame
+	}
+	record := func(kind frameKind) []byte {
+		return appendFrame(nil, kind, make([]byte, 8), []byte("what nobody knows yet"))
+	}
+	of := func(sequence byte) []byte {
+		frame := record(frameRecord)
+		frame[frameHeaderBytes] = sequence
+		return seal(frame)
+	}
+	for what, frame := range map[string][]byte{"a stub": record(frameStub), "a leaf": record(frameLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
+		s := mustOpen(t, receiver(), tiny())
+		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(frame)), nil })
+		if err == nil || errors.Is(err, ErrSnapshotBody) || errors.As(err, new(*level.LaterError)) || !strings.Contains(err.Error(), "later version of oncekv") {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := catchUp(t, s, index, meta, snapshot, sender); err != nil {
+			t.Errorf("%s: the next pull: %v", what, err)
+		}
+		m.check(t, s)
+	}
+	q := query{kind: queryRecords}
+	asked := strings.Replace(q.String(), "sequence=0", "sequence=1", 1)
+	if err := sender.Serve(t.Context(), asked, io.Discard); err == nil || !strings.Contains(err.Error(), "later version of oncekv") {
+		t.Errorf("%s: %v", asked, err)
+	}
+	snap, err := decodeSnapshot(snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, raw := range map[string][]byte{
+		"of a later format":   append([]byte{snapshotFormat + 1}, snapshot[1:]...),
+		"of another sequence": append([]byte{snapshotFormat, 1}, encodeSnapshot(snap)[2:]...),
+	} {
+		s := mustOpen(t, receiver(), tiny())
+		if err := s.Stage(t.Context(), raw, serveFrom(sender)); err == nil || !strings.Contains(err.Error(), "later version of oncekv") || errors.As(err, new(*level.LaterError)) {
+			t.Errorf("a snapshot %s: %v", what, err)
+		}
+		if err := s.Install(snap.index, 7, nil, raw); err == nil || s.err() != nil {
+			t.Errorf("a snapshot %s is installed: %v, %v", what, err, s.err())
 		}
 	}
 }

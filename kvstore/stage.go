@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -426,6 +427,9 @@ func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, ha
 		return fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
 	}
 	d, err := decodeRecord(raw, rev)
+	if errors.As(err, new(*level.LaterError)) {
+		return laterStream(fmt.Sprintf("revision %d", rev))
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}

@@ -89,19 +89,9 @@ const coreSequence = 0
 
 // readSequence reads the id of a sequence, and refuses one that is not known.
 func readSequence(c *cursor) {
-	if id := c.uvarint(); c.err == nil {
-		if err := checkSequence(id); err != nil {
-			c.fail(err)
-		}
+	if id := c.uvarint(); c.err == nil && id != coreSequence {
+		c.fail(fmt.Errorf("it is of sequence %d, which only a later version of oncekv knows: use that version", id))
 	}
-}
-
-// checkSequence refuses a sequence that is not known.
-func checkSequence(id uint64) error {
-	if id == coreSequence {
-		return nil
-	}
-	return fmt.Errorf("it is of sequence %d, which only a later version of oncekv can know: use that version", id)
 }
 
 func decodePosition(b []byte) (position, error) {
