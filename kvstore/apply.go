@@ -25,11 +25,8 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 	}
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	if err := s.err(); err != nil {
+	if err := s.checkNext(index); err != nil {
 		return nil, err
-	}
-	if index <= s.applied.index {
-		return nil, s.fail(fmt.Errorf("apply entry %d: entry %d was applied before it", index, s.applied.index))
 	}
 	results := make([]any, len(commands))
 	cmds, err := s.decodeAll(index, commands, results)
@@ -58,6 +55,17 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 	}
 	s.finishEntry(index, term, meta)
 	return results, nil
+}
+
+// checkNext refuses an entry that is not behind all that were applied. applyMu is held.
+func (s *Store) checkNext(index uint64) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	if index <= s.applied.index {
+		return s.fail(fmt.Errorf("apply entry %d: entry %d was applied before it", index, s.applied.index))
+	}
+	return nil
 }
 
 // waitForRoom waits until neither pending writes nor the overlay is over its

@@ -9,7 +9,8 @@ import (
 type commitBatch struct {
 	from    position // what history holds already
 	to      position
-	meta    []byte // nil: unchanged
+	meta    []byte   // nil: unchanged
+	lineage *History // nil: unchanged
 	records []pendingRecord
 	ops     []op
 	uploads []uploadWrite
@@ -68,6 +69,9 @@ func (s *Store) takeBatch() *commitBatch {
 		}
 		b.uploads = append(b.uploads, w)
 	}
+	if lineage := s.lineage; lineage.ID != s.kept.ID {
+		b.lineage = &lineage
+	}
 	clear(s.dirty)
 	s.meta = nil
 	return b
@@ -86,6 +90,11 @@ func (b *commitBatch) write(tx Tx) error {
 	}
 	for _, w := range b.uploads {
 		if err := putOrDelete(tx, BucketUploads, w.id[:], w.state); err != nil {
+			return err
+		}
+	}
+	if b.lineage != nil {
+		if err := writeLineage(tx, b.lineage); err != nil {
 			return err
 		}
 	}
@@ -169,6 +178,9 @@ func (s *Store) finishCommit(b *commitBatch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.durable = b.to
+	if b.lineage != nil {
+		s.kept = *b.lineage
+	}
 	s.pending = rest(s.pending, len(b.records))
 	s.ops = rest(s.ops, len(b.ops))
 	for i := range b.ops {

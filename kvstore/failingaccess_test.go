@@ -229,6 +229,9 @@ const (
 	lifeMore   = 52
 )
 
+// lifeHistory is whose log that is.
+var lifeHistory = [16]byte{1}
+
 func newLife(t *testing.T) *life {
 	l := &life{m: newModel(), taken: map[int]takenSnapshot{}}
 	l.log, _ = scriptOf(t, 31, 60, 1)
@@ -251,6 +254,9 @@ func newLife(t *testing.T) *life {
 	cfg := tiny()
 	cfg.CheckpointRevisions = 8
 	l.sender = mustOpen(t, newMemDisks(), cfg)
+	if err := l.sender.Bootstrap(5, 7, []byte("where the log begins"), lifeHistory); err != nil {
+		t.Fatal(err)
+	}
 	for _, n := range []int{lifeFirst, lifeMiddle, lifeLast} {
 		if err := runLog(t, l.sender, l.log[:n]); err != nil {
 			t.Fatal(err)
@@ -270,7 +276,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 		return err
 	}
 	if s.Stats().AppliedIndex == 0 {
-		if err := s.Bootstrap(5, 7, []byte("where the log begins"), [16]byte{1}); err != nil {
+		if err := s.Bootstrap(5, 7, []byte("where the log begins"), lifeHistory); err != nil {
 			return err
 		}
 	}

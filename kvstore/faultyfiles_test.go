@@ -179,6 +179,14 @@ func TestState_OtherFormats(t *testing.T) {
 		decode     func(b []byte) error
 	}{
 		"position": {keyPosition, encodePosition(&position{index: 1}), func(b []byte) error { _, err := decodePosition(b); return err }},
+		"history": {keyHistory, encodeLineage(&History{ID: HistoryID{1}, Parents: []Origin{{ID: HistoryID{2}, Revision: 3}}}), func(b []byte) error {
+			c, err := openState(keyHistory, b)
+			if err != nil {
+				return err
+			}
+			readHistory(&c, 3)
+			return c.end()
+		}},
 		"mark":     {keyIndexed, encodeIndexed(keyIndexed, mark{rev: 1}), func(b []byte) error { _, err := decodeIndexed(keyIndexed, b); return err }},
 		"progress": {keyProgress, encodeProgress(&progress{}), func(b []byte) error { _, err := decodeProgress(b); return err }},
 		"upload":   {id[:], encodeUpload(id, u), func(b []byte) error { _, err := decodeUpload(id, b); return err }},

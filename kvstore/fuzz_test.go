@@ -189,9 +189,10 @@ func FuzzDecodeState(f *testing.F) {
 	if err := u.add(3, 10, 6); err != nil {
 		f.Fatal(err)
 	}
-	s := &snapshot{position: position{index: 1, term: 2, derived: testDerived(3)}, uploads: map[uploadID]*upload{id: u, {5}: {time: -1}}}
+	s := &snapshot{position: position{index: 1, term: 2, derived: testDerived(3)}, lineage: testHistory(), uploads: map[uploadID]*upload{id: u, {5}: {time: -1}}}
 	f.Add(encodeSnapshot(s))
 	f.Add(encodePosition(&s.position))
+	f.Add(encodeLineage(&s.lineage))
 	f.Add(encodeUpload(id, u))
 	gone := *u
 	gone.gone = true
@@ -229,6 +230,10 @@ func FuzzDecodeState(f *testing.F) {
 		b = framed(indexedFormat, keyIndexed)
 		m, err := decodeIndexed(keyIndexed, b)
 		same("mark", b, err, func() []byte { return encodeIndexed(keyIndexed, m) })
+		if c, err := openState(keyHistory, framed(stateFormat, keyHistory)); err == nil {
+			h := readHistory(&c, 1<<40)
+			same("history", framed(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })
+		}
 		b = framed(progressFormat, keyProgress)
 		pr, err := decodeProgress(b)
 		same("progress", b, err, func() []byte { return encodeProgress(&pr) })

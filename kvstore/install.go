@@ -22,11 +22,11 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if err := s.Commit(); err != nil {
 		return err
 	}
-	own := s.durablePosition()
+	own, lineage := s.durableHistory()
 	if own.index >= index {
 		return s.dropStaging()
 	}
-	if err := s.checkAncestry(&own, snap); err != nil {
+	if err := checkAncestry(&own, &lineage, snap); err != nil {
 		return s.fail(err)
 	}
 	area, err := s.openStaging()
@@ -74,6 +74,7 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied, s.durable = at, at
+	s.lineage, s.kept = snap.lineage, snap.lineage
 	s.uploads = snap.uploads
 	clear(s.dirty)
 	s.announceLocked()
@@ -112,6 +113,9 @@ func (in *installer) move(at *position, meta []byte) error {
 			return err
 		}
 		if err := in.writeUploads(tx); err != nil {
+			return err
+		}
+		if err := writeLineage(tx, &in.snap.lineage); err != nil {
 			return err
 		}
 		return writePosition(tx, at, meta)

@@ -182,6 +182,7 @@ func (s *Store) loadHistory() error {
 			return err
 		}
 		s.applied, s.durable, s.uploads = snap.position, snap.position, snap.uploads
+		s.lineage, s.kept = snap.lineage, snap.lineage
 		return nil
 	})
 }
@@ -205,6 +206,9 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 		return nil, err
 	}
 	snap := &snapshot{position: p, uploads: make(map[uploadID]*upload)}
+	if snap.lineage, err = storedLineage(tx, p.rev); err != nil {
+		return nil, err
+	}
 	var failed error
 	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
 		file, off := tx.Where(v)

@@ -48,8 +48,8 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 	if err != nil {
 		return err
 	}
-	own := s.durablePosition()
-	if err := s.checkAncestry(&own, snap); err != nil {
+	own, lineage := s.durableHistory()
+	if err := checkAncestry(&own, &lineage, snap); err != nil {
 		return err
 	}
 	area, err := s.openStaging()
@@ -86,9 +86,28 @@ func (s *Store) durablePosition() position {
 	return s.durable
 }
 
+// durableHistory returns where history stands, and its identity then.
+func (s *Store) durableHistory() (position, History) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.durable, s.kept
+}
+
 // checkAncestry refuses a snapshot that cannot have this store as its past.
-func (s *Store) checkAncestry(own *position, snap *snapshot) error {
-	if own.rev < snap.rev || own.rev == snap.rev && own.tree == snap.tree || own.index >= snap.index {
+func checkAncestry(own *position, lineage *History, snap *snapshot) error {
+	if own.index >= snap.index {
+		return nil
+	}
+	if id := lineage.ID; !id.IsZero() && id != snap.lineage.ID {
+		shared, ok := snap.lineage.shares(id)
+		if !ok {
+			return fmt.Errorf("%w (history %s here; history %s there, which does not go on from it)", ErrDiverged, id, snap.lineage.ID)
+		}
+		if shared < own.rev {
+			return fmt.Errorf("%w (revision %d of history %s here; history %s there, which went on from that at revision %d)", ErrDiverged, own.rev, id, snap.lineage.ID, shared)
+		}
+	}
+	if own.rev < snap.rev || own.rev == snap.rev && own.tree == snap.tree {
 		return nil
 	}
 	return fmt.Errorf("%w (revision %d, digest %s here; revision %d, digest %s there)", ErrDiverged, own.rev, own.digest(), snap.rev, snap.digest())

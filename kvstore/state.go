@@ -14,6 +14,7 @@ import (
 var (
 	keyPosition = []byte("position") // history: where it stands
 	keyMeta     = []byte("meta")     // history: the log's own opaque bytes
+	keyHistory  = []byte("history")  // history: its identity
 	keyIndexed  = []byte("indexed")  // index: up to where it covers history
 	keyIndexing = []byte("indexing") // index: up to where keys may be in it
 	keySnapshot = []byte("snapshot") // staging: the snapshot being pulled
@@ -174,6 +175,7 @@ func (c *cursor) end() error {
 // and no chunks: a receiver pulls those it lacks.
 type snapshot struct {
 	position
+	lineage History
 	uploads map[uploadID]*upload
 }
 
@@ -181,7 +183,7 @@ const snapshotFormat = 2 // 1: before the first release
 
 // encodeSnapshot writes s; equal states have equal bytes.
 func encodeSnapshot(s *snapshot) []byte {
-	b := appendPosition([]byte{snapshotFormat}, &s.position)
+	b := appendHistory(appendPosition([]byte{snapshotFormat}, &s.position), &s.lineage)
 	ids := sortedUploads(s.uploads)
 	b = binary.AppendUvarint(b, uint64(len(ids)))
 	for _, id := range ids {
@@ -198,6 +200,7 @@ func decodeSnapshot(b []byte) (*snapshot, error) {
 		return nil, errors.New((&formatError{has: format, known: snapshotFormat}).by("the snapshot").Error())
 	}
 	s := &snapshot{position: readPosition(&c), uploads: make(map[uploadID]*upload)}
+	s.lineage = readHistory(&c, s.rev)
 	n := c.uvarint()
 	if n > openUploadsMax {
 		return nil, fmt.Errorf("snapshot names %d open uploads; the limit is %d", n, openUploadsMax)

@@ -43,6 +43,8 @@ type Store struct {
 	applied      position     // written with applyMu held too
 	durable      position     // what history holds
 	meta         []byte       // newest meta not yet in history, nil: none
+	lineage      History      // its slice never changes; written with applyMu held too
+	kept         History      // the lineage that history holds
 	pending      []pendingRecord
 	ops          []op // what history lacks besides records, in order
 	pendingBytes int64
