@@ -25,11 +25,8 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 	}
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	if err := s.err(); err != nil {
+	if err := s.checkNext(index); err != nil {
 		return nil, err
-	}
-	if index <= s.applied.index {
-		return nil, s.fail(fmt.Errorf("apply entry %d: entry %d was applied before it", index, s.applied.index))
 	}
 	results := make([]any, len(commands))
 	cmds, err := s.decodeAll(index, commands, results)
@@ -58,6 +55,17 @@ func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any
 	}
 	s.finishEntry(index, term, meta)
 	return results, nil
+}
+
+// checkNext refuses an entry that is not behind all that were applied. applyMu is held.
+func (s *Store) checkNext(index uint64) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	if index <= s.applied.index {
+		return s.fail(fmt.Errorf("apply entry %d: entry %d was applied before it", index, s.applied.index))
+	}
+	return nil
 }
 
 // waitForRoom waits until neither pending writes nor the overlay is over its
@@ -242,14 +250,15 @@ func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
 func (s *Store) create(cmd *command) *pendingRecord {
 	b := &cmd.body
 	rev := s.applied.rev + 1
-	p := pendingRecord{rev: rev, record: s.newRecord(b, rev), digest: nextDigest(s.applied.digest, rev, b.header)}
+	p := pendingRecord{rev: rev, record: s.newRecord(b, rev)}
+	leaf := leafOf(b.header)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.applied.advance(leaf, b)
+	p.kept = s.applied.keep(s.cfg.CheckpointRevisions)
 	s.pending = append(s.pending, p)
 	s.pendingBytes += int64(len(p.record)) + pendingOverhead
-	s.overlay.add(b.keyView(), rev, p.digest)
-	s.applied.rev, s.applied.digest = rev, p.digest
-	s.applied.valueBytes += b.size
+	s.overlay.add(b.keyView(), rev)
 	if b.kind == bodyChunked {
 		delete(s.uploads, b.upload)
 		s.dirty[b.upload] = struct{}{}
@@ -339,7 +348,7 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 	if meta != nil {
 		s.meta = append([]byte{}, meta...)
 	}
-	s.freezeLocked()
+	s.freezeLocked(&s.applied.derived)
 	commitDue := s.pendingBytes >= s.cfg.CommitBytes
 	s.announceLocked()
 	s.mu.Unlock()

@@ -328,7 +328,7 @@ func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
 	for name, fn := range map[string]func(Tx) error{
 		"own":   func(Tx) error { panic("a bug") },
 		"nil":   func(Tx) error { nowhere.rev++; return nil },
-		"index": func(tx Tx) error { _ = tx.Get(BucketKeys, nil)[7]; return nil },
+		"index": func(tx Tx) error { _ = tx.Get(BucketIndex, nil)[7]; return nil },
 	} {
 		func() {
 			defer func() {
@@ -339,7 +339,7 @@ func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
 			_ = e.View(fn)
 		}()
 	}
-	if err := e.Update(func(tx Tx) error { return tx.Put(BucketKeys, []byte("k"), nil) }); err != nil {
+	if err := e.Update(func(tx Tx) error { return tx.Put(BucketIndex, []byte("k"), nil) }); err != nil {
 		t.Fatalf("a panic in View left the engine locked: %v", err)
 	}
 }
@@ -403,7 +403,7 @@ func TestEngine_Contract(t *testing.T) {
 
 func engineContract(t *testing.T, e Engine) {
 	dump := func(tx Tx, from string) (s string) {
-		tx.Ascend(BucketKeys, []byte(from), func(k, v []byte) bool {
+		tx.Ascend(BucketIndex, []byte(from), func(k, v []byte) bool {
 			s += string(k) + "=" + string(v) + " "
 			return !strings.HasPrefix(string(k), "stop")
 		})
@@ -429,27 +429,27 @@ func engineContract(t *testing.T, e Engine) {
 	view("", "")
 	update(func(tx Tx) error {
 		key := []byte("b")
-		err := errors.Join(tx.Put(BucketKeys, key, []byte("2")), tx.Put(BucketKeys, []byte("d"), []byte("4")), tx.Put(BucketState, []byte("c"), nil))
+		err := errors.Join(tx.Put(BucketIndex, key, []byte("2")), tx.Put(BucketIndex, []byte("d"), []byte("4")), tx.Put(BucketState, []byte("c"), nil))
 		key[0] = 'x'
-		if string(tx.Get(BucketKeys, []byte("b"))) != "2" || dump(tx, "") != "b=2 d=4 " {
+		if string(tx.Get(BucketIndex, []byte("b"))) != "2" || dump(tx, "") != "b=2 d=4 " {
 			t.Error("a transaction does not see its own writes")
 		}
 		return err
 	})
 	update(func(tx Tx) error {
-		return errors.Join(tx.Delete(BucketKeys, []byte("d")), tx.Delete(BucketKeys, []byte("none")), tx.Put(BucketKeys, []byte("a"), []byte("1")),
-			tx.Put(BucketKeys, []byte("b"), []byte("22")), tx.Put(BucketKeys, []byte("stop"), nil), tx.Put(BucketKeys, []byte("z"), []byte("9")))
+		return errors.Join(tx.Delete(BucketIndex, []byte("d")), tx.Delete(BucketIndex, []byte("none")), tx.Put(BucketIndex, []byte("a"), []byte("1")),
+			tx.Put(BucketIndex, []byte("b"), []byte("22")), tx.Put(BucketIndex, []byte("stop"), nil), tx.Put(BucketIndex, []byte("z"), []byte("9")))
 	})
 	view("", "a=1 b=22 stop= ")
 	view("b", "b=22 stop= ")
 	view("t", "z=9 ")
 	if err := e.View(func(tx Tx) error {
-		for _, b := range []Bucket{BucketKeys, BucketUploads} {
+		for _, b := range []Bucket{BucketIndex, BucketUploads} {
 			if err := tx.Put(b, []byte("a"), nil); err == nil {
 				t.Errorf("a reader writes to %s", b)
 			}
 		}
-		if err := tx.Delete(BucketKeys, []byte("a")); err == nil {
+		if err := tx.Delete(BucketIndex, []byte("a")); err == nil {
 			t.Error("a reader removes")
 		}
 		return nil

@@ -155,8 +155,14 @@ func (t *failingTx) Delete(b Bucket, key []byte) error {
 // Many pulled records are several blocks, and checkpoints: each write may fail.
 func TestWriteStaged_EveryWriteFails(t *testing.T) {
 	var records []stagedRecord
-	for _, raw := range testRecords(1, 9000, 9000, 300, 9000, 9000, 9000) {
-		records = append(records, stagedRecord{raw: raw})
+	var at derived
+	for i, raw := range testRecords(1, 9000, 9000, 300, 9000, 9000, 9000) {
+		d, err := decodeRecord(raw, Revision(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at.advance(leafOf(d.header), &d)
+		records = append(records, stagedRecord{raw, at.keep(2)})
 	}
 	for n := 1; ; n++ {
 		e := NewMemEngine()
@@ -164,7 +170,7 @@ func TestWriteStaged_EveryWriteFails(t *testing.T) {
 		tx := &failingTx{left: n}
 		err := e.Update(func(inner Tx) error {
 			tx.Tx = inner
-			return writeStaged(tx, 2, 1, records)
+			return writeStaged(tx, 1, records)
 		})
 		if tx.left > 0 {
 			if err != nil || n < 8 {
@@ -436,8 +442,8 @@ func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			if came-int(p.last) > stageBatches {
-				t.Errorf("%d records came, and a crash leaves %d", came, p.last)
+			if came-int(p.last.rev) > stageBatches {
+				t.Errorf("%d records came, and a crash leaves %d", came, p.last.rev)
 			}
 			came++
 		}

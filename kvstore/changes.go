@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -29,21 +30,31 @@ type Changes struct {
 	Records []Change
 	Scanned Revision // what was asked for up to here is in Records; go on after it
 	Newest  Revision // the newest revision there was
+
+	History HistoryID // that the revisions are of
 }
 
 // Changes returns some of the records after a revision, in order: as many as
 // one short transaction finds. It may find none and not be at the end: that is
 // reached when Scanned is not below Newest. What was applied counts, be it in
 // history already or not. A range has the same records on every replica.
+//
+// If r names a history that this store's went on from, that is a
+// *HistoryChangedError. If it names one that is not known here, or After is beyond
+// Newest, this store may only be behind: then it returns ErrBehind, or finds nothing.
 func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 	if err := s.err(); err != nil {
 		return Changes{}, err
 	}
 	s.mu.RLock()
-	durable, newest := s.durable.rev, s.applied.rev
+	durable, newest, history := s.durable.rev, s.applied.rev, s.lineage.ID
 	pending := s.pending[:len(s.pending):len(s.pending)] // elements never change
+	err := s.checkHistoryLocked(r.History, r.After)
 	s.mu.RUnlock()
-	c := collector{r: r, Changes: Changes{Scanned: r.After, Newest: newest}}
+	if err != nil {
+		return Changes{}, err
+	}
+	c := collector{r: r, Changes: Changes{Scanned: r.After, Newest: newest, History: history}}
 	if r.After < durable {
 		if err := s.collectDurable(&c, durable); err != nil {
 			return Changes{}, s.failed("read history", err)
@@ -160,22 +171,48 @@ func (s *Store) announceLocked() {
 }
 
 // Keys returns a page of the set keys, as Store.Keys does. With Linearizable it
-// shows every put that was acknowledged before the call.
-func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (KeysPage, error) {
-	if err := db.catchUp(ctx, c); err != nil {
-		return KeysPage{}, fmt.Errorf("list keys: %w", err)
-	}
-	return db.store.Keys(ctx, r)
+// shows every put that was acknowledged before the call. For a history that this
+// node does not know the log is asked with Local too, so that a node that is only
+// behind never says *HistoryChangedError.
+func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page KeysPage, err error) {
+	err = db.ask(ctx, c, "list keys", r.History, 0, func(Consistency) error {
+		page, err = db.store.Keys(ctx, r)
+		return err
+	})
+	return page, err
 }
 
 // Changes returns some records of history, as Store.Changes does. With
 // Linearizable its Newest counts every put that was acknowledged before the
-// call; what follows up to there may then be read with Local.
-func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (Changes, error) {
+// call; what follows up to there may then be read with Local. Only with Linearizable
+// is After beyond Newest a *HistoryChangedError, and for a history that this node does
+// not know the log is asked with Local too: so a node that is only behind never says
+// it.
+func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (changes Changes, err error) {
+	err = db.ask(ctx, c, "list changes", r.History, r.After, func(c Consistency) error {
+		if changes, err = db.store.Changes(r); err == nil && c == Linearizable && r.After > changes.Newest {
+			return ErrBehind
+		}
+		return err
+	})
+	return changes, err
+}
+
+// ask calls read when this node is as far as c wants. If read says that the node may
+// be behind, it is called once more when the log has been asked; if the node is not
+// behind then, there is no such history, or it is not so long.
+func (db *DB) ask(ctx context.Context, c Consistency, what string, history HistoryID, since Revision, read func(c Consistency) error) error {
 	if err := db.catchUp(ctx, c); err != nil {
-		return Changes{}, fmt.Errorf("list changes: %w", err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	return db.store.Changes(r)
+	err := read(c)
+	switch {
+	case !errors.Is(err, ErrBehind):
+		return err
+	case c == Linearizable:
+		return db.store.historyChanged(history, since)
+	}
+	return db.ask(ctx, Linearizable, what, history, since, read)
 }
 
 // Advanced is Store.Advanced.

@@ -65,7 +65,7 @@ func TestStore_Stage_TakesAnOlderSnapshot(t *testing.T) {
 			if err := s.Install(taken[older].index, 7, taken[older].meta, taken[older].snapshot); err != nil {
 				t.Fatal(err)
 			}
-			if got := s.Stats(); got.Revision != snap.rev || got.Digest != snap.digest {
+			if got := s.Stats(); got.Revision != snap.rev || got.Digest != snap.digest() {
 				t.Fatalf("installed is revision %d", got.Revision)
 			}
 			if err := s.Verify(t.Context()); err != nil {

@@ -28,7 +28,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.mu.Lock()
-	s.overlay.freeze()
+	s.overlay.freeze(&s.applied.derived)
 	s.mu.Unlock()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

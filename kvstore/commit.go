@@ -7,10 +7,10 @@ import (
 
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
-	every   Revision // has its history digest kept
 	from    position // what history holds already
 	to      position
-	meta    []byte // nil: unchanged
+	meta    []byte   // nil: unchanged
+	lineage *History // nil: unchanged
 	records []pendingRecord
 	ops     []op
 	uploads []uploadWrite
@@ -55,7 +55,6 @@ func (s *Store) takeBatch() *commitBatch {
 		return nil
 	}
 	b := &commitBatch{
-		every:   s.cfg.CheckpointRevisions,
 		from:    s.durable,
 		to:      s.applied,
 		meta:    s.meta,
@@ -69,6 +68,9 @@ func (s *Store) takeBatch() *commitBatch {
 			w.state = encodeUpload(id, u)
 		}
 		b.uploads = append(b.uploads, w)
+	}
+	if lineage := s.lineage; lineage.ID != s.kept.ID {
+		b.lineage = &lineage
 	}
 	clear(s.dirty)
 	s.meta = nil
@@ -91,6 +93,11 @@ func (b *commitBatch) write(tx Tx) error {
 			return err
 		}
 	}
+	if b.lineage != nil {
+		if err := writeLineage(tx, b.lineage); err != nil {
+			return err
+		}
+	}
 	return writePosition(tx, &b.to, b.meta)
 }
 
@@ -108,20 +115,11 @@ func (b *commitBatch) writeRecords(tx Tx) error {
 		if err := w.add(p.record); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, b.every, w.last, p.digest); err != nil {
+		if err := writeCheckpoint(tx, p.kept); err != nil {
 			return err
 		}
 	}
 	return w.flush()
-}
-
-// writeCheckpoint keeps the history digest at rev if one is due there.
-func writeCheckpoint(tx Tx, every, rev Revision, digest Digest) error {
-	if rev%every != 0 {
-		return nil
-	}
-	key := revisionKey(rev)
-	return tx.Put(BucketCheckpoints, key[:], append([]byte(nil), digest[:]...))
 }
 
 func (b *commitBatch) writeOp(tx Tx, o *op) error {
@@ -180,6 +178,9 @@ func (s *Store) finishCommit(b *commitBatch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.durable = b.to
+	if b.lineage != nil {
+		s.kept = *b.lineage
+	}
 	s.pending = rest(s.pending, len(b.records))
 	s.ops = rest(s.ops, len(b.ops))
 	for i := range b.ops {

@@ -9,14 +9,13 @@ const (
 	BucketRecords                   // history and staging: revision → record
 	BucketChunks                    // history and staging: upload id and chunk number → chunk
 	BucketUploads                   // history: upload id → open upload
-	BucketCheckpoints               // history: revision → history digest
-	BucketKeys                      // index, once: key → revision
+	BucketCheckpoints               // history: revision → what history is there
 	BucketIndex                     // index: last key of a block → block of keys and revisions
 	bucketCount
 )
 
 // bucketNames are the names on disk.
-var bucketNames = [bucketCount]string{"state", "records", "chunks", "uploads", "checkpoints", "keys", "index"}
+var bucketNames = [bucketCount]string{"state", "records", "chunks", "uploads", "checkpoints", "index"}
 
 // String returns the name of the bucket on disk.
 func (b Bucket) String() string {

@@ -54,9 +54,9 @@ var (
 
 // Errors between replicas.
 var (
-	// ErrBehind is returned by Store.Serve when this store has not yet applied
-	// what the receiver asks for: ask another member, or later.
-	ErrBehind = errors.New("this store has not applied the snapshot that was asked for")
+	// ErrBehind is returned when this store has not yet applied what is asked for, or
+	// may not have: ask another member, or later.
+	ErrBehind = errors.New("this store has not applied what was asked for")
 	// ErrSnapshotBody is wrapped by Store.Stage when what was pulled is
 	// damaged. Staging is empty again: pull from another member.
 	ErrSnapshotBody = errors.New("the pulled snapshot is damaged")

@@ -72,7 +72,7 @@ func fallbackDir(t *testing.T, dir string, slices int) ([]entry, *model) {
 		}
 	} else {
 		s.mu.Lock()
-		s.overlay.freeze()
+		s.overlay.freeze(&s.applied.derived)
 		s.mu.Unlock()
 		if err := errors.Join(s.Commit(), s.flushFrozen(&stopAfter{context.Background(), slices})); err != nil {
 			t.Fatal(err)

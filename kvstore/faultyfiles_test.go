@@ -180,7 +180,15 @@ func TestState_OtherFormats(t *testing.T) {
 		decode     func(b []byte) error
 	}{
 		"position": {keyPosition, encodePosition(&position{index: 1}), func(b []byte) error { _, err := decodePosition(b); return err }},
-		"mark":     {keyIndexed, encodeIndexed(keyIndexed, 1, Digest{}), func(b []byte) error { _, _, err := decodeIndexed(keyIndexed, b); return err }},
+		"history": {keyHistory, encodeLineage(&History{ID: HistoryID{1}, Parents: []Origin{{ID: HistoryID{2}, Revision: 3}}}), func(b []byte) error {
+			c, err := openState(keyHistory, b)
+			if err != nil {
+				return err
+			}
+			readHistory(&c, 3)
+			return c.end()
+		}},
+		"mark":     {keyIndexed, encodeIndexed(keyIndexed, mark{rev: 1}), func(b []byte) error { _, err := decodeIndexed(keyIndexed, b); return err }},
 		"progress": {keyProgress, encodeProgress(&progress{}), func(b []byte) error { _, err := decodeProgress(b); return err }},
 		"upload":   {id[:], encodeUpload(id, u), func(b []byte) error { _, err := decodeUpload(id, b); return err }},
 	} {
@@ -192,7 +200,7 @@ func TestState_OtherFormats(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		other := append([]byte{99}, c.sound[1:]...)
-		if err := c.decode(seal(other)); err == nil || !strings.Contains(err.Error(), "format 99") {
+		if err := c.decode(seal(other)); err == nil || !strings.Contains(err.Error(), "later version of oncekv") {
 			t.Errorf("%s of another format: %v", name, err)
 		}
 		other[0] = c.sound[0]

@@ -13,7 +13,7 @@ import (
 func (s *Store) FlushIndex() error {
 	s.applyMu.Lock()
 	s.mu.Lock()
-	s.overlay.freeze()
+	s.overlay.freeze(&s.applied.derived)
 	s.mu.Unlock()
 	s.applyMu.Unlock()
 	if err := s.Commit(); err != nil {
@@ -28,11 +28,12 @@ func (s *Store) flushDueLocked() bool {
 	return s.overlay.frozenBytes() >= s.flushAt
 }
 
-// freezeLocked starts a new generation if one is due. mu is held.
-func (s *Store) freezeLocked() {
+// freezeLocked starts a new generation if one is due. at is what history is at the
+// end of the overlay. mu is held.
+func (s *Store) freezeLocked(at *derived) {
 	o := &s.overlay
 	if o.active.bytes >= s.cfg.GenerationBytes || o.frozenBytes() < s.flushAt && o.bytes >= s.flushAt {
-		o.freeze()
+		o.freeze(at)
 	}
 }
 
@@ -63,11 +64,11 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			mark := keyIndexing
+			key := keyIndexing
 			if run = run.slice(n, run.len()); run.len() == 0 {
-				mark = keyIndexed
+				key = keyIndexed
 			}
-			return writeIndexed(tx, mark, last.last, last.digest)
+			return writeIndexed(tx, key, mark{last.last, last.digest})
 		}); err != nil {
 			return s.failed("write index", err)
 		}

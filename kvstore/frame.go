@@ -10,7 +10,8 @@ import (
 	"strconv"
 )
 
-// A snapshot stream is a row of frames: kind, length, checksum, payload.
+// A snapshot stream is a row of frames: kind, length, checksum, and then the sequence
+// that the frame is of, and its payload.
 const (
 	frameHeaderBytes = 1 + 4 + 4
 	frameBytesMax    = ChunkBytes + 8192
@@ -22,19 +23,36 @@ const (
 	frameRecord frameKind = 'r' // revision, record as stored
 	frameChunk  frameKind = 'c' // chunk key, chunk as stored
 	frameEnd    frameKind = 'e' // nothing follows; without it the stream broke off
+
+	// Reserved, for later versions: what is left of a record whose value was retired.
+	// Neither is part of a stream that this version may ask for.
+	frameStub frameKind = 's' // revision, header
+	frameLeaf frameKind = 'l' // revision, leaf
 )
 
 // appendFrame appends a frame whose payload is prefix and body.
 func appendFrame(b []byte, kind frameKind, prefix, body []byte) []byte {
 	b = append(b, byte(kind))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(prefix)+len(body)))
-	sum := crc32.Update(crc32.Checksum(b[len(b)-5:], castagnoli), castagnoli, prefix)
-	b = binary.BigEndian.AppendUint32(b, crc32.Update(sum, castagnoli, body))
+	start := len(b) - 1
+	b = binary.BigEndian.AppendUint32(b, uint32(frameSequenceBytes+len(prefix)+len(body)))
+	b = append(b, 0, 0, 0, 0) // checksum
+	b = binary.AppendUvarint(b, coreSequence)
+	sum := crc32.Update(frameChecksum(b[start:]), castagnoli, prefix)
+	binary.BigEndian.PutUint32(b[start+5:], crc32.Update(sum, castagnoli, body))
 	return append(append(b, prefix...), body...)
 }
 
+// frameSequenceBytes is the length of the only sequence that there is.
+const frameSequenceBytes = 1
+
+// frameChecksum covers a frame but for the checksum itself.
+func frameChecksum(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[:5], castagnoli), castagnoli, b[frameHeaderBytes:])
+}
+
 // readFrame reads one frame. A stream that breaks off gives
-// io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody.
+// io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody. What
+// only a later version sends is refused, and is neither.
 func readFrame(r io.Reader) (frameKind, []byte, error) {
 	var h [frameHeaderBytes]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -47,18 +65,34 @@ func readFrame(r io.Reader) (frameKind, []byte, error) {
 	if size > frameBytesMax {
 		return 0, nil, fmt.Errorf("%w: a frame of %d bytes", ErrSnapshotBody, size)
 	}
-	payload := make([]byte, size)
-	if _, err := io.ReadFull(r, payload); err != nil {
+	frame := make([]byte, frameHeaderBytes+int(size))
+	copy(frame, h[:])
+	if _, err := io.ReadFull(r, frame[frameHeaderBytes:]); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return 0, nil, err
 	}
-	sum := crc32.Update(crc32.Checksum(h[:5], castagnoli), castagnoli, payload)
-	if sum != binary.BigEndian.Uint32(h[5:]) {
+	if frameChecksum(frame) != binary.BigEndian.Uint32(h[5:]) {
 		return 0, nil, fmt.Errorf("%w: a frame has another checksum than its bytes", ErrSnapshotBody)
 	}
-	return frameKind(h[0]), payload, nil
+	kind, c := frameKind(h[0]), cursor{b: frame[frameHeaderBytes:]}
+	sequence := c.uvarint()
+	switch {
+	case c.err != nil:
+		return 0, nil, fmt.Errorf("%w: the sequence of a frame: %w", ErrSnapshotBody, c.err)
+	case kind == frameStub || kind == frameLeaf:
+		return 0, nil, laterStream("records whose values were retired")
+	case sequence != coreSequence:
+		return 0, nil, laterStream(fmt.Sprintf("sequence %d", sequence))
+	}
+	return kind, c.b, nil
+}
+
+// laterStream refuses what only a later version sends. It is no *level.LaterError, with
+// which a node stops: whoever sends it may be nobody to believe.
+func laterStream(what string) error {
+	return fmt.Errorf("the sender is of a later version of oncekv: it sends %s, which this program does not know; pull from a member of this version, or start this node with the later one", what)
 }
 
 // The kinds of query.
@@ -80,7 +114,7 @@ type query struct {
 
 // String encodes q.
 func (q *query) String() string {
-	v := url.Values{"kind": {q.kind}, "index": {strconv.FormatUint(q.index, 10)}, "chunk": {strconv.FormatUint(uint64(q.chunk), 10)}}
+	v := url.Values{"kind": {q.kind}, "sequence": {strconv.Itoa(coreSequence)}, "index": {strconv.FormatUint(q.index, 10)}, "chunk": {strconv.FormatUint(uint64(q.chunk), 10)}}
 	if q.kind == queryRecords {
 		v.Set("after", strconv.FormatUint(uint64(q.after), 10))
 		v.Set("through", strconv.FormatUint(uint64(q.through), 10))
@@ -103,6 +137,9 @@ func parseQuery(s string) (*query, error) {
 			err = fmt.Errorf("snapshot query: %s: %w", name, perr)
 		}
 		return n
+	}
+	if sequence := number("sequence", 64); err == nil && sequence != coreSequence {
+		return nil, fmt.Errorf("snapshot query: it asks for sequence %d, which this program does not know: only a later version of oncekv has others than %d", sequence, coreSequence)
 	}
 	q.index = number("index", 64)
 	q.chunk = uint32(number("chunk", 32))

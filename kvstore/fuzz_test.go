@@ -187,13 +187,14 @@ func FuzzDecodeState(f *testing.F) {
 	id := uploadID{4}
 	u := newUpload(5)
 	u.add([]byte("some bytes"), 6)
-	s := &snapshot{position: position{index: 1, term: 2, rev: 3, valueBytes: 4}, uploads: map[uploadID]*upload{id: u, {5}: newUpload(-1)}}
+	s := &snapshot{position: position{index: 1, term: 2, derived: testDerived(3)}, lineage: testHistory(), uploads: map[uploadID]*upload{id: u, {5}: newUpload(-1)}}
 	f.Add(encodeSnapshot(s))
 	f.Add(encodePosition(&s.position))
+	f.Add(encodeLineage(&s.lineage))
 	f.Add(encodeUpload(id, u))
-	f.Add(encodeProgress(&progress{base: 1, last: 2, done: true}))
-	f.Add(encodeIndexed(keyIndexed, 3, Digest{1}))
-	pulled := encodeProgress(&progress{base: 1, last: 2})
+	f.Add(encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2), done: true}))
+	f.Add(encodeIndexed(keyIndexed, mark{3, Digest{1}}))
+	pulled := encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2)})
 	pulled[len(pulled)-1] = '0' // neither done nor not
 	f.Add(pulled)
 	beyond := binary.AppendUvarint(make([]byte, statePrefixBytes+8), chunksMax*ChunkBytes+1) // more than all chunks
@@ -222,8 +223,12 @@ func FuzzDecodeState(f *testing.F) {
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
 		b = framed(indexedFormat, keyIndexed)
-		rev, digest, err := decodeIndexed(keyIndexed, b)
-		same("mark", b, err, func() []byte { return encodeIndexed(keyIndexed, rev, digest) })
+		m, err := decodeIndexed(keyIndexed, b)
+		same("mark", b, err, func() []byte { return encodeIndexed(keyIndexed, m) })
+		if c, err := openState(keyHistory, framed(stateFormat, keyHistory)); err == nil {
+			h := readHistory(&c, 1<<40)
+			same("history", framed(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })
+		}
 		b = framed(progressFormat, keyProgress)
 		pr, err := decodeProgress(b)
 		same("progress", b, err, func() []byte { return encodeProgress(&pr) })

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -61,12 +62,19 @@ func (h *History) Parent() *Origin {
 
 // DescendsFrom reports whether id is one of the parents of h.
 func (h *History) DescendsFrom(id HistoryID) bool {
+	_, ok := h.shares(id)
+	return ok
+}
+
+// shares returns up to which revision h is the same as its parent id; ok is false if
+// id is none.
+func (h *History) shares(id HistoryID) (last Revision, ok bool) {
 	for i := range h.Parents {
 		if h.Parents[i].ID == id {
-			return true
+			return h.Parents[i].Revision, true
 		}
 	}
-	return false
+	return 0, false
 }
 
 // ErrHistoryChanged is what a *HistoryChangedError is.
@@ -96,16 +104,191 @@ func (e *HistoryChangedError) Is(target error) bool { return target == ErrHistor
 
 // History returns the identity of the history that this store holds; it changes when
 // a cluster is forced out of another one. Its slice must not be modified.
-func (s *Store) History() History { return History{} }
+func (s *Store) History() History {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.lineage
+}
 
 // History is Store.History.
 func (db *DB) History() History { return db.store.History() }
 
-// Fork is Apply of an entry that begins another history, see raftnode.
+// Fork is Apply of an entry without commands with which another history begins: what
+// this store holds goes on as it is, and its history so far is noted as what the new
+// one went on from. An entry that names the history that there is notes nothing: it
+// is the same one again.
 func (s *Store) Fork(index, term uint64, meta []byte, history [16]byte) error {
-	_, err := s.Apply(index, term, nil, meta)
-	return err
+	if HistoryID(history).IsZero() {
+		return errors.New("fork history: the new one has no id")
+	}
+	if err := s.waitForRoom(); err != nil {
+		return err
+	}
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if err := s.checkNext(index); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.lineage.ID != history {
+		s.lineage = s.lineage.fork(history, &s.applied.derived)
+	}
+	s.mu.Unlock()
+	s.finishEntry(index, term, meta)
+	return nil
 }
 
-// Origin returns what this store was restored from, as long as it belongs to no log.
-func (s *Store) Origin() (history [16]byte, position uint64, head []byte, ok bool) { return }
+// fork returns the history that goes on from h, of which at are the records.
+func (h *History) fork(id HistoryID, at *derived) History {
+	parents := h.Parents[:len(h.Parents):len(h.Parents)] // others may look at them
+	if !h.ID.IsZero() {
+		parents = append(parents, Origin{ID: h.ID, Revision: at.rev, Head: at.digest()})
+	}
+	return History{ID: id, Parents: parents}
+}
+
+// MarkRestored makes a store that was filled with all records of another history,
+// from, by whatever entries, one that belongs to no log: it forgets the position in
+// the log, and Bootstrap may begin a new history that goes on from there. No upload
+// may be open. It is called by the goroutine that applies.
+func (s *Store) MarkRestored(from History) error {
+	if from.ID.IsZero() {
+		return errors.New("mark the store as restored: the history that it was restored from has no id")
+	}
+	if err := s.Commit(); err != nil {
+		return err
+	}
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if err := s.err(); err != nil {
+		return err
+	}
+	if n := len(s.uploads); n > 0 {
+		return fmt.Errorf("mark the store as restored: %d uploads are open", n)
+	}
+	p := position{derived: s.applied.derived}
+	lineage := from.fork(HistoryID{}, &p.derived)
+	if err := s.history.Update(func(tx Tx) error {
+		return errors.Join(tx.Delete(BucketState, keyMeta), writeLineage(tx, &lineage), writePosition(tx, &p, nil))
+	}); err != nil {
+		return s.failed("mark the store as restored", err)
+	}
+	s.mu.Lock()
+	s.applied, s.durable, s.lineage, s.kept = p, p, lineage, lineage
+	s.mu.Unlock()
+	return nil
+}
+
+// Origin returns what this store was restored from, as long as it belongs to no log:
+// id of the history, last revision, and head there.
+func (s *Store) Origin() (history [16]byte, position uint64, head []byte, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	from := s.lineage.Parent()
+	if !s.restoredLocked() {
+		return history, 0, nil, false
+	}
+	return from.ID, uint64(from.Revision), append([]byte(nil), from.Head[:]...), true
+}
+
+// restoredLocked tells whether this store was restored and belongs to no log yet. mu
+// is held.
+func (s *Store) restoredLocked() bool {
+	return s.lineage.ID.IsZero() && len(s.lineage.Parents) > 0
+}
+
+// checkHistoryLocked refuses a request for a part of another history. One that this
+// store went on from is past. One that it does not know may be still to come, with
+// what this node has not applied yet: that is ErrBehind. mu is held.
+func (s *Store) checkHistoryLocked(asked HistoryID, since Revision) error {
+	switch {
+	case asked.IsZero() || asked == s.lineage.ID:
+		return nil
+	case s.lineage.DescendsFrom(asked):
+		return s.historyChangedLocked(asked, since)
+	}
+	return fmt.Errorf("%w: history %s; this store has history %s", ErrBehind, asked, s.lineage.ID)
+}
+
+// historyChanged answers whoever asks for what this store does not have, although it
+// is not behind.
+func (s *Store) historyChanged(asked HistoryID, since Revision) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.historyChangedLocked(asked, since)
+}
+
+func (s *Store) historyChangedLocked(asked HistoryID, since Revision) *HistoryChangedError {
+	e := &HistoryChangedError{Asked: asked, Since: since, Newest: s.applied.rev, History: s.lineage.ID}
+	if from := s.lineage.Parent(); from != nil {
+		parent := *from
+		e.Parent = &parent
+	}
+	return e
+}
+
+const originBytes = len(HistoryID{}) + 8 + len(Digest{})
+
+// appendHistory encodes h.
+func appendHistory(b []byte, h *History) []byte {
+	b = append(b, h.ID[:]...)
+	b = binary.AppendUvarint(b, uint64(len(h.Parents)))
+	for i := range h.Parents {
+		p := &h.Parents[i]
+		b = append(b, p.ID[:]...)
+		b = appendMark(b, mark{p.Revision, p.Head})
+	}
+	return b
+}
+
+// readHistory reads what appendHistory wrote, of a store at revision newest.
+func readHistory(c *cursor, newest Revision) (h History) {
+	copy(h.ID[:], c.take(len(h.ID)))
+	n := c.uvarint()
+	if n > uint64(len(c.b)/originBytes) {
+		c.fail(errShort)
+		return h
+	}
+	last := Revision(0)
+	for range n {
+		var p Origin
+		copy(p.ID[:], c.take(len(p.ID)))
+		m := readMark(c)
+		p.Revision, p.Head = m.rev, m.digest
+		if p.ID.IsZero() || p.Revision < last || p.Revision > newest {
+			c.fail(fmt.Errorf("its history went on from history %s at revision %d, behind revision %d and before %d", p.ID, p.Revision, last, newest))
+			return h
+		}
+		last = p.Revision
+		h.Parents = append(h.Parents, p)
+	}
+	return h
+}
+
+// writeLineage stores the identity of the history.
+func writeLineage(tx Tx, h *History) error {
+	return tx.Put(BucketState, keyHistory, encodeLineage(h))
+}
+
+func encodeLineage(h *History) []byte {
+	return frameState(keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
+}
+
+// storedLineage reads the identity of the history, of a store at revision newest.
+func storedLineage(tx Tx, newest Revision) (h History, err error) {
+	raw := tx.Get(BucketState, keyHistory)
+	if raw == nil {
+		return h, nil
+	}
+	c, err := openState(keyHistory, raw)
+	if err == nil {
+		h = readHistory(&c, newest)
+		err = c.end()
+	}
+	if err != nil {
+		return h, stateError(tx, raw, "the identity of the history", err)
+	}
+	return h, nil
+}

@@ -15,12 +15,12 @@ func mergeKeys(t testing.TB, e Engine, first Revision, keys []Key, n int) {
 	t.Helper()
 	o := newOverlay()
 	for i, k := range keys {
-		o.add(k, first+Revision(i), Digest{})
+		o.add(k, first+Revision(i))
 		if i%1000 == 999 {
-			o.freeze()
+			o.freeze(&derived{})
 		}
 	}
-	o.freeze()
+	o.freeze(&derived{})
 	for run := sortGenerations(o.frozen); run.len() > 0; {
 		if err := e.Update(func(tx Tx) error {
 			done, err := mergeIndex(tx, run.slice(0, min(n, run.len())))
@@ -286,7 +286,7 @@ func BenchmarkIndex_Merge(b *testing.B) {
 	mergeKeys(b, e, 1, all, keys)
 	o := newOverlay()
 	for i := range keys / 20 {
-		o.add(keyMakers[0](r), Revision(keys+i), Digest{})
+		o.add(keyMakers[0](r), Revision(keys+i))
 	}
 	run := sortGenerations([]*generation{o.active})
 	for b.Loop() {

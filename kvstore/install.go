@@ -22,9 +22,11 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if err := s.Commit(); err != nil {
 		return err
 	}
-	if own := s.durablePosition(); own.index >= index {
+	own, lineage := s.durableHistory()
+	if own.index >= index {
 		return s.dropStaging()
-	} else if err := s.checkAncestry(&own, snap); err != nil {
+	}
+	if err := checkAncestry(&own, &lineage, snap); err != nil {
 		return s.fail(err)
 	}
 	area, err := s.openStaging()
@@ -37,7 +39,7 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if err := area.Close(); err != nil {
 		return s.failed("close staging", err)
 	}
-	if err := s.indexTail(); err != nil {
+	if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the overlay ends there
 		return err
 	}
 	return s.dropStaging()
@@ -50,22 +52,21 @@ func (s *Store) dropStaging() error {
 	return s.failed("drop staging", s.cfg.RemoveStaging())
 }
 
-// installFrom moves area into history and takes over the new state. The digest
-// of the records was verified before staging was called done, and is verified
-// again when they are indexed.
+// installFrom moves area into history and takes over the new state: what Stage made
+// of the records that it pulled. It is verified again when they are indexed.
 func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snapshot []byte) error {
 	staged, p, err := readProgress(area)
 	if err != nil {
 		return s.failed("read staging", err)
 	}
-	if !p.done || !bytes.Equal(staged, snapshot) {
+	if !p.done || p.last != snap.derived || !bytes.Equal(staged, snapshot) {
 		return errors.New("install snapshot: it is not staged; call Stage first")
 	}
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	at.rev, at.digest, at.valueBytes = snap.rev, snap.digest, snap.valueBytes
+	at.derived = p.last
 	in := &installer{store: s, area: area, snap: snap, sealed: make(map[uploadID]bool)}
 	if err := in.move(&at, meta); err != nil {
 		return s.failed("install snapshot", err)
@@ -73,6 +74,7 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snap
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.applied, s.durable = at, at
+	s.lineage, s.kept = snap.lineage, snap.lineage
 	s.uploads = snap.uploads
 	clear(s.dirty)
 	s.announceLocked()
@@ -111,6 +113,9 @@ func (in *installer) move(at *position, meta []byte) error {
 			return err
 		}
 		if err := in.writeUploads(tx); err != nil {
+			return err
+		}
+		if err := writeLineage(tx, &in.snap.lineage); err != nil {
 			return err
 		}
 		return writePosition(tx, at, meta)

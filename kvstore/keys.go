@@ -10,17 +10,19 @@ import (
 
 // KeysRequest asks for a page of the set keys, in byte order.
 type KeysRequest struct {
-	Prefix     Key   // only keys that begin so; empty: all
-	After      Key   // only keys behind this one; empty: from the first
-	Limit      int   // at most so many keys; 1 at least
-	LimitBytes int64 // the page ends when it holds about so many bytes; one key at least
+	Prefix     Key       // only keys that begin so; empty: all
+	After      Key       // only keys behind this one; empty: from the first
+	History    HistoryID // that the pages before were of; zero: whichever there is
+	Limit      int       // at most so many keys; 1 at least
+	LimitBytes int64     // the page ends when it holds about so many bytes; one key at least
 }
 
 // KeysPage is some of the set keys, in byte order. More tells that others
 // follow: ask for them with After set to the last one.
 type KeysPage struct {
-	Keys []Meta
-	More bool
+	Keys    []Meta
+	More    bool
+	History HistoryID // that the revisions are of
 }
 
 // Bounds of a page besides those that were asked for.
@@ -36,14 +38,19 @@ const (
 //
 // It pins the overlay first and then reads the index, as every reader does: a
 // key leaves the overlay only after its index entry is durable. What was set
-// later is left out by its revision. No lock and no transaction is held for
+// later is left out by its revision. A request that names another history is answered
+// as by Changes. No lock and no transaction is held for
 // longer than it takes to look at some 2,000 entries.
 func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 	if err := s.err(); err != nil {
 		return KeysPage{}, err
 	}
 	s.mu.RLock()
-	at, _ := s.overlay.end()
+	if err := s.checkHistoryLocked(r.History, 0); err != nil {
+		s.mu.RUnlock()
+		return KeysPage{}, err
+	}
+	at, history := s.overlay.end(), s.lineage.ID
 	pins := s.overlay.pin()
 	s.mu.RUnlock()
 
@@ -55,7 +62,7 @@ func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 		return KeysPage{}, err
 	}
 	metas, err := s.metasOf(ctx, m.page, r.LimitBytes)
-	return KeysPage{Keys: metas, More: m.full || len(metas) < len(m.page)}, err
+	return KeysPage{Keys: metas, More: m.full || len(metas) < len(m.page), History: history}, err
 }
 
 // keyRange is the keys from start on that have a prefix.

@@ -16,6 +16,7 @@ import (
 type model struct {
 	keys    map[Key]modelValue
 	order   []Key
+	derived derived
 	digests []Digest              // digests[r] is the history digest at revision r
 	uploads map[uploadID][][]byte // their chunks
 	sealed  map[uploadID]bool
@@ -28,7 +29,7 @@ type modelValue struct {
 
 func newModel() *model {
 	return &model{
-		keys: make(map[Key]modelValue), digests: make([]Digest, 1),
+		keys: make(map[Key]modelValue), digests: []Digest{sumOf(nil)},
 		uploads: make(map[uploadID][][]byte), sealed: make(map[uploadID]bool),
 	}
 }
@@ -111,8 +112,17 @@ func (m *model) set(cmd *command, value []byte) any {
 	}
 	m.keys[meta.Key] = modelValue{meta, bytes.Clone(value)}
 	m.order = append(m.order, meta.Key)
-	m.digests = append(m.digests, nextDigest(m.digests[len(m.digests)-1], meta.Revision, b.header))
+	m.derived.advance(leafOf(b.header), b)
+	m.digests = append(m.digests, m.derived.digest())
 	return PutResult{Created, meta}
+}
+
+// testDerived is that of a history of so many records, each of one byte.
+func testDerived(records Revision) (d derived) {
+	for rev := range records {
+		d.advance(sumOf(fmt.Append(nil, rev)), &body{size: 1})
+	}
+	return d
 }
 
 // sameResult compares an answer of a store with the model's.

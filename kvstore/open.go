@@ -37,8 +37,10 @@ func IsFile(name string) bool {
 // history.db, index.db and, during a snapshot, staging.db. It fills the engines
 // of cfg. A directory in use by another process is refused at once.
 //
-// A missing index.db, or that of an older version, is rebuilt from history.db,
-// which takes about a second a million keys.
+// A missing index.db is rebuilt from history.db, which takes about a second a million
+// keys. A history that another version wrote, in a format that this one does not
+// read, is refused with a *level.LaterError or a *level.EarlierError, before anything
+// is changed.
 func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -46,11 +48,11 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := checkHistoryThere(dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	history, err := OpenBolt(filepath.Join(dir, historyFile), BoltOptions{MapBytes: historyMapBytes, FillPages: true})
+	history, err := openHistoryFile(filepath.Join(dir, historyFile)) // first: what another version wrote is left alone
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	index, err := openIndexFile(filepath.Join(dir, indexFile))
+	index, err := OpenBolt(filepath.Join(dir, indexFile), BoltOptions{MapBytes: indexMapBytes, FillPages: true})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
@@ -92,25 +94,16 @@ func checkHistoryThere(dir string) error {
 	return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", history, index)
 }
 
-// openIndexFile opens the index. One that an older program wrote, in which every
-// key is alone, is removed: it is rebuilt from history.
-func openIndexFile(path string) (Engine, error) {
-	index, err := OpenBolt(path, BoltOptions{MapBytes: indexMapBytes, FillPages: true})
+// openHistoryFile opens history, which is of this version's format, or new.
+func openHistoryFile(path string) (Engine, error) {
+	history, err := OpenBolt(path, BoltOptions{MapBytes: historyMapBytes, FillPages: true})
 	if err != nil {
 		return nil, err
 	}
-	old := false
-	if err := index.View(func(tx Tx) error {
-		k, _ := tx.Seek(BucketKeys, nil)
-		old = k != nil
-		return nil
-	}); err != nil || !old {
-		return index, err
+	if err := history.View(func(tx Tx) error { _, err := storedPosition(tx); return err }); err != nil {
+		return nil, errors.Join(err, history.Close())
 	}
-	if err := errors.Join(index.Close(), os.Remove(path), syncDir(filepath.Dir(path))); err != nil {
-		return nil, fmt.Errorf("remove the index of an older version: %w", err)
-	}
-	return OpenBolt(path, BoltOptions{MapBytes: indexMapBytes, FillPages: true})
+	return history, nil
 }
 
 // scratchOnDisk is a Scratch in a file, which goes when it is closed.
@@ -171,10 +164,11 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	if err := s.loadHistory(); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if err := s.loadIndex(); err != nil {
+	at, err := s.loadIndex()
+	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if err := s.indexTail(); err != nil {
+	if err := s.indexTail(&at); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil
@@ -188,20 +182,32 @@ func (s *Store) loadHistory() error {
 			return err
 		}
 		s.applied, s.durable, s.uploads = snap.position, snap.position, snap.uploads
+		s.lineage, s.kept = snap.lineage, snap.lineage
 		return nil
 	})
 }
 
+// storedPosition reads where history stands; at its beginning if nothing says so.
+func storedPosition(tx Tx) (p position, err error) {
+	raw := tx.Get(BucketState, keyPosition)
+	if raw == nil {
+		return p, nil
+	}
+	if p, err = decodePosition(raw); err != nil {
+		return p, stateError(tx, raw, "the position", err)
+	}
+	return p, nil
+}
+
 // readSnapshot reads the whole state of history but records and chunks.
 func readSnapshot(tx Tx) (*snapshot, error) {
-	snap := &snapshot{uploads: make(map[uploadID]*upload)}
-	if raw := tx.Get(BucketState, keyPosition); raw != nil {
-		p, err := decodePosition(raw)
-		if err != nil {
-			file, off := tx.Where(raw)
-			return nil, &CorruptError{File: file, Offset: off, Detail: "the position: " + err.Error()}
-		}
-		snap.position = p
+	p, err := storedPosition(tx)
+	if err != nil {
+		return nil, err
+	}
+	snap := &snapshot{position: p, uploads: make(map[uploadID]*upload)}
+	if snap.lineage, err = storedLineage(tx, p.rev); err != nil {
+		return nil, err
 	}
 	var failed error
 	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
@@ -227,45 +233,56 @@ func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
 	return u, nil
 }
 
-// loadIndex reads how far the index goes and refuses one of another history.
-func (s *Store) loadIndex() error {
-	rev, digest, err := s.readIndexed(keyIndexed)
-	if err != nil {
-		return err
+// loadIndex reads how far the index goes, refuses one of another history, and returns
+// what history is there.
+func (s *Store) loadIndex() (at derived, err error) {
+	end, err := s.readIndexed(keyIndexed)
+	if err == nil {
+		at, err = s.checkIndexed(end)
 	}
-	s.overlay.indexedRev, s.overlay.indexedDigest = rev, digest
+	if err != nil {
+		return at, err
+	}
+	s.overlay.indexedRev = at.rev
 	// A flush that was interrupted left keys beyond the mark. They are in this
 	// history, or they would be taken for set when the log gives them again.
-	rev, digest, err = s.readIndexed(keyIndexing)
-	if err != nil || rev <= s.overlay.indexedRev {
-		return err
+	end, err = s.readIndexed(keyIndexing)
+	if err == nil && end.rev > at.rev {
+		_, err = s.checkIndexed(end)
 	}
-	if own, err := s.DigestAt(rev); err != nil {
-		return err
-	} else if own != digest {
-		return corruptFile(s.index, fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", rev, digest, own))
+	return at, err
+}
+
+// checkIndexed returns what history is at a mark of the index, which must agree.
+func (s *Store) checkIndexed(m mark) (derived, error) {
+	at, err := s.derivedAt(m.rev)
+	if err != nil || m.rev == 0 {
+		return at, err
 	}
-	return nil
+	if own := at.digest(); own != m.digest {
+		return at, corruptFile(s.index, fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", m.rev, m.digest, own))
+	}
+	return at, nil
 }
 
 // readIndexed reads a mark of the index, and refuses one beyond history.
-func (s *Store) readIndexed(key []byte) (rev Revision, digest Digest, err error) {
+func (s *Store) readIndexed(key []byte) (m mark, err error) {
 	err = s.index.View(func(tx Tx) error {
 		raw := tx.Get(BucketState, key)
 		if raw == nil {
 			return nil
 		}
 		file, off := tx.Where(raw)
-		if rev, digest, err = decodeIndexed(key, raw); err != nil {
+		if m, err = decodeIndexed(key, raw); err != nil {
 			return &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the mark %q: %v", key, err)}
 		}
-		if rev > s.durable.rev {
+		if m.rev > s.durable.rev {
 			return fmt.Errorf("%s has keys up to revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete %s (it is rebuilt at the next start)",
-				file, rev, s.durable.rev, historyFile, indexFile)
+				file, m.rev, s.durable.rev, historyFile, indexFile)
 		}
 		return nil
 	})
-	return rev, digest, err
+	return m, err
 }
 
 // Bounds of one read transaction of a scan: short, so that writers and other
@@ -277,39 +294,38 @@ const (
 
 // indexTail brings the part of history that neither index nor overlay has into
 // the overlay, flushing whatever fills up, so that memory stays bounded however
-// long that part is. It verifies every record and the history digest.
-func (s *Store) indexTail() error {
+// long that part is. It verifies every record and the history digest. at is what
+// history is where the overlay ends.
+func (s *Store) indexTail(at *derived) error {
 	s.mu.RLock() // a flush may be going on
-	target := s.durable
-	rev, digest := s.overlay.end()
+	target := s.durable.derived
 	s.mu.RUnlock()
-	long := target.rev-rev >= 1_000_000
+	long := target.rev-at.rev >= 1_000_000
 	if long {
-		s.logger.Info("indexing history", "from", rev, "to", target.rev)
+		s.logger.Info("indexing history", "from", at.rev, "to", target.rev)
 	}
-	if s.rebuildPays(target.rev - rev) {
+	if s.rebuildPays(target.rev - at.rev) {
 		s.mu.Lock()
-		s.overlay.freeze()
+		s.overlay.freeze(at)
 		s.mu.Unlock()
 		if err := s.flushFrozen(context.Background()); err != nil {
 			return err
 		}
-		if err := s.rebuildIndex(target); err != nil {
+		if err := s.rebuildIndex(at, &target); err != nil {
 			return err
 		}
-		rev, digest = target.rev, target.digest
 	}
-	for rev < target.rev {
-		batch, err := s.scanHistory(rev, target.rev, digest)
+	for at.rev < target.rev {
+		first := at.rev + 1
+		keys, err := s.scanHistory(at, target.rev)
 		if err != nil {
 			return s.failed("scan history", err)
 		}
 		s.mu.Lock()
-		for _, r := range batch {
-			rev, digest = r.rev, r.digest
-			s.overlay.add(r.key, rev, digest)
+		for i, key := range keys {
+			s.overlay.add(key, first+Revision(i))
 		}
-		s.freezeLocked()
+		s.freezeLocked(at)
 		due := s.flushDueLocked()
 		s.mu.Unlock()
 		if due {
@@ -318,8 +334,8 @@ func (s *Store) indexTail() error {
 			}
 		}
 	}
-	if digest != target.digest {
-		return s.failed("scan history", s.digestMismatch(target.rev, digest, target.digest))
+	if err := s.checkEnd(at, &target); err != nil {
+		return err
 	}
 	if long {
 		s.logger.Info("history is indexed", "revision", target.rev)
@@ -327,55 +343,46 @@ func (s *Store) indexTail() error {
 	return nil
 }
 
-// scannedRecord is what a scan keeps of a record.
-type scannedRecord struct {
-	key    Key
-	rev    Revision
-	digest Digest
-}
-
-// scanHistory reads some records after revision rev, whose digest is given, up
-// to last. It returns at least one.
-func (s *Store) scanHistory(rev, last Revision, digest Digest) ([]scannedRecord, error) {
-	var batch []scannedRecord
+// scanHistory moves at over some records, up to revision last, and returns their
+// keys. It takes at least one.
+func (s *Store) scanHistory(at *derived, last Revision) ([]Key, error) {
+	var keys []Key
 	err := s.history.View(func(tx Tx) error {
 		read := 0
 		var failed error
-		err := ascendRecords(tx, rev+1, func(got Revision, v []byte) bool {
-			if got != rev+1 {
+		err := ascendRecords(tx, at.rev+1, func(rev Revision, v []byte) bool {
+			if rev != at.rev+1 {
 				return false // a gap; reported below
 			}
 			if read == 0 {
 				tx.ReadAhead(v)
 			}
-			rev++
 			d, err := checkRecord(tx, v, rev)
 			if err != nil {
 				failed = err
 				return false
 			}
-			digest = nextDigest(digest, rev, d.header)
-			batch = append(batch, scannedRecord{Key(d.key), rev, digest})
+			at.advance(leafOf(d.header), &d)
+			keys = append(keys, Key(d.key))
 			read += len(v)
-			return rev < last && len(batch) < scanRecords && read < scanBytes
+			return rev < last && len(keys) < scanRecords && read < scanBytes
 		})
 		if failed == nil {
 			failed = err
 		}
-		if failed == nil && len(batch) == 0 {
-			_, failed = readRecord(tx, rev+1) // says that it is missing
+		if failed == nil && len(keys) == 0 {
+			_, failed = readRecord(tx, at.rev+1) // says that it is missing
 		}
 		return failed
 	})
-	return batch, err
+	return keys, err
 }
 
-// digestMismatch says which file is to blame when records and marks disagree:
-// the index when the scan started at its mark, history when it read all of it.
-func (s *Store) digestMismatch(rev Revision, got, want Digest) error {
-	blamed, detail := s.history, "its records do not give the digest it says"
-	if s.overlay.indexedRev > 0 {
-		blamed, detail = s.index, "it does not belong to this history (if a new one is refused too, history is damaged)"
+// checkEnd compares what the records of history make of it with what is stored for
+// its end.
+func (s *Store) checkEnd(at, stored *derived) error {
+	if differs := at.difference(stored); differs != "" {
+		return s.failed("scan history", corruptFile(s.history, differs+", as is stored with them"))
 	}
-	return corruptFile(blamed, fmt.Sprintf("at revision %d: %s: digest %s, want %s", rev, detail, got, want))
+	return nil
 }

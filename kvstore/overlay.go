@@ -15,8 +15,7 @@ type overlay struct {
 	frozen []*generation // oldest first; never change, wait to be indexed
 	bytes  int64         // estimate for all generations
 
-	indexedRev    Revision // the index holds every key up to here
-	indexedDigest Digest   // history digest there
+	indexedRev Revision // the index holds every key up to here
 }
 
 // generation is a run of consecutive revisions. There may be a million keys in
@@ -30,7 +29,7 @@ type generation struct {
 	bytes  int64
 	first  Revision // oldest revision in it
 	last   Revision // newest revision in it, 0 while empty
-	digest Digest   // history digest at last
+	digest Digest   // history digest at last, once it is frozen
 
 	sorting sync.Mutex        // nobody but those who list keys waits for it
 	sorted  []keyRevisionPair // replaced, never changed; see pinned.sorted
@@ -155,7 +154,7 @@ func (g *generation) place(e uint64) {
 
 // add notes that rev, the revision after all others, set key, of which it keeps
 // a copy.
-func (o *overlay) add(key Key, rev Revision, digest Digest) {
+func (o *overlay) add(key Key, rev Revision) {
 	size := int64(len(key)) + overlayOverhead
 	g := o.active
 	if g.last == 0 {
@@ -163,16 +162,18 @@ func (o *overlay) add(key Key, rev Revision, digest Digest) {
 	}
 	g.insert(o.hash(key), g.len())
 	g.append(key)
-	g.last, g.digest = rev, digest
+	g.last = rev
 	g.bytes += size
 	o.bytes += size
 }
 
-// freeze starts a new generation, unless the active one is empty.
-func (o *overlay) freeze() {
+// freeze starts a new generation, unless the active one is empty. at is what history
+// is at its last revision.
+func (o *overlay) freeze(at *derived) {
 	if o.active.last == 0 {
 		return
 	}
+	o.active.digest = at.digest()
 	o.frozen = append(o.frozen, o.active)
 	o.active = &generation{}
 }
@@ -193,21 +194,20 @@ func (o *overlay) indexable(durable Revision) []*generation {
 func (o *overlay) drop(n int) {
 	for _, g := range o.frozen[:n] {
 		o.bytes -= g.bytes
-		o.indexedRev, o.indexedDigest = g.last, g.digest
+		o.indexedRev = g.last
 	}
 	o.frozen = append([]*generation(nil), o.frozen[n:]...)
 }
 
-// end returns the newest revision that overlay or index covers, and the history
-// digest at it.
-func (o *overlay) end() (Revision, Digest) {
+// end returns the newest revision that overlay or index covers.
+func (o *overlay) end() Revision {
 	if o.active.last != 0 {
-		return o.active.last, o.active.digest
+		return o.active.last
 	}
 	if n := len(o.frozen); n > 0 {
-		return o.frozen[n-1].last, o.frozen[n-1].digest
+		return o.frozen[n-1].last
 	}
-	return o.indexedRev, o.indexedDigest
+	return o.indexedRev
 }
 
 // len is the number of keys.

@@ -31,9 +31,9 @@ func (s *Store) Durable() (index, term uint64, meta, snapshot []byte, err error)
 	return index, term, meta, snapshot, nil
 }
 
-// Bootstrap sets the first durable position of an empty store, where a log
-// starts that does not begin at 1, and the id of the history that begins there. A
-// store that has a position refuses.
+// Bootstrap sets the first durable position of a store that is empty, or was restored
+// and belongs to no log yet, where a log starts that does not begin at 1, and the id
+// of the history that begins there. A store that has a position refuses.
 func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
@@ -42,18 +42,24 @@ func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) err
 	if err := s.err(); err != nil {
 		return err
 	}
-	if s.applied.index != 0 || s.applied.rev != 0 {
+	if s.applied.index != 0 || s.applied.rev != 0 && !s.restoredLocked() { // nobody else writes now
 		return fmt.Errorf("bootstrap store: it is not empty, entry %d was applied", s.applied.index)
 	}
 	if index == 0 {
 		return errors.New("bootstrap store: the first position must be above 0")
 	}
-	p := position{index: index, term: term}
-	if err := s.history.Update(func(tx Tx) error { return writePosition(tx, &p, meta) }); err != nil {
+	if HistoryID(history).IsZero() {
+		return errors.New("bootstrap store: the history that begins has no id")
+	}
+	p := position{index: index, term: term, derived: s.applied.derived}
+	lineage := History{ID: history, Parents: s.lineage.Parents}
+	if err := s.history.Update(func(tx Tx) error {
+		return errors.Join(writeLineage(tx, &lineage), writePosition(tx, &p, meta))
+	}); err != nil {
 		return s.failed("bootstrap store", err)
 	}
 	s.mu.Lock()
-	s.applied, s.durable = p, p
+	s.applied, s.durable, s.lineage, s.kept = p, p, lineage, lineage
 	s.mu.Unlock()
 	return nil
 }

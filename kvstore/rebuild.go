@@ -38,8 +38,9 @@ func (s *Store) rebuildPays(keys Revision) bool {
 // up to target, in key order: it sorts as much as the overlay may hold at a
 // time, keeps each such run in a scratch file, and merges them all. It verifies
 // what it reads. The mark that makes the keys count is written last, so that
-// after a crash it is all done again. The overlay must be empty and stay so.
-func (s *Store) rebuildIndex(target position) (err error) {
+// after a crash it is all done again. The overlay must be empty and stay so; at is
+// what history is where the index ends.
+func (s *Store) rebuildIndex(at, target *derived) (err error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
 	scratch, err := s.cfg.OpenScratch()
@@ -52,49 +53,47 @@ func (s *Store) rebuildIndex(target position) (err error) {
 		}
 	}()
 	w := &runWriter{out: bufio.NewWriterSize(scratch, 1<<20)}
-	if err := s.sortHistory(w, target); err != nil {
+	if err := s.sortHistory(w, at, target); err != nil {
 		return err
 	}
-	if err := s.mergeRuns(scratch, w.runs, target); err != nil {
+	if err := s.mergeRuns(scratch, w.runs, mark{target.rev, target.digest()}); err != nil {
 		return s.failed("write index", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.overlay.indexedRev, s.overlay.indexedDigest = target.rev, target.digest
+	s.overlay.indexedRev = target.rev
 	return nil
 }
 
-// sortHistory writes the keys that the index lacks in sorted runs. One run is
-// sorted and written while the next is read.
-func (s *Store) sortHistory(w *runWriter, target position) error {
+// sortHistory writes the keys that the index lacks in sorted runs, and moves at to
+// target. One run is sorted and written while the next is read.
+func (s *Store) sortHistory(w *runWriter, at, target *derived) error {
 	var writing background
 	defer writing.wait()
-	rev, digest := s.overlay.end()
-	g := &generation{first: rev + 1}
-	for rev < target.rev {
+	g := &generation{first: at.rev + 1}
+	for at.rev < target.rev {
 		if err := s.err(); err != nil { // it was closed meanwhile
 			return err
 		}
-		batch, err := s.scanHistory(rev, target.rev, digest)
+		keys, err := s.scanHistory(at, target.rev)
 		if err != nil {
 			return s.failed("scan history", err)
 		}
-		for _, r := range batch {
-			rev, digest = r.rev, r.digest
-			g.append(r.key)
-			g.bytes += int64(len(r.key)) + overlayOverhead
+		for _, key := range keys {
+			g.append(key)
+			g.bytes += int64(len(key)) + overlayOverhead
 		}
-		if g.bytes < s.cfg.OverlayBytes/2 && rev < target.rev {
+		if g.bytes < s.cfg.OverlayBytes/2 && at.rev < target.rev {
 			continue
 		}
 		run := g
 		if err := writing.start(func() error { return w.write(run) }); err != nil {
 			return s.failed("sort the index", err)
 		}
-		g = &generation{first: rev + 1}
+		g = &generation{first: at.rev + 1}
 	}
-	if digest != target.digest {
-		return s.failed("scan history", s.digestMismatch(target.rev, digest, target.digest))
+	if err := s.checkEnd(at, target); err != nil {
+		return err
 	}
 	return s.failed("sort the index", errors.Join(writing.wait(), w.out.Flush()))
 }
@@ -192,7 +191,7 @@ func (h *runHeap) Pop() any {
 
 // mergeRuns brings all runs into the index, and then the mark. One batch is
 // written while the next is merged.
-func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, target position) error {
+func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, end mark) error {
 	var h runHeap
 	for _, run := range runs {
 		r := newRunReader(scratch, run)
@@ -213,14 +212,14 @@ func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, target positio
 		if err != nil {
 			return err
 		}
-		if err := writing.start(func() error { return s.writeSorted(batch, target) }); err != nil {
+		if err := writing.start(func() error { return s.writeSorted(batch, end) }); err != nil {
 			return err
 		}
 	}
 	if err := writing.wait(); err != nil {
 		return err
 	}
-	return s.index.Update(func(tx Tx) error { return writeIndexed(tx, keyIndexed, target.rev, target.digest) })
+	return s.index.Update(func(tx Tx) error { return writeIndexed(tx, keyIndexed, end) })
 }
 
 // nextBatch takes keys from the runs, in order.
@@ -248,8 +247,8 @@ func nextBatch(h *runHeap) (sortedRun, error) {
 	return run, nil
 }
 
-// writeSorted brings run, a part of the keys up to target, into the index.
-func (s *Store) writeSorted(run sortedRun, target position) error {
+// writeSorted brings run, a part of the keys up to end, into the index.
+func (s *Store) writeSorted(run sortedRun, end mark) error {
 	for run.len() > 0 {
 		if err := s.index.Update(func(tx Tx) error {
 			n, err := mergeIndex(tx, run)
@@ -257,7 +256,7 @@ func (s *Store) writeSorted(run sortedRun, target position) error {
 				return err
 			}
 			run = run.slice(n, run.len())
-			return writeIndexed(tx, keyIndexing, target.rev, target.digest)
+			return writeIndexed(tx, keyIndexing, end)
 		}); err != nil {
 			return err
 		}

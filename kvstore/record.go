@@ -2,7 +2,6 @@ package kvstore
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/internal/merkle"
 )
 
 // ChunkBytes is the size of every chunk of a large value but its last, and the
@@ -71,7 +71,7 @@ type body struct {
 	typeCode    byte   // of a common content type, or commonContentTypes
 	contentType []byte // if it is not a common one
 	key         []byte
-	header      []byte   // what the history digest covers: all but how the value is kept
+	header      []byte   // what its leaf covers: all but how the value is kept
 	upload      uploadID // chunked only
 	chunks      uint32   // chunked only
 	value       []byte   // inline only
@@ -284,31 +284,9 @@ func (d *body) putIDString() string {
 	return string(d.putID)
 }
 
-// nextDigest returns the history digest after revision rev, whose record has
-// this header, when prev is the one before. It covers each value through its
-// SHA-256.
-func nextDigest(prev Digest, rev Revision, header []byte) Digest {
-	var buf [512]byte
-	b := append(buf[:0], prev[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(rev))
-	b = append(b, header...)
-	return sha256.Sum256(b)
-}
-
-// leafOf returns the leaf of a record in the tree over its history, as RFC 6962 has
-// it. It covers the value through its SHA-256.
-func leafOf(header []byte) (leaf Digest) {
-	var buf [512]byte // nearly every header fits: one call then, and nothing to hold it
-	if len(header) < len(buf) {
-		n := copy(buf[1:], header)
-		return sha256.Sum256(buf[:1+n])
-	}
-	h := sha256.New()
-	h.Write(buf[:1])
-	h.Write(header)
-	h.Sum(leaf[:0])
-	return leaf
-}
+// leafOf returns the leaf of a record in the tree of its history. The header covers
+// the value through its SHA-256.
+func leafOf(header []byte) Digest { return merkle.Leaf(header) }
 
 // sealRecord frames an encoded body, which starts at b[recordPrefixBytes], as
 // the record of revision rev. b[0] is its kind.

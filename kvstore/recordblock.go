@@ -8,7 +8,7 @@ import (
 // Records of consecutive revisions lie together in blocks, under the revision of
 // the last: alone, each would cost an element of bbolt's and its share of the
 // page that is not quite filled. A record that is alone in its block is stored
-// as it is, which is also how every record was stored before there were blocks.
+// as it is.
 //
 // A block is its header, and then the records, which keep their own checksums:
 // format byte, checksum 4, number of records 2, the end of each 2.

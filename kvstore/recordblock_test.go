@@ -237,15 +237,10 @@ func FuzzOpenBlock(f *testing.F) {
 	})
 }
 
-// unblock makes a history what it was before there were blocks: each record
-// alone, and a position that says so.
+// unblock makes every record of a history alone in its block.
 func unblock(t *testing.T, e Engine) {
 	t.Helper()
 	change(t, e, func(tx Tx) error {
-		raw := bytes.Clone(tx.Get(BucketState, keyPosition))
-		if err := tx.Put(BucketState, keyPosition, frameStateAs(1, keyPosition, raw)); err != nil {
-			return err
-		}
 		var keys, records [][]byte
 		var revs []Revision
 		if err := ascendRecords(tx, 1, func(rev Revision, raw []byte) bool {
@@ -270,7 +265,7 @@ func unblock(t *testing.T, e Engine) {
 	})
 }
 
-// A history that a program without blocks wrote is read, and goes on.
+// Records that are alone in their blocks, as large ones are, are read as others.
 func TestStore_Open_RecordsThatAreAlone(t *testing.T) {
 	log, m := script(t, 12, 120)
 	half := newModel()
@@ -288,7 +283,7 @@ func TestStore_Open_RecordsThatAreAlone(t *testing.T) {
 	if err := s.Verify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	fresh := mustOpen(t, newMemDisks(), tiny()) // a newer replica pulls from it
+	fresh := mustOpen(t, newMemDisks(), tiny())
 	index, _, meta, snapshot, err := s.Durable()
 	if err != nil {
 		t.Fatal(err)
@@ -302,39 +297,6 @@ func TestStore_Open_RecordsThatAreAlone(t *testing.T) {
 	}
 	m.check(t, s)
 	m.check(t, mustOpen(t, d, tiny()))
-}
-
-// An index in which every key is alone is rebuilt from history.
-func TestStoreDir_IndexOfAnOlderVersion(t *testing.T) {
-	dir := t.TempDir()
-	s := openDir(t, dir, StoreConfig{})
-	if _, err := s.Apply(1, 1, [][]byte{testPut("a", "p", "", nil, time.Unix(0, 0)), testPut("b", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.FlushIndex(); err != nil {
-		t.Fatal(err)
-	}
-	change(t, s.index, func(tx Tx) error { // as it was written then
-		one, two := revisionKey(1), revisionKey(2)
-		mark := bytes.Clone(tx.Get(BucketState, keyIndexed))
-		last, _ := tx.Seek(BucketIndex, nil)
-		return errors.Join(tx.Put(BucketKeys, []byte("a"), one[:]), tx.Put(BucketKeys, []byte("b"), two[:]),
-			tx.Delete(BucketIndex, bytes.Clone(last)), tx.Put(BucketState, keyIndexed, frameStateAs(1, keyIndexed, mark)))
-	})
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		s = openDir(t, dir, StoreConfig{})
-		for i, key := range []Key{"a", "b"} {
-			if v, err := s.Get(key); err != nil || v.Revision != Revision(i+1) {
-				t.Fatalf("%q: %+v, %v", key, v, err)
-			}
-		}
-		if err := errors.Join(s.FlushIndex(), s.Verify(t.Context()), s.Close()); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // Commits of the same entries, a pull of them behind the end of history, and an
@@ -453,7 +415,7 @@ func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
 	s := mustOpen(t, d, tiny())
 	own := s.durablePosition()
 	change(t, d.staging, func(tx Tx) error {
-		p := progress{base: own.rev, baseDigest: own.digest, last: own.rev + 5, done: true}
+		p := progress{base: mark{own.rev, own.digest()}, last: own.derived, done: true}
 		k := revisionKey(own.rev + 1)
 		return errors.Join(tx.Put(BucketState, keySnapshot, snapshot), tx.Put(BucketRecords, k[:], testRecords(own.rev+1, 10)[0]),
 			tx.Put(BucketState, keyProgress, frameStateAs(1, keyProgress, encodeProgress(&p))))

@@ -208,7 +208,7 @@ func TestIndex_WhatDoesNotDecode_IsDamage(t *testing.T) {
 		e := NewMemEngine()
 		change(t, e, func(tx Tx) error { return tx.Put(BucketIndex, last, block) })
 		o := newOverlay()
-		o.add("a", 1, Digest{})
+		o.add("a", 1)
 		run := sortGenerations([]*generation{o.active})
 		for what, do := range map[string]func(tx Tx) error{
 			"look up": func(tx Tx) error { _, err := indexedRevision(tx, []byte(keys[at])); return err },

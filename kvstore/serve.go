@@ -47,12 +47,14 @@ func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
 // catchUp makes sure that history has what q asks for.
 func (s *Store) catchUp(q *query) error {
 	s.mu.RLock()
-	applied, durable := s.applied, s.durable
+	applied := s.applied.index
+	behind := applied < q.index || s.applied.rev < q.through
+	pending := s.durable.index < q.index || s.durable.rev < q.through
 	s.mu.RUnlock()
-	if applied.index < q.index || applied.rev < q.through {
-		return fmt.Errorf("%w: it has applied entry %d, asked for is entry %d", ErrBehind, applied.index, q.index)
-	}
-	if durable.index < q.index || durable.rev < q.through {
+	switch {
+	case behind:
+		return fmt.Errorf("%w: it has applied entry %d, asked for is entry %d", ErrBehind, applied, q.index)
+	case pending:
 		return s.Commit()
 	}
 	return nil

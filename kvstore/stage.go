@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -47,8 +48,8 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 	if err != nil {
 		return err
 	}
-	own := s.durablePosition()
-	if err := s.checkAncestry(&own, snap); err != nil {
+	own, lineage := s.durableHistory()
+	if err := checkAncestry(&own, &lineage, snap); err != nil {
 		return err
 	}
 	area, err := s.openStaging()
@@ -85,12 +86,31 @@ func (s *Store) durablePosition() position {
 	return s.durable
 }
 
+// durableHistory returns where history stands, and its identity then.
+func (s *Store) durableHistory() (position, History) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.durable, s.kept
+}
+
 // checkAncestry refuses a snapshot that cannot have this store as its past.
-func (s *Store) checkAncestry(own *position, snap *snapshot) error {
-	if own.rev < snap.rev || own.rev == snap.rev && own.digest == snap.digest || own.index >= snap.index {
+func checkAncestry(own *position, lineage *History, snap *snapshot) error {
+	if own.index >= snap.index {
 		return nil
 	}
-	return fmt.Errorf("%w (revision %d, digest %s here; revision %d, digest %s there)", ErrDiverged, own.rev, own.digest, snap.rev, snap.digest)
+	if id := lineage.ID; !id.IsZero() && id != snap.lineage.ID {
+		shared, ok := snap.lineage.shares(id)
+		if !ok {
+			return fmt.Errorf("%w (history %s here; history %s there, which does not go on from it)", ErrDiverged, id, snap.lineage.ID)
+		}
+		if shared < own.rev {
+			return fmt.Errorf("%w (revision %d of history %s here; history %s there, which went on from that at revision %d)", ErrDiverged, own.rev, id, snap.lineage.ID, shared)
+		}
+	}
+	if own.rev < snap.rev || own.rev == snap.rev && own.tree == snap.tree {
+		return nil
+	}
+	return fmt.Errorf("%w (revision %d, digest %s here; revision %d, digest %s there)", ErrDiverged, own.rev, own.digest(), snap.rev, snap.digest())
 }
 
 // openStaging opens the staging area; a damaged one is dropped, since all of it
@@ -117,14 +137,14 @@ func (s *Store) openStaging() (Engine, error) {
 // progress is how far a pull got: every record after base up to last is behind
 // the end of history, or has become part of it, and staging holds all chunks.
 type progress struct {
-	base, last             Revision
-	baseDigest, lastDigest Digest
-	done                   bool // chunks of open uploads are there too
+	base mark
+	last derived
+	done bool // chunks of open uploads are there too
 }
 
 func encodeProgress(p *progress) []byte {
-	b := appendMark(make([]byte, statePrefixBytes), p.base, p.baseDigest)
-	b = appendMark(b, p.last, p.lastDigest)
+	b := appendMark(make([]byte, statePrefixBytes), p.base)
+	b = appendDerived(b, &p.last)
 	if p.done {
 		return frameStateAs(progressFormat, keyProgress, append(b, 1))
 	}
@@ -136,8 +156,7 @@ func decodeProgress(raw []byte) (p progress, err error) {
 	if err != nil {
 		return p, err
 	}
-	p.base, p.baseDigest = readMark(&c)
-	p.last, p.lastDigest = readMark(&c)
+	p.base, p.last = readMark(&c), readDerived(&c)
 	switch c.byte() {
 	case 0:
 	case 1:
@@ -175,7 +194,7 @@ type stager struct {
 
 	progress progress
 
-	records     []stagedRecord // the newest up to progress.last, not yet in history
+	records     []stagedRecord // the newest up to progress.last.rev, not yet in history
 	recordBytes int64
 	writing     background // of records to history, while more are pulled
 	batches     int        // in history, of which staging does not know
@@ -183,11 +202,10 @@ type stager struct {
 	bytes       int
 }
 
-// stagedRecord is a pulled record as it will be stored, and the history digest
-// after it.
+// stagedRecord is a pulled record as it will be stored.
 type stagedRecord struct {
-	raw    []byte
-	digest Digest
+	raw  []byte
+	kept *derived // what is kept for its revision; nil: nothing
 }
 
 type stagedPut struct {
@@ -200,13 +218,13 @@ func (st *stager) run(ctx context.Context, snapshot []byte, own position) error 
 	if err != nil || done {
 		return err
 	}
-	if st.progress.last < st.snap.rev {
+	if st.progress.last.rev < st.snap.rev {
 		if err := st.pullRecords(ctx); err != nil {
 			return errors.Join(err, st.keepProgress(err))
 		}
 	}
-	if st.progress.lastDigest != st.snap.digest && own.rev <= st.snap.rev {
-		return fmt.Errorf("%w: the records up to revision %d have digest %s, the snapshot says %s", ErrSnapshotBody, st.snap.rev, st.progress.lastDigest, st.snap.digest)
+	if differs := st.progress.last.difference(&st.snap.derived); differs != "" && own.rev <= st.snap.rev {
+		return fmt.Errorf("%w: %s, as the snapshot says", ErrSnapshotBody, differs)
 	}
 	if err := st.pullUploads(ctx); err != nil {
 		return errors.Join(err, st.keepProgress(err))
@@ -230,13 +248,13 @@ func (st *stager) resume(snapshot []byte, own position) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	fits := old != nil && p.base <= own.rev && own.rev <= p.last && own.rev <= st.snap.rev
+	fits := old != nil && p.base.rev <= own.rev && own.rev <= p.last.rev && own.rev <= st.snap.rev
 	if fits {
-		digest, err := st.store.DigestAt(p.base)
+		digest, err := st.store.DigestAt(p.base.rev)
 		if err != nil {
 			return false, err
 		}
-		fits = digest == p.baseDigest
+		fits = digest == p.base.digest
 	}
 	if fits {
 		if fits, err = st.trim(&p, own); err != nil {
@@ -249,7 +267,7 @@ func (st *stager) resume(snapshot []byte, own position) (done bool, err error) {
 				return false, err
 			}
 		}
-		p = progress{base: own.rev, baseDigest: own.digest, last: own.rev, lastDigest: own.digest}
+		p = progress{base: mark{own.rev, own.digest()}, last: own.derived}
 	}
 	same := fits && bytes.Equal(old, snapshot)
 	p.done = p.done && same
@@ -266,37 +284,35 @@ func (st *stager) resume(snapshot []byte, own position) (done bool, err error) {
 // the end of history. It reports false when the records are not what they should
 // be, as after a history that lost its last transaction.
 func (st *stager) trim(p *progress, own position) (fits bool, err error) {
-	here, err := st.store.pulledDigest(own, p.last)
-	if err != nil || here != p.lastDigest {
+	here, err := st.store.pulledTo(own, p.last.rev)
+	if err != nil || here != p.last {
 		return false, err
 	}
-	if p.last <= st.snap.rev {
+	if p.last.rev <= st.snap.rev {
 		return true, nil
 	}
-	here, err = st.store.pulledDigest(own, st.snap.rev)
-	if err != nil || here != st.snap.digest {
+	here, err = st.store.pulledTo(own, st.snap.rev)
+	if err != nil || here != st.snap.derived {
 		return false, err
 	}
-	p.last, p.lastDigest, p.done = st.snap.rev, st.snap.digest, false
+	p.last, p.done = here, false
 	return true, st.store.cutPulled(st.snap.rev)
 }
 
-// pulledDigest returns the digest at revision rev of the records that lie behind
-// the end of history, own; none when they are not all there.
-func (s *Store) pulledDigest(own position, rev Revision) (Digest, error) {
-	at, digest := own.rev, own.digest
-	var err error
-	if kept := s.checkpointBefore(rev); kept > at {
-		at = kept
-		digest, err = s.checkpoint(kept)
+// pulledTo returns what the records that lie behind the end of history, own, make of
+// it up to revision rev; nothing when they are not all there.
+func (s *Store) pulledTo(own position, rev Revision) (at derived, err error) {
+	at = own.derived
+	if kept := s.checkpointBefore(rev); kept > at.rev {
+		at, err = s.checkpoint(kept)
 	}
-	if err == nil {
-		digest, err = s.scanDigest(at, digest, rev)
+	for err == nil && at.rev < rev {
+		_, err = s.scanHistory(&at, rev)
 	}
 	if _, corrupt := errors.AsType[*CorruptError](err); corrupt {
-		return Digest{}, nil // nobody counts on them
+		return derived{}, nil // nobody counts on them
 	}
-	return digest, err
+	return at, err
 }
 
 // cutPulled makes a block of pulled records end with revision rev, as a commit
@@ -335,12 +351,12 @@ func (st *stager) pullRecords(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	q := &query{kind: queryRecords, index: st.snap.index, after: st.progress.last, through: st.snap.rev, chunk: have}
+	q := &query{kind: queryRecords, index: st.snap.index, after: st.progress.last.rev, through: st.snap.rev, chunk: have}
 	err = st.stream(ctx, q, func(r io.Reader) error {
 		return st.readRecords(ctx, r, have)
 	})
-	if err == nil && st.progress.last != st.snap.rev {
-		return fmt.Errorf("%w: it ends at revision %d, not %d", ErrSnapshotBody, st.progress.last, st.snap.rev)
+	if err == nil && st.progress.last.rev != st.snap.rev {
+		return fmt.Errorf("%w: it ends at revision %d, not %d", ErrSnapshotBody, st.progress.last.rev, st.snap.rev)
 	}
 	return err
 }
@@ -348,7 +364,7 @@ func (st *stager) pullRecords(ctx context.Context) error {
 // partialChunks returns how many leading chunks staging has of the record after
 // progress.last, which is there only when it is one in chunks.
 func (st *stager) partialChunks() (n uint32, err error) {
-	rev := st.progress.last + 1
+	rev := st.progress.last.rev + 1
 	err = st.area.View(func(tx Tx) error {
 		k := revisionKey(rev)
 		raw := tx.Get(BucketRecords, k[:])
@@ -396,7 +412,7 @@ func (st *stager) readRecords(ctx context.Context, r io.Reader, have uint32) err
 			return nil
 		}
 		if kind != frameRecord {
-			return fmt.Errorf("%w: a record was expected after revision %d", ErrSnapshotBody, st.progress.last)
+			return fmt.Errorf("%w: a record was expected after revision %d", ErrSnapshotBody, st.progress.last.rev)
 		}
 		if err := st.addRecord(ctx, r, payload, have); err != nil {
 			return err
@@ -421,15 +437,18 @@ func (st *stager) flushDue() error {
 
 // addRecord stages one record; its chunks from number have on come from r.
 func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, have uint32) error {
-	rev := st.progress.last + 1
+	rev := st.progress.last.rev + 1
 	if len(payload) < 8 || rev > st.snap.rev {
-		return fmt.Errorf("%w: no record was expected after revision %d", ErrSnapshotBody, st.progress.last)
+		return fmt.Errorf("%w: no record was expected after revision %d", ErrSnapshotBody, st.progress.last.rev)
 	}
 	key, raw := payload[:8], payload[8:]
 	if got, _ := keyRevision(key); got != rev {
 		return fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
 	}
 	d, err := decodeRecord(raw, rev)
+	if errors.As(err, new(*level.LaterError)) {
+		return laterStream(fmt.Sprintf("revision %d", rev))
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}
@@ -450,9 +469,8 @@ func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, ha
 	if sum != d.sum {
 		return fmt.Errorf("%w: the value of revision %d has digest %s, its record says %s", ErrSnapshotBody, rev, sum, d.sum)
 	}
-	st.progress.lastDigest = nextDigest(st.progress.lastDigest, rev, d.header)
-	st.progress.last = rev
-	st.records = append(st.records, stagedRecord{raw, st.progress.lastDigest})
+	st.progress.last.advance(leafOf(d.header), &d)
+	st.records = append(st.records, stagedRecord{raw, st.progress.last.keep(st.store.cfg.CheckpointRevisions)})
 	st.recordBytes += int64(len(raw)) + pendingOverhead
 	return nil
 }
@@ -652,7 +670,7 @@ func (st *stager) put(b Bucket, key, value []byte) {
 
 // startRecords begins to write the records that were collected.
 func (st *stager) startRecords() error {
-	records, last := st.records, st.progress.last
+	records, last := st.records, st.progress.last.rev
 	st.records, st.recordBytes = nil, 0
 	return st.writing.start(func() error { return st.store.writePulled(records, last) })
 }
@@ -674,12 +692,12 @@ func (s *Store) writePulled(records []stagedRecord, last Revision) error {
 	if len(records) == 0 {
 		return nil
 	}
-	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, s.cfg.CheckpointRevisions, first, records) }))
+	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) }))
 }
 
-// writeStaged writes records, the first of which has revision first, and every
-// so many the history digest.
-func writeStaged(tx Tx, every, first Revision, records []stagedRecord) error {
+// writeStaged writes records, the first of which has revision first, and the
+// checkpoints among them.
+func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
 	w, err := appendRecords(tx, first-1, first-1+Revision(len(records)), false)
 	if err != nil {
 		return err
@@ -688,7 +706,7 @@ func writeStaged(tx Tx, every, first Revision, records []stagedRecord) error {
 		if err := w.add(records[i].raw); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, every, w.last, records[i].digest); err != nil {
+		if err := writeCheckpoint(tx, records[i].kept); err != nil {
 			return err
 		}
 	}

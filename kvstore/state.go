@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // Keys of BucketState.
 var (
 	keyPosition = []byte("position") // history: where it stands
 	keyMeta     = []byte("meta")     // history: the log's own opaque bytes
+	keyHistory  = []byte("history")  // history: its identity
 	keyIndexed  = []byte("indexed")  // index: up to where it covers history
 	keyIndexing = []byte("indexing") // index: up to where keys may be in it
 	keySnapshot = []byte("snapshot") // staging: the snapshot being pulled
@@ -22,21 +25,18 @@ const (
 	stateFormat      = 1
 	statePrefixBytes = 1 + 4 // format, checksum
 
-	// A program that does not know of blocks of records, of keys, or of
-	// records that are pulled behind the end of history must read none of
-	// them; so what it reads first has another format.
-	positionFormat = 2 // 1: every record is alone
-	indexedFormat  = 2 // 1: every key is alone
-	progressFormat = 2 // 1: the records are in staging
+	// Those before were written before the first release.
+	positionFormat   = 3
+	indexedFormat    = 3
+	progressFormat   = 3
+	checkpointFormat = 2
 )
 
 // position is where a store stands: which entry of the log was applied last
 // and what history was then.
 type position struct {
 	index, term uint64
-	rev         Revision
-	digest      Digest
-	valueBytes  int64 // sum of the sizes of all values
+	derived
 }
 
 // frameState puts format and checksum before what starts at b[statePrefixBytes].
@@ -61,62 +61,106 @@ func openStateAs(format byte, key, b []byte) (cursor, error) {
 		return cursor{}, fmt.Errorf("its checksum is %08x, its bytes have %08x", got, want)
 	}
 	if b[0] != format {
-		return cursor{}, fmt.Errorf("it has format %d; this program knows %d: use the program that wrote it, or a later one", b[0], format)
+		return cursor{}, &formatError{has: b[0], known: format}
 	}
 	return cursor{b: b[statePrefixBytes:]}, nil
 }
 
 func encodePosition(p *position) []byte {
-	b := make([]byte, statePrefixBytes, statePrefixBytes+4*8+len(p.digest))
+	return frameStateAs(positionFormat, keyPosition, appendPosition(make([]byte, statePrefixBytes), p))
+}
+
+// appendPosition encodes p, of the one sequence that there is.
+func appendPosition(b []byte, p *position) []byte {
+	b = binary.AppendUvarint(b, coreSequence)
 	b = binary.BigEndian.AppendUint64(b, p.index)
 	b = binary.BigEndian.AppendUint64(b, p.term)
-	b = appendMark(b, p.rev, p.digest)
-	b = binary.BigEndian.AppendUint64(b, uint64(p.valueBytes))
-	return frameStateAs(positionFormat, keyPosition, b)
+	return appendDerived(b, &p.derived)
+}
+
+// readPosition reads what appendPosition wrote.
+func readPosition(c *cursor) position {
+	readSequence(c)
+	return position{index: c.uint64(), term: c.uint64(), derived: readDerived(c)}
+}
+
+// coreSequence is the sequence of all records; others may come. Each will have
+// revisions and a digest of its own.
+const coreSequence = 0
+
+// readSequence reads the id of a sequence, and refuses one that is not known.
+func readSequence(c *cursor) {
+	if id := c.uvarint(); c.err == nil && id != coreSequence {
+		c.fail(fmt.Errorf("it is of sequence %d, which only a later version of oncekv knows: use that version", id))
+	}
 }
 
 func decodePosition(b []byte) (position, error) {
-	format := byte(positionFormat)
-	if len(b) > 0 && b[0] == 1 {
-		format = 1 // records that are alone are read as they always were
-	}
-	c, err := openStateAs(format, keyPosition, b)
+	c, err := openStateAs(positionFormat, keyPosition, b)
 	if err != nil {
 		return position{}, err
 	}
-	p := position{index: c.uint64(), term: c.uint64()}
-	p.rev, p.digest = readMark(&c)
-	p.valueBytes = int64(c.uint64())
+	p := readPosition(&c)
 	return p, c.end()
 }
 
-// appendMark writes a revision and the history digest at it.
-func appendMark(b []byte, rev Revision, digest Digest) []byte {
-	b = binary.BigEndian.AppendUint64(b, uint64(rev))
-	return append(b, digest[:]...)
+// mark is a revision and the history digest at it.
+type mark struct {
+	rev    Revision
+	digest Digest
 }
 
-func readMark(c *cursor) (Revision, Digest) { return Revision(c.uint64()), c.digest() }
+func appendMark(b []byte, m mark) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(m.rev))
+	return append(b, m.digest[:]...)
+}
+
+func readMark(c *cursor) mark { return mark{Revision(c.uint64()), c.digest()} }
 
 // writeIndexed puts a mark into the index: keyIndexed with the last keys up to rev,
 // keyIndexing with those before. A history that then loses its last transaction,
 // as it may when bbolt's newest meta page is damaged, must not be opened with an
 // index that has more.
-func writeIndexed(tx Tx, key []byte, rev Revision, digest Digest) error {
-	return tx.Put(BucketState, key, encodeIndexed(key, rev, digest))
+func writeIndexed(tx Tx, key []byte, m mark) error {
+	return tx.Put(BucketState, key, encodeIndexed(key, m))
 }
 
-func encodeIndexed(key []byte, rev Revision, digest Digest) []byte {
-	return frameStateAs(indexedFormat, key, appendMark(make([]byte, statePrefixBytes), rev, digest))
+func encodeIndexed(key []byte, m mark) []byte {
+	return frameStateAs(indexedFormat, key, appendMark(make([]byte, statePrefixBytes), m))
 }
 
-func decodeIndexed(key, b []byte) (Revision, Digest, error) {
+func decodeIndexed(key, b []byte) (mark, error) {
 	c, err := openStateAs(indexedFormat, key, b)
 	if err != nil {
-		return 0, Digest{}, err
+		return mark{}, err
 	}
-	rev, digest := readMark(&c)
-	return rev, digest, c.end()
+	m := readMark(&c)
+	return m, c.end()
+}
+
+// formatError says that something has another format than the one that is read. Only
+// versions from before the first release wrote lower ones.
+type formatError struct{ has, known byte }
+
+// Error says whose it is.
+func (e *formatError) Error() string { return e.by("it").Error() }
+
+// by returns the error of what has the format.
+func (e *formatError) by(what string) error {
+	if e.has < e.known {
+		return &level.EarlierError{What: what}
+	}
+	return &level.LaterError{What: what, Known: level.Highest}
+}
+
+// stateError is the error of something that does not decode: what another version
+// wrote is not damaged.
+func stateError(tx Tx, raw []byte, what string, err error) error {
+	file, off := tx.Where(raw)
+	if f, ok := errors.AsType[*formatError](err); ok {
+		return f.by(file)
+	}
+	return &CorruptError{File: file, Offset: off, Detail: what + ": " + err.Error()}
 }
 
 // end returns the first failure, or that bytes are left over.
@@ -131,18 +175,15 @@ func (c *cursor) end() error {
 // and no chunks: a receiver pulls those it lacks.
 type snapshot struct {
 	position
+	lineage History
 	uploads map[uploadID]*upload
 }
 
-const snapshotFormat = 1
+const snapshotFormat = 2 // 1: before the first release
 
 // encodeSnapshot writes s; equal states have equal bytes.
 func encodeSnapshot(s *snapshot) []byte {
-	b := []byte{snapshotFormat}
-	b = binary.BigEndian.AppendUint64(b, s.index)
-	b = binary.BigEndian.AppendUint64(b, s.term)
-	b = appendMark(b, s.rev, s.digest)
-	b = binary.BigEndian.AppendUint64(b, uint64(s.valueBytes))
+	b := appendHistory(appendPosition([]byte{snapshotFormat}, &s.position), &s.lineage)
 	ids := sortedUploads(s.uploads)
 	b = binary.AppendUvarint(b, uint64(len(ids)))
 	for _, id := range ids {
@@ -156,12 +197,10 @@ func encodeSnapshot(s *snapshot) []byte {
 func decodeSnapshot(b []byte) (*snapshot, error) {
 	c := cursor{b: b}
 	if format := c.byte(); c.err == nil && format != snapshotFormat {
-		return nil, fmt.Errorf("snapshot has format %d; this program knows %d", format, snapshotFormat)
+		return nil, errors.New((&formatError{has: format, known: snapshotFormat}).by("the snapshot").Error())
 	}
-	s := &snapshot{uploads: make(map[uploadID]*upload)}
-	s.index, s.term = c.uint64(), c.uint64()
-	s.rev, s.digest = readMark(&c)
-	s.valueBytes = int64(c.uint64())
+	s := &snapshot{position: readPosition(&c), uploads: make(map[uploadID]*upload)}
+	s.lineage = readHistory(&c, s.rev)
 	n := c.uvarint()
 	if n > openUploadsMax {
 		return nil, fmt.Errorf("snapshot names %d open uploads; the limit is %d", n, openUploadsMax)

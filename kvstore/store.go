@@ -43,6 +43,8 @@ type Store struct {
 	applied      position     // written with applyMu held too
 	durable      position     // what history holds
 	meta         []byte       // newest meta not yet in history, nil: none
+	lineage      History      // its slice never changes; written with applyMu held too
+	kept         History      // the lineage that history holds
 	pending      []pendingRecord
 	ops          []op // what history lacks besides records, in order
 	pendingBytes int64
@@ -67,8 +69,8 @@ type Store struct {
 // so it holds nothing that is in the record's bytes.
 type pendingRecord struct {
 	rev    Revision
-	record []byte // as it will be stored
-	digest Digest // history digest after it
+	record []byte   // as it will be stored
+	kept   *derived // what is kept for rev; nil: nothing
 }
 
 // body decodes the record.

@@ -22,20 +22,23 @@ func (s *Store) Verify(ctx context.Context) error {
 		return err
 	}
 	s.mu.RLock()
-	durable, indexed := s.durable, s.overlay.indexedRev
+	durable, indexed := s.durable.derived, s.overlay.indexedRev
 	s.mu.RUnlock()
-	var at Revision
-	var digest Digest
-	for at < durable.rev {
+	var at derived
+	for at.rev < durable.rev {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		batch, err := s.scanHistory(at, durable.rev, digest)
+		first := at.rev + 1
+		keys, err := s.scanHistory(&at, min(durable.rev, s.checkpointBefore(at.rev)+s.cfg.CheckpointRevisions))
 		if err == nil {
-			err = s.verifyBatch(batch, indexed)
+			err = s.verifyCheckpoint(&at)
 		}
 		if err == nil {
-			err = s.verifyValues(ctx, at+1, batch[len(batch)-1].rev)
+			err = s.verifyKeys(first, keys, indexed)
+		}
+		if err == nil {
+			err = s.verifyValues(ctx, first, at.rev)
 		}
 		if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 			return ended
@@ -43,42 +46,41 @@ func (s *Store) Verify(ctx context.Context) error {
 		if err != nil {
 			return s.failed("verify history and index", err)
 		}
-		last := batch[len(batch)-1]
-		at, digest = last.rev, last.digest
 	}
-	if digest != durable.digest {
-		return s.failed("verify history and index", corruptFile(s.history, fmt.Sprintf("the records up to revision %d have the digest %s, but %s is stored with them", at, digest, durable.digest)))
+	return s.checkEnd(&at, &durable)
+}
+
+// verifyCheckpoint compares what is kept for a revision, if something is, with what
+// the records make.
+func (s *Store) verifyCheckpoint(at *derived) error {
+	if at.rev%s.cfg.CheckpointRevisions != 0 {
+		return nil
+	}
+	kept, err := s.checkpoint(at.rev)
+	if err != nil {
+		return err
+	}
+	if differs := at.difference(&kept); differs != "" {
+		return corruptFile(s.history, differs+", as its checkpoint says")
 	}
 	return nil
 }
 
-// verifyBatch checks what lies at the revisions of a batch besides the
-// records themselves.
-func (s *Store) verifyBatch(batch []scannedRecord, indexed Revision) error {
-	for _, r := range batch {
-		if r.rev%s.cfg.CheckpointRevisions != 0 {
-			continue
-		}
-		kept, err := s.checkpoint(r.rev)
-		if err != nil {
-			return err
-		}
-		if kept != r.digest {
-			return corruptFile(s.history, fmt.Sprintf("the records up to revision %d have the digest %s, but %s is stored for it", r.rev, r.digest, kept))
-		}
-	}
+// verifyKeys looks up keys, which begin with that of revision first, in the index.
+func (s *Store) verifyKeys(first Revision, keys []Key, indexed Revision) error {
 	return s.index.View(func(tx Tx) error {
-		for _, r := range batch {
-			if r.rev > indexed {
+		for i, key := range keys {
+			want := first + Revision(i)
+			if want > indexed {
 				break
 			}
-			rev, err := indexedRevision(tx, []byte(r.key))
+			rev, err := indexedRevision(tx, []byte(key))
 			if err != nil {
 				return err
 			}
-			if rev != r.rev {
+			if rev != want {
 				file, _ := tx.Where(nil)
-				return &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("the key of revision %d leads to revision %d", r.rev, rev)}
+				return &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("the key of revision %d leads to revision %d", want, rev)}
 			}
 		}
 		return nil
