@@ -11,8 +11,8 @@
 //	res, err := db.Put(ctx, kvstore.PutRequest{Key: "k", Body: body, Size: -1})
 //	value, err := db.Get(ctx, "k", kvstore.Linearizable)
 //
-// DB.Put hashes the body and proposes it: up to 1 MiB as one command, more as
-// chunk commands while it arrives and then a seal. The log replicates the
+// DB.Put hashes the body and proposes it: up to 1 MiB as one command, more as an
+// upload (see below), which a seal ends. The log replicates the
 // command and every node calls Store.Apply with it. There a value that is not what
 // its digest says is refused, by all alike, and the first put of a key in log order
 // wins; it becomes the next revision and a record, visible to
@@ -40,7 +40,7 @@
 //
 //	history.db  records      last revision of a block → records of consecutive revisions
 //	            chunks       upload id 16, number 4  → chunk, framed
-//	            uploads      upload id 16            → open upload: time, bytes, bitmap, whether chunks are gone; framed
+//	            uploads      upload id 16            → open upload: time 8, bytes uvarint, SHA-256 so far; framed
 //	            checkpoints  every 1,024th revision  → history digest, 32 bytes
 //	            state        "position"              → applied index, term, revision, digest, bytes of values; framed
 //	                         "meta"                  → bytes that belong to the log
@@ -114,6 +114,30 @@
 // frame and inline value); at 0 it is zero. Replicas with equal digests at a
 // revision have equal histories up to it.
 //
+// # Uploads
+//
+// A value of more than 1 MiB comes in commands of its own: one that opens an upload,
+// together with the first chunk; chunks of 1 MiB, but for the last; and a seal, which
+// is a put of what the chunks are. An upload that is not open takes no chunk. Chunks
+// are added in their order: one that is there already changes nothing, one that comes
+// before it is wanted is refused with ErrChunkOrder. DB.Put has some on their way at a
+// time, each proposed right after the one before it. A log may lose one and give the
+// others: those are refused, and DB.Put proposes them again when it is there.
+//
+// So the state of an open upload is small: how many bytes it has, from which follows
+// the number of chunks, and SHA-256 so far: the chaining value after the last whole
+// block of 64 bytes, and the bytes behind it. It goes into history with the chunks,
+// and into snapshots, so that a seal compares the digest and reads no chunk, whatever
+// was restarted or installed meanwhile. A seal whose digest is another is refused by
+// all alike. Since all have the same chunks, and each of them a checksum, a store
+// where the digests differ goes through its own chunks before it refuses: if it was
+// its memory that changed a bit of the state, it finds out, and decides as the others.
+// A receiver of a snapshot compares the chunks it pulls with the state that came.
+//
+// A seal closes its upload, whether it sets a key or not; so does an abandon, which
+// DB.Put proposes when it fails, and DB.Run when no chunk comes for long. A sealed
+// upload cannot be opened again: what is open may be dropped, and its chunks with it.
+//
 // # Invariants
 //
 //  1. A key's record never changes and never goes.
@@ -164,8 +188,8 @@
 //     puts may wait for it.
 //   - A list verifies the records it names, values included: listing many values
 //     of nearly 1 MiB reads them all.
-//   - After an upload was dropped a late repeat of one of its chunks opens it
-//     again, incomplete; it is dropped anew when it has been idle for UploadIdle.
+//   - After an upload was dropped a late repeat of what opened it opens it again; it
+//     is dropped anew when it has been idle for UploadIdle.
 //   - The clock of the proposer is stored as it is. Times of neighbouring revisions
 //     may run backwards.
 package kvstore
