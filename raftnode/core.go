@@ -347,6 +347,7 @@ func (c *core) absorb(m raftpb.Message) (rest []raftpb.Entry) {
 		return nil // dropped: whoever forwarded it proposes it again
 	}
 	var cmds []command
+	var refusal error
 	for _, e := range m.Entries {
 		if e.Type != raftpb.EntryNormal {
 			rest = append(rest, e)
@@ -358,7 +359,7 @@ func (c *core) absorb(m raftpb.Message) (rest []raftpb.Entry) {
 		}
 		for _, cmd := range batch {
 			if err := c.admit(&cmd); err != nil {
-				c.dropped.add(&m, err)
+				refusal = err
 				continue
 			}
 			if _, known := c.forwarded[cmd.name()]; !known {
@@ -366,6 +367,9 @@ func (c *core) absorb(m raftpb.Message) (rest []raftpb.Entry) {
 				cmds = append(cmds, cmd)
 			}
 		}
+	}
+	if refusal != nil {
+		c.dropped.add(&m, refusal)
 	}
 	c.enqueue(cmds)
 	return rest

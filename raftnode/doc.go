@@ -75,8 +75,7 @@
 //     it once more. Whoever forwarded it repeats it ever more rarely, until it is
 //     answered: a message may be lost without a word.
 //  14. A membership change has the number that follows the last one of the table it
-//     is for, and is refused for any other table. Changes of older versions have
-//     none: those are good for every table and do not count.
+//     is for, and is refused for any other table. Only the forcing of a new cluster has none.
 //  15. A node stops for its history only when a majority of the voters, two at least
 //     beside itself, has the same other one, and it has asked each of them itself
 //     (history.go). It pulls from nobody whose history contradicts its own.
@@ -90,6 +89,20 @@
 //     often they start again meanwhile; the cluster's ID is its first half. Founders
 //     that do not begin with the same state form nothing (ErrFounders), and a restored
 //     state counts only where it was told of.
+//  18. The store has a level (internal/level), in the member table. It begins as the
+//     lowest that a founder knows, and never falls. A leader puts nothing into its log
+//     that it cannot read, or that needs a higher level: its own callers hear ErrLevel,
+//     what others forward is dropped. An entry that is above the level all the same is
+//     carried out by nobody.
+//  19. The leader raises the level when each member, learners too, has told at its peer
+//     URL that it knows a higher one. The change has a number, as others have, so it is
+//     refused when somebody has joined meanwhile who was not asked. Whoever joins tells
+//     its level, and is refused below the store's.
+//  20. What is committed and needs more than this program knows (an entry, an operation,
+//     a higher level of the store) stops the node with a *level.LaterError, at the start
+//     or later, before anything of it is carried out. The log keeps it, and a later
+//     version goes on from there. A snapshot of a higher level does so only if another
+//     member says at its peer URL that the store has it.
 //
 // # Disk
 //
@@ -114,7 +127,8 @@
 //     decode, and takes memory for what is announced. guardstream.go reads streams
 //     first; bodies of its pipeline are capped and paced (pacedbody.go).
 //   - A message that a member could have sent is believed, whoever sent it: a forged
-//     vote can undo what raft promises.
+//     vote can undo what raft promises, and a forged append that a later version could
+//     have sent stops who commits it.
 //   - rafthttp's own clients use the environment's proxy, and their time-outs do
 //     not work; peerclients.go reaches into it to put this node's in their place.
 //     A stream is given up when nothing arrives for five seconds, or nothing can

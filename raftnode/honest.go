@@ -214,9 +214,10 @@ func (c *core) checkTerm(m *raftpb.Message) error {
 // climb takes a step towards a term that this node may not take, when members have
 // insisted on it for some election time-outs, or for many if this node has a leader.
 // Members whose terms were driven apart while they could not hear of one another
-// would never agree again. Some messages change nothing.
+// would never agree again. Who has just joined knows nobody, and believes whoever insists. Some messages change nothing.
 func (c *core) climb(m *raftpb.Message) {
 	_, member := c.members.members[ID(m.From)]
+	member = member || len(c.members.members) == 0
 	term := walscan.TermToward(c.savedTerm, m.Term)
 	if !member || checkHeader(uint64(c.id), m) != nil || walscan.TermMayFollow(c.savedTerm, m.Term) || term <= c.term {
 		return
@@ -234,8 +235,9 @@ func (c *core) climb(m *raftpb.Message) {
 		return
 	}
 	c.farSince = c.now
-	// As if the member answered from there. It promises nothing.
-	c.stepRaft(raftpb.Message{Type: raftpb.MsgAppResp, From: m.From, To: m.To, Term: term})
+	// It promises nothing, as the term begins without a leader. raft takes no answer of
+	// somebody whom it does not know.
+	c.stepRaft(raftpb.Message{Type: raftpb.MsgTransferLeader, From: m.From, To: m.To, Term: term})
 }
 
 // checkAppend accepts entries that follow one another, and the one before them,

@@ -93,10 +93,11 @@ func (w *simWorld) upgrade() {
 }
 
 // later returns what the version of a process makes of a command: it uses what it has as
-// soon as the store's level allows it, in half of the cases, and now and then before.
+// soon as the store's level allows it, in half of the cases, and now and then before; but
+// not for what it must bring to an end.
 func (l simLog) later(command []byte) []byte {
 	sum := crc32.ChecksumIEEE(command)
-	if !l.w.levels.mixed || l.node.cfg.Level < simLater || sum%2 == 1 || l.node.Status().Level < simLater && sum%16 > 0 {
+	if !l.w.levels.mixed || l.node.cfg.Level < simLater || sum%2 == 1 || l.node.Status().Level < simLater && (sum%16 > 0 || command[1] == simAbandonCommand) {
 		return command
 	}
 	return slices.Concat(simLaterCommand, command)
@@ -148,8 +149,9 @@ func (s *simNode) raise(ctx context.Context, life *simLife) {
 	}()
 }
 
-// proposed judges what a leader puts into its log: nothing above the store's level, and
-// no rise of it before each member has run a program that knows the level.
+// proposed judges what a leader puts into its log: nothing above the store's level, no
+// member below it, and no rise of it before each member has run a program that knows the
+// level.
 func (w *simWorld) proposed(s *simNode, entries []raftpb.Entry) {
 	c := s.life.node.core
 	for i := range entries {
@@ -158,11 +160,16 @@ func (w *simWorld) proposed(s *simNode, entries []raftpb.Entry) {
 			continue
 		}
 		if e.Type == raftpb.EntryConfChange {
-			if ch, _, err := decodeChange(e.Data); err == nil && ch.Op == opRaise && ch.Number == c.members.changed+1 {
-				for id := range c.members.members {
-					if !w.levels.ran[id] {
-						w.fatalf("n%d raises the store's level, although %v knows no other", s.id, id)
-					}
+			ch, _, err := decodeChange(e.Data)
+			if err != nil || ch.Number != c.members.changed+1 {
+				continue
+			}
+			if ch.Op == opAdd && ch.Member.knows() < c.members.level {
+				w.fatalf("n%d adds %s of level %d, and the store has %d", s.id, ch.Member.Name, ch.Member.knows(), c.members.level)
+			}
+			for id := range c.members.members {
+				if ch.Op == opRaise && !w.levels.ran[id] {
+					w.fatalf("n%d raises the store's level, although %v knows no other", s.id, id)
 				}
 			}
 		} else if len(e.Data) > 0 {
