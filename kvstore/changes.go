@@ -34,7 +34,8 @@ type Changes struct {
 // Changes returns some of the records after a revision, in order: as many as
 // one short transaction finds. It may find none and not be at the end: that is
 // reached when Scanned is not below Newest. What was applied counts, be it in
-// history already or not. A range has the same records on every replica.
+// history already or not. A range has the same records on every replica. The error is a
+// *HistoryChangedError if this store holds another history than r.History.
 func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 	if err := s.err(); err != nil {
 		return Changes{}, err
@@ -63,6 +64,11 @@ func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 		if !c.add(change) {
 			break
 		}
+	}
+	// A history only goes on into others, so what was read before it is looked at is of
+	// this one.
+	if held := s.History(); !r.History.IsZero() && r.History != held.ID {
+		return Changes{}, &HistoryChangedError{Asked: r.History, Since: r.After, Newest: newest, History: held.ID, Parent: held.Parent()}
 	}
 	return c.Changes, nil
 }
