@@ -42,6 +42,10 @@ func TestMembers_Add(t *testing.T) {
 	if n.cluster.lastAsked() != "add n4 learner" {
 		t.Errorf("asked %q", n.cluster.lastAsked())
 	}
+	want(t, n.post("/members", strings.Replace(joiner, "{", `{"level":2,`, 1)), 200)
+	if n.cluster.lastAsked() != "add n4 voter level 2" {
+		t.Errorf("asked %q", n.cluster.lastAsked())
+	}
 }
 
 func TestMembers_AddRefused(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -240,7 +241,11 @@ func (c *fakeCluster) Members(ctx context.Context, local bool) (client.Members, 
 }
 
 func (c *fakeCluster) AddMember(ctx context.Context, m client.AddMember) (client.Member, bool, error) {
-	err := c.ask(ctx, "add", m.Name, m.Role)
+	what := []string{"add", m.Name, m.Role}
+	if m.Level > 0 {
+		what = append(what, fmt.Sprint("level ", m.Level))
+	}
+	err := c.ask(ctx, what...)
 	return client.Member{Name: m.Name, ID: m.ID, Role: client.RoleLearner}, c.created, err
 }
 

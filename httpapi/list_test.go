@@ -120,6 +120,7 @@ func (h *history) Changes(ctx context.Context, r kvstore.ChangesRequest, c kvsto
 	if !r.History.IsZero() && r.History != held.ID {
 		return kvstore.Changes{}, &kvstore.HistoryChangedError{Asked: r.History, Since: r.After, History: held.ID, Parent: held.Parent()}
 	}
+	r.History = kvstore.HistoryID{} // the store's own is none of these
 	if fails {
 		return kvstore.Changes{}, &kvstore.CorruptError{File: "x", Detail: "broken"}
 	}

@@ -451,6 +451,7 @@ func (d *Database) stats() client.Stats {
 		Ready:       st.Leader != 0 && !st.Lacks && st.Applied >= st.Commit,
 		CommitIndex: st.Commit, AppliedIndex: st.Applied, DurableIndex: s.DurableIndex,
 		Revision: uint64(s.Revision), Digest: s.Digest.String(),
+		History: httpapi.HistoryDocument(d.db.History()), Level: client.Levels{Store: st.Level, Program: st.Known},
 		Keys: uint64(s.Keys), ValueBytes: s.ValueBytes, HistoryBytes: s.HistoryBytes, IndexBytes: s.IndexBytes,
 		OverlayBytes: s.OverlayBytes, PendingBytes: s.PendingBytes, OpenUploads: s.OpenUploads,
 		Puts: d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
