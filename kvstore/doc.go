@@ -41,8 +41,9 @@
 //	history.db  records      last revision of a block → records of consecutive revisions
 //	            chunks       upload id 16, number 4  → chunk, framed
 //	            uploads      upload id 16            → open upload: time 8, bytes uvarint, SHA-256 so far; framed
-//	            checkpoints  every 1,024th revision  → history digest, 32 bytes
-//	            state        "position"              → applied index, term, revision, digest, bytes of values; framed
+//	            checkpoints  every 1,024th revision  → tree, bytes of values; framed
+//	            state        "position"              → sequence uvarint, applied index, term, tree, bytes of values; framed
+//	                         "history"               → id of the history, and those that it went on from; framed
 //	                         "meta"                  → bytes that belong to the log
 //	index.db    index        last key of a block     → keys and their revisions, framed
 //	            state        "indexed"               → revision the index covers, digest there; framed
@@ -56,10 +57,11 @@
 // CRC-32C, number of records, where each ends) and the records, each framed by
 // itself: one can be read and checked without the others. A commit fills up the
 // block that the one before it left. A record that is alone in its block is
-// stored without a header; so were all of them in the first version of this
-// package, whose history is read as it is. Its index is not: it is removed and
-// rebuilt. An older program refuses the files of this one, by the format of
-// the position and of the mark.
+// stored without a header.
+//
+// What another version wrote is recognized by the format of the position, which is
+// read first, and refused before anything is changed: with level.LaterError, or, if it
+// is of before the first release, level.EarlierError.
 //
 // A block of keys holds about 50 keys in order, without what each shares with the
 // one before it, and has a checksum that every lookup verifies, so that an
@@ -110,9 +112,34 @@
 // does a record of an unknown type when it is read. Everything else that is wrong with
 // a command makes a refusal that is the same on every replica.
 //
-// The history digest at revision r is SHA-256(digest at r-1, r, record without
-// frame and inline value); at 0 it is zero. Replicas with equal digests at a
-// revision have equal histories up to it.
+// The header of the record of revision r is leaf r-1 of a tree as RFC 6962 has it (a
+// leaf is hashed behind a byte 0, the two halves of a tree behind a byte 1), and the
+// history digest at r is the head of the tree of the first r leaves, at 0 that of none,
+// SHA-256 of nothing. Replicas with equal digests at a revision have equal histories up
+// to it. A store keeps of the tree what it needs to go on, the heads of its full
+// subtrees, one for each bit of r that is set (package merkle): stored as r, which is
+// the revision too, in a uvarint, and those heads, the largest subtree first. A put hashes
+// its leaf and one node on average; a head, some twelve more, is made when a
+// generation of the overlay ends, and when somebody asks.
+//
+// The tree and the bytes of all values follow from the records alone. One function,
+// derived.advance, changes them, whoever brings the records: entries of the log, a
+// pull, a scan. So what a snapshot, a checkpoint or a position says of them is checked
+// against records.
+//
+// A history has an id of 128 bits, HistoryID, which Bootstrap gives it, and
+// Fork, when a cluster is forced out of another: from there on the same revision may be
+// another record elsewhere. What it went on from is kept with it, each with its last
+// revision and its head there. Snapshots carry all of that. A store that was restored
+// has an origin and no id, and belongs to no log until Bootstrap.
+//
+// Whoever reads on names the history that his revision is of. If this store went on
+// from that one, or if the log confirms that this node is not behind and it is not
+// known or not so long, he is told *HistoryChangedError.
+//
+// Position, snapshot, query and each frame of a stream name a sequence, as commands and
+// records do. There is one, 0. Later versions may have more, each with revisions and a
+// tree of its own.
 //
 // # Uploads
 //
@@ -148,8 +175,8 @@
 //  4. A key leaves the overlay only after its index entry is durable, and a record
 //     leaves memory only after history has it. Readers look in the overlay, then
 //     in the index, then in history, so they cannot miss a key.
-//  5. Applying is deterministic: the results and the digest depend on the entries
-//     alone, not on what was committed, flushed or restarted in between.
+//  5. Applying is deterministic: the results, the digest and the snapshot depend on
+//     the entries alone, not on what was committed, flushed or restarted in between.
 //  6. Every record and chunk is checked whenever it is read. A failed check or a
 //     failed write is fatal: the store answers nothing else from then on. A value
 //     is compared with its digest before it is set, and again when it is pulled.
@@ -157,7 +184,8 @@
 //     memory has.
 //  7. No goroutine waits for a bound while it holds a transaction or a lock, so
 //     the work that releases the bound can always run.
-//  8. A snapshot counts only with the last transaction of its install. Records of
+//  8. The id of a history changes in the transaction of the entry that names it.
+//  9. A snapshot counts only with the last transaction of its install. Records of
 //     a pull, or of one that was refused, lie beyond the position and are not seen.
 //
 // # Memory

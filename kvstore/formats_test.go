@@ -97,7 +97,17 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 		frame[frameHeaderBytes] = sequence
 		return seal(frame)
 	}
-	for what, frame := range map[string][]byte{"a stub": record(frameStub), "a leaf": record(frameLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
+	var honest bytes.Buffer
+	own := mustOpen(t, receiver(), tiny()).Stats().Revision
+	pull := query{kind: queryRecords, index: index, after: own, through: own + 1}
+	if err := sender.Serve(t.Context(), pull.String(), &honest); err != nil {
+		t.Fatal(err)
+	}
+	frames, _ := framesOf(t, honest.Bytes())
+	frames[0].payload[8+recordPrefixBytes] = (recordPut + 1) << shapeTypeBit
+	frames[0].seal()
+	typed := appendFrame(nil, frameRecord, nil, frames[0].payload)
+	for what, frame := range map[string][]byte{"a record of another type": typed, "a stub": record(frameStub), "a leaf": record(frameLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
 		s := mustOpen(t, receiver(), tiny())
 		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(frame)), nil })
 		if err == nil || errors.Is(err, ErrSnapshotBody) || errors.As(err, new(*level.LaterError)) || !strings.Contains(err.Error(), "later version of oncekv") {

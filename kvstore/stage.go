@@ -446,11 +446,8 @@ func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, ha
 		return fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
 	}
 	d, err := decodeRecord(raw, rev)
-	if errors.As(err, new(*level.LaterError)) {
-		return laterStream(fmt.Sprintf("revision %d", rev))
-	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+		return unreadable(rev, err)
 	}
 	sum := Digest(sha256.Sum256(d.value))
 	if d.kind == bodyChunked {
@@ -473,6 +470,14 @@ func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, ha
 	st.records = append(st.records, stagedRecord{raw, st.progress.last.keep(st.store.cfg.CheckpointRevisions)})
 	st.recordBytes += int64(len(raw)) + pendingOverhead
 	return nil
+}
+
+// unreadable is the error of a pulled record that does not decode.
+func unreadable(rev Revision, err error) error {
+	if errors.As(err, new(*level.LaterError)) {
+		return laterStream(fmt.Sprintf("revision %d", rev))
+	}
+	return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 }
 
 // addChunks stages chunks have, have+1, … of a record and writes them.
