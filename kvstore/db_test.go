@@ -690,6 +690,36 @@ func TestDB_Put_ChunksOutOfOrder(t *testing.T) {
 	}
 }
 
+// While a chunk waits to be proposed again, the next ones wait too: they would only be
+// refused.
+func TestDB_Put_ChunksWaitForOneThatWasNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, newMemDisks(), StoreConfig{})
+		var waits atomic.Bool
+		l := newUnruly(s, func(n uint32, attempt int) error {
+			switch {
+			case n == 1 && attempt == 1:
+				waits.Store(true)
+				return ErrOverloaded
+			case n == 1:
+				waits.Store(false)
+			case waits.Load():
+				t.Errorf("chunk %d is proposed, attempt %d", n, attempt)
+			}
+			return nil
+		})
+		db := NewDB(s, l, DBConfig{})
+		var body []io.Reader
+		for range 8 {
+			body = append(body, bytes.NewReader(make([]byte, ChunkBytes)), hook(func() { time.Sleep(retryPauseFirst / 10) }))
+		}
+		res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: io.MultiReader(body...), Size: -1})
+		if err != nil || res.Outcome != Created || l.attempts[1] != 2 {
+			t.Errorf("%+v, %v; proposed: %v", res, err, l.attempts)
+		}
+	})
+}
+
 // A chunk that never gets through ends the put, in time, with all that wait for it.
 func TestDB_Put_ChunkNeverTaken(t *testing.T) {
 	for _, lost := range []uint32{0, 1, 3} {

@@ -274,7 +274,7 @@ func (u *uploading) add(ctx context.Context, n uint32, cmd []byte, before, own *
 	err := u.propose(ctx, func() (again bool, err error) {
 		for {
 			early, err := u.proposeChunk(ctx, n, cmd)
-			if err == nil || !early && !repeatable(err, true) {
+			if err == nil || early && inOrder || !early && !repeatable(err, true) {
 				return false, err
 			}
 			if !late {
@@ -284,11 +284,10 @@ func (u *uploading) add(ctx context.Context, n uint32, cmd []byte, before, own *
 			if waited := u.await(ctx, before.applied); waited != nil {
 				return false, waited
 			}
-			if !early || inOrder {
-				inOrder = true
-				return !early || n == 0, err // what opens the upload may come late too
-			}
 			inOrder = true
+			if !early {
+				return true, err
+			}
 		}
 	})
 	if late {

@@ -171,6 +171,33 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 	}
 }
 
+// A receiver that has the first chunks of an open upload compares the others alone with
+// the digest that the snapshot tells.
+func TestStore_Stage_GoesOnFromItsOwnDigest(t *testing.T) {
+	f := newFlipped("k", 1, false)
+	sender, r := mustOpen(t, newMemDisks(), StoreConfig{}), mustOpen(t, newMemDisks(), StoreConfig{})
+	for _, s := range []*Store{sender, r} {
+		applyOne(t, s, 1, f.open)
+		applyOne(t, s, 2, f.chunks[0])
+	}
+	applyOne(t, sender, 3, f.chunks[1])
+	if err := errors.Join(sender.Commit(), r.Commit()); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	reads := &readChunks{Engine: r.history}
+	r.history = reads
+	if err := r.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+		t.Fatal(err)
+	}
+	if reads.n != 2 { // the first is there, the second is not
+		t.Errorf("%d looks at chunks, want 2", reads.n)
+	}
+}
+
 // readChunks counts reads of chunks.
 type readChunks struct {
 	Engine
