@@ -180,6 +180,26 @@ func TestCore_Terms_LeapAndClimb(t *testing.T) {
 	}
 }
 
+// Who has joined, heard of a term, and then of one that is out of reach, knows nobody
+// yet. It comes along all the same.
+func TestCore_TermOutOfReach_IsClimbedByWhoJustJoined(t *testing.T) {
+	n := newCrashCluster(t, 3, -1).nodes[1]
+	n.sm.now, n.sm.durable, n.disk.durable = listState{}, listState{}, diskState{state: raftpb.HardState{Term: 2}}
+	n.boot(t)
+	core := n.node.core
+	far := uint64(2 + walscan.TermRiseMax + 5)
+	for ticks := 0; core.term < far; ticks++ {
+		if ticks > 21*core.limits.electionTicks {
+			t.Fatalf("after %d ticks still at term %d", ticks, core.term)
+		}
+		core.tick()
+		core.step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: 2, To: 1, Term: far})
+		if err := n.round(false, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A batch that checkBatch accepts is one that decodeBatch reads, and the other way.
 func TestCheckBatch_IsDecodeBatch(t *testing.T) {
 	whole := encodeBatch([]command{{origin: 1, seq: 300, data: []byte("abc")}, {origin: 2, seq: 1}})

@@ -105,13 +105,15 @@ func (l simLog) later(command []byte) []byte {
 
 // Level knows the later version's command if the program does.
 func (a simStore) Level(command []byte) (uint64, error) {
-	if !bytes.HasPrefix(command, simLaterCommand) {
+	inner, ok := bytes.CutPrefix(command, simLaterCommand)
+	if !ok {
 		return a.Store.Level(command)
 	}
 	if a.known < simLater {
 		return 0, &level.LaterError{What: "a command", Level: simLater, Known: a.known}
 	}
-	return simLater, nil
+	need, err := a.Store.Level(inner)
+	return max(simLater, need), err
 }
 
 // understood returns the commands that the store shall carry out.
