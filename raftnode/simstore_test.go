@@ -95,6 +95,19 @@ func (a simStore) Serve(ctx context.Context, query string, w io.Writer) error {
 	return a.Store.Serve(ctx, query, w)
 }
 
+// descends reports whether the history of a cluster went on from those of the clusters
+// that ended before it: each with a head that it has had.
+func (w *simWorld) descends(cluster ID, parents []kvstore.Origin) bool {
+	if w.force == nil || cluster != w.force.new {
+		return len(parents) == 0
+	}
+	if len(parents) != 1 || parents[0].ID != kvstore.HistoryID(w.histories[w.force.old]) || parents[0].Revision < w.force.rev {
+		return false
+	}
+	head, known := w.digests[simMark{w.force.old, parents[0].Revision}]
+	return !known || head == parents[0].Head
+}
+
 // simWrites holds up the durable writes of a process, at most one of each file.
 type simWrites struct {
 	mu      sync.Mutex

@@ -786,6 +786,9 @@ func (w *simWorld) verify() {
 		if want.AppliedIndex == 0 {
 			want = got
 		}
+		if h := store.History(); h.ID != kvstore.HistoryID(w.histories[cluster]) || !w.descends(cluster, h.Parents) {
+			w.fatalf("n%d has history %v, which went on from %v; cluster %v began %v of %v", id, h.ID, h.Parents, cluster, w.histories[cluster], w.histories)
+		}
 		if got.Revision != want.Revision || got.Digest != want.Digest {
 			w.fatalf("n%d ends at revision %d with digest %s, others at %d with %s", id, got.Revision, got.Digest, want.Revision, want.Digest)
 		}
