@@ -75,10 +75,10 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rooms := newRooms(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
-	g := &reads{from: from, headers: newValueHeaders(), counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
+	names := &identity{db: cfg.DB}
+	g := &reads{from: from, headers: newValueHeaders(), names: names, counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 
-	names := &identity{db: cfg.DB}
 	l := &lists{db: cfg.DB, names: names, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
 	rt.get(pathKeys, names.in(l.keys))
 	c := &changes{db: cfg.DB, names: names, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
@@ -149,15 +149,15 @@ func setDefault[T comparable](field *T, value T) {
 
 // reads adds the routes that read keys.
 func (rt *router) reads(g *reads) {
-	rt.getBelow(pathKey, g.byPath(pathKey))
-	rt.getBelow(pathKeep, g.byPath(pathKeep))
-	rt.get(pathTwin, g.byQuery)
+	rt.getBelow(pathKey, g.names.inWhenAsked(g.byPath(pathKey)))
+	rt.getBelow(pathKeep, g.names.inWhenAsked(g.byPath(pathKeep)))
+	rt.get(pathTwin, g.names.inWhenAsked(g.byQuery))
 }
 
 // health adds the routes every node has.
 func (rt *router) health(s *health) {
-	rt.get("/stats", s.historic(s.figures))
-	rt.get(pathPing, s.historic(s.ping))
+	rt.get("/stats", s.names.in(s.figures))
+	rt.get(pathPing, s.names.in(s.ping))
 	rt.get(pathLive, fixed("ok"))
 	rt.get(pathReady, s.readyz)
 	rt.get("/openapi.yaml", openAPI)

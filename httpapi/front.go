@@ -133,8 +133,9 @@ type answer struct {
 	brokenOff bool
 	last      bool // of its connection: a body may follow
 	since     time.Time
-	report    reported // of the route; nil: no route was found yet
-	id        string   // see requestID
+	report    reported  // of the route; nil: no route was found yet
+	id        string    // see requestID
+	names     *identity // of the history that the answer is of; nil: it is of none
 }
 
 // begun reports whether an answer has begun.
@@ -149,6 +150,11 @@ func (a *answer) begin(status int) {
 	}
 	if status >= http.StatusBadRequest {
 		requestID(a)
+	}
+	if a.names != nil {
+		if header := a.names.now().header; header != nil {
+			a.Header()[client.HeaderHistory] = header
+		}
 	}
 	if a.id != "" {
 		a.Header()[headerRequestID] = []string{a.id} // instead of what a forwarded answer brought

@@ -34,6 +34,7 @@ type Holder interface {
 type reads struct {
 	from     Reader
 	headers  *valueHeaders
+	names    *identity // nil: of a node that holds no history
 	counters *Counters
 	logger   *slog.Logger
 	idle     time.Duration

@@ -27,14 +27,6 @@ type health struct {
 	names *identity   // nil: of a node that holds no history
 }
 
-// historic makes the answers of a handler name the history that the node holds.
-func (s *health) historic(do handler) handler {
-	if s.names == nil {
-		return do
-	}
-	return s.names.in(do)
-}
-
 // ping answers that the node lives and serves. Clients choose by the answers where
 // to send puts: the leader's say so.
 func (s *health) ping(w http.ResponseWriter, r *http.Request) error {

@@ -40,11 +40,32 @@ func (i *identity) now() *namedHistory {
 	return named
 }
 
-// in makes the answers of a handler, errors too, name the history.
+// in makes the answers of a handler, errors too, name the history. It is the one that
+// there is when the answer begins: what was found before that is part of it, for a
+// history goes on from all that is there. A nil identity is that of a node that holds
+// none.
 func (i *identity) in(do handler) handler {
+	if i == nil {
+		return do
+	}
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if header := i.now().header; header != nil {
-			w.Header()[client.HeaderHistory] = header
+		if a, ok := w.(*answer); ok {
+			a.names = i
+		}
+		return do(w, r)
+	}
+}
+
+// inWhenAsked is in for answers that anybody may keep for ever: they name the history
+// to those who name theirs, as cache nodes do.
+func (i *identity) inWhenAsked(do handler) handler {
+	if i == nil {
+		return do
+	}
+	named := i.in(do)
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if len(r.Header[client.HeaderHistory]) > 0 {
+			return named(w, r)
 		}
 		return do(w, r)
 	}

@@ -61,6 +61,10 @@ func TestHistory_Named(t *testing.T) {
 		for _, target := range []string{"/key/k", "/key/nothing", "/livez"} {
 			wantHeader(t, n.get(target), client.HeaderHistory, "")
 		}
+		// But for a cache node, which keeps it under the history that it was found in.
+		for _, target := range []string{"/key/k", "/key?key=k", "/keep/k", "/key/nothing", "/key/k?format=json"} {
+			wantHeader(t, n.get(target, "Oncekv-History: "+kvstore.HistoryID{}.String()), client.HeaderHistory, name)
+		}
 		conn := n.dial()
 		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 0\r\n\r\n", client.ContentTypeBatch)
 		if got := answerOn(t, conn).Header.Get(client.HeaderHistory); got != name {
