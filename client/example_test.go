@@ -98,6 +98,37 @@ func ExampleClient_Changes() {
 	// 2 greeting
 }
 
+func ExampleHistoryChangedError() {
+	// A node of a cluster that was forced out of the one that was read before.
+	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", client.ContentTypeProblem)
+		w.WriteHeader(http.StatusConflict)
+		fmt.Fprint(w, `{"type":"urn:oncekv:problem:history-changed","status":409,"history":"ffeeddccbbaa99887766554433221100","newest":50,
+			"parent":{"id":"00112233445566778899aabbccddeeff","revision":40}}`)
+	}))
+	defer node.Close()
+	c, err := client.New(client.Config{Endpoints: []string{node.URL}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	kept, err := client.ParsePosition("42.00112233445566778899aabbccddeeff")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, err := range c.Changes(context.Background(), client.ChangesOptions{Since: kept.Revision, History: kept.History}) {
+		var changed *client.HistoryChangedError
+		if errors.As(err, &changed) {
+			fmt.Println("drop what came behind revision", changed.Common())
+			fmt.Println("go on from", client.Position{Revision: changed.Common(), History: changed.History})
+		}
+	}
+	// Output:
+	// drop what came behind revision 40
+	// go on from 40.ffeeddccbbaa99887766554433221100
+}
+
 func ExampleClient_PutAll() {
 	node := answering(
 		`{"key":"a","status":"created","revision":7,"size":1,"sha256":"`+sha256Of("1")+`"}`,

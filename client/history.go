@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 )
@@ -32,8 +33,8 @@ func (e *HistoryChangedError) Error() string {
 	switch {
 	case e.Detail != "":
 		return e.Detail
-	case e.History == e.Asked.History && e.History != "":
-		return fmt.Sprintf("history %s ends at revision %d now, before %d", e.History, e.Newest, e.Asked.Revision)
+	case e.Asked.History == "", e.Asked.History == e.History:
+		return fmt.Sprintf("history %s ends at revision %d, before revision %d", cmp.Or(e.History, "unknown"), e.Newest, e.Asked.Revision)
 	}
 	return fmt.Sprintf("the history is %s now, no longer %s", e.History, e.Asked.History)
 }

@@ -20,7 +20,7 @@ import (
 
 // batchInput has a line of every fate when "taken" is set to something else.
 const batchInput = `{"key":"a","value":"1"}
-{"value":"\u0000","key":"a b","content_type":"text/x-b"}
+{"value":"\u0000","key":"a b","content_type":"text/x-b","meta":{"source":"ci"}}
 
 {"key":"a","value":"1"}
 {"key":"taken","value":"mine"}
@@ -56,8 +56,8 @@ oncekv: some keys are set to other bytes, and stay so
 			t.Errorf("key %q: set %t, %q, want %q", key, ok, v.body, want)
 		}
 	}
-	if v, _ := f.value("a b"); v.contentType != "text/x-b" {
-		t.Errorf("content type %s", v.contentType)
+	if v, _ := f.value("a b"); v.contentType != "text/x-b" || len(v.meta) != 1 || v.meta["source"] != "ci" {
+		t.Errorf("content type %s, metadata %v", v.contentType, v.meta)
 	}
 	if v, _ := f.value("a"); v.contentType != "text/plain; charset=utf-8" {
 		t.Errorf("content type without one given: %s", v.contentType)

@@ -83,7 +83,9 @@ func (a *app) watch(ctx context.Context, w *watchFlags, prefix string) error {
 	}
 	var changed *client.HistoryChangedError
 	if errors.As(err, &changed) {
-		return errors.Join(err, severalLines(goOnAfter(changed)))
+		what := *changed
+		what.Detail = "" // it is for whoever knows less about the position
+		return errors.Join(&what, severalLines(goOnAfter(changed)))
 	}
 	return err
 }
