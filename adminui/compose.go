@@ -41,6 +41,7 @@ func (w *Watch) compose(now time.Time) *State {
 		s.Members = append(s.Members, d.shown(now, s.Leader, commit, growth))
 		if d.stats != nil && d.stats.Revision >= s.Revision {
 			s.Revision, s.Keys, s.ValueBytes = d.stats.Revision, d.stats.Keys, d.stats.ValueBytes
+			s.History, s.Level = d.stats.History, d.stats.Level
 		}
 	}
 	shares := w.sharesNow(now)

@@ -292,18 +292,23 @@ func diskHealth(m Member, learner bool) finding {
 }
 
 // historyHealth compares what replicas say their history is: at the same
-// revision the digest is the same, or a disk has lied.
+// revision of one history the digest is the same, or a disk has lied.
 func historyHealth(s *State) []finding {
-	first := map[uint64]Member{}
+	type place struct {
+		history  string
+		revision uint64
+	}
+	first := map[place]Member{}
 	for _, m := range s.Members {
 		if m.Stats == nil || m.Stats.Revision == 0 {
 			continue
 		}
 		digests := append([]client.Checkpoint{{Revision: m.Stats.Revision, Digest: m.Stats.Digest}}, m.Stats.Checkpoints...)
 		for _, c := range digests {
-			other, known := first[c.Revision]
+			at := place{idOf(m.Stats.History), c.Revision}
+			other, known := first[at]
 			if !known {
-				first[c.Revision] = m
+				first[at] = m
 				continue
 			}
 			if d := digestAt(other, c.Revision); d != "" && d != c.Digest {
@@ -312,6 +317,14 @@ func historyHealth(s *State) []finding {
 		}
 	}
 	return nil
+}
+
+// idOf is the id of a history, "" if there is none.
+func idOf(h *client.History) string {
+	if h == nil {
+		return ""
+	}
+	return h.ID
 }
 
 func digestAt(m Member, revision uint64) string {
@@ -329,7 +342,7 @@ func digestAt(m Member, revision uint64) string {
 // cachesHealth is about the cache nodes together. It names none that has never
 // answered: anybody can send heartbeats of nodes that are not.
 func cachesHealth(s *State) []finding {
-	var down, waiting []string
+	var down, waiting, elsewhere []string
 	left, unheard := 0, 0
 	for _, c := range s.Caches {
 		switch {
@@ -339,6 +352,8 @@ func cachesHealth(s *State) []finding {
 			unheard++
 		case c.Status == StatusDown:
 			down = append(down, c.Name)
+		case c.Stats != nil && c.Stats.History != nil && s.History != nil && c.Stats.History.ID != s.History.ID:
+			elsewhere = append(elsewhere, c.Name)
 		case c.Status == StatusStarting:
 			waiting = append(waiting, c.Name)
 		}
@@ -360,6 +375,10 @@ func cachesHealth(s *State) []finding {
 		found = append(found, warning("1 cache node has never answered the admin: it is starting, or the admin cannot reach it, or somebody made it up."))
 	case unheard > 1:
 		found = append(found, warning("%d cache nodes have never answered the admin: they are starting, or it cannot reach them, or somebody made them up.", unheard))
+	}
+	if len(elsewhere) > 0 {
+		found = append(found, warning("%s %s in another history than the database nodes, and %s what was set there. If that lasts for more than a minute, restart %s.",
+			list(elsewhere), verb(elsewhere, "stands", "stand"), verb(elsewhere, "serves", "serve"), verb(elsewhere, "it", "them")))
 	}
 	if len(waiting) > 0 {
 		found = append(found, warning("%s %s no database node: what is cached is served, and nothing else.", list(waiting), verb(waiting, "reaches", "reach")))

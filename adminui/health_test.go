@@ -27,6 +27,14 @@ func TestHealth(t *testing.T) {
 	stopped := func(name string) Cache {
 		return Cache{Name: name, Condition: down, Left: true, Stats: &client.CacheStats{}}
 	}
+	in := func(history string, s State) State { s.History = &client.History{ID: history}; return s }
+	stands := func(history, name string) Cache {
+		c := Cache{Name: name, Condition: up, Stats: &client.CacheStats{}}
+		if history != "" {
+			c.Stats.History = &client.History{ID: history}
+		}
+		return c
+	}
 	led := func(members ...Member) State { return State{Leader: "n1", Revision: 1, Members: members} }
 	unled := func(members ...Member) State { return State{Revision: 1, Members: members} }
 	caches := func(s State, caches ...Cache) State { s.Caches = caches; return s }
@@ -124,6 +132,12 @@ func TestHealth(t *testing.T) {
 			with(voter("n1", up), client.Stats{Revision: 70000, Digest: "x", Checkpoints: []client.Checkpoint{{Revision: 65536, Digest: "a"}}}),
 			with(voter("n2", up), client.Stats{Revision: 65536, Digest: "b"}), voter("n3", up),
 		), nil, LevelCritical, threeAll, []string{"The histories of n1 and n2 differ at revision 65536: one of their disks has lied. The log of the one at fault says more. Replace that one."}},
+		"revisions of two histories": {led(
+			with(voter("n1", up), client.Stats{Revision: 7, Digest: "x", History: &client.History{ID: "a"}}),
+			with(voter("n2", up), client.Stats{Revision: 7, Digest: "y", History: &client.History{ID: "b"}}), voter("n3", up),
+		), nil, LevelOK, threeAll, []string{well}},
+		"caches of another history": {caches(in("b", three), stands("a", "c1"), stands("b", "c2"), stands("", "c3")), nil, LevelWarning, threeAll,
+			[]string{"c1 stands in another history than the database nodes, and serves what was set there. If that lasts for more than a minute, restart it."}},
 		"the worst first": {caches(unled(voter("n1", up), voter("n2", up), voter("n3", up)), node("c1", down), node("c2", up)), nil, LevelCritical, threeAll, []string{
 			"No leader: puts wait until the voters have elected one. That takes seconds, unless they do not reach one another at their peer URLs.",
 			"c1 is down, of 2 cache nodes. Those that are up serve all keys. Start it again.",

@@ -17,9 +17,11 @@ type State struct {
 	Term   uint64 `json:"term"`
 	Stale  bool   `json:"stale"` // nobody with a quorum behind it has confirmed the list of members lately
 
-	Revision   uint64 `json:"revision"` // these three are those of the most advanced node
-	Keys       uint64 `json:"keys"`
-	ValueBytes int64  `json:"value_bytes"`
+	Revision   uint64          `json:"revision"` // these five are those of the most advanced node
+	Keys       uint64          `json:"keys"`
+	ValueBytes int64           `json:"value_bytes"`
+	History    *client.History `json:"history"` // null while it has none
+	Level      client.Levels   `json:"level"`
 
 	Rates   Rates    `json:"rates"`
 	Members []Member `json:"members"` // by name

@@ -56,6 +56,10 @@ func (k *fakeKeys) put(key string, body []byte) fakeValue {
 		Key: kvstore.Key(key), Revision: kvstore.Revision(len(k.values) + 1), Size: int64(len(body)), SHA256: sha256.Sum256(body),
 		ContentType: "text/x-" + fmt.Sprint(len(body)), Time: time.Date(2024, 5, 6, 7, 8, 9, len(k.values)+1, time.UTC),
 	}}
+	if len(k.values)%2 == 1 { // every other has all that a record may have
+		v.meta.By = "somebody"
+		v.meta.UserMeta, _ = kvstore.MakeUserMeta(map[string]string{"number": fmt.Sprint(len(k.values)), "empty": ""})
+	}
 	k.values[key] = v
 	return v
 }
@@ -158,6 +162,12 @@ func fakeHeader(w http.ResponseWriter, v fakeValue) {
 	h.Set(client.HeaderRevision, fmt.Sprint(v.meta.Revision))
 	h.Set(client.HeaderTime, v.meta.Time.Format(time.RFC3339Nano))
 	h.Set("Content-Type", v.meta.ContentType)
+	if v.meta.By != "" {
+		h.Set(client.HeaderBy, v.meta.By)
+	}
+	for name, value := range v.meta.UserMeta.All() {
+		h.Set(client.HeaderMetaPrefix+name, value)
+	}
 }
 
 func (db *fakeDB) onRequest(hook func(w http.ResponseWriter, r *http.Request, key string) bool) {

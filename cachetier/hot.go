@@ -49,6 +49,7 @@ func (h *Hot) Hold(v *kvstore.Value) {
 	meta := v.Meta
 	meta.Key = kvstore.Key(strings.Clone(string(meta.Key))) // what is found may be part of something larger
 	meta.ContentType = strings.Clone(meta.ContentType)
+	meta.By = strings.Clone(meta.By)
 	meta.PutID = "" // which no reader is told
 	h.memory.add(&record{value: kvstore.NewValue(meta, bytes.Clone(body)), streamed: true}, false, nil)
 }

@@ -19,7 +19,7 @@ const inlineBytesMax = 1 << 20
 // The encoded record, as it lies in memory and as it travels between cache
 // nodes. Numbers are big-endian.
 //
-//	 0  format, 1 byte: 1
+//	 0  format, 1 byte: 2
 //	 1  flags, 1 byte: bit 0 set when the bytes are not part of the record
 //	 2  revision, 8
 //	10  size of the value, 8
@@ -27,24 +27,32 @@ const inlineBytesMax = 1 << 20
 //	26  time: nanoseconds, 4
 //	30  SHA-256 of the value, 32
 //	62  length of the content type, 2
-//	64  content type
+//	64  length of who put it, 1
+//	65  length of the user's metadata, 2
+//	67  content type
+//	    who put it
+//	    the user's metadata as a JSON object; nothing if there is none
 //	    xxhash64 of the key and all of the above, 8
 //	    the value, unless flagged
 //
 // The checksum covers the key, which is not stored: a record that a peer sent
 // for another key is refused like a damaged one.
 const (
-	recordFormat   = 1
+	recordFormat   = 2
 	flagStreamed   = 1
-	recordFixed    = 64
+	recordFixed    = 67
 	recordChecksum = 8
 )
 
-// contentTypeBytesMax is what database nodes accept.
-const contentTypeBytesMax = 255
+// What database nodes accept; userMetaBytesMax is of 2 KiB of metadata as JSON.
+const (
+	contentTypeBytesMax = 255
+	byBytesMax          = 128
+	userMetaBytesMax    = 24 << 10
+)
 
 // recordBytesMax bounds what is read from a peer.
-const recordBytesMax = recordFixed + contentTypeBytesMax + recordChecksum + inlineBytesMax
+const recordBytesMax = recordFixed + contentTypeBytesMax + byBytesMax + userMetaBytesMax + recordChecksum + inlineBytesMax
 
 // record is a decoded record. It is immutable.
 type record struct {
@@ -59,7 +67,11 @@ func encodeHeader(meta kvstore.Meta, streamed bool) []byte {
 	if streamed {
 		room = 0
 	}
-	raw := make([]byte, recordFixed, recordFixed+len(meta.ContentType)+recordChecksum+room)
+	var userMeta []byte
+	if !meta.UserMeta.IsZero() {
+		userMeta, _ = meta.UserMeta.MarshalJSON() // of strings, which always works
+	}
+	raw := make([]byte, recordFixed, recordFixed+len(meta.ContentType)+len(meta.By)+len(userMeta)+recordChecksum+room)
 	raw[0] = recordFormat
 	if streamed {
 		raw[1] = flagStreamed
@@ -70,7 +82,9 @@ func encodeHeader(meta kvstore.Meta, streamed bool) []byte {
 	binary.BigEndian.PutUint32(raw[26:], uint32(meta.Time.Nanosecond()))
 	copy(raw[30:], meta.SHA256[:])
 	binary.BigEndian.PutUint16(raw[62:], uint16(len(meta.ContentType)))
-	raw = append(raw, meta.ContentType...)
+	raw[64] = byte(len(meta.By))
+	binary.BigEndian.PutUint16(raw[65:], uint16(len(userMeta)))
+	raw = append(append(append(raw, meta.ContentType...), meta.By...), userMeta...)
 	return binary.BigEndian.AppendUint64(raw, headerSum(meta.Key, raw))
 }
 
@@ -87,7 +101,9 @@ func decodeRecord(key kvstore.Key, raw []byte) (*record, error) {
 	if len(raw) < recordFixed+recordChecksum || raw[0] != recordFormat {
 		return nil, fmt.Errorf("record of %q has an unknown format or is cut short (%d bytes)", key, len(raw))
 	}
-	header := recordFixed + int(binary.BigEndian.Uint16(raw[62:]))
+	typed := recordFixed + int(binary.BigEndian.Uint16(raw[62:]))
+	by := typed + int(raw[64])
+	header := by + int(binary.BigEndian.Uint16(raw[65:]))
 	if len(raw) < header+recordChecksum {
 		return nil, fmt.Errorf("record of %q is cut short in its header (%d bytes)", key, len(raw))
 	}
@@ -101,8 +117,14 @@ func decodeRecord(key kvstore.Key, raw []byte) (*record, error) {
 		Revision:    kvstore.Revision(binary.BigEndian.Uint64(raw[2:])),
 		Size:        int64(binary.BigEndian.Uint64(raw[10:])),
 		SHA256:      kvstore.Digest(raw[30:62]),
-		ContentType: string(raw[recordFixed:header]),
+		ContentType: string(raw[recordFixed:typed]),
 		Time:        time.Unix(int64(binary.BigEndian.Uint64(raw[18:])), int64(binary.BigEndian.Uint32(raw[26:]))).UTC(),
+		By:          string(raw[typed:by]),
+	}
+	if by < header {
+		if err := meta.UserMeta.UnmarshalJSON(raw[by:header]); err != nil {
+			return nil, fmt.Errorf("record of %q: %w", key, err)
+		}
 	}
 	if want := meta.Size; !r.streamed && int64(len(body)) != want || r.streamed && len(body) != 0 {
 		return nil, fmt.Errorf("record of %q has %d bytes of a value of %d", key, len(body), want)
@@ -136,7 +158,14 @@ func metaFromRecord(key kvstore.Key, r client.Record) (kvstore.Meta, error) {
 	if len(r.ContentType) > contentTypeBytesMax {
 		return kvstore.Meta{}, fmt.Errorf("content type of %d bytes is over %d", len(r.ContentType), contentTypeBytesMax)
 	}
+	if len(r.By) > byBytesMax {
+		return kvstore.Meta{}, fmt.Errorf("who put the value has a name of %d bytes, over %d", len(r.By), byBytesMax)
+	}
 	digest, err := kvstore.ParseDigest(r.SHA256)
+	if err != nil {
+		return kvstore.Meta{}, err
+	}
+	userMeta, err := kvstore.MakeUserMeta(r.Meta)
 	if err != nil {
 		return kvstore.Meta{}, err
 	}
@@ -147,5 +176,7 @@ func metaFromRecord(key kvstore.Key, r client.Record) (kvstore.Meta, error) {
 		SHA256:      digest,
 		ContentType: r.ContentType,
 		Time:        *r.Time,
+		By:          r.By,
+		UserMeta:    userMeta,
 	}, nil
 }

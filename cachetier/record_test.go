@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,13 @@ func sampleRecord(body []byte, streamed bool) (kvstore.Meta, []byte) {
 	meta := kvstore.Meta{
 		Key: "k\xff/..", Revision: 1<<63 + 5, Size: int64(len(body)), SHA256: sha256.Sum256(body), ContentType: "text/x; charset=utf-8",
 		Time: time.Date(1969, 5, 6, 7, 8, 9, 987654321, time.UTC),
+	}
+	if len(body) > 0 {
+		userMeta, err := kvstore.MakeUserMeta(map[string]string{"color": `blue "<&>" \\`, "empty": "", "large": strings.Repeat("<", 2000)})
+		if err != nil {
+			panic(err)
+		}
+		meta.By, meta.UserMeta = strings.Repeat("b", byBytesMax), userMeta
 	}
 	raw := encodeHeader(meta, streamed)
 	if !streamed {

@@ -40,6 +40,7 @@ func heldBytes(rec *record) int64 {
 	v := rec.value
 	n := slotBytes + allocated(int64(unsafe.Sizeof(held{}))) + allocated(int64(unsafe.Sizeof(record{}))) + allocated(int64(unsafe.Sizeof(kvstore.Value{})))
 	n += allocated(int64(len(v.Key))) + allocated(int64(len(v.ContentType))) + allocated(int64(len(rec.raw)))
+	n += allocated(int64(len(v.By))) + allocated(int64(v.UserMeta.Bytes()))
 	if rec.streamed { // its bytes, if it has them, are not part of raw
 		body, _ := v.Bytes()
 		n += allocated(int64(len(body)))

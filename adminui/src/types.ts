@@ -37,9 +37,23 @@ export interface State {
   revision: number
   keys: number
   value_bytes: number
+  history: HistoryId | null // null while no node has told one
+  level: Levels
   rates: Rates
   members: MemberState[]
   caches: CacheState[]
+}
+
+// The identity of what is stored: new whenever a cluster is formed, restored or
+// forced, with where it went on from, oldest first.
+export interface HistoryId {
+  id: string
+  parents?: { id: string; revision: number; head: string }[]
+}
+
+export interface Levels {
+  store: number
+  program: number
 }
 
 export interface MemberState {
@@ -69,6 +83,8 @@ export interface DatabaseStats {
   durable_index: number
   revision: number
   digest: string
+  history?: HistoryId
+  level: Levels
   keys: number
   value_bytes: number
   history_bytes: number
@@ -108,6 +124,7 @@ export interface CacheStats {
   ready: boolean
   peers: number
   databases: number
+  history?: HistoryId // in which it stands, without parents
   version: string
   uptime_seconds: number
   gets: number
@@ -124,6 +141,8 @@ export interface CacheStats {
   admissions: number
   unadmitted: number
   evictions: number
+  history_moves: number
+  history_drops: number
   items: number
   bytes: number
   mirrored_bytes: number

@@ -1,7 +1,7 @@
 import { mount } from '@vue/test-utils'
 import { beforeEach, expect, it, vi } from 'vitest'
 import { nextTick, ref, shallowRef } from 'vue'
-import { cache, member, noon, rates, state } from '../fixtures'
+import { cache, historyId, member, noon, rates, state } from '../fixtures'
 import type { Point, State } from '../types'
 
 const cluster = vi.hoisted(() => ({ now: {} as Record<string, unknown> }))
@@ -79,6 +79,20 @@ it('counts a node that answers and is not ready as what it is', () => {
 it('says that there are no cache nodes, and that this is no fault', () => {
   shown.value = state({ caches: [] })
   expect(setUp().get('[data-testid=caches-up]').text()).toBe('Cache nodesnonereads go to the database nodes')
+})
+
+it('names the history, and what it went on from', async () => {
+  shown.value = state()
+  const view = setUp()
+  expect(view.get('[data-testid=history-identity] code').text()).toBe(historyId)
+  expect(view.get('[data-testid=history-identity] p').text()).toBe('It began anew. Level 1.')
+  const parent = (digit: string, revision: number) => ({ id: digit.repeat(32), revision, head: '' })
+  shown.value = state({ history: { id: historyId, parents: [parent('a', 3), parent('b', 12345)] } })
+  await nextTick()
+  expect(view.get('[data-testid=history-identity] p').text()).toContain(`It went on from ${'b'.repeat(32)} at revision 12,345.`)
+  shown.value = state({ history: null }) // an older program tells none
+  await nextTick()
+  expect(view.find('[data-testid=history-identity]').exists()).toBe(false)
 })
 
 it('says since when no database node was heard', async () => {
