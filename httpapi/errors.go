@@ -77,6 +77,7 @@ var errorTable = []errorRow{
 		"the cluster gave up this put while its body arrived; nothing was set. Send the same put again")},
 	{matches: is(kvstore.ErrValueDamaged), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
 		"the value was damaged in the memory of a node on its way into the log; nothing was set. Send the same put again")},
+	{matches: is(kvstore.ErrLevel), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true},
 	{matches: is(kvstore.ErrUnavailable), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: detailUnavailable},
 	{matches: is(kvstore.ErrClosed), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
 		"this node is stopping; nothing was done. Ask another node")},

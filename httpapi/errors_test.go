@@ -133,7 +133,7 @@ func TestProblemFor_Definite(t *testing.T) {
 			t.Errorf("%v: %q", err, detail)
 		}
 	}
-	for _, err := range []error{kvstore.ErrUnavailable, kvstore.ErrOverloaded, kvstore.ErrClosed, kvstore.ErrBodyRead, kvstore.ErrTooManyUploads, kvstore.ErrUploadIncomplete, kvstore.ErrValueDamaged} {
+	for _, err := range []error{kvstore.ErrUnavailable, kvstore.ErrLevel, kvstore.ErrOverloaded, kvstore.ErrClosed, kvstore.ErrBodyRead, kvstore.ErrTooManyUploads, kvstore.ErrUploadIncomplete, kvstore.ErrValueDamaged} {
 		if detail := problemFor(putting, err).document.Detail; !strings.Contains(detail, "nothing was") {
 			t.Errorf("%v: %q does not say that nothing happened", err, detail)
 		}

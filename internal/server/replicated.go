@@ -41,6 +41,8 @@ func storeError(err error) error {
 	switch {
 	case errors.Is(err, raftnode.ErrOverloaded):
 		return meaning{err, kvstore.ErrOverloaded}
+	case errors.Is(err, raftnode.ErrLevel):
+		return meaning{err, kvstore.ErrLevel}
 	case errors.Is(err, raftnode.ErrUnavailable), errors.Is(err, raftnode.ErrStopped), errors.Is(err, raftnode.ErrCommandTooLarge):
 		return meaning{err, kvstore.ErrUnavailable}
 	}
