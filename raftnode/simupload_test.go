@@ -39,10 +39,8 @@ type simProgress struct {
 // A command has its kind in one of its first bytes, and behind these its upload, if it
 // has one; the number of a chunk is next.
 const (
-	simCommandHead    = 2
-	simChunkCommand   = 2
+	simCommandHead    = 4
 	simAbandonCommand = 4
-	simOpenCommand    = 5
 )
 
 // observe judges what one machine has applied: nobody may drop an upload that goes
@@ -50,8 +48,9 @@ const (
 func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results []any) {
 	cluster := w.proposedIn(s.life.node, index)
 	for i, command := range commands {
-		kind := command[1]
-		if kind != simChunkCommand && kind != simAbandonCommand && kind != simOpenCommand {
+		switch results[i].(type) {
+		case kvstore.OpenResult, kvstore.ChunkResult, kvstore.AbandonResult:
+		default: // another command, or one that was refused: it may be no command at all
 			continue
 		}
 		u := w.upload(cluster, command)
