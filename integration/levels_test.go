@@ -167,6 +167,13 @@ func TestLevels_CommandOfALaterVersion(t *testing.T) {
 	n3.Start()
 	n2.WaitReady()
 	n3.WaitReady()
+	// What was too early is refused by all alike. Now it may be put.
+	clustertest.Eventually(t, "the later version sets a key by its own command", func() error {
+		if status, body := putStatus(n1, "later/k", "2"); status != http.StatusCreated {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		return nil
+	})
 	mustHave(t, map[string]string{"before": "1", "later/k": "2"}, n1, n2, n3)
 	clustertest.SameHistory(t, p.DBs...)
 }

@@ -15,8 +15,8 @@ import (
 // concurrent use.
 type Log interface {
 	// Propose returns what Store.Apply answered to command on this node. The
-	// command must not be modified afterwards. Errors wrap ErrUnavailable or
-	// ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown; any other
+	// command must not be modified afterwards. Errors wrap ErrUnavailable,
+	// ErrLevel or ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown; any other
 	// error counts as ErrOutcomeUnknown.
 	Propose(ctx context.Context, command []byte) (any, error)
 	// ProposeMany is Propose for several commands, in one entry of the log if

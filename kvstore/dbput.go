@@ -232,7 +232,7 @@ func putResult(result any, err error) (PutResult, error) {
 // classify makes every error of a log definite or ErrOutcomeUnknown: whatever a
 // log does not vouch for may still be committed.
 func classify(err error) error {
-	for _, known := range []error{ErrUnavailable, ErrOverloaded, ErrDiskReserve, ErrTooLarge, ErrOutcomeUnknown} {
+	for _, known := range []error{ErrUnavailable, ErrLevel, ErrOverloaded, ErrDiskReserve, ErrTooLarge, ErrOutcomeUnknown} {
 		if errors.Is(err, known) {
 			return err
 		}

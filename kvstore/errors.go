@@ -44,7 +44,7 @@ var (
 	ErrUnavailable = errors.New("unavailable: the cluster has no leader that this node can reach; repeat the request")
 	// ErrLevel is returned for what needs a higher level than the store has: not every
 	// member runs a version that knows it. The put was definitely not proposed.
-	ErrLevel = errors.New("not every member runs a version that knows this")
+	ErrLevel = errors.New("not every member runs a version that knows this; nothing was set")
 	// ErrOutcomeUnknown is returned when a put was proposed and its outcome
 	// did not arrive in time. Repeating the same put is safe.
 	ErrOutcomeUnknown = errors.New("outcome unknown: the put may or may not have won; repeat the same put to find out")
