@@ -3,6 +3,8 @@ package kvstore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // Durable returns the state that history holds, all of it from one transaction:
@@ -66,12 +68,16 @@ func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) err
 
 // Resolve returns what Apply would answer to command if that is settled already:
 // whoever proposed it may have missed the entry because a snapshot replaced it.
-// decided is false when command is not applied yet.
+// decided is false when command is not applied yet. The error is fatal, or a
+// *level.LaterError.
 func (s *Store) Resolve(command []byte) (result any, decided bool, err error) {
 	if err := s.err(); err != nil {
 		return nil, false, err
 	}
 	cmd, err := decodeCommand(command)
+	if _, later := err.(*level.LaterError); later {
+		return nil, false, err
+	}
 	if err != nil {
 		return err, true, nil
 	}

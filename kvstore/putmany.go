@@ -24,8 +24,8 @@ type SmallPut struct {
 // its own, with the results and errors of Put; of two puts of the same key either
 // may win.
 //
-// Memory: the values once more. More than 1 MiB of them is put in several steps,
-// one after the other.
+// Memory: the values and their metadata once more. More than 1 MiB of them is put in
+// several steps, one after the other.
 func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r PutResult, err error)) {
 	m := manyPuts{db: db, puts: puts, each: each, rest: make([]int, 0, len(puts))}
 	valid := DefaultContentType // most have the same as the one before
@@ -133,10 +133,12 @@ func (p *SmallPut) checkDigest(sum *Digest) error {
 	return checkDigest(&PutRequest{SHA256: p.SHA256}, *sum)
 }
 
-// step is how many of the rest are put together, and the bytes of their values.
+// step is how many of the rest are put together, and the bytes of their values and
+// metadata.
 func (m *manyPuts) step() (n int, size int64) {
 	for n < len(m.rest) {
-		more := int64(len(m.puts[m.rest[n]].Value))
+		p := &m.puts[m.rest[n]]
+		more := int64(len(p.Value) + p.UserMeta.Bytes())
 		if n > 0 && size+more > ChunkBytes {
 			break
 		}

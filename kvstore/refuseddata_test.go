@@ -38,6 +38,19 @@ func TestBody_BrokenRulesAreRefused(t *testing.T) {
 		m.Key = Key(key)
 		bodies[fmt.Sprintf("key %.10q", key)] = encode(m)
 	}
+	for _, by := range []string{"a\nb", "é", " a", "a ", strings.Repeat("a", byBytesMax+1)} {
+		m := sound
+		m.By = by
+		bodies[fmt.Sprintf("by %.20q", by)] = encode(m)
+	}
+	for _, encoded := range []string{"\x01a", "\x01A\x00", "\x01b\x00\x01a\x00", strings.Repeat("x", 5<<10)} {
+		m := sound
+		m.UserMeta = UserMeta{encoded}
+		bodies[fmt.Sprintf("metadata %.20q", encoded)] = encode(m)
+	}
+	withMeta := sound
+	withMeta.UserMeta = mustMeta(map[string]string{"a": ""})
+	bodies["metadata of nothing, spelled out"] = bytes.Replace(encode(withMeta), []byte("\x03\x01a\x00"), []byte{0}, 1)
 	digits := strings.Repeat("0a", 16)
 	plain := encode(sound)
 	at := bytes.Index(plain, []byte("\x02id"))
