@@ -73,33 +73,57 @@
 //
 // # Lists
 //
-// GET /keys takes prefix, after, limit (1 to 10,000, else 1,000) and
+// GET /keys takes prefix, after, limit (1 to 10,000, else 1,000), history and
 // consistency. A page ends by its limit, at about 1 MiB, or earlier; only one
 // without "next" is the last. "next" is a token that after takes: base64url of a
-// version byte and the page's last key, so that pages stay right whatever is
-// put between them, at any node.
+// version byte, the id of the history and the page's last key, so that pages stay
+// right whatever is put between them, at any node. A token of version 1 has no
+// history.
 //
-// GET /changes takes since (a revision, else 0), prefix, limit, values, follow
-// and consistency. Its lines are client.Change, in order of revision; a range has
-// the same bytes on every node. A request that does not follow ends at the
-// revision that was newest when it came, and since= beyond that is refused, but
-// with consistency=local, where this node may only be behind. One that follows
-// asks for nobody's confirmation and waits, also for a revision that is not
-// there yet. With values, those of up to 1 MiB travel along, and others are
-// referred to by "location".
+// GET /changes takes since (a revision, else 0), history, prefix, limit, values,
+// follow and consistency. Its lines are client.Change, in order of revision; a range
+// has the same bytes on every node. A request that does not follow ends at the
+// revision that was newest when it came. One that follows asks for nobody's
+// confirmation, unless it asks for what this node does not have. With values, those of
+// up to 1 MiB travel along, and others are referred to by "location".
 //
 // Only streams that follow have lines of type client.ChangesMark between:
 // heartbeats, after Heartbeat without another line, with the last revision that
-// was scanned, be it of the prefix or not. The last line of a stream that its
-// node ends is a mark too: EndClosing, EndSlow for a follower that took over
-// half of BodyIdleTimeout over one piece of 64 KiB, EndOverloaded, EndFailed.
+// was scanned, be it of the prefix or not, and the history that it is of. The last
+// line of a stream that its node ends is a mark too: EndClosing, EndSlow for a
+// follower that took over half of BodyIdleTimeout over one piece of 64 KiB,
+// EndOverloaded, EndHistory, EndFailed.
 // Who takes nothing for all of BodyIdleTimeout is broken off, and so is, behind
 // that last line, a list that does not follow: half of it must not pass for the
 // whole.
 //
 // A request that accepts text/event-stream follows, and gets each line as the
-// data of an event whose id is the revision; marks are named by their event.
-// Last-Event-ID, which a browser sends when it connects again, beats since.
+// data of an event whose id is the revision and, behind a dot, the history; marks are
+// named by their event. Last-Event-ID, which a browser sends when it connects again,
+// beats since and history; a revision alone is taken too.
+//
+// # Histories
+//
+// Answers that have revisions name the history that they are of in Oncekv-History: those
+// of puts, /keys, /changes, /stats, /ping and /members, and those about the value of a
+// key to requests that have that header, as cache nodes' have. It is the history that
+// the node holds when the answer begins.
+//
+// Who names a history that the node does not hold (history, a token, Last-Event-ID), or
+// a revision beyond the newest, is answered 409 (kvstore.HistoryChangedError), after
+// ReadIndex has shown that this node is not merely behind. Without that confirmation
+// another history is 503, and a follower waits for a revision that is not there yet: the
+// heartbeats that it gets meanwhile tell where this node is, and have no event id; every
+// one of them is another try to confirm. With consistency=local nothing is confirmed:
+// another history is 409, and a revision may be waited for. No stream goes on in
+// another history than it began in.
+//
+// # Metadata
+//
+// A put takes names and values as headers Oncekv-Meta-NAME, or as "meta" of a document,
+// a line or a frame; they are checked by kvstore.MakeUserMeta, and are in every answer
+// about the record in the form that the answer has. Documents and streams of many puts
+// refuse the headers.
 //
 // # Many puts
 //
@@ -165,7 +189,8 @@
 //     out unreadable, or a handler panics, after the answer began, the
 //     connection is broken off.
 //  6. Only answers that carry a value (200, 206, 304) may be kept by HTTP
-//     caches; everything else has Cache-Control: no-store.
+//     caches; everything else has Cache-Control: no-store. For how long, one function
+//     of the key says: for ever, today.
 //  7. Deadlines are per progress. A body may take for ever as long as it moves;
 //     no byte for BodyIdleTimeout ends it, and an answer that is not there
 //     AnswerTimeout after the body's end is a 504. Where both move at once,
