@@ -177,6 +177,9 @@ func (w *simWorld) wipe(s *simNode) {
 	s.files = newSimFiles(s)
 	s.raft, s.joins, s.gone, s.left, s.pulled, s.force = 0, true, false, false, false, ""
 	s.lastSelf = identity{}
+	if s == w.rotten {
+		w.verifies = false // what was damaged is gone
+	}
 	s.wakeAt = w.step + w.r.Int64N(100)
 }
 

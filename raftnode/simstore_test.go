@@ -104,7 +104,11 @@ func (w *simWorld) descends(cluster ID, parents []kvstore.Origin) bool {
 	if len(parents) != 1 || parents[0].ID != kvstore.HistoryID(w.histories[w.force.old]) || parents[0].Revision < w.force.rev {
 		return false
 	}
-	head, known := w.digests[simMark{w.force.old, parents[0].Revision}]
+	if parents[0].Revision == w.force.rev {
+		return parents[0].Head == w.force.digest
+	}
+	// The end of the survivor's log counts, whatever the others made of the old cluster.
+	head, known := w.digests[simMark{cluster, parents[0].Revision}]
 	return !known || head == parents[0].Head
 }
 
