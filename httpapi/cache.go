@@ -22,6 +22,7 @@ type CacheConfig struct {
 	PeerHandler http.Handler                // answers other cache nodes below /peer/; nil: no such route
 	Stats       func() any                  // GET /stats
 	Ready       func(context.Context) error // nil when this node can answer; else a sentence about what it waits for
+	History     func() kvstore.History      // of all that Reader finds; it never comes back to one that it has left. nil: of none
 
 	Logger   *slog.Logger // nil: none
 	Counters *Counters    // Gets, Absences and Errors are counted into; nil: the handler's own
@@ -47,7 +48,11 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt.traffic = cfg.Traffic
 	rt.askedAs(cfg.Hosts)
 	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), budget.New(cfg.JSONBytesInFlight)
-	rt.reads(&reads{from: from, headers: newValueHeaders(), counters: cfg.Counters,
+	var stands *identity
+	if cfg.History != nil {
+		stands = &identity{history: cfg.History}
+	}
+	rt.reads(&reads{from: from, stands: stands, headers: newValueHeaders(), counters: cfg.Counters,
 		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: budget.New(cfg.ValueBytesInFlight)})
 	rt.manyReads(newCachedGets(&cfg, from, memory))
 
@@ -62,7 +67,7 @@ func NewCache(cfg CacheConfig) http.Handler {
 	if cfg.PeerHandler != nil {
 		rt.peers("/peer/*", cfg.PeerHandler)
 	}
-	rt.health(&health{stats: func(context.Context) any { return cfg.Stats() }, ready: cfg.Ready})
+	rt.health(&health{stats: func(context.Context) any { return cfg.Stats() }, ready: cfg.Ready, names: stands})
 	rt.metrics(cfg.Metrics, cfg.BodyIdleTimeout)
 	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
 }

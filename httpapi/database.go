@@ -75,7 +75,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rooms := newRooms(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
-	names := &identity{db: cfg.DB}
+	names := newIdentity(cfg.DB)
 	g := &reads{from: from, headers: newValueHeaders(), names: names, counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 

@@ -35,6 +35,7 @@ type reads struct {
 	from     Reader
 	headers  *valueHeaders
 	names    *identity // nil: of a node that holds no history
+	stands   *identity // of a cache node, which may leave a history with all that it held; nil of others
 	counters *Counters
 	logger   *slog.Logger
 	idle     time.Duration
@@ -79,7 +80,7 @@ func (g *reads) get(w http.ResponseWriter, r *http.Request, key kvstore.Key, q p
 	if err != nil {
 		return err
 	}
-	v, source, err := g.from.Get(r.Context(), key, consistency)
+	v, source, err := g.find(w, r, key, consistency)
 	if err != nil {
 		return g.failed(key, err)
 	}
@@ -88,6 +89,28 @@ func (g *reads) get(w http.ResponseWriter, r *http.Request, key kvstore.Key, q p
 		return g.serveJSON(w, r, v, source)
 	}
 	return g.serveRaw(w, r, v, source)
+}
+
+// find gets a value. A cache node names the history that the value is of, or that has
+// no such key: it never comes back to a history, so what was found between two looks at
+// the same one is of that one.
+func (g *reads) find(w http.ResponseWriter, r *http.Request, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
+	if g.stands == nil {
+		return g.from.Get(r.Context(), key, c)
+	}
+	for {
+		named := g.stands.now()
+		v, source, err := g.from.Get(r.Context(), key, c)
+		if g.stands.now().id == named.id {
+			if named.header != nil {
+				w.Header()[client.HeaderHistory] = named.header
+			}
+			return v, source, err
+		}
+		if ctx := r.Context(); ctx.Err() != nil {
+			return nil, "", context.Cause(ctx)
+		}
+	}
 }
 
 func consistencyOf(q parameters) (kvstore.Consistency, error) {

@@ -11,12 +11,16 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// identity tells which history a DB holds. It changes a few times in a cluster's life,
-// and is in every answer that has a revision, so it is formatted once.
+// identity tells which history a DB holds, or a cache node stands in. It changes a few
+// times in a cluster's life, and is in every answer that has a revision, so it is
+// formatted once.
 type identity struct {
-	db   Lister
-	last atomic.Pointer[namedHistory]
+	history func() kvstore.History
+	db      Lister // nil of a cache node
+	last    atomic.Pointer[namedHistory]
 }
+
+func newIdentity(db Lister) *identity { return &identity{history: db.History, db: db} }
 
 // namedHistory is a history's id and what answers say of it.
 type namedHistory struct {
@@ -25,9 +29,9 @@ type namedHistory struct {
 	header []string // shared by all answers; nil for none
 }
 
-// now returns the history that the DB holds now.
+// now returns the history that there is now.
 func (i *identity) now() *namedHistory {
-	id := i.db.History().ID
+	id := i.history().ID
 	if last := i.last.Load(); last != nil && last.id == id {
 		return last
 	}

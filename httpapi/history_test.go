@@ -78,7 +78,7 @@ func TestHistory_Named(t *testing.T) {
 func TestHistory_FormattedOnce(t *testing.T) {
 	db := newFakeDB()
 	db.held = historyOf(1)
-	names := &identity{db: db}
+	names := newIdentity(db)
 	first := names.now()
 	if names.now() != first || testing.AllocsPerRun(100, func() { names.now() }) != 0 {
 		t.Error("the same history is formatted again")

@@ -29,7 +29,7 @@ const fixtureDir = "../testdata/datadir"
 // fixture is what must be read from a data directory of testdata/datadir.
 type fixture struct {
 	Level       uint64              `json:"level"` // of the store; 0: it is of before the first release
-	History     json.RawMessage     `json:"history,omitempty"`
+	History     *client.History     `json:"history,omitempty"`
 	Revision    uint64              `json:"revision"`
 	Digest      string              `json:"digest"` // at Revision
 	Checkpoints []client.Checkpoint `json:"checkpoints"`
@@ -279,15 +279,11 @@ func (m *fixtureMaker) breakOff(key string, before ...func()) {
 // describe returns what the node has.
 func (m *fixtureMaker) describe() fixture {
 	m.t.Helper()
-	var s struct {
-		client.Stats
-		Level   struct{ Store uint64 }
-		History json.RawMessage
-	}
-	if err := getJSON(m.n.URL()+"/stats", &s); err != nil {
+	s, err := m.n.Stats()
+	if err != nil {
 		m.t.Fatal(err)
 	}
-	f := fixture{Level: s.Level.Store, History: compact(m.t, s.History), Revision: s.Revision, Digest: s.Digest, Checkpoints: s.Checkpoints,
+	f := fixture{Level: s.Level.Store, History: s.History, Revision: s.Revision, Digest: s.Digest, Checkpoints: s.Checkpoints,
 		Keys: s.Keys, ValueBytes: s.ValueBytes, OpenUploads: s.OpenUploads, Unset: m.left, Runs: m.runs}
 	inRun := map[uint64]client.Record{}
 	for _, r := range m.runs {
@@ -342,19 +338,6 @@ func (m *fixtureMaker) store(how string, want fixture) {
 	if err := clustertest.Pack(m.n.Dir, path+".tar.gz"); err != nil {
 		m.t.Fatal(err)
 	}
-}
-
-// compact removes the white space that MarshalIndent adds.
-func compact(t *testing.T, document json.RawMessage) json.RawMessage {
-	t.Helper()
-	if len(document) == 0 {
-		return nil
-	}
-	var b bytes.Buffer
-	if err := json.Compact(&b, document); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
 }
 
 // changeLines returns the lines of GET /changes.

@@ -77,7 +77,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	figures.Watch(public.ln.figures)
 	figures.WatchLoads(node.Latencies)
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
-		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, Logger: logger,
+		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, History: node.History, Logger: logger,
 		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic, Hosts: names,
 	}), logger)
 	c.run(c.work)
