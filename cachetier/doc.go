@@ -7,6 +7,9 @@
 // invalidated. Only "not set" can become wrong, so absence is never cached, and
 // is never handed to a caller who came after it was looked up.
 //
+// That is so within one history. A cluster that is restored or forced begins another
+// one, and then nothing that was read before means anything: see Histories.
+//
 // # The two halves
 //
 // On a database node, a Registry takes heartbeats and answers them:
@@ -63,6 +66,24 @@
 // reader has read such a value to its end here it is held with its bytes, if it
 // fits an eighth of the memory (collect.go).
 //
+// # Histories
+//
+// A node stands in one history at a time, for an era (era.go). It learns that of its
+// database nodes from the answers to heartbeats, with the histories that it went on
+// from, and asks only nodes that have its own; each answer names its history, and one
+// of another is none. It moves to a history that names its own as one it went on from,
+// or when no database node of its own has answered for a minute, and never back.
+//
+// A move drops all that is held, and ends the era: its loads, which whoever waits for
+// them begins anew in the next one, its streams to peers and from them, and the right
+// of what they still bring to be held. Between two looks that find the same era there
+// was no other one, because none comes back; so who takes something from memory, a load
+// or a stream looks before and after.
+//
+// Questions and answers between cache nodes name the history too. A peer that stands in
+// another one refuses (409), is taken out of the ring, and is probed until it has come
+// to the same.
+//
 // # Invariants
 //
 //  1. A found value is the put value, byte for byte: its digest is compared
@@ -90,6 +111,9 @@
 //     and 4,096 loads at a time. CacheBytes counts all that a record takes: the
 //     value, its encoding, the key, the table, and what allocations are rounded
 //     up to. Large values that will be held take an eighth of it on their way.
+//  11. What is answered is of the history in which the node stands when it answers.
+//     The rest of a large value that was begun before a move comes from database
+//     nodes of the history of before.
 //
 // # Caveats
 //
@@ -108,6 +132,10 @@
 //   - The first load of a value over 1 MiB drops the connection it came on,
 //     after the header.
 //   - Node.Close does not end readers of streamed values: their context does.
+//   - Until a database node has told a history, a node stands in none, and takes
+//     answers that name none: those of programs from before histories.
+//   - While all database nodes have another history, which has nothing to do with its
+//     own, a node serves for a minute what it holds, and nothing else.
 //   - The registry believes what it is told; it is for trusted networks. It keeps
 //     256 nodes, of one address 64. A peer that it names owns keys only when it has
 //     answered once, and at most 32 peers are probed at a time.
