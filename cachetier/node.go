@@ -368,7 +368,7 @@ func (n *Node) Stats() client.CacheStats {
 		URL:           n.cfg.URL,
 		Role:          client.RoleCache,
 		Ready:         n.Ready(n.base) == nil,
-		Peers:         len(n.view.Load().peers),
+		Peers:         len(n.view.Load().ring.nodes) - 1,
 		Databases:     len(n.databases.all()),
 		UptimeSeconds: n.now().Sub(n.began).Seconds(),
 		History:       history,

@@ -58,7 +58,7 @@ func TestCluster_Lists(t *testing.T) {
 	}
 	for follower.Scan() && !strings.Contains(follower.Text(), `"event":"end"`) { // heartbeats
 	}
-	if want := `{"event":"end","revision":50,"reason":"closing",`; !strings.HasPrefix(follower.Text(), want) || follower.Scan() || follower.Err() != nil {
+	if want := `{"event":"end","revision":50,"history":"`; !strings.HasPrefix(follower.Text(), want) || !strings.Contains(follower.Text(), `"reason":"closing",`) || follower.Scan() || follower.Err() != nil {
 		t.Errorf("the follower ends with %q, %v", follower.Text(), follower.Err())
 	}
 	began = time.Now()
