@@ -20,7 +20,7 @@ var errFake = errors.New("a failure nobody knows")
 // TestErrorTable_Complete: every sentinel of kvstore has a row, except those
 // that are spoken between replicas only.
 func TestErrorTable_Complete(t *testing.T) {
-	internal := map[string]bool{"ErrBehind": true, "ErrSnapshotBody": true, "ErrMalformedCommand": true, "ErrInjected": true, "ErrCrashed": true}
+	internal := map[string]bool{"ErrBehind": true, "ErrChunkOrder": true, "ErrSnapshotBody": true, "ErrMalformedCommand": true, "ErrInjected": true, "ErrCrashed": true}
 	table, err := os.ReadFile("errors.go")
 	if err != nil {
 		t.Fatal(err)

@@ -46,6 +46,8 @@ type panickyDB struct {
 	with any
 }
 
+func (panickyDB) History() kvstore.History { return kvstore.History{} }
+
 func (p panickyDB) Put(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) { panic(p.with) }
 func (p panickyDB) Get(context.Context, kvstore.Key, kvstore.Consistency) (*kvstore.Value, error) {
 	panic(p.with)

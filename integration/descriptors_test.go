@@ -116,7 +116,7 @@ func TestConnections_SilentPeerStreams(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
@@ -135,7 +135,7 @@ func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(clustertest.Patience)); err != nil {

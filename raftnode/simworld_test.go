@@ -333,8 +333,11 @@ func (w *simWorld) lie() {
 		return // who knows nothing yet believes more
 	}
 	lies := to.life.node.core.target(from).lies()
-	for what, data := range map[string][]byte{"a command of a far level": {99, 1, 0, 0}, "a command of no kind": {1, 250, 0, 0}, "the later command, with nothing in it": simLaterCommand, "no command": {}} {
-		lies[what] = raftpb.Message{Type: raftpb.MsgProp, From: from, To: uint64(to.raft), Entries: []raftpb.Entry{{Data: encodeBatch([]command{{origin: 1, seq: w.liar.Uint64(), data: data}})}}}
+	for _, c := range []struct {
+		what string
+		data []byte
+	}{{"a command of a far level", []byte{99, 1, 0, 0}}, {"a command of no kind", []byte{1, 250, 0, 0}}, {"the later command, with nothing in it", simLaterCommand}, {"no command", nil}} {
+		lies[c.what] = raftpb.Message{Type: raftpb.MsgProp, From: from, To: uint64(to.raft), Entries: []raftpb.Entry{{Data: encodeBatch([]command{{origin: 1, seq: w.liar.Uint64(), data: c.data}})}}}
 	}
 	what := slices.Sorted(maps.Keys(lies))[w.liar.IntN(len(lies))]
 	m := lies[what]
