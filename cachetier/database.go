@@ -211,7 +211,7 @@ func (ds *databases) why(history kvstore.HistoryID) string {
 	if said == nil {
 		return "no database node is known"
 	}
-	return fmt.Sprintf("no database node of history %s is known: %s; this cache node moves to another history only if that went on from its own, or when no node of its own has answered for %v, and never back: restart it to have it begin anew", nameOf(history), strings.Join(said, "; "), historyPatience)
+	return fmt.Sprintf("no database node of history %s is known: %s; this cache node moves to another history only if that went on from its own, or when no node of its own has answered for %v while others did, and never back: restart it to have it begin anew", nameOf(history), strings.Join(said, "; "), historyPatience)
 }
 
 // inOrder is preference as URLs.

@@ -12,9 +12,13 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// historyPatience is how long no database node of a cache node's history may answer
-// before it moves to one that has nothing to do with it.
+// historyPatience is how long no database node of a cache node's history may answer,
+// while others do, before it moves to one that has nothing to do with it.
 const historyPatience = time.Minute
+
+// deafAfter is how long nobody at all may answer before that says nothing about the
+// others any more: this node may have stood still, or been cut off.
+const deafAfter = 3 * time.Second
 
 // errElsewhere: the other side stands in another history than the asker.
 var errElsewhere = errors.New("it stands in another history")
@@ -76,15 +80,21 @@ type standing struct {
 	own      kvstore.HistoryID
 	parents  []kvstore.HistoryID // of own
 	left     []kvstore.HistoryID // in which the node stood before
-	answered time.Time           // when a database node of own last answered
+	answered time.Time           // when a database node of own last answered, and later by as long as nobody did
+	heard    time.Time           // when any last told
 }
 
 // hear takes in what a database node has told, and returns why the node moves there,
 // "" when it stays. The first history is one that it moves to.
 func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
-	switch {
-	case told.ID.IsZero():
+	if told.ID.IsZero() {
 		return ""
+	}
+	if silence := now.Sub(s.heard); silence > deafAfter {
+		s.answered = s.answered.Add(silence)
+	}
+	s.heard = now
+	switch {
 	case told.ID == s.own:
 		s.answered = now
 		if len(told.Parents) > 0 {

@@ -32,7 +32,7 @@ func historyOf(name string, parents ...string) *client.History {
 func TestStanding_Hear(t *testing.T) {
 	type step struct {
 		after   time.Duration
-		told    string // a history and its parents
+		told    string // a history and its parents, every second meanwhile
 		standAt string
 	}
 	for name, steps := range map[string][]step{
@@ -52,19 +52,25 @@ func TestStanding_Hear(t *testing.T) {
 		"a move begins the minute anew":       {{0, "a", "a"}, {time.Hour, "b", "b"}, {time.Second, "c", "b"}},
 		"what makes no sense is no history":   {{0, "a", "a"}, {time.Hour, "x", "a"}},
 		"nor a parent that makes no sense":    {{0, "a", "a"}, {0, "b x", "a"}},
-		"the silence of all moves it nowhere": {{0, "a", "a"}, {time.Hour, "a", "a"}, {0, "b", "a"}},
+		"the silence of all moves it nowhere": {{0, "a", "a"}, {time.Hour, "", "a"}, {0, "b", "a"}, {time.Minute - 1, "b", "a"}, {0, "a", "a"}, {time.Second, "b", "a"}},
+		"and the minute begins behind it":     {{0, "a", "a"}, {30 * time.Second, "b", "a"}, {time.Hour, "", "a"}, {0, "b", "a"}, {30 * time.Second, "b", "b"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var s standing
 			now := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 			for i, step := range steps {
-				now = now.Add(step.after)
+				end := now.Add(step.after)
 				var told *client.History
 				if names := strings.Fields(step.told); len(names) > 0 {
 					told = historyOf(names[0], names[1:]...)
 				}
-				before := s.own
-				why := s.hear(historyIn(told), now)
+				before, why := s.own, ""
+				for end.Sub(now) > time.Second {
+					now = now.Add(time.Second)
+					why += s.hear(historyIn(told), now)
+				}
+				now = end
+				why += s.hear(historyIn(told), now)
 				want := kvstore.HistoryID{}
 				if step.standAt != "" {
 					want, _ = kvstore.ParseHistoryID(idOf(step.standAt))
