@@ -458,25 +458,24 @@ func cacheOf(t *testing.T, program, name string, nodes ...*clustertest.Process) 
 	return clustertest.NewProcess(t, program, name, addr, "cache", "--name", name, "--listen", addr, "--nodes", strings.Join(clustertest.URLs(nodes...), ","))
 }
 
-// hearsAgain waits until a database node has taken some more heartbeats of a cache node
-// that stands in a history.
-func hearsAgain(t *testing.T, db, cache *clustertest.Process, history string) {
+// hearAgain waits until database nodes have each taken some more heartbeats of a cache
+// node that stands in a history.
+func hearAgain(t *testing.T, cache *clustertest.Process, history string, dbs ...*clustertest.Process) {
 	t.Helper()
-	heard, last := 0, time.Time{}
-	clustertest.Eventually(t, db.Name+" hears "+cache.Name, func() error {
-		var list []client.CacheNode
-		if err := getJSON(db.URL()+"/caches", &list); err != nil {
-			return err
+	heard, last := make([]int, len(dbs)), make([]time.Time, len(dbs))
+	clustertest.Eventually(t, cache.Name+" is heard", func() error {
+		for i, db := range dbs {
+			var list []client.CacheNode
+			if err := getJSON(db.URL()+"/caches", &list); err != nil {
+				return err
+			}
+			at := slices.IndexFunc(list, func(n client.CacheNode) bool { return n.URL == cache.URL() && n.History == history })
+			if at >= 0 && list[at].LastSeen.After(last[i]) {
+				heard[i], last[i] = heard[i]+1, list[at].LastSeen
+			}
 		}
-		at := slices.IndexFunc(list, func(n client.CacheNode) bool { return n.URL == cache.URL() && n.History == history })
-		if at < 0 {
-			return fmt.Errorf("it has heard %+v", list)
-		}
-		if list[at].LastSeen.After(last) {
-			heard, last = heard+1, list[at].LastSeen
-		}
-		if heard < 5 {
-			return fmt.Errorf("%d times", heard)
+		if slices.Min(heard) < 4 {
+			return fmt.Errorf("%v times", heard)
 		}
 		return nil
 	})
@@ -521,10 +520,8 @@ func TestHistories_CacheBetweenHalves(t *testing.T) {
 	moves.Start()
 	standsIn(t, moves, before.ID)
 	sets(t, n1, "old", "late")
-	for _, d := range p.DBs {
-		hearsAgain(t, d, stays, now.ID)
-		hearsAgain(t, d, moves, before.ID)
-	}
+	hearAgain(t, stays, now.ID, p.DBs...)
+	hearAgain(t, moves, before.ID, p.DBs...)
 	// It has what it holds, and asks nobody of the half that it has left.
 	if a, err := askInHistory(stays.URL() + "/key/late"); err != nil || string(a.body) != "new" || a.history != now.ID {
 		t.Errorf("what is held: %v, %v", a, err)
@@ -556,9 +553,7 @@ func TestHistories_CacheBetweenHalves(t *testing.T) {
 			}
 			return err
 		})
-		for _, d := range append([]*clustertest.Process{half}, p.DBs...) {
-			hearsAgain(t, d, c, now.ID)
-		}
+		hearAgain(t, c, now.ID, append([]*clustertest.Process{half}, p.DBs...)...)
 		readers[i].waitFor(t, "reads of the new half", &readers[i].news, 20)
 		readers[i].stop(t)
 	}
@@ -614,7 +609,7 @@ func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 	}
 	began := time.Now()
 	for time.Since(began) < hurriedPatience+hurriedPatience/2 {
-		hearsAgain(t, other, cache, from)
+		hearAgain(t, cache, from, other)
 	}
 	r.waitFor(t, "reads", &r.reads, 10)
 	stayed("though its own node answers")
@@ -653,7 +648,7 @@ func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 	r.waitFor(t, "reads of the other history", &r.news, 10)
 	own.Start() // and it is there again
 	own.WaitReady()
-	hearsAgain(t, own, cache, to)
+	hearAgain(t, cache, to, own)
 	r.waitFor(t, "reads of the other history", &r.news, 10)
 	r.stop(t)
 	movedOnce(t, cache, from, to)
@@ -736,7 +731,11 @@ func TestHistories_FoundersWithOtherLists(t *testing.T) {
 	told := 0
 	for _, n := range []*clustertest.Process{n1, n3, n2} {
 		clustertest.Eventually(t, n.Name+" has said why it forms nothing", func() error {
-			if log := n.Log(); n.Running() && !strings.Contains(log, "waiting for the other members") {
+			log := n.Log()
+			if strings.Contains(log, "formed a cluster") {
+				t.Fatalf("%s has formed a cluster; its log:\n%s", n.Name, log)
+			}
+			if n.Running() && !strings.Contains(log, "waiting for the other members") {
 				return fmt.Errorf("its log:\n%s", log)
 			}
 			return nil
@@ -754,9 +753,6 @@ func TestHistories_FoundersWithOtherLists(t *testing.T) {
 	}
 	for _, n := range p.DBs {
 		if n.Running() {
-			if s, err := n.Stats(); err == nil && s.History != nil {
-				t.Errorf("%s has formed a cluster: %+v", n.Name, s)
-			}
 			n.Kill9()
 		}
 	}
@@ -804,6 +800,47 @@ func TestHistories_FoundersOfDifferentLevels(t *testing.T) {
 	}
 }
 
+// Founders that are killed again and again, at any moment of forming, form one cluster
+// with one history.
+func TestHistories_FoundersKilled(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, seed))
+	kills, partly := 0, 0
+	for range 5 {
+		p := clustertest.NewProcesses(t, bin, 3, 0)
+		f := &foundings{t: t, nodes: p.DBs, known: map[string]founding{}}
+		for f.look() < len(p.DBs) {
+			if n := p.DBs[random.IntN(len(p.DBs))]; n.Running() && random.IntN(2) == 0 {
+				n.Kill9()
+				kills++
+			} else if !n.Running() {
+				n.Start()
+			}
+			if formed := f.look(); 0 < formed && formed < len(p.DBs) {
+				partly++
+			}
+			// Any moment is as good; this spreads kills over the time that forming takes.
+			<-time.After(time.Duration(random.IntN(150)) * time.Millisecond)
+		}
+		for _, n := range p.DBs {
+			if n.Running() {
+				n.Kill9()
+			}
+			n.Start()
+		}
+		history := oneHistory(t, p.DBs...)
+		if f.look(); !strings.HasPrefix(history.ID, f.cluster) {
+			t.Errorf("cluster %s has history %s", f.cluster, history.ID)
+		}
+		for _, n := range p.DBs {
+			n.Kill9()
+		}
+	}
+	t.Logf("%d kills; at %d moments some belonged to the cluster and others did not", kills, partly)
+}
+
 // founding is what the identity of a node says of its cluster.
 type founding struct {
 	ID        string          `json:"id"`
@@ -812,71 +849,104 @@ type founding struct {
 	Founders  json.RawMessage `json:"founders"`
 }
 
-// Founders that are killed again and again, at any moment of forming, form one cluster
-// with one history.
-func TestHistories_FoundersKilled(t *testing.T) {
+// foundings watches over the identities of founders.
+type foundings struct {
+	t                 *testing.T
+	nodes             []*clustertest.Process
+	known             map[string]founding
+	cluster, founders string // of the first that belonged to one
+}
+
+// look returns how many belong to the cluster. What a founder brings never changes, and
+// all belong to the same cluster of the same founders.
+func (f *foundings) look() (formed int) {
+	f.t.Helper()
+	for _, n := range f.nodes {
+		b, err := os.ReadFile(filepath.Join(n.Dir, "identity"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		var is founding
+		if err = errors.Join(err, json.Unmarshal(b, &is)); err != nil {
+			f.t.Fatal(err)
+		}
+		was, seen := f.known[n.Name]
+		f.known[n.Name] = is
+		if seen && (is.ID != was.ID || string(is.Birth) != string(was.Birth)) {
+			f.t.Fatalf("what %s brings was %s of id %s, and is %s of %s", n.Name, was.Birth, was.ID, is.Birth, is.ID)
+		}
+		if is.ClusterID == "" {
+			continue
+		}
+		formed++
+		if f.cluster == "" {
+			f.cluster, f.founders = is.ClusterID, string(is.Founders)
+		}
+		if is.ClusterID != f.cluster || string(is.Founders) != f.founders {
+			f.t.Fatalf("%s belongs to cluster %s of %s, others to %s of %s", n.Name, is.ClusterID, is.Founders, f.cluster, f.founders)
+		}
+	}
+	return formed
+}
+
+// A node that is killed again and again while it forces a new cluster forces one, once:
+// its history has one parent, and that is whole.
+func TestHistories_ForcedAndKilled(t *testing.T) {
 	t.Parallel()
-	p := clustertest.NewProcesses(t, bin, 3, 0)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, seed))
-	known := map[string]founding{}
-	cluster, founders, formed := "", "", 0
-	look := func() {
-		t.Helper()
-		formed = 0
-		for _, n := range p.DBs {
-			b, err := os.ReadFile(filepath.Join(n.Dir, "identity"))
-			if errors.Is(err, os.ErrNotExist) {
+	n := clustertest.NewProcesses(t, bin, 1, 0).DBs[0]
+	n.Start()
+	n.WaitReady()
+	sets(t, n, "old", "a", "b", "c")
+	s, err := n.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parents := []client.Origin{{ID: s.History.ID, Revision: s.Revision, Head: s.Digest}}
+	n.Terminate()
+	data := filepath.Join(t.TempDir(), "data")
+	copyData(t, data, n.Dir)
+	usual := n.Args
+	forces := append(usual[:len(usual):len(usual)], "--force-new-cluster", "--yes")
+	kills := 0
+	for range 6 {
+		copyData(t, n.Dir, data)
+		for n.Args = forces; ; {
+			n.Start()
+			if kill := random.IntN(3) > 0; kill {
+				<-time.After(time.Duration(random.IntN(120)) * time.Millisecond) // until any moment
+				n.Kill9()
+				kills++
 				continue
 			}
-			var is founding
-			if err = errors.Join(err, json.Unmarshal(b, &is)); err != nil {
-				t.Fatal(err)
+			clustertest.Eventually(t, "it is ready, or has ended", func() error {
+				if !n.Running() {
+					return nil
+				}
+				a, err := ask(n.URL() + "/readyz")
+				if err == nil && a.status != http.StatusOK {
+					err = fmt.Errorf("%v", a)
+				}
+				return err
+			})
+			if n.Running() {
+				break
 			}
-			was, seen := known[n.Name]
-			known[n.Name] = is
-			if seen && (is.ID != was.ID || string(is.Birth) != string(was.Birth)) {
-				t.Fatalf("what %s brings was %s, and is %s", n.Name, was.Birth, is.Birth)
+			if code, log := n.Wait(), n.Log(); code != 2 || !strings.Contains(log, "done already") {
+				t.Fatalf("it ended with code %d and said:\n%s", code, log)
 			}
-			if is.ClusterID == "" {
-				continue
-			}
-			formed++
-			if cluster == "" {
-				cluster, founders = is.ClusterID, string(is.Founders)
-			}
-			if is.ClusterID != cluster || string(is.Founders) != founders {
-				t.Fatalf("%s belongs to cluster %s of %s, others to %s of %s", n.Name, is.ClusterID, is.Founders, cluster, founders)
-			}
-		}
-	}
-	kills, partly := 0, 0
-	for range 60 {
-		n := p.DBs[random.IntN(len(p.DBs))]
-		if n.Running() {
-			n.Kill9()
-			kills++
-		} else {
+			n.Args = usual
 			n.Start()
+			n.WaitReady()
+			break
 		}
-		look()
-		if 0 < formed && formed < len(p.DBs) {
-			partly++
+		if got := historyOf(t, n); got.ID == parents[0].ID || !reflect.DeepEqual(got.Parents, parents) {
+			t.Fatalf("the history is %+v; want parents %+v", got, parents)
 		}
-		// Any moment is as good; this spreads kills over the time that forming takes.
-		timer := time.NewTimer(time.Duration(random.IntN(300)) * time.Millisecond)
-		<-timer.C
+		mustHave(t, map[string]string{"a": "old", "b": "old", "c": "old"}, n)
+		n.Kill9()
 	}
-	for _, n := range p.DBs {
-		if !n.Running() {
-			n.Start()
-		}
-	}
-	history := oneHistory(t, p.DBs...)
-	look()
-	if formed != len(p.DBs) || !strings.HasPrefix(history.ID, cluster) {
-		t.Errorf("%d belong to cluster %s, with history %s", formed, cluster, history.ID)
-	}
-	t.Logf("%d kills; after %d of 60 steps, some belonged to the cluster and others did not", kills, partly)
+	t.Logf("%d kills", kills)
 }
