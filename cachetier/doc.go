@@ -72,7 +72,8 @@
 // database nodes from the answers to heartbeats, with the histories that it went on
 // from, and asks only nodes that have its own; each answer names its history, and one
 // of another is none. It moves to a history that names its own as one it went on from,
-// or when no database node of its own has answered for a minute, and never back.
+// or when no database node of its own has answered for a minute in which others did, and
+// never back.
 //
 // A move drops all that is held, and ends the era: its loads, which whoever waits for
 // them begins anew in the next one, its streams to peers and from them, and the right
