@@ -123,6 +123,10 @@ func (s *simNode) takePart(life *simLife) error {
 		return err
 	}
 	s.lastSelf = n.self
+	life.compared = life.store.Stats().Revision
+	if err := s.w.applied(s, life); err != nil { // what it had
+		return err
+	}
 	if err := n.lookForEnd(context.Background()); err != nil {
 		return err
 	}

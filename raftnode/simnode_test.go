@@ -62,6 +62,8 @@ type simLife struct {
 	pull  *raftpb.Message // the snapshot that is being pulled
 	dead  bool
 
+	compared kvstore.Revision // the store's heads up to there, with those of others
+
 	refusal error          // a member does not take this one's messages
 	asks    sync.WaitGroup // why
 
@@ -401,7 +403,7 @@ func (s *simNode) apply() error {
 		}
 		life.node.applier.finished(h)
 		s.write()
-		if err := s.w.applied(s); err != nil {
+		if err := s.w.applied(s, life); err != nil {
 			return err
 		}
 	}

@@ -135,7 +135,7 @@ type simWorld struct {
 	cuts  map[[2]ID]bool
 
 	histories map[ID]HistoryID           // by cluster
-	digests   map[simMark]kvstore.Digest // as first applied anywhere
+	digests   map[simMark]kvstore.Digest // heads, as first applied anywhere
 	created   map[string]kvstore.Meta    // acknowledged, by key
 	uploads   map[simUpload]*simProgress // of large values, as far as anybody has applied
 	newest    uint64                     // revision acknowledged to anybody
@@ -666,20 +666,32 @@ func (w *simWorld) await(client int, by string) {
 	<-t.goOn
 }
 
-// applied compares a store with what others had at the same revision.
-func (w *simWorld) applied(s *simNode) error {
-	st := s.life.store.Stats()
-	at := simMark{s.life.node.self.ClusterID, st.Revision}
-	if w.lost(at.cluster) && w.force.copied {
+// applied compares a store with what others had at the same revisions: at each that it has
+// reached since it was compared last, and at the one where it is.
+func (w *simWorld) applied(s *simNode, life *simLife) error {
+	st, cluster := life.store.Stats(), life.node.self.ClusterID
+	if w.lost(cluster) && w.force.copied {
 		return nil
 	}
-	known, ok := w.digests[at]
-	if !ok {
-		w.digests[at] = st.Digest
-	} else if known != st.Digest {
-		w.fatalf("n%d has another history at revision %d", s.id, st.Revision)
+	for life.compared++; life.compared < st.Revision && s != w.rotten; life.compared++ {
+		head, err := life.store.DigestAt(life.compared)
+		if err != nil {
+			return err
+		}
+		w.compare(s, simMark{cluster, life.compared}, head)
 	}
+	life.compared = st.Revision
+	w.compare(s, simMark{cluster, st.Revision}, st.Digest)
 	return nil
+}
+
+// compare judges the head that a machine has at a revision.
+func (w *simWorld) compare(s *simNode, at simMark, head kvstore.Digest) {
+	if known, ok := w.digests[at]; !ok {
+		w.digests[at] = head
+	} else if known != head {
+		w.fatalf("n%d has another history at revision %d: its head is %s, and elsewhere %s", s.id, at.rev, head, known)
+	}
 }
 
 // leader returns the one of the newest term, nil if there is none.
@@ -805,11 +817,12 @@ func (w *simWorld) verify() {
 		if !slices.Equal(own, chunks) { // no upload is open any more
 			w.fatalf("n%d keeps the chunks %v, others %v", id, own, chunks)
 		}
-		for range min(10, int(got.Revision)) {
-			rev := 1 + kvstore.Revision(w.r.Uint64N(uint64(got.Revision)))
-			if d, err := store.DigestAt(rev); err != nil || w.digests[simMark{cluster, rev}] != d && w.digests[simMark{cluster, rev}] != (kvstore.Digest{}) {
-				w.fatalf("n%d says that history had digest %s at revision %d, which it never had: %v", id, d, rev, err)
+		for rev := kvstore.Revision(1); rev <= got.Revision; rev++ {
+			head, err := store.DigestAt(rev)
+			if err != nil {
+				w.fatalf("n%d does not tell its head at revision %d: %v", id, rev, err)
 			}
+			w.compare(w.member(id), simMark{cluster, rev}, head)
 		}
 		for key, m := range w.created {
 			v, err := store.Get(kvstore.Key(key))
