@@ -319,7 +319,7 @@ func (f *feed) mark(line *changeLine) error {
 		f.at.Revision, f.moved = scanned, true
 	}
 	if line.Event == EventEnd {
-		return fmt.Errorf("the node ended the stream: %s %s", line.Reason, line.Detail)
+		return fmt.Errorf("the node ended the stream (%s): %s", line.Reason, line.Detail)
 	}
 	return nil
 }

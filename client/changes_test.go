@@ -337,7 +337,7 @@ func TestClient_Changes_Refusals(t *testing.T) {
 	c, _ = newClient(t, u)
 	at := 0
 	for _, err := range c.Changes(t.Context(), ChangesOptions{OnBreak: func(err error) {
-		if !strings.Contains(err.Error(), "too slow") {
+		if !strings.Contains(err.Error(), "the node ended the stream (slow): too slow") {
 			t.Error(err)
 		}
 	}}) {

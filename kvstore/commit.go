@@ -133,7 +133,7 @@ func (b *commitBatch) writeOp(tx Tx, o *op) error {
 // that brings the effects.
 func writePosition(tx Tx, p *position, meta []byte) error {
 	if meta != nil {
-		if err := tx.Put(BucketState, keyMeta, meta); err != nil {
+		if err := tx.Put(BucketState, keyMeta, encodeMeta(meta)); err != nil {
 			return err
 		}
 	}

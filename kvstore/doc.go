@@ -44,7 +44,7 @@
 //	            checkpoints  every 1,024th revision  → tree, bytes of values; framed
 //	            state        "position"              → sequence uvarint, applied index, term, tree, bytes of values; framed
 //	                         "history"               → id of the history, and those that it went on from; framed
-//	                         "meta"                  → bytes that belong to the log
+//	                         "meta"                  → bytes that belong to the log; framed
 //	index.db    index        last key of a block     → keys and their revisions, framed
 //	            state        "indexed"               → revision the index covers, digest there; framed
 //	                         "indexing"              → revision up to which it may have keys, digest there; framed

@@ -169,6 +169,17 @@ func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
 	}
 }
 
+// wholeMeta decodes meta, which has no end of its own: the log knows what is whole.
+func wholeMeta(want string) func(b []byte) error {
+	return func(b []byte) error {
+		meta, err := decodeMeta(b)
+		if err == nil && string(meta) != want {
+			err = fmt.Errorf("it is %q", meta)
+		}
+		return err
+	}
+}
+
 // What is stored says in which format: a program that does not know it says so, and
 // nothing is cut off or added without being found out.
 func TestState_OtherFormats(t *testing.T) {
@@ -188,6 +199,7 @@ func TestState_OtherFormats(t *testing.T) {
 			readHistory(&c, 3)
 			return c.end()
 		}},
+		"meta":     {keyMeta, encodeMeta([]byte("a table")), wholeMeta("a table")},
 		"mark":     {keyIndexed, encodeIndexed(keyIndexed, mark{rev: 1}), func(b []byte) error { _, err := decodeIndexed(keyIndexed, b); return err }},
 		"progress": {keyProgress, encodeProgress(&progress{}), func(b []byte) error { _, err := decodeProgress(b); return err }},
 		"upload":   {id[:], encodeUpload(id, u), func(b []byte) error { _, err := decodeUpload(id, b); return err }},

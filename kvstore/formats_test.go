@@ -33,6 +33,33 @@ func filesOf(t *testing.T, dir string) map[string][sha256.Size]byte {
 	return files
 }
 
+// A member table in which a bit has turned names another member or another voter, and
+// is still a table: no start goes past it.
+func TestStoreDir_DamagedMemberTable(t *testing.T) {
+	dir := t.TempDir()
+	s := openDir(t, dir, StoreConfig{})
+	table := []byte(`{"voters":[1]}`)
+	if err := s.Bootstrap(1, 1, table, [16]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, meta, _, err := s.Durable(); err != nil || !bytes.Equal(meta, table) {
+		t.Fatalf("%q, %v", meta, err)
+	}
+	change(t, s.history, func(tx Tx) error {
+		return tx.Put(BucketState, keyMeta, bytes.Replace(tx.Get(BucketState, keyMeta), []byte("1"), []byte("3"), 1))
+	})
+	if _, _, meta, _, err := s.Durable(); err == nil {
+		t.Errorf("a running node goes on with %q", meta)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := OpenStoreDir(dir, StoreConfig{})
+	if c, ok := errors.AsType[*CorruptError](err); !ok || c.File != filepath.Join(dir, historyFile) || !strings.Contains(c.Detail, "the member table: its checksum is") {
+		t.Errorf("a start: %v", err)
+	}
+}
+
 // A history of another version is refused with a sentence that says what to do, and
 // not a byte of the directory changes: not even what else is missing in it is made.
 func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {

@@ -174,11 +174,15 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	return s, nil
 }
 
-// loadHistory reads where history stands and which uploads are open.
+// loadHistory reads where history stands and which uploads are open, and checks what
+// it keeps for the log.
 func (s *Store) loadHistory() error {
 	return s.history.View(func(tx Tx) error {
 		snap, err := readSnapshot(tx)
 		if err != nil {
+			return err
+		}
+		if _, err := storedMeta(tx); err != nil {
 			return err
 		}
 		s.applied, s.durable, s.uploads = snap.position, snap.position, snap.uploads
@@ -197,6 +201,19 @@ func storedPosition(tx Tx) (p position, err error) {
 		return p, stateError(tx, raw, "the position", err)
 	}
 	return p, nil
+}
+
+// storedMeta reads the log's own bytes; nil if there never were any.
+func storedMeta(tx Tx) ([]byte, error) {
+	raw := tx.Get(BucketState, keyMeta)
+	if raw == nil {
+		return nil, nil
+	}
+	meta, err := decodeMeta(raw)
+	if err != nil {
+		return nil, stateError(tx, raw, "the member table", err)
+	}
+	return meta, nil
 }
 
 // readSnapshot reads the whole state of history but records and chunks.

@@ -22,10 +22,8 @@ func (s *Store) Durable() (index, term uint64, meta, snapshot []byte, err error)
 		}
 		index, term = snap.index, snap.term
 		snapshot = encodeSnapshot(snap)
-		if raw := tx.Get(BucketState, keyMeta); raw != nil {
-			meta = append([]byte{}, raw...)
-		}
-		return nil
+		meta, err = storedMeta(tx)
+		return err
 	})
 	if err != nil {
 		return 0, 0, nil, nil, s.failed("read the durable state", err)

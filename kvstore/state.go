@@ -104,6 +104,20 @@ func decodePosition(b []byte) (position, error) {
 	return p, c.end()
 }
 
+// encodeMeta frames the log's own bytes. Members are in them, and a wrong one votes
+// otherwise than all others.
+func encodeMeta(meta []byte) []byte {
+	return frameState(keyMeta, append(make([]byte, statePrefixBytes), meta...))
+}
+
+func decodeMeta(b []byte) ([]byte, error) {
+	c, err := openState(keyMeta, b)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte{}, c.b...), nil
+}
+
 // mark is a revision and the history digest at it.
 type mark struct {
 	rev    Revision

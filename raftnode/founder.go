@@ -140,7 +140,7 @@ func membersOf(founders []founder) []Member {
 func checkFounders(founders []founder) error {
 	ids := map[ID]bool{}
 	for i, f := range founders {
-		if err := errors.Join(f.wellFormed(), f.Birth.check()); err != nil {
+		if err := cmp.Or(f.wellFormed(), f.Birth.check()); err != nil {
 			return fmt.Errorf("the founder %.64q: %w", f.Name, err)
 		}
 		if i > 0 && f.Name <= founders[i-1].Name || ids[f.ID] {

@@ -242,6 +242,7 @@ func TestOpen_OtherFormats(t *testing.T) {
 		"later":                    {`{"format":3,"name":{"of":"n1"}}`, "was written by a later version of oncekv"},
 		"no format":                {`{"name":"n1"}`, "makes no sense"},
 		"no birth":                 {`{"format":2,"name":"n1","id":"0000000000000001"}`, "makes no sense"},
+		"no nonces":                {`{"format":2,"name":"n1","id":"0000000000000001","birth":{"level":1},"founders":[{"id":"0000000000000001","name":"n1","birth":{"level":1}}]}`, "makes no sense (its nonce or its level is missing)"},
 		"other founders":           {`{"format":2,"name":"n1","id":"0000000000000001","birth":{"nonce":"01000000000000000000000000000000","level":1},"founders":[{"id":"0000000000000001","name":"n1"}]}`, "makes no sense"},
 	} {
 		cfg := newTestNode(t, "n1").cfg

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
@@ -97,7 +98,7 @@ func loadIdentity(dir string) (identity, error) {
 	if err := json.Unmarshal(b, &id); err != nil {
 		return id, unusable(fmt.Errorf("%s is not readable (%w)", identityPath(dir), err), "read the identity")
 	}
-	err = errors.Join(id.Birth.check(), checkFounders(id.Founders))
+	err = cmp.Or(id.Birth.check(), checkFounders(id.Founders))
 	if id.Format != identityFormat || id.ID == 0 || id.Name == "" {
 		err = fmt.Errorf("format %d, name %.64q, id %v", id.Format, id.Name, id.ID)
 	}

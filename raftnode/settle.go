@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -173,14 +174,14 @@ func (a *introduction) check(peerURL string) error {
 	m, err := Member{ID: a.ID, Name: a.Name, PeerURL: peerURL, ClientURL: a.ClientURL}.Checked()
 	a.ClientURL = m.ClientURL
 	for _, m := range a.Members {
-		err = errors.Join(err, m.wellFormed())
+		err = cmp.Or(err, m.wellFormed())
 	}
 	if a.ClusterID == 0 {
-		return errors.Join(err, a.Birth.check())
+		return cmp.Or(err, a.Birth.check())
 	}
-	err = errors.Join(err, checkFounders(a.Founders))
-	if len(a.Founders) > 0 && historyOf(a.Founders).cluster() != a.ClusterID {
-		err = errors.Join(err, fmt.Errorf("it says that it founded cluster %v, with founders of another one", a.ClusterID))
+	err = cmp.Or(err, checkFounders(a.Founders))
+	if err == nil && len(a.Founders) > 0 && historyOf(a.Founders).cluster() != a.ClusterID {
+		err = fmt.Errorf("it says that it founded cluster %v, with founders of another one", a.ClusterID)
 	}
 	return err
 }
