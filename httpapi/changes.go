@@ -139,33 +139,26 @@ func sinceOf(p parameters, h http.Header, events bool) (since kvstore.Revision, 
 	if given, ok := p.lookup("since"); ok {
 		value = given
 	}
-	if since, err = parseSince(`parameter "since"`, value); err != nil {
-		return 0, history, err
+	from, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		return 0, history, invalid(`parameter "since" is %q; it takes a revision, a whole number from 0`, value)
 	}
 	if history, err = p.history(); err != nil {
 		return 0, history, err
 	}
 	last := h.Get("Last-Event-ID")
 	if !events || last == "" {
-		return since, history, nil
+		return kvstore.Revision(from), history, nil
 	}
-	revision, of, named := strings.Cut(last, eventIDSeparator)
-	if since, err = parseSince("Last-Event-ID", revision); err != nil || !named {
-		return since, history, err
+	at, err := client.ParsePosition(last)
+	switch {
+	case err != nil:
+		return 0, history, invalid("Last-Event-ID is %.80q; it takes the id of an event: a revision, a whole number from 0, and behind a dot the history that it is of", last)
+	case at.History == "":
+		return kvstore.Revision(at.Revision), history, nil
 	}
-	history, err = parseHistory("what follows the dot of Last-Event-ID", of)
-	return since, history, err
-}
-
-// eventIDSeparator is between the revision and the history of an event's id.
-const eventIDSeparator = "."
-
-func parseSince(name, value string) (kvstore.Revision, error) {
-	since, err := strconv.ParseUint(value, 10, 64)
-	if err != nil {
-		return 0, invalid("%s is %q; it takes a revision, a whole number from 0", name, value)
-	}
-	return kvstore.Revision(since), nil
+	history, err = parseHistory("what follows the dot of Last-Event-ID", at.History)
+	return kvstore.Revision(at.Revision), history, err
 }
 
 const (

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -269,11 +268,7 @@ func (s *changeStream) line(b *bytes.Buffer, event string, at kvstore.Revision, 
 		return err
 	}
 	if at >= s.since {
-		b.WriteString("id: " + strconv.FormatUint(uint64(at), 10))
-		if s.of.text != "" {
-			b.WriteString(eventIDSeparator + s.of.text)
-		}
-		b.WriteByte('\n')
+		b.WriteString("id: " + client.Position{Revision: uint64(at), History: s.of.text}.String() + "\n")
 	}
 	if event != "" {
 		b.WriteString("event: " + event + "\n")

@@ -100,7 +100,7 @@
 // A request that accepts text/event-stream follows, and gets each line as the
 // data of an event whose id is the revision and, behind a dot, the history; marks are
 // named by their event. Last-Event-ID, which a browser sends when it connects again,
-// beats since and history; a revision alone is taken too.
+// beats since and history; a revision alone is taken too, and beats since.
 //
 // # Histories
 //
