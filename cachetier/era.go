@@ -77,8 +77,7 @@ func nameOf(id kvstore.HistoryID) string {
 
 // standing decides in which history a node stands, by what database nodes tell.
 type standing struct {
-	own      kvstore.HistoryID
-	parents  []kvstore.HistoryID // of own
+	own      kvstore.History     // with the parents that were told of it
 	left     []kvstore.HistoryID // in which the node stood before
 	answered time.Time           // when a database node of own last answered, and later by as long as nobody did
 	heard    time.Time           // when any last told
@@ -95,40 +94,32 @@ func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
 	}
 	s.heard = now
 	switch {
-	case told.ID == s.own:
+	case told.ID == s.own.ID:
 		s.answered = now
 		if len(told.Parents) > 0 {
-			s.parents = parentsOf(told)
+			s.own = told
 		}
 		return ""
-	case s.own.IsZero():
+	case s.own.ID.IsZero():
 		why = "it is the first that a database node has told"
-	case slices.Contains(s.left, told.ID) || slices.Contains(s.parents, told.ID):
+	case slices.Contains(s.left, told.ID) || s.own.DescendsFrom(told.ID):
 		return "" // there is no way back
-	case told.DescendsFrom(s.own):
+	case told.DescendsFrom(s.own.ID):
 		why = "the new history went on from it"
 	case now.Sub(s.answered) >= historyPatience:
 		why = fmt.Sprintf("no database node of it has answered for %v", now.Sub(s.answered).Round(time.Second))
 	default:
 		return ""
 	}
-	if !s.own.IsZero() {
-		s.left = append(s.left, s.own)
+	if !s.own.ID.IsZero() {
+		s.left = append(s.left, s.own.ID)
 	}
-	s.own, s.parents, s.answered = told.ID, parentsOf(told), now
+	s.own, s.answered = told, now
 	return why
 }
 
-func parentsOf(h kvstore.History) []kvstore.HistoryID {
-	ids := make([]kvstore.HistoryID, len(h.Parents))
-	for i := range h.Parents {
-		ids[i] = h.Parents[i].ID
-	}
-	return ids
-}
-
-// historyIn reads what a database node tells of its history. One that makes no sense
-// is none.
+// historyIn reads what a database node tells of its history, but for heads, which mean
+// nothing here. One that makes no sense is none.
 func historyIn(told *client.History) (h kvstore.History) {
 	if told == nil {
 		return h
@@ -150,7 +141,7 @@ func historyIn(told *client.History) (h kvstore.History) {
 // Called with update held.
 func (n *Node) told(d *database, h kvstore.History) {
 	d.tells(h.ID)
-	from := n.standing.own
+	from := n.standing.own.ID
 	why := n.standing.hear(h, n.now())
 	if why == "" {
 		return
@@ -169,7 +160,7 @@ func (n *Node) told(d *database, h kvstore.History) {
 func (n *Node) learned(d *database, history kvstore.HistoryID) {
 	n.update.Lock()
 	defer n.update.Unlock()
-	if n.standing.own.IsZero() {
+	if n.standing.own.ID.IsZero() {
 		n.told(d, kvstore.History{ID: history})
 	}
 }

@@ -64,7 +64,7 @@ func TestStanding_Hear(t *testing.T) {
 				if names := strings.Fields(step.told); len(names) > 0 {
 					told = historyOf(names[0], names[1:]...)
 				}
-				before, why := s.own, ""
+				before, why := s.own.ID, ""
 				for end.Sub(now) > time.Second {
 					now = now.Add(time.Second)
 					why += s.hear(historyIn(told), now)
@@ -75,8 +75,8 @@ func TestStanding_Hear(t *testing.T) {
 				if step.standAt != "" {
 					want, _ = kvstore.ParseHistoryID(idOf(step.standAt))
 				}
-				if s.own != want || (why != "") != (s.own != before) {
-					t.Errorf("step %d: stands at %v because %q, want %q", i, s.own, why, step.standAt)
+				if s.own.ID != want || (why != "") != (s.own.ID != before) {
+					t.Errorf("step %d: stands at %v because %q, want %q", i, s.own.ID, why, step.standAt)
 				}
 			}
 		})

@@ -30,7 +30,7 @@ func ParsePosition(text string) (Position, error) {
 	digits, history, named := strings.Cut(text, ".")
 	p := Position{History: history}
 	var err error
-	if p.Revision, err = strconv.ParseUint(digits, 10, 64); err != nil || digits[0] == '+' {
+	if p.Revision, err = strconv.ParseUint(digits, 10, 64); err != nil {
 		return Position{}, fmt.Errorf("%w: the position %.80q does not begin with a revision", ErrInvalid, text)
 	}
 	if named && !isHistoryID(history) {

@@ -63,12 +63,11 @@ func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
 	if closed(c.closing) {
 		return kvstore.ErrClosed
 	}
-	of := c.names.now()
-	newest, err := c.begin(ctx, &q)
+	first, err := c.begin(ctx, &q)
 	if err != nil {
 		return err
 	}
-	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, of: of, newest: newest, at: q.since, target: newest, paced: paced}
+	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, of: c.names.named(first.History), newest: first.Newest, at: q.since, target: first.Newest, paced: paced}
 	s.begin()
 	if r.Method != http.MethodHead {
 		s.run()
@@ -76,44 +75,31 @@ func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// begin returns the newest revision, up to which a list goes. A stream that follows
-// has no such end, and so needs nobody's confirmation: it shows every put as soon as
-// this node has applied it. Only when it asks for what this node does not have does
-// the cluster say whether this node is behind, or the history another one. If nobody
-// says it, a revision that is not there yet is waited for.
-func (c *changes) begin(ctx context.Context, q *changesQuery) (newest kvstore.Revision, err error) {
-	consistency := q.consistency
-	if q.follow {
-		consistency = kvstore.Local
+// begin looks where the list begins, and how far it goes: to the newest revision that it
+// finds. A stream that follows has no such end, and so needs nobody's confirmation: it
+// shows every put as soon as this node has applied it. Only when it asks for what this
+// node has not reached does the cluster say whether this node is behind. If nobody says
+// it, that is waited for.
+func (c *changes) begin(ctx context.Context, q *changesQuery) (kvstore.Changes, error) {
+	if !q.follow {
+		return c.look(ctx, q.since, q.history, q.consistency)
 	}
-	newest, err = c.look(ctx, q, consistency)
-	if !errors.Is(err, kvstore.ErrHistoryChanged) || consistency == kvstore.Linearizable {
-		return newest, err
+	first, err := c.look(ctx, q.since, q.history, kvstore.Local)
+	if err != nil || q.since <= first.Newest || q.consistency == kvstore.Local {
+		return first, err
 	}
-	mayReach := !elsewhere(err)
-	if q.consistency == kvstore.Linearizable {
-		confirmed, sure := c.look(ctx, q, kvstore.Linearizable)
-		if sure == nil || errors.Is(sure, kvstore.ErrHistoryChanged) {
-			return confirmed, sure
-		}
-		err = sure
+	confirmed, err := c.look(ctx, q.since, q.history, kvstore.Linearizable)
+	if err == nil || errors.Is(err, kvstore.ErrHistoryChanged) {
+		return confirmed, err
 	}
-	if mayReach {
-		return newest, nil
-	}
-	return newest, err
+	return first, nil
 }
 
-// look returns the newest revision, and a *kvstore.HistoryChangedError if this node
-// does not have what is asked for.
-func (c *changes) look(ctx context.Context, q *changesQuery, consistency kvstore.Consistency) (newest kvstore.Revision, err error) {
+// look finds what follows a revision of a history: one record, and how far there are.
+func (c *changes) look(ctx context.Context, since kvstore.Revision, history kvstore.HistoryID, consistency kvstore.Consistency) (kvstore.Changes, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.answer)
 	defer cancel()
-	newest, err = c.names.newest(ctx, consistency)
-	if err == nil && (q.since > newest || !q.history.IsZero() && q.history != c.names.now().id) {
-		err = c.names.changed(q.history, q.since, newest)
-	}
-	return newest, err
+	return c.db.Changes(ctx, kvstore.ChangesRequest{After: since, History: history, Limit: 1}, consistency)
 }
 
 func changesQueryOf(r *http.Request) (q changesQuery, err error) {
@@ -153,33 +139,26 @@ func sinceOf(p parameters, h http.Header, events bool) (since kvstore.Revision, 
 	if given, ok := p.lookup("since"); ok {
 		value = given
 	}
-	if since, err = parseSince(`parameter "since"`, value); err != nil {
-		return 0, history, err
+	from, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		return 0, history, invalid(`parameter "since" is %q; it takes a revision, a whole number from 0`, value)
 	}
 	if history, err = p.history(); err != nil {
 		return 0, history, err
 	}
 	last := h.Get("Last-Event-ID")
 	if !events || last == "" {
-		return since, history, nil
+		return kvstore.Revision(from), history, nil
 	}
-	revision, of, named := strings.Cut(last, eventIDSeparator)
-	if since, err = parseSince("Last-Event-ID", revision); err != nil || !named {
-		return since, history, err
+	at, err := client.ParsePosition(last)
+	switch {
+	case err != nil:
+		return 0, history, invalid("Last-Event-ID is %.80q; it takes the id of an event: a revision, a whole number from 0, and behind a dot the history that it is of", last)
+	case at.History == "":
+		return kvstore.Revision(at.Revision), history, nil
 	}
-	history, err = parseHistory("what follows the dot of Last-Event-ID", of)
-	return since, history, err
-}
-
-// eventIDSeparator is between the revision and the history of an event's id.
-const eventIDSeparator = "."
-
-func parseSince(name, value string) (kvstore.Revision, error) {
-	since, err := strconv.ParseUint(value, 10, 64)
-	if err != nil {
-		return 0, invalid("%s is %q; it takes a revision, a whole number from 0", name, value)
-	}
-	return kvstore.Revision(since), nil
+	history, err = parseHistory("what follows the dot of Last-Event-ID", at.History)
+	return kvstore.Revision(at.Revision), history, err
 }
 
 const (

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -90,7 +89,7 @@ func (s *changeStream) explain(reason string, err error) {
 }
 
 func endDetail(reason string) string {
-	const resume = "; go on with since= this line's revision"
+	const resume = "; go on with since= and history= of this line"
 	switch reason {
 	case client.EndClosing:
 		return "this node is stopping" + resume + ", at another node"
@@ -127,9 +126,6 @@ func (s *changeStream) sendAll() (reason string, err error) {
 
 // sendSome sends what the next look into history brings.
 func (s *changeStream) sendSome() (reason string, err error) {
-	if s.of.id.IsZero() {
-		s.of = s.names.now() // this node has formed or joined its cluster meanwhile
-	}
 	held := int64(batchCopies * batchBytes)
 	s.place.Working()
 	room := s.memory.Hold(s.from, graceOf(s.idle), func() { s.paced.within(placeLinger) })
@@ -144,11 +140,13 @@ func (s *changeStream) sendSome() (reason string, err error) {
 	part, err := s.db.Changes(s.ctx, kvstore.ChangesRequest{
 		After: s.at, History: s.of.id, Prefix: s.prefix, Limit: int(min(s.left, batchRecords)), LimitBytes: batchBytes, Values: s.values,
 	}, kvstore.Local)
-	if elsewhere(err) {
+	switch {
+	case errors.Is(err, kvstore.ErrHistoryChanged):
 		return client.EndHistory, nil
-	}
-	if err != nil {
+	case err != nil:
 		return client.EndFailed, err
+	case s.of.id.IsZero():
+		s.of = s.names.named(part.History) // this node may have formed or joined its cluster meanwhile
 	}
 	if more := batchCopies * valueBytes(part.Records); more > held {
 		if reason := s.reserve(room, more); reason != "" {
@@ -243,8 +241,7 @@ func (s *changeStream) beyond() (reason string) {
 	defer end()
 	ctx, cancel := context.WithTimeout(closing, s.heartbeat/2)
 	defer cancel()
-	asked := changesQuery{since: s.at, history: s.of.id}
-	if _, err := s.look(ctx, &asked, kvstore.Linearizable); errors.Is(err, kvstore.ErrHistoryChanged) {
+	if _, err := s.look(ctx, s.at, s.of.id, kvstore.Linearizable); errors.Is(err, kvstore.ErrHistoryChanged) {
 		return client.EndHistory
 	}
 	return ""
@@ -271,11 +268,7 @@ func (s *changeStream) line(b *bytes.Buffer, event string, at kvstore.Revision, 
 		return err
 	}
 	if at >= s.since {
-		b.WriteString("id: " + strconv.FormatUint(uint64(at), 10))
-		if s.of.text != "" {
-			b.WriteString(eventIDSeparator + s.of.text)
-		}
-		b.WriteByte('\n')
+		b.WriteString("id: " + client.Position{Revision: uint64(at), History: s.of.text}.String() + "\n")
 	}
 	if event != "" {
 		b.WriteString("event: " + event + "\n")

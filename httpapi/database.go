@@ -75,11 +75,11 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rooms := newRooms(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
-	names := newIdentity(cfg.DB)
+	names := &identity{history: cfg.DB.History}
 	g := &reads{from: from, headers: newValueHeaders(), names: names, counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 
-	l := &lists{db: cfg.DB, names: names, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
+	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
 	rt.get(pathKeys, names.in(l.keys))
 	c := &changes{db: cfg.DB, names: names, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		heartbeat: cfg.Heartbeat, closing: cfg.Closing, memory: rooms.changes, streams: budget.New(cfg.StreamsMax)}

@@ -100,7 +100,7 @@
 // A request that accepts text/event-stream follows, and gets each line as the
 // data of an event whose id is the revision and, behind a dot, the history; marks are
 // named by their event. Last-Event-ID, which a browser sends when it connects again,
-// beats since and history; a revision alone is taken too.
+// beats since and history; a revision alone is taken too, and beats since.
 //
 // # Histories
 //
@@ -114,9 +114,9 @@
 // ReadIndex has shown that this node is not merely behind. Without that confirmation
 // another history is 503, and a follower waits for a revision that is not there yet: the
 // heartbeats that it gets meanwhile tell where this node is, and have no event id; every
-// one of them is another try to confirm. With consistency=local nothing is confirmed:
-// another history is 409, and a revision may be waited for. No stream goes on in
-// another history than it began in.
+// one of them is another try to confirm. With consistency=local a revision is waited for
+// without asking; a history that the node does not know is confirmed all the same. No
+// stream goes on in another history than it began in.
 //
 // # Metadata
 //

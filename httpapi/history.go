@@ -1,9 +1,6 @@
 package httpapi
 
 import (
-	"context"
-	"errors"
-	"math"
 	"net/http"
 	"sync/atomic"
 
@@ -16,11 +13,8 @@ import (
 // formatted once.
 type identity struct {
 	history func() kvstore.History
-	db      Lister // nil of a cache node
 	last    atomic.Pointer[namedHistory]
 }
-
-func newIdentity(db Lister) *identity { return &identity{history: db.History, db: db} }
 
 // namedHistory is a history's id and what answers say of it.
 type namedHistory struct {
@@ -30,8 +24,10 @@ type namedHistory struct {
 }
 
 // now returns the history that there is now.
-func (i *identity) now() *namedHistory {
-	id := i.history().ID
+func (i *identity) now() *namedHistory { return i.named(i.history().ID) }
+
+// named returns what answers say of a history, as a rule that which there is now.
+func (i *identity) named(id kvstore.HistoryID) *namedHistory {
 	if last := i.last.Load(); last != nil && last.id == id {
 		return last
 	}
@@ -73,37 +69,6 @@ func (i *identity) inWhenAsked(do handler) handler {
 		}
 		return do(w, r)
 	}
-}
-
-// newest returns the newest revision.
-func (i *identity) newest(ctx context.Context, c kvstore.Consistency) (kvstore.Revision, error) {
-	probe, err := i.db.Changes(ctx, kvstore.ChangesRequest{After: math.MaxUint64, Limit: 1}, c)
-	return probe.Newest, err
-}
-
-// refuse returns the 409 of a position in a history that the DB does not hold, nil if
-// it holds it or none is named. The DB must not be behind.
-func (i *identity) refuse(ctx context.Context, asked kvstore.HistoryID) error {
-	if asked.IsZero() || i.now().id == asked {
-		return nil
-	}
-	newest, err := i.newest(ctx, kvstore.Local)
-	if err != nil {
-		return err
-	}
-	return i.changed(asked, 0, newest)
-}
-
-func (i *identity) changed(asked kvstore.HistoryID, since, newest kvstore.Revision) *kvstore.HistoryChangedError {
-	own := i.db.History()
-	return &kvstore.HistoryChangedError{Asked: asked, Since: since, Newest: newest, History: own.ID, Parent: own.Parent()}
-}
-
-// elsewhere reports whether an error is about another history than the DB holds, which
-// it never will, and not about a revision that it may reach.
-func elsewhere(err error) bool {
-	changed, ok := errors.AsType[*kvstore.HistoryChangedError](err)
-	return ok && !changed.Asked.IsZero() && !changed.History.IsZero() && changed.Asked != changed.History
 }
 
 // ofHistory adds which history there is.

@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -78,7 +77,7 @@ func TestHistory_Named(t *testing.T) {
 func TestHistory_FormattedOnce(t *testing.T) {
 	db := newFakeDB()
 	db.held = historyOf(1)
-	names := newIdentity(db)
+	names := &identity{history: db.History}
 	first := names.now()
 	if names.now() != first || testing.AllocsPerRun(100, func() { names.now() }) != 0 {
 		t.Error("the same history is formatted again")
@@ -111,11 +110,11 @@ func TestHistory_Heartbeat(t *testing.T) {
 }
 
 // changedTo fails unless the answer is the 409 that says which history there is.
-func changedTo(t *testing.T, got reply, newest uint64) client.Problem {
+func changedTo(t *testing.T, got reply, h *history, newest uint64) client.Problem {
 	t.Helper()
 	p := want(t, got, 409).problem(t)
-	held, parent := forked()
-	if p.Type != client.ProblemHistoryChanged || p.History != held.ID.String() || p.Parent == nil || *p.Parent != parent || p.Newest != newest {
+	held := h.History()
+	if p.Type != client.ProblemHistoryChanged || p.History != held.ID.String() || p.Parent == nil || *p.Parent != originOf(held.Parent()) || p.Newest != newest {
 		t.Errorf("problem %+v, parent %+v", p, p.Parent)
 	}
 	wantHeader(t, got, client.HeaderHistory, held.ID.String())
@@ -131,7 +130,7 @@ func TestKeys_History(t *testing.T) {
 	if bare != client.KeysToken("a") {
 		t.Errorf("token %q without a history", bare)
 	}
-	h.hold(historyOf(1))
+	h.fork(1)
 	next := page(t, n.get("/keys?limit=1")).Next
 	for _, query := range []string{"after=" + next, "after=" + bare, "history=" + historyOf(1).ID.String() + "&after=" + next} {
 		if p := page(t, n.get("/keys?"+query)); len(p.Keys) != 2 || p.Keys[0].Key != "b" {
@@ -142,10 +141,10 @@ func TestKeys_History(t *testing.T) {
 		want(t, n.get("/keys?history="+bad), 400).problem(t)
 	}
 
-	held, _ := forked()
-	h.hold(held)
-	for _, query := range []string{"after=" + next, "after=" + next + "&consistency=local", "history=" + historyOf(1).ID.String(), "history=" + held.ID.String() + "&after=" + next} {
-		if p := changedTo(t, n.get("/keys?"+query), 3); !strings.Contains(p.Detail, "history "+held.ID.String()+" now, not "+historyOf(1).ID.String()) {
+	h.fork(2)
+	held := h.History()
+	for _, query := range []string{"after=" + next, "after=" + next + "&consistency=local", "history=" + historyOf(1).ID.String(), "history=" + historyOf(1).ID.String() + "&after=" + next} {
+		if p := changedTo(t, n.get("/keys?"+query), h, 3); !strings.Contains(p.Detail, "history "+held.ID.String()+" now, not "+historyOf(1).ID.String()) {
 			t.Errorf("%s: %q", query, p.Detail)
 		}
 	}
@@ -153,12 +152,17 @@ func TestKeys_History(t *testing.T) {
 		t.Errorf("a token without a history: %+v", p)
 	}
 
+	if p := want(t, n.get("/keys?history="+held.ID.String()+"&after="+next), 400).problem(t); !strings.Contains(p.Detail, `begin anew, without "after"`) {
+		t.Errorf("a token of another history than the one that is named: %q", p.Detail)
+	}
+
 	// A node that does not know its cluster's history yet asks first.
-	h.hold(historyOf(1))
-	h.behind = func() { h.hold(held) }
-	if p := page(t, n.get("/keys?history="+held.ID.String())); len(p.Keys) != 3 {
+	h.behind = func() { h.fork(3) }
+	if p := page(t, n.get("/keys?consistency=local&history="+historyOf(3).ID.String())); len(p.Keys) != 3 {
 		t.Errorf("behind: %+v", p)
 	}
+	h.behind, h.readErr = nil, kvstore.ErrUnavailable
+	want(t, n.get("/keys?consistency=local&history="+historyOf(9).ID.String()), 503).problem(t)
 }
 
 func TestChanges_HistoryChanged(t *testing.T) {
@@ -166,9 +170,9 @@ func TestChanges_HistoryChanged(t *testing.T) {
 	for _, key := range []string{"a", "b", "c"} {
 		h.set(key, "", "v")
 	}
-	held, _ := forked()
-	h.hold(held)
-	first, second := historyOf(1).ID.String(), held.ID.String()
+	h.fork(1)
+	h.fork(2)
+	first, second, unknown := historyOf(1).ID.String(), historyOf(2).ID.String(), historyOf(9).ID.String()
 	const events = "Accept: text/event-stream"
 	for _, tt := range []struct {
 		query  string
@@ -177,6 +181,9 @@ func TestChanges_HistoryChanged(t *testing.T) {
 	}{
 		{"history=" + first, nil, "not " + first},
 		{"since=1&history=" + first, nil, "drop what was read"},
+		{"since=1&history=" + unknown, nil, "not " + unknown},
+		{"since=1&history=" + unknown + "&consistency=local", nil, "not " + unknown},
+		{"since=1&history=" + unknown + "&follow=true", nil, "not " + unknown},
 		{"since=1&history=" + first + "&follow=true", nil, "not " + first},
 		{"since=1&history=" + first + "&consistency=local", nil, "not " + first},
 		{"since=1&history=" + first + "&follow=true&consistency=local", nil, "not " + first},
@@ -190,7 +197,7 @@ func TestChanges_HistoryChanged(t *testing.T) {
 		{"", []string{events, "Last-Event-ID: 9"}, "ends at revision 3"},
 		{"history=" + first, []string{events, "Last-Event-ID: 2"}, "not " + first},
 	} {
-		if p := changedTo(t, n.get("/changes?"+tt.query, tt.header...), 3); !strings.Contains(p.Detail, tt.says) {
+		if p := changedTo(t, n.get("/changes?"+tt.query, tt.header...), h, 3); !strings.Contains(p.Detail, tt.says) {
 			t.Errorf("%s %v: %q", tt.query, tt.header, p.Detail)
 		}
 	}
@@ -211,9 +218,9 @@ func TestChanges_MerelyBehind(t *testing.T) {
 	h.set("a", "", "v")
 	second := historyOf(2).ID.String()
 	h.behind = func() { // what catching up brings
-		h.hold(historyOf(2))
-		h.set("b", "", "v")
 		h.behind = nil
+		h.fork(2)
+		h.set("b", "", "v")
 	}
 	s := n.open(t, "/changes?follow=true&since=2&history="+second)
 	h.set("c", "", "v")
@@ -222,7 +229,9 @@ func TestChanges_MerelyBehind(t *testing.T) {
 
 	h.readErr = kvstore.ErrUnavailable
 	want(t, n.get("/changes?since=5"), 503).problem(t)
-	want(t, n.get("/changes?follow=true&history="+historyOf(1).ID.String()), 503).problem(t)
+	for _, query := range []string{"", "&follow=true", "&consistency=local"} {
+		want(t, n.get("/changes?history="+historyOf(1).ID.String()+query), 503).problem(t)
+	}
 	lines := n.open(t, "/changes?follow=true&since=5&history="+second)
 	for range 2 {
 		if m := lines.mark(t, client.EventHeartbeat); m.Revision != 3 || m.History != second {
@@ -256,7 +265,7 @@ func TestChanges_MerelyBehind(t *testing.T) {
 func TestChanges_NeverThere(t *testing.T) {
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.Heartbeat = 20 * time.Millisecond })
 	h.set("a", "", "v")
-	h.hold(historyOf(1))
+	h.fork(1)
 	h.readErr = kvstore.ErrUnavailable
 	s := n.open(t, "/changes?follow=true&since=5&history="+historyOf(1).ID.String())
 	s.mark(t, client.EventHeartbeat)
@@ -284,11 +293,10 @@ func TestChanges_HistoryChangesMeanwhile(t *testing.T) {
 	n, h := newHistoryNode(t)
 	s := n.open(t, "/changes?follow=true")
 	wantHeader(t, reply{header: s.resp.Header}, client.HeaderHistory, "")
-	h.hold(historyOf(1))
+	h.fork(1)
 	h.set("a", "", "v")
 	s.change(t, 1)
-	held, _ := forked()
-	h.hold(held)
+	h.fork(2)
 	h.set("b", "", "v")
 	if m := s.mark(t, client.EventEnd); m.Reason != client.EndHistory || m.Revision != 1 || m.History != historyOf(1).ID.String() {
 		t.Errorf("%+v", m)
@@ -299,7 +307,7 @@ func TestChanges_HistoryChangesMeanwhile(t *testing.T) {
 // TestChanges_EventIDs: the id of an event is where to go on, and in which history.
 func TestChanges_EventIDs(t *testing.T) {
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.Heartbeat = 50 * time.Millisecond })
-	h.hold(historyOf(1))
+	h.fork(1)
 	h.set("a", "", "v")
 	h.set("b", "", "v")
 	const events = "Accept: text/event-stream"
@@ -368,24 +376,4 @@ func TestGone(t *testing.T) {
 		t.Errorf("frame %+v", p)
 	}
 	f.end()
-}
-
-// TestElsewhere: a revision that is not there yet may come, another history never does.
-func TestElsewhere(t *testing.T) {
-	one, two := historyOf(1).ID, historyOf(2).ID
-	for _, tt := range []struct {
-		err  error
-		want bool
-	}{
-		{&kvstore.HistoryChangedError{Asked: one, History: two}, true},
-		{fmt.Errorf("list changes: %w", &kvstore.HistoryChangedError{Asked: one, History: two}), true},
-		{&kvstore.HistoryChangedError{Asked: one, History: one, Since: 2, Newest: 1}, false},
-		{&kvstore.HistoryChangedError{History: one, Since: 2, Newest: 1}, false},
-		{&kvstore.HistoryChangedError{Asked: one}, false},
-		{errors.New("broken"), false},
-	} {
-		if elsewhere(tt.err) != tt.want {
-			t.Errorf("%v: %v", tt.err, !tt.want)
-		}
-	}
 }

@@ -45,7 +45,6 @@ const (
 // lists answers GET /keys.
 type lists struct {
 	db     Lister
-	names  *identity
 	idle   time.Duration // without a byte of the answer being taken
 	answer time.Duration // for finding a page
 	memory *budget.Budget
@@ -58,7 +57,7 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	asked, histories, err := keysRequestOf(q)
+	asked, err := keysRequestOf(q)
 	if err != nil {
 		return err
 	}
@@ -79,12 +78,7 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	for _, history := range histories { // now, when this node is not behind
-		if err := l.names.refuse(ctx, history); err != nil {
-			return err
-		}
-	}
-	body, err := marshal(keysDocument(&page, l.names.now().id))
+	body, err := marshal(keysDocument(&page))
 	if err != nil {
 		return err
 	}
@@ -93,33 +87,38 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	return writeEncoded(paced, http.StatusOK, body)
 }
 
-// keysRequestOf reads what is asked for, and in which histories that is: those of the
-// token and of the query.
-func keysRequestOf(q parameters) (r kvstore.KeysRequest, histories [2]kvstore.HistoryID, err error) {
+func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {
 	r.LimitBytes = keysPageBytes
 	if r.Prefix, err = q.prefix(); err != nil {
-		return r, histories, err
+		return r, err
+	}
+	if r.History, err = q.history(); err != nil {
+		return r, err
 	}
 	if token, _ := q.lookup("after"); token != "" {
-		if histories[0], r.After, err = parseToken(token); err != nil {
-			return r, histories, err
+		var of kvstore.HistoryID
+		if of, r.After, err = parseToken(token); err != nil {
+			return r, err
 		}
-	}
-	if histories[1], err = q.history(); err != nil {
-		return r, histories, err
+		if !of.IsZero() && !r.History.IsZero() && of != r.History {
+			return r, invalid(`parameter "after" is of a page of history %s, and "history" is %s; begin anew, without "after"`, of, r.History)
+		}
+		if !of.IsZero() {
+			r.History = of
+		}
 	}
 	limit, err := q.number("limit", keysLimitDefault, keysLimitMax)
 	r.Limit = int(limit)
-	return r, histories, err
+	return r, err
 }
 
-func keysDocument(page *kvstore.KeysPage, history kvstore.HistoryID) *client.KeysPage {
+func keysDocument(page *kvstore.KeysPage) *client.KeysPage {
 	document := &client.KeysPage{Keys: make([]client.Record, len(page.Keys))}
 	for i := range page.Keys {
 		document.Keys[i] = recordOf(&page.Keys[i])
 	}
 	if page.More {
-		document.Next = tokenOf(history, page.Keys[len(page.Keys)-1].Key)
+		document.Next = tokenOf(page.History, page.Keys[len(page.Keys)-1].Key)
 	}
 	return document
 }

@@ -22,8 +22,12 @@ func (db *fakeDB) Keys(context.Context, kvstore.KeysRequest, kvstore.Consistency
 	return kvstore.KeysPage{}, nil
 }
 
-func (db *fakeDB) Changes(context.Context, kvstore.ChangesRequest, kvstore.Consistency) (kvstore.Changes, error) {
-	return kvstore.Changes{}, nil
+func (db *fakeDB) Changes(_ context.Context, r kvstore.ChangesRequest, _ kvstore.Consistency) (kvstore.Changes, error) {
+	held := db.History()
+	if !r.History.IsZero() && r.History != held.ID {
+		return kvstore.Changes{}, &kvstore.HistoryChangedError{Asked: r.History, Since: r.After, History: held.ID, Parent: held.Parent()}
+	}
+	return kvstore.Changes{History: held.ID}, nil
 }
 
 func (db *fakeDB) Advanced(kvstore.Revision) <-chan struct{} { return nil }
@@ -47,7 +51,6 @@ type history struct {
 	readErr  error // of ReadIndex
 	failAt   int   // Changes with a limit above 1 fail from this call on; 0: never
 	changes  int
-	held     kvstore.History
 	behind   func() // called by ReadIndex, without the lock
 }
 
@@ -56,17 +59,15 @@ func historyOf(id byte, parents ...kvstore.Origin) kvstore.History {
 	return kvstore.History{ID: kvstore.HistoryID{id, 15: id}, Parents: parents}
 }
 
-func (h *history) History() kvstore.History {
+// fork begins another history, which goes on from the one before.
+func (h *history) fork(id byte) {
+	h.t.Helper()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.held
-}
-
-// hold makes another history the one that is held.
-func (h *history) hold(held kvstore.History) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.held = held
+	h.index++
+	if err := h.store.Fork(h.index, 1, nil, historyOf(id).ID); err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 func newHistory(t *testing.T) *history {
@@ -115,12 +116,7 @@ func (h *history) Changes(ctx context.Context, r kvstore.ChangesRequest, c kvsto
 		h.changes++
 	}
 	fails := h.failAt > 0 && h.changes >= h.failAt
-	held := h.held
 	h.mu.Unlock()
-	if !r.History.IsZero() && r.History != held.ID {
-		return kvstore.Changes{}, &kvstore.HistoryChangedError{Asked: r.History, Since: r.After, History: held.ID, Parent: held.Parent()}
-	}
-	r.History = kvstore.HistoryID{} // the store's own is none of these
 	if fails {
 		return kvstore.Changes{}, &kvstore.CorruptError{File: "x", Detail: "broken"}
 	}

@@ -11,8 +11,8 @@ const recordSlabBytes = 32 << 10
 
 // Apply applies one committed entry of the log and returns one result a
 // command: what DB makes a PutResult of for a put or a seal, ChunkResult,
-// OpenResult, AbandonResult, or an error value for a command that is malformed or does not fit
-// the state (the same on every replica). index must grow from call to call; gaps and empty
+// OpenResult, AbandonResult, or an error value for a command that is malformed or does
+// not fit the state (the same on every replica). index must grow from call to call; gaps and empty
 // entries are fine. meta replaces the opaque bytes that Durable returns; nil
 // leaves them. Neither commands nor meta is kept.
 //

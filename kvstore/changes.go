@@ -4,22 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 )
 
 // ChangesRequest asks for some records of history, in order.
 type ChangesRequest struct {
-	After      Revision  // only records behind this one; NoRevision: none, only how far there are
+	After      Revision  // only records behind this one
 	History    HistoryID // that After is a revision of; zero: whichever there is
 	Prefix     Key       // only of keys that begin so; empty: all
 	Limit      int       // at most so many; 1 at least
 	LimitBytes int64     // end when about so many bytes are found; one record at least
 	Values     bool      // with the values that are kept in one piece
 }
-
-// NoRevision is behind all that there can be.
-const NoRevision Revision = math.MaxUint64
 
 // Change is a record of history: the put that set a key.
 type Change struct {
@@ -194,7 +190,7 @@ func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page Keys
 // says it.
 func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (changes Changes, err error) {
 	err = db.ask(ctx, c, "list changes", r.History, r.After, func(c Consistency) error {
-		if changes, err = db.store.Changes(r); err == nil && c == Linearizable && r.After > changes.Newest && r.After != NoRevision {
+		if changes, err = db.store.Changes(r); err == nil && c == Linearizable && r.After > changes.Newest {
 			return ErrBehind
 		}
 		return err

@@ -23,7 +23,8 @@ const (
 )
 
 // putStream proposes a value that is large or of unknown size: chunks as the
-// body arrives, the first with what opens their upload, then a seal. If all of it fits one chunk it becomes a plain put.
+// body arrives, the first with what opens their upload, then a seal. If all of it fits
+// one chunk it becomes a plain put.
 func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 	place := db.intake.hold(db.intake.uploads, r)
 	defer place.Close()

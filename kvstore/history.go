@@ -18,14 +18,8 @@ func (id HistoryID) IsZero() bool { return id == HistoryID{} }
 // String returns 32 hex digits.
 func (id HistoryID) String() string { return hex.EncodeToString(id[:]) }
 
-// MarshalText implements encoding.TextMarshaler.
+// MarshalText implements encoding.TextMarshaler: logs in JSON have digits too.
 func (id HistoryID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (id *HistoryID) UnmarshalText(text []byte) (err error) {
-	*id, err = ParseHistoryID(string(text))
-	return err
-}
 
 // ParseHistoryID reads what String returns.
 func ParseHistoryID(s string) (id HistoryID, err error) {
@@ -41,9 +35,9 @@ func ParseHistoryID(s string) (id HistoryID, err error) {
 // Origin is where a history ended and another one went on from: its id, its last
 // revision that both have, and its head there.
 type Origin struct {
-	ID       HistoryID `json:"id"`
-	Revision Revision  `json:"revision"`
-	Head     Digest    `json:"head"`
+	ID       HistoryID
+	Revision Revision
+	Head     Digest
 }
 
 // History is the identity of what a store holds.
@@ -186,10 +180,10 @@ func (s *Store) MarkRestored(from History) error {
 func (s *Store) Origin() (history [16]byte, position uint64, head []byte, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	from := s.lineage.Parent()
 	if !s.restoredLocked() {
 		return history, 0, nil, false
 	}
+	from := s.lineage.Parent()
 	return from.ID, uint64(from.Revision), append([]byte(nil), from.Head[:]...), true
 }
 

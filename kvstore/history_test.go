@@ -319,7 +319,6 @@ func TestDB_HistoryChanged(t *testing.T) {
 		"the same, and the log tells nothing":   {history: HistoryID{9}, with: Local, unreachable: true, reads: 1, want: ErrUnavailable},
 		"beyond the end":                        {after: 9, with: Linearizable, reads: 1, changed: true},
 		"beyond the end of this history":        {history: third, after: 9, with: Linearizable, reads: 1, changed: true},
-		"how far there are":                     {history: third, after: NoRevision, with: Linearizable, reads: 1},
 		"beyond the end, but not sure":          {history: third, after: 9, with: Local},
 		"behind: a history that is to come":     {behind: true, history: third, after: 5, with: Local, reads: 1, found: 3},
 		"behind: the same, the log is far":      {behind: true, history: third, after: 5, with: Local, unreachable: true, reads: 1, want: ErrUnavailable},

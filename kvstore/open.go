@@ -244,8 +244,7 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
 	u, err := decodeUpload(id, raw)
 	if err != nil {
-		file, off := tx.Where(raw)
-		return nil, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+		return nil, stateError(tx, raw, fmt.Sprintf("upload %s", id), err)
 	}
 	return u, nil
 }
@@ -289,11 +288,11 @@ func (s *Store) readIndexed(key []byte) (m mark, err error) {
 		if raw == nil {
 			return nil
 		}
-		file, off := tx.Where(raw)
 		if m, err = decodeIndexed(key, raw); err != nil {
-			return &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the mark %q: %v", key, err)}
+			return stateError(tx, raw, fmt.Sprintf("the mark %q", key), err)
 		}
 		if m.rev > s.durable.rev {
+			file, _ := tx.Where(raw)
 			return fmt.Errorf("%s has keys up to revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete %s (it is rebuilt at the next start)",
 				file, m.rev, s.durable.rev, historyFile, indexFile)
 		}

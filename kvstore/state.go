@@ -211,6 +211,7 @@ func encodeSnapshot(s *snapshot) []byte {
 func decodeSnapshot(b []byte) (*snapshot, error) {
 	c := cursor{b: b}
 	if format := c.byte(); c.err == nil && format != snapshotFormat {
+		// Not the error itself, with which a node stops: whoever sends it may be nobody to believe.
 		return nil, errors.New((&formatError{has: format, known: snapshotFormat}).by("the snapshot").Error())
 	}
 	s := &snapshot{position: readPosition(&c), uploads: make(map[uploadID]*upload)}

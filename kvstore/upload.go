@@ -104,11 +104,11 @@ func encodeUpload(id uploadID, u *upload) []byte {
 func decodeUpload(id uploadID, b []byte) (*upload, error) {
 	c, err := openStateAs(uploadFormat, id[:], b)
 	if err != nil {
-		return nil, fmt.Errorf("upload %s: %w", id, err)
+		return nil, err
 	}
 	u := readUpload(&c)
 	if err := c.end(); err != nil {
-		return nil, fmt.Errorf("upload %s: %w", id, err)
+		return nil, err
 	}
 	return u, nil
 }

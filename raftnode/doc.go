@@ -112,7 +112,7 @@
 //	wal/       etcd's WAL, checked frame by frame before it is opened (walscan);
 //	           its metadata says whose it is
 //	snap/      etcd's .snap files; each holds member table and the state
-//	           machine's description of itself, a few hundred bytes
+//	           machine's description of itself, some 2 KB as a rule
 //
 // All that a start finds it syncs before it builds on it: a process that was killed in
 // its fsync may have left it in memory only.

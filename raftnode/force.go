@@ -15,9 +15,8 @@ import (
 // Forcing a new cluster is an act that is done once. It is one entry at the end of
 // the survivor's log, committed by itself: it gives the cluster another ID, with which
 // another history begins, removes all members but the one that stays, and records word
-// and time. So a crash leaves
-// all of it or nothing, and whoever has the data, or a copy of it, knows that it was
-// done. The identity follows the log; see followForced.
+// and time. So a crash leaves all of it or nothing, and whoever has the data, or a copy
+// of it, knows that it was done. The identity follows the log; see followForced.
 
 // Forcing is how a cluster was forced out of another one.
 type Forcing struct {

@@ -17,8 +17,9 @@ import (
 // a founder brings is frozen before it tells anybody, so all founders derive the same
 // id, whenever they ask and however often they start again meanwhile.
 
-// HistoryID names a history of the state machine. The ID of the cluster is its first
-// half.
+// HistoryID names a history of the state machine, of which this package knows nothing
+// else; kvstore has a type of its own for what it holds. The ID of the cluster is its
+// first half.
 type HistoryID [16]byte
 
 // String returns 32 hex digits.
@@ -74,7 +75,8 @@ type birth struct {
 	Restored restored `json:"restored,omitzero"` // where its state comes from, if it was not empty
 }
 
-// restored is where a state comes from: a position in another history.
+// restored is where a state comes from: a position in another history, in the form in
+// which the identity and introductions have it.
 type restored struct {
 	History  HistoryID `json:"history"`
 	Revision uint64    `json:"revision"`

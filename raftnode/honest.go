@@ -214,7 +214,8 @@ func (c *core) checkTerm(m *raftpb.Message) error {
 // climb takes a step towards a term that this node may not take, when members have
 // insisted on it for some election time-outs, or for many if this node has a leader.
 // Members whose terms were driven apart while they could not hear of one another
-// would never agree again. Who has just joined knows nobody, and believes whoever insists. Some messages change nothing.
+// would never agree again. Who has just joined knows nobody, and believes whoever
+// insists. Some messages change nothing.
 func (c *core) climb(m *raftpb.Message) {
 	_, member := c.members.members[ID(m.From)]
 	member = member || len(c.members.members) == 0

@@ -312,8 +312,8 @@ func Belongs(dir string) (bool, error) {
 // Run forms or joins the cluster if the node has none yet, then takes part in
 // it until ctx ends (nil), the node is removed (ErrRemoved), a later version is needed
 // (*level.LaterError), or something happens after which it must not go on (any other
-// error). Handler must be
-// served meanwhile. All calls that still wait when Run returns get an error.
+// error). Handler must be served meanwhile. All calls that still wait when Run returns
+// get an error.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer close(n.stopped)
 	defer n.refuseAll()

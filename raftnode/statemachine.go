@@ -6,7 +6,8 @@ import (
 )
 
 // StateMachine is what a node replicates. Its methods take plain types, so
-// that an implementation needs nothing of this package.
+// that an implementation needs nothing of this package: a history is a [16]byte here, a
+// HistoryID inside.
 //
 // Apply, Bootstrap and Install are called by one goroutine at a time, with
 // indexes that only grow. The other methods may be called at any time from any
@@ -15,7 +16,8 @@ import (
 type StateMachine interface {
 	// Durable returns the newest state that would survive a crash: index and
 	// term of its last entry, the meta bytes stored with it, and a
-	// description of it (a few hundred bytes) that Stage and Install
+	// description of it (see package kvstore: up to 2 KB, and more for each
+	// value that is on its way) that Stage and Install
 	// understand on another node. All four belong to the same instant.
 	// Index 0 means that nothing was ever stored.
 	Durable() (index, term uint64, meta, snapshot []byte, err error)

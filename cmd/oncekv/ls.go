@@ -31,7 +31,8 @@ func (a *app) lsCommand() *cobra.Command {
 		Long: `List the keys that begin with PREFIX, or all keys, in byte order, one on a line.
 
 A key that would not show as one plain line is quoted as in Go ("\xff"). --json
-writes one JSON object for each key, on a line of its own.`,
+writes one JSON object for each key, on a line of its own. If the cluster is restored or
+forced out of another one meanwhile, ls ends with exit code 7: list anew.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.ls(cmd.Context(), l, strings.Join(args, ""))

@@ -149,6 +149,9 @@ func databaseFigures() []figure[DatabaseFigures] {
 	figures = append(figures, labelled(prometheus.GaugeValue, "store_file_bytes", "Size of a file of the store.", "file",
 		value{"history", func(n *f) float64 { return float64(n.Store.HistoryBytes) }},
 		value{"index", func(n *f) float64 { return float64(n.Store.IndexBytes) }})...)
+	figures = append(figures, labelled(prometheus.GaugeValue, "level", "Level of formats: that of the store, 0 while this node takes no part, and the highest that this program knows.", "of",
+		value{"store", func(n *f) float64 { return float64(n.Raft.Level) }},
+		value{"program", func(n *f) float64 { return float64(n.Raft.Known) }})...)
 	return append(figures, labelled(prometheus.GaugeValue, "raft_members", "Members of the cluster, by role.", "role",
 		value{"voter", func(n *f) float64 { return members(n, false) }},
 		value{"learner", func(n *f) float64 { return members(n, true) }})...)

@@ -73,7 +73,7 @@ func conventional(t *testing.T, text string) {
 func TestDatabase(t *testing.T) {
 	m := metrics.NewDatabase("n1", func() metrics.DatabaseFigures {
 		return metrics.DatabaseFigures{
-			Raft: raftnode.Status{Role: raftnode.RoleLeader, Leader: 7, Term: 3, Commit: 12, Applied: 10,
+			Raft: raftnode.Status{Role: raftnode.RoleLeader, Leader: 7, Term: 3, Commit: 12, Applied: 10, Level: 1, Known: 2,
 				Members: []raftnode.Member{{ID: 7}, {ID: 8}, {ID: 9, Learner: true}}},
 			RaftMore: raftnode.Figures{LeaderChanges: 2, PendingProposals: 4, ApplyQueueBytes: 100, DroppedMessages: 7},
 			Store: kvstore.Stats{DurableIndex: 9, Revision: 6, Keys: 6, ValueBytes: 600, HistoryBytes: 1000, IndexBytes: 500,
@@ -94,6 +94,7 @@ func TestDatabase(t *testing.T) {
 		"oncekv_raft_is_leader 1", "oncekv_raft_has_leader 1", "oncekv_raft_term 3", "oncekv_raft_leader_changes_total 2", "oncekv_raft_messages_dropped_total 7",
 		"oncekv_raft_proposals_pending 4", "oncekv_raft_committed_index 12", "oncekv_raft_applied_index 10",
 		"oncekv_raft_apply_lag_entries 2", "oncekv_raft_apply_queue_bytes 100",
+		`oncekv_level{of="store"} 1`, `oncekv_level{of="program"} 2`,
 		`oncekv_raft_members{role="voter"} 2`, `oncekv_raft_members{role="learner"} 1`,
 		`oncekv_raft_proposals_failed_total{reason="overloaded"} 1`, `oncekv_raft_proposals_failed_total{reason="unknown"} 1`,
 		`oncekv_raft_proposals_failed_total{reason="stopped"} 1`, `oncekv_raft_proposals_failed_total{reason="unavailable"} 0`,

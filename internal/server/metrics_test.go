@@ -9,6 +9,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // scrape returns a node's series and their values.
@@ -70,7 +71,7 @@ func TestMetrics_EveryNodeItsOwn(t *testing.T) {
 			t.Errorf("%s counts %v puts, want %v", d.Name(), got, puts)
 		}
 		if m["oncekv_raft_wal_fsync_duration_seconds_count"] < 1 || m["oncekv_raft_has_leader"] != 1 || m["oncekv_raft_leader_changes_total"] < 1 ||
-			m[`oncekv_raft_members{role="voter"}`] != 3 || m["oncekv_disk_free_bytes"] <= 0 || m[`oncekv_store_file_bytes{file="history"}`] <= 0 {
+			m[`oncekv_raft_members{role="voter"}`] != 3 || m[`oncekv_level{of="store"}`] != level.Highest || m[`oncekv_level{of="program"}`] != level.Highest || m["oncekv_disk_free_bytes"] <= 0 || m[`oncekv_store_file_bytes{file="history"}`] <= 0 {
 			t.Errorf("%s: %v", d.Name(), m)
 		}
 		wantOurs(t, m)
