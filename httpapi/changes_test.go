@@ -387,13 +387,25 @@ func TestChanges_StreamsGiveWay(t *testing.T) {
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.StreamsMax = 2 })
 	h.set("k", "", "v")
 	first := n.open(t, "/changes?follow=true")
-	first.change(t, 1)
-	n.open(t, "/changes?follow=true")
-	want(t, n.get("/changes"), 200)
-	if m := first.mark(t, client.EventEnd); m.Reason != client.EndOverloaded || m.Revision != 1 {
-		t.Errorf("the first stream ends with %+v", m)
+	second := n.open(t, "/changes?follow=true")
+	for _, s := range []*stream{first, second} {
+		s.change(t, 1)
 	}
-	first.ended(t)
+	want(t, n.get("/changes"), 200)
+	// The one that has waited longest: who began to wait first, nobody can tell here.
+	ends := make(chan string, 2)
+	for _, s := range []*stream{first, second} {
+		go func() { ends <- s.next() }()
+	}
+	var m client.ChangesMark
+	if line := <-ends; json.Unmarshal([]byte(line), &m) != nil || m.Event != client.EventEnd || m.Reason != client.EndOverloaded || m.Revision != 1 {
+		t.Errorf("a stream ends with %q", line)
+	}
+	select {
+	case line := <-ends:
+		t.Errorf("the other one goes on with %q", line)
+	default:
+	}
 }
 
 func TestChanges_NoMemory(t *testing.T) {
