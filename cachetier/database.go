@@ -26,6 +26,10 @@ type database struct {
 	url     string
 	beating atomic.Bool // a heartbeat is on its way
 
+	// stranger is set while it tells another history than that of the cache node, which
+	// the log says once. Used with Node.update held.
+	stranger bool
+
 	// proven is set for a seed, and for another node once it has answered a
 	// heartbeat as the member that it was said to be. Others are sent heartbeats
 	// and nothing else: anybody may have named that URL, of something whose

@@ -144,6 +144,11 @@ func (n *Node) told(d *database, h kvstore.History) {
 	from := n.standing.own.ID
 	why := n.standing.hear(h, n.now())
 	if why == "" {
+		stranger := !h.ID.IsZero() && h.ID != from
+		if stranger && !d.stranger {
+			n.log.Warn("a database node has another history; it is not asked", "database", d.url, "history", h.ID, "own", from)
+		}
+		d.stranger = stranger
 		return
 	}
 	dropped := n.move(newEra(n.base, h.ID))

@@ -164,7 +164,11 @@ func TestNode_Move_TwoHalves(t *testing.T) {
 	a.becomes(historyOf("a"), left)
 	b.becomes(historyOf("a"), left)
 	now := time.Now()
-	n := newTestNode(t, func(cfg *NodeConfig) { cfg.now = func() time.Time { return now } }, a, b)
+	var log bytes.Buffer
+	n := newTestNode(t, func(cfg *NodeConfig) {
+		logTo(&log)(cfg)
+		cfg.now = func() time.Time { return now }
+	}, a, b)
 	hears(t, n)
 	b.becomes(historyOf("b", "a"), right)
 	hears(t, n)
@@ -188,6 +192,9 @@ func TestNode_Move_TwoHalves(t *testing.T) {
 	}
 	if reads != 0 {
 		t.Errorf("%d reads of the half that it has left", reads)
+	}
+	if said := log.String(); strings.Count(said, "a database node has another history") != 1 || !strings.Contains(said, "database="+a.URL+" history="+idOf("a")) {
+		t.Errorf("of the other half its log has\n%s", said)
 	}
 	// Its own half is gone: the other is where it came from.
 	b.Close()

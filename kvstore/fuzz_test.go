@@ -229,6 +229,9 @@ func FuzzDecodeState(f *testing.F) {
 			h := readHistory(&c, 1<<40)
 			same("history", framed(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })
 		}
+		b = framed(stateFormat, keyMeta)
+		meta, err := decodeMeta(b)
+		same("meta", b, err, func() []byte { return encodeMeta(meta) })
 		b = framed(progressFormat, keyProgress)
 		pr, err := decodeProgress(b)
 		same("progress", b, err, func() []byte { return encodeProgress(&pr) })
