@@ -22,7 +22,7 @@ type PutOptions struct {
 
 	// Meta has names and values that are kept with the key, and given back with it:
 	// names of 1 to 64 lower-case letters, digits and '-', values of printable ASCII
-	// without a space at either end, at most 2 KiB together. Those of the put that won
+	// without a space at either end, at most 64, and 2 KiB together. Those of the put that won
 	// stay. The map must not change while Put runs.
 	Meta map[string]string
 

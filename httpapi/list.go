@@ -130,15 +130,18 @@ func recordOf(m *kvstore.Meta) client.Record {
 	return record
 }
 
-// tokenVersion is the first byte of a decoded token with a history; that and a key
-// follow it. client.KeysToken makes those without one.
-const tokenVersion = 2
+// A decoded token begins with tokenVersion and the id of a sequence, of which there is
+// one; its history and a key follow. client.KeysToken makes those without a history.
+const (
+	tokenVersion  = 2
+	tokenSequence = 0
+)
 
 func tokenOf(history kvstore.HistoryID, key kvstore.Key) string {
 	if history.IsZero() {
 		return client.KeysToken(string(key))
 	}
-	raw := append([]byte{tokenVersion}, history[:]...)
+	raw := append([]byte{tokenVersion, tokenSequence}, history[:]...)
 	return base64.RawURLEncoding.EncodeToString(append(raw, key...))
 }
 
@@ -148,7 +151,8 @@ func parseToken(token string) (history kvstore.HistoryID, key kvstore.Key, err e
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err == nil && len(raw) > 0 {
 		rest := raw[1:]
-		if raw[0] == tokenVersion {
+		if raw[0] == tokenVersion && len(rest) > 0 {
+			rest = rest[1:]
 			rest = rest[copy(history[:], rest):]
 		}
 		if key = kvstore.Key(rest); key.Validate() == nil && tokenOf(history, key) == token {

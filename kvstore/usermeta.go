@@ -13,6 +13,7 @@ import (
 const (
 	userMetaBytesMax     = 2 << 10 // names and values together
 	userMetaNameBytesMax = 64
+	userMetaNamesMax     = 64 // many HTTP clients take no more than 100 headers
 )
 
 // UserMeta is what a put said about its value: names and values that are kept and
@@ -24,8 +25,11 @@ type UserMeta struct {
 
 // MakeUserMeta makes a UserMeta of names and values: names of 1 to 64 lower-case
 // letters, digits and '-', values of printable ASCII without a space at either end, at
-// most 2 KiB together. Errors wrap ErrInvalidMeta.
+// most 64 of them and 2 KiB together. Errors wrap ErrInvalidMeta.
 func MakeUserMeta(values map[string]string) (UserMeta, error) {
+	if len(values) > userMetaNamesMax {
+		return UserMeta{}, fmt.Errorf("%w: there are %d names, the limit is %d", ErrInvalidMeta, len(values), userMetaNamesMax)
+	}
 	var b []byte
 	total := 0
 	for _, name := range slices.Sorted(maps.Keys(values)) {
@@ -78,10 +82,13 @@ func checkEncodedUserMeta(b []byte) error {
 		return errors.New("empty metadata is spelled out")
 	}
 	c, last, total := cursor{b: b}, "", 0
-	for len(c.b) > 0 && c.err == nil {
+	for names := 0; len(c.b) > 0 && c.err == nil; names++ {
 		name, value := c.userMetaPair()
 		if c.err != nil {
 			break
+		}
+		if names == userMetaNamesMax {
+			return fmt.Errorf("metadata of more than %d names", userMetaNamesMax)
 		}
 		if name <= last {
 			return fmt.Errorf("the metadata names %q and %q are not in order", last, name)

@@ -12,8 +12,8 @@ import (
 func TestMakeUserMeta(t *testing.T) {
 	full := map[string]string{"n": strings.Repeat("v", userMetaBytesMax-1)}
 	many := make(map[string]string)
-	for i := range userMetaBytesMax / 4 {
-		many[fmt.Sprintf("%04d", i)] = ""
+	for i := range userMetaNamesMax {
+		many[fmt.Sprintf("%04d", i)] = strings.Repeat("v", userMetaBytesMax/userMetaNamesMax-4)
 	}
 	for what, values := range map[string]map[string]string{
 		"none": nil, "empty value": {"a": ""}, "all that a name may have": {"az-09-": "x", strings.Repeat("n", userMetaNameBytesMax): "y"},
@@ -54,11 +54,15 @@ func TestMakeUserMeta(t *testing.T) {
 
 func TestMakeUserMeta_Refuses(t *testing.T) {
 	over := map[string]string{"n": strings.Repeat("v", userMetaBytesMax)}
+	many := make(map[string]string)
+	for i := range userMetaNamesMax + 1 {
+		many[fmt.Sprint(i)] = ""
+	}
 	for want, values := range map[string]map[string]string{
 		"0 characters": {"": "v"}, "65 characters": {strings.Repeat("n", userMetaNameBytesMax+1): "v"},
 		"lower-case": {"Upper": "v"}, `"a_b"`: {"a_b": "v"}, `"a:"`: {"a:": "v"}, `"a b"`: {"a b": "v"}, `"\xff"`: {"\xff": "v"},
 		"byte 1": {"n": "a\n"}, "byte 0": {"n": "\x7f"}, "base64": {"n": "é"}, "begins": {"n": " v"}, "ends": {"n": "v "}, "a space": {"n": " "},
-		"2048 bytes": over,
+		"2048 bytes": over, "65 names": many,
 	} {
 		m, err := MakeUserMeta(values)
 		if !errors.Is(err, ErrInvalidMeta) || !strings.Contains(fmt.Sprint(err), want) || !m.IsZero() {
@@ -91,6 +95,10 @@ func TestUserMeta_OneEncodingOnly(t *testing.T) {
 	for i := range 20 {
 		full += pair(fmt.Sprint("n", 10+i), long)
 	}
+	many := ""
+	for i := range userMetaNamesMax + 1 {
+		many += pair(fmt.Sprint("n", 10+i), "")
+	}
 	for what, b := range map[string]string{
 		"nothing":              "",
 		"in another order":     pair("b", "") + pair("a", "1"),
@@ -105,6 +113,7 @@ func TestUserMeta_OneEncodingOnly(t *testing.T) {
 		"cut in a value":       good[:len(good)-1] + "\x02v",
 		"an endless value":     "\x01a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01v",
 		"over 2 KiB in pieces": full,
+		"over 64 names":        many,
 	} {
 		if err := checkEncodedUserMeta([]byte(b)); err == nil {
 			t.Errorf("%s: accepted", what)

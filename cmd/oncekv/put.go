@@ -40,7 +40,7 @@ changes while it is read, nothing is set.
 
 --meta keeps a name and a value with the key, for ever; oncekv stat shows them. It may
 be given several times. Names have lower-case letters, digits and -, values printable
-ASCII, all together 2 KiB at most.`,
+ASCII; at most 64 names, and 2 KiB together.`,
 		Example: `  oncekv put greeting hello
   oncekv put app/v1.2.3/main.js @dist/main.js --meta commit=9f2c1d0 --meta built-by=ci
   tar c . | oncekv put backup/2026-08-01.tar`,
