@@ -67,7 +67,9 @@ func (c *changes) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, of: c.names.named(first.History), newest: first.Newest, at: q.since, target: first.Newest, paced: paced}
+	of := c.names.named(first.History)
+	of.nameIn(w)
+	s := &changeStream{changes: c, changesQuery: q, ctx: ctx, from: hostOf(r), place: place, of: of, newest: first.Newest, at: q.since, target: first.Newest, paced: paced}
 	s.begin()
 	if r.Method != http.MethodHead {
 		s.run()

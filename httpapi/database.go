@@ -79,7 +79,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	g := &reads{from: from, headers: newValueHeaders(), names: names, counters: cfg.Counters, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: rooms.answers, values: budget.New(cfg.ValueBytesInFlight)}
 	rt.reads(g)
 
-	l := &lists{db: cfg.DB, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
+	l := &lists{db: cfg.DB, names: names, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout, memory: rooms.answers}
 	rt.get(pathKeys, names.in(l.keys))
 	c := &changes{db: cfg.DB, names: names, logger: cfg.Logger, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		heartbeat: cfg.Heartbeat, closing: cfg.Closing, memory: rooms.changes, streams: budget.New(cfg.StreamsMax)}

@@ -133,9 +133,10 @@ type answer struct {
 	brokenOff bool
 	last      bool // of its connection: a body may follow
 	since     time.Time
-	report    reported  // of the route; nil: no route was found yet
-	id        string    // see requestID
-	names     *identity // of the history that the answer is of; nil: it is of none
+	report    reported      // of the route; nil: no route was found yet
+	id        string        // see requestID
+	names     *identity     // of the history that the answer is of; nil: it is of none
+	of        *namedHistory // that very one, if it need not be what there is when the answer begins
 }
 
 // begun reports whether an answer has begun.
@@ -151,10 +152,11 @@ func (a *answer) begin(status int) {
 	if status >= http.StatusBadRequest {
 		requestID(a)
 	}
-	if a.names != nil {
-		if header := a.names.now().header; header != nil {
-			a.Header()[client.HeaderHistory] = header
-		}
+	if a.of == nil && a.names != nil {
+		a.of = a.names.now()
+	}
+	if a.of != nil && a.of.header != nil {
+		a.Header()[client.HeaderHistory] = a.of.header
 	}
 	if a.id != "" {
 		a.Header()[headerRequestID] = []string{a.id} // instead of what a forwarded answer brought

@@ -40,6 +40,14 @@ func (i *identity) named(id kvstore.HistoryID) *namedHistory {
 	return named
 }
 
+// nameIn makes an answer name the history that its revisions are of. When it begins there
+// may be another one already; whoever goes on from it is told then.
+func (h *namedHistory) nameIn(w http.ResponseWriter) {
+	if a, ok := w.(*answer); ok {
+		a.of = h
+	}
+}
+
 // in makes the answers of a handler, errors too, name the history. It is the one that
 // there is when the answer begins: what was found before that is part of it, for a
 // history goes on from all that is there. A nil identity is that of a node that holds

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -376,4 +377,48 @@ func TestGone(t *testing.T) {
 		t.Errorf("frame %+v", p)
 	}
 	f.end()
+}
+
+// forksAfter is a database where another history begins after each look.
+type forksAfter struct {
+	*history
+	next byte
+}
+
+func (f *forksAfter) Keys(ctx context.Context, r kvstore.KeysRequest, c kvstore.Consistency) (kvstore.KeysPage, error) {
+	page, err := f.history.Keys(ctx, r, c)
+	f.next++
+	f.fork(f.next)
+	return page, err
+}
+
+func (f *forksAfter) Changes(ctx context.Context, r kvstore.ChangesRequest, c kvstore.Consistency) (kvstore.Changes, error) {
+	changes, err := f.history.Changes(ctx, r, c)
+	f.next++
+	f.fork(f.next)
+	return changes, err
+}
+
+// TestHistory_OfWhatIsSent: an answer names the history that it was read from, also when
+// another one has begun since. Who goes on from it is told then, with the parent; the id
+// alone would not say up to where both are the same.
+func TestHistory_OfWhatIsSent(t *testing.T) {
+	first := historyOf(1).ID.String()
+	for _, path := range []string{"/keys?history=" + first, "/changes?follow=true&history=" + first} {
+		f := &forksAfter{history: newHistory(t), next: 1}
+		f.set("k", "", "v")
+		f.fork(1)
+		n := newNode(t, func(c *DatabaseConfig) { c.DB = f })
+		resp, err := http.Get(n.url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get(client.HeaderHistory); got != first {
+			t.Errorf("%s names the history %q", path, got)
+		}
+		if p := want(t, n.get(path), 409).problem(t); p.Parent == nil {
+			t.Errorf("%s: %+v", path, p)
+		}
+	}
 }

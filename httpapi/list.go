@@ -45,6 +45,7 @@ const (
 // lists answers GET /keys.
 type lists struct {
 	db     Lister
+	names  *identity
 	idle   time.Duration // without a byte of the answer being taken
 	answer time.Duration // for finding a page
 	memory *budget.Budget
@@ -78,6 +79,7 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	l.names.named(page.History).nameIn(w)
 	body, err := marshal(keysDocument(&page))
 	if err != nil {
 		return err

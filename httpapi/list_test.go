@@ -19,7 +19,7 @@ import (
 // The fake database lists nothing; lists are tested on a store.
 
 func (db *fakeDB) Keys(context.Context, kvstore.KeysRequest, kvstore.Consistency) (kvstore.KeysPage, error) {
-	return kvstore.KeysPage{}, nil
+	return kvstore.KeysPage{History: db.History().ID}, nil
 }
 
 func (db *fakeDB) Changes(_ context.Context, r kvstore.ChangesRequest, _ kvstore.Consistency) (kvstore.Changes, error) {

@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -103,6 +105,25 @@ func TestDescriptors_TooFewAreRefused(t *testing.T) {
 	}
 }
 
+// peerStream is how another cache node asks for a stream.
+func peerStream(t *testing.T, cache *clustertest.Process) (request string) {
+	t.Helper()
+	clustertest.Eventually(t, "the cache node knows its history", func() error {
+		resp, err := http.Get(cache.URL() + "/ping")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		history := resp.Header.Get(client.HeaderHistory)
+		if history == "" {
+			return errors.New("it names none")
+		}
+		request = "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n" + client.HeaderHistory + ": " + history + "\r\n\r\n"
+		return nil
+	})
+	return request
+}
+
 // Streams between caches that say nothing do not stop a cache answering.
 func TestConnections_SilentPeerStreams(t *testing.T) {
 	t.Parallel()
@@ -110,13 +131,14 @@ func TestConnections_SilentPeerStreams(t *testing.T) {
 	cache := cluster.Caches[0]
 	cache.Args = append(cache.Args, "--max-connections", "64")
 	cluster.StartAll()
+	question := peerStream(t, cache)
 	for range 80 {
 		conn, err := net.Dial("tcp", cache.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n\r\n"); err != nil {
+		if _, err := io.WriteString(conn, question); err != nil {
 			t.Fatal(err)
 		}
 		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
@@ -130,12 +152,13 @@ func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
 	cluster.StartAll()
+	question := peerStream(t, cluster.Caches[0])
 	conn, err := net.Dial("tcp", cluster.Caches[0].Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, question); err != nil {
 		t.Fatal(err)
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(clustertest.Patience)); err != nil {
