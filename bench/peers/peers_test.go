@@ -176,7 +176,7 @@ func exchange(t *testing.T, method, url string) string {
 	}
 	for _, name := range slices.Sorted(maps.Keys(resp.Header)) {
 		switch name {
-		case "Etag", "Repr-Digest", "Last-Modified", "Date", "Oncekv-Revision", "Oncekv-Time":
+		case "Etag", "Repr-Digest", "Last-Modified", "Date", "Oncekv-History", "Oncekv-Revision", "Oncekv-Time":
 			text = append(text, name)
 		case "Content-Length":
 			if method == http.MethodPut { // it depends on the revision

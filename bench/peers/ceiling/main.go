@@ -76,7 +76,7 @@ func handler(size int) http.Handler {
 		"Repr-Digest":             {"sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"},
 		"X-Content-Type-Options":  {"nosniff"},
 	}
-	json := []string{"application/json"}
+	json, history := []string{"application/json"}, []string{digest[:32]}
 
 	router := chi.NewRouter()
 	router.Get("/key/*", func(w http.ResponseWriter, r *http.Request) {
@@ -97,7 +97,7 @@ func handler(size int) http.Handler {
 		body = append(append(body, `","revision":1000000,"sha256":"`...), digest...)
 		body = append(strconv.AppendInt(append(body, `","size":`...), n, 10), `,"created":true}`...)
 		h := w.Header()
-		h["Cache-Control"], h["Content-Type"], h["Etag"], h["Oncekv-Revision"] = noStore, json, etag, revision
+		h["Cache-Control"], h["Content-Type"], h["Etag"], h["Oncekv-History"], h["Oncekv-Revision"] = noStore, json, etag, history, revision
 		h["Content-Length"] = []string{strconv.Itoa(len(body))}
 		w.WriteHeader(http.StatusCreated)
 		_, _ = w.Write(body) // an error is the client's going away
