@@ -24,8 +24,12 @@ import (
 // TestFixture opens every data directory that a program ever left: one of before the
 // first release is refused, and stays as it is; of all others everything is read, and
 // they are written to, and opened again.
-func TestFixture(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(fixtureDir, "*.json"))
+func TestFixture(t *testing.T) { opensFixtures(t, fixtureDir) }
+
+// opensFixtures opens, or is refused by, each fixture in a directory.
+func opensFixtures(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d fixtures, %v", len(files), err)
 	}

@@ -110,12 +110,14 @@ func fixturePuts() []fixturePut {
 // TestFixture_Make makes the fixtures of the program as it is: the data directory of
 // one node after a stop and, some puts later, after a kill.
 func TestFixture_Make(t *testing.T) {
-	if *fixtureName == "" {
-		t.Skip("makes fixtures when -fixture NAME asks for it")
+	dir, name := fixtureDir, *fixtureName
+	if name == "" { // what it makes is read then, and not kept
+		t.Parallel()
+		dir, name = t.TempDir(), "now"
 	}
 	for _, how := range []string{"-stopped", "-killed"} {
 		for _, file := range []string{".json", ".tar.gz"} {
-			path := filepath.Join(fixtureDir, *fixtureName+how+file)
+			path := filepath.Join(dir, name+how+file)
 			if _, err := os.Stat(path); !os.IsNotExist(err) {
 				t.Fatalf("%s is there, and is never made again (%v)", path, err)
 			}
@@ -125,7 +127,7 @@ func TestFixture_Make(t *testing.T) {
 	n := p.DBs[0]
 	n.Start()
 	n.WaitReady()
-	m := &fixtureMaker{t: t, n: n, ids: map[string]string{}}
+	m := &fixtureMaker{t: t, n: n, path: filepath.Join(dir, name), ids: map[string]string{}}
 	for _, put := range fixturePuts() {
 		m.put(put)
 	}
@@ -153,10 +155,14 @@ func TestFixture_Make(t *testing.T) {
 		want = m.describe()
 	})
 	m.store("-killed", want)
+	if *fixtureName == "" {
+		opensFixtures(t, dir)
+	}
 }
 
 // fixtureMaker puts the keys of a fixture, and notes what cannot be read back.
 type fixtureMaker struct {
+	path string // of what it makes, without the end of the name
 	t    *testing.T
 	n    *clustertest.Process
 	ids  map[string]string // put ids by key
@@ -317,10 +323,7 @@ func (m *fixtureMaker) store(how string, want fixture) {
 	if want.OpenUploads != len(want.Unset) {
 		m.t.Fatalf("%d open uploads of %d that were broken off", want.OpenUploads, len(want.Unset))
 	}
-	path := filepath.Join(fixtureDir, *fixtureName+how)
-	if err := os.MkdirAll(fixtureDir, 0o755); err != nil {
-		m.t.Fatal(err)
-	}
+	path := m.path + how
 	b, err := json.MarshalIndent(want, "", " ")
 	if err != nil {
 		m.t.Fatal(err)

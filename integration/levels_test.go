@@ -2,13 +2,9 @@ package integration
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -65,32 +61,6 @@ func changedProgram(t *testing.T, changes ...broken.Control) string {
 	return path
 }
 
-// filesIn is the digest of each file below a directory.
-func filesIn(t *testing.T, dir string) map[string]string {
-	t.Helper()
-	files := map[string]string{}
-	err := fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return err
-		}
-		f, err := os.Open(filepath.Join(dir, name))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		h := sha256.New()
-		if _, err := io.Copy(h, f); err != nil {
-			return err
-		}
-		files[name] = fmt.Sprintf("%x", h.Sum(nil))
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
-}
-
 // stopsAtLater waits until a node has ended because of what a later version wrote, and
 // checks that a second start ends alike and leaves every file as it was.
 func stopsAtLater(t *testing.T, n *clustertest.Process) {
@@ -105,10 +75,10 @@ func stopsAtLater(t *testing.T, n *clustertest.Process) {
 		}
 	}
 	ended()
-	before := filesIn(t, n.Dir)
+	before := treeOf(t, n.Dir)
 	n.Start()
 	ended()
-	if after := filesIn(t, n.Dir); !maps.Equal(before, after) {
+	if after := treeOf(t, n.Dir); !maps.Equal(before, after) {
 		t.Errorf("%s changed files at a start that it refused: %v, then %v", n.Name, before, after)
 	}
 	if t.Failed() {
