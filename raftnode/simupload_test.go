@@ -143,10 +143,11 @@ func (s *simNode) dbConfig() kvstore.DBConfig {
 // sweep runs the DB of a process, whose proposals wait for their turn as those of
 // clients do.
 func (s *simNode) sweep(ctx context.Context, life *simLife) {
+	ctx = context.WithValue(ctx, simClientKey{}, s.w.actor())
 	s.w.behind.Add(1)
 	go func() {
 		defer s.w.behind.Add(-1)
-		if err := life.db.Run(context.WithValue(ctx, simClientKey{}, s.w.actor())); err != nil {
+		if err := life.db.Run(ctx); err != nil {
 			s.w.fatalf("n%d: the DB's Run: %v", s.id, err)
 		}
 	}()
