@@ -1,0 +1,211 @@
+package bodies
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// A segment is a header and frames:
+//
+//	segment  "oncekv values 1\n" 16 | number 4 | CRC-32C of that
+//	frame    "body" 4 | format 1 | 0 0 0 | size 4 | SHA-256 32 | CRC-32C of each block | CRC-32C of the frame's header
+//	         and of where it is | the body
+//
+// Numbers are big endian.
+const (
+	segmentSuffix      = ".values"
+	segmentMagic       = "oncekv values 1\n"
+	segmentHeaderBytes = len(segmentMagic) + 4 + 4
+	frameMagic         = "body"
+	frameFormat        = 1
+	frameFixedBytes    = 4 + 4 + 4 + 32
+	frameHeaderMax     = frameFixedBytes + 4*(MaxBytes/BlockBytes) + 4
+	blockOfFileSystem  = 4096
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+func blocks(size int) int { return (size + BlockBytes - 1) / BlockBytes }
+
+func headerBytes(size int) int { return frameFixedBytes + 4*blocks(size) + 4 }
+
+// frameBytes is what a body of some size takes in a segment.
+func frameBytes(size int) int64 { return int64(headerBytes(size) + size) }
+
+// segment is one file.
+type segment struct {
+	path   string
+	number uint32
+	file   *os.File
+	length atomic.Int64 // of whole frames
+	synced atomic.Int64 // durable up to there
+}
+
+func (g *segment) size() int64 { return g.length.Load() }
+
+func segmentPath(dir string, number uint32) string {
+	return filepath.Join(dir, fmt.Sprintf("%08d%s", number, segmentSuffix))
+}
+
+func segmentHeader(number uint32) []byte {
+	b := binary.BigEndian.AppendUint32([]byte(segmentMagic), number)
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+func createSegment(dir string, number uint32) (*segment, error) {
+	path := segmentPath(dir, number)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := f.Write(segmentHeader(number)); err != nil {
+		return nil, errors.Join(writefault.Mark(err), f.Close(), os.Remove(path))
+	}
+	g := &segment{path: path, number: number, file: f}
+	g.length.Store(int64(segmentHeaderBytes))
+	return g, nil
+}
+
+func openSegment(path string) (*segment, error) {
+	var number uint32
+	if _, err := fmt.Sscanf(strings.TrimSuffix(filepath.Base(path), segmentSuffix), "%d", &number); err != nil {
+		return nil, fmt.Errorf("%s is no segment's name", path)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &segment{path: path, number: number, file: f}, nil
+}
+
+// append writes a frame at the end.
+func (g *segment) append(d Digest, data []byte) (place, error) {
+	at := place{segment: g.number, offset: g.size(), size: len(data)}
+	header := g.frameHeader(d, data, at.offset)
+	_, err := g.file.WriteAt(header, at.offset)
+	if err == nil {
+		_, err = g.file.WriteAt(data, at.offset+int64(len(header)))
+	}
+	if err != nil {
+		return at, writefault.Mark(err)
+	}
+	g.length.Store(at.offset + frameBytes(len(data)))
+	return at, nil
+}
+
+func (g *segment) frameHeader(d Digest, data []byte, offset int64) []byte {
+	b := make([]byte, 0, frameHeaderMax)
+	b = append(append(b, frameMagic...), frameFormat, 0, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(data)))
+	b = append(b, d[:]...)
+	for len(data) > 0 {
+		n := min(BlockBytes, len(data))
+		b = binary.BigEndian.AppendUint32(b, crc32.Checksum(data[:n], castagnoli))
+		data = data[n:]
+	}
+	return binary.BigEndian.AppendUint32(b, g.headerSum(b, offset))
+}
+
+func (g *segment) headerSum(b []byte, offset int64) uint32 {
+	var where [12]byte
+	binary.BigEndian.PutUint32(where[:], g.number)
+	binary.BigEndian.PutUint64(where[4:], uint64(offset))
+	return crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, where[:])
+}
+
+// readHeader reads and checks the header of the frame at an offset.
+func (g *segment) readHeader(offset int64) (d Digest, size int, sums []byte, err error) {
+	var b [frameHeaderMax]byte
+	n, err := g.file.ReadAt(b[:], offset)
+	if err != nil && err != io.EOF {
+		return d, 0, nil, err
+	}
+	damaged := func(what string) error { return &DamageError{File: g.path, Offset: offset, Detail: what} }
+	if n < frameFixedBytes || string(b[:4]) != frameMagic {
+		return d, 0, nil, damaged("no body begins here")
+	}
+	size = int(binary.BigEndian.Uint32(b[8:]))
+	if size == 0 || size > MaxBytes || n < headerBytes(size) {
+		return d, 0, nil, damaged("a body that begins here has no possible size")
+	}
+	end := headerBytes(size) - 4
+	if binary.BigEndian.Uint32(b[end:]) != g.headerSum(b[:end], offset) {
+		return d, 0, nil, damaged("what is said of the body that begins here does not have its checksum")
+	}
+	return Digest(b[12:44]), size, b[frameFixedBytes:end], nil
+}
+
+// read appends n bytes from off on to buf, checked.
+func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, error) {
+	got, size, sums, err := g.readHeader(at.offset)
+	if err != nil {
+		return buf, err
+	}
+	if got != d || size != at.size {
+		return buf, &DamageError{File: g.path, Offset: at.offset, Detail: fmt.Sprintf("body %s is here in place of %s", got, d)}
+	}
+	start := len(buf)
+	if cap(buf)-start < n {
+		buf = append(make([]byte, 0, start+n), buf...)
+	}
+	buf = buf[:start+n]
+	dataAt := at.offset + int64(headerBytes(size)) + int64(off)
+	if _, err := g.file.ReadAt(buf[start:], dataAt); err != nil {
+		if err == io.EOF {
+			err = &DamageError{File: g.path, Offset: dataAt, Detail: "the file ends inside a body"}
+		}
+		return buf[:start], err
+	}
+	for p, block := buf[start:], off/BlockBytes; len(p) > 0; block++ {
+		k := min(BlockBytes, len(p))
+		if crc32.Checksum(p[:k], castagnoli) != binary.BigEndian.Uint32(sums[4*block:]) {
+			return buf[:start], &DamageError{File: g.path, Offset: at.offset + int64(headerBytes(size)+block*BlockBytes), Detail: fmt.Sprintf("block %d of body %s does not have its checksum", block, d)}
+		}
+		p = p[k:]
+	}
+	return buf, nil
+}
+
+// scan calls f for every frame, and cuts off what follows the last whole one.
+func (g *segment) scan(f func(d Digest, at place)) error {
+	info, err := g.file.Stat()
+	if err != nil {
+		return err
+	}
+	end := int64(segmentHeaderBytes)
+	for end < info.Size() {
+		d, size, _, err := g.readHeader(end)
+		if err != nil && !errors.As(err, new(*DamageError)) {
+			return err
+		}
+		if err != nil || end+frameBytes(size) > info.Size() {
+			break
+		}
+		f(d, place{g.number, end, size})
+		end += frameBytes(size)
+	}
+	g.length.Store(end)
+	return g.file.Truncate(end)
+}
+
+// punch gives back the blocks of the file system that lie in a body, and returns how
+// many bytes those are. The header stays, by which the next frame is found.
+func (g *segment) punch(at place) int64 {
+	from := at.offset + int64(headerBytes(at.size))
+	to := from + int64(at.size)
+	from = (from + blockOfFileSystem - 1) / blockOfFileSystem * blockOfFileSystem
+	to = to / blockOfFileSystem * blockOfFileSystem
+	if to <= from || punchHole(g.file, from, to-from) != nil {
+		return 0
+	}
+	return to - from
+}

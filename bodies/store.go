@@ -1,0 +1,513 @@
+package bodies
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// Store keeps bodies. All methods are safe for concurrent use.
+//
+// Locks are taken in the order turn, appending, mu.
+type Store struct {
+	cfg   Config
+	fatal atomic.Pointer[error]
+
+	turn sync.RWMutex // Guard; the reclaimer has all of it while it decides
+
+	appending sync.Mutex // one append at a time
+	newest    *segment   // guarded by appending; nil until the first append
+
+	syncing sync.Mutex // one fsync at a time
+
+	mu       sync.RWMutex
+	table    map[Digest]*row
+	segments map[uint32]*segment
+	mark     Mark
+	dead     int64 // bytes of frames that nothing counts on
+	live     int64
+	freed    int64
+	paused   int // see Pause
+}
+
+// row is what is known of a body. Guarded by Store.mu.
+type row struct {
+	place   place
+	count   int
+	holds   int
+	touched time.Time
+}
+
+// place is where a frame is.
+type place struct {
+	segment uint32
+	offset  int64
+	size    int // of the body
+}
+
+// Open opens the store in cfg.Dir. It reads the segments, and cuts off what a process
+// that was killed left unfinished at the end of the newest. Nothing is reclaimed before
+// Run.
+func Open(cfg Config) (*Store, error) {
+	if cfg.SegmentBytes <= 0 {
+		cfg.SegmentBytes = 256 << 20
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = 10 * time.Second
+	}
+	if cfg.Round <= 0 {
+		cfg.Round = 5 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Sync == nil {
+		cfg.Sync = syncPath
+	}
+	s := &Store{cfg: cfg, table: map[Digest]*row{}, segments: map[uint32]*segment{}}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open the values: %w", err)
+	}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the values in %s: %w", cfg.Dir, err), s.closeFiles())
+	}
+	return s, nil
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Err returns why the store can write nothing any more, nil while it can.
+func (s *Store) Err() error {
+	if p := s.fatal.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (s *Store) fail(err error) error {
+	if s.fatal.CompareAndSwap(nil, &err) && !errors.Is(err, ErrClosed) {
+		s.cfg.Logger.Error("the values cannot be written any more", "err", err)
+	}
+	return s.Err()
+}
+
+// Guard keeps the reclaimer from deciding until the function that it returns is called,
+// once: what Has says stays true that long. Do not wait for anything inside.
+func (s *Store) Guard() (leave func()) {
+	s.turn.RLock()
+	return s.turn.RUnlock
+}
+
+// Pause keeps everything that is here, until the function that it returns is called,
+// once: somebody is about to count on bodies, and does not know yet on which.
+func (s *Store) Pause() (resume func()) {
+	s.mu.Lock()
+	s.paused++
+	s.mu.Unlock()
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		s.paused--
+		s.mu.Unlock()
+	})
+}
+
+// Append keeps a body whose digest is d, unless it is here already: then added is
+// false. It is durable after the next Sync. The bytes of a body that is here and that
+// nothing counts on are compared with data first.
+func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
+	if len(data) == 0 || len(data) > MaxBytes {
+		return false, fmt.Errorf("a body has 1 to %d bytes, not %d", MaxBytes, len(data))
+	}
+	if err := s.Err(); err != nil {
+		return false, err
+	}
+	s.appending.Lock()
+	defer s.appending.Unlock()
+	if s.adopt(d, data) {
+		return false, nil
+	}
+	seg, err := s.segmentToAppend()
+	if err != nil {
+		return false, err
+	}
+	at, err := seg.append(d, data)
+	if err != nil {
+		if errors.Is(err, writefault.Err) {
+			return false, s.fail(err)
+		}
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.table[d]
+	r := &row{place: at, touched: s.cfg.Now()}
+	if old != nil { // what it had was damaged, and nothing counted on it
+		s.dead -= frameBytes(old.place.size)
+	}
+	s.table[d] = r
+	s.dead += frameBytes(at.size) // until something counts on it
+	return true, nil
+}
+
+// adopt reports whether a body is here, and whole.
+func (s *Store) adopt(d Digest, data []byte) bool {
+	s.mu.Lock()
+	r := s.table[d]
+	if r == nil {
+		s.mu.Unlock()
+		return false
+	}
+	r.touched = s.cfg.Now()
+	alive := r.count > 0 || r.holds > 0
+	s.mu.Unlock()
+	if alive {
+		return true
+	}
+	got, err := s.Read(d, nil)
+	return err == nil && bytes.Equal(got, data)
+}
+
+func (s *Store) segmentToAppend() (*segment, error) {
+	if s.newest != nil && s.newest.size() < s.cfg.SegmentBytes {
+		return s.newest, nil
+	}
+	number := uint32(1)
+	s.mu.RLock()
+	for n := range s.segments {
+		number = max(number, n+1)
+	}
+	s.mu.RUnlock()
+	seg, err := createSegment(s.cfg.Dir, number)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.cfg.Sync(s.cfg.Dir); err != nil { // a name that is lost would lose all
+		return nil, s.fail(writefault.Mark(err))
+	}
+	s.mu.Lock()
+	s.segments[number] = seg
+	s.mu.Unlock()
+	s.newest = seg
+	return seg, nil
+}
+
+// Sync returns when every body whose Append returned before is durable.
+func (s *Store) Sync(ctx context.Context) error {
+	s.mu.RLock()
+	type debt struct {
+		seg *segment
+		to  int64
+	}
+	var debts []debt
+	for _, seg := range s.segments {
+		if to := seg.size(); to > seg.synced.Load() {
+			debts = append(debts, debt{seg, to})
+		}
+	}
+	s.mu.RUnlock()
+	for _, d := range debts {
+		if err := s.syncSegment(d.seg, d.to); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// syncSegment makes a segment durable up to some length. Those who wait meanwhile are
+// served by one fsync.
+func (s *Store) syncSegment(seg *segment, to int64) error {
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	if err := s.Err(); err != nil {
+		return err
+	}
+	if seg.synced.Load() >= to {
+		return nil
+	}
+	to = seg.size()
+	if err := s.cfg.Sync(seg.path); err != nil {
+		return s.fail(writefault.Mark(err))
+	}
+	seg.synced.Store(to)
+	return nil
+}
+
+// Has reports whether a body is here and durable. It touches it.
+func (s *Store) Has(d Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.table[d]
+	if r == nil || !s.durable(r) {
+		return false
+	}
+	r.touched = s.cfg.Now()
+	return true
+}
+
+func (s *Store) durable(r *row) bool {
+	seg := s.segments[r.place.segment]
+	return seg != nil && r.place.offset+frameBytes(r.place.size) <= seg.synced.Load()
+}
+
+// Hold keeps a body alive until Release; false, and no hold, when it is not here and
+// durable. Holds add up.
+func (s *Store) Hold(d Digest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.table[d]
+	if r == nil || !s.durable(r) {
+		return false
+	}
+	s.change(r, 0, 1)
+	return true
+}
+
+// Release gives up a hold.
+func (s *Store) Release(d Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.table[d]; r != nil && r.holds > 0 {
+		s.change(r, 0, -1)
+	}
+}
+
+// change changes how much counts on a body. mu is held.
+func (s *Store) change(r *row, count, holds int) {
+	was := r.count > 0 || r.holds > 0
+	r.count += count
+	r.holds += holds
+	is := r.count > 0 || r.holds > 0
+	r.touched = s.cfg.Now()
+	n := frameBytes(r.place.size)
+	switch {
+	case is && !was:
+		s.live, s.dead = s.live+n, s.dead-n
+	case was && !is:
+		s.live, s.dead = s.live-n, s.dead+n
+	}
+}
+
+// Count changes how many records refer to bodies, which are here, and moves the mark.
+// The history must have the records durably before.
+func (s *Store) Count(changes []Change, to Mark) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range changes {
+		r := s.table[c.Digest]
+		if r == nil || r.count+c.By < 0 {
+			return s.fail(&DamageError{File: s.cfg.Dir, Offset: -1, Detail: fmt.Sprintf("body %s, which the history refers to, is missing", c.Digest)})
+		}
+		s.change(r, c.By, 0)
+	}
+	s.mark = to
+	return nil
+}
+
+// Mark returns up to where records are counted.
+func (s *Store) Mark() Mark {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mark
+}
+
+// Recount forgets all counts; the mark is zero then. Whoever calls it counts again,
+// inside one Pause.
+func (s *Store) Recount() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.table {
+		s.change(r, -r.count, 0)
+	}
+	s.mark = Mark{}
+	return nil
+}
+
+// Read appends a body to buf, checked. ErrMissing: it is not here. A *DamageError is
+// that of a body that something counts on.
+func (s *Store) Read(d Digest, buf []byte) ([]byte, error) {
+	n := len(buf)
+	err := s.at(d, func(seg *segment, at place) error {
+		var err error
+		buf, err = seg.read(d, at, 0, at.size, buf[:n])
+		return err
+	})
+	if err != nil {
+		return buf[:n], err
+	}
+	return buf, nil
+}
+
+// ReadAt fills p with what is at off in a body, which must be the start of a block, as far
+// as it goes. p must have room for whole blocks, or for the rest.
+func (s *Store) ReadAt(d Digest, p []byte, off int) (n int, err error) {
+	err = s.at(d, func(seg *segment, at place) error {
+		if off < 0 || off%BlockBytes != 0 || off >= at.size {
+			return fmt.Errorf("no block of a body of %d bytes begins at %d", at.size, off)
+		}
+		n = min(len(p), at.size-off)
+		if off+n < at.size {
+			n -= n % BlockBytes
+		}
+		_, err := seg.read(d, at, off, n, p[:0:len(p)])
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// at calls f with where a body is. Should it have moved meanwhile, f is called again.
+func (s *Store) at(d Digest, f func(seg *segment, at place) error) error {
+	var last place
+	var failed error
+	for {
+		s.mu.RLock()
+		r := s.table[d]
+		var at place
+		var seg *segment
+		if r != nil {
+			at = r.place
+			seg = s.segments[at.segment]
+		}
+		s.mu.RUnlock()
+		switch {
+		case r == nil:
+			return fmt.Errorf("%w: %s", ErrMissing, d)
+		case failed != nil && at == last:
+			return failed
+		}
+		last = at
+		if failed = f(seg, at); failed == nil {
+			return nil
+		}
+	}
+}
+
+// Stats returns the figures now.
+func (s *Store) Stats() Stats {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return Stats{Bodies: int64(len(s.table)), LiveBytes: s.live, DeadBytes: s.dead, ReclaimedBytes: s.freed, Segments: len(s.segments)}
+}
+
+// Run reclaims, until ctx ends; it returns nil then, and why the store failed otherwise.
+func (s *Store) Run(ctx context.Context) error {
+	ticker := time.NewTicker(s.cfg.Round)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := s.Err(); err != nil {
+				return err
+			}
+			if err := s.Reclaim(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Reclaim forgets what nothing counts on, and gives its room back. Run calls it.
+func (s *Store) Reclaim() error {
+	type gone struct {
+		seg *segment
+		at  place
+	}
+	var list []gone
+	s.turn.Lock()
+	s.mu.Lock()
+	now := s.cfg.Now()
+	for d, r := range s.table {
+		if s.paused > 0 || r.count > 0 || r.holds > 0 || now.Sub(r.touched) < s.cfg.Grace || !s.durable(r) {
+			continue
+		}
+		delete(s.table, d)
+		list = append(list, gone{s.segments[r.place.segment], r.place})
+	}
+	s.mu.Unlock()
+	s.turn.Unlock()
+	for _, g := range list {
+		n := g.seg.punch(g.at)
+		s.mu.Lock()
+		s.dead -= frameBytes(g.at.size)
+		s.freed += n
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// Close ends the store. It syncs nothing.
+func (s *Store) Close() error {
+	_ = s.fail(ErrClosed)
+	s.appending.Lock()
+	defer s.appending.Unlock()
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	return s.closeFiles()
+}
+
+func (s *Store) closeFiles() error {
+	var err error
+	for _, seg := range s.segments {
+		err = errors.Join(err, seg.file.Close())
+	}
+	return err
+}
+
+// load reads the segments.
+func (s *Store) load() error {
+	names, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+segmentSuffix))
+	if err != nil {
+		return err
+	}
+	for i, path := range names { // in order, by their names
+		seg, err := openSegment(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.segments[seg.number] = seg
+		if err := seg.scan(func(d Digest, at place) {
+			if old := s.table[d]; old != nil {
+				s.dead -= frameBytes(old.place.size)
+			}
+			s.table[d] = &row{place: at, touched: s.cfg.Now()}
+			s.dead += frameBytes(at.size)
+		}); err != nil {
+			return err
+		}
+		if i == len(names)-1 {
+			s.newest = seg
+		}
+		// What a process that was killed wrote may be in memory only.
+		if err := s.cfg.Sync(path); err != nil {
+			return writefault.Mark(err)
+		}
+		seg.synced.Store(seg.size())
+	}
+	return writefault.Mark(s.cfg.Sync(s.cfg.Dir))
+}

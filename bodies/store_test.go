@@ -1,0 +1,73 @@
+package bodies
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+func testBody(r *rand.Rand, n int) Body {
+	data := make([]byte, n)
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	return Body{sha256.Sum256(data), data}
+}
+
+// Bodies are read as they were written, also after the store was opened again; what
+// nothing counts on goes.
+func TestStore_KeepsAndForgets(t *testing.T) {
+	now := time.Unix(0, 0)
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 1 << 20, Now: func() time.Time { return now }}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	var all []Body
+	for range 20 {
+		b := testBody(r, 1+r.IntN(300_000))
+		all = append(all, b)
+		for i := range 2 {
+			if added, err := s.Append(b.Digest, b.Data); err != nil || added != (i == 0) {
+				t.Fatal(added, err)
+			}
+		}
+		if s.Hold(b.Digest) {
+			t.Fatal("a body is held before it is durable")
+		}
+		if err := s.Sync(t.Context()); err != nil || !s.Has(b.Digest) {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i, b := range all {
+		got, err := s.Read(b.Digest, nil)
+		if err != nil || !bytes.Equal(got, b.Data) {
+			t.Fatal(i, err)
+		}
+		if i%2 == 0 && !s.Hold(b.Digest) {
+			t.Fatal("not held")
+		}
+	}
+	now = now.Add(time.Minute)
+	if err := s.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range all {
+		if _, err := s.Read(b.Digest, nil); (err == nil) != (i%2 == 0) {
+			t.Errorf("body %d: %v", i, err)
+		}
+	}
+	if st := s.Stats(); st.Bodies != 10 || st.ReclaimedBytes == 0 {
+		t.Errorf("%+v", st)
+	}
+}
