@@ -140,7 +140,7 @@ func (v *values) dead(ctx context.Context) error {
 	name := fmt.Sprintf("%s of uploads that come to nothing", sized(int64(v.Values.DeadBytes)))
 	v.figure(name+": room of a node meanwhile, MB", finding{}, peak/1e6)
 	v.figure(name+": room is back after, s", atMost(deadWithin.Seconds()), back...)
-	v.figure(name+": of their bytes still there", finding{}, left...)
+	v.figure(name+": room of a node then that no value needs ÷ of these bytes", finding{}, left...)
 	v.latencies("small puts before", alone, finding{})
 	v.latencies("small puts while room comes back", with, finding{})
 	v.figure("small puts: p99 while room comes back ÷ before", atMost(2), ratios...)
