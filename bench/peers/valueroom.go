@@ -174,7 +174,7 @@ func (v *values) waste(ctx context.Context) (won int64, err error) {
 		_, other := v.fresh(size)
 		for i, value := range []*content{one, other} {
 			uploads.Go(func() {
-				status, err := v.putOnce(ctx, v.sys.oncekv.urls[i], key, value)
+				status, err := v.putDecided(ctx, v.sys.oncekv.urls[i], key, value)
 				if err == nil && status != http.StatusCreated && status != http.StatusConflict {
 					err = fmt.Errorf("one of two values of a key was answered %d", status)
 				}

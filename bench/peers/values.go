@@ -201,23 +201,35 @@ func (v *values) leader(ctx context.Context) (string, error) {
 	return m.ClientURL, err
 }
 
-// putTries is how often a put may be refused because the node has enough to do.
+// putTries is how often a put may be made again: because the node has enough to do, or
+// did not hear what became of it.
 const putTries = 600
 
-// put sets a key to what value gives anew for each try, and expects it to be new.
+// put sets a key, and expects it to be new.
 func (v *values) put(ctx context.Context, url, key string, value *content) error {
+	status, err := v.putDecided(ctx, url, key, value)
+	if err == nil && status != http.StatusCreated {
+		err = fmt.Errorf("a put of %s was answered %d", sized(value.size), status)
+	}
+	return err
+}
+
+// putDecided puts until it is known what became of it: 201, or another one's value was
+// first.
+func (v *values) putDecided(ctx context.Context, url, key string, value *content) (status int, err error) {
 	for try := 1; ; try++ {
 		status, err := v.putOnce(ctx, url, key, value)
 		switch {
 		case err != nil:
-			return err
-		case status == http.StatusCreated:
-			return nil
-		case status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable, try == putTries:
-			return fmt.Errorf("a put of %s was answered %d", sized(value.size), status)
+			return status, err
+		case status == http.StatusOK && try > 1: // by the try before
+			return http.StatusCreated, nil
+		case status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout, try == putTries:
+			return status, nil
 		}
+		say("a put of %s was answered %d\n", sized(value.size), status)
 		if err := pass(ctx, 100*time.Millisecond); err != nil {
-			return err
+			return status, err
 		}
 	}
 }
