@@ -78,7 +78,8 @@ type Config struct {
 	Round        time.Duration // how often Run reclaims; default 5 s
 	Logger       *slog.Logger
 	Now          func() time.Time // default time.Now; must not go back
-	// Sync makes durable what is at a path, a file or a directory; default: an fsync.
+	// Sync makes durable what is at a path, a file or a directory; default: an fsync,
+	// of a segment that is open an fdatasync.
 	Sync func(path string) error
 }
 

@@ -20,15 +20,16 @@ import (
 //
 // Locks are taken in the order turn, appending, mu.
 type Store struct {
-	cfg   Config
-	fatal atomic.Pointer[error]
+	cfg      Config
+	syncFile func(*segment) error // makes the content of one durable
+	fatal    atomic.Pointer[error]
 
 	turn sync.RWMutex // Guard; the reclaimer has all of it while it decides
 
 	appending sync.Mutex // one append at a time
 	newest    *segment   // guarded by appending; nil until the first append
 
-	syncing sync.Mutex // one fsync at a time
+	syncing sync.Mutex // one fsync of a segment at a time
 
 	mu       sync.RWMutex
 	table    map[Digest]*row
@@ -74,10 +75,12 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
 	if cfg.Sync == nil {
 		cfg.Sync = syncPath
+		syncFile = func(seg *segment) error { return syncData(seg.file) }
 	}
-	s := &Store{cfg: cfg, table: map[Digest]*row{}, segments: map[uint32]*segment{}}
+	s := &Store{cfg: cfg, syncFile: syncFile, table: map[Digest]*row{}, segments: map[uint32]*segment{}}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the values: %w", err)
 	}
@@ -143,6 +146,7 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	if err := s.Err(); err != nil {
 		return false, err
 	}
+	sums := blockSums(data)
 	s.appending.Lock()
 	defer s.appending.Unlock()
 	if s.adopt(d, data) {
@@ -152,7 +156,7 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	at, err := seg.append(d, data)
+	at, err := seg.append(d, data, sums)
 	if err != nil {
 		if errors.Is(err, writefault.Err) {
 			return false, s.fail(err)
@@ -247,7 +251,7 @@ func (s *Store) syncSegment(seg *segment, to int64) error {
 		return nil
 	}
 	to = seg.size()
-	if err := s.cfg.Sync(seg.path); err != nil {
+	if err := s.syncFile(seg); err != nil {
 		return s.fail(writefault.Mark(err))
 	}
 	seg.synced.Store(to)
