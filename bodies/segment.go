@@ -44,12 +44,13 @@ func frameBytes(size int) int64 { return int64(headerBytes(size) + size) }
 
 // segment is one file.
 type segment struct {
-	path   string
-	number uint32
-	file   *os.File
-	length atomic.Int64 // of whole frames
-	synced atomic.Int64 // durable up to there
-	sent   int64        // the disk was asked to write what is before; guarded by Store.appending
+	path    string
+	number  uint32
+	file    *os.File
+	length  atomic.Int64 // of whole frames
+	synced  atomic.Int64 // durable up to there
+	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
+	figures              // guarded by Store.mu
 }
 
 func (g *segment) size() int64 { return g.length.Load() }
@@ -192,37 +193,20 @@ func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, erro
 	return buf, nil
 }
 
-// scan calls f for every frame, and cuts off what follows the last whole one.
-func (g *segment) scan(f func(d Digest, at place)) error {
-	info, err := g.file.Stat()
-	if err != nil {
-		return err
-	}
-	end := int64(segmentHeaderBytes)
-	for end < info.Size() {
-		d, size, _, err := g.readHeader(end)
-		if err != nil && !errors.As(err, new(*DamageError)) {
-			return err
-		}
-		if err != nil || end+frameBytes(size) > info.Size() {
-			break
-		}
-		f(d, place{g.number, end, size})
-		end += frameBytes(size)
-	}
-	g.length.Store(end)
-	return g.file.Truncate(end)
-}
-
 // punch gives back the blocks of the file system that lie in a body, and returns how
 // many bytes those are. The header stays, by which the next frame is found.
 func (g *segment) punch(at place) int64 {
-	from := at.offset + int64(headerBytes(at.size))
-	to := from + int64(at.size)
-	from = (from + blockOfFileSystem - 1) / blockOfFileSystem * blockOfFileSystem
-	to = to / blockOfFileSystem * blockOfFileSystem
-	if to <= from || punchHole(g.file, from, to-from) != nil {
+	from, n := holeIn(at)
+	if n == 0 || punchHole(g.file, from, n) != nil {
 		return 0
 	}
-	return to - from
+	return n
+}
+
+// holeIn returns the blocks of the file system that lie in a body as a whole.
+func holeIn(at place) (from, n int64) {
+	from = at.offset + int64(headerBytes(at.size))
+	to := (from + int64(at.size)) / blockOfFileSystem * blockOfFileSystem
+	from = (from + blockOfFileSystem - 1) / blockOfFileSystem * blockOfFileSystem
+	return from, max(0, to-from)
 }
