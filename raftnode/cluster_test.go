@@ -23,6 +23,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/wal"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 func TestMain(m *testing.M) {
@@ -43,6 +45,8 @@ type listSM struct {
 	stages  int
 	limit   int      // records a Serve sends at most, 0 = all
 	from    restored // it was restored, as long as it belongs to no log
+
+	recovered int // calls of Recovered
 }
 
 type listState struct {
@@ -98,6 +102,28 @@ func (s *listSM) Level(c []byte) (uint64, error) {
 		return uint64(c[1] - '0'), nil
 	}
 	return 1, nil
+}
+
+// Body takes "body <digest in hex> <size> …" for a command that refers to one.
+func (s *listSM) Body(c []byte) (bodies.Ref, bool) {
+	rest, ok := bytes.CutPrefix(c, []byte("body "))
+	if !ok || len(rest) < 2*sha256.Size+2 {
+		return bodies.Ref{}, false
+	}
+	var ref bodies.Ref
+	if _, err := hex.Decode(ref.Digest[:], rest[:2*sha256.Size]); err != nil {
+		return bodies.Ref{}, false
+	}
+	size, _, _ := bytes.Cut(rest[2*sha256.Size+1:], []byte(" "))
+	n, err := strconv.Atoi(string(size))
+	ref.Size = n
+	return ref, err == nil
+}
+
+func (s *listSM) Recovered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recovered++
 }
 
 func (s *listSM) Origin() (history [16]byte, position uint64, head []byte, ok bool) {
@@ -181,7 +207,7 @@ func (s *listSM) Resolve(c []byte) (any, bool, error) {
 	return nil, false, nil
 }
 
-func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error)) error {
+func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), _ bodies.Fetch) error {
 	want, err := strconv.Atoi(string(snapshot))
 	if err != nil {
 		return err

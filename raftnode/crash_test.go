@@ -199,7 +199,7 @@ func (c *crashNode) stage(m raftpb.Message, all map[ID]*crashNode) error {
 		var b bytes.Buffer
 		err := from.sm.Serve(ctx, query, &b)
 		return io.NopCloser(&b), err
-	}); err != nil {
+	}, nil); err != nil {
 		return nil // offered again
 	}
 	if err := c.disk.step(); err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // accesses lets one access of a node to its disk, its state machine or its identity
@@ -96,11 +98,11 @@ func (s faultySM) Install(index, term uint64, meta, snapshot []byte) error {
 	return errors.Join(s.listSM.Install(index, term, meta, snapshot), s.a.access("install"))
 }
 
-func (s faultySM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error)) error {
+func (s faultySM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	if err := s.a.access("stage"); err != nil {
 		return fmt.Errorf("%w: %w", ErrDisk, err)
 	}
-	return s.listSM.Stage(ctx, snapshot, fetch)
+	return s.listSM.Stage(ctx, snapshot, fetch, fetchBodies)
 }
 
 // faultyDisk is a disk whose methods may fail.

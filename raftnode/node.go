@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
@@ -52,6 +53,10 @@ type Config struct {
 	// ForceOnce; empty forces nothing. Run returns a *ForceError if it was done
 	// already, or voters of the old cluster answer.
 	ForceNewCluster string
+
+	// Bodies keeps the bodies that commands refer to; nil: none ever does. Who opened
+	// it closes it, after Run has returned.
+	Bodies *bodies.Store
 
 	// Level is the highest level that this node understands, default level.Highest.
 	// Tests set it, to be a node of another version.
@@ -132,7 +137,7 @@ type Node struct {
 	dropped  *droppedMessages
 	digest   historyDigest
 	disputes *rate.Limiter // of log lines about a history that is not this node's
-	bodies   *bodyBudget   // of the peer port
+	budget   *bodyBudget   // of the bodies of requests to the peer port
 	bodyIdle time.Duration
 	stopped  chan struct{} // closed when Run returns
 
@@ -243,7 +248,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		progress: &progress{},
 		dropped:  newDroppedMessages(cfg.Logger),
 		disputes: rate.NewLimiter(rate.Every(DisputeEvery), 1),
-		bodies:   newBodyBudget(cfg.QueueBytes),
+		budget:   newBodyBudget(cfg.QueueBytes),
 		bodyIdle: peerBodyIdle,
 		stopped:  make(chan struct{}),
 		pulls:    make(chan pulled, 1),

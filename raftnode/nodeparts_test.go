@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
@@ -37,7 +38,7 @@ func (s *partsSM) Durable() (uint64, uint64, []byte, []byte, error) {
 	return s.listSM.Durable()
 }
 
-func (s *partsSM) Stage(context.Context, []byte, func(context.Context, string) (io.ReadCloser, error)) error {
+func (s *partsSM) Stage(context.Context, []byte, func(context.Context, string) (io.ReadCloser, error), bodies.Fetch) error {
 	return s.stage
 }
 

@@ -82,7 +82,7 @@ func (n *Node) paceBodies(next http.Handler) http.Handler {
 		if err != nil {
 			host = r.RemoteAddr
 		}
-		b := &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(w), idle: n.bodyIdle, latest: time.Now().Add(peerBodyTotal), budget: n.bodies, host: host}
+		b := &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(w), idle: n.bodyIdle, latest: time.Now().Add(peerBodyTotal), budget: n.budget, host: host}
 		b.extend()
 		defer b.release()
 		r.Body = b

@@ -74,15 +74,15 @@ func TestNode_PeerPort_HalfBodies_AreGivenUp(t *testing.T) {
 			}
 		}
 	}
-	if n.bodies.used != 0 || len(n.bodies.of) != 0 {
-		t.Errorf("%d bytes are still reserved: %v", n.bodies.used, n.bodies.of)
+	if n.budget.used != 0 || len(n.budget.of) != 0 {
+		t.Errorf("%d bytes are still reserved: %v", n.budget.used, n.budget.of)
 	}
 }
 
 // Bodies take memory as they arrive, one address a share of it, and small messages
 // come through.
 func TestNode_PeerPort_Bodies_AreBounded(t *testing.T) {
-	n, addr := peerPort(t, func(n *Node) { n.bodies = newBodyBudget(4 << 20) })
+	n, addr := peerPort(t, func(n *Node) { n.budget = newBodyBudget(4 << 20) })
 	send := func(size int) int {
 		r, err := http.NewRequest(http.MethodPost, "http://"+addr+rafthttp.RaftPrefix, bytes.NewReader(make([]byte, size)))
 		if err != nil {
@@ -115,18 +115,18 @@ func TestNode_PeerPort_Bodies_AreBounded(t *testing.T) {
 	if status := send(2 << 20); status != http.StatusServiceUnavailable && status != 0 {
 		t.Errorf("2 MiB of a share of 1: %d", status)
 	}
-	if !n.bodies.take("elsewhere", 1<<20) || !n.bodies.take("127.0.0.1", 1<<20) || n.bodies.take("127.0.0.1", 1) {
+	if !n.budget.take("elsewhere", 1<<20) || !n.budget.take("127.0.0.1", 1<<20) || n.budget.take("127.0.0.1", 1) {
 		t.Fatal("an address has no quarter of the budget, or more")
 	}
 	if status := send(peerBodyFree / 2); status != http.StatusBadRequest {
 		t.Errorf("a small message beside a full budget: %d", status)
 	}
-	n.bodies.give("127.0.0.1", 1<<20)
-	n.bodies.give("elsewhere", 1<<20)
+	n.budget.give("127.0.0.1", 1<<20)
+	n.budget.give("elsewhere", 1<<20)
 	eventually(t, "everything is given back", func() bool {
-		n.bodies.mu.Lock()
-		defer n.bodies.mu.Unlock()
-		return n.bodies.used == 0
+		n.budget.mu.Lock()
+		defer n.budget.mu.Unlock()
+		return n.budget.used == 0
 	})
 }
 

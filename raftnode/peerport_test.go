@@ -189,7 +189,7 @@ func TestNode_AskLeader_Outcomes(t *testing.T) {
 // ended, or from another one.
 func TestNode_PeerPort_WhoIsAnswered(t *testing.T) {
 	n := newCrashCluster(t, 1, -1).nodes[1].node
-	n.bodies, n.bodyIdle = newBodyBudget(1<<20), time.Second
+	n.budget, n.bodyIdle = newBodyBudget(1<<20), time.Second
 	n.forced.Store(&[]Forcing{{Parent: 5, Cluster: 9, By: "n7"}})
 	ask := func(method, path, header string, cluster ID) int {
 		w := httptest.NewRecorder()
@@ -226,22 +226,22 @@ func TestNode_PeerPort_WhoIsAnswered(t *testing.T) {
 // An address is what stands before the port, or all of it if there is none. Two of
 // them do not share what one may take.
 func TestNode_PaceBodies_ByAddress(t *testing.T) {
-	n := &Node{bodies: newBodyBudget(4 << 20), bodyIdle: time.Second}
+	n := &Node{budget: newBodyBudget(4 << 20), bodyIdle: time.Second}
 	for address, host := range map[string]string{"10.0.0.1:77": "10.0.0.1", "somebody": "somebody", "[::1]:5": "::1"} {
 		handler := n.paceBodies(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if _, err := io.Copy(io.Discard, r.Body); err != nil {
 				t.Errorf("%s: %v", address, err)
 			}
-			if n.bodies.of[host] == 0 {
-				t.Errorf("nothing is reserved for %s: %v", host, n.bodies.of)
+			if n.budget.of[host] == 0 {
+				t.Errorf("nothing is reserved for %s: %v", host, n.budget.of)
 			}
 		}))
 		r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Repeat("x", 100<<10)))
 		r.RemoteAddr = address
 		handler.ServeHTTP(httptest.NewRecorder(), r)
 	}
-	if n.bodies.used != 0 {
-		t.Errorf("%d bytes stay reserved", n.bodies.used)
+	if n.budget.used != 0 {
+		t.Errorf("%d bytes stay reserved", n.budget.used)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // puller brings a snapshot's data here before raft hears of the snapshot. One
@@ -110,6 +112,8 @@ func (p *puller) pullFrom(ctx context.Context, source Member, index uint64, stat
 	}
 	return p.sm.Stage(ctx, state, func(ctx context.Context, query string) (io.ReadCloser, error) {
 		return p.fetch(ctx, source.PeerURL, index, query)
+	}, func(ctx context.Context, refs []bodies.Ref, each func(bodies.Body) error) error {
+		return nil
 	})
 }
 

@@ -236,7 +236,7 @@ func (s *simNode) boot() (err error) {
 	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
 	cfg.setDefaults()
 	n := &Node{cfg: cfg, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), bodies: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s}
+		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s}
 	s.files.node = n
 	store, err := kvstore.OpenStore(s.storeConfig())
 	if err != nil {
@@ -451,7 +451,7 @@ func (s *simNode) stage() error {
 			return nil, err
 		}
 		return io.NopCloser(s.w.spoil(&b)), nil
-	})
+	}, nil)
 	if err == nil {
 		s.life.pull, s.life.node.pulling = nil, false
 		s.life.node.core.staged(m)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing/synctest"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -84,10 +85,14 @@ func (a simStore) Install(index, term uint64, meta, snapshot []byte) error {
 }
 
 // Stage may leave records that do not count: behind the end of history, or twice.
-func (a simStore) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error)) error {
+func (a simStore) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), _ bodies.Fetch) error {
 	a.s.pulled = true
 	return a.Store.Stage(ctx, snapshot, fetch)
 }
+
+// Body and Recovered: a simulated store has no bodies.
+func (a simStore) Body([]byte) (ref bodies.Ref, ok bool) { return ref, false }
+func (a simStore) Recovered()                            {}
 
 // Serve may commit.
 func (a simStore) Serve(ctx context.Context, query string, w io.Writer) error {

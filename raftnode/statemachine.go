@@ -3,6 +3,8 @@ package raftnode
 import (
 	"context"
 	"io"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // StateMachine is what a node replicates. Its methods take plain types, so
@@ -47,14 +49,24 @@ type StateMachine interface {
 	// bytes only: Apply answers what is malformed otherwise.
 	Level(command []byte) (uint64, error)
 
+	// Body returns the body of Config.Bodies that a command refers to; ok is false
+	// if it refers to none. It looks at the first bytes only, is cheap, and answers
+	// for what no state machine would have proposed as well: it may be anything.
+	Body(command []byte) (ref bodies.Ref, ok bool)
+
+	// Recovered is called once, when the node holds every body that its log needs.
+	// From now on what nobody counts on may be reclaimed.
+	Recovered()
+
 	// Resolve tells what Apply would have answered to a command whose effect
 	// is already part of the state. decided is false if it is not.
 	Resolve(command []byte) (result any, decided bool, err error)
 
 	// Stage pulls whatever this state lacks of a snapshot into a durable
 	// side area and verifies it, without changing the state. fetch asks
-	// another node's Serve. An interrupted Stage is resumed by the next one.
-	Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error)) error
+	// another node's Serve, fetchBodies its Config.Bodies. An interrupted Stage is
+	// resumed by the next one.
+	Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error
 
 	// Install makes the staged data the state at index. Repeating it after a
 	// crash finishes it.
