@@ -79,7 +79,8 @@ type Config struct {
 	TableRows    int           // rows of the table in memory, of each kind; default 32,768, which are about 25 MiB
 	Logger       *slog.Logger
 	Now          func() time.Time // default time.Now; must not go back
-	// Sync makes durable what is at a path, a file or a directory; default: an fsync.
+	// Sync makes durable what is at a path, a file or a directory; default: an fsync,
+	// of a segment that is open an fdatasync.
 	Sync func(path string) error
 }
 

@@ -18,15 +18,16 @@ import (
 //
 // Locks are taken in the order reclaiming, turn, appending, table.merging, table.writing, syncing, mu.
 type Store struct {
-	cfg   Config
-	fatal atomic.Pointer[error]
+	cfg      Config
+	syncFile func(*segment) error // makes the content of one durable
+	fatal    atomic.Pointer[error]
 
 	turn sync.RWMutex // Guard; the reclaimer has all of it while it decides
 
 	appending sync.Mutex // one append at a time
 	newest    *segment   // guarded by appending; nil until the first append
 
-	syncing sync.Mutex // one fsync at a time
+	syncing sync.Mutex // one fsync of a segment at a time
 
 	reclaiming sync.Mutex // one reclaimer at a time; guards forgotten
 	forgotten  []place    // whose room was not given back yet
@@ -70,10 +71,12 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
 	if cfg.Sync == nil {
 		cfg.Sync = syncPath
+		syncFile = func(seg *segment) error { return syncData(seg.file) }
 	}
-	s := &Store{cfg: cfg, segments: map[uint32]*segment{}}
+	s := &Store{cfg: cfg, syncFile: syncFile, segments: map[uint32]*segment{}}
 	s.table.init(cfg.TableRows)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the values: %w", err)
@@ -99,6 +102,9 @@ func (s *Store) Err() error {
 	}
 	return nil
 }
+
+// Dir returns where the store is.
+func (s *Store) Dir() string { return s.cfg.Dir }
 
 func (s *Store) fail(err error) error {
 	if s.fatal.CompareAndSwap(nil, &err) && !errors.Is(err, ErrClosed) {
@@ -137,6 +143,7 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	if err := s.Err(); err != nil {
 		return false, err
 	}
+	sums := blockSums(data)
 	s.appending.Lock()
 	defer s.appending.Unlock()
 	if err := s.makeRoom(); err != nil {
@@ -149,7 +156,7 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	at, err := seg.append(d, data)
+	at, err := seg.append(d, data, sums)
 	if err != nil {
 		if errors.Is(err, writefault.Err) {
 			return false, s.fail(err)
@@ -235,7 +242,7 @@ func (s *Store) syncSegment(seg *segment, to int64) error {
 		return nil
 	}
 	to = seg.size()
-	if err := s.cfg.Sync(seg.path); err != nil {
+	if err := s.syncFile(seg); err != nil {
 		return s.fail(writefault.Mark(err))
 	}
 	seg.synced.Store(to)
@@ -252,6 +259,17 @@ func (s *Store) Has(d Digest) bool {
 	}
 	r.touched = s.cfg.Now()
 	return true
+}
+
+// Size returns how many bytes a body has that is here and durable.
+func (s *Store) Size(d Digest) (size int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, _ := s.find(d) // an error is that of the store
+	if r == nil || !s.durable(r) {
+		return 0, false
+	}
+	return r.place.size, true
 }
 
 func (s *Store) durable(r *row) bool {
