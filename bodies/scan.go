@@ -126,7 +126,7 @@ func (s *Store) adoptTable(m manifest, segments []*segment) error {
 			if info.bodies == 0 {
 				continue
 			}
-			return &DamageError{File: segmentPath(s.cfg.Dir, info.number), Offset: -1, Detail: fmt.Sprintf("it is missing, and had %d bodies", info.bodies)}
+			return missingSegment(s.cfg.Dir, info.number)
 		}
 		end, err := seg.file.Stat()
 		if err != nil {
@@ -135,12 +135,11 @@ func (s *Store) adoptTable(m manifest, segments []*segment) error {
 		seg.figures = info.figures
 		if end.Size() < info.covered {
 			if info.bodies > 0 {
-				return &DamageError{File: seg.path, Offset: end.Size(), Detail: fmt.Sprintf("it ends here, and not at %d or behind", info.covered)}
+				return seg.damage(end.Size(), fmt.Sprintf("it ends here, and not at %d or behind", info.covered))
 			}
 			seg.covered = end.Size()
 		}
 		s.live += info.counted
-		s.dead += info.bytes - info.counted
 	}
 	for _, seg := range segments {
 		if listed[seg.number] || seg.number >= m.nextSegment {
