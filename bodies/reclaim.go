@@ -57,6 +57,9 @@ func (s *Store) Reclaim() error { return s.reclaim(context.Background(), &pacer{
 func (s *Store) reclaim(ctx context.Context, pace *pacer) error {
 	s.reclaiming.Lock()
 	defer s.reclaiming.Unlock()
+	if err := s.Err(); err != nil {
+		return err
+	}
 	s.forgetDead()
 	if len(s.forgotten) > 0 {
 		if err := s.flush(nil); err != nil {

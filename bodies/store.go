@@ -218,6 +218,9 @@ func (s *Store) segmentToAppend() (*segment, error) {
 
 // Sync returns when every body whose Append returned before is durable.
 func (s *Store) Sync(ctx context.Context) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
 	s.mu.RLock()
 	type debt struct {
 		seg *segment
