@@ -1,0 +1,256 @@
+package bodies
+
+import (
+	"context"
+	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func pathNumber(t *testing.T, path string) int {
+	t.Helper()
+	n, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), segmentSuffix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// The figures agree with what the files occupy, whatever was put and died.
+func TestStore_Stats_Du(t *testing.T) {
+	var now time.Time
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 4 << 20, Now: func() time.Time { return now }}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.Close() }()
+	r := rand.New(rand.NewPCG(6, 6))
+	var alive []Body
+	var live int64
+	for round := range 6 {
+		for range 40 {
+			b := testBody(r, 1+r.IntN(200_000))
+			if _, err := s.Append(b.Digest, b.Data); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Sync(t.Context()); err != nil || !s.Hold(b.Digest) {
+				t.Fatal(err)
+			}
+			live += frameBytes(len(b.Data))
+			alive = append(alive, b)
+		}
+		agree(t, s, cfg.Dir, live)
+		r.Shuffle(len(alive), func(i, j int) { alive[i], alive[j] = alive[j], alive[i] })
+		for range len(alive) * (round + 1) / 8 {
+			b := alive[len(alive)-1]
+			alive = alive[:len(alive)-1]
+			s.Release(b.Digest)
+			live -= frameBytes(len(b.Data))
+		}
+		agree(t, s, cfg.Dir, live)
+		now = now.Add(time.Minute)
+		for range 1 + round {
+			if err := s.Reclaim(); err != nil {
+				t.Fatal(err)
+			}
+			agree(t, s, cfg.Dir, live)
+		}
+	}
+	for _, b := range alive {
+		s.Release(b.Digest)
+	}
+	now = now.Add(time.Minute)
+	for range 2 {
+		if err := s.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if st := s.Stats(); st.Segments != 0 || st.Bodies != 0 || st.LiveBytes != 0 || st.DeadBytes != 0 || len(segmentFiles(t, cfg.Dir)) != 0 {
+		t.Errorf("nothing is alive, and %+v", st)
+	}
+}
+
+func agree(t *testing.T, s *Store, dir string, live int64) {
+	t.Helper()
+	args := append([]string{"-ck", "--"}, segmentFiles(t, dir)...)
+	out, err := exec.Command("du", args...).Output()
+	if err != nil {
+		t.Skip(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	kib, err := strconv.ParseInt(strings.Fields(lines[len(lines)-1])[0], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Stats()
+	if sum := st.LiveBytes + st.DeadBytes; st.LiveBytes != live || float64(sum) < 0.95*float64(kib<<10) || float64(sum) > 1.05*float64(kib<<10) {
+		t.Errorf("du says %d KiB, and %d bytes are alive: %+v", kib, live, st)
+	}
+}
+
+// A segment of which less than half is left is copied aside; half of one stays.
+func TestStore_Reclaim_Copies(t *testing.T) {
+	var now time.Time
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 1 << 20, Now: func() time.Time { return now }}
+	s, all, at := kept(t, cfg, 60, 100_000)
+	for i, b := range all {
+		if at[i].segment == 1 && at[i].offset > 400_000 || at[i].segment == 2 && at[i].offset > 700_000 {
+			if err := s.Count([]Change{{b.Digest, -1}}, Mark{Revision: uint64(100 + i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	now = now.Add(time.Minute)
+	for range 8 {
+		if err := s.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for number, want := range []bool{1: false, 2: true, 3: true} {
+		if number > 0 && exists(segmentPath(cfg.Dir, uint32(number))) != want {
+			t.Errorf("segment %d is there: %v", number, !want)
+		}
+	}
+	for i, b := range all[:30] {
+		dead := at[i].segment == 1 && at[i].offset > 400_000 || at[i].segment == 2 && at[i].offset > 700_000
+		if _, err := s.Read(b.Digest, nil); (err == nil) == dead {
+			t.Errorf("body %d in %+v: %v", i, at[i], err)
+		}
+	}
+	if err := s.Scrub(t.Context(), 0, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a process had forgotten, and not given back when it was killed, the next one
+// gives back.
+func TestStore_Reclaim_AfterKill(t *testing.T) {
+	var now time.Time
+	killed := ""
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 1 << 20, Now: func() time.Time { return now }}
+	cfg.step = func(name string) {
+		if name == "punch" && killed == "" {
+			killed = t.TempDir()
+			if out, err := exec.Command("cp", "-a", cfg.Dir+"/.", killed).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+	}
+	s, all, at := kept(t, cfg, 30, 100_000)
+	for i, b := range all[:4] {
+		if err := s.Count([]Change{{b.Digest, -1}}, Mark{Revision: uint64(100 + i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(time.Minute)
+	if err := s.Reclaim(); err != nil || killed == "" {
+		t.Fatal(err)
+	}
+	cfg.Dir, cfg.step = killed, nil
+	next, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	before, err := occupied(next.segments[at[0].segment].file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if err := next.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	after, err := occupied(next.segments[at[0].segment].file)
+	if err != nil || before-after < 4*90_000 {
+		t.Errorf("%d, then %d bytes, %v", before, after, err)
+	}
+}
+
+// Readers do not notice that segments are copied and unlinked.
+func TestStore_Read_WhileCopied(t *testing.T) {
+	var mu sync.Mutex
+	var now time.Time
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 1 << 20, Now: func() time.Time { mu.Lock(); defer mu.Unlock(); return now }}
+	s, all, _ := kept(t, cfg, 120, 50_000)
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 3 {
+		readers.Go(func() {
+			for k := i; !stopped(stop); k++ {
+				if _, err := s.Read(all[(k%6)*10].Digest, nil); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for i, b := range all[:60] {
+		if i%10 != 0 {
+			if err := s.Count([]Change{{b.Digest, -1}}, Mark{Revision: uint64(200 + i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	mu.Lock()
+	now = now.Add(time.Minute)
+	mu.Unlock()
+	for range 8 {
+		if err := s.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	readers.Wait()
+	if exists(segmentPath(cfg.Dir, 1)) || exists(segmentPath(cfg.Dir, 2)) {
+		t.Error("nothing was copied")
+	}
+}
+
+// A pacer spends its rate and no more, and does not wait for a context that ended.
+func TestPacer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pacer{rate: 1 << 20}
+		from := time.Now()
+		for range 30 {
+			p.spend(t.Context(), 1<<20)
+		}
+		if took := time.Since(from); took < 29*time.Second || took > 31*time.Second {
+			t.Errorf("30 MiB at 1 MiB a second took %v", took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		from = time.Now()
+		p.spend(ctx, 1<<30)
+		if took := time.Since(from); took > 0 {
+			t.Errorf("a context that ended was waited for %v", took)
+		}
+	})
+}
+
+// Run gives back what dies, and ends with its context.
+func TestStore_Run(t *testing.T) {
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 1 << 20, Grace: time.Nanosecond, Round: time.Millisecond}
+	s, all, _ := kept(t, cfg, 20, 100_000)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	for s.Stats().Bodies > int64(len(all)/2) {
+		select {
+		case err := <-ended:
+			t.Fatal(err)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
