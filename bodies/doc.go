@@ -52,11 +52,11 @@
 // # Memory
 //
 // Of the table there are in memory at most about Config.TableRows rows that were looked
-// up, as many that nothing counts on, and twice as many that changed: about 200 bytes
-// each, 25 MiB at most with 32,768. When that many changed and the disk is full, Append
+// up, as many that nothing counts on, and twice as many that changed: about 240 bytes
+// each, 30 MiB at most with 32,768. When that many changed and the disk is full, Append
 // and Count return the error of the disk, and nothing is lost. Besides there is a row for
 // each body that is held, 8 bytes for each 85 bodies, and some 100 bytes for each segment.
-// A merge needs 64 KiB for each run. Rows that nothing counts on and that are not in
+// A merge needs 64 KiB for each run, and 1 MiB. Rows that nothing counts on and that are not in
 // memory, after a start say, are found by a sweep through the runs, some of them in each
 // round.
 //

@@ -221,14 +221,14 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 	if err != nil {
 		return err
 	}
-	whole, err := seg.walk(func(d Digest, at place) error {
+	err = seg.walk(func(d Digest, at place, sure bool) (bool, error) {
 		here, err := s.isAt(d, at)
-		if err != nil || here {
-			return err
+		if err != nil || here || !sure {
+			return here, err
 		}
 		n, err := s.punch(seg, at)
 		pace.spend(ctx, n/punchDiscount)
-		return errors.Join(err, ctx.Err())
+		return false, errors.Join(err, ctx.Err())
 	})
 	if err != nil {
 		return err
@@ -238,7 +238,7 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 		return err
 	}
 	s.freedSome(before - after)
-	seg.tidy, seg.stuck = true, !whole
+	seg.tidy = true
 	return nil
 }
 
@@ -263,7 +263,7 @@ func (s *Store) copyOne(ctx context.Context, pace *pacer) error {
 		return nil
 	}
 	c := &copier{store: s, pace: pace, buf: make([]byte, 0, MaxBytes)}
-	_, err := seg.walk(func(d Digest, at place) error { return c.copy(ctx, d, at) })
+	err := seg.walk(func(d Digest, at place, _ bool) (bool, error) { return c.copy(ctx, d, at) })
 	if err = errors.Join(err, c.move(ctx)); err != nil {
 		return err
 	}
@@ -300,36 +300,35 @@ type move struct {
 }
 
 // copy copies a body if the table has it at a place.
-func (c *copier) copy(ctx context.Context, d Digest, from place) error {
+func (c *copier) copy(ctx context.Context, d Digest, from place) (here bool, err error) {
 	s := c.store
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
-	here, err := s.isAt(d, from)
-	if err != nil || !here {
-		return err
+	if here, err = s.isAt(d, from); err != nil || !here {
+		return here, err
 	}
 	data, err := s.segment(from.segment).read(d, from, 0, from.size, c.buf[:0])
 	if errors.As(err, new(*DamageError)) {
-		return s.damaged(d, from, err)
+		return true, s.damaged(d, from, err)
 	}
 	if err != nil {
-		return err
+		return true, err
 	}
 	s.step("copy")
 	s.appending.Lock()
 	to, err := s.write(d, data, blockSums(data))
 	s.appending.Unlock()
 	if err != nil {
-		return err
+		return true, err
 	}
 	c.moves = append(c.moves, move{d, from, to})
 	c.bytes += frameBytes(from.size)
 	c.pace.spend(ctx, frameBytes(from.size))
 	if c.bytes < copyBatchBytes {
-		return nil
+		return true, nil
 	}
-	return c.move(ctx)
+	return true, c.move(ctx)
 }
 
 // move makes the copies durable, and has the table say where they are. That becomes

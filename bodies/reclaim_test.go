@@ -1,7 +1,9 @@
 package bodies
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
@@ -171,6 +173,56 @@ func TestStore_Reclaim_AfterKill(t *testing.T) {
 	after, err := occupied(next.segments[at[0].segment].file)
 	if err != nil || before-after < 4*90_000 {
 		t.Errorf("%d, then %d bytes, %v", before, after, err)
+	}
+}
+
+// What a cut of the power left between two bodies is in the way of nothing. Bytes in a
+// body that look like a body behind it are not taken for one.
+func TestStore_Reclaim_BehindGap(t *testing.T) {
+	var now time.Time
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 1 << 20, Now: func() time.Time { return now }}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { s.Close() }()
+	r := rand.New(rand.NewPCG(8, 8))
+	torn, dead, kept := testBody(r, 50_000), testBody(r, 50_000), testBody(r, 200_000)
+	for _, b := range []Body{torn, dead} {
+		if _, err := s.Append(b.Digest, b.Data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// In kept is what looks like a frame that covers the rest of it and the next body.
+	looksAt := s.newest.size() + int64(headerBytes(len(kept.Data))) + 8192
+	copy(kept.Data[8192:], s.newest.frameHeader(Digest{}, 300_000, make([]byte, 4*blocks(300_000)), looksAt))
+	kept.Digest = sha256.Sum256(kept.Data)
+	last := testBody(r, 200_000)
+	for _, b := range []Body{kept, last, testBody(r, MaxBytes), testBody(r, 1)} {
+		if _, err := s.Append(b.Digest, b.Data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Sync(t.Context()); err != nil || !s.Hold(kept.Digest) || !s.Hold(last.Digest) {
+		t.Fatal(err)
+	}
+	clear := make([]byte, 50_000)
+	if _, err := s.segments[1].file.WriteAt(clear, int64(segmentHeaderBytes)); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	for range 3 {
+		if err := s.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if exists(segmentPath(cfg.Dir, 1)) {
+		t.Error("the segment was not copied")
+	}
+	for _, b := range []Body{kept, last} {
+		if got, err := s.Read(b.Digest, nil); err != nil || !bytes.Equal(got, b.Data) {
+			t.Error(err)
+		}
 	}
 }
 

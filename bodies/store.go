@@ -338,7 +338,7 @@ func (s *Store) Count(changes []Change, to Mark) error {
 		rows = append(rows, r)
 	}
 	for i, c := range changes {
-		if rows[i].count+c.By < 0 {
+		if rows[i].gone() || rows[i].count+c.By < 0 {
 			return s.notCounted(c.Digest)
 		}
 		s.change(rows[i], c.By, 0)

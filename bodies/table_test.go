@@ -723,7 +723,7 @@ func TestTable_MadeAnew(t *testing.T) {
 	forged := testBody(m.r, 5000)
 	victim := testBody(m.r, 5000)
 	at := places[1].offset + frameBytes(30_000)
-	inner := s.newest.frameHeader(victim.Digest, 5000, blockSums(forged.Data), at+int64(headerBytes(20_000))+1000)
+	inner := s.newest.frameHeader(victim.Digest, len(forged.Data), blockSums(forged.Data), at+int64(headerBytes(20_000))+1000)
 	evil := testBody(m.r, 20_000)
 	copy(evil.Data[1000:], append(inner, forged.Data...))
 	evil.Digest = sha256.Sum256(evil.Data)
