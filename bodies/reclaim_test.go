@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -176,6 +177,41 @@ func TestStore_Reclaim_AfterKill(t *testing.T) {
 	}
 }
 
+// A segment whose last body was written anew, because it was damaged, is unlinked when
+// that is durable.
+func TestStore_Reclaim_WrittenAnew(t *testing.T) {
+	var now time.Time
+	killed := ""
+	cfg := Config{Dir: t.TempDir(), SegmentBytes: 90_000, Now: func() time.Time { return now }}
+	cfg.step = func(name string) {
+		if name == "unlinked" {
+			killed = filepath.Join(t.TempDir(), "values")
+			if err := os.CopyFS(killed, os.DirFS(cfg.Dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, all, at := kept(t, cfg, 4, 100_000)
+	flipBit(t, segmentPath(cfg.Dir, at[3].segment), at[3].offset+50_000)
+	for _, b := range []Body{all[3], testBody(rand.New(rand.NewPCG(1, 1)), 1)} {
+		if added, err := s.Append(b.Digest, b.Data); err != nil || !added {
+			t.Fatal(added, err)
+		}
+	}
+	if err := s.Reclaim(); err != nil || killed == "" || exists(segmentPath(cfg.Dir, at[3].segment)) {
+		t.Fatal(err)
+	}
+	cfg.Dir, cfg.step = killed, nil
+	next, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if got, err := next.Read(all[3].Digest, nil); err != nil || !bytes.Equal(got, all[3].Data) {
+		t.Error(err)
+	}
+}
+
 // What a cut of the power left between two bodies is in the way of nothing. Bytes in a
 // body that look like a body behind it are not taken for one.
 func TestStore_Reclaim_BehindGap(t *testing.T) {
@@ -234,6 +270,14 @@ func TestStore_Read_WhileCopied(t *testing.T) {
 	s, all, _ := kept(t, cfg, 120, 50_000)
 	var readers sync.WaitGroup
 	stop := make(chan struct{})
+	readers.Go(func() {
+		for k := 0; !stopped(stop); k++ {
+			if !s.Has(all[(k%6)*10].Digest) {
+				t.Errorf("body %d is not here", (k%6)*10)
+				return
+			}
+		}
+	})
 	for i := range 3 {
 		readers.Go(func() {
 			for k := i; !stopped(stop); k++ {
