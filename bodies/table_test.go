@@ -201,7 +201,7 @@ func (m *model) step(ctx context.Context, s *Store) error {
 		m.history = append(m.history, changes)
 		return s.Count(changes, m.mark(len(m.history)))
 	case k < 85:
-		return s.mergeRuns(ctx)
+		return s.mergeRuns(ctx, &pacer{})
 	case k < 90:
 		if err := s.Checkpoint(ctx); err != nil {
 			return err
@@ -1048,7 +1048,7 @@ func TestTable_ManyRows(t *testing.T) {
 		if err := s.Reclaim(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.mergeRuns(t.Context()); err != nil {
+		if err := s.mergeRuns(t.Context(), &pacer{}); err != nil {
 			t.Fatal(err)
 		}
 		if now := s.Stats().Bodies; now > was-defaultTableRows/2 {
