@@ -38,7 +38,7 @@ type table struct {
 	mem     map[Digest]*row
 	idle    map[Digest]*row // of mem: nothing counts on them
 	cached  map[Digest]*row // of mem: the runs have them too, and nothing needs them in memory
-	dirty   int             // rows in mem that the runs do not have
+	dirty   map[Digest]*row // of mem: the runs do not have them
 	idling  int64           // bytes of the frames of rows in mem that no record refers to
 	flushes uint64          // begun; a row that was changed since has this number
 	runs    []*run          // the newest first; replaced, never changed
@@ -81,7 +81,7 @@ func (r *row) gone() bool { return r.place.segment == 0 }
 
 func (t *table) init(rows int) {
 	t.rows = rows
-	t.mem, t.idle, t.cached = map[Digest]*row{}, map[Digest]*row{}, map[Digest]*row{}
+	t.mem, t.dirty, t.idle, t.cached = map[Digest]*row{}, map[Digest]*row{}, map[Digest]*row{}, map[Digest]*row{}
 	t.flushes = 1
 	t.epoch = 1
 	t.last.nextRun = 1
@@ -94,7 +94,7 @@ func (t *table) init(rows int) {
 // note notes that a row is not what the runs have.
 func (t *table) note(r *row) {
 	if r.changed == 0 {
-		t.dirty++
+		t.dirty[r.digest] = r
 	}
 	r.changed = t.flushes
 }
@@ -354,11 +354,9 @@ func (s *Store) writeTable(prepare func()) error {
 	if prepare != nil {
 		prepare()
 	}
-	var rows []stored
-	for d, r := range t.mem {
-		if r.changed != 0 {
-			rows = append(rows, stored{d, r.place, r.count})
-		}
+	rows := make([]stored, 0, len(t.dirty))
+	for d, r := range t.dirty {
+		rows = append(rows, stored{d, r.place, r.count})
 	}
 	flush, uncovered, runs := t.flushes, t.uncovered, t.runs
 	t.flushes++
@@ -411,9 +409,9 @@ func (s *Store) writeTable(prepare func()) error {
 	for batch := range slices.Chunk(rows, 1024) {
 		s.mu.Lock()
 		for _, w := range batch {
-			if r := t.mem[w.digest]; r != nil && r.changed != 0 && r.changed <= flush {
+			if r := t.dirty[w.digest]; r != nil && r.changed <= flush {
 				r.changed = 0
-				t.dirty--
+				delete(t.dirty, r.digest)
 				t.settle(r)
 			}
 		}
@@ -610,7 +608,7 @@ func (s *Store) makeRoom() error {
 	if s.mark.Revision > t.flushedRevision {
 		lag = s.mark.Revision - t.flushedRevision
 	}
-	dirty, uncovered, runs := t.dirty, t.uncovered, len(t.runs)
+	dirty, uncovered, runs := len(t.dirty), t.uncovered, len(t.runs)
 	wait := t.failed != nil && s.cfg.Now().Before(t.retryAt)
 	failed := t.failed
 	s.mu.Unlock()
