@@ -212,6 +212,10 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 	if len(list) == 0 || len(s.forgotten) > 0 {
 		return nil
 	}
+	// A row that moved in memory only is in its old place after a crash.
+	if err := s.flush(nil); err != nil {
+		return err
+	}
 	seg := list[0]
 	before, err := occupied(seg.file)
 	if err != nil {

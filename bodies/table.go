@@ -48,6 +48,8 @@ type table struct {
 	uncovered       int64  // bytes of frames since the last flush
 	flushedRevision uint64 // of the mark on disk
 	sweptTo         Digest // where the next sweep goes on
+	absent          Digest // is in none of the runs of a version, as a body is not that is about to be appended
+	absentAt        uint64
 	retryAt         time.Time
 	failed          error // of the last flush, for want of room
 
@@ -160,7 +162,7 @@ func (s *Store) find(d Digest) (*row, error) {
 			}
 			return r, nil
 		}
-		if len(t.runs) == 0 {
+		if len(t.runs) == 0 || t.absent == d && t.absentAt == t.version {
 			return nil, nil
 		}
 		runs, version := t.runs, t.version
@@ -177,6 +179,7 @@ func (s *Store) find(d Digest) (*row, error) {
 			continue
 		}
 		if got.gone() {
+			t.absent, t.absentAt = d, version
 			return nil, nil
 		}
 		r := &row{digest: d, place: got.place, touched: s.cfg.Now()}
