@@ -20,6 +20,11 @@
 // The reclaimer decides about bodies while nobody is inside Guard. Whoever looks whether
 // bodies are here and then takes a hold of each does both inside one Guard.
 //
+// # Writing
+//
+// An append writes to the newest segment, in memory, and has the disk begin by the MiB.
+// A Sync is one fdatasync for all who wait for it, and never keeps an append waiting.
+//
 // # Files
 //
 //	NNNNNNNN.values  a segment: frames, each with a header and a body (segment.go)
@@ -47,8 +52,6 @@
 // Behind a header that is damaged the next one is searched for; a frame that is found so
 // must have its SHA-256.
 //
-// A segment that is missing or too short, of which the table has bodies, stops the start.
-//
 // # Memory
 //
 // Of the table there are in memory at most about Config.TableRows rows that were looked
@@ -64,6 +67,30 @@
 //
 // A row takes 48 bytes; while runs are merged, and while rows wait for that, about three
 // times as much.
+//
+// # Reclaiming
+//
+// Run does, every Config.Round and not faster than Config.ReclaimRate:
+//
+//  1. It forgets what is dead, and flushes the table.
+//  2. It punches the blocks of the file system that lie in what was forgotten. Headers
+//     stay, and so do blocks that are shared with a neighbour.
+//  3. It unlinks segments without any body; the newest one ends when it has none.
+//  4. It gives back, in one segment that was there at the start, what a process before
+//     had forgotten and not given back.
+//  5. Of the ended segment of which least is left, if that is less than half, it copies
+//     the rest to the newest, syncs, has the table say so, flushes it, and unlinks the file.
+//
+// Whoever reads meanwhile finds a file that was closed, and looks the body up again.
+// Nothing is reclaimed inside a Pause. On a full disk nothing is reclaimed either while
+// the table cannot be written; a segment is copied only when there is room.
+//
+// # Damage
+//
+// A segment that is missing, too short, or has another beginning is a *DamageError of
+// Open if the table has bodies of it. A body that does not check, at the place where the table still has it, is one of Read, and of Scrub, which
+// reads all there is; if nothing counts on it, it is forgotten instead. A copy that finds
+// damage ends the store, and leaves the file.
 //
 // # Invariants
 //

@@ -51,6 +51,7 @@ type segment struct {
 	length  atomic.Int64 // of whole frames
 	synced  atomic.Int64 // durable up to there
 	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
+	named   bool         // its name is durable; guarded by Store.syncing
 	tidy    bool         // what is dead was given back, or will be by this process; guarded by Store.reclaiming
 	stuck   bool         // damaged: it is not copied; guarded by Store.reclaiming
 	figures              // guarded by Store.mu
@@ -103,7 +104,7 @@ func openSegment(path string) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &segment{path: path, number: number, file: f}, nil
+	return &segment{path: path, number: number, file: f, named: true}, nil
 }
 
 // checkHeader checks what the file begins with.

@@ -205,9 +205,6 @@ func (s *Store) segmentToAppend() (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Sync(s.cfg.Dir); err != nil { // a name that is lost would lose all
-		return nil, s.fail(writefault.Mark(err))
-	}
 	s.mu.Lock()
 	s.segments[number] = seg
 	s.table.nextSegment = number + 1
@@ -255,6 +252,12 @@ func (s *Store) syncSegment(seg *segment, to int64) error {
 	to = seg.size()
 	if err := s.syncFile(seg); err != nil {
 		return s.fail(writefault.Mark(err))
+	}
+	if !seg.named { // a name that is lost would lose all
+		if err := s.cfg.Sync(s.cfg.Dir); err != nil {
+			return s.fail(writefault.Mark(err))
+		}
+		seg.named = true
 	}
 	seg.synced.Store(to)
 	return nil
