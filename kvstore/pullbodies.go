@@ -117,7 +117,7 @@ func (b *bodyPuller) read(ctx context.Context, ref bodies.Ref, buf []byte) ([]by
 		b.forget()
 		b.wanted[ref.Digest], b.refs = ref.Size, []bodies.Ref{ref}
 		if ferr := errors.Join(b.fetchWanted(ctx), b.sync(ctx)); ferr != nil {
-			return buf, errors.Join(err, ferr)
+			return buf, fmt.Errorf("pull a body again that cannot be read here (%v): %w", err, ferr)
 		}
 		data, err = b.store.Read(ref.Digest, buf)
 	}
@@ -194,6 +194,11 @@ func (s *Store) rowsAreWhole(ctx context.Context, area Engine) (whole bool, err 
 		err = area.View(func(tx Tx) error {
 			var failed error
 			tx.Ascend(BucketChunks, from, func(k, raw []byte) bool {
+				if len(k) != chunkKeyBytes {
+					file, off := tx.Where(raw)
+					failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the key of a chunk has %d bytes", len(k))}
+					return false
+				}
 				var ref bodies.Ref
 				if ref, failed = checkChunkRow(tx, raw, chunkKey(k)); failed != nil {
 					return false

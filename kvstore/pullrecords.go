@@ -213,6 +213,9 @@ func (st *stager) withBody(ctx context.Context, ref bodies.Ref, fn func(data []b
 		return err
 	}
 	data, err := st.bodies.read(ctx, ref, st.buf[:0])
+	if errors.As(err, new(*bodies.DamageError)) { // something else counts on it
+		return st.store.fail(st.store.bodyError(ref.Digest, err))
+	}
 	if err != nil {
 		return err
 	}

@@ -60,28 +60,24 @@ func (st *stager) pullUpload(ctx context.Context, id uploadID, u *upload) error 
 
 // leadingChunks returns how many of the first chunks of an open upload are here.
 func (st *stager) leadingChunks(id uploadID, count uint32) (have uint32, err error) {
-	for _, engine := range []Engine{st.store.history, st.area} { // what staging has follows what history has
-		if err := engine.View(func(tx Tx) error {
-			for ; have < count; have++ {
-				key := makeChunkKey(id, have)
-				raw := tx.Get(BucketChunks, key[:])
-				if raw == nil {
-					return nil
-				}
-				ref, err := checkChunkRow(tx, raw, key)
-				if err != nil {
-					return err
-				}
-				if !st.store.bodies.Has(ref.Digest) {
-					return nil
-				}
+	goOn := func(tx Tx) error {
+		for ; have < count; have++ {
+			key := makeChunkKey(id, have)
+			raw := tx.Get(BucketChunks, key[:])
+			if raw == nil {
+				return nil
 			}
-			return nil
-		}); err != nil {
-			return 0, err
+			ref, err := checkChunkRow(tx, raw, key)
+			if err != nil || !st.store.bodies.Has(ref.Digest) {
+				return err
+			}
 		}
+		return nil
 	}
-	return have, nil
+	if err := st.store.history.View(goOn); err != nil {
+		return 0, st.store.failed("read a chunk", err)
+	}
+	return have, st.area.View(goOn) // what staging has follows what history has
 }
 
 // pullRows returns what the chunks of an open upload from number next on refer to, as
@@ -149,20 +145,21 @@ func (st *stager) ownUpload(id uploadID) (*upload, error) {
 	return u, st.store.failed("read an upload", err)
 }
 
-// row returns what a chunk refers to whose row is in staging or in history.
+// row returns what a chunk refers to whose row is in staging or in the store.
 func (st *stager) row(key chunkKey) (ref bodies.Ref, err error) {
-	for _, engine := range []Engine{st.area, st.store.history} {
-		found := false
-		err := engine.View(func(tx Tx) (err error) {
-			if raw := tx.Get(BucketChunks, key[:]); raw != nil {
-				found = true
-				ref, err = checkChunkRow(tx, raw, key)
-			}
-			return err
-		})
-		if err != nil || found {
-			return ref, err
+	found := false
+	err = st.area.View(func(tx Tx) (err error) {
+		if raw := tx.Get(BucketChunks, key[:]); raw != nil {
+			found = true
+			ref, err = checkChunkRow(tx, raw, key)
 		}
+		return err
+	})
+	if err == nil && !found {
+		ref, found, err = st.store.chunkRef(key)
 	}
-	return ref, fmt.Errorf("pull a snapshot: chunk %d of upload %s was dropped meanwhile", key.number(), key.upload())
+	if err == nil && !found {
+		err = fmt.Errorf("pull a snapshot: chunk %d of upload %s was dropped meanwhile", key.number(), key.upload())
+	}
+	return ref, err
 }

@@ -84,7 +84,7 @@ func (s *Store) serveRecords(ctx context.Context, q *query, w io.Writer) error {
 		sent += len(buf)
 		n, err := s.serveRows(ctx, chunked.upload, 0, chunked.chunks, w)
 		if err == nil && n != chunked.chunks {
-			err = s.missingChunk(makeChunkKey(chunked.upload, n))
+			err = s.failed("serve a snapshot", corruptFile(s.history, missingChunk(makeChunkKey(chunked.upload, n))))
 		}
 		if err != nil {
 			return err

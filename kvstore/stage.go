@@ -77,10 +77,9 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 }
 
 // orFatal returns err, after making it fatal if it is that of a failed write, to
-// staging or of bodies: what they show from then on may not be on the disk. So is a
-// body that is damaged, and counted.
+// staging or of bodies: what they show from then on may not be on the disk.
 func (s *Store) orFatal(err error) error {
-	if err != nil && (errors.Is(err, writefault.Err) || s.bodies.Err() != nil || errors.As(err, new(*bodies.DamageError))) {
+	if err != nil && (errors.Is(err, writefault.Err) || s.bodies.Err() != nil) {
 		return s.fail(err)
 	}
 	return err
