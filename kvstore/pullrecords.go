@@ -109,7 +109,7 @@ func readRows(r io.Reader, d *body) (refs []bodies.Ref, err error) {
 		if err != nil {
 			return nil, err
 		}
-		ref, err := rowOf(kind, payload, makeChunkKey(d.upload, n), d.size)
+		ref, err := chunkRefOf(kind, payload, makeChunkKey(d.upload, n), d.size)
 		if err != nil {
 			return nil, err
 		}
@@ -118,8 +118,8 @@ func readRows(r io.Reader, d *body) (refs []bodies.Ref, err error) {
 	return refs, nil
 }
 
-// rowOf takes apart a frame that must be the row of one chunk of a value of size bytes.
-func rowOf(kind frameKind, payload []byte, want chunkKey, size int64) (ref bodies.Ref, err error) {
+// chunkRefOf takes apart a frame that must be the row of one chunk of a value of size bytes.
+func chunkRefOf(kind frameKind, payload []byte, want chunkKey, size int64) (ref bodies.Ref, err error) {
 	if kind != frameChunk || len(payload) < chunkKeyBytes {
 		return ref, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
 	}

@@ -96,7 +96,7 @@ func (st *stager) pullRows(ctx context.Context, id uploadID, next uint32, u *upl
 				}
 				continue
 			}
-			ref, err := rowOf(kind, payload, makeChunkKey(id, next), u.bytes)
+			ref, err := chunkRefOf(kind, payload, makeChunkKey(id, next), u.bytes)
 			if err != nil {
 				return err
 			}
