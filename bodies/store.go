@@ -103,6 +103,9 @@ func (s *Store) Err() error {
 	return nil
 }
 
+// Dir returns where the store is.
+func (s *Store) Dir() string { return s.cfg.Dir }
+
 func (s *Store) fail(err error) error {
 	if s.fatal.CompareAndSwap(nil, &err) && !errors.Is(err, ErrClosed) {
 		s.cfg.Logger.Error("the values cannot be written any more", "err", err)
@@ -261,6 +264,17 @@ func (s *Store) Has(d Digest) bool {
 	}
 	r.touched = s.cfg.Now()
 	return true
+}
+
+// Size returns how many bytes a body has that is here and durable.
+func (s *Store) Size(d Digest) (size int, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.table[d]
+	if r == nil || !s.durable(r) {
+		return 0, false
+	}
+	return r.place.size, true
 }
 
 func (s *Store) durable(r *row) bool {

@@ -173,12 +173,12 @@ func (s *Store) findKeys(cmds []command) error {
 // this entry. The error is fatal.
 func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
 	switch cmd.kind {
-	case commandPut, commandSeal:
+	case commandPut, commandRefer, commandSeal:
 		return s.applyPut(cmd, known)
 	case commandOpen:
 		return s.applyOpen(cmd)
 	case commandChunk:
-		return s.applyChunk(cmd), nil
+		return s.applyChunk(cmd)
 	}
 	return s.applyAbandon(cmd.upload), nil
 }
@@ -196,7 +196,12 @@ func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 		}
 		return s.resultAgainst(known, &cmd.body)
 	}
-	if cmd.kind == commandSeal {
+	switch cmd.kind {
+	case commandRefer:
+		if refusal, err := s.holdBody(cmd.ref); err != nil || refusal != nil {
+			return refusal, err
+		}
+	case commandSeal:
 		if refusal, err := s.checkSeal(cmd); err != nil {
 			return nil, err
 		} else if refusal != nil {
@@ -290,30 +295,38 @@ func (s *Store) applyOpen(cmd *command) (any, error) {
 	return OpenResult{}, nil
 }
 
-// applyChunk adds a chunk to its upload if it is the next one.
-func (s *Store) applyChunk(cmd *command) any {
+// applyChunk adds a chunk to its upload if it is the next one. The error is fatal.
+func (s *Store) applyChunk(cmd *command) (any, error) {
 	u := s.uploads[cmd.upload]
 	if u == nil {
-		return fmt.Errorf("%w: upload %s takes no chunk", ErrUploadIncomplete, cmd.upload)
+		return fmt.Errorf("%w: upload %s takes no chunk", ErrUploadIncomplete, cmd.upload), nil
 	}
 	switch count := u.count(); {
 	case cmd.number < count:
-		return ChunkResult{}
+		return ChunkResult{}, nil
 	case cmd.number > count:
-		return fmt.Errorf("%w: chunk %d of upload %s came before chunk %d", ErrChunkOrder, cmd.number, cmd.upload, count)
+		return fmt.Errorf("%w: chunk %d of upload %s came before chunk %d", ErrChunkOrder, cmd.number, cmd.upload, count), nil
 	case u.bytes != int64(count)*ChunkBytes:
-		return fmt.Errorf("%w: chunk %d of upload %s follows a short one, which is the last", ErrUploadIncomplete, cmd.number, cmd.upload)
+		return fmt.Errorf("%w: chunk %d of upload %s follows a short one, which is the last", ErrUploadIncomplete, cmd.number, cmd.upload), nil
 	}
-	stored := append([]byte(nil), cmd.stored...)
+	if refusal, err := s.holdBody(cmd.ref); err != nil || refusal != nil {
+		return refusal, err
+	}
+	data, err := s.readBody(cmd.ref, s.chunk[:0])
+	if err != nil {
+		return nil, err
+	}
+	s.chunk = data
 	key := makeChunkKey(cmd.upload, cmd.number)
+	row := encodeChunkRow(key, cmd.ref)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	u.add(stored[chunkPrefixBytes:], cmd.time)
+	u.add(data, cmd.time)
 	s.dirty[cmd.upload] = struct{}{}
-	s.chunks[key] = stored
-	s.ops = append(s.ops, op{kind: opChunk, key: key, data: stored})
-	s.pendingBytes += int64(len(stored)) + pendingOverhead
-	return ChunkResult{}
+	s.chunks[key] = row
+	s.ops = append(s.ops, op{kind: opChunk, key: key, data: row})
+	s.pendingBytes += int64(len(row)) + pendingOverhead
+	return ChunkResult{}, nil
 }
 
 // applyAbandon drops an upload that will not be sealed.

@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
-const (
-	chunkFormat      = 1
-	chunkPrefixBytes = 1 + 4 // format, checksum
-	chunkKeyBytes    = 16 + 4
-)
+const chunkKeyBytes = 16 + 4
 
 // uploadID names the chunks of one large value: time first, so that chunks go
 // to the end of their bucket.
@@ -62,51 +60,74 @@ func (k *chunkKey) number() uint32   { return binary.BigEndian.Uint32(k[16:]) }
 // chunkSize is the length of chunk n of a value of size bytes.
 func chunkSize(size int64, n uint32) int64 { return min(ChunkBytes, size-int64(n)*ChunkBytes) }
 
-// sealChunk frames the bytes behind b[chunkPrefixBytes] as a stored chunk.
-func sealChunk(b []byte, k chunkKey) {
-	b[0] = chunkFormat
-	binary.BigEndian.PutUint32(b[1:], chunkChecksum(b, k))
+// A chunk is a body. Its row, which is what history and staging keep of it, says which.
+const (
+	chunkFormat   = 2                // 1: the bytes themselves, before the first release
+	chunkRowBytes = 1 + 4 + refBytes // format, checksum, reference
+	refBytes      = 4 + len(bodies.Digest{})
+)
+
+// appendRef encodes a reference: size and digest.
+func appendRef(b []byte, ref bodies.Ref) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(ref.Size))
+	return append(b, ref.Digest[:]...)
 }
 
-func chunkChecksum(b []byte, k chunkKey) uint32 {
-	return checksum(k[:], b)
+// readRef reads what appendRef wrote, and refuses a size that no body has.
+func readRef(c *cursor) bodies.Ref {
+	ref := bodies.Ref{Size: int(c.uint32())}
+	ref.Digest = bodies.Digest(c.digest())
+	if c.err == nil && (ref.Size == 0 || ref.Size > bodies.MaxBytes) {
+		c.fail(fmt.Errorf("a body has 1 to %d bytes, not %d", bodies.MaxBytes, ref.Size))
+	}
+	return ref
 }
 
-// decodeChunk checks a stored chunk and returns its bytes, which alias b.
-func decodeChunk(b []byte, k chunkKey) ([]byte, error) {
-	if len(b) <= chunkPrefixBytes || len(b) > chunkPrefixBytes+ChunkBytes {
-		return nil, fmt.Errorf("chunk %d of upload %s has %d bytes", k.number(), k.upload(), len(b))
+// encodeChunkRow returns the row of a chunk.
+func encodeChunkRow(k chunkKey, ref bodies.Ref) []byte {
+	return frameStateAs(chunkFormat, k[:], appendRef(make([]byte, statePrefixBytes, chunkRowBytes), ref))
+}
+
+// decodeChunkRow checks the row of a chunk, and returns what it refers to.
+func decodeChunkRow(b []byte, k chunkKey) (ref bodies.Ref, err error) {
+	c, err := openStateAs(chunkFormat, k[:], b)
+	if err == nil {
+		ref = readRef(&c)
+		err = c.end()
 	}
-	if got, want := binary.BigEndian.Uint32(b[1:]), chunkChecksum(b, k); got != want {
-		return nil, fmt.Errorf("chunk %d of upload %s has checksum %08x, its bytes have %08x", k.number(), k.upload(), got, want)
+	if err != nil {
+		return bodies.Ref{}, fmt.Errorf("chunk %d of upload %s: %w", k.number(), k.upload(), err)
 	}
-	if b[0] != chunkFormat {
-		return nil, fmt.Errorf("chunk %d of upload %s has format %d; this program knows %d", k.number(), k.upload(), b[0], chunkFormat)
-	}
-	return b[chunkPrefixBytes:], nil
+	return ref, nil
 }
 
 // errChunkSize is a chunk that its place is not the size of.
 var errChunkSize = errors.New("a chunk has another size than its place")
 
-// sumChunks returns the digest of a value in chunks. It says nothing about where
-// the chunks begin, so their sizes are checked too: readers go by the place.
-func sumChunks(ctx context.Context, e Engine, d *body) (Digest, error) {
+// sumChunks returns the digest of a value in chunks, whose rows e has. It says nothing
+// about where the chunks begin, so their sizes are checked too: readers go by the place.
+func (s *Store) sumChunks(ctx context.Context, e Engine, d *body) (Digest, error) {
 	h := sha256.New()
+	var buf []byte
 	for n := range d.chunks {
 		if err := ctx.Err(); err != nil {
 			return Digest{}, err
 		}
-		if err := e.View(func(tx Tx) error {
-			data, err := readChunk(tx, makeChunkKey(d.upload, n))
-			if want := chunkSize(d.size, n); err == nil && int64(len(data)) != want {
-				return fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", errChunkSize, n, d.upload, len(data), want)
-			}
-			h.Write(data)
+		var ref bodies.Ref
+		err := e.View(func(tx Tx) (err error) {
+			ref, err = readChunkRow(tx, makeChunkKey(d.upload, n))
 			return err
-		}); err != nil {
+		})
+		if want := chunkSize(d.size, n); err == nil && int64(ref.Size) != want {
+			err = fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", errChunkSize, n, d.upload, ref.Size, want)
+		}
+		if err == nil {
+			buf, err = s.readBody(ref, buf[:0])
+		}
+		if err != nil {
 			return Digest{}, err
 		}
+		h.Write(buf)
 	}
 	return Digest(h.Sum(nil)), nil
 }

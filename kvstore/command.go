@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
@@ -24,10 +25,11 @@ type commandKind byte
 
 const (
 	commandPut     commandKind = 1 // a whole small value
-	commandChunk   commandKind = 2 // one piece of a large value
+	commandChunk   commandKind = 2 // one piece of a large value, a body
 	commandSeal    commandKind = 3 // the end of a large value: sets the key
 	commandAbandon commandKind = 4 // drops an upload
 	commandOpen    commandKind = 5 // opens an upload, before its first chunk
+	commandRefer   commandKind = 6 // a whole value that is a body: sets the key
 )
 
 // ChunkResult is what Apply answers to a chunk that is now part of its upload,
@@ -40,11 +42,11 @@ type AbandonResult struct{ Dropped bool }
 // command is a decoded command. Its byte fields alias the input.
 type command struct {
 	kind   commandKind
-	body   body // put and seal
+	body   body // put, refer and seal
 	upload uploadID
-	number uint32 // chunk
-	time   int64  // chunk and open: proposer's clock
-	stored []byte // chunk: as it is stored, checksum first
+	number uint32     // chunk
+	time   int64      // chunk and open: proposer's clock
+	ref    bodies.Ref // chunk and refer: the body
 }
 
 // appendCommandHead writes what a command begins with.
@@ -59,16 +61,20 @@ func putCommandHeader(m *Meta, room int64) (cmd []byte, sumAt int) {
 	return appendHeader(appendCommandHead(b, commandPut), m)
 }
 
-// chunkHeaderBytes is what precedes the bytes of a chunk in its command.
-const chunkHeaderBytes = commandHeadBytes + chunkKeyBytes + 8 + chunkPrefixBytes
+// referCommand encodes a put of a value that is a body.
+func referCommand(m *Meta) []byte {
+	b := make([]byte, 0, commandHeadBytes+headerBytes(m))
+	b, _ = appendHeader(appendCommandHead(b, commandRefer), m)
+	return b
+}
 
-// finishChunk fills in the header of a chunk command whose bytes are already
-// at cmd[chunkHeaderBytes:].
-func finishChunk(cmd []byte, u uploadID, n uint32, now time.Time) {
+// chunkCommand encodes one piece of a large value.
+func chunkCommand(u uploadID, n uint32, now time.Time, ref bodies.Ref) []byte {
 	k := makeChunkKey(u, n)
-	b := append(appendCommandHead(cmd[:0], commandChunk), k[:]...)
-	binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
-	sealChunk(cmd[chunkHeaderBytes-chunkPrefixBytes:], k)
+	b := make([]byte, 0, commandHeadBytes+chunkKeyBytes+8+refBytes)
+	b = append(appendCommandHead(b, commandChunk), k[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
+	return appendRef(b, ref)
 }
 
 // sealCommand encodes the end of a large value.
@@ -105,7 +111,7 @@ func readCommandLevel(c *cursor) (needed uint64, kind commandKind, err error) {
 	}
 	kind = commandKind(c.byte())
 	switch kind {
-	case commandPut, commandChunk, commandSeal, commandAbandon, commandOpen:
+	case commandPut, commandChunk, commandSeal, commandAbandon, commandOpen, commandRefer:
 		if needed != commandLevel {
 			return 0, 0, fmt.Errorf("kind %d has level %d, want %d", kind, needed, commandLevel)
 		}
@@ -156,6 +162,10 @@ func decodeCommandFields(b []byte) (command, error) {
 	case commandPut:
 		cmd.body, err = decodeBody(bodyInline, c.b)
 		return cmd, err
+	case commandRefer:
+		cmd.body, err = decodeBody(bodyReferred, c.b)
+		cmd.ref = cmd.body.ref()
+		return cmd, err
 	case commandSeal:
 		cmd.body, err = decodeBody(bodyChunked, c.b)
 		cmd.upload = cmd.body.upload
@@ -166,15 +176,10 @@ func decodeCommandFields(b []byte) (command, error) {
 	case commandChunk:
 		cmd.number = c.uint32()
 		cmd.time = int64(c.uint64())
-		cmd.stored = c.b
-		if c.err != nil {
-			return command{}, c.err
-		}
-		if cmd.number >= chunksMax {
+		cmd.ref = readRef(&c)
+		if c.err == nil && cmd.number >= chunksMax {
 			return command{}, fmt.Errorf("chunk number %d is not below %d", cmd.number, chunksMax)
 		}
-		_, err := decodeChunk(cmd.stored, makeChunkKey(cmd.upload, cmd.number))
-		return cmd, err
 	case commandOpen:
 		cmd.time = int64(c.uint64())
 	}
@@ -191,6 +196,19 @@ func (s *Store) Level(command []byte) (uint64, error) {
 		err = malformedUnlessLater(err)
 	}
 	return needed, err
+}
+
+// Body returns the body that a command refers to; ok is false if it refers to none, or
+// is not well formed, which Apply refuses.
+func (s *Store) Body(command []byte) (ref bodies.Ref, ok bool) {
+	switch _, kind, err := readCommandLevel(&cursor{b: command}); {
+	case err != nil:
+		return ref, false
+	case kind != commandChunk && kind != commandRefer:
+		return ref, false
+	}
+	cmd, err := decodeCommand(command)
+	return cmd.ref, err == nil
 }
 
 // checkValue compares the bytes of a put with their digest: a bit that flipped

@@ -3,6 +3,8 @@ package kvstore
 import (
 	"fmt"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // commitBatch is everything that history lacks at one moment between entries.
@@ -15,6 +17,8 @@ type commitBatch struct {
 	ops     []op
 	uploads []uploadWrite
 	bytes   int64
+
+	dropped []bodies.Digest // chunks whose rows were deleted
 }
 
 // uploadWrite is the new state of one upload, nil when it is no longer open.
@@ -40,18 +44,27 @@ func (s *Store) Commit() error {
 		return s.failed("commit to history", err)
 	}
 	s.cfg.OnCommit(time.Since(began))
+	counted, err := s.countRecords(batch.records, &batch.to.derived)
+	if err != nil {
+		return err
+	}
 	s.finishCommit(batch)
+	for i := range counted { // what pended, or was open, and is counted now
+		s.bodies.Release(counted[i].Digest)
+	}
+	s.releaseDropped(batch.dropped)
 	return nil
 }
 
-// takeBatch returns what history lacks, nil when that is nothing. It waits for
-// an entry that is just being applied.
+// takeBatch returns what history lacks, nil when that is nothing: chunks that the
+// last commit dropped take one more, see releaseDropped. It waits for an entry that is
+// just being applied.
 func (s *Store) takeBatch() *commitBatch {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.applied.index == s.durable.index && len(s.ops) == 0 && s.meta == nil {
+	if s.applied.index == s.durable.index && len(s.ops) == 0 && s.meta == nil && len(s.dropped) == 0 {
 		return nil
 	}
 	b := &commitBatch{
@@ -124,7 +137,9 @@ func (b *commitBatch) writeRecords(tx Tx) error {
 
 func (b *commitBatch) writeOp(tx Tx, o *op) error {
 	if o.kind == opDrop {
-		return deleteChunks(tx, o.key.upload())
+		dropped, err := deleteChunks(tx, o.key.upload())
+		b.dropped = append(b.dropped, dropped...)
+		return err
 	}
 	return tx.Put(BucketChunks, o.key[:], o.data)
 }
@@ -147,22 +162,39 @@ func putOrDelete(tx Tx, b Bucket, key, value []byte) error {
 	return tx.Put(b, key, value)
 }
 
-// deleteChunks removes every chunk of an upload.
-func deleteChunks(tx Tx, id uploadID) error {
-	var keys []chunkKey
-	tx.Ascend(BucketChunks, id[:], func(k, _ []byte) bool {
+// ascendChunks calls fn for every chunk of an upload that is there.
+func ascendChunks(tx Tx, id uploadID, fn func(key chunkKey, ref bodies.Ref) error) error {
+	var failed error
+	tx.Ascend(BucketChunks, id[:], func(k, row []byte) bool {
 		if len(k) != chunkKeyBytes || uploadID(k[:16]) != id {
 			return false
 		}
-		keys = append(keys, chunkKey(k))
-		return true
+		var ref bodies.Ref
+		if ref, failed = checkChunkRow(tx, row, chunkKey(k)); failed == nil {
+			failed = fn(chunkKey(k), ref)
+		}
+		return failed == nil
+	})
+	return failed
+}
+
+// deleteChunks removes the rows of every chunk of an upload, and returns what they
+// referred to.
+func deleteChunks(tx Tx, id uploadID) (dropped []bodies.Digest, err error) {
+	var keys []chunkKey
+	err = ascendChunks(tx, id, func(k chunkKey, ref bodies.Ref) error {
+		keys, dropped = append(keys, k), append(dropped, ref.Digest)
+		return nil
 	})
 	for _, k := range keys {
-		if err := tx.Delete(BucketChunks, k[:]); err != nil {
-			return fmt.Errorf("drop upload %s: %w", id, err)
+		if err == nil {
+			err = tx.Delete(BucketChunks, k[:])
 		}
 	}
-	return nil
+	if err != nil {
+		return nil, fmt.Errorf("drop upload %s: %w", id, err)
+	}
+	return dropped, nil
 }
 
 // rest returns a copy of all but the first n, with room for as many again: to

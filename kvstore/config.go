@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // StoreConfig says where a store keeps its data and how much memory it uses.
@@ -11,6 +13,10 @@ import (
 type StoreConfig struct {
 	History Engine // the truth
 	Index   Engine // derived from History; may be empty, is then rebuilt
+
+	// Bodies keeps the values of BodyBytesMin and more. It is this store's alone, but
+	// for those who append and hold.
+	Bodies *bodies.Store
 
 	// OpenStaging opens the area where a snapshot is pulled to, and
 	// RemoveStaging drops it. It survives restarts. Without them Stage and
@@ -48,8 +54,8 @@ type StoreConfig struct {
 
 // withDefaults fills in what is zero and checks the rest.
 func (c StoreConfig) withDefaults() (StoreConfig, error) {
-	if c.History == nil || c.Index == nil {
-		return c, errors.New("open store: History and Index engines are required")
+	if c.History == nil || c.Index == nil || c.Bodies == nil {
+		return c, errors.New("open store: History and Index engines and Bodies are required")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

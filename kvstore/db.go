@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // Log is the replicated log a DB proposes to. Its methods are safe for
@@ -22,6 +24,11 @@ type Log interface {
 	// ProposeMany is Propose for several commands, in one entry of the log if
 	// they fit. It calls each once for every one, before it returns.
 	ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error))
+	// Distribute returns nil when every body is durable on this node, at the leader,
+	// and at a majority of the voters: then a command may refer to it. Bodies that are
+	// there already cost little. Nothing is proposed, so every error is definite; it
+	// wraps ErrUnavailable, ErrOverloaded or ErrDiskReserve.
+	Distribute(ctx context.Context, list []bodies.Body) error
 	// ReadIndex returns nil when everything that was committed before the call
 	// began is applied on this node.
 	ReadIndex(ctx context.Context) error

@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // discardBytes is the buffer of a body that is only hashed.
@@ -25,8 +28,9 @@ const discardBytes = 16 << 10
 // PutID if a later Created must mean this put.
 //
 // Memory: up to four times of what has arrived of a value of up to 1 MiB, beyond
-// that up to four chunks of 1 MiB; 16 KiB when the key is set already. When memory
-// is short, the slowest bodies are interrupted.
+// that up to eight chunks of 1 MiB; 16 KiB when the key is set already. What is
+// distributed takes none any more. When memory is short, the slowest bodies are
+// interrupted.
 func (db *DB) Put(ctx context.Context, r PutRequest) (PutResult, error) {
 	if err := db.prepare(&r); err != nil {
 		return PutResult{}, err
@@ -116,14 +120,15 @@ func wrongLength(want, got int64) error {
 	return fmt.Errorf("%w: it has %d bytes, %d were announced", ErrBodyRead, got, want)
 }
 
-// putSmall proposes a value of known size in one command.
+// putSmall proposes a value of known size that fits one command or one body.
 func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
 	m := r.meta(db.cfg.Now(), r.Size)
-	room := m.Size
-	if room > smallPutBytes {
-		room = 0 // until the bytes arrive
+	var cmd []byte
+	var sumAt int
+	whole := m.Size < BodyBytesMin
+	if whole {
+		cmd, sumAt = putCommandHeader(&m, m.Size)
 	}
-	cmd, sumAt := putCommandHeader(&m, room)
 	head := len(cmd)
 	cmd, end, release, err := db.readSmall(ctx, r, cmd)
 	if err != nil {
@@ -138,22 +143,29 @@ func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
 			return PutResult{}, err
 		}
 	}
-	sum := Digest(sha256.Sum256(cmd[head:]))
-	copy(cmd[sumAt:], sum[:])
-	return db.proposePut(ctx, r, cmd, sum)
+	m.SHA256 = Digest(sha256.Sum256(cmd[head:]))
+	if err := checkDigest(r, m.SHA256); err != nil {
+		return PutResult{}, err
+	}
+	if !whole {
+		return db.putBody(ctx, &m, cmd, release)
+	}
+	copy(cmd[sumAt:], m.SHA256[:])
+	result, err := db.log.Propose(ctx, cmd)
+	return putResult(result, err)
 }
 
-// readSmall reads a value of known size behind the header of its command. release
-// gives memory back; it must be called unless there is an error.
+// readSmall reads a value of known size behind the header of its command, or alone.
+// release gives memory back; it must be called unless there is an error, and may be
+// called again.
 func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd []byte, end bool, release func(), err error) {
 	head := len(header)
 	if r.Size > smallPutBytes {
-		cmd, end, held, err := db.intake.readSteps(r, &heldBody{src: r.Body}, head, nil, r.Size, db.intake.waits(ctx, db.cfg.InFlightWait))
+		data, end, held, err := db.intake.readSteps(r, &heldBody{src: r.Body}, nil, r.Size, db.intake.waits(ctx, db.cfg.InFlightWait))
 		if err != nil {
 			return nil, false, nil, err
 		}
-		copy(cmd, header)
-		return cmd, end, held.Close, nil
+		return data, end, held.Close, nil
 	}
 	body, release := r.Body, func() {}
 	if r.Size > freePutBytes {
@@ -164,7 +176,7 @@ func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd 
 			return nil, false, nil, overloaded(err)
 		}
 	}
-	cmd = header[:head+int(r.Size)]
+	cmd = slices.Grow(header, int(r.Size))[:head+int(r.Size)]
 	n, end, err := fill(body, cmd[head:])
 	if err != nil {
 		release()
@@ -200,13 +212,45 @@ func expectEnd(body io.Reader, size int64) error {
 	return err
 }
 
-// proposePut proposes a put command, of a value with this digest.
-func (db *DB) proposePut(ctx context.Context, r *PutRequest, cmd []byte, sum Digest) (PutResult, error) {
-	if err := checkDigest(r, sum); err != nil {
+// putBody puts a value that is one body. release gives its memory back.
+func (db *DB) putBody(ctx context.Context, m *Meta, data []byte, release func()) (PutResult, error) {
+	drop, err := db.distribute(ctx, []bodies.Body{{Digest: bodies.Digest(m.SHA256), Data: data}})
+	if err != nil {
 		return PutResult{}, err
 	}
-	result, err := db.log.Propose(ctx, cmd)
+	defer drop()
+	release()
+	result, err := db.log.Propose(ctx, referCommand(m))
 	return putResult(result, err)
+}
+
+// distribute brings bodies to where commands may refer to them, and keeps them here
+// until drop is called: what takes long to propose must not be reclaimed meanwhile.
+// Nothing is proposed, so every error is definite.
+func (db *DB) distribute(ctx context.Context, list []bodies.Body) (drop func(), err error) {
+	if err := db.log.Distribute(ctx, list); err != nil {
+		for _, known := range []error{ErrUnavailable, ErrOverloaded, ErrDiskReserve} {
+			if errors.Is(err, known) {
+				return nil, err
+			}
+		}
+		return nil, fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, err)
+	}
+	held := make([]bodies.Digest, 0, len(list))
+	drop = func() {
+		for _, d := range held {
+			db.store.bodies.Release(d)
+		}
+	}
+	for i := range list {
+		if d := list[i].Digest; db.store.bodies.Hold(d) {
+			held = append(held, d)
+			continue
+		}
+		drop()
+		return nil, fmt.Errorf("%w: nothing was set: body %s is not here any more", ErrUnavailable, list[i].Digest)
+	}
+	return drop, nil
 }
 
 // putResult turns what a log answered to a put or a seal into an answer whose

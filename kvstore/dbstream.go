@@ -12,11 +12,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/budget"
 )
 
 const (
-	chunksInFlight  = 4 // of one put
+	chunksInFlight  = 8 // of one put
 	abandonTimeout  = 2 * time.Second
 	retryPauseFirst = 20 * time.Millisecond
 	retryPauseMax   = time.Second
@@ -43,7 +44,7 @@ func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 	}
 	if end {
 		defer first.held.Close()
-		return u.putWhole(ctx, first.cmd)
+		return u.putWhole(ctx, first)
 	}
 	id, err := newUploadID(db.cfg.Now(), db.cfg.Rand)
 	if err != nil {
@@ -54,9 +55,9 @@ func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 	return u.run(ctx, first)
 }
 
-// heldChunk is a chunk's command, and its memory.
+// heldChunk is a chunk, and its memory.
 type heldChunk struct {
-	cmd  []byte
+	data []byte
 	held *budget.Holder
 }
 
@@ -73,9 +74,10 @@ type uploading struct {
 	last *turn  // of the chunk before it
 	tail *byte  // first byte of the next chunk, read to see whether there is one
 
-	slots   chan struct{} // one for each chunk being proposed
+	slots   chan struct{} // one for each chunk being distributed or proposed
 	group   sync.WaitGroup
-	delayed atomic.Int32 // chunks that wait to be proposed again
+	holding sync.WaitGroup // chunks whose memory is not given back yet
+	delayed atomic.Int32   // chunks that wait to be proposed again
 	ended   chan struct{}
 	mu      sync.Mutex
 	err     error // first failure of a chunk, with which ended is closed; guarded by mu
@@ -89,14 +91,14 @@ type turn struct {
 
 func newTurn() *turn { return &turn{proposed: make(chan struct{}), applied: make(chan struct{})} }
 
-// readChunk reads the next chunk into a command whose header is not filled in,
-// and reports whether the body ends with it. acquire takes memory for it.
+// readChunk reads the next chunk, and reports whether the body ends with it. acquire
+// takes memory for it.
 func (u *uploading) readChunk(acquire func(*budget.Holder, int64) error) (chunk heldChunk, end bool, err error) {
 	var first []byte
 	if u.tail != nil {
 		first, u.tail = []byte{*u.tail}, nil
 	}
-	chunk.cmd, end, chunk.held, err = u.db.intake.readSteps(u.r, &u.body, chunkHeaderBytes, first, ChunkBytes, acquire)
+	chunk.data, end, chunk.held, err = u.db.intake.readSteps(u.r, &u.body, first, ChunkBytes, acquire)
 	if err != nil {
 		return chunk, false, err
 	}
@@ -106,8 +108,8 @@ func (u *uploading) readChunk(acquire func(*budget.Holder, int64) error) (chunk 
 		u.body.memory = nil
 	}
 	if err == nil {
-		u.hash.Write(chunk.cmd[chunkHeaderBytes:])
-		u.read += int64(len(chunk.cmd) - chunkHeaderBytes)
+		u.hash.Write(chunk.data)
+		u.read += int64(len(chunk.data))
 		err = u.checkLength(end)
 	}
 	if err != nil {
@@ -139,13 +141,19 @@ func (u *uploading) checkLength(end bool) error {
 	return nil
 }
 
-// putWhole proposes a body that turned out to fit one command.
-func (u *uploading) putWhole(ctx context.Context, chunk []byte) (PutResult, error) {
-	value := chunk[chunkHeaderBytes:]
-	m := u.r.meta(u.db.cfg.Now(), int64(len(value)))
+// putWhole puts a value that turned out to be no larger than a chunk.
+func (u *uploading) putWhole(ctx context.Context, chunk heldChunk) (PutResult, error) {
+	m := u.r.meta(u.db.cfg.Now(), int64(len(chunk.data)))
 	m.SHA256 = Digest(u.hash.Sum(nil))
+	if err := checkDigest(u.r, m.SHA256); err != nil {
+		return PutResult{}, err
+	}
+	if m.Size >= BodyBytesMin {
+		return u.db.putBody(ctx, &m, chunk.data, chunk.held.Close)
+	}
 	cmd, _ := putCommandHeader(&m, m.Size)
-	return u.db.proposePut(ctx, u.r, append(cmd, value...), m.SHA256)
+	result, err := u.db.log.Propose(ctx, append(cmd, chunk.data...))
+	return putResult(result, err)
 }
 
 // run proposes chunk after chunk, beginning with the first, then the seal. On
@@ -213,13 +221,13 @@ func (u *uploading) sendBody(ctx context.Context, chunk heldChunk) (winner *Meta
 }
 
 // acquireNext takes memory for one more chunk. When there is none it first waits
-// for the chunks in flight, which give theirs back: nobody waits for a whole chunk's
-// memory while holding one, so uploads that share the last bytes cannot lock up.
+// until those before are distributed, and gave theirs back: nobody waits for a whole
+// chunk's memory while holding one, so uploads that share the last bytes cannot lock up.
 func (u *uploading) acquireNext(ctx context.Context, h *budget.Holder, n int64) error {
 	if h.Try(n) {
 		return nil
 	}
-	u.group.Wait()
+	u.holding.Wait()
 	if err := u.failure(); err != nil {
 		return err
 	}
@@ -229,8 +237,8 @@ func (u *uploading) acquireNext(ctx context.Context, h *budget.Holder, n int64) 
 	return nil
 }
 
-// send proposes a chunk on a goroutine of its own, at most chunksInFlight at a
-// time, and gives its memory back when that is done.
+// send distributes and proposes a chunk on a goroutine of its own, at most
+// chunksInFlight at a time, and gives its memory back when it is distributed.
 func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 	select {
 	case u.slots <- struct{}{}:
@@ -245,22 +253,39 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 	}
 	n, before, own := u.next, u.last, newTurn()
 	u.next, u.last = n+1, own
+	u.holding.Add(1)
 	u.group.Go(func() {
-		if err := u.add(ctx, n, chunk.cmd, before, own); err != nil {
+		ref, drop, err := u.distribute(ctx, chunk.data)
+		chunk.held.Close()
+		u.holding.Done()
+		if err == nil {
+			err = u.add(ctx, n, ref, before, own)
+			drop()
+		}
+		if err != nil {
 			u.fail(fmt.Errorf("chunk %d of the value: %w", n, err))
 		}
-		chunk.held.Close()
 		<-u.slots
 	})
 	return nil
 }
 
-// add makes chunk n part of the upload; its command has its bytes and nothing else
-// yet. It is proposed right after the one before it. Should it come first all the
-// same, because that one was lost or not taken, it is refused. Then, as after any
-// failure, it is proposed again when those before it are there.
-func (u *uploading) add(ctx context.Context, n uint32, cmd []byte, before, own *turn) error {
-	finishChunk(cmd, u.id, n, u.db.cfg.Now())
+// distribute brings a chunk to where a command may refer to it, see DB.distribute.
+func (u *uploading) distribute(ctx context.Context, data []byte) (ref bodies.Ref, drop func(), err error) {
+	b := bodies.Body{Digest: sha256.Sum256(data), Data: data}
+	err = u.repeat(ctx, func() (again bool, err error) {
+		drop, err = u.db.distribute(ctx, []bodies.Body{b})
+		return repeatable(err, false), err
+	})
+	return bodies.Ref{Digest: b.Digest, Size: len(data)}, drop, err
+}
+
+// add makes chunk n part of the upload. It is proposed right after the one before it.
+// Should it come first all the same, because that one was lost or not taken, it is
+// refused. Then, as after any failure, it is proposed again when those before it are
+// there.
+func (u *uploading) add(ctx context.Context, n uint32, ref bodies.Ref, before, own *turn) error {
+	cmd := chunkCommand(u.id, n, u.db.cfg.Now(), ref)
 	if err := u.await(ctx, before.proposed); err != nil {
 		return err
 	}
@@ -272,7 +297,7 @@ func (u *uploading) add(ctx context.Context, n uint32, cmd []byte, before, own *
 	}
 	close(own.proposed)
 	late := false
-	err := u.propose(ctx, func() (again bool, err error) {
+	err := u.repeat(ctx, func() (again bool, err error) {
 		for {
 			early, err := u.proposeChunk(ctx, n, cmd)
 			if err == nil || early && inOrder || !early && !repeatable(err, true) {
@@ -357,8 +382,8 @@ func repeatable(err error, harmless bool) bool {
 	return errors.Is(err, ErrOverloaded) || errors.Is(err, ErrUnavailable) || harmless && errors.Is(err, ErrOutcomeUnknown)
 }
 
-// propose calls once until it says that it need not be called again, or for too long.
-func (u *uploading) propose(ctx context.Context, once func() (again bool, err error)) error {
+// repeat calls once until it says that it need not be called again, or for too long.
+func (u *uploading) repeat(ctx context.Context, once func() (again bool, err error)) error {
 	deadline := time.NewTimer(u.db.cfg.ChunkRetry)
 	defer deadline.Stop()
 	for pause := retryPauseFirst; ; pause = min(2*pause, retryPauseMax) {
@@ -405,7 +430,7 @@ func (u *uploading) seal(ctx context.Context) (PutResult, error) {
 	m.SHA256 = Digest(u.hash.Sum(nil))
 	cmd := sealCommand(&m, u.id, u.next)
 	var result any
-	err := u.propose(ctx, func() (again bool, err error) {
+	err := u.repeat(ctx, func() (again bool, err error) {
 		if result, err = u.db.log.Propose(ctx, cmd); err != nil {
 			err = classify(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
@@ -22,9 +23,9 @@ func (s *Store) Get(key Key) (*Value, error) {
 	s.mu.RLock()
 	rev := s.overlay.find(key)
 	if rev > s.durable.rev {
-		v := s.pendingValue(&s.pending[rev-s.durable.rev-1])
+		p := s.pending[rev-s.durable.rev-1]
 		s.mu.RUnlock()
-		return v, nil
+		return s.pendingValue(&p)
 	}
 	covered := s.overlay.indexedRev
 	s.mu.RUnlock()
@@ -32,16 +33,20 @@ func (s *Store) Get(key Key) (*Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	var m Meta
 	var v *Value
 	err = s.withRecord(rev, key, func(d *body) {
-		m := d.meta(rev, key)
-		if d.kind == bodyChunked {
+		switch m = d.meta(rev, key); d.kind {
+		case bodyChunked:
 			v = s.chunkedValue(m, d.upload)
-			return
+		case bodyInline:
+			v = NewValue(m, append(make([]byte, 0, len(d.value)), d.value...))
 		}
-		v = NewValue(m, append(make([]byte, 0, len(d.value)), d.value...))
 	})
-	return v, err
+	if err != nil || v != nil {
+		return v, err
+	}
+	return s.referredValue(m)
 }
 
 // indexed returns rev, or what the index says when rev, which is what the overlay
@@ -153,13 +158,27 @@ func (s *Store) lookup(key Key) (Meta, error) {
 	return s.metaAt(rev, key)
 }
 
-func (s *Store) pendingValue(p *pendingRecord) *Value {
+// pendingValue returns the value of a record that history may not have yet. It may
+// read the disk.
+func (s *Store) pendingValue(p *pendingRecord) (*Value, error) {
 	d := p.body()
-	m := d.meta(p.rev, Key(d.key))
-	if d.kind == bodyChunked {
-		return s.chunkedValue(m, d.upload)
+	switch m := d.meta(p.rev, Key(d.key)); d.kind {
+	case bodyChunked:
+		return s.chunkedValue(m, d.upload), nil
+	case bodyReferred:
+		return s.referredValue(m)
+	default:
+		return NewValue(m, d.value), nil
 	}
-	return NewValue(m, d.value)
+}
+
+// referredValue reads a value that is one body.
+func (s *Store) referredValue(m Meta) (*Value, error) {
+	data, err := s.readBody(bodyRef(&m), nil)
+	if err != nil {
+		return nil, err
+	}
+	return NewValue(m, data), nil
 }
 
 // chunkedValue returns a value that is read chunk by chunk.
@@ -169,69 +188,65 @@ func (s *Store) chunkedValue(m Meta, id uploadID) *Value {
 	})
 }
 
-// chunk appends the checked bytes of a chunk to buf.
-func (s *Store) chunk(key chunkKey, buf []byte) ([]byte, error) {
+// readChunk appends the checked bytes of a chunk, which must be there, to buf.
+func (s *Store) readChunk(key chunkKey, buf []byte) ([]byte, error) {
 	if err := s.err(); err != nil {
-		return nil, err
+		return buf, err
 	}
-	found, err := s.withChunk(key, func(data []byte) { buf = append(buf, data...) })
-	if err == nil && !found {
-		err = s.missingChunk(key)
+	ref, found, err := s.chunkRef(key)
+	switch {
+	case err != nil:
+		return buf, err
+	case !found:
+		return buf, s.failed("read a chunk", corruptFile(s.history, missingChunk(key)))
 	}
-	return buf, err
+	return s.readBody(ref, buf)
 }
 
-// withChunk calls fn with the checked bytes of a chunk, wherever it is now; false
-// when it is nowhere.
-func (s *Store) withChunk(key chunkKey, fn func(data []byte)) (found bool, err error) {
+// chunkRef returns which body a chunk is, wherever its row is now; false when it is
+// nowhere.
+func (s *Store) chunkRef(key chunkKey) (ref bodies.Ref, found bool, err error) {
 	s.mu.RLock()
-	stored := s.chunks[key]
+	row := s.chunks[key]
 	s.mu.RUnlock()
-	if stored != nil {
-		data, err := decodeChunk(stored, key)
-		if err != nil {
-			return false, s.fail(fmt.Errorf("memory is damaged: %w: start this node again, and have its memory tested", err))
+	if row != nil {
+		if ref, err = decodeChunkRow(row, key); err != nil {
+			return ref, false, s.fail(fmt.Errorf("memory is damaged: %w: start this node again, and have its memory tested", err))
 		}
-		fn(data)
-		return true, nil
+		return ref, true, nil
 	}
-	err = s.history.View(func(tx Tx) error {
-		raw := tx.Get(BucketChunks, key[:])
-		if found = raw != nil; !found {
-			return nil
-		}
-		data, err := checkChunk(tx, raw, key)
-		if err == nil {
-			fn(data)
+	err = s.history.View(func(tx Tx) (err error) {
+		if raw := tx.Get(BucketChunks, key[:]); raw != nil {
+			found = true
+			ref, err = checkChunkRow(tx, raw, key)
 		}
 		return err
 	})
-	return found, s.failed("read a chunk", err)
+	return ref, found, s.failed("read a chunk", err)
 }
 
-// missingChunk is the end of a store that lacks a chunk of its state.
-func (s *Store) missingChunk(key chunkKey) error {
-	return s.failed("read a chunk", corruptFile(s.history, fmt.Sprintf("chunk %d of upload %s is missing", key.number(), key.upload())))
+func missingChunk(key chunkKey) string {
+	return fmt.Sprintf("chunk %d of upload %s is missing", key.number(), key.upload())
 }
 
-// readChunk reads and checks a chunk that must be there.
-func readChunk(tx Tx, key chunkKey) ([]byte, error) {
-	stored := tx.Get(BucketChunks, key[:])
-	if stored == nil {
+// readChunkRow reads and checks the row of a chunk that must be there.
+func readChunkRow(tx Tx, key chunkKey) (bodies.Ref, error) {
+	row := tx.Get(BucketChunks, key[:])
+	if row == nil {
 		file, _ := tx.Where(nil)
-		return nil, &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("chunk %d of upload %s is missing", key.number(), key.upload())}
+		return bodies.Ref{}, &CorruptError{File: file, Offset: -1, Detail: missingChunk(key)}
 	}
-	return checkChunk(tx, stored, key)
+	return checkChunkRow(tx, row, key)
 }
 
-// checkChunk returns the bytes of a stored chunk.
-func checkChunk(tx Tx, stored []byte, key chunkKey) ([]byte, error) {
-	data, err := decodeChunk(stored, key)
+// checkChunkRow decodes a stored row.
+func checkChunkRow(tx Tx, row []byte, key chunkKey) (bodies.Ref, error) {
+	ref, err := decodeChunkRow(row, key)
 	if err != nil {
-		file, off := tx.Where(stored)
-		return nil, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+		file, off := tx.Where(row)
+		return ref, &CorruptError{File: file, Offset: off, Detail: err.Error()}
 	}
-	return data, nil
+	return ref, nil
 }
 
 // hasChunk reports whether a chunk is part of this state.
@@ -296,7 +311,7 @@ func (r *chunkReader) load(n uint32) error {
 		r.buf = make([]byte, 0, min(ChunkBytes, r.size))
 	}
 	r.loaded = false
-	buf, err := r.store.chunk(makeChunkKey(r.upload, n), r.buf[:0])
+	buf, err := r.store.readChunk(makeChunkKey(r.upload, n), r.buf[:0])
 	if err != nil {
 		return err
 	}

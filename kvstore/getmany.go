@@ -72,22 +72,23 @@ func fail(rest []sought, err error, each func(int, *Value, error)) {
 // getPending answers for what is not in history yet, and notes the revisions
 // that the overlay knows. It returns what is left, in the same memory.
 func (s *Store) getPending(keys []Key, all []sought, each func(int, *Value, error)) []sought {
-	pending := make([]*Value, 0, 16) // values do not change, so they outlive the lock
+	pending := make([]pendingRecord, 0, 16) // they do not change, so they outlive the lock
 	places := make([]int, 0, 16)
 	rest := all[:0]
 	s.mu.RLock()
 	for _, k := range all {
 		k.rev = s.overlay.find(keys[k.at])
 		if k.rev > s.durable.rev {
-			pending = append(pending, s.pendingValue(&s.pending[k.rev-s.durable.rev-1]))
+			pending = append(pending, s.pending[k.rev-s.durable.rev-1])
 			places = append(places, k.at)
 			continue
 		}
 		rest = append(rest, k)
 	}
 	s.mu.RUnlock()
-	for i, v := range pending {
-		each(places[i], v, nil)
+	for i := range pending {
+		v, err := s.pendingValue(&pending[i])
+		each(places[i], v, err)
 	}
 	return rest
 }
@@ -120,6 +121,7 @@ var errOther = errors.New("the record is another key's")
 // getRecords answers for the rest, from history.
 func (s *Store) getRecords(keys []Key, rest []sought, each func(int, *Value, error)) {
 	done := 0
+	var referred []referredKey
 	var other string // the key that has the revision of rest[done], if it is not that one's
 	err := s.history.View(func(tx Tx) error {
 		for ; done < len(rest); done++ {
@@ -137,9 +139,12 @@ func (s *Store) getRecords(keys []Key, rest []sought, each func(int, *Value, err
 				other = string(d.key)
 				return errOther
 			}
-			if m := d.meta(k.rev, key); d.kind == bodyChunked {
+			switch m := d.meta(k.rev, key); d.kind {
+			case bodyChunked:
 				each(k.at, s.chunkedValue(m, d.upload), nil)
-			} else {
+			case bodyReferred:
+				referred = append(referred, referredKey{k.at, m})
+			default:
 				v := Value{Meta: m, inline: d.value}
 				each(k.at, &v, nil)
 			}
@@ -151,5 +156,27 @@ func (s *Store) getRecords(keys []Key, rest []sought, each func(int, *Value, err
 	}
 	if err != nil {
 		fail(rest[done:], s.failed("read history", err), each)
+	}
+	s.getReferred(referred, each)
+}
+
+// referredKey is a key whose value is a body.
+type referredKey struct {
+	at   int // in keys
+	meta Meta
+}
+
+// getReferred answers for values that are bodies, one in memory at a time.
+func (s *Store) getReferred(list []referredKey, each func(int, *Value, error)) {
+	var buf []byte
+	var err error
+	for i := range list {
+		r := &list[i]
+		if buf, err = s.readBody(bodyRef(&r.meta), buf[:0]); err != nil {
+			each(r.at, nil, err)
+			continue
+		}
+		v := Value{Meta: r.meta, inline: buf}
+		each(r.at, &v, nil)
 	}
 }

@@ -42,6 +42,12 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the overlay ends there
 		return err
 	}
+	if err := s.countHistory(); err != nil {
+		return err
+	}
+	if err := s.holdUploads(); err != nil {
+		return err
+	}
 	return s.dropStaging()
 }
 
@@ -207,7 +213,7 @@ func (in *installer) moveChunk(key chunkKey) (found bool, err error) {
 		if raw == nil {
 			return nil
 		}
-		if _, err := checkChunk(tx, raw, key); err != nil {
+		if _, err := checkChunkRow(tx, raw, key); err != nil {
 			return err
 		}
 		stored = append([]byte(nil), raw...)
@@ -253,7 +259,7 @@ func (in *installer) writeUploads(tx Tx) error {
 		if in.sealed[id] {
 			continue
 		}
-		if err := deleteChunks(tx, id); err != nil {
+		if _, err := deleteChunks(tx, id); err != nil {
 			return err
 		}
 	}

@@ -90,11 +90,11 @@ func (b *heldBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readSteps makes a command of head bytes that are not filled in, first, which is
-// short, and what follows in the body, up to size bytes of both together. It takes
-// memory, with acquire, as they arrive. end is whether the body was seen to end.
-// held has the memory; it must be closed unless there is an error.
-func (in *intake) readSteps(r *PutRequest, body *heldBody, head int, first []byte, size int64, acquire func(*budget.Holder, int64) error) (cmd []byte, end bool, _ *budget.Holder, err error) {
+// readSteps returns first, which is short, and what follows in the body, up to size
+// bytes of both together. It takes memory, with acquire, as they arrive. end is whether
+// the body was seen to end. held has the memory; it must be closed unless there is an
+// error.
+func (in *intake) readSteps(r *PutRequest, body *heldBody, first []byte, size int64, acquire func(*budget.Holder, int64) error) (data []byte, end bool, _ *budget.Holder, err error) {
 	var held *budget.Holder
 	defer func() {
 		body.memory = nil
@@ -110,24 +110,24 @@ func (in *intake) readSteps(r *PutRequest, body *heldBody, head int, first []byt
 			next.Close()
 			return nil, false, nil, err
 		}
-		bigger := make([]byte, head+int(room))
+		bigger := make([]byte, room)
 		if i == 0 {
-			copy(bigger[head:], first)
+			copy(bigger, first)
 		} else {
-			copy(bigger[head:], cmd[head:])
+			copy(bigger, data)
 			held.Close()
 		}
-		cmd, held, body.memory = bigger, next, next
+		data, held, body.memory = bigger, next, next
 		m := 0
-		if m, end, err = fill(body, cmd[head+n:]); err != nil {
+		if m, end, err = fill(body, data[n:]); err != nil {
 			return nil, false, nil, err
 		}
 		n += m
 		if end || int64(n) == size {
-			return cmd[:head+n], end, held, nil
+			return data[:n], end, held, nil
 		}
 	}
-	return cmd, false, held, nil
+	return data, false, held, nil
 }
 
 // waits returns how to take memory for a request that holds nothing else.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // The files of a store's directory.
@@ -16,6 +18,7 @@ const (
 	indexFile   = "index.db"
 	stagingFile = "staging.db"
 	scratchFile = "sort.tmp"
+	valuesDir   = "values" // of package bodies
 )
 
 // Address space kept free for the files to grow into.
@@ -27,15 +30,15 @@ const (
 // IsFile reports whether a store keeps something of that name in its directory.
 func IsFile(name string) bool {
 	switch strings.TrimSuffix(name, creating) {
-	case historyFile, indexFile, stagingFile, scratchFile:
+	case historyFile, indexFile, stagingFile, scratchFile, valuesDir:
 		return true
 	}
 	return false
 }
 
 // OpenStoreDir opens the store in directory dir, which is made when missing:
-// history.db, index.db and, during a snapshot, staging.db. It fills the engines
-// of cfg. A directory in use by another process is refused at once.
+// history.db, index.db, values and, during a snapshot, staging.db. It fills the engines
+// and bodies of cfg. A directory in use by another process is refused at once.
 //
 // A missing index.db is rebuilt from history.db, which takes about a second a million
 // keys. A history that another version wrote, in a format that this one does not
@@ -56,6 +59,12 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
+	values, err := bodies.Open(bodies.Config{Dir: filepath.Join(dir, valuesDir), Logger: cfg.Logger})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close(), index.Close())
+	}
+	closeAll := func(err error) error { return errors.Join(err, history.Close(), index.Close(), values.Close()) }
+	cfg.Bodies = values
 	staging := filepath.Join(dir, stagingFile)
 	cfg.History, cfg.Index = history, index
 	cfg.OpenStaging = func() (Engine, error) { return OpenBolt(staging, BoltOptions{FillPages: true}) }
@@ -67,12 +76,12 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	}
 	scratch := filepath.Join(dir, scratchFile)
 	if err := os.Remove(scratch); err != nil && !errors.Is(err, fs.ErrNotExist) { // a crash left it
-		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close(), index.Close())
+		return nil, closeAll(fmt.Errorf("open store: %w", err))
 	}
 	cfg.OpenScratch = func() (Scratch, error) { return openScratchFile(scratch) }
 	s, err := OpenStore(cfg)
 	if err != nil {
-		return nil, errors.Join(err, history.Close(), index.Close())
+		return nil, closeAll(err)
 	}
 	s.owned = true
 	if err := s.dropOldStaging(staging); err != nil {
@@ -81,17 +90,20 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	return s, nil
 }
 
-// checkHistoryThere refuses an index without its history, which is made before it. A
-// new history in its place would be empty.
+// checkHistoryThere refuses an index, or values, without their history, which is made
+// before them. A new history in its place would be empty.
 func checkHistoryThere(dir string) error {
-	history, index := filepath.Join(dir, historyFile), filepath.Join(dir, indexFile)
+	history := filepath.Join(dir, historyFile)
 	if _, err := os.Stat(history); !errors.Is(err, fs.ErrNotExist) {
 		return nil // or why not is said when it is opened
 	}
-	if _, err := os.Stat(index); errors.Is(err, fs.ErrNotExist) {
-		return nil
+	for _, name := range []string{indexFile, valuesDir} {
+		there := filepath.Join(dir, name)
+		if _, err := os.Stat(there); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", history, there)
+		}
 	}
-	return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", history, index)
+	return nil
 }
 
 // openHistoryFile opens history, which is of this version's format, or new.
@@ -161,17 +173,29 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 		return nil, err
 	}
 	s := newStore(cfg)
-	if err := s.loadHistory(); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	at, err := s.loadIndex()
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	if err := s.indexTail(&at); err != nil {
+	if err := s.load(); err != nil {
+		s.resume()
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return s, nil
+}
+
+// load reads what there is.
+func (s *Store) load() error {
+	if err := s.loadHistory(); err != nil {
+		return err
+	}
+	at, err := s.loadIndex()
+	if err != nil {
+		return err
+	}
+	if err := s.indexTail(&at); err != nil {
+		return err
+	}
+	if err := s.countHistory(); err != nil {
+		return err
+	}
+	return s.holdUploads()
 }
 
 // loadHistory reads where history stands and which uploads are open, and checks what

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // SmallPut is a put whose value is in memory, for DB.PutMany.
@@ -162,6 +164,7 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 	commands := make([][]byte, 0, len(places))
 	proposed := make([]int, 0, len(places))
 	sums := make([]Digest, 0, len(places))
+	var list []bodies.Body
 	for _, i := range places {
 		p := &m.puts[i]
 		sum := Digest(sha256.Sum256(p.Value))
@@ -169,12 +172,25 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 			m.each(i, PutResult{}, err)
 			continue
 		}
+		if len(p.Value) >= BodyBytesMin {
+			list = append(list, bodies.Body{Digest: bodies.Digest(sum), Data: p.Value})
+		}
 		commands = append(commands, p.command(now, sum))
 		proposed = append(proposed, i)
 		sums = append(sums, sum)
 	}
 	if len(commands) == 0 {
 		return
+	}
+	if len(list) > 0 {
+		drop, err := m.db.distribute(ctx, list)
+		if err != nil {
+			for _, i := range proposed {
+				m.each(i, PutResult{}, err)
+			}
+			return
+		}
+		defer drop()
 	}
 	m.db.log.ProposeMany(ctx, commands, func(n int, result any, err error) {
 		i := proposed[n]
@@ -192,6 +208,9 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 // command encodes a put.
 func (p *SmallPut) command(now time.Time, sum Digest) []byte {
 	meta := p.meta(now, sum)
+	if meta.Size >= BodyBytesMin {
+		return referCommand(&meta)
+	}
 	cmd, _ := putCommandHeader(&meta, meta.Size)
 	return append(cmd, p.Value...)
 }

@@ -10,13 +10,19 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/merkle"
 )
 
 // ChunkBytes is the size of every chunk of a large value but its last, and the
 // size of the largest value that is kept in one piece.
-const ChunkBytes = 1 << 20
+const ChunkBytes = bodies.MaxBytes
+
+// BodyBytesMin is the size of the smallest value that is kept as a body: from it up to
+// ChunkBytes a value is one body, beyond that each of its chunks is. A smaller one lies
+// in its record. It is part of the state machine: every replica must have the same.
+const BodyBytesMin = 16 << 10
 
 const (
 	recordPrefixBytes = 1 + 4 // representation, checksum
@@ -31,8 +37,9 @@ const (
 type bodyKind byte
 
 const (
-	bodyInline  bodyKind = 2 // behind the header
-	bodyChunked bodyKind = 3 // in chunks of an upload
+	bodyInline   bodyKind = 2 // behind the header
+	bodyChunked  bodyKind = 3 // in chunks of an upload
+	bodyReferred bodyKind = 6 // a body, named by the digest in the header
 
 	// Reserved, for later versions: bodyStub is a header whose bytes are retired,
 	// bodyLeaf only the leaf of one. A later version may have others, up to bodyLast:
@@ -231,19 +238,28 @@ func (d *body) check(shape uint64) error {
 		}
 	}
 	if d.kind == bodyInline {
-		if int64(len(d.value)) != d.size || d.size > ChunkBytes {
-			return fmt.Errorf("it carries %d bytes of a value of %d (at most %d travel in one piece)", len(d.value), d.size, ChunkBytes)
+		if int64(len(d.value)) != d.size || d.size >= BodyBytesMin {
+			return fmt.Errorf("it carries %d bytes of a value of %d (a value of %d and more is a body)", len(d.value), d.size, BodyBytesMin)
 		}
 		return nil
 	}
 	if len(d.value) != 0 {
 		return fmt.Errorf("%d bytes follow its end", len(d.value))
 	}
+	if d.kind == bodyReferred {
+		if d.size < BodyBytesMin || d.size > ChunkBytes {
+			return fmt.Errorf("a value of %d bytes is not one body, which has %d to %d", d.size, BodyBytesMin, ChunkBytes)
+		}
+		return nil
+	}
 	if d.chunks == 0 || d.chunks > chunksMax || d.size <= int64(d.chunks-1)*ChunkBytes || d.size > int64(d.chunks)*ChunkBytes {
 		return fmt.Errorf("%d bytes do not make %d chunks", d.size, d.chunks)
 	}
 	return nil
 }
+
+// ref names the body of a referred value.
+func (d *body) ref() bodies.Ref { return bodies.Ref{Digest: bodies.Digest(d.sum), Size: int(d.size)} }
 
 // checkBy accepts a principal that a record can name. It is part of the state
 // machine: every replica must judge alike.
@@ -314,12 +330,12 @@ func decodeRecord(b []byte, rev Revision) (body, error) {
 	var d body
 	var err error
 	switch {
-	case kind == bodyInline || kind == bodyChunked:
+	case kind == bodyInline || kind == bodyChunked || kind == bodyReferred:
 		d, err = decodeBody(kind, b[recordPrefixBytes:])
 	case kind >= bodyStub && kind <= bodyLast:
 		err = errLaterRecord
 	default:
-		err = fmt.Errorf("it has format %d; this program knows %d and %d", kind, bodyInline, bodyChunked)
+		err = fmt.Errorf("it has format %d; this program knows %d, %d and %d", kind, bodyInline, bodyChunked, bodyReferred)
 	}
 	switch {
 	case errors.Is(err, errLaterRecord):

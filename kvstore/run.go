@@ -5,21 +5,24 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
-// Run commits to history and flushes the index in the background, until ctx
-// ends or the store dies. On the way out it commits what was applied. It
+// Run commits to history, flushes the index and reclaims bodies in the background,
+// until ctx ends or the store dies. On the way out it commits what was applied. It
 // returns nil when ctx ended, else the fatal error. Only one Run may run.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.setRunning(true); err != nil {
 		return err
 	}
-	flushCtx, stopFlush := context.WithCancel(ctx)
-	var flusher sync.WaitGroup
-	flusher.Go(func() { s.runFlush(flushCtx) })
+	besideCtx, stop := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	beside.Go(func() { s.runFlush(besideCtx) })
+	beside.Go(func() { _ = s.failed("keep the values", s.bodyError(bodies.Digest{}, s.bodies.Run(besideCtx))) }) // runCommit reports it
 	err := s.runCommit(ctx)
-	stopFlush()
-	flusher.Wait()
+	stop()
+	beside.Wait()
 	_ = s.setRunning(false)
 	return err
 }

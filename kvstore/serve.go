@@ -121,7 +121,7 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 			if d.kind == bodyChunked {
 				chunked = body{upload: d.upload, chunks: d.chunks}
 			}
-			return rev < last && d.kind == bodyInline && records < scanRecords && len(buf) < scanBytes
+			return rev < last && d.kind != bodyChunked && records < scanRecords && len(buf) < scanBytes
 		})
 		if failed == nil {
 			failed = err
@@ -137,7 +137,7 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 // chunkFrame appends the frame of a chunk that must be there.
 func (s *Store) chunkFrame(buf []byte, key chunkKey) ([]byte, error) {
 	err := s.history.View(func(tx Tx) error {
-		if _, err := readChunk(tx, key); err != nil {
+		if _, err := readChunkRow(tx, key); err != nil {
 			return err
 		}
 		buf = appendFrame(buf, frameChunk, key[:], tx.Get(BucketChunks, key[:]))
@@ -178,7 +178,7 @@ func (s *Store) uploadFrame(buf []byte, key chunkKey) (_ []byte, found bool, err
 		if found = stored != nil; !found {
 			return nil
 		}
-		if _, err := checkChunk(tx, stored, key); err != nil {
+		if _, err := checkChunkRow(tx, stored, key); err != nil {
 			return err
 		}
 		buf = appendFrame(buf, frameChunk, key[:], stored)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
@@ -23,8 +24,9 @@ const (
 
 // Stage pulls what this store lacks of a snapshot, as Durable of another
 // replica gave it: records after its own revision, their chunks, and chunks of
-// open uploads. fetch asks another replica's Serve. When it returns nil, all of
-// it is here and the history digest is verified.
+// open uploads; and the bodies that these refer to. fetch asks another replica's Serve,
+// fetchBodies its Bodies. When it returns nil, all of it is here and the history digest
+// is verified.
 //
 // Records go to where they will be read, behind the end of history: so an
 // install need not copy them. Nobody looks there before the install moves the
@@ -40,7 +42,7 @@ const (
 // ErrDiverged means that the snapshot cannot have this store as its past: this
 // node must be replaced, unless whoever offered the snapshot lied. Memory is
 // bounded by a few MiB.
-func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error)) error {
+func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	if err := s.err(); err != nil {
 		return err
 	}
@@ -56,7 +58,9 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 	if err != nil {
 		return err
 	}
-	st := &stager{store: s, area: area, snap: snap, fetch: fetch}
+	resume := s.bodies.Pause() // what is pulled is counted when it is installed
+	defer resume()
+	st := &stager{store: s, area: area, snap: snap, fetch: fetch, fetchBodies: fetchBodies}
 	err = st.run(ctx, snapshot, own)
 	if werr := st.writing.wait(); err == nil {
 		err = werr
@@ -191,6 +195,8 @@ type stager struct {
 	area  Engine
 	snap  *snapshot
 	fetch func(ctx context.Context, query string) (io.ReadCloser, error)
+
+	fetchBodies bodies.Fetch
 
 	progress progress
 
@@ -450,12 +456,18 @@ func (st *stager) addRecord(ctx context.Context, r io.Reader, payload []byte, ha
 		return unreadable(rev, err)
 	}
 	sum := Digest(sha256.Sum256(d.value))
-	if d.kind == bodyChunked {
-		st.put(BucketRecords, key, raw)
-		if err := st.addChunks(r, &d, have); err != nil {
+	switch d.kind {
+	case bodyReferred:
+		if err := st.pullBodies(ctx, []bodies.Ref{d.ref()}); err != nil {
 			return err
 		}
-		sum, err = sumChunks(ctx, st.area, &d)
+		sum = d.sum
+	case bodyChunked:
+		st.put(BucketRecords, key, raw)
+		if err := st.addChunks(ctx, r, &d, have); err != nil {
+			return err
+		}
+		sum, err = st.store.sumChunks(ctx, st.area, &d)
 		if errors.Is(err, errChunkSize) {
 			err = fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 		}
@@ -480,15 +492,49 @@ func unreadable(rev Revision, err error) error {
 	return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 }
 
+// pullBodies pulls those of some bodies that are not here, and makes them durable.
+func (st *stager) pullBodies(ctx context.Context, refs []bodies.Ref) error {
+	for len(refs) > 0 {
+		var missing []bodies.Ref
+		for len(refs) > 0 && len(missing) < bodies.FetchMax {
+			if !st.store.bodies.Has(refs[0].Digest) {
+				missing = append(missing, refs[0])
+			}
+			refs = refs[1:]
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		if err := st.fetchBodies(ctx, missing, func(b bodies.Body) error {
+			_, err := st.store.bodies.Append(b.Digest, b.Data)
+			return err
+		}); err != nil {
+			return fmt.Errorf("pull the bodies of a snapshot: %w", err)
+		}
+		if err := st.store.bodies.Sync(ctx); err != nil {
+			return fmt.Errorf("pull the bodies of a snapshot: %w", err)
+		}
+		for _, ref := range missing {
+			if !st.store.bodies.Has(ref.Digest) {
+				return fmt.Errorf("pull the bodies of a snapshot: the sender lacks body %s", ref.Digest)
+			}
+		}
+	}
+	return nil
+}
+
 // addChunks stages chunks have, have+1, … of a record and writes them.
-func (st *stager) addChunks(r io.Reader, d *body, have uint32) error {
+func (st *stager) addChunks(ctx context.Context, r io.Reader, d *body, have uint32) error {
 	for n := have; n < d.chunks; n++ {
-		key, stored, err := readChunkFrame(r)
+		key, stored, ref, err := readChunkFrame(r)
 		if err != nil {
 			return err
 		}
 		if want := makeChunkKey(d.upload, n); key != want {
 			return wrongChunk(key, want)
+		}
+		if err := st.pullBodies(ctx, []bodies.Ref{ref}); err != nil {
+			return err
 		}
 		st.put(BucketChunks, key[:], stored)
 		if st.bytes >= stageBytes {
@@ -505,24 +551,24 @@ func wrongChunk(got, want chunkKey) error {
 }
 
 // readChunkFrame reads a frame that must be a sound chunk.
-func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, err error) {
+func readChunkFrame(r io.Reader) (key chunkKey, stored []byte, ref bodies.Ref, err error) {
 	kind, payload, err := readFrame(r)
 	if err != nil {
-		return key, nil, err
+		return key, nil, ref, err
 	}
 	return chunkOf(kind, payload)
 }
 
 // chunkOf takes apart a frame that must be a sound chunk.
-func chunkOf(kind frameKind, payload []byte) (key chunkKey, stored []byte, err error) {
+func chunkOf(kind frameKind, payload []byte) (key chunkKey, stored []byte, ref bodies.Ref, err error) {
 	if kind != frameChunk || len(payload) < chunkKeyBytes {
-		return key, nil, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+		return key, nil, ref, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
 	}
 	key, stored = chunkKey(payload[:chunkKeyBytes]), payload[chunkKeyBytes:]
-	if _, err := decodeChunk(stored, key); err != nil {
-		return key, nil, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+	if ref, err = decodeChunkRow(stored, key); err != nil {
+		return key, nil, ref, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}
-	return key, stored, nil
+	return key, stored, ref, nil
 }
 
 // pullUploads pulls what is missing of the open uploads.
@@ -546,7 +592,7 @@ func (st *stager) pullUpload(ctx context.Context, id uploadID, u *upload) error 
 	}
 	if have < u.count() {
 		q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: have}
-		if err := st.stream(ctx, q, func(r io.Reader) error { return st.readUpload(r, id, &have, u.count()) }); err != nil {
+		if err := st.stream(ctx, q, func(r io.Reader) error { return st.readUpload(ctx, r, id, &have, u.count()) }); err != nil {
 			return err
 		}
 		if err := st.flush(); err != nil {
@@ -578,7 +624,7 @@ func (st *stager) leadingChunks(id uploadID, count uint32) (have uint32, err err
 
 // readUpload stages the chunks from number next on to the end of the stream, but none
 // from number count on, which may be there by now.
-func (st *stager) readUpload(r io.Reader, id uploadID, next *uint32, count uint32) error {
+func (st *stager) readUpload(ctx context.Context, r io.Reader, id uploadID, next *uint32, count uint32) error {
 	for {
 		kind, payload, err := readFrame(r)
 		if err != nil {
@@ -587,7 +633,7 @@ func (st *stager) readUpload(r io.Reader, id uploadID, next *uint32, count uint3
 		if kind == frameEnd {
 			return nil
 		}
-		key, stored, err := chunkOf(kind, payload)
+		key, stored, ref, err := chunkOf(kind, payload)
 		if err != nil {
 			return err
 		}
@@ -596,6 +642,9 @@ func (st *stager) readUpload(r io.Reader, id uploadID, next *uint32, count uint3
 		}
 		if *next == count {
 			continue
+		}
+		if err := st.pullBodies(ctx, []bodies.Ref{ref}); err != nil {
+			return err
 		}
 		*next++
 		st.put(BucketChunks, key[:], stored)
@@ -644,26 +693,30 @@ func (st *stager) ownUpload(id uploadID) (*upload, error) {
 	return u, st.store.failed("read an upload", err)
 }
 
-// withChunk calls fn with the checked bytes of a chunk that is in staging or in the
+// withChunk calls fn with the checked bytes of a chunk whose row is in staging or in the
 // store.
 func (st *stager) withChunk(key chunkKey, fn func(data []byte)) error {
-	staged := false
-	if err := st.area.View(func(tx Tx) error {
-		raw := tx.Get(BucketChunks, key[:])
-		if staged = raw != nil; !staged {
-			return nil
-		}
-		data, err := checkChunk(tx, raw, key)
-		if err == nil {
-			fn(data)
+	var ref bodies.Ref
+	var found bool
+	err := st.area.View(func(tx Tx) (err error) {
+		if raw := tx.Get(BucketChunks, key[:]); raw != nil {
+			found = true
+			ref, err = checkChunkRow(tx, raw, key)
 		}
 		return err
-	}); err != nil || staged {
-		return err
+	})
+	if err == nil && !found {
+		ref, found, err = st.store.chunkRef(key)
 	}
-	found, err := st.store.withChunk(key, fn)
 	if err == nil && !found {
 		err = fmt.Errorf("pull a snapshot: chunk %d of upload %s was dropped meanwhile", key.number(), key.upload())
+	}
+	if err != nil {
+		return err
+	}
+	data, err := st.store.readBody(ref, nil)
+	if err == nil {
+		fn(data)
 	}
 	return err
 }

@@ -26,7 +26,7 @@ const (
 	statePrefixBytes = 1 + 4 // format, checksum
 
 	// Those before were written before the first release.
-	positionFormat   = 3
+	positionFormat   = 4 // 3: values were in history, whatever their size
 	indexedFormat    = 3
 	progressFormat   = 3
 	checkpointFormat = 2

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // Store is the replicated state machine: it applies the committed entries of a
@@ -22,7 +24,10 @@ type Store struct {
 	logger  *slog.Logger
 	history Engine
 	index   Engine
-	owned   bool // whether Close closes the engines
+	bodies  *bodies.Store
+	owned   bool // whether Close closes these
+
+	resume func() // lets bodies be reclaimed, see Recovered
 
 	fatal atomic.Pointer[error]
 	dead  chan struct{} // closed once fatal is set
@@ -36,6 +41,9 @@ type Store struct {
 	scratch []command  // reused by Apply; guarded by applyMu
 	known   []Revision // reused by Apply; guarded by applyMu
 	records []byte     // memory for the next records; guarded by applyMu
+	chunk   []byte     // memory for a chunk, nil until one came; guarded by applyMu
+
+	dropped []bodies.Digest // chunks that the last commit dropped, still held; guarded by commitMu
 
 	recordBytes int // that the rest of the entry may need, at most; guarded by applyMu
 
@@ -48,7 +56,7 @@ type Store struct {
 	pending      []pendingRecord
 	ops          []op // what history lacks besides records, in order
 	pendingBytes int64
-	chunks       map[chunkKey][]byte // stored form of chunks not yet in history
+	chunks       map[chunkKey][]byte // rows of chunks not yet in history
 	drops        map[uploadID]int    // drops among ops, by upload
 	uploads      map[uploadID]*upload
 	dirty        map[uploadID]struct{} // uploads that changed since the last commit
@@ -112,6 +120,8 @@ func newStore(cfg StoreConfig) *Store {
 		logger:     cfg.Logger,
 		history:    cfg.History,
 		index:      cfg.Index,
+		bodies:     cfg.Bodies,
+		resume:     cfg.Bodies.Pause(),
 		dead:       make(chan struct{}),
 		chunks:     make(map[chunkKey][]byte),
 		drops:      make(map[uploadID]int),
@@ -138,8 +148,15 @@ func (s *Store) Close() error {
 	defer s.commitMu.Unlock()
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
-	return errors.Join(s.history.Close(), s.index.Close())
+	return errors.Join(s.history.Close(), s.index.Close(), s.bodies.Close())
 }
+
+// Bodies returns where the values of BodyBytesMin and more are.
+func (s *Store) Bodies() *bodies.Store { return s.bodies }
+
+// Recovered says that whoever drives the store holds the bodies that its log needs:
+// from now on those that nobody needs may go. Before, none does.
+func (s *Store) Recovered() { s.resume() }
 
 // err returns why the store is dead, nil while it lives.
 func (s *Store) err() error {

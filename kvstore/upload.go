@@ -123,11 +123,16 @@ func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
 		return true, nil
 	}
 	h := sha256.New()
+	var buf []byte
 	for n := range u.count() {
-		found, err := s.withChunk(makeChunkKey(id, n), func(data []byte) { h.Write(data) })
+		ref, found, err := s.chunkRef(makeChunkKey(id, n))
 		if err != nil || !found {
 			return false, err
 		}
+		if buf, err = s.readBody(ref, buf[:0]); err != nil {
+			return false, err
+		}
+		h.Write(buf)
 	}
 	if Digest(h.Sum(nil)) != want {
 		return false, nil

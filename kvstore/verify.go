@@ -89,7 +89,7 @@ func (s *Store) verifyKeys(first Revision, keys []Key, indexed Revision) error {
 
 // verifyValues compares the values from revision first to last with their digests.
 func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
-	chunked := make(map[Revision]*body)
+	elsewhere := make(map[Revision]*body) // values that are not in their records
 	if err := s.history.View(func(tx Tx) error {
 		var failed error
 		err := ascendRecords(tx, first, func(rev Revision, raw []byte) bool {
@@ -100,8 +100,8 @@ func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
 			switch {
 			case err != nil:
 				failed = err
-			case d.kind == bodyChunked:
-				chunked[rev] = &body{upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
+			case d.kind != bodyInline:
+				elsewhere[rev] = &body{kind: d.kind, upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
 			case Digest(sha256.Sum256(d.value)) != d.sum:
 				file, off := tx.Where(raw)
 				failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the value of revision %d does not have the digest %s that its record says", rev, d.sum)}
@@ -113,19 +113,34 @@ func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
 		return err
 	}
 	for rev := first; rev <= last; rev++ {
-		if d := chunked[rev]; d != nil {
-			if err := s.verifyChunks(ctx, rev, d); err != nil {
-				return err
-			}
+		var err error
+		switch d := elsewhere[rev]; {
+		case d == nil:
+		case d.kind == bodyChunked:
+			err = s.verifyChunks(ctx, rev, d)
+		default:
+			err = s.verifyBody(rev, d)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// verifyBody compares a value that is a body with its digest.
+func (s *Store) verifyBody(rev Revision, d *body) error {
+	data, err := s.readBody(d.ref(), nil)
+	if err == nil && Digest(sha256.Sum256(data)) != d.sum {
+		err = &CorruptError{File: s.bodies.Dir(), Offset: -1, Detail: fmt.Sprintf("the value of revision %d does not have the digest %s that its record says", rev, d.sum)}
+	}
+	return err
+}
+
 // verifyChunks reads a value in chunks. One that is whole and not what its digest
 // says is no fault of this store: each chunk is what came in the log.
 func (s *Store) verifyChunks(ctx context.Context, rev Revision, d *body) error {
-	sum, err := sumChunks(ctx, s.history, d)
+	sum, err := s.sumChunks(ctx, s.history, d)
 	if errors.Is(err, errChunkSize) {
 		return corruptFile(s.history, fmt.Sprintf("the value of revision %d: %v", rev, err))
 	}

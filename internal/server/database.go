@@ -213,7 +213,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 
 func (d *Database) nodeConfig() raftnode.Config {
 	cfg := raftnode.Config{
-		Dir: d.cfg.DataDir, Name: d.cfg.Name, PeerURL: d.peer.url, ClientURL: d.public.url,
+		Dir: d.cfg.DataDir, Name: d.cfg.Name, PeerURL: d.peer.url, ClientURL: d.public.url, Bodies: d.store.Bodies(),
 		InitialCluster: d.cfg.InitialCluster, ForceNewCluster: d.cfg.ForceNewCluster,
 		SnapshotLogBytes: int(d.cfg.SnapshotLogBytes), Logger: d.logger,
 		OnFsync: d.metrics.Fsync, OnPropose: d.metrics.Proposed,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -27,6 +28,13 @@ func (l replicatedLog) ProposeMany(ctx context.Context, commands [][]byte, each 
 		}
 		each(i, result, err)
 	})
+}
+
+func (l replicatedLog) Distribute(ctx context.Context, list []bodies.Body) error {
+	if err := l.node.Distribute(ctx, list); err != nil {
+		return storeError(err)
+	}
+	return nil
 }
 
 func (l replicatedLog) ReadIndex(ctx context.Context) error {
