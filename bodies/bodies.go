@@ -76,9 +76,11 @@ type Config struct {
 	SegmentBytes int64         // a segment that is longer gets nothing more; default 256 MiB
 	Grace        time.Duration // how long a body stays that nobody counts on; default 10 s
 	Round        time.Duration // how often Run reclaims; default 5 s
+	TableRows    int           // rows of the table in memory, of each kind; default 32,768, which are about 25 MiB
 	Logger       *slog.Logger
 	Now          func() time.Time // default time.Now; must not go back
-	// Sync makes durable what is at a path, a file or a directory; default: an fsync.
+	// Sync makes durable what is at a path, a file or a directory; default: an fsync,
+	// of a segment that is open an fdatasync.
 	Sync func(path string) error
 }
 

@@ -9,3 +9,12 @@ import (
 
 // punchHole is for Linux only: elsewhere room comes back when a segment is copied.
 func punchHole(*os.File, int64, int64) error { return errors.ErrUnsupported }
+
+// occupied returns how many bytes of the file system a file takes.
+func occupied(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}

@@ -30,6 +30,7 @@ const (
 	frameFixedBytes    = 4 + 4 + 4 + 32
 	frameHeaderMax     = frameFixedBytes + 4*(MaxBytes/BlockBytes) + 4
 	blockOfFileSystem  = 4096
+	writeOutBytes      = 1 << 20 // that wait in memory, about, before the disk is asked to write them
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -43,11 +44,13 @@ func frameBytes(size int) int64 { return int64(headerBytes(size) + size) }
 
 // segment is one file.
 type segment struct {
-	path   string
-	number uint32
-	file   *os.File
-	length atomic.Int64 // of whole frames
-	synced atomic.Int64 // durable up to there
+	path    string
+	number  uint32
+	file    *os.File
+	length  atomic.Int64 // of whole frames
+	synced  atomic.Int64 // durable up to there
+	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
+	figures              // guarded by Store.mu
 }
 
 func (g *segment) size() int64 { return g.length.Load() }
@@ -87,31 +90,46 @@ func openSegment(path string) (*segment, error) {
 	return &segment{path: path, number: number, file: f}, nil
 }
 
-// append writes a frame at the end.
-func (g *segment) append(d Digest, data []byte) (place, error) {
+// append writes a frame at the end. sums are those of the blocks of data. When there is
+// no room it leaves the file as it was; after any other failure nobody knows what the
+// file has.
+func (g *segment) append(d Digest, data, sums []byte) (place, error) {
 	at := place{segment: g.number, offset: g.size(), size: len(data)}
-	header := g.frameHeader(d, data, at.offset)
+	header := g.frameHeader(d, len(data), sums, at.offset)
 	_, err := g.file.WriteAt(header, at.offset)
 	if err == nil {
 		_, err = g.file.WriteAt(data, at.offset+int64(len(header)))
 	}
-	if err != nil {
-		return at, writefault.Mark(err)
+	if err = writefault.Mark(err); err != nil {
+		if !errors.Is(err, writefault.Err) {
+			err = errors.Join(err, writefault.Mark(g.file.Truncate(at.offset)))
+		}
+		return at, err
 	}
 	g.length.Store(at.offset + frameBytes(len(data)))
+	if g.size()-g.sent >= writeOutBytes {
+		writeOut(g.file, g.sent, g.size()-g.sent)
+		g.sent = g.size()
+	}
 	return at, nil
 }
 
-func (g *segment) frameHeader(d Digest, data []byte, offset int64) []byte {
-	b := make([]byte, 0, frameHeaderMax)
-	b = append(append(b, frameMagic...), frameFormat, 0, 0, 0)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(data)))
-	b = append(b, d[:]...)
+// blockSums returns the checksums of a body's blocks.
+func blockSums(data []byte) []byte {
+	b := make([]byte, 0, 4*blocks(len(data)))
 	for len(data) > 0 {
 		n := min(BlockBytes, len(data))
 		b = binary.BigEndian.AppendUint32(b, crc32.Checksum(data[:n], castagnoli))
 		data = data[n:]
 	}
+	return b
+}
+
+func (g *segment) frameHeader(d Digest, size int, sums []byte, offset int64) []byte {
+	b := make([]byte, 0, frameHeaderMax)
+	b = append(append(b, frameMagic...), frameFormat, 0, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(size))
+	b = append(append(b, d[:]...), sums...)
 	return binary.BigEndian.AppendUint32(b, g.headerSum(b, offset))
 }
 
@@ -175,37 +193,20 @@ func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, erro
 	return buf, nil
 }
 
-// scan calls f for every frame, and cuts off what follows the last whole one.
-func (g *segment) scan(f func(d Digest, at place)) error {
-	info, err := g.file.Stat()
-	if err != nil {
-		return err
-	}
-	end := int64(segmentHeaderBytes)
-	for end < info.Size() {
-		d, size, _, err := g.readHeader(end)
-		if err != nil && !errors.As(err, new(*DamageError)) {
-			return err
-		}
-		if err != nil || end+frameBytes(size) > info.Size() {
-			break
-		}
-		f(d, place{g.number, end, size})
-		end += frameBytes(size)
-	}
-	g.length.Store(end)
-	return g.file.Truncate(end)
-}
-
 // punch gives back the blocks of the file system that lie in a body, and returns how
 // many bytes those are. The header stays, by which the next frame is found.
 func (g *segment) punch(at place) int64 {
-	from := at.offset + int64(headerBytes(at.size))
-	to := from + int64(at.size)
-	from = (from + blockOfFileSystem - 1) / blockOfFileSystem * blockOfFileSystem
-	to = to / blockOfFileSystem * blockOfFileSystem
-	if to <= from || punchHole(g.file, from, to-from) != nil {
+	from, n := holeIn(at)
+	if n == 0 || punchHole(g.file, from, n) != nil {
 		return 0
 	}
-	return to - from
+	return n
+}
+
+// holeIn returns the blocks of the file system that lie in a body as a whole.
+func holeIn(at place) (from, n int64) {
+	from = at.offset + int64(headerBytes(at.size))
+	to := (from + int64(at.size)) / blockOfFileSystem * blockOfFileSystem
+	from = (from + blockOfFileSystem - 1) / blockOfFileSystem * blockOfFileSystem
+	return from, max(0, to-from)
 }

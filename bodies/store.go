@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,34 +16,30 @@ import (
 
 // Store keeps bodies. All methods are safe for concurrent use.
 //
-// Locks are taken in the order turn, appending, mu.
+// Locks are taken in the order reclaiming, turn, appending, table.merging, table.writing, syncing, mu.
 type Store struct {
-	cfg   Config
-	fatal atomic.Pointer[error]
+	cfg      Config
+	syncFile func(*segment) error // makes the content of one durable
+	fatal    atomic.Pointer[error]
 
 	turn sync.RWMutex // Guard; the reclaimer has all of it while it decides
 
 	appending sync.Mutex // one append at a time
 	newest    *segment   // guarded by appending; nil until the first append
 
-	syncing sync.Mutex // one fsync at a time
+	syncing sync.Mutex // one fsync of a segment at a time
+
+	reclaiming sync.Mutex // one reclaimer at a time; guards forgotten
+	forgotten  []place    // whose room was not given back yet
 
 	mu       sync.RWMutex
-	table    map[Digest]*row
+	table    table
 	segments map[uint32]*segment
 	mark     Mark
 	dead     int64 // bytes of frames that nothing counts on
 	live     int64
 	freed    int64
 	paused   int // see Pause
-}
-
-// row is what is known of a body. Guarded by Store.mu.
-type row struct {
-	place   place
-	count   int
-	holds   int
-	touched time.Time
 }
 
 // place is where a frame is.
@@ -55,9 +49,9 @@ type place struct {
 	size    int // of the body
 }
 
-// Open opens the store in cfg.Dir. It reads the segments, and cuts off what a process
-// that was killed left unfinished at the end of the newest. Nothing is reclaimed before
-// Run.
+// Open opens the store in cfg.Dir. It reads what was written since the last flush of the
+// table, and cuts off what a process that was killed left unfinished. Without a table it
+// reads everything. Nothing is reclaimed before Run.
 func Open(cfg Config) (*Store, error) {
 	if cfg.SegmentBytes <= 0 {
 		cfg.SegmentBytes = 256 << 20
@@ -68,16 +62,22 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Round <= 0 {
 		cfg.Round = 5 * time.Second
 	}
+	if cfg.TableRows <= 0 {
+		cfg.TableRows = defaultTableRows
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
 	if cfg.Sync == nil {
 		cfg.Sync = syncPath
+		syncFile = func(seg *segment) error { return syncData(seg.file) }
 	}
-	s := &Store{cfg: cfg, table: map[Digest]*row{}, segments: map[uint32]*segment{}}
+	s := &Store{cfg: cfg, syncFile: syncFile, segments: map[uint32]*segment{}}
+	s.table.init(cfg.TableRows)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the values: %w", err)
 	}
@@ -143,16 +143,20 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	if err := s.Err(); err != nil {
 		return false, err
 	}
+	sums := blockSums(data)
 	s.appending.Lock()
 	defer s.appending.Unlock()
-	if s.adopt(d, data) {
-		return false, nil
+	if err := s.makeRoom(); err != nil {
+		return false, err
+	}
+	if here, err := s.adopt(d, data); here || err != nil {
+		return false, err
 	}
 	seg, err := s.segmentToAppend()
 	if err != nil {
 		return false, err
 	}
-	at, err := seg.append(d, data)
+	at, err := seg.append(d, data, sums)
 	if err != nil {
 		if errors.Is(err, writefault.Err) {
 			return false, s.fail(err)
@@ -161,43 +165,33 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.table[d]
-	r := &row{place: at, touched: s.cfg.Now()}
-	if old != nil { // what it had was damaged, and nothing counted on it
-		s.dead -= frameBytes(old.place.size)
-	}
-	s.table[d] = r
-	s.dead += frameBytes(at.size) // until something counts on it
-	return true, nil
+	return true, s.insert(d, at)
 }
 
 // adopt reports whether a body is here, and whole.
-func (s *Store) adopt(d Digest, data []byte) bool {
+func (s *Store) adopt(d Digest, data []byte) (bool, error) {
 	s.mu.Lock()
-	r := s.table[d]
+	r, err := s.find(d)
 	if r == nil {
 		s.mu.Unlock()
-		return false
+		return false, err
 	}
 	r.touched = s.cfg.Now()
 	alive := r.count > 0 || r.holds > 0
 	s.mu.Unlock()
 	if alive {
-		return true
+		return true, nil
 	}
 	got, err := s.Read(d, nil)
-	return err == nil && bytes.Equal(got, data)
+	return err == nil && bytes.Equal(got, data), s.Err()
 }
 
 func (s *Store) segmentToAppend() (*segment, error) {
 	if s.newest != nil && s.newest.size() < s.cfg.SegmentBytes {
 		return s.newest, nil
 	}
-	number := uint32(1)
 	s.mu.RLock()
-	for n := range s.segments {
-		number = max(number, n+1)
-	}
+	number := s.table.nextSegment
 	s.mu.RUnlock()
 	seg, err := createSegment(s.cfg.Dir, number)
 	if err != nil {
@@ -208,6 +202,7 @@ func (s *Store) segmentToAppend() (*segment, error) {
 	}
 	s.mu.Lock()
 	s.segments[number] = seg
+	s.table.nextSegment = number + 1
 	s.mu.Unlock()
 	s.newest = seg
 	return seg, nil
@@ -247,7 +242,7 @@ func (s *Store) syncSegment(seg *segment, to int64) error {
 		return nil
 	}
 	to = seg.size()
-	if err := s.cfg.Sync(seg.path); err != nil {
+	if err := s.syncFile(seg); err != nil {
 		return s.fail(writefault.Mark(err))
 	}
 	seg.synced.Store(to)
@@ -258,7 +253,7 @@ func (s *Store) syncSegment(seg *segment, to int64) error {
 func (s *Store) Has(d Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.table[d]
+	r, _ := s.find(d) // an error is that of the store
 	if r == nil || !s.durable(r) {
 		return false
 	}
@@ -268,9 +263,9 @@ func (s *Store) Has(d Digest) bool {
 
 // Size returns how many bytes a body has that is here and durable.
 func (s *Store) Size(d Digest) (size int, ok bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	r := s.table[d]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, _ := s.find(d) // an error is that of the store
 	if r == nil || !s.durable(r) {
 		return 0, false
 	}
@@ -287,7 +282,7 @@ func (s *Store) durable(r *row) bool {
 func (s *Store) Hold(d Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.table[d]
+	r, _ := s.find(d) // an error is that of the store
 	if r == nil || !s.durable(r) {
 		return false
 	}
@@ -299,41 +294,50 @@ func (s *Store) Hold(d Digest) bool {
 func (s *Store) Release(d Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.table[d]; r != nil && r.holds > 0 {
+	if r := s.table.mem[d]; r != nil && r.holds > 0 {
 		s.change(r, 0, -1)
 	}
 }
 
-// change changes how much counts on a body. mu is held.
-func (s *Store) change(r *row, count, holds int) {
-	was := r.count > 0 || r.holds > 0
-	r.count += count
-	r.holds += holds
-	is := r.count > 0 || r.holds > 0
-	r.touched = s.cfg.Now()
-	n := frameBytes(r.place.size)
-	switch {
-	case is && !was:
-		s.live, s.dead = s.live+n, s.dead-n
-	case was && !is:
-		s.live, s.dead = s.live-n, s.dead+n
-	}
-}
-
 // Count changes how many records refer to bodies, which are here, and moves the mark.
-// The history must have the records durably before.
+// The history must have the records durably before. Both are durable with the next flush
+// of the table, together. An error that is no failure of the store (see Err) is that of
+// a full disk: nothing is counted then.
 func (s *Store) Count(changes []Change, to Mark) error {
+	if err := s.makeRoom(); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range changes {
-		r := s.table[c.Digest]
-		if r == nil || r.count+c.By < 0 {
-			return s.fail(&DamageError{File: s.cfg.Dir, Offset: -1, Detail: fmt.Sprintf("body %s, which the history refers to, is missing", c.Digest)})
+	rows := make([]*row, 0, len(changes))
+	defer func() {
+		for _, r := range rows {
+			s.unpin(r)
 		}
-		s.change(r, c.By, 0)
+	}()
+	for _, c := range changes {
+		r, err := s.find(c.Digest)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			return s.notCounted(c.Digest)
+		}
+		s.pin(r)
+		rows = append(rows, r)
+	}
+	for i, c := range changes {
+		if rows[i].count+c.By < 0 {
+			return s.notCounted(c.Digest)
+		}
+		s.change(rows[i], c.By, 0)
 	}
 	s.mark = to
 	return nil
+}
+
+func (s *Store) notCounted(d Digest) error {
+	return s.fail(&DamageError{File: s.cfg.Dir, Offset: -1, Detail: fmt.Sprintf("body %s, which the history refers to, is missing", d)})
 }
 
 // Mark returns up to where records are counted.
@@ -343,16 +347,25 @@ func (s *Store) Mark() Mark {
 	return s.mark
 }
 
-// Recount forgets all counts; the mark is zero then. Whoever calls it counts again,
-// inside one Pause.
+// Recount forgets all counts, durably; the mark is zero then. Whoever calls it counts
+// again, inside one Pause.
 func (s *Store) Recount() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, r := range s.table {
-		s.change(r, -r.count, 0)
-	}
-	s.mark = Mark{}
-	return nil
+	return s.flush(func() {
+		s.table.epoch++ // what the runs say counts for nothing
+		var held int64
+		for _, r := range s.table.mem {
+			if r.holds > 0 {
+				held += frameBytes(r.place.size)
+			}
+			r.count = 0
+			s.table.settle(r)
+		}
+		for _, seg := range s.segments {
+			seg.counted = 0
+		}
+		s.live, s.dead = held, s.dead+s.live-held
+		s.mark = Mark{}
+	})
 }
 
 // Read appends a body to buf, checked. ErrMissing: it is not here. A *DamageError is
@@ -395,16 +408,18 @@ func (s *Store) at(d Digest, f func(seg *segment, at place) error) error {
 	var last place
 	var failed error
 	for {
-		s.mu.RLock()
-		r := s.table[d]
+		s.mu.Lock()
+		r, err := s.find(d)
 		var at place
 		var seg *segment
 		if r != nil {
 			at = r.place
 			seg = s.segments[at.segment]
 		}
-		s.mu.RUnlock()
+		s.mu.Unlock()
 		switch {
+		case err != nil:
+			return err
 		case r == nil:
 			return fmt.Errorf("%w: %s", ErrMissing, d)
 		case failed != nil && at == last:
@@ -421,10 +436,15 @@ func (s *Store) at(d Digest, f func(seg *segment, at place) error) error {
 func (s *Store) Stats() Stats {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return Stats{Bodies: int64(len(s.table)), LiveBytes: s.live, DeadBytes: s.dead, ReclaimedBytes: s.freed, Segments: len(s.segments)}
+	st := Stats{LiveBytes: s.live, DeadBytes: s.dead, ReclaimedBytes: s.freed, Segments: len(s.segments)}
+	for _, seg := range s.segments {
+		st.Bodies += seg.bodies
+	}
+	return st
 }
 
-// Run reclaims, until ctx ends; it returns nil then, and why the store failed otherwise.
+// Run reclaims, and keeps the table, until ctx ends; it returns nil then, and why the
+// store failed otherwise.
 func (s *Store) Run(ctx context.Context) error {
 	ticker := time.NewTicker(s.cfg.Round)
 	defer ticker.Stop()
@@ -432,54 +452,87 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-s.table.kick:
+			if err := s.flush(nil); err != nil && s.Err() != nil {
+				return err
+			}
+			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
+				return err
+			}
 		case <-ticker.C:
 			if err := s.Err(); err != nil {
+				return err
+			}
+			if err := s.sweep(ctx); err != nil {
 				return err
 			}
 			if err := s.Reclaim(); err != nil {
 				return err
 			}
+			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
+				return err
+			}
 		}
 	}
 }
 
-// Reclaim forgets what nothing counts on, and gives its room back. Run calls it.
+// Reclaim forgets what nothing counts on, and gives its room back. Run calls it. While
+// the disk is full, nothing is given back: that something is forgotten must be durable
+// before.
 func (s *Store) Reclaim() error {
-	type gone struct {
-		seg *segment
-		at  place
-	}
-	var list []gone
+	s.reclaiming.Lock()
+	defer s.reclaiming.Unlock()
 	s.turn.Lock()
 	s.mu.Lock()
 	now := s.cfg.Now()
-	for d, r := range s.table {
-		if s.paused > 0 || r.count > 0 || r.holds > 0 || now.Sub(r.touched) < s.cfg.Grace || !s.durable(r) {
+	for _, r := range s.table.idle {
+		if s.paused > 0 || now.Sub(r.touched) < s.cfg.Grace || !s.durable(r) {
 			continue
 		}
-		delete(s.table, d)
-		list = append(list, gone{s.segments[r.place.segment], r.place})
+		s.forgotten = append(s.forgotten, r.place)
+		s.forget(r)
 	}
 	s.mu.Unlock()
 	s.turn.Unlock()
-	for _, g := range list {
-		n := g.seg.punch(g.at)
+	if len(s.forgotten) == 0 {
+		return nil
+	}
+	if err := s.flush(nil); err != nil {
+		return s.Err() // nil when the disk is full: the next round tries again
+	}
+	for _, at := range s.forgotten {
+		s.mu.RLock()
+		seg := s.segments[at.segment]
+		s.mu.RUnlock()
+		n := seg.punch(at)
 		s.mu.Lock()
-		s.dead -= frameBytes(g.at.size)
+		s.dead -= frameBytes(at.size)
 		s.freed += n
 		s.mu.Unlock()
 	}
+	s.forgotten = nil
 	return nil
 }
 
-// Close ends the store. It syncs nothing.
+// Close ends the store. What it knows of bodies that are durable is durable then, if
+// the disk has room.
 func (s *Store) Close() error {
+	var err error
+	if s.Err() == nil { // else who wrote was told
+		if err = s.flush(nil); s.Err() == nil {
+			err = nil // the next start reads a little more
+		}
+	}
 	_ = s.fail(ErrClosed)
 	s.appending.Lock()
 	defer s.appending.Unlock()
+	s.table.merging.Lock()
+	defer s.table.merging.Unlock()
+	s.table.writing.Lock()
+	defer s.table.writing.Unlock()
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
-	return s.closeFiles()
+	return errors.Join(err, s.closeFiles())
 }
 
 func (s *Store) closeFiles() error {
@@ -487,41 +540,8 @@ func (s *Store) closeFiles() error {
 	for _, seg := range s.segments {
 		err = errors.Join(err, seg.file.Close())
 	}
+	for _, r := range s.table.runs {
+		err = errors.Join(err, r.file.Close())
+	}
 	return err
-}
-
-// load reads the segments.
-func (s *Store) load() error {
-	names, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+segmentSuffix))
-	if err != nil {
-		return err
-	}
-	for i, path := range names { // in order, by their names
-		seg, err := openSegment(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		s.segments[seg.number] = seg
-		if err := seg.scan(func(d Digest, at place) {
-			if old := s.table[d]; old != nil {
-				s.dead -= frameBytes(old.place.size)
-			}
-			s.table[d] = &row{place: at, touched: s.cfg.Now()}
-			s.dead += frameBytes(at.size)
-		}); err != nil {
-			return err
-		}
-		if i == len(names)-1 {
-			s.newest = seg
-		}
-		// What a process that was killed wrote may be in memory only.
-		if err := s.cfg.Sync(path); err != nil {
-			return writefault.Mark(err)
-		}
-		seg.synced.Store(seg.size())
-	}
-	return writefault.Mark(s.cfg.Sync(s.cfg.Dir))
 }

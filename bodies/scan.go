@@ -1,0 +1,316 @@
+package bodies
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// load reads the table, and those parts of the segments that it does not cover. A table
+// that is missing or damaged is made anew from the segments.
+func (s *Store) load() error {
+	segments, err := s.openSegments()
+	if err != nil {
+		return err
+	}
+	m, err := s.loadTable()
+	fresh := errors.Is(err, fs.ErrNotExist) && len(segments) == 0
+	anew := errors.Is(err, fs.ErrNotExist) || errors.As(err, new(*DamageError))
+	if err != nil && !anew {
+		return err
+	}
+	if anew {
+		if !fresh {
+			s.cfg.Logger.Warn("the table of the values is made anew: all of them are read, and then counted again", "because", err)
+		}
+		if err := s.dropTable(); err != nil {
+			return err
+		}
+	} else if err := s.adoptTable(m, segments); err != nil {
+		return err
+	}
+	for _, seg := range segments {
+		if s.segments[seg.number] != nil {
+			if err := s.loadSegment(seg); err != nil {
+				return err
+			}
+			s.newest = seg
+		}
+	}
+	if err := writefault.Mark(s.cfg.Sync(s.cfg.Dir)); err != nil {
+		return err
+	}
+	if !anew {
+		return nil
+	}
+	if err := s.flush(nil); err != nil && s.Err() != nil {
+		return err
+	}
+	if st := s.Stats(); !fresh {
+		s.cfg.Logger.Warn("the table of the values was made anew", "bodies", st.Bodies, "segments", st.Segments)
+	}
+	return nil
+}
+
+// openSegments opens the segments and returns them in the order of their numbers.
+func (s *Store) openSegments() ([]*segment, error) {
+	names, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+segmentSuffix))
+	if err != nil {
+		return nil, err
+	}
+	var list []*segment
+	for _, path := range names {
+		seg, err := openSegment(path)
+		if err != nil {
+			return nil, err
+		}
+		s.segments[seg.number] = seg
+		s.table.nextSegment = max(s.table.nextSegment, seg.number+1)
+		list = append(list, seg)
+	}
+	slices.SortFunc(list, func(a, b *segment) int { return cmp.Compare(a.number, b.number) })
+	return list, nil
+}
+
+// loadTable reads the manifest, and opens the runs. Nobody else uses the store yet.
+func (s *Store) loadTable() (m manifest, err error) {
+	t := &s.table
+	if m, err = readManifest(s.cfg.Dir); err != nil {
+		return m, err
+	}
+	for _, info := range m.runs {
+		r, err := openRun(s.cfg.Dir, info)
+		if err != nil {
+			return m, err
+		}
+		t.runs = append(t.runs, r)
+	}
+	return m, removeOthers(s.cfg.Dir, &m)
+}
+
+// dropTable removes what there is of the table.
+func (s *Store) dropTable() error {
+	t := &s.table
+	for _, r := range t.runs {
+		_ = r.file.Close()
+	}
+	t.runs = nil
+	if err := os.Remove(filepath.Join(s.cfg.Dir, manifestName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return removeOthers(s.cfg.Dir, &t.last)
+}
+
+// adoptTable takes over what the manifest says.
+func (s *Store) adoptTable(m manifest, segments []*segment) error {
+	t := &s.table
+	t.last, t.epoch, s.mark, t.flushedRevision = m, m.epoch, m.mark, m.mark.Revision
+	t.nextSegment = max(t.nextSegment, m.nextSegment)
+	listed := map[uint32]bool{}
+	for _, info := range m.segments {
+		listed[info.number] = true
+		seg := s.segments[info.number]
+		if seg == nil {
+			if info.bodies == 0 {
+				continue
+			}
+			return &DamageError{File: segmentPath(s.cfg.Dir, info.number), Offset: -1, Detail: fmt.Sprintf("it is missing, and had %d bodies", info.bodies)}
+		}
+		end, err := seg.file.Stat()
+		if err != nil {
+			return err
+		}
+		seg.figures = info.figures
+		if end.Size() < info.covered {
+			if info.bodies > 0 {
+				return &DamageError{File: seg.path, Offset: end.Size(), Detail: fmt.Sprintf("it ends here, and not at %d or behind", info.covered)}
+			}
+			seg.covered = end.Size()
+		}
+		s.live += info.counted
+		s.dead += info.bytes - info.counted
+	}
+	for _, seg := range segments {
+		if listed[seg.number] || seg.number >= m.nextSegment {
+			continue
+		}
+		// It had been removed, and is there again after a crash.
+		delete(s.segments, seg.number)
+		if err := errors.Join(seg.file.Close(), os.Remove(seg.path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadSegment brings to the table what it does not cover of a segment.
+func (s *Store) loadSegment(seg *segment) error {
+	from := seg.covered
+	err := seg.scan(from, s.cfg.Logger, func(d Digest, at place) error {
+		if err := s.makeRoom(); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.insert(d, at)
+	})
+	if err != nil {
+		return err
+	}
+	if seg.size() > from || from == 0 {
+		// What a process that was killed wrote may be in memory only.
+		if err := s.cfg.Sync(seg.path); err != nil {
+			return writefault.Mark(err)
+		}
+	}
+	seg.synced.Store(seg.size())
+	return nil
+}
+
+// scan calls f for every whole frame from an offset on, zero or the start of one, and
+// cuts off what follows the last. All is read and checked: behind the offset may be what
+// was never synced, and what was given back. Where no frame begins, it looks for the
+// next.
+func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) error) error {
+	info, err := g.file.Stat()
+	if err != nil {
+		return err
+	}
+	length := info.Size()
+	if length < int64(segmentHeaderBytes) { // whoever began it was killed
+		if _, err := g.file.WriteAt(segmentHeader(g.number), 0); err != nil {
+			return writefault.Mark(err)
+		}
+		length = int64(segmentHeaderBytes)
+	}
+	at := max(from, int64(segmentHeaderBytes))
+	end := at       // of what is kept
+	lost := false   // between end and at is what no frame begins, or none that is whole
+	strict := false // the frame was found by its looks: somebody's bytes may look so
+	buf := make([]byte, MaxBytes)
+	for at < length {
+		d, size, sums, err := g.readHeader(at)
+		if err != nil && !errors.As(err, new(*DamageError)) {
+			return err
+		}
+		state := frameDamaged
+		if err == nil && at+frameBytes(size) <= length {
+			if state, err = g.check(d, size, sums, at, strict, buf); err != nil {
+				return err
+			}
+			if state == frameDamaged && !strict {
+				lost = true
+				at += frameBytes(size)
+				continue
+			}
+		}
+		if state == frameDamaged {
+			next, err := g.nextFrame(at+1, length)
+			if err != nil {
+				return err
+			}
+			if next < 0 {
+				break
+			}
+			at, lost, strict = next, true, true
+			continue
+		}
+		if lost {
+			log.Error("a segment of the values is damaged: bodies may be lost", "file", g.path, "from", end, "to", at)
+			lost = false
+		}
+		if state == frameWhole {
+			if err := f(d, place{g.number, at, size}); err != nil {
+				return err
+			}
+		}
+		at += frameBytes(size)
+		end = at
+	}
+	if end < length {
+		log.Info("what follows the last whole body in a segment is cut off", "file", g.path, "from", end, "bytes", length-end)
+	}
+	g.length.Store(end)
+	return writefault.Mark(g.file.Truncate(end))
+}
+
+// frameState says what there is of a frame whose header is right.
+type frameState int
+
+const (
+	frameDamaged frameState = iota
+	frameWhole
+	frameGivenBack
+)
+
+// check reads a frame. A strict check goes by the digest, any other by the checksums of
+// blocks.
+func (g *segment) check(d Digest, size int, sums []byte, at int64, strict bool, buf []byte) (frameState, error) {
+	data := buf[:size]
+	if _, err := g.file.ReadAt(data, at+int64(headerBytes(size))); err != nil {
+		if err == io.EOF {
+			return frameDamaged, nil
+		}
+		return frameDamaged, err
+	}
+	whole := true
+	for i := 0; i*BlockBytes < size && whole; i++ {
+		block := data[i*BlockBytes : min(size, (i+1)*BlockBytes)]
+		whole = crc32.Checksum(block, castagnoli) == binary.BigEndian.Uint32(sums[4*i:])
+	}
+	if whole && strict {
+		whole = sha256.Sum256(data) == d
+	}
+	if whole {
+		return frameWhole, nil
+	}
+	start := at + int64(headerBytes(size))
+	hole, n := holeIn(place{g.number, at, size})
+	if n == 0 || len(bytes.TrimLeft(data[hole-start:hole-start+n], "\x00")) > 0 {
+		return frameDamaged, nil
+	}
+	return frameGivenBack, nil
+}
+
+// nextFrame returns where the next header is whose checksum fits, -1 when there is none.
+func (g *segment) nextFrame(from, length int64) (int64, error) {
+	looks := append([]byte(frameMagic), frameFormat, 0, 0, 0)
+	buf := make([]byte, 1<<20)
+	for from < length {
+		n, err := g.file.ReadAt(buf[:min(int64(len(buf)), length-from)], from)
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		for i := 0; ; i++ {
+			k := bytes.Index(buf[i:n], looks)
+			if k < 0 {
+				break
+			}
+			i += k
+			_, size, _, err := g.readHeader(from + int64(i))
+			if err == nil && from+int64(i)+frameBytes(size) <= length {
+				return from + int64(i), nil
+			}
+			if err != nil && !errors.As(err, new(*DamageError)) {
+				return 0, err
+			}
+		}
+		if n < len(buf) {
+			break
+		}
+		from += int64(n - len(looks) + 1)
+	}
+	return -1, nil
+}
