@@ -50,7 +50,7 @@ func TestFormats_AreFrozen(t *testing.T) {
 		}
 	}
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
-	if _, err := s.Apply(1, 1, [][]byte{put(&plain)}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{put(&plain)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := hex.EncodeToString(s.pending[0].record), "02 9a7865df"+hex.EncodeToString(put(&plain)[commandHeadBytes:]); got != strings.ReplaceAll(want, " ", "") {
@@ -73,7 +73,7 @@ func TestRecord_PlainPutCostsNoByteMore(t *testing.T) {
 	} {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		cmd := testPut(Key(strings.Repeat("k", c.keyBytes)), c.id, c.ct, make([]byte, c.value), time.Unix(1_700_000_000, 0))
-		if _, err := s.Apply(1, 1, [][]byte{cmd}, nil); err != nil {
+		if _, err := applyTo(s, 1, 1, [][]byte{cmd}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := len(s.pending[0].record); got != c.want {
@@ -153,7 +153,7 @@ func TestStore_Apply_LaterCommandEndsTheStore(t *testing.T) {
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})
 		apply := func(index uint64, cmds ...[]byte) error {
-			_, err := s.Apply(index, 1, cmds, fmt.Appendf(nil, "meta %d", index))
+			_, err := applyTo(s, index, 1, cmds, fmt.Appendf(nil, "meta %d", index))
 			return err
 		}
 		if err := errors.Join(apply(1, testPut("one", "id", "", nil, now)), s.Commit()); err != nil {
@@ -219,7 +219,7 @@ func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
 		"an open without its time":                 openCommand(uploadID{1}, time.Unix(1, 0))[:commandHeadBytes+16],
 	} {
 		index++
-		results, err := s.Apply(index, 1, [][]byte{raw}, nil)
+		results, err := applyTo(s, index, 1, [][]byte{raw}, nil)
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -286,7 +286,7 @@ func TestStore_LaterRecordIsNoDamage(t *testing.T) {
 	} {
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})
-		if _, err := s.Apply(1, 1, [][]byte{append(appendCommandHead(nil, commandPut), sound...)}, nil); err != nil {
+		if _, err := applyTo(s, 1, 1, [][]byte{append(appendCommandHead(nil, commandPut), sound...)}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Commit(); err != nil {

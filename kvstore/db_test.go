@@ -14,6 +14,8 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // directLog is a Log of one node: it applies as it is asked.
@@ -42,7 +44,7 @@ func (l *directLog) Propose(_ context.Context, cmd []byte) (any, error) {
 		}
 	}
 	l.index++
-	res, err := l.store.Apply(l.index, 1, [][]byte{cmd}, nil)
+	res, err := applyTo(l.store, l.index, 1, [][]byte{cmd}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +66,10 @@ func proposeEach(ctx context.Context, l Log, cmds [][]byte, each func(i int, res
 		result, err := l.Propose(ctx, cmd)
 		each(i, result, err)
 	}
+}
+
+func (l *directLog) Distribute(ctx context.Context, list []bodies.Body) error {
+	return distributeTo(ctx, l.store, list)
 }
 
 func (l *directLog) ReadIndex(context.Context) error {
@@ -269,6 +275,11 @@ func (l *blockedLog) Propose(ctx context.Context, _ []byte) (any, error) {
 
 func (l *blockedLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
 	proposeEach(ctx, l, cmds, each)
+}
+
+func (l *blockedLog) Distribute(ctx context.Context, _ []bodies.Body) error {
+	_, err := l.Propose(ctx, nil)
+	return err
 }
 
 func (l *blockedLog) ReadIndex(context.Context) error { return ErrUnavailable }

@@ -112,7 +112,7 @@ func (f streamFrame) sound() bool {
 		_, err := decodeRecord(p[8:], rev)
 		return err == nil
 	case f.kind == frameChunk && len(p) > chunkKeyBytes:
-		_, err := decodeChunk(p[chunkKeyBytes:], chunkKey(p))
+		_, err := decodeChunkRow(p[chunkKeyBytes:], chunkKey(p))
 		return err == nil
 	}
 	return false
@@ -124,8 +124,8 @@ func (f streamFrame) seal() {
 	case f.kind == frameRecord && len(p) >= 8+recordPrefixBytes:
 		rev, _ := keyRevision(p[:8])
 		sealRecord(p[8:], rev)
-	case f.kind == frameChunk && len(p) >= chunkKeyBytes+chunkPrefixBytes:
-		sealChunk(p[chunkKeyBytes:], chunkKey(p))
+	case f.kind == frameChunk && len(p) >= chunkKeyBytes+statePrefixBytes:
+		sealRow(p[chunkKeyBytes:], chunkKey(p))
 	}
 }
 
@@ -235,16 +235,26 @@ func flipBit(b []byte, bit int) {
 // moveBoundary moves n bytes from the first of two chunks to the second. The
 // value they make is the same.
 func moveBoundary(frames []streamFrame, n int) []streamFrame {
-	const head = chunkKeyBytes + chunkPrefixBytes
-	if len(frames) < 2 || frames[0].kind != frameChunk || frames[1].kind != frameChunk || len(frames[0].payload) <= head+n {
+	if len(frames) < 2 {
 		return nil
 	}
-	first, second := bytes.Clone(frames[0].payload), frames[1].payload
-	cut := len(first) - n
-	moved := slices.Concat(second[:head], first[cut:], second[head:])
-	both := []streamFrame{{frameChunk, first[:cut]}, {frameChunk, moved}}
-	both[0].seal()
-	both[1].seal()
+	var keys [2]chunkKey
+	var data [2][]byte
+	for i, f := range frames[:2] {
+		key, _, ref, err := chunkOf(f.kind, f.payload)
+		if err != nil {
+			return nil
+		}
+		keys[i], data[i] = key, testBody(ref.Digest)
+	}
+	if len(data[0]) <= n || data[1] == nil || n+len(data[1]) > ChunkBytes {
+		return nil
+	}
+	cut := len(data[0]) - n
+	var both []streamFrame
+	for i, b := range [][]byte{data[0][:cut], slices.Concat(data[0][cut:], data[1])} {
+		both = append(both, streamFrame{frameChunk, append(keys[i][:], encodeChunkRow(keys[i], registerBody(b))...)})
+	}
 	return both
 }
 
@@ -294,7 +304,7 @@ func FuzzStage(f *testing.F) {
 		r := recipe(steps[:min(len(steps), 300)])
 		for honest := 0; ; {
 			left := len(r)
-			err := s.Stage(t.Context(), x.snapshot, x.fetch(t, &r))
+			err := s.Stage(t.Context(), x.snapshot, x.fetch(t, &r), testFetch)
 			if fatal := s.err(); fatal != nil {
 				t.Fatalf("the stream ends the store: %v", fatal)
 			}

@@ -109,7 +109,7 @@ func TestDB_PutBy_TheFirstStays(t *testing.T) {
 		_, _ = value.ReadFrom(c.r.Body)
 		c.r.Body, m.SHA256 = bytes.NewReader(value.Bytes()), sumOf(value.Bytes())
 		cmd, _ := putCommandHeader(&m, m.Size)
-		results, err := s.Apply(uint64(i+10), 1, [][]byte{append(cmd, value.Bytes()...)}, nil)
+		results, err := applyTo(s, uint64(i+10), 1, [][]byte{append(cmd, value.Bytes()...)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

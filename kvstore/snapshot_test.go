@@ -31,7 +31,7 @@ func TestStore_Stage_ResumesABrokenStream(t *testing.T) {
 	}
 	for ; ; tries++ {
 		s := mustOpen(t, d, tiny())
-		err := s.Stage(t.Context(), snapshot, fetch)
+		err := s.Stage(t.Context(), snapshot, fetch, testFetch)
 		if err == nil {
 			break
 		}
@@ -75,7 +75,7 @@ func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
 		cmds = append(cmds, testChunk(id, n, value[n*ChunkBytes:(n+1)*ChunkBytes], now))
 	}
 	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
-	if _, err := sender.Apply(1, 1, append(cmds, sealCommand(&meta, id, 16)), nil); err != nil {
+	if _, err := applyTo(sender, 1, 1, append(cmds, sealCommand(&meta, id, 16)), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := sender.Commit(); err != nil {
@@ -92,7 +92,7 @@ func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
 		err := s.Stage(t.Context(), snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
 			rc, err := serveFrom(sender)(ctx, query)
 			return &cutReader{rc, 6 << 20, &read}, err
-		})
+		}, testFetch)
 		if err == nil {
 			break
 		}
@@ -129,7 +129,7 @@ func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
 			}
 			b.Bytes()[at] ^= 0x40
 			return io.NopCloser(&b), nil
-		})
+		}, testFetch)
 		if !errors.Is(err, ErrSnapshotBody) {
 			t.Fatalf("bit flipped at %d: %v", at, err)
 		}
@@ -158,7 +158,7 @@ func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
 		other, _ = script(t, 23, 80)
 		liar, _ = twin(t, other, 0)
 	}
-	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar)); !errors.Is(err, ErrSnapshotBody) {
+	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar), testFetch); !errors.Is(err, ErrSnapshotBody) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -172,7 +172,7 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 		return [][]byte{testChunk(id, 0, value[:cut], now), testChunk(id, 1, value[cut:], now)}
 	}
 	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
-	if _, err := sender.Apply(1, 1, slices.Concat([][]byte{openCommand(id, now)}, pieces(ChunkBytes), [][]byte{sealCommand(&meta, id, 2)}), nil); err != nil {
+	if _, err := applyTo(sender, 1, 1, slices.Concat([][]byte{openCommand(id, now)}, pieces(ChunkBytes), [][]byte{sealCommand(&meta, id, 2)}), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := sender.Commit(); err != nil {
@@ -192,17 +192,17 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 		t.Fatal(err)
 	}
 	stream := appendFrame(nil, kind, nil, record)
-	for n, piece := range pieces(ChunkBytes - 5) {
-		key := makeChunkKey(id, uint32(n))
-		stream = appendFrame(stream, frameChunk, key[:], piece[chunkHeaderBytes-chunkPrefixBytes:])
+	for _, piece := range pieces(ChunkBytes - 5) {
+		key, row := rowOf(t, piece)
+		stream = appendFrame(stream, frameChunk, key[:], row)
 	}
 	stream = appendFrame(stream, frameEnd, nil, nil)
 	s := mustOpen(t, newMemDisks(), tiny())
-	err = s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil })
+	err = s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil }, testFetch)
 	if !errors.Is(err, ErrSnapshotBody) {
 		t.Fatalf("got %v", err)
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); err != nil {
 		t.Fatalf("an honest sender: %v", err)
 	}
 }
@@ -216,7 +216,7 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 	}
 	d := receiver()
 	s := mustOpen(t, d, tiny())
-	if err := s.Stage(t.Context(), first, serveFrom(sender)); err != nil {
+	if err := s.Stage(t.Context(), first, serveFrom(sender), testFetch); err != nil {
 		t.Fatal(err)
 	}
 	if err := runLog(t, sender, log); err != nil {
@@ -232,7 +232,7 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 			t.Errorf("pulled again after revision %d: %v", q.after, err)
 		}
 		return serveFrom(sender)(ctx, raw)
-	})
+	}, testFetch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +246,7 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 func TestStore_Diverged_IsFatalOnlyWhenInstalled(t *testing.T) {
 	a, b := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, newMemDisks(), tiny())
 	for i, s := range []*Store{a, b} {
-		if _, err := s.Apply(uint64(1+i), 1, [][]byte{testPut("k", fmt.Sprint(i), "", nil, time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(1+i), 1, [][]byte{testPut("k", fmt.Sprint(i), "", nil, time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Commit(); err != nil {
@@ -257,7 +257,7 @@ func TestStore_Diverged_IsFatalOnlyWhenInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Stage(t.Context(), snapshot, serveFrom(b)); !errors.Is(err, ErrDiverged) {
+	if err := a.Stage(t.Context(), snapshot, serveFrom(b), testFetch); !errors.Is(err, ErrDiverged) {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := a.Get("k"); err != nil {
@@ -336,11 +336,11 @@ func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
 		}
 		return FailNever
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); !errors.Is(err, ErrInjected) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); !errors.Is(err, ErrInjected) {
 		t.Fatalf("with a disk that fails: %v", err)
 	}
 	failing = false
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); !errors.Is(err, ErrInjected) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); !errors.Is(err, ErrInjected) {
 		t.Errorf("a later pull: %v", err)
 	}
 	if err := s.Commit(); !errors.Is(err, ErrInjected) {
