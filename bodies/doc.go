@@ -59,9 +59,9 @@
 // each, 30 MiB at most with 32,768. When that many changed and the disk is full, Append
 // and Count return the error of the disk, and nothing is lost. Besides there is a row for
 // each body that is held, 8 bytes for each 85 bodies, and some 100 bytes for each segment.
-// A merge needs 64 KiB for each run, and 1 MiB. Rows that nothing counts on and that are not in
-// memory, after a start say, are found by a sweep through the runs, some of them in each
-// round.
+// A merge needs 64 KiB for each run, and 1 MiB. Rows that nothing counts on and that are
+// not in memory, after a start say, are found by a sweep through the runs, some of them
+// in each round.
 //
 // # Disk
 //
@@ -88,9 +88,10 @@
 // # Damage
 //
 // A segment that is missing, too short, or has another beginning is a *DamageError of
-// Open if the table has bodies of it. A body that does not check, at the place where the table still has it, is one of Read, and of Scrub, which
-// reads all there is; if nothing counts on it, it is forgotten instead. A copy that finds
-// damage ends the store, and leaves the file.
+// Open if the table has bodies of it. A body that does not check, at the place where the
+// table still has it, is one of Read, and of Scrub, which reads all there is; if nothing
+// counts on it, it is forgotten instead. A copy that finds damage ends the store, and
+// leaves the file.
 //
 // # Invariants
 //

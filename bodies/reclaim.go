@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/writefault"
@@ -17,31 +18,30 @@ const (
 // Run reclaims, and keeps the table, until ctx ends; it returns nil then, and why the
 // store failed otherwise.
 func (s *Store) Run(ctx context.Context) error {
+	until, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop()
+	others.Go(func() { s.flushWhenAsked(until, stop) })
+	others.Go(func() { s.mergeWhenAsked(until, stop) })
 	ticker := time.NewTicker(s.cfg.Round)
 	defer ticker.Stop()
 	pace := &pacer{rate: s.cfg.ReclaimRate}
 	for {
 		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.table.kick:
-			if err := s.flush(nil); err != nil && s.Err() != nil {
-				return err
+		case <-until.Done():
+			if ctx.Err() != nil {
+				return nil
 			}
-			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
-				return err
-			}
+			return s.Err()
 		case <-ticker.C:
 			if err := s.Err(); err != nil {
 				return err
 			}
-			if err := s.sweep(ctx); err != nil {
+			if err := s.sweep(until); err != nil {
 				return err
 			}
-			if err := s.reclaim(ctx, pace); err != nil {
-				return err
-			}
-			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
+			if err := s.reclaim(until, pace); err != nil {
 				return err
 			}
 		}

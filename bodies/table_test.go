@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/writefault"
@@ -201,7 +202,7 @@ func (m *model) step(ctx context.Context, s *Store) error {
 		m.history = append(m.history, changes)
 		return s.Count(changes, m.mark(len(m.history)))
 	case k < 85:
-		return s.mergeRuns(ctx)
+		return s.mergeRuns(ctx, &pacer{})
 	case k < 90:
 		if err := s.Checkpoint(ctx); err != nil {
 			return err
@@ -362,8 +363,8 @@ func checkFigures(s *Store) error {
 		}
 		delete(want, n)
 	}
-	if len(want) > 0 || idling != t.idling || dirty != t.dirty || idle != len(t.idle) || cached != len(t.cached) || live != s.live {
-		return fmt.Errorf("rows %v idle %d=%d dirty %d=%d idle %d=%d cached %d=%d live %d=%d", want, idling, t.idling, dirty, t.dirty, idle, len(t.idle), cached, len(t.cached), live, s.live)
+	if len(want) > 0 || idling != t.idling || dirty != len(t.dirty) || idle != len(t.idle) || cached != len(t.cached) || live != s.live {
+		return fmt.Errorf("rows %v idle %d=%d dirty %d=%d idle %d=%d cached %d=%d live %d=%d", want, idling, t.idling, dirty, len(t.dirty), idle, len(t.idle), cached, len(t.cached), live, s.live)
 	}
 	return nil
 }
@@ -652,6 +653,59 @@ func TestTable_FlushFails(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// The table on disk stays near: Run flushes it when much was appended or counted since,
+// and whoever goes on does when Run does not.
+func TestTable_FlushedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newModel(1)
+		s, err := Open(m.config(t.TempDir()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		count := func(revision uint64) {
+			t.Helper()
+			for range 2 {
+				if err := s.Count(nil, Mark{Revision: revision}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		count(startRevisions)
+		if s.table.flushedRevision != 0 {
+			t.Error("flushed too soon")
+		}
+		count(2 * startRevisions)
+		if s.table.flushedRevision != 2*startRevisions {
+			t.Error("not flushed, and nobody runs")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		count(3 * startRevisions)
+		synctest.Wait()
+		if s.table.flushedRevision != 3*startRevisions {
+			t.Error("not flushed after many revisions")
+		}
+		b := testBody(m.r, 100)
+		if _, err := s.Append(b.Digest, b.Data); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		s.table.uncovered += startBytes
+		s.mu.Unlock()
+		count(3*startRevisions + 1)
+		synctest.Wait()
+		if len(s.table.dirty) != 0 || s.table.uncovered != 0 {
+			t.Error("not flushed after many bytes")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // After a clean end the next start reads no segment.
@@ -997,6 +1051,9 @@ func manyRows(tb testing.TB, n int) (*Store, func(i int) Digest) {
 
 // The memory of a table of a million rows is bounded, also when nothing counts on any.
 func TestTable_ManyRows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a million rows")
+	}
 	const n = 1_000_000
 	heap := func() int64 {
 		runtime.GC()
@@ -1048,7 +1105,7 @@ func TestTable_ManyRows(t *testing.T) {
 		if err := s.Reclaim(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.mergeRuns(t.Context()); err != nil {
+		if err := s.mergeRuns(t.Context(), &pacer{}); err != nil {
 			t.Fatal(err)
 		}
 		if now := s.Stats().Bodies; now > was-defaultTableRows/2 {
