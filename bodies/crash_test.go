@@ -44,7 +44,7 @@ func newWorld(t *testing.T, at func(w *world)) *world {
 	w := &world{t: t, synced: map[string]int64{}, removed: map[string]string{}, named: map[string]bool{}, bodies: map[Digest][]byte{}, held: map[Digest]int{}}
 	links := t.TempDir()
 	w.cfg = Config{
-		Dir: t.TempDir(), SegmentBytes: 256 << 10, TableRows: 64,
+		Dir: t.TempDir(), SegmentBytes: 96 << 10, TableRows: 64,
 		Now: func() time.Time { return time.Unix(0, w.clock.Load()) },
 		Sync: func(path string) error {
 			at(w)
@@ -321,7 +321,7 @@ func TestStore_CrashAtEveryStep(t *testing.T) {
 	var turn sync.Mutex
 	var all []Body
 	for i := range 24 {
-		b := testBody(r, 1+r.IntN(60_000))
+		b := testBody(r, 1+r.IntN(20_000))
 		all = append(all, b)
 		w.put(b)
 		w.count(&turn, Change{b.Digest, 1})
@@ -424,7 +424,7 @@ func (w *world) use(r *rand.Rand, turn *sync.Mutex) {
 		}
 		switch {
 		case r.IntN(5) < 3 || len(mine) == 0:
-			b := testBody(r, 1+r.IntN(40_000))
+			b := testBody(r, 1+r.IntN(16_000))
 			w.put(b)
 			w.count(turn, Change{b.Digest, 1})
 			w.release(b.Digest)

@@ -169,23 +169,33 @@ func TestStore_Scrub_MissingSegment(t *testing.T) {
 	s.mu.Unlock()
 }
 
-// A copy that finds damage does not spread it.
+// A copy that finds damage, or does not find a body, leaves the file as it is.
 func TestStore_Reclaim_FindsDamage(t *testing.T) {
-	now := time.Unix(0, 0)
-	s, all, at := kept(t, Config{Dir: t.TempDir(), SegmentBytes: 500_000, Now: func() time.Time { return now }}, 8, 100_000)
-	for i := range 4 { // of the five in the first segment
-		if i != 1 {
-			if err := s.Count([]Change{{all[i].Digest, -1}}, Mark{Revision: uint64(5 + i)}); err != nil {
-				t.Fatal(err)
+	for name, flip := range map[string]int64{"data": 70_000, "header": 20} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Unix(0, 0)
+			s, all, at := kept(t, Config{Dir: t.TempDir(), SegmentBytes: 500_000, Now: func() time.Time { return now }}, 8, 100_000)
+			for i := range 4 { // of the five in the first segment
+				if i != 1 {
+					if err := s.Count([]Change{{all[i].Digest, -1}}, Mark{Revision: uint64(5 + i)}); err != nil {
+						t.Fatal(err)
+					}
+				}
 			}
-		}
-	}
-	path := segmentPath(s.Dir(), 1)
-	flipBit(t, path, at[1].offset+70_000)
-	now = now.Add(time.Minute)
-	wantDamage(t, s.Reclaim(), path)
-	if _, err := os.Stat(path); err != nil {
-		t.Error(err)
+			path := segmentPath(s.Dir(), 1)
+			flipBit(t, path, at[1].offset+flip)
+			now = now.Add(time.Minute)
+			err := s.Reclaim()
+			if name == "header" {
+				if err == nil {
+					_, err = s.Read(all[1].Digest, nil)
+				}
+			}
+			wantDamage(t, err, path)
+			if _, err := os.Stat(path); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -175,6 +175,11 @@ func TestStore_Reclaim_AfterKill(t *testing.T) {
 	if err != nil || before-after < 4*90_000 {
 		t.Errorf("%d, then %d bytes, %v", before, after, err)
 	}
+	for i, b := range all[4:] {
+		if got, err := next.Read(b.Digest, nil); i < 11 && (err != nil || !bytes.Equal(got, b.Data)) {
+			t.Errorf("body %d: %v", i+4, err)
+		}
+	}
 }
 
 // A segment whose last body was written anew, because it was damaged, is unlinked when
@@ -223,18 +228,14 @@ func TestStore_Reclaim_BehindGap(t *testing.T) {
 	}
 	defer func() { s.Close() }()
 	r := rand.New(rand.NewPCG(8, 8))
-	torn, dead, kept := testBody(r, 50_000), testBody(r, 50_000), testBody(r, 200_000)
-	for _, b := range []Body{torn, dead} {
-		if _, err := s.Append(b.Digest, b.Data); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// In kept is what looks like a frame that covers the rest of it and the next body.
-	looksAt := s.newest.size() + int64(headerBytes(len(kept.Data))) + 8192
-	copy(kept.Data[8192:], s.newest.frameHeader(Digest{}, 300_000, make([]byte, 4*blocks(300_000)), looksAt))
-	kept.Digest = sha256.Sum256(kept.Data)
+	torn, kept := testBody(r, 50_000), testBody(r, 200_000)
+	// In torn is what looks like a frame that covers the rest of it and the next body; it
+	// is not punched, because it is in one block with the header.
+	looksAt := int64(segmentHeaderBytes+headerBytes(len(torn.Data))) + 8
+	copy(torn.Data[8:], (&segment{number: 1}).frameHeader(Digest{}, 300_000, make([]byte, 4*blocks(300_000)), looksAt))
+	torn.Digest = sha256.Sum256(torn.Data)
 	last := testBody(r, 200_000)
-	for _, b := range []Body{kept, last, testBody(r, MaxBytes), testBody(r, 1)} {
+	for _, b := range []Body{torn, kept, last, testBody(r, MaxBytes), testBody(r, 1)} {
 		if _, err := s.Append(b.Digest, b.Data); err != nil {
 			t.Fatal(err)
 		}
@@ -242,8 +243,8 @@ func TestStore_Reclaim_BehindGap(t *testing.T) {
 	if err := s.Sync(t.Context()); err != nil || !s.Hold(kept.Digest) || !s.Hold(last.Digest) {
 		t.Fatal(err)
 	}
-	clear := make([]byte, 50_000)
-	if _, err := s.segments[1].file.WriteAt(clear, int64(segmentHeaderBytes)); err != nil {
+	zeros := make([]byte, headerBytes(len(torn.Data)))
+	if _, err := s.segments[1].file.WriteAt(zeros, int64(segmentHeaderBytes)); err != nil {
 		t.Fatal(err)
 	}
 	now = now.Add(time.Minute)
@@ -307,6 +308,33 @@ func TestStore_Read_WhileCopied(t *testing.T) {
 	readers.Wait()
 	if exists(segmentPath(cfg.Dir, 1)) || exists(segmentPath(cfg.Dir, 2)) {
 		t.Error("nothing was copied")
+	}
+}
+
+// Who has found where a body is, and reads when the file was unlinked, reads the copy.
+func TestStore_Read_AfterUnlink(t *testing.T) {
+	var now time.Time
+	s, all, at := kept(t, Config{Dir: t.TempDir(), SegmentBytes: 500_000, Now: func() time.Time { return now }}, 8, 100_000)
+	for i := range 4 {
+		if i != 1 {
+			if err := s.Count([]Change{{all[i].Digest, -1}}, Mark{Revision: uint64(5 + i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	now = now.Add(time.Minute)
+	var calls []place
+	err := s.at(all[1].Digest, func(seg *segment, at place) error {
+		if calls = append(calls, at); len(calls) == 1 {
+			if err := s.Reclaim(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := seg.read(all[1].Digest, at, 0, at.size, nil)
+		return err
+	})
+	if err != nil || len(calls) != 2 || calls[0] != at[1] {
+		t.Error(calls, err)
 	}
 }
 
