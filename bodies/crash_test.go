@@ -418,7 +418,7 @@ func stopped(stop chan struct{}) bool {
 
 func (w *world) use(r *rand.Rand, turn *sync.Mutex) {
 	var mine []Body
-	for range 60 {
+	for range 40 {
 		if w.t.Failed() {
 			return
 		}
