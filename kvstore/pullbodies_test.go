@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -72,6 +73,16 @@ func (x *pullFixture) here(s *Store) (n int) {
 		}
 	}
 	return n
+}
+
+// reclaimFor lets a store reclaim for so long, in a bubble of synctest.
+func reclaimFor(t *testing.T, s *Store, d time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	if err := s.bodies.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A source lacks each body in turn. What it has stays, and another source is asked only
@@ -159,10 +170,7 @@ func TestStore_Stage_UploadGoneBetweenRowsAndBodies(t *testing.T) {
 						return err
 					}
 				}
-				time.Sleep(time.Minute)
-				if err := x.sender.bodies.Reclaim(); err != nil {
-					return err
-				}
+				reclaimFor(t, x.sender, time.Minute)
 				if n := x.here(x.sender); n != len(x.refs)-2 {
 					return fmt.Errorf("the sender has %d bodies", n)
 				}
@@ -197,12 +205,6 @@ func TestStore_Stage_KeepsBodies(t *testing.T) {
 			x := newPullFixture(t)
 			s := mustOpen(t, newMemDisks(), tiny())
 			s.Recovered()
-			reclaim := func() {
-				t.Helper()
-				if err := s.bodies.Reclaim(); err != nil {
-					t.Fatal(err)
-				}
-			}
 			left := 3
 			if err := s.Stage(t.Context(), x.taken.snapshot, serveFrom(x.sender), func(ctx ctxT, refs []bodies.Ref, each func(bodies.Body) error) error {
 				return bodiesFrom(x.sender)(ctx, refs, func(b bodies.Body) error {
@@ -215,8 +217,7 @@ func TestStore_Stage_KeepsBodies(t *testing.T) {
 				t.Fatal(err)
 			}
 			for had := 3; had <= len(x.refs); had += len(x.refs) - 3 {
-				time.Sleep(c.wait)
-				reclaim()
+				reclaimFor(t, s, c.wait)
 				if n := x.here(s); c.kept && n != had || !c.kept && n != 0 {
 					t.Fatalf("%s: of %d bodies %d are left", name, had, n)
 				}
@@ -224,8 +225,7 @@ func TestStore_Stage_KeepsBodies(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(c.wait)
-			reclaim()
+			reclaimFor(t, s, c.wait)
 			if err := x.install(s); (err == nil) != c.kept || s.err() != nil {
 				t.Fatalf("%s: %v, the store says %v", name, err, s.err())
 			}
@@ -234,8 +234,7 @@ func TestStore_Stage_KeepsBodies(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(time.Hour)
-			reclaim()
+			reclaimFor(t, s, time.Hour)
 			x.m.check(t, s)
 			if n := x.here(s); n != len(x.refs) {
 				t.Errorf("%s: of %d bodies that count %d are left", name, len(x.refs), n)
@@ -260,10 +259,7 @@ func TestStoreDir_KeepsBodiesOfAPull(t *testing.T) {
 			}
 			s = openDir(t, dir, tiny())
 			s.Recovered()
-			time.Sleep(wait)
-			if err := s.bodies.Reclaim(); err != nil {
-				t.Fatal(err)
-			}
+			reclaimFor(t, s, wait)
 			want := len(x.refs)
 			if wait > pullWait {
 				want = 0
@@ -287,38 +283,39 @@ func TestStoreDir_KeepsBodiesOfAPull(t *testing.T) {
 func TestStore_Install_KilledBeforeItCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := newPullFixture(t)
-		killed := 0
+		killed, cfg := 0, tiny()
+		cfg.CommitBytes = 150
 		for n := 1; killed == n-1; n++ {
 			d := newMemDisks()
-			s := mustOpen(t, d, tiny())
+			s := mustOpen(t, d, cfg)
 			if err := x.stage(t, s); err != nil {
 				t.Fatal(err)
 			}
 			left := n
-			d.hook = func(string) FailPoint {
+			d.hook = func(disk string) FailPoint {
+				if disk == "remove" {
+					return FailNever
+				}
 				if left--; left == 0 {
 					killed = n
 					return FailAfter
 				}
 				return FailNever
 			}
-			s = mustOpen(t, d, tiny())
+			s = mustOpen(t, d, cfg)
 			err := x.install(s)
 			if (err != nil) != (killed == n) {
 				t.Fatalf("write %d: %v", n, err)
 			}
 			d.hook = nil
-			s = mustOpen(t, d, tiny())
+			s = mustOpen(t, d, cfg)
 			if s.Stats().AppliedIndex < x.taken.index {
 				if err := errors.Join(x.stage(t, s), x.install(s)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			s.Recovered()
-			time.Sleep(time.Hour)
-			if err := s.bodies.Reclaim(); err != nil {
-				t.Fatal(err)
-			}
+			reclaimFor(t, s, time.Hour)
 			x.m.check(t, s)
 			if got := s.bodies.Mark(); got.Revision != uint64(s.Stats().Revision) {
 				t.Errorf("write %d: counted up to revision %d", n, got.Revision)
