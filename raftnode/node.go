@@ -357,7 +357,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the peer transport: %w", err), n.disk.close())
 	}
-	n.transport = peerTransport{t, n.pushes}
+	n.transport = peerTransport{t, n.pushes, n.arrivals, n.pushing}
 	n.arrivals.start()
 	for _, m := range n.peersAtStart() {
 		n.transport.setPeer(m.ID, m.PeerURL)
@@ -415,10 +415,8 @@ func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 	cancel(err)
 	n.raftHTTP.Store(nil)
 	n.transport.stop()
-	n.arrivals.stop()
 	wg.Wait()
 	n.client.CloseIdleConnections()
-	n.pushing.CloseIdleConnections()
 	if errors.Is(err, ErrDisk) || errors.Is(err, shortage.Err) {
 		return err // closing would sync once more what must not be trusted, or is half open
 	}
