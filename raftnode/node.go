@@ -90,7 +90,8 @@ type Config struct {
 
 	Logger *slog.Logger
 
-	sync syncFunc // default syncPath; tests watch it, or let it fail
+	sync   syncFunc // default syncPath; tests watch it, or let it fail
+	strays int64    // default strayBytesMax
 }
 
 func (c *Config) setDefaults() {
@@ -115,6 +116,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.strays == 0 {
+		c.strays = strayBytesMax
 	}
 	if c.sync == nil {
 		c.sync = syncPath
