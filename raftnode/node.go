@@ -70,11 +70,13 @@ type Config struct {
 	Tick time.Duration
 	// SnapshotLogBytes is how much log may follow a snapshot before the next
 	// one is taken, default 16 MiB. KeepLogBytes of older log stay in memory
-	// for members that are a little behind, default 16 MiB.
+	// for members that are a little behind, default 16 MiB. Bodies that the log
+	// refers to count, and stay as long.
 	SnapshotLogBytes int
 	KeepLogBytes     int
 	// QueueBytes bounds each of: proposals that wait, messages received but
-	// not handled, entries committed but not applied. Default 64 MiB.
+	// not handled, messages that wait for bodies, entries committed but not
+	// applied, with their bodies. Default 64 MiB.
 	QueueBytes int
 	// ProposeTimeout ends a Propose whose context has no earlier deadline,
 	// default 10 s. NoLeaderTimeout ends it when raft has not even taken the
