@@ -83,7 +83,7 @@ func TestStoreDir_StageInstall(t *testing.T) {
 	if err := runLog(t, s, log[:20]); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -139,7 +139,7 @@ func TestStoreDir_FlippedBitIsReported(t *testing.T) {
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
 	secret := bytes.Repeat([]byte("find me on disk "), 400) // too large for a bucket inside its parent's page
-	if _, err := s.Apply(1, 1, [][]byte{testPut("k", "p", "", secret, time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{testPut("k", "p", "", secret, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.FlushIndex(); err != nil {
@@ -274,7 +274,7 @@ func TestStoreDir_TruncatedWhileOpen(t *testing.T) {
 	for i := range 2000 {
 		cmds = append(cmds, testPut(Key(fmt.Sprint("key ", i)), "p", "", make([]byte, 500), time.Unix(0, 0)))
 	}
-	if _, err := s.Apply(1, 1, cmds, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, cmds, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.FlushIndex(); err != nil {
@@ -297,7 +297,7 @@ func TestStoreDir_TruncatedWhileOpen(t *testing.T) {
 func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
-	if _, err := s.Apply(1, 1, [][]byte{testPut("a", "p", "", nil, time.Unix(0, 0)), testPut("b", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{testPut("a", "p", "", nil, time.Unix(0, 0)), testPut("b", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.FlushIndex(); err != nil {

@@ -99,7 +99,7 @@ func (b *big) load(s *Store, n int) {
 		cmds := bigCommands(random, from, min(bigBatch, n-from))
 		gen += time.Since(at)
 		at = time.Now()
-		if _, err := s.Apply(uint64(from+1), 1, cmds, nil); err != nil {
+		if _, err := applyTo(s, uint64(from+1), 1, cmds, nil); err != nil {
 			b.t.Fatal(err)
 		}
 		slowest = max(slowest, time.Since(at))
@@ -170,7 +170,7 @@ func (b *big) catchUp(sender *Store, dir, copyDir string) {
 	cpu, written := cpuTime(b.t), procNumber(b.t, "/proc/self/io", "write_bytes:")
 	watch := b.watchMemory()
 	began := time.Now()
-	if err := s.Stage(b.t.Context(), snapshot, fetch); err != nil {
+	if err := s.Stage(b.t.Context(), snapshot, fetch, testFetch); err != nil {
 		b.t.Fatal(err)
 	}
 	staged := time.Since(began)

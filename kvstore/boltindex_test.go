@@ -40,7 +40,7 @@ func TestStoreDir_RandomFlushes(t *testing.T) {
 			cmds = append(cmds, testPut(k, "id", "", make([]byte, r.IntN(80)), time.Unix(0, 0)))
 		}
 		idx++
-		if _, err := s.Apply(idx, 1, cmds, nil); err != nil {
+		if _, err := applyTo(s, idx, 1, cmds, nil); err != nil {
 			t.Fatal(err)
 		}
 		if r.IntN(60) == 0 {

@@ -29,7 +29,7 @@ func (x *stageFixture) honestStreams(t *testing.T) (all []honestStream) {
 		frames, _ := framesOf(t, b.Bytes())
 		all = append(all, honestStream{query, frames})
 		return io.NopCloser(&b), nil
-	})
+	}, bodiesFrom(x.sender))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 	fixtures := stageFixtures(t)
 	open, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
-	if _, err := open.Apply(1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, make([]byte, ChunkBytes), time.Unix(0, 0)), testChunk(id, 1, []byte("x"), time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(open, 1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, make([]byte, ChunkBytes), time.Unix(0, 0)), testChunk(id, 1, []byte("x"), time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	upload := query{kind: queryChunks, index: 1, upload: id}
@@ -187,7 +187,7 @@ func TestWriteStaged_EveryWriteFails(t *testing.T) {
 // What is applied and not yet in history is sent too.
 func TestStore_Serve_CommitsBefore(t *testing.T) {
 	s, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
-	if _, err := s.Apply(1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, []byte("x"), time.Unix(0, 0)), testPut("k", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, []byte("x"), time.Unix(0, 0)), testPut("k", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
@@ -292,7 +292,7 @@ func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int,
 			return nil, ErrInjected
 		}
 		return io.NopCloser(io.MultiReader(bytes.NewReader(b), rest)), nil
-	})
+	}, bodiesFrom(x.sender))
 	if !errors.Is(err, want) || s.err() != nil {
 		t.Fatalf("%s: %v, want %v", what, err, want)
 	}
@@ -304,7 +304,7 @@ func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int,
 		total += len(stream.frames)
 	}
 	sent = 0
-	if err := s.Stage(t.Context(), x.snapshot, fetch); err != nil {
+	if err := s.Stage(t.Context(), x.snapshot, fetch, bodiesFrom(x.sender)); err != nil {
 		t.Fatalf("%s: an honest sender is refused: %v", what, err)
 	}
 	if resumed && sent > total-before+1 { // a record comes again for the rest of its chunks
@@ -355,7 +355,7 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
 	sender := mustOpen(t, newMemDisks(), StoreConfig{})
 	for index, commands := range [][][]byte{cmds, {sealCommand(&meta, id, chunks)}} {
-		if _, err := sender.Apply(uint64(index+1), 1, commands, nil); err != nil {
+		if _, err := applyTo(sender, uint64(index+1), 1, commands, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := sender.Commit(); err != nil {
@@ -374,7 +374,7 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 			measured.Engine = area
 			return measured, err
 		}
-		if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+		if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); err != nil {
 			t.Fatal(err)
 		}
 		if measured.largest > stageBytes+2*ChunkBytes || measured.updates > 6 {
@@ -414,7 +414,7 @@ func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
 	cfg.CommitBytes = 1000
 	sender := mustOpen(t, newMemDisks(), cfg)
 	for i := range records {
-		if _, err := sender.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint(i)), "p", "", make([]byte, 1500), time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(sender, uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint(i)), "p", "", make([]byte, 1500), time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -445,12 +445,14 @@ func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
 			if came-int(p.last.rev) > stageBatches {
 				t.Errorf("%d records came, and a crash leaves %d", came, p.last.rev)
 			}
-			came++
+			if frameKind(r.frames[0][0]) == frameRecord {
+				came++
+			}
 		}
 		return io.NopCloser(r), nil
-	})
-	if err != nil || came != records+1 {
-		t.Fatalf("%d reads: %v", came, err)
+	}, bodiesFrom(sender))
+	if err != nil || came != records {
+		t.Fatalf("%d records came: %v", came, err)
 	}
 }
 
@@ -474,7 +476,7 @@ func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
 			damaged = false
 			return remove()
 		}
-		err := s.Stage(t.Context(), x.snapshot, serveFrom(x.sender))
+		err := s.Stage(t.Context(), x.snapshot, serveFrom(x.sender), bodiesFrom(x.sender))
 		if removable && err != nil || !removable && !errors.Is(err, ErrInjected) {
 			t.Errorf("removable %v: %v", removable, err)
 		}
@@ -496,7 +498,7 @@ func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
 	apply := func(to *Store, from, last int) []byte {
 		t.Helper()
 		for i := from; i <= last; i++ {
-			if _, err := to.Apply(uint64(i), 7, entries[i-1], nil); err != nil {
+			if _, err := applyTo(to, uint64(i), 7, entries[i-1], nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -520,7 +522,7 @@ func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
 	}
 	stage := func(snapshot []byte, want int) {
 		t.Helper()
-		if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+		if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); err != nil {
 			t.Fatal(err)
 		}
 		if d.staging = d.staging.Reopen(); chunks() != want {
@@ -537,7 +539,7 @@ func TestStore_Snapshot_NoneIsRefused(t *testing.T) {
 	x := stageFixtures(t)[0]
 	s := mustOpen(t, x.disks(), tiny())
 	for n := range x.snapshot {
-		if err := s.Stage(t.Context(), x.snapshot[:n], serveFrom(x.sender)); err == nil {
+		if err := s.Stage(t.Context(), x.snapshot[:n], serveFrom(x.sender), bodiesFrom(x.sender)); err == nil {
 			t.Fatalf("%d of %d bytes are staged", n, len(x.snapshot))
 		}
 		if err := s.Install(x.index, 7, x.meta, x.snapshot[:n]); err == nil {

@@ -41,7 +41,7 @@ func TestStore_Stage_TakesAnOlderSnapshot(t *testing.T) {
 		if err := runLog(t, s, log[:have+1]); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Stage(t.Context(), taken[pulled].snapshot, serveFrom(sender)); err != nil {
+		if err := s.Stage(t.Context(), taken[pulled].snapshot, serveFrom(sender), testFetch); err != nil {
 			t.Fatal(err)
 		}
 		return d
@@ -56,7 +56,7 @@ func TestStore_Stage_TakesAnOlderSnapshot(t *testing.T) {
 					t.Errorf("records after revision %d are pulled again, up to %d, for the snapshot after %d of %d entries; %v", q.after, q.through, older, pulled, err)
 				}
 				return serveFrom(sender)(ctx, raw)
-			}); err != nil {
+			}, testFetch); err != nil {
 				t.Fatal(err)
 			}
 			if restart {
@@ -99,7 +99,7 @@ func TestStore_Stage_OlderAndNewerInTurn(t *testing.T) {
 	d := newMemDisks()
 	s := mustOpen(t, d, tiny())
 	for _, to := range []int{40, 30, 50, 20, 59, 58, 59} {
-		if err := s.Stage(t.Context(), taken[to].snapshot, serveFrom(sender)); err != nil {
+		if err := s.Stage(t.Context(), taken[to].snapshot, serveFrom(sender), testFetch); err != nil {
 			t.Fatalf("to %d: %v", to, err)
 		}
 	}
@@ -121,10 +121,10 @@ func TestStore_Stage_AnOlderSnapshotOfAnotherHistory(t *testing.T) {
 	another, its := snapshotsOf(t, other, tiny())
 	last := its[len(its)-1]
 	s := mustOpen(t, newMemDisks(), tiny())
-	if err := s.Stage(t.Context(), taken[len(taken)-1].snapshot, serveFrom(sender)); err != nil {
+	if err := s.Stage(t.Context(), taken[len(taken)-1].snapshot, serveFrom(sender), testFetch); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Stage(t.Context(), last.snapshot, serveFrom(another)); err != nil {
+	if err := s.Stage(t.Context(), last.snapshot, serveFrom(another), testFetch); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Install(last.index, 7, last.meta, last.snapshot); err != nil {

@@ -12,7 +12,7 @@ import (
 func TestStore_Closed_TouchesNothing(t *testing.T) {
 	l := newLife(t)
 	d, a := newMemDisks(), &accesses{counts: map[string]int{}}
-	s, err := a.open(d, true)
+	s, err := a.open(t, d, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := l.taken[lifeLast]
-	if err := s.Stage(t.Context(), next.snapshot, serveFrom(l.sender)); err != nil {
+	if err := s.Stage(t.Context(), next.snapshot, serveFrom(l.sender), testFetch); err != nil {
 		t.Fatal(err)
 	}
 	s.mu.Lock()
@@ -47,11 +47,11 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 	ctx := t.Context()
 	q := query{kind: queryRecords, index: index, through: 1}
 	for name, call := range map[string]func() error{
-		"Apply":       func() error { _, err := s.Apply(index+1, 7, nil, nil); return err },
+		"Apply":       func() error { _, err := applyTo(s, index+1, 7, nil, nil); return err },
 		"Commit":      func() error { return s.Commit() },
 		"FlushIndex":  func() error { return s.FlushIndex() },
 		"a flush":     func() error { return s.flushFrozen(ctx) },
-		"Stage":       func() error { return s.Stage(ctx, next.snapshot, serveFrom(l.sender)) },
+		"Stage":       func() error { return s.Stage(ctx, next.snapshot, serveFrom(l.sender), testFetch) },
 		"Install":     func() error { return s.Install(next.index, 7, next.meta, next.snapshot) },
 		"Install old": func() error { return s.Install(index, 7, meta, snapshot) },
 		"pulled":      func() error { return s.writePulled([]stagedRecord{{raw: []byte("a record")}}, end+1) },
@@ -115,7 +115,7 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 					end()
 				}
 				return serveFrom(l.sender)(ctx, query)
-			})
+			}, testFetch)
 			if at != "history" {
 				if err != nil {
 					t.Fatal(err)
@@ -153,7 +153,7 @@ func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
 	cfg.PendingBytes = 1
 	s := mustOpen(t, newMemDisks(), cfg)
 	put := func(index uint64, key Key) error {
-		_, err := s.Apply(index, 1, [][]byte{testPut(key, "p", "", nil, time.Unix(0, 0))}, nil)
+		_, err := applyTo(s, index, 1, [][]byte{testPut(key, "p", "", nil, time.Unix(0, 0))}, nil)
 		return err
 	}
 	if err := errors.Join(put(1, "a"), s.setRunning(true)); err != nil {
@@ -195,7 +195,7 @@ func TestBackground_StopsAtTheFirstFailure(t *testing.T) {
 func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
 	d, id, now := newMemDisks(), uploadID{1}, time.Unix(0, 0)
 	s := mustOpen(t, d, tiny())
-	if _, err := s.Apply(1, 7, [][]byte{openCommand(id, now), testChunk(id, 0, []byte("value"), now)}, nil); err != nil {
+	if _, err := applyTo(s, 1, 7, [][]byte{openCommand(id, now), testChunk(id, 0, []byte("value"), now)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(); err != nil {
@@ -204,9 +204,8 @@ func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
 	if !d.history.Damage(BucketChunks, func(n int) int { return n - 1 }) {
 		t.Fatal("there is no chunk")
 	}
-	s = mustOpen(t, d, tiny())
 	meta := Meta{Key: "k", Size: 5, SHA256: sumOf([]byte("other")), ContentType: "a/b", Time: now, PutID: "p"}
-	results, err := s.Apply(2, 7, [][]byte{sealCommand(&meta, id, 1)}, nil)
+	results, err := applyTo(s, 2, 7, [][]byte{sealCommand(&meta, id, 1)}, nil)
 	if _, corrupt := errors.AsType[*CorruptError](err); !corrupt {
 		t.Errorf("it decides: %v, %v", results, err)
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 func TestKey_Validate(t *testing.T) {
@@ -76,17 +78,23 @@ func TestRecord_RoundTrip(t *testing.T) {
 
 func TestChunk_EveryBitCounts(t *testing.T) {
 	id := uploadID{1}
-	cmd := testChunk(id, 5, []byte("some bytes"), time.Unix(0, 1))
-	stored := cmd[chunkHeaderBytes-chunkPrefixBytes:]
-	if b, err := decodeChunk(stored, makeChunkKey(id, 5)); err != nil || string(b) != "some bytes" {
-		t.Fatalf("%q %v", b, err)
+	ref := bodies.Ref{Digest: bodies.Digest(sumOf([]byte("some bytes"))), Size: 10}
+	stored := encodeChunkRow(makeChunkKey(id, 5), ref)
+	if got, err := decodeChunkRow(stored, makeChunkKey(id, 5)); err != nil || got != ref || len(stored) != chunkRowBytes {
+		t.Fatalf("%+v %v", got, err)
 	}
-	if _, err := decodeChunk(stored, makeChunkKey(id, 6)); err == nil {
+	for _, size := range []int{0, bodies.MaxBytes + 1} {
+		row := encodeChunkRow(makeChunkKey(id, 5), bodies.Ref{Digest: ref.Digest, Size: size})
+		if _, err := decodeChunkRow(row, makeChunkKey(id, 5)); err == nil {
+			t.Errorf("a chunk of %d bytes was accepted", size)
+		}
+	}
+	if _, err := decodeChunkRow(stored, makeChunkKey(id, 6)); err == nil {
 		t.Fatal("a chunk in another's place was accepted")
 	}
 	for bit := range len(stored) * 8 {
 		stored[bit/8] ^= 1 << (bit % 8)
-		if _, err := decodeChunk(stored, makeChunkKey(id, 5)); err == nil {
+		if _, err := decodeChunkRow(stored, makeChunkKey(id, 5)); err == nil {
 			t.Fatalf("bit %d flipped: accepted", bit)
 		}
 		stored[bit/8] ^= 1 << (bit % 8)
@@ -105,6 +113,7 @@ func seeds() [][]byte {
 		sealCommand(&m, id, 2),
 		abandonCommand(id),
 		openCommand(id, now),
+		testPut("key", "p", "", make([]byte, BodyBytesMin), now),
 		testPutBy("key", "alice", mustMeta(map[string]string{"a": "", "b-1": "two words"}), now),
 	}
 }
@@ -116,11 +125,14 @@ func encodeAgain(cmd *command) []byte {
 		m := cmd.body.meta(0, Key(cmd.body.key))
 		b, _ := putCommandHeader(&m, m.Size)
 		return append(b, cmd.body.value...)
+	case commandRefer:
+		m := cmd.body.meta(0, Key(cmd.body.key))
+		return referCommand(&m)
 	case commandSeal:
 		m := cmd.body.meta(0, Key(cmd.body.key))
 		return sealCommand(&m, cmd.upload, cmd.body.chunks)
 	case commandChunk:
-		return testChunk(cmd.upload, cmd.number, cmd.stored[chunkPrefixBytes:], time.Unix(0, cmd.time))
+		return chunkCommand(cmd.upload, cmd.number, time.Unix(0, cmd.time), cmd.ref)
 	case commandOpen:
 		return openCommand(cmd.upload, time.Unix(0, cmd.time))
 	}

@@ -98,7 +98,9 @@ func crashAndReplay(t *testing.T, log []entry, m *model, c *crashPoint) {
 		t.Fatal(err)
 	}
 	m.check(t, s)
-	m.check(t, mustOpen(t, d, tiny()))
+	s = mustOpen(t, d, tiny())
+	m.check(t, s)
+	wantCounted(t, d, s)
 }
 
 // A crash between any two entries loses only what the log gives again.
@@ -154,13 +156,13 @@ func TestStore_Open_RefusesForeignIndex(t *testing.T) {
 	}
 	d := build(short)
 	d.index = build(long).index
-	if _, err := d.open(tiny()); err == nil {
+	if _, err := d.open(t, tiny()); err == nil {
 		t.Fatal("an index ahead of history was accepted")
 	}
 	d = build(long)
 	d.index = build(other[:20]).index
 	var corrupt *CorruptError
-	if _, err := d.open(tiny()); !errors.As(err, &corrupt) {
+	if _, err := d.open(t, tiny()); !errors.As(err, &corrupt) {
 		t.Fatalf("the index of another history: %v", err)
 	}
 }
@@ -197,7 +199,7 @@ func catchUp(t *testing.T, s *Store, index uint64, meta, snapshot []byte, sender
 	if at, _, _, _, err := s.Durable(); err != nil || at >= index {
 		return err
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); err != nil {
 		return err
 	}
 	return s.Install(index, 7, meta, snapshot)

@@ -15,7 +15,7 @@ func TestStore_Commit_DamagedLastBlock(t *testing.T) {
 	s := mustOpen(t, d, tiny())
 	put := func(i int) {
 		t.Helper()
-		if _, err := s.Apply(uint64(i), 1, [][]byte{testPut(Key(fmt.Sprint("k", i)), "id", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i), 1, [][]byte{testPut(Key(fmt.Sprint("k", i)), "id", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

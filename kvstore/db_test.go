@@ -14,6 +14,8 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // directLog is a Log of one node: it applies as it is asked.
@@ -42,7 +44,7 @@ func (l *directLog) Propose(_ context.Context, cmd []byte) (any, error) {
 		}
 	}
 	l.index++
-	res, err := l.store.Apply(l.index, 1, [][]byte{cmd}, nil)
+	res, err := applyTo(l.store, l.index, 1, [][]byte{cmd}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +66,10 @@ func proposeEach(ctx context.Context, l Log, cmds [][]byte, each func(i int, res
 		result, err := l.Propose(ctx, cmd)
 		each(i, result, err)
 	}
+}
+
+func (l *directLog) Distribute(ctx context.Context, list []bodies.Body) error {
+	return distributeTo(ctx, l.store, list)
 }
 
 func (l *directLog) ReadIndex(context.Context) error {
@@ -228,7 +234,7 @@ func TestDB_Put_RetriesChunks(t *testing.T) {
 
 // Around the size where a value is cut into chunks, known size or not.
 func TestDB_Put_ChunkBoundary(t *testing.T) {
-	for _, size := range []int{0, 1, ChunkBytes - 1, ChunkBytes, ChunkBytes + 1, 2 * ChunkBytes, 2*ChunkBytes + 1} {
+	for _, size := range []int{0, 1, BodyBytesMin - 1, BodyBytesMin, ChunkBytes - 1, ChunkBytes, ChunkBytes + 1, 2 * ChunkBytes, 2*ChunkBytes + 1} {
 		for _, known := range []bool{true, false} {
 			db, s, l := newTestDB(t, DBConfig{})
 			value := make([]byte, size)
@@ -247,6 +253,9 @@ func TestDB_Put_ChunkBoundary(t *testing.T) {
 			}
 			if chunks := countChunks(t, s); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes || (l.count(commandChunk) > 0) != (chunks > 0) {
 				t.Fatalf("%d bytes went in %d chunks", size, chunks)
+			}
+			if refers := size >= BodyBytesMin && size <= ChunkBytes; (l.count(commandRefer) == 1) != refers || (l.count(commandPut) == 1) != (size < BodyBytesMin) {
+				t.Fatalf("%d bytes: proposed %v", size, l.kinds)
 			}
 			if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
 				t.Fatalf("%d bytes: %v", size, err)
@@ -269,6 +278,11 @@ func (l *blockedLog) Propose(ctx context.Context, _ []byte) (any, error) {
 
 func (l *blockedLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
 	proposeEach(ctx, l, cmds, each)
+}
+
+func (l *blockedLog) Distribute(ctx context.Context, _ []bodies.Body) error {
+	_, err := l.Propose(ctx, nil)
+	return err
 }
 
 func (l *blockedLog) ReadIndex(context.Context) error { return ErrUnavailable }

@@ -138,7 +138,7 @@ func openCall() call {
 		w.disks.history, w.disks.index = w.disks.history.Reopen(), w.disks.index.Reopen()
 		s, err := OpenStore(StoreConfig{
 			History: nthEngine{w.disks.history, historyFile, w.f}, Index: nthEngine{w.disks.index, indexFile, w.f},
-			CheckpointRevisions: 4, IndexSliceKeys: 4,
+			Bodies: w.disks.openBodies(w.t), CheckpointRevisions: 4, IndexSliceKeys: 4,
 		})
 		if err != nil {
 			return "", err
@@ -151,7 +151,7 @@ func openCall() call {
 func applyCall(cmds ...[]byte) call {
 	return call{fmt.Sprintf("apply %d commands, the first of kind %d", len(cmds), cmds[0][1]), func(w *callWorld) (string, error) {
 		w.index++
-		results, err := w.s.Apply(w.index, 1, cmds, nil)
+		results, err := applyTo(w.s, w.index, 1, cmds, nil)
 		var told []string
 		for _, r := range results {
 			if refusal, ok := r.(error); ok {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -33,6 +34,15 @@ func (n *oneNode) ProposeMany(ctx context.Context, commands [][]byte, each func(
 		result, err := n.Propose(ctx, command)
 		each(i, result, err)
 	}
+}
+
+func (n *oneNode) Distribute(ctx context.Context, list []bodies.Body) error {
+	for _, b := range list {
+		if _, err := n.store.Bodies().Append(b.Digest, b.Data); err != nil {
+			return err
+		}
+	}
+	return n.store.Bodies().Sync(ctx)
 }
 
 func (n *oneNode) ReadIndex(context.Context) error { return nil }

@@ -183,10 +183,11 @@ func (s *faultyScratch) Close() error {
 }
 
 // open opens a store on d through faulty engines, as OpenStoreDir does.
-func (a *accesses) open(d *memDisks, scratch bool) (*Store, error) {
+func (a *accesses) open(t testing.TB, d *memDisks, scratch bool) (*Store, error) {
 	d.history, d.index = d.history.Reopen(), d.index.Reopen()
 	cfg := tiny()
 	cfg.CommitBytes, cfg.OverlayBytes, cfg.GenerationBytes, cfg.CheckpointRevisions = 4000, 1000, 250, 8
+	cfg.Bodies = d.openBodies(t)
 	cfg.History, cfg.Index = faultyEngine{d.history, a, historyFile}, faultyEngine{d.index, a, indexFile}
 	if scratch {
 		cfg.OpenScratch = func() (Scratch, error) { return &faultyScratch{a: a}, a.access("open scratch") }
@@ -271,7 +272,7 @@ func newLife(t *testing.T) *life {
 }
 
 func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
-	s, err := a.open(d, true)
+	s, err := a.open(t, d, true)
 	if err != nil {
 		return err
 	}
@@ -284,7 +285,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 		if err := l.pull(t, s, d, a); err != nil {
 			return err
 		}
-		if s, err = a.open(d, true); err != nil {
+		if s, err = a.open(t, d, true); err != nil {
 			return err
 		}
 	}
@@ -300,7 +301,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 	if err := runLog(t, s, l.log[:lifeMore+1]); err != nil {
 		return err
 	}
-	if s, err = a.open(d, true); err != nil {
+	if s, err = a.open(t, d, true); err != nil {
 		return err
 	}
 	if err := runLog(t, s, l.log); err != nil {
@@ -311,7 +312,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 	}
 	for _, scratch := range []bool{false, true} {
 		d.index = NewMemEngine()
-		if s, err = a.open(d, scratch); err != nil {
+		if s, err = a.open(t, d, scratch); err != nil {
 			return err
 		}
 		if err := l.read(t, s); err != nil {
@@ -330,7 +331,7 @@ func (l *life) pull(t *testing.T, s *Store, d *memDisks, a *accesses) error {
 	if err := runLog(t, s, l.log[:lifeOwn]); err != nil {
 		return err
 	}
-	if err := s.Stage(t.Context(), l.taken[lifeFirst].snapshot, fetch); err != nil {
+	if err := s.Stage(t.Context(), l.taken[lifeFirst].snapshot, fetch, testFetch); err != nil {
 		return err
 	}
 	if err := runLog(t, s, l.log[:lifeBeyond]); err != nil {
@@ -340,16 +341,16 @@ func (l *life) pull(t *testing.T, s *Store, d *memDisks, a *accesses) error {
 	var read int64
 	err := s.Stage(t.Context(), last.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
 		rc, err := fetch(ctx, query)
-		return &cutReader{rc, 30000, &read}, err
-	})
+		return &cutReader{rc, 30000 - read, &read}, err
+	}, testFetch)
 	if _, corrupt := errors.AsType[*CorruptError](err); err != nil && (corrupt || errors.Is(err, ErrInjected) || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return err
 	}
-	if s, err = a.open(d, true); err != nil {
+	if s, err = a.open(t, d, true); err != nil {
 		return err
 	}
 	for _, n := range []int{lifeLast, lifeMiddle, lifeLast} {
-		if err := s.Stage(t.Context(), l.taken[n].snapshot, fetch); err != nil {
+		if err := s.Stage(t.Context(), l.taken[n].snapshot, fetch, testFetch); err != nil {
 			return err
 		}
 		if err := runLog(t, s, l.log[:lifeBeyond+2]); err != nil {

@@ -143,8 +143,8 @@ func TestStoreDir_LastTransactionOfAPullIsLost(t *testing.T) {
 				if whole {
 					return rc, err
 				}
-				return &cutReader{rc, 5000, &read}, err
-			})
+				return &cutReader{rc, 5000 - read, &read}, err
+			}, testFetch)
 			if whole != (err == nil) {
 				t.Fatal(err)
 			}
@@ -153,7 +153,7 @@ func TestStoreDir_LastTransactionOfAPullIsLost(t *testing.T) {
 			}
 			damageNewestMeta(t, filepath.Join(dir, file))
 			s = openDir(t, dir, cfg)
-			if err := s.Stage(t.Context(), last.snapshot, serveFrom(sender)); err != nil {
+			if err := s.Stage(t.Context(), last.snapshot, serveFrom(sender), testFetch); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Install(last.index, 7, last.meta, last.snapshot); err != nil {

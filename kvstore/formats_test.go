@@ -70,7 +70,7 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		s := openDir(t, dir, StoreConfig{})
-		if _, err := s.Apply(1, 1, [][]byte{testPut("k", "p", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, 1, 1, [][]byte{testPut("k", "p", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.FlushIndex(); err != nil {
@@ -136,7 +136,7 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 	typed := appendFrame(nil, frameRecord, nil, frames[0].payload)
 	for what, frame := range map[string][]byte{"a record of another type": typed, "a stub": record(frameStub), "a leaf": record(frameLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
 		s := mustOpen(t, receiver(), tiny())
-		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(frame)), nil })
+		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(frame)), nil }, testFetch)
 		if err == nil || errors.Is(err, ErrSnapshotBody) || errors.As(err, new(*level.LaterError)) || !strings.Contains(err.Error(), "later version of oncekv") {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -159,7 +159,7 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 		"of another sequence": append([]byte{snapshotFormat, 1}, encodeSnapshot(snap)[2:]...),
 	} {
 		s := mustOpen(t, receiver(), tiny())
-		if err := s.Stage(t.Context(), raw, serveFrom(sender)); err == nil || !strings.Contains(err.Error(), "later version of oncekv") || errors.As(err, new(*level.LaterError)) {
+		if err := s.Stage(t.Context(), raw, serveFrom(sender), testFetch); err == nil || !strings.Contains(err.Error(), "later version of oncekv") || errors.As(err, new(*level.LaterError)) {
 			t.Errorf("a snapshot %s: %v", what, err)
 		}
 		if err := s.Install(snap.index, 7, nil, raw); err == nil || s.err() != nil {
@@ -185,7 +185,7 @@ func TestStore_DigestAt_DamagedCheckpoint(t *testing.T) {
 		damaged[i] ^= 1
 		d := &memDisks{history: copyEngine(d.history), index: copyEngine(d.index), staging: NewMemEngine()}
 		change(t, d.history, func(tx Tx) error { return tx.Put(BucketCheckpoints, k[:], damaged) })
-		s, err := d.open(cfg)
+		s, err := d.open(t, cfg)
 		if err == nil {
 			_, err = s.DigestAt(18)
 		}
@@ -223,7 +223,7 @@ func TestStore_Stage_ASnapshotThatLies(t *testing.T) {
 		}
 		lie(snap)
 		s := mustOpen(t, receiver(), tiny())
-		if err := s.Stage(t.Context(), encodeSnapshot(snap), serveFrom(sender)); !errors.Is(err, ErrSnapshotBody) {
+		if err := s.Stage(t.Context(), encodeSnapshot(snap), serveFrom(sender), testFetch); !errors.Is(err, ErrSnapshotBody) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := s.Install(snap.index, 7, nil, encodeSnapshot(snap)); err == nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
@@ -37,23 +38,22 @@ func allocatedBytes() uint64 {
 
 // A command that decodes has exactly one encoding, so equal states have equal
 // digests; arbitrary bytes never panic and never take memory that is not theirs.
-// With sound the checksum of a chunk is made right.
 func FuzzDecodeCommand(f *testing.F) {
 	for _, s := range seeds() {
-		f.Add(s, false)
-		f.Add(s[:len(s)-1], true)
+		f.Add(s)
+		f.Add(s[:len(s)-1])
 	}
 	huge := Meta{Key: "k", Size: math.MaxInt64, ContentType: "a/b", Time: time.Unix(0, -1), PutID: "p"}
-	f.Add(sealCommand(&huge, uploadID{1}, math.MaxUint32), false)
-	f.Add(binary.AppendUvarint(append(appendCommandHead(nil, commandPut), recordPut<<shapeTypeBit|shapeMeta, 0, 0, 0, 0, 0, 0, 0, 0), math.MaxUint64), false)
-	f.Add([]byte{commandLevel + 1, byte(commandPut), 0, 0}, false)
-	f.Add([]byte{commandLevel, 77, 0, 0}, false)
-	f.Add(testChunk(uploadID{1}, chunksMax, []byte("beyond the last"), time.Unix(0, 0)), true)
-	f.Fuzz(func(t *testing.T, raw []byte, sound bool) {
-		if sound && len(raw) > chunkHeaderBytes && raw[1] == byte(commandChunk) {
-			raw = bytes.Clone(raw) // the fuzzer's own must not change
-			sealChunk(raw[chunkHeaderBytes-chunkPrefixBytes:], chunkKey(raw[commandHeadBytes:]))
-		}
+	f.Add(sealCommand(&huge, uploadID{1}, math.MaxUint32))
+	f.Add(binary.AppendUvarint(append(appendCommandHead(nil, commandPut), recordPut<<shapeTypeBit|shapeMeta, 0, 0, 0, 0, 0, 0, 0, 0), math.MaxUint64))
+	f.Add([]byte{commandLevel + 1, byte(commandPut), 0, 0})
+	f.Add([]byte{commandLevel, 77, 0, 0})
+	f.Add(testChunk(uploadID{1}, chunksMax, []byte("beyond the last"), time.Unix(0, 0)))
+	f.Add(chunkCommand(uploadID{1}, 0, time.Unix(0, 0), bodies.Ref{Size: bodies.MaxBytes + 1}))
+	for _, size := range []int64{0, BodyBytesMin - 1, ChunkBytes, ChunkBytes + 1} {
+		f.Add(referCommand(&Meta{Key: "k", Size: size, ContentType: "a/b", Time: time.Unix(0, 1), PutID: "p"}))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
 		var cmd command
 		var err error
 		wantThrifty(t, raw, func() { cmd, err = decodeCommand(raw) })
@@ -65,6 +65,10 @@ func FuzzDecodeCommand(f *testing.F) {
 		}
 		if again := encodeAgain(&cmd); !bytes.Equal(again, raw) {
 			t.Fatalf("%x decodes, but encodes as %x", raw, again)
+		}
+		ref, refers := (*Store)(nil).Body(raw)
+		if refers != (cmd.kind == commandChunk || cmd.kind == commandRefer) || ref != cmd.ref {
+			t.Fatalf("%x: it refers to %+v, %v", raw, ref, refers)
 		}
 		if cmd.kind == commandPut {
 			if err := cmd.checkValue(); (err == nil) != (sumOf(cmd.body.value) == cmd.body.sum) {
@@ -95,11 +99,8 @@ func wantBitCounts(t *testing.T, stored []byte, bit uint32, accepted func(b []by
 // its checksum covers.
 func FuzzDecodeRecord(f *testing.F) {
 	for _, s := range seeds() {
-		if kind := commandKind(s[1]); kind == commandPut || kind == commandSeal {
-			body := bodyInline
-			if kind == commandSeal {
-				body = bodyChunked
-			}
+		body, sets := map[commandKind]bodyKind{commandPut: bodyInline, commandRefer: bodyReferred, commandSeal: bodyChunked}[commandKind(s[1])]
+		if sets {
 			record := testRecord(body, s[commandHeadBytes:], 7)
 			f.Add(record, uint64(7), uint32(9))
 			f.Add(record, uint64(1)<<63, uint32(len(record)*8-1))
@@ -144,14 +145,13 @@ func checkSealed(t *testing.T, record []byte, rev Revision, bit uint32) {
 	}
 }
 
-// The same for chunks: key is of the upload and the number.
-func FuzzDecodeChunk(f *testing.F) {
+// The same for the rows of chunks: key is of the upload and the number.
+func FuzzDecodeChunkRow(f *testing.F) {
 	key := makeChunkKey(uploadID{1, 2}, 3)
-	stored := append(make([]byte, chunkPrefixBytes), "some bytes"...)
-	sealChunk(stored, key)
-	f.Add(key[:], stored, uint32(12))
-	f.Add(key[:], stored[:chunkPrefixBytes], uint32(0))
-	f.Add(key[:], bytes.Repeat([]byte("0123456789abcdef"), 500), uint32(40_001))
+	row := encodeChunkRow(key, bodies.Ref{Digest: bodies.Digest{5}, Size: 10})
+	f.Add(key[:], row, uint32(12))
+	f.Add(key[:], row[:statePrefixBytes], uint32(0))
+	f.Add(key[:], encodeChunkRow(key, bodies.Ref{Size: bodies.MaxBytes + 1}), uint32(40_001))
 	f.Fuzz(func(t *testing.T, keyBytes, raw []byte, bit uint32) {
 		var key chunkKey
 		copy(key[:], keyBytes)
@@ -159,24 +159,22 @@ func FuzzDecodeChunk(f *testing.F) {
 			t.Fatalf("key %x is made again as %x", key, again)
 		}
 		for range 2 {
-			if data, err := decodeChunk(raw, key); err == nil {
-				again := append(make([]byte, chunkPrefixBytes), data...)
-				sealChunk(again, key)
-				if !bytes.Equal(again, raw) {
-					t.Fatalf("%x decodes and is sealed again as %x", raw, again)
+			if ref, err := decodeChunkRow(raw, key); err == nil {
+				if again := encodeChunkRow(key, ref); !bytes.Equal(again, raw) {
+					t.Fatalf("%x decodes and is encoded again as %x", raw, again)
 				}
-				wantBitCounts(t, raw, bit, func(b []byte) bool { _, err := decodeChunk(b, key); return err == nil })
+				wantBitCounts(t, raw, bit, func(b []byte) bool { _, err := decodeChunkRow(b, key); return err == nil })
 				other := key
 				other[bit/8%chunkKeyBytes] ^= 1 << (bit % 8)
-				if _, err := decodeChunk(raw, other); err == nil {
+				if _, err := decodeChunkRow(raw, other); err == nil {
 					t.Fatalf("the chunk of %x is accepted as that of %x", key, other)
 				}
 			}
-			if len(raw) < chunkPrefixBytes {
+			if len(raw) < statePrefixBytes {
 				return
 			}
 			raw = bytes.Clone(raw)
-			sealChunk(raw, key)
+			sealRow(raw, key)
 		}
 	})
 }

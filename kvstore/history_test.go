@@ -21,7 +21,7 @@ func testHistory() History {
 func putKeys(t *testing.T, s *Store, first, n int) {
 	t.Helper()
 	for i := first; i < first+n; i++ {
-		if _, err := s.Apply(uint64(i), 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "p", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i), 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "p", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -68,7 +68,7 @@ func TestStore_Fork_WhereverItCrashes(t *testing.T) {
 			case 10:
 				err = s.Fork(index, 3, []byte("forced again"), third)
 			default:
-				_, err = s.Apply(index, 1, [][]byte{testPut(Key(fmt.Sprint("key ", index)), "p", "", nil, time.Unix(0, 0))}, nil)
+				_, err = applyTo(s, index, 1, [][]byte{testPut(Key(fmt.Sprint("key ", index)), "p", "", nil, time.Unix(0, 0))}, nil)
 			}
 			if err == nil && index%4 != 0 {
 				err = s.Commit()
@@ -158,7 +158,7 @@ func TestStore_Install_OfAForkedHistory(t *testing.T) {
 		"another, and longer than": {HistoryID{9}, 15, ErrDiverged},
 	} {
 		s := open(c.history, c.entries)
-		err := s.Stage(t.Context(), snapshot, serveFrom(sender))
+		err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch)
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -204,17 +204,17 @@ func TestStore_MarkRestored(t *testing.T) {
 			t.Fatal("an empty store was restored")
 		}
 		id := uploadID{1}
-		if _, err := s.Apply(1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, []byte("x"), time.Unix(0, 0))}, []byte("meta")); err != nil {
+		if _, err := applyTo(s, 1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, []byte("x"), time.Unix(0, 0))}, []byte("meta")); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.MarkRestored(from); err == nil {
 			t.Fatal("an upload is open")
 		}
-		if _, err := s.Apply(2, 1, [][]byte{abandonCommand(id)}, nil); err != nil {
+		if _, err := applyTo(s, 2, 1, [][]byte{abandonCommand(id)}, nil); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 5 {
-			if _, err := s.Apply(uint64(3+i), 1, [][]byte{testPut(Key(fmt.Sprint("key ", 102+i)), "p", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+			if _, err := applyTo(s, uint64(3+i), 1, [][]byte{testPut(Key(fmt.Sprint("key ", 102+i)), "p", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
 				t.Fatal(err)
 			}
 			if i%every == 0 {
@@ -406,11 +406,11 @@ func TestSnapshot_HistoriesThatCannotBe(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenStore(StoreConfig{History: e, Index: NewMemEngine()}); err == nil || !errors.As(err, new(*CorruptError)) {
+		if _, err := OpenStore(StoreConfig{History: e, Index: NewMemEngine(), Bodies: openBodies(t, t.TempDir(), time.Now)}); err == nil || !errors.As(err, new(*CorruptError)) {
 			t.Errorf("%s: opened: %v", what, err)
 		}
 	}
-	if err := mustOpen(t, newMemDisks(), tiny()).Stage(t.Context(), raw[:len(raw)-1], func(ctxT, string) (io.ReadCloser, error) { return nil, io.EOF }); err == nil {
+	if err := mustOpen(t, newMemDisks(), tiny()).Stage(t.Context(), raw[:len(raw)-1], func(ctxT, string) (io.ReadCloser, error) { return nil, io.EOF }, testFetch); err == nil {
 		t.Error("a snapshot that ends too early is staged")
 	}
 }

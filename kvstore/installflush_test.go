@@ -23,7 +23,7 @@ func TestStore_Install_WhileAFlushEnds(t *testing.T) {
 		if err := s.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Stage(t.Context(), snap, serveFrom(sender)); err != nil {
+		if err := s.Stage(t.Context(), snap, serveFrom(sender), testFetch); err != nil {
 			t.Fatal(err)
 		}
 		done := make(chan error)

@@ -13,7 +13,7 @@ func TestStore_Install_DropsTheChunksOfUploadsThatAreGone(t *testing.T) {
 	first := [][]byte{openCommand(gone, now), openCommand(kept, now), testChunk(gone, 0, make([]byte, ChunkBytes), now), testChunk(gone, 1, []byte("b"), now), testChunk(kept, 0, []byte("c"), now)}
 	apply := func(s *Store, index uint64, cmds ...[]byte) {
 		t.Helper()
-		if _, err := s.Apply(index, 7, cmds, nil); err != nil {
+		if _, err := applyTo(s, index, 7, cmds, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Commit(); err != nil {

@@ -244,7 +244,7 @@ func TestStore_Keys_Bounds(t *testing.T) {
 	for i := range 100 {
 		commands = append(commands, testPut(Key(fmt.Sprintf("%02d", i)+strings.Repeat("k", 800)), "id", "", nil, time.Unix(0, 0)))
 	}
-	if _, err := s.Apply(1, 1, commands, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, commands, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, where := range []struct {
@@ -286,7 +286,7 @@ func TestStore_Keys_LargeRecordsShortenPages(t *testing.T) {
 	const n = pageHistoryBytes/ChunkBytes + 8
 	value := make([]byte, ChunkBytes)
 	for i := range n {
-		if _, err := s.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprintf("%03d", i)), "id", "", value, time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprintf("%03d", i)), "id", "", value, time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -311,7 +311,7 @@ func TestStore_Keys_SortedCopyGrows(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	for i := range 4 * unsortedMin {
 		key := Key(fmt.Sprintf("%06d", i*7919%1_000_003))
-		if _, err := s.Apply(uint64(i+1), 1, [][]byte{testPut(key, "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{testPut(key, "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if i%97 == 0 {
@@ -349,13 +349,13 @@ func TestStore_Advanced(t *testing.T) {
 		}
 	}
 	first := s.Advanced(0)
-	if _, err := s.Apply(1, 1, nil, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if isClosed(first) {
 		t.Error("an entry without a put woke a follower")
 	}
-	if _, err := s.Apply(2, 1, [][]byte{testPut("k", "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(s, 2, 1, [][]byte{testPut("k", "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !isClosed(first) || !isClosed(s.Advanced(0)) || isClosed(s.Advanced(1)) {

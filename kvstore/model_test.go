@@ -8,8 +8,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // model is the plain form of the state machine: maps and slices, no disk.
@@ -54,6 +57,8 @@ func (m *model) applyOne(cmd *command) any {
 	switch cmd.kind {
 	case commandPut:
 		return m.set(cmd, cmd.body.value)
+	case commandRefer:
+		return m.set(cmd, testBody(cmd.ref.Digest))
 	case commandSeal:
 		var value []byte
 		parts := m.uploads[cmd.upload]
@@ -85,7 +90,7 @@ func (m *model) applyOne(cmd *command) any {
 		case int(cmd.number) == n && n > 0 && len(parts[n-1]) < ChunkBytes:
 			return ErrUploadIncomplete
 		case int(cmd.number) == n:
-			m.uploads[cmd.upload] = append(parts, bytes.Clone(cmd.stored[chunkPrefixBytes:]))
+			m.uploads[cmd.upload] = append(parts, testBody(cmd.ref.Digest))
 		}
 		return ChunkResult{}
 	}
@@ -98,7 +103,7 @@ func (m *model) set(cmd *command, value []byte) any {
 	b := &cmd.body
 	if old, set := m.keys[Key(b.key)]; set {
 		switch {
-		case !bytes.Equal(old.value, value) && cmd.kind == commandPut, old.meta.SHA256 != b.sum:
+		case !bytes.Equal(old.value, value) && cmd.kind != commandSeal, old.meta.SHA256 != b.sum:
 			return PutResult{Conflict, old.meta}
 		case old.meta.PutID == b.putIDString():
 			return PutResult{Created, old.meta}
@@ -255,6 +260,9 @@ func (g *scriptGen) commands() [][]byte {
 		if len(g.open) > 0 {
 			return [][]byte{abandonCommand(g.open[g.rng.IntN(len(g.open))])}
 		}
+	case 6:
+		value = bytes.Repeat(value[:1+g.rng.IntN(2)], BodyBytesMin) // few different ones
+		return [][]byte{testPut(key, fmt.Sprint("id-", g.n), "", value, g.now)}
 	case 4:
 		return [][]byte{testPut(key, fmt.Sprintf("%032x", g.rng.IntN(4)), "text/plain", value, g.now)}
 	case 5:
@@ -306,6 +314,10 @@ func testPut(key Key, id, ct string, value []byte, now time.Time) []byte {
 	}
 	m := Meta{Key: key, Size: int64(len(value)), ContentType: ct, Time: now, PutID: id}
 	m.SHA256 = sumOf(value)
+	if m.Size >= BodyBytesMin {
+		registerBody(value)
+		return referCommand(&m)
+	}
 	cmd, _ := putCommandHeader(&m, m.Size)
 	return append(cmd, value...)
 }
@@ -326,15 +338,16 @@ func mustMeta(values map[string]string) UserMeta {
 }
 
 func testChunk(id uploadID, n uint32, data []byte, now time.Time) []byte {
-	cmd := append(make([]byte, chunkHeaderBytes), data...)
-	finishChunk(cmd, id, n, now)
-	return cmd
+	return chunkCommand(id, n, now, registerBody(data))
 }
 
-// memDisks are the three disks of a store, which outlive it.
+// memDisks are the disks of a store, which outlive it.
 type memDisks struct {
 	history, index, staging *MemEngine
+	values                  string                      // directory of the bodies; empty: to be made, with what history refers to
+	bodies                  *bodies.Store               // of the last life
 	hook                    func(disk string) FailPoint // nil: nothing fails
+	ahead                   atomic.Int64                // of the clock of the bodies, in nanoseconds
 }
 
 func newMemDisks() *memDisks {
@@ -342,11 +355,12 @@ func newMemDisks() *memDisks {
 }
 
 // open crashes whatever uses the disks and opens a store on what was durable.
-func (d *memDisks) open(cfg StoreConfig) (*Store, error) {
+func (d *memDisks) open(t testing.TB, cfg StoreConfig) (*Store, error) {
+	t.Helper()
 	d.history, d.index = d.history.Reopen(), d.index.Reopen()
 	d.arm(d.history, "history")
 	d.arm(d.index, "index")
-	cfg.History, cfg.Index = d.history, d.index
+	cfg.History, cfg.Index, cfg.Bodies = d.history, d.index, d.openBodies(t)
 	cfg.OpenStaging = func() (Engine, error) {
 		d.staging = d.staging.Reopen()
 		d.arm(d.staging, "staging")
@@ -362,6 +376,25 @@ func (d *memDisks) open(cfg StoreConfig) (*Store, error) {
 	return OpenStore(cfg)
 }
 
+// openBodies opens the bodies anew.
+func (d *memDisks) openBodies(t testing.TB) *bodies.Store {
+	t.Helper()
+	if d.bodies != nil {
+		if err := d.bodies.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fresh := d.values == ""
+	if fresh {
+		d.values = t.TempDir()
+	}
+	d.bodies = openBodies(t, d.values, func() time.Time { return time.Now().Add(time.Duration(d.ahead.Load())) })
+	if fresh {
+		supplyHistory(t, d.bodies, d.history)
+	}
+	return d.bodies
+}
+
 func (d *memDisks) arm(e *MemEngine, disk string) {
 	if d.hook != nil {
 		e.OnUpdate(func(int) FailPoint { return d.hook(disk) })
@@ -370,7 +403,7 @@ func (d *memDisks) arm(e *MemEngine, disk string) {
 
 func mustOpen(t testing.TB, d *memDisks, cfg StoreConfig) *Store {
 	t.Helper()
-	s, err := d.open(cfg)
+	s, err := d.open(t, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -387,7 +420,7 @@ func mustApply(t testing.TB, s *Store, e *entry) {
 
 func applyEntry(t testing.TB, s *Store, e *entry) error {
 	t.Helper()
-	results, err := s.Apply(e.index, 7, e.commands, e.meta)
+	results, err := applyTo(s, e.index, 7, e.commands, e.meta)
 	if err != nil {
 		return err
 	}

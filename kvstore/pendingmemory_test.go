@@ -10,7 +10,7 @@ import (
 // What pends must take about the memory that pendingBytes says, however few
 // commands an entry brings.
 func TestStore_Apply_PendingMemoryIsCounted(t *testing.T) {
-	s, err := OpenStore(StoreConfig{History: NewMemEngine(), Index: NewMemEngine()})
+	s, err := OpenStore(StoreConfig{History: NewMemEngine(), Index: NewMemEngine(), Bodies: openBodies(t, t.TempDir(), time.Now)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +24,7 @@ func TestStore_Apply_PendingMemoryIsCounted(t *testing.T) {
 	before := heap()
 	for i := range 5000 {
 		p := SmallPut{Key: Key(fmt.Sprintf("key-%08d", i)), ContentType: DefaultContentType, PutID: "00112233445566778899aabbccddeeff", Value: make([]byte, 100)}
-		if _, err := s.Apply(uint64(i+1), 1, [][]byte{p.command(time.Unix(1, 0), sumOf(p.Value))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{p.command(time.Unix(1, 0), sumOf(p.Value))}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -19,7 +19,7 @@ func TestStore_Digest_AtEveryPosition(t *testing.T) {
 			if s == b && i+1 == wrongFrom {
 				value = "what nobody put"
 			}
-			if _, err := s.Apply(uint64(1+i), 1, [][]byte{testPut(Key(fmt.Sprint("k", i)), "p", "", []byte(value), time.Unix(0, 0))}, nil); err != nil {
+			if _, err := applyTo(s, uint64(1+i), 1, [][]byte{testPut(Key(fmt.Sprint("k", i)), "p", "", []byte(value), time.Unix(0, 0))}, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

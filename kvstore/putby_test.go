@@ -62,7 +62,7 @@ func wantMetas(t *testing.T, s *Store, want map[Key]Meta) {
 		}
 		got["Get "+string(key)] = v.Meta
 	}
-	s.getMany(keys, func(i int, v *Value, err error) {
+	s.getMany(keys, true, func(i int, v *Value, err error) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestDB_PutBy_TheFirstStays(t *testing.T) {
 		_, _ = value.ReadFrom(c.r.Body)
 		c.r.Body, m.SHA256 = bytes.NewReader(value.Bytes()), sumOf(value.Bytes())
 		cmd, _ := putCommandHeader(&m, m.Size)
-		results, err := s.Apply(uint64(i+10), 1, [][]byte{append(cmd, value.Bytes()...)}, nil)
+		results, err := applyTo(s, uint64(i+10), 1, [][]byte{append(cmd, value.Bytes()...)}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

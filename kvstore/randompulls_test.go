@@ -96,7 +96,7 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 				c.OverlayBytes, c.GenerationBytes = 8000, 2000
 				c.OpenScratch = func() (Scratch, error) { return &memScratch{}, nil }
 			}
-			if s, err = d.open(c); err != nil {
+			if s, err = d.open(t, c); err != nil {
 				t.Fatalf("seed %d: open: %v", seed, err)
 			}
 		}
@@ -128,7 +128,7 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 						return &cutReader{ReadCloser: rc, left: r.Int64N(60000), read: &read}, err
 					}
 				}
-				err = s.Stage(t.Context(), sn.snapshot, fetch)
+				err = s.Stage(t.Context(), sn.snapshot, fetch, testFetch)
 				counts[fmt.Sprintf("stage%d %v", kind, err == nil)]++
 				if err == nil && r.IntN(3) > 0 {
 					err = s.Install(sn.index, 7, sn.meta, sn.snapshot)

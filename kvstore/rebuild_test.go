@@ -71,7 +71,7 @@ func TestStore_Rebuild_AfterAnyCrash(t *testing.T) {
 		open := func(d *memDisks, scratch *memScratch) (*Store, error) {
 			cfg := tiny()
 			cfg.OpenScratch = func() (Scratch, error) { return scratch, nil }
-			return d.open(cfg)
+			return d.open(t, cfg)
 		}
 		clean := newCrashPoint("", 0, FailNever)
 		d, scratch := build(), &memScratch{}
@@ -123,7 +123,7 @@ func TestStore_Rebuild_DamagedRunsAreRefused(t *testing.T) {
 		}
 		cfg := tiny()
 		cfg.OpenScratch = func() (Scratch, error) { return scratch, nil }
-		s, err := d.open(cfg)
+		s, err := d.open(t, cfg)
 		if at == 0 {
 			if err != nil {
 				t.Fatal(err)
@@ -163,12 +163,12 @@ func TestStore_Rebuild_LeavesItsMark(t *testing.T) {
 	cfg.OpenScratch = func() (Scratch, error) { return &memScratch{}, nil }
 	d = &memDisks{history: whole, index: NewMemEngine(), staging: NewMemEngine()}
 	d.hook = newCrashPoint("index", 1, FailAfter).hook
-	if _, err := d.open(cfg); !errors.Is(err, ErrInjected) {
+	if _, err := d.open(t, cfg); !errors.Is(err, ErrInjected) {
 		t.Fatal(err)
 	}
 	d.hook = nil
 	old := &memDisks{history: half, index: copyEngine(d.index), staging: NewMemEngine()}
-	if _, err := old.open(cfg); err == nil || !strings.Contains(err.Error(), "newer history") {
+	if _, err := old.open(t, cfg); err == nil || !strings.Contains(err.Error(), "newer history") {
 		t.Errorf("keys of a newer history: %v", err)
 	}
 	mustOpen(t, d, cfg)
@@ -191,7 +191,7 @@ func TestStore_Open_IndexFails(t *testing.T) {
 	for n := 1; n < 10; n++ {
 		d = &memDisks{history: copyEngine(history), index: NewMemEngine(), staging: NewMemEngine()}
 		d.hook = newCrashPoint("index", n, FailBefore).hook
-		if _, err := d.open(tiny()); !errors.Is(err, ErrInjected) {
+		if _, err := d.open(t, tiny()); !errors.Is(err, ErrInjected) {
 			t.Errorf("step %d: %v", n, err)
 		}
 	}

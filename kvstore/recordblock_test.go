@@ -320,7 +320,7 @@ func TestStore_Stage_WhileItCommits(t *testing.T) {
 			}
 			return serveFrom(sender)(ctx, query)
 		}
-		if err := s.Stage(t.Context(), snapshot, fetch); err != nil {
+		if err := s.Stage(t.Context(), snapshot, fetch, testFetch); err != nil {
 			t.Fatal(err)
 		}
 		if at%2 == 0 {
@@ -363,7 +363,7 @@ func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
 	cfg.CommitBytes = 1000 // so that much of the lie is written before it is found out
 	s := mustOpen(t, d, cfg)
 	for range 2 {
-		if err := s.Stage(t.Context(), snapshot, lie); !errors.Is(err, ErrSnapshotBody) {
+		if err := s.Stage(t.Context(), snapshot, lie, testFetch); !errors.Is(err, ErrSnapshotBody) {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -425,7 +425,7 @@ func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
 	}
 	s = mustOpen(t, d, tiny())
 	var corrupt *CorruptError
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender)); !errors.As(err, &corrupt) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); !errors.As(err, &corrupt) {
 		t.Fatalf("got %v", err)
 	}
 	if err := catchUp(t, s, index, meta, snapshot, sender); err != nil {

@@ -43,7 +43,7 @@ func TestStore_Dead_AnswersNothingElse(t *testing.T) {
 		return err
 	}
 	for what, do := range map[string]func() error{
-		"Apply":         func() error { _, err := s.Apply(100, 1, nil, nil); return err },
+		"Apply":         func() error { _, err := applyTo(s, 100, 1, nil, nil); return err },
 		"Commit":        s.Commit,
 		"FlushIndex":    s.FlushIndex,
 		"Get":           func() error { _, err := s.Get("k"); return err },
@@ -90,7 +90,7 @@ func TestStore_Apply_MakesRoomItself(t *testing.T) {
 	for _, pending := range []int64{1, 1000, 1 << 20} {
 		s := mustOpen(t, newMemDisks(), StoreConfig{PendingBytes: pending, OverlayBytes: 1000, GenerationBytes: 100})
 		for i := range uint64(200) {
-			if _, err := s.Apply(i+1, 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+			if _, err := applyTo(s, i+1, 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
 				t.Fatal(err)
 			}
 			const entry = 300
@@ -106,7 +106,7 @@ func TestStore_Failed_SaysAtWhat(t *testing.T) {
 	for _, closed := range []bool{false, true} {
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})
-		if _, err := s.Apply(1, 1, nil, nil); err != nil {
+		if _, err := applyTo(s, 1, 1, nil, nil); err != nil {
 			t.Fatal(err)
 		}
 		want := "commit to history: " + ErrCrashed.Error()
@@ -127,7 +127,7 @@ func TestStore_Failed_SaysAtWhat(t *testing.T) {
 func TestStore_Keys_EndsWithItsContext(t *testing.T) {
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{})
-	if _, err := s.Apply(1, 1, [][]byte{testPut("k", "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{testPut("k", "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.FlushIndex(); err != nil {

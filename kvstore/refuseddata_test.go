@@ -282,9 +282,9 @@ func TestSumChunks_EndsWithItsContext(t *testing.T) {
 	f := newFlipped("k", 1, false)
 	var d body
 	change(t, e, func(tx Tx) error {
-		for i, raw := range f.chunks {
-			k := makeChunkKey(f.id, uint32(i))
-			if err := tx.Put(BucketChunks, k[:], raw[chunkHeaderBytes-chunkPrefixBytes:]); err != nil {
+		for _, raw := range f.chunks {
+			k, row := rowOf(t, raw)
+			if err := tx.Put(BucketChunks, k[:], row); err != nil {
 				return err
 			}
 		}
@@ -292,8 +292,10 @@ func TestSumChunks_EndsWithItsContext(t *testing.T) {
 		d = cmd.body
 		return err
 	})
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	supplyHistory(t, s.bodies, e)
 	for left := range 3 {
-		sum, err := sumChunks(&stopAfter{t.Context(), left}, e, &d)
+		sum, err := s.sumChunks(&stopAfter{t.Context(), left}, e, &d)
 		if left < 2 && !errors.Is(err, context.Canceled) || left == 2 && (err != nil || sum != sumOf(f.value)) {
 			t.Errorf("after %d chunks: %s, %v", left, sum, err)
 		}

@@ -36,7 +36,7 @@ func newFlipped(key Key, n byte, flip bool) *flipped {
 
 func applyOne(t testing.TB, s *Store, index uint64, cmd []byte) any {
 	t.Helper()
-	res, err := s.Apply(index, 1, [][]byte{cmd}, nil)
+	res, err := applyTo(s, index, 1, [][]byte{cmd}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestStore_Stage_GoesOnFromItsOwnDigest(t *testing.T) {
 	}
 	reads := &readChunks{Engine: r.history}
 	r.history = reads
-	if err := r.Stage(t.Context(), snapshot, serveFrom(sender)); err != nil {
+	if err := r.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); err != nil {
 		t.Fatal(err)
 	}
 	if reads.n != 2 { // the first is there, the second is not
@@ -262,8 +262,8 @@ func TestStore_Apply_SealIsNotDecidedByDamageHere(t *testing.T) {
 		applyOne(t, s, 1, f.open)
 		applyOne(t, s, 2, f.chunks[0])
 		wrong(s)
-		s.chunks[makeChunkKey(f.id, 0)][chunkPrefixBytes] ^= 1
-		if _, err := s.Apply(3, 1, [][]byte{f.chunks[1], f.seal}, nil); err == nil || s.err() == nil {
+		s.chunks[makeChunkKey(f.id, 0)][statePrefixBytes] ^= 1
+		if _, err := applyTo(s, 3, 1, [][]byte{f.chunks[1], f.seal}, nil); err == nil || s.err() == nil {
 			t.Fatalf("the store goes on: %v", err)
 		}
 	})
@@ -345,8 +345,8 @@ func TestUpload_Sum(t *testing.T) {
 	}
 }
 
-// flippingLog flips a bit of a chunk between the digest of the value and the
-// checksum of the chunk, as the proposer's memory may.
+// flippingLog flips a bit of a chunk between the digest of the value and that of the
+// chunk, as the proposer's memory may.
 type flippingLog struct{ *directLog }
 
 func (l flippingLog) Propose(ctx context.Context, cmd []byte) (any, error) {
@@ -355,9 +355,9 @@ func (l flippingLog) Propose(ctx context.Context, cmd []byte) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		cmd = bytes.Clone(cmd)
-		cmd[len(cmd)-1] ^= 1
-		sealChunk(cmd[chunkHeaderBytes-chunkPrefixBytes:], makeChunkKey(c.upload, c.number))
+		data := testBody(c.ref.Digest)
+		data[len(data)-1] ^= 1
+		cmd = testChunk(c.upload, c.number, data, time.Unix(0, c.time))
 	}
 	return l.directLog.Propose(ctx, cmd)
 }

@@ -39,7 +39,7 @@ func TestStore_Apply_OnceOnly(t *testing.T) {
 	step := func(flush func() error) {
 		for i, p := range puts {
 			index++
-			res, err := s.Apply(index, 1, [][]byte{testPut("k", p.id, fmt.Sprintf("text/x%d", i), []byte(p.value), now.Add(time.Duration(index)))}, nil)
+			res, err := applyTo(s, index, 1, [][]byte{testPut("k", p.id, fmt.Sprintf("text/x%d", i), []byte(p.value), now.Add(time.Duration(index)))}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -59,7 +59,7 @@ func TestStore_Apply_OnceOnly(t *testing.T) {
 
 func TestStore_Apply_SameKeyTwiceInOneEntry(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
-	res, err := s.Apply(1, 1, [][]byte{
+	res, err := applyTo(s, 1, 1, [][]byte{
 		testPut("k", "a", "", []byte("1"), time.Unix(0, 0)),
 		testPut("k", "b", "", []byte("2"), time.Unix(0, 0)),
 		testPut("l", "c", "", nil, time.Unix(0, 0)),
@@ -79,7 +79,7 @@ func TestStore_Apply_WrongDigestIsRefused(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	cmd := testPut("k", "a", "", []byte("value"), time.Unix(0, 0))
 	cmd[len(cmd)-1] ^= 1
-	res, err := s.Apply(1, 1, [][]byte{cmd}, nil)
+	res, err := applyTo(s, 1, 1, [][]byte{cmd}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +90,10 @@ func TestStore_Apply_WrongDigestIsRefused(t *testing.T) {
 
 func TestStore_Apply_IndexBackwardsIsFatal(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
-	if _, err := s.Apply(5, 1, nil, nil); err != nil {
+	if _, err := applyTo(s, 5, 1, nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Apply(5, 1, nil, nil)
+	_, err := applyTo(s, 5, 1, nil, nil)
 	if err == nil {
 		t.Fatal("entry 5 was applied twice")
 	}
@@ -105,7 +105,7 @@ func TestStore_Apply_IndexBackwardsIsFatal(t *testing.T) {
 func TestStore_Apply_KeepsNothingOfTheCaller(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	cmd, meta := testPut("k", "a", "text/plain", []byte("value"), time.Unix(0, 0)), []byte("meta")
-	if _, err := s.Apply(1, 1, [][]byte{cmd}, meta); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{cmd}, meta); err != nil {
 		t.Fatal(err)
 	}
 	clear(cmd)
@@ -136,7 +136,7 @@ func TestStore_Durable_IsOneTransaction(t *testing.T) {
 		if meta != "" {
 			b = []byte(meta)
 		}
-		if _, err := s.Apply(uint64(4+i), 2, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, b); err != nil {
+		if _, err := applyTo(s, uint64(4+i), 2, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, b); err != nil {
 			t.Fatal(err)
 		}
 		if i == 1 {
@@ -171,7 +171,7 @@ func TestStore_Resolve(t *testing.T) {
 	if res, decided, _ := s.Resolve(abandonCommand(id)); !decided || res != (AbandonResult{}) {
 		t.Fatalf("abandon of an unknown upload: %v %v", res, decided)
 	}
-	applied, err := s.Apply(1, 1, cmds, nil)
+	applied, err := applyTo(s, 1, 1, cmds, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestStore_Apply_Chunks(t *testing.T) {
 	do := func(cmd []byte) any {
 		t.Helper()
 		index++
-		res, err := s.Apply(index, 1, [][]byte{cmd}, nil)
+		res, err := applyTo(s, index, 1, [][]byte{cmd}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestStore_Apply_LateOpenAfterDropIsDeterministic(t *testing.T) {
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})
 		for i, cmd := range cmds {
-			if _, err := s.Apply(uint64(i+1), 1, [][]byte{cmd}, nil); err != nil {
+			if _, err := applyTo(s, uint64(i+1), 1, [][]byte{cmd}, nil); err != nil {
 				t.Fatal(err)
 			}
 			if mask&(1<<i) != 0 {
@@ -339,7 +339,7 @@ func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
 			go func() {
 				defer close(applied)
 				for i := range 400 {
-					if _, err := s.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "a", "", make([]byte, 100), time.Unix(0, 0))}, nil); err != nil {
+					if _, err := applyTo(s, uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "a", "", make([]byte, 100), time.Unix(0, 0))}, nil); err != nil {
 						t.Errorf("apply: %v", err)
 						return
 					}
@@ -392,7 +392,7 @@ func TestStore_Run_CommitsOnTheWayOut(t *testing.T) {
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{CommitInterval: time.Hour})
 	stop := startRun(t, s)
-	if _, err := s.Apply(1, 1, [][]byte{testPut("k", "a", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{testPut("k", "a", "", []byte("v"), time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
 	}
 	stop()
@@ -418,7 +418,7 @@ func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
 		go func() { done <- s.Run(t.Context()) }()
 		var err error
 		for i := uint64(1); err == nil; i++ {
-			_, err = s.Apply(i, 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil)
+			_, err = applyTo(s, i, 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil)
 		}
 		if rerr := <-done; !errors.Is(rerr, ErrInjected) || rerr != err {
 			t.Fatalf("Run returned %v, Apply %v", rerr, err)
@@ -521,7 +521,7 @@ func TestStore_OnCommit(t *testing.T) {
 		}
 	}})
 	for i := range 3 {
-		if _, err := s.Apply(uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 { // the second has nothing to write

@@ -92,9 +92,12 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 		"a chunk is shorter than its place": func(t *testing.T, d *memDisks) {
 			change(t, d.history, func(tx Tx) error {
 				k, v := sealedChunk(t, tx)
-				v = v[:len(v)-1]
-				sealChunk(v, k)
-				return tx.Put(BucketChunks, k[:], v)
+				ref, err := decodeChunkRow(v, k)
+				if err != nil {
+					return err
+				}
+				ref.Size--
+				return tx.Put(BucketChunks, k[:], encodeChunkRow(k, ref))
 			})
 		},
 	}
@@ -151,7 +154,7 @@ func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
 	disks := newMemDisks()
 	s := mustOpen(t, disks, StoreConfig{})
 	f := newFlipped("k", 1, false)
-	if _, err := s.Apply(1, 1, [][]byte{f.open, f.chunks[0], f.chunks[1], f.seal}, nil); err != nil {
+	if _, err := applyTo(s, 1, 1, [][]byte{f.open, f.chunks[0], f.chunks[1], f.seal}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Commit(); err != nil {
@@ -159,9 +162,14 @@ func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
 	}
 	change(t, disks.history, func(tx Tx) error {
 		k, v := sealedChunk(t, tx)
-		v[len(v)-1] ^= 1
-		sealChunk(v, k)
-		return tx.Put(BucketChunks, k[:], v)
+		ref, err := decodeChunkRow(v, k)
+		if err != nil {
+			return err
+		}
+		data := testBody(ref.Digest)
+		data[len(data)-1] ^= 1
+		ref = registerBody(data)
+		return errors.Join(supply(s.bodies, ref), tx.Put(BucketChunks, k[:], encodeChunkRow(k, ref)))
 	})
 	if err := s.Verify(t.Context()); err != nil {
 		t.Fatal(err)
