@@ -373,6 +373,8 @@ type Stats struct {
 	OverlayBytes  int64        `json:"overlay_bytes"` // memory
 	PendingBytes  int64        `json:"pending_bytes"` // memory, applied and not yet in history
 	OpenUploads   int          `json:"open_uploads"`
+	Values        ValueFiles   `json:"values"`
+	Scrub         Scrub        `json:"scrub"`
 	Puts          uint64       `json:"puts"`
 	Created       uint64       `json:"created"`
 	Unchanged     uint64       `json:"unchanged"`
@@ -385,6 +387,30 @@ type Stats struct {
 	Version       string       `json:"version"`
 	UptimeSeconds float64      `json:"uptime_seconds"`
 }
+
+// ValueFiles are the figures of the files in which a database node keeps the bytes of
+// large values, each once. LiveBytes and DeadBytes together are what those files take
+// on disk.
+type ValueFiles struct {
+	Bodies         int64 `json:"bodies"`          // pieces of up to 1 MiB, each kept once
+	LiveBytes      int64 `json:"live_bytes"`      // needed by a value, an open upload or the log
+	DeadBytes      int64 `json:"dead_bytes"`      // needed by nothing, and not given back yet
+	ReclaimedBytes int64 `json:"reclaimed_bytes"` // given back to the file system since the process began
+	Segments       int   `json:"segments"`        // files
+}
+
+// Scrub says how far a database node is that reads all it keeps, to find damage before
+// somebody asks for the data, and how the last time ended that did.
+type Scrub struct {
+	Running         bool       `json:"running"`
+	Fraction        float64    `json:"fraction"`              // 0 to 1, of the one that is running; 0 when none is
+	LastEnd         *time.Time `json:"last_end,omitempty"`    // nil: none has ended yet
+	LastTookSeconds float64    `json:"last_took_seconds"`     // 0: none has ended yet
+	LastResult      string     `json:"last_result,omitempty"` // "ok", or the damage that was found
+}
+
+// ScrubOK is Scrub.LastResult when everything was in order.
+const ScrubOK = "ok"
 
 // CacheStats is GET /stats of a cache node.
 type CacheStats struct {

@@ -11,7 +11,10 @@ export function databaseStats(some: Partial<DatabaseStats> = {}): DatabaseStats 
     commit_index: 120, applied_index: 118, durable_index: 110, revision: 90, digest: '',
     history: { id: historyId }, level: { store: 1, program: 1 },
     keys: 90, value_bytes: 4096, history_bytes: 8192, index_bytes: 2048, overlay_bytes: 0, pending_bytes: 0,
-    open_uploads: 0, puts: 0, created: 0, unchanged: 0, conflicts: 0, gets: 0, absences: 0, errors: 0,
+    open_uploads: 0,
+    values: { bodies: 12, live_bytes: 6144, dead_bytes: 1024, reclaimed_bytes: 3072, segments: 1 },
+    scrub: { running: false, fraction: 0, last_end: new Date(noon - 2 * 3600_000).toISOString(), last_took_seconds: 90, last_result: 'ok' },
+    puts: 0, created: 0, unchanged: 0, conflicts: 0, gets: 0, absences: 0, errors: 0,
     disk_free_bytes: 5 * 1024 ** 3, disk_low: false, version: '1.0.0', uptime_seconds: 75,
     ...some,
   }

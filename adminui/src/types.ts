@@ -92,6 +92,8 @@ export interface DatabaseStats {
   overlay_bytes: number
   pending_bytes: number
   open_uploads: number
+  values?: ValueFiles // a node of an earlier version has none
+  scrub?: Scrub
   puts: number
   created: number
   unchanged: number
@@ -103,6 +105,24 @@ export interface DatabaseStats {
   disk_low: boolean
   version: string
   uptime_seconds: number
+}
+
+// The files that hold the bytes of large values, each once.
+export interface ValueFiles {
+  bodies: number
+  live_bytes: number
+  dead_bytes: number
+  reclaimed_bytes: number
+  segments: number
+}
+
+// How far a node is that reads all it keeps, and how the last time ended.
+export interface Scrub {
+  running: boolean
+  fraction: number
+  last_end?: string // absent before the first end
+  last_took_seconds: number
+  last_result?: string // "ok", or the damage
 }
 
 export interface CacheState {

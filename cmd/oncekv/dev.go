@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +24,7 @@ type devFlags struct {
 	portOffset int
 	allowed    []string // hosts
 	reset      bool
+	scrub      scrubFlags
 	log        logFlags
 }
 
@@ -55,6 +57,7 @@ Local clusters with offsets that are multiples of 100 run beside one another.`,
 	registerAllowedHosts(f, &d.allowed)
 	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first; asks before it does")
 	a.yesFlag(f, "--reset")
+	d.scrub.register(f)
 	d.log.register(f, slog.LevelWarn)
 	return cmd
 }
@@ -64,6 +67,9 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 		return usageErrorf("--port-offset %d does not leave valid ports; use 0 to %d", d.portOffset, devOffsetMax)
 	}
 	if err := server.CheckAllowedHosts(d.allowed); err != nil {
+		return err
+	}
+	if _, err := d.scrub.value(); err != nil {
 		return err
 	}
 	if d.reset {
@@ -95,7 +101,8 @@ type devSystem struct {
 	app     *app
 	data    devData
 	offset  int
-	allowed []string // hosts
+	allowed []string      // hosts
+	scrub   time.Duration // as server.DatabaseConfig takes it
 	files   *server.Descriptors
 	asks    *http.Client
 	members []*devMember
@@ -117,6 +124,9 @@ func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
 		return nil, err
 	}
 	s := &devSystem{app: a, data: devData{d.directory()}, offset: d.portOffset, allowed: d.allowed, files: files, asks: nodehttp.NewClient(nodehttp.Options{})}
+	if s.scrub, err = d.scrub.value(); err != nil {
+		return nil, err
+	}
 	ports := portsAt(d.portOffset)
 	kept, err := s.data.peerPort()
 	if err != nil {
@@ -165,7 +175,7 @@ func (s *devSystem) plan(ports devPorts, logger *slog.Logger) {
 	for i, p := range peers {
 		cfg := server.DatabaseConfig{
 			Name: p.Name, DataDir: s.data.member(p.Name), Listen: loopback(ports.database + i),
-			PeerListen: loopback(ports.peer + i), PeerAdvertise: p.URL, InitialCluster: peers, AllowedHosts: s.allowed, Descriptors: s.files, Logger: logger,
+			PeerListen: loopback(ports.peer + i), PeerAdvertise: p.URL, InitialCluster: peers, AllowedHosts: s.allowed, ScrubInterval: s.scrub, Descriptors: s.files, Logger: logger,
 		}
 		s.members = append(s.members, &devMember{name: p.Name, config: cfg, url: "http://" + cfg.Listen, peers: p.URL})
 	}

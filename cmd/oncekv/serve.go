@@ -21,6 +21,7 @@ type serveFlags struct {
 	maxValueBytes    byteSize
 	diskReserveBytes byteSize
 	snapshotLogBytes byteSize
+	scrub            scrubFlags
 	log              logFlags
 }
 
@@ -58,6 +59,7 @@ caught up. With existing data both are ignored.`,
 	f.Var(&s.maxValueBytes, "max-value-bytes", "largest value accepted")
 	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk is free than this; 0 for no reserve")
 	f.Var(&s.snapshotLogBytes, "snapshot-log-bytes", "log between two snapshots; what lies before a snapshot is cut off")
+	s.scrub.register(f)
 	f.IntVar(&s.MaxConnections, "max-connections", 0, "connections of clients at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
 	registerAllowedHosts(f, &s.AllowedHosts)
 	s.log.register(f, 0)
@@ -97,6 +99,9 @@ func (s *serveFlags) complete() error {
 	s.MaxValueBytes, s.DiskReserveBytes, s.SnapshotLogBytes = int64(s.maxValueBytes), int64(s.diskReserveBytes), int64(s.snapshotLogBytes)
 	if s.DiskReserveBytes == 0 {
 		s.DiskReserveBytes = -1 // zero would be the default
+	}
+	if s.ScrubInterval, err = s.scrub.value(); err != nil {
+		return err
 	}
 	if err := atLeastOne("max-value-bytes", s.maxValueBytes); err != nil { // zero would be the default
 		return err

@@ -76,6 +76,7 @@ var wrongValues = map[string][]string{
 	"endpoints":              wrongEndpoints, // of every command of clients
 	"allowed-hosts":          {"*.example.com", "http://h", "h:1", "a b", "h/x", ","},
 	"timeout":                {"0s", "-1s"},
+	"scrub-interval":         {"-1s", "-1ns", "1ns", "999ms"},
 	"members add id":         nil,
 	"members add peer-url":   wrongAdvertised,
 	"members add client-url": wrongAdvertised,

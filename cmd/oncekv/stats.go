@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -139,8 +140,9 @@ func (d *statsDocument) write(w io.Writer) error {
 			continue
 		}
 		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", shown(n.Name), shown(s.Role), s.Ready, s.Revision, s.AppliedIndex, s.Keys,
-			people(s.ValueBytes), people(s.HistoryBytes+s.IndexBytes), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
+			people(s.ValueBytes), people(onDisk(s)), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
 	}
+	d.writeFiles(t)
 	d.writeHistories(t)
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "CACHE\tREADY\tGETS\tHITS\tPEER LOADS\tDATABASE LOADS\tABSENT\tERRORS\tITEMS\tBYTES\tLIMIT\tUP\tURL")
@@ -154,6 +156,33 @@ func (d *statsDocument) write(w io.Writer) error {
 			s.Items, people(s.Bytes), people(s.LimitBytes), up(s.UptimeSeconds), shown(n.URL))
 	}
 	return t.Flush()
+}
+
+// onDisk is what the data of a node takes, but for the log.
+func onDisk(s *client.Stats) int64 {
+	return s.HistoryBytes + s.IndexBytes + s.Values.LiveBytes + s.Values.DeadBytes
+}
+
+// writeFiles shows what is in the files of large values, and when each node had read
+// all that it keeps.
+func (d *statsDocument) writeFiles(t io.Writer) {
+	fmt.Fprintln(t)
+	fmt.Fprintln(t, "DATABASE\tBODIES\tLIVE\tDEAD\tRECLAIMED\tSCRUB\tLAST SCRUB\tTOOK\tRESULT")
+	for _, n := range d.Databases {
+		if n.Stats == nil {
+			fmt.Fprintf(t, "%s%s\n", shown(n.Name), strings.Repeat("\t-", 8))
+			continue
+		}
+		v, running, last, took, result := n.Stats.Values, "-", "-", "-", "-"
+		s := n.Stats.Scrub
+		if s.Running {
+			running = fmt.Sprintf("%.0f %%", math.Floor(100*s.Fraction))
+		}
+		if s.LastEnd != nil {
+			last, took, result = s.LastEnd.UTC().Format(time.RFC3339), up(s.LastTookSeconds), shown(s.LastResult)
+		}
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", shown(n.Name), v.Bodies, people(v.LiveBytes), people(v.DeadBytes), people(v.ReclaimedBytes), running, last, took, result)
+	}
 }
 
 // writeHistories shows which history each database node holds, and what those went on

@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/Focinfi/oncekv/client"
 )
@@ -55,4 +56,21 @@ func TestStats_Histories(t *testing.T) {
 	if r := f.command(t, nil, "stats").want(t, exitDone).wantStdout(t, "\nn1        -        1      2\n"); strings.Contains(r.stdout, "WENT ON FROM") {
 		t.Errorf("%s", r.stdout)
 	}
+}
+
+// stats shows what is in the files of large values, and what the last scrub found.
+func TestStats_FilesAndScrub(t *testing.T) {
+	f := newFakeAPI(t)
+	f.locked(func() {
+		f.members = client.Members{Leader: "n1", Members: []client.Member{{Name: "n1", ClientURL: f.URL}}}
+		f.files = client.ValueFiles{Bodies: 12, LiveBytes: 3 << 20, DeadBytes: 2 << 10, ReclaimedBytes: 1 << 30, Segments: 2}
+	})
+	const head = "\nDATABASE  BODIES  LIVE     DEAD     RECLAIMED  SCRUB  LAST SCRUB"
+	f.command(t, nil, "stats").want(t, exitDone).wantStdout(t, head+"  TOOK  RESULT\nn1        12      3.0 MiB  2.0 KiB  1.0 GiB    -      -           -     -\n")
+	end := time.Date(2026, 1, 5, 12, 3, 11, 0, time.UTC)
+	f.locked(func() {
+		f.scrub = client.Scrub{Running: true, Fraction: .429, LastEnd: &end, LastTookSeconds: 90, LastResult: client.ScrubOK}
+	})
+	r := f.command(t, nil, "stats").want(t, exitDone).wantStdout(t, head, "1.0 GiB    42 %   2026-01-05T12:03:11Z  1m30s  ok\n")
+	plainOutput(t, "stats", r.stdout)
 }

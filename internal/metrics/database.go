@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -17,6 +18,8 @@ type DatabaseFigures struct {
 	Store    kvstore.Stats
 	Requests Requests
 	Disk     Disk
+	Values   bodies.Stats
+	Scrub    Scrub
 }
 
 // Requests are counts since the process began.
@@ -29,6 +32,12 @@ type Requests struct {
 type Disk struct {
 	FreeBytes, ReserveBytes int64
 	Low                     bool // below the reserve
+}
+
+// Scrub is how far a node is that reads all it keeps, and when it had done so last.
+type Scrub struct {
+	Fraction float64   // 0 when none is running
+	LastEnd  time.Time // zero: none has ended yet
 }
 
 // Database is what a database node measures.
@@ -138,6 +147,15 @@ func databaseFigures() []figure[DatabaseFigures] {
 		gauge("store_pending_bytes", "Memory of what is applied and not in the history file yet.", func(n *f) float64 { return float64(n.Store.PendingBytes) }),
 		gauge("store_open_uploads", "Large values that are being put.", func(n *f) float64 { return float64(n.Store.OpenUploads) }),
 
+		gauge("values_bodies", "Pieces of large values, of up to 1 MiB, each kept once.", func(n *f) float64 { return float64(n.Values.Bodies) }),
+		gauge("values_live_bytes", "Bytes in the files of large values that a value, an open upload or the log needs.", func(n *f) float64 { return float64(n.Values.LiveBytes) }),
+		gauge("values_dead_bytes", "Bytes in the files of large values that nothing needs, and that were not given back yet.", func(n *f) float64 { return float64(n.Values.DeadBytes) }),
+		counter("values_reclaimed_bytes_total", "Bytes of large values that were given back to the file system.", func(n *f) float64 { return float64(n.Values.ReclaimedBytes) }),
+		gauge("values_segments", "Files that hold large values.", func(n *f) float64 { return float64(n.Values.Segments) }),
+
+		gauge("scrub_fraction", "How far the scrub is that is running, 0 to 1; 0 when none is.", func(n *f) float64 { return n.Scrub.Fraction }),
+		gauge("scrub_last_end_timestamp_seconds", "When a scrub ended last; 0 when none has yet.", func(n *f) float64 { return unixSeconds(n.Scrub.LastEnd) }),
+
 		gauge("disk_free_bytes", "Free space of the file system that holds the data.", func(n *f) float64 { return float64(n.Disk.FreeBytes) }),
 		gauge("disk_reserve_bytes", "Free space below which the cluster takes no puts.", func(n *f) float64 { return float64(n.Disk.ReserveBytes) }),
 		gauge("disk_low", "1 while the free space is below the reserve.", func(n *f) float64 { return truth(n.Disk.Low) }),
@@ -155,6 +173,14 @@ func databaseFigures() []figure[DatabaseFigures] {
 	return append(figures, labelled(prometheus.GaugeValue, "raft_members", "Members of the cluster, by role.", "role",
 		value{"voter", func(n *f) float64 { return members(n, false) }},
 		value{"learner", func(n *f) float64 { return members(n, true) }})...)
+}
+
+// unixSeconds is 0 for the zero time.
+func unixSeconds(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
 }
 
 func members(n *DatabaseFigures, learner bool) (count float64) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/metrics"
@@ -80,6 +81,8 @@ func TestDatabase(t *testing.T) {
 				IndexedTo: 5, OverlayKeys: 1, OverlayBytes: 73, PendingBytes: 350, OpenUploads: 1},
 			Requests: metrics.Requests{Created: 6, Unchanged: 2, Conflicts: 1, Gets: 30, Absences: 10, Errors: 1},
 			Disk:     metrics.Disk{FreeBytes: 1 << 20, ReserveBytes: 2 << 20, Low: true},
+			Values:   bodies.Stats{Bodies: 3, LiveBytes: 4096, DeadBytes: 512, ReclaimedBytes: 1024, Segments: 2},
+			Scrub:    metrics.Scrub{Fraction: .25, LastEnd: time.UnixMilli(1_500)},
 		}
 	})
 	m.Fsync(time.Millisecond)
@@ -107,6 +110,8 @@ func TestDatabase(t *testing.T) {
 		`oncekv_puts_total{outcome="created"} 6`, `oncekv_puts_total{outcome="unchanged"} 2`, `oncekv_puts_total{outcome="conflict"} 1`,
 		"oncekv_gets_total 30", "oncekv_gets_absent_total 10", "oncekv_errors_total 1",
 		"oncekv_disk_free_bytes 1.048576e+06", "oncekv_disk_reserve_bytes 2.097152e+06", "oncekv_disk_low 1",
+		"oncekv_values_bodies 3", "oncekv_values_live_bytes 4096", "oncekv_values_dead_bytes 512", "oncekv_values_reclaimed_bytes_total 1024", "oncekv_values_segments 2",
+		"oncekv_scrub_fraction 0.25", "oncekv_scrub_last_end_timestamp_seconds 1.5",
 	)
 	if !strings.Contains(text, `oncekv_build_info{go_version="go`) || !strings.Contains(text, `kind="database",node="n1"`) {
 		t.Error("no build info")

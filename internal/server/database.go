@@ -88,6 +88,10 @@ type DatabaseConfig struct {
 	MaxValueBytes    int64 // default 1 GiB
 	DiskReserveBytes int64 // default DefaultDiskReserveBytes; negative: none
 	SnapshotLogBytes int64 // log between two snapshots, default DefaultSnapshotLogBytes
+	// ScrubInterval is how often the node reads all that it keeps, to find damage
+	// before somebody asks for the data: at least a second; default
+	// DefaultScrubInterval; negative: never.
+	ScrubInterval time.Duration
 
 	Logger *slog.Logger
 }
@@ -109,6 +113,7 @@ type Database struct {
 	hosts     *hosts.Set
 	watch     *watch
 	disk      *diskWatch
+	scrubber  *scrubber
 	started   time.Time
 	verified  atomic.Uint64 // revision up to which this node's disk was found in order
 	judging   atomic.Bool   // whether the members are being asked about a difference
@@ -146,6 +151,9 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	}
 	if cfg.DiskReserveBytes == 0 {
 		cfg.DiskReserveBytes = DefaultDiskReserveBytes
+	}
+	if cfg.ScrubInterval == 0 {
+		cfg.ScrubInterval = DefaultScrubInterval
 	}
 	d := &Database{
 		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(), disputes: rate.NewLimiter(rate.Every(raftnode.DisputeEvery), 1), compared: map[raftnode.ID]comparison{},
@@ -198,6 +206,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		return nil, err
 	}
 	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
+	d.scrubber = newScrubber(cfg.DataDir, cfg.ScrubInterval, d.storedBytes, d.store.Scrub, d.logger)
 	d.watch = newWatch(d.node, d.compare)
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
 	d.metrics.Watch(d.public.ln.figures)
@@ -216,7 +225,8 @@ func (d *Database) nodeConfig() raftnode.Config {
 		Dir: d.cfg.DataDir, Name: d.cfg.Name, PeerURL: d.peer.url, ClientURL: d.public.url, Bodies: d.store.Bodies(),
 		InitialCluster: d.cfg.InitialCluster, ForceNewCluster: d.cfg.ForceNewCluster,
 		SnapshotLogBytes: int(d.cfg.SnapshotLogBytes), Logger: d.logger,
-		OnFsync: d.metrics.Fsync, OnPropose: d.metrics.Proposed,
+		LacksRoom: func() bool { return d.disk.low() },
+		OnFsync:   d.metrics.Fsync, OnPropose: d.metrics.Proposed,
 	}
 	if len(d.cfg.Join) > 0 {
 		cfg.Join = (&joiner{urls: d.cfg.Join, learner: d.cfg.Learner, logger: d.logger}).run
@@ -278,6 +288,7 @@ func (d *Database) run(public http.Handler) {
 	part("uploads", func() error { return d.db.Run(nodeCtx) })
 	part("watch", func() error { d.watch.run(nodeCtx); return nil })
 	part("disk", func() error { d.disk.run(nodeCtx); return nil })
+	part("scrub", func() error { return d.scrubber.run(nodeCtx) })
 	part("addresses", func() error { d.announce(nodeCtx); return nil })
 	go func() {
 		defer close(d.storeDone)
@@ -445,7 +456,7 @@ func (d *Database) doubtPeerURL(url string) {
 
 // stats gathers this node's figures.
 func (d *Database) stats() client.Stats {
-	st, s := d.node.Status(), d.store.Stats()
+	st, s, v := d.node.Status(), d.store.Stats(), d.store.Bodies().Stats()
 	out := client.Stats{
 		Name: d.cfg.Name, ID: st.ID.String(), Role: string(st.Role), Leader: st.LeaderName(), Term: st.Term,
 		Ready:       st.Leader != 0 && !st.Lacks && st.Applied >= st.Commit,
@@ -454,7 +465,9 @@ func (d *Database) stats() client.Stats {
 		History: httpapi.HistoryDocument(d.db.History()), Level: client.Levels{Store: st.Level, Program: st.Known},
 		Keys: uint64(s.Keys), ValueBytes: s.ValueBytes, HistoryBytes: s.HistoryBytes, IndexBytes: s.IndexBytes,
 		OverlayBytes: s.OverlayBytes, PendingBytes: s.PendingBytes, OpenUploads: s.OpenUploads,
-		Puts: d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
+		Values: client.ValueFiles{Bodies: v.Bodies, LiveBytes: v.LiveBytes, DeadBytes: v.DeadBytes, ReclaimedBytes: v.ReclaimedBytes, Segments: v.Segments},
+		Scrub:  d.scrubber.figures(),
+		Puts:   d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
 		Gets: d.counters.Gets.Load(), Absences: d.counters.Absences.Load(), Errors: d.counters.Errors.Load(),
 		DiskFreeBytes: d.disk.free.Load(), DiskLow: d.disk.low(),
 		Version: version.String(), UptimeSeconds: time.Since(d.started).Seconds(),
@@ -468,10 +481,22 @@ func (d *Database) stats() client.Stats {
 	return out
 }
 
+// storedBytes is about what the store has on disk.
+func (d *Database) storedBytes() int64 {
+	s, v := d.store.Stats(), d.store.Bodies().Stats()
+	return s.HistoryBytes + s.IndexBytes + v.LiveBytes + v.DeadBytes
+}
+
 // figures gathers what metrics show.
 func (d *Database) figures() metrics.DatabaseFigures {
+	scrub := d.scrubber.figures()
+	last := time.Time{}
+	if scrub.LastEnd != nil {
+		last = *scrub.LastEnd
+	}
 	return metrics.DatabaseFigures{
 		Raft: d.node.Status(), RaftMore: d.node.Figures(), Store: d.store.Stats(),
+		Values: d.store.Bodies().Stats(), Scrub: metrics.Scrub{Fraction: scrub.Fraction, LastEnd: last},
 		Requests: metrics.Requests{
 			Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
 			Gets: d.counters.Gets.Load(), Absences: d.counters.Absences.Load(), Errors: d.counters.Errors.Load(),

@@ -201,5 +201,9 @@ func dataEntries(path string) ([]string, error) {
 
 // isNodeFile reports whether a database node makes files of that name.
 func isNodeFile(name string) bool {
-	return name == lockFile || name == failedFile || raftnode.IsFile(name) || kvstore.IsFile(name) || strings.HasPrefix(name, httpapi.SpillPrefix)
+	switch name {
+	case lockFile, failedFile, scrubFile, scrubFileNew:
+		return true
+	}
+	return raftnode.IsFile(name) || kvstore.IsFile(name) || strings.HasPrefix(name, httpapi.SpillPrefix)
 }

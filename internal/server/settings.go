@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
@@ -55,6 +56,15 @@ func checkAtLeastZero(flag string, n int64) error {
 		return setting(flag, "it is %d, and must not be negative", n)
 	}
 	return checkBytes(flag, n)
+}
+
+// CheckScrubInterval returns a *SettingError for what ScrubInterval of no configuration
+// may be.
+func CheckScrubInterval(interval time.Duration) error {
+	if interval > 0 && interval < scrubIntervalMin {
+		return setting("scrub-interval", "%v is too short: a node would do nothing but read its files; use at least %v, or 0 for never", interval, scrubIntervalMin)
+	}
+	return nil
 }
 
 func checkName(name string) error {
@@ -155,6 +165,7 @@ func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
 		checkAtLeastZero("max-value-bytes", cfg.MaxValueBytes),
 		checkAtLeastZero("snapshot-log-bytes", cfg.SnapshotLogBytes),
 		checkBytes("disk-reserve-bytes", cfg.DiskReserveBytes),
+		CheckScrubInterval(cfg.ScrubInterval),
 		checkListen("peer-listen", cfg.PeerListen),
 		CheckAllowedHosts(cfg.AllowedHosts),
 	)

@@ -64,6 +64,7 @@ func TestSettings_CheckAndStart_Agree(t *testing.T) {
 		{"max-connections", database(func(c *server.DatabaseConfig) { c.MaxConnections = -1 })},
 		{"max-value-bytes", database(func(c *server.DatabaseConfig) { c.MaxValueBytes = -1 })},
 		{"snapshot-log-bytes", database(func(c *server.DatabaseConfig) { c.SnapshotLogBytes = -1 })},
+		{"scrub-interval", database(func(c *server.DatabaseConfig) { c.ScrubInterval = time.Millisecond })},
 		{"join", database(func(c *server.DatabaseConfig) { c.Join = []string{"http://h:1", ""} })},
 		{"join", database(func(c *server.DatabaseConfig) {
 			c.Join, c.InitialCluster = []string{"http://h:1"}, []server.Peer{{Name: "n1", URL: "http://h:2"}}

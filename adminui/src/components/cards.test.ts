@@ -1,6 +1,7 @@
 import { mount } from '@vue/test-utils'
 import { describe, expect, it } from 'vitest'
 import { cache, cacheStats, databaseStats, member, noon } from '../fixtures'
+import type { Scrub } from '../types'
 import CacheCard from './CacheCard.vue'
 import DatabaseCard from './DatabaseCard.vue'
 
@@ -20,10 +21,22 @@ describe('the card of a database node', () => {
 
   it('shows the figures of the node', () => {
     const node = member('n1', { lag: 1200, rates: { puts: 2.5, gets: 40 }, stats: databaseStats({ applied_index: 30_118, uptime_seconds: 7500 }) })
-    expect(figures(mount(DatabaseCard, { props: { node, now: 0 } }))).toEqual({
+    expect(figures(mount(DatabaseCard, { props: { node, now: noon } }))).toEqual({
       Revision: '90', 'Applied index': '30,118', Lag: '1,200 behind', 'Puts/s · gets/s': '2.5 · 40',
-      'Disk used': '10.0 KiB', 'Disk free': '5.00 GiB', Version: '1.0.0', Uptime: '2 h 5 min',
+      'Disk used': '17.0 KiB', 'Disk free': '5.00 GiB', 'Live · dead': '6.00 KiB · 1.00 KiB', Reclaimed: '3.00 KiB',
+      Scrub: 'ok, 2 h ago', Version: '1.0.0', Uptime: '2 h 5 min',
     })
+  })
+
+  it('says how far a scrub is, and marks what one has found', () => {
+    const scrubbing = (scrub: Scrub) => mount(DatabaseCard, { props: { node: member('n1', { stats: databaseStats({ scrub }) }), now: noon } }).get('[data-testid=scrub]')
+    expect(scrubbing({ running: true, fraction: 0.429, last_took_seconds: 0 }).text()).toBe('Scrub42 % read')
+    expect(scrubbing({ running: false, fraction: 0, last_took_seconds: 0 }).text()).toBe('Scrub–')
+    const end = new Date(noon - 60_000).toISOString()
+    const found = scrubbing({ running: false, fraction: 0, last_end: end, last_took_seconds: 1, last_result: 'x is damaged' })
+    expect(found.text()).toBe('Scrubdamage, 1 min ago')
+    expect(found.attributes('title')).toBe('x is damaged')
+    expect(found.classes()).toContain('damaged')
   })
 
   it('says since when a node is down and why, and lets the time pass', async () => {
@@ -44,7 +57,7 @@ describe('the card of a database node', () => {
 
   it('makes nothing up about a node that has never answered', () => {
     const card = mount(DatabaseCard, { props: { node: member('n4', { status: 'starting', stats: null }), now: noon } })
-    expect(figures(card)).toMatchObject({ Revision: '–', Lag: '–', 'Disk used': '–', Uptime: '–' })
+    expect(figures(card)).toMatchObject({ Revision: '–', Lag: '–', 'Disk used': '–', 'Live · dead': '– · –', Scrub: '–', Uptime: '–' })
   })
 })
 

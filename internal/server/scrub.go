@@ -1,0 +1,220 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// DefaultScrubInterval is how often a database node reads all that it keeps.
+const DefaultScrubInterval = 7 * 24 * time.Hour
+
+// scrubIntervalMin keeps a node from doing nothing else.
+const scrubIntervalMin = time.Second
+
+// scrubRate is what a scrub reads a second, if that is enough to be done within half
+// of the interval: a twentieth of what a disk gives.
+const scrubRate = 20 << 20
+
+// scrubFile says when the next scrub is due and how the last one ended. It is renamed
+// into its place from scrubFileNew.
+const (
+	scrubFile    = "scrub"
+	scrubFileNew = "scrub.new"
+)
+
+const scrubFileBytesMax = 16 << 10 // more is not what a node writes there
+
+// scrubNote is what scrubFile holds.
+type scrubNote struct {
+	Due      time.Time     `json:"due"`
+	LastEnd  time.Time     `json:"last_end,omitzero"`
+	LastTook time.Duration `json:"last_took_ns,omitzero"`
+	Result   string        `json:"last_result,omitempty"`
+}
+
+// scrubber reads all that a node keeps once in each interval, from one end to the
+// next. When it is due is on disk, so that restarts do not put it off. Owned by run;
+// figures may be read by anybody.
+type scrubber struct {
+	dir      string
+	interval time.Duration // 0: never
+	size     func() int64  // bytes to read, about
+	read     func(ctx context.Context, rate int64, progress func(done, total int64)) error
+	logger   *slog.Logger
+
+	mu       sync.Mutex
+	note     scrubNote
+	running  bool
+	fraction float64
+}
+
+// newScrubber reads what was noted before.
+func newScrubber(dir string, interval time.Duration, size func() int64, read func(context.Context, int64, func(done, total int64)) error, logger *slog.Logger) *scrubber {
+	s := &scrubber{dir: dir, interval: interval, size: size, read: read, logger: logger}
+	note, err := readScrubNote(filepath.Join(dir, scrubFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		logger.Warn("when the last scrub ended is not known", "err", err)
+	}
+	s.note = note
+	return s
+}
+
+// run scrubs whenever that is due, until ctx ends; then it returns nil. Damage that a
+// scrub has found is returned.
+func (s *scrubber) run(ctx context.Context) error {
+	if s.interval <= 0 {
+		return nil
+	}
+	if err := s.plan(time.Now()); err != nil {
+		return err
+	}
+	for {
+		timer := time.NewTimer(time.Until(s.last().Due))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		if err := s.scrub(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// plan says when the first scrub after a start is due: as was noted, unless nothing
+// was, damage was found, or the interval is shorter now.
+func (s *scrubber) plan(now time.Time) error {
+	note := s.last()
+	switch {
+	case note.Result != "" && note.Result != client.ScrubOK:
+		note.Due = now
+	case note.Due.IsZero(), note.Due.Sub(now) > s.interval:
+		note.Due = now.Add(time.Duration(rand.Float64() * float64(s.interval))) // replicas begin together
+	default:
+		return nil
+	}
+	return s.keep(note)
+}
+
+// scrub reads everything once.
+func (s *scrubber) scrub(ctx context.Context) error {
+	begin, size := time.Now(), s.size()
+	pace := max(scrubRate, int64(2*float64(size)/s.interval.Seconds()))
+	s.logger.Info("a scrub begins", "bytes", size, "bytes_per_second", pace)
+	s.progress(true, 0)
+	defer s.progress(false, 0)
+	err := s.read(ctx, pace, func(done, total int64) {
+		if total > 0 {
+			s.progress(true, min(1, float64(done)/float64(total)))
+		}
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	end := time.Now()
+	took := end.Sub(begin)
+	note := scrubNote{LastEnd: end.UTC(), LastTook: took, Result: client.ScrubOK}
+	if err != nil {
+		err = fmt.Errorf("a scrub has found that this node's disk does not hold what it should: %w", err)
+		note.Due, note.Result = end, err.Error()
+		return errors.Join(err, s.keep(note))
+	}
+	// So that the next one ends before the interval does, and others begin at another
+	// time.
+	rest := max(0, float64(s.interval-took))
+	note.Due = end.Add(time.Duration(rest * (1 + rand.Float64()) / 2))
+	s.logger.Info("a scrub has found everything in order", "took", took, "next", note.Due)
+	return s.keep(note)
+}
+
+func (s *scrubber) progress(running bool, fraction float64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running, s.fraction = running, fraction
+}
+
+func (s *scrubber) last() scrubNote {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.note
+}
+
+// figures is how far it is.
+func (s *scrubber) figures() client.Scrub {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := client.Scrub{Running: s.running, Fraction: s.fraction, LastTookSeconds: s.note.LastTook.Seconds(), LastResult: s.note.Result}
+	if end := s.note.LastEnd; !end.IsZero() {
+		out.LastEnd = &end
+	}
+	return out
+}
+
+// keep notes something, for the next start too. Only a write that failed so that the
+// disk cannot be trusted is an error: without a note the next start plans anew.
+func (s *scrubber) keep(note scrubNote) error {
+	s.mu.Lock()
+	s.note = note
+	s.mu.Unlock()
+	err := writeScrubNote(s.dir, note)
+	if err != nil && !errors.Is(err, ErrDiskFailed) {
+		s.logger.Warn("when the next scrub is due is not noted for the next start", "err", err)
+		return nil
+	}
+	return err
+}
+
+func readScrubNote(path string) (note scrubNote, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return note, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, scrubFileBytesMax))
+	if err != nil {
+		return note, err
+	}
+	if err := json.Unmarshal(b, &note); err != nil {
+		return scrubNote{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return note, nil
+}
+
+func writeScrubNote(dir string, note scrubNote) error {
+	b, err := json.Marshal(note)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, scrubFileNew)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := writefault.Mark(errors.Join(err, f.Close())); err != nil {
+		return err
+	}
+	if err := os.Rename(path, filepath.Join(dir, scrubFile)); err != nil {
+		return err
+	}
+	return writefault.Mark(syncDir(dir))
+}
