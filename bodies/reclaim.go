@@ -1,9 +1,11 @@
 package bodies
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -101,6 +103,9 @@ func (s *Store) forgetDead() {
 		s.forgotten = append(s.forgotten, r.place)
 		s.forget(r)
 	}
+	slices.SortFunc(s.forgotten, func(a, b place) int { // as they lie
+		return cmp.Or(cmp.Compare(a.segment, b.segment), cmp.Compare(a.offset, b.offset))
+	})
 }
 
 // punchForgotten gives back the room of what was forgotten durably. reclaiming is held.
@@ -152,7 +157,7 @@ func (s *Store) endIdle() {
 	}
 }
 
-// ended returns the segments that get nothing more and fulfil a condition.
+// ended returns the segments that get nothing more and fulfil a condition, in their order.
 func (s *Store) ended(condition func(*segment) bool) []*segment {
 	s.appending.Lock()
 	newest := s.newest
@@ -165,6 +170,7 @@ func (s *Store) ended(condition func(*segment) bool) []*segment {
 			list = append(list, seg)
 		}
 	}
+	slices.SortFunc(list, func(a, b *segment) int { return cmp.Compare(a.number, b.number) })
 	return list
 }
 

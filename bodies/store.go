@@ -2,11 +2,13 @@ package bodies
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -230,6 +232,7 @@ func (s *Store) Sync(ctx context.Context) error {
 		}
 	}
 	s.mu.RUnlock()
+	slices.SortFunc(debts, func(a, b debt) int { return cmp.Compare(a.seg.number, b.seg.number) })
 	for _, d := range debts {
 		if err := s.syncSegment(d.seg, d.to); err != nil {
 			return err

@@ -2,6 +2,7 @@ package bodies
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -377,6 +378,7 @@ func (s *Store) writeTable(prepare func()) error {
 	if len(rows) == 0 && bytes.Equal(m.encode(), t.last.encode()) {
 		return nil
 	}
+	slices.SortFunc(debts, func(a, b debt) int { return cmp.Compare(a.seg.number, b.seg.number) })
 	for _, d := range debts {
 		if err := s.syncSegment(d.seg, d.to); err != nil {
 			return err
