@@ -53,7 +53,7 @@
 //	index.db    index        last key of a block     → keys and their revisions, framed
 //	            state        "indexed"               → revision the index covers, digest there; framed
 //	                         "indexing"              → revision up to which it may have keys, digest there; framed
-//	staging.db  chunks       as in history
+//	staging.db  chunks       as in history; the bodies are where they stay already
 //	            records      revision                → record in chunks
 //	            state        "snapshot", "progress"  → what is pulled and how far
 //
@@ -186,7 +186,8 @@
 //	what DB.Put is proposing    from Log.Distribute until the answer
 //	entries of the log          by whoever has the log, see Recovered
 //
-// While a snapshot is pulled and installed nothing is reclaimed at all. What loses, and
+// While a snapshot is pulled and installed nothing is reclaimed at all, and for ten
+// minutes more if a pull breaks off and nobody goes on with it. What loses, and
 // what is abandoned, is held by nobody some time, and its room comes back.
 //
 // # Invariants

@@ -445,7 +445,7 @@ var believed = []string{
 func repaired(at string) bool {
 	look := strings.HasPrefix(at, "damage") || strings.HasPrefix(at, "view")
 	return look && strings.Contains(at, "(*Store).dropOldStaging:") ||
-		strings.HasPrefix(at, "damage") && (strings.Contains(at, "(*Store).pulledTo:") || strings.HasPrefix(at, "damage: get from state < kvstore.readProgress."))
+		strings.HasPrefix(at, "damage") && (strings.Contains(at, "(*Store).pulledTo:") || strings.Contains(at, "(*Store).pullIsWhole:") || strings.HasPrefix(at, "damage: get from state < kvstore.readProgress."))
 }
 
 // elsewhere tells of places where damage is found by somebody else, who does not know

@@ -251,9 +251,12 @@ func (in *installer) moveUpload(id uploadID) error {
 // have the row, and holds the body then. hold tells whether it has to be held.
 func (in *installer) moveChunk(key chunkKey, open, hold bool) (found bool, err error) {
 	if open {
-		if err := in.store.history.View(func(tx Tx) error {
-			found = tx.Get(BucketChunks, key[:]) != nil
-			return nil
+		if err := in.store.history.View(func(tx Tx) (err error) {
+			raw := tx.Get(BucketChunks, key[:])
+			if found = raw != nil; found {
+				_, err = checkChunkRow(tx, raw, key)
+			}
+			return err
 		}); err != nil || found {
 			return found, err
 		}
