@@ -77,18 +77,21 @@ type Config struct {
 	Grace        time.Duration // how long a body stays that nobody counts on; default 10 s
 	Round        time.Duration // how often Run reclaims; default 5 s
 	TableRows    int           // rows of the table in memory, of each kind; default 32,768, which are about 25 MiB
+	ReclaimRate  int64         // bytes a second that Run copies at most; it gives back four times as many; default 32 MiB
 	Logger       *slog.Logger
 	Now          func() time.Time // default time.Now; must not go back
 	// Sync makes durable what is at a path, a file or a directory; default: an fsync,
 	// of a segment that is open an fdatasync.
 	Sync func(path string) error
+
+	step func(name string) // for tests; see Store.step
 }
 
 // Stats are figures of a store.
 type Stats struct {
 	Bodies         int64 // that are here
 	LiveBytes      int64 // of bodies that are counted or held, and their headers
-	DeadBytes      int64 // that the files hold besides
+	DeadBytes      int64 // that the segments occupy besides, by the file system's count
 	ReclaimedBytes int64 // given back since the store was opened
 	Segments       int
 }

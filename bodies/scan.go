@@ -126,21 +126,25 @@ func (s *Store) adoptTable(m manifest, segments []*segment) error {
 			if info.bodies == 0 {
 				continue
 			}
-			return &DamageError{File: segmentPath(s.cfg.Dir, info.number), Offset: -1, Detail: fmt.Sprintf("it is missing, and had %d bodies", info.bodies)}
+			return missingSegment(s.cfg.Dir, info.number)
 		}
 		end, err := seg.file.Stat()
 		if err != nil {
 			return err
 		}
 		seg.figures = info.figures
+		if info.bodies > 0 {
+			if err := seg.checkHeader(); err != nil {
+				return err
+			}
+		}
 		if end.Size() < info.covered {
 			if info.bodies > 0 {
-				return &DamageError{File: seg.path, Offset: end.Size(), Detail: fmt.Sprintf("it ends here, and not at %d or behind", info.covered)}
+				return seg.damage(end.Size(), fmt.Sprintf("it ends here, and not at %d or behind", info.covered))
 			}
 			seg.covered = end.Size()
 		}
 		s.live += info.counted
-		s.dead += info.bytes - info.counted
 	}
 	for _, seg := range segments {
 		if listed[seg.number] || seg.number >= m.nextSegment {
@@ -169,6 +173,11 @@ func (s *Store) loadSegment(seg *segment) error {
 	if err != nil {
 		return err
 	}
+	if from == 0 && seg.checkHeader() != nil { // it was never synced
+		if _, err := seg.file.WriteAt(segmentHeader(seg.number), 0); err != nil {
+			return writefault.Mark(err)
+		}
+	}
 	if seg.size() > from || from == 0 {
 		// What a process that was killed wrote may be in memory only.
 		if err := s.cfg.Sync(seg.path); err != nil {
@@ -189,12 +198,7 @@ func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) 
 		return err
 	}
 	length := info.Size()
-	if length < int64(segmentHeaderBytes) { // whoever began it was killed
-		if _, err := g.file.WriteAt(segmentHeader(g.number), 0); err != nil {
-			return writefault.Mark(err)
-		}
-		length = int64(segmentHeaderBytes)
-	}
+	length = max(length, int64(segmentHeaderBytes)) // whoever began it may have been killed
 	at := max(from, int64(segmentHeaderBytes))
 	end := at       // of what is kept
 	lost := false   // between end and at is what no frame begins, or none that is whole

@@ -1,6 +1,7 @@
 package bodies
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,10 +51,25 @@ type segment struct {
 	length  atomic.Int64 // of whole frames
 	synced  atomic.Int64 // durable up to there
 	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
+	tidy    bool         // what is dead was given back, or will be by this process; guarded by Store.reclaiming
+	stuck   bool         // damaged: it is not copied; guarded by Store.reclaiming
 	figures              // guarded by Store.mu
 }
 
 func (g *segment) size() int64 { return g.length.Load() }
+
+// damage says what is wrong with a segment, and what to do.
+func (g *segment) damage(offset int64, detail string) error {
+	return segmentDamage(g.path, offset, detail)
+}
+
+func segmentDamage(path string, offset int64, detail string) error {
+	return &DamageError{File: path, Offset: offset, Detail: detail + "; replace this node: remove the member, empty the data directory, join again"}
+}
+
+func missingSegment(dir string, number uint32) error {
+	return segmentDamage(segmentPath(dir, number), -1, "it is missing, and had bodies")
+}
 
 func segmentPath(dir string, number uint32) string {
 	return filepath.Join(dir, fmt.Sprintf("%08d%s", number, segmentSuffix))
@@ -73,7 +89,7 @@ func createSegment(dir string, number uint32) (*segment, error) {
 	if _, err := f.Write(segmentHeader(number)); err != nil {
 		return nil, errors.Join(writefault.Mark(err), f.Close(), os.Remove(path))
 	}
-	g := &segment{path: path, number: number, file: f}
+	g := &segment{path: path, number: number, file: f, tidy: true}
 	g.length.Store(int64(segmentHeaderBytes))
 	return g, nil
 }
@@ -88,6 +104,18 @@ func openSegment(path string) (*segment, error) {
 		return nil, err
 	}
 	return &segment{path: path, number: number, file: f}, nil
+}
+
+// checkHeader checks what the file begins with.
+func (g *segment) checkHeader() error {
+	b := make([]byte, segmentHeaderBytes)
+	if _, err := g.file.ReadAt(b, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if !bytes.Equal(b, segmentHeader(g.number)) {
+		return g.damage(0, "it does not begin as it was begun")
+	}
+	return nil
 }
 
 // append writes a frame at the end. sums are those of the blocks of data. When there is
@@ -147,7 +175,7 @@ func (g *segment) readHeader(offset int64) (d Digest, size int, sums []byte, err
 	if err != nil && err != io.EOF {
 		return d, 0, nil, err
 	}
-	damaged := func(what string) error { return &DamageError{File: g.path, Offset: offset, Detail: what} }
+	damaged := func(what string) error { return g.damage(offset, what) }
 	if n < frameFixedBytes || string(b[:4]) != frameMagic {
 		return d, 0, nil, damaged("no body begins here")
 	}
@@ -169,7 +197,7 @@ func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, erro
 		return buf, err
 	}
 	if got != d || size != at.size {
-		return buf, &DamageError{File: g.path, Offset: at.offset, Detail: fmt.Sprintf("body %s is here in place of %s", got, d)}
+		return buf, g.damage(at.offset, fmt.Sprintf("body %s is here in place of %s", got, d))
 	}
 	start := len(buf)
 	if cap(buf)-start < n {
@@ -179,14 +207,14 @@ func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, erro
 	dataAt := at.offset + int64(headerBytes(size)) + int64(off)
 	if _, err := g.file.ReadAt(buf[start:], dataAt); err != nil {
 		if err == io.EOF {
-			err = &DamageError{File: g.path, Offset: dataAt, Detail: "the file ends inside a body"}
+			err = g.damage(dataAt, "the file ends inside a body")
 		}
 		return buf[:start], err
 	}
 	for p, block := buf[start:], off/BlockBytes; len(p) > 0; block++ {
 		k := min(BlockBytes, len(p))
 		if crc32.Checksum(p[:k], castagnoli) != binary.BigEndian.Uint32(sums[4*block:]) {
-			return buf[:start], &DamageError{File: g.path, Offset: at.offset + int64(headerBytes(size)+block*BlockBytes), Detail: fmt.Sprintf("block %d of body %s does not have its checksum", block, d)}
+			return buf[:start], g.damage(at.offset+int64(headerBytes(size)+block*BlockBytes), fmt.Sprintf("block %d of body %s does not have its checksum", block, d))
 		}
 		p = p[k:]
 	}
@@ -195,12 +223,36 @@ func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, erro
 
 // punch gives back the blocks of the file system that lie in a body, and returns how
 // many bytes those are. The header stays, by which the next frame is found.
-func (g *segment) punch(at place) int64 {
+func (g *segment) punch(at place) (int64, error) {
 	from, n := holeIn(at)
-	if n == 0 || punchHole(g.file, from, n) != nil {
-		return 0
+	if n == 0 {
+		return 0, nil
 	}
-	return n
+	err := punchHole(g.file, from, n)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return 0, nil
+	}
+	return n, err
+}
+
+// walk calls f for each frame, by the headers. It ends where no frame begins, and
+// reports whether that is the end.
+func (g *segment) walk(f func(d Digest, at place) error) (whole bool, err error) {
+	at := int64(segmentHeaderBytes)
+	for at < g.size() {
+		d, size, _, err := g.readHeader(at)
+		if errors.As(err, new(*DamageError)) {
+			return false, nil
+		}
+		if err == nil {
+			err = f(d, place{g.number, at, size})
+		}
+		if err != nil {
+			return false, err
+		}
+		at += frameBytes(size)
+	}
+	return true, nil
 }
 
 // holeIn returns the blocks of the file system that lie in a body as a whole.

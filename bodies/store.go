@@ -36,7 +36,6 @@ type Store struct {
 	table    table
 	segments map[uint32]*segment
 	mark     Mark
-	dead     int64 // bytes of frames that nothing counts on
 	live     int64
 	freed    int64
 	paused   int // see Pause
@@ -61,6 +60,9 @@ func Open(cfg Config) (*Store, error) {
 	}
 	if cfg.Round <= 0 {
 		cfg.Round = 5 * time.Second
+	}
+	if cfg.ReclaimRate <= 0 {
+		cfg.ReclaimRate = 32 << 20
 	}
 	if cfg.TableRows <= 0 {
 		cfg.TableRows = defaultTableRows
@@ -152,20 +154,26 @@ func (s *Store) Append(d Digest, data []byte) (added bool, err error) {
 	if here, err := s.adopt(d, data); here || err != nil {
 		return false, err
 	}
-	seg, err := s.segmentToAppend()
+	at, err := s.write(d, data, sums)
 	if err != nil {
-		return false, err
-	}
-	at, err := seg.append(d, data, sums)
-	if err != nil {
-		if errors.Is(err, writefault.Err) {
-			return false, s.fail(err)
-		}
 		return false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return true, s.insert(d, at)
+}
+
+// write writes a frame to the newest segment; appending is held.
+func (s *Store) write(d Digest, data, sums []byte) (place, error) {
+	seg, err := s.segmentToAppend()
+	if err != nil {
+		return place{}, err
+	}
+	at, err := seg.append(d, data, sums)
+	if errors.Is(err, writefault.Err) {
+		err = s.fail(err)
+	}
+	return at, err
 }
 
 // adopt reports whether a body is here, and whole.
@@ -363,7 +371,7 @@ func (s *Store) Recount() error {
 		for _, seg := range s.segments {
 			seg.counted = 0
 		}
-		s.live, s.dead = held, s.dead+s.live-held
+		s.live = held
 		s.mark = Mark{}
 	})
 }
@@ -426,8 +434,13 @@ func (s *Store) at(d Digest, f func(seg *segment, at place) error) error {
 			return failed
 		}
 		last = at
-		if failed = f(seg, at); failed == nil {
+		if seg == nil {
+			failed = missingSegment(s.cfg.Dir, at.segment)
+		} else if failed = f(seg, at); failed == nil {
 			return nil
+		}
+		if closed := s.Err(); closed != nil && errors.Is(failed, os.ErrClosed) {
+			return closed
 		}
 	}
 }
@@ -435,83 +448,20 @@ func (s *Store) at(d Digest, f func(seg *segment, at place) error) error {
 // Stats returns the figures now.
 func (s *Store) Stats() Stats {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
-	st := Stats{LiveBytes: s.live, DeadBytes: s.dead, ReclaimedBytes: s.freed, Segments: len(s.segments)}
+	st := Stats{LiveBytes: s.live, ReclaimedBytes: s.freed, Segments: len(s.segments)}
+	files := make([]*os.File, 0, len(s.segments))
 	for _, seg := range s.segments {
 		st.Bodies += seg.bodies
+		files = append(files, seg.file)
 	}
+	s.mu.RUnlock()
+	var all int64
+	for _, f := range files {
+		n, _ := occupied(f) // a segment that was unlinked meanwhile has none
+		all += n
+	}
+	st.DeadBytes = max(0, all-st.LiveBytes)
 	return st
-}
-
-// Run reclaims, and keeps the table, until ctx ends; it returns nil then, and why the
-// store failed otherwise.
-func (s *Store) Run(ctx context.Context) error {
-	ticker := time.NewTicker(s.cfg.Round)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.table.kick:
-			if err := s.flush(nil); err != nil && s.Err() != nil {
-				return err
-			}
-			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
-				return err
-			}
-		case <-ticker.C:
-			if err := s.Err(); err != nil {
-				return err
-			}
-			if err := s.sweep(ctx); err != nil {
-				return err
-			}
-			if err := s.Reclaim(); err != nil {
-				return err
-			}
-			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
-				return err
-			}
-		}
-	}
-}
-
-// Reclaim forgets what nothing counts on, and gives its room back. Run calls it. While
-// the disk is full, nothing is given back: that something is forgotten must be durable
-// before.
-func (s *Store) Reclaim() error {
-	s.reclaiming.Lock()
-	defer s.reclaiming.Unlock()
-	s.turn.Lock()
-	s.mu.Lock()
-	now := s.cfg.Now()
-	for _, r := range s.table.idle {
-		if s.paused > 0 || now.Sub(r.touched) < s.cfg.Grace || !s.durable(r) {
-			continue
-		}
-		s.forgotten = append(s.forgotten, r.place)
-		s.forget(r)
-	}
-	s.mu.Unlock()
-	s.turn.Unlock()
-	if len(s.forgotten) == 0 {
-		return nil
-	}
-	if err := s.flush(nil); err != nil {
-		return s.Err() // nil when the disk is full: the next round tries again
-	}
-	for _, at := range s.forgotten {
-		s.mu.RLock()
-		seg := s.segments[at.segment]
-		s.mu.RUnlock()
-		n := seg.punch(at)
-		s.mu.Lock()
-		s.dead -= frameBytes(at.size)
-		s.freed += n
-		s.mu.Unlock()
-	}
-	s.forgotten = nil
-	return nil
 }
 
 // Close ends the store. What it knows of bodies that are durable is durable then, if

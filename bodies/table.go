@@ -237,7 +237,6 @@ func (s *Store) insert(d Digest, at place) error {
 			r = &row{digest: d}
 			t.mem[d] = r
 		}
-		s.dead += n // until something counts on it
 	} else {
 		old := s.segments[r.place.segment]
 		old.bodies--
@@ -269,9 +268,9 @@ func (s *Store) change(r *row, count, holds int) {
 	n := frameBytes(r.place.size)
 	switch {
 	case is && !was:
-		s.live, s.dead = s.live+n, s.dead-n
+		s.live += n
 	case was && !is:
-		s.live, s.dead = s.live-n, s.dead+n
+		s.live -= n
 	}
 	switch {
 	case r.count > 0 && !counted:

@@ -71,8 +71,14 @@ func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 		if d.kind == bodyInline {
 			change.Value = d.value
 		}
-		if !c.add(change) {
+		if !c.add(change, d.kind) {
 			break
+		}
+	}
+	for _, i := range c.referred {
+		r := &c.Records[i]
+		if r.Value, err = s.readBody(bodyRef(&r.Meta), nil); err != nil {
+			return Changes{}, err
 		}
 	}
 	return c.Changes, nil
@@ -81,18 +87,27 @@ func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 // collector gathers records until a bound is reached.
 type collector struct {
 	Changes
-	r     ChangesRequest
-	bytes int64
+	r        ChangesRequest
+	bytes    int64
+	referred []int // of Records: their values are bodies, and still to be read
 }
 
 // add takes the record after Scanned, or reports that it does not fit.
-func (c *collector) add(change Change) bool {
+func (c *collector) add(change Change, kind bodyKind) bool {
 	if !c.r.Values {
 		change.Value = nil
 	}
-	c.bytes += change.pageBytes() + int64(len(change.Value))
+	size := int64(len(change.Value))
+	referred := c.r.Values && kind == bodyReferred
+	if referred {
+		size = change.Size
+	}
+	c.bytes += change.pageBytes() + size
 	if len(c.Records) > 0 && (len(c.Records) >= c.r.Limit || c.bytes > c.r.LimitBytes) {
 		return false
+	}
+	if referred {
+		c.referred = append(c.referred, len(c.Records))
 	}
 	c.Records = append(c.Records, change)
 	c.Scanned++
@@ -118,7 +133,7 @@ func (s *Store) collectDurable(c *collector, last Revision) error {
 			read += len(v)
 			if !strings.HasPrefix(string(d.key), string(c.r.Prefix)) {
 				c.Scanned++
-			} else if !c.add(c.durableChange(&d, rev)) {
+			} else if !c.add(c.durableChange(&d, rev), d.kind) {
 				return false
 			}
 			return c.Scanned < last && seen < scanRecords && read < scanBytes

@@ -26,7 +26,8 @@ type Log interface {
 	ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error))
 	// Distribute returns nil when every body is durable on this node, at the leader,
 	// and at a majority of the voters: then a command may refer to it. Bodies that are
-	// there already cost little. Nothing is proposed, so every error is definite; it
+	// there already cost little. Their bytes must not be modified any more, even after it
+	// has returned. Nothing is proposed, so every error is definite; it
 	// wraps ErrUnavailable, ErrOverloaded or ErrDiskReserve.
 	Distribute(ctx context.Context, list []bodies.Body) error
 	// ReadIndex returns nil when everything that was committed before the call

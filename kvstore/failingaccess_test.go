@@ -341,7 +341,7 @@ func (l *life) pull(t *testing.T, s *Store, d *memDisks, a *accesses) error {
 	var read int64
 	err := s.Stage(t.Context(), last.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
 		rc, err := fetch(ctx, query)
-		return &cutReader{rc, 30000, &read}, err
+		return &cutReader{rc, 30000 - read, &read}, err
 	}, testFetch)
 	if _, corrupt := errors.AsType[*CorruptError](err); err != nil && (corrupt || errors.Is(err, ErrInjected) || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return err

@@ -143,7 +143,7 @@ func TestStoreDir_LastTransactionOfAPullIsLost(t *testing.T) {
 				if whole {
 					return rc, err
 				}
-				return &cutReader{rc, 5000, &read}, err
+				return &cutReader{rc, 5000 - read, &read}, err
 			}, testFetch)
 			if whole != (err == nil) {
 				t.Fatal(err)

@@ -14,14 +14,14 @@ import (
 // that the frame is of, and its payload.
 const (
 	frameHeaderBytes = 1 + 4 + 4
-	frameBytesMax    = ChunkBytes + 8192
+	frameBytesMax    = BodyBytesMin + 8192
 )
 
 type frameKind byte
 
 const (
 	frameRecord frameKind = 'r' // revision, record as stored
-	frameChunk  frameKind = 'c' // chunk key, chunk as stored
+	frameChunk  frameKind = 'c' // chunk key, row as stored: the bytes are pulled as a body
 	frameEnd    frameKind = 'e' // nothing follows; without it the stream broke off
 
 	// Reserved, for later versions: what is left of a record whose value was retired.
@@ -108,18 +108,19 @@ type query struct {
 	index   uint64   // the sender must have applied this entry
 	after   Revision // records: from the next one
 	through Revision // records: to this one
-	chunk   uint32   // records: the first one's chunks from this number; chunks: from this number
+	chunk   uint32   // chunks: from this number
 	upload  uploadID // chunks: of this open upload
 }
 
 // String encodes q.
 func (q *query) String() string {
-	v := url.Values{"kind": {q.kind}, "sequence": {strconv.Itoa(coreSequence)}, "index": {strconv.FormatUint(q.index, 10)}, "chunk": {strconv.FormatUint(uint64(q.chunk), 10)}}
+	v := url.Values{"kind": {q.kind}, "sequence": {strconv.Itoa(coreSequence)}, "index": {strconv.FormatUint(q.index, 10)}}
 	if q.kind == queryRecords {
 		v.Set("after", strconv.FormatUint(uint64(q.after), 10))
 		v.Set("through", strconv.FormatUint(uint64(q.through), 10))
 	} else {
 		v.Set("upload", q.upload.String())
+		v.Set("chunk", strconv.FormatUint(uint64(q.chunk), 10))
 	}
 	return v.Encode()
 }
@@ -142,12 +143,12 @@ func parseQuery(s string) (*query, error) {
 		return nil, fmt.Errorf("snapshot query: it asks for sequence %d, which this program does not know: only a later version of oncekv has others than %d", sequence, coreSequence)
 	}
 	q.index = number("index", 64)
-	q.chunk = uint32(number("chunk", 32))
 	switch q.kind {
 	case queryRecords:
 		q.after = Revision(number("after", 64))
 		q.through = Revision(number("through", 64))
 	case queryChunks:
+		q.chunk = uint32(number("chunk", 32))
 		q.upload, err = parseUploadID(v.Get("upload"), err)
 	default:
 		return nil, fmt.Errorf("snapshot query: kind %q is unknown", q.kind)

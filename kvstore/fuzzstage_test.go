@@ -2,11 +2,14 @@ package kvstore
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // stageFixture is a sender with a history, and a receiver that has its start.
@@ -241,7 +244,11 @@ func moveBoundary(frames []streamFrame, n int) []streamFrame {
 	var keys [2]chunkKey
 	var data [2][]byte
 	for i, f := range frames[:2] {
-		key, _, ref, err := chunkOf(f.kind, f.payload)
+		if f.kind != frameChunk || len(f.payload) < chunkKeyBytes {
+			return nil
+		}
+		key := chunkKey(f.payload[:chunkKeyBytes])
+		ref, err := decodeChunkRow(f.payload[chunkKeyBytes:], key)
 		if err != nil {
 			return nil
 		}
@@ -270,8 +277,27 @@ func (x *stageFixture) fetch(t *testing.T, r *recipe) func(ctx ctxT, query strin
 	}
 }
 
+// fetchBodies is a source of bodies that does for each call what a byte of the recipe
+// says. It has those of the fixture, and what a liar made of them.
+func (x *stageFixture) fetchBodies(r *recipe) bodies.Fetch {
+	return func(ctx ctxT, refs []bodies.Ref, each func(bodies.Body) error) error {
+		give := refs
+		var err error
+		switch step := r.byte(); step % 4 {
+		case 1: // it lacks some
+			give = refs[:step/4%(len(refs)+1)]
+		case 2: // it breaks off
+			give, err = refs[:step/4%(len(refs)+1)], io.ErrUnexpectedEOF
+		case 3: // it gives what nobody asked for
+			data := []byte{byte(step)}
+			err = each(bodies.Body{Digest: sha256.Sum256(data), Data: data})
+		}
+		return errors.Join(err, testFetch(ctx, give, each))
+	}
+}
+
 // FuzzStage: whatever a sender makes of a snapshot's stream, damaged, cut off,
-// in another order or a lie under good checksums, the receiver takes the
+// in another order or a lie under good checksums, and whatever bodies do not come, the receiver takes the
 // sender's history or none of it, and can still get it from an honest one.
 func FuzzStage(f *testing.F) {
 	for i, r := range [][]byte{
@@ -288,23 +314,26 @@ func FuzzStage(f *testing.F) {
 		{stepForge, 'c', 3, 1, 2, 3},
 		{stepCopy, 1, stepEnd},
 	} {
-		f.Add(false, i%2 == 0, r)
+		f.Add(false, i%2 == 0, r, []byte(nil))
 	}
-	f.Add(true, false, []byte{stepCopy, 1, stepMove, 5})
-	f.Add(false, true, []byte{stepCopy, 255, stepLie, 0, 220, stepBreak}) // of an open upload
-	f.Add(true, true, []byte{stepCopy, 2, stepLie, 0, 200, stepBreak, stepCopy, 1, stepBreak})
+	f.Add(true, false, []byte{stepCopy, 1, stepMove, 5}, []byte(nil))
+	f.Add(false, true, []byte{stepCopy, 255, stepLie, 0, 220, stepBreak}, []byte(nil)) // of an open upload
+	f.Add(true, true, []byte{stepCopy, 2, stepLie, 0, 200, stepBreak, stepCopy, 1, stepBreak}, []byte(nil))
+	f.Add(true, true, []byte(nil), []byte{5, 2, 3, 0})
+	f.Add(false, true, []byte(nil), []byte{6, 1, 1, 0})
+	f.Add(true, false, []byte{stepCopy, 2, stepBreak}, []byte{0, 1})
 	fixtures := stageFixtures(f)
-	f.Fuzz(func(t *testing.T, large, restart bool, steps []byte) {
+	f.Fuzz(func(t *testing.T, large, restart bool, steps, bodySteps []byte) {
 		x := fixtures[0]
 		if large {
 			x = fixtures[1]
 		}
 		d := x.disks()
 		s := mustOpen(t, d, tiny())
-		r := recipe(steps[:min(len(steps), 300)])
+		r, b := recipe(steps[:min(len(steps), 300)]), recipe(bodySteps[:min(len(bodySteps), 30)])
 		for honest := 0; ; {
-			left := len(r)
-			err := s.Stage(t.Context(), x.snapshot, x.fetch(t, &r), testFetch)
+			left := len(r) + len(b)
+			err := s.Stage(t.Context(), x.snapshot, x.fetch(t, &r), x.fetchBodies(&b))
 			if fatal := s.err(); fatal != nil {
 				t.Fatalf("the stream ends the store: %v", fatal)
 			}
@@ -314,7 +343,7 @@ func FuzzStage(f *testing.F) {
 			if empty := d.staging.Size() == 0; errors.Is(err, ErrSnapshotBody) && !empty {
 				t.Fatalf("staging keeps what was damaged: %v", err)
 			}
-			if len(r) == left {
+			if len(r)+len(b) == left {
 				honest++ // what a liar left behind may cost one pull
 			}
 			if honest > 1 {

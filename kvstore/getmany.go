@@ -16,7 +16,7 @@ import (
 // neither block nor use the store. Errors are those of Get; one that is fatal is
 // told for every key that had no answer yet.
 func (db *DB) GetMany(keys []Key, each func(i int, v *Value, err error)) {
-	db.store.getMany(keys, each)
+	db.store.getMany(keys, true, each)
 }
 
 // Confirm returns nil when this node has applied everything that was committed
@@ -38,8 +38,8 @@ type sought struct {
 }
 
 // getMany is Get for many keys, and looks in the same order: overlay, index,
-// history.
-func (s *Store) getMany(keys []Key, each func(i int, v *Value, err error)) {
+// history. A value that is a body has no bytes unless whole.
+func (s *Store) getMany(keys []Key, whole bool, each func(i int, v *Value, err error)) {
 	rest := make([]sought, 0, len(keys))
 	for i, key := range keys {
 		if err := key.Validate(); err != nil {
@@ -52,7 +52,7 @@ func (s *Store) getMany(keys []Key, each func(i int, v *Value, err error)) {
 		fail(rest, err, each)
 		return
 	}
-	rest = s.getPending(keys, rest, each)
+	rest = s.getPending(keys, rest, whole, each)
 	if len(rest) == 0 {
 		return
 	}
@@ -60,7 +60,7 @@ func (s *Store) getMany(keys []Key, each func(i int, v *Value, err error)) {
 		fail(rest, s.failed("look up a key", err), each)
 		return
 	}
-	s.getRecords(keys, rest, each)
+	s.getRecords(keys, rest, whole, each)
 }
 
 func fail(rest []sought, err error, each func(int, *Value, error)) {
@@ -71,7 +71,7 @@ func fail(rest []sought, err error, each func(int, *Value, error)) {
 
 // getPending answers for what is not in history yet, and notes the revisions
 // that the overlay knows. It returns what is left, in the same memory.
-func (s *Store) getPending(keys []Key, all []sought, each func(int, *Value, error)) []sought {
+func (s *Store) getPending(keys []Key, all []sought, whole bool, each func(int, *Value, error)) []sought {
 	pending := make([]pendingRecord, 0, 16) // they do not change, so they outlive the lock
 	places := make([]int, 0, 16)
 	rest := all[:0]
@@ -87,7 +87,12 @@ func (s *Store) getPending(keys []Key, all []sought, each func(int, *Value, erro
 	}
 	s.mu.RUnlock()
 	for i := range pending {
-		v, err := s.pendingValue(&pending[i])
+		p := &pending[i]
+		if !whole && bodyKind(p.record[0]) == bodyReferred {
+			each(places[i], NewValue(p.meta(), nil), nil)
+			continue
+		}
+		v, err := s.pendingValue(p)
 		each(places[i], v, err)
 	}
 	return rest
@@ -119,7 +124,7 @@ func (s *Store) seekIndexed(keys []Key, rest []sought) error {
 var errOther = errors.New("the record is another key's")
 
 // getRecords answers for the rest, from history.
-func (s *Store) getRecords(keys []Key, rest []sought, each func(int, *Value, error)) {
+func (s *Store) getRecords(keys []Key, rest []sought, whole bool, each func(int, *Value, error)) {
 	done := 0
 	var referred []referredKey
 	var other string // the key that has the revision of rest[done], if it is not that one's
@@ -139,10 +144,10 @@ func (s *Store) getRecords(keys []Key, rest []sought, each func(int, *Value, err
 				other = string(d.key)
 				return errOther
 			}
-			switch m := d.meta(k.rev, key); d.kind {
-			case bodyChunked:
+			switch m := d.meta(k.rev, key); {
+			case d.kind == bodyChunked:
 				each(k.at, s.chunkedValue(m, d.upload), nil)
-			case bodyReferred:
+			case d.kind == bodyReferred && whole:
 				referred = append(referred, referredKey{k.at, m})
 			default:
 				v := Value{Meta: m, inline: d.value}

@@ -2,15 +2,19 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // Install makes a staged snapshot, which Stage returned nil for, this store's
 // state: entry index of the log with term and meta. The records are behind the
-// end of history already; it moves the chunks there in batches, and only the
+// end of history already; it moves the rows of chunks there in batches, and only the
 // last, with the position, makes all of it count, so that after a crash in the
-// middle the same Install starts again. When it
+// middle the same Install starts again. Then the bodies that the records refer to are
+// counted; after a crash before that, the next start counts them. When it
 // returns nil every key of the snapshot is visible and staging is gone. A store
 // that has applied index already only drops staging. An error is fatal, unless
 // nothing was staged.
@@ -22,8 +26,21 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if err := s.Commit(); err != nil {
 		return err
 	}
+	whole := s.pulls.begin()
+	err = s.install(position{index: index, term: term}, snap, meta, snapshot, whole)
+	if err != nil {
+		s.pulls.end(whole)
+		return err
+	}
+	s.pulls.finish()
+	return nil
+}
+
+// install is Install of a decoded snapshot. whole tells whether all bodies of staging are
+// known to be here; none is forgotten until it is over.
+func (s *Store) install(at position, snap *snapshot, meta, snapshot []byte, whole bool) error {
 	own, lineage := s.durableHistory()
-	if own.index >= index {
+	if own.index >= at.index {
 		return s.dropStaging()
 	}
 	if err := checkAncestry(&own, &lineage, snap); err != nil {
@@ -33,19 +50,13 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := s.installFrom(area, snap, position{index: index, term: term}, meta, snapshot); err != nil {
+	if err := s.installFrom(area, snap, at, meta, snapshot, whole); err != nil {
 		return errors.Join(err, area.Close())
 	}
 	if err := area.Close(); err != nil {
 		return s.failed("close staging", err)
 	}
 	if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the overlay ends there
-		return err
-	}
-	if err := s.countHistory(); err != nil {
-		return err
-	}
-	if err := s.holdUploads(); err != nil {
 		return err
 	}
 	return s.dropStaging()
@@ -60,12 +71,18 @@ func (s *Store) dropStaging() error {
 
 // installFrom moves area into history and takes over the new state: what Stage made
 // of the records that it pulled. It is verified again when they are indexed.
-func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snapshot []byte) error {
+func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snapshot []byte, whole bool) error {
 	staged, p, err := readProgress(area)
 	if err != nil {
 		return s.failed("read staging", err)
 	}
-	if !p.done || p.last != snap.derived || !bytes.Equal(staged, snapshot) {
+	staging := p.done && p.last == snap.derived && bytes.Equal(staged, snapshot)
+	if staging && !whole {
+		if staging, err = s.pullIsWhole(context.Background(), area, s.durablePosition().rev, p.last.rev); err != nil {
+			return s.failed("read staging", err)
+		}
+	}
+	if !staging {
 		return errors.New("install snapshot: it is not staged; call Stage first")
 	}
 	s.commitMu.Lock()
@@ -78,24 +95,45 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snap
 		return s.failed("install snapshot", err)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.applied, s.durable = at, at
 	s.lineage, s.kept = snap.lineage, snap.lineage
 	s.uploads = snap.uploads
 	clear(s.dirty)
 	s.announceLocked()
-	return nil
+	s.mu.Unlock()
+	if err := s.countHistory(); err != nil {
+		return err
+	}
+	return s.failed("install snapshot", in.release())
 }
 
-// installer is one call of installFrom; the store's applyMu is held.
+// installer is one call of installFrom; the store's commitMu and applyMu are held.
 type installer struct {
 	store  *Store
 	area   Engine
 	snap   *snapshot
 	sealed map[uploadID]bool // own open uploads that a record of the snapshot seals
 
-	puts  []stagedPut
-	bytes int64
+	puts    []stagedPut
+	bytes   int64
+	dropped []bodies.Digest // chunks of own uploads that the snapshot does not have
+}
+
+// release gives up what is counted now: the chunks of own uploads that were sealed. Those
+// of the uploads that are gone are held for one more commit, see releaseDropped.
+func (in *installer) release() error {
+	for _, id := range sortedUploads(in.sealed) {
+		if err := in.store.history.View(func(tx Tx) error {
+			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
+				in.store.bodies.Release(ref.Digest)
+				return nil
+			})
+		}); err != nil {
+			return err
+		}
+	}
+	in.store.releaseDropped(in.dropped)
+	return nil
 }
 
 // move brings chunks and uploads into history, where the records are already,
@@ -178,13 +216,15 @@ func (in *installer) inHistory(rev Revision, raw []byte) (same bool, err error) 
 	return same, err
 }
 
-// moveChunks moves the chunks of a record.
+// moveChunks moves the chunks of a record. All those of an own upload are held until
+// they are counted, as if it had been sealed here.
 func (in *installer) moveChunks(d *body) error {
-	if in.store.uploads[d.upload] != nil {
+	open := in.store.uploads[d.upload] != nil
+	if open {
 		in.sealed[d.upload] = true
 	}
 	for n := range d.chunks {
-		found, err := in.moveChunk(makeChunkKey(d.upload, n))
+		found, err := in.moveChunk(makeChunkKey(d.upload, n), open, open)
 		if err != nil {
 			return err
 		}
@@ -195,34 +235,44 @@ func (in *installer) moveChunks(d *body) error {
 	return nil
 }
 
-// moveUpload moves what staging has of an open upload. Chunks it lacks are in
-// history already, or are gone: see pullUpload.
+// moveUpload moves what staging has of an open upload, and holds it. Chunks it lacks are
+// in history already, or are gone: see pullUpload.
 func (in *installer) moveUpload(id uploadID) error {
+	open := in.store.uploads[id] != nil
 	for n := range in.snap.uploads[id].count() {
-		if _, err := in.moveChunk(makeChunkKey(id, n)); err != nil {
+		if _, err := in.moveChunk(makeChunkKey(id, n), open, true); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (in *installer) moveChunk(key chunkKey) (found bool, err error) {
-	var stored []byte
-	err = in.area.View(func(tx Tx) error {
-		raw := tx.Get(BucketChunks, key[:])
-		if raw == nil {
+// moveChunk moves the row of a chunk. If its upload is open in this store, history may
+// have the row, and holds the body then. hold tells whether it has to be held.
+func (in *installer) moveChunk(key chunkKey, open, hold bool) (found bool, err error) {
+	if open {
+		if err := in.store.history.View(func(tx Tx) error {
+			found = tx.Get(BucketChunks, key[:]) != nil
 			return nil
+		}); err != nil || found {
+			return found, err
 		}
-		if _, err := checkChunkRow(tx, raw, key); err != nil {
-			return err
+	}
+	var ref bodies.Ref
+	err = in.area.View(func(tx Tx) (err error) {
+		raw := tx.Get(BucketChunks, key[:])
+		if found = raw != nil; found {
+			ref, err = checkChunkRow(tx, raw, key)
 		}
-		stored = append([]byte(nil), raw...)
-		return nil
+		return err
 	})
-	if err != nil || stored == nil {
+	if err != nil || !found {
 		return false, err
 	}
-	return true, in.put(BucketChunks, key[:], stored)
+	if hold && !in.store.bodies.Hold(ref.Digest) {
+		return false, in.store.missingBody(ref.Digest)
+	}
+	return true, in.put(BucketChunks, key[:], encodeChunkRow(key, ref))
 }
 
 // put adds one write to the batch and commits the batch when it is large.
@@ -259,9 +309,11 @@ func (in *installer) writeUploads(tx Tx) error {
 		if in.sealed[id] {
 			continue
 		}
-		if _, err := deleteChunks(tx, id); err != nil {
+		dropped, err := deleteChunks(tx, id)
+		if err != nil {
 			return err
 		}
+		in.dropped = append(in.dropped, dropped...)
 	}
 	for _, id := range sortedUploads(in.snap.uploads) {
 		if err := tx.Put(BucketUploads, id[:], encodeUpload(id, in.snap.uploads[id])); err != nil {

@@ -174,7 +174,8 @@ func (s scratchOnDisk) Close() error {
 }
 
 // dropOldStaging removes what a crash left of an install that was complete but
-// for this. A staging area that is still wanted, or unreadable, is left to Stage.
+// for this. A staging area that is still wanted, or unreadable, is left to Stage, and
+// what it names is kept for whoever goes on with it.
 func (s *Store) dropOldStaging(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -196,6 +197,8 @@ func (s *Store) dropOldStaging(path string) error {
 	if snap, err := decodeSnapshot(raw); err == nil && snap.index <= s.durable.index {
 		return s.cfg.RemoveStaging()
 	}
+	s.pulls.begin()
+	s.pulls.end(false)
 	return nil
 }
 

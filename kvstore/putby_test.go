@@ -62,7 +62,7 @@ func wantMetas(t *testing.T, s *Store, want map[Key]Meta) {
 		}
 		got["Get "+string(key)] = v.Meta
 	}
-	s.getMany(keys, func(i int, v *Value, err error) {
+	s.getMany(keys, true, func(i int, v *Value, err error) {
 		if err != nil {
 			t.Fatal(err)
 		}

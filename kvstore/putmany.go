@@ -103,7 +103,7 @@ func (m *manyPuts) answerSet() {
 		err   error
 	}
 	var winners []winner // to be answered outside of the transaction
-	m.db.store.getMany(keys, func(n int, v *Value, err error) {
+	m.db.store.getMany(keys, false, func(n int, v *Value, err error) {
 		switch {
 		case err == ErrNotFound:
 			m.rest = append(m.rest, places[n])

@@ -19,7 +19,9 @@ func (s *Store) Digest(position uint64) ([]byte, error) {
 	return d[:], err
 }
 
-// Serve writes to w what a query of another replica's Stage asks for. It holds
+// Serve writes to w what a query of another replica's Stage asks for: records, some MiB
+// of them at a time, each followed by the rows of its chunks, or the rows of an open
+// upload. What those refer to is asked of Bodies. It holds
 // about 1 MiB, and no transaction while it writes. ErrBehind means that this
 // store has not applied what is asked for; nothing was written then.
 func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
@@ -60,43 +62,85 @@ func (s *Store) catchUp(q *query) error {
 	return nil
 }
 
-// serveRecords sends records in order, each followed by its chunks.
+// serveRecords sends records in order, each followed by the rows of its chunks: a
+// portion of what is asked for, at least one record if there is one. The receiver asks
+// for the rest when it has the bodies.
 func (s *Store) serveRecords(ctx context.Context, q *query, w io.Writer) error {
-	rev, chunk := q.after, q.chunk
+	rev := q.after
 	var buf []byte
-	for rev < q.through {
+	for sent := 0; rev < q.through && sent < s.portionBytes(); {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		var err error
 		var chunked body
-		buf, rev, chunked, err = s.recordFrames(buf[:0], rev, q.through)
+		buf, rev, chunked, err = s.recordFrames(buf[:0], rev, q.through, min(scanBytes, s.portionBytes()-sent))
 		if err != nil {
 			return s.failed("serve a snapshot", err)
 		}
 		if err := writeFrame(w, buf); err != nil {
 			return err
 		}
-		for n := chunk; n < chunked.chunks; n++ {
-			if buf, err = s.chunkFrame(buf[:0], makeChunkKey(chunked.upload, n)); err != nil {
-				return err
-			}
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := writeFrame(w, buf); err != nil {
-				return err
-			}
+		sent += len(buf)
+		n, err := s.serveRows(ctx, chunked.upload, 0, chunked.chunks, w)
+		if err == nil && n != chunked.chunks {
+			err = s.failed("serve a snapshot", corruptFile(s.history, missingChunk(makeChunkKey(chunked.upload, n))))
 		}
-		chunk = 0
+		if err != nil {
+			return err
+		}
+		sent += int(n) * chunkRowBytes
 	}
 	return nil
 }
 
-// recordFrames appends frames of the records after rev, until enough or until
+// serveRows sends the rows of chunks from number first on to before number end, or to
+// the first that history does not have, whose number it returns. It finds and reads
+// them in one transaction each batch: an upload may be dropped at any time.
+func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w io.Writer) (n uint32, err error) {
+	var buf []byte
+	for n = first; n < end; {
+		if err := ctx.Err(); err != nil {
+			return n, err
+		}
+		buf = buf[:0]
+		more := false
+		err := s.history.View(func(tx Tx) error {
+			for more = true; n < end && len(buf) < rowsBytes; n++ {
+				key := makeChunkKey(id, n)
+				raw := tx.Get(BucketChunks, key[:])
+				if more = raw != nil; !more {
+					return nil
+				}
+				if _, err := checkChunkRow(tx, raw, key); err != nil {
+					return err
+				}
+				buf = appendFrame(buf, frameChunk, key[:], raw)
+			}
+			return nil
+		})
+		if err != nil {
+			return n, s.failed("serve a snapshot", err)
+		}
+		if len(buf) > 0 {
+			if err := writeFrame(w, buf); err != nil {
+				return n, err
+			}
+		}
+		if !more {
+			return n, nil
+		}
+	}
+	return n, nil
+}
+
+// rowsBytes is how many bytes of rows are read in one transaction and sent together.
+const rowsBytes = 64 << 10
+
+// recordFrames appends frames of the records after rev, until limit bytes or until
 // a record in chunks, whose place is returned (the chunks come next), and
 // returns the last revision in them.
-func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, body, error) {
+func (s *Store) recordFrames(buf []byte, rev, last Revision, limit int) ([]byte, Revision, body, error) {
 	var chunked body
 	first := rev
 	err := s.history.View(func(tx Tx) error {
@@ -121,7 +165,7 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 			if d.kind == bodyChunked {
 				chunked = body{upload: d.upload, chunks: d.chunks}
 			}
-			return rev < last && d.kind != bodyChunked && records < scanRecords && len(buf) < scanBytes
+			return rev < last && d.kind != bodyChunked && records < scanRecords && len(buf) < limit
 		})
 		if failed == nil {
 			failed = err
@@ -134,57 +178,12 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision) ([]byte, Revision, 
 	return buf, rev, chunked, err
 }
 
-// chunkFrame appends the frame of a chunk that must be there.
-func (s *Store) chunkFrame(buf []byte, key chunkKey) ([]byte, error) {
-	err := s.history.View(func(tx Tx) error {
-		if _, err := readChunkRow(tx, key); err != nil {
-			return err
-		}
-		buf = appendFrame(buf, frameChunk, key[:], tx.Get(BucketChunks, key[:]))
-		return nil
-	})
-	return buf, s.failed("serve a snapshot", err)
-}
-
-// serveUpload sends the chunks that history has of an upload. Some or all may
+// serveUpload sends the rows that history has of an upload. Some or all may
 // be gone: then this store has applied the entry that dropped the upload, and
 // the receiver will come to that entry too, before anybody could read them.
 func (s *Store) serveUpload(ctx context.Context, q *query, w io.Writer) error {
-	var buf []byte
-	for n := q.chunk; n < chunksMax; n++ {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		var found bool
-		var err error
-		if buf, found, err = s.uploadFrame(buf[:0], makeChunkKey(q.upload, n)); err != nil {
-			return s.failed("serve a snapshot", err)
-		}
-		if !found {
-			return nil
-		}
-		if err := writeFrame(w, buf); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// uploadFrame appends the frame of a chunk, if it is there. It finds and reads in one
-// transaction: the upload may be dropped at any time.
-func (s *Store) uploadFrame(buf []byte, key chunkKey) (_ []byte, found bool, err error) {
-	err = s.history.View(func(tx Tx) error {
-		stored := tx.Get(BucketChunks, key[:])
-		if found = stored != nil; !found {
-			return nil
-		}
-		if _, err := checkChunkRow(tx, stored, key); err != nil {
-			return err
-		}
-		buf = appendFrame(buf, frameChunk, key[:], stored)
-		return nil
-	})
-	return buf, found, err
+	_, err := s.serveRows(ctx, q.upload, q.chunk, chunksMax, w)
+	return err
 }
 
 func writeFrame(w io.Writer, b []byte) error {

@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 type ctxT = context.Context
@@ -31,7 +34,7 @@ func TestStore_Stage_ResumesABrokenStream(t *testing.T) {
 	}
 	for ; ; tries++ {
 		s := mustOpen(t, d, tiny())
-		err := s.Stage(t.Context(), snapshot, fetch, testFetch)
+		err := s.Stage(t.Context(), snapshot, fetch, bodiesFrom(sender))
 		if err == nil {
 			break
 		}
@@ -66,42 +69,58 @@ func (c *cutReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// bodiesFrom gives what a sender has of bodies.
+func bodiesFrom(sender *Store) bodies.Fetch {
+	return func(ctx ctxT, refs []bodies.Ref, each func(bodies.Body) error) error {
+		if len(refs) == 0 || len(refs) > bodies.FetchMax {
+			return fmt.Errorf("%d bodies are asked for at a time", len(refs))
+		}
+		for _, ref := range refs {
+			data, err := sender.bodies.Read(ref.Digest, nil)
+			if errors.Is(err, bodies.ErrMissing) {
+				continue
+			}
+			if err == nil {
+				err = each(bodies.Body{Digest: ref.Digest, Data: data})
+			}
+			if err := cmp.Or(err, ctx.Err()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // A large value is not pulled again from its start.
 func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
-	sender, id, now := mustOpen(t, newMemDisks(), StoreConfig{}), uploadID{1}, time.Unix(0, 0)
-	value := bytes.Repeat([]byte("0123456789abcdef"), 16*ChunkBytes/16)
-	cmds := [][]byte{openCommand(id, now)}
-	for n := range uint32(16) {
-		cmds = append(cmds, testChunk(id, n, value[n*ChunkBytes:(n+1)*ChunkBytes], now))
-	}
-	meta := Meta{Key: "big", Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
-	if _, err := applyTo(sender, 1, 1, append(cmds, sealCommand(&meta, id, 16)), nil); err != nil {
-		t.Fatal(err)
-	}
-	if err := sender.Commit(); err != nil {
-		t.Fatal(err)
-	}
+	sender := mustOpen(t, newMemDisks(), StoreConfig{})
+	value := putLarge(t, sender, 1, "big", 16)
 	_, _, _, snapshot, err := sender.Durable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := newMemDisks()
-	read := int64(0)
-	for try := 0; ; try++ {
-		s := mustOpen(t, d, StoreConfig{})
-		err := s.Stage(t.Context(), snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
-			rc, err := serveFrom(sender)(ctx, query)
-			return &cutReader{rc, 6 << 20, &read}, err
-		}, testFetch)
+	came, tries := 0, 0
+	for ; ; tries++ {
+		s, left := mustOpen(t, d, StoreConfig{}), 5
+		err := s.Stage(t.Context(), snapshot, serveFrom(sender), func(ctx ctxT, refs []bodies.Ref, each func(bodies.Body) error) error {
+			return bodiesFrom(sender)(ctx, refs, func(b bodies.Body) error {
+				if left--; left < 0 {
+					return io.ErrUnexpectedEOF
+				}
+				came++
+				return each(b)
+			})
+		})
 		if err == nil {
 			break
 		}
-		if try > 5 {
+		if !errors.Is(err, io.ErrUnexpectedEOF) || tries > 5 {
 			t.Fatal(err)
 		}
 	}
-	if read > int64(len(value))+4*ChunkBytes {
-		t.Fatalf("%d bytes were pulled for a value of %d", read, len(value))
+	if came != 16 || tries != 3 {
+		t.Fatalf("%d bodies came for a value of 16, in %d tries", came, tries+1)
 	}
 	s := mustOpen(t, d, StoreConfig{})
 	if err := s.Install(1, 1, nil, snapshot); err != nil {
@@ -110,6 +129,37 @@ func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
 	if v, err := s.Get("big"); err != nil || !bytes.Equal(readAll(t, v), value) {
 		t.Fatalf("big: %v", err)
 	}
+}
+
+// putLarge puts a value of so many different chunks by one entry, and commits.
+func putLarge(t testing.TB, s *Store, index uint64, key Key, chunks uint32) []byte {
+	t.Helper()
+	var id uploadID
+	copy(id[:], key)
+	now := time.Unix(0, 0)
+	value := make([]byte, chunks*ChunkBytes)
+	cmds := [][]byte{openCommand(id, now)}
+	for n := range chunks {
+		chunk := value[n*ChunkBytes : (n+1)*ChunkBytes]
+		for i := range chunk[:64] {
+			chunk[i] = key[i%len(key)] + byte(n)
+		}
+		cmds = append(cmds, testChunk(id, n, chunk, now))
+	}
+	meta := Meta{Key: key, Size: int64(len(value)), SHA256: sumOf(value), ContentType: "a/b", Time: now, PutID: "p"}
+	results, err := applyTo(s, index, 1, append(cmds, sealCommand(&meta, id, chunks)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if err, refused := r.(error); refused {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
 
 func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
@@ -129,7 +179,7 @@ func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
 			}
 			b.Bytes()[at] ^= 0x40
 			return io.NopCloser(&b), nil
-		}, testFetch)
+		}, bodiesFrom(sender))
 		if !errors.Is(err, ErrSnapshotBody) {
 			t.Fatalf("bit flipped at %d: %v", at, err)
 		}
@@ -158,7 +208,7 @@ func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
 		other, _ = script(t, 23, 80)
 		liar, _ = twin(t, other, 0)
 	}
-	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar), testFetch); !errors.Is(err, ErrSnapshotBody) {
+	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar), bodiesFrom(liar)); !errors.Is(err, ErrSnapshotBody) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -202,7 +252,7 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 	if !errors.Is(err, ErrSnapshotBody) {
 		t.Fatalf("got %v", err)
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); err != nil {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); err != nil {
 		t.Fatalf("an honest sender: %v", err)
 	}
 }
@@ -216,7 +266,7 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 	}
 	d := receiver()
 	s := mustOpen(t, d, tiny())
-	if err := s.Stage(t.Context(), first, serveFrom(sender), testFetch); err != nil {
+	if err := s.Stage(t.Context(), first, serveFrom(sender), bodiesFrom(sender)); err != nil {
 		t.Fatal(err)
 	}
 	if err := runLog(t, sender, log); err != nil {
@@ -232,7 +282,7 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 			t.Errorf("pulled again after revision %d: %v", q.after, err)
 		}
 		return serveFrom(sender)(ctx, raw)
-	}, testFetch)
+	}, bodiesFrom(sender))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +307,7 @@ func TestStore_Diverged_IsFatalOnlyWhenInstalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Stage(t.Context(), snapshot, serveFrom(b), testFetch); !errors.Is(err, ErrDiverged) {
+	if err := a.Stage(t.Context(), snapshot, serveFrom(b), bodiesFrom(b)); !errors.Is(err, ErrDiverged) {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := a.Get("k"); err != nil {
@@ -336,11 +386,11 @@ func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
 		}
 		return FailNever
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); !errors.Is(err, ErrInjected) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); !errors.Is(err, ErrInjected) {
 		t.Fatalf("with a disk that fails: %v", err)
 	}
 	failing = false
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), testFetch); !errors.Is(err, ErrInjected) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); !errors.Is(err, ErrInjected) {
 		t.Errorf("a later pull: %v", err)
 	}
 	if err := s.Commit(); !errors.Is(err, ErrInjected) {

@@ -28,6 +28,7 @@ type Store struct {
 	owned   bool // whether Close closes these
 
 	resume func() // lets bodies be reclaimed, see Recovered
+	pulls  pullPause
 
 	fatal atomic.Pointer[error]
 	dead  chan struct{} // closed once fatal is set
@@ -122,6 +123,7 @@ func newStore(cfg StoreConfig) *Store {
 		index:      cfg.Index,
 		bodies:     cfg.Bodies,
 		resume:     cfg.Bodies.Pause(),
+		pulls:      pullPause{bodies: cfg.Bodies},
 		dead:       make(chan struct{}),
 		chunks:     make(map[chunkKey][]byte),
 		drops:      make(map[uploadID]int),
@@ -141,6 +143,7 @@ func newStore(cfg StoreConfig) *Store {
 // out. Engines that OpenStoreDir opened are closed.
 func (s *Store) Close() error {
 	_ = s.fail(ErrClosed)
+	s.pulls.close()
 	if !s.owned {
 		return nil
 	}

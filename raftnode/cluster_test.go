@@ -46,7 +46,8 @@ type listSM struct {
 	limit   int      // records a Serve sends at most, 0 = all
 	from    restored // it was restored, as long as it belongs to no log
 
-	recovered int // calls of Recovered
+	store     *bodies.Store // nil: no command refers to a body
+	recovered int           // calls of Recovered
 }
 
 type listState struct {
@@ -207,7 +208,7 @@ func (s *listSM) Resolve(c []byte) (any, bool, error) {
 	return nil, false, nil
 }
 
-func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), _ bodies.Fetch) error {
+func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	want, err := strconv.Atoi(string(snapshot))
 	if err != nil {
 		return err
@@ -229,6 +230,9 @@ func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.
 		if err := json.NewDecoder(body).Decode(&got); err != nil {
 			return err
 		}
+		if err := s.stageBodies(ctx, got, fetchBodies); err != nil {
+			return err
+		}
 		s.mu.Lock()
 		s.staged = append(s.staged, got...)
 		have += len(got)
@@ -236,6 +240,32 @@ func (s *listSM) Stage(ctx context.Context, snapshot []byte, fetch func(context.
 	}
 	if have < want {
 		return fmt.Errorf("have %d of %d", have, want)
+	}
+	return nil
+}
+
+// stageBodies brings the bodies here that commands refer to.
+func (s *listSM) stageBodies(ctx context.Context, cmds [][]byte, fetch bodies.Fetch) error {
+	if s.store == nil {
+		return nil
+	}
+	for _, c := range cmds {
+		ref, ok := s.Body(c)
+		if !ok || s.store.Has(ref.Digest) {
+			continue
+		}
+		if err := fetch(ctx, []bodies.Ref{ref}, func(b bodies.Body) error {
+			_, err := s.store.Append(b.Digest, b.Data)
+			return err
+		}); err != nil {
+			return err
+		}
+		if err := s.store.Sync(ctx); err != nil {
+			return err
+		}
+		if !s.store.Has(ref.Digest) {
+			return fmt.Errorf("nobody has body %s", ref.Digest)
+		}
 	}
 	return nil
 }
@@ -299,6 +329,8 @@ type testNode struct {
 	node  *Node
 	stopF func() error
 	errC  chan error
+
+	values *bodies.Config // the node keeps bodies, in its directory
 }
 
 func newTestNode(t *testing.T, name string) *testNode {
@@ -336,6 +368,15 @@ func (n *testNode) start() {
 		}
 		n.ln = ln
 	}
+	if n.values != nil {
+		cfg := *n.values
+		cfg.Dir, cfg.Logger = filepath.Join(n.cfg.Dir, "values"), n.cfg.Logger
+		store, err := bodies.Open(cfg)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		n.cfg.Bodies, n.sm.store = store, store
+	}
 	node, err := Open(n.cfg, n.sm)
 	if err != nil {
 		n.t.Fatal(err)
@@ -354,6 +395,9 @@ func (n *testNode) start() {
 		<-node.Stopped()
 		_ = srv.Close()
 		wg.Wait()
+		if n.values != nil {
+			_ = n.cfg.Bodies.Close()
+		}
 		n.ln = nil
 		return <-errC
 	}

@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/raft/v3/tracker"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // core is the consensus of one member: events go in (tick, step, propose,
@@ -72,6 +74,7 @@ type core struct {
 	snapping  map[uint64]uint64 // member → tick since when it is sent a snapshot
 
 	snaps []raftpb.Message // snapshots received, to be staged
+	held  []bodies.Ref     // by what raft has, and the log does not have yet
 
 	rd         raft.Ready
 	busy       bool
@@ -91,7 +94,6 @@ type coreLimits struct {
 	inflightBatches  int
 	queueBytes       int
 	snapshotLogBytes int
-	keepLogBytes     int
 	promoteLag       uint64 // entries
 }
 
@@ -309,9 +311,70 @@ func (c *core) step(m raftpb.Message) {
 			c.inStep = c.now
 		}
 	case m.Type == raftpb.MsgApp && len(m.Entries) > 0:
+		if !c.holdAppended(&m) {
+			return // the leader sends it again
+		}
 		c.logEnd = min(c.logEnd, m.Entries[len(m.Entries)-1].Index)
 	}
 	c.stepRaft(m)
+}
+
+// holdAppended holds the bodies of what is about to be appended; false, and no more
+// than before, if one is not here, durably: what is acknowledged is complete. raft
+// looks at no entry of a message that begins before the commit index.
+func (c *core) holdAppended(m *raftpb.Message) bool {
+	before := len(c.held)
+	if m.Index < c.commit {
+		return true
+	}
+	for i := range m.Entries {
+		for _, ref := range c.log.refs.of(&m.Entries[i]) {
+			if !c.hold(ref) {
+				c.log.refs.release(c.held[before:])
+				c.held = c.held[:before]
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// hold keeps a body until the log holds it: the save of its entry lies between.
+func (c *core) hold(ref bodies.Ref) bool {
+	if !c.log.refs.store.Hold(ref.Digest) {
+		return false
+	}
+	c.held = append(c.held, ref)
+	return true
+}
+
+// letGo gives up what hold has kept, when the log has all that raft has.
+func (c *core) letGo() {
+	c.log.refs.release(c.held)
+	c.held = c.held[:0]
+}
+
+// holdQueued holds the bodies of what a leader is about to propose, and returns the
+// commands that lack none. Whoever waits for another one distributes its body again.
+func (c *core) holdQueued(cmds []command) []command {
+	lacks := func(cmd command) bool {
+		ref, ok := c.log.refs.ofCommand(cmd.data)
+		return ok && !c.hold(ref)
+	}
+	first := slices.IndexFunc(cmds, lacks)
+	if first < 0 {
+		return cmds
+	}
+	complete := slices.Clone(cmds[:first])
+	for i, cmd := range cmds[first:] {
+		if i > 0 && !lacks(cmd) {
+			complete = append(complete, cmd)
+			continue
+		}
+		delete(c.forwarded, cmd.name())
+		c.waiters.refuse(cmd, ErrBodyMissing)
+	}
+	return complete
 }
 
 // hear notes that a member, or the leader, has said something.
@@ -423,7 +486,11 @@ func (c *core) flush() {
 			return
 		}
 		n, bytes := c.nextBatch()
-		if batch := c.waiters.claim(c.queue[:n], c.now); len(batch) > 0 {
+		cmds := c.queue[:n]
+		if c.isLeader() {
+			cmds = c.holdQueued(cmds)
+		}
+		if batch := c.waiters.claim(cmds, c.now); len(batch) > 0 {
 			if err := c.rn.Propose(encodeBatch(batch)); err != nil {
 				c.waiters.unclaim(batch)
 				return // dropped: stays queued, tried again after the next event
@@ -505,6 +572,7 @@ func (c *core) next() (work, bool) {
 	var w work
 	w.stage, c.snaps = c.snaps, nil
 	if !c.rn.HasReady() {
+		c.letGo()
 		return w, len(w.stage) > 0
 	}
 	c.rd, c.busy = c.rn.Ready(), true
@@ -579,6 +647,7 @@ func (c *core) done() (handoff, error) {
 	if err := c.log.add(rd.Entries); err != nil {
 		return h, err
 	}
+	c.letGo()
 	if n := len(rd.Entries); n > 0 {
 		c.savedIndex = rd.Entries[n-1].Index
 	}
@@ -637,7 +706,7 @@ func (c *core) commitEntry(e raftpb.Entry, h *handoff) error {
 	if err := checkKnown(&e, c.gate.known); err != nil {
 		return err
 	}
-	item := applyItem{index: e.Index, term: e.Term, bytes: e.Size()}
+	item := applyItem{index: e.Index, term: e.Term, bytes: c.log.sizes[e.Index-c.log.first]}
 	switch e.Type {
 	case raftpb.EntryNormal:
 		if len(e.Data) == 0 {

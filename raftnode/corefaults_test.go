@@ -566,7 +566,7 @@ func TestCore_Snapshot_IsOfferedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	leader.sm.sync()
-	core.limits.snapshotLogBytes, core.limits.keepLogBytes = 1, 0
+	core.limits.snapshotLogBytes, leader.node.cfg.KeepLogBytes = 1, 0
 	if err := leader.node.checkpoint(); err != nil {
 		t.Fatal(err)
 	}

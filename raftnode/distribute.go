@@ -2,18 +2,102 @@ package raftnode
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
 // Distribute returns nil when every one of the bodies is durable here, at the leader
-// and at a majority of the voters: then commands that refer to them may be proposed.
-// Errors are definite: nothing was proposed.
+// and at a majority of the voters: then commands that refer to them may be proposed,
+// soon, because bodies that nothing refers to are forgotten. It sends them to all
+// members. Their bytes must not be modified any more, even after it has returned:
+// members that are slow get them later.
+//
+// Errors are definite: nothing was proposed. ErrOverloaded and ErrDiskFull say why;
+// all others are ErrUnavailable or ErrStopped. It takes as long as a Propose at most.
 func (n *Node) Distribute(ctx context.Context, list []bodies.Body) error {
-	for _, b := range list {
-		if _, err := n.cfg.Bodies.Append(b.Digest, b.Data); err != nil {
+	store := n.cfg.Bodies
+	switch {
+	case len(list) == 0:
+		return nil
+	case store == nil:
+		return unavailableError("this node keeps no bodies")
+	case n.applier.backlog() > n.cfg.QueueBytes:
+		return ErrOverloaded
+	}
+	known := make([]bool, len(list))
+	for i, b := range list {
+		added, err := store.Append(b.Digest, b.Data)
+		if err != nil {
+			return appendError(err)
+		}
+		known[i] = !added
+	}
+	d := n.pushes.start(list, known)
+	err := n.spread(ctx, d)
+	n.pushes.end(d, err == nil)
+	return err
+}
+
+// appendError is what a body that could not be kept here means for its put.
+func appendError(err error) error {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	case shortage.Is(err):
+		return fmt.Errorf("%w: %w", ErrOverloaded, shortage.Explain(err))
+	}
+	return fmt.Errorf("%w: the value could not be kept: %w", ErrUnavailable, err)
+}
+
+// spread makes the bodies durable here, while they are on their way to others, and
+// waits until enough have them.
+func (n *Node) spread(ctx context.Context, d *distribution) error {
+	began := time.Now()
+	store := n.cfg.Bodies
+	if err := store.Sync(ctx); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w (%w)", ErrUnavailable, context.Cause(ctx))
+		}
+		return appendError(err)
+	}
+	for _, b := range d.list {
+		if !store.Hold(b.Digest) {
+			return ErrBodyMissing
+		}
+		defer store.Release(b.Digest) // and it stays for a while
+	}
+	// The leader and the members may change without a word to this call.
+	look := time.NewTicker(n.cfg.Tick)
+	defer look.Stop()
+	timeout := time.NewTimer(n.cfg.NoLeaderTimeout - time.Since(began))
+	defer timeout.Stop()
+	extended := false
+	for {
+		st := n.status.Load()
+		if enough, err := n.pushes.judge(d, st, n.self.ID); enough || err != nil {
 			return err
 		}
+		select {
+		case <-d.changed:
+		case <-look.C:
+		case <-n.stopped:
+			return ErrStopped
+		case <-ctx.Done():
+			return fmt.Errorf("%w (%w)", ErrUnavailable, context.Cause(ctx))
+		case <-timeout.C:
+			switch {
+			case st.Leader == 0:
+				return ErrUnavailable
+			case extended:
+				return unavailableError("a majority of the voters did not confirm in time that it has the value")
+			}
+			extended = true
+			timeout.Reset(n.cfg.ProposeTimeout - n.cfg.NoLeaderTimeout)
+		}
 	}
-	return n.cfg.Bodies.Sync(ctx)
 }

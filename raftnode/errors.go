@@ -20,15 +20,21 @@ var (
 	ErrStopped = errors.New("the node has stopped")
 	// ErrCommandTooLarge: a command is larger than MaxCommandBytes.
 	ErrCommandTooLarge = errors.New("the command is too large for one log entry")
+	// ErrBodyMissing: a body that the command refers to is not here any more. Nothing
+	// was proposed; Distribute brings it back. It is an ErrUnavailable.
+	ErrBodyMissing error = unavailableError("a body that the command refers to is not here any more")
 	// ErrLevel: the command needs a level that the store does not have, or is none.
 	// Nothing was proposed. It is an ErrUnavailable: the level may rise.
-	ErrLevel error = levelError{}
+	ErrLevel error = unavailableError("the store's level does not allow this command")
+	// ErrDiskFull: a disk has no room for a body. Nothing was proposed.
+	ErrDiskFull = errors.New("a disk has no room for the value")
 )
 
-type levelError struct{}
+// unavailableError is an ErrUnavailable for another reason.
+type unavailableError string
 
-func (levelError) Error() string        { return "the store's level does not allow this command" }
-func (levelError) Is(target error) bool { return target == ErrUnavailable }
+func (e unavailableError) Error() string        { return string(e) }
+func (e unavailableError) Is(target error) bool { return target == ErrUnavailable }
 
 // Errors of membership changes.
 var (

@@ -5,20 +5,27 @@ import (
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
 // memlog is the part of the log that raft reads: every entry after the last
 // compaction, in memory, counted in bytes. All of it is on disk in the WAL as
-// well. Owned by the goroutine that drives the core.
+// well. It holds the bodies that its entries refer to, and counts their bytes as
+// those of the entry. Owned by the goroutine that drives the core.
 type memlog struct {
 	*raft.MemoryStorage
+	refs  references
 	conf  raftpb.ConfState // what RawNode starts from, see newCore
-	sizes []int            // of the entries from first on
+	sizes []int            // of the entries from first on, with their bodies
+	held  [][]bodies.Ref   // by the entries from first on
 	first uint64
 	bytes int // sum of sizes
 }
 
-func newMemlog() *memlog { return &memlog{MemoryStorage: raft.NewMemoryStorage(), first: 1} }
+func newMemlog(refs references) *memlog {
+	return &memlog{MemoryStorage: raft.NewMemoryStorage(), refs: refs, first: 1}
+}
 
 // InitialState starts raft from the state machine's ConfState, not from the
 // snapshot's: raft never sees again the changes between the two, because it
@@ -33,30 +40,90 @@ func (l *memlog) restore(s raftpb.Snapshot) error {
 	if err := l.ApplySnapshot(s); err != nil {
 		return fmt.Errorf("start the log at snapshot %d: %w", s.Metadata.Index, err)
 	}
-	l.sizes, l.bytes, l.first = nil, 0, s.Metadata.Index+1
+	l.cut(0)
+	l.first = s.Metadata.Index + 1
 	return nil
 }
 
-// add appends entries, replacing what they contradict.
+// missingBodyError says that an entry refers to a body that is not here.
+type missingBodyError struct {
+	index uint64
+	ref   bodies.Ref
+}
+
+func (e *missingBodyError) Error() string {
+	return fmt.Sprintf("entry %d refers to body %s of %d bytes, which is not here", e.index, e.ref.Digest, e.ref.Size)
+}
+
+// add appends entries, replacing what they contradict. Their bodies are here.
 func (l *memlog) add(entries []raftpb.Entry) error {
+	_, err := l.load(entries, 0)
+	return err
+}
+
+// load is add of entries that were found at a start. The bodies of those up to applied
+// may be gone: the last entry that lacks one is returned, zero if none does. Else a
+// body that is missing is a *missingBodyError.
+func (l *memlog) load(entries []raftpb.Entry, applied uint64) (lacking uint64, err error) {
 	if len(entries) == 0 {
-		return nil
+		return 0, nil
 	}
 	if err := l.Append(entries); err != nil {
-		return fmt.Errorf("append to the log: %w", err)
+		return 0, fmt.Errorf("append to the log: %w", err)
 	}
-	for _, e := range entries {
+	for i := range entries {
+		e := &entries[i]
 		if e.Index < l.first {
 			continue // compacted already
 		}
-		at := int(e.Index - l.first)
-		for _, n := range l.sizes[min(at, len(l.sizes)):] {
-			l.bytes -= n
+		l.cut(int(e.Index - l.first))
+		size, refs := e.Size(), l.refs.of(e)
+		held := refs[:0]
+		for _, ref := range refs {
+			size += ref.Size
+			switch {
+			case l.refs.store.Hold(ref.Digest):
+				held = append(held, ref)
+			case e.Index <= applied:
+				lacking = e.Index
+			default:
+				l.refs.release(held)
+				return lacking, &missingBodyError{e.Index, ref}
+			}
 		}
-		l.sizes = append(l.sizes[:at], e.Size())
-		l.bytes += e.Size()
+		l.sizes, l.held = append(l.sizes, size), append(l.held, held)
+		l.bytes += size
 	}
-	return nil
+	return lacking, nil
+}
+
+// cut gives up what is counted and held for all entries but the first keep.
+func (l *memlog) cut(keep int) {
+	keep = min(keep, len(l.sizes))
+	for _, n := range l.sizes[keep:] {
+		l.bytes -= n
+	}
+	for _, refs := range l.held[keep:] {
+		l.refs.release(refs)
+	}
+	clear(l.held[keep:])
+	l.sizes, l.held = l.sizes[:keep], l.held[:keep]
+}
+
+// Entries implements raft.Storage. Bodies count as part of their entries.
+func (l *memlog) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
+	entries, err := l.MemoryStorage.Entries(lo, hi, maxSize)
+	if err != nil {
+		return nil, err
+	}
+	var size uint64
+	for i := range entries {
+		size += uint64(l.sizes[entries[i].Index-l.first])
+		if i > 0 && size > maxSize {
+			return entries[:i], nil
+		}
+	}
+	return entries, nil
 }
 
 // bytesUpTo sums the entries from after to upTo.
@@ -79,16 +146,24 @@ func (l *memlog) snapshotted(s raftpb.Snapshot, keep int) error {
 		keep -= l.sizes[to-l.first]
 		to--
 	}
+	return l.compact(to)
+}
+
+// compact drops the entries up to one.
+func (l *memlog) compact(to uint64) error {
 	if to < l.first {
 		return nil
 	}
 	if err := l.Compact(to); err != nil {
 		return fmt.Errorf("compact the log to %d: %w", to, err)
 	}
-	for _, n := range l.sizes[:to+1-l.first] {
-		l.bytes -= n
+	n := int(to + 1 - l.first)
+	for i := range n {
+		l.bytes -= l.sizes[i]
+		l.refs.release(l.held[i])
 	}
-	l.sizes = append([]int(nil), l.sizes[to+1-l.first:]...)
+	l.sizes = append([]int(nil), l.sizes[n:]...)
+	l.held = append([][]bodies.Ref(nil), l.held[n:]...)
 	l.first = to + 1
 	return nil
 }

@@ -57,6 +57,9 @@ type Config struct {
 	// Bodies keeps the bodies that commands refer to; nil: none ever does. Who opened
 	// it closes it, after Run has returned.
 	Bodies *bodies.Store
+	// LacksRoom tells that the disk is so full that nothing which other members push
+	// is kept; nil: it never is. It must be quick, and safe for concurrent use.
+	LacksRoom func() bool
 
 	// Level is the highest level that this node understands, default level.Highest.
 	// Tests set it, to be a node of another version.
@@ -130,6 +133,7 @@ type Node struct {
 	logger   *slog.Logger
 	client   *http.Client
 	changes  *http.Client // for askLeader: keeps no connection idle
+	pushing  *http.Client // for pushTo
 	inbox    *inbox
 	waiters  *waiters
 	progress *progress
@@ -138,6 +142,8 @@ type Node struct {
 	digest   historyDigest
 	disputes *rate.Limiter // of log lines about a history that is not this node's
 	budget   *bodyBudget   // of the bodies of requests to the peer port
+	pushes   *pushes       // of what Distribute is given
+	arrivals *arrivals
 	bodyIdle time.Duration
 	stopped  chan struct{} // closed when Run returns
 
@@ -243,6 +249,7 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		cfg: cfg, sm: sm, self: id, logger: cfg.Logger,
 		client:   nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}),
 		changes:  nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdlePerHost: -1}),
+		pushing:  nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: pushIdle, IdlePerHost: pushStreams}),
 		inbox:    newInbox(),
 		waiters:  newWaiters(random64()),
 		progress: &progress{},
@@ -256,6 +263,8 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 		saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) },
 	}
 	n.applier = newApplier(sm, n.waiters, n.progress)
+	n.pushes = newPushes(n.pushTo, n.logger)
+	n.arrivals = newArrivals(references{cfg.Bodies, sm.Body}, cfg.QueueBytes, n.fetchMissing, func(m raftpb.Message) { n.inbox.addMessage(m, cfg.QueueBytes) }, n.logger)
 	n.identity.Store(&id)
 	n.removed.Store(&map[ID]bool{})
 	n.forced.Store(&id.Forced)
@@ -348,9 +357,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the peer transport: %w", err), n.disk.close())
 	}
-	n.transport = t
+	n.transport = peerTransport{t, n.pushes}
+	n.arrivals.start()
 	for _, m := range n.peersAtStart() {
-		t.setPeer(m.ID, m.PeerURL)
+		n.transport.setPeer(m.ID, m.PeerURL)
 	}
 	handler := t.handler()
 	n.raftHTTP.Store(&handler)
@@ -405,8 +415,10 @@ func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 	cancel(err)
 	n.raftHTTP.Store(nil)
 	n.transport.stop()
+	n.arrivals.stop()
 	wg.Wait()
 	n.client.CloseIdleConnections()
+	n.pushing.CloseIdleConnections()
 	if errors.Is(err, ErrDisk) || errors.Is(err, shortage.Err) {
 		return err // closing would sync once more what must not be trusted, or is half open
 	}
@@ -463,6 +475,9 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		case <-n.released:
 			return ErrRemoved
 		case <-ticker.C:
+			if err := n.bodiesErr(); err != nil {
+				return err
+			}
 			n.core.tick()
 			if n.core.now%checkpointTicks == 0 {
 				if err := n.checkpoint(); err != nil {
@@ -489,6 +504,15 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		}
 		n.publish()
 	}
+}
+
+// bodiesErr returns why the bodies cannot be kept any more, nil while they can: whatever
+// was being done with them when the disk failed.
+func (n *Node) bodiesErr() error {
+	if n.cfg.Bodies == nil {
+		return nil
+	}
+	return diskErr(n.cfg.Bodies.Err(), "keep the bodies of values")
 }
 
 // deliver hands the mail to the core.
@@ -643,6 +667,15 @@ func (n *Node) checkpoint() error {
 	if err != nil || !due {
 		return err
 	}
+	if err := n.takeSnapshot(n.core.log, index, term, metaBytes, state); err != nil {
+		return n.later(err, "a snapshot")
+	}
+	n.logger.Debug("took a snapshot", "index", index, "term", term, "log_bytes", n.core.log.bytes)
+	return n.later(n.disk.release(index), "removing the log before a snapshot")
+}
+
+// takeSnapshot makes the durable state at index the start of the log.
+func (n *Node) takeSnapshot(log *memlog, index, term uint64, metaBytes, state []byte) error {
 	t, err := decodeTable(metaBytes)
 	if err != nil {
 		return err
@@ -652,13 +685,9 @@ func (n *Node) checkpoint() error {
 		Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: index, Term: term},
 	}
 	if err := n.disk.saveSnapshot(s); err != nil {
-		return n.later(err, "a snapshot")
-	}
-	if err := n.core.log.snapshotted(s, n.core.limits.keepLogBytes); err != nil {
 		return err
 	}
-	n.logger.Debug("took a snapshot", "index", index, "term", term, "log_bytes", n.core.log.bytes)
-	return n.later(n.disk.release(index), "removing the log before a snapshot")
+	return log.snapshotted(s, n.cfg.KeepLogBytes)
 }
 
 // later forgives an error of a system that is short of files or memory: what was to be
@@ -742,7 +771,8 @@ func (n *Node) publish() {
 	n.status.Store(st)
 }
 
-// receive takes a message from the transport. When too much waits to be
+// receive takes a message from the transport. One whose entries refer to bodies that are
+// not here waits outside of the loop. When too much waits to be
 // applied, entries are dropped, be they appended by the leader or forwarded to
 // it: the sender slows down and sends them again.
 func (n *Node) receive(m raftpb.Message) error {
@@ -754,7 +784,9 @@ func (n *Node) receive(m raftpb.Message) error {
 	if len(m.Entries) > 0 && n.applier.backlog() > limit {
 		return nil
 	}
-	n.inbox.addMessage(m, limit)
+	if m.Type == raftpb.MsgProp && !n.Leads() || !n.arrivals.takes(&m, n.commit.Load()) {
+		n.inbox.addMessage(m, limit)
+	}
 	return nil
 }
 

@@ -178,7 +178,7 @@ func TestNode_Checkpoint_ReleasesTheLog(t *testing.T) {
 	n := c.nodes[1].node
 	d := &releasing{disk: n.disk}
 	n.disk = d
-	n.core.limits.snapshotLogBytes, n.core.limits.keepLogBytes = 1, 0
+	n.core.limits.snapshotLogBytes, n.cfg.KeepLogBytes = 1, 0
 	c.nodes[1].open(t, 3, 10)
 	if err := c.nodes[1].round(false, nil); err != nil {
 		t.Fatal(err)

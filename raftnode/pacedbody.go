@@ -78,16 +78,21 @@ func (n *Node) paceBodies(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r) // a deadline would end the request when it is over
 			return
 		}
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if err != nil {
-			host = r.RemoteAddr
-		}
+		host := remoteHost(r)
 		b := &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(w), idle: n.bodyIdle, latest: time.Now().Add(peerBodyTotal), budget: n.budget, host: host}
 		b.extend()
 		defer b.release()
 		r.Body = b
 		next.ServeHTTP(w, r)
 	})
+}
+
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
 }
 
 // Read implements io.Reader.
@@ -111,6 +116,19 @@ func (b *pacedBody) extend() {
 	}
 	_ = b.control.SetReadDeadline(by) // unsupported only in tests without a connection
 }
+
+// reserve takes memory for the largest part of a body that its handler keeps at a time.
+// Nothing is taken for what arrives, if the handler calls kept after each part.
+func (b *pacedBody) reserve(n int) bool {
+	if !b.budget.take(b.host, n) {
+		return false
+	}
+	b.held += n
+	return true
+}
+
+// kept is called when the handler needs nothing of what has arrived any more.
+func (b *pacedBody) kept() { b.read = 0 }
 
 // release gives the memory back, once the message has been decoded and queued.
 func (b *pacedBody) release() { b.budget.give(b.host, b.held) }

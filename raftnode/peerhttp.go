@@ -19,12 +19,13 @@ import (
 const (
 	snapshotPath  = "/oncekv/snapshot"
 	membersPath   = "/oncekv/members"
+	bodiesPath    = "/oncekv/bodies"
 	historyPath   = "/oncekv/history"
 	clusterHeader = "Oncekv-Cluster"
 )
 
 // Handler serves the other members: raft messages, introductions, snapshot
-// data, digests of the history, and membership changes that were asked of a
+// data, bodies, digests of the history, and membership changes that were asked of a
 // follower. It works before
 // Run, except for raft's part.
 func (n *Node) Handler() http.Handler {
@@ -33,6 +34,10 @@ func (n *Node) Handler() http.Handler {
 	mux.HandleFunc("GET "+snapshotPath, n.sameCluster(n.serveSnapshot))
 	mux.HandleFunc("GET "+historyPath, n.sameCluster(n.serveHistory))
 	mux.HandleFunc("POST "+membersPath, n.sameCluster(n.serveMembers))
+	if n.cfg.Bodies != nil {
+		mux.HandleFunc("POST "+bodiesPath, n.sameCluster(n.takeBodies))
+		mux.HandleFunc("GET "+bodiesPath, n.sameCluster(n.serveBodies))
+	}
 	mux.HandleFunc(rafthttp.RaftPrefix, n.serveRaft)
 	mux.HandleFunc(rafthttp.RaftPrefix+"/", n.serveRaft)
 	return n.paceBodies(mux)

@@ -12,8 +12,6 @@ import (
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
-
-	"github.com/Focinfi/oncekv/bodies"
 )
 
 // puller brings a snapshot's data here before raft hears of the snapshot. One
@@ -112,29 +110,31 @@ func (p *puller) pullFrom(ctx context.Context, source Member, index uint64, stat
 	}
 	return p.sm.Stage(ctx, state, func(ctx context.Context, query string) (io.ReadCloser, error) {
 		return p.fetch(ctx, source.PeerURL, index, query)
-	}, func(ctx context.Context, refs []bodies.Ref, each func(bodies.Body) error) error {
-		return nil
-	})
+	}, fetchBodies(p.client, p.cluster, source.PeerURL))
 }
 
 // pullIdle bounds how long a body may give nothing.
 const pullIdle = 10 * time.Second
 
 func (p *puller) fetch(ctx context.Context, url string, index uint64, query string) (io.ReadCloser, error) {
+	return fetchIdle(ctx, p.client, p.cluster, fmt.Sprintf("%s%s?index=%d&%s", url, snapshotPath, index, query))
+}
+
+// fetchIdle asks another member for what may take long. The deadline is by progress.
+func fetchIdle(ctx context.Context, client *http.Client, cluster ID, url string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	// The deadline is by progress: a large store takes as long as it takes.
 	idle := time.AfterFunc(pullIdle, cancel)
 	fail := func(err error) (io.ReadCloser, error) {
 		idle.Stop()
 		cancel()
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?index=%d&%s", url, snapshotPath, index, query), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return fail(err)
 	}
-	req.Header.Set(clusterHeader, p.cluster.String())
-	resp, err := p.client.Do(req)
+	req.Header.Set(clusterHeader, cluster.String())
+	resp, err := client.Do(req)
 	if err != nil {
 		return fail(err)
 	}

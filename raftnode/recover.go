@@ -78,7 +78,7 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err := n.followForced(&st, members, applied); err != nil {
 		return err
 	}
-	log := newMemlog()
+	log := newMemlog(references{n.cfg.Bodies, n.sm.Body})
 	if !raft.IsEmptySnap(st.snapshot) {
 		if err := log.restore(st.snapshot); err != nil {
 			return err
@@ -87,7 +87,7 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err := log.SetHardState(st.state); err != nil {
 		return err
 	}
-	if err := log.add(st.entries); err != nil {
+	if err := n.loadEntries(log, st.entries, applied); err != nil {
 		return err
 	}
 	n.progress.set(applied)
@@ -99,7 +99,6 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 		inflightBatches:  4,
 		queueBytes:       n.cfg.QueueBytes,
 		snapshotLogBytes: n.cfg.SnapshotLogBytes,
-		keepLogBytes:     n.cfg.KeepLogBytes,
 		promoteLag:       1000,
 	}, gate{n.cfg.Level, n.sm.Level}, n.logger)
 	if err != nil {
@@ -109,8 +108,32 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err := n.core.leadAlone(); err != nil {
 		return err
 	}
+	n.sm.Recovered()
 	n.publish()
 	return nil
+}
+
+// loadEntries gives the log what the disk held, with holds of all bodies. Those of an
+// entry that the state machine has durably may be gone, when nothing of the state refers
+// to them any more. Nobody can be sent such an entry: the log goes on behind it, from a
+// snapshot. Any other body that is missing is damage.
+func (n *Node) loadEntries(log *memlog, entries []raftpb.Entry, applied uint64) error {
+	lacking, err := log.load(entries, applied)
+	if errors.As(err, new(*missingBodyError)) {
+		return fmt.Errorf("%w: %w; %s", ErrDisk, err, putBack)
+	}
+	if err != nil || lacking == 0 {
+		return err
+	}
+	index, term, metaBytes, state, err := n.sm.Durable()
+	if err != nil {
+		return fmt.Errorf("look at the durable state: %w", err)
+	}
+	n.logger.Info("the log refers to bodies that are gone; taking a snapshot behind them", "entry", lacking, "index", index)
+	if err := n.takeSnapshot(log, index, term, metaBytes, state); err != nil {
+		return err
+	}
+	return log.compact(lacking)
 }
 
 // begin makes the first durable state of a founder (the founding snapshot) or

@@ -87,10 +87,11 @@ func (b *bench) system(name string) *system {
 	return b.systems[i]
 }
 
-// start starts systems that have no data, for one part of the run.
-func (b *bench) start(ctx context.Context, names ...string) error {
+// start starts systems that have no data, for one part of the run. serve are more
+// flags of oncekv's database nodes.
+func (b *bench) start(ctx context.Context, names, serve []string) error {
 	var err error
-	b.systems, err = startAll(ctx, place{dir: b.work, clients: b.Clients, streams: b.Streams}, names)
+	b.systems, err = startAll(ctx, place{dir: b.work, clients: b.Clients, streams: b.Streams, oncekv: b.Program, serve: serve}, names)
 	return err
 }
 
@@ -106,9 +107,9 @@ func (b *bench) stop() error {
 }
 
 // with runs one part of the run with systems of its own.
-func (b *bench) with(ctx context.Context, names []string, part func(context.Context) error) (err error) {
+func (b *bench) with(ctx context.Context, names []string, part func(context.Context) error, serve ...string) (err error) {
 	defer func() { err = errors.Join(err, b.stop()) }()
-	if err := b.start(ctx, names...); err != nil {
+	if err := b.start(ctx, names, serve); err != nil {
 		return err
 	}
 	return part(ctx)

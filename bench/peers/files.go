@@ -16,14 +16,18 @@ const walDir = "wal"
 func storedBytes(dir string) (int64, error) {
 	var all int64
 	err := eachFile(dir, func(_ string, info fs.FileInfo) error {
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			all += stat.Blocks * 512
-		} else {
-			all += info.Size()
-		}
+		all += blocksOf(info)
 		return nil
 	})
 	return all, err
+}
+
+// blocksOf is the room that a file takes: holes in it take none.
+func blocksOf(info fs.FileInfo) int64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Blocks * 512
+	}
+	return info.Size()
 }
 
 // copyStored copies a node's data without its log, and flushes every file.
@@ -55,12 +59,12 @@ func copyFile(from, to string) (err error) {
 	return out.Sync()
 }
 
-// eachFile visits the files below dir, but for those in walDir, by their paths from
-// there.
+// eachFile visits the files below dir, but for those in walDir and those that are
+// removed meanwhile, by their paths from there.
 func eachFile(dir string, visit func(name string, info fs.FileInfo) error) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
-			return err
+			return unlessGone(err, path != dir)
 		}
 		name, err := filepath.Rel(dir, path)
 		if err != nil {
@@ -74,8 +78,16 @@ func eachFile(dir string, visit func(name string, info fs.FileInfo) error) error
 		}
 		info, err := d.Info()
 		if err != nil {
-			return err
+			return unlessGone(err, true)
 		}
 		return visit(name, info)
 	})
+}
+
+// unlessGone is err, unless that says that a file is not there, and it may be gone.
+func unlessGone(err error, may bool) error {
+	if may && errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

@@ -41,6 +41,9 @@ type settings struct {
 	Soak       time.Duration `json:"soak_ns"`
 	SoakMinute time.Duration `json:"-"` // tests have shorter ones
 
+	Values valueSettings `json:"values"`
+
+	Program string        `json:"program"` // oncekv, if it is not to be built
 	Dir     string        `json:"dir"`
 	JSON    string        `json:"-"`
 	SVG     string        `json:"-"`
@@ -58,11 +61,12 @@ var parts = []part{
 	{name: "short", run: (*bench).shortPart},
 	{name: "big", run: (*bench).bigPart},
 	{name: "soak", run: (*bench).soakPart},
+	{name: "values", run: (*bench).valuesPart},
 }
 
 func main() {
 	s := settings{SoakMinute: time.Minute}
-	which := flag.String("parts", "short,big,soak", "what to measure, with commas between: the short cases, the big store, and the soak")
+	which := flag.String("parts", "short,big,soak,values", "what to measure, with commas between: the short cases, the big store, the soak, and large values")
 	only := flag.String("only", "ceiling,oncekv,etcd,nats", "systems, with commas between")
 	cases := flag.String("cases", "", "short cases, with commas between; empty: all")
 	flag.IntVar(&s.Rounds, "rounds", 5, "how often every case is measured")
@@ -77,6 +81,8 @@ func main() {
 	flag.IntVar(&s.CompareKeys, "compare-keys", 5_000_000, "keys that are loaded into oncekv and into etcd, in the part of the big store")
 	flag.IntVar(&s.CompareRounds, "compare-rounds", 1, "how often they are; 0: not at all")
 	flag.DurationVar(&s.Soak, "soak", 10*time.Minute, "of the soak, in whole minutes")
+	s.Values.flags(flag.CommandLine)
+	flag.StringVar(&s.Program, "program", "", "oncekv to measure, such as one of another version; empty: build this one")
 	flag.StringVar(&s.Dir, "dir", os.TempDir(), "where a directory is made for programs and data, and removed at the end")
 	flag.StringVar(&s.JSON, "json", "", "file for everything that was measured; - is standard output, in place of the tables")
 	flag.StringVar(&s.SVG, "svg", "", "directory for pictures of it; empty: none")
@@ -126,7 +132,7 @@ func (s *settings) check() error {
 			return fmt.Errorf("-cases: there is no case %q", name)
 		}
 	}
-	return nil
+	return s.Values.check()
 }
 
 // run measures the parts, one after the other, and writes the report to w.

@@ -18,11 +18,7 @@ import (
 const nodes = 3
 
 func startOncekv(ctx context.Context, at place) (*system, error) {
-	dir, err := productDir(ctx)
-	if err != nil {
-		return nil, err
-	}
-	path, err := program{pkg: "./cmd/oncekv", dir: dir}.build(ctx, at.bin, "oncekv")
+	path, err := at.product(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +35,9 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 	s := &system{name: "oncekv"}
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i+1)
-		if err := s.run(at.dir, name, path, "serve", "--name", name, "--data-dir", filepath.Join(at.dir, name), "--listen", serving[i],
-			"--peer-listen", peers[i], "--initial-cluster", strings.Join(initial, ",")); err != nil {
+		args := []string{"serve", "--name", name, "--data-dir", filepath.Join(at.dir, name), "--listen", serving[i],
+			"--peer-listen", peers[i], "--initial-cluster", strings.Join(initial, ",")}
+		if err := s.run(at.dir, name, path, append(args, at.serve...)...); err != nil {
 			return s, err
 		}
 	}
@@ -62,6 +59,18 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 	}
 	s.tasks, s.url, s.oncekv = o.tasks(), urls[0], o
 	return s, nil
+}
+
+// product is the program that is measured.
+func (at place) product(ctx context.Context) (string, error) {
+	if at.oncekv != "" {
+		return filepath.Abs(at.oncekv)
+	}
+	dir, err := productDir(ctx)
+	if err != nil {
+		return "", err
+	}
+	return program{pkg: "./cmd/oncekv", dir: dir}.build(ctx, at.bin, "oncekv")
 }
 
 // oncekv is what its cases are made of.

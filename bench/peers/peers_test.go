@@ -21,7 +21,7 @@ import (
 // tiny are settings with which everything is measured once and shortly.
 func tiny(t *testing.T) settings {
 	return settings{Rounds: 1, Workers: 4, Clients: 1, Streams: 2, Keys: 50, BulkKeys: 130, Duration: 300 * time.Millisecond, Systems: []string{"ceiling", "oncekv"}, Dir: t.TempDir(), JSON: "-",
-		BigKeys: 3000, CompareKeys: 3000, CompareRounds: 1, Soak: 2 * time.Second, SoakMinute: time.Second, SVG: filepath.Join(t.TempDir(), "pictures"), Timeout: 10 * time.Minute}
+		BigKeys: 3000, CompareKeys: 3000, CompareRounds: 1, Soak: 2 * time.Second, SoakMinute: time.Second, SVG: filepath.Join(t.TempDir(), "pictures"), Timeout: 10 * time.Minute, Values: valueSettings{Rounds: 1, Gets: 1, Keys: 2, PutsMax: 64, Total: 1 << 20, Large: 1 << 20, GetBytes: 1 << 20, DeadBytes: 1 << 20, Away: 1 << 20, Beside: time.Second}}
 }
 
 // TestRun measures every case once and shortly: of oncekv and the ceiling, and
@@ -361,6 +361,7 @@ func TestSettings_Check(t *testing.T) {
 		func(s *settings) { s.Rounds = 0 }, func(s *settings) { s.Rounds = 1 << 14 }, func(s *settings) { s.Systems = []string{"redis"} },
 		func(s *settings) { s.Cases = []string{"delete"} }, func(s *settings) { s.Duration = 0 },
 		func(s *settings) { s.Parts = []string{"long"} }, func(s *settings) { s.Soak = s.SoakMinute }, func(s *settings) { s.BigKeys = 5 },
+		func(s *settings) { s.Values.Large = 5 }, func(s *settings) { s.Values.Cases = []string{"read"} },
 	} {
 		s := good
 		spoil(&s)

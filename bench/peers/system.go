@@ -163,6 +163,9 @@ type place struct {
 	dir     string // of the system's data
 	clients int    // clients of each system; workers share them
 	streams int    // of many puts at the same time
+
+	oncekv string   // its program; empty: build it
+	serve  []string // more flags of its database nodes
 }
 
 // starter begins a system.

@@ -193,7 +193,7 @@ func (e *episode) useDamaged(n *node, path string) {
 }
 
 func (p *prober) ready() int {
-	a, err := p.send(context.Background(), http.MethodGet, "/readyz", nil, nil)
+	a, err := p.send(context.Background(), http.MethodGet, "/readyz", noBody(), nil)
 	if err != nil {
 		return 0
 	}

@@ -16,7 +16,7 @@ func TestEpisode(t *testing.T) {
 		t.Fatalf("-row: %v", err)
 	}
 	var rows []row
-	for _, r := range slices.Concat(processRows(), networkRows(), diskRows(), lostRows(), memberRows(), forceRows(), snapshotRows(), cacheRows()) {
+	for _, r := range slices.Concat(processRows(), networkRows(), diskRows(), lostRows(), memberRows(), forceRows(), snapshotRows(), bodyRows(), cacheRows()) {
 		if wanted.MatchString(r.name) {
 			rows = append(rows, r)
 		}

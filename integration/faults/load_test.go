@@ -127,6 +127,8 @@ func (l *load) step(p *prober, rng *rand.Rand) {
 			keys, values = append(keys, key), append(values, l.value(p.who, key, rng))
 		}
 		p.batch(ctx, keys, values)
+	case d < 5 && l.e.world.plan.bodies:
+		l.abandoned(ctx, p, rng)
 	case d < 45:
 		key := l.keyToPut(rng)
 		p.put(ctx, key, l.value(p.who, key, rng), rng.IntN(4) == 0)
@@ -146,6 +148,15 @@ func (l *load) step(p *prober, rng *rand.Rand) {
 		}
 		p.list(ctx, keyPrefix(n), candidates, limit)
 	}
+}
+
+// abandoned sends half of a large value, and goes away.
+func (l *load) abandoned(ctx context.Context, p *prober, rng *rand.Rand) {
+	key := l.keyToPut(rng)
+	value := bodyValue(fmt.Appendf(nil, "%s %d abandons %s ", p.who, rng.Uint64(), key), rng)
+	goOn := make(chan struct{})
+	close(goOn)
+	p.putFrom(ctx, key, value, &gatedBody{rest: bytes.NewReader(value), half: len(value) / 2, reached: func() {}, goOn: goOn, abandon: true}, false)
 }
 
 // keyToPut is a new key more often than not, else one that others put now.
@@ -168,6 +179,9 @@ func (l *load) value(who, key string, rng *rand.Rand) []byte {
 		return []byte("the value of " + key)
 	}
 	text := fmt.Appendf(nil, "%s %d puts %s ", who, rng.Uint64(), key)
+	if l.e.world.plan.bodies && rng.IntN(10) == 0 {
+		return bodyValue(text, rng)
+	}
 	size := 1 + rng.IntN(max(l.e.world.plan.valueBytes, 2<<10))
 	if l.e.world.plan.chunked && rng.IntN(50) == 0 {
 		size = kvstore.ChunkBytes + 1 + rng.IntN(kvstore.ChunkBytes)

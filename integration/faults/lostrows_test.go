@@ -14,7 +14,7 @@ import (
 // lostRows are what can become of single files of a data directory while the node is
 // down: somebody moves one away, or puts an older copy of all of them in their place.
 func lostRows() []row {
-	cut := plan{databases: 3, chunked: true, flags: []string{"--snapshot-log-bytes", "64KiB"}} // so that there are snapshots
+	cut := plan{databases: 3, bodies: true, flags: []string{"--snapshot-log-bytes", "64KiB"}} // so that there are snapshots
 	lost := func(name, glob string) row {
 		return row{name: "lost-" + name, plan: cut, attack: func(e *episode) { e.lostFile(glob) }}
 	}
@@ -25,6 +25,8 @@ func lostRows() []row {
 		lost("snapshot", "snap/*.snap"),
 		lost("history", "history.db"),
 		lost("index", "index.db"),
+		lost("values-segment", segments),
+		lost("values", valuesDir),
 		{name: "older-copy", plan: cut, attack: olderCopy},
 	}
 }
@@ -35,6 +37,9 @@ func lostRows() []row {
 func (e *episode) lostFile(glob string) {
 	victim := e.follower()
 	e.snapshots(victim)
+	if strings.HasPrefix(glob, valuesDir) {
+		e.hasSegments(victim)
+	}
 	kill(victim)
 	names, err := filepath.Glob(filepath.Join(victim.Dir, glob))
 	if err != nil || len(names) == 0 {

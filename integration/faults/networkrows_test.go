@@ -151,13 +151,20 @@ func slowNetwork(e *episode) {
 // must be found there from now on, whatever happens to the network.
 func (e *episode) setEverywhere(n int) []string {
 	e.t.Helper()
+	return e.putEverywhere(n, func(key string) []byte { return []byte("value of " + key) })
+}
+
+// putEverywhere is setEverywhere with values of one's own.
+func (e *episode) putEverywhere(n int, value func(key string) []byte) []string {
+	e.t.Helper()
 	var keys []string
 	p := newProber("before", e.world.leader(), e.history, attemptPatience)
 	for i := range n {
 		key := fmt.Sprintf("everywhere/%d", i)
 		keys = append(keys, key)
+		bytes := value(key)
 		clustertest.Eventually(e.t, key+" is set", func() error {
-			return answered(p.put(context.Background(), key, []byte("value of "+key), false), http.StatusCreated, http.StatusOK)
+			return answered(p.put(context.Background(), key, bytes, false), http.StatusCreated, http.StatusOK)
 		})
 	}
 	for _, d := range e.world.dbs {

@@ -47,11 +47,20 @@ type answer struct {
 	body   []byte
 }
 
-func (p *prober) send(ctx context.Context, method, target string, body []byte, header http.Header) (*answer, error) {
-	req, err := http.NewRequestWithContext(ctx, method, p.url+target, bytes.NewReader(body))
+func noBody() sizedBody { return bytes.NewReader(nil) }
+
+// sizedBody is a request's body whose length is known.
+type sizedBody interface {
+	io.Reader
+	Len() int
+}
+
+func (p *prober) send(ctx context.Context, method, target string, body sizedBody, header http.Header) (*answer, error) {
+	req, err := http.NewRequestWithContext(ctx, method, p.url+target, body)
 	if err != nil {
 		return nil, err
 	}
+	req.ContentLength = int64(body.Len())
 	for name, values := range header {
 		req.Header[name] = values
 	}
@@ -69,12 +78,17 @@ func (p *prober) send(ctx context.Context, method, target string, body []byte, h
 
 // put tries to set a key. It returns the status, 0 without an answer.
 func (p *prober) put(ctx context.Context, key string, value []byte, strict bool) int {
+	return p.putFrom(ctx, key, value, bytes.NewReader(value), strict)
+}
+
+// putFrom is put with a body that sends the value, or not all of it.
+func (p *prober) putFrom(ctx context.Context, key string, value []byte, body sizedBody, strict bool) int {
 	op := checker.Op{Key: key, Value: digestOf(value), Who: p.who, Call: int64(p.into.now())}
 	header := http.Header{}
 	if strict {
 		header.Set("If-None-Match", "*")
 	}
-	a, err := p.send(ctx, http.MethodPut, "/key/"+key, value, header)
+	a, err := p.send(ctx, http.MethodPut, "/key/"+key, body, header)
 	op.Return = int64(p.into.now())
 	if err != nil {
 		op.Outcome = checker.Unknown
@@ -128,7 +142,7 @@ func (p *prober) putOutcome(op *checker.Op, a *answer) (refused bool) {
 // get reads a key. It returns the status, 0 without an answer.
 func (p *prober) get(ctx context.Context, key string) int {
 	op := checker.Op{Key: key, Who: p.who, Call: int64(p.into.now())}
-	a, err := p.send(ctx, http.MethodGet, "/key/"+key, nil, nil)
+	a, err := p.send(ctx, http.MethodGet, "/key/"+key, noBody(), nil)
 	op.Return = int64(p.into.now())
 	if err != nil {
 		p.into.refused("get without an answer")
@@ -161,7 +175,7 @@ func (p *prober) list(ctx context.Context, prefix string, candidates []string, l
 	last, after := "", "" // the newest key listed, and where the next page begins
 	for {
 		call := int64(p.into.now())
-		a, err := p.send(ctx, http.MethodGet, fmt.Sprintf("/keys?limit=%d&prefix=%s%s", limit, url.QueryEscape(prefix), after), nil, nil)
+		a, err := p.send(ctx, http.MethodGet, fmt.Sprintf("/keys?limit=%d&prefix=%s%s", limit, url.QueryEscape(prefix), after), noBody(), nil)
 		back := int64(p.into.now())
 		if err != nil || a.status == http.StatusServiceUnavailable || a.status == http.StatusTooManyRequests || a.status == http.StatusInternalServerError {
 			p.into.refused("list without an answer")

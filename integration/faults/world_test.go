@@ -29,6 +29,7 @@ type plan struct {
 	peerProxy  bool     // peers reach each other through proxies that can corrupt
 	valueBytes int      // of a value at most; 0: some kilobytes
 	chunked    bool     // some values are stored in chunks
+	bodies     bool     // some values are large, of one body or several, and some uploads are abandoned
 }
 
 // world is a cluster on a network and disks of its own.

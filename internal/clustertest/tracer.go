@@ -12,15 +12,18 @@ import (
 )
 
 // Tracer is an strace that is attached to a process and tampers with its
-// flushes.
+// flushes, or its writes.
 type Tracer struct {
 	t   testing.TB
 	cmd *exec.Cmd
 }
 
-// flushes are the system calls by which a node makes things durable: fdatasync
-// is the WAL's and bbolt's, fsync that of small files and directories.
-const flushes = "fdatasync,fsync"
+// System calls by which a node makes things durable (fdatasync is the WAL's and bbolt's,
+// fsync that of small files and directories), and by which it writes.
+const (
+	flushes = "fdatasync,fsync"
+	writes  = "write,pwrite64,writev,pwritev,pwritev2"
+)
 
 // NeedsTracer skips where no strace works, and fails where every test was asked for.
 func NeedsTracer(t testing.TB) {
@@ -43,7 +46,18 @@ func FailingFlushes(path string) []string {
 // error=EIO. With a path, only flushes of that file or directory.
 func Tamper(t testing.TB, pid int, what, path string) *Tracer {
 	t.Helper()
-	args := []string{"-f", "-p", strconv.Itoa(pid), "-o", "/dev/null", "-e", "trace=" + flushes, "-e", "inject=" + flushes + ":" + what}
+	return tamper(t, pid, flushes, what, path)
+}
+
+// TamperWrites is Tamper of writes to a file.
+func TamperWrites(t testing.TB, pid int, what, path string) *Tracer {
+	t.Helper()
+	return tamper(t, pid, writes, what, path)
+}
+
+func tamper(t testing.TB, pid int, calls, what, path string) *Tracer {
+	t.Helper()
+	args := []string{"-f", "-p", strconv.Itoa(pid), "-o", "/dev/null", "-e", "trace=" + calls, "-e", "inject=" + calls + ":" + what}
 	if path != "" {
 		args = append(args, "-P", path)
 	}

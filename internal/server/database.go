@@ -225,7 +225,8 @@ func (d *Database) nodeConfig() raftnode.Config {
 		Dir: d.cfg.DataDir, Name: d.cfg.Name, PeerURL: d.peer.url, ClientURL: d.public.url, Bodies: d.store.Bodies(),
 		InitialCluster: d.cfg.InitialCluster, ForceNewCluster: d.cfg.ForceNewCluster,
 		SnapshotLogBytes: int(d.cfg.SnapshotLogBytes), Logger: d.logger,
-		OnFsync: d.metrics.Fsync, OnPropose: d.metrics.Proposed,
+		LacksRoom: func() bool { return d.disk.low() },
+		OnFsync:   d.metrics.Fsync, OnPropose: d.metrics.Proposed,
 	}
 	if len(d.cfg.Join) > 0 {
 		cfg.Join = (&joiner{urls: d.cfg.Join, learner: d.cfg.Learner, logger: d.logger}).run

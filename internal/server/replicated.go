@@ -49,6 +49,8 @@ func storeError(err error) error {
 	switch {
 	case errors.Is(err, raftnode.ErrOverloaded):
 		return meaning{err, kvstore.ErrOverloaded}
+	case errors.Is(err, raftnode.ErrDiskFull):
+		return meaning{err, kvstore.ErrDiskReserve}
 	case errors.Is(err, raftnode.ErrLevel):
 		return meaning{err, kvstore.ErrLevel}
 	case errors.Is(err, raftnode.ErrUnavailable), errors.Is(err, raftnode.ErrStopped), errors.Is(err, raftnode.ErrCommandTooLarge):

@@ -1,0 +1,217 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/Focinfi/oncekv/bodies"
+)
+
+const (
+	// fetchBytes is how many bytes of bodies a pull asks for at a time.
+	fetchBytes = 8 << 20
+	// syncBytes is how many bytes of bodies a pull appends before it makes them durable.
+	syncBytes = 32 << 20
+)
+
+// bodyPuller brings the bodies that a pull needs to where they stay.
+type bodyPuller struct {
+	store *bodies.Store
+	fetch bodies.Fetch
+
+	wanted   map[bodies.Digest]int // asked for next, with their sizes
+	refs     []bodies.Ref          // the same, in order
+	bytes    int                   // of them
+	came     map[bodies.Digest]bool
+	unsynced int // bytes of those that came
+}
+
+// bring fetches the bodies that are not here, and makes them durable. What the other
+// side lacks stays away; what came before an error stays here.
+func (b *bodyPuller) bring(ctx context.Context, refs iter.Seq[bodies.Ref]) error {
+	err := b.fetchAll(ctx, refs)
+	return errors.Join(err, b.sync(ctx))
+}
+
+func (b *bodyPuller) fetchAll(ctx context.Context, refs iter.Seq[bodies.Ref]) error {
+	b.came = make(map[bodies.Digest]bool)
+	b.forget()
+	for ref := range refs {
+		if size, here := b.store.Size(ref.Digest); here && size != ref.Size {
+			return wrongSize(ref, size)
+		} else if _, asked := b.wanted[ref.Digest]; here || asked || b.came[ref.Digest] {
+			continue
+		}
+		if len(b.refs) == bodies.FetchMax || b.bytes+ref.Size > fetchBytes {
+			if err := b.fetchWanted(ctx); err != nil {
+				return err
+			}
+		}
+		b.wanted[ref.Digest] = ref.Size
+		b.refs = append(b.refs, ref)
+		b.bytes += ref.Size
+	}
+	return b.fetchWanted(ctx)
+}
+
+// fetchWanted fetches what was collected.
+func (b *bodyPuller) fetchWanted(ctx context.Context) error {
+	if len(b.refs) == 0 {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := b.fetch(ctx, b.refs, b.add); err != nil {
+		return fmt.Errorf("pull bodies: %w", err)
+	}
+	b.forget()
+	if b.unsynced < syncBytes {
+		return nil
+	}
+	return b.sync(ctx)
+}
+
+func (b *bodyPuller) forget() {
+	b.wanted, b.refs, b.bytes = make(map[bodies.Digest]int), nil, 0
+}
+
+// add appends a body that came.
+func (b *bodyPuller) add(body bodies.Body) error {
+	size, asked := b.wanted[body.Digest]
+	switch {
+	case !asked:
+		return fmt.Errorf("%w: body %s came, which was not asked for", ErrSnapshotBody, body.Digest)
+	case size != len(body.Data):
+		return wrongSize(bodies.Ref{Digest: body.Digest, Size: size}, len(body.Data))
+	}
+	if _, err := b.store.Append(body.Digest, body.Data); err != nil {
+		return err
+	}
+	b.came[body.Digest] = true
+	b.unsynced += len(body.Data)
+	return nil
+}
+
+func wrongSize(ref bodies.Ref, size int) error {
+	return fmt.Errorf("%w: body %s has %d bytes, not %d as is said where it is referred to", ErrSnapshotBody, ref.Digest, size, ref.Size)
+}
+
+// sync makes what came durable, also when the pull is over.
+func (b *bodyPuller) sync(ctx context.Context) error {
+	if b.unsynced == 0 {
+		return nil
+	}
+	b.unsynced = 0
+	return b.store.Sync(context.WithoutCancel(ctx))
+}
+
+// read appends the bytes of a body that is here to buf, checked. Nothing counts on one
+// that a pull brought yet, so that nobody would miss it if it were damaged: it is fetched
+// again. The damage of one that is counted is for the caller to end the store with.
+func (b *bodyPuller) read(ctx context.Context, ref bodies.Ref, buf []byte) ([]byte, error) {
+	data, err := b.store.Read(ref.Digest, buf)
+	if err != nil && b.store.Err() == nil {
+		b.forget()
+		b.wanted[ref.Digest], b.refs = ref.Size, []bodies.Ref{ref}
+		if ferr := errors.Join(b.fetchWanted(ctx), b.sync(ctx)); ferr != nil {
+			return buf, fmt.Errorf("pull a body again that cannot be read here (%v): %w", err, ferr)
+		}
+		data, err = b.store.Read(ref.Digest, buf)
+	}
+	if err == nil && len(data)-len(buf) != ref.Size {
+		return buf, wrongSize(ref, len(data)-len(buf))
+	}
+	return data, err
+}
+
+// leading returns how many of the first of refs are here, durably.
+func (b *bodyPuller) leading(refs []bodies.Ref) int {
+	for i := range refs {
+		if size, here := b.store.Size(refs[i].Digest); !here || size != refs[i].Size {
+			return i
+		}
+	}
+	return len(refs)
+}
+
+// pullIsWhole reports whether every body is here that pulled records refer to, after
+// revision own up to last, or that a row of staging does. One may be gone since it was
+// pulled, if nobody went on with the pull.
+func (s *Store) pullIsWhole(ctx context.Context, area Engine, own, last Revision) (bool, error) {
+	if whole, err := s.rowsAreWhole(ctx, area); err != nil || !whole {
+		return false, err
+	}
+	for rev := own; rev < last; {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		first := rev
+		var lacks bool
+		err := s.history.View(func(tx Tx) error {
+			read := 0
+			var failed error
+			err := ascendRecords(tx, rev+1, func(at Revision, raw []byte) bool {
+				if at != rev+1 {
+					return false
+				}
+				if read == 0 {
+					tx.ReadAhead(raw)
+				}
+				var d body
+				if d, failed = checkRecord(tx, raw, at); failed != nil {
+					return false
+				}
+				lacks = d.kind == bodyReferred && !s.bodies.Has(d.ref().Digest)
+				rev = at
+				read += len(raw) + pendingOverhead
+				return !lacks && rev < last && read < scanBytes
+			})
+			return errors.Join(failed, err)
+		})
+		switch _, corrupt := errors.AsType[*CorruptError](err); {
+		case corrupt: // nobody counts on them
+			return false, nil
+		case err != nil:
+			return false, s.failed("look at pulled records", err)
+		case lacks || rev == first:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// rowsAreWhole reports whether every body is here that a row of staging refers to.
+func (s *Store) rowsAreWhole(ctx context.Context, area Engine) (whole bool, err error) {
+	whole = true
+	for from, more := []byte(nil), true; more && whole && err == nil; {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		n := 0
+		err = area.View(func(tx Tx) error {
+			var failed error
+			tx.Ascend(BucketChunks, from, func(k, raw []byte) bool {
+				if len(k) != chunkKeyBytes {
+					file, off := tx.Where(raw)
+					failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the key of a chunk has %d bytes", len(k))}
+					return false
+				}
+				var ref bodies.Ref
+				if ref, failed = checkChunkRow(tx, raw, chunkKey(k)); failed != nil {
+					return false
+				}
+				whole = s.bodies.Has(ref.Digest)
+				if n++; n == scanRecords {
+					from = append(append([]byte(nil), k...), 0) // behind it
+				}
+				return whole && n < scanRecords
+			})
+			return failed
+		})
+		more = n == scanRecords
+	}
+	return whole, err
+}

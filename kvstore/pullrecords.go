@@ -1,0 +1,233 @@
+package kvstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/level"
+)
+
+// pulledRecord is a record that came, whose bodies may not be here yet.
+type pulledRecord struct {
+	raw  []byte
+	body body         // of raw
+	refs []bodies.Ref // that it refers to; of one in chunks, all in order
+}
+
+// portionBytes is how many bytes of records a sender gives at a time. While the bodies
+// that they refer to are fetched, no stream waits.
+func (s *Store) portionBytes() int { return int(s.cfg.CommitBytes / 2) }
+
+// pullPortion pulls records after progress.last, as many as the sender gives at a time,
+// and then what they refer to.
+func (st *stager) pullPortion(ctx context.Context) error {
+	q := &query{kind: queryRecords, index: st.snap.index, after: st.progress.last.rev, through: st.snap.rev}
+	var came []pulledRecord
+	err := st.stream(ctx, q, func(r io.Reader) (err error) {
+		came, err = st.readPortion(r)
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrSnapshotBody):
+		return err
+	case err == nil && len(came) == 0:
+		return fmt.Errorf("%w: it ends at revision %d, not %d", ErrSnapshotBody, st.progress.last.rev, st.snap.rev)
+	}
+	return errors.Join(err, st.addPortion(ctx, came)) // what came before a stream broke off counts
+}
+
+// readPortion reads records to the end of the stream. If a sender gives much more than it
+// should, the rest is asked for anew.
+func (st *stager) readPortion(r io.Reader) (came []pulledRecord, err error) {
+	rev := st.progress.last.rev
+	for room := 2*st.store.portionBytes() + frameBytesMax; room > 0; {
+		kind, payload, err := readFrame(r)
+		if err != nil || kind == frameEnd {
+			return came, err
+		}
+		p, err := st.readRecord(r, rev+1, kind, payload)
+		if err != nil {
+			return came, err
+		}
+		came = append(came, p)
+		rev++
+		room -= len(p.raw) + pendingOverhead + len(p.refs)*chunkRowBytes
+	}
+	return came, nil
+}
+
+// readRecord checks a frame that must be the record of revision rev, and reads the rows
+// of its chunks, which follow it.
+func (st *stager) readRecord(r io.Reader, rev Revision, kind frameKind, payload []byte) (p pulledRecord, err error) {
+	if kind != frameRecord || len(payload) < 8 || rev > st.snap.rev {
+		return p, fmt.Errorf("%w: after revision %d something else came than the record that was expected", ErrSnapshotBody, rev-1)
+	}
+	if got, _ := keyRevision(payload[:8]); got != rev {
+		return p, fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
+	}
+	p.raw = payload[8:]
+	if p.body, err = decodeRecord(p.raw, rev); err != nil {
+		return p, unreadable(rev, err)
+	}
+	switch p.body.kind {
+	case bodyReferred:
+		p.refs = []bodies.Ref{p.body.ref()}
+	case bodyChunked:
+		p.refs, err = readRows(r, &p.body)
+		return p, err
+	default:
+		err = p.checkSum(sha256.Sum256(p.body.value), rev)
+	}
+	return p, err
+}
+
+// checkSum compares what the bytes of a record have with what it says.
+func (p *pulledRecord) checkSum(sum Digest, rev Revision) error {
+	if sum != p.body.sum {
+		return fmt.Errorf("%w: the value of revision %d has digest %s, its record says %s", ErrSnapshotBody, rev, sum, p.body.sum)
+	}
+	return nil
+}
+
+// unreadable is the error of a pulled record that does not decode.
+func unreadable(rev Revision, err error) error {
+	if errors.As(err, new(*level.LaterError)) {
+		return laterStream(fmt.Sprintf("revision %d", rev))
+	}
+	return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+}
+
+// readRows reads the rows of all chunks of a record.
+func readRows(r io.Reader, d *body) (refs []bodies.Ref, err error) {
+	for n := range d.chunks { // a number that nothing stands behind takes no memory
+		kind, payload, err := readFrame(r)
+		if err != nil {
+			return nil, err
+		}
+		ref, err := chunkRefOf(kind, payload, makeChunkKey(d.upload, n), d.size)
+		if err != nil {
+			return nil, err
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
+// chunkRefOf takes apart a frame that must be the row of one chunk of a value of size bytes.
+func chunkRefOf(kind frameKind, payload []byte, want chunkKey, size int64) (ref bodies.Ref, err error) {
+	if kind != frameChunk || len(payload) < chunkKeyBytes {
+		return ref, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+	}
+	if key := chunkKey(payload[:chunkKeyBytes]); key != want {
+		return ref, fmt.Errorf("%w: chunk %d of upload %s came in place of chunk %d of %s", ErrSnapshotBody, key.number(), key.upload(), want.number(), want.upload())
+	}
+	if ref, err = decodeChunkRow(payload[chunkKeyBytes:], want); err != nil {
+		return ref, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+	}
+	if place := chunkSize(size, want.number()); int64(ref.Size) != place {
+		return ref, fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", ErrSnapshotBody, want.number(), want.upload(), ref.Size, place)
+	}
+	return ref, nil
+}
+
+// refsOf goes through what records refer to.
+func refsOf(records []pulledRecord) iter.Seq[bodies.Ref] {
+	return func(yield func(bodies.Ref) bool) {
+		for i := range records {
+			for _, ref := range records[i].refs {
+				if !yield(ref) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// addPortion brings the bodies of records that came, and stages the records: all before
+// the first that lacks a body.
+func (st *stager) addPortion(ctx context.Context, came []pulledRecord) error {
+	err := st.bodies.bring(ctx, refsOf(came))
+	for i := range came {
+		p := &came[i]
+		if n := st.bodies.leading(p.refs); n < len(p.refs) {
+			if err == nil {
+				err = lacking(p.refs[n], fmt.Sprintf("revision %d", st.progress.last.rev+1))
+			}
+			return err
+		}
+		if aerr := st.addRecord(ctx, p); aerr != nil {
+			return errors.Join(err, aerr)
+		}
+		if ferr := st.flushDue(); ferr != nil {
+			return errors.Join(err, ferr)
+		}
+	}
+	return err
+}
+
+// lacking is the end of a pull whose source does not have a body: another one may.
+func lacking(ref bodies.Ref, of string) error {
+	return fmt.Errorf("pull bodies: the other side does not have body %s of %s: pull from another member", ref.Digest, of)
+}
+
+// addRecord stages one record whose bodies are here.
+func (st *stager) addRecord(ctx context.Context, p *pulledRecord) error {
+	rev := st.progress.last.rev + 1
+	if p.body.kind == bodyChunked {
+		sum, err := st.sum(ctx, p.refs)
+		if err == nil {
+			err = p.checkSum(sum, rev)
+		}
+		if err != nil {
+			return err
+		}
+		key := revisionKey(rev)
+		st.put(BucketRecords, key[:], p.raw)
+		st.putRows(p.body.upload, 0, p.refs)
+	}
+	st.progress.last.advance(leafOf(p.body.header), &p.body)
+	st.records = append(st.records, stagedRecord{p.raw, st.progress.last.keep(st.store.cfg.CheckpointRevisions)})
+	st.recordBytes += int64(len(p.raw)) + pendingOverhead
+	return nil
+}
+
+// sum returns the digest of a value that is some bodies, all of which are here.
+func (st *stager) sum(ctx context.Context, refs []bodies.Ref) (Digest, error) {
+	h := sha256.New()
+	for _, ref := range refs {
+		if err := st.withBody(ctx, ref, func(data []byte) { h.Write(data) }); err != nil {
+			return Digest{}, err
+		}
+	}
+	return Digest(h.Sum(nil)), nil
+}
+
+// withBody calls fn with the checked bytes of a body that is here.
+func (st *stager) withBody(ctx context.Context, ref bodies.Ref, fn func(data []byte)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	data, err := st.bodies.read(ctx, ref, st.buf[:0])
+	if errors.As(err, new(*bodies.DamageError)) { // something else counts on it
+		return st.store.fail(st.store.bodyError(ref.Digest, err))
+	}
+	if err != nil {
+		return err
+	}
+	st.buf = data
+	fn(data)
+	return nil
+}
+
+// putRows stages the rows of chunks, which begin with number first.
+func (st *stager) putRows(id uploadID, first uint32, refs []bodies.Ref) {
+	for i, ref := range refs {
+		key := makeChunkKey(id, first+uint32(i))
+		st.put(BucketChunks, key[:], encodeChunkRow(key, ref))
+	}
+}

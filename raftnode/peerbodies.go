@@ -1,0 +1,317 @@
+package raftnode
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/shortage"
+)
+
+// Bodies are pushed to members by those that received them from a client (pushes.go),
+// and fetched by those that lack them (arrivals.go, and the state machine's Stage).
+
+const (
+	// pushRequestMax bounds the body of a request that pushes: pushBytes and frames.
+	pushRequestMax = pushBytes + bodies.MaxBytes
+	// pushTime bounds a request that pushes, as the peer port does.
+	pushTime = peerBodyTotal
+	// strayBytesMax is how much more than what is alive there may be of bodies that
+	// nothing counts on: whoever reaches the peer port can push them.
+	strayBytesMax = 1 << 30
+)
+
+// refusesBodies returns with which status this node keeps no bodies of others now, 0 if
+// it does.
+func (n *Node) refusesBodies() int {
+	if n.cfg.LacksRoom != nil && n.cfg.LacksRoom() {
+		return http.StatusInsufficientStorage
+	}
+	if st := n.cfg.Bodies.Stats(); st.DeadBytes > strayBytesMax+st.LiveBytes {
+		return http.StatusTooManyRequests
+	}
+	return 0
+}
+
+// takeBodies keeps what another member pushes, and answers what it asks for.
+func (n *Node) takeBodies(w http.ResponseWriter, r *http.Request) {
+	in := pushIn{store: n.cfg.Bodies, body: http.MaxBytesReader(w, r.Body, pushRequestMax), kept: func() {}}
+	if paced, ok := r.Body.(*pacedBody); ok {
+		if !paced.reserve(bodies.MaxBytes) {
+			http.Error(w, errBodyMemory.Error()+"; send it again", http.StatusServiceUnavailable)
+			return
+		}
+		in.kept = paced.kept
+	}
+	in.refusal = n.refusesBodies()
+	err := in.read()
+	if err == nil && in.added {
+		err = n.cfg.Bodies.Sync(r.Context())
+		n.arrivals.arrived()
+	}
+	switch {
+	case errors.Is(err, bodies.ErrFrame), errors.Is(err, io.ErrUnexpectedEOF):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	case n.cfg.Bodies.Err() != nil, shortage.Is(err):
+		n.logger.Debug("bodies of another member were not kept", "from", r.RemoteAddr, "err", err)
+		http.Error(w, "this node cannot keep bodies now", http.StatusServiceUnavailable)
+	case err != nil:
+		status, sentence := bodyFailure(err)
+		http.Error(w, sentence, status)
+	default:
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.WriteHeader(in.status())
+		_, _ = w.Write(in.answers) // the other side sees a broken body
+	}
+}
+
+// pushIn reads what is pushed.
+type pushIn struct {
+	store   *bodies.Store
+	body    io.Reader
+	kept    func() // nothing of what was read is needed any more
+	refusal int    // the status with which every body is refused, or 0
+	answers []byte
+	added   bool
+	refused bool
+}
+
+func (in *pushIn) read() error {
+	var buf []byte
+	for len(in.answers) <= pushFrames {
+		f, err := bodies.ReadFrame(in.body, buf)
+		if err != nil {
+			return err
+		}
+		if f.Kind == bodies.FrameEnd {
+			return nil
+		}
+		answer, err := in.take(f)
+		if err != nil {
+			return err
+		}
+		in.answers = append(in.answers, byte(answer))
+		if f.Data != nil {
+			buf = f.Data[:0]
+		}
+		in.kept()
+	}
+	return fmt.Errorf("%w: more than %d frames", bodies.ErrFrame, pushFrames)
+}
+
+func (in *pushIn) take(f bodies.Frame) (bodies.Answer, error) {
+	if f.Kind == bodies.FrameAsk {
+		if in.store.Has(f.Ref.Digest) {
+			return bodies.AnswerDurable, nil
+		}
+		return bodies.AnswerMissing, nil
+	}
+	if in.refusal == 0 {
+		_, err := in.store.Append(f.Ref.Digest, f.Data)
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			in.added = true // or it is here, and may not be durable yet
+			return bodies.AnswerDurable, err
+		}
+		in.refusal = http.StatusInsufficientStorage
+	}
+	in.refused = true
+	return bodies.AnswerRefused, nil
+}
+
+func (in *pushIn) status() int {
+	if in.refused {
+		return in.refusal
+	}
+	return http.StatusOK
+}
+
+// pushTo sends pushes to a member.
+func (n *Node) pushTo(ctx context.Context, url string, batch []*push) ([]bodies.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, pushTime)
+	defer cancel()
+	body, w := io.Pipe()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_ = w.CloseWithError(writePushes(w, batch)) // never fails
+	}()
+	defer func() {
+		_ = body.Close() // never fails
+		<-written
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+bodiesPath, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(clusterHeader, n.identity.Load().ClusterID.String())
+	resp, err := n.pushing.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	said, err := io.ReadAll(io.LimitReader(resp.Body, max(1024, pushFrames)))
+	if err != nil {
+		return nil, err
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusInsufficientStorage, http.StatusTooManyRequests:
+	default:
+		return nil, fmt.Errorf("%s answered %s: %s", url, resp.Status, said)
+	}
+	if len(said) != len(batch) || resp.Header.Get(clusterHeader) != req.Header.Get(clusterHeader) {
+		return nil, fmt.Errorf("%s answered %d of %d bodies", url, len(said), len(batch))
+	}
+	answers := make([]bodies.Answer, len(said))
+	for i, b := range said {
+		answers[i] = bodies.Answer(b)
+		if answers[i] == bodies.AnswerRefused && resp.StatusCode == http.StatusTooManyRequests {
+			answers[i] = answerBusy
+		}
+	}
+	return answers, nil
+}
+
+func writePushes(w io.Writer, batch []*push) error {
+	for _, x := range batch {
+		var err error
+		if x.ask {
+			err = bodies.WriteAsk(w, x.ref())
+		} else {
+			err = bodies.WriteBody(w, x.body)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return bodies.WriteEnd(w)
+}
+
+// serveBodies sends the bodies that another member asks for, as far as they are here.
+func (n *Node) serveBodies(w http.ResponseWriter, r *http.Request) {
+	names := strings.Split(r.URL.Query().Get("digest"), ",")
+	if len(names) > bodies.FetchMax {
+		http.Error(w, fmt.Sprintf("more than %d digests", bodies.FetchMax), http.StatusBadRequest)
+		return
+	}
+	digests := make([]bodies.Digest, len(names))
+	for i, name := range names {
+		raw, err := hex.DecodeString(name)
+		if err != nil || len(raw) != len(digests[i]) {
+			http.Error(w, "a digest is not 64 hex digits", http.StatusBadRequest)
+			return
+		}
+		copy(digests[i][:], raw)
+	}
+	host := remoteHost(r)
+	if !n.budget.take(host, bodies.MaxBytes) {
+		http.Error(w, errBodyMemory.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	defer n.budget.give(host, bodies.MaxBytes)
+	paced := newPacedWriter(w, pullIdle)
+	defer paced.end()
+	if err := n.writeBodies(paced, digests); err != nil {
+		n.logger.Info("sending bodies broke off", "to", r.RemoteAddr, "err", err)
+		panic(http.ErrAbortHandler) // the receiver must see a broken body
+	}
+}
+
+func (n *Node) writeBodies(w io.Writer, digests []bodies.Digest) error {
+	var buf []byte
+	for _, d := range digests {
+		data, err := n.cfg.Bodies.Read(d, buf[:0])
+		if errors.Is(err, bodies.ErrMissing) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := bodies.WriteBody(w, bodies.Body{Digest: d, Data: data}); err != nil {
+			return err
+		}
+		buf = data
+	}
+	return bodies.WriteEnd(w)
+}
+
+// fetchBodies returns a Fetch that asks the member at a URL.
+func fetchBodies(client *http.Client, cluster ID, url string) bodies.Fetch {
+	return func(ctx context.Context, refs []bodies.Ref, each func(bodies.Body) error) error {
+		if len(refs) == 0 {
+			return nil
+		}
+		if len(refs) > bodies.FetchMax {
+			return fmt.Errorf("one Fetch asks for %d bodies at most, not %d", bodies.FetchMax, len(refs))
+		}
+		asked := make(map[bodies.Ref]bool, len(refs))
+		var query bytes.Buffer
+		for i, ref := range refs {
+			if i > 0 {
+				query.WriteByte(',')
+			}
+			query.WriteString(ref.Digest.String())
+			asked[ref] = true
+		}
+		body, err := fetchIdle(ctx, client, cluster, url+bodiesPath+"?digest="+query.String())
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		for {
+			f, err := bodies.ReadFrame(body, nil)
+			switch {
+			case err != nil:
+				return fmt.Errorf("%s: %w", url, err)
+			case f.Kind == bodies.FrameEnd:
+				return nil
+			case f.Kind != bodies.FrameBody || !asked[f.Ref]:
+				return fmt.Errorf("%s: %w: it was not asked for", url, bodies.ErrFrame)
+			}
+			delete(asked, f.Ref)
+			if err := each(bodies.Body{Digest: f.Ref.Digest, Data: f.Data}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// fetchMissing brings bodies here, durably, as far as members have them: the one that is
+// named first, then the others.
+func (n *Node) fetchMissing(ctx context.Context, first ID, refs []bodies.Ref) error {
+	ctx, cancel := context.WithTimeout(ctx, pushTime)
+	defer cancel()
+	store := n.cfg.Bodies
+	var failed error
+	for _, m := range n.snapshotSources(first) {
+		var missing []bodies.Ref
+		for _, ref := range refs {
+			if !store.Has(ref.Digest) {
+				missing = append(missing, ref)
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		err := fetchBodies(n.client, n.identity.Load().ClusterID, m.PeerURL)(ctx, missing, func(b bodies.Body) error {
+			_, err := store.Append(b.Digest, b.Data)
+			return err
+		})
+		failed = errors.Join(failed, err)
+		if err := store.Sync(ctx); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+// pushIdle is how long a connection for pushes is kept: connections to a member that
+// has gone without a word cost a request its time.
+const pushIdle = 10 * time.Second
