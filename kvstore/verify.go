@@ -18,6 +18,12 @@ const CheckpointRevisions Revision = 1024
 // does, in short read transactions, and may run while the store is used. It returns
 // ctx's error when that ends first.
 func (s *Store) Verify(ctx context.Context) error {
+	return s.verify(ctx, s.verifyElsewhere, func(_, _ Revision) error { return nil })
+}
+
+// verify is Verify with another look at the values that are not in their records.
+// after is called each time that some records more are done, of all that there are.
+func (s *Store) verify(ctx context.Context, elsewhere func(context.Context, Revision, *body) error, after func(done, all Revision) error) error {
 	if err := s.err(); err != nil {
 		return err
 	}
@@ -38,7 +44,10 @@ func (s *Store) Verify(ctx context.Context) error {
 			err = s.verifyKeys(first, keys, indexed)
 		}
 		if err == nil {
-			err = s.verifyValues(ctx, first, at.rev)
+			err = s.verifyValues(ctx, first, at.rev, elsewhere)
+		}
+		if err == nil {
+			err = after(at.rev, durable.rev)
 		}
 		if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 			return ended
@@ -87,9 +96,10 @@ func (s *Store) verifyKeys(first Revision, keys []Key, indexed Revision) error {
 	})
 }
 
-// verifyValues compares the values from revision first to last with their digests.
-func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
-	elsewhere := make(map[Revision]*body) // values that are not in their records
+// verifyValues compares the values from revision first to last with their digests;
+// elsewhere does for those that are not in their records.
+func (s *Store) verifyValues(ctx context.Context, first, last Revision, elsewhere func(context.Context, Revision, *body) error) error {
+	list := make(map[Revision]*body)
 	if err := s.history.View(func(tx Tx) error {
 		var failed error
 		err := ascendRecords(tx, first, func(rev Revision, raw []byte) bool {
@@ -101,7 +111,7 @@ func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
 			case err != nil:
 				failed = err
 			case d.kind != bodyInline:
-				elsewhere[rev] = &body{kind: d.kind, upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
+				list[rev] = &body{kind: d.kind, upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
 			case Digest(sha256.Sum256(d.value)) != d.sum:
 				file, off := tx.Where(raw)
 				failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the value of revision %d does not have the digest %s that its record says", rev, d.sum)}
@@ -113,19 +123,21 @@ func (s *Store) verifyValues(ctx context.Context, first, last Revision) error {
 		return err
 	}
 	for rev := first; rev <= last; rev++ {
-		var err error
-		switch d := elsewhere[rev]; {
-		case d == nil:
-		case d.kind == bodyChunked:
-			err = s.verifyChunks(ctx, rev, d)
-		default:
-			err = s.verifyBody(rev, d)
-		}
-		if err != nil {
-			return err
+		if d := list[rev]; d != nil {
+			if err := elsewhere(ctx, rev, d); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// verifyElsewhere reads a value that is not in its record.
+func (s *Store) verifyElsewhere(ctx context.Context, rev Revision, d *body) error {
+	if d.kind == bodyChunked {
+		return s.verifyChunks(ctx, rev, d)
+	}
+	return s.verifyBody(rev, d)
 }
 
 // verifyBody compares a value that is a body with its digest.

@@ -1,0 +1,94 @@
+package kvstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
+)
+
+// Scrub reads all that the store keeps, about rate bytes a second (0: as fast as it
+// goes): history and index, as Verify does, but that of bodies it only looks whether
+// they are there; then every body, each once, however many values have it. A difference
+// is a *CorruptError and fatal. progress, if any, is told how many bytes of how many are
+// read. It may run while the store is used, one at a time, and returns ctx's error when
+// that ends first.
+func (s *Store) Scrub(ctx context.Context, rate int64, progress func(done, total int64)) error {
+	if progress == nil {
+		progress = func(_, _ int64) {}
+	}
+	files, values := s.history.Size()+s.index.Size(), s.bodies.Stats()
+	read := int64(0)
+	err := s.verify(ctx, s.verifyReferences, func(done, all Revision) error {
+		before := read
+		read = int64(float64(files) * (float64(done) / float64(all)))
+		progress(read, files+values.LiveBytes+values.DeadBytes)
+		return pause(ctx, read-before, rate)
+	})
+	if err != nil {
+		return err
+	}
+	err = s.bodies.Scrub(ctx, rate, func(done, all int64) { progress(files+done, files+all) })
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		return ended
+	}
+	return s.failed("scrub the values", s.bodyError(bodies.Digest{}, err))
+}
+
+// pause waits as long as n bytes take at a rate; it returns ctx's error when that ends
+// first.
+func pause(ctx context.Context, n, rate int64) error {
+	if rate <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// verifyReferences looks whether the bodies of a value are there, with the size that
+// they must have.
+func (s *Store) verifyReferences(ctx context.Context, rev Revision, d *body) error {
+	if d.kind == bodyReferred {
+		return s.verifyReference(rev, d.ref())
+	}
+	for n := range d.chunks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var ref bodies.Ref
+		if err := s.history.View(func(tx Tx) (err error) {
+			ref, err = readChunkRow(tx, makeChunkKey(d.upload, n))
+			return err
+		}); err != nil {
+			return err
+		}
+		if want := chunkSize(d.size, n); int64(ref.Size) != want {
+			return corruptFile(s.history, fmt.Sprintf("chunk %d of the value of revision %d has %d bytes, its place has %d", n, rev, ref.Size, want))
+		}
+		if err := s.verifyReference(rev, ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) verifyReference(rev Revision, ref bodies.Ref) error {
+	size, ok := s.bodies.Size(ref.Digest)
+	switch {
+	case !ok && s.bodies.Err() != nil:
+		return s.bodyError(ref.Digest, s.bodies.Err())
+	case !ok:
+		return s.missingBody(ref.Digest)
+	case size != ref.Size:
+		return &CorruptError{File: s.bodies.Dir(), Offset: -1, Detail: fmt.Sprintf("body %s of the value of revision %d has %d bytes, not %d", ref.Digest, rev, size, ref.Size)}
+	}
+	return nil
+}
