@@ -158,10 +158,11 @@ func TestStore_Scrub_DamagedBody(t *testing.T) {
 			disks := newMemDisks()
 			s := mustOpen(t, disks, StoreConfig{})
 			data := bytes.Repeat([]byte("large"), 20<<10)
-			m := Meta{Key: "k", SHA256: sumOf(data), Size: int64(len(data)), ContentType: DefaultContentType, Time: time.Unix(1, 0)}
+			m := Meta{Key: "k", SHA256: sumOf(data), Size: int64(len(data)), ContentType: DefaultContentType, PutID: "p", Time: time.Unix(1, 0)}
 			registerBody(data)
-			if _, err := applyTo(s, 1, 1, [][]byte{referCommand(&m)}, nil); err != nil {
-				t.Fatal(err)
+			results, err := applyTo(s, 1, 1, [][]byte{referCommand(&m)}, nil)
+			if put, ok := results[0].(*PutResult); err != nil || !ok || put.Outcome != Created {
+				t.Fatal(results, err)
 			}
 			if err := s.Commit(); err != nil {
 				t.Fatal(err)
