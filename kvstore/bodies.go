@@ -40,7 +40,11 @@ func (s *Store) bodyError(d bodies.Digest, err error) error {
 	return err
 }
 
+// missingBody is the error of a body that is not here, or cannot be found.
 func (s *Store) missingBody(d bodies.Digest) error {
+	if err := s.bodies.Err(); err != nil {
+		return s.bodyError(d, err)
+	}
 	return &CorruptError{File: s.bodies.Dir(), Offset: -1, Detail: fmt.Sprintf("body %s, which this node needs, is missing", d)}
 }
 

@@ -20,7 +20,7 @@ type ChangesRequest struct {
 // Change is a record of history: the put that set a key.
 type Change struct {
 	Meta
-	// Value is nil when it was not asked for, and when it is kept in chunks, as
+	// Value is nil when it was not asked for, and when it is in chunks, as
 	// every value over ChunkBytes is: Get reads those. It must not be modified.
 	Value []byte
 }

@@ -107,6 +107,11 @@ var errChunkSize = errors.New("a chunk has another size than its place")
 // sumChunks returns the digest of a value in chunks, whose rows e has. It says nothing
 // about where the chunks begin, so their sizes are checked too: readers go by the place.
 func (s *Store) sumChunks(ctx context.Context, e Engine, d *body) (Digest, error) {
+	return s.sumChunksAt(ctx, &pacer{}, e, d)
+}
+
+// sumChunksAt is sumChunks at some pace.
+func (s *Store) sumChunksAt(ctx context.Context, pace *pacer, e Engine, d *body) (Digest, error) {
 	h := sha256.New()
 	var buf []byte
 	for n := range d.chunks {
@@ -123,6 +128,9 @@ func (s *Store) sumChunks(ctx context.Context, e Engine, d *body) (Digest, error
 		}
 		if err == nil {
 			buf, err = s.readBody(ref, buf[:0])
+		}
+		if err == nil {
+			err = pace.read(ctx, int64(len(buf)))
 		}
 		if err != nil {
 			return Digest{}, err

@@ -204,7 +204,6 @@ func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
 	if !d.history.Damage(BucketChunks, func(n int) int { return n - 1 }) {
 		t.Fatal("there is no chunk")
 	}
-	s = mustOpen(t, d, tiny())
 	meta := Meta{Key: "k", Size: 5, SHA256: sumOf([]byte("other")), ContentType: "a/b", Time: now, PutID: "p"}
 	results, err := applyTo(s, 2, 7, [][]byte{sealCommand(&meta, id, 1)}, nil)
 	if _, corrupt := errors.AsType[*CorruptError](err); !corrupt {

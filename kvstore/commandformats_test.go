@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
@@ -24,6 +25,8 @@ func TestFormats_AreFrozen(t *testing.T) {
 	full.ContentType, full.PutID = "x/y", "mine"
 	large := full
 	large.Size = ChunkBytes + 1
+	one := full
+	one.Size = BodyBytesMin
 	put := func(m *Meta) []byte {
 		cmd, _ := putCommandHeader(m, m.Size)
 		return append(cmd, "hi"...)
@@ -37,7 +40,8 @@ func TestFormats_AreFrozen(t *testing.T) {
 		"put":                 {put(&plain), "01 01 00 00 08 0102030405060708 900f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f 02" + sum + " 03 036b6579 6869"},
 		"put with everything": {put(&full), "01 01 00 00" + fullHead + " 02" + sum + " 22782f79 036b6579 6869"},
 		"seal":                {sealCommand(&large, id, 2), "01 03 00 00" + fullHead + " 818040" + sum + " 22782f79 036b6579 a0a100000000000000000000000000af 02"},
-		"chunk":               {testChunk(id, 1, []byte("hi"), now), "01 02 00 00 a0a100000000000000000000000000af 00000001 0102030405060708 01666abdc5 6869"},
+		"chunk":               {testChunk(id, 1, []byte("hi"), now), "01 02 00 00 a0a100000000000000000000000000af 00000001 0102030405060708 00000002" + sum},
+		"refer":               {referCommand(&one), "01 06 00 00" + fullHead + " 808001" + sum + " 22782f79 036b6579"},
 		"abandon":             {abandonCommand(id), "01 04 00 00 a0a100000000000000000000000000af"},
 		"open":                {openCommand(id, now), "01 05 00 00 a0a100000000000000000000000000af 0102030405060708"},
 	} {
@@ -68,7 +72,7 @@ func TestRecord_PlainPutCostsNoByteMore(t *testing.T) {
 		value, want int
 	}{
 		{1, "x", "", 0, 52}, {21, id, "", 256, 344}, {32, id, "x/" + strings.Repeat("y", 23), 256, 380},
-		{MaxKeyBytes, strings.Repeat("~", 64), strings.Repeat("a", 100), 1000, 2240}, {1, id, "x/y", ChunkBytes, 1048648},
+		{MaxKeyBytes, strings.Repeat("~", 64), strings.Repeat("a", 100), 1000, 2240}, {1, id, "x/y", ChunkBytes, 72},
 		{32, id, "text/plain; charset=utf-8", 256, 380 - 25}, // and a common content type less
 	} {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
@@ -139,7 +143,7 @@ func laterCommands() map[string]struct {
 	return map[string]later{
 		"the next level":           {[]byte{level.Highest + 1, byte(commandPut), 0, 0}, level.Highest + 1},
 		"a high level, alone":      {[]byte{0x80, 0x80, 0x01}, 1 << 14},
-		"a kind of today's level":  {[]byte{level.Highest, 6, 0, 0}, level.Highest},
+		"a kind of today's level":  {[]byte{level.Highest, 7, 0, 0}, level.Highest},
 		"kind 0":                   {[]byte{level.Highest, 0, 0, 0}, level.Highest},
 		"a kind with another tail": {[]byte{level.Highest, 200}, level.Highest},
 	}
@@ -197,6 +201,9 @@ func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
 	with := func(at int, b ...byte) []byte {
 		return append(append(bytes.Clone(sound[:at]), b...), sound[at+1:]...)
 	}
+	m := Meta{Key: "k", Size: BodyBytesMin, SHA256: sumOf(make([]byte, BodyBytesMin)), ContentType: "a/b", Time: time.Unix(1, 0), PutID: "id"}
+	largePut, _ := putCommandHeader(&m, m.Size)
+	largePut = append(largePut, make([]byte, BodyBytesMin)...)
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	index := uint64(0)
 	for what, raw := range map[string][]byte{
@@ -215,6 +222,12 @@ func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
 		"a record with sequence 0 spelled out":     with(4, recordPut<<shapeTypeBit|shapeSequence, 0),
 		"nobody spelled out":                       append(append(with(4, recordPut<<shapeTypeBit|shapeBy)[:13:13], 0), sound[13:]...),
 		"a seal that is a put":                     with(1, byte(commandSeal)),
+		"a put that is to refer":                   largePut,
+		"a put that refers, and is small":          referCommand(&Meta{Key: "k", Size: BodyBytesMin - 1, ContentType: "a/b", Time: time.Unix(1, 0), PutID: "id"}),
+		"a put that refers, and is too large":      referCommand(&Meta{Key: "k", Size: ChunkBytes + 1, ContentType: "a/b", Time: time.Unix(1, 0), PutID: "id"}),
+		"a put that refers, with its value":        append(testPut("k", "id", "", make([]byte, BodyBytesMin), time.Unix(1, 0)), 0),
+		"a chunk of nothing":                       chunkCommand(uploadID{1}, 0, time.Unix(1, 0), bodies.Ref{}),
+		"a chunk that is too large":                chunkCommand(uploadID{1}, 0, time.Unix(1, 0), bodies.Ref{Size: ChunkBytes + 1}),
 		"an open with a byte more":                 append(openCommand(uploadID{1}, time.Unix(1, 0)), 0),
 		"an open without its time":                 openCommand(uploadID{1}, time.Unix(1, 0))[:commandHeadBytes+16],
 	} {

@@ -98,7 +98,9 @@ func crashAndReplay(t *testing.T, log []entry, m *model, c *crashPoint) {
 		t.Fatal(err)
 	}
 	m.check(t, s)
-	m.check(t, mustOpen(t, d, tiny()))
+	s = mustOpen(t, d, tiny())
+	m.check(t, s)
+	wantCounted(t, d, s)
 }
 
 // A crash between any two entries loses only what the log gives again.

@@ -234,7 +234,7 @@ func TestDB_Put_RetriesChunks(t *testing.T) {
 
 // Around the size where a value is cut into chunks, known size or not.
 func TestDB_Put_ChunkBoundary(t *testing.T) {
-	for _, size := range []int{0, 1, ChunkBytes - 1, ChunkBytes, ChunkBytes + 1, 2 * ChunkBytes, 2*ChunkBytes + 1} {
+	for _, size := range []int{0, 1, BodyBytesMin - 1, BodyBytesMin, ChunkBytes - 1, ChunkBytes, ChunkBytes + 1, 2 * ChunkBytes, 2*ChunkBytes + 1} {
 		for _, known := range []bool{true, false} {
 			db, s, l := newTestDB(t, DBConfig{})
 			value := make([]byte, size)
@@ -253,6 +253,9 @@ func TestDB_Put_ChunkBoundary(t *testing.T) {
 			}
 			if chunks := countChunks(t, s); (chunks > 0) != (size > ChunkBytes) || chunks > 0 && chunks != (size+ChunkBytes-1)/ChunkBytes || (l.count(commandChunk) > 0) != (chunks > 0) {
 				t.Fatalf("%d bytes went in %d chunks", size, chunks)
+			}
+			if refers := size >= BodyBytesMin && size <= ChunkBytes; (l.count(commandRefer) == 1) != refers || (l.count(commandPut) == 1) != (size < BodyBytesMin) {
+				t.Fatalf("%d bytes: proposed %v", size, l.kinds)
 			}
 			if v, err := s.Get("k"); err != nil || !bytes.Equal(readAll(t, v), value) {
 				t.Fatalf("%d bytes: %v", size, err)

@@ -11,9 +11,13 @@
 //	res, err := db.Put(ctx, kvstore.PutRequest{Key: "k", Body: body, Size: -1})
 //	value, err := db.Get(ctx, "k", kvstore.Linearizable)
 //
-// DB.Put hashes the body and proposes it: up to 1 MiB as one command, more as an
-// upload (see below), which a seal ends. The log replicates the
-// command and every node calls Store.Apply with it. There a value that is not what
+// DB.Put hashes the value. One of less than 16 KiB, BodyBytesMin, it proposes as a
+// command, which carries it. From there up to 1 MiB the value is one body (package
+// bodies): Log.Distribute brings it to where it is needed, and a command that refers to
+// it is proposed then. More is an upload (see below) whose chunks are bodies, and which
+// a seal ends. A body is named by its SHA-256, and each node keeps it once: equal values,
+// and equal chunks, share one. The log replicates the command and every node calls
+// Store.Apply with it, when it has the body. There a value that is not what
 // its digest says is refused, by all alike, and the first put of a key in log order
 // wins; it becomes the next revision and a record, visible to
 // Store.Get at once. Records wait in memory until Store.Commit appends them to
@@ -35,11 +39,12 @@
 // # Files and buckets
 //
 // A store's directory has history.db, index.db and, while a snapshot is pulled,
-// staging.db, all bbolt. Numbers are big endian; "framed" means one format byte
-// and a CRC-32C that also covers the key it is stored under.
+// staging.db, all bbolt; and values, the directory of the bodies. Numbers are big
+// endian; "framed" means one format byte and a CRC-32C that also covers the key it is
+// stored under.
 //
 //	history.db  records      last revision of a block → records of consecutive revisions
-//	            chunks       upload id 16, number 4  → chunk, framed
+//	            chunks       upload id 16, number 4  → size 4 and SHA-256 of a chunk, framed
 //	            uploads      upload id 16            → open upload: time 8, bytes uvarint, SHA-256 so far; framed
 //	            checkpoints  every 1,024th revision  → tree, bytes of values; framed
 //	            state        "position"              → sequence uvarint, applied index, term, tree, bytes of values; framed
@@ -85,9 +90,9 @@
 //	then    the value's bytes, or upload id 16 and number of chunks uvarint
 //
 // The first byte of the record's frame tells which: 2 the bytes, 3 chunks, each of
-// ChunkBytes but the last. 4 (a header whose bytes are retired) and 5 (only the leaf
-// of a header) are reserved, and so is what is up to 15; 1 was that of a format
-// before the first release. The shape is 8 times the type, 1 for a put, which is the
+// ChunkBytes but the last, 6 neither: size and SHA-256 of the header name the body. 4 (a
+// header whose bytes are retired) and 5 (only the leaf of a header) are reserved, and so
+// is what is up to 15; 1 was that of a format before the first release. The shape is 8 times the type, 1 for a put, which is the
 // only one so far, plus 1 if there is a by, 2 if there is meta, and 4 if there is a
 // sequence that is not 0. By and put id are a length byte and characters; a put id of
 // 32 lower-case hex digits is packed into 16 bytes, marked by the length's high bit.
@@ -100,11 +105,12 @@
 // A command is
 //
 //	level uvarint 1 | kind 1 | sequence uvarint 0 | access revision uvarint 0, and then for kind
-//	1 put      header, the value's bytes
-//	2 chunk    upload id 16, number 4, proposer's time 8, chunk as it is stored
+//	1 put      header, the value's bytes, less than 16 KiB of them
+//	2 chunk    upload id 16, number 4, proposer's time 8, size 4 and SHA-256 of the chunk
 //	3 seal     header, upload id 16, number of chunks uvarint
 //	4 abandon  upload id 16
 //	5 open     upload id 16, proposer's time 8
+//	6 refer    header, of a value of 16 KiB to 1 MiB
 //
 // The level is the one with which that kind came, in that form. A command above the
 // level of this program, or of a kind that it does not know, ends the store, before
@@ -148,7 +154,7 @@
 // is a put of what the chunks are. An upload that is not open takes no chunk. Chunks
 // are added in their order: one that is there already changes nothing, one that comes
 // before it is wanted is refused with ErrChunkOrder. DB.Put has some on their way at a
-// time, each proposed right after the one before it. A log may lose one and give the
+// time, each distributed beside the others, and proposed right after the one before it. A log may lose one and give the
 // others: those are refused, and DB.Put proposes them again when it is there.
 //
 // So the state of an open upload is small: how many bytes it has, from which follows
@@ -165,6 +171,24 @@
 // DB.Put proposes when it fails, and DB.Run when no chunk comes for long. A sealed
 // upload cannot be opened again: what is open may be dropped, and its chunks with it.
 //
+// # What needs a body
+//
+// A body stays as long as something counts on it. A store counts the records of history
+// that refer to each, after the commit that made these durable, together with a mark that
+// says up to which revision, and with which head. At a start it counts on from the mark.
+// If that is not in its history, because bbolt went back by one transaction, or if the
+// bodies lost what they knew, it counts all of history again, which takes a scan.
+// Everything else is held, and held anew at a start:
+//
+//	what pends                  from Apply until it is counted
+//	chunks of open uploads      until their record is counted, or for one commit after the one
+//	                            that dropped them: bbolt may go back to the rows
+//	what DB.Put is proposing    from Log.Distribute until the answer
+//	entries of the log          by whoever has the log, see Recovered
+//
+// While a snapshot is pulled and installed nothing is reclaimed at all. What loses, and
+// what is abandoned, is held by nobody some time, and its room comes back.
+//
 // # Invariants
 //
 //  1. A key's record never changes and never goes.
@@ -177,7 +201,7 @@
 //     in the index, then in history, so they cannot miss a key.
 //  5. Applying is deterministic: the results, the digest and the snapshot depend on
 //     the entries alone, not on what was committed, flushed or restarted in between.
-//  6. Every record and chunk is checked whenever it is read. A failed check or a
+//  6. Every record, row and body is checked whenever it is read. A failed check or a
 //     failed write is fatal: the store answers nothing else from then on. A value
 //     is compared with its digest before it is set, and again when it is pulled.
 //     Files are synced when they are opened, so that nothing is built on what only
@@ -187,6 +211,9 @@
 //  8. The id of a history changes in the transaction of the entry that names it.
 //  9. A snapshot counts only with the last transaction of its install. Records of
 //     a pull, or of one that was refused, lie beyond the position and are not seen.
+//  10. Every body that a record of history refers to, or a row of an open upload, is
+//     here. One that is not ends the store. What Apply answers depends on the entries
+//     alone, never on whether a body was here before.
 //
 // # Memory
 //
@@ -194,11 +221,12 @@
 // keys not yet indexed (OverlayBytes): at either bound Apply pauses, one entry
 // over at most. DBConfig bounds the bodies of puts (InFlightBytes): they take memory
 // as their bytes arrive, an eighth of it is for small ones alone, and when it is
-// short the slowest are interrupted. At most 1,024 large values are being put through
-// a node. A reader of a large value holds one chunk, a snapshot sender about 1 MiB, a
-// receiver a few; a list what its caller asked for. While keys are listed, those not
-// yet indexed are held in order too, 24 bytes a key. At most 4,096 uploads are open.
-// Nothing grows with the number of keys.
+// short the slowest are interrupted. What is distributed takes none any more, but what
+// the log holds for members that are slow. At most 1,024 large values are being put
+// through a node. A value that is one body is read whole; a reader of a larger one holds
+// one chunk, Apply too, a snapshot sender about 1 MiB, a receiver a few; a list what its
+// caller asked for. While keys are listed, those not yet indexed are held in order too,
+// 24 bytes a key. At most 4,096 uploads are open. Nothing grows with the number of keys.
 //
 // # Caveats
 //
@@ -210,12 +238,13 @@
 //     falls back to the transaction before. An index that then has keys beyond
 //     history is refused at the next start, pulled records that are then missing
 //     are pulled again, and the log, or another member, must still have the rest.
-//   - Files never shrink. Chunks that were dropped are reused for later ones.
+//   - The bbolt files never shrink. The bodies do: room that nothing needs is given back
+//     to the file system, or copied together, within a minute or so.
 //   - A flush of the overlay writes nearly the whole index until that has some
 //     fifty million keys: then it takes as long as the overlay takes to fill, and
 //     puts may wait for it.
-//   - A list verifies the records it names, values included: listing many values
-//     of nearly 1 MiB reads them all.
+//   - A list verifies the records it names, with the values of less than 16 KiB in them.
+//   - A store whose bodies nobody said Recovered of reclaims nothing.
 //   - After an upload was dropped a late repeat of what opened it opens it again; it
 //     is dropped anew when it has been idle for UploadIdle.
 //   - The clock of the proposer is stored as it is. Times of neighbouring revisions

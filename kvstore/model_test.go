@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -346,6 +347,7 @@ type memDisks struct {
 	values                  string                      // directory of the bodies; empty: to be made, with what history refers to
 	bodies                  *bodies.Store               // of the last life
 	hook                    func(disk string) FailPoint // nil: nothing fails
+	ahead                   atomic.Int64                // of the clock of the bodies, in nanoseconds
 }
 
 func newMemDisks() *memDisks {
@@ -386,7 +388,7 @@ func (d *memDisks) openBodies(t testing.TB) *bodies.Store {
 	if fresh {
 		d.values = t.TempDir()
 	}
-	d.bodies = openBodies(t, d.values)
+	d.bodies = openBodies(t, d.values, func() time.Time { return time.Now().Add(time.Duration(d.ahead.Load())) })
 	if fresh {
 		supplyHistory(t, d.bodies, d.history)
 	}

@@ -80,7 +80,7 @@ func (s *Store) Resolve(command []byte) (result any, decided bool, err error) {
 		return err, true, nil
 	}
 	switch cmd.kind {
-	case commandPut, commandSeal:
+	case commandPut, commandRefer, commandSeal:
 		winner, err := s.lookup(Key(cmd.body.key))
 		if errors.Is(err, ErrNotFound) {
 			return nil, false, nil

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"time"
@@ -173,7 +174,7 @@ func (m *manyPuts) propose(ctx context.Context, places []int, size int64) {
 			continue
 		}
 		if len(p.Value) >= BodyBytesMin {
-			list = append(list, bodies.Body{Digest: bodies.Digest(sum), Data: p.Value})
+			list = append(list, bodies.Body{Digest: bodies.Digest(sum), Data: bytes.Clone(p.Value)})
 		}
 		commands = append(commands, p.command(now, sum))
 		proposed = append(proposed, i)

@@ -23,6 +23,7 @@ func (s *Store) Run(ctx context.Context) error {
 	err := s.runCommit(ctx)
 	stop()
 	beside.Wait()
+	_ = s.bodies.Checkpoint(context.WithoutCancel(ctx)) // what it could not write the next start counts again
 	_ = s.setRunning(false)
 	return err
 }

@@ -147,9 +147,9 @@ func distributeTo(ctx context.Context, s *Store, list []bodies.Body) error {
 
 // openBodies opens bodies in a directory; what a crash of the machine does to them is
 // for their own tests.
-func openBodies(t testing.TB, dir string) *bodies.Store {
+func openBodies(t testing.TB, dir string, now func() time.Time) *bodies.Store {
 	t.Helper()
-	s, err := bodies.Open(bodies.Config{Dir: dir, Sync: func(string) error { return nil }})
+	s, err := bodies.Open(bodies.Config{Dir: dir, Now: now, Sync: func(string) error { return nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

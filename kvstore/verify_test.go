@@ -148,7 +148,7 @@ func findsDamage(t *testing.T, damage func(*testing.T, *memDisks), look func(*St
 }
 
 // Scrub finds a byte that changed in a body, which Verify, that reads a body for each
-// value that has it, finds too; and says how far it is, up to the end.
+// value that has it, finds too; and says how far it is.
 func TestStore_Scrub_DamagedBody(t *testing.T) {
 	for how, look := range map[string]func(*Store) error{
 		"Verify": func(s *Store) error { return s.Verify(t.Context()) },
@@ -171,7 +171,7 @@ func TestStore_Scrub_DamagedBody(t *testing.T) {
 			if err := s.Scrub(t.Context(), 0, func(done, total int64) { at = append(at, [2]int64{done, total}) }); err != nil {
 				t.Fatal(err)
 			}
-			if last := at[len(at)-1]; last[0] != last[1] || last[1] < int64(len(data)) {
+			if last := at[len(at)-1]; last[0] > last[1] || last[0] < 2*int64(len(data)) {
 				t.Errorf("it was at %v", at)
 			}
 			segment := filepath.Join(s.bodies.Dir(), "00000001.values")
