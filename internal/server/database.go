@@ -199,13 +199,13 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed, Spread: rand.Float64}); err != nil {
 		return nil, err
 	}
+	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
 	if d.node, err = raftnode.Open(d.nodeConfig(), d.store); err != nil {
 		return nil, err
 	}
 	if d.hosts, err = hosts.New(hosts.Config{Allowed: cfg.AllowedHosts, URLs: d.ownURLs(), Members: d.memberURLs}); err != nil {
 		return nil, err
 	}
-	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
 	d.scrubber = newScrubber(cfg.DataDir, cfg.ScrubInterval, d.scrubBytes, d.store.Scrub, d.logger)
 	d.watch = newWatch(d.node, d.compare)
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
