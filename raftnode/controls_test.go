@@ -42,7 +42,7 @@ var controls = []broken.Control{
 		New: "if first <= index+20 {"},
 	{Name: "a put is acknowledged before it is committed", File: "kvstore/dbput.go",
 		Old: "result, err := db.log.Propose(ctx, cmd)",
-		New: "go db.log.Propose(ctx, cmd)\n\tresult, err := any(PutResult{Outcome: Created, Meta: Meta{Key: r.Key, SHA256: sum}}), error(nil)"},
+		New: "go db.log.Propose(ctx, cmd)\n\tresult, err := any(PutResult{Outcome: Created, Meta: m}), error(nil)"},
 	{Name: "messages leave before the save", File: "raftnode/core.go",
 		Old: "if c.isLeader() && c.term == c.savedTerm && c.commit <= c.savedIndex && raft.IsEmptySnap(rd.Snapshot) {",
 		New: "if raft.IsEmptySnap(rd.Snapshot) {"},

@@ -153,7 +153,7 @@ func (w *simWorld) putMany(c *simClient) {
 	done := make([]bool, len(puts))
 	for i := range puts {
 		value := w.simValue(c.r)
-		value = value[:min(len(value), 100)] // PutMany is for small ones
+		value = value[:min(len(value), kvstore.ChunkBytes)] // PutMany is for small ones
 		puts[i] = kvstore.SmallPut{Key: c.key(), PutID: fmt.Sprintf("put-%d-%d", c.number, i), Value: value}
 		ops[i] = checker.Op{Key: string(puts[i].Key), Outcome: checker.Unknown, Value: digestText(sha256.Sum256(value)), Who: fmt.Sprintf("client %d", c.number), Call: c.now()}
 	}

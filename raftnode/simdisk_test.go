@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"testing/synctest"
 	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -109,9 +108,9 @@ func (f *simFiles) sync(path string) error {
 	if err := f.alive(); err != nil {
 		return err
 	}
-	f.wait() // the log makes its next segment on a goroutine of its own
+	f.wait()
 	often := 1.0
-	if !strings.HasSuffix(path, ".wal") {
+	if !strings.HasSuffix(path, ".wal") && !f.ofValues(path) {
 		often = 8 // all others are rare
 	}
 	broken, after := f.dice.breaks(often)
@@ -160,11 +159,9 @@ func (i *simInode) reached(now []byte) []byte {
 	return b
 }
 
-func (f *simFiles) wait() {
-	if !f.settling {
-		synctest.Wait()
-	}
-}
+// wait lets what the process does beside come to rest: the log makes its next segment on
+// a goroutine of its own.
+func (f *simFiles) wait() { f.w.quiet() }
 
 // alive returns an error when the process has died, or must: etcd's log cannot be given
 // the error of an fsync that it has done already, so it is returned here in its place.
@@ -260,7 +257,7 @@ func (f *simFiles) crash(r *rand.Rand, power bool) {
 	if power {
 		cached := map[*simInode]*simEntry{}
 		found.each(func(e *simEntry) { cached[e.inode] = e })
-		found = f.lose(r, f.top, cached)
+		found = f.lose(r, f.top, cached, false)
 	}
 	f.must(os.RemoveAll(f.dir))
 	f.revive(found)
@@ -295,8 +292,8 @@ func (f *simFiles) write(path string, e *simEntry) {
 }
 
 // lose returns what a power cut leaves of a file or directory, which is durable
-// then.
-func (f *simFiles) lose(r *rand.Rand, i *simInode, cached map[*simInode]*simEntry) *simEntry {
+// then. anyOrder: names that were removed from a directory are gone or not, each for itself.
+func (f *simFiles) lose(r *rand.Rand, i *simInode, cached map[*simInode]*simEntry, anyOrder bool) *simEntry {
 	left, now := &simEntry{inode: i}, cached[i]
 	if !i.isDir {
 		left.data = i.data
@@ -307,19 +304,20 @@ func (f *simFiles) lose(r *rand.Rand, i *simInode, cached map[*simInode]*simEntr
 		return left
 	}
 	if now != nil {
-		i.names = loseNames(r, i.names, now.names)
+		i.names = loseNames(r, i.names, now.names, anyOrder)
 	}
 	left.names = map[string]*simEntry{}
 	for _, name := range slices.Sorted(maps.Keys(i.names)) {
-		left.names[name] = f.lose(r, i.names[name], cached)
+		left.names[name] = f.lose(r, i.names[name], cached, name == valuesDir)
 	}
 	return left
 }
 
 // loseNames returns what a power cut leaves of a directory. A name that was given or
 // moved is there or not, each for itself. Names that were removed go in the order
-// in which that was done: file systems keep to it, and the program relies on that.
-func loseNames(r *rand.Rand, was map[string]*simInode, now map[string]*simEntry) map[string]*simInode {
+// in which that was done: file systems keep to it, and the log relies on that. In a
+// directory whose names are removed in any order, each goes for itself.
+func loseNames(r *rand.Rand, was map[string]*simInode, now map[string]*simEntry, anyOrder bool) map[string]*simInode {
 	left, before, after := maps.Clone(was), map[*simInode]string{}, map[*simInode]bool{}
 	for name, i := range was {
 		before[i] = name
@@ -334,6 +332,9 @@ func loseNames(r *rand.Rand, was map[string]*simInode, now map[string]*simEntry)
 		}
 	}
 	slices.Sort(removed)
+	if anyOrder {
+		r.Shuffle(len(removed), func(i, j int) { removed[i], removed[j] = removed[j], removed[i] })
+	}
 	for _, name := range removed[:r.IntN(len(removed)+1)] {
 		delete(left, name)
 	}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"testing/synctest"
 	"time"
 
 	"github.com/Focinfi/oncekv/kvstore"
@@ -133,6 +132,9 @@ func (s *simNode) takePart(life *simLife) error {
 	if err := s.files.alive(); err != nil {
 		return err
 	}
+	for _, m := range n.peersAtStart() {
+		n.simPeer(m.ID, m.PeerURL)
+	}
 	life.db = kvstore.NewDB(life.store, simLog{s.w, n}, s.dbConfig())
 	life.storeRuns.Go(func() {
 		if err := life.store.Run(life.ctx); err != nil {
@@ -142,7 +144,7 @@ func (s *simNode) takePart(life *simLife) error {
 	s.sweep(life.ctx, life)
 	s.raise(life.ctx, life)
 	s.phase = simTick * s.w.r.Float64()
-	synctest.Wait()
+	s.w.quiet()
 	s.writes.set(s.w.calm.Load())
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -54,13 +55,18 @@ type simNode struct {
 
 // simLife is one process: the production node, store and DB, driven step by step.
 type simLife struct {
-	node  *Node
-	store *kvstore.Store
-	db    *kvstore.DB
-	inbox []raftpb.Message
-	todo  []handoff       // handed off, not applied
-	pull  *raftpb.Message // the snapshot that is being pulled
-	dead  bool
+	node      *Node
+	store     *kvstore.Store
+	bodies    *bodies.Store
+	db        *kvstore.DB
+	inbox     []raftpb.Message
+	bodyStats bodies.Stats // when they were looked at last
+	parcels   []simMessage
+	pushing   map[ID]int       // batches of bodies on their way, by member
+	waiting   []raftpb.Message // for bodies that they refer to
+	todo      []handoff        // handed off, not applied
+	pull      *raftpb.Message  // the snapshot that is being pulled
+	dead      bool
 
 	compared kvstore.Revision // the store's heads up to there, with those of others
 
@@ -109,8 +115,7 @@ func (d simDialer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("nobody answers")}
 }
 
-func (s *simNode) setPeer(ID, string) {}
-func (s *simNode) stop()              {}
+func (s *simNode) stop() {}
 
 // simLog is the log a DB proposes to, as internal/server wires it.
 type simLog struct {
@@ -207,9 +212,9 @@ func (d *simDice) hook(int) kvstore.FailPoint {
 	return kvstore.FailBefore
 }
 
-func (s *simNode) storeConfig() kvstore.StoreConfig {
+func (s *simNode) storeConfig(kept *bodies.Store) kvstore.StoreConfig {
 	return kvstore.StoreConfig{
-		History: s.history, Index: s.index,
+		History: s.history, Index: s.index, Bodies: kept,
 		OpenStaging: func() (kvstore.Engine, error) {
 			s.staging = s.staging.Reopen()
 			s.staging.OnUpdate(s.onStaging.hook)
@@ -229,20 +234,24 @@ func (s *simNode) storeConfig() kvstore.StoreConfig {
 func (s *simNode) boot() (err error) {
 	defer s.files.running()()
 	s.history, s.index = s.history.Reopen(), s.index.Reopen()
-	s.writes = &simWrites{passing: true}
-	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
-	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
-	self := simMember(s.id)
-	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Logger: s.w.logger(s.id), sync: s.files.sync}
-	cfg.setDefaults()
-	n := &Node{cfg: cfg, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s}
-	s.files.node = n
-	store, err := kvstore.OpenStore(s.storeConfig())
+	s.writes = &simWrites{w: s.w, passing: true}
+	kept, err := s.openBodies()
 	if err != nil {
 		return err
 	}
-	life := &simLife{node: n, store: store, settled: make(chan error, 1)}
+	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
+	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
+	self := simMember(s.id)
+	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Bodies: kept, Logger: s.w.logger(s.id), sync: s.files.sync}
+	cfg.setDefaults()
+	n := &Node{cfg: cfg, logger: cfg.Logger,
+		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s, pushes: newPushes(nil, cfg.Logger)}
+	s.files.node = n
+	store, err := kvstore.OpenStore(s.storeConfig(kept))
+	if err != nil {
+		return errors.Join(err, kept.Close())
+	}
+	life := &simLife{node: n, store: store, bodies: kept, pushing: map[ID]int{}, settled: make(chan error, 1)}
 	life.ctx, life.stopStore = context.WithCancel(context.Background())
 	found := store.Stats()
 	err = s.open(n, simStore{store, s, n.cfg.Level})
@@ -254,7 +263,7 @@ func (s *simNode) boot() (err error) {
 	}
 	if err != nil {
 		life.stopStore()
-		return errors.Join(err, store.Close())
+		return errors.Join(err, store.Close(), kept.Close())
 	}
 	if s.life = life; n.self.ClusterID == 0 {
 		s.settle(life.ctx, life)
@@ -291,7 +300,9 @@ func (s *simNode) die() {
 
 // crash ends the process. Whoever waits for it learns that its answer is lost.
 func (s *simNode) crash(power bool) {
-	s.die()
+	if s.files.died == nil {
+		s.files.ends()
+	}
 	s.files.settling = false
 	if life := s.life; life != nil { // else it has died at its start
 		s.life = nil
@@ -302,6 +313,7 @@ func (s *simNode) crash(power bool) {
 		life.stopStore()
 		life.storeRuns.Wait()
 		_ = life.store.Close()
+		_ = life.bodies.Close()
 	}
 	s.files.crash(s.w.r, power)
 	s.wakeAt, s.frozen = s.w.step+s.w.r.Int64N(300), 0
@@ -329,6 +341,13 @@ func (s *simNode) run() error {
 	if err := s.files.alive(); err != nil {
 		return err
 	}
+	if err := s.unpack(); err != nil {
+		return err
+	}
+	s.push()
+	if err := s.await(); err != nil {
+		return err
+	}
 	for _, m := range life.inbox {
 		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
@@ -353,6 +372,7 @@ func (s *simNode) run() error {
 		stage := w.stage
 		w.stage = nil
 		s.w.proposed(s, w.entries)
+		s.w.saves(s, w.entries)
 		if err := n.carryOut(context.Background(), w, nil, nil); err != nil {
 			return err
 		}
@@ -369,6 +389,9 @@ func (s *simNode) run() error {
 		}
 	}
 	if err := s.apply(); err != nil {
+		return err
+	}
+	if err := s.reclaimed(); err != nil {
 		return err
 	}
 	n.publish()
@@ -451,7 +474,10 @@ func (s *simNode) stage() error {
 			return nil, err
 		}
 		return io.NopCloser(s.w.spoil(&b)), nil
-	}, nil)
+	}, func(ctx context.Context, refs []bodies.Ref, each func(bodies.Body) error) error {
+		s.w.bodies.sum.pulled += len(refs)
+		return s.fetch(from)(ctx, refs, each)
+	})
 	if err == nil {
 		s.life.pull, s.life.node.pulling = nil, false
 		s.life.node.core.staged(m)

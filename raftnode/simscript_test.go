@@ -228,6 +228,5 @@ func (w *simWorld) slowUploads() {
 func (w *simWorld) putSlowly(c *simClient) {
 	defer func() { w.scripts.slowly--; w.note("a large value has come slowly") }()
 	c.slow = true
-	body := make([]byte, simSlowChunks*kvstore.ChunkBytes+c.r.IntN(1000))
-	w.putValue(c, body)
+	w.putValue(c, simBytes(0, simSlowChunks*kvstore.ChunkBytes+c.r.IntN(1000)))
 }

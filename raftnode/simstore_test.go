@@ -1,10 +1,10 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"sync"
-	"testing/synctest"
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -41,7 +41,7 @@ func (a simStore) apart(do func() error) (err error) {
 		err = do()
 		done = true
 	}()
-	for synctest.Wait(); !done; synctest.Wait() {
+	for a.s.w.quiet(); !done; a.s.w.quiet() {
 		if !a.s.writes.finish() {
 			a.s.w.fatalf("n%d: Apply waits, and nothing is being written", a.s.id)
 			return kvstore.ErrClosed
@@ -85,14 +85,15 @@ func (a simStore) Install(index, term uint64, meta, snapshot []byte) error {
 }
 
 // Stage may leave records that do not count: behind the end of history, or twice.
-func (a simStore) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), _ bodies.Fetch) error {
+func (a simStore) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	a.s.pulled = true
-	return a.Store.Stage(ctx, snapshot, fetch)
+	return a.Store.Stage(ctx, snapshot, fetch, fetchBodies)
 }
 
-// Body and Recovered: a simulated store has no bodies.
-func (a simStore) Body([]byte) (ref bodies.Ref, ok bool) { return ref, false }
-func (a simStore) Recovered()                            {}
+// Body is for both versions' commands.
+func (a simStore) Body(command []byte) (bodies.Ref, bool) {
+	return a.Store.Body(bytes.TrimPrefix(command, simLaterCommand))
+}
 
 // Serve may commit.
 func (a simStore) Serve(ctx context.Context, query string, w io.Writer) error {
@@ -119,6 +120,7 @@ func (w *simWorld) descends(cluster ID, parents []kvstore.Origin) bool {
 
 // simWrites holds up the durable writes of a process, at most one of each file.
 type simWrites struct {
+	w       *simWorld
 	mu      sync.Mutex
 	passing bool // nothing is held up
 	held    [2]chan struct{}
@@ -161,7 +163,7 @@ func (h *simWrites) release(file int) bool {
 		return false
 	}
 	close(goOn)
-	synctest.Wait()
+	h.w.quiet()
 	return true
 }
 
@@ -190,7 +192,7 @@ func (h *simWrites) set(passing bool) (was bool) {
 // slow now.
 func (s *simNode) write() {
 	slow := [...]bool{simHistory: s.w.chance(s.w.p.slowWrite), simIndex: s.w.chance(s.w.p.slowWrite)}
-	synctest.Wait()
+	s.w.quiet()
 	for more := true; more; {
 		more = false
 		for file, waits := range slow {

@@ -89,14 +89,16 @@ func TestSimulation(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // worlds are small, and many
 	began := time.Now()
 	worlds, requests, set, steps := 0, 0, 0, int64(0)
+	var sum simBodyCounts
 	for seed := *simFrom; seed < *simFrom+seeds || time.Since(began) < *simFor; seed++ {
 		failure, _, w := simulate(t, seed, nil)
 		if failure != "" {
 			t.Fatalf("seed %d: %s\nrun it again: go test ./raftnode -run TestSimulation -sim.seed=%d", seed, failure, seed)
 		}
 		worlds, requests, set, steps = worlds+1, requests+len(w.ops), set+len(w.created), steps+w.step
+		sum.add(w.bodies.sum)
 	}
-	t.Logf("%d worlds in %v: %v of simulated time, %d requests, %d keys created", worlds, time.Since(began).Round(time.Second), time.Duration(steps)*simStep, requests, set)
+	t.Logf("%d worlds in %v: %v of simulated time, %d requests, %d keys created; bodies: %+v", worlds, time.Since(began).Round(time.Second), time.Duration(steps)*simStep, requests, set, sum)
 }
 
 // Same seed, same run, to the last message.

@@ -3,7 +3,6 @@ package raftnode
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"io"
 	"time"
@@ -119,12 +118,12 @@ func (l simLog) gaveUp(ctx context.Context, command []byte) {
 	}
 }
 
-// chunks lists the keys of all chunks that history has.
+// chunks lists all chunks that history has: keys and rows, which end with the digest.
 func (s *simNode) chunks() []string {
-	keys := []string{}
+	rows := []string{}
 	err := s.history.View(func(tx kvstore.Tx) error {
-		tx.Ascend(kvstore.BucketChunks, nil, func(k, _ []byte) bool {
-			keys = append(keys, hex.EncodeToString(k))
+		tx.Ascend(kvstore.BucketChunks, nil, func(k, row []byte) bool {
+			rows = append(rows, string(k)+string(row))
 			return true
 		})
 		return nil
@@ -132,7 +131,7 @@ func (s *simNode) chunks() []string {
 	if err != nil {
 		s.w.fatalf("n%d: %v", s.id, err)
 	}
-	return keys
+	return rows
 }
 
 // dbConfig is that of a process: its time is its machine's.

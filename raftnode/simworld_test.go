@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -120,6 +119,7 @@ type simWorld struct {
 	liar    *rand.Rand // its dice
 	scripts *simScripts
 	levels  *simLevels
+	bodies  *simBodies
 
 	unwanted map[ID]bool  // members that somebody wanted removed
 	log      *slog.Logger // nil: none
@@ -156,6 +156,8 @@ type simWorld struct {
 	verifies  bool        // and whether Verify has to see it
 	failure   string
 
+	resting atomic.Bool // somebody waits until all other goroutines wait
+
 	mu    sync.Mutex
 	turns []simTurn
 }
@@ -170,6 +172,7 @@ type simMessage struct {
 	cluster ID // of it
 	lie     bool
 	bytes   []byte
+	parcel  *simParcel // in place of bytes
 }
 
 // simTurn is a goroutine of a client that waits until the scheduler lets it go on.
@@ -189,7 +192,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()
 	}
-	w.scripts, w.levels = newSimScripts(seed, &w.p), newSimLevels(seed)
+	w.scripts, w.levels, w.bodies = newSimScripts(seed, &w.p), newSimLevels(seed), newSimBodies(seed)
 	var key [32]byte
 	copy(key[:], fmt.Sprint(seed))
 	w.entropy = rand.NewChaCha8(key)
@@ -363,6 +366,10 @@ func (w *simWorld) deliver() {
 		if to == nil || to.takesPart() == nil || !w.connected(x.from, to.id) || !w.takes(to, &x) {
 			continue
 		}
+		if x.parcel != nil {
+			to.life.parcels = append(to.life.parcels, x)
+			continue
+		}
 		var m raftpb.Message
 		if err := m.Unmarshal(x.bytes); err != nil {
 			w.fatalf("a message cannot be read: %v", err)
@@ -376,7 +383,9 @@ func (w *simWorld) deliver() {
 // on when everybody waits. Timers of production code that are due by then run
 // first.
 func (w *simWorld) pass(d time.Duration) {
+	w.resting.Store(true)
 	<-time.After(d)
+	w.resting.Store(false)
 	w.rest()
 }
 
@@ -530,6 +539,9 @@ func (w *simWorld) run() string {
 	if w.failure == "" {
 		w.verify()
 	}
+	if w.failure == "" {
+		w.verifyRoom()
+	}
 	w.end()
 	return w.failure
 }
@@ -638,10 +650,19 @@ func guarded(do func() error) (err error) {
 	return do()
 }
 
+// quiet waits until all other goroutines wait. It does nothing on one that runs while
+// somebody waits so: then no other one runs.
+func (w *simWorld) quiet() {
+	if w.resting.CompareAndSwap(false, true) {
+		synctest.Wait()
+		w.resting.Store(false)
+	}
+}
+
 // rest lets clients go on, one at a time, until all of them wait.
 func (w *simWorld) rest() {
 	for {
-		synctest.Wait()
+		w.quiet()
 		w.mu.Lock()
 		turns := w.turns
 		w.turns = nil
@@ -652,7 +673,7 @@ func (w *simWorld) rest() {
 		slices.SortFunc(turns, func(a, b simTurn) int { return cmp.Or(cmp.Compare(a.client, b.client), cmp.Compare(a.by, b.by)) })
 		for _, t := range turns {
 			close(t.goOn)
-			synctest.Wait()
+			w.quiet()
 		}
 	}
 }
@@ -815,7 +836,7 @@ func (w *simWorld) verify() {
 			chunks = own
 		}
 		if !slices.Equal(own, chunks) { // no upload is open any more
-			w.fatalf("n%d keeps the chunks %v, others %v", id, own, chunks)
+			w.fatalf("n%d keeps the chunks %x, others %x", id, own, chunks)
 		}
 		for rev := kvstore.Revision(1); rev <= got.Revision; rev++ {
 			head, err := store.DigestAt(rev)
@@ -853,10 +874,13 @@ func (w *simWorld) end() {
 	w.fatalf("%d clients and %d machines do not end", w.open, w.behind.Load())
 }
 
-// simValue returns a value of a few bytes, or of several chunks.
+// simValue returns a value of a few bytes, one that is a body, or one of several chunks.
 func (w *simWorld) simValue(r *rand.Rand) []byte {
 	if r.Float64() < w.p.large {
-		return bytes.Repeat([]byte{byte(r.IntN(3))}, 2*kvstore.ChunkBytes+r.IntN(1000))
+		return simBytes(uint64(r.IntN(3)), 2*kvstore.ChunkBytes+r.IntN(1000))
+	}
+	if w.bodies.puts > 0 && r.Float64() < w.bodies.puts {
+		return w.bodies.value(r)
 	}
 	return fmt.Appendf(nil, "value %d%*d", r.IntN(3), 1+r.IntN(60), 0)
 }

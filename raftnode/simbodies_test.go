@@ -1,0 +1,490 @@
+package raftnode
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore"
+)
+
+// Every machine has a store of bodies on its disk, under the same model as its log:
+// fsyncs die or fail, and what was not synced is lost, kept or torn when the power goes,
+// holes and removed segments too.
+
+// valuesDir is where a machine has them.
+const valuesDir = "values"
+
+// simBodies decides about the bodies of a world. It has dice of its own, so that other
+// worlds stay as they are.
+type simBodies struct {
+	r *rand.Rand
+
+	puts         float64 // of values, those that are a body
+	segmentBytes int64
+	grace        time.Duration
+	round        time.Duration // of reclaiming
+	lost         float64       // of bodies on their way
+	distinct     int           // values are of so many kinds, and each kind the same bytes
+
+	sum simBodyCounts
+}
+
+// simBodyCounts says how much happened.
+type simBodyCounts struct{ sent, fetched, pulled, saved, reclaimed int }
+
+func (c *simBodyCounts) add(o simBodyCounts) {
+	c.sent, c.fetched, c.pulled, c.saved, c.reclaimed = c.sent+o.sent, c.fetched+o.fetched, c.pulled+o.pulled, c.saved+o.saved, c.reclaimed+o.reclaimed
+}
+
+func newSimBodies(seed uint64) *simBodies {
+	b := &simBodies{r: rand.New(rand.NewPCG(seed, 8))}
+	if b.r.IntN(2) == 0 {
+		b.puts = 0.3 * b.r.Float64()
+	}
+	b.segmentBytes = 100 << 10 << b.r.IntN(5)
+	b.grace = time.Duration(1+b.r.IntN(5)) * time.Second
+	b.round = time.Duration(300+100*b.r.IntN(12)) * time.Millisecond
+	if b.r.IntN(2) == 0 {
+		b.lost = 0.3 * b.r.Float64()
+	}
+	b.distinct = 1 + b.r.IntN(20)
+	return b
+}
+
+// value returns one that is a body, of a size around the smallest and the largest that
+// are, or between. Many are the same.
+func (b *simBodies) value(r *rand.Rand) []byte {
+	kind := r.IntN(b.distinct)
+	size := kvstore.BodyBytesMin + kind*1500
+	switch {
+	case kind%8 < 3:
+		size = kvstore.BodyBytesMin - 1 + kind%8
+	case kind%8 == 3 && r.IntN(4) == 0:
+		size = kvstore.ChunkBytes - 1 + r.IntN(3) // the largest that is one body, or one that is two
+	}
+	return simBytes(uint64(kind), size)
+}
+
+// simBytes returns bytes that nothing compresses, the same for the same kind.
+func simBytes(kind uint64, size int) []byte {
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], kind)
+	p := make([]byte, size)
+	_, _ = rand.NewChaCha8(seed).Read(p)
+	return p
+}
+
+// openBodies opens those of a process that starts.
+func (s *simNode) openBodies() (*bodies.Store, error) {
+	return bodies.Open(bodies.Config{
+		Dir: filepath.Join(s.files.dir, valuesDir), SegmentBytes: s.w.bodies.segmentBytes, Grace: s.w.bodies.grace,
+		Round:  s.w.bodies.round + time.Duration(s.id)*1_000_003, // at no moment of another timer
+		Logger: s.w.logger(s.id), Now: s.clock.steady, Sync: s.files.sync,
+	})
+}
+
+// ofValues reports whether a file is one that the store of bodies writes.
+func (f *simFiles) ofValues(path string) bool {
+	values := filepath.Join(f.dir, valuesDir)
+	return path == values || filepath.Dir(path) == values
+}
+
+// keeps reports whether a body would be there if the power went, whatever the dice say.
+func (f *simFiles) keeps(body []byte) bool {
+	values := f.top.names[valuesDir]
+	if values == nil {
+		return false
+	}
+	for _, i := range values.names {
+		if bytes.Contains(i.data, body) {
+			return true
+		}
+	}
+	return false
+}
+
+// refs lists the bodies that an entry refers to.
+func (n *Node) simRefs(e *raftpb.Entry) (refs []bodies.Ref) {
+	if e.Type != raftpb.EntryNormal || len(e.Data) == 0 {
+		return nil
+	}
+	cmds, _, err := decodeBatch(e.Data)
+	if err != nil {
+		return nil // others judge that
+	}
+	for _, c := range cmds {
+		if ref, ok := n.sm.Body(c.data); ok {
+			refs = append(refs, ref)
+		}
+	}
+	return refs
+}
+
+// saves judges what a process is about to write to its log: each body that it refers to
+// is durable, on this machine.
+func (w *simWorld) saves(s *simNode, entries []raftpb.Entry) {
+	for i := range entries {
+		for _, ref := range s.life.node.simRefs(&entries[i]) {
+			switch body, err := s.life.bodies.Read(ref.Digest, nil); {
+			case err != nil:
+				w.fatalf("n%d writes entry %d to its log, and does not have body %s: %v", s.id, entries[i].Index, ref.Digest, err)
+			case !s.files.keeps(body):
+				w.fatalf("n%d writes entry %d to its log, and body %s is not durable", s.id, entries[i].Index, ref.Digest)
+			default:
+				w.bodies.sum.saved++
+			}
+		}
+	}
+}
+
+// reclaimed judges, when the store of bodies has given back room, that nobody needed it.
+func (s *simNode) reclaimed() error {
+	before, after := s.life.bodyStats, s.life.bodies.Stats()
+	if s.life.bodyStats = after; after.ReclaimedBytes == before.ReclaimedBytes {
+		return nil
+	}
+	s.w.bodies.sum.reclaimed += int(after.ReclaimedBytes - before.ReclaimedBytes)
+	s.w.note("n%d has reclaimed: %+v", s.id, after)
+	return s.needed()
+}
+
+// needed judges that what the log refers to above the durable applied index is here.
+func (s *simNode) needed() error {
+	n := s.life.node
+	applied, _, _, _, err := n.sm.Durable()
+	if err != nil {
+		return err
+	}
+	log := n.core.log
+	last, err := log.LastIndex()
+	if err != nil || last <= applied {
+		return err
+	}
+	entries, err := log.MemoryStorage.Entries(max(applied+1, log.first), last+1, 1<<62)
+	if err != nil {
+		return err
+	}
+	for i := range entries {
+		for _, ref := range n.simRefs(&entries[i]) {
+			if _, err := s.life.bodies.Read(ref.Digest, nil); err != nil && s != s.w.rotten {
+				s.w.fatalf("n%d has applied up to entry %d, and entry %d lacks body %s: %v", s.id, applied, entries[i].Index, ref.Digest, err)
+			}
+		}
+	}
+	return nil
+}
+
+// fetch asks another machine for bodies, which may be lost on the way.
+func (s *simNode) fetch(from *simNode) bodies.Fetch {
+	return func(ctx context.Context, refs []bodies.Ref, each func(bodies.Body) error) error {
+		if len(refs) > bodies.FetchMax {
+			s.w.fatalf("n%d asks for %d bodies at once", s.id, len(refs))
+		}
+		for _, ref := range refs {
+			if s.w.loses() {
+				return errSimLost
+			}
+			switch data, err := from.life.bodies.Read(ref.Digest, nil); {
+			case errors.Is(err, bodies.ErrMissing):
+			case err != nil:
+				return err
+			default:
+				if err := each(bodies.Body{Digest: ref.Digest, Data: data}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+}
+
+var errSimLost = errors.New("simulated network: a body was lost")
+
+// loses decides whether a body is lost on its way.
+func (w *simWorld) loses() bool {
+	return !w.calm.Load() && w.bodies.lost > 0 && w.bodies.r.Float64() < w.bodies.lost
+}
+
+// simParcel is a batch of bodies on its way to a member, or what the member says of it.
+type simParcel struct {
+	from    *simLife
+	queue   *pushQueue
+	batch   []*push
+	answers []bodies.Answer // on the way back; nil: none came
+	back    bool
+	trip    *simTrip
+}
+
+// simTrip is what becomes of a batch: one answer counts.
+type simTrip struct{ over bool }
+
+// simTripSteps bound how long a batch may be without an answer.
+const simTripSteps = 60
+
+// Distribute is the node's, in turns of the scheduler.
+func (l simLog) Distribute(ctx context.Context, list []bodies.Body) error {
+	by := "bodies " + list[0].Digest.String()
+	l.w.turned(ctx, by)
+	err := l.node.Distribute(ctx, list)
+	l.w.turned(ctx, by)
+	if errors.Is(err, ErrDiskFull) {
+		return fmt.Errorf("%w: %w", kvstore.ErrDiskReserve, err)
+	}
+	return simStoreError(err)
+}
+
+// setPeer makes a queue of bodies for a member, which no goroutine empties.
+func (s *simNode) setPeer(id ID, url string) { s.files.node.simPeer(id, url) }
+
+func (n *Node) simPeer(id ID, url string) {
+	p := n.pushes
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case url == "":
+		delete(p.queues, id)
+	case id != n.self.ID && p.queues[id] == nil:
+		p.queues[id] = &pushQueue{id: id, url: url, wake: make(chan struct{}, 1), cancel: func() {}}
+	}
+}
+
+// push sends what is queued for members.
+func (s *simNode) push() {
+	life := s.life
+	for _, id := range slices.Sorted(maps.Keys(life.node.pushes.queues)) {
+		q := life.node.pushes.queues[id]
+		for life.pushing[id] < pushStreams {
+			_, batch := life.node.pushes.take(q)
+			if len(batch) == 0 {
+				break
+			}
+			life.pushing[id]++
+			p := &simParcel{from: life, queue: q, batch: batch, trip: &simTrip{}}
+			s.w.ship(s, id, p)
+			s.w.send(s, s.raft, 1+s.w.r.Int64N(simTripSteps), &simParcel{from: life, queue: q, batch: batch, back: true, trip: p.trip})
+		}
+	}
+}
+
+// ship puts a parcel on the wire, where it may be lost, late and doubled.
+func (w *simWorld) ship(s *simNode, to ID, p *simParcel) {
+	for again := true; again; again = w.chance(w.p.repeat) {
+		if w.chance(w.p.drop) || w.loses() {
+			continue
+		}
+		delay := int64(1)
+		if !w.calm.Load() {
+			delay += w.r.Int64N(w.p.delay)
+		}
+		w.send(s, to, delay, p)
+	}
+}
+
+func (w *simWorld) send(s *simNode, to ID, delay int64, p *simParcel) {
+	w.sent++
+	w.wire = append(w.wire, simMessage{at: w.step + delay, number: w.sent, from: s.id, to: to, raft: s.raft, cluster: s.life.node.self.ClusterID, parcel: p})
+}
+
+// unpack keeps the bodies that have come, and says so.
+func (s *simNode) unpack() error {
+	life := s.life
+	parcels := life.parcels
+	life.parcels = nil
+	for _, x := range parcels {
+		p := x.parcel
+		if p.back {
+			if p.from != life || p.trip.over {
+				continue
+			}
+			p.trip.over = true
+			life.pushing[p.queue.id]--
+			life.node.pushes.answered(p.queue, p.batch, p.answers)
+			s.w.quiet() // whoever waits for it
+			continue
+		}
+		answers, err := s.receive(p.batch)
+		if err != nil {
+			return err
+		}
+		s.w.ship(s, x.raft, &simParcel{from: p.from, queue: p.queue, batch: p.batch, answers: answers, back: true, trip: p.trip})
+	}
+	return nil
+}
+
+// receive makes a batch durable, and answers it.
+func (s *simNode) receive(batch []*push) ([]bodies.Answer, error) {
+	store := s.life.bodies
+	answers := make([]bodies.Answer, len(batch))
+	for i, x := range batch {
+		answers[i] = bodies.AnswerMissing
+		if x.ask {
+			if store.Has(x.body.Digest) {
+				answers[i] = bodies.AnswerDurable
+			}
+			continue
+		}
+		if _, err := store.Append(x.body.Digest, x.body.Data); err != nil {
+			return nil, err
+		}
+		answers[i] = bodies.AnswerDurable
+		s.w.bodies.sum.sent++
+	}
+	if err := store.Sync(s.life.ctx); err != nil {
+		return nil, err
+	}
+	return answers, s.files.alive()
+}
+
+// keep makes bodies durable on a machine.
+func keep(ctx context.Context, store *bodies.Store, list []bodies.Body) error {
+	for _, b := range list {
+		if _, err := store.Append(b.Digest, b.Data); err != nil {
+			return err
+		}
+	}
+	return store.Sync(ctx)
+}
+
+// await takes messages that refer to bodies which are not here out of the inbox, and puts
+// those back whose bodies have been fetched from who sent them.
+func (s *simNode) await() error {
+	life := s.life
+	waiting, inbox := life.waiting, life.inbox
+	life.waiting, life.inbox = nil, nil
+	for _, m := range waiting {
+		if s.w.dice(0.3) { // it takes longer
+			life.waiting = append(life.waiting, m)
+			continue
+		}
+		if err := s.fetchFor(&m); err != nil {
+			return err
+		}
+	}
+	for _, m := range inbox {
+		if len(s.lacking(&m)) > 0 {
+			life.waiting = append(life.waiting, m)
+		} else {
+			life.inbox = append(life.inbox, m)
+		}
+	}
+	return nil
+}
+
+// lacking lists the bodies that a message refers to and that are not here.
+func (s *simNode) lacking(m *raftpb.Message) (refs []bodies.Ref) {
+	if m.Type != raftpb.MsgApp && m.Type != raftpb.MsgProp {
+		return nil
+	}
+	for i := range m.Entries {
+		for _, ref := range s.life.node.simRefs(&m.Entries[i]) {
+			if !s.life.bodies.Has(ref.Digest) {
+				refs = append(refs, ref)
+			}
+		}
+	}
+	return refs
+}
+
+// fetchFor brings what a message lacks here, and the message into the inbox; it is dropped
+// when that does not work.
+func (s *simNode) fetchFor(m *raftpb.Message) error {
+	life := s.life
+	from := s.w.member(ID(m.From))
+	if from == nil || from == s || from.takesPart() == nil || !s.w.connected(from.id, s.id) || !s.w.connected(s.id, from.id) {
+		return nil
+	}
+	var list []bodies.Body
+	refs := s.lacking(m)
+	for part := range slices.Chunk(refs, bodies.FetchMax) {
+		if err := s.fetch(from)(life.ctx, part, func(b bodies.Body) error {
+			list = append(list, b)
+			return nil
+		}); err != nil {
+			return nil
+		}
+	}
+	if err := keep(life.ctx, life.bodies, list); err != nil {
+		return err
+	}
+	s.w.bodies.sum.fetched += len(list)
+	life.inbox = append(life.inbox, *m)
+	return s.files.alive()
+}
+
+// verifyBodies judges what a machine has when nothing goes wrong any more: what its history
+// and its log refer to, and nothing else.
+func (s *simNode) verifyBodies() {
+	life := s.life
+	want := map[bodies.Digest]bool{}
+	err := life.store.Commit()
+	after := kvstore.Revision(0)
+	for err == nil && after < life.store.Stats().Revision {
+		var page kvstore.Changes
+		page, err = life.store.Changes(kvstore.ChangesRequest{After: after, Limit: 1000})
+		after = page.Scanned
+		for _, m := range page.Records {
+			if m.Size >= kvstore.BodyBytesMin && m.Size <= kvstore.ChunkBytes {
+				want[bodies.Digest(m.SHA256)] = true
+			}
+		}
+	}
+	if err != nil {
+		s.w.fatalf("n%d does not list its history: %v", s.id, err)
+		return
+	}
+	for _, row := range s.chunks() {
+		want[bodies.Digest([]byte(row[len(row)-len(bodies.Digest{}):]))] = true
+	}
+	log := life.node.core.log
+	last, err := log.LastIndex()
+	var entries []raftpb.Entry
+	if err == nil && last >= log.first {
+		entries, err = log.MemoryStorage.Entries(log.first, last+1, 1<<62)
+	}
+	if err != nil {
+		s.w.fatalf("n%d: %v", s.id, err)
+	}
+	for i := range entries {
+		for _, ref := range life.node.simRefs(&entries[i]) {
+			want[ref.Digest] = true
+		}
+	}
+	var size int64
+	for d := range want {
+		body, err := life.bodies.Read(d, nil)
+		if err != nil || sha256.Sum256(body) != d {
+			s.w.fatalf("n%d cannot read body %s: %v", s.id, d, err)
+		}
+		size += int64(len(body))
+	}
+	const header = 200 // at most
+	st := life.bodies.Stats()
+	if n := int64(len(want)); st.Bodies != n || st.LiveBytes < size || st.LiveBytes > size+n*header {
+		s.w.fatalf("n%d has history and log that refer to %d bodies of %d bytes, and has %+v", s.id, n, size, st)
+	}
+}
+
+// verifyRoom judges, when all that nobody needs has had time to go, what is left.
+func (w *simWorld) verifyRoom() {
+	w.pass(2*w.bodies.grace + 3*w.p.commitEvery + 3*w.bodies.round)
+	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
+		if s := w.member(id); s != w.rotten {
+			if err := s.reclaimed(); err != nil {
+				w.fatalf("n%d: %v", s.id, err)
+			}
+			s.verifyBodies()
+		}
+	}
+}
