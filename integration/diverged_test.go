@@ -17,7 +17,10 @@ import (
 )
 
 // recorder is a log that keeps what is proposed and answers nothing.
-type recorder struct{ commands [][]byte }
+type recorder struct {
+	bodies   *bodies.Store
+	commands [][]byte
+}
 
 var errRecorded = errors.New("recorded")
 
@@ -33,8 +36,13 @@ func (r *recorder) ProposeMany(_ context.Context, commands [][]byte, each func(i
 	}
 }
 
-func (r *recorder) Distribute(context.Context, []bodies.Body) error {
-	return errRecorded // no value is so large
+func (r *recorder) Distribute(ctx context.Context, list []bodies.Body) error {
+	for _, b := range list {
+		if _, err := r.bodies.Append(b.Digest, b.Data); err != nil {
+			return err
+		}
+	}
+	return r.bodies.Sync(ctx)
 }
 
 func (r *recorder) ReadIndex(context.Context) error { return nil }
@@ -63,7 +71,7 @@ func lie(t *testing.T, n *clustertest.Process) {
 	dir := t.TempDir()
 	other, err := kvstore.OpenStoreDir(dir, kvstore.StoreConfig{})
 	must(err)
-	log := &recorder{}
+	log := &recorder{bodies: other.Bodies()}
 	db := kvstore.NewDB(other, log, kvstore.DBConfig{})
 	for i, c := range found.Records {
 		if i == len(found.Records)/2 {
@@ -78,7 +86,8 @@ func lie(t *testing.T, n *clustertest.Process) {
 	must(err)
 	must(other.Commit())
 	must(other.Close())
-	for _, name := range []string{"history.db", "index.db"} {
+	must(os.RemoveAll(filepath.Join(n.Dir, "values")))
+	for _, name := range []string{"history.db", "index.db", "values"} {
 		must(os.Rename(filepath.Join(dir, name), filepath.Join(n.Dir, name)))
 	}
 }

@@ -96,9 +96,13 @@ func fixturePuts() []fixturePut {
 		{key: "\x01\xff\x80 not UTF-8 \n\x7f", value: []byte("bytes in the key")},
 		{key: strings.Repeat("k", 1024), value: []byte("the longest key")},
 		{key: "4k", value: long[:4<<10]},
+		{key: "largest-in-its-record", value: long[:16<<10-1]},
+		{key: "smallest-body", value: long[:16<<10], putID: "a-body"},
+		{key: "a-body-again", value: long[:16<<10], contentType: "text/plain"},
 		{key: "100k", value: long[:100<<10], contentType: "text/plain"},
 		{key: "largest-in-one-piece", value: long[:1<<20]},
 		{key: "in-chunks", value: long[:1<<20+1], contentType: "text/plain"},
+		{key: "in-chunks-again", value: long[:1<<20+1]},
 		{key: "in-more-chunks", value: append(append([]byte(nil), long[:1<<20]...), long[:1<<20+7]...), putID: "chunks"},
 	}
 	for i := range 40 {

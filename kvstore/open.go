@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/Focinfi/oncekv/bodies"
 )
@@ -55,13 +56,16 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	if err := checkValuesThere(dir, history); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
+	}
 	index, err := OpenBolt(filepath.Join(dir, indexFile), BoltOptions{MapBytes: indexMapBytes, FillPages: true})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
 	values, err := bodies.Open(bodies.Config{Dir: filepath.Join(dir, valuesDir), Logger: cfg.Logger})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close(), index.Close())
+		return nil, errors.Join(openValuesError(err), history.Close(), index.Close())
 	}
 	closeAll := func(err error) error { return errors.Join(err, history.Close(), index.Close(), values.Close()) }
 	cfg.Bodies = values
@@ -104,6 +108,37 @@ func checkHistoryThere(dir string) error {
 		}
 	}
 	return nil
+}
+
+// checkValuesThere refuses a history that something was put into without its values,
+// which are made before anything can be put.
+func checkValuesThere(dir string, history Engine) error {
+	values := filepath.Join(dir, valuesDir)
+	if _, err := os.Lstat(values); !errors.Is(err, fs.ErrNotExist) {
+		return nil // or why not is said when they are opened
+	}
+	used := false
+	if err := history.View(func(tx Tx) error {
+		p, err := storedPosition(tx)
+		used = p.rev > 0
+		tx.Ascend(BucketUploads, nil, func(_, _ []byte) bool {
+			used = true
+			return false
+		})
+		return err
+	}); err != nil || !used {
+		return err
+	}
+	return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", values, filepath.Join(dir, historyFile))
+}
+
+// openValuesError says what to do about values that are not what was left there.
+func openValuesError(err error) error {
+	_, damaged := errors.AsType[*bodies.DamageError](err)
+	if damaged || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("open store: %w; put back what was there, or replace this node: remove the member, empty the data directory, join again", err)
+	}
+	return fmt.Errorf("open store: %w", err)
 }
 
 // openHistoryFile opens history, which is of this version's format, or new.

@@ -199,14 +199,14 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed, Spread: rand.Float64}); err != nil {
 		return nil, err
 	}
+	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
 	if d.node, err = raftnode.Open(d.nodeConfig(), d.store); err != nil {
 		return nil, err
 	}
 	if d.hosts, err = hosts.New(hosts.Config{Allowed: cfg.AllowedHosts, URLs: d.ownURLs(), Members: d.memberURLs}); err != nil {
 		return nil, err
 	}
-	d.disk = newDiskWatch(d.dir, cfg.DiskReserveBytes, d.logger)
-	d.scrubber = newScrubber(cfg.DataDir, cfg.ScrubInterval, d.storedBytes, d.store.Scrub, d.logger)
+	d.scrubber = newScrubber(cfg.DataDir, cfg.ScrubInterval, d.scrubBytes, d.store.Scrub, d.logger)
 	d.watch = newWatch(d.node, d.compare)
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
 	d.metrics.Watch(d.public.ln.figures)
@@ -481,10 +481,10 @@ func (d *Database) stats() client.Stats {
 	return out
 }
 
-// storedBytes is about what the store has on disk.
-func (d *Database) storedBytes() int64 {
+// scrubBytes is about what a scrub reads: the files, and each value for its key.
+func (d *Database) scrubBytes() int64 {
 	s, v := d.store.Stats(), d.store.Bodies().Stats()
-	return s.HistoryBytes + s.IndexBytes + v.LiveBytes + v.DeadBytes
+	return s.HistoryBytes + s.IndexBytes + s.ValueBytes + v.LiveBytes + v.DeadBytes
 }
 
 // figures gathers what metrics show.

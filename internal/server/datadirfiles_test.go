@@ -86,7 +86,13 @@ func (n *filesNode) snapshots(t *testing.T) int {
 }
 
 func filesKey(i int) kvstore.Key { return kvstore.Key(fmt.Sprintf("key/%d", i)) }
-func filesValue(i int) []byte    { return bytes.Repeat([]byte{byte(i)}, 5<<10) }
+func filesValue(i int) []byte {
+	if i%4 == 1 { // a body
+		return bytes.Repeat([]byte{byte(i)}, 20<<10)
+	}
+	return bytes.Repeat([]byte{byte(i)}, 5<<10)
+}
+
 func copyDir(t *testing.T, to, from string) {
 	t.Helper()
 	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
