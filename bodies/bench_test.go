@@ -29,8 +29,10 @@ func BenchmarkStore_Sync(b *testing.B) {
 			b.SetBytes(int64(bb.size))
 			b.ResetTimer()
 			if bb.writers == 0 {
-				for log.len() < b.N {
-					time.Sleep(time.Millisecond)
+				tick := time.NewTicker(logEvery)
+				defer tick.Stop()
+				for range b.N {
+					<-tick.C
 				}
 			} else {
 				appendAll(b, s, bb.writers, bb.size)
@@ -63,12 +65,13 @@ func appendAll(b *testing.B, s *Store, writers, size int) {
 	group.Wait()
 }
 
+const logEvery = 5 * time.Millisecond
+
 // smallLog stands for a log that small puts wait for.
 type smallLog struct {
 	stop chan struct{}
 	done sync.WaitGroup
-	mu   sync.Mutex
-	took []time.Duration
+	took []time.Duration // owned by the goroutine until it is done
 }
 
 func startLog(b *testing.B) *smallLog {
@@ -80,7 +83,7 @@ func startLog(b *testing.B) *smallLog {
 	l.done.Go(func() {
 		defer f.Close()
 		line := make([]byte, 200)
-		tick := time.NewTicker(5 * time.Millisecond)
+		tick := time.NewTicker(logEvery)
 		defer tick.Stop()
 		for {
 			select {
@@ -95,18 +98,10 @@ func startLog(b *testing.B) *smallLog {
 			if err := syncData(f); err != nil {
 				b.Error(err)
 			}
-			l.mu.Lock()
 			l.took = append(l.took, time.Since(from))
-			l.mu.Unlock()
 		}
 	})
 	return l
-}
-
-func (l *smallLog) len() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.took)
 }
 
 func (l *smallLog) report(b *testing.B) {

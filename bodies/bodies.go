@@ -76,8 +76,8 @@ type Config struct {
 	SegmentBytes int64         // a segment that is longer gets nothing more; default 256 MiB
 	Grace        time.Duration // how long a body stays that nobody counts on; default 10 s
 	Round        time.Duration // how often Run reclaims; default 5 s
-	TableRows    int           // rows of the table in memory, of each kind; default 32,768, which are about 25 MiB
-	ReclaimRate  int64         // bytes a second that Run copies at most; it gives back four times as many; default 32 MiB
+	TableRows    int           // rows of the table in memory, of each kind; default 32,768: 30 MiB at most
+	ReclaimRate  int64         // bytes a second that Run copies at most, of segments and of the table; it gives back four times as many; default 32 MiB
 	Logger       *slog.Logger
 	Now          func() time.Time // default time.Now; must not go back
 	// Sync makes durable what is at a path, a file or a directory; default: an fsync,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/writefault"
@@ -19,31 +20,30 @@ const (
 // Run reclaims, and keeps the table, until ctx ends; it returns nil then, and why the
 // store failed otherwise.
 func (s *Store) Run(ctx context.Context) error {
+	until, stop := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer stop()
+	others.Go(func() { s.flushWhenAsked(until, stop) })
+	others.Go(func() { s.mergeWhenAsked(until, stop) })
 	ticker := time.NewTicker(s.cfg.Round)
 	defer ticker.Stop()
 	pace := &pacer{rate: s.cfg.ReclaimRate}
 	for {
 		select {
-		case <-ctx.Done():
-			return nil
-		case <-s.table.kick:
-			if err := s.flush(nil); err != nil && s.Err() != nil {
-				return err
+		case <-until.Done():
+			if ctx.Err() != nil {
+				return nil
 			}
-			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
-				return err
-			}
+			return s.Err()
 		case <-ticker.C:
 			if err := s.Err(); err != nil {
 				return err
 			}
-			if err := s.sweep(ctx); err != nil {
+			if err := s.sweep(until); err != nil {
 				return err
 			}
-			if err := s.reclaim(ctx, pace); err != nil {
-				return err
-			}
-			if err := s.mergeRuns(ctx); err != nil && s.Err() != nil {
+			if err := s.reclaim(until, pace); err != nil {
 				return err
 			}
 		}
@@ -59,6 +59,9 @@ func (s *Store) Reclaim() error { return s.reclaim(context.Background(), &pacer{
 func (s *Store) reclaim(ctx context.Context, pace *pacer) error {
 	s.reclaiming.Lock()
 	defer s.reclaiming.Unlock()
+	if err := s.Err(); err != nil {
+		return err
+	}
 	s.forgetDead()
 	if len(s.forgotten) > 0 {
 		if err := s.flush(nil); err != nil {
@@ -215,19 +218,23 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 	if len(list) == 0 || len(s.forgotten) > 0 {
 		return nil
 	}
+	// A row that moved in memory only is in its old place after a crash.
+	if err := s.flush(nil); err != nil {
+		return err
+	}
 	seg := list[0]
 	before, err := occupied(seg.file)
 	if err != nil {
 		return err
 	}
-	whole, err := seg.walk(func(d Digest, at place) error {
+	err = seg.walk(func(d Digest, at place, sure bool) (bool, error) {
 		here, err := s.isAt(d, at)
-		if err != nil || here {
-			return err
+		if err != nil || here || !sure {
+			return here, err
 		}
 		n, err := s.punch(seg, at)
 		pace.spend(ctx, n/punchDiscount)
-		return errors.Join(err, ctx.Err())
+		return false, errors.Join(err, ctx.Err())
 	})
 	if err != nil {
 		return err
@@ -237,7 +244,7 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 		return err
 	}
 	s.freedSome(before - after)
-	seg.tidy, seg.stuck = true, !whole
+	seg.tidy = true
 	return nil
 }
 
@@ -262,7 +269,7 @@ func (s *Store) copyOne(ctx context.Context, pace *pacer) error {
 		return nil
 	}
 	c := &copier{store: s, pace: pace, buf: make([]byte, 0, MaxBytes)}
-	_, err := seg.walk(func(d Digest, at place) error { return c.copy(ctx, d, at) })
+	err := seg.walk(func(d Digest, at place, _ bool) (bool, error) { return c.copy(ctx, d, at) })
 	if err = errors.Join(err, c.move(ctx)); err != nil {
 		return err
 	}
@@ -299,36 +306,35 @@ type move struct {
 }
 
 // copy copies a body if the table has it at a place.
-func (c *copier) copy(ctx context.Context, d Digest, from place) error {
+func (c *copier) copy(ctx context.Context, d Digest, from place) (here bool, err error) {
 	s := c.store
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
-	here, err := s.isAt(d, from)
-	if err != nil || !here {
-		return err
+	if here, err = s.isAt(d, from); err != nil || !here {
+		return here, err
 	}
 	data, err := s.segment(from.segment).read(d, from, 0, from.size, c.buf[:0])
 	if errors.As(err, new(*DamageError)) {
-		return s.damaged(d, from, err)
+		return true, s.damaged(d, from, err)
 	}
 	if err != nil {
-		return err
+		return true, err
 	}
 	s.step("copy")
 	s.appending.Lock()
 	to, err := s.write(d, data, blockSums(data))
 	s.appending.Unlock()
 	if err != nil {
-		return err
+		return true, err
 	}
 	c.moves = append(c.moves, move{d, from, to})
 	c.bytes += frameBytes(from.size)
 	c.pace.spend(ctx, frameBytes(from.size))
 	if c.bytes < copyBatchBytes {
-		return nil
+		return true, nil
 	}
-	return c.move(ctx)
+	return true, c.move(ctx)
 }
 
 // move makes the copies durable, and has the table say where they are. That becomes

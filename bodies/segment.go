@@ -51,6 +51,7 @@ type segment struct {
 	length  atomic.Int64 // of whole frames
 	synced  atomic.Int64 // durable up to there
 	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
+	named   bool         // its name is durable; guarded by Store.syncing
 	tidy    bool         // what is dead was given back, or will be by this process; guarded by Store.reclaiming
 	stuck   bool         // damaged: it is not copied; guarded by Store.reclaiming
 	figures              // guarded by Store.mu
@@ -103,7 +104,7 @@ func openSegment(path string) (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &segment{path: path, number: number, file: f}, nil
+	return &segment{path: path, number: number, file: f, named: true}, nil
 }
 
 // checkHeader checks what the file begins with.
@@ -235,24 +236,31 @@ func (g *segment) punch(at place) (int64, error) {
 	return n, err
 }
 
-// walk calls f for each frame, by the headers. It ends where no frame begins, and
-// reports whether that is the end.
-func (g *segment) walk(f func(d Digest, at place) error) (whole bool, err error) {
-	at := int64(segmentHeaderBytes)
-	for at < g.size() {
+// walk calls f for each frame, by the headers. Behind something that is no frame it looks
+// for the next header, and is not sure any more: bytes of somebody's body may look like
+// one. It goes past such a frame only if f knows it.
+func (g *segment) walk(f func(d Digest, at place, sure bool) (known bool, err error)) error {
+	sure := true
+	for at := int64(segmentHeaderBytes); at < g.size(); {
 		d, size, _, err := g.readHeader(at)
-		if errors.As(err, new(*DamageError)) {
-			return false, nil
-		}
 		if err == nil {
-			err = f(d, place{g.number, at, size})
+			known, err := f(d, place{g.number, at, size}, sure)
+			if err != nil {
+				return err
+			}
+			if known || sure {
+				at += frameBytes(size)
+				continue
+			}
+		} else if !errors.As(err, new(*DamageError)) {
+			return err
 		}
-		if err != nil {
-			return false, err
+		sure = false
+		if at, err = g.nextFrame(at+1, g.size()); err != nil || at < 0 {
+			return err
 		}
-		at += frameBytes(size)
 	}
-	return true, nil
+	return nil
 }
 
 // holeIn returns the blocks of the file system that lie in a body as a whole.

@@ -207,9 +207,6 @@ func (s *Store) segmentToAppend() (*segment, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cfg.Sync(s.cfg.Dir); err != nil { // a name that is lost would lose all
-		return nil, s.fail(writefault.Mark(err))
-	}
 	s.mu.Lock()
 	s.segments[number] = seg
 	s.table.nextSegment = number + 1
@@ -220,6 +217,9 @@ func (s *Store) segmentToAppend() (*segment, error) {
 
 // Sync returns when every body whose Append returned before is durable.
 func (s *Store) Sync(ctx context.Context) error {
+	if err := s.Err(); err != nil {
+		return err
+	}
 	s.mu.RLock()
 	type debt struct {
 		seg *segment
@@ -255,6 +255,12 @@ func (s *Store) syncSegment(seg *segment, to int64) error {
 	to = seg.size()
 	if err := s.syncFile(seg); err != nil {
 		return s.fail(writefault.Mark(err))
+	}
+	if !seg.named { // a name that is lost would lose all
+		if err := s.cfg.Sync(s.cfg.Dir); err != nil {
+			return s.fail(writefault.Mark(err))
+		}
+		seg.named = true
 	}
 	seg.synced.Store(to)
 	return nil
@@ -338,7 +344,7 @@ func (s *Store) Count(changes []Change, to Mark) error {
 		rows = append(rows, r)
 	}
 	for i, c := range changes {
-		if rows[i].count+c.By < 0 {
+		if rows[i].gone() || rows[i].count+c.By < 0 {
 			return s.notCounted(c.Digest)
 		}
 		s.change(rows[i], c.By, 0)

@@ -22,6 +22,7 @@ const (
 	startRevisions   = 200_000   // that a start counts again, about
 	sweepRows        = 1 << 20   // that one round looks at for bodies that nothing counts on
 	retryFlush       = time.Second
+	mergePace        = 4096 // rows that a merge writes at once
 )
 
 // table says where each body is, and how many records refer to it. Its rows are in
@@ -38,7 +39,7 @@ type table struct {
 	mem     map[Digest]*row
 	idle    map[Digest]*row // of mem: nothing counts on them
 	cached  map[Digest]*row // of mem: the runs have them too, and nothing needs them in memory
-	dirty   int             // rows in mem that the runs do not have
+	dirty   map[Digest]*row // of mem: the runs do not have them
 	idling  int64           // bytes of the frames of rows in mem that no record refers to
 	flushes uint64          // begun; a row that was changed since has this number
 	runs    []*run          // the newest first; replaced, never changed
@@ -49,10 +50,13 @@ type table struct {
 	uncovered       int64  // bytes of frames since the last flush
 	flushedRevision uint64 // of the mark on disk
 	sweptTo         Digest // where the next sweep goes on
+	absent          Digest // is in none of the runs of a version, as a body is not that is about to be appended
+	absentAt        uint64
 	retryAt         time.Time
 	failed          error // of the last flush, for want of room
 
-	kick chan struct{} // asks Run for a flush
+	kick  chan struct{} // asks Run for a flush
+	added chan struct{} // there is one more run
 
 	writing sync.Mutex // one who writes the manifest at a time
 	last    manifest   // as it is on disk; guarded by writing
@@ -78,19 +82,20 @@ func (r *row) gone() bool { return r.place.segment == 0 }
 
 func (t *table) init(rows int) {
 	t.rows = rows
-	t.mem, t.idle, t.cached = map[Digest]*row{}, map[Digest]*row{}, map[Digest]*row{}
+	t.mem, t.dirty, t.idle, t.cached = map[Digest]*row{}, map[Digest]*row{}, map[Digest]*row{}, map[Digest]*row{}
 	t.flushes = 1
 	t.epoch = 1
 	t.last.nextRun = 1
 	t.nextSegment = 1
 	t.kick = make(chan struct{}, 1)
+	t.added = make(chan struct{}, 1)
 	t.blocks.New = func() any { return new([runBlockBytes]byte) }
 }
 
 // note notes that a row is not what the runs have.
 func (t *table) note(r *row) {
 	if r.changed == 0 {
-		t.dirty++
+		t.dirty[r.digest] = r
 	}
 	r.changed = t.flushes
 }
@@ -161,7 +166,7 @@ func (s *Store) find(d Digest) (*row, error) {
 			}
 			return r, nil
 		}
-		if len(t.runs) == 0 {
+		if len(t.runs) == 0 || t.absent == d && t.absentAt == t.version {
 			return nil, nil
 		}
 		runs, version := t.runs, t.version
@@ -178,6 +183,7 @@ func (s *Store) find(d Digest) (*row, error) {
 			continue
 		}
 		if got.gone() {
+			t.absent, t.absentAt = d, version
 			return nil, nil
 		}
 		r := &row{digest: d, place: got.place, touched: s.cfg.Now()}
@@ -349,11 +355,9 @@ func (s *Store) writeTable(prepare func()) error {
 	if prepare != nil {
 		prepare()
 	}
-	var rows []stored
-	for d, r := range t.mem {
-		if r.changed != 0 {
-			rows = append(rows, stored{d, r.place, r.count})
-		}
+	rows := make([]stored, 0, len(t.dirty))
+	for d, r := range t.dirty {
+		rows = append(rows, stored{d, r.place, r.count})
 	}
 	flush, uncovered, runs := t.flushes, t.uncovered, t.runs
 	t.flushes++
@@ -403,12 +407,13 @@ func (s *Store) writeTable(prepare func()) error {
 	t.uncovered -= uncovered
 	t.flushedRevision = m.mark.Revision
 	s.mu.Unlock()
+	ask(t.added)
 	for batch := range slices.Chunk(rows, 1024) {
 		s.mu.Lock()
 		for _, w := range batch {
-			if r := t.mem[w.digest]; r != nil && r.changed != 0 && r.changed <= flush {
+			if r := t.dirty[w.digest]; r != nil && r.changed <= flush {
 				r.changed = 0
-				t.dirty--
+				delete(t.dirty, r.digest)
 				t.settle(r)
 			}
 		}
@@ -447,16 +452,16 @@ func (s *Store) finishRun(w *runWriter) (*run, error) {
 
 // mergeRuns merges runs while there are neighbours of similar size, or too many. What
 // nobody needs any more is left out: older rows, and of the oldest run those that say
-// that a body is gone. An error that is no failure of the store (see Err) is that of a
+// that a body is gone. What it writes it takes from pace. An error that is no failure of the store (see Err) is that of a
 // full disk, or of ctx.
-func (s *Store) mergeRuns(ctx context.Context) error {
+func (s *Store) mergeRuns(ctx context.Context, pace *pacer) error {
 	s.table.merging.Lock()
 	defer s.table.merging.Unlock()
 	for ctx.Err() == nil {
 		if err := s.Err(); err != nil {
 			return err
 		}
-		merged, err := s.mergeSome(ctx)
+		merged, err := s.mergeSome(ctx, pace)
 		if errors.Is(err, writefault.Err) {
 			return s.fail(err)
 		}
@@ -468,7 +473,7 @@ func (s *Store) mergeRuns(ctx context.Context) error {
 }
 
 // mergeSome merges once; merging is held.
-func (s *Store) mergeSome(ctx context.Context) (merged bool, err error) {
+func (s *Store) mergeSome(ctx context.Context, pace *pacer) (merged bool, err error) {
 	t := &s.table
 	t.writing.Lock()
 	s.mu.Lock()
@@ -488,7 +493,7 @@ func (s *Store) mergeSome(ctx context.Context) (merged bool, err error) {
 		return false, nil
 	}
 	olds := runs[from:to]
-	made, err := s.writeMerged(ctx, number, epoch, olds, to == len(runs))
+	made, err := s.writeMerged(ctx, pace, number, epoch, olds, to == len(runs))
 	if err != nil {
 		return false, err
 	}
@@ -529,7 +534,7 @@ func (s *Store) mergeSome(ctx context.Context) (merged bool, err error) {
 
 // writeMerged writes what runs say as one. A body that is gone needs no row when no
 // older run is left.
-func (s *Store) writeMerged(ctx context.Context, number uint32, epoch uint64, runs []*run, all bool) (*run, error) {
+func (s *Store) writeMerged(ctx context.Context, pace *pacer, number uint32, epoch uint64, runs []*run, all bool) (*run, error) {
 	in, err := newRunsReader(runs, Digest{}, epoch)
 	if err != nil {
 		return nil, s.tableFailed(err)
@@ -542,7 +547,8 @@ func (s *Store) writeMerged(ctx context.Context, number uint32, epoch uint64, ru
 		r, ok, err := in.next()
 		if err != nil {
 			err = s.tableFailed(err)
-		} else if i%4096 == 0 {
+		} else if i%mergePace == 0 {
+			pace.spend(ctx, int64(min(i, mergePace))*rowBytes)
 			err = errors.Join(ctx.Err(), s.Err())
 		}
 		if err == nil && ok && !(all && r.gone()) {
@@ -558,6 +564,43 @@ func (s *Store) writeMerged(ctx context.Context, number uint32, epoch uint64, ru
 	}
 }
 
+func ask(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // somebody asked already
+	}
+}
+
+// flushWhenAsked is for a goroutine of Run. It stops Run when the store fails.
+func (s *Store) flushWhenAsked(ctx context.Context, stop func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.table.kick:
+			if err := s.flush(nil); err != nil && s.Err() != nil {
+				stop()
+			}
+		}
+	}
+}
+
+// mergeWhenAsked is for a goroutine of Run. It stops Run when the store fails. A merge
+// for which the disk has no room is tried again after the next flush.
+func (s *Store) mergeWhenAsked(ctx context.Context, stop func()) {
+	pace := &pacer{rate: s.cfg.ReclaimRate}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.table.added:
+			if err := s.mergeRuns(ctx, pace); err != nil && s.Err() != nil {
+				stop()
+			}
+		}
+	}
+}
+
 // makeRoom keeps what is in memory only within bounds: it asks Run for a flush, or
 // flushes itself when Run does not do it. An error says that no more rows may come.
 func (s *Store) makeRoom() error {
@@ -567,24 +610,21 @@ func (s *Store) makeRoom() error {
 	if s.mark.Revision > t.flushedRevision {
 		lag = s.mark.Revision - t.flushedRevision
 	}
-	dirty, uncovered, runs := t.dirty, t.uncovered, len(t.runs)
+	dirty, uncovered, runs := len(t.dirty), t.uncovered, len(t.runs)
 	wait := t.failed != nil && s.cfg.Now().Before(t.retryAt)
 	failed := t.failed
 	s.mu.Unlock()
 	if dirty < t.rows && uncovered < startBytes && lag < startRevisions {
 		return nil
 	}
-	select {
-	case t.kick <- struct{}{}:
-	default:
-	}
+	ask(t.kick)
 	if dirty < t.rows*3/2 && uncovered < 2*startBytes && lag < 2*startRevisions {
 		return nil
 	}
 	if !wait {
 		failed = s.flush(nil)
 		if failed == nil && runs > 2*runsMost {
-			failed = s.mergeRuns(context.Background()) // ends when the store does
+			failed = s.mergeRuns(context.Background(), &pacer{}) // ends when the store does
 		}
 	}
 	if failed != nil && (s.Err() != nil || dirty >= 2*t.rows) {

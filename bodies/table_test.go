@@ -18,6 +18,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/writefault"
@@ -201,7 +202,7 @@ func (m *model) step(ctx context.Context, s *Store) error {
 		m.history = append(m.history, changes)
 		return s.Count(changes, m.mark(len(m.history)))
 	case k < 85:
-		return s.mergeRuns(ctx)
+		return s.mergeRuns(ctx, &pacer{})
 	case k < 90:
 		if err := s.Checkpoint(ctx); err != nil {
 			return err
@@ -362,8 +363,8 @@ func checkFigures(s *Store) error {
 		}
 		delete(want, n)
 	}
-	if len(want) > 0 || idling != t.idling || dirty != t.dirty || idle != len(t.idle) || cached != len(t.cached) || live != s.live {
-		return fmt.Errorf("rows %v idle %d=%d dirty %d=%d idle %d=%d cached %d=%d live %d=%d", want, idling, t.idling, dirty, t.dirty, idle, len(t.idle), cached, len(t.cached), live, s.live)
+	if len(want) > 0 || idling != t.idling || dirty != len(t.dirty) || idle != len(t.idle) || cached != len(t.cached) || live != s.live {
+		return fmt.Errorf("rows %v idle %d=%d dirty %d=%d idle %d=%d cached %d=%d live %d=%d", want, idling, t.idling, dirty, len(t.dirty), idle, len(t.idle), cached, len(t.cached), live, s.live)
 	}
 	return nil
 }
@@ -620,6 +621,86 @@ func TestTable_DiskFull(t *testing.T) {
 	}
 }
 
+// What the table on disk still has is not given back, as long as it has it: after a full
+// disk and a crash all that counts is there.
+func TestTable_MovedNotFlushed(t *testing.T) {
+	for range 5 { // which segment is copied, and which is looked through first, is not the same each time
+		t.Run("", movedNotFlushed)
+	}
+}
+
+func movedNotFlushed(t *testing.T) {
+	m := newModel(1)
+	cfg := m.config(t.TempDir())
+	cfg.TableRows = 1000
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func() Digest {
+		b := testBody(m.r, 9000)
+		if _, err := s.Append(b.Digest, b.Data); err != nil {
+			t.Fatal(err)
+		}
+		m.data[b.Digest] = b.Data
+		return b.Digest
+	}
+	var kept []Change
+	for i := range 60 {
+		if d := add(); i%4 == 0 {
+			kept = append(kept, Change{d, 1})
+		}
+	}
+	if err := s.Count(kept, m.mark(1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	full := false
+	cfg.Sync = func(path string) error {
+		if full && filepath.Ext(path) == runSuffix {
+			return &fs.PathError{Op: "write", Path: path, Err: syscall.ENOSPC}
+		}
+		return nil
+	}
+	cfg.step = func(name string) {
+		if name == "move" && !full { // the copies are written; something else is flushed behind them
+			d := add()
+			if err := s.Checkpoint(t.Context()); err != nil || !s.Hold(d) {
+				t.Error(err)
+			}
+			full = true
+		}
+	}
+	if s, err = Open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		m.now = m.now.Add(time.Minute)
+		if err := s.sweep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Reclaim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !full || s.Err() != nil {
+		t.Fatal("nothing was moved", s.Err())
+	}
+	kill(s)
+	cfg.step, full = nil, false
+	if s, err = Open(cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, c := range kept {
+		if got, err := s.Read(c.Digest, nil); err != nil || !bytes.Equal(got, m.data[c.Digest]) {
+			t.Error(err)
+		}
+	}
+}
+
 // A flush whose fsync fails ends the store, and what the disk had stays.
 func TestTable_FlushFails(t *testing.T) {
 	for _, suffix := range []string{runSuffix, ".tmp", segmentSuffix} {
@@ -654,6 +735,59 @@ func TestTable_FlushFails(t *testing.T) {
 	}
 }
 
+// The table on disk stays near: Run flushes it when much was appended or counted since,
+// and whoever goes on does when Run does not.
+func TestTable_FlushedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newModel(1)
+		s, err := Open(m.config(t.TempDir()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		count := func(revision uint64) {
+			t.Helper()
+			for range 2 {
+				if err := s.Count(nil, Mark{Revision: revision}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		count(startRevisions)
+		if s.table.flushedRevision != 0 {
+			t.Error("flushed too soon")
+		}
+		count(2 * startRevisions)
+		if s.table.flushedRevision != 2*startRevisions {
+			t.Error("not flushed, and nobody runs")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		count(3 * startRevisions)
+		synctest.Wait()
+		if s.table.flushedRevision != 3*startRevisions {
+			t.Error("not flushed after many revisions")
+		}
+		b := testBody(m.r, 100)
+		if _, err := s.Append(b.Digest, b.Data); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		s.table.uncovered += startBytes
+		s.mu.Unlock()
+		count(3*startRevisions + 1)
+		synctest.Wait()
+		if len(s.table.dirty) != 0 || s.table.uncovered != 0 {
+			t.Error("not flushed after many bytes")
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // After a clean end the next start reads no segment.
 func TestTable_CleanClose(t *testing.T) {
 	m := newModel(5)
@@ -683,7 +817,7 @@ func TestTable_CleanClose(t *testing.T) {
 	}
 	defer s.Close()
 	got := s.Stats()
-	want.ReclaimedBytes = 0
+	want.ReclaimedBytes, want.DeadBytes, got.DeadBytes = 0, 0, 0
 	if synced > 0 || len(s.table.mem) > 0 || s.Mark() != m.mark(len(m.history)) || got != want {
 		t.Errorf("%d segments read, %d rows in memory, mark %v, %+v for %+v", synced, len(s.table.mem), s.Mark(), got, want)
 	}
@@ -723,7 +857,7 @@ func TestTable_MadeAnew(t *testing.T) {
 	forged := testBody(m.r, 5000)
 	victim := testBody(m.r, 5000)
 	at := places[1].offset + frameBytes(30_000)
-	inner := s.newest.frameHeader(victim.Digest, forged.Data, at+int64(headerBytes(20_000))+1000)
+	inner := s.newest.frameHeader(victim.Digest, len(forged.Data), blockSums(forged.Data), at+int64(headerBytes(20_000))+1000)
 	evil := testBody(m.r, 20_000)
 	copy(evil.Data[1000:], append(inner, forged.Data...))
 	evil.Digest = sha256.Sum256(evil.Data)
@@ -997,6 +1131,9 @@ func manyRows(tb testing.TB, n int) (*Store, func(i int) Digest) {
 
 // The memory of a table of a million rows is bounded, also when nothing counts on any.
 func TestTable_ManyRows(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a million rows")
+	}
 	const n = 1_000_000
 	heap := func() int64 {
 		runtime.GC()
@@ -1017,16 +1154,16 @@ func TestTable_ManyRows(t *testing.T) {
 		}
 	}
 	inMemory("written")
-	for i := range n / 10 {
-		if !s.Has(digest(i * 10)) {
+	for i := range n / 20 {
+		if !s.Has(digest(i * 20)) {
 			t.Fatal(i, s.Err())
 		}
 	}
 	inMemory("looked up")
-	for i := 0; i < n/5; i += 1000 {
+	for i := 0; i < n/10; i += 1000 {
 		var changes []Change
 		for k := range 1000 {
-			changes = append(changes, Change{digest((i + k) * 5), 1})
+			changes = append(changes, Change{digest((i + k) * 10), 1})
 		}
 		if err := s.Count(changes, Mark{Revision: uint64(i + 2)}); err != nil {
 			t.Fatal(err)
@@ -1048,7 +1185,7 @@ func TestTable_ManyRows(t *testing.T) {
 		if err := s.Reclaim(); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.mergeRuns(t.Context()); err != nil {
+		if err := s.mergeRuns(t.Context(), &pacer{}); err != nil {
 			t.Fatal(err)
 		}
 		if now := s.Stats().Bodies; now > was-defaultTableRows/2 {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -72,7 +73,12 @@ func (h *history) fork(id byte) {
 
 func newHistory(t *testing.T) *history {
 	t.Helper()
-	store, err := kvstore.OpenStore(kvstore.StoreConfig{History: kvstore.NewMemEngine(), Index: kvstore.NewMemEngine()})
+	values, err := bodies.Open(bodies.Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = values.Close() })
+	store, err := kvstore.OpenStore(kvstore.StoreConfig{History: kvstore.NewMemEngine(), Index: kvstore.NewMemEngine(), Bodies: values})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +104,15 @@ func (h *history) ProposeMany(ctx context.Context, commands [][]byte, each func(
 		result, err := h.Propose(ctx, command)
 		each(i, result, err)
 	}
+}
+
+func (h *history) Distribute(ctx context.Context, list []bodies.Body) error {
+	for _, b := range list {
+		if _, err := h.store.Bodies().Append(b.Digest, b.Data); err != nil {
+			return err
+		}
+	}
+	return h.store.Bodies().Sync(ctx)
 }
 
 func (h *history) ReadIndex(context.Context) error {

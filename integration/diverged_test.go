@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -30,6 +31,10 @@ func (r *recorder) ProposeMany(_ context.Context, commands [][]byte, each func(i
 		r.commands = append(r.commands, bytes.Clone(command))
 		each(i, nil, errRecorded)
 	}
+}
+
+func (r *recorder) Distribute(context.Context, []bodies.Body) error {
+	return errRecorded // no value is so large
 }
 
 func (r *recorder) ReadIndex(context.Context) error { return nil }

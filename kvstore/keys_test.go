@@ -283,24 +283,25 @@ func TestStore_Keys_Bounds(t *testing.T) {
 // reads no more than some MiB of them, and no less.
 func TestStore_Keys_LargeRecordsShortenPages(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
-	const n = pageHistoryBytes/ChunkBytes + 8
-	value := make([]byte, ChunkBytes)
+	const size = BodyBytesMin - 1
+	const n = pageHistoryBytes/size + 200
+	value := make([]byte, size)
 	for i := range n {
-		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprintf("%03d", i)), "id", "", value, time.Unix(0, 0))}, nil); err != nil {
+		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{testPut(Key(fmt.Sprintf("%06d", i)), "id", "", value, time.Unix(0, 0))}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := s.FlushIndex(); err != nil {
 		t.Fatal(err)
 	}
-	page, err := s.Keys(t.Context(), KeysRequest{Limit: 1000, LimitBytes: 1 << 20})
-	if err != nil || len(page.Keys) < pageHistoryBytes/ChunkBytes || len(page.Keys) >= n || !page.More {
+	page, err := s.Keys(t.Context(), KeysRequest{Limit: 5000, LimitBytes: 1 << 20})
+	if err != nil || len(page.Keys) < pageHistoryBytes/(size+200) || len(page.Keys) >= n || !page.More {
 		t.Fatalf("%d of %d keys, more %v, %v", len(page.Keys), n, page.More, err)
 	}
-	if got := len(listAll(t, s, "", 1000, 1<<20)); got != n {
+	if got := len(listAll(t, s, "", 5000, 1<<20)); got != n {
 		t.Errorf("%d keys in all pages, want %d", got, n)
 	}
-	if got := followAll(t, s, ChangesRequest{Prefix: "0", Limit: 1000, LimitBytes: 1 << 20}); len(got) != n {
+	if got := followAll(t, s, ChangesRequest{Prefix: "0", Limit: 5000, LimitBytes: 1 << 20}); len(got) != n {
 		t.Errorf("%d changes, want %d", len(got), n)
 	}
 }

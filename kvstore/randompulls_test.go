@@ -5,16 +5,26 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/Focinfi/oncekv/bodies"
 )
 
-// randomLog is a log of n entries with puts of many sizes, and the model after it.
+// randomLog is a log of n entries with puts of many sizes, uploads that are sealed, dropped
+// or left open, and the model after it.
 func randomLog(t *testing.T, seed uint64, n int) ([]entry, *model) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	m := newModel()
 	var log []entry
 	k := 0
+	type openUpload struct {
+		id   uploadID
+		data []byte
+	}
+	var open []openUpload
 	for i := range n {
 		var cmds [][]byte
 		for range 1 + r.IntN(12) {
@@ -25,6 +35,8 @@ func randomLog(t *testing.T, seed uint64, n int) ([]entry, *model) {
 				size = r.IntN(20000)
 			case 1:
 				size = 0
+			case 2:
+				size = BodyBytesMin + r.IntN(20000)
 			}
 			v := make([]byte, size)
 			for j := range v {
@@ -35,6 +47,31 @@ func randomLog(t *testing.T, seed uint64, n int) ([]entry, *model) {
 				key = Key(fmt.Sprintf("%01023d", k))
 			}
 			cmds = append(cmds, testPut(key, "id", "", v, time.Unix(0, int64(k))))
+		}
+		now := time.Unix(0, int64(k))
+		for _, last := range []bool{r.IntN(5) == 0, r.IntN(7) == 0, len(open) > 3} {
+			if !last {
+				continue
+			}
+			if len(open) == 0 || r.IntN(2) == 0 {
+				u := openUpload{id: uploadID{byte(seed), byte(k), byte(k >> 8), byte(len(open))}, data: make([]byte, 1+r.IntN(5000))}
+				for j := range u.data {
+					u.data[j] = byte(r.Uint32())
+				}
+				cmds = append(cmds, openCommand(u.id, now), testChunk(u.id, 0, u.data, now))
+				open = append(open, u)
+				continue
+			}
+			at := r.IntN(len(open))
+			u := open[at]
+			open = slices.Delete(open, at, at+1)
+			if r.IntN(3) == 0 {
+				cmds = append(cmds, abandonCommand(u.id))
+				continue
+			}
+			k++
+			meta := Meta{Key: Key(fmt.Sprintf("upload/%d", k)), Size: int64(len(u.data)), SHA256: sumOf(u.data), ContentType: "video/mp4", Time: now, PutID: "id"}
+			cmds = append(cmds, sealCommand(&meta, u.id, 1))
 		}
 		e := entry{index: uint64(i + 1), commands: cmds}
 		e.want = m.apply(t, e.commands)
@@ -49,9 +86,29 @@ type takenSnapshot struct {
 	meta, snapshot []byte
 }
 
-// Pulls that break off or lie, commits, and crashes at any write, in any order: what
-// is durable is always right.
+// randomBodies is a source of bodies that gives all, lacks some, or breaks off.
+func randomBodies(r *rand.Rand, sender *Store) bodies.Fetch {
+	kind, odds := r.IntN(5), 2+r.IntN(20)
+	return func(ctx ctxT, refs []bodies.Ref, each func(bodies.Body) error) error {
+		return bodiesFrom(sender)(ctx, refs, func(b bodies.Body) error {
+			switch {
+			case kind == 0 && r.IntN(odds) == 0:
+				return nil
+			case kind == 1 && r.IntN(odds) == 0:
+				return bodies.ErrFrame // as of one that was damaged on its way
+			}
+			return each(b)
+		})
+	}
+}
+
+// Pulls that break off, lie or lack bodies, commits, time that passes, and kills of both
+// sides and crashes at any write, in any order: what is durable is always right.
 func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
+	synctest.Test(t, testRandomPullsAndCrashes)
+}
+
+func testRandomPullsAndCrashes(t *testing.T) {
 	const n = 260
 	log, m := randomLog(t, 7, n)
 	other, _ := randomLog(t, 8, n)
@@ -60,7 +117,8 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 	cfg.OverlayBytes = 200000
 	cfg.GenerationBytes = 20000
 	cfg.IndexSliceKeys = 300
-	sender := mustOpen(t, newMemDisks(), cfg)
+	senderDisks := newMemDisks()
+	sender := mustOpen(t, senderDisks, cfg)
 	liar := mustOpen(t, newMemDisks(), cfg)
 	if err := runLog(t, liar, other); err != nil {
 		t.Fatal(err)
@@ -99,6 +157,9 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 			if s, err = d.open(t, c); err != nil {
 				t.Fatalf("seed %d: open: %v", seed, err)
 			}
+			if r.IntN(3) > 0 {
+				s.Recovered()
+			}
 		}
 		for step := 0; step < 40 && s.Stats().AppliedIndex < n; step++ {
 			if r.IntN(3) == 0 {
@@ -106,18 +167,22 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 			}
 			at := int(s.Stats().AppliedIndex)
 			var err error
-			switch r.IntN(6) {
+			switch r.IntN(8) {
 			case 0, 1:
 				err = runLog(t, s, log[:min(n, at+r.IntN(8))])
 				counts["apply"]++
 			case 2, 3, 4:
 				to := min((at/10+1+r.IntN(12))*10, n)
 				sn := snaps[to]
-				fetch := serveFrom(sender)
+				fetch, fetchBodies := serveFrom(sender), randomBodies(r, sender)
 				kind := r.IntN(4)
 				if kind == 0 {
+					fetchBodies = randomBodies(r, liar)
 					fetch = func(ctx ctxT, raw string) (io.ReadCloser, error) {
 						q, _ := parseQuery(raw)
+						if q.kind == queryChunks { // that an upload is gone is believed: raftnode pulls from those with this history
+							return serveFrom(sender)(ctx, raw)
+						}
 						q.index = 1
 						return serveFrom(liar)(ctx, q.String())
 					}
@@ -128,7 +193,7 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 						return &cutReader{ReadCloser: rc, left: r.Int64N(60000), read: &read}, err
 					}
 				}
-				err = s.Stage(t.Context(), sn.snapshot, fetch, testFetch)
+				err = s.Stage(t.Context(), sn.snapshot, fetch, fetchBodies)
 				counts[fmt.Sprintf("stage%d %v", kind, err == nil)]++
 				if err == nil && r.IntN(3) > 0 {
 					err = s.Install(sn.index, 7, sn.meta, sn.snapshot)
@@ -136,6 +201,12 @@ func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
 				}
 			case 5:
 				err = errors.New("crash")
+			case 6:
+				reclaimFor(t, s, time.Duration(r.IntN(20))*time.Minute)
+				counts["reclaim"]++
+			case 7:
+				sender = mustOpen(t, senderDisks, cfg)
+				counts["the sender is killed"]++
 			}
 			if s.err() != nil && !errors.Is(s.err(), ErrInjected) {
 				t.Fatalf("seed %d: %v", seed, s.err())

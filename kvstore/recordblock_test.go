@@ -87,7 +87,7 @@ func TestBlocks_RoundTrip(t *testing.T) {
 		for i := range sizes {
 			sizes[i] = rng.IntN(300)
 			if rng.IntN(50) == 0 {
-				sizes[i] = rng.IntN(3 * blockBytes)
+				sizes[i] = rng.IntN(BodyBytesMin)
 			}
 		}
 		records := testRecords(Revision(len(all)+1), sizes...)

@@ -405,10 +405,10 @@ func TestDB_Put_EndsWhileChunksAreInFlight(t *testing.T) {
 		l := &slowLog{directLog: newDirectLog(s), chunks: make(chan struct{})}
 		db := NewDB(s, l, DBConfig{})
 		ctx, cancel := context.WithCancel(t.Context())
-		body := &hookReader{Reader: bytes.NewReader(make([]byte, 7*ChunkBytes)), at: (chunksInFlight+1)*ChunkBytes + 1, hook: cancel}
+		body := &hookReader{Reader: bytes.NewReader(make([]byte, (chunksInFlight+3)*ChunkBytes)), at: (chunksInFlight+1)*ChunkBytes + 1, hook: cancel}
 		failed := make(chan error, 1)
 		go func() {
-			_, err := db.Put(ctx, PutRequest{Key: "k", Body: body, Size: 7 * ChunkBytes})
+			_, err := db.Put(ctx, PutRequest{Key: "k", Body: body, Size: (chunksInFlight + 3) * ChunkBytes})
 			failed <- err
 		}()
 		synctest.Wait()

@@ -397,3 +397,68 @@ func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
 		t.Errorf("a commit: %v", err)
 	}
 }
+
+// A sender gives records in portions, each with its end, and never none: bodies are
+// fetched between them.
+func TestStore_Serve_Portions(t *testing.T) {
+	cfg := tiny()
+	cfg.CommitBytes = 4000
+	sender := mustOpen(t, newMemDisks(), cfg)
+	var cmds [][]byte
+	for i := range 30 {
+		cmds = append(cmds, testPut(Key(fmt.Sprint(i)), "p", "", make([]byte, 900), time.Unix(0, 0)))
+	}
+	cmds = append(cmds, testPut("large", "p", "", make([]byte, 9000), time.Unix(0, 0)))
+	if _, err := applyTo(sender, 1, 1, cmds, nil); err != nil {
+		t.Fatal(err)
+	}
+	portions := 0
+	for after := Revision(0); after < 31; portions++ {
+		var b bytes.Buffer
+		q := query{kind: queryRecords, index: 1, after: after, through: 31}
+		if err := sender.Serve(t.Context(), q.String(), &b); err != nil {
+			t.Fatal(err)
+		}
+		size := b.Len()
+		frames, whole := framesOf(t, b.Bytes())
+		if !whole || len(frames) < 2 || len(frames) > 2 && size > 2000+9100 {
+			t.Fatalf("after revision %d: %d frames of %d bytes, whole: %v", after, len(frames), size, whole)
+		}
+		for _, f := range frames[:len(frames)-1] {
+			if rev, _ := keyRevision(f.payload[:8]); f.kind != frameRecord || rev != after+1 {
+				t.Fatalf("revision %d comes after %d", rev, after)
+			}
+			after++
+		}
+	}
+	if portions < 10 {
+		t.Errorf("31 records come in %d portions", portions)
+	}
+}
+
+// A sender that gives no end of records has them asked for anew, so that a receiver holds
+// some at a time.
+func TestStore_Stage_APortionWithoutEnd(t *testing.T) {
+	log, m := randomLog(t, 5, 60)
+	sender, receiver := twin(t, log, 0)
+	index, _, meta, snapshot, err := sender.Durable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := tiny()
+	cfg.CommitBytes = 2000
+	s, queries := mustOpen(t, receiver(), cfg), 0
+	if err := s.Stage(t.Context(), snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
+		queries++
+		return serveFrom(sender)(ctx, query)
+	}, bodiesFrom(sender)); err != nil {
+		t.Fatal(err)
+	}
+	if queries < 3 {
+		t.Errorf("all came with %d queries", queries)
+	}
+	if err := s.Install(index, 7, meta, snapshot); err != nil {
+		t.Fatal(err)
+	}
+	m.check(t, s)
+}

@@ -172,8 +172,11 @@ func (a *arrivals) serve(ctx context.Context, key roomKey, r *room) {
 		}
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range r.list {
+		a.bytes -= x.size
+	}
 	delete(a.rooms, key)
-	a.mu.Unlock()
 }
 
 // look returns the first that waits, and what some of those behind it refer to.

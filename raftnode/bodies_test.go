@@ -551,6 +551,33 @@ func TestNode_PushesOfStrangers(t *testing.T) {
 	}
 }
 
+// So much that nothing refers to is kept, and no more before some of it is forgotten.
+func TestNode_PushesOfStrangers_AreBounded(t *testing.T) {
+	n := newBodyCluster(t, 1, func(n *testNode) {
+		n.values.Grace = time.Nanosecond
+		n.cfg.strays = 50_000
+	})[0]
+	push := func(seed uint64) (int, string) {
+		return n.pushed(func(w io.Writer) error {
+			return errors.Join(bodies.WriteBody(w, randomBody(seed, 30_000)), bodies.WriteEnd(w))
+		})
+	}
+	for seed, want := range []int{http.StatusOK, http.StatusOK, http.StatusTooManyRequests} {
+		if status, answers := push(uint64(seed)); status != want {
+			t.Errorf("push %d: %d, %q", seed, status, answers)
+		}
+	}
+	if n.has(randomBody(2, 30_000)) {
+		t.Error("what was refused is here")
+	}
+	if err := n.cfg.Bodies.Reclaim(); err != nil {
+		t.Fatal(err)
+	}
+	if status, answers := push(2); status != http.StatusOK || answers != "d" {
+		t.Errorf("when the others were forgotten: %d, %q", status, answers)
+	}
+}
+
 // Members without room are told apart from members that do not answer.
 func TestNode_Distribute_NoRoom(t *testing.T) {
 	var full atomic.Bool

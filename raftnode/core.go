@@ -47,9 +47,10 @@ type core struct {
 	lead  uint64
 	state raft.StateType
 
-	queue      []command
-	queueBytes int
-	inflight   int // entries this leader proposed in its term that are not committed
+	queue       []command
+	queueBytes  int
+	queueBodies int // bytes of the bodies that it refers to
+	inflight    int // entries this leader proposed in its term that are not committed
 	// forwarded names what others have forwarded to this leader and is not
 	// committed: it is in the queue, or in an entry of this leader's term.
 	forwarded map[commandName]struct{}
@@ -274,9 +275,10 @@ func (c *core) tick() {
 // nothing else would empty it, however long that lasts.
 func (c *core) forget() {
 	c.queue = c.waiters.wanted(c.queue)
-	c.queueBytes = 0
+	c.queueBytes, c.queueBodies = 0, 0
 	for _, cmd := range c.queue {
 		c.queueBytes += cmd.size()
+		c.queueBodies += cmd.body
 	}
 }
 
@@ -470,9 +472,13 @@ func (c *core) propose(cmds []command) {
 }
 
 func (c *core) enqueue(cmds []command) {
-	c.queue = append(c.queue, cmds...)
 	for _, cmd := range cmds {
+		if ref, ok := c.log.refs.ofCommand(cmd.data); ok {
+			cmd.body = ref.Size
+		}
+		c.queue = append(c.queue, cmd)
 		c.queueBytes += cmd.size()
+		c.queueBodies += cmd.body
 	}
 }
 
@@ -482,10 +488,11 @@ func (c *core) enqueue(cmds []command) {
 // flight made batches shrink and puts slower when it was tried).
 func (c *core) flush() {
 	for len(c.queue) > 0 && c.lead != raft.None && !c.lacks() {
-		if c.isLeader() && c.inflight > 0 && (c.queueBytes < batchBytes || c.inflight >= c.limits.inflightBatches) {
+		full := c.queueBytes >= batchBytes || c.queueBodies >= batchBodyBytes
+		if c.isLeader() && c.inflight > 0 && (!full || c.inflight >= c.limits.inflightBatches) {
 			return
 		}
-		n, bytes := c.nextBatch()
+		n, bytes, bodyBytes := c.nextBatch()
 		cmds := c.queue[:n]
 		if c.isLeader() {
 			cmds = c.holdQueued(cmds)
@@ -502,6 +509,7 @@ func (c *core) flush() {
 		clear(c.queue[:n])
 		c.queue = c.queue[n:]
 		c.queueBytes -= bytes
+		c.queueBodies -= bodyBytes
 	}
 	if len(c.queue) == 0 {
 		c.queue = nil
@@ -509,16 +517,17 @@ func (c *core) flush() {
 }
 
 // nextBatch counts the queued commands that fit one entry, at least one.
-func (c *core) nextBatch() (n, bytes int) {
+func (c *core) nextBatch() (n, bytes, bodyBytes int) {
 	for n < len(c.queue) && n < batchCount {
-		size := c.queue[n].size()
-		if n > 0 && bytes+size > batchBytes {
+		size, body := c.queue[n].size(), c.queue[n].body
+		if n > 0 && (bytes+size > batchBytes || bodyBytes+body > batchBodyBytes) {
 			break
 		}
 		bytes += size
+		bodyBytes += body
 		n++
 	}
-	return n, bytes
+	return n, bytes, bodyBytes
 }
 
 // read queues a ReadIndex call.

@@ -13,6 +13,7 @@
 //
 //	result, err := n.Propose(ctx, command)  // what Apply answered, on this node
 //	n.ProposeMany(ctx, commands, each)      // the same for many, with one waiter
+//	err = n.Distribute(ctx, bodies)         // before a command that refers to them
 //	err = n.ReadIndex(ctx)                  // everything acknowledged before is applied here
 //	st := n.Status()                        // role, leader, term, members
 //
@@ -28,6 +29,15 @@
 //
 //	Propose ─► inbox ─► loop: core.next ─► send ─► WAL fsync ─► core.done ─► applier ─► answer
 //	rafthttp ─►                             └────────► rafthttp
+//
+// Large values are bodies (package bodies), and commands refer to them: the log and
+// raft's messages stay small. Distribute keeps bodies here and sends them to all members
+// beside raft (pushes.go, peerbodies.go), by goroutines of each member. A message that
+// refers to a body which is not here waits outside of the loop, until it was pushed or
+// fetched (arrivals.go), by one goroutine for each sender that has such a message.
+//
+//	Distribute ─► bodies.Store, pushes ─► POST ─► bodies.Store of the members ─► answers
+//	rafthttp ─► arrivals ─► inbox          └─ GET ◄─ arrivals, Stage
 //
 // # Invariants
 //
@@ -103,6 +113,19 @@
 //     or later, before anything of it is carried out. The log keeps it, and a later
 //     version goes on from there. A snapshot of a higher level does so only if another
 //     member says at its peer URL that the store has it.
+//  21. An entry is saved, and so acknowledged, only when every body that it refers to is
+//     durable in this node's own store of bodies. The core holds the body before raft sees
+//     the entry, or drops the message; the log in memory holds it as long as it has the
+//     entry. So whoever sends an entry can send its bodies.
+//  22. What bodies take counts as part of their entries: when a snapshot is due, what of
+//     the log is kept, what is sent at once, and what waits to be applied.
+//  23. At a start nothing is reclaimed before the log holds what it needs
+//     (StateMachine.Recovered). Above the durable applied index a body that is missing is
+//     damage. Up to it a body may be gone, because nothing in the state refers to it any
+//     more: then the log goes on from a snapshot behind that entry.
+//  24. Bodies that members push are checked, and refused while the disk is nearly full or
+//     too much is here that nothing refers to. Whoever does not refer to them soon loses
+//     them. Only a write or an fsync that failed stops the node.
 //
 // # Disk
 //
@@ -111,6 +134,7 @@
 //	           refused before anything is written
 //	wal/       etcd's WAL, checked frame by frame before it is opened (walscan);
 //	           its metadata says whose it is
+//	values/    the bodies; its owner is the state machine's (Config.Bodies)
 //	snap/      etcd's .snap files; each holds member table and the state
 //	           machine's description of itself, some 2 KB as a rule
 //
@@ -137,6 +161,9 @@
 //     a member that has fallen behind needs that. It is let do so for 64 of them.
 //   - A member of a cluster that has ended believes what answers at a member's peer
 //     URL; if nobody of the new cluster does, it goes on.
+//   - Whoever reaches the peer port can push bodies: up to 1 GiB, and as much again as is
+//     alive, until they are forgotten. While there is more, members cannot push either.
+//   - A member that is slow may be sent a body twice: pushed, and fetched meanwhile.
 //   - Peer traffic is neither encrypted nor authenticated yet.
 //   - What is pulled from a member whose history went wrong after this node's ended
 //     is taken over, unless a majority has found that member out before.

@@ -5,14 +5,16 @@ import (
 	"errors"
 )
 
-// MaxCommandBytes bounds one command, so that a log entry is never much
-// larger than 1 MiB.
-const MaxCommandBytes = 1<<20 + 64<<10
+// MaxCommandBytes bounds one command. What is larger is a body, which the command
+// refers to.
+const MaxCommandBytes = 64 << 10
 
-// batchBytes and batchCount bound the commands that share one entry.
+// batchBytes and batchCount bound the commands that share one entry, batchBodyBytes the
+// bodies that they refer to: an entry is applied as a whole, and those behind it wait.
 const (
-	batchBytes = 1 << 20
-	batchCount = 8192
+	batchBytes     = 1 << 20
+	batchCount     = 8192
+	batchBodyBytes = 4 << 20
 )
 
 // envelopeVersion is how an entry of commands begins. One up to envelopeVersionMax is of
@@ -39,6 +41,7 @@ type command struct {
 	seq    uint64
 	data   []byte
 	level  uint64 // that it needs, once it was admitted to the queue
+	body   int    // bytes of the body that it refers to, once it is queued
 }
 
 // commandName tells commands apart.

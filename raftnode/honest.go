@@ -35,8 +35,8 @@ const (
 	// termLeap is a rise of the term that elections of the last moment do not
 	// explain. There is at most one in an election time-out.
 	termLeap = 1 << 10
-	// entryBytesMax is the data of the largest entry: one command and its frame.
-	entryBytesMax = MaxCommandBytes + 64
+	// entryBytesMax is the data of the largest entry: a full one and its frame.
+	entryBytesMax = batchBytes + 64
 )
 
 // dishonestError is why a message is dropped.

@@ -70,11 +70,13 @@ type Config struct {
 	Tick time.Duration
 	// SnapshotLogBytes is how much log may follow a snapshot before the next
 	// one is taken, default 16 MiB. KeepLogBytes of older log stay in memory
-	// for members that are a little behind, default 16 MiB.
+	// for members that are a little behind, default 16 MiB. Bodies that the log
+	// refers to count, and stay as long.
 	SnapshotLogBytes int
 	KeepLogBytes     int
 	// QueueBytes bounds each of: proposals that wait, messages received but
-	// not handled, entries committed but not applied. Default 64 MiB.
+	// not handled, messages that wait for bodies, entries committed but not
+	// applied, with their bodies. Default 64 MiB.
 	QueueBytes int
 	// ProposeTimeout ends a Propose whose context has no earlier deadline,
 	// default 10 s. NoLeaderTimeout ends it when raft has not even taken the
@@ -90,7 +92,8 @@ type Config struct {
 
 	Logger *slog.Logger
 
-	sync syncFunc // default syncPath; tests watch it, or let it fail
+	sync   syncFunc // default syncPath; tests watch it, or let it fail
+	strays int64    // default strayBytesMax
 }
 
 func (c *Config) setDefaults() {
@@ -115,6 +118,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.strays == 0 {
+		c.strays = strayBytesMax
 	}
 	if c.sync == nil {
 		c.sync = syncPath
@@ -357,7 +363,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the peer transport: %w", err), n.disk.close())
 	}
-	n.transport = peerTransport{t, n.pushes}
+	n.transport = peerTransport{t, n.pushes, n.arrivals, n.pushing}
 	n.arrivals.start()
 	for _, m := range n.peersAtStart() {
 		n.transport.setPeer(m.ID, m.PeerURL)
@@ -415,10 +421,8 @@ func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 	cancel(err)
 	n.raftHTTP.Store(nil)
 	n.transport.stop()
-	n.arrivals.stop()
 	wg.Wait()
 	n.client.CloseIdleConnections()
-	n.pushing.CloseIdleConnections()
 	if errors.Is(err, ErrDisk) || errors.Is(err, shortage.Err) {
 		return err // closing would sync once more what must not be trusted, or is half open
 	}

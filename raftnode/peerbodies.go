@@ -35,7 +35,7 @@ func (n *Node) refusesBodies() int {
 	if n.cfg.LacksRoom != nil && n.cfg.LacksRoom() {
 		return http.StatusInsufficientStorage
 	}
-	if st := n.cfg.Bodies.Stats(); st.DeadBytes > strayBytesMax+st.LiveBytes {
+	if st := n.cfg.Bodies.Stats(); st.DeadBytes > n.cfg.strays+st.LiveBytes {
 		return http.StatusTooManyRequests
 	}
 	return 0

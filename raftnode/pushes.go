@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -313,11 +314,13 @@ func (p *pushes) answered(q *pushQueue, batch []*push, answers []bodies.Answer) 
 	return busy
 }
 
-// peerTransport is the transport of a node that distributes bodies: it sends them to
-// those whom it sends messages.
+// peerTransport is the transport of a node with bodies: it sends them to those whom it
+// sends messages, and what it receives may wait for some.
 type peerTransport struct {
 	*httpTransport
-	pushes *pushes
+	pushes   *pushes
+	arrivals *arrivals
+	pushing  *http.Client
 }
 
 func (t peerTransport) setPeer(id ID, url string) {
@@ -330,4 +333,6 @@ func (t peerTransport) setPeer(id ID, url string) {
 func (t peerTransport) stop() {
 	t.pushes.stop()
 	t.httpTransport.stop()
+	t.arrivals.stop()
+	t.pushing.CloseIdleConnections()
 }

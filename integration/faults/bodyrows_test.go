@@ -175,7 +175,7 @@ func (e *episode) powerCutInTheMiddle(victims ...*node) {
 // refuses them, and stops when there is none for anything else; the others go on, and
 // so does it when there is room.
 func bodiesFullDisk(e *episode) {
-	const leave, taken = 8 << 20, 4 << 20
+	const leave, taken = 8 << 20, 1 << 20
 	victim := e.anyDB()
 	e.hasSegments(victim)
 	filler := e.fill(victim, leave)
