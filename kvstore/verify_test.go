@@ -101,6 +101,7 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 			})
 		},
 	}
+	log, _ := script(t, 7, 120)
 	looks := map[string]func(*Store) error{
 		"Verify": func(s *Store) error { return s.Verify(context.Background()) },
 		"Scrub":  func(s *Store) error { return s.Scrub(context.Background(), 0, nil) },
@@ -108,16 +109,15 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 	for name, damage := range damages {
 		for how, look := range looks {
 			t.Run(name+" "+how, func(t *testing.T) {
-				findsDamage(t, damage, look, name != "none")
+				findsDamage(t, log, damage, look, name != "none")
 			})
 		}
 	}
 }
 
 // findsDamage looks at a store whose disks were damaged.
-func findsDamage(t *testing.T, damage func(*testing.T, *memDisks), look func(*Store) error, want bool) {
+func findsDamage(t *testing.T, log []entry, damage func(*testing.T, *memDisks), look func(*Store) error, want bool) {
 	t.Helper()
-	log, _ := script(t, 7, 120)
 	disks := newMemDisks()
 	s := mustOpen(t, disks, tiny())
 	for i := range log {
