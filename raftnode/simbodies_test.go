@@ -423,8 +423,14 @@ func (s *simNode) verifyBodies() {
 	}
 }
 
+// simPullWait is more than a store keeps all bodies for a pull that nobody goes on with.
+const simPullWait = 11 * time.Minute
+
 // verifyRoom judges, when all that nobody needs has had time to go, what is left.
 func (w *simWorld) verifyRoom() {
+	if slices.ContainsFunc(w.ids(), func(id ID) bool { return w.nodes[id].life != nil && w.nodes[id].life.staged }) {
+		w.pass(simPullWait)
+	}
 	w.pass(2*w.bodies.grace + 3*w.p.commitEvery + 3*w.bodies.round)
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s != w.rotten {

@@ -60,6 +60,7 @@ type simLife struct {
 	bodies    *bodies.Store
 	db        *kvstore.DB
 	inbox     []raftpb.Message
+	staged    bool         // it has pulled, and not installed since
 	bodyStats bodies.Stats // when they were looked at last
 	parcels   []simMessage
 	pushing   map[ID]int       // batches of bodies on their way, by member
