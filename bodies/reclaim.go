@@ -62,6 +62,9 @@ func (s *Store) reclaim(ctx context.Context, pace *pacer) error {
 	if err := s.Err(); err != nil {
 		return err
 	}
+	if err := s.trimNewest(); err != nil {
+		return err
+	}
 	s.forgetDead()
 	if len(s.forgotten) > 0 {
 		if err := s.flush(nil); err != nil {
@@ -85,6 +88,19 @@ func (s *Store) reclaim(ctx context.Context, pace *pacer) error {
 			}
 			s.cfg.Logger.Warn("the room of values that are gone could not be given back: the next round tries again", "err", err)
 		}
+	}
+	return nil
+}
+
+// trimNewest gives back the room that the newest segment does not use for the time being.
+func (s *Store) trimNewest() error {
+	s.appending.Lock()
+	defer s.appending.Unlock()
+	if s.newest == nil {
+		return nil
+	}
+	if err := s.newest.trim(false); err != nil {
+		return s.fail(err)
 	}
 	return nil
 }

@@ -32,6 +32,7 @@ const (
 	frameHeaderMax     = frameFixedBytes + 4*(MaxBytes/BlockBytes) + 4
 	blockOfFileSystem  = 4096
 	writeOutBytes      = 1 << 20 // that wait in memory, about, before the disk is asked to write them
+	aheadBytes         = 8 << 20 // of room that is taken at a time, see takeRoom
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -51,6 +52,8 @@ type segment struct {
 	length  atomic.Int64 // of whole frames
 	synced  atomic.Int64 // durable up to there
 	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
+	ahead   int64        // the file system keeps room up to there; guarded by Store.appending
+	looked  int64        // length at the last look of trim; guarded by Store.appending
 	named   bool         // its name is durable; guarded by Store.syncing
 	tidy    bool         // what is dead was given back, or will be by this process; guarded by Store.reclaiming
 	stuck   bool         // damaged: it is not copied; guarded by Store.reclaiming
@@ -125,6 +128,7 @@ func (g *segment) checkHeader() error {
 func (g *segment) append(d Digest, data, sums []byte) (place, error) {
 	at := place{segment: g.number, offset: g.size(), size: len(data)}
 	header := g.frameHeader(d, len(data), sums, at.offset)
+	g.takeRoom(at.offset + frameBytes(len(data)))
 	_, err := g.file.WriteAt(header, at.offset)
 	if err == nil {
 		_, err = g.file.WriteAt(data, at.offset+int64(len(header)))
@@ -141,6 +145,38 @@ func (g *segment) append(d Digest, data, sums []byte) (place, error) {
 		g.sent = g.size()
 	}
 	return at, nil
+}
+
+// takeRoom has the file system keep room behind the end, so that it finds none for what
+// is written when that goes to the disk. Where ext4 does, an fsync of any other file, the
+// log's say, waits until those bytes are written: with three nodes that append 1 MiB at a
+// time on a loaded disk, p99 of such an fsync was 100 to 210 ms with room and 190 to 540
+// without, and the disk wrote 180 to 290 MB/s and 130 to 180. What is not used trim gives
+// back.
+func (g *segment) takeRoom(end int64) {
+	if end <= g.ahead {
+		return
+	}
+	from := max(g.ahead, g.size())
+	if keepRoom(g.file, from, end+aheadBytes-from) == nil {
+		g.ahead = end + aheadBytes
+	}
+}
+
+// trim gives back the room behind the end, if nothing was appended since the last call,
+// or with always.
+func (g *segment) trim(always bool) error {
+	end := g.size()
+	still := g.looked == end
+	g.looked = end
+	if g.ahead <= end || !still && !always {
+		return nil
+	}
+	if err := g.file.Truncate(end); err != nil {
+		return writefault.Mark(err)
+	}
+	g.ahead = 0
+	return nil
 }
 
 // blockSums returns the checksums of a body's blocks.

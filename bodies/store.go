@@ -203,6 +203,11 @@ func (s *Store) segmentToAppend() (*segment, error) {
 	s.mu.RLock()
 	number := s.table.nextSegment
 	s.mu.RUnlock()
+	if s.newest != nil {
+		if err := s.newest.trim(true); err != nil {
+			return nil, s.fail(err)
+		}
+	}
 	seg, err := createSegment(s.cfg.Dir, number)
 	if err != nil {
 		return nil, err

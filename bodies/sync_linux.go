@@ -20,6 +20,13 @@ func writeOut(f *os.File, off, n int64) {
 	_ = control(f, "write", func(fd int) error { return syscall.SyncFileRange(fd, off, n, writeOutMode) })
 }
 
+const keepSize = 0x1 // FALLOC_FL_KEEP_SIZE
+
+// keepRoom has the file system keep room for bytes of f, which does not get longer.
+func keepRoom(f *os.File, off, n int64) error {
+	return control(f, "allocate", func(fd int) error { return syscall.Fallocate(fd, keepSize, off, n) })
+}
+
 // control calls f with the descriptor of a file, which cannot be closed meanwhile.
 func control(file *os.File, op string, f func(fd int) error) error {
 	raw, err := file.SyscallConn()

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
 	"time"
@@ -186,31 +188,10 @@ func (s *simNode) needed() error {
 	return nil
 }
 
-// fetch asks another machine for bodies, which may be lost on the way.
+// fetch asks another machine for bodies, over a stream that may break off or be damaged.
 func (s *simNode) fetch(from *simNode) bodies.Fetch {
-	return func(ctx context.Context, refs []bodies.Ref, each func(bodies.Body) error) error {
-		if len(refs) > bodies.FetchMax {
-			s.w.fatalf("n%d asks for %d bodies at once", s.id, len(refs))
-		}
-		for _, ref := range refs {
-			if s.w.loses() {
-				return errSimLost
-			}
-			switch data, err := from.life.bodies.Read(ref.Digest, nil); {
-			case errors.Is(err, bodies.ErrMissing):
-			case err != nil:
-				return err
-			default:
-				if err := each(bodies.Body{Digest: ref.Digest, Data: data}); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	}
+	return fetchBodies(s.life.node.client, s.life.node.self.ClusterID, simMember(from.id).PeerURL)
 }
-
-var errSimLost = errors.New("simulated network: a body was lost")
 
 // loses decides whether a body is lost on its way.
 func (w *simWorld) loses() bool {
@@ -314,8 +295,8 @@ func (s *simNode) unpack() error {
 			s.w.quiet() // whoever waits for it
 			continue
 		}
-		answers, err := s.receive(p.batch)
-		if err != nil {
+		answers := s.receive(p.batch)
+		if err := errors.Join(life.bodies.Err(), s.files.alive()); err != nil {
 			return err
 		}
 		s.w.ship(s, x.raft, &simParcel{from: p.from, queue: p.queue, batch: p.batch, answers: answers, back: true, trip: p.trip})
@@ -323,104 +304,70 @@ func (s *simNode) unpack() error {
 	return nil
 }
 
-// receive makes a batch durable, and answers it.
-func (s *simNode) receive(batch []*push) ([]bodies.Answer, error) {
-	store := s.life.bodies
-	answers := make([]bodies.Answer, len(batch))
-	for i, x := range batch {
-		answers[i] = bodies.AnswerMissing
-		if x.ask {
-			if store.Has(x.body.Digest) {
-				answers[i] = bodies.AnswerDurable
-			}
-			continue
-		}
-		if _, err := store.Append(x.body.Digest, x.body.Data); err != nil {
-			return nil, err
-		}
-		answers[i] = bodies.AnswerDurable
-		s.w.bodies.sum.sent++
+// receive makes a batch durable, and answers it, as a request to the peer port does; nil
+// if that answers otherwise.
+func (s *simNode) receive(batch []*push) []bodies.Answer {
+	n := s.life.node
+	var b bytes.Buffer
+	if err := writePushes(&b, batch); err != nil {
+		s.w.fatalf("bodies cannot be sent: %v", err)
 	}
-	if err := store.Sync(s.life.ctx); err != nil {
-		return nil, err
-	}
-	return answers, s.files.alive()
-}
-
-// keep makes bodies durable on a machine.
-func keep(ctx context.Context, store *bodies.Store, list []bodies.Body) error {
-	for _, b := range list {
-		if _, err := store.Append(b.Digest, b.Data); err != nil {
-			return err
-		}
-	}
-	return store.Sync(ctx)
-}
-
-// await takes messages that refer to bodies which are not here out of the inbox, and puts
-// those back whose bodies have been fetched from who sent them.
-func (s *simNode) await() error {
-	life := s.life
-	waiting, inbox := life.waiting, life.inbox
-	life.waiting, life.inbox = nil, nil
-	for _, m := range waiting {
-		if s.w.dice(0.3) { // it takes longer
-			life.waiting = append(life.waiting, m)
-			continue
-		}
-		if err := s.fetchFor(&m); err != nil {
-			return err
-		}
-	}
-	for _, m := range inbox {
-		if len(s.lacking(&m)) > 0 {
-			life.waiting = append(life.waiting, m)
-		} else {
-			life.inbox = append(life.inbox, m)
-		}
-	}
-	return nil
-}
-
-// lacking lists the bodies that a message refers to and that are not here.
-func (s *simNode) lacking(m *raftpb.Message) (refs []bodies.Ref) {
-	if m.Type != raftpb.MsgApp && m.Type != raftpb.MsgProp {
+	answer := httptest.NewRecorder()
+	n.takeBodies(answer, httptest.NewRequest(http.MethodPost, bodiesPath, &b))
+	s.w.quiet() // what has waited for them
+	if answer.Code != http.StatusOK || answer.Body.Len() != len(batch) {
 		return nil
 	}
-	for i := range m.Entries {
-		for _, ref := range s.life.node.simRefs(&m.Entries[i]) {
-			if !s.life.bodies.Has(ref.Digest) {
-				refs = append(refs, ref)
-			}
+	var answers []bodies.Answer
+	for i, c := range answer.Body.Bytes() {
+		answers = append(answers, bodies.Answer(c))
+		if !batch[i].ask {
+			s.w.bodies.sum.sent++
 		}
 	}
-	return refs
+	return answers
 }
 
-// fetchFor brings what a message lacks here, and the message into the inbox; it is dropped
-// when that does not work.
-func (s *simNode) fetchFor(m *raftpb.Message) error {
-	life := s.life
-	from := s.w.member(ID(m.From))
-	if from == nil || from == s || from.takesPart() == nil || !s.w.connected(from.id, s.id) || !s.w.connected(s.id, from.id) {
-		return nil
+// arrivals keeps messages until the bodies that they refer to are here. They are fetched
+// in turns of the scheduler.
+func (s *simNode) arrivals(life *simLife, n *Node) *arrivals {
+	c := s.w.actor()
+	return newArrivals(references{n.cfg.Bodies, n.sm.Body}, n.cfg.QueueBytes, func(ctx context.Context, from ID, refs []bodies.Ref) error {
+		s.w.await(c.number, fmt.Sprintf("%v %v", from, refs[0].Digest))
+		if life.dead {
+			return ErrStopped
+		}
+		s.w.bodies.sum.fetched += len(refs)
+		return n.fetchMissing(context.WithValue(ctx, simClientKey{}, c), from, refs)
+	}, func(m raftpb.Message) { life.arrived = append(life.arrived, m) }, n.logger)
+}
+
+// endArrivals lets those who wait for bodies go, and does not wait for them.
+func (n *Node) endArrivals() {
+	if n.arrivals == nil {
+		return
 	}
-	var list []bodies.Body
-	refs := s.lacking(m)
-	for part := range slices.Chunk(refs, bodies.FetchMax) {
-		if err := s.fetch(from)(life.ctx, part, func(b bodies.Body) error {
-			list = append(list, b)
-			return nil
-		}); err != nil {
-			return nil
+	n.arrivals.mu.Lock()
+	defer n.arrivals.mu.Unlock()
+	if n.arrivals.ctx != nil {
+		n.arrivals.cancel()
+		n.arrivals.ctx = nil
+	}
+}
+
+// complete takes messages that lack bodies out of the inbox, and puts those in that lack
+// none any more.
+func (s *simNode) complete() {
+	life := s.life
+	n := life.node
+	inbox := life.arrived
+	life.arrived = nil
+	for _, m := range life.inbox {
+		if m.Type == raftpb.MsgProp && !n.Leads() || !n.arrivals.takes(&m, n.commit.Load()) {
+			inbox = append(inbox, m)
 		}
 	}
-	if err := keep(life.ctx, life.bodies, list); err != nil {
-		return err
-	}
-	s.w.bodies.sum.fetched += len(list)
-	life.inbox = append(life.inbox, *m)
-	return s.files.alive()
+	life.inbox = inbox
 }
 
 // verifyBodies judges what a machine has when nothing goes wrong any more: what its history
@@ -476,8 +423,14 @@ func (s *simNode) verifyBodies() {
 	}
 }
 
+// simPullWait is more than a store keeps all bodies for a pull that nobody goes on with.
+const simPullWait = 11 * time.Minute
+
 // verifyRoom judges, when all that nobody needs has had time to go, what is left.
 func (w *simWorld) verifyRoom() {
+	if slices.ContainsFunc(w.ids(), func(id ID) bool { return w.nodes[id].life != nil && w.nodes[id].life.staged }) {
+		w.pass(simPullWait)
+	}
 	w.pass(2*w.bodies.grace + 3*w.p.commitEvery + 3*w.bodies.round)
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {
 		if s := w.member(id); s != w.rotten {

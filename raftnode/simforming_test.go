@@ -116,6 +116,7 @@ const simStart = 10 * time.Second
 // takePart is what Run does once the cluster is known.
 func (s *simNode) takePart(life *simLife) error {
 	n := life.node
+	n.arrivals = s.arrivals(life, n)
 	ctx, cancel := context.WithTimeout(context.Background(), simStart)
 	defer cancel()
 	if err := n.recover(ctx); err != nil {
@@ -135,6 +136,7 @@ func (s *simNode) takePart(life *simLife) error {
 	for _, m := range n.peersAtStart() {
 		n.simPeer(m.ID, m.PeerURL)
 	}
+	n.arrivals.start()
 	life.db = kvstore.NewDB(life.store, simLog{s.w, n}, s.dbConfig())
 	life.storeRuns.Go(func() {
 		if err := life.store.Run(life.ctx); err != nil {

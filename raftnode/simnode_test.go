@@ -60,10 +60,11 @@ type simLife struct {
 	bodies    *bodies.Store
 	db        *kvstore.DB
 	inbox     []raftpb.Message
+	staged    bool         // it has pulled, and not installed since
 	bodyStats bodies.Stats // when they were looked at last
 	parcels   []simMessage
 	pushing   map[ID]int       // batches of bodies on their way, by member
-	waiting   []raftpb.Message // for bodies that they refer to
+	arrived   []raftpb.Message // after they waited for bodies
 	todo      []handoff        // handed off, not applied
 	pull      *raftpb.Message  // the snapshot that is being pulled
 	dead      bool
@@ -110,7 +111,11 @@ func (d simDialer) RoundTrip(r *http.Request) (*http.Response, error) {
 		if err := r.Context().Err(); err != nil {
 			return nil, err
 		}
-		return answer.Result(), nil
+		res := answer.Result()
+		if r.URL.Path == bodiesPath {
+			res.Body = io.NopCloser(w.spoil(answer.Body))
+		}
+		return res, nil
 	}
 	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("nobody answers")}
 }
@@ -245,7 +250,7 @@ func (s *simNode) boot() (err error) {
 	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Bodies: kept, Logger: s.w.logger(s.id), sync: s.files.sync}
 	cfg.setDefaults()
 	n := &Node{cfg: cfg, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(1 << 20), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s, pushes: newPushes(nil, cfg.Logger)}
+		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(cfg.QueueBytes), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s, pushes: newPushes(nil, cfg.Logger)}
 	s.files.node = n
 	store, err := kvstore.OpenStore(s.storeConfig(kept))
 	if err != nil {
@@ -308,6 +313,7 @@ func (s *simNode) crash(power bool) {
 		s.life = nil
 		life.dead = true
 		life.node.refuseAll()
+		life.node.endArrivals()
 		close(life.node.stopped)
 		s.writes.pass() // what was on its way is lost
 		life.stopStore()
@@ -345,9 +351,7 @@ func (s *simNode) run() error {
 		return err
 	}
 	s.push()
-	if err := s.await(); err != nil {
-		return err
-	}
+	s.complete()
 	for _, m := range life.inbox {
 		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)

@@ -87,6 +87,9 @@ func (a simStore) Install(index, term uint64, meta, snapshot []byte) error {
 // Stage may leave records that do not count: behind the end of history, or twice.
 func (a simStore) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	a.s.pulled = true
+	if a.s.life != nil {
+		a.s.life.staged = true
+	}
 	return a.Store.Stage(ctx, snapshot, fetch, fetchBodies)
 }
 
