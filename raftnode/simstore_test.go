@@ -37,6 +37,7 @@ func (a simStore) Apply(index, term uint64, commands [][]byte, meta []byte) (res
 
 func (a simStore) apart(do func() error) (err error) {
 	var done bool
+	a.s.w.quiet()
 	go func() {
 		err = do()
 		done = true

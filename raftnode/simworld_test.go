@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -13,6 +14,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -156,7 +158,7 @@ type simWorld struct {
 	verifies  bool        // and whether Verify has to see it
 	failure   string
 
-	resting atomic.Bool // somebody waits until all other goroutines wait
+	own []byte // names the world's goroutine
 
 	mu    sync.Mutex
 	turns []simTurn
@@ -383,9 +385,7 @@ func (w *simWorld) deliver() {
 // on when everybody waits. Timers of production code that are due by then run
 // first.
 func (w *simWorld) pass(d time.Duration) {
-	w.resting.Store(true)
 	<-time.After(d)
-	w.resting.Store(false)
 	w.rest()
 }
 
@@ -524,6 +524,7 @@ func (w *simWorld) cutNetwork() {
 // run lives through the world and returns what must not have been, "" if all
 // was well.
 func (w *simWorld) run() string {
+	w.own = goroutineName()
 	wal.SegmentSizeBytes = w.p.segmentBytes
 	w.found()
 	for w.step < w.p.steps && w.failure == "" {
@@ -650,13 +651,21 @@ func guarded(do func() error) (err error) {
 	return do()
 }
 
-// quiet waits until all other goroutines wait. It does nothing on one that runs while
-// somebody waits so: then no other one runs.
+// quiet waits until all other goroutines wait. On any but the world's it does nothing:
+// such a one runs while the world waits so, and no other one does. A flag that says
+// whether the world waits would not do: whom the world wakes may look at it first.
 func (w *simWorld) quiet() {
-	if w.resting.CompareAndSwap(false, true) {
+	if bytes.Equal(goroutineName(), w.own) {
 		synctest.Wait()
-		w.resting.Store(false)
 	}
+}
+
+// goroutineName returns what tells the goroutine that calls it from all others.
+func goroutineName() []byte {
+	b := make([]byte, 64)
+	b = b[:runtime.Stack(b, false)] // goroutine 7 [running]: ...
+	name, _, _ := bytes.Cut(b, []byte(" ["))
+	return name
 }
 
 // rest lets clients go on, one at a time, until all of them wait.
