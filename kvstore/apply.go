@@ -271,9 +271,13 @@ func (s *Store) create(cmd *command) *pendingRecord {
 	return &s.pending[len(s.pending)-1]
 }
 
-// applyOpen opens an upload.
+// applyOpen opens an upload. If it is open, that shows all replicas that it lives.
 func (s *Store) applyOpen(cmd *command) (any, error) {
-	if s.uploads[cmd.upload] != nil {
+	if u := s.uploads[cmd.upload]; u != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		u.renew(cmd.time)
+		s.dirty[cmd.upload] = struct{}{}
 		return OpenResult{}, nil
 	}
 	// A late repeat must not open a sealed upload again: what is open gets

@@ -42,8 +42,8 @@ type DBConfig struct {
 	BodyGrace     time.Duration // how long a body may be slow while others wait for memory; default 5 s
 	InFlightWait  time.Duration // how long a put waits for such memory; default 1 s
 	ChunkRetry    time.Duration // how long a large put retries a chunk that was not accepted; default 10 s
-	UploadIdle    time.Duration // an upload without a chunk for so long is dropped; default 1 h
-	SweepInterval time.Duration // how often Run looks for such uploads; default 1 min
+	UploadIdle    time.Duration // an upload that nobody shows to live for so long is dropped; default 1 min
+	SweepInterval time.Duration // how often Run looks for such uploads; default 10 s
 	Reserve       func() error  // nil or an error wrapping ErrDiskReserve; asked before anything is proposed
 	Logger        *slog.Logger
 	Now           func() time.Time // default time.Now
@@ -57,8 +57,8 @@ func (c DBConfig) withDefaults() DBConfig {
 	setDefault(&c.BodyGrace, 5*time.Second)
 	setDefault(&c.InFlightWait, time.Second)
 	setDefault(&c.ChunkRetry, 10*time.Second)
-	setDefault(&c.UploadIdle, time.Hour)
-	setDefault(&c.SweepInterval, time.Minute)
+	setDefault(&c.UploadIdle, time.Minute)
+	setDefault(&c.SweepInterval, 10*time.Second)
 	c.MaxValueBytes = min(c.MaxValueBytes, chunksMax*ChunkBytes)
 	c.InFlightBytes = max(c.InFlightBytes, 2*ChunkBytes)
 	if c.Reserve == nil {
@@ -144,48 +144,48 @@ func (db *DB) Run(ctx context.Context) error {
 
 // quietUpload is what Run saw of an open upload.
 type quietUpload struct {
-	bytes  int64
-	sweeps int64 // in a row that found so many bytes
+	uploadLife
+	sweeps int64 // in a row that found it so
 }
 
 // sweep proposes to abandon every upload that is idle for too long. How long is
 // counted here, in sweeps: the clock of whoever sends the chunks may be wrong, and
-// this node's may be set.
+// this node's may be set. Only time counts in which this node was not cut off: then
+// nobody could show it that an upload lives.
 func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
 	open := db.store.openUploads()
-	idle := false
-	for id, bytes := range open {
+	for id, life := range open {
 		q := quiet[id]
-		if q.bytes != bytes {
-			q = quietUpload{bytes: bytes}
+		if q.uploadLife != life {
+			q = quietUpload{uploadLife: life}
 		}
 		q.sweeps++
 		quiet[id] = q
-		idle = idle || db.idle(q)
 	}
 	for id := range quiet {
 		if _, ok := open[id]; !ok {
 			delete(quiet, id)
 		}
 	}
-	if !idle {
+	if len(open) == 0 {
 		return
 	}
-	// A node that is behind has seen no chunk either: first it catches up.
+	// A node that is behind has seen no sign of life either: first it catches up.
 	if err := db.log.ReadIndex(ctx); err != nil {
 		db.cfg.Logger.Debug("idle uploads are not dropped yet", "error", err)
-		return // the next round tries again
+		clear(quiet)
+		return // the next rounds count anew
 	}
 	open = db.store.openUploads()
 	for _, id := range sortedUploads(open) {
-		if q := quiet[id]; q.bytes != open[id] || !db.idle(q) {
+		if q := quiet[id]; q.uploadLife != open[id] || !db.idle(q) {
 			continue
 		}
 		if _, err := db.log.Propose(ctx, abandonCommand(id)); err != nil {
 			db.cfg.Logger.Debug("idle upload is not dropped yet", "upload", id, "error", err)
 			return
 		}
-		db.cfg.Logger.Info("idle upload dropped", "upload", id, "bytes", open[id])
+		db.cfg.Logger.Info("idle upload dropped", "upload", id, "bytes", open[id].bytes)
 	}
 }
 

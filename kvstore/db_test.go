@@ -530,17 +530,17 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 		chunk(future, 0, 365*24*time.Hour)
 		chunk(past, 0, -365*24*time.Hour)
 		for n := range uint32(3) { // the one that goes on stays, whatever its clock says
-			time.Sleep(50 * time.Minute)
+			time.Sleep(50 * time.Second)
 			chunk(past, n+1, -365*24*time.Hour)
 			if n == 0 && open() != fmt.Sprint([]uploadID{future, past}) {
-				t.Fatalf("after 50 minutes: %s", open())
+				t.Fatalf("after 50 seconds: %s", open())
 			}
 		}
 		if open() != fmt.Sprint([]uploadID{past}) || s.uploads[past].count() != 4 {
-			t.Fatalf("after two hours and a half: %s", open())
+			t.Fatalf("after two minutes and a half: %s", open())
 		}
 		openUpload(left)
-		time.Sleep(2 * time.Hour)
+		time.Sleep(2 * time.Minute)
 		if open() != "[]" {
 			t.Fatalf("in the end: %s", open())
 		}
@@ -549,6 +549,99 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A body may be slow for as long as it likes, whatever the clock of its node says: others
+// see that it arrives. When that node is gone, they drop the upload in a minute or so.
+func TestDB_Put_SlowBody(t *testing.T) {
+	for _, clock := range []time.Duration{1, 0, -1} { // it goes, stands still, goes backwards
+		for _, dies := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				other, s, direct := newTestDB(t, DBConfig{})
+				l := &cutLog{directLog: direct}
+				began := time.Now()
+				db := NewDB(s, l, DBConfig{Now: func() time.Time { return began.Add(clock * time.Since(began)) }})
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- other.Run(ctx) }()
+				slow := hook(func() {
+					time.Sleep(5 * time.Minute)
+					if n := s.Stats().OpenUploads; n != 1 {
+						t.Errorf("clock %d: %d uploads are open while the body arrives", clock, n)
+					}
+					if !dies {
+						return
+					}
+					l.cut.Store(true)
+					time.Sleep(db.cfg.UploadIdle + db.cfg.SweepInterval + time.Second)
+					if n := s.Stats().OpenUploads; n != 0 {
+						t.Errorf("clock %d: %d uploads of a node that is gone are open", clock, n)
+					}
+				})
+				body := io.MultiReader(bytes.NewReader(make([]byte, ChunkBytes+1)), slow, bytes.NewReader(make([]byte, ChunkBytes)))
+				res, err := db.Put(t.Context(), PutRequest{Key: "k", Body: body, Size: -1})
+				if dies != errors.Is(err, ErrUnavailable) || !dies && (err != nil || res.Outcome != Created) {
+					t.Errorf("clock %d: %+v, %v", clock, res, err)
+				}
+				opened := l.count(commandOpen)
+				time.Sleep(time.Hour)
+				if n := l.count(commandOpen); n != opened || n > 25 || s.Stats().OpenUploads != 0 {
+					t.Errorf("clock %d: opened %d times, then %d more; %d uploads are open", clock, opened, n-opened, s.Stats().OpenUploads)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// Time in which nobody could be asked is not held against an upload.
+func TestDB_Run_CountsNoTimeWithoutAQuorum(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mustOpen(t, newMemDisks(), StoreConfig{})
+		l := &lateLog{directLog: newDirectLog(s)}
+		db := NewDB(s, l, DBConfig{})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- db.Run(ctx) }()
+		if _, err := l.Propose(t.Context(), openCommand(uploadID{1}, time.Now())); err != nil {
+			t.Fatal(err)
+		}
+		l.missed.Store(&[]byte{})
+		time.Sleep(db.cfg.UploadIdle - time.Second)
+		l.missed.Store(nil)
+		time.Sleep(db.cfg.UploadIdle - time.Second)
+		if s.Stats().OpenUploads != 1 {
+			t.Error("dropped before anybody could show that it lives")
+		}
+		time.Sleep(db.cfg.UploadIdle)
+		if s.Stats().OpenUploads != 0 {
+			t.Error("not dropped in the end")
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// cutLog is the log of a node that may be cut off.
+type cutLog struct {
+	*directLog
+	cut atomic.Bool
+}
+
+func (l *cutLog) Propose(ctx context.Context, cmd []byte) (any, error) {
+	if l.cut.Load() {
+		return nil, ErrUnavailable
+	}
+	return l.directLog.Propose(ctx, cmd)
+}
+
+func (l *cutLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int, result any, err error)) {
+	proposeEach(ctx, l, cmds, each)
 }
 
 // A node that is behind sees no chunk come. It must not take that for idle.
@@ -567,17 +660,17 @@ func TestDB_Run_DropsNothingWhileBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.missed.Store(&[]byte{})
-		time.Sleep(3 * time.Hour)
+		time.Sleep(3 * time.Minute)
 		if s.Stats().OpenUploads != 1 {
 			t.Fatal("dropped while nobody could be asked")
 		}
 		chunk := testChunk(uploadID{1}, 1, []byte("y"), time.Now())
 		l.missed.Store(&chunk)
-		time.Sleep(50 * time.Minute)
+		time.Sleep(50 * time.Second)
 		if s.Stats().OpenUploads != 1 {
 			t.Fatal("dropped although it went on")
 		}
-		time.Sleep(time.Hour)
+		time.Sleep(time.Minute)
 		if s.Stats().OpenUploads != 0 {
 			t.Fatal("not dropped in the end")
 		}

@@ -62,7 +62,7 @@ type heldChunk struct {
 }
 
 // uploading is one large put. It is owned by the goroutine of Put, which waits
-// for the goroutines that propose its chunks.
+// for the goroutines that propose its chunks, and for the one that keeps it open.
 type uploading struct {
 	db   *DB
 	r    *PutRequest
@@ -74,13 +74,14 @@ type uploading struct {
 	last *turn  // of the chunk before it
 	tail *byte  // first byte of the next chunk, read to see whether there is one
 
-	slots   chan struct{} // one for each chunk being distributed or proposed
-	group   sync.WaitGroup
-	holding sync.WaitGroup // chunks whose memory is not given back yet
-	delayed atomic.Int32   // chunks that wait to be proposed again
-	ended   chan struct{}
-	mu      sync.Mutex
-	err     error // first failure of a chunk, with which ended is closed; guarded by mu
+	slots    chan struct{} // one for each chunk being distributed or proposed
+	group    sync.WaitGroup
+	holding  sync.WaitGroup // chunks whose memory is not given back yet
+	delayed  atomic.Int32   // chunks that wait to be proposed again
+	proposed atomic.Uint32  // chunks that were proposed
+	ended    chan struct{}
+	mu       sync.Mutex
+	err      error // first failure of a chunk, with which ended is closed; guarded by mu
 }
 
 // turn is the place of a chunk in the order of its upload.
@@ -160,8 +161,13 @@ func (u *uploading) putWhole(ctx context.Context, chunk heldChunk) (PutResult, e
 // failure the upload is abandoned, and since no seal was proposed the failure is
 // definite.
 func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error) {
+	arriving, arrived := context.WithCancel(ctx)
+	var keeper sync.WaitGroup
+	keeper.Go(func() { u.keepOpen(arriving) })
 	winner, err := u.sendBody(ctx, first)
 	u.group.Wait()
+	arrived()
+	keeper.Wait()
 	if err == nil {
 		err = u.failure()
 	}
@@ -183,6 +189,32 @@ func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error)
 		u.abandon(ctx)
 	}
 	return result, err
+}
+
+// keepOpen proposes to open the upload again after every quarter of UploadIdle in which
+// no chunk was proposed, until ctx ends or the put has failed: without it nobody could
+// tell a body that is slow from one whose node is gone. If that fails once, the next
+// makes up for it.
+func (u *uploading) keepOpen(ctx context.Context) {
+	ticker := time.NewTicker(u.db.cfg.UploadIdle / 4)
+	defer ticker.Stop()
+	proposed := uint32(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-u.ended:
+			return
+		case <-ticker.C:
+		}
+		if n := u.proposed.Load(); n != proposed {
+			proposed = n
+			continue
+		}
+		if _, err := u.db.log.Propose(ctx, openCommand(u.id, u.db.cfg.Now())); err != nil {
+			u.db.cfg.Logger.Debug("upload is not kept open", "upload", u.id, "error", err)
+		}
+	}
 }
 
 // rest returns the request with what is left of its body: the byte that was read
@@ -296,6 +328,7 @@ func (u *uploading) add(ctx context.Context, n uint32, ref bodies.Ref, before, o
 		}
 	}
 	close(own.proposed)
+	u.proposed.Add(1)
 	late := false
 	err := u.repeat(ctx, func() (again bool, err error) {
 		for {

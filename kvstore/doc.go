@@ -168,7 +168,10 @@
 // A receiver of a snapshot compares the chunks it pulls with the state that came.
 //
 // A seal closes its upload, whether it sets a key or not; so does an abandon, which
-// DB.Put proposes when it fails, and DB.Run when no chunk comes for long. A sealed
+// DB.Put proposes when it fails, and DB.Run when an upload showed no life for
+// DBConfig.UploadIdle: no chunk came, and it was not opened again, as DB.Put proposes
+// while its body is slow. Each changes the state of the upload, its time at least; what
+// that time is decides nothing, for clocks may be wrong. A sealed
 // upload cannot be opened again: what is open may be dropped, and its chunks with it.
 //
 // # What needs a body
@@ -246,8 +249,8 @@
 //     puts may wait for it.
 //   - A list verifies the records it names, with the values of less than 16 KiB in them.
 //   - A store whose bodies nobody said Recovered of reclaims nothing.
-//   - After an upload was dropped a late repeat of what opened it opens it again; it
-//     is dropped anew when it has been idle for UploadIdle.
+//   - After an upload was dropped a late repeat of what opened it opens it again, empty;
+//     it is dropped anew when it has been idle for UploadIdle.
 //   - The clock of the proposer is stored as it is. Times of neighbouring revisions
 //     may run backwards.
 package kvstore

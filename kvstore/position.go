@@ -102,13 +102,13 @@ func (s *Store) Resolve(command []byte) (result any, decided bool, err error) {
 	return AbandonResult{}, u == nil, nil
 }
 
-// openUploads returns how many bytes each open upload has by now.
-func (s *Store) openUploads() map[uploadID]int64 {
+// openUploads returns the life of each open upload by now.
+func (s *Store) openUploads() map[uploadID]uploadLife {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	open := make(map[uploadID]int64, len(s.uploads))
+	open := make(map[uploadID]uploadLife, len(s.uploads))
 	for id, u := range s.uploads {
-		open[id] = u.bytes
+		open[id] = u.uploadLife
 	}
 	return open
 }

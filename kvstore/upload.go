@@ -13,18 +13,35 @@ import (
 const openUploadsMax = 4096
 
 // OpenResult is what Apply answers to a command that opens an upload: it is open now,
-// or was before.
+// or was before, and lives.
 type OpenResult struct{}
 
 // upload is the state of a large value that is not sealed yet. Its chunks are added
 // in their order, and all but the last have ChunkBytes.
 type upload struct {
-	time  int64     // proposer's clock at the last chunk, or when it was opened, nanoseconds since 1970; nothing is decided by it
-	bytes int64     // of all chunks so far
-	sum   hash.Hash // of these bytes
+	uploadLife
+	sum hash.Hash // of its bytes
 }
 
-func newUpload(now int64) *upload { return &upload{time: now, sum: sha256.New()} }
+// uploadLife is what changes with every chunk, and whenever the upload is opened again.
+type uploadLife struct {
+	time  int64 // proposer's clock at the last of these, nanoseconds since 1970, or later; says nothing but that it changes
+	bytes int64 // of all chunks so far
+}
+
+func newUpload(now int64) *upload {
+	return &upload{uploadLife: uploadLife{time: now}, sum: sha256.New()}
+}
+
+// renew notes that the upload was opened again: its body still arrives. The time always
+// changes, whatever the proposer's clock says.
+func (u *upload) renew(now int64) {
+	if now > u.time {
+		u.time = now
+	} else {
+		u.time++
+	}
+}
 
 // count returns how many chunks there are.
 func (u *upload) count() uint32 { return uint32((u.bytes + ChunkBytes - 1) / ChunkBytes) }
@@ -48,7 +65,7 @@ func appendUpload(b []byte, u *upload) []byte {
 
 // readUpload reads what appendUpload wrote.
 func readUpload(c *cursor) *upload {
-	u := &upload{time: int64(c.uint64())}
+	u := newUpload(int64(c.uint64()))
 	size := c.uvarint()
 	if size > chunksMax*ChunkBytes {
 		c.fail(fmt.Errorf("an upload has %d bytes; the limit is %d", size, int64(chunksMax*ChunkBytes)))

@@ -187,7 +187,7 @@ func (a *simAway) cuts(w *simWorld, from, to ID) bool {
 	return w.step < a.until && !w.calm.Load() && (a.deaf && to == a.id || a.mute && from == a.id)
 }
 
-// Slow values take longer than an upload may be idle, and never stand still so long.
+// Slow values take longer than an upload may be idle, and some stand still so long.
 const (
 	simSlowChunks = 5
 	simSlowPause  = 2 * time.Second

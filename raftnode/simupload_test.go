@@ -11,10 +11,10 @@ import (
 )
 
 // Times of large values. A body stands still for less than a third of the time
-// after which an upload counts as idle.
+// after which an upload counts as idle, but for some that come slowly.
 const (
-	simUploadIdle = 6 * time.Second
-	simChunkRetry = 1507 * time.Millisecond // never at the moment of a retry, for then either may come first
+	simUploadIdle = 6*time.Second + 444*time.Microsecond // a quarter of it is no moment of another timer
+	simChunkRetry = 1507 * time.Millisecond              // never at the moment of a retry, for then either may come first
 	simBodyPause  = 1500 * time.Millisecond
 )
 
@@ -26,12 +26,11 @@ type simUpload struct {
 
 // simProgress is how far an upload has come.
 type simProgress struct {
-	at    time.Time        // when it was opened, or its last chunk applied, anywhere for the first time
-	came  []time.Time      // when each of these was
-	open  bool             // it was opened
-	seen  map[[4]byte]bool // its chunks, by number
-	left  bool             // its client has given up
-	idle  bool             // it was idle for somebody who had all of it
+	at    time.Time       // when it was last opened, or its last chunk applied, anywhere for the first time
+	came  []time.Time     // when each of these was
+	seen  map[string]bool // its chunks, by number, and what opened it, by time
+	left  bool            // its client has given up
+	idle  bool            // it was idle for somebody who had all of it
 	ended bool
 }
 
@@ -56,14 +55,15 @@ func (w *simWorld) observe(s *simNode, index uint64, commands [][]byte, results 
 		came := false
 		switch result := results[i].(type) {
 		case kvstore.OpenResult:
-			came, u.open = !u.open, true
+			opened := string(command[simCommandHead+len(simUpload{}.id):])
+			came, u.seen[opened] = !u.seen[opened], true
 		case kvstore.ChunkResult:
-			number := [4]byte(command[simCommandHead+len(simUpload{}.id):])
+			number := string(command[simCommandHead+len(simUpload{}.id):][:4])
 			came, u.seen[number] = !u.seen[number], true
 		case kvstore.AbandonResult:
 			idle := time.Since(u.at)
 			if result.Dropped && !u.left && !u.idle && !u.ended && idle < simUploadIdle/2 {
-				w.fatalf("n%d drops an upload that has had its last chunk %v ago", s.id, idle)
+				w.fatalf("n%d drops an upload that has had its last chunk, or was kept open, %v ago", s.id, idle)
 			}
 			u.ended = u.ended || result.Dropped
 		}
@@ -91,7 +91,7 @@ func (w *simWorld) upload(cluster ID, command []byte) *simProgress {
 	id := simUpload{cluster, [16]byte(command[simCommandHead:])}
 	u := w.uploads[id]
 	if u == nil {
-		u = &simProgress{seen: map[[4]byte]bool{}}
+		u = &simProgress{seen: map[string]bool{}}
 		w.uploads[id] = u
 	}
 	return u
@@ -188,6 +188,9 @@ func (b *simBody) Read(p []byte) (int, error) {
 			pause := time.Duration(b.c.r.Int64N(int64(simBodyPause)))
 			if b.c.slow {
 				pause = simSlowPause + pause/3
+				if b.c.r.IntN(4) == 0 {
+					pause += simUploadIdle // only what keeps it open tells that it lives
+				}
 			}
 			<-time.After(pause)
 			b.c.w.await(b.c.number, "body")
