@@ -49,6 +49,7 @@
 // manifest or a run is missing or damaged, it makes the table anew: it reads all frames,
 // keeps those that are whole, and the mark is zero. A lookup that finds a damaged block in
 // a run removes the manifest, and ends the store: the next start makes the table anew.
+// Until Counted says that it is complete, every start does.
 // Behind a header that is damaged the next one is searched for; a frame that is found so
 // must have its SHA-256.
 //

@@ -54,6 +54,7 @@ type segment struct {
 	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
 	ahead   int64        // the file system keeps room up to there; guarded by Store.appending
 	looked  int64        // length at the last look of trim; guarded by Store.appending
+	tail    bool         // something follows the last whole frame; guarded by Store.appending
 	named   bool         // its name is durable; guarded by Store.syncing
 	tidy    bool         // what is dead was given back, or will be by this process; guarded by Store.reclaiming
 	stuck   bool         // damaged: it is not copied; guarded by Store.reclaiming
@@ -128,6 +129,12 @@ func (g *segment) checkHeader() error {
 func (g *segment) append(d Digest, data, sums []byte) (place, error) {
 	at := place{segment: g.number, offset: g.size(), size: len(data)}
 	header := g.frameHeader(d, len(data), sums, at.offset)
+	if g.tail {
+		if err := g.file.Truncate(at.offset); err != nil {
+			return at, writefault.Mark(err)
+		}
+		g.tail = false
+	}
 	g.takeRoom(at.offset + frameBytes(len(data)))
 	_, err := g.file.WriteAt(header, at.offset)
 	if err == nil {

@@ -390,6 +390,21 @@ func (s *Store) Recount() error {
 	})
 }
 
+// Counted is called once after Open, when all that refers to bodies was found here. Until
+// then a table that was made anew counts for nothing at the next start: a segment that
+// is missing now, or damaged, may have been put back by then. An error that is no
+// failure of the store (see Err) is that of a full disk.
+func (s *Store) Counted() error {
+	s.mu.Lock()
+	was := s.table.anew
+	s.table.anew = false
+	s.mu.Unlock()
+	if !was {
+		return nil
+	}
+	return s.flush(nil)
+}
+
 // Read appends a body to buf, checked. ErrMissing: it is not here. A *DamageError is
 // that of a body that something counts on.
 func (s *Store) Read(d Digest, buf []byte) ([]byte, error) {
