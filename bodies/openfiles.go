@@ -108,11 +108,25 @@ func (o *openFiles) reopen(g *segment) error {
 	return err
 }
 
-// makeRoom reports whether one more may be opened, and closes the one that was not used
+// makeRoom reports whether one more may be opened, and closes those that were not used
 // for longest if that is needed.
-func (o *openFiles) makeRoom() bool {
-	count := 0
-	var idle *segment
+func (o *openFiles) makeRoom() bool { return o.closeIdle(o.max - 1) }
+
+// closeIdle closes segments that nobody uses until only so many are open, besides those
+// that stay open, and reports whether that is so.
+func (o *openFiles) closeIdle(most int) bool {
+	for {
+		count, idle := o.look()
+		if count <= most || idle == nil {
+			return count <= most
+		}
+		o.close(idle)
+	}
+}
+
+// look counts the segments that are open and need not be, and returns the one of them that
+// nobody uses, and has not for longest; nil if there is none.
+func (o *openFiles) look() (count int, idle *segment) {
 	for g := range o.list {
 		if g == o.newest || g.synced.Load() < g.size() {
 			continue
@@ -122,11 +136,7 @@ func (o *openFiles) makeRoom() bool {
 			idle = g
 		}
 	}
-	if count >= o.max && idle != nil {
-		o.close(idle)
-		count--
-	}
-	return count < o.max
+	return count, idle
 }
 
 // close closes the file of a segment that nobody uses. Nothing that was written waits to
@@ -150,6 +160,7 @@ func (o *openFiles) keep(newest *segment) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.newest = newest
+	o.closeIdle(o.max)
 	o.changed.Broadcast()
 }
 
