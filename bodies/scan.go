@@ -21,7 +21,7 @@ import (
 // load reads the table, and those parts of the segments that it does not cover. A table
 // that is missing or damaged is made anew from the segments.
 func (s *Store) load() error {
-	segments, err := s.openSegments()
+	segments, err := s.findSegments()
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (s *Store) load() error {
 		if err := s.loadSegment(seg); err != nil {
 			return err
 		}
-		s.newest = seg
+		s.setNewest(seg)
 	}
 	if err := writefault.Mark(s.cfg.Sync(s.cfg.Dir)); err != nil {
 		return err
@@ -63,15 +63,15 @@ func (s *Store) load() error {
 	return nil
 }
 
-// openSegments opens the segments and returns them in the order of their numbers.
-func (s *Store) openSegments() ([]*segment, error) {
+// findSegments returns the segments in the order of their numbers.
+func (s *Store) findSegments() ([]*segment, error) {
 	names, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+segmentSuffix))
 	if err != nil {
 		return nil, err
 	}
 	var list []*segment
 	for _, path := range names {
-		seg, err := openSegment(path)
+		seg, err := foundSegment(path, s.files)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +127,7 @@ func (s *Store) adoptTable(m manifest) error {
 			}
 			return missingSegment(s.cfg.Dir, info.number)
 		}
-		end, err := seg.file.Stat()
+		end, err := os.Stat(seg.path)
 		if err != nil {
 			return err
 		}
@@ -163,8 +163,11 @@ func (s *Store) loadSegment(seg *segment) error {
 		return err
 	}
 	if from == 0 && seg.checkHeader() != nil { // it was never synced
-		if _, err := seg.file.WriteAt(segmentHeader(seg.number), 0); err != nil {
+		if err := seg.use(func(file *os.File) error {
+			_, err := file.WriteAt(segmentHeader(seg.number), 0)
 			return writefault.Mark(err)
+		}); err != nil {
+			return err
 		}
 	}
 	if seg.size() > from || from == 0 {
@@ -183,7 +186,7 @@ func (s *Store) loadSegment(seg *segment) error {
 // was never synced, and what was given back. Where no frame begins, it looks for the
 // next.
 func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) error) error {
-	info, err := g.file.Stat()
+	info, err := os.Stat(g.path)
 	if err != nil {
 		return err
 	}
@@ -254,7 +257,7 @@ const (
 // blocks.
 func (g *segment) check(d Digest, size int, sums []byte, at int64, strict bool, buf []byte) (frameState, error) {
 	data := buf[:size]
-	if _, err := g.file.ReadAt(data, at+int64(headerBytes(size))); err != nil {
+	if _, err := g.readAt(data, at+int64(headerBytes(size))); err != nil {
 		if err == io.EOF {
 			return frameDamaged, nil
 		}
@@ -284,7 +287,7 @@ func (g *segment) nextFrame(from, length int64) (int64, error) {
 	looks := append([]byte(frameMagic), frameFormat, 0, 0, 0)
 	buf := make([]byte, 1<<20)
 	for from < length {
-		n, err := g.file.ReadAt(buf[:min(int64(len(buf)), length-from)], from)
+		n, err := g.readAt(buf[:min(int64(len(buf)), length-from)], from)
 		if err != nil && err != io.EOF {
 			return 0, err
 		}
