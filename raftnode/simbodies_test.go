@@ -377,7 +377,11 @@ func (s *simNode) complete() {
 func (w *simWorld) letGo() {
 	holds := func() (n int) {
 		for id := range w.leader().life.node.core.members.members {
-			if s := w.member(id); s != w.rotten {
+			switch s := w.member(id); {
+			case s == w.rotten:
+			case s.life == nil || s.life.node.core == nil:
+				n++ // it is not back yet
+			default:
 				n += s.life.node.core.log.bodies
 			}
 		}
