@@ -112,3 +112,30 @@ func TestOpen_SyncsTheNameOfItsDirectory(t *testing.T) {
 		t.Errorf("opened %v, although its name could not be synced: %v", s, err)
 	}
 }
+
+// Blocks are read from where one begins, as many as fit.
+func TestStore_ReadAt(t *testing.T) {
+	s, err := Open(Config{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	b := testBody(rand.New(rand.NewPCG(3, 4)), 3*BlockBytes+100)
+	if _, err := s.Append(b.Digest, b.Data); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ off, room, want int }{
+		{0, BlockBytes, BlockBytes}, {0, 2*BlockBytes + 99, 2 * BlockBytes}, {0, len(b.Data), len(b.Data)},
+		{BlockBytes, 1 << 20, len(b.Data) - BlockBytes}, {3 * BlockBytes, 100, 100}, {3 * BlockBytes, 1000, 100},
+	} {
+		p := make([]byte, c.room)
+		if n, err := s.ReadAt(b.Digest, p, c.off); err != nil || n != c.want || !bytes.Equal(p[:n], b.Data[c.off:c.off+n]) {
+			t.Errorf("%d bytes at %d: %d, %v", c.room, c.off, n, err)
+		}
+	}
+	for _, off := range []int{-BlockBytes, 1, 4 * BlockBytes} {
+		if _, err := s.ReadAt(b.Digest, make([]byte, BlockBytes), off); err == nil {
+			t.Errorf("a block begins at %d", off)
+		}
+	}
+}

@@ -427,32 +427,3 @@ type undistributed struct {
 }
 
 func (l *undistributed) Distribute(context.Context, []bodies.Body) error { return l.cause }
-
-// A scrub reads everything once, at the rate that it is given, and says how far it is.
-func TestStore_Scrub(t *testing.T) {
-	log, _ := script(t, 3, 60)
-	s := mustOpen(t, newMemDisks(), tiny())
-	for i := range log {
-		mustApply(t, s, &log[i])
-	}
-	if err := errors.Join(s.Commit(), s.FlushIndex()); err != nil {
-		t.Fatal(err)
-	}
-	var last, total int64
-	if err := s.Scrub(t.Context(), 0, func(done, of int64) {
-		if done < last || done > of {
-			t.Errorf("%d of %d bytes are done, after %d", done, of, last)
-		}
-		last, total = done, of
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if st := s.Stats(); last < st.ValueBytes || last < total*9/10 {
-		t.Errorf("%d of %d bytes were read in the end; the values have %d", last, total, st.ValueBytes)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.Scrub(ctx, 1, nil); !errors.Is(err, context.Canceled) || s.err() != nil {
-		t.Errorf("its request ended: %v, %v", err, s.err())
-	}
-}

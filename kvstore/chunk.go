@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -101,36 +100,30 @@ func decodeChunkRow(b []byte, k chunkKey) (ref bodies.Ref, err error) {
 	return ref, nil
 }
 
-// errChunkSize is a chunk that its place is not the size of.
-var errChunkSize = errors.New("a chunk has another size than its place")
-
-// sumChunks returns the digest of a value in chunks, whose rows e has. It says nothing
-// about where the chunks begin, so their sizes are checked too: readers go by the place.
-func (s *Store) sumChunks(ctx context.Context, e Engine, d *body) (Digest, error) {
-	return s.sumChunksAt(ctx, &pacer{}, e, d)
+// placedChunk returns what the row of a chunk refers to. It says nothing about where the
+// chunk begins, so its size is checked too: readers go by the place.
+func (s *Store) placedChunk(e Engine, d *body, n uint32) (ref bodies.Ref, err error) {
+	err = e.View(func(tx Tx) (err error) {
+		ref, err = readChunkRow(tx, makeChunkKey(d.upload, n))
+		return err
+	})
+	if want := chunkSize(d.size, n); err == nil && int64(ref.Size) != want {
+		err = corruptFile(e, fmt.Sprintf("chunk %d of upload %s has %d bytes, its place has %d", n, d.upload, ref.Size, want))
+	}
+	return ref, err
 }
 
-// sumChunksAt is sumChunks at some pace.
-func (s *Store) sumChunksAt(ctx context.Context, pace *pacer, e Engine, d *body) (Digest, error) {
+// sumChunks returns the digest of a value in chunks, whose rows e has.
+func (s *Store) sumChunks(ctx context.Context, e Engine, d *body) (Digest, error) {
 	h := sha256.New()
 	var buf []byte
 	for n := range d.chunks {
 		if err := ctx.Err(); err != nil {
 			return Digest{}, err
 		}
-		var ref bodies.Ref
-		err := e.View(func(tx Tx) (err error) {
-			ref, err = readChunkRow(tx, makeChunkKey(d.upload, n))
-			return err
-		})
-		if want := chunkSize(d.size, n); err == nil && int64(ref.Size) != want {
-			err = fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", errChunkSize, n, d.upload, ref.Size, want)
-		}
+		ref, err := s.placedChunk(e, d, n)
 		if err == nil {
 			buf, err = s.readBody(ref, buf[:0])
-		}
-		if err == nil {
-			err = pace.read(ctx, int64(len(buf)))
 		}
 		if err != nil {
 			return Digest{}, err

@@ -5,9 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"time"
-
-	"github.com/Focinfi/oncekv/bodies"
 )
 
 // CheckpointRevisions is the distance of the revisions whose history digest
@@ -21,59 +18,12 @@ const CheckpointRevisions Revision = 1024
 // does, in short read transactions, and may run while the store is used. It returns
 // ctx's error when that ends first.
 func (s *Store) Verify(ctx context.Context) error {
-	return s.verify(ctx, &pacer{}, func(Revision, Revision) {})
+	return s.verify(ctx, s.verifyElsewhere, func(_, _ Revision) error { return nil })
 }
 
-// Scrub is Verify and a look at everything else that lies on the disk for values,
-// slowly: it reads rate bytes a second, 0 for as many as it can. progress is told, now
-// and then and from this goroutine, about how many bytes are done of all that there
-// are. Errors are those of Verify.
-func (s *Store) Scrub(ctx context.Context, rate int64, progress func(done, total int64)) error {
-	if progress == nil {
-		progress = func(int64, int64) {}
-	}
-	st, values := s.Stats(), s.bodies.Stats()
-	history := st.HistoryBytes + st.ValueBytes
-	total := history + values.LiveBytes + values.DeadBytes
-	if err := s.verify(ctx, &pacer{rate: rate}, func(at, last Revision) {
-		progress(int64(float64(history)*float64(at)/float64(last)), total)
-	}); err != nil {
-		return err
-	}
-	err := s.bodies.Scrub(ctx, rate, func(done, of int64) { progress(min(history+done, total), max(history+of, total)) })
-	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
-		return ended
-	}
-	return s.failed("read all values", s.bodyError(bodies.Digest{}, err))
-}
-
-// pacer keeps a reader to a number of bytes a second.
-type pacer struct {
-	rate int64 // 0: any
-	debt int64 // bytes that were read and not waited for
-}
-
-// pacerStep is how many bytes go through before a wait.
-const pacerStep = 1 << 20
-
-// read waits after n bytes were read.
-func (p *pacer) read(ctx context.Context, n int64) error {
-	if p.debt += n; p.rate <= 0 || p.debt < min(pacerStep, p.rate) {
-		return nil
-	}
-	timer := time.NewTimer(time.Duration(float64(p.debt) / float64(p.rate) * float64(time.Second)))
-	defer timer.Stop()
-	p.debt = 0
-	select {
-	case <-timer.C:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// verify is Verify at some pace. done hears how far it got.
-func (s *Store) verify(ctx context.Context, pace *pacer, done func(at, last Revision)) error {
+// verify is Verify with another look at the values that are not in their records.
+// after is called each time that some records more are done, of all that there are.
+func (s *Store) verify(ctx context.Context, elsewhere func(context.Context, Revision, *body) error, after func(done, all Revision) error) error {
 	if err := s.err(); err != nil {
 		return err
 	}
@@ -94,7 +44,10 @@ func (s *Store) verify(ctx context.Context, pace *pacer, done func(at, last Revi
 			err = s.verifyKeys(first, keys, indexed)
 		}
 		if err == nil {
-			err = s.verifyValues(ctx, pace, first, at.rev)
+			err = s.verifyValues(ctx, first, at.rev, elsewhere)
+		}
+		if err == nil {
+			err = after(at.rev, durable.rev)
 		}
 		if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 			return ended
@@ -102,7 +55,6 @@ func (s *Store) verify(ctx context.Context, pace *pacer, done func(at, last Revi
 		if err != nil {
 			return s.failed("verify history and index", err)
 		}
-		done(at.rev, durable.rev)
 	}
 	return s.checkEnd(&at, &durable)
 }
@@ -144,10 +96,10 @@ func (s *Store) verifyKeys(first Revision, keys []Key, indexed Revision) error {
 	})
 }
 
-// verifyValues compares the values from revision first to last with their digests.
-func (s *Store) verifyValues(ctx context.Context, pace *pacer, first, last Revision) error {
-	read := int64(0)
-	elsewhere := make(map[Revision]*body) // values that are not in their records
+// verifyValues compares the values from revision first to last with their digests;
+// elsewhere does for those that are not in their records.
+func (s *Store) verifyValues(ctx context.Context, first, last Revision, elsewhere func(context.Context, Revision, *body) error) error {
+	list := make(map[Revision]*body)
 	if err := s.history.View(func(tx Tx) error {
 		var failed error
 		err := ascendRecords(tx, first, func(rev Revision, raw []byte) bool {
@@ -155,12 +107,11 @@ func (s *Store) verifyValues(ctx context.Context, pace *pacer, first, last Revis
 				return false
 			}
 			d, err := checkRecord(tx, raw, rev)
-			read += int64(len(raw))
 			switch {
 			case err != nil:
 				failed = err
 			case d.kind != bodyInline:
-				elsewhere[rev] = &body{kind: d.kind, upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
+				list[rev] = &body{kind: d.kind, upload: d.upload, chunks: d.chunks, size: d.size, sum: d.sum}
 			case Digest(sha256.Sum256(d.value)) != d.sum:
 				file, off := tx.Where(raw)
 				failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the value of revision %d does not have the digest %s that its record says", rev, d.sum)}
@@ -171,25 +122,22 @@ func (s *Store) verifyValues(ctx context.Context, pace *pacer, first, last Revis
 	}); err != nil {
 		return err
 	}
-	if err := pace.read(ctx, 2*read); err != nil { // once for the values, once for the rest
-		return err
-	}
 	for rev := first; rev <= last; rev++ {
-		var err error
-		switch d := elsewhere[rev]; {
-		case d == nil:
-		case d.kind == bodyChunked:
-			err = s.verifyChunks(ctx, pace, rev, d)
-		default:
-			if err = s.verifyBody(rev, d); err == nil {
-				err = pace.read(ctx, d.size)
+		if d := list[rev]; d != nil {
+			if err := elsewhere(ctx, rev, d); err != nil {
+				return err
 			}
-		}
-		if err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+// verifyElsewhere reads a value that is not in its record.
+func (s *Store) verifyElsewhere(ctx context.Context, rev Revision, d *body) error {
+	if d.kind == bodyChunked {
+		return s.verifyChunks(ctx, rev, d)
+	}
+	return s.verifyBody(rev, d)
 }
 
 // verifyBody compares a value that is a body with its digest.
@@ -203,11 +151,8 @@ func (s *Store) verifyBody(rev Revision, d *body) error {
 
 // verifyChunks reads a value in chunks. One that is whole and not what its digest
 // says is no fault of this store: each chunk is what came in the log.
-func (s *Store) verifyChunks(ctx context.Context, pace *pacer, rev Revision, d *body) error {
-	sum, err := s.sumChunksAt(ctx, pace, s.history, d)
-	if errors.Is(err, errChunkSize) {
-		return corruptFile(s.history, fmt.Sprintf("the value of revision %d: %v", rev, err))
-	}
+func (s *Store) verifyChunks(ctx context.Context, rev Revision, d *body) error {
+	sum, err := s.sumChunks(ctx, s.history, d)
 	if err == nil && sum != d.sum {
 		s.logger.Error("a value was damaged before it came into the log, by a version that did not compare it then; every node has it so: put it again under another key", "revision", rev, "digest", d.sum, "stored", sum)
 	}

@@ -1,13 +1,9 @@
 package kvstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 )
 
 func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
@@ -105,6 +101,7 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 			})
 		},
 	}
+	log, _ := script(t, 7, 120)
 	looks := map[string]func(*Store) error{
 		"Verify": func(s *Store) error { return s.Verify(context.Background()) },
 		"Scrub":  func(s *Store) error { return s.Scrub(context.Background(), 0, nil) },
@@ -112,16 +109,15 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 	for name, damage := range damages {
 		for how, look := range looks {
 			t.Run(name+" "+how, func(t *testing.T) {
-				findsDamage(t, damage, look, name != "none")
+				findsDamage(t, log, damage, look, name != "none")
 			})
 		}
 	}
 }
 
 // findsDamage looks at a store whose disks were damaged.
-func findsDamage(t *testing.T, damage func(*testing.T, *memDisks), look func(*Store) error, want bool) {
+func findsDamage(t *testing.T, log []entry, damage func(*testing.T, *memDisks), look func(*Store) error, want bool) {
 	t.Helper()
-	log, _ := script(t, 7, 120)
 	disks := newMemDisks()
 	s := mustOpen(t, disks, tiny())
 	for i := range log {
@@ -144,50 +140,6 @@ func findsDamage(t *testing.T, damage func(*testing.T, *memDisks), look func(*St
 	}
 	if _, err := s.Get("anything"); !errors.As(err, &corrupt) {
 		t.Fatalf("a store that failed still answers: %v", err)
-	}
-}
-
-// Scrub finds a byte that changed in a body, which Verify, that reads a body for each
-// value that has it, finds too; and says how far it is.
-func TestStore_Scrub_DamagedBody(t *testing.T) {
-	for how, look := range map[string]func(*Store) error{
-		"Verify": func(s *Store) error { return s.Verify(t.Context()) },
-		"Scrub":  func(s *Store) error { return s.Scrub(t.Context(), 0, nil) },
-	} {
-		t.Run(how, func(t *testing.T) {
-			disks := newMemDisks()
-			s := mustOpen(t, disks, StoreConfig{})
-			data := bytes.Repeat([]byte("large"), 20<<10)
-			m := Meta{Key: "k", SHA256: sumOf(data), Size: int64(len(data)), ContentType: DefaultContentType, PutID: "p", Time: time.Unix(1, 0)}
-			registerBody(data)
-			results, err := applyTo(s, 1, 1, [][]byte{referCommand(&m)}, nil)
-			if refused, ok := results[0].(error); err != nil || ok {
-				t.Fatal(refused, err)
-			}
-			if err := s.Commit(); err != nil {
-				t.Fatal(err)
-			}
-			var at [][2]int64
-			if err := s.Scrub(t.Context(), 0, func(done, total int64) { at = append(at, [2]int64{done, total}) }); err != nil {
-				t.Fatal(err)
-			}
-			if last := at[len(at)-1]; last[0] > last[1] || last[0] < 2*int64(len(data)) {
-				t.Errorf("it was at %v", at)
-			}
-			segment := filepath.Join(s.bodies.Dir(), "00000001.values")
-			b, err := os.ReadFile(segment)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b[bytes.Index(b, data)+77_000] ^= 1
-			if err := os.WriteFile(segment, b, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			var corrupt *CorruptError
-			if err := look(s); !errors.As(err, &corrupt) || corrupt.File != segment {
-				t.Fatalf("it says %v", err)
-			}
-		})
 	}
 }
 

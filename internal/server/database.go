@@ -481,10 +481,10 @@ func (d *Database) stats() client.Stats {
 	return out
 }
 
-// scrubBytes is about what a scrub reads: the files, and each value for its key.
+// scrubBytes is about what a scrub reads: the files, and each body once.
 func (d *Database) scrubBytes() int64 {
 	s, v := d.store.Stats(), d.store.Bodies().Stats()
-	return s.HistoryBytes + s.IndexBytes + s.ValueBytes + v.LiveBytes + v.DeadBytes
+	return s.HistoryBytes + s.IndexBytes + v.LiveBytes + v.DeadBytes
 }
 
 // figures gathers what metrics show.
