@@ -420,8 +420,8 @@ func (s *simNode) referred(store *kvstore.Store, chunks bool) (map[bodies.Digest
 
 // starts judges that what the history refers to is here when a process starts.
 func (s *simNode) starts(life *simLife) error {
-	if s == s.w.rotten {
-		return nil
+	if err := s.files.alive(); err != nil || s == s.w.rotten {
+		return err // it has died in an fsync: there is nothing to read any more
 	}
 	want, err := s.referred(life.store, !s.pulled) // chunks that were pulled may not count
 	if err != nil {
