@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -88,6 +89,10 @@ func Open(cfg Config) (*Store, error) {
 	s.table.init(cfg.TableRows)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the values: %w", err)
+	}
+	// Whoever made the directory may have been killed before its name was durable.
+	if err := writefault.Mark(cfg.Sync(filepath.Dir(cfg.Dir))); err != nil {
+		return nil, fmt.Errorf("open the values in %s: %w", cfg.Dir, err)
 	}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the values in %s: %w", cfg.Dir, err), s.closeFiles())

@@ -3,9 +3,14 @@ package bodies
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 func testBody(r *rand.Rand, n int) Body {
@@ -69,6 +74,42 @@ func TestStore_KeepsAndForgets(t *testing.T) {
 	}
 	if st := s.Stats(); st.Bodies != 10 || st.ReclaimedBytes == 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// The name of the directory is durable before a store is open, also if whoever made it was
+// killed before that.
+func TestOpen_SyncsTheNameOfItsDirectory(t *testing.T) {
+	above := t.TempDir()
+	dir := filepath.Join(above, "values")
+	named := false
+	cfg := Config{Dir: dir, Sync: func(path string) error {
+		_, err := os.Stat(dir)
+		named = named || path == above && err == nil
+		return nil
+	}}
+	for _, when := range []string{"at first", "again"} {
+		named = false
+		s, err := Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !named {
+			t.Errorf("opened %s, the name of the directory may not be durable", when)
+		}
+	}
+	failed := errors.New("no such disk")
+	cfg.Sync = func(path string) error {
+		if path == above {
+			return failed
+		}
+		return nil
+	}
+	if s, err := Open(cfg); !errors.Is(err, failed) || !errors.Is(err, writefault.Err) {
+		t.Errorf("opened %v, although its name could not be synced: %v", s, err)
 	}
 }
 

@@ -398,16 +398,15 @@ func (w *simWorld) letGo() {
 	}
 }
 
-// verifyBodies judges what a machine has when nothing goes wrong any more: what its history
-// refers to, and nothing else.
-func (s *simNode) verifyBodies() {
-	life := s.life
+// referred lists the bodies that the durable history refers to, those of chunks too if
+// that is wanted.
+func (s *simNode) referred(store *kvstore.Store, chunks bool) (map[bodies.Digest]bool, error) {
 	want := map[bodies.Digest]bool{}
-	err := life.store.Commit()
-	after := kvstore.Revision(0)
-	for err == nil && after < life.store.Stats().Revision {
-		var page kvstore.Changes
-		page, err = life.store.Changes(kvstore.ChangesRequest{After: after, Limit: 1000})
+	for after := kvstore.Revision(0); after < store.Stats().Revision; {
+		page, err := store.Changes(kvstore.ChangesRequest{After: after, Limit: 1000})
+		if err != nil {
+			return nil, err
+		}
 		after = page.Scanned
 		for _, m := range page.Records {
 			if m.Size >= kvstore.BodyBytesMin && m.Size <= kvstore.ChunkBytes {
@@ -415,12 +414,43 @@ func (s *simNode) verifyBodies() {
 			}
 		}
 	}
+	if chunks {
+		for _, row := range s.chunks() {
+			want[bodies.Digest([]byte(row[len(row)-len(bodies.Digest{}):]))] = true
+		}
+	}
+	return want, nil
+}
+
+// starts judges that what the history refers to is here when a process starts.
+func (s *simNode) starts(life *simLife) error {
+	if err := s.files.alive(); err != nil || s == s.w.rotten {
+		return err // it has died in an fsync: there is nothing to read any more
+	}
+	want, err := s.referred(life.store, !s.pulled) // chunks that were pulled may not count
+	if err != nil {
+		return err
+	}
+	for d := range want {
+		if _, ok := life.bodies.Size(d); !ok {
+			s.w.fatalf("n%d starts, and its history refers to body %s, which is missing", s.id, d)
+		}
+	}
+	return nil
+}
+
+// verifyBodies judges what a machine has when nothing goes wrong any more: what its history
+// refers to, and nothing else.
+func (s *simNode) verifyBodies() {
+	life := s.life
+	err := life.store.Commit()
+	var want map[bodies.Digest]bool
+	if err == nil {
+		want, err = s.referred(life.store, true)
+	}
 	if err != nil {
 		s.w.fatalf("n%d does not list its history: %v", s.id, err)
 		return
-	}
-	for _, row := range s.chunks() {
-		want[bodies.Digest([]byte(row[len(row)-len(bodies.Digest{}):]))] = true
 	}
 	var size int64
 	for d := range want {
