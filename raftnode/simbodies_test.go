@@ -376,6 +376,9 @@ func (s *simNode) complete() {
 // letGo judges that the logs let go what they hold when nothing is written any more.
 func (w *simWorld) letGo() {
 	holds := func() (n int) {
+		if w.leader() == nil {
+			return 1 // whoever leads next says who the members are
+		}
 		for id := range w.leader().life.node.core.members.members {
 			switch s := w.member(id); {
 			case s == w.rotten:
