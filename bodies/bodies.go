@@ -76,6 +76,7 @@ type Config struct {
 	SegmentBytes int64         // a segment that is longer gets nothing more; default 256 MiB
 	Grace        time.Duration // how long a body stays that nobody counts on; default 10 s
 	Round        time.Duration // how often Run reclaims; default 5 s
+	OpenFiles    int           // segments that are open at once, besides the newest and those that are not durable; default 32
 	TableRows    int           // rows of the table in memory, of each kind; default 32,768: 30 MiB at most
 	ReclaimRate  int64         // bytes a second that Run copies at most, of segments and of the table; it gives back four times as many; default 32 MiB
 	Logger       *slog.Logger

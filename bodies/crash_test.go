@@ -53,7 +53,7 @@ func newWorld(t *testing.T, at func(w *world)) *world {
 				w.syncLock.Lock()
 				w.synced[path] = info.Size()
 				w.syncLock.Unlock()
-			} else {
+			} else if path == w.cfg.Dir {
 				w.nameAll()
 			}
 			w.freeze.RUnlock()

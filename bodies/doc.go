@@ -49,6 +49,7 @@
 // manifest or a run is missing or damaged, it makes the table anew: it reads all frames,
 // keeps those that are whole, and the mark is zero. A lookup that finds a damaged block in
 // a run removes the manifest, and ends the store: the next start makes the table anew.
+// Until Counted says that it is complete, every start does.
 // Behind a header that is damaged the next one is searched for; a frame that is found so
 // must have its SHA-256.
 //
@@ -58,10 +59,18 @@
 // up, as many that nothing counts on, and twice as many that changed: about 240 bytes
 // each, 30 MiB at most with 32,768. When that many changed and the disk is full, Append
 // and Count return the error of the disk, and nothing is lost. Besides there is a row for
-// each body that is held, 8 bytes for each 85 bodies, and some 100 bytes for each segment.
+// each body that is held, 8 bytes for each 85 bodies, and some 200 bytes for each segment.
 // A merge needs 64 KiB for each run, and 1 MiB. Rows that nothing counts on and that are
 // not in memory, after a start say, are found by a sweep through the runs, some of them
 // in each round.
+//
+// # Open files
+//
+// A segment is open while somebody uses it, and until Config.OpenFiles others were used
+// since; the newest one, and one that is not durable, stays open. Who needs one more while
+// all are in use waits. So there are about 50 files open, with the runs, however many
+// segments there are. When the system is short of files what needs one fails with its
+// error (internal/shortage), and nothing else.
 //
 // # Disk
 //
@@ -81,7 +90,7 @@
 //  5. Of the ended segment of which least is left, if that is less than half, it copies
 //     the rest to the newest, syncs, has the table say so, flushes it, and unlinks the file.
 //
-// Whoever reads meanwhile finds a file that was closed, and looks the body up again.
+// Whoever reads meanwhile finds a segment that was dropped, and looks the body up again.
 // Nothing is reclaimed inside a Pause. On a full disk nothing is reclaimed either while
 // the table cannot be written; a segment is copied only when there is room.
 //

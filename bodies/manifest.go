@@ -16,7 +16,7 @@ import (
 // The manifest says what the table on disk is, in one file that is replaced as a whole:
 //
 //	manifest  "oncekv bodies 1\n" 16 | length of what follows 4 | … | CRC-32C of all before
-//	…         epoch 8 | mark: revision 8, head 32 | next run 4 | next segment 4 |
+//	…         1 when the table is being made anew, else 0 | epoch 8 | mark: revision 8, head 32 | next run 4 | next segment 4 |
 //	          runs 4, of each, the newest first: number 4 | epoch 8 | rows 8 | blocks 4 | checksum 4 |
 //	          segments 4, of each: number 4 | covered 8 | bodies 8 | bytes 8 | counted 8
 //
@@ -24,13 +24,14 @@ import (
 const (
 	manifestName       = "table"
 	manifestMagic      = "oncekv bodies 1\n"
-	manifestFixedBytes = 8 + 8 + 32 + 4 + 4 + 4 + 4
+	manifestFixedBytes = 1 + 8 + 8 + 32 + 4 + 4 + 4 + 4
 	manifestRunBytes   = 4 + 8 + 8 + 4 + 4
 	manifestSegBytes   = 4 + 8 + 8 + 8 + 8
 )
 
 // manifest is its content. The figures and the mark are those of the rows in the runs.
 type manifest struct {
+	anew        bool // see Store.Counted
 	epoch       uint64
 	mark        Mark
 	nextRun     uint32
@@ -57,6 +58,11 @@ func (m *manifest) encode() []byte {
 	b := append([]byte(manifestMagic), 0, 0, 0, 0)
 	u32 := func(v uint32) { b = binary.BigEndian.AppendUint32(b, v) }
 	u64 := func(v uint64) { b = binary.BigEndian.AppendUint64(b, v) }
+	if m.anew {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
 	u64(m.epoch)
 	u64(m.mark.Revision)
 	b = append(b, m.mark.Head[:]...)
@@ -94,6 +100,10 @@ func decodeManifest(b []byte) (m manifest, ok bool) {
 	b = b[head : len(b)-4]
 	u32 := func() (v uint32) { v, b = binary.BigEndian.Uint32(b), b[4:]; return v }
 	u64 := func() (v uint64) { v, b = binary.BigEndian.Uint64(b), b[8:]; return v }
+	if m.anew = b[0] == 1; b[0] > 1 {
+		return m, false
+	}
+	b = b[1:]
 	m.epoch = u64()
 	m.mark.Revision = u64()
 	b = b[copy(m.mark.Head[:], b):]
@@ -127,6 +137,9 @@ func readManifest(dir string) (m manifest, err error) {
 	m, ok := decodeManifest(b)
 	if !ok {
 		return m, &DamageError{File: path, Offset: -1, Detail: "it does not have its checksum"}
+	}
+	if m.anew {
+		return m, &DamageError{File: path, Offset: -1, Detail: "it was being made anew, and nobody has found it complete"}
 	}
 	return m, nil
 }

@@ -13,8 +13,8 @@ func punchHole(f *os.File, off, n int64) error {
 }
 
 // occupied returns how many bytes of the file system a file takes.
-func occupied(f *os.File) (int64, error) {
-	info, err := f.Stat()
+func occupied(path string) (int64, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return 0, err
 	}

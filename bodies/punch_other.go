@@ -11,8 +11,8 @@ import (
 func punchHole(*os.File, int64, int64) error { return errors.ErrUnsupported }
 
 // occupied returns how many bytes of the file system a file takes.
-func occupied(f *os.File) (int64, error) {
-	info, err := f.Stat()
+func occupied(path string) (int64, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Focinfi/oncekv/internal/shortage"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -147,6 +148,12 @@ func (s *Store) punch(seg *segment, at place) (int64, error) {
 	if err = writefault.Mark(err); errors.Is(err, writefault.Err) {
 		return 0, s.fail(err)
 	}
+	if err != nil {
+		n = 0
+	}
+	if shortage.Is(err) {
+		seg.tidy = false // in a later round
+	}
 	return n, nil // a disk that has no room for it: when the segment is copied
 }
 
@@ -169,7 +176,7 @@ func (s *Store) endIdle() {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.newest != nil && s.newest.bodies == 0 && s.newest.size() > int64(segmentHeaderBytes) {
-		s.newest = nil
+		s.setNewest(nil)
 	}
 }
 
@@ -208,23 +215,24 @@ func (s *Store) dropEmpty(_ context.Context, _ *pacer) error {
 // drop unlinks a segment. Who is about to read in it finds it closed, looks the body up
 // again, and finds it elsewhere or gone.
 func (s *Store) drop(seg *segment) error {
-	n, err := occupied(seg.file)
+	n, err := occupied(seg.path)
 	if err != nil {
 		return err
 	}
+	s.syncing.Lock() // nobody is syncing it, or does when it is gone
+	seg.synced.Store(seg.size())
+	s.syncing.Unlock()
 	s.step("unlink")
 	if err := os.Remove(seg.path); err != nil {
 		return err
 	}
 	s.step("unlinked")
-	s.syncing.Lock() // nobody is syncing it
-	defer s.syncing.Unlock()
 	s.mu.Lock()
 	delete(s.segments, seg.number)
 	s.freed += n
 	s.mu.Unlock()
-	seg.synced.Store(seg.size())
-	return seg.file.Close()
+	s.files.drop(seg)
+	return nil
 }
 
 // tidyOne gives back, in one segment, what a process that ended had forgotten without
@@ -239,8 +247,10 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 		return err
 	}
 	seg := list[0]
-	before, err := occupied(seg.file)
+	seg.tidy = true
+	before, err := occupied(seg.path)
 	if err != nil {
+		seg.tidy = false
 		return err
 	}
 	err = seg.walk(func(d Digest, at place, sure bool) (bool, error) {
@@ -252,15 +262,12 @@ func (s *Store) tidyOne(ctx context.Context, pace *pacer) error {
 		pace.spend(ctx, n/punchDiscount)
 		return false, errors.Join(err, ctx.Err())
 	})
-	if err != nil {
-		return err
-	}
-	after, err := occupied(seg.file)
-	if err != nil {
+	after, failed := occupied(seg.path)
+	if err = errors.Join(err, failed); err != nil {
+		seg.tidy = false
 		return err
 	}
 	s.freedSome(before - after)
-	seg.tidy = true
 	return nil
 }
 

@@ -162,7 +162,7 @@ func TestStore_Reclaim_AfterKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer next.Close()
-	before, err := occupied(next.segments[at[0].segment].file)
+	before, err := occupied(next.segments[at[0].segment].path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestStore_Reclaim_AfterKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	after, err := occupied(next.segments[at[0].segment].file)
+	after, err := occupied(next.segments[at[0].segment].path)
 	if err != nil || before-after < 4*90_000 {
 		t.Errorf("%d, then %d bytes, %v", before, after, err)
 	}

@@ -21,13 +21,14 @@ import (
 // load reads the table, and those parts of the segments that it does not cover. A table
 // that is missing or damaged is made anew from the segments.
 func (s *Store) load() error {
-	segments, err := s.openSegments()
+	segments, err := s.findSegments()
 	if err != nil {
 		return err
 	}
 	m, err := s.loadTable()
 	fresh := errors.Is(err, fs.ErrNotExist) && len(segments) == 0
 	anew := errors.Is(err, fs.ErrNotExist) || errors.As(err, new(*DamageError))
+	s.table.anew = anew && !fresh
 	if err != nil && !anew {
 		return err
 	}
@@ -38,16 +39,14 @@ func (s *Store) load() error {
 		if err := s.dropTable(); err != nil {
 			return err
 		}
-	} else if err := s.adoptTable(m, segments); err != nil {
+	} else if err := s.adoptTable(m); err != nil {
 		return err
 	}
 	for _, seg := range segments {
-		if s.segments[seg.number] != nil {
-			if err := s.loadSegment(seg); err != nil {
-				return err
-			}
-			s.newest = seg
+		if err := s.loadSegment(seg); err != nil {
+			return err
 		}
+		s.setNewest(seg)
 	}
 	if err := writefault.Mark(s.cfg.Sync(s.cfg.Dir)); err != nil {
 		return err
@@ -64,15 +63,15 @@ func (s *Store) load() error {
 	return nil
 }
 
-// openSegments opens the segments and returns them in the order of their numbers.
-func (s *Store) openSegments() ([]*segment, error) {
+// findSegments returns the segments in the order of their numbers.
+func (s *Store) findSegments() ([]*segment, error) {
 	names, err := filepath.Glob(filepath.Join(s.cfg.Dir, "*"+segmentSuffix))
 	if err != nil {
 		return nil, err
 	}
 	var list []*segment
 	for _, path := range names {
-		seg, err := openSegment(path)
+		seg, err := foundSegment(path, s.files)
 		if err != nil {
 			return nil, err
 		}
@@ -113,14 +112,14 @@ func (s *Store) dropTable() error {
 	return removeOthers(s.cfg.Dir, &t.last)
 }
 
-// adoptTable takes over what the manifest says.
-func (s *Store) adoptTable(m manifest, segments []*segment) error {
+// adoptTable takes over what the manifest says. A segment that it does not list is read
+// as a new one: it may have been put back, or be there again after a crash although it
+// was removed; then what it has is found dead, or stands for a copy.
+func (s *Store) adoptTable(m manifest) error {
 	t := &s.table
 	t.last, t.epoch, s.mark, t.flushedRevision = m, m.epoch, m.mark, m.mark.Revision
 	t.nextSegment = max(t.nextSegment, m.nextSegment)
-	listed := map[uint32]bool{}
 	for _, info := range m.segments {
-		listed[info.number] = true
 		seg := s.segments[info.number]
 		if seg == nil {
 			if info.bodies == 0 {
@@ -128,7 +127,7 @@ func (s *Store) adoptTable(m manifest, segments []*segment) error {
 			}
 			return missingSegment(s.cfg.Dir, info.number)
 		}
-		end, err := seg.file.Stat()
+		end, err := os.Stat(seg.path)
 		if err != nil {
 			return err
 		}
@@ -145,16 +144,6 @@ func (s *Store) adoptTable(m manifest, segments []*segment) error {
 			seg.covered = end.Size()
 		}
 		s.live += info.counted
-	}
-	for _, seg := range segments {
-		if listed[seg.number] || seg.number >= m.nextSegment {
-			continue
-		}
-		// It had been removed, and is there again after a crash.
-		delete(s.segments, seg.number)
-		if err := errors.Join(seg.file.Close(), os.Remove(seg.path)); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -174,8 +163,11 @@ func (s *Store) loadSegment(seg *segment) error {
 		return err
 	}
 	if from == 0 && seg.checkHeader() != nil { // it was never synced
-		if _, err := seg.file.WriteAt(segmentHeader(seg.number), 0); err != nil {
+		if err := seg.use(func(file *os.File) error {
+			_, err := file.WriteAt(segmentHeader(seg.number), 0)
 			return writefault.Mark(err)
+		}); err != nil {
+			return err
 		}
 	}
 	if seg.size() > from || from == 0 {
@@ -188,12 +180,13 @@ func (s *Store) loadSegment(seg *segment) error {
 	return nil
 }
 
-// scan calls f for every whole frame from an offset on, zero or the start of one, and
-// cuts off what follows the last. All is read and checked: behind the offset may be what
+// scan calls f for every whole frame from an offset on, zero or the start of one. What
+// follows the last is cut off by the next append, not before: a start that is refused
+// changes nothing. All is read and checked: behind the offset may be what
 // was never synced, and what was given back. Where no frame begins, it looks for the
 // next.
 func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) error) error {
-	info, err := g.file.Stat()
+	info, err := os.Stat(g.path)
 	if err != nil {
 		return err
 	}
@@ -244,10 +237,11 @@ func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) 
 		end = at
 	}
 	if end < length {
-		log.Info("what follows the last whole body in a segment is cut off", "file", g.path, "from", end, "bytes", length-end)
+		log.Info("what follows the last whole body in a segment counts for nothing", "file", g.path, "from", end, "bytes", length-end)
+		g.tail = true
 	}
 	g.length.Store(end)
-	return writefault.Mark(g.file.Truncate(end))
+	return nil
 }
 
 // frameState says what there is of a frame whose header is right.
@@ -263,7 +257,7 @@ const (
 // blocks.
 func (g *segment) check(d Digest, size int, sums []byte, at int64, strict bool, buf []byte) (frameState, error) {
 	data := buf[:size]
-	if _, err := g.file.ReadAt(data, at+int64(headerBytes(size))); err != nil {
+	if _, err := g.readAt(data, at+int64(headerBytes(size))); err != nil {
 		if err == io.EOF {
 			return frameDamaged, nil
 		}
@@ -293,7 +287,7 @@ func (g *segment) nextFrame(from, length int64) (int64, error) {
 	looks := append([]byte(frameMagic), frameFormat, 0, 0, 0)
 	buf := make([]byte, 1<<20)
 	for from < length {
-		n, err := g.file.ReadAt(buf[:min(int64(len(buf)), length-from)], from)
+		n, err := g.readAt(buf[:min(int64(len(buf)), length-from)], from)
 		if err != nil && err != io.EOF {
 			return 0, err
 		}

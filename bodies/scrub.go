@@ -68,12 +68,25 @@ func (sc *scrubber) headers() error {
 	}
 	s.mu.RUnlock()
 	for _, seg := range list {
-		err := seg.checkHeader()
-		if err != nil && s.segment(seg.number) == seg {
+		if seg.checkHeader() == nil {
+			continue
+		}
+		if err := sc.headerAgain(seg); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// headerAgain checks a header while no segment goes.
+func (sc *scrubber) headerAgain(seg *segment) error {
+	s := sc.store
+	s.reclaiming.Lock()
+	defer s.reclaiming.Unlock()
+	if s.segment(seg.number) != seg {
+		return nil
+	}
+	return seg.checkHeader()
 }
 
 // bodies reads bodies in the order in which they lie.

@@ -48,12 +48,14 @@ func frameBytes(size int) int64 { return int64(headerBytes(size) + size) }
 type segment struct {
 	path    string
 	number  uint32
-	file    *os.File
+	files   *openFiles
+	opened               // guarded by files.mu
 	length  atomic.Int64 // of whole frames
 	synced  atomic.Int64 // durable up to there
 	sent    int64        // the disk was asked to write what is before; guarded by Store.appending
 	ahead   int64        // the file system keeps room up to there; guarded by Store.appending
 	looked  int64        // length at the last look of trim; guarded by Store.appending
+	tail    bool         // something follows the last whole frame; guarded by Store.appending
 	named   bool         // its name is durable; guarded by Store.syncing
 	tidy    bool         // what is dead was given back, or will be by this process; guarded by Store.reclaiming
 	stuck   bool         // damaged: it is not copied; guarded by Store.reclaiming
@@ -84,7 +86,7 @@ func segmentHeader(number uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-func createSegment(dir string, number uint32) (*segment, error) {
+func createSegment(dir string, number uint32, files *openFiles) (*segment, error) {
 	path := segmentPath(dir, number)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -93,27 +95,34 @@ func createSegment(dir string, number uint32) (*segment, error) {
 	if _, err := f.Write(segmentHeader(number)); err != nil {
 		return nil, errors.Join(writefault.Mark(err), f.Close(), os.Remove(path))
 	}
-	g := &segment{path: path, number: number, file: f, tidy: true}
+	g := &segment{path: path, number: number, files: files, tidy: true}
 	g.length.Store(int64(segmentHeaderBytes))
+	files.add(g, f)
 	return g, nil
 }
 
-func openSegment(path string) (*segment, error) {
+// foundSegment is one that was there at the start.
+func foundSegment(path string, files *openFiles) (*segment, error) {
 	var number uint32
 	if _, err := fmt.Sscanf(strings.TrimSuffix(filepath.Base(path), segmentSuffix), "%d", &number); err != nil {
 		return nil, fmt.Errorf("%s is no segment's name", path)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	return &segment{path: path, number: number, file: f, named: true}, nil
+	return &segment{path: path, number: number, files: files, named: true}, nil
+}
+
+// readAt is that of the file.
+func (g *segment) readAt(b []byte, off int64) (n int, err error) {
+	err = g.use(func(file *os.File) error {
+		n, err = file.ReadAt(b, off)
+		return err
+	})
+	return n, err
 }
 
 // checkHeader checks what the file begins with.
 func (g *segment) checkHeader() error {
 	b := make([]byte, segmentHeaderBytes)
-	if _, err := g.file.ReadAt(b, 0); err != nil && err != io.EOF {
+	if _, err := g.readAt(b, 0); err != nil && err != io.EOF {
 		return err
 	}
 	if !bytes.Equal(b, segmentHeader(g.number)) {
@@ -127,24 +136,33 @@ func (g *segment) checkHeader() error {
 // file has.
 func (g *segment) append(d Digest, data, sums []byte) (place, error) {
 	at := place{segment: g.number, offset: g.size(), size: len(data)}
-	header := g.frameHeader(d, len(data), sums, at.offset)
-	g.takeRoom(at.offset + frameBytes(len(data)))
-	_, err := g.file.WriteAt(header, at.offset)
-	if err == nil {
-		_, err = g.file.WriteAt(data, at.offset+int64(len(header)))
-	}
-	if err = writefault.Mark(err); err != nil {
-		if !errors.Is(err, writefault.Err) {
-			err = errors.Join(err, writefault.Mark(g.file.Truncate(at.offset)))
+	return at, g.use(func(file *os.File) error {
+		if g.tail {
+			if err := file.Truncate(at.offset); err != nil {
+				return writefault.Mark(err)
+			}
+			g.tail = false
 		}
-		return at, err
-	}
-	g.length.Store(at.offset + frameBytes(len(data)))
-	if g.size()-g.sent >= writeOutBytes {
-		writeOut(g.file, g.sent, g.size()-g.sent)
-		g.sent = g.size()
-	}
-	return at, nil
+		g.takeRoom(file, at.offset+frameBytes(len(data)))
+		header := g.frameHeader(d, len(data), sums, at.offset)
+		_, err := file.WriteAt(header, at.offset)
+		if err == nil {
+			_, err = file.WriteAt(data, at.offset+int64(len(header)))
+		}
+		if err = writefault.Mark(err); err != nil {
+			if !errors.Is(err, writefault.Err) {
+				err = errors.Join(err, writefault.Mark(file.Truncate(at.offset)))
+				g.ahead = 0
+			}
+			return err
+		}
+		g.length.Store(at.offset + frameBytes(len(data)))
+		if g.size()-g.sent >= writeOutBytes {
+			writeOut(file, g.sent, g.size()-g.sent)
+			g.sent = g.size()
+		}
+		return nil
+	})
 }
 
 // takeRoom has the file system keep room behind the end, so that it finds none for what
@@ -153,12 +171,12 @@ func (g *segment) append(d Digest, data, sums []byte) (place, error) {
 // time on a loaded disk, p99 of such an fsync was 100 to 210 ms with room and 190 to 540
 // without, and the disk wrote 180 to 290 MB/s and 130 to 180. What is not used trim gives
 // back.
-func (g *segment) takeRoom(end int64) {
+func (g *segment) takeRoom(file *os.File, end int64) {
 	if end <= g.ahead {
 		return
 	}
 	from := max(g.ahead, g.size())
-	if keepRoom(g.file, from, end+aheadBytes-from) == nil {
+	if keepRoom(file, from, end+aheadBytes-from) == nil {
 		g.ahead = end + aheadBytes
 	}
 }
@@ -172,11 +190,13 @@ func (g *segment) trim(always bool) error {
 	if g.ahead <= end || !still && !always {
 		return nil
 	}
-	if err := g.file.Truncate(end); err != nil {
-		return writefault.Mark(err)
-	}
-	g.ahead = 0
-	return nil
+	return g.use(func(file *os.File) error {
+		if err := file.Truncate(end); err != nil {
+			return writefault.Mark(err)
+		}
+		g.ahead, g.tail = 0, false
+		return nil
+	})
 }
 
 // blockSums returns the checksums of a body's blocks.
@@ -208,7 +228,7 @@ func (g *segment) headerSum(b []byte, offset int64) uint32 {
 // readHeader reads and checks the header of the frame at an offset.
 func (g *segment) readHeader(offset int64) (d Digest, size int, sums []byte, err error) {
 	var b [frameHeaderMax]byte
-	n, err := g.file.ReadAt(b[:], offset)
+	n, err := g.readAt(b[:], offset)
 	if err != nil && err != io.EOF {
 		return d, 0, nil, err
 	}
@@ -242,7 +262,7 @@ func (g *segment) read(d Digest, at place, off, n int, buf []byte) ([]byte, erro
 	}
 	buf = buf[:start+n]
 	dataAt := at.offset + int64(headerBytes(size)) + int64(off)
-	if _, err := g.file.ReadAt(buf[start:], dataAt); err != nil {
+	if _, err := g.readAt(buf[start:], dataAt); err != nil {
 		if err == io.EOF {
 			err = g.damage(dataAt, "the file ends inside a body")
 		}
@@ -265,7 +285,7 @@ func (g *segment) punch(at place) (int64, error) {
 	if n == 0 {
 		return 0, nil
 	}
-	err := punchHole(g.file, from, n)
+	err := g.use(func(file *os.File) error { return punchHole(file, from, n) })
 	if errors.Is(err, errors.ErrUnsupported) {
 		return 0, nil
 	}

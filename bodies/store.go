@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,7 @@ import (
 // Locks are taken in the order reclaiming, turn, appending, table.merging, table.writing, syncing, mu.
 type Store struct {
 	cfg      Config
+	files    *openFiles
 	syncFile func(*segment) error // makes the content of one durable
 	fatal    atomic.Pointer[error]
 
@@ -69,6 +71,9 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.TableRows <= 0 {
 		cfg.TableRows = defaultTableRows
 	}
+	if cfg.OpenFiles <= 0 {
+		cfg.OpenFiles = 32
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -78,12 +83,16 @@ func Open(cfg Config) (*Store, error) {
 	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
 	if cfg.Sync == nil {
 		cfg.Sync = syncPath
-		syncFile = func(seg *segment) error { return syncData(seg.file) }
+		syncFile = func(seg *segment) error { return seg.use(syncData) }
 	}
-	s := &Store{cfg: cfg, syncFile: syncFile, segments: map[uint32]*segment{}}
+	s := &Store{cfg: cfg, files: newOpenFiles(cfg.OpenFiles), syncFile: syncFile, segments: map[uint32]*segment{}}
 	s.table.init(cfg.TableRows)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the values: %w", err)
+	}
+	// Whoever made the directory may have been killed before its name was durable.
+	if err := writefault.Mark(cfg.Sync(filepath.Dir(cfg.Dir))); err != nil {
+		return nil, fmt.Errorf("open the values in %s: %w", cfg.Dir, err)
 	}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the values in %s: %w", cfg.Dir, err), s.closeFiles())
@@ -208,7 +217,7 @@ func (s *Store) segmentToAppend() (*segment, error) {
 			return nil, s.fail(err)
 		}
 	}
-	seg, err := createSegment(s.cfg.Dir, number)
+	seg, err := createSegment(s.cfg.Dir, number, s.files)
 	if err != nil {
 		return nil, err
 	}
@@ -216,8 +225,17 @@ func (s *Store) segmentToAppend() (*segment, error) {
 	s.segments[number] = seg
 	s.table.nextSegment = number + 1
 	s.mu.Unlock()
-	s.newest = seg
+	s.setNewest(seg)
 	return seg, nil
+}
+
+// setNewest says which segment gets the next body, nil for one of its own; appending is held.
+func (s *Store) setNewest(seg *segment) {
+	s.newest = seg
+	if seg != nil {
+		seg.ahead = max(seg.ahead, seg.size()+1) // whoever was killed may have left room
+	}
+	s.files.keep(seg)
 }
 
 // Sync returns when every body whose Append returned before is durable.
@@ -390,6 +408,21 @@ func (s *Store) Recount() error {
 	})
 }
 
+// Counted is called once after Open, when all that refers to bodies was found here. Until
+// then a table that was made anew counts for nothing at the next start: a segment that
+// is missing now, or damaged, may have been put back by then. An error that is no
+// failure of the store (see Err) is that of a full disk.
+func (s *Store) Counted() error {
+	s.mu.Lock()
+	was := s.table.anew
+	s.table.anew = false
+	s.mu.Unlock()
+	if !was {
+		return nil
+	}
+	return s.flush(nil)
+}
+
 // Read appends a body to buf, checked. ErrMissing: it is not here. A *DamageError is
 // that of a body that something counts on.
 func (s *Store) Read(d Digest, buf []byte) ([]byte, error) {
@@ -463,15 +496,15 @@ func (s *Store) at(d Digest, f func(seg *segment, at place) error) error {
 func (s *Store) Stats() Stats {
 	s.mu.RLock()
 	st := Stats{LiveBytes: s.live, ReclaimedBytes: s.freed, Segments: len(s.segments)}
-	files := make([]*os.File, 0, len(s.segments))
+	paths := make([]string, 0, len(s.segments))
 	for _, seg := range s.segments {
 		st.Bodies += seg.bodies
-		files = append(files, seg.file)
+		paths = append(paths, seg.path)
 	}
 	s.mu.RUnlock()
 	var all int64
-	for _, f := range files {
-		n, _ := occupied(f) // a segment that was unlinked meanwhile has none
+	for _, path := range paths {
+		n, _ := occupied(path) // a segment that was unlinked meanwhile has none
 		all += n
 	}
 	st.DeadBytes = max(0, all-st.LiveBytes)
@@ -502,7 +535,7 @@ func (s *Store) Close() error {
 func (s *Store) closeFiles() error {
 	var err error
 	for _, seg := range s.segments {
-		err = errors.Join(err, seg.file.Close())
+		s.files.drop(seg)
 	}
 	for _, r := range s.table.runs {
 		err = errors.Join(err, r.file.Close())

@@ -46,6 +46,7 @@ type table struct {
 	version uint64          // of runs
 	epoch   uint64          // counts in runs of an earlier one are zero
 
+	anew            bool   // it was made anew, and Counted was not called since
 	nextSegment     uint32 // no segment had that number or one above it
 	uncovered       int64  // bytes of frames since the last flush
 	flushedRevision uint64 // of the mark on disk
@@ -361,7 +362,7 @@ func (s *Store) writeTable(prepare func()) error {
 	}
 	flush, uncovered, runs := t.flushes, t.uncovered, t.runs
 	t.flushes++
-	m := manifest{epoch: t.epoch, mark: s.mark, nextRun: t.last.nextRun, nextSegment: t.nextSegment, runs: t.last.runs}
+	m := manifest{anew: t.anew, epoch: t.epoch, mark: s.mark, nextRun: t.last.nextRun, nextSegment: t.nextSegment, runs: t.last.runs}
 	type debt struct {
 		seg *segment
 		to  int64

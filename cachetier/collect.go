@@ -55,7 +55,7 @@ type collectingReader struct {
 
 // open returns a reader of a value that is not held with its bytes.
 func (n *Node) open(ctx context.Context, e *era, rec *record) io.ReadSeekCloser {
-	from := newStreamReader(ctx, n.fetcher, e.history, rec.value.Meta, n.cfg.StreamIdle)
+	from := newStreamReader(ctx, n.fetcher, e.history, rec, n.cfg.StreamIdle)
 	if rec.value.Size > n.memory.limit/heldShareMax {
 		return from
 	}

@@ -90,7 +90,7 @@
 //  1. A found value is the put value, byte for byte: its digest is compared
 //     when a record enters a cache, whether it came from a database node or a
 //     peer. A streamed value that is read whole is compared before its last
-//     bytes are handed out.
+//     bytes are handed out: with its digest until that was right once, then MiB by MiB.
 //  2. "Not set" is answered only by a lookup that began after the caller's Get
 //     did, also through a peer: the owner, too, discards what it looked up
 //     before the question came.
@@ -128,8 +128,9 @@
 //     come and go, what is held stays where it is until it is let go.
 //   - consistency=local reads what is held, and otherwise asks one database
 //     node outside of every flight; what it finds is not kept.
-//   - A reader that seeks in a streamed value trusts the database nodes' ETag
-//     and range for the parts it sees.
+//   - A reader that seeks in a streamed value that nobody has read whole here trusts
+//     the database nodes' ETag and range for the parts it sees. Later ones compare each
+//     whole MiB that they see with what the first reader of the whole saw (pieces.go).
 //   - The first load of a value over 1 MiB drops the connection it came on,
 //     after the header.
 //   - Node.Close does not end readers of streamed values: their context does.

@@ -1133,6 +1133,72 @@ func TestStreamedValue_WrongBytesAreNeverSeenWhole(t *testing.T) {
 	}
 }
 
+// Once a value was read whole and its digest was right, what is read of it again is
+// compared with that, MiB by MiB, and a range's too; nothing is hashed again.
+func TestStreamedValue_IsComparedWithWhatWasRight(t *testing.T) {
+	keys := newFakeKeys()
+	db := newFakeDB(t, keys)
+	n := newTestNode(t, func(cfg *NodeConfig) { cfg.CacheBytes = 1 << 20 }, db)
+	want := keys.put("large", pattern(3<<20+17))
+	get := func() *kvstore.Value {
+		v, _, err := n.Get(t.Context(), "large", kvstore.Linearizable)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	sums := func() *pieceSums { return n.held("large").sums }
+	part := get().Open(t.Context())
+	defer part.Close()
+	if _, err := part.Seek(1, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, part); err != nil || sums().known.Load() != nil {
+		t.Fatalf("pieces are known of a value that nobody has read whole: %v", err)
+	}
+	for range 2 {
+		if got := readAll(t, get()); !bytes.Equal(got, want.body) {
+			t.Fatal("the value is not whole")
+		}
+	}
+	if known := sums().known.Load(); known == nil || len(*known) != 4 || cap(*known) != 4 {
+		t.Fatalf("pieces of 3 MiB and 17 bytes: %v", known)
+	}
+	audit(t, n.memory)
+	r := get().Open(t.Context()).(*streamReader)
+	r.Close()
+	if r.verify.whole != nil {
+		t.Error("the digest is computed again")
+	}
+	checkRanges(t, get(), want.body)
+
+	db.onRequest(func(w http.ResponseWriter, r *http.Request, key string) bool {
+		lie, _ := keys.get(key)
+		lie.body = bytes.Clone(lie.body)
+		lie.body[1<<20+5]++
+		serveFake(w, r, lie)
+		return true
+	})
+	for from, right := range map[int64]int64{0: 2 << 20, 12_345: 2 << 20, 1 << 20: 2 << 20} { // before right it must end
+		r := get().Open(t.Context())
+		defer r.Close()
+		if _, err := r.Seek(from, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); !errors.Is(err, errDigest) || from+int64(len(got)) >= right {
+			t.Errorf("from %d: read %d bytes, %v", from, len(got), err)
+		}
+	}
+	end := get().Open(t.Context())
+	defer end.Close()
+	if _, err := end.Seek(2<<20, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(end); err != nil || !bytes.Equal(got, want.body[2<<20:]) {
+		t.Errorf("what is right behind what is wrong: %v", err)
+	}
+}
+
 func TestStreamedValue_ReaderEndsWithItsContext(t *testing.T) {
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)

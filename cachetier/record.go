@@ -54,11 +54,12 @@ const (
 // recordBytesMax bounds what is read from a peer.
 const recordBytesMax = recordFixed + contentTypeBytesMax + byBytesMax + userMetaBytesMax + recordChecksum + inlineBytesMax
 
-// record is a decoded record. It is immutable.
+// record is a decoded record. It is immutable but for sums.
 type record struct {
 	value    *kvstore.Value // its bytes are the end of raw; a streamed one has none: see Node.value
 	streamed bool           // raw is without the bytes
 	raw      []byte         // the encoding
+	sums     *pieceSums     // of a streamed one without bytes, as they become known; else nil
 }
 
 // encodeHeader writes the header of meta, with room for the value behind it.
@@ -130,6 +131,9 @@ func decodeRecord(key kvstore.Key, raw []byte) (*record, error) {
 		return nil, fmt.Errorf("record of %q has %d bytes of a value of %d", key, len(body), want)
 	}
 	r.value = kvstore.NewValue(meta, body)
+	if r.streamed {
+		r.sums = new(pieceSums)
+	}
 	return r, nil
 }
 

@@ -45,5 +45,8 @@ func heldBytes(rec *record) int64 {
 		body, _ := v.Bytes()
 		n += allocated(int64(len(body)))
 	}
+	if rec.sums != nil {
+		n += rec.sums.heldBytes(v.Size)
+	}
 	return n
 }

@@ -2,10 +2,8 @@ package cachetier
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"strings"
@@ -28,21 +26,21 @@ const (
 // every node has failed since the last byte.
 //
 // A reader that begins at offset 0 and goes on to the end has seen the whole
-// value and compares its digest before it hands out the last bytes. A reader
-// that seeks has not, and relies on each answer's ETag and range.
+// value and compares its digest before it hands out the last bytes. Later readers
+// compare each piece with what that one saw, before they hand out its last bytes. A
+// reader that seeks before anybody has seen all relies on each answer's ETag and range.
 //
 // It belongs to one goroutine.
 type streamReader struct {
 	ctx     context.Context
 	f       *fetcher
 	history kvstore.HistoryID // that the value is of: only nodes that have it are asked
-	meta    kvstore.Meta
+	meta    *kvstore.Meta
 	idle    time.Duration // how long a read may wait for a byte
 
 	pos    int64
-	window int64     // size of the next range
-	sum    hash.Hash // of bytes 0 to summed
-	summed int64
+	window int64 // size of the next range
+	verify *verifier
 	err    error // what every later Read returns; Seek clears it unless closed
 
 	from   *database // where body comes from
@@ -56,8 +54,9 @@ type streamReader struct {
 
 var errStreamClosed = errors.New("value reader is closed")
 
-func newStreamReader(ctx context.Context, f *fetcher, history kvstore.HistoryID, meta kvstore.Meta, idle time.Duration) *streamReader {
-	return &streamReader{ctx: ctx, f: f, history: history, meta: meta, idle: idle, window: windowMin, sum: sha256.New(), failed: map[*database]bool{}}
+func newStreamReader(ctx context.Context, f *fetcher, history kvstore.HistoryID, rec *record, idle time.Duration) *streamReader {
+	meta := &rec.value.Meta
+	return &streamReader{ctx: ctx, f: f, history: history, meta: meta, idle: idle, window: windowMin, verify: newVerifier(meta, rec.sums), failed: map[*database]bool{}}
 }
 
 // Read implements io.Reader.
@@ -108,25 +107,19 @@ func (r *streamReader) readSome(p []byte) (int, error) {
 	return n, nil
 }
 
-// took accounts for bytes that were read, and verifies the digest when they
-// are the last of the whole value.
+// took accounts for bytes that were read, and verifies them.
 func (r *streamReader) took(p []byte) (int, error) {
-	if r.summed == r.pos {
-		r.sum.Write(p)
-		r.summed += int64(len(p))
-	}
+	wrong := r.verify.took(r.pos, p)
 	r.pos += int64(len(p))
 	clear(r.failed)
 	r.said = nil
 	if r.pos == r.end {
 		r.drop()
 	}
-	if r.pos == r.meta.Size && r.summed == r.meta.Size {
-		if got := kvstore.Digest(r.sum.Sum(nil)); got != r.meta.SHA256 {
-			r.err = fmt.Errorf("%w: value of %q hashes to %s, its record says %s", errDigest, r.meta.Key, got, r.meta.SHA256)
-			r.f.log.Error("streamed value has wrong bytes", "key", string(r.meta.Key), "error", r.err)
-			return 0, r.err
-		}
+	if wrong != nil {
+		r.err = wrong
+		r.f.log.Error("streamed value has wrong bytes", "key", string(r.meta.Key), "error", r.err)
+		return 0, r.err
 	}
 	return len(p), nil
 }
@@ -254,8 +247,7 @@ func (r *streamReader) Seek(offset int64, whence int) (int64, error) {
 	clear(r.failed)
 	r.said = nil
 	if offset == 0 {
-		r.sum.Reset()
-		r.summed = 0
+		r.verify.restart()
 	}
 	return offset, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
@@ -41,6 +42,7 @@ type reads struct {
 	idle     time.Duration
 	memory   *budget.Budget // of values as JSON
 	values   *budget.Budget // of values on their way
+	buffers  sync.Pool      // of *[copyBytes]byte, to copy values with
 }
 
 // byPath answers /key/{key} and /keep/{key}.
@@ -203,7 +205,7 @@ func (g *reads) serveContent(w *pacedWriter, r *http.Request, v *kvstore.Value, 
 	defer from.Close()
 	defer cancel() // first, so that Close need not wait for a read
 
-	served := &servedWriter{pacedWriter: w, hasBody: r.Method != http.MethodHead}
+	served := g.serving(w, r)
 	if !inline {
 		served.content = from
 	}

@@ -47,7 +47,7 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	h.Set("Content-Type", "application/json")
 	h.Set(client.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
 
-	served := &servedWriter{pacedWriter: paced, hasBody: r.Method != http.MethodHead}
+	served := g.serving(paced, r)
 	http.ServeContent(served, withUsableRange(r, int64(len(document))), "", v.Time, bytes.NewReader(document))
 	if served.refused != 0 {
 		return refusedProblem(served.refused, h.Get("Content-Range"), int64(len(document)))

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"sync"
@@ -109,10 +110,15 @@ var errInstead = errors.New("another answer is sent")
 // the headers of a value that turns out unreadable at its first byte.
 type servedWriter struct {
 	*pacedWriter
-	content *content // nil: the bytes are at hand, nothing to find out
-	hasBody bool     // not HEAD
-	refused int      // the status that was held back
-	err     error    // why the value cannot be read
+	content *content   // nil: the bytes are at hand, nothing to find out
+	hasBody bool       // not HEAD
+	buffers *sync.Pool // of *[copyBytes]byte
+	refused int        // the status that was held back
+	err     error      // why the value cannot be read
+}
+
+func (g *reads) serving(w *pacedWriter, r *http.Request) *servedWriter {
+	return &servedWriter{pacedWriter: w, hasBody: r.Method != http.MethodHead, buffers: &g.buffers}
 }
 
 // WriteHeader passes on a success and holds back the rest.
@@ -145,4 +151,44 @@ func (w *servedWriter) Write(p []byte) (int, error) {
 		return 0, errInstead
 	}
 	return w.pacedWriter.Write(p)
+}
+
+// copyBytes is what is read and written at a time of a value that is not at hand: several
+// blocks of it, and little enough that they are still in the processor's cache when
+// they are written.
+const copyBytes = 256 << 10
+
+// ReadFrom implements io.ReaderFrom for http.ServeContent, which would copy in pieces of
+// 32 KiB.
+func (w *servedWriter) ReadFrom(r io.Reader) (written int64, err error) {
+	buf, release := w.copyBuffer(r)
+	defer release()
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			m, err := w.Write(buf[:n])
+			written += int64(m)
+			if err != nil {
+				return written, err
+			}
+		}
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// copyBuffer returns what to copy r with. What is short gets no more than it needs.
+func (w *servedWriter) copyBuffer(r io.Reader) (buf []byte, release func()) {
+	if limited, ok := r.(*io.LimitedReader); ok && limited.N < copyBytes {
+		return make([]byte, max(1, min(limited.N, 32<<10))), func() {}
+	}
+	pooled, _ := w.buffers.Get().(*[copyBytes]byte)
+	if pooled == nil {
+		pooled = new([copyBytes]byte)
+	}
+	return pooled[:], func() { w.buffers.Put(pooled) }
 }

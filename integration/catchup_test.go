@@ -2,7 +2,7 @@ package integration
 
 import (
 	"fmt"
-	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -18,21 +18,15 @@ func TestCatchUp_KilledInTheMiddle(t *testing.T) {
 	p.StartAll()
 	leader := p.Leader()
 	var away *clustertest.Process
-	var firstSegments []string // of the others: either may lead when it comes back
 	for _, d := range p.DBs {
 		if d != leader {
 			away = d
 		}
 	}
-	for _, d := range p.DBs {
-		if d != away {
-			firstSegments = append(firstSegments, newest(t, d.Dir, "wal/*-0000000000000000.wal"))
-		}
-	}
 	away.Kill9()
 	cl := clustertest.Client(t, leader.URL())
 	want := map[string]string{}
-	const values, size = 160, 1 << 20 // more than two segments of the WAL
+	const values, size = 160, 1 << 20
 	for i := range values {
 		key := fmt.Sprintf("while-away/%d", i)
 		value := pattern(key, size+i)
@@ -43,10 +37,15 @@ func TestCatchUp_KilledInTheMiddle(t *testing.T) {
 			want[key] = string(value)
 		}
 	}
-	clustertest.Eventually(t, "the WAL is purged", func() error {
-		for _, first := range firstSegments {
-			if _, err := os.Stat(first); err == nil {
-				return fmt.Errorf("%s is still there", first)
+	clustertest.Eventually(t, "the log that it needs is gone", func() error {
+		for _, d := range p.DBs { // either of the others may lead when it comes back
+			name := filepath.Base(newest(t, d.Dir, "snap/*.snap"))
+			var term, index uint64
+			if _, err := fmt.Sscanf(name, "%x-%x.snap", &term, &index); err != nil {
+				t.Fatal(name, err)
+			}
+			if d != away && index < values/2 {
+				return fmt.Errorf("the newest snapshot of %s is %s", d.Name, name)
 			}
 		}
 		return nil

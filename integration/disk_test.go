@@ -100,26 +100,33 @@ func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
 // A value whose bytes changed under a running node is never served: the node
 // stops. Others have the value.
 func TestDisk_DamagedValue_StopsTheNode(t *testing.T) {
+	for file, size := range map[string]int{"history.db": 10 << 10, "values/00000001.values": 700 << 10} {
+		t.Run(filepath.Base(file), func(t *testing.T) { damageValue(t, file, size) })
+	}
+}
+
+// damageValue changes a bit of a value of some size, which lies in a file of the node.
+func damageValue(t *testing.T, name string, size int) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()
-	value := string(pattern("damage", 700<<10))
+	value := string(pattern("damage", size))
 	cl := clustertest.Client(t, p.DBs[0].URL())
 	if _, err := cl.PutBytes(clustertest.WithTimeout(t), "victim", []byte(value), client.PutOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	n := p.DBs[0]
-	if code, _ := n.Terminate(); code != 0 { // so that history holds it
+	if code, _ := n.Terminate(); code != 0 { // so that the file holds it
 		t.Fatalf("exit code %d", code)
 	}
-	file := filepath.Join(n.Dir, "history.db")
+	file := filepath.Join(n.Dir, name)
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := bytes.Index(b, []byte(value[:64]))
 	if at < 0 {
-		t.Fatal("history does not hold the value")
+		t.Fatalf("%s does not hold the value", name)
 	}
 	f, err := os.OpenFile(file, os.O_RDWR, 0)
 	if err != nil {

@@ -26,6 +26,20 @@ func (s *Store) readBody(ref bodies.Ref, buf []byte) ([]byte, error) {
 	return buf, s.failed("read a value", s.bodyError(ref.Digest, err))
 }
 
+// readBlocks fills p with blocks of a body that the state refers to from off on, where one
+// begins, checked. p has room for one at least, or for the rest. An error is fatal.
+func (s *Store) readBlocks(ref bodies.Ref, p []byte, off int) (int, error) {
+	p = p[:min(len(p), ref.Size-off)]
+	if off+len(p) < ref.Size {
+		p = p[:len(p)/bodies.BlockBytes*bodies.BlockBytes]
+	}
+	n, err := s.bodies.ReadAt(ref.Digest, p, off)
+	if err == nil && n != len(p) {
+		err = &CorruptError{File: s.bodies.Dir(), Offset: -1, Detail: fmt.Sprintf("body %s has %d bytes, but %d are referred to", ref.Digest, off+n, ref.Size)}
+	}
+	return n, s.failed("read a value", s.bodyError(ref.Digest, err))
+}
+
 // bodyError returns what an error of the bodies is to a store whose state needs them.
 func (s *Store) bodyError(d bodies.Digest, err error) error {
 	damage, damaged := errors.AsType[*bodies.DamageError](err)

@@ -188,19 +188,16 @@ func (s *Store) chunkedValue(m Meta, id uploadID) *Value {
 	})
 }
 
-// readChunk appends the checked bytes of a chunk, which must be there, to buf.
-func (s *Store) readChunk(key chunkKey, buf []byte) ([]byte, error) {
+// chunkBody returns which body a chunk is, which must be there.
+func (s *Store) chunkBody(key chunkKey) (bodies.Ref, error) {
 	if err := s.err(); err != nil {
-		return buf, err
+		return bodies.Ref{}, err
 	}
 	ref, found, err := s.chunkRef(key)
-	switch {
-	case err != nil:
-		return buf, err
-	case !found:
-		return buf, s.failed("read a chunk", corruptFile(s.history, missingChunk(key)))
+	if err == nil && !found {
+		err = s.failed("read a chunk", corruptFile(s.history, missingChunk(key)))
 	}
-	return s.readBody(ref, buf)
+	return ref, err
 }
 
 // chunkRef returns which body a chunk is, wherever its row is now; false when it is
@@ -267,19 +264,26 @@ func (s *Store) hasChunk(key chunkKey) (bool, error) {
 
 var errReaderClosed = errors.New("value reader is closed")
 
-// chunkReader reads a large value, one chunk in memory at a time.
+// chunkReader reads a large value. Whole blocks of its chunks go straight to where the
+// caller wants them, each checked there; a block that is read in parts is kept for the
+// next part. So who reads many blocks at a time has no copy made of them, and needs no
+// more memory than for what he asks.
 type chunkReader struct {
 	ctx    context.Context
 	store  *Store
 	upload uploadID
 	size   int64
 	pos    int64
-	loaded bool
-	number uint32 // of the chunk in buf
-	buf    []byte
+
+	looked bool
+	number uint32     // of the chunk that was looked up last
+	ref    bodies.Ref // its body
+
+	block   []byte // a block that is read in parts; empty: none
+	blockAt int64  // where it is in the value
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. It is cheapest with room for several blocks.
 func (r *chunkReader) Read(p []byte) (int, error) {
 	if r.store == nil {
 		return 0, errReaderClosed
@@ -290,35 +294,58 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := r.load(uint32(r.pos / ChunkBytes)); err != nil {
-		return 0, err
+	at := r.pos / bodies.BlockBytes * bodies.BlockBytes
+	if r.pos == at && int64(len(p)) >= min(bodies.BlockBytes, r.size-r.pos) {
+		n, err := r.readAt(p, at)
+		r.pos += int64(n)
+		return n, err
 	}
-	n := copy(p, r.buf[r.pos%ChunkBytes:])
+	if len(r.block) == 0 || r.blockAt != at {
+		if err := r.load(at); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, r.block[r.pos-at:])
 	r.pos += int64(n)
 	return n, nil
 }
 
-// load brings chunk n into buf.
-func (r *chunkReader) load(n uint32) error {
-	if r.loaded && r.number == n {
-		return nil
+// load brings the block that begins at an offset into memory.
+func (r *chunkReader) load(at int64) error {
+	if r.block == nil {
+		r.block = make([]byte, bodies.BlockBytes)
 	}
+	n, err := r.readAt(r.block[:bodies.BlockBytes], at)
+	r.block, r.blockAt = r.block[:n], at
+	return err
+}
+
+// readAt fills p with the blocks from an offset on, as far as they fit and their chunk
+// goes.
+func (r *chunkReader) readAt(p []byte, at int64) (int, error) {
 	if err := r.ctx.Err(); err != nil {
-		return err
+		return 0, err
 	}
-	want := chunkSize(r.size, n)
-	if r.buf == nil {
-		r.buf = make([]byte, 0, min(ChunkBytes, r.size))
+	if err := r.look(uint32(at / ChunkBytes)); err != nil {
+		return 0, err
 	}
-	r.loaded = false
-	buf, err := r.store.readChunk(makeChunkKey(r.upload, n), r.buf[:0])
+	return r.store.readBlocks(r.ref, p, int(at%ChunkBytes))
+}
+
+// look finds out which body chunk n is.
+func (r *chunkReader) look(n uint32) error {
+	if r.looked && r.number == n {
+		return r.store.err()
+	}
+	r.looked = false
+	ref, err := r.store.chunkBody(makeChunkKey(r.upload, n))
 	if err != nil {
 		return err
 	}
-	if int64(len(buf)) != want {
-		return r.store.fail(fmt.Errorf("chunk %d of upload %s has %d bytes, want %d: replace this node", n, r.upload, len(buf), want))
+	if want := chunkSize(r.size, n); int64(ref.Size) != want {
+		return r.store.fail(fmt.Errorf("chunk %d of upload %s has %d bytes, want %d: replace this node", n, r.upload, ref.Size, want))
 	}
-	r.buf, r.number, r.loaded = buf, n, true
+	r.ref, r.number, r.looked = ref, n, true
 	return nil
 }
 
@@ -342,6 +369,6 @@ func (r *chunkReader) Seek(offset int64, whence int) (int64, error) {
 
 // Close implements io.Closer.
 func (r *chunkReader) Close() error {
-	r.store, r.buf = nil, nil
+	r.store, r.block = nil, nil
 	return nil
 }

@@ -233,7 +233,13 @@ func (s *Store) load() error {
 	if err := s.countHistory(); err != nil {
 		return err
 	}
-	return s.holdUploads()
+	if err := s.holdUploads(); err != nil {
+		return err
+	}
+	if err := s.bodies.Counted(); s.bodies.Err() != nil {
+		return s.failed("keep what was counted", s.bodyError(bodies.Digest{}, err))
+	}
+	return nil
 }
 
 // loadHistory reads where history stands and which uploads are open, and checks what

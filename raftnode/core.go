@@ -84,6 +84,7 @@ type core struct {
 	savedTerm  uint64 // term of the HardState known to be fsynced
 	logEnd     uint64 // raft's log is at least that long, saved or not
 	commit     uint64
+	snapped    uint64 // tick at which the last snapshot of this node's own state was taken
 }
 
 // coreLimits are in ticks and bytes.
@@ -95,6 +96,7 @@ type coreLimits struct {
 	inflightBatches  int
 	queueBytes       int
 	snapshotLogBytes int
+	bodyTicks        uint64 // so long the log keeps bodies that are durably applied
 	promoteLag       uint64 // entries
 }
 
@@ -653,7 +655,7 @@ func (c *core) done() (handoff, error) {
 			return h, err
 		}
 	}
-	if err := c.log.add(rd.Entries); err != nil {
+	if err := c.log.add(rd.Entries, c.now); err != nil {
 		return h, err
 	}
 	c.letGo()
@@ -715,7 +717,7 @@ func (c *core) commitEntry(e raftpb.Entry, h *handoff) error {
 	if err := checkKnown(&e, c.gate.known); err != nil {
 		return err
 	}
-	item := applyItem{index: e.Index, term: e.Term, bytes: c.log.sizes[e.Index-c.log.first]}
+	item := applyItem{index: e.Index, term: e.Term, bytes: c.log.logged[e.Index-c.log.first].size}
 	switch e.Type {
 	case raftpb.EntryNormal:
 		if len(e.Data) == 0 {
@@ -951,8 +953,8 @@ func (c *core) successor() (ID, bool) {
 }
 
 // checkpoint decides whether the durable state at index is worth a snapshot:
-// when the log since the last one is long, or a change of members made the
-// last one useless for somebody.
+// when the log since the last one is long, or has held bodies for long, or a change of
+// members made the last one useless for somebody.
 func (c *core) checkpoint(index uint64) (bool, error) {
 	last, err := c.log.Snapshot()
 	if err != nil {
@@ -965,7 +967,32 @@ func (c *core) checkpoint(index uint64) (bool, error) {
 	if c.log.bytesUpTo(at, index) >= c.limits.snapshotLogBytes {
 		return true, nil
 	}
+	// The same snapshot serves all entries until now, so one in bodyTicks is enough.
+	if c.now-c.snapped >= c.limits.bodyTicks && c.heldLong(index) > at {
+		return true, nil
+	}
 	return c.isLeader() && !slices.Equal(members(last.Metadata.ConfState), members(c.members.conf)), nil
+}
+
+// heldLong returns the last entry up to one that has held bodies for bodyTicks, zero if
+// there is none.
+func (c *core) heldLong(upTo uint64) uint64 {
+	if c.now < c.limits.bodyTicks {
+		return 0
+	}
+	return c.log.lastHolding(upTo, c.now-c.limits.bodyTicks)
+}
+
+// letBodiesGo drops the entries from the log that have held bodies for bodyTicks, and what is
+// before them, as far as a snapshot has them: else a store in which nothing is written
+// any more would keep bodies for ever that nothing else needs. A member that is behind
+// them pulls.
+func (c *core) letBodiesGo() error {
+	last, err := c.log.Snapshot()
+	if err != nil {
+		return fmt.Errorf("look up the last snapshot: %w", err)
+	}
+	return c.log.compact(c.heldLong(last.Metadata.Index))
 }
 
 func members(cs raftpb.ConfState) []uint64 {

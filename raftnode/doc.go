@@ -116,7 +116,10 @@
 //  21. An entry is saved, and so acknowledged, only when every body that it refers to is
 //     durable in this node's own store of bodies. The core holds the body before raft sees
 //     the entry, or drops the message; the log in memory holds it as long as it has the
-//     entry. So whoever sends an entry can send its bodies.
+//     entry. So whoever sends an entry can send its bodies. Entries that have held bodies
+//     for 150 ticks, and that the state has durably, leave the log in memory, with what is
+//     before them; a snapshot is taken for that at most once in 150 ticks. Ticks are
+//     counted, so this needs no clock. Whoever is farther behind pulls.
 //  22. What bodies take counts as part of their entries: when a snapshot is due, what of
 //     the log is kept, what is sent at once, and what waits to be applied.
 //  23. At a start nothing is reclaimed before the log holds what it needs

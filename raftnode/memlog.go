@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -15,12 +16,19 @@ import (
 // those of the entry. Owned by the goroutine that drives the core.
 type memlog struct {
 	*raft.MemoryStorage
-	refs  references
-	conf  raftpb.ConfState // what RawNode starts from, see newCore
-	sizes []int            // of the entries from first on, with their bodies
-	held  [][]bodies.Ref   // by the entries from first on
-	first uint64
-	bytes int // sum of sizes
+	refs   references
+	conf   raftpb.ConfState // what RawNode starts from, see newCore
+	logged []logged         // the entries from first on
+	first  uint64
+	bytes  int // sum of the sizes
+	bodies int // that the entries hold
+}
+
+// logged is what the log knows of an entry.
+type logged struct {
+	size  int          // with its bodies
+	held  []bodies.Ref // its bodies
+	added uint64       // tick at which it came, see core.now
 }
 
 func newMemlog(refs references) *memlog {
@@ -55,9 +63,9 @@ func (e *missingBodyError) Error() string {
 	return fmt.Sprintf("entry %d refers to body %s of %d bytes, which is not here", e.index, e.ref.Digest, e.ref.Size)
 }
 
-// add appends entries, replacing what they contradict. Their bodies are here.
-func (l *memlog) add(entries []raftpb.Entry) error {
-	_, err := l.load(entries, 0)
+// add appends entries at a tick, replacing what they contradict. Their bodies are here.
+func (l *memlog) add(entries []raftpb.Entry, now uint64) error {
+	_, err := l.append(entries, 0, now)
 	return err
 }
 
@@ -65,6 +73,10 @@ func (l *memlog) add(entries []raftpb.Entry) error {
 // may be gone: the last entry that lacks one is returned, zero if none does. Else a
 // body that is missing is a *missingBodyError.
 func (l *memlog) load(entries []raftpb.Entry, applied uint64) (lacking uint64, err error) {
+	return l.append(entries, applied, 0)
+}
+
+func (l *memlog) append(entries []raftpb.Entry, applied, now uint64) (lacking uint64, err error) {
 	if len(entries) == 0 {
 		return 0, nil
 	}
@@ -91,23 +103,28 @@ func (l *memlog) load(entries []raftpb.Entry, applied uint64) (lacking uint64, e
 				return lacking, &missingBodyError{e.Index, ref}
 			}
 		}
-		l.sizes, l.held = append(l.sizes, size), append(l.held, held)
+		l.logged = append(l.logged, logged{size, held, now})
 		l.bytes += size
+		l.bodies += len(held)
 	}
 	return lacking, nil
 }
 
 // cut gives up what is counted and held for all entries but the first keep.
 func (l *memlog) cut(keep int) {
-	keep = min(keep, len(l.sizes))
-	for _, n := range l.sizes[keep:] {
-		l.bytes -= n
+	keep = min(keep, len(l.logged))
+	l.giveUp(l.logged[keep:])
+	clear(l.logged[keep:])
+	l.logged = l.logged[:keep]
+}
+
+// giveUp stops to count and hold what belongs to entries.
+func (l *memlog) giveUp(list []logged) {
+	for _, e := range list {
+		l.bytes -= e.size
+		l.bodies -= len(e.held)
+		l.refs.release(e.held)
 	}
-	for _, refs := range l.held[keep:] {
-		l.refs.release(refs)
-	}
-	clear(l.held[keep:])
-	l.sizes, l.held = l.sizes[:keep], l.held[:keep]
 }
 
 // Entries implements raft.Storage. Bodies count as part of their entries.
@@ -118,7 +135,7 @@ func (l *memlog) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
 	}
 	var size uint64
 	for i := range entries {
-		size += uint64(l.sizes[entries[i].Index-l.first])
+		size += uint64(l.logged[entries[i].Index-l.first].size)
 		if i > 0 && size > maxSize {
 			return entries[:i], nil
 		}
@@ -129,10 +146,24 @@ func (l *memlog) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
 // bytesUpTo sums the entries from after to upTo.
 func (l *memlog) bytesUpTo(after, upTo uint64) int {
 	sum := 0
-	for i := max(after+1, l.first); i <= upTo && i-l.first < uint64(len(l.sizes)); i++ {
-		sum += l.sizes[i-l.first]
+	for i := max(after+1, l.first); i <= upTo && i-l.first < uint64(len(l.logged)); i++ {
+		sum += l.logged[i-l.first].size
 	}
 	return sum
+}
+
+// lastHolding returns the last entry up to one that holds bodies and came by a tick;
+// zero if there is none.
+func (l *memlog) lastHolding(upTo, by uint64) uint64 {
+	if l.bodies == 0 || upTo < l.first {
+		return 0
+	}
+	for i := min(int(upTo-l.first), len(l.logged)-1); i >= 0; i-- {
+		if e := &l.logged[i]; e.added <= by && len(e.held) > 0 {
+			return l.first + uint64(i)
+		}
+	}
+	return 0
 }
 
 // snapshotted records a local snapshot and drops the entries before it, but
@@ -143,7 +174,7 @@ func (l *memlog) snapshotted(s raftpb.Snapshot, keep int) error {
 	}
 	to := s.Metadata.Index
 	for to >= l.first && keep > 0 {
-		keep -= l.sizes[to-l.first]
+		keep -= l.logged[to-l.first].size
 		to--
 	}
 	return l.compact(to)
@@ -158,12 +189,8 @@ func (l *memlog) compact(to uint64) error {
 		return fmt.Errorf("compact the log to %d: %w", to, err)
 	}
 	n := int(to + 1 - l.first)
-	for i := range n {
-		l.bytes -= l.sizes[i]
-		l.refs.release(l.held[i])
-	}
-	l.sizes = append([]int(nil), l.sizes[n:]...)
-	l.held = append([][]bodies.Ref(nil), l.held[n:]...)
+	l.giveUp(l.logged[:n])
+	l.logged = slices.Clone(l.logged[n:])
 	l.first = to + 1
 	return nil
 }

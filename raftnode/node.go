@@ -71,7 +71,8 @@ type Config struct {
 	// SnapshotLogBytes is how much log may follow a snapshot before the next
 	// one is taken, default 16 MiB. KeepLogBytes of older log stay in memory
 	// for members that are a little behind, default 16 MiB. Bodies that the log
-	// refers to count, and stay as long.
+	// refers to count. They stay as long, but not much longer than 150 ticks
+	// (15 seconds) when the state has their entries durably: those are dropped then.
 	SnapshotLogBytes int
 	KeepLogBytes     int
 	// QueueBytes bounds each of: proposals that wait, messages received but
@@ -94,6 +95,8 @@ type Config struct {
 
 	sync   syncFunc // default syncPath; tests watch it, or let it fail
 	strays int64    // default strayBytesMax
+
+	bodyTicks uint64 // the log keeps bodies that the state has durably, default 150
 }
 
 func (c *Config) setDefaults() {
@@ -121,6 +124,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.strays == 0 {
 		c.strays = strayBytesMax
+	}
+	if c.bodyTicks == 0 {
+		c.bodyTicks = 150
 	}
 	if c.sync == nil {
 		c.sync = syncPath
@@ -659,21 +665,32 @@ func (n *Node) snapshotSources(first ID) []Member {
 	return sources
 }
 
-// checkpoint takes a local snapshot if it is time for one. It costs two small
-// writes, because the state itself is on disk already; then the log before it
-// may go.
+// checkpoint takes a local snapshot if it is time for one, and lets the log go that need not
+// stay.
 func (n *Node) checkpoint() error {
 	index, term, metaBytes, state, err := n.sm.Durable()
 	if err != nil {
 		return fmt.Errorf("look at the durable state: %w", err)
 	}
 	due, err := n.core.checkpoint(index)
-	if err != nil || !due {
+	if err != nil {
 		return err
 	}
+	if due {
+		if err := n.snapshot(index, term, metaBytes, state); err != nil {
+			return err
+		}
+	}
+	return n.core.letBodiesGo()
+}
+
+// snapshot takes a local snapshot. It costs two small writes, because the state itself
+// is on disk already; then the log before it may go.
+func (n *Node) snapshot(index, term uint64, metaBytes, state []byte) error {
 	if err := n.takeSnapshot(n.core.log, index, term, metaBytes, state); err != nil {
 		return n.later(err, "a snapshot")
 	}
+	n.core.snapped = n.core.now
 	n.logger.Debug("took a snapshot", "index", index, "term", term, "log_bytes", n.core.log.bytes)
 	return n.later(n.disk.release(index), "removing the log before a snapshot")
 }

@@ -99,6 +99,7 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 		inflightBatches:  4,
 		queueBytes:       n.cfg.QueueBytes,
 		snapshotLogBytes: n.cfg.SnapshotLogBytes,
+		bodyTicks:        n.cfg.bodyTicks,
 		promoteLag:       1000,
 	}, gate{n.cfg.Level, n.sm.Level}, n.logger)
 	if err != nil {

@@ -39,15 +39,17 @@ type simBodies struct {
 	round        time.Duration // of reclaiming
 	lost         float64       // of bodies on their way
 	distinct     int           // values are of so many kinds, and each kind the same bytes
+	ticks        uint64        // for which the logs hold bodies that were applied
 
 	sum simBodyCounts
 }
 
 // simBodyCounts says how much happened.
-type simBodyCounts struct{ sent, fetched, pulled, saved, reclaimed int }
+type simBodyCounts struct{ sent, fetched, pulled, saved, released, reclaimed int }
 
 func (c *simBodyCounts) add(o simBodyCounts) {
-	c.sent, c.fetched, c.pulled, c.saved, c.reclaimed = c.sent+o.sent, c.fetched+o.fetched, c.pulled+o.pulled, c.saved+o.saved, c.reclaimed+o.reclaimed
+	c.sent, c.fetched, c.pulled, c.saved = c.sent+o.sent, c.fetched+o.fetched, c.pulled+o.pulled, c.saved+o.saved
+	c.released, c.reclaimed = c.released+o.released, c.reclaimed+o.reclaimed
 }
 
 func newSimBodies(seed uint64) *simBodies {
@@ -62,6 +64,7 @@ func newSimBodies(seed uint64) *simBodies {
 		b.lost = 0.3 * b.r.Float64()
 	}
 	b.distinct = 1 + b.r.IntN(20)
+	b.ticks = 1 + b.r.Uint64N(60)
 	return b
 }
 
@@ -370,16 +373,43 @@ func (s *simNode) complete() {
 	life.inbox = inbox
 }
 
-// verifyBodies judges what a machine has when nothing goes wrong any more: what its history
-// and its log refer to, and nothing else.
-func (s *simNode) verifyBodies() {
-	life := s.life
+// letGo judges that the logs let go what they hold when nothing is written any more.
+func (w *simWorld) letGo() {
+	holds := func() (n int) {
+		if w.leader() == nil {
+			return 1 // whoever leads next says who the members are
+		}
+		for id := range w.leader().life.node.core.members.members {
+			switch s := w.member(id); {
+			case s == w.rotten:
+			case s.life == nil || s.life.node.core == nil:
+				n++ // it is not back yet
+			default:
+				n += s.life.node.core.log.bodies
+			}
+		}
+		return n
+	}
+	held := holds()
+	w.bodies.sum.released += held
+	const slack = 500 // steps, for a commit to history, and machines that are slow
+	for left := slack + 2*simTick*int(w.bodies.ticks); w.failure == "" && held > 0; left-- {
+		if held = holds(); left == 0 {
+			w.fatalf("the logs still hold %d bodies", held)
+		}
+		w.oneStep()
+	}
+}
+
+// referred lists the bodies that the durable history refers to, those of chunks too if
+// that is wanted.
+func (s *simNode) referred(store *kvstore.Store, chunks bool) (map[bodies.Digest]bool, error) {
 	want := map[bodies.Digest]bool{}
-	err := life.store.Commit()
-	after := kvstore.Revision(0)
-	for err == nil && after < life.store.Stats().Revision {
-		var page kvstore.Changes
-		page, err = life.store.Changes(kvstore.ChangesRequest{After: after, Limit: 1000})
+	for after := kvstore.Revision(0); after < store.Stats().Revision; {
+		page, err := store.Changes(kvstore.ChangesRequest{After: after, Limit: 1000})
+		if err != nil {
+			return nil, err
+		}
 		after = page.Scanned
 		for _, m := range page.Records {
 			if m.Size >= kvstore.BodyBytesMin && m.Size <= kvstore.ChunkBytes {
@@ -387,26 +417,43 @@ func (s *simNode) verifyBodies() {
 			}
 		}
 	}
+	if chunks {
+		for _, row := range s.chunks() {
+			want[bodies.Digest([]byte(row[len(row)-len(bodies.Digest{}):]))] = true
+		}
+	}
+	return want, nil
+}
+
+// starts judges that what the history refers to is here when a process starts.
+func (s *simNode) starts(life *simLife) error {
+	if err := s.files.alive(); err != nil || s == s.w.rotten {
+		return err // it has died in an fsync: there is nothing to read any more
+	}
+	want, err := s.referred(life.store, !s.pulled) // chunks that were pulled may not count
+	if err != nil {
+		return err
+	}
+	for d := range want {
+		if _, ok := life.bodies.Size(d); !ok {
+			s.w.fatalf("n%d starts, and its history refers to body %s, which is missing", s.id, d)
+		}
+	}
+	return nil
+}
+
+// verifyBodies judges what a machine has when nothing goes wrong any more: what its history
+// refers to, and nothing else.
+func (s *simNode) verifyBodies() {
+	life := s.life
+	err := life.store.Commit()
+	var want map[bodies.Digest]bool
+	if err == nil {
+		want, err = s.referred(life.store, true)
+	}
 	if err != nil {
 		s.w.fatalf("n%d does not list its history: %v", s.id, err)
 		return
-	}
-	for _, row := range s.chunks() {
-		want[bodies.Digest([]byte(row[len(row)-len(bodies.Digest{}):]))] = true
-	}
-	log := life.node.core.log
-	last, err := log.LastIndex()
-	var entries []raftpb.Entry
-	if err == nil && last >= log.first {
-		entries, err = log.MemoryStorage.Entries(log.first, last+1, 1<<62)
-	}
-	if err != nil {
-		s.w.fatalf("n%d: %v", s.id, err)
-	}
-	for i := range entries {
-		for _, ref := range life.node.simRefs(&entries[i]) {
-			want[ref.Digest] = true
-		}
 	}
 	var size int64
 	for d := range want {
@@ -419,7 +466,7 @@ func (s *simNode) verifyBodies() {
 	const header = 200 // at most
 	st := life.bodies.Stats()
 	if n := int64(len(want)); st.Bodies != n || st.LiveBytes < size || st.LiveBytes > size+n*header {
-		s.w.fatalf("n%d has history and log that refer to %d bodies of %d bytes, and has %+v", s.id, n, size, st)
+		s.w.fatalf("n%d has a history that refers to %d bodies of %d bytes, and has %+v", s.id, n, size, st)
 	}
 }
 
@@ -430,6 +477,9 @@ const simPullWait = 11 * time.Minute
 func (w *simWorld) verifyRoom() {
 	if slices.ContainsFunc(w.ids(), func(id ID) bool { return w.nodes[id].life != nil && w.nodes[id].life.staged }) {
 		w.pass(simPullWait)
+	}
+	if w.letGo(); w.failure != "" {
+		return
 	}
 	w.pass(2*w.bodies.grace + 3*w.p.commitEvery + 3*w.bodies.round)
 	for _, id := range slices.Sorted(maps.Keys(w.leader().life.node.core.members.members)) {

@@ -123,6 +123,9 @@ func (s *simNode) takePart(life *simLife) error {
 		return err
 	}
 	s.lastSelf = n.self
+	if err := s.starts(life); err != nil {
+		return err
+	}
 	life.compared = life.store.Stats().Revision
 	if err := s.w.applied(s, life); err != nil { // what it had
 		return err

@@ -16,7 +16,7 @@ const connectionsMax = 16384
 // it opens for them, in parts.
 const (
 	processFiles  = 16
-	databaseFiles = 48
+	databaseFiles = 96 // with 32 segments of values, and a dozen runs of their table
 	lightFiles    = 32 // of a cache node, and of an admin
 
 	clientParts   = 4
