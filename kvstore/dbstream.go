@@ -264,6 +264,10 @@ func (u *uploading) acquireNext(ctx context.Context, h *budget.Holder, n int64) 
 		return err
 	}
 	if err := h.Acquire(ctx, n, u.db.cfg.ChunkRetry); err != nil {
+		u.group.Wait()
+		if failed := u.failure(); failed != nil { // that says more
+			return failed
+		}
 		return fmt.Errorf("%w: nothing was set", overloaded(err))
 	}
 	return nil

@@ -22,7 +22,7 @@ func (s *Store) Scrub(ctx context.Context, rate int64, progress func(done, total
 		progress = func(_, _ int64) {}
 	}
 	files, values := s.history.Size()+s.index.Size(), s.bodies.Stats()
-	total := files + values.LiveBytes + values.DeadBytes
+	total := files + values.LiveBytes
 	read := int64(0)
 	err := s.verify(ctx, s.verifyReferences, func(done, all Revision) error {
 		before := read
@@ -33,7 +33,7 @@ func (s *Store) Scrub(ctx context.Context, rate int64, progress func(done, total
 	if err != nil {
 		return err
 	}
-	err = s.bodies.Scrub(ctx, rate, func(done, of int64) { progress(min(files+done, total), max(files+of, total)) })
+	err = s.bodies.Scrub(ctx, rate, func(done, of int64) { progress(files+done, files+of) })
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 		return ended
 	}
