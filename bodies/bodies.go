@@ -92,7 +92,7 @@ type Config struct {
 type Stats struct {
 	Bodies         int64 // that are here
 	LiveBytes      int64 // of bodies that are counted or held, and their headers
-	DeadBytes      int64 // that the segments occupy besides, by the file system's count
+	DeadBytes      int64 // that the segments occupy besides, by the file system's count, without room for the next bodies
 	ReclaimedBytes int64 // given back since the store was opened
 	Segments       int
 }

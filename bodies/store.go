@@ -233,7 +233,7 @@ func (s *Store) segmentToAppend() (*segment, error) {
 func (s *Store) setNewest(seg *segment) {
 	s.newest = seg
 	if seg != nil {
-		seg.ahead = max(seg.ahead, seg.size()+1) // whoever was killed may have left room
+		seg.ahead.Store(max(seg.ahead.Load(), seg.size()+1)) // whoever was killed may have left room
 	}
 	s.files.keep(seg)
 }
@@ -497,12 +497,13 @@ func (s *Store) Stats() Stats {
 	s.mu.RLock()
 	st := Stats{LiveBytes: s.live, ReclaimedBytes: s.freed, Segments: len(s.segments)}
 	paths := make([]string, 0, len(s.segments))
+	var all int64
 	for _, seg := range s.segments {
 		st.Bodies += seg.bodies
 		paths = append(paths, seg.path)
+		all -= max(0, seg.ahead.Load()-seg.size()) // room that is for the next bodies
 	}
 	s.mu.RUnlock()
-	var all int64
 	for _, path := range paths {
 		n, _ := occupied(path) // a segment that was unlinked meanwhile has none
 		all += n
