@@ -17,8 +17,8 @@
 //
 // # Nobody loses what he needs
 //
-// The reclaimer decides about bodies while nobody is inside Guard. Whoever looks whether
-// bodies are here and then takes a hold of each does both inside one Guard.
+// Hold looks whether a body is here, and keeps it, in one step. The reclaimer forgets only
+// what nobody holds at that moment. That a body is here, which Has says, may be over at once.
 //
 // # Writing
 //

@@ -108,8 +108,6 @@ func (s *Store) trimNewest() error {
 
 // forgetDead forgets what nothing counts on. reclaiming is held.
 func (s *Store) forgetDead() {
-	s.turn.Lock()
-	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.cfg.Now()
@@ -400,8 +398,6 @@ func (s *Store) moveRow(m move) (bool, error) {
 // damaged says what the damage of a body at a place means: nothing if it is not there
 // any more, or nothing counts on it; then it is forgotten. reclaiming is held.
 func (s *Store) damaged(d Digest, at place, damage error) error {
-	s.turn.Lock()
-	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, err := s.find(d)

@@ -19,14 +19,12 @@ import (
 
 // Store keeps bodies. All methods are safe for concurrent use.
 //
-// Locks are taken in the order reclaiming, turn, appending, table.merging, table.writing, syncing, mu.
+// Locks are taken in the order reclaiming, appending, table.merging, table.writing, syncing, mu.
 type Store struct {
 	cfg      Config
 	files    *openFiles
 	syncFile func(*segment) error // makes the content of one durable
 	fatal    atomic.Pointer[error]
-
-	turn sync.RWMutex // Guard; the reclaimer has all of it while it decides
 
 	appending sync.Mutex // one append at a time
 	newest    *segment   // guarded by appending; nil until the first append
@@ -124,13 +122,6 @@ func (s *Store) fail(err error) error {
 		s.cfg.Logger.Error("the values cannot be written any more", "err", err)
 	}
 	return s.Err()
-}
-
-// Guard keeps the reclaimer from deciding until the function that it returns is called,
-// once: what Has says stays true that long. Do not wait for anything inside.
-func (s *Store) Guard() (leave func()) {
-	s.turn.RLock()
-	return s.turn.RUnlock
 }
 
 // Pause keeps everything that is here, until the function that it returns is called,
