@@ -72,7 +72,7 @@ func TestHostile_SlowDocuments(t *testing.T) {
 		"members":   "POST /members HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n" + strings.Repeat(" ", 32<<10),
 	} {
 		t.Run(name, func(t *testing.T) {
-			const slow, idle = 100, 12 * time.Second
+			const slow, idle = 100, 20 * time.Second
 			flying := new(flights)
 			n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.Traffic = idle, flying })
 			conns := n.hold(slow, request)

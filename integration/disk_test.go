@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -154,9 +155,10 @@ func damageValue(t *testing.T, name string, size int) {
 	mustHave(t, map[string]string{"victim": value}, p.DBs[1], p.DBs[2])
 }
 
-// On a small disk puts are refused while there is still room to stay
-// consistent, reads go on; when it is full to the last byte the node stops
-// rather than guess, and comes back when there is room.
+// On a small disk puts are refused while there is still room to stay consistent,
+// reads go on. Full to the last byte it refuses what is a body, and goes on; when it
+// cannot write its log or its history, the node stops rather than guess, and comes
+// back when there is room.
 func TestDisk_Full(t *testing.T) {
 	t.Parallel()
 	full(t, "needs root to mount a small file system")
@@ -199,6 +201,17 @@ func TestDisk_Full(t *testing.T) {
 	_ = f.Close()
 	n.Args = append(n.Args, "--disk-reserve-bytes", "0")
 	n.Start()
+	clustertest.Eventually(t, "a large value is refused", func() error {
+		key := fmt.Sprintf("refused/%d", time.Now().UnixNano())
+		_, err := cl.PutBytes(ctx, key, pattern(key, 300_000), client.PutOptions{})
+		if !errors.Is(err, client.ErrDiskReserve) {
+			return fmt.Errorf("the put ended with %v", err)
+		}
+		return nil
+	})
+	if !n.Running() {
+		t.Errorf("it stopped, although only a body had no room:\n%s", n.Log())
+	}
 	w := startWriterUntilError(t, "full", n)
 	if code := n.Wait(); code != 1 || !strings.Contains(n.Log(), "no space left") {
 		t.Errorf("on a full disk: exit code %d, said:\n%s", code, n.Log())
@@ -224,7 +237,7 @@ func startWriterUntilError(t *testing.T, prefix string, n *clustertest.Process) 
 		defer close(done)
 		for i := 0; n.Running(); i++ {
 			key := fmt.Sprintf("%s/%d", prefix, i)
-			value := string(pattern(key, 300_000))
+			value := string(pattern(key, 10_000)) // in the log and in the history
 			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 			_, err := cl.PutBytes(ctx, key, []byte(value), client.PutOptions{})
 			cancel()

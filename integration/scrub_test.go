@@ -60,24 +60,28 @@ func scrubs(t *testing.T, n *clustertest.Process) {
 	})
 }
 
-// at finds what begins with some bytes in a file below a directory.
+// at finds what begins with some bytes in a file below a directory. A running node may
+// have them in its log alone for a moment.
 func at(t *testing.T, dir, glob string, what []byte) (path string, offset int64) {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(dir, glob))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
+	clustertest.Eventually(t, fmt.Sprintf("%.20q is in %s", what, glob), func() error {
+		paths, err := filepath.Glob(filepath.Join(dir, glob))
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
-		if i := bytes.Index(b, what); i >= 0 {
-			return path, int64(i)
+		for _, path = range paths {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if i := bytes.Index(b, what); i >= 0 {
+				offset = int64(i)
+				return nil
+			}
 		}
-	}
-	t.Fatalf("%.20q is in none of %v", what, paths)
-	return "", 0
+		return fmt.Errorf("it is in none of %v", paths)
+	})
+	return path, offset
 }
 
 // flipBit changes one bit of a file, as a disk does.
