@@ -1,0 +1,223 @@
+package keyruns
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"syscall"
+	"testing"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// crashScript does some additions and merges, until one fails. It returns the last mark
+// that is durable, and the one that may be.
+func crashScript(t *testing.T, x *Index) (sure, maybe uint64, err error) {
+	t.Helper()
+	for batch := uint64(1); batch <= 5; batch++ {
+		maybe = batch
+		if err := x.Add(t.Context(), crashKeys(batch), crashBatchKeys, testMark(batch)); err != nil {
+			return sure, maybe, err
+		}
+		sure = batch
+		if _, err := x.Merge(t.Context()); err != nil {
+			return sure, maybe, err
+		}
+	}
+	return sure, maybe, nil
+}
+
+const crashBatchKeys = 150
+
+// crashKeys are the keys of one batch.
+func crashKeys(batch uint64) iter.Seq2[[]byte, uint64] { return inOrder(crashMap(batch)) }
+
+func crashMap(batch uint64) map[string]uint64 {
+	keys := map[string]uint64{}
+	for i := range uint64(crashBatchKeys) {
+		keys[fmt.Sprintf("%04d/%d", i*37%crashBatchKeys, batch)] = (batch-1)*crashBatchKeys + i + 1
+	}
+	return keys
+}
+
+// checkCrashed opens what survived: whole batches, those up to the mark, and nothing else.
+func checkCrashed(t *testing.T, files *MemFiles, sure, maybe uint64) {
+	t.Helper()
+	x := openIndex(t, testConfig(files))
+	mark := x.Mark()
+	if mark.Revision != sure && mark.Revision != maybe || mark.Revision > 0 && mark != testMark(mark.Revision) {
+		t.Fatalf("the mark is %d, not %d, nor %d", mark.Revision, sure, maybe)
+	}
+	want := map[string]uint64{}
+	for batch := uint64(1); batch <= mark.Revision; batch++ {
+		maps.Copy(want, crashMap(batch))
+	}
+	checkHas(t, x, want, "0000/6")
+	names, err := files.List()
+	if err != nil || len(names) > x.Stats().Runs+1 {
+		t.Fatalf("%d runs, and %q, %v", x.Stats().Runs, names, err)
+	}
+	// It goes on from there.
+	if mark.Revision < 5 {
+		if err := x.Add(t.Context(), crashKeys(mark.Revision+1), crashBatchKeys, testMark(mark.Revision+1)); err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(want, crashMap(mark.Revision+1))
+	}
+	for range 2 {
+		if _, err := x.Merge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkHas(t, x, want)
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// crashCalls is how many calls the script does, and Open before it.
+func crashCalls(t *testing.T) int {
+	t.Helper()
+	files := NewMemFiles()
+	last := 0
+	files.OnCall(func(c Call) Fault { last = c.N; return Fault{} })
+	x := openIndex(t, testConfig(files))
+	if _, _, err := crashScript(t, x); err != nil {
+		t.Fatal(err)
+	}
+	if x.Stats().Merges == 0 {
+		t.Fatal("nothing was merged")
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return last
+}
+
+// A crash before or after every call leaves a whole run or none, and the mark that is
+// right for it; so does one in the start that follows.
+func TestCrash_EveryCall(t *testing.T) {
+	calls := crashCalls(t)
+	for n := 1; n <= calls; n++ {
+		for _, done := range []bool{false, true} {
+			crashed := func() (files *MemFiles, sure, maybe uint64) {
+				files = NewMemFiles()
+				files.OnCall(func(c Call) Fault {
+					if c.N == n && c.Op != OpRead && c.Op != OpOpen {
+						return Fault{Crash: true, Done: done}
+					}
+					return Fault{}
+				})
+				x, err := Open(testConfig(files))
+				if err == nil {
+					sure, maybe, err = crashScript(t, x)
+					_ = x.Close()
+				}
+				if err != nil && !errors.Is(err, ErrCrashed) {
+					t.Fatal(err)
+				}
+				return files, sure, maybe
+			}
+			for seed := range uint64(6) {
+				files, sure, maybe := crashed()
+				checkCrashed(t, files.Reopen(seed), sure, maybe)
+			}
+			// The process ended, and the system did not: the next one finds what is not
+			// durable, and the system ends while that opens.
+			for m := 1; ; m++ {
+				files, sure, maybe := crashed()
+				base := files.n
+				files.crashed = false
+				opened := true
+				files.OnCall(func(c Call) Fault {
+					if c.N == base+m && c.Op != OpRead && c.Op != OpOpen {
+						opened = false
+						return Fault{Crash: true, Done: m%2 == 0}
+					}
+					return Fault{}
+				})
+				x, err := Open(testConfig(files))
+				if err == nil {
+					_ = x.Close()
+				}
+				checkCrashed(t, files.Reopen(uint64(m)), sure, maybe)
+				if opened {
+					break
+				}
+			}
+		}
+	}
+}
+
+// A call that fails because the disk is full, or with any other error, leaves everything
+// as it was, or ends the index.
+func TestFailure_EveryCall(t *testing.T) {
+	calls := crashCalls(t)
+	passed := 0
+	for n := 1; n <= calls; n++ {
+		for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO, syscall.EMFILE} {
+			for _, done := range []bool{false, true} {
+				what := fmt.Sprintf("call %d, %v, done %v", n, errno, done)
+				files := NewMemFiles()
+				var failed Call
+				files.OnCall(func(c Call) Fault {
+					if c.N == n && c.Op != OpRead && c.Op != OpOpen {
+						failed = c
+						return Fault{Err: errno, Done: done && errno == syscall.EIO}
+					}
+					return Fault{}
+				})
+				x, err := Open(testConfig(files))
+				if err != nil {
+					checkCrashed(t, files.Reopen(0), 0, 0)
+					continue
+				}
+				sure, maybe, err := crashScript(t, x)
+				lost := failed.Op == OpSync || errno == syscall.EIO && failed.Op != OpRemove ||
+					errno == syscall.EMFILE && failed.Op == OpWrite
+				switch {
+				case failed.Op == OpRemove:
+					if err != nil {
+						t.Fatalf("%s: a file that is not needed could not be removed: %v", what, err)
+					}
+				case err == nil:
+					t.Fatalf("%s: %+v: no error", what, failed)
+				case lost && !errors.Is(err, writefault.Err):
+					t.Fatalf("%s: %+v: %v does not end it", what, failed, err)
+				}
+				if err != nil && x.failure() == nil { // everything is as it was
+					passed++
+					want := map[string]uint64{}
+					for batch := uint64(1); batch <= sure; batch++ {
+						maps.Copy(want, crashMap(batch))
+					}
+					if x.Mark().Revision != sure {
+						t.Fatalf("%s: the mark moved to %d", what, x.Mark().Revision)
+					}
+					checkHas(t, x, want)
+					checkCrashed(t, files.Copy(), sure, sure)
+					for ; sure < maybe; sure++ {
+						if err := x.Add(t.Context(), crashKeys(sure+1), crashBatchKeys, testMark(sure+1)); err != nil {
+							t.Fatalf("%s: again: %v", what, err)
+						}
+					}
+					if _, err := x.Merge(t.Context()); err != nil {
+						t.Fatalf("%s: again: %v", what, err)
+					}
+				} else if err != nil {
+					if again := x.Add(t.Context(), crashKeys(9), crashBatchKeys, testMark(9)); again == nil || !errors.Is(again, err) && again.Error() != err.Error() {
+						t.Fatalf("%s: it goes on: %v, then %v", what, err, again)
+					}
+				}
+				if err := x.Close(); err != nil {
+					t.Fatal(err)
+				}
+				checkCrashed(t, files.Reopen(uint64(n%3)), sure, maybe)
+			}
+		}
+	}
+	if passed == 0 {
+		t.Error("no failure passed")
+	}
+}

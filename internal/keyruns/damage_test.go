@@ -1,0 +1,218 @@
+package keyruns
+
+import (
+	"errors"
+	"maps"
+	"strings"
+	"testing"
+)
+
+// damagedIndex are files with an index of a few blocks in two runs, which is closed.
+func damagedIndex(t *testing.T) (*MemFiles, map[string]uint64) {
+	t.Helper()
+	files := NewMemFiles()
+	x := openIndex(t, testConfig(files))
+	want := map[string]uint64{}
+	for batch := range uint64(2) {
+		add(t, x, crashMap(batch+1), batch+1)
+		maps.Copy(want, crashMap(batch+1))
+	}
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return files, want
+}
+
+// lookUpAll opens an index, and reads it in every way.
+func lookUpAll(t *testing.T, files *MemFiles, want map[string]uint64) (*Index, error) {
+	t.Helper()
+	x, err := Open(testConfig(files))
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = x.Close() })
+	return x, readAll(t, x, want)
+}
+
+// readAll reads every key in all ways: it must be right, or an error.
+func readAll(t *testing.T, x *Index, want map[string]uint64) error {
+	t.Helper()
+	var all error
+	for key, revision := range want {
+		got, err := x.Find([]byte(key))
+		if err == nil && got != revision {
+			t.Fatalf("%q has revision %d, and not %d", key, got, revision)
+		}
+		all = errors.Join(all, err)
+	}
+	n := 0
+	err := x.Ascend(nil, func(key []byte, revision uint64) bool {
+		if want[string(key)] != revision {
+			t.Fatalf("%q has revision %d, and not %d", key, revision, want[string(key)])
+		}
+		n++
+		return true
+	})
+	if err == nil && n != len(want) {
+		t.Fatalf("%d keys are listed, and not %d", n, len(want))
+	}
+	return errors.Join(all, err)
+}
+
+// Every bit of every file counts: one that flips is found, with file and offset, or, in a
+// filter, mended.
+func TestDamage_EveryBit(t *testing.T) {
+	files, want := damagedIndex(t)
+	filters := 0
+	for name, file := range files.names {
+		var from, to int64 // of the filter
+		if x := openIndex(t, testConfig(files)); strings.HasSuffix(name, runSuffix) {
+			for _, r := range x.current.Load().runs {
+				if runName(r.number) == name {
+					from, to = r.filterAt(), r.filterAt()+int64(len(r.filter))
+				}
+			}
+			_ = x.Close()
+		}
+		for bit := 0; bit < 8*len(file.data); bit += 1 + 30*min(1, len(file.data)/1000) {
+			at := int64(bit / 8)
+			damaged := files.Copy()
+			damaged.flip(name, bit)
+			x, err := lookUpAll(t, damaged, want)
+			if at >= from && at < to {
+				filters++
+				if err != nil {
+					t.Fatalf("%s, bit %d, in the filter: %v", name, bit, err)
+				}
+				mended(t, x, damaged, want)
+				continue
+			}
+			corrupt, ok := errors.AsType[*CorruptError](err)
+			if !ok || corrupt.File != damaged.Path(name) {
+				t.Fatalf("%s, bit %d: %v", name, bit, err)
+			}
+			// Blocks are damaged where they begin, the end of a run where that does.
+			if corrupt.Offset > at && name != listName || corrupt.Offset+blockBytes <= at {
+				t.Fatalf("%s, bit %d, at offset %d: %v", name, bit, at, err)
+			}
+		}
+	}
+	if filters == 0 {
+		t.Error("no filter was damaged")
+	}
+}
+
+// mended checks that an index with a damaged filter works, and loses the damage.
+func mended(t *testing.T, x *Index, files *MemFiles, want map[string]uint64) {
+	t.Helper()
+	checkHas(t, x, want)
+	if merged, err := x.Merge(t.Context()); err != nil || !merged {
+		t.Fatalf("the run is not written anew: %v", err)
+	}
+	if merged, err := x.Merge(t.Context()); err != nil || merged {
+		t.Fatalf("a run is written anew again: %v", err)
+	}
+	_ = x.Close()
+	x, err := lookUpAll(t, files, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range x.current.Load().runs {
+		if r.worn.Load() {
+			t.Fatal("a filter is still damaged")
+		}
+	}
+	checkHas(t, x, want)
+	_ = x.Close()
+}
+
+// A file that is cut off, or missing, is damage.
+func TestDamage_ShortFiles(t *testing.T) {
+	files, want := damagedIndex(t)
+	for name, file := range files.names {
+		for n := 0; n < len(file.data); n += 1 + len(file.data)/50 {
+			damaged := files.Copy()
+			damaged.names[name].data = file.data[:n]
+			_, err := lookUpAll(t, damaged, want)
+			if corrupt, ok := errors.AsType[*CorruptError](err); !ok || corrupt.File != damaged.Path(name) {
+				t.Fatalf("%d bytes of %s: %v", n, name, err)
+			}
+		}
+		if name == listName {
+			continue // without one nothing is here
+		}
+		damaged := files.Copy()
+		delete(damaged.names, name)
+		if _, err := lookUpAll(t, damaged, want); err == nil || !strings.Contains(err.Error(), name+" is damaged: it is missing; stop the node") {
+			t.Fatalf("%s is missing: %v", name, err)
+		}
+	}
+}
+
+// What is damaged while the index is open is found by Verify, which says where, and by a
+// merge, which changes nothing then.
+func TestDamage_WhileOpen(t *testing.T) {
+	files, want := damagedIndex(t)
+	for name, file := range files.names {
+		for bit := 3; bit < 8*len(file.data); bit += 8 * 37 {
+			damaged := files.Copy()
+			x := openIndex(t, testConfig(damaged))
+			s := x.current.Load()
+			damaged.flip(name, bit)
+			var inFilter, inBlocks bool
+			for _, r := range s.runs {
+				if at := int64(bit / 8); runName(r.number) == name {
+					inFilter = at >= r.filterAt() && at < r.filterAt()+int64(len(r.filter))
+					inBlocks = at < int64(r.blocks)*blockBytes
+				}
+			}
+			if err := readAll(t, x, want); (err != nil) != inBlocks {
+				t.Fatalf("%s, bit %d: %v", name, bit, err)
+			}
+			err := x.Verify(t.Context(), nil)
+			if inFilter {
+				if err != nil {
+					t.Fatalf("%s, bit %d: %v", name, bit, err)
+				}
+				mended(t, x, damaged, want)
+				continue
+			}
+			if corrupt, ok := errors.AsType[*CorruptError](err); !ok || corrupt.File != damaged.Path(name) {
+				t.Fatalf("%s, bit %d: %v", name, bit, err)
+			}
+			for _, r := range s.runs {
+				r.due = 2
+			}
+			before := x.Mark()
+			if _, err := x.Merge(t.Context()); (err != nil) != inBlocks || x.Mark() != before {
+				t.Fatalf("%s, bit %d: merge: %v", name, bit, err)
+			}
+			if inBlocks && x.Add(t.Context(), inOrder(nil), 0, testMark(9)) == nil {
+				t.Fatal("it goes on after damage")
+			}
+			_ = x.Close()
+		}
+	}
+}
+
+// A filter in memory that lost a key is fatal: the key may have been taken for one that is
+// not here.
+func TestDamage_FilterForgets(t *testing.T) {
+	files, want := damagedIndex(t)
+	for key := range want {
+		x := openIndex(t, testConfig(files.Copy()))
+		for _, r := range x.current.Load().runs {
+			if found, err := r.find([]byte(key), make([]byte, blockBytes)); err != nil {
+				t.Fatal(err)
+			} else if found == 0 {
+				continue
+			}
+			r.filter.line(keyHash([]byte(key)))[probes(keyHash([]byte(key)))>>3&63] = 0
+			err := x.Verify(t.Context(), nil)
+			if corrupt, ok := errors.AsType[*CorruptError](err); !ok || corrupt.Offset != r.filterAt() {
+				t.Fatalf("%v", err)
+			}
+		}
+		_ = x.Close()
+	}
+}

@@ -1,0 +1,112 @@
+package keyruns
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Files is the directory of an index. OSFiles is one on a disk, MemFiles one in memory.
+// All methods may be called at the same time.
+type Files interface {
+	// Make makes the directory, if it is missing, and its name durable.
+	Make() error
+	// Create makes a file, which is empty even if there was one of that name.
+	Create(name string) (File, error)
+	// Open opens a file to read it; fs.ErrNotExist when there is none.
+	Open(name string) (File, error)
+	// Rename gives a file another name, in place of the file that had it.
+	Rename(from, to string) error
+	// Remove removes a name. Who has the file open goes on reading it.
+	Remove(name string) error
+	// List returns the names of all files.
+	List() ([]string, error)
+	// Sync makes durable which names there are.
+	Sync() error
+	// Path is what errors call a file.
+	Path(name string) string
+}
+
+// File is one file of a Files.
+type File interface {
+	io.ReaderAt
+	// Write appends.
+	io.Writer
+	// Size returns the file's length in bytes.
+	Size() (int64, error)
+	// Sync makes durable what was written.
+	Sync() error
+	Close() error
+}
+
+// OSFiles returns the files in a directory of a disk.
+func OSFiles(dir string) Files { return osFiles(dir) }
+
+type osFiles string
+
+func (d osFiles) Path(name string) string { return filepath.Join(string(d), name) }
+
+func (d osFiles) Make() error {
+	err := os.Mkdir(string(d), 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(string(d)))
+}
+
+func (d osFiles) Create(name string) (File, error) {
+	f, err := os.OpenFile(d.Path(name), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osFiles) Open(name string) (File, error) {
+	f, err := os.Open(d.Path(name))
+	if err != nil {
+		return nil, err
+	}
+	return osFile{f}, nil
+}
+
+func (d osFiles) Rename(from, to string) error { return os.Rename(d.Path(from), d.Path(to)) }
+func (d osFiles) Remove(name string) error     { return os.Remove(d.Path(name)) }
+func (d osFiles) Sync() error                  { return syncDir(string(d)) }
+
+func (d osFiles) List() ([]string, error) {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}

@@ -1,0 +1,75 @@
+package keyruns
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"math/bits"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// A filter tells that a key is not in a run, without reading it. It is a Bloom filter in
+// lines, each as long as a line of the processor's cache: all bits of a key are in one.
+const (
+	filterLineBytes = 64
+	filterProbes    = 7  // bits that a key sets
+	filterBits      = 12 // a key, at most
+)
+
+// filter is lines of filterLineBytes.
+type filter []byte
+
+// filterLines is how many lines a filter of so many keys has.
+func filterLines(keys uint64) uint64 {
+	return max(1, keys*filterBits/(8*filterLineBytes))
+}
+
+func newFilter(lines uint64) filter { return make(filter, lines*filterLineBytes) }
+
+// keyHash is what filters know of a key.
+func keyHash(key []byte) uint64 { return xxhash.Sum64(key) }
+
+// line is where the bits of a key are.
+func (f filter) line(hash uint64) []byte {
+	at, _ := bits.Mul64(hash, uint64(len(f)/filterLineBytes))
+	return f[at*filterLineBytes:][:filterLineBytes]
+}
+
+// probes are filterProbes numbers of 9 bits, which do not depend on where the line is.
+func probes(hash uint64) uint64 {
+	hash ^= hash >> 32
+	hash *= 0x9e3779b97f4a7c15
+	return hash ^ hash>>29
+}
+
+func (f filter) add(hash uint64) {
+	line := f.line(hash)
+	p := probes(hash)
+	for range filterProbes {
+		line[p>>3&63] |= 1 << (p & 7)
+		p >>= 9
+	}
+}
+
+// has reports whether a key may be in the run; false: it is not.
+func (f filter) has(hash uint64) bool {
+	line := f.line(hash)
+	p := probes(hash)
+	for range filterProbes {
+		if line[p>>3&63]&(1<<(p&7)) == 0 {
+			return false
+		}
+		p >>= 9
+	}
+	return true
+}
+
+// sum is the checksum of the filter of a run.
+func (f filter) sum(run uint64) uint32 {
+	return crc32.Update(filterSum(run), castagnoli, f)
+}
+
+// filterSum is the checksum of no bytes.
+func filterSum(run uint64) uint32 {
+	return crc32.Checksum(binary.BigEndian.AppendUint64(nil, run), castagnoli)
+}

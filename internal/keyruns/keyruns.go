@@ -1,0 +1,537 @@
+package keyruns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
+)
+
+// MaxKeyBytes is the length of the longest key.
+const MaxKeyBytes = 1024
+
+// Mark says up to where the index has every key of a history.
+type Mark struct {
+	Revision uint64
+	Digest   [32]byte // of the history up to there
+}
+
+// Config says how an index works.
+type Config struct {
+	Files  Files        // the directory; nobody else uses it
+	Logger *slog.Logger // nil: slog.Default()
+
+	MaxRuns   int            // at which Wait pauses; 0: 24
+	Factor    int            // so many runs of similar size are merged; 0: 8
+	MergeRate int64          // bytes that merges read and write in a second, with no haste; 0: 64 MiB
+	Spread    func() float64 // draws numbers from 0 up to 1, by which replicas merge at different moments; nil: 0
+}
+
+// Stats are figures of an index.
+type Stats struct {
+	Runs           int
+	Bytes          int64   // of all runs on disk
+	Keys           uint64  // in all runs
+	MemoryBytes    int64   // of filters and fences
+	FilterBits     float64 // of filters, a key
+	Added          uint64  // keys, since Open
+	AddedBytes     int64   // written by Add, since Open
+	MergedBytes    int64   // written by merges, since Open
+	Merges         uint64  // since Open
+	FalsePositives uint64  // runs that were read for a key they do not have, since Open
+	Pauses         uint64  // calls of Wait that waited, since Open
+	Merging        bool    // a merge is under way
+}
+
+// Index finds the revision of a key. All methods may be called at the same time.
+type Index struct {
+	cfg     Config
+	current atomic.Pointer[snapshot] // nil when closed
+	buffers sync.Pool                // *[blockBytes]byte
+	dead    chan struct{}            // closed when err is set
+	due     chan struct{}            // of one: a merge may be due, or a run is to be removed
+
+	adding  sync.Mutex // held by an Add
+	merging sync.Mutex // held by a merge
+	listing sync.Mutex // held while the list changes; locked after the others
+
+	mu      sync.Mutex
+	err     error // why no call works any more
+	closed  bool
+	next    uint64        // number of the next run
+	open    int           // runs that are open
+	garbage []*run        // of those nobody reads any more
+	changed chan struct{} // closed and replaced when something of these changes
+	running bool          // a Run runs
+	stuck   bool          // a merge finds no room
+
+	mergesNow      atomic.Int32
+	added          atomic.Uint64
+	addedBytes     atomic.Int64
+	mergedBytes    atomic.Int64
+	merges         atomic.Uint64
+	falsePositives atomic.Uint64
+	pauses         atomic.Uint64
+}
+
+// snapshot is a list of runs, which stays as it is as long as somebody reads it.
+type snapshot struct {
+	mark Mark
+	runs []*run
+	refs atomic.Int64 // 1 for being current
+}
+
+// Open opens the index in a directory, which it makes if it is missing. It reads filters
+// and fences, not runs; a filter that is damaged is made anew from its run, which takes a
+// second for each few million keys. A *CorruptError says that the directory must be deleted.
+func Open(cfg Config) (*Index, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.MaxRuns == 0 {
+		cfg.MaxRuns = 24
+	}
+	if cfg.Factor == 0 {
+		cfg.Factor = 8
+	}
+	if cfg.MergeRate == 0 {
+		cfg.MergeRate = 64 << 20
+	}
+	if cfg.Spread == nil {
+		cfg.Spread = func() float64 { return 0 }
+	}
+	if cfg.Factor < 2 || cfg.MaxRuns < 2 || cfg.MergeRate < 0 {
+		return nil, fmt.Errorf("open the index: %d runs, %d merged, %d bytes a second: there must be 2 runs, 2 merged and 1 byte at least", cfg.MaxRuns, cfg.Factor, cfg.MergeRate)
+	}
+	x := &Index{cfg: cfg, dead: make(chan struct{}), due: make(chan struct{}, 1), changed: make(chan struct{})}
+	x.buffers.New = func() any { return new([blockBytes]byte) }
+	if err := cfg.Files.Make(); err != nil {
+		return nil, fmt.Errorf("make the directory of the index: %w", err)
+	}
+	l, err := readList(cfg.Files)
+	if err != nil {
+		return nil, err
+	}
+	// A process that ended may not have made its last list durable. What that does not
+	// name any more must stay until it is.
+	if err := cfg.Files.Sync(); err != nil {
+		return nil, fmt.Errorf("sync the directory of the index: %w", writefault.Mark(err))
+	}
+	if removed, err := removeOthers(cfg.Files, &l); err != nil {
+		return nil, err
+	} else if removed > 0 {
+		cfg.Logger.Info("removed files of the index that no list names", "files", removed)
+	}
+	x.next = l.next
+	s := &snapshot{mark: l.mark}
+	s.refs.Store(1)
+	for _, info := range l.runs {
+		r, err := openRun(cfg.Files, info)
+		if err != nil {
+			for _, r := range s.runs {
+				_ = r.file.Close()
+			}
+			return nil, err
+		}
+		if r.worn.Load() {
+			cfg.Logger.Warn("a filter of the index was damaged and is made anew; a merge will replace its run", "file", r.path, "offset", r.filterAt(), "keys", r.keys)
+		}
+		x.begin(r)
+		r.refs.Store(1)
+		s.runs = append(s.runs, r)
+	}
+	x.current.Store(s)
+	x.signal()
+	return x, nil
+}
+
+// begin counts an open run.
+func (x *Index) begin(r *run) {
+	r.due = x.cfg.Factor - int(x.cfg.Spread()*float64(x.cfg.Factor/4+1))
+	r.due = max(r.due, 2)
+	x.mu.Lock()
+	x.open++
+	x.mu.Unlock()
+}
+
+// signal tells Run to look.
+func (x *Index) signal() {
+	select {
+	case x.due <- struct{}{}:
+	default:
+	}
+}
+
+// changedLocked tells all who wait for a change. mu is held.
+func (x *Index) changedLocked() {
+	close(x.changed)
+	x.changed = make(chan struct{})
+}
+
+// failure returns why no call works any more.
+func (x *Index) failure() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.err
+}
+
+// fail ends the index for all who would write, and returns err.
+func (x *Index) fail(err error) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.err == nil {
+		x.err = err
+		close(x.dead)
+	}
+	return err
+}
+
+// acquire returns the current list. It must be released.
+func (x *Index) acquire() (*snapshot, error) {
+	for {
+		s := x.current.Load()
+		if s == nil {
+			return nil, ErrClosed
+		}
+		if n := s.refs.Load(); n > 0 && s.refs.CompareAndSwap(n, n+1) {
+			return s, nil
+		}
+	}
+}
+
+func (x *Index) release(s *snapshot) {
+	if s.refs.Add(-1) > 0 {
+		return
+	}
+	for _, r := range s.runs {
+		if r.refs.Add(-1) == 0 {
+			x.mu.Lock()
+			x.garbage = append(x.garbage, r)
+			x.changedLocked()
+			x.mu.Unlock()
+			x.signal()
+		}
+	}
+}
+
+// sweep closes the runs that nobody reads any more, and removes those that no list names.
+// What it cannot remove the next Open does.
+func (x *Index) sweep() {
+	x.mu.Lock()
+	garbage := x.garbage
+	x.garbage = nil
+	x.mu.Unlock()
+	for _, r := range garbage {
+		if err := r.file.Close(); err != nil {
+			x.cfg.Logger.Warn("a run of the index could not be closed", "file", r.path, "error", err)
+		}
+		if !r.gone.Load() {
+			continue
+		}
+		if err := x.cfg.Files.Remove(runName(r.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			x.cfg.Logger.Warn("a run of the index that is not needed any more could not be removed; the next start does that", "file", r.path, "error", err)
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.open -= len(garbage)
+	x.changedLocked()
+}
+
+// replace makes another list durable and current: without some runs, with one more, if it
+// is not nil, which is durable but for its name. An error that is writefault.Err has ended
+// the index; any other left everything as it was.
+func (x *Index) replace(without []*run, with *run, mark func(Mark) Mark) error {
+	x.listing.Lock()
+	defer x.listing.Unlock()
+	if err := x.failure(); err != nil {
+		return err
+	}
+	old, err := x.acquire()
+	if err != nil {
+		return err
+	}
+	defer x.release(old)
+	if with != nil {
+		if err := x.cfg.Files.Sync(); err != nil {
+			return writefault.Mark(err)
+		}
+	}
+	s := &snapshot{mark: mark(old.mark)}
+	s.refs.Store(1)
+	for _, r := range old.runs {
+		if !slices.Contains(without, r) {
+			s.runs = append(s.runs, r)
+		}
+	}
+	if with != nil {
+		x.begin(with)
+		s.runs = append(s.runs, with)
+	}
+	x.mu.Lock()
+	l := list{mark: s.mark, next: x.next}
+	x.mu.Unlock()
+	for _, r := range s.runs {
+		l.runs = append(l.runs, r.runInfo)
+	}
+	if replaced, err := writeList(x.cfg.Files, &l); err != nil {
+		if replaced {
+			_ = x.fail(err)
+		}
+		if with != nil {
+			x.mu.Lock()
+			x.open--
+			x.mu.Unlock()
+		}
+		return err
+	}
+	for _, r := range s.runs {
+		r.refs.Add(1)
+	}
+	for _, r := range without {
+		r.gone.Store(true)
+	}
+	x.current.Store(s)
+	x.release(old) // for being current
+	x.mu.Lock()
+	x.changedLocked()
+	x.mu.Unlock()
+	x.signal()
+	return nil
+}
+
+// number returns the number of a new run.
+func (x *Index) number() uint64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.next++
+	return x.next - 1
+}
+
+// Mark returns up to where the index has every key; the zero Mark when it is closed.
+func (x *Index) Mark() Mark {
+	s, err := x.acquire()
+	if err != nil {
+		return Mark{}
+	}
+	defer x.release(s)
+	return s.mark
+}
+
+// Find returns the revision of a key, 0 if it is not here. A *CorruptError says that the
+// index must be deleted.
+func (x *Index) Find(key []byte) (revision uint64, err error) {
+	s, err := x.acquire()
+	if err != nil {
+		return 0, err
+	}
+	defer x.release(s)
+	hash := keyHash(key)
+	for _, r := range s.runs {
+		if !r.filter.has(hash) {
+			continue
+		}
+		buf := x.buffers.Get().(*[blockBytes]byte)
+		revision, err = r.find(key, buf[:])
+		x.buffers.Put(buf)
+		if revision != 0 || err != nil {
+			return revision, err
+		}
+		x.falsePositives.Add(1)
+	}
+	return 0, nil
+}
+
+// Ascend calls fn for the keys from a key on, in byte order, until it returns false. The
+// bytes of key are valid inside fn only. What is added meanwhile it does not see. fn may
+// not call Close.
+func (x *Index) Ascend(from []byte, fn func(key []byte, revision uint64) (more bool)) error {
+	s, err := x.acquire()
+	if err != nil {
+		return err
+	}
+	defer x.release(s)
+	var h runsReader
+	for _, r := range s.runs {
+		rd := newRunReader(r, runReadBlocks, nil)
+		ok, err := rd.seek(from)
+		if err != nil {
+			return err
+		}
+		if ok {
+			h.push(rd)
+		}
+	}
+	for len(h) > 0 {
+		if !fn(h[0].key(), h[0].revision()) {
+			return nil
+		}
+		if err := h.advance(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Add adds n keys, in byte order, none of which is here, and moves the mark. Both are
+// durable when it returns nil. An error that is writefault.Err, or a *CorruptError, ends
+// the index, and nobody knows which happened; after any other everything is as it was. If
+// keys yields another number of keys than n nothing is added: who cannot read what it
+// yields just ends.
+func (x *Index) Add(ctx context.Context, keys iter.Seq2[[]byte, uint64], n int, end Mark) error {
+	x.adding.Lock()
+	defer x.adding.Unlock()
+	if err := x.failure(); err != nil {
+		return err
+	}
+	move := func(Mark) Mark { return end }
+	if n == 0 {
+		for key := range keys {
+			return fmt.Errorf("add to the index: no key was announced, and %q came", key)
+		}
+		return x.ended("move the mark of the index", x.replace(nil, nil, move))
+	}
+	w, err := createRun(x.cfg.Files, x.number(), uint64(n), func(int) error {
+		return errors.Join(ctx.Err(), x.failure())
+	})
+	if err != nil {
+		return x.ended("add to the index", err)
+	}
+	r, err := func() (*run, error) {
+		for key, revision := range keys {
+			if err := w.add(key, revision); err != nil {
+				return nil, err
+			}
+		}
+		if w.keys != uint64(n) {
+			return nil, fmt.Errorf("%d keys were announced, %d came", n, w.keys)
+		}
+		return w.finish()
+	}()
+	if err == nil {
+		err = x.replace(nil, r, move)
+	}
+	if err != nil {
+		err = x.ended("add to the index", err)
+		w.discard(x.failure() == nil)
+		return err
+	}
+	x.added.Add(uint64(n))
+	x.addedBytes.Add(r.size)
+	x.sweep()
+	return nil
+}
+
+// ended says what failed. After a write that failed, and at damage, the index has ended.
+func (x *Index) ended(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("%s: %w", what, err)
+	if _, corrupt := errors.AsType[*CorruptError](err); corrupt || errors.Is(err, writefault.Err) {
+		return x.fail(err)
+	}
+	return err
+}
+
+// Wait returns when there are fewer than Config.MaxRuns runs, or nobody can change that:
+// no Run runs, or the disk has no room for a merge. Who adds keys without end calls it.
+// Its error is that of ctx, or the one that ended the index.
+func (x *Index) Wait(ctx context.Context) error {
+	waited := false
+	for {
+		s, err := x.acquire()
+		if err != nil {
+			return err
+		}
+		runs := len(s.runs)
+		x.release(s)
+		x.mu.Lock()
+		err, free, changed := x.err, !x.running || x.stuck, x.changed
+		x.mu.Unlock()
+		if s := x.current.Load(); s == nil || len(s.runs) != runs { // before changed was taken
+			continue
+		}
+		if err != nil || free || runs < x.cfg.MaxRuns {
+			return err
+		}
+		if !waited {
+			waited = true
+			x.pauses.Add(1)
+		}
+		select {
+		case <-changed:
+		case <-x.dead:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Stats returns figures.
+func (x *Index) Stats() Stats {
+	t := Stats{
+		Added:          x.added.Load(),
+		AddedBytes:     x.addedBytes.Load(),
+		MergedBytes:    x.mergedBytes.Load(),
+		Merges:         x.merges.Load(),
+		FalsePositives: x.falsePositives.Load(),
+		Pauses:         x.pauses.Load(),
+		Merging:        x.mergesNow.Load() > 0,
+	}
+	s, err := x.acquire()
+	if err != nil {
+		return t
+	}
+	defer x.release(s)
+	filters := 0
+	for _, r := range s.runs {
+		t.Runs++
+		t.Bytes += r.size
+		t.Keys += r.keys
+		t.MemoryBytes += r.memory()
+		filters += len(r.filter)
+	}
+	if t.Keys > 0 {
+		t.FilterBits = 8 * float64(filters) / float64(t.Keys)
+	}
+	return t
+}
+
+// Close ends the index: merges and additions under way fail, and it waits for them and
+// for all who read. It returns ErrClosed when it was closed before.
+func (x *Index) Close() error {
+	x.mu.Lock()
+	if x.closed {
+		x.mu.Unlock()
+		return ErrClosed
+	}
+	x.closed = true
+	x.mu.Unlock()
+	_ = x.fail(ErrClosed)
+	x.adding.Lock()
+	x.merging.Lock()
+	s := x.current.Swap(nil)
+	x.merging.Unlock()
+	x.adding.Unlock()
+	x.release(s)
+	for {
+		x.sweep()
+		x.mu.Lock()
+		left, garbage, changed := x.open, len(x.garbage), x.changed
+		x.mu.Unlock()
+		if left == 0 {
+			return nil
+		}
+		if garbage == 0 {
+			<-changed
+		}
+	}
+}
