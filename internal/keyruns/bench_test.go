@@ -1,0 +1,154 @@
+package keyruns
+
+import (
+	"encoding/binary"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"testing"
+)
+
+// hexKeys are n random keys of 32 bytes, in order; those of another seed are others.
+func hexKeys(seed uint64, n int) [][32]byte {
+	r := rand.New(rand.NewPCG(seed, 9))
+	keys := make([][32]byte, n)
+	const digits = "0123456789abcdef"
+	for i := range keys {
+		var random [16]byte
+		binary.LittleEndian.PutUint64(random[:], r.Uint64())
+		binary.LittleEndian.PutUint64(random[8:], r.Uint64())
+		for j, b := range random {
+			keys[i][2*j], keys[i][2*j+1] = digits[b>>4], digits[b&15]
+		}
+	}
+	slices.SortFunc(keys, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	return keys
+}
+
+func ofKeys(keys [][32]byte) iter.Seq2[[]byte, uint64] {
+	return func(yield func([]byte, uint64) bool) {
+		for i := range keys {
+			if !yield(keys[i][:], uint64(i)+1) {
+				return
+			}
+		}
+	}
+}
+
+// benchIndex has n keys in each of some runs on a disk.
+func benchIndex(b *testing.B, runs, n int) (*Index, [][][32]byte) {
+	b.Helper()
+	x := openIndex(b, Config{Files: OSFiles(b.TempDir() + "/index"), MaxRuns: 100})
+	var all [][][32]byte
+	for seed := range runs {
+		keys := hexKeys(uint64(seed), n)
+		if err := x.Add(b.Context(), ofKeys(keys), n, testMark(1)); err != nil {
+			b.Fatal(err)
+		}
+		all = append(all, keys)
+	}
+	return x, all
+}
+
+func BenchmarkFind(b *testing.B) {
+	const runs, n = 10, 500_000
+	x, keys := benchIndex(b, runs, n)
+	absent := hexKeys(1000, n)
+	r := rand.New(rand.NewPCG(4, 4))
+	b.Run("hit", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if rev, err := x.Find(keys[r.IntN(runs)][r.IntN(n)][:]); rev == 0 || err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("miss", func(b *testing.B) {
+		b.ReportAllocs()
+		before := x.Stats().FalsePositives
+		for b.Loop() {
+			if rev, err := x.Find(absent[r.IntN(n)][:]); rev != 0 || err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(x.Stats().FalsePositives-before)/float64(b.N), "reads/op")
+	})
+}
+
+func BenchmarkAdd(b *testing.B) {
+	const n = 500_000
+	keys := hexKeys(1, n)
+	x := openIndex(b, Config{Files: OSFiles(b.TempDir() + "/index"), MaxRuns: 100})
+	for b.Loop() {
+		if err := x.Add(b.Context(), ofKeys(keys), n, testMark(1)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/key")
+	b.ReportMetric(float64(x.Stats().AddedBytes)/float64(x.Stats().Added), "bytes/key")
+}
+
+func BenchmarkMerge(b *testing.B) {
+	const runs, n = 8, 500_000
+	for b.Loop() {
+		b.StopTimer()
+		x, _ := benchIndex(b, runs, n)
+		b.StartTimer()
+		if merged, err := x.Merge(b.Context()); !merged || err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = x.Close()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(runs*n), "ns/key")
+}
+
+// BenchmarkFilter says how often a filter is wrong, at so many keys.
+func BenchmarkFilter(b *testing.B) {
+	for _, n := range []uint64{1000, 500_000, 30_000_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			f := newFilter(filterLines(n))
+			r := rand.New(rand.NewPCG(1, n))
+			for range n {
+				f.add(r.Uint64())
+			}
+			wrong := 0
+			for b.Loop() {
+				if f.has(r.Uint64()) {
+					wrong++
+				}
+			}
+			b.ReportMetric(100*float64(wrong)/float64(b.N), "%")
+			b.ReportMetric(float64(8*len(f))/float64(n), "bits/key")
+		})
+	}
+}
+
+// Memory for each key: filters and fences.
+func BenchmarkOpen(b *testing.B) {
+	const n = 4_000_000
+	files := OSFiles(b.TempDir() + "/index")
+	x := openIndex(b, Config{Files: files})
+	keys := hexKeys(1, n)
+	if err := x.Add(b.Context(), ofKeys(keys), n, testMark(1)); err != nil {
+		b.Fatal(err)
+	}
+	_ = x.Close()
+	keys = nil
+	runtime.GC()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for b.Loop() {
+		x = openIndex(b, Config{Files: files})
+		b.StopTimer()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(8*float64(x.Stats().MemoryBytes)/n, "bits/key")
+		b.ReportMetric(8*float64(int64(after.HeapAlloc)-int64(before.HeapAlloc))/n, "heapbits/key")
+		_ = x.Close()
+		b.StartTimer()
+	}
+}
