@@ -117,7 +117,8 @@ func BenchmarkMerge(b *testing.B) {
 func BenchmarkFilter(b *testing.B) {
 	for _, n := range []uint64{1000, 500_000, 30_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			f := newFilter(filterLines(n))
+			f, free := newFilter(filterLines(n))
+			defer free()
 			r := rand.New(rand.NewPCG(1, n))
 			for range n {
 				f.add(r.Uint64())

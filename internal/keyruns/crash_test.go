@@ -28,7 +28,7 @@ func crashScript(t *testing.T, x *Index) (sure, maybe uint64, err error) {
 	return sure, maybe, nil
 }
 
-const crashBatchKeys = 150
+const crashBatchKeys = 90
 
 // crashKeys are the keys of one batch.
 func crashKeys(batch uint64) iter.Seq2[[]byte, uint64] { return inOrder(crashMap(batch)) }
@@ -119,7 +119,7 @@ func TestCrash_EveryCall(t *testing.T) {
 				}
 				return files, sure, maybe
 			}
-			for seed := range uint64(6) {
+			for seed := range uint64(4) {
 				files, sure, maybe := crashed()
 				checkCrashed(t, files.Reopen(seed), sure, maybe)
 			}

@@ -14,6 +14,8 @@ const (
 	filterLineBytes = 64
 	filterProbes    = 7  // bits that a key sets
 	filterBits      = 12 // a key, at most
+
+	mappedBytes = 1 << 20 // what is as large is allocated apart from Go's heap
 )
 
 // filter is lines of filterLineBytes.
@@ -24,7 +26,8 @@ func filterLines(keys uint64) uint64 {
 	return max(1, keys*filterBits/(8*filterLineBytes))
 }
 
-func newFilter(lines uint64) filter { return make(filter, lines*filterLineBytes) }
+// newFilter returns a filter without keys. It must not be used after free.
+func newFilter(lines uint64) (f filter, free func()) { return allocate(lines * filterLineBytes) }
 
 // keyHash is what filters know of a key.
 func keyHash(key []byte) uint64 { return xxhash.Sum64(key) }

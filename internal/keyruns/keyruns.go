@@ -136,7 +136,7 @@ func Open(cfg Config) (*Index, error) {
 		r, err := openRun(cfg.Files, info)
 		if err != nil {
 			for _, r := range s.runs {
-				_ = r.file.Close()
+				_ = r.close()
 			}
 			return nil, err
 		}
@@ -229,7 +229,7 @@ func (x *Index) sweep() {
 	x.garbage = nil
 	x.mu.Unlock()
 	for _, r := range garbage {
-		if err := r.file.Close(); err != nil {
+		if err := r.close(); err != nil {
 			x.cfg.Logger.Warn("a run of the index could not be closed", "file", r.path, "error", err)
 		}
 		if !r.gone.Load() {

@@ -54,6 +54,7 @@ type run struct {
 	tops    []uint64 // of each block of fences its first key's first bytes behind prefix
 	prefix  []byte   // which all keys of fences begin with
 	filter  filter
+	free    func() // of the filter's memory
 	fsum    uint32 // the filter's checksum
 	refs    atomic.Int32
 	gone    atomic.Bool // no list names it
@@ -102,7 +103,7 @@ func (r *run) footer() []byte {
 // if that is damaged, and the run is worn then.
 func openRun(files Files, info runInfo) (*run, error) {
 	name := runName(info.number)
-	r := &run{runInfo: info, path: files.Path(name)}
+	r := &run{runInfo: info, path: files.Path(name), free: func() {}}
 	f, err := files.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, r.corrupt(-1, "it is missing")
@@ -112,9 +113,16 @@ func openRun(files Files, info runInfo) (*run, error) {
 	}
 	r.file = f
 	if err := r.load(); err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
+}
+
+// close gives back what a run has, when nobody uses it any more.
+func (r *run) close() error {
+	r.filter = nil
+	r.free()
+	return r.file.Close()
 }
 
 func (r *run) load() error {
@@ -154,7 +162,7 @@ func (r *run) load() error {
 	if err := r.makeTops(); err != nil {
 		return err
 	}
-	r.filter = newFilter(r.lines)
+	r.filter, r.free = newFilter(r.lines)
 	if err := r.readAt(r.filter, r.filterAt()); err != nil {
 		return err
 	}
@@ -370,7 +378,8 @@ type runReader struct {
 	have   int    // blocks in buf
 	at     int    // the block after the one that is read
 	blocks blockReader
-	ahead  int // blocks to read next: more and more
+	ahead  int    // blocks to read next: more and more
+	top    uint64 // of key
 }
 
 // newRunReader is before the first key.
@@ -383,6 +392,14 @@ func (rd *runReader) revision() uint64 { return rd.blocks.value }
 
 // number of the block that key is in, from 1.
 func (rd *runReader) number() uint64 { return rd.first + uint64(rd.at) }
+
+// before reports whether the key of rd is before that of another one.
+func (rd *runReader) before(other *runReader) bool {
+	if rd.top != other.top { // as nearly always
+		return rd.top < other.top
+	}
+	return bytes.Compare(rd.key(), other.key()) < 0
+}
 
 // next goes to the next key; false behind the last.
 func (rd *runReader) next() (bool, error) {
@@ -403,6 +420,7 @@ func (rd *runReader) next() (bool, error) {
 		rd.at++
 		rd.blocks.reset(b)
 	}
+	rd.top = topOf(rd.blocks.key)
 	return true, nil
 }
 
@@ -451,7 +469,7 @@ func (h *runsReader) push(rd *runReader) {
 	*h = append(*h, rd)
 	for i := len(*h) - 1; i > 0; {
 		up := (i - 1) / 2
-		if bytes.Compare((*h)[up].key(), (*h)[i].key()) <= 0 {
+		if !(*h)[i].before((*h)[up]) {
 			return
 		}
 		(*h)[up], (*h)[i] = (*h)[i], (*h)[up]
@@ -473,7 +491,7 @@ func (h *runsReader) advance() error {
 	for i := 0; ; {
 		least := i
 		for _, down := range []int{2*i + 1, 2*i + 2} {
-			if down < len(*h) && bytes.Compare((*h)[down].key(), (*h)[least].key()) < 0 {
+			if down < len(*h) && (*h)[down].before((*h)[least]) {
 				least = down
 			}
 		}
@@ -506,7 +524,7 @@ func createRun(files Files, number, keys uint64, pace func(bytes int) error) (*r
 	}
 	w := &runWriter{files: files, pace: pace}
 	w.number, w.path, w.file, w.lines = number, files.Path(name), f, filterLines(keys)
-	w.filter = newFilter(w.lines)
+	w.filter, w.free = newFilter(w.lines)
 	return w, nil
 }
 
@@ -610,7 +628,7 @@ func (w *runWriter) finish() (*run, error) {
 	if err := w.sync(); err != nil {
 		return nil, err
 	}
-	r := &run{runInfo: w.runInfo, blocks: w.blocks, lines: w.lines, path: w.path, file: w.file, fences: w.fences, filter: w.filter, fsum: w.fsum}
+	r := &run{runInfo: w.runInfo, blocks: w.blocks, lines: w.lines, path: w.path, file: w.file, fences: w.fences, filter: w.filter, free: w.free, fsum: w.fsum}
 	if err := r.makeTops(); err != nil {
 		return nil, err
 	}
@@ -620,7 +638,7 @@ func (w *runWriter) finish() (*run, error) {
 // discard closes a run that is not in use, and removes it, unless a list may name it. What
 // is left of it, if anything, goes when the index is opened again.
 func (w *runWriter) discard(remove bool) {
-	_ = w.file.Close()
+	_ = w.close()
 	if remove {
 		_ = w.files.Remove(runName(w.number))
 	}

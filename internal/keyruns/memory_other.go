@@ -1,0 +1,6 @@
+//go:build !unix
+
+package keyruns
+
+// allocate returns n zero bytes, and what gives them back.
+func allocate(n uint64) (b []byte, free func()) { return make([]byte, n), func() {} }
