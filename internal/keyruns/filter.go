@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"math/bits"
+	"runtime"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -15,6 +16,7 @@ const (
 	filterProbes    = 7  // bits that a key sets
 	filterBits      = 12 // a key, at most
 
+	filterBatch = 256     // keys that are added at once
 	mappedBytes = 1 << 20 // what is as large is allocated apart from Go's heap
 )
 
@@ -63,6 +65,35 @@ func (f filter) has(hash uint64) bool {
 			return false
 		}
 		p >>= 9
+	}
+	return true
+}
+
+// touch brings the lines of keys into the cache. None of its loads waits for another, and
+// so it takes a part of the time that add or has would wait for them.
+func (f filter) touch(hashes []uint64) {
+	var all byte
+	for _, hash := range hashes {
+		all += f.line(hash)[0]
+	}
+	runtime.KeepAlive(all)
+}
+
+// addAll is add for some keys.
+func (f filter) addAll(hashes []uint64) {
+	f.touch(hashes)
+	for _, hash := range hashes {
+		f.add(hash)
+	}
+}
+
+// hasAll reports whether has is true for all of some keys.
+func (f filter) hasAll(hashes []uint64) bool {
+	f.touch(hashes)
+	for _, hash := range hashes {
+		if !f.has(hash) {
+			return false
+		}
 	}
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -334,6 +335,11 @@ func (x *Index) Find(key []byte) (revision uint64, err error) {
 	}
 	defer x.release(s)
 	hash := keyHash(key)
+	var all byte
+	for _, r := range s.runs { // as filter.touch does
+		all += r.filter.line(hash)[0]
+	}
+	runtime.KeepAlive(all)
 	for _, r := range s.runs {
 		if !r.filter.has(hash) {
 			continue

@@ -328,6 +328,7 @@ func (r *run) check(pace func(bytes int) error) error {
 	rd := newRunReader(r, runReadBlocks, pace)
 	var last []byte
 	var keys, block uint64
+	var hashes []uint64 // of the block
 	lead := func(key []byte, number uint64) error {
 		if to, err := r.locate(key); err != nil || to != number {
 			return errors.Join(err, r.corruptBlock(number-1, fmt.Errorf("the fences lead to block %d for its key %q", int64(to)-1, key)))
@@ -344,6 +345,10 @@ func (r *run) check(pace func(bytes int) error) error {
 				if err := lead(last, block); err != nil {
 					return err
 				}
+				if !r.filter.hasAll(hashes) {
+					return r.corrupt(r.filterAt(), "the filter does not have every key of block %d", block-1)
+				}
+				hashes = hashes[:0]
 			}
 			if !ok {
 				break
@@ -356,9 +361,7 @@ func (r *run) check(pace func(bytes int) error) error {
 		if keys > 0 && bytes.Compare(last, rd.key()) >= 0 {
 			return r.corruptBlock(block-1, fmt.Errorf("%q comes behind %q", rd.key(), last))
 		}
-		if !r.filter.has(keyHash(rd.key())) {
-			return r.corrupt(r.filterAt(), "the filter does not have %q, which is in the run", rd.key())
-		}
+		hashes = append(hashes, keyHash(rd.key()))
 		last = append(last[:0], rd.key()...)
 		keys++
 	}
@@ -510,9 +513,9 @@ type runWriter struct {
 	pace   func(bytes int) error // called before it writes
 	data   blockBuilder
 	fence  blockBuilder
-	out    []byte // whole blocks that are not written yet
-	synced int64  // of size
-	err    error  // of the last add
+	out    []byte   // whole blocks that are not written yet
+	synced int64    // of size
+	hashes []uint64 // of the last keys, which the filter does not have yet
 }
 
 // createRun begins a run of so many keys. What the file had is no run of anybody.
@@ -547,7 +550,10 @@ func (w *runWriter) add(key []byte, revision uint64) error {
 		w.addFence(key)
 	}
 	w.data.add(key, revision)
-	w.filter.add(keyHash(key))
+	if w.hashes = append(w.hashes, keyHash(key)); len(w.hashes) == filterBatch {
+		w.filter.addAll(w.hashes)
+		w.hashes = w.hashes[:0]
+	}
 	w.keys++
 	return nil
 }
@@ -611,6 +617,7 @@ func (w *runWriter) finish() (*run, error) {
 	if err := w.endBlock(); err != nil {
 		return nil, err
 	}
+	w.filter.addAll(w.hashes)
 	w.endFences()
 	for i := range w.fenceBlocks() {
 		raw := w.fences[i*blockBytes:][:blockBytes]
