@@ -32,7 +32,7 @@ type Config struct {
 	MaxRuns   int            // at which Wait pauses; 0: 24
 	Factor    int            // so many runs of similar size are merged; 0: 8
 	MergeRate int64          // bytes that merges read and write in a second, with no haste; 0: 64 MiB
-	Spread    func() float64 // draws numbers from 0 up to 1, by which replicas merge at different moments; nil: 0
+	Spread    func() float64 // draws numbers from 0 up to 1, by which replicas merge at different moments; nil: 0. It is not called twice at a time
 }
 
 // Stats are figures of an index.
@@ -155,11 +155,10 @@ func Open(cfg Config) (*Index, error) {
 
 // begin counts an open run.
 func (x *Index) begin(r *run) {
-	r.due = x.cfg.Factor - int(x.cfg.Spread()*float64(x.cfg.Factor/4+1))
-	r.due = max(r.due, 2)
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	x.open++
-	x.mu.Unlock()
+	r.due = max(x.cfg.Factor-int(x.cfg.Spread()*float64(x.cfg.Factor/4+1)), 2)
 }
 
 // signal tells Run to look.
