@@ -14,9 +14,9 @@
 //
 // # A lookup
 //
-// The filters of all runs are asked first, in memory. One that says that its run may have
-// the key is wrong for one key in two hundred. Then the fences, in memory, lead to the only
-// block that may have it: that is one read of 2 KiB.
+// The filters of all runs are asked first, in memory: blocked Bloom filters of 12 bits a
+// key. One says that its run may have a key that it has not for 0.41% of the keys. Then the
+// fences, in memory too, lead to the only block that may have the key: one read of 2 KiB.
 //
 // # Additions and merges
 //
@@ -29,6 +29,42 @@
 //
 // Neither keeps a Find or the other waiting, but for the moment in which both replace the
 // list.
+//
+// Run merges at Config.MergeRate, and faster when there are more than half of
+// Config.MaxRuns runs; Wait is for who adds faster than that. Config.Spread has replicas
+// merge after different numbers of additions.
+//
+// # Memory
+//
+// A key of 32 random bytes takes 13.1 bits: 12 of the filter, 1.05 of the fences, so
+// 100 million take 165 MB. Keys of 1 KiB that differ in their last bytes only take up to
+// 10 bytes. While a merge goes on there is the filter of what it writes too, 128 KiB for
+// each run that it reads, and 2 MiB. Filters of 1 MiB and more are not on Go's heap.
+//
+// # What was measured
+//
+// Processor time on a busy machine of two cores, of keys of 32 random bytes, half a million
+// in each of ten runs (bench_test.go):
+//
+//	a key that is in no run  0.45 µs; 0.04 blocks are read
+//	a key that is in one     2.8 µs, of which 0.7 to 1.2 are the read
+//	an addition              0.17 µs a key
+//	a merge of all ten       0.25 µs a key
+//	a run                    35 bytes a key, the filter's 1.5 among them
+//	a start                  1 ms a million keys
+//
+// Filters: binary fuse filters of 8 bits (FastFilter/xorfilter) take 9.0 bits a key, and
+// are wrong as often, 0.39%. But all hashes of a run must be in memory to make one, with
+// working room, some 27 bytes a key: 2.7 GB for a run of 100 million. A Bloom filter is made
+// while a merge goes on, of memory that it needs anyway. Blocked: a key costs one miss of
+// the cache, not seven. 7 bits a key in lines of 512 are wrong for 0.41%.
+//
+// Reads: a block of a file that is in memory takes 0.7 µs with pread and 0.3 µs through a
+// mapping. But through a mapping an error of the disk ends the process with a signal, and
+// the process counts the pages as its own memory. So it is pread.
+//
+// Files of blocks, not bbolt: a run is written once, in order, and never changes, so that
+// pages, a free list and transactions would be paid for nothing, and the blocks are full.
 //
 // # Damage
 //

@@ -34,7 +34,7 @@ func (x *Index) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil || errors.Is(err, ErrClosed):
 			return nil
-		case err != nil && !mayPass(err):
+		case err != nil && (x.failure() != nil || !mayPass(err)):
 			return err
 		case err != nil:
 			retry = min(max(2*retry, retryMin), retryMax)

@@ -152,7 +152,7 @@ func TestIndex_Concurrent(t *testing.T) {
 	cfg.MergeRate = 1 << 30
 	x := openIndex(t, cfg)
 	ctx, stop := context.WithCancel(t.Context())
-	const batches, n = 60, 300
+	const batches, n = 30, 300
 	var there atomic.Int64
 	var group sync.WaitGroup
 	group.Go(func() {
@@ -383,6 +383,35 @@ func TestRun_Failures(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// When nobody knows which list there will be the index has ended, whatever the reason.
+func TestRun_ListInDoubt(t *testing.T) {
+	files := NewMemFiles()
+	x := openIndex(t, testConfig(files))
+	for i := range 3 {
+		add(t, x, map[string]uint64{fmt.Sprint(i): 1}, uint64(i+1))
+	}
+	renamed := false
+	files.OnCall(func(c Call) Fault {
+		if renamed = renamed || c.Op == OpRename; renamed && c.Op == OpSyncDir {
+			return Fault{Err: syscall.EMFILE}
+		}
+		return Fault{}
+	})
+	if err := x.Run(t.Context()); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("%v", err)
+	}
+	if err := x.Add(t.Context(), inOrder(map[string]uint64{"b": 1}), 1, testMark(9)); !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("%v", err)
+	}
+	for seed := range uint64(8) {
+		again := openIndex(t, testConfig(files.survivors(seed)))
+		if again.Mark() != testMark(3) {
+			t.Errorf("mark %v", again.Mark().Revision)
+		}
+		checkHas(t, again, map[string]uint64{"0": 1, "1": 1, "2": 1})
+	}
 }
 
 // Merges take their time: as many bytes a second as they may read and write, and more when
