@@ -7,7 +7,6 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
-	"math"
 	"strings"
 	"syscall"
 
@@ -80,8 +79,8 @@ func decodeList(b []byte) (l list, at int64, err error) {
 	}
 	seen := make(map[uint64]bool, n)
 	for range n {
-		r := runInfo{number: u64(), keys: u64(), size: int64(min(u64(), math.MaxInt64)), sum: u32()}
-		if r.number >= l.next || seen[r.number] {
+		r := runInfo{number: u64(), keys: u64(), size: int64(u64()), sum: u32()}
+		if r.number >= l.next || seen[r.number] || r.size < 0 {
 			return l, at, fmt.Errorf("it cannot have run %d", r.number)
 		}
 		seen[r.number] = true
