@@ -63,8 +63,9 @@
 // mapping. But through a mapping an error of the disk ends the process with a signal, and
 // the process counts the pages as its own memory. So it is pread.
 //
-// Files of blocks, not bbolt: a run is written once, in order, and never changes, so that
-// pages, a free list and transactions would be paid for nothing, and the blocks are full.
+// Files of blocks, not bbolt: the same blocks, put into bbolt in order, took 0.46 µs and 68
+// bytes of file a key. A run is written once and never changes, so that pages, a free list
+// and transactions would be paid for nothing.
 //
 // # Damage
 //

@@ -449,3 +449,15 @@ func TestRun_Rate(t *testing.T) {
 		})
 	}
 }
+
+// A key in two runs is damage: nobody adds a key twice.
+func TestMerge_KeyTwice(t *testing.T) {
+	x := openIndex(t, testConfig(NewMemFiles()))
+	for i := range uint64(3) {
+		add(t, x, map[string]uint64{"same": 1, fmt.Sprint(i): 2}, i+1)
+	}
+	_, err := x.Merge(t.Context())
+	if corrupt, ok := errors.AsType[*CorruptError](err); !ok || !strings.Contains(corrupt.Detail, `"same" is in another run too`) {
+		t.Errorf("%v", err)
+	}
+}
