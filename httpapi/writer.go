@@ -21,12 +21,18 @@ type pacedWriter struct {
 	idle time.Duration
 	held *budget.Holder // of the memory of what is written; nil: it holds none
 
+	quick bool // the client took the last piece at once
+
 	mu    sync.Mutex
 	until time.Time // no deadline is later, if set
 }
 
-// pieceBytes is what is written under one deadline.
-const pieceBytes = 64 << 10
+// pieceBytes is what is written under one deadline; to a client that takes each within
+// quickPiece it is copyBytes, since every piece wakes him up.
+const (
+	pieceBytes = 64 << 10
+	quickPiece = 5 * time.Millisecond
+)
 
 func newPacedWriter(w http.ResponseWriter, idle time.Duration) *pacedWriter {
 	return &pacedWriter{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle}
@@ -78,8 +84,13 @@ func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // Write writes p piece by piece.
 func (w *pacedWriter) Write(p []byte) (written int, err error) {
 	for {
-		piece := p[:min(len(p), pieceBytes)]
-		n, err := w.write(piece)
+		size := pieceBytes
+		if w.quick {
+			size = copyBytes
+		}
+		began := time.Now()
+		n, err := w.write(p[:min(len(p), size)])
+		w.quick = time.Since(began) < quickPiece
 		written += n
 		if err != nil || n == len(p) {
 			return written, err

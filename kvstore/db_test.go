@@ -906,3 +906,56 @@ func TestDB_Put_TooManyUploads(t *testing.T) {
 		t.Fatalf("with room for one: %+v, %v", res, err)
 	}
 }
+
+// steppedLog lets one body after the other through Distribute.
+type steppedLog struct {
+	*directLog
+	step     chan struct{}
+	inFlight atomic.Int32
+}
+
+func (l *steppedLog) Distribute(ctx context.Context, list []bodies.Body) error {
+	l.inFlight.Add(1)
+	defer l.inFlight.Add(-1)
+	select {
+	case <-l.step:
+		return l.directLog.Distribute(ctx, list)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// A large put has many chunks on their way at a time, but few while others put.
+func TestDB_Put_LargeGivesWayToOthers(t *testing.T) {
+	s := mustOpen(t, newMemDisks(), StoreConfig{})
+	l := &steppedLog{directLog: newDirectLog(s), step: make(chan struct{})}
+	now := new(atomic.Int64)
+	db := NewDB(s, l, DBConfig{Now: func() time.Time { return time.Unix(now.Load(), 0) }})
+	const chunks = 40
+	var putting sync.WaitGroup
+	putting.Go(func() {
+		body := bytes.NewReader(make([]byte, chunks*ChunkBytes))
+		if res, err := db.Put(t.Context(), PutRequest{Key: "large", Body: body, Size: chunks * ChunkBytes}); err != nil || res.Outcome != Created {
+			t.Errorf("%+v, %v", res, err)
+		}
+	})
+	settle := func(n int32) { waitFor(t, func() bool { return l.inFlight.Load() == n }) }
+	step := func(n int) {
+		for range n {
+			l.step <- struct{}{}
+		}
+	}
+	settle(chunksInFlight)
+	if _, err := db.Put(t.Context(), put("small", "v")); err != nil {
+		t.Fatal(err)
+	}
+	step(chunksInFlight - chunksBeside + 1) // the next was waiting for a place already
+	settle(chunksBeside)
+	step(3)
+	settle(chunksBeside)
+	now.Add(2)
+	step(2) // when the next takes its place, nobody else has put for a while
+	settle(chunksInFlight)
+	close(l.step)
+	putting.Wait()
+}

@@ -18,6 +18,8 @@ import (
 
 const (
 	chunksInFlight  = 8 // of one put
+	chunksBeside    = 2 // the same, while others put
+	othersLast      = time.Second
 	abandonTimeout  = 2 * time.Second
 	retryPauseFirst = 20 * time.Millisecond
 	retryPauseMax   = time.Second
@@ -33,7 +35,7 @@ func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 		return PutResult{}, overloaded(err)
 	}
 	u := &uploading{
-		db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(),
+		db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(), revision: db.store.revision(),
 		last: newTurn(), slots: make(chan struct{}, chunksInFlight), ended: make(chan struct{}),
 	}
 	close(u.last.proposed) // nothing comes before the first chunk
@@ -74,7 +76,10 @@ type uploading struct {
 	last *turn  // of the chunk before it
 	tail *byte  // first byte of the next chunk, read to see whether there is one
 
-	slots    chan struct{} // one for each chunk being distributed or proposed
+	slots    chan struct{} // one for each chunk being distributed or proposed, and those given up to others
+	givenUp  int           // slots
+	revision Revision      // that was last seen
+	others   time.Time     // when it was seen to change: somebody else puts
 	group    sync.WaitGroup
 	holding  sync.WaitGroup // chunks whose memory is not given back yet
 	delayed  atomic.Int32   // chunks that wait to be proposed again
@@ -276,11 +281,9 @@ func (u *uploading) acquireNext(ctx context.Context, h *budget.Holder, n int64) 
 // send distributes and proposes a chunk on a goroutine of its own, at most
 // chunksInFlight at a time, and gives its memory back when it is distributed.
 func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
-	select {
-	case u.slots <- struct{}{}:
-	case <-ctx.Done():
+	if err := u.takeSlot(ctx); err != nil {
 		chunk.held.Close()
-		return fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, ctx.Err())
+		return err
 	}
 	if err := u.failure(); err != nil {
 		<-u.slots
@@ -303,6 +306,36 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 		}
 		<-u.slots
 	})
+	return nil
+}
+
+// takeSlot waits for a slot. While others put, it first gives up all but chunksBeside:
+// what is on its way to the disks of the members stands before each fsync of their logs.
+// With eight chunks there, 200 small puts a second took 102 ms at the 99th percentile, and
+// with two 40 ms (10 ms without a large put), while the large one took as long; alone it
+// takes a third longer with two.
+func (u *uploading) takeSlot(ctx context.Context) error {
+	now := u.db.cfg.Now()
+	if rev := u.db.store.revision(); rev != u.revision {
+		u.revision, u.others = rev, now
+	}
+	give := 0
+	if now.Sub(u.others) < othersLast {
+		give = chunksInFlight - chunksBeside
+	}
+	for ; u.givenUp > give; u.givenUp-- {
+		<-u.slots
+	}
+	for taken := false; !taken; {
+		select {
+		case u.slots <- struct{}{}:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, ctx.Err())
+		}
+		if taken = u.givenUp == give; !taken {
+			u.givenUp++
+		}
+	}
 	return nil
 }
 

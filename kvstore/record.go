@@ -22,6 +22,10 @@ const ChunkBytes = bodies.MaxBytes
 // BodyBytesMin is the size of the smallest value that is kept as a body: from it up to
 // ChunkBytes a value is one body, beyond that each of its chunks is. A smaller one lies
 // in its record. It is part of the state machine: every replica must have the same.
+//
+// A body costs a round trip to a majority and an fsync of its own, and a value in its
+// record is written twice. With 64 puts of 12 KiB in flight, values in records were put 2.4
+// times as fast, 1.6 times with 8 KiB; they wrote 2.2 to 2.3 times their bytes, bodies 1.2.
 const BodyBytesMin = 16 << 10
 
 const (

@@ -54,3 +54,10 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	}
 	return at.digest(), nil
 }
+
+// revision returns the newest revision that was applied.
+func (s *Store) revision() Revision {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.applied.rev
+}

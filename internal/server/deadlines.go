@@ -84,7 +84,7 @@ func (c *connection) SetWriteDeadline(t time.Time) error {
 // such writes when the client takes no piece for up to twice that.
 const (
 	ioIdle     = 30 * time.Second
-	pieceBytes = 64 << 10
+	pieceBytes = 256 << 10
 )
 
 // beginWrite makes sure that a write ends. Handlers set deadlines for what they
