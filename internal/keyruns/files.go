@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 // Files is the directory of an index. OSFiles is one on a disk, MemFiles one in memory.
@@ -57,7 +59,7 @@ func (d osFiles) Make() error {
 	if err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(string(d)))
+	return writefault.Mark(syncDir(filepath.Dir(string(d))))
 }
 
 func (d osFiles) Create(name string) (File, error) {

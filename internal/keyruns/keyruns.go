@@ -69,6 +69,7 @@ type Index struct {
 	next    uint64        // number of the next run
 	open    int           // runs that are open
 	garbage []*run        // of those nobody reads any more
+	others  []string      // files that no list names
 	changed chan struct{} // closed and replaced when something of these changes
 	running bool          // a Run runs
 	stuck   bool          // a merge finds no room
@@ -91,7 +92,9 @@ type snapshot struct {
 
 // Open opens the index in a directory, which it makes if it is missing. It reads filters
 // and fences, not runs; a filter that is damaged is made anew from its run, which takes a
-// second for each few million keys. A *CorruptError says that the directory must be deleted.
+// second for each few million keys. It changes no file: what a crash left and no list names
+// is removed by the first Add or merge. A *CorruptError says that the directory must be
+// deleted.
 func Open(cfg Config) (*Index, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -125,12 +128,9 @@ func Open(cfg Config) (*Index, error) {
 	if err := cfg.Files.Sync(); err != nil {
 		return nil, fmt.Errorf("sync the directory of the index: %w", writefault.Mark(err))
 	}
-	if removed, err := removeOthers(cfg.Files, &l); err != nil {
+	if x.others, x.next, err = otherFiles(cfg.Files, &l); err != nil {
 		return nil, err
-	} else if removed > 0 {
-		cfg.Logger.Info("removed files of the index that no list names", "files", removed)
 	}
-	x.next = l.next
 	s := &snapshot{mark: l.mark}
 	s.refs.Store(1)
 	for _, info := range l.runs {
@@ -245,6 +245,25 @@ func (x *Index) sweep() {
 	x.changedLocked()
 }
 
+// removeOthers removes the files that no list named when the index was opened: by now
+// somebody has taken it for what it should be.
+func (x *Index) removeOthers() {
+	x.listing.Lock() // the temporary list may be among them
+	defer x.listing.Unlock()
+	x.mu.Lock()
+	others := x.others
+	x.others = nil
+	x.mu.Unlock()
+	for _, name := range others {
+		if err := x.cfg.Files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			x.cfg.Logger.Warn("a file of the index that no list names could not be removed; the next start tries again", "file", x.cfg.Files.Path(name), "error", err)
+		}
+	}
+	if len(others) > 0 {
+		x.cfg.Logger.Info("removed files of the index that no list names", "files", len(others))
+	}
+}
+
 // replace makes another list durable and current: without some runs, with one more, if it
 // is not nil, which is durable but for its name. An error that is writefault.Err has ended
 // the index; any other left everything as it was.
@@ -325,6 +344,9 @@ func (x *Index) Mark() Mark {
 	return s.mark
 }
 
+// Path is what errors call the directory.
+func (x *Index) Path() string { return x.cfg.Files.Path("") }
+
 // Find returns the revision of a key, 0 if it is not here. A *CorruptError says that the
 // index must be deleted.
 func (x *Index) Find(key []byte) (revision uint64, err error) {
@@ -396,6 +418,7 @@ func (x *Index) Add(ctx context.Context, keys iter.Seq2[[]byte, uint64], n int, 
 	if err := x.failure(); err != nil {
 		return err
 	}
+	x.removeOthers()
 	move := func(Mark) Mark { return end }
 	if n == 0 {
 		for key := range keys {

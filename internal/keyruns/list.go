@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -142,25 +143,27 @@ func writeList(files Files, l *list) (replaced bool, err error) {
 	return true, writefault.Mark(files.Sync())
 }
 
-// removeOthers removes the runs, and what else was left behind, that a list does not name.
-// The list must be durable.
-func removeOthers(files Files, l *list) (removed int, err error) {
+// otherFiles returns the runs, and what else was left behind, that a list does not name, and
+// the number of the next run, which is that of none of them.
+func otherFiles(files Files, l *list) (others []string, next uint64, err error) {
 	names, err := files.List()
 	if err != nil {
-		return 0, err
+		return nil, 0, fmt.Errorf("look for what is left of the index: %w", err)
 	}
 	keep := map[string]bool{}
 	for _, r := range l.runs {
 		keep[runName(r.number)] = true
 	}
+	next = l.next
 	for _, name := range names {
-		if keep[name] || !strings.HasSuffix(name, runSuffix) && name != listTemporary {
+		number, run := strings.CutSuffix(name, runSuffix)
+		if keep[name] || !run && name != listTemporary {
 			continue
 		}
-		if err := files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return removed, fmt.Errorf("remove what is left of the index: %w", err)
+		others = append(others, name)
+		if n, err := strconv.ParseUint(number, 10, 63); err == nil {
+			next = max(next, n+1)
 		}
-		removed++
 	}
-	return removed, nil
+	return others, next, nil
 }

@@ -146,6 +146,7 @@ func (x *Index) rate() float64 {
 func (x *Index) mergeDue(ctx context.Context, pace func(ctx context.Context, bytes int) error) (merged bool, err error) {
 	x.merging.Lock()
 	defer x.merging.Unlock()
+	x.removeOthers()
 	x.sweep()
 	return x.mergeBelow(ctx, pace, -1)
 }
