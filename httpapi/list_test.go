@@ -14,6 +14,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -78,7 +79,11 @@ func newHistory(t *testing.T) *history {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = values.Close() })
-	store, err := kvstore.OpenStore(kvstore.StoreConfig{History: kvstore.NewMemEngine(), Index: kvstore.NewMemEngine(), Bodies: values})
+	index, err := keyruns.Open(keyruns.Config{Files: keyruns.NewMemFiles()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := kvstore.OpenStore(kvstore.StoreConfig{History: kvstore.NewMemEngine(), Index: index, Bodies: values})
 	if err != nil {
 		t.Fatal(err)
 	}

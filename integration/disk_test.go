@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // refusesToStart expects a node to end by itself with all words in its log.
@@ -81,21 +83,51 @@ func TestDisk_TruncatedHistory_RefusesToStart(t *testing.T) {
 	refusesToStart(t, n, file, "replac")
 }
 
+// flushIndex brings all keys of a node that does not run into runs of its index, as a
+// node does that has many.
+func flushIndex(t *testing.T, dir string) {
+	t.Helper()
+	store, err := kvstore.OpenStoreDir(dir, kvstore.StoreConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(store.FlushIndex(), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A damaged index is derived data: it says to delete it, and that works.
 func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
 	t.Parallel()
 	n := stopped(t)
-	file := filepath.Join(n.Dir, "index.db")
-	if err := os.Truncate(file, 5000); err != nil {
+	flushIndex(t, n.Dir)
+	file := newest(t, n.Dir, "index/*.run")
+	if err := os.Truncate(file, 500); err != nil {
 		t.Fatal(err)
 	}
-	refusesToStart(t, n, file, "delete index.db")
-	if err := os.Remove(file); err != nil {
+	refusesToStart(t, n, file, "delete the directory index")
+	if err := os.RemoveAll(filepath.Join(n.Dir, "index")); err != nil {
 		t.Fatal(err)
 	}
 	n.Start()
 	n.WaitReady()
 	mustHave(t, map[string]string{"disk/0/1": "value of disk/0/1"}, n)
+}
+
+// The index of an earlier version is not read, whatever is in it, and goes.
+func TestDisk_IndexOfAnEarlierVersion_IsRemoved(t *testing.T) {
+	t.Parallel()
+	n := stopped(t)
+	file := filepath.Join(n.Dir, "index.db")
+	if err := os.WriteFile(file, []byte("what no version reads any more"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.Start()
+	n.WaitReady()
+	mustHave(t, map[string]string{"disk/0/1": "value of disk/0/1"}, n)
+	if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is there still: %v", err)
+	}
 }
 
 // A value whose bytes changed under a running node is never served: the node

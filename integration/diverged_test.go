@@ -86,8 +86,8 @@ func lie(t *testing.T, n *clustertest.Process) {
 	must(err)
 	must(other.Commit())
 	must(other.Close())
-	must(os.RemoveAll(filepath.Join(n.Dir, "values")))
-	for _, name := range []string{"history.db", "index.db", "values"} {
+	must(errors.Join(os.RemoveAll(filepath.Join(n.Dir, "values")), os.RemoveAll(filepath.Join(n.Dir, "index"))))
+	for _, name := range []string{"history.db", "values"} {
 		must(os.Rename(filepath.Join(dir, name), filepath.Join(n.Dir, name)))
 	}
 }

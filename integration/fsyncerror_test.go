@@ -82,7 +82,7 @@ func TestDisk_FsyncFailsAtTheStart_NodeStaysDown(t *testing.T) {
 		n.Under = nil
 		refusesDisk(t, n, strings.TrimSuffix(path, ".new"))
 	}
-	for _, path := range []string{"history.db.new", "index.db.new", "identity.tmp"} {
+	for _, path := range []string{"history.db.new", "index", "identity.tmp"} {
 		if err := os.RemoveAll(n.Dir); err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func TestDisk_FsyncFailsAtTheStart_NodeStaysDown(t *testing.T) {
 	w.waitFor(20)
 	acked := w.stop()
 	n.Kill9()
-	for _, glob := range []string{"identity", "history.db", "index.db", "wal/*.wal", "wal", "snap/*.snap", "snap", "."} {
+	for _, glob := range []string{"identity", "history.db", "index", "wal/*.wal", "wal", "snap/*.snap", "snap", "."} {
 		path, err := filepath.Rel(n.Dir, newest(t, n.Dir, glob))
 		if err != nil {
 			t.Fatal(err)
@@ -131,7 +131,7 @@ func TestDisk_StartSyncsWhatItFinds(t *testing.T) {
 		t.Fatalf("nobody was answered: %s", b)
 	}
 	synced := b[:promise[0]]
-	for _, glob := range []string{"wal/*.wal", "wal", "snap/*.snap", "snap", "identity", "history.db", "index.db", "."} {
+	for _, glob := range []string{"wal/*.wal", "wal", "snap/*.snap", "snap", "identity", "history.db", "index", "."} {
 		path := newest(t, n.Dir, glob)
 		if !regexp.MustCompile(`sync\(\d+<` + regexp.QuoteMeta(path) + `>`).Match(synced) {
 			t.Errorf("%s was not synced before the first answer", path)

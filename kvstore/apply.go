@@ -136,37 +136,29 @@ func (s *Store) decodeAll(index uint64, commands [][]byte, results []any) ([]com
 }
 
 // findKeys sets s.known[i] to the revision of the key of cmds[i], 0 when it is
-// not set yet. All that the overlay does not know are looked up in one index
-// transaction. Only Apply adds keys, so an answer stays true until it does.
+// not set yet. Those that the overlay does not know are looked up in the index, where
+// most are not. Only Apply adds keys, so an answer stays true until it does.
 func (s *Store) findKeys(cmds []command) error {
-	missing := 0
 	s.mu.RLock()
 	for i := range cmds {
 		s.known[i] = 0
 		if len(cmds[i].body.key) == 0 {
 			continue
 		}
-		if s.known[i] = s.overlay.find(cmds[i].body.keyView()); s.known[i] == 0 {
-			missing++
-		}
+		s.known[i] = s.overlay.find(cmds[i].body.keyView())
 	}
 	s.mu.RUnlock()
-	if missing == 0 {
-		return nil
-	}
-	return s.failed("look up keys", s.index.View(func(tx Tx) error {
-		for i := range cmds {
-			if s.known[i] != 0 || len(cmds[i].body.key) == 0 {
-				continue
-			}
-			rev, err := indexedRevision(tx, cmds[i].body.key)
-			if err != nil {
-				return err
-			}
-			s.known[i] = rev
+	for i := range cmds {
+		if s.known[i] != 0 || len(cmds[i].body.key) == 0 {
+			continue
 		}
-		return nil
-	}))
+		rev, err := s.indexedRevision(cmds[i].body.key)
+		if err != nil {
+			return s.failed("look up keys", err)
+		}
+		s.known[i] = rev
+	}
+	return nil
 }
 
 // applyCommand applies one command; known is the revision of its key before

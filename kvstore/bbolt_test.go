@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // openDir opens a store in dir and closes it with the test.
@@ -63,7 +65,7 @@ func TestStoreDir_Reopen(t *testing.T) {
 	if _, err := s.Get("key/001"); !errors.Is(err, ErrClosed) {
 		t.Fatalf("Get after Close: %v", err)
 	}
-	if err := os.Remove(filepath.Join(dir, indexFile)); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, indexDir)); err != nil {
 		t.Fatal(err)
 	}
 	m.check(t, openDir(t, dir, StoreConfig{}))
@@ -102,18 +104,21 @@ func TestStoreDir_StageInstall(t *testing.T) {
 func TestOpenBolt_RefusesTruncatedFiles(t *testing.T) {
 	dir := t.TempDir()
 	fillDir(t, dir, 32)
-	for _, name := range []string{historyFile, indexFile} {
+	for _, name := range append(indexFiles(t, dir), historyFile) {
 		path := filepath.Join(dir, name)
 		whole, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		meta, ok, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
-		if err != nil || !ok {
-			t.Fatal(err)
+		used, advice := len(whole), "delete the directory index"
+		if name == historyFile {
+			meta, ok, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
+			if err != nil || !ok {
+				t.Fatal(err)
+			}
+			used, advice = int(meta.pages*meta.pageBytes), "replacing it"
 		}
-		used := int(meta.pages * meta.pageBytes)
-		for _, n := range []int{0, 100, 4096, used / 2, used - 1} {
+		for _, n := range []int{0, 20, used / 2, used - 1} {
 			if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +127,7 @@ func TestOpenBolt_RefusesTruncatedFiles(t *testing.T) {
 			if !errors.As(err, &corrupt) || corrupt.File != path {
 				t.Fatalf("%s cut to %d of %d bytes: %v", name, n, len(whole), err)
 			}
-			if want := map[string]string{historyFile: "replacing it", indexFile: "delete index.db"}[name]; !strings.Contains(err.Error(), want) {
+			if !strings.Contains(err.Error(), advice) {
 				t.Fatalf("no advice in %q", err)
 			}
 		}
@@ -131,6 +136,22 @@ func TestOpenBolt_RefusesTruncatedFiles(t *testing.T) {
 		}
 	}
 	openDir(t, dir, StoreConfig{})
+}
+
+// indexFiles returns the files of the index in a store's directory, by their names there.
+func indexFiles(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, indexDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, filepath.Join(indexDir, e.Name()))
+	}
+	if len(names) < 2 {
+		t.Fatalf("the index is %q", names)
+	}
+	return names
 }
 
 // A record whose bytes changed on disk is never served: opening or reading it
@@ -179,7 +200,7 @@ func TestStoreDir_FlippedBitIsReported(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, indexFile)); err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, indexDir)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenStoreDir(dir, StoreConfig{}); !errors.As(err, &corrupt) || corrupt.File != path {
@@ -207,37 +228,50 @@ func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	index := filepath.Join(dir, indexFile)
-	for _, name := range []string{historyFile, indexFile} {
+	index, path := filepath.Join(dir, indexDir), filepath.Join(dir, historyFile)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, _, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := int(meta.pages * meta.pageBytes)
+	for page := 0; page < used; page += int(meta.pageBytes) {
+		for _, off := range []int{0, 7, 8, 9, 10, 12, 16, 17, 20, 24, 40, 57, 300, 2000} {
+			damaged := bytes.Clone(whole[:used])
+			damaged[page+off] ^= 0x10
+			if err := os.WriteFile(path, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			where := fmt.Sprintf("page %d offset %d", page/int(meta.pageBytes), off)
+			readDamaged(t, dir, m, where, true)
+			if err := os.Rename(index, index+".kept"); err != nil { // now all of it is scanned
+				t.Fatal(err)
+			}
+			readDamaged(t, dir, m, where+" without an index", true)
+			if err := errors.Join(os.RemoveAll(index), os.Rename(index+".kept", index)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range indexFiles(t, dir) {
 		path := filepath.Join(dir, name)
 		whole, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		meta, _, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		used := int(meta.pages * meta.pageBytes)
-		for page := 0; page < used; page += int(meta.pageBytes) {
-			for _, off := range []int{0, 7, 8, 9, 10, 12, 16, 17, 20, 24, 40, 57, 300, 2000} {
-				damaged := bytes.Clone(whole[:used])
-				damaged[page+off] ^= 0x10
-				if err := os.WriteFile(path, damaged, 0o600); err != nil {
-					t.Fatal(err)
-				}
-				where := fmt.Sprintf("%s page %d offset %d", name, page/int(meta.pageBytes), off)
-				readDamaged(t, dir, m, where)
-				if name == historyFile { // now all of it is scanned
-					if err := os.Rename(index, index+".kept"); err != nil {
-						t.Fatal(err)
-					}
-					readDamaged(t, dir, m, where+" without an index")
-					if err := os.Rename(index+".kept", index); err != nil {
-						t.Fatal(err)
-					}
-				}
+		for off := 0; off < len(whole); off += 1 + len(whole)/100 {
+			damaged := bytes.Clone(whole)
+			damaged[off] ^= 0x10
+			if err := os.WriteFile(path, damaged, 0o600); err != nil {
+				t.Fatal(err)
 			}
+			readDamaged(t, dir, m, fmt.Sprintf("%s offset %d", name, off), false)
 		}
 		if err := os.WriteFile(path, whole, 0o600); err != nil {
 			t.Fatal(err)
@@ -245,9 +279,9 @@ func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
 	}
 }
 
-// readDamaged reads every key of a damaged store: each answer is the right value,
-// an error, or (a damaged index can do that) "not set".
-func readDamaged(t *testing.T, dir string, m *model, where string) {
+// readDamaged reads every key of a damaged store: each answer is the right value, an
+// error that says what is damaged, or, where the last transaction may be lost, "not set".
+func readDamaged(t *testing.T, dir string, m *model, where string, lost bool) {
 	t.Helper()
 	s, err := OpenStoreDir(dir, StoreConfig{})
 	if err != nil {
@@ -260,7 +294,7 @@ func readDamaged(t *testing.T, dir string, m *model, where string) {
 			t.Fatalf("%s: Get(%q) served a wrong value", where, key)
 		}
 		var corrupt *CorruptError
-		if err != nil && !errors.Is(err, ErrNotFound) && !errors.As(err, &corrupt) {
+		if err != nil && !(lost && errors.Is(err, ErrNotFound)) && !errors.As(err, &corrupt) {
 			t.Fatalf("%s: Get(%q): %v", where, key, err)
 		}
 	}
@@ -303,13 +337,21 @@ func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 	if err := s.FlushIndex(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.index.Update(func(tx Tx) error {
-		return putIndexBlock(tx, []string{"a", "b"}, []Revision{2, 2})
-	}); err != nil {
+	mark := s.index.Mark()
+	if err := errors.Join(s.Close(), os.RemoveAll(filepath.Join(dir, indexDir))); err != nil {
 		t.Fatal(err)
 	}
+	wrong, err := openIndexIn(keyruns.OSFiles(filepath.Join(dir, indexDir)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addKeys(t, wrong, []string{"a", "b"}, []uint64{2, 2}, mark)
+	if err := wrong.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openDir(t, dir, StoreConfig{})
 	var corrupt *CorruptError
-	if _, err := s.Get("a"); !errors.As(err, &corrupt) || corrupt.File != filepath.Join(dir, indexFile) || !strings.Contains(err.Error(), "delete index.db") {
+	if _, err := s.Get("a"); !errors.As(err, &corrupt) || corrupt.File != filepath.Join(dir, indexDir) || !strings.Contains(err.Error(), "delete the directory index") {
 		t.Fatalf("got %v", err)
 	}
 	if _, err := s.Get("b"); !errors.Is(err, corrupt) {
@@ -328,7 +370,7 @@ func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
 	for name, fn := range map[string]func(Tx) error{
 		"own":   func(Tx) error { panic("a bug") },
 		"nil":   func(Tx) error { nowhere.rev++; return nil },
-		"index": func(tx Tx) error { _ = tx.Get(BucketIndex, nil)[7]; return nil },
+		"index": func(tx Tx) error { _ = tx.Get(BucketRecords, nil)[7]; return nil },
 	} {
 		func() {
 			defer func() {
@@ -339,7 +381,7 @@ func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
 			_ = e.View(fn)
 		}()
 	}
-	if err := e.Update(func(tx Tx) error { return tx.Put(BucketIndex, []byte("k"), nil) }); err != nil {
+	if err := e.Update(func(tx Tx) error { return tx.Put(BucketRecords, []byte("k"), nil) }); err != nil {
 		t.Fatalf("a panic in View left the engine locked: %v", err)
 	}
 }
@@ -403,7 +445,7 @@ func TestEngine_Contract(t *testing.T) {
 
 func engineContract(t *testing.T, e Engine) {
 	dump := func(tx Tx, from string) (s string) {
-		tx.Ascend(BucketIndex, []byte(from), func(k, v []byte) bool {
+		tx.Ascend(BucketRecords, []byte(from), func(k, v []byte) bool {
 			s += string(k) + "=" + string(v) + " "
 			return !strings.HasPrefix(string(k), "stop")
 		})
@@ -429,27 +471,27 @@ func engineContract(t *testing.T, e Engine) {
 	view("", "")
 	update(func(tx Tx) error {
 		key := []byte("b")
-		err := errors.Join(tx.Put(BucketIndex, key, []byte("2")), tx.Put(BucketIndex, []byte("d"), []byte("4")), tx.Put(BucketState, []byte("c"), nil))
+		err := errors.Join(tx.Put(BucketRecords, key, []byte("2")), tx.Put(BucketRecords, []byte("d"), []byte("4")), tx.Put(BucketState, []byte("c"), nil))
 		key[0] = 'x'
-		if string(tx.Get(BucketIndex, []byte("b"))) != "2" || dump(tx, "") != "b=2 d=4 " {
+		if string(tx.Get(BucketRecords, []byte("b"))) != "2" || dump(tx, "") != "b=2 d=4 " {
 			t.Error("a transaction does not see its own writes")
 		}
 		return err
 	})
 	update(func(tx Tx) error {
-		return errors.Join(tx.Delete(BucketIndex, []byte("d")), tx.Delete(BucketIndex, []byte("none")), tx.Put(BucketIndex, []byte("a"), []byte("1")),
-			tx.Put(BucketIndex, []byte("b"), []byte("22")), tx.Put(BucketIndex, []byte("stop"), nil), tx.Put(BucketIndex, []byte("z"), []byte("9")))
+		return errors.Join(tx.Delete(BucketRecords, []byte("d")), tx.Delete(BucketRecords, []byte("none")), tx.Put(BucketRecords, []byte("a"), []byte("1")),
+			tx.Put(BucketRecords, []byte("b"), []byte("22")), tx.Put(BucketRecords, []byte("stop"), nil), tx.Put(BucketRecords, []byte("z"), []byte("9")))
 	})
 	view("", "a=1 b=22 stop= ")
 	view("b", "b=22 stop= ")
 	view("t", "z=9 ")
 	if err := e.View(func(tx Tx) error {
-		for _, b := range []Bucket{BucketIndex, BucketUploads} {
+		for _, b := range []Bucket{BucketRecords, BucketUploads} {
 			if err := tx.Put(b, []byte("a"), nil); err == nil {
 				t.Errorf("a reader writes to %s", b)
 			}
 		}
-		if err := tx.Delete(BucketIndex, []byte("a")); err == nil {
+		if err := tx.Delete(BucketRecords, []byte("a")); err == nil {
 			t.Error("a reader removes")
 		}
 		return nil

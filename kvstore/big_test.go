@@ -225,8 +225,12 @@ func (b *big) copyFiles(s *Store, dir string) time.Duration {
 		b.t.Fatal(err)
 	}
 	began := time.Now()
-	for _, e := range []Engine{s.history, s.index} {
-		path := e.(*boltEngine).path
+	history := s.history.(*boltEngine).path
+	paths, err := filepath.Glob(filepath.Join(filepath.Dir(history), indexDir, "*"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, path := range append(paths, history) {
 		from, err := os.Open(path)
 		if err != nil {
 			b.t.Fatal(err)

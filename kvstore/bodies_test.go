@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // tidy reclaims all that nothing needs, as if everything was touched long ago.
@@ -215,7 +216,7 @@ func TestStore_Open_CountsWhatIsNotCounted(t *testing.T) {
 				t.Fatal("there is no table")
 			}
 		},
-		"the index is gone": func(_ *testing.T, d *memDisks, _ *Store) { d.index = NewMemEngine() },
+		"the index is gone": func(_ *testing.T, d *memDisks, _ *Store) { d.index = keyruns.NewMemFiles() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newMemDisks()
@@ -262,7 +263,7 @@ func TestStore_Open_CountsWhatIsNotCounted(t *testing.T) {
 			if err := s.bodies.Checkpoint(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			d.history, d.index = before, NewMemEngine()
+			d.history, d.index = before, keyruns.NewMemFiles()
 			s = mustOpen(t, d, tiny())
 			if err := runLog(t, s, log); err != nil {
 				t.Fatal(err)

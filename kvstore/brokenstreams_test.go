@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // honestStream is what a sender answers to one query of a pull.
@@ -122,9 +123,19 @@ func (e lateEngine) View(fn func(Tx) error) error {
 func TestStore_Verify_EndsWithItsContext(t *testing.T) {
 	for _, x := range stageFixtures(t) {
 		for n := 0; ; n++ {
-			s := mustOpen(t, &memDisks{history: copyEngine(x.sender.history.(*MemEngine)), index: NewMemEngine(), staging: NewMemEngine()}, tiny())
+			d := &memDisks{history: copyEngine(x.sender.history.(*MemEngine)), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
+			s := mustOpen(t, d, tiny())
+			if err := s.FlushIndex(); err != nil {
+				t.Fatal(err)
+			}
 			ctx, late := &watchedContext{t.Context(), n}, 0
-			s.history, s.index = lateEngine{s.history, ctx, &late}, lateEngine{s.index, ctx, &late}
+			s.history = lateEngine{s.history, ctx, &late}
+			d.index.OnCall(func(c keyruns.Call) keyruns.Fault {
+				if c.Op == keyruns.OpRead && ctx.left < 0 {
+					late++
+				}
+				return keyruns.Fault{}
+			})
 			if err := s.Verify(ctx); err == nil && late == 0 {
 				break
 			} else if !errors.Is(err, context.Canceled) || late > 0 || s.err() != nil {

@@ -140,7 +140,12 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 // A log does not begin where its store could not write down that it does.
 func TestStore_Bootstrap_FailedWrite(t *testing.T) {
 	d := newMemDisks()
-	d.hook = func(string) FailPoint { return FailBefore }
+	d.hook = func(disk string) FailPoint {
+		if disk == "history" {
+			return FailBefore
+		}
+		return FailNever
+	}
 	s := mustOpen(t, d, tiny())
 	if err := s.Bootstrap(5, 7, nil, [16]byte{1}); !errors.Is(err, ErrInjected) || s.Stats().AppliedIndex != 0 {
 		t.Errorf("at entry %d: %v", s.Stats().AppliedIndex, err)

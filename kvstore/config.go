@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // StoreConfig says where a store keeps its data and how much memory it uses.
 // Zero limits get good defaults.
 type StoreConfig struct {
-	History Engine // the truth
-	Index   Engine // derived from History; may be empty, is then rebuilt
+	History Engine         // the truth
+	Index   *keyruns.Index // derived from History; may be empty, is then rebuilt
 
 	// Bodies keeps the values of BodyBytesMin and more. It is this store's alone, but
 	// for those who append and hold.
@@ -39,7 +40,6 @@ type StoreConfig struct {
 	CommitInterval  time.Duration // commit at least so often; default 500 ms
 	OverlayBytes    int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
 	GenerationBytes int64         // part of the overlay that is indexed as one; default 16 MiB, at most OverlayBytes/4
-	IndexSliceKeys  int           // keys an index transaction; default 20,000
 
 	// CheckpointRevisions is for tests: how far the revisions are apart whose
 	// history digest is kept. Whoever opens a store again must give the same.
@@ -55,7 +55,7 @@ type StoreConfig struct {
 // withDefaults fills in what is zero and checks the rest.
 func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	if c.History == nil || c.Index == nil || c.Bodies == nil {
-		return c, errors.New("open store: History and Index engines and Bodies are required")
+		return c, errors.New("open store: History, Index and Bodies are required")
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -71,7 +71,6 @@ func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	setDefault(&c.CommitInterval, 500*time.Millisecond)
 	setDefault(&c.OverlayBytes, 64<<20)
 	setDefault(&c.GenerationBytes, 16<<20)
-	setDefault(&c.IndexSliceKeys, 20_000)
 	if c.CheckpointRevisions == 0 {
 		c.CheckpointRevisions = CheckpointRevisions
 	}

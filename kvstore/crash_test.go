@@ -6,6 +6,8 @@ import (
 	"io"
 	"maps"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // crashPoint fails the nth durable step of one disk, once.
@@ -49,7 +51,7 @@ func runLog(t *testing.T, s *Store, log []entry) error {
 			}
 		}
 		if e.index%11 == 0 {
-			if err := s.FlushIndex(); err != nil {
+			if err := errors.Join(s.FlushIndex(), mergeAll(s)); err != nil {
 				return err
 			}
 		}
@@ -85,13 +87,15 @@ func crashAndReplay(t *testing.T, log []entry, m *model, c *crashPoint) {
 	t.Helper()
 	d := newMemDisks()
 	d.hook = c.hook
-	s := mustOpen(t, d, tiny())
-	err := runLog(t, s, log)
+	s, err := d.open(t, tiny())
+	if err == nil {
+		err = runLog(t, s, log)
+		if _, gerr := s.Get("key/001"); !errors.Is(gerr, ErrInjected) {
+			t.Fatalf("a store that failed still answers: %v", gerr)
+		}
+	}
 	if !errors.Is(err, ErrInjected) {
 		t.Fatalf("the injected failure was answered with %v", err)
-	}
-	if _, gerr := s.Get("key/001"); !errors.Is(gerr, ErrInjected) {
-		t.Fatalf("a store that failed still answers: %v", gerr)
 	}
 	s = mustOpen(t, d, tiny())
 	if err := runLog(t, s, log); err != nil {
@@ -131,7 +135,7 @@ func TestStore_Open_RebuildsAMissingIndex(t *testing.T) {
 	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
 		t.Fatal(err)
 	}
-	d.index = NewMemEngine()
+	d.index = keyruns.NewMemFiles()
 	s := mustOpen(t, d, tiny())
 	if st := s.Stats(); st.OverlayBytes > tiny().OverlayBytes {
 		t.Fatalf("the rebuild is not bounded: %+v", st)
@@ -223,16 +227,18 @@ func TestStore_Crash_StageInstall(t *testing.T) {
 		t.Helper()
 		d := receiver()
 		d.hook = c.hook
-		s := mustOpen(t, d, cfg)
+		var s *Store
 		for tries := 0; ; tries++ {
-			err := catchUp(t, s, index, meta, snapshot, sender)
+			var err error
+			if s, err = d.open(t, cfg); err == nil {
+				err = catchUp(t, s, index, meta, snapshot, sender)
+			}
 			if err == nil {
 				break
 			}
 			if !errors.Is(err, ErrInjected) || tries > 1 {
 				t.Fatalf("%s step %d point %d: %v", c.disk, c.n, c.point, err)
 			}
-			s = mustOpen(t, d, cfg)
 		}
 		if at, _, got, _, err := s.Durable(); err != nil || at != index || string(got) != string(meta) {
 			t.Fatalf("installed at %d with meta %q, %v", at, got, err)

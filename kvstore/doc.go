@@ -23,14 +23,14 @@
 // Store.Get at once. Records wait in memory until Store.Commit appends them to
 // history in one transaction with the applied index; until then a crash loses
 // nothing, because the log gives the entries again. Later, and in bulk, their
-// keys are sorted into the index.
+// keys are sorted and become a run of the index.
 //
 //	Apply ──► pending records ──Commit──► history (revision → record)
 //	      └─► overlay (key → revision) ──FlushIndex──► index (key → revision)
 //
 // Nothing is ever changed, so the store is a log with an index that may lag. The
 // overlay answers for the keys the index lacks. After a crash it is rebuilt by
-// scanning the tail of history; without any index file that tail is all of it.
+// scanning the tail of history; without any index that tail is all of it.
 //
 // Store.Keys lists keys in byte order: it pins the generations of the overlay,
 // merges them with the index, and fills in the rest from history. Store.Changes
@@ -38,9 +38,10 @@
 //
 // # Files and buckets
 //
-// A store's directory has history.db, index.db and, while a snapshot is pulled,
-// staging.db, all bbolt; and values, the directory of the bodies. Numbers are big
-// endian; "framed" means one format byte and a CRC-32C that also covers the key it is
+// A store's directory has history.db and, while a snapshot is pulled, staging.db, both
+// bbolt; index, the directory of the index (package keyruns); and values, that of the
+// bodies. Versions before had index.db in place of index: it is not read, and removed
+// when index has taken its place. Numbers are big endian; "framed" means one format byte and a CRC-32C that also covers the key it is
 // stored under.
 //
 //	history.db  records      last revision of a block → records of consecutive revisions
@@ -50,15 +51,12 @@
 //	            state        "position"              → sequence uvarint, applied index, term, tree, bytes of values; framed
 //	                         "history"               → id of the history, and those that it went on from; framed
 //	                         "meta"                  → bytes that belong to the log; framed
-//	index.db    index        last key of a block     → keys and their revisions, framed
-//	            state        "indexed"               → revision the index covers, digest there; framed
-//	                         "indexing"              → revision up to which it may have keys, digest there; framed
 //	staging.db  chunks       as in history; the bodies are where they stay already
 //	            records      revision                → record in chunks
 //	            state        "snapshot", "progress"  → what is pulled and how far
 //
-// Records and keys lie in blocks, because an element of bbolt's costs 24 bytes
-// and more, and a page its unused end. A block of records is a header (format 16,
+// Records lie in blocks, because an element of bbolt's costs 24 bytes and more, and a
+// page its unused end. A block of records is a header (format 16,
 // CRC-32C, number of records, where each ends) and the records, each framed by
 // itself: one can be read and checked without the others. A commit fills up the
 // block that the one before it left. A record that is alone in its block is
@@ -68,17 +66,17 @@
 // read first, and refused before anything is changed: with level.LaterError, or, if it
 // is of before the first release, level.EarlierError.
 //
-// A block of keys holds about 50 keys in order, without what each shares with the
-// one before it, and has a checksum that every lookup verifies, so that an
-// absence is checked too. A flush merges the sorted keys of the overlay with the
-// blocks they fall into, and leaves the others alone. When the overlay has some
-// for nearly every block, that writes the index once; this is why flushes are
-// few. Replicas apply the same, and draw by lot when they flush (StoreConfig.Spread):
-// when all do at once, every put waits.
+// The index is runs of keys in order, each with its revision; every key is in one of
+// them. A flush writes the keys of the overlay as a new run, and the mark up to where
+// the index covers history, a revision and the digest there, with the list of the runs.
+// Beside that, Run merges runs of about the same size, so that there are few. What each
+// costs does not grow with the index. Replicas apply the same, and draw by lot when they
+// flush and merge (StoreConfig.Spread): when all do at once, every put waits. While there
+// are too many runs, none is flushed: the overlay fills, and Apply pauses.
 //
 // When history is far ahead of the index, as it is for a fresh replica, its keys
-// are sorted in runs of one overlay's worth, which wait in a scratch file
-// (sort.tmp) and are merged once, in key order.
+// are sorted in parts of one overlay's worth, which wait in a scratch file
+// (sort.tmp) and are merged into one run, in key order.
 //
 // Behind the revision of the position there may be records that a pull brought
 // and no install has made part of history, or that another pull left. Nobody
@@ -200,7 +198,7 @@
 //     entries, and a transaction never holds half an entry.
 //  3. A revision enters the index only after history has it durably. Otherwise a
 //     replay would find the key "already set" and drop an acknowledged put.
-//  4. A key leaves the overlay only after its index entry is durable, and a record
+//  4. A key leaves the overlay only after its run of the index is durable, and a record
 //     leaves memory only after history has it. Readers look in the overlay, then
 //     in the index, then in history, so they cannot miss a key.
 //  5. Applying is deterministic: the results, the digest and the snapshot depend on
@@ -230,23 +228,21 @@
 // through a node. A value that is one body is read whole; a reader of a larger one holds
 // one chunk, Apply too, a snapshot sender about 1 MiB, a receiver a few; a list what its
 // caller asked for. While keys are listed, those not yet indexed are held in order too,
-// 24 bytes a key. At most 4,096 uploads are open. Nothing grows with the number of keys.
+// 24 bytes a key. At most 4,096 uploads are open. Of each key in the index its filter
+// and fences take about 2 bytes; nothing else grows with the number of keys.
 //
 // # Caveats
 //
-//   - A found value is checked, and so is the block that a key would be in, but
-//     not the way to it: an index that lost a page of bbolt's may answer "not
-//     set". Compare digests between replicas, and delete index.db to have it
-//     rebuilt.
+//   - A found value is checked, and so is the block of keys that a key would be in. The
+//     way there, fences and filters, is checked when it is read from the disk, and is in
+//     memory from then on: where that changes a bit, a key may be "not set". Compare
+//     digests between replicas, and delete index to have it rebuilt.
 //   - bbolt checks its own two meta pages only. When the newer one is damaged it
 //     falls back to the transaction before. An index that then has keys beyond
 //     history is refused at the next start, pulled records that are then missing
 //     are pulled again, and the log, or another member, must still have the rest.
 //   - The bbolt files never shrink. The bodies do: room that nothing needs is given back
 //     to the file system, or copied together, within a minute or so.
-//   - A flush of the overlay writes nearly the whole index until that has some
-//     fifty million keys: then it takes as long as the overlay takes to fill, and
-//     puts may wait for it.
 //   - A list verifies the records it names, with the values of less than 16 KiB in them.
 //   - A store whose bodies nobody said Recovered of reclaims nothing.
 //   - After an upload was dropped a late repeat of what opened it opens it again, empty;

@@ -10,12 +10,11 @@ const (
 	BucketChunks                    // history and staging: upload id and chunk number → chunk
 	BucketUploads                   // history: upload id → open upload
 	BucketCheckpoints               // history: revision → what history is there
-	BucketIndex                     // index: last key of a block → block of keys and revisions
 	bucketCount
 )
 
 // bucketNames are the names on disk.
-var bucketNames = [bucketCount]string{"state", "records", "chunks", "uploads", "checkpoints", "index"}
+var bucketNames = [bucketCount]string{"state", "records", "chunks", "uploads", "checkpoints"}
 
 // String returns the name of the bucket on disk.
 func (b Bucket) String() string {

@@ -118,10 +118,10 @@ func (e *CorruptError) Error() string {
 
 // corruptAdvice says what to do about a damaged file of a store's directory.
 func corruptAdvice(file string) string {
-	switch filepath.Base(file) {
-	case indexFile:
-		return "delete " + indexFile + ": it is rebuilt from history at the next start"
-	case stagingFile:
+	switch name := filepath.Base(file); {
+	case name == indexDir, filepath.Base(filepath.Dir(file)) == indexDir:
+		return "delete the directory " + indexDir + ": it is rebuilt from history at the next start"
+	case name == stagingFile:
 		return "delete " + stagingFile + ": it is pulled again from another member"
 	}
 	return "restore this node by replacing it: remove it from the cluster, clear its data directory, join it again"

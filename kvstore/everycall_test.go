@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // nthFault lets one access of a store to its engines fail: the one that so many
@@ -101,6 +103,76 @@ func (t nthTx) Delete(b Bucket, key []byte) error {
 	return t.Tx.Delete(b, key)
 }
 
+// nthFiles are Files of an index that an nthFault looks at.
+type nthFiles struct {
+	keyruns.Files
+	f *nthFault
+}
+
+func (n nthFiles) Create(name string) (keyruns.File, error) {
+	if err := n.f.access(n.Path(name), "create"); err != nil {
+		return nil, err
+	}
+	file, err := n.Files.Create(name)
+	return nthFile{file, n.f, n.Path(name)}, err
+}
+
+func (n nthFiles) Open(name string) (keyruns.File, error) {
+	if err := n.f.access(n.Path(name), "open"); err != nil {
+		return nil, err
+	}
+	file, err := n.Files.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return nthFile{file, n.f, n.Path(name)}, nil
+}
+
+func (n nthFiles) Rename(from, to string) error {
+	if err := n.f.access(n.Path(from), "rename"); err != nil {
+		return err
+	}
+	return n.Files.Rename(from, to)
+}
+
+func (n nthFiles) Sync() error {
+	if err := n.f.access(n.Path(""), "sync of names"); err != nil {
+		return err
+	}
+	return n.Files.Sync()
+}
+
+type nthFile struct {
+	keyruns.File
+	f    *nthFault
+	path string
+}
+
+func (n nthFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := n.f.access(n.path, "read"); err != nil {
+		return 0, err
+	}
+	read, err := n.File.ReadAt(p, off)
+	if read > 0 && n.f.damage != nil && n.f.now(n.path, "read") {
+		n.f.damage(nil, p[:read])
+	}
+	return read, err
+}
+
+func (n nthFile) Write(p []byte) (int, error) {
+	if err := n.f.access(n.path, "write"); err != nil {
+		return 0, err
+	}
+	return n.File.Write(p)
+}
+
+func (n nthFile) Sync() error {
+	if err := n.f.access(n.path, "sync"); err != nil {
+		return err
+	}
+	return n.File.Sync()
+}
+
 // callWorld is a store that calls are made of, one after the other, and nothing else
 // runs.
 type callWorld struct {
@@ -115,13 +187,29 @@ type callWorld struct {
 // stored is a digest of all that the engines have.
 func (w *callWorld) stored() string {
 	h := sha256.New()
-	for _, e := range []*MemEngine{w.disks.history, w.disks.index} {
-		for b, pairs := range e.disk.state.Load() {
-			for _, p := range pairs {
-				fmt.Fprintln(h, b, len(p.key), len(p.value))
-				h.Write(p.key)
-				h.Write(p.value)
-			}
+	for b, pairs := range w.disks.history.disk.state.Load() {
+		for _, p := range pairs {
+			fmt.Fprintln(h, b, len(p.key), len(p.value))
+			h.Write(p.key)
+			h.Write(p.value)
+		}
+	}
+	names, err := w.disks.index.List()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, name := range names {
+		f, err := w.disks.index.Open(name)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		size, err := f.Size()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		fmt.Fprintln(h, name, size)
+		if _, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {
+			w.t.Fatal(err)
 		}
 	}
 	return fmt.Sprintf("%x", h.Sum(nil))
@@ -135,10 +223,14 @@ type call struct {
 
 func openCall() call {
 	return call{"open", func(w *callWorld) (string, error) {
-		w.disks.history, w.disks.index = w.disks.history.Reopen(), w.disks.index.Reopen()
+		w.disks.history, w.disks.index = w.disks.history.Reopen(), w.disks.index.Reopen(0)
+		index, err := openIndexIn(nthFiles{w.disks.index, w.f})
+		if err != nil {
+			return "", err
+		}
 		s, err := OpenStore(StoreConfig{
-			History: nthEngine{w.disks.history, historyFile, w.f}, Index: nthEngine{w.disks.index, indexFile, w.f},
-			Bodies: w.disks.openBodies(w.t), CheckpointRevisions: 4, IndexSliceKeys: 4,
+			History: nthEngine{w.disks.history, historyFile, w.f}, Index: index,
+			Bodies: w.disks.openBodies(w.t), CheckpointRevisions: 4,
 		})
 		if err != nil {
 			return "", err
@@ -221,12 +313,13 @@ func everyCall() []call {
 	_, lateOpen, lateChunk, lateSeal := upload(2, "late")
 	left, leftOpen, leftChunk, _ := upload(3, "left")
 	_, newOpen, newChunk, _ := upload(4, "new")
+	merge := call{"merge", func(w *callWorld) (string, error) { err := mergeAll(w.s); return w.stored(), err }}
 	commit := call{"commit", func(w *callWorld) (string, error) { err := w.s.Commit(); return w.stored(), err }}
 	flush := call{"flush", func(w *callWorld) (string, error) { err := w.s.FlushIndex(); return w.stored(), err }}
 	calls := []call{openCall()}
 	calls = append(calls, applyCall(many("a", 5, 20)...), commit, applyCall(many("b", 9, 3000)...), commit)
 	calls = append(calls, applyCall(open, chunk, leftOpen), applyCall(leftChunk), commit, openCall(), applyCall(seal), applyCall(lateOpen, lateChunk, lateSeal), commit, applyCall(open, chunk))
-	calls = append(calls, applyCall(many("a", 2, 21)...), flush, applyCall(many("c", 12, 10)...), flush)
+	calls = append(calls, applyCall(many("a", 2, 21)...), flush, applyCall(many("c", 12, 10)...), flush, merge)
 	calls = append(calls, applyCall(newOpen, newChunk, many("c", 2, 10)[0], many("d", 1, 1)[0]), applyCall(abandonCommand(left)), commit)
 	for _, key := range []Key{"a1", "b5", "c3", "d0", "large", "late", "absent"} {
 		calls = append(calls, getCall(key))
@@ -251,7 +344,7 @@ func everyCall() []call {
 		d, err := w.s.DigestAt(11)
 		return d.String(), err
 	}}, call{"verify", func(w *callWorld) (string, error) { return "", w.s.Verify(w.t.Context()) }})
-	return append(calls, applyCall(many("e", 3, 10)...), flush, openCall())
+	return append(calls, applyCall(many("e", 3, 10)...), flush, merge, openCall())
 }
 
 // liveCalls makes the calls until one fails or is the one in which something was

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // accesses lets one access of a store to its engines fail, once: one of those that
@@ -158,6 +160,87 @@ func (t faultyTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
 	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.cut("ascend "+b.String(), v)) })
 }
 
+// faultyFiles are Files of an index whose calls may fail.
+type faultyFiles struct {
+	keyruns.Files
+	a *accesses
+}
+
+func (f faultyFiles) Make() error {
+	return errors.Join(f.a.access("make index"), f.Files.Make())
+}
+
+func (f faultyFiles) Create(name string) (keyruns.File, error) {
+	if err := f.a.access("create in index"); err != nil {
+		return nil, err
+	}
+	file, err := f.Files.Create(name)
+	return &faultyFile{file, f.a, f.Path(name)}, err
+}
+
+func (f faultyFiles) Open(name string) (keyruns.File, error) {
+	if err := f.a.access("open in index"); err != nil {
+		return nil, err
+	}
+	file, err := f.Files.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return &faultyFile{file, f.a, f.Path(name)}, nil
+}
+
+func (f faultyFiles) Rename(from, to string) error {
+	if err := f.a.access("rename in index"); err != nil {
+		return err
+	}
+	return f.Files.Rename(from, to)
+}
+
+func (f faultyFiles) List() ([]string, error) {
+	if err := f.a.access("list index"); err != nil {
+		return nil, err
+	}
+	return f.Files.List()
+}
+
+func (f faultyFiles) Sync() error { return errors.Join(f.a.access("sync index"), f.Files.Sync()) }
+
+type faultyFile struct {
+	keyruns.File
+	a    *accesses
+	path string
+}
+
+func (f *faultyFile) Write(p []byte) (int, error) {
+	if err := f.a.access("write to index"); err != nil {
+		return 0, err
+	}
+	return f.File.Write(p)
+}
+
+func (f *faultyFile) Sync() error {
+	return errors.Join(f.a.access("sync in index"), f.File.Sync())
+}
+
+func (f *faultyFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.a.access("view of index"); err != nil {
+		return 0, err
+	}
+	n, err := f.File.ReadAt(p, off)
+	if n > 0 && f.a.access("damage: read index") != nil {
+		f.a.file = f.path
+		switch f.a.damage {
+		case cutHalf:
+			clear(p[n/2 : n])
+		case flipFirst:
+			p[0] ^= 0x40
+		case flipLast:
+			p[n-1] ^= 0x40
+		}
+	}
+	return n, err
+}
+
 // faultyScratch is a Scratch whose accesses may fail.
 type faultyScratch struct {
 	memScratch
@@ -184,11 +267,16 @@ func (s *faultyScratch) Close() error {
 
 // open opens a store on d through faulty engines, as OpenStoreDir does.
 func (a *accesses) open(t testing.TB, d *memDisks, scratch bool) (*Store, error) {
-	d.history, d.index = d.history.Reopen(), d.index.Reopen()
+	d.lives++
+	d.history, d.index = d.history.Reopen(), d.index.Reopen(d.lives)
 	cfg := tiny()
 	cfg.CommitBytes, cfg.OverlayBytes, cfg.GenerationBytes, cfg.CheckpointRevisions = 4000, 1000, 250, 8
+	var err error
+	if cfg.Index, err = openIndexIn(faultyFiles{d.index, a}); err != nil {
+		return nil, err
+	}
 	cfg.Bodies = d.openBodies(t)
-	cfg.History, cfg.Index = faultyEngine{d.history, a, historyFile}, faultyEngine{d.index, a, indexFile}
+	cfg.History = faultyEngine{d.history, a, historyFile}
 	if scratch {
 		cfg.OpenScratch = func() (Scratch, error) { return &faultyScratch{a: a}, a.access("open scratch") }
 	}
@@ -311,7 +399,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 		return err
 	}
 	for _, scratch := range []bool{false, true} {
-		d.index = NewMemEngine()
+		d.index = keyruns.NewMemFiles()
 		if s, err = a.open(t, d, scratch); err != nil {
 			return err
 		}

@@ -200,7 +200,6 @@ func TestState_OtherFormats(t *testing.T) {
 			return c.end()
 		}},
 		"meta":     {keyMeta, encodeMeta([]byte("a table")), wholeMeta("a table")},
-		"mark":     {keyIndexed, encodeIndexed(keyIndexed, mark{rev: 1}), func(b []byte) error { _, err := decodeIndexed(keyIndexed, b); return err }},
 		"progress": {keyProgress, encodeProgress(&progress{}), func(b []byte) error { _, err := decodeProgress(b); return err }},
 		"upload":   {id[:], encodeUpload(id, u), func(b []byte) error { _, err := decodeUpload(id, b); return err }},
 	} {

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
+	"iter"
 	"slices"
 )
 
@@ -37,10 +39,10 @@ func (s *Store) freezeLocked(at *derived) {
 	}
 }
 
-// flushFrozen indexes the frozen generations that history has. Revisions that
-// history could still lose must never be indexed: their keys would be "already
-// set" when the log gives them again. When ctx ends it stops between slices; a
-// part without the mark of the last slice is written again after a restart.
+// flushFrozen makes a run of the index of the frozen generations that history has.
+// Revisions that history could still lose must never be indexed: their keys would be
+// "already set" when the log gives them again. When ctx ends before the run counts,
+// nothing has changed.
 func (s *Store) flushFrozen(ctx context.Context) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
@@ -53,25 +55,13 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 	if len(generations) == 0 {
 		return nil
 	}
-	run := sortGenerations(generations)
-	last := generations[len(generations)-1]
-	for run.len() > 0 {
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err := s.index.Update(func(tx Tx) error {
-			n, err := mergeIndex(tx, run.slice(0, min(run.len(), s.cfg.IndexSliceKeys)))
-			if err != nil {
-				return err
-			}
-			key := keyIndexing
-			if run = run.slice(n, run.len()); run.len() == 0 {
-				key = keyIndexed
-			}
-			return writeIndexed(tx, key, mark{last.last, last.digest})
-		}); err != nil {
-			return s.failed("write index", err)
-		}
+	run, last := sortGenerations(generations), generations[len(generations)-1]
+	err := s.index.Add(ctx, run.all(), run.len(), mark{last.last, last.digest}.ofIndex())
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		return nil
+	}
+	if err != nil {
+		return s.failed("write index", indexError(err))
 	}
 	s.mu.Lock()
 	s.overlay.drop(len(generations))
@@ -82,12 +72,10 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 	return nil
 }
 
-// sortedRun is keys of some generations in byte order, so that a flush touches
-// neighbouring blocks.
+// sortedRun is keys of some generations in byte order.
 type sortedRun struct {
 	generations []*generation
 	places      []runPlace
-	revs        []Revision // nil: those of a generation have no gaps
 }
 
 // runPlace is where a key is. The collector does not look at a million of them.
@@ -123,17 +111,15 @@ func (r *sortedRun) bytesOf(p runPlace) []byte {
 	return r.generations[p.generation].bytesOf(int(p.at))
 }
 
-func (r *sortedRun) len() int         { return len(r.places) }
-func (r *sortedRun) key(i int) []byte { return r.bytesOf(r.places[i]) }
+func (r *sortedRun) len() int { return len(r.places) }
 
-func (r *sortedRun) rev(i int) Revision {
-	p := r.places[i]
-	if r.revs != nil {
-		return r.revs[p.at]
+// all gives the keys in order, with their revisions.
+func (r *sortedRun) all() iter.Seq2[[]byte, uint64] {
+	return func(yield func([]byte, uint64) bool) {
+		for _, p := range r.places {
+			if !yield(r.bytesOf(p), uint64(r.generations[p.generation].first)+uint64(p.at)) {
+				return
+			}
+		}
 	}
-	return r.generations[p.generation].first + Revision(p.at)
-}
-
-func (r *sortedRun) slice(from, to int) sortedRun {
-	return sortedRun{r.generations, r.places[from:to], r.revs}
 }

@@ -79,7 +79,8 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 		change(t, s.history, func(tx Tx) error {
 			return tx.Put(BucketState, keyPosition, frameStateAs(format, keyPosition, bytes.Clone(tx.Get(BucketState, keyPosition))))
 		})
-		if err := errors.Join(s.Close(), os.Remove(filepath.Join(dir, indexFile)), os.WriteFile(filepath.Join(dir, scratchFile), []byte("left"), 0o600)); err != nil {
+		if err := errors.Join(s.Close(), os.RemoveAll(filepath.Join(dir, indexDir)), os.WriteFile(filepath.Join(dir, scratchFile), []byte("left"), 0o600),
+			os.WriteFile(filepath.Join(dir, oldIndexFile), []byte("of an earlier version"), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 		before := filesOf(t, dir)
@@ -183,7 +184,7 @@ func TestStore_DigestAt_DamagedCheckpoint(t *testing.T) {
 	for i := range sound {
 		damaged := bytes.Clone(sound)
 		damaged[i] ^= 1
-		d := &memDisks{history: copyEngine(d.history), index: copyEngine(d.index), staging: NewMemEngine()}
+		d := &memDisks{history: copyEngine(d.history), index: d.index.Copy(), staging: NewMemEngine()}
 		change(t, d.history, func(tx Tx) error { return tx.Put(BucketCheckpoints, k[:], damaged) })
 		s, err := d.open(t, cfg)
 		if err == nil {

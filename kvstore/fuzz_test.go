@@ -191,7 +191,6 @@ func FuzzDecodeState(f *testing.F) {
 	f.Add(encodeLineage(&s.lineage))
 	f.Add(encodeUpload(id, u))
 	f.Add(encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2), done: true}))
-	f.Add(encodeIndexed(keyIndexed, mark{3, Digest{1}}))
 	pulled := encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2)})
 	pulled[len(pulled)-1] = '0' // neither done nor not
 	f.Add(pulled)
@@ -220,9 +219,6 @@ func FuzzDecodeState(f *testing.F) {
 		b = framed(uploadFormat, id[:])
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
-		b = framed(indexedFormat, keyIndexed)
-		m, err := decodeIndexed(keyIndexed, b)
-		same("mark", b, err, func() []byte { return encodeIndexed(keyIndexed, m) })
 		if c, err := openState(keyHistory, framed(stateFormat, keyHistory)); err == nil {
 			h := readHistory(&c, 1<<40)
 			same("history", framed(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })

@@ -82,7 +82,7 @@ func (x *stageFixture) disks() *memDisks {
 		c.disk.state.Store(&state)
 		return c
 	}
-	return &memDisks{history: copyOf(x.receiver.history), index: copyOf(x.receiver.index), staging: NewMemEngine()}
+	return &memDisks{history: copyOf(x.receiver.history), index: x.receiver.index.Copy(), staging: NewMemEngine()}
 }
 
 // streamFrame is one frame of a stream.

@@ -59,10 +59,7 @@ func (s *Store) indexed(key Key, rev, covered Revision) (Revision, error) {
 	case covered == 0:
 		return 0, ErrNotFound
 	}
-	err := s.index.View(func(tx Tx) (err error) {
-		rev, err = indexedRevision(tx, []byte(key))
-		return err
-	})
+	rev, err := s.indexedRevision([]byte(key))
 	if err != nil {
 		return 0, s.failed("look up a key", err)
 	}

@@ -9,7 +9,7 @@ import (
 // GetMany looks several keys up at once, on this node alone: a found value is
 // right for ever, ErrNotFound is what Local means by it. It calls each for every
 // key, with its place in keys, in any order. It is much cheaper than as many
-// Gets: the locks and transactions of a lookup are taken once for all.
+// Gets: the locks and the transaction of a lookup are taken once for all.
 //
 // The Value, and what its Bytes returns, are valid until each returns; Open of a
 // streamed value stays good. each runs inside of a read transaction and must
@@ -100,24 +100,17 @@ func (s *Store) getPending(keys []Key, all []sought, whole bool, each func(int, 
 
 // seekIndexed fills in the revisions that the index has.
 func (s *Store) seekIndexed(keys []Key, rest []sought) error {
-	known := true
 	for i := range rest {
-		known = known && rest[i].rev != 0
-	}
-	if known {
-		return nil
-	}
-	return s.index.View(func(tx Tx) (err error) {
-		for i := range rest {
-			if rest[i].rev != 0 {
-				continue
-			}
-			if rest[i].rev, err = indexedRevision(tx, []byte(keys[rest[i].at])); err != nil {
-				return err
-			}
+		if rest[i].rev != 0 {
+			continue
 		}
-		return nil
-	})
+		rev, err := s.indexedRevision([]byte(keys[rest[i].at]))
+		if err != nil {
+			return err
+		}
+		rest[i].rev = rev
+	}
+	return nil
 }
 
 // errOther ends a transaction in which a record was found to be another key's.

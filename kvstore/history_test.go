@@ -406,7 +406,7 @@ func TestSnapshot_HistoriesThatCannotBe(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := OpenStore(StoreConfig{History: e, Index: NewMemEngine(), Bodies: openBodies(t, t.TempDir(), time.Now)}); err == nil || !errors.As(err, new(*CorruptError)) {
+		if _, err := OpenStore(StoreConfig{History: e, Index: newIndex(t), Bodies: openBodies(t, t.TempDir(), time.Now)}); err == nil || !errors.As(err, new(*CorruptError)) {
 			t.Errorf("%s: opened: %v", what, err)
 		}
 	}

@@ -105,8 +105,8 @@ func (m *merger) take(p keyRevisionPair) bool {
 	return true
 }
 
-// mergeIndex goes through the index in short transactions. Each sees at least
-// what the one before saw, so that the pin holds for all of them.
+// mergeIndex goes through the index in pieces. Each sees at least what the one
+// before saw, so that the pin holds for all of them.
 func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Revision) error {
 	start := []byte(from.start)
 	for {
@@ -116,21 +116,19 @@ func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Rev
 		var batch []keyRevisionPair
 		seen, last := 0, []byte(nil)
 		want := min(scanRecords, m.limit+1-len(m.page))
-		err := s.index.View(func(tx Tx) error {
-			return ascendIndex(tx, start, func(k []byte, rev Revision) bool {
-				if !bytes.HasPrefix(k, []byte(from.prefix)) {
-					return false
-				}
-				seen++
-				last = append(last[:0], k...)
-				if rev <= at {
-					batch = append(batch, keyRevisionPair{Key(k), rev})
-				}
-				return seen < want
-			})
+		err := s.index.Ascend(start, func(k []byte, rev uint64) bool {
+			if !bytes.HasPrefix(k, []byte(from.prefix)) {
+				return false
+			}
+			seen++
+			last = append(last[:0], k...)
+			if Revision(rev) <= at {
+				batch = append(batch, keyRevisionPair{Key(k), Revision(rev)})
+			}
+			return seen < want
 		})
 		if err != nil {
-			return s.failed("list keys", err)
+			return s.failed("list keys", indexError(err))
 		}
 		for _, p := range batch {
 			if !m.add(p) {
@@ -221,7 +219,7 @@ func (s *Store) someMetas(pairs []keyRevisionPair) (metas []Meta, read int64, er
 // wrongIndex is the error of an index that gives a key the revision of another.
 // The record is sound and names its revision, so the index is wrong.
 func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
-	return corruptFile(s.index, fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
 }
 
 // keyRevisionPair is a key and the revision that set it.

@@ -2,10 +2,12 @@ package kvstore
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // model is the plain form of the state machine: maps and slices, no disk.
@@ -343,24 +346,29 @@ func testChunk(id uploadID, n uint32, data []byte, now time.Time) []byte {
 
 // memDisks are the disks of a store, which outlive it.
 type memDisks struct {
-	history, index, staging *MemEngine
-	values                  string                      // directory of the bodies; empty: to be made, with what history refers to
-	bodies                  *bodies.Store               // of the last life
-	hook                    func(disk string) FailPoint // nil: nothing fails
-	ahead                   atomic.Int64                // of the clock of the bodies, in nanoseconds
+	history, staging *MemEngine
+	index            *keyruns.MemFiles
+	lives            uint64                      // of the index
+	values           string                      // directory of the bodies; empty: to be made, with what history refers to
+	bodies           *bodies.Store               // of the last life
+	hook             func(disk string) FailPoint // nil: nothing fails
+	ahead            atomic.Int64                // of the clock of the bodies, in nanoseconds
 }
 
 func newMemDisks() *memDisks {
-	return &memDisks{history: NewMemEngine(), index: NewMemEngine(), staging: NewMemEngine()}
+	return &memDisks{history: NewMemEngine(), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
 }
 
 // open crashes whatever uses the disks and opens a store on what was durable.
 func (d *memDisks) open(t testing.TB, cfg StoreConfig) (*Store, error) {
 	t.Helper()
-	d.history, d.index = d.history.Reopen(), d.index.Reopen()
+	d.history = d.history.Reopen()
 	d.arm(d.history, "history")
-	d.arm(d.index, "index")
-	cfg.History, cfg.Index, cfg.Bodies = d.history, d.index, d.openBodies(t)
+	var err error
+	if cfg.Index, err = d.openIndex(); err != nil {
+		return nil, err
+	}
+	cfg.History, cfg.Bodies = d.history, d.openBodies(t)
 	cfg.OpenStaging = func() (Engine, error) {
 		d.staging = d.staging.Reopen()
 		d.arm(d.staging, "staging")
@@ -374,6 +382,52 @@ func (d *memDisks) open(t testing.TB, cfg StoreConfig) (*Store, error) {
 		return nil
 	}
 	return OpenStore(cfg)
+}
+
+// openIndex opens the index on what a crash of it left.
+func (d *memDisks) openIndex() (*keyruns.Index, error) {
+	d.lives++
+	d.index = d.index.Reopen(d.lives)
+	if d.hook != nil {
+		d.index.OnCall(func(c keyruns.Call) keyruns.Fault {
+			if c.Op != keyruns.OpSync && c.Op != keyruns.OpRename && c.Op != keyruns.OpSyncDir {
+				return keyruns.Fault{}
+			}
+			switch d.hook("index") {
+			case FailBefore:
+				return keyruns.Fault{Err: ErrInjected}
+			case FailAfter:
+				return keyruns.Fault{Err: ErrInjected, Done: true}
+			}
+			return keyruns.Fault{}
+		})
+	}
+	return openIndexIn(d.index)
+}
+
+// openIndexIn opens an index that merges as soon as it may.
+func openIndexIn(files keyruns.Files) (*keyruns.Index, error) {
+	index, err := keyruns.Open(keyruns.Config{Files: files, Logger: slog.New(slog.DiscardHandler), Factor: 2})
+	return index, indexError(err)
+}
+
+// newIndex returns an empty index.
+func newIndex(t testing.TB) *keyruns.Index {
+	t.Helper()
+	index, err := openIndexIn(keyruns.NewMemFiles())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
+}
+
+// mergeAll does all merges of the index that are due, as Run would.
+func mergeAll(s *Store) error {
+	for {
+		if merged, err := s.index.Merge(context.Background()); err != nil || !merged {
+			return s.failed("merge the index", indexError(err))
+		}
+	}
 }
 
 // openBodies opens the bodies anew.
@@ -434,5 +488,5 @@ func applyEntry(t testing.TB, s *Store, e *entry) error {
 
 // tiny limits make every mechanism work on small data.
 func tiny() StoreConfig {
-	return StoreConfig{PendingBytes: 8 << 20, CommitBytes: 1 << 20, OverlayBytes: 4000, GenerationBytes: 1000, IndexSliceKeys: 4}
+	return StoreConfig{PendingBytes: 8 << 20, CommitBytes: 1 << 20, OverlayBytes: 4000, GenerationBytes: 1000}
 }

@@ -13,12 +13,12 @@ import (
 // when it is gone.
 func TestOpenStoreDir_Obstacles(t *testing.T) {
 	for _, c := range []struct{ name, says string }{
-		{historyFile, historyFile}, {indexFile, indexFile}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
-		{historyFile + creating, historyFile + creating}, {indexFile + creating, indexFile + creating},
+		{historyFile, historyFile}, {indexDir, indexDir}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
+		{historyFile + creating, historyFile + creating},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			born := !strings.HasSuffix(c.name, creating) && c.name != historyFile && c.name != indexFile
+			born := !strings.HasSuffix(c.name, creating) && c.name != historyFile
 			if born || c.name == historyFile {
 				s, err := OpenStoreDir(dir, tiny())
 				if err != nil {
@@ -32,8 +32,12 @@ func TestOpenStoreDir_Obstacles(t *testing.T) {
 			if err := os.Rename(path, kept); err != nil && !errors.Is(err, os.ErrNotExist) {
 				t.Fatal(err)
 			}
-			if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
-				t.Fatal(err)
+			obstacle := os.MkdirAll(filepath.Join(path, "in the way"), 0o700)
+			if c.name == indexDir {
+				obstacle = errors.Join(os.RemoveAll(path), os.WriteFile(path, []byte("in the way"), 0o600))
+			}
+			if obstacle != nil {
+				t.Fatal(obstacle)
 			}
 			if _, err := OpenStoreDir(dir, tiny()); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, c.says)) {
 				t.Fatalf("it opens: %v", err)

@@ -5,46 +5,47 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // The files of a store's directory.
 const (
 	historyFile = "history.db"
-	indexFile   = "index.db"
+	indexDir    = "index" // of package keyruns
 	stagingFile = "staging.db"
 	scratchFile = "sort.tmp"
 	valuesDir   = "values" // of package bodies
+
+	oldIndexFile = "index.db" // the index of versions before index/
 )
 
-// Address space kept free for the files to grow into.
-const (
-	historyMapBytes = 10 << 30
-	indexMapBytes   = 1 << 30
-)
+// historyMapBytes is address space kept free for history to grow into.
+const historyMapBytes = 10 << 30
 
 // IsFile reports whether a store keeps something of that name in its directory.
 func IsFile(name string) bool {
 	switch strings.TrimSuffix(name, creating) {
-	case historyFile, indexFile, stagingFile, scratchFile, valuesDir:
+	case historyFile, indexDir, oldIndexFile, stagingFile, scratchFile, valuesDir:
 		return true
 	}
 	return false
 }
 
 // OpenStoreDir opens the store in directory dir, which is made when missing:
-// history.db, index.db, values and, during a snapshot, staging.db. It fills the engines
-// and bodies of cfg. A directory in use by another process is refused at once.
+// history.db, index, values and, during a snapshot, staging.db. It fills the engines,
+// index and bodies of cfg. A directory in use by another process is refused at once.
 //
-// A missing index.db is rebuilt from history.db, which takes about a second a million
-// keys. A history that another version wrote, in a format that this one does not
-// read, is refused with a *level.LaterError or a *level.EarlierError, before anything
-// is changed.
+// A missing index is rebuilt from history.db, which takes about a second a million
+// keys; so is index.db, that of an earlier version, which Run removes. A history that
+// another version wrote, in a format that this one does not read, is refused with a
+// *level.LaterError or a *level.EarlierError, before anything is changed.
 func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -59,7 +60,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := checkValuesThere(dir, history); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
-	index, err := OpenBolt(filepath.Join(dir, indexFile), BoltOptions{MapBytes: indexMapBytes, FillPages: true})
+	index, err := openIndex(dir, &cfg)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
@@ -87,7 +88,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err != nil {
 		return nil, closeAll(err)
 	}
-	s.owned = true
+	s.owned, s.dir = true, dir
 	if err := s.dropOldStaging(staging); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -101,7 +102,7 @@ func checkHistoryThere(dir string) error {
 	if _, err := os.Stat(history); !errors.Is(err, fs.ErrNotExist) {
 		return nil // or why not is said when it is opened
 	}
-	for _, name := range []string{indexFile, valuesDir} {
+	for _, name := range []string{indexDir, oldIndexFile, valuesDir} {
 		there := filepath.Join(dir, name)
 		if _, err := os.Stat(there); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", history, there)
@@ -153,6 +154,48 @@ func openHistoryFile(path string) (Engine, error) {
 	return history, nil
 }
 
+// openIndex opens the index, or makes an empty one.
+func openIndex(dir string, cfg *StoreConfig) (*keyruns.Index, error) {
+	logger := cfg.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
+	index, err := keyruns.Open(keyruns.Config{Files: keyruns.OSFiles(filepath.Join(dir, indexDir)), Logger: logger, Spread: cfg.Spread})
+	if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, fmt.Errorf("%w; delete %s: it is rebuilt from history at the next start", err, indexDir)
+	}
+	if err != nil {
+		return nil, indexError(err)
+	}
+	old := filepath.Join(dir, oldIndexFile)
+	if _, err := os.Lstat(old); err == nil && index.Mark() == (keyruns.Mark{}) {
+		logger.Info("the index of an earlier version is not read; it is made anew from history", "file", old)
+	}
+	return index, nil
+}
+
+// dropOldIndex removes the index of an earlier version: its keys are in index now, or in
+// the overlay.
+func (s *Store) dropOldIndex() error {
+	if s.dir == "" {
+		return nil
+	}
+	found := false
+	for _, name := range []string{oldIndexFile, oldIndexFile + creating} {
+		switch err := os.Remove(filepath.Join(s.dir, name)); {
+		case err == nil:
+			found = true
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	if !found {
+		return nil
+	}
+	s.logger.Info("the index of an earlier version is removed; the directory " + indexDir + " took its place")
+	return syncDir(s.dir)
+}
+
 // scratchOnDisk is a Scratch in a file, which goes when it is closed.
 type scratchOnDisk struct{ *os.File }
 
@@ -202,9 +245,9 @@ func (s *Store) dropOldStaging(path string) error {
 	return nil
 }
 
-// OpenStore opens a store on the engines of cfg. It scans the part of history
-// that the index lacks, which verifies it; an empty index is built anew that
-// way. The caller closes the engines after Close.
+// OpenStore opens a store on the engines, index and bodies of cfg. It scans the part of
+// history that the index lacks, which verifies it; an empty index is built anew that
+// way. The caller closes what is in cfg after Close.
 func OpenStore(cfg StoreConfig) (*Store, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -317,56 +360,22 @@ func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
 	return u, nil
 }
 
-// loadIndex reads how far the index goes, refuses one of another history, and returns
-// what history is there.
+// loadIndex reads how far the index goes, refuses one of another history or beyond this
+// one, and returns what history is there.
 func (s *Store) loadIndex() (at derived, err error) {
-	end, err := s.readIndexed(keyIndexed)
-	if err == nil {
-		at, err = s.checkIndexed(end)
+	m := s.indexedMark()
+	if m.rev > s.durable.rev {
+		return at, fmt.Errorf("%s has keys up to revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete the directory %s (it is rebuilt at the next start)",
+			s.index.Path(), m.rev, s.durable.rev, historyFile, indexDir)
 	}
-	if err != nil {
+	if at, err = s.derivedAt(m.rev); err != nil {
 		return at, err
+	}
+	if own := at.digest(); m.rev > 0 && own != m.digest {
+		return at, s.corruptIndex(fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", m.rev, m.digest, own))
 	}
 	s.overlay.indexedRev = at.rev
-	// A flush that was interrupted left keys beyond the mark. They are in this
-	// history, or they would be taken for set when the log gives them again.
-	end, err = s.readIndexed(keyIndexing)
-	if err == nil && end.rev > at.rev {
-		_, err = s.checkIndexed(end)
-	}
-	return at, err
-}
-
-// checkIndexed returns what history is at a mark of the index, which must agree.
-func (s *Store) checkIndexed(m mark) (derived, error) {
-	at, err := s.derivedAt(m.rev)
-	if err != nil || m.rev == 0 {
-		return at, err
-	}
-	if own := at.digest(); own != m.digest {
-		return at, corruptFile(s.index, fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", m.rev, m.digest, own))
-	}
 	return at, nil
-}
-
-// readIndexed reads a mark of the index, and refuses one beyond history.
-func (s *Store) readIndexed(key []byte) (m mark, err error) {
-	err = s.index.View(func(tx Tx) error {
-		raw := tx.Get(BucketState, key)
-		if raw == nil {
-			return nil
-		}
-		if m, err = decodeIndexed(key, raw); err != nil {
-			return stateError(tx, raw, fmt.Sprintf("the mark %q", key), err)
-		}
-		if m.rev > s.durable.rev {
-			file, _ := tx.Where(raw)
-			return fmt.Errorf("%s has keys up to revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete %s (it is rebuilt at the next start)",
-				file, m.rev, s.durable.rev, historyFile, indexFile)
-		}
-		return nil
-	})
-	return m, err
 }
 
 // Bounds of one read transaction of a scan: short, so that writers and other
@@ -399,6 +408,7 @@ func (s *Store) indexTail(at *derived) error {
 			return err
 		}
 	}
+	told, from := s.progress("history is being indexed", int(target.rev-at.rev)), at.rev
 	for at.rev < target.rev {
 		first := at.rev + 1
 		keys, err := s.scanHistory(at, target.rev)
@@ -412,6 +422,7 @@ func (s *Store) indexTail(at *derived) error {
 		s.freezeLocked(at)
 		due := s.flushDueLocked()
 		s.mu.Unlock()
+		told(int(at.rev - from))
 		if due {
 			if err := s.flushFrozen(context.Background()); err != nil {
 				return err

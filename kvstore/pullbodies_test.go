@@ -302,8 +302,10 @@ func TestStore_Install_KilledBeforeItCounts(t *testing.T) {
 				}
 				return FailNever
 			}
-			s = mustOpen(t, d, cfg)
-			err := x.install(s)
+			s, err := d.open(t, cfg)
+			if err == nil {
+				err = x.install(s)
+			}
 			if (err != nil) != (killed == n) {
 				t.Fatalf("write %d: %v", n, err)
 			}

@@ -116,7 +116,6 @@ func testRandomPullsAndCrashes(t *testing.T) {
 	cfg.CommitBytes = 6000
 	cfg.OverlayBytes = 200000
 	cfg.GenerationBytes = 20000
-	cfg.IndexSliceKeys = 300
 	senderDisks := newMemDisks()
 	sender := mustOpen(t, senderDisks, cfg)
 	liar := mustOpen(t, newMemDisks(), cfg)

@@ -4,12 +4,15 @@ import (
 	"bufio"
 	"bytes"
 	"container/heap"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
+	"iter"
 	"sync"
+	"time"
 )
 
 // Scratch is a file for data that nobody misses after a crash.
@@ -23,22 +26,21 @@ type Scratch interface {
 // Bounds of a rebuild.
 const (
 	rebuildKeyBytes   = 64        // about what a key takes in the overlay
-	rebuildBatchBytes = 4 << 20   // of keys, for each index transaction
+	rebuildBatchBytes = 1 << 20   // of keys, that are merged while those before are written
 	rebuildReadBytes  = 128 << 10 // of each run
 )
 
 // rebuildPays tells whether so many keys are brought into the index by a rebuild:
-// when they would fill the overlay again and again. Each of those flushes would
-// write the index once more.
+// when they would fill the overlay again and again. Each of those flushes would be a
+// run, and all of them would be merged, more than once.
 func (s *Store) rebuildPays(keys Revision) bool {
 	return s.cfg.OpenScratch != nil && int64(min(keys, 1<<40))*rebuildKeyBytes > 2*s.cfg.OverlayBytes
 }
 
 // rebuildIndex brings the part of history that the index lacks into the index,
-// up to target, in key order: it sorts as much as the overlay may hold at a
-// time, keeps each such run in a scratch file, and merges them all. It verifies
-// what it reads. The mark that makes the keys count is written last, so that
-// after a crash it is all done again. The overlay must be empty and stay so; at is
+// up to target, as one run: it sorts as much as the overlay may hold at a time, keeps
+// each such part in a scratch file, and merges them all. It verifies what it reads.
+// After a crash it is all done again. The overlay must be empty and stay so; at is
 // what history is where the index ends.
 func (s *Store) rebuildIndex(at, target *derived) (err error) {
 	s.flushMu.Lock()
@@ -52,12 +54,13 @@ func (s *Store) rebuildIndex(at, target *derived) (err error) {
 			err = s.failed("sort the index", cerr)
 		}
 	}()
+	keys := int(target.rev - at.rev)
 	w := &runWriter{out: bufio.NewWriterSize(scratch, 1<<20)}
 	if err := s.sortHistory(w, at, target); err != nil {
 		return err
 	}
-	if err := s.mergeRuns(scratch, w.runs, mark{target.rev, target.digest()}); err != nil {
-		return s.failed("write index", err)
+	if err := s.mergeRuns(scratch, w.runs, keys, mark{target.rev, target.digest()}); err != nil {
+		return s.failed("write index", indexError(err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,11 +73,14 @@ func (s *Store) rebuildIndex(at, target *derived) (err error) {
 func (s *Store) sortHistory(w *runWriter, at, target *derived) error {
 	var writing background
 	defer writing.wait()
+	told := s.progress("history is being sorted", int(target.rev-at.rev))
+	first := at.rev
 	g := &generation{first: at.rev + 1}
 	for at.rev < target.rev {
 		if err := s.err(); err != nil { // it was closed meanwhile
 			return err
 		}
+		told(int(at.rev - first))
 		keys, err := s.scanHistory(at, target.rev)
 		if err != nil {
 			return s.failed("scan history", err)
@@ -116,11 +122,10 @@ func (w *runWriter) write(g *generation) error {
 	sorted := sortGenerations([]*generation{g})
 	run := scratchRun{offset: w.end}
 	var b []byte
-	for i := range sorted.len() {
-		key := sorted.key(i)
+	for key, rev := range sorted.all() {
 		b = binary.AppendUvarint(b[:0], uint64(len(key)))
 		b = append(b, key...)
-		b = binary.AppendUvarint(b, uint64(sorted.rev(i)))
+		b = binary.AppendUvarint(b, rev)
 		run.sum = crc32.Update(run.sum, castagnoli, b)
 		run.bytes += int64(len(b))
 		if _, err := w.out.Write(b); err != nil {
@@ -189,79 +194,105 @@ func (h *runHeap) Pop() any {
 	return last
 }
 
-// mergeRuns brings all runs into the index, and then the mark. One batch is
-// written while the next is merged.
-func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, end mark) error {
-	var h runHeap
+// mergeRuns makes one run of the index of all runs, which have so many keys, up to end.
+func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, keys int, end mark) error {
+	m := &runMerger{store: s, told: s.progress("the index is being written", keys)}
 	for _, run := range runs {
 		r := newRunReader(scratch, run)
 		if more, err := r.next(); err != nil {
 			return err
 		} else if more {
-			h = append(h, r)
+			m.heap = append(m.heap, r)
 		}
 	}
-	heap.Init(&h)
-	var writing background
-	defer writing.wait()
-	for len(h) > 0 {
-		if err := s.err(); err != nil {
-			return err
-		}
-		batch, err := nextBatch(&h)
-		if err != nil {
-			return err
-		}
-		if err := writing.start(func() error { return s.writeSorted(batch, end) }); err != nil {
-			return err
-		}
+	heap.Init(&m.heap)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	err := s.index.Add(ctx, m.all(cancel), keys, end.ofIndex())
+	if m.err != nil {
+		return m.err // which is why Add has ended
 	}
-	if err := writing.wait(); err != nil {
-		return err
-	}
-	return s.index.Update(func(tx Tx) error { return writeIndexed(tx, keyIndexed, end) })
+	return err
 }
 
-// nextBatch takes keys from the runs, in order.
-func nextBatch(h *runHeap) (sortedRun, error) {
-	g := &generation{}
-	run := sortedRun{generations: []*generation{g}}
-	for len(*h) > 0 && g.bytes < rebuildBatchBytes {
-		r := (*h)[0]
-		g.append(Key(r.key))
-		g.bytes += int64(len(r.key))
-		run.revs = append(run.revs, r.rev)
+// runMerger merges runs.
+type runMerger struct {
+	store *Store
+	heap  runHeap
+	told  func(done int)
+	done  int
+	err   error // why it gave less than all
+}
+
+// batch is some keys in order, with their revisions.
+type batch struct {
+	keys keyLog
+	revs []uint64
+}
+
+// next takes keys from the runs, in order; none at the end.
+func (m *runMerger) next() (*batch, error) {
+	b := &batch{}
+	for size := 0; len(m.heap) > 0 && size < rebuildBatchBytes; {
+		r := m.heap[0]
+		b.keys.append(Key(r.key))
+		b.revs = append(b.revs, uint64(r.rev))
+		size += len(r.key)
 		more, err := r.next()
 		if err != nil {
-			return run, err
+			return nil, err
 		}
 		if more {
-			heap.Fix(h, 0)
+			heap.Fix(&m.heap, 0)
 		} else {
-			heap.Pop(h)
+			heap.Pop(&m.heap)
 		}
 	}
-	for i := range run.revs {
-		run.places = append(run.places, runPlace{at: uint32(i)})
-	}
-	return run, nil
+	return b, nil
 }
 
-// writeSorted brings run, a part of the keys up to end, into the index.
-func (s *Store) writeSorted(run sortedRun, end mark) error {
-	for run.len() > 0 {
-		if err := s.index.Update(func(tx Tx) error {
-			n, err := mergeIndex(tx, run)
-			if err != nil {
+// all gives all keys in order. One batch is merged while the one before is taken. If it
+// cannot give all, it says why in err, and calls fail before it ends.
+func (m *runMerger) all(fail func()) iter.Seq2[[]byte, uint64] {
+	return func(yield func([]byte, uint64) bool) {
+		var merging background
+		defer merging.wait()
+		now, err := m.next()
+		for err == nil && len(now.revs) > 0 {
+			var ahead *batch
+			_ = merging.start(func() (err error) {
+				ahead, err = m.next()
 				return err
+			})
+			for i, rev := range now.revs {
+				if !yield(now.keys.bytesOf(i), rev) {
+					return
+				}
 			}
-			run = run.slice(n, run.len())
-			return writeIndexed(tx, keyIndexing, end)
-		}); err != nil {
-			return err
+			m.done += len(now.revs)
+			m.told(m.done)
+			err = errors.Join(merging.wait(), m.store.err())
+			now = ahead
+		}
+		if err != nil {
+			m.err = err
+			fail()
 		}
 	}
-	return nil
+}
+
+// progressInterval is how often the log tells how far something is that takes long.
+const progressInterval = 5 * time.Second
+
+// progress returns a function that tells the log, now and then, how much of all is done.
+func (s *Store) progress(what string, all int) func(done int) {
+	told := time.Now()
+	return func(done int) {
+		if now := time.Now(); now.Sub(told) >= progressInterval {
+			told = now
+			s.logger.Info(what, "keys", done, "of", all)
+		}
+	}
 }
 
 // background runs one function at a time beside its owner, who must wait for

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // testRecord frames a body as the record of rev.
@@ -371,7 +373,7 @@ func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
 		t.Fatal("nothing of the lie was written")
 	}
 	t.Run("by commits", func(t *testing.T) {
-		d := &memDisks{history: copyEngine(d.history), index: NewMemEngine(), staging: NewMemEngine()}
+		d := &memDisks{history: copyEngine(d.history), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
 		s := mustOpen(t, d, cfg)
 		if err := runLog(t, s, log); err != nil {
 			t.Fatal(err)

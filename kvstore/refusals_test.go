@@ -137,7 +137,7 @@ func TestStore_Keys_EndsWithItsContext(t *testing.T) {
 	if _, err := s.Keys(&stopAfter{t.Context(), 1}, KeysRequest{Limit: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("gone before history is read: %v", err)
 	}
-	d.index.Crash()
+	d.index.Crash() // the same
 	if _, err := s.Keys(&stopAfter{t.Context(), 0}, KeysRequest{Limit: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("gone before the index is read: %v", err)
 	}

@@ -3,7 +3,6 @@ package kvstore
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -123,115 +122,6 @@ func TestCorruptError_SaysWhere(t *testing.T) {
 	for offset, want := range map[int64]string{-1: "a.db is damaged: bad", 0: "a.db is damaged at offset 0: bad", 7: "a.db is damaged at offset 7: bad"} {
 		if got := (&CorruptError{File: "a.db", Offset: offset, Detail: "bad"}).Error(); !strings.HasPrefix(got, want) {
 			t.Errorf("offset %d: %q", offset, got)
-		}
-	}
-}
-
-// sealIndexBlock makes the checksum of a block right.
-func sealIndexBlock(last, block []byte) {
-	binary.BigEndian.PutUint32(block[1:], checksum(last, block))
-}
-
-// brokenIndexBlocks are blocks with a right checksum, of five restarts, in each of
-// which one entry does not decode, or a restart is nowhere.
-func brokenIndexBlocks(t *testing.T) (keys []string, last []byte, entries map[int][]byte, restarts map[int][]byte) {
-	var block []byte
-	w := indexBuilder{target: 1 << 20, emit: func(l, raw []byte) { last, block = bytes.Clone(l), raw }}
-	for i := range 5*indexRestart - 3 {
-		keys = append(keys, fmt.Sprintf("key/%03d", i))
-		w.add([]byte(keys[i]), Revision(i+1)) // which is one byte
-	}
-	w.flush()
-	b, err := openIndexBlock(last, block)
-	if err != nil {
-		t.Fatal(err)
-	}
-	entries, restarts = map[int][]byte{}, map[int][]byte{}
-	rest := b.entries
-	for i := range keys {
-		at := indexPrefixBytes + len(b.entries) - len(rest)
-		broken := bytes.Clone(block)
-		broken[at+2] = 0 // there is no such revision
-		sealIndexBlock(last, broken)
-		entries[i] = broken
-		if _, rest, err = nextIndexEntry(rest); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for i := range len(b.restarts) / 2 {
-		broken := bytes.Clone(block)
-		binary.BigEndian.PutUint16(broken[len(block)-2-len(b.restarts)+2*i:], uint16(len(b.entries)+1))
-		sealIndexBlock(last, broken)
-		restarts[i] = broken
-	}
-	return keys, last, entries, restarts
-}
-
-// A checksum that is right says nothing about what it was made of. A key that is
-// behind what does not decode must not pass for one that is not set.
-func TestIndexBlock_WhatDoesNotDecode(t *testing.T) {
-	keys, last, entries, restarts := brokenIndexBlocks(t)
-	for at, block := range entries {
-		b, err := openIndexBlock(last, block)
-		if err != nil {
-			t.Fatalf("entry %d: %v", at, err)
-		}
-		if _, err := b.find([]byte(keys[at])); err == nil {
-			t.Errorf("entry %d is broken, and not found out by who looks for it", at)
-		}
-		middle := 2 * indexRestart // where every search begins
-		for i, key := range keys {
-			rev, err := b.find([]byte(key))
-			if err == nil && rev != Revision(i+1) {
-				t.Errorf("entry %d is broken: %q has revision %d", at, key, rev)
-			}
-			if at == middle && err == nil {
-				t.Errorf("the entry in the middle is broken, which who looks for %q passes over", key)
-			}
-		}
-		r := b.reader()
-		n := 0
-		for r.next() {
-			if n == at || string(r.key) != keys[n] {
-				t.Errorf("entry %d is broken: %q is read in place of entry %d", at, r.key, n)
-			}
-			n++
-		}
-		if n != at || r.err == nil {
-			t.Errorf("entry %d is broken: %d are read, then %v", at, n, r.err)
-		}
-	}
-	for at, block := range restarts {
-		b, err := openIndexBlock(last, block)
-		if err != nil {
-			t.Fatalf("restart %d: %v", at, err)
-		}
-		for i, key := range keys {
-			if rev, err := b.find([]byte(key)); err == nil && rev != Revision(i+1) || err == nil && i/indexRestart == at {
-				t.Errorf("restart %d is broken: %q has revision %d", at, key, rev)
-			}
-		}
-	}
-}
-
-// The same for all who read the index: it is the file that is damaged.
-func TestIndex_WhatDoesNotDecode_IsDamage(t *testing.T) {
-	keys, last, entries, _ := brokenIndexBlocks(t)
-	for at, block := range entries {
-		e := NewMemEngine()
-		change(t, e, func(tx Tx) error { return tx.Put(BucketIndex, last, block) })
-		o := newOverlay()
-		o.add("a", 1)
-		run := sortGenerations([]*generation{o.active})
-		for what, do := range map[string]func(tx Tx) error{
-			"look up": func(tx Tx) error { _, err := indexedRevision(tx, []byte(keys[at])); return err },
-			"list":    func(tx Tx) error { return ascendIndex(tx, nil, func([]byte, Revision) bool { return true }) },
-			"merge":   func(tx Tx) error { _, err := mergeIndex(tx, run); return err },
-		} {
-			var corrupt *CorruptError
-			if err := e.Copy().Update(do); !errors.As(err, &corrupt) || !strings.Contains(corrupt.Detail, fmt.Sprintf("%q", last)) {
-				t.Errorf("entry %d is broken; %s: %v", at, what, err)
-			}
 		}
 	}
 }

@@ -9,16 +9,23 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// Run commits to history, flushes the index and reclaims bodies in the background,
-// until ctx ends or the store dies. On the way out it commits what was applied. It
-// returns nil when ctx ended, else the fatal error. Only one Run may run.
+// Run commits to history, flushes and merges the index and reclaims bodies in the
+// background, until ctx ends or the store dies. On the way out it commits what was
+// applied. It returns nil when ctx ended, else the fatal error. Only one Run may run.
+// What an earlier version left of its index it removes: by then nobody has refused this
+// start.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.setRunning(true); err != nil {
 		return err
 	}
+	if err := s.dropOldIndex(); err != nil {
+		_ = s.setRunning(false)
+		return s.failed("remove the index of an earlier version", err)
+	}
 	besideCtx, stop := context.WithCancel(ctx)
 	var beside sync.WaitGroup
 	beside.Go(func() { s.runFlush(besideCtx) })
+	beside.Go(func() { _ = s.failed("merge the index", indexError(s.index.Run(besideCtx))) })
 	beside.Go(func() { _ = s.failed("keep the values", s.bodyError(bodies.Digest{}, s.bodies.Run(besideCtx))) }) // runCommit reports it
 	err := s.runCommit(ctx)
 	stop()
@@ -58,8 +65,9 @@ func (s *Store) runCommit(ctx context.Context) error {
 	}
 }
 
-// runFlush flushes whenever asked. A failure makes the store dead, which
-// runCommit reports.
+// runFlush flushes whenever asked, but while the index has too many runs: then the
+// overlay fills, and Apply pauses. A failure makes the store dead, which runCommit
+// reports.
 func (s *Store) runFlush(ctx context.Context) {
 	for {
 		select {
@@ -72,7 +80,7 @@ func (s *Store) runFlush(ctx context.Context) {
 		s.mu.RLock()
 		due := s.flushDueLocked() || s.overlay.bytes >= s.cfg.OverlayBytes
 		s.mu.RUnlock()
-		if due && s.flushFrozen(ctx) != nil {
+		if due && (s.index.Wait(ctx) != nil || s.flushFrozen(ctx) != nil) {
 			return
 		}
 	}

@@ -21,18 +21,27 @@ func (s *Store) Scrub(ctx context.Context, rate int64, progress func(done, total
 	if progress == nil {
 		progress = func(_, _ int64) {}
 	}
-	files, values := s.history.Size()+s.index.Size(), s.bodies.Stats()
-	total := files + values.LiveBytes
+	history, index, values := s.history.Size(), s.index.Stats().Bytes, s.bodies.Stats()
+	total := history + index + values.LiveBytes
 	read := int64(0)
 	err := s.verify(ctx, s.verifyReferences, func(done, all Revision) error {
 		before := read
-		read = int64(float64(files) * (float64(done) / float64(all)))
+		read = int64(float64(history) * (float64(done) / float64(all)))
 		progress(read, total)
 		return pause(ctx, read-before, rate)
 	})
 	if err != nil {
 		return err
 	}
+	read = 0
+	if err := s.verifyIndex(ctx, func(ctx context.Context, n int) error {
+		read += int64(n)
+		progress(history+min(read, index), total) // it may have grown since
+		return pause(ctx, int64(n), rate)
+	}); err != nil {
+		return err
+	}
+	files := history + index
 	err = s.bodies.Scrub(ctx, rate, func(done, of int64) { progress(files+done, files+of) })
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 		return ended

@@ -15,8 +15,6 @@ var (
 	keyPosition = []byte("position") // history: where it stands
 	keyMeta     = []byte("meta")     // history: the log's own opaque bytes
 	keyHistory  = []byte("history")  // history: its identity
-	keyIndexed  = []byte("indexed")  // index: up to where it covers history
-	keyIndexing = []byte("indexing") // index: up to where keys may be in it
 	keySnapshot = []byte("snapshot") // staging: the snapshot being pulled
 	keyProgress = []byte("progress") // staging: how far
 )
@@ -27,7 +25,6 @@ const (
 
 	// Those before were written before the first release.
 	positionFormat   = 4 // 3: values were in history, whatever their size
-	indexedFormat    = 3
 	progressFormat   = 3
 	checkpointFormat = 2
 )
@@ -130,27 +127,6 @@ func appendMark(b []byte, m mark) []byte {
 }
 
 func readMark(c *cursor) mark { return mark{Revision(c.uint64()), c.digest()} }
-
-// writeIndexed puts a mark into the index: keyIndexed with the last keys up to rev,
-// keyIndexing with those before. A history that then loses its last transaction,
-// as it may when bbolt's newest meta page is damaged, must not be opened with an
-// index that has more.
-func writeIndexed(tx Tx, key []byte, m mark) error {
-	return tx.Put(BucketState, key, encodeIndexed(key, m))
-}
-
-func encodeIndexed(key []byte, m mark) []byte {
-	return frameStateAs(indexedFormat, key, appendMark(make([]byte, statePrefixBytes), m))
-}
-
-func decodeIndexed(key, b []byte) (mark, error) {
-	c, err := openStateAs(indexedFormat, key, b)
-	if err != nil {
-		return mark{}, err
-	}
-	m := readMark(&c)
-	return m, c.end()
-}
 
 // formatError says that something has another format than the one that is read. Only
 // versions from before the first release wrote lower ones.

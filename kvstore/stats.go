@@ -1,5 +1,7 @@
 package kvstore
 
+import "github.com/Focinfi/oncekv/internal/keyruns"
+
 // Stats are a store's figures at one moment.
 type Stats struct {
 	AppliedIndex uint64 // last entry of the log that was applied
@@ -9,12 +11,13 @@ type Stats struct {
 	Keys         int64
 	ValueBytes   int64 // sum of the sizes of all values
 	HistoryBytes int64 // of the history file
-	IndexBytes   int64 // of the index file
+	IndexBytes   int64 // of the index
 	IndexedTo    Revision
 	OverlayKeys  int64
 	OverlayBytes int64 // estimate of the memory of keys not yet in the index
 	PendingBytes int64 // estimate of the memory of what history lacks
 	OpenUploads  int
+	Index        keyruns.Stats
 }
 
 // Stats returns the store's figures. It works on a dead store too.
@@ -36,7 +39,8 @@ func (s *Store) Stats() Stats {
 	s.mu.RUnlock()
 	st.Digest = at.digest()
 	st.HistoryBytes = s.history.Size()
-	st.IndexBytes = s.index.Size()
+	st.Index = s.index.Stats()
+	st.IndexBytes = st.Index.Bytes
 	return st
 }
 

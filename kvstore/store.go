@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // Store is the replicated state machine: it applies the committed entries of a
@@ -23,9 +24,10 @@ type Store struct {
 	cfg     StoreConfig
 	logger  *slog.Logger
 	history Engine
-	index   Engine
+	index   *keyruns.Index
 	bodies  *bodies.Store
-	owned   bool // whether Close closes these
+	owned   bool   // whether Close closes these
+	dir     string // of all of it; empty: the caller knows
 
 	resume func() // lets bodies be reclaimed, see Recovered
 	pulls  pullPause
@@ -140,7 +142,7 @@ func newStore(cfg StoreConfig) *Store {
 
 // Close ends the store. What was applied and not committed is left to the log,
 // which gives it again after a restart. End Run first: it commits on its way
-// out. Engines that OpenStoreDir opened are closed.
+// out. What OpenStoreDir opened is closed.
 func (s *Store) Close() error {
 	_ = s.fail(ErrClosed)
 	s.pulls.close()

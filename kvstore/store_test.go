@@ -321,8 +321,9 @@ func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
 			d := newMemDisks()
 			gate, entered := make(chan struct{}), make(chan struct{}, 100)
 			blocked := map[string]string{"pending": "history", "overlay": "index"}[bound]
+			opened := false
 			d.hook = func(disk string) FailPoint {
-				if disk == blocked {
+				if opened && disk == blocked {
 					entered <- struct{}{}
 					<-gate
 				}
@@ -333,6 +334,7 @@ func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
 				cfg.PendingBytes, cfg.OverlayBytes = 1<<20, 4000
 			}
 			s := mustOpen(t, d, cfg)
+			opened = true
 			stop := startRun(t, s)
 			defer stop()
 			applied := make(chan int, 10_000)
@@ -404,9 +406,9 @@ func TestStore_Run_CommitsOnTheWayOut(t *testing.T) {
 
 func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
 	for _, disk := range []string{"history", "index"} {
-		d := newMemDisks()
+		d, opened := newMemDisks(), false
 		d.hook = func(name string) FailPoint {
-			if name == disk {
+			if opened && name == disk {
 				return FailBefore
 			}
 			return FailNever
@@ -414,6 +416,7 @@ func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
 		cfg := tiny()
 		cfg.CommitInterval = time.Millisecond
 		s := mustOpen(t, d, cfg)
+		opened = true
 		done := make(chan error, 1)
 		go func() { done <- s.Run(t.Context()) }()
 		var err error

@@ -13,12 +13,15 @@ const CheckpointRevisions Revision = 1024
 
 // Verify reads the whole durable history and the index and compares them:
 // every record's checksum, every value with its digest, the digest at every
-// checkpoint and at the end, and that the index leads every key to its revision. A
-// difference is a *CorruptError and fatal. It takes as long as reading both files
-// does, in short read transactions, and may run while the store is used. It returns
-// ctx's error when that ends first.
+// checkpoint and at the end, and that the index leads every key to its revision, with
+// every block and filter of it. A difference is a *CorruptError and fatal. It takes as
+// long as reading all of that does, in short read transactions, and may run while the
+// store is used. It returns ctx's error when that ends first.
 func (s *Store) Verify(ctx context.Context) error {
-	return s.verify(ctx, s.verifyElsewhere, func(_, _ Revision) error { return nil })
+	if err := s.verify(ctx, s.verifyElsewhere, func(_, _ Revision) error { return nil }); err != nil {
+		return err
+	}
+	return s.verifyIndex(ctx, func(ctx context.Context, _ int) error { return ctx.Err() })
 }
 
 // verify is Verify with another look at the values that are not in their records.
@@ -77,23 +80,32 @@ func (s *Store) verifyCheckpoint(at *derived) error {
 
 // verifyKeys looks up keys, which begin with that of revision first, in the index.
 func (s *Store) verifyKeys(first Revision, keys []Key, indexed Revision) error {
-	return s.index.View(func(tx Tx) error {
-		for i, key := range keys {
-			want := first + Revision(i)
-			if want > indexed {
-				break
-			}
-			rev, err := indexedRevision(tx, []byte(key))
-			if err != nil {
-				return err
-			}
-			if rev != want {
-				file, _ := tx.Where(nil)
-				return &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("the key of revision %d leads to revision %d", want, rev)}
-			}
+	for i, key := range keys {
+		want := first + Revision(i)
+		if want > indexed {
+			break
 		}
-		return nil
-	})
+		rev, err := s.indexedRevision([]byte(key))
+		if err != nil {
+			return err
+		}
+		if rev != want {
+			return s.corruptIndex(fmt.Sprintf("the key of revision %d leads to revision %d", want, rev))
+		}
+	}
+	return nil
+}
+
+// verifyIndex looks at all that the index keeps, at the pace of a scrub.
+func (s *Store) verifyIndex(ctx context.Context, pace func(ctx context.Context, bytes int) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	err := s.index.Verify(ctx, pace)
+	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
+		return ended
+	}
+	return s.failed("verify the index", indexError(err))
 }
 
 // verifyValues compares the values from revision first to last with their digests;

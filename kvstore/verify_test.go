@@ -3,29 +3,25 @@ package kvstore
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
-	damages := map[string]func(t *testing.T, d *memDisks){
-		"none": func(*testing.T, *memDisks) {},
-		"a key is gone from the index": func(t *testing.T, d *memDisks) {
-			change(t, d.index, func(tx Tx) error {
-				last, raw := tx.Seek(BucketIndex, nil)
-				b, err := openIndexBlockIn(tx, last, raw)
-				if err != nil {
-					return err
-				}
-				var keys []string
-				var revs []Revision
-				r := b.reader()
-				for r.next(); r.next(); { // but the first
-					keys, revs = append(keys, string(r.key)), append(revs, r.rev)
-				}
-				return errors.Join(r.err, putIndexBlock(tx, keys, revs))
-			})
+	damages := map[string]func(t *testing.T, d *memDisks, s *Store){
+		"none": func(*testing.T, *memDisks, *Store) {},
+		"a key is gone from the index": func(t *testing.T, _ *memDisks, s *Store) {
+			n := 0
+			reindex(t, s, func([]byte, uint64) bool { n++; return n != 7 })
 		},
-		"a record's last byte changed": func(t *testing.T, d *memDisks) {
+		"a block of the index changed": func(t *testing.T, d *memDisks, _ *Store) {
+			if name, _, ok := d.index.Damage(func(n int) int { return n / 3 }); !ok || !strings.HasSuffix(name, ".run") {
+				t.Fatalf("%s is damaged", name)
+			}
+		},
+		"a record's last byte changed": func(t *testing.T, d *memDisks, _ *Store) {
 			change(t, d.history, func(tx Tx) error {
 				from := revisionKey(3)
 				k, v := tx.Seek(BucketRecords, from[:])
@@ -34,7 +30,7 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				return tx.Put(BucketRecords, k, v)
 			})
 		},
-		"two records changed places": func(t *testing.T, d *memDisks) {
+		"two records changed places": func(t *testing.T, d *memDisks, _ *Store) {
 			change(t, d.history, func(tx Tx) error {
 				from := revisionKey(2)
 				k, raw := tx.Seek(BucketRecords, from[:])
@@ -53,7 +49,7 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				return tx.Put(BucketRecords, k, encodeBlock(records, b.last, size))
 			})
 		},
-		"a value changed before its record got its checksum": func(t *testing.T, d *memDisks) {
+		"a value changed before its record got its checksum": func(t *testing.T, d *memDisks, _ *Store) {
 			change(t, d.history, func(tx Tx) error {
 				from := revisionKey(3)
 				k, raw := tx.Seek(BucketRecords, from[:])
@@ -76,20 +72,20 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				return tx.Put(BucketRecords, k, append(whole, b.data...))
 			})
 		},
-		"a chunk's last byte changed": func(t *testing.T, d *memDisks) {
+		"a chunk's last byte changed": func(t *testing.T, d *memDisks, _ *Store) {
 			change(t, d.history, func(tx Tx) error {
 				k, v := sealedChunk(t, tx)
 				v[len(v)-1] ^= 1
 				return tx.Put(BucketChunks, k[:], v)
 			})
 		},
-		"a chunk is gone": func(t *testing.T, d *memDisks) {
+		"a chunk is gone": func(t *testing.T, d *memDisks, _ *Store) {
 			change(t, d.history, func(tx Tx) error {
 				k, _ := sealedChunk(t, tx)
 				return tx.Delete(BucketChunks, k[:])
 			})
 		},
-		"a chunk is shorter than its place": func(t *testing.T, d *memDisks) {
+		"a chunk is shorter than its place": func(t *testing.T, d *memDisks, _ *Store) {
 			change(t, d.history, func(tx Tx) error {
 				k, v := sealedChunk(t, tx)
 				ref, err := decodeChunkRow(v, k)
@@ -116,7 +112,7 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 }
 
 // findsDamage looks at a store whose disks were damaged.
-func findsDamage(t *testing.T, log []entry, damage func(*testing.T, *memDisks), look func(*Store) error, want bool) {
+func findsDamage(t *testing.T, log []entry, damage func(*testing.T, *memDisks, *Store), look func(*Store) error, want bool) {
 	t.Helper()
 	disks := newMemDisks()
 	s := mustOpen(t, disks, tiny())
@@ -126,7 +122,7 @@ func findsDamage(t *testing.T, log []entry, damage func(*testing.T, *memDisks), 
 	if err := errors.Join(s.Commit(), s.FlushIndex()); err != nil {
 		t.Fatal(err)
 	}
-	damage(t, disks)
+	damage(t, disks, s)
 	err := look(s)
 	if !want {
 		if err != nil {
@@ -184,6 +180,38 @@ func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
 		return errors.Join(supply(s.bodies, ref), tx.Put(BucketChunks, k[:], encodeChunkRow(k, ref)))
 	})
 	if err := s.Verify(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reindex gives s an index that has only those keys of its own that are kept.
+func reindex(t *testing.T, s *Store, kept func(key []byte, rev uint64) bool) {
+	t.Helper()
+	var keys []string
+	var revs []uint64
+	if err := s.index.Ascend(nil, func(key []byte, rev uint64) bool {
+		if kept(key, rev) {
+			keys, revs = append(keys, string(key)), append(revs, rev)
+		}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mark := s.index.Mark()
+	s.index = newIndex(t)
+	addKeys(t, s.index, keys, revs, mark)
+}
+
+// addKeys adds keys to an index, with their revisions.
+func addKeys(t *testing.T, index *keyruns.Index, keys []string, revs []uint64, mark keyruns.Mark) {
+	t.Helper()
+	if err := index.Add(t.Context(), func(yield func([]byte, uint64) bool) {
+		for i, key := range keys {
+			if !yield([]byte(key), revs[i]) {
+				return
+			}
+		}
+	}, len(keys), mark); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/Focinfi/oncekv/internal/checker"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -50,10 +51,11 @@ type simMark struct {
 
 // simCopy is a copy of all that was on a machine.
 type simCopy struct {
-	of                      *simNode
-	raft                    ID
-	history, index, staging *kvstore.MemEngine
-	files                   *simEntry
+	of               *simNode
+	raft             ID
+	history, staging *kvstore.MemEngine
+	index            *keyruns.MemFiles
+	files            *simEntry
 }
 
 // lost reports whether a cluster is the one that has ended, or is about to.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -183,7 +184,7 @@ func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 // wipe empties a machine that was removed, and lets it join again.
 func (w *simWorld) wipe(s *simNode) {
 	w.note("n%d is wiped, and joins again", s.id)
-	s.history, s.index, s.staging = kvstore.NewMemEngine(), kvstore.NewMemEngine(), kvstore.NewMemEngine()
+	s.history, s.index, s.staging = kvstore.NewMemEngine(), keyruns.NewMemFiles(), kvstore.NewMemEngine()
 	s.files.wipe()
 	s.files = newSimFiles(s)
 	s.raft, s.joins, s.gone, s.left, s.pulled, s.force = 0, true, false, false, false, ""

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -31,9 +33,10 @@ type simNode struct {
 	joins bool // a cluster; else it forms one, unless it has one
 	files *simFiles
 
-	history, index, staging       *kvstore.MemEngine
+	history, staging              *kvstore.MemEngine
+	index                         *keyruns.MemFiles
 	onHistory, onIndex, onStaging *simDice
-	onScratch                     *simDice
+	onScratch, onMerge            *simDice
 	writes                        *simWrites // of the process
 	clock                         *simClock
 
@@ -57,6 +60,7 @@ type simNode struct {
 type simLife struct {
 	node      *Node
 	store     *kvstore.Store
+	index     *keyruns.Index
 	bodies    *bodies.Store
 	db        *kvstore.DB
 	inbox     []raftpb.Message
@@ -217,9 +221,9 @@ func (d *simDice) hook(int) kvstore.FailPoint {
 	return kvstore.FailBefore
 }
 
-func (s *simNode) storeConfig(kept *bodies.Store) kvstore.StoreConfig {
+func (s *simNode) storeConfig(index *keyruns.Index, kept *bodies.Store) kvstore.StoreConfig {
 	return kvstore.StoreConfig{
-		History: s.history, Index: s.index, Bodies: kept,
+		History: s.history, Index: index, Bodies: kept,
 		OpenStaging: func() (kvstore.Engine, error) {
 			s.staging = s.staging.Reopen()
 			s.staging.OnUpdate(s.onStaging.hook)
@@ -231,32 +235,36 @@ func (s *simNode) storeConfig(kept *bodies.Store) kvstore.StoreConfig {
 		},
 		CommitBytes: s.w.p.commitBytes, CommitInterval: s.w.p.commitEvery,
 		OpenScratch:  func() (kvstore.Scratch, error) { return &simScratch{dice: s.onScratch}, nil },
-		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, IndexSliceKeys: 3, CheckpointRevisions: s.w.p.checkpoint,
+		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, CheckpointRevisions: s.w.p.checkpoint,
 	}
 }
 
 // boot starts a process on what the disks hold.
 func (s *simNode) boot() (err error) {
 	defer s.files.running()()
-	s.history, s.index = s.history.Reopen(), s.index.Reopen()
+	s.history, s.index = s.history.Reopen(), s.index.Reopen(s.w.r.Uint64())
 	s.writes = &simWrites{w: s.w, passing: true}
 	kept, err := s.openBodies()
 	if err != nil {
 		return err
 	}
 	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
-	s.index.OnUpdate(s.writes.hook(simIndex, s.onIndex))
+	s.index.OnCall(s.writes.indexHook(s.onIndex, s.onMerge))
 	self := simMember(s.id)
 	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Bodies: kept, Logger: s.w.logger(s.id), sync: s.files.sync, bodyTicks: s.w.bodies.ticks}
 	cfg.setDefaults()
 	n := &Node{cfg: cfg, logger: cfg.Logger,
 		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(cfg.QueueBytes), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s, pushes: newPushes(nil, cfg.Logger)}
 	s.files.node = n
-	store, err := kvstore.OpenStore(s.storeConfig(kept))
+	index, err := keyruns.Open(keyruns.Config{Files: s.index, Logger: cfg.Logger, MaxRuns: 3, Factor: 2, MergeRate: math.MaxInt64})
 	if err != nil {
 		return errors.Join(err, kept.Close())
 	}
-	life := &simLife{node: n, store: store, bodies: kept, pushing: map[ID]int{}, settled: make(chan error, 1)}
+	store, err := kvstore.OpenStore(s.storeConfig(index, kept))
+	if err != nil {
+		return errors.Join(err, index.Close(), kept.Close())
+	}
+	life := &simLife{node: n, store: store, index: index, bodies: kept, pushing: map[ID]int{}, settled: make(chan error, 1)}
 	life.ctx, life.stopStore = context.WithCancel(context.Background())
 	found := store.Stats()
 	err = s.open(n, simStore{store, s, n.cfg.Level})
@@ -268,7 +276,7 @@ func (s *simNode) boot() (err error) {
 	}
 	if err != nil {
 		life.stopStore()
-		return errors.Join(err, store.Close(), kept.Close())
+		return errors.Join(err, store.Close(), index.Close(), kept.Close())
 	}
 	if s.life = life; n.self.ClusterID == 0 {
 		s.settle(life.ctx, life)
@@ -319,6 +327,7 @@ func (s *simNode) crash(power bool) {
 		life.stopStore()
 		life.storeRuns.Wait()
 		_ = life.store.Close()
+		_ = life.index.Close()
 		_ = life.bodies.Close()
 	}
 	s.files.crash(s.w.r, power)

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"runtime"
+	"strings"
 	"sync"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -127,13 +130,14 @@ type simWrites struct {
 	w       *simWorld
 	mu      sync.Mutex
 	passing bool // nothing is held up
-	held    [2]chan struct{}
+	held    [3]chan struct{}
 }
 
 // The files whose writes are held up, in the order in which they go on.
 const (
 	simHistory = iota
 	simIndex
+	simMerge // of the index
 )
 
 // hook is that of one file: its writes wait to be let go, and break by dice.
@@ -141,6 +145,49 @@ func (h *simWrites) hook(file int, dice *simDice) func(int) kvstore.FailPoint {
 	return func(n int) kvstore.FailPoint {
 		h.await(file)
 		return dice.hook(n)
+	}
+}
+
+// indexHook is that of the index: whoever makes a run waits to be let go, and what makes
+// something durable breaks by dice, those of merges by dice of their own. Nobody waits
+// when the list of runs is written, for then others wait for him.
+func (h *simWrites) indexHook(dice, merges *simDice) func(keyruns.Call) keyruns.Fault {
+	return func(c keyruns.Call) keyruns.Fault {
+		waits := (c.Op == keyruns.OpCreate || c.Op == keyruns.OpSync) && strings.HasSuffix(c.Name, ".run")
+		breaks := c.Op == keyruns.OpSync || c.Op == keyruns.OpSyncDir || c.Op == keyruns.OpRename
+		if !waits && !breaks {
+			return keyruns.Fault{}
+		}
+		file, dice := simIndex, dice
+		if isMerge() {
+			file, dice = simMerge, merges
+		}
+		if waits {
+			h.await(file)
+		}
+		if !breaks {
+			return keyruns.Fault{}
+		}
+		broken, after := dice.breaks(0.3) // there are several to a run
+		if !broken {
+			return keyruns.Fault{}
+		}
+		return keyruns.Fault{Err: kvstore.ErrInjected, Done: after}
+	}
+}
+
+// isMerge reports whether the goroutine that calls it merges an index.
+func isMerge() bool {
+	var pcs [32]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
+	for {
+		f, more := frames.Next()
+		if strings.HasSuffix(f.Function, "keyruns.(*Index).Run") {
+			return true
+		}
+		if !more {
+			return false
+		}
 	}
 }
 
@@ -173,8 +220,8 @@ func (h *simWrites) release(file int) bool {
 
 // finish lets go on what is held up now; false when that is nothing.
 func (h *simWrites) finish() bool {
-	history := h.release(simHistory)
-	return h.release(simIndex) || history
+	history, index := h.release(simHistory), h.release(simIndex)
+	return h.release(simMerge) || history || index
 }
 
 // pass lets all writes go on, those to come too. It returns whether they did
@@ -195,7 +242,7 @@ func (h *simWrites) set(passing bool) (was bool) {
 // write lets the store write what it wants to, by itself, but for a file that is
 // slow now.
 func (s *simNode) write() {
-	slow := [...]bool{simHistory: s.w.chance(s.w.p.slowWrite), simIndex: s.w.chance(s.w.p.slowWrite)}
+	slow := [...]bool{simHistory: s.w.chance(s.w.p.slowWrite), simIndex: s.w.chance(s.w.p.slowWrite), simMerge: s.w.chance(s.w.p.slowWrite)}
 	s.w.quiet()
 	for more := true; more; {
 		more = false

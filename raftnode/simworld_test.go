@@ -26,6 +26,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
 
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -249,8 +250,8 @@ func simMember(id ID) Member {
 // machine adds one that has nothing but an identity, or nothing at all.
 func (w *simWorld) machine(id ID, self *identity) *simNode {
 	s := &simNode{
-		w: w, id: id, history: kvstore.NewMemEngine(), index: kvstore.NewMemEngine(), staging: kvstore.NewMemEngine(),
-		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w),
+		w: w, id: id, history: kvstore.NewMemEngine(), index: keyruns.NewMemFiles(), staging: kvstore.NewMemEngine(),
+		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w), onMerge: newSimDice(w),
 		clock: newSimClock(w.r),
 	}
 	s.name, s.known = simMember(id).Name, w.levels.program()
@@ -447,7 +448,7 @@ func (w *simWorld) rot() {
 // expected reports whether an error is one that the simulation injected, or that of a
 // start for which nobody else is there.
 func (w *simWorld) expected(s *simNode, err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || w.ruined(s, err) || w.copies(s)
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || errors.Is(err, keyruns.ErrCrashed) || w.ruined(s, err) || w.copies(s)
 }
 
 // ruined reports whether an error says that a machine's disk has lied, rightly.
@@ -595,7 +596,7 @@ func (w *simWorld) turn(s *simNode) {
 		}
 		if w.note("n%d starts", s.id); w.chance(w.p.loseIndex) {
 			w.note("the index of n%d is gone", s.id)
-			s.index = kvstore.NewMemEngine()
+			s.index = keyruns.NewMemFiles()
 			defer s.onIndex.worsen(0.2)() // while it is built
 		}
 		w.install(s)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/Focinfi/oncekv/internal/clustertest"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // damageRows are what can happen to bytes that were on disk. The node is down
@@ -20,7 +21,7 @@ func damageRows() []row {
 		{name: "torn-wal-tail", attack: tornTail},
 		{name: "damaged-wal-record", attack: damagedRecord},
 		{name: "damaged-history-page", attack: func(e *episode) { e.damagedPage("history.db") }},
-		{name: "damaged-index-page", attack: func(e *episode) { e.damagedPage("index.db") }},
+		{name: "damaged-index", attack: damagedIndex},
 		{name: "damaged-value", attack: damagedValue},
 		{name: "lost-directory", attack: lostDirectory},
 	}
@@ -88,17 +89,67 @@ func (e *episode) damagedPage(name string) {
 	path := filepath.Join(victim.Dir, name)
 	used := e.usedPages(path)
 	page := used[e.rng.IntN(len(used))]
-	junk := make([]byte, 16+e.rng.IntN(int(pageBytes())-16))
-	if e.rng.IntN(2) == 0 {
-		for i := range junk {
-			junk[i] = byte(e.rng.Uint32())
-		}
-	}
+	junk := e.junk(16 + e.rng.IntN(int(pageBytes())-16))
 	e.t.Logf("%d bytes of junk or zeros over page %d of %s", len(junk), page, path)
 	if err := overwrite(path, page*pageBytes(), junk); err != nil {
 		e.t.Fatal(err)
 	}
 	e.useDamaged(victim, path)
+}
+
+// junk is bytes that nobody wrote, or zeros.
+func (e *episode) junk(n int) []byte {
+	junk := make([]byte, n)
+	if e.rng.IntN(2) == 0 {
+		for i := range junk {
+			junk[i] = byte(e.rng.Uint32())
+		}
+	}
+	return junk
+}
+
+// damagedIndex writes over a part of one of the files of an index. The node may start,
+// if it is a filter, which it makes anew; else it is as with any page.
+func damagedIndex(e *episode) {
+	victim := e.anyDB()
+	e.setEverywhere(20)
+	e.stopInOrder(victim)
+	e.flushIndex(victim)
+	path := e.oneOf(filepath.Join(victim.Dir, indexDir, "*"))
+	info, err := os.Stat(path)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	at := e.rng.Int64N(info.Size())
+	junk := e.junk(int(1 + e.rng.Int64N(info.Size()-at)))
+	e.t.Logf("%d bytes of junk or zeros at offset %d of %s", len(junk), at, path)
+	if err := overwrite(path, at, junk); err != nil {
+		e.t.Fatal(err)
+	}
+	e.useDamaged(victim, path)
+}
+
+// flushIndex brings all keys of a node that does not run into runs of its index, as a
+// node does that has many.
+func (e *episode) flushIndex(n *node) {
+	e.t.Helper()
+	store, err := kvstore.OpenStoreDir(n.Dir, kvstore.StoreConfig{})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if err := errors.Join(store.FlushIndex(), store.Close()); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// oneOf is one of the files of a glob.
+func (e *episode) oneOf(glob string) string {
+	e.t.Helper()
+	names, err := filepath.Glob(glob)
+	if err != nil || len(names) == 0 {
+		e.t.Fatalf("no %s: %v", glob, err)
+	}
+	return names[e.rng.IntN(len(names))]
 }
 
 // usedPages are the pages of a file that hold something, or once did.

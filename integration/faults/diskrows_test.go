@@ -140,7 +140,8 @@ func fsyncErrorAtStart(e *episode) {
 	victim := e.anyDB()
 	e.snapshots(victim)
 	kill(victim)
-	globs := []string{"identity", "history.db", "index.db", "wal/*.wal", "wal", "snap/*.snap", "snap", ""}
+	e.flushIndex(victim)
+	globs := []string{"identity", "history.db", indexDir + "/*.run", indexDir, "wal/*.wal", "wal", "snap/*.snap", "snap", ""}
 	path := newest(e, filepath.Join(victim.Dir, globs[e.rng.IntN(len(globs))]))
 	under := victim.Under
 	victim.Under = append(append([]string(nil), under...), clustertest.FailingFlushes(path)...)

@@ -11,6 +11,9 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
+// indexDir is the directory of the index in that of a node.
+const indexDir = "index"
+
 // lostRows are what can become of single files of a data directory while the node is
 // down: somebody moves one away, or puts an older copy of all of them in their place.
 func lostRows() []row {
@@ -24,7 +27,8 @@ func lostRows() []row {
 		lost("log", "wal"),
 		lost("snapshot", "snap/*.snap"),
 		lost("history", "history.db"),
-		lost("index", "index.db"),
+		lost("index", indexDir),
+		lost("index-file", indexDir+"/*"),
 		lost("values-segment", segments),
 		lost("values", valuesDir),
 		{name: "older-copy", plan: cut, attack: olderCopy},
@@ -41,11 +45,10 @@ func (e *episode) lostFile(glob string) {
 		e.hasSegments(victim)
 	}
 	kill(victim)
-	names, err := filepath.Glob(filepath.Join(victim.Dir, glob))
-	if err != nil || len(names) == 0 {
-		e.t.Fatalf("%s has no %s: %v", victim.Name, glob, err)
+	if strings.HasPrefix(glob, indexDir) {
+		e.flushIndex(victim)
 	}
-	path := names[e.rng.IntN(len(names))]
+	path := e.oneOf(filepath.Join(victim.Dir, glob))
 	away := filepath.Join(e.t.TempDir(), "away")
 	e.move(path, away)
 	since := e.history.now()

@@ -218,7 +218,7 @@ func TestDataDir_EveryFileInEveryState(t *testing.T) {
 	})
 	t.Logf("files: %v", files)
 	t.Run("", func(t *testing.T) {
-		for _, file := range append(files, "identity.tmp", "history.db.new", "index.db.new", "sort.tmp", "staging.db", "wal.tmp", "failed") {
+		for _, file := range append(files, "identity.tmp", "history.db.new", "index.db", "index.db.new", "sort.tmp", "staging.db", "wal.tmp", "failed") {
 			for _, state := range []string{"missing", "empty", "half", "other kind", "older", "other", "unborn"} {
 				n := *good
 				n.dir = filepath.Join(t.TempDir(), "data")

@@ -136,7 +136,7 @@ func TestMutants_OfTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dirs := []string{"raftnode", "raftnode/walscan", "kvstore", "cachetier"}
+	dirs := []string{"raftnode", "raftnode/walscan", "kvstore", "internal/keyruns", "cachetier"}
 	module, err := broken.LoadModule(root, dirs...)
 	if err != nil {
 		t.Fatal(err)

@@ -23,8 +23,9 @@ const (
 
 // wider are packages whose tests see a mutant last, by the mutant's package.
 var wider = map[string][]string{
-	"kvstore":   {"httpapi", "internal/server"},
-	"cachetier": {"httpapi", "internal/server"},
+	"internal/keyruns": {"kvstore"},
+	"kvstore":          {"httpapi", "internal/server"},
+	"cachetier":        {"httpapi", "internal/server"},
 }
 
 // stage is what killed a mutant.
@@ -136,7 +137,7 @@ func own(dir string) []string {
 
 // simulated tells whether the simulation has a package in it.
 func simulated(dir string) bool {
-	return dir == "raftnode" || dir == "raftnode/walscan" || dir == "kvstore"
+	return dir == "raftnode" || dir == "raftnode/walscan" || dir == "kvstore" || dir == "internal/keyruns"
 }
 
 // needed are the suites that mutants are shown to.
