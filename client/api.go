@@ -369,10 +369,11 @@ type Stats struct {
 	Keys          uint64       `json:"keys"`
 	ValueBytes    int64        `json:"value_bytes"`
 	HistoryBytes  int64        `json:"history_bytes"` // file size
-	IndexBytes    int64        `json:"index_bytes"`   // file size
+	IndexBytes    int64        `json:"index_bytes"`   // of its files
 	OverlayBytes  int64        `json:"overlay_bytes"` // memory
 	PendingBytes  int64        `json:"pending_bytes"` // memory, applied and not yet in history
 	OpenUploads   int          `json:"open_uploads"`
+	Index         IndexRuns    `json:"index"`
 	Values        ValueFiles   `json:"values"`
 	Scrub         Scrub        `json:"scrub"`
 	Puts          uint64       `json:"puts"`
@@ -386,6 +387,17 @@ type Stats struct {
 	DiskLow       bool         `json:"disk_low"`
 	Version       string       `json:"version"`
 	UptimeSeconds float64      `json:"uptime_seconds"`
+}
+
+// IndexRuns are the figures of the index of a database node: sorted runs of keys, each
+// with a filter that knows of nearly every key that is not set without a look at the disk.
+type IndexRuns struct {
+	Runs             int     `json:"runs"`
+	Keys             uint64  `json:"keys"`                // those of the newest revisions are not in it yet
+	FilterBitsPerKey float64 `json:"filter_bits_per_key"` // in memory; 0 without keys
+	MergedBytes      int64   `json:"merged_bytes"`        // written by merges since the process began
+	FalsePositives   uint64  `json:"false_positives"`     // looks at the disk for a key that was not there, since the process began
+	Pauses           uint64  `json:"pauses"`              // times that a flush waited for merges, since the process began
 }
 
 // ValueFiles are the figures of the files in which a database node keeps the bytes of

@@ -138,7 +138,7 @@ func TestOpenAPI_Fields(t *testing.T) {
 		"GetDocument": reflect.TypeFor[client.GetDocument](), "GetResult": reflect.TypeFor[client.GetResult](),
 		"Origin": reflect.TypeFor[client.Origin](), "History": reflect.TypeFor[client.History](), "Levels": reflect.TypeFor[client.Levels](),
 		"AdminStats": reflect.TypeFor[client.AdminStats](), "Owner": reflect.TypeFor[client.Owner](),
-		"ValueFiles": reflect.TypeFor[client.ValueFiles](), "Scrub": reflect.TypeFor[client.Scrub](),
+		"IndexRuns": reflect.TypeFor[client.IndexRuns](), "ValueFiles": reflect.TypeFor[client.ValueFiles](), "Scrub": reflect.TypeFor[client.Scrub](),
 	} {
 		ref := mustDescribe(t).Components.Schemas[name]
 		if ref == nil {

@@ -92,6 +92,7 @@ export interface DatabaseStats {
   overlay_bytes: number
   pending_bytes: number
   open_uploads: number
+  index?: IndexRuns // a node of an earlier version has none
   values?: ValueFiles // a node of an earlier version has none
   scrub?: Scrub
   puts: number
@@ -105,6 +106,16 @@ export interface DatabaseStats {
   disk_low: boolean
   version: string
   uptime_seconds: number
+}
+
+// The index of keys: sorted runs, each with a filter.
+export interface IndexRuns {
+  runs: number
+  keys: number
+  filter_bits_per_key: number
+  merged_bytes: number
+  false_positives: number
+  pauses: number
 }
 
 // The files that hold the bytes of large values, each once.

@@ -41,6 +41,7 @@ type fakeAPI struct {
 	history int               // streams of /changes break off after so many lines; 0: never
 	batch   int               // streams of POST /keys break off after so many results; 0: never
 	of      client.History    // that it holds; none if it has no id
+	index   client.IndexRuns  // in stats
 	files   client.ValueFiles // in stats
 	scrub   client.Scrub      // in stats
 
@@ -272,7 +273,7 @@ func (f *fakeAPI) cluster(w http.ResponseWriter, r *http.Request) {
 		if f.of.ID != "" {
 			of = &f.of
 		}
-		answerJSON(w, http.StatusOK, client.Stats{Name: "fake", Role: client.RoleLeader, History: of, Level: client.Levels{Store: 1, Program: 2}, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts), Values: f.files, Scrub: f.scrub})
+		answerJSON(w, http.StatusOK, client.Stats{Name: "fake", Role: client.RoleLeader, History: of, Level: client.Levels{Store: 1, Program: 2}, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts), IndexBytes: 5 << 20, Index: f.index, Values: f.files, Scrub: f.scrub})
 	case strings.HasSuffix(r.URL.Path, "/n9"):
 		writeProblem(w, client.Problem{Status: http.StatusConflict, Type: client.ProblemRefused, Detail: "would lose quorum"})
 	default:

@@ -142,6 +142,7 @@ func (d *statsDocument) write(w io.Writer) error {
 		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", shown(n.Name), shown(s.Role), s.Ready, s.Revision, s.AppliedIndex, s.Keys,
 			people(s.ValueBytes), people(onDisk(s)), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
 	}
+	d.writeIndexes(t)
 	d.writeFiles(t)
 	d.writeHistories(t)
 	fmt.Fprintln(t)
@@ -161,6 +162,20 @@ func (d *statsDocument) write(w io.Writer) error {
 // onDisk is what the data of a node takes, but for the log.
 func onDisk(s *client.Stats) int64 {
 	return s.HistoryBytes + s.IndexBytes + s.Values.LiveBytes + s.Values.DeadBytes
+}
+
+// writeIndexes shows the indexes of keys.
+func (d *statsDocument) writeIndexes(t io.Writer) {
+	fmt.Fprintln(t)
+	fmt.Fprintln(t, "DATABASE\tINDEX\tRUNS\tKEYS\tFILTER BITS/KEY\tMERGED\tFALSE POSITIVES\tPAUSES")
+	for _, n := range d.Databases {
+		if n.Stats == nil {
+			fmt.Fprintf(t, "%s%s\n", shown(n.Name), strings.Repeat("\t-", 7))
+			continue
+		}
+		x := n.Stats.Index
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%.1f\t%s\t%d\t%d\n", shown(n.Name), people(n.Stats.IndexBytes), x.Runs, x.Keys, x.FilterBitsPerKey, people(x.MergedBytes), x.FalsePositives, x.Pauses)
+	}
 }
 
 // writeFiles shows what is in the files of large values, and when each node had read

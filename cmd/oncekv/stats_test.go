@@ -58,6 +58,17 @@ func TestStats_Histories(t *testing.T) {
 	}
 }
 
+// stats shows what the indexes of keys are.
+func TestStats_Indexes(t *testing.T) {
+	f := newFakeAPI(t)
+	f.locked(func() {
+		f.members = client.Members{Leader: "n1", Members: []client.Member{{Name: "n1", ClientURL: f.URL}}}
+		f.index = client.IndexRuns{Runs: 3, Keys: 1_500_000, FilterBitsPerKey: 9.04, MergedBytes: 3 << 20, FalsePositives: 12, Pauses: 1}
+	})
+	r := f.command(t, nil, "stats").want(t, exitDone).wantStdout(t, "\nDATABASE  INDEX    RUNS  KEYS     FILTER BITS/KEY  MERGED   FALSE POSITIVES  PAUSES\nn1        5.0 MiB  3     1500000  9.0              3.0 MiB  12               1\n")
+	plainOutput(t, "stats", r.stdout)
+}
+
 // stats shows what is in the files of large values, and what the last scrub found.
 func TestStats_FilesAndScrub(t *testing.T) {
 	f := newFakeAPI(t)

@@ -139,13 +139,20 @@ func databaseFigures() []figure[DatabaseFigures] {
 
 		gauge("store_keys", "Keys that are set.", func(n *f) float64 { return float64(n.Store.Keys) }),
 		gauge("store_revision", "Revision of the newest key.", func(n *f) float64 { return float64(n.Store.Revision) }),
-		gauge("store_indexed_revision", "Revision up to which the index file knows every key.", func(n *f) float64 { return float64(n.Store.IndexedTo) }),
+		gauge("store_indexed_revision", "Revision up to which the index knows every key.", func(n *f) float64 { return float64(n.Store.IndexedTo) }),
 		gauge("store_durable_index", "Last entry of the log that the history file holds.", func(n *f) float64 { return float64(n.Store.DurableIndex) }),
 		gauge("store_value_bytes", "Sum of the sizes of all values.", func(n *f) float64 { return float64(n.Store.ValueBytes) }),
-		gauge("store_overlay_keys", "Keys in memory that are not in the index file yet.", func(n *f) float64 { return float64(n.Store.OverlayKeys) }),
-		gauge("store_overlay_bytes", "Memory of keys that are not in the index file yet.", func(n *f) float64 { return float64(n.Store.OverlayBytes) }),
+		gauge("store_overlay_keys", "Keys in memory that are not in the index yet.", func(n *f) float64 { return float64(n.Store.OverlayKeys) }),
+		gauge("store_overlay_bytes", "Memory of keys that are not in the index yet.", func(n *f) float64 { return float64(n.Store.OverlayBytes) }),
 		gauge("store_pending_bytes", "Memory of what is applied and not in the history file yet.", func(n *f) float64 { return float64(n.Store.PendingBytes) }),
 		gauge("store_open_uploads", "Large values that are being put.", func(n *f) float64 { return float64(n.Store.OpenUploads) }),
+
+		gauge("index_runs", "Sorted runs of keys that the index is made of. At 24, puts wait for merges.", func(n *f) float64 { return float64(n.Store.Index.Runs) }),
+		counter("index_merged_bytes_total", "Bytes that merges of the index wrote.", func(n *f) float64 { return float64(n.Store.Index.MergedBytes) }),
+		gauge("index_keys", "Keys in the index: those of the newest revisions are not in it yet.", func(n *f) float64 { return float64(n.Store.Index.Keys) }),
+		gauge("index_filter_bytes", "Memory of the filters of the index. They have some 12 bits for each of its keys.", func(n *f) float64 { return float64(n.Store.Index.Keys) * n.Store.Index.FilterBits / 8 }),
+		counter("index_filter_false_positives_total", "Looks at the disk for a key that was not there after all.", func(n *f) float64 { return float64(n.Store.Index.FalsePositives) }),
+		counter("index_pauses_total", "Times that a flush of the index waited for merges.", func(n *f) float64 { return float64(n.Store.Index.Pauses) }),
 
 		gauge("values_bodies", "Pieces of large values, of up to 1 MiB, each kept once.", func(n *f) float64 { return float64(n.Values.Bodies) }),
 		gauge("values_live_bytes", "Bytes in the files of large values that a value, an open upload or the log needs.", func(n *f) float64 { return float64(n.Values.LiveBytes) }),
@@ -164,7 +171,7 @@ func databaseFigures() []figure[DatabaseFigures] {
 		value{"created", func(n *f) float64 { return float64(n.Requests.Created) }},
 		value{"unchanged", func(n *f) float64 { return float64(n.Requests.Unchanged) }},
 		value{"conflict", func(n *f) float64 { return float64(n.Requests.Conflicts) }})...)
-	figures = append(figures, labelled(prometheus.GaugeValue, "store_file_bytes", "Size of a file of the store.", "file",
+	figures = append(figures, labelled(prometheus.GaugeValue, "store_file_bytes", "Size of the files of a part of the store.", "file",
 		value{"history", func(n *f) float64 { return float64(n.Store.HistoryBytes) }},
 		value{"index", func(n *f) float64 { return float64(n.Store.IndexBytes) }})...)
 	figures = append(figures, labelled(prometheus.GaugeValue, "level", "Level of formats: that of the store, 0 while this node takes no part, and the highest that this program knows.", "of",

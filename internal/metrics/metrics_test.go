@@ -14,6 +14,7 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -78,7 +79,8 @@ func TestDatabase(t *testing.T) {
 				Members: []raftnode.Member{{ID: 7}, {ID: 8}, {ID: 9, Learner: true}}},
 			RaftMore: raftnode.Figures{LeaderChanges: 2, PendingProposals: 4, ApplyQueueBytes: 100, DroppedMessages: 7},
 			Store: kvstore.Stats{DurableIndex: 9, Revision: 6, Keys: 6, ValueBytes: 600, HistoryBytes: 1000, IndexBytes: 500,
-				IndexedTo: 5, OverlayKeys: 1, OverlayBytes: 73, PendingBytes: 350, OpenUploads: 1},
+				IndexedTo: 5, OverlayKeys: 1, OverlayBytes: 73, PendingBytes: 350, OpenUploads: 1,
+				Index: keyruns.Stats{Runs: 3, Keys: 5, Bytes: 500, FilterBits: 9.6, MergedBytes: 700, FalsePositives: 2, Pauses: 8}},
 			Requests: metrics.Requests{Created: 6, Unchanged: 2, Conflicts: 1, Gets: 30, Absences: 10, Errors: 1},
 			Disk:     metrics.Disk{FreeBytes: 1 << 20, ReserveBytes: 2 << 20, Low: true},
 			Values:   bodies.Stats{Bodies: 3, LiveBytes: 4096, DeadBytes: 512, ReclaimedBytes: 1024, Segments: 2},
@@ -110,6 +112,8 @@ func TestDatabase(t *testing.T) {
 		`oncekv_puts_total{outcome="created"} 6`, `oncekv_puts_total{outcome="unchanged"} 2`, `oncekv_puts_total{outcome="conflict"} 1`,
 		"oncekv_gets_total 30", "oncekv_gets_absent_total 10", "oncekv_errors_total 1",
 		"oncekv_disk_free_bytes 1.048576e+06", "oncekv_disk_reserve_bytes 2.097152e+06", "oncekv_disk_low 1",
+		"oncekv_index_runs 3", "oncekv_index_merged_bytes_total 700", "oncekv_index_keys 5", "oncekv_index_filter_bytes 6", "oncekv_index_filter_false_positives_total 2",
+		"oncekv_index_pauses_total 8",
 		"oncekv_values_bodies 3", "oncekv_values_live_bytes 4096", "oncekv_values_dead_bytes 512", "oncekv_values_reclaimed_bytes_total 1024", "oncekv_values_segments 2",
 		"oncekv_scrub_fraction 0.25", "oncekv_scrub_last_end_timestamp_seconds 1.5",
 	)

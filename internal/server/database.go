@@ -465,6 +465,10 @@ func (d *Database) stats() client.Stats {
 		History: httpapi.HistoryDocument(d.db.History()), Level: client.Levels{Store: st.Level, Program: st.Known},
 		Keys: uint64(s.Keys), ValueBytes: s.ValueBytes, HistoryBytes: s.HistoryBytes, IndexBytes: s.IndexBytes,
 		OverlayBytes: s.OverlayBytes, PendingBytes: s.PendingBytes, OpenUploads: s.OpenUploads,
+		Index: client.IndexRuns{
+			Runs: s.Index.Runs, Keys: s.Index.Keys, FilterBitsPerKey: s.Index.FilterBits,
+			MergedBytes: s.Index.MergedBytes, FalsePositives: s.Index.FalsePositives, Pauses: s.Index.Pauses,
+		},
 		Values: client.ValueFiles{Bodies: v.Bodies, LiveBytes: v.LiveBytes, DeadBytes: v.DeadBytes, ReclaimedBytes: v.ReclaimedBytes, Segments: v.Segments},
 		Scrub:  d.scrubber.figures(),
 		Puts:   d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
