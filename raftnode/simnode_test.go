@@ -242,14 +242,13 @@ func (s *simNode) storeConfig(index *keyruns.Index, kept *bodies.Store) kvstore.
 // boot starts a process on what the disks hold.
 func (s *simNode) boot() (err error) {
 	defer s.files.running()()
-	s.history, s.index = s.history.Reopen(), s.index.Reopen(s.w.r.Uint64())
+	s.history, s.index = s.history.Reopen(), s.index.Reopen(0)
 	s.writes = &simWrites{w: s.w, passing: true}
 	kept, err := s.openBodies()
 	if err != nil {
 		return err
 	}
 	s.history.OnUpdate(s.writes.hook(simHistory, s.onHistory))
-	s.index.OnCall(s.writes.indexHook(s.onIndex, s.onMerge))
 	self := simMember(s.id)
 	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Bodies: kept, Logger: s.w.logger(s.id), sync: s.files.sync, bodyTicks: s.w.bodies.ticks}
 	cfg.setDefaults()
@@ -260,6 +259,7 @@ func (s *simNode) boot() (err error) {
 	if err != nil {
 		return errors.Join(err, kept.Close())
 	}
+	s.index.OnCall(s.writes.indexHook(s.onIndex, s.onMerge))
 	store, err := kvstore.OpenStore(s.storeConfig(index, kept))
 	if err != nil {
 		return errors.Join(err, index.Close(), kept.Close())

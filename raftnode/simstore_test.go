@@ -129,7 +129,7 @@ func (w *simWorld) descends(cluster ID, parents []kvstore.Origin) bool {
 type simWrites struct {
 	w       *simWorld
 	mu      sync.Mutex
-	passing bool // nothing is held up
+	passing bool // nothing is held up but merges, which go on in the order of steps only
 	held    [3]chan struct{}
 }
 
@@ -178,7 +178,7 @@ func (h *simWrites) indexHook(dice, merges *simDice) func(keyruns.Call) keyruns.
 
 // isMerge reports whether the goroutine that calls it merges an index.
 func isMerge() bool {
-	var pcs [32]uintptr
+	var pcs [64]uintptr
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs[:])])
 	for {
 		f, more := frames.Next()
@@ -193,7 +193,7 @@ func isMerge() bool {
 
 func (h *simWrites) await(file int) {
 	h.mu.Lock()
-	if h.passing {
+	if h.passing && file != simMerge {
 		h.mu.Unlock()
 		return
 	}
@@ -232,7 +232,11 @@ func (h *simWrites) pass() bool {
 	return was
 }
 
+// set lets writes go on, or be held up from now on: not in the middle of one.
 func (h *simWrites) set(passing bool) (was bool) {
+	if !passing {
+		h.w.quiet()
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	was, h.passing = h.passing, passing
@@ -242,7 +246,7 @@ func (h *simWrites) set(passing bool) (was bool) {
 // write lets the store write what it wants to, by itself, but for a file that is
 // slow now.
 func (s *simNode) write() {
-	slow := [...]bool{simHistory: s.w.chance(s.w.p.slowWrite), simIndex: s.w.chance(s.w.p.slowWrite), simMerge: s.w.chance(s.w.p.slowWrite)}
+	slow := [...]bool{simHistory: s.w.chance(s.w.p.slowWrite), simIndex: s.w.chance(s.w.p.slowWrite), simMerge: !s.w.calm.Load() && s.w.merges.Float64() < s.w.p.slowWrite}
 	s.w.quiet()
 	for more := true; more; {
 		more = false

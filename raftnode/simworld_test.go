@@ -14,6 +14,7 @@ import (
 	"maps"
 	"math"
 	"math/rand/v2"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -120,6 +121,7 @@ type simWorld struct {
 	p       simParams
 	entropy io.Reader
 	liar    *rand.Rand // its dice
+	merges  *rand.Rand // those of merges of indexes
 	scripts *simScripts
 	levels  *simLevels
 	bodies  *simBodies
@@ -189,7 +191,7 @@ type simTurn struct {
 func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
-		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
+		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), merges: rand.New(rand.NewPCG(seed, 9)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
 		told: map[ID]uint64{}, histories: map[ID]HistoryID{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, unwanted: map[ID]bool{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
 	}
 	if w.liar.IntN(3) == 0 {
@@ -214,9 +216,12 @@ func (w *simWorld) fatalf(format string, args ...any) {
 	}
 }
 
+var runName = regexp.MustCompile(`[0-9]{12}\.run`)
+
 // note makes what happened part of the trace, by which two runs are compared.
 func (w *simWorld) note(format string, args ...any) {
 	text := strings.ReplaceAll(fmt.Sprintf(format, args...), w.root, "")
+	text = runName.ReplaceAllString(text, "a run") // a flush and a merge that begin together take their numbers in any order
 	fmt.Fprintln(w.trace, text)
 	if w.log != nil {
 		w.log.Info(text, "step", w.step)
@@ -251,7 +256,7 @@ func simMember(id ID) Member {
 func (w *simWorld) machine(id ID, self *identity) *simNode {
 	s := &simNode{
 		w: w, id: id, history: kvstore.NewMemEngine(), index: keyruns.NewMemFiles(), staging: kvstore.NewMemEngine(),
-		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w), onMerge: newSimDice(w),
+		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w), onMerge: &simDice{w: w, r: rand.New(rand.NewPCG(w.merges.Uint64(), 3))},
 		clock: newSimClock(w.r),
 	}
 	s.name, s.known = simMember(id).Name, w.levels.program()
