@@ -75,6 +75,7 @@ type bench struct {
 // result is a case with its rounds.
 type result struct {
 	Name    string        `json:"name"`
+	Part    string        `json:"part"`
 	Workers int           `json:"workers"`
 	Rounds  []measurement `json:"rounds"`
 }
@@ -87,11 +88,20 @@ func (b *bench) system(name string) *system {
 	return b.systems[i]
 }
 
-// start starts systems that have no data, for one part of the run. serve are more
-// flags of oncekv's database nodes.
-func (b *bench) start(ctx context.Context, names, serve []string) error {
+// lineup is what one part of the run starts.
+type lineup struct {
+	systems []string
+	serve   []string // more flags of oncekv's database nodes
+	alone   bool     // one database node of oncekv, and no cache node
+}
+
+// start starts systems that have no data.
+func (b *bench) start(ctx context.Context, l lineup) error {
 	var err error
-	b.systems, err = startAll(ctx, place{dir: b.work, clients: b.Clients, streams: b.Streams, oncekv: b.Program, serve: serve}, names)
+	b.systems, err = startAll(ctx, place{bin: b.Bin, dir: b.work, clients: b.Clients, streams: b.Streams, oncekv: b.Program, serve: l.serve, alone: l.alone}, l.systems)
+	if o := b.system("oncekv"); err == nil && o != nil && b.report.Oncekv == "" {
+		b.report.Oncekv, err = o.oncekv.version(ctx)
+	}
 	return err
 }
 
@@ -107,9 +117,9 @@ func (b *bench) stop() error {
 }
 
 // with runs one part of the run with systems of its own.
-func (b *bench) with(ctx context.Context, names []string, part func(context.Context) error, serve ...string) (err error) {
+func (b *bench) with(ctx context.Context, l lineup, part func(context.Context) error) (err error) {
 	defer func() { err = errors.Join(err, b.stop()) }()
-	if err := b.start(ctx, names, serve); err != nil {
+	if err := b.start(ctx, l); err != nil {
 		return err
 	}
 	return part(ctx)
@@ -117,7 +127,7 @@ func (b *bench) with(ctx context.Context, names []string, part func(context.Cont
 
 // shortPart measures all cases, round by round.
 func (b *bench) shortPart(ctx context.Context) error {
-	err := b.with(ctx, b.Systems, b.rounds)
+	err := b.with(ctx, lineup{systems: b.Systems}, b.rounds)
 	b.report.addRatios()
 	return err
 }
@@ -195,7 +205,7 @@ func (b *bench) known(random *rand.Rand) string { return b.set[random.IntN(len(b
 func (b *bench) keep(name string, workers int, m measurement) {
 	r := b.report.of(name)
 	if r == nil {
-		r = &result{Name: name, Workers: workers}
+		r = &result{Name: name, Part: b.report.part, Workers: workers}
 		b.report.Cases = append(b.report.Cases, r)
 	}
 	r.Rounds = append(r.Rounds, m)

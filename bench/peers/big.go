@@ -20,11 +20,11 @@ import (
 // bigPart loads many keys into oncekv and into etcd, each alone on the machine, and
 // then looks closer at an even larger store of oncekv.
 func (b *bench) bigPart(ctx context.Context) error {
-	names := slices.DeleteFunc([]string{"oncekv", "etcd"}, func(name string) bool { return !slices.Contains(b.Systems, name) })
+	names := b.comparedStores()
 	for round := range b.CompareRounds {
 		for _, name := range names {
 			say("load %d of %d of %s, %d keys: ", round+1, b.CompareRounds, name, b.CompareKeys)
-			if err := b.with(ctx, []string{name}, b.compare); err != nil {
+			if err := b.with(ctx, lineup{systems: []string{name}}, b.compare); err != nil {
 				return fmt.Errorf("load %s: %w", name, err)
 			}
 		}
@@ -36,15 +36,19 @@ func (b *bench) bigPart(ctx context.Context) error {
 	if b.BigKeys == 0 || !slices.Contains(names, "oncekv") {
 		return nil
 	}
-	return b.with(ctx, []string{"oncekv"}, b.bigStore)
+	return b.with(ctx, lineup{systems: []string{"oncekv"}}, b.bigStore)
 }
 
-// count is 5 million for 5000000.
+// count is 5 million for 5000000, and 200,000 for 200000.
 func count(n int) string {
-	if n%1e6 == 0 {
+	if n >= 1e6 && n%1e6 == 0 {
 		return fmt.Sprintf("%d million", n/1e6)
 	}
-	return fmt.Sprint(n)
+	digits := fmt.Sprint(n)
+	for at := len(digits) - 3; at > 0; at -= 3 {
+		digits = digits[:at] + "," + digits[at:]
+	}
+	return digits
 }
 
 // compare loads the only system that runs, and counts until it writes no more.
@@ -57,7 +61,7 @@ func (b *bench) compare(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, sys.ended())
 	}
-	written, err := settled(ctx, sys)
+	written, err := b.settled(ctx, sys)
 	if err != nil {
 		return err
 	}
@@ -78,14 +82,13 @@ var bulkOf = map[string]string{"oncekv": "http-keys", "etcd": "txn-64"}
 // How settled looks for an end.
 const (
 	settleEvery = 200 * time.Millisecond
-	settleQuiet = 3 * time.Second
 	settleNoise = 64 << 10 // bytes in settleEvery that are no flushing
 	settleLimit = 10 * time.Minute
 )
 
-// settled waits until the nodes of a system write nothing for settleQuiet, and
-// returns when they wrote last.
-func settled(ctx context.Context, sys *system) (time.Time, error) {
+// settled waits until the nodes of a system write nothing for as long as SettleQuiet
+// says, and returns when they wrote last.
+func (b *bench) settled(ctx context.Context, sys *system) (time.Time, error) {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
 	limit := time.Now().Add(settleLimit)
@@ -105,7 +108,7 @@ func settled(ctx context.Context, sys *system) (time.Time, error) {
 		}
 		before = written
 		switch {
-		case now.Sub(last) >= settleQuiet:
+		case now.Sub(last) >= b.SettleQuiet:
 			return last, nil
 		case now.After(limit):
 			return last, fmt.Errorf("%s still writes, %v after the load", sys.name, settleLimit)
@@ -117,7 +120,6 @@ func settled(ctx context.Context, sys *system) (time.Time, error) {
 func (b *bench) bigStore(ctx context.Context) error {
 	sys := b.systems[0]
 	s := b.session()
-	s.known = func(random *rand.Rand) string { return s.key(0, uint32(random.IntN(b.BigKeys))) }
 	stop := watchMemory(sys.nodes)
 	defer stop()
 
@@ -129,35 +131,36 @@ func (b *bench) bigStore(ctx context.Context) error {
 	say("%.0f keys/s\n", r.PerSecond)
 	b.keep("oncekv/big-load", b.Streams, r.measurement)
 	b.report.Curves = append(b.report.Curves, curve{Name: "oncekv", Figure: fmt.Sprintf("keys/s while %s keys are loaded", count(b.BigKeys)), Over: "tenths", Points: r.Tenths})
-	b.about("last tenth of the load ÷ first tenth", atLeast(0.5), r.Tenths[9]/r.Tenths[0])
+	b.about(b.BigKeys, "last tenth of the load ÷ first tenth", atLeast(0.8), r.Tenths[9]/r.Tenths[0])
 
 	// At once, with all that is in memory only.
 	if err := b.restarts(ctx, sys); err != nil {
 		return fmt.Errorf("restart a node: %w", err)
 	}
-	if _, err := settled(ctx, sys); err != nil {
+	if _, err := b.settled(ctx, sys); err != nil {
 		return err
 	}
-	if err := b.bytes(sys); err != nil {
+	payload := float64(b.BigKeys) * (keyBytes + valueBytes)
+	if err := b.bytes(sys, b.BigKeys, payload, atMost(1.45), atMost(4)); err != nil {
 		return err
 	}
-	if err := b.bigGets(ctx, sys, s); err != nil {
+	if err := b.sizedGets(ctx, sys, "big", b.BigKeys, s, atLeast(0.8), atLeast(0.6)); err != nil {
 		return err
 	}
 	ofFourth, err := b.catchUp(ctx, sys)
 	if err != nil {
 		return fmt.Errorf("a node that catches up: %w", err)
 	}
-	b.about("memory of the largest node, RSS without page cache, MB", atMost(400), float64(max(stop(), ofFourth))/1e6)
+	b.about(b.BigKeys, "memory of the largest node, RSS without page cache, MB", atMost(350), float64(max(stop(), ofFourth))/1e6)
 	return nil
 }
 
 func atLeast(f float64) finding { return finding{AtLeast: f} }
 func atMost(f float64) finding  { return finding{AtMost: f} }
 
-// about adds a finding about the big store.
-func (b *bench) about(what string, f finding, rounds ...float64) {
-	f.Name, f.Rounds = count(b.BigKeys)+" keys: "+what, rounds
+// about adds a finding about a store of so many keys.
+func (b *bench) about(keys int, what string, f finding, rounds ...float64) {
+	f.Name, f.Rounds = count(keys)+" keys: "+what, rounds
 	say("%s: %s\n", f.Name, short(median(rounds)))
 	b.report.found(f)
 }
@@ -212,47 +215,58 @@ func (b *bench) restarts(ctx context.Context, sys *system) error {
 		}
 		took = append(took, d.Seconds())
 	}
-	b.about("restart to ready after SIGTERM, s", atMost(2), took[1])
+	b.about(b.BigKeys, "restart to ready after SIGTERM, s", atMost(2), took[1])
 	// Of a follower, and of the leader.
-	b.about("restart to ready after kill -9, s", atMost(2), took[0], took[2])
+	b.about(b.BigKeys, "restart to ready after kill -9, s", atMost(1), took[0], took[2])
 	return nil
 }
 
-// bytes compares what a node stores and writes with the keys and values in it.
-func (b *bench) bytes(sys *system) error {
-	payload := float64(b.BigKeys) * (keyBytes + valueBytes)
+// bytes compares what a node stores and writes with the keys and values in it, which are
+// payload bytes.
+func (b *bench) bytes(sys *system, keys int, payload float64, onDisk, written finding) error {
 	var stored int64
-	for _, p := range sys.nodes[:nodes] {
+	databases := sys.nodes[:len(sys.oncekv.urls)]
+	for _, p := range databases {
 		n, err := storedBytes(filepath.Join(sys.dir, p.name))
 		if err != nil {
 			return err
 		}
 		stored = max(stored, n)
 	}
-	b.about("bytes on disk, all but the log, ÷ keys and values", atMost(1.5), float64(stored)/payload)
-	b.about("bytes written, the log included, ÷ keys and values", atMost(8), float64(largest(sys.nodes, (*process).written))/payload)
+	b.about(keys, "bytes on disk, all but the log, ÷ keys and values", onDisk, float64(stored)/payload)
+	b.about(keys, "bytes written, the log included, ÷ keys and values", written, float64(largest(databases, (*process).written))/payload)
 	return nil
 }
 
-// bigGets reads at one node: any key, and always the same.
-func (b *bench) bigGets(ctx context.Context, sys *system, s session) error {
-	open := found(strings.TrimPrefix(sys.url, "http://"))
-	hot := s
+// sizedGets reads at the leader of a store whose keys are those of a session: any key,
+// always the same, and keys that are not set. random and absent are what is to be reached
+// of the rate of always the same.
+func (b *bench) sizedGets(ctx context.Context, sys *system, prefix string, keys int, s session, random, absent finding) error {
+	every, hot := s, s
+	every.known = func(r *rand.Rand) string { return s.key(0, uint32(r.IntN(keys))) }
 	hot.known = func(*rand.Rand) string { return s.key(0, 0) }
+	found, missing := sys.tasks["http-get-leader"].open, sys.tasks["http-absent-leader"].open
 	l := loop{workers: b.Workers, warmUp: b.WarmUp, duration: b.Duration}
 	for range b.Rounds {
-		say("big store, random keys: ")
-		if err := b.loop(ctx, sys, "big-get-random", l, s, open); err != nil {
-			return err
-		}
-		say("big store, one key: ")
-		if err := b.loop(ctx, sys, "big-get-hot", l, hot, open); err != nil {
-			return err
+		for _, one := range []struct {
+			name string
+			of   session
+			open opener
+		}{{"random", every, found}, {"hot", hot, found}, {"absent", b.session(), missing}} {
+			say("%s keys, %s: ", count(keys), one.name)
+			if err := b.loop(ctx, sys, prefix+"-get-"+one.name, l, one.of, one.open); err != nil {
+				return err
+			}
 		}
 	}
-	f := (ratio{}).finding(b.report.of("oncekv/big-get-random").Rounds, b.report.of("oncekv/big-get-hot").Rounds)
-	f.AtLeast = 0.6
-	b.about("GET of random keys ÷ of one key", f, f.Rounds...)
+	for _, one := range []struct {
+		name, what string
+		aim        finding
+	}{{"random", "GET of random keys ÷ of one key", random}, {"absent", "GET of keys that are not set ÷ of one that is", absent}} {
+		q := ratio{of: "oncekv/" + prefix + "-get-" + one.name, to: "oncekv/" + prefix + "-get-hot", least: one.aim.AtLeast}
+		f := q.finding(b.report.of(q.of).Rounds, b.report.of(q.to).Rounds)
+		b.about(keys, one.what, f, f.Rounds...)
+	}
 	return nil
 }
 
@@ -278,8 +292,8 @@ func (b *bench) catchUp(ctx context.Context, sys *system) (memory int64, err err
 			return 0, err
 		}
 	}
-	b.about("a fourth node catching up from nothing, s", finding{}, took.Seconds())
-	b.about("copy and fsync of its files ÷ catching up", atLeast(0.3), ratios...)
+	b.about(b.BigKeys, "a fourth node catching up from nothing, s", finding{}, took.Seconds())
+	b.about(b.BigKeys, "copy and fsync of its files ÷ catching up", atLeast(0.4), ratios...)
 	return memory, nil
 }
 
@@ -319,7 +333,7 @@ func (b *bench) joinFourth(ctx context.Context, o *oncekv) (took time.Duration, 
 	if err != nil {
 		return 0, 0, err
 	}
-	last, err := settled(ctx, o.system)
+	last, err := b.settled(ctx, o.system)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -331,7 +345,7 @@ func (b *bench) joinFourth(ctx context.Context, o *oncekv) (took time.Duration, 
 		return 0, 0, err
 	}
 	// The rest is in memory: a node at rest keeps the newest keys there.
-	b.about("of these in the index file of a fourth node that has caught up, %", finding{}, 100*indexed/float64(want.Revision))
+	b.about(b.BigKeys, "of these in the index of a fourth node that has caught up, %", finding{}, 100*indexed/float64(want.Revision))
 	return done.Sub(start), stop(), nil
 }
 
@@ -375,5 +389,7 @@ func metric(ctx context.Context, url, name string) (float64, error) {
 			return strconv.ParseFloat(strings.TrimSpace(figure), 64)
 		}
 	}
-	return 0, fmt.Errorf("%s has no metric %s", url, name)
+	return 0, fmt.Errorf("%s: %w", name, errNoMetric)
 }
+
+var errNoMetric = errors.New("this version has no such metric")

@@ -9,7 +9,7 @@ import (
 )
 
 func startCeiling(ctx context.Context, at place) (*system, error) {
-	path, err := program{pkg: "github.com/Focinfi/oncekv/bench/peers/ceiling"}.build(ctx, at.bin, "ceiling")
+	path, err := at.ceiling(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -24,6 +24,10 @@ func startCeiling(ctx context.Context, at place) (*system, error) {
 	s.url = "http://" + addr
 	s.tasks = map[string]task{"http-put": {open: rawPuts(addr)}, "http-get": {open: rawGets(addr, http.StatusOK)}}
 	return s, eventually(ctx, "the ceiling answers", s.nodes, func(ctx context.Context) error { return answers(ctx, s.url+"/key/k") })
+}
+
+func (at place) ceiling(ctx context.Context) (string, error) {
+	return program{pkg: "github.com/Focinfi/oncekv/bench/peers/ceiling"}.build(ctx, at.bin, "ceiling")
 }
 
 // answers returns nil when a GET is answered with 200.

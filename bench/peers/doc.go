@@ -4,7 +4,11 @@
 // least that an HTTP server in Go can do (package ceiling). Then it fills large
 // stores, keeps one busy for long, and measures values that are large.
 //
-//	cd bench/peers && go run .
+//	cd bench/peers && go run . -parts short -json results/short.json
+//
+// The tables and pictures of docs/benchmarks.md are made of what such runs have left:
+//
+//	go run . -results results -docs ../../docs/benchmarks.md
 //
 // Ratios are taken inside each round, because absolute figures move with the hour;
 // what is printed is the median over the rounds. docs/benchmarks.md has the method.

@@ -38,16 +38,28 @@ type settings struct {
 	CompareKeys   int `json:"compare_keys"`
 	CompareRounds int `json:"compare_rounds"`
 
+	BulkStore int `json:"bulk_store"`
+
+	HugeKeys      int       `json:"huge_keys"`
+	HugePacedKeys int       `json:"huge_paced_keys"`
+	HugeRate      float64   `json:"huge_rate"`
+	HugeRoom      byteCount `json:"huge_room"`
+
 	Soak       time.Duration `json:"soak_ns"`
 	SoakMinute time.Duration `json:"-"` // tests have shorter ones
 
 	Values valueSettings `json:"values"`
 
-	Program string        `json:"program"` // oncekv, if it is not to be built
-	Dir     string        `json:"dir"`
-	JSON    string        `json:"-"`
-	SVG     string        `json:"-"`
-	Timeout time.Duration `json:"-"`
+	SettleQuiet time.Duration `json:"settle_quiet_ns"` // how long a system at rest writes nothing
+
+	Program   string        `json:"-"` // oncekv, if it is not to be built
+	Bin       string        `json:"-"` // where programs are, or are built; empty: in the directory of the run
+	Dir       string        `json:"-"`
+	Results   []string      `json:"-"` // files to take in place of measuring
+	JSON      string        `json:"-"`
+	SVG       string        `json:"-"`
+	Documents []string      `json:"-"`
+	Timeout   time.Duration `json:"-"`
 }
 
 // part is a piece of a run that can be done without the others.
@@ -59,14 +71,16 @@ type part struct {
 // parts are what a run is made of, in this order.
 var parts = []part{
 	{name: "short", run: (*bench).shortPart},
+	{name: "bulk", run: (*bench).bulkPart},
 	{name: "big", run: (*bench).bigPart},
+	{name: "huge", run: (*bench).hugePart},
 	{name: "soak", run: (*bench).soakPart},
 	{name: "values", run: (*bench).valuesPart},
 }
 
 func main() {
-	s := settings{SoakMinute: time.Minute}
-	which := flag.String("parts", "short,big,soak,values", "what to measure, with commas between: the short cases, the big store, the soak, and large values")
+	s := settings{SoakMinute: time.Minute, SettleQuiet: 3 * time.Second}
+	which := flag.String("parts", "short,bulk,big,soak,values", "what to measure, with commas between: the short cases, many keys into a store that has many, the big store, huge (very many keys on one node), the soak, and large values")
 	only := flag.String("only", "ceiling,oncekv,etcd,nats", "systems, with commas between")
 	cases := flag.String("cases", "", "short cases, with commas between; empty: all")
 	flag.IntVar(&s.Rounds, "rounds", 5, "how often every case is measured")
@@ -77,18 +91,25 @@ func main() {
 	flag.IntVar(&s.Keys, "keys", 10_000, "keys that are set before, and read")
 	flag.IntVar(&s.BulkKeys, "bulk-keys", 200_000, "keys of a stream, or of all transactions, in a short case")
 	flag.IntVar(&s.Streams, "streams", 1, "requests of POST /keys at the same time, where many keys are put")
+	flag.IntVar(&s.BulkStore, "bulk-store", 2_000_000, "keys that stores have before many are put, in the part bulk")
 	flag.IntVar(&s.BigKeys, "big-keys", 10_000_000, "keys of the big store; 0: none")
 	flag.IntVar(&s.CompareKeys, "compare-keys", 5_000_000, "keys that are loaded into oncekv and into etcd, in the part of the big store")
 	flag.IntVar(&s.CompareRounds, "compare-rounds", 1, "how often they are; 0: not at all")
+	flag.IntVar(&s.HugeKeys, "huge-keys", 100_000_000, "keys that are loaded into one node, in the part huge; 0: none")
+	flag.IntVar(&s.HugePacedKeys, "huge-paced-keys", 100_000_000, "keys that are loaded into another one at half of the rate, every one of which is looked at; 0: none")
+	flag.Float64Var(&s.HugeRate, "huge-rate", 0, "keys a second of this load; 0: half of what the load before it reached")
+	flag.Var(&s.HugeRoom, "huge-room", "bytes of the disk that a node of the part huge may take; 0: as many as are needed for that many keys, and some")
 	flag.DurationVar(&s.Soak, "soak", 10*time.Minute, "of the soak, in whole minutes")
 	s.Values.flags(flag.CommandLine)
 	flag.StringVar(&s.Program, "program", "", "oncekv to measure, such as one of another version; empty: build this one")
 	flag.StringVar(&s.Dir, "dir", os.TempDir(), "where a directory is made for programs and data, and removed at the end")
 	flag.StringVar(&s.JSON, "json", "", "file for everything that was measured; - is standard output, in place of the tables")
 	flag.StringVar(&s.SVG, "svg", "", "directory for pictures of it; empty: none")
-	flag.DurationVar(&s.Timeout, "timeout", 3*time.Hour, "of everything")
+	results := flag.String("results", "", "files that -json has written, or directories of them, with commas between: what they have is taken, and nothing is measured")
+	docs := flag.String("docs", "", "documents, with commas between, whose tables and pictures are made anew of -results")
+	flag.DurationVar(&s.Timeout, "timeout", 6*time.Hour, "of everything")
 	flag.Parse()
-	s.Parts, s.Systems, s.Cases = list(*which), list(*only), list(*cases)
+	s.Parts, s.Systems, s.Cases, s.Results, s.Documents = list(*which), list(*only), list(*cases), list(*results), list(*docs)
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -103,6 +124,12 @@ func list(s string) []string {
 }
 
 func (s *settings) check() error {
+	if len(s.Documents) > 0 && len(s.Results) == 0 {
+		return errors.New("-docs writes what result files have: name them with -results, and measure with -json before")
+	}
+	if s.JSON != "" && len(s.Results) > 0 {
+		return errors.New("-json is for what is measured, and with -results nothing is")
+	}
 	switch {
 	case s.Rounds < 1 || s.Workers < 1 || s.Workers > 1<<16 || s.Clients < 1 || s.Keys < 1 || s.BulkKeys < 1 || s.Streams < 1:
 		return errors.New("-rounds, -workers, -clients, -keys, -bulk-keys and -streams must be at least 1, and -workers at most 65536")
@@ -114,8 +141,14 @@ func (s *settings) check() error {
 		return errors.New("too many rounds")
 	case s.BigKeys < 0 || s.CompareRounds < 0 || s.CompareKeys < 10 || s.BigKeys > 0 && s.BigKeys < 10 || max(s.BigKeys, s.CompareKeys, s.BulkKeys) > math.MaxInt32:
 		return errors.New("-big-keys and -compare-keys must be at least 10, and they and -bulk-keys at most 2147483647")
-	case s.Soak < 2*s.SoakMinute:
-		return errors.New("-soak must be two minutes at least: the last one is compared with the first")
+	case s.BulkStore < 1 || s.BulkStore > math.MaxInt32:
+		return errors.New("-bulk-store must be from 1 to 2147483647")
+	case min(s.HugeKeys, s.HugePacedKeys) < 0 || s.HugeKeys > 0 && s.HugeKeys < 10 || max(s.HugeKeys, s.HugePacedKeys) > math.MaxInt32:
+		return errors.New("-huge-keys must be 0 or at least 10, -huge-paced-keys not below 0, and both at most 2147483647")
+	case s.HugeRate < 0 || s.HugeRoom < 0 || s.HugeKeys == 0 && s.HugePacedKeys > 0 && s.HugeRate == 0:
+		return errors.New("-huge-rate and -huge-room must not be below 0, and without the load of -huge-keys somebody has to say the -huge-rate")
+	case s.Soak < 3*s.SoakMinute:
+		return errors.New("-soak must be three minutes at least: the last one is compared with the second")
 	}
 	for _, name := range s.Parts {
 		if !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
@@ -135,10 +168,14 @@ func (s *settings) check() error {
 	return s.Values.check()
 }
 
-// run measures the parts, one after the other, and writes the report to w.
+// run measures the parts, one after the other, or takes what was measured before, and
+// writes the report to w.
 func run(ctx context.Context, s settings, w io.Writer) (err error) {
 	if err := s.check(); err != nil {
 		return err
+	}
+	if len(s.Results) > 0 {
+		return takeResults(s, w)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.Timeout, errors.New("-timeout is over"))
 	defer cancel()
@@ -150,22 +187,23 @@ func run(ctx context.Context, s settings, w io.Writer) (err error) {
 	b := &bench{settings: s, work: dir, value: value(), next: setupTag, report: report{Machine: thisMachine(), Settings: s}}
 	for _, p := range parts {
 		if ctx.Err() == nil && slices.Contains(s.Parts, p.name) { // each has systems of its own, whatever became of the one before
+			b.report.part = p.name
 			err = errors.Join(err, p.run(b, ctx))
 		}
 	}
-	return errors.Join(err, b.write(w)) // what was measured until an error, too
+	b.report.addMedians()
+	if len(b.report.Medians) == 0 && len(b.report.Findings) == 0 {
+		return err // nothing was measured
+	}
+	b.report.runs = []*report{&b.report}
+	return errors.Join(err, b.report.write(s, w)) // what was measured until an error, too
 }
 
 // write writes the report in the forms that were asked for.
-func (b *bench) write(w io.Writer) error {
-	r, s := &b.report, b.settings
-	r.addMedians()
-	if len(r.Medians) == 0 && len(r.Findings) == 0 {
-		return nil // nothing was measured
-	}
+func (r *report) write(s settings, w io.Writer) error {
 	var errs []error
 	if s.SVG != "" {
-		errs = append(errs, r.pictures(s.SVG))
+		errs = append(errs, r.writePictures(s.SVG, ""))
 	}
 	if s.JSON != "" {
 		text, err := json.MarshalIndent(r, "", "  ")
@@ -178,7 +216,7 @@ func (b *bench) write(w io.Writer) error {
 		}
 		errs = append(errs, os.WriteFile(s.JSON, text, 0o600))
 	}
-	return errors.Join(append(errs, r.table(w))...)
+	return errors.Join(append(errs, r.print(w))...)
 }
 
 // value is what all keys are set to: letters and digits, so that it is the same in

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// nodes is how many nodes each system has.
+// nodes is how many nodes each system has, unless one is to be alone.
 const nodes = 3
 
 func startOncekv(ctx context.Context, at place) (*system, error) {
@@ -22,18 +23,22 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := freeAddrs(2*nodes + 1)
+	databases := nodes
+	if at.alone {
+		databases = 1
+	}
+	addrs, err := freeAddrs(2*databases + 1)
 	if err != nil {
 		return nil, err
 	}
-	serving, peers, cache := addrs[:nodes], addrs[nodes:2*nodes], addrs[2*nodes]
+	serving, peers, cache := addrs[:databases], addrs[databases:2*databases], addrs[2*databases]
 	var initial, urls []string
-	for i := range nodes {
+	for i := range databases {
 		initial = append(initial, fmt.Sprintf("n%d=http://%s", i+1, peers[i]))
 		urls = append(urls, "http://"+serving[i])
 	}
 	s := &system{name: "oncekv"}
-	for i := range nodes {
+	for i := range databases {
 		name := fmt.Sprintf("n%d", i+1)
 		args := []string{"serve", "--name", name, "--data-dir", filepath.Join(at.dir, name), "--listen", serving[i],
 			"--peer-listen", peers[i], "--initial-cluster", strings.Join(initial, ",")}
@@ -41,10 +46,14 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 			return s, err
 		}
 	}
-	if err := s.run(at.dir, "c1", path, "cache", "--name", "c1", "--listen", cache, "--nodes", strings.Join(urls, ",")); err != nil {
-		return s, err
+	asked := serving
+	if !at.alone {
+		if err := s.run(at.dir, "c1", path, "cache", "--name", "c1", "--listen", cache, "--nodes", strings.Join(urls, ",")); err != nil {
+			return s, err
+		}
+		asked = append(slices.Clone(serving), cache)
 	}
-	for _, addr := range append(slices.Clone(serving), cache) {
+	for _, addr := range asked {
 		if err := eventually(ctx, "oncekv is ready", s.nodes, func(ctx context.Context) error { return answers(ctx, "http://"+addr+"/readyz") }); err != nil {
 			return s, err
 		}
@@ -81,6 +90,15 @@ type oncekv struct {
 	cache   string   // address of the cache node
 	streams int      // of postKeys
 	clients []*client.Client
+}
+
+// version is which oncekv this is, by its own word.
+func (o *oncekv) version(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, o.path, "version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", o.path, err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
 
 func (o *oncekv) tasks() map[string]task {
@@ -204,7 +222,7 @@ func (o *oncekv) postKeys(ctx context.Context, s session, keys int, acknowledged
 	for i := range o.streams {
 		from, to := keys*i/o.streams, keys*(i+1)/o.streams
 		streams.Go(func() {
-			if err := o.stream(ctx, s, uint32(from), uint32(to), acknowledged); err != nil {
+			if err := o.putStream(ctx, s, uint32(from), uint32(to), acknowledged); err != nil {
 				cancel(err)
 			}
 		})
@@ -217,9 +235,9 @@ func (o *oncekv) postKeys(ctx context.Context, s session, keys int, acknowledged
 // stands still there may be an election.
 const breaksMax = 20
 
-// stream puts the keys from one number to before another. When the leader is lost, it
+// putStream puts the keys from one number to before another. When the leader is lost, it
 // goes on at the next one.
-func (o *oncekv) stream(ctx context.Context, s session, from, to uint32, acknowledged func(n int)) error {
+func (o *oncekv) putStream(ctx context.Context, s session, from, to uint32, acknowledged func(n int)) error {
 	for breaks := 0; ; breaks++ {
 		var c *rawConn
 		err := eventually(ctx, "oncekv has a leader", o.system.nodes, func(ctx context.Context) error {
@@ -232,7 +250,7 @@ func (o *oncekv) stream(ctx context.Context, s session, from, to uint32, acknowl
 		if err != nil {
 			return err
 		}
-		set, err := c.postKeys(ctx, s, from, to, breaks > 0, acknowledged)
+		set, err := c.postKeys(ctx, stream{session: s, from: from, to: to, again: breaks > 0, acknowledged: acknowledged, atOnce: acknowledgedAtOnce})
 		c.close()
 		if err == nil || ctx.Err() != nil || breaks == breaksMax {
 			return err

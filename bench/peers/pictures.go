@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/Focinfi/oncekv/internal/chart"
 )
@@ -28,9 +30,9 @@ var groups = []struct {
 func groupOf(name string) string {
 	_, name, _ = strings.Cut(name, "/")
 	switch {
-	case strings.HasSuffix(name, "paced") || strings.HasPrefix(name, "big") || name == "soak":
+	case strings.HasSuffix(name, "paced") || strings.HasPrefix(name, "big") || strings.HasPrefix(name, "huge") || name == "bulk-fill" || name == "soak":
 		return ""
-	case name == "http-keys" || name == "put-all" || name == "txn-64" || name == "load":
+	case name == "http-keys" || name == "put-all" || name == "txn-64" || name == "load" || strings.HasPrefix(name, "bulk-"):
 		return "keys"
 	case strings.Contains(name, "absent"):
 		return "absent"
@@ -40,30 +42,53 @@ func groupOf(name string) string {
 	return "put"
 }
 
-// pictures writes files into a directory: aims.svg, rates.svg, and load.svg and
-// soak.svg if these were measured.
-func (r *report) pictures(dir string) error {
+// pictures are SVG, by their names: aims, rates, and load and soak if these were
+// measured.
+func (r *report) pictures() (map[string][]byte, error) {
+	all := map[string][]byte{}
+	var errs []error
+	draw := func(name, title string, panels []chart.Panel) {
+		if len(panels) > 0 {
+			var out bytes.Buffer
+			errs = append(errs, chart.Write(&out, title, r.about(), panels...))
+			all[name] = out.Bytes()
+		}
+	}
+	draw("aims", "What was reached of every aim", r.aimPanels())
+	draw("rates", "Rates on one machine", r.ratePanels())
+	draw("load", "A long load", r.curvePanels("tenths"))
+	draw("soak", "A soak", r.curvePanels("minutes"))
+	return all, errors.Join(errs...)
+}
+
+// about says where and when the report's runs were.
+func (r *report) about() string {
+	first, last := r.Machine.Time, r.Machine.Time
+	for _, run := range r.runs {
+		if run.Machine.Time.Before(first) {
+			first = run.Machine.Time
+		}
+	}
+	when := last.Format(time.DateOnly)
+	if from := first.Format(time.DateOnly); from != when {
+		when = from + " to " + when
+	}
+	return fmt.Sprintf("%s, %d CPUs, %s; medians of several rounds", r.Machine.OS, r.Machine.CPUs, when)
+}
+
+// writePictures writes the pictures into a directory.
+func (r *report) writePictures(dir, prefix string) error {
+	all, err := r.pictures()
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	about := fmt.Sprintf("%s, %d CPUs, %s; medians of %d rounds", r.Machine.OS, r.Machine.CPUs, r.Machine.Time.Format("2006-01-02"), r.Settings.Rounds)
-	var errs []error
-	draw := func(name, title string, panels []chart.Panel) {
-		if len(panels) == 0 {
-			return
-		}
-		f, err := os.Create(filepath.Join(dir, name))
-		if err != nil {
-			errs = append(errs, err)
-			return
-		}
-		errs = append(errs, chart.Write(f, title, about, panels...), f.Close())
+	for name, picture := range all {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, prefix+name+".svg"), picture, 0o644))
 	}
-	draw("aims.svg", "What was reached of every aim", r.aimPanels())
-	draw("rates.svg", "Rates on one machine", r.ratePanels())
-	draw("load.svg", "A long load", r.curvePanels("tenths"))
-	draw("soak.svg", "A soak", r.curvePanels("minutes"))
-	return errors.Join(errs...)
+	return err
 }
 
 // aimPanels has a bar for each aim: all of it is 1.

@@ -28,6 +28,8 @@ type process struct {
 	args []string
 	log  string
 
+	parent bool // of processes, which go on when it is killed
+
 	// mu guards what follows. Figures may be asked for by any goroutine, all else
 	// is for one.
 	mu  sync.Mutex
@@ -80,6 +82,15 @@ func (p *process) stop() { p.end(syscall.SIGTERM) }
 
 // kill ends the process as a power cut would, but for what the kernel holds.
 func (p *process) kill() { p.end(syscall.SIGKILL) }
+
+// finish ends the process when nothing of it is needed any more.
+func (p *process) finish() {
+	if p.parent {
+		p.stop()
+	} else {
+		p.kill()
+	}
+}
 
 func (p *process) end(by syscall.Signal) {
 	if p.run == nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strconv"
+	"time"
 
 	"github.com/Focinfi/oncekv/client"
 )
@@ -17,28 +18,60 @@ import (
 // pieceBytes is how much of a stream is sent at once.
 const pieceBytes = 32 << 10
 
-// postKeys puts the keys from one number to before another with one POST /keys: lines
-// go out while results come in. It returns how many of them are set, with an error too.
-// All must be new, but those that are put again may have been set before.
-func (c *rawConn) postKeys(ctx context.Context, s session, from, to uint32, again bool, acknowledged func(n int)) (set uint32, err error) {
+// acknowledgedAtOnce is how many keys a stream notes at a time, where nobody asks for
+// each of them.
+const acknowledgedAtOnce = 64
+
+// stream is the keys from one number to before another, put with one POST /keys.
+type stream struct {
+	session
+	from, to     uint32
+	again        bool // some may have been set by a stream before
+	acknowledged func(n int)
+	atOnce       int   // of acknowledged: how many keys, but at the end
+	pace         *pace // nil: as fast as the node takes them
+}
+
+// pace says when keys are due: so many a second, the first one at the start, whatever
+// becomes of them.
+type pace struct {
+	start  time.Time
+	second float64 // keys in it
+}
+
+// paceStep is how long a key that is due may wait for others, to travel with them.
+const paceStep = time.Millisecond
+
+// due is when the n-th key is, counted from 0.
+func (p *pace) due(n uint32) time.Time {
+	return p.start.Add(time.Duration(float64(n) / p.second * float64(time.Second)))
+}
+
+// postKeys puts the keys of a stream: lines go out while results come in. It returns how
+// many of them are set, with an error too. All must be new, unless they are put again.
+func (c *rawConn) postKeys(ctx context.Context, s stream) (set uint32, err error) {
 	stop := context.AfterFunc(ctx, c.close)
 	defer stop()
+	writing, cancel := context.WithCancel(ctx)
+	defer cancel()
 	wrote := make(chan error, 1)
-	go func() { wrote <- c.writeLines(s, from, to) }()
-	set, err = c.readResults(to-from, again, acknowledged)
+	go func() { wrote <- c.writeLines(writing, s) }()
+	set, err = c.readResults(s)
 	if err != nil {
-		c.close() // the writer may wait for a node that has given up
+		c.close() // the writer may wait for a node that has given up,
+		cancel()  // or until a key is due
 	}
 	return set, errors.Join(context.Cause(ctx), err, <-wrote)
 }
 
-func (c *rawConn) writeLines(s session, from, to uint32) error {
+func (c *rawConn) writeLines(ctx context.Context, s stream) error {
 	head := "POST /keys HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + client.ContentTypeNDJSON + "\r\nTransfer-Encoding: chunked\r\n\r\n"
 	out, piece := []byte(head), make([]byte, 0, pieceBytes)
-	for n := from; n < to; n++ {
+	for n := s.from; n < s.to; n++ {
 		piece = append(append(piece, `{"key":"`...), s.key(0, n)...)
 		piece = append(append(append(piece, `","value":"`...), s.value...), "\"}\n"...)
-		if len(piece)+len(`{"key":"","value":""}`)+keyBytes+len(s.value) < pieceBytes && n < to-1 {
+		fits := len(piece)+len(`{"key":"","value":""}`)+keyBytes+len(s.value) < pieceBytes
+		if fits && n < s.to-1 && (s.pace == nil || !s.pace.due(n+1-s.from).After(time.Now())) {
 			continue
 		}
 		out = append(strconv.AppendInt(out, int64(len(piece)), 16), '\r', '\n')
@@ -47,6 +80,14 @@ func (c *rawConn) writeLines(s session, from, to uint32) error {
 			return err
 		}
 		out, piece = out[:0], piece[:0]
+		if s.pace == nil || n == s.to-1 {
+			continue
+		}
+		if wait := time.Until(s.pace.due(n + 1 - s.from)); wait > 0 {
+			if err := pass(ctx, max(wait, paceStep)); err != nil {
+				return err
+			}
+		}
 	}
 	_, err := c.conn.Write(append(out, "0\r\n\r\n"...))
 	return err
@@ -58,7 +99,8 @@ var (
 	unchanged = []byte(`"status":"` + client.BatchUnchanged + `"`)
 )
 
-func (c *rawConn) readResults(keys uint32, again bool, acknowledged func(n int)) (set uint32, err error) {
+// readResults reads them; they come in the order of the lines.
+func (c *rawConn) readResults(s stream) (set uint32, err error) {
 	status, length, err := c.head()
 	if err != nil {
 		return 0, err
@@ -66,8 +108,12 @@ func (c *rawConn) readResults(keys uint32, again bool, acknowledged func(n int))
 	if status != http.StatusOK || length >= 0 {
 		return 0, fmt.Errorf("POST /keys was answered with status %d", status)
 	}
-	const atOnce = 64
-	defer func() { acknowledged(int(set % atOnce)) }()
+	keys, atOnce := s.to-s.from, uint32(s.atOnce)
+	defer func() {
+		if rest := set % atOnce; rest > 0 {
+			s.acknowledged(int(rest))
+		}
+	}()
 	lines := bufio.NewReaderSize(httputil.NewChunkedReader(c.from), pieceBytes)
 	for {
 		line, err := lines.ReadSlice('\n')
@@ -77,11 +123,11 @@ func (c *rawConn) readResults(keys uint32, again bool, acknowledged func(n int))
 		if err != nil {
 			return set, fmt.Errorf("behind %d of %d results: %w", set, keys, err)
 		}
-		if !bytes.Contains(line, created) && !(again && bytes.Contains(line, unchanged)) {
+		if !bytes.Contains(line, created) && !(s.again && bytes.Contains(line, unchanged)) {
 			return set, fmt.Errorf("behind %d of %d results: %s", set, keys, line)
 		}
 		if set++; set%atOnce == 0 {
-			acknowledged(atOnce)
+			s.acknowledged(s.atOnce)
 		}
 	}
 }

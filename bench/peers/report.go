@@ -5,23 +5,29 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
 // report is everything that a run has found.
 type report struct {
 	Machine  machine          `json:"machine"`
+	Oncekv   string           `json:"oncekv"` // which one was measured
 	Settings settings         `json:"settings"`
 	Medians  []row            `json:"medians"`
 	Findings []finding        `json:"findings"`
 	Curves   []curve          `json:"curves"`
 	Cases    []*result        `json:"cases"`
 	Resident map[string]int64 `json:"resident_bytes"` // of the largest node of each system after the cases
+
+	part string    // that is being measured
+	runs []*report // of which it was put together
 }
 
 // row is the median of each figure of a case over its rounds.
 type row struct {
 	Name      string  `json:"name"`
+	Part      string  `json:"part"`
 	Workers   int     `json:"workers"`
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_ms"`
@@ -53,8 +59,8 @@ var ratios = []ratio{
 	{name: "PUT at a follower ÷ at the leader", of: "oncekv/http-put-follower", to: "oncekv/http-put-leader", least: 0.9},
 	{name: "PUT at a cache node ÷ at the leader", of: "oncekv/http-put-cache", to: "oncekv/http-put-leader"},
 	{name: "PUT ÷ etcd put", of: "oncekv/http-put-leader", to: "etcd/put", least: 3},
-	{name: "client put ÷ etcd put", of: "oncekv/put", to: "etcd/put", least: 10},
-	{name: "client put ÷ NATS Create", of: "oncekv/put", to: "nats/put", least: 4},
+	{name: "client put ÷ etcd put", of: "oncekv/put", to: "etcd/put", least: 7},
+	{name: "client put ÷ NATS Create", of: "oncekv/put", to: "nats/put", least: 3},
 	{name: "client get ÷ etcd linearizable get", of: "oncekv/get", to: "etcd/get", least: 10},
 	{name: "client get ÷ etcd serializable get", of: "oncekv/get", to: "etcd/get-serializable"},
 	{name: "client get ÷ NATS Get", of: "oncekv/get", to: "nats/get"},
@@ -73,6 +79,7 @@ var ratios = []ratio{
 // finding is a figure that may have an aim.
 type finding struct {
 	Name    string    `json:"name"`
+	Part    string    `json:"part"` // that found it
 	AtLeast float64   `json:"at_least,omitempty"`
 	AtMost  float64   `json:"at_most,omitempty"`
 	Median  float64   `json:"median"`
@@ -82,6 +89,8 @@ type finding struct {
 	// both: of the time that they, and the loader, took for a key. Other work on
 	// the machine moves it less than the rates. 0: unknown.
 	ByCPU float64 `json:"by_cpu,omitempty"`
+
+	run *report // that it is from, of those that were put together
 }
 
 func (f finding) aim() string {
@@ -120,7 +129,7 @@ func (f finding) reached() string {
 // found adds a figure that was taken some times.
 func (r *report) found(f finding) {
 	if len(f.Rounds) > 0 {
-		f.Median = median(f.Rounds)
+		f.Part, f.Median = r.part, median(f.Rounds)
 		r.Findings = append(r.Findings, f)
 	}
 }
@@ -138,7 +147,7 @@ func perSecond(m measurement) float64 { return m.PerSecond }
 // addMedians adds the medians of all cases.
 func (r *report) addMedians() {
 	for _, c := range r.Cases {
-		one := row{Name: c.Name, Workers: c.Workers}
+		one := row{Name: c.Name, Part: c.Part, Workers: c.Workers}
 		for to, figure := range map[*float64]func(m measurement) float64{
 			&one.PerSecond: perSecond, &one.P50: func(m measurement) float64 { return m.P50 },
 			&one.P90: func(m measurement) float64 { return m.P90 }, &one.P99: func(m measurement) float64 { return m.P99 },
@@ -203,30 +212,69 @@ func median(of []float64) float64 {
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// table writes everything for people, as Markdown.
-func (r *report) table(w io.Writer) error {
-	t := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
-	fmt.Fprintf(t, "%s, %d CPUs, %s, %s; medians of %d rounds of %v, %d clients\n\n", r.Machine.OS, r.Machine.CPUs, r.Machine.Go,
-		r.Machine.Time.Format("2006-01-02 15:04 MST"), r.Settings.Rounds, r.Settings.Duration, r.Settings.Clients)
-	if len(r.Findings) > 0 {
-		fmt.Fprintln(t, "| figure\t| aim\t| median\t| lowest\t| highest\t| reached\t| by CPU\t|")
-		fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
-		for _, f := range r.Findings {
-			fmt.Fprintf(t, "| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t|\n", f.Name, f.aim(), short(f.Median), short(slices.Min(f.Rounds)), short(slices.Max(f.Rounds)), f.reached(), known(f.ByCPU))
-		}
-		fmt.Fprintln(t)
+// table is rows of Markdown.
+type table struct {
+	head []string
+	rows [][]string
+}
+
+// lines are all of them, with the line below the head.
+func (t table) lines() [][]string {
+	return slices.Concat([][]string{t.head, slices.Repeat([]string{"---"}, len(t.head))}, t.rows)
+}
+
+// pad writes a table with its columns below one another, and an empty line. One without
+// rows is not written.
+func (t table) pad(w io.Writer) error {
+	if len(t.rows) == 0 {
+		return nil
 	}
-	if len(r.Medians) > 0 {
-		fmt.Fprintln(t, "| case\t| workers\t| keys/s\t| p50 ms\t| p90 ms\t| p99 ms\t| p99.9 ms\t| CPU of nodes, µs/key\t| of the loader\t| errors\t|")
-		fmt.Fprintln(t, "|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|---\t|")
-		for _, m := range r.Medians {
-			fmt.Fprintf(t, "| %s\t| %d\t| %.0f\t| %s\t| %s\t| %s\t| %s\t| %s\t| %s\t| %d\t|\n", m.Name, m.Workers, m.PerSecond, known(m.P50), known(m.P90), known(m.P99), known(m.P999),
-				known(m.SystemCPU), known(m.LoaderCPU), m.Errors)
-		}
-		fmt.Fprintln(t)
+	out := tabwriter.NewWriter(w, 0, 0, 1, ' ', 0)
+	for _, cells := range t.lines() {
+		fmt.Fprintf(out, "| %s\t|\n", strings.Join(cells, "\t| "))
 	}
-	if err := t.Flush(); err != nil {
-		return err
+	fmt.Fprintln(out)
+	return out.Flush()
+}
+
+// runTable says what was measured when, where and how often.
+func (r *report) runTable() table {
+	t := table{head: []string{"parts", "when", "of", "where", "rounds"}}
+	for _, run := range r.runs {
+		s := run.Settings
+		rounds := fmt.Sprintf("%d of %v", s.Rounds, s.Duration)
+		if slices.Contains(s.Parts, "values") {
+			rounds += fmt.Sprintf("; %d of large values", s.Values.Rounds)
+		}
+		t.rows = append(t.rows, []string{strings.Join(s.Parts, ", "), run.Machine.Time.Format("2006-01-02 15:04 MST"), run.Oncekv,
+			fmt.Sprintf("%s, %d processors", run.Machine.OS, run.Machine.CPUs), rounds})
+	}
+	return t
+}
+
+func figureTable(all []finding) table {
+	t := table{head: []string{"figure", "aim", "median", "lowest", "highest", "reached", "by CPU"}}
+	for _, f := range all {
+		t.rows = append(t.rows, []string{f.Name, f.aim(), short(f.Median), short(slices.Min(f.Rounds)), short(slices.Max(f.Rounds)), f.reached(), known(f.ByCPU)})
+	}
+	return t
+}
+
+func caseTable(all []row) table {
+	t := table{head: []string{"case", "workers", "keys/s", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "CPU of nodes, µs/key", "of the loader", "errors"}}
+	for _, m := range all {
+		t.rows = append(t.rows, []string{m.Name, fmt.Sprint(m.Workers), fmt.Sprintf("%.0f", m.PerSecond), known(m.P50), known(m.P90), known(m.P99), known(m.P999),
+			known(m.SystemCPU), known(m.LoaderCPU), fmt.Sprint(m.Errors)})
+	}
+	return t
+}
+
+// print writes everything for people, as Markdown.
+func (r *report) print(w io.Writer) error {
+	for _, t := range []table{r.runTable(), figureTable(r.Findings), caseTable(r.Medians)} {
+		if err := t.pad(w); err != nil {
+			return err
+		}
 	}
 	for _, c := range r.Curves {
 		fmt.Fprintf(w, "%s of %s, over %s:", c.Figure, c.Name, c.Over)

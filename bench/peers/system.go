@@ -45,14 +45,14 @@ type session struct {
 	given func() string // the keys to put, for setting up; nil: fresh ones
 }
 
-// stop ends everything of the system.
+// stop ends everything of the system: at once, since nobody needs it any more.
 func (s *system) stop() {
 	if s.close != nil {
 		s.close()
 	}
 	var stops sync.WaitGroup
 	for _, p := range s.nodes {
-		stops.Go(p.stop)
+		stops.Go(p.finish)
 	}
 	stops.Wait()
 }
@@ -137,9 +137,12 @@ type program struct {
 	dir string // of the module to build in; empty: this one
 }
 
-// build makes the program in dir and returns its path.
+// build makes the program in dir, unless it is there, and returns its path.
 func (p program) build(ctx context.Context, dir, name string) (string, error) {
 	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, p.pkg)
 	cmd.Dir = p.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -159,13 +162,14 @@ func productDir(ctx context.Context) (string, error) {
 
 // place is where a system is started.
 type place struct {
-	bin     string // directory of built programs
+	bin     string // directory of built programs; empty: below dir
 	dir     string // of the system's data
 	clients int    // clients of each system; workers share them
 	streams int    // of many puts at the same time
 
 	oncekv string   // its program; empty: build it
 	serve  []string // more flags of its database nodes
+	alone  bool     // one database node of oncekv, and no cache node
 }
 
 // starter begins a system.
@@ -179,7 +183,9 @@ var starters = []starter{{"ceiling", startCeiling}, {"oncekv", startOncekv}, {"e
 // startAll starts the named systems below the directory of the place. What was started is returned with an error too.
 func startAll(ctx context.Context, at place, names []string) ([]*system, error) {
 	dir := at.dir
-	at.bin = filepath.Join(dir, "bin")
+	if at.bin == "" {
+		at.bin = filepath.Join(dir, "bin")
+	}
 	if err := os.MkdirAll(at.bin, 0o700); err != nil {
 		return nil, err
 	}
@@ -192,7 +198,7 @@ func startAll(ctx context.Context, at place, names []string) ([]*system, error) 
 		if err := os.Mkdir(at.dir, 0o700); err != nil {
 			return all, err
 		}
-		fmt.Fprintf(os.Stderr, "building and starting %s\n", s.name)
+		say("building and starting %s\n", s.name)
 		sys, err := s.start(ctx, at)
 		if sys != nil {
 			sys.dir = at.dir

@@ -153,7 +153,7 @@ func (b *bench) valuesPart(ctx context.Context) error {
 		if len(b.Values.Cases) > 0 && !slices.Contains(b.Values.Cases, c.name) {
 			continue
 		}
-		err := b.with(ctx, []string{"oncekv"}, func(ctx context.Context) error { return v.measure(ctx, c) }, c.serve...)
+		err := b.with(ctx, lineup{systems: []string{"oncekv"}, serve: c.serve}, func(ctx context.Context) error { return v.measure(ctx, c) })
 		if err != nil {
 			return fmt.Errorf("values, %s: %w", c.name, err)
 		}
@@ -173,7 +173,7 @@ type values struct {
 func (v *values) measure(ctx context.Context, c valueCase) error {
 	v.sys = v.systems[0]
 	v.http.CloseIdleConnections()
-	if _, err := settled(ctx, v.sys); err != nil {
+	if _, err := v.settled(ctx, v.sys); err != nil {
 		return err
 	}
 	return errors.Join(c.run(v, ctx), v.sys.ended())

@@ -299,6 +299,7 @@ func (v *values) nginx(ctx context.Context, path, key string, value *content) (u
 	if err := v.sys.run(v.sys.dir, "nginx", path, "-p", dir, "-c", conf, "-e", "stderr", "-g", "daemon off;"); err != nil {
 		return "", err
 	}
+	v.sys.nodes[len(v.sys.nodes)-1].parent = true // of its workers
 	url = "http://" + addr + "/" + key
 	return url, eventually(ctx, "nginx serves the value", v.sys.nodes, func(ctx context.Context) error {
 		_, err := v.get(ctx, url, value.size)

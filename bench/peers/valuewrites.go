@@ -88,7 +88,7 @@ func (v *values) writtenFor(ctx context.Context, size int64, count, atATime int)
 
 // rest waits until the nodes write no more, and the disk has everything.
 func (v *values) rest(ctx context.Context) error {
-	_, err := settled(ctx, v.sys)
+	_, err := v.settled(ctx, v.sys)
 	syscall.Sync()
 	return err
 }
