@@ -76,7 +76,7 @@ func TestHostile_SlowDocuments(t *testing.T) {
 			flying := new(flights)
 			n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.Traffic = idle, flying })
 			conns := n.hold(slow, request)
-			flying.await(t, slow)
+			flying.awaitBegun(t, slow) // the first of them may have given way by then
 			began := time.Now()
 			n.othersGoOn(t, name)
 			poll(t, "a large document is put", func() bool {
@@ -94,12 +94,20 @@ func TestHostile_SlowDocuments(t *testing.T) {
 }
 
 // flights counts requests.
-type flights struct{ n atomic.Int64 }
+type flights struct{ n, begun atomic.Int64 }
 
 func (f *flights) Route(string, string) func(int, time.Duration) {
 	return func(int, time.Duration) {}
 }
-func (f *flights) InFlight(change int) { f.n.Add(int64(change)) }
+func (f *flights) InFlight(change int) {
+	f.n.Add(int64(change))
+	f.begun.Add(int64(max(change, 0)))
+}
+
+func (f *flights) awaitBegun(t *testing.T, n int64) {
+	t.Helper()
+	poll(t, fmt.Sprint(n, " requests have begun"), func() bool { return f.begun.Load() >= n })
+}
 
 func (f *flights) await(t *testing.T, n int64) {
 	t.Helper()
