@@ -100,6 +100,11 @@ func flushIndex(t *testing.T, dir string) {
 func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
 	t.Parallel()
 	n := stopped(t)
+	n.Start() // it commits to history on its way out
+	n.WaitReady()
+	if code, _ := n.Terminate(); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
 	flushIndex(t, n.Dir)
 	file := newest(t, n.Dir, "index/*.run")
 	if err := os.Truncate(file, 500); err != nil {

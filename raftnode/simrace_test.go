@@ -4,4 +4,4 @@ package raftnode
 
 // simWorlds is how many worlds go test simulates: the race detector makes each
 // some times slower.
-const simWorlds = 40
+const simWorlds = 15
