@@ -21,16 +21,20 @@ type pacedWriter struct {
 	idle time.Duration
 	held *budget.Holder // of the memory of what is written; nil: it holds none
 
-	quick bool // the client took the last piece at once
+	taken int64 // bytes
+	quick bool  // the last piece was taken at once
 
 	mu    sync.Mutex
 	until time.Time // no deadline is later, if set
 }
 
-// pieceBytes is what is written under one deadline; to a client that takes each within
-// quickPiece it is copyBytes, since every piece wakes him up.
+// pieceBytes is what is written under one deadline. Who takes budget.SlowBytesPerSecond
+// takes it within his grace. Each piece wakes the client up, so one who has taken more than
+// the kernel's buffers hold, quickAfter, and the last piece within quickPiece, gets
+// copyBytes at a time.
 const (
 	pieceBytes = 64 << 10
+	quickAfter = 16 << 20
 	quickPiece = 5 * time.Millisecond
 )
 
@@ -85,12 +89,13 @@ func (w *pacedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *pacedWriter) Write(p []byte) (written int, err error) {
 	for {
 		size := pieceBytes
-		if w.quick {
+		if w.quick && w.taken >= quickAfter {
 			size = copyBytes
 		}
 		began := time.Now()
 		n, err := w.write(p[:min(len(p), size)])
 		w.quick = time.Since(began) < quickPiece
+		w.taken += int64(n)
 		written += n
 		if err != nil || n == len(p) {
 			return written, err
