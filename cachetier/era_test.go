@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,7 +12,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/golang/groupcache"
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -510,4 +514,41 @@ func TestNode_PeerHandler_RefusesOtherHistories(t *testing.T) {
 			}
 		}
 	}
+}
+
+// groupcache shares loads by key, and knows no histories: a load of the one that a node
+// has left must not end one of the next.
+func TestTier_LoadsOfTwoErasAreNotShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		getter := func(ctx context.Context, _ string, _ groupcache.Sink) error {
+			e := flightFrom(ctx).era
+			<-release // like a load that does not see at once that its context has ended
+			return errors.New(e.text())
+		}
+		group := fmt.Sprintf("two eras %p", release) // groupcache keeps it when the test runs again
+		t.Cleanup(func() { forgetGroup(group) })
+		n := &Node{log: slog.New(slog.DiscardHandler), cfg: NodeConfig{LoadTimeout: time.Minute}, memory: newMemory(1 << 20)}
+		loads := &tier{group: newGroup(group, 0, groupcache.GetterFunc(getter), groupcache.NoPeers{}), memory: n.memory, launch: n.launch, tick: n.tick}
+		flights := map[string]*flight{}
+		for _, name := range []string{"a", "b", "c"} {
+			id, err := kvstore.ParseHistoryID(idOf(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, f, err := loads.join(newEra(t.Context(), id), "key")
+			if err != nil {
+				t.Fatal(err)
+			}
+			flights[idOf(name)] = f
+			synctest.Wait() // its load is under way, or waits
+		}
+		close(release)
+		for id, f := range flights {
+			<-f.done
+			if f.err == nil || f.err.Error() != id {
+				t.Errorf("the load of %s ended with that of %v", id, f.err)
+			}
+		}
+	})
 }

@@ -35,6 +35,10 @@ type flight struct {
 	// database.
 	pending *call
 
+	// before is the flight of the same key in the era before, if it has not ended. The
+	// flight's own goroutine waits for it: groupcache would hand it that one's result.
+	before *flight
+
 	// next is the flight for those who came during this one when it ends with
 	// an absence: one for all, however late they wake up. Guarded by the shard.
 	next *flight
@@ -55,8 +59,9 @@ func flightFrom(ctx context.Context) *flight {
 // makes a caller wait whatever his context says, gives him the first caller's
 // context, and hands an absence found before he came to a later caller (even one
 // who comes after the load is over, while its entry still stands). So flights
-// are kept here: for one key, group.Get is called by the one flight there is.
-// Hence groupcache's own single flight never has a second participant. The
+// are kept here: for one key, group.Get is called by one flight at a time, also
+// when a move begins another beside one of the era before. Hence groupcache's
+// own single flight never has a second participant. The
 // group holds nothing itself: what is held is in the node's memory.
 type tier struct {
 	group  *groupcache.Group
@@ -101,8 +106,9 @@ func (t *tier) after(earlier *flight, key string) (*record, *flight, error) {
 
 // joinLocked is join for who holds the shard's lock.
 func (t *tier) joinLocked(s *shard, e *era, key string) (*record, *flight, error) {
-	if f := s.flights[key]; f != nil && f.era == e {
-		return nil, f, nil
+	before := s.flights[key]
+	if before != nil && before.era == e {
+		return nil, before, nil
 	}
 	if rec, _ := t.memory.get(key); rec != nil {
 		return rec, nil, nil
@@ -111,7 +117,7 @@ func (t *tier) joinLocked(s *shard, e *era, key string) (*record, *flight, error
 	if s.flights == nil {
 		s.flights = make(map[string]*flight)
 	}
-	f := &flight{era: e, start: t.tick(), done: make(chan struct{})}
+	f := &flight{era: e, start: t.tick(), done: make(chan struct{}), before: before}
 	if err := t.launch(t, f, key); err != nil {
 		return nil, nil, err
 	}

@@ -187,6 +187,15 @@ func (n *Node) fly(t *tier, f *flight, key string) {
 	defer recovered(n.log, "a load", &f.err)
 	ctx, cancel := context.WithTimeout(context.WithValue(f.era.ctx, flightKey{}, f), n.cfg.LoadTimeout)
 	defer cancel()
+	if before := f.before; before != nil {
+		f.before = nil
+		select {
+		case <-before.done: // soon: the end of its era has ended its context
+		case <-ctx.Done():
+			f.err = context.Cause(ctx)
+			return
+		}
+	}
 	var view groupcache.ByteView
 	if f.err = t.group.Get(ctx, key, groupcache.ByteViewSink(&view)); f.err == nil {
 		f.rec, f.err = decodeRecord(kvstore.Key(key), viewBytes(view))
