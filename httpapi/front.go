@@ -32,6 +32,13 @@ type front struct {
 // ServeHTTP guards one request.
 func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := &answer{ResponseWriter: w, id: requestIDOf(r.Header), last: ambiguous(r)}
+	f.serve(a, r)
+	if r.ContentLength != 0 && a.status >= http.StatusBadRequest && a.status != http.StatusRequestTimeout {
+		linger(w, r.Body) // when nothing counts for this request any more
+	}
+}
+
+func (f *front) serve(a *answer, r *http.Request) {
 	if f.traffic != nil {
 		f.traffic.InFlight(1)
 	}
@@ -43,7 +50,7 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		// Whoever refuses the request leaves its body to net/http, which reads
 		// some of it before it sends the answer. That must not wait for ever.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(f.idle))
+		_ = http.NewResponseController(a).SetReadDeadline(time.Now().Add(f.idle))
 	}
 	if p := unwelcome(f.hosts, f.crossOrigin, r); p != nil {
 		p.write(a)

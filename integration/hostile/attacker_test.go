@@ -163,7 +163,7 @@ type answer struct {
 	body   string
 }
 
-func (r answer) String() string { return fmt.Sprintf("%d: %.200q", r.status, r.body) }
+func (r answer) String() string { return fmt.Sprintf("%d: %.600q", r.status, r.body) }
 
 // request sends text as it stands and reads one answer, within limit. The error
 // is io.EOF or the like when the node just closed.
