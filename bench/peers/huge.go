@@ -172,22 +172,19 @@ func (s *silence) ends(now time.Time) {
 	s.longest, s.last = max(s.longest, now.Sub(s.last)), now
 }
 
-// index says what the node says of its index, as far as it does.
+// index says what the node says of its index.
 func (h *huge) index(ctx context.Context, sys *system, keys int) error {
-	for _, one := range []struct{ metric, what string }{
-		{"oncekv_index_runs", "runs of the index"},
-		{"oncekv_index_filter_bits_per_key", "bits of filters a key"},
+	var runs, filters, indexed float64
+	for metricName, into := range map[string]*float64{
+		"oncekv_index_runs": &runs, "oncekv_index_filter_bytes": &filters, "oncekv_index_keys": &indexed,
 	} {
-		figure, err := metric(ctx, sys.url, one.metric)
-		switch {
-		case errors.Is(err, errNoMetric):
-			say("left out: %v\n", err)
-		case err != nil:
+		var err error
+		if *into, err = metric(ctx, sys.url, metricName); err != nil {
 			return err
-		default:
-			h.about(keys, one.what, finding{}, figure)
 		}
 	}
+	h.about(keys, "runs of the index", finding{}, runs)
+	h.about(keys, "bits of filters a key", atMost(12), 8*filters/max(indexed, 1))
 	return nil
 }
 
