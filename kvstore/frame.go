@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -50,12 +51,31 @@ func frameChecksum(b []byte) uint32 {
 	return crc32.Update(crc32.Checksum(b[:5], castagnoli), castagnoli, b[frameHeaderBytes:])
 }
 
-// readFrame reads one frame. A stream that breaks off gives
+// frameRoom is where small frames are read to, many in one piece of memory: a pull has
+// millions, and keeps those of a portion until all are written.
+type frameRoom []byte
+
+const frameRoomBytes = 64 << 10
+
+// take returns n bytes that nobody else has.
+func (f *frameRoom) take(n int) []byte {
+	if n > frameRoomBytes/8 {
+		return make([]byte, n)
+	}
+	if n > len(*f) {
+		*f = make([]byte, frameRoomBytes)
+	}
+	b := (*f)[:n:n]
+	*f = (*f)[n:]
+	return b
+}
+
+// readFrame reads one frame into memory of room. A stream that breaks off gives
 // io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody. What
 // only a later version sends is refused, and is neither.
-func readFrame(r io.Reader) (frameKind, []byte, error) {
-	var h [frameHeaderBytes]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
+func readFrame(r *bufio.Reader, room *frameRoom) (frameKind, []byte, error) {
+	h, err := r.Peek(frameHeaderBytes)
+	if err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
@@ -65,18 +85,17 @@ func readFrame(r io.Reader) (frameKind, []byte, error) {
 	if size > frameBytesMax {
 		return 0, nil, fmt.Errorf("%w: a frame of %d bytes", ErrSnapshotBody, size)
 	}
-	frame := make([]byte, frameHeaderBytes+int(size))
-	copy(frame, h[:])
-	if _, err := io.ReadFull(r, frame[frameHeaderBytes:]); err != nil {
+	frame := room.take(frameHeaderBytes + int(size))
+	if _, err := io.ReadFull(r, frame); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return 0, nil, err
 	}
-	if frameChecksum(frame) != binary.BigEndian.Uint32(h[5:]) {
+	if frameChecksum(frame) != binary.BigEndian.Uint32(frame[5:]) {
 		return 0, nil, fmt.Errorf("%w: a frame has another checksum than its bytes", ErrSnapshotBody)
 	}
-	kind, c := frameKind(h[0]), cursor{b: frame[frameHeaderBytes:]}
+	kind, c := frameKind(frame[0]), cursor{b: frame[frameHeaderBytes:]}
 	sequence := c.uvarint()
 	switch {
 	case c.err != nil:

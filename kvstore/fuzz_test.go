@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -252,7 +253,7 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add(appendFrame(nil, frameEnd, nil, nil), byte(frameChunk))
 	f.Add([]byte{'r', 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, byte(0))
 	f.Fuzz(func(t *testing.T, raw []byte, kind byte) {
-		got, payload, err := readFrame(bytes.NewReader(raw))
+		got, payload, err := readFrame(bufio.NewReader(bytes.NewReader(raw)), new(frameRoom))
 		switch {
 		case err == nil:
 			if again := appendFrame(nil, got, nil, payload); !bytes.HasPrefix(raw, again) {
@@ -263,7 +264,7 @@ func FuzzReadFrame(f *testing.F) {
 		}
 		split := int(kind) % (len(raw) + 1)
 		frame := appendFrame(nil, frameKind(kind), raw[:split], raw[split:])
-		if got, payload, err = readFrame(bytes.NewReader(frame)); err != nil || got != frameKind(kind) || !bytes.Equal(payload, raw) {
+		if got, payload, err = readFrame(bufio.NewReader(bytes.NewReader(frame)), new(frameRoom)); err != nil || got != frameKind(kind) || !bytes.Equal(payload, raw) {
 			t.Fatalf("%x came back as %x of kind %d (%v)", raw, payload, got, err)
 		}
 	})

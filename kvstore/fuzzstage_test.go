@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"errors"
@@ -94,9 +95,12 @@ type streamFrame struct {
 // framesOf takes a stream apart, and tells whether it has its end.
 func framesOf(t testing.TB, b []byte) (frames []streamFrame, whole bool) {
 	t.Helper()
-	r := bytes.NewReader(b)
-	for r.Len() > 0 {
-		kind, payload, err := readFrame(r)
+	r := bufio.NewReader(bytes.NewReader(b))
+	for {
+		if _, err := r.Peek(1); err == io.EOF {
+			break
+		}
+		kind, payload, err := readFrame(r, new(frameRoom))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,11 @@
 package kvstore
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 
 	"github.com/Focinfi/oncekv/bodies"
@@ -28,10 +28,11 @@ func (s *Store) portionBytes() int { return int(s.cfg.CommitBytes / 2) }
 func (st *stager) pullPortion(ctx context.Context) error {
 	q := &query{kind: queryRecords, index: st.snap.index, after: st.progress.last.rev, through: st.snap.rev}
 	var came []pulledRecord
-	err := st.stream(ctx, q, func(r io.Reader) (err error) {
-		came, err = st.readPortion(r)
+	err := st.stream(ctx, q, func(r *bufio.Reader) (err error) {
+		came, err = st.readPortion(r, st.came[:0])
 		return err
 	})
+	st.came = came
 	switch {
 	case errors.Is(err, ErrSnapshotBody):
 		return err
@@ -41,12 +42,12 @@ func (st *stager) pullPortion(ctx context.Context) error {
 	return errors.Join(err, st.addPortion(ctx, came)) // what came before a stream broke off counts
 }
 
-// readPortion reads records to the end of the stream. If a sender gives much more than it
-// should, the rest is asked for anew.
-func (st *stager) readPortion(r io.Reader) (came []pulledRecord, err error) {
+// readPortion appends records to came, to the end of the stream. If a sender gives much
+// more than it should, the rest is asked for anew.
+func (st *stager) readPortion(r *bufio.Reader, came []pulledRecord) ([]pulledRecord, error) {
 	rev := st.progress.last.rev
 	for room := 2*st.store.portionBytes() + frameBytesMax; room > 0; {
-		kind, payload, err := readFrame(r)
+		kind, payload, err := readFrame(r, &st.room)
 		if err != nil || kind == frameEnd {
 			return came, err
 		}
@@ -63,7 +64,7 @@ func (st *stager) readPortion(r io.Reader) (came []pulledRecord, err error) {
 
 // readRecord checks a frame that must be the record of revision rev, and reads the rows
 // of its chunks, which follow it.
-func (st *stager) readRecord(r io.Reader, rev Revision, kind frameKind, payload []byte) (p pulledRecord, err error) {
+func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind frameKind, payload []byte) (p pulledRecord, err error) {
 	if kind != frameRecord || len(payload) < 8 || rev > st.snap.rev {
 		return p, fmt.Errorf("%w: after revision %d something else came than the record that was expected", ErrSnapshotBody, rev-1)
 	}
@@ -78,7 +79,7 @@ func (st *stager) readRecord(r io.Reader, rev Revision, kind frameKind, payload 
 	case bodyReferred:
 		p.refs = []bodies.Ref{p.body.ref()}
 	case bodyChunked:
-		p.refs, err = readRows(r, &p.body)
+		p.refs, err = readRows(r, &st.room, &p.body)
 		return p, err
 	default:
 		err = p.checkSum(sha256.Sum256(p.body.value), rev)
@@ -103,9 +104,9 @@ func unreadable(rev Revision, err error) error {
 }
 
 // readRows reads the rows of all chunks of a record.
-func readRows(r io.Reader, d *body) (refs []bodies.Ref, err error) {
+func readRows(r *bufio.Reader, room *frameRoom, d *body) (refs []bodies.Ref, err error) {
 	for n := range d.chunks { // a number that nothing stands behind takes no memory
-		kind, payload, err := readFrame(r)
+		kind, payload, err := readFrame(r, room)
 		if err != nil {
 			return nil, err
 		}

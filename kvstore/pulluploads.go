@@ -1,10 +1,10 @@
 package kvstore
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/Focinfi/oncekv/bodies"
@@ -84,9 +84,9 @@ func (st *stager) leadingChunks(id uploadID, count uint32) (have uint32, err err
 // many as the sender has, but none from number count on, which may be there by now.
 func (st *stager) pullRows(ctx context.Context, id uploadID, next uint32, u *upload) (refs []bodies.Ref, err error) {
 	q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: next}
-	err = st.stream(ctx, q, func(r io.Reader) error {
+	err = st.stream(ctx, q, func(r *bufio.Reader) error {
 		for {
-			kind, payload, err := readFrame(r)
+			kind, payload, err := readFrame(r, &st.room)
 			if err != nil || kind == frameEnd {
 				return err
 			}

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -108,10 +109,10 @@ func TestFrame_BreaksOff(t *testing.T) {
 	frame := appendFrame(nil, frameRecord, []byte("prefix"), []byte("body"))
 	cause := errors.New("some cause")
 	for n := range frame {
-		if _, _, err := readFrame(bytes.NewReader(frame[:n])); err != io.ErrUnexpectedEOF {
+		if _, _, err := readFrame(bufio.NewReader(bytes.NewReader(frame[:n])), new(frameRoom)); err != io.ErrUnexpectedEOF {
 			t.Errorf("%d of %d bytes came: %v", n, len(frame), err)
 		}
-		if _, _, err := readFrame(io.MultiReader(bytes.NewReader(frame[:n]), iotest.ErrReader(cause))); !errors.Is(err, cause) {
+		if _, _, err := readFrame(bufio.NewReader(io.MultiReader(bytes.NewReader(frame[:n]), iotest.ErrReader(cause))), new(frameRoom)); !errors.Is(err, cause) {
 			t.Errorf("%d of %d bytes came before it failed: %v", n, len(frame), err)
 		}
 	}

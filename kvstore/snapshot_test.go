@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -237,7 +238,7 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 	if err := sender.Serve(t.Context(), q.String(), &honest); err != nil {
 		t.Fatal(err)
 	}
-	kind, record, err := readFrame(&honest)
+	kind, record, err := readFrame(bufio.NewReader(&honest), new(frameRoom))
 	if err != nil {
 		t.Fatal(err)
 	}

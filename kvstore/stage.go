@@ -202,9 +202,12 @@ type stager struct {
 	whole    bool       // every body that staging names is here, until the pull is over
 	bodies   bodyPuller // of those that come
 	buf      []byte     // for bodies that are read
+	came     []pulledRecord
+	room     frameRoom // for frames that are read
 
 	records     []stagedRecord // the newest up to progress.last.rev, not yet in history
 	recordBytes int64
+	inHistory   []stagedRecord // that are being written to history, or have been
 	writing     background // of records to history, while more are pulled
 	batches     int        // in history, of which staging does not know
 	puts        []stagedPut
@@ -361,7 +364,7 @@ func (st *stager) startOver() error {
 }
 
 // stream opens a query, calls read, and closes.
-func (st *stager) stream(ctx context.Context, q *query, read func(r io.Reader) error) error {
+func (st *stager) stream(ctx context.Context, q *query, read func(r *bufio.Reader) error) error {
 	rc, err := st.fetch(ctx, q.String())
 	if err != nil {
 		return fmt.Errorf("pull a snapshot: %w", err)
@@ -394,8 +397,12 @@ func (st *stager) put(b Bucket, key, value []byte) {
 
 // startRecords begins to write the records that were collected.
 func (st *stager) startRecords() error {
+	if err := st.writing.wait(); err != nil {
+		return err
+	}
 	records, last := st.records, st.progress.last.rev
-	st.records, st.recordBytes = nil, 0
+	clear(st.inHistory) // they are written
+	st.records, st.recordBytes, st.inHistory = st.inHistory[:0], 0, records
 	return st.writing.start(func() error { return st.store.writePulled(records, last) })
 }
 
