@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -163,30 +162,22 @@ func TestGoProxy_OwnModules(t *testing.T) {
 	t.Logf("revision %d, digest %s on all three", revision, digest)
 }
 
-// codeBlock finds the blocks of commands in README.
-var codeBlock = regexp.MustCompile("(?s)```\n(.*?)```")
-
-// recipe returns the two blocks of README's Go module proxy: what fills it, and
-// what uses it.
+// recipe returns the two blocks of commands of the Go module proxy in
+// docs/quickstart.md: what fills it, and what uses it.
 func recipe(t *testing.T) (fill, use string) {
 	t.Helper()
-	b, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
+	found := blocks(t, "docs/quickstart.md", "## A Go module proxy", "")
+	if len(found) != 2 || !strings.Contains(found[0], "oncekv import") || !strings.Contains(found[1], "GOPROXY=") {
+		t.Fatalf("docs/quickstart.md has no such example: %q", found)
 	}
-	_, rest, found := strings.Cut(string(b), "A Go module proxy, for example")
-	blocks := codeBlock.FindAllStringSubmatch(rest, 2)
-	if !found || len(blocks) != 2 || !strings.Contains(blocks[0][1], "oncekv import") || !strings.Contains(blocks[1][1], "GOPROXY=") {
-		t.Fatalf("README has no such example: %q", blocks)
-	}
-	return blocks[0][1], blocks[1][1]
+	return found[0], found[1]
 }
 
 // inFreshHome runs commands as somebody does who has never run Go before, in the
 // project's module, and returns what they wrote.
 func inFreshHome(t *testing.T, commands string, env ...string) (string, error) {
 	t.Helper()
-	home, module, path := t.TempDir(), t.TempDir(), t.TempDir()
+	home, module := t.TempDir(), t.TempDir()
 	for _, name := range []string{"go.mod", "go.sum"} {
 		b, err := os.ReadFile(filepath.Join("..", name))
 		if err != nil {
@@ -196,15 +187,12 @@ func inFreshHome(t *testing.T, commands string, env ...string) (string, error) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink(bin, filepath.Join(path, "oncekv")); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-ec", commands)
 	cmd.Dir = module
 	cmd.Env = append([]string{
-		"HOME=" + home, "PATH=" + path + string(os.PathListSeparator) + os.Getenv("PATH"), "TMPDIR=" + t.TempDir(),
+		"HOME=" + home, programPath(t), "TMPDIR=" + t.TempDir(),
 		"GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", // as in goDownload
 	}, env...)
 	cmd.WaitDelay = 10 * time.Second
@@ -212,9 +200,9 @@ func inFreshHome(t *testing.T, commands string, env ...string) (string, error) {
 	return string(out), err
 }
 
-// README's example works, word for word but for the ports, where nothing was
-// ever downloaded.
-func TestGoProxy_README(t *testing.T) {
+// The example of docs/quickstart.md works, word for word but for the ports, where
+// nothing was ever downloaded.
+func TestGoProxy_Quickstart(t *testing.T) {
 	fill, use := recipe(t)
 	p := clustertest.NewProcesses(t, bin, 3, 1)
 	p.StartAll()
