@@ -217,9 +217,9 @@ func decidesOnce(t *testing.T, p *clustertest.Processes) {
 	if runs, err := os.ReadFile(filepath.Join(machine, "runs")); err != nil || string(runs) != "ran\n" {
 		t.Errorf("the report says %q, %v; want that it ran once", runs, err)
 	}
-	winner, err := script(t, machine, `test "$(oncekv get job/report/2026-11-30)" = "$(uname -n)"`, p.Caches...).CombinedOutput()
+	out, err := script(t, machine, `test "$(oncekv get job/report/2026-11-30)" = "$(uname -n)"`, p.Caches...).CombinedOutput()
 	if err != nil {
-		t.Errorf("the winner cannot be read: %v\n%s", err, winner)
+		t.Errorf("the winner cannot be read: %v\n%s", err, out)
 	}
 }
 
@@ -253,7 +253,11 @@ func followsChanges(t *testing.T, p *clustertest.Processes) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+		t.Cleanup(func() {
+			if cmd.ProcessState == nil {
+				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			}
+		})
 		put(fmt.Sprintf("app/meanwhile-%d", i))
 		clustertest.Eventually(t, "all changes of app/", func() error { return sawKeys(filepath.Join(dir, "seen.jsonl"), want) })
 		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil { // Ctrl-C
