@@ -20,18 +20,17 @@ func (a *app) adminCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Run the admin page",
-		Long: `Run the admin until it is told to stop: a web page that shows all nodes, keys and
-changes, and with which members are added, promoted and removed. It finds the
-nodes by itself from any database node of --nodes, keeps nothing, and may run
-any number of times. It has no access control: whoever reaches it can put keys
-and change the cluster.`,
+		Long: `Run the admin, a web page that shows all nodes, keys and changes, and that adds,
+promotes and removes members. It learns of all nodes from any database node in
+--nodes. It stores nothing, so you can run more than one. It has no access control:
+anyone who can reach it can put keys and change the cluster.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.admin(cmd.Context(), d) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&d.Listen, "listen", loopback(devAdminPort), "address for browsers")
-	f.StringSliceVar(&d.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "database nodes to begin with, by the URL or host:port for clients; the others are learned from them")
-	f.IntVar(&d.MaxConnections, "max-connections", 0, "connections at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
+	f.StringVar(&d.Listen, "listen", loopback(devAdminPort), "address to listen on for browsers")
+	f.StringSliceVar(&d.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "database nodes to ask first, by client URL or host:port; the other nodes are learned from them")
+	f.IntVar(&d.MaxConnections, "max-connections", 0, "limit of open connections; above it, idle ones are closed, then new ones are refused (default 16384, or about half of the open files allowed)")
 	registerAllowedHosts(f, &d.AllowedHosts)
 	d.log.register(f, 0)
 	return cmd

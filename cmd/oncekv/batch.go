@@ -21,27 +21,27 @@ func (a *app) batchCommand() *cobra.Command {
 	b := &batchFlags{}
 	cmd := &cobra.Command{
 		Use:   "batch [FILE|-]",
-		Short: "Set many keys, one for every line of JSON",
-		Long: `Set a key for every line of FILE, or of standard input. A line is a JSON object:
+		Short: "Set many keys, one per line of JSON",
+		Long: `Set one key for each line of FILE or standard input. A line is a JSON object:
 
   {"key":"greeting","value":"hello"}
   {"key_base64":"/w==","value":"3q2+7w==","encoding":"base64","content_type":"image/png"}
   {"key":"app/v2","value":"…","meta":{"commit":"9f2c1d0"}}
 
-"key_base64" is for keys that are not UTF-8, "encoding":"base64" for values that
-are not. The content type is text/plain; charset=utf-8 unless a line has one. "meta"
-has names and values to keep with the key, as --meta of put has. Blank lines are passed
-over. A line has 8 MiB at most; put takes larger values.
+Use "key_base64" for keys that are not UTF-8 and "encoding":"base64" for values that
+are not. The content type is text/plain; charset=utf-8 unless the line has one. "meta"
+holds names and values to keep with the key, like --meta of put. Blank lines are
+skipped. A line may have up to 8 MiB; for larger values use put.
 
-Every line is decided on its own, those with the same key in their order. Lines
-that are not put are named on standard error with their number, and counted at the
-end; --json writes one JSON object for every line instead, as soon as it and those
-before it are decided.
+Each line is decided on its own; lines with the same key are decided in order. Lines
+that were not put are reported on standard error with their number, and counted at
+the end. --json writes one JSON object per line instead, as soon as that line and all
+lines before it are decided.
 
-A batch can be repeated: what is set already is "unchanged". A key that is set to
-other bytes is a conflict and stays as it is. Exit codes: 4 after a conflict, even if
-something else failed too; 5 if the outcome of some lines stays unknown, which
-repeating the batch tells; 1 if lines are invalid or could not be put.`,
+A batch can be repeated: keys that are set already are "unchanged". A key that is set
+to other bytes is a conflict and stays as it is. Exit codes: 4 if there was a conflict,
+even if something else failed too; 5 if the outcome of some lines is unknown (repeat the
+batch to find out); 1 if lines were invalid or could not be put.`,
 		Example: `  oncekv batch puts.ndjson
   jq -c '{key: .name, value: .text}' notes.json | oncekv batch --json`,
 		Args: cobra.MaximumNArgs(1),
@@ -51,14 +51,14 @@ repeating the batch tells; 1 if lines are invalid or could not be put.`,
 	}
 	f := cmd.Flags()
 	b.register(a, f, time.Minute)
-	f.Lookup("timeout").Usage = "how long to keep trying while nothing is decided"
+	f.Lookup("timeout").Usage = "how long to keep trying without any result"
 	a.jsonFlag(f)
 	return cmd
 }
 
 func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool) error {
 	if !given && !isPiped(a.stdin) {
-		return usageErrorf("no lines: give a file, or - for standard input")
+		return usageErrorf("no input: give a file, or - for standard input")
 	}
 	cl, err := b.client()
 	if err != nil {

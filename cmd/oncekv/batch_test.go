@@ -41,7 +41,7 @@ func TestBatch_Fates(t *testing.T) {
 	want := `line 5: conflict: taken: the key is set to other bytes
 line 6: invalid: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "meta", "value", in exactly this case
 line 8: invalid: d: too large for the test
-oncekv: some keys are set to other bytes, and stay so
+oncekv: some keys are set to other bytes; they were not changed
 `
 	if r.stderr != want {
 		t.Errorf("standard error:\n%swant:\n%s", r.stderr, want)
@@ -184,7 +184,7 @@ func TestBatch_NotDone(t *testing.T) {
 
 func TestBatch_Input(t *testing.T) {
 	f := newFakeAPI(t)
-	f.command(t, nil, "batch").want(t, exitUsage).wantStderr(t, "no lines", "standard input")
+	f.command(t, nil, "batch").want(t, exitUsage).wantStderr(t, "no input", "standard input")
 	f.command(t, nil, "batch", filepath.Join(t.TempDir(), "absent")).want(t, exitFailed).wantStderr(t, "absent")
 	f.command(t, nil, "batch", t.TempDir()).want(t, exitFailed).wantStderr(t, "is a directory")
 	broken := io.MultiReader(strings.NewReader("{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\",\"value\":\"1\"}"), iotest.ErrReader(io.ErrUnexpectedEOF))

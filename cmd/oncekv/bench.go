@@ -56,38 +56,38 @@ func (a *app) benchCommand() *cobra.Command {
 		ValidArgs: []string{"put", "get", "absent", "batch", benchMixed},
 		Long: `Measure how many requests are answered, and how fast.
 
-  put     set one new key after the other (the default)
-  get     read keys that are set; those that are missing are set first
-  absent  read keys that are not set: each answer is confirmed by a majority
+  put     set new keys, one per request (the default)
+  get     read keys that are set; missing ones are set first
+  absent  read keys that are not set: a majority confirms each answer
   batch   set many new keys with each request, in a stream
-  mixed   all of these in the parts of --mix
+  mixed   all of these, in the proportions of --mix
 
-Closed loop: each connection sends its next request when the one before is
-answered. That shows how much the cluster can do. While it stands still nothing is
-sent, so the latencies have less of the stall than users would (coordinated
-omission). Open loop, --rate: requests are due at fixed times, whatever became of
-those before, and their latency counts from then. That shows how long users wait,
-stalls included. Take about half of what the closed loop reached. At most
---connections requests are in flight; "unfinished" were due and had no answer at
-the end, and the latency has how long they had waited.
+Closed loop (the default): each connection sends its next request when the previous
+one is answered. This shows how much the cluster can do. During a stall nothing is
+sent, so the latencies show less of it than users would see (coordinated omission).
+Open loop (--rate): requests are due at fixed times, whatever happened to earlier
+ones, and latency counts from then. This shows how long users wait, stalls included.
+Use about half the rate that the closed loop reached. At most --connections requests
+are in flight. Requests that were due but had no answer at the end are "unfinished";
+the latency includes how long they had waited.
 
-Each request is sent once, and an answer such as 429 or 503 is an error in the
-table, with no pause for Retry-After: that is the cluster's measure. Latency is
-that of good answers. With --go-client requests go through the Go client, as
-programs send them, with its digests and retries until --timeout, and the latency
-is that of all tries together. Values that are read are compared in any case.
+Each request is sent once. An answer such as 429 or 503 counts as an error, and
+Retry-After is not followed, so that the cluster itself is measured. The latency
+covers successful requests only. With --go-client, requests go through the Go client
+as in a program, with its digests, and retries until --timeout; the latency then covers
+all tries of a request. Values that are read are always compared.
 
---endpoints are dealt out to the connections. --target asks them for others: all
-that have the role now.
+Connections are spread over --endpoints. With --target the endpoints are only asked
+which nodes have that role now, and those are measured.
 
-Keys stay set for ever: measure on a store that can be thrown away. If the store has
+Keys cannot be deleted: measure on a store that you can throw away. If the store has
 other keys, bench asks before it sets its own; without a terminal it needs --yes.
-put and batch set keys below a new --run each time, which is printed; get and absent
-use keys that follow from --seed and the sizes, so that a second run finds them. The
-same --seed and --run are the same keys and values.
+put and batch set keys below a new --run each time and print it. get and absent use
+keys that depend on --seed and the sizes, so that a second run finds them. The same
+--seed and --run give the same keys and values.
 
-Ctrl-C ends the measurement and shows what there is. The exit code is 1 if nothing
-was answered.`,
+Ctrl-C ends the measurement and shows the results so far. The exit code is 1 if
+no request was answered.`,
 		Example: `  oncekv bench put --connections 64 --duration 30s
   oncekv bench put --rate 2000 --duration 1m --warmup 5s --svg put.svg
   oncekv bench get --keys 1000000 --distribution zipf:0.99 --target caches
@@ -105,26 +105,26 @@ was answered.`,
 	f := cmd.Flags()
 	b.register(a, f, 5*time.Second)
 	a.jsonFlag(f)
-	a.yesFlag(f, "keys are set beside those of others")
+	a.yesFlag(f, "setting keys in a store that has other keys")
 	f.DurationVar(&b.duration, "duration", 10*time.Second, "how long to measure")
-	f.Uint64Var(&b.requests, "requests", 0, "how many requests to measure (default no limit; without --duration, the only end)")
-	f.DurationVar(&b.warmup, "warmup", 0, "the same load before the measurement")
-	f.DurationVar(&b.interval, "interval", time.Second, "time between figures over time")
+	f.Uint64Var(&b.requests, "requests", 0, "how many requests to measure (default no limit); if --duration is not given, only this ends the measurement")
+	f.DurationVar(&b.warmup, "warmup", 0, "how long to apply the load before measuring")
+	f.DurationVar(&b.interval, "interval", time.Second, "interval of the time series in the results")
 	f.IntVar(&b.connections, "connections", 64, "requests in flight, each on a connection of its own")
-	f.Float64Var(&b.rate, "rate", 0, "open loop: requests that are due in a second (default a closed loop)")
+	f.Float64Var(&b.rate, "rate", 0, "open loop: requests per second (default a closed loop)")
 	f.Uint64Var(&b.keys, "keys", 10_000, "get: how many keys to read from")
-	f.Var(&b.keySize, "key-size", "bytes of a key, like 32 or 32-64 (evenly) or zipf:32-512 (small ones often)")
-	f.Var(&b.valueSize, "value-size", "bytes of a value, like 256, 64-4096 or zipf:64-64KiB")
-	f.BoolVar(&b.ordered, "ordered", false, "put and load keys in their order, not scattered")
-	f.StringVar(&b.distribution, "distribution", "uniform", "get: which keys: uniform, zipf[:THETA] or sequential")
-	f.IntVar(&b.batchKeys, "batch-keys", 100, "batch: keys in a request")
-	f.StringVar(&b.mixText, "mix", "get=90,put=10", "mixed: parts of put, get, absent and batch")
-	f.StringVar(&b.target, "target", "", "nodes to load instead of the endpoints: leader, followers, databases or caches")
-	f.Uint64Var(&b.seed, "seed", 1, "of keys, values and their order")
-	f.StringVar(&b.prefix, "prefix", "bench/", "of all keys")
-	f.StringVar(&b.run, "run", "", "name of the keys below the prefix (default a new one for puts)")
-	f.BoolVar(&b.goClient, "go-client", false, "send through the Go client, with its digests and retries")
-	f.StringVar(&b.svg, "svg", "", "file to draw the result into")
+	f.Var(&b.keySize, "key-size", "bytes of a key: 32, 32-64 (uniform) or zipf:32-512 (mostly small)")
+	f.Var(&b.valueSize, "value-size", "bytes of a value: 256, 64-4096 or zipf:64-64KiB")
+	f.BoolVar(&b.ordered, "ordered", false, "set keys in ascending order instead of scattered")
+	f.StringVar(&b.distribution, "distribution", "uniform", "get: how keys are chosen: uniform, zipf[:THETA] or sequential")
+	f.IntVar(&b.batchKeys, "batch-keys", 100, "batch: keys per request")
+	f.StringVar(&b.mixText, "mix", "get=90,put=10", "mixed: proportions of put, get, absent and batch")
+	f.StringVar(&b.target, "target", "", "nodes to measure instead of the endpoints: leader, followers, databases or caches")
+	f.Uint64Var(&b.seed, "seed", 1, "seed for keys, values and their order")
+	f.StringVar(&b.prefix, "prefix", "bench/", "prefix of all keys")
+	f.StringVar(&b.run, "run", "", "name of this run, which the keys have after the prefix (default a new one for puts)")
+	f.BoolVar(&b.goClient, "go-client", false, "send requests through the Go client, with its digests and retries")
+	f.StringVar(&b.svg, "svg", "", "file to write a chart of the results to")
 	cmd.MarkFlagFilename("svg", "svg")
 	complete := func(values ...string) cobra.CompletionFunc {
 		return cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)
@@ -186,7 +186,7 @@ func (b *benchFlags) checkLoad() error {
 	if b.mix, err = load.ParseMix(text); err != nil && b.mode == benchMixed {
 		return usageErrorf("--mix: %w", err)
 	} else if err != nil {
-		return usageErrorf("bench %q: measure put, get, absent, batch or mixed", b.mode)
+		return usageErrorf("unknown mode %q: use put, get, absent, batch or mixed", b.mode)
 	}
 	if _, err := load.ParsePicker(b.distribution, 1); err != nil {
 		return usageErrorf("--distribution: %w", err)
@@ -195,7 +195,7 @@ func (b *benchFlags) checkLoad() error {
 	case "", "leader", "followers", "databases", "caches":
 		return nil
 	}
-	return usageErrorf("--target %q: take leader, followers, databases or caches", b.target)
+	return usageErrorf("unknown --target %q: use leader, followers, databases or caches", b.target)
 }
 
 // readPrefix is that of the keys that are read. Its name follows from what their
@@ -248,7 +248,7 @@ func (b *benchFlags) targets(ctx context.Context, cl *client.Client) ([]string, 
 		}
 	}
 	if len(urls) == 0 {
-		return nil, fmt.Errorf("there is none of --target %s now; oncekv members and oncekv stats show what there is", b.target)
+		return nil, fmt.Errorf("no node matches --target %s now; oncekv members and oncekv stats list the nodes", b.target)
 	}
 	return urls, nil
 }

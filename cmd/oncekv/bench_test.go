@@ -71,7 +71,7 @@ func TestBench_Modes(t *testing.T) {
 			}
 		}
 	})
-	f.command(t, nil, small("get", "--target", "caches")...).want(t, exitFailed).wantStderr(t, "there is none of --target caches now")
+	f.command(t, nil, small("get", "--target", "caches")...).want(t, exitFailed).wantStderr(t, "no node matches --target caches now")
 }
 
 // Keys to read are set once; a second run finds them, and one of more keys sets
@@ -119,7 +119,7 @@ func TestBench_ForPeople(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	contains(t, "the picture", string(picture), []string{"open loop of 5000 requests a second", "Latency in milliseconds, by percentile"})
+	contains(t, "the picture", string(picture), []string{"open loop of 5000 requests per second", "Latency in milliseconds, by percentile"})
 }
 
 // Some errors are figures, nothing but errors is a failure.
@@ -129,7 +129,7 @@ func TestBench_Failures(t *testing.T) {
 	f.command(t, nil, small("put")...).want(t, exitFailed).wantStderr(t, "bench put: all 60 requests failed; the first: ", "refused by the test", "there is no leader")
 	f.command(t, nil, small("mixed", "--mix", "put=1,absent=1")...).want(t, exitDone).wantStdout(t, `"kind":"HTTP 503"`)
 	out := f.command(t, nil, small("get", "--timeout", "100ms")...)
-	out.wantStderr(t, "set the keys to read: ", "refused by the test")
+	out.wantStderr(t, "set the keys to be read: ", "refused by the test")
 	if out.code != exitFailed && out.code != exitUnknown {
 		t.Errorf("exit code %d", out.code)
 	}

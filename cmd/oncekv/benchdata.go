@@ -44,11 +44,11 @@ func (d *dataSet) load(ctx context.Context, a *app) error {
 	for from < d.keys {
 		to := min(from+dataMarkEvery, d.keys)
 		if err := d.put(ctx, from, to, bar); err != nil {
-			return fmt.Errorf("set the keys to read: %w", err)
+			return fmt.Errorf("set the keys to be read: %w", err)
 		}
 		mark := fmt.Sprintf("%s%016d", d.marks(), to)
 		if _, err := d.client.PutBytes(ctx, mark, []byte("keys below this number are set\n"), client.PutOptions{ContentType: "text/plain"}); err != nil {
-			return fmt.Errorf("note that the keys to read are set: %w", err)
+			return fmt.Errorf("record that the keys to be read are set: %w", err)
 		}
 		from = to
 	}
@@ -59,7 +59,7 @@ func (d *dataSet) load(ctx context.Context, a *app) error {
 func (d *dataSet) loaded(ctx context.Context) (n uint64, err error) {
 	for record, err := range d.client.Keys(ctx, client.KeysOptions{Prefix: d.marks()}) {
 		if err != nil {
-			return 0, fmt.Errorf("look for the keys to read: %w", err)
+			return 0, fmt.Errorf("look for the keys to be read: %w", err)
 		}
 		mark, err := strconv.ParseUint(strings.TrimPrefix(record.Key, d.marks()), 10, 64)
 		if err == nil { // else it is somebody else's

@@ -111,24 +111,24 @@ func (r *benchRun) remarks(result *load.Result) string {
 		}
 	}
 	if len(keys) > 0 {
-		say("keys: %s; %.0f a second", strings.Join(keys, ", "), result.KeysPerSecond)
+		say("keys: %s; %.0f per second", strings.Join(keys, ", "), result.KeysPerSecond)
 	}
 	if prefixes := slices.DeleteFunc([]string{r.reads, r.writes}, func(s string) bool { return s == "" }); len(prefixes) > 0 {
 		say("prefix: %s, seed %d", shown(strings.Join(prefixes, ", ")), r.seed)
 	}
 	for _, e := range result.ByError {
-		say("%d × %s, at most %s ms; the first: %s", e.Count, e.Kind, milliseconds(e.MaxMS), legible(e.First))
+		say("%d × %s, at most %s ms; first: %s", e.Count, e.Kind, milliseconds(e.MaxMS), legible(e.First))
 	}
 	if result.Unfinished > 0 {
-		say("%d requests were due and had no answer at the end; the latency has how long they had waited.", result.Unfinished)
+		say("%d requests were due but had no answer at the end; the latency includes how long they had waited.", result.Unfinished)
 	}
 	if result.Interrupted {
 		say("Interrupted after %.1f s.", result.Seconds)
 	}
 	if result.Corrected {
-		say("Latency is from when a request was due, so stalls count for all that were due meanwhile.")
+		say("Latency counts from when a request was due, so a stall counts for every request that was due during it.")
 	} else {
-		say("In a closed loop a stall counts once for each connection (coordinated omission is not corrected); --rate measures what users see.")
+		say("In a closed loop a stall counts once per connection (coordinated omission is not corrected); use --rate to measure what users see.")
 	}
 	return b.String()
 }

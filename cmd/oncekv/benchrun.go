@@ -35,7 +35,7 @@ func (r *benchRun) maySet(ctx context.Context, cl *client.Client) error {
 	if err != nil {
 		return err
 	}
-	stay := fmt.Sprintf("The keys that bench sets, below %s, stay set for ever.", shown(r.prefix))
+	stay := fmt.Sprintf("The keys that bench sets, below %s, cannot be deleted.", shown(r.prefix))
 	if other != "" {
 		err := r.app.confirm(ctx, fmt.Sprintf("%s\nThis store has other keys, such as %s.", stay, shown(other)), "bench")
 		if err != nil {
@@ -174,7 +174,7 @@ func (r *benchRun) title() string {
 	}
 	loop := "closed loop"
 	if r.rate > 0 {
-		loop = fmt.Sprintf("open loop of %g requests a second", r.rate)
+		loop = fmt.Sprintf("open loop of %g requests per second", r.rate)
 	}
 	text += fmt.Sprintf(", %s, %s to %s", loop, count(r.connections, "connection"), count(len(r.targets), "node"))
 	if r.goClient {
@@ -189,7 +189,7 @@ func (r *benchRun) subtitle(result *load.Result) string {
 	if r.work.Mix.Has(load.Get) {
 		text += fmt.Sprintf(", %s of %d", r.distribution, r.keys)
 	}
-	return text + fmt.Sprintf("; %.0f requests a second, p99 %s ms, %d errors", result.PerSecond, milliseconds(result.Latency.P99), result.Errors)
+	return text + fmt.Sprintf("; %.0f requests per second, p99 %s ms, %d errors", result.PerSecond, milliseconds(result.Latency.P99), result.Errors)
 }
 
 func count(n int, thing string) string {
@@ -210,5 +210,5 @@ func (r *benchRun) verdict(result *load.Result) error {
 	case result.Interrupted:
 		return errors.New("interrupted before the first answer")
 	}
-	return fmt.Errorf("no request was answered in %.1f s; a longer --duration may show more", result.Seconds)
+	return fmt.Errorf("no request was answered in %.1f s; try a longer --duration", result.Seconds)
 }

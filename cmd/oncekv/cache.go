@@ -21,19 +21,19 @@ func (a *app) cacheCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cache",
 		Short: "Run a cache node",
-		Long: `Run a cache node until it is told to stop. It serves reads from memory, shares
-the work with the other cache nodes, and forwards puts to a database node. It
-starts, and waits, when no database node is up.`,
+		Long: `Run a cache node. It serves reads from memory, shares the work with the other cache
+nodes, and forwards puts to a database node. If no database node is up, it starts
+anyway and waits for one.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cache(cmd.Context(), c) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.Name, "name", "c1", "name of the node")
-	f.StringVar(&c.Listen, "listen", "127.0.0.1:5551", "address for clients and other cache nodes")
-	f.StringVar(&c.Advertise, "advertise", "", "URL by which others reach --listen, if it is another")
-	f.StringSliceVar(&c.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "database nodes to begin with, by the URL or host:port for clients; the others are learned from them")
+	f.StringVar(&c.Listen, "listen", "127.0.0.1:5551", "address to listen on for clients and other cache nodes")
+	f.StringVar(&c.Advertise, "advertise", "", "URL at which others reach this node, if it differs from --listen")
+	f.StringSliceVar(&c.Nodes, "nodes", []string{"http://127.0.0.1:11000"}, "database nodes to ask first, by client URL or host:port; the other nodes are learned from them")
 	f.Var(&c.cacheBytes, "cache-bytes", "memory for cached values")
-	f.IntVar(&c.MaxConnections, "max-connections", 0, "connections of clients at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
+	f.IntVar(&c.MaxConnections, "max-connections", 0, "limit of open client connections; above it, idle ones are closed, then new ones are refused (default 16384, or about half of the open files allowed)")
 	registerAllowedHosts(f, &c.AllowedHosts)
 	c.log.register(f, 0)
 	return cmd

@@ -281,7 +281,7 @@ func TestImport_OutcomeUnknown(t *testing.T) {
 	if doc.Unknown.Files != 1 || doc.Failed.Files != 0 || doc.Problems[0].Status != "unknown" {
 		t.Fatalf("%+v", doc)
 	}
-	f.command(t, nil, "import", dir, "--timeout", "50ms").want(t, exitUnknown).wantStdout(t, "unknown  1").wantStderr(t, "unknown: a: ", "may be put or not")
+	f.command(t, nil, "import", dir, "--timeout", "50ms").want(t, exitUnknown).wantStdout(t, "unknown  1").wantStderr(t, "unknown: a: ", "may or may not be put")
 }
 
 // The first signal ends an import with its summary, in which what was under way

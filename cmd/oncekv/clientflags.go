@@ -30,8 +30,8 @@ type clientFlags struct {
 
 func (c *clientFlags) register(a *app, flags *pflag.FlagSet, timeout time.Duration) {
 	c.app = a
-	flags.StringSliceVar(&c.endpoints, "endpoints", []string{"http://127.0.0.1:11000"}, "nodes to ask, by URL or host:port; when one fails, the next is tried")
-	flags.DurationVar(&c.timeout, "timeout", timeout, "how long to keep trying one request")
+	flags.StringSliceVar(&c.endpoints, "endpoints", []string{"http://127.0.0.1:11000"}, "nodes to ask, by URL or host:port; if one fails, the next is tried")
+	flags.DurationVar(&c.timeout, "timeout", timeout, "how long to keep trying each request")
 	flags.BoolVar(&c.wait, "wait", false, "keep trying even if no node listens at any endpoint")
 }
 

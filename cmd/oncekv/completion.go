@@ -15,15 +15,15 @@ const completionTimeout = 500 * time.Millisecond
 func (a *app) completionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish|powershell",
-		Short: "Write the shell's completion script",
+		Short: "Write a completion script for a shell",
 		Long: `Write a script that completes commands, flags and the names of members.
 
-  bash        source <(oncekv completion bash)      needs the package bash-completion
+  bash        source <(oncekv completion bash)      needs the bash-completion package
   zsh         source <(oncekv completion zsh)       after autoload -U compinit; compinit
   fish        oncekv completion fish | source
   powershell  oncekv completion powershell | Out-String | Invoke-Expression
 
-For every new shell, put the line into its start file.`,
+To have it in every new shell, add the line to the shell's startup file.`,
 		ValidArgs: []string{"bash", "zsh", "fish", "powershell"},
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {

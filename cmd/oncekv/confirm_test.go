@@ -17,11 +17,11 @@ func TestConfirm_WithoutTerminal(t *testing.T) {
 	f.set("bench/x", []byte("of a bench"))
 	dir := files(t, map[string]string{"index.html": "x"})
 	for _, c := range []struct{ line, says string }{
-		{"members remove n3", "for ever"},
+		{"members remove n3", "permanently"},
 		{"members remove n3 --force", "no majority"},
 		{"serve --force-new-cluster --data-dir " + t.TempDir(), "cluster of its own"},
 		{"dev --reset --data-dir " + t.TempDir(), "deletes all keys"},
-		{"bench put --requests 1", "stay set for ever"},
+		{"bench put --requests 1", "cannot be deleted"},
 		{"bench get --requests 1 --keys 10", "such as a"},
 		{"import " + dir + " --prefix app", "appindex.html"},
 	} {
@@ -37,7 +37,7 @@ func TestConfirm_WithoutTerminal(t *testing.T) {
 		})
 	}
 	f.command(t, nil, "members", "remove", "n3", "--yes").want(t, exitDone)
-	f.command(t, nil, "bench", "put", "--requests", "1", "--yes").want(t, exitDone).wantStderr(t, "stay set for ever")
+	f.command(t, nil, "bench", "put", "--requests", "1", "--yes").want(t, exitDone).wantStderr(t, "cannot be deleted")
 	f.command(t, nil, "import", dir, "--prefix", "app", "--yes").want(t, exitDone)
 	f.command(t, nil, "import", dir, "--prefix", "app/").want(t, exitDone)
 	if f.body("appindex.html") != "x" || f.body("app/index.html") != "x" {

@@ -35,27 +35,27 @@ func (a *app) devCommand() *cobra.Command {
 		Use:   "dev",
 		Short: "Run the whole system in one process",
 		Long: fmt.Sprintf(`Run three database nodes, three cache nodes and the admin page in one process, on
-loopback, to try things out. The data stays for the next start; --reset deletes it
-first, and asks before that.
+loopback, to try things out. The data is kept for the next start; --reset deletes it
+first, after asking.
 
-A database node that was removed, or whose data directory was deleted, joins
-again by itself with an empty directory, once the others hold everything.
+A database node that was removed, or whose data directory was deleted, joins again
+by itself with an empty directory, once the other nodes hold everything.
 
-Ports: database nodes %d to %d (and %d to %d among themselves), cache nodes
-%d to %d, admin %d. --port-offset N has data of its own and adds N to all ports,
-except that the peers are then at %d+N on, and with N from %d to %d the
-database nodes at %d+N on. Data of an earlier start keeps its peers' ports.
-Local clusters with offsets that are multiples of 100 run beside one another.`,
+Ports: database nodes %d to %d (and %d to %d for one another), cache nodes
+%d to %d, admin %d. --port-offset N uses separate data and adds N to all ports,
+with two exceptions: the peer ports then start at %d+N, and with N from %d to %d
+the database nodes start at %d+N. Existing data keeps its peer ports.
+Local clusters whose offsets are multiples of 100 can run side by side.`,
 			p.database, p.database+devNodes-1, p.peer, p.peer+devNodes-1, p.cache, p.cache+devNodes-1, p.admin,
 			devPeerPortShifted, devPeerPort-devDatabasePort-devNodes+1, devPeerPort-devDatabasePort+devNodes-1, devDatabasePortAside),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.dev(cmd.Context(), d) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&d.dataDir, "data-dir", "", "directory of all data (default ./data, with --port-offset N ./data/offset-N)")
-	f.IntVar(&d.portOffset, "port-offset", 0, "moves all ports, to run beside another local cluster; see above for where to")
+	f.StringVar(&d.dataDir, "data-dir", "", "directory for all data (default ./data, with --port-offset N ./data/offset-N)")
+	f.IntVar(&d.portOffset, "port-offset", 0, "added to all ports, to run beside another local cluster; see above")
 	registerAllowedHosts(f, &d.allowed)
-	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first; asks before it does")
+	f.BoolVar(&d.reset, "reset", false, "delete all data of the local cluster first; asks before deleting")
 	a.yesFlag(f, "--reset")
 	d.scrub.register(f)
 	d.log.register(f, slog.LevelWarn)
@@ -64,7 +64,7 @@ Local clusters with offsets that are multiples of 100 run beside one another.`,
 
 func (a *app) dev(ctx context.Context, d *devFlags) error {
 	if d.portOffset < 0 || d.portOffset > devOffsetMax {
-		return usageErrorf("--port-offset %d does not leave valid ports; use 0 to %d", d.portOffset, devOffsetMax)
+		return usageErrorf("--port-offset %d gives invalid ports; use 0 to %d", d.portOffset, devOffsetMax)
 	}
 	if err := server.CheckAllowedHosts(d.allowed); err != nil {
 		return err
@@ -278,5 +278,5 @@ func (s *devSystem) endIfNoneRuns(err error) {
 			return
 		}
 	}
-	s.end(fmt.Errorf("no database node runs: %w", err))
+	s.end(fmt.Errorf("no database node is running: %w", err))
 }

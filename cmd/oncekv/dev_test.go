@@ -124,7 +124,7 @@ func (c *localCluster) says(w *text, what ...string) {
 
 func (c *localCluster) announced() {
 	c.t.Helper()
-	c.says(c.out, "  curl -XGET", "All of it in a browser")
+	c.says(c.out, "  curl -XGET", "The admin page: http")
 }
 
 func (c *localCluster) url(i int) string {
@@ -309,18 +309,18 @@ func keepsSurvivor(t *testing.T, survivor string, lost []string, lose func(dir s
 	}
 	for _, name := range lost {
 		c.says(c.out, "not ready yet: database node "+name)
-		c.says(c.err, "Database node "+name+": its data directory was deleted or emptied, and cannot join again yet")
+		c.says(c.err, "Database node "+name+": its data directory was deleted or emptied, and it cannot join again yet")
 	}
-	c.says(c.err, survivor+" still has what it had", "oncekv dev --reset --data-dir")
+	c.says(c.err, survivor+" still has its data", "oncekv dev --reset --data-dir")
 	// Neither does a second start take what the first one left for data.
 	c = c.restart()
-	c.says(c.err, survivor+" still has what it had", "--force-new-cluster")
+	c.says(c.err, survivor+" still has its data", "--force-new-cluster")
 	c.stop()
 	if c.code != exitDone {
 		t.Fatalf("exit code %d", c.code)
 	}
 	for _, name := range lost {
-		if strings.Contains(c.err.String(), name+" still has what it had") {
+		if strings.Contains(c.err.String(), name+" still has its data") {
 			t.Errorf("%s has nothing:\n%s", name, c.err)
 		}
 	}
@@ -370,7 +370,7 @@ func TestDev_DamagedMember(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(c.member("n2"), "history.db"), []byte("damage"), 0o600))
 	c = startLocal(t, c.dir, c.offset)
 	c.announced()
-	c.says(c.err, "Database node n2 does not run: ", "delete "+c.member("n2")+": then it joins again by itself")
+	c.says(c.err, "Database node n2 is not running: ", "delete "+c.member("n2")+": it then joins again by itself")
 	c.says(c.out, "not ready yet: database node n2 (")
 	c.put(0, "without n2")
 	must(t, os.RemoveAll(c.member("n2")))
@@ -387,7 +387,7 @@ func TestDev_NoMemberLeft(t *testing.T) {
 	}
 	c = startLocal(t, c.dir, c.offset)
 	<-c.done
-	if c.code != exitFailed || !strings.Contains(c.err.String(), "no database node runs") || !strings.Contains(c.err.String(), "--reset") {
+	if c.code != exitFailed || !strings.Contains(c.err.String(), "no database node is running") || !strings.Contains(c.err.String(), "--reset") {
 		t.Fatalf("exit code %d:\n%s", c.code, c.err)
 	}
 }

@@ -165,7 +165,7 @@ func (s *devSystem) writeBanner(w io.Writer, missing []unready) {
 		fmt.Fprintf(w, "not ready yet: %s (%s)\n", u.name, u.why)
 	}
 	db, c1, c2, admin := s.members[0].url, s.tier[0].URL(), s.tier[1].URL(), s.tier[len(s.tier)-1].URL()
-	fmt.Fprintf(w, `data in %s, Ctrl-C stops
+	fmt.Fprintf(w, `data in %s, Ctrl-C to stop
 
 In a second terminal, set a key through a database node, then read it from caches:
 
@@ -173,6 +173,6 @@ In a second terminal, set a key through a database node, then read it from cache
   curl -XGET %s/key/foo
   curl -XGET %s/key/foo
 
-All of it in a browser: %s
+The admin page: %s
 `, s.data.path, db, c1, c2, admin)
 }

@@ -67,7 +67,7 @@ func (d devData) record() (devRecord, error) {
 		return r, err
 	}
 	if err := json.Unmarshal(b, &r); err != nil || r.Format != devFormat || r.PeerPort < 1 || r.PeerPort > 65535 {
-		return r, fmt.Errorf("%s is not readable as format %d; delete this file, and it is written anew", at, devFormat)
+		return r, fmt.Errorf("%s cannot be read as format %d; delete this file, and the next start writes a new one", at, devFormat)
 	}
 	return r, nil
 }
@@ -178,7 +178,7 @@ func (d devData) nothingThere() error {
 			return fmt.Errorf("look at the data directory: %w", err)
 		}
 		if len(entries) > 0 {
-			return fmt.Errorf("%s is not a local cluster's: nothing in it is deleted; choose another directory with --data-dir, or delete it yourself", d.member(name))
+			return fmt.Errorf("%s does not belong to a local cluster, so nothing in it is deleted; choose another directory with --data-dir, or delete it yourself", d.member(name))
 		}
 	}
 	return nil

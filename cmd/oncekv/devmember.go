@@ -179,7 +179,7 @@ func (m *devMember) untilLost(ctx context.Context) {
 // giveUp says that a member stays down, why, and what to do.
 func (s *devSystem) giveUp(m *devMember, err error) {
 	m.note(err.Error())
-	s.say("Database node %s does not run: %s.\nThe others go on. To replace it, delete %s: then it joins again by itself and copies what the others have.\nTo start over without data, stop this and run: %s",
+	s.say("Database node %s is not running: %s.\nThe others continue. To replace it, delete %s: it then joins again by itself and copies what the others have.\nTo start over without data, stop this and run: %s",
 		m.name, trimmed(err), m.config.DataDir, s.resetLine())
 	s.endIfNoneRuns(fmt.Errorf("%s: %w", m.name, err))
 }
@@ -199,7 +199,7 @@ func (s *devSystem) rejoin(ctx context.Context, m *devMember, why error) {
 			return
 		}
 		if m.note(err.Error()) {
-			s.say("Database node %s: %s, and cannot join again yet: %s.", m.name, inShort(why), trimmed(err))
+			s.say("Database node %s: %s, and it cannot join again yet: %s.", m.name, inShort(why), trimmed(err))
 			s.endIfNoneRuns(fmt.Errorf("%s: %w", m.name, err))
 		}
 		select {
@@ -225,7 +225,7 @@ func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) erro
 	}
 	if others.listed != nil {
 		if err := others.client.RemoveMember(ctx, m.name, false); err != nil && !errors.Is(err, client.ErrNotFound) {
-			return fmt.Errorf("what is left of it in the cluster has to be removed first: %w", err)
+			return fmt.Errorf("its old entry in the cluster has to be removed first: %w", err)
 		}
 	}
 	m.stop()
@@ -237,7 +237,7 @@ func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) erro
 	}
 	m.setAnew(false)
 	m.note("")
-	s.say("Database node %s: %s. It joins again as a new member with an empty directory, and copies what the others have.", m.name, inShort(why))
+	s.say("Database node %s: %s. It joins again as a new member with an empty directory and copies what the others have.", m.name, inShort(why))
 	return nil
 }
 
@@ -248,7 +248,7 @@ func inShort(why error) string {
 	case errors.Is(why, server.ErrLostData), errors.Is(why, errDirLost):
 		return "its data directory was deleted or emptied"
 	}
-	return "it was no member of the cluster"
+	return "it was not a member of the cluster"
 }
 
 // otherMembers are the members without one.
@@ -271,7 +271,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 	for _, x := range members {
 		switch {
 		case x.Name == m.name && x.PeerURL != m.peers:
-			return nil, fmt.Errorf("another node, at %s, is a member under its name; remove that one first: oncekv members remove %s", x.PeerURL, x.Name)
+			return nil, fmt.Errorf("another node, at %s, is a member under its name; remove that node first: oncekv members remove %s", x.PeerURL, x.Name)
 		case x.Name == m.name:
 			o.listed = &x
 		case x.Role != client.RoleLearner:
@@ -287,7 +287,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 		return nil, fmt.Errorf("the others do not know who the members are; %s", s.wayOut(ctx))
 	}
 	if len(o.urls) < len(voters)/2+1 {
-		return nil, fmt.Errorf("a majority of the others has to hold everything first, but %s; %s", strings.Join(without, ", "), s.wayOut(ctx))
+		return nil, fmt.Errorf("a majority of the others must hold everything first, but %s; %s", strings.Join(without, ", "), s.wayOut(ctx))
 	}
 	o.client, err = client.New(client.Config{Endpoints: o.urls, RetryTimeout: devAskTimeout})
 	return o, err
@@ -302,7 +302,7 @@ func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.
 		}
 	}
 	if len(urls) == 0 {
-		return nil, fmt.Errorf("no other database node runs; %s", s.wayOut(ctx))
+		return nil, fmt.Errorf("no other database node is running; %s", s.wayOut(ctx))
 	}
 	cl, err := client.New(client.Config{Endpoints: urls, RetryTimeout: devLookEvery})
 	if err != nil {
@@ -310,7 +310,7 @@ func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.
 	}
 	list, err := cl.Members(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("the others do not say who the members are: %w", err)
+		return nil, fmt.Errorf("the others did not list the members: %w", err)
 	}
 	return list.Members, nil
 }
@@ -323,7 +323,7 @@ func (s *devSystem) missing(ctx context.Context, x client.Member) string {
 		return "has lost its data directory"
 	}
 	if at >= 0 && s.members[at].running() == nil {
-		return "does not run"
+		return "is not running"
 	}
 	if why := notReady(ctx, s.asks, x.ClientURL); why != "" {
 		return "is not ready"
@@ -336,11 +336,11 @@ func (s *devSystem) wayOut(ctx context.Context) string {
 	m, sure := s.survivor(ctx)
 	switch {
 	case !sure:
-		return "what is left is not known yet"
+		return "it is not known yet what data is left"
 	case m == nil:
 		return "start over without data: " + s.resetLine()
 	}
-	return fmt.Sprintf("if they never will, %s still has what it had: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or start over without data: %s",
+	return fmt.Sprintf("if they never will, %s still has its data: stop this, run `oncekv serve --name %s --data-dir %s --listen %s --peer-listen %s --force-new-cluster` until it leads, stop it, and start this again; or start over without data: %s",
 		m.name, m.name, m.config.DataDir, m.config.Listen, m.config.PeerListen, s.resetLine())
 }
 

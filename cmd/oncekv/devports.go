@@ -110,16 +110,16 @@ func (p devPorts) free(d *devFlags) error {
 	}
 	origin := ""
 	if p.peer != portsAt(d.portOffset).peer {
-		origin = fmt.Sprintf(" (the ports for peers, from %d on, are those of an earlier start: %s)", p.peer, devData{d.directory()}.peersFrom())
+		origin = fmt.Sprintf(" (the peer ports, from %d on, are those of an earlier start: %s)", p.peer, devData{d.directory()}.peersFrom())
 	}
-	way := "stop that one first"
+	way := "stop it first"
 	if n, ok := freeOffset(d.portOffset); ok {
-		way = fmt.Sprintf("stop that one, or run this one beside it, with data of its own: --port-offset %d", n)
+		way = fmt.Sprintf("stop it, or run this one beside it with separate data: --port-offset %d", n)
 		if d.dataDir != "" {
 			way += ", and another --data-dir"
 		}
 	}
-	return fmt.Errorf("another program listens at %s%s; is another local cluster running? %s", strings.Join(list, ", "), origin, way)
+	return fmt.Errorf("another program listens on %s%s; is another local cluster running? %s", strings.Join(list, ", "), origin, way)
 }
 
 // freeOffset finds an offset, other than the one given, of which no port is taken.

@@ -65,7 +65,7 @@ func view(ctx context.Context, endpoint string) string {
 	}
 	members, err := cl.Members(ctx)
 	if err != nil {
-		return fmt.Sprintf("%s is up, but does not say how the cluster looks.", endpoint)
+		return fmt.Sprintf("%s is up, but does not report the state of the cluster.", endpoint)
 	}
 	var away []string
 	for _, m := range members.Members {

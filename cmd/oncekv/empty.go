@@ -41,7 +41,7 @@ func emptyAdvice(cmd *cobra.Command, at int) string {
 	case cmd.Name() == "put" && at == 1:
 		return " --value= sets an empty value"
 	case cmd.Name() == "ls", cmd.Name() == "watch":
-		return " Without an argument all keys are meant"
+		return " To mean all keys, leave the argument out"
 	}
 	return ""
 }

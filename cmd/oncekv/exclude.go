@@ -35,7 +35,7 @@ func parseExclusion(pattern string) (exclusion, error) {
 	}
 	for _, name := range e.names {
 		if _, err := path.Match(name, ""); err != nil {
-			return e, usageErrorf("--exclude %q is no pattern: %w", pattern, err)
+			return e, usageErrorf("--exclude %q is not a valid pattern: %w", pattern, err)
 		}
 	}
 	return e, nil

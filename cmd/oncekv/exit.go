@@ -46,7 +46,7 @@ func usageErrorf(format string, args ...any) error {
 }
 
 // errConflicts is an import in which keys were set to other bytes.
-var errConflicts = errors.New("some keys are set to other bytes, and stay so")
+var errConflicts = errors.New("some keys are set to other bytes; they were not changed")
 
 // isUsage reports whether an error is one of the command line or the environment:
 // the next try with the same ones will end alike.

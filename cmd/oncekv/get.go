@@ -31,13 +31,13 @@ func (a *app) getCommand() *cobra.Command {
 		Use:   "get KEY",
 		Short: "Write a key's value to standard output",
 		Long: `Write the bytes of a key's value to standard output, or to a file with -o. The
-digest is verified. A file appears, or changes, only after that, and keeps its mode
-and owner; symbolic links are followed; devices and pipes are written to as the
-bytes arrive. If the key is not set, the exit code is 3; if its value was retired and
-is gone, 6.
+digest is verified. The file is created or replaced only after that, and keeps its
+mode and owner. Symbolic links are followed; to devices and pipes the bytes are written
+as they arrive. The exit code is 3 if the key is not set, and 6 if its value was retired
+and is gone.
 
 --json writes the value with its revision, digest, size, type, time and metadata; with
--o the file takes the value and the JSON has the rest.`,
+-o the value goes to the file and the rest to the JSON.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.get(cmd.Context(), g, args[0]) },
 	}

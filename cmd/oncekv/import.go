@@ -26,25 +26,25 @@ func (a *app) importCommand() *cobra.Command {
 	i := &importFlags{}
 	cmd := &cobra.Command{
 		Use:   "import DIR",
-		Short: "Set one key for every file below DIR",
-		Long: `Set a key for every regular file below DIR: the prefix and the file's path
-relative to DIR, with slashes. The content type follows from the extension.
+		Short: "Set one key for each file below DIR",
+		Long: `Set one key for each regular file below DIR. The key is the prefix and the file's
+path relative to DIR, with slashes. The content type follows from the extension.
 
-An import can be repeated: files that are set already are "unchanged". A key that
-is set to other bytes is a conflict and stays as it is; then the exit code is 4,
-even if something else failed too; it is 5 if some files may be set or not, which
-repeating the import tells. If a file changes while it is read, its key is not set.
-Symbolic links and other special files are skipped, and counted.
+An import can be repeated: files whose keys are set already are "unchanged". A key
+that is set to other bytes is a conflict and stays as it is. The exit code is 4 if
+there was a conflict, even if something else failed too, and 5 if the outcome of some
+files is unknown (repeat the import to find out). If a file changes while it is read,
+its key is not set. Symbolic links and other special files are skipped and counted.
 
-A key is set for ever, so look first: --dry-run sets nothing, and says of each file
-whether its key would be created, is unchanged or is a conflict. A prefix that does
-not end in / makes keys like appindex.html, so import asks first; without a terminal
-it needs --yes.
+A key cannot be changed later, so try first: --dry-run sets nothing and reports for
+each file whether its key would be created, is unchanged or is a conflict. A prefix
+that does not end in / makes keys like appindex.html, so import asks first; without a
+terminal it needs --yes.
 
---exclude leaves files and directories out, and may be given more than once. A
-pattern without / matches a name at any depth (*.log, .git), one with / the path
-from DIR on (/build, docs/*.tmp, src/**/*.o), and one with / at its end directories
-only (node_modules/).`,
+--exclude leaves out files and directories, and can be given more than once. A
+pattern without / matches a name at any depth (*.log, .git). A pattern with / matches
+the path from DIR (/build, docs/*.tmp, src/**/*.o). A pattern that ends in / matches
+directories only (node_modules/).`,
 		Example: `  oncekv import "$(go env GOMODCACHE)/cache/download" --prefix goproxy/
   oncekv import dist --prefix app/v1.2.3/ --exclude '*.map' --dry-run`,
 		Args: cobra.ExactArgs(1),
@@ -53,12 +53,12 @@ only (node_modules/).`,
 	f := cmd.Flags()
 	i.register(a, f, time.Minute)
 	a.jsonFlag(f)
-	f.Lookup("json").Usage = "write JSON: the counts, and the first 100 files that were not set, or with --dry-run would not be"
-	f.StringVar(&i.prefix, "prefix", "", "put before every key, such as goproxy/ (default nothing: the path is the key, and nothing is asked)")
-	f.IntVar(&i.parallel, "parallel", 8, "files sent at the same time")
-	f.StringArrayVar(&i.exclude, "exclude", nil, "pattern of files and directories to leave out; may be given more than once")
-	f.BoolVar(&i.dryRun, "dry-run", false, "set nothing, and say what would be set")
-	a.yesFlag(f, "a prefix that does not end in / is used")
+	f.Lookup("json").Usage = "write JSON: the counts, and the first 100 files that were not set, or with --dry-run would not be set"
+	f.StringVar(&i.prefix, "prefix", "", "text to put before every key, such as goproxy/ (default none: the path is the key)")
+	f.IntVar(&i.parallel, "parallel", 8, "how many files to send at the same time")
+	f.StringArrayVar(&i.exclude, "exclude", nil, "pattern of files and directories to leave out; can be given more than once")
+	f.BoolVar(&i.dryRun, "dry-run", false, "set nothing, and show what would be set")
+	a.yesFlag(f, "using a prefix that does not end in /")
 	return cmd
 }
 
@@ -119,7 +119,7 @@ func (a *app) confirmPrefix(ctx context.Context, prefix string) error {
 	if prefix == "" || strings.HasSuffix(prefix, "/") {
 		return nil
 	}
-	return a.confirm(ctx, fmt.Sprintf("The prefix %s does not end in /, so the file index.html will be the key %s for ever.",
+	return a.confirm(ctx, fmt.Sprintf("The prefix %s does not end in /, so the file index.html will have the key %s, which cannot be changed later.",
 		shown(prefix), shown(prefix+"index.html")), prefix)
 }
 

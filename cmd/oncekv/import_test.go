@@ -256,7 +256,7 @@ func TestImport_ReaderGoes(t *testing.T) {
 	} {
 		var stderr bytes.Buffer
 		code := run(t.Context(), append([]string{"import", dir, "--endpoints", f.URL}, c.args...), nil, &closedPipe{c.reads}, &stderr, func(string) string { return "" })
-		if code != c.code || c.code == exitNoReader && stderr.Len() > 0 || strings.Contains(stderr.String(), "nobody reads") {
+		if code != c.code || c.code == exitNoReader && stderr.Len() > 0 || strings.Contains(stderr.String(), "reader of the output") {
 			t.Errorf("%v: exit code %d, want %d\n%s", c.args, code, c.code, stderr.String())
 		}
 	}

@@ -36,7 +36,7 @@ type importer struct {
 }
 
 // errGaveUp ends an import in which one file after the other finds no cluster.
-var errGaveUp = errors.New("the cluster cannot be reached, so the rest was not tried; repeat the import when it is back")
+var errGaveUp = errors.New("the cluster cannot be reached, so the remaining files were not tried; repeat the import when it is back")
 
 // run returns an error when not every file was tried. How the files went is in
 // sum.

@@ -28,11 +28,11 @@ func (a *app) lsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls [PREFIX]",
 		Short: "List the keys that are set",
-		Long: `List the keys that begin with PREFIX, or all keys, in byte order, one on a line.
+		Long: `List the keys that begin with PREFIX, or all keys, in byte order, one per line.
 
-A key that would not show as one plain line is quoted as in Go ("\xff"). --json
-writes one JSON object for each key, on a line of its own. If the cluster is restored or
-forced out of another one meanwhile, ls ends with exit code 7: list anew.`,
+A key that cannot be shown as one line of plain text is quoted as in Go ("\xff").
+--json writes one JSON object per line, one for each key. If the cluster is restored
+or forced meanwhile, ls ends with exit code 7: run it again.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.ls(cmd.Context(), l, strings.Join(args, ""))
@@ -42,8 +42,8 @@ forced out of another one meanwhile, ls ends with exit code 7: list anew.`,
 	l.register(a, f, 30*time.Second)
 	a.jsonFlag(f)
 	f.BoolVarP(&l.long, "long", "l", false, "show revision, size and content type too")
-	f.IntVar(&l.limit, "limit", 0, "end after so many keys; 0 for all")
-	f.BoolVar(&l.local, "local", false, "ask one node for what it knows, without a majority; it may lag behind")
+	f.IntVar(&l.limit, "limit", 0, "stop after this many keys; 0 for all")
+	f.BoolVar(&l.local, "local", false, "list what one node knows, without asking a majority; it may lag behind")
 	return cmd
 }
 

@@ -85,22 +85,22 @@ func (a *app) rootCommand() *cobra.Command {
 		Short:   "A key-value store in which every key is set once",
 		Version: readBuild().line(),
 		Long: `oncekv is a key-value store in which every key is set once: a value that was
-found is right for ever. It is replicated over a few database nodes and served
-from as many cache nodes as you like.
+read never goes stale. It is replicated over a few database nodes and served from
+any number of cache nodes.
 
-Begin with "oncekv dev", which runs the whole system in one process.
+Start with "oncekv dev", which runs the whole system in one process.
 
-Every flag has an environment twin: --data-dir is ONCEKV_DATA_DIR.
+Every flag can also be set in the environment: --data-dir is ONCEKV_DATA_DIR.
 Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 not found, 4 conflict,
 5 outcome unknown, 6 the value is gone (or a node's disk failed), 7 the history changed,
-141 whatever read the results went away.`,
+141 the reader of the output went away.`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cmd.SetOut(a.stderr)
 			cmd.Help()
-			return usageErrorf("say what to do")
+			return usageErrorf("no command is given")
 		},
 	}
 	root.SetVersionTemplate("{{.Version}}\n")

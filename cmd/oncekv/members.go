@@ -54,7 +54,7 @@ func (a *app) listMembers(cmd *cobra.Command, cl *client.Client) error {
 		return err
 	}
 	if members.Stale {
-		fmt.Fprintln(a.stderr, "There is no quorum; this is what the node that answered knows.")
+		fmt.Fprintln(a.stderr, "There is no quorum. The node that answered shows what it knows.")
 	}
 	if a.json {
 		return writeJSON(a.stdout, members)
@@ -78,9 +78,9 @@ func (a *app) membersAdd(c *clientFlags) *cobra.Command {
 		Use:   "add NAME",
 		Short: "Add a database node (serve --join does this by itself)",
 		Long: `Add a database node to the cluster. A node started with serve --join does this by
-itself; by hand it is needed only when the node cannot reach the cluster's client
-addresses. --id is the node's own id, as its log and its /stats say, and --level the
-highest level that its program knows, as oncekv version says there.`,
+itself; do it by hand only if the node cannot reach the client addresses of the
+cluster. --id is the id of the node, which its log and its /stats show. --level is the
+highest level that its program knows, which oncekv version shows on that machine.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m.Name = args[0]
@@ -88,17 +88,17 @@ highest level that its program knows, as oncekv version says there.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&m.ID, "id", "", "id of the node, in hex")
-	f.StringVar(&m.PeerURL, "peer-url", "", "URL by which database nodes reach it")
-	f.StringVar(&m.ClientURL, "client-url", "", "URL by which clients reach it")
+	f.StringVar(&m.ID, "id", "", "id of the node, in hex digits")
+	f.StringVar(&m.PeerURL, "peer-url", "", "URL at which database nodes reach it")
+	f.StringVar(&m.ClientURL, "client-url", "", "URL at which clients reach it")
 	f.Uint64Var(&m.Level, "level", 1, "highest level that the node's program knows")
-	f.StringVar(&m.Role, "role", client.RoleVoter, "voter: gets a vote when it has caught up; learner: stays without")
+	f.StringVar(&m.Role, "role", client.RoleVoter, "voter: gets a vote when it has caught up; learner: never gets a vote")
 	return cmd
 }
 
 func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMember) error {
 	if m.PeerURL == "" || m.ClientURL == "" {
-		return usageErrorf("--peer-url and --client-url are needed")
+		return usageErrorf("--peer-url and --client-url are required")
 	}
 	if err := checkMemberURL("peer-url", m.PeerURL); err != nil {
 		return err
@@ -129,10 +129,10 @@ func (a *app) membersRemove(c *clientFlags) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "remove NAME",
-		Short: "Remove a database node for ever",
-		Long: `Remove a database node. Its name may be used again, its data may not. It is
-refused when the others would have no majority, unless --force is given. It asks
-first; without a terminal it needs --yes.`,
+		Short: "Remove a database node permanently",
+		Long: `Remove a database node. Its name can be used again, its data cannot. The removal is
+refused if the remaining nodes would have no majority, unless --force is given. The
+command asks first; without a terminal it needs --yes.`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -144,15 +144,15 @@ first; without a terminal it needs --yes.`,
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "even if the rest has no majority")
+	cmd.Flags().BoolVar(&force, "force", false, "remove it even if the remaining nodes have no majority")
 	a.yesFlag(cmd.Flags(), "the removal")
 	return cmd
 }
 
 func removeQuestion(name string, force bool) string {
-	text := fmt.Sprintf("Node %s will be removed from the cluster for ever: it stops, and its data cannot be used again.", shown(name))
+	text := fmt.Sprintf("Node %s will be removed from the cluster permanently: it stops, and its data cannot be used again.", shown(name))
 	if force {
-		text += "\nWith --force that is done even if the others have no majority, and then no key can be set any more."
+		text += "\nWith --force this is done even if the remaining nodes have no majority; then no key can be set any more."
 	}
 	return text
 }
@@ -175,12 +175,12 @@ func (a *app) membersLeader(c *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:               "leader [NAME]",
 		Aliases:           []string{"transfer"},
-		Short:             "Name the leader, or make NAME the leader",
+		Short:             "Show the leader, or make NAME the leader",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: a.completeMember(c),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 && cmd.CalledAs() == "transfer" {
-				return usageErrorf("to which node?")
+				return usageErrorf("no node is given: name the node that is to lead")
 			}
 			return a.withClient(c, func(cl *client.Client) error {
 				if len(args) == 0 {

@@ -18,7 +18,7 @@ func parseMeta(pairs []string) (map[string]string, error) {
 		case !ok || name == "":
 			return nil, usageErrorf("--meta: %.200q is not name=value, such as source=ci", pair)
 		case value == "":
-			return nil, usageErrorf("--meta: nothing follows %s=: %s A line of batch can have an empty value", shown(name), emptyHint)
+			return nil, usageErrorf("--meta: nothing follows %s=: %s For an empty value use a line of batch", shown(name), emptyHint)
 		case twice:
 			return nil, usageErrorf("--meta: %s is given twice", shown(name))
 		case meta == nil:

@@ -29,18 +29,18 @@ func (a *app) putCommand() *cobra.Command {
 	p := &putFlags{}
 	cmd := &cobra.Command{
 		Use:   "put KEY [VALUE|-|@FILE]",
-		Short: "Set a key, once and for ever",
-		Long: `Set a key to a value. The first put of a key wins; the same value again is
-"unchanged", another value is a conflict and changes nothing (exit code 4).
+		Short: "Set a key; it cannot be changed later",
+		Long: `Set a key to a value. The first put of a key wins. The same value again is
+"unchanged"; another value is a conflict and changes nothing (exit code 4).
 
-The value is the argument, or with - what standard input brings, or with @FILE a
-file's bytes. Without it standard input is read if something is piped in. --value
-takes any text as it is, also one that begins with - or @, or is empty. If a file
-changes while it is read, nothing is set.
+The value is the argument; - reads it from standard input, and @FILE from a file.
+Without the argument, standard input is read if something is piped in. --value takes
+any text as it is, even if it begins with - or @, or is empty. If a file changes while
+it is read, nothing is set.
 
---meta keeps a name and a value with the key, for ever; oncekv stat shows them. It may
-be given several times. Names have lower-case letters, digits and -, values printable
-ASCII; at most 64 names, and 2 KiB together.`,
+--meta keeps a name and a value with the key; oncekv stat shows them. It can be given
+more than once. Names may have lower-case letters, digits and -, values printable
+ASCII. The limit is 64 names, and 2 KiB in total.`,
 		Example: `  oncekv put greeting hello
   oncekv put app/v1.2.3/main.js @dist/main.js --meta commit=9f2c1d0 --meta built-by=ci
   tar c . | oncekv put backup/2026-08-01.tar`,
@@ -54,10 +54,10 @@ ASCII; at most 64 names, and 2 KiB together.`,
 	p.register(a, f, 30*time.Second)
 	a.jsonFlag(f)
 	f.StringVar(&p.value, "value", "", "the value, taken as it is")
-	f.StringVar(&p.contentType, "content-type", "", "kept with the value (default text/plain for typed text, by the name of @FILE, else application/octet-stream)")
-	f.StringArrayVar(&p.meta, "meta", nil, "name=value to keep with the key; may be given several times")
-	f.BoolVar(&p.ifAbsent, "if-absent", false, "fail if the key is set at all, even to the same value")
-	f.StringVar(&p.putID, "put-id", "", "name of this put: repeating it with the same name counts as the same put (default a new one)")
+	f.StringVar(&p.contentType, "content-type", "", "content type to keep with the value (default text/plain for typed text, by the name of @FILE, else application/octet-stream)")
+	f.StringArrayVar(&p.meta, "meta", nil, "name=value to keep with the key; can be given more than once")
+	f.BoolVar(&p.ifAbsent, "if-absent", false, "fail if the key is set, even to the same value")
+	f.StringVar(&p.putID, "put-id", "", "id of this put: a repetition with the same id counts as the same put (default a new id)")
 	return cmd
 }
 
@@ -112,7 +112,7 @@ func (a *app) source(ctx context.Context, p *putFlags, rest []string) (*source, 
 	case p.hasValue:
 		return textSource(p.value), nil
 	case len(rest) == 0 && !isPiped(a.stdin):
-		return nil, usageErrorf("no value: give one as an argument, @FILE, or - for standard input")
+		return nil, usageErrorf("no value: give it as an argument, @FILE, or - for standard input")
 	case len(rest) == 0 || rest[0] == "-":
 		return a.inputSource(ctx)
 	case rest[0] == "@":
@@ -189,7 +189,7 @@ func (a *app) putDone(key, putID string, answer client.PutAnswer, err error) err
 			return err
 		}
 	case errors.Is(err, client.ErrOutcomeUnknown):
-		return errors.Join(err, severalLines("The key may be set or not. Repeat the same put with --put-id "+shown(putID)))
+		return errors.Join(err, severalLines("The key may or may not be set. To find out, repeat the same put with --put-id "+shown(putID)))
 	case err != nil:
 		return err
 	}

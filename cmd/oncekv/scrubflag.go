@@ -12,7 +12,7 @@ import (
 type scrubFlags struct{ interval time.Duration }
 
 func (s *scrubFlags) register(flags *pflag.FlagSet) {
-	flags.DurationVar(&s.interval, "scrub-interval", server.DefaultScrubInterval, "how often a database node reads all its files, slowly, to find damage; 0 for never")
+	flags.DurationVar(&s.interval, "scrub-interval", server.DefaultScrubInterval, "how often a database node reads all its files, at a low rate, to find damage; 0 for never")
 }
 
 // value is what server.DatabaseConfig takes, for which zero is the default.

@@ -30,12 +30,12 @@ func (a *app) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a database node",
-		Long: `Run a database node until it is told to stop.
+		Long: `Run a database node.
 
-Without flags it is a store of one node in ./data/n1. A store of several begins
-with the same --initial-cluster on each; the nodes wait for one another. A node
-with --join asks a running cluster to take it in, and gets a vote when it has
-caught up. With existing data both are ignored.`,
+Without flags it is a cluster of one node with its data in ./data/n1. To start a
+cluster of several nodes, give the same --initial-cluster to each; they wait for one
+another. A node with --join asks a running cluster to add it, and gets a vote when it
+has caught up. If the node has data already, both flags are ignored.`,
 		Example: `  oncekv serve
   oncekv serve --name n1 --listen 10.0.0.1:11000 --peer-listen 10.0.0.1:12000 \
     --initial-cluster n1=http://10.0.0.1:12000,n2=http://10.0.0.2:12000,n3=http://10.0.0.3:12000
@@ -45,22 +45,22 @@ caught up. With existing data both are ignored.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.Name, "name", "n1", "name of the node, unique in the cluster")
-	f.StringVar(&s.DataDir, "data-dir", "", "directory of the node's data (default ./data/NAME)")
-	f.StringVar(&s.Listen, "listen", "127.0.0.1:11000", "address for clients")
-	f.StringVar(&s.PeerListen, "peer-listen", "127.0.0.1:12000", "address for the other database nodes")
-	f.StringVar(&s.Advertise, "advertise", "", "URL by which clients reach --listen, if it is another")
-	f.StringVar(&s.PeerAdvertise, "peer-advertise", "", "URL by which database nodes reach --peer-listen, if it is another")
-	f.StringSliceVar(&s.initialCluster, "initial-cluster", nil, "all nodes of a new cluster as name=peer-URL, this one included")
-	f.StringSliceVar(&s.Join, "join", nil, "nodes of the cluster to join, by the URL or host:port for clients")
-	f.BoolVar(&s.Learner, "learner", false, "join without ever getting a vote")
-	f.Var(&s.force, "force-new-cluster", "make this node a cluster of its own with the data it has; the way out when the majority is lost for ever. It is done once; to do it again, give a new word, like AGAIN-2")
+	f.StringVar(&s.DataDir, "data-dir", "", "directory for the node's data (default ./data/NAME)")
+	f.StringVar(&s.Listen, "listen", "127.0.0.1:11000", "address to listen on for clients")
+	f.StringVar(&s.PeerListen, "peer-listen", "127.0.0.1:12000", "address to listen on for the other database nodes")
+	f.StringVar(&s.Advertise, "advertise", "", "URL at which clients reach this node, if it differs from --listen")
+	f.StringVar(&s.PeerAdvertise, "peer-advertise", "", "URL at which database nodes reach this node, if it differs from --peer-listen")
+	f.StringSliceVar(&s.initialCluster, "initial-cluster", nil, "all nodes of a new cluster, including this one, as name=peer-URL")
+	f.StringSliceVar(&s.Join, "join", nil, "nodes of the cluster to join, by client URL or host:port")
+	f.BoolVar(&s.Learner, "learner", false, "join as a learner, which never gets a vote")
+	f.Var(&s.force, "force-new-cluster", "make this node a cluster of its own with the data it has; only for when a majority is permanently lost. This is done once; to do it again, give a new word, such as AGAIN-2")
 	f.Lookup("force-new-cluster").NoOptDefVal = raftnode.ForceOnce
 	a.yesFlag(f, "--force-new-cluster")
 	f.Var(&s.maxValueBytes, "max-value-bytes", "largest value accepted")
-	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk is free than this; 0 for no reserve")
-	f.Var(&s.snapshotLogBytes, "snapshot-log-bytes", "log between two snapshots; what lies before a snapshot is cut off")
+	f.Var(&s.diskReserveBytes, "disk-reserve-bytes", "refuse puts while less disk space than this is free; 0 for no reserve")
+	f.Var(&s.snapshotLogBytes, "snapshot-log-bytes", "size of the log between two snapshots; the log before a snapshot is removed")
 	s.scrub.register(f)
-	f.IntVar(&s.MaxConnections, "max-connections", 0, "connections of clients at the same time; past it idle ones are closed, then new ones refused (default 16384, or about half of the open files allowed)")
+	f.IntVar(&s.MaxConnections, "max-connections", 0, "limit of open client connections; above it, idle ones are closed, then new ones are refused (default 16384, or about half of the open files allowed)")
 	registerAllowedHosts(f, &s.AllowedHosts)
 	s.log.register(f, 0)
 	return cmd
@@ -113,8 +113,8 @@ func (s *serveFlags) complete() error {
 }
 
 func forceQuestion(name string) string {
-	return fmt.Sprintf(`Node %s will be a cluster of its own with the data it has. Whatever the other
-nodes acknowledged and did not send here is lost. None of them may serve its old
+	return fmt.Sprintf(`Node %s will become a cluster of its own with the data it has. Everything that the
+other nodes acknowledged but did not send here is lost. None of them may serve its old
 data again: they refuse to as soon as they reach this node.`, name)
 }
 

@@ -74,7 +74,7 @@ func (a *app) openPatiently(ctx context.Context, path string, flag int) (*os.Fil
 		if flag == os.O_WRONLY {
 			other = "reader"
 		}
-		fmt.Fprintf(a.stderr, "oncekv: waiting for a %s of %s, or Ctrl-C\n", other, shown(path))
+		fmt.Fprintf(a.stderr, "oncekv: waiting for a %s of %s; Ctrl-C to stop\n", other, shown(path))
 	}
 	return asideOrSay(ctx, say, func() (*os.File, error) { return os.OpenFile(path, flag, 0) })
 }
@@ -116,7 +116,7 @@ func copyAll(r io.Reader) (io.ReadSeeker, func() error, error) {
 	}
 	f, err := os.CreateTemp("", "oncekv-put-*")
 	if err != nil {
-		return nil, nil, fmt.Errorf("a large value is kept in a temporary file until it is sent: %w", err)
+		return nil, nil, fmt.Errorf("create a temporary file for a large value: %w", err)
 	}
 	// Without a name it goes away with the process, however that ends.
 	if err := os.Remove(f.Name()); err != nil {

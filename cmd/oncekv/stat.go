@@ -19,10 +19,10 @@ func (a *app) statCommand() *cobra.Command {
 	c := &clientFlags{}
 	cmd := &cobra.Command{
 		Use:   "stat KEY",
-		Short: "Show what is known of a key besides its value",
+		Short: "Show everything about a key except its value",
 		Long: `Show the revision of a key, and the size, digest, content type and metadata of its
-value, without reading that. If the key is not set, the exit code is 3; if its value
-was retired and is gone, 6.`,
+value, without reading the value. The exit code is 3 if the key is not set, and 6 if
+its value was retired and is gone.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkKey(args[0]); err != nil {

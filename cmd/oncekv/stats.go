@@ -25,10 +25,10 @@ func (a *app) statsCommand() *cobra.Command {
 	c := &clientFlags{}
 	cmd := &cobra.Command{
 		Use:   "stats",
-		Short: "Show the figures of all nodes",
-		Long: `Ask every database node and every cache node for its figures. The nodes are found
+		Short: "Show statistics of all nodes",
+		Long: `Ask every database node and every cache node for its statistics. The nodes are found
 through /members and /caches of the given endpoints. A node that does not answer
-within 3 seconds is shown with the reason; then the exit code is 1.`,
+within 3 seconds is shown with the reason, and the exit code is 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(c, func(cl *client.Client) error { return a.stats(cmd.Context(), cl) })
@@ -69,7 +69,7 @@ func (a *app) stats(ctx context.Context, cl *client.Client) error {
 		return err
 	}
 	if doc.Stale {
-		fmt.Fprintln(a.stderr, "There is no quorum; these are the members that the node that answered knows.")
+		fmt.Fprintln(a.stderr, "There is no quorum. The node that answered shows the members it knows.")
 	}
 	if a.json {
 		err = writeJSON(a.stdout, doc)

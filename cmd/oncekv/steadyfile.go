@@ -13,7 +13,7 @@ import (
 // errFileChanged: somebody wrote to a file, or put another one in its place,
 // while its bytes were read. What was read may be half of the old and half of the
 // new, and a key would have that for ever.
-var errFileChanged = errors.New("the file changed while it was read, so nothing was set; try again when nobody writes to it")
+var errFileChanged = errors.New("the file changed while it was read, so nothing was set; try again when nothing writes to it")
 
 // steadyFile is the rest of a regular file, from where it stands, as the value of
 // a put. It has the bytes that the file had when it was opened, or an error: the

@@ -13,7 +13,7 @@ import (
 
 // errReaderGone is why nothing more can be written to an output: it is a pipe, or
 // a socket, and nobody reads from it any more.
-var errReaderGone = errors.New("nobody reads the output any more")
+var errReaderGone = errors.New("the reader of the output is gone")
 
 // survivePipes makes a write to a pipe without a reader an error. By itself the Go
 // runtime ends a process that writes to such a standard output or standard error, by

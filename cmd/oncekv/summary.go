@@ -118,7 +118,7 @@ func (s *summary) verdict(stopped error) error {
 	case s.files[invalid] > 0:
 		return fmt.Errorf("%d invalid %ss were not put", s.files[invalid], s.kind.thing())
 	case s.files[failed] > 0:
-		return fmt.Errorf("%s could not be put; repeat the %s when the reason is gone", count(s.files[failed], s.kind.thing()), s.kind.command())
+		return fmt.Errorf("%s could not be put; fix the cause and repeat the %s", count(s.files[failed], s.kind.thing()), s.kind.command())
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ type undecidedError struct {
 }
 
 func (e *undecidedError) Error() string {
-	return fmt.Sprintf("%s may be put or not; repeat the %s, which tells", count(e.n, e.kind.thing()), e.kind.command())
+	return fmt.Sprintf("%s may or may not be put; repeat the %s to find out", count(e.n, e.kind.thing()), e.kind.command())
 }
 
 func (e *undecidedError) Is(target error) bool { return target == client.ErrOutcomeUnknown }
@@ -149,7 +149,7 @@ func (s *summary) write(w io.Writer, source string) error {
 		return err
 	}
 	if s.files[unchanged] > 0 && s.files[created]+s.files[conflict]+s.files[failed]+s.files[invalid]+s.files[unknown] == 0 {
-		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was set to the same bytes already (%s).\n", s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
+		_, err := fmt.Fprintf(w, "Nothing changed: every %s of %s was already set to the same bytes (%s).\n", s.kind.thing(), shown(source), s.took.Round(time.Millisecond))
 		return err
 	}
 	_, err := fmt.Fprintf(w, "%s of %s in %s.\n", count(s.total(), s.kind.thing()), shown(source), s.took.Round(time.Millisecond))

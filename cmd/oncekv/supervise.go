@@ -83,7 +83,7 @@ func (n namedNode) stopped() error {
 	if err := n.Err(); err != nil {
 		return fmt.Errorf("%s stopped: %w", n.name, err)
 	}
-	return fmt.Errorf("%s stopped without a reason", n.name)
+	return fmt.Errorf("%s stopped without giving a reason", n.name)
 }
 
 func closeAll(ctx context.Context, nodes []namedNode) error {

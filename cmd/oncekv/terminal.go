@@ -38,7 +38,7 @@ func (a *app) confirm(ctx context.Context, question, word string) error {
 		return nil
 	}
 	if !isTerminal(a.stdin) || !isTerminal(a.stderr) {
-		return &usageError{severalLines(question + "\nThere is no terminal to ask on: give --yes if that is meant")}
+		return &usageError{severalLines(question + "\nThere is no terminal to ask on: give --yes to confirm")}
 	}
 	return ask(ctx, a.stdin, a.stderr, question, word)
 }
@@ -49,7 +49,7 @@ func (a *app) yesFlag(flags *pflag.FlagSet, before string) {
 }
 
 func ask(ctx context.Context, in io.Reader, out io.Writer, question, word string) error {
-	fmt.Fprintf(out, "%s\nType %q to go on: ", question, word)
+	fmt.Fprintf(out, "%s\nType %q to continue: ", question, word)
 	line, err := aside(ctx, func() (string, error) { return bufio.NewReader(in).ReadString('\n') })
 	if ctx.Err() != nil {
 		fmt.Fprintln(out) // the line of the question ends here

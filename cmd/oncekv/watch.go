@@ -29,17 +29,17 @@ func (a *app) watchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch [PREFIX]",
 		Short: "Show keys as they are set",
-		Long: `Show every key that begins with PREFIX (or any key) as it is set, once and in the
-order of revisions, for ever. --since 0 begins with the first key ever set, --since
-R after revision R.
+		Long: `Show each key that begins with PREFIX (or any key) as it is set, once and in the
+order of revisions, until Ctrl-C. --since 0 starts with the first key ever set,
+--since R after revision R.
 
-Nodes may come and go meanwhile: watch goes on at another one where it stood, and
-says so on standard error. --json writes one JSON object for each key, on a line
-of its own. Its "position" is what --since takes to go on behind it: the revision and
-the history that it is of, REVISION.HISTORY.
+If a node goes away, watch continues at another node from the same revision, and says
+so on standard error. --json writes one JSON object per line, one for each key. To
+continue after a key, give its "position" to --since: it is REVISION.HISTORY, the
+revision and the history that it belongs to.
 
-If the cluster was restored, or forced out of another one, the same revision may be
-another key. Then watch ends with exit code 7, and says how to go on.`,
+If the cluster was restored or forced, the same revision may be another key. Then
+watch ends with exit code 7 and says how to continue.`,
 		Example: `  oncekv watch
   oncekv watch app/ --since 0 --json
   oncekv watch --since "$(tail -n 1 seen | jq -r .position)" --json >>seen`,
@@ -51,11 +51,11 @@ another key. Then watch ends with exit code 7, and says how to go on.`,
 	f := cmd.Flags()
 	w.register(a, f, 5*time.Second)
 	w.forever = true
-	f.Lookup("timeout").Usage = "how long nodes are sought before watch says that there are none, and goes on seeking"
+	f.Lookup("timeout").Usage = "how long to look for a node before reporting that none answers; watch then keeps looking"
 	a.jsonFlag(f)
-	f.StringVar(&w.since, "since", sinceNow, "revision or position to begin after, or now")
+	f.StringVar(&w.since, "since", sinceNow, "revision or position to start after, or now")
 	f.BoolVar(&w.values, "values", false, "show values of up to 1 MiB too")
-	f.IntVar(&w.limit, "limit", 0, "end after so many keys; 0 for never")
+	f.IntVar(&w.limit, "limit", 0, "stop after this many keys; 0 for no limit")
 	return cmd
 }
 
@@ -95,11 +95,11 @@ func goOnAfter(e *client.HistoryChangedError) string {
 	since := shown(client.Position{Revision: e.Common(), History: e.History}.String())
 	switch common := e.Common(); {
 	case common == 0:
-		return "Nothing that was shown before need be there. To read what is there now from its beginning: --since " + since
+		return "Nothing that was shown before may exist now. To read the new history from its beginning: --since " + since
 	case common < e.Asked.Revision:
-		return fmt.Sprintf("What was shown up to revision %d is there still; what was shown behind it need not be. To go on: --since %s", common, since)
+		return fmt.Sprintf("What was shown up to revision %d still exists; what was shown after it may not. To continue: --since %s", common, since)
 	}
-	return "Everything that was shown is there still. To go on: --since " + since
+	return "Everything that was shown still exists. To continue: --since " + since
 }
 
 // showChanges shows what follows opts.Since, or now, until ctx ends.
@@ -111,7 +111,7 @@ func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.Ch
 		}
 		opts.Since, opts.History = at.Revision, at.History
 	}
-	opts.OnBreak = func(err error) { fmt.Fprintf(a.stderr, "oncekv: %s; going on\n", legible(err.Error())) }
+	opts.OnBreak = func(err error) { fmt.Fprintf(a.stderr, "oncekv: %s; continuing\n", legible(err.Error())) }
 	for change, err := range cl.Changes(ctx, opts) {
 		if ctx.Err() != nil {
 			return nil // it was told to end
@@ -130,7 +130,7 @@ func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.Ch
 func newest(ctx context.Context, cl *client.Client) (at client.Position, err error) {
 	members, err := cl.Members(ctx)
 	if errors.Is(err, client.ErrServer) {
-		return at, fmt.Errorf("only database nodes know the newest revision; give one of them with --endpoints, or a revision with --since: %w", err)
+		return at, fmt.Errorf("only database nodes know the newest revision; name one with --endpoints, or give a revision with --since: %w", err)
 	}
 	if err != nil {
 		return at, err

@@ -15,7 +15,7 @@ func TestWatch_SurvivesDeaths(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("a", "x/b", "c", "x/d", "e")
 	f.locked(func() { f.history = 1 })
-	r := f.command(t, nil, "watch", "--since", "0", "--limit", "5").want(t, exitDone).wantStderr(t, "going on")
+	r := f.command(t, nil, "watch", "--since", "0", "--limit", "5").want(t, exitDone).wantStderr(t, "; continuing")
 	if want := "1 a 10 bytes\n2 x/b 12 bytes\n3 c 10 bytes\n4 x/d 12 bytes\n5 e 10 bytes\n"; r.stdout != want {
 		t.Errorf("%q, want %q", r.stdout, want)
 	}
@@ -102,10 +102,10 @@ func TestWatch_HistoryChanged(t *testing.T) {
 	})
 	changed := "the history is " + forkedHistory + " now, no longer "
 	for since, want := range map[string]string{
-		"1." + watchedHistory:          changed + watchedHistory + "\nEverything that was shown is there still. To go on: --since 1." + forkedHistory,
-		"3." + watchedHistory:          changed + watchedHistory + "\nWhat was shown up to revision 2 is there still; what was shown behind it need not be. To go on: --since 2." + forkedHistory,
-		"3." + strings.Repeat("0", 32): changed + strings.Repeat("0", 32) + "\nNothing that was shown before need be there. To read what is there now from its beginning: --since 0." + forkedHistory,
-		"7":                            "history " + forkedHistory + " ends at revision 3, before revision 7\nNothing that was shown before need be there. To read what is there now from its beginning: --since 0." + forkedHistory,
+		"1." + watchedHistory:          changed + watchedHistory + "\nEverything that was shown still exists. To continue: --since 1." + forkedHistory,
+		"3." + watchedHistory:          changed + watchedHistory + "\nWhat was shown up to revision 2 still exists; what was shown after it may not. To continue: --since 2." + forkedHistory,
+		"3." + strings.Repeat("0", 32): changed + strings.Repeat("0", 32) + "\nNothing that was shown before may exist now. To read the new history from its beginning: --since 0." + forkedHistory,
+		"7":                            "history " + forkedHistory + " ends at revision 3, before revision 7\nNothing that was shown before may exist now. To read the new history from its beginning: --since 0." + forkedHistory,
 	} {
 		r := f.command(t, nil, "watch", "--since", since, "--limit", "1").want(t, exitHistory)
 		if r.stdout != "" || r.stderr != "oncekv: "+want+"\n" {
