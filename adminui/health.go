@@ -73,13 +73,13 @@ func unformed(outsiders []outsider) Health {
 		h.Problems = append(h.Problems, fmt.Sprintf("%s: %s.", o.url, o.Reason))
 	}
 	if len(waiting) == 0 {
-		h.Problems = append(h.Problems, "Start a database node, or give the admin's --nodes the URL of one that runs. It goes on asking.")
+		h.Problems = append(h.Problems, "Start a database node, or give the admin the URL of a running one with --nodes. The admin keeps asking.")
 		return h
 	}
 	h.Level = LevelWarning
 	h.Sentence = fmt.Sprintf("There is no cluster yet: %s %s for the other nodes.", list(waiting), verb(waiting, "waits", "wait"))
 	h.Problems = append([]string{h.Sentence}, h.Problems...)
-	h.Problems = append(h.Problems, "Start every node of the initial cluster. The log of one that waits names those that are missing.")
+	h.Problems = append(h.Problems, "Start every node of the initial cluster. The log of a waiting node names the missing ones.")
 	return h
 }
 
@@ -202,14 +202,14 @@ func (v voters) mayFail() string {
 func votersHealth(s *State, v voters) []finding {
 	switch {
 	case v.answering() == 0:
-		return []finding{critical("No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put%s. The admin goes on asking.", stillFound(s))}
+		return []finding{critical("No database node with a vote answers: all are down, or the admin cannot reach them. Nothing can be put%s. The admin keeps asking.", stillFound(s))}
 	case v.answering() < v.quorum() && s.Leader != "": // the cluster sees more of itself, or does not know yet
-		return []finding{warning("Only %s the admin, although %s leads: the others have just died, or the admin cannot reach them.", v.answer(), s.Leader)}
+		return []finding{warning("Only %s the admin, although %s leads: the others have just gone down, or the admin cannot reach them.", v.answer(), s.Leader)}
 	case v.answering() < v.quorum():
-		return []finding{critical("No quorum: %s, and %d are needed. Puts wait, and absence cannot be confirmed; found values are still served. Start %s again.",
+		return []finding{critical("No quorum: %s, and %d are needed. Puts wait, and it cannot be confirmed that a key is not set; values that are set can still be read. Start %s again.",
 			v.answer(), v.quorum(), list(v.down))}
 	case s.Leader == "":
-		return []finding{critical("No leader: puts wait until the voters have elected one. That takes seconds, unless they do not reach one another at their peer URLs.")}
+		return []finding{critical("No leader: puts wait until the voters have elected one. That takes seconds if they reach one another at their peer URLs.")}
 	}
 	return append(v.losses(), v.number()...)
 }
@@ -218,11 +218,11 @@ func votersHealth(s *State, v voters) []finding {
 func stillFound(s *State) string {
 	switch {
 	case answersAny(s.Members, func(m Member) Condition { return m.Condition }): // a learner
-		return "; found values are still served"
+		return "; values that are set can still be read"
 	case answersAny(s.Caches, func(c Cache) Condition { return c.Condition }):
-		return ", and only cached values are found"
+		return ", and only cached values can be read"
 	}
-	return " or found"
+	return " or read"
 }
 
 func answersAny[N any](nodes []N, condition func(N) Condition) bool {
@@ -252,11 +252,11 @@ func (v voters) number() []finding {
 	case len(v.down)+len(v.mute) > 0:
 		return nil
 	case v.all == 1:
-		return []finding{notice("There is one voter, and no copy of what it has. Of three, one may fail.")}
+		return []finding{notice("There is only one voter, so there is no copy of its data. Of three, one may fail.")}
 	case v.all == 2:
 		return []finding{warning("There are only 2 voters: everything works, but the loss of one would stop puts. Add a third.")}
 	case v.all%2 == 0:
-		return []finding{notice("Of %d voters as many may fail as of %d. Add one, or remove one.", v.all, v.all-1)}
+		return []finding{notice("Of %d voters no more may fail than of %d. Add one, or remove one.", v.all, v.all-1)}
 	}
 	return nil
 }
@@ -268,7 +268,7 @@ func membersHealth(s *State) []finding {
 		learner := m.Role == client.RoleLearner
 		switch {
 		case learner && m.Status == StatusDown && m.Stats == nil:
-			found = append(found, warning("Learner %s has not been heard of yet. Start it, or remove it.", m.Name))
+			found = append(found, warning("Learner %s has not been seen yet. Start it, or remove it.", m.Name))
 		case learner && m.Status == StatusDown:
 			found = append(found, warning("Learner %s is down: %s.", m.Name, m.Reason))
 		case learner && m.Status == StatusStarting:
@@ -312,7 +312,7 @@ func historyHealth(s *State) []finding {
 				continue
 			}
 			if d := digestAt(other, c.Revision); d != "" && d != c.Digest {
-				return []finding{critical("The histories of %s and %s differ at revision %d: one of their disks has lied. The log of the one at fault says more. Replace that one.", other.Name, m.Name, c.Revision)}
+				return []finding{critical("The histories of %s and %s differ at revision %d: one of their disks has returned wrong data. The log of the node at fault says more. Replace that node.", other.Name, m.Name, c.Revision)}
 			}
 		}
 	}
@@ -364,24 +364,24 @@ func cachesHealth(s *State) []finding {
 	case len(down) > 0 && serving == 0 && !answersAny(s.Members, func(m Member) Condition { return m.Condition }):
 		found = append(found, warning("No cache node answers. Start %s again.", list(down)))
 	case len(down) > 0 && serving == 0:
-		found = append(found, warning("No cache node answers: reads are for the database nodes meanwhile. Start %s again.", list(down)))
+		found = append(found, warning("No cache node answers: read from the database nodes meanwhile. Start %s again.", list(down)))
 	case len(down) > 0:
 		found = append(found, warning("%s %s down, of %s. Those that are up serve all keys. Start %s again.", list(down), verb(down, "is", "are"), count(known, "cache node"), verb(down, "it", "them")))
 	case left > 0 && serving == 0 && unheard == 0:
-		found = append(found, notice("All cache nodes were stopped: reads are for the database nodes."))
+		found = append(found, notice("All cache nodes were stopped: read from the database nodes."))
 	}
 	switch {
 	case unheard == 1:
-		found = append(found, warning("1 cache node has never answered the admin: it is starting, or the admin cannot reach it, or somebody made it up."))
+		found = append(found, warning("1 cache node has never answered the admin: it is starting, or the admin cannot reach it, or it does not exist."))
 	case unheard > 1:
-		found = append(found, warning("%d cache nodes have never answered the admin: they are starting, or it cannot reach them, or somebody made them up.", unheard))
+		found = append(found, warning("%d cache nodes have never answered the admin: they are starting, or it cannot reach them, or they do not exist.", unheard))
 	}
 	if len(elsewhere) > 0 {
-		found = append(found, warning("%s %s in another history than the database nodes, and %s what was set there. If that lasts for more than a minute, restart %s.",
-			list(elsewhere), verb(elsewhere, "stands", "stand"), verb(elsewhere, "serves", "serve"), verb(elsewhere, "it", "them")))
+		found = append(found, warning("%s %s another history than the database nodes, and %s what was set there. If that lasts for more than a minute, restart %s.",
+			list(elsewhere), verb(elsewhere, "has", "have"), verb(elsewhere, "serves", "serve"), verb(elsewhere, "it", "them")))
 	}
 	if len(waiting) > 0 {
-		found = append(found, warning("%s %s no database node: what is cached is served, and nothing else.", list(waiting), verb(waiting, "reaches", "reach")))
+		found = append(found, warning("%s %s no database node: only cached values are served.", list(waiting), verb(waiting, "reaches", "reach")))
 	}
 	return found
 }
@@ -417,5 +417,5 @@ func versionsHealth(s *State) []finding {
 	for _, version := range slices.Sorted(maps.Keys(by)) {
 		parts = append(parts, fmt.Sprintf("%s at %s", version, list(by[version])))
 	}
-	return []finding{notice("Different versions run: %s. That is for the time of an upgrade only.", strings.Join(parts, "; "))}
+	return []finding{notice("Different versions run: %s. This is fine only during an upgrade.", strings.Join(parts, "; "))}
 }

@@ -139,7 +139,7 @@ func readManifest(dir string) (m manifest, err error) {
 		return m, &DamageError{File: path, Offset: -1, Detail: "it does not have its checksum"}
 	}
 	if m.anew {
-		return m, &DamageError{File: path, Offset: -1, Detail: "it was being made anew, and nobody has found it complete"}
+		return m, &DamageError{File: path, Offset: -1, Detail: "it was being rebuilt and was not completed"}
 	}
 	return m, nil
 }

@@ -87,7 +87,7 @@ func (s *Store) reclaim(ctx context.Context, pace *pacer) error {
 			if s.Err() != nil {
 				return s.Err()
 			}
-			s.cfg.Logger.Warn("the room of values that are gone could not be given back: the next round tries again", "err", err)
+			s.cfg.Logger.Warn("could not free the space of values that are gone; the next round tries again", "err", err)
 		}
 	}
 	return nil
@@ -301,7 +301,7 @@ func (s *Store) copyOne(ctx context.Context, pace *pacer) error {
 	left := seg.bodies
 	s.mu.RUnlock()
 	if left > 0 { // bodies that the walk does not find
-		s.cfg.Logger.Error("a segment of the values is damaged: bodies in it cannot be found, and its room stays", "file", seg.path, "bodies", left)
+		s.cfg.Logger.Error("a segment of values is damaged: bodies in it cannot be found, and its space is not freed", "file", seg.path, "bodies", left)
 		seg.stuck = true
 		return nil
 	}
@@ -410,7 +410,7 @@ func (s *Store) damaged(d Digest, at place, damage error) error {
 	if s.paused > 0 { // somebody is about to say whether it is needed
 		return damage
 	}
-	s.cfg.Logger.Warn("a value that nothing needs is damaged, and is forgotten", "err", damage)
+	s.cfg.Logger.Warn("a value that nothing needs is damaged and was dropped", "err", damage)
 	s.forgotten = append(s.forgotten, at)
 	s.forget(r)
 	return nil

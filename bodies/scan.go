@@ -34,7 +34,7 @@ func (s *Store) load() error {
 	}
 	if anew {
 		if !fresh {
-			s.cfg.Logger.Warn("the table of the values is made anew: all of them are read, and then counted again", "because", err)
+			s.cfg.Logger.Warn("rebuilding the table of values: all values are read, and then counted again", "because", err)
 		}
 		if err := s.dropTable(); err != nil {
 			return err
@@ -58,7 +58,7 @@ func (s *Store) load() error {
 		return err
 	}
 	if st := s.Stats(); !fresh {
-		s.cfg.Logger.Warn("the table of the values was made anew", "bodies", st.Bodies, "segments", st.Segments)
+		s.cfg.Logger.Warn("rebuilt the table of values", "bodies", st.Bodies, "segments", st.Segments)
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) 
 			continue
 		}
 		if lost {
-			log.Error("a segment of the values is damaged: bodies may be lost", "file", g.path, "from", end, "to", at)
+			log.Error("a segment of values is damaged: bodies may be lost", "file", g.path, "from", end, "to", at)
 			lost = false
 		}
 		if state == frameWhole {
@@ -237,7 +237,7 @@ func (g *segment) scan(from int64, log *slog.Logger, f func(d Digest, at place) 
 		end = at
 	}
 	if end < length {
-		log.Info("what follows the last whole body in a segment counts for nothing", "file", g.path, "from", end, "bytes", length-end)
+		log.Info("ignoring what follows the last complete body of a segment", "file", g.path, "from", end, "bytes", length-end)
 		g.tail = true
 	}
 	g.length.Store(end)

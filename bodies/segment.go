@@ -105,7 +105,7 @@ func createSegment(dir string, number uint32, files *openFiles) (*segment, error
 func foundSegment(path string, files *openFiles) (*segment, error) {
 	var number uint32
 	if _, err := fmt.Sscanf(strings.TrimSuffix(filepath.Base(path), segmentSuffix), "%d", &number); err != nil {
-		return nil, fmt.Errorf("%s is no segment's name", path)
+		return nil, fmt.Errorf("%s is not the name of a segment", path)
 	}
 	return &segment{path: path, number: number, files: files, named: true}, nil
 }
@@ -126,7 +126,7 @@ func (g *segment) checkHeader() error {
 		return err
 	}
 	if !bytes.Equal(b, segmentHeader(g.number)) {
-		return g.damage(0, "it does not begin as it was begun")
+		return g.damage(0, "its first bytes are not those of a segment")
 	}
 	return nil
 }

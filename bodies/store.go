@@ -119,7 +119,7 @@ func (s *Store) Dir() string { return s.cfg.Dir }
 
 func (s *Store) fail(err error) error {
 	if s.fatal.CompareAndSwap(nil, &err) && !errors.Is(err, ErrClosed) {
-		s.cfg.Logger.Error("the values cannot be written any more", "err", err)
+		s.cfg.Logger.Error("values cannot be written any more", "err", err)
 	}
 	return s.Err()
 }

@@ -218,9 +218,9 @@ func (s *Store) tableFailed(err error) error {
 	}
 	if errors.As(err, new(*DamageError)) {
 		if err := os.Remove(filepath.Join(s.cfg.Dir, manifestName)); err != nil {
-			s.cfg.Logger.Error("remove the table of the values: remove it before the next start, which makes it anew", "err", err)
+			s.cfg.Logger.Error("could not remove the table of values: remove it before the next start, which rebuilds it", "err", err)
 		}
-		err = fmt.Errorf("%w; the table is removed: start again, and it is made anew from the segments", err)
+		err = fmt.Errorf("%w; the table was removed: start the node again, and the table is rebuilt from the segments", err)
 	}
 	return s.fail(err)
 }
@@ -343,7 +343,7 @@ func (s *Store) flush(prepare func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil && t.failed == nil && s.Err() == nil {
-		s.cfg.Logger.Warn("the table of the values could not be written: the store goes on, and tries again", "err", err)
+		s.cfg.Logger.Warn("could not write the table of values; the store continues and tries again", "err", err)
 	}
 	t.failed, t.retryAt = err, s.cfg.Now().Add(retryFlush)
 	return err

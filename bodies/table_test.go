@@ -908,7 +908,7 @@ func TestTable_MadeAnew(t *testing.T) {
 	if s.Has(victim.Digest) {
 		t.Error("a body that was never here is")
 	}
-	for _, what := range []string{"is made anew", "bodies may be lost", "counts for nothing"} {
+	for _, what := range []string{"rebuilding the table", "bodies may be lost", "ignoring what follows"} {
 		if !bytes.Contains(logged.Bytes(), []byte(what)) {
 			t.Errorf("not told: %s\n%s", what, &logged)
 		}

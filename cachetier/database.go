@@ -215,7 +215,7 @@ func (ds *databases) why(history kvstore.HistoryID) string {
 	if said == nil {
 		return "no database node is known"
 	}
-	return fmt.Sprintf("no database node of history %s is known: %s; this cache node moves to another history only if that went on from its own, or when no node of its own has answered for %v while others did, and never back: restart it to have it begin anew", nameOf(history), strings.Join(said, "; "), historyPatience)
+	return fmt.Sprintf("no database node with history %s is known: %s; this cache node moves to another history only if that one continues its own, or if no node with its own has answered for %v while others did, and it never moves back: restart it to let it start afresh", nameOf(history), strings.Join(said, "; "), historyPatience)
 }
 
 // inOrder is preference as URLs.

@@ -21,7 +21,7 @@ const historyPatience = time.Minute
 const deafAfter = 3 * time.Second
 
 // errElsewhere: the other side stands in another history than the asker.
-var errElsewhere = errors.New("it stands in another history")
+var errElsewhere = errors.New("it has another history")
 
 // era is the time for which a node stands in one history. Whatever is loaded, held,
 // asked of peers or answered to them belongs to one era, and is nothing to the next: a
@@ -62,7 +62,7 @@ func (e *era) check(h http.Header) (named kvstore.HistoryID, err error) {
 		}
 	}
 	if named != e.history {
-		return named, fmt.Errorf("%w: %s, and this cache node in %s", errElsewhere, nameOf(named), nameOf(e.history))
+		return named, fmt.Errorf("%w: %s, and this cache node has %s", errElsewhere, nameOf(named), nameOf(e.history))
 	}
 	return named, nil
 }
@@ -101,11 +101,11 @@ func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
 		}
 		return ""
 	case s.own.ID.IsZero():
-		why = "it is the first that a database node has told"
+		why = "it is the first one that a database node reported"
 	case slices.Contains(s.left, told.ID) || s.own.DescendsFrom(told.ID):
 		return "" // there is no way back
 	case told.DescendsFrom(s.own.ID):
-		why = "the new history went on from it"
+		why = "the new history continues it"
 	case now.Sub(s.answered) >= historyPatience:
 		why = fmt.Sprintf("no database node of it has answered for %v", now.Sub(s.answered).Round(time.Second))
 	default:
@@ -146,19 +146,19 @@ func (n *Node) told(d *database, h kvstore.History) {
 	if why == "" {
 		stranger := !h.ID.IsZero() && h.ID != from
 		if stranger && !d.stranger {
-			n.log.Warn("a database node has another history; it is not asked", "database", d.url, "history", h.ID, "own", from)
+			n.log.Warn("a database node has another history and is not asked", "database", d.url, "history", h.ID, "own", from)
 		}
 		d.stranger = stranger
 		return
 	}
 	dropped := n.move(newEra(n.base, h.ID))
 	if from.IsZero() {
-		n.log.Debug("stands in a history", "history", h.ID, "database", d.url)
+		n.log.Debug("has its first history", "history", h.ID, "database", d.url)
 		return
 	}
 	n.counters.moves.Add(1)
 	n.counters.dropped.Add(uint64(dropped))
-	n.log.Warn("moved to another history and dropped everything that was held", "history", h.ID, "from", from, "because", why, "records", dropped, "database", d.url)
+	n.log.Warn("moved to another history and dropped all cached records", "history", h.ID, "from", from, "because", why, "records", dropped, "database", d.url)
 }
 
 // learned is told by the answer to a read that no heartbeat came before.

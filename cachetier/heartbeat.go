@@ -139,7 +139,7 @@ func (n *Node) complain(ctx context.Context, d *database, err error) {
 	if instead := nodehttp.Identify(ctx, n.fetcher.http, d.url).NoDatabase(d.url); instead != "" {
 		why = instead
 	}
-	n.log.Warn("a database node does not take heartbeats", "database", d.url, "err", why)
+	n.log.Warn("a database node does not accept heartbeats", "database", d.url, "err", why)
 }
 
 func (n *Node) post(ctx context.Context, d *database, h client.Heartbeat) (client.HeartbeatAnswer, error) {
@@ -175,7 +175,7 @@ func (n *Node) goodbye() {
 			h := n.heartbeat()
 			h.Leaving = true
 			if _, err := n.post(ctx, d, h); err != nil {
-				n.log.Debug("database node did not hear the goodbye", "database", d.url, "error", err)
+				n.log.Debug("could not say goodbye to a database node", "database", d.url, "error", err)
 			}
 		})
 	}

@@ -219,7 +219,7 @@ func (p *peer) elsewhere() {
 	p.down.Store(true)
 	if p.proven.Swap(false) {
 		p.node.adopt()
-		p.node.log.Info("peer stands in another history; it is not asked until it is in this one", "peer", p.url)
+		p.node.log.Info("peer has another history; it is not asked until it has this one", "peer", p.url)
 	}
 }
 

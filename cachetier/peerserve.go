@@ -76,7 +76,7 @@ func (n *Node) servePeer(w http.ResponseWriter, r *http.Request) {
 func refusesStranger(w http.ResponseWriter, r *http.Request, e *era) bool {
 	_, err := e.check(r.Header)
 	if err != nil {
-		http.Error(w, "the asker is not in the history of this node: "+err.Error(), http.StatusConflict)
+		http.Error(w, "the asking node does not have the history of this node: "+err.Error(), http.StatusConflict)
 	}
 	return err != nil
 }

@@ -98,7 +98,7 @@ func (v *verifier) ended() error {
 	v.piece.Reset()
 	if v.known != nil {
 		if v.known[n] != sum {
-			return fmt.Errorf("%w: MiB %d of the value of %q is not what it was when the digest was right", errDigest, n, v.meta.Key)
+			return fmt.Errorf("%w: MiB %d of the value of %q changed after its digest was verified", errDigest, n, v.meta.Key)
 		}
 		return nil
 	}

@@ -228,7 +228,7 @@ func (b *batch) take(data []byte) error {
 	refused := item != nil && a.Status == BatchError && a.Type == ProblemTooLarge
 	if refused { // nothing that has no result was done, and the next stream begins behind this item
 		b.unsure = false
-		a.Status, a.Detail = BatchInvalid, fmt.Sprintf("as a line of JSON it has %d bytes, more than a node takes; Put takes larger values", len(item.line))
+		a.Status, a.Detail = BatchInvalid, fmt.Sprintf("as a line of JSON it has %d bytes, more than a node accepts; use Put for larger values", len(item.line))
 	}
 	switch a.Status {
 	case BatchCreated, BatchUnchanged, BatchConflict, BatchInvalid:

@@ -46,7 +46,7 @@ func newReplayBody(source io.ReadSeeker) (*replayBody, error) {
 		return nil, fmt.Errorf("%w: %w", errBodySource, err)
 	}
 	if end < start {
-		return nil, fmt.Errorf("%w: it stands behind its end", errBodySource)
+		return nil, fmt.Errorf("%w: its position is past its end", errBodySource)
 	}
 	return &replayBody{size: end - start, start: start, source: source}, nil
 }

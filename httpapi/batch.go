@@ -177,7 +177,7 @@ func refuseBatch(r *http.Request) error {
 }
 
 func aboutOnePut(header string) error {
-	return invalid("%s says something about one put; it does not go with the many of POST /keys", header)
+	return invalid("%s is about a single put; it cannot be used with POST /keys", header)
 }
 
 // batch is one request.
@@ -388,7 +388,7 @@ func (s *batch) end(kind, detail string) {
 	s.over = true
 	if kind != "" {
 		s.early = &client.BatchResult{Status: client.BatchError, Type: kind, Line: s.taken + 1,
-			Detail: fmt.Sprintf("the stream ends before line %d: %s. Nothing was proposed of that line and the following; every line before it has its result", s.taken+1, detail)}
+			Detail: fmt.Sprintf("the stream ends before line %d: %s. Neither that line nor any after it was proposed; every line before it has its result", s.taken+1, detail)}
 	}
 	close(s.queue)
 	s.stopAccepting(context.Canceled)
@@ -428,12 +428,12 @@ func (s *batch) stopped(err error) {
 	case err == io.EOF:
 		s.end("", "")
 	case errors.Is(err, errLineTooLong):
-		s.end(client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes; PUT /key/{key} takes larger values", batchLineBytesMax))
+		s.end(client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes; use PUT /key/{key} for larger values", batchLineBytesMax))
 	case errors.Is(err, budget.ErrShort):
-		s.end(client.ProblemOverloaded, "this node has too much to do; send the rest later, or to another node")
+		s.end(client.ProblemOverloaded, "this node is overloaded; send the rest later, or to another node")
 	case s.accepting.Err() != nil:
 		// end was called, or the client is gone.
-		s.end(client.ProblemUnavailable, "the request was given up")
+		s.end(client.ProblemUnavailable, "the request was cancelled")
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.end(client.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", s.idle))
 	default:

@@ -195,7 +195,7 @@ func TestBatch_Lines(t *testing.T) {
 	for i, exact := range map[int]string{
 		0:  `{"key":"a","status":"created","revision":` + rev + `,"sha256":"` + one + `","size":3}` + "\n",
 		1:  `{"key":"a","status":"unchanged","revision":` + rev + `,"sha256":"` + one + `","size":3}` + "\n",
-		2:  `{"key":"a","status":"conflict","revision":` + rev + `,"sha256":"` + one + `","size":3,"detail":"the key is set to other bytes since revision ` + rev + ` (3 bytes, sha256 ` + one + `), for ever; choose another key"}` + "\n",
+		2:  `{"key":"a","status":"conflict","revision":` + rev + `,"sha256":"` + one + `","size":3,"detail":"the key is set to other bytes since revision ` + rev + ` (3 bytes, sha256 ` + one + `), and cannot be changed; choose another key"}` + "\n",
 		13: "",
 	} {
 		if lines[i] != exact {

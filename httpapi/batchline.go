@@ -166,7 +166,7 @@ func (l *batchLine) decided(result kvstore.PutResult) {
 	l.result.Status = result.Outcome.String()
 	l.result.Revision, l.result.SHA256, l.result.Size = uint64(m.Revision), m.SHA256.String(), &m.Size
 	if result.Outcome == kvstore.Conflict {
-		l.result.Detail = fmt.Sprintf("the key is set to other bytes %s, for ever; choose another key", since(m))
+		l.result.Detail = fmt.Sprintf("the key is set to other bytes %s, and cannot be changed; choose another key", since(m))
 	}
 }
 
@@ -184,6 +184,6 @@ func (l *batchLine) undecided(err error) {
 		l.result.Status = client.BatchFailed
 	default:
 		l.result.Status = client.BatchUnknown
-		l.result.Detail = "the outcome is unknown: the put may or may not take effect. Sending the same line again is safe and tells"
+		l.result.Detail = "the outcome is unknown: the put may or may not take effect. Sending the same line again is safe and shows the outcome"
 	}
 }

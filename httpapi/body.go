@@ -234,7 +234,7 @@ func (b *pacedBody) explain(err error) error {
 		return b.failure
 	case errors.Is(b.failure, os.ErrDeadlineExceeded) && b.wasCutOff():
 		return newProblem(http.StatusRequestTimeout, client.ProblemTimeout,
-			"the body came at less than %d bytes a second while others waited for the memory that it takes; nothing was set. Send the same request again", budget.SlowBytesPerSecond).with("Connection", "close")
+			"the body arrived at less than %d bytes per second while other requests waited for its memory; nothing was set. Send the same request again", budget.SlowBytesPerSecond).with("Connection", "close")
 	case errors.Is(b.failure, os.ErrDeadlineExceeded):
 		return newProblem(http.StatusRequestTimeout, client.ProblemTimeout,
 			"no byte of the body arrived for %v; nothing was set. Send the same request again", b.idle).with("Connection", "close")

@@ -126,7 +126,7 @@ func changesQueryOf(r *http.Request) (q changesQuery, err error) {
 		return q, err
 	}
 	if _, given := p.lookup("follow"); q.events && given && !q.follow {
-		return q, invalid(`follow=false cannot be had with "Accept: text/event-stream": event streams follow`)
+		return q, invalid(`follow=false cannot be combined with "Accept: text/event-stream": event streams always follow`)
 	}
 	q.follow = q.follow || q.events
 	q.consistency, err = consistencyOf(p)
@@ -155,7 +155,7 @@ func sinceOf(p parameters, h http.Header, events bool) (since kvstore.Revision, 
 	at, err := client.ParsePosition(last)
 	switch {
 	case err != nil:
-		return 0, history, invalid("Last-Event-ID is %.80q; it takes the id of an event: a revision, a whole number from 0, and behind a dot the history that it is of", last)
+		return 0, history, invalid("Last-Event-ID is %.80q; it takes the id of an event: a revision, a whole number from 0, and after a dot the history that it belongs to", last)
 	case at.History == "":
 		return kvstore.Revision(at.Revision), history, nil
 	}

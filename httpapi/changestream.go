@@ -69,7 +69,7 @@ func (s *changeStream) run() {
 	case errors.Is(context.Cause(s.ctx), errPlaceNeeded):
 		s.explain(client.EndOverloaded, err)
 	case s.ctx.Err() != nil || errors.Is(err, errGone):
-		s.logger.Debug("a reader of changes has gone or took nothing for too long", "revision", uint64(s.at))
+		s.logger.Debug("a reader of changes is gone, or read nothing for too long", "revision", uint64(s.at))
 	default:
 		s.explain(reason, err)
 	}
@@ -81,26 +81,26 @@ func (s *changeStream) run() {
 // explain sends the last line.
 func (s *changeStream) explain(reason string, err error) {
 	if reason == client.EndFailed {
-		s.logger.Error("a stream of changes cannot go on", "revision", uint64(s.at), "err", err)
+		s.logger.Error("a stream of changes cannot continue", "revision", uint64(s.at), "err", err)
 	} else {
-		s.logger.Debug("a stream of changes is ended", "reason", reason, "revision", uint64(s.at))
+		s.logger.Debug("ended a stream of changes", "reason", reason, "revision", uint64(s.at))
 	}
 	_ = s.mark(client.ChangesMark{Event: client.EventEnd, Reason: reason, Detail: endDetail(reason)})
 }
 
 func endDetail(reason string) string {
-	const resume = "; go on with since= and history= of this line"
+	const resume = "; continue with since= and history= of this line"
 	switch reason {
 	case client.EndClosing:
 		return "this node is stopping" + resume + ", at another node"
 	case client.EndHistory:
-		return "this node does not have what the stream went on from: ask again with history=, which tells what there is now"
+		return "this node no longer has the history that the stream was reading: ask again with history=, and the answer tells what there is now"
 	case client.EndSlow:
 		return "the stream was read too slowly" + resume
 	case client.EndOverloaded:
 		return "this node has too many answers in memory now" + resume + ", at another node or later"
 	}
-	return "this node cannot read on; its log says why" + resume + ", at another node"
+	return "this node cannot read any further; its log says why" + resume + ", at another node"
 }
 
 // sendAll returns why it ended, "" when nothing is left to send.

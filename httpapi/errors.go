@@ -155,13 +155,13 @@ func detailUnknown(op operation, _ error) string {
 		return "the outcome is unknown: the change may or may not take effect. GET /members shows it; repeating the same request is safe"
 	}
 	return "the outcome is unknown: the put may or may not take effect. " +
-		"Repeating the same put (same key, same bytes, same Oncekv-Put-Id if it had one) is safe and tells"
+		"Repeating the same put (same key, same bytes, same Oncekv-Put-Id if it had one) is safe and shows the outcome"
 }
 
 func detailUnavailable(op operation, _ error) string {
 	if op == reading {
-		return "this node cannot confirm now that it has seen everything acknowledged (no leader, or no quorum in reach). " +
-			"Try again after the time in Retry-After, or another node; ?consistency=local answers what this node knows"
+		return "this node cannot confirm now that it has seen every acknowledged put (there is no leader, or no quorum can be reached). " +
+			"Try again after the time in Retry-After, or another node; ?consistency=local answers with what this node knows"
 	}
 	return "no leader is known to this node now; nothing was proposed. Try again after the time in Retry-After, or another node"
 }

@@ -251,9 +251,9 @@ func (s *framedStream) stopped(err error) {
 	case err == io.EOF:
 		s.end(nil)
 	case errors.Is(err, frame.ErrMalformed):
-		s.end(invalid("%v; nothing was done of this frame and of those behind it", err))
+		s.end(invalid("%v; neither this frame nor any after it was carried out", err))
 	case s.accepting.Err() != nil: // end was called, or the client is gone
-		s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "the request was given up"))
+		s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "the request was cancelled"))
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		s.end(newProblem(http.StatusRequestTimeout, client.ProblemTimeout, "no byte arrived for %v", s.idle))
 	default:

@@ -226,7 +226,7 @@ func (g *reads) serveContent(w *pacedWriter, r *http.Request, v *kvstore.Value, 
 func (g *reads) abort(w http.ResponseWriter, r *http.Request, v *kvstore.Value, err error) {
 	if r.Context().Err() == nil { // else the client went away, which is nobody's failure
 		g.counters.Errors.Add(1)
-		g.logger.Error("value became unreadable while it was sent; connection broken off",
+		g.logger.Error("a value became unreadable while it was sent; the connection was closed",
 			"key", string(v.Key), "revision", uint64(v.Revision), "request", requestID(w), "err", err)
 	}
 	panic(http.ErrAbortHandler)

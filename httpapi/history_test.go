@@ -153,7 +153,7 @@ func TestKeys_History(t *testing.T) {
 		t.Errorf("a token without a history: %+v", p)
 	}
 
-	if p := want(t, n.get("/keys?history="+held.ID.String()+"&after="+next), 400).problem(t); !strings.Contains(p.Detail, `begin anew, without "after"`) {
+	if p := want(t, n.get("/keys?history="+held.ID.String()+"&after="+next), 400).problem(t); !strings.Contains(p.Detail, `start again, without "after"`) {
 		t.Errorf("a token of another history than the one that is named: %q", p.Detail)
 	}
 

@@ -33,7 +33,7 @@ func misdirected(hosts Hosts, r *http.Request) *problem {
 		return nil
 	}
 	return newProblem(http.StatusMisdirectedRequest, client.ProblemMisdirected,
-		"%q is not a name of this node. It answers to addresses, localhost, the names in the URLs of its flags and of the members, and those of --allowed-hosts (NAME, .SUFFIX for all below one, or * for every name). Any other name may be a web page's that passes itself off as the node",
+		"%q is not a name of this node. It answers to addresses, localhost, the names in the URLs of its flags and of the members, and those of --allowed-hosts (NAME, .SUFFIX for everything below a name, or * for any name). Any other name may belong to a web page that poses as the node",
 		r.Host[:min(len(r.Host), hostShownBytes)])
 }
 
@@ -62,7 +62,7 @@ func unwelcome(hosts Hosts, crossOrigin *http.CrossOriginProtection, r *http.Req
 	}
 	if originRepeated(r) {
 		return newProblem(http.StatusForbidden, client.ProblemForbidden,
-			"the request says more than once where it comes from (Origin or Sec-Fetch-Site), so nobody knows; send each once, or not at all")
+			"the request has Origin or Sec-Fetch-Site more than once, so it is not clear where it comes from; send each once, or not at all")
 	}
 	return nil
 }

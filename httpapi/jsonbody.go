@@ -153,7 +153,7 @@ func (j *jsonBodies) explain(err error) error {
 // tooLarge is about the document, whose limit is not that of a value.
 func (j *jsonBodies) tooLarge() error {
 	p := newProblem(http.StatusRequestEntityTooLarge, client.ProblemTooLarge,
-		"the JSON body is larger than the limit of %d bytes; nothing was done. PUT /key/{key} takes larger values", j.limit)
+		"the JSON body is larger than the limit of %d bytes; nothing was done. Use PUT /key/{key} for larger values", j.limit)
 	p.document.LimitBytes = j.limit
 	return p
 }

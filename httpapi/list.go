@@ -103,7 +103,7 @@ func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {
 			return r, err
 		}
 		if !of.IsZero() && !r.History.IsZero() && of != r.History {
-			return r, invalid(`parameter "after" is of a page of history %s, and "history" is %s; begin anew, without "after"`, of, r.History)
+			return r, invalid(`parameter "after" is of a page of history %s, and "history" is %s; start again, without "after"`, of, r.History)
 		}
 		if !of.IsZero() {
 			r.History = of
@@ -161,5 +161,5 @@ func parseToken(token string) (history kvstore.HistoryID, key kvstore.Key, err e
 			return history, key, nil
 		}
 	}
-	return kvstore.HistoryID{}, "", invalid(`parameter "after" is %q, which is no token of this API; it takes the "next" of the page before, as it came`, token)
+	return kvstore.HistoryID{}, "", invalid(`parameter "after" is %q, which is not a token of this API; it takes the "next" of the page before, unchanged`, token)
 }

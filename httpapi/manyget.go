@@ -313,7 +313,7 @@ func (l *getLiner) broken(err error) []byte {
 		case l.needed.Load():
 			kind, why = client.ProblemUnavailable, detailPlaceNeeded
 		case errors.Is(err, budget.ErrShort):
-			kind, why = client.ProblemOverloaded, "this node has too much to do; send the rest later, or to another node"
+			kind, why = client.ProblemOverloaded, "this node is overloaded; send the rest later, or to another node"
 		case errors.Is(err, errLineTooLong):
 			kind, why = client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes", getLineBytesMax)
 		case errors.Is(err, os.ErrDeadlineExceeded):

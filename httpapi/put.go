@@ -115,7 +115,7 @@ func (p *puts) requestOf(r *http.Request, key kvstore.Key, t terms) (kvstore.Put
 		return request, err
 	}
 	if part := r.Header.Get("Content-Range"); part != "" {
-		return request, invalid("the body is a part (Content-Range: %s), and a key is set once, to the whole value; send all of it without Content-Range", part)
+		return request, invalid("the body is only a part of a value (Content-Range: %s), but a key is set once, to the whole value; send all of it, without Content-Range", part)
 	}
 	if err := refuseEncoded(r.Header); err != nil {
 		return request, err
@@ -193,7 +193,7 @@ func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
 		// Definite, whatever it is: nothing was proposed. So not p.db's errors.
 		return problemFor(reading, err)
 	case !t.ifMatch.strong(etagOf(v.SHA256)):
-		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is set to other bytes %s, for ever", string(key), since(&v.Meta)).ofWinner(&v.Meta)
+		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is set to other bytes %s, and cannot be changed", string(key), since(&v.Meta)).ofWinner(&v.Meta)
 	}
 	return nil
 }
@@ -211,7 +211,7 @@ func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, t *terms) (crea
 			"If-None-Match is false: key %q is set %s", string(key), since(winner)).ofWinner(winner)
 	case result.Outcome == kvstore.Conflict && !t.keep:
 		return false, newProblem(http.StatusConflict, client.ProblemConflict,
-			"key %q is set to other bytes %s, for ever; choose another key", string(key), since(winner)).ofWinner(winner)
+			"key %q is set to other bytes %s, and cannot be changed; choose another key", string(key), since(winner)).ofWinner(winner)
 	}
 	return created, nil
 }

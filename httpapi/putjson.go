@@ -45,7 +45,7 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 		return invalid("%s goes with PUT /key/{key}; here metadata is in the document, as \"meta\"", header)
 	}
 	if part := r.Header.Get("Content-Range"); part != "" {
-		return invalid("the body is a part (Content-Range: %s); send the whole document without Content-Range", part)
+		return invalid("the body is only a part of a document (Content-Range: %s); send all of it, without Content-Range", part)
 	}
 	if err := refuseUnframed(r); err != nil {
 		return err

@@ -142,7 +142,7 @@ func (p parameters) prefix() (kvstore.Key, error) {
 	value, _ := p.lookup("prefix")
 	prefix := kvstore.Key(value)
 	if prefix != "" && prefix.Validate() != nil {
-		return "", invalid("no key begins with the %q that was given (%d bytes): keys have at most %d bytes, none of them NUL", "prefix", len(prefix), kvstore.MaxKeyBytes)
+		return "", invalid("no key can begin with the given %q (%d bytes): keys have at most %d bytes, none of them NUL", "prefix", len(prefix), kvstore.MaxKeyBytes)
 	}
 	return prefix, nil
 }

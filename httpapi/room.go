@@ -39,7 +39,7 @@ const (
 )
 
 // detailPlaceNeeded is why a stream is ended for another one's sake.
-const detailPlaceNeeded = "others need its place, and nothing was under way, or its client was too slow; send the rest in a new stream"
+const detailPlaceNeeded = "others need its place, and it was idle or its client was too slow; send the rest in a new stream"
 
 // rooms is the memory of documents that are held whole.
 type rooms struct {

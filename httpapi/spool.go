@@ -18,7 +18,7 @@ const spoolMemoryBytes = 256 << 10
 const SpillPrefix = "oncekv-results-"
 
 // errStalled is returned when a spool is full and nothing is taken from it.
-var errStalled = errors.New("the results waiting to be read are more than are kept")
+var errStalled = errors.New("more results are waiting to be read than this node keeps")
 
 // spool is a queue of bytes between one goroutine that appends and one that
 // takes. What does not fit its memory waits in a file, which has no name from

@@ -142,7 +142,7 @@ func TestDiverged_Alone_Stops(t *testing.T) {
 	putKeys(t, leader, "without", 45, 1<<20) // more than is kept in memory for it
 	odd.Start()
 	stopsByName(t, odd)
-	if log := odd.Log(); !strings.Contains(log, "pulling what a snapshot needs") {
+	if log := odd.Log(); !strings.Contains(log, "pulling the data of a snapshot") {
 		t.Errorf("it did not have to pull:\n%s", log)
 	}
 	putKeys(t, leader, "last", 1, 10)
@@ -159,7 +159,7 @@ func TestDiverged_TwoNodes_BothSaySo(t *testing.T) {
 	lie(t, p.DBs[1])
 	p.DBs[1].Start()
 	for _, d := range p.DBs {
-		says(t, d, "nobody can tell who is wrong")
+		says(t, d, "it is not known which of them are wrong")
 	}
 	p.WaitReady()
 	putKeys(t, p.DBs[1], "last", 1, 10)
@@ -178,7 +178,7 @@ func TestDiverged_Leader_Stops(t *testing.T) {
 	odd.Terminate()
 	lie(t, odd)
 	odd.Start()
-	says(t, right, "nobody can tell who is wrong")
+	says(t, right, "it is not known which of them are wrong")
 	odd.WaitReady()
 	if err := clustertest.Client(t, right.URL()).TransferLeader(clustertest.WithTimeout(t), odd.Name); err != nil {
 		t.Fatal(err)

@@ -144,7 +144,7 @@ func TestJoin_SaysWhoIsThere(t *testing.T) {
 	defer page.Close()
 	stranger := clustertest.NewProcess(t, bin, "n9", "", joining(t, page.URL)...)
 	stranger.Start()
-	says(t, stranger, page.URL+" is no node of oncekv")
+	says(t, stranger, page.URL+" is not an oncekv node")
 	nobody := clustertest.NewProcess(t, bin, "n9", "", joining(t, "http://127.0.0.1:1")...)
 	nobody.Start()
 	says(t, nobody, "http://127.0.0.1:1: connection refused")
@@ -201,7 +201,7 @@ func TestSettings_PeerPort_SaysWhereClientsGo(t *testing.T) {
 	founder := clustertest.NewProcess(t, bin, "n8", "", "serve", "--name", "n8", "--data-dir", filepath.Join(t.TempDir(), "n8"),
 		"--listen", clustertest.FreeAddr(t), "--peer-listen", "127.0.0.1:0", "--peer-advertise", "http://127.0.0.1:9", "--initial-cluster", "n8=http://127.0.0.1:9,n1="+db.URL())
 	founder.Start()
-	says(t, founder, "n1 ("+db.URL()+": that is where clients reach a database node, n1, and no peer URL")
+	says(t, founder, "n1 ("+db.URL()+": that is where clients reach a database node, n1; give the URL at which --peer-listen")
 }
 
 // oncekv runs a command and returns what it has written, and its exit code.

@@ -143,7 +143,7 @@ func (s *Store) countHistory() error {
 		return err
 	}
 	if !known {
-		s.logger.Info("counting again what the history refers to", "revision", s.durablePosition().rev)
+		s.logger.Info("counting the bodies that the history refers to again", "revision", s.durablePosition().rev)
 		if err := s.bodies.Recount(); err != nil {
 			return s.failed("count the bodies that records refer to", s.bodyError(bodies.Digest{}, err))
 		}

@@ -40,7 +40,7 @@ func VerifyBoltFile(path string) error {
 		return fmt.Errorf("check store file: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return &CorruptError{File: path, Offset: -1, Detail: "it is no file"}
+		return &CorruptError{File: path, Offset: -1, Detail: "it is not a regular file"}
 	}
 	meta, ok, err := newestMeta(f, info.Size())
 	if err != nil {

@@ -64,7 +64,7 @@ func TestStoreDir_DamagedMemberTable(t *testing.T) {
 // not a byte of the directory changes: not even what else is missing in it is made.
 func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 	for format, want := range map[byte]string{
-		1:                  "was written by a version of oncekv from before the first release, which this program does not read: serve it with the program that wrote it, and move its keys",
+		1:                  "was written by a version of oncekv from before the first release, which this program cannot read: serve it with the program that wrote it and move its keys",
 		2:                  "was written by a version of oncekv from before the first release",
 		positionFormat + 1: "was written by a later version of oncekv",
 	} {

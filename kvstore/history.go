@@ -252,7 +252,7 @@ func readHistory(c *cursor, newest Revision) (h History) {
 		m := readMark(c)
 		p.Revision, p.Head = m.rev, m.digest
 		if p.ID.IsZero() || p.Revision < last || p.Revision > newest {
-			c.fail(fmt.Errorf("its history went on from history %s at revision %d, behind revision %d and before %d", p.ID, p.Revision, last, newest))
+			c.fail(fmt.Errorf("its history continues history %s from revision %d, which is not between revisions %d and %d", p.ID, p.Revision, last, newest))
 			return h
 		}
 		last = p.Revision

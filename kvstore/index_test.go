@@ -45,7 +45,7 @@ func TestStoreDir_IndexOfAnEarlierVersion(t *testing.T) {
 			t.Errorf("%s is still there: %v", file, err)
 		}
 	}
-	if !strings.Contains(told.String(), "the index of an earlier version is removed") {
+	if !strings.Contains(told.String(), "removed the index of an earlier version") {
 		t.Errorf("the log has %q", told.String())
 	}
 	m.check(t, s)

@@ -169,7 +169,7 @@ func openIndex(dir string, cfg *StoreConfig) (*keyruns.Index, error) {
 	}
 	old := filepath.Join(dir, oldIndexFile)
 	if _, err := os.Lstat(old); err == nil && index.Mark() == (keyruns.Mark{}) {
-		logger.Info("the index of an earlier version is not read; it is made anew from history", "file", old)
+		logger.Info("the index of an earlier version is not read; it is rebuilt from history", "file", old)
 	}
 	return index, nil
 }
@@ -192,7 +192,7 @@ func (s *Store) dropOldIndex() error {
 	if !found {
 		return nil
 	}
-	s.logger.Info("the index of an earlier version is removed; the directory " + indexDir + " took its place")
+	s.logger.Info("removed the index of an earlier version; the directory " + indexDir + " has replaced it")
 	return syncDir(s.dir)
 }
 
@@ -433,7 +433,7 @@ func (s *Store) indexTail(at *derived) error {
 		return err
 	}
 	if long {
-		s.logger.Info("history is indexed", "revision", target.rev)
+		s.logger.Info("indexed history", "revision", target.rev)
 	}
 	return nil
 }

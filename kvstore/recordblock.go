@@ -86,7 +86,7 @@ func openBlockIn(tx Tx, key, raw []byte) (recordBlock, error) {
 	last, ok := keyRevision(key)
 	if !ok {
 		file, off := tx.Where(raw)
-		return recordBlock{}, &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("a record has the key %x, which is no revision", key)}
+		return recordBlock{}, &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("a record has the key %x, which is not a revision", key)}
 	}
 	b, err := openBlock(raw, last)
 	if err != nil {

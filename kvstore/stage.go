@@ -106,10 +106,10 @@ func checkAncestry(own *position, lineage *History, snap *snapshot) error {
 	if id := lineage.ID; !id.IsZero() && id != snap.lineage.ID {
 		shared, ok := snap.lineage.shares(id)
 		if !ok {
-			return fmt.Errorf("%w (history %s here; history %s there, which does not go on from it)", ErrDiverged, id, snap.lineage.ID)
+			return fmt.Errorf("%w (history %s here; history %s there, which does not continue it)", ErrDiverged, id, snap.lineage.ID)
 		}
 		if shared < own.rev {
-			return fmt.Errorf("%w (revision %d of history %s here; history %s there, which went on from that at revision %d)", ErrDiverged, own.rev, id, snap.lineage.ID, shared)
+			return fmt.Errorf("%w (revision %d of history %s here; history %s there, which continued that from revision %d)", ErrDiverged, own.rev, id, snap.lineage.ID, shared)
 		}
 	}
 	if own.rev < snap.rev || own.rev == snap.rev && own.tree == snap.tree {
@@ -127,7 +127,7 @@ func (s *Store) openStaging() (Engine, error) {
 	area, err := s.cfg.OpenStaging()
 	var corrupt *CorruptError
 	if errors.As(err, &corrupt) {
-		s.logger.Warn("staging area is damaged and pulled again", "error", err)
+		s.logger.Warn("the staging area is damaged and is pulled again", "error", err)
 		if err := s.cfg.RemoveStaging(); err != nil {
 			return nil, err
 		}

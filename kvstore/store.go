@@ -177,7 +177,7 @@ func (s *Store) fail(err error) error {
 	if s.fatal.CompareAndSwap(nil, &err) {
 		close(s.dead)
 		if !errors.Is(err, ErrClosed) {
-			s.logger.Error("store stops", "error", err)
+			s.logger.Error("the store is stopping", "error", err)
 		}
 	}
 	return s.err()

@@ -154,6 +154,6 @@ func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
 	if Digest(h.Sum(nil)) != want {
 		return false, nil
 	}
-	s.logger.Warn("the digest of a large value was damaged in this node's memory, and is made again of its chunks: have the memory tested", "upload", id)
+	s.logger.Warn("the digest of a large value was damaged in this node's memory and is computed again from its chunks: have the memory tested", "upload", id)
 	return true, nil
 }

@@ -166,7 +166,7 @@ func (s *Store) verifyBody(rev Revision, d *body) error {
 func (s *Store) verifyChunks(ctx context.Context, rev Revision, d *body) error {
 	sum, err := s.sumChunks(ctx, s.history, d)
 	if err == nil && sum != d.sum {
-		s.logger.Error("a value was damaged before it came into the log, by a version that did not compare it then; every node has it so: put it again under another key", "revision", rev, "digest", d.sum, "stored", sum)
+		s.logger.Error("a value was damaged before it reached the log, by a version that did not check it there; every node has the damaged value: put it again under another key", "revision", rev, "digest", d.sum, "stored", sum)
 	}
 	return err
 }

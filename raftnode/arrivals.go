@@ -165,7 +165,7 @@ func (a *arrivals) serve(ctx context.Context, key roomKey, r *room) {
 			continue
 		}
 		if ctx.Err() == nil && a.say.Allow() {
-			a.logger.Warn("dropped a message whose values no other member sends", "type", key.kind.String(), "from", key.from.String(), "err", err)
+			a.logger.Warn("dropped a message because no other member sends the values that it refers to", "type", key.kind.String(), "from", key.from.String(), "err", err)
 		}
 		if a.next(key, r, false) {
 			return

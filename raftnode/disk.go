@@ -386,7 +386,7 @@ func purgeWAL(dir string, index uint64) error {
 	for i, name := range names {
 		var seq, first uint64
 		if _, err := fmt.Sscanf(name, "%016x-%016x.wal", &seq, &first); err != nil {
-			return fmt.Errorf("%s is no segment's name", name)
+			return fmt.Errorf("%s is not the name of a segment", name)
 		}
 		if first < index { // as ReleaseLockTo decides
 			needed = i

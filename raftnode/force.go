@@ -44,7 +44,7 @@ func CheckForceWord(word string) error {
 	if word == ForceOnce || forceWordAgain.MatchString(word) {
 		return nil
 	}
-	return notForced("%.80q is no word for it: give it without a value, and to force data once more a word that was not used before, such as AGAIN-2 (AGAIN-, then letters, digits, '.', '_', '-')", word)
+	return notForced("%.80q is not a valid word: give the flag without a value, or, to force the data once more, with a word that was not used before, such as AGAIN-2 (AGAIN-, then letters, digits, '.', '_', '-')", word)
 }
 
 // ForceError is why no new cluster was forced. Nothing was written. As long as it
@@ -214,9 +214,9 @@ func (n *Node) askVoters(ctx context.Context, t *table) error {
 	if said = slices.Compact(said); len(said) == 0 {
 		return nil
 	}
-	return notForced("it is for a cluster whose other voters are lost for ever, but %s. Nothing was changed. "+
-		"If a majority of the voters can run, start this node without it, and take out those that are lost: oncekv members remove NAME. "+
-		"Else stop what answers for ever, and start this node with it again", strings.Join(said, ", and "))
+	return notForced("it is only for a cluster whose other voters are permanently lost, but %s. Nothing was changed. "+
+		"If a majority of the voters can run, start this node without it, and remove the lost ones: oncekv members remove NAME. "+
+		"Otherwise stop for good what answers, and start this node with it again", strings.Join(said, ", and "))
 }
 
 // objection is why no new cluster may be forced while a node answers, empty if it

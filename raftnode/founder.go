@@ -62,7 +62,7 @@ func unmarshalHex(to, from []byte) error {
 		return fmt.Errorf("%.40q has %d characters, want %d hex digits", from, len(from), 2*len(to))
 	}
 	if _, err := hex.Decode(to, from); err != nil {
-		return fmt.Errorf("%q is no hex number: %w", from, err)
+		return fmt.Errorf("%q is not a hex number: %w", from, err)
 	}
 	return nil
 }

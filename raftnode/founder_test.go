@@ -238,12 +238,12 @@ func contents(t *testing.T, dir string) string {
 // with a sentence that says what to do, and are left as they are.
 func TestOpen_OtherFormats(t *testing.T) {
 	for what, c := range map[string]struct{ identity, says string }{
-		"before the first release": {`{"format":1,"name":"n1","id":"0000000000000001","cluster_id":"0000000000000009","started":true}`, "from before the first release, which this program does not read: serve it with the program that wrote it, and move its keys"},
+		"before the first release": {`{"format":1,"name":"n1","id":"0000000000000001","cluster_id":"0000000000000009","started":true}`, "from before the first release, which this program cannot read: serve it with the program that wrote it and move its keys"},
 		"later":                    {`{"format":3,"name":{"of":"n1"}}`, "was written by a later version of oncekv"},
-		"no format":                {`{"name":"n1"}`, "makes no sense"},
-		"no birth":                 {`{"format":2,"name":"n1","id":"0000000000000001"}`, "makes no sense"},
-		"no nonces":                {`{"format":2,"name":"n1","id":"0000000000000001","birth":{"level":1},"founders":[{"id":"0000000000000001","name":"n1","birth":{"level":1}}]}`, "makes no sense (its nonce or its level is missing)"},
-		"other founders":           {`{"format":2,"name":"n1","id":"0000000000000001","birth":{"nonce":"01000000000000000000000000000000","level":1},"founders":[{"id":"0000000000000001","name":"n1"}]}`, "makes no sense"},
+		"no format":                {`{"name":"n1"}`, "is not valid"},
+		"no birth":                 {`{"format":2,"name":"n1","id":"0000000000000001"}`, "is not valid"},
+		"no nonces":                {`{"format":2,"name":"n1","id":"0000000000000001","birth":{"level":1},"founders":[{"id":"0000000000000001","name":"n1","birth":{"level":1}}]}`, "is not valid (its nonce or its level is missing)"},
+		"other founders":           {`{"format":2,"name":"n1","id":"0000000000000001","birth":{"nonce":"01000000000000000000000000000000","level":1},"founders":[{"id":"0000000000000001","name":"n1"}]}`, "is not valid"},
 	} {
 		cfg := newTestNode(t, "n1").cfg
 		if err := os.WriteFile(identityPath(cfg.Dir), []byte(c.identity), 0o600); err != nil {

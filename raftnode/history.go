@@ -226,8 +226,8 @@ func (h *histories) verdict(self ID) error {
 	most, names := h.majority()
 	switch {
 	case most == "" || most != h.own && len(names) < 2:
-		return &DisputeError{Position: h.position, reason: fmt.Sprintf("members have different histories up to position %d, and nobody can tell who is wrong: %s. "+
-			"All go on. If voters do not answer, start them. Else decide which history is right, and replace the other members", h.position, h.list())}
+		return &DisputeError{Position: h.position, reason: fmt.Sprintf("members have different histories up to position %d, and it is not known which of them are wrong: %s. "+
+			"All of them continue. If voters do not answer, start them. Otherwise decide which history is right, and replace the other members", h.position, h.list())}
 	case most == h.own:
 		wrong := h.without(most)
 		return &DisputeError{Position: h.position, Wrong: wrong, reason: fmt.Sprintf("%s has another history than most voters (%s) up to position %d: do not read from it, and replace it: remove it, empty its data directory, start it with --join", strings.Join(wrong, ", "), strings.Join(names, ", "), h.position)}

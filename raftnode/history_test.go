@@ -135,7 +135,7 @@ func TestNode_Diverged_HalfOfTheVoters_NobodyStops(t *testing.T) {
 		others[0].tamper()
 	})
 	away.start()
-	eventually(t, "the member that is behind says that nobody can tell", func() bool { return logged.has("nobody can tell who is wrong") })
+	eventually(t, "the member that is behind says that nobody can tell", func() bool { return logged.has("it is not known which of them are wrong") })
 	mustPropose(t, leader, "go on")
 	running(t, nodes)
 	for _, n := range nodes {

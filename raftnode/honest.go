@@ -162,7 +162,7 @@ func (c *core) checkSender(m *raftpb.Message) error {
 	if _, known := c.members.members[ID(m.From)]; known || m.From == c.lead || !c.led() {
 		return nil
 	}
-	return dishonest("%v is no member", ID(m.From))
+	return dishonest("%v is not a member", ID(m.From))
 }
 
 // led reports whether a member that this node knows leads, and was heard of within
@@ -201,7 +201,7 @@ func (c *core) checkTerm(m *raftpb.Message) error {
 	}
 	switch {
 	case m.Type == raftpb.MsgTimeoutNow && m.Term > c.term:
-		return dishonest("it hands over term %d to a node that stands at term %d", m.Term, c.term)
+		return dishonest("it hands over term %d to a node that is at term %d", m.Term, c.term)
 	case m.Type == raftpb.MsgVoteResp && !m.Reject && m.Term > c.term,
 		m.Type == raftpb.MsgPreVoteResp && !m.Reject && m.Term > c.term+1:
 		return dishonest("it answers in term %d what was never asked in it", m.Term)

@@ -107,7 +107,7 @@ func TestCore_UnknownSenders(t *testing.T) {
 	_, n := follower(t)
 	core := n.node.core
 	newer := raftpb.Message{Type: raftpb.MsgHeartbeat, From: 77, To: uint64(n.id), Term: core.term + 1, Commit: 1}
-	if err := core.honest(&newer); err == nil || !strings.Contains(err.Error(), "no member") {
+	if err := core.honest(&newer); err == nil || !strings.Contains(err.Error(), "not a member") {
 		t.Errorf("a stranger deposes a leader that is heard of: %v", err)
 	}
 	for range core.limits.electionTicks { // the leader says nothing more

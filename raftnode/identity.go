@@ -103,7 +103,7 @@ func loadIdentity(dir string) (identity, error) {
 		err = fmt.Errorf("format %d, name %.64q, id %v", id.Format, id.Name, id.ID)
 	}
 	if err != nil {
-		return id, unusable(fmt.Errorf("%s makes no sense (%w)", identityPath(dir), err), "read the identity")
+		return id, unusable(fmt.Errorf("%s is not valid (%w)", identityPath(dir), err), "read the identity")
 	}
 	return id, nil
 }
@@ -216,7 +216,7 @@ func (id *identity) checkState(dir string, sm StateMachine) error {
 	case id.Started && is != (restored{}):
 		return fmt.Errorf("%w: the state in %s was %s, but %s, the node that the directory belongs to, is a member of cluster %v and gets its state from there; %s", ErrMixedUp, dir, is.says(), id.Name, id.ClusterID, putBack)
 	case !id.Started && is != id.Birth.Restored:
-		return fmt.Errorf("%w: the state in %s is %s, but it was %s when the node was started there first, and that is what the node tells the others; empty the directory, restore into it anew, and start the node again", ErrMixedUp, dir, is.says(), id.Birth.Restored.says())
+		return fmt.Errorf("%w: the state in %s is %s, but it was %s when the node was started there first, and that is what the node tells the others; empty the directory, restore into it again, and start the node again", ErrMixedUp, dir, is.says(), id.Birth.Restored.says())
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (n *Node) leave(ctx context.Context, wg *sync.WaitGroup) {
 		for told := time.Now(); !n.mayLeave(ctx); {
 			if time.Since(told) > farewellEvery {
 				told = time.Now()
-				n.logger.Warn("this node was removed, and stays until most of the other voters have stored that")
+				n.logger.Warn("this node was removed; it keeps running until most of the other voters have stored that")
 			}
 			select {
 			case <-ctx.Done():

@@ -248,7 +248,7 @@ func (n *Node) removeHere(ctx context.Context, req changeRequest) error {
 		}
 		if !m.Learner && c.members.voters() > 1 && !req.Force {
 			if ok, active, voters := c.quorumAfter(0, m.ID); !ok {
-				return decision{err: refuse("removing %s would leave %d voters of which %d can be reached: no quorum. Bring the others back first, or use ?force=true if they are lost for ever", m.Name, voters, active)}
+				return decision{err: refuse("removing %s would leave %d voters of which %d can be reached: no quorum. Bring the others back first, or use ?force=true if they are permanently lost", m.Name, voters, active)}
 			}
 		}
 		if m.ID == c.id && c.members.voters() > 1 {

@@ -624,7 +624,7 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 	sources := func() []Member { return n.snapshotSources(ID(m.From)) }
 	index := m.Snapshot.Metadata.Index
 	wg.Go(func() {
-		n.logger.Info("pulling what a snapshot needs", "index", index, "from", ID(m.From).String())
+		n.logger.Info("pulling the data of a snapshot", "index", index, "from", ID(m.From).String())
 		err := n.checkSnapshotLevel(ctx, m.Snapshot)
 		if err == nil {
 			err = p.pull(ctx, m.Snapshot, sources)
@@ -637,10 +637,10 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 			return
 		case errors.As(err, new(*DisputeError)):
 			if n.disputes.Allow() { // offered again every few seconds
-				n.logger.Error("this node is behind, and does not pull from a member with another history", "index", index, "from", ID(m.From).String(), "err", err)
+				n.logger.Error("this node is behind, but does not pull from a member with another history", "index", index, "from", ID(m.From).String(), "err", err)
 			}
 		case err != nil:
-			n.logger.Error("gave up pulling a snapshot; the leader offers its own again", "index", index, "from", ID(m.From).String(), "err", err)
+			n.logger.Error("gave up pulling a snapshot; the leader will offer its own again", "index", index, "from", ID(m.From).String(), "err", err)
 		}
 		n.pulls <- pulled{m, err} // capacity 1, one pull at a time
 	})

@@ -221,7 +221,7 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	// The caller may be anybody, and so may be what answers: none of its words go
 	// back unless it is of this cluster.
 	if resp.StatusCode != http.StatusOK || resp.Header.Get(clusterHeader) != cluster {
-		return a, fmt.Errorf("%w: what answers at %s, where the leader should be, is no member of this cluster (HTTP status %d)", ErrUnavailable, url, resp.StatusCode)
+		return a, fmt.Errorf("%w: what answers at %s, where the leader should be, is not a member of this cluster (HTTP status %d)", ErrUnavailable, url, resp.StatusCode)
 	}
 	if err := nodehttp.DecodeJSON(resp.Body, changeAnswerBytesMax, &a); err != nil {
 		return a, fmt.Errorf("%w: read the leader's answer: %w", ErrOutcomeUnknown, err)

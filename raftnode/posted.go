@@ -35,7 +35,7 @@ func (h *httpTransport) servePosted(w http.ResponseWriter, r *http.Request) {
 	}
 	var m raftpb.Message
 	if err := m.Unmarshal(raw); err != nil {
-		http.Error(w, "the body is no raft message", http.StatusBadRequest)
+		http.Error(w, "the body is not a raft message", http.StatusBadRequest)
 		return
 	}
 	if err := h.receiver.receive(m); err != nil {

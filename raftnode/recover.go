@@ -130,7 +130,7 @@ func (n *Node) loadEntries(log *memlog, entries []raftpb.Entry, applied uint64) 
 	if err != nil {
 		return fmt.Errorf("look at the durable state: %w", err)
 	}
-	n.logger.Info("the log refers to bodies that are gone; taking a snapshot behind them", "entry", lacking, "index", index)
+	n.logger.Info("the log refers to bodies that are gone; taking a snapshot after those entries", "entry", lacking, "index", index)
 	if err := n.takeSnapshot(log, index, term, metaBytes, state); err != nil {
 		return err
 	}
@@ -207,7 +207,7 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 		return slices.DeleteFunc(t.list(), func(m Member) bool { return m.ID == n.self.ID })
 	})
 	if errors.Is(err, errNoSource) {
-		return fmt.Errorf("%w: the state machine stands at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, applied, s.Metadata.Index)
+		return fmt.Errorf("%w: the state machine is at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, applied, s.Metadata.Index)
 	}
 	if err != nil {
 		return err

@@ -192,7 +192,7 @@ func (n *Node) whyMissing(ctx context.Context, name, url string, err error) stri
 	var status *nodehttp.StatusError
 	if errors.As(err, &status) || errors.Is(err, nodehttp.ErrAnswer) {
 		if who := nodehttp.Identify(ctx, n.client, url); who.Kind != nodehttp.Nobody && who.Kind != nodehttp.PeerPort {
-			reason = "that is " + who.String() + ", and no peer URL, which is where --peer-listen of a database node is reached"
+			reason = "that is " + who.String() + "; give the URL at which --peer-listen of a database node is reached"
 		}
 	}
 	return fmt.Sprintf("%s (%s: %s)", name, url, reason)

@@ -100,7 +100,7 @@ func (h *httpTransport) setPeer(id ID, url string) {
 		return
 	case checkForm(url) != nil:
 		// rafthttp panics on it. It came in a table that another member sent.
-		h.logger.Error("a member's peer URL is none; it is not reached", "member", id.String(), "peer_url", url)
+		h.logger.Error("a member's peer URL is not valid; the member cannot be reached", "member", id.String(), "peer_url", url)
 		return
 	case known:
 		h.t.UpdatePeer(types.ID(id), []string{url})

@@ -323,7 +323,7 @@ func TestNode_Form_SaysWhyWhoIsMissing(t *testing.T) {
 	n.cfg.InitialCluster = []Peer{{"n1", n.cfg.PeerURL}, {"n2", nobody}, {"n3", other.URL}}
 	n.start()
 	eventually(t, "n2 is refused", func() bool { return log.with("n2 ("+nobody+": connection refused)") == 1 })
-	eventually(t, "n3 is a stranger", func() bool { return log.with("n3 ("+other.URL+": that is no node of oncekv") == 1 })
+	eventually(t, "n3 is a stranger", func() bool { return log.with("n3 ("+other.URL+": that is not an oncekv node") == 1 })
 	for range 20 {
 		<-asked
 	}
@@ -337,11 +337,13 @@ func TestNode_Form_SaysWhyWhoIsMissing(t *testing.T) {
 		}
 		http.NotFound(w, r)
 	})
-	eventually(t, "n3 is a client port", func() bool { return log.with("that is where clients reach a database node, n3, and no peer URL") == 1 })
+	eventually(t, "n3 is a client port", func() bool {
+		return log.with("that is where clients reach a database node, n3; give the URL at which") == 1
+	})
 	serve(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{}`) })
-	eventually(t, "n3 answers as no node does", func() bool { return log.with("that is no node of oncekv, and no peer URL") == 1 })
+	eventually(t, "n3 answers as no node does", func() bool { return log.with("that is not an oncekv node; give the URL at which") == 1 })
 	serve(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"id":"00a3"}`) })
-	eventually(t, "n3 has no name", func() bool { return log.with("n3 ("+other.URL+": answers something that no node does)") == 1 })
+	eventually(t, "n3 has no name", func() bool { return log.with("n3 ("+other.URL+": gives an answer that no oncekv node gives)") == 1 })
 	serve(func(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(introduction{Name: "n3", ID: 3, ClientURL: "http://169.254.169.254:80"})
 	})

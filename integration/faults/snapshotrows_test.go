@@ -64,7 +64,7 @@ func (e *episode) killSender(*node) {
 func (e *episode) pulls(n *node) {
 	e.t.Helper()
 	clustertest.Eventually(e.t, n.Name+" pulls a snapshot", func() error {
-		if !strings.Contains(n.Log(), "pulling what a snapshot needs") {
+		if !strings.Contains(n.Log(), "pulling the data of a snapshot") {
 			return fmt.Errorf("it does not say so")
 		}
 		return nil

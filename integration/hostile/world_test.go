@@ -227,7 +227,7 @@ func why(log string) string {
 	last := "it wrote nothing"
 	for line := range strings.Lines(log) {
 		last = strings.TrimSpace(line)
-		if strings.HasPrefix(last, "panic: ") || strings.HasPrefix(last, "fatal error: ") || strings.Contains(last, `"this node stops"`) {
+		if strings.HasPrefix(last, "panic: ") || strings.HasPrefix(last, "fatal error: ") || strings.Contains(last, `"this node is stopping"`) {
 			break
 		}
 	}

@@ -22,5 +22,5 @@ func (e *CorruptError) Error() string {
 	if e.Offset >= 0 {
 		at = fmt.Sprintf(" at offset %d", e.Offset)
 	}
-	return fmt.Sprintf("%s is damaged%s: %s; stop the node and delete the directory of this file: it is made anew at the next start", e.File, at, e.Detail)
+	return fmt.Sprintf("%s is damaged%s: %s; stop the node and delete the directory of this file: it is rebuilt at the next start", e.File, at, e.Detail)
 }

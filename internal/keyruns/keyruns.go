@@ -142,7 +142,7 @@ func Open(cfg Config) (*Index, error) {
 			return nil, err
 		}
 		if r.worn.Load() {
-			cfg.Logger.Warn("a filter of the index was damaged and is made anew; a merge will replace its run", "file", r.path, "offset", r.filterAt(), "keys", r.keys)
+			cfg.Logger.Warn("a filter of the index was damaged and is rebuilt; a merge will replace its run", "file", r.path, "offset", r.filterAt(), "keys", r.keys)
 		}
 		x.begin(r)
 		r.refs.Store(1)
@@ -230,13 +230,13 @@ func (x *Index) sweep() {
 	x.mu.Unlock()
 	for _, r := range garbage {
 		if err := r.close(); err != nil {
-			x.cfg.Logger.Warn("a run of the index could not be closed", "file", r.path, "error", err)
+			x.cfg.Logger.Warn("could not close a run of the index", "file", r.path, "error", err)
 		}
 		if !r.gone.Load() {
 			continue
 		}
 		if err := x.cfg.Files.Remove(runName(r.number)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			x.cfg.Logger.Warn("a run of the index that is not needed any more could not be removed; the next start does that", "file", r.path, "error", err)
+			x.cfg.Logger.Warn("could not remove a run of the index that is not needed any more; the next start removes it", "file", r.path, "error", err)
 		}
 	}
 	x.mu.Lock()
@@ -256,11 +256,11 @@ func (x *Index) removeOthers() {
 	x.mu.Unlock()
 	for _, name := range others {
 		if err := x.cfg.Files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			x.cfg.Logger.Warn("a file of the index that no list names could not be removed; the next start tries again", "file", x.cfg.Files.Path(name), "error", err)
+			x.cfg.Logger.Warn("could not remove a file that the list of the index does not name; the next start tries again", "file", x.cfg.Files.Path(name), "error", err)
 		}
 	}
 	if len(others) > 0 {
-		x.cfg.Logger.Info("removed files of the index that no list names", "files", len(others))
+		x.cfg.Logger.Info("removed files that the list of the index does not name", "files", len(others))
 	}
 }
 

@@ -39,7 +39,7 @@ func (x *Index) Run(ctx context.Context) error {
 		case err != nil:
 			retry = min(max(2*retry, retryMin), retryMax)
 			x.setStuck(true)
-			x.cfg.Logger.Warn("runs of the index cannot be merged now; it is tried again", "wait", retry, "error", err)
+			x.cfg.Logger.Warn("could not merge runs of the index; trying again", "wait", retry, "error", err)
 		default:
 			retry = 0
 			x.setStuck(false)

@@ -188,7 +188,7 @@ func (r *run) refill() error {
 		r.filter.add(keyHash(rd.key()))
 	}
 	if sum := r.filter.sum(r.number); sum != r.fsum {
-		return r.corrupt(r.filterAt(), "the filter has checksum %08x when it is made anew, and %08x was written", sum, r.fsum)
+		return r.corrupt(r.filterAt(), "the rebuilt filter has checksum %08x, but %08x was written", sum, r.fsum)
 	}
 	return nil
 }

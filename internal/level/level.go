@@ -37,5 +37,5 @@ type EarlierError struct {
 
 // Error says what to do.
 func (e *EarlierError) Error() string {
-	return fmt.Sprintf("%s was written by a version of oncekv from before the first release, which this program does not read: serve it with the program that wrote it, and move its keys, see docs/operations.md; nothing was changed", e.What)
+	return fmt.Sprintf("%s was written by a version of oncekv from before the first release, which this program cannot read: serve it with the program that wrote it and move its keys, see docs/operations.md; nothing was changed", e.What)
 }

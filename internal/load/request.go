@@ -30,7 +30,7 @@ func ParseKind(name string) (Kind, error) {
 			return Kind(k), nil
 		}
 	}
-	return 0, fmt.Errorf("%q is none of put, get, absent, batch", name)
+	return 0, fmt.Errorf("%q is not one of put, get, absent, batch", name)
 }
 
 // Item is a key and its value.

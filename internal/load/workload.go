@@ -78,7 +78,7 @@ func ParsePicker(text string, n uint64) (Picker, error) {
 		var next atomic.Uint64
 		return func(*rand.Rand) uint64 { return (next.Add(1) - 1) % n }, nil
 	case name != "zipf":
-		return nil, fmt.Errorf("%q is none of uniform, zipf, zipf:0.99, sequential", text)
+		return nil, fmt.Errorf("%q is not one of uniform, zipf, zipf:0.99, sequential", text)
 	}
 	theta := 0.99
 	if has {

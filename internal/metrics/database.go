@@ -63,7 +63,7 @@ func NewDatabase(name string, figures func() DatabaseFigures) *Database {
 			Help: "Proposals at this node without an answer, by reason; only unknown may have taken effect.",
 		}, []string{"reason"}),
 		commit: newHistogram("store_history_commit_duration_seconds",
-			"Time to bring what was applied into the history file and fsync it, off the path of puts."),
+			"Time to write what was applied to the history file and fsync it; puts do not wait for it."),
 	}
 	for _, reason := range []string{reasonOverloaded, reasonUnavailable, reasonUnknown, reasonStopped, reasonOther} {
 		d.failed.WithLabelValues(reason) // so that each is 0 and not absent
@@ -123,15 +123,15 @@ func databaseFigures() []figure[DatabaseFigures] {
 	type value = labelValue[DatabaseFigures]
 	figures := []figure[f]{
 		counter("gets_total", "Reads of a key that were answered, absences included.", func(n *f) float64 { return float64(n.Requests.Gets) }),
-		counter("gets_absent_total", "Reads that were answered: this key is not set.", func(n *f) float64 { return float64(n.Requests.Absences) }),
+		counter("gets_absent_total", "Reads of keys that are not set.", func(n *f) float64 { return float64(n.Requests.Absences) }),
 		counter("errors_total", "Answers with a status of 500 or more, and answers broken off.", func(n *f) float64 { return float64(n.Requests.Errors) }),
 
 		gauge("raft_is_leader", "1 while this node leads.", func(n *f) float64 { return truth(n.Raft.Role == raftnode.RoleLeader) }),
 		gauge("raft_has_leader", "1 while this node knows a leader.", func(n *f) float64 { return truth(n.Raft.Leader != 0) }),
 		gauge("raft_term", "Raft's term.", func(n *f) float64 { return float64(n.Raft.Term) }),
-		counter("raft_leader_changes_total", "Leaders that became known to this node.", func(n *f) float64 { return float64(n.RaftMore.LeaderChanges) }),
-		counter("raft_messages_dropped_total", "Messages from the peer port that no honest member sends. They were dropped.", func(n *f) float64 { return float64(n.RaftMore.DroppedMessages) }),
-		gauge("raft_proposals_pending", "Proposals at this node that wait for their answer.", func(n *f) float64 { return float64(n.RaftMore.PendingProposals) }),
+		counter("raft_leader_changes_total", "How often this node learned of a new leader.", func(n *f) float64 { return float64(n.RaftMore.LeaderChanges) }),
+		counter("raft_messages_dropped_total", "Messages on the peer port that were dropped because no honest member sends them.", func(n *f) float64 { return float64(n.RaftMore.DroppedMessages) }),
+		gauge("raft_proposals_pending", "Proposals at this node that are waiting for their answer.", func(n *f) float64 { return float64(n.RaftMore.PendingProposals) }),
 		gauge("raft_committed_index", "Last entry of the log known to be committed.", func(n *f) float64 { return float64(n.Raft.Commit) }),
 		gauge("raft_applied_index", "Last entry of the log that is applied.", func(n *f) float64 { return float64(n.Raft.Applied) }),
 		gauge("raft_apply_lag_entries", "Committed entries that are not applied yet.", func(n *f) float64 { return float64(n.Raft.Commit - n.Raft.Applied) }),
@@ -149,22 +149,22 @@ func databaseFigures() []figure[DatabaseFigures] {
 
 		gauge("index_runs", "Sorted runs of keys that the index is made of. At 24, puts wait for merges.", func(n *f) float64 { return float64(n.Store.Index.Runs) }),
 		counter("index_merged_bytes_total", "Bytes that merges of the index wrote.", func(n *f) float64 { return float64(n.Store.Index.MergedBytes) }),
-		gauge("index_keys", "Keys in the index: those of the newest revisions are not in it yet.", func(n *f) float64 { return float64(n.Store.Index.Keys) }),
-		gauge("index_filter_bytes", "Memory of the filters of the index. They have some 12 bits for each of its keys.", func(n *f) float64 { return float64(n.Store.Index.Keys) * n.Store.Index.FilterBits / 8 }),
-		counter("index_filter_false_positives_total", "Looks at the disk for a key that was not there after all.", func(n *f) float64 { return float64(n.Store.Index.FalsePositives) }),
-		counter("index_pauses_total", "Times that a flush of the index waited for merges.", func(n *f) float64 { return float64(n.Store.Index.Pauses) }),
+		gauge("index_keys", "Keys in the index; those of the newest revisions are not in it yet.", func(n *f) float64 { return float64(n.Store.Index.Keys) }),
+		gauge("index_filter_bytes", "Memory of the filters of the index, about 12 bits per key.", func(n *f) float64 { return float64(n.Store.Index.Keys) * n.Store.Index.FilterBits / 8 }),
+		counter("index_filter_false_positives_total", "Disk reads for a key that the filter reported but the run did not have.", func(n *f) float64 { return float64(n.Store.Index.FalsePositives) }),
+		counter("index_pauses_total", "How often a flush of the index waited for merges.", func(n *f) float64 { return float64(n.Store.Index.Pauses) }),
 
 		gauge("values_bodies", "Pieces of large values, of up to 1 MiB, each kept once.", func(n *f) float64 { return float64(n.Values.Bodies) }),
 		gauge("values_live_bytes", "Bytes in the files of large values that a value, an open upload or the log needs.", func(n *f) float64 { return float64(n.Values.LiveBytes) }),
-		gauge("values_dead_bytes", "Bytes in the files of large values that nothing needs, and that were not given back yet.", func(n *f) float64 { return float64(n.Values.DeadBytes) }),
-		counter("values_reclaimed_bytes_total", "Bytes of large values that were given back to the file system.", func(n *f) float64 { return float64(n.Values.ReclaimedBytes) }),
+		gauge("values_dead_bytes", "Bytes in the files of large values that nothing needs and that are not reclaimed yet.", func(n *f) float64 { return float64(n.Values.DeadBytes) }),
+		counter("values_reclaimed_bytes_total", "Bytes of large values that were returned to the file system.", func(n *f) float64 { return float64(n.Values.ReclaimedBytes) }),
 		gauge("values_segments", "Files that hold large values.", func(n *f) float64 { return float64(n.Values.Segments) }),
 
-		gauge("scrub_fraction", "How far the scrub is that is running, 0 to 1; 0 when none is.", func(n *f) float64 { return n.Scrub.Fraction }),
-		gauge("scrub_last_end_timestamp_seconds", "When a scrub ended last; 0 when none has yet.", func(n *f) float64 { return unixSeconds(n.Scrub.LastEnd) }),
+		gauge("scrub_fraction", "Progress of the running scrub, 0 to 1; 0 when none is running.", func(n *f) float64 { return n.Scrub.Fraction }),
+		gauge("scrub_last_end_timestamp_seconds", "When the last scrub ended; 0 when none has ended yet.", func(n *f) float64 { return unixSeconds(n.Scrub.LastEnd) }),
 
 		gauge("disk_free_bytes", "Free space of the file system that holds the data.", func(n *f) float64 { return float64(n.Disk.FreeBytes) }),
-		gauge("disk_reserve_bytes", "Free space below which the cluster takes no puts.", func(n *f) float64 { return float64(n.Disk.ReserveBytes) }),
+		gauge("disk_reserve_bytes", "Free space below which the cluster refuses puts.", func(n *f) float64 { return float64(n.Disk.ReserveBytes) }),
 		gauge("disk_low", "1 while the free space is below the reserve.", func(n *f) float64 { return truth(n.Disk.Low) }),
 	}
 	figures = append(figures, labelled(prometheus.CounterValue, "puts_total", "Puts that were decided, by outcome.", "outcome",

@@ -26,7 +26,7 @@ func newNode(kind, name string) node {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "Always 1; the labels say which program this node is.",
+		Namespace: namespace, Name: "build_info", Help: "Always 1; the labels name the node and the version of its program.",
 		ConstLabels: prometheus.Labels{"version": version.String(), "go_version": runtime.Version(), "kind": kind, "node": name},
 	})
 	build.Set(1)

@@ -74,8 +74,8 @@ func (n *node) Watch(take func() Connections) {
 	type f = Connections
 	n.registry.MustRegister(&snapshot[f]{take: take, figures: []figure[f]{
 		gauge("http_connections", "Connections of clients that are open.", func(c *f) float64 { return float64(c.Open) }),
-		gauge("http_connections_limit", "What oncekv_http_connections may grow to.", func(c *f) float64 { return float64(c.Limit) }),
-		counter("http_connections_refused_total", "Connections refused because all others, or all of their address, were at work.", func(c *f) float64 { return float64(c.Refused) }),
-		counter("http_connections_closed_for_room_total", "Idle connections closed because others came.", func(c *f) float64 { return float64(c.ClosedForRoom) }),
+		gauge("http_connections_limit", "Limit of oncekv_http_connections.", func(c *f) float64 { return float64(c.Limit) }),
+		counter("http_connections_refused_total", "Connections refused because all others, or all others of the same address, were busy.", func(c *f) float64 { return float64(c.Refused) }),
+		counter("http_connections_closed_for_room_total", "Idle connections closed to make room for new ones.", func(c *f) float64 { return float64(c.ClosedForRoom) }),
 	}})
 }

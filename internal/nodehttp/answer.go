@@ -19,13 +19,13 @@ type StatusError struct{ Status int }
 func (e *StatusError) Error() string {
 	text := fmt.Sprintf("answers with HTTP status %d %s", e.Status, http.StatusText(e.Status))
 	if e.Status == http.StatusMisdirectedRequest {
-		text += ": the name in this URL is none of the node's; use one that it advertises, or add this one to its --allowed-hosts"
+		text += ": the node does not answer to the name in this URL; use a name that it advertises, or add this one to its --allowed-hosts"
 	}
 	return text
 }
 
 // ErrAnswer is an answer that is not the JSON that was expected.
-var ErrAnswer = errors.New("answers something that no node does")
+var ErrAnswer = errors.New("gives an answer that no oncekv node gives")
 
 // GetJSON asks for a URL and decodes the answer, of at most limit bytes. It
 // returns a *StatusError for any status but 200 and ErrAnswer for what it cannot
@@ -86,7 +86,7 @@ func Reason(err error) string {
 	case errors.As(err, &number):
 		return number.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "it ends the connection without an answer"
+		return "it closes the connection without an answer"
 	case errors.As(err, &op):
 		return op.Err.Error()
 	}

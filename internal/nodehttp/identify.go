@@ -40,7 +40,7 @@ type Who struct {
 // String says it in words that follow "is".
 func (w Who) String() string {
 	what := map[Kind]string{
-		Nobody: "nobody's", Stranger: "no node of oncekv", PeerPort: "the peer port of a database node",
+		Nobody: "nobody's", Stranger: "not an oncekv node", PeerPort: "the peer port of a database node",
 		Database: "where clients reach a database node", Cache: "a cache node", Admin: "an admin",
 	}[w.Kind]
 	switch {

@@ -144,8 +144,8 @@ func TestReason_SaysTheSameForTheSame(t *testing.T) {
 	silentServer := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	for url, want := range map[string]string{
 		nobody:           syscall.ECONNREFUSED.Error(),
-		closing.URL:      "it ends the connection without an answer",
-		page.URL:         "answers something that no node does",
+		closing.URL:      "it closes the connection without an answer",
+		page.URL:         "gives an answer that no oncekv node gives",
 		missing.URL:      "answers with HTTP status 404 Not Found",
 		silentServer.URL: "no answer in time",
 	} {
@@ -185,9 +185,9 @@ func TestIdentify(t *testing.T) {
 		answers("/stats", `{"name":"c1","role":"cache"}`):                                       {Kind: Cache, Name: "c1"},
 		answers("/stats", `{"name":"admin","role":"admin"}`):                                    {Kind: Admin},
 		answers("/stats", `{}`):        {Kind: Stranger},
-		answers("/stats", `<html>`):    {Kind: Stranger, Why: "answers something that no node does"},
+		answers("/stats", `<html>`):    {Kind: Stranger, Why: "gives an answer that no oncekv node gives"},
 		answers("/busy", "") + "/503":  {Why: "answers with HTTP status 503 Service Unavailable"},
-		answers("/named", "") + "/421": {Why: "answers with HTTP status 421 Misdirected Request: the name in this URL is none of the node's; use one that it advertises, or add this one to its --allowed-hosts"},
+		answers("/named", "") + "/421": {Why: "answers with HTTP status 421 Misdirected Request: the node does not answer to the name in this URL; use a name that it advertises, or add this one to its --allowed-hosts"},
 		answers("/", "welcome"):        {Kind: Stranger, Why: "answers with HTTP status 404 Not Found"},
 		"http://127.0.0.1:1":           {Kind: Nobody, Why: "connection refused"},
 	} {

@@ -26,12 +26,12 @@ var (
 // fine. IPv4 addresses inside of IPv6 ones are judged alike.
 func CheckAddr(addr netip.Addr) error {
 	if addr.Zone() != "" {
-		return errors.New("its address has a zone, which means something on one machine only")
+		return errors.New("its address has a zone, which is valid on one machine only")
 	}
 	addr = inner(addr)
 	switch {
 	case addr.IsUnspecified(), thisNetwork.Contains(addr):
-		return errors.New("its address means every interface of a machine, and no machine")
+		return errors.New("its address stands for every interface of a machine, not for a machine")
 	case addr.IsLinkLocalUnicast(), addr == metadata:
 		return errors.New("its address is a link-local one, where no node can be")
 	case addr.IsMulticast(), addr == broadcast:

@@ -145,7 +145,7 @@ func nameFault(host string) string {
 	case len(name) > nameBytesMax:
 		return fmt.Sprintf("its host has more than %d bytes", nameBytesMax)
 	case isNumber(labels[len(labels)-1]):
-		return "its host is a number, and not an address of four such as 10.0.0.1"
+		return "its host is a single number; an address has four, such as 10.0.0.1"
 	}
 	return ""
 }

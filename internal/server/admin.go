@@ -137,7 +137,7 @@ func (a *Admin) Close(ctx context.Context) error {
 // Ready returns nil once a database node has told which nodes there are.
 func (a *Admin) Ready(context.Context) error {
 	if len(a.watch.State().Members) == 0 {
-		return errors.New("no database node has told yet which nodes there are")
+		return errors.New("no database node has listed the nodes yet")
 	}
 	return nil
 }

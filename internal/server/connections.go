@@ -161,7 +161,7 @@ func (c *connections) outlasts(err error, pause *acceptPause) bool {
 	if shortage.Is(err) {
 		if now := time.Now(); now.Sub(c.complained) >= complainEvery {
 			c.complained = now
-			c.logger.Warn("a connection could not be accepted; trying again", "err", shortage.Explain(err))
+			c.logger.Warn("could not accept a connection; trying again", "err", shortage.Explain(err))
 		}
 		c.mu.Lock()
 		idle := c.leastNeededLocked(nil)
@@ -194,11 +194,11 @@ func (c *connections) admit(tcp *net.TCPConn) (conn *connection, refusal string)
 	switch {
 	case h != nil && c.share < c.limit && h.open >= c.share:
 		if idle = c.leastNeededLocked(h); idle == nil {
-			refusal = fmt.Sprintf("all %d connections that one address may have to this node are at work", c.share)
+			refusal = fmt.Sprintf("all %d connections that one address may have to this node are busy", c.share)
 		}
 	case len(c.open) >= c.limit:
 		if idle = c.leastNeededLocked(nil); idle == nil {
-			refusal = fmt.Sprintf("all %d connections of this node are at work", c.limit)
+			refusal = fmt.Sprintf("all %d connections of this node are busy", c.limit)
 		}
 	}
 	if refusal == "" {

@@ -315,7 +315,7 @@ func (d *Database) noteDisk(err error) {
 		return
 	}
 	if err := d.dir.markFailed(err); err != nil {
-		d.logger.Error("the disk failed, and does not even keep a note of that; do not start this node again on what it holds", "err", err)
+		d.logger.Error("the disk failed, and this could not be noted in the data directory; do not start this node again with its data", "err", err)
 	}
 }
 
@@ -323,7 +323,7 @@ func (d *Database) noteDisk(err error) {
 func (d *Database) supervise() {
 	err := <-d.failed // Close sends nil
 	if err != nil {
-		d.logger.Error("this node stops", "err", err)
+		d.logger.Error("this node is stopping", "err", err)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // no time to drain: what it would answer cannot be trusted
 		d.takeDown(ctx)
@@ -344,7 +344,7 @@ func (d *Database) takeDown(ctx context.Context) {
 		d.stopStore()
 		<-d.storeDone
 		if err := d.store.Close(); err != nil && d.err == nil {
-			d.logger.Warn("closing the store", "err", err)
+			d.logger.Warn("could not close the store", "err", err)
 		}
 		_ = d.dir.close()
 	})
@@ -434,7 +434,7 @@ func (d *Database) announce(ctx context.Context) {
 			}
 			m.PeerURL, m.ClientURL = peer, d.public.url
 			if _, _, err := d.node.AddMember(ctx, m); err != nil {
-				d.logger.Warn("telling the cluster this node's new addresses", "err", err)
+				d.logger.Warn("could not tell the cluster this node's new addresses; trying again", "err", err)
 			}
 		}
 		select {
@@ -450,7 +450,7 @@ func (d *Database) announce(ctx context.Context) {
 func (d *Database) doubtPeerURL(url string) {
 	_, port, _ := net.SplitHostPort(d.peer.ln.Addr().String())
 	if d.peer.url == "" && !strings.HasSuffix(url, ":"+port) {
-		d.logger.Warn("the other members know a peer URL with another port than this node listens at; if nothing forwards it, say --peer-advertise", "peer_url", url, "peer_listen", d.cfg.PeerListen)
+		d.logger.Warn("the other members use a peer URL with another port than this node listens on; unless something forwards that port, set --peer-advertise", "peer_url", url, "peer_listen", d.cfg.PeerListen)
 	}
 }
 

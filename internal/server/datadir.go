@@ -123,8 +123,8 @@ func (d *dataDir) checkFailed() error {
 			when = strings.TrimSpace(string(said))
 		}
 	}
-	return fmt.Errorf("%w under this node (%s), so nobody knows what it holds, and what the system shows of it may never have been written. "+
-		"Replace this node: remove the member, empty %s, join again. Only if there is no other copy of its data: see that the disk is in order, "+
+	return fmt.Errorf("%w under this node (%s), so it is not known what the disk holds: what the system shows may never have been written. "+
+		"Replace this node: remove the member, empty %s, join again. Only if there is no other copy of its data: make sure that the disk is in order, "+
 		"unmount and mount its file system, or restart the machine, so that everything is read from the disk itself; then delete %s and start the node", ErrDiskFailed, when, d.path, mark)
 }
 

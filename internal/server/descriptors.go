@@ -94,7 +94,7 @@ func (d *Descriptors) clients(asked, usual, most int, logger *slog.Logger) int {
 	case asked <= 0:
 		return min(connectionsMax, usual*d.part)
 	case asked > fit:
-		logger.Warn("fewer connections than --max-connections fit the limit of open files (ulimit -n, LimitNOFILE=): raise it", "asked", asked, "connections", fit)
+		logger.Warn("the limit of open files is too low for --max-connections: raise it (ulimit -n, LimitNOFILE=)", "asked", asked, "connections", fit)
 		return fit
 	}
 	return asked

@@ -43,13 +43,13 @@ func (d *diskWatch) run(ctx context.Context) {
 func (d *diskWatch) look() {
 	free, err := d.dir.freeBytes()
 	if err != nil {
-		d.logger.Warn("the free space is unknown", "err", err)
+		d.logger.Warn("could not read the free space of the disk", "err", err)
 		return
 	}
 	d.free.Store(free)
 	low := free < d.reserve
 	if d.isLow.Swap(low) != low {
-		d.logger.Warn("the disk reserve", "below", low, "free_bytes", free, "reserve_bytes", d.reserve)
+		d.logger.Warn("free space crossed the disk reserve", "below", low, "free_bytes", free, "reserve_bytes", d.reserve)
 	}
 }
 

@@ -86,7 +86,7 @@ func (j *joiner) look(ctx context.Context, hc *http.Client) (databases, waiting 
 		return nil, nil, &SettingError{"join", errors.New(strings.Join(wrong, "; "))}
 	}
 	for _, w := range wrong {
-		j.logger.Warn("--join names what cannot be joined; going on with the others", "err", w)
+		j.logger.Warn("--join names a node that cannot be joined; continuing with the others", "err", w)
 	}
 	j.urls = staying
 	return databases, waiting, nil

@@ -65,7 +65,7 @@ func newScrubber(dir string, interval time.Duration, size func() int64, read fun
 	s := &scrubber{dir: dir, interval: interval, size: size, read: read, logger: logger}
 	note, err := readScrubNote(filepath.Join(dir, scrubFile))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		logger.Warn("when the last scrub ended is not known", "err", err)
+		logger.Warn("could not read when the last scrub ended", "err", err)
 	}
 	s.note = note
 	return s
@@ -116,7 +116,7 @@ func (s *scrubber) plan(now time.Time) error {
 func (s *scrubber) scrub(ctx context.Context) error {
 	begin, size := time.Now(), s.size()
 	pace := max(scrubRate, int64(2*float64(size)/s.interval.Seconds()))
-	s.logger.Info("a scrub begins", "bytes", size, "bytes_per_second", pace)
+	s.logger.Info("scrub started", "bytes", size, "bytes_per_second", pace)
 	s.progress(true, 0)
 	defer s.progress(false, 0)
 	err := s.read(ctx, pace, func(done, total int64) {
@@ -131,7 +131,7 @@ func (s *scrubber) scrub(ctx context.Context) error {
 	took := end.Sub(begin)
 	note := scrubNote{LastEnd: end.UTC(), LastTook: took, Result: client.ScrubOK}
 	if err != nil {
-		err = fmt.Errorf("a scrub has found that this node's disk does not hold what it should: %w", err)
+		err = fmt.Errorf("a scrub found damage on this node's disk: %w", err)
 		note.Due, note.Result = end, err.Error()
 		return errors.Join(err, s.keep(note))
 	}
@@ -139,7 +139,7 @@ func (s *scrubber) scrub(ctx context.Context) error {
 	// time.
 	rest := max(0, float64(s.interval-took))
 	note.Due = end.Add(time.Duration(rest * (1 + rand.Float64()) / 2))
-	s.logger.Info("a scrub has found everything in order", "took", took, "next", note.Due)
+	s.logger.Info("scrub found no damage", "took", took, "next", note.Due)
 	return s.keep(note)
 }
 
@@ -174,7 +174,7 @@ func (s *scrubber) keep(note scrubNote) error {
 	s.mu.Unlock()
 	err := writeScrubNote(s.dir, note)
 	if err != nil && !errors.Is(err, ErrDiskFailed) {
-		s.logger.Warn("when the next scrub is due is not noted for the next start", "err", err)
+		s.logger.Warn("could not save when the next scrub is due", "err", err)
 		return nil
 	}
 	return err

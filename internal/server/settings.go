@@ -130,10 +130,10 @@ func (a address) checked() (url string, err error) {
 	}
 	host, _, _ := nodeurl.SplitListen(a.listen)
 	if nodeurl.Wildcard(host) {
-		return "", setting(a.flag, "%q means every interface; say with --%s URL how others reach this node", a.listen, a.advertiseFlag)
+		return "", setting(a.flag, "%q means every interface; give the URL at which others reach this node with --%s URL", a.listen, a.advertiseFlag)
 	}
 	if _, err := nodeurl.Parse("http://" + net.JoinHostPort(host, "1")); err != nil {
-		return "", setting(a.flag, "others cannot be told to connect to %q; say with --%s URL how they reach this node", a.listen, a.advertiseFlag)
+		return "", setting(a.flag, "others cannot be told to connect to %q; give the URL at which they reach this node with --%s URL", a.listen, a.advertiseFlag)
 	}
 	return "", nil
 }
@@ -201,9 +201,9 @@ func (cfg *DatabaseConfig) own() string {
 func (cfg *DatabaseConfig) checkBeginning() (err error) {
 	switch {
 	case len(cfg.InitialCluster) > 0 && len(cfg.Join) > 0:
-		return setting("join", "it enters a cluster, and --initial-cluster begins a new one: give only one of them")
+		return setting("join", "it joins a cluster, but --initial-cluster starts a new one: give only one of them")
 	case cfg.Learner && len(cfg.Join) == 0:
-		return setting("learner", "it is for --join: a node that begins a cluster has a vote")
+		return setting("learner", "it is only for --join: a node that starts a cluster has a vote")
 	}
 	if cfg.InitialCluster, err = raftnode.CheckPeers(cfg.InitialCluster); err != nil {
 		return &SettingError{"initial-cluster", err}
@@ -257,7 +257,7 @@ func (cfg *DatabaseConfig) choosePeerURL() error {
 		if peer.advised == "" {
 			peer.advised, source = listed, "initial-cluster"
 		} else if url, err := nodeurl.WithPort(peer.advised); err == nil && url != listed {
-			return setting("initial-cluster", "it says that %s is reached at %s, and --peer-advertise that at %s", cfg.Name, listed, url)
+			return setting("initial-cluster", "it says that %s is reached at %s, but --peer-advertise says %s", cfg.Name, listed, url)
 		}
 	} else if len(cfg.InitialCluster) > 0 {
 		return setting("initial-cluster", "it does not name this node, %s; it lists all nodes of the new cluster, this one included", cfg.Name)

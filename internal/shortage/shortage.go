@@ -18,7 +18,7 @@ import (
 )
 
 // Err is what every error of Explain is.
-var Err = errors.New("the system is short of files or memory, and the data is as it was")
+var Err = errors.New("the system is short of files or memory; the data was not changed")
 
 // Is reports whether err says that the system is short of files or memory.
 func Is(err error) bool { return advice(err) != "" }
