@@ -40,6 +40,6 @@ function responseOf(request: XMLHttpRequest): Response {
 function noAnswer(): Problem {
   return new Problem(0, {
     title: 'No answer',
-    detail: 'The connection broke before the answer came. The put may have happened or not; repeating the same put is safe and tells.',
+    detail: 'The connection broke before the answer came. The put may have happened or not; repeating the same put is safe and shows the outcome.',
   })
 }

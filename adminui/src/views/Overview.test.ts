@@ -85,11 +85,11 @@ it('names the history, and what it went on from', async () => {
   shown.value = state()
   const view = setUp()
   expect(view.get('[data-testid=history-identity] code').text()).toBe(historyId)
-  expect(view.get('[data-testid=history-identity] p').text()).toBe('It began anew. Level 1.')
+  expect(view.get('[data-testid=history-identity] p').text()).toBe('It continues no other history. Level 1.')
   const parent = (digit: string, revision: number) => ({ id: digit.repeat(32), revision, head: '' })
   shown.value = state({ history: { id: historyId, parents: [parent('a', 3), parent('b', 12345)] } })
   await nextTick()
-  expect(view.get('[data-testid=history-identity] p').text()).toContain(`It went on from ${'b'.repeat(32)} at revision 12,345.`)
+  expect(view.get('[data-testid=history-identity] p').text()).toContain(`It continues ${'b'.repeat(32)} from revision 12,345.`)
   shown.value = state({ history: null }) // an older program tells none
   await nextTick()
   expect(view.find('[data-testid=history-identity]').exists()).toBe(false)
@@ -100,7 +100,7 @@ it('says since when no database node was heard', async () => {
   shown.value = state({ members: [member('n1', down), member('n2', { ...down, since: new Date(noon - 5000).toISOString() })] })
   const view = setUp()
   expect(view.get('.health').text()).toContain('No word from the database nodes since 12:03:11 (14 s).')
-  expect(view.text()).toContain('when last heard of')
+  expect(view.text()).toContain('when last seen')
   expect(view.get('[data-name=n1]').text()).not.toContain('in step')
 })
 

@@ -59,13 +59,13 @@ test('puts what was typed, and invites to try another value', async () => {
 })
 
 test('a refused put shows the winner beside what was tried', async () => {
-  putKey.mockResolvedValueOnce({ ...answer, outcome: 'conflict', detail: 'set to other bytes since revision 7, for ever' })
+  putKey.mockResolvedValueOnce({ ...answer, outcome: 'conflict', detail: 'set to other bytes since revision 7, and cannot be changed' })
   const wrapper = form()
   await put(wrapper, 'app/x', 'second')
   await flushPromises()
   const result = wrapper.find(hook('put-result'))
   expect(result.attributes('data-outcome')).toBe('conflict')
-  expect(result.text()).toContain('set to other bytes since revision 7, for ever')
+  expect(result.text()).toContain('set to other bytes since revision 7, and cannot be changed')
   expect(wrapper.find(hook('put-winner')).text()).toContain('first')
   await vi.waitFor(() => expect(wrapper.find(hook('put-tried')).text()).toContain('second'))
 })

@@ -17,8 +17,8 @@ test('JSON is laid out, unless it is none or not whole', () => {
   expect(show('{"a":1}', 'json').find('pre').text()).toBe('{\n  "a": 1\n}')
   const broken = show('{"a":', 'json')
   expect(broken.find('pre').text()).toBe('{"a":')
-  expect(broken.text()).toContain('no valid JSON')
-  expect(show('{"a":', 'json', 1 << 20).text()).toContain('only whole JSON is laid out')
+  expect(broken.text()).toContain('not valid JSON')
+  expect(show('{"a":', 'json', 1 << 20).text()).toContain('only complete JSON is formatted')
 })
 
 test('says how much of a large value is there', () => {

@@ -14,7 +14,7 @@ vi.mock('../../api', async (original) => ({
 const removeMember = vi.mocked(api.removeMember)
 const member = (name: string, role: string, status = 'up') => ({ name, role, status }) as MemberState
 const members = [member('n1', 'leader'), member('n2', 'follower', 'down'), member('n3', 'follower')]
-const guard = 'removing n3 would leave 2 voters of which 1 can be reached: no quorum. Bring the others back first, or use ?force=true if they are lost for ever'
+const guard = 'removing n3 would leave 2 voters of which 1 can be reached: no quorum. Bring the others back first, or use ?force=true if they are permanently lost'
 
 const hook = (id: string) => `[data-testid="${id}"]`
 

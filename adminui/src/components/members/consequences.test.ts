@@ -31,7 +31,7 @@ test('a removal says what remains', () => {
 test('removing the leader, a learner, or a node that is down says so', () => {
   expect(remove(three, 'n1').sentences.join(' ')).toContain('n1 leads and hands leadership over first')
   const learner = remove([...three, node('n4', 'learner')], 'n4').sentences.join(' ')
-  expect(learner).toContain('as many of the others may fail as before')
+  expect(learner).toContain('no fewer of the others may fail than before')
   expect(learner).not.toContain('voters remain')
   const down = remove([...three.slice(0, 2), node('n3', 'follower', 'down')], 'n3').sentences.join(' ')
   expect(down).toContain('n3 is down now')
@@ -51,6 +51,6 @@ test('a promotion says how many must have each put', () => {
 })
 
 test('force is offered only where the refusal names it', () => {
-  expect(canForce('removing n3 would leave 2 voters of which 1 can be reached: no quorum. Bring the others back first, or use ?force=true if they are lost for ever')).toBe(true)
+  expect(canForce('removing n3 would leave 2 voters of which 1 can be reached: no quorum. Bring the others back first, or use ?force=true if they are permanently lost')).toBe(true)
   expect(canForce('another membership change is in progress; try again when it is done')).toBe(false)
 })

@@ -70,9 +70,9 @@ export function promote(nodes: Node[], name: string): Consequence {
 export function remove(nodes: Node[], name: string): Consequence {
   const node = nodes.find((n) => n.name === name)
   const rest = voters(nodes).filter((n) => n.name !== name)
-  const sentences = [`${name} leaves the cluster for ever.`]
+  const sentences = [`${name} leaves the cluster permanently.`]
   if (node?.role === 'learner') {
-    sentences.push('It has no vote, so as many of the others may fail as before.')
+    sentences.push('It has no vote, so no fewer of the others may fail than before.')
   } else {
     sentences.push(remain(rest))
   }
@@ -97,7 +97,7 @@ export function force(nodes: Node[], name: string): Consequence {
     sentences: [
       `${rest.length} voters would remain; ${majority(rest.length)} of them must be up, and ${up} ${up === 1 ? 'is' : 'are'}.`,
       'So the cluster stops taking puts, and cannot confirm that a key is not set, until enough of the others are back. Values that are set can still be read.',
-      'There is no way back: use this only if the others that are down are lost for ever and are to be removed next.',
+      'This cannot be undone: use it only if the others that are down are permanently lost and will be removed next.',
     ],
     action: 'Remove by force',
     danger: true,
