@@ -164,7 +164,7 @@ func TestScrub_FlippedBit_StopsTheNode(t *testing.T) {
 			if code := n.Wait(); code != 1 {
 				t.Errorf("exit code %d, want 1", code)
 			}
-			for _, word := range []string{"is damaged", path, "replac"} {
+			for _, word := range []string{"scrub found damage", path, "replac"} {
 				if !strings.Contains(n.Log(), word) {
 					t.Errorf("it does not mention %q:\n%s", word, n.Log())
 				}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/writefault"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // DefaultScrubInterval is how often a database node reads all that it keeps.
@@ -72,7 +73,7 @@ func newScrubber(dir string, interval time.Duration, size func() int64, read fun
 }
 
 // run scrubs whenever that is due, until ctx ends; then it returns nil. Damage that a
-// scrub has found is returned.
+// scrub has found is logged and returned, even if ctx has ended because of it.
 func (s *scrubber) run(ctx context.Context) error {
 	if s.interval <= 0 {
 		return nil
@@ -89,7 +90,7 @@ func (s *scrubber) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if err := s.scrub(ctx); err != nil {
-			if ctx.Err() != nil {
+			if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 				return nil
 			}
 			return err
@@ -124,13 +125,16 @@ func (s *scrubber) scrub(ctx context.Context) error {
 			s.progress(true, min(1, float64(done)/float64(total)))
 		}
 	})
-	if ctx.Err() != nil {
+	// Damage stops the store, which may end ctx before this goroutine gets here.
+	var damage *kvstore.CorruptError
+	if ctx.Err() != nil && !errors.As(err, &damage) {
 		return ctx.Err()
 	}
 	end := time.Now()
 	took := end.Sub(begin)
 	note := scrubNote{LastEnd: end.UTC(), LastTook: took, Result: client.ScrubOK}
 	if err != nil {
+		s.logger.Error("scrub found damage on this node's disk", "err", err) // the node may be stopping with the store's words
 		err = fmt.Errorf("a scrub found damage on this node's disk: %w", err)
 		note.Due, note.Result = end, err.Error()
 		return errors.Join(err, s.keep(note))

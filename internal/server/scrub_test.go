@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // scrubbed is a node's store as a scrubber sees it.
@@ -162,6 +163,30 @@ func TestScrubber_Damage(t *testing.T) {
 		restarted := time.Now()
 		if err := c.run(t.Context()); !errors.Is(err, damage) || !time.Now().Equal(restarted) {
 			t.Errorf("after %v it ended with %v", time.Since(restarted), err)
+		}
+	})
+}
+
+// Damage stops the store, and that the node, before the scrubber has seen its own result:
+// it is logged as what the scrub found, returned, and known to the next process.
+func TestScrubber_Damage_StoreStopsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, damage := t.TempDir(), &kvstore.CorruptError{File: "00000001.values", Offset: 4096, Detail: "a body does not have its digest"}
+		ctx, cancel := context.WithCancel(t.Context())
+		read := func(context.Context, int64, func(done, total int64)) error {
+			cancel()
+			return damage
+		}
+		var log bytes.Buffer
+		c := newScrubber(dir, time.Hour, func() int64 { return 0 }, read, slog.New(slog.NewTextHandler(&log, nil)))
+		if err := c.run(ctx); !errors.Is(err, damage) {
+			t.Errorf("it ended with %v", err)
+		}
+		if s := log.String(); !strings.Contains(s, "scrub found damage") || !strings.Contains(s, damage.File) {
+			t.Errorf("the log does not say what the scrub found: %s", s)
+		}
+		if f := (&scrubbed{dir: dir}).scrubber(time.Hour).figures(); !strings.Contains(f.LastResult, damage.File) {
+			t.Errorf("the next process knows %+v", f)
 		}
 	})
 }
