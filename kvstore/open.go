@@ -186,7 +186,7 @@ func (s *Store) dropOldIndex() error {
 		case err == nil:
 			found = true
 		case !errors.Is(err, fs.ErrNotExist):
-			return err
+			s.logger.Warn("cannot remove the index of an earlier version; it is not used: remove it by hand", "error", err)
 		}
 	}
 	if !found {

@@ -208,8 +208,8 @@ type stager struct {
 	records     []stagedRecord // the newest up to progress.last.rev, not yet in history
 	recordBytes int64
 	inHistory   []stagedRecord // that are being written to history, or have been
-	writing     background // of records to history, while more are pulled
-	batches     int        // in history, of which staging does not know
+	writing     background     // of records to history, while more are pulled
+	batches     int            // in history, of which staging does not know
 	puts        []stagedPut
 	bytes       int
 }

@@ -15,8 +15,8 @@ import (
 //
 //	block  format 1 | CRC-32C 4 | entries | zeros | offset of each entry that shares nothing 2 | bytes of entries 2 | how many share nothing 2
 //
-// The checksum is of everything else, and of where the block is: the number of its run 8,
-// its own 8. Numbers are big endian.
+// The checksum is of everything else, and of where the block is: the stamp of its run 8, its
+// own number 8. Numbers are big endian.
 const (
 	blockFormat      = 1
 	blockBytes       = 2048
@@ -31,12 +31,12 @@ var (
 )
 
 // blockPlace is where a block is.
-type blockPlace struct{ run, number uint64 }
+type blockPlace struct{ stamp, number uint64 }
 
 // blockSum is the checksum of a block.
 func blockSum(raw []byte, at blockPlace) uint32 {
 	var place [17]byte
-	binary.BigEndian.PutUint64(place[:], at.run)
+	binary.BigEndian.PutUint64(place[:], at.stamp)
 	binary.BigEndian.PutUint64(place[8:], at.number)
 	place[16] = raw[0]
 	return crc32.Update(crc32.Update(0, castagnoli, place[:]), castagnoli, raw[blockPrefixBytes:])

@@ -257,7 +257,7 @@ func FuzzRun(f *testing.F) {
 		blocks, fences := binary.BigEndian.Uint64(end[32:]), binary.BigEndian.Uint64(end[40:])
 		for i := uint64(0); i < min(blocks, 1<<20)+min(fences, 1<<20) && (i+1)*blockBytes <= uint64(len(raw)-runFooterBytes); i++ {
 			b := raw[i*blockBytes:][:blockBytes]
-			binary.BigEndian.PutUint32(b[1:], blockSum(b, blockPlace{1, i}))
+			binary.BigEndian.PutUint32(b[1:], blockSum(b, blockPlace{binary.BigEndian.Uint64(end[56:]), i}))
 		}
 		appendSum(raw[:len(raw)-4])
 		info := runInfo{number: 1, keys: binary.BigEndian.Uint64(end[24:]), size: int64(len(raw)), sum: binary.BigEndian.Uint32(raw[len(raw)-4:])}

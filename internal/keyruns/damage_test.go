@@ -2,9 +2,15 @@ package keyruns
 
 import (
 	"errors"
+	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
 // damagedIndex are files with an index of a few blocks in two runs, which is closed.
@@ -214,5 +220,81 @@ func TestDamage_FilterForgets(t *testing.T) {
 			}
 		}
 		_ = x.Close()
+	}
+}
+
+// A block of another run is damage, though it is whole and of the same number in a run of
+// the same number: somebody may have copied it there, or the disk shows what was there
+// before the index was deleted. Otherwise a key that is here would not be found.
+func TestDamage_BlocksOfAnotherRun(t *testing.T) {
+	indexOf := func(prefix string, digest byte) (*MemFiles, string, int64) {
+		files := NewMemFiles()
+		x := openIndex(t, testConfig(files))
+		keys := map[string]uint64{}
+		for i := range 2000 {
+			keys[fmt.Sprintf("%s/%06d", prefix, i)] = uint64(i + 1)
+		}
+		if err := x.Add(t.Context(), inOrder(keys), len(keys), Mark{Revision: 2000, Digest: [32]byte{digest}}); err != nil {
+			t.Fatal(err)
+		}
+		r := x.current.Load().runs[0]
+		name, blocks := runName(r.number), int64(r.blocks)
+		if err := x.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return files, name, blocks
+	}
+	files, name, blocks := indexOf("a", 1)
+	other, otherName, otherBlocks := indexOf("b", 2)
+	if name != otherName || blocks != otherBlocks || blocks < 3 {
+		t.Fatalf("%s of %d blocks, and %s of %d", name, blocks, otherName, otherBlocks)
+	}
+	copy(files.names[name].data[blockBytes:2*blockBytes], other.names[name].data[blockBytes:])
+	x := openIndex(t, testConfig(files))
+	defer x.Close()
+	missing := 0
+	for i := range 2000 {
+		switch revision, err := x.Find(fmt.Appendf(nil, "a/%06d", i)); {
+		case err != nil:
+			missing++
+			if corrupt, ok := errors.AsType[*CorruptError](err); !ok || corrupt.Offset != blockBytes {
+				t.Fatalf("key %d: %v", i, err)
+			}
+		case revision != uint64(i+1):
+			t.Fatalf("key %d is said to have revision %d", i, revision)
+		}
+	}
+	if missing == 0 {
+		t.Error("nobody noticed")
+	}
+}
+
+// What cannot be opened has lost nothing: it is no failed write, after which a node must be
+// replaced. And nothing in the directory keeps a start waiting.
+func TestOpen_NoDirectoryAndNoFile(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "index")
+	if err := os.Symlink(filepath.Join(dir, "nowhere"), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(testConfig(OSFiles(dir))); err == nil || errors.Is(err, writefault.Err) {
+		t.Fatalf("a link that leads nowhere: %v", err)
+	}
+	dir = filepath.Join(t.TempDir(), "index")
+	x := openIndex(t, testConfig(OSFiles(dir)))
+	add(t, x, crashMap(1), 1)
+	name := filepath.Join(dir, runName(x.current.Load().runs[0].number))
+	if err := x.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{name, filepath.Join(dir, listName)} {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Mkfifo(name, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(testConfig(OSFiles(dir))); err == nil || errors.Is(err, writefault.Err) || !strings.Contains(err.Error(), "is not a file") {
+			t.Fatalf("a pipe in place of %s: %v", name, err)
+		}
 	}
 }

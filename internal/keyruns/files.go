@@ -2,6 +2,7 @@ package keyruns
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -54,7 +55,10 @@ func (d osFiles) Path(name string) string { return filepath.Join(string(d), name
 func (d osFiles) Make() error {
 	err := os.Mkdir(string(d), 0o700)
 	if errors.Is(err, fs.ErrExist) {
-		return nil
+		if _, err = os.Stat(string(d)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%s is a link that leads nowhere: mount what it leads to, or remove the link, and the index is rebuilt: %w", string(d), err)
+		}
+		return err
 	}
 	if err != nil {
 		return err
@@ -71,6 +75,11 @@ func (d osFiles) Create(name string) (File, error) {
 }
 
 func (d osFiles) Open(name string) (File, error) {
+	// To open a pipe would take until somebody opens its other end.
+	const noFile = fs.ModeNamedPipe | fs.ModeSocket | fs.ModeDevice
+	if info, err := os.Stat(d.Path(name)); err == nil && info.Mode()&noFile != 0 {
+		return nil, fmt.Errorf("%s is not a file: delete the directory %s, and the index is rebuilt at the next start", d.Path(name), string(d))
+	}
 	f, err := os.Open(d.Path(name))
 	if err != nil {
 		return nil, err

@@ -99,11 +99,11 @@ func (f filter) hasAll(hashes []uint64) bool {
 }
 
 // sum is the checksum of the filter of a run.
-func (f filter) sum(run uint64) uint32 {
-	return crc32.Update(filterSum(run), castagnoli, f)
+func (f filter) sum(stamp uint64) uint32 {
+	return crc32.Update(filterSum(stamp), castagnoli, f)
 }
 
 // filterSum is the checksum of no bytes.
-func filterSum(run uint64) uint32 {
-	return crc32.Checksum(binary.BigEndian.AppendUint64(nil, run), castagnoli)
+func filterSum(stamp uint64) uint32 {
+	return crc32.Checksum(binary.BigEndian.AppendUint64(nil, stamp), castagnoli)
 }

@@ -115,7 +115,7 @@ func TestRunWriter_ChecksWhatItWrote(t *testing.T) {
 			}
 		},
 	} {
-		w, err := createRun(NewMemFiles(), 1, uint64(len(keys)), func(int) error { return nil })
+		w, err := createRun(NewMemFiles(), 1, 1, uint64(len(keys)), func(int) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

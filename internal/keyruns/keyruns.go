@@ -426,7 +426,8 @@ func (x *Index) Add(ctx context.Context, keys iter.Seq2[[]byte, uint64], n int, 
 		}
 		return x.ended("move the mark of the index", x.replace(nil, nil, move))
 	}
-	w, err := createRun(x.cfg.Files, x.number(), uint64(n), func(int) error {
+	number := x.number()
+	w, err := createRun(x.cfg.Files, number, stampOfAdded(number, x.Mark(), end), uint64(n), func(int) error {
 		return errors.Join(ctx.Err(), x.failure())
 	})
 	if err != nil {

@@ -199,7 +199,8 @@ func (x *Index) merge(ctx context.Context, pace func(ctx context.Context, bytes 
 		_, err := x.mergeBelow(ctx, pace, size/2)
 		return err
 	}
-	w, err := createRun(x.cfg.Files, x.number(), keys, step)
+	number := x.number()
+	w, err := createRun(x.cfg.Files, number, stampOfMerged(number, group), keys, step)
 	if err != nil {
 		return x.ended("merge runs of the index", err)
 	}

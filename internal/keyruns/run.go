@@ -12,6 +12,8 @@ import (
 	"sort"
 	"sync/atomic"
 
+	"github.com/cespare/xxhash/v2"
+
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -20,13 +22,16 @@ import (
 //	run     blocks | fences | filter | footer
 //	blocks  of keys and revisions (block.go)
 //	fences  blocks of the least key of each of those, or its beginning, and its number from 1
-//	footer  "oncekv keyruns 1" 16 | run 8 | keys 8 | blocks 8 | fences 8 | lines of the filter 8 | CRC-32C of the filter 4 | CRC-32C of all before 4
+//	footer  "oncekv keyruns 1" 16 | run 8 | keys 8 | blocks 8 | fences 8 | lines of the filter 8 | stamp 8 | CRC-32C of the filter 4 | CRC-32C of all before 4
 //
-// The number of a block is its place in the file. Numbers are big endian.
+// The number of a block is its place in the file. The stamp stands for the history that the
+// run is of, and for what was merged into it. The checksums of its blocks and its filter cover
+// it: a block of another run, such as one of the same number in another directory, or of one
+// that was deleted, is damage. Numbers are big endian.
 const (
 	runSuffix      = ".run"
 	runMagic       = "oncekv keyruns 1"
-	runFooterBytes = 16 + 5*8 + 2*4
+	runFooterBytes = 16 + 6*8 + 2*4
 
 	runWriteBytes = 1 << 20 // that are written at once
 	runSyncBytes  = 8 << 20 // that are made durable at once: a long fsync keeps others waiting
@@ -48,6 +53,7 @@ type run struct {
 	runInfo
 	blocks  uint64
 	lines   uint64
+	stamp   uint64
 	path    string
 	file    File
 	fences  []byte   // as they are in the file
@@ -92,7 +98,7 @@ func (r *run) readAt(b []byte, at int64) error {
 
 func (r *run) footer() []byte {
 	b := append(make([]byte, 0, runFooterBytes), runMagic...)
-	for _, v := range []uint64{r.number, r.keys, r.blocks, r.fenceBlocks(), r.lines} {
+	for _, v := range []uint64{r.number, r.keys, r.blocks, r.fenceBlocks(), r.lines, r.stamp} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	b = binary.BigEndian.AppendUint32(b, r.fsum)
@@ -139,7 +145,7 @@ func (r *run) load() error {
 		return err
 	}
 	u64 := func(i int) uint64 { return binary.BigEndian.Uint64(footer[len(runMagic)+8*i:]) }
-	r.blocks, r.lines, r.fsum = u64(2), u64(4), binary.BigEndian.Uint32(footer[runFooterBytes-8:])
+	r.blocks, r.lines, r.stamp, r.fsum = u64(2), u64(4), u64(5), binary.BigEndian.Uint32(footer[runFooterBytes-8:])
 	fences := u64(3)
 	if sum := crc32.Checksum(footer[:runFooterBytes-4], castagnoli); sum != binary.BigEndian.Uint32(footer[runFooterBytes-4:]) || sum != r.sum {
 		return r.corrupt(at, "its end is not what the list says")
@@ -155,7 +161,7 @@ func (r *run) load() error {
 		return err
 	}
 	for i := range fences {
-		if _, err := openBlock(r.fences[i*blockBytes:][:blockBytes], blockPlace{r.number, r.blocks + i}); err != nil {
+		if _, err := openBlock(r.fences[i*blockBytes:][:blockBytes], blockPlace{r.stamp, r.blocks + i}); err != nil {
 			return r.corruptBlock(r.blocks+i, err)
 		}
 	}
@@ -166,7 +172,7 @@ func (r *run) load() error {
 	if err := r.readAt(r.filter, r.filterAt()); err != nil {
 		return err
 	}
-	if r.filter.sum(r.number) == r.fsum {
+	if r.filter.sum(r.stamp) == r.fsum {
 		return nil
 	}
 	r.worn.Store(true)
@@ -187,7 +193,7 @@ func (r *run) refill() error {
 		}
 		r.filter.add(keyHash(rd.key()))
 	}
-	if sum := r.filter.sum(r.number); sum != r.fsum {
+	if sum := r.filter.sum(r.stamp); sum != r.fsum {
 		return r.corrupt(r.filterAt(), "the rebuilt filter has checksum %08x, but %08x was written", sum, r.fsum)
 	}
 	return nil
@@ -308,7 +314,7 @@ func (r *run) find(key, buf []byte) (uint64, error) {
 	if err := r.readAt(buf[:blockBytes], int64(number)*blockBytes); err != nil {
 		return 0, err
 	}
-	b, err := openBlock(buf[:blockBytes], blockPlace{r.number, number})
+	b, err := openBlock(buf[:blockBytes], blockPlace{r.stamp, number})
 	if err != nil {
 		return 0, r.corruptBlock(number, err)
 	}
@@ -416,7 +422,7 @@ func (rd *runReader) next() (bool, error) {
 			}
 		}
 		number := rd.first + uint64(rd.at)
-		b, err := openBlock(rd.buf[rd.at*blockBytes:][:blockBytes], blockPlace{rd.run.number, number})
+		b, err := openBlock(rd.buf[rd.at*blockBytes:][:blockBytes], blockPlace{rd.run.stamp, number})
 		if err != nil {
 			return false, rd.run.corruptBlock(number, err)
 		}
@@ -518,15 +524,33 @@ type runWriter struct {
 	hashes []uint64 // of the last keys, which the filter does not have yet
 }
 
+// stampOfAdded is the stamp of a run of what came between two marks.
+func stampOfAdded(number uint64, from, to Mark) uint64 {
+	b := binary.BigEndian.AppendUint64([]byte("added"), number)
+	for _, mark := range []Mark{from, to} {
+		b = append(binary.BigEndian.AppendUint64(b, mark.Revision), mark.Digest[:]...)
+	}
+	return xxhash.Sum64(b)
+}
+
+// stampOfMerged is the stamp of a run that others were merged into.
+func stampOfMerged(number uint64, group []*run) uint64 {
+	b := binary.BigEndian.AppendUint64([]byte("merged"), number)
+	for _, r := range group {
+		b = binary.BigEndian.AppendUint64(b, r.stamp)
+	}
+	return xxhash.Sum64(b)
+}
+
 // createRun begins a run of so many keys. What the file had is no run of anybody.
-func createRun(files Files, number, keys uint64, pace func(bytes int) error) (*runWriter, error) {
+func createRun(files Files, number, stamp, keys uint64, pace func(bytes int) error) (*runWriter, error) {
 	name := runName(number)
 	f, err := files.Create(name)
 	if err != nil {
 		return nil, writefault.Mark(err)
 	}
 	w := &runWriter{files: files, pace: pace}
-	w.number, w.path, w.file, w.lines = number, files.Path(name), f, filterLines(keys)
+	w.number, w.stamp, w.path, w.file, w.lines = number, stamp, files.Path(name), f, filterLines(keys)
 	w.filter, w.free = newFilter(w.lines)
 	return w, nil
 }
@@ -575,7 +599,7 @@ func (w *runWriter) endFences() {
 }
 
 func (w *runWriter) endBlock() error {
-	w.out = w.data.finish(w.out, blockPlace{w.number, w.blocks})
+	w.out = w.data.finish(w.out, blockPlace{w.stamp, w.blocks})
 	w.blocks++
 	if len(w.out) < runWriteBytes {
 		return nil
@@ -621,10 +645,10 @@ func (w *runWriter) finish() (*run, error) {
 	w.endFences()
 	for i := range w.fenceBlocks() {
 		raw := w.fences[i*blockBytes:][:blockBytes]
-		binary.BigEndian.PutUint32(raw[1:], blockSum(raw, blockPlace{w.number, w.blocks + i}))
+		binary.BigEndian.PutUint32(raw[1:], blockSum(raw, blockPlace{w.stamp, w.blocks + i}))
 	}
 	w.fences = slices.Clip(w.fences)
-	w.fsum = w.filter.sum(w.number)
+	w.fsum = w.filter.sum(w.stamp)
 	footer := w.footer()
 	w.sum = binary.BigEndian.Uint32(footer[len(footer)-4:])
 	for _, part := range [][]byte{w.out, w.fences, w.filter, footer} {
@@ -635,7 +659,7 @@ func (w *runWriter) finish() (*run, error) {
 	if err := w.sync(); err != nil {
 		return nil, err
 	}
-	r := &run{runInfo: w.runInfo, blocks: w.blocks, lines: w.lines, path: w.path, file: w.file, fences: w.fences, filter: w.filter, free: w.free, fsum: w.fsum}
+	r := &run{runInfo: w.runInfo, blocks: w.blocks, lines: w.lines, stamp: w.stamp, path: w.path, file: w.file, fences: w.fences, filter: w.filter, free: w.free, fsum: w.fsum}
 	if err := r.makeTops(); err != nil {
 		return nil, err
 	}

@@ -60,7 +60,7 @@ func (x *Index) verifyRun(r *run, step func(bytes int) error) error {
 	if err := r.check(step); err != nil {
 		return err
 	}
-	if sum := r.filter.sum(r.number); sum != r.fsum {
+	if sum := r.filter.sum(r.stamp); sum != r.fsum {
 		return r.corrupt(r.filterAt(), "the filter in memory has checksum %08x, not %08x", sum, r.fsum)
 	}
 	damaged, err := r.reload(step)
@@ -99,7 +99,7 @@ func (r *run) reload(step func(bytes int) error) (filterDamaged bool, err error)
 	if err := compare(r.fences, int64(r.blocks)*blockBytes, func(at int64, got []byte) error {
 		for i := 0; i < len(got); i += blockBytes {
 			number := uint64(at)/blockBytes + uint64(i/blockBytes)
-			if _, err := openBlock(got[i:][:blockBytes], blockPlace{r.number, number}); err != nil {
+			if _, err := openBlock(got[i:][:blockBytes], blockPlace{r.stamp, number}); err != nil {
 				return r.corruptBlock(number, err)
 			}
 		}

@@ -18,10 +18,10 @@ import (
 var Err = errors.New("a write to the disk failed")
 
 // Mark makes the error of a write or an fsync Err, in the same words. It leaves alone
-// what says that there was no room for a write, or that the system is short of files
-// or memory: nothing was lost then.
+// what says that there was no room for a write, that there was no file to write to, or
+// that the system is short of files or memory: nothing was lost then.
 func Mark(err error) error {
-	if err == nil || errors.Is(err, Err) || shortage.Is(err) || noRoom(err) {
+	if err == nil || errors.Is(err, Err) || shortage.Is(err) || noRoom(err) || noFile(err) {
 		return err
 	}
 	return &fault{err}
@@ -34,6 +34,21 @@ func Mark(err error) error {
 func noRoom(err error) bool {
 	path, ok := errors.AsType[*fs.PathError](err)
 	return ok && path.Op != "sync" && (errors.Is(path.Err, syscall.ENOSPC) || errors.Is(path.Err, syscall.EDQUOT))
+}
+
+// noFile reports whether a file or a directory could not be opened because its name leads
+// nowhere, as of a disk that is not mounted, or because it may not be.
+func noFile(err error) bool {
+	path, ok := errors.AsType[*fs.PathError](err)
+	if !ok || path.Op != "open" {
+		return false
+	}
+	for _, why := range []error{syscall.ENOENT, syscall.ENOTDIR, syscall.ELOOP, syscall.EACCES, syscall.EPERM} {
+		if errors.Is(path.Err, why) {
+			return true
+		}
+	}
+	return false
 }
 
 type fault struct{ err error }

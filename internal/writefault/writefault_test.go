@@ -23,6 +23,9 @@ func TestMark(t *testing.T) {
 		{&fs.PathError{Op: "write", Path: "f", Err: syscall.ENOSPC}, false},
 		{&fs.PathError{Op: "truncate", Path: "f", Err: syscall.EDQUOT}, false},
 		{&fs.PathError{Op: "open", Path: "f", Err: syscall.EMFILE}, false},
+		{&fs.PathError{Op: "open", Path: "f", Err: syscall.ENOENT}, false},
+		{&fs.PathError{Op: "open", Path: "f", Err: syscall.EIO}, true},
+		{&fs.PathError{Op: "sync", Path: "f", Err: syscall.EACCES}, true},
 		{errors.New("mmap allocate error: cannot allocate memory"), false},
 	} {
 		got := Mark(tt.err)
