@@ -374,7 +374,7 @@ func TestHistories_Restore(t *testing.T) {
 		back.Start()
 		for _, w := range []*clustertest.Process{shows[i], back} {
 			if code, said := w.Wait(), w.Log(); code != 7 || !strings.Contains(said, "the history is "+now.ID+" now, no longer "+before.ID) ||
-				!strings.Contains(said, "up to revision 1 is there still") || !strings.Contains(said, "--since 1."+now.ID) {
+				!strings.Contains(said, "up to revision 1 still exists") || !strings.Contains(said, "--since 1."+now.ID) {
 				t.Errorf("%s ended with code %d and said:\n%s", w.Name, code, said)
 			}
 		}
