@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -70,4 +72,36 @@ func TestFront_RefusedAndSilent(t *testing.T) {
 	if took := time.Since(began); took > lingerMax {
 		t.Errorf("the connection of a client that sends nothing stayed open for %v", took)
 	}
+}
+
+// drippingConn is a connection whose client sends a byte of its body every 900 ms.
+type drippingConn struct {
+	http.ResponseWriter
+	deadline time.Time
+	read     int
+}
+
+func (c *drippingConn) FlushError() error                 { return nil }
+func (c *drippingConn) SetReadDeadline(t time.Time) error { c.deadline = t; return nil }
+
+func (c *drippingConn) Read(p []byte) (int, error) {
+	next := time.Now().Add(900 * time.Millisecond)
+	if next.After(c.deadline) {
+		<-time.After(time.Until(c.deadline))
+		return 0, os.ErrDeadlineExceeded
+	}
+	<-time.After(time.Until(next))
+	c.read++
+	return 1, nil
+}
+
+// A refused client that sends a byte now and then does not keep its connection either.
+func TestLinger_EndsInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began, conn := time.Now(), &drippingConn{}
+		linger(conn, conn)
+		if took := time.Since(began); took != lingerMax || conn.read != int(lingerMax/(900*time.Millisecond)) {
+			t.Errorf("it took %v, and %d bytes were read", took, conn.read)
+		}
+	})
 }

@@ -15,7 +15,7 @@ type sizesWriter struct {
 }
 
 func (w *sizesWriter) Write(p []byte) (int, error) {
-	time.Sleep(w.takes) // of the bubble
+	<-time.After(w.takes) // on the clock of synctest
 	w.sizes = append(w.sizes, len(p))
 	return len(p), nil
 }
