@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -379,23 +380,22 @@ func TestGone(t *testing.T) {
 	f.end()
 }
 
-// forksAfter is a database where another history begins after each look.
+// forksAfter is a database where another history begins after each look. A look that
+// follows changes may still go on while the next one begins.
 type forksAfter struct {
 	*history
-	next byte
+	next atomic.Uint32
 }
 
 func (f *forksAfter) Keys(ctx context.Context, r kvstore.KeysRequest, c kvstore.Consistency) (kvstore.KeysPage, error) {
 	page, err := f.history.Keys(ctx, r, c)
-	f.next++
-	f.fork(f.next)
+	f.fork(byte(f.next.Add(1)))
 	return page, err
 }
 
 func (f *forksAfter) Changes(ctx context.Context, r kvstore.ChangesRequest, c kvstore.Consistency) (kvstore.Changes, error) {
 	changes, err := f.history.Changes(ctx, r, c)
-	f.next++
-	f.fork(f.next)
+	f.fork(byte(f.next.Add(1)))
 	return changes, err
 }
 
@@ -405,7 +405,8 @@ func (f *forksAfter) Changes(ctx context.Context, r kvstore.ChangesRequest, c kv
 func TestHistory_OfWhatIsSent(t *testing.T) {
 	first := historyOf(1).ID.String()
 	for _, path := range []string{"/keys?history=" + first, "/changes?follow=true&history=" + first} {
-		f := &forksAfter{history: newHistory(t), next: 1}
+		f := &forksAfter{history: newHistory(t)}
+		f.next.Store(1)
 		f.set("k", "", "v")
 		f.fork(1)
 		n := newNode(t, func(c *DatabaseConfig) { c.DB = f })

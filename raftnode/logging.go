@@ -42,7 +42,7 @@ func (p raftPanic) Error() string { return "raft: " + string(p) }
 // zapLogger lets the WAL, snap and rafthttp packages write to a slog.Logger,
 // one level quieter than they mean it: they report every reconnection.
 func zapLogger(l *slog.Logger) *zap.Logger {
-	return zap.New(&zapCore{l: l, seldom: newSeldom(time.Now)}, zap.OnFatal(zapcore.WriteThenPanic))
+	return zap.New(&zapCore{l: l, seldom: newSeldom(time.Now)}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 type zapCore struct {
