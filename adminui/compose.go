@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -116,13 +116,13 @@ func (w *Watch) lead(now time.Time) (teller *database, commit uint64) {
 func (d *database) shown(now time.Time, leader string, commit uint64, growth databaseGrowth) Member {
 	m := Member{
 		ID: d.member.ID, Name: d.member.Name, URL: d.url, PeerURL: d.member.PeerURL, Healthy: d.member.Healthy,
-		Role: client.RoleFollower, Rates: NodeRates{Puts: growth.puts, Gets: growth.gets}, Stats: d.stats,
+		Role: api.RoleFollower, Rates: NodeRates{Puts: growth.puts, Gets: growth.gets}, Stats: d.stats,
 	}
 	switch {
 	case m.Name == leader:
-		m.Role = client.RoleLeader
-	case d.member.Role == client.RoleLearner:
-		m.Role = client.RoleLearner
+		m.Role = api.RoleLeader
+	case d.member.Role == api.RoleLearner:
+		m.Role = api.RoleLearner
 	}
 	starting := ""
 	if d.stats != nil {
@@ -178,10 +178,10 @@ func (w *Watch) liveCaches(now time.Time) []string {
 }
 
 // DBs lists the database nodes as GET /dbs does.
-func (w *Watch) DBs() []client.DBNode {
-	var list []client.DBNode
+func (w *Watch) DBs() []api.DBNode {
+	var list []api.DBNode
 	for _, m := range w.State().Members {
-		n := client.DBNode{Name: m.Name, URL: m.URL, Healthy: m.Status != StatusDown, Role: m.Role}
+		n := api.DBNode{Name: m.Name, URL: m.URL, Healthy: m.Status != StatusDown, Role: m.Role}
 		if m.Stats != nil {
 			n.AppliedIndex, n.Revision, n.DiskLow = m.Stats.AppliedIndex, m.Stats.Revision, m.Stats.DiskLow
 		}
@@ -191,11 +191,11 @@ func (w *Watch) DBs() []client.DBNode {
 }
 
 // Caches lists the cache nodes as GET /caches does.
-func (w *Watch) Caches() []client.CacheNode {
+func (w *Watch) Caches() []api.CacheNode {
 	now := w.State()
-	var list []client.CacheNode
+	var list []api.CacheNode
 	for _, c := range now.Caches {
-		n := client.CacheNode{Name: c.Name, URL: c.URL, Healthy: c.Status != StatusDown, LastSeen: now.Time, Left: c.Left}
+		n := api.CacheNode{Name: c.Name, URL: c.URL, Healthy: c.Status != StatusDown, LastSeen: now.Time, Left: c.Left}
 		if c.Status == StatusDown {
 			n.LastSeen = c.Since
 		}
@@ -208,15 +208,15 @@ func (w *Watch) Caches() []client.CacheNode {
 }
 
 // Owner returns the live cache node that owns a key, false when none lives.
-func (w *Watch) Owner(key kvstore.Key) (client.CacheNode, bool) {
-	live := map[string]client.CacheNode{}
+func (w *Watch) Owner(key kvstore.Key) (api.CacheNode, bool) {
+	live := map[string]api.CacheNode{}
 	for _, n := range w.Caches() {
 		if n.Healthy {
 			live[n.URL] = n
 		}
 	}
 	if len(live) == 0 {
-		return client.CacheNode{}, false
+		return api.CacheNode{}, false
 	}
 	owner, ok := live[w.cfg.Owner(slices.Sorted(maps.Keys(live)), key)]
 	return owner, ok

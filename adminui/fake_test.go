@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // fakeNode is a database or cache node over loopback HTTP that says what a test
@@ -18,8 +18,8 @@ type fakeNode struct {
 
 	mu      sync.Mutex
 	stats   any
-	members client.Members
-	caches  []client.CacheNode
+	members api.Members
+	caches  []api.CacheNode
 	frozen  chan struct{} // answers wait until it is closed; nil: they do not
 }
 
@@ -73,25 +73,25 @@ func name(kind string, i int) string { return kind + string(rune('1'+i)) }
 
 // lead makes a node the leader of a term, and everybody know.
 func (c *fakeCluster) lead(leader int, term uint64) {
-	members := client.Members{Leader: name("n", leader), Term: term}
+	members := api.Members{Leader: name("n", leader), Term: term}
 	for i, db := range c.dbs {
-		role := client.RoleFollower
+		role := api.RoleFollower
 		if i == leader {
-			role = client.RoleLeader
+			role = api.RoleLeader
 		}
-		members.Members = append(members.Members, client.Member{ID: name("id", i), Name: name("n", i), ClientURL: db.URL, PeerURL: db.URL, Role: role, Healthy: true})
+		members.Members = append(members.Members, api.Member{ID: name("id", i), Name: name("n", i), ClientURL: db.URL, PeerURL: db.URL, Role: role, Healthy: true})
 	}
-	var registered []client.CacheNode
+	var registered []api.CacheNode
 	for i, node := range c.caches {
-		registered = append(registered, client.CacheNode{Name: name("c", i), URL: node.URL, Healthy: true, LastSeen: time.Now()})
+		registered = append(registered, api.CacheNode{Name: name("c", i), URL: node.URL, Healthy: true, LastSeen: time.Now()})
 		node.set(func() {
-			node.stats = client.CacheStats{Name: name("c", i), URL: node.URL, Role: client.RoleCache, Ready: true}
+			node.stats = api.CacheStats{Name: name("c", i), URL: node.URL, Role: api.RoleCache, Ready: true}
 		})
 	}
 	for i, db := range c.dbs {
 		db.set(func() {
 			db.members, db.caches = members, registered
-			db.stats = client.Stats{ID: name("id", i), Name: name("n", i), Role: members.Members[i].Role, Leader: members.Leader, Term: term, Ready: true,
+			db.stats = api.Stats{ID: name("id", i), Name: name("n", i), Role: members.Members[i].Role, Leader: members.Leader, Term: term, Ready: true,
 				CommitIndex: 10, AppliedIndex: 10, Revision: 5, Keys: 5, Digest: "d"}
 		})
 	}

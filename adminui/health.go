@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // finding is one thing that people should know.
@@ -141,7 +141,7 @@ type voters struct {
 func votersOf(s *State) voters {
 	var v voters
 	for _, m := range s.Members {
-		if m.Role == client.RoleLearner {
+		if m.Role == api.RoleLearner {
 			continue
 		}
 		v.all++
@@ -265,7 +265,7 @@ func (v voters) number() []finding {
 func membersHealth(s *State) []finding {
 	var found []finding
 	for _, m := range s.Members {
-		learner := m.Role == client.RoleLearner
+		learner := m.Role == api.RoleLearner
 		switch {
 		case learner && m.Status == StatusDown && m.Stats == nil:
 			found = append(found, warning("Learner %s has not been seen yet. Start it, or remove it.", m.Name))
@@ -303,7 +303,7 @@ func historyHealth(s *State) []finding {
 		if m.Stats == nil || m.Stats.Revision == 0 {
 			continue
 		}
-		digests := append([]client.Checkpoint{{Revision: m.Stats.Revision, Digest: m.Stats.Digest}}, m.Stats.Checkpoints...)
+		digests := append([]api.Checkpoint{{Revision: m.Stats.Revision, Digest: m.Stats.Digest}}, m.Stats.Checkpoints...)
 		for _, c := range digests {
 			at := place{idOf(m.Stats.History), c.Revision}
 			other, known := first[at]
@@ -320,7 +320,7 @@ func historyHealth(s *State) []finding {
 }
 
 // idOf is the id of a history, "" if there is none.
-func idOf(h *client.History) string {
+func idOf(h *api.History) string {
 	if h == nil {
 		return ""
 	}

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // Every state that a cluster can be in, in words: exactly these.
@@ -12,26 +12,26 @@ func TestHealth(t *testing.T) {
 	up, down := Condition{Status: StatusUp}, Condition{Status: StatusDown, Reason: "nothing listens at its address"}
 	starting := func(why string) Condition { return Condition{Status: StatusStarting, Reason: why} }
 	voter := func(name string, c Condition) Member {
-		return Member{Name: name, Role: client.RoleFollower, Condition: c, Healthy: true}
+		return Member{Name: name, Role: api.RoleFollower, Condition: c, Healthy: true}
 	}
 	learner := func(name string, c Condition) Member {
-		return Member{Name: name, Role: client.RoleLearner, Condition: c, Healthy: true}
+		return Member{Name: name, Role: api.RoleLearner, Condition: c, Healthy: true}
 	}
 	unheard := func(m Member) Member { m.Healthy = false; return m }
 	alone := func(m Member) Member { m.outOfTouch = true; return m }
-	with := func(m Member, s client.Stats) Member { m.Stats = &s; return m }
+	with := func(m Member, s api.Stats) Member { m.Stats = &s; return m }
 	unknown := func(name string) Cache { return Cache{Name: name, Condition: down} }
 	node := func(name string, c Condition) Cache {
-		return Cache{Name: name, Condition: c, Stats: &client.CacheStats{}}
+		return Cache{Name: name, Condition: c, Stats: &api.CacheStats{}}
 	}
 	stopped := func(name string) Cache {
-		return Cache{Name: name, Condition: down, Left: true, Stats: &client.CacheStats{}}
+		return Cache{Name: name, Condition: down, Left: true, Stats: &api.CacheStats{}}
 	}
-	in := func(history string, s State) State { s.History = &client.History{ID: history}; return s }
+	in := func(history string, s State) State { s.History = &api.History{ID: history}; return s }
 	stands := func(history, name string) Cache {
-		c := Cache{Name: name, Condition: up, Stats: &client.CacheStats{}}
+		c := Cache{Name: name, Condition: up, Stats: &api.CacheStats{}}
 		if history != "" {
-			c.Stats.History = &client.History{ID: history}
+			c.Stats.History = &api.History{ID: history}
 		}
 		return c
 	}
@@ -118,23 +118,23 @@ func TestHealth(t *testing.T) {
 			[]string{"All is well: 4 database nodes led by n1, of which one may fail.", "Learner n4 is catching up: 9000 entries to go."}},
 		"a learner never came": {led(voter("n1", up), voter("n2", up), voter("n3", up), learner("n4", down)), nil, LevelWarning, threeAll,
 			[]string{"Learner n4 has not been seen yet. Start it, or remove it."}},
-		"a learner is down": {led(voter("n1", up), voter("n2", up), voter("n3", up), with(learner("n4", down), client.Stats{})), nil, LevelWarning, threeAll,
+		"a learner is down": {led(voter("n1", up), voter("n2", up), voter("n3", up), with(learner("n4", down), api.Stats{})), nil, LevelWarning, threeAll,
 			[]string{"Learner n4 is down: nothing listens at its address."}},
 		"learners do not vote": {led(voter("n1", up), learner("n2", down), learner("n3", down)), nil, LevelWarning, "1 voter: it may not fail.",
 			[]string{"Learner n2 has not been seen yet. Start it, or remove it.", "Learner n3 has not been seen yet. Start it, or remove it.", "There is only one voter, so there is no copy of its data. Of three, one may fail."}},
-		"disk low": {led(voter("n1", up), with(voter("n2", up), client.Stats{DiskLow: true}), voter("n3", up)), nil, LevelCritical, threeAll,
+		"disk low": {led(voter("n1", up), with(voter("n2", up), api.Stats{DiskLow: true}), voter("n3", up)), nil, LevelCritical, threeAll,
 			[]string{"The disk of n2 is below its reserve: all puts are refused until it has room. Reads go on. Make room there."}},
-		"disk of a dead node": {led(voter("n1", up), voter("n2", up), with(voter("n3", down), client.Stats{DiskLow: true})), nil, LevelWarning, threeLess,
+		"disk of a dead node": {led(voter("n1", up), voter("n2", up), with(voter("n3", down), api.Stats{DiskLow: true})), nil, LevelWarning, threeLess,
 			[]string{"n3 is down, of 3 voters. Everything works; the loss of one more would stop puts. Start it again, or replace it."}},
-		"disk of a learner": {led(voter("n1", up), voter("n2", up), voter("n3", up), with(learner("n4", up), client.Stats{DiskLow: true})), nil, LevelWarning, threeAll,
+		"disk of a learner": {led(voter("n1", up), voter("n2", up), voter("n3", up), with(learner("n4", up), api.Stats{DiskLow: true})), nil, LevelWarning, threeAll,
 			[]string{"The disk of learner n4 is nearly full. Make room there."}},
 		"histories differ": {led(
-			with(voter("n1", up), client.Stats{Revision: 70000, Digest: "x", Checkpoints: []client.Checkpoint{{Revision: 65536, Digest: "a"}}}),
-			with(voter("n2", up), client.Stats{Revision: 65536, Digest: "b"}), voter("n3", up),
+			with(voter("n1", up), api.Stats{Revision: 70000, Digest: "x", Checkpoints: []api.Checkpoint{{Revision: 65536, Digest: "a"}}}),
+			with(voter("n2", up), api.Stats{Revision: 65536, Digest: "b"}), voter("n3", up),
 		), nil, LevelCritical, threeAll, []string{"The histories of n1 and n2 differ at revision 65536: one of their disks has returned wrong data. The log of the node at fault says more. Replace that node."}},
 		"revisions of two histories": {led(
-			with(voter("n1", up), client.Stats{Revision: 7, Digest: "x", History: &client.History{ID: "a"}}),
-			with(voter("n2", up), client.Stats{Revision: 7, Digest: "y", History: &client.History{ID: "b"}}), voter("n3", up),
+			with(voter("n1", up), api.Stats{Revision: 7, Digest: "x", History: &api.History{ID: "a"}}),
+			with(voter("n2", up), api.Stats{Revision: 7, Digest: "y", History: &api.History{ID: "b"}}), voter("n3", up),
 		), nil, LevelOK, threeAll, []string{well}},
 		"caches of another history": {caches(in("b", three), stands("a", "c1"), stands("b", "c2"), stands("", "c3")), nil, LevelWarning, threeAll,
 			[]string{"c1 has another history than the database nodes, and serves what was set there. If that lasts for more than a minute, restart it."}},
@@ -157,8 +157,8 @@ func TestHealth(t *testing.T) {
 		"a removed node runs on": {three, []outsider{{"http://d:1", "n4", up}}, LevelWarning, threeAll,
 			[]string{"n4 runs at http://d:1 and is not a member: it was removed, or belongs to another cluster. Stop it, or give the admin other --nodes."}},
 		"a seed that is gone": {three, []outsider{{"http://d:1", "http://d:1", down}}, LevelOK, threeAll, []string{well}},
-		"versions": {caches(led(with(voter("n1", up), client.Stats{Version: "v1"}), with(voter("n2", up), client.Stats{Version: "v1"}), with(voter("n3", up), client.Stats{Version: "v2"})),
-			Cache{Name: "c1", Condition: up, Stats: &client.CacheStats{Version: "v2"}}), nil, LevelOK, threeAll,
+		"versions": {caches(led(with(voter("n1", up), api.Stats{Version: "v1"}), with(voter("n2", up), api.Stats{Version: "v1"}), with(voter("n3", up), api.Stats{Version: "v2"})),
+			Cache{Name: "c1", Condition: up, Stats: &api.CacheStats{Version: "v2"}}), nil, LevelOK, threeAll,
 			[]string{"All is well: 3 database nodes led by n1, of which one may fail, and 1 cache node.", "Different versions run: v1 at n1 and n2; v2 at n3 and c1. This is fine only during an upgrade."}},
 	} {
 		h := healthOf(&tt.state, tt.outsiders)

@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
@@ -85,9 +85,9 @@ type database struct {
 	probe
 	url       string
 	seed      bool
-	directing bool           // it was asked for its lists
-	member    *client.Member // as the guide has it; nil: a seed that is no member
-	stats     *client.Stats  // the last answer
+	directing bool        // it was asked for its lists
+	member    *api.Member // as the guide has it; nil: a seed that is no member
+	stats     *api.Stats  // the last answer
 	rates     history[databaseCount]
 }
 
@@ -98,7 +98,7 @@ func (d *database) name() string {
 	return d.url
 }
 
-func (d *database) leads() bool { return d.stats != nil && d.stats.Role == client.RoleLeader }
+func (d *database) leads() bool { return d.stats != nil && d.stats.Role == api.RoleLeader }
 
 // cache is one cache node.
 type cache struct {
@@ -106,7 +106,7 @@ type cache struct {
 	url   string
 	name  string
 	left  bool // it said goodbye
-	stats *client.CacheStats
+	stats *api.CacheStats
 	rates history[cacheCount]
 }
 

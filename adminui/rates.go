@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // rateWindow is how far back rates look: long enough for figures that do not
@@ -17,11 +17,11 @@ type databaseCount struct{ puts, created, conflicts, gets, absences, errors uint
 // cacheCount are those of a cache node.
 type cacheCount struct{ gets, hits, loads, absences, errors uint64 }
 
-func databaseCounters(s *client.Stats) databaseCount {
+func databaseCounters(s *api.Stats) databaseCount {
 	return databaseCount{puts: s.Puts, created: s.Created, conflicts: s.Conflicts, gets: s.Gets, absences: s.Absences, errors: s.Errors}
 }
 
-func cacheCounters(s *client.CacheStats) cacheCount {
+func cacheCounters(s *api.CacheStats) cacheCount {
 	return cacheCount{gets: s.Gets, hits: s.Hits, loads: s.DatabaseLoads, absences: s.Absences, errors: s.Errors}
 }
 

@@ -3,7 +3,7 @@ package adminui
 import (
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // State is what the admin knows of the system at one moment. It is the data of
@@ -17,11 +17,11 @@ type State struct {
 	Term   uint64 `json:"term"`
 	Stale  bool   `json:"stale"` // nobody with a quorum behind it has confirmed the list of members lately
 
-	Revision   uint64          `json:"revision"` // these five are those of the most advanced node
-	Keys       uint64          `json:"keys"`
-	ValueBytes int64           `json:"value_bytes"`
-	History    *client.History `json:"history"` // null while it has none
-	Level      client.Levels   `json:"level"`
+	Revision   uint64       `json:"revision"` // these five are those of the most advanced node
+	Keys       uint64       `json:"keys"`
+	ValueBytes int64        `json:"value_bytes"`
+	History    *api.History `json:"history"` // null while it has none
+	Level      api.Levels   `json:"level"`
 
 	Rates   Rates    `json:"rates"`
 	Members []Member `json:"members"` // by name
@@ -87,12 +87,12 @@ type Member struct {
 	Name    string `json:"name"`
 	URL     string `json:"url"`
 	PeerURL string `json:"peer_url"`
-	Role    string `json:"role"` // client.RoleLeader, …
+	Role    string `json:"role"` // api.RoleLeader, …
 	Condition
-	Healthy bool          `json:"healthy"` // as the cluster itself sees it
-	Lag     uint64        `json:"lag"`     // entries committed and not applied here yet
-	Rates   NodeRates     `json:"rates"`
-	Stats   *client.Stats `json:"stats"` // its last answer; null when it never answered
+	Healthy bool       `json:"healthy"` // as the cluster itself sees it
+	Lag     uint64     `json:"lag"`     // entries committed and not applied here yet
+	Rates   NodeRates  `json:"rates"`
+	Stats   *api.Stats `json:"stats"` // its last answer; null when it never answered
 
 	outOfTouch bool // it answers, and knows no leader although there is one
 }
@@ -102,10 +102,10 @@ type Cache struct {
 	Name string `json:"name"`
 	URL  string `json:"url"`
 	Condition
-	Left  bool               `json:"left"`  // down because somebody stopped it
-	Share float64            `json:"share"` // of all keys, owned by this node; 0 to 1
-	Rates CacheRates         `json:"rates"`
-	Stats *client.CacheStats `json:"stats"` // its last answer; null when it never answered
+	Left  bool            `json:"left"`  // down because somebody stopped it
+	Share float64         `json:"share"` // of all keys, owned by this node; 0 to 1
+	Rates CacheRates      `json:"rates"`
+	Stats *api.CacheStats `json:"stats"` // its last answer; null when it never answered
 }
 
 // NodeRates are requests a second at one database node.

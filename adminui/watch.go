@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -78,10 +78,10 @@ type answered struct {
 	at   time.Time // when the answer was there
 	err  error
 
-	stats   client.Stats
-	cache   client.CacheStats
-	members client.Members
-	caches  []client.CacheNode
+	stats   api.Stats
+	cache   api.CacheStats
+	members api.Members
+	caches  []api.CacheNode
 }
 
 type question int
@@ -204,7 +204,7 @@ func (w *Watch) question(ctx context.Context, url string, kind question) answere
 		a.err = w.insteadOfDatabase(ctx, url, a.err)
 	case askCache:
 		a.err = w.fetch(ctx, url+"/stats", &a.cache)
-		if a.err == nil && a.cache.Role != client.RoleCache {
+		if a.err == nil && a.cache.Role != api.RoleCache {
 			a.err = errors.New("what answers there is not a cache node")
 		}
 	case askDirectory:
@@ -461,7 +461,7 @@ func rank(m Member) int {
 	switch {
 	case m.Status == StatusStarting:
 		return 2
-	case m.Role == client.RoleLeader:
+	case m.Role == api.RoleLeader:
 		return 0
 	}
 	return 1

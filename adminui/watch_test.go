@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -30,7 +30,7 @@ func TestWatch_FindsAllFromAnyOne(t *testing.T) {
 		Version: "v1",
 	})
 	s := await(t, w, "all nodes", allUp(3, 2))
-	if s.Leader != "n1" || s.Term != 1 || s.Keys != 5 || s.Stale || s.Version != "v1" || s.Health.Level != LevelOK || member(s, "n1").Role != client.RoleLeader || member(s, "n2").Role != client.RoleFollower {
+	if s.Leader != "n1" || s.Term != 1 || s.Keys != 5 || s.Stale || s.Version != "v1" || s.Health.Level != LevelOK || member(s, "n1").Role != api.RoleLeader || member(s, "n2").Role != api.RoleFollower {
 		t.Errorf("state %+v", s)
 	}
 	if dbs, caches := w.DBs(), w.Caches(); len(dbs) != 3 || len(caches) != 2 || !dbs[0].Healthy || !caches[0].Healthy || dbs[0].Revision != 5 {
@@ -54,8 +54,8 @@ func TestWatch_Forming(t *testing.T) {
 	c := newFakeCluster(t, 3, 0)
 	founded := c.dbs[0].members
 	c.dbs[0].set(func() {
-		c.dbs[0].members = client.Members{}
-		c.dbs[0].stats = client.Stats{ID: "id1", Name: "n1", Role: client.RoleFollower}
+		c.dbs[0].members = api.Members{}
+		c.dbs[0].stats = api.Stats{ID: "id1", Name: "n1", Role: api.RoleFollower}
 	})
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 20 * time.Millisecond})
 	await(t, w, "the forming cluster", func(s *State) bool {
@@ -76,7 +76,7 @@ func TestWatch_RemovedNodeRunsOn(t *testing.T) {
 	gone := c.dbs[2]
 	c.dbs = append(c.dbs[:2:2], newFakeNode(t)) // another n3
 	c.lead(0, 1)
-	gone.set(func() { gone.stats = client.Stats{ID: "old", Name: "n3", Role: client.RoleFollower} })
+	gone.set(func() { gone.stats = api.Stats{ID: "old", Name: "n3", Role: api.RoleFollower} })
 	await(t, w, "the stranger", func(s *State) bool {
 		return strings.HasPrefix(s.Health.Sentence, "n3 runs at "+gone.URL+" and is not a member")
 	})
@@ -142,14 +142,14 @@ func TestWatch_LeaderMoves(t *testing.T) {
 	await(t, w, "all nodes", allUp(3, 0))
 	// The old leader has not heard yet.
 	c.dbs[1].set(func() {
-		stats := c.dbs[1].stats.(client.Stats)
-		stats.Role, stats.Leader, stats.Term = client.RoleLeader, "n2", 2
+		stats := c.dbs[1].stats.(api.Stats)
+		stats.Role, stats.Leader, stats.Term = api.RoleLeader, "n2", 2
 		c.dbs[1].stats = stats
 	})
 	s := await(t, w, "the new leader", func(s *State) bool { return s.Leader == "n2" })
 	leaders := 0
 	for _, m := range s.Members {
-		if m.Role == client.RoleLeader {
+		if m.Role == api.RoleLeader {
 			leaders++
 		}
 	}
@@ -198,12 +198,12 @@ func TestWatch_RatesAndHistory(t *testing.T) {
 	// Of 3,000 reads 2,000 were hits; the other 1,000 went to the database, and
 	// 500 were asked of it directly.
 	c.dbs[0].set(func() {
-		stats := c.dbs[0].stats.(client.Stats)
+		stats := c.dbs[0].stats.(api.Stats)
 		stats.Puts, stats.Created, stats.Gets = 600, 500, 1500
 		c.dbs[0].stats = stats
 	})
 	c.caches[0].set(func() {
-		stats := c.caches[0].stats.(client.CacheStats)
+		stats := c.caches[0].stats.(api.CacheStats)
 		stats.Gets, stats.Hits, stats.DatabaseLoads = 3000, 2000, 1000
 		c.caches[0].stats = stats
 	})
@@ -274,11 +274,11 @@ func TestWatch_Databases_LeavesStrangersOut(t *testing.T) {
 	silent := httptest.NewServer(http.NotFoundHandler())
 	defer silent.Close()
 	liar := newFakeNode(t)
-	liar.set(func() { liar.stats = client.Stats{ID: "another", Role: client.RoleFollower} })
+	liar.set(func() { liar.stats = api.Stats{ID: "another", Role: api.RoleFollower} })
 	for _, db := range c.dbs {
 		db.set(func() {
 			db.members.Members = append(slices.Clone(db.members.Members),
-				client.Member{ID: "x1", Name: "x1", ClientURL: silent.URL}, client.Member{ID: "x2", Name: "x2", ClientURL: liar.URL})
+				api.Member{ID: "x1", Name: "x1", ClientURL: silent.URL}, api.Member{ID: "x2", Name: "x2", ClientURL: liar.URL})
 		})
 	}
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}})

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -42,7 +42,7 @@ func newEra(base context.Context, history kvstore.HistoryID) *era {
 // named makes a request or an answer name the history.
 func (e *era) named(h http.Header) {
 	if text := e.text(); text != "" {
-		h.Set(client.HeaderHistory, text)
+		h.Set(api.HeaderHistory, text)
 	}
 }
 
@@ -56,7 +56,7 @@ func (e *era) text() string {
 
 // check returns errElsewhere if a request or an answer does not name this history.
 func (e *era) check(h http.Header) (named kvstore.HistoryID, err error) {
-	if text := h.Get(client.HeaderHistory); text != "" {
+	if text := h.Get(api.HeaderHistory); text != "" {
 		if named, err = kvstore.ParseHistoryID(text); err != nil {
 			return named, err
 		}
@@ -120,7 +120,7 @@ func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
 
 // historyIn reads what a database node tells of its history, but for heads, which mean
 // nothing here. One that makes no sense is none.
-func historyIn(told *client.History) (h kvstore.History) {
+func historyIn(told *api.History) (h kvstore.History) {
 	if told == nil {
 		return h
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/golang/groupcache"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -25,10 +25,10 @@ import (
 func idOf(name string) string { return strings.Repeat("0", 30) + "0" + name }
 
 // historyOf describes a history that went on from others, the oldest first.
-func historyOf(name string, parents ...string) *client.History {
-	h := &client.History{ID: idOf(name)}
+func historyOf(name string, parents ...string) *api.History {
+	h := &api.History{ID: idOf(name)}
 	for _, p := range parents {
-		h.Parents = append(h.Parents, client.Origin{ID: idOf(p), Revision: 1})
+		h.Parents = append(h.Parents, api.Origin{ID: idOf(p), Revision: 1})
 	}
 	return h
 }
@@ -64,7 +64,7 @@ func TestStanding_Hear(t *testing.T) {
 			now := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 			for i, step := range steps {
 				end := now.Add(step.after)
-				var told *client.History
+				var told *api.History
 				if names := strings.Fields(step.told); len(names) > 0 {
 					told = historyOf(names[0], names[1:]...)
 				}
@@ -502,15 +502,15 @@ func TestNode_PeerHandler_RefusesOtherHistories(t *testing.T) {
 			}
 			req.Header = header.Clone()
 			if history != "" {
-				req.Header.Set(client.HeaderHistory, history)
+				req.Header.Set(api.HeaderHistory, history)
 			}
 			resp, err := n.peerHTTP.Do(req)
 			if err != nil {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
-			if refused := resp.StatusCode == http.StatusConflict; refused != (history != idOf("a")) || resp.Header.Get(client.HeaderHistory) != idOf("a") {
-				t.Errorf("%s for history %q: %s, of history %s", path, history, resp.Status, resp.Header.Get(client.HeaderHistory))
+			if refused := resp.StatusCode == http.StatusConflict; refused != (history != idOf("a")) || resp.Header.Get(api.HeaderHistory) != idOf("a") {
+				t.Errorf("%s for history %q: %s, of history %s", path, history, resp.Status, resp.Header.Get(api.HeaderHistory))
 			}
 		}
 	}

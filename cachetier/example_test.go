@@ -12,8 +12,8 @@ import (
 	"net/http/httptest"
 	"strconv"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
-	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -22,14 +22,14 @@ func Example() {
 	registry := cachetier.NewRegistry(cachetier.RegistryConfig{})
 	database := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/caches" {
-			var h client.Heartbeat
+			var h api.Heartbeat
 			json.NewDecoder(r.Body).Decode(&h)
 			json.NewEncoder(w).Encode(registry.Heartbeat("127.0.0.1", h))
 			return
 		}
 		digest := sha256.Sum256([]byte("bar"))
 		w.Header().Set("ETag", strconv.Quote(hex.EncodeToString(digest[:])))
-		w.Header().Set(client.HeaderRevision, "1")
+		w.Header().Set(api.HeaderRevision, "1")
 		w.Header().Set("Last-Modified", "Mon, 06 May 2024 07:08:09 GMT")
 		w.Header().Set("Content-Type", "text/plain")
 		io.WriteString(w, "bar")

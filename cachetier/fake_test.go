@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -30,8 +30,8 @@ type fakeDB struct {
 	registry *Registry
 
 	mu      sync.Mutex
-	history *client.History // nil: it tells none
-	reads   map[string]int  // by key
+	history *api.History   // nil: it tells none
+	reads   map[string]int // by key
 	hook    func(w http.ResponseWriter, r *http.Request, key string) (handled bool)
 	puts    []*http.Request
 }
@@ -74,8 +74,8 @@ func (k *fakeKeys) get(key string) (fakeValue, bool) {
 func newFakeDB(t *testing.T, keys *fakeKeys) *fakeDB {
 	t.Helper()
 	db := &fakeDB{t: t, keys: keys, reads: map[string]int{}}
-	db.registry = NewRegistry(RegistryConfig{TTL: time.Hour, DBs: func() []client.DBNode {
-		return []client.DBNode{{Name: "n", URL: db.URL, Healthy: true}}
+	db.registry = NewRegistry(RegistryConfig{TTL: time.Hour, DBs: func() []api.DBNode {
+		return []api.DBNode{{Name: "n", URL: db.URL, Healthy: true}}
 	}})
 	db.Server = httptest.NewServer(db)
 	t.Cleanup(db.Close)
@@ -99,7 +99,7 @@ func (db *fakeDB) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	hook, keys := db.hook, db.keys
 	if db.history != nil {
-		w.Header().Set(client.HeaderHistory, db.history.ID)
+		w.Header().Set(api.HeaderHistory, db.history.ID)
 	}
 	db.mu.Unlock()
 	if hook != nil && hook(w, r, key) {
@@ -115,11 +115,11 @@ func (db *fakeDB) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	v := keys.put(key, body)
 	w.WriteHeader(http.StatusCreated)
-	json.NewEncoder(w).Encode(client.PutAnswer{Key: key, Revision: uint64(v.meta.Revision), SHA256: v.meta.SHA256.String(), Size: v.meta.Size, Created: true})
+	json.NewEncoder(w).Encode(api.PutAnswer{Key: key, Revision: uint64(v.meta.Revision), SHA256: v.meta.SHA256.String(), Size: v.meta.Size, Created: true})
 }
 
 func (db *fakeDB) heartbeat(w http.ResponseWriter, r *http.Request) {
-	var h client.Heartbeat
+	var h api.Heartbeat
 	if err := json.NewDecoder(r.Body).Decode(&h); err != nil {
 		db.t.Errorf("heartbeat: %v", err)
 	}
@@ -132,7 +132,7 @@ func (db *fakeDB) heartbeat(w http.ResponseWriter, r *http.Request) {
 }
 
 // becomes gives the node another history, and the keys in it.
-func (db *fakeDB) becomes(history *client.History, keys *fakeKeys) {
+func (db *fakeDB) becomes(history *api.History, keys *fakeKeys) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	db.history, db.keys = history, keys
@@ -148,7 +148,7 @@ func (k *fakeKeys) serve(w http.ResponseWriter, r *http.Request, key string) {
 }
 
 func answerAbsent(w http.ResponseWriter) {
-	writeProblem(w, client.Problem{Type: client.ProblemNotFound, Title: "Not found", Status: http.StatusNotFound, Detail: "key is not set"})
+	writeProblem(w, api.Problem{Type: api.ProblemNotFound, Title: "Not found", Status: http.StatusNotFound, Detail: "key is not set"})
 }
 
 func serveFake(w http.ResponseWriter, r *http.Request, v fakeValue) {
@@ -159,14 +159,14 @@ func serveFake(w http.ResponseWriter, r *http.Request, v fakeValue) {
 func fakeHeader(w http.ResponseWriter, v fakeValue) {
 	h := w.Header()
 	h.Set("ETag", `"`+v.meta.SHA256.String()+`"`)
-	h.Set(client.HeaderRevision, fmt.Sprint(v.meta.Revision))
-	h.Set(client.HeaderTime, v.meta.Time.Format(time.RFC3339Nano))
+	h.Set(api.HeaderRevision, fmt.Sprint(v.meta.Revision))
+	h.Set(api.HeaderTime, v.meta.Time.Format(time.RFC3339Nano))
 	h.Set("Content-Type", v.meta.ContentType)
 	if v.meta.By != "" {
-		h.Set(client.HeaderBy, v.meta.By)
+		h.Set(api.HeaderBy, v.meta.By)
 	}
 	for name, value := range v.meta.UserMeta.All() {
-		h.Set(client.HeaderMetaPrefix+name, value)
+		h.Set(api.HeaderMetaPrefix+name, value)
 	}
 }
 
@@ -398,8 +398,8 @@ func receive[T any](t *testing.T, what string, c <-chan T) (v T) {
 	return v
 }
 
-func writeProblem(w http.ResponseWriter, p client.Problem) {
-	w.Header().Set("Content-Type", client.ContentTypeProblem)
+func writeProblem(w http.ResponseWriter, p api.Problem) {
+	w.Header().Set("Content-Type", api.ContentTypeProblem)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -190,7 +191,7 @@ func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key
 	if resp.ContentLength < 0 {
 		return nil, errors.New("answered with a value of unknown length")
 	}
-	r, err := client.RecordFromHeader(string(key), resp.Header, resp.ContentLength)
+	r, err := api.RecordFromHeader(string(key), resp.Header, resp.ContentLength)
 	if err != nil {
 		return nil, fmt.Errorf("answered with a value that lacks its record: %w", err)
 	}
@@ -221,11 +222,11 @@ func (f *fetcher) get(ctx context.Context, e *era, d *database, key kvstore.Key,
 	if c == kvstore.Local {
 		query = url.Values{"consistency": {"local"}}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+client.KeyTarget(string(key), query), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+api.KeyTarget(string(key), query), nil)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set(client.HeaderHistory, e.history.String())
+	req.Header.Set(api.HeaderHistory, e.history.String())
 	return f.http.Do(req)
 }
 
@@ -234,7 +235,7 @@ func (f *fetcher) get(ctx context.Context, e *era, d *database, key kvstore.Key,
 func (f *fetcher) refused(d *database, resp *http.Response, began time.Time) error {
 	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	err := client.ResponseError(resp)
-	if mediaType == client.ContentTypeProblem && errors.Is(err, client.ErrNotFound) {
+	if mediaType == api.ContentTypeProblem && errors.Is(err, api.ErrNotFound) {
 		d.read(f.now(), f.now().Sub(began))
 		return errAbsent
 	}

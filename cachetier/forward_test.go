@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -36,7 +36,7 @@ func newForwarding(t *testing.T, dbs ...*fakeDB) string {
 }
 
 // putRaw sends a put with the target exactly as given.
-func putRaw(t *testing.T, base, target string, body io.Reader, header ...string) (*http.Response, client.Problem) {
+func putRaw(t *testing.T, base, target string, body io.Reader, header ...string) (*http.Response, api.Problem) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, base+target, body)
 	if err != nil {
@@ -52,8 +52,8 @@ func putRaw(t *testing.T, base, target string, body io.Reader, header ...string)
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var p client.Problem
-	if resp.Header.Get("Content-Type") == client.ContentTypeProblem {
+	var p api.Problem
+	if resp.Header.Get("Content-Type") == api.ContentTypeProblem {
 		if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Status != resp.StatusCode || p.Detail == "" {
 			t.Errorf("problem document %+v, %v", p, err)
 		}
@@ -101,10 +101,10 @@ func TestForward_StrictPutsGetAnID(t *testing.T) {
 	putRaw(t, u, "/key/a", strings.NewReader("v"))
 	putRaw(t, u, "/key/b", strings.NewReader("v"), "If-None-Match", "*")
 	putRaw(t, u, "/key/c", strings.NewReader("v"), "If-None-Match", "*")
-	putRaw(t, u, "/key/d", strings.NewReader("v"), "If-None-Match", "*", client.HeaderPutID, "mine")
+	putRaw(t, u, "/key/d", strings.NewReader("v"), "If-None-Match", "*", api.HeaderPutID, "mine")
 	var ids []string
 	for _, r := range db.putRequests() {
-		ids = append(ids, r.Header.Get(client.HeaderPutID))
+		ids = append(ids, r.Header.Get(api.HeaderPutID))
 	}
 	if ids[0] != "" || len(ids[1]) != 32 || len(ids[2]) != 32 || ids[1] == ids[2] || ids[3] != "mine" {
 		t.Errorf("ids %q", ids)
@@ -131,7 +131,7 @@ func TestForward_NothingSentIs503(t *testing.T) {
 	db.Close()
 	u := newForwarding(t, db)
 	resp, p := putRaw(t, u, "/key/k", strings.NewReader("v"))
-	if resp.StatusCode != 503 || p.Type != client.ProblemUnavailable || resp.Header.Get("Retry-After") == "" || !strings.Contains(p.Detail, db.URL) {
+	if resp.StatusCode != 503 || p.Type != api.ProblemUnavailable || resp.Header.Get("Retry-After") == "" || !strings.Contains(p.Detail, db.URL) {
 		t.Errorf("%d %v %+v", resp.StatusCode, resp.Header, p)
 	}
 }
@@ -145,7 +145,7 @@ func TestForward_NoAnswerIs504AndNotRepeated(t *testing.T) {
 	})
 	for _, body := range []string{"v", ""} {
 		resp, p := putRaw(t, newForwarding(t, dying, other), "/key/k", strings.NewReader(body))
-		if resp.StatusCode != 504 || p.Type != client.ProblemOutcomeUnknown || !strings.Contains(p.Detail, "repeat the same put") {
+		if resp.StatusCode != 504 || p.Type != api.ProblemOutcomeUnknown || !strings.Contains(p.Detail, "repeat the same put") {
 			t.Errorf("body %q: %d %+v", body, resp.StatusCode, p)
 		}
 		if len(other.putRequests()) != 0 {
@@ -163,7 +163,7 @@ func TestForward_RefusalBeforeTheBodyGoesElsewhere(t *testing.T) {
 	keys := newFakeKeys()
 	refuse := func(w http.ResponseWriter, _ *http.Request, _ string) bool {
 		w.Header().Set("Retry-After", "7")
-		writeProblem(w, client.Problem{Type: client.ProblemUnavailable, Title: "t", Status: 503, Detail: "no leader here"})
+		writeProblem(w, api.Problem{Type: api.ProblemUnavailable, Title: "t", Status: 503, Detail: "no leader here"})
 		return true
 	}
 	a, b, good := newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys)
@@ -185,7 +185,7 @@ func TestForward_RefusalBeforeTheBodyGoesElsewhere(t *testing.T) {
 func TestForward_RefusalComesBeforeTheClientsBody(t *testing.T) {
 	db := newFakeDB(t, newFakeKeys())
 	db.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
-		writeProblem(w, client.Problem{Type: client.ProblemTooLarge, Title: "t", Status: 413, Detail: "too large", LimitBytes: 5})
+		writeProblem(w, api.Problem{Type: api.ProblemTooLarge, Title: "t", Status: 413, Detail: "too large", LimitBytes: 5})
 		return true
 	})
 	body := &countingReader{left: 4 << 20}
@@ -311,7 +311,7 @@ func TestForward_NoAnswerToARead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var p client.Problem
+	var p api.Problem
 	if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || resp.StatusCode != 503 || strings.Contains(p.Detail, "propos") || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %+v, %v", resp.StatusCode, p, err)
 	}
@@ -371,16 +371,16 @@ func TestNode_NamedDatabase_HasToProveItself(t *testing.T) {
 					return
 				}
 				beats++
-				answer := client.HeartbeatAnswer{}
+				answer := api.HeartbeatAnswer{}
 				if claims {
-					answer.DBs = []client.DBNode{{Name: "n2", URL: named.URL + "/"}}
+					answer.DBs = []api.DBNode{{Name: "n2", URL: named.URL + "/"}}
 				}
 				json.NewEncoder(w).Encode(answer)
 			}))
 			defer named.Close()
 			db := newFakeDB(t, newFakeKeys())
-			db.registry = NewRegistry(RegistryConfig{DBs: func() []client.DBNode {
-				return []client.DBNode{{Name: "n1", URL: db.URL}, {Name: "n2", URL: named.URL}}
+			db.registry = NewRegistry(RegistryConfig{DBs: func() []api.DBNode {
+				return []api.DBNode{{Name: "n1", URL: db.URL}, {Name: "n2", URL: named.URL}}
 			}})
 			n := newTestNode(t, func(cfg *NodeConfig) { cfg.HeartbeatInterval = 10 * time.Millisecond }, db)
 			var running sync.WaitGroup

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
@@ -111,14 +111,14 @@ func (n *Node) beat(ctx context.Context, d *database) {
 }
 
 // heartbeat is what this node says of itself.
-func (n *Node) heartbeat() client.Heartbeat {
-	return client.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, History: n.era.Load().text(), CacheFigures: n.figures()}
+func (n *Node) heartbeat() api.Heartbeat {
+	return api.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, History: n.era.Load().text(), CacheFigures: n.figures()}
 }
 
 // amongMembers reports whether a database node is among those that an answer names. Each
 // of them names itself.
-func amongMembers(dbs []client.DBNode, url string) bool {
-	return slices.ContainsFunc(dbs, func(d client.DBNode) bool {
+func amongMembers(dbs []api.DBNode, url string) bool {
+	return slices.ContainsFunc(dbs, func(d api.DBNode) bool {
 		named, err := nodeurl.Parse(d.URL)
 		return err == nil && named == url
 	})
@@ -142,8 +142,8 @@ func (n *Node) complain(ctx context.Context, d *database, err error) {
 	n.log.Warn("a database node does not accept heartbeats", "database", d.url, "err", why)
 }
 
-func (n *Node) post(ctx context.Context, d *database, h client.Heartbeat) (client.HeartbeatAnswer, error) {
-	var answer client.HeartbeatAnswer
+func (n *Node) post(ctx context.Context, d *database, h api.Heartbeat) (api.HeartbeatAnswer, error) {
+	var answer api.HeartbeatAnswer
 	body, err := json.Marshal(h)
 	if err != nil {
 		return answer, err

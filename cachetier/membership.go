@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
@@ -33,7 +33,7 @@ func newMembership(self string, seeds []string) *membership {
 
 // heard adds one answer. It returns the URLs of the other cache nodes and of
 // the database nodes, each sorted.
-func (m *membership) heard(a client.HeartbeatAnswer, now time.Time) (caches, dbs []string) {
+func (m *membership) heard(a api.HeartbeatAnswer, now time.Time) (caches, dbs []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if now.Sub(m.answered) > unreportedMax {

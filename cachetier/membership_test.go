@@ -5,17 +5,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // answerOf makes a heartbeat answer from names: caches c…, databases n….
-func answerOf(names string) client.HeartbeatAnswer {
-	var a client.HeartbeatAnswer
+func answerOf(names string) api.HeartbeatAnswer {
+	var a api.HeartbeatAnswer
 	for _, name := range strings.Fields(names) {
 		if name[0] == 'c' {
-			a.Caches = append(a.Caches, client.CacheNode{Name: name, URL: "http://" + name, Healthy: true})
+			a.Caches = append(a.Caches, api.CacheNode{Name: name, URL: "http://" + name, Healthy: true})
 		} else {
-			a.DBs = append(a.DBs, client.DBNode{Name: name, URL: "http://" + name})
+			a.DBs = append(a.DBs, api.DBNode{Name: name, URL: "http://" + name})
 		}
 	}
 	return a

@@ -15,7 +15,7 @@ import (
 
 	"github.com/golang/groupcache"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
@@ -357,16 +357,16 @@ func (o ownerPicker) PickPeer(key string) (getter groupcache.ProtoGetter, ok boo
 }
 
 // Stats returns this node's figures.
-func (n *Node) Stats() client.CacheStats {
+func (n *Node) Stats() api.CacheStats {
 	peer, database := n.Latencies()
-	var history *client.History
+	var history *api.History
 	if id := n.era.Load().text(); id != "" {
-		history = &client.History{ID: id}
+		history = &api.History{ID: id}
 	}
-	return client.CacheStats{
+	return api.CacheStats{
 		Name:          n.cfg.Name,
 		URL:           n.cfg.URL,
-		Role:          client.RoleCache,
+		Role:          api.RoleCache,
 		Ready:         n.Ready(n.base) == nil,
 		Peers:         len(n.view.Load().ring.nodes) - 1,
 		Databases:     len(n.databases.all()),
@@ -387,8 +387,8 @@ func (n *Node) Latencies() (peer, database Latency) {
 	return n.peerLatency.figures(), n.fetcher.latency.figures()
 }
 
-func (n *Node) figures() client.CacheFigures {
-	return client.CacheFigures{
+func (n *Node) figures() api.CacheFigures {
+	return api.CacheFigures{
 		Gets:          n.counters.gets.Load(),
 		Hits:          n.counters.hits.Load(),
 		MirroredHits:  n.counters.mirroredHits.Load(),

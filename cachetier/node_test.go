@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -380,7 +380,7 @@ func TestNode_Get_HungOwnerDelaysOnceThenNothingThenIsBack(t *testing.T) {
 				next++
 				return get(owned[next]) == sourcePeer
 			}
-			db.registry.Heartbeat("127.0.0.1", client.Heartbeat{Name: "owner", URL: owner.server.URL})
+			db.registry.Heartbeat("127.0.0.1", api.Heartbeat{Name: "owner", URL: owner.server.URL})
 			if way != "new stream" {
 				eventually(t, "the owner is asked", asksOwner)
 			}
@@ -524,7 +524,7 @@ func TestNode_Get_FallsBackThroughAllDatabases(t *testing.T) {
 	dead, busy, silent, good := newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys)
 	dead.Close()
 	busy.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
-		writeProblem(w, client.Problem{Type: client.ProblemUnavailable, Status: 503, Detail: "no leader"})
+		writeProblem(w, api.Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 		return true
 	})
 	silent.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
@@ -691,7 +691,7 @@ func TestNode_Get_MemoryStaysBelowTheLimit(t *testing.T) {
 		if s.Bytes == 0 || s.Bytes > s.LimitBytes || s.LimitBytes != 1<<20 {
 			t.Errorf("%d of %d bytes held", s.Bytes, s.LimitBytes)
 		}
-		if s.Gets != 60 || s.Peers != 1 || s.Databases != 1 || s.Role != client.RoleCache || s.DatabaseLoads == 0 || s.PeerLoads == 0 || s.PeerServed == 0 {
+		if s.Gets != 60 || s.Peers != 1 || s.Databases != 1 || s.Role != api.RoleCache || s.DatabaseLoads == 0 || s.PeerLoads == 0 || s.PeerServed == 0 {
 			t.Errorf("stats %+v", s)
 		}
 	}
@@ -834,7 +834,7 @@ func TestNode_PeerHandler_AnswersOnlyPeers(t *testing.T) {
 func TestNode_Run_JoinsTheRingAndSaysGoodbye(t *testing.T) {
 	keys := newFakeKeys()
 	db, unknown := newFakeDB(t, keys), newFakeDB(t, keys)
-	db.registry.cfg.DBs = func() []client.DBNode { return []client.DBNode{{URL: db.URL}, {URL: unknown.URL}} }
+	db.registry.cfg.DBs = func() []api.DBNode { return []api.DBNode{{URL: db.URL}, {URL: unknown.URL}} }
 	fast := func(cfg *NodeConfig) { cfg.HeartbeatInterval = time.Millisecond }
 	nodes := []*testNode{newTestNode(t, fast, db), newTestNode(t, fast, db), newTestNode(t, fast, db)}
 	var running sync.WaitGroup

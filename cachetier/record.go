@@ -8,7 +8,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -158,7 +158,7 @@ func (r *record) verify() error {
 }
 
 // metaFromRecord translates what a database node's headers said.
-func metaFromRecord(key kvstore.Key, r client.Record) (kvstore.Meta, error) {
+func metaFromRecord(key kvstore.Key, r api.Record) (kvstore.Meta, error) {
 	if len(r.ContentType) > contentTypeBytesMax {
 		return kvstore.Meta{}, fmt.Errorf("content type of %d bytes is over %d", len(r.ContentType), contentTypeBytesMax)
 	}

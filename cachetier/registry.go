@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -28,7 +28,7 @@ type RegistryConfig struct {
 	Forget time.Duration
 	// DBs returns the database nodes for heartbeat answers. It may be nil, and
 	// must be quick.
-	DBs func() []client.DBNode
+	DBs func() []api.DBNode
 }
 
 // Registry is a database node's list of cache nodes: what heartbeats said,
@@ -42,10 +42,10 @@ type Registry struct {
 }
 
 type registered struct {
-	node  client.CacheNode // Healthy is computed when listed; LastSeen keeps its monotonic reading, which no step of the clock moves
-	left  bool             // said goodbye
-	from  string           // the address it was heard from last
-	first time.Time        // since when it has been heard without a pause
+	node  api.CacheNode // Healthy is computed when listed; LastSeen keeps its monotonic reading, which no step of the clock moves
+	left  bool          // said goodbye
+	from  string        // the address it was heard from last
+	first time.Time     // since when it has been heard without a pause
 }
 
 // live reports whether it counts as live.
@@ -61,7 +61,7 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 	cfg.TTL = cmp.Or(cfg.TTL, registryTTL)
 	cfg.Forget = cmp.Or(cfg.Forget, registryForget)
 	if cfg.DBs == nil {
-		cfg.DBs = func() []client.DBNode { return nil }
+		cfg.DBs = func() []api.DBNode { return nil }
 	}
 	return &Registry{cfg: cfg, nodes: make(map[string]*registered)}
 }
@@ -71,13 +71,13 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 // heartbeat came from, without a port. A heartbeat without a usable URL and
 // name is answered and not recorded, nor is a new node when there are as many as may be
 // and none has to make room.
-func (r *Registry) Heartbeat(from string, h client.Heartbeat) client.HeartbeatAnswer {
+func (r *Registry) Heartbeat(from string, h api.Heartbeat) api.HeartbeatAnswer {
 	url, err := nodeurl.Parse(h.URL)
 	now := r.cfg.Now()
 	if err == nil && nodeurl.CheckName(h.Name) == nil {
 		r.record(from, url, h, now)
 	}
-	answer := client.HeartbeatAnswer{Caches: []client.CacheNode{}, DBs: r.cfg.DBs()}
+	answer := api.HeartbeatAnswer{Caches: []api.CacheNode{}, DBs: r.cfg.DBs()}
 	for _, n := range r.list(now) {
 		if n.Healthy && n.URL != url {
 			answer.Caches = append(answer.Caches, n)
@@ -86,7 +86,7 @@ func (r *Registry) Heartbeat(from string, h client.Heartbeat) client.HeartbeatAn
 	return answer
 }
 
-func (r *Registry) record(from, url string, h client.Heartbeat, now time.Time) {
+func (r *Registry) record(from, url string, h api.Heartbeat, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := r.nodes[url]
@@ -98,7 +98,7 @@ func (r *Registry) record(from, url string, h client.Heartbeat, now time.Time) {
 		first = known.first
 	}
 	r.nodes[url] = &registered{
-		node: client.CacheNode{Name: h.Name, URL: url, LastSeen: now, History: historyText(h.History), CacheFigures: h.CacheFigures},
+		node: api.CacheNode{Name: h.Name, URL: url, LastSeen: now, History: historyText(h.History), CacheFigures: h.CacheFigures},
 		left: h.Leaving, from: from, first: first,
 	}
 }
@@ -162,12 +162,12 @@ func (r *Registry) shortestHeard(from string) (gone string) {
 
 // Caches lists every cache node heard of lately, by name and URL: the live
 // ones with Healthy set, the others until they are forgotten.
-func (r *Registry) Caches() []client.CacheNode { return r.list(r.cfg.Now()) }
+func (r *Registry) Caches() []api.CacheNode { return r.list(r.cfg.Now()) }
 
-func (r *Registry) list(now time.Time) []client.CacheNode {
+func (r *Registry) list(now time.Time) []api.CacheNode {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	list := make([]client.CacheNode, 0, len(r.nodes))
+	list := make([]api.CacheNode, 0, len(r.nodes))
 	for url, n := range r.nodes {
 		unheard := now.Sub(n.node.LastSeen)
 		if unheard >= r.cfg.Forget {
@@ -179,7 +179,7 @@ func (r *Registry) list(now time.Time) []client.CacheNode {
 		listed.Healthy, listed.Left = n.live(now, r.cfg.TTL), n.left
 		list = append(list, listed)
 	}
-	slices.SortFunc(list, func(a, b client.CacheNode) int {
+	slices.SortFunc(list, func(a, b api.CacheNode) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.URL, b.URL))
 	})
 	return list

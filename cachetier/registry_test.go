@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 type fakeClock struct{ t time.Time }
@@ -34,7 +34,7 @@ func beatAs(r *Registry, name string) []string {
 }
 
 func beatFrom(r *Registry, from, name string) (peers []string) {
-	for _, c := range r.Heartbeat(from, client.Heartbeat{Name: name, URL: "http://" + name}).Caches {
+	for _, c := range r.Heartbeat(from, api.Heartbeat{Name: name, URL: "http://" + name}).Caches {
 		peers = append(peers, c.Name)
 	}
 	return peers
@@ -88,7 +88,7 @@ func TestRegistry_Caches_KeepsUnheardNodesForTenMinutes(t *testing.T) {
 func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
 	r, _ := newTestRegistry()
 	beatAs(r, "c1")
-	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "c1", URL: "http://c1", Leaving: true})
+	r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "c1", URL: "http://c1", Leaving: true})
 	if peers := beatAs(r, "c2"); peers != nil {
 		t.Errorf("peers after the goodbye: %v", peers)
 	}
@@ -103,8 +103,8 @@ func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
 
 func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
 	r, _ := newTestRegistry()
-	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "old", URL: "http://c1/"})
-	r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "new", URL: "http://c1", CacheFigures: client.CacheFigures{Hits: 7}})
+	r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "old", URL: "http://c1/"})
+	r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "new", URL: "http://c1", CacheFigures: api.CacheFigures{Hits: 7}})
 	nodes := r.Caches()
 	if len(nodes) != 1 || nodes[0].Name != "new" || nodes[0].Hits != 7 || nodes[0].URL != "http://c1" {
 		t.Errorf("nodes: %+v", nodes)
@@ -114,10 +114,10 @@ func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
 func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 	r, clock := newTestRegistry()
 	for _, url := range []string{"", "c1", "ftp://c1", "http://", "http://c1/path", "http://" + strings.Repeat("x", 4096)} {
-		r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "bad", URL: url})
+		r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "bad", URL: url})
 	}
 	for _, name := range []string{"", "\x1b[31mevil\nforged", strings.Repeat("n", 65)} {
-		r.Heartbeat("127.0.0.1", client.Heartbeat{Name: name, URL: "http://c1"})
+		r.Heartbeat("127.0.0.1", api.Heartbeat{Name: name, URL: "http://c1"})
 	}
 	if got := listed(r); got != "" {
 		t.Errorf("listed %q", got)
@@ -125,10 +125,10 @@ func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 	for i := range registryMax + 10 {
 		clock.advance(10 * time.Millisecond)
 		name := fmt.Sprintf("c%d", i)
-		r.Heartbeat(fmt.Sprintf("10.0.0.%d", i%200), client.Heartbeat{Name: name, URL: "http://" + name})
+		r.Heartbeat(fmt.Sprintf("10.0.0.%d", i%200), api.Heartbeat{Name: name, URL: "http://" + name})
 	}
 	nodes := r.Caches()
-	if len(nodes) != registryMax || slices.ContainsFunc(nodes, func(c client.CacheNode) bool { return c.Name == "c9" }) {
+	if len(nodes) != registryMax || slices.ContainsFunc(nodes, func(c api.CacheNode) bool { return c.Name == "c9" }) {
 		t.Errorf("%d nodes listed; the longest unheard must go", len(nodes))
 	}
 }
@@ -138,14 +138,14 @@ func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 func TestRegistry_Heartbeat_MadeUpNodes(t *testing.T) {
 	for _, addresses := range []int{1, 16} {
 		r, clock := newTestRegistry()
-		r.Heartbeat("10.0.0.1", client.Heartbeat{Name: "early", URL: "http://early"})
+		r.Heartbeat("10.0.0.1", api.Heartbeat{Name: "early", URL: "http://early"})
 		for i := range 3000 {
 			if i%100 == 0 {
 				clock.advance(500 * time.Millisecond)
-				r.Heartbeat("10.0.0.1", client.Heartbeat{Name: "early", URL: "http://early"})
+				r.Heartbeat("10.0.0.1", api.Heartbeat{Name: "early", URL: "http://early"})
 			}
 			name := fmt.Sprintf("made-up-%d", i)
-			r.Heartbeat(fmt.Sprintf("10.6.6.%d", i%addresses), client.Heartbeat{Name: name, URL: "http://" + name})
+			r.Heartbeat(fmt.Sprintf("10.6.6.%d", i%addresses), api.Heartbeat{Name: name, URL: "http://" + name})
 		}
 		peers := beatFrom(r, "10.0.0.2", "late")
 		if !slices.Contains(peers, "early") {
@@ -161,9 +161,9 @@ func TestRegistry_Heartbeat_MadeUpNodes(t *testing.T) {
 }
 
 func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
-	want := []client.DBNode{{Name: "n1", URL: "http://n1", Healthy: true}}
-	r := NewRegistry(RegistryConfig{DBs: func() []client.DBNode { return want }})
-	if got := r.Heartbeat("127.0.0.1", client.Heartbeat{Name: "c", URL: "http://c"}).DBs; !slices.Equal(got, want) {
+	want := []api.DBNode{{Name: "n1", URL: "http://n1", Healthy: true}}
+	r := NewRegistry(RegistryConfig{DBs: func() []api.DBNode { return want }})
+	if got := r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "c", URL: "http://c"}).DBs; !slices.Equal(got, want) {
 		t.Errorf("databases: %v", got)
 	}
 }
@@ -172,7 +172,7 @@ func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
 // would be dead at once, or alive for ever. What is listed has a time in UTC.
 func TestRegistry_ClockIsSet_NobodyDies(t *testing.T) {
 	r := NewRegistry(RegistryConfig{})
-	r.Heartbeat("h", client.Heartbeat{Name: "c1", URL: "http://c1:1"})
+	r.Heartbeat("h", api.Heartbeat{Name: "c1", URL: "http://c1:1"})
 	for _, n := range r.nodes {
 		if !strings.Contains(n.node.LastSeen.String(), " m=") {
 			t.Errorf("it was heard at %v, which moves with the wall clock", n.node.LastSeen)

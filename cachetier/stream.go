@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -165,7 +166,7 @@ func (r *streamReader) next() *database {
 
 func (r *streamReader) request(ctx context.Context, d *database, end int64) (body io.ReadCloser, err error) {
 	defer recovered(r.f.log, "a range from "+d.url, &err)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+client.KeyTarget(string(r.meta.Key), nil), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+api.KeyTarget(string(r.meta.Key), nil), nil)
 	if err != nil {
 		return nil, err
 	}

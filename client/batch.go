@@ -18,6 +18,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // PutItem is one put of many.
@@ -176,7 +178,7 @@ func (b *batch) giveUp(endpoints []*EndpointError, cause error) error {
 func (b *batch) stream(ctx context.Context) error {
 	req := &call{
 		op: opBatch, method: http.MethodPost, target: "/keys", mutates: true,
-		header: http.Header{"Content-Type": {ContentTypeNDJSON}},
+		header: http.Header{"Content-Type": {api.ContentTypeNDJSON}},
 		stream: b.queue.open,
 		owed:   b.queue.owed,
 	}
@@ -218,34 +220,34 @@ var errLineRefused = errors.New("the stream ended before a line that is too long
 
 // take handles one line of the answer, which is about the oldest item.
 func (b *batch) take(data []byte) error {
-	var a BatchResult
+	var a api.BatchResult
 	if !readPlainResult(data, &a) {
 		if err := decodeLine(data, &a); err != nil {
 			return err
 		}
 	}
 	item := b.queue.oldestSent()
-	refused := item != nil && a.Status == BatchError && a.Type == ProblemTooLarge
+	refused := item != nil && a.Status == api.BatchError && a.Type == api.ProblemTooLarge
 	if refused { // nothing that has no result was done, and the next stream begins behind this item
 		b.unsure = false
 		a.Status, a.Detail = BatchInvalid, fmt.Sprintf("as a line of JSON it has %d bytes, more than a node accepts; use Put for larger values", len(item.line))
 	}
 	switch a.Status {
 	case BatchCreated, BatchUnchanged, BatchConflict, BatchInvalid:
-	case BatchFailed:
+	case api.BatchFailed:
 		b.queue.refused()
 		return fmt.Errorf("%q failed: %s", a.Key, a.Detail)
-	case BatchUnknown:
+	case api.BatchUnknown:
 		return fmt.Errorf("%q has an unknown outcome: %s", a.Key, a.Detail)
 	default: // the stream ends here, and nothing that has no result was done
 		b.unsure = false
 		p := Problem{Type: a.Type, Status: http.StatusServiceUnavailable, Detail: a.Detail}
-		return &StatusError{Problem: p, Kind: problemKind(p)}
+		return &StatusError{Problem: p, Kind: p.Kind()}
 	}
 	if item == nil {
 		return violation("a result for %q, which was not sent", a.Key)
 	}
-	if key, err := RawKey(a.Key, a.KeyBase64); a.Status != BatchInvalid && (err != nil || key != item.key) {
+	if key, err := api.RawKey(a.Key, a.KeyBase64); a.Status != BatchInvalid && (err != nil || key != item.key) {
 		return violation("the result is for %q, the item is %q", key, item.key)
 	}
 	result := item.result(&a)
@@ -307,7 +309,7 @@ func appendMeta(line []byte, meta map[string]string) []byte {
 func newBatchItem(index int, item PutItem) *batchItem {
 	sum := sha256.Sum256(item.Value)
 	line := make([]byte, 0, 96+len(item.Key)+len(item.ContentType)+base64.StdEncoding.EncodedLen(len(item.Value)))
-	if key, b64 := JSONKey(item.Key); b64 != "" {
+	if key, b64 := api.JSONKey(item.Key); b64 != "" {
 		line = appendText(append(line, `{"key_base64":`...), b64)
 	} else {
 		line = appendText(append(line, `{"key":`...), key)
@@ -328,7 +330,7 @@ func newBatchItem(index int, item PutItem) *batchItem {
 	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line}
 }
 
-func (i *batchItem) result(a *BatchResult) PutResult {
+func (i *batchItem) result(a *api.BatchResult) PutResult {
 	r := PutResult{Index: i.index, Key: i.key, Status: a.Status, Resent: i.sends > 1, Revision: a.Revision, SHA256: a.SHA256}
 	if a.Size != nil {
 		r.Size = *a.Size
@@ -338,7 +340,7 @@ func (i *batchItem) result(a *BatchResult) PutResult {
 		r.Err = &ConflictError{Revision: a.Revision, SHA256: a.SHA256, Size: r.Size, Status: http.StatusConflict, Detail: a.Detail}
 	case a.Status == BatchInvalid:
 		p := Problem{Type: a.Type, Status: http.StatusBadRequest, Detail: a.Detail}
-		r.Err = &StatusError{Problem: p, Kind: problemKind(p)}
+		r.Err = &StatusError{Problem: p, Kind: p.Kind()}
 	case a.SHA256 != i.digest:
 		r.Err = fmt.Errorf("%w: sent %s, the key is now set to %s: the bytes changed on the way", ErrDigestMismatch, i.digest, a.SHA256)
 	}

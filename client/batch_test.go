@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // batchStore decides the lines of POST /keys one by one, as they come, for any
@@ -31,7 +33,7 @@ func newBatchStore() *batchStore {
 func (s *batchStore) decide(line []byte) map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var doc PutDocument
+	var doc api.PutDocument
 	if err := json.Unmarshal(line, &doc); err != nil {
 		return map[string]any{"status": "invalid", "detail": err.Error()}
 	}
@@ -45,7 +47,7 @@ func (s *batchStore) decide(line []byte) map[string]any {
 		answer["key_base64"] = key
 	}
 	if key == "" {
-		return map[string]any{"status": "invalid", "detail": "empty key", "type": ProblemInvalid}
+		return map[string]any{"status": "invalid", "detail": "empty key", "type": api.ProblemInvalid}
 	}
 	value, set := s.values[key]
 	if !set {
@@ -54,7 +56,7 @@ func (s *batchStore) decide(line []byte) map[string]any {
 	} else if answer["status"] = "unchanged"; value != *doc.Value {
 		answer["status"] = "conflict"
 	}
-	raw, _ := RawValue(value, doc.Encoding)
+	raw, _ := api.RawValue(value, doc.Encoding)
 	answer["revision"], answer["size"], answer["sha256"] = s.revs[key], len(raw), digestOf(raw)
 	return answer
 }
@@ -161,7 +163,7 @@ func TestClient_PutAll_ResendsElsewhere(t *testing.T) {
 	}))
 	line := func(status string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprintf(w, `{"key":"?","status":%q,"type":%q,"detail":"not now","line":1}`+"\n", status, ProblemUnavailable)
+			fmt.Fprintf(w, `{"key":"?","status":%q,"type":%q,"detail":"not now","line":1}`+"\n", status, api.ProblemUnavailable)
 		}
 	}
 	failing, _ := endpoint(t, line("failed"))
@@ -246,7 +248,7 @@ func TestClient_PutAll_GivesUp(t *testing.T) {
 		want  error
 	}{
 		"refused": {func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: ProblemUnavailable, Status: 503, Detail: "no leader"})
+			problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 		}, ErrUnavailable},
 		"error line": {func(w http.ResponseWriter, r *http.Request) {
 			bufio.NewReader(r.Body).ReadString('\n')
@@ -261,7 +263,7 @@ func TestClient_PutAll_GivesUp(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}, ErrOutcomeUnknown},
 		"not allowed": {func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: ProblemForbidden, Status: 403, Detail: "no"})
+			problem(w, Problem{Type: api.ProblemForbidden, Status: 403, Detail: "no"})
 		}, ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -331,7 +333,7 @@ func TestClient_PutAll_LongLine(t *testing.T) {
 		lines := bufio.NewScanner(r.Body)
 		for n := 1; lines.Scan(); n++ {
 			if len(lines.Bytes()) > limit {
-				json.NewEncoder(w).Encode(BatchResult{Status: BatchError, Type: ProblemTooLarge, Line: uint64(n), Detail: "the line is too long"})
+				json.NewEncoder(w).Encode(api.BatchResult{Status: api.BatchError, Type: api.ProblemTooLarge, Line: uint64(n), Detail: "the line is too long"})
 				return
 			}
 			json.NewEncoder(w).Encode(store.decide(lines.Bytes()))

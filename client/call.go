@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // call is one request of the API, sent as often as it takes.
@@ -235,7 +237,7 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 	})
 	if err == nil {
 		c.heard()
-		c.histories.heard(resp.Header.Get(HeaderHistory))
+		c.histories.heard(resp.Header.Get(api.HeaderHistory))
 	}
 	if err == nil && resp.StatusCode >= 300 && resp.StatusCode != http.StatusNotModified {
 		err = refusal(resp)

@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // ChangesOptions are the choices of a walk through the history. The zero value
@@ -32,7 +34,7 @@ type ChangesOptions struct {
 	// whatever happens to the nodes: while none can be reached, it keeps trying.
 	Follow bool
 
-	// Values brings along the values of at most ChangeValueBytesMax; their
+	// Values brings along the values of at most api.ChangeValueBytesMax; their
 	// digests are verified.
 	Values bool
 
@@ -44,20 +46,6 @@ type ChangesOptions struct {
 	// two elements of the loop.
 	OnBreak func(err error)
 }
-
-// Bytes returns the value that the change carries, if it does: Values asked for
-// it and it has ChangeValueBytesMax at most. Get reads larger ones.
-func (c Change) Bytes() (value []byte, carried bool, err error) {
-	if c.Value == nil {
-		return nil, false, nil
-	}
-	value, err = RawValue(*c.Value, c.Encoding)
-	return value, err == nil, err
-}
-
-// Position is where the change is in its history: ChangesOptions with its Revision as
-// Since, and its History, go on behind it.
-func (c Change) Position() Position { return Position{Revision: c.Revision, History: c.History} }
 
 // Changes walks through the history: every put above Since once, in order of
 // revisions. That none is missing is checked where there is no prefix. A stream that
@@ -75,7 +63,7 @@ func (c Change) Position() Position { return Position{Revision: c.Revision, Hist
 // *HistoryChangedError.
 func (c *Client) Changes(ctx context.Context, opts ChangesOptions) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
-		f := &feed{client: c, opts: opts, at: Position{opts.Since, opts.History}, others: make(map[string]bool), left: opts.Limit, yield: yield, stuck: time.Now()}
+		f := &feed{client: c, opts: opts, at: Position{Revision: opts.Since, History: opts.History}, others: make(map[string]bool), left: opts.Limit, yield: yield, stuck: time.Now()}
 		if err := f.run(ctx); err != nil && err != errLoopEnded {
 			yield(Change{}, err)
 		}
@@ -181,7 +169,7 @@ func (f *feed) stream(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	if err := f.of(resp.Header.Get(HeaderHistory)); err != nil {
+	if err := f.of(resp.Header.Get(api.HeaderHistory)); err != nil {
 		return fmt.Errorf("%s: %w", opChanges, err)
 	}
 	defer f.client.histories.read(&historyReader{history: f.at.History, others: f.others, tell: func() { cancel(errOtherHistory) }})()
@@ -249,7 +237,7 @@ func (f *feed) query() string {
 	return encodeQuery(q)
 }
 
-// changeLine is a line of GET /changes: a Change, or a ChangesMark.
+// changeLine is a line of GET /changes: a Change, or a api.ChangesMark.
 type changeLine struct {
 	Change
 	Event   string `json:"event"`
@@ -318,7 +306,7 @@ func (f *feed) mark(line *changeLine) error {
 	case scanned > f.at.Revision:
 		f.at.Revision, f.moved = scanned, true
 	}
-	if line.Event == EventEnd {
+	if line.Event == api.EventEnd {
 		return fmt.Errorf("the node ended the stream (%s): %s", line.Reason, line.Detail)
 	}
 	return nil

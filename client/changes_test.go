@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // history serves GET /changes of a history that can grow. Followed streams end
@@ -66,7 +68,7 @@ func lineOf(revision uint64, values bool) string {
 	if values {
 		doc["value"] = string(value)
 		if revision%2 == 0 {
-			doc["value"], doc["encoding"] = base64.StdEncoding.EncodeToString(value), EncodingBase64
+			doc["value"], doc["encoding"] = base64.StdEncoding.EncodeToString(value), api.EncodingBase64
 		}
 	}
 	data, _ := json.Marshal(doc)
@@ -214,7 +216,7 @@ func TestClient_Changes_FollowOutlivesOutage(t *testing.T) {
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		if outage > 0 {
 			outage--
-			problem(w, Problem{Type: ProblemUnavailable, Status: 503, Detail: "no leader"})
+			problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 			return
 		}
 		h.ServeHTTP(w, r)
@@ -318,7 +320,7 @@ func TestClient_Changes_PrefixHeartbeatIsRemembered(t *testing.T) {
 
 func TestClient_Changes_Refusals(t *testing.T) {
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemInvalid, Status: 400, Detail: "bad"})
+		problem(w, Problem{Type: api.ProblemInvalid, Status: 400, Detail: "bad"})
 	})
 	c, _ := newClient(t, u)
 	for _, err := range c.Changes(t.Context(), ChangesOptions{Follow: true}) {

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // endpoint starts a server that counts its requests.
@@ -68,7 +70,7 @@ func digestOf(b []byte) string {
 }
 
 func problem(w http.ResponseWriter, p Problem) {
-	w.Header().Set("Content-Type", ContentTypeProblem)
+	w.Header().Set("Content-Type", api.ContentTypeProblem)
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)
 }
@@ -85,8 +87,8 @@ func acceptPut(w http.ResponseWriter, r *http.Request) {
 
 func serveValue(w http.ResponseWriter, digest string, body []byte) {
 	w.Header().Set("ETag", `"`+digest+`"`)
-	w.Header().Set(HeaderRevision, "7")
-	w.Header().Set(HeaderTime, "2024-05-06T07:08:09.123456789Z")
+	w.Header().Set(api.HeaderRevision, "7")
+	w.Header().Set(api.HeaderTime, "2024-05-06T07:08:09.123456789Z")
 	w.Header().Set("Content-Type", "text/x-test")
 	w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	w.Write(body)
@@ -109,7 +111,7 @@ func TestKeyTarget_SurvivesDecodingAndCleaning(t *testing.T) {
 		"ünï/日本", string(all), strings.Repeat("k", 1024), strings.Repeat("\xff", 1024), "goproxy/!sirupsen/@v/v1.2.3.zip"}
 	for _, key := range keys {
 		for _, query := range []url.Values{nil, {"consistency": {"local"}}} {
-			u, err := url.Parse("http://h" + KeyTarget(key, query))
+			u, err := url.Parse("http://h" + api.KeyTarget(key, query))
 			if err != nil {
 				t.Fatalf("key %q: %v", key, err)
 			}
@@ -181,14 +183,14 @@ func TestClient_Put_RetriesWithOneIDAndWholeBody(t *testing.T) {
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		mu.Lock()
-		ids[r.Header.Get(HeaderPutID)]++
+		ids[r.Header.Get(api.HeaderPutID)]++
 		bodies = append(bodies, string(body))
 		tries++
 		n := tries
 		mu.Unlock()
 		switch n {
 		case 1:
-			problem(w, Problem{Type: ProblemOutcomeUnknown, Status: 504, Detail: "who knows"})
+			problem(w, Problem{Type: api.ProblemOutcomeUnknown, Status: 504, Detail: "who knows"})
 		case 2:
 			panic(http.ErrAbortHandler) // the connection breaks
 		default:
@@ -227,7 +229,7 @@ func TestClient_Put_SendsHeaders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"Content-Type": "text/x", HeaderPutID: "mine", "If-None-Match": "*",
+	want := map[string]string{"Content-Type": "text/x", api.HeaderPutID: "mine", "If-None-Match": "*",
 		"Repr-Digest": "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"}
 	for name, value := range want {
 		if got.Header.Get(name) != value {
@@ -244,7 +246,7 @@ func TestClient_Put_SendsHeaders(t *testing.T) {
 
 func TestClient_Put_LargeBodyAsksFirst(t *testing.T) {
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemTooLarge, Status: 413, Detail: "limit is 9 bytes", LimitBytes: 9})
+		problem(w, Problem{Type: api.ProblemTooLarge, Status: 413, Detail: "limit is 9 bytes", LimitBytes: 9})
 	})
 	c, _ := newClient(t, u)
 	body := &countingSeeker{ReadSeeker: bytes.NewReader(make([]byte, 8<<20))}
@@ -306,7 +308,7 @@ func TestClient_Put_ChangedBytesAreReported(t *testing.T) {
 
 func TestClient_FailsOverAndSticks(t *testing.T) {
 	busy, busyRequests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemUnavailable, Status: 503, Detail: "no leader"})
+		problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 	})
 	good, _ := endpoint(t, acceptPut)
 	c, pauses := newClient(t, deadEndpoint(t), busy, good)
@@ -322,7 +324,7 @@ func TestClient_FailsOverAndSticks(t *testing.T) {
 
 func TestClient_Error_SaysWhatEachEndpointDid(t *testing.T) {
 	noLeader, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemUnavailable, Status: 503, Detail: "no leader"})
+		problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 	})
 	dead := deadEndpoint(t)
 	c, _ := newClient(t, noLeader, dead)
@@ -346,7 +348,7 @@ func TestClient_Put_UnknownOutcomeStaysUnknown(t *testing.T) {
 			io.Copy(io.Discard, r.Body)
 			panic(http.ErrAbortHandler)
 		}
-		problem(w, Problem{Type: ProblemUnavailable, Status: 503, Detail: "no leader"})
+		problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 	})
 	c, _ := newClient(t, u)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -375,7 +377,7 @@ func TestClient_Get_LostAnswerIsNoUnknownOutcome(t *testing.T) {
 func TestClient_KeepsToTheDeadline(t *testing.T) {
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "3600")
-		problem(w, Problem{Type: ProblemOverloaded, Status: 429, Detail: "busy"})
+		problem(w, Problem{Type: api.ProblemOverloaded, Status: 429, Detail: "busy"})
 	})
 	c, pauses := newClient(t, u)
 	_, err := c.Get(within(t, retryAfterMax-time.Second), "k", GetOptions{})
@@ -424,24 +426,24 @@ func TestClient_ErrorsSurviveTheWire(t *testing.T) {
 		p    Problem
 		want error
 	}{
-		{Problem{Status: 400, Type: ProblemInvalid}, ErrInvalid},
-		{Problem{Status: 400, Type: ProblemDigestMismatch}, ErrDigestMismatch},
+		{Problem{Status: 400, Type: api.ProblemInvalid}, ErrInvalid},
+		{Problem{Status: 400, Type: api.ProblemDigestMismatch}, ErrDigestMismatch},
 		{Problem{Status: 403}, ErrInvalid},
-		{Problem{Status: 404, Type: ProblemNotFound}, ErrNotFound},
+		{Problem{Status: 404, Type: api.ProblemNotFound}, ErrNotFound},
 		{Problem{Status: 404}, ErrNotFound},
-		{Problem{Status: 404, Type: ProblemNoRoute}, ErrServer},
-		{Problem{Status: 409, Type: ProblemConflict, Revision: 5, SHA256: "ab", Size: &size}, ErrConflict},
+		{Problem{Status: 404, Type: api.ProblemNoRoute}, ErrServer},
+		{Problem{Status: 409, Type: api.ProblemConflict, Revision: 5, SHA256: "ab", Size: &size}, ErrConflict},
 		{Problem{Status: 409, Revision: 5, SHA256: "ab", Size: &size}, ErrConflict},
-		{Problem{Status: 409, Type: ProblemRefused}, ErrRefused},
+		{Problem{Status: 409, Type: api.ProblemRefused}, ErrRefused},
 		{Problem{Status: 409}, ErrRefused},
 		{Problem{Status: 411}, ErrInvalid},
-		{Problem{Status: 412, Type: ProblemPrecondition, Revision: 5, SHA256: "ab", Size: &size}, ErrExists},
-		{Problem{Status: 413, Type: ProblemTooLarge, LimitBytes: 9}, ErrTooLarge},
+		{Problem{Status: 412, Type: api.ProblemPrecondition, Revision: 5, SHA256: "ab", Size: &size}, ErrExists},
+		{Problem{Status: 413, Type: api.ProblemTooLarge, LimitBytes: 9}, ErrTooLarge},
 		{Problem{Status: 415}, ErrInvalid},
-		{Problem{Status: 421, Type: ProblemMisdirected}, ErrInvalid},
+		{Problem{Status: 421, Type: api.ProblemMisdirected}, ErrInvalid},
 		{Problem{Status: 421}, ErrInvalid},
 		{Problem{Status: 429}, ErrOverloaded},
-		{Problem{Status: 503, Type: ProblemOverloaded}, ErrOverloaded},
+		{Problem{Status: 503, Type: api.ProblemOverloaded}, ErrOverloaded},
 		{Problem{Status: 503}, ErrUnavailable},
 		{Problem{Status: 504}, ErrOutcomeUnknown},
 		{Problem{Status: 507}, ErrDiskReserve},
@@ -472,7 +474,7 @@ func TestClient_ErrorsSurviveTheWire(t *testing.T) {
 func TestClient_Put_ConflictIsFinal(t *testing.T) {
 	size := int64(0)
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemConflict, Status: 409, Detail: "lost", Revision: 9, SHA256: "cd", Size: &size})
+		problem(w, Problem{Type: api.ProblemConflict, Status: 409, Detail: "lost", Revision: 9, SHA256: "cd", Size: &size})
 	})
 	c, _ := newClient(t, u, u)
 	_, err := c.PutBytes(t.Context(), "k", []byte("v"), PutOptions{})
@@ -488,7 +490,7 @@ func TestClient_Get_ReadsRecordAndValue(t *testing.T) {
 		if r.URL.RawQuery != "consistency=local" {
 			t.Errorf("query is %q", r.URL.RawQuery)
 		}
-		w.Header().Set(HeaderCache, "peer")
+		w.Header().Set(api.HeaderCache, "peer")
 		serveValue(w, digestOf(value), value)
 	})
 	c, _ := newClient(t, u)
@@ -514,7 +516,7 @@ func TestClient_Get_ReadsRecordAndValue(t *testing.T) {
 
 func TestClient_Get_NotFoundIsFinal(t *testing.T) {
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemNotFound, Status: 404, Detail: "not set"})
+		problem(w, Problem{Type: api.ProblemNotFound, Status: 404, Detail: "not set"})
 	})
 	c, _ := newClient(t, u, u)
 	if _, err := c.Get(t.Context(), "k", GetOptions{}); !errors.Is(err, ErrNotFound) {
@@ -549,7 +551,7 @@ func TestClient_Get_DigestMismatchIsAnErrorAndWithholdsTheEnd(t *testing.T) {
 func TestClient_Get_BrokenOffBody(t *testing.T) {
 	broken, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"`+digestOf(nil)+`"`)
-		w.Header().Set(HeaderRevision, "1")
+		w.Header().Set(api.HeaderRevision, "1")
 		w.Header().Set("Last-Modified", "Mon, 06 May 2024 07:08:09 GMT")
 		w.Header().Set("Content-Length", "100000")
 		w.Write(make([]byte, 50000))
@@ -569,7 +571,7 @@ func TestClient_Get_StalledBodyIsCutOff(t *testing.T) {
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100")
 		w.Header().Set("ETag", `"`+digestOf(nil)+`"`)
-		w.Header().Set(HeaderRevision, "1")
+		w.Header().Set(api.HeaderRevision, "1")
 		w.Header().Set("Last-Modified", "Mon, 06 May 2024 07:08:09 GMT")
 		io.WriteString(w, "half")
 		http.NewResponseController(w).Flush()
@@ -670,7 +672,7 @@ func TestClient_RemoveMember_GoneAfterALostAnswer(t *testing.T) {
 		if tries.Add(1) == 1 {
 			panic(http.ErrAbortHandler)
 		}
-		problem(w, Problem{Type: ProblemUnknownMember, Status: 404, Detail: "no member n3"})
+		problem(w, Problem{Type: api.ProblemUnknownMember, Status: 404, Detail: "no member n3"})
 	})
 	c, _ := newClient(t, u)
 	if err := c.RemoveMember(t.Context(), "n3", false); err != nil {
@@ -695,16 +697,16 @@ func TestClient_Members_BrokenAnswerIsTriedElsewhere(t *testing.T) {
 
 func TestJSONKey_RoundTrips(t *testing.T) {
 	for _, key := range []string{"a", "ünï", "\xff", "a\xc3"} {
-		text, b64 := JSONKey(key)
-		got, err := RawKey(text, b64)
+		text, b64 := api.JSONKey(key)
+		got, err := api.RawKey(text, b64)
 		if err != nil || got != key || (text == "") == (b64 == "") {
 			t.Errorf("key %q → %q, %q → %q, %v", key, text, b64, got, err)
 		}
 	}
-	if _, err := RawKey("a", "YQ=="); !errors.Is(err, ErrInvalid) {
+	if _, err := api.RawKey("a", "YQ=="); !errors.Is(err, ErrInvalid) {
 		t.Errorf("both fields: %v", err)
 	}
-	if _, err := RawKey("", "*"); !errors.Is(err, ErrInvalid) {
+	if _, err := api.RawKey("", "*"); !errors.Is(err, ErrInvalid) {
 		t.Errorf("bad base64: %v", err)
 	}
 }

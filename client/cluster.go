@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // Members returns the cluster's members, confirmed by a quorum; without one,
@@ -20,7 +23,7 @@ func (c *Client) Members(ctx context.Context) (Members, error) {
 		if err := readJSON(resp, &m); err != nil {
 			return err
 		}
-		m.History = resp.Header.Get(HeaderHistory)
+		m.History = resp.Header.Get(api.HeaderHistory)
 		return nil
 	}
 	resp, err := c.do(ctx, &call{op: "list members", method: http.MethodGet, target: "/members", answer: read})
@@ -65,7 +68,7 @@ func (c *Client) PromoteMember(ctx context.Context, name string) error {
 
 // TransferLeader makes the named voter the leader.
 func (c *Client) TransferLeader(ctx context.Context, to string) error {
-	_, err := c.change(ctx, fmt.Sprintf("transfer leadership to %q", to), http.MethodPost, "/leader", TransferLeader{To: to}, nil)
+	_, err := c.change(ctx, fmt.Sprintf("transfer leadership to %q", to), http.MethodPost, "/leader", api.TransferLeader{To: to}, nil)
 	return err
 }
 
@@ -148,5 +151,5 @@ func (c *Client) change(ctx context.Context, op, method, target string, body, in
 
 // memberTarget escapes a name as one path segment.
 func memberTarget(name string) string {
-	return "/members/" + strings.ReplaceAll(escapeKey(name), "/", "%2F")
+	return "/members/" + url.PathEscape(name)
 }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
@@ -189,7 +190,7 @@ func (l *lane) request(ctx context.Context, s *stream) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Content-Type", ContentTypeBatch)
+	req.Header.Set("Content-Type", api.ContentTypeBatch)
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Expect", "100-continue") // else who refuses it waits for a body first
 	resp, err := l.http.Do(req)
@@ -198,8 +199,8 @@ func (l *lane) request(ctx context.Context, s *stream) (*http.Response, error) {
 	}
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
-	case resp.StatusCode == http.StatusOK && media == ContentTypeBatch:
-		s.history = resp.Header.Get(HeaderHistory)
+	case resp.StatusCode == http.StatusOK && media == api.ContentTypeBatch:
+		s.history = resp.Header.Get(api.HeaderHistory)
 		l.client.histories.heard(s.history)
 		l.learn(resp)
 		return resp, nil
@@ -218,7 +219,7 @@ func (l *lane) learn(resp *http.Response) {
 	if l.target != putTarget {
 		return
 	}
-	leads := resp.Header.Get(HeaderRole) == RoleLeader
+	leads := resp.Header.Get(api.HeaderRole) == RoleLeader
 	l.client.ranking.said(l.endpoint, leads)
 	if !leads {
 		l.client.ranking.seekLeader()

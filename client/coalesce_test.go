@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
@@ -59,7 +60,7 @@ func (n *framesNode) stream(w http.ResponseWriter, r *http.Request) {
 	conn.EnableFullDuplex()
 	w.WriteHeader(http.StatusContinue)
 	w.Header().Set("Connection", "close")
-	w.Header().Set("Content-Type", ContentTypeBatch)
+	w.Header().Set("Content-Type", api.ContentTypeBatch)
 	w.WriteHeader(http.StatusOK)
 	conn.Flush()
 	var mu sync.Mutex
@@ -229,7 +230,7 @@ func TestCoalesce_Options(t *testing.T) {
 func TestCoalesce_Metadata(t *testing.T) {
 	n := newFramesNode(t)
 	n.open = func(w http.ResponseWriter, r *http.Request) bool {
-		w.Header().Set(HeaderHistory, oldHistory)
+		w.Header().Set(api.HeaderHistory, oldHistory)
 		return true
 	}
 	var mu sync.Mutex
@@ -268,14 +269,14 @@ func TestCoalesce_ErrorsSurviveTheWire(t *testing.T) {
 	n := newFramesNode(t)
 	winner := frame.Winner{Revision: 9, Size: 3, Digest: sha256.Sum256([]byte("won"))}
 	problems := map[string]frame.Problem{
-		"conflict": {Status: 409, Type: ProblemConflict, Title: "t", Detail: "lost", HasWinner: true, Winner: winner},
-		"exists":   {Status: 412, Type: ProblemPrecondition, Title: "t", Detail: "there", HasWinner: true, Winner: winner},
-		"invalid":  {Status: 400, Type: ProblemInvalid, Title: "t", Detail: "bad"},
-		"digest":   {Status: 400, Type: ProblemDigestMismatch, Title: "t", Detail: "bad"},
-		"large":    {Status: 413, Type: ProblemTooLarge, Title: "t", Detail: "large", HasLimit: true, Limit: 3},
-		"gone":     {Status: 410, Type: ProblemGone, Title: "t", Detail: "gone"},
-		"absent":   {Status: 404, Type: ProblemNotFound, Title: "t", Detail: "absent"},
-		"disk":     {Status: 507, Type: ProblemDiskReserve, Title: "t", Detail: "full"},
+		"conflict": {Status: 409, Type: api.ProblemConflict, Title: "t", Detail: "lost", HasWinner: true, Winner: winner},
+		"exists":   {Status: 412, Type: api.ProblemPrecondition, Title: "t", Detail: "there", HasWinner: true, Winner: winner},
+		"invalid":  {Status: 400, Type: api.ProblemInvalid, Title: "t", Detail: "bad"},
+		"digest":   {Status: 400, Type: api.ProblemDigestMismatch, Title: "t", Detail: "bad"},
+		"large":    {Status: 413, Type: api.ProblemTooLarge, Title: "t", Detail: "large", HasLimit: true, Limit: 3},
+		"gone":     {Status: 410, Type: api.ProblemGone, Title: "t", Detail: "gone"},
+		"absent":   {Status: 404, Type: api.ProblemNotFound, Title: "t", Detail: "absent"},
+		"disk":     {Status: 507, Type: api.ProblemDiskReserve, Title: "t", Detail: "full"},
 	}
 	n.answer = func(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte {
 		key := ""
@@ -361,18 +362,22 @@ func TestCoalesce_OldNode(t *testing.T) {
 			http.NewResponseController(w).EnableFullDuplex()
 			w.WriteHeader(http.StatusContinue)
 			w.Header().Set("Connection", "close")
-			w.Header().Set("Content-Type", ContentTypeNDJSON)
+			w.Header().Set("Content-Type", api.ContentTypeNDJSON)
 			w.WriteHeader(200)
 			http.NewResponseController(w).Flush()
 			io.Copy(io.Discard, r.Body)
 		},
-		"404": func(w http.ResponseWriter, r *http.Request) { problem(w, Problem{Type: ProblemNoRoute, Status: 404}) },
-		"405": func(w http.ResponseWriter, r *http.Request) { problem(w, Problem{Type: ProblemMethod, Status: 405}) },
+		"404": func(w http.ResponseWriter, r *http.Request) {
+			problem(w, Problem{Type: api.ProblemNoRoute, Status: 404})
+		},
+		"405": func(w http.ResponseWriter, r *http.Request) {
+			problem(w, Problem{Type: api.ProblemMethod, Status: 405})
+		},
 		"415": func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: ProblemUnsupportedMedia, Status: 415})
+			problem(w, Problem{Type: api.ProblemUnsupportedMedia, Status: 415})
 		},
 		"429": func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: ProblemOverloaded, Status: 429})
+			problem(w, Problem{Type: api.ProblemOverloaded, Status: 429})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -460,7 +465,7 @@ func TestCoalesce_SeeksTheLeader(t *testing.T) {
 				return
 			}
 			if role != "" {
-				w.Header().Set(HeaderRole, role)
+				w.Header().Set(api.HeaderRole, role)
 			}
 			io.WriteString(w, "pong")
 		}
@@ -537,7 +542,7 @@ func TestCoalesce_Broken(t *testing.T) {
 	}
 	other.alone = func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPut {
-			second.Store(strings.TrimPrefix(r.URL.Path, "/key/"), r.Header.Get(HeaderPutID))
+			second.Store(strings.TrimPrefix(r.URL.Path, "/key/"), r.Header.Get(api.HeaderPutID))
 			acceptPut(w, r)
 			return
 		}
@@ -579,13 +584,13 @@ func TestCoalesce_Outcome(t *testing.T) {
 		answer []byte
 		want   error
 	}{
-		"ended":  {frame.AppendProblem(nil, &frame.Problem{Status: 503, Type: ProblemUnavailable, Detail: "stopping"}), ErrUnavailable},
+		"ended":  {frame.AppendProblem(nil, &frame.Problem{Status: 503, Type: api.ProblemUnavailable, Detail: "stopping"}), ErrUnavailable},
 		"broken": {[]byte("\xff\xff\xff\xff\xff"), ErrOutcomeUnknown},
 	} {
 		n := newFramesNode(t)
 		n.answer = func([]byte, frame.Frame, *frame.Put, *frame.Get) []byte { return tt.answer }
 		n.alone = func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: ProblemUnavailable, Status: 503})
+			problem(w, Problem{Type: api.ProblemUnavailable, Status: 503})
 		}
 		c := togetherClient(t, n.url)
 		c.wait = func(context.Context, time.Duration) error { return context.Canceled } // one round

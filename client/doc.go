@@ -1,7 +1,6 @@
-// Package client is the Go client of oncekv, and the one place where the JSON
-// types, headers and errors of its HTTP API are written down (api.go). The
-// servers use the same types, so both sides compile against one contract. It
-// imports nothing else of this module but the form of frames.
+// Package client is the Go client of oncekv. What it sends and receives is defined in
+// package api, which the servers use too; the types and errors that calls take and
+// return have the same names here. Besides api it imports the form of frames alone.
 //
 // Make one client, keep it, use it from any goroutine.
 //
@@ -44,7 +43,7 @@
 // A revision alone does not say which put it is: a cluster that was restored, or
 // forced out of another one, begins a history of its own, in which the same revision
 // may be another put. So a Position has the history too, nodes name theirs on their
-// answers (HeaderHistory) and in the heartbeats of streams, and iterators of changes
+// answers (api.HeaderHistory) and in the heartbeats of streams, and iterators of changes
 // and keys keep to the one that they began in: they send it along, compare it with what
 // comes back, and end with a *HistoryChangedError at an endpoint that has another one.
 // A stream of changes that waits is opened again when some other answer of the client,
@@ -72,7 +71,7 @@
 // sends no pings, nor does an idle one.
 //
 // Puts begin at the leader, if one of the endpoints says that it leads
-// (HeaderRole on its answer to a ping, or to a stream of puts): another node would
+// (api.HeaderRole on its answer to a ping, or to a stream of puts): another node would
 // forward them. A client whose stream of puts is at another endpoint pings all of
 // them with its next put, however young it is.
 //
@@ -95,7 +94,7 @@
 //     later one had a definite answer. Everything else means: not done.
 //  3. errors.Is gives the same kind here as on the server that refused.
 //  4. A key arrives byte for byte. Where a path would be cleaned on the way,
-//     the key goes in the query instead (KeyTarget).
+//     the key goes in the query instead (api.KeyTarget).
 //  5. A value whose digest is wrong is never seen complete: reading ends with
 //     ErrDigestMismatch in place of the last bytes and io.EOF.
 //  6. Time limits are per progress: a slow transfer is not cut off while bytes

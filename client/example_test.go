@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -101,7 +102,7 @@ func ExampleClient_Changes() {
 func ExampleHistoryChangedError() {
 	// A node of a cluster that was forced out of the one that was read before.
 	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", client.ContentTypeProblem)
+		w.Header().Set("Content-Type", api.ContentTypeProblem)
 		w.WriteHeader(http.StatusConflict)
 		fmt.Fprint(w, `{"type":"urn:oncekv:problem:history-changed","status":409,"history":"ffeeddccbbaa99887766554433221100","newest":50,
 			"parent":{"id":"00112233445566778899aabbccddeeff","revision":40}}`)
@@ -181,7 +182,7 @@ func newTinyNode() http.Handler {
 		return hex.EncodeToString(sum[:])
 	}
 	refuse := func(w http.ResponseWriter, p client.Problem) {
-		w.Header().Set("Content-Type", client.ContentTypeProblem)
+		w.Header().Set("Content-Type", api.ContentTypeProblem)
 		w.WriteHeader(p.Status)
 		json.NewEncoder(w).Encode(p)
 	}
@@ -195,7 +196,7 @@ func newTinyNode() http.Handler {
 				return
 			}
 			if set && !bytes.Equal(value, body) {
-				refuse(w, client.Problem{Type: client.ProblemConflict, Status: http.StatusConflict, Revision: 1, SHA256: digest(value)})
+				refuse(w, client.Problem{Type: api.ProblemConflict, Status: http.StatusConflict, Revision: 1, SHA256: digest(value)})
 				return
 			}
 			values[r.URL.Path] = body
@@ -204,11 +205,11 @@ func newTinyNode() http.Handler {
 			return
 		}
 		if !set {
-			refuse(w, client.Problem{Type: client.ProblemNotFound, Status: http.StatusNotFound})
+			refuse(w, client.Problem{Type: api.ProblemNotFound, Status: http.StatusNotFound})
 			return
 		}
 		w.Header().Set("ETag", strconv.Quote(digest(value)))
-		w.Header().Set(client.HeaderRevision, "1")
+		w.Header().Set(api.HeaderRevision, "1")
 		w.Header().Set("Last-Modified", "Mon, 06 May 2024 07:08:09 GMT")
 		w.Header().Set("Content-Length", strconv.Itoa(len(value)))
 		w.Write(value)

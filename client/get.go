@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
@@ -53,7 +54,7 @@ func (c *Client) Get(ctx context.Context, key string, opts GetOptions) (*Object,
 	if err != nil {
 		return nil, err
 	}
-	return &Object{Record: record, Cache: resp.Header.Get(HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
+	return &Object{Record: record, Cache: resp.Header.Get(api.HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
 }
 
 // Stat is Get without the bytes (HEAD).
@@ -73,7 +74,7 @@ func (c *Client) getFramed(ctx context.Context, key string, opts GetOptions) (*O
 	f := &framedCall{lanes: c.together.gets, get: frame.Get{Local: opts.Local, Key: key}, done: make(chan struct{}, 1)}
 	get := &call{verb: "get", key: key, method: http.MethodGet, framed: f}
 	get.prepare = func() error {
-		get.target = KeyTarget(key, opts.query())
+		get.target = api.KeyTarget(key, opts.query())
 		return nil
 	}
 	resp, err := c.do(ctx, get)
@@ -88,7 +89,7 @@ func (c *Client) getFramed(ctx context.Context, key string, opts GetOptions) (*O
 		resp.Body.Close()
 		return nil, fmt.Errorf("%s: %w", get.name(), err)
 	}
-	return &Object{Record: record, Cache: resp.Header.Get(HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
+	return &Object{Record: record, Cache: resp.Header.Get(api.HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
 }
 
 // object is what the answer in a frame says.
@@ -99,7 +100,7 @@ func (f *framedCall) object() *Object {
 		Revision: v.Revision, SHA256: hex.EncodeToString(v.Digest[:]), Size: int64(len(v.Value)), ContentType: v.ContentType, Time: &at,
 		By: v.By, Meta: v.Meta,
 	}}
-	o.Key, o.KeyBase64 = JSONKey(f.get.Key)
+	o.Key, o.KeyBase64 = api.JSONKey(f.get.Key)
 	return o
 }
 
@@ -108,7 +109,7 @@ func (c *Client) read(ctx context.Context, method, key string, opts GetOptions) 
 	if err := checkKey(key); err != nil {
 		return nil, Record{}, fmt.Errorf("%s: %w", op, err)
 	}
-	resp, err := c.do(ctx, &call{op: op, method: method, target: KeyTarget(key, opts.query())})
+	resp, err := c.do(ctx, &call{op: op, method: method, target: api.KeyTarget(key, opts.query())})
 	if err != nil {
 		return nil, Record{}, err
 	}
@@ -124,7 +125,7 @@ func (c *Client) record(key string, resp *http.Response) (Record, error) {
 	if resp.StatusCode != http.StatusOK || resp.ContentLength < 0 {
 		return Record{}, unexpected(resp, "no value of known length")
 	}
-	record, err := RecordFromHeader(key, resp.Header, resp.ContentLength)
+	record, err := api.RecordFromHeader(key, resp.Header, resp.ContentLength)
 	if err != nil {
 		return Record{}, unexpected(resp, err.Error())
 	}

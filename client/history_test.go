@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 const (
@@ -28,7 +30,7 @@ type ofHistory struct {
 }
 
 func (h *ofHistory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set(HeaderHistory, h.id)
+	w.Header().Set(api.HeaderHistory, h.id)
 	q := r.URL.Query()
 	since, _ := strconv.ParseUint(q.Get("since"), 10, 64)
 	last, _ := h.state()
@@ -36,7 +38,7 @@ func (h *ofHistory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPut:
 		acceptPut(w, r)
 	case asked != "" && asked != h.id, since > last:
-		problem(w, Problem{Type: ProblemHistoryChanged, Status: 409, Detail: "another history", History: h.id, Parent: h.parent, Newest: last})
+		problem(w, Problem{Type: api.ProblemHistoryChanged, Status: 409, Detail: "another history", History: h.id, Parent: h.parent, Newest: last})
 	default:
 		h.history.ServeHTTP(w, r)
 	}
@@ -70,7 +72,7 @@ func TestClient_Changes_NeverGoesOnInAnotherHistory(t *testing.T) {
 			t.Errorf("%+v: %v", changed, err)
 		}
 	}
-	if want := (Position{5, oldHistory}); last != want || !slices.Equal(queries, []string{"follow=true&since=2", "follow=true&history=" + oldHistory + "&since=5"}) {
+	if want := (Position{Revision: 5, History: oldHistory}); last != want || !slices.Equal(queries, []string{"follow=true&since=2", "follow=true&history=" + oldHistory + "&since=5"}) {
 		t.Errorf("at %v after queries %q", last, queries)
 	}
 
@@ -101,7 +103,7 @@ func TestClient_Changes_NeverGoesOnInAnotherHistory(t *testing.T) {
 func TestClient_Changes_ChecksWhatNodesName(t *testing.T) {
 	for name, serve := range map[string]http.HandlerFunc{
 		"header": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set(HeaderHistory, newHistoryID)
+			w.Header().Set(api.HeaderHistory, newHistoryID)
 			io.WriteString(w, lineOf(3, false))
 		},
 		"heartbeat": func(w http.ResponseWriter, r *http.Request) {
@@ -112,7 +114,7 @@ func TestClient_Changes_ChecksWhatNodesName(t *testing.T) {
 		c, _ := newClient(t, u)
 		for _, err := range c.Changes(t.Context(), ChangesOptions{Since: 2, History: oldHistory, Follow: true}) {
 			var changed *HistoryChangedError
-			if !errors.As(err, &changed) || changed.History != newHistoryID || changed.Asked != (Position{2, oldHistory}) || changed.Common() != 0 || requests.Load() != 1 {
+			if !errors.As(err, &changed) || changed.History != newHistoryID || changed.Asked != (Position{Revision: 2, History: oldHistory}) || changed.Common() != 0 || requests.Load() != 1 {
 				t.Errorf("%s: %v after %d requests", name, err, requests.Load())
 			}
 		}
@@ -224,17 +226,17 @@ func TestClient_Changes_PassesOverUnknownTypes(t *testing.T) {
 }
 
 func TestClient_Keys_OfOneHistory(t *testing.T) {
-	page := func(w http.ResponseWriter, history string, page KeysPage) {
-		w.Header().Set(HeaderHistory, history)
+	page := func(w http.ResponseWriter, history string, page api.KeysPage) {
+		w.Header().Set(api.HeaderHistory, history)
 		json.NewEncoder(w).Encode(page)
 	}
-	first := KeysPage{Keys: []Record{{Key: "a", Revision: 1}}, Next: "t1"}
+	first := api.KeysPage{Keys: []Record{{Key: "a", Revision: 1}}, Next: "t1"}
 	for name, second := range map[string]http.HandlerFunc{
 		"refused": func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: ProblemHistoryChanged, Status: 409, History: newHistoryID, Parent: &Origin{ID: oldHistory, Revision: 7}})
+			problem(w, Problem{Type: api.ProblemHistoryChanged, Status: 409, History: newHistoryID, Parent: &Origin{ID: oldHistory, Revision: 7}})
 		},
 		"named": func(w http.ResponseWriter, r *http.Request) {
-			page(w, newHistoryID, KeysPage{Keys: []Record{{Key: "b", Revision: 2}}})
+			page(w, newHistoryID, api.KeysPage{Keys: []Record{{Key: "b", Revision: 2}}})
 		},
 	} {
 		u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -254,10 +256,10 @@ func TestClient_Keys_OfOneHistory(t *testing.T) {
 	var query string
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		query = r.URL.RawQuery
-		page(w, oldHistory, KeysPage{})
+		page(w, oldHistory, api.KeysPage{})
 	})
 	c, _ := newClient(t, u)
-	if _, err := listed(t, c, KeysOptions{After: "a", History: oldHistory}); err != nil || query != "after="+KeysToken("a")+"&history="+oldHistory {
+	if _, err := listed(t, c, KeysOptions{After: "a", History: oldHistory}); err != nil || query != "after="+api.KeysToken("a")+"&history="+oldHistory {
 		t.Errorf("query %q, %v", query, err)
 	}
 	if _, err := listed(t, c, KeysOptions{After: "a", History: "A" + oldHistory[1:]}); !errors.Is(err, ErrInvalid) {
@@ -267,7 +269,7 @@ func TestClient_Keys_OfOneHistory(t *testing.T) {
 
 func TestPosition(t *testing.T) {
 	for text, want := range map[string]Position{
-		"0": {}, "18446744073709551615": {Revision: 1<<64 - 1}, "42." + oldHistory: {42, oldHistory},
+		"0": {}, "18446744073709551615": {Revision: 1<<64 - 1}, "42." + oldHistory: {Revision: 42, History: oldHistory},
 	} {
 		if got, err := ParsePosition(text); err != nil || got != want || got.String() != text {
 			t.Errorf("%s: %+v, %v", text, got, err)
@@ -282,7 +284,7 @@ func TestPosition(t *testing.T) {
 
 func TestClient_Gone(t *testing.T) {
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemGone, Status: http.StatusGone, Detail: "retired"})
+		problem(w, Problem{Type: api.ProblemGone, Status: http.StatusGone, Detail: "retired"})
 	})
 	c, _ := newClient(t, u)
 	_, err := c.Get(t.Context(), "k", GetOptions{})
@@ -302,14 +304,19 @@ func TestClient_Meta(t *testing.T) {
 			return
 		}
 		for name, value := range want {
-			w.Header().Set(HeaderMetaPrefix+name, value)
+			w.Header().Set(api.HeaderMetaPrefix+name, value)
 		}
-		w.Header().Set(HeaderBy, "someone")
+		w.Header().Set(api.HeaderBy, "someone")
 		serveValue(w, digestOf([]byte("v")), []byte("v"))
 	})
 	c, _ := newClient(t, u)
-	if _, err := c.PutBytes(t.Context(), "k", []byte("v"), PutOptions{Meta: want}); err != nil || !sameMeta(metaFromHeader(sent), want) {
-		t.Errorf("sent %v, %v", sent, err)
+	if _, err := c.PutBytes(t.Context(), "k", []byte("v"), PutOptions{Meta: want}); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range want {
+		if got := sent.Get(api.HeaderMetaPrefix + name); got != value {
+			t.Errorf("sent %q for %s, want %q", got, name, value)
+		}
 	}
 	record, err := c.Stat(t.Context(), "k", GetOptions{})
 	if err != nil || record.By != "someone" || !sameMeta(record.Meta, want) {
@@ -325,7 +332,7 @@ func TestClient_Meta(t *testing.T) {
 	}
 
 	line := newBatchItem(0, PutItem{Key: "k", Meta: want}).line
-	var doc PutDocument
+	var doc api.PutDocument
 	if err := json.Unmarshal(line, &doc); err != nil || !sameMeta(doc.Meta, want) || !bytes.HasSuffix(line, []byte(`,"meta":{"source":"a \"b\" c","x-2":"","z":"~"}}`+"\n")) {
 		t.Errorf("%s, %v", line, err)
 	}

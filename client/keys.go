@@ -3,7 +3,6 @@ package client
 import (
 	"cmp"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"iter"
@@ -11,6 +10,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // KeysOptions are the choices of a listing. The zero value lists all keys.
@@ -63,11 +64,11 @@ type listing struct {
 func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error {
 	after := ""
 	l.last, l.history = l.opts.After, l.opts.History
-	if l.history != "" && !isHistoryID(l.history) {
+	if l.history != "" && !api.IsHistoryID(l.history) {
 		return fmt.Errorf("list keys: %w: the history %.80q is not 32 lower-case hex digits", ErrInvalid, l.history)
 	}
 	if l.last != "" {
-		after = KeysToken(l.last)
+		after = api.KeysToken(l.last)
 	}
 	for {
 		page, err := l.fetch(ctx, after)
@@ -91,15 +92,15 @@ func (l *listing) run(ctx context.Context, yield func(Record, error) bool) error
 
 // fetch gets one page and checks that it goes on where the one before ended:
 // pages may come from different nodes.
-func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
-	var page KeysPage
+func (l *listing) fetch(ctx context.Context, after string) (api.KeysPage, error) {
+	var page api.KeysPage
 	last, history := l.last, l.history
 	check := func(resp *http.Response) error {
-		page, last = KeysPage{}, l.last
+		page, last = api.KeysPage{}, l.last
 		if err := readJSON(resp, &page); err != nil {
 			return err
 		}
-		history = cmp.Or(resp.Header.Get(HeaderHistory), l.history)
+		history = cmp.Or(resp.Header.Get(api.HeaderHistory), l.history)
 		if l.history != "" && history != l.history {
 			return &HistoryChangedError{History: history}
 		}
@@ -122,16 +123,6 @@ func (l *listing) fetch(ctx context.Context, after string) (KeysPage, error) {
 	}
 	l.last, l.history = last, history
 	return page, resp.Body.Close()
-}
-
-// keysTokenVersion is the first byte of a decoded token; what follows is a key.
-const keysTokenVersion = 1
-
-// KeysToken is what ?after= of GET /keys takes, to list what comes behind key in
-// whatever history there is. Those that nodes make, as Next of a page, name the history
-// too. Nobody else may look inside, so that both can change.
-func KeysToken(key string) string {
-	return base64.RawURLEncoding.EncodeToString(append([]byte{keysTokenVersion}, key...))
 }
 
 func (l *listing) query(after string) string {

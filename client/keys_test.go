@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // pages serves GET /keys of the given keys, two on a page.
@@ -18,10 +20,10 @@ func pages(t *testing.T, keys []string) http.HandlerFunc {
 		if after := r.URL.Query().Get("after"); after != "" {
 			fmt.Sscanf(after, "t%d", &at)
 		}
-		var page KeysPage
+		var page api.KeysPage
 		for i := at; i < min(at+2, len(keys)); i++ {
 			record := Record{Revision: uint64(i + 1), SHA256: digestOf(nil)}
-			record.Key, record.KeyBase64 = JSONKey(keys[i])
+			record.Key, record.KeyBase64 = api.JSONKey(keys[i])
 			page.Keys = append(page.Keys, record)
 		}
 		if at+2 < len(keys) {
@@ -115,7 +117,7 @@ func TestClient_Keys_RefusesNonsense(t *testing.T) {
 
 func TestClient_Keys_RefusedAndUnreachable(t *testing.T) {
 	bad, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		problem(w, Problem{Type: ProblemInvalid, Status: 400, Detail: "bad limit"})
+		problem(w, Problem{Type: api.ProblemInvalid, Status: 400, Detail: "bad limit"})
 	})
 	c, _ := newClient(t, bad)
 	if _, err := listed(t, c, KeysOptions{}); !errors.Is(err, ErrInvalid) || err.Error() != "list keys: bad limit" {

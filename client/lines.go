@@ -3,7 +3,6 @@ package client
 import (
 	"bufio"
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -64,19 +63,4 @@ func decodeLine(data []byte, into any) error {
 		return violation("a line is not the expected JSON: %w", err)
 	}
 	return nil
-}
-
-// RawValue joins the two fields that carry a value in JSON.
-func RawValue(text, encoding string) ([]byte, error) {
-	switch encoding {
-	case "":
-		return []byte(text), nil
-	case EncodingBase64:
-		raw, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			return nil, fmt.Errorf(`%w: "value" is not standard base64: %w`, ErrInvalid, err)
-		}
-		return raw, nil
-	}
-	return nil, fmt.Errorf(`%w: "encoding" is %q; the only one is %q`, ErrInvalid, encoding, EncodingBase64)
 }

@@ -2,7 +2,6 @@ package client
 
 import (
 	"fmt"
-	"net/http"
 	"strings"
 )
 
@@ -26,20 +25,4 @@ func checkMeta(meta map[string]string) error {
 		}
 	}
 	return nil
-}
-
-// metaFromHeader returns the names and values that a GET or HEAD tells, nil for none.
-func metaFromHeader(h http.Header) map[string]string {
-	var meta map[string]string
-	for header, values := range h {
-		name, found := strings.CutPrefix(header, HeaderMetaPrefix)
-		if !found || name == "" || len(values) == 0 {
-			continue
-		}
-		if meta == nil {
-			meta = make(map[string]string)
-		}
-		meta[strings.ToLower(name)] = values[0]
-	}
-	return meta
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // readPlainResult reads a result of POST /keys in the very form in which nodes
@@ -12,7 +14,7 @@ import (
 //	{"key":"…","status":"created","revision":1,"sha256":"…","size":3}
 //
 // It returns false for every other line; those are decoded as any JSON is.
-func readPlainResult(line []byte, a *BatchResult) bool {
+func readPlainResult(line []byte, a *api.BatchResult) bool {
 	r := plainReader{rest: line, ok: utf8.Valid(line)}
 	r.skip(`{"key":"`)
 	key := r.text()
@@ -29,7 +31,7 @@ func readPlainResult(line []byte, a *BatchResult) bool {
 		return false
 	}
 	n := int64(size)
-	*a = BatchResult{Key: string(key), Revision: revision, SHA256: string(sum), Size: &n}
+	*a = api.BatchResult{Key: string(key), Revision: revision, SHA256: string(sum), Size: &n}
 	switch string(status) {
 	case BatchCreated:
 		a.Status = BatchCreated

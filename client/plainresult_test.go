@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"reflect"
 	"testing"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 func TestReadPlainResult(t *testing.T) {
@@ -35,7 +37,7 @@ func FuzzReadPlainResult(f *testing.F) {
 // read the same.
 func samePlain(t *testing.T, line []byte) bool {
 	t.Helper()
-	var got, want BatchResult
+	var got, want api.BatchResult
 	if !readPlainResult(line, &got) {
 		return false
 	}

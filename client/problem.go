@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
@@ -26,7 +27,7 @@ func ResponseError(resp *http.Response) error {
 }
 
 func problemError(p Problem) error {
-	kind := problemKind(p)
+	kind := p.Kind()
 	if kind == ErrHistoryChanged {
 		return &HistoryChangedError{History: p.History, Parent: p.Parent, Newest: p.Newest, Detail: p.Detail}
 	}
@@ -57,77 +58,13 @@ func problemOf(f *frame.Problem) Problem {
 func readProblem(resp *http.Response) Problem {
 	var p Problem
 	mediaType, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err != nil || mediaType != ContentTypeProblem || resp.Body == nil {
+	if err != nil || mediaType != api.ContentTypeProblem || resp.Body == nil {
 		return p
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, problemBytesMax)).Decode(&p); err != nil {
 		return Problem{}
 	}
 	return p
-}
-
-// kindOfType is the table of problem types; kindOfStatus answers for types
-// this version does not know and for answers without a document (HEAD).
-var kindOfType = map[string]error{
-	ProblemInvalid:          ErrInvalid,
-	ProblemDigestMismatch:   ErrDigestMismatch,
-	ProblemForbidden:        ErrInvalid,
-	ProblemNotFound:         ErrNotFound,
-	ProblemNoRoute:          ErrServer,
-	ProblemUnknownMember:    ErrNotFound,
-	ProblemMethod:           ErrInvalid,
-	ProblemConflict:         ErrConflict,
-	ProblemRefused:          ErrRefused,
-	ProblemHistoryChanged:   ErrHistoryChanged,
-	ProblemGone:             ErrGone,
-	ProblemLengthRequired:   ErrInvalid,
-	ProblemPrecondition:     ErrExists,
-	ProblemTooLarge:         ErrTooLarge,
-	ProblemUnsupportedMedia: ErrInvalid,
-	ProblemRange:            ErrInvalid,
-	ProblemMisdirected:      ErrInvalid,
-	ProblemOverloaded:       ErrOverloaded,
-	ProblemInternal:         ErrServer,
-	ProblemUnavailable:      ErrUnavailable,
-	ProblemOutcomeUnknown:   ErrOutcomeUnknown,
-	ProblemDiskReserve:      ErrDiskReserve,
-}
-
-func problemKind(p Problem) error {
-	if kind, ok := kindOfType[p.Type]; ok {
-		return kind
-	}
-	return kindOfStatus(p.Status, p.Revision != 0)
-}
-
-func kindOfStatus(status int, hasWinner bool) error {
-	switch status {
-	case http.StatusNotFound:
-		return ErrNotFound
-	case http.StatusConflict:
-		if hasWinner {
-			return ErrConflict
-		}
-		return ErrRefused
-	case http.StatusGone:
-		return ErrGone
-	case http.StatusPreconditionFailed:
-		return ErrExists
-	case http.StatusRequestEntityTooLarge:
-		return ErrTooLarge
-	case http.StatusTooManyRequests:
-		return ErrOverloaded
-	case http.StatusServiceUnavailable:
-		return ErrUnavailable
-	case http.StatusGatewayTimeout:
-		return ErrOutcomeUnknown
-	case http.StatusInsufficientStorage:
-		return ErrDiskReserve
-	}
-	if status >= 400 && status < 500 {
-		return ErrInvalid
-	}
-	return ErrServer
 }
 
 // unexpected is an answer that breaks the API: a page of some other server,

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
@@ -155,7 +156,7 @@ func (p *put) prepare(call *call) error {
 		query.Set("on-conflict", "keep")
 	}
 	var err error
-	call.target, call.body = KeyTarget(p.key, query), p.body
+	call.target, call.body = api.KeyTarget(p.key, query), p.body
 	call.header, err = putHeader(p.body, p.opts)
 	return err
 }
@@ -209,7 +210,7 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 		}
 	} else {
 		answer = PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created, History: f.history}
-		answer.Key, answer.KeyBase64 = JSONKey(p.key)
+		answer.Key, answer.KeyBase64 = api.JSONKey(p.key)
 		if f.set.Digest == sent {
 			return answer, nil
 		}
@@ -222,7 +223,7 @@ func readPutAnswer(resp *http.Response, into *PutAnswer) error {
 	if err := readJSON(resp, into); err != nil {
 		return err
 	}
-	into.History = resp.Header.Get(HeaderHistory)
+	into.History = resp.Header.Get(api.HeaderHistory)
 	return nil
 }
 
@@ -246,7 +247,7 @@ func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {
 	}
 	h := http.Header{}
 	for name, value := range opts.Meta {
-		h.Set(HeaderMetaPrefix+name, value)
+		h.Set(api.HeaderMetaPrefix+name, value)
 	}
 	h.Set("Content-Type", opts.ContentType)
 	if opts.ContentType == "" {
@@ -256,7 +257,7 @@ func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {
 	if id == "" {
 		id = NewPutID()
 	}
-	h.Set(HeaderPutID, id)
+	h.Set(api.HeaderPutID, id)
 	if opts.IfAbsent {
 		h.Set("If-None-Match", "*")
 	}

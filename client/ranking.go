@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 const (
@@ -198,7 +200,7 @@ func (c *Client) measure(ctx context.Context, n int) {
 		defer resp.Body.Close()
 		if _, err := io.CopyN(io.Discard, resp.Body, 64); err == io.EOF && resp.StatusCode == http.StatusOK {
 			c.ranking.observe(n, took, false)
-			c.ranking.said(n, resp.Header.Get(HeaderRole) == RoleLeader)
+			c.ranking.said(n, resp.Header.Get(api.HeaderRole) == RoleLeader)
 		}
 	case ctx.Err() != nil:
 		c.ranking.observe(n, took, true)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // farNet is a transport without a network: each host answers after its own
@@ -34,7 +36,7 @@ func (f *farNet) RoundTrip(r *http.Request) (*http.Response, error) {
 	f.mu.Lock()
 	delay, down, header := f.delay[host], f.down[host], http.Header{}
 	if host == f.leader {
-		header.Set(HeaderRole, RoleLeader)
+		header.Set(api.HeaderRole, RoleLeader)
 	}
 	if r.Method == http.MethodPut {
 		f.puts[host]++

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
@@ -53,9 +54,9 @@ func read(t *testing.T, path string) string {
 func shown(t *testing.T) string {
 	t.Helper()
 	d := metrics.NewDatabase("n1", func() metrics.DatabaseFigures { return metrics.DatabaseFigures{} })
-	c := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
+	c := metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} })
 	c.WatchLoads(func() (peer, database cachetier.Latency) { return cachetier.Latency{}, cachetier.Latency{} })
-	a := metrics.NewAdmin("admin", func() client.AdminStats { return client.AdminStats{} })
+	a := metrics.NewAdmin("admin", func() api.AdminStats { return api.AdminStats{} })
 	d.Watch(func() metrics.Connections { return metrics.Connections{} })
 	d.Traffic.Route("GET", "/key/{key}")(200, time.Millisecond)
 	var b strings.Builder

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -184,7 +185,7 @@ func checkAdmin(t *testing.T, p *clustertest.Process, nodes int) {
 		return string(body)
 	}
 	clustertest.Eventually(t, p.Name+" has found every node", func() error {
-		var s client.AdminStats
+		var s api.AdminStats
 		if err := json.Unmarshal([]byte(get("/stats")), &s); err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -159,7 +159,7 @@ func (p *proxied) want(a answer, status int, body string) {
 // refused checks for a problem that nothing may keep.
 func (p *proxied) refused(a answer, status int) {
 	p.t.Helper()
-	var problem client.Problem
+	var problem api.Problem
 	if err := json.Unmarshal([]byte(a.body), &problem); err != nil || a.status != status || problem.Status != status || problem.Detail == "" {
 		p.t.Errorf("status %d, body %.300q; want a problem of status %d", a.status, a.body, status)
 	}

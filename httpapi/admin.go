@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -19,10 +19,10 @@ import (
 // concurrently and, but for Next, return at once.
 type Overview interface {
 	// DBs and Caches list the nodes.
-	DBs() []client.DBNode
-	Caches() []client.CacheNode
+	DBs() []api.DBNode
+	Caches() []api.CacheNode
 	// Owner returns the live cache node that owns a key; false when none lives.
-	Owner(key kvstore.Key) (client.CacheNode, bool)
+	Owner(key kvstore.Key) (api.CacheNode, bool)
 	// History returns what an event stream begins with: the last minutes, as a
 	// JSON document.
 	History() any
@@ -166,7 +166,7 @@ func (w *locatedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // notOnAdmin is the 404 of a path an admin does not have.
 func notOnAdmin(r *http.Request) *problem {
-	return newProblem(http.StatusNotFound, client.ProblemNoRoute, "there is no %q here; the page is at /, and the database's API below %s", r.URL.Path, pathAPI)
+	return newProblem(http.StatusNotFound, api.ProblemNoRoute, "there is no %q here; the page is at /, and the database's API below %s", r.URL.Path, pathAPI)
 }
 
 // changeForwarder hands a change of the cluster on. Unlike a put it may have no
@@ -219,9 +219,9 @@ func (o *overview) owner(w http.ResponseWriter, r *http.Request) error {
 	}
 	node, ok := o.from.Owner(key)
 	if !ok {
-		return newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "no cache node is up, so none owns this key; database nodes serve it").with("Retry-After", retryAfter)
+		return newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "no cache node is up, so none owns this key; database nodes serve it").with("Retry-After", retryAfter)
 	}
-	return writeJSON(w, http.StatusOK, client.Owner{Name: node.Name, URL: node.URL})
+	return writeJSON(w, http.StatusOK, api.Owner{Name: node.Name, URL: node.URL})
 }
 
 // events answers with a stream that goes on until either side stops: first the
@@ -281,9 +281,9 @@ func (o *overview) stream(ctx context.Context, w *pacedWriter, place *budget.Hol
 	}
 	switch {
 	case closed(o.closing):
-		sendEvent(w, "event: %s\ndata: %s\n\n", client.EventEnd, `{"reason":"`+client.EndClosing+`"}`)
+		sendEvent(w, "event: %s\ndata: %s\n\n", api.EventEnd, `{"reason":"`+api.EndClosing+`"}`)
 	case errors.Is(context.Cause(ctx), errPlaceNeeded):
-		sendEvent(w, "event: %s\ndata: %s\n\n", client.EventEnd, `{"reason":"`+client.EndOverloaded+`"}`)
+		sendEvent(w, "event: %s\ndata: %s\n\n", api.EventEnd, `{"reason":"`+api.EndOverloaded+`"}`)
 	}
 }
 

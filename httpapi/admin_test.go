@@ -13,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -25,13 +25,13 @@ type fakeOverview struct {
 	alone  bool // no cache node is up
 }
 
-func (f *fakeOverview) DBs() []client.DBNode {
-	return []client.DBNode{{Name: "n1", URL: "http://n1", Healthy: true, Role: client.RoleLeader}}
+func (f *fakeOverview) DBs() []api.DBNode {
+	return []api.DBNode{{Name: "n1", URL: "http://n1", Healthy: true, Role: api.RoleLeader}}
 }
-func (f *fakeOverview) Caches() []client.CacheNode { return nil }
-func (f *fakeOverview) History() any               { return map[string]any{"points": []int{1, 2}} }
-func (f *fakeOverview) Owner(key kvstore.Key) (client.CacheNode, bool) {
-	return client.CacheNode{Name: "owner of " + string(key), URL: "http://c1"}, !f.alone
+func (f *fakeOverview) Caches() []api.CacheNode { return nil }
+func (f *fakeOverview) History() any            { return map[string]any{"points": []int{1, 2}} }
+func (f *fakeOverview) Owner(key kvstore.Key) (api.CacheNode, bool) {
+	return api.CacheNode{Name: "owner of " + string(key), URL: "http://c1"}, !f.alone
 }
 
 // fakePage is the paths of a page.
@@ -85,7 +85,7 @@ func newAdminNode(t *testing.T, adjust ...func(*AdminConfig)) (admin, database *
 	cfg := AdminConfig{
 		Overview: seen, Forward: forwardTo(to),
 		Page:  fakePage{"/", "/assets/a.js", "/favicon.svg"},
-		Stats: func() any { return client.AdminStats{Role: client.RoleAdmin} },
+		Stats: func() any { return api.AdminStats{Role: api.RoleAdmin} },
 		Ready: func(context.Context) error { return nil },
 	}
 	for _, f := range adjust {
@@ -230,7 +230,7 @@ func TestAdmin_Events(t *testing.T) {
 	if got := event(t, in); got != "" {
 		t.Errorf("after the end: %q", got)
 	}
-	var p client.Problem
+	var p api.Problem
 	if err := json.Unmarshal([]byte(want(t, admin.get("/events"), 503).body), &p); err != nil || p.Detail == "" {
 		t.Errorf("a stream while closing: %+v, %v", p, err)
 	}

@@ -18,7 +18,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -91,7 +91,7 @@ const batchStallShare = 3
 
 func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 	return &batches{
-		puts: p, framed: newFramed(cfg), leads: cfg.Cluster.Leads, shape: shapeOf(reflect.TypeFor[client.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
+		puts: p, framed: newFramed(cfg), leads: cfg.Cluster.Leads, shape: shapeOf(reflect.TypeFor[api.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
 		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
 		streams: budget.New(int64(cfg.BatchStreams) + batchRestingStreams),
 		working: budget.New(int64(cfg.BatchStreams)),
@@ -152,7 +152,7 @@ func (b *batches) serve(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	s.works = true
-	s.begin(r.Context(), startStream(w, r, b.idle, client.ContentTypeNDJSON))
+	s.begin(r.Context(), startStream(w, r, b.idle, api.ContentTypeNDJSON))
 	s.run()
 	return nil
 }
@@ -162,7 +162,7 @@ func refuseBatch(r *http.Request) error {
 	if _, err := parseQuery(r.URL.RawQuery); err != nil {
 		return err
 	}
-	for _, name := range []string{"If-Match", "If-None-Match", "Repr-Digest", "Content-Range", client.HeaderPutID} {
+	for _, name := range []string{"If-Match", "If-None-Match", "Repr-Digest", "Content-Range", api.HeaderPutID} {
 		if len(r.Header.Values(name)) > 0 {
 			return aboutOnePut(name)
 		}
@@ -209,7 +209,7 @@ type batch struct {
 	mu    sync.Mutex
 	queue chan *batchLine // in order; closed by end. Its capacity is that of window
 	over  bool
-	early *client.BatchResult        // why it ended before the input did
+	early *api.BatchResult           // why it ended before the input did
 	taken uint64                     // lines of the input that are done with, blank ones included
 	last  map[kvstore.Key]*batchLine // the last undecided line with this key
 }
@@ -220,7 +220,7 @@ type batchLine struct {
 	cost   int64            // of batches.memory
 	next   *batchLine       // with the same key, waits for this one; guarded by batch.mu
 	done   atomic.Bool      // result is there
-	result client.BatchResult
+	result api.BatchResult
 }
 
 // lineGroup is lines with different keys that are decided together.
@@ -316,7 +316,7 @@ func (s *batch) rest() {
 
 // giveWay ends the request because others need what it holds.
 func (s *batch) giveWay() {
-	s.end(client.ProblemUnavailable, detailPlaceNeeded)
+	s.end(api.ProblemUnavailable, detailPlaceNeeded)
 	s.duplex.within(placeLinger, placeLinger)
 }
 
@@ -352,7 +352,7 @@ func (s *batch) guarded(f func()) {
 		if cause := recover(); cause != nil {
 			s.counters.Errors.Add(1)
 			s.logger.Error("panic while answering a request", "path", "/keys", "panic", cause, "stack", string(debug.Stack()))
-			s.end(client.ProblemInternal, "this node failed")
+			s.end(api.ProblemInternal, "this node failed")
 			s.lose(http.ErrAbortHandler)
 		}
 	}()
@@ -366,7 +366,7 @@ func (s *batch) watch(finished <-chan struct{}) {
 		return
 	case <-s.closing:
 	}
-	s.end(client.ProblemUnavailable, "this node is stopping; send the rest to another node")
+	s.end(api.ProblemUnavailable, "this node is stopping; send the rest to another node")
 	s.duplex.within(batchLinger, batchClosingMax)
 	grace := time.NewTimer(batchClosingGrace)
 	defer grace.Stop()
@@ -387,7 +387,7 @@ func (s *batch) end(kind, detail string) {
 	}
 	s.over = true
 	if kind != "" {
-		s.early = &client.BatchResult{Status: client.BatchError, Type: kind, Line: s.taken + 1,
+		s.early = &api.BatchResult{Status: api.BatchError, Type: kind, Line: s.taken + 1,
 			Detail: fmt.Sprintf("the stream ends before line %d: %s. Neither that line nor any after it was proposed; every line before it has its result", s.taken+1, detail)}
 	}
 	close(s.queue)
@@ -428,16 +428,16 @@ func (s *batch) stopped(err error) {
 	case err == io.EOF:
 		s.end("", "")
 	case errors.Is(err, errLineTooLong):
-		s.end(client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes; use PUT /key/{key} for larger values", batchLineBytesMax))
+		s.end(api.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes; use PUT /key/{key} for larger values", batchLineBytesMax))
 	case errors.Is(err, budget.ErrShort):
-		s.end(client.ProblemOverloaded, "this node is overloaded; send the rest later, or to another node")
+		s.end(api.ProblemOverloaded, "this node is overloaded; send the rest later, or to another node")
 	case s.accepting.Err() != nil:
 		// end was called, or the client is gone.
-		s.end(client.ProblemUnavailable, "the request was cancelled")
+		s.end(api.ProblemUnavailable, "the request was cancelled")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		s.end(client.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", s.idle))
+		s.end(api.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", s.idle))
 	default:
-		s.end(client.ProblemInvalid, fmt.Sprintf("the body broke off (%v)", err))
+		s.end(api.ProblemInvalid, fmt.Sprintf("the body broke off (%v)", err))
 		s.lose(fmt.Errorf("the client is gone: %w", err))
 	}
 }
@@ -566,7 +566,7 @@ func (s *batch) collect() {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
-	emit := func(result *client.BatchResult) error {
+	emit := func(result *api.BatchResult) error {
 		text.Reset()
 		if plain, ok := appendPlainResult(text.AvailableBuffer(), result); ok {
 			text.Write(plain)
@@ -575,7 +575,7 @@ func (s *batch) collect() {
 		}
 		err := s.out.append(s.alive, text.Bytes(), s.stall)
 		if errors.Is(err, errStalled) {
-			s.end(client.ProblemOverloaded, fmt.Sprintf("%v (%d bytes); read results while sending, or send fewer lines at once", err, s.spill))
+			s.end(api.ProblemOverloaded, fmt.Sprintf("%v (%d bytes); read results while sending, or send fewer lines at once", err, s.spill))
 			err = s.out.append(s.alive, text.Bytes(), 0)
 		}
 		return err

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -124,10 +124,10 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // results reads result lines.
-func results(t *testing.T, text string) (all []client.BatchResult) {
+func results(t *testing.T, text string) (all []api.BatchResult) {
 	t.Helper()
 	for line := range strings.Lines(text) {
-		var r client.BatchResult
+		var r api.BatchResult
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Fatalf("line %d is %q: %v", len(all)+1, line, err)
 		}
@@ -136,7 +136,7 @@ func results(t *testing.T, text string) (all []client.BatchResult) {
 	return all
 }
 
-func statuses(all []client.BatchResult) string {
+func statuses(all []api.BatchResult) string {
 	var s []string
 	for _, r := range all {
 		s = append(s, r.Status)
@@ -169,7 +169,7 @@ func (n *batchNode) answerOn(conn io.Reader) *bufio.Reader {
 	if err != nil {
 		n.t.Fatalf("read the answer: %v", err)
 	}
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != client.ContentTypeNDJSON || resp.Header.Get("Cache-Control") != "no-store" {
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != api.ContentTypeNDJSON || resp.Header.Get("Cache-Control") != "no-store" {
 		n.t.Fatalf("answer %d, %v", resp.StatusCode, resp.Header)
 	}
 	return bufio.NewReader(resp.Body)
@@ -339,9 +339,9 @@ func TestBatch_SameKey(t *testing.T) {
 		}
 	}
 	for i, r := range results(t, want(t, n.post("/keys", body.String()), 200).body) {
-		wanted := client.BatchConflict
+		wanted := api.BatchConflict
 		if i < keys {
-			wanted = client.BatchCreated
+			wanted = api.BatchCreated
 		}
 		if r.Status != wanted || r.SHA256 != hexSum("0") || r.Key != fmt.Sprint("k", i%keys) {
 			t.Fatalf("line %d: %+v", i+1, r)
@@ -380,7 +380,7 @@ func TestBatch_Errors(t *testing.T) {
 		t.Errorf("statuses %q", s)
 	}
 	for _, r := range all {
-		if (r.Detail == "") != (r.Status == client.BatchCreated) {
+		if (r.Detail == "") != (r.Status == api.BatchCreated) {
 			t.Errorf("detail of %+v", r)
 		}
 	}
@@ -407,7 +407,7 @@ func TestBatch_Overload(t *testing.T) {
 		body.WriteString(doc(fmt.Sprint(i), fmt.Sprint("value", i)))
 	}
 	for i, r := range results(t, want(t, n.post("/keys", body.String()), 200).body) {
-		if r.Status != client.BatchCreated || r.SHA256 != hexSum(fmt.Sprint("value", i)) {
+		if r.Status != api.BatchCreated || r.SHA256 != hexSum(fmt.Sprint("value", i)) {
 			t.Fatalf("line %d: %+v", i+1, r)
 		}
 	}
@@ -429,7 +429,7 @@ func TestBatch_LongLines(t *testing.T) {
 	if s := statuses(all); s != "created created created error" {
 		t.Fatalf("statuses %q", s)
 	}
-	if e := all[3]; e.Type != client.ProblemTooLarge || e.Line != 5 || !strings.Contains(e.Detail, "line 5") {
+	if e := all[3]; e.Type != api.ProblemTooLarge || e.Line != 5 || !strings.Contains(e.Detail, "line 5") {
 		t.Errorf("error line %+v", e)
 	}
 	if n.db.values["d"] != nil {
@@ -487,11 +487,11 @@ func TestBatch_SpillFull(t *testing.T) {
 		}
 		all := results(t, string(text))
 		last := all[len(all)-1]
-		if last.Status != client.BatchError || last.Type != client.ProblemOverloaded || last.Line != uint64(len(all)) {
+		if last.Status != api.BatchError || last.Type != api.ProblemOverloaded || last.Line != uint64(len(all)) {
 			t.Fatalf("the last of %d lines is %+v", len(all), last)
 		}
 		for i, r := range all[:len(all)-1] {
-			if r.Status != client.BatchCreated || r.Key != fmt.Sprint("key", i) {
+			if r.Status != api.BatchCreated || r.Key != fmt.Sprint("key", i) {
 				t.Fatalf("line %d: %+v", i+1, r)
 			}
 		}
@@ -560,7 +560,7 @@ func TestBatch_Silent(t *testing.T) {
 	if s := statuses(all); s != "created error" {
 		t.Fatalf("statuses %q", s)
 	}
-	if e := all[1]; e.Type != client.ProblemTimeout || e.Line != 2 {
+	if e := all[1]; e.Type != api.ProblemTimeout || e.Line != 2 {
 		t.Errorf("error line %+v", e)
 	}
 }
@@ -605,7 +605,7 @@ func TestBatch_Closing(t *testing.T) {
 	if s := statuses(all); err != nil || s != "created created unknown failed error" {
 		t.Fatalf("statuses %q, %v", s, err)
 	}
-	if e := all[4]; e.Type != client.ProblemUnavailable || e.Line != 5 || !strings.Contains(e.Detail, "stopping") {
+	if e := all[4]; e.Type != api.ProblemUnavailable || e.Line != 5 || !strings.Contains(e.Detail, "stopping") {
 		t.Errorf("error line %+v", e)
 	}
 	want(t, n.post("/keys", doc("b", "v")), 503).problem(t)

@@ -9,7 +9,7 @@ import (
 	"runtime/debug"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -24,22 +24,22 @@ const (
 func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
 	if put, ok := plainPut(text); ok && int64(len(put.Value)) <= s.limit {
 		l.put = put
-		l.result.Key, l.result.KeyBase64 = client.JSONKey(string(put.Key))
+		l.result.Key, l.result.KeyBase64 = api.JSONKey(string(put.Key))
 		return false
 	}
-	var document client.PutDocument
+	var document api.PutDocument
 	err := decodeStrict(text, s.shape, &document)
 	if err == nil {
 		l.put, err = s.smallPutIn(&document)
 	}
 	if err == nil {
-		l.result.Key, l.result.KeyBase64 = client.JSONKey(string(l.put.Key))
+		l.result.Key, l.result.KeyBase64 = api.JSONKey(string(l.put.Key))
 		return false
 	}
 	if key, bad := keyIn(&document); bad == nil {
-		l.result.Key, l.result.KeyBase64 = client.JSONKey(string(key))
+		l.result.Key, l.result.KeyBase64 = api.JSONKey(string(key))
 	}
-	l.result.Status = client.BatchInvalid
+	l.result.Status = api.BatchInvalid
 	l.result.Detail = fmt.Sprintf("line %d: %s", s.lines.number, problemFor(putting, err).document.Detail)
 	return true
 }
@@ -176,14 +176,14 @@ func (l *batchLine) undecided(err error) {
 	l.result.Detail = p.document.Detail
 	switch p.document.Status {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
-		l.result.Status = client.BatchInvalid
+		l.result.Status = api.BatchInvalid
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		l.result.Status = client.BatchFailed
+		l.result.Status = api.BatchFailed
 		l.result.Detail = "no leader took it in time, or this node is stopping; nothing was proposed. Send the line again"
 	case http.StatusInsufficientStorage:
-		l.result.Status = client.BatchFailed
+		l.result.Status = api.BatchFailed
 	default:
-		l.result.Status = client.BatchUnknown
+		l.result.Status = api.BatchUnknown
 		l.result.Detail = "the outcome is unknown: the put may or may not take effect. Sending the same line again is safe and shows the outcome"
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -233,10 +233,10 @@ func (b *pacedBody) explain(err error) error {
 	case errors.Is(b.failure, kvstore.ErrTooLarge):
 		return b.failure
 	case errors.Is(b.failure, os.ErrDeadlineExceeded) && b.wasCutOff():
-		return newProblem(http.StatusRequestTimeout, client.ProblemTimeout,
+		return newProblem(http.StatusRequestTimeout, api.ProblemTimeout,
 			"the body arrived at less than %d bytes per second while other requests waited for its memory; nothing was set. Send the same request again", budget.SlowBytesPerSecond).with("Connection", "close")
 	case errors.Is(b.failure, os.ErrDeadlineExceeded):
-		return newProblem(http.StatusRequestTimeout, client.ProblemTimeout,
+		return newProblem(http.StatusRequestTimeout, api.ProblemTimeout,
 			"no byte of the body arrived for %v; nothing was set. Send the same request again", b.idle).with("Connection", "close")
 	default:
 		return invalid("the body broke off after %d bytes (%v); nothing was set. Send the same request again", b.read, b.failure).with("Connection", "close")
@@ -249,7 +249,7 @@ func refuseUnframed(r *http.Request) error {
 	if r.ProtoMajor > 1 || r.ContentLength != 0 || len(r.TransferEncoding) > 0 || len(r.Header["Content-Length"]) > 0 {
 		return nil
 	}
-	return newProblem(http.StatusLengthRequired, client.ProblemLengthRequired,
+	return newProblem(http.StatusLengthRequired, api.ProblemLengthRequired,
 		"the request has neither Content-Length nor Transfer-Encoding, so a complete body cannot be told from a broken one; send Content-Length (0 for an empty value)").
 		with("Connection", "close") // a body may follow all the same, whose length only HTTP/1.0 or somebody in between knows
 }

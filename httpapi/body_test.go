@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // idleForTest is long enough for a machine that stands still for a moment.
@@ -113,7 +113,7 @@ func TestBody_WaitBeyondIdle(t *testing.T) {
 	n.db.block = true
 	start := time.Now()
 	p := want(t, n.put("/key/a", "x"), 504).problem(t)
-	if p.Type != client.ProblemOutcomeUnknown {
+	if p.Type != api.ProblemOutcomeUnknown {
 		t.Errorf("type %q", p.Type)
 	}
 	if took := time.Since(start); took < 2*time.Second {

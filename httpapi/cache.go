@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -194,7 +194,7 @@ const sourceHeld = "hit"
 func notOnCache(r *http.Request) *problem {
 	for _, prefix := range []string{"/members", "/leader", "/caches", "/dbs"} {
 		if r.URL.Path == prefix || strings.HasPrefix(r.URL.Path, prefix+"/") {
-			return newProblem(http.StatusNotFound, client.ProblemNoRoute, "%q is not on a cache node; ask a database node", r.URL.Path)
+			return newProblem(http.StatusNotFound, api.ProblemNoRoute, "%q is not on a cache node; ask a database node", r.URL.Path)
 		}
 	}
 	return noRoute(r)

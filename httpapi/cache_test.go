@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -47,7 +47,7 @@ func newCacheNode(t *testing.T, adjust ...func(*CacheConfig)) (cache, database *
 		Forward:     &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }},
 		PeerHandler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "peer "+r.URL.Path) }),
 		Stats: func() any {
-			return client.CacheStats{Role: client.RoleCache, CacheFigures: client.CacheFigures{Hits: 3}}
+			return api.CacheStats{Role: api.RoleCache, CacheFigures: api.CacheFigures{Hits: 3}}
 		},
 		Ready: func(context.Context) error { return nil },
 	}

@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -26,12 +26,12 @@ func TestCache_NamesItsHistory(t *testing.T) {
 	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.History = func() kvstore.History { return stands } })
 	database.put("/key/k", "v")
 	for path, status := range map[string]int{"/key/k": 200, "/key?key=k": 200, "/key/k?format=json": 200, "/key/absent": 404, "/stats": 200, "/ping": 200} {
-		if got := want(t, cache.get(path), status).header.Get(client.HeaderHistory); got != own.ID.String() {
+		if got := want(t, cache.get(path), status).header.Get(api.HeaderHistory); got != own.ID.String() {
 			t.Errorf("%s is of history %q", path, got)
 		}
 	}
 	stands = kvstore.History{}
-	if got, given := want(t, cache.get("/key/k"), 200).header[client.HeaderHistory]; given {
+	if got, given := want(t, cache.get("/key/k"), 200).header[api.HeaderHistory]; given {
 		t.Errorf("a node that stands in no history names %q", got)
 	}
 }
@@ -61,8 +61,8 @@ func TestCache_MovesDuringARead(t *testing.T) {
 		c.History = func() kvstore.History { return *m.history.Load() }
 	})
 	a := want(t, cache.get("/key/k"), 200)
-	if a.header.Get(client.HeaderHistory) != m.next.ID.String() || a.body != "new" {
-		t.Errorf("the value %q as one of history %s", a.body, a.header.Get(client.HeaderHistory))
+	if a.header.Get(api.HeaderHistory) != m.next.ID.String() || a.body != "new" {
+		t.Errorf("the value %q as one of history %s", a.body, a.header.Get(api.HeaderHistory))
 	}
 }
 
@@ -78,9 +78,9 @@ func TestDatabase_NamesTheHistoryOfAValue(t *testing.T) {
 			var lines []string
 			wanted := ""
 			if asked != "" {
-				lines, wanted = append(lines, client.HeaderHistory+": "+asked), own.ID.String()
+				lines, wanted = append(lines, api.HeaderHistory+": "+asked), own.ID.String()
 			}
-			if got := want(t, n.get(path, lines...), status).header.Get(client.HeaderHistory); got != wanted {
+			if got := want(t, n.get(path, lines...), status).header.Get(api.HeaderHistory); got != wanted {
 				t.Errorf("%s, asked as %q: history %q", path, asked, got)
 			}
 		}

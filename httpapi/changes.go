@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -152,7 +152,7 @@ func sinceOf(p parameters, h http.Header, events bool) (since kvstore.Revision, 
 	if !events || last == "" {
 		return kvstore.Revision(from), history, nil
 	}
-	at, err := client.ParsePosition(last)
+	at, err := api.ParsePosition(last)
 	switch {
 	case err != nil:
 		return 0, history, invalid("Last-Event-ID is %.80q; it takes the id of an event: a revision, a whole number from 0, and after a dot the history that it belongs to", last)
@@ -195,13 +195,13 @@ func closed(ch <-chan struct{}) bool {
 
 // documentOfChange renders a record. The same record gives the same bytes on
 // every node.
-func documentOfChange(change *kvstore.Change, values bool) *client.Change {
+func documentOfChange(change *kvstore.Change, values bool) *api.Change {
 	at := change.Time.UTC()
-	document := &client.Change{Record: recordOf(&change.Meta)}
+	document := &api.Change{Record: recordOf(&change.Meta)}
 	document.Time = &at
 	switch {
 	case !values:
-	case change.Value == nil || change.Size > client.ChangeValueBytesMax:
+	case change.Value == nil || change.Size > api.ChangeValueBytesMax:
 		document.Location = locationOf(change.Key)
 	default:
 		value, encoding := textOf(change.Value)

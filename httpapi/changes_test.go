@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -63,10 +63,10 @@ func (s *stream) next() string {
 }
 
 // change fails unless the next line is a change, of this revision.
-func (s *stream) change(t *testing.T, revision uint64) client.Change {
+func (s *stream) change(t *testing.T, revision uint64) api.Change {
 	t.Helper()
 	line := s.next()
-	var c client.Change
+	var c api.Change
 	if err := json.Unmarshal([]byte(line), &c); err != nil || c.Revision != revision || c.SHA256 == "" {
 		t.Fatalf("line %q, %v; want revision %d", line, s.err, revision)
 	}
@@ -74,10 +74,10 @@ func (s *stream) change(t *testing.T, revision uint64) client.Change {
 }
 
 // mark fails unless the next line is a mark.
-func (s *stream) mark(t *testing.T, event string) client.ChangesMark {
+func (s *stream) mark(t *testing.T, event string) api.ChangesMark {
 	t.Helper()
 	line := s.next()
-	var m client.ChangesMark
+	var m api.ChangesMark
 	if err := json.Unmarshal([]byte(line), &m); err != nil || m.Event != event {
 		t.Fatalf("line %q, %v; want event %q", line, s.err, event)
 	}
@@ -98,8 +98,8 @@ func TestChanges_Lines(t *testing.T) {
 	h.set("a<b", "text/x-a", "one\n")
 	h.set("b/\xff", "", "\xff\x00")
 	h.set("c", "", "")
-	h.set("./large", "", strings.Repeat("x", client.ChangeValueBytesMax+1))
-	h.set("d/max", "", strings.Repeat("\x01", client.ChangeValueBytesMax))
+	h.set("./large", "", strings.Repeat("x", api.ChangeValueBytesMax+1))
+	h.set("d/max", "", strings.Repeat("\x01", api.ChangeValueBytesMax))
 
 	got := want(t, n.get("/changes"), 200)
 	wantHeader(t, got, "Content-Type", "application/x-ndjson")
@@ -108,7 +108,7 @@ func TestChanges_Lines(t *testing.T) {
 	if len(lines) != 6 || lines[5] != "" {
 		t.Fatalf("%d lines: %q", len(lines), got.body)
 	}
-	var first client.Change
+	var first api.Change
 	if err := json.Unmarshal([]byte(lines[0]), &first); err != nil || first.Time.Before(before.Add(-time.Second)) {
 		t.Fatalf("%+v, %v", first, err)
 	}
@@ -141,7 +141,7 @@ func TestChanges_Lines(t *testing.T) {
 func revisionsIn(t *testing.T, body string) (list string) {
 	t.Helper()
 	for line := range strings.Lines(body) {
-		var c client.Change
+		var c api.Change
 		if err := json.Unmarshal([]byte(line), &c); err != nil {
 			t.Fatalf("%v in %q", err, line)
 		}
@@ -247,13 +247,13 @@ func TestChanges_FollowALot(t *testing.T) {
 func TestChanges_Heartbeats(t *testing.T) {
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.Heartbeat = 10 * time.Millisecond })
 	s := n.open(t, "/changes?follow=true&prefix=x/")
-	if m := s.mark(t, client.EventHeartbeat); m.Revision != 0 || m.Reason != "" {
+	if m := s.mark(t, api.EventHeartbeat); m.Revision != 0 || m.Reason != "" {
 		t.Errorf("%+v", m)
 	}
 	h.set("y/1", "", "")
 	h.set("y/2", "", "")
 	for {
-		if m := s.mark(t, client.EventHeartbeat); m.Revision == 2 {
+		if m := s.mark(t, api.EventHeartbeat); m.Revision == 2 {
 			break // scanned, though nothing of it was sent
 		}
 	}
@@ -311,7 +311,7 @@ func TestChanges_ClosingEndsStreams(t *testing.T) {
 	lines, events := n.open(t, "/changes?follow=true"), n.open(t, "/changes", "Accept: text/event-stream", "Last-Event-ID: 1")
 	lines.change(t, 1)
 	close(closing)
-	if m := lines.mark(t, client.EventEnd); m.Reason != client.EndClosing || m.Revision != 1 || !strings.Contains(m.Detail, "another node") {
+	if m := lines.mark(t, api.EventEnd); m.Reason != api.EndClosing || m.Revision != 1 || !strings.Contains(m.Detail, "another node") {
 		t.Errorf("%+v", m)
 	}
 	lines.ended(t)
@@ -349,7 +349,7 @@ func TestChanges_ServerStops(t *testing.T) {
 		t.Errorf("the server does not stop: %v", err)
 	}
 	for _, s := range open {
-		s.mark(t, client.EventEnd)
+		s.mark(t, api.EventEnd)
 		s.ended(t)
 	}
 	<-served
@@ -397,8 +397,8 @@ func TestChanges_StreamsGiveWay(t *testing.T) {
 	for _, s := range []*stream{first, second} {
 		go func() { ends <- s.next() }()
 	}
-	var m client.ChangesMark
-	if line := <-ends; json.Unmarshal([]byte(line), &m) != nil || m.Event != client.EventEnd || m.Reason != client.EndOverloaded || m.Revision != 1 {
+	var m api.ChangesMark
+	if line := <-ends; json.Unmarshal([]byte(line), &m) != nil || m.Event != api.EventEnd || m.Reason != api.EndOverloaded || m.Revision != 1 {
 		t.Errorf("a stream ends with %q", line)
 	}
 	select {
@@ -412,7 +412,7 @@ func TestChanges_NoMemory(t *testing.T) {
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight, c.AnswerTimeout = 1000, 50*time.Millisecond })
 	h.set("k", "", "v")
 	s := n.open(t, "/changes?follow=true")
-	if m := s.mark(t, client.EventEnd); m.Reason != client.EndOverloaded || m.Revision != 0 {
+	if m := s.mark(t, api.EventEnd); m.Reason != api.EndOverloaded || m.Revision != 0 {
 		t.Errorf("%+v", m)
 	}
 	s.ended(t)

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -67,7 +67,7 @@ func (s *changeStream) run() {
 	case reason == "":
 		return
 	case errors.Is(context.Cause(s.ctx), errPlaceNeeded):
-		s.explain(client.EndOverloaded, err)
+		s.explain(api.EndOverloaded, err)
 	case s.ctx.Err() != nil || errors.Is(err, errGone):
 		s.logger.Debug("a reader of changes is gone, or read nothing for too long", "revision", uint64(s.at))
 	default:
@@ -80,24 +80,24 @@ func (s *changeStream) run() {
 
 // explain sends the last line.
 func (s *changeStream) explain(reason string, err error) {
-	if reason == client.EndFailed {
+	if reason == api.EndFailed {
 		s.logger.Error("a stream of changes cannot continue", "revision", uint64(s.at), "err", err)
 	} else {
 		s.logger.Debug("ended a stream of changes", "reason", reason, "revision", uint64(s.at))
 	}
-	_ = s.mark(client.ChangesMark{Event: client.EventEnd, Reason: reason, Detail: endDetail(reason)})
+	_ = s.mark(api.ChangesMark{Event: api.EventEnd, Reason: reason, Detail: endDetail(reason)})
 }
 
 func endDetail(reason string) string {
 	const resume = "; continue with since= and history= of this line"
 	switch reason {
-	case client.EndClosing:
+	case api.EndClosing:
 		return "this node is stopping" + resume + ", at another node"
-	case client.EndHistory:
+	case api.EndHistory:
 		return "this node no longer has the history that the stream was reading: ask again with history=, and the answer tells what there is now"
-	case client.EndSlow:
+	case api.EndSlow:
 		return "the stream was read too slowly" + resume
-	case client.EndOverloaded:
+	case api.EndOverloaded:
 		return "this node has too many answers in memory now" + resume + ", at another node or later"
 	}
 	return "this node cannot read any further; its log says why" + resume + ", at another node"
@@ -111,9 +111,9 @@ func (s *changeStream) sendAll() (reason string, err error) {
 		case reason != "":
 			return reason, err
 		case s.slow && s.follow:
-			return client.EndSlow, nil
+			return api.EndSlow, nil
 		case closed(s.closing):
-			return client.EndClosing, nil
+			return api.EndClosing, nil
 		}
 		if s.follow && s.left > 0 {
 			if reason, err := s.await(); reason != "" {
@@ -142,9 +142,9 @@ func (s *changeStream) sendSome() (reason string, err error) {
 	}, kvstore.Local)
 	switch {
 	case errors.Is(err, kvstore.ErrHistoryChanged):
-		return client.EndHistory, nil
+		return api.EndHistory, nil
 	case err != nil:
-		return client.EndFailed, err
+		return api.EndFailed, err
 	case s.of.id.IsZero():
 		s.of = s.names.named(part.History) // this node may have formed or joined its cluster meanwhile
 	}
@@ -160,7 +160,7 @@ func (s *changeStream) sendSome() (reason string, err error) {
 			break // set after the request came
 		}
 		if err := s.line(&lines, "", change.Revision, documentOfChange(change, s.values)); err != nil {
-			return client.EndFailed, err
+			return api.EndFailed, err
 		}
 		s.left--
 	}
@@ -168,7 +168,7 @@ func (s *changeStream) sendSome() (reason string, err error) {
 	room.Keep(int64(lines.Len()))
 	if lines.Len() > 0 {
 		if err := s.send(lines.Bytes()); err != nil {
-			return client.EndFailed, err
+			return api.EndFailed, err
 		}
 	}
 	s.at, s.newest = max(s.at, part.Scanned), part.Newest
@@ -195,11 +195,11 @@ func (s *changeStream) reserve(room *budget.Holder, n int64) (reason string) {
 	case err == nil:
 		return ""
 	case closed(s.closing):
-		return client.EndClosing
+		return api.EndClosing
 	case s.ctx.Err() != nil:
-		return client.EndFailed
+		return api.EndFailed
 	}
-	return client.EndOverloaded
+	return api.EndOverloaded
 }
 
 // await returns when there may be more than was sent. It keeps the connection alive
@@ -219,14 +219,14 @@ func (s *changeStream) await() (reason string, err error) {
 	case <-advanced:
 		return "", nil
 	case <-beat.C:
-		if err := s.mark(client.ChangesMark{Event: client.EventHeartbeat}); err != nil {
-			return client.EndFailed, err
+		if err := s.mark(api.ChangesMark{Event: api.EventHeartbeat}); err != nil {
+			return api.EndFailed, err
 		}
 		return s.beyond(), nil
 	case <-s.closing:
-		return client.EndClosing, nil
+		return api.EndClosing, nil
 	case <-s.ctx.Done():
-		return client.EndFailed, errGone
+		return api.EndFailed, errGone
 	}
 }
 
@@ -242,14 +242,14 @@ func (s *changeStream) beyond() (reason string) {
 	ctx, cancel := context.WithTimeout(closing, s.heartbeat/2)
 	defer cancel()
 	if _, err := s.look(ctx, s.at, s.of.id, kvstore.Linearizable); errors.Is(err, kvstore.ErrHistoryChanged) {
-		return client.EndHistory
+		return api.EndHistory
 	}
 	return ""
 }
 
 // mark sends a line that is no change. It tells no position that this node has not
 // reached: a stream may wait for one.
-func (s *changeStream) mark(m client.ChangesMark) error {
+func (s *changeStream) mark(m api.ChangesMark) error {
 	at := min(s.at, s.newest)
 	m.Revision, m.History = uint64(at), s.of.text
 	var b bytes.Buffer
@@ -268,7 +268,7 @@ func (s *changeStream) line(b *bytes.Buffer, event string, at kvstore.Revision, 
 		return err
 	}
 	if at >= s.since {
-		b.WriteString("id: " + client.Position{Revision: uint64(at), History: s.of.text}.String() + "\n")
+		b.WriteString("id: " + api.Position{Revision: uint64(at), History: s.of.text}.String() + "\n")
 	}
 	if event != "" {
 		b.WriteString("event: " + event + "\n")

@@ -7,7 +7,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // Cluster is what a database node knows of its cluster and can change in it.
@@ -17,10 +17,10 @@ import (
 type Cluster interface {
 	// Members lists the members, confirmed by a quorum unless local is set.
 	// Without a quorum it answers what this node knows, with Stale set.
-	Members(ctx context.Context, local bool) (client.Members, error)
+	Members(ctx context.Context, local bool) (api.Members, error)
 	// AddMember adds a member; created is false when the same name and id was
 	// there already. Another id under a known name is a RefusedError.
-	AddMember(ctx context.Context, m client.AddMember) (added client.Member, created bool, err error)
+	AddMember(ctx context.Context, m api.AddMember) (added api.Member, created bool, err error)
 	// RemoveMember removes a member; force overrides the guard of the quorum.
 	RemoveMember(ctx context.Context, name string, force bool) error
 	// PromoteMember makes a learner a voter.
@@ -28,9 +28,9 @@ type Cluster interface {
 	// TransferLeader hands leadership to a voter.
 	TransferLeader(ctx context.Context, to string) error
 	// DBs lists the database nodes as this one sees them.
-	DBs(ctx context.Context) []client.DBNode
+	DBs(ctx context.Context) []api.DBNode
 	// Stats returns this node's figures.
-	Stats(ctx context.Context) client.Stats
+	Stats(ctx context.Context) api.Stats
 	// Leads reports whether this node leads, as far as it knows. It is cheap.
 	Leads() bool
 	// Ready returns nil when a leader is known and this node has caught up, or
@@ -42,9 +42,9 @@ type Cluster interface {
 type Registry interface {
 	// Heartbeat notes that a cache node lives (or leaves) and returns its peers.
 	// from is the address it came from, without a port.
-	Heartbeat(from string, h client.Heartbeat) client.HeartbeatAnswer
+	Heartbeat(from string, h api.Heartbeat) api.HeartbeatAnswer
 	// Caches lists the cache nodes heard lately.
-	Caches() []client.CacheNode
+	Caches() []api.CacheNode
 }
 
 // members answers /members and /leader.
@@ -79,7 +79,7 @@ func (m *members) add(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r.URL.RawQuery); err != nil {
 		return err
 	}
-	var joiner client.AddMember
+	var joiner api.AddMember
 	release, err := m.added.decode(w, r, &joiner)
 	defer release()
 	if err != nil {
@@ -102,7 +102,7 @@ func (m *members) add(w http.ResponseWriter, r *http.Request) error {
 
 // checkJoiner refuses what is plainly missing and fills in the default role;
 // the cluster judges the rest.
-func checkJoiner(m *client.AddMember) error {
+func checkJoiner(m *api.AddMember) error {
 	switch {
 	case m.Name == "":
 		return invalid(`the JSON body has no "name"; it is the joining node's --name`)
@@ -113,10 +113,10 @@ func checkJoiner(m *client.AddMember) error {
 	}
 	switch m.Role {
 	case "":
-		m.Role = client.RoleVoter
-	case client.RoleVoter, client.RoleLearner:
+		m.Role = api.RoleVoter
+	case api.RoleVoter, api.RoleLearner:
 	default:
-		return invalid(`"role" is %q; it takes %q (the default) or %q`, m.Role, client.RoleVoter, client.RoleLearner)
+		return invalid(`"role" is %q; it takes %q (the default) or %q`, m.Role, api.RoleVoter, api.RoleLearner)
 	}
 	return nil
 }
@@ -150,7 +150,7 @@ func (m *members) lead(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r.URL.RawQuery); err != nil {
 		return err
 	}
-	var move client.TransferLeader
+	var move api.TransferLeader
 	release, err := m.moved.decode(w, r, &move)
 	defer release()
 	if err != nil {

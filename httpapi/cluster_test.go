@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -18,10 +18,10 @@ func TestMembers_List(t *testing.T) {
 	if got := want(t, n.get("/members"), 200); got.body != `{"members":[],"leader":"","term":0}`+"\n" {
 		t.Errorf("an empty list is %s", got.body)
 	}
-	n.cluster.members = client.Members{Members: []client.Member{{ID: "1", Name: "n1", Role: client.RoleLeader, Healthy: true}}, Leader: "n1", Term: 3, Stale: true}
+	n.cluster.members = api.Members{Members: []api.Member{{ID: "1", Name: "n1", Role: api.RoleLeader, Healthy: true}}, Leader: "n1", Term: 3, Stale: true}
 	got := want(t, n.get("/members?consistency=local"), 200)
 	wantHeader(t, got, "Cache-Control", "no-store")
-	var all client.Members
+	var all api.Members
 	if err := json.Unmarshal([]byte(got.body), &all); err != nil || all.Leader != "n1" || !all.Stale || len(all.Members) != 1 {
 		t.Errorf("members %+v (%v)", all, err)
 	}
@@ -120,7 +120,7 @@ func TestCaches_Heartbeat(t *testing.T) {
 	if got := want(t, n.get("/dbs"), 200); got.body != "[]\n" {
 		t.Errorf("no database nodes are %q", got.body)
 	}
-	beat, err := json.Marshal(client.Heartbeat{Name: "c1", URL: "http://127.0.0.1:5551", Leaving: true, CacheFigures: client.CacheFigures{Hits: 9}})
+	beat, err := json.Marshal(api.Heartbeat{Name: "c1", URL: "http://127.0.0.1:5551", Leaving: true, CacheFigures: api.CacheFigures{Hits: 9}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestCaches_Heartbeat(t *testing.T) {
 	if n.registry.last.Hits != 9 || n.registry.last.Name != "c1" || !n.registry.last.Leaving {
 		t.Errorf("the registry got %+v", n.registry.last)
 	}
-	n.registry.caches = []client.CacheNode{{Name: "c1", Healthy: true}}
+	n.registry.caches = []api.CacheNode{{Name: "c1", Healthy: true}}
 	if got := want(t, n.get("/caches"), 200); !strings.Contains(got.body, `"healthy":true`) {
 		t.Errorf("caches %s", got.body)
 	}
@@ -174,7 +174,7 @@ func TestHealth_Answers(t *testing.T) {
 	n := newNode(t)
 	for _, leads := range []bool{true, false} { // clients choose by it where to send puts
 		n.cluster.leads = leads
-		if role := want(t, n.get("/ping"), 200).header.Get(client.HeaderRole); (role == client.RoleLeader) != leads || !leads && role != "" {
+		if role := want(t, n.get("/ping"), 200).header.Get(api.HeaderRole); (role == api.RoleLeader) != leads || !leads && role != "" {
 			t.Errorf("leads %v: role %q", leads, role)
 		}
 	}
@@ -185,7 +185,7 @@ func TestHealth_Answers(t *testing.T) {
 			t.Errorf("%s is %q", target, got.body)
 		}
 	}
-	var stats client.Stats
+	var stats api.Stats
 	if err := json.Unmarshal([]byte(want(t, n.get("/stats"), 200).body), &stats); err != nil || stats.Keys != 7 {
 		t.Errorf("stats %+v (%v)", stats, err)
 	}

@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -66,7 +66,7 @@ func checkContentType(text string) (media string, err error) {
 // would be stored for ever is not what the sender means.
 func refuseEncoded(h http.Header) error {
 	if coding := h.Values("Content-Encoding"); len(coding) > 0 {
-		return newProblem(http.StatusUnsupportedMediaType, client.ProblemUnsupportedMedia,
+		return newProblem(http.StatusUnsupportedMediaType, api.ProblemUnsupportedMedia,
 			"the body has the content coding %q; values are stored as they are sent, so send it without Content-Encoding",
 			strings.Join(coding, ", "))
 	}

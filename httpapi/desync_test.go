@@ -16,7 +16,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -39,7 +39,7 @@ var bodyStarts = []struct{ name, header, sent string }{
 	{"chunked, go-ahead wanted", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n", ""},
 	{"another page's", "Transfer-Encoding: chunked\r\nOrigin: http://elsewhere.example\r\n", ""},
 	{"with a change of protocol", "Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", ""},
-	{"in frames", "Transfer-Encoding: chunked\r\nContent-Type: " + client.ContentTypeBatch + "\r\n", "5\r\n"},
+	{"in frames", "Transfer-Encoding: chunked\r\nContent-Type: " + api.ContentTypeBatch + "\r\n", "5\r\n"},
 	{"for a JSON list", "Transfer-Encoding: chunked\r\nContent-Type: application/json\r\n", "2\r\n[1\r\n"},
 }
 
@@ -62,9 +62,9 @@ func attackedNodes(t *testing.T) []attacked {
 	pass := forward.New(forward.Config{Databases: func() []string { return []string{database.url} }})
 	t.Cleanup(pass.Close)
 	cacheAPI := NewCache(CacheConfig{Reader: &sourced{db: database.db}, Forward: pass, Metrics: http.NotFoundHandler(), BodyIdleTimeout: desyncIdle, Closing: closing,
-		PeerHandler: http.NotFoundHandler(), Stats: func() any { return client.CacheStats{} }, Ready: func(context.Context) error { return nil }})
+		PeerHandler: http.NotFoundHandler(), Stats: func() any { return api.CacheStats{} }, Ready: func(context.Context) error { return nil }})
 	adminAPI := NewAdmin(AdminConfig{Overview: &fakeOverview{number: 1}, Page: fakePage{"/", "/assets/x", "/favicon.svg"}, Forward: pass,
-		Metrics: http.NotFoundHandler(), BodyIdleTimeout: desyncIdle, Closing: closing, Stats: func() any { return client.AdminStats{} }, Ready: func(context.Context) error { return nil }})
+		Metrics: http.NotFoundHandler(), BodyIdleTimeout: desyncIdle, Closing: closing, Stats: func() any { return api.AdminStats{} }, Ready: func(context.Context) error { return nil }})
 	cache, admin := &node{t: t}, &node{t: t}
 	cache.serve(cacheAPI)
 	admin.serve(adminAPI)
@@ -173,7 +173,7 @@ func TestDesync_WhatFollowsAWholeBody(t *testing.T) {
 			}
 			conn := a.node.dial()
 			defer conn.Close()
-			fmt.Fprintf(conn, "POST %s%s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", a.api, path, client.ContentTypeBatch)
+			fmt.Fprintf(conn, "POST %s%s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", a.api, path, api.ContentTypeBatch)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
 				t.Fatalf("%s node, %s: %v", a.kind, path, err)

@@ -5,8 +5,8 @@
 //
 // # Use
 //
-//	api := httpapi.NewDatabase(httpapi.DatabaseConfig{DB: db, Cluster: cluster, Registry: registry, Logger: logger})
-//	server := &http.Server{Handler: api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+//	handler := httpapi.NewDatabase(httpapi.DatabaseConfig{DB: db, Cluster: cluster, Registry: registry, Logger: logger})
+//	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 //	err := server.Serve(listener)
 //
 // Set neither ReadTimeout nor WriteTimeout: they would end a long body that

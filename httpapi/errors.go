@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -56,38 +56,38 @@ type errorRow struct {
 // row that matches counts: an error that wraps several is what happened last.
 // It is never written to.
 var errorTable = []errorRow{
-	{matches: is(kvstore.ErrOutcomeUnknown), status: http.StatusGatewayTimeout, kind: client.ProblemOutcomeUnknown, detail: detailUnknown},
-	{matches: is(kvstore.ErrTooLarge), status: http.StatusRequestEntityTooLarge, kind: client.ProblemTooLarge},
-	{matches: is(kvstore.ErrDigestMismatch), status: http.StatusBadRequest, kind: client.ProblemDigestMismatch},
-	{matches: is(kvstore.ErrInvalidKey), status: http.StatusBadRequest, kind: client.ProblemInvalid},
-	{matches: is(kvstore.ErrInvalidContentType), status: http.StatusBadRequest, kind: client.ProblemInvalid},
-	{matches: is(kvstore.ErrInvalidMeta), status: http.StatusBadRequest, kind: client.ProblemInvalid},
-	{matches: is(kvstore.ErrInvalidPutID), status: http.StatusBadRequest, kind: client.ProblemInvalid},
-	{matches: is(kvstore.ErrBodyRead), status: http.StatusBadRequest, kind: client.ProblemInvalid, detail: says(
+	{matches: is(kvstore.ErrOutcomeUnknown), status: http.StatusGatewayTimeout, kind: api.ProblemOutcomeUnknown, detail: detailUnknown},
+	{matches: is(kvstore.ErrTooLarge), status: http.StatusRequestEntityTooLarge, kind: api.ProblemTooLarge},
+	{matches: is(kvstore.ErrDigestMismatch), status: http.StatusBadRequest, kind: api.ProblemDigestMismatch},
+	{matches: is(kvstore.ErrInvalidKey), status: http.StatusBadRequest, kind: api.ProblemInvalid},
+	{matches: is(kvstore.ErrInvalidContentType), status: http.StatusBadRequest, kind: api.ProblemInvalid},
+	{matches: is(kvstore.ErrInvalidMeta), status: http.StatusBadRequest, kind: api.ProblemInvalid},
+	{matches: is(kvstore.ErrInvalidPutID), status: http.StatusBadRequest, kind: api.ProblemInvalid},
+	{matches: is(kvstore.ErrBodyRead), status: http.StatusBadRequest, kind: api.ProblemInvalid, detail: says(
 		"the body broke off before its end; nothing was set. Send the same put again")},
-	{matches: is(kvstore.ErrNotFound), status: http.StatusNotFound, kind: client.ProblemNotFound},
-	{matches: is(kvstore.ErrHistoryChanged), status: http.StatusConflict, kind: client.ProblemHistoryChanged},
-	{matches: is(kvstore.ErrGone), status: http.StatusGone, kind: client.ProblemGone},
-	{matches: is(kvstore.ErrDiskReserve), status: http.StatusInsufficientStorage, kind: client.ProblemDiskReserve},
-	{matches: is(kvstore.ErrOverloaded), status: http.StatusTooManyRequests, kind: client.ProblemOverloaded, retry: true, detail: says(
+	{matches: is(kvstore.ErrNotFound), status: http.StatusNotFound, kind: api.ProblemNotFound},
+	{matches: is(kvstore.ErrHistoryChanged), status: http.StatusConflict, kind: api.ProblemHistoryChanged},
+	{matches: is(kvstore.ErrGone), status: http.StatusGone, kind: api.ProblemGone},
+	{matches: is(kvstore.ErrDiskReserve), status: http.StatusInsufficientStorage, kind: api.ProblemDiskReserve},
+	{matches: is(kvstore.ErrOverloaded), status: http.StatusTooManyRequests, kind: api.ProblemOverloaded, retry: true, detail: says(
 		"too much is in flight on this node; nothing was done. Try again after the time in Retry-After, or another node")},
-	{matches: is(kvstore.ErrTooManyUploads), status: http.StatusTooManyRequests, kind: client.ProblemOverloaded, retry: true, detail: says(
+	{matches: is(kvstore.ErrTooManyUploads), status: http.StatusTooManyRequests, kind: api.ProblemOverloaded, retry: true, detail: says(
 		"too many large values are being put at once; nothing was set. Try again after the time in Retry-After")},
-	{matches: is(kvstore.ErrUploadIncomplete), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
+	{matches: is(kvstore.ErrUploadIncomplete), status: http.StatusServiceUnavailable, kind: api.ProblemUnavailable, retry: true, detail: says(
 		"the cluster gave up this put while its body arrived; nothing was set. Send the same put again")},
-	{matches: is(kvstore.ErrValueDamaged), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
+	{matches: is(kvstore.ErrValueDamaged), status: http.StatusServiceUnavailable, kind: api.ProblemUnavailable, retry: true, detail: says(
 		"the value was damaged in the memory of a node on its way into the log; nothing was set. Send the same put again")},
-	{matches: is(kvstore.ErrLevel), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true},
-	{matches: is(kvstore.ErrUnavailable), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: detailUnavailable},
-	{matches: is(kvstore.ErrClosed), status: http.StatusServiceUnavailable, kind: client.ProblemUnavailable, retry: true, detail: says(
+	{matches: is(kvstore.ErrLevel), status: http.StatusServiceUnavailable, kind: api.ProblemUnavailable, retry: true},
+	{matches: is(kvstore.ErrUnavailable), status: http.StatusServiceUnavailable, kind: api.ProblemUnavailable, retry: true, detail: detailUnavailable},
+	{matches: is(kvstore.ErrClosed), status: http.StatusServiceUnavailable, kind: api.ProblemUnavailable, retry: true, detail: says(
 		"this node is stopping; nothing was done. Ask another node")},
-	{matches: untrusted, status: http.StatusInternalServerError, kind: client.ProblemInternal, detail: says(
+	{matches: untrusted, status: http.StatusInternalServerError, kind: api.ProblemInternal, detail: says(
 		"this node cannot trust its data and stops rather than guess; its log says what is wrong. Ask another node")},
-	{matches: is(ErrUnknownMember), status: http.StatusNotFound, kind: client.ProblemUnknownMember},
-	{matches: is(ErrBadMember), status: http.StatusBadRequest, kind: client.ProblemInvalid},
-	{matches: is(ErrRefused), status: http.StatusConflict, kind: client.ProblemRefused},
+	{matches: is(ErrUnknownMember), status: http.StatusNotFound, kind: api.ProblemUnknownMember},
+	{matches: is(ErrBadMember), status: http.StatusBadRequest, kind: api.ProblemInvalid},
+	{matches: is(ErrRefused), status: http.StatusConflict, kind: api.ProblemRefused},
 	// The two of context come last: an error of ours that wraps them says more.
-	{matches: isContext, status: http.StatusGatewayTimeout, kind: client.ProblemOutcomeUnknown, detail: detailUnknown},
+	{matches: isContext, status: http.StatusGatewayTimeout, kind: api.ProblemOutcomeUnknown, detail: detailUnknown},
 }
 
 // problemFor turns any error into its answer.
@@ -100,13 +100,13 @@ func problemFor(op operation, err error) *problem {
 			return row.problem(op, err)
 		}
 	}
-	return newProblem(http.StatusInternalServerError, client.ProblemInternal, "%s", detailInternal(op))
+	return newProblem(http.StatusInternalServerError, api.ProblemInternal, "%s", detailInternal(op))
 }
 
 func (row *errorRow) problem(op operation, err error) *problem {
 	// A read that ran out of time has no outcome to be unsure of.
-	if op == reading && row.kind == client.ProblemOutcomeUnknown {
-		return newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "%s", detailUnavailable(op, err)).with("Retry-After", retryAfter)
+	if op == reading && row.kind == api.ProblemOutcomeUnknown {
+		return newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "%s", detailUnavailable(op, err)).with("Retry-After", retryAfter)
 	}
 	detail := err.Error()
 	if row.detail != nil {

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -78,38 +78,38 @@ func TestProblemFor_Table(t *testing.T) {
 		status int
 		kind   string
 	}{
-		{reading, kvstore.ErrNotFound, 404, client.ProblemNotFound},
-		{putting, kvstore.Key("").Validate(), 400, client.ProblemInvalid},
-		{putting, kvstore.ErrInvalidContentType, 400, client.ProblemInvalid},
-		{putting, kvstore.ErrInvalidPutID, 400, client.ProblemInvalid},
-		{putting, &kvstore.TooLargeError{LimitBytes: 5}, 413, client.ProblemTooLarge},
-		{putting, kvstore.ErrTooLarge, 413, client.ProblemTooLarge},
-		{putting, kvstore.ErrDigestMismatch, 400, client.ProblemDigestMismatch},
-		{putting, kvstore.ErrBodyRead, 400, client.ProblemInvalid},
-		{putting, kvstore.ErrOverloaded, 429, client.ProblemOverloaded},
-		{putting, kvstore.ErrTooManyUploads, 429, client.ProblemOverloaded},
-		{putting, kvstore.ErrUploadIncomplete, 503, client.ProblemUnavailable},
-		{putting, kvstore.ErrValueDamaged, 503, client.ProblemUnavailable},
-		{putting, kvstore.ErrUnavailable, 503, client.ProblemUnavailable},
-		{reading, kvstore.ErrUnavailable, 503, client.ProblemUnavailable},
-		{putting, kvstore.ErrOutcomeUnknown, 504, client.ProblemOutcomeUnknown},
-		{putting, fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, context.DeadlineExceeded), 504, client.ProblemOutcomeUnknown},
-		{putting, fmt.Errorf("%w: %w", kvstore.ErrUnavailable, context.DeadlineExceeded), 503, client.ProblemUnavailable},
-		{putting, fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, kvstore.ErrUnavailable), 504, client.ProblemOutcomeUnknown},
-		{putting, context.DeadlineExceeded, 504, client.ProblemOutcomeUnknown},
-		{putting, context.Canceled, 504, client.ProblemOutcomeUnknown},
-		{reading, context.DeadlineExceeded, 503, client.ProblemUnavailable},
-		{reading, kvstore.ErrOutcomeUnknown, 503, client.ProblemUnavailable},
-		{changing, kvstore.ErrOutcomeUnknown, 504, client.ProblemOutcomeUnknown},
-		{putting, kvstore.ErrDiskReserve, 507, client.ProblemDiskReserve},
-		{putting, kvstore.ErrClosed, 503, client.ProblemUnavailable},
-		{reading, &kvstore.CorruptError{File: "f", Offset: 1}, 500, client.ProblemInternal},
-		{reading, kvstore.ErrDiverged, 500, client.ProblemInternal},
-		{changing, ErrUnknownMember, 404, client.ProblemUnknownMember},
-		{changing, ErrBadMember, 400, client.ProblemInvalid},
-		{changing, RefusedError{"it would lose the quorum"}, 409, client.ProblemRefused},
-		{changing, &RefusedError{"it would lose the quorum"}, 409, client.ProblemRefused},
-		{putting, errFake, 500, client.ProblemInternal},
+		{reading, kvstore.ErrNotFound, 404, api.ProblemNotFound},
+		{putting, kvstore.Key("").Validate(), 400, api.ProblemInvalid},
+		{putting, kvstore.ErrInvalidContentType, 400, api.ProblemInvalid},
+		{putting, kvstore.ErrInvalidPutID, 400, api.ProblemInvalid},
+		{putting, &kvstore.TooLargeError{LimitBytes: 5}, 413, api.ProblemTooLarge},
+		{putting, kvstore.ErrTooLarge, 413, api.ProblemTooLarge},
+		{putting, kvstore.ErrDigestMismatch, 400, api.ProblemDigestMismatch},
+		{putting, kvstore.ErrBodyRead, 400, api.ProblemInvalid},
+		{putting, kvstore.ErrOverloaded, 429, api.ProblemOverloaded},
+		{putting, kvstore.ErrTooManyUploads, 429, api.ProblemOverloaded},
+		{putting, kvstore.ErrUploadIncomplete, 503, api.ProblemUnavailable},
+		{putting, kvstore.ErrValueDamaged, 503, api.ProblemUnavailable},
+		{putting, kvstore.ErrUnavailable, 503, api.ProblemUnavailable},
+		{reading, kvstore.ErrUnavailable, 503, api.ProblemUnavailable},
+		{putting, kvstore.ErrOutcomeUnknown, 504, api.ProblemOutcomeUnknown},
+		{putting, fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, context.DeadlineExceeded), 504, api.ProblemOutcomeUnknown},
+		{putting, fmt.Errorf("%w: %w", kvstore.ErrUnavailable, context.DeadlineExceeded), 503, api.ProblemUnavailable},
+		{putting, fmt.Errorf("%w: %w", kvstore.ErrOutcomeUnknown, kvstore.ErrUnavailable), 504, api.ProblemOutcomeUnknown},
+		{putting, context.DeadlineExceeded, 504, api.ProblemOutcomeUnknown},
+		{putting, context.Canceled, 504, api.ProblemOutcomeUnknown},
+		{reading, context.DeadlineExceeded, 503, api.ProblemUnavailable},
+		{reading, kvstore.ErrOutcomeUnknown, 503, api.ProblemUnavailable},
+		{changing, kvstore.ErrOutcomeUnknown, 504, api.ProblemOutcomeUnknown},
+		{putting, kvstore.ErrDiskReserve, 507, api.ProblemDiskReserve},
+		{putting, kvstore.ErrClosed, 503, api.ProblemUnavailable},
+		{reading, &kvstore.CorruptError{File: "f", Offset: 1}, 500, api.ProblemInternal},
+		{reading, kvstore.ErrDiverged, 500, api.ProblemInternal},
+		{changing, ErrUnknownMember, 404, api.ProblemUnknownMember},
+		{changing, ErrBadMember, 400, api.ProblemInvalid},
+		{changing, RefusedError{"it would lose the quorum"}, 409, api.ProblemRefused},
+		{changing, &RefusedError{"it would lose the quorum"}, 409, api.ProblemRefused},
+		{putting, errFake, 500, api.ProblemInternal},
 	} {
 		for _, err := range []error{tt.err, fmt.Errorf("attempted: %w", tt.err)} {
 			p := problemFor(tt.op, err)

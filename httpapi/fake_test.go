@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -212,7 +212,7 @@ func (db *fakeDB) nothingSet(t *testing.T) {
 // fakeCluster answers what its fields say and keeps what it was asked.
 type fakeCluster struct {
 	mu      sync.Mutex
-	members client.Members
+	members api.Members
 	created bool
 	err     error
 	ready   error
@@ -232,7 +232,7 @@ func (c *fakeCluster) ask(ctx context.Context, what ...string) error {
 	return c.err
 }
 
-func (c *fakeCluster) Members(ctx context.Context, local bool) (client.Members, error) {
+func (c *fakeCluster) Members(ctx context.Context, local bool) (api.Members, error) {
 	what := "members"
 	if local {
 		what = "members local"
@@ -240,13 +240,13 @@ func (c *fakeCluster) Members(ctx context.Context, local bool) (client.Members, 
 	return c.members, c.ask(ctx, what)
 }
 
-func (c *fakeCluster) AddMember(ctx context.Context, m client.AddMember) (client.Member, bool, error) {
+func (c *fakeCluster) AddMember(ctx context.Context, m api.AddMember) (api.Member, bool, error) {
 	what := []string{"add", m.Name, m.Role}
 	if m.Level > 0 {
 		what = append(what, fmt.Sprint("level ", m.Level))
 	}
 	err := c.ask(ctx, what...)
-	return client.Member{Name: m.Name, ID: m.ID, Role: client.RoleLearner}, c.created, err
+	return api.Member{Name: m.Name, ID: m.ID, Role: api.RoleLearner}, c.created, err
 }
 
 func (c *fakeCluster) RemoveMember(ctx context.Context, name string, force bool) error {
@@ -264,24 +264,24 @@ func (c *fakeCluster) TransferLeader(ctx context.Context, to string) error {
 	return c.ask(ctx, "lead", to)
 }
 
-func (c *fakeCluster) DBs(context.Context) []client.DBNode { return nil }
-func (c *fakeCluster) Stats(context.Context) client.Stats {
-	return client.Stats{Name: "n1", Role: client.RoleLeader, Level: client.Levels{Store: 1, Program: 1}, Keys: 7}
+func (c *fakeCluster) DBs(context.Context) []api.DBNode { return nil }
+func (c *fakeCluster) Stats(context.Context) api.Stats {
+	return api.Stats{Name: "n1", Role: api.RoleLeader, Level: api.Levels{Store: 1, Program: 1}, Keys: 7}
 }
 func (c *fakeCluster) Leads() bool                 { return c.leads }
 func (c *fakeCluster) Ready(context.Context) error { return c.ready }
 func (c *fakeCluster) lastAsked() string           { return c.asked[len(c.asked)-1] }
-func (r *fakeRegistry) Caches() []client.CacheNode { return r.caches }
+func (r *fakeRegistry) Caches() []api.CacheNode    { return r.caches }
 
 func hexSum(value string) string { s := sha256.Sum256([]byte(value)); return hex.EncodeToString(s[:]) }
-func (r *fakeRegistry) Heartbeat(_ string, b client.Heartbeat) client.HeartbeatAnswer {
+func (r *fakeRegistry) Heartbeat(_ string, b api.Heartbeat) api.HeartbeatAnswer {
 	r.last = b
-	return client.HeartbeatAnswer{Caches: r.caches}
+	return api.HeartbeatAnswer{Caches: r.caches}
 }
 
 type fakeRegistry struct {
-	caches []client.CacheNode
-	last   client.Heartbeat
+	caches []api.CacheNode
+	last   api.Heartbeat
 }
 
 // node is a database node's API on a real socket.
@@ -323,12 +323,12 @@ type reply struct {
 	body   string
 }
 
-func (r reply) problem(t *testing.T) client.Problem {
+func (r reply) problem(t *testing.T) api.Problem {
 	t.Helper()
-	if got := r.header.Get("Content-Type"); got != client.ContentTypeProblem {
+	if got := r.header.Get("Content-Type"); got != api.ContentTypeProblem {
 		t.Fatalf("status %d has content type %q, want a problem document; body %q", r.status, got, r.body)
 	}
-	var p client.Problem
+	var p api.Problem
 	if err := json.Unmarshal([]byte(r.body), &p); err != nil {
 		t.Fatalf("problem document: %v in %q", err, r.body)
 	}

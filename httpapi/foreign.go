@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // foreignErrorBytes is as much as is kept of what another handler says of an error.
@@ -55,18 +55,18 @@ func (f *foreignWriter) problem() *problem {
 	if said == "" {
 		said = http.StatusText(f.status)
 	}
-	kind := client.ProblemInvalid
+	kind := api.ProblemInvalid
 	switch {
 	case f.status == http.StatusNotFound:
-		kind = client.ProblemNoRoute
+		kind = api.ProblemNoRoute
 	case f.status == http.StatusMethodNotAllowed:
-		kind = client.ProblemMethod
+		kind = api.ProblemMethod
 	case f.status == http.StatusRequestedRangeNotSatisfiable:
-		kind = client.ProblemRange
+		kind = api.ProblemRange
 	case f.status == http.StatusServiceUnavailable:
-		kind = client.ProblemUnavailable
+		kind = api.ProblemUnavailable
 	case f.status >= http.StatusInternalServerError:
-		kind = client.ProblemInternal
+		kind = api.ProblemInternal
 	}
 	p := newProblem(f.status, kind, "%s", said)
 	if size := f.Header().Get("Content-Range"); size != "" {

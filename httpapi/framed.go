@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -94,7 +94,7 @@ type framedStream struct {
 // inFrames reports whether a request is in frames.
 func inFrames(r *http.Request) bool {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	return err == nil && media == client.ContentTypeBatch
+	return err == nil && media == api.ContentTypeBatch
 }
 
 // serve answers one request; begin makes its work.
@@ -111,7 +111,7 @@ func (f *framed) serve(w http.ResponseWriter, r *http.Request, op operation, beg
 	if err := room(r.Context(), s.place, 1); err != nil {
 		return err
 	}
-	s.duplex = startStream(w, r, f.idle, client.ContentTypeBatch)
+	s.duplex = startStream(w, r, f.idle, api.ContentTypeBatch)
 	s.duplex.place = s.place
 	s.frames = frame.NewReader(s.duplex)
 	s.contexts(r.Context())
@@ -162,7 +162,7 @@ func (s *framedStream) guarded(f func()) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			s.panicked(cause)
-			s.end(newProblem(http.StatusInternalServerError, client.ProblemInternal, "%s", detailInternal(s.op)))
+			s.end(newProblem(http.StatusInternalServerError, api.ProblemInternal, "%s", detailInternal(s.op)))
 			s.lose(http.ErrAbortHandler)
 		}
 	}()
@@ -181,7 +181,7 @@ func (s *framedStream) watch() {
 		return
 	case <-s.closing:
 	}
-	s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "this node is stopping; send the rest to another node"))
+	s.end(newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "this node is stopping; send the rest to another node"))
 	s.duplex.within(batchLinger, batchClosingMax)
 	grace := time.NewTimer(batchClosingGrace)
 	defer grace.Stop()
@@ -195,7 +195,7 @@ func (s *framedStream) watch() {
 // giveWay ends the request because another one needs its place. It is called
 // while nothing is open, or when the client takes its answers too slowly.
 func (s *framedStream) giveWay() {
-	s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "%s", detailPlaceNeeded))
+	s.end(newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "%s", detailPlaceNeeded))
 	s.duplex.within(placeLinger, placeLinger)
 }
 
@@ -253,9 +253,9 @@ func (s *framedStream) stopped(err error) {
 	case errors.Is(err, frame.ErrMalformed):
 		s.end(invalid("%v; neither this frame nor any after it was carried out", err))
 	case s.accepting.Err() != nil: // end was called, or the client is gone
-		s.end(newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "the request was cancelled"))
+		s.end(newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "the request was cancelled"))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		s.end(newProblem(http.StatusRequestTimeout, client.ProblemTimeout, "no byte arrived for %v", s.idle))
+		s.end(newProblem(http.StatusRequestTimeout, api.ProblemTimeout, "no byte arrived for %v", s.idle))
 	default:
 		s.lose(fmt.Errorf("the client is gone: %w", err))
 		s.end(nil)

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -32,7 +32,7 @@ func (n *node) frames(path string) *frames {
 	n.t.Helper()
 	conn := n.dial()
 	n.t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", path, client.ContentTypeBatch)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", path, api.ContentTypeBatch)
 	return &frames{t: n.t, conn: conn, in: frame.NewReader(framesOn(n.t, conn))}
 }
 
@@ -49,7 +49,7 @@ func answerOn(t *testing.T, conn net.Conn) *http.Response {
 func framesOn(t *testing.T, conn net.Conn) io.Reader {
 	t.Helper()
 	resp := answerOn(t, conn)
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != client.ContentTypeBatch || resp.Header.Get("Cache-Control") != "no-store" {
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != api.ContentTypeBatch || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("answer %d, %v", resp.StatusCode, resp.Header)
 	}
 	return resp.Body
@@ -111,8 +111,8 @@ func (f *frames) wantEnd() {
 }
 
 // documentOfFrame is a problem frame as the document of a single request.
-func documentOfFrame(p *frame.Problem) client.Problem {
-	d := client.Problem{Type: p.Type, Title: p.Title, Status: int(p.Status), Detail: p.Detail, LimitBytes: int64(p.Limit)}
+func documentOfFrame(p *frame.Problem) api.Problem {
+	d := api.Problem{Type: p.Type, Title: p.Title, Status: int(p.Status), Detail: p.Detail, LimitBytes: int64(p.Limit)}
 	if p.HasWinner {
 		size := int64(p.Winner.Size)
 		d.Revision, d.SHA256, d.Size = p.Winner.Revision, hex.EncodeToString(p.Winner.Digest[:]), &size
@@ -124,7 +124,7 @@ func documentOfFrame(p *frame.Problem) client.Problem {
 func TestFramedPuts_SameAsPut(t *testing.T) {
 	n := newBatchNode(t)
 	f := n.frames("/keys")
-	api := newNode(t)
+	alone := newNode(t)
 	steps := []struct {
 		put frame.Put
 	}{
@@ -149,7 +149,7 @@ func TestFramedPuts_SameAsPut(t *testing.T) {
 		f.put(p)
 		got := f.next()
 		var headers []string
-		for name, value := range map[string]string{"Content-Type": p.ContentType, client.HeaderPutID: p.PutID} {
+		for name, value := range map[string]string{"Content-Type": p.ContentType, api.HeaderPutID: p.PutID} {
 			if value != "" {
 				headers = append(headers, name+": "+value)
 			}
@@ -160,11 +160,11 @@ func TestFramedPuts_SameAsPut(t *testing.T) {
 		if p.HasDigest {
 			headers = append(headers, digestHeader("y"))
 		}
-		target := client.KeyTarget(p.Key, nil)
+		target := api.KeyTarget(p.Key, nil)
 		if p.Keep {
 			target += "?on-conflict=keep"
 		}
-		single := api.put(target, string(p.Value), headers...)
+		single := alone.put(target, string(p.Value), headers...)
 		if set, ok := got.(*frame.Set); ok {
 			body := fmt.Sprintf(`"revision":%d,"sha256":"%x","size":%d,"created":%v}`, set.Revision, set.Digest, set.Size, set.Created)
 			if set.ID != p.ID || single.status > 201 || !strings.Contains(single.body, body) {
@@ -185,25 +185,25 @@ func TestFramedPuts_SameAsPut(t *testing.T) {
 	f.put(frame.Put{ID: 7, Key: "", Value: []byte("v")})
 	f.put(frame.Put{ID: 8, Key: "e", Value: []byte("v"), PutID: "a b"})
 	for range 2 {
-		if p, ok := f.next().(*frame.Problem); !ok || p.Status != 400 || p.Type != client.ProblemInvalid {
+		if p, ok := f.next().(*frame.Problem); !ok || p.Status != 400 || p.Type != api.ProblemInvalid {
 			t.Errorf("bad key or id: %+v", p)
 		}
 	}
 	f.end()
 	f.wantEnd()
-	for key, v := range api.db.values {
+	for key, v := range alone.db.values {
 		if got := n.db.values[key]; got == nil || got.SHA256 != v.SHA256 || got.ContentType != v.ContentType {
 			t.Errorf("%q is %+v, alone %+v", key, got, v)
 		}
 	}
-	if len(n.db.values) != len(api.db.values) || n.counters.Puts.Load() != api.counters.Puts.Load() || n.counters.Created.Load() != api.counters.Created.Load() {
-		t.Errorf("%d keys and %d puts, alone %d and %d", len(n.db.values), n.counters.Puts.Load(), len(api.db.values), api.counters.Puts.Load())
+	if len(n.db.values) != len(alone.db.values) || n.counters.Puts.Load() != alone.counters.Puts.Load() || n.counters.Created.Load() != alone.counters.Created.Load() {
+		t.Errorf("%d keys and %d puts, alone %d and %d", len(n.db.values), n.counters.Puts.Load(), len(alone.db.values), alone.counters.Puts.Load())
 	}
 }
 
-func withoutSize(p client.Problem) client.Problem { p.Size = nil; return p }
+func withoutSize(p api.Problem) api.Problem { p.Size = nil; return p }
 
-func sizeOf(p client.Problem) int64 {
+func sizeOf(p api.Problem) int64 {
 	if p.Size == nil {
 		return -1
 	}
@@ -229,11 +229,11 @@ func TestFramedPuts_Errors(t *testing.T) {
 	}
 	f := n.frames("/keys")
 	for key, want := range map[string]frame.Problem{
-		"panic":     {Status: 500, Type: client.ProblemInternal},
-		"disk":      {Status: 507, Type: client.ProblemDiskReserve},
-		"limit":     {Status: 413, Type: client.ProblemTooLarge, HasLimit: true, Limit: 3},
-		"unknown":   {Status: 504, Type: client.ProblemOutcomeUnknown},
-		"no leader": {Status: 503, Type: client.ProblemUnavailable, RetryAfter: 1},
+		"panic":     {Status: 500, Type: api.ProblemInternal},
+		"disk":      {Status: 507, Type: api.ProblemDiskReserve},
+		"limit":     {Status: 413, Type: api.ProblemTooLarge, HasLimit: true, Limit: 3},
+		"unknown":   {Status: 504, Type: api.ProblemOutcomeUnknown},
+		"no leader": {Status: 503, Type: api.ProblemUnavailable, RetryAfter: 1},
 	} {
 		f.put(frame.Put{ID: 9, Key: key})
 		got := f.next().(*frame.Problem)
@@ -305,7 +305,7 @@ func TestFramed_Malformed(t *testing.T) {
 				t.Errorf("%s: %+v", name, got)
 			}
 		}
-		if p, ok := f.next().(*frame.Problem); !ok || p.ID != 0 || p.Status != 400 || p.Type != client.ProblemInvalid {
+		if p, ok := f.next().(*frame.Problem); !ok || p.ID != 0 || p.Status != 400 || p.Type != api.ProblemInvalid {
 			t.Errorf("%s: the last frame is %+v", name, p)
 		}
 		f.wantEnd()
@@ -320,7 +320,7 @@ func TestFramed_Malformed(t *testing.T) {
 // the first frame.
 func TestFramed_Refused(t *testing.T) {
 	n := newBatchNode(t, func(c *DatabaseConfig) { c.FramedStreams = 1 })
-	batch := "Content-Type: " + client.ContentTypeBatch
+	batch := "Content-Type: " + api.ContentTypeBatch
 	for _, path := range []string{"/keys", "/keys/get"} {
 		want(t, n.send("POST", path, "", batch), 411).problem(t)
 		want(t, n.post(path+"?x=1", "", batch), 400).problem(t)
@@ -356,11 +356,11 @@ func TestFramed_Closing(t *testing.T) {
 					t.Errorf("answer %+v", s)
 				}
 			}
-			if p, ok := f.next().(*frame.Problem); !ok || p.ID != 0 || p.Status != 503 || p.Type != client.ProblemUnavailable {
+			if p, ok := f.next().(*frame.Problem); !ok || p.ID != 0 || p.Status != 503 || p.Type != api.ProblemUnavailable {
 				t.Errorf("the last frame is %+v", p)
 			}
 			f.wantEnd()
-			want(t, n.post(path, "", "Content-Type: "+client.ContentTypeBatch), 503).problem(t)
+			want(t, n.post(path, "", "Content-Type: "+api.ContentTypeBatch), 503).problem(t)
 		})
 	}
 }
@@ -595,8 +595,8 @@ func TestFramedPuts_Leader(t *testing.T) {
 		n := newBatchNode(t)
 		n.batches.leads = func() bool { return leads }
 		conn := n.dial()
-		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", client.ContentTypeBatch)
-		if role := answerOn(t, conn).Header.Get(client.HeaderRole); (role == client.RoleLeader) != leads || !leads && role != "" {
+		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", api.ContentTypeBatch)
+		if role := answerOn(t, conn).Header.Get(api.HeaderRole); (role == api.RoleLeader) != leads || !leads && role != "" {
 			t.Errorf("leads %v: role %q", leads, role)
 		}
 		conn.Close()

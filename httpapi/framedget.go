@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -194,7 +194,7 @@ func appendFound(out []byte, id uint32, v *kvstore.Value, source string) []byte 
 
 // absence is the answer about a key that is not set.
 func absence(key kvstore.Key) *problem {
-	return newProblem(http.StatusNotFound, client.ProblemNotFound, "key %q is not set", string(key))
+	return newProblem(http.StatusNotFound, api.ProblemNotFound, "key %q is not set", string(key))
 }
 
 // framedReads asks a Reader for the keys of one request, each on a goroutine of

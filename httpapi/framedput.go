@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -21,7 +21,7 @@ func (b *batches) serveMany(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if b.leads() {
-		w.Header().Set(client.HeaderRole, client.RoleLeader)
+		w.Header().Set(api.HeaderRole, api.RoleLeader)
 	}
 	return b.framed.serve(w, r, putting, func(s *framedStream) frameWork { return &framedPuts{framedStream: s, batches: b} })
 }

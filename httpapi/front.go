@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -109,7 +109,7 @@ func (f *front) recovered(a *answer, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		op = putting
 	}
-	newProblem(http.StatusInternalServerError, client.ProblemInternal, "%s", detailInternal(op)).write(a)
+	newProblem(http.StatusInternalServerError, api.ProblemInternal, "%s", detailInternal(op)).write(a)
 }
 
 // ended reports a request that was answered, or whose answer was broken off.
@@ -163,7 +163,7 @@ func (a *answer) begin(status int) {
 		a.of = a.names.now()
 	}
 	if a.of != nil && a.of.header != nil {
-		a.Header()[client.HeaderHistory] = a.of.header
+		a.Header()[api.HeaderHistory] = a.of.header
 	}
 	if a.id != "" {
 		a.Header()[headerRequestID] = []string{a.id} // instead of what a forwarded answer brought

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -22,7 +22,7 @@ func TestFront_CrossOrigin(t *testing.T) {
 	} {
 		for _, line := range bad {
 			p := want(t, n.send(method, target, "", line, "Content-Length: 0"), 403).problem(t)
-			if p.Type != client.ProblemForbidden {
+			if p.Type != api.ProblemForbidden {
 				t.Errorf("%s with %s: type %q", method, line, p.Type)
 			}
 		}
@@ -62,7 +62,7 @@ func (p panickyDB) Confirm(context.Context) error                           { pa
 func TestFront_Panic(t *testing.T) {
 	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{fakeDB: newFakeDB(), with: "secret"} })
 	p := want(t, n.get("/key/a"), 500).problem(t)
-	if p.Type != client.ProblemInternal || strings.Contains(p.Detail, "secret") {
+	if p.Type != api.ProblemInternal || strings.Contains(p.Detail, "secret") {
 		t.Errorf("problem %+v", p)
 	}
 	p = want(t, n.put("/key/a", "x"), 500).problem(t)

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -85,12 +86,12 @@ func FuzzKeyTargets(f *testing.F) {
 		f.Add(text)
 	}
 	echo := new(listEcho)
-	api := NewDatabase(DatabaseConfig{DB: echo, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}})
+	handler := NewDatabase(DatabaseConfig{DB: echo, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}})
 	f.Fuzz(func(t *testing.T, text string) {
 		check := func(target, written string) (key string, taken bool) {
 			t.Helper()
 			echo.key = ""
-			w := ask(t, api, target)
+			w := ask(t, handler, target)
 			if w == nil {
 				return "", false
 			}
@@ -136,14 +137,14 @@ func FuzzListTokens(f *testing.F) {
 	f.Add("a", "AmE")
 	f.Add("+ &", "%41%57%45")
 	echo := new(listEcho)
-	api := NewDatabase(DatabaseConfig{DB: echo, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}})
+	handler := NewDatabase(DatabaseConfig{DB: echo, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}})
 	f.Fuzz(func(t *testing.T, text, token string) {
 		history, after, err := parseToken(token)
 		if err == nil && (tokenOf(history, after) != token || after.Validate() != nil) {
 			t.Fatalf("token %q is taken for %q, whose token is %q", token, after, tokenOf(history, after))
 		}
 		echo.asked = kvstore.KeysRequest{}
-		w := ask(t, api, pathKeys+"?after="+url.QueryEscape(token))
+		w := ask(t, handler, pathKeys+"?after="+url.QueryEscape(token))
 		status := 200
 		if err != nil && token != "" {
 			status = 400
@@ -156,8 +157,8 @@ func FuzzListTokens(f *testing.F) {
 			return
 		}
 		echo.page = kvstore.KeysPage{Keys: []kvstore.Meta{{Key: key}}, More: true, History: historyOf(1).ID}
-		w = ask(t, api, pathKeys+"?prefix="+escapedFully(text))
-		var page client.KeysPage
+		w = ask(t, handler, pathKeys+"?prefix="+escapedFully(text))
+		var page api.KeysPage
 		if err := json.Unmarshal(w.Body.Bytes(), &page); err != nil || w.Code != 200 || echo.asked.Prefix != key || len(page.Keys) != 1 {
 			t.Fatalf("prefix %q: status %d, asked for %q: %s (%v)", text, w.Code, echo.asked.Prefix, w.Body, err)
 		}
@@ -167,7 +168,7 @@ func FuzzListTokens(f *testing.F) {
 		if url.QueryEscape(page.Next) != page.Next {
 			t.Fatalf("%q: the token %q has to be escaped", text, page.Next)
 		}
-		if ask(t, api, pathKeys+"?after="+page.Next); echo.asked.After != key || echo.asked.History != echo.page.History {
+		if ask(t, handler, pathKeys+"?after="+page.Next); echo.asked.After != key || echo.asked.History != echo.page.History {
 			t.Fatalf("%q: the next page is after %q of %s", text, echo.asked.After, echo.asked.History)
 		}
 	})
@@ -178,7 +179,7 @@ var putNames = []string{"content_type", "encoding", "key", "key_base64", "value"
 
 // decodesStrictly tells by encoding/json alone, another way than the decoder's
 // own, whether a document should decode, and what it says.
-func decodesStrictly(input []byte) (d client.PutDocument, ok bool) {
+func decodesStrictly(input []byte) (d api.PutDocument, ok bool) {
 	if !utf8.Valid(input) || !json.Valid(input) || replaces(input) {
 		return d, false
 	}
@@ -235,14 +236,14 @@ func replaces(input []byte) bool {
 func putLine(t *testing.T, item client.PutItem, base bool) []byte {
 	t.Helper()
 	value := string(item.Value)
-	d := client.PutDocument{Value: &value, ContentType: item.ContentType}
-	if key, b64 := client.JSONKey(item.Key); b64 != "" {
+	d := api.PutDocument{Value: &value, ContentType: item.ContentType}
+	if key, b64 := api.JSONKey(item.Key); b64 != "" {
 		d.KeyBase64 = &b64
 	} else {
 		d.Key = &key
 	}
 	if base || !utf8.Valid(item.Value) {
-		value, d.Encoding = base64.StdEncoding.EncodeToString(item.Value), client.EncodingBase64
+		value, d.Encoding = base64.StdEncoding.EncodeToString(item.Value), api.EncodingBase64
 	}
 	line, err := json.Marshal(&d)
 	if err != nil {
@@ -269,7 +270,7 @@ func FuzzPutDocument(f *testing.F) {
 		f.Add([]byte(input))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
-		var d client.PutDocument
+		var d api.PutDocument
 		err := decodeStrict(input, putShape, &d)
 		want, ok := decodesStrictly(input)
 		if ok != (err == nil) {

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -105,7 +105,7 @@ func (g *reads) find(w http.ResponseWriter, r *http.Request, key kvstore.Key, c 
 		v, source, err := g.from.Get(r.Context(), key, c)
 		if g.stands.now().id == named.id {
 			if named.header != nil {
-				w.Header()[client.HeaderHistory] = named.header
+				w.Header()[api.HeaderHistory] = named.header
 			}
 			return v, source, err
 		}
@@ -131,7 +131,7 @@ func (g *reads) failed(key kvstore.Key, err error) error {
 	}
 	g.counters.Gets.Add(1)
 	g.counters.Absences.Add(1)
-	return newProblem(http.StatusNotFound, client.ProblemNotFound, "key %q is not set", string(key))
+	return newProblem(http.StatusNotFound, api.ProblemNotFound, "key %q is not set", string(key))
 }
 
 // serveRaw answers with the value's own bytes.
@@ -236,13 +236,13 @@ func (g *reads) abort(w http.ResponseWriter, r *http.Request, v *kvstore.Value, 
 func refusedProblem(status int, contentRange string, size int64) error {
 	switch status {
 	case http.StatusRequestedRangeNotSatisfiable:
-		p := newProblem(status, client.ProblemRange, "the range does not fit the value, which has %d bytes", size)
+		p := newProblem(status, api.ProblemRange, "the range does not fit the value, which has %d bytes", size)
 		if contentRange != "" {
 			p.with("Content-Range", contentRange)
 		}
 		return p
 	case http.StatusPreconditionFailed:
-		return newProblem(status, client.ProblemPrecondition, "If-Match or If-Unmodified-Since is false for this value, which never changes")
+		return newProblem(status, api.ProblemPrecondition, "If-Match or If-Unmodified-Since is false for this value, which never changes")
 	}
-	return newProblem(status, client.ProblemInternal, "%s", detailInternal(reading))
+	return newProblem(status, api.ProblemInternal, "%s", detailInternal(reading))
 }

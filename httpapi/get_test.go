@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -167,7 +167,7 @@ func TestGet_RangeHeaders(t *testing.T) {
 
 		beyond := want(t, n.get("/key/a", "Range: bytes=9-"), 416)
 		wantHeader(t, beyond, "Content-Range", "bytes */5")
-		if p := beyond.problem(t); p.Type != client.ProblemRange {
+		if p := beyond.problem(t); p.Type != api.ProblemRange {
 			t.Errorf("type %q", p.Type)
 		}
 		malformed := want(t, n.get("/key/a", "Range: bytes=3-2"), 200)
@@ -206,7 +206,7 @@ func TestGet_Absent(t *testing.T) {
 	n := newNode(t)
 	for _, target := range []string{"/key/x", "/keep/x", "/key?key=x", "/key/x?format=json"} {
 		p := want(t, n.get(target, `If-None-Match: "x"`), 404).problem(t)
-		if p.Type != client.ProblemNotFound || !strings.Contains(p.Detail, `"x"`) {
+		if p.Type != api.ProblemNotFound || !strings.Contains(p.Detail, `"x"`) {
 			t.Errorf("%s: %+v", target, p)
 		}
 	}
@@ -280,12 +280,12 @@ func TestGet_JSON(t *testing.T) {
 	for _, value := range []string{"plain <&> text", "", "\xff\x00bytes", strings.Repeat("x", 3000)} {
 		bothKinds(t, value, func(t *testing.T, n *node) {
 			got := want(t, n.get("/key/a?format=json"), 200)
-			var d client.Document
+			var d api.Document
 			if err := json.Unmarshal([]byte(got.body), &d); err != nil {
 				t.Fatal(err)
 			}
 			read := d.Value
-			if d.Encoding == client.EncodingBase64 {
+			if d.Encoding == api.EncodingBase64 {
 				raw, err := base64.StdEncoding.DecodeString(d.Value)
 				if err != nil {
 					t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -45,7 +45,7 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	sum := sha256.Sum256(document)
 	h.Set("Etag", `"`+hex.EncodeToString(sum[:])+`"`)
 	h.Set("Content-Type", "application/json")
-	h.Set(client.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
+	h.Set(api.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
 
 	served := g.serving(paced, r)
 	http.ServeContent(served, withUsableRange(r, int64(len(document))), "", v.Time, bytes.NewReader(document))
@@ -63,7 +63,7 @@ func documentOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 		return nil, err
 	}
 	at := v.Time.UTC()
-	document := client.Document{Record: recordOf(&v.Meta)}
+	document := api.Document{Record: recordOf(&v.Meta)}
 	document.Time = &at
 	document.Value, document.Encoding = textOf(raw)
 	return marshal(&document)
@@ -75,7 +75,7 @@ func textOf(raw []byte) (text, encoding string) {
 	if utf8.Valid(raw) {
 		return string(raw), ""
 	}
-	return base64.StdEncoding.EncodeToString(raw), client.EncodingBase64
+	return base64.StdEncoding.EncodeToString(raw), api.EncodingBase64
 }
 
 // wholeOf returns all bytes of a value.

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // readyTimeout bounds /readyz: whoever asks wants to know about now.
@@ -31,7 +31,7 @@ type health struct {
 // to send puts: the leader's say so.
 func (s *health) ping(w http.ResponseWriter, r *http.Request) error {
 	if s.leads != nil && s.leads() {
-		w.Header().Set(client.HeaderRole, client.RoleLeader)
+		w.Header().Set(api.HeaderRole, api.RoleLeader)
 	}
 	return fixed("pong")(w, r)
 }
@@ -50,7 +50,7 @@ func (s *health) readyz(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
 	if err := s.ready(ctx); err != nil {
-		return newProblem(http.StatusServiceUnavailable, client.ProblemUnavailable, "this node is not ready: %v", err).with("Retry-After", retryAfter)
+		return newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "this node is not ready: %v", err).with("Retry-After", retryAfter)
 	}
 	return writeText(w, "ready")
 }

@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -72,7 +72,7 @@ func (i *identity) inWhenAsked(do handler) handler {
 	}
 	named := i.in(do)
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if len(r.Header[client.HeaderHistory]) > 0 {
+		if len(r.Header[api.HeaderHistory]) > 0 {
 			return named(w, r)
 		}
 		return do(w, r)
@@ -94,17 +94,17 @@ func (p *problem) ofHistory(e *kvstore.HistoryChangedError) *problem {
 }
 
 // HistoryDocument is what documents say of a history, nil for none.
-func HistoryDocument(h kvstore.History) *client.History {
+func HistoryDocument(h kvstore.History) *api.History {
 	if h.ID.IsZero() {
 		return nil
 	}
-	document := &client.History{ID: h.ID.String()}
+	document := &api.History{ID: h.ID.String()}
 	for i := range h.Parents {
 		document.Parents = append(document.Parents, originOf(&h.Parents[i]))
 	}
 	return document
 }
 
-func originOf(o *kvstore.Origin) client.Origin {
-	return client.Origin{ID: o.ID.String(), Revision: uint64(o.Revision), Head: o.Head.String()}
+func originOf(o *kvstore.Origin) api.Origin {
+	return api.Origin{ID: o.ID.String(), Revision: uint64(o.Revision), Head: o.Head.String()}
 }

@@ -11,16 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // forked is a history that went on from the history 1, and its parent as documents
 // have it.
-func forked() (kvstore.History, client.Origin) {
+func forked() (kvstore.History, api.Origin) {
 	parent := kvstore.Origin{ID: historyOf(1).ID, Revision: 2, Head: kvstore.Digest{7}}
-	return historyOf(2, parent), client.Origin{ID: parent.ID.String(), Revision: 2, Head: parent.Head.String()}
+	return historyOf(2, parent), api.Origin{ID: parent.ID.String(), Revision: 2, Head: parent.Head.String()}
 }
 
 // TestHistory_Named: whatever has a revision names the history that it is of; the
@@ -55,20 +55,20 @@ func TestHistory_Named(t *testing.T) {
 			name = held.ID.String()
 		}
 		for what, ask := range answers {
-			if got := ask().header.Get(client.HeaderHistory); got != name {
+			if got := ask().header.Get(api.HeaderHistory); got != name {
 				t.Errorf("%s names the history %q, want %q", what, got, name)
 			}
 		}
 		for _, target := range []string{"/key/k", "/key/nothing", "/livez"} {
-			wantHeader(t, n.get(target), client.HeaderHistory, "")
+			wantHeader(t, n.get(target), api.HeaderHistory, "")
 		}
 		// But for a cache node, which keeps it under the history that it was found in.
 		for _, target := range []string{"/key/k", "/key?key=k", "/keep/k", "/key/nothing", "/key/k?format=json"} {
-			wantHeader(t, n.get(target, "Oncekv-History: "+kvstore.HistoryID{}.String()), client.HeaderHistory, name)
+			wantHeader(t, n.get(target, "Oncekv-History: "+kvstore.HistoryID{}.String()), api.HeaderHistory, name)
 		}
 		conn := n.dial()
-		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 0\r\n\r\n", client.ContentTypeBatch)
-		if got := answerOn(t, conn).Header.Get(client.HeaderHistory); got != name {
+		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 0\r\n\r\n", api.ContentTypeBatch)
+		if got := answerOn(t, conn).Header.Get(api.HeaderHistory); got != name {
 			t.Errorf("frames name the history %q, want %q", got, name)
 		}
 		conn.Close()
@@ -94,7 +94,7 @@ func TestHistory_FormattedOnce(t *testing.T) {
 // it is part.
 func TestHistory_Heartbeat(t *testing.T) {
 	n := newNode(t)
-	beat := func() (answer client.HeartbeatAnswer) {
+	beat := func() (answer api.HeartbeatAnswer) {
 		got := want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:5551"}`), 200)
 		if err := json.Unmarshal([]byte(got.body), &answer); err != nil {
 			t.Fatal(err)
@@ -112,14 +112,14 @@ func TestHistory_Heartbeat(t *testing.T) {
 }
 
 // changedTo fails unless the answer is the 409 that says which history there is.
-func changedTo(t *testing.T, got reply, h *history, newest uint64) client.Problem {
+func changedTo(t *testing.T, got reply, h *history, newest uint64) api.Problem {
 	t.Helper()
 	p := want(t, got, 409).problem(t)
 	held := h.History()
-	if p.Type != client.ProblemHistoryChanged || p.History != held.ID.String() || p.Parent == nil || *p.Parent != originOf(held.Parent()) || p.Newest != newest {
+	if p.Type != api.ProblemHistoryChanged || p.History != held.ID.String() || p.Parent == nil || *p.Parent != originOf(held.Parent()) || p.Newest != newest {
 		t.Errorf("problem %+v, parent %+v", p, p.Parent)
 	}
-	wantHeader(t, got, client.HeaderHistory, held.ID.String())
+	wantHeader(t, got, api.HeaderHistory, held.ID.String())
 	return p
 }
 
@@ -129,7 +129,7 @@ func TestKeys_History(t *testing.T) {
 		h.set(key, "", "v")
 	}
 	bare := page(t, n.get("/keys?limit=1")).Next
-	if bare != client.KeysToken("a") {
+	if bare != api.KeysToken("a") {
 		t.Errorf("token %q without a history", bare)
 	}
 	h.fork(1)
@@ -236,7 +236,7 @@ func TestChanges_MerelyBehind(t *testing.T) {
 	}
 	lines := n.open(t, "/changes?follow=true&since=5&history="+second)
 	for range 2 {
-		if m := lines.mark(t, client.EventHeartbeat); m.Revision != 3 || m.History != second {
+		if m := lines.mark(t, api.EventHeartbeat); m.Revision != 3 || m.History != second {
 			t.Fatalf("a heartbeat tells %+v, and this node is at revision 3", m)
 		}
 	}
@@ -248,7 +248,7 @@ func TestChanges_MerelyBehind(t *testing.T) {
 		h.set(key, "", "v")
 	}
 	for {
-		var c client.Change
+		var c api.Change
 		line := lines.next()
 		if err := json.Unmarshal([]byte(line), &c); err != nil {
 			t.Fatalf("%v in %q, %v", err, line, lines.err)
@@ -270,17 +270,17 @@ func TestChanges_NeverThere(t *testing.T) {
 	h.fork(1)
 	h.readErr = kvstore.ErrUnavailable
 	s := n.open(t, "/changes?follow=true&since=5&history="+historyOf(1).ID.String())
-	s.mark(t, client.EventHeartbeat)
+	s.mark(t, api.EventHeartbeat)
 	h.mu.Lock()
 	h.readErr = nil
 	h.mu.Unlock()
 	for {
-		var m client.ChangesMark
+		var m api.ChangesMark
 		if err := json.Unmarshal([]byte(s.next()), &m); err != nil {
 			t.Fatal(err, s.err)
 		}
-		if m.Event == client.EventEnd {
-			if m.Reason != client.EndHistory || m.Revision != 1 || !strings.Contains(m.Detail, "history=") {
+		if m.Event == api.EventEnd {
+			if m.Reason != api.EndHistory || m.Revision != 1 || !strings.Contains(m.Detail, "history=") {
 				t.Errorf("%+v", m)
 			}
 			break
@@ -294,13 +294,13 @@ func TestChanges_NeverThere(t *testing.T) {
 func TestChanges_HistoryChangesMeanwhile(t *testing.T) {
 	n, h := newHistoryNode(t)
 	s := n.open(t, "/changes?follow=true")
-	wantHeader(t, reply{header: s.resp.Header}, client.HeaderHistory, "")
+	wantHeader(t, reply{header: s.resp.Header}, api.HeaderHistory, "")
 	h.fork(1)
 	h.set("a", "", "v")
 	s.change(t, 1)
 	h.fork(2)
 	h.set("b", "", "v")
-	if m := s.mark(t, client.EventEnd); m.Reason != client.EndHistory || m.Revision != 1 || m.History != historyOf(1).ID.String() {
+	if m := s.mark(t, api.EventEnd); m.Reason != api.EndHistory || m.Revision != 1 || m.History != historyOf(1).ID.String() {
 		t.Errorf("%+v", m)
 	}
 	s.ended(t)
@@ -352,14 +352,14 @@ func TestHistory_ThroughOtherNodes(t *testing.T) {
 	name := historyOf(1).ID.String()
 	for via, n := range map[string]*node{"": cache, "/api": admin} {
 		key := "/key/k" + strings.TrimPrefix(via, "/")
-		wantHeader(t, want(t, n.put(via+key, "v", "Oncekv-Meta-A: 1"), 201), client.HeaderHistory, name)
+		wantHeader(t, want(t, n.put(via+key, "v", "Oncekv-Meta-A: 1"), 201), api.HeaderHistory, name)
 		if got := database.db.lastRequest(t).UserMeta.Map()["a"]; got != "1" {
 			t.Errorf("%s: metadata arrives as %q", via, got)
 		}
 		wantHeader(t, n.get(via+key), "Oncekv-Meta-A", "1")
-		wantHeader(t, n.get(via+"/keys"), client.HeaderHistory, name)
+		wantHeader(t, n.get(via+"/keys"), api.HeaderHistory, name)
 		p := want(t, n.get(via+"/changes?history="+historyOf(2).ID.String()), 409).problem(t)
-		if p.Type != client.ProblemHistoryChanged || p.History != name {
+		if p.Type != api.ProblemHistoryChanged || p.History != name {
 			t.Errorf("%s: %+v", via, p)
 		}
 	}
@@ -369,12 +369,12 @@ func TestHistory_ThroughOtherNodes(t *testing.T) {
 func TestGone(t *testing.T) {
 	n := newNode(t)
 	n.db.getErr = fmt.Errorf("read: %w", kvstore.ErrGone)
-	if p := want(t, n.get("/key/k"), 410).problem(t); p.Type != client.ProblemGone {
+	if p := want(t, n.get("/key/k"), 410).problem(t); p.Type != api.ProblemGone {
 		t.Errorf("%+v", p)
 	}
 	f := n.frames("/keys/get")
 	f.get([]uint32{1}, func(uint32) string { return "k" }, false)
-	if p, ok := f.next().(*frame.Problem); !ok || p.Status != http.StatusGone || p.Type != client.ProblemGone {
+	if p, ok := f.next().(*frame.Problem); !ok || p.Status != http.StatusGone || p.Type != api.ProblemGone {
 		t.Errorf("frame %+v", p)
 	}
 	f.end()
@@ -415,7 +415,7 @@ func TestHistory_OfWhatIsSent(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if got := resp.Header.Get(client.HeaderHistory); got != first {
+		if got := resp.Header.Get(api.HeaderHistory); got != first {
 			t.Errorf("%s names the history %q", path, got)
 		}
 		if p := want(t, n.get(path), 409).problem(t); p.Parent == nil {

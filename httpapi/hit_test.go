@@ -10,7 +10,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -46,25 +46,25 @@ func (d *discarding) Write(p []byte) (int, error) {
 func (d *discarding) WriteHeader(int) {}
 
 // hit is a cache node's API that holds a value, and a request for it.
-func hit(tb testing.TB) (api http.Handler, request *http.Request, value *kvstore.Value) {
+func hit(tb testing.TB) (handler http.Handler, request *http.Request, value *kvstore.Value) {
 	body := make([]byte, 1024)
 	value = kvstore.NewValue(kvstore.Meta{Key: "app/v1/main.js", Revision: 12345, Size: int64(len(body)), SHA256: sha256.Sum256(body),
 		ContentType: "text/javascript", Time: time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.UTC)}, body)
-	m := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
-	api = httpapi.NewCache(httpapi.CacheConfig{Reader: heldReader{value}, Traffic: m.Traffic})
+	m := metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} })
+	handler = httpapi.NewCache(httpapi.CacheConfig{Reader: heldReader{value}, Traffic: m.Traffic})
 	request = &http.Request{Method: "GET", URL: &url.URL{Path: "/key/app/v1/main.js"}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{"User-Agent": {"x"}}, Host: "127.0.0.1", Body: http.NoBody}
-	return api, request.WithContext(tb.Context()), value
+	return handler, request.WithContext(tb.Context()), value
 }
 
 // What is held is answered without a context, a timer or a header of its own.
 func TestCache_HitAllocatesLittle(t *testing.T) {
-	api, request, value := hit(t)
+	handler, request, value := hit(t)
 	w := &discarding{header: http.Header{}}
 	allocations := testing.AllocsPerRun(100, func() {
 		clear(w.header)
 		w.bytes = 0
-		api.ServeHTTP(w, request)
+		handler.ServeHTTP(w, request)
 	})
 	if allocations > 2 || int64(w.bytes) != value.Size || len(w.header["Etag"]) != 1 {
 		t.Errorf("%v allocations for %d bytes and %v", allocations, w.bytes, w.header)
@@ -75,9 +75,9 @@ func TestCache_HitAllocatesLittle(t *testing.T) {
 // that is held, beside a bare chi handler that answers with the same bytes and
 // headers.
 func BenchmarkHit(b *testing.B) {
-	api, request, value := hit(b)
+	handler, request, value := hit(b)
 	first := &discarding{header: http.Header{}}
-	api.ServeHTTP(first, request)
+	handler.ServeHTTP(first, request)
 	body, _ := value.Bytes()
 	if first.bytes != len(body) {
 		b.Fatalf("%d bytes, %v", first.bytes, first.header)
@@ -97,7 +97,7 @@ func BenchmarkHit(b *testing.B) {
 	for _, h := range []struct {
 		name    string
 		handler http.Handler
-	}{{"bare", bare}, {"cache", api}} {
+	}{{"bare", bare}, {"cache", handler}} {
 		b.Run(h.name, func(b *testing.B) {
 			b.ReportAllocs()
 			w := &discarding{header: http.Header{}}

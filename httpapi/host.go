@@ -3,7 +3,7 @@ package httpapi
 import (
 	"net/http"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // Hosts knows by which names a node may be asked. It is called for every request,
@@ -32,7 +32,7 @@ func misdirected(hosts Hosts, r *http.Request) *problem {
 	case pathLive, pathReady, pathPing:
 		return nil
 	}
-	return newProblem(http.StatusMisdirectedRequest, client.ProblemMisdirected,
+	return newProblem(http.StatusMisdirectedRequest, api.ProblemMisdirected,
 		"%q is not a name of this node. It answers to addresses, localhost, the names in the URLs of its flags and of the members, and those of --allowed-hosts (NAME, .SUFFIX for everything below a name, or * for any name). Any other name may belong to a web page that poses as the node",
 		r.Host[:min(len(r.Host), hostShownBytes)])
 }
@@ -57,11 +57,11 @@ func unwelcome(hosts Hosts, crossOrigin *http.CrossOriginProtection, r *http.Req
 		return p
 	}
 	if crossOrigin.Check(r) != nil {
-		return newProblem(http.StatusForbidden, client.ProblemForbidden,
+		return newProblem(http.StatusForbidden, api.ProblemForbidden,
 			"a web page of another origin may not change anything here: a key that is set stays set")
 	}
 	if originRepeated(r) {
-		return newProblem(http.StatusForbidden, client.ProblemForbidden,
+		return newProblem(http.StatusForbidden, api.ProblemForbidden,
 			"the request has Origin or Sec-Fetch-Site more than once, so it is not clear where it comes from; send each once, or not at all")
 	}
 	return nil

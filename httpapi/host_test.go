@@ -12,7 +12,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -32,9 +32,9 @@ func TestHost_EveryRoute(t *testing.T) {
 	for kind, h := range map[string]http.Handler{
 		"database": NewDatabase(DatabaseConfig{DB: db, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}, Metrics: refuse, Hosts: own}),
 		"cache": NewCache(CacheConfig{Reader: &sourced{db: db}, Forward: refuse, PeerHandler: refuse, Metrics: refuse, Hosts: own,
-			Stats: func() any { return client.CacheStats{} }, Ready: func(context.Context) error { return nil }}),
+			Stats: func() any { return api.CacheStats{} }, Ready: func(context.Context) error { return nil }}),
 		"admin": NewAdmin(AdminConfig{Overview: &fakeOverview{}, Page: fakePage{"/", "/assets/x", "/favicon.svg"}, Forward: refuse, Metrics: refuse, Hosts: own,
-			Stats: func() any { return client.AdminStats{} }, Ready: func(context.Context) error { return nil }}),
+			Stats: func() any { return api.AdminStats{} }, Ready: func(context.Context) error { return nil }}),
 	} {
 		exempt := []string{"/livez", "/readyz", "/ping"}
 		targets := []string{"GET /nothing", "BREW /key/a", "OPTIONS *", "GET /livez/", "GET //livez"}
@@ -56,7 +56,7 @@ func TestHost_EveryRoute(t *testing.T) {
 				h.ServeHTTP(w, r)
 				if isExempt := slices.Contains(exempt, path); isExempt != (w.Code != http.StatusMisdirectedRequest) {
 					t.Errorf("%s node, %s of %q: %d %s", kind, target, host, w.Code, w.Body)
-				} else if !isExempt && (strings.Contains(w.Body.String(), "secret") || !strings.Contains(w.Body.String(), client.ProblemMisdirected) || !strings.Contains(w.Body.String(), "--allowed-hosts")) {
+				} else if !isExempt && (strings.Contains(w.Body.String(), "secret") || !strings.Contains(w.Body.String(), api.ProblemMisdirected) || !strings.Contains(w.Body.String(), "--allowed-hosts")) {
 					t.Errorf("%s node, %s of %q: %s", kind, target, host, w.Body)
 				}
 			}

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/forward"
 )
@@ -118,13 +118,13 @@ func (f *flights) await(t *testing.T, n int64) {
 // back, and never more is held than twice of what has come.
 func TestHostile_Documents_GiveBack(t *testing.T) {
 	small, large := budget.New(1<<20), budget.New(32<<20)
-	bodies := newJSONBodies[client.PutDocument](jsonPutBytesMax, time.Second, small, large)
+	bodies := newJSONBodies[api.PutDocument](jsonPutBytesMax, time.Second, small, large)
 	free := func() int64 { return small.Free() + large.Free() }
 	all := free()
 	feed := make(chan string)
 	done := make(chan error)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var document client.PutDocument
+		var document api.PutDocument
 		release, err := bodies.decode(w, r, &document)
 		release()
 		done <- err
@@ -168,7 +168,7 @@ func TestHostile_ListsOfNodes(t *testing.T) {
 	flying := new(flights)
 	long := make(manyNodes, 2000)
 	for i := range long {
-		long[i] = client.CacheNode{Name: strings.Repeat("n", 255), URL: "http://" + strings.Repeat("u", 1000)}
+		long[i] = api.CacheNode{Name: strings.Repeat("n", 255), URL: "http://" + strings.Repeat("u", 1000)}
 	}
 	n := newNode(t, func(c *DatabaseConfig) { c.Registry, c.Traffic, c.BodyIdleTimeout = long, flying, 6*time.Second })
 	var conns []*net.TCPConn
@@ -190,12 +190,12 @@ func TestHostile_ListsOfNodes(t *testing.T) {
 }
 
 // manyNodes is a Registry that knows many.
-type manyNodes []client.CacheNode
+type manyNodes []api.CacheNode
 
-func (m manyNodes) Heartbeat(string, client.Heartbeat) client.HeartbeatAnswer {
-	return client.HeartbeatAnswer{}
+func (m manyNodes) Heartbeat(string, api.Heartbeat) api.HeartbeatAnswer {
+	return api.HeartbeatAnswer{}
 }
-func (m manyNodes) Caches() []client.CacheNode { return m }
+func (m manyNodes) Caches() []api.CacheNode { return m }
 
 // TestHostile_SlowDocumentIsToldSo: a body that gives way to others is answered 408.
 func TestHostile_SlowDocumentIsToldSo(t *testing.T) {
@@ -205,7 +205,7 @@ func TestHostile_SlowDocumentIsToldSo(t *testing.T) {
 		return n.putsDocument("large", 3<<20)
 	})
 	p := want(t, n.receive(held[0], "POST"), 408).problem(t)
-	if p.Type != client.ProblemTimeout || !strings.Contains(p.Detail, "nothing was set") {
+	if p.Type != api.ProblemTimeout || !strings.Contains(p.Detail, "nothing was set") {
 		t.Errorf("%+v", p)
 	}
 }
@@ -216,15 +216,15 @@ func TestHostile_SilentStreams(t *testing.T) {
 	head := "POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Type: %s\r\n\r\n"
 	half := `{"key":"half`
 	for name, request := range map[string]string{
-		"lines":      fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON),
-		"half lines": fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
-		"a line": fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON) +
+		"lines":      fmt.Sprintf(head, "/keys", api.ContentTypeNDJSON),
+		"half lines": fmt.Sprintf(head, "/keys", api.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
+		"a line": fmt.Sprintf(head, "/keys", api.ContentTypeNDJSON) +
 			fmt.Sprintf("%x\r\n%s\n\r\n", 1+len(`{"key":"a","value":"v"}`), `{"key":"a","value":"v"}`),
-		"long lines": fmt.Sprintf(head, "/keys", client.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", 200<<10, half+strings.Repeat("v", 200<<10-len(half))),
-		"frames":     fmt.Sprintf(head, "/keys", client.ContentTypeBatch),
-		"gets":       fmt.Sprintf(head, "/keys/get", client.ContentTypeNDJSON),
-		"half gets":  fmt.Sprintf(head, "/keys/get", client.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
-		"get frames": fmt.Sprintf(head, "/keys/get", client.ContentTypeBatch) + "1\r\nx\r\n",
+		"long lines": fmt.Sprintf(head, "/keys", api.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", 200<<10, half+strings.Repeat("v", 200<<10-len(half))),
+		"frames":     fmt.Sprintf(head, "/keys", api.ContentTypeBatch),
+		"gets":       fmt.Sprintf(head, "/keys/get", api.ContentTypeNDJSON),
+		"half gets":  fmt.Sprintf(head, "/keys/get", api.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
+		"get frames": fmt.Sprintf(head, "/keys/get", api.ContentTypeBatch) + "1\r\nx\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newBatchNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.BatchStreams, c.FramedStreams = 3*time.Second, 2, 4 })
@@ -323,7 +323,7 @@ func TestForwarded_FailsAsDirect(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ask := func(n *node, prefix string) (int, client.Problem) {
+			ask := func(n *node, prefix string) (int, api.Problem) {
 				conn := n.dial()
 				defer conn.Close()
 				fmt.Fprintf(conn, "%s %s%s HTTP/1.1\r\nHost: x\r\n%s", c.method, prefix, c.target, c.rest)

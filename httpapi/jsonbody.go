@@ -8,7 +8,7 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -152,7 +152,7 @@ func (j *jsonBodies) explain(err error) error {
 
 // tooLarge is about the document, whose limit is not that of a value.
 func (j *jsonBodies) tooLarge() error {
-	p := newProblem(http.StatusRequestEntityTooLarge, client.ProblemTooLarge,
+	p := newProblem(http.StatusRequestEntityTooLarge, api.ProblemTooLarge,
 		"the JSON body is larger than the limit of %d bytes; nothing was done. Use PUT /key/{key} for larger values", j.limit)
 	p.document.LimitBytes = j.limit
 	return p

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // stalled is a reader that asked for a value and reads only the header of the
@@ -39,7 +39,7 @@ func TestLimits_ValueBytes(t *testing.T) {
 	for _, target := range []string{"/key/large", "/keep/large", "/key?key=large"} {
 		got := want(t, n.get(target), 429)
 		wantHeader(t, got, "Retry-After", "1")
-		if p := got.problem(t); p.Type != client.ProblemOverloaded {
+		if p := got.problem(t); p.Type != api.ProblemOverloaded {
 			t.Errorf("%s: %+v", target, p)
 		}
 	}

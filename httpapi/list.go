@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -114,8 +114,8 @@ func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {
 	return r, err
 }
 
-func keysDocument(page *kvstore.KeysPage) *client.KeysPage {
-	document := &client.KeysPage{Keys: make([]client.Record, len(page.Keys))}
+func keysDocument(page *kvstore.KeysPage) *api.KeysPage {
+	document := &api.KeysPage{Keys: make([]api.Record, len(page.Keys))}
 	for i := range page.Keys {
 		document.Keys[i] = recordOf(&page.Keys[i])
 	}
@@ -126,14 +126,14 @@ func keysDocument(page *kvstore.KeysPage) *client.KeysPage {
 }
 
 // recordOf is what lists say about a key, but for its time.
-func recordOf(m *kvstore.Meta) client.Record {
-	record := client.Record{Revision: uint64(m.Revision), SHA256: m.SHA256.String(), Size: m.Size, ContentType: mediaTypeOf(m), By: m.By, Meta: m.UserMeta.Map()}
-	record.Key, record.KeyBase64 = client.JSONKey(string(m.Key))
+func recordOf(m *kvstore.Meta) api.Record {
+	record := api.Record{Revision: uint64(m.Revision), SHA256: m.SHA256.String(), Size: m.Size, ContentType: mediaTypeOf(m), By: m.By, Meta: m.UserMeta.Map()}
+	record.Key, record.KeyBase64 = api.JSONKey(string(m.Key))
 	return record
 }
 
 // A decoded token begins with tokenVersion and the id of a sequence, of which there is
-// one; its history and a key follow. client.KeysToken makes those without a history.
+// one; its history and a key follow. api.KeysToken makes those without a history.
 const (
 	tokenVersion  = 2
 	tokenSequence = 0
@@ -141,7 +141,7 @@ const (
 
 func tokenOf(history kvstore.HistoryID, key kvstore.Key) string {
 	if history.IsZero() {
-		return client.KeysToken(string(key))
+		return api.KeysToken(string(key))
 	}
 	raw := append([]byte{tokenVersion, tokenSequence}, history[:]...)
 	return base64.RawURLEncoding.EncodeToString(append(raw, key...))

@@ -12,8 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/bodies"
-	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -179,12 +179,12 @@ func serveHistory(t *testing.T, h *history, adjust ...func(*DatabaseConfig)) *no
 	return newNode(t, append([]func(*DatabaseConfig){func(c *DatabaseConfig) { c.DB = h }}, adjust...)...)
 }
 
-func page(t *testing.T, got reply) client.KeysPage {
+func page(t *testing.T, got reply) api.KeysPage {
 	t.Helper()
 	want(t, got, 200)
 	wantHeader(t, got, "Cache-Control", "no-store")
 	wantHeader(t, got, "Content-Type", "application/json")
-	var p client.KeysPage
+	var p api.KeysPage
 	if err := json.Unmarshal([]byte(got.body), &p); err != nil {
 		t.Fatalf("page: %v in %q", err, got.body)
 	}
@@ -241,7 +241,7 @@ func TestKeys_BadParameters(t *testing.T) {
 		"after=" + base64.RawURLEncoding.EncodeToString([]byte("\x01a\x00b")), "after=%20" + token, "after=" + token + "%0A", "after=" + token[:1] + "%0D%0A" + token[1:],
 	} {
 		p := want(t, n.get("/keys?"+query), 400).problem(t)
-		if p.Type != client.ProblemInvalid {
+		if p.Type != api.ProblemInvalid {
 			t.Errorf("%s: %+v", query, p)
 		}
 	}

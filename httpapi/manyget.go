@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -55,7 +55,7 @@ type manyGets struct {
 func newManyGets(cfg *DatabaseConfig, memory *budget.Budget) *manyGets {
 	db := cfg.DB
 	return &manyGets{
-		framed: newFramed(cfg), from: manyFromDB{db}, shape: shapeOf(reflect.TypeFor[client.GetDocument]()), memory: memory,
+		framed: newFramed(cfg), from: manyFromDB{db}, shape: shapeOf(reflect.TypeFor[api.GetDocument]()), memory: memory,
 		begin: func(s *framedStream, local bool) frameWork { return newFramedGets(s, db, cfg.Hot, local) },
 	}
 }
@@ -66,7 +66,7 @@ func newCachedGets(cfg *CacheConfig, from Reader, memory *budget.Budget) *manyGe
 	return &manyGets{
 		framed: &framed{counters: cfg.Counters, logger: cfg.Logger, closing: cfg.Closing, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 			streams: budget.New(DefaultFramedStreams)},
-		from: manyFromReader{from}, shape: shapeOf(reflect.TypeFor[client.GetDocument]()), memory: memory,
+		from: manyFromReader{from}, shape: shapeOf(reflect.TypeFor[api.GetDocument]()), memory: memory,
 		begin: func(s *framedStream, local bool) frameWork {
 			return &framedReads{framedStream: s, from: from, local: local, slots: slots}
 		},
@@ -110,7 +110,7 @@ func (g *manyGets) lines(w http.ResponseWriter, r *http.Request, consistency kvs
 	if err := room(r.Context(), l.place, 1); err != nil {
 		return err
 	}
-	d := startStream(w, r, g.idle, client.ContentTypeNDJSON)
+	d := startStream(w, r, g.idle, api.ContentTypeNDJSON)
 	defer d.Close()
 	d.place, l.duplex = l.place, d
 
@@ -149,7 +149,7 @@ type getLiner struct {
 type getLine struct {
 	number uint64 // of the input
 	key    kvstore.Key
-	result client.GetResult
+	result api.GetResult
 	text   []byte
 }
 
@@ -234,17 +234,17 @@ func (l *getLiner) take() (batch []getLine, end error) {
 
 // parse reads one line. One that is invalid has its result.
 func (l *getLiner) parse(text []byte) (line getLine) {
-	var document client.GetDocument
+	var document api.GetDocument
 	err := decodeStrict(text, l.shape, &document)
 	if err == nil {
-		line.key, err = keyIn(&client.PutDocument{Key: document.Key, KeyBase64: document.KeyBase64})
+		line.key, err = keyIn(&api.PutDocument{Key: document.Key, KeyBase64: document.KeyBase64})
 	}
 	line.number = l.lines.number
-	line.result.Key, line.result.KeyBase64 = client.JSONKey(string(line.key))
+	line.result.Key, line.result.KeyBase64 = api.JSONKey(string(line.key))
 	if err != nil {
 		p := problemFor(reading, err)
 		line.key = ""
-		line.result.Status, line.result.Type, line.result.Detail = client.BatchInvalid, p.document.Type, fmt.Sprintf("line %d: %s", l.lines.number, p.document.Detail)
+		line.result.Status, line.result.Type, line.result.Detail = api.BatchInvalid, p.document.Type, fmt.Sprintf("line %d: %s", l.lines.number, p.document.Detail)
 		line.text = mustLine(&line.result)
 	}
 	return line
@@ -272,12 +272,12 @@ func (l *getLiner) find(batch []getLine) {
 }
 
 // fill says in r what was found of its key.
-func (l *getLiner) fill(r *client.GetResult, v *kvstore.Value, source string, err error) {
+func (l *getLiner) fill(r *api.GetResult, v *kvstore.Value, source string, err error) {
 	switch {
 	case errors.Is(err, kvstore.ErrNotFound):
 		l.counters.Gets.Add(1)
 		l.counters.Absences.Add(1)
-		r.Status = client.GetAbsent
+		r.Status = api.GetAbsent
 		return
 	case err != nil:
 		p := problemFor(reading, err)
@@ -285,12 +285,12 @@ func (l *getLiner) fill(r *client.GetResult, v *kvstore.Value, source string, er
 			l.counters.Errors.Add(1)
 			l.logger.Error("get of a line failed", "err", err)
 		}
-		r.Status, r.Type, r.Detail = client.BatchFailed, p.document.Type, p.document.Detail
+		r.Status, r.Type, r.Detail = api.BatchFailed, p.document.Type, p.document.Detail
 		return
 	}
 	l.counters.Gets.Add(1)
 	at, size := v.Time.UTC(), v.Size
-	r.Status, r.Revision, r.SHA256, r.Size = client.GetFound, uint64(v.Revision), v.SHA256.String(), &size
+	r.Status, r.Revision, r.SHA256, r.Size = api.GetFound, uint64(v.Revision), v.SHA256.String(), &size
 	r.ContentType, r.Time, r.Cache = mediaTypeOf(&v.Meta), &at, source
 	r.By, r.Meta = v.By, v.UserMeta.Map()
 	raw, inline := v.Bytes()
@@ -304,27 +304,27 @@ func (l *getLiner) fill(r *client.GetResult, v *kvstore.Value, source string, er
 
 // broken is the last line of an answer that ends before its request.
 func (l *getLiner) broken(err error) []byte {
-	kind, why := client.ProblemInvalid, fmt.Sprintf("the body broke off (%v)", err)
+	kind, why := api.ProblemInvalid, fmt.Sprintf("the body broke off (%v)", err)
 	select {
 	case <-l.closing:
-		kind, why = client.ProblemUnavailable, "this node is stopping; send the rest to another node"
+		kind, why = api.ProblemUnavailable, "this node is stopping; send the rest to another node"
 	default:
 		switch {
 		case l.needed.Load():
-			kind, why = client.ProblemUnavailable, detailPlaceNeeded
+			kind, why = api.ProblemUnavailable, detailPlaceNeeded
 		case errors.Is(err, budget.ErrShort):
-			kind, why = client.ProblemOverloaded, "this node is overloaded; send the rest later, or to another node"
+			kind, why = api.ProblemOverloaded, "this node is overloaded; send the rest later, or to another node"
 		case errors.Is(err, errLineTooLong):
-			kind, why = client.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes", getLineBytesMax)
+			kind, why = api.ProblemTooLarge, fmt.Sprintf("the line is longer than the limit of %d bytes", getLineBytesMax)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			kind, why = client.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", l.idle)
+			kind, why = api.ProblemTimeout, fmt.Sprintf("no byte arrived for %v", l.idle)
 		}
 	}
-	return mustLine(&client.GetResult{Status: client.BatchError, Type: kind, Line: l.taken + 1,
+	return mustLine(&api.GetResult{Status: api.BatchError, Type: kind, Line: l.taken + 1,
 		Detail: fmt.Sprintf("the stream ends before line %d: %s", l.taken+1, why)})
 }
 
-func mustLine(r *client.GetResult) []byte {
+func mustLine(r *api.GetResult) []byte {
 	text, err := marshal(r)
 	if err != nil {
 		panic(fmt.Sprintf("httpapi: a result does not marshal: %v", err))

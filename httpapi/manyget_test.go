@@ -11,18 +11,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-func getResults(t *testing.T, text string) (all []client.GetResult) {
+func getResults(t *testing.T, text string) (all []api.GetResult) {
 	t.Helper()
 	for line := range strings.Lines(text) {
 		if err := misfitSchema(mustDescribe(t), "GetResult", line); err != nil {
 			t.Errorf("%s: %v", line, err)
 		}
-		var r client.GetResult
+		var r api.GetResult
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			t.Fatalf("line %q: %v", line, err)
 		}
@@ -41,7 +41,7 @@ func TestManyGets_Lines(t *testing.T) {
 	body := `{"key":"a"}` + "\n\n" + `{"key":"b"}` + "\r\n" + `{"key_base64":"/w=="}` + "\n" + `{"key":"a","x":1}` + "\n" + `{"key":""}` + "\n" +
 		`{"key":"full"}` + "\n" + `{"key":"la/../rge"}` + "\n" + `{}` + "\n" + `{"key":"a"}`
 	got := want(t, n.post("/keys/get", body), 200)
-	wantHeader(t, got, "Content-Type", client.ContentTypeNDJSON)
+	wantHeader(t, got, "Content-Type", api.ContentTypeNDJSON)
 	exact := `{"key":"a","status":"found","revision":1,"sha256":"` + hexSum("one") + `","size":3,"content_type":"text/x-a","time":"2024-05-06T07:08:09.123456789Z","value":"one"}` + "\n"
 	if !strings.HasPrefix(got.body, exact) {
 		t.Errorf("the answer begins %.300s, want %s", got.body, exact)
@@ -50,7 +50,7 @@ func TestManyGets_Lines(t *testing.T) {
 	for _, r := range getResults(t, got.body) {
 		seen = append(seen, fmt.Sprintf("%s%s %s", r.Key, r.KeyBase64, r.Status))
 		switch {
-		case r.Status == client.BatchInvalid && (r.Type != client.ProblemInvalid || !strings.HasPrefix(r.Detail, "line ")):
+		case r.Status == api.BatchInvalid && (r.Type != api.ProblemInvalid || !strings.HasPrefix(r.Detail, "line ")):
 			t.Errorf("invalid: %+v", r)
 		case r.KeyBase64 != "" && (r.Encoding != "base64" || *r.Value != "/g=="):
 			t.Errorf("binary: %+v", r)
@@ -74,7 +74,7 @@ func TestManyGets_Confirmed(t *testing.T) {
 	n := newBatchNode(t)
 	body := strings.Repeat(`{"key":"b"}`+"\n", 10)
 	for _, r := range getResults(t, want(t, n.post("/keys/get", body), 200).body) {
-		if r.Status != client.GetAbsent {
+		if r.Status != api.GetAbsent {
 			t.Errorf("result %+v", r)
 		}
 	}
@@ -83,12 +83,12 @@ func TestManyGets_Confirmed(t *testing.T) {
 	}
 	n.db.confirmErr = kvstore.ErrUnavailable
 	for _, r := range getResults(t, want(t, n.post("/keys/get", body), 200).body) {
-		if r.Status != client.BatchFailed || r.Type != client.ProblemUnavailable || r.Detail == "" {
+		if r.Status != api.BatchFailed || r.Type != api.ProblemUnavailable || r.Detail == "" {
 			t.Errorf("result %+v", r)
 		}
 	}
 	for _, r := range getResults(t, want(t, n.post("/keys/get?consistency=local", body), 200).body) {
-		if r.Status != client.GetAbsent {
+		if r.Status != api.GetAbsent {
 			t.Errorf("result %+v", r)
 		}
 	}
@@ -110,7 +110,7 @@ func TestManyGets_WhileSending(t *testing.T) {
 	}
 	chunk(conn, strings.Repeat("x", getLineBytesMax+1))
 	line, err := in.ReadString('\n')
-	if results := getResults(t, line); err != nil || results[0].Status != client.BatchError || results[0].Line != 21 || results[0].Type != client.ProblemTooLarge {
+	if results := getResults(t, line); err != nil || results[0].Status != api.BatchError || results[0].Line != 21 || results[0].Type != api.ProblemTooLarge {
 		t.Errorf("the last line is %q, %v", line, err)
 	}
 }
@@ -125,7 +125,7 @@ func TestManyGets_Closing(t *testing.T) {
 	in := bufio.NewReader(answerOn(t, conn).Body)
 	close(closing)
 	line, err := in.ReadString('\n')
-	if results := getResults(t, line); err != nil || results[0].Status != client.BatchError || results[0].Type != client.ProblemUnavailable {
+	if results := getResults(t, line); err != nil || results[0].Status != api.BatchError || results[0].Type != api.ProblemUnavailable {
 		t.Errorf("the last line is %q, %v", line, err)
 	}
 	want(t, n.post("/keys/get", ""), 503).problem(t)
@@ -165,7 +165,7 @@ func TestManyGets_Deaf(t *testing.T) {
 		}
 	}
 	for _, r := range getResults(t, want(t, n.post("/keys/get", `{"key":"a"}`), 200).body) {
-		if r.Status != client.GetFound {
+		if r.Status != api.GetFound {
 			t.Errorf("beside deaf clients: %+v", r)
 		}
 	}
@@ -192,7 +192,7 @@ func TestManyGets_Short(t *testing.T) {
 	n := newBatchNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight, c.AnswerTimeout = getLinesBytes-1, 10*time.Millisecond })
 	n.db.set("a", "", "one")
 	results := getResults(t, want(t, n.post("/keys/get", "\n"+`{"key":"a"}`+"\n"+`{"key":"a"}`), 200).body)
-	if len(results) != 1 || results[0].Status != client.BatchError || results[0].Type != client.ProblemOverloaded || results[0].Line != 2 {
+	if len(results) != 1 || results[0].Status != api.BatchError || results[0].Type != api.ProblemOverloaded || results[0].Line != 2 {
 		t.Errorf("results %+v", results)
 	}
 }
@@ -203,7 +203,7 @@ func TestManyGets_Cache(t *testing.T) {
 	database.db.set("a", "", "one")
 	reader.source = "peer"
 	got := getResults(t, want(t, cache.post("/keys/get", `{"key":"a"}`+"\n"+`{"key":"b"}`), http.StatusOK).body)
-	if len(got) != 2 || got[0].Cache != "peer" || *got[0].Value != "one" || got[1].Status != client.GetAbsent {
+	if len(got) != 2 || got[0].Cache != "peer" || *got[0].Value != "one" || got[1].Status != api.GetAbsent {
 		t.Errorf("results %+v", got)
 	}
 }

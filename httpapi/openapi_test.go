@@ -18,7 +18,7 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/go-chi/chi/v5"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // described is the description, parsed once.
@@ -128,17 +128,17 @@ func TestOpenAPI_Served(t *testing.T) {
 // read; those that may be left out are not required.
 func TestOpenAPI_Fields(t *testing.T) {
 	for name, typ := range map[string]reflect.Type{
-		"Record": reflect.TypeFor[client.Record](), "Document": reflect.TypeFor[client.Document](), "PutDocument": reflect.TypeFor[client.PutDocument](),
-		"PutAnswer": reflect.TypeFor[client.PutAnswer](), "Problem": reflect.TypeFor[client.Problem](), "Member": reflect.TypeFor[client.Member](),
-		"Members": reflect.TypeFor[client.Members](), "AddMember": reflect.TypeFor[client.AddMember](), "TransferLeader": reflect.TypeFor[client.TransferLeader](),
-		"DBNode": reflect.TypeFor[client.DBNode](), "CacheNode": reflect.TypeFor[client.CacheNode](), "Heartbeat": reflect.TypeFor[client.Heartbeat](),
-		"HeartbeatAnswer": reflect.TypeFor[client.HeartbeatAnswer](), "Checkpoint": reflect.TypeFor[client.Checkpoint](),
-		"KeysPage": reflect.TypeFor[client.KeysPage](), "Change": reflect.TypeFor[client.Change](), "ChangesMark": reflect.TypeFor[client.ChangesMark](),
-		"BatchResult": reflect.TypeFor[client.BatchResult](), "Stats": reflect.TypeFor[client.Stats](), "CacheStats": reflect.TypeFor[client.CacheStats](),
-		"GetDocument": reflect.TypeFor[client.GetDocument](), "GetResult": reflect.TypeFor[client.GetResult](),
-		"Origin": reflect.TypeFor[client.Origin](), "History": reflect.TypeFor[client.History](), "Levels": reflect.TypeFor[client.Levels](),
-		"AdminStats": reflect.TypeFor[client.AdminStats](), "Owner": reflect.TypeFor[client.Owner](),
-		"IndexRuns": reflect.TypeFor[client.IndexRuns](), "ValueFiles": reflect.TypeFor[client.ValueFiles](), "Scrub": reflect.TypeFor[client.Scrub](),
+		"Record": reflect.TypeFor[api.Record](), "Document": reflect.TypeFor[api.Document](), "PutDocument": reflect.TypeFor[api.PutDocument](),
+		"PutAnswer": reflect.TypeFor[api.PutAnswer](), "Problem": reflect.TypeFor[api.Problem](), "Member": reflect.TypeFor[api.Member](),
+		"Members": reflect.TypeFor[api.Members](), "AddMember": reflect.TypeFor[api.AddMember](), "TransferLeader": reflect.TypeFor[api.TransferLeader](),
+		"DBNode": reflect.TypeFor[api.DBNode](), "CacheNode": reflect.TypeFor[api.CacheNode](), "Heartbeat": reflect.TypeFor[api.Heartbeat](),
+		"HeartbeatAnswer": reflect.TypeFor[api.HeartbeatAnswer](), "Checkpoint": reflect.TypeFor[api.Checkpoint](),
+		"KeysPage": reflect.TypeFor[api.KeysPage](), "Change": reflect.TypeFor[api.Change](), "ChangesMark": reflect.TypeFor[api.ChangesMark](),
+		"BatchResult": reflect.TypeFor[api.BatchResult](), "Stats": reflect.TypeFor[api.Stats](), "CacheStats": reflect.TypeFor[api.CacheStats](),
+		"GetDocument": reflect.TypeFor[api.GetDocument](), "GetResult": reflect.TypeFor[api.GetResult](),
+		"Origin": reflect.TypeFor[api.Origin](), "History": reflect.TypeFor[api.History](), "Levels": reflect.TypeFor[api.Levels](),
+		"AdminStats": reflect.TypeFor[api.AdminStats](), "Owner": reflect.TypeFor[api.Owner](),
+		"IndexRuns": reflect.TypeFor[api.IndexRuns](), "ValueFiles": reflect.TypeFor[api.ValueFiles](), "Scrub": reflect.TypeFor[api.Scrub](),
 	} {
 		ref := mustDescribe(t).Components.Schemas[name]
 		if ref == nil {
@@ -196,7 +196,7 @@ func misfit(doc *openapi3.T, method, target string, got reply) error {
 	if decoded, err := url.PathUnescape(path); err == nil {
 		path = decoded
 	}
-	if got.status == 400 && got.header.Get("Content-Type") != client.ContentTypeProblem && method != http.MethodHead {
+	if got.status == 400 && got.header.Get("Content-Type") != api.ContentTypeProblem && method != http.MethodHead {
 		return nil // net/http answers what it cannot parse by itself, in plain text
 	}
 	if isPage(path) && got.status < 300 {
@@ -204,7 +204,7 @@ func misfit(doc *openapi3.T, method, target string, got reply) error {
 	}
 	path = strings.TrimPrefix(path, pathAPI)
 	op, pattern := operationOf(doc, method, path)
-	if op == nil || got.status == 404 && strings.Contains(got.body, client.ProblemNoRoute) { // the other kind of node has it
+	if op == nil || got.status == 404 && strings.Contains(got.body, api.ProblemNoRoute) { // the other kind of node has it
 		return misfitElsewhere(doc, method, path, got)
 	}
 	input := &openapi3filter.ResponseValidationInput{

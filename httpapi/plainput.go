@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -32,7 +32,7 @@ func plainPut(line []byte) (put kvstore.SmallPut, ok bool) {
 	switch string(d.encoding) {
 	case "":
 		put.Value = bytes.Clone(d.value)
-	case client.EncodingBase64:
+	case api.EncodingBase64:
 		if put.Value, ok = decodePlain(d.value); !ok {
 			return put, false
 		}
@@ -157,7 +157,7 @@ var plainEscapes = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f
 
 // appendPlainResult appends the line of a result that is about a put that is done,
 // whose key needs no escape, as encoding/json would. ok is false for all others.
-func appendPlainResult(line []byte, r *client.BatchResult) (_ []byte, ok bool) {
+func appendPlainResult(line []byte, r *api.BatchResult) (_ []byte, ok bool) {
 	if r.Key == "" || r.Revision == 0 || r.SHA256 == "" || r.Size == nil || r.Detail != "" || r.Type != "" || r.Line != 0 {
 		return line, false
 	}

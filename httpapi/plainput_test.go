@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // plainLines are lines that plainPut is there for.
@@ -71,14 +71,14 @@ func samePut(t *testing.T, line []byte) bool {
 // TestAppendPlainResult: what it writes is what encoding/json would.
 func TestAppendPlainResult(t *testing.T) {
 	size := int64(0)
-	for r, plain := range map[client.BatchResult]bool{
-		{Key: "a<b>&c/ ~", Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:       true,
-		{Key: "a", Status: client.BatchUnchanged, Revision: 1 << 60, SHA256: "ab", Size: &size}:       true,
-		{Key: "ключ", Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:            false,
-		{Key: `a"b`, Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:             false,
-		{KeyBase64: "/w==", Status: client.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:      false,
-		{Key: "a", Status: client.BatchConflict, Revision: 1, SHA256: "ab", Size: &size, Detail: "x"}: false,
-		{Key: "a", Status: client.BatchFailed, Detail: "x"}:                                           false,
+	for r, plain := range map[api.BatchResult]bool{
+		{Key: "a<b>&c/ ~", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:       true,
+		{Key: "a", Status: api.BatchUnchanged, Revision: 1 << 60, SHA256: "ab", Size: &size}:       true,
+		{Key: "ключ", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:            false,
+		{Key: `a"b`, Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:             false,
+		{KeyBase64: "/w==", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:      false,
+		{Key: "a", Status: api.BatchConflict, Revision: 1, SHA256: "ab", Size: &size, Detail: "x"}: false,
+		{Key: "a", Status: api.BatchFailed, Detail: "x"}:                                           false,
 	} {
 		line, ok := appendPlainResult(nil, &r)
 		if ok != plain {
@@ -99,9 +99,9 @@ func BenchmarkParseLine(b *testing.B) {
 	for i := range value {
 		value[i] = byte(i)
 	}
-	for name, d := range map[string]client.PutDocument{
+	for name, d := range map[string]api.PutDocument{
 		"text":   {Key: new("0123456789abcdef0123456789abcdef"), Value: new(fmt.Sprintf("%256d", 7))},
-		"base64": {Key: new("0123456789abcdef0123456789abcdef"), Value: new(strictBase64.EncodeToString(value)), Encoding: client.EncodingBase64},
+		"base64": {Key: new("0123456789abcdef0123456789abcdef"), Value: new(strictBase64.EncodeToString(value)), Encoding: api.EncodingBase64},
 	} {
 		line, err := json.Marshal(d)
 		if err != nil {

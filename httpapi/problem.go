@@ -7,21 +7,21 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // problem is an error answer on its way out. As an error it lets any handler
 // return the answer it wants; everything else goes through the error table.
 type problem struct {
-	document client.Problem
+	document api.Problem
 	header   map[string]string // further headers, such as Allow
 }
 
 // newProblem makes a problem with a sentence that says what is wrong and how
 // to fix it.
 func newProblem(status int, kind, format string, args ...any) *problem {
-	return &problem{document: client.Problem{
+	return &problem{document: api.Problem{
 		Type:   kind,
 		Title:  titleOf(kind, status),
 		Status: status,
@@ -31,7 +31,7 @@ func newProblem(status int, kind, format string, args ...any) *problem {
 
 // invalid is the 400 of a malformed request.
 func invalid(format string, args ...any) *problem {
-	return newProblem(http.StatusBadRequest, client.ProblemInvalid, format, args...)
+	return newProblem(http.StatusBadRequest, api.ProblemInvalid, format, args...)
 }
 
 // Error returns the detail.
@@ -54,41 +54,41 @@ func (p *problem) ofWinner(m *kvstore.Meta) *problem {
 	p.document.Size = &size
 	return p.
 		with("Etag", etagOf(m.SHA256)).
-		with(client.HeaderRevision, strconv.FormatUint(uint64(m.Revision), 10))
+		with(api.HeaderRevision, strconv.FormatUint(uint64(m.Revision), 10))
 }
 
 // titleOf names a kind of problem, always the same way (RFC 9457, 3.1.3).
 func titleOf(kind string, status int) string {
 	switch kind {
-	case client.ProblemInvalid:
+	case api.ProblemInvalid:
 		return "Malformed request"
-	case client.ProblemDigestMismatch:
+	case api.ProblemDigestMismatch:
 		return "Digest mismatch"
-	case client.ProblemMisdirected:
+	case api.ProblemMisdirected:
 		return "Not a name of this node"
-	case client.ProblemForbidden:
+	case api.ProblemForbidden:
 		return "Cross-origin write refused"
-	case client.ProblemNotFound:
+	case api.ProblemNotFound:
 		return "Key not set"
-	case client.ProblemNoRoute:
+	case api.ProblemNoRoute:
 		return "No such resource"
-	case client.ProblemUnknownMember:
+	case api.ProblemUnknownMember:
 		return "No such member"
-	case client.ProblemConflict:
+	case api.ProblemConflict:
 		return "Key is set to other bytes"
-	case client.ProblemHistoryChanged:
+	case api.ProblemHistoryChanged:
 		return "Another history"
-	case client.ProblemGone:
+	case api.ProblemGone:
 		return "Value retired"
-	case client.ProblemRefused:
+	case api.ProblemRefused:
 		return "Cluster change refused"
-	case client.ProblemOverloaded:
+	case api.ProblemOverloaded:
 		return "Overloaded"
-	case client.ProblemUnavailable:
+	case api.ProblemUnavailable:
 		return "Not available now"
-	case client.ProblemOutcomeUnknown:
+	case api.ProblemOutcomeUnknown:
 		return "Outcome unknown"
-	case client.ProblemDiskReserve:
+	case api.ProblemDiskReserve:
 		return "Disk reserve reached"
 	}
 	return http.StatusText(status)
@@ -103,7 +103,7 @@ func (p *problem) write(w http.ResponseWriter) {
 	for name, value := range p.header {
 		h.Set(name, value)
 	}
-	lines := [...]string{client.ContentTypeProblem, strconv.Itoa(len(body)), "no-store", "nosniff"}
+	lines := [...]string{api.ContentTypeProblem, strconv.Itoa(len(body)), "no-store", "nosniff"}
 	h["Content-Type"] = lines[0:1:1] // the names are in the canonical form of net/http
 	h["Content-Length"] = lines[1:2:2]
 	h["Cache-Control"] = lines[2:3:3]
@@ -130,7 +130,7 @@ func (p *problem) json() []byte {
 // whether this is one. The bytes are those of encoding/json.
 func (p *problem) plainJSON() ([]byte, bool) {
 	d := &p.document
-	if d.Detail == "" || *d != (client.Problem{Type: d.Type, Title: d.Title, Status: d.Status, Detail: d.Detail}) {
+	if d.Detail == "" || *d != (api.Problem{Type: d.Type, Title: d.Title, Status: d.Status, Detail: d.Detail}) {
 		return nil, false
 	}
 	b := make([]byte, 0, 64+len(d.Type)+len(d.Title)+len(d.Detail))
@@ -162,7 +162,7 @@ func appendText(b []byte, text string) ([]byte, bool) {
 // net/http.
 var representation = [...]string{
 	"Accept-Ranges", "Content-Length", "Content-Range", "Content-Security-Policy", "Content-Type",
-	"Etag", "Last-Modified", "Location", "Repr-Digest", client.HeaderRevision, client.HeaderTime, client.HeaderBy,
+	"Etag", "Last-Modified", "Location", "Repr-Digest", api.HeaderRevision, api.HeaderTime, api.HeaderBy,
 }
 
 // clearRepresentation drops every header that describes a value.
@@ -174,7 +174,7 @@ func clearRepresentation(h http.Header) {
 		delete(h, name)
 	}
 	for name := range h {
-		if strings.HasPrefix(name, client.HeaderMetaPrefix) {
+		if strings.HasPrefix(name, api.HeaderMetaPrefix) {
 			delete(h, name)
 		}
 	}

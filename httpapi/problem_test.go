@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // FuzzProblem: what is written without encoding/json is what it would write.
@@ -17,7 +17,7 @@ func FuzzProblem(f *testing.F) {
 	f.Add("")
 	f.Add(`key "a\x00" is not set`)
 	f.Fuzz(func(t *testing.T, detail string) {
-		p := newProblem(404, client.ProblemNotFound, "%s", detail)
+		p := newProblem(404, api.ProblemNotFound, "%s", detail)
 		want, err := json.Marshal(&p.document)
 		if err != nil {
 			t.Fatal(err)
@@ -31,8 +31,8 @@ func FuzzProblem(f *testing.F) {
 // Whatever else a document has is not left out.
 func TestProblem_NotPlain(t *testing.T) {
 	size := int64(0)
-	for _, d := range []client.Problem{{Revision: 1}, {SHA256: "x"}, {Size: &size}, {LimitBytes: 1}, {}} {
-		p := newProblem(409, client.ProblemConflict, "detail")
+	for _, d := range []api.Problem{{Revision: 1}, {SHA256: "x"}, {Size: &size}, {LimitBytes: 1}, {}} {
+		p := newProblem(409, api.ProblemConflict, "detail")
 		d.Type, d.Title, d.Status = p.document.Type, p.document.Title, p.document.Status
 		p.document = d
 		want, err := json.Marshal(&d)

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -157,23 +157,23 @@ const putIDBytesMax = 64
 
 // putIDOf reads Oncekv-Put-Id, "" if there is none.
 func putIDOf(h http.Header) (string, error) {
-	lines := h[client.HeaderPutID]
+	lines := h[api.HeaderPutID]
 	switch {
 	case len(lines) == 0:
 		return "", nil
 	case len(lines) > 1:
-		return "", invalid("%s is given %d times; give it once", client.HeaderPutID, len(lines))
+		return "", invalid("%s is given %d times; give it once", api.HeaderPutID, len(lines))
 	}
 	return lines[0], checkPutID(lines[0])
 }
 
 func checkPutID(id string) error {
 	if id == "" || len(id) > putIDBytesMax {
-		return invalid("%s has %d bytes; it takes 1 to %d", client.HeaderPutID, len(id), putIDBytesMax)
+		return invalid("%s has %d bytes; it takes 1 to %d", api.HeaderPutID, len(id), putIDBytesMax)
 	}
 	for i := range len(id) {
 		if id[i] <= ' ' || id[i] > '~' {
-			return invalid("%s has the byte 0x%02x; it takes visible ASCII", client.HeaderPutID, id[i])
+			return invalid("%s has the byte 0x%02x; it takes visible ASCII", api.HeaderPutID, id[i])
 		}
 	}
 	return nil
@@ -188,12 +188,12 @@ func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
 	v, _, err := p.from.Get(ctx, key, kvstore.Linearizable)
 	switch {
 	case errors.Is(err, kvstore.ErrNotFound):
-		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is not set; nothing was done", string(key))
+		return newProblem(http.StatusPreconditionFailed, api.ProblemPrecondition, "If-Match is false: key %q is not set; nothing was done", string(key))
 	case err != nil:
 		// Definite, whatever it is: nothing was proposed. So not p.db's errors.
 		return problemFor(reading, err)
 	case !t.ifMatch.strong(etagOf(v.SHA256)):
-		return newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition, "If-Match is false: key %q is set to other bytes %s, and cannot be changed", string(key), since(&v.Meta)).ofWinner(&v.Meta)
+		return newProblem(http.StatusPreconditionFailed, api.ProblemPrecondition, "If-Match is false: key %q is set to other bytes %s, and cannot be changed", string(key), since(&v.Meta)).ofWinner(&v.Meta)
 	}
 	return nil
 }
@@ -207,10 +207,10 @@ func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, t *terms) (crea
 	created = result.Outcome == kvstore.Created
 	switch {
 	case !created && t.ifNoneMatch.given && t.ifNoneMatch.weak(etagOf(winner.SHA256)):
-		return false, newProblem(http.StatusPreconditionFailed, client.ProblemPrecondition,
+		return false, newProblem(http.StatusPreconditionFailed, api.ProblemPrecondition,
 			"If-None-Match is false: key %q is set %s", string(key), since(winner)).ofWinner(winner)
 	case result.Outcome == kvstore.Conflict && !t.keep:
-		return false, newProblem(http.StatusConflict, client.ProblemConflict,
+		return false, newProblem(http.StatusConflict, api.ProblemConflict,
 			"key %q is set to other bytes %s, and cannot be changed; choose another key", string(key), since(winner)).ofWinner(winner)
 	}
 	return created, nil

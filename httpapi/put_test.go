@@ -7,13 +7,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-func answerIn(t *testing.T, r reply) client.PutAnswer {
+func answerIn(t *testing.T, r reply) api.PutAnswer {
 	t.Helper()
-	var a client.PutAnswer
+	var a api.PutAnswer
 	if err := json.Unmarshal([]byte(r.body), &a); err != nil {
 		t.Fatalf("put answer: %v in %q", err, r.body)
 	}
@@ -32,7 +32,7 @@ func TestPut_Created(t *testing.T) {
 	wantHeader(t, got, "Oncekv-Revision", "1")
 	wantHeader(t, got, "Cache-Control", "no-store")
 	wantHeader(t, got, "Content-Type", "application/json")
-	if a := answerIn(t, got); a != (client.PutAnswer{Key: "a", Revision: 1, SHA256: hexSum("one"), Size: 3, Created: true}) {
+	if a := answerIn(t, got); a != (api.PutAnswer{Key: "a", Revision: 1, SHA256: hexSum("one"), Size: 3, Created: true}) {
 		t.Errorf("answer %+v", a)
 	}
 	if r := n.db.lastRequest(t); r.ContentType != "text/x-one" || r.Size != 3 || r.PutID != "" || r.SHA256 != nil {
@@ -55,9 +55,9 @@ func TestPut_OtherBytes(t *testing.T) {
 	for _, strict := range []bool{false, true} {
 		n := newNode(t)
 		n.db.set("a", "", "")
-		status, kind, lines := 409, client.ProblemConflict, []string(nil)
+		status, kind, lines := 409, api.ProblemConflict, []string(nil)
 		if strict {
-			status, kind, lines = 412, client.ProblemPrecondition, []string{"If-None-Match: *"}
+			status, kind, lines = 412, api.ProblemPrecondition, []string{"If-None-Match: *"}
 		}
 		got := want(t, n.put("/key/a", "two", lines...), status)
 		p := got.problem(t)
@@ -256,7 +256,7 @@ func TestPut_ContentType(t *testing.T) {
 func TestPut_ReprDigest(t *testing.T) {
 	n := newNode(t)
 	got := want(t, n.put("/key/a", "one", digestHeader("other")), 400)
-	if p := got.problem(t); p.Type != client.ProblemDigestMismatch {
+	if p := got.problem(t); p.Type != api.ProblemDigestMismatch {
 		t.Errorf("type %q", p.Type)
 	}
 	want(t, n.get("/key/a"), 404)
@@ -299,14 +299,14 @@ func TestPut_Errors(t *testing.T) {
 		retry  bool
 		says   string
 	}{
-		{kvstore.ErrOverloaded, 429, client.ProblemOverloaded, true, "nothing was done"},
-		{kvstore.ErrUnavailable, 503, client.ProblemUnavailable, true, "nothing was proposed"},
-		{kvstore.ErrClosed, 503, client.ProblemUnavailable, true, "nothing was done"},
-		{kvstore.ErrOutcomeUnknown, 504, client.ProblemOutcomeUnknown, false, "Repeating the same put"},
-		{kvstore.ErrDiskReserve, 507, client.ProblemDiskReserve, false, "reserve"},
-		{&kvstore.TooLargeError{LimitBytes: 9}, 413, client.ProblemTooLarge, false, "9 bytes"},
-		{&kvstore.CorruptError{File: "f"}, 500, client.ProblemInternal, false, "another node"},
-		{errFake, 500, client.ProblemInternal, false, "repeating the same put is safe"},
+		{kvstore.ErrOverloaded, 429, api.ProblemOverloaded, true, "nothing was done"},
+		{kvstore.ErrUnavailable, 503, api.ProblemUnavailable, true, "nothing was proposed"},
+		{kvstore.ErrClosed, 503, api.ProblemUnavailable, true, "nothing was done"},
+		{kvstore.ErrOutcomeUnknown, 504, api.ProblemOutcomeUnknown, false, "Repeating the same put"},
+		{kvstore.ErrDiskReserve, 507, api.ProblemDiskReserve, false, "reserve"},
+		{&kvstore.TooLargeError{LimitBytes: 9}, 413, api.ProblemTooLarge, false, "9 bytes"},
+		{&kvstore.CorruptError{File: "f"}, 500, api.ProblemInternal, false, "another node"},
+		{errFake, 500, api.ProblemInternal, false, "repeating the same put is safe"},
 	} {
 		for _, how := range []string{"PUT", "POST"} {
 			n := newNode(t)

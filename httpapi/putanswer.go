@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -68,7 +68,7 @@ func (a *putAnswer) setHeaders(h http.Header, length int) {
 	if a.tagged {
 		h["Etag"] = lines[0:1:1]
 	}
-	h[client.HeaderRevision] = lines[1:2:2]
+	h[api.HeaderRevision] = lines[1:2:2]
 	h["Content-Length"] = lines[2:3:3]
 	h["Content-Type"] = lines[3:4:4]
 	h["Cache-Control"] = lines[4:5:5]
@@ -77,7 +77,7 @@ func (a *putAnswer) setHeaders(h http.Header, length int) {
 	}
 }
 
-// appendJSON appends a client.PutAnswer as marshal renders it.
+// appendJSON appends a api.PutAnswer as marshal renders it.
 func (a *putAnswer) appendJSON(b []byte) ([]byte, error) {
 	if !plainInJSON(string(a.key)) {
 		body, err := marshal(a.document())
@@ -107,13 +107,13 @@ func plainInJSON(key string) bool {
 	return true
 }
 
-func (a *putAnswer) document() *client.PutAnswer {
-	answer := &client.PutAnswer{
+func (a *putAnswer) document() *api.PutAnswer {
+	answer := &api.PutAnswer{
 		Revision: uint64(a.winner.Revision),
 		SHA256:   a.winner.SHA256.String(),
 		Size:     a.winner.Size,
 		Created:  a.created,
 	}
-	answer.Key, answer.KeyBase64 = client.JSONKey(string(a.key))
+	answer.Key, answer.KeyBase64 = api.JSONKey(string(a.key))
 	return answer
 }

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"strings"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -50,7 +51,7 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 	if err := refuseUnframed(r); err != nil {
 		return err
 	}
-	var document client.PutDocument
+	var document api.PutDocument
 	release, err := p.documents.decode(w, r, &document)
 	defer release()
 	if err != nil {
@@ -73,7 +74,7 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 }
 
 // requestIn reads the put out of its document.
-func (p *puts) requestIn(d *client.PutDocument, t terms) (kvstore.PutRequest, error) {
+func (p *puts) requestIn(d *api.PutDocument, t terms) (kvstore.PutRequest, error) {
 	request := kvstore.PutRequest{PutID: t.putID}
 	parts, err := partsOf(d)
 	if err != nil {
@@ -88,7 +89,7 @@ func (p *puts) requestIn(d *client.PutDocument, t terms) (kvstore.PutRequest, er
 }
 
 // smallPutIn is requestIn for a value that is in memory anyway.
-func (p *puts) smallPutIn(d *client.PutDocument) (kvstore.SmallPut, error) {
+func (p *puts) smallPutIn(d *api.PutDocument) (kvstore.SmallPut, error) {
 	parts, err := partsOf(d)
 	if err != nil {
 		return kvstore.SmallPut{}, err
@@ -106,7 +107,7 @@ type putParts struct {
 	meta               kvstore.UserMeta
 }
 
-func partsOf(d *client.PutDocument) (parts putParts, err error) {
+func partsOf(d *api.PutDocument) (parts putParts, err error) {
 	if parts.key, err = keyIn(d); err != nil {
 		return parts, err
 	}
@@ -125,14 +126,14 @@ func partsOf(d *client.PutDocument) (parts putParts, err error) {
 	return parts, err
 }
 
-var putShape = shapeOf(reflect.TypeFor[client.PutDocument]())
+var putShape = shapeOf(reflect.TypeFor[api.PutDocument]())
 
 // ParsePut reads the body of POST /key, or a line of POST /keys, as strictly as
 // a node does, and returns what it would put, with the content type that it has
 // without one of its own. The error is a sentence about the document. A limit on
 // values, which is a node's own, is not checked.
 func ParsePut(document []byte) (client.PutItem, error) {
-	var d client.PutDocument
+	var d api.PutDocument
 	if err := decodeStrict(document, putShape, &d); err != nil {
 		return client.PutItem{}, err
 	}
@@ -143,7 +144,7 @@ func ParsePut(document []byte) (client.PutItem, error) {
 	return client.PutItem{Key: string(parts.key), Value: []byte(parts.value), ContentType: parts.contentType, Meta: parts.meta.Map()}, nil
 }
 
-func keyIn(d *client.PutDocument) (kvstore.Key, error) {
+func keyIn(d *api.PutDocument) (kvstore.Key, error) {
 	var key kvstore.Key
 	switch {
 	case d.Key != nil && d.KeyBase64 != nil:
@@ -162,13 +163,13 @@ func keyIn(d *client.PutDocument) (kvstore.Key, error) {
 	return key, key.Validate()
 }
 
-func valueIn(d *client.PutDocument) (string, error) {
+func valueIn(d *api.PutDocument) (string, error) {
 	switch {
 	case d.Value == nil:
 		return "", invalid(`the JSON document has no "value"; an empty value is ""`)
 	case d.Encoding == "":
 		return *d.Value, nil
-	case d.Encoding == client.EncodingBase64:
+	case d.Encoding == api.EncodingBase64:
 		return decodeBase64("value", *d.Value)
 	}
 	return "", invalid(`"encoding" is %q; it takes "base64", or is left out for text`, d.Encoding)

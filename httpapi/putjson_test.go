@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -127,7 +128,7 @@ func TestPostKey_TooLarge(t *testing.T) {
 		t.Errorf("limit %d", p.LimitBytes)
 	}
 	p = want(t, n.send("POST", "/key", "", "Content-Length: 8388609", "Expect: 100-continue"), 413).problem(t)
-	if p.Type != client.ProblemTooLarge || p.LimitBytes != jsonPutBytesMax || !strings.Contains(p.Detail, "PUT") {
+	if p.Type != api.ProblemTooLarge || p.LimitBytes != jsonPutBytesMax || !strings.Contains(p.Detail, "PUT") {
 		t.Errorf("problem %+v", p)
 	}
 	chunk := "800001\r\n" + strings.Repeat(" ", 0x800001) + "\r\n0\r\n\r\n"

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // rangedValues are a value in one piece, one that is streamed, and none at all.
@@ -98,7 +98,7 @@ func TestRanges_Grammar(t *testing.T) {
 					continue
 				}
 				if got.status == 416 {
-					if p := got.problem(t); p.Type != client.ProblemRange {
+					if p := got.problem(t); p.Type != api.ProblemRange {
 						t.Errorf("%s: %+v", name, p)
 					}
 					continue

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -70,7 +70,7 @@ func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
 	if _, err := parseQuery(r.URL.RawQuery); err != nil {
 		return err
 	}
-	var beat client.Heartbeat
+	var beat api.Heartbeat
 	release, err := n.beats.decode(w, r, &beat)
 	defer release()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // handler answers a request, or returns an error before it has begun to.
@@ -130,7 +130,7 @@ func (rt *router) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	case carriesKey(path):
 		sentence = "keys are set once, and never changed or deleted, so there is no " + r.Method + "; this resource takes " + allow
 	}
-	newProblem(http.StatusMethodNotAllowed, client.ProblemMethod, "%s", sentence).with("Allow", allow).write(w)
+	newProblem(http.StatusMethodNotAllowed, api.ProblemMethod, "%s", sentence).with("Allow", allow).write(w)
 }
 
 func carriesKey(path string) bool {
@@ -153,5 +153,5 @@ func (rt *router) allowed(path string) string {
 
 // noRoute is the 404 of a path that is not part of the API.
 func noRoute(r *http.Request) *problem {
-	return newProblem(http.StatusNotFound, client.ProblemNoRoute, "there is no %q here; keys are under /key/", r.URL.Path)
+	return newProblem(http.StatusNotFound, api.ProblemNoRoute, "there is no %q here; keys are under /key/", r.URL.Path)
 }

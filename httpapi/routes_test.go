@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 func TestRoutes_NotFound(t *testing.T) {
@@ -21,7 +21,7 @@ func TestRoutes_NotFound(t *testing.T) {
 			if method == "HEAD" {
 				continue
 			}
-			if p := got.problem(t); p.Type != client.ProblemNoRoute {
+			if p := got.problem(t); p.Type != api.ProblemNoRoute {
 				t.Errorf("%s %s: type %q", method, target, p.Type)
 			}
 		}
@@ -57,7 +57,7 @@ func TestRoutes_MethodNotAllowed(t *testing.T) {
 			if method == "HEAD" {
 				continue
 			}
-			if p := got.problem(t); p.Type != client.ProblemMethod || !strings.Contains(p.Detail, tt.says) {
+			if p := got.problem(t); p.Type != api.ProblemMethod || !strings.Contains(p.Detail, tt.says) {
 				t.Errorf("%s %s: %+v", method, tt.target, p)
 			}
 		}

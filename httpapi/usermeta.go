@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -13,7 +13,7 @@ import (
 func userMetaOf(h http.Header) (kvstore.UserMeta, error) {
 	var values map[string]string
 	for header, lines := range h {
-		name, found := strings.CutPrefix(header, client.HeaderMetaPrefix)
+		name, found := strings.CutPrefix(header, api.HeaderMetaPrefix)
 		if !found {
 			continue
 		}
@@ -34,7 +34,7 @@ func userMetaOf(h http.Header) (kvstore.UserMeta, error) {
 // givenUserMeta returns a header with metadata of a put, "" if there is none.
 func givenUserMeta(h http.Header) string {
 	for header := range h {
-		if strings.HasPrefix(header, client.HeaderMetaPrefix) {
+		if strings.HasPrefix(header, api.HeaderMetaPrefix) {
 			return header
 		}
 	}
@@ -45,12 +45,12 @@ func givenUserMeta(h http.Header) string {
 // it. Most values have neither.
 func setUserMeta(h http.Header, m *kvstore.Meta) {
 	if m.By != "" {
-		h[client.HeaderBy] = []string{m.By}
+		h[api.HeaderBy] = []string{m.By}
 	}
 	if m.UserMeta.IsZero() {
 		return
 	}
 	for name, value := range m.UserMeta.All() {
-		h[http.CanonicalHeaderKey(client.HeaderMetaPrefix+name)] = []string{value}
+		h[http.CanonicalHeaderKey(api.HeaderMetaPrefix+name)] = []string{value}
 	}
 }

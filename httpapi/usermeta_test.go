@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -69,7 +69,7 @@ func TestUserMeta_Answers(t *testing.T) {
 	}
 	for _, got := range []reply{n.get("/key/plain"), n.get("/key/k", "If-Match: \"x\""), n.get("/key/k", "Range: bytes=9-")} {
 		for name := range got.header {
-			if strings.HasPrefix(name, client.HeaderMetaPrefix) || name == client.HeaderBy {
+			if strings.HasPrefix(name, api.HeaderMetaPrefix) || name == api.HeaderBy {
 				t.Errorf("%d has %s", got.status, name)
 			}
 		}

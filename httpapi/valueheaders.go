@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -73,7 +73,7 @@ func (v *valueHeaders) setSource(h http.Header, source string) {
 	if !ok {
 		shared = []string{source}
 	}
-	h[client.HeaderCache] = shared
+	h[api.HeaderCache] = shared
 }
 
 // setRaw sets the headers of the value's own bytes. Of them, Content-Length is
@@ -89,9 +89,9 @@ func (v *valueHeaders) setRaw(h http.Header, m *kvstore.Meta) {
 	}
 	h["Etag"] = p.lines[0:1:1]
 	h["Repr-Digest"] = p.lines[1:2:2]
-	h[client.HeaderRevision] = p.lines[2:3:3]
+	h[api.HeaderRevision] = p.lines[2:3:3]
 	h["Last-Modified"] = p.lines[3:4:4]
-	h[client.HeaderTime] = p.lines[4:5:5]
+	h[api.HeaderTime] = p.lines[4:5:5]
 	h["Content-Length"] = p.lines[5:6:6]
 	h["Content-Type"] = p.lines[6:7:7]
 }

@@ -11,13 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
 // postLines sends lines to POST /keys as they are made and calls got for each
 // result as it comes.
-func postLines(t testing.TB, base string, lines int, line func(i int) string, got func(i int, r client.BatchResult)) {
+func postLines(t testing.TB, base string, lines int, line func(i int) string, got func(i int, r api.BatchResult)) {
 	t.Helper()
 	body, feed := io.Pipe()
 	sent := make(chan error, 1)
@@ -31,7 +31,7 @@ func postLines(t testing.TB, base string, lines int, line func(i int) string, go
 		w.Flush()
 		sent <- feed.Close()
 	}()
-	resp, err := http.Post(base+"/keys", client.ContentTypeNDJSON, body)
+	resp, err := http.Post(base+"/keys", api.ContentTypeNDJSON, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func postLines(t testing.TB, base string, lines int, line func(i int) string, go
 	}
 	results := json.NewDecoder(bufio.NewReaderSize(resp.Body, 64<<10))
 	for i := 0; ; i++ {
-		var r client.BatchResult
+		var r api.BatchResult
 		err := results.Decode(&r)
 		if err == io.EOF {
 			if i != lines {
@@ -67,7 +67,7 @@ func TestBatch(t *testing.T) {
 	for _, base := range []string{c.DBs[0].URL(), c.DBs[2].URL(), c.Caches[0].URL()} {
 		name := base[len("http://"):]
 		body, feed := io.Pipe()
-		resp, err := http.Post(base+"/keys", client.ContentTypeNDJSON, body)
+		resp, err := http.Post(base+"/keys", api.ContentTypeNDJSON, body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,13 +75,13 @@ func TestBatch(t *testing.T) {
 		answer := json.NewDecoder(resp.Body)
 		for i := range 20 {
 			fmt.Fprintf(feed, `{"key":"%s/one/%d","value":"v"}`+"\n", name, i)
-			var r client.BatchResult
-			if err := answer.Decode(&r); err != nil || r.Status != client.BatchCreated || r.Key != fmt.Sprint(name, "/one/", i) {
+			var r api.BatchResult
+			if err := answer.Decode(&r); err != nil || r.Status != api.BatchCreated || r.Key != fmt.Sprint(name, "/one/", i) {
 				t.Fatalf("line %d: %+v, %v", i+1, r, err)
 			}
 		}
 		feed.Close()
-		if err := answer.Decode(&client.BatchResult{}); err != io.EOF {
+		if err := answer.Decode(&api.BatchResult{}); err != io.EOF {
 			t.Errorf("behind the last result: %v", err)
 		}
 
@@ -97,8 +97,8 @@ func TestBatch(t *testing.T) {
 		defer resp.Body.Close()
 		answer = json.NewDecoder(resp.Body)
 		for i := range lines {
-			var r client.BatchResult
-			wanted := []string{client.BatchCreated, client.BatchConflict}[i%2]
+			var r api.BatchResult
+			wanted := []string{api.BatchCreated, api.BatchConflict}[i%2]
 			if err := answer.Decode(&r); err != nil || r.Status != wanted || r.Key != fmt.Sprint(name, "/all/", i/2) {
 				t.Fatalf("line %d: %+v, %v", i+1, r, err)
 			}
@@ -141,18 +141,18 @@ func TestBatch_NodeStops(t *testing.T) {
 				closed <- c.DBs[0].Close(ctx)
 			}()
 		}
-		var r client.BatchResult
+		var r api.BatchResult
 		if err := answer.Decode(&r); err != nil {
 			t.Fatalf("result %d: %v", i+1, err)
 		}
 		<-ahead
-		if r.Status == client.BatchError {
-			if r.Line != uint64(i+1) || r.Type != client.ProblemUnavailable {
+		if r.Status == api.BatchError {
+			if r.Line != uint64(i+1) || r.Type != api.ProblemUnavailable {
 				t.Errorf("error line behind %d results: %+v", i, r)
 			}
 			break
 		}
-		if r.Key != fmt.Sprint("k", i) || i < 1000 && r.Status != client.BatchCreated {
+		if r.Key != fmt.Sprint("k", i) || i < 1000 && r.Status != api.BatchCreated {
 			t.Fatalf("result %d: %+v", i+1, r)
 		}
 	}
@@ -174,8 +174,8 @@ func BenchmarkBatch(b *testing.B) {
 				run := fmt.Sprintf("%012x", time.Now().UnixNano()&0xffffffffffff)
 				postLines(b, via.url, lines, func(i int) string {
 					return fmt.Sprintf(`{"key":"%s%020d","value":"%016d%s"}`+"\n", run, i, i, value)
-				}, func(i int, r client.BatchResult) {
-					if r.Status != client.BatchCreated || !strings.HasSuffix(r.Key, fmt.Sprintf("%020d", i)) {
+				}, func(i int, r api.BatchResult) {
+					if r.Status != api.BatchCreated || !strings.HasSuffix(r.Key, fmt.Sprintf("%020d", i)) {
 						b.Fatalf("line %d: %+v", i+1, r)
 					}
 				})

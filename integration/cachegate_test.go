@@ -13,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -114,15 +114,15 @@ func (g *gate) rewrite(resp *http.Response) error {
 	if resp.Request.URL.Path != "/caches" || resp.StatusCode != http.StatusOK {
 		return nil
 	}
-	var answer client.HeartbeatAnswer
+	var answer api.HeartbeatAnswer
 	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
 		return err
 	}
-	answer.DBs = []client.DBNode{{Name: "gate", URL: g.server.URL, Healthy: true}}
+	answer.DBs = []api.DBNode{{Name: "gate", URL: g.server.URL, Healthy: true}}
 	if g.caches != nil {
 		answer.Caches = nil
 		for _, url := range g.caches {
-			answer.Caches = append(answer.Caches, client.CacheNode{Name: url, URL: url, Healthy: true})
+			answer.Caches = append(answer.Caches, api.CacheNode{Name: url, URL: url, Healthy: true})
 		}
 	}
 	body, err := json.Marshal(answer)

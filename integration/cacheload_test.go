@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -82,7 +82,7 @@ func clientLoad(t *testing.T, want map[string]string, caches ...*clustertest.Pro
 		return func(key, want string) error {
 			got, err := get(cl, key)
 			switch {
-			case want == absent && errors.Is(err, client.ErrNotFound):
+			case want == absent && errors.Is(err, api.ErrNotFound):
 				return nil
 			case err != nil || got != want:
 				return fmt.Errorf("key %s: %.200q, %w; want %q", key, got, err, want)

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -28,7 +28,7 @@ type endless struct{ reads atomic.Int64 }
 
 func (d *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/caches" {
-		json.NewEncoder(w).Encode(client.HeartbeatAnswer{Caches: []client.CacheNode{}, DBs: []client.DBNode{}})
+		json.NewEncoder(w).Encode(api.HeartbeatAnswer{Caches: []api.CacheNode{}, DBs: []api.DBNode{}})
 		return
 	}
 	d.reads.Add(1)
@@ -37,8 +37,8 @@ func (d *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	digest := sha256.Sum256(body)
 	h := w.Header()
 	h.Set("ETag", `"`+hex.EncodeToString(digest[:])+`"`)
-	h.Set(client.HeaderRevision, "1")
-	h.Set(client.HeaderTime, "2024-05-06T07:08:09.123456789Z")
+	h.Set(api.HeaderRevision, "1")
+	h.Set(api.HeaderTime, "2024-05-06T07:08:09.123456789Z")
 	h.Set("Content-Type", "text/plain")
 	h.Set("Content-Length", fmt.Sprint(len(body)))
 	w.Write(body)
@@ -103,7 +103,7 @@ func TestCacheMemory(t *testing.T) {
 	}
 	readings.Wait()
 
-	var s client.CacheStats
+	var s api.CacheStats
 	if err := getJSON(cache.URL()+"/stats", &s); err != nil {
 		t.Fatal(err)
 	}

@@ -11,21 +11,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-func cacheStats(c *clustertest.Process) (s client.CacheStats, err error) {
+func cacheStats(c *clustertest.Process) (s api.CacheStats, err error) {
 	err = getJSON(c.URL()+"/stats", &s)
 	return s, err
 }
 
 // figures returns the figures of each cache node.
-func figures(t *testing.T, caches []*clustertest.Process) []client.CacheStats {
+func figures(t *testing.T, caches []*clustertest.Process) []api.CacheStats {
 	t.Helper()
-	all := make([]client.CacheStats, len(caches))
+	all := make([]api.CacheStats, len(caches))
 	for i, c := range caches {
 		var err error
 		if all[i], err = cacheStats(c); err != nil {
@@ -164,7 +165,7 @@ func (g *gated) burst(t *testing.T, c callers, key, want string) (loads []uint64
 }
 
 // waitArrived waits until the cache nodes have been asked n times, or for late.
-func (g *gated) waitArrived(before []client.CacheStats, n int, late <-chan struct{}) {
+func (g *gated) waitArrived(before []api.CacheStats, n int, late <-chan struct{}) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -389,11 +390,11 @@ func TestCacheTier_AllDatabasesDead(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			var problem client.Problem
+			var problem api.Problem
 			if err := json.Unmarshal([]byte(body), &problem); err != nil {
 				return fmt.Errorf("status %d with %q: %w", status, body, err)
 			}
-			if status != http.StatusServiceUnavailable || problem.Type != client.ProblemUnavailable || !strings.Contains(problem.Detail, " ") {
+			if status != http.StatusServiceUnavailable || problem.Type != api.ProblemUnavailable || !strings.Contains(problem.Detail, " ") {
 				return fmt.Errorf("status %d, %+v; want 503 with a sentence", status, problem)
 			}
 			if v == c[0] {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -23,7 +24,7 @@ type streamCount struct {
 }
 
 func (s *streamCount) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Header.Get("Content-Type") == client.ContentTypeBatch {
+	if r.Header.Get("Content-Type") == api.ContentTypeBatch {
 		s.streams.Add(1)
 	} else {
 		s.others.Add(1)
@@ -96,7 +97,7 @@ func own(t *testing.T, c *client.Client, key string, n int) {
 		value = bytes.Repeat(value, 200)
 	}
 	ctx := context.Background()
-	if _, _, err := readAll(c, key); !errors.Is(err, client.ErrNotFound) {
+	if _, _, err := readAll(c, key); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("%s before it is put: %v", key, err)
 	}
 	options := client.PutOptions{ContentType: "text/x-own", PutID: client.NewPutID(), IfAbsent: n%2 == 0}
@@ -131,7 +132,7 @@ func race(t *testing.T, c *client.Client, key string, caller int, winners *atomi
 	case err == nil && a.Created && bytes.Equal(got, value):
 		winners.Add(1)
 	case errors.As(err, &lost) && !bytes.Equal(got, value):
-		if lost.Revision != o.Revision || lost.SHA256 != o.SHA256 || lost.Size != o.Size || !errors.Is(err, client.ErrExists) || errors.Is(err, client.ErrConflict) != (caller%2 == 1) {
+		if lost.Revision != o.Revision || lost.SHA256 != o.SHA256 || lost.Size != o.Size || !errors.Is(err, api.ErrExists) || errors.Is(err, api.ErrConflict) != (caller%2 == 1) {
 			t.Errorf("%s lost to %+v, it is %+v", key, lost, o)
 		}
 	default:

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -114,11 +115,11 @@ func peerStream(t *testing.T, cache *clustertest.Process) (request string) {
 			return err
 		}
 		defer resp.Body.Close()
-		history := resp.Header.Get(client.HeaderHistory)
+		history := resp.Header.Get(api.HeaderHistory)
 		if history == "" {
 			return errors.New("it names none")
 		}
-		request = "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n" + client.HeaderHistory + ": " + history + "\r\n\r\n"
+		request = "GET /peer/stream HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/2\r\n" + api.HeaderHistory + ": " + history + "\r\n\r\n"
 		return nil
 	})
 	return request

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -244,7 +245,7 @@ func TestDisk_Full(t *testing.T) {
 		}
 		key := fmt.Sprintf("refused/%d", time.Now().UnixNano())
 		_, err := cl.PutBytes(ctx, key, pattern(key, 300_000), client.PutOptions{})
-		if !errors.Is(err, client.ErrDiskReserve) {
+		if !errors.Is(err, api.ErrDiskReserve) {
 			return fmt.Errorf("the put ended with %v", err)
 		}
 		return nil

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -156,7 +156,7 @@ func (f *fixture) isServed(t *testing.T, n *clustertest.Process) {
 				t.Errorf("%s of %v is %v", name, want, got[name])
 			}
 		}
-		var c client.Record
+		var c api.Record
 		if err := json.Unmarshal(r.Line, &c); err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +168,7 @@ func (f *fixture) isServed(t *testing.T, n *clustertest.Process) {
 		}
 	}
 	for _, key := range f.Unset {
-		if _, err := get(clustertest.Client(t, n.URL()), key); !errors.Is(err, client.ErrNotFound) {
+		if _, err := get(clustertest.Client(t, n.URL()), key); !errors.Is(err, api.ErrNotFound) {
 			t.Errorf("%q is set: %v", key, err)
 		}
 	}
@@ -183,7 +183,7 @@ func (r *fixtureRecord) fields(t *testing.T) (fields map[string]any) {
 }
 
 // reads gets a key, and puts it as it was put.
-func (m *fixtureMaker) reads(want client.Record, putID string) {
+func (m *fixtureMaker) reads(want api.Record, putID string) {
 	m.t.Helper()
 	key, err := want.RawKey()
 	if err != nil {
@@ -199,7 +199,7 @@ func (m *fixtureMaker) reads(want client.Record, putID string) {
 		m.t.Fatalf("get %q: %s, %v", key, resp.Status, err)
 	}
 	sum := sha256.Sum256(p.value)
-	if hex.EncodeToString(sum[:]) != want.SHA256 || int64(len(p.value)) != want.Size || resp.Header.Get("Content-Type") != want.ContentType || resp.Header.Get(client.HeaderRevision) != fmt.Sprint(want.Revision) {
+	if hex.EncodeToString(sum[:]) != want.SHA256 || int64(len(p.value)) != want.Size || resp.Header.Get("Content-Type") != want.ContentType || resp.Header.Get(api.HeaderRevision) != fmt.Sprint(want.Revision) {
 		m.t.Fatalf("%q is %d bytes with headers %v; want %+v", key, len(p.value), resp.Header, want)
 	}
 	if putID == "" {

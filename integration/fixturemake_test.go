@@ -17,7 +17,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -28,17 +28,17 @@ const fixtureDir = "../testdata/datadir"
 
 // fixture is what must be read from a data directory of testdata/datadir.
 type fixture struct {
-	Level       uint64              `json:"level"` // of the store; 0: it is of before the first release
-	History     *client.History     `json:"history,omitempty"`
-	Revision    uint64              `json:"revision"`
-	Digest      string              `json:"digest"` // at Revision
-	Checkpoints []client.Checkpoint `json:"checkpoints"`
-	Keys        uint64              `json:"keys"`
-	ValueBytes  int64               `json:"value_bytes"`
-	OpenUploads int                 `json:"open_uploads"`
-	Unset       []string            `json:"unset"` // keys that are not set
-	Runs        []fixtureRun        `json:"runs"`
-	Records     []fixtureRecord     `json:"records"` // the others
+	Level       uint64           `json:"level"` // of the store; 0: it is of before the first release
+	History     *api.History     `json:"history,omitempty"`
+	Revision    uint64           `json:"revision"`
+	Digest      string           `json:"digest"` // at Revision
+	Checkpoints []api.Checkpoint `json:"checkpoints"`
+	Keys        uint64           `json:"keys"`
+	ValueBytes  int64            `json:"value_bytes"`
+	OpenUploads int              `json:"open_uploads"`
+	Unset       []string         `json:"unset"` // keys that are not set
+	Runs        []fixtureRun     `json:"runs"`
+	Records     []fixtureRecord  `json:"records"` // the others
 }
 
 // fixtureRecord is a line of GET /changes, as it was, and the put id that its put was given.
@@ -65,10 +65,10 @@ func (r *fixtureRun) put(i int) fixturePut {
 	return p
 }
 
-func (r *fixtureRun) record(i int) client.Record {
+func (r *fixtureRun) record(i int) api.Record {
 	p := r.put(i)
 	sum := sha256.Sum256(p.value)
-	return client.Record{Key: p.key, Revision: r.First + uint64(i), Size: int64(len(p.value)), SHA256: hex.EncodeToString(sum[:]), ContentType: "application/octet-stream"}
+	return api.Record{Key: p.key, Revision: r.First + uint64(i), Size: int64(len(p.value)), SHA256: hex.EncodeToString(sum[:]), ContentType: "application/octet-stream"}
 }
 
 // fixturePut is one put of a fixture.
@@ -207,7 +207,7 @@ func (p *fixturePut) request(t *testing.T, n *clustertest.Process, body io.Reade
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, value := range map[string]string{client.HeaderPutID: p.putID, "Content-Type": p.contentType} {
+	for name, value := range map[string]string{api.HeaderPutID: p.putID, "Content-Type": p.contentType} {
 		if value != "" {
 			req.Header.Set(name, value)
 		}
@@ -240,8 +240,8 @@ func (m *fixtureMaker) batch(key string, count int) {
 	m.t.Helper()
 	postLines(m.t, m.n.URL(), count, func(i int) string {
 		return fmt.Sprintf("{\"key\":%q,\"value\":\"in a batch\"}\n", fmt.Sprintf(key, i))
-	}, func(i int, result client.BatchResult) {
-		if result.Status != client.BatchCreated {
+	}, func(i int, result api.BatchResult) {
+		if result.Status != api.BatchCreated {
 			m.t.Fatalf("line %d: %+v", i+1, result)
 		}
 	})
@@ -295,14 +295,14 @@ func (m *fixtureMaker) describe() fixture {
 	}
 	f := fixture{Level: s.Level.Store, History: s.History, Revision: s.Revision, Digest: s.Digest, Checkpoints: s.Checkpoints,
 		Keys: s.Keys, ValueBytes: s.ValueBytes, OpenUploads: s.OpenUploads, Unset: m.left, Runs: m.runs}
-	inRun := map[uint64]client.Record{}
+	inRun := map[uint64]api.Record{}
 	for _, r := range m.runs {
 		for i := range r.Count {
 			inRun[r.First+uint64(i)] = r.record(i)
 		}
 	}
 	for _, line := range changeLines(m.t, m.n) {
-		var c client.Record
+		var c api.Record
 		if err := json.Unmarshal(line, &c); err != nil {
 			m.t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/Focinfi/oncekv/adminui"
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -49,15 +49,15 @@ func newCrowd() *crowd {
 	}
 	up := adminui.Condition{Status: adminui.StatusUp, Since: now.Add(-time.Hour)}
 	for i := range crowdDBs {
-		m := adminui.Member{ID: fmt.Sprintf("%016x", i+1), Name: fmt.Sprintf("n%d", i+1), Role: client.RoleFollower, Condition: up, Healthy: true, Stats: &client.Stats{Version: "simulated"}}
+		m := adminui.Member{ID: fmt.Sprintf("%016x", i+1), Name: fmt.Sprintf("n%d", i+1), Role: api.RoleFollower, Condition: up, Healthy: true, Stats: &api.Stats{Version: "simulated"}}
 		m.URL, m.PeerURL = fmt.Sprintf("http://10.0.0.%d:11000", i+1), fmt.Sprintf("http://10.0.0.%d:12000", i+1)
 		if i == 0 {
-			m.Role = client.RoleLeader
+			m.Role = api.RoleLeader
 		}
 		c.state.Members = append(c.state.Members, m)
 	}
 	for i := range crowdCaches {
-		stats := &client.CacheStats{Role: client.RoleCache, Ready: true, Version: "simulated"}
+		stats := &api.CacheStats{Role: api.RoleCache, Ready: true, Version: "simulated"}
 		stats.LimitBytes = 64 << 20
 		c.state.Caches = append(c.state.Caches, adminui.Cache{
 			Name: fmt.Sprintf("c%d", i+1), URL: fmt.Sprintf("http://10.0.1.%d:5551", i+1), Condition: up, Share: 1.0 / crowdCaches, Stats: stats,
@@ -129,10 +129,10 @@ func (c *crowd) Next(ctx context.Context, after uint64) ([]byte, uint64, error) 
 	}
 }
 
-func (c *crowd) History() any                               { return adminui.History{Points: c.past} }
-func (c *crowd) DBs() []client.DBNode                       { return nil }
-func (c *crowd) Caches() []client.CacheNode                 { return nil }
-func (c *crowd) Owner(kvstore.Key) (client.CacheNode, bool) { return client.CacheNode{}, false }
+func (c *crowd) History() any                            { return adminui.History{Points: c.past} }
+func (c *crowd) DBs() []api.DBNode                       { return nil }
+func (c *crowd) Caches() []api.CacheNode                 { return nil }
+func (c *crowd) Owner(kvstore.Key) (api.CacheNode, bool) { return api.CacheNode{}, false }
 
 // watchFrames scrolls the page down and up, a little in every frame, and keeps
 // how long frames and long tasks take.
@@ -158,7 +158,7 @@ func TestBrowser_Fluency(t *testing.T) {
 	closing := make(chan struct{})
 	server := httptest.NewServer(httpapi.NewAdmin(httpapi.AdminConfig{
 		Overview: system, Page: adminui.NewPage(), Forward: http.NotFoundHandler(), Closing: closing,
-		Stats: func() any { return client.AdminStats{Role: client.RoleAdmin} }, Ready: func(context.Context) error { return nil },
+		Stats: func() any { return api.AdminStats{Role: api.RoleAdmin} }, Ready: func(context.Context) error { return nil },
 	}))
 	t.Cleanup(func() {
 		close(closing)

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -50,7 +51,7 @@ func TestFollow_NodeKilledAndReplaced(t *testing.T) {
 	followed.Kill9()
 	clustertest.Eventually(t, "removal of the dead node", func() error {
 		err := clustertest.Client(t, p.DBs[0].URL()).RemoveMember(clustertest.WithTimeout(t), followed.Name, false)
-		if errors.Is(err, client.ErrNotFound) {
+		if errors.Is(err, api.ErrNotFound) {
 			err = nil // an earlier try whose answer was lost
 		}
 		return err

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/broken"
 	"github.com/Focinfi/oncekv/internal/clustertest"
@@ -43,7 +44,7 @@ func ask(url string, header ...string) (answer, error) {
 
 // askInHistory is ask for an answer that names its history.
 func askInHistory(url string) (answer, error) {
-	return ask(url, client.HeaderHistory, strings.Repeat("0", 32))
+	return ask(url, api.HeaderHistory, strings.Repeat("0", 32))
 }
 
 func send(method, url, body string, header ...string) (a answer, err error) {
@@ -59,7 +60,7 @@ func send(method, url, body string, header ...string) (a answer, err error) {
 		return a, err
 	}
 	defer resp.Body.Close()
-	a.status, a.history = resp.StatusCode, resp.Header.Get(client.HeaderHistory)
+	a.status, a.history = resp.StatusCode, resp.Header.Get(api.HeaderHistory)
 	a.body, err = io.ReadAll(resp.Body)
 	return a, err
 }
@@ -69,7 +70,7 @@ func standsIn(t *testing.T, n *clustertest.Process, history string) {
 	t.Helper()
 	clustertest.Eventually(t, n.Name+" stands in history "+history, func() error {
 		var s struct {
-			History client.History `json:"history"`
+			History api.History `json:"history"`
 		}
 		if err := getJSON(n.URL()+"/stats", &s); err != nil {
 			return err
@@ -82,7 +83,7 @@ func standsIn(t *testing.T, n *clustertest.Process, history string) {
 }
 
 // historyOf is what a database node tells of its history.
-func historyOf(t *testing.T, n *clustertest.Process) client.History {
+func historyOf(t *testing.T, n *clustertest.Process) api.History {
 	t.Helper()
 	s, err := n.Stats()
 	if err != nil || s.History == nil {
@@ -133,7 +134,7 @@ func readHistory(cache *clustertest.Process, before, old, fresh string, keys ...
 			moved := r.moved.Load() // before the question
 			plain, plainErr := ask(target)
 			named, namedErr := askInHistory(target)
-			many, manyErr := send(http.MethodPost, cache.URL()+"/keys/get", `{"key":"`+key+`"}`+"\n", "Content-Type", client.ContentTypeNDJSON)
+			many, manyErr := send(http.MethodPost, cache.URL()+"/keys/get", `{"key":"`+key+`"}`+"\n", "Content-Type", api.ContentTypeNDJSON)
 			if plainErr == nil && moved && plain.status == http.StatusOK && string(plain.body) == old {
 				r.err = fmt.Errorf("after %d reads %s served %s=%s, though it had moved before", r.reads.Load(), cache.Name, key, old)
 				return
@@ -274,7 +275,7 @@ func TestHistories_Restore(t *testing.T) {
 	n1.Start()
 	n1.WaitReady()
 	before := historyOf(t, n1)
-	var stats client.Stats
+	var stats api.Stats
 	if stats, _ = n1.Stats(); stats.Revision != 1 || len(before.Parents) != 0 {
 		t.Fatalf("revision %d of history %+v", stats.Revision, before)
 	}
@@ -297,12 +298,12 @@ func TestHistories_Restore(t *testing.T) {
 		}
 	}
 	ways := []*clustertest.Process{n1, caches[0], caches[1]}
-	at := client.Position{Revision: 4, History: before.ID}
+	at := api.Position{Revision: 4, History: before.ID}
 	tokens := map[*clustertest.Process]string{}
 	var walks []*watching
 	var shows []*clustertest.Process
 	for _, via := range ways {
-		var page client.KeysPage
+		var page api.KeysPage
 		if err := getJSON(via.URL()+"/keys?limit=2", &page); err != nil || page.Next == "" {
 			t.Fatalf("a page of keys at %s: %+v, %v", via.Name, page, err)
 		}
@@ -334,8 +335,8 @@ func TestHistories_Restore(t *testing.T) {
 		t.Fatalf("revisions %v", got)
 	}
 	now := historyOf(t, n1)
-	parent := client.Origin{ID: before.ID, Revision: 1, Head: head}
-	if now.ID == before.ID || !reflect.DeepEqual(now.Parents, []client.Origin{parent}) {
+	parent := api.Origin{ID: before.ID, Revision: 1, Head: head}
+	if now.ID == before.ID || !reflect.DeepEqual(now.Parents, []api.Origin{parent}) {
 		t.Fatalf("the new history is %+v; want parent %+v", now, parent)
 	}
 
@@ -345,11 +346,11 @@ func TestHistories_Restore(t *testing.T) {
 	}
 	for _, via := range ways {
 		a, err := send(http.MethodPut, via.URL()+"/key/k", "old")
-		var winner client.Problem
+		var winner api.Problem
 		if err = errors.Join(err, json.Unmarshal(a.body, &winner)); err != nil {
 			t.Fatal(err)
 		}
-		if a.status != http.StatusConflict || winner.Type != client.ProblemConflict || winner.Revision != 2 || winner.SHA256 != digestOf("new") || a.history != now.ID {
+		if a.status != http.StatusConflict || winner.Type != api.ProblemConflict || winner.Revision != 2 || winner.SHA256 != digestOf("new") || a.history != now.ID {
 			t.Errorf("put k=old through %s: %v", via.Name, a)
 		}
 		if a, err = ask(via.URL() + "/key/gone"); err != nil || a.status != http.StatusNotFound {
@@ -363,7 +364,7 @@ func TestHistories_Restore(t *testing.T) {
 		for _, w := range []*watching{walks[i], late} {
 			err := receive(t, "the end of a walk", w.ended)
 			var changed *client.HistoryChangedError
-			if !errors.Is(err, client.ErrHistoryChanged) || !errors.As(err, &changed) {
+			if !errors.Is(err, api.ErrHistoryChanged) || !errors.As(err, &changed) {
 				t.Fatalf("a walk through %s ended with %v", via.Name, err)
 			}
 			if changed.History != now.ID || changed.Asked != at || changed.Common() != 1 || changed.Parent == nil || *changed.Parent != parent {
@@ -388,7 +389,7 @@ func TestHistories_Restore(t *testing.T) {
 		for _, err := range clustertest.Client(t, via.URL()).Keys(clustertest.WithTimeout(t), client.KeysOptions{History: before.ID}) {
 			listed = err
 		}
-		if !errors.Is(listed, client.ErrHistoryChanged) {
+		if !errors.Is(listed, api.ErrHistoryChanged) {
 			t.Errorf("a listing of the old history through %s ended with %v", via.Name, listed)
 		}
 	}
@@ -417,7 +418,7 @@ func receive[T any](t *testing.T, what string, from <-chan T) (got T) {
 
 // refusesPositions asks for what follows a position of another history, in all ways that
 // there are.
-func refusesPositions(t *testing.T, via *clustertest.Process, at client.Position, token, history string, parent client.Origin) {
+func refusesPositions(t *testing.T, via *clustertest.Process, at api.Position, token, history string, parent api.Origin) {
 	t.Helper()
 	since := fmt.Sprintf("/changes?since=%d", at.Revision)
 	events := []string{"Accept", "text/event-stream"}
@@ -438,11 +439,11 @@ func refusesPositions(t *testing.T, via *clustertest.Process, at client.Position
 		{"/keys?history=" + at.History, nil},
 	} {
 		a, err := ask(via.URL()+q.target, q.header...)
-		var said client.Problem
+		var said api.Problem
 		if err = errors.Join(err, json.Unmarshal(a.body, &said)); err != nil {
 			t.Fatalf("%s%s %q: %v: %v", via.Name, q.target, q.header, err, a)
 		}
-		if a.status != http.StatusConflict || a.history != history || said.Type != client.ProblemHistoryChanged || said.History != history || said.Parent == nil || *said.Parent != parent || said.Newest != 3 {
+		if a.status != http.StatusConflict || a.history != history || said.Type != api.ProblemHistoryChanged || said.History != history || said.Parent == nil || *said.Parent != parent || said.Newest != 3 {
 			t.Errorf("%s%s %q: %v", via.Name, q.target, q.header, a)
 		}
 	}
@@ -465,11 +466,11 @@ func hearAgain(t *testing.T, cache *clustertest.Process, history string, dbs ...
 	heard, last := make([]int, len(dbs)), make([]time.Time, len(dbs))
 	clustertest.Eventually(t, cache.Name+" is heard", func() error {
 		for i, db := range dbs {
-			var list []client.CacheNode
+			var list []api.CacheNode
 			if err := getJSON(db.URL()+"/caches", &list); err != nil {
 				return err
 			}
-			at := slices.IndexFunc(list, func(n client.CacheNode) bool { return n.URL == cache.URL() && n.History == history })
+			at := slices.IndexFunc(list, func(n api.CacheNode) bool { return n.URL == cache.URL() && n.History == history })
 			if at >= 0 && list[at].LastSeen.After(last[i]) {
 				heard[i], last[i] = heard[i]+1, list[at].LastSeen
 			}
@@ -626,7 +627,7 @@ func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 	})
 	cache.Signal(syscall.SIGCONT)
 	clustertest.Eventually(t, "it is heard again", func() error {
-		var list []client.CacheNode
+		var list []api.CacheNode
 		if err := getJSON(other.URL()+"/caches", &list); err != nil {
 			return err
 		}
@@ -659,7 +660,7 @@ func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 
 // oneHistory waits until nodes are ready, and checks that they have one history, of which
 // they take puts.
-func oneHistory(t *testing.T, nodes ...*clustertest.Process) client.History {
+func oneHistory(t *testing.T, nodes ...*clustertest.Process) api.History {
 	t.Helper()
 	for _, n := range nodes {
 		n.WaitReady()
@@ -775,7 +776,7 @@ func TestHistories_FoundersOfDifferentLevels(t *testing.T) {
 	first := oneHistory(t, p.DBs...)
 	for _, n := range p.DBs {
 		s, err := n.Stats()
-		want := client.Levels{Store: 1, Program: 1}
+		want := api.Levels{Store: 1, Program: 1}
 		if n == n2 {
 			want.Program = 2
 		}
@@ -904,7 +905,7 @@ func TestHistories_ForcedAndKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parents := []client.Origin{{ID: s.History.ID, Revision: s.Revision, Head: s.Digest}}
+	parents := []api.Origin{{ID: s.History.ID, Revision: s.Revision, Head: s.Digest}}
 	n.Terminate()
 	data := filepath.Join(t.TempDir(), "data")
 	copyData(t, data, n.Dir)

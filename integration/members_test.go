@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -33,7 +34,7 @@ func becomesVoter(t *testing.T, name string, urls ...string) {
 	cl := clustertest.Client(t, urls...)
 	clustertest.Eventually(t, name+" votes", func() error {
 		r, err := role(cl, name)
-		if err == nil && r != client.RoleFollower && r != client.RoleLeader {
+		if err == nil && r != api.RoleFollower && r != api.RoleLeader {
 			err = fmt.Errorf("its role is %q", r)
 		}
 		return err
@@ -86,7 +87,7 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 		return nil
 	})
 	err := cl.RemoveMember(clustertest.WithTimeout(t), rest[1].Name, false)
-	if !errors.Is(err, client.ErrRefused) || !strings.Contains(err.Error(), "no quorum") {
+	if !errors.Is(err, api.ErrRefused) || !strings.Contains(err.Error(), "no quorum") {
 		t.Errorf("removing a live node with another one dead: %v", err)
 	}
 	t.Logf("refused: %v", err)

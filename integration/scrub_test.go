@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -53,7 +54,7 @@ func scrubs(t *testing.T, n *clustertest.Process) {
 		if end := is.Scrub.LastEnd; end == nil || was.Scrub.LastEnd != nil && !end.After(*was.Scrub.LastEnd) {
 			return fmt.Errorf("%+v", is.Scrub)
 		}
-		if is.Scrub.LastResult != client.ScrubOK {
+		if is.Scrub.LastResult != api.ScrubOK {
 			t.Fatalf("%+v", is.Scrub)
 		}
 		return nil
@@ -133,7 +134,7 @@ func TestScrub_Reports(t *testing.T) {
 	n.Start()
 	n.WaitReady()
 	s, err := n.Stats()
-	if err != nil || s.Scrub.LastEnd == nil || s.Scrub.LastTookSeconds <= 0 || s.Scrub.LastResult != client.ScrubOK {
+	if err != nil || s.Scrub.LastEnd == nil || s.Scrub.LastTookSeconds <= 0 || s.Scrub.LastResult != api.ScrubOK {
 		t.Errorf("after a restart: %+v, %v", s.Scrub, err)
 	}
 	// The two whole chunks of the large value are equal.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -178,7 +179,7 @@ func TestSettings_PeerPort_SaysWhereClientsGo(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var problem client.Problem
+			var problem api.Problem
 			if method != http.MethodHead {
 				err = json.NewDecoder(resp.Body).Decode(&problem)
 			}

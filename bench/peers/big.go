@@ -14,7 +14,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // bigPart loads many keys into oncekv and into etcd, each alone on the machine, and
@@ -369,8 +369,8 @@ func (o *oncekv) process(name string) *process {
 }
 
 // stats are the figures of a node.
-func stats(ctx context.Context, url string) (client.Stats, error) {
-	var s client.Stats
+func stats(ctx context.Context, url string) (api.Stats, error) {
+	var s api.Stats
 	text, err := fetch(ctx, url+"/stats")
 	if err != nil {
 		return s, err

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -138,17 +139,17 @@ func (o *oncekv) at(leads bool) func(func(addr string) opener) opener {
 }
 
 // member is the leader, or a follower.
-func (o *oncekv) member(ctx context.Context, leads bool) (client.Member, error) {
+func (o *oncekv) member(ctx context.Context, leads bool) (api.Member, error) {
 	all, err := o.clients[0].Members(ctx)
 	if err != nil {
-		return client.Member{}, err
+		return api.Member{}, err
 	}
 	for _, m := range all.Members {
 		if (m.Name == all.Leader) == leads {
 			return m, nil
 		}
 	}
-	return client.Member{}, errors.New("oncekv has no leader")
+	return api.Member{}, errors.New("oncekv has no leader")
 }
 
 func (o *oncekv) client(worker int) *client.Client { return o.clients[worker%len(o.clients)] }
@@ -184,7 +185,7 @@ func (o *oncekv) absences(_ context.Context, s session, worker int) (operation, 
 	return func(ctx context.Context) (int, error) {
 		v, err := c.Get(ctx, key(), client.GetOptions{})
 		switch {
-		case errors.Is(err, client.ErrNotFound):
+		case errors.Is(err, api.ErrNotFound):
 			return 1, nil
 		case err == nil:
 			return 0, errors.Join(errSetAlready, v.Body.Close())
@@ -203,7 +204,7 @@ func (o *oncekv) putAll(ctx context.Context, s session, keys int, acknowledged f
 		}
 	}
 	for r, err := range o.clients[0].PutAll(ctx, items) {
-		if err == nil && r.Err == nil && r.Status != client.BatchCreated {
+		if err == nil && r.Err == nil && r.Status != api.BatchCreated {
 			err = errSetAlready
 		}
 		if err := errors.Join(err, r.Err); err != nil {

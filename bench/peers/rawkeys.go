@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // pieceBytes is how much of a stream is sent at once.
@@ -65,7 +65,7 @@ func (c *rawConn) postKeys(ctx context.Context, s stream) (set uint32, err error
 }
 
 func (c *rawConn) writeLines(ctx context.Context, s stream) error {
-	head := "POST /keys HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + client.ContentTypeNDJSON + "\r\nTransfer-Encoding: chunked\r\n\r\n"
+	head := "POST /keys HTTP/1.1\r\nHost: localhost\r\nContent-Type: " + api.ContentTypeNDJSON + "\r\nTransfer-Encoding: chunked\r\n\r\n"
 	out, piece := []byte(head), make([]byte, 0, pieceBytes)
 	for n := s.from; n < s.to; n++ {
 		piece = append(append(piece, `{"key":"`...), s.key(0, n)...)
@@ -95,8 +95,8 @@ func (c *rawConn) writeLines(ctx context.Context, s stream) error {
 
 // What the results of keys that are set have in them.
 var (
-	created   = []byte(`"status":"` + client.BatchCreated + `"`)
-	unchanged = []byte(`"status":"` + client.BatchUnchanged + `"`)
+	created   = []byte(`"status":"` + api.BatchCreated + `"`)
+	unchanged = []byte(`"status":"` + api.BatchUnchanged + `"`)
 )
 
 // readResults reads them; they come in the order of the lines.

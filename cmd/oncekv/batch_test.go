@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -65,13 +66,13 @@ oncekv: some keys are set to other bytes; they were not changed
 }
 
 // results decodes what --json wrote.
-func batchResults(t *testing.T, stdout string) []client.BatchResult {
+func batchResults(t *testing.T, stdout string) []api.BatchResult {
 	t.Helper()
-	var all []client.BatchResult
+	var all []api.BatchResult
 	d := json.NewDecoder(strings.NewReader(stdout))
 	d.DisallowUnknownFields()
 	for {
-		var r client.BatchResult
+		var r api.BatchResult
 		err := d.Decode(&r)
 		if err == io.EOF {
 			return all
@@ -167,8 +168,8 @@ func TestBatch_NotDone(t *testing.T) {
 		kind         string
 		counted      string
 	}{
-		{http.StatusServiceUnavailable, exitFailed, client.ProblemUnavailable, "failed  1"},
-		{http.StatusGatewayTimeout, exitUnknown, client.ProblemOutcomeUnknown, "unknown  1"},
+		{http.StatusServiceUnavailable, exitFailed, api.ProblemUnavailable, "failed  1"},
+		{http.StatusGatewayTimeout, exitUnknown, api.ProblemOutcomeUnknown, "unknown  1"},
 	} {
 		f := newFakeAPI(t)
 		f.locked(func() { f.refuse = c.refuse })
@@ -176,7 +177,7 @@ func TestBatch_NotDone(t *testing.T) {
 		r.wantStderr(t, "the batch is not complete: line 2 and those after it have no result").wantStdout(t, c.counted)
 		r = f.command(t, strings.NewReader(input), "batch", "--timeout", "20ms", "--json").want(t, c.code)
 		all := batchResults(t, r.stdout)
-		if len(all) != 1 || all[0].Status != client.BatchError || all[0].Line != 2 || all[0].Type != c.kind {
+		if len(all) != 1 || all[0].Status != api.BatchError || all[0].Line != 2 || all[0].Type != c.kind {
 			t.Errorf("results: %s", r.stdout)
 		}
 	}
@@ -234,7 +235,7 @@ func (p *endlessPutter) PutAll(_ context.Context, items iter.Seq[client.PutItem]
 	return func(yield func(client.PutResult, error) bool) {
 		for item := range items {
 			p.taken++
-			if !yield(client.PutResult{Index: p.taken - 1, Key: item.Key, Status: client.BatchCreated}, nil) {
+			if !yield(client.PutResult{Index: p.taken - 1, Key: item.Key, Status: api.BatchCreated}, nil) {
 				return
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -34,23 +35,23 @@ func (o *batchOutput) flush() error {
 
 // invalid shows a line that was not sent.
 func (o *batchOutput) invalid(l batchLine) error {
-	return o.show(l, invalid, client.BatchResult{Status: client.BatchInvalid, Detail: l.err.Error()})
+	return o.show(l, invalid, api.BatchResult{Status: api.BatchInvalid, Detail: l.err.Error()})
 }
 
 // result shows what became of a line that was sent.
 func (o *batchOutput) result(l batchLine, r client.PutResult) error {
-	shown := client.BatchResult{Status: r.Status}
-	shown.Key, shown.KeyBase64 = client.JSONKey(r.Key)
-	if r.Status != client.BatchInvalid {
+	shown := api.BatchResult{Status: r.Status}
+	shown.Key, shown.KeyBase64 = api.JSONKey(r.Key)
+	if r.Status != api.BatchInvalid {
 		shown.Revision, shown.SHA256, shown.Size = r.Revision, r.SHA256, &r.Size
 	}
 	how := created
 	switch {
-	case r.Status == client.BatchInvalid:
+	case r.Status == api.BatchInvalid:
 		how = invalid
 	case r.Err != nil: // also bytes that changed on the way: the key has others now
-		how, shown.Status = conflict, client.BatchConflict
-	case r.Status == client.BatchUnchanged:
+		how, shown.Status = conflict, api.BatchConflict
+	case r.Status == api.BatchUnchanged:
 		how = unchanged
 	}
 	if r.Err != nil {
@@ -76,7 +77,7 @@ func detailOf(err error) string {
 	return err.Error()
 }
 
-func (o *batchOutput) show(l batchLine, how outcome, r client.BatchResult) error {
+func (o *batchOutput) show(l batchLine, how outcome, r api.BatchResult) error {
 	o.sum.add("", how, l.size, nil)
 	o.bar.add(l.bytes)
 	if o.results != nil {
@@ -101,7 +102,7 @@ func (o *batchOutput) show(l batchLine, how outcome, r client.BatchResult) error
 // notes were taken and have no result.
 func (o *batchOutput) stopped(first batchLine, notes <-chan batchLine, why error) error {
 	how := failed
-	if errors.Is(why, client.ErrOutcomeUnknown) {
+	if errors.Is(why, api.ErrOutcomeUnknown) {
 		how = unknown
 	}
 	o.sum.add("", how, first.size, nil)
@@ -111,7 +112,7 @@ func (o *batchOutput) stopped(first batchLine, notes <-chan batchLine, why error
 		}
 	}
 	if o.results != nil {
-		last := client.BatchResult{Status: client.BatchError, Line: uint64(first.number), Type: problemType(why), Detail: why.Error()}
+		last := api.BatchResult{Status: api.BatchError, Line: uint64(first.number), Type: problemType(why), Detail: why.Error()}
 		if err := errors.Join(writeJSON(o.results, last), o.flush()); err != nil {
 			return err
 		}
@@ -122,10 +123,10 @@ func (o *batchOutput) stopped(first batchLine, notes <-chan batchLine, why error
 func problemType(err error) string {
 	var status *client.StatusError
 	switch {
-	case errors.Is(err, client.ErrOutcomeUnknown):
-		return client.ProblemOutcomeUnknown
+	case errors.Is(err, api.ErrOutcomeUnknown):
+		return api.ProblemOutcomeUnknown
 	case errors.As(err, &status):
 		return status.Problem.Type
 	}
-	return client.ProblemUnavailable
+	return api.ProblemUnavailable
 }

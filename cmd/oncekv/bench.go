@@ -15,6 +15,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/load"
 )
@@ -242,7 +243,7 @@ func (b *benchFlags) targets(ctx context.Context, cl *client.Client) ([]string, 
 			return nil, err
 		}
 		for _, m := range members.Members {
-			if b.target == "databases" || (m.Role == client.RoleLeader) == (b.target == "leader") {
+			if b.target == "databases" || (m.Role == api.RoleLeader) == (b.target == "leader") {
 				urls = append(urls, m.ClientURL)
 			}
 		}

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // small makes a measurement that is over soon.
@@ -44,7 +44,7 @@ func (f *fakeAPI) keyCount(prefix string) (n int) {
 func TestBench_Modes(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() {
-		f.members = client.Members{Members: []client.Member{{Name: "n1", Role: client.RoleLeader, ClientURL: f.URL}, {Name: "n2", Role: client.RoleFollower, ClientURL: "http://127.0.0.1:1"}}}
+		f.members = api.Members{Members: []api.Member{{Name: "n1", Role: api.RoleLeader, ClientURL: f.URL}, {Name: "n2", Role: api.RoleFollower, ClientURL: "http://127.0.0.1:1"}}}
 	})
 	for _, way := range [][]string{nil, {"--go-client"}, {"--rate", "20000"}, {"--target", "leader"}} {
 		for mode, outcome := range map[string]string{"put": "created", "get": "found", "absent": "not_found", "batch": "created", "mixed": "found"} {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -226,13 +227,13 @@ func TestPut_NamedPipe(t *testing.T) {
 // swapping puts something else in a file's place before the importer opens it.
 type swapping struct {
 	swap func()
-	client.PutAnswer
+	api.PutAnswer
 }
 
-func (s *swapping) Put(_ context.Context, _ string, body io.ReadSeeker, _ client.PutOptions) (client.PutAnswer, error) {
+func (s *swapping) Put(_ context.Context, _ string, body io.ReadSeeker, _ client.PutOptions) (api.PutAnswer, error) {
 	s.swap()
 	_, err := io.Copy(io.Discard, body)
-	return client.PutAnswer{Created: true}, err
+	return api.PutAnswer{Created: true}, err
 }
 
 // What the walk saw as a file may be something else when it is opened.

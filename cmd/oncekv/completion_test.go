@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 func TestCompletion_Scripts(t *testing.T) {
@@ -16,7 +16,7 @@ func TestCompletion_Scripts(t *testing.T) {
 func TestCompletion_MemberNames(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() {
-		f.members = client.Members{Members: []client.Member{{Name: "n1", Role: client.RoleLeader}, {Name: "n2", Role: client.RoleFollower}}}
+		f.members = api.Members{Members: []api.Member{{Name: "n1", Role: api.RoleLeader}, {Name: "n2", Role: api.RoleFollower}}}
 	})
 	for _, sub := range []string{"remove", "promote", "leader"} {
 		r := f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone)

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -172,7 +173,7 @@ func (c *localCluster) voters() map[string]string {
 		}
 		clear(ids)
 		for _, m := range list.Members {
-			if m.Healthy && m.Role != client.RoleLearner {
+			if m.Healthy && m.Role != api.RoleLearner {
 				ids[m.Name] = m.ID
 			}
 		}
@@ -412,7 +413,7 @@ func TestDev_Reset(t *testing.T) {
 	c = c.restart("--reset", "--yes")
 	c.announced()
 	c.voters()
-	if _, err := c.client(0).Get(t.Context(), "before", client.GetOptions{}); !errors.Is(err, client.ErrNotFound) {
+	if _, err := c.client(0).Get(t.Context(), "before", client.GetOptions{}); !errors.Is(err, api.ErrNotFound) {
 		t.Errorf("after a reset: %v", err)
 	}
 	if _, err := os.Stat(mine); err != nil {

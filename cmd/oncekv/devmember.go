@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -224,7 +225,7 @@ func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) erro
 		return err
 	}
 	if others.listed != nil {
-		if err := others.client.RemoveMember(ctx, m.name, false); err != nil && !errors.Is(err, client.ErrNotFound) {
+		if err := others.client.RemoveMember(ctx, m.name, false); err != nil && !errors.Is(err, api.ErrNotFound) {
 			return fmt.Errorf("its old entry in the cluster has to be removed first: %w", err)
 		}
 	}
@@ -254,8 +255,8 @@ func inShort(why error) string {
 // otherMembers are the members without one.
 type otherMembers struct {
 	client *client.Client
-	urls   []string       // for clients, of those that hold everything
-	listed *client.Member // how the cluster knows the one, if it does
+	urls   []string    // for clients, of those that hold everything
+	listed *api.Member // how the cluster knows the one, if it does
 }
 
 // others returns the other members, if a majority of those that vote answers
@@ -274,7 +275,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 			return nil, fmt.Errorf("another node, at %s, is a member under its name; remove that node first: oncekv members remove %s", x.PeerURL, x.Name)
 		case x.Name == m.name:
 			o.listed = &x
-		case x.Role != client.RoleLearner:
+		case x.Role != api.RoleLearner:
 			voters = append(voters, x.Name)
 			if why := s.missing(ctx, x); why != "" {
 				without = append(without, x.Name+" "+why)
@@ -294,7 +295,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 }
 
 // membersWithout asks the other nodes who the members are.
-func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.Member, error) {
+func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]api.Member, error) {
 	var urls []string
 	for _, other := range s.members {
 		if other != m && other.running() != nil {
@@ -317,7 +318,7 @@ func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]client.
 
 // missing says why a member does not count as one that holds everything, "" if
 // it does: it answers, has caught up with its leader, and has its directory.
-func (s *devSystem) missing(ctx context.Context, x client.Member) string {
+func (s *devSystem) missing(ctx context.Context, x api.Member) string {
 	at := slices.IndexFunc(s.members, func(m *devMember) bool { return m.name == x.Name })
 	if at >= 0 && s.members[at].empty() {
 		return "has lost its data directory"
@@ -386,7 +387,7 @@ func (m *devMember) revision(ctx context.Context) (uint64, bool) {
 	if err != nil {
 		return 0, false
 	}
-	at := slices.IndexFunc(list.Members, func(x client.Member) bool { return x.Name == m.name })
+	at := slices.IndexFunc(list.Members, func(x api.Member) bool { return x.Name == m.name })
 	if at < 0 {
 		return 0, false
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -22,19 +23,19 @@ type dryRun struct {
 }
 
 // Put answers as a put would, also with client.ConflictError.
-func (d *dryRun) Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (client.PutAnswer, error) {
+func (d *dryRun) Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (api.PutAnswer, error) {
 	sum := sha256.New()
 	size, err := io.Copy(sum, body)
 	if err != nil {
-		return client.PutAnswer{}, err
+		return api.PutAnswer{}, err
 	}
 	digest := hex.EncodeToString(sum.Sum(nil))
 	is, err := d.client.Stat(ctx, key, client.GetOptions{})
-	answer := client.PutAnswer{Revision: is.Revision, SHA256: is.SHA256, Size: is.Size}
+	answer := api.PutAnswer{Revision: is.Revision, SHA256: is.SHA256, Size: is.Size}
 	how := unchanged
 	switch {
-	case errors.Is(err, client.ErrNotFound):
-		how, err, answer = created, nil, client.PutAnswer{SHA256: digest, Size: size, Created: true}
+	case errors.Is(err, api.ErrNotFound):
+		how, err, answer = created, nil, api.PutAnswer{SHA256: digest, Size: size, Created: true}
 	case err == nil && is.SHA256 != digest:
 		how, err = conflict, &client.ConflictError{Revision: is.Revision, SHA256: is.SHA256, Size: is.Size, Status: 409}
 	case err != nil:

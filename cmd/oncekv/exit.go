@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/server"
 )
@@ -67,15 +67,15 @@ func exitCode(err error) int {
 		return exitDone
 	case isUsage(err), isOtherVersion(err):
 		return exitUsage
-	case errors.Is(err, client.ErrNotFound):
+	case errors.Is(err, api.ErrNotFound):
 		return exitNotFound
-	case errors.Is(err, client.ErrExists), errors.Is(err, errConflicts):
+	case errors.Is(err, api.ErrExists), errors.Is(err, errConflicts):
 		return exitConflict
-	case errors.Is(err, client.ErrOutcomeUnknown):
+	case errors.Is(err, api.ErrOutcomeUnknown):
 		return exitUnknown
-	case errors.Is(err, client.ErrGone):
+	case errors.Is(err, api.ErrGone):
 		return exitGone
-	case errors.Is(err, client.ErrHistoryChanged):
+	case errors.Is(err, api.ErrHistoryChanged):
 		return exitHistory
 	case errors.Is(err, server.ErrDiskFailed):
 		return exitDisk

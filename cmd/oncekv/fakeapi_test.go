@@ -20,7 +20,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
 )
 
@@ -36,14 +36,14 @@ type fakeAPI struct {
 	detail  string // of that
 	corrupt bool   // values arrive with a wrong byte
 	changes []string
-	members client.Members
-	caches  []client.CacheNode
-	history int               // streams of /changes break off after so many lines; 0: never
-	batch   int               // streams of POST /keys break off after so many results; 0: never
-	of      client.History    // that it holds; none if it has no id
-	index   client.IndexRuns  // in stats
-	files   client.ValueFiles // in stats
-	scrub   client.Scrub      // in stats
+	members api.Members
+	caches  []api.CacheNode
+	history int            // streams of /changes break off after so many lines; 0: never
+	batch   int            // streams of POST /keys break off after so many results; 0: never
+	of      api.History    // that it holds; none if it has no id
+	index   api.IndexRuns  // in stats
+	files   api.ValueFiles // in stats
+	scrub   api.Scrub      // in stats
 
 	receive func(io.Reader) // sees the body of every put before it is read
 }
@@ -81,13 +81,13 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/keys/get" { // as a node that knows no frames does, which reads none of the body
-		writeProblem(w, client.Problem{Status: http.StatusNotFound, Type: client.ProblemNoRoute, Detail: "no such route"})
+		writeProblem(w, api.Problem{Status: http.StatusNotFound, Type: api.ProblemNoRoute, Detail: "no such route"})
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.of.ID != "" {
-		w.Header().Set(client.HeaderHistory, f.of.ID)
+		w.Header().Set(api.HeaderHistory, f.of.ID)
 	}
 	switch {
 	case isKey && r.Method == http.MethodPut:
@@ -109,22 +109,22 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 	}
 	f.puts++
 	if f.refuse != 0 {
-		writeProblem(w, client.Problem{Status: f.refuse, Detail: cmp.Or(f.detail, "refused by the test")})
+		writeProblem(w, api.Problem{Status: f.refuse, Detail: cmp.Or(f.detail, "refused by the test")})
 		return
 	}
-	id := r.Header.Get(client.HeaderPutID)
+	id := r.Header.Get(api.HeaderPutID)
 	v, found := f.values[key]
 	if !found {
 		v = fakeValue{body: body, contentType: r.Header.Get("Content-Type"), putID: id, revision: len(f.values) + 1, meta: map[string]string{}}
 		for name, values := range r.Header {
-			if name, found := strings.CutPrefix(name, client.HeaderMetaPrefix); found {
+			if name, found := strings.CutPrefix(name, api.HeaderMetaPrefix); found {
 				v.meta[strings.ToLower(name)] = values[0]
 			}
 		}
 		f.values[key] = v
 	}
 	size := int64(len(v.body))
-	lost := client.Problem{Detail: fmt.Sprintf("key %q is set to other bytes", key), Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
+	lost := api.Problem{Detail: fmt.Sprintf("key %q is set to other bytes", key), Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
 	won := !found || id != "" && v.putID == id
 	switch {
 	case r.Header.Get("If-None-Match") == "*" && !won:
@@ -135,8 +135,8 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 		writeProblem(w, lost)
 	default:
 		status := map[bool]int{true: http.StatusCreated, false: http.StatusOK}[won]
-		answer := client.PutAnswer{Revision: uint64(v.revision), SHA256: v.digest(), Size: size, Created: won}
-		answer.Key, answer.KeyBase64 = client.JSONKey(key)
+		answer := api.PutAnswer{Revision: uint64(v.revision), SHA256: v.digest(), Size: size, Created: won}
+		answer.Key, answer.KeyBase64 = api.JSONKey(key)
 		answerJSON(w, status, answer)
 	}
 }
@@ -145,7 +145,7 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
 	flow := http.NewResponseController(w)
 	flow.EnableFullDuplex()
-	w.Header().Set("Content-Type", client.ContentTypeNDJSON)
+	w.Header().Set("Content-Type", api.ContentTypeNDJSON)
 	flow.Flush()
 	lines := bufio.NewReader(r.Body)
 	for n := 1; ; n++ {
@@ -165,18 +165,18 @@ func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (f *fakeAPI) putLine(n int, line []byte) client.BatchResult {
+func (f *fakeAPI) putLine(n int, line []byte) api.BatchResult {
 	f.puts++
 	item, err := httpapi.ParsePut(line)
 	switch {
 	case err != nil:
-		return client.BatchResult{Status: client.BatchInvalid, Detail: err.Error()}
+		return api.BatchResult{Status: api.BatchInvalid, Detail: err.Error()}
 	case string(item.Value) == "too large":
-		return client.BatchResult{Key: item.Key, Status: client.BatchInvalid, Detail: fmt.Sprintf("line %d: too large for the test", n)}
+		return api.BatchResult{Key: item.Key, Status: api.BatchInvalid, Detail: fmt.Sprintf("line %d: too large for the test", n)}
 	case f.refuse == http.StatusGatewayTimeout:
-		return client.BatchResult{Key: item.Key, Status: client.BatchUnknown, Detail: "lost by the test"}
+		return api.BatchResult{Key: item.Key, Status: api.BatchUnknown, Detail: "lost by the test"}
 	case f.refuse != 0:
-		return client.BatchResult{Key: item.Key, Status: client.BatchFailed, Detail: "refused by the test"}
+		return api.BatchResult{Key: item.Key, Status: api.BatchFailed, Detail: "refused by the test"}
 	}
 	v, found := f.values[item.Key]
 	if !found {
@@ -184,13 +184,13 @@ func (f *fakeAPI) putLine(n int, line []byte) client.BatchResult {
 		f.values[item.Key] = v
 	}
 	size := int64(len(v.body))
-	result := client.BatchResult{Status: client.BatchCreated, Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
-	result.Key, result.KeyBase64 = client.JSONKey(item.Key)
+	result := api.BatchResult{Status: api.BatchCreated, Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
+	result.Key, result.KeyBase64 = api.JSONKey(item.Key)
 	switch {
 	case !bytes.Equal(v.body, item.Value):
-		result.Status, result.Detail = client.BatchConflict, "the key is set to other bytes"
+		result.Status, result.Detail = api.BatchConflict, "the key is set to other bytes"
 	case found:
-		result.Status = client.BatchUnchanged
+		result.Status = api.BatchUnchanged
 	}
 	return result
 }
@@ -198,27 +198,27 @@ func (f *fakeAPI) putLine(n int, line []byte) client.BatchResult {
 func (f *fakeAPI) get(w http.ResponseWriter, r *http.Request, key string) {
 	v, found := f.values[key]
 	if !found {
-		writeProblem(w, client.Problem{Status: http.StatusNotFound, Type: client.ProblemNotFound, Detail: "not set"})
+		writeProblem(w, api.Problem{Status: http.StatusNotFound, Type: api.ProblemNotFound, Detail: "not set"})
 		return
 	}
 	if v.gone {
-		writeProblem(w, client.Problem{Status: http.StatusGone, Type: client.ProblemGone, Detail: "retired by the test"})
+		writeProblem(w, api.Problem{Status: http.StatusGone, Type: api.ProblemGone, Detail: "retired by the test"})
 		return
 	}
 	sum, _ := hex.DecodeString(v.digest())
 	h := w.Header()
 	for name, value := range v.meta {
-		h.Set(client.HeaderMetaPrefix+name, value)
+		h.Set(api.HeaderMetaPrefix+name, value)
 	}
 	if v.by != "" {
-		h.Set(client.HeaderBy, v.by)
+		h.Set(api.HeaderBy, v.by)
 	}
 	h.Set("ETag", strconv.Quote(v.digest()))
 	h.Set("Repr-Digest", "sha-256=:"+base64.StdEncoding.EncodeToString(sum)+":")
 	h.Set("Content-Type", v.contentType)
 	h.Set("Content-Length", strconv.Itoa(len(v.body)))
-	h.Set(client.HeaderRevision, strconv.Itoa(v.revision))
-	h.Set(client.HeaderTime, time.Unix(1700000000, 0).UTC().Format(time.RFC3339Nano))
+	h.Set(api.HeaderRevision, strconv.Itoa(v.revision))
+	h.Set(api.HeaderTime, time.Unix(1700000000, 0).UTC().Format(time.RFC3339Nano))
 	body := bytes.Clone(v.body)
 	if f.corrupt {
 		body[0] ^= 1
@@ -259,7 +259,7 @@ func (f *fakeAPI) cluster(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case r.URL.Path == "/members" && r.Method == http.MethodPost:
-		answerJSON(w, http.StatusCreated, client.Member{Name: "n4", Role: client.RoleLearner})
+		answerJSON(w, http.StatusCreated, api.Member{Name: "n4", Role: api.RoleLearner})
 	case r.URL.Path == "/ping":
 		io.WriteString(w, "pong\n")
 	case r.URL.Path == "/keys":
@@ -269,13 +269,13 @@ func (f *fakeAPI) cluster(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/caches":
 		answerJSON(w, http.StatusOK, f.caches)
 	case r.URL.Path == "/stats":
-		var of *client.History
+		var of *api.History
 		if f.of.ID != "" {
 			of = &f.of
 		}
-		answerJSON(w, http.StatusOK, client.Stats{Name: "fake", Role: client.RoleLeader, History: of, Level: client.Levels{Store: 1, Program: 2}, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts), IndexBytes: 5 << 20, Index: f.index, Values: f.files, Scrub: f.scrub})
+		answerJSON(w, http.StatusOK, api.Stats{Name: "fake", Role: api.RoleLeader, History: of, Level: api.Levels{Store: 1, Program: 2}, Revision: uint64(len(f.values)), Keys: uint64(len(f.values)), Puts: uint64(f.puts), IndexBytes: 5 << 20, Index: f.index, Values: f.files, Scrub: f.scrub})
 	case strings.HasSuffix(r.URL.Path, "/n9"):
-		writeProblem(w, client.Problem{Status: http.StatusConflict, Type: client.ProblemRefused, Detail: "would lose quorum"})
+		writeProblem(w, api.Problem{Status: http.StatusConflict, Type: api.ProblemRefused, Detail: "would lose quorum"})
 	default:
 		answerJSON(w, http.StatusOK, f.members)
 	}
@@ -293,24 +293,24 @@ func (f *fakeAPI) list(w http.ResponseWriter, r *http.Request) {
 	slices.Sort(keys)
 	after, _ := base64.RawURLEncoding.DecodeString(q.Get("after"))
 	if history := q.Get("history"); history != "" && history != f.of.ID {
-		writeProblem(w, client.Problem{Status: http.StatusConflict, Type: client.ProblemHistoryChanged, Detail: "refused by the test", History: f.of.ID})
+		writeProblem(w, api.Problem{Status: http.StatusConflict, Type: api.ProblemHistoryChanged, Detail: "refused by the test", History: f.of.ID})
 		return
 	}
 	keys = slices.DeleteFunc(keys, func(key string) bool { return len(after) > 0 && key <= string(after[1:]) })
-	var page client.KeysPage
+	var page api.KeysPage
 	for _, key := range keys[:min(2, len(keys))] {
 		page.Keys = append(page.Keys, f.record(key))
 	}
 	if len(keys) > 2 {
-		page.Next = client.KeysToken(keys[1])
+		page.Next = api.KeysToken(keys[1])
 	}
 	answerJSON(w, http.StatusOK, page)
 }
 
-func (f *fakeAPI) record(key string) client.Record {
+func (f *fakeAPI) record(key string) api.Record {
 	v := f.values[key]
-	r := client.Record{Revision: uint64(v.revision), SHA256: v.digest(), Size: int64(len(v.body)), ContentType: v.contentType, By: v.by, Meta: v.meta}
-	r.Key, r.KeyBase64 = client.JSONKey(key)
+	r := api.Record{Revision: uint64(v.revision), SHA256: v.digest(), Size: int64(len(v.body)), ContentType: v.contentType, By: v.by, Meta: v.meta}
+	r.Key, r.KeyBase64 = api.JSONKey(key)
 	return r
 }
 
@@ -320,7 +320,7 @@ func (f *fakeAPI) listChanges(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	since, _ := strconv.Atoi(q.Get("since"))
 	if history := q.Get("history"); since > len(f.values) || history != "" && history != f.of.ID {
-		p := client.Problem{Status: http.StatusConflict, Type: client.ProblemHistoryChanged, Detail: "refused by the test", History: f.of.ID, Newest: uint64(len(f.values))}
+		p := api.Problem{Status: http.StatusConflict, Type: api.ProblemHistoryChanged, Detail: "refused by the test", History: f.of.ID, Newest: uint64(len(f.values))}
 		if n := len(f.of.Parents); n > 0 {
 			p.Parent = &f.of.Parents[n-1]
 		}
@@ -337,11 +337,11 @@ func (f *fakeAPI) listChanges(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(key, q.Get("prefix")) {
 			continue
 		}
-		change := client.Change{Record: f.record(key)}
+		change := api.Change{Record: f.record(key)}
 		if q.Get("values") == "true" {
 			value := string(f.values[key].body)
 			if change.Value = &value; !utf8.ValidString(value) {
-				value, change.Encoding = base64.StdEncoding.EncodeToString([]byte(value)), client.EncodingBase64
+				value, change.Encoding = base64.StdEncoding.EncodeToString([]byte(value)), api.EncodingBase64
 			}
 		}
 		json.NewEncoder(w).Encode(change)
@@ -361,8 +361,8 @@ func answerJSON(w http.ResponseWriter, status int, v any) {
 	json.NewEncoder(w).Encode(v)
 }
 
-func writeProblem(w http.ResponseWriter, p client.Problem) {
-	w.Header().Set("Content-Type", client.ContentTypeProblem)
+func writeProblem(w http.ResponseWriter, p api.Problem) {
+	w.Header().Set("Content-Type", api.ContentTypeProblem)
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -48,11 +49,11 @@ and is gone.
 	return cmd
 }
 
-// notSetError names a key that is not set. It is client.ErrNotFound.
+// notSetError names a key that is not set. It is api.ErrNotFound.
 type notSetError string
 
 func (e notSetError) Error() string        { return fmt.Sprintf("%q is not set", string(e)) }
-func (e notSetError) Is(target error) bool { return target == client.ErrNotFound }
+func (e notSetError) Is(target error) bool { return target == api.ErrNotFound }
 
 func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 	if err := checkKey(key); err != nil {
@@ -63,7 +64,7 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 		return err
 	}
 	obj, err := cl.Get(ctx, key, client.GetOptions{})
-	if errors.Is(err, client.ErrNotFound) {
+	if errors.Is(err, api.ErrNotFound) {
 		a.hintPrefix(ctx, cl, key)
 		return notSetError(key)
 	}
@@ -130,9 +131,9 @@ func writeDocument(w io.Writer, obj *client.Object) error {
 	if err != nil {
 		return err
 	}
-	doc := client.Document{Record: obj.Record, Value: string(value)}
+	doc := api.Document{Record: obj.Record, Value: string(value)}
 	if !utf8.Valid(value) {
-		doc.Value, doc.Encoding = base64.StdEncoding.EncodeToString(value), client.EncodingBase64
+		doc.Value, doc.Encoding = base64.StdEncoding.EncodeToString(value), api.EncodingBase64
 	}
 	return writeJSON(w, doc)
 }
@@ -144,7 +145,7 @@ func streamDocument(w io.Writer, obj *client.Object) error {
 		return err
 	}
 	open := bytes.TrimSuffix(record, []byte("}\n"))
-	if _, err := fmt.Fprintf(w, `%s,"encoding":%q,"value":"`, open, client.EncodingBase64); err != nil {
+	if _, err := fmt.Fprintf(w, `%s,"encoding":%q,"value":"`, open, api.EncodingBase64); err != nil {
 		return err
 	}
 	enc := base64.NewEncoder(base64.StdEncoding, w)

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 func (f *fakeAPI) set(key string, body []byte) {
@@ -42,7 +42,7 @@ func TestGet_File(t *testing.T) {
 	r := f.command(t, nil, "get", "k", "-o", path, "--json").want(t, exitDone)
 	got, err := os.ReadFile(path)
 	must(t, err)
-	var record client.Document
+	var record api.Document
 	must(t, json.Unmarshal([]byte(r.stdout), &record))
 	if string(got) != "value" || record.Size != 5 || record.Value != "" {
 		t.Fatalf("file %q, record %+v", got, record)
@@ -87,10 +87,10 @@ func TestGet_JSON(t *testing.T) {
 	} {
 		f.set(key, c.value)
 		r := f.command(t, nil, "get", key, "--json").want(t, exitDone)
-		var doc client.Document
+		var doc api.Document
 		must(t, json.Unmarshal([]byte(r.stdout), &doc))
 		value := []byte(doc.Value)
-		if doc.Encoding == client.EncodingBase64 {
+		if doc.Encoding == api.EncodingBase64 {
 			var err error
 			value, err = base64.StdEncoding.DecodeString(doc.Value)
 			must(t, err)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -143,12 +144,12 @@ func TestImport_BadDirectory(t *testing.T) {
 // vanishing removes things while a file is sent.
 type vanishing []string
 
-func (v vanishing) Put(context.Context, string, io.ReadSeeker, client.PutOptions) (client.PutAnswer, error) {
+func (v vanishing) Put(context.Context, string, io.ReadSeeker, client.PutOptions) (api.PutAnswer, error) {
 	var errs []error
 	for _, path := range v {
 		errs = append(errs, os.RemoveAll(path))
 	}
-	return client.PutAnswer{Created: true}, errors.Join(errs...)
+	return api.PutAnswer{Created: true}, errors.Join(errs...)
 }
 
 // Files and directories that were seen and cannot be read are failures.
@@ -191,12 +192,12 @@ type stoppingPutter struct {
 	left int
 }
 
-func (p *stoppingPutter) Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (client.PutAnswer, error) {
+func (p *stoppingPutter) Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (api.PutAnswer, error) {
 	p.left--
 	if p.left == 0 {
 		p.stop()
 	}
-	return client.PutAnswer{Created: true}, nil
+	return api.PutAnswer{Created: true}, nil
 }
 
 func TestImporter_Interrupted(t *testing.T) {

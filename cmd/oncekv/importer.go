@@ -12,13 +12,14 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // putter is the one method of client.Client that an import needs.
 type putter interface {
-	Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (client.PutAnswer, error)
+	Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (api.PutAnswer, error)
 }
 
 // importer sends the files below root. One goroutine walks, parallel others
@@ -116,9 +117,9 @@ func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path
 	case errors.Is(err, errReaderGone): // of a dry run, and no fault of the file
 		stop(err)
 		return
-	case errors.Is(err, client.ErrExists):
+	case errors.Is(err, api.ErrExists):
 		how = conflict
-	case errors.Is(err, client.ErrOutcomeUnknown):
+	case errors.Is(err, api.ErrOutcomeUnknown):
 		how = unknown
 	default:
 		how = failed

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // JSON has nothing in it that a terminal would not just show, and loses nothing.
@@ -21,7 +21,7 @@ func TestJSON_OnTerminal(t *testing.T) {
 		for _, args := range [][]string{{"get", name}, {"put", name, name}, {"ls", name}, {"get", "large/" + name}, {"watch", name, "--since", "0", "--limit", "1", "--values"}} {
 			r := f.command(t, nil, append(args, "--json")...).want(t, exitDone)
 			plainOutput(t, strings.Join(args, " "), r.stdout)
-			var got client.Record
+			var got api.Record
 			must(t, json.Unmarshal([]byte(r.stdout), &got))
 			if got.Key != args[1] {
 				t.Errorf("%q: key %q", args, got.Key)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -79,7 +80,7 @@ func (a *app) ls(ctx context.Context, l *lsFlags, prefix string) error {
 	return errors.Join(table.Flush(), out.Flush())
 }
 
-func (a *app) showKey(out, table io.Writer, long bool, r client.Record) error {
+func (a *app) showKey(out, table io.Writer, long bool, r api.Record) error {
 	if a.json {
 		return writeJSON(out, r)
 	}

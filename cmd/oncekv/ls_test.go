@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // fill sets keys in the order given.
@@ -40,7 +40,7 @@ func TestLs_JSON(t *testing.T) {
 		t.Fatalf("%q", lines)
 	}
 	for i, want := range []string{"a", "b\xfe"} {
-		var r client.Record
+		var r api.Record
 		must(t, json.Unmarshal([]byte(lines[i]), &r))
 		if key, err := r.RawKey(); err != nil || key != want || r.Revision != uint64(i+1) || r.SHA256 == "" {
 			t.Errorf("line %d: %+v, %v", i, r, err)
@@ -51,8 +51,8 @@ func TestLs_JSON(t *testing.T) {
 // A request that failed everywhere says how the cluster looks.
 func TestRun_SaysWhatIsWrong(t *testing.T) {
 	f := newFakeAPI(t)
-	members := client.Members{Stale: true, Members: []client.Member{
-		{Name: "n1", Healthy: true, Role: client.RoleFollower}, {Name: "n2", ClientURL: "http://h:2"}, {Name: "n3", ClientURL: "http://h:3"},
+	members := api.Members{Stale: true, Members: []api.Member{
+		{Name: "n1", Healthy: true, Role: api.RoleFollower}, {Name: "n2", ClientURL: "http://h:2"}, {Name: "n3", ClientURL: "http://h:3"},
 	}}
 	f.locked(func() { f.refuse, f.members = http.StatusServiceUnavailable, members })
 	f.command(t, nil, "put", "k", "v", "--timeout", "20ms").want(t, exitFailed).wantStderr(t,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -62,9 +63,9 @@ func (a *app) listMembers(cmd *cobra.Command, cl *client.Client) error {
 	return writeMembers(a.stdout, members)
 }
 
-func writeMembers(w io.Writer, members client.Members) error {
+func writeMembers(w io.Writer, members api.Members) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	slices.SortFunc(members.Members, func(a, b client.Member) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(members.Members, func(a, b api.Member) int { return strings.Compare(a.Name, b.Name) })
 	fmt.Fprintln(t, "NAME\tROLE\tHEALTHY\tAPPLIED\tREVISION\tCLIENT URL\tPEER URL\tID")
 	for _, m := range members.Members {
 		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%s\t%s\t%s\n", shown(m.Name), shown(m.Role), m.Healthy, m.AppliedIndex, m.Revision, shown(m.ClientURL), shown(m.PeerURL), shown(m.ID))
@@ -73,7 +74,7 @@ func writeMembers(w io.Writer, members client.Members) error {
 }
 
 func (a *app) membersAdd(c *clientFlags) *cobra.Command {
-	var m client.AddMember
+	var m api.AddMember
 	cmd := &cobra.Command{
 		Use:   "add NAME",
 		Short: "Add a database node (serve --join does this by itself)",
@@ -92,11 +93,11 @@ highest level that its program knows, which oncekv version shows on that machine
 	f.StringVar(&m.PeerURL, "peer-url", "", "URL at which database nodes reach it")
 	f.StringVar(&m.ClientURL, "client-url", "", "URL at which clients reach it")
 	f.Uint64Var(&m.Level, "level", 1, "highest level that the node's program knows")
-	f.StringVar(&m.Role, "role", client.RoleVoter, "voter: gets a vote when it has caught up; learner: never gets a vote")
+	f.StringVar(&m.Role, "role", api.RoleVoter, "voter: gets a vote when it has caught up; learner: never gets a vote")
 	return cmd
 }
 
-func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMember) error {
+func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m api.AddMember) error {
 	if m.PeerURL == "" || m.ClientURL == "" {
 		return usageErrorf("--peer-url and --client-url are required")
 	}
@@ -106,7 +107,7 @@ func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m client.AddMembe
 	if err := checkMemberURL("client-url", m.ClientURL); err != nil {
 		return err
 	}
-	if m.Role != client.RoleVoter && m.Role != client.RoleLearner {
+	if m.Role != api.RoleVoter && m.Role != api.RoleLearner {
 		return usageErrorf("--role %q is neither voter nor learner", m.Role)
 	}
 	if m.Level == 0 {
@@ -198,7 +199,7 @@ func (a *app) nameLeader(cmd *cobra.Command, cl *client.Client) error {
 	case err != nil:
 		return err
 	case members.Leader == "":
-		return fmt.Errorf("no leader is known: %w", client.ErrUnavailable)
+		return fmt.Errorf("no leader is known: %w", api.ErrUnavailable)
 	case a.json:
 		return writeJSON(a.stdout, map[string]any{"leader": members.Leader, "term": members.Term})
 	}

@@ -5,20 +5,20 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 func TestMembers(t *testing.T) {
 	f := newFakeAPI(t)
-	members := client.Members{Leader: "n2", Term: 7, Members: []client.Member{
-		{ID: "ab", Name: "n1", Role: client.RoleFollower, Healthy: true, ClientURL: "http://h:1", PeerURL: "http://h:2", Revision: 42},
-		{ID: "cd", Name: "n2", Role: client.RoleLeader, Healthy: true},
+	members := api.Members{Leader: "n2", Term: 7, Members: []api.Member{
+		{ID: "ab", Name: "n1", Role: api.RoleFollower, Healthy: true, ClientURL: "http://h:1", PeerURL: "http://h:2", Revision: 42},
+		{ID: "cd", Name: "n2", Role: api.RoleLeader, Healthy: true},
 	}}
 	f.locked(func() { f.members = members })
 	for _, args := range [][]string{{"members"}, {"members", "list"}} {
 		f.command(t, nil, args...).want(t, exitDone).wantStdout(t, "NAME", "n1", "follower", "42", "http://h:2", "n2", "leader")
 	}
-	var got client.Members
+	var got api.Members
 	must(t, json.Unmarshal([]byte(f.command(t, nil, "members", "--json").want(t, exitDone).stdout), &got))
 	if got.Leader != "n2" || len(got.Members) != 2 {
 		t.Fatalf("%+v", got)

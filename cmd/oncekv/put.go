@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -175,9 +176,9 @@ type putResult struct {
 }
 
 // putDone shows how a put ended.
-func (a *app) putDone(key, putID string, answer client.PutAnswer, err error) error {
+func (a *app) putDone(key, putID string, answer api.PutAnswer, err error) error {
 	r := putResult{Status: "unchanged", Revision: answer.Revision, SHA256: answer.SHA256, Size: answer.Size}
-	r.Key, r.KeyBase64 = client.JSONKey(key)
+	r.Key, r.KeyBase64 = api.JSONKey(key)
 	if answer.Created {
 		r.Status = "created"
 	}
@@ -188,7 +189,7 @@ func (a *app) putDone(key, putID string, answer client.PutAnswer, err error) err
 		if !a.json {
 			return err
 		}
-	case errors.Is(err, client.ErrOutcomeUnknown):
+	case errors.Is(err, api.ErrOutcomeUnknown):
 		return errors.Join(err, severalLines("The key may or may not be set. To find out, repeat the same put with --put-id "+shown(putID)))
 	case err != nil:
 		return err

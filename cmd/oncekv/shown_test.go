@@ -10,6 +10,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -32,8 +33,8 @@ func TestNamesOnTerminal(t *testing.T) {
 		f := newFakeAPI(t)
 		dir := files(t, map[string]string{name: "x"})
 		f.set("conflict/"+name, []byte("other"))
-		evil := client.Members{Leader: name, Members: []client.Member{{Name: name, Role: name, ClientURL: f.URL, PeerURL: name, ID: name, Healthy: true}}}
-		f.locked(func() { f.members, f.caches = evil, []client.CacheNode{{Name: name, URL: name}} })
+		evil := api.Members{Leader: name, Members: []api.Member{{Name: name, Role: name, ClientURL: f.URL, PeerURL: name, ID: name, Healthy: true}}}
+		f.locked(func() { f.members, f.caches = evil, []api.CacheNode{{Name: name, URL: name}} })
 		for _, args := range [][]string{
 			{"put", "k/" + name, "v", "--content-type", "text/plain"},
 			{"put", "conflict/" + name, "v"},
@@ -129,7 +130,7 @@ func TestLinesOf(t *testing.T) {
 		"one\\n|two":                 errors.Join(errors.New("one\n"), errors.New("two")),
 		`read x\n: one|two`:          fmt.Errorf("read %s: %w", "x\n", errors.Join(errors.New("one"), errors.New("two"))),
 		"a|b":                        &usageError{severalLines("a\nb")},
-		`put "k\n": outcome unknown`: &client.RequestError{Op: "put \"k\n\"", Kind: client.ErrOutcomeUnknown},
+		`put "k\n": outcome unknown`: &client.RequestError{Op: "put \"k\n\"", Kind: api.ErrOutcomeUnknown},
 	} {
 		if got := strings.Join(linesOf(err), "|"); !strings.HasPrefix(got, want) {
 			t.Errorf("%q, want %q", got, want)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -39,7 +40,7 @@ its value was retired and is gone.`,
 func (a *app) stat(ctx context.Context, cl *client.Client, key string) error {
 	record, err := cl.Stat(ctx, key, client.GetOptions{})
 	switch {
-	case errors.Is(err, client.ErrNotFound):
+	case errors.Is(err, api.ErrNotFound):
 		a.hintPrefix(ctx, cl, key)
 		return notSetError(key)
 	case err != nil:
@@ -50,7 +51,7 @@ func (a *app) stat(ctx context.Context, cl *client.Client, key string) error {
 	return writeRecord(a.stdout, key, record)
 }
 
-func writeRecord(w io.Writer, key string, r client.Record) error {
+func writeRecord(w io.Writer, key string, r api.Record) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "key\t%s\nrevision\t%d\nsize\t%d bytes\nsha256\t%s\ncontent type\t%s\n", shown(key), r.Revision, r.Size, r.SHA256, shown(r.ContentType))
 	if r.Time != nil {

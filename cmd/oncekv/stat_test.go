@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // What a put says about its value is shown wherever something about it is.
@@ -33,7 +33,7 @@ meta x-2      ~
 		t.Errorf("%s", r.stdout)
 	}
 	for _, line := range []string{"stat k", "get k", "get k -o /dev/null", "ls", "watch --since 0 --limit 1"} {
-		var got client.Record
+		var got api.Record
 		must(t, json.Unmarshal([]byte(f.command(t, nil, append(strings.Fields(line), "--json")...).want(t, exitDone).stdout), &got))
 		if got.Key != "k" || got.By != "alice" || !maps.Equal(got.Meta, want) {
 			t.Errorf("%s: %+v", line, got)

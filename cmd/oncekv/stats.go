@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -50,17 +51,17 @@ type statsDocument struct {
 
 // databaseFact is one database node, with its figures or why there are none.
 type databaseFact struct {
-	Name  string        `json:"name"`
-	URL   string        `json:"url"`
-	Error string        `json:"error,omitempty"`
-	Stats *client.Stats `json:"stats,omitempty"`
+	Name  string     `json:"name"`
+	URL   string     `json:"url"`
+	Error string     `json:"error,omitempty"`
+	Stats *api.Stats `json:"stats,omitempty"`
 }
 
 type cacheFact struct {
-	Name  string             `json:"name"`
-	URL   string             `json:"url"`
-	Error string             `json:"error,omitempty"`
-	Stats *client.CacheStats `json:"stats,omitempty"`
+	Name  string          `json:"name"`
+	URL   string          `json:"url"`
+	Error string          `json:"error,omitempty"`
+	Stats *api.CacheStats `json:"stats,omitempty"`
 }
 
 func (a *app) stats(ctx context.Context, cl *client.Client) error {
@@ -160,7 +161,7 @@ func (d *statsDocument) write(w io.Writer) error {
 }
 
 // onDisk is what the data of a node takes, but for the log.
-func onDisk(s *client.Stats) int64 {
+func onDisk(s *api.Stats) int64 {
 	return s.HistoryBytes + s.IndexBytes + s.Values.LiveBytes + s.Values.DeadBytes
 }
 
@@ -205,7 +206,7 @@ func (d *statsDocument) writeFiles(t io.Writer) {
 func (d *statsDocument) writeHistories(t io.Writer) {
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "DATABASE\tHISTORY\tLEVEL\tPROGRAM KNOWS")
-	var histories []*client.History
+	var histories []*api.History
 	for _, n := range d.Databases {
 		if n.Stats == nil {
 			fmt.Fprintf(t, "%s\t-\t-\t-\n", shown(n.Name))
@@ -214,7 +215,7 @@ func (d *statsDocument) writeHistories(t io.Writer) {
 		id, h := "-", n.Stats.History
 		if h != nil {
 			id = shown(h.ID)
-			if !slices.ContainsFunc(histories, func(other *client.History) bool { return other.ID == h.ID }) {
+			if !slices.ContainsFunc(histories, func(other *api.History) bool { return other.ID == h.ID }) {
 				histories = append(histories, h)
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // outcome is how one file of an import, or one line of a batch, went.
@@ -89,11 +89,11 @@ func (s *summary) add(path string, o outcome, size int64, err error) (outage int
 	s.bytes[o] += size
 	if err != nil && len(s.problems) < problemsKept {
 		p := problem{Status: o.String(), Reason: strings.Join(linesOf(err), "; "), path: path}
-		p.Path, p.PathBase64 = client.JSONKey(path)
+		p.Path, p.PathBase64 = api.JSONKey(path)
 		s.problems = append(s.problems, p)
 	}
 	switch {
-	case errors.Is(err, client.ErrUnavailable), errors.Is(err, client.ErrOutcomeUnknown), errors.Is(err, client.ErrOverloaded):
+	case errors.Is(err, api.ErrUnavailable), errors.Is(err, api.ErrOutcomeUnknown), errors.Is(err, api.ErrOverloaded):
 		s.outage++
 	case o != skipped:
 		s.outage = 0
@@ -123,7 +123,7 @@ func (s *summary) verdict(stopped error) error {
 	return nil
 }
 
-// undecidedError is client.ErrOutcomeUnknown for some files or lines.
+// undecidedError is api.ErrOutcomeUnknown for some files or lines.
 type undecidedError struct {
 	n    int
 	kind summaryKind
@@ -133,7 +133,7 @@ func (e *undecidedError) Error() string {
 	return fmt.Sprintf("%s may or may not be put; repeat the %s to find out", count(e.n, e.kind.thing()), e.kind.command())
 }
 
-func (e *undecidedError) Is(target error) bool { return target == client.ErrOutcomeUnknown }
+func (e *undecidedError) Is(target error) bool { return target == api.ErrOutcomeUnknown }
 
 // write shows the counts to people.
 func (s *summary) write(w io.Writer, source string) error {

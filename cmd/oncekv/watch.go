@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 )
 
@@ -65,7 +66,7 @@ func (a *app) watch(ctx context.Context, w *watchFlags, prefix string) error {
 	}
 	opts := client.ChangesOptions{Prefix: prefix, Follow: true, Values: w.values, Limit: w.limit}
 	if w.since != sinceNow {
-		since, err := client.ParsePosition(w.since)
+		since, err := api.ParsePosition(w.since)
 		if err != nil {
 			return usageErrorf("--since %.200q is neither a revision, nor a position such as 42.%s, nor %q", w.since, strings.Repeat("0123456789abcdef", 2), sinceNow)
 		}
@@ -92,7 +93,7 @@ func (a *app) watch(ctx context.Context, w *watchFlags, prefix string) error {
 
 // goOnAfter says how to go on where the history changed.
 func goOnAfter(e *client.HistoryChangedError) string {
-	since := shown(client.Position{Revision: e.Common(), History: e.History}.String())
+	since := shown(api.Position{Revision: e.Common(), History: e.History}.String())
 	switch common := e.Common(); {
 	case common == 0:
 		return "Nothing that was shown before may exist now. To read the new history from its beginning: --since " + since
@@ -127,9 +128,9 @@ func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.Ch
 }
 
 // newest is where the database is.
-func newest(ctx context.Context, cl *client.Client) (at client.Position, err error) {
+func newest(ctx context.Context, cl *client.Client) (at api.Position, err error) {
 	members, err := cl.Members(ctx)
-	if errors.Is(err, client.ErrServer) {
+	if errors.Is(err, api.ErrServer) {
 		return at, fmt.Errorf("only database nodes know the newest revision; name one with --endpoints, or give a revision with --since: %w", err)
 	}
 	if err != nil {
@@ -144,11 +145,11 @@ func newest(ctx context.Context, cl *client.Client) (at client.Position, err err
 
 // watchDocument is what --json shows of a change.
 type watchDocument struct {
-	client.Change
+	api.Change
 	Position string `json:"position"` // what --since takes to go on behind it
 }
 
-func (a *app) showChange(c client.Change) error {
+func (a *app) showChange(c api.Change) error {
 	if a.json {
 		return writeJSON(a.stdout, watchDocument{c, c.Position().String()})
 	}

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // Every stream of the fake breaks off: watch goes on where it stood.
@@ -32,7 +32,7 @@ func TestWatch_JSON(t *testing.T) {
 	r := f.command(t, nil, "watch", "--since", "0", "--limit", "2", "--json", "--values").want(t, exitDone)
 	var got []string
 	for line := range strings.Lines(r.stdout) {
-		var c client.Change
+		var c api.Change
 		must(t, json.Unmarshal([]byte(line), &c))
 		value, _, err := c.Bytes()
 		must(t, err)
@@ -59,7 +59,7 @@ func (w firstWrite) Write(p []byte) (int, error) {
 func TestWatch_NowUntilStopped(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("old1", "old2", "new")
-	f.locked(func() { f.members = client.Members{Members: []client.Member{{Revision: 1}, {Revision: 2}}} })
+	f.locked(func() { f.members = api.Members{Members: []api.Member{{Revision: 1}, {Revision: 2}}} })
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var stdout, stderr strings.Builder
@@ -98,7 +98,7 @@ func TestWatch_HistoryChanged(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("a", "b", "c")
 	f.locked(func() {
-		f.of = client.History{ID: forkedHistory, Parents: []client.Origin{{ID: watchedHistory, Revision: 2, Head: "aa"}}}
+		f.of = api.History{ID: forkedHistory, Parents: []api.Origin{{ID: watchedHistory, Revision: 2, Head: "aa"}}}
 	})
 	changed := "the history is " + forkedHistory + " now, no longer "
 	for since, want := range map[string]string{
@@ -114,7 +114,7 @@ func TestWatch_HistoryChanged(t *testing.T) {
 	}
 
 	// The same in the middle of it: the stream breaks off behind each change.
-	f.locked(func() { f.of, f.history = client.History{ID: watchedHistory}, 1 })
+	f.locked(func() { f.of, f.history = api.History{ID: watchedHistory}, 1 })
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var stdout, stderr strings.Builder

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"strconv"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/checker"
 )
 
@@ -19,7 +19,7 @@ func (p *prober) batch(ctx context.Context, keys []string, values [][]byte) {
 	to := json.NewEncoder(&lines)
 	for i, key := range keys {
 		value := string(values[i])
-		_ = to.Encode(client.PutDocument{Key: &key, Value: &value}) // of strings, into memory
+		_ = to.Encode(api.PutDocument{Key: &key, Value: &value}) // of strings, into memory
 	}
 	call := int64(p.into.now())
 	op := func(i int) checker.Op {
@@ -36,7 +36,7 @@ func (p *prober) batch(ctx context.Context, keys []string, values [][]byte) {
 		p.into.strange("%s: %v", p.who, err)
 		return
 	}
-	req.Header.Set("Content-Type", client.ContentTypeNDJSON)
+	req.Header.Set("Content-Type", api.ContentTypeNDJSON)
 	resp, err := p.http.Do(req)
 	if err != nil {
 		return
@@ -55,11 +55,11 @@ func (p *prober) batch(ctx context.Context, keys []string, values [][]byte) {
 		return
 	}
 	for results := bufio.NewScanner(resp.Body); results.Scan(); {
-		var said client.BatchResult
+		var said api.BatchResult
 		if err := json.Unmarshal(results.Bytes(), &said); err != nil {
 			return // the last line, cut off
 		}
-		if said.Status == client.BatchError {
+		if said.Status == api.BatchError {
 			p.into.refused("batch ended early")
 			if said.Line != uint64(done+1) {
 				p.into.strange("%s: a batch ended at line %d after %d results: %s", p.who, said.Line, done, said.Detail)
@@ -79,19 +79,19 @@ func (p *prober) batch(ctx context.Context, keys []string, values [][]byte) {
 }
 
 // lineOutcome records what the result of a line says.
-func (p *prober) lineOutcome(o checker.Op, said *client.BatchResult) {
+func (p *prober) lineOutcome(o checker.Op, said *api.BatchResult) {
 	o.Revision = said.Revision
 	switch said.Status {
-	case client.BatchCreated:
+	case api.BatchCreated:
 		o.Outcome = checker.Created
-	case client.BatchUnchanged:
+	case api.BatchUnchanged:
 		o.Outcome = checker.Unchanged
-	case client.BatchConflict:
+	case api.BatchConflict:
 		o.Outcome, o.Seen = checker.Conflict, said.SHA256
-	case client.BatchFailed:
+	case api.BatchFailed:
 		p.into.refused("line failed")
 		return
-	case client.BatchUnknown:
+	case api.BatchUnknown:
 		o.Revision = 0
 		p.into.add(p.node, o)
 		return

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -86,8 +86,8 @@ func (e *episode) becomesVoter(n *node) {
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(ms.Members, func(m client.Member) bool { return m.Name == n.Name })
-		if i < 0 || ms.Members[i].Role == client.RoleLearner {
+		i := slices.IndexFunc(ms.Members, func(m api.Member) bool { return m.Name == n.Name })
+		if i < 0 || ms.Members[i].Role == api.RoleLearner {
 			return fmt.Errorf("it is not a voter in %+v", ms.Members)
 		}
 		return nil

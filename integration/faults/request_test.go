@@ -15,7 +15,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/checker"
 )
 
@@ -151,7 +151,7 @@ func (p *prober) get(ctx context.Context, key string) int {
 	switch a.status {
 	case http.StatusOK:
 		op.Outcome, op.Seen = checker.Found, digestOf(a.body)
-		op.Revision, _ = strconv.ParseUint(a.header.Get(client.HeaderRevision), 10, 64)
+		op.Revision, _ = strconv.ParseUint(a.header.Get(api.HeaderRevision), 10, 64)
 		if tag := a.header.Get("Etag"); tag != `"`+op.Seen+`"` || op.Revision == 0 {
 			p.into.strange("%s: get %s gave bytes with the digest %s, ETag %s, revision %d", p.who, key, op.Seen, tag, op.Revision)
 		}
@@ -181,7 +181,7 @@ func (p *prober) list(ctx context.Context, prefix string, candidates []string, l
 			p.into.refused("list without an answer")
 			return
 		}
-		var page client.KeysPage
+		var page api.KeysPage
 		if err := json.Unmarshal(a.body, &page); a.status != http.StatusOK || err != nil || len(page.Keys) > limit || len(page.Keys) == 0 && page.Next != "" {
 			p.into.strange("%s: list of %s was answered %d: %v, %d keys, next page %q", p.who, prefix, a.status, err, len(page.Keys), page.Next)
 			return

@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -57,7 +57,7 @@ func (e *episode) sameHistory() uint64 {
 	revision, _ := clustertest.SameHistory(e.t, processes...)
 	digests := map[uint64]string{}
 	for _, d := range e.world.dbs {
-		var s client.Stats
+		var s api.Stats
 		clustertest.Eventually(e.t, "figures of "+d.Name, func() (err error) {
 			s, err = d.Stats()
 			return err

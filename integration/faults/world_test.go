@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
@@ -194,7 +194,7 @@ func (w *world) leader(among ...*node) *node {
 			if s.Term > term {
 				leader, term = nil, s.Term
 			}
-			if s.Role == client.RoleLeader {
+			if s.Role == api.RoleLeader {
 				leader = d
 			}
 		}

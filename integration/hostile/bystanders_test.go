@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
@@ -291,10 +291,10 @@ func ask(ctx context.Context, hc *http.Client, method, url, body, want string, s
 			continue
 		}
 		if !strings.Contains(string(got), want) {
-			if bytes.Contains(got, []byte(`"type":"`+client.ProblemUnavailable)) || bytes.Contains(got, []byte(`"type":"`+client.ProblemOverloaded)) {
+			if bytes.Contains(got, []byte(`"type":"`+api.ProblemUnavailable)) || bytes.Contains(got, []byte(`"type":"`+api.ProblemOverloaded)) {
 				return &busyError{fmt.Sprintf("%s %s answered %.300q", method, url, got)} // in a line
 			}
-			if bytes.Contains(got, []byte(`"status":"`+client.BatchUnknown+`"`)) {
+			if bytes.Contains(got, []byte(`"status":"`+api.BatchUnknown+`"`)) {
 				return fmt.Errorf("%s %s answered %.300q", method, url, got)
 			}
 			return &wrongError{fmt.Sprintf("%s %s answered %d without %.80q: %.200q", method, url, status, want, got)}
@@ -308,12 +308,12 @@ func ask(ctx context.Context, hc *http.Client, method, url, body, want string, s
 // where it explains itself and says when to try again.
 func refusal(what string, status int, header http.Header, got []byte) error {
 	said := fmt.Sprintf("%s answered %d: %.300s", what, status, bytes.TrimSpace(got))
-	var p client.Problem
+	var p api.Problem
 	busy := status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
 	if busy && header.Get("Retry-After") != "" && json.Unmarshal(got, &p) == nil && p.Detail != "" {
 		return &busyError{said}
 	}
-	if status == http.StatusGatewayTimeout && json.Unmarshal(got, &p) == nil && p.Type == client.ProblemOutcomeUnknown {
+	if status == http.StatusGatewayTimeout && json.Unmarshal(got, &p) == nil && p.Type == api.ProblemOutcomeUnknown {
 		return errors.New(said) // the node that was asked has been cut off from the next, or waits for it in vain
 	}
 	return &wrongError{said}
@@ -345,7 +345,7 @@ func askFramed(ctx context.Context, hc *http.Client, url string, body []byte, wa
 	if err == nil && p.RetryAfter > 0 && p.Detail != "" {
 		return &busyError{said}
 	}
-	if err == nil && p.Type == client.ProblemOutcomeUnknown {
+	if err == nil && p.Type == api.ProblemOutcomeUnknown {
 		return errors.New(said)
 	}
 	return &wrongError{said}

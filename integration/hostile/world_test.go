@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -274,7 +275,7 @@ func (w *world) judgeHistory(before uint64) {
 	ctx, cancel := context.WithTimeout(context.Background(), restartTime)
 	defer cancel()
 	err := poll(ctx, func() error {
-		var first client.Stats
+		var first api.Stats
 		for _, d := range w.DBs {
 			s, err := d.Stats()
 			if err != nil {

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // Binary builds cmd/oncekv into dir and returns its path. With
@@ -173,7 +173,7 @@ func (p *Processes) Leader() *Process {
 				continue
 			}
 			s, err := d.Stats()
-			if err == nil && s.Role == client.RoleLeader {
+			if err == nil && s.Role == api.RoleLeader {
 				leader = d
 				return nil
 			}
@@ -313,8 +313,8 @@ func (n *Process) WaitReady() {
 }
 
 // Stats returns a database node's figures.
-func (n *Process) Stats() (client.Stats, error) {
-	var s client.Stats
+func (n *Process) Stats() (api.Stats, error) {
+	var s api.Stats
 	resp, err := (&http.Client{Timeout: 5 * time.Second}).Get(n.URL() + "/stats")
 	if err != nil {
 		return s, err

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
@@ -129,8 +130,8 @@ func rewrite(r *httputil.ProxyRequest) {
 			delete(h, name)
 		}
 	}
-	if r.In.Header.Get("If-None-Match") != "" && r.In.Header.Get(client.HeaderPutID) == "" {
-		h.Set(client.HeaderPutID, client.NewPutID())
+	if r.In.Header.Get("If-None-Match") != "" && r.In.Header.Get(api.HeaderPutID) == "" {
+		h.Set(api.HeaderPutID, client.NewPutID())
 	}
 	if r.In.ContentLength > expectMin || r.In.ContentLength < 0 {
 		h.Set("Expect", "100-continue")
@@ -290,31 +291,31 @@ func failed(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.Is(failure.body, os.ErrDeadlineExceeded): // and so the database node has refused it
 		w.Header().Set("Connection", "close")
-		writeProblem(w, client.Problem{
-			Type: client.ProblemTimeout, Title: http.StatusText(http.StatusRequestTimeout), Status: http.StatusRequestTimeout,
+		writeProblem(w, api.Problem{
+			Type: api.ProblemTimeout, Title: http.StatusText(http.StatusRequestTimeout), Status: http.StatusRequestTimeout,
 			Detail: "no byte of the body arrived in time; nothing was set. Send the same request again",
 		})
 	case failure.body != nil: // as above
 		w.Header().Set("Connection", "close")
-		writeProblem(w, client.Problem{
-			Type: client.ProblemInvalid, Title: "Malformed request", Status: http.StatusBadRequest,
+		writeProblem(w, api.Problem{
+			Type: api.ProblemInvalid, Title: "Malformed request", Status: http.StatusBadRequest,
 			Detail: "the body broke off (" + failure.body.Error() + "); nothing was set. Send the same request again",
 		})
 	case failure.sent:
-		writeProblem(w, client.Problem{
-			Type: client.ProblemOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout,
+		writeProblem(w, api.Problem{
+			Type: api.ProblemOutcomeUnknown, Title: "Outcome unknown", Status: http.StatusGatewayTimeout,
 			Detail: "the request was sent to a database node and no answer came; " + wayOut(r.URL.Path) + ": " + err.Error(),
 		})
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		w.Header().Set("Retry-After", retryAfter)
-		writeProblem(w, client.Problem{
-			Type: client.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
+		writeProblem(w, api.Problem{
+			Type: api.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
 			Detail: "no database node answered; repeat the request: " + err.Error(),
 		})
 	default:
 		w.Header().Set("Retry-After", retryAfter)
-		writeProblem(w, client.Problem{
-			Type: client.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
+		writeProblem(w, api.Problem{
+			Type: api.ProblemUnavailable, Title: "No database node", Status: http.StatusServiceUnavailable,
 			Detail: "no database node took the request, and nothing was proposed; repeat it: " + err.Error(),
 		})
 	}
@@ -329,8 +330,8 @@ func wayOut(path string) string {
 	return "repeat the same put"
 }
 
-func writeProblem(w http.ResponseWriter, p client.Problem) {
-	w.Header().Set("Content-Type", client.ContentTypeProblem)
+func writeProblem(w http.ResponseWriter, p api.Problem) {
+	w.Header().Set("Content-Type", api.ContentTypeProblem)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
 	json.NewEncoder(w).Encode(p)

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -48,6 +48,6 @@ func BenchmarkGet(b *testing.B) {
 	}
 	b.Run("unmeasured", func(b *testing.B) { serve(b, nil) })
 	b.Run("measured", func(b *testing.B) {
-		serve(b, metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} }).Traffic)
+		serve(b, metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} }).Traffic)
 	})
 }

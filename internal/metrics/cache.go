@@ -3,8 +3,8 @@ package metrics
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
-	"github.com/Focinfi/oncekv/client"
 )
 
 // Cache is what a cache node measures.
@@ -12,14 +12,14 @@ type Cache struct{ node }
 
 // NewCache makes a cache node's metrics. figures is called once a scrape, by
 // any goroutine; never before Handler is served.
-func NewCache(name string, figures func() client.CacheStats) *Cache {
+func NewCache(name string, figures func() api.CacheStats) *Cache {
 	c := &Cache{newNode("cache", name)}
-	c.registry.MustRegister(&snapshot[client.CacheStats]{take: figures, figures: cacheFigures()})
+	c.registry.MustRegister(&snapshot[api.CacheStats]{take: figures, figures: cacheFigures()})
 	return c
 }
 
-func cacheFigures() []figure[client.CacheStats] {
-	type f = client.CacheStats
+func cacheFigures() []figure[api.CacheStats] {
+	type f = api.CacheStats
 	return []figure[f]{
 		counter("cache_gets_total", "Reads by clients of this node.", func(n *f) float64 { return float64(n.Gets) }),
 		counter("cache_hits_total", "Reads answered from this node's memory.", func(n *f) float64 { return float64(n.Hits) }),

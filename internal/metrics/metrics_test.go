@@ -11,9 +11,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/cachetier"
-	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -124,7 +124,7 @@ func TestDatabase(t *testing.T) {
 
 // TestTraffic: a series for each route, method and class, and only for those.
 func TestTraffic(t *testing.T) {
-	m := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
+	m := metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} })
 	get, put := m.Traffic.Route("GET", "/key/{key}"), m.Traffic.Route("PUT", "/key/{key}")
 	m.Traffic.InFlight(1)
 	m.Traffic.InFlight(1)
@@ -148,8 +148,8 @@ func TestTraffic(t *testing.T) {
 }
 
 func TestCache(t *testing.T) {
-	m := metrics.NewCache("c1", func() client.CacheStats {
-		return client.CacheStats{Ready: true, Peers: 2, Databases: 3, UptimeSeconds: 1.5, CacheFigures: client.CacheFigures{
+	m := metrics.NewCache("c1", func() api.CacheStats {
+		return api.CacheStats{Ready: true, Peers: 2, Databases: 3, UptimeSeconds: 1.5, CacheFigures: api.CacheFigures{
 			Gets: 1, Hits: 2, PeerLoads: 3, PeerErrors: 4, PeerServed: 5, DatabaseLoads: 6, Absences: 7, Hedges: 8, PeerHedges: 18, Errors: 9, Items: 10, Bytes: 11, LimitBytes: 12,
 			MirroredHits: 13, Admissions: 14, Unadmitted: 15, Evictions: 16, MirroredBytes: 17,
 		}}
@@ -173,7 +173,7 @@ func TestCache(t *testing.T) {
 // BenchmarkTraffic is what a request pays for being measured, besides two
 // readings of the clock.
 func BenchmarkTraffic(b *testing.B) {
-	m := metrics.NewCache("c1", func() client.CacheStats { return client.CacheStats{} })
+	m := metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} })
 	get := m.Traffic.Route("GET", "/key/{key}")
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/adminui"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
-	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/internal/hosts"
@@ -104,10 +104,10 @@ func (a *Admin) pass(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *Admin) figures() client.AdminStats {
+func (a *Admin) figures() api.AdminStats {
 	now := a.watch.State()
-	s := client.AdminStats{
-		Name: adminName, URL: a.public.url, Role: client.RoleAdmin, Ready: len(now.Members) > 0,
+	s := api.AdminStats{
+		Name: adminName, URL: a.public.url, Role: api.RoleAdmin, Ready: len(now.Members) > 0,
 		Members: len(now.Members), Caches: len(now.Caches), Version: version.String(), UptimeSeconds: time.Since(a.started).Seconds(),
 	}
 	for _, m := range now.Members {

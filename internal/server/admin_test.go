@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/adminui"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/server"
@@ -172,7 +173,7 @@ func TestAdmin_OwnerIsTheOneThatLoads(t *testing.T) {
 	}
 }
 
-func ownerOf(t *testing.T, a *server.Admin, key string) (owner client.Owner) {
+func ownerOf(t *testing.T, a *server.Admin, key string) (owner api.Owner) {
 	t.Helper()
 	resp, err := http.Get(a.URL() + "/owner?key=" + url.QueryEscape(key))
 	if err != nil {
@@ -196,7 +197,7 @@ func source(t *testing.T, node, key string) string {
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	return resp.Header.Get(client.HeaderCache)
+	return resp.Header.Get(api.HeaderCache)
 }
 
 func send(t *testing.T, method, target, body string) (int, string) {

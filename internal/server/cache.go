@@ -6,8 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
-	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/metrics"
@@ -94,7 +94,7 @@ func (c *Cache) work(ctx context.Context) error {
 	return c.node.Run(ctx)
 }
 
-func (c *Cache) figures() client.CacheStats {
+func (c *Cache) figures() api.CacheStats {
 	s := c.node.Stats()
 	s.Version, s.UptimeSeconds = version.String(), time.Since(c.started).Seconds()
 	return s

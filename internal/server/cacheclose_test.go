@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/server"
 )
@@ -31,7 +31,7 @@ func servesDuringGoodbye(t *testing.T) bool {
 	const certain = 400 * time.Millisecond // of the 500 ms that a goodbye may take
 	leaving, heard := make(chan struct{}), make(chan struct{})
 	db := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var h client.Heartbeat
+		var h api.Heartbeat
 		if err := json.NewDecoder(r.Body).Decode(&h); err != nil {
 			return
 		}
@@ -39,7 +39,7 @@ func servesDuringGoodbye(t *testing.T) bool {
 			close(leaving)
 			<-heard
 		}
-		json.NewEncoder(w).Encode(client.HeartbeatAnswer{})
+		json.NewEncoder(w).Encode(api.HeartbeatAnswer{})
 	}))
 	defer db.Close()
 	defer close(heard)

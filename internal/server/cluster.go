@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -42,7 +42,7 @@ func (v clusterView) Ready(ctx context.Context) error {
 
 func (v clusterView) Leads() bool { return v.d.node.Leads() }
 
-func (v clusterView) Members(ctx context.Context, local bool) (client.Members, error) {
+func (v clusterView) Members(ctx context.Context, local bool) (api.Members, error) {
 	stale := false
 	if !local {
 		if err := v.d.node.ReadIndex(ctx); err != nil {
@@ -50,21 +50,21 @@ func (v clusterView) Members(ctx context.Context, local bool) (client.Members, e
 		}
 	}
 	st := v.d.node.Status()
-	out := client.Members{Members: []client.Member{}, Leader: st.LeaderName(), Term: st.Term, Stale: stale}
+	out := api.Members{Members: []api.Member{}, Leader: st.LeaderName(), Term: st.Term, Stale: stale}
 	for _, m := range st.Members {
 		out.Members = append(out.Members, v.member(st, m))
 	}
-	slices.SortFunc(out.Members, func(a, b client.Member) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Members, func(a, b api.Member) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
-func (v clusterView) member(st raftnode.Status, m raftnode.Member) client.Member {
-	out := client.Member{ID: m.ID.String(), Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Role: client.RoleFollower}
+func (v clusterView) member(st raftnode.Status, m raftnode.Member) api.Member {
+	out := api.Member{ID: m.ID.String(), Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Role: api.RoleFollower}
 	switch {
 	case m.ID == st.Leader:
-		out.Role = client.RoleLeader
+		out.Role = api.RoleLeader
 	case m.Learner:
-		out.Role = client.RoleLearner
+		out.Role = api.RoleLearner
 	}
 	if m.ID == st.ID {
 		s := v.d.store.Stats()
@@ -76,12 +76,12 @@ func (v clusterView) member(st raftnode.Status, m raftnode.Member) client.Member
 	return out
 }
 
-func (v clusterView) DBs(context.Context) []client.DBNode {
+func (v clusterView) DBs(context.Context) []api.DBNode {
 	st := v.d.node.Status()
-	out := []client.DBNode{}
+	out := []api.DBNode{}
 	for _, m := range st.Members {
 		x := v.member(st, m)
-		node := client.DBNode{Name: m.Name, URL: m.ClientURL, Healthy: x.Healthy, Role: x.Role, AppliedIndex: x.AppliedIndex, Revision: x.Revision}
+		node := api.DBNode{Name: m.Name, URL: m.ClientURL, Healthy: x.Healthy, Role: x.Role, AppliedIndex: x.AppliedIndex, Revision: x.Revision}
 		if m.ID == st.ID {
 			node.DiskLow = v.d.disk.low()
 		} else {
@@ -90,22 +90,22 @@ func (v clusterView) DBs(context.Context) []client.DBNode {
 		}
 		out = append(out, node)
 	}
-	slices.SortFunc(out, func(a, b client.DBNode) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b api.DBNode) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
-func (v clusterView) AddMember(ctx context.Context, a client.AddMember) (client.Member, bool, error) {
+func (v clusterView) AddMember(ctx context.Context, a api.AddMember) (api.Member, bool, error) {
 	id, err := raftnode.ParseID(a.ID)
 	if err != nil {
-		return client.Member{}, false, clusterError(fmt.Errorf("%w; `oncekv serve --join` sends this request itself, with its own id", err))
+		return api.Member{}, false, clusterError(fmt.Errorf("%w; `oncekv serve --join` sends this request itself, with its own id", err))
 	}
-	m := raftnode.Member{ID: id, Name: a.Name, PeerURL: a.PeerURL, ClientURL: a.ClientURL, Promote: a.Role != client.RoleLearner, Level: a.Level}
-	if a.Role != "" && a.Role != client.RoleVoter && a.Role != client.RoleLearner {
-		return client.Member{}, false, fmt.Errorf("%w: role %q must be %q or %q", httpapi.ErrBadMember, a.Role, client.RoleVoter, client.RoleLearner)
+	m := raftnode.Member{ID: id, Name: a.Name, PeerURL: a.PeerURL, ClientURL: a.ClientURL, Promote: a.Role != api.RoleLearner, Level: a.Level}
+	if a.Role != "" && a.Role != api.RoleVoter && a.Role != api.RoleLearner {
+		return api.Member{}, false, fmt.Errorf("%w: role %q must be %q or %q", httpapi.ErrBadMember, a.Role, api.RoleVoter, api.RoleLearner)
 	}
 	added, created, err := v.d.node.AddMember(ctx, m)
 	if err != nil {
-		return client.Member{}, false, clusterError(err)
+		return api.Member{}, false, clusterError(err)
 	}
 	return v.member(v.d.node.Status(), added), created, nil
 }
@@ -148,7 +148,7 @@ func clusterError(err error) error {
 	return storeError(err)
 }
 
-func (v clusterView) Stats(ctx context.Context) client.Stats { return v.d.stats() }
+func (v clusterView) Stats(ctx context.Context) api.Stats { return v.d.stats() }
 
 // reserve refuses puts while a voter's disk is below its reserve: such a node
 // could not store the entry, and the ones that could would fill up as well.

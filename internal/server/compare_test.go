@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -62,8 +62,8 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 	}
 	other := strings.Repeat("0", 64)
 	newest := uint64(d.store.Stats().Revision)
-	for _, theirs := range []client.Stats{
-		{Checkpoints: []client.Checkpoint{{Revision: own[0].Revision, Digest: other}}},
+	for _, theirs := range []api.Stats{
+		{Checkpoints: []api.Checkpoint{{Revision: own[0].Revision, Digest: other}}},
 		{Revision: newest, Digest: other},
 	} {
 		if at, differs := d.differs(7, theirs); !differs || at == 0 {
@@ -73,16 +73,16 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 			t.Errorf("%+v: somebody is wrong", theirs)
 		}
 	}
-	for _, theirs := range []client.Stats{
+	for _, theirs := range []api.Stats{
 		{Revision: newest, Digest: d.store.Stats().Digest.String(), Checkpoints: own},
-		{Checkpoints: []client.Checkpoint{{Revision: own[0].Revision - 1, Digest: other}, {Revision: own[0].Revision * 2, Digest: other}}},
+		{Checkpoints: []api.Checkpoint{{Revision: own[0].Revision - 1, Digest: other}, {Revision: own[0].Revision * 2, Digest: other}}},
 	} {
 		if at, differs := d.differs(8, theirs); differs {
 			t.Errorf("%+v: looked at, at revision %d", theirs, at)
 		}
 	}
 	// Two that stand still at different revisions are a reason to ask.
-	behind := client.Stats{Revision: newest - 5, Digest: other}
+	behind := api.Stats{Revision: newest - 5, Digest: other}
 	if _, differs := d.differs(9, behind); differs {
 		t.Error("a member that is behind was looked at at once")
 	}

@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
@@ -92,15 +92,15 @@ func limitConnections(ln net.Listener, p places, logger *slog.Logger) *connectio
 
 // refusalBytes is the answer to whatever a refused connection asks.
 func refusalBytes(detail string) []byte {
-	body, err := json.Marshal(client.Problem{
-		Type: client.ProblemOverloaded, Title: "Overloaded", Status: http.StatusServiceUnavailable,
+	body, err := json.Marshal(api.Problem{
+		Type: api.ProblemOverloaded, Title: "Overloaded", Status: http.StatusServiceUnavailable,
 		Detail: detail + "; nothing was done. Try again after the time in Retry-After, or another node",
 	})
 	if err != nil {
 		panic(fmt.Sprintf("server: a problem document does not marshal: %v", err))
 	}
 	return fmt.Appendf(nil, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: %s\r\nContent-Length: %d\r\nCache-Control: no-store\r\nRetry-After: 1\r\nConnection: close\r\n\r\n%s",
-		client.ContentTypeProblem, len(body), body)
+		api.ContentTypeProblem, len(body), body)
 }
 
 // connection is an accepted one.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/server"
@@ -125,7 +126,7 @@ func TestConnections_AllAtWork(t *testing.T) {
 		t.Fatalf("status %d, want a refusal", resp.StatusCode)
 	}
 	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.Header.Get("Retry-After") != "1" || resp.Header.Get("Content-Type") != client.ContentTypeProblem || !strings.Contains(string(body), client.ProblemOverloaded) {
+	if err != nil || resp.Header.Get("Retry-After") != "1" || resp.Header.Get("Content-Type") != api.ContentTypeProblem || !strings.Contains(string(body), api.ProblemOverloaded) {
 		t.Errorf("%v %v %q", err, resp.Header, body)
 	}
 	// Those at work are not disturbed, and make room when they are done.

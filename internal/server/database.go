@@ -16,8 +16,8 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/cachetier"
-	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/hosts"
 	"github.com/Focinfi/oncekv/internal/metrics"
@@ -211,7 +211,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
 	d.metrics.Watch(d.public.ln.figures)
 	view := clusterView{d}
-	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []client.DBNode { return view.DBs(context.Background()) }})
+	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []api.DBNode { return view.DBs(context.Background()) }})
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
 		DB: d.db, Cluster: view, Registry: d.registry, Logger: d.logger, Counters: &d.counters, MaxValueBytes: cfg.MaxValueBytes,
 		Closing: d.streams, SpillDir: cfg.DataDir, // not os.TempDir, which may be memory
@@ -455,21 +455,21 @@ func (d *Database) doubtPeerURL(url string) {
 }
 
 // stats gathers this node's figures.
-func (d *Database) stats() client.Stats {
+func (d *Database) stats() api.Stats {
 	st, s, v := d.node.Status(), d.store.Stats(), d.store.Bodies().Stats()
-	out := client.Stats{
+	out := api.Stats{
 		Name: d.cfg.Name, ID: st.ID.String(), Role: string(st.Role), Leader: st.LeaderName(), Term: st.Term,
 		Ready:       st.Leader != 0 && !st.Lacks && st.Applied >= st.Commit,
 		CommitIndex: st.Commit, AppliedIndex: st.Applied, DurableIndex: s.DurableIndex,
 		Revision: uint64(s.Revision), Digest: s.Digest.String(),
-		History: httpapi.HistoryDocument(d.db.History()), Level: client.Levels{Store: st.Level, Program: st.Known},
+		History: httpapi.HistoryDocument(d.db.History()), Level: api.Levels{Store: st.Level, Program: st.Known},
 		Keys: uint64(s.Keys), ValueBytes: s.ValueBytes, HistoryBytes: s.HistoryBytes, IndexBytes: s.IndexBytes,
 		OverlayBytes: s.OverlayBytes, PendingBytes: s.PendingBytes, OpenUploads: s.OpenUploads,
-		Index: client.IndexRuns{
+		Index: api.IndexRuns{
 			Runs: s.Index.Runs, Keys: s.Index.Keys, FilterBitsPerKey: s.Index.FilterBits,
 			MergedBytes: s.Index.MergedBytes, FalsePositives: s.Index.FalsePositives, Pauses: s.Index.Pauses,
 		},
-		Values: client.ValueFiles{Bodies: v.Bodies, LiveBytes: v.LiveBytes, DeadBytes: v.DeadBytes, ReclaimedBytes: v.ReclaimedBytes, Segments: v.Segments},
+		Values: api.ValueFiles{Bodies: v.Bodies, LiveBytes: v.LiveBytes, DeadBytes: v.DeadBytes, ReclaimedBytes: v.ReclaimedBytes, Segments: v.Segments},
 		Scrub:  d.scrubber.figures(),
 		Puts:   d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
 		Gets: d.counters.Gets.Load(), Absences: d.counters.Absences.Load(), Errors: d.counters.Errors.Load(),
@@ -479,7 +479,7 @@ func (d *Database) stats() client.Stats {
 	// A revision that replicas soon share, and whose digest is kept.
 	if at := s.Revision / kvstore.CheckpointRevisions * kvstore.CheckpointRevisions; at > 0 {
 		if digest, err := d.store.DigestAt(at); err == nil {
-			out.Checkpoints = []client.Checkpoint{{Revision: uint64(at), Digest: digest.String()}}
+			out.Checkpoints = []api.Checkpoint{{Revision: uint64(at), Digest: digest.String()}}
 		}
 	}
 	return out
@@ -511,7 +511,7 @@ func (d *Database) figures() metrics.DatabaseFigures {
 
 // compare looks for a replica whose history differs from this node's. A found value
 // carries a checksum, but a missing one does not; this is what finds a lost record.
-func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs client.Stats) {
+func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs api.Stats) {
 	revision, differs := d.differs(m.ID, theirs)
 	if differs && !d.judging.Swap(true) {
 		d.running.Go(func() {
@@ -543,7 +543,7 @@ func (d *Database) agreed(id raftnode.ID) {
 // differs returns a revision at which another member has, or may have, another digest
 // than this node. Two that stand still at different revisions have applied the same
 // log by then, unless one of them is cut off.
-func (d *Database) differs(id raftnode.ID, theirs client.Stats) (revision uint64, differs bool) {
+func (d *Database) differs(id raftnode.ID, theirs api.Stats) (revision uint64, differs bool) {
 	own := d.store.Stats()
 	now := comparison{own: uint64(own.Revision), theirs: theirs.Revision}
 	d.comparing.Lock()

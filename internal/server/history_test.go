@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/level"
 )
@@ -24,11 +24,11 @@ func TestDatabase_TellsHistoryAndLevels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stats client.Stats
+	var stats api.Stats
 	if err := json.Unmarshal(body, &stats); err != nil {
 		t.Fatalf("%v in %s", err, body)
 	}
-	if stats.Level != (client.Levels{Store: level.Highest, Program: level.Highest}) {
+	if stats.Level != (api.Levels{Store: level.Highest, Program: level.Highest}) {
 		t.Errorf("levels %+v", stats.Level)
 	}
 	history := ""
@@ -41,7 +41,7 @@ func TestDatabase_TellsHistoryAndLevels(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if got := resp.Header.Get(client.HeaderHistory); resp.StatusCode != http.StatusOK || got != history {
+		if got := resp.Header.Get(api.HeaderHistory); resp.StatusCode != http.StatusOK || got != history {
 			t.Errorf("%s: %d, history %q; /stats says %q", path, resp.StatusCode, got, history)
 		}
 	}

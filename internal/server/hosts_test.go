@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/server"
 )
@@ -50,7 +50,7 @@ func TestHosts_RebindingIsRefusedEverywhere(t *testing.T) {
 		{"PUT", a.URL(), "/api/key/x"}, {"GET", a.URL(), "/api/key/x"}, {"GET", a.URL(), "/"}, {"GET", a.URL(), "/events"}, {"GET", a.URL(), "/metrics"},
 		{"GET", c.DBs[0].PeerURL(), "/oncekv/identity"}, {"POST", c.DBs[0].PeerURL(), "/raft"}, {"GET", c.DBs[0].PeerURL(), "/raft/probing"},
 	} {
-		if status, body := askAs(t, tt.method, tt.node, tt.path, attacker); status != http.StatusMisdirectedRequest || !strings.Contains(body, client.ProblemMisdirected) {
+		if status, body := askAs(t, tt.method, tt.node, tt.path, attacker); status != http.StatusMisdirectedRequest || !strings.Contains(body, api.ProblemMisdirected) {
 			t.Errorf("%s %s%s as %s: %d %s", tt.method, tt.node, tt.path, attacker, status, body)
 		}
 	}
@@ -101,7 +101,7 @@ func TestHosts_NamesOfANode(t *testing.T) {
 	}
 	wantStatus(node, "n2.example", http.StatusMisdirectedRequest)
 	cl := clustertest.Client(t, node)
-	if _, _, err := cl.AddMember(clustertest.WithTimeout(t), client.AddMember{Name: "n2", ID: "00000000000000a2", PeerURL: "http://n2-peers.example:1", ClientURL: "http://n2.example:1", Role: client.RoleLearner}); err != nil {
+	if _, _, err := cl.AddMember(clustertest.WithTimeout(t), api.AddMember{Name: "n2", ID: "00000000000000a2", PeerURL: "http://n2-peers.example:1", ClientURL: "http://n2.example:1", Role: api.RoleLearner}); err != nil {
 		t.Fatal(err)
 	}
 	for _, host := range []string{"n2.example", "n2-peers.example:12000"} { // a moment later, when the node's own status has it

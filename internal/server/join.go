@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -45,7 +46,7 @@ func (j *joiner) run(ctx context.Context, self raftnode.Member) ([]raftnode.Memb
 			switch {
 			case err == nil:
 				return members, nil
-			case errors.Is(err, client.ErrRefused), errors.Is(err, client.ErrInvalid):
+			case errors.Is(err, api.ErrRefused), errors.Is(err, api.ErrInvalid):
 				return nil, fmt.Errorf("join the cluster of %s: %w", strings.Join(databases, ", "), err)
 			}
 			waiting = append(waiting, err.Error())
@@ -109,11 +110,11 @@ func (j *joiner) ask(ctx context.Context, hc *http.Client, databases []string, s
 		return nil, err
 	}
 	defer c.Close()
-	role := client.RoleVoter
+	role := api.RoleVoter
 	if j.learner {
-		role = client.RoleLearner
+		role = api.RoleLearner
 	}
-	add := client.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role, Level: self.Level}
+	add := api.AddMember{ID: self.ID.String(), Name: self.Name, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Role: role, Level: self.Level}
 	if _, _, err := c.AddMember(ctx, add); err != nil {
 		return nil, err
 	}
@@ -127,7 +128,7 @@ func (j *joiner) ask(ctx context.Context, hc *http.Client, databases []string, s
 		if err != nil {
 			return nil, err
 		}
-		members = append(members, raftnode.Member{ID: id, Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Learner: m.Role == client.RoleLearner})
+		members = append(members, raftnode.Member{ID: id, Name: m.Name, PeerURL: m.PeerURL, ClientURL: m.ClientURL, Learner: m.Role == api.RoleLearner})
 	}
 	return members, nil
 }

@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 )
 
 // peerHandler is raftnode's, and a sentence for those who meant the other port.
@@ -24,11 +24,11 @@ func (d *Database) peerHandler() http.Handler {
 // refuseClient answers what only a client asks. The status is not 404, which is
 // the answer for a key that is not set, and an answer to HEAD has nothing else.
 func (d *Database) refuseClient(w http.ResponseWriter) {
-	w.Header().Set("Content-Type", client.ContentTypeProblem)
+	w.Header().Set("Content-Type", api.ContentTypeProblem)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusMisdirectedRequest)
-	_ = json.NewEncoder(w).Encode(client.Problem{ // the other side sees a broken body
-		Type: client.ProblemNoRoute, Title: "Peer port", Status: http.StatusMisdirectedRequest,
+	_ = json.NewEncoder(w).Encode(api.Problem{ // the other side sees a broken body
+		Type: api.ProblemNoRoute, Title: "Peer port", Status: http.StatusMisdirectedRequest,
 		Detail: fmt.Sprintf("this is the peer port of the database node %s, for database nodes only; clients, cache nodes, the admin and --join use %s", d.cfg.Name, d.public.url),
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -103,7 +103,7 @@ func (s *scrubber) run(ctx context.Context) error {
 func (s *scrubber) plan(now time.Time) error {
 	note := s.last()
 	switch {
-	case note.Result != "" && note.Result != client.ScrubOK:
+	case note.Result != "" && note.Result != api.ScrubOK:
 		note.Due = now
 	case note.Due.IsZero(), note.Due.Sub(now) > s.interval:
 		note.Due = now.Add(time.Duration(rand.Float64() * float64(s.interval))) // replicas begin together
@@ -132,7 +132,7 @@ func (s *scrubber) scrub(ctx context.Context) error {
 	}
 	end := time.Now()
 	took := end.Sub(begin)
-	note := scrubNote{LastEnd: end.UTC(), LastTook: took, Result: client.ScrubOK}
+	note := scrubNote{LastEnd: end.UTC(), LastTook: took, Result: api.ScrubOK}
 	if err != nil {
 		s.logger.Error("scrub found damage on this node's disk", "err", err) // the node may be stopping with the store's words
 		err = fmt.Errorf("a scrub found damage on this node's disk: %w", err)
@@ -160,10 +160,10 @@ func (s *scrubber) last() scrubNote {
 }
 
 // figures is how far it is.
-func (s *scrubber) figures() client.Scrub {
+func (s *scrubber) figures() api.Scrub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := client.Scrub{Running: s.running, Fraction: s.fraction, LastTookSeconds: s.note.LastTook.Seconds(), LastResult: s.note.Result}
+	out := api.Scrub{Running: s.running, Fraction: s.fraction, LastTookSeconds: s.note.LastTook.Seconds(), LastResult: s.note.Result}
 	if end := s.note.LastEnd; !end.IsZero() {
 		out.LastEnd = &end
 	}

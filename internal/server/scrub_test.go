@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -121,7 +121,7 @@ func TestScrubber_Figures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scrubbed{dir: t.TempDir(), takes: 40 * time.Minute}
 		c := s.scrubber(time.Hour)
-		if f := c.figures(); f != (client.Scrub{}) {
+		if f := c.figures(); f != (api.Scrub{}) {
 			t.Errorf("before all: %+v", f)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -136,7 +136,7 @@ func TestScrubber_Figures(t *testing.T) {
 		synctest.Wait()
 		end := time.Now()
 		for _, c := range []*scrubber{c, s.scrubber(time.Hour)} {
-			if f := c.figures(); f.Running || f.Fraction != 0 || f.LastEnd == nil || !f.LastEnd.Equal(end) || f.LastTookSeconds != 2400 || f.LastResult != client.ScrubOK {
+			if f := c.figures(); f.Running || f.Fraction != 0 || f.LastEnd == nil || !f.LastEnd.Equal(end) || f.LastTookSeconds != 2400 || f.LastResult != api.ScrubOK {
 				t.Errorf("at the end: %+v", f)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 	"github.com/Focinfi/oncekv/internal/server"
@@ -49,7 +50,7 @@ func TestCluster_PutOnce_ReadEverywhere(t *testing.T) {
 			t.Errorf("%s: %d %q", u, code, body)
 		}
 		_, err := clustertest.Client(t, u).PutBytes(ctx, "foo", []byte("other"), client.PutOptions{})
-		if !errors.Is(err, client.ErrConflict) {
+		if !errors.Is(err, api.ErrConflict) {
 			t.Errorf("%s: second put of other bytes: %v", u, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
@@ -25,7 +26,7 @@ func TestDatabase_Watch_FollowsNoRedirect(t *testing.T) {
 	}))
 	defer stranger.Close()
 	cl := clustertest.Client(t, c.DBs[0].URL())
-	joiner := client.AddMember{ID: "a1", Name: "n9", PeerURL: "http://127.0.0.1:1", ClientURL: stranger.URL, Role: client.RoleLearner}
+	joiner := api.AddMember{ID: "a1", Name: "n9", PeerURL: "http://127.0.0.1:1", ClientURL: stranger.URL, Role: api.RoleLearner}
 	if _, _, err := cl.AddMember(clustertest.WithTimeout(t), joiner); err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/raftnode"
 )
@@ -25,18 +25,18 @@ const (
 type watch struct {
 	node   *raftnode.Node
 	client *http.Client
-	onSeen func(context.Context, raftnode.Member, client.Stats) // called by run for every answer
+	onSeen func(context.Context, raftnode.Member, api.Stats) // called by run for every answer
 
 	mu   sync.Mutex
 	seen map[raftnode.ID]sighting
 }
 
 type sighting struct {
-	stats client.Stats
+	stats api.Stats
 	at    time.Time
 }
 
-func newWatch(node *raftnode.Node, onSeen func(context.Context, raftnode.Member, client.Stats)) *watch {
+func newWatch(node *raftnode.Node, onSeen func(context.Context, raftnode.Member, api.Stats)) *watch {
 	return &watch{node: node, client: nodehttp.NewClient(nodehttp.Options{DialTimeout: watchInterval}), onSeen: onSeen, seen: map[raftnode.ID]sighting{}}
 }
 
@@ -78,10 +78,10 @@ func (w *watch) poll(ctx context.Context) {
 	w.forget(st.Members)
 }
 
-func (w *watch) fetch(ctx context.Context, url string) (client.Stats, error) {
+func (w *watch) fetch(ctx context.Context, url string) (api.Stats, error) {
 	ctx, cancel := context.WithTimeout(ctx, watchInterval)
 	defer cancel()
-	var stats client.Stats
+	var stats api.Stats
 	err := nodehttp.GetJSON(ctx, w.client, url+"/stats", statsBytesMax, &stats)
 	return stats, err
 }
@@ -102,7 +102,7 @@ func (w *watch) forget(members []raftnode.Member) {
 }
 
 // last returns a member's last figures and whether they are fresh.
-func (w *watch) last(id raftnode.ID) (client.Stats, bool) {
+func (w *watch) last(id raftnode.ID) (api.Stats, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s, ok := w.seen[id]

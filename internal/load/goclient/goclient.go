@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/load"
 )
@@ -49,7 +50,7 @@ func (c *Caller) Call(ctx context.Context, r *load.Request, t *load.Tally) error
 func (c *Caller) put(ctx context.Context, r *load.Request, t *load.Tally) error {
 	answer, err := c.client.PutBytes(ctx, r.Key, r.Value, client.PutOptions{})
 	switch {
-	case errors.Is(err, client.ErrConflict):
+	case errors.Is(err, api.ErrConflict):
 		t[load.Conflict]++
 	case err != nil:
 		return err
@@ -63,7 +64,7 @@ func (c *Caller) put(ctx context.Context, r *load.Request, t *load.Tally) error 
 
 func (c *Caller) get(ctx context.Context, r *load.Request, t *load.Tally) error {
 	obj, err := c.client.Get(ctx, r.Key, client.GetOptions{})
-	if r.Kind == load.Absent && errors.Is(err, client.ErrNotFound) {
+	if r.Kind == load.Absent && errors.Is(err, api.ErrNotFound) {
 		t[load.NotFound]++
 		return nil
 	}
@@ -89,11 +90,11 @@ func (c *Caller) batch(ctx context.Context, r *load.Request, t *load.Tally) erro
 			return err
 		}
 		switch result.Status {
-		case client.BatchCreated:
+		case api.BatchCreated:
 			t[load.Created]++
-		case client.BatchUnchanged:
+		case api.BatchUnchanged:
 			t[load.Unchanged]++
-		case client.BatchConflict:
+		case api.BatchConflict:
 			t[load.Conflict]++
 		default:
 			failed = result.Err
@@ -117,14 +118,14 @@ var kindsOfErrors = []struct {
 	is   error
 	kind string
 }{
-	{client.ErrOutcomeUnknown, "outcome unknown"},
-	{client.ErrOverloaded, "overloaded"},
-	{client.ErrUnavailable, "unavailable"},
-	{client.ErrNotFound, "not found"},
-	{client.ErrDiskReserve, "disk reserve"},
-	{client.ErrDigestMismatch, "wrong value"},
-	{client.ErrTooLarge, "too large"},
-	{client.ErrInvalid, "invalid"},
+	{api.ErrOutcomeUnknown, "outcome unknown"},
+	{api.ErrOverloaded, "overloaded"},
+	{api.ErrUnavailable, "unavailable"},
+	{api.ErrNotFound, "not found"},
+	{api.ErrDiskReserve, "disk reserve"},
+	{api.ErrDigestMismatch, "wrong value"},
+	{api.ErrTooLarge, "too large"},
+	{api.ErrInvalid, "invalid"},
 }
 
 func failure(err error) error {

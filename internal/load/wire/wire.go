@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Focinfi/oncekv/client"
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
@@ -130,7 +130,7 @@ func (c *Caller) encode(r *load.Request) {
 		c.out = append(c.out, c.path...)
 		c.out = append(c.out, "/keys HTTP/1.1\r\nHost: "...)
 		c.out = append(c.out, c.host...)
-		c.out = append(c.out, "\r\nContent-Type: "+client.ContentTypeNDJSON+"\r\nContent-Length: "...)
+		c.out = append(c.out, "\r\nContent-Type: "+api.ContentTypeNDJSON+"\r\nContent-Length: "...)
 		c.out = strconv.AppendInt(c.out, int64(len(c.body)), 10)
 		c.out = append(c.out, "\r\n\r\n"...)
 		c.out = append(c.out, c.body...)
@@ -147,7 +147,7 @@ func (c *Caller) head(method, key string) {
 		c.out = append(c.out, "/key/"...)
 		c.out = append(c.out, key...)
 	} else {
-		c.out = append(c.out, client.KeyTarget(key, nil)...)
+		c.out = append(c.out, api.KeyTarget(key, nil)...)
 	}
 	c.out = append(c.out, " HTTP/1.1\r\nHost: "...)
 	c.out = append(c.out, c.host...)
@@ -331,7 +331,7 @@ func (c *Caller) single(r *load.Request, t *load.Tally) (keep bool, err error) {
 
 // refusal is the failure of an answer that was read.
 func (c *Caller) refusal(a answer) error {
-	var problem client.Problem
+	var problem api.Problem
 	detail := http.StatusText(a.status)
 	if json.Unmarshal(c.body, &problem) == nil && problem.Detail != "" {
 		detail = problem.Detail
@@ -394,9 +394,9 @@ var statuses = []struct {
 	text    []byte
 	outcome load.Outcome
 }{
-	{[]byte(`"status":"` + client.BatchCreated + `"`), load.Created},
-	{[]byte(`"status":"` + client.BatchUnchanged + `"`), load.Unchanged},
-	{[]byte(`"status":"` + client.BatchConflict + `"`), load.Conflict},
+	{[]byte(`"status":"` + api.BatchCreated + `"`), load.Created},
+	{[]byte(`"status":"` + api.BatchUnchanged + `"`), load.Unchanged},
+	{[]byte(`"status":"` + api.BatchConflict + `"`), load.Conflict},
 }
 
 // count takes one result. A quote inside a key has a backslash, so the text of a
@@ -408,7 +408,7 @@ func count(line []byte, t *load.Tally) error {
 			return nil
 		}
 	}
-	var r client.BatchResult
+	var r api.BatchResult
 	if err := json.Unmarshal(line, &r); err != nil {
 		return fmt.Errorf("a result that is not JSON: %w", err)
 	}

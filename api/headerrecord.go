@@ -1,4 +1,4 @@
-package client
+package api
 
 import (
 	"encoding/hex"
@@ -55,4 +55,20 @@ func recordTime(h http.Header) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("header Last-Modified is %q, not an HTTP date", h.Get("Last-Modified"))
 	}
 	return t.UTC(), nil
+}
+
+// metaFromHeader returns the names and values that a GET or HEAD tells, nil for none.
+func metaFromHeader(h http.Header) map[string]string {
+	var meta map[string]string
+	for header, values := range h {
+		name, found := strings.CutPrefix(header, HeaderMetaPrefix)
+		if !found || name == "" || len(values) == 0 {
+			continue
+		}
+		if meta == nil {
+			meta = make(map[string]string)
+		}
+		meta[strings.ToLower(name)] = values[0]
+	}
+	return meta
 }
