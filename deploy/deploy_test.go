@@ -21,8 +21,8 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/metrics"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // tool finds a program of a Debian package. Without it the test is skipped, or

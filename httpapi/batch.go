@@ -39,7 +39,7 @@ const (
 	batchLinger       = time.Second             // without a byte of it, when all is written
 	batchLingerMax    = 30 * time.Second        // in all
 	batchClosingGrace = 1200 * time.Millisecond // for what is proposed when the node stops
-	batchClosingMax   = 1800 * time.Millisecond // for everything then; internal/server drains for 2 s
+	batchClosingMax   = 1800 * time.Millisecond // for everything then; server drains for 2 s
 )
 
 // batches answers POST /keys: lines that are puts in, a line with a result for

@@ -13,8 +13,8 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/httpapi"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // costDB answers at once: what is left is what the handler costs.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // heldReader holds one value.

@@ -61,7 +61,7 @@ func (s *simNode) settle(ctx context.Context, life *simLife) {
 	}()
 }
 
-// join asks any member to take this machine in, as internal/server does over HTTP.
+// join asks any member to take this machine in, as server does over HTTP.
 func (s *simNode) join(ctx context.Context, c *simClient, self Member) ([]Member, error) {
 	self.Promote = c.r.IntN(4) > 0
 	for {

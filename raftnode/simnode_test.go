@@ -126,7 +126,7 @@ func (d simDialer) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (s *simNode) stop() {}
 
-// simLog is the log a DB proposes to, as internal/server wires it.
+// simLog is the log a DB proposes to, as server wires it.
 type simLog struct {
 	w    *simWorld
 	node *Node

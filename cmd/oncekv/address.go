@@ -5,7 +5,7 @@ import (
 
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // addSchemes makes URLs of nodes that a person named by host:port alone. What

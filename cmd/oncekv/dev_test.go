@@ -18,8 +18,8 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
-	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // text is written by one goroutine and read by others.

@@ -12,8 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // devMarker is the file by which a directory is known to be a local cluster's:

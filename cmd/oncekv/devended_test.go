@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // dev empties the directory of a node that was removed, since the others have all of

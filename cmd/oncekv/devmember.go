@@ -11,8 +11,8 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
-	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // How often a member is looked after, and how long one request about it takes at

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // Ports of the local cluster without an offset: the first of three each, and the

@@ -20,7 +20,7 @@
 //	oncekv version, oncekv --version
 //
 // The package turns flags and environment into configurations of
-// internal/server and calls of package client, and their errors into exit codes.
+// server and calls of package client, and their errors into exit codes.
 //
 // # Rules every command keeps
 //

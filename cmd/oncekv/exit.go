@@ -9,7 +9,7 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/level"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // Exit codes; scripts rely on them.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // scrubFlags say how often a database node reads all that it keeps.

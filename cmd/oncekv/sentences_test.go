@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // clause is a part of a sentence that says something.

@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/Focinfi/oncekv/internal/server"
 	"github.com/Focinfi/oncekv/raftnode"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // serveFlags are the command line of a database node.

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/client"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // Cluster is a cluster inside the test's process.

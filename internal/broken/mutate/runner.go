@@ -24,8 +24,8 @@ const (
 // wider are packages whose tests see a mutant last, by the mutant's package.
 var wider = map[string][]string{
 	"internal/keyruns": {"kvstore"},
-	"kvstore":          {"httpapi", "internal/server"},
-	"cachetier":        {"httpapi", "internal/server"},
+	"kvstore":          {"httpapi", "server"},
+	"cachetier":        {"httpapi", "server"},
 }
 
 // stage is what killed a mutant.

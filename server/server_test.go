@@ -14,7 +14,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 func fetch(t *testing.T, url string) (int, string) {

@@ -17,7 +17,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // startLimited runs a database node with a limit of connections.

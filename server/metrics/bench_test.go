@@ -10,8 +10,8 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/httpapi"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // oneValue is a database that has every key, and does nothing but read.

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/shortage"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // connections is a listener that keeps the number of its open connections

@@ -14,8 +14,8 @@ import (
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/internal/hosts"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/version"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // AdminConfig describes an admin. Listen and Nodes are required.

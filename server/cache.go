@@ -10,8 +10,8 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/hosts"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/version"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // CacheConfig describes a cache node. Name, Listen and Nodes are required.

@@ -10,7 +10,7 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // A cache node that stops leaves the ring first: it serves while the goodbye is

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // Start refuses what Check refuses, as a *SettingError that names the flag, before

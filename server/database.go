@@ -20,12 +20,12 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/hosts"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/shortage"
 	"github.com/Focinfi/oncekv/internal/version"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // Peer is one entry of an initial cluster: a name and a peer URL.

@@ -18,7 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 func startAdmin(t *testing.T, nodes ...string) *server.Admin {

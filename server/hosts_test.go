@@ -13,7 +13,7 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/clustertest"
-	"github.com/Focinfi/oncekv/internal/server"
+	"github.com/Focinfi/oncekv/server"
 )
 
 // askAs sends a request with a Host, as a web page of that name would, to a

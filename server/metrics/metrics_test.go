@@ -15,9 +15,9 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/cachetier"
 	"github.com/Focinfi/oncekv/internal/keyruns"
-	"github.com/Focinfi/oncekv/internal/metrics"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
+	"github.com/Focinfi/oncekv/server/metrics"
 )
 
 // scrape returns what a handler shows.
