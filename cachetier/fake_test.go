@@ -25,7 +25,7 @@ import (
 // keys; each counts what it was asked.
 type fakeDB struct {
 	*httptest.Server
-	t        *testing.T
+	t        testing.TB
 	keys     *fakeKeys
 	registry *Registry
 
@@ -71,7 +71,7 @@ func (k *fakeKeys) get(key string) (fakeValue, bool) {
 	return v, ok
 }
 
-func newFakeDB(t *testing.T, keys *fakeKeys) *fakeDB {
+func newFakeDB(t testing.TB, keys *fakeKeys) *fakeDB {
 	t.Helper()
 	db := &fakeDB{t: t, keys: keys, reads: map[string]int{}}
 	db.registry = NewRegistry(RegistryConfig{TTL: time.Hour, DBs: func() []api.DBNode {
@@ -260,7 +260,7 @@ func (c *hangingConn) Close() error {
 
 // newTestNode makes a node that no clock of the test machine can surprise: it
 // hedges only when the test says so, and is patient.
-func newTestNode(t *testing.T, change func(*NodeConfig), dbs ...*fakeDB) *testNode {
+func newTestNode(t testing.TB, change func(*NodeConfig), dbs ...*fakeDB) *testNode {
 	t.Helper()
 	tn := &testNode{}
 	tn.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -330,7 +330,7 @@ func newTestNodes(t *testing.T, count int, change func(*NodeConfig), dbs ...*fak
 }
 
 // keyOwnedBy finds a key that owner owns, in the eyes of n.
-func keyOwnedBy(t *testing.T, n, owner *testNode) kvstore.Key {
+func keyOwnedBy(t testing.TB, n, owner *testNode) kvstore.Key {
 	t.Helper()
 	for i := range 10_000 {
 		key := fmt.Sprintf("key-%d", i)
@@ -342,7 +342,7 @@ func keyOwnedBy(t *testing.T, n, owner *testNode) kvstore.Key {
 	return ""
 }
 
-func readAll(t *testing.T, v *kvstore.Value) []byte {
+func readAll(t testing.TB, v *kvstore.Value) []byte {
 	t.Helper()
 	r := v.Open(t.Context())
 	defer r.Close()
@@ -354,7 +354,7 @@ func readAll(t *testing.T, v *kvstore.Value) []byte {
 }
 
 // mustGet gets a key and checks everything about it.
-func mustGet(t *testing.T, n *testNode, want fakeValue) (source string) {
+func mustGet(t testing.TB, n *testNode, want fakeValue) (source string) {
 	t.Helper()
 	v, source, err := n.Get(t.Context(), want.meta.Key, kvstore.Linearizable)
 	if err != nil {
