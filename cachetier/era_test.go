@@ -527,9 +527,9 @@ func TestTier_LoadsOfTwoErasAreNotShared(t *testing.T) {
 			return errors.New(e.text())
 		}
 		group := fmt.Sprintf("two eras %p", release) // groupcache keeps it when the test runs again
-		t.Cleanup(func() { forgetGroup(group) })
 		n := &Node{log: slog.New(slog.DiscardHandler), cfg: NodeConfig{LoadTimeout: time.Minute}, memory: newMemory(1 << 20)}
-		loads := &tier{group: newGroup(group, 0, groupcache.GetterFunc(getter), groupcache.NoPeers{}), memory: n.memory, launch: n.launch, tick: n.tick}
+		loads := &tier{group: newGroup(group, getter, groupcache.NoPeers{}), memory: n.memory, launch: n.launch, tick: n.tick}
+		t.Cleanup(func() { forgetGroup(loads.group) })
 		flights := map[string]*flight{}
 		for _, name := range []string{"a", "b", "c"} {
 			id, err := kvstore.ParseHistoryID(idOf(name))

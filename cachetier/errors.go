@@ -14,6 +14,9 @@ var (
 	// it began.
 	errAbsent = kvstore.ErrNotFound
 
+	// errUnanswered: the owner of a key gave no answer, neither a record nor an absence.
+	errUnanswered = errors.New("owner gave no answer")
+
 	// errDigest: the bytes a node sent are not those of its own digest.
 	errDigest = errors.New("wrong bytes")
 

@@ -44,26 +44,26 @@ type fetcher struct {
 // attempt is the end of one request to one database node.
 type attempt struct {
 	d   *database
-	rec *record
+	raw []byte
 	err error
 }
 
-// fetch reads the record of key from the fastest database node that has the era's
+// fetch reads the encoded record of key from the fastest database node that has the era's
 // history; a second one is asked when it is slow, the others when they fail. errAbsent
 // when a node says that the key is not set, kvstore.ErrUnavailable (with what each one
 // said) when none gave an answer.
 //
 // The caller holds a count of f.running.
-func (f *fetcher) fetch(ctx context.Context, e *era, key kvstore.Key, c kvstore.Consistency) (*record, error) {
+func (f *fetcher) fetch(ctx context.Context, e *era, key kvstore.Key, c kvstore.Consistency) ([]byte, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	race := &race{fetcher: f, era: e, key: key, consistency: c, left: f.databases.preference(e.history), began: f.now()}
 	race.ended = make(chan attempt, len(race.left))
-	rec, err := race.run(ctx)
+	raw, err := race.run(ctx)
 	if err == nil || errors.Is(err, errAbsent) {
 		f.latency.observe(f.now().Sub(race.began))
 	}
-	return rec, err
+	return raw, err
 }
 
 // race is one fetch. It is owned by the goroutine in run; attempts only send
@@ -80,7 +80,7 @@ type race struct {
 	began       time.Time
 }
 
-func (r *race) run(ctx context.Context) (*record, error) {
+func (r *race) run(ctx context.Context) ([]byte, error) {
 	if len(r.left) == 0 {
 		return nil, fmt.Errorf("%w: %s", kvstore.ErrUnavailable, r.databases.why(r.era.history))
 	}
@@ -91,7 +91,7 @@ func (r *race) run(ctx context.Context) (*record, error) {
 		case a := <-r.ended:
 			if a.err == nil || errors.Is(a.err, errAbsent) {
 				r.won(a.d)
-				return a.rec, a.err
+				return a.raw, a.err
 			}
 			r.lost(ctx, a)
 			if len(r.left) > 0 {
@@ -116,8 +116,8 @@ func (r *race) start(ctx context.Context) time.Duration {
 	r.asked = append(r.asked, d)
 	r.requests.Add(1)
 	r.running.Go(func() {
-		rec, err := r.read(ctx, r.era, d, r.key, r.consistency)
-		r.ended <- attempt{d, rec, err}
+		raw, err := r.read(ctx, r.era, d, r.key, r.consistency)
+		r.ended <- attempt{d, raw, err}
 	})
 	if r.hedge > 0 {
 		return r.hedge
@@ -170,7 +170,7 @@ func (r *race) gaveUp(cause error) error {
 // read is one GET: the metadata is in the headers, the value in the body. It
 // verifies the bytes. Of a large value only the header is taken. An answer of another
 // history, be it a value or an absence, is none.
-func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key, c kvstore.Consistency) (rec *record, err error) {
+func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key, c kvstore.Consistency) (raw []byte, err error) {
 	defer recovered(f.log, "a read from "+d.url, &err)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the transfer of a body that is not read
@@ -242,10 +242,10 @@ func (f *fetcher) refused(d *database, resp *http.Response, began time.Time) err
 	return fmt.Errorf("refused with %d: %w", resp.StatusCode, err)
 }
 
-// complete reads the bytes of a small value and makes its record.
-func (f *fetcher) complete(ctx context.Context, meta kvstore.Meta, body io.Reader) (*record, error) {
+// complete encodes a record, with the bytes of a small value, which it verifies.
+func (f *fetcher) complete(ctx context.Context, meta kvstore.Meta, body io.Reader) ([]byte, error) {
 	if meta.Size > inlineBytesMax {
-		return decodeRecord(meta.Key, encodeHeader(meta, true))
+		return encodeHeader(meta, true), nil
 	}
 	if meta.Size > smallBytes {
 		select {
@@ -261,9 +261,5 @@ func (f *fetcher) complete(ctx context.Context, meta kvstore.Meta, body io.Reade
 	if _, err := io.ReadFull(body, raw[header:]); err != nil {
 		return nil, fmt.Errorf("value of %d bytes broke off: %w", meta.Size, err)
 	}
-	rec, err := decodeRecord(meta.Key, raw)
-	if err != nil {
-		return nil, err
-	}
-	return rec, rec.verify()
+	return raw, verifyBytes(&meta, raw[header:])
 }

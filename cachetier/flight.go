@@ -25,14 +25,9 @@ type flight struct {
 	source string
 	err    error
 
-	// absent is set by the flight's own goroutine when the owner has said
-	// that the key is not set. groupcache then calls the getter, as after any
-	// failure of a peer, and the getter passes it on instead of loading again.
-	absent bool
-
 	// pending is set by the flight's own goroutine when the owner has given no
 	// sign of life for a while: its answer may still come, beside that of the
-	// database.
+	// database. It is here because groupcache drops the error of a peer.
 	pending *call
 
 	// before is the flight of the same key in the era before, if it has not ended. The
@@ -135,21 +130,4 @@ func (t *tier) end(f *flight, key string) {
 	}
 	s.mu.Unlock()
 	close(f.done)
-}
-
-// viewBytes returns a view's bytes without copying them. A ByteView shows them
-// only to a Writer; keeping them past Write is right here because a view in a
-// cache never changes, and neither does anything made from it.
-func viewBytes(view groupcache.ByteView) []byte {
-	var k keeper
-	view.WriteTo(&k)
-	return k.bytes
-}
-
-type keeper struct{ bytes []byte }
-
-// Write keeps p.
-func (k *keeper) Write(p []byte) (int, error) {
-	k.bytes = p
-	return len(p), nil
 }

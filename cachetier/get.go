@@ -137,7 +137,11 @@ func (n *Node) direct(ctx context.Context, e *era, key kvstore.Key) (*record, st
 	defer cancel()
 	stop := context.AfterFunc(e.ctx, cancel)
 	defer stop()
-	rec, err := n.fetcher.fetch(ctx, e, key, kvstore.Local)
+	raw, err := n.fetcher.fetch(ctx, e, key, kvstore.Local)
+	if err != nil {
+		return nil, "", err
+	}
+	rec, err := decodeRecord(key, raw)
 	return rec, sourceLoad, err
 }
 
@@ -196,9 +200,18 @@ func (n *Node) fly(t *tier, f *flight, key string) {
 			return
 		}
 	}
-	var view groupcache.ByteView
-	if f.err = t.group.Get(ctx, key, groupcache.ByteViewSink(&view)); f.err == nil {
-		f.rec, f.err = decodeRecord(kvstore.Key(key), viewBytes(view))
+	enc := encoded{Sink: groupcache.ByteViewSink(new(groupcache.ByteView))}
+	err := t.group.Get(ctx, key, &enc)
+	switch {
+	case err == nil && len(enc.raw) == 0:
+		f.err = errAbsent
+	case err == nil:
+		f.source = t.source
+		f.rec, f.err = decodeRecord(kvstore.Key(key), enc.raw)
+	case errors.Is(err, errUnanswered):
+		f.rec, f.source, f.err = n.loadBeside(ctx, f.era, kvstore.Key(key), f.pending)
+	default:
+		f.err = err
 	}
 	if f.err == nil && f.source == t.source { // else the other tier's flight has done it
 		n.memory.add(f.rec, t == n.mirror, f.era)
@@ -208,31 +221,16 @@ func (n *Node) fly(t *tier, f *flight, key string) {
 // getOwned is the getter of the owned group: one read of the database.
 func (n *Node) getOwned(ctx context.Context, key string, dest groupcache.Sink) (err error) {
 	defer recovered(n.log, "a load from the database", &err)
-	f := flightFrom(ctx)
-	f.source = sourceLoad
-	rec, err := n.fetcher.fetch(ctx, f.era, kvstore.Key(key), kvstore.Linearizable)
+	raw, err := n.fetcher.fetch(ctx, flightFrom(ctx).era, kvstore.Key(key), kvstore.Linearizable)
 	if err != nil {
 		return err
 	}
-	return dest.SetBytes(rec.raw)
+	return dest.SetBytes(raw)
 }
 
-// getUnmirrored is the getter of the mirror group. groupcache calls it when the
-// owner gave no record: because the owner says the key is not set, which is an
-// answer, or because the owner failed, and then this node does its work.
-func (n *Node) getUnmirrored(ctx context.Context, key string, dest groupcache.Sink) (err error) {
-	defer recovered(n.log, "a load in place of the owner", &err)
-	f := flightFrom(ctx)
-	if f.absent {
-		return errAbsent
-	}
-	rec, source, err := n.loadBeside(ctx, f.era, kvstore.Key(key), f.pending)
-	if err != nil {
-		return err
-	}
-	f.source = source
-	return dest.SetBytes(rec.raw)
-}
+// getUnmirrored is the getter of the mirror group, which groupcache calls when the owner
+// gave no answer. The flight then does the owner's work, and knows who did.
+func getUnmirrored(context.Context, string, groupcache.Sink) error { return errUnanswered }
 
 // loadBeside loads from the database while the owner's answer, which pending
 // stands for if it is not nil, may still come. The first answer is taken; a

@@ -212,20 +212,19 @@ func (cfg *NodeConfig) check() (err error) {
 }
 
 // newTiers makes the two groups under names no other node in the process has.
-// To groupcache, a group of 0 bytes is one that holds nothing.
 func (n *Node) newTiers() {
 	var b [8]byte
 	rand.Read(b[:])
 	name := n.cfg.URL + " " + hex.EncodeToString(b[:])
 	n.owned = &tier{
-		group:  newGroup("owned "+name, 0, groupcache.GetterFunc(n.getOwned), groupcache.NoPeers{}),
+		group:  newGroup("owned "+name, n.getOwned, groupcache.NoPeers{}),
 		source: sourceLoad,
 		memory: n.memory,
 		launch: n.launch,
 		tick:   n.tick,
 	}
 	n.mirror = &tier{
-		group:  newGroup("mirror "+name, 0, groupcache.GetterFunc(n.getUnmirrored), n.picker),
+		group:  newGroup("mirror "+name, getUnmirrored, n.picker),
 		source: sourcePeer,
 		memory: n.memory,
 		launch: n.launch,
@@ -256,8 +255,8 @@ func (n *Node) Close() error {
 	n.fetcher.http.CloseIdleConnections()
 	n.peerHTTP.CloseIdleConnections()
 	n.forward.Close()
-	forgetGroup(n.owned.group.Name())
-	forgetGroup(n.mirror.group.Name())
+	forgetGroup(n.owned.group)
+	forgetGroup(n.mirror.group)
 	n.memory.close() // groupcache never forgets a group, nor what it refers to
 	return nil
 }

@@ -57,8 +57,8 @@ type peer struct {
 }
 
 // Get implements groupcache.ProtoGetter: it fills out with the owner's record
-// of the key. Any error makes groupcache load through the getter. ctx is a
-// flight's.
+// of the key, or with nothing when the key is not set: to groupcache both are answers. Any
+// error makes it call the getter. ctx is a flight's.
 func (p *peer) Get(ctx context.Context, in *pb.GetRequest, out *pb.GetResponse) (err error) {
 	defer recovered(p.node.log, "a load from peer "+p.url, &err)
 	began := time.Now()
@@ -66,11 +66,10 @@ func (p *peer) Get(ctx context.Context, in *pb.GetRequest, out *pb.GetResponse) 
 	switch {
 	case err == nil:
 		p.served(began)
-		flightFrom(ctx).source = sourcePeer
 		out.Value = rec.raw
 	case errors.Is(err, errAbsent):
 		p.served(began)
-		flightFrom(ctx).absent = true
+		err = nil // an answer without a record
 	case errors.Is(err, errPeerSlow):
 		p.node.counters.peerHedges.Add(1)
 	default:

@@ -151,8 +151,12 @@ func (r *record) verify() error {
 		return nil
 	}
 	body, _ := r.value.Bytes()
-	if got := kvstore.Digest(sha256.Sum256(body)); got != r.value.SHA256 {
-		return fmt.Errorf("%w: value of %q hashes to %s, its record says %s", errDigest, r.value.Key, got, r.value.SHA256)
+	return verifyBytes(&r.value.Meta, body)
+}
+
+func verifyBytes(meta *kvstore.Meta, body []byte) error {
+	if got := kvstore.Digest(sha256.Sum256(body)); got != meta.SHA256 {
+		return fmt.Errorf("%w: value of %q hashes to %s, its record says %s", errDigest, meta.Key, got, meta.SHA256)
 	}
 	return nil
 }
