@@ -13,7 +13,7 @@ import (
 // first time: its bytes are put together on their way to that reader. All of
 // those on their way take no more than another eighth of the memory.
 type collector struct {
-	limit int64 // bytes on their way
+	limit int64 // bytes on their way, and of one value
 
 	mu    sync.Mutex
 	keys  map[kvstore.Key]bool // on their way: one reader each
@@ -56,7 +56,7 @@ type collectingReader struct {
 // open returns a reader of a value that is not held with its bytes.
 func (n *Node) open(ctx context.Context, e *era, rec *record) io.ReadSeekCloser {
 	from := newStreamReader(ctx, n.fetcher, e.history, rec, n.cfg.StreamIdle)
-	if rec.value.Size > n.memory.limit/heldShareMax {
+	if rec.value.Size > n.collecting.limit {
 		return from
 	}
 	return &collectingReader{streamReader: from, node: n, era: e, rec: rec}
@@ -75,8 +75,8 @@ func (r *collectingReader) Read(p []byte) (int, error) {
 	r.body = append(r.body, p[:n]...)
 	switch {
 	case int64(len(r.body)) == meta.Size: // and its digest was compared
-		_, mirrored := r.node.memory.get(string(meta.Key))
-		r.node.memory.add(&record{value: kvstore.NewValue(*meta, r.body), raw: r.rec.raw, streamed: true}, mirrored, r.era)
+		_, mirrored := r.node.memory.Get(string(meta.Key))
+		r.node.memory.Add(&record{value: kvstore.NewValue(*meta, r.body), raw: r.rec.raw, streamed: true}, mirrored, r.era.generation)
 		r.forget()
 	case err != nil:
 		r.forget()

@@ -31,6 +31,8 @@ type era struct {
 	history kvstore.HistoryID // zero: no database node has told one yet
 	ctx     context.Context   // parent of every load's; ends with the era
 	end     context.CancelFunc
+
+	generation uint64 // of what is held in memory
 }
 
 func newEra(base context.Context, history kvstore.HistoryID) *era {
@@ -173,7 +175,7 @@ func (n *Node) learned(d *database, history kvstore.HistoryID) {
 // move begins an era and ends the one before. It returns how many records were
 // dropped. Called with update held.
 func (n *Node) move(next *era) (dropped int64) {
-	dropped = n.memory.begin(next) // and from here on nothing of the old one is taken in
+	next.generation, dropped = n.memory.Begin() // and from here on nothing of the old one is taken in
 	n.era.Swap(next).end()
 	for _, p := range n.view.Load().peers {
 		p.moved()

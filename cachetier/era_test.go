@@ -18,6 +18,7 @@ import (
 	"github.com/golang/groupcache"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/s3fifo"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -128,8 +129,8 @@ func TestNode_Move_DropsAll(t *testing.T) {
 			mustGet(t, n, v)
 		}
 	}
-	if got := mustGet(t, n, old[2]); got != sourceHit || n.memory.items.Load() != 3 {
-		t.Fatalf("%d are held, the large one from %s", n.memory.items.Load(), got)
+	if got := mustGet(t, n, old[2]); got != sourceHit || n.memory.Stats().Items != 3 {
+		t.Fatalf("%d are held, the large one from %s", n.memory.Stats().Items, got)
 	}
 	after := newFakeKeys()
 	now := []fakeValue{after.put("k", []byte("new")), after.put("large", bytes.Repeat([]byte("n"), inlineBytesMax+1))}
@@ -157,7 +158,7 @@ func TestNode_Move_DropsAll(t *testing.T) {
 	if lines := strings.Split(strings.TrimSpace(log.String()), "\n"); len(lines) != 1 || !strings.Contains(lines[0], idOf("b")) || !strings.Contains(lines[0], idOf("a")) || !strings.Contains(lines[0], "records=3") {
 		t.Errorf("its log has\n%s", log.String())
 	}
-	audit(t, n.memory)
+	bounded(t, n.memory, n.cfg.CacheBytes)
 }
 
 // Two halves of a cluster live on beside each other. A cache node that hears both has
@@ -347,7 +348,7 @@ func TestNode_Move_LargeValueOnItsWay(t *testing.T) {
 	if err != nil || !bytes.Equal(append(begun, rest...), was.body) {
 		t.Errorf("%d bytes, %v", len(begun)+len(rest), err)
 	}
-	if n.memory.items.Load() != 0 {
+	if n.memory.Stats().Items != 0 {
 		t.Error("what was read of the old history is held")
 	}
 	mustGet(t, n, want)
@@ -527,7 +528,7 @@ func TestTier_LoadsOfTwoErasAreNotShared(t *testing.T) {
 			return errors.New(e.text())
 		}
 		group := fmt.Sprintf("two eras %p", release) // groupcache keeps it when the test runs again
-		n := &Node{log: slog.New(slog.DiscardHandler), cfg: NodeConfig{LoadTimeout: time.Minute}, memory: newMemory(1 << 20)}
+		n := &Node{log: slog.New(slog.DiscardHandler), cfg: NodeConfig{LoadTimeout: time.Minute}, memory: s3fifo.New[*record](1 << 20)}
 		loads := &tier{group: newGroup(group, getter, groupcache.NoPeers{}), memory: n.memory, launch: n.launch, tick: n.tick}
 		t.Cleanup(func() { forgetGroup(loads.group) })
 		flights := map[string]*flight{}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/golang/groupcache"
+
+	"github.com/Focinfi/oncekv/internal/s3fifo"
 )
 
 // flight is one load of one key through one tier, shared by every caller who
@@ -61,7 +63,7 @@ func flightFrom(ctx context.Context) *flight {
 type tier struct {
 	group  *groupcache.Group
 	source string // of the records its own loads bring
-	memory *memory
+	memory *s3fifo.Cache[*record]
 	launch func(t *tier, f *flight, key string) error // loads in a new goroutine, which calls end
 	tick   func() uint64
 	shards [64]shard
@@ -105,7 +107,7 @@ func (t *tier) joinLocked(s *shard, e *era, key string) (*record, *flight, error
 	if before != nil && before.era == e {
 		return nil, before, nil
 	}
-	if rec, _ := t.memory.get(key); rec != nil {
+	if rec, _ := t.memory.Get(key); rec != nil {
 		return rec, nil, nil
 	}
 	key = strings.Clone(key) // it may be held, and must not keep a whole request in memory

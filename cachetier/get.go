@@ -58,7 +58,7 @@ func (n *Node) Held(key kvstore.Key) (*kvstore.Value, bool) {
 
 // hit returns the record of key if it is in memory, and counts that.
 func (n *Node) hit(key kvstore.Key) *record {
-	rec, mirrored := n.memory.get(string(key))
+	rec, mirrored := n.memory.Get(string(key))
 	if rec == nil {
 		return nil
 	}
@@ -109,7 +109,7 @@ func (n *Node) route(key kvstore.Key) *tier {
 
 // held returns the record of key if it is in memory. It does not wait.
 func (n *Node) held(key kvstore.Key) *record {
-	rec, _ := n.memory.get(string(key))
+	rec, _ := n.memory.Get(string(key))
 	return rec
 }
 
@@ -214,7 +214,7 @@ func (n *Node) fly(t *tier, f *flight, key string) {
 		f.err = err
 	}
 	if f.err == nil && f.source == t.source { // else the other tier's flight has done it
-		n.memory.add(f.rec, t == n.mirror, f.era)
+		n.memory.Add(f.rec, t == n.mirror, f.era.generation)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/Focinfi/oncekv/internal/s3fifo"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -21,7 +22,7 @@ import (
 // the keys seen: a pass over many keys, or reads all over a large store, write
 // one number each and leave the memory alone.
 type Hot struct {
-	memory *memory
+	memory *s3fifo.Cache[*record]
 	seen   [hotSeen]atomic.Uint32 // fingerprints of keys that were found, by their hash
 }
 
@@ -29,11 +30,11 @@ type Hot struct {
 const hotSeen = 1 << 14
 
 // NewHot returns a memory of so many bytes, keys and everything else counted.
-func NewHot(bytes int64) *Hot { return &Hot{memory: newMemory(bytes)} }
+func NewHot(bytes int64) *Hot { return &Hot{memory: s3fifo.New[*record](bytes)} }
 
 // Held returns the value of key if it is held.
 func (h *Hot) Held(key kvstore.Key) (*kvstore.Value, bool) {
-	rec, _ := h.memory.get(string(key))
+	rec, _ := h.memory.Get(string(key))
 	if rec == nil {
 		return nil, false
 	}
@@ -51,7 +52,7 @@ func (h *Hot) Hold(v *kvstore.Value) {
 	meta.ContentType = strings.Clone(meta.ContentType)
 	meta.By = strings.Clone(meta.By)
 	meta.PutID = "" // which no reader is told
-	h.memory.add(&record{value: kvstore.NewValue(meta, bytes.Clone(body)), streamed: true}, false, nil)
+	h.memory.Add(&record{value: kvstore.NewValue(meta, bytes.Clone(body)), streamed: true}, false, 0)
 }
 
 // again reports whether the key was the last that was found of those that share

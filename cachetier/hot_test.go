@@ -40,7 +40,7 @@ func TestHot_Hold(t *testing.T) {
 	if unsafe.SliceData(held) == unsafe.SliceData(body) {
 		t.Error("held are the bytes that were found, which may be part of something larger")
 	}
-	audit(t, h.memory)
+	bounded(t, h.memory, 1<<20)
 }
 
 // A pass over many keys holds none of them, and puts nothing out.
@@ -52,10 +52,10 @@ func TestHot_Pass(t *testing.T) {
 	for i := range 20_000 {
 		h.Hold(hotValue(fmt.Sprint("cold", i), 100))
 	}
-	if _, found := h.Held("hot"); !found || h.memory.items.Load() != 1 {
-		t.Errorf("%d are held, the hot one: %v", h.memory.items.Load(), found)
+	if _, found := h.Held("hot"); !found || h.memory.Stats().Items != 1 {
+		t.Errorf("%d are held, the hot one: %v", h.memory.Stats().Items, found)
 	}
-	audit(t, h.memory)
+	bounded(t, h.memory, 1<<20)
 }
 
 // What is held keeps to the limit, and what does not fit is not held.
@@ -69,10 +69,10 @@ func TestHot_Bound(t *testing.T) {
 	large := hotValue("large", 1<<19)
 	h.Hold(large)
 	h.Hold(large)
-	if _, found := h.Held("large"); found || h.memory.items.Load() < 500 {
-		t.Errorf("%d are held, the large one: %v", h.memory.items.Load(), found)
+	if _, found := h.Held("large"); found || h.memory.Stats().Items < 500 {
+		t.Errorf("%d are held, the large one: %v", h.memory.Stats().Items, found)
 	}
-	audit(t, h.memory)
+	bounded(t, h.memory, 1<<20)
 }
 
 // A streamed value is not held: its reader belongs to the store.

@@ -19,6 +19,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/internal/s3fifo"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -80,7 +81,7 @@ type Node struct {
 	// clock orders arrivals of callers and starts of loads.
 	clock atomic.Uint64
 
-	memory     *memory   // everything that is held
+	memory     *s3fifo.Cache[*record]
 	collecting collector // what is to be held of large values
 
 	// owned loads from the database: the keys this node owns, and any other it
@@ -166,10 +167,9 @@ func New(cfg NodeConfig) (*Node, error) {
 	n.forward = forward.New(forward.Config{Databases: func() []string { return n.databases.inOrder(n.era.Load().history) }, Failed: n.databases.failed, Logger: n.log})
 	n.setPeers(nil)
 	n.picker = ownerPicker{n}
-	n.memory = newMemory(cfg.CacheBytes)
+	n.memory = s3fifo.New[*record](cfg.CacheBytes)
 	n.era.Store(newEra(n.base, kvstore.HistoryID{}))
-	n.memory.begin(n.era.Load())
-	n.collecting.limit = cfg.CacheBytes / heldShareMax
+	n.collecting.limit = cfg.CacheBytes / s3fifo.LargestShare
 	n.newTiers()
 	return n, nil
 }
@@ -257,7 +257,7 @@ func (n *Node) Close() error {
 	n.forward.Close()
 	forgetGroup(n.owned.group)
 	forgetGroup(n.mirror.group)
-	n.memory.close() // groupcache never forgets a group, nor what it refers to
+	n.memory.Close() // groupcache never forgets a group, nor what it refers to
 	return nil
 }
 
@@ -387,6 +387,7 @@ func (n *Node) Latencies() (peer, database Latency) {
 }
 
 func (n *Node) figures() api.CacheFigures {
+	memory := n.memory.Stats()
 	return api.CacheFigures{
 		Gets:          n.counters.gets.Load(),
 		Hits:          n.counters.hits.Load(),
@@ -399,14 +400,14 @@ func (n *Node) figures() api.CacheFigures {
 		Hedges:        n.fetcher.hedges.Load(),
 		PeerHedges:    n.counters.peerHedges.Load(),
 		Errors:        n.counters.errors.Load(),
-		Admissions:    n.memory.admissions.Load(),
-		Unadmitted:    n.memory.unadmitted.Load(),
-		Evictions:     n.memory.evictions.Load(),
+		Admissions:    memory.Admissions,
+		Unadmitted:    memory.Unadmitted,
+		Evictions:     memory.Evictions,
 		HistoryMoves:  n.counters.moves.Load(),
 		HistoryDrops:  n.counters.dropped.Load(),
-		Items:         n.memory.items.Load(),
-		Bytes:         n.memory.bytes.Load(),
-		MirroredBytes: n.memory.mirroredBytes.Load(),
+		Items:         memory.Items,
+		Bytes:         memory.Bytes,
+		MirroredBytes: memory.MirroredBytes,
 		LimitBytes:    n.cfg.CacheBytes,
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/s3fifo"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -909,7 +910,7 @@ func TestStreamedValue_OfEverySize(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, inline := v.Bytes(); inline != (int64(size) <= n.cfg.CacheBytes/heldShareMax-pageBytes) {
+			if _, inline := v.Bytes(); inline != (int64(size) <= n.cfg.CacheBytes/s3fifo.LargestShare-pageBytes) {
 				t.Errorf("%d bytes are held after they were read: %v (%s)", size, inline, source)
 			}
 			checkRanges(t, v, body)
@@ -967,7 +968,7 @@ func TestStreamedValue_IsHeldWhenItWasReadWhole(t *testing.T) {
 		if n.collecting.bytes != 0 || len(n.collecting.keys) != 0 {
 			t.Errorf("%d bytes of %v are still on their way", n.collecting.bytes, n.collecting.keys)
 		}
-		audit(t, n.memory)
+		bounded(t, n.memory, n.cfg.CacheBytes)
 	}
 	reads := db.readsOf("large")
 	for _, n := range nodes {
@@ -1164,7 +1165,7 @@ func TestStreamedValue_IsComparedWithWhatWasRight(t *testing.T) {
 	if known := sums().known.Load(); known == nil || len(*known) != 4 || cap(*known) != 4 {
 		t.Fatalf("pieces of 3 MiB and 17 bytes: %v", known)
 	}
-	audit(t, n.memory)
+	bounded(t, n.memory, n.cfg.CacheBytes)
 	r := get().Open(t.Context()).(*streamReader)
 	r.Close()
 	if r.verify.whole != nil {

@@ -22,8 +22,8 @@ type pieceSums struct {
 	known atomic.Pointer[[]uint64] // xxhash64 of each piece
 }
 
-// heldBytes is the memory that the sums of a value take when they are known.
-func (s *pieceSums) heldBytes(size int64) int64 {
+// bytes is the memory that the sums of a value take when they are known.
+func (s *pieceSums) bytes(size int64) int64 {
 	return allocated(8) + allocated(24) + allocated((size+sumBytes-1)/sumBytes*8)
 }
 

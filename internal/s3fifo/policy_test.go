@@ -1,4 +1,4 @@
-package cachetier
+package s3fifo
 
 import (
 	"container/list"
@@ -10,17 +10,15 @@ import (
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
-
-	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// policy is a cache of records bounded by bytes: asked for a key, it says
-// whether it had it, and from then on may have it.
+// policy is a cache bounded by bytes: asked for a value, it says whether it had it, and
+// from then on may have it.
 type policy interface {
-	ask(rec *record) (hit bool)
+	ask(v *item) (hit bool)
 }
 
-// policies are what was compared; each counts bytes as memory does.
+// policies are what was compared; each counts bytes as Cache does.
 var policies = []struct {
 	name string
 	make func(limit int64) policy
@@ -28,17 +26,16 @@ var policies = []struct {
 	{"LRU", func(limit int64) policy { return newLists(limit, true) }},
 	{"SIEVE", func(limit int64) policy { return newLists(limit, false) }},
 	{"W-TinyLFU", func(limit int64) policy { return newTinyLFU(limit) }},
-	{"S3-FIFO", func(limit int64) policy { return ours{newMemory(limit)} }},
+	{"S3-FIFO", func(limit int64) policy { return ours{New[*item](limit)} }},
 }
 
-// ours is what a node has.
-type ours struct{ *memory }
+type ours struct{ *Cache[*item] }
 
-func (o ours) ask(rec *record) bool {
-	if rec, _ := o.get(string(rec.value.Key)); rec != nil {
+func (o ours) ask(v *item) bool {
+	if held, _ := o.Get(v.key); held != nil {
 		return true
 	}
-	o.add(rec, false, nil)
+	o.Add(v, false, 0)
 	return false
 }
 
@@ -63,8 +60,8 @@ func newLists(limit int64, lru bool) *lists {
 	return &lists{limit: limit, lru: lru, order: list.New(), at: map[string]*list.Element{}}
 }
 
-func (l *lists) ask(rec *record) bool {
-	key := string(rec.value.Key)
+func (l *lists) ask(v *item) bool {
+	key := v.key
 	if e := l.at[key]; e != nil {
 		if l.lru {
 			l.order.MoveToFront(e)
@@ -72,7 +69,7 @@ func (l *lists) ask(rec *record) bool {
 		e.Value.(*listEntry).used = true
 		return true
 	}
-	bytes := heldBytes(rec)
+	bytes := v.bytes + overheadBytes
 	for l.bytes+bytes > l.limit {
 		l.drop(l.victim())
 	}
@@ -143,8 +140,8 @@ func (t *tinyLFU) count(key string) uint8 {
 	return least
 }
 
-func (t *tinyLFU) ask(rec *record) bool {
-	key := string(rec.value.Key)
+func (t *tinyLFU) ask(v *item) bool {
+	key := v.key
 	for _, slot := range t.slots(key) {
 		*slot = min(*slot+1, 15)
 	}
@@ -157,11 +154,11 @@ func (t *tinyLFU) ask(rec *record) bool {
 		}
 	}
 	if t.main.at[key] != nil {
-		return t.main.ask(rec)
+		return t.main.ask(v)
 	}
-	bytes := heldBytes(rec)
+	bytes := v.bytes + overheadBytes
 	if t.window.at[key] != nil {
-		return t.window.ask(rec)
+		return t.window.ask(v)
 	}
 	t.window.at[key] = t.window.order.PushFront(&listEntry{key: key, bytes: bytes})
 	t.window.bytes += bytes
@@ -237,31 +234,25 @@ func workloads(n int) []workload {
 	}
 }
 
-// simulatedRecords makes records of sizes from 64 B to 64 KiB, each size step as
-// likely as the other, that share their bytes: a simulation of gigabytes fits
-// into memory.
-type simulatedRecords struct {
-	bytes []byte
-	made  map[int]*record
-}
+// simulated makes values of sizes from 64 B to 64 KiB, each size step as likely as the
+// other.
+type simulated map[int]*item
 
-func (s *simulatedRecords) of(i int) *record {
-	if rec := s.made[i]; rec != nil {
-		return rec
+func (s simulated) of(i int) *item {
+	if v := s[i]; v != nil {
+		return v
 	}
-	size := 64 << (mix(uint64(i)) % 11)
-	key := kvstore.Key("app/v1/" + strconv.Itoa(i))
-	rec := &record{value: kvstore.NewValue(kvstore.Meta{Key: key, Size: int64(size)}, nil), raw: s.bytes[:size]}
-	s.made[i] = rec
-	return rec
+	v := &item{"app/v1/" + strconv.Itoa(i), 64<<(mix(uint64(i))%11) + 300}
+	s[i] = v
+	return v
 }
 
 // hitRatio is the part of asks that p has answered itself, the first fifth of
 // them aside: there the cache is filling.
-func hitRatio(p policy, w workload, records *simulatedRecords, asks int) float64 {
+func hitRatio(p policy, w workload, values simulated, asks int) float64 {
 	hits, counted := 0, 0
 	for i := range asks {
-		hit := p.ask(records.of(w.next()))
+		hit := p.ask(values.of(w.next()))
 		if i >= asks/5 {
 			counted++
 			if hit {
@@ -274,13 +265,14 @@ func hitRatio(p policy, w workload, records *simulatedRecords, asks int) float64
 
 // What is held must be no worse than LRU would have, by more than 3 points of
 // the hit ratio, and better where there are scans. All is simulated from fixed
-// seeds: the figures are the same everywhere.
-func TestMemory_HitRatioAgainstLRU(t *testing.T) {
+// seeds: the ratios are the same everywhere.
+func TestCache_HitRatioAgainstLRU(t *testing.T) {
+	t.Parallel()
 	const keys, asks = 20_000, 60_000
-	records := &simulatedRecords{bytes: make([]byte, 64<<10), made: map[int]*record{}}
+	values := simulated{}
 	for i := range workloads(keys) {
-		lru := hitRatio(policies[0].make(4<<20), workloads(keys)[i], records, asks)
-		got := hitRatio(policies[len(policies)-1].make(4<<20), workloads(keys)[i], records, asks)
+		lru := hitRatio(policies[0].make(4<<20), workloads(keys)[i], values, asks)
+		got := hitRatio(policies[len(policies)-1].make(4<<20), workloads(keys)[i], values, asks)
 		name := workloads(1)[i].name
 		t.Logf("%s: LRU %.1f %%, ours %.1f %%", name, 100*lru, 100*got)
 		if got < lru-0.03 {
@@ -295,7 +287,7 @@ func TestMemory_HitRatioAgainstLRU(t *testing.T) {
 // BenchmarkPolicies is the table in docs/caching.md: hit ratios of a million
 // keys, a gigabyte in all to hold.
 //
-//	go test -run - -bench Policies -benchtime 1x ./cachetier
+//	go test -run - -bench Policies -benchtime 1x ./internal/s3fifo
 func BenchmarkPolicies(b *testing.B) {
 	const keys, asks = 1_000_000, 2_000_000
 	for i, w := range workloads(1) {
@@ -303,9 +295,9 @@ func BenchmarkPolicies(b *testing.B) {
 			for _, p := range policies {
 				b.Run(fmt.Sprintf("%s/1÷%d/%s", w.name, share, p.name), func(b *testing.B) {
 					for b.Loop() {
-						records := &simulatedRecords{bytes: make([]byte, 64<<10), made: map[int]*record{}}
+						values := simulated{}
 						const meanBytes = 12 << 10
-						ratio := hitRatio(p.make(keys*meanBytes/share), workloads(keys)[i], records, asks)
+						ratio := hitRatio(p.make(keys*meanBytes/share), workloads(keys)[i], values, asks)
 						b.ReportMetric(100*ratio, "%hits")
 						b.ReportMetric(0, "ns/op")
 					}
