@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"reflect"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -65,7 +64,6 @@ type batches struct {
 	*puts
 	framed   *framed // those that come in frames
 	leads    func() bool
-	shape    *shape
 	logger   *slog.Logger
 	closing  <-chan struct{}
 	spillDir string
@@ -91,7 +89,7 @@ const batchStallShare = 3
 
 func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 	return &batches{
-		puts: p, framed: newFramed(cfg), leads: cfg.Cluster.Leads, shape: shapeOf(reflect.TypeFor[api.PutDocument]()), logger: cfg.Logger, closing: cfg.Closing,
+		puts: p, framed: newFramed(cfg), leads: cfg.Cluster.Leads, logger: cfg.Logger, closing: cfg.Closing,
 		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
 		streams: budget.New(int64(cfg.BatchStreams) + batchRestingStreams),
 		working: budget.New(int64(cfg.BatchStreams)),

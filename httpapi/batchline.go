@@ -28,7 +28,7 @@ func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
 		return false
 	}
 	var document api.PutDocument
-	err := decodeStrict(text, s.shape, &document)
+	err := decodeStrict(text, &document)
 	if err == nil {
 		l.put, err = s.smallPutIn(&document)
 	}

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -86,7 +85,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.get(pathChanges, names.in(c.list))
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-		documents: newJSONBodies[api.PutDocument](jsonPutBytesMax, cfg.BodyIdleTimeout, rooms.small, rooms.large)}
+		documents: &jsonBodies{read: decodeStrict, limit: jsonPutBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.small, large: rooms.large}}
 	rt.below(http.MethodPut, pathKey, putting, names.in(p.byPath(pathKey, false)))
 	rt.below(http.MethodPut, pathKeep, putting, names.in(p.byPath(pathKeep, true)))
 	rt.on(http.MethodPut, pathTwin, putting, names.in(p.byQuery))
@@ -95,8 +94,8 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.manyReads(newManyGets(&cfg, rooms.answers))
 
 	m := &members{cluster: cfg.Cluster, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-		added: newJSONBodies[api.AddMember](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster),
-		moved: newJSONBodies[api.TransferLeader](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.cluster, rooms.cluster)}
+		added: &jsonBodies{read: decodeStrict, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.cluster, large: rooms.cluster},
+		moved: &jsonBodies{read: decodeStrict, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.cluster, large: rooms.cluster}}
 	rt.get("/members", names.in(m.list))
 	rt.on(http.MethodPost, "/members", changing, names.in(m.add))
 	rt.on(http.MethodDelete, "/members/{name}", changing, names.in(m.remove))
@@ -104,7 +103,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.on(http.MethodPost, "/leader", changing, m.lead)
 
 	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry, history: cfg.DB.History, idle: cfg.BodyIdleTimeout, memory: rooms.lists,
-		beats: newJSONBodies[api.Heartbeat](jsonClusterBytesMax, cfg.BodyIdleTimeout, rooms.beats, rooms.beats).fromNodes()}
+		beats: &jsonBodies{read: decodeOpen, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.beats, large: rooms.beats}}
 	rt.get("/caches", n.caches)
 	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
 	rt.get("/dbs", n.dbs)

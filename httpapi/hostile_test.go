@@ -118,7 +118,7 @@ func (f *flights) await(t *testing.T, n int64) {
 // back, and never more is held than twice of what has come.
 func TestHostile_Documents_GiveBack(t *testing.T) {
 	small, large := budget.New(1<<20), budget.New(32<<20)
-	bodies := newJSONBodies[api.PutDocument](jsonPutBytesMax, time.Second, small, large)
+	bodies := &jsonBodies{read: decodeStrict, limit: jsonPutBytesMax, idle: time.Second, small: small, large: large}
 	free := func() int64 { return small.Free() + large.Free() }
 	all := free()
 	feed := make(chan string)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"reflect"
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
@@ -26,22 +25,11 @@ const jsonCopies = 3
 // jsonBodies reads the JSON bodies of one route. Content types are ignored:
 // curl -d sends that of a form.
 type jsonBodies struct {
-	shape *shape
-	limit int64 // bytes of one body
+	read  func(data []byte, into any) error // decodeStrict or decodeOpen
+	limit int64                             // bytes of one body
 	idle  time.Duration
 	small *budget.Budget // for bodies up to smallBodyBytes
 	large *budget.Budget // for those beyond
-}
-
-func newJSONBodies[T any](limit int64, idle time.Duration, small, large *budget.Budget) *jsonBodies {
-	return &jsonBodies{shape: shapeOf(reflect.TypeFor[T]()), limit: limit, idle: idle, small: small, large: large}
-}
-
-// fromNodes lets unknown fields through: the other side may be a newer node, which
-// an upgrade of one node after the other makes normal.
-func (j *jsonBodies) fromNodes() *jsonBodies {
-	j.shape.open = true
-	return j
 }
 
 // decode reads the whole body into a document. release gives the memory back
@@ -61,7 +49,7 @@ func (j *jsonBodies) decode(w http.ResponseWriter, r *http.Request, into any) (r
 	if err != nil {
 		return in.release, j.explain(body.explain(err))
 	}
-	return in.release, decodeStrict(data, j.shape, into)
+	return in.release, j.read(data, into)
 }
 
 // documentReader reads one body. It takes memory as the bytes arrive, and not as

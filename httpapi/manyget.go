@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -46,7 +45,6 @@ type manyReader interface {
 type manyGets struct {
 	*framed
 	from   manyReader
-	shape  *shape
 	memory *budget.Budget
 	begin  func(s *framedStream, local bool) frameWork
 }
@@ -55,7 +53,7 @@ type manyGets struct {
 func newManyGets(cfg *DatabaseConfig, memory *budget.Budget) *manyGets {
 	db := cfg.DB
 	return &manyGets{
-		framed: newFramed(cfg), from: manyFromDB{db}, shape: shapeOf(reflect.TypeFor[api.GetDocument]()), memory: memory,
+		framed: newFramed(cfg), from: manyFromDB{db}, memory: memory,
 		begin: func(s *framedStream, local bool) frameWork { return newFramedGets(s, db, cfg.Hot, local) },
 	}
 }
@@ -66,7 +64,7 @@ func newCachedGets(cfg *CacheConfig, from Reader, memory *budget.Budget) *manyGe
 	return &manyGets{
 		framed: &framed{counters: cfg.Counters, logger: cfg.Logger, closing: cfg.Closing, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 			streams: budget.New(DefaultFramedStreams)},
-		from: manyFromReader{from}, shape: shapeOf(reflect.TypeFor[api.GetDocument]()), memory: memory,
+		from: manyFromReader{from}, memory: memory,
 		begin: func(s *framedStream, local bool) frameWork {
 			return &framedReads{framedStream: s, from: from, local: local, slots: slots}
 		},
@@ -235,7 +233,7 @@ func (l *getLiner) take() (batch []getLine, end error) {
 // parse reads one line. One that is invalid has its result.
 func (l *getLiner) parse(text []byte) (line getLine) {
 	var document api.GetDocument
-	err := decodeStrict(text, l.shape, &document)
+	err := decodeStrict(text, &document)
 	if err == nil {
 		line.key, err = keyIn(&api.PutDocument{Key: document.Key, KeyBase64: document.KeyBase64})
 	}

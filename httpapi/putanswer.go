@@ -117,3 +117,22 @@ func (a *putAnswer) document() *api.PutAnswer {
 	answer.Key, answer.KeyBase64 = api.JSONKey(string(a.key))
 	return answer
 }
+
+// appendPlainResult appends the line of a result that is about a put that is done,
+// whose key needs no escape, as encoding/json would. ok is false for all others.
+func appendPlainResult(line []byte, r *api.BatchResult) (_ []byte, ok bool) {
+	if r.Key == "" || r.Revision == 0 || r.SHA256 == "" || r.Size == nil || r.Detail != "" || r.Type != "" || r.Line != 0 {
+		return line, false
+	}
+	for i := range len(r.Key) {
+		if c := r.Key[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return line, false
+		}
+	}
+	line = append(append(line, `{"key":"`...), r.Key...)
+	line = append(append(line, `","status":"`...), r.Status...)
+	line = strconv.AppendUint(append(line, `","revision":`...), r.Revision, 10)
+	line = append(append(line, `,"sha256":"`...), r.SHA256...)
+	line = strconv.AppendInt(append(line, `","size":`...), *r.Size, 10)
+	return append(line, "}\n"...), true
+}

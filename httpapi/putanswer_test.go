@@ -1,10 +1,13 @@
 package httpapi
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"testing"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -29,4 +32,29 @@ func FuzzPutAnswer(f *testing.F) {
 			t.Errorf("%q, %v; encoding/json says %q", got, err, want)
 		}
 	})
+}
+
+// TestAppendPlainResult: what it writes is what encoding/json would.
+func TestAppendPlainResult(t *testing.T) {
+	size := int64(0)
+	for r, plain := range map[api.BatchResult]bool{
+		{Key: "a<b>&c/ ~", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:       true,
+		{Key: "a", Status: api.BatchUnchanged, Revision: 1 << 60, SHA256: "ab", Size: &size}:       true,
+		{Key: "ключ", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:            false,
+		{Key: `a"b`, Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:             false,
+		{KeyBase64: "/w==", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:      false,
+		{Key: "a", Status: api.BatchConflict, Revision: 1, SHA256: "ab", Size: &size, Detail: "x"}: false,
+		{Key: "a", Status: api.BatchFailed, Detail: "x"}:                                           false,
+	} {
+		line, ok := appendPlainResult(nil, &r)
+		if ok != plain {
+			t.Errorf("%+v: plain %v, want %v", r, ok, plain)
+		}
+		var want bytes.Buffer
+		encoder := json.NewEncoder(&want)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(r); err != nil || ok && string(line) != want.String() {
+			t.Errorf("%q, want %q %v", line, want.String(), err)
+		}
+	}
 }

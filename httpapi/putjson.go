@@ -2,9 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"encoding/base64"
 	"net/http"
 	"net/url"
-	"reflect"
 	"strings"
 
 	"github.com/Focinfi/oncekv/api"
@@ -126,15 +126,13 @@ func partsOf(d *api.PutDocument) (parts putParts, err error) {
 	return parts, err
 }
 
-var putShape = shapeOf(reflect.TypeFor[api.PutDocument]())
-
 // ParsePut reads the body of POST /key, or a line of POST /keys, as strictly as
 // a node does, and returns what it would put, with the content type that it has
 // without one of its own. The error is a sentence about the document. A limit on
 // values, which is a node's own, is not checked.
 func ParsePut(document []byte) (client.PutItem, error) {
 	var d api.PutDocument
-	if err := decodeStrict(document, putShape, &d); err != nil {
+	if err := decodeStrict(document, &d); err != nil {
 		return client.PutItem{}, err
 	}
 	parts, err := partsOf(&d)
@@ -174,6 +172,9 @@ func valueIn(d *api.PutDocument) (string, error) {
 	}
 	return "", invalid(`"encoding" is %q; it takes "base64", or is left out for text`, d.Encoding)
 }
+
+// strictBase64 never changes.
+var strictBase64 = base64.StdEncoding.Strict()
 
 // decodeBase64 takes standard base64 with its padding and without line breaks,
 // which encoding/base64 would pass over.
