@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// failing is a listener whose next calls of Accept fail.
+// failing is a listener whose next Accepts fail.
 type failing struct {
 	net.Listener
 	errs  []error
@@ -25,9 +25,9 @@ func (f *failing) Accept() (net.Conn, error) {
 	return f.Listener.Accept()
 }
 
-// A listener outlasts what the system may answer to accept, among it that it is short
-// of files or memory, and says so once. An idle connection makes room then. Only its
-// being closed ends it, also while it waits.
+// A listener survives every error of accept, such as a shortage of files or memory, logs it
+// once, and closes an idle connection to make room. Only Close ends it, even while it
+// pauses.
 func TestConnections_AcceptOutlastsShortages(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

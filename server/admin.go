@@ -21,7 +21,7 @@ import (
 // AdminConfig describes an admin. Listen and Nodes are required.
 type AdminConfig struct {
 	Listen string   // host:port; port 0 chooses a free one
-	Nodes  []string // client URLs of database nodes to begin with
+	Nodes  []string // client URLs of the first database nodes to ask
 	// MaxConnections, Descriptors and AllowedHosts are as in DatabaseConfig.
 	MaxConnections int
 	Descriptors    *Descriptors
@@ -36,13 +36,13 @@ type Admin struct {
 	forward *forward.Handler
 }
 
-// adminName is the name of an admin in logs and metrics. There may be several:
-// they hold nothing that could differ.
+// adminName names every admin in logs and metrics. There may be several: they hold no
+// state.
 const adminName = "admin"
 
-// StartAdmin binds an admin's listener and returns; ctx bounds nothing but the
-// call. The admin finds the nodes by itself, and serves its page meanwhile. It
-// returns a *SettingError for a configuration that cannot work.
+// StartAdmin binds an admin's listener and returns; ctx bounds only the call. The admin
+// finds the nodes by itself and serves its page meanwhile. A configuration that cannot work
+// returns a *SettingError.
 func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	cfg, err := cfg.checked()
 	if err != nil {
@@ -86,8 +86,8 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	return a, nil
 }
 
-// memberURLsOf are the URLs of the database nodes that the admin has found. Cache
-// nodes are none of them: anybody may say that he is one.
+// memberURLsOf returns the URLs of the database nodes that the admin has found. It leaves
+// out cache nodes: anybody can claim to be one.
 func memberURLsOf(s *adminui.State) (urls []string) {
 	for _, m := range s.Members {
 		urls = append(urls, m.URL)
@@ -95,8 +95,7 @@ func memberURLsOf(s *adminui.State) (urls []string) {
 	return urls
 }
 
-// pass forwards a request, and has a look at once when it may have changed the
-// cluster.
+// pass forwards a request and polls the cluster at once if the request may have changed it.
 func (a *Admin) pass(w http.ResponseWriter, r *http.Request) {
 	a.forward.ServeHTTP(w, r)
 	if r.Method != http.MethodGet && (strings.HasPrefix(r.URL.Path, "/members") || r.URL.Path == "/leader") {
@@ -123,8 +122,8 @@ func (a *Admin) figures() api.AdminStats {
 	return s
 }
 
-// Close ends event streams, finishes requests in flight as long as ctx allows,
-// and stops. It returns why the admin had stopped before, if it had.
+// Close ends event streams, finishes requests in flight as long as ctx allows, and stops.
+// It returns the reason if the admin had already stopped by itself.
 func (a *Admin) Close(ctx context.Context) error {
 	return a.close(func() {
 		a.public.drain(ctx)
@@ -134,7 +133,7 @@ func (a *Admin) Close(ctx context.Context) error {
 	})
 }
 
-// Ready returns nil once a database node has told which nodes there are.
+// Ready returns nil once a database node has listed the cluster's nodes.
 func (a *Admin) Ready(context.Context) error {
 	if len(a.watch.State().Members) == 0 {
 		return errors.New("no database node has listed the nodes yet")

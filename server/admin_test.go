@@ -68,8 +68,7 @@ func states(t *testing.T, a *server.Admin) (next func() adminui.State) {
 	}
 }
 
-// From one database node the admin finds all nodes, and shows what becomes of
-// them.
+// From one database node the admin finds all nodes and shows each change of state.
 func TestAdmin_FollowsACluster(t *testing.T) {
 	c := clustertest.Start(t, 3, 2)
 	a := startAdmin(t, c.DBs[1].URL())
@@ -126,7 +125,7 @@ func TestAdmin_FollowsACluster(t *testing.T) {
 	}
 }
 
-// What the admin says of a key's owner is what the cache nodes go by.
+// The admin names the owner of a key that the cache nodes use.
 func TestAdmin_OwnerIsTheOneThatLoads(t *testing.T) {
 	c := clustertest.Start(t, 1, 2)
 	a := startAdmin(t, c.DBs[0].URL())
@@ -146,7 +145,7 @@ func TestAdmin_OwnerIsTheOneThatLoads(t *testing.T) {
 	for i := range 20 {
 		key := fmt.Sprintf("key %d/ü", i)
 		clustertest.Eventually(t, key+" comes from its owner", func() error {
-			key += "+" // a new one: who has loaded a key itself keeps it
+			key += "+" // a new key: a cache node keeps what it has loaded
 			owner := ownerOf(t, a, key)
 			if _, err := c.Client(t).PutBytes(clustertest.WithTimeout(t), key, []byte("v"), client.PutOptions{}); err != nil {
 				t.Fatal(err)
@@ -218,8 +217,8 @@ func send(t *testing.T, method, target, body string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-// An admin without a cluster serves its page, says what it waits for, and ends
-// its streams when it stops.
+// An admin without a cluster serves its page, says what it waits for, and ends its streams
+// when it stops.
 func TestAdmin_WithoutACluster(t *testing.T) {
 	nobody := clustertest.FreeAddr(t)
 	a := startAdmin(t, "http://"+nobody)

@@ -22,9 +22,9 @@ type CacheConfig struct {
 	Nodes     []string
 	// CacheBytes bounds the memory for records, default 64 MiB.
 	CacheBytes int64
-	// LimitMemory keeps the whole process within 1.25 × CacheBytes, 64 MiB, and
-	// 32 KiB for each open connection, by setting the Go runtime's memory limit
-	// for as long as the node runs. It is for a process that does nothing else.
+	// LimitMemory keeps the whole process within 1.25 × CacheBytes + 64 MiB + 32 KiB for
+	// each open connection. It sets the Go runtime's memory limit while the node runs, so
+	// use it only in a process that does nothing else.
 	LimitMemory bool
 	// MaxConnections, Descriptors and AllowedHosts are as in DatabaseConfig.
 	MaxConnections int
@@ -41,9 +41,9 @@ type Cache struct {
 	node *cachetier.Node
 }
 
-// StartCache binds a cache node's listener and returns; ctx bounds nothing but
-// the call. The node finds its database nodes by itself. It returns a
-// *SettingError for a configuration that cannot work.
+// StartCache binds a cache node's listener and returns; ctx bounds only the call. The node
+// finds its database nodes by itself. A configuration that cannot work returns a
+// *SettingError.
 func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	cfg, err := cfg.checked()
 	if err != nil {
@@ -84,7 +84,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	return c, nil
 }
 
-// work is everything that runs besides the listener.
+// work runs everything but the listener.
 func (c *Cache) work(ctx context.Context) error {
 	var limiting sync.WaitGroup
 	defer limiting.Wait()
@@ -100,24 +100,23 @@ func (c *Cache) figures() api.CacheStats {
 	return s
 }
 
-// Close says goodbye to the other nodes, and serves on until they ask this one
-// no more, 1.5 s at most; then it finishes requests in flight and stops, all in
-// the time that ctx allows. It returns why the node had stopped before, if it had.
+// Close tells the other nodes that this one leaves, and keeps serving until they stop
+// asking it, at most 1.5 s. Then it finishes requests in flight and stops, all within ctx.
+// It returns the reason if the node had already stopped by itself.
 func (c *Cache) Close(ctx context.Context) error {
 	return c.close(func() {
-		c.stop() // the heartbeat loop's last word is the goodbye
+		c.stop() // the heartbeat loop ends with the goodbye
 		select {
 		case <-c.worked:
 		case <-ctx.Done():
 		}
 		c.public.drain(ctx)
 		c.running.Wait()
-		_ = c.node.Close() // ends loads that nobody waits for any more
+		_ = c.node.Close() // ends loads without waiters
 	})
 }
 
-// Name returns the node's name.
 func (c *Cache) Name() string { return c.cfg.Name }
 
-// Ready returns nil when a database node answers.
+// Ready returns nil if a database node answers.
 func (c *Cache) Ready(ctx context.Context) error { return c.node.Ready(ctx) }

@@ -13,8 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// A cache node that stops leaves the ring first: it serves while the goodbye is
-// on its way.
+// A cache node that stops leaves the ring first and serves until its peers know.
 func TestCache_Close_ServesUntilItsPeersKnow(t *testing.T) {
 	deadline := time.Now().Add(clustertest.Patience)
 	for !servesDuringGoodbye(t) {
@@ -24,9 +23,8 @@ func TestCache_Close_ServesUntilItsPeersKnow(t *testing.T) {
 	}
 }
 
-// servesDuringGoodbye closes a cache node and asks it during its goodbye, again
-// and again for as long as the node certainly waits for that. It returns false if
-// that time was over before there was an answer: then nothing is shown.
+// servesDuringGoodbye closes a cache node and sends it requests while it certainly still
+// says goodbye. It returns false, which proves nothing, if no answer came in that time.
 func servesDuringGoodbye(t *testing.T) bool {
 	const certain = 400 * time.Millisecond // of the 500 ms that a goodbye may take
 	leaving, heard := make(chan struct{}), make(chan struct{})

@@ -14,11 +14,11 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// clusterView is the cluster as httpapi asks for it.
+// clusterView implements httpapi's view of the cluster.
 type clusterView struct{ d *Database }
 
-// readyTimeout bounds the proof of readiness. It stays under the time-outs of
-// usual probes.
+// readyTimeout bounds the proof of readiness. It is shorter than the usual timeouts of
+// probes.
 const readyTimeout = 900 * time.Millisecond
 
 func (v clusterView) Ready(ctx context.Context) error {
@@ -122,17 +122,16 @@ func (v clusterView) TransferLeader(ctx context.Context, to string) error {
 	return clusterError(v.d.node.TransferLeader(ctx, to))
 }
 
-// meaning is an error in its own words that is also another one, for the package
-// that knows only that.
+// meaning is an error that keeps its own text and also matches an error of the package that
+// has to handle it.
 type meaning struct {
 	error
 	also error
 }
 
-// Unwrap returns both.
 func (m meaning) Unwrap() []error { return []error{m.error, m.also} }
 
-// clusterError gives an error of raftnode its meaning for httpapi.
+// clusterError translates an error of raftnode for httpapi.
 func clusterError(err error) error {
 	var refused *raftnode.RefusedError
 	switch {
@@ -150,8 +149,8 @@ func clusterError(err error) error {
 
 func (v clusterView) Stats(ctx context.Context) api.Stats { return v.d.stats() }
 
-// reserve refuses puts while a voter's disk is below its reserve: such a node
-// could not store the entry, and the ones that could would fill up as well.
+// reserve refuses puts while any voter's disk is below its reserve: that voter could not
+// store the entry, and the others would fill up as well.
 func (d *Database) reserve() error {
 	if d.disk.low() {
 		return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, d.cfg.Name)

@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// startOne runs a node alone with one revision more than a checkpoint.
+// startOne runs a single node with one revision more than a checkpoint.
 func startOne(t *testing.T) *Database {
 	t.Helper()
 	d, err := StartDatabase(context.Background(), DatabaseConfig{Name: "n1", DataDir: t.TempDir(), Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"})
@@ -52,8 +52,8 @@ func startOne(t *testing.T) *Database {
 	return d
 }
 
-// What is no answer of a member on its peer port counts for nothing, whatever its
-// figures say: neither is the store read to its end, nor does the node stop.
+// Only an answer of a member on its peer port counts. Stats from anywhere else, whatever
+// they say, neither start a read of the whole store nor stop the node.
 func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 	d := startOne(t)
 	own := d.stats().Checkpoints
@@ -81,7 +81,7 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 			t.Errorf("%+v: looked at, at revision %d", theirs, at)
 		}
 	}
-	// Two that stand still at different revisions are a reason to ask.
+	// Two members that stand still at different revisions are a reason to ask.
 	behind := api.Stats{Revision: newest - 5, Digest: other}
 	if _, differs := d.differs(9, behind); differs {
 		t.Error("a member that is behind was looked at at once")
@@ -106,8 +106,8 @@ func TestDatabase_Compare_FiguresAloneCountForNothing(t *testing.T) {
 	}
 }
 
-// A node whose history is wrong does not serve on until it has read all of a large
-// store: it stops when the time to look is over.
+// A node whose history is wrong stops after lookTime, even if its large store has not been
+// read to the end.
 func TestDatabase_StopDiverged_DoesNotWaitForItsDisk(t *testing.T) {
 	d, err := StartDatabase(context.Background(), DatabaseConfig{Name: "n1", DataDir: t.TempDir(), Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"})
 	if err != nil {

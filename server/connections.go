@@ -19,64 +19,64 @@ import (
 	"github.com/Focinfi/oncekv/server/metrics"
 )
 
-// connections is a listener that keeps the number of its open connections
-// below a limit. golang.org/x/net/netutil's does that by not accepting: past
-// the limit everybody hangs in the kernel's queue, probes included, and
-// connections on which nothing happens keep out those that have something to
-// ask. Here, one that is idle makes room: it is without a request (its client finds
-// it closed, as after IdleTimeout, and opens another; one that never finishes a
-// header is without a request too), it was taken over from HTTP and has been silent,
-// or its handler waits for the client, to send or to take something, for longer than
-// silentAfter. Only when every connection is at work is a new one refused, with a 503
-// that says so.
+// connections is a listener that limits the number of its open connections. The listener of
+// golang.org/x/net/netutil stops accepting at the limit: then everybody, probes included,
+// hangs in the kernel's queue behind connections that do nothing. This one closes an idle
+// connection to make room. Idle are:
 //
-// The address that holds most connections gives way first; of its own those without a
-// request, those that never asked anything before, and the one idle for longest. One address
-// never has all places, so that however busy its connections are, others get in: of a
-// peer port, which has few, not more than half.
+//   - a connection without a request, or whose header never ends. Its client finds it closed,
+//     as after IdleTimeout, and opens another;
+//   - a hijacked connection that has been silent for silentAfter;
+//   - one whose handler has waited for the client, to send or to receive, for silentAfter.
+//
+// If every connection is busy, it refuses a new one with a 503 that says so.
+//
+// The address with the most connections gives way first; among its connections, those
+// without a request, then those that never sent one, then the one idle for longest. One
+// address never gets all places, however busy its connections are, and at most half of the
+// few on a peer port.
 type connections struct {
 	net.Listener
 	limit  int
-	share  int           // of limit: what one address may have
-	idle   time.Duration // for reads and writes that nobody sets a deadline for
+	share  int           // the part of limit that one address may have
+	idle   time.Duration // deadline of reads and writes for which no handler sets one
 	logger *slog.Logger
 
 	refused, closed atomic.Uint64
-	slots           chan struct{} // one for each refusal that is being sent
+	slots           chan struct{} // one for each refusal being sent
 	refusals        sync.WaitGroup
 	done            chan struct{} // closed by Close
 	closing         sync.Once
-	complained      time.Time // owned by Accept: when it last said that the system is short
+	complained      time.Time // owned by Accept: when it last logged a shortage
 
 	mu      sync.Mutex
 	open    map[*connection]struct{}
-	holders map[netip.Prefix]*holder // of the open ones
+	holders map[netip.Prefix]*holder // of the open connections
 }
 
-// holder is an address, or a network of IPv6 that one machine may choose addresses
-// from, and how many open connections it has, under connections.mu.
+// holder counts the open connections of an address, or of an IPv6 network from which one
+// machine may choose its addresses. Guarded by connections.mu.
 type holder struct {
 	from netip.Prefix
 	open int
 }
 
-// refusalsMax is how many refusals are sent at the same time, at most an eighth of
-// the limit; those beyond are closed without a word. refusalTime is how long one may
-// take.
+// refusalsMax bounds the refusals sent at the same time; an eighth of the limit, but at
+// least 4, bounds them too. Connections beyond that are closed without an answer.
+// refusalTime bounds one refusal.
 const (
 	refusalsMax = 64
 	refusalTime = time.Second
 )
 
-// complainEvery is how often Accept says that the system is short of something.
+// complainEvery is how often Accept logs that the system is short of something.
 const complainEvery = 10 * time.Second
 
-// silentAfter is how long a connection on which something is under way may be silent
-// before it counts as idle. It is closed only when others need the room; what waits on
-// it is asked elsewhere, or again.
+// silentAfter is how long a busy connection may be silent before it counts as idle. It is
+// closed only when others need the room, and its client retries here or elsewhere.
 const silentAfter = 2 * time.Second
 
-// places is how many connections a listener may have, and one address of them.
+// places is how many connections a listener may have in all, and from one address.
 type places struct{ limit, share int }
 
 func placesForAll(limit int) places   { return places{limit, limit - limit/8} }
@@ -90,7 +90,7 @@ func limitConnections(ln net.Listener, p places, logger *slog.Logger) *connectio
 	}
 }
 
-// refusalBytes is the answer to whatever a refused connection asks.
+// refusalBytes returns the answer to any request on a refused connection.
 func refusalBytes(detail string) []byte {
 	body, err := json.Marshal(api.Problem{
 		Type: api.ProblemOverloaded, Title: "Overloaded", Status: http.StatusServiceUnavailable,
@@ -103,18 +103,18 @@ func refusalBytes(detail string) []byte {
 		api.ContentTypeProblem, len(body), body)
 }
 
-// connection is an accepted one.
+// connection is an accepted connection.
 type connection struct {
 	*net.TCPConn
 	of       *connections
 	holder   *holder
-	since    atomic.Int64 // unix nanoseconds since when there is no request on it, or nothing came; 0: there is one
+	since    atomic.Int64 // unix nanoseconds: without a request, or silent, since then; 0: it has a request
 	asked    atomic.Bool  // it has had a request
-	hijacked atomic.Bool  // it is no longer net/http's
-	reads    atomic.Int64 // unix nanoseconds since when a handler waits for the client to send; 0: none does
-	writes   atomic.Int64 // the same for the client to take something
-	told     atomic.Bool  // net/http has answered something that is no request
-	counted  bool         // it is one of connections.open; under connections.mu
+	hijacked atomic.Bool  // net/http no longer handles it
+	reads    atomic.Int64 // unix nanoseconds: a handler has waited for the client to send since then; 0: none waits
+	writes   atomic.Int64 // the same for the client to receive
+	told     atomic.Bool  // net/http has answered a malformed request
+	counted  bool         // it is in connections.open; guarded by connections.mu
 
 	deadlines deadlines
 }
@@ -131,7 +131,7 @@ func (c *connections) Accept() (net.Conn, error) {
 			continue
 		}
 		pause = 0
-		tcp := accepted.(*net.TCPConn) // Listener is one of net.Listen("tcp", …)
+		tcp := accepted.(*net.TCPConn) // Listener comes from net.Listen("tcp", …)
 		conn, why := c.admit(tcp)
 		if conn != nil {
 			return conn, nil
@@ -148,10 +148,10 @@ func (p *acceptPause) next() time.Duration {
 	return time.Duration(*p)
 }
 
-// outlasts waits a little after an error of Accept and reports whether to try again:
-// always, but for a listener that was closed. The errors are those of a connection
-// that has gone already, or of a system that is short of files or memory. In that
-// case an idle connection makes room.
+// outlasts waits a little after an error of Accept and reports whether to try again. It
+// gives up only when the listener was closed. Other errors mean that the connection has
+// already gone, or that the system is short of files or memory: then it closes an idle
+// connection.
 func (c *connections) outlasts(err error, pause *acceptPause) bool {
 	if errors.Is(err, net.ErrClosed) {
 		return false
@@ -183,7 +183,7 @@ func (c *connections) Close() error {
 	return c.Listener.Close()
 }
 
-// admit counts a connection in, or says why there is no room for it.
+// admit counts a connection in, or returns why there is no room for it.
 func (c *connections) admit(tcp *net.TCPConn) (conn *connection, refusal string) {
 	conn = &connection{TCPConn: tcp, of: c}
 	conn.since.Store(time.Now().UnixNano())
@@ -203,7 +203,7 @@ func (c *connections) admit(tcp *net.TCPConn) (conn *connection, refusal string)
 	}
 	if refusal == "" {
 		c.forgetLocked(idle)
-		if h = c.holders[from]; h == nil { // also if it had only idle
+		if h = c.holders[from]; h == nil { // its last connection may just have made room
 			h = &holder{from: from}
 			c.holders[from] = h
 		}
@@ -219,12 +219,12 @@ func (c *connections) admit(tcp *net.TCPConn) (conn *connection, refusal string)
 	return conn, ""
 }
 
-// originOf is what counts as one remote address.
+// originOf returns what counts as one remote address.
 func originOf(tcp *net.TCPConn) netip.Prefix {
 	addr := tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	bits := addr.BitLen()
 	if addr.Is6() {
-		bits = 64 // a machine has a network of that size at least
+		bits = 64 // the smallest network that a machine gets
 	}
 	from, err := addr.Prefix(bits)
 	if err != nil {
@@ -233,7 +233,7 @@ func originOf(tcp *net.TCPConn) netip.Prefix {
 	return from
 }
 
-// makeRoom closes a connection that was chosen for it; nil is none.
+// makeRoom closes a connection unless it is nil.
 func (c *connections) makeRoom(idle *connection) {
 	if idle != nil {
 		c.closed.Add(1)
@@ -241,9 +241,9 @@ func (c *connections) makeRoom(idle *connection) {
 	}
 }
 
-// leastNeededLocked returns the idle connection that gives way first, of one holder or
-// of all, nil if none is idle. It looks at all of them, which takes some hundred
-// microseconds and happens only at the limit.
+// leastNeededLocked returns the idle connection that gives way first, of one holder or, if
+// of is nil, of all; nil if none is idle. It visits every connection, which takes some
+// hundred microseconds and happens only at the limit.
 func (c *connections) leastNeededLocked(of *holder) (least *connection) {
 	now := time.Now().UnixNano()
 	var need needed
@@ -258,7 +258,7 @@ func (c *connections) leastNeededLocked(of *holder) (least *connection) {
 	return least
 }
 
-// needed is how much a connection is needed.
+// needed ranks a connection by how much it is needed.
 type needed struct {
 	idle   bool
 	fellow int   // connections of its address
@@ -288,7 +288,7 @@ func (n needed) lessThan(other needed) bool {
 	return n.since < other.since
 }
 
-// forgetLocked counts a connection out, if it has not been; nil is none.
+// forgetLocked counts a connection out once; conn may be nil.
 func (c *connections) forgetLocked(conn *connection) {
 	if conn == nil || !conn.counted {
 		return
@@ -300,7 +300,7 @@ func (c *connections) forgetLocked(conn *connection) {
 	}
 }
 
-// refuse answers a connection there is no room for.
+// refuse answers a connection for which there is no room.
 func (c *connections) refuse(tcp *net.TCPConn, why string) {
 	c.refused.Add(1)
 	select {
@@ -320,22 +320,22 @@ func (c *connections) refuse(tcp *net.TCPConn, why string) {
 	})
 }
 
-// hearOut reads what the client still sends until it has seen the answer, or
-// the connection's deadline: one that is closed with something unread is reset,
-// and then the client may never see it.
+// hearOut reads what the client still sends until it closes the connection or the deadline
+// passes. Closing with unread bytes would reset the connection, and the client might never
+// see the answer.
 func hearOut(tcp *net.TCPConn) {
 	_ = tcp.CloseWrite()
 	_, _ = io.Copy(io.Discard, io.LimitReader(tcp, 1<<20))
 }
 
-// lastWord is what net/http's own answers to something that is no request have
-// in them. Unlike those of a handler, it does not hear the client out.
+// lastWord marks the answers that net/http itself gives to malformed requests. It closes
+// the connection after them without reading what the client still sends.
 var lastWord = []byte("\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n")
 
-const lastWordMax = 512 // bytes of such an answer
+const lastWordMax = 512 // longer answers are not net/http's
 
-// Write implements net.Conn. What is large is written in pieces, so that a deadline
-// is one of progress.
+// Write implements net.Conn. It writes large answers in pieces, so that the deadline is one
+// of progress.
 func (c *connection) Write(p []byte) (n int, err error) {
 	const status = len("HTTP/1.1 ")
 	if len(p) <= lastWordMax && len(p) > status && p[status] >= '4' && bytes.Contains(p, lastWord) {
@@ -354,24 +354,23 @@ func (c *connection) Write(p []byte) (n int, err error) {
 	}
 }
 
-// writePiece says meanwhile that somebody waits for the client.
+// writePiece marks the connection as waiting for the client while it writes.
 func (c *connection) writePiece(p []byte, now time.Time) (int, error) {
 	c.writes.Store(now.UnixNano())
 	defer c.writes.Store(0)
 	return c.TCPConn.Write(p)
 }
 
-// ReadFrom implements io.ReaderFrom in place of net.TCPConn's, which would write past
-// Write and so without a deadline.
+// ReadFrom implements io.ReaderFrom. net.TCPConn's would bypass Write and its deadline.
 func (c *connection) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{c}, r)
 }
 
-// Close counts the connection out.
+// Close counts the connection out and closes it.
 func (c *connection) Close() error {
 	if c.told.Load() {
-		c.since.Store(time.Now().UnixNano())                   // it may make room meanwhile
-		_ = c.TCPConn.SetDeadline(time.Now().Add(refusalTime)) // which hearOut reads from
+		c.since.Store(time.Now().UnixNano())                   // it may make room from now on
+		_ = c.TCPConn.SetDeadline(time.Now().Add(refusalTime)) // bounds hearOut
 		hearOut(c.TCPConn)
 	}
 	c.of.mu.Lock()
@@ -380,7 +379,7 @@ func (c *connection) Close() error {
 	return c.TCPConn.Close()
 }
 
-// changed is http.Server's ConnState.
+// changed is the http.Server's ConnState.
 func (c *connections) changed(nc net.Conn, state http.ConnState) {
 	conn, ok := nc.(*connection)
 	if !ok {
@@ -391,7 +390,7 @@ func (c *connections) changed(nc net.Conn, state http.ConnState) {
 		conn.since.Store(0)
 	case http.StateHijacked:
 		conn.hijacked.Store(true)
-		conn.asked.Store(false) // nothing of what it was taken over for
+		conn.asked.Store(false) // requests before the takeover do not count
 		conn.since.Store(time.Now().UnixNano())
 	case http.StateIdle:
 		conn.asked.Store(true)
@@ -399,7 +398,7 @@ func (c *connections) changed(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// figures are what metrics show.
+// figures returns the numbers for the metrics.
 func (c *connections) figures() metrics.Connections {
 	c.mu.Lock()
 	open := len(c.open)

@@ -73,8 +73,8 @@ func figure(t *testing.T, d *server.Database, name string) float64 {
 	return scrape(t, d.URL())[name]
 }
 
-// A node at its limit makes room by closing what is idle, be it between
-// requests, before the first, or in a header that never ends.
+// A node at its limit closes idle connections to make room: between requests, before the
+// first, and in a header that never ends.
 func TestConnections_IdleMakeRoom(t *testing.T) {
 	const limit = 10
 	d := startLimited(t, limit)
@@ -108,14 +108,14 @@ func TestConnections_IdleMakeRoom(t *testing.T) {
 	}
 }
 
-// When every connection is at work, a new one is told so at once.
+// When every connection is busy, a new one is refused at once.
 func TestConnections_AllAtWork(t *testing.T) {
 	const limit = 5
 	d := startLimited(t, limit)
 	var busy []net.Conn
 	for i := range limit {
 		conn := open(t, d, fmt.Sprintf("PUT /key/%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n", i))
-		goAhead := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n")) // its handler reads: it is at work
+		goAhead := make([]byte, len("HTTP/1.1 100 Continue\r\n\r\n")) // its handler reads: it is busy
 		if _, err := io.ReadFull(conn, goAhead); err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +129,7 @@ func TestConnections_AllAtWork(t *testing.T) {
 	if err != nil || resp.Header.Get("Retry-After") != "1" || resp.Header.Get("Content-Type") != api.ContentTypeProblem || !strings.Contains(string(body), api.ProblemOverloaded) {
 		t.Errorf("%v %v %q", err, resp.Header, body)
 	}
-	// Those at work are not disturbed, and make room when they are done.
+	// Busy connections are not disturbed, and make room when they are done.
 	for i, conn := range busy {
 		if _, err := io.WriteString(conn, "hi"); err != nil {
 			t.Fatal(err)
@@ -147,8 +147,8 @@ func TestConnections_AllAtWork(t *testing.T) {
 	}
 }
 
-// Thousands of connections that do nothing, a third of them in a header that
-// never ends, do not slow others down.
+// Thousands of connections that do nothing, a third of them in a header that never ends, do
+// not slow others down.
 func TestConnections_ThousandsIdle(t *testing.T) {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
@@ -165,7 +165,7 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 	}
 	d := startLimited(t, count+100)
 	const ping, loris = "GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET /key/a HTTP/1.1\r\nHost: localhost\r\nX-Slow:"
-	stay := count / 3 // between requests; the others are given up where that takes long
+	stay := count / 3 // between requests; the test gives up the others if they take long
 	for i := range count {
 		switch {
 		case i < stay:
@@ -207,8 +207,8 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 	}
 }
 
-// What is no request is answered by net/http itself. The answer arrives even
-// when the client has sent more than the server read.
+// net/http itself answers malformed requests. The answer arrives even when the client has
+// sent more than the server read.
 func TestConnections_AnswerToNoRequestArrives(t *testing.T) {
 	d := startLimited(t, 0)
 	for range 50 {

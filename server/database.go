@@ -28,32 +28,31 @@ import (
 	"github.com/Focinfi/oncekv/server/metrics"
 )
 
-// Peer is one entry of an initial cluster: a name and a peer URL.
+// Peer is an entry of an initial cluster: a name and a peer URL.
 type Peer = raftnode.Peer
 
-// Reasons for which a database node stops that is no member of its cluster.
+// A database node that is not a member of its cluster stops with one of these errors.
 var (
-	// ErrRemoved: it was removed.
+	// ErrRemoved: the node was removed from the cluster.
 	ErrRemoved = raftnode.ErrRemoved
-	// ErrEnded: another member forced a new cluster without it.
+	// ErrEnded: another member forced a new cluster without this node.
 	ErrEnded = raftnode.ErrEnded
-	// ErrLostData: its data directory is new, and the cluster knows its name.
+	// ErrLostData: the data directory is new, but the cluster knows the node's name.
 	ErrLostData = raftnode.ErrLostData
-	// ErrRefused: the cluster was formed without it, or does not let it join.
+	// ErrRefused: the cluster was formed without the node, or refuses to let it join.
 	ErrRefused = raftnode.ErrRefused
 )
 
-// DefaultDiskReserveBytes is the free space below which a voter's cluster
-// accepts no puts: a few segments of the write-ahead log and their copies in
-// the store.
+// DefaultDiskReserveBytes is the free space that every voter keeps: room for a few log
+// segments and their copies in the store. If a voter has less, the cluster refuses puts.
 const DefaultDiskReserveBytes = 256 << 20
 
-// DefaultSnapshotLogBytes is the log between two snapshots. A snapshot is cheap
-// (the state is on disk anyway); a shorter log means a faster start.
+// DefaultSnapshotLogBytes is the size of the log between two snapshots. Snapshots are
+// cheap, because the state is on disk anyway, and a shorter log means a faster start.
 const DefaultSnapshotLogBytes = 16 << 20
 
-// hotBytes is the memory for values that are read often: some 20,000 small ones.
-// More is what cache nodes are for.
+// hotBytes is the memory for frequently read values: some 20,000 small ones. Cache nodes
+// are for more.
 const hotBytes = 16 << 20
 
 // DatabaseConfig describes a database node. Name, DataDir, Listen and
@@ -61,36 +60,36 @@ const hotBytes = 16 << 20
 type DatabaseConfig struct {
 	Name    string
 	DataDir string
-	// Listen and PeerListen are host:port; port 0 chooses a free one.
-	// Advertise and PeerAdvertise are the URLs others use instead.
+	// Listen and PeerListen are host:port; port 0 chooses a free one. Others connect to
+	// Advertise and PeerAdvertise if these are set.
 	Listen, PeerListen       string
 	Advertise, PeerAdvertise string
-	// InitialCluster lists all nodes of a new cluster; Join are client URLs
-	// of a cluster to join, as a voter or, with Learner, as a learner. All
-	// are ignored when DataDir belongs to a cluster already.
+	// InitialCluster lists all nodes of a new cluster. Join lists client URLs of a cluster
+	// to join, as a voter or, with Learner, as a learner. All three are ignored when
+	// DataDir already belongs to a cluster.
 	InitialCluster []Peer
 	Join           []string
 	Learner        bool
-	// ForceNewCluster is a word with which the node makes itself the only member of
-	// a new cluster; see raftnode.Config.
+	// ForceNewCluster is the confirmation word with which the node makes itself the only
+	// member of a new cluster; see raftnode.Config.
 	ForceNewCluster string
 
-	// MaxConnections bounds the connections of clients; default 16,384, or about
-	// half of the files that Descriptors has for this node if that is less.
+	// MaxConnections bounds client connections. The default is 16,384, or about half of the
+	// files that Descriptors has for this node if that is less.
 	MaxConnections int
-	// Descriptors is the budget of open files that the nodes of a process share;
-	// nil for a process that runs this node alone.
+	// Descriptors is the budget of open files that the nodes of a process share; nil if
+	// this node runs alone in its process.
 	Descriptors *Descriptors
-	// AllowedHosts are further names by which the node may be asked: names,
-	// ".suffix" for a name and all below it, or "*" for every name. See package
-	// hosts for those it has by itself.
+	// AllowedHosts are further names that the node accepts in the Host header: a name,
+	// ".suffix" for a domain and everything below it, or "*" for every name. Package hosts
+	// lists the names it accepts anyway.
 	AllowedHosts     []string
 	MaxValueBytes    int64 // default 1 GiB
 	DiskReserveBytes int64 // default DefaultDiskReserveBytes; negative: none
 	SnapshotLogBytes int64 // log between two snapshots, default DefaultSnapshotLogBytes
-	// ScrubInterval is how often the node reads all that it keeps, to find damage
-	// before somebody asks for the data: at least a second; default
-	// DefaultScrubInterval; negative: never.
+	// ScrubInterval is how often the node reads everything that it stores, to find damage
+	// before a get does: at least one second; 0 means DefaultScrubInterval; negative means
+	// never.
 	ScrubInterval time.Duration
 
 	Logger *slog.Logger
@@ -115,10 +114,10 @@ type Database struct {
 	disk      *diskWatch
 	scrubber  *scrubber
 	started   time.Time
-	verified  atomic.Uint64 // revision up to which this node's disk was found in order
-	judging   atomic.Bool   // whether the members are being asked about a difference
-	verifying atomic.Bool   // whether this node's disk is being read because of one
-	disputes  *rate.Limiter // of log lines about that
+	verified  atomic.Uint64 // this node's disk is known to be intact up to this revision
+	judging   atomic.Bool   // the members are being asked about a difference
+	verifying atomic.Bool   // this node's disk is being read because of a difference
+	disputes  *rate.Limiter // log lines about differences
 	comparing sync.Mutex
 	compared  map[raftnode.ID]comparison // guarded by comparing
 
@@ -135,14 +134,15 @@ type Database struct {
 	err       error // set before done is closed
 }
 
-// StartDatabase opens a node's data and listeners and returns; ctx bounds
-// nothing but the call. The node then forms, joins or rejoins its cluster by
-// itself, however long that takes. It returns a *SettingError for a configuration
-// that cannot work, and another error for a directory in use or not to be
-// trusted, or an address in use. ErrDescriptors is for a limit of open files that is
-// too low, ErrDiskFailed for a directory in which a write or an fsync failed.
+// StartDatabase opens a node's data and listeners and returns; ctx bounds only the call.
+// The node then forms, joins or rejoins its cluster by itself, however long that takes.
+//
+// It returns a *SettingError for a configuration that cannot work, ErrDescriptors if the
+// limit of open files is too low, ErrDiskFailed if a write or an fsync in the directory has
+// failed before, and another error for a directory that is in use or cannot be trusted, or
+// an address that is in use.
 func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err error) {
-	// What is wrong in any case neither makes a directory nor takes a port.
+	// A wrong configuration must neither make a directory nor bind a port.
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
@@ -173,11 +173,11 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if err := d.dir.checkFailed(); err != nil {
 		return nil, err
 	}
-	// Before anything opens what a program of another version may have written.
+	// This comes before anything opens files that another version may have written.
 	if _, err := raftnode.Belongs(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	// Again, now that nobody else can change what the directory holds.
+	// Check again: now nobody else can change what the directory holds.
 	if cfg, err = cfg.checked(); err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 		return nil, listenError("peer-listen", err)
 	}
 	if host, _, _ := nodeurl.SplitListen(cfg.PeerListen); cfg.PeerAdvertise == "" && nodeurl.Wildcard(host) {
-		d.peer.url = "" // nobody knows but the cluster
+		d.peer.url = "" // only the cluster knows it
 	}
 	if d.store, err = kvstore.OpenStoreDir(cfg.DataDir, kvstore.StoreConfig{Logger: d.logger, OnCommit: d.metrics.Committed, Spread: rand.Float64}); err != nil {
 		return nil, err
@@ -234,7 +234,7 @@ func (d *Database) nodeConfig() raftnode.Config {
 	return cfg
 }
 
-// ownURLs are the URLs whose names the node was started with.
+// ownURLs returns the URLs with which the node was started.
 func (d *Database) ownURLs() []string {
 	urls := []string{d.public.url, d.peer.url, listenURL(d.cfg.Listen), listenURL(d.cfg.PeerListen)}
 	for _, p := range d.cfg.InitialCluster {
@@ -243,8 +243,8 @@ func (d *Database) ownURLs() []string {
 	return append(urls, d.cfg.Join...)
 }
 
-// memberURLs are the URLs of the members now, for both listeners: this node may
-// be known to others by a name that it does not advertise yet, or any more.
+// memberURLs returns the current URLs of all members, for both listeners. They include this
+// node's: others may know it by a name that it does not advertise yet, or no longer.
 func (d *Database) memberURLs() (urls []string) {
 	for _, m := range d.node.Status().Members {
 		urls = append(urls, m.ClientURL, m.PeerURL)
@@ -267,8 +267,7 @@ func (d *Database) abandon() {
 	}
 }
 
-// run starts every goroutine of the node. The first one that ends by itself
-// ends the node.
+// run starts the goroutines of the node. The first that ends by itself ends the node.
 func (d *Database) run(public http.Handler) {
 	nodeCtx, stopNode := context.WithCancel(context.Background())
 	storeCtx, stopStore := context.WithCancel(context.Background())
@@ -299,7 +298,7 @@ func (d *Database) run(public http.Handler) {
 	go d.supervise()
 }
 
-// fail makes the node stop because of err; only the first reason counts.
+// fail stops the node because of err. Only the first reason counts.
 func (d *Database) fail(err error) {
 	d.noteDisk(err)
 	select {
@@ -308,8 +307,8 @@ func (d *Database) fail(err error) {
 	}
 }
 
-// noteDisk leaves a mark in the data directory if err is that of a failed write or
-// fsync, so that no later start takes what the system shows for what the disk holds.
+// noteDisk marks the data directory as failed if err is a failed write or fsync. The system
+// may show data that the disk does not hold, so no later start may trust the directory.
 func (d *Database) noteDisk(err error) {
 	if d.dir == nil || !errors.Is(err, ErrDiskFailed) {
 		return
@@ -319,20 +318,20 @@ func (d *Database) noteDisk(err error) {
 	}
 }
 
-// supervise waits for a reason to stop and then takes everything down.
+// supervise waits for a reason to stop, then takes everything down.
 func (d *Database) supervise() {
 	err := <-d.failed // Close sends nil
 	if err != nil {
 		d.logger.Error("this node is stopping", "err", err)
 		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // no time to drain: what it would answer cannot be trusted
+		cancel() // do not drain: its answers cannot be trusted
 		d.takeDown(ctx)
 	}
 	d.err = err
 	close(d.done)
 }
 
-// takeDown stops all parts, the users of a part before the part.
+// takeDown stops all parts, each after the parts that use it.
 func (d *Database) takeDown(ctx context.Context) {
 	d.stopOnce.Do(func() {
 		d.endStreams()
@@ -350,23 +349,22 @@ func (d *Database) takeDown(ctx context.Context) {
 	})
 }
 
-// drainTime is how long requests in flight may take when the node stops.
+// drainTime bounds requests in flight when the node stops.
 const drainTime = 2 * time.Second
 
-// endStreams makes requests that would go on for ever end.
+// endStreams ends answers that have no end of their own.
 func (d *Database) endStreams() { d.endOnce.Do(func() { close(d.streams) }) }
 
-// handOverTime is how long a stopping leader waits for another to lead.
+// handOverTime is how long a stopping leader waits for another leader.
 const handOverTime = time.Second
 
-// Close stops the node: it ends streams and finishes requests in flight as
-// long as ctx allows, hands leadership over (within a second), and leaves the
-// data closed. It returns why the node had stopped before, if it had.
+// Close stops the node: it ends streams, finishes requests in flight as long as ctx allows,
+// hands leadership over (within a second) and closes the data. It returns the reason if the
+// node had already stopped by itself.
 func (d *Database) Close(ctx context.Context) error {
 	d.closing.Do(func() {
-		// Requests in flight finish while leadership moves: what they proposed
-		// is proposed again to the new leader. Raft and the store need the rest
-		// of the time.
+		// Requests in flight finish while leadership moves: their puts are proposed again
+		// to the new leader. Raft and the store need the rest of the time.
 		d.endStreams()
 		var draining sync.WaitGroup
 		draining.Go(func() {
@@ -388,8 +386,7 @@ func (d *Database) Close(ctx context.Context) error {
 // Done is closed when the node has stopped, by Close or by itself.
 func (d *Database) Done() <-chan struct{} { return d.done }
 
-// Err says why the node stopped by itself; nil before Done is closed and
-// after Close.
+// Err returns why the node stopped by itself; nil before Done is closed and after Close.
 func (d *Database) Err() error {
 	select {
 	case <-d.done:
@@ -399,13 +396,12 @@ func (d *Database) Err() error {
 	}
 }
 
-// Name returns the node's name.
 func (d *Database) Name() string { return d.cfg.Name }
 
 // URL returns where clients reach the node.
 func (d *Database) URL() string { return d.public.url }
 
-// PeerURL returns where other members reach the node, empty while only they know.
+// PeerURL returns where other members reach the node; empty while only they know.
 func (d *Database) PeerURL() string {
 	if d.peer.url != "" {
 		return d.peer.url
@@ -415,12 +411,11 @@ func (d *Database) PeerURL() string {
 	return m.PeerURL
 }
 
-// Ready returns nil when a leader is known and the node has caught up with
-// it, else a sentence about what it waits for.
+// Ready returns nil if a leader is known and the node has caught up with it, else an error
+// that says what the node waits for.
 func (d *Database) Ready(ctx context.Context) error { return clusterView{d}.Ready(ctx) }
 
-// announce tells the cluster when this node's addresses have changed since it
-// was added.
+// announce tells the cluster this node's addresses if they have changed since it was added.
 func (d *Database) announce(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -445,8 +440,8 @@ func (d *Database) announce(ctx context.Context) {
 	}
 }
 
-// doubtPeerURL warns of a peer URL that is the cluster's old knowledge while the
-// port is another: unless something forwards it, nobody gets through.
+// doubtPeerURL warns if the cluster knows a peer URL with another port than this node's:
+// unless something forwards that port, no member gets through.
 func (d *Database) doubtPeerURL(url string) {
 	_, port, _ := net.SplitHostPort(d.peer.ln.Addr().String())
 	if d.peer.url == "" && !strings.HasSuffix(url, ":"+port) {
@@ -454,7 +449,7 @@ func (d *Database) doubtPeerURL(url string) {
 	}
 }
 
-// stats gathers this node's figures.
+// stats gathers this node's statistics.
 func (d *Database) stats() api.Stats {
 	st, s, v := d.node.Status(), d.store.Stats(), d.store.Bodies().Stats()
 	out := api.Stats{
@@ -476,7 +471,7 @@ func (d *Database) stats() api.Stats {
 		DiskFreeBytes: d.disk.free.Load(), DiskLow: d.disk.low(),
 		Version: version.String(), UptimeSeconds: time.Since(d.started).Seconds(),
 	}
-	// A revision that replicas soon share, and whose digest is kept.
+	// A revision that replicas soon share and whose digest the store keeps.
 	if at := s.Revision / kvstore.CheckpointRevisions * kvstore.CheckpointRevisions; at > 0 {
 		if digest, err := d.store.DigestAt(at); err == nil {
 			out.Checkpoints = []api.Checkpoint{{Revision: uint64(at), Digest: digest.String()}}
@@ -485,13 +480,13 @@ func (d *Database) stats() api.Stats {
 	return out
 }
 
-// scrubBytes is about what a scrub reads: the files, and each body once.
+// scrubBytes estimates what a scrub reads: the files, and each body once.
 func (d *Database) scrubBytes() int64 {
 	s, v := d.store.Stats(), d.store.Bodies().Stats()
 	return s.HistoryBytes + s.IndexBytes + v.LiveBytes + v.DeadBytes
 }
 
-// figures gathers what metrics show.
+// figures gathers the numbers for the metrics.
 func (d *Database) figures() metrics.DatabaseFigures {
 	scrub := d.scrubber.figures()
 	last := time.Time{}
@@ -509,8 +504,8 @@ func (d *Database) figures() metrics.DatabaseFigures {
 	}
 }
 
-// compare looks for a replica whose history differs from this node's. A found value
-// carries a checksum, but a missing one does not; this is what finds a lost record.
+// compare looks for a replica whose history differs from this node's. Checksums find a
+// damaged value, but not a missing record; this does.
 func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs api.Stats) {
 	revision, differs := d.differs(m.ID, theirs)
 	if differs && !d.judging.Swap(true) {
@@ -523,15 +518,15 @@ func (d *Database) compare(ctx context.Context, m raftnode.Member, theirs api.St
 	}
 }
 
-// comparison is what was seen last of another member: both revisions then, and
-// whether the members were asked about them since and nobody had another history.
+// comparison is the last comparison with another member: both revisions at that time, and
+// whether the members have confirmed since that their histories agree.
 type comparison struct {
 	own, theirs uint64
 	agreed      bool
 }
 
-// agreed notes that nobody has another history, as far as both go, until one of the
-// two has gone on.
+// agreed notes that all histories agree up to the revisions compared with id. That holds
+// until one of the two members goes on.
 func (d *Database) agreed(id raftnode.ID) {
 	d.comparing.Lock()
 	defer d.comparing.Unlock()
@@ -540,9 +535,9 @@ func (d *Database) agreed(id raftnode.ID) {
 	d.compared[id] = c
 }
 
-// differs returns a revision at which another member has, or may have, another digest
-// than this node. Two that stand still at different revisions have applied the same
-// log by then, unless one of them is cut off.
+// differs returns a revision at which another member has, or may have, another digest than
+// this node. Two members that stand still at different revisions may differ: they have
+// applied the same log by then, unless one of them is cut off.
 func (d *Database) differs(id raftnode.ID, theirs api.Stats) (revision uint64, differs bool) {
 	own := d.store.Stats()
 	now := comparison{own: uint64(own.Revision), theirs: theirs.Revision}
@@ -563,18 +558,18 @@ func (d *Database) differs(id raftnode.ID, theirs api.Stats) (revision uint64, d
 	for _, c := range theirs.Checkpoints {
 		at := kvstore.Revision(c.Revision)
 		if at%kvstore.CheckpointRevisions != 0 {
-			continue // nobody of this version says so, and it would be work
+			continue // no member of this version says so, and the check costs work
 		}
 		digest, err := d.store.DigestAt(at)
 		if err == nil && digest.String() != c.Digest {
 			return c.Revision, true
-		} // else it is the same, or not there yet
+		} // else the digests agree, or this node has none yet
 	}
 	return 0, false
 }
 
-// judge asks all members who is wrong, and stops this node if it is the one; true if
-// nobody is.
+// judge asks all members whose history is wrong, and stops this node if it is this one's.
+// It returns true if all agree.
 func (d *Database) judge(ctx context.Context, revision uint64) (same bool) {
 	err := d.node.JudgeHistory(ctx, revision)
 	if errors.Is(err, raftnode.ErrDiverged) {
@@ -586,7 +581,7 @@ func (d *Database) judge(ctx context.Context, revision uint64) (same bool) {
 	}
 	switch looked := d.verified.Load(); {
 	case looked == 0 || revision >= looked+uint64(kvstore.CheckpointRevisions):
-		// Reading the store takes long. Meanwhile another voter may come that
+		// Reading the store takes long. Meanwhile another voter may come whose vote
 		// decides, so neither the watch nor the next judgement waits for it.
 		if !d.verifying.Swap(true) {
 			d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
@@ -603,12 +598,12 @@ func (d *Database) judge(ctx context.Context, revision uint64) (same bool) {
 	return false
 }
 
-// lookTime is how long a node whose history is wrong looks for the fault on its disk
-// before it stops. It serves meanwhile, and a large store takes hours.
+// lookTime is how long a node whose history is wrong searches its disk for the damage
+// before it stops. It still serves in that time, and reading a large store takes hours.
 const lookTime = 5 * time.Second
 
-// stopDiverged stops this node, whose history is wrong. If the fault is on its disk
-// and is found within limit, it says that, else err.
+// stopDiverged stops this node because its history is wrong. The reason is the damage on
+// its disk if it finds some within limit, else err.
 func (d *Database) stopDiverged(ctx context.Context, revision uint64, err error, limit time.Duration) {
 	looking, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -618,8 +613,8 @@ func (d *Database) stopDiverged(ctx context.Context, revision uint64, err error,
 	}
 }
 
-// inOrder reports whether this node's disk holds what it should, and stops the node
-// if it does not. False too if ctx ends before that is known.
+// inOrder reports whether this node's disk holds what it should, and stops the node if not.
+// It also returns false if ctx ends first.
 func (d *Database) inOrder(ctx context.Context, revision uint64) bool {
 	fault := d.store.Verify(ctx)
 	if fault != nil && ctx.Err() == nil {

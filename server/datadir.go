@@ -15,22 +15,21 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// ErrDiskFailed is why a database node stops whose write or fsync failed, and why it
-// does not start again on what that disk holds.
+// ErrDiskFailed stops a database node whose write or fsync failed, and keeps it from
+// starting on that directory again.
 var ErrDiskFailed = writefault.Err
 
-// ErrInUse is returned for a data directory that another process works on.
+// ErrInUse is returned for a data directory that another process uses.
 var ErrInUse = errors.New("in use by another process")
 
-// lockFile is the file by which a process keeps others out of a data directory.
+// lockFile is locked by the process that uses the data directory.
 const lockFile = "lock"
 
-// failedFile is left in a data directory when a write or an fsync in it failed. A
-// node does not start where it is: what the system shows of the directory may never
-// have reached the disk.
+// failedFile marks a data directory in which a write or an fsync failed. A node does not
+// start in it: the system may show data that never reached the disk.
 const failedFile = "failed"
 
-const failedBytesMax = 16 << 10 // more is not what a node writes there
+const failedBytesMax = 16 << 10 // a node writes less
 
 // dataDir is a locked data directory.
 type dataDir struct {
@@ -64,9 +63,9 @@ func openDataDir(path string) (*dataDir, error) {
 	return &dataDir{path: path, lock: f}, nil
 }
 
-// syncParent makes the name of a directory durable. What it is in may be closed to
-// this user, as systemd's is, or of a kind that cannot be synced and need not be, as
-// the read-only root of a container.
+// syncParent makes the name of a directory durable. It ignores a parent that this user may
+// not open, as systemd's, or that cannot be synced and need not be, as the read-only root
+// of a container.
 func syncParent(path string) error {
 	err := syncDir(filepath.Dir(path))
 	for _, harmless := range []error{os.ErrPermission, syscall.EROFS, syscall.EINVAL, syscall.ENOTSUP} {
@@ -86,7 +85,7 @@ func syncDir(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// freeBytes returns what an ordinary process may still write there.
+// freeBytes returns what an unprivileged process may still write there.
 func (d *dataDir) freeBytes() (int64, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(d.path, &st); err != nil {
@@ -95,9 +94,9 @@ func (d *dataDir) freeBytes() (int64, error) {
 	return int64(st.Bavail) * int64(st.Bsize), nil // the types differ between systems
 }
 
-// markFailed leaves failedFile, which says when and why, and keeps one that is there.
-// The disk may fail this write as it failed the one before, and the file is of use
-// all the same: whoever reads memory instead of the disk finds it there too.
+// markFailed writes failedFile with the time and the cause; it keeps an existing one. The
+// disk may fail this write too. The file still helps: a start that would read the directory
+// from the page cache finds the file there as well.
 func (d *dataDir) markFailed(cause error) error {
 	f, err := os.OpenFile(filepath.Join(d.path, failedFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if errors.Is(err, os.ErrExist) {
@@ -110,7 +109,7 @@ func (d *dataDir) markFailed(cause error) error {
 	return errors.Join(err, f.Sync(), f.Close(), syncDir(d.path))
 }
 
-// checkFailed returns ErrDiskFailed, and what to do, where failedFile is.
+// checkFailed returns ErrDiskFailed, with what to do, if failedFile exists.
 func (d *dataDir) checkFailed() error {
 	mark := filepath.Join(d.path, failedFile)
 	at, err := os.Lstat(mark)
@@ -118,7 +117,7 @@ func (d *dataDir) checkFailed() error {
 		return nil
 	}
 	when := "when and why is not known"
-	if err == nil && at.Mode().IsRegular() && at.Size() <= failedBytesMax { // else it is not ours
+	if err == nil && at.Mode().IsRegular() && at.Size() <= failedBytesMax { // else no node wrote it
 		if said, err := os.ReadFile(mark); err == nil && len(said) > 0 {
 			when = strings.TrimSpace(string(said))
 		}
@@ -130,7 +129,7 @@ func (d *dataDir) checkFailed() error {
 
 func (d *dataDir) close() error { return d.lock.Close() }
 
-// CheckDataDir reports why EmptyDataDir would not empty a directory.
+// CheckDataDir returns the error with which EmptyDataDir would refuse a directory.
 func CheckDataDir(path string) error {
 	entries, err := dataEntries(path)
 	if err != nil || len(entries) == 0 {
@@ -143,11 +142,10 @@ func CheckDataDir(path string) error {
 	return dir.close()
 }
 
-// EmptyDataDir removes everything that a database node keeps in its directory,
-// and leaves the directory. It removes nothing, and says why, when a process
-// works on it (ErrInUse), when it is not a directory itself but leads to one, or
-// when something lies there that no database node makes. A directory that is
-// not there counts as empty.
+// EmptyDataDir removes everything that a database node keeps in its directory, but not the
+// directory. It removes nothing and returns an error if a process uses the directory
+// (ErrInUse), if path is a symbolic link, or if the directory holds something that no
+// database node makes. A directory that does not exist counts as empty.
 func EmptyDataDir(path string) error {
 	entries, err := dataEntries(path)
 	if err != nil || len(entries) == 0 {
@@ -158,7 +156,7 @@ func EmptyDataDir(path string) error {
 		return err
 	}
 	defer dir.close()
-	// The identity goes first: what a crash leaves of the rest is nobody's then.
+	// The identity goes first: if a crash interrupts this, the rest belongs to no node.
 	if err := raftnode.RemoveIdentity(path); err != nil {
 		return fmt.Errorf("empty the data directory: %w", err)
 	}
@@ -173,8 +171,8 @@ func EmptyDataDir(path string) error {
 	return nil
 }
 
-// dataEntries lists what is in a data directory, and refuses one in which
-// something is not a database node's.
+// dataEntries lists a data directory, and refuses one that holds something that is not a
+// database node's.
 func dataEntries(path string) ([]string, error) {
 	st, err := os.Lstat(path)
 	switch {
@@ -199,7 +197,7 @@ func dataEntries(path string) ([]string, error) {
 	return names, nil
 }
 
-// isNodeFile reports whether a database node makes files of that name.
+// isNodeFile reports whether a database node makes files with that name.
 func isNodeFile(name string) bool {
 	switch name {
 	case lockFile, failedFile, scrubFile, scrubFileNew:

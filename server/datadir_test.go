@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
-// Nothing of what a program of another version has left is opened, let alone changed.
+// A start opens and changes nothing that another version has left.
 func TestStartDatabase_OtherVersion(t *testing.T) {
 	dir := t.TempDir()
 	cfg := DatabaseConfig{Name: "n1", DataDir: dir, Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"}
@@ -33,7 +33,7 @@ func TestStartDatabase_OtherVersion(t *testing.T) {
 	}
 }
 
-// Everything that a node makes is known as a node's, or emptying would refuse it.
+// EmptyDataDir knows every file that a node makes; otherwise it would refuse the directory.
 func TestEmptyDataDir(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "n1")
 	db, err := StartDatabase(t.Context(), DatabaseConfig{Name: "n1", DataDir: dir, Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0"})

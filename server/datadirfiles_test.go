@@ -18,10 +18,10 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// filesNode is a node of a cluster of one whose directory tests spoil.
+// filesNode is a node of a single-node cluster whose directory the tests spoil.
 type filesNode struct {
 	dir  string
-	keys int // that were acknowledged
+	keys int // acknowledged
 }
 
 func (n filesNode) start(t *testing.T) (*Database, error) {
@@ -29,8 +29,8 @@ func (n filesNode) start(t *testing.T) (*Database, error) {
 	return StartDatabase(t.Context(), DatabaseConfig{Name: "n1", DataDir: n.dir, Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0", PeerAdvertise: "http://127.0.0.1:12000", SnapshotLogBytes: 30 << 10})
 }
 
-// live starts the node, sets keys up to upTo, and finds all that were ever set. It
-// returns why the node does not start.
+// live starts the node, sets keys up to upTo, and finds every key that was ever set. If the
+// node does not start, it returns why.
 func (n *filesNode) live(t *testing.T, upTo int) error {
 	t.Helper()
 	db, err := n.start(t)
@@ -68,13 +68,13 @@ func (n *filesNode) live(t *testing.T, upTo int) error {
 			t.Errorf("%s has other bytes", filesKey(i))
 		}
 	}
-	for grown && upTo > snapshotKeys && n.snapshots(t) < 2 { // so that there is more than the founding
+	for grown && upTo > snapshotKeys && n.snapshots(t) < 2 { // so that there is a snapshot besides the first
 		<-look.C
 	}
 	return nil
 }
 
-// snapshotKeys are enough for a snapshot.
+// snapshotKeys are enough puts for a snapshot.
 const snapshotKeys = 20
 
 func (n *filesNode) snapshots(t *testing.T) int {
@@ -100,7 +100,7 @@ func copyDir(t *testing.T, to, from string) {
 	}
 }
 
-// copyOver copies a file, or a directory, and returns false where there is none.
+// copyOver copies a file or a directory, and returns false if from does not exist.
 func copyOver(t *testing.T, to, from string) bool {
 	t.Helper()
 	st, err := os.Stat(from)
@@ -121,7 +121,7 @@ func copyOver(t *testing.T, to, from string) bool {
 	return true
 }
 
-// contents is what is in a directory, by path.
+// contents returns the files of a directory by path.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -143,7 +143,7 @@ func contents(t *testing.T, dir string) map[string]string {
 	return all
 }
 
-// spoil brings a file into a state. It returns false where there is no such state.
+// spoil brings a file into a state. It returns false if the file cannot have that state.
 func spoil(t *testing.T, state, dir, file, from string) bool {
 	t.Helper()
 	path := filepath.Join(dir, file)
@@ -178,10 +178,10 @@ func spoil(t *testing.T, state, dir, file, from string) bool {
 	return true
 }
 
-// Every file of a data directory in every state that a careless hand, a restore or a
-// disk may leave it in: either the node starts and has every key that it ever
-// acknowledged, or it refuses in a sentence that says what to do, has changed nothing,
-// and starts with all keys when the right file is back.
+// Every file of a data directory in every state in which a careless hand, a restore or a
+// disk may leave it. Either the node starts and has every key that it ever acknowledged, or
+// it refuses in a sentence that says what to do, changes nothing, and starts with all keys
+// once the right file is back.
 func TestDataDir_EveryFileInEveryState(t *testing.T) {
 	segment := wal.SegmentSizeBytes
 	wal.SegmentSizeBytes = 64 << 10
@@ -200,7 +200,7 @@ func TestDataDir_EveryFileInEveryState(t *testing.T) {
 	if err := other.live(t, 60); err != nil {
 		t.Fatal(err)
 	}
-	// The identity as it was before the node had begun.
+	// The identity from before the node had formed its cluster.
 	unborn := filepath.Join(home, "unborn")
 	b, err := os.ReadFile(filepath.Join(good.dir, "identity"))
 	if err != nil {
@@ -249,7 +249,7 @@ func startSpoiled(t *testing.T, n filesNode, file, good string) {
 	after := contents(t, n.dir)
 	for name, was := range before {
 		now, ok := after[name]
-		if torn := after[name+".broken"]; ok && torn != "" { // cut off, and kept
+		if torn := after[name+".broken"]; ok && torn != "" { // the torn end, kept aside
 			at := strings.Index(was, torn)
 			now = now[:at] + torn + now[at+len(torn):]
 		}

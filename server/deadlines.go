@@ -8,39 +8,38 @@ import (
 	"time"
 )
 
-// deadlines keep what deadlines a connection is to have, and tell the kernel's
-// poller of those that make a difference.
+// deadlines holds the deadlines that a connection should have, and tells the kernel's
+// poller only those that make a difference.
 //
-// The easy version is net.TCPConn's: every call starts, moves or stops a timer of
-// the runtime. net/http makes seven a request and a put's body two more, nearly
-// all of them about reads that never wait, or taken back before one does: in a
-// profile of puts they were 4 % of the leader. Here a read deadline is noted, and
-// looked at when a read begins. What the poller has may then be
-// earlier than what is wanted, such as the time-out of an idle connection while a
-// request is at work on it: the read that it ends finds that out and goes on.
-// What it has is never later than what is wanted while a read waits. So a request
-// that is answered at once costs no call at all, and another one two: to end
-// net/http's reading in the background, and before the wait for the next request.
+// With net.TCPConn's deadlines, every call starts, moves or stops a timer of the runtime.
+// net/http makes seven calls a request and the body of a put two more, nearly all for reads
+// that never wait, or taken back before one does: in a profile of puts they were 4 % of the
+// leader's time. Here a read deadline is only noted, and checked when a read begins.
+//
+// The poller's deadline may be earlier than the wanted one, such as the timeout of an idle
+// connection while it has a request: the read that it ends notices and goes on. While a
+// read waits, the poller's deadline is never later than the wanted one. So a request that
+// is answered at once costs no call at all, and any other two: one to end net/http's
+// background read, and one before the wait for the next request.
 type deadlines struct {
 	mu      sync.Mutex
-	wanted  time.Time // of reads; zero: none
-	bound   time.Time // of the read that waits, where none is wanted; zero: none
-	told    time.Time // what the poller has
-	over    bool      // told has passed: a read has ended by it
-	stalled bool      // so has a bound: nothing more is waited for where no deadline is wanted
-	reading int       // reads that have begun and not ended
-	writing bool      // somebody has set a deadline of writes
-	written time.Time // what the poller has for writes where nobody has
+	wanted  time.Time // deadline of reads; zero: none
+	bound   time.Time // deadline of the waiting read if wanted is zero; zero: none
+	told    time.Time // the poller's deadline
+	over    bool      // told has passed and ended a read
+	stalled bool      // bound has passed: later reads without a wanted deadline end at once
+	reading int       // reads under way
+	writing bool      // a handler has set a deadline of writes
+	written time.Time // the poller's deadline of writes if no handler has set one
 }
 
-// late reports whether the poller would let a read wait for longer than is
-// wanted, or not wait at all.
+// late reports whether the poller would let a read wait for too long, or not at all.
 func (d *deadlines) late() bool {
 	until := d.until()
 	return d.over || !until.IsZero() && (d.told.IsZero() || d.told.After(until))
 }
 
-// until is when a read is to end, zero for never.
+// until returns when a read must end; zero means never.
 func (d *deadlines) until() time.Time {
 	if d.wanted.IsZero() {
 		return d.bound
@@ -48,7 +47,7 @@ func (d *deadlines) until() time.Time {
 	return d.wanted
 }
 
-// applyLocked tells the poller what is wanted.
+// applyLocked tells the poller the wanted deadline.
 func (c *connection) applyLocked() error {
 	d := &c.deadlines
 	d.told, d.over = d.until(), false
@@ -67,8 +66,8 @@ func (c *connection) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// SetWriteDeadline implements net.Conn. net/http takes the deadline away after
-// every request, whether there was one or not.
+// SetWriteDeadline implements net.Conn. net/http clears the deadline after every request,
+// whether there was one or not.
 func (c *connection) SetWriteDeadline(t time.Time) error {
 	d := &c.deadlines
 	d.mu.Lock()
@@ -80,16 +79,16 @@ func (c *connection) SetWriteDeadline(t time.Time) error {
 	return c.TCPConn.SetWriteDeadline(t)
 }
 
-// Reads of bodies that nobody sets a deadline for end after ioIdle without a byte,
-// such writes when the client takes no piece for up to twice that.
+// If no handler sets a deadline, reads of bodies end after ioIdle without a byte, and
+// writes when the client takes no piece for up to twice that.
 const (
 	ioIdle     = 30 * time.Second
 	pieceBytes = 256 << 10
 )
 
-// beginWrite makes sure that a write ends. Handlers set deadlines for what they
-// write; this is for what net/http writes itself, and for whoever forgets. To move a
-// timer with every write would cost too much: it is moved when half of it is over.
+// beginWrite makes sure that a write ends. Handlers set deadlines for their own writes;
+// this one is for writes by net/http, and for handlers that set none. Moving a timer with
+// every write would cost too much, so it moves when half of it has passed.
 func (c *connection) beginWrite(now time.Time) error {
 	d := &c.deadlines
 	d.mu.Lock()
@@ -131,22 +130,22 @@ func (c *connection) Read(p []byte) (int, error) {
 	}
 }
 
-// beginRead tells the poller when a read is to end. Who reads a body sets a deadline.
-// bounded is for those who do not, such as net/http, which reads what a handler left
-// of one: only its wait for the end of the connection, while a handler is at work,
-// may last for ever, and that is a read of one byte.
+// beginRead tells the poller when a read must end. Handlers that read a body set a
+// deadline. bounded is for reads without one, such as net/http's of the rest of a body.
+// Only one read may last forever: net/http's wait, one byte long, for the end of the
+// connection while a handler works.
 func (c *connection) beginRead(bounded bool) error {
 	d := &c.deadlines
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if bounded && d.wanted.IsZero() && !c.hijacked.Load() {
-		if d.stalled { // net/http reads what is left of a body twice
+		if d.stalled { // net/http reads the rest of a body twice
 			return os.ErrDeadlineExceeded
 		}
 		d.bound = time.Now().Add(c.of.idle)
 	}
 	if d.late() {
-		// net/http ends many a read in the background before it has begun.
+		// net/http often ends its background read before the read has begun.
 		if until := d.until(); !until.IsZero() && !until.After(time.Now()) {
 			return os.ErrDeadlineExceeded
 		}
@@ -158,8 +157,8 @@ func (c *connection) beginRead(bounded bool) error {
 	return nil
 }
 
-// endRead reports whether a read is over. It is not if it was ended by a
-// deadline that is not the one wanted: then it has to be tried again.
+// endRead reports whether a read is over. A read ended by an outdated deadline is not: it
+// must be repeated.
 func (c *connection) endRead(err error) bool {
 	d := &c.deadlines
 	d.mu.Lock()
@@ -179,8 +178,7 @@ func (c *connection) endRead(err error) bool {
 	return true
 }
 
-// WriteTo implements io.WriterTo in place of net.TCPConn's, which would read
-// past Read and so without a deadline.
+// WriteTo implements io.WriterTo. net.TCPConn's would bypass Read and its deadline.
 func (c *connection) WriteTo(w io.Writer) (int64, error) {
 	return io.Copy(w, struct{ io.Reader }{c})
 }

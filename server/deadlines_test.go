@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// connected returns both ends of a connection, the first as it is accepted.
+// connected returns both ends of a connection, the accepted one first.
 func connected(tb testing.TB) (*connection, net.Conn) {
 	tb.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -35,11 +35,11 @@ func connected(tb testing.TB) (*connection, net.Conn) {
 	return accepted.(*connection), other
 }
 
-// soon is long enough for a read to have begun and short enough for a test.
+// soon is long enough for a read to begin and short enough for a test.
 const soon = 20 * time.Millisecond
 
-// begun reads in the background, and returns when the read waits, or has ended: a
-// machine may take longer for the first than a deadline lasts.
+// begun reads in the background and returns when the read waits or has ended: on a slow
+// machine it may begin after its deadline.
 func begun(c *connection) <-chan error {
 	done := make(chan error, 1)
 	go func() {
@@ -66,8 +66,8 @@ func wantDeadline(t *testing.T, err error) {
 	}
 }
 
-// A read ends at its deadline, be it set before or while it waits, moved to an
-// earlier time or to a later one, and whatever the one before it had.
+// A read ends at its deadline, whether that was set before or during the read, or moved to
+// an earlier or later time, and whatever deadline the read before it had.
 func TestDeadlines_Reads(t *testing.T) {
 	past, long := time.Unix(1, 0), time.Hour
 	for _, tt := range []struct {
@@ -124,7 +124,7 @@ func TestDeadlines_Reads(t *testing.T) {
 	}
 }
 
-// A read that an earlier deadline ends goes on when that one was taken back.
+// A read that a withdrawn deadline ends goes on.
 func TestDeadlines_OutliveOldOnes(t *testing.T) {
 	for name, next := range map[string]time.Time{"none": {}, "later": time.Now().Add(time.Hour)} {
 		t.Run(name, func(t *testing.T) {
@@ -151,7 +151,7 @@ func TestDeadlines_OutliveOldOnes(t *testing.T) {
 	}
 }
 
-// Copying out of a connection keeps to its deadline too.
+// Copying out of a connection obeys its deadline too.
 func TestDeadlines_WriteTo(t *testing.T) {
 	c, other := connected(t)
 	if _, err := other.Write([]byte("abc")); err != nil {
@@ -168,7 +168,7 @@ func TestDeadlines_WriteTo(t *testing.T) {
 	}
 }
 
-// A write ends at its deadline, and the next one has none again.
+// A write ends at its deadline, and the next write has none.
 func TestDeadlines_Writes(t *testing.T) {
 	c, other := connected(t)
 	if err := c.SetWriteDeadline(time.Now().Add(soon)); err != nil {

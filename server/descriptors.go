@@ -7,41 +7,38 @@ import (
 	"syscall"
 )
 
-// connectionsMax is the most connections that a listener may have by default.
+// connectionsMax is the default limit of connections of a listener.
 const connectionsMax = 16384
 
-// What the budget of open files is divided by. A node has files of its own, whatever
-// clients do: those of the store, the log and its snapshots, its listeners, what the
-// runtime needs. The rest goes to its listeners and to the files and connections that
-// it opens for them, in parts.
+// The parts of the budget of open files. Some files a node needs however many clients it
+// has: those of the store, the log and its snapshots, its listeners and the runtime. The
+// rest is divided among its listeners and the files and connections that it opens for them.
 const (
 	processFiles  = 16
-	databaseFiles = 96 // with 32 segments of values, and a dozen runs of their table
-	lightFiles    = 32 // of a cache node, and of an admin
+	databaseFiles = 96 // includes 32 value segments and a dozen index runs
+	lightFiles    = 32 // a cache node or an admin
 
 	clientParts   = 4
 	peerParts     = 2
-	databaseParts = clientParts + peerParts + 2 // results that wait in files, connections to other members
-	cacheParts    = clientParts + 4             // as many to database nodes and caches as come in
+	databaseParts = clientParts + peerParts + 2 // two: spilled results, and connections to other members
+	cacheParts    = clientParts + 4             // as many connections go out to database and cache nodes as come in
 	adminParts    = 2 + 2
 
 	partMin = 8
 )
 
-// ErrDescriptors is returned when the process may have too few files open to run its
-// nodes.
+// ErrDescriptors is returned when the limit of open files is too low for a process's nodes.
 var ErrDescriptors = errors.New("too few files may be open")
 
-// NodeCounts are the nodes that one process runs.
+// NodeCounts counts the nodes that one process runs.
 type NodeCounts struct{ Databases, Caches, Admins int }
 
-// Descriptors divides the files that a process may have open (`ulimit -n`) among its
-// nodes, and each node's among its listeners and its files, so that no number of
-// connections, to whatever listeners, keeps a node from opening a file, and clients
-// keep no peer out. It never changes.
+// Descriptors divides the files that a process may have open (`ulimit -n`) among its nodes,
+// and each node's among its listeners and its files. No number of connections keeps a node
+// from opening a file, and clients never keep peers out. It is immutable.
 type Descriptors struct{ part int }
 
-// NewDescriptors divides the limit that the process has now. ErrDescriptors: it is
+// NewDescriptors divides the process's current limit. It returns ErrDescriptors if that is
 // too low for these nodes.
 func NewDescriptors(n NodeCounts) (*Descriptors, error) {
 	var files syscall.Rlimit
@@ -61,7 +58,7 @@ func divide(limit int, n NodeCounts) (*Descriptors, error) {
 		ErrDescriptors, limit, own+partMin*parts)
 }
 
-// orOwn is d, or, without one, the whole budget of a process that runs these nodes.
+// orOwn returns d or, if d is nil, the whole budget of a process that runs these nodes.
 func (d *Descriptors) orOwn(n NodeCounts) (*Descriptors, error) {
 	if d != nil {
 		return d, nil
@@ -69,9 +66,9 @@ func (d *Descriptors) orOwn(n NodeCounts) (*Descriptors, error) {
 	return NewDescriptors(n)
 }
 
-// database returns the limits of a database node's two listeners. asked is the number
-// of clients that was asked for, 0 for the default. Clients may be given parts of the
-// others, but one of each stays.
+// database returns the limits of a database node's two listeners. asked is the configured
+// number of clients, 0 for the default. Clients may get parts of the others, but not the
+// last part of any.
 func (d *Descriptors) database(asked int, logger *slog.Logger) (clients, peers int) {
 	clients = d.clients(asked, clientParts, databaseParts-2, logger)
 	left := databaseParts*d.part - clients
@@ -88,7 +85,7 @@ func (d *Descriptors) admin(asked int, logger *slog.Logger) int {
 	return d.clients(asked, adminParts/2, adminParts-1, logger)
 }
 
-// clients returns what was asked for, most parts at most, or the usual ones.
+// clients returns what was asked for, at most most parts, or the usual parts by default.
 func (d *Descriptors) clients(asked, usual, most int, logger *slog.Logger) int {
 	switch fit := most * d.part; {
 	case asked <= 0:

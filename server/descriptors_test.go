@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Whatever limits are asked for, listeners and what nodes need for themselves never
-// exceed the limit together, and no part is left with nothing.
+// Whatever limits are asked for, listeners and the nodes' own files together never exceed
+// the process's limit, and no part ends up empty.
 func TestDescriptors_Divide(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	kinds := map[string]NodeCounts{

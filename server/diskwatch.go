@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// diskInterval is short, because a fast disk fills by a hundred megabytes in a
-// second; the look costs a microsecond.
+// diskInterval is short because a fast disk fills by a hundred megabytes in that time; a
+// look costs a microsecond.
 const diskInterval = 100 * time.Millisecond
 
-// diskWatch looks at the free space of a data directory. Owned by run; figures
-// are read through atomics.
+// diskWatch watches the free space of a data directory. Owned by run; the results are
+// atomics.
 type diskWatch struct {
 	dir     *dataDir
 	reserve int64

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Whatever is named failed keeps a node from starting, and none of it is waited for or
-// read into a message: it may be nothing that a node has left.
+// Anything named failed keeps a node from starting, even if no node made it. The node
+// neither waits for it nor reads it into a message.
 func TestDataDir_Failed_OfAnyKind(t *testing.T) {
 	for name, leave := range map[string]func(path string) error{
 		"a mark":          func(p string) error { return os.WriteFile(p, []byte("2026-01-01T00:00:00Z: fsync: EIO\n"), 0o600) },

@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
-// A node tells its levels, and which history it holds, alike in all that it says.
+// A node reports the same levels and the same history everywhere.
 func TestDatabase_TellsHistoryAndLevels(t *testing.T) {
 	c := clustertest.Start(t, 1, 0)
 	url := c.DBs[0].URL()

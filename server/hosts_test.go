@@ -16,8 +16,8 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// askAs sends a request with a Host, as a web page of that name would, to a
-// node's address and returns the status and the body.
+// askAs sends a request to a node with another Host, as a web page under that name would,
+// and returns the status and the body.
 func askAs(t *testing.T, method, nodeURL, path, host string) (int, string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(nodeURL, "http://"))
@@ -37,8 +37,8 @@ func askAs(t *testing.T, method, nodeURL, path, host string) (int, string) {
 	return resp.StatusCode, string(body[:n])
 }
 
-// A web page that made its name lead to a node gets nothing from any listener of
-// any kind of node.
+// A web page that points its own name at a node gets nothing, from any listener of any kind
+// of node.
 func TestHosts_RebindingIsRefusedEverywhere(t *testing.T) {
 	c := clustertest.Start(t, 1, 1)
 	a := startAdmin(t, c.DBs[0].URL())
@@ -76,8 +76,8 @@ func TestHosts_RebindingIsRefusedEverywhere(t *testing.T) {
 	}
 }
 
-// A node is asked by the names in its own URLs, in those of its seeds and members,
-// and by those it is told; members' names count as soon as they are members.
+// A node answers to the names in its own URLs, in those of its seeds and members, and to
+// those it is given. A new member's names count at once.
 func TestHosts_NamesOfANode(t *testing.T) {
 	_, port, _ := net.SplitHostPort(clustertest.FreeAddr(t))
 	d, err := server.StartDatabase(context.Background(), server.DatabaseConfig{
@@ -104,7 +104,7 @@ func TestHosts_NamesOfANode(t *testing.T) {
 	if _, _, err := cl.AddMember(clustertest.WithTimeout(t), api.AddMember{Name: "n2", ID: "00000000000000a2", PeerURL: "http://n2-peers.example:1", ClientURL: "http://n2.example:1", Role: api.RoleLearner}); err != nil {
 		t.Fatal(err)
 	}
-	for _, host := range []string{"n2.example", "n2-peers.example:12000"} { // a moment later, when the node's own status has it
+	for _, host := range []string{"n2.example", "n2-peers.example:12000"} { // a moment later, when the node knows the member
 		clustertest.Eventually(t, "the new member's name counts", func() error {
 			if status, body := askAs(t, "GET", node, "/stats", host); status != http.StatusOK {
 				return fmt.Errorf("%s: %d %s", host, status, body)
@@ -130,7 +130,7 @@ func TestHosts_NamesOfANode(t *testing.T) {
 	wantStatus(cache.URL(), "kv.example", http.StatusMisdirectedRequest)
 }
 
-// An entry that is no name is refused at the start.
+// An AllowedHosts entry that is not a name is refused at the start.
 func TestHosts_BadEntryIsRefused(t *testing.T) {
 	bad := []string{"http://a.example"}
 	if _, err := server.StartDatabase(context.Background(), server.DatabaseConfig{Name: "n1", DataDir: t.TempDir(), Listen: "127.0.0.1:0", PeerListen: "127.0.0.1:0", AllowedHosts: bad}); err == nil {

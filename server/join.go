@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	// joinPause is the time between two attempts to join.
+	// joinPause is the pause between two attempts to join.
 	joinPause = 500 * time.Millisecond
 	// joinTime bounds one attempt: the cluster may be busy with another change.
 	joinTime = 10 * time.Second
 )
 
-// joiner asks a running cluster to take a node in.
+// joiner asks a running cluster to add a node.
 type joiner struct {
-	urls    []string // that may be database nodes of the cluster
+	urls    []string // possible database nodes of the cluster
 	learner bool
 	logger  *slog.Logger
 	told    string
 }
 
-// run tries for ever while nobody answers, or what does may be replaced by a
-// database node. It gives up on a refusal, and when every URL belongs to a
-// node of which no database node will ever be reached there.
+// run retries while nobody answers, or while the node that answers may yet be replaced by a
+// database node. It gives up when the cluster refuses, or when no URL can ever lead to a
+// database node.
 func (j *joiner) run(ctx context.Context, self raftnode.Member) ([]raftnode.Member, error) {
 	hc := nodehttp.NewClient(nodehttp.Options{})
 	defer hc.CloseIdleConnections()
@@ -62,8 +62,8 @@ func (j *joiner) run(ctx context.Context, self raftnode.Member) ([]raftnode.Memb
 	}
 }
 
-// look finds out who is at the URLs, and drops those at which no database node
-// will be. waiting says what is wrong with the others.
+// look finds out who answers at the URLs, and drops those that will never lead to a
+// database node. waiting says what is wrong with the others.
 func (j *joiner) look(ctx context.Context, hc *http.Client) (databases, waiting []string, err error) {
 	var staying, wrong []string
 	for _, url := range j.urls {
@@ -93,7 +93,7 @@ func (j *joiner) look(ctx context.Context, hc *http.Client) (databases, waiting 
 	return databases, waiting, nil
 }
 
-// tell logs what the node waits for, when that has changed.
+// tell logs what the node waits for, if that has changed.
 func (j *joiner) tell(why string) {
 	if why != j.told {
 		j.told = why
@@ -101,7 +101,7 @@ func (j *joiner) tell(why string) {
 	}
 }
 
-// ask asks the cluster of these database nodes once, and returns its members.
+// ask asks these database nodes once to add the node, and returns the members.
 func (j *joiner) ask(ctx context.Context, hc *http.Client, databases []string, self raftnode.Member) ([]raftnode.Member, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTime)
 	defer cancel()

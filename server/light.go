@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// light is what a cache node and an admin have in common: a listener, something
-// that runs, and no disk. Its methods may be called from any goroutine.
+// light is the common part of a cache node and an admin: a listener and a goroutine, but no
+// disk. Its methods may be called from any goroutine.
 type light struct {
 	public  *listener
 	started time.Time
 
-	stop     context.CancelFunc // ends what runs besides the listener
-	streams  chan struct{}      // closed by close: answers that would go on for ever end
+	stop     context.CancelFunc // ends work
+	streams  chan struct{}      // closed by close to end streams
 	running  sync.WaitGroup
-	worked   chan struct{} // closed when what runs besides the listener has ended
+	worked   chan struct{} // closed when work has returned
 	closing  sync.Once
 	failOnce sync.Once
 	done     chan struct{}
@@ -26,8 +26,8 @@ func newLight(public *listener) *light {
 	return &light{public: public, started: time.Now(), streams: make(chan struct{}), worked: make(chan struct{}), done: make(chan struct{})}
 }
 
-// run serves the listener, which is prepared, and runs work until it is told to
-// stop. The first of them that ends by itself with an error ends the node.
+// run serves the prepared listener and runs work until close. The first of the two that
+// ends with an error ends the node.
 func (l *light) run(work func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop = stop
@@ -50,9 +50,8 @@ func (l *light) finish(err error) {
 	})
 }
 
-// close ends streams, takes the node down in the order that is right for it, and
-// returns why it had stopped before, if it had. It does so once; whoever calls
-// it again waits.
+// close ends streams, calls takeDown, and returns the reason if the node had already
+// stopped by itself. It does so once; later calls wait for the first.
 func (l *light) close(takeDown func()) error {
 	l.closing.Do(func() {
 		close(l.streams)
@@ -66,8 +65,7 @@ func (l *light) close(takeDown func()) error {
 // Done is closed when the node has stopped, by Close or by itself.
 func (l *light) Done() <-chan struct{} { return l.done }
 
-// Err says why the node stopped by itself; nil before Done is closed and after
-// Close.
+// Err returns why the node stopped by itself; nil before Done is closed and after Close.
 func (l *light) Err() error {
 	select {
 	case <-l.done:

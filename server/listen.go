@@ -16,11 +16,11 @@ import (
 type listener struct {
 	ln  *connections
 	srv *http.Server
-	url string // what others are told
+	url string // what the node advertises
 }
 
-// listen binds addr for as many connections as there are places. What others are told is
-// advertise, or addr itself.
+// listen binds addr with places for connections. Others are told advertise, or addr itself
+// if that is empty.
 func listen(addr, advertise, what string, p places, logger *slog.Logger) (*listener, error) {
 	l, err := bind(addr, what, p, logger)
 	if err == nil && advertise != "" {
@@ -29,8 +29,7 @@ func listen(addr, advertise, what string, p places, logger *slog.Logger) (*liste
 	return l, err
 }
 
-// bind binds addr, which may be a wildcard address: then url is how this machine
-// itself reaches it.
+// bind binds addr. If that is a wildcard address, url is how this machine reaches it.
 func bind(addr, what string, p places, logger *slog.Logger) (*listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -43,16 +42,16 @@ func bind(addr, what string, p places, logger *slog.Logger) (*listener, error) {
 	}
 	own := "http://" + net.JoinHostPort(host, port)
 	if canonical, err := nodeurl.Parse(own); err == nil {
-		own = canonical // else nobody but people is told
+		own = canonical // else the URL is only shown to people
 	}
 	return &listener{ln: limitConnections(ln, p, logger), url: own}, nil
 }
 
-// listenURL is a listen address as the URL of its host, which may be a name.
+// listenURL turns a listen address, whose host may be a name, into a URL.
 func listenURL(addr string) string { return "http://" + addr }
 
-// prepare sets the handler. Bodies and answers have no deadline here: their
-// handlers set one by progress.
+// prepare sets the handler. The server sets no deadlines for bodies and answers: their
+// handlers set deadlines of progress.
 func (l *listener) prepare(h http.Handler, logger *slog.Logger) {
 	l.srv = &http.Server{
 		Handler:           h,
@@ -61,8 +60,8 @@ func (l *listener) prepare(h http.Handler, logger *slog.Logger) {
 		MaxHeaderBytes:    64 << 10,
 		ConnState:         l.ln.changed,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-		// net/http's own answer to OPTIONS * asks nobody for whom it is, and reads a
-		// body without a deadline.
+		// net/http's own answer to OPTIONS * ignores Host and reads a body without a
+		// deadline.
 		DisableGeneralOptionsHandler: true,
 	}
 }
@@ -75,8 +74,7 @@ func (l *listener) serve() error {
 	return nil
 }
 
-// drain stops accepting and waits for requests in flight, at most as long as
-// ctx allows.
+// drain stops accepting and waits for requests in flight as long as ctx allows.
 func (l *listener) drain(ctx context.Context) {
 	if l.srv.Shutdown(ctx) != nil {
 		_ = l.srv.Close()

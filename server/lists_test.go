@@ -13,8 +13,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// Invariant 5, and lists: every node lists what was acknowledged before, in the
-// same bytes, and followers see the end of a node that stops.
+// Every node lists, in the same bytes, everything acknowledged before the request, and
+// followers see the end event of a node that stops.
 func TestCluster_Lists(t *testing.T) {
 	c := clustertest.Start(t, 3, 1)
 	ctx := clustertest.WithTimeout(t)
@@ -24,7 +24,7 @@ func TestCluster_Lists(t *testing.T) {
 		if _, err := put.PutBytes(ctx, fmt.Sprintf("k/%02d", i), []byte("v"), client.PutOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		for _, target := range []string{"/keys?prefix=k/", "/changes"} { // at once, at a node that was not asked
+		for _, target := range []string{"/keys?prefix=k/", "/changes"} { // at once, at a node that took no put
 			if code, body := fetch(t, c.DBs[(i+1)%3].URL()+target); code != 200 || strings.Count(body, `"revision":`) != i+1 {
 				t.Fatalf("put %d: %s: %d %q", i, target, code, body)
 			}
@@ -70,7 +70,7 @@ func TestCluster_Lists(t *testing.T) {
 	}
 }
 
-// follow begins to follow all changes.
+// follow starts to follow all changes.
 func follow(t *testing.T, url string) *bufio.Scanner {
 	t.Helper()
 	resp, err := http.Get(url + "/changes?follow=true")

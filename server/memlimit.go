@@ -6,25 +6,23 @@ import (
 	"time"
 )
 
-// What a cache node's process may take besides its records.
+// What a cache node's process may use besides its records.
 const (
 	memoryConstant      = 64 << 20 // the program, loads, requests, and room for garbage
 	memoryConnection    = 32 << 10 // each open connection: buffers, stacks, a request
-	memoryGarbageShare  = 4        // one part in so many of the records' memory: room for garbage
+	memoryGarbageShare  = 4        // room for garbage: a quarter of the records' memory
 	memoryLimitInterval = time.Second
 )
 
-// memoryLimit is what the Go runtime is told to keep below. By itself it lets
-// garbage grow to as much as is in use, and a full cache of 1 GiB would take
-// 2 GiB.
+// memoryLimit returns the limit for the Go runtime. Without one, garbage may grow to the
+// size of the live heap, and a full cache of 1 GiB would take 2 GiB.
 func memoryLimit(cacheBytes int64, connections int) int64 {
 	return cacheBytes + cacheBytes/memoryGarbageShare + memoryConstant + int64(connections)*memoryConnection
 }
 
-// limitMemory keeps the process's memory limit where it belongs for as many
-// connections as there are, until ctx ends; then it is what it was before. Without
-// the connections, many of them would leave no room for garbage, and the
-// collector would run without end.
+// limitMemory adjusts the process's memory limit to the number of open connections until
+// ctx ends, then restores the old limit. If connections did not count, many of them would
+// leave no room for garbage, and the collector would never rest.
 func (c *Cache) limitMemory(ctx context.Context) {
 	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)

@@ -34,8 +34,8 @@ func scrape(t *testing.T, url string) map[string]float64 {
 	return series
 }
 
-// Nodes of one process each show their own figures, and nothing of what
-// libraries keep in the process's default registry.
+// Nodes of one process each show their own metrics, and nothing from the process's default
+// registry.
 func TestMetrics_EveryNodeItsOwn(t *testing.T) {
 	c := clustertest.Start(t, 3, 1)
 	ctx := clustertest.WithTimeout(t)

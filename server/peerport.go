@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// peerHandler is raftnode's, and a sentence for those who meant the other port.
+// peerHandler serves raftnode's peers, and tells clients that they want the other port.
 func (d *Database) peerHandler() http.Handler {
 	peers := d.node.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -21,13 +21,13 @@ func (d *Database) peerHandler() http.Handler {
 	})
 }
 
-// refuseClient answers what only a client asks. The status is not 404, which is
-// the answer for a key that is not set, and an answer to HEAD has nothing else.
+// refuseClient answers a client's request. The status is not 404, which would mean that the
+// key is not set; an answer to HEAD has nothing but its status.
 func (d *Database) refuseClient(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", api.ContentTypeProblem)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusMisdirectedRequest)
-	_ = json.NewEncoder(w).Encode(api.Problem{ // the other side sees a broken body
+	_ = json.NewEncoder(w).Encode(api.Problem{ // the client sees a broken body
 		Type: api.ProblemNoRoute, Title: "Peer port", Status: http.StatusMisdirectedRequest,
 		Detail: fmt.Sprintf("this is the peer port of the database node %s, for database nodes only; clients, cache nodes, the admin and --join use %s", d.cfg.Name, d.public.url),
 	})

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// serving runs a handler behind a listener in which everything ends after idle
-// without progress.
+// serving runs a handler behind a listener that ends everything after idle without
+// progress.
 func serving(t *testing.T, limit int, idle time.Duration, h http.Handler) *listener {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
@@ -34,7 +34,7 @@ func serving(t *testing.T, limit int, idle time.Duration, h http.Handler) *liste
 	return l
 }
 
-// from connects from an address of this machine, and sends text.
+// from connects from an address of this machine and sends text.
 func from(t *testing.T, l *listener, address, text string) net.Conn {
 	t.Helper()
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
@@ -52,7 +52,7 @@ func from(t *testing.T, l *listener, address, text string) net.Conn {
 	return conn
 }
 
-// statusOf reads an answer; 0 is none.
+// statusOf reads an answer and returns its status; 0 means no answer.
 func statusOf(t *testing.T, conn net.Conn) int {
 	t.Helper()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
@@ -65,7 +65,7 @@ func statusOf(t *testing.T, conn net.Conn) int {
 	return resp.StatusCode
 }
 
-// mustEnd wants the server to end a connection by itself.
+// mustEnd expects the server to end a connection by itself.
 func mustEnd(t *testing.T, conn net.Conn) {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, conn); os.IsTimeout(err) {
@@ -73,8 +73,8 @@ func mustEnd(t *testing.T, conn net.Conn) {
 	}
 }
 
-// Whatever half of a request a handler is sent, reading it or not, ends without a
-// byte of progress, and so does an answer that nobody takes.
+// Whichever part of a request a client sends, whether the handler reads it or not, the
+// connection ends without progress; so does an answer that the client does not take.
 func TestProgress_EveryReadAndWriteEnds(t *testing.T) {
 	reads := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err == nil {
@@ -107,7 +107,7 @@ func TestProgress_EveryReadAndWriteEnds(t *testing.T) {
 			if strings.HasPrefix(tt.text, "POST") {
 				mustEnd(t, conn)
 			}
-			closed(t, l) // without a byte having been taken
+			closed(t, l) // the client has taken no byte
 		})
 	}
 }
@@ -132,8 +132,8 @@ func closed(t *testing.T, l *listener) {
 	}
 }
 
-// A handler at work is not disturbed: it may take its time, and so may the bytes it
-// waits for as long as some come.
+// A working handler is not disturbed: it may take its time, and its client may send slowly
+// as long as some bytes come.
 func TestProgress_SlowIsNotSilent(t *testing.T) {
 	const parts, idle = 16, 500 * time.Millisecond
 	l := serving(t, 4, idle, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -141,7 +141,7 @@ func TestProgress_SlowIsNotSilent(t *testing.T) {
 		if err != nil {
 			t.Errorf("after %d bytes: %v", n, err)
 		}
-		select { // longer than any read or write may take
+		select { // longer than the limit of a read or write
 		case <-time.After(3 * idle / 2):
 		case <-r.Context().Done():
 			t.Error("the request was ended")
@@ -161,7 +161,7 @@ func TestProgress_SlowIsNotSilent(t *testing.T) {
 	}
 }
 
-// waiting is a handler that answers /wait only when it is told to.
+// waiting returns a handler that answers /wait only when it is told to.
 func waiting(t *testing.T) (http.Handler, <-chan struct{}) {
 	release, began := make(chan struct{}), make(chan struct{}, 1000)
 	t.Cleanup(func() { close(release) })
@@ -173,7 +173,7 @@ func waiting(t *testing.T) (http.Handler, <-chan struct{}) {
 	}), began
 }
 
-// One address cannot have all places, however busy it is.
+// One address cannot take all places, however busy its connections are.
 func TestConnections_OneAddressLeavesRoom(t *testing.T) {
 	const limit, share = 16, 14
 	h, began := waiting(t)
@@ -192,8 +192,8 @@ func TestConnections_OneAddressLeavesRoom(t *testing.T) {
 	}
 }
 
-// Room is made by the address that has most, and there by connections that never
-// asked anything.
+// The address with the most connections makes room, beginning with connections that never
+// sent a request.
 func TestConnections_WhoGivesWay(t *testing.T) {
 	const limit = 8
 	l := serving(t, limit, ioIdle, http.NotFoundHandler())
@@ -220,8 +220,8 @@ func TestConnections_WhoGivesWay(t *testing.T) {
 	mustEnd(t, silent[0])
 }
 
-// Bodies and answers that have not moved for a while make room, although handlers
-// wait for them, and nothing else is idle.
+// If nothing else is idle, requests and answers that have not moved for a while make room,
+// although their handlers wait for them.
 func TestConnections_StalledMakeRoom(t *testing.T) {
 	const limit = 4
 	for name, text := range map[string]string{
@@ -250,8 +250,7 @@ func TestConnections_StalledMakeRoom(t *testing.T) {
 	}
 }
 
-// A connection that was taken over from HTTP and says nothing makes room; one on
-// which something happens does not.
+// A silent hijacked connection makes room; a busy one does not.
 func TestConnections_SilentStreamsMakeRoom(t *testing.T) {
 	const limit = 4
 	l := serving(t, limit, ioIdle, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

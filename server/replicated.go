@@ -9,8 +9,8 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// replicatedLog lets a kvstore.DB use a raftnode.Node, which knows nothing of
-// its errors.
+// replicatedLog lets a kvstore.DB use a raftnode.Node, which does not know kvstore's
+// errors.
 type replicatedLog struct{ node *raftnode.Node }
 
 func (l replicatedLog) Propose(ctx context.Context, command []byte) (any, error) {
@@ -44,7 +44,7 @@ func (l replicatedLog) ReadIndex(ctx context.Context) error {
 	return nil
 }
 
-// storeError gives an error of raftnode its meaning for a put or a get.
+// storeError translates an error of raftnode for a put or a get.
 func storeError(err error) error {
 	switch {
 	case errors.Is(err, raftnode.ErrOverloaded):

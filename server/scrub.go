@@ -18,26 +18,26 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// DefaultScrubInterval is how often a database node reads all that it keeps.
+// DefaultScrubInterval is how often a database node reads everything that it stores.
 const DefaultScrubInterval = 7 * 24 * time.Hour
 
-// scrubIntervalMin keeps a node from doing nothing else.
+// scrubIntervalMin keeps a node from scrubbing without a pause.
 const scrubIntervalMin = time.Second
 
-// scrubRate is what a scrub reads a second, if that is enough to be done within half
-// of the interval: a twentieth of what a disk gives.
+// scrubRate is the speed of a scrub in bytes a second, a twentieth of a disk's. A scrub
+// that could not finish within half of the interval reads faster.
 const scrubRate = 20 << 20
 
-// scrubFile says when the next scrub is due and how the last one ended. It is renamed
-// into its place from scrubFileNew.
+// scrubFile holds the time of the next scrub and the result of the last one. It is written
+// as scrubFileNew and renamed.
 const (
 	scrubFile    = "scrub"
 	scrubFileNew = "scrub.new"
 )
 
-const scrubFileBytesMax = 16 << 10 // more is not what a node writes there
+const scrubFileBytesMax = 16 << 10 // a node writes less
 
-// scrubNote is what scrubFile holds.
+// scrubNote is the content of scrubFile.
 type scrubNote struct {
 	Due      time.Time     `json:"due"`
 	LastEnd  time.Time     `json:"last_end,omitzero"`
@@ -45,13 +45,13 @@ type scrubNote struct {
 	Result   string        `json:"last_result,omitempty"`
 }
 
-// scrubber reads all that a node keeps once in each interval, from one end to the
-// next. When it is due is on disk, so that restarts do not put it off. Owned by run;
-// figures may be read by anybody.
+// scrubber reads everything that a node stores, once in each interval, measured from end to
+// end. The due time is on disk, so that restarts do not delay it. Owned by run; figures may
+// be called from any goroutine.
 type scrubber struct {
 	dir      string
 	interval time.Duration // 0: never
-	size     func() int64  // bytes to read, about
+	size     func() int64  // estimate of the bytes to read
 	read     func(ctx context.Context, rate int64, progress func(done, total int64)) error
 	logger   *slog.Logger
 
@@ -61,7 +61,7 @@ type scrubber struct {
 	fraction float64
 }
 
-// newScrubber reads what was noted before.
+// newScrubber reads the note of an earlier process.
 func newScrubber(dir string, interval time.Duration, size func() int64, read func(context.Context, int64, func(done, total int64)) error, logger *slog.Logger) *scrubber {
 	s := &scrubber{dir: dir, interval: interval, size: size, read: read, logger: logger}
 	note, err := readScrubNote(filepath.Join(dir, scrubFile))
@@ -72,8 +72,8 @@ func newScrubber(dir string, interval time.Duration, size func() int64, read fun
 	return s
 }
 
-// run scrubs whenever that is due, until ctx ends; then it returns nil. Damage that a
-// scrub has found is logged and returned, even if ctx has ended because of it.
+// run scrubs whenever a scrub is due, until ctx ends; then it returns nil. It logs and
+// returns damage that a scrub found, even if the damage ended ctx.
 func (s *scrubber) run(ctx context.Context) error {
 	if s.interval <= 0 {
 		return nil
@@ -98,15 +98,15 @@ func (s *scrubber) run(ctx context.Context) error {
 	}
 }
 
-// plan says when the first scrub after a start is due: as was noted, unless nothing
-// was, damage was found, or the interval is shorter now.
+// plan decides when the first scrub after a start is due: at the noted time, or earlier if
+// nothing was noted, damage was found, or the interval is shorter now.
 func (s *scrubber) plan(now time.Time) error {
 	note := s.last()
 	switch {
 	case note.Result != "" && note.Result != api.ScrubOK:
 		note.Due = now
 	case note.Due.IsZero(), note.Due.Sub(now) > s.interval:
-		note.Due = now.Add(time.Duration(rand.Float64() * float64(s.interval))) // replicas begin together
+		note.Due = now.Add(time.Duration(rand.Float64() * float64(s.interval))) // spread the replicas, which begin together
 	default:
 		return nil
 	}
@@ -134,13 +134,13 @@ func (s *scrubber) scrub(ctx context.Context) error {
 	took := end.Sub(begin)
 	note := scrubNote{LastEnd: end.UTC(), LastTook: took, Result: api.ScrubOK}
 	if err != nil {
-		s.logger.Error("scrub found damage on this node's disk", "err", err) // the node may be stopping with the store's words
+		s.logger.Error("scrub found damage on this node's disk", "err", err) // the store's error may already be stopping the node
 		err = fmt.Errorf("a scrub found damage on this node's disk: %w", err)
 		note.Due, note.Result = end, err.Error()
 		return errors.Join(err, s.keep(note))
 	}
-	// So that the next one ends before the interval does, and others begin at another
-	// time.
+	// The next scrub must end within the interval, and other replicas should start at other
+	// times.
 	rest := max(0, float64(s.interval-took))
 	note.Due = end.Add(time.Duration(rest * (1 + rand.Float64()) / 2))
 	s.logger.Info("scrub found no damage", "took", took, "next", note.Due)
@@ -159,7 +159,7 @@ func (s *scrubber) last() scrubNote {
 	return s.note
 }
 
-// figures is how far it is.
+// figures returns the progress of the scrub.
 func (s *scrubber) figures() api.Scrub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,8 +170,8 @@ func (s *scrubber) figures() api.Scrub {
 	return out
 }
 
-// keep notes something, for the next start too. Only a write that failed so that the
-// disk cannot be trusted is an error: without a note the next start plans anew.
+// keep notes something for the next start. Only a failed write that makes the disk
+// untrustworthy is an error: without a note, the next start plans anew.
 func (s *scrubber) keep(note scrubNote) error {
 	s.mu.Lock()
 	s.note = note

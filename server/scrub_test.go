@@ -44,7 +44,7 @@ func (s *scrubbed) scrubber(interval time.Duration) *scrubber {
 	return newScrubber(s.dir, interval, func() int64 { return s.size }, read, slog.New(slog.DiscardHandler))
 }
 
-// during runs a scrubber for some time, as a process that is then stopped does.
+// during runs a scrubber for a while, then stops it as a restart would.
 func (s *scrubbed) during(t *testing.T, interval, long time.Duration) *scrubber {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), long)
@@ -56,8 +56,8 @@ func (s *scrubbed) during(t *testing.T, interval, long time.Duration) *scrubber 
 	return c
 }
 
-// Everything is read within an interval after the last end, or after the first start,
-// however often the node is restarted.
+// Everything is read within one interval of the last end, or of the first start, however
+// often the node restarts.
 func TestScrubber_EveryInterval(t *testing.T) {
 	for _, life := range []time.Duration{31 * time.Hour, 24 * 365 * time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
@@ -69,7 +69,7 @@ func TestScrubber_EveryInterval(t *testing.T) {
 			}
 			last := start
 			for i, at := range s.ended {
-				if d := at.Sub(last); d > interval+s.takes { // one may have begun just before the process ended
+				if d := at.Sub(last); d > interval+s.takes { // one may have begun just before the process stopped
 					t.Errorf("scrub %d ends %v after the one before", i, d)
 				}
 				last = at
@@ -81,7 +81,7 @@ func TestScrubber_EveryInterval(t *testing.T) {
 	}
 }
 
-// A scrub that a restart has ended begins again with the next start.
+// A scrub that a restart interrupts begins again at the next start.
 func TestScrubber_Interrupted_BeginsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scrubbed{dir: t.TempDir(), takes: time.Hour}
@@ -102,7 +102,7 @@ func TestScrubber_Interrupted_BeginsAgain(t *testing.T) {
 	})
 }
 
-// The rate is a twentieth of a disk's, or what it takes to be done in half of the
+// The rate is a twentieth of a disk's, or what it takes to finish within half of the
 // interval.
 func TestScrubber_Rate(t *testing.T) {
 	for _, c := range []struct{ size, rate int64 }{{1 << 30, 20 << 20}, {3600 << 20, 20 << 20}, {1 << 40, 2 << 40 / 3600}} {
@@ -116,7 +116,7 @@ func TestScrubber_Rate(t *testing.T) {
 	}
 }
 
-// Figures follow a scrub, and what it found is known to the next process.
+// figures follows a scrub, and the next process knows what it found.
 func TestScrubber_Figures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scrubbed{dir: t.TempDir(), takes: 40 * time.Minute}
@@ -147,8 +147,7 @@ func TestScrubber_Figures(t *testing.T) {
 	})
 }
 
-// Damage ends run, is what figures say afterwards, and is looked for at once by the
-// next process.
+// Damage ends run and appears in figures, and the next process scrubs at once.
 func TestScrubber_Damage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		damage := errors.New("00000001.values is damaged")
@@ -167,8 +166,9 @@ func TestScrubber_Damage(t *testing.T) {
 	})
 }
 
-// Damage stops the store, and that the node, before the scrubber has seen its own result:
-// it is logged as what the scrub found, returned, and known to the next process.
+// If damage stops the store, and the store the node, before the scrubber sees its own
+// result, the damage is still logged as the scrub's, returned, and known to the next
+// process.
 func TestScrubber_Damage_StoreStopsFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir, damage := t.TempDir(), &kvstore.CorruptError{File: "00000001.values", Offset: 4096, Detail: "a body does not have its digest"}
@@ -191,8 +191,8 @@ func TestScrubber_Damage_StoreStopsFirst(t *testing.T) {
 	})
 }
 
-// A negative interval is never. An interval that was made shorter, a clock that was
-// wrong, and a note that cannot be read put nothing off.
+// A negative interval means never. A shorter interval, a wrong clock and an unreadable note
+// delay nothing.
 func TestScrubber_Plans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scrubbed{dir: t.TempDir()}

@@ -31,7 +31,7 @@ func fetch(t *testing.T, url string) (int, string) {
 	return resp.StatusCode, string(b)
 }
 
-// The walkthrough: set through one node, read from every other one.
+// The walkthrough: put at one node, get from every other.
 func TestCluster_PutOnce_ReadEverywhere(t *testing.T) {
 	c := clustertest.Start(t, 3, 3)
 	ctx := clustertest.WithTimeout(t)
@@ -56,12 +56,11 @@ func TestCluster_PutOnce_ReadEverywhere(t *testing.T) {
 	}
 }
 
-// closeMax is how long a node may take to stop: many times what it promises on a
-// machine of its own, and far less than what it would wait for ever for.
+// closeMax bounds the stop of a node: many times what it takes on a free machine, and far
+// less than a hang.
 const closeMax = 30 * time.Second
 
-// Nodes that stop one after the other, the last ones without a leader, each
-// take no longer than a process may.
+// Nodes stop one after the other, the last without a leader, each within its time.
 func TestDatabase_Close_StaysInItsTime(t *testing.T) {
 	var dbs []*server.Database
 	var peers []server.Peer
@@ -143,7 +142,7 @@ func TestDatabase_DirectoryInUse_IsRefused(t *testing.T) {
 	}
 }
 
-// A cache without any database says so, and works as soon as there is one.
+// A cache node without a database node says so, and works as soon as there is one.
 func TestCache_StartsBeforeItsDatabase(t *testing.T) {
 	addr, peer := clustertest.FreeAddr(t), clustertest.FreeAddr(t)
 	c, err := server.StartCache(context.Background(), server.CacheConfig{Name: "c1", Listen: "127.0.0.1:0", Nodes: []string{"http://" + addr}, Logger: clustertest.Logger(t)})

@@ -13,24 +13,22 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// SettingError is a setting with which a node will never work, however often it
-// is started. It names the setting by the flag of the command line.
+// SettingError is a setting with which a node will never work, however often it is started.
+// It names the flag of the command line.
 type SettingError struct {
 	Flag string
 	Err  error
 }
 
-// Error is one sentence.
 func (e *SettingError) Error() string { return fmt.Sprintf("--%s: %v", e.Flag, e.Err) }
 
-// Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }
 
 func setting(flag, format string, args ...any) error {
 	return &SettingError{flag, fmt.Errorf(format, args...)}
 }
 
-// firstError is the error of the first check that fails.
+// firstError returns the error of the first check that fails.
 func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
@@ -40,7 +38,7 @@ func firstError(errs ...error) error {
 	return nil
 }
 
-// bytesMax bounds sizes: sums of a few of them must not overflow.
+// bytesMax bounds sizes, so that sums of a few of them do not overflow.
 const bytesMax = 1 << 60
 
 func checkBytes(flag string, n int64) error {
@@ -50,7 +48,7 @@ func checkBytes(flag string, n int64) error {
 	return nil
 }
 
-// checkAtLeastZero is for settings whose zero is the default.
+// checkAtLeastZero checks a setting whose zero means the default.
 func checkAtLeastZero(flag string, n int64) error {
 	if n < 0 {
 		return setting(flag, "it is %d, and must not be negative", n)
@@ -58,8 +56,7 @@ func checkAtLeastZero(flag string, n int64) error {
 	return checkBytes(flag, n)
 }
 
-// CheckScrubInterval returns a *SettingError for what ScrubInterval of no configuration
-// may be.
+// CheckScrubInterval returns a *SettingError for an interval that ScrubInterval rejects.
 func CheckScrubInterval(interval time.Duration) error {
 	if interval > 0 && interval < scrubIntervalMin {
 		return setting("scrub-interval", "%v is too short: a node would do nothing but read its files; use at least %v, or 0 for never", interval, scrubIntervalMin)
@@ -74,8 +71,7 @@ func checkName(name string) error {
 	return nil
 }
 
-// CheckAllowedHosts returns a *SettingError for what AllowedHosts of no
-// configuration may hold.
+// CheckAllowedHosts returns a *SettingError for names that AllowedHosts rejects.
 func CheckAllowedHosts(names []string) error {
 	if _, err := hosts.New(hosts.Config{Allowed: names}); err != nil {
 		return &SettingError{"allowed-hosts", err}
@@ -90,7 +86,7 @@ func checkListen(flag, listen string) error {
 	return nil
 }
 
-// nodeURLs checks the URLs of a flag and returns them in the one form.
+// nodeURLs checks the URLs of a flag and returns them in canonical form.
 func nodeURLs(flag string, urls []string) ([]string, error) {
 	checked := make([]string, len(urls))
 	for i, u := range urls {
@@ -102,7 +98,7 @@ func nodeURLs(flag string, urls []string) ([]string, error) {
 	return checked, nil
 }
 
-// seeds checks the URLs of database nodes to begin with.
+// seeds checks the URLs of the first database nodes to ask.
 func seeds(urls []string) ([]string, error) {
 	if len(urls) == 0 {
 		return nil, setting("nodes", "it names no database node: give the client URL of one at least, such as http://127.0.0.1:11000")
@@ -110,14 +106,14 @@ func seeds(urls []string) ([]string, error) {
 	return nodeURLs("nodes", urls)
 }
 
-// address is a listener as it was configured, and the flags that did.
+// address is the configuration of a listener, with the names of its flags.
 type address struct {
 	flag, listen           string
 	advertiseFlag, advised string
 }
 
-// checked returns where others are told to connect, or an empty URL where the
-// listener will know: its address is no wildcard one, and may have port 0.
+// checked returns the URL that others connect to. It is empty if only the bound listener
+// knows it, that is, for an address without wildcard, whose port may be 0.
 func (a address) checked() (url string, err error) {
 	if err := checkListen(a.flag, a.listen); err != nil {
 		return "", err
@@ -138,7 +134,7 @@ func (a address) checked() (url string, err error) {
 	return "", nil
 }
 
-// urlAt is where an address is reached, empty for a free port or every interface.
+// urlAt returns the URL of an address; empty for a free port or a wildcard.
 func urlAt(listen string) string {
 	host, port, err := nodeurl.SplitListen(listen)
 	if err != nil || port == 0 || nodeurl.Wildcard(host) {
@@ -148,16 +144,16 @@ func urlAt(listen string) string {
 	return url
 }
 
-// Check returns a *SettingError for a configuration that cannot work.
-// StartDatabase does the same; before it, there is time to ask a person.
+// Check returns a *SettingError for a configuration that cannot work. StartDatabase does
+// the same; call Check first if you have to ask a person before the start.
 func (cfg DatabaseConfig) Check() error {
 	_, err := cfg.checked()
 	return err
 }
 
-// checked returns the configuration with every URL in the one form. Where the
-// data belongs to a cluster already, nothing is left of how it began; a peer URL
-// that nothing names is then empty, and stays what the cluster has.
+// checked returns the configuration with every URL in canonical form. If the data already
+// belongs to a cluster, it drops the settings with which a new one begins. An empty peer
+// URL then means that the cluster keeps the URL it knows.
 func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
 	err := firstError(
 		checkName(cfg.Name),
@@ -187,8 +183,7 @@ func (cfg DatabaseConfig) checked() (DatabaseConfig, error) {
 	return cfg, cfg.choosePeerURL()
 }
 
-// own is where clients are told to connect, if that is known before the listener
-// is.
+// own returns where clients connect, if that is known before the listener is bound.
 func (cfg *DatabaseConfig) own() string {
 	if cfg.Advertise != "" {
 		return cfg.Advertise
@@ -196,8 +191,8 @@ func (cfg *DatabaseConfig) own() string {
 	return urlAt(cfg.Listen)
 }
 
-// checkBeginning verifies how a node without data begins, and forgets that of
-// one with data.
+// checkBeginning checks how a node without data begins, and clears these settings for a
+// node with data.
 func (cfg *DatabaseConfig) checkBeginning() (err error) {
 	switch {
 	case len(cfg.InitialCluster) > 0 && len(cfg.Join) > 0:
@@ -220,8 +215,8 @@ func (cfg *DatabaseConfig) checkBeginning() (err error) {
 	return nil
 }
 
-// checkForce verifies that a new cluster is forced with a word, and one that the data
-// does not know yet.
+// checkForce checks that a new cluster is forced with a word that the data has not seen
+// yet.
 func (cfg *DatabaseConfig) checkForce() error {
 	word := cfg.ForceNewCluster
 	if word == "" {
@@ -230,8 +225,8 @@ func (cfg *DatabaseConfig) checkForce() error {
 	return forceSetting(firstError(raftnode.CheckForceWord(word), raftnode.CheckForce(cfg.DataDir, word)))
 }
 
-// forceSetting makes a refusal to force a new cluster one of the setting. What
-// restarts nodes must not try again until it works.
+// forceSetting turns a refusal to force a new cluster into a *SettingError: a supervisor
+// must not restart the node until it works.
 func forceSetting(err error) error {
 	var refused *raftnode.ForceError
 	if !errors.As(err, &refused) {
@@ -240,16 +235,15 @@ func forceSetting(err error) error {
 	return &SettingError{"force-new-cluster", refused}
 }
 
-// belongs reports whether the data belongs to a cluster. A directory that cannot
-// be read is for raftnode to tell about.
+// belongs reports whether the data belongs to a cluster. raftnode reports a directory that
+// cannot be read.
 func (cfg *DatabaseConfig) belongs() bool {
 	belongs, err := raftnode.Belongs(cfg.DataDir)
 	return belongs || err != nil
 }
 
-// choosePeerURL finds out where other database nodes are told to connect: as
-// --peer-advertise says, else as the list of a new cluster does, else at the
-// address itself.
+// choosePeerURL decides where other database nodes connect: at --peer-advertise, else as
+// the list of a new cluster says, else at the listen address.
 func (cfg *DatabaseConfig) choosePeerURL() error {
 	peer := address{"peer-listen", cfg.PeerListen, "peer-advertise", cfg.PeerAdvertise}
 	source := "peer-advertise"
@@ -279,7 +273,7 @@ func (cfg *DatabaseConfig) choosePeerURL() error {
 	return nil
 }
 
-// listed is this node's URL in the list of a new cluster.
+// listed returns this node's URL in the list of a new cluster.
 func (cfg *DatabaseConfig) listed() (url string, found bool) {
 	for _, p := range cfg.InitialCluster {
 		if p.Name == cfg.Name {
@@ -331,8 +325,7 @@ func (cfg AdminConfig) checked() (AdminConfig, error) {
 	return cfg, err
 }
 
-// listenError tells an address that this machine has not, and will not have, from
-// one that is in use.
+// listenError distinguishes an address that this machine does not have from one in use.
 func listenError(flag string, err error) error {
 	var name *net.DNSError
 	if errors.As(err, &name) && name.IsNotFound {

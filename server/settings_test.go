@@ -12,8 +12,8 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// Start refuses what Check refuses, as a *SettingError that names the flag, before
-// it makes or binds anything.
+// Start refuses what Check refuses, with a *SettingError that names the flag, before it
+// makes or binds anything.
 func TestSettings_CheckAndStart_Agree(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "n1")
 	database := func(change func(*server.DatabaseConfig)) func() (error, error) {

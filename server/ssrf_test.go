@@ -12,8 +12,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// A member's client URL is asked every second. Where that is a stranger's server,
-// nothing that it answers leads anywhere, or is shown to anybody.
+// A node polls the client URLs of members every second. If a stranger's server answers
+// there, its answers lead nowhere and are shown to nobody.
 func TestDatabase_Watch_FollowsNoRedirect(t *testing.T) {
 	c := clustertest.Start(t, 1, 1)
 	inner := make(chan string, 100)
@@ -35,7 +35,7 @@ func TestDatabase_Watch_FollowsNoRedirect(t *testing.T) {
 			watched++
 		}
 	}
-	// Neither do the cache node's requests, which know of it by now.
+	// Nor do the cache node's requests, which knows the member by now.
 	for i := range 10 {
 		fetch(t, fmt.Sprintf("%s/key/absent-%d", c.Caches[0].URL(), i))
 		if code, body := fetch(t, c.Caches[0].URL()+"/keys"); code != http.StatusOK || !strings.Contains(body, `"keys"`) {
@@ -60,7 +60,7 @@ func TestDatabase_Watch_FollowsNoRedirect(t *testing.T) {
 	}
 }
 
-// What no node can have is refused, with a sentence that says how to write it.
+// A URL that no node can have is refused in a sentence that says how to write one.
 func TestDatabase_Members_RefusesURLs(t *testing.T) {
 	c := clustertest.Start(t, 1, 0)
 	for _, bad := range []string{

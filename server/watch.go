@@ -13,19 +13,18 @@ import (
 
 const (
 	watchInterval = time.Second
-	// staleAfter is when a member without an answer counts as not healthy:
-	// two polls missed, and within the three seconds people are promised.
+	// staleAfter is when a member without an answer counts as unhealthy: after two missed
+	// polls, and within the promised three seconds.
 	staleAfter    = 2500 * time.Millisecond
 	statsBytesMax = 1 << 20
 )
 
-// watch asks the other database nodes for their figures every second: who is
-// alive, how far each one is, and whose disk is nearly full. Owned by run; the
-// results are read under the lock.
+// watch polls the other database nodes every second: who is alive, how far each one is, and
+// whose disk is nearly full. Owned by run; the results are read under the lock.
 type watch struct {
 	node   *raftnode.Node
 	client *http.Client
-	onSeen func(context.Context, raftnode.Member, api.Stats) // called by run for every answer
+	onSeen func(context.Context, raftnode.Member, api.Stats) // run calls it for every answer
 
 	mu   sync.Mutex
 	seen map[raftnode.ID]sighting
@@ -55,7 +54,7 @@ func (w *watch) run(ctx context.Context) {
 	}
 }
 
-// poll asks all members at once and waits for the slowest, a second at most.
+// poll asks all members at once and waits for the slowest, at most a second.
 func (w *watch) poll(ctx context.Context) {
 	st := w.node.Status()
 	var wg sync.WaitGroup
@@ -66,7 +65,7 @@ func (w *watch) poll(ctx context.Context) {
 		wg.Go(func() {
 			stats, err := w.fetch(ctx, m.ClientURL)
 			if err != nil || stats.ID != m.ID.String() {
-				return // a stranger at that address is as good as nobody
+				return // a stranger at that address counts as no answer
 			}
 			w.mu.Lock()
 			w.seen[m.ID] = sighting{stats, time.Now()}
@@ -86,7 +85,7 @@ func (w *watch) fetch(ctx context.Context, url string) (api.Stats, error) {
 	return stats, err
 }
 
-// forget drops those who are members no more.
+// forget drops nodes that are no longer members.
 func (w *watch) forget(members []raftnode.Member) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -101,7 +100,7 @@ func (w *watch) forget(members []raftnode.Member) {
 	}
 }
 
-// last returns a member's last figures and whether they are fresh.
+// last returns a member's latest statistics and whether they are fresh.
 func (w *watch) last(id raftnode.ID) (api.Stats, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

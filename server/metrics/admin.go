@@ -2,11 +2,11 @@ package metrics
 
 import "github.com/Focinfi/oncekv/api"
 
-// Admin is what an admin measures.
+// Admin holds an admin's metrics.
 type Admin struct{ node }
 
-// NewAdmin makes an admin's metrics. figures is called once a scrape, by any
-// goroutine; never before Handler is served.
+// NewAdmin makes an admin's metrics. Every scrape calls figures once, from any goroutine,
+// but not before Handler is served.
 func NewAdmin(name string, figures func() api.AdminStats) *Admin {
 	a := &Admin{newNode("admin", name)}
 	a.registry.MustRegister(&snapshot[api.AdminStats]{take: figures, figures: []figure[api.AdminStats]{

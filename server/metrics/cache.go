@@ -7,11 +7,11 @@ import (
 	"github.com/Focinfi/oncekv/cachetier"
 )
 
-// Cache is what a cache node measures.
+// Cache holds a cache node's metrics.
 type Cache struct{ node }
 
-// NewCache makes a cache node's metrics. figures is called once a scrape, by
-// any goroutine; never before Handler is served.
+// NewCache makes a cache node's metrics. Every scrape calls figures once, from any
+// goroutine, but not before Handler is served.
 func NewCache(name string, figures func() api.CacheStats) *Cache {
 	c := &Cache{newNode("cache", name)}
 	c.registry.MustRegister(&snapshot[api.CacheStats]{take: figures, figures: cacheFigures()})
@@ -48,7 +48,7 @@ func cacheFigures() []figure[api.CacheStats] {
 	}
 }
 
-// WatchLoads shows how long loads take. take is called once a scrape.
+// WatchLoads shows how long loads take. Every scrape calls take once.
 func (c *Cache) WatchLoads(take func() (peer, database cachetier.Latency)) {
 	c.registry.MustRegister(&loads{
 		take:     take,
@@ -57,7 +57,7 @@ func (c *Cache) WatchLoads(take func() (peer, database cachetier.Latency)) {
 	})
 }
 
-// loads is a collector of histograms that the cache tier keeps itself.
+// loads collects the histograms that the cache tier keeps itself.
 type loads struct {
 	take           func() (peer, database cachetier.Latency)
 	peer, database *prometheus.Desc

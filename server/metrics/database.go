@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// DatabaseFigures are a database node's figures at one moment.
+// DatabaseFigures is a database node's state at one moment.
 type DatabaseFigures struct {
 	Raft     raftnode.Status
 	RaftMore raftnode.Figures
@@ -22,25 +22,25 @@ type DatabaseFigures struct {
 	Scrub    Scrub
 }
 
-// Requests are counts since the process began.
+// Requests counts requests since the process began.
 type Requests struct {
 	Created, Unchanged, Conflicts uint64
 	Gets, Absences, Errors        uint64
 }
 
-// Disk is about the file system that holds the data.
+// Disk describes the file system that holds the data.
 type Disk struct {
 	FreeBytes, ReserveBytes int64
 	Low                     bool // below the reserve
 }
 
-// Scrub is how far a node is that reads all it keeps, and when it had done so last.
+// Scrub is the progress of a node's scrub, and when the last one ended.
 type Scrub struct {
 	Fraction float64   // 0 when none is running
 	LastEnd  time.Time // zero: none has ended yet
 }
 
-// Database is what a database node measures.
+// Database holds a database node's metrics.
 type Database struct {
 	node
 	fsync   prometheus.Histogram
@@ -49,8 +49,8 @@ type Database struct {
 	commit  prometheus.Histogram
 }
 
-// NewDatabase makes a database node's metrics. figures is called once a
-// scrape, by any goroutine; none before Handler is served.
+// NewDatabase makes a database node's metrics. Every scrape calls figures once, from any
+// goroutine, but not before Handler is served.
 func NewDatabase(name string, figures func() DatabaseFigures) *Database {
 	d := &Database{
 		node: newNode("database", name),
@@ -66,14 +66,14 @@ func NewDatabase(name string, figures func() DatabaseFigures) *Database {
 			"Time to write what was applied to the history file and fsync it; puts do not wait for it."),
 	}
 	for _, reason := range []string{reasonOverloaded, reasonUnavailable, reasonUnknown, reasonStopped, reasonOther} {
-		d.failed.WithLabelValues(reason) // so that each is 0 and not absent
+		d.failed.WithLabelValues(reason) // each shows 0 from the start
 	}
 	d.registry.MustRegister(d.fsync, d.propose, d.failed, d.commit, &snapshot[DatabaseFigures]{take: figures, figures: databaseFigures()})
 	return d
 }
 
-// newHistogram measures something that ends in an fsync: from fast flash to
-// a disk that is about to die.
+// newHistogram makes a histogram for something that ends in an fsync, from fast flash to a
+// dying disk.
 func newHistogram(name, help string) prometheus.Histogram {
 	return prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: namespace, Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(.00025, 2, 16),
@@ -95,7 +95,7 @@ func (d *Database) Proposed(took time.Duration, err error) {
 	d.failed.WithLabelValues(reasonOf(err)).Inc()
 }
 
-// Why a proposal has no answer.
+// Reasons for which a proposal has no answer.
 const (
 	reasonOverloaded  = "overloaded"
 	reasonUnavailable = "unavailable"
@@ -182,7 +182,7 @@ func databaseFigures() []figure[DatabaseFigures] {
 		value{"learner", func(n *f) float64 { return members(n, true) }})...)
 }
 
-// unixSeconds is 0 for the zero time.
+// unixSeconds returns 0 for the zero time.
 func unixSeconds(t time.Time) float64 {
 	if t.IsZero() {
 		return 0

@@ -1,6 +1,6 @@
-// Package metrics shows a node's figures to Prometheus. Every node has a
-// registry of its own, because several nodes may live in one process (and the
-// default registry is full of what etcd's packages put there).
+// Package metrics shows a node's metrics to Prometheus. Every node has a registry of its
+// own, because several nodes may run in one process, and etcd's packages fill the default
+// one.
 //
 //	m := metrics.NewDatabase(name, d.figures)
 //	raftnode.Config{OnFsync: m.Fsync, OnPropose: m.Proposed, …}
@@ -8,17 +8,16 @@
 //
 // # Names
 //
-// Everything begins with oncekv_, in base units: seconds and bytes. What only
-// grows ends in _total. The metrics go_… and process_… are the client
-// library's own, under the names every dashboard knows; they are about the
-// process, so nodes that share one show the same.
+// Every name begins with oncekv_ and ends in its base unit, seconds or bytes; counters end
+// in _total. The client library adds go_… and process_… under the names that dashboards
+// know. They describe the process, so nodes in one process show the same.
 //
 // # Invariants
 //
-//  1. No label takes its values from requests: routes are patterns of the
-//     router, methods those of the API, statuses classes. The number of series
-//     is bounded by the program.
-//  2. Figures are taken once a scrape, so that those of one scrape belong
-//     together, and nothing is computed when nobody scrapes.
-//  3. No value and no key is ever shown.
+//  1. No label takes its value from a request: routes are patterns of the
+//     router, methods those of the API, codes status classes. The program bounds
+//     the number of series.
+//  2. The state is read once a scrape, so that the metrics of one scrape
+//     belong together, and nothing is computed without a scrape.
+//  3. No metric shows a key or a value.
 package metrics

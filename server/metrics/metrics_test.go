@@ -44,7 +44,7 @@ func wantLines(t *testing.T, text string, lines ...string) {
 	}
 }
 
-// ours leaves out what the client library shows of the process.
+// ours leaves out the client library's metrics of the process.
 func ours(text string) string {
 	var b strings.Builder
 	for line := range strings.Lines(text) {
@@ -122,7 +122,7 @@ func TestDatabase(t *testing.T) {
 	}
 }
 
-// TestTraffic: a series for each route, method and class, and only for those.
+// There is a series for each route, method and class that was used, and no other.
 func TestTraffic(t *testing.T) {
 	m := metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} })
 	get, put := m.Traffic.Route("GET", "/key/{key}"), m.Traffic.Route("PUT", "/key/{key}")
@@ -170,8 +170,7 @@ func TestCache(t *testing.T) {
 		"oncekv_cache_ready 1", "oncekv_cache_peers 2", "oncekv_cache_databases 3", "oncekv_cache_uptime_seconds 1.5")
 }
 
-// BenchmarkTraffic is what a request pays for being measured, besides two
-// readings of the clock.
+// BenchmarkTraffic is what the metrics of a request cost besides two readings of the clock.
 func BenchmarkTraffic(b *testing.B) {
 	m := metrics.NewCache("c1", func() api.CacheStats { return api.CacheStats{} })
 	get := m.Traffic.Route("GET", "/key/{key}")

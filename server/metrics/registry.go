@@ -13,15 +13,14 @@ import (
 
 const namespace = "oncekv"
 
-// node is what the metrics of every kind of node have.
+// node holds the metrics of every kind of node.
 type node struct {
 	registry *prometheus.Registry
 
 	Traffic *Traffic
 }
 
-// newNode makes a registry with what every node shows. kind is "database",
-// "cache" or "admin".
+// newNode makes a registry with the common metrics. kind is "database", "cache" or "admin".
 func newNode(kind, name string) node {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -34,17 +33,16 @@ func newNode(kind, name string) node {
 	return node{registry: r, Traffic: newTraffic(r)}
 }
 
-// Handler answers scrapes. A figure that cannot be had is left out of an
-// answer, the rest is shown.
+// Handler answers scrapes. If a metric fails, the answer leaves it out and shows the rest.
 func (n *node) Handler() http.Handler {
 	return promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
 }
 
-// figure is one number of a T at the moment of a scrape.
+// figure describes a metric that is read from a T at each scrape.
 type figure[T any] struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
-	label string // the value of the one label, if it has one
+	label string // value of the one label, if there is one
 	value func(*T) float64
 }
 
@@ -58,7 +56,7 @@ func counter[T any](name, help string, value func(*T) float64) figure[T] {
 	return figure[T]{desc: describe(name, help), kind: prometheus.CounterValue, value: value}
 }
 
-// labelled describes numbers that differ in one label.
+// labelled describes metrics that differ in one label.
 func labelled[T any](kind prometheus.ValueType, name, help, label string, values ...labelValue[T]) []figure[T] {
 	desc := describe(name, help, label)
 	figures := make([]figure[T], 0, len(values))
@@ -77,7 +75,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 }
 
-// snapshot is a collector that takes a T once a scrape and shows its figures.
+// snapshot is a collector that reads a T once a scrape and shows its metrics.
 type snapshot[T any] struct {
 	take    func() T
 	figures []figure[T]
@@ -102,7 +100,7 @@ func (s *snapshot[T]) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// truth is a bool as a gauge shows it.
+// truth returns a bool as a gauge shows it.
 func truth(b bool) float64 {
 	if b {
 		return 1

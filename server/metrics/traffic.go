@@ -17,8 +17,8 @@ type Traffic struct {
 
 var _ httpapi.Traffic = (*Traffic)(nil)
 
-// answerBuckets are in seconds: a read from memory takes some 50 µs, a put
-// one or two fsyncs, and DefaultAnswerTimeout is 10 s.
+// answerBuckets returns bounds in seconds: a get from memory takes some 50 µs, a put one or
+// two fsyncs, and DefaultAnswerTimeout is 10 s.
 func answerBuckets() []float64 {
 	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 }
@@ -40,8 +40,8 @@ func newTraffic(r *prometheus.Registry) *Traffic {
 // classes are the values of the label code, by status/100.
 func classes() [6]string { return [6]string{"aborted", "1xx", "2xx", "3xx", "4xx", "5xx"} }
 
-// Route implements httpapi.Traffic. A series is made when its first request
-// ends, and found again without a search.
+// Route implements httpapi.Traffic. It makes a series when its first request ends; later
+// requests find it without a search.
 func (t *Traffic) Route(method, pattern string) func(status int, took time.Duration) {
 	names := classes()
 	var series [len(names)]atomic.Pointer[prometheus.Observer]
@@ -54,7 +54,7 @@ func (t *Traffic) Route(method, pattern string) func(status int, took time.Durat
 		if o == nil {
 			made := t.durations.WithLabelValues(pattern, method, names[class])
 			o = &made
-			series[class].Store(o) // whoever else made it has the same one
+			series[class].Store(o) // a concurrent call made the same one
 		}
 		(*o).Observe(took.Seconds())
 	}
@@ -63,7 +63,7 @@ func (t *Traffic) Route(method, pattern string) func(status int, took time.Durat
 // InFlight implements httpapi.Traffic.
 func (t *Traffic) InFlight(change int) { t.inFlight.Add(float64(change)) }
 
-// Connections are those of a node's public listener.
+// Connections describes the connections of a node's public listener.
 type Connections struct {
 	Open, Limit            int
 	Refused, ClosedForRoom uint64
