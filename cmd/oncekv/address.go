@@ -8,15 +8,15 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// addSchemes makes URLs of nodes that a person named by host:port alone. What
-// nodes tell one another (--advertise, --initial-cluster) is not completed.
+// addSchemes completes nodes that a person named by host:port. URLs that nodes tell one
+// another (--advertise, --initial-cluster) are not completed.
 func addSchemes(nodes []string) {
 	for i, node := range nodes {
 		nodes[i] = client.WithScheme(node)
 	}
 }
 
-// checkEndpoints verifies the URLs at which a client command tries nodes.
+// checkEndpoints checks the URLs at which a client command tries nodes.
 func checkEndpoints(urls []string) error {
 	if len(urls) == 0 {
 		return usageErrorf("--endpoints is empty: give at least one URL, such as http://127.0.0.1:11000")
@@ -29,7 +29,7 @@ func checkEndpoints(urls []string) error {
 	return nil
 }
 
-// checkMemberURL verifies a URL by which a member is to be known.
+// checkMemberURL checks a URL under which the cluster will know a member.
 func checkMemberURL(flag, u string) error {
 	if _, err := nodeurl.WithPort(u); err != nil {
 		return usageErrorf("--%s: %w", flag, err)
@@ -37,8 +37,7 @@ func checkMemberURL(flag, u string) error {
 	return nil
 }
 
-// parseCluster reads name=URL pairs. What they hold is for package server to
-// check.
+// parseCluster reads name=URL pairs. Package server checks the names and URLs.
 func parseCluster(pairs []string) ([]server.Peer, error) {
 	var peers []server.Peer
 	for _, pair := range pairs {
@@ -51,7 +50,7 @@ func parseCluster(pairs []string) ([]server.Peer, error) {
 	return peers, nil
 }
 
-// atLeastOne refuses a size of nothing.
+// atLeastOne refuses a size of zero.
 func atLeastOne(flag string, n byteSize) error {
 	if n < 1 {
 		return usageErrorf("--%s must be at least 1", flag)

@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// adminFlags are the command line of an admin.
+// adminFlags are the flags of an admin.
 type adminFlags struct {
 	server.AdminConfig
 	log logFlags

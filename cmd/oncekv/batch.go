@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// batchFlags are the command line of a batch.
+// batchFlags are the flags of a batch.
 type batchFlags struct {
 	clientFlags
 }
@@ -88,7 +88,7 @@ func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool)
 	return errors.Join(told(sum.write(a.stdout, name)), verdict)
 }
 
-// regularBytes is what is left to read of a regular file, 0 for everything else.
+// regularBytes returns how much of a regular file is left to read, 0 for anything else.
 func regularBytes(in io.Reader) int64 {
 	f, ok := in.(*os.File)
 	if !ok {

@@ -19,7 +19,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// batchInput has a line of every fate when "taken" is set to something else.
+// batchInput has a line for every outcome, if "taken" is already set to something else.
 const batchInput = `{"key":"a","value":"1"}
 {"value":"\u0000","key":"a b","content_type":"text/x-b","meta":{"source":"ci"}}
 
@@ -65,7 +65,7 @@ oncekv: some keys are set to other bytes; they were not changed
 	}
 }
 
-// results decodes what --json wrote.
+// batchResults decodes the output of --json.
 func batchResults(t *testing.T, stdout string) []api.BatchResult {
 	t.Helper()
 	var all []api.BatchResult
@@ -121,7 +121,7 @@ func TestBatch_Again(t *testing.T) {
 	f.command(t, strings.NewReader("\n \n"), "batch").want(t, exitDone).wantStdout(t, "0 lines of")
 }
 
-// Invalid lines beyond any buffer need no result to be shown.
+// A batch handles more invalid lines than any buffer holds, without any result.
 func TestBatch_OnlyInvalid(t *testing.T) {
 	f := newFakeAPI(t)
 	r := f.command(t, strings.NewReader(strings.Repeat("{}\n", 3*notesMax)), "batch", "--json").want(t, exitFailed)
@@ -145,7 +145,7 @@ func TestBatch_LongLine(t *testing.T) {
 	}
 }
 
-// A stream that breaks off is gone on with, and nobody notices.
+// If a stream breaks off, the batch resumes, and the output does not show it.
 func TestBatch_Broken(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() { f.batch = 10 })
@@ -195,8 +195,8 @@ func TestBatch_Input(t *testing.T) {
 	}
 }
 
-// Results come while the input is still open, and an input that brings nothing
-// does not keep the command from ending.
+// Results appear while the input is still open, and a silent input does not keep the command
+// from ending.
 func TestBatch_Interactive(t *testing.T) {
 	f := newFakeAPI(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -228,7 +228,7 @@ func TestBatch_Interactive(t *testing.T) {
 	}
 }
 
-// endlessPutter decides everything until its reader goes away.
+// endlessPutter decides everything until its consumer stops.
 type endlessPutter struct{ taken int }
 
 func (p *endlessPutter) PutAll(_ context.Context, items iter.Seq[client.PutItem]) iter.Seq2[client.PutResult, error] {
@@ -251,7 +251,7 @@ func (r repeated) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// When nobody takes the results the batch ends, however long its input is.
+// If nobody reads the results, the batch ends, however long its input is.
 func TestBatchRun_OutputGone(t *testing.T) {
 	results, stdout := io.Pipe()
 	results.CloseWithError(io.ErrClosedPipe)

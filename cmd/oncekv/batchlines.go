@@ -11,14 +11,13 @@ import (
 	"github.com/Focinfi/oncekv/httpapi"
 )
 
-// batchLineBytesMax is the longest line, without what ends it. It is that of
-// POST /keys.
+// batchLineBytesMax is the longest line, without its line end, as in POST /keys.
 const batchLineBytesMax = 8 << 20
 
-// batchLine is one line of a batch that is not blank.
+// batchLine is a line of a batch that is not blank.
 type batchLine struct {
 	number int64 // from 1, blank lines included
-	bytes  int64 // with what ends it, and the blank lines before it
+	bytes  int64 // with its line end, and the blank lines before it
 	size   int64 // of the value
 	item   client.PutItem
 	err    error // the line is invalid
@@ -28,15 +27,15 @@ type batchLine struct {
 type batchLines struct {
 	in     *bufio.Reader
 	number int64
-	long   []byte // of a line that in's buffer does not hold
+	long   []byte // a line longer than in's buffer
 }
 
 func newBatchLines(in io.Reader) *batchLines {
 	return &batchLines{in: bufio.NewReaderSize(in, 64<<10)}
 }
 
-// next returns io.EOF at the end. What came of a line before another error is
-// dropped: it may be half of it.
+// next returns io.EOF at the end. If reading fails within a line, it drops that line: the rest
+// of it may be missing.
 func (b *batchLines) next() (batchLine, error) {
 	var l batchLine
 	for {
@@ -54,7 +53,7 @@ func (b *batchLines) next() (batchLine, error) {
 			l.item, l.err = httpapi.ParsePut(text)
 			l.size = int64(len(l.item.Value))
 		}
-		if cap(b.long) > 1<<20 { // one long line must not cost memory for ever
+		if cap(b.long) > 1<<20 { // free the memory of one long line
 			b.long = nil
 		}
 		return l, nil
@@ -63,8 +62,8 @@ func (b *batchLines) next() (batchLine, error) {
 
 var errLineTooLong = fmt.Errorf("the line is longer than %d bytes; put takes larger values", batchLineBytesMax)
 
-// text returns the next line without its LF, valid until the next call, and how
-// many bytes it took. The rest of a line that is too long is passed over.
+// text returns the next line without its LF, valid until the next call, and how many bytes it
+// took. It skips the rest of a line that is too long.
 func (b *batchLines) text() (line []byte, taken int64, err error) {
 	b.long = b.long[:0]
 	for {

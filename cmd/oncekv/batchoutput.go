@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// batchOutput shows what becomes of the lines of a batch, and counts them.
+// batchOutput shows and counts the results of a batch.
 type batchOutput struct {
 	results  *bufio.Writer // JSON; nil for none
 	problems io.Writer     // for people; nil for none
@@ -38,7 +38,7 @@ func (o *batchOutput) invalid(l batchLine) error {
 	return o.show(l, invalid, api.BatchResult{Status: api.BatchInvalid, Detail: l.err.Error()})
 }
 
-// result shows what became of a line that was sent.
+// result shows the result of a line that was sent.
 func (o *batchOutput) result(l batchLine, r client.PutResult) error {
 	shown := api.BatchResult{Status: r.Status}
 	shown.Key, shown.KeyBase64 = api.JSONKey(r.Key)
@@ -49,7 +49,7 @@ func (o *batchOutput) result(l batchLine, r client.PutResult) error {
 	switch {
 	case r.Status == api.BatchInvalid:
 		how = invalid
-	case r.Err != nil: // also bytes that changed on the way: the key has others now
+	case r.Err != nil: // includes bytes that changed on the way: the key holds wrong ones now
 		how, shown.Status = conflict, api.BatchConflict
 	case r.Status == api.BatchUnchanged:
 		how = unchanged
@@ -60,11 +60,11 @@ func (o *batchOutput) result(l batchLine, r client.PutResult) error {
 	return o.show(l, how, shown)
 }
 
-// lineOfStream is how a node begins its complaints: it counts the lines of its
-// own stream.
+// lineOfStream matches the line number with which a node begins a complaint. The node counts
+// lines of its own stream.
 var lineOfStream = regexp.MustCompile(`^line \d+: `)
 
-// detailOf is a result's error without what its line says already.
+// detailOf returns a result's error without what the output line says already.
 func detailOf(err error) string {
 	var lost *client.ConflictError
 	var status *client.StatusError
@@ -98,8 +98,8 @@ func (o *batchOutput) show(l batchLine, how outcome, r api.BatchResult) error {
 	return err
 }
 
-// stopped ends the output of a batch that could not go on. first and those in
-// notes were taken and have no result.
+// stopped ends the output of a batch that could not go on. first and the lines in notes were
+// taken and have no result.
 func (o *batchOutput) stopped(first batchLine, notes <-chan batchLine, why error) error {
 	how := failed
 	if errors.Is(why, api.ErrOutcomeUnknown) {

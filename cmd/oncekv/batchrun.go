@@ -10,33 +10,33 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// allPutter is the one method of client.Client that a batch needs.
+// allPutter is the part of client.Client that a batch needs.
 type allPutter interface {
 	PutAll(ctx context.Context, items iter.Seq[client.PutItem]) iter.Seq2[client.PutResult, error]
 }
 
-// batchRun puts the lines of in and shows their results in their order.
+// batchRun puts the lines of in and shows their results in the order of the lines.
 //
 //	reader --lines--> producer --items--> PutAll --results--> run
 //	                     \------------notes-------------------/
 //
-// The reader is a goroutine that may hang in reading, so it is left to end with
-// the process; all others end before run returns. Every line leaves a note, but
-// only valid ones have a result. Memory is that of PutAll and of notesMax notes.
+// The reader is a goroutine that may hang in a read, so it may end with the process; all
+// others end before run returns. Every line leaves a note, but only valid ones have a result.
+// Memory is that of PutAll plus notesMax notes.
 type batchRun struct {
 	client allPutter
 	in     io.Reader
-	name   string // of in
+	name   string // name of in
 	out    *batchOutput
 
-	readErr error // owned by the producer until PutAll is over
-	putErr  error // owned by PutAll's loop until it is over
+	readErr error // owned by the producer until PutAll returns
+	putErr  error // owned by PutAll's loop until it returns
 }
 
-// notesMax is how many lines may be read ahead of the oldest without a result.
+// notesMax bounds how many lines are read ahead of the oldest without a result.
 const notesMax = 4096
 
-// run returns an error when not every line was tried.
+// run returns an error if it did not try every line.
 func (b *batchRun) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -49,7 +49,7 @@ func (b *batchRun) run(ctx context.Context) error {
 		for r, err := range b.client.PutAll(ctx, b.items(ctx, read, notes)) {
 			if err != nil {
 				b.putErr = err
-				cancel() // else the producer, which PutAll waits for, may wait for a line
+				cancel() // else PutAll waits for the producer, which may wait for a line
 				return
 			}
 			results <- r
@@ -66,7 +66,7 @@ func (b *batchRun) run(ctx context.Context) error {
 
 type lineRead struct {
 	line batchLine
-	err  error // the last one has it
+	err  error // set with the last line
 }
 
 func (b *batchRun) read(ctx context.Context, read chan<- lineRead) {
@@ -87,8 +87,7 @@ func (b *batchRun) read(ctx context.Context, read chan<- lineRead) {
 	}
 }
 
-// items are the puts of the lines that are valid. A line's note comes before its
-// put.
+// items yields the puts of the valid lines. It sends a line's note before its put.
 func (b *batchRun) items(ctx context.Context, read <-chan lineRead, notes chan<- batchLine) iter.Seq[client.PutItem] {
 	return func(yield func(client.PutItem) bool) {
 		defer close(notes)
@@ -117,8 +116,8 @@ func (b *batchRun) items(ctx context.Context, read <-chan lineRead, notes chan<-
 	}
 }
 
-// show passes on the results in the order of lines. It returns the first line
-// that has none, if there is one.
+// show writes the results in the order of the lines. If a line has no result, show returns the
+// first such line.
 func (b *batchRun) show(notes <-chan batchLine, results <-chan client.PutResult) (first batchLine, err error) {
 	for {
 		note, more, err := next(b.out, notes)
@@ -141,7 +140,7 @@ func (b *batchRun) show(notes <-chan batchLine, results <-chan client.PutResult)
 	}
 }
 
-// next receives, and lets people see what there is before it waits.
+// next receives a value. Before it waits, it flushes the output.
 func next[T any](out *batchOutput, from <-chan T) (v T, more bool, err error) {
 	select {
 	case v, more = <-from:
@@ -155,7 +154,7 @@ func next[T any](out *batchOutput, from <-chan T) (v T, more bool, err error) {
 	return v, more, nil
 }
 
-// outcome is why not every line was put, if so. Everything has ended.
+// outcome returns why some lines were not put, if any. Call it when everything has ended.
 func (b *batchRun) outcome(first batchLine, showErr error, notes <-chan batchLine) error {
 	switch {
 	case showErr != nil:

@@ -20,7 +20,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
-// benchFlags are the command line of a measurement.
+// benchFlags are the flags of a benchmark.
 type benchFlags struct {
 	clientFlags
 	mode         string
@@ -135,7 +135,7 @@ no request was answered.`,
 	return cmd
 }
 
-// Bounds of what a measurement may ask for.
+// Limits of a benchmark.
 const (
 	benchConnectionsMax = 10_000
 	benchKeysMax        = 1_000_000_000
@@ -174,7 +174,7 @@ func (b *benchFlags) check() error {
 	return nil
 }
 
-// checkLoad finds out what to send.
+// checkLoad decides what to send.
 func (b *benchFlags) checkLoad() error {
 	text := b.mode + "=1"
 	switch b.mode {
@@ -199,8 +199,8 @@ func (b *benchFlags) checkLoad() error {
 	return usageErrorf("unknown --target %q: use leader, followers, databases or caches", b.target)
 }
 
-// readPrefix is that of the keys that are read. Its name follows from what their
-// values follow from.
+// readPrefix returns the prefix of the keys to read. It names everything on which their values
+// depend.
 func (b *benchFlags) readPrefix() string {
 	name := b.run
 	if name == "" {
@@ -210,7 +210,7 @@ func (b *benchFlags) readPrefix() string {
 	return b.prefix + "d" + name + "/"
 }
 
-// writePrefix is that of the keys that are put: a new one, unless it has a name.
+// writePrefix returns the prefix of the keys to put. It is new unless the run has a name.
 func (b *benchFlags) writePrefix() string {
 	name := b.run
 	if name == "" {
@@ -223,7 +223,7 @@ func (b *benchFlags) data(prefix string) (*load.Data, error) {
 	return load.NewData(load.DataConfig{Prefix: prefix, Seed: b.seed, KeySize: b.keySize, ValueSize: b.valueSize, Ordered: b.ordered})
 }
 
-// targets are the nodes to load.
+// targets returns the nodes to load.
 func (b *benchFlags) targets(ctx context.Context, cl *client.Client) ([]string, error) {
 	if b.target == "" {
 		return b.endpoints, nil
@@ -267,7 +267,7 @@ func (a *app) bench(ctx context.Context, b *benchFlags) error {
 			return usageErrorf("--svg: %w", err)
 		}
 	}
-	if err := cl.Ping(ctx); err != nil { // else all requests would fail for --duration
+	if err := cl.Ping(ctx); err != nil { // else every request would fail for all of --duration
 		return err
 	}
 	run, err := a.newBenchRun(ctx, b, cl)

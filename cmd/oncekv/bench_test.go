@@ -17,7 +17,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// small makes a measurement that is over soon.
+// small returns the arguments of a short benchmark.
 func small(mode string, more ...string) []string {
 	return append([]string{"bench", mode, "--requests", "60", "--connections", "3", "--keys", "200", "--batch-keys", "7", "--key-size", "33-40", "--value-size", "10-100", "--json"}, more...)
 }
@@ -40,7 +40,7 @@ func (f *fakeAPI) keyCount(prefix string) (n int) {
 	return n
 }
 
-// Every mode, over both ways to a node, in both loops.
+// Every mode, through both kinds of client, in both loops.
 func TestBench_Modes(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() {
@@ -74,8 +74,8 @@ func TestBench_Modes(t *testing.T) {
 	f.command(t, nil, small("get", "--target", "caches")...).want(t, exitFailed).wantStderr(t, "no node matches --target caches now")
 }
 
-// Keys to read are set once; a second run finds them, and one of more keys sets
-// what it lacks. Puts are of new keys each time, unless the run has a name.
+// The keys to read are set once: a second run finds them, and a run with more keys sets only
+// the missing ones. Puts use new keys each time, unless the run has a name.
 func TestBench_SetsWhatIsMissing(t *testing.T) {
 	f := newFakeAPI(t)
 	reads := f.bench(t, small("get")...).ReadPrefix
@@ -122,7 +122,7 @@ func TestBench_ForPeople(t *testing.T) {
 	contains(t, "the picture", string(picture), []string{"open loop of 5000 requests per second", "Latency in milliseconds, by percentile"})
 }
 
-// Some errors are figures, nothing but errors is a failure.
+// A benchmark reports some errors and succeeds; if all requests fail, so does it.
 func TestBench_Failures(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() { f.refuse = http.StatusServiceUnavailable })
@@ -154,7 +154,7 @@ func (w *stopWriter) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
-// Ctrl-C ends the load, and shows what there is.
+// Ctrl-C ends the load and shows the results so far.
 func TestBench_Interrupt(t *testing.T) {
 	f := newFakeAPI(t)
 	ctx, cancel := context.WithCancel(t.Context())

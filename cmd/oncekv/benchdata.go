@@ -12,19 +12,19 @@ import (
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
-// dataSet sees to it that the keys which a measurement reads are set. That some
-// number of them is, is noted in a key of its own, which then holds for ever: the
-// next run looks for the highest of these marks and sets what is missing.
+// dataSet makes sure that the keys to read are set. Each time it has set some number of keys,
+// it records that number in a mark, a key of its own. The next run looks for the highest mark
+// and sets what is missing.
 type dataSet struct {
 	client *client.Client
 	data   *load.Data
 	prefix string
 	keys   uint64
-	maySet func(context.Context, *client.Client) error // is asked before keys are set
+	maySet func(context.Context, *client.Client) error // is called before keys are set
 }
 
 const (
-	dataStreams   = 4         // at the same time
+	dataStreams   = 4         // concurrent
 	dataMarkEvery = 1_000_000 // keys
 )
 
@@ -55,14 +55,14 @@ func (d *dataSet) load(ctx context.Context, a *app) error {
 	return nil
 }
 
-// loaded is how many keys are known to be set.
+// loaded returns how many keys are known to be set.
 func (d *dataSet) loaded(ctx context.Context) (n uint64, err error) {
 	for record, err := range d.client.Keys(ctx, client.KeysOptions{Prefix: d.marks()}) {
 		if err != nil {
 			return 0, fmt.Errorf("look for the keys to be read: %w", err)
 		}
 		mark, err := strconv.ParseUint(strings.TrimPrefix(record.Key, d.marks()), 10, 64)
-		if err == nil { // else it is somebody else's
+		if err == nil { // else another program set it
 			n = max(n, mark)
 		}
 	}
@@ -92,7 +92,7 @@ func (d *dataSet) put(ctx context.Context, from, to uint64, bar *progress) error
 	return context.Cause(ctx)
 }
 
-// items are those of one stream.
+// items yields the puts of one stream.
 func (d *dataSet) items(from, to uint64) iter.Seq[client.PutItem] {
 	return func(yield func(client.PutItem) bool) {
 		for n := from; n < to; n += dataStreams {

@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
-// benchDocument is what --json shows. Fields are added, not changed.
+// benchDocument is the output of --json. Fields are added, never changed.
 type benchDocument struct {
 	Mode         string   `json:"mode"`
 	Loop         string   `json:"loop"` // closed or open
@@ -89,7 +89,7 @@ func columns(l load.Latency) string {
 	return b.String()
 }
 
-// milliseconds shows three digits, or all before the point.
+// milliseconds returns three digits, or all those before the point.
 func milliseconds(ms float64) string {
 	switch {
 	case ms < 10:
@@ -100,7 +100,7 @@ func milliseconds(ms float64) string {
 	return strconv.FormatFloat(ms, 'f', 0, 64)
 }
 
-// remarks are the sentences below the table.
+// remarks returns the sentences below the table.
 func (r *benchRun) remarks(result *load.Result) string {
 	var b strings.Builder
 	say := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }

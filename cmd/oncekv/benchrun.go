@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/load/wire"
 )
 
-// benchRun is one measurement.
+// benchRun is one benchmark.
 type benchRun struct {
 	*benchFlags
 	app     *app
@@ -25,8 +25,7 @@ type benchRun struct {
 	allowed bool // keys may be set
 }
 
-// maySet says that keys will stay, and asks if the store is not there for that
-// alone.
+// maySet says that keys will stay, and asks for confirmation if the store holds other keys.
 func (r *benchRun) maySet(ctx context.Context, cl *client.Client) error {
 	if r.allowed {
 		return nil
@@ -47,7 +46,7 @@ func (r *benchRun) maySet(ctx context.Context, cl *client.Client) error {
 	return err
 }
 
-// othersKey is a key that does not begin with prefix, if there is one.
+// othersKey returns a key that does not begin with prefix, "" if there is none.
 func othersKey(ctx context.Context, cl *client.Client, prefix string) (string, error) {
 	behind := prefix + strings.Repeat("\xff", max(0, benchKeySizeMax-len(prefix)))
 	for _, after := range []string{"", behind} {
@@ -65,7 +64,7 @@ func othersKey(ctx context.Context, cl *client.Client, prefix string) (string, e
 	return "", nil
 }
 
-// newBenchRun makes everything ready, so that only the load is left to do.
+// newBenchRun prepares everything but the load.
 func (a *app) newBenchRun(ctx context.Context, b *benchFlags, cl *client.Client) (*benchRun, error) {
 	r := &benchRun{benchFlags: b, app: a, work: &load.Workload{Mix: b.mix, BatchKeys: b.batchKeys}}
 	var err error
@@ -99,8 +98,8 @@ func (a *app) newBenchRun(ctx context.Context, b *benchFlags, cl *client.Client)
 	return r, r.connect()
 }
 
-// connect makes the callers. Those through the Go client share one client for
-// each node, as the goroutines of a program do.
+// connect makes the callers. Those through the Go client share one client a node, as the
+// goroutines of a program do.
 func (r *benchRun) connect() error {
 	clients := map[string]*client.Client{}
 	for i := range r.connections {
@@ -158,7 +157,7 @@ func (r *benchRun) measure(ctx context.Context) (*load.Result, error) {
 	})
 }
 
-// steps are what the progress bar counts: milliseconds, or requests.
+// steps returns what the progress bar counts: milliseconds or requests.
 func (r *benchRun) steps() int64 {
 	if r.duration > 0 {
 		return r.duration.Milliseconds()
@@ -166,7 +165,7 @@ func (r *benchRun) steps() int64 {
 	return int64(r.requests)
 }
 
-// title says what is measured.
+// title returns what is measured.
 func (r *benchRun) title() string {
 	text := r.mode
 	if r.mode == benchMixed {
@@ -183,7 +182,7 @@ func (r *benchRun) title() string {
 	return text
 }
 
-// subtitle says what else it depends on.
+// subtitle returns the conditions of the measurement.
 func (r *benchRun) subtitle(result *load.Result) string {
 	text := fmt.Sprintf("values of %s bytes, keys of %s", r.valueSize.String(), r.keySize.String())
 	if r.work.Mix.Has(load.Get) {
@@ -199,14 +198,14 @@ func count(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// verdict is an error only if nothing was measured.
+// verdict returns an error only if nothing was measured.
 func (r *benchRun) verdict(result *load.Result) error {
 	switch {
 	case result.Requests > 0:
 		return nil
 	case result.Errors > 0:
 		why := fmt.Errorf("all %d requests failed; the first: %s", result.Errors, result.ByError[0].First)
-		return &client.RequestError{Op: "bench " + r.mode, Kind: why} // which has the cluster looked at
+		return &client.RequestError{Op: "bench " + r.mode, Kind: why} // makes the command diagnose the cluster
 	case result.Interrupted:
 		return errors.New("interrupted before the first answer")
 	}

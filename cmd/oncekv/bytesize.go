@@ -11,7 +11,6 @@ import (
 // byteSize is a flag for a number of bytes, written 1048576, 1MiB or 1MB.
 type byteSize int64
 
-// Set parses s.
 func (b *byteSize) Set(s string) error {
 	n, err := humanize.ParseBytes(s)
 	if err != nil || n > math.MaxInt64 {

@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// cacheFlags are the command line of a cache node.
+// cacheFlags are the flags of a cache node.
 type cacheFlags struct {
 	server.CacheConfig
 	cacheBytes byteSize
@@ -48,7 +48,7 @@ func (a *app) cache(ctx context.Context, c *cacheFlags) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
-	c.LimitMemory = a.env("GOMEMLIMIT") == "" // who sets it knows better
+	c.LimitMemory = a.env("GOMEMLIMIT") == "" // the user's choice wins
 	cache, err := server.StartCache(ctx, c.CacheConfig)
 	if err != nil {
 		return startError(ctx, "cache node "+c.Name, err)

@@ -17,7 +17,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// fileChanges are the ways in which somebody may spoil a file that is read.
+// fileChanges are the ways to spoil a file while it is read.
 var fileChanges = map[string]func(t *testing.T, path string){
 	"truncated": func(t *testing.T, path string) { must(t, os.Truncate(path, 100)) },
 	"emptied":   func(t *testing.T, path string) { must(t, os.Truncate(path, 0)) },
@@ -60,7 +60,7 @@ func writeAt(t *testing.T, path, text string, at int64) {
 	must(t, f.Close())
 }
 
-// largeFile is one that no buffer on the way holds.
+// largeFile makes a file that no buffer on the way can hold.
 func largeFile(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "large")
@@ -68,8 +68,8 @@ func largeFile(t *testing.T) string {
 	return path
 }
 
-// A file that changes while the node receives it is not set, whichever way it
-// comes, and whatever the change.
+// If a file changes while the node receives it, the key is not set, whatever the change and
+// however the file was given.
 func TestPut_FileChangesWhileSent(t *testing.T) {
 	for name, change := range fileChanges {
 		for _, way := range []string{"@FILE", "standard input", "import"} {
@@ -101,7 +101,7 @@ func TestPut_FileChangesWhileSent(t *testing.T) {
 	}
 }
 
-// The same at the moments between the opening of a file and its last byte.
+// The same for each moment between the opening of a file and its last byte.
 func TestSteadyFile_Changes(t *testing.T) {
 	for name, change := range fileChanges {
 		for _, size := range []int{1, 200, 100 << 10} {
@@ -131,8 +131,7 @@ func TestSteadyFile_Changes(t *testing.T) {
 	}
 }
 
-// A file that stays as it is can be sent as often as it takes, from where it
-// stands.
+// A file that does not change can be sent repeatedly, from its current offset.
 func TestSteadyFile_Again(t *testing.T) {
 	path := largeFile(t)
 	f, err := os.Open(path)
@@ -157,7 +156,7 @@ func TestSteadyFile_Again(t *testing.T) {
 	must(t, value.close())
 }
 
-// When a try may have set the key and the file then changed, nobody knows.
+// If a try may have set the key and the file changes before the next, the outcome is unknown.
 func TestPut_FileChangesBetweenTries(t *testing.T) {
 	f := newFakeAPI(t)
 	path := largeFile(t)
@@ -169,7 +168,7 @@ func TestPut_FileChangesBetweenTries(t *testing.T) {
 	f.command(t, nil, "put", "k", "@"+path, "--put-id", "mine").want(t, exitUnknown).wantStderr(t, "--put-id mine", "changed while it was read")
 }
 
-// The kernel's files say that they are empty, or a page long.
+// Files that the kernel makes up claim to be empty, or a page long.
 func TestPut_KernelFiles(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has /proc and /sys")
@@ -193,13 +192,13 @@ func TestPut_KernelFiles(t *testing.T) {
 		}
 	}
 	f := newFakeAPI(t)
-	f.command(t, nil, "import", "/proc/sys/kernel/random", "--prefix", "r/") // what only root reads may fail
+	f.command(t, nil, "import", "/proc/sys/kernel/random", "--prefix", "r/") // files that only root reads may fail
 	if got := f.body("r/poolsize"); strings.TrimSpace(got) == "" {
 		t.Errorf("poolsize is set to %q", got)
 	}
 }
 
-// A named pipe that nobody writes to is waited for until the user has enough.
+// put waits for the writer of a named pipe until the user gives up.
 func TestPut_NamedPipe(t *testing.T) {
 	f := newFakeAPI(t)
 	pipe := filepath.Join(t.TempDir(), "pipe")
@@ -209,7 +208,7 @@ func TestPut_NamedPipe(t *testing.T) {
 	if code := run(ctx, []string{"put", "k", "@" + pipe, "--endpoints", f.URL}, nil, io.Discard, io.Discard, func(string) string { return "" }); code != exitFailed || f.putCount() != 0 {
 		t.Fatalf("exit code %d after %d puts", code, f.putCount())
 	}
-	opened, err := os.OpenFile(pipe, os.O_RDWR, 0) // lets the one that waits end
+	opened, err := os.OpenFile(pipe, os.O_RDWR, 0) // lets the waiting open end
 	must(t, err)
 	must(t, opened.Close())
 	pipe += "2"
@@ -224,7 +223,7 @@ func TestPut_NamedPipe(t *testing.T) {
 	f.command(t, nil, "put", "d", "@"+filepath.Dir(pipe)).want(t, exitFailed).wantStderr(t, "a directory")
 }
 
-// swapping puts something else in a file's place before the importer opens it.
+// swapping replaces a file before the importer opens it.
 type swapping struct {
 	swap func()
 	api.PutAnswer
@@ -259,7 +258,7 @@ func TestImporter_SwappedFiles(t *testing.T) {
 	}
 }
 
-// A directory that becomes a link must not lead the import out of its own.
+// A directory that becomes a link must not lead the import out of its tree.
 func TestImporter_SwappedDirectory(t *testing.T) {
 	outside := files(t, map[string]string{"d": "secret"})
 	dir := files(t, map[string]string{"a": "x", "c/d": "x"})
@@ -273,7 +272,7 @@ func TestImporter_SwappedDirectory(t *testing.T) {
 	}
 }
 
-// A put that may have been carried out is not a failure, and has its own exit code.
+// A put with an unknown outcome is not a failure, and has its own exit code.
 func TestImport_OutcomeUnknown(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() { f.refuse = http.StatusGatewayTimeout })
@@ -285,8 +284,7 @@ func TestImport_OutcomeUnknown(t *testing.T) {
 	f.command(t, nil, "import", dir, "--timeout", "50ms").want(t, exitUnknown).wantStdout(t, "unknown  1").wantStderr(t, "unknown: a: ", "may or may not be put")
 }
 
-// The first signal ends an import with its summary, in which what was under way
-// may be put or not.
+// The first signal ends an import with its summary. Files under way may be put or not.
 func TestImport_InterruptedMidPut(t *testing.T) {
 	f := newFakeAPI(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -304,7 +302,7 @@ func TestImport_InterruptedMidPut(t *testing.T) {
 	}
 }
 
-// Standard input that stands behind the end of its file is no empty value.
+// Standard input whose offset is behind the end of its file is not an empty value.
 func TestPut_BehindTheEnd(t *testing.T) {
 	f := newFakeAPI(t)
 	path := filepath.Join(t.TempDir(), "in")

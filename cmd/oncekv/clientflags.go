@@ -18,14 +18,14 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// clientFlags are those of commands that talk to a cluster.
+// clientFlags are the flags of commands that talk to a cluster.
 type clientFlags struct {
 	endpoints []string
 	timeout   time.Duration
 	wait      bool
 
 	app     *app
-	forever bool // the command goes on after timeout
+	forever bool // timeout does not end the command
 }
 
 func (c *clientFlags) register(a *app, flags *pflag.FlagSet, timeout time.Duration) {
@@ -50,7 +50,7 @@ func (c *clientFlags) client() (*client.Client, error) {
 	return cl, nil
 }
 
-// sayOnce tells people, the first time that it is called, that nothing moves.
+// sayOnce returns a function that tells people, once, that a request is stuck.
 func (c *clientFlags) sayOnce() func(client.Silence) {
 	var once sync.Once
 	return func(s client.Silence) {
@@ -77,7 +77,7 @@ func (a *app) jsonFlag(flags *pflag.FlagSet) {
 	flags.BoolVar(&a.json, "json", false, "write JSON")
 }
 
-// writeJSON writes v on one line. It is the one writer of --json.
+// writeJSON writes v on one line. All of --json goes through it.
 func writeJSON(w io.Writer, v any) error {
 	line, err := lineOfJSON(v)
 	if err == nil {
@@ -86,8 +86,8 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// lineOfJSON is v as JSON and a line end, with what is not to be shown escaped: only
-// strings can hold that.
+// lineOfJSON encodes v with a line end, and escapes everything that a terminal should not
+// show; only strings can contain that.
 func lineOfJSON(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)

@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// completionTimeout: a shell waits for the answer while somebody types.
+// completionTimeout is short: somebody is typing and waits for the shell.
 const completionTimeout = 500 * time.Millisecond
 
 func (a *app) completionCommand() *cobra.Command {
@@ -41,7 +41,7 @@ To have it in every new shell, add the line to the shell's startup file.`,
 	}
 }
 
-// completeMember completes the name of a member, if the cluster answers at once.
+// completeMember completes the name of a member, if the cluster answers in time.
 func (a *app) completeMember(c *clientFlags) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if len(args) > 0 {
@@ -68,7 +68,7 @@ func memberNames(ctx context.Context, cl *client.Client) []cobra.Completion {
 	var names []cobra.Completion
 	for _, m := range members.Members {
 		if shown(m.Name) != m.Name {
-			continue // a shell would take it for something else
+			continue // a shell would misread it
 		}
 		names = append(names, cobra.CompletionWithDesc(m.Name, shown(m.Role+", "+m.ClientURL)))
 	}

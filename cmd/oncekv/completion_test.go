@@ -20,7 +20,7 @@ func TestCompletion_MemberNames(t *testing.T) {
 	})
 	for _, sub := range []string{"remove", "promote", "leader"} {
 		r := f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone)
-		for try := 1; try < 20 && !strings.Contains(r.stdout, "n1"); try++ { // it waits half a second for the cluster, no more
+		for try := 1; try < 20 && !strings.Contains(r.stdout, "n1"); try++ { // completion waits only half a second for the cluster
 			r = f.command(t, nil, "__complete", "members", sub, "").want(t, exitDone)
 		}
 		r.wantStdout(t, "n1\tleader", "n2\tfollower")

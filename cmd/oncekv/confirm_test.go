@@ -9,8 +9,7 @@ import (
 	"testing"
 )
 
-// What cannot be taken back is asked about; where nobody can be asked, --yes is
-// needed.
+// Commands ask before they do what cannot be undone; without a terminal they need --yes.
 func TestConfirm_WithoutTerminal(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("a", []byte("of others"))
@@ -56,7 +55,7 @@ func TestConfirm_Interrupted(t *testing.T) {
 	}
 }
 
-// A bench asks only about keys of others, wherever they are.
+// A benchmark asks only if there are other keys, wherever they sort.
 func TestBench_KeysOfOthers(t *testing.T) {
 	for _, c := range []struct {
 		keys []string
@@ -77,7 +76,7 @@ func TestBench_KeysOfOthers(t *testing.T) {
 	}
 }
 
-// Every command that asks can be told the answer.
+// Every command that asks has a flag that answers.
 func TestConfirm_YesFlags(t *testing.T) {
 	for _, words := range [][]string{{"members", "remove"}, {"serve"}, {"bench"}, {"import"}, {"dev"}} {
 		cmd, _, err := (&app{}).rootCommand().Find(words)
@@ -132,7 +131,7 @@ func TestImport_Exclude(t *testing.T) {
 	f.command(t, nil, "import", dir, "--exclude", "/").want(t, exitUsage)
 }
 
-// A dry run says what would become of every file, and sets nothing.
+// A dry run shows what an import would do with each file, and sets nothing.
 func TestImport_DryRun(t *testing.T) {
 	f := newFakeAPI(t)
 	dir := files(t, map[string]string{"new\x1b": "n", "same": "s", "other": "o", "large": strings.Repeat("l", 3*spoolMemoryBytes)})

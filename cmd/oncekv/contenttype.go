@@ -12,8 +12,8 @@ const (
 	contentTypeText    = "text/plain; charset=utf-8"
 )
 
-// typedContentType is that of a value that somebody typed. It is the one that
-// POST /key has for text, so that a browser shows it.
+// typedContentType returns the content type of a typed value. It is the same as that of POST
+// /key for text, so that a browser shows it.
 func typedContentType(value string) string {
 	if utf8.ValidString(value) {
 		return contentTypeText
@@ -21,9 +21,8 @@ func typedContentType(value string) string {
 	return contentTypeDefault
 }
 
-// contentTypeOf guesses a file's content type by its extension. The own table
-// comes first: what package mime knows besides a few types of the web depends
-// on the machine, and a content type is kept for ever.
+// contentTypeOf guesses a file's content type by its extension. Our own table comes first:
+// most of what package mime knows depends on the machine, and a content type never changes.
 func contentTypeOf(path string) string {
 	ext := strings.ToLower(filepath.Ext(path))
 	if t := ownContentType(ext); t != "" {

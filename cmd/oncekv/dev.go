@@ -18,7 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// devFlags are the command line of the local cluster.
+// devFlags are the flags of the local cluster.
 type devFlags struct {
 	dataDir    string
 	portOffset int
@@ -84,7 +84,7 @@ func (a *app) dev(ctx context.Context, d *devFlags) error {
 	return a.runDev(ctx, system)
 }
 
-// resetDev deletes the local cluster's data, once that is confirmed.
+// resetDev deletes the local cluster's data after confirmation.
 func (a *app) resetDev(ctx context.Context, d *devFlags) error {
 	data := devData{d.directory()}
 	if err := a.confirm(ctx, fmt.Sprintf("--reset deletes all keys of the local cluster in %s.", shown(data.path)), "reset"); err != nil {
@@ -102,22 +102,22 @@ type devSystem struct {
 	data    devData
 	offset  int
 	allowed []string      // hosts
-	scrub   time.Duration // as server.DatabaseConfig takes it
+	scrub   time.Duration // for server.DatabaseConfig
 	files   *server.Descriptors
 	asks    *http.Client
 	members []*devMember
-	tier    []namedNode // cache nodes, then the admin
+	tier    []namedNode // the cache nodes, then the admin
 
 	healing sync.Mutex              // held while a member joins again
-	end     context.CancelCauseFunc // ends it all
-	talking sync.Mutex              // held while something is said
+	end     context.CancelCauseFunc // ends the local cluster
+	talking sync.Mutex              // held while a message is written
 }
 
-// databaseNode begins what messages call a database node.
+// databaseNode begins the name of a database node in messages.
 const databaseNode = "database node "
 
-// startDev starts all nodes, or none; but a database node whose data cannot be
-// used keeps none of the others from running.
+// startDev starts all nodes or none, with one exception: a database node with unusable data
+// does not keep the others from running.
 func (a *app) startDev(ctx context.Context, d *devFlags) (*devSystem, error) {
 	files, err := server.NewDescriptors(server.NodeCounts{Databases: devNodes, Caches: devNodes, Admins: 1})
 	if err != nil {
@@ -160,7 +160,7 @@ func (d *devFlags) directory() string {
 	return "data"
 }
 
-// resetLine is the command that begins anew with what this one was given.
+// resetLine returns the command that starts over with the flags of this one.
 func (s *devSystem) resetLine() string {
 	line := "oncekv dev --reset --data-dir " + strconv.Quote(s.data.path)
 	if s.offset != 0 {
@@ -169,7 +169,7 @@ func (s *devSystem) resetLine() string {
 	return line
 }
 
-// plan says what the members will be.
+// plan decides the members.
 func (s *devSystem) plan(ports devPorts, logger *slog.Logger) {
 	peers := ports.peers()
 	for i, p := range peers {
@@ -181,8 +181,8 @@ func (s *devSystem) plan(ports devPorts, logger *slog.Logger) {
 	}
 }
 
-// startMembers starts the database nodes. What is wrong with one node's data is
-// its keeper's to tell; what is wrong with the machine ends the start.
+// startMembers starts the database nodes. A problem with one node's data is reported by its
+// keeper; a problem with the machine ends the start.
 func (s *devSystem) startMembers(ctx context.Context) error {
 	for _, m := range s.members {
 		err := m.start(ctx, nil)
@@ -228,7 +228,7 @@ func (s *devSystem) abandon(err error) error {
 	return err
 }
 
-// running lists the nodes that run.
+// running lists the running nodes.
 func (s *devSystem) running() []namedNode {
 	var nodes []namedNode
 	for _, m := range s.members {
@@ -239,8 +239,8 @@ func (s *devSystem) running() []namedNode {
 	return append(nodes, s.tier...)
 }
 
-// runDev looks after a local cluster until ctx ends, and closes it then. It is
-// an error when no database node is left, or another node stops by itself.
+// runDev looks after a local cluster until ctx ends, then closes it. It returns an error if no
+// database node is left, or another node stops by itself.
 func (a *app) runDev(ctx context.Context, s *devSystem) error {
 	looking, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -269,7 +269,7 @@ func (s *devSystem) say(format string, args ...any) {
 	fmt.Fprintf(s.app.stderr, format+"\n", args...)
 }
 
-// endIfNoneRuns ends the local cluster when it has no database node any more.
+// endIfNoneRuns ends the local cluster if no database node is left.
 func (s *devSystem) endIfNoneRuns(err error) {
 	s.healing.Lock()
 	defer s.healing.Unlock()

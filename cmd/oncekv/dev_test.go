@@ -47,16 +47,15 @@ type localCluster struct {
 	dir      string
 	out, err *text
 	stop     func()
-	done     chan struct{} // closed when it has ended, with code
+	done     chan struct{} // closed when it has ended and set code
 	code     int
 }
 
-// devOffsets hands out offsets, so that no test takes the ports of one whose
-// cluster has stopped for a moment.
+// devOffsets hands out offsets: no test may take the ports of another whose cluster has
+// stopped for a moment.
 var devOffsets atomic.Int64
 
-// devOffset finds an offset whose ports are free, and stay below those that the
-// kernel gives out.
+// devOffset finds an offset whose ports are free, and below the kernel's ephemeral ports.
 func devOffset(t *testing.T) int {
 	t.Helper()
 	for range 180 {
@@ -110,7 +109,7 @@ func (c *localCluster) eventually(what string, holds func() error) {
 	}
 }
 
-// says waits until something was said.
+// says waits until w contains a text.
 func (c *localCluster) says(w *text, what ...string) {
 	c.t.Helper()
 	for _, s := range what {
@@ -145,7 +144,7 @@ func (c *localCluster) put(i int, key string) {
 	must(c.t, err)
 }
 
-// has waits until a node itself serves a key that was put.
+// has waits until a node serves a key from its own data.
 func (c *localCluster) has(i int, key string) {
 	c.t.Helper()
 	c.eventually(key+" at "+c.url(i), func() error {
@@ -162,7 +161,7 @@ func (c *localCluster) has(i int, key string) {
 	})
 }
 
-// voters waits until three voters are up and returns their ids by name.
+// voters waits until three voters are up, and returns their ids by name.
 func (c *localCluster) voters() map[string]string {
 	c.t.Helper()
 	ids := map[string]string{}
@@ -187,7 +186,7 @@ func (c *localCluster) voters() map[string]string {
 
 func (c *localCluster) member(name string) string { return filepath.Join(c.dir, name) }
 
-// newLocal is a local cluster with a key.
+// newLocal starts a local cluster with one key.
 func newLocal(t *testing.T) *localCluster {
 	t.Helper()
 	if testing.Short() {
@@ -209,11 +208,11 @@ func (c *localCluster) restart(more ...string) *localCluster {
 	return startLocal(c.t, c.dir, c.offset, more...)
 }
 
-// A removed member comes back by itself, as a new one, with everything.
+// A removed member comes back by itself, as a new member, with all data.
 func TestDev_RemovedMemberJoinsAgain(t *testing.T) {
 	c := newLocal(t)
 	before := c.voters()
-	for _, name := range []string{"n3", "n1"} { // n1 is who others ask first
+	for _, name := range []string{"n3", "n1"} { // others ask n1 first
 		must(t, c.client(1).RemoveMember(t.Context(), name, false))
 		c.says(c.err, "Database node "+name+": it was removed from the cluster. It joins again as a new member with an empty directory")
 		after := c.voters()
@@ -232,11 +231,11 @@ func TestDev_RemovedMemberJoinsAgain(t *testing.T) {
 	c.has(0, "after")
 }
 
-// A member that was removed while the local cluster had stopped, or was dying.
+// A member may be removed while the local cluster is stopped or stopping.
 func TestDev_RemovedMemberIsStarted(t *testing.T) {
 	c := newLocal(t)
 	c.voters()
-	old := copyDir(t, c.member("n2")) // as a crash right after the removal leaves it
+	old := copyDir(t, c.member("n2")) // as after a crash right after the removal
 	must(t, c.client(0).RemoveMember(t.Context(), "n2", false))
 	c.says(c.err, "Database node n2: it was removed")
 	c.voters()
@@ -283,8 +282,8 @@ func TestDev_DeletedDirectoryWhileRunning(t *testing.T) {
 	}
 }
 
-// With two of three directories gone nobody may join anew: the two could outvote
-// what the third has. It says so, and what is left can be kept as it says.
+// If two of three directories are gone, no node may join anew: the two could outvote what the
+// third has. The command says so, and the way out that it shows keeps the rest.
 func TestDev_TwoDeletedDirectories(t *testing.T) {
 	for survivor, lost := range map[string][]string{"n1": {"n2", "n3"}, "n2": {"n1", "n3"}, "n3": {"n1", "n2"}} {
 		t.Run(survivor+" is left", func(t *testing.T) { keepsSurvivor(t, survivor, lost, os.RemoveAll) })
@@ -313,7 +312,7 @@ func keepsSurvivor(t *testing.T, survivor string, lost []string, lose func(dir s
 		c.says(c.err, "Database node "+name+": its data directory was deleted or emptied, and it cannot join again yet")
 	}
 	c.says(c.err, survivor+" still has its data", "oncekv dev --reset --data-dir")
-	// Neither does a second start take what the first one left for data.
+	// A second start does not take what the first one left for data either.
 	c = c.restart()
 	c.says(c.err, survivor+" still has its data", "--force-new-cluster")
 	c.stop()
@@ -333,8 +332,8 @@ func keepsSurvivor(t *testing.T, survivor string, lost []string, lose func(dir s
 	}
 }
 
-// follow runs the way out that was said, until the survivor leads, alone and with the
-// key.
+// follow runs the way out that the command showed, until the survivor leads, alone and with
+// the key.
 func (c *localCluster) follow() {
 	c.t.Helper()
 	line := regexp.MustCompile("`oncekv (serve --name n(.) [^`]*)`").FindStringSubmatch(c.err.String())

@@ -13,9 +13,8 @@ import (
 	"time"
 )
 
-// The announcement waits for all nodes, but not for ever: for the last few, or
-// when one needs help, only a short time, and less long for the others than
-// anybody would wait.
+// The announcement waits for all nodes within limits: a short time for the last few, or if a
+// node needs help, and otherwise less than anybody would wait.
 const (
 	announcePoll     = 100 * time.Millisecond
 	announceLast     = 5 * time.Second
@@ -27,8 +26,8 @@ const (
 // unready is a node that is not ready, and why.
 type unready struct{ name, why string }
 
-// announce says where everything listens as soon as all nodes are ready, or
-// without those that take long; then it says when they are ready, too.
+// announce says where everything listens once all nodes are ready, or without slow ones; then
+// it also says when those become ready.
 func (s *devSystem) announce(ctx context.Context, w io.Writer) {
 	missing := s.untilAnnounced(ctx)
 	if ctx.Err() != nil {
@@ -62,12 +61,12 @@ func named(list []unready, name string) bool {
 	return false
 }
 
-// untilAnnounced waits until it is time for the announcement and returns who is
-// not ready then.
+// untilAnnounced waits until the announcement is due, and returns the nodes that are not ready
+// then.
 func (s *devSystem) untilAnnounced(ctx context.Context) []unready {
 	tick := time.NewTicker(announcePoll)
 	defer tick.Stop()
-	var most time.Time // since when a majority of the database nodes is ready, or one is in trouble
+	var most time.Time // since then a majority of the database nodes is ready, or one has a problem
 	began := time.Now()
 	for {
 		missing := s.notReady(ctx)
@@ -93,7 +92,7 @@ func (s *devSystem) untilAnnounced(ctx context.Context) []unready {
 	}
 }
 
-// troubled reports whether a database node has said what is wrong with it.
+// troubled reports whether a database node has a problem.
 func (s *devSystem) troubled() bool {
 	return slices.ContainsFunc(s.members, func(m *devMember) bool { return m.trouble() != "" })
 }

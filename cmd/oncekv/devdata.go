@@ -16,11 +16,11 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// devMarker is the file by which a directory is known to be a local cluster's:
-// nothing is ever deleted in one without.
+// devMarker marks a directory as a local cluster's. Nothing is ever deleted in a directory
+// without it.
 const devMarker = "dev.json"
 
-// devRecord is what devMarker holds.
+// devRecord is the content of devMarker.
 type devRecord struct {
 	Format   int `json:"format"`
 	PeerPort int `json:"peer_port"` // the first of three; the nodes remember one another's
@@ -41,8 +41,8 @@ func devNames() []string {
 	return names
 }
 
-// peerPort returns the first peer port of the data that is there, zero for a new
-// directory. It refuses a directory with other data.
+// peerPort returns the first peer port of existing data, zero for a new directory. It refuses
+// a directory with other data.
 func (d devData) peerPort() (int, error) {
 	r, err := d.record()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -51,7 +51,7 @@ func (d devData) peerPort() (int, error) {
 	return r.PeerPort, err
 }
 
-// peersFrom is where peerPort found the port of the data.
+// peersFrom returns where peerPort found the port.
 func (d devData) peersFrom() string {
 	if _, err := d.record(); err == nil {
 		return filepath.Join(d.path, devMarker)
@@ -72,7 +72,7 @@ func (d devData) record() (devRecord, error) {
 	return r, nil
 }
 
-// mark makes a directory one of ours.
+// mark marks a directory as a local cluster's.
 func (d devData) mark(peerPort int) error {
 	b, err := json.Marshal(devRecord{Format: devFormat, PeerPort: peerPort})
 	if err != nil {
@@ -91,9 +91,9 @@ func (d devData) mark(peerPort int) error {
 	return nil
 }
 
-// foundedAt returns the first peer port of a cluster of n1, n2 and n3 on this
-// machine, as older programs and the Procfile make it, zero when there is no
-// data. Data of any other store is refused.
+// foundedAt returns the first peer port of a cluster of n1, n2 and n3 on this machine, as
+// older programs and the Procfile make it; zero if there is no data. It refuses the data of
+// any other store.
 func (d devData) foundedAt() (int, error) {
 	port, stranger := 0, ""
 	for _, name := range devNames() {
@@ -105,7 +105,7 @@ func (d devData) foundedAt() (int, error) {
 		if isOtherVersion(err) {
 			return 0, err
 		}
-		if err != nil { // damage; the others may tell
+		if err != nil { // damaged; the others may tell
 			stranger = dir
 			continue
 		}
@@ -121,8 +121,7 @@ func (d devData) foundedAt() (int, error) {
 	return port, nil
 }
 
-// firstPeerPort is where the peers of the local cluster that these founders are
-// listen from, zero if they are none.
+// firstPeerPort returns the first peer port if these founders form a local cluster, else zero.
 func firstPeerPort(founders []raftnode.Member) int {
 	first := 0
 	names := devNames()
@@ -144,9 +143,8 @@ func firstPeerPort(founders []raftnode.Member) int {
 	return first
 }
 
-// reset deletes all data of a local cluster, and nothing else. It deletes
-// nothing when there is anything that the local cluster did not make, or when
-// one is running on it.
+// reset deletes all data of a local cluster. It deletes nothing if the directory holds
+// anything else, or if a local cluster runs on it.
 func (d devData) reset() error {
 	if _, err := d.record(); errors.Is(err, fs.ErrNotExist) {
 		port, err := d.foundedAt()
@@ -170,7 +168,8 @@ func (d devData) reset() error {
 	return os.RemoveAll(filepath.Join(d.path, devMarker))
 }
 
-// nothingThere is nil when no member has data, else says that it is not ours.
+// nothingThere returns nil if no member has data, else an error that the data is not a local
+// cluster's.
 func (d devData) nothingThere() error {
 	for _, name := range devNames() {
 		entries, err := os.ReadDir(d.member(name))

@@ -7,8 +7,8 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// dev empties the directory of a node that was removed, since the others have all of
-// it, and never that of one whose cluster has ended: it may hold what they do not.
+// dev empties the directory of a removed node, because the others have all its data. It never
+// empties that of a node whose cluster has ended: it may hold data that the others lack.
 func TestBeginsAnew(t *testing.T) {
 	for err, want := range map[error]bool{
 		server.ErrRemoved: true, server.ErrLostData: true, errDirLost: true,

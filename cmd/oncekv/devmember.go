@@ -15,16 +15,15 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// How often a member is looked after, and how long one request about it takes at
-// most.
+// How often a keeper looks at its member, and how long a request about it may take.
 const (
 	devLookEvery  = time.Second
 	devAskTimeout = 10 * time.Second
 )
 
-// devMember is a database node of the local cluster. Its keeper starts it again
-// as a new member when the cluster has removed it, or when its directory is
-// gone, as soon as the others can do without what it had.
+// devMember is a database node of the local cluster. If the cluster has removed it, or its
+// directory is gone, its keeper starts it again as a new member, as soon as the others can do
+// without its data.
 type devMember struct {
 	name   string
 	config server.DatabaseConfig
@@ -32,12 +31,12 @@ type devMember struct {
 	peers  string // for the other database nodes
 
 	mu     sync.Mutex
-	db     *server.Database // as it was started last; nil: it could not be
-	reason string           // why not, or what it waits for; "" when nothing is wrong
-	anew   bool             // it is no member, and waits until it can become one
+	db     *server.Database // from the last start; nil: that failed
+	reason string           // why it failed, or what it waits for; "": no problem
+	anew   bool             // no longer a member, and waiting to become one
 }
 
-// running returns the node, nil when it does not run.
+// running returns the node, nil if it does not run.
 func (m *devMember) running() *server.Database {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -58,7 +57,7 @@ func (m *devMember) trouble() string {
 	return m.reason
 }
 
-// note remembers what is wrong, "" for nothing, and reports whether that is new.
+// note remembers the problem, "" for none, and reports whether it is new.
 func (m *devMember) note(reason string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -67,7 +66,7 @@ func (m *devMember) note(reason string) bool {
 	return changed
 }
 
-// setAnew remembers whether what the node's directory holds is of no use.
+// setAnew remembers whether the node's directory has become useless.
 func (m *devMember) setAnew(anew bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,7 +89,7 @@ func (m *devMember) start(ctx context.Context, join []string) error {
 	return nil
 }
 
-// stop stops the node, if it runs.
+// stop stops the node if it runs.
 func (m *devMember) stop() {
 	db := m.running()
 	if db == nil {
@@ -98,21 +97,21 @@ func (m *devMember) stop() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	_ = db.Close(ctx) // its data is of no use any more
+	_ = db.Close(ctx) // its data has become useless
 }
 
-// lost reports whether the node's directory was deleted, or emptied.
+// lost reports whether the node's directory was deleted or emptied.
 func (m *devMember) lost() bool { return !raftnode.HasIdentity(m.config.DataDir) }
 
-// empty reports whether the node has nothing of its cluster's: its directory is
-// lost, or is the new one that a start made in its place.
+// empty reports whether the node has no data of its cluster: its directory is lost, or is a
+// new one that a start made in its place.
 func (m *devMember) empty() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.anew || m.lost()
 }
 
-// errDirLost is why a member that runs has to begin anew.
+// errDirLost is why a running member has to start over.
 var errDirLost = errors.New("its data directory was deleted")
 
 // keep looks after a member until ctx ends.
@@ -132,15 +131,14 @@ func (s *devSystem) keep(ctx context.Context, m *devMember) {
 	}
 }
 
-// beginsAnew reports whether a node that stopped so is no member of its cluster,
-// and can become one. One whose cluster has ended may hold what only its majority had
-// acknowledged: a person decides about that.
+// beginsAnew reports whether a node that stopped with err is no longer a member of its cluster
+// and can join again. If its cluster has ended, it may hold data that only its majority had
+// acknowledged: a person must decide.
 func beginsAnew(err error) bool {
 	return errors.Is(err, server.ErrRemoved) || errors.Is(err, server.ErrLostData) || errors.Is(err, server.ErrRefused) || errors.Is(err, errDirLost)
 }
 
-// untilStopped waits until the node has stopped, or its directory is gone, and
-// returns why.
+// untilStopped waits until the node has stopped or its directory is gone, and returns why.
 func (m *devMember) untilStopped(ctx context.Context) error {
 	m.mu.Lock()
 	db, reason := m.db, m.reason
@@ -185,11 +183,11 @@ func (s *devSystem) giveUp(m *devMember, err error) {
 	s.endIfNoneRuns(fmt.Errorf("%s: %w", m.name, err))
 }
 
-// trimmed is a sentence without its full stop.
+// trimmed returns an error's text without its full stop.
 func trimmed(err error) string { return strings.TrimRight(err.Error(), ".") }
 
-// rejoin makes a node that is no member any more one again, with an empty
-// directory. It tries until it works or ctx ends.
+// rejoin makes a former member one again, with an empty directory. It tries until it works or
+// ctx ends.
 func (s *devSystem) rejoin(ctx context.Context, m *devMember, why error) {
 	m.setAnew(true)
 	tick := time.NewTicker(devLookEvery)
@@ -211,10 +209,9 @@ func (s *devSystem) rejoin(ctx context.Context, m *devMember, why error) {
 	}
 }
 
-// rejoinNow removes what is left of the member, empties its directory, and
-// starts it so that it joins; but only once the others are sure to have
-// everything that was ever acknowledged. One at a time: the next one counts on
-// this one's data.
+// rejoinNow removes the old member from the cluster, empties its directory, and starts it to
+// join, but only once the others certainly have everything that was ever acknowledged. Only
+// one member at a time may rejoin: the next one relies on this one's data.
 func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) error {
 	s.healing.Lock()
 	defer s.healing.Unlock()
@@ -252,16 +249,15 @@ func inShort(why error) string {
 	return "it was not a member of the cluster"
 }
 
-// otherMembers are the members without one.
+// otherMembers are the members except one.
 type otherMembers struct {
 	client *client.Client
-	urls   []string    // for clients, of those that hold everything
-	listed *api.Member // how the cluster knows the one, if it does
+	urls   []string    // for clients, of members that hold everything
+	listed *api.Member // the excluded member as the cluster knows it; nil: it does not
 }
 
-// others returns the other members, if a majority of those that vote answers
-// with everything that was acknowledged, on disks that are there. Else it says
-// what is missing.
+// others returns the other members if a majority of the voters answers, with everything that
+// was acknowledged and its directory in place. Otherwise the error says what is missing.
 func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, error) {
 	members, err := s.membersWithout(ctx, m)
 	if err != nil {
@@ -284,7 +280,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 			}
 		}
 	}
-	if len(voters) == 0 { // whoever answered has not found its cluster yet
+	if len(voters) == 0 { // the node has not found its cluster yet
 		return nil, fmt.Errorf("the others do not know who the members are; %s", s.wayOut(ctx))
 	}
 	if len(o.urls) < len(voters)/2+1 {
@@ -294,7 +290,7 @@ func (s *devSystem) others(ctx context.Context, m *devMember) (*otherMembers, er
 	return o, err
 }
 
-// membersWithout asks the other nodes who the members are.
+// membersWithout asks the other nodes for the members.
 func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]api.Member, error) {
 	var urls []string
 	for _, other := range s.members {
@@ -316,8 +312,8 @@ func (s *devSystem) membersWithout(ctx context.Context, m *devMember) ([]api.Mem
 	return list.Members, nil
 }
 
-// missing says why a member does not count as one that holds everything, "" if
-// it does: it answers, has caught up with its leader, and has its directory.
+// missing returns why a member does not count as holding everything, "" if it does: it
+// answers, has caught up with its leader, and has its directory.
 func (s *devSystem) missing(ctx context.Context, x api.Member) string {
 	at := slices.IndexFunc(s.members, func(m *devMember) bool { return m.name == x.Name })
 	if at >= 0 && s.members[at].empty() {
@@ -332,7 +328,7 @@ func (s *devSystem) missing(ctx context.Context, x api.Member) string {
 	return ""
 }
 
-// wayOut is what to do when the members that are left cannot help themselves.
+// wayOut returns what to do if the remaining members cannot help themselves.
 func (s *devSystem) wayOut(ctx context.Context) string {
 	m, sure := s.survivor(ctx)
 	switch {
@@ -345,10 +341,9 @@ func (s *devSystem) wayOut(ctx context.Context) string {
 		m.name, m.name, m.config.DataDir, m.config.Listen, m.config.PeerListen, s.resetLine())
 }
 
-// survivor returns the member that has the most of the cluster's data: of those
-// that belong to it the one with the highest revision, else one that does not
-// run and has a directory; nil when there is none. It is not sure as long as one
-// runs that may belong to the cluster and does not say so.
+// survivor returns the member with the most of the cluster's data: the running member with the
+// highest revision, else one that does not run and has a directory, else nil. It is not sure
+// while a running node may belong to the cluster but does not say so.
 func (s *devSystem) survivor(ctx context.Context) (best *devMember, sure bool) {
 	var most uint64
 	var stopped *devMember
@@ -376,8 +371,8 @@ func (s *devSystem) survivor(ctx context.Context) (best *devMember, sure bool) {
 	return stopped, sure
 }
 
-// revision asks the node itself up to where it has its cluster's history; false
-// when it belongs to no cluster yet, or does not answer.
+// revision asks the node how far it has its cluster's history; false if it belongs to no
+// cluster yet, or does not answer.
 func (m *devMember) revision(ctx context.Context) (uint64, bool) {
 	cl, err := client.New(client.Config{Endpoints: []string{m.url}, RetryTimeout: devLookEvery})
 	if err != nil {

@@ -11,8 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// Ports of the local cluster without an offset: the first of three each, and the
-// admin's.
+// Ports of the local cluster without an offset: the first of three each, and the admin's.
 const (
 	devDatabasePort = 11000
 	devPeerPort     = 12000
@@ -21,22 +20,20 @@ const (
 	devNodes        = 3
 )
 
-// Where an offset would lay two clusters over one another, it has other ports to
-// begin with: of what is added to a multiple of 100, 0 to 2, 46 and 51 to 53 are
-// taken, 30 to 32 are not.
+// Some offsets would make two clusters overlap; they use other base ports. Modulo 100, the
+// ports 0 to 2, 46 and 51 to 53 are taken, 30 to 32 are free.
 const (
-	// devPeerPortShifted is for the peers of every cluster with an offset: 12000
-	// would be the database port of the one whose offset is 1000 more.
+	// devPeerPortShifted is for the peers of every cluster with an offset: 12000 would be the
+	// database port of a cluster whose offset is 1000 more.
 	devPeerPortShifted = 12530
-	// devDatabasePortAside is for the database nodes of the one cluster, with
-	// offset 1000, that would lie on the peers' ports of the one without.
+	// devDatabasePortAside is for the database nodes of the cluster with offset 1000, which
+	// would use the peer ports of the cluster without an offset.
 	devDatabasePortAside = 11030
 
 	devOffsetMax = 65535 - devPeerPortShifted - devNodes + 1
 )
 
-// devPorts is where a local cluster listens: the first port of three each, and
-// the admin's.
+// devPorts holds the ports of a local cluster: the first of three each, and the admin's.
 type devPorts struct{ database, peer, cache, admin int }
 
 func portsAt(offset int) devPorts {
@@ -62,7 +59,7 @@ func (p devPorts) peers() []server.Peer {
 // place is an address and who listens there.
 type place struct{ addr, who string }
 
-// places lists all addresses, and who listens there.
+// places lists all addresses.
 func (p devPorts) places() []place {
 	var all []place
 	for i := range devNodes {
@@ -90,15 +87,14 @@ func (p devPorts) taken() []place {
 	})
 }
 
-// keep takes the first peer port of data that is there, zero for none.
+// keep takes the first peer port of existing data, zero for none.
 func (p *devPorts) keep(peer int) {
 	if peer != 0 {
 		p.peer = peer
 	}
 }
 
-// free says which of the ports that d leads to are taken, and with which offset
-// none is.
+// free returns an error that names the ports that are taken, and an offset with free ones.
 func (p devPorts) free(d *devFlags) error {
 	taken := p.taken()
 	if len(taken) == 0 {
@@ -122,7 +118,7 @@ func (p devPorts) free(d *devFlags) error {
 	return fmt.Errorf("another program listens on %s%s; is another local cluster running? %s", strings.Join(list, ", "), origin, way)
 }
 
-// freeOffset finds an offset, other than the one given, of which no port is taken.
+// freeOffset finds another offset whose ports are all free.
 func freeOffset(given int) (int, bool) {
 	for n := 1000; n <= devOffsetMax; n += 1000 {
 		if n != given && len(portsAt(n).taken()) == 0 {

@@ -14,12 +14,11 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// diagnoseTimeout bounds what is asked after a request has failed.
-// Without a quorum a node takes some seconds to say so.
+// diagnoseTimeout bounds the diagnosis after a failed request. Without a quorum a node takes
+// some seconds to say so.
 const diagnoseTimeout = 6 * time.Second
 
-// diagnose says, after a request that failed at every endpoint, how the cluster
-// looks from there.
+// diagnose shows how the cluster looks after a request failed at every endpoint.
 func diagnose(ctx context.Context, cmd *cobra.Command, stderr io.Writer, err error) {
 	var nobody *client.RequestError
 	if !errors.As(err, &nobody) || ctx.Err() != nil {
@@ -54,7 +53,7 @@ func diagnose(ctx context.Context, cmd *cobra.Command, stderr io.Writer, err err
 	}
 }
 
-// view is how one endpoint sees the cluster; empty if it does not answer.
+// view returns how one endpoint sees the cluster; "" if it does not answer.
 func view(ctx context.Context, endpoint string) string {
 	cl, err := client.New(client.Config{Endpoints: []string{endpoint}, FailRefused: true})
 	if err != nil {

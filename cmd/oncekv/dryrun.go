@@ -13,8 +13,8 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// dryRun takes puts and sets nothing: it finds out what would become of them now,
-// and says so. It is safe for concurrent use.
+// dryRun takes puts, sets nothing, and shows what each put would do now. It is safe for
+// concurrent use.
 type dryRun struct {
 	client *client.Client
 
@@ -22,7 +22,7 @@ type dryRun struct {
 	out io.Writer // nil for none
 }
 
-// Put answers as a put would, also with client.ConflictError.
+// Put answers as a real put would, including client.ConflictError.
 func (d *dryRun) Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (api.PutAnswer, error) {
 	sum := sha256.New()
 	size, err := io.Copy(sum, body)

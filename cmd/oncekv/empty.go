@@ -8,19 +8,17 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// emptyHint is what an empty argument or flag most often comes from. A key, a
-// prefix or a directory that is empty by mistake would mean all of them, and a
-// value that is empty by mistake stays so for ever.
+// emptyHint names the usual cause of an empty argument or flag. An empty key, prefix or
+// directory would mean all of them, and an empty value would stay.
 const emptyHint = "is a shell variable not set?"
 
-// flagsTakingNothing are the flags that are given to say "nothing".
+// flagsTakingNothing are the flags that may be empty.
 var flagsTakingNothing = []string{"value"}
 
-// refuseEmpty finds arguments and flags of a command line that are there and have
-// nothing in them. A flag that comes from the environment counts as not given
-// then.
+// refuseEmpty refuses empty arguments and flags on a command line. An empty environment
+// variable counts as not given.
 func refuseEmpty(cmd *cobra.Command, args []string) error {
-	if cmd.DisableFlagParsing { // a shell asks for completions of what is not there yet
+	if cmd.DisableFlagParsing { // a shell asks for completions of an empty word
 		return nil
 	}
 	if at := slices.Index(args, ""); at >= 0 {
@@ -35,7 +33,7 @@ func refuseEmpty(cmd *cobra.Command, args []string) error {
 	return err
 }
 
-// emptyAdvice is how to say what an empty argument might mean.
+// emptyAdvice says how to write what an empty argument might mean.
 func emptyAdvice(cmd *cobra.Command, at int) string {
 	switch {
 	case cmd.Name() == "put" && at == 1:

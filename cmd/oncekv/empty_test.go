@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// everyCommand calls do with every command that does something, and its words.
+// everyCommand calls do with every runnable command and its words.
 func everyCommand(do func(cmd *cobra.Command, words []string)) {
 	var visit func(cmd *cobra.Command, words []string)
 	visit = func(cmd *cobra.Command, words []string) {
@@ -26,8 +26,8 @@ func everyCommand(do func(cmd *cobra.Command, words []string)) {
 	visit(a.rootCommand(), nil)
 }
 
-// An empty argument, which is most often a variable that is not set, is never
-// taken for "everything", "here" or "nothing".
+// An empty argument, usually from a variable that is not set, never means "everything", "here"
+// or "nothing".
 func TestEmptyArgument(t *testing.T) {
 	f := newFakeAPI(t)
 	t.Chdir(files(t, map[string]string{"file": "x"}))
@@ -48,7 +48,7 @@ func TestEmptyArgument(t *testing.T) {
 	}
 }
 
-// The same holds for flags, but for the one that says "an empty value".
+// The same holds for flags, except the one for an empty value.
 func TestEmptyFlag(t *testing.T) {
 	f := newFakeAPI(t)
 	args := map[string][]string{

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// setFromEnvironment gives every flag that was not given the value of its
-// environment twin, if that is set and not empty.
+// setFromEnvironment sets every flag that was not given from its environment variable, unless
+// that is empty.
 func setFromEnvironment(flags *pflag.FlagSet, env func(string) string) error {
 	var first error
 	flags.VisitAll(func(f *pflag.Flag) {

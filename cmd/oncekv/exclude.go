@@ -5,18 +5,18 @@ import (
 	"strings"
 )
 
-// exclusion is one pattern of --exclude, as rsync and git have them. It matches a
-// path relative to the imported directory, with slashes:
+// exclusion is one pattern of --exclude, as in rsync and git. It matches a path relative to
+// the imported directory, with slashes:
 //
-//   - without a slash, or with one at its end only, it matches a name at any depth;
-//     else it matches from the imported directory on;
-//   - with a slash at its end it matches directories only;
-//   - *, ? and [...] match within a name, ** any number of names, and \ takes the
-//     next character as it is.
+//   - without a slash, or with one only at its end, it matches a name at any depth;
+//     otherwise it matches from the imported directory on;
+//   - with a slash at its end it matches only directories;
+//   - *, ? and [...] match within a name, ** any number of names, and \ quotes the
+//     next character.
 //
-// A directory that is excluded is excluded with all that is in it.
+// Excluding a directory excludes everything in it.
 type exclusion struct {
-	names   []string // of the pattern, one for each name of the path
+	names   []string // pattern of each name of the path
 	dirOnly bool
 }
 

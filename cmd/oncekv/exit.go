@@ -12,7 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// Exit codes; scripts rely on them.
+// Exit codes. Scripts rely on them.
 const (
 	exitDone     = 0
 	exitFailed   = 1
@@ -20,43 +20,40 @@ const (
 	exitNotFound = 3
 	exitConflict = 4
 	exitUnknown  = 5
-	// exitGone is that of a client's command for a value that was retired. It will
-	// never be there again.
+	// exitGone is for client commands: the value was retired and will never come back.
 	exitGone = 6
-	// exitDisk is that of a database node whose disk failed. Started again, it would
-	// only say so.
+	// exitDisk is for a database node whose disk failed. A restart would only say it again.
 	exitDisk = 6
-	// exitHistory says that what was read before need not be what is there now.
+	// exitHistory means that what was read before may have changed.
 	exitHistory = 7
-	// exitNoReader is what a shell reports of a program that SIGPIPE ended, as most
-	// do when their reader goes.
+	// exitNoReader is what a shell reports for a program that SIGPIPE ended, as it ends most
+	// programs when their reader goes away.
 	exitNoReader = 128 + 13
 )
 
-// usageError is a command line, or environment, that makes no sense.
+// usageError is a wrong command line or environment.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
 
-// Unwrap returns the cause.
 func (e *usageError) Unwrap() error { return e.err }
 
 func usageErrorf(format string, args ...any) error {
 	return &usageError{fmt.Errorf(format, args...)}
 }
 
-// errConflicts is an import in which keys were set to other bytes.
+// errConflicts means that an import found keys set to other bytes.
 var errConflicts = errors.New("some keys are set to other bytes; they were not changed")
 
-// isUsage reports whether an error is one of the command line or the environment:
-// the next try with the same ones will end alike.
+// isUsage reports whether err comes from the command line or the environment, so that the next
+// try with the same ones fails alike.
 func isUsage(err error) bool {
 	var usage *usageError
 	var setting *server.SettingError
 	return errors.As(err, &usage) || errors.As(err, &setting) || errors.Is(err, server.ErrDescriptors)
 }
 
-// isOtherVersion reports whether it takes another version of the program to go on.
+// isOtherVersion reports whether only another version of the program can go on.
 func isOtherVersion(err error) bool {
 	return errors.As(err, new(*level.LaterError)) || errors.As(err, new(*level.EarlierError))
 }
@@ -83,7 +80,7 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report tells the user about err, and where to read on.
+// report shows err to the user, and where to read on.
 func report(stderr io.Writer, command string, err error) {
 	if err == nil {
 		return

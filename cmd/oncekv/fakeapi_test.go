@@ -24,8 +24,7 @@ import (
 	"github.com/Focinfi/oncekv/httpapi"
 )
 
-// fakeAPI is a store in memory that speaks as much of the HTTP contract as the
-// commands need.
+// fakeAPI is a store in memory with the part of the HTTP API that the commands need.
 type fakeAPI struct {
 	*httptest.Server
 
@@ -33,14 +32,14 @@ type fakeAPI struct {
 	values  map[string]fakeValue
 	puts    int
 	refuse  int    // status that every put gets, if not 0
-	detail  string // of that
+	detail  string // detail of that refusal
 	corrupt bool   // values arrive with a wrong byte
 	changes []string
 	members api.Members
 	caches  []api.CacheNode
 	history int            // streams of /changes break off after so many lines; 0: never
 	batch   int            // streams of POST /keys break off after so many results; 0: never
-	of      api.History    // that it holds; none if it has no id
+	of      api.History    // the history it holds; none if ID is empty
 	index   api.IndexRuns  // in stats
 	files   api.ValueFiles // in stats
 	scrub   api.Scrub      // in stats
@@ -80,7 +79,7 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 		f.putMany(w, r)
 		return
 	}
-	if r.URL.Path == "/keys/get" { // as a node that knows no frames does, which reads none of the body
+	if r.URL.Path == "/keys/get" { // like a node without frames, which does not read the body
 		writeProblem(w, api.Problem{Status: http.StatusNotFound, Type: api.ProblemNoRoute, Detail: "no such route"})
 		return
 	}
@@ -226,7 +225,7 @@ func (f *fakeAPI) get(w http.ResponseWriter, r *http.Request, key string) {
 	w.Write(body)
 }
 
-// value returns what key is set to.
+// value returns the value of key.
 func (f *fakeAPI) value(key string) (fakeValue, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -244,8 +243,7 @@ func (f *fakeAPI) putCount() (n int) {
 	return n
 }
 
-// locked lets do use the fields: a request that a client gave up may still be
-// served.
+// locked lets do use the fields: an abandoned request may still be under way.
 func (f *fakeAPI) locked(do func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -314,8 +312,8 @@ func (f *fakeAPI) record(key string) api.Record {
 	return r
 }
 
-// listChanges serves what there is. A followed stream ends there, too, as if
-// its node had died.
+// listChanges serves the changes so far. A followed stream ends there too, as if its node had
+// died.
 func (f *fakeAPI) listChanges(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	since, _ := strconv.Atoi(q.Get("since"))
@@ -367,7 +365,7 @@ func writeProblem(w http.ResponseWriter, p api.Problem) {
 	json.NewEncoder(w).Encode(p)
 }
 
-// result is what one command did.
+// result is the result of one command.
 type result struct {
 	code           int
 	stdout, stderr string

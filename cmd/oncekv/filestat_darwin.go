@@ -5,5 +5,5 @@ import (
 	"time"
 )
 
-// changeTime is when anything about a file changed last.
+// changeTime returns the inode's change time.
 func changeTime(st *syscall.Stat_t) time.Time { return time.Unix(st.Ctimespec.Unix()) }

@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// changeTime is not known here; size and modification time have to do.
+// changeTime is unknown here; size and modification time must do.
 func changeTime(*syscall.Stat_t) time.Time { return time.Time{} }

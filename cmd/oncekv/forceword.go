@@ -6,11 +6,11 @@ import (
 	"github.com/Focinfi/oncekv/raftnode"
 )
 
-// forceWord is a flag that is given alone, like a truth value, or with a word that
-// was not used before. It is off while empty.
+// forceWord is a flag that is given alone, like a bool, or with a word that was not used
+// before. Empty means off.
 type forceWord string
 
-// Set takes truth values and words.
+// Set takes booleans and words.
 func (w *forceWord) Set(s string) error {
 	if on, err := strconv.ParseBool(s); err == nil {
 		*w = ""

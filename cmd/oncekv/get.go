@@ -16,11 +16,11 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// textBytesMax bounds the values that --json shows as text. Larger ones are not
-// held in memory to see whether they are text; they are base64.
+// textBytesMax bounds the values that --json may show as text. Larger ones are base64:
+// checking whether they are text would need them in memory.
 const textBytesMax = 1 << 20
 
-// getFlags are the command line of a get.
+// getFlags are the flags of a get.
 type getFlags struct {
 	clientFlags
 	output string
@@ -49,7 +49,7 @@ and is gone.
 	return cmd
 }
 
-// notSetError names a key that is not set. It is api.ErrNotFound.
+// notSetError names a key that is not set. It matches api.ErrNotFound.
 type notSetError string
 
 func (e notSetError) Error() string        { return fmt.Sprintf("%q is not set", string(e)) }
@@ -92,8 +92,8 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 	return nil
 }
 
-// hintPrefix tells who asked for a key that is not set how many keys begin with
-// it, as a directory's do.
+// hintPrefix says how many keys begin with the key that is not set, as if it named a
+// directory.
 func (a *app) hintPrefix(ctx context.Context, cl *client.Client, key string) {
 	const (
 		countMax = 1000
@@ -121,8 +121,7 @@ func (a *app) hintPrefix(ctx context.Context, cl *client.Client, key string) {
 	}
 }
 
-// writeDocument writes the record and the value as one JSON document, with
-// bounded memory.
+// writeDocument writes the record and the value as one JSON document, in bounded memory.
 func writeDocument(w io.Writer, obj *client.Object) error {
 	if obj.Size > textBytesMax {
 		return streamDocument(w, obj)
@@ -138,7 +137,7 @@ func writeDocument(w io.Writer, obj *client.Object) error {
 	return writeJSON(w, doc)
 }
 
-// streamDocument writes the same with the value in base64, as it arrives.
+// streamDocument writes the same document with the value in base64, as it arrives.
 func streamDocument(w io.Writer, obj *client.Object) error {
 	record, err := lineOfJSON(obj.Record)
 	if err != nil {

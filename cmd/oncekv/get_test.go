@@ -58,7 +58,7 @@ func TestGet_File(t *testing.T) {
 	}
 }
 
-// A value that does not match its digest is no value.
+// get refuses a value that does not match its digest.
 func TestGet_WrongBytes(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", bytes.Repeat([]byte("x"), 100000))

@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// importFlags are the command line of an import.
+// importFlags are the flags of an import.
 type importFlags struct {
 	clientFlags
 	prefix   string
@@ -96,7 +96,7 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 		return err
 	}
 	showErr := a.showSummary(dir, &im.sum)
-	if i.dryRun && errors.Is(showErr, errReaderGone) { // what it shows is all that it does
+	if i.dryRun && errors.Is(showErr, errReaderGone) { // a dry run does nothing but show
 		return showErr
 	}
 	return errors.Join(told(showErr), im.sum.verdict(err))
@@ -114,7 +114,8 @@ func parseExclusions(patterns []string) ([]exclusion, error) {
 	return all, nil
 }
 
-// confirmPrefix asks about a prefix that was hardly meant to be glued to names.
+// confirmPrefix asks about a prefix without a separator at its end: it was hardly meant to run
+// into the file names.
 func (a *app) confirmPrefix(ctx context.Context, prefix string) error {
 	if prefix == "" || strings.HasSuffix(prefix, "/") {
 		return nil

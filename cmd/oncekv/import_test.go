@@ -102,7 +102,7 @@ func TestImport_Conflict(t *testing.T) {
 	if f.body("a") != "first" || f.body("b") != "b" {
 		t.Fatal("the import changed a key or missed one")
 	}
-	// A conflict is told apart from a failure even if there is one, too.
+	// A conflict has its own exit code even if there is a failure too.
 	doc := f.importJSON(t, exitConflict, dir)
 	if doc.Conflict.Files != 1 || doc.Problems[0].Path != "a" || doc.Problems[0].Status != "conflict" {
 		t.Fatalf("%+v", doc)
@@ -152,7 +152,7 @@ func (v vanishing) Put(context.Context, string, io.ReadSeeker, client.PutOptions
 	return api.PutAnswer{Created: true}, errors.Join(errs...)
 }
 
-// Files and directories that were seen and cannot be read are failures.
+// Files and directories that the walk saw but cannot read are failures.
 func TestImporter_Unreadable(t *testing.T) {
 	dir := files(t, map[string]string{"a": "x", "b": "x", "c/d": "x"})
 	im := &importer{client: vanishing{filepath.Join(dir, "b"), filepath.Join(dir, "c")}, root: dir, parallel: 1}
@@ -170,7 +170,7 @@ func TestImporter_Unreadable(t *testing.T) {
 	}
 }
 
-// Without a cluster an import of many files ends soon, and says so.
+// Without a cluster an import of many files soon gives up and says so.
 func TestImport_GivesUp(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() { f.refuse = http.StatusServiceUnavailable })
@@ -225,7 +225,7 @@ func TestContentTypeOf(t *testing.T) {
 	}
 }
 
-// closedPipe is a standard output that lost its reader after the first so many writes.
+// closedPipe is a standard output that loses its reader after some writes.
 type closedPipe struct{ left int }
 
 func (c *closedPipe) Write(p []byte) (int, error) {
@@ -235,7 +235,7 @@ func (c *closedPipe) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A dry run whose reader goes ends without a word; what an import has set is set.
+// A dry run whose reader goes away ends without a message; an import's puts stay.
 func TestImport_ReaderGoes(t *testing.T) {
 	f := newFakeAPI(t)
 	tree := map[string]string{}

@@ -17,13 +17,13 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// putter is the one method of client.Client that an import needs.
+// putter is the part of client.Client that an import needs.
 type putter interface {
 	Put(ctx context.Context, key string, body io.ReadSeeker, opts client.PutOptions) (api.PutAnswer, error)
 }
 
-// importer sends the files below root. One goroutine walks, parallel others
-// send; all of them end before run returns.
+// importer sends the files below root. One goroutine walks, parallel others send; all end
+// before run returns.
 type importer struct {
 	client   putter
 	root     string
@@ -31,19 +31,17 @@ type importer struct {
 	parallel int
 	exclude  []exclusion
 	bar      *progress
-	sum      summary // guarded by itself
+	sum      summary // has its own lock
 
 	dir *os.Root // root, while run runs
 }
 
-// errGaveUp ends an import in which one file after the other finds no cluster.
+// errGaveUp ends an import in which several files in a row found no cluster.
 var errGaveUp = errors.New("the cluster cannot be reached, so the remaining files were not tried; repeat the import when it is back")
 
-// run returns an error when not every file was tried. How the files went is in
-// sum.
+// run returns an error if not every file was tried. sum holds the outcomes.
 func (im *importer) run(ctx context.Context) error {
-	// What is being sent when the import gives up goes on to its own end, so that
-	// its outcome is known.
+	// When the import gives up, files under way finish, so that their outcomes are known.
 	walking, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var err error
@@ -69,8 +67,8 @@ func (im *importer) run(ctx context.Context) error {
 	return err
 }
 
-// walk hands every regular file to the senders and accounts for everything else
-// that is no directory.
+// walk hands every regular file to the senders and counts everything else that is not a
+// directory.
 func (im *importer) walk(ctx context.Context, files chan<- string) error {
 	return filepath.WalkDir(im.root, func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -107,14 +105,14 @@ func (im *importer) excluded(path string, isDir bool) bool {
 	return len(im.exclude) > 0 && slices.ContainsFunc(im.exclude, func(e exclusion) bool { return e.matches(im.relative(path), isDir) })
 }
 
-// send puts one file and notes how it went.
+// send puts one file and notes the outcome.
 func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path string) {
 	relative := im.relative(path)
 	size, created, err := im.put(ctx, path, im.prefix+relative)
 	how := created
 	switch {
 	case err == nil:
-	case errors.Is(err, errReaderGone): // of a dry run, and no fault of the file
+	case errors.Is(err, errReaderGone): // from a dry run, not the file
 		stop(err)
 		return
 	case errors.Is(err, api.ErrExists):
@@ -132,7 +130,7 @@ func (im *importer) send(ctx context.Context, stop context.CancelCauseFunc, path
 	}
 }
 
-// put sends the file at path. Its size is returned also with an error.
+// put sends the file at path. It returns the size even with an error.
 func (im *importer) put(ctx context.Context, path, key string) (size int64, how outcome, err error) {
 	if err := kvstore.Key(key).Validate(); err != nil {
 		return 0, failed, err
@@ -150,16 +148,15 @@ func (im *importer) put(ctx context.Context, path, key string) (size int64, how 
 	size = sizeOf(value.body)
 	counted := &meter{ReadSeeker: value.body, p: im.bar}
 	answer, err := im.client.Put(ctx, key, counted, client.PutOptions{ContentType: contentTypeOf(path)})
-	im.bar.add(size - counted.top) // what was not read will not be
+	im.bar.add(size - counted.top) // the rest will not be read
 	if answer.Created {
 		return size, created, err
 	}
 	return size, unchanged, err
 }
 
-// open opens a file that was a regular one when the walk saw it. Something else
-// may stand there by now: a pipe, which must not hold up the import, or a link
-// that leads out of the directory.
+// open opens a file that was regular when the walk saw it. By now it may be something else: a
+// pipe, which must not block the import, or a link that leads out of the directory.
 func (im *importer) open(relative string) (*os.File, error) {
 	name := filepath.FromSlash(relative)
 	named, err := im.dir.Lstat(name)
@@ -186,7 +183,7 @@ func (im *importer) open(relative string) (*os.File, error) {
 	return nil, errors.Join(err, f.Close())
 }
 
-// relative is a file's path below the root, with slashes.
+// relative returns a file's path below the root, with slashes.
 func (im *importer) relative(path string) string {
 	rel, err := filepath.Rel(im.root, path)
 	if err != nil { // both come from one walk
@@ -209,8 +206,8 @@ func kindOf(t fs.FileMode) string {
 	return "a device"
 }
 
-// totalBytes adds up the files to send for the progress bar, as far as they can
-// be seen.
+// totalBytes sums the sizes of the files to send, as far as they are readable, for the
+// progress bar.
 func (im *importer) totalBytes(ctx context.Context) int64 {
 	var total int64
 	filepath.WalkDir(im.root, func(path string, d fs.DirEntry, err error) error {

@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// JSON has nothing in it that a terminal would not just show, and loses nothing.
+// JSON output contains nothing that acts on a terminal, and loses nothing.
 func TestJSON_OnTerminal(t *testing.T) {
 	f := newFakeAPI(t)
 	for _, name := range append(hostileNames, "tag\U000e0041", "<&>") {

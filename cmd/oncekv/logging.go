@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// logFlags are those of commands that run nodes.
+// logFlags are the flags of commands that run nodes.
 type logFlags struct{ level slog.Level }
 
 func (l *logFlags) register(flags *pflag.FlagSet, level slog.Level) {
@@ -19,7 +19,6 @@ func (l *logFlags) register(flags *pflag.FlagSet, level slog.Level) {
 // logLevel is a flag for a level.
 type logLevel slog.Level
 
-// Set parses s.
 func (l *logLevel) Set(s string) error {
 	if err := (*slog.Level)(l).UnmarshalText([]byte(s)); err != nil {
 		return errors.New("the levels are debug, info, warn and error")
@@ -32,12 +31,11 @@ func (l *logLevel) String() string { return slog.Level(*l).String() }
 // Type names the kind of value in usage texts.
 func (l *logLevel) Type() string { return "level" }
 
-// logger writes to standard error: for people on a terminal, JSON otherwise.
+// logger writes to standard error: text on a terminal, JSON otherwise.
 //
-// It also takes over package log, which net/http's clients and other libraries write
-// to when they are given no logger, past every level and format. That is state of the
-// process; it is set here, where a command begins that runs nodes until the process
-// ends. What they say is about single connections: debug.
+// It also redirects package log, to which net/http and other libraries write regardless of
+// level and format. That is process-wide state; only commands that run nodes until the process
+// ends set it. The messages concern single connections, so their level is debug.
 func (a *app) logger(l logFlags) *slog.Logger {
 	options := &slog.HandlerOptions{Level: l.level}
 	var handler slog.Handler = slog.NewJSONHandler(a.stderr, options)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What libraries write to package log has the node's format and a level.
+// What libraries write to package log gets the node's format and a level.
 func TestLogger_TakesPackageLog(t *testing.T) {
 	flags, writer := log.Flags(), log.Writer()
 	t.Cleanup(func() {

@@ -16,7 +16,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// lsFlags are the command line of a listing.
+// lsFlags are the flags of ls.
 type lsFlags struct {
 	clientFlags
 	long  bool

@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// fill sets keys in the order given.
+// fill sets keys in the given order.
 func (f *fakeAPI) fill(keys ...string) {
 	for _, key := range keys {
 		f.set(key, []byte("value of "+key))
@@ -48,7 +48,7 @@ func TestLs_JSON(t *testing.T) {
 	}
 }
 
-// A request that failed everywhere says how the cluster looks.
+// A request that failed everywhere shows how the cluster looks.
 func TestRun_SaysWhatIsWrong(t *testing.T) {
 	f := newFakeAPI(t)
 	members := api.Members{Stale: true, Members: []api.Member{

@@ -14,15 +14,14 @@ import (
 
 func main() {
 	survivePipes()
-	log.SetOutput(io.Discard) // of libraries, about connections; nodes have it in their log, see app.logger
+	log.SetOutput(io.Discard) // libraries write about connections; nodes log that, see app.logger
 	ctx, stop := untilSignal(context.Background())
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv)
 	stop()
 	os.Exit(code)
 }
 
-// app is one run of the command: where it reads and writes, and the flags that
-// several commands share.
+// app is one run of the command: its streams, and the flags that several commands share.
 type app struct {
 	stdin  io.Reader
 	stdout io.Writer
@@ -30,11 +29,10 @@ type app struct {
 	env    func(name string) string
 
 	json bool
-	yes  bool // what would be asked is answered
+	yes  bool // answers every question
 }
 
-// run carries out one command line and returns the exit code. ctx ends when the
-// command shall.
+// run executes one command line and returns the exit code. The command stops when ctx ends.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(name string) string) int {
 	stdout, stderr = output{stdout}, newMessages(stderr)
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, env: env}
@@ -65,9 +63,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitCode(rest)
 }
 
-// plainUsage keeps the lines of what package cobra says to a command that does not
-// exist: it quotes that and suggests others below. Of a number it leaves out which
-// function did not take it.
+// plainUsage keeps the lines of cobra's error about an unknown command, which quotes it and
+// suggests others below. From the error about a number it removes the name of the Go function.
 func plainUsage(err error) error {
 	text := err.Error()
 	if strings.HasPrefix(text, "unknown command ") {

@@ -206,7 +206,7 @@ func (a *app) nameLeader(cmd *cobra.Command, cl *client.Client) error {
 	return a.say("%s", shown(members.Leader))
 }
 
-// changed shows that a change of the cluster was made, or returns err.
+// changed shows that a change of the cluster succeeded, or returns err.
 func (a *app) changed(err error, what, name string) error {
 	switch {
 	case err != nil:

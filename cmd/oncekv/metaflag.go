@@ -7,8 +7,8 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// parseMeta reads name=value pairs, nil for none. The values are kept for ever, so an
-// empty one is more likely a mistake.
+// parseMeta reads name=value pairs, nil for none. It refuses empty values: metadata never
+// changes, so an empty one is probably a mistake.
 func parseMeta(pairs []string) (map[string]string, error) {
 	var meta map[string]string
 	for _, pair := range pairs {

@@ -21,7 +21,7 @@ type fakeNode struct {
 	err      error
 	closeErr error
 	closed   bool
-	limit    time.Duration // that Close was given
+	limit    time.Duration // time that Close was given
 }
 
 func newFakeNode() *fakeNode { return &fakeNode{done: make(chan struct{})} }
@@ -62,7 +62,7 @@ func TestSupervise_NodeStops(t *testing.T) {
 	}
 }
 
-// A node that meets what only another version knows is not to be started again as it is.
+// A node that meets data of a newer version must not be restarted as it is.
 func TestSupervise_OtherVersion(t *testing.T) {
 	if err := startError(t.Context(), "n1", &level.EarlierError{What: "the data"}); exitCode(err) != exitUsage {
 		t.Errorf("exit code %d: %v", exitCode(err), err)
@@ -91,7 +91,7 @@ func TestSupervise_CloseFails(t *testing.T) {
 	}
 }
 
-// signalTest drives watchSignals with a clock of its own.
+// signalTest drives watchSignals with its own clock.
 type signalTest struct {
 	signals  chan os.Signal
 	done     chan struct{}
@@ -170,7 +170,7 @@ func TestMeter_CountsOnce(t *testing.T) {
 	p := newProgress(&out, "put", 10)
 	m := p.meter(strings.NewReader("0123456789"))
 	buf := make([]byte, 6)
-	for range 3 { // sent three times, the first two broke off
+	for range 3 { // sent three times: the first two broke off
 		_, err := m.Seek(0, io.SeekStart)
 		must(t, err)
 		_, err = io.ReadFull(m, buf)

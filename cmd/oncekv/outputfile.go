@@ -14,13 +14,12 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// writeFile writes all of r to what path names, or leaves what was there.
+// writeFile writes all of r to the file at path, or leaves the old content.
 //
-// Symbolic links are followed. A regular file gets its new bytes at once, by
-// renaming, and keeps its mode and owner; where that cannot be (it has several
-// names, or belongs to somebody else, or its directory is not to be written to) it
-// is written in place, once all of r is there. A new file has the mode that the
-// umask leaves. Anything else, such as a device or a pipe, is written as r comes.
+// It follows symbolic links. It replaces a regular file by renaming a new one, which keeps the
+// mode and the owner. If that is impossible (the file has several names or another owner, or
+// its directory is not writable), it writes in place, once all of r is there. A new file's
+// mode follows the umask. Anything else, such as a device or a pipe, is written as r comes.
 func (a *app) writeFile(ctx context.Context, path string, r io.Reader) error {
 	target, descriptor, err := resolveOutput(path)
 	if err != nil {
@@ -43,7 +42,7 @@ func (a *app) writeFile(ctx context.Context, path string, r io.Reader) error {
 		_, err = io.Copy(output{f}, r)
 		return errors.Join(err, f.Close())
 	}
-	// Whoever may not write to the file may not replace it, either.
+	// A file that we may not write to we may not replace either.
 	f, err := os.OpenFile(target, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -63,13 +62,12 @@ func (a *app) writeFile(ctx context.Context, path string, r io.Reader) error {
 	return writeInPlace(f, cannot.rest)
 }
 
-// ownDescriptor is a directory whose entries are the open files of this process.
+// ownDescriptor matches directories whose entries are the open files of this process.
 var ownDescriptor = regexp.MustCompile(`^(/proc/(self|thread-self|[0-9]+)(/task/[0-9]+)?/fd|/dev/fd)$`)
 
-// resolveOutput follows the symbolic links of path, also one that leads to
-// nothing yet. descriptor is not below 0 if path means an open file of this
-// process, such as /dev/stdout: what is behind it must be written to where it
-// stands, and not by its name.
+// resolveOutput follows the symbolic links of path, even to a file that does not exist yet. If
+// path means an open file of this process, such as /dev/stdout, it returns its descriptor,
+// else -1: that file must be written at its offset, not opened by name.
 func resolveOutput(path string) (target string, descriptor int, err error) {
 	const linksMax = 40
 	for range linksMax {
@@ -121,8 +119,7 @@ func several(st os.FileInfo) bool {
 	return ok && s.Nlink > 1
 }
 
-// cannotReplaceError is a file that has to be written in place. rest is what the
-// file shall hold.
+// cannotReplaceError is a file that has to be written in place. rest is the new content.
 type cannotReplaceError struct {
 	rest io.Reader
 	err  error
@@ -130,8 +127,8 @@ type cannotReplaceError struct {
 
 func (e *cannotReplaceError) Error() string { return e.err.Error() }
 
-// replaceFile writes r to a file beside target and gives it target's name. was
-// is what target is now, nil for nothing.
+// replaceFile writes r to a file beside target and renames it to target. was is the present
+// file, nil for none.
 func replaceFile(target string, was os.FileInfo, r io.Reader) error {
 	f, err := newBeside(target)
 	if err != nil {
@@ -140,7 +137,7 @@ func replaceFile(target string, was os.FileInfo, r io.Reader) error {
 		}
 		return &cannotReplaceError{r, err}
 	}
-	defer os.Remove(f.Name()) // fails once it has its name
+	defer os.Remove(f.Name()) // fails after the rename
 	if was != nil {
 		if err := likeFile(f, was); err != nil {
 			return errors.Join(&cannotReplaceError{r, err}, f.Close())
@@ -153,14 +150,13 @@ func replaceFile(target string, was os.FileInfo, r io.Reader) error {
 	if err == nil || was == nil {
 		return errors.Join(err, f.Close())
 	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil { // a mount point, for one, keeps its name
+	if _, err := f.Seek(0, io.SeekStart); err != nil { // for example, a mount point cannot be replaced
 		return errors.Join(err, f.Close())
 	}
 	return &cannotReplaceError{f, err}
 }
 
-// newBeside makes a file in target's directory, with the mode that the umask
-// leaves.
+// newBeside makes a file in target's directory, with a mode by the umask.
 func newBeside(target string) (*os.File, error) {
 	const tries = 100
 	for range tries {
@@ -189,8 +185,7 @@ func likeFile(f *os.File, was os.FileInfo) error {
 	return f.Chmod(was.Mode().Perm())
 }
 
-// writeInPlace waits until all of r is there, because from then on the old bytes
-// are gone.
+// writeInPlace first waits until all of r is there: writing destroys the old bytes.
 func writeInPlace(f *os.File, r io.Reader) error {
 	value, closeValue, err := copyAll(r)
 	if err != nil {

@@ -26,7 +26,7 @@ func wantFile(t *testing.T, path, content string, mode os.FileMode) {
 	}
 }
 
-// leftover fails if a directory has more than these names.
+// leftover fails unless a directory has want names.
 func leftover(t *testing.T, dir string, want int) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -121,7 +121,7 @@ func errText(err error) string {
 	return ""
 }
 
-// An open file is written to where it stands, by whatever name.
+// An open file is written at its offset, by whatever name it is given.
 func TestGet_FileDescriptor(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", []byte("value"))
@@ -148,18 +148,17 @@ func TestGet_FileDescriptor(t *testing.T) {
 	}
 }
 
-// asCommand is the environment variable whose words make TestAsCommand a process of
-// its own.
+// asCommand is the environment variable whose words TestAsCommand runs as a command line.
 const asCommand = "ONCEKV_TEST_COMMAND"
 
-// TestAsCommand is the command, when another test starts it as a process.
+// TestAsCommand is the command when another test starts it as a process.
 func TestAsCommand(t *testing.T) {
 	if line := os.Getenv(asCommand); line != "" {
 		os.Exit(run(t.Context(), strings.Fields(line), os.Stdin, os.Stdout, os.Stderr, func(string) string { return "" }))
 	}
 }
 
-// A get that fails leaves what was there, in place or not.
+// A failed get leaves the old content, in place or not.
 func TestWriteFile_FailureKeepsOld(t *testing.T) {
 	for _, names := range [][]string{{"one"}, {"one", "two"}} {
 		dir := t.TempDir()
@@ -188,8 +187,7 @@ type failing struct{}
 
 func (*failing) Read([]byte) (int, error) { return 0, errors.New("broke off") }
 
-// A file that must not be written to is not replaced, either; and root, who may,
-// leaves it to its owner.
+// A file that we may not write to is not replaced either; root, who may, keeps its owner.
 func TestGet_FileOfOthers(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", []byte("value"))
@@ -210,7 +208,7 @@ func TestGet_FileOfOthers(t *testing.T) {
 	}
 }
 
-// A new file has the mode that the umask leaves, as every other.
+// A new file's mode follows the umask.
 func TestGet_NewFileMode(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", []byte("value"))
@@ -224,7 +222,7 @@ func TestGet_NewFileMode(t *testing.T) {
 	wantFile(t, filepath.Join(dir, "out"), "value", st.Mode().Perm())
 }
 
-// Who reads from what -o names may go before the end, as from standard output.
+// The reader of an output named by -o may go away early, like that of standard output.
 func TestGet_ReaderOfOutputGone(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", []byte("value"))

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// The Procfile and dev are the same cluster, ports and data included, so that
-// one can follow the other.
+// The Procfile and dev run the same cluster with the same ports and data, so that either can
+// follow the other.
 func TestProcfile_SameAsDev(t *testing.T) {
 	var want strings.Builder
 	peers := portsAt(0).peers()

@@ -8,15 +8,14 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// progress shows on a terminal how much of many bytes, or steps, is done. The nil
-// progress shows nothing. It is safe for concurrent use.
+// progress shows on a terminal how many bytes or steps are done. A nil progress shows nothing.
+// It is safe for concurrent use.
 type progress struct {
 	bar  *progressbar.ProgressBar
 	once sync.Once
 }
 
-// progress returns nil unless standard error is a terminal and there is enough
-// to do for a bar to be read.
+// progress returns nil unless standard error is a terminal and there is enough to do.
 func (a *app) progress(what string, total int64) *progress {
 	const totalMin = 4 << 20
 	if !isTerminal(a.stderr) || total < totalMin {
@@ -25,7 +24,7 @@ func (a *app) progress(what string, total int64) *progress {
 	return newProgress(a.stderr, what, total)
 }
 
-// steps is progress for what is not bytes.
+// steps returns a progress that does not count bytes.
 func (a *app) steps(what string, total int64) *progress {
 	if !isTerminal(a.stderr) {
 		return nil
@@ -67,14 +66,14 @@ func (p *progress) clear() {
 	}
 }
 
-// finish takes the bar away. It may be called again.
+// finish removes the bar. It may be called again.
 func (p *progress) finish() {
 	if p != nil {
 		p.once.Do(func() { p.bar.Finish() })
 	}
 }
 
-// count passes r on and counts what is read.
+// count returns a reader that passes r on and counts what is read.
 func (p *progress) count(r io.Reader) io.Reader {
 	if p == nil {
 		return r
@@ -93,7 +92,8 @@ func (c *counter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// meter passes body on and counts every byte once, however often it is sent.
+// meter returns a reader that passes body on and counts every byte once, however often it is
+// sent.
 func (p *progress) meter(body io.ReadSeeker) io.ReadSeeker {
 	if p == nil {
 		return body
@@ -123,7 +123,7 @@ func (m *meter) Seek(offset int64, whence int) (int64, error) {
 	return at, err
 }
 
-// rise counts what was read for the first time.
+// rise counts bytes read for the first time.
 func (m *meter) rise() {
 	if m.at > m.top {
 		m.p.add(m.at - m.top)

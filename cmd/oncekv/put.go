@@ -15,7 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// putFlags are the command line of a put.
+// putFlags are the flags of a put.
 type putFlags struct {
 	clientFlags
 	value       string
@@ -140,7 +140,7 @@ func (a *app) inputSource(ctx context.Context) (*source, error) {
 	return from, err
 }
 
-// typedInput is the content type of what was typed on a terminal.
+// typedInput returns the content type of what was typed on a terminal.
 func typedInput(body io.ReadSeeker) (string, error) {
 	typed, err := io.ReadAll(body)
 	if err != nil {
@@ -150,7 +150,7 @@ func typedInput(body io.ReadSeeker) (string, error) {
 	return typedContentType(string(typed)), err
 }
 
-// fileSource also takes a named pipe.
+// fileSource opens a file or a named pipe.
 func (a *app) fileSource(ctx context.Context, path string) (*source, error) {
 	f, err := a.openPatiently(ctx, path, os.O_RDONLY)
 	if err != nil {
@@ -165,17 +165,17 @@ func (a *app) fileSource(ctx context.Context, path string) (*source, error) {
 	}}, nil
 }
 
-// putResult is what --json shows of a put that was decided.
+// putResult is the --json output of a put that was decided.
 type putResult struct {
 	Key       string `json:"key,omitempty"`
 	KeyBase64 string `json:"key_base64,omitempty"`
 	Status    string `json:"status"` // created, unchanged or conflict
 	Revision  uint64 `json:"revision"`
-	SHA256    string `json:"sha256"` // of the value that the key has
+	SHA256    string `json:"sha256"` // digest of the key's value
 	Size      int64  `json:"size"`
 }
 
-// putDone shows how a put ended.
+// putDone shows the result of a put.
 func (a *app) putDone(key, putID string, answer api.PutAnswer, err error) error {
 	r := putResult{Status: "unchanged", Revision: answer.Revision, SHA256: answer.SHA256, Size: answer.Size}
 	r.Key, r.KeyBase64 = api.JSONKey(key)

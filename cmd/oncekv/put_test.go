@@ -88,8 +88,7 @@ func TestPut_Unavailable(t *testing.T) {
 	f.command(t, nil, "put", "k", "v", "--timeout", "50ms").want(t, exitFailed).wantStderr(t, "unreachable")
 }
 
-// The null device is what jobs in the background read. A key must not become
-// empty for ever because of that.
+// Background jobs read the null device. That must not set a key to nothing.
 func TestPut_NothingPiped(t *testing.T) {
 	f := newFakeAPI(t)
 	null, err := os.Open(os.DevNull)
@@ -117,7 +116,7 @@ func TestPut_Pipe(t *testing.T) {
 	}
 }
 
-// A file on standard input is sent from where it stands.
+// A file on standard input is sent from its offset.
 func TestPut_RedirectedFile(t *testing.T) {
 	f := newFakeAPI(t)
 	path := filepath.Join(t.TempDir(), "in")

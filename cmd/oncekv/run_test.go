@@ -172,7 +172,7 @@ func TestRun_EnvironmentOfServe(t *testing.T) {
 	}
 }
 
-// A full disk is no fault of the command line.
+// A full disk is not a usage error.
 func TestRun_OutputLost(t *testing.T) {
 	for _, arg := range []string{"--version", "version"} {
 		var stderr bytes.Buffer
@@ -187,7 +187,7 @@ type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
-// A port that is taken is a failure, and dev says how to run beside it.
+// A taken port is a failure, and dev says how to run beside its owner.
 func TestRun_PortTaken(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

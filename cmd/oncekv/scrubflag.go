@@ -8,14 +8,14 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// scrubFlags say how often a database node reads all that it keeps.
+// scrubFlags set how often a database node reads everything that it stores.
 type scrubFlags struct{ interval time.Duration }
 
 func (s *scrubFlags) register(flags *pflag.FlagSet) {
 	flags.DurationVar(&s.interval, "scrub-interval", server.DefaultScrubInterval, "how often a database node reads all its files, at a low rate, to find damage; 0 for never")
 }
 
-// value is what server.DatabaseConfig takes, for which zero is the default.
+// value returns the interval for server.DatabaseConfig, in which zero is the default.
 func (s *scrubFlags) value() (time.Duration, error) {
 	switch {
 	case s.interval < 0:

@@ -16,10 +16,10 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// clause is a part of a sentence that says something.
+// clause matches a part of a sentence that says something.
 var clause = regexp.MustCompile(`[^:;()."\n]{12,}`)
 
-// saidTwice returns a clause that a text has more than once.
+// saidTwice returns a clause that occurs twice in a text.
 func saidTwice(text string) string {
 	seen := map[string]bool{}
 	for _, c := range clause.FindAllString(text, -1) {
@@ -61,7 +61,7 @@ func startNode(t *testing.T) *server.Database {
 	return db
 }
 
-// No error says a thing twice, whoever puts its parts together.
+// No error says a thing twice, however its parts were wrapped.
 func TestSentences_SayThingsOnce(t *testing.T) {
 	db := startNode(t)
 	member := func(name, id, peer, client string) []string {
@@ -126,7 +126,7 @@ func endpointsFor(line []string, url string) []string {
 	return []string{"--endpoints", strings.TrimPrefix(url, "http://")}
 }
 
-// Whoever loses a key is told who won it.
+// A conflict names the put that won.
 func TestPut_ConflictNamesWinner(t *testing.T) {
 	db := startNode(t)
 	const digest = "4c94485e0c21ae6c41ce1dfe7b6bfaceea5ab68e40a2476f50208e526f506080" // of "v"
@@ -157,8 +157,8 @@ func TestVersionFlag(t *testing.T) {
 	}
 }
 
-// Every kind of node says where it listens, in a line of its log where that is no
-// terminal. A node to begin with is also named by host:port.
+// Every kind of node says where it listens, in its log if standard error is not a terminal. A
+// seed node may be named by host:port.
 func TestNodes_SayWhere(t *testing.T) {
 	dir, listen, peer, nobody := filepath.Join(t.TempDir(), "d"), clustertest.FreeAddr(t), clustertest.FreeAddr(t), clustertest.FreeAddr(t)
 	for line, want := range map[string]string{

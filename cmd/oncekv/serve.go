@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/server"
 )
 
-// serveFlags are the command line of a database node.
+// serveFlags are the flags of a database node.
 type serveFlags struct {
 	server.DatabaseConfig
 	initialCluster   []string
@@ -85,7 +85,7 @@ func (a *app) serve(ctx context.Context, s *serveFlags) error {
 	return a.supervise(ctx, namedNode{"database node " + s.Name, db})
 }
 
-// complete verifies the flags and fills in what follows from others.
+// complete checks the flags and fills in the values that depend on others.
 func (s *serveFlags) complete() error {
 	var err error
 	if s.InitialCluster, err = parseCluster(s.initialCluster); err != nil {
@@ -118,7 +118,7 @@ other nodes acknowledged but did not send here is lost. None of them may serve i
 data again: they refuse to as soon as they reach this node.`, name)
 }
 
-// startError is nil when the start was told to stop.
+// startError returns nil if the start was told to stop.
 func startError(ctx context.Context, name string, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil

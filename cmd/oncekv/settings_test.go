@@ -27,7 +27,7 @@ var wrongOfType = map[string][]string{
 }
 
 var (
-	noScheme  = []string{"h", "h:1", "10.0.0.1:11000"} // lists of nodes to ask take them
+	noScheme  = []string{"h", "h:1", "10.0.0.1:11000"} // valid in lists of nodes to ask
 	wrongURLs = []string{
 		"https://h:1", "ftp://h:1", "http://", "http://:1", "http://h:0", "http://h:99999", "http://h:http", "http://h:",
 		"http://u:p@h:1", "http://h:1/x", "http://h:1?", "http://h:1?x", "http://h:1#x", "http://h h:1", "http://169.254.169.254:80", "http://[fe80::1]:1",
@@ -42,16 +42,16 @@ var (
 	tooLarge        = []string{"7EiB", "2EiB"}
 )
 
-// wrongValues are values of single flags that make no sense, by command and flag.
-// nil: any text makes sense, or only a node can tell.
+// wrongValues are the values that single flags refuse, by command and flag. nil: any text is
+// valid, or only a node can tell.
 var wrongValues = map[string][]string{
 	"serve name":               wrongNames,
 	"serve data-dir":           nil,
-	"serve listen":             append([]string{"127.0.0.1:12000"}, wrongListens...), // that is --peer-listen
+	"serve listen":             append([]string{"127.0.0.1:12000"}, wrongListens...), // the same as --peer-listen
 	"serve peer-listen":        append([]string{"127.0.0.1:11000"}, wrongListens...),
 	"serve advertise":          append([]string{"http://127.0.0.1:12000"}, wrongAdvertised...),
 	"serve peer-advertise":     append([]string{"http://127.0.0.1:11000"}, wrongAdvertised...),
-	"serve join":               append([]string{"http://127.0.0.1:11000", "127.0.0.1:11000"}, wrongEndpoints...), // that is this node
+	"serve join":               append([]string{"http://127.0.0.1:11000", "127.0.0.1:11000"}, wrongEndpoints...), // the node itself
 	"serve max-connections":    wrongBounds,
 	"serve max-value-bytes":    append([]string{"0"}, tooLarge...),
 	"serve disk-reserve-bytes": tooLarge,
@@ -107,9 +107,9 @@ var arguments = map[string][]string{
 	"bench": {"mixed"}, "batch": {"-"},
 }
 
-// Every flag of every command refuses what makes no sense, by itself and by its
-// environment twin, with the exit code that tells service managers not to try
-// again, and a sentence that names it. A flag that is new needs a row.
+// Every flag of every command refuses nonsense, on the command line and in the environment,
+// with a sentence that names it and the exit code that tells service managers not to try
+// again. A new flag needs a row.
 func TestSettings_EveryFlag_WrongValues(t *testing.T) {
 	t.Chdir(t.TempDir())
 	used := map[string]bool{}
@@ -149,7 +149,7 @@ func wrongValuesOf(t *testing.T, path string, f *pflag.Flag, used map[string]boo
 	}
 	for _, value := range values {
 		if f.Name == "endpoints" && strings.HasPrefix(value, "https:") {
-			continue // a proxy may speak it
+			continue // a proxy may use it
 		}
 		line := append(strings.Fields(path), arguments[path]...)
 		refuses(t, f.Name, runBriefly(t, nil, append(line, "--"+f.Name+"="+value)...), value)
@@ -159,7 +159,7 @@ func wrongValuesOf(t *testing.T, path string, f *pflag.Flag, used map[string]boo
 	}
 }
 
-// runBriefly is runCommand for what may start a node, if the value is taken.
+// runBriefly is runCommand for values with which a node may start.
 func runBriefly(t *testing.T, env map[string]string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -169,7 +169,7 @@ func runBriefly(t *testing.T, env map[string]string, args ...string) result {
 	return result{code, stdout.String(), stderr.String()}
 }
 
-// refuses checks how a command ended that was given a wrong value.
+// refuses checks that a command refused a wrong value.
 func refuses(t *testing.T, flag string, r result, value string) {
 	t.Helper()
 	first, _, _ := strings.Cut(r.stderr, "\n")
@@ -178,8 +178,7 @@ func refuses(t *testing.T, flag string, r result, value string) {
 	}
 }
 
-// What only starting can find out is no matter of usage, unless it will never be
-// otherwise.
+// An error that only the start finds is a usage error only if it will never change.
 func TestSettings_Start_ExitCodes(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)

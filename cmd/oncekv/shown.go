@@ -8,10 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// shown is a key, or another name that somebody else chose, as a part of one line
-// for people: itself, or quoted as in Go if it holds something that is not to be
-// shown, or looks quoted. So nothing that is in a key can move the cursor, turn
-// the line round or pass for another line.
+// shown returns a key, or another name that somebody else chose, for use within a line for
+// people: as it is, or quoted as in Go if it contains unprintable characters or looks quoted.
+// So no key can move the cursor, reverse the line or pass for another line.
 func shown(name string) string {
 	if utf8.ValidString(name) && !strings.HasPrefix(name, `"`) && !strings.ContainsFunc(name, unprintable) {
 		return name
@@ -19,9 +18,8 @@ func shown(name string) string {
 	return strconv.Quote(name)
 }
 
-// legible is a text, such as an error with what a node or a file name says in it,
-// as a part of one line: everything that is not to be shown, line ends too, is
-// escaped as in Go.
+// legible returns a text, such as an error that quotes a node or a file name, for use within a
+// line: it escapes everything unprintable, including line ends, as in Go.
 func legible(text string) string {
 	if utf8.ValidString(text) && !strings.ContainsFunc(text, unprintable) {
 		return text
@@ -42,14 +40,14 @@ func legible(text string) string {
 
 func unprintable(r rune) bool { return !unicode.IsPrint(r) }
 
-// severalLines is an error whose line ends are the command's own: names in it went
-// through shown.
+// severalLines is an error whose line ends are the command's own: the names in it went through
+// shown.
 type severalLines string
 
 func (e severalLines) Error() string { return string(e) }
 
-// linesOf is an error for people. Only errors that were joined, and severalLines,
-// have more than one line.
+// linesOf returns an error for people. Only joined errors and severalLines have more than one
+// line.
 func linesOf(err error) []string {
 	text := err.Error()
 	switch e := err.(type) {

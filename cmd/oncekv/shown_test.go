@@ -14,12 +14,12 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// hostileNames are those with which somebody may try to fool a terminal.
+// hostileNames are names that may try to fool a terminal.
 var hostileNames = []string{
 	"a\x1b[2Jb", "a\rb", "a\nb", "a\x07", "tab\there", "del\x7f", "\u009b31m", "rtl\u202eexe.txt", "zero\u200bwidth", "not UTF-8 \xff\xfe", `"quoted"`,
 }
 
-// plainOutput fails if s has something that a terminal would not just show.
+// plainOutput fails if s contains anything that acts on a terminal.
 func plainOutput(t *testing.T, what, s string) {
 	t.Helper()
 	if !utf8.ValidString(s) || strings.ContainsFunc(strings.NewReplacer("\n", "", "\t", "").Replace(s), unprintable) {
@@ -60,7 +60,7 @@ func TestNamesOnTerminal(t *testing.T) {
 	}
 }
 
-// The sentences of a node may not fool a terminal, either.
+// Nor may the sentences of a node fool a terminal.
 func TestServerWordsOnTerminal(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() { f.detail, f.refuse = "no \x1b[2J\u202e\xff way", 400 })
@@ -98,7 +98,7 @@ func TestLegible(t *testing.T) {
 	}
 }
 
-// Whatever lines a name makes, a message has only its own.
+// However many lines a name has, a message has only its own.
 func TestNamesMakeNoLines(t *testing.T) {
 	f := newFakeAPI(t)
 	dir, forged := t.TempDir(), "failed: /etc/passwd"

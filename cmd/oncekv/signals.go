@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// secondSignalAfter is how long after the first signal another one counts.
-// Before, it is taken for the same one, delivered to the process and its group.
+// secondSignalAfter is when another signal counts as the second one. An earlier one is taken
+// for the first, delivered to the process and its group.
 const secondSignalAfter = time.Second
 
-// untilSignal returns a context that ends with the first signal to stop. The
-// process exits at the second one. stop gives the signals back.
+// untilSignal returns a context that ends with the first signal to stop. The second signal
+// exits the process. stop restores the default handling.
 func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(parent)
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	if !signal.Ignored(syscall.SIGHUP) { // else started by nohup
+	if !signal.Ignored(syscall.SIGHUP) { // else nohup started it
 		signal.Notify(signals, syscall.SIGHUP)
 	}
 	done := make(chan struct{})
@@ -33,8 +33,8 @@ func untilSignal(parent context.Context) (ctx context.Context, stop func()) {
 	}
 }
 
-// watchSignals calls cancel at the first signal and exit at a later one that
-// counts. It returns when done is closed.
+// watchSignals calls cancel at the first signal and exit at the second that counts. It returns
+// when done is closed.
 func watchSignals(signals <-chan os.Signal, done <-chan struct{}, cancel func(), now func() time.Time, exit func(code int)) {
 	var first time.Time
 	for {

@@ -18,7 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// clientCommands calls do with every command line that asks a cluster something.
+// clientCommands calls do with every command line that talks to a cluster.
 func clientCommands(t *testing.T, do func(line []string)) {
 	t.Helper()
 	args := map[string][]string{
@@ -32,7 +32,7 @@ func clientCommands(t *testing.T, do func(line []string)) {
 	})
 }
 
-// Where nothing listens, every command says so at once, and how to wait.
+// If nothing listens, every command says so at once, and how to wait.
 func TestNobodyListens(t *testing.T) {
 	addr := clustertest.FreeAddr(t)
 	n := 0
@@ -49,7 +49,7 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
-// safeBuffer tells of what is written to it.
+// safeBuffer signals every write to it.
 type safeBuffer struct {
 	mu      sync.Mutex
 	text    strings.Builder
@@ -74,7 +74,7 @@ func (b *safeBuffer) String() string {
 	return b.text.String()
 }
 
-// A command that waits says within about a second for whom, and until when.
+// A command that waits says within about a second for what, and until when.
 func TestSilenceIsTold(t *testing.T) {
 	hung, err := net.Listen("tcp", "127.0.0.1:0") // connects, and never answers
 	must(t, err)
@@ -112,7 +112,7 @@ func TestSilenceIsTold(t *testing.T) {
 	}
 }
 
-// --wait waits for a node that comes later.
+// --wait waits for a node that starts later.
 func TestWait_NodeComesLater(t *testing.T) {
 	addr := clustertest.FreeAddr(t)
 	stderr, ended := newSafeBuffer(), make(chan int, 1)
@@ -133,7 +133,7 @@ func TestWait_NodeComesLater(t *testing.T) {
 	}
 }
 
-// A put that takes its time while its bytes move is no silence.
+// A slow put whose bytes move is not silent.
 func TestSilence_SlowButMoving(t *testing.T) {
 	f := newFakeAPI(t)
 	f.receive = func(body io.Reader) {
@@ -150,7 +150,7 @@ func TestSilence_SlowButMoving(t *testing.T) {
 	}
 }
 
-// --timeout is kept also where a connection is taken and nothing is ever said.
+// --timeout also ends a command whose connection is accepted but never answered.
 func TestTimeout_SilentEndpoint(t *testing.T) {
 	hung, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -174,7 +174,7 @@ func TestPipeWithoutOtherEnd(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", []byte("v"))
 	for _, c := range []struct{ line, other string }{{"get k -o ", "reader"}, {"put new @", "writer"}, {"batch ", "writer"}} {
-		pipe := filepath.Join(t.TempDir(), "pi\npe") // its own: an opening that was given up may still be under way
+		pipe := filepath.Join(t.TempDir(), "pi\npe") // a pipe of its own: an abandoned open may still be under way
 		must(t, syscall.Mkfifo(pipe, 0o600))
 		line := strings.Split(c.line+pipe, " ")
 		ctx, cancel := context.WithCancel(t.Context())

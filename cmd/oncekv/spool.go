@@ -10,24 +10,23 @@ import (
 	"time"
 )
 
-// What a put can send from memory. Beyond it a temporary file takes over.
+// Bounds of what a put sends from memory. Larger streams go to a temporary file.
 const (
 	spoolMemoryBytes = 1 << 20  // of a stream
 	spoolFileBytes   = 64 << 10 // of a regular file, which larger is sent as it is
 )
 
-// spooled is a value that can be sent more than once. close frees what was made
-// for it, not what it came from.
+// spooled is a value that can be sent more than once. close frees only what spool made.
 type spooled struct {
 	body  io.ReadSeeker
 	close func() error
 }
 
-// spool makes r seekable, because a put may have to be sent more than once. path
-// is r's name if it was opened by one.
+// spool makes r seekable, because a put may have to be sent more than once. path is the name
+// by which r was opened, if any.
 //
-// A regular file must not change until the last byte is sent (see steadyFile). A
-// small one, and one that says that it is empty, is read to its real end.
+// A regular file must not change until its last byte is sent (see steadyFile). A small one,
+// and one that claims to be empty, is read to its real end.
 func spool(ctx context.Context, r io.Reader, path string) (spooled, error) {
 	if f, ok := r.(*os.File); ok {
 		st, err := f.Stat()
@@ -60,14 +59,14 @@ func spoolFile(ctx context.Context, f *os.File, path string) (spooled, error) {
 	})
 }
 
-// aside does what cannot be interrupted, such as to read a terminal or to open a
-// pipe. When ctx ends first, it is left to end with the process.
+// aside does what cannot be interrupted, such as reading a terminal or opening a pipe. If ctx
+// ends first, do may end with the process.
 func aside[T any](ctx context.Context, do func() (T, error)) (T, error) {
 	return asideOrSay(ctx, func() {}, do)
 }
 
-// openPatiently opens a file, and says so if that waits: for a named pipe, until
-// another process has its other end.
+// openPatiently opens a file, and says so if that waits: a named pipe waits for another
+// process to open its other end.
 func (a *app) openPatiently(ctx context.Context, path string, flag int) (*os.File, error) {
 	say := func() {
 		other := "writer"
@@ -79,7 +78,7 @@ func (a *app) openPatiently(ctx context.Context, path string, flag int) (*os.Fil
 	return asideOrSay(ctx, say, func() (*os.File, error) { return os.OpenFile(path, flag, 0) })
 }
 
-// asideOrSay is aside, and calls say once if do takes nearly a second.
+// asideOrSay is aside, but calls say once if do takes nearly a second.
 func asideOrSay[T any](ctx context.Context, say func(), do func() (T, error)) (T, error) {
 	const silentAfter = 800 * time.Millisecond
 	type outcome struct {
@@ -118,7 +117,7 @@ func copyAll(r io.Reader) (io.ReadSeeker, func() error, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("create a temporary file for a large value: %w", err)
 	}
-	// Without a name it goes away with the process, however that ends.
+	// Without a name it vanishes with the process, however that ends.
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, nil, errors.Join(err, f.Close())
 	}
@@ -128,7 +127,7 @@ func copyAll(r io.Reader) (io.ReadSeeker, func() error, error) {
 	return f, f.Close, nil
 }
 
-// fill writes head and the rest of r into f and goes back to its start.
+// fill writes head and the rest of r into f and seeks back to its start.
 func fill(f *os.File, head []byte, r io.Reader) error {
 	if _, err := f.Write(head); err != nil {
 		return err
@@ -140,7 +139,7 @@ func fill(f *os.File, head []byte, r io.Reader) error {
 	return err
 }
 
-// sizeOf returns how many bytes are left to read, 0 if that is not known.
+// sizeOf returns how many bytes are left to read, 0 if unknown.
 func sizeOf(body io.Seeker) int64 {
 	at, err := body.Seek(0, io.SeekCurrent)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// What a put says about its value is shown wherever something about it is.
+// The metadata of a put appears wherever its record does.
 func TestMeta_ThereAndBack(t *testing.T) {
 	f := newFakeAPI(t)
 	want := map[string]string{"source": "ci, run=7", "x-2": "~"}
@@ -54,7 +54,7 @@ func TestStat_Absent(t *testing.T) {
 	}
 }
 
-// What others chose shows as one line each.
+// Each text that others chose takes one line.
 func TestStat_OnTerminal(t *testing.T) {
 	f := newFakeAPI(t)
 	f.set("k", nil)

@@ -18,8 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// nodeTimeout bounds the question to one node: a node that is down must not
-// hold up the table of the others.
+// nodeTimeout bounds the request to one node: a node that is down must not delay the others.
 const nodeTimeout = 3 * time.Second
 
 func (a *app) statsCommand() *cobra.Command {
@@ -40,7 +39,7 @@ within 3 seconds is shown with the reason, and the exit code is 1.`,
 	return cmd
 }
 
-// statsDocument is what --json shows.
+// statsDocument is the output of --json.
 type statsDocument struct {
 	Leader    string         `json:"leader"`
 	Term      uint64         `json:"term"`
@@ -49,7 +48,7 @@ type statsDocument struct {
 	Caches    []cacheFact    `json:"caches"`
 }
 
-// databaseFact is one database node, with its figures or why there are none.
+// databaseFact is one database node, with its statistics or the reason why there are none.
 type databaseFact struct {
 	Name  string     `json:"name"`
 	URL   string     `json:"url"`
@@ -160,7 +159,7 @@ func (d *statsDocument) write(w io.Writer) error {
 	return t.Flush()
 }
 
-// onDisk is what the data of a node takes, but for the log.
+// onDisk returns the size of a node's data without the log.
 func onDisk(s *api.Stats) int64 {
 	return s.HistoryBytes + s.IndexBytes + s.Values.LiveBytes + s.Values.DeadBytes
 }
@@ -179,8 +178,7 @@ func (d *statsDocument) writeIndexes(t io.Writer) {
 	}
 }
 
-// writeFiles shows what is in the files of large values, and when each node had read
-// all that it keeps.
+// writeFiles shows the files of large values, and each node's last scrub.
 func (d *statsDocument) writeFiles(t io.Writer) {
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "DATABASE\tBODIES\tLIVE\tDEAD\tRECLAIMED\tSCRUB\tLAST SCRUB\tTOOK\tRESULT")
@@ -201,8 +199,7 @@ func (d *statsDocument) writeFiles(t io.Writer) {
 	}
 }
 
-// writeHistories shows which history each database node holds, and what those went on
-// from.
+// writeHistories shows each database node's history, and the history from which it continued.
 func (d *statsDocument) writeHistories(t io.Writer) {
 	fmt.Fprintln(t)
 	fmt.Fprintln(t, "DATABASE\tHISTORY\tLEVEL\tPROGRAM KNOWS")

@@ -29,7 +29,7 @@ func TestStats(t *testing.T) {
 		t.Errorf("%+v", doc)
 	}
 
-	// A node that is down is shown, with the reason.
+	// A node that is down is shown with the reason.
 	dead := httptest.NewServer(nil)
 	dead.Close()
 	f.locked(func() { f.members.Members = append(f.members.Members, api.Member{Name: "n2", ClientURL: dead.URL}) })
@@ -42,7 +42,7 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// stats shows which history each database node holds, and what it went on from.
+// stats shows each database node's history, and the one from which it continued.
 func TestStats_Histories(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() {
@@ -58,7 +58,7 @@ func TestStats_Histories(t *testing.T) {
 	}
 }
 
-// stats shows what the indexes of keys are.
+// stats shows the indexes of keys.
 func TestStats_Indexes(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() {
@@ -69,7 +69,7 @@ func TestStats_Indexes(t *testing.T) {
 	plainOutput(t, "stats", r.stdout)
 }
 
-// stats shows what is in the files of large values, and what the last scrub found.
+// stats shows the files of large values, and what the last scrub found.
 func TestStats_FilesAndScrub(t *testing.T) {
 	f := newFakeAPI(t)
 	f.locked(func() {

@@ -10,30 +10,28 @@ import (
 	"time"
 )
 
-// errFileChanged: somebody wrote to a file, or put another one in its place,
-// while its bytes were read. What was read may be half of the old and half of the
-// new, and a key would have that for ever.
+// errFileChanged means that somebody wrote to or replaced a file while it was read. What was
+// read may be half old and half new, and a key would keep that.
 var errFileChanged = errors.New("the file changed while it was read, so nothing was set; try again when nothing writes to it")
 
-// steadyFile is the rest of a regular file, from where it stands, as the value of
-// a put. It has the bytes that the file had when it was opened, or an error: the
-// last ones are handed out only when the file has ended there and has not changed
-// since. A put that lacks them is not carried out.
+// steadyFile is a put's value: the rest of a regular file, from its offset. It yields the
+// bytes that the file had when it was opened, or an error: it holds back the last bytes until
+// it has seen that the file ends there and has not changed. A put that lacks them is not
+// carried out.
 //
-// What a program writes through a mapping into memory may leave no trace until it is
-// stored; that is not noticed.
+// It cannot notice a write through a memory mapping until that reaches the file.
 //
-// It is used by one goroutine at a time.
+// Use it from one goroutine at a time.
 type steadyFile struct {
 	file  *os.File
-	path  string // empty: its name does not matter
+	path  string // empty: the name does not matter
 	was   fileState
 	start int64
 	at    int64
 }
 
-// fileState is what tells whether a file has changed. The change time is the
-// kernel's own: no tool sets it back.
+// fileState tells whether a file has changed. No tool can set the change time back: it is the
+// kernel's.
 type fileState struct {
 	info    os.FileInfo
 	size    int64
@@ -57,15 +55,15 @@ func (s fileState) same(t fileState) bool {
 	return s.size == t.size && s.written.Equal(t.written) && s.changed.Equal(t.changed)
 }
 
-// The clock that stamps files stands still between its ticks, so that a file which
-// was written to just now may be written to again without a trace.
+// The clock that stamps files stands still between its ticks: a file that was written to just
+// now may change again without a new time.
 const (
-	fileTick       = 20 * time.Millisecond // twice that of the slowest kernel
-	fileTickCoarse = 2 * time.Second       // where files have whole seconds only
+	fileTick       = 20 * time.Millisecond // twice the slowest kernel's tick
+	fileTickCoarse = 2 * time.Second       // for file systems with whole seconds
 	settleTries    = 10
 )
 
-// fresh is how long the file's times may stay as they are while it is written to.
+// fresh returns how long the file's times may still miss a change.
 func (s fileState) fresh() time.Duration {
 	last, tick := s.written, fileTick
 	if s.changed.After(last) {
@@ -75,13 +73,13 @@ func (s fileState) fresh() time.Duration {
 		tick = fileTickCoarse
 	}
 	age := time.Since(last)
-	if age < 0 { // a clock of another machine: waiting would not help
+	if age < 0 { // stamped by another machine's clock: waiting would not help
 		return 0
 	}
 	return tick - age
 }
 
-// newSteadyFile waits until every later change would show.
+// newSteadyFile waits until every later change will show.
 func newSteadyFile(ctx context.Context, f *os.File, path string) (*steadyFile, error) {
 	for range settleTries {
 		was, err := stateOf(f)
@@ -92,7 +90,7 @@ func newSteadyFile(ctx context.Context, f *os.File, path string) (*steadyFile, e
 		if pause <= 0 {
 			start, err := f.Seek(0, io.SeekCurrent)
 			if err == nil && start > was.size {
-				return nil, errFileChanged // somebody has cut off what was to be read
+				return nil, errFileChanged // the file was truncated
 			}
 			return &steadyFile{file: f, path: path, was: was, start: start, at: start}, err
 		}
@@ -105,7 +103,7 @@ func newSteadyFile(ctx context.Context, f *os.File, path string) (*steadyFile, e
 	return nil, errFileChanged
 }
 
-// Read hands out the file's bytes up to the size that it had.
+// Read returns the file's bytes up to its first size.
 func (s *steadyFile) Read(p []byte) (int, error) {
 	if s.at >= s.was.size {
 		return 0, io.EOF
@@ -126,7 +124,7 @@ func (s *steadyFile) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// ended is nil if the file ends where it stands and is what it was.
+// ended returns nil if the file ends at its offset and has not changed.
 func (s *steadyFile) ended() error {
 	var more [1]byte
 	switch n, err := s.file.Read(more[:]); {
@@ -138,7 +136,7 @@ func (s *steadyFile) ended() error {
 	return s.verify()
 }
 
-// verify is nil if the file is what it was.
+// verify returns nil if the file has not changed.
 func (s *steadyFile) verify() error {
 	now, err := stateOf(s.file)
 	if err != nil {
@@ -157,7 +155,7 @@ func (s *steadyFile) verify() error {
 	return err
 }
 
-// Seek counts from the size that the file had.
+// Seek counts from the file's first size.
 func (s *steadyFile) Seek(offset int64, whence int) (int64, error) {
 	if whence == io.SeekEnd {
 		offset, whence = s.was.size+offset, io.SeekStart
@@ -170,9 +168,8 @@ func (s *steadyFile) Seek(offset int64, whence int) (int64, error) {
 	return at, nil
 }
 
-// readThrough returns what the file really holds, to be kept somewhere else. The
-// size of a file that the kernel makes up as it is read (/proc, /sys) says nothing,
-// so there is no other way to know where it ends.
+// readThrough returns a copy of what the file really holds. The size of a file that the kernel
+// makes up as it is read (/proc, /sys) means nothing, so only reading finds the end.
 func (s *steadyFile) readThrough() (io.ReadSeeker, func() error, error) {
 	body, closeBody, err := copyAll(s.file)
 	if err != nil {
@@ -184,7 +181,7 @@ func (s *steadyFile) readThrough() (io.ReadSeeker, func() error, error) {
 	return body, closeBody, nil
 }
 
-// kindError is something that is no regular file where one is needed.
+// kindError is something other than a regular file where one is needed.
 type kindError struct{ mode os.FileMode }
 
 func (e kindError) Error() string { return fmt.Sprintf("it is %s, not a regular file", kindOf(e.mode)) }

@@ -11,27 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errReaderGone is why nothing more can be written to an output: it is a pipe, or
-// a socket, and nobody reads from it any more.
+// errReaderGone means that nobody reads from an output any more: it is a pipe or a socket.
 var errReaderGone = errors.New("the reader of the output is gone")
 
-// survivePipes makes a write to a pipe without a reader an error. By itself the Go
-// runtime ends a process that writes to such a standard output or standard error, by
-// SIGPIPE: a node would end with its first log line after, say, its log shipper died,
-// and systemd takes that signal for a clean end.
+// survivePipes turns writes to a pipe without a reader into errors. By default the Go runtime
+// ends a process by SIGPIPE if such a pipe is its standard output or standard error: a node
+// would end with the first log line after its log shipper died, and systemd takes that signal
+// for a clean end.
 func survivePipes() { signal.Ignore(syscall.SIGPIPE) }
 
-// output is standard output, or what -o names in its place. It fails with
-// errReaderGone.
+// output is standard output, or the file of -o. It fails with errReaderGone.
 type output struct{ io.Writer }
 
-// outputError is why output could not be written, which is no fault of the command
-// line even while that is still read, as with --version.
+// outputError is a failed write to the output. It is never a usage error, even if it happens
+// while the command line is still being parsed, as with --version.
 type outputError struct{ error }
 
 func (e *outputError) Unwrap() error { return e.error }
 
-// Write implements io.Writer.
 func (o output) Write(p []byte) (int, error) {
 	n, err := o.Writer.Write(p)
 	if errors.Is(err, syscall.EPIPE) {
@@ -43,17 +40,17 @@ func (o output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// messages is standard error. Whatever happens there, what a command does does not
-// depend on it: a message that nobody reads is lost.
+// messages is standard error. Its failures change nothing: a message that nobody reads is
+// lost.
 type messages struct{ io.Writer }
 
-// Write implements io.Writer.
+// Write never fails.
 func (m messages) Write(p []byte) (int, error) {
 	_, _ = m.Writer.Write(p)
 	return len(p), nil
 }
 
-// newMessages leaves a terminal as it is, which is asked what it is later.
+// newMessages returns a terminal as it is: later code asks whether it is one.
 func newMessages(stderr io.Writer) io.Writer {
 	if isTerminal(stderr) {
 		return stderr
@@ -61,8 +58,8 @@ func newMessages(stderr io.Writer) io.Writer {
 	return messages{stderr}
 }
 
-// told is how showing the result of what is done already ended. That nobody reads it
-// does not undo it.
+// told turns the error of showing a result into the command's. If nobody reads it, the work is
+// done all the same.
 func told(err error) error {
 	if errors.Is(err, errReaderGone) {
 		return nil
@@ -70,7 +67,7 @@ func told(err error) error {
 	return err
 }
 
-// besidesReader is err without what comes from errReaderGone.
+// besidesReader returns err without what comes from errReaderGone.
 func besidesReader(err error) error {
 	if !errors.Is(err, errReaderGone) {
 		return err
@@ -86,9 +83,9 @@ func besidesReader(err error) error {
 	return errors.Join(rest...)
 }
 
-// whileRead returns a context that ends, because of errReaderGone, when standard
-// output has lost its reader. It is for commands that may have nothing to write for a
-// long time, and so would not find out. stop ends the looking.
+// whileRead returns a context that ends with errReaderGone when standard output has lost its
+// reader. Commands that may write nothing for a long time would not notice otherwise. stop
+// ends the watching.
 func (a *app) whileRead(parent context.Context) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	file, ok := a.stdoutFile()
@@ -108,7 +105,7 @@ func (a *app) whileRead(parent context.Context) (ctx context.Context, stop func(
 	}
 }
 
-// stdoutFile is standard output if it can lose its reader.
+// stdoutFile returns standard output if it can lose its reader.
 func (a *app) stdoutFile() (*os.File, bool) {
 	o, ok := a.stdout.(output)
 	if !ok {
@@ -122,13 +119,13 @@ func (a *app) stdoutFile() (*os.File, bool) {
 	return file, err == nil && info.Mode()&(os.ModeNamedPipe|os.ModeSocket) != 0
 }
 
-// readerLookEvery is how long one look for a reader may wait.
+// readerLookEvery is how long one poll for the reader may wait.
 const readerLookEvery = 200 // milliseconds
 
-// readerGone returns true when file has lost its reader, false when ctx has ended
-// first or the system does not tell.
+// readerGone returns true when file has lost its reader, false if ctx ends first or the system
+// does not tell.
 func readerGone(ctx context.Context, file *os.File) bool {
-	fds := []unix.PollFd{{Fd: int32(file.Fd())}} // no events: only what is always reported
+	fds := []unix.PollFd{{Fd: int32(file.Fd())}} // no events: errors are always reported
 	for ctx.Err() == nil {
 		switch n, err := unix.Poll(fds, readerLookEvery); {
 		case err == unix.EINTR:

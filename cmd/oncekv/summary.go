@@ -12,7 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// outcome is how one file of an import, or one line of a batch, went.
+// outcome is the result of one file of an import or one line of a batch.
 type outcome int
 
 const (
@@ -22,8 +22,8 @@ const (
 	failed
 	skipped
 	invalid
-	unknown  // it may be put or not; putting it again tells
-	outcomes // how many there are
+	unknown  // it may be put or not; repeating the put tells
+	outcomes // number of outcomes
 )
 
 func (o outcome) String() string {
@@ -35,7 +35,7 @@ const (
 	problemsShown = 10
 )
 
-// summaryKind is what a summary counts. The zero value is files.
+// summaryKind is what a summary counts: files, or lines.
 type summaryKind struct{ lines bool }
 
 func (k summaryKind) command() string { return k.choose("import", "batch") }
@@ -48,7 +48,7 @@ func (k summaryKind) choose(files, lines string) string {
 	return files
 }
 
-// outcomes are those that occur, in the order in which they are shown.
+// outcomes returns the possible outcomes in the order of display.
 func (k summaryKind) outcomes() []outcome {
 	if k.lines {
 		return []outcome{created, unchanged, conflict, invalid, failed, unknown}
@@ -59,15 +59,15 @@ func (k summaryKind) outcomes() []outcome {
 // problem is a file that was not set, and why.
 type problem struct {
 	Path       string `json:"path,omitempty"`        // relative to the imported directory
-	PathBase64 string `json:"path_base64,omitempty"` // in its place, if it is not UTF-8
+	PathBase64 string `json:"path_base64,omitempty"` // instead, if the path is not UTF-8
 	Status     string `json:"status"`
 	Reason     string `json:"reason"`
 
-	path string // as it is
+	path string // unescaped
 }
 
-// summary counts the files of an import, or the lines of a batch. It is safe for
-// concurrent use while that runs.
+// summary counts the files of an import or the lines of a batch. It is safe for concurrent use
+// while that runs.
 type summary struct {
 	kind   summaryKind
 	dryRun bool // nothing is set
@@ -75,13 +75,13 @@ type summary struct {
 	mu       sync.Mutex
 	files    [outcomes]int
 	bytes    [outcomes]int64
-	problems []problem // the first ones
+	problems []problem // the first problemsKept
 	outage   int       // files in a row for which no cluster was found
 	took     time.Duration
 }
 
-// add counts one file or line. It returns how many files in a row, this one included,
-// found no cluster.
+// add counts one file or line. It returns how many files in a row, this one included, found no
+// cluster.
 func (s *summary) add(path string, o outcome, size int64, err error) (outage int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -101,8 +101,8 @@ func (s *summary) add(path string, o outcome, size int64, err error) (outage int
 	return s.outage
 }
 
-// verdict is the error that a summary amounts to; stopped is why not everything
-// was tried, if so.
+// verdict returns the error that the summary amounts to; stopped is why some things were not
+// tried, or nil.
 func (s *summary) verdict(stopped error) error {
 	switch {
 	case s.files[conflict] > 0:
@@ -123,7 +123,7 @@ func (s *summary) verdict(stopped error) error {
 	return nil
 }
 
-// undecidedError is api.ErrOutcomeUnknown for some files or lines.
+// undecidedError matches api.ErrOutcomeUnknown for some files or lines.
 type undecidedError struct {
 	n    int
 	kind summaryKind

@@ -11,11 +11,10 @@ import (
 	"time"
 )
 
-// closeTimeout leaves Procfile runners, which kill after 5 s, time to see a
-// process end by itself.
+// closeTimeout is short enough for Procfile runners, which kill after 5 s.
 const closeTimeout = 3500 * time.Millisecond
 
-// node is a running database or cache node.
+// node is a running database node, cache node or admin.
 type node interface {
 	URL() string
 	Done() <-chan struct{} // closed when it has stopped
@@ -23,14 +22,14 @@ type node interface {
 	Close(ctx context.Context) error
 }
 
-// namedNode is a node and how messages call it.
+// namedNode is a node and its name in messages.
 type namedNode struct {
 	name string
 	node
 }
 
-// tellPlaces says where a node that has started listens, and what else it has at
-// which place: in a sentence on a terminal, in the log otherwise.
+// tellPlaces says where a started node listens, and its other places: in a sentence on a
+// terminal, else in the log.
 func (a *app) tellPlaces(logger *slog.Logger, name string, places ...slog.Attr) {
 	places = slices.DeleteFunc(places, func(p slog.Attr) bool { return p.Value.String() == "" }) // not known yet
 	if !isTerminal(a.stderr) {
@@ -44,8 +43,8 @@ func (a *app) tellPlaces(logger *slog.Logger, name string, places ...slog.Attr) 
 	fmt.Fprintf(a.stderr, "%s: %s\n", name, strings.Join(parts, ", "))
 }
 
-// supervise waits until ctx ends or a node stops by itself, and then closes all.
-// A node that stopped by itself is an error, an ended context is not.
+// supervise waits until ctx ends or a node stops by itself, then closes all nodes. Only a node
+// that stopped by itself is an error.
 func (a *app) supervise(ctx context.Context, nodes ...namedNode) error {
 	err := firstStopped(ctx, nodes)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
@@ -53,7 +52,7 @@ func (a *app) supervise(ctx context.Context, nodes ...namedNode) error {
 	return errors.Join(err, closeAll(closing, nodes))
 }
 
-// firstStopped returns nil when ctx ends first.
+// firstStopped returns nil if ctx ends first.
 func firstStopped(ctx context.Context, nodes []namedNode) error {
 	ended, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -78,7 +77,7 @@ func firstStopped(ctx context.Context, nodes []namedNode) error {
 	}
 }
 
-// stopped is the one sentence about a node that stopped by itself.
+// stopped returns the sentence about a node that stopped by itself.
 func (n namedNode) stopped() error {
 	if err := n.Err(); err != nil {
 		return fmt.Errorf("%s stopped: %w", n.name, err)

@@ -18,9 +18,9 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// isPiped tells whether standard input brings data: a pipe, a file or a socket,
-// but not a terminal, and not the null device that background jobs have, since
-// that would set a key to nothing for ever.
+// isPiped reports whether standard input brings data: a pipe, a file or a socket. It is false
+// for a terminal, and for the null device of background jobs, which would set a key to
+// nothing.
 func isPiped(stdin io.Reader) bool {
 	f, ok := stdin.(*os.File)
 	if !ok {
@@ -30,9 +30,8 @@ func isPiped(stdin io.Reader) bool {
 	return err == nil && st.Mode()&os.ModeCharDevice == 0
 }
 
-// confirm asks a question on the terminal and wants the given word typed, unless
-// --yes has answered it. Without a terminal there is nobody to ask, so --yes is
-// needed. It stops asking when ctx ends.
+// confirm asks a question on the terminal and expects word, unless --yes has answered. Without
+// a terminal --yes is needed. It stops asking when ctx ends.
 func (a *app) confirm(ctx context.Context, question, word string) error {
 	if a.yes {
 		return nil
@@ -43,7 +42,7 @@ func (a *app) confirm(ctx context.Context, question, word string) error {
 	return ask(ctx, a.stdin, a.stderr, question, word)
 }
 
-// yesFlag is the flag of commands that ask before what cannot be taken back.
+// yesFlag adds --yes to a command that asks before it does what cannot be undone.
 func (a *app) yesFlag(flags *pflag.FlagSet, before string) {
 	flags.BoolVar(&a.yes, "yes", false, "do not ask before "+before)
 }

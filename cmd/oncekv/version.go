@@ -11,10 +11,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/version"
 )
 
-// build is what is known about the binary.
+// build is what the binary knows about itself.
 type build struct {
 	Version  string `json:"version"`
-	Level    uint64 `json:"level"`              // the highest that it understands
+	Level    uint64 `json:"level"`              // the highest level that it understands
 	Revision string `json:"revision,omitempty"` // of the source
 	Modified bool   `json:"modified,omitempty"` // the source had changes on top
 	Go       string `json:"go"`

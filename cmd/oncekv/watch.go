@@ -15,7 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// watchFlags are the command line of a watch.
+// watchFlags are the flags of a watch.
 type watchFlags struct {
 	clientFlags
 	since  string
@@ -85,13 +85,13 @@ func (a *app) watch(ctx context.Context, w *watchFlags, prefix string) error {
 	var changed *client.HistoryChangedError
 	if errors.As(err, &changed) {
 		what := *changed
-		what.Detail = "" // it is for whoever knows less about the position
+		what.Detail = "" // the detail is for clients that know less about the position
 		return errors.Join(&what, severalLines(goOnAfter(changed)))
 	}
 	return err
 }
 
-// goOnAfter says how to go on where the history changed.
+// goOnAfter returns how to continue after the history changed.
 func goOnAfter(e *client.HistoryChangedError) string {
 	since := shown(api.Position{Revision: e.Common(), History: e.History}.String())
 	switch common := e.Common(); {
@@ -103,7 +103,7 @@ func goOnAfter(e *client.HistoryChangedError) string {
 	return "Everything that was shown still exists. To continue: --since " + since
 }
 
-// showChanges shows what follows opts.Since, or now, until ctx ends.
+// showChanges shows the changes after opts.Since, or from now on, until ctx ends.
 func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.ChangesOptions, now bool) error {
 	if now {
 		at, err := newest(ctx, cl)
@@ -127,7 +127,7 @@ func (a *app) showChanges(ctx context.Context, cl *client.Client, opts client.Ch
 	return nil
 }
 
-// newest is where the database is.
+// newest returns the newest position.
 func newest(ctx context.Context, cl *client.Client) (at api.Position, err error) {
 	members, err := cl.Members(ctx)
 	if errors.Is(err, api.ErrServer) {
@@ -143,10 +143,10 @@ func newest(ctx context.Context, cl *client.Client) (at api.Position, err error)
 	return at, nil
 }
 
-// watchDocument is what --json shows of a change.
+// watchDocument is the --json output of a change.
 type watchDocument struct {
 	api.Change
-	Position string `json:"position"` // what --since takes to go on behind it
+	Position string `json:"position"` // --since continues after it
 }
 
 func (a *app) showChange(c api.Change) error {
@@ -165,7 +165,7 @@ func (a *app) showChange(c api.Change) error {
 	return err
 }
 
-// shownValue is a value at the end of a line, in base64 if it is not text.
+// shownValue returns a value for the end of a line, in base64 if it is not text.
 func shownValue(value []byte, carried bool) string {
 	switch {
 	case !carried:

@@ -10,7 +10,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// Every stream of the fake breaks off: watch goes on where it stood.
+// Every stream of the fake breaks off; watch resumes where it was.
 func TestWatch_SurvivesDeaths(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("a", "x/b", "c", "x/d", "e")
@@ -44,7 +44,7 @@ func TestWatch_JSON(t *testing.T) {
 	f.command(t, nil, "watch", "--since", "0", "--limit", "1", "--values").want(t, exitDone).wantStdout(t, "base64:/w==")
 }
 
-// firstWrite tells when something was written.
+// firstWrite signals its first write.
 type firstWrite struct {
 	io.Writer
 	wrote func()
@@ -55,7 +55,7 @@ func (w firstWrite) Write(p []byte) (int, error) {
 	return w.Writer.Write(p)
 }
 
-// Without --since watch begins now, and a signal ends it with exit code 0.
+// Without --since watch starts now, and a signal ends it with exit code 0.
 func TestWatch_NowUntilStopped(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("old1", "old2", "new")
@@ -75,7 +75,7 @@ const (
 	forkedHistory  = "ffeeddccbbaa99887766554433221100"
 )
 
-// What --json calls position is what --since takes.
+// --since takes the position that --json shows.
 func TestWatch_Position(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("a", "b", "c")
@@ -92,8 +92,8 @@ func TestWatch_Position(t *testing.T) {
 	f.command(t, nil, "watch", "--since", "2", "--limit", "1").want(t, exitDone).wantStdout(t, "3 c ")
 }
 
-// watch ends where the history changed, with a code of its own, and says which
-// position goes on.
+// watch ends where the history changed, with its own exit code, and says which position to
+// continue from.
 func TestWatch_HistoryChanged(t *testing.T) {
 	f := newFakeAPI(t)
 	f.fill("a", "b", "c")
@@ -113,7 +113,7 @@ func TestWatch_HistoryChanged(t *testing.T) {
 		}
 	}
 
-	// The same in the middle of it: the stream breaks off behind each change.
+	// The same within a stream: it breaks off after each change.
 	f.locked(func() { f.of, f.history = api.History{ID: watchedHistory}, 1 })
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
