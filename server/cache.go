@@ -116,6 +116,7 @@ func (c *Cache) Close(ctx context.Context) error {
 	})
 }
 
+// Name returns the node's name.
 func (c *Cache) Name() string { return c.cfg.Name }
 
 // Ready returns nil if a database node answers.

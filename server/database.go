@@ -396,6 +396,7 @@ func (d *Database) Err() error {
 	}
 }
 
+// Name returns the node's name.
 func (d *Database) Name() string { return d.cfg.Name }
 
 // URL returns where clients reach the node.

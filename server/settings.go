@@ -20,8 +20,10 @@ type SettingError struct {
 	Err  error
 }
 
+// Error names the flag and the cause.
 func (e *SettingError) Error() string { return fmt.Sprintf("--%s: %v", e.Flag, e.Err) }
 
+// Unwrap returns the cause.
 func (e *SettingError) Unwrap() error { return e.Err }
 
 func setting(flag, format string, args ...any) error {
