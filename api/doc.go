@@ -8,12 +8,13 @@
 //
 // Rooms, none of which uses another one above it:
 //
+//	headerrecord.go  a record in the headers of an answer
+//	problem.go       error documents and what kind of failure they are
 //	nodes.go         members, database and cache nodes, their metrics
 //	history.go       changes, positions, histories
 //	record.go        keys and values, one or many in a request
-//	headerrecord.go  a record in the headers of an answer
 //	key.go           keys in paths and in JSON
-//	problem.go       error documents and what kind of failure they are
+//	kind.go          kinds of failure
 //	headers.go       headers and media types
 //
 // # Invariants
