@@ -1,0 +1,5 @@
+//go:build ignore
+
+package three
+
+var other = build(1)
