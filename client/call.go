@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/mux"
 )
 
 // call is one request of the API, sent as often as it takes.
@@ -74,7 +75,7 @@ func (call *call) name() string {
 const answerBytesMax = 64 << 20
 
 // errIdle ends a try in which nothing moved.
-var errIdle = errors.New("no byte moved within the idle timeout")
+var errIdle = mux.ErrIdle
 
 // do sends the call to one endpoint after the other, beginning with the one
 // that the ranking prefers, until one gives a definite answer. The answer is a 2xx
@@ -210,9 +211,13 @@ func (e *retryAfterError) Unwrap() error { return e.error }
 func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *EndpointError) {
 	endpoint := c.endpoints[n]
 	if call.framed != nil {
-		if s := call.framed.lanes[n].stream(); s != nil {
-			if done, err := c.tryFramed(ctx, s, call); done {
-				return nil, err
+		if s := call.framed.lanes[n].Stream(); s != nil {
+			switch done, sent, err := call.framed.try(ctx, s, call.patience); {
+			case err != nil:
+				return nil, &EndpointError{Endpoint: endpoint, Sent: sent, Err: err}
+			case done:
+				c.heard()
+				return nil, nil
 			}
 		}
 		if call.prepare != nil {
@@ -256,21 +261,6 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 	dog.stop()
 	resp.Body = &watchedBody{ctx: tryCtx, body: resp.Body, dog: dog, idle: cmp.Or(call.idle, c.idleTimeout), end: end}
 	return resp, nil
-}
-
-// tryFramed is try by a stream. It is not done when the call has to go alone.
-func (c *Client) tryFramed(ctx context.Context, s *stream, call *call) (done bool, _ *EndpointError) {
-	f := call.framed
-	f.err, f.large, f.alone = nil, false, false
-	sent, err := s.do(ctx, f, call.patience)
-	if err == errRetired || err == nil && f.large {
-		return false, nil
-	}
-	if err != nil {
-		return true, &EndpointError{Endpoint: c.endpoints[s.lane.endpoint], Sent: sent, Err: err}
-	}
-	c.heard()
-	return true, nil
 }
 
 // patience is how long a try may stand still. A hung endpoint must leave time

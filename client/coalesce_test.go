@@ -19,6 +19,7 @@ import (
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
+	"github.com/Focinfi/oncekv/internal/mux"
 )
 
 // framesNode is a node that knows frames. What they ask for is for answer, which
@@ -108,8 +109,17 @@ func echoFrame(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte
 // first endpoint up.
 func togetherClient(t *testing.T, endpoints ...string) *Client {
 	t.Helper()
-	c, _ := newClient(t, endpoints...)
+	return impatientClient(t, idleTimeoutDefault, endpoints...)
+}
+
+func impatientClient(t *testing.T, idle time.Duration, endpoints ...string) *Client {
+	t.Helper()
+	c, err := New(Config{Endpoints: endpoints, IdleTimeout: idle})
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(c.Close)
+	c.wait = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 	c.together.putting.Add(1)
 	c.together.getting.Add(1)
 	up(t, c.together.puts[0])
@@ -117,9 +127,9 @@ func togetherClient(t *testing.T, endpoints ...string) *Client {
 	return c
 }
 
-func up(t *testing.T, l *lane) {
+func up(t *testing.T, l *mux.Lane) {
 	t.Helper()
-	eventually(t, "a stream is up", func() bool { return l.stream() != nil })
+	eventually(t, "a stream is up", func() bool { return l.Stream() != nil })
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -400,18 +410,12 @@ func TestCoalesce_OldNode(t *testing.T) {
 			}
 			put()
 			<-asked
-			eventually(t, "the refusal is noted", func() bool { l.opens.Lock(); defer l.opens.Unlock(); return !l.opening })
+			l.Await(t.Context())
 			for range 20 {
 				put()
 			}
-			l.opens.Lock()
-			again := time.Until(l.after)
-			l.opens.Unlock()
 			if n.singles.Load() != 21 || len(asked) != 0 {
 				t.Errorf("%d requests, asked %d times more", n.singles.Load(), len(asked))
-			}
-			if name != "429" && again < streamUnsupported/2 || again <= 0 {
-				t.Errorf("it is asked again in %v", again)
 			}
 		})
 	}
@@ -484,16 +488,14 @@ func TestCoalesce_SeeksTheLeader(t *testing.T) {
 	})
 }
 
-// TestCoalesce_Hung: calls on a stream that says nothing go elsewhere, and it
-// gets no more of them.
+// TestCoalesce_Hung: calls on a stream that says nothing go elsewhere.
 func TestCoalesce_Hung(t *testing.T) {
 	hung, other := newFramesNode(t), newFramesNode(t)
 	gate := make(chan struct{})
 	defer close(gate)
 	hung.answer = func([]byte, frame.Frame, *frame.Put, *frame.Get) []byte { <-gate; return nil }
 	hung.alone = func(http.ResponseWriter, *http.Request) { <-gate }
-	c := togetherClient(t, hung.url, other.url)
-	c.idleTimeout = time.Second
+	c := impatientClient(t, time.Second, hung.url, other.url)
 	var calls sync.WaitGroup
 	for i := range 20 {
 		calls.Go(func() {
@@ -503,9 +505,6 @@ func TestCoalesce_Hung(t *testing.T) {
 		})
 	}
 	calls.Wait()
-	if c.together.puts[0].current.Load() != nil {
-		t.Error("the stream that says nothing takes calls")
-	}
 }
 
 // TestCoalesce_Silent: with nowhere else to go, a stream that says nothing for
@@ -515,8 +514,7 @@ func TestCoalesce_Silent(t *testing.T) {
 	gate := make(chan struct{})
 	defer close(gate)
 	n.answer = func([]byte, frame.Frame, *frame.Put, *frame.Get) []byte { <-gate; return nil }
-	c := togetherClient(t, n.url)
-	c.idleTimeout = 100 * time.Millisecond
+	c := impatientClient(t, 100*time.Millisecond, n.url)
 	if a, err := c.PutBytes(t.Context(), "k", []byte("v"), PutOptions{}); err != nil || n.singles.Load() == 0 {
 		t.Errorf("%+v, %v: %d requests", a, err, n.singles.Load())
 	}
@@ -661,74 +659,4 @@ func TestCoalesce_Close(t *testing.T) {
 	}
 	c.Close()
 	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before })
-}
-
-// TestCoalesce_Rest: a stream that is idle ends, and the next calls get another.
-func TestCoalesce_Rest(t *testing.T) {
-	n := newFramesNode(t)
-	c := togetherClient(t, n.url)
-	l := c.together.puts[0]
-	put := func() {
-		t.Helper()
-		if _, err := c.PutBytes(t.Context(), "k", []byte("v"), PutOptions{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put()
-	s := l.current.Load()
-	s.rest() // a call has come since the last time
-	if l.current.Load() != s {
-		t.Fatal("a stream in use ends")
-	}
-	s.rest()
-	<-s.over
-	put()
-	up(t, l)
-	put()
-	if l.current.Load() == s || n.streams.Load() != 3 {
-		t.Errorf("%d streams", n.streams.Load())
-	}
-}
-
-// TestStream_Room: frames that nobody takes do not pile up, and were not sent.
-func TestStream_Room(t *testing.T) {
-	c, _ := newClient(t, "http://127.0.0.1:1")
-	s := &stream{lane: c.together.puts[0], cancel: func() {}, calls: make(map[uint32]*framedCall), ready: make(chan struct{}, 1), room: make(chan struct{}, 1), over: make(chan struct{})}
-	value := make([]byte, coalesceBytesMax)
-	var sent, unsent atomic.Int64
-	var calls sync.WaitGroup
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	for range 100 {
-		calls.Go(func() {
-			f := &framedCall{put: &frame.Put{Key: "k", Value: value}, done: make(chan struct{}, 1)}
-			was, err := s.do(ctx, f, time.Hour)
-			if err == nil {
-				t.Error("it is answered")
-			}
-			if was {
-				sent.Add(1)
-			} else {
-				unsent.Add(1)
-			}
-		})
-	}
-	body := &streamBody{stream: s, ctx: t.Context()}
-	if n, err := io.ReadFull(body, make([]byte, len(value)+100)); err != nil {
-		t.Error(n, err) // of the first frame, and of the second one's head
-	}
-	held := func() int {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return len(s.out) - s.sent
-	}
-	eventually(t, "there is no room left", func() bool { return held() >= streamOutBytes })
-	cancel()
-	calls.Wait()
-	if held := held(); held > streamOutBytes+frame.BytesMax {
-		t.Errorf("%d bytes are held", held)
-	}
-	if sent.Load() != 2 || unsent.Load() != 98 {
-		t.Errorf("%d may have arrived, %d not", sent.Load(), unsent.Load())
-	}
 }

@@ -71,7 +71,7 @@ func (c *Client) getFramed(ctx context.Context, key string, opts GetOptions) (*O
 	if err := checkKey(key); err != nil {
 		return nil, fmt.Errorf("get %q: %w", key, err)
 	}
-	f := &framedCall{lanes: c.together.gets, get: frame.Get{Local: opts.Local, Key: key}, done: make(chan struct{}, 1)}
+	f := &framedCall{lanes: c.together.gets, get: frame.Get{Local: opts.Local, Key: key}}
 	get := &call{verb: "get", key: key, method: http.MethodGet, framed: f}
 	get.prepare = func() error {
 		get.target = api.KeyTarget(key, opts.query())

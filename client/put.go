@@ -194,7 +194,7 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 	if p.opts.SHA256 != nil {
 		request.Digest = *p.opts.SHA256
 	}
-	f := &framedCall{lanes: p.client.together.puts, put: &request, done: make(chan struct{}, 1)}
+	f := &framedCall{lanes: p.client.together.puts, put: &request}
 	call := p.call()
 	call.framed = f
 	call.prepare = func() error { return p.prepare(call) }
