@@ -44,8 +44,8 @@
 // tells how and why not groupcache's own).
 //
 // A stream is one connection that carries the questions of all loads to one
-// owner, and many frames in each system call (peerstream.go, peerserve.go,
-// frame.go). Records over 64 KiB, and nodes that are older than streams, are
+// owner, and many frames in each system call (peerstream.go, peerserve.go, package
+// mux). Records over 64 KiB, and nodes that are older than streams, are
 // asked for in requests of their own, GET /peer/record. Whoever waits for an
 // owner for long pings it: one that is alive answers at once, whatever it loads.
 // One that does not is asked no more until it says something, and the database

@@ -466,9 +466,7 @@ func TestNode_Move_AnswerOfAPeerOnItsWay(t *testing.T) {
 		if p.current == nil {
 			return false
 		}
-		p.current.mu.Lock()
-		defer p.current.mu.Unlock()
-		return len(p.current.calls) > 0
+		return p.current.calls.Open() > 0
 	})
 	db.becomes(historyOf("b", "a"), after)
 	hears(t, ahead)

@@ -257,15 +257,15 @@ func (n *Node) loadBeside(ctx context.Context, e *era, key kvstore.Key, pending 
 			return r.rec, r.source, r.err
 		}
 		select {
-		case <-pending.done:
-			if rec, err := pending.late(key); err == nil || errors.Is(err, errAbsent) {
+		case <-pending.Done():
+			if rec, err := pending.late(); err == nil || errors.Is(err, errAbsent) {
 				return rec, sourcePeer, err
 			}
 		case <-ctx.Done():
 		}
 		return nil, "", r.err
-	case <-pending.done:
-		if rec, err := pending.late(key); err == nil || errors.Is(err, errAbsent) {
+	case <-pending.Done():
+		if rec, err := pending.late(); err == nil || errors.Is(err, errAbsent) {
 			return rec, sourcePeer, err
 		}
 		r := <-database

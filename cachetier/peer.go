@@ -105,7 +105,7 @@ func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
 			return nil, err
 		}
 		if err == nil {
-			rec, err := c.record(key)
+			rec, err := c.record()
 			if !errors.Is(err, errPeerPlain) {
 				return rec, err
 			}
@@ -130,7 +130,7 @@ func (p *peer) stream(e *era) *stream {
 	s := newStream(p, e)
 	if !p.node.goStream(s.run) {
 		s.dog.Stop()
-		s.cancel()
+		s.cancel(nil)
 		return nil
 	}
 	p.current = s
@@ -145,7 +145,7 @@ func (p *peer) await(ctx context.Context, s *stream, c *call) error {
 	defer timer.Stop()
 	for {
 		select {
-		case <-c.done:
+		case <-c.Done():
 			return nil
 		case <-timer.C:
 			if s.ping() >= delay {

@@ -1,7 +1,6 @@
 package cachetier
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/base64"
@@ -16,13 +15,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/Focinfi/oncekv/internal/frame"
+	"github.com/Focinfi/oncekv/internal/mux"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // Between cache nodes:
 //
 //	GET /peer/ping                 204: this process runs; 503: it is leaving
-//	GET /peer/stream               101: from here on frames (frame.go); 503: it
+//	GET /peer/stream               101: from here on frames (package frame); 503: it
 //	                               is leaving; 409: it stands in another history
 //	GET /peer/record?key=BASE64URL 200 and a record, or 404 and typeAbsent,
 //	                               or 503: could not load; 409 as above
@@ -41,7 +42,11 @@ const (
 )
 
 const (
-	answersMax = 1 << 20         // bytes of answers in a stream's queue
+	answersMax = 1 << 20 // bytes of answers in a stream's queue
+
+	recordInFrameMax = smallBytes // bytes; longer records would make all others wait
+	reasonBytesMax   = 1024
+
 	switchTime = 5 * time.Second // for the answer that makes a stream, and for the first question
 )
 
@@ -131,7 +136,7 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, e *era) {
 		http.Error(w, "this connection cannot become a stream: "+err.Error(), http.StatusNotImplemented)
 		return
 	}
-	s := &served{node: n, era: e, conn: conn, from: buffered.Reader, writer: newFrameWriter(answersMax, n.cfg.StreamIdle), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
+	s := &served{node: n, era: e, conn: conn, from: buffered.Reader, out: mux.NewQueue(answersMax), loads: make(chan struct{}, streamCallsMax), ended: make(chan struct{})}
 	if !n.goStream(s.run) {
 		conn.Close()
 	}
@@ -157,15 +162,15 @@ func asksForStream(r *http.Request) bool {
 // served is a stream that another cache node began. Its goroutine, in run, reads
 // questions and answers what is in memory itself, so that a burst of questions
 // becomes one burst of answers; what has to be loaded is answered by a goroutine
-// of its own. frameWriter.run sends. All answers are of one era, with which it ends.
+// of its own. mux.Queue.Send sends. All answers are of one era, with which it ends.
 type served struct {
-	node   *Node
-	era    *era
-	conn   net.Conn
-	from   io.Reader
-	writer *frameWriter
-	loads  chan struct{} // one for each load
-	ended  chan struct{} // closed at the end of run
+	node  *Node
+	era   *era
+	conn  net.Conn
+	from  io.Reader
+	out   *mux.Queue
+	loads chan struct{} // one for each load
+	ended chan struct{} // closed at the end of run
 }
 
 func (s *served) run() {
@@ -173,7 +178,7 @@ func (s *served) run() {
 	ctx, cancel := context.WithCancel(s.era.ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
-	defer s.writer.close()
+	defer s.out.Close()
 	defer cancel()
 	running.Go(func() { // closes the connection, which ends the reading
 		<-ctx.Done()
@@ -191,7 +196,7 @@ func (s *served) run() {
 	}
 	_ = s.conn.SetWriteDeadline(time.Time{})
 	running.Go(func() {
-		_ = s.writer.run(s.conn, cancel)
+		_ = s.out.Send(s.conn, s.node.cfg.StreamIdle, cancel)
 		cancel()
 	})
 	s.node.addServed(s)
@@ -203,13 +208,13 @@ func (s *served) run() {
 
 func (s *served) read(ctx context.Context, running *sync.WaitGroup) (err error) {
 	defer recovered(s.node.log, "a stream of a peer", &err)
-	r := bufio.NewReaderSize(s.from, streamBuffer)
+	frames := frame.NewPeerReader(s.from)
 	first := true
 	for {
-		if !frameBuffered(r) {
-			s.writer.flush()
+		if !frames.Buffered() {
+			s.out.Flush()
 		}
-		f, err := readFrame(r)
+		f, err := frames.Next()
 		if err != nil {
 			return err
 		}
@@ -217,13 +222,13 @@ func (s *served) read(ctx context.Context, running *sync.WaitGroup) (err error) 
 			first = false
 			_ = s.conn.SetReadDeadline(time.Time{})
 		}
-		switch f.kind {
-		case framePing:
-			s.writer.add(framePong, f.id, nil)
-		case frameGet:
-			s.get(ctx, f.id, kvstore.Key(f.payload), running)
+		switch f.Kind {
+		case frame.PeerPing:
+			s.add(frame.PeerPong, f.ID, nil)
+		case frame.PeerGet:
+			s.get(ctx, f.ID, kvstore.Key(f.Body()), running)
 		default:
-			return fmt.Errorf("peer sent a frame of kind %d, which is no question", f.kind)
+			return fmt.Errorf("peer sent a frame of kind %d, which is no question", f.Kind)
 		}
 	}
 }
@@ -249,7 +254,7 @@ func (s *served) get(ctx context.Context, id uint32, key kvstore.Key, running *s
 		defer func() { <-s.loads }()
 		rec, err := s.load(ctx, key)
 		s.answer(id, rec, err)
-		s.writer.flush()
+		s.out.Flush()
 	})
 }
 
@@ -261,15 +266,26 @@ func (s *served) load(ctx context.Context, key kvstore.Key) (rec *record, err er
 func (s *served) answer(id uint32, rec *record, err error) {
 	switch {
 	case errors.Is(err, errAbsent):
-		s.writer.add(frameAbsent, id, nil)
+		s.add(frame.PeerAbsent, id, nil)
 	case err != nil:
 		reason := err.Error()
-		s.writer.add(frameBusy, id, []byte(reason[:min(len(reason), frameReasonBytes)]))
-	case len(rec.raw) > frameRecordBytes:
-		s.writer.add(frameLarge, id, nil)
+		s.add(frame.PeerBusy, id, []byte(reason[:min(len(reason), reasonBytesMax)]))
+	case len(rec.raw) > recordInFrameMax:
+		s.add(frame.PeerLarge, id, nil)
 	default:
-		s.writer.add(frameRecord, id, rec.raw)
+		s.add(frame.PeerRecord, id, rec.raw)
 	}
+}
+
+// add queues a frame, waiting for room. One for a stream that is over is dropped.
+func (s *served) add(kind frame.Kind, id uint32, body []byte) {
+	_ = s.out.Add(context.Background(), nil, func(out []byte) []byte { return frame.AppendPeer(out, kind, id, body) })
+}
+
+// leave tells the peer to ask no more.
+func (s *served) leave() {
+	s.add(frame.PeerLeaving, 0, nil)
+	s.out.Flush()
 }
 
 // goStream runs f in a goroutine that Close waits for; false when the node is
@@ -288,7 +304,7 @@ func (n *Node) addServed(s *served) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.leaving.Load() {
-		s.writer.send(frameLeaving, 0, nil)
+		s.leave()
 	}
 	n.serving[s] = struct{}{}
 }
@@ -309,7 +325,7 @@ func (n *Node) depart() {
 	patience := time.NewTimer(n.cfg.departureTime)
 	defer patience.Stop()
 	for _, s := range left {
-		s.writer.send(frameLeaving, 0, nil)
+		s.leave()
 	}
 	for _, s := range left {
 		select {

@@ -1,7 +1,7 @@
 package cachetier
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,12 +11,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Focinfi/oncekv/internal/frame"
+	"github.com/Focinfi/oncekv/internal/mux"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
 const (
 	streamProtocol = "oncekv-peer/2" // the Upgrade of GET /peer/stream
-	streamBuffer   = 64 << 10        // bytes read at once
 	streamCallsMax = loadsMax        // unanswered questions
 	questionsMax   = 64 << 20        // bytes of questions in a queue: never so many
 )
@@ -25,42 +26,37 @@ const (
 // records, many at a time. It is made before it is connected; questions wait. It ends
 // when either side moves to another history.
 //
-// Its goroutine, in run, connects, and then reads: it hands every answer to its
-// call. Another one, in frameWriter.run, writes. Who asks waits for neither.
+// The goroutine of run connects, and then reads: it hands every answer to its call.
+// Another one writes. A load that asks waits for neither.
 //
-// The other side answers a ping at once, whatever it loads. So it can be told
-// whether it lives or only its database is slow: whoever waits for long pings,
-// and a ping, or a connection, that is not answered within PeerTimeout is the
-// end of the stream.
+// The other side answers a ping at once, whatever it loads. That tells a peer that is
+// dead from one whose database is slow: a load that has waited for long pings, and a
+// ping, or a connection, that is not answered within PeerTimeout ends the stream.
 type stream struct {
 	peer   *peer
 	era    *era
-	writer *frameWriter
+	calls  *mux.Caller
 	ctx    context.Context // ends with the stream
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	dog    *time.Timer // fires when a ping has not been answered in time
 
 	pinged atomic.Int64 // unix nanoseconds of the ping that is not answered; 0: there is none
-
-	mu       sync.Mutex
-	calls    map[uint32]*call
-	lastID   uint32
-	retiring bool  // no more questions; it ends with the last answer
-	err      error // why it ended
+	over   atomic.Bool
 }
 
-// call is a question on its way. answer and err are set before done is closed.
+// call is a question on its way.
 type call struct {
+	mux.Call
+	key    kvstore.Key
 	peer   *peer
 	began  time.Time
-	done   chan struct{}
-	answer frame
-	err    error
+	kind   frame.Kind // of the answer
+	answer []byte
 }
 
 func newStream(p *peer, e *era) *stream {
-	s := &stream{peer: p, era: e, writer: newFrameWriter(questionsMax, p.node.cfg.StreamIdle), calls: make(map[uint32]*call)}
-	s.ctx, s.cancel = context.WithCancel(e.ctx)
+	s := &stream{peer: p, era: e, calls: mux.NewCaller(questionsMax)}
+	s.ctx, s.cancel = context.WithCancelCause(e.ctx)
 	s.pinged.Store(time.Now().UnixNano())
 	s.dog = time.AfterFunc(p.node.cfg.PeerTimeout, s.silent)
 	return s
@@ -68,32 +64,36 @@ func newStream(p *peer, e *era) *stream {
 
 // ask sends a question. An error means that it was not sent.
 func (s *stream) ask(key kvstore.Key) (*call, error) {
-	c := &call{peer: s.peer, began: time.Now(), done: make(chan struct{})}
-	id, err := s.admit(c)
-	if err != nil {
-		return nil, err
+	if open := s.calls.Open(); open >= streamCallsMax {
+		return nil, fmt.Errorf("%w: %d questions are unanswered", errPeerBusy, open)
 	}
-	s.writer.send(frameGet, id, []byte(key))
+	c := &call{key: key, peer: s.peer, began: time.Now()}
+	if err := s.calls.Start(s.ctx, nil, &c.Call, c); err != nil {
+		if ended := context.Cause(s.ctx); ended != nil {
+			return nil, ended
+		}
+		return nil, errPeerLeft
+	}
 	return c, nil
 }
 
-func (s *stream) admit(c *call) (id uint32, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.err != nil:
-		return 0, s.err
-	case s.retiring:
-		return 0, errPeerLeft
-	case len(s.calls) >= streamCallsMax:
-		return 0, fmt.Errorf("%w: %d questions are unanswered", errPeerBusy, len(s.calls))
+// AppendFrame implements mux.Request.
+func (c *call) AppendFrame(out []byte, id uint32) []byte {
+	return frame.AppendPeer(out, frame.PeerGet, id, c.key)
+}
+
+// Answered implements mux.Request.
+func (c *call) Answered(f *frame.Frame) error {
+	switch f.Kind {
+	case frame.PeerRecord, frame.PeerAbsent, frame.PeerBusy, frame.PeerLarge:
+		c.kind, c.answer = f.Kind, bytes.Clone(f.Body())
+		return nil
 	}
-	s.lastID++
-	for s.lastID == 0 || s.calls[s.lastID] != nil {
-		s.lastID++
-	}
-	s.calls[s.lastID] = c
-	return s.lastID, nil
+	return noAnswer(f)
+}
+
+func noAnswer(f *frame.Frame) error {
+	return fmt.Errorf("peer sent a frame of kind %d, which is no answer", f.Kind)
 }
 
 // ping asks for a sign of life, unless one is awaited: then it returns for how
@@ -102,7 +102,8 @@ func (s *stream) ping() time.Duration {
 	now := time.Now().UnixNano()
 	if s.pinged.CompareAndSwap(0, now) {
 		s.dog.Reset(s.peer.node.cfg.PeerTimeout - s.peer.hedgeDelay())
-		s.writer.send(framePing, 0, nil)
+		_ = s.calls.Add(s.ctx, nil, func(out []byte) []byte { return frame.AppendPeer(out, frame.PeerPing, 0, "") }) // or it is over
+		s.calls.Flush()
 		return 0
 	}
 	since := s.pinged.Load()
@@ -120,10 +121,7 @@ func (s *stream) heard() {
 	}
 	s.dog.Stop()
 	s.pinged.Store(0)
-	s.mu.Lock()
-	retiring := s.retiring
-	s.mu.Unlock()
-	if !retiring && s.ctx.Err() == nil {
+	if !s.calls.Retired() && s.ctx.Err() == nil {
 		s.peer.answers()
 	}
 }
@@ -148,9 +146,9 @@ func (s *stream) run() {
 		<-s.ctx.Done()
 		conn.Close()
 	})
-	others.Go(func() { s.end(s.writer.run(conn, func() { s.end(errPeerSilent) })) })
+	others.Go(func() { s.end(s.calls.Send(conn, s.peer.node.cfg.StreamIdle, func() { s.end(errPeerSilent) })) })
 	s.heard()
-	s.end(s.read(bufio.NewReaderSize(conn, streamBuffer)))
+	s.end(s.read(conn))
 }
 
 // connect makes the connection. errPeerPlain: the other side has no streams;
@@ -185,93 +183,63 @@ func (s *stream) connect() (conn io.ReadWriteCloser, err error) {
 }
 
 // read hands out answers.
-func (s *stream) read(r *bufio.Reader) (err error) {
+func (s *stream) read(conn io.Reader) (err error) {
 	defer recovered(s.peer.node.log, "a stream from "+s.peer.url, &err)
-	for {
-		f, err := readFrame(r)
-		if err != nil {
-			return err
-		}
-		s.heard()
-		switch f.kind {
-		case framePong:
-		case frameLeaving:
+	err = s.calls.Answers(frame.NewPeerReader(movingReader{conn, s.heard}), func(f *frame.Frame) error {
+		switch f.Kind {
+		case frame.PeerPong:
+		case frame.PeerLeaving:
 			s.peer.leaves()
-			s.retire()
-		case frameRecord, frameAbsent, frameBusy, frameLarge:
-			s.answered(f)
+			s.calls.Retire()
 		default:
-			return fmt.Errorf("peer sent a frame of kind %d, which is no answer", f.kind)
+			return noAnswer(f)
 		}
+		return nil
+	})
+	if err == mux.ErrRetired {
+		return errPeerLeft
 	}
-}
-
-func (s *stream) answered(f frame) {
-	s.mu.Lock()
-	c := s.calls[f.id]
-	delete(s.calls, f.id)
-	over := s.retiring && len(s.calls) == 0
-	s.mu.Unlock()
-	if c != nil {
-		c.answer = f
-		close(c.done)
-	}
-	if over {
-		s.end(errPeerLeft)
-	}
+	return err
 }
 
 // retire takes no more questions, and ends the stream when all are answered.
 func (s *stream) retire() {
-	s.mu.Lock()
-	s.retiring = true
-	over := len(s.calls) == 0
-	s.mu.Unlock()
-	if over {
+	s.calls.Retire()
+	if s.calls.Open() == 0 {
 		s.end(errPeerLeft)
 	}
 }
 
-// end ends the stream, once: whoever waits is told why.
+// end ends the stream, once, and tells all that wait why.
 func (s *stream) end(err error) {
+	if s.over.Swap(true) {
+		return
+	}
 	if err == nil {
 		err = io.EOF
 	}
-	s.mu.Lock()
-	if s.err != nil {
-		s.mu.Unlock()
-		return
-	}
-	s.err = err
-	calls := s.calls
-	s.calls = nil
-	s.mu.Unlock()
-	if len(calls) == 0 && s.pinged.Load() == 0 && errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) && s.calls.Open() == 0 && s.pinged.Load() == 0 {
 		err = errPeerIdle
 	}
 	s.dog.Stop()
-	s.cancel()
-	s.writer.close()
+	s.cancel(err)
 	s.peer.ended(s, err)
-	for _, c := range calls {
-		c.err = fmt.Errorf("stream to the owner ended: %w", err)
-		close(c.done)
-	}
+	s.calls.Fail(fmt.Errorf("stream to the owner ended: %w", err))
 }
 
-// record returns the answer to a question about key.
-func (c *call) record(key kvstore.Key) (*record, error) {
+// record returns the answer. It may be called after Done.
+func (c *call) record() (*record, error) {
 	switch {
-	case c.err != nil:
-		return nil, c.err
-	case c.answer.kind == frameAbsent:
+	case c.Err() != nil:
+		return nil, c.Err()
+	case c.kind == frame.PeerAbsent:
 		return nil, errAbsent
-	case c.answer.kind == frameLarge:
+	case c.kind == frame.PeerLarge:
 		return nil, errPeerPlain
-	case c.answer.kind == frameBusy:
-		return nil, fmt.Errorf("%w: %s", errPeerBusy, c.answer.payload)
+	case c.kind == frame.PeerBusy:
+		return nil, fmt.Errorf("%w: %s", errPeerBusy, c.answer)
 	}
-	rec, err := decodeRecord(key, c.answer.payload)
+	rec, err := decodeRecord(c.key, c.answer)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errDigest, err)
 	}
@@ -280,8 +248,8 @@ func (c *call) record(key kvstore.Key) (*record, error) {
 
 // late is record for a question whose asker has given up waiting alone, and
 // counts an answer as one.
-func (c *call) late(key kvstore.Key) (*record, error) {
-	rec, err := c.record(key)
+func (c *call) late() (*record, error) {
+	rec, err := c.record()
 	if err == nil || errors.Is(err, errAbsent) {
 		c.peer.served(c.began)
 	}

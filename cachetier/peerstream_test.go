@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -50,7 +51,7 @@ func TestStream_CarriesManyQuestionsOverOneConnection(t *testing.T) {
 		sizes = append(sizes, i*7%2000)
 	}
 	short := len(sizes)
-	for _, around := range []int{frameRecordBytes, inlineBytesMax} {
+	for _, around := range []int{recordInFrameMax, inlineBytesMax} {
 		for _, more := range []int{-200, -72, 0} { // a header takes about 90 bytes
 			sizes = append(sizes, around+more)
 		}
@@ -126,7 +127,7 @@ func TestStream_OlderNodeIsAskedOverHTTP(t *testing.T) {
 
 // fakePeer is a cache node in whose place talk speaks, once a connection has
 // become a stream.
-func fakePeer(t *testing.T, talk func(conn net.Conn, r *bufio.Reader)) (url string) {
+func fakePeer(t *testing.T, talk func(conn net.Conn, r *frame.Reader)) (url string) {
 	t.Helper()
 	db := newFakeDB(t, newFakeKeys()) // a server will do
 	db.onRequest(func(w http.ResponseWriter, r *http.Request, _ string) bool {
@@ -141,7 +142,7 @@ func fakePeer(t *testing.T, talk func(conn net.Conn, r *bufio.Reader)) (url stri
 		}
 		defer conn.Close()
 		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", streamProtocol)
-		talk(conn, bufio.NewReader(conn))
+		talk(conn, frame.NewPeerReader(conn))
 		return true
 	})
 	return db.URL
@@ -160,34 +161,38 @@ func TestStream_WrongAnswersOfAPeerAreRefused(t *testing.T) {
 	}
 	for name, answer := range map[string]func(id uint32) []byte{
 		"other bytes": func(id uint32) []byte {
-			return appendFrame(nil, frameRecord, id, record(func(v *fakeValue) { v.body[0]++ }))
+			return frame.AppendPeer(nil, frame.PeerRecord, id, record(func(v *fakeValue) { v.body[0]++ }))
 		},
 		"another key's record": func(id uint32) []byte {
-			return appendFrame(nil, frameRecord, id, record(func(v *fakeValue) { v.meta.Key = "another" }))
+			return frame.AppendPeer(nil, frame.PeerRecord, id, record(func(v *fakeValue) { v.meta.Key = "another" }))
 		},
 		"a record cut short": func(id uint32) []byte {
-			return appendFrame(nil, frameRecord, id, record(func(v *fakeValue) { v.body = v.body[:3] }))
+			return frame.AppendPeer(nil, frame.PeerRecord, id, record(func(v *fakeValue) { v.body = v.body[:3] }))
 		},
-		"an unknown kind":    func(id uint32) []byte { return appendFrame(nil, 99, id, nil) },
-		"a question":         func(id uint32) []byte { return appendFrame(nil, frameGet, id, []byte("k")) },
-		"4 GiB announced":    func(id uint32) []byte { return []byte{0xff, 0xff, 0xff, 0xff, frameRecord, 0, 0, 0, byte(id)} },
-		"half a frame":       func(id uint32) []byte { return appendFrame(nil, frameRecord, id, record(func(*fakeValue) {}))[:50] },
+		"an unknown kind": func(id uint32) []byte { return frame.AppendPeer(nil, 99, id, "") },
+		"a question":      func(id uint32) []byte { return frame.AppendPeer(nil, frame.PeerGet, id, []byte("k")) },
+		"4 GiB announced": func(id uint32) []byte {
+			return []byte{0xff, 0xff, 0xff, 0xff, byte(frame.PeerRecord), 0, 0, 0, byte(id)}
+		},
+		"half a frame": func(id uint32) []byte {
+			return frame.AppendPeer(nil, frame.PeerRecord, id, record(func(*fakeValue) {}))[:50]
+		},
 		"nothing":            func(uint32) []byte { return nil },
-		"busy":               func(id uint32) []byte { return appendFrame(nil, frameBusy, id, []byte("no database")) },
-		"ask alone, but not": func(id uint32) []byte { return appendFrame(nil, frameLarge, id, nil) },
+		"busy":               func(id uint32) []byte { return frame.AppendPeer(nil, frame.PeerBusy, id, []byte("no database")) },
+		"ask alone, but not": func(id uint32) []byte { return frame.AppendPeer(nil, frame.PeerLarge, id, "") },
 		"an answer to nothing first": func(id uint32) []byte {
-			return appendFrame(appendFrame(nil, frameAbsent, id+1000, nil), frameBusy, id, nil)
+			return frame.AppendPeer(frame.AppendPeer(nil, frame.PeerAbsent, id+1000, ""), frame.PeerBusy, id, "")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newTestNode(t, nil, db)
-			url := fakePeer(t, func(conn net.Conn, r *bufio.Reader) {
-				f, err := readFrame(r)
+			url := fakePeer(t, func(conn net.Conn, r *frame.Reader) {
+				f, err := r.Next()
 				if err != nil {
 					t.Errorf("question: %v", err)
 					return
 				}
-				conn.Write(answer(f.id))
+				conn.Write(answer(f.ID))
 			})
 			n.knows([]string{url})
 			for i := 0; ; i++ {
@@ -286,24 +291,24 @@ func slowOwnerIsAskedOn(t *testing.T, delay time.Duration) bool {
 	n := newTestNode(t, func(cfg *NodeConfig) { cfg.HedgeDelay = delay }, db)
 	pings, answer := make(chan struct{}, 100), make(chan struct{})
 	want := atomic.Pointer[fakeValue]{}
-	url := fakePeer(t, func(conn net.Conn, r *bufio.Reader) {
+	url := fakePeer(t, func(conn net.Conn, r *frame.Reader) {
 		var id uint32
 		for {
-			f, err := readFrame(r)
+			f, err := r.Next()
 			if err != nil {
 				return
 			}
-			switch f.kind {
-			case frameGet:
-				id = f.id
-			case framePing:
-				conn.Write(appendFrame(nil, framePong, f.id, nil))
+			switch f.Kind {
+			case frame.PeerGet:
+				id = f.ID
+			case frame.PeerPing:
+				conn.Write(frame.AppendPeer(nil, frame.PeerPong, f.ID, ""))
 				pings <- struct{}{}
 			}
 			select {
 			case <-answer:
 				v := want.Load()
-				conn.Write(appendFrame(nil, frameRecord, id, append(encodeHeader(v.meta, false), v.body...)))
+				conn.Write(frame.AppendPeer(nil, frame.PeerRecord, id, append(encodeHeader(v.meta, false), v.body...)))
 			default:
 			}
 		}
@@ -340,7 +345,7 @@ func slowOwnerIsAskedOn(t *testing.T, delay time.Duration) bool {
 }
 
 // dialStream makes a stream to n by hand.
-func dialStream(t *testing.T, n *testNode) (net.Conn, *bufio.Reader) {
+func dialStream(t *testing.T, n *testNode) (net.Conn, *frame.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", n.server.Listener.Addr().String())
 	if err != nil {
@@ -354,7 +359,7 @@ func dialStream(t *testing.T, n *testNode) (net.Conn, *bufio.Reader) {
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("upgrade: %v, %v", resp, err)
 	}
-	return conn, r
+	return conn, frame.NewPeerReader(r)
 }
 
 // A connection becomes a stream only for who asks for that in full: to anybody in
@@ -393,31 +398,32 @@ func TestServed_EndsAStreamThatBreaksTheProtocol(t *testing.T) {
 	keys := newFakeKeys()
 	n := newTestNode(t, nil, newFakeDB(t, keys))
 	for name, sent := range map[string][]byte{
-		"an answer":       appendFrame(nil, framePong, 0, nil),
-		"an unknown kind": appendFrame(nil, 77, 0, nil),
-		"4 GiB announced": {0xff, 0xff, 0xff, 0xff, frameGet, 0, 0, 0, 1},
+		"an answer":       frame.AppendPeer(nil, frame.PeerPong, 0, ""),
+		"an unknown kind": frame.AppendPeer(nil, 77, 0, ""),
+		"4 GiB announced": {0xff, 0xff, 0xff, 0xff, byte(frame.PeerGet), 0, 0, 0, 1},
 	} {
 		conn, r := dialStream(t, n)
-		conn.Write(appendFrame(nil, framePing, 42, nil))
-		if f, err := readFrame(r); err != nil || f.kind != framePong || f.id != 42 {
+		conn.Write(frame.AppendPeer(nil, frame.PeerPing, 42, ""))
+		if f, err := r.Next(); err != nil || f.Kind != frame.PeerPong || f.ID != 42 {
 			t.Fatalf("%s: %+v, %v, want a pong", name, f, err)
 		}
 		conn.Write(sent)
-		if _, err := io.ReadAll(r); err != nil && !errors.Is(err, net.ErrClosed) && !bytes.Contains([]byte(err.Error()), []byte("reset")) {
+		_, err := r.Next()
+		if err == nil || err != io.EOF && !errors.Is(err, net.ErrClosed) && !bytes.Contains([]byte(err.Error()), []byte("reset")) {
 			t.Errorf("%s: %v, want the end of the stream", name, err)
 		}
 	}
 	conn, r := dialStream(t, n)
-	conn.Write(appendFrame(appendFrame(nil, frameGet, 5, []byte("a\x00b")), frameGet, 6, []byte("absent")))
-	answers := map[uint32]byte{}
+	conn.Write(frame.AppendPeer(frame.AppendPeer(nil, frame.PeerGet, 5, []byte("a\x00b")), frame.PeerGet, 6, []byte("absent")))
+	answers := map[uint32]frame.Kind{}
 	for range 2 {
-		f, err := readFrame(r)
+		f, err := r.Next()
 		if err != nil {
 			t.Fatal(err)
 		}
-		answers[f.id] = f.kind
+		answers[f.ID] = f.Kind
 	}
-	if answers[5] != frameBusy || answers[6] != frameAbsent {
+	if answers[5] != frame.PeerBusy || answers[6] != frame.PeerAbsent {
 		t.Errorf("answers of kinds %v to an impossible key and to one that is not set", answers)
 	}
 	mustGet(t, n, keys.put("k", []byte("v")))
@@ -433,7 +439,7 @@ func TestServed_QueueOfAPeerThatDoesNotReadIsBounded(t *testing.T) {
 	const questions = 500 // 30 MB of answers, more than sockets hold
 	var ask []byte
 	for i := range questions {
-		ask = appendFrame(ask, frameGet, uint32(i+1), []byte("k"))
+		ask = frame.AppendPeer(ask, frame.PeerGet, uint32(i+1), []byte("k"))
 	}
 	writing := make(chan struct{})
 	go func() {
@@ -449,19 +455,18 @@ func TestServed_QueueOfAPeerThatDoesNotReadIsBounded(t *testing.T) {
 		if s == nil {
 			return false
 		}
-		s.writer.mu.Lock()
-		defer s.writer.mu.Unlock()
-		if len(s.writer.queue) > answersMax+frameHeader+frameRecordBytes {
-			t.Fatalf("%d bytes are queued", len(s.writer.queue))
+		queued := s.out.Len()
+		if queued > answersMax+frame.BytesMax {
+			t.Fatalf("%d bytes are queued", queued)
 		}
-		return len(s.writer.queue) > answersMax
+		return queued >= answersMax
 	})
 	for range questions {
-		f, err := readFrame(r)
-		if err != nil || f.kind != frameRecord {
-			t.Fatalf("%+v, %v", f.kind, err)
+		f, err := r.Next()
+		if err != nil || f.Kind != frame.PeerRecord {
+			t.Fatalf("%+v, %v", f.Kind, err)
 		}
-		if rec, err := decodeRecord("k", f.payload); err != nil || rec.verify() != nil || binary.BigEndian.Uint64(f.payload[10:]) != 60_000 {
+		if rec, err := decodeRecord("k", f.Body()); err != nil || rec.verify() != nil || binary.BigEndian.Uint64(f.Body()[10:]) != 60_000 {
 			t.Fatalf("record: %v", err)
 		}
 	}

@@ -12,6 +12,9 @@ type Frame struct {
 	body []byte
 }
 
+// Body returns what follows the head.
+func (f *Frame) Body() []byte { return f.body }
+
 // Put decodes a frame of KindPut. The value aliases the frame.
 func (f *Frame) Put() (Put, error) {
 	d := decoder{kind: KindPut, rest: f.body, bad: f.Kind != KindPut}

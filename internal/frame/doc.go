@@ -45,6 +45,9 @@
 // A meta is its length in bytes (u16) and that many bytes: name s8 and value s16 after
 // one another, in the order of the names, each once and none empty.
 //
+// Cache nodes use the same layout among themselves, with kinds of their own and a
+// length that counts the body alone: see AppendPeer.
+//
 // A problem with the id 0 is about the stream and its last frame. Flags that are
 // not listed are 0.
 //

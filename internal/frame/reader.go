@@ -11,14 +11,15 @@ const readerBytes = 16 << 10 // of a Reader, to begin with
 // Reader takes frames off a stream. It holds 16 KiB, or BytesMax once a frame or
 // one read was larger. It belongs to one goroutine.
 type Reader struct {
-	src  io.Reader
-	buf  []byte
-	r, w int
-	err  error // of src
+	src       io.Reader
+	uncounted int // bytes of a frame that its length does not count
+	buf       []byte
+	r, w      int
+	err       error // of src
 }
 
 // NewReader returns a Reader of src.
-func NewReader(src io.Reader) *Reader { return &Reader{src: src} }
+func NewReader(src io.Reader) *Reader { return &Reader{src: src, uncounted: lengthBytes} }
 
 // Next returns the next frame, waiting for it. io.EOF is an orderly end, between
 // two frames; io.ErrUnexpectedEOF one inside of a frame. Errors that wrap
@@ -56,9 +57,9 @@ func (r *Reader) whole() (int, error) {
 		return 0, nil
 	}
 	length := int64(binary.BigEndian.Uint32(r.buf[r.r:]))
-	size := length + lengthBytes
+	size := length + int64(r.uncounted)
 	if size < headBytes || size > BytesMax {
-		return 0, fmt.Errorf("%w: its length is %d, and it takes %d to %d", ErrMalformed, length, headBytes-lengthBytes, BytesMax-lengthBytes)
+		return 0, fmt.Errorf("%w: its length is %d, and it takes %d to %d", ErrMalformed, length, headBytes-r.uncounted, BytesMax-r.uncounted)
 	}
 	if int64(have) < size {
 		return 0, nil

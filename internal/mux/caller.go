@@ -149,12 +149,11 @@ func (c *Caller) Retire() {
 	c.retired = true
 }
 
-// Retired reports whether the stream takes no more calls, and whether all are
-// answered.
-func (c *Caller) Retired() (retired, answered bool) {
+// Retired reports whether Retire was called.
+func (c *Caller) Retired() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.retired, len(c.calls) == 0
+	return c.retired
 }
 
 // rested reports whether no call has come since it was asked last, and none is
@@ -188,7 +187,8 @@ func (c *Caller) Fail(err error) {
 }
 
 // Answers hands out answers until the stream ends; nil is its orderly end, between
-// two frames. Frames with the id 0 answer no call; they are for other.
+// two frames. It returns ErrRetired behind the last answer that a retired stream owes.
+// Frames with the id 0 answer no call; they are for other.
 func (c *Caller) Answers(frames *frame.Reader, other func(*frame.Frame) error) error {
 	for {
 		f, err := frames.Next()
@@ -203,6 +203,9 @@ func (c *Caller) Answers(frames *frame.Reader, other func(*frame.Frame) error) e
 		}
 		if err != nil {
 			return err
+		}
+		if c.Retired() && c.Open() == 0 {
+			return ErrRetired
 		}
 	}
 }

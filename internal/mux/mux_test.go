@@ -274,17 +274,12 @@ func TestCaller_Room(t *testing.T) {
 		}
 		read += n
 	}
-	held := func() int {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return len(c.out) - c.sent
-	}
-	for held() < limit {
+	for c.Len() < limit {
 		runtime.Gosched()
 	}
 	cancel()
 	calls.Wait()
-	if held := held(); held > limit+frame.BytesMax {
+	if held := c.Len(); held > limit+frame.BytesMax {
 		t.Errorf("%d bytes are held", held)
 	}
 	if sent.Load() != 2 || unsent.Load() != 98 {

@@ -18,8 +18,8 @@ var ErrIdle = errors.New("no byte moved within the idle timeout")
 // compactBytes is how much of a queue must have left before the rest is moved to its front.
 const compactBytes = 32 << 10
 
-// Queue holds frames on their way out. Many goroutines add to it; one reads it,
-// with Read or Send.
+// Queue holds frames on their way out. Many goroutines add to it; one reads it:
+// that of Send, or of a stream's request.
 type Queue struct {
 	limit int           // bytes; above it, Add waits
 	ready chan struct{} // capacity 1: there is something to send
@@ -120,7 +120,15 @@ func (q *Queue) closeLocked() {
 	}
 }
 
-// read is Read, for a reader that leaves when ctx ends.
+// Len returns how many bytes wait.
+func (q *Queue) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.out) - q.sent
+}
+
+// read fills p with what there is, and waits when there is nothing. io.EOF is the end
+// that End makes.
 func (q *Queue) read(ctx context.Context, p []byte) (int, error) {
 	for {
 		n, err := q.take(p)
