@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// hexKey is one of the random keys of 32 bytes of a seed. Who looks many up makes them
-// again: to read them from where they were kept takes longer than a lookup.
+// hexKey computes one of a seed's random keys of 32 bytes. Benchmarks compute their keys
+// again, because reading a stored key would take longer than the lookup.
 func hexKey(seed, i int) (key [32]byte) {
 	const digits = "0123456789abcdef"
 	for half := range uint64(2) {
@@ -26,7 +26,7 @@ func hexKey(seed, i int) (key [32]byte) {
 	return key
 }
 
-// hexKeys are the first n keys of a seed, in order.
+// hexKeys returns the first n keys of a seed in order.
 func hexKeys(seed, n int) [][32]byte {
 	keys := make([][32]byte, n)
 	for i := range keys {
@@ -46,7 +46,7 @@ func ofKeys(keys [][32]byte) iter.Seq2[[]byte, uint64] {
 	}
 }
 
-// benchIndex has n keys in each of some runs on a disk.
+// benchIndex has some runs of n keys each on a disk.
 func benchIndex(b *testing.B, runs, n int) *Index {
 	b.Helper()
 	x := openIndex(b, Config{Files: OSFiles(b.TempDir() + "/index"), MaxRuns: 100})
@@ -113,7 +113,7 @@ func BenchmarkMerge(b *testing.B) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(runs*n), "ns/key")
 }
 
-// BenchmarkFilter says how often a filter is wrong, at so many keys.
+// BenchmarkFilter shows how often a filter is wrong, by the number of keys.
 func BenchmarkFilter(b *testing.B) {
 	for _, n := range []uint64{1000, 500_000, 30_000_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -135,7 +135,7 @@ func BenchmarkFilter(b *testing.B) {
 	}
 }
 
-// Memory for each key: filters and fences.
+// It also shows the memory for each key: filters and fences.
 func BenchmarkOpen(b *testing.B) {
 	const n = 4_000_000
 	files := OSFiles(b.TempDir() + "/index")

@@ -9,14 +9,14 @@ import (
 	"math/bits"
 )
 
-// A block is entries in key order. An entry says how many bytes its key shares with the
-// one before, how many follow, and a number, each as a uvarint; then come the bytes that
-// follow. Every restartEntries one shares nothing: those can be looked for by bisection.
+// A block holds entries in key order. An entry has three uvarints: how many bytes its key
+// shares with the previous one, how many more it has, and a number; then come those bytes.
+// Every restartEntries entries, one shares nothing; bisection visits these.
 //
 //	block  format 1 | CRC-32C 4 | entries | zeros | offset of each entry that shares nothing 2 | bytes of entries 2 | how many share nothing 2
 //
-// The checksum is of everything else, and of where the block is: the stamp of its run 8, its
-// own number 8. Numbers are big endian.
+// The checksum covers everything else, and where the block is: the stamp of its run 8, its own
+// number 8. Numbers are big endian.
 const (
 	blockFormat      = 1
 	blockBytes       = 2048
@@ -30,10 +30,10 @@ var (
 	errBlock   = errors.New("it does not decode")
 )
 
-// blockPlace is where a block is.
+// blockPlace identifies a block.
 type blockPlace struct{ stamp, number uint64 }
 
-// blockSum is the checksum of a block.
+// blockSum returns a block's checksum.
 func blockSum(raw []byte, at blockPlace) uint32 {
 	var place [17]byte
 	binary.BigEndian.PutUint64(place[:], at.stamp)
@@ -42,13 +42,13 @@ func blockSum(raw []byte, at blockPlace) uint32 {
 	return crc32.Update(crc32.Update(0, castagnoli, place[:]), castagnoli, raw[blockPrefixBytes:])
 }
 
-// block is a block taken apart.
+// block is a parsed block.
 type block struct {
 	entries  []byte
 	restarts []byte // two bytes each
 }
 
-// openBlock checks a block.
+// openBlock checks and parses a block.
 func openBlock(raw []byte, at blockPlace) (block, error) {
 	if len(raw) < blockPrefixBytes+blockSuffixBytes {
 		return block{}, errBlock
@@ -59,7 +59,7 @@ func openBlock(raw []byte, at blockPlace) (block, error) {
 	return parseBlock(raw)
 }
 
-// parseBlock takes a block apart whose checksum was checked.
+// parseBlock parses a block whose checksum is right.
 func parseBlock(raw []byte) (block, error) {
 	if raw[0] != blockFormat {
 		return block{}, fmt.Errorf("it has format %d; this program knows %d", raw[0], blockFormat)
@@ -72,14 +72,14 @@ func parseBlock(raw []byte) (block, error) {
 	return block{entries: body[:size], restarts: body[len(body)-n:]}, nil
 }
 
-// blockEntry is one entry as it is encoded.
+// blockEntry is an encoded entry.
 type blockEntry struct {
 	shared int
 	rest   []byte // of the key
 	value  uint64 // never 0
 }
 
-// nextBlockEntry takes the first entry off b.
+// nextBlockEntry splits off the first entry of b.
 func nextBlockEntry(b []byte) (e blockEntry, rest []byte, err error) {
 	var size uint64
 	if len(b) > 2 && b[0] < 0x80 && b[1] < 0x80 { // as nearly always
@@ -104,7 +104,7 @@ func nextBlockEntry(b []byte) (e blockEntry, rest []byte, err error) {
 	return e, rest, nil
 }
 
-// restart returns the entries from the i-th on that shares nothing.
+// restart returns the entries from the i-th restart on.
 func (b *block) restart(i int) ([]byte, error) {
 	at := int(binary.BigEndian.Uint16(b.restarts[2*i:]))
 	if at > len(b.entries) {
@@ -122,10 +122,10 @@ func (b *block) first() ([]byte, error) {
 	return e.rest, err
 }
 
-// find returns the value of the last key that is not behind key, and whether it is key;
-// 0 if all are behind it.
+// find returns the value of the last key that is not greater than key, and whether it equals
+// key; 0 if all are greater.
 func (b *block) find(key []byte) (value uint64, exact bool, err error) {
-	// The last restart whose key is not behind key: between low and high.
+	// Find the last restart whose key is not greater than key; it is between low and high.
 	low, high := 0, len(b.restarts)/2
 	for low+1 < high {
 		middle := int(uint(low+high) / 2)
@@ -147,9 +147,8 @@ func (b *block) find(key []byte) (value uint64, exact bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	// The entry before is less than key and has same bytes in common with it. One
-	// that shares more with the entry before is less too; one that shares less is
-	// greater.
+	// The previous entry is less than key and shares same bytes with it. An entry that shares
+	// more with the previous one is less too; one that shares less is greater.
 	same := 0
 	for n := 0; n < restartEntries && len(rest) > 0; n++ {
 		var e blockEntry
@@ -199,10 +198,10 @@ type blockReader struct {
 	err   error
 }
 
-// reset begins with another block.
+// reset starts with another block.
 func (r *blockReader) reset(b block) { r.rest, r.key, r.err = b.entries, r.key[:0], nil }
 
-// next reads an entry; false at the end, and when there is an error.
+// next reads an entry; it returns false at the end and on an error.
 func (r *blockReader) next() bool {
 	if len(r.rest) == 0 || r.err != nil {
 		return false
@@ -227,7 +226,7 @@ type blockBuilder struct {
 	n        int // entries
 }
 
-// fits reports whether the block has room for one more entry. The first always has.
+// fits reports whether the block has room for one more entry. The first always fits.
 func (b *blockBuilder) fits(key []byte, value uint64) bool {
 	if b.n == 0 {
 		return true
@@ -248,7 +247,7 @@ func (b *blockBuilder) fits(key []byte, value uint64) bool {
 
 func uvarintBytes(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
-// add appends an entry, whose key is behind all before, and for which there is room.
+// add appends an entry that fits. Its key must be greater than all before.
 func (b *blockBuilder) add(key []byte, value uint64) {
 	if b.n == 0 {
 		b.buf = append(b.buf[:0], make([]byte, blockPrefixBytes)...)
@@ -268,7 +267,7 @@ func (b *blockBuilder) add(key []byte, value uint64) {
 	b.n++
 }
 
-// finish appends the block to out, and begins another one.
+// finish appends the block to out and starts another.
 func (b *blockBuilder) finish(out []byte, at blockPlace) []byte {
 	start := len(out)
 	out = append(out, b.buf...)

@@ -19,11 +19,10 @@ func testBlock(keys ...string) []byte {
 	return b.finish(nil, blockPlace{3, 4})
 }
 
-// sealBlock makes the checksum of a block right.
+// sealBlock corrects the checksum of a block.
 func sealBlock(raw []byte) { binary.BigEndian.PutUint32(raw[1:], blockSum(raw, blockPlace{3, 4})) }
 
-// A builder knows whether there is room for an entry: blocks have their length, and are
-// full.
+// A builder knows whether there is room for an entry: blocks have a fixed length and are full.
 func TestBlockBuilder_FillsBlocks(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 6))
 	var keys []string
@@ -86,8 +85,8 @@ func TestBlock_EveryBitCounts(t *testing.T) {
 	}
 }
 
-// A key that is behind what does not decode must not pass for one that is not here: a
-// checksum that is right says nothing about what it was made of.
+// If a block does not decode, no key counts as absent: a right checksum says nothing about the
+// bytes it was computed from.
 func TestBlock_WhatDoesNotDecode(t *testing.T) {
 	var b blockBuilder
 	var keys []string
@@ -149,8 +148,8 @@ func TestBlock_WhatDoesNotDecode(t *testing.T) {
 	}
 }
 
-// FuzzBlock: what has a right checksum may be anything; it decodes or is refused, and
-// bisection finds what going through finds.
+// FuzzBlock: any block with a right checksum decodes or is refused, and bisection finds what a
+// scan finds.
 func FuzzBlock(f *testing.F) {
 	f.Add(testBlock("a", "ab", "abc", "b", "ba", "c/1", "c/2"), []byte("ab"))
 	f.Add(testBlock("x"), []byte("y"))
@@ -232,8 +231,8 @@ func FuzzList(f *testing.F) {
 	})
 }
 
-// FuzzRun: a run whose blocks and end have right checksums may be anything; it is read or
-// refused, and never takes memory that is not its own.
+// FuzzRun: any run with right checksums is read or refused, and never takes more memory than
+// its own.
 func FuzzRun(f *testing.F) {
 	files := NewMemFiles()
 	x := openIndex(f, testConfig(files))

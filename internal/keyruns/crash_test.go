@@ -12,8 +12,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// crashScript does some additions and merges, until one fails. It returns the last mark
-// that is durable, and the one that may be.
+// crashScript adds and merges until a call fails. It returns the last mark that is certainly
+// durable, and the last that may be.
 func crashScript(t *testing.T, x *Index) (sure, maybe uint64, err error) {
 	t.Helper()
 	for batch := uint64(1); batch <= 5; batch++ {
@@ -31,7 +31,7 @@ func crashScript(t *testing.T, x *Index) (sure, maybe uint64, err error) {
 
 const crashBatchKeys = 60
 
-// crashKeys are the keys of one batch.
+// crashKeys returns the keys of one batch.
 func crashKeys(batch uint64) iter.Seq2[[]byte, uint64] { return inOrder(crashMap(batch)) }
 
 func crashMap(batch uint64) map[string]uint64 {
@@ -42,7 +42,7 @@ func crashMap(batch uint64) map[string]uint64 {
 	return keys
 }
 
-// checkCrashed opens what survived: whole batches, those up to the mark, and nothing else.
+// checkCrashed opens what survived: whole batches up to the mark, and nothing else.
 func checkCrashed(t *testing.T, files *MemFiles, sure, maybe uint64) {
 	t.Helper()
 	x := openIndex(t, testConfig(files))
@@ -55,7 +55,7 @@ func checkCrashed(t *testing.T, files *MemFiles, sure, maybe uint64) {
 		maps.Copy(want, crashMap(batch))
 	}
 	checkHas(t, x, want, "0000/6")
-	// It goes on from there.
+	// The index goes on from there.
 	if mark.Revision < 5 {
 		if err := x.Add(t.Context(), crashKeys(mark.Revision+1), crashBatchKeys, testMark(mark.Revision+1)); err != nil {
 			t.Fatal(err)
@@ -77,7 +77,7 @@ func checkCrashed(t *testing.T, files *MemFiles, sure, maybe uint64) {
 	}
 }
 
-// crashCalls is how many calls the script does, and Open before it.
+// crashCalls counts the calls of Open and the script.
 func crashCalls(t *testing.T) int {
 	t.Helper()
 	files := NewMemFiles()
@@ -96,8 +96,8 @@ func crashCalls(t *testing.T) int {
 	return last
 }
 
-// A crash before or after every call leaves a whole run or none, and the mark that is
-// right for it; so does one in the start that follows.
+// A crash before or after any call, also of the next start, leaves a whole run or none, and
+// the mark that belongs to it.
 func TestCrash_EveryCall(t *testing.T) {
 	calls := crashCalls(t)
 	for n := 1; n <= calls; n++ {
@@ -124,8 +124,8 @@ func TestCrash_EveryCall(t *testing.T) {
 				files, sure, maybe := crashed()
 				checkCrashed(t, files.Reopen(try*uint64(n)), sure, maybe) // 0: nothing more survives
 			}
-			// The process ended, and the system did not: the next one finds what is not
-			// durable, and the system ends while that opens.
+			// The process ends but the system does not: the next process sees files that are
+			// not durable, and the system ends while it opens them.
 			for m := 1; done == (n%2 == 0); m++ {
 				files, sure, maybe := crashed()
 				base := files.n
@@ -151,8 +151,8 @@ func TestCrash_EveryCall(t *testing.T) {
 	}
 }
 
-// A call that fails because the disk is full, or with any other error, leaves everything
-// as it was, or ends the index.
+// A call that fails, because the disk is full or otherwise, leaves everything as it was or
+// ends the index.
 func TestFailure_EveryCall(t *testing.T) {
 	calls := crashCalls(t)
 	passed := 0
@@ -225,8 +225,8 @@ func TestFailure_EveryCall(t *testing.T) {
 	}
 }
 
-// Open changes nothing: whoever opened the index may find that it is of something else.
-// What no list names is there until somebody writes, and no new run takes its number.
+// Open changes nothing: its caller may find that the index belongs to something else. Files
+// that no list names stay until the first write, and no new run takes their numbers.
 func TestOpen_ChangesNoFile(t *testing.T) {
 	files := NewMemFiles()
 	x := openIndex(t, testConfig(files))

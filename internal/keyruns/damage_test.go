@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// damagedIndex are files with an index of a few blocks in two runs, which is closed.
+// damagedIndex returns the files of a closed index with a few blocks in two runs.
 func damagedIndex(t *testing.T) (*MemFiles, map[string]uint64) {
 	t.Helper()
 	files := NewMemFiles()
@@ -29,7 +29,7 @@ func damagedIndex(t *testing.T) (*MemFiles, map[string]uint64) {
 	return files, want
 }
 
-// lookUpAll opens an index, and reads it in every way.
+// lookUpAll opens an index and reads it in every way.
 func lookUpAll(t *testing.T, files *MemFiles, want map[string]uint64) (*Index, error) {
 	t.Helper()
 	x, err := Open(testConfig(files))
@@ -40,7 +40,7 @@ func lookUpAll(t *testing.T, files *MemFiles, want map[string]uint64) (*Index, e
 	return x, readAll(t, x, want)
 }
 
-// readAll reads every key in all ways: it must be right, or an error.
+// readAll reads every key in every way. Each result must be right, or an error.
 func readAll(t *testing.T, x *Index, want map[string]uint64) error {
 	t.Helper()
 	var all error
@@ -65,8 +65,7 @@ func readAll(t *testing.T, x *Index, want map[string]uint64) error {
 	return errors.Join(all, err)
 }
 
-// Every bit of every file counts: one that flips is found, with file and offset, or, in a
-// filter, mended.
+// A flip of any bit of any file is found, with file and offset, or, in a filter, repaired.
 func TestDamage_EveryBit(t *testing.T) {
 	files, want := damagedIndex(t)
 	filters := 0
@@ -97,7 +96,7 @@ func TestDamage_EveryBit(t *testing.T) {
 			if !ok || corrupt.File != damaged.Path(name) {
 				t.Fatalf("%s, bit %d: %v", name, bit, err)
 			}
-			// Blocks are damaged where they begin, the end of a run where that does.
+			// The offset of damage is the beginning of the block, or of the run's end.
 			if corrupt.Offset > at && name != listName || corrupt.Offset+blockBytes <= at {
 				t.Fatalf("%s, bit %d, at offset %d: %v", name, bit, at, err)
 			}
@@ -108,7 +107,7 @@ func TestDamage_EveryBit(t *testing.T) {
 	}
 }
 
-// mended checks that an index with a damaged filter works, and loses the damage.
+// mended checks that an index with a damaged filter works, and repairs the damage.
 func mended(t *testing.T, x *Index, files *MemFiles, want map[string]uint64) {
 	t.Helper()
 	checkHas(t, x, want)
@@ -132,7 +131,7 @@ func mended(t *testing.T, x *Index, files *MemFiles, want map[string]uint64) {
 	_ = x.Close()
 }
 
-// A file that is cut off, or missing, is damage.
+// A truncated or missing file is damage.
 func TestDamage_ShortFiles(t *testing.T) {
 	files, want := damagedIndex(t)
 	for name, file := range files.names {
@@ -155,8 +154,8 @@ func TestDamage_ShortFiles(t *testing.T) {
 	}
 }
 
-// What is damaged while the index is open is found by Verify, which says where, and by a
-// merge, which changes nothing then.
+// Damage to an open index is found by Verify, which says where, and by a merge, which then
+// changes nothing.
 func TestDamage_WhileOpen(t *testing.T) {
 	files, want := damagedIndex(t)
 	for name, file := range files.names {
@@ -201,8 +200,7 @@ func TestDamage_WhileOpen(t *testing.T) {
 	}
 }
 
-// A filter in memory that lost a key is fatal: the key may have been taken for one that is
-// not here.
+// A filter in memory that lost a key is fatal: a lookup may have missed the key already.
 func TestDamage_FilterForgets(t *testing.T) {
 	files, want := damagedIndex(t)
 	for key := range want {
@@ -223,9 +221,9 @@ func TestDamage_FilterForgets(t *testing.T) {
 	}
 }
 
-// A block of another run is damage, though it is whole and of the same number in a run of
-// the same number: somebody may have copied it there, or the disk shows what was there
-// before the index was deleted. Otherwise a key that is here would not be found.
+// A block of another run is damage, though it is whole and both numbers are the same: somebody
+// may have copied it there, or the disk may show data from before the index was deleted.
+// Otherwise an existing key would not be found.
 func TestDamage_BlocksOfAnotherRun(t *testing.T) {
 	indexOf := func(prefix string, digest byte) (*MemFiles, string, int64) {
 		files := NewMemFiles()
@@ -269,8 +267,8 @@ func TestDamage_BlocksOfAnotherRun(t *testing.T) {
 	}
 }
 
-// What cannot be opened has lost nothing: it is no failed write, after which a node must be
-// replaced. And nothing in the directory keeps a start waiting.
+// A failed open has lost nothing: it is not a failed write, after which a node must be
+// replaced. And nothing in the directory blocks a start.
 func TestOpen_NoDirectoryAndNoFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "index")
 	if err := os.Symlink(filepath.Join(dir, "nowhere"), dir); err != nil {

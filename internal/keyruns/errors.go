@@ -5,11 +5,11 @@ import (
 	"fmt"
 )
 
-// ErrClosed is what every call on a closed index returns.
+// ErrClosed is returned by every call on a closed index.
 var ErrClosed = errors.New("the index is closed")
 
-// CorruptError says that a file of the index cannot be trusted. No file but a filter can
-// be mended: the index must be deleted, and made again from what it is an index of.
+// CorruptError means that a file of the index cannot be trusted. Only filters can be repaired:
+// delete the index and rebuild it from what it indexes.
 type CorruptError struct {
 	File   string // its path
 	Offset int64  // of the damage, in bytes from the file's start; -1 when not known

@@ -12,24 +12,24 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// Files is the directory of an index. OSFiles is one on a disk, MemFiles one in memory.
-// All methods may be called at the same time.
+// Files is the directory of an index: OSFiles on a disk, MemFiles in memory. All methods are
+// safe for concurrent use.
 type Files interface {
-	// Make makes the directory, if it is missing, and its name durable.
+	// Make makes the directory if it is missing, and its name durable.
 	Make() error
-	// Create makes a file, which is empty even if there was one of that name.
+	// Create makes an empty file, and replaces one of the same name.
 	Create(name string) (File, error)
-	// Open opens a file to read it; fs.ErrNotExist when there is none.
+	// Open opens a file for reading; fs.ErrNotExist if there is none.
 	Open(name string) (File, error)
-	// Rename gives a file another name, in place of the file that had it.
+	// Rename renames a file, and replaces one of the new name.
 	Rename(from, to string) error
-	// Remove removes a name. Who has the file open goes on reading it.
+	// Remove removes a name. Open files stay readable.
 	Remove(name string) error
 	// List returns the names of all files.
 	List() ([]string, error)
-	// Sync makes durable which names there are.
+	// Sync makes the names of all files durable.
 	Sync() error
-	// Path is what errors call a file.
+	// Path returns a file's name for errors.
 	Path(name string) string
 }
 
@@ -40,12 +40,12 @@ type File interface {
 	io.Writer
 	// Size returns the file's length in bytes.
 	Size() (int64, error)
-	// Sync makes durable what was written.
+	// Sync makes everything written durable.
 	Sync() error
 	Close() error
 }
 
-// OSFiles returns the files in a directory of a disk.
+// OSFiles returns the files in a directory on a disk.
 func OSFiles(dir string) Files { return osFiles(dir) }
 
 type osFiles string
@@ -75,7 +75,7 @@ func (d osFiles) Create(name string) (File, error) {
 }
 
 func (d osFiles) Open(name string) (File, error) {
-	// To open a pipe would take until somebody opens its other end.
+	// Opening a pipe would block until somebody opens its other end.
 	const noFile = fs.ModeNamedPipe | fs.ModeSocket | fs.ModeDevice
 	if info, err := os.Stat(d.Path(name)); err == nil && info.Mode()&noFile != 0 {
 		return nil, fmt.Errorf("%s is not a file: delete the directory %s, and the index is rebuilt at the next start", d.Path(name), string(d))

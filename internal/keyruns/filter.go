@@ -9,8 +9,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// A filter tells that a key is not in a run, without reading it. It is a Bloom filter in
-// lines, each as long as a line of the processor's cache: all bits of a key are in one.
+// A filter tells, without a read, that a key is not in a run. It is a Bloom filter in lines as
+// long as the processor's cache lines: all bits of a key are in one line.
 const (
 	filterLineBytes = 64
 	filterProbes    = 7  // bits that a key sets
@@ -23,24 +23,24 @@ const (
 // filter is lines of filterLineBytes.
 type filter []byte
 
-// filterLines is how many lines a filter of so many keys has.
+// filterLines returns how many lines the filter of so many keys has.
 func filterLines(keys uint64) uint64 {
 	return max(1, keys*filterBits/(8*filterLineBytes))
 }
 
-// newFilter returns a filter without keys. It must not be used after free.
+// newFilter returns an empty filter. Do not use it after free.
 func newFilter(lines uint64) (f filter, free func()) { return allocate(lines * filterLineBytes) }
 
-// keyHash is what filters know of a key.
+// keyHash returns the hash by which filters know a key.
 func keyHash(key []byte) uint64 { return xxhash.Sum64(key) }
 
-// line is where the bits of a key are.
+// line returns the line with a key's bits.
 func (f filter) line(hash uint64) []byte {
 	at, _ := bits.Mul64(hash, uint64(len(f)/filterLineBytes))
 	return f[at*filterLineBytes:][:filterLineBytes]
 }
 
-// probes are filterProbes numbers of 9 bits, which do not depend on where the line is.
+// probes returns filterProbes numbers of 9 bits that are independent of the line's number.
 func probes(hash uint64) uint64 {
 	hash ^= hash >> 32
 	hash *= 0x9e3779b97f4a7c15
@@ -56,7 +56,7 @@ func (f filter) add(hash uint64) {
 	}
 }
 
-// has reports whether a key may be in the run; false: it is not.
+// has reports whether a key may be in the run; false is certain.
 func (f filter) has(hash uint64) bool {
 	line := f.line(hash)
 	p := probes(hash)
@@ -69,8 +69,8 @@ func (f filter) has(hash uint64) bool {
 	return true
 }
 
-// touch brings the lines of keys into the cache. None of its loads waits for another, and
-// so it takes a part of the time that add or has would wait for them.
+// touch loads the lines of keys into the cache. Its loads do not wait for one another, so they
+// take a fraction of the time that add or has would.
 func (f filter) touch(hashes []uint64) {
 	var all byte
 	for _, hash := range hashes {
@@ -79,7 +79,7 @@ func (f filter) touch(hashes []uint64) {
 	runtime.KeepAlive(all)
 }
 
-// addAll is add for some keys.
+// addAll adds several keys.
 func (f filter) addAll(hashes []uint64) {
 	f.touch(hashes)
 	for _, hash := range hashes {
@@ -87,7 +87,7 @@ func (f filter) addAll(hashes []uint64) {
 	}
 }
 
-// hasAll reports whether has is true for all of some keys.
+// hasAll reports whether has is true for every one of several keys.
 func (f filter) hasAll(hashes []uint64) bool {
 	f.touch(hashes)
 	for _, hash := range hashes {
@@ -98,12 +98,12 @@ func (f filter) hasAll(hashes []uint64) bool {
 	return true
 }
 
-// sum is the checksum of the filter of a run.
+// sum returns the checksum of a run's filter.
 func (f filter) sum(stamp uint64) uint32 {
 	return crc32.Update(filterSum(stamp), castagnoli, f)
 }
 
-// filterSum is the checksum of no bytes.
+// filterSum returns the checksum of an empty filter.
 func filterSum(stamp uint64) uint32 {
 	return crc32.Checksum(binary.BigEndian.AppendUint64(nil, stamp), castagnoli)
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// A filter never says that a key is not there which is, seldom that one may be which is
-// not, and costs few bits. So do the fences.
+// A filter never denies a key that is there, seldom claims one that is not, and costs few
+// bits. So do the fences.
 func TestMemory(t *testing.T) {
 	const n = 1_000_000
 	x := openIndex(t, testConfig(NewMemFiles()))
@@ -42,7 +42,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// The longest keys, with the longest beginning in common.
+// The longest keys, with the longest common prefix.
 func TestMemory_LongKeys(t *testing.T) {
 	x := openIndex(t, testConfig(NewMemFiles()))
 	keys := map[string]uint64{}
@@ -56,7 +56,7 @@ func TestMemory_LongKeys(t *testing.T) {
 	checkHas(t, x, keys, "x", "xy", strings.Repeat("x", MaxKeyBytes))
 }
 
-// A read that fails is an error of who reads, and ends nothing.
+// A failed read is an error of its caller and does not end the index.
 func TestIndex_ReadErrors(t *testing.T) {
 	files := NewMemFiles()
 	x := openIndex(t, testConfig(files))
@@ -98,8 +98,8 @@ func TestIndex_ReadErrors(t *testing.T) {
 	checkHas(t, x, want, "z")
 }
 
-// A run whose filter forgets a key, or whose fences lead elsewhere, is found out before a
-// list names it.
+// A run whose filter lacks a key, or whose fences lead astray, is detected before a list names
+// it.
 func TestRunWriter_ChecksWhatItWrote(t *testing.T) {
 	keys := hexKeys(1, 1000)
 	for what, spoil := range map[string]func(w *runWriter){

@@ -18,13 +18,13 @@ import (
 // MaxKeyBytes is the length of the longest key.
 const MaxKeyBytes = 1024
 
-// Mark says up to where the index has every key of a history.
+// Mark says how far the index has every key of a history.
 type Mark struct {
 	Revision uint64
 	Digest   [32]byte // of the history up to there
 }
 
-// Config says how an index works.
+// Config configures an index.
 type Config struct {
 	Files  Files        // the directory; nobody else uses it
 	Logger *slog.Logger // nil: slog.Default()
@@ -35,7 +35,7 @@ type Config struct {
 	Spread    func() float64 // draws numbers from 0 up to 1, by which replicas merge at different moments; nil: 0. It is not called twice at a time
 }
 
-// Stats are figures of an index.
+// Stats describes an index.
 type Stats struct {
 	Runs           int
 	Bytes          int64   // of all runs on disk
@@ -51,7 +51,7 @@ type Stats struct {
 	Merging        bool    // a merge is under way
 }
 
-// Index finds the revision of a key. All methods may be called at the same time.
+// Index maps keys to revisions. All methods are safe for concurrent use.
 type Index struct {
 	cfg     Config
 	current atomic.Pointer[snapshot] // nil when closed
@@ -83,18 +83,17 @@ type Index struct {
 	pauses         atomic.Uint64
 }
 
-// snapshot is a list of runs, which stays as it is as long as somebody reads it.
+// snapshot is a list of runs. It does not change while somebody reads it.
 type snapshot struct {
 	mark Mark
 	runs []*run
 	refs atomic.Int64 // 1 for being current
 }
 
-// Open opens the index in a directory, which it makes if it is missing. It reads filters
-// and fences, not runs; a filter that is damaged is made anew from its run, which takes a
-// second for each few million keys. It changes no file: what a crash left and no list names
-// is removed by the first Add or merge. A *CorruptError says that the directory must be
-// deleted.
+// Open opens the index in a directory, which it makes if it is missing. It reads filters and
+// fences, not runs; it rebuilds a damaged filter from its run, which takes a second for each
+// few million keys. It changes no file: the first Add or merge removes what a crash left and
+// no list names. A *CorruptError means that the directory must be deleted.
 func Open(cfg Config) (*Index, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -123,8 +122,8 @@ func Open(cfg Config) (*Index, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A process that ended may not have made its last list durable. What that does not
-	// name any more must stay until it is.
+	// The last list of an earlier process may not be durable yet. Until it is, files that it
+	// does not name must stay.
 	if err := cfg.Files.Sync(); err != nil {
 		return nil, fmt.Errorf("sync the directory of the index: %w", writefault.Mark(err))
 	}
@@ -161,7 +160,7 @@ func (x *Index) begin(r *run) {
 	r.due = max(x.cfg.Factor-int(x.cfg.Spread()*float64(x.cfg.Factor/4+1)), 2)
 }
 
-// signal tells Run to look.
+// signal wakes Run.
 func (x *Index) signal() {
 	select {
 	case x.due <- struct{}{}:
@@ -169,20 +168,20 @@ func (x *Index) signal() {
 	}
 }
 
-// changedLocked tells all who wait for a change. mu is held.
+// changedLocked wakes everybody who waits for a change. mu is held.
 func (x *Index) changedLocked() {
 	close(x.changed)
 	x.changed = make(chan struct{})
 }
 
-// failure returns why no call works any more.
+// failure returns why the index has ended.
 func (x *Index) failure() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.err
 }
 
-// fail ends the index for all who would write, and returns err.
+// fail ends the index for writers, and returns err.
 func (x *Index) fail(err error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -193,7 +192,7 @@ func (x *Index) fail(err error) error {
 	return err
 }
 
-// acquire returns the current list. It must be released.
+// acquire returns the current list. The caller must release it.
 func (x *Index) acquire() (*snapshot, error) {
 	for {
 		s := x.current.Load()
@@ -221,8 +220,8 @@ func (x *Index) release(s *snapshot) {
 	}
 }
 
-// sweep closes the runs that nobody reads any more, and removes those that no list names.
-// What it cannot remove the next Open does.
+// sweep closes the runs without readers, and removes those that no list names. The next Open
+// deals with files that it cannot remove.
 func (x *Index) sweep() {
 	x.mu.Lock()
 	garbage := x.garbage
@@ -245,8 +244,8 @@ func (x *Index) sweep() {
 	x.changedLocked()
 }
 
-// removeOthers removes the files that no list named when the index was opened: by now
-// somebody has taken it for what it should be.
+// removeOthers removes the files that no list named when the index was opened. The caller has
+// checked by now that the directory really is this index.
 func (x *Index) removeOthers() {
 	x.listing.Lock() // the temporary list may be among them
 	defer x.listing.Unlock()
@@ -264,9 +263,9 @@ func (x *Index) removeOthers() {
 	}
 }
 
-// replace makes another list durable and current: without some runs, with one more, if it
-// is not nil, which is durable but for its name. An error that is writefault.Err has ended
-// the index; any other left everything as it was.
+// replace makes a new list durable and current: without some runs, and with one more if that
+// is not nil. The new run is durable except for its name. An error that is writefault.Err has
+// ended the index; any other error leaves everything as it was.
 func (x *Index) replace(without []*run, with *run, mark func(Mark) Mark) error {
 	x.listing.Lock()
 	defer x.listing.Unlock()
@@ -334,7 +333,7 @@ func (x *Index) number() uint64 {
 	return x.next - 1
 }
 
-// Mark returns up to where the index has every key; the zero Mark when it is closed.
+// Mark returns how far the index has every key; the zero Mark if it is closed.
 func (x *Index) Mark() Mark {
 	s, err := x.acquire()
 	if err != nil {
@@ -344,11 +343,11 @@ func (x *Index) Mark() Mark {
 	return s.mark
 }
 
-// Path is what errors call the directory.
+// Path returns the directory's name for errors.
 func (x *Index) Path() string { return x.cfg.Files.Path("") }
 
-// Find returns the revision of a key, 0 if it is not here. A *CorruptError says that the
-// index must be deleted.
+// Find returns the revision of a key, 0 if the index does not have it. A *CorruptError means
+// that the index must be deleted.
 func (x *Index) Find(key []byte) (revision uint64, err error) {
 	s, err := x.acquire()
 	if err != nil {
@@ -376,9 +375,9 @@ func (x *Index) Find(key []byte) (revision uint64, err error) {
 	return 0, nil
 }
 
-// Ascend calls fn for the keys from a key on, in byte order, until it returns false. The
-// bytes of key are valid inside fn only. What is added meanwhile it does not see. fn may
-// not call Close.
+// Ascend calls fn for the keys from from on, in byte order, until fn returns false. The bytes
+// of key are valid only inside fn. Ascend does not see concurrent additions. fn must not call
+// Close.
 func (x *Index) Ascend(from []byte, fn func(key []byte, revision uint64) (more bool)) error {
 	s, err := x.acquire()
 	if err != nil {
@@ -407,11 +406,11 @@ func (x *Index) Ascend(from []byte, fn func(key []byte, revision uint64) (more b
 	return nil
 }
 
-// Add adds n keys, in byte order, none of which is here, and moves the mark. Both are
-// durable when it returns nil. An error that is writefault.Err, or a *CorruptError, ends
-// the index, and nobody knows which happened; after any other everything is as it was. If
-// keys yields another number of keys than n nothing is added: who cannot read what it
-// yields just ends.
+// Add adds n keys, in byte order, none of which the index has, and moves the mark. Both are
+// durable when it returns nil. An error that is writefault.Err, or a *CorruptError, ends the
+// index, and the keys may or may not have been added; any other error leaves everything as it
+// was. If keys yields another number of keys than n, nothing is added: a caller that fails to
+// read its keys just stops yielding.
 func (x *Index) Add(ctx context.Context, keys iter.Seq2[[]byte, uint64], n int, end Mark) error {
 	x.adding.Lock()
 	defer x.adding.Unlock()
@@ -458,7 +457,7 @@ func (x *Index) Add(ctx context.Context, keys iter.Seq2[[]byte, uint64], n int, 
 	return nil
 }
 
-// ended says what failed. After a write that failed, and at damage, the index has ended.
+// ended adds what failed to err. After a failed write, and after damage, it ends the index.
 func (x *Index) ended(what string, err error) error {
 	if err == nil {
 		return nil
@@ -470,9 +469,9 @@ func (x *Index) ended(what string, err error) error {
 	return err
 }
 
-// Wait returns when there are fewer than Config.MaxRuns runs, or nobody can change that:
-// no Run runs, or the disk has no room for a merge. Who adds keys without end calls it.
-// Its error is that of ctx, or the one that ended the index.
+// Wait returns when there are fewer than Config.MaxRuns runs, or nobody can change that: no
+// Run is running, or the disk has no room for a merge. Callers that keep adding keys call it.
+// It returns ctx's error, or the one that ended the index.
 func (x *Index) Wait(ctx context.Context) error {
 	waited := false
 	for {
@@ -504,7 +503,7 @@ func (x *Index) Wait(ctx context.Context) error {
 	}
 }
 
-// Stats returns figures.
+// Stats returns the index's statistics.
 func (x *Index) Stats() Stats {
 	t := Stats{
 		Added:          x.added.Load(),
@@ -534,8 +533,8 @@ func (x *Index) Stats() Stats {
 	return t
 }
 
-// Close ends the index: merges and additions under way fail, and it waits for them and
-// for all who read. It returns ErrClosed when it was closed before.
+// Close ends the index: merges and additions under way fail, and Close waits for them and for
+// all readers. It returns ErrClosed if the index was closed already.
 func (x *Index) Close() error {
 	x.mu.Lock()
 	if x.closed {

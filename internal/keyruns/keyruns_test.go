@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-// testConfig is a Config that merges soon.
+// testConfig merges early.
 func testConfig(files Files) Config {
 	return Config{Files: files, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxRuns: 8, Factor: 3}
 }
@@ -42,7 +42,7 @@ func inOrder(keys map[string]uint64) iter.Seq2[[]byte, uint64] {
 	}
 }
 
-// testMark is the mark at a revision.
+// testMark returns the mark at a revision.
 func testMark(revision uint64) Mark {
 	m := Mark{Revision: revision}
 	binary.BigEndian.PutUint64(m.Digest[3:], revision*31+7)
@@ -56,7 +56,7 @@ func add(t testing.TB, x *Index, keys map[string]uint64, revision uint64) {
 	}
 }
 
-// checkHas compares what an index finds, and what it lists, with want, and verifies it.
+// checkHas compares what an index finds and lists with want, and verifies the index.
 func checkHas(t testing.TB, x *Index, want map[string]uint64, absent ...string) {
 	t.Helper()
 	for key, revision := range want {
@@ -97,8 +97,8 @@ func checkHas(t testing.TB, x *Index, want map[string]uint64, absent ...string) 
 	}
 }
 
-// keyMakers make keys of many shapes: some share much, some nothing, some are a
-// beginning of others, some as long as a key may be.
+// keyMakers make keys of many shapes: with long common prefixes, with none, as prefixes of
+// others, and of the maximal length.
 var keyMakers = []func(r *rand.Rand) string{
 	func(r *rand.Rand) string { return fmt.Sprintf("%016x%016x", r.Uint64(), r.Uint64()) },
 	func(r *rand.Rand) string { return strings.Repeat("ab", r.IntN(40)) + fmt.Sprint(r.IntN(50)) },
@@ -118,7 +118,7 @@ var keyMakers = []func(r *rand.Rand) string{
 	},
 }
 
-// An index, whatever is added, merged, opened again or lost in a crash, has what a map has.
+// Whatever is added, merged, opened again or lost in a crash, an index has what a map has.
 func TestIndex_MatchesModel(t *testing.T) {
 	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 3))
@@ -216,7 +216,7 @@ func TestIndex_OnDisk(t *testing.T) {
 	}
 }
 
-// What cannot be added changes nothing.
+// A refused addition changes nothing.
 func TestIndex_Add_Refuses(t *testing.T) {
 	x := openIndex(t, testConfig(NewMemFiles()))
 	add(t, x, map[string]uint64{"a": 1}, 1)

@@ -14,7 +14,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// The list says which runs there are, in one file that is replaced as a whole:
+// The list names all runs, in one file that is replaced as a whole:
 //
 //	list  "oncekv keylist 1" 16 | length of what follows 4 | … | CRC-32C of all before 4
 //	…     mark: revision 8, digest 32 | next run 8 | runs 4, of each: number 8 | keys 8 | bytes 8 | checksum of its end 4
@@ -29,7 +29,7 @@ const (
 	listBytesMax   = 64 << 20 // more than any has
 )
 
-// list is its content.
+// list is the content of the file.
 type list struct {
 	mark Mark
 	next uint64 // no run had that number or one above it
@@ -52,7 +52,7 @@ func (l *list) encode() []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// decodeList is the inverse of encode. An error is what is wrong, and at is where.
+// decodeList is the inverse of encode. On an error, at is the offset of the damage.
 func decodeList(b []byte) (l list, at int64, err error) {
 	head := len(listMagic) + 4
 	switch {
@@ -91,7 +91,7 @@ func decodeList(b []byte) (l list, at int64, err error) {
 	return l, 0, nil
 }
 
-// readList reads the list; an empty one when there is none.
+// readList reads the list; it is empty if there is no file.
 func readList(files Files) (l list, err error) {
 	f, err := files.Open(listName)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -119,8 +119,8 @@ func readList(files Files) (l list, err error) {
 	return l, nil
 }
 
-// writeList replaces the list, durably. When replaced is false an error leaves the old
-// one; else nobody knows which there will be.
+// writeList replaces the list durably. On an error with replaced false the old list is in
+// place; with replaced true it may be either.
 func writeList(files Files, l *list) (replaced bool, err error) {
 	f, err := files.Create(listTemporary)
 	if err != nil {
@@ -143,8 +143,8 @@ func writeList(files Files, l *list) (replaced bool, err error) {
 	return true, writefault.Mark(files.Sync())
 }
 
-// otherFiles returns the runs, and what else was left behind, that a list does not name, and
-// the number of the next run, which is that of none of them.
+// otherFiles returns the runs and leftovers that a list does not name, and a number for the
+// next run that none of them has.
 func otherFiles(files Files, l *list) (others []string, next uint64, err error) {
 	names, err := files.List()
 	if err != nil {

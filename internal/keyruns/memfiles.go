@@ -13,13 +13,13 @@ import (
 	"sync"
 )
 
-// ErrCrashed is what a MemFiles returns after a crash.
+// ErrCrashed is the error of a MemFiles after a crash.
 var ErrCrashed = errors.New("the files crashed")
 
 // Op is a kind of call of a Files or a File.
 type Op string
 
-// The calls that a MemFiles counts: all that change something, and reads.
+// The calls that a MemFiles counts: reads, and everything that changes something.
 const (
 	OpMake    Op = "mkdir"
 	OpCreate  Op = "open"
@@ -32,23 +32,23 @@ const (
 	OpRead    Op = "read"
 )
 
-// Call is a call that a MemFiles is about to do.
+// Call is a call that a MemFiles is about to make.
 type Call struct {
 	N    int // counted from 1 since the files were made or opened again, without reads
 	Op   Op
 	Name string // "" for the directory
 }
 
-// Fault says how a call goes. The zero Fault: well.
+// Fault says how a call goes. With the zero Fault it succeeds.
 type Fault struct {
 	Err  error // it fails with an *fs.PathError of this; a write has then written half
 	Done bool  // it is done all the same
-	// Crash ends the files before the call, or after it if Done.
+	// Crash ends the files before the call, or after it if Done is set.
 	Crash bool
 }
 
-// MemFiles is a Files in memory with a crash model: what was synced survives Reopen, of
-// the rest any part or nothing. It is for tests and simulation.
+// MemFiles is a Files in memory with a crash model: Reopen keeps what was synced, and any part
+// of the rest or nothing. It is for tests and simulation.
 type MemFiles struct {
 	mu      sync.Mutex
 	hook    func(Call) Fault
@@ -59,22 +59,22 @@ type MemFiles struct {
 	pending []memChange // of names, since the last Sync
 }
 
-// memInode is the bytes of a file. Those up to synced survive a crash.
+// memInode holds the bytes of a file. Those up to synced survive a crash.
 type memInode struct {
 	data   []byte
 	synced int
 }
 
-// memChange is what one call changes of the names: nil removes.
+// memChange is how one call changes the names; nil removes a name.
 type memChange map[string]*memInode
 
-// NewMemFiles returns files that do not exist yet.
+// NewMemFiles returns an empty MemFiles whose directory does not exist yet.
 func NewMemFiles() *MemFiles {
 	return &MemFiles{names: map[string]*memInode{}, durable: map[string]*memInode{}}
 }
 
-// OnCall makes hook decide about each later call. It runs on the goroutine of the call,
-// and may wait, which holds that call up.
+// OnCall makes hook decide every later call. It runs on the calling goroutine and may block
+// it.
 func (m *MemFiles) OnCall(hook func(Call) Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,10 +88,10 @@ func (m *MemFiles) Crash() {
 	m.crashed = true
 }
 
-// Reopen ends the files like Crash, and returns new ones with what survived: what was
-// synced, and with a seed other than zero a part of the rest, which it decides. A change of
-// the names survives or does not, whatever became of those before it; of bytes that were
-// not synced a part survives, and others may be there in their place.
+// Reopen ends the files like Crash, and returns new ones with what survived: everything synced
+// and, with a seed other than zero, a part of the rest that the seed chooses. Each change of
+// names survives or not, independently of those before it. Of unsynced bytes a part survives,
+// and the others may be replaced.
 func (m *MemFiles) Reopen(seed uint64) *MemFiles {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,7 +99,7 @@ func (m *MemFiles) Reopen(seed uint64) *MemFiles {
 	return m.survivors(seed)
 }
 
-// Copy returns files of their own with what Reopen(0) would have.
+// Copy returns independent files with the content of Reopen(0).
 func (m *MemFiles) Copy() *MemFiles {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -131,8 +131,8 @@ func (m *MemFiles) survivors(seed uint64) *MemFiles {
 	return c
 }
 
-// Damage flips one bit of one file, as a disk that lies would; pick chooses a number
-// below its argument. It returns which, and false when there is no byte.
+// Damage flips one bit of one file, as a lying disk would; pick chooses a number below its
+// argument. It returns where, and false if there is no byte.
 func (m *MemFiles) Damage(pick func(n int) int) (name string, offset int64, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,7 +151,7 @@ func (m *MemFiles) Damage(pick func(n int) int) (name string, offset int64, ok b
 	return name, int64(bit / 8), true
 }
 
-// flip flips a bit of a file, for those who have it open too.
+// flip flips a bit of a file, also for those who have it open.
 func (m *MemFiles) flip(name string, bit int) {
 	file := m.names[name]
 	file.data = bytes.Clone(file.data)
@@ -168,7 +168,7 @@ func (c memChange) apply(names map[string]*memInode) {
 	}
 }
 
-// call does one call: do(false), or half of it after a fault.
+// call makes one call: do(false), or half of it after a fault.
 func (m *MemFiles) call(op Op, name string, do func(half bool) error) error {
 	m.mu.Lock()
 	call := Call{Op: op, Name: name}
@@ -210,7 +210,7 @@ func (m *MemFiles) call(op Op, name string, do func(half bool) error) error {
 	return err
 }
 
-// change changes names, which survives when they are synced. m.mu is held.
+// change changes names; the change survives once they are synced. m.mu is held.
 func (m *MemFiles) change(c memChange) {
 	c.apply(m.names)
 	m.pending = append(m.pending, c)

@@ -2,6 +2,6 @@ package keyruns
 
 import "golang.org/x/sys/unix"
 
-// adviseHuge asks for large pages: of small ones the processor would have to look up one
-// for each line of a filter.
+// adviseHuge asks for large pages: with small ones, each line of a filter would cost the
+// processor a page lookup.
 func adviseHuge(b []byte) { _ = unix.Madvise(b, unix.MADV_HUGEPAGE) }

@@ -2,5 +2,5 @@
 
 package keyruns
 
-// allocate returns n zero bytes, and what gives them back.
+// allocate returns n zero bytes and a function that frees them.
 func allocate(n uint64) (b []byte, free func()) { return make([]byte, n), func() {} }

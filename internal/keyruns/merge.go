@@ -13,16 +13,15 @@ import (
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
-// Waits of a Run whose merge found no room, or too few open files.
+// How long Run waits after a merge found no room, or too few open files.
 const (
 	retryMin = time.Second
 	retryMax = time.Minute
 )
 
-// Run merges in the background, at Config.MergeRate, and faster when there are more than
-// half of Config.MaxRuns runs. A merge that finds no room on the disk is tried again. It
-// returns nil when ctx has ended or the index was closed, else the fatal error. Only one
-// may run.
+// Run merges in the background, at Config.MergeRate, and faster when there are more than half
+// of Config.MaxRuns runs. It retries a merge that finds no room on the disk. It returns nil
+// when ctx ends or the index is closed, else the fatal error. Only one Run may be running.
 func (x *Index) Run(ctx context.Context) error {
 	if err := x.setRunning(true); err != nil {
 		return err
@@ -65,7 +64,7 @@ func (x *Index) Run(ctx context.Context) error {
 	}
 }
 
-// mayPass reports whether what failed may be done later, and nothing was lost.
+// mayPass reports whether a retry may succeed and nothing was lost.
 func mayPass(err error) bool {
 	_, corrupt := errors.AsType[*CorruptError](err)
 	return !corrupt && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || shortage.Is(err))
@@ -91,14 +90,14 @@ func (x *Index) setStuck(stuck bool) {
 	}
 }
 
-// Merge does the merge that is due, if one is, as fast as it can, and tells whether one
-// was. It is for who has no Run. An error that is writefault.Err, or a *CorruptError, ends
-// the index; any other left everything as it was.
+// Merge does the due merge, if any, as fast as it can, and reports whether there was one. It
+// is for programs without a Run. An error that is writefault.Err, or a *CorruptError, ends the
+// index; any other error leaves everything as it was.
 func (x *Index) Merge(ctx context.Context) (merged bool, err error) {
 	return x.mergeDue(ctx, func(context.Context, int) error { return nil })
 }
 
-// throttle returns what a merge calls before it reads or writes so many bytes.
+// throttle returns the function that a merge calls before it reads or writes so many bytes.
 func (x *Index) throttle() func(ctx context.Context, bytes int) error {
 	var debt time.Duration
 	last := time.Now()
@@ -125,8 +124,8 @@ func (x *Index) throttle() func(ctx context.Context, bytes int) error {
 	}
 }
 
-// rate is how many bytes merges may read and write in a second now; 0: any number. From
-// half of the runs on it is more and more, up to eight times as many at three quarters.
+// rate returns how many bytes a second merges may read and write now; 0: no limit. From half
+// of MaxRuns it rises, to eight times at three quarters; beyond that there is no limit.
 func (x *Index) rate() float64 {
 	s := x.current.Load()
 	if s == nil {
@@ -142,7 +141,7 @@ func (x *Index) rate() float64 {
 	return 0
 }
 
-// mergeDue does the merge that is due.
+// mergeDue does the due merge.
 func (x *Index) mergeDue(ctx context.Context, pace func(ctx context.Context, bytes int) error) (merged bool, err error) {
 	x.merging.Lock()
 	defer x.merging.Unlock()
@@ -151,8 +150,8 @@ func (x *Index) mergeDue(ctx context.Context, pace func(ctx context.Context, byt
 	return x.mergeBelow(ctx, pace, -1)
 }
 
-// mergeBelow does the merge that is due of those of at most so many bytes; -1: of all.
-// x.merging is held.
+// mergeBelow does the due merge among those of at most most bytes; -1: among all. x.merging is
+// held.
 func (x *Index) mergeBelow(ctx context.Context, pace func(ctx context.Context, bytes int) error, most int64) (merged bool, err error) {
 	if err := errors.Join(ctx.Err(), x.failure()); err != nil {
 		return false, err
@@ -182,8 +181,8 @@ func (x *Index) mergeBelow(ctx context.Context, pace func(ctx context.Context, b
 	return true, x.merge(ctx, pace, group)
 }
 
-// merge makes one run of some. While it goes on it gives way to smaller merges: else those
-// would wait for the largest, and runs pile up.
+// merge makes one run of several. Meanwhile it yields to smaller merges: otherwise these would
+// wait for the largest, and runs pile up.
 func (x *Index) merge(ctx context.Context, pace func(ctx context.Context, bytes int) error, group []*run) error {
 	began := time.Now()
 	var keys uint64
@@ -246,13 +245,13 @@ func mergeInto(w *runWriter, group []*run, step func(bytes int) error) (*run, er
 	return w.finish()
 }
 
-// pick chooses the runs of the next merge, of at most so many bytes, if that is not -1:
+// pick chooses the runs of the next merge, of at most most bytes unless that is -1:
 //
-//   - one whose filter in the file is damaged;
-//   - Config.Factor of similar size, or fewer, as Config.Spread says, and all that are smaller;
-//   - the smallest when there are more than three quarters of Config.MaxRuns.
+//   - a run whose filter is damaged on disk;
+//   - Config.Factor runs of similar size, or fewer, as Config.Spread says, and all smaller ones;
+//   - the smallest, if there are more than three quarters of Config.MaxRuns.
 //
-// Runs that are being merged stay out. nil: nothing is due.
+// It skips runs that are being merged. nil: nothing is due.
 func (x *Index) pick(runs []*run, most int64) []*run {
 	var free []*run
 	for _, r := range runs {

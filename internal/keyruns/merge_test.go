@@ -19,7 +19,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// madeRuns are runs of these sizes, the oldest first.
+// madeRuns returns runs of these sizes, oldest first.
 func madeRuns(due int, sizes ...int64) []*run {
 	var runs []*run
 	for i, size := range sizes {
@@ -72,8 +72,8 @@ func TestPick(t *testing.T) {
 	}
 }
 
-// The number of runs stays small, and what merges write grows with the logarithm of what
-// there is.
+// The number of runs stays small, and merges write in proportion to the logarithm of the
+// index's size.
 func TestMerge_Levels(t *testing.T) {
 	x := openIndex(t, Config{Files: NewMemFiles(), Logger: slog.New(slog.DiscardHandler)})
 	most := 0
@@ -104,7 +104,7 @@ func TestMerge_Levels(t *testing.T) {
 	}
 }
 
-// A large merge gives way to a smaller one that becomes due meanwhile.
+// A large merge yields to a smaller one that becomes due meanwhile.
 func TestMerge_GivesWay(t *testing.T) {
 	files := NewMemFiles()
 	cfg := testConfig(files)
@@ -146,7 +146,7 @@ func TestMerge_GivesWay(t *testing.T) {
 	checkHas(t, x, want)
 }
 
-// Readers, additions and merges go on at the same time, and nobody misses a key.
+// Reads, additions and merges run at the same time, and no read misses a key.
 func TestIndex_Concurrent(t *testing.T) {
 	cfg := testConfig(OSFiles(t.TempDir() + "/index"))
 	cfg.MergeRate = 1 << 30
@@ -231,7 +231,7 @@ func TestIndex_Concurrent(t *testing.T) {
 	}
 }
 
-// A run that somebody reads stays until he has read it, also when the index is closed.
+// A run stays until its last reader is done, even when the index is closed.
 func TestIndex_ReadersKeepRuns(t *testing.T) {
 	files := NewMemFiles()
 	x := openIndex(t, testConfig(files))
@@ -286,7 +286,7 @@ func TestIndex_ReadersKeepRuns(t *testing.T) {
 	}
 }
 
-// At Config.MaxRuns Wait waits for merges, if there is somebody who merges.
+// At Config.MaxRuns Wait waits for merges, if somebody merges.
 func TestWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := NewMemFiles()
@@ -335,8 +335,8 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// A merge that finds no room is tried again, and keeps nobody waiting; one whose fsync
-// fails ends the index.
+// A merge that finds no room is tried again and blocks nobody; one whose fsync fails ends the
+// index.
 func TestRun_Failures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		files := NewMemFiles()
@@ -385,7 +385,7 @@ func TestRun_Failures(t *testing.T) {
 	})
 }
 
-// When nobody knows which list there will be the index has ended, whatever the reason.
+// If the list may be the old or the new one, the index has ended, whatever the reason.
 func TestRun_ListInDoubt(t *testing.T) {
 	files := NewMemFiles()
 	x := openIndex(t, testConfig(files))
@@ -414,8 +414,7 @@ func TestRun_ListInDoubt(t *testing.T) {
 	}
 }
 
-// Merges take their time: as many bytes a second as they may read and write, and more when
-// there are many runs.
+// Merges keep to a rate in bytes a second, which rises when there are many runs.
 func TestRun_Rate(t *testing.T) {
 	for _, tt := range []struct {
 		maxRuns  int
@@ -437,7 +436,7 @@ func TestRun_Rate(t *testing.T) {
 			for x.Stats().Merges == 0 {
 				time.Sleep(time.Millisecond)
 			}
-			// Read, written and checked.
+			// The bytes are read, written and checked.
 			if took := time.Since(began); took < tt.from || took > tt.to {
 				t.Errorf("at most %d runs: %v for %d bytes", tt.maxRuns, took, size)
 			}

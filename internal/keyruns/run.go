@@ -17,17 +17,17 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// A run is a file of keys in byte order, each with its revision, that never changes:
+// A run is an immutable file of keys in byte order, each with its revision:
 //
 //	run     blocks | fences | filter | footer
 //	blocks  of keys and revisions (block.go)
-//	fences  blocks of the least key of each of those, or its beginning, and its number from 1
+//	fences  blocks with the least key of each of those, or a prefix of it, and its number from 1
 //	footer  "oncekv keyruns 1" 16 | run 8 | keys 8 | blocks 8 | fences 8 | lines of the filter 8 | stamp 8 | CRC-32C of the filter 4 | CRC-32C of all before 4
 //
-// The number of a block is its place in the file. The stamp stands for the history that the
-// run is of, and for what was merged into it. The checksums of its blocks and its filter cover
-// it: a block of another run, such as one of the same number in another directory, or of one
-// that was deleted, is damage. Numbers are big endian.
+// A block's number is its place in the file. The stamp stands for the run's history and for
+// the runs that were merged into it. The checksums of blocks and filter cover it, so a block
+// of another run is damage, even one of the same number in another directory, or in a deleted
+// run. Numbers are big endian.
 const (
 	runSuffix      = ".run"
 	runMagic       = "oncekv keyruns 1"
@@ -40,7 +40,7 @@ const (
 
 func runName(number uint64) string { return fmt.Sprintf("%012d%s", number, runSuffix) }
 
-// runInfo is what the list says of a run.
+// runInfo is the list's entry for a run.
 type runInfo struct {
 	number uint64
 	keys   uint64
@@ -72,14 +72,14 @@ type run struct {
 func (r *run) fenceBlocks() uint64 { return uint64(len(r.fences) / blockBytes) }
 func (r *run) filterAt() int64     { return int64(r.blocks+r.fenceBlocks()) * blockBytes }
 
-// memory is what it takes, in bytes.
+// memory returns the run's memory in bytes.
 func (r *run) memory() int64 { return int64(len(r.fences) + 8*len(r.tops) + len(r.filter)) }
 
 func (r *run) corrupt(at int64, format string, args ...any) error {
 	return &CorruptError{File: r.path, Offset: at, Detail: fmt.Sprintf(format, args...)}
 }
 
-// corruptBlock says that a block is damaged.
+// corruptBlock returns the error for a damaged block.
 func (r *run) corruptBlock(number uint64, err error) error {
 	return r.corrupt(int64(number)*blockBytes, "block %d: %v", number, err)
 }
@@ -105,8 +105,8 @@ func (r *run) footer() []byte {
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// openRun opens a run of the list. It reads fences and filter; it makes the filter anew
-// if that is damaged, and the run is worn then.
+// openRun opens a run of the list. It reads fences and filter. If the filter is damaged, it
+// rebuilds it and marks the run as worn.
 func openRun(files Files, info runInfo) (*run, error) {
 	name := runName(info.number)
 	r := &run{runInfo: info, path: files.Path(name), free: func() {}}
@@ -124,7 +124,7 @@ func openRun(files Files, info runInfo) (*run, error) {
 	return r, nil
 }
 
-// close gives back what a run has, when nobody uses it any more.
+// close releases what a run holds. Nobody may use the run any more.
 func (r *run) close() error {
 	r.filter = nil
 	r.free()
@@ -179,7 +179,7 @@ func (r *run) load() error {
 	return r.refill()
 }
 
-// refill makes the filter anew.
+// refill rebuilds the filter.
 func (r *run) refill() error {
 	clear(r.filter)
 	rd := newRunReader(r, runReadBlocks, nil)
@@ -199,7 +199,7 @@ func (r *run) refill() error {
 	return nil
 }
 
-// makeTops takes the first keys out of the fences.
+// makeTops extracts the first keys of the fences.
 func (r *run) makeTops() error {
 	n := r.fenceBlocks()
 	first := func(i uint64) ([]byte, error) {
@@ -237,8 +237,8 @@ func (r *run) makeTops() error {
 	return nil
 }
 
-// topOf is the first bytes of a key as a number: of two keys with different ones, the
-// less has the less.
+// topOf returns the first bytes of a key as a number. If two keys have different numbers, the
+// numbers order the keys.
 func topOf(key []byte) uint64 {
 	if len(key) >= 8 {
 		return binary.BigEndian.Uint64(key)
@@ -268,7 +268,7 @@ func (r *run) locate(key []byte) (uint64, error) {
 		top := topOf(key[common:])
 		n = sort.Search(n, func(i int) bool { return r.tops[i] > top })
 		low := sort.Search(n, func(i int) bool { return r.tops[i] >= top })
-		// Of those whose first bytes are the same the whole key decides.
+		// If the first bytes are equal, the whole key decides.
 		var failed error
 		n = low + sort.Search(n-low, func(i int) bool {
 			b, err := r.fence(uint64(low + i))
@@ -304,7 +304,7 @@ func (r *run) locate(key []byte) (uint64, error) {
 	return number, nil
 }
 
-// find returns the revision of a key, 0 when it is not here. buf has room for a block.
+// find returns the revision of a key, 0 if the run does not have it. buf has room for a block.
 func (r *run) find(key, buf []byte) (uint64, error) {
 	number, err := r.locate(key)
 	if number == 0 || err != nil {
@@ -328,8 +328,8 @@ func (r *run) find(key, buf []byte) (uint64, error) {
 	return revision, nil
 }
 
-// check reads the whole run, and checks every block, that fences lead to every key, and
-// that the filter has it. It calls pace before it reads.
+// check reads the whole run and checks every block, that the fences lead to every key, and
+// that the filter has it. It calls pace before each read.
 func (r *run) check(pace func(bytes int) error) error {
 	rd := newRunReader(r, runReadBlocks, pace)
 	var last []byte
@@ -391,7 +391,7 @@ type runReader struct {
 	top    uint64 // of key
 }
 
-// newRunReader is before the first key.
+// newRunReader returns a reader before the first key.
 func newRunReader(r *run, most int, pace func(bytes int) error) *runReader {
 	return &runReader{run: r, most: most, pace: pace, ahead: most}
 }
@@ -399,10 +399,10 @@ func newRunReader(r *run, most int, pace func(bytes int) error) *runReader {
 func (rd *runReader) key() []byte      { return rd.blocks.key }
 func (rd *runReader) revision() uint64 { return rd.blocks.value }
 
-// number of the block that key is in, from 1.
+// number returns the number, from 1, of the current key's block.
 func (rd *runReader) number() uint64 { return rd.first + uint64(rd.at) }
 
-// before reports whether the key of rd is before that of another one.
+// before reports whether rd's key is less than other's.
 func (rd *runReader) before(other *runReader) bool {
 	if rd.top != other.top { // as nearly always
 		return rd.top < other.top
@@ -410,7 +410,7 @@ func (rd *runReader) before(other *runReader) bool {
 	return bytes.Compare(rd.key(), other.key()) < 0
 }
 
-// next goes to the next key; false behind the last.
+// next moves to the next key; it returns false after the last.
 func (rd *runReader) next() (bool, error) {
 	for !rd.blocks.next() {
 		if rd.blocks.err != nil {
@@ -433,7 +433,7 @@ func (rd *runReader) next() (bool, error) {
 	return true, nil
 }
 
-// fill reads more blocks; false: there are none.
+// fill reads more blocks; it returns false if there are none.
 func (rd *runReader) fill() (bool, error) {
 	first := rd.first + uint64(rd.have)
 	n := int(min(uint64(rd.ahead), rd.run.blocks-first))
@@ -454,7 +454,7 @@ func (rd *runReader) fill() (bool, error) {
 	return true, nil
 }
 
-// seek goes to the first key that is not before from; false if there is none.
+// seek moves to the first key that is not less than from; it returns false if there is none.
 func (rd *runReader) seek(from []byte) (bool, error) {
 	number, err := rd.run.locate(from)
 	if err != nil {
@@ -470,7 +470,7 @@ func (rd *runReader) seek(from []byte) (bool, error) {
 	}
 }
 
-// runsReader reads several runs as one: a heap by their next key.
+// runsReader reads several runs as one: a heap by the next key.
 type runsReader []*runReader
 
 // push adds a reader that is at a key.
@@ -486,7 +486,7 @@ func (h *runsReader) push(rd *runReader) {
 	}
 }
 
-// advance goes on from the first key.
+// advance moves on from the first key.
 func (h *runsReader) advance() error {
 	ok, err := (*h)[0].next()
 	if err != nil {
@@ -524,7 +524,7 @@ type runWriter struct {
 	hashes []uint64 // of the last keys, which the filter does not have yet
 }
 
-// stampOfAdded is the stamp of a run of what came between two marks.
+// stampOfAdded returns the stamp of a run with the keys between two marks.
 func stampOfAdded(number uint64, from, to Mark) uint64 {
 	b := binary.BigEndian.AppendUint64([]byte("added"), number)
 	for _, mark := range []Mark{from, to} {
@@ -533,7 +533,7 @@ func stampOfAdded(number uint64, from, to Mark) uint64 {
 	return xxhash.Sum64(b)
 }
 
-// stampOfMerged is the stamp of a run that others were merged into.
+// stampOfMerged returns the stamp of a run merged from others.
 func stampOfMerged(number uint64, group []*run) uint64 {
 	b := binary.BigEndian.AppendUint64([]byte("merged"), number)
 	for _, r := range group {
@@ -542,7 +542,8 @@ func stampOfMerged(number uint64, group []*run) uint64 {
 	return xxhash.Sum64(b)
 }
 
-// createRun begins a run of so many keys. What the file had is no run of anybody.
+// createRun starts a run of so many keys. Any old content of the file belongs to no run in
+// use.
 func createRun(files Files, number, stamp, keys uint64, pace func(bytes int) error) (*runWriter, error) {
 	name := runName(number)
 	f, err := files.Create(name)
@@ -555,7 +556,7 @@ func createRun(files Files, number, stamp, keys uint64, pace func(bytes int) err
 	return w, nil
 }
 
-// add adds a key, which must be behind all before.
+// add adds a key, which must be greater than all before.
 func (w *runWriter) add(key []byte, revision uint64) error {
 	switch {
 	case len(key) == 0 || len(key) > MaxKeyBytes:
@@ -582,7 +583,8 @@ func (w *runWriter) add(key []byte, revision uint64) error {
 	return nil
 }
 
-// addFence adds the fence of the block that key begins: what tells it from all before.
+// addFence adds the fence of the block that begins with key: the shortest prefix that tells it
+// from all keys before.
 func (w *runWriter) addFence(key []byte) {
 	if w.keys > 0 {
 		key = key[:commonBytes(w.data.last, key)+1]
@@ -593,7 +595,7 @@ func (w *runWriter) addFence(key []byte) {
 	w.fence.add(key, w.blocks+1)
 }
 
-// endFences ends a block of fences. Its checksum follows when it is known where it is.
+// endFences ends a block of fences. Its checksum is computed once its place is known.
 func (w *runWriter) endFences() {
 	w.fences = w.fence.finish(w.fences, blockPlace{})
 }
@@ -609,7 +611,7 @@ func (w *runWriter) endBlock() error {
 	return err
 }
 
-// write appends to the file, and makes it durable now and then.
+// write appends to the file and syncs it now and then.
 func (w *runWriter) write(b []byte) error {
 	for len(b) > 0 {
 		part := b[:min(len(b), runWriteBytes)]
@@ -635,8 +637,7 @@ func (w *runWriter) sync() error {
 	return writefault.Mark(w.file.Sync())
 }
 
-// finish ends the run, and makes it durable, but for its name. It reads it again, and
-// checks it.
+// finish ends the run, makes it durable except for its name, reads it again and checks it.
 func (w *runWriter) finish() (*run, error) {
 	if err := w.endBlock(); err != nil {
 		return nil, err
@@ -666,8 +667,8 @@ func (w *runWriter) finish() (*run, error) {
 	return r, r.check(w.pace)
 }
 
-// discard closes a run that is not in use, and removes it, unless a list may name it. What
-// is left of it, if anything, goes when the index is opened again.
+// discard closes an unused run, and removes it unless a list may name it. The next Open of the
+// index removes the rest.
 func (w *runWriter) discard(remove bool) {
 	_ = w.close()
 	if remove {

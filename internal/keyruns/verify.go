@@ -6,10 +6,10 @@ import (
 	"errors"
 )
 
-// Verify reads everything, and checks each block, that fences lead to each key, and that
-// filters have each. It calls pace, if that is not nil, before it reads so many bytes.
-// It returns the first damage, a *CorruptError, or the error of pace or of ctx. A filter that
-// is damaged on the disk alone is none: it is logged, and a merge replaces the run.
+// Verify reads everything and checks each block, that the fences lead to each key, and that
+// the filters have it. It calls pace, if that is not nil, before it reads so many bytes. It
+// returns the first damage, a *CorruptError, or the error of pace or ctx. A filter that is
+// damaged only on disk is not an error: Verify logs it, and a merge replaces the run.
 func (x *Index) Verify(ctx context.Context, pace func(ctx context.Context, bytes int) error) error {
 	step := func(bytes int) error {
 		if err := errors.Join(ctx.Err(), x.failure()); err != nil || pace == nil {
@@ -55,7 +55,7 @@ func (x *Index) verifyList() error {
 	return nil
 }
 
-// verifyRun checks a run, what is in memory of it, and that it is the same in the file.
+// verifyRun checks a run: its file, its memory, and that both agree.
 func (x *Index) verifyRun(r *run, step func(bytes int) error) error {
 	if err := r.check(step); err != nil {
 		return err
@@ -74,8 +74,8 @@ func (x *Index) verifyRun(r *run, step func(bytes int) error) error {
 	return nil
 }
 
-// reload compares what is in memory of a run with the file, and tells whether the filter
-// is damaged there.
+// reload compares a run's memory with its file, and reports whether the filter is damaged
+// there.
 func (r *run) reload(step func(bytes int) error) (filterDamaged bool, err error) {
 	buf := make([]byte, runReadBlocks*blockBytes)
 	compare := func(want []byte, at int64, differs func(at int64, got []byte) error) error {
