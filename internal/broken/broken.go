@@ -1,6 +1,6 @@
-// Package broken breaks the program on purpose: negative controls for the tests
-// that watch over it. What it makes is compiled from an overlay of the source
-// (go help build, -overlay), so nothing of it is in any program.
+// Package broken breaks the program on purpose: negative controls for the tests that guard it.
+// It compiles from an overlay of the source (go help build, -overlay), so no real program
+// contains it.
 package broken
 
 import (
@@ -20,14 +20,14 @@ type Control struct {
 	Old, New string // Old is there exactly once
 }
 
-// Overlay writes the broken file and returns the path of an overlay that the go
-// command takes. root is the module's root, an absolute path.
+// Overlay writes the broken file and returns the path of an overlay for the go command. root
+// is the absolute path of the module's root.
 func (c *Control) Overlay(t testing.TB, root string) string {
 	t.Helper()
 	return Overlay(t, root, *c)
 }
 
-// Overlay is Control.Overlay for several changes at once, of one file too.
+// Overlay is Control.Overlay for several changes at once, even in one file.
 func Overlay(t testing.TB, root string, controls ...Control) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -64,7 +64,7 @@ func Overlay(t testing.TB, root string, controls ...Control) string {
 	return list
 }
 
-// apply returns the source of the control's file, broken.
+// apply returns the broken source of the control's file.
 func (c *Control) apply(source []byte) ([]byte, error) {
 	if n := bytes.Count(source, []byte(c.Old)); n != 1 {
 		return nil, fmt.Errorf("%s has %q %d times: the control does not fit the source any more", c.File, c.Old, n)
@@ -75,10 +75,9 @@ func (c *Control) apply(source []byte) ([]byte, error) {
 	return bytes.Replace(source, []byte(c.Old), []byte(c.New), 1), nil
 }
 
-// Check fails the test for each control that breaks nothing any more: its text is
-// not in its file exactly once, it changes nothing, or what it makes of the package
-// does not compile. It takes seconds, and looking for the controls minutes; so it
-// belongs in a test that always runs.
+// Check fails the test for each control that breaks nothing any more: its text is not exactly
+// once in its file, it changes nothing, or its package no longer compiles. Check takes seconds
+// where running the controls takes minutes, so it belongs in a test that always runs.
 func Check(t *testing.T, root string, controls []Control) {
 	t.Helper()
 	var dirs []string

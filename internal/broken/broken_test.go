@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A control that has rotted is told from one that breaks something.
+// Check detects a control that breaks nothing any more.
 func TestModule_Fits(t *testing.T) {
 	root := t.TempDir()
 	for name, text := range map[string]string{

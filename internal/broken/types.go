@@ -17,14 +17,14 @@ import (
 	"strings"
 )
 
-// Module checks the types of a module's packages in memory, which takes a tenth of
-// the time that compiling them takes. It is not safe for concurrent use.
+// Module type-checks a module's packages in memory, in a tenth of the time of compiling them.
+// It is not safe for concurrent use.
 type Module struct {
 	fset     *token.FileSet
 	packages map[string]*Package // by directory, below the module's root
 }
 
-// Package is one package of a Module with its tests.
+// Package is a package of a Module with its tests.
 type Package struct {
 	Dir     string // below the module's root
 	Path    string
@@ -34,22 +34,22 @@ type Package struct {
 	importer types.Importer
 }
 
-// Source is one file of a Package.
+// Source is a file of a Package.
 type Source struct {
 	Name string // below the module's root
 	Text []byte
 	File *ast.File
 }
 
-// listed is what `go list` says of a package.
+// listed is a package as `go list` prints it.
 type listed struct {
 	ImportPath, Export, Dir, ForTest string
 	GoFiles                          []string
 	ImportMap                        map[string]string
 }
 
-// LoadModule reads the packages in dirs, which are below root, the module's root.
-// What they import is compiled, unless Go's build cache has it.
+// LoadModule reads the packages in dirs, which are below the module's root. Their imports are
+// compiled unless Go's build cache has them.
 func LoadModule(root string, dirs ...string) (*Module, error) {
 	args := []string{"list", "-test", "-deps", "-export", "-json=ImportPath,Export,Dir,ForTest,GoFiles,ImportMap"}
 	for _, dir := range dirs {
@@ -81,7 +81,7 @@ func LoadModule(root string, dirs ...string) (*Module, error) {
 	return m, nil
 }
 
-// load parses the package in dir: with its tests, if it has any.
+// load parses the package in dir, with its tests if there are any.
 func (m *Module) load(root, dir string, all []listed, exports map[string]string) (*Package, error) {
 	var found *listed
 	for i, l := range all {
@@ -117,14 +117,14 @@ func (m *Module) load(root, dir string, all []listed, exports map[string]string)
 	return p, nil
 }
 
-// Package returns the package in dir, which LoadModule was given.
+// Package returns the package in dir, which must have been passed to LoadModule.
 func (m *Module) Package(dir string) *Package { return m.packages[dir] }
 
-// Position says where in the sources something is.
+// Position returns a position in the sources.
 func (p *Package) Position(at token.Pos) token.Position { return p.fset.Position(at) }
 
-// Check checks the types of the package, with some files changed or added: text by
-// name, below the module's root.
+// Check type-checks the package with some files changed or added: text by name, below the
+// module's root.
 func (p *Package) Check(changed map[string][]byte) (*types.Info, error) {
 	var files []*ast.File
 	for _, s := range p.Sources {

@@ -12,7 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/broken"
 )
 
-// find makes the mutants of all directories and the overlay that has them.
+// find makes the mutants of all directories and an overlay with them.
 func find(root, work string, dirs []string) (all []*mutant, overlay string, err error) {
 	module, err := broken.LoadModule(root, dirs...)
 	if err != nil {

@@ -7,17 +7,16 @@ import (
 	"strings"
 )
 
-// entry is a line of a list: it names mutants by what they are, not by where they
-// are, so that it stays true when lines move.
+// entry is a line of a list. It names mutants by what they are, not by position, so that it
+// survives when lines move.
 type entry struct {
 	dir, function, text string
 	kind                kind
 	note                string // why it may live, or what kills it
 }
 
-// readList reads a list. Its lines have five fields, with tabs between: directory,
-// function, kind, text, and a note. Kind and text may be *: all. A # begins a
-// comment.
+// readList reads a list. Its lines have five fields separated by tabs: directory, function,
+// kind, text, and a note. Kind and text may be *, which means all. # begins a comment.
 func readList(path string) ([]entry, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -44,7 +43,7 @@ func (e *entry) names(m *mutant) bool {
 	return e.dir == m.dir && e.function == m.function && (e.kind == any_ || e.kind == m.kind) && (e.text == anyText || e.text == m.text)
 }
 
-// rotten returns an error if entries name no mutant any more.
+// rotten returns an error if an entry names no mutant.
 func rotten(list []entry, all []*mutant) error {
 	for _, e := range list {
 		if !slices.ContainsFunc(all, e.names) {

@@ -1,20 +1,20 @@
-// Command mutate breaks the program in many small ways, one after another, and sees
-// which of them the tests find: docs/faults.md says how to run it and what it found.
+// Command mutate breaks the program in many small ways, one at a time, to see which the tests
+// find. docs/faults.md says how to run it and what it found.
 //
 // A mutant negates a condition, leaves out a save, sync or removal, ignores an error, never
-// takes a branch, or moves a boundary by one. All mutants of a run are compiled into
-// one set of test programs, from an overlay of the source (go help build, -overlay),
-// and an environment variable says which of them is alive; so a mutant costs what
-// its tests take, and no build. First each test runs once with none alive: which
-// mutants it comes by decides which of them it is asked about.
+// takes a branch, or moves a boundary by one. All mutants of a run are compiled into one set
+// of test programs, from an overlay of the source (go help build, -overlay), and an
+// environment variable selects the one that is active; so a mutant costs its tests and no
+// build. First each test runs once without a mutant, to learn which mutants it reaches; it
+// then runs only against those.
 //
-// A mutant goes through some stages, and is dead at the first that fails or takes
-// too long: the unit tests of its package, but for the slow ones; simulated worlds;
-// those slow ones; and, with -wider, the tests of packages that use its package.
+// A mutant goes through stages, and is dead at the first that fails or takes too long: the
+// unit tests of its package, except slow ones; simulated worlds; the slow ones; and, with
+// -wider, the tests of packages that use its package.
 //
-// What only logs or counts has no mutants. testdata/reasoned lists mutants that live
-// and may, each with its reason. testdata/killed lists some that a test is known to
-// kill: -list runs those alone, in seconds, and fails if one lives.
+// Code that only logs or counts has no mutants. testdata/reasoned lists mutants that may live,
+// each with its reason. testdata/killed lists some that a test is known to kill: -list runs
+// only those, in seconds, and fails if one lives.
 package main
 
 import (
@@ -31,7 +31,7 @@ import (
 	"time"
 )
 
-// options are what the flags say.
+// options are the flags.
 type options struct {
 	root    string
 	dirs    []string

@@ -32,8 +32,7 @@ const (
 
 var kinds = []kind{negated, omitted, ignored, never, boundary}
 
-// mutant is one broken program. All of them are compiled into one, and the
-// environment says which one it is.
+// mutant is one broken program. All are compiled into one, and the environment selects one.
 type mutant struct {
 	id       int // from 1 on
 	kind     kind
@@ -47,12 +46,12 @@ func (m *mutant) String() string {
 	return fmt.Sprintf("%s:%d\t%s\t%s\t%s", m.at.Filename, m.at.Line, m.function, m.kind, m.text)
 }
 
-// writes are the names of functions that make something durable, or hand it to what
-// does, or remove what is durable.
+// writes matches the names of functions that make something durable, pass it to one that does,
+// or remove something durable.
 var writes = regexp.MustCompile(`^((?i:save|sync|fsync|fdatasync|flush|commit|update|persist|rename|release)|keepProgress|writePosition|writeIndexed|delete[A-Z]|Delete|remove[A-Z]|Remove)`)
 
-// mutate finds the mutants of a package, the first of which has the number first, and
-// returns the sources with all of them in it, by name below the module's root.
+// mutate finds the mutants of a package, numbered from first, and returns the sources that
+// contain all of them, by name below the module's root.
 func mutate(p *broken.Package, first int) ([]*mutant, map[string][]byte, error) {
 	info, err := p.Check(nil)
 	if err != nil {
@@ -160,8 +159,8 @@ func (f *finder) wrap(n ast.Node, before, after string) {
 	f.after = append(f.after, edit{f.pkg.Position(n.End()).Offset, after})
 }
 
-// origin tells one check of an error from the others of its function: by where the
-// error comes from, in the same statement or the one before.
+// origin tells the error checks of a function apart, by where the error comes from: the same
+// statement or the one before.
 func (f *finder) origin(n *ast.IfStmt) string {
 	switch {
 	case !f.isErrorCheck(n.Cond):
@@ -200,7 +199,7 @@ func (f *finder) condition(cond ast.Expr, origin string) {
 	f.wrap(cond, fmt.Sprintf("%s%d, bool(", callIf, id), "))")
 }
 
-// isErrorCheck tells whether a condition is that there is an error.
+// isErrorCheck reports whether a condition checks for an error.
 func (f *finder) isErrorCheck(cond ast.Expr) bool {
 	b, ok := cond.(*ast.BinaryExpr)
 	return ok && b.Op == token.NEQ && isError(f.info.TypeOf(b.X)) && f.info.Types[b.Y].IsNil()
@@ -210,7 +209,7 @@ func isError(t types.Type) bool {
 	return t != nil && types.Identical(t, types.Universe.Lookup("error").Type())
 }
 
-// bound makes a mutant of a comparison, if its sides may be looked at twice.
+// bound makes a mutant of a comparison, if its sides may be evaluated twice.
 func (f *finder) bound(b *ast.BinaryExpr) {
 	if !f.conditional() || !f.pure(b.X) || !f.pure(b.Y) || f.info.Types[b].Value != nil {
 		return
@@ -224,7 +223,7 @@ func (f *finder) bound(b *ast.BinaryExpr) {
 	}
 }
 
-// conditional tells whether the node is in the condition of a mutant.
+// conditional reports whether the node is in the condition of a mutant.
 func (f *finder) conditional() bool {
 	for _, n := range slices.Backward(f.stack) {
 		switch n := n.(type) {
@@ -248,7 +247,7 @@ func (f *finder) conditional() bool {
 	return false
 }
 
-// pure tells whether an expression has no effect.
+// pure reports whether an expression has no side effect.
 func (f *finder) pure(e ast.Expr) bool {
 	ok := true
 	ast.Inspect(e, func(n ast.Node) bool {
@@ -286,7 +285,7 @@ func (f *finder) write(call *ast.CallExpr) {
 	}
 }
 
-// called is the name of the function that is called.
+// called returns the name of the called function.
 func called(call *ast.CallExpr) string {
 	switch fun := call.Fun.(type) {
 	case *ast.Ident:
@@ -297,8 +296,7 @@ func called(call *ast.CallExpr) string {
 	return ""
 }
 
-// onlyTells reports whether statements only log or count: nobody is worse off
-// without.
+// onlyTells reports whether statements only log or count.
 func (f *finder) onlyTells(body []ast.Stmt) bool {
 	for _, s := range body {
 		e, ok := s.(*ast.ExprStmt)
@@ -324,10 +322,10 @@ func (f *finder) tells(sel *ast.SelectorExpr) bool {
 	return strings.Contains(types.ExprString(sel.X), "counters.")
 }
 
-// edited returns the source with what was inserted.
+// edited returns the source with all insertions.
 func (f *finder) edited() []byte {
-	// Before a place: outer ones first. Behind it: inner ones first. What ends at a
-	// place is written before what begins there.
+	// In front of a position outer insertions come first, behind it inner ones. What ends at a
+	// position is written before what begins there.
 	slices.Reverse(f.after)
 	all := slices.Concat(f.after, f.before)
 	slices.SortStableFunc(all, func(a, b edit) int { return a.offset - b.offset })
@@ -341,9 +339,9 @@ func (f *finder) edited() []byte {
 	return append(out, f.source.Text[at:]...)
 }
 
-// support is the source that each package gets beside its own. Which mutants were
-// reached is written to a file that is mapped into memory: so it is known of child
-// processes too, and of those that were killed.
+// support returns the source that is added to each package. It records the mutants that were
+// reached in a file mapped into memory, which also works for child processes and for processes
+// that are killed.
 func support(name string, mutants int) []byte {
 	return fmt.Appendf(nil, `package %s
 

@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/broken"
 )
 
-// The module that the tests below break: what its tests kill, and what they do not.
+// The module that the tests below break, with tests that kill some mutants and miss others.
 const (
 	sampleSource = `package sample
 
@@ -87,7 +87,8 @@ func sample(t *testing.T) (root string) {
 	return root
 }
 
-// A run kills what tests notice, names what lives, and leaves out what has a reason.
+// A run kills the mutants that tests notice, names those that live, and skips those with a
+// reason.
 func TestRun_TellsTheDeadFromTheLiving(t *testing.T) {
 	var out bytes.Buffer
 	code, err := run(t.Context(), []string{"-root", sample(t), "-temp", t.TempDir(), "-dirs", "sample", "-kinds", "negated,omitted,ignored,never,boundary", "-v"}, &out)
@@ -114,7 +115,7 @@ func TestRun_TellsTheDeadFromTheLiving(t *testing.T) {
 	}
 }
 
-// A list says which test kills which mutant, and holds only as long as that is true.
+// A list says which test kills which mutant, and fails once that is not true.
 func TestRun_List(t *testing.T) {
 	root := sample(t)
 	for _, c := range []struct {
@@ -130,7 +131,7 @@ func TestRun_List(t *testing.T) {
 	}
 }
 
-// All mutants of the program compile, and the lists name mutants that there are.
+// All mutants of the program compile, and the lists name existing mutants.
 func TestMutants_OfTheProgram(t *testing.T) {
 	root, err := filepath.Abs("../../..")
 	if err != nil {

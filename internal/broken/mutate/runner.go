@@ -21,7 +21,7 @@ const (
 	killedList   = "internal/broken/mutate/testdata/killed"
 )
 
-// wider are packages whose tests see a mutant last, by the mutant's package.
+// wider maps a package to those whose tests run last against its mutants.
 var wider = map[string][]string{
 	"internal/keyruns": {"kvstore"},
 	"kvstore":          {"httpapi", "server"},
@@ -47,7 +47,7 @@ type result struct {
 	came   bool   // any test came by
 }
 
-// runner makes mutants, tests them, and tells.
+// runner makes mutants, tests them, and reports.
 type runner struct {
 	options
 	work    string
@@ -77,7 +77,7 @@ func (r *runner) runAll(ctx context.Context) (code int, err error) {
 	return 0, nil
 }
 
-// prepare makes the mutants, and reads a list of some.
+// prepare makes the mutants, and reads the list if there is one.
 func (r *runner) prepare(ctx context.Context, list string) (entries []entry, err error) {
 	if r.all, r.overlay, err = find(r.root, r.work, r.dirs); err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func (r *runner) prepare(ctx context.Context, list string) (entries []entry, err
 	return entries, rotten(entries, r.all)
 }
 
-// choose samples evenly what the flags select.
+// choose samples the selected mutants evenly.
 func (r *runner) choose(reasons []entry) []*mutant {
 	var some []*mutant
 	for _, m := range r.all {
@@ -114,12 +114,12 @@ func (r *runner) choose(reasons []entry) []*mutant {
 	for i := range r.n {
 		chosen = append(chosen, some[int((float64(i)+from)*float64(len(some))/float64(r.n))])
 	}
-	// So that a run that is interrupted has an even sample too.
+	// An interrupted run should have an even sample too.
 	random.Shuffle(len(chosen), func(i, j int) { chosen[i], chosen[j] = chosen[j], chosen[i] })
 	return chosen
 }
 
-// users are the suites that see a mutant of a package last.
+// users returns the suites that run last against a package's mutants.
 func (r *runner) users(dir string) []string {
 	if !r.wider {
 		return nil
@@ -127,7 +127,7 @@ func (r *runner) users(dir string) []string {
 	return wider[dir]
 }
 
-// own are the suites of unit tests for mutants of a package.
+// own returns the unit test suites for a package's mutants.
 func own(dir string) []string {
 	if dir == "raftnode/walscan" {
 		return []string{dir, "raftnode"}
@@ -135,12 +135,12 @@ func own(dir string) []string {
 	return []string{dir}
 }
 
-// simulated tells whether the simulation has a package in it.
+// simulated reports whether the simulation covers a package.
 func simulated(dir string) bool {
 	return dir == "raftnode" || dir == "raftnode/walscan" || dir == "kvstore" || dir == "internal/keyruns"
 }
 
-// needed are the suites that mutants are shown to.
+// needed returns the suites for the chosen mutants.
 func (r *runner) needed(chosen []*mutant) []string {
 	var dirs []string
 	add := func(more ...string) {
@@ -162,8 +162,8 @@ func (r *runner) needed(chosen []*mutant) []string {
 	return dirs
 }
 
-// measure builds a suite, and runs each of its tests without a mutant: how long it
-// takes and which mutants it comes by.
+// measure builds a suite and runs each test without a mutant, to learn how long it takes and
+// which mutants it reaches.
 func (r *runner) measure(ctx context.Context, dir string, chosen []*mutant) error {
 	s, err := r.suite(ctx, dir)
 	if err != nil {
@@ -173,7 +173,7 @@ func (r *runner) measure(ctx context.Context, dir string, chosen []*mutant) erro
 	if err != nil {
 		return err
 	}
-	// raftnode's may be needed for the simulation only.
+	// raftnode's suite may be needed only for the simulation.
 	unit := slices.ContainsFunc(chosen, func(m *mutant) bool {
 		return slices.Contains(own(m.dir), dir) || slices.Contains(r.users(m.dir), dir)
 	})
@@ -208,7 +208,7 @@ func (r *runner) measure(ctx context.Context, dir string, chosen []*mutant) erro
 	return nil
 }
 
-// args are the flags of a test.
+// args returns the flags of a test.
 func (r *runner) args(name string) []string {
 	if strings.HasPrefix(name, simulation) {
 		return []string{fmt.Sprintf("-sim.seeds=%d", r.worlds)}
@@ -228,7 +228,7 @@ func (r *runner) suite(ctx context.Context, dir string) (*suite, error) {
 	return r.suites[dir], nil
 }
 
-// testAll tests mutants, some at a time.
+// testAll tests mutants, several at a time.
 func (r *runner) testAll(ctx context.Context, chosen []*mutant) ([]*result, error) {
 	var mu sync.Mutex
 	var results []*result
@@ -266,7 +266,7 @@ func (r *runner) testAll(ctx context.Context, chosen []*mutant) ([]*result, erro
 	return results, broken
 }
 
-// test shows a mutant to the tests that come by, stage after stage.
+// test runs the tests that reach a mutant, stage after stage.
 func (r *runner) test(ctx context.Context, m *mutant) (*result, error) {
 	res := &result{mutant: m}
 	var unit, worlds, wide []*test
@@ -296,7 +296,7 @@ func (r *runner) test(ctx context.Context, m *mutant) (*result, error) {
 	return res, nil
 }
 
-// comeBy are the tests that come by a mutant: the simulation, or all but that.
+// comeBy returns the tests that reach a mutant: those of the simulation, or all others.
 func (s *suite) comeBy(m *mutant, simulated bool) (tests []*test) {
 	for _, t := range s.tests {
 		if t.reached[m.id] != 0 && strings.HasPrefix(t.name, simulation) == simulated {
@@ -306,20 +306,19 @@ func (s *suite) comeBy(m *mutant, simulated bool) (tests []*test) {
 	return tests
 }
 
-// Tests that take more processor time than these run later than others.
+// Tests that take more processor time run later.
 const (
 	quick  = 300 * time.Millisecond
 	medium = 3 * time.Second
 )
 
-// part is some tests of one suite, which run in one process.
+// part is some tests of one suite that run in one process.
 type part struct {
 	stage stage
 	tests []*test
 }
 
-// parts puts tests in the order in which a mutant is shown to them: the quick ones
-// first, and each group split by suite.
+// parts orders the tests for a mutant: quick ones first, each group split by suite.
 func parts(unit, worlds, wide []*test) (all []part) {
 	add := func(s stage, tests []*test, from, to time.Duration) {
 		var last *suite
@@ -398,7 +397,7 @@ func (res *result) line() string {
 	return fmt.Sprintf("%s\t%s\t%s", stageNames[res.stage], res.mutant, by)
 }
 
-// tell prints a table of what became of mutants, and those that live.
+// tell prints a table of the mutants' fates, and those that live.
 func (r *runner) tell(results []*result) {
 	type row struct {
 		count int

@@ -32,11 +32,11 @@ type test struct {
 	reached []byte // by mutant: 1 if it came by
 }
 
-// simulation is how the tests of raftnode begin that are a stage of their own.
+// simulation is the prefix of raftnode's tests that form their own stage.
 const simulation = "TestSimulation"
 
-// left are tests that no mutant is shown to: they build the program themselves, as it
-// is in the source, or look at what is in the source.
+// left matches tests that are not run against mutants: they build the program from the source,
+// or look at the source.
 var left = regexp.MustCompile(`^(Benchmark|TestControls)`)
 
 // names lists the tests of a suite.
@@ -66,7 +66,7 @@ type trial struct {
 	limit   time.Duration
 }
 
-// fate says how a trial ended.
+// fate is how a trial ended.
 type fate struct {
 	dead    bool
 	slow    bool          // it was ended
@@ -77,7 +77,7 @@ type fate struct {
 	program error // the trial could not be made
 }
 
-// What a mutant may take: bytes of memory, and KiB of each file.
+// Limits of a mutant: bytes of memory, and KiB of each file.
 const (
 	memoryMax = 4 << 30
 	fileMax   = 8 << 20
@@ -88,8 +88,8 @@ var (
 	inTest = regexp.MustCompile(`(?m)^\S+\.((?:Test|Fuzz|Example)[A-Za-z0-9_]*)(?:\.func\S*)?\(`)
 )
 
-// culprit is the test that failed: the only one, the one that says so, or the one in
-// which a goroutine was that panicked.
+// culprit returns the test that failed: the only one, the one that says so, or the one whose
+// goroutine panicked.
 func culprit(output string, tests []string) string {
 	if len(tests) == 1 {
 		return tests[0]
@@ -102,7 +102,7 @@ func culprit(output string, tests []string) string {
 	return "?"
 }
 
-// try runs a trial, in a directory for temporary files that is removed after it.
+// try runs a trial in a temporary directory and removes that.
 func try(parent context.Context, root, work string, t *trial) fate {
 	temp, err := os.MkdirTemp(work, "t")
 	if err != nil {
@@ -148,8 +148,8 @@ func try(parent context.Context, root, work string, t *trial) fate {
 	return f
 }
 
-// watchMemory calls kill if a process takes too much memory, until stop is called. It
-// needs Linux's /proc, and does nothing without.
+// watchMemory calls kill if a process takes too much memory, until stop is called. It needs
+// Linux's /proc; without it, it does nothing.
 func watchMemory(pid int, kill func()) (stop func()) {
 	over := make(chan struct{})
 	var wg sync.WaitGroup
