@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Outcome is what a request was answered.
+// Outcome is the answer to a request.
 type Outcome uint8
 
 // The outcomes. The first four see the key set.
@@ -33,26 +33,26 @@ func (o Outcome) String() string {
 // Never is the return of an Op whose outcome is Unknown.
 const Never = math.MaxInt64
 
-// Op is one request as its client saw it. Values are compared as strings: the
-// bytes themselves, or a digest of them.
+// Op is one request as its client saw it. Values are compared as strings: the bytes
+// themselves, or a digest of them.
 type Op struct {
 	Key     string
 	Outcome Outcome
 	Value   string // of a put: what it offered
 	Seen    string // of Conflict and Found: what the key is set to
 
-	// Revision is what the answer says; 0 when it says nothing.
+	// Revision is the answer's revision; 0 if it has none.
 	Revision uint64
 
-	// Call and Return are readings of one monotonic clock, before the request
-	// was sent and after its answer was there. Return is ignored with Unknown.
+	// Call and Return are readings of one monotonic clock, before the request was sent and
+	// after its answer had arrived. Return is ignored with Unknown.
 	Call, Return int64
 
-	// Who says for people which client asked which node.
+	// Who tells people which client asked which node.
 	Who string
 }
 
-// value returns what the Op says the key is set to; false if nothing.
+// value returns the value that the Op saw; false if it saw none.
 func (o *Op) value() (string, bool) {
 	switch o.Outcome {
 	case Created, Unchanged:
@@ -88,7 +88,7 @@ func brief(s string) string {
 	return s
 }
 
-// Violation is something that clients saw and that cannot be true.
+// Violation is an impossible combination of what clients saw.
 type Violation struct {
 	Key  string
 	What string // a sentence
@@ -104,11 +104,10 @@ func (v Violation) Error() string {
 	return text
 }
 
-// Check returns what of a history cannot be true, nothing if it is
-// linearizable: at most one Violation a key, keys in their order, and then at
-// most one about the order of revisions. The order of ops does not matter. It
-// takes time linear in ops, but for sorting the keys, and memory for pointers to
-// them.
+// Check returns the contradictions in a history, none if it is linearizable: at most one
+// Violation a key, by key, and then at most one about the order of revisions. ops may be in
+// any order. It takes time linear in ops, except for sorting the keys, and memory for pointers
+// to them.
 func Check(ops []Op) []Violation {
 	keys := map[string]*register{}
 	for i := range ops {
@@ -142,8 +141,8 @@ func violation(key, what string, ops ...*Op) Violation {
 	return v
 }
 
-// register is what is known of one key. It keeps the Ops that bound the moment
-// at which the key was set, and the first contradiction.
+// register is what is known of one key. It keeps the Ops that bound the moment at which the
+// key was set, and the first contradiction.
 type register struct {
 	set     *Op // the first that saw the key set
 	created *Op
@@ -205,8 +204,8 @@ func (r *register) contradiction(what string, ops ...*Op) {
 	}
 }
 
-// candidate returns the put that may have set the key, the one with the
-// earliest call if there are several, nil if nobody has put what was seen.
+// candidate returns the put that may have set the key, the earliest if there are several, nil
+// if nobody has put the value that was seen.
 func (r *register) candidate() *Op {
 	if r.created != nil {
 		return r.created
@@ -215,8 +214,7 @@ func (r *register) candidate() *Op {
 	return r.first[value]
 }
 
-// bounds returns the earliest and the latest moment at which the key can have
-// been set.
+// bounds returns the earliest and the latest moment at which the key can have been set.
 func (r *register) bounds() (from, to int64) {
 	from = r.candidate().Call
 	if r.absent != nil {
@@ -244,8 +242,8 @@ func (r *register) violation() (what string, ops []*Op) {
 	return "it was seen set, and later not set", []*Op{r.candidate(), r.seen, r.absent}
 }
 
-// checkRevisions compares keys with one another: revisions are of one key each,
-// and in an order in which the keys can have been set.
+// checkRevisions compares keys with one another: each revision belongs to one key, and their
+// order is one in which the keys can have been set.
 func checkRevisions(keys map[string]*register) []Violation {
 	type numbered struct {
 		key      string

@@ -9,8 +9,8 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// model is a key that is set once, for porcupine's search. The state is what it
-// is set to, nil while it is not.
+// model is a key that is set once, for porcupine's search. The state is the key's value, nil
+// while it is not set.
 var model = porcupine.Model{
 	Init: func() any { return (*string)(nil) },
 	Step: func(state, input, _ any) (bool, any) {
@@ -49,9 +49,8 @@ func searched(ops []Op) bool {
 	return porcupine.CheckOperations(model, all)
 }
 
-// random makes a history of one key. Half of them are what clients of a correct
-// key could have seen, some of those with one thing changed; the others are
-// anything.
+// random makes a history of one key. Half of the histories are what clients of a correct key
+// could have seen, some with one change; the others are arbitrary.
 func random(r *rand.Rand) []Op {
 	ops := make([]Op, 1+r.IntN(7))
 	values := []string{"a", "b", "c"}[:1+r.IntN(3)]
@@ -82,8 +81,7 @@ func random(r *rand.Rand) []Op {
 	return ops
 }
 
-// truth answers the requests as a key would that takes each at some moment of
-// its interval.
+// truth answers the requests like a key that handles each at some moment of its interval.
 func truth(r *rand.Rand, ops []Op) {
 	order := r.Perm(len(ops))
 	at := make([]int64, len(ops))
@@ -113,8 +111,7 @@ func truth(r *rand.Rand, ops []Op) {
 	}
 }
 
-// TestCheck_AgreesWithSearch: what the checker decides in one pass is what a
-// search of all orders decides.
+// The checker decides in one pass what a search of all orders decides.
 func TestCheck_AgreesWithSearch(t *testing.T) {
 	histories := 200_000
 	if testing.Short() {
@@ -166,7 +163,7 @@ func TestCheck_Revisions(t *testing.T) {
 	}
 }
 
-// Each contradiction has its sentence, and shows who saw what.
+// Each contradiction has its sentence, which shows who saw what.
 func TestCheck_Says(t *testing.T) {
 	for want, ops := range map[string][]Op{
 		"two values were seen":                                   {{Outcome: Found, Seen: "a"}, {Outcome: Found, Seen: "b"}, {Outcome: Unknown, Value: "a"}},
@@ -183,7 +180,7 @@ func TestCheck_Says(t *testing.T) {
 	}
 }
 
-// Keys do not bear on one another but by their revisions.
+// Only their revisions connect keys with one another.
 func TestCheck_ManyKeys(t *testing.T) {
 	var ops []Op
 	for i := range 1000 {
