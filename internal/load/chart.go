@@ -8,8 +8,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/chart"
 )
 
-// WriteSVG draws the result: answers over time, latency over time, and the
-// latency by percentile. title and subtitle are plain text.
+// WriteSVG draws the result: answers over time, latency over time, and latency by percentile.
+// title and subtitle are plain text.
 func (r *Result) WriteSVG(w io.Writer, title, subtitle string) error {
 	return chart.Write(w, title, subtitle, r.throughputPanel(), r.latencyPanel(), r.percentilePanel())
 }
@@ -69,5 +69,5 @@ func (r *Result) percentilePanel() *chart.Lines {
 	return p
 }
 
-// ninesOf is 1 for 90 %, 2 for 99 %, 3 for 99.9 %.
+// ninesOf returns 1 for 90 %, 2 for 99 %, 3 for 99.9 %.
 func ninesOf(percentile float64) float64 { return -math.Log10(1 - percentile/100) }

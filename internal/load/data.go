@@ -9,14 +9,14 @@ import (
 // keyTail is how many characters at a key's end make it unique.
 const keyTail = 16
 
-// blockBytes is how many places there are at which a value can begin.
+// blockBytes is the number of offsets at which a value can begin.
 const blockBytes = 1 << 20
 
-// DataVersion is raised when the same DataConfig begins to mean other keys or
-// values: stores may be full of those that it has meant before.
+// DataVersion is raised when the same DataConfig gets other keys or values: stores may still
+// be full of the old ones.
 const DataVersion = 1
 
-// DataConfig describes keys and values. The same description is the same data.
+// DataConfig describes keys and values. The same description gives the same data.
 type DataConfig struct {
 	Prefix    string // of all keys
 	Seed      uint64
@@ -25,14 +25,14 @@ type DataConfig struct {
 	Ordered   bool // key n+1 comes after key n; else they are scattered
 }
 
-// KeySizeMin is the least size of keys with the prefix.
+// KeySizeMin returns the smallest size of keys with the prefix.
 func KeySizeMin(prefix string) int64 { return int64(len(prefix)) + keyTail }
 
-// Data is a sequence of keys and values that are computed from their numbers. It
-// does not change, and may be shared.
+// Data is a sequence of keys and values that are computed from their numbers. It is immutable
+// and may be shared.
 //
-// A value is a piece of one random text: letters and digits, so that it is the
-// same in JSON and in bytes, and compresses to three quarters at best.
+// A value is a piece of one random text: letters and digits, so that it is the same in JSON
+// and in bytes, and compresses to three quarters at best.
 type Data struct {
 	cfg   DataConfig
 	first uint64 // what the number of key 0 is made of
@@ -40,7 +40,7 @@ type Data struct {
 	block []byte
 }
 
-// NewData returns an error when the keys do not fit into their size.
+// NewData returns an error if the keys do not fit into their size.
 func NewData(cfg DataConfig) (*Data, error) {
 	if least := KeySizeMin(cfg.Prefix); cfg.KeySize.Min < least {
 		return nil, fmt.Errorf("keys of %d bytes are too short: the prefix and the number take %d", cfg.KeySize.Min, least)
@@ -55,7 +55,7 @@ func NewData(cfg DataConfig) (*Data, error) {
 	return d, nil
 }
 
-// Key is the n-th key. Different n have different keys.
+// Key returns the n-th key. Different n have different keys.
 func (d *Data) Key(n uint64) string {
 	const hex = "0123456789abcdef"
 	number := n
@@ -70,23 +70,22 @@ func (d *Data) Key(n uint64) string {
 	return d.cfg.Prefix + d.fill[:fill] + string(tail[:])
 }
 
-// Value is the n-th value. It must not be written to.
+// Value returns the n-th value. Do not modify it.
 func (d *Data) Value(n uint64) []byte {
 	from := d.bits(n, 2) % blockBytes
 	return d.block[from:][:d.cfg.ValueSize.at(d.bits(n, 3))]
 }
 
-// Item is the n-th key with its value.
+// Item returns the n-th key with its value.
 func (d *Data) Item(n uint64) Item { return Item{Key: d.Key(n), Value: d.Value(n)} }
 
-// bits are 64 random bits of the n-th key, others for each purpose.
+// bits returns 64 random bits of the n-th key, different for each purpose.
 func (d *Data) bits(n, purpose uint64) uint64 {
 	return scatter(scatter(n+d.first) ^ purpose<<56)
 }
 
-// scatter maps different numbers to different numbers that look random: the last
-// step of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
-// generators", 2014).
+// scatter maps different numbers to different numbers that look random: the last step of
+// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 func scatter(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15
 	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9

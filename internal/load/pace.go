@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// due is when the i-th request of an open loop is due. It is computed from the
-// start, and not from the request before, so that nothing adds up.
+// due returns when the i-th request of an open loop is due. It counts from the start, not from
+// the request before, so that errors do not add up.
 func (r *run) due(i uint64) time.Time {
 	return r.started.Add(time.Duration(float64(i) / r.Rate * float64(time.Second)))
 }
 
-// pace hands out when requests are due, each at that time or, when all callers
-// were busy, as soon as one is free. It closes out at the end.
+// pace hands out due times, each at its time or, if all callers are busy, as soon as one is
+// free. It closes out at the end.
 func (r *run) pace(ctx context.Context, out chan<- time.Time) {
 	defer close(out)
 	var last <-chan time.Time
@@ -45,8 +45,8 @@ func (r *run) pace(ctx context.Context, out chan<- time.Time) {
 	}
 }
 
-// leave counts the requests from the i-th on that were due before the end, and
-// that nobody was free to send.
+// leave counts the requests from the i-th on that were due before the end and for which no
+// caller was free.
 func (r *run) leave(i uint64, now time.Time) {
 	shard := r.recorder.shard(0)
 	for counted := uint64(0); ; i++ {
@@ -60,7 +60,7 @@ func (r *run) leave(i uint64, now time.Time) {
 	}
 }
 
-// waitUntil returns at t, or at once if that is over; false if ctx ended before.
+// waitUntil returns at t, or at once if t has passed; false if ctx ended first.
 func waitUntil(ctx context.Context, t time.Time) bool {
 	left := time.Until(t)
 	if left <= 0 {

@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// waitPrecisely is waitUntil without the lateness of Go's timers, which is up to a
-// millisecond when nothing else runs, because epoll counts in milliseconds: all
-// latencies would have it. The last milliseconds are a sleep of the kernel's, which
-// is late by some 60 microseconds and blocks a thread.
+// waitPrecisely is waitUntil without the delay of Go's timers, which is up to a millisecond
+// when nothing else runs, because epoll counts in milliseconds: it would be in every latency.
+// The last milliseconds are a sleep in the kernel, which is late by some 60 microseconds and
+// blocks a thread.
 func waitPrecisely(ctx context.Context, t time.Time) bool {
 	const coarse = 2 * time.Millisecond
 	if !waitUntil(ctx, t.Add(-coarse)) {

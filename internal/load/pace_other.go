@@ -7,5 +7,5 @@ import (
 	"time"
 )
 
-// waitPrecisely is as precise as Go's timers are here.
+// waitPrecisely is only as precise as Go's timers here.
 func waitPrecisely(ctx context.Context, t time.Time) bool { return waitUntil(ctx, t) }

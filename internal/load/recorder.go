@@ -10,7 +10,7 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// The range of histograms, in microseconds, and their digits.
+// The range of histograms in microseconds, and their digits.
 const (
 	histogramMax    = int64(time.Hour / time.Microsecond)
 	histogramDigits = 3
@@ -20,15 +20,14 @@ func newHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, histogramMax, histogramDigits)
 }
 
-// shardsMax bounds the memory of a recorder, whose histograms have 150 kB each.
+// shardsMax bounds the memory of a recorder, whose histograms take 150 kB each.
 const shardsMax = 8
 
-// kindUnknown is a request that was never made.
+// kindUnknown is the kind of a request that was never made.
 const kindUnknown = kinds
 
-// recorder takes the figures of all callers. They record into a few shards, so
-// that they seldom meet; the collector takes away what is there every interval
-// and adds it up.
+// recorder collects the measurements of all callers. They record into a few shards, so that
+// they seldom contend; the collector empties the shards every interval and adds them up.
 type recorder struct {
 	shards []*shard
 
@@ -48,10 +47,10 @@ func newRecorder(callers int, from time.Time) *recorder {
 	return r
 }
 
-// shard is the one of the i-th caller.
+// shard returns the i-th caller's shard.
 func (r *recorder) shard(i int) *shard { return r.shards[i%len(r.shards)] }
 
-// window has the figures of some time.
+// window holds the measurements of some time.
 type window struct {
 	all        *hdrhistogram.Histogram // latency of all kinds
 	service    *hdrhistogram.Histogram // from when it was sent
@@ -73,7 +72,7 @@ func newWindow() *window {
 
 func (w *window) answered() uint64 { return uint64(w.service.TotalCount()) }
 
-// merge adds o, and empties it.
+// merge adds o and empties it.
 func (w *window) merge(o *window) {
 	w.all.Merge(o.all)
 	w.service.Merge(o.service)
@@ -176,7 +175,7 @@ func (s *shard) unfinished(k Kind, d time.Duration) {
 	s.window.unfinished++
 }
 
-// take returns what was recorded since the last time, to be emptied.
+// take returns what was recorded since the last call; the caller must empty it.
 func (s *shard) take() *window {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -185,7 +184,7 @@ func (s *shard) take() *window {
 	return full
 }
 
-// startCollector begins to take the figures of intervals. stop takes the last ones.
+// startCollector starts collecting intervals. stop collects the last one.
 func (r *run) startCollector() (stop func()) {
 	done := make(chan struct{})
 	var collector sync.WaitGroup
@@ -218,8 +217,8 @@ func (r *run) collect(done <-chan struct{}) {
 	}
 }
 
-// lastInterval ends what is left. If that is short, it is part of the one before:
-// its rate would be that of chance.
+// lastInterval ends the last interval. If that is short, it becomes part of the one before:
+// its rate would be random.
 func (r *run) lastInterval() {
 	now, rec := time.Now(), r.recorder
 	if len(rec.overTime) == 0 || now.Sub(rec.begun) >= r.Interval/2 {
@@ -257,8 +256,7 @@ func (r *run) endInterval(now time.Time) {
 	}
 }
 
-// take adds what the shards have to the sums, and returns the figures of it,
-// counted and not yet by time.
+// take adds the shards to the sums, and returns their counts, not yet divided by time.
 func (r *recorder) take() Interval {
 	sum := newWindow()
 	for _, s := range r.shards {
@@ -270,7 +268,7 @@ func (r *recorder) take() Interval {
 	return i
 }
 
-// errorCounts are sorted, the most frequent first.
+// errorCounts returns the errors, the most frequent first.
 func (w *window) errorCounts() []ErrorCount {
 	all := []ErrorCount{}
 	for _, e := range w.byKind {

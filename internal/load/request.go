@@ -20,10 +20,10 @@ const (
 
 var kindNames = [kinds]string{"put", "get", "absent", "batch"}
 
-// String is the kind's name on the command line and in JSON.
+// String returns the kind's name on the command line and in JSON.
 func (k Kind) String() string { return kindNames[k] }
 
-// ParseKind finds the kind of a name.
+// ParseKind returns the kind with this name.
 func ParseKind(name string) (Kind, error) {
 	for k, n := range kindNames {
 		if n == name {
@@ -39,15 +39,15 @@ type Item struct {
 	Value []byte // never changes
 }
 
-// Request is one request to send. Items belongs to the caller's goroutine and is
-// used again for its next request.
+// Request is one request to send. Items belongs to the caller's goroutine, which reuses it for
+// its next request.
 type Request struct {
 	Kind  Kind
 	Item         // of Put; of Get, with the value that must be found; of Absent, without
 	Items []Item // of Batch
 }
 
-// Outcome is what became of one key.
+// Outcome is the result for one key.
 type Outcome uint8
 
 // The outcomes of keys.
@@ -62,7 +62,7 @@ const (
 
 var outcomeNames = [outcomes]string{"created", "unchanged", "conflict", "found", "not_found"}
 
-// String is the outcome's name in JSON.
+// String returns the outcome's name in JSON.
 func (o Outcome) String() string { return outcomeNames[o] }
 
 // Tally counts keys by their outcomes.
@@ -81,20 +81,19 @@ func (t *Tally) keys() (n uint64) {
 	return n
 }
 
-// Caller sends requests and waits for their answers, one at a time. Run calls
-// each from one goroutine.
+// Caller sends requests and waits for their answers, one at a time. Run calls each from one
+// goroutine.
 type Caller interface {
-	// Call sends r once and takes all of the answer. It counts in t what
-	// became of every key. An error that is a *Failure says of which kind it
-	// is. ctx ends when the run is interrupted.
+	// Call sends r once and reads the whole answer. It counts the outcome of every key in t. A
+	// *Failure says which kind of error it was. ctx ends when the run is interrupted.
 	Call(ctx context.Context, r *Request, t *Tally) error
 
-	// Close gives up what the caller holds. No Call is running.
+	// Close releases what the caller holds. No Call is running.
 	Close() error
 }
 
-// Failure is a request without a good answer. Errors are counted by Kind, a word
-// or two such as "timeout" or "HTTP 503".
+// Failure is a request without a good answer. Errors are counted by Kind, a word or two such
+// as "timeout" or "HTTP 503".
 type Failure struct {
 	Kind string
 	Err  error
@@ -106,5 +105,5 @@ func (f *Failure) Error() string { return f.Err.Error() }
 // Unwrap returns the cause.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// ErrWrongValue is a value that is not the one that was set.
+// ErrWrongValue means that a get returned another value than was set.
 var ErrWrongValue = &Failure{Kind: "wrong value", Err: errors.New("a value that was read is not the one that was set")}

@@ -7,15 +7,14 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Result is what was measured. Its JSON is for other programs to read: fields are
-// added, not changed.
+// Result is what was measured. Other programs read its JSON: fields are added, not changed.
 type Result struct {
 	Started     time.Time `json:"started"` // the measurement, after the warm-up
 	Seconds     float64   `json:"seconds"`
 	Interrupted bool      `json:"interrupted,omitempty"` // before its end
 
-	// Corrected: latencies are from when requests were due (an open loop), so
-	// coordinated omission is corrected. False: from when they were sent.
+	// Corrected: latencies count from when requests were due (an open loop), so coordinated
+	// omission is corrected. False: from when they were sent.
 	Corrected bool `json:"corrected"`
 
 	Requests      uint64  `json:"requests"`   // that were answered well
@@ -44,14 +43,14 @@ type Latency struct {
 	Max  float64 `json:"max"`
 }
 
-// ByKind are the figures of one kind of requests.
+// ByKind describes one kind of requests.
 type ByKind struct {
 	Requests  uint64  `json:"requests"`
 	PerSecond float64 `json:"per_second"`
 	Latency   Latency `json:"milliseconds"`
 }
 
-// ErrorCount are the errors of one kind.
+// ErrorCount counts the errors of one kind.
 type ErrorCount struct {
 	Kind  string  `json:"kind"`
 	Count uint64  `json:"count"`
@@ -59,7 +58,7 @@ type ErrorCount struct {
 	First string  `json:"first"`            // what the first one said
 }
 
-// Interval are the figures of the time up to Seconds after the start.
+// Interval describes the interval that ends Seconds after the start.
 type Interval struct {
 	Seconds       float64 `json:"seconds"`
 	Requests      uint64  `json:"requests"`
@@ -69,7 +68,7 @@ type Interval struct {
 	Latency       Latency `json:"milliseconds"`
 }
 
-// PercentileOfTime is a point of the curve: so many percent took no longer.
+// PercentileOfTime is a point of the curve: this percentage of requests took no longer.
 type PercentileOfTime struct {
 	Percentile   float64 `json:"percentile"`
 	Milliseconds float64 `json:"milliseconds"`
@@ -86,13 +85,13 @@ func latencyOf(h *hdrhistogram.Histogram) Latency {
 
 func ms(microseconds int64) float64 { return float64(microseconds) / 1000 }
 
-// curvePercentiles are what Result.Curve has, as far as there are enough requests.
+// curvePercentiles are the points of Result.Curve, as far as there are enough requests.
 var curvePercentiles = []float64{
 	0, 10, 20, 30, 40, 50, 60, 70, 75, 80, 85, 90, 92.5, 95, 96, 97, 98, 99,
 	99.25, 99.5, 99.75, 99.9, 99.925, 99.95, 99.975, 99.99, 99.995, 99.999, 99.9999,
 }
 
-// curve ends with the maximum, at the percentile of one request of all.
+// curve ends with the maximum, at the percentile of a single request.
 func curve(h *hdrhistogram.Histogram) []PercentileOfTime {
 	n := float64(h.TotalCount())
 	points := []PercentileOfTime{}
@@ -108,7 +107,7 @@ func curve(h *hdrhistogram.Histogram) []PercentileOfTime {
 	return append(points, PercentileOfTime{100, ms(h.Max())})
 }
 
-// result is called after the collector has ended.
+// result must be called after the collector has ended.
 func (r *recorder) result(cfg *Config, over time.Time, interrupted bool) *Result {
 	w := r.total
 	seconds := max(over.Sub(r.from).Seconds(), 0)

@@ -65,7 +65,7 @@ func TestResult_JSON(t *testing.T) {
 	}
 }
 
-// The picture is XML whatever its title, and everything is inside of it.
+// The picture is XML whatever its title, and everything lies inside it.
 func TestResult_WriteSVG(t *testing.T) {
 	empty := newRecorder(1, time.Now()).result(&Config{}, time.Time{}, false)
 	for _, r := range []*Result{someResult(), empty} {

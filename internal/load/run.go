@@ -9,35 +9,32 @@ import (
 	"time"
 )
 
-// Config is one measurement.
+// Config describes one measurement.
 type Config struct {
 	// Callers send the requests, each one at a time. Run does not close them.
 	Callers []Caller
 
-	// Next makes a request. It is called by many goroutines, each with a
-	// generator and a request of its own.
+	// Next makes a request. Many goroutines call it, each with its own generator and request.
 	Next func(random *rand.Rand, r *Request)
 
-	// Seed makes the generators.
+	// Seed seeds the generators.
 	Seed uint64
 
-	// Rate is how many requests are due in a second, in an open loop. 0 is a
-	// closed one.
+	// Rate is the requests due a second in an open loop. 0 means a closed loop.
 	Rate float64
 
-	// Duration is how long to measure, and Requests how many; whichever is
-	// over first ends it. One may be 0, for no limit. Answers that are owed at
-	// the end are waited for, and count.
+	// Duration and Requests limit the measurement; the first to be reached ends it. One may be
+	// 0, for no limit. Run waits for answers that are outstanding at the end, and counts them.
 	Duration time.Duration
 	Requests uint64
 
-	// Warmup is a time before the measurement, with the same load.
+	// Warmup is a time of the same load before the measurement.
 	Warmup time.Duration
 
-	// Interval is the time between figures of Result.OverTime; 0 is a second.
+	// Interval is the length of the intervals in Result.OverTime; 0 means a second.
 	Interval time.Duration
 
-	// Progress, if not nil, is told the figures of each interval.
+	// Progress, if not nil, receives each interval.
 	Progress func(Interval)
 
 	// wait replaces waitPrecisely in tests, whose clock is not the kernel's.
@@ -58,8 +55,8 @@ func (c *Config) check() error {
 
 const rateMax = 10e6
 
-// Run makes the load until it is over or ctx ends, and returns what was measured.
-// An error means that nothing was: cfg makes no sense.
+// Run makes the load until it is over or ctx ends, and returns the measurements. An error
+// means that cfg is invalid and nothing was measured.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -95,7 +92,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return r.recorder.result(&r.Config, over, ctx.Err() != nil), nil
 }
 
-// run is one measurement at work.
+// run is a measurement under way.
 type run struct {
 	Config
 	started time.Time
@@ -106,10 +103,10 @@ type run struct {
 	recorder *recorder
 }
 
-// over tells whether a request that is due at t comes too late.
+// over reports whether a request due at t comes too late.
 func (r *run) over(t time.Time) bool { return !r.end.IsZero() && !t.Before(r.end) }
 
-// begin tells whether a request that is due at t may be begun.
+// begin reports whether a request due at t may begin.
 func (r *run) begin(t time.Time) bool {
 	if r.over(t) {
 		return false
@@ -131,7 +128,7 @@ func (r *run) worker(i int) *worker {
 	return &worker{run: r, caller: r.Callers[i], shard: r.recorder.shard(i), random: rand.New(rand.NewPCG(r.Seed, uint64(i)+1))}
 }
 
-// loop is the closed one.
+// loop is a caller's closed loop.
 func (r *run) loop(ctx context.Context, i int) {
 	w := r.worker(i)
 	for ctx.Err() == nil {
@@ -144,7 +141,7 @@ func (r *run) loop(ctx context.Context, i int) {
 	}
 }
 
-// follow is the open loop of one caller.
+// follow is a caller's open loop.
 func (r *run) follow(ctx context.Context, i int, due <-chan time.Time) {
 	w := r.worker(i)
 	for at := range due {
@@ -177,8 +174,8 @@ func (w *worker) call(ctx context.Context, due time.Time) {
 	}
 }
 
-// rest keeps a closed loop from doing nothing but fail: errors are mostly faster
-// than answers.
+// rest pauses after an error: errors are usually faster than answers, and a closed loop would
+// do nothing but fail.
 func (w *worker) rest(ctx context.Context) {
 	const restMax = 100 * time.Millisecond
 	if w.errors == 0 {

@@ -17,7 +17,7 @@ type callFunc func(ctx context.Context, r *Request, t *Tally) error
 func (f callFunc) Call(ctx context.Context, r *Request, t *Tally) error { return f(ctx, r, t) }
 func (f callFunc) Close() error                                         { return nil }
 
-// several is n times the same caller.
+// several returns n times the same caller.
 func several(n int, f callFunc) []Caller {
 	var callers []Caller
 	for range n {
@@ -36,7 +36,7 @@ func until(ctx context.Context, t time.Time) error {
 	return nil
 }
 
-// stalls answers after a millisecond, but nothing between from and to.
+// stalls answers after a millisecond, but not between from and to.
 func stalls(from, to time.Time) callFunc {
 	return func(ctx context.Context, _ *Request, t *Tally) error {
 		now := time.Now()
@@ -61,8 +61,8 @@ func start(t *testing.T, cfg Config) *Result {
 	return r
 }
 
-// Of ten seconds the system stands still for one. Users who come at a fixed rate
-// see it in one of ten requests; a closed loop in a handful of thousands.
+// The system stands still for one of ten seconds. Users who come at a fixed rate see that in
+// one of ten requests; a closed loop sees it in a handful of thousands.
 func TestRun_StallIsInTheLatencyOfTheOpenLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now().Add(5 * time.Second)
@@ -70,8 +70,8 @@ func TestRun_StallIsInTheLatencyOfTheOpenLoop(t *testing.T) {
 		if open.Requests != 10_000 || open.Unfinished != 0 || !open.Corrected || open.PerSecond < 999 || open.PerSecond > 1001 {
 			t.Errorf("%+v", open)
 		}
-		// A tenth was due in the stall, and waited for half a second on average;
-		// 4 callers, with 4000 a second, then need a third of a second more.
+		// A tenth was due in the stall, and waited for half a second on average; 4 callers,
+		// with 4000 a second, then need a third of a second more.
 		if l := open.Latency; l.P50 > 1.01 || l.P90 < 1 || l.P99 < 850 || l.P99 > 950 || l.Max < 1000 || l.Max > 1002 {
 			t.Errorf("latency of the open loop %+v", l)
 		}
@@ -86,8 +86,7 @@ func TestRun_StallIsInTheLatencyOfTheOpenLoop(t *testing.T) {
 	})
 }
 
-// When a request is due does not depend on how long others take, and does not
-// drift.
+// When a request is due does not depend on how long others take, and does not drift.
 func TestRun_OpenLoopKeepsItsTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
@@ -111,7 +110,7 @@ func TestRun_OpenLoopKeepsItsTimes(t *testing.T) {
 	})
 }
 
-// Requests that nobody was free to send are not forgotten.
+// Requests for which no caller was free are not forgotten.
 func TestRun_OverloadIsUnfinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, Config{Rate: 10, Duration: time.Second, Callers: several(2, func(ctx context.Context, _ *Request, _ *Tally) error {
@@ -200,7 +199,7 @@ func TestRun_ErrorsHaveFiguresOfTheirOwn(t *testing.T) {
 	})
 }
 
-// A closed loop that only fails must not become a busy one.
+// A closed loop that only fails must not become a busy loop.
 func TestRun_ClosedLoopRestsAfterErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, Config{Duration: 10 * time.Second, Callers: several(1, func(context.Context, *Request, *Tally) error {
@@ -221,7 +220,7 @@ func TestRun_RefusesWhatHasNoEnd(t *testing.T) {
 	}
 }
 
-// On the kernel's clock, too, no request leaves before it is due.
+// On the kernel's clock, too, no request is sent before it is due.
 func TestWaitPrecisely(t *testing.T) {
 	for _, d := range []time.Duration{-time.Second, 0, 50 * time.Microsecond, 3 * time.Millisecond} {
 		at := time.Now().Add(d)

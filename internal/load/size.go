@@ -8,8 +8,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Size is how many bytes keys or values have: always the same, or drawn from a
-// distribution. It is a flag.
+// Size is how many bytes keys or values have: a constant, or drawn from a distribution. It is
+// a flag.
 type Size struct {
 	Min, Max int64
 	Skewed   bool // small sizes are likelier: in proportion to 1/size
@@ -19,8 +19,8 @@ type Size struct {
 // Fixed is always n bytes.
 func Fixed(n int64) Size { return Size{Min: n, Max: n} }
 
-// Set parses a size such as 256 or 4KiB, a range that is drawn from evenly such as
-// 64-4096, or zipf:64-4096, in which a size is the likelier the smaller it is.
+// Set parses a size such as 256 or 4KiB, a uniform range such as 64-4096, or zipf:64-4096, in
+// which smaller sizes are more likely.
 func (s *Size) Set(text string) error {
 	span, skewed := strings.CutPrefix(text, "zipf:")
 	low, high, ranged := strings.Cut(span, "-")
@@ -52,7 +52,7 @@ func (s *Size) String() string {
 // Type names the kind of value in usage texts.
 func (s *Size) Type() string { return "size" }
 
-// at is the size that belongs to 64 random bits.
+// at returns the size for 64 random bits.
 func (s *Size) at(bits uint64) int64 {
 	if s.Min == s.Max {
 		return s.Min

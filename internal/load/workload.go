@@ -8,10 +8,10 @@ import (
 	"sync/atomic"
 )
 
-// Mix is how often each kind of request comes, in parts of their sum.
+// Mix holds the relative frequency of each kind of request.
 type Mix [kinds]uint64
 
-// Only is a mix of one kind.
+// Only returns a mix of one kind.
 func Only(k Kind) Mix {
 	var m Mix
 	m[k] = 1
@@ -34,10 +34,10 @@ func ParseMix(text string) (Mix, error) {
 	return m, nil
 }
 
-// Has tells whether the kind comes at all.
+// Has reports whether the mix contains the kind.
 func (m Mix) Has(k Kind) bool { return m[k] > 0 }
 
-// Several tells whether more than one kind comes.
+// Several reports whether the mix contains more than one kind.
 func (m Mix) Several() bool {
 	n := 0
 	for _, weight := range m {
@@ -63,12 +63,12 @@ func (m Mix) draw(random *rand.Rand) Kind {
 	panic("load: a draw above the sum")
 }
 
-// Picker chooses which of n keys to read. It is called by many goroutines, each
-// with a generator of its own.
+// Picker chooses which of n keys to read. Many goroutines call it, each with its own
+// generator.
 type Picker func(random *rand.Rand) uint64
 
-// ParsePicker reads a distribution: uniform, zipf (of theta 0.99, as YCSB has it),
-// zipf:THETA or sequential.
+// ParsePicker reads a distribution: uniform, zipf (with theta 0.99, as in YCSB), zipf:THETA or
+// sequential.
 func ParsePicker(text string, n uint64) (Picker, error) {
 	name, argument, has := strings.Cut(text, ":")
 	switch {

@@ -79,8 +79,8 @@ func TestData_KeysAndValues(t *testing.T) {
 	}
 }
 
-// A store may be full of what an earlier version has put: as long as DataVersion
-// is the same, the same seed must mean the same keys and values.
+// A store may be full of an earlier version's puts: as long as DataVersion is the same, the
+// same seed must give the same keys and values.
 func TestData_StaysTheSame(t *testing.T) {
 	d := newData(t, DataConfig{Prefix: "bench/d/", Seed: 1, KeySize: Fixed(32), ValueSize: Size{Min: 64, Max: 4096}})
 	sum := sha256.New()
@@ -119,7 +119,7 @@ func TestSize(t *testing.T) {
 	}
 }
 
-// requests are those of one caller.
+// requests returns the requests of one caller.
 func requests(t *testing.T, seed uint64, n int) []Request {
 	t.Helper()
 	mix, err := ParseMix("get=50,put=20,absent=20,batch=10")

@@ -6,17 +6,17 @@ import (
 	"math/rand/v2"
 )
 
-// Zipf draws ranks 0 to n-1 so that rank k has a probability in proportion to
-// 1/(k+1)^theta. It is exact, for any theta above 0, and takes constant time and
-// memory, by rejection-inversion: W. Hörmann and G. Derflinger, "Rejection-inversion
-// to generate variates from monotone discrete distributions", 1996. (math/rand's
-// Zipf wants theta above 1; YCSB's, after Gray, is inexact and sums n terms first.)
+// Zipf draws ranks 0 to n-1 such that rank k has a probability proportional to 1/(k+1)^theta.
+// It is exact, for any theta above 0, and takes constant time and memory, by
+// rejection-inversion: W. Hörmann and G. Derflinger, "Rejection-inversion to generate variates
+// from monotone discrete distributions", 1996. (math/rand's Zipf needs theta above 1; YCSB's,
+// after Gray, is inexact and sums n terms first.)
 //
-// The hat over the probabilities is the density x^-theta. Its integral H and the
-// inverse of that are known, so a point under the hat is one random number; it is
-// rejected if it lies above the bar of its rank.
+// The hat over the probabilities is the density x^-theta. Its integral H and the inverse of H
+// are known, so one random number gives a point under the hat; it is rejected if it lies above
+// the bar of its rank.
 //
-// It does not change, and may be shared.
+// It is immutable and may be shared.
 type Zipf struct {
 	n, theta    float64
 	first, last float64 // H at the ends of the hat
@@ -49,8 +49,8 @@ func (z *Zipf) Next(random *rand.Rand) uint64 {
 
 func (z *Zipf) density(x float64) float64 { return math.Exp(-z.theta * math.Log(x)) }
 
-// integral is (x^(1-theta) - 1) / (1-theta), and log x where theta is 1, without
-// a jump between them.
+// integral returns (x^(1-theta) - 1) / (1-theta), or log x where theta is 1, without a jump
+// between them.
 func (z *Zipf) integral(x float64) float64 {
 	log := math.Log(x)
 	return log * quotient(math.Expm1, (1-z.theta)*log)
@@ -61,7 +61,7 @@ func (z *Zipf) inverse(y float64) float64 {
 	return math.Exp(y * quotient(math.Log1p, t))
 }
 
-// quotient is f(x)/x for an f that is nearly x near 0.
+// quotient returns f(x)/x for an f that is nearly x near 0.
 func quotient(f func(float64) float64, x float64) float64 {
 	if math.Abs(x) < 1e-12 {
 		return 1

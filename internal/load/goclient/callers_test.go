@@ -10,7 +10,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/load/wire"
 )
 
-// Both ways to a node count the same, at a database node and at a cache.
+// Both callers count the same, at a database node and at a cache node.
 func TestCallers_AgainstNodes(t *testing.T) {
 	c := clustertest.Start(t, 1, 1)
 	ways := map[string]func(url string) (load.Caller, error){

@@ -1,9 +1,9 @@
-// Package goclient sends the requests of package load through the Go client, as a
-// program that uses it would: with its retries, put ids and digests. What is
-// measured is how long a Put or Get takes, however many tries that was.
+// Package goclient sends the requests of package load through the Go client, like a program
+// that uses it: with its retries, put ids and digests. It measures how long a Put or Get
+// takes, with all its tries.
 //
-// Callers may share one client, which is safe for concurrent use. A caller itself
-// belongs to one goroutine.
+// Callers may share one client, which is safe for concurrent use. A caller itself belongs to
+// one goroutine.
 package goclient
 
 import (
@@ -30,7 +30,7 @@ func New(c *client.Client) *Caller { return &Caller{client: c} }
 // Close does nothing: the client needs no closing.
 func (c *Caller) Close() error { return nil }
 
-// Call carries out r.
+// Call executes r.
 func (c *Caller) Call(ctx context.Context, r *load.Request, t *load.Tally) error {
 	var err error
 	switch r.Kind {
@@ -113,7 +113,7 @@ func puts(items []load.Item) iter.Seq[client.PutItem] {
 	}
 }
 
-// kindsOfErrors are told apart in the figures.
+// kindsOfErrors are the errors that are counted apart.
 var kindsOfErrors = []struct {
 	is   error
 	kind string

@@ -21,8 +21,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
-// Caller is a load.Caller over one connection, which it makes when it needs one.
-// It belongs to one goroutine.
+// Caller is a load.Caller over one connection, which it opens on demand. It belongs to one
+// goroutine.
 type Caller struct {
 	address string // host:port
 	host    string // as the Host header has it
@@ -37,7 +37,7 @@ type Caller struct {
 	body   []byte // the value that was read
 }
 
-// New returns a caller of the node at endpoint. Nothing is sent yet.
+// New returns a caller of the node at endpoint. It sends nothing yet.
 func New(endpoint string, timeout time.Duration) (*Caller, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
@@ -88,7 +88,7 @@ func (c *Caller) Call(ctx context.Context, r *load.Request, t *load.Tally) error
 	return nil
 }
 
-// connect makes the connection if there is none. It is closed when ctx ends.
+// connect opens the connection if there is none. It is closed when ctx ends.
 func (c *Caller) connect(ctx context.Context, deadline time.Time) error {
 	if c.conn != nil {
 		return nil
@@ -111,7 +111,7 @@ func (c *Caller) connect(ctx context.Context, deadline time.Time) error {
 	return nil
 }
 
-// encode makes the bytes of the request.
+// encode encodes the request.
 func (c *Caller) encode(r *load.Request) {
 	c.out = c.out[:0]
 	switch r.Kind {
@@ -154,8 +154,8 @@ func (c *Caller) head(method, key string) {
 	c.out = append(c.out, "\r\n"...)
 }
 
-// plain tells keys that are the same in a path and in JSON: KeyTarget would do
-// nothing to them, in ten times the time.
+// plain reports whether a key is the same in a path and in JSON: KeyTarget would return it
+// unchanged, in ten times the time.
 func plain(key string) bool {
 	last := byte('/')
 	for i := range len(key) {
@@ -193,7 +193,7 @@ type answer struct {
 	keep   bool // the connection
 }
 
-// readHead skips the heads of 1xx.
+// readHead skips 1xx answers.
 func (c *Caller) readHead() (answer, error) {
 	for {
 		a, err := c.readOneHead()
@@ -235,7 +235,7 @@ func (c *Caller) readOneHead() (answer, error) {
 	}
 }
 
-// line is the next line of a head, valid until the next read.
+// line returns the next line of a head, valid until the next read.
 func (c *Caller) line() ([]byte, error) {
 	line, err := c.in.ReadSlice('\n')
 	if err == io.EOF && len(line) > 0 {
@@ -244,7 +244,7 @@ func (c *Caller) line() ([]byte, error) {
 	return bytes.TrimRight(line, "\r\n"), err
 }
 
-// bodyOf is the rest of an answer.
+// bodyOf returns the rest of an answer.
 func (c *Caller) bodyOf(a answer) io.Reader {
 	switch {
 	case a.status == http.StatusNoContent:
@@ -257,7 +257,7 @@ func (c *Caller) bodyOf(a answer) io.Reader {
 	return c.in
 }
 
-// chunked takes the line behind the last chunk, too.
+// chunked reads a chunked body, including the line after the last chunk.
 type chunked struct {
 	io.Reader
 	in   *bufio.Reader
@@ -279,7 +279,7 @@ func (c *chunked) Read(p []byte) (int, error) {
 // bodyMax bounds an answer.
 const bodyMax = 1 << 30
 
-// readBody takes all of the body. It tells whether the connection can be kept.
+// readBody reads all of the body and reports whether the connection can be kept.
 func (c *Caller) readBody(a answer) (keep bool, err error) {
 	if !a.chunks && a.length >= 0 && a.length <= bodyMax { // the usual case, without more objects
 		c.body = grow(c.body, int(a.length))
@@ -329,7 +329,7 @@ func (c *Caller) single(r *load.Request, t *load.Tally) (keep bool, err error) {
 	return keep, nil
 }
 
-// refusal is the failure of an answer that was read.
+// refusal returns the failure for an answer that was read.
 func (c *Caller) refusal(a answer) error {
 	var problem api.Problem
 	detail := http.StatusText(a.status)
@@ -339,8 +339,8 @@ func (c *Caller) refusal(a answer) error {
 	return &load.Failure{Kind: fmt.Sprintf("HTTP %d", a.status), Err: fmt.Errorf("%s answered %d: %s", c.host, a.status, detail)}
 }
 
-// batch sends a stream of lines and reads their results. A node may answer while
-// it reads, so both go on at the same time.
+// batch sends a stream of lines and reads their results, both at the same time: a node may
+// answer while it reads.
 func (c *Caller) batch(items int, t *load.Tally) (keep bool, err error) {
 	conn, out := c.conn, c.out
 	wrote := make(chan error, 1)
@@ -389,7 +389,7 @@ func (c *Caller) results(items int, t *load.Tally) (keep bool, err error) {
 	}
 }
 
-// statuses are what the line of a key that was decided has in it.
+// statuses are the texts in the lines of decided keys.
 var statuses = []struct {
 	text    []byte
 	outcome load.Outcome
@@ -399,8 +399,8 @@ var statuses = []struct {
 	{[]byte(`"status":"` + api.BatchConflict + `"`), load.Conflict},
 }
 
-// count takes one result. A quote inside a key has a backslash, so the text of a
-// status cannot be part of one.
+// count counts one result. A quote inside a key has a backslash, so no key can contain the
+// text of a status.
 func count(line []byte, t *load.Tally) error {
 	for _, s := range statuses {
 		if bytes.Contains(line, s.text) {
@@ -415,7 +415,7 @@ func count(line []byte, t *load.Tally) error {
 	return &load.Failure{Kind: "batch " + r.Status, Err: fmt.Errorf("the node answered %q for a line: %s", r.Status, r.Detail)}
 }
 
-// failure says of which kind an error is.
+// failure returns the kind of an error.
 func failure(err error) error {
 	var known *load.Failure
 	var timeout net.Error

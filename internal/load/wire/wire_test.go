@@ -43,8 +43,8 @@ func kindOf(err error) string {
 	return fmt.Sprint(err)
 }
 
-// What is sent is what net/http reads, and the answers are counted for what they
-// are, all over one connection.
+// net/http reads what a caller sends, and the caller counts the answers correctly, all over
+// one connection.
 func TestCaller_OneKey(t *testing.T) {
 	var got, addresses []string
 	status := 0
@@ -99,8 +99,8 @@ func TestCaller_OneKey(t *testing.T) {
 	}
 }
 
-// raw answers each request on every connection with the next of the answers, and
-// closes the connection when there is none.
+// raw answers each request on every connection with the next of the answers, and closes the
+// connection when none is left.
 func raw(t *testing.T, answers ...string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -174,8 +174,7 @@ func TestCaller_BrokenAnswers(t *testing.T) {
 	}
 }
 
-// A node that does not answer costs the timeout, and the next request has a new
-// connection.
+// A node that does not answer costs the timeout, and the next request opens a new connection.
 func TestCaller_TimeoutAndInterrupt(t *testing.T) {
 	hang := make(chan struct{})
 	asked := make(chan struct{}, 2)
@@ -220,8 +219,8 @@ func batchOf(n int) *load.Request {
 	return r
 }
 
-// A node that answers while it reads must not wait for a caller that only writes:
-// the batch is larger than what two sockets hold.
+// A node that answers while it reads must not block on a caller that only writes: the batch is
+// larger than what two sockets hold.
 func TestCaller_Batch(t *testing.T) {
 	const items = 60_000
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
