@@ -1,6 +1,6 @@
-// Package merkle is the hash tree of RFC 6962 over a list that only grows. It keeps
-// what is needed to go on: of a tree of n leaves the heads of its full subtrees, one
-// for each bit of n that is set.
+// Package merkle implements the hash tree of RFC 6962 over a list that only grows. It keeps
+// only what it needs to continue: of a tree of n leaves, the heads of its full subtrees, one
+// for each bit set in n.
 package merkle
 
 import (
@@ -11,16 +11,16 @@ import (
 	"math/bits"
 )
 
-// Hash is that of a leaf, of a node, or of a whole tree.
+// Hash is the hash of a leaf, a node or a whole tree.
 type Hash = [sha256.Size]byte
 
 const sizeBits = 48
 
-// SizeMax is how many leaves a tree may have.
+// SizeMax is the largest number of leaves.
 const SizeMax = 1<<sizeBits - 1
 
-// Range is a compact range that begins at the first leaf. The zero value has none.
-// An assignment copies it, and those of the same leaves are equal.
+// Range is a compact range that begins at the first leaf. The zero value is empty. Assignment
+// copies it, and ranges over the same leaves are equal.
 type Range struct {
 	size  uint64
 	heads [sizeBits]Hash // of the full subtrees, the largest first; zero behind the last
@@ -51,8 +51,8 @@ func node(left, right *Hash) Hash {
 // Size returns the number of leaves.
 func (r *Range) Size() uint64 { return r.size }
 
-// Append adds a leaf behind the others. It hashes one node on average, and panics if
-// there are SizeMax leaves: nobody lives to see that.
+// Append adds a leaf at the end. It hashes one node on average, and panics at SizeMax leaves,
+// which nobody lives to see.
 func (r *Range) Append(leaf Hash) {
 	if r.size == SizeMax {
 		panic("merkle: the tree is full")
@@ -89,8 +89,8 @@ func (r *Range) AppendTo(b []byte) []byte {
 	return b
 }
 
-// Decode reads what AppendTo wrote, and returns what follows it. It takes one
-// encoding of each range only.
+// Decode decodes what AppendTo wrote, and returns the bytes after it. Each range has only one
+// valid encoding.
 func Decode(b []byte) (r Range, rest []byte, err error) {
 	size, n := binary.Uvarint(b)
 	switch {

@@ -43,8 +43,8 @@ func (o *oracle) head(t *testing.T) Hash {
 	return Hash(h)
 }
 
-// Trees of all sizes have the heads that RFC 6962 says, and go on from what was
-// encoded, or copied, at any of them.
+// Trees of all sizes have the heads of RFC 6962, and continue from their encoding, or from a
+// copy, at any size.
 func TestRange_IsTheTreeOfRFC6962(t *testing.T) {
 	for seed := range uint64(4) {
 		rng := rand.New(rand.NewPCG(seed, 1))
@@ -84,7 +84,7 @@ func TestRange_IsTheTreeOfRFC6962(t *testing.T) {
 	}
 }
 
-// A range that is cut off, too large, or encoded in another way is refused.
+// Decode refuses a range that is truncated, too large, or encoded in another way.
 func TestDecode_IsStrict(t *testing.T) {
 	var r Range
 	for i := range 1000 {
