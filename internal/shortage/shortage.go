@@ -1,10 +1,9 @@
-// Package shortage tells errors of a system that is short of something, open files or
-// memory, from those of a broken disk.
+// Package shortage tells the errors of a system that is short of open files or memory from
+// those of a broken disk.
 //
-// What failed for such a reason was not done, and may be done when there is room. It
-// says nothing about what is stored, so nobody is told to replace anything. The
-// exception is a write, or an fsync, that failed: what the disk has then is not known,
-// whatever the reason.
+// What failed for such a reason was not done, and may be repeated when there is room. It says
+// nothing about what is stored, so nobody has to replace anything. The exception is a failed
+// write or fsync: whatever the reason, nobody knows what the disk holds then.
 package shortage
 
 import (
@@ -17,14 +16,14 @@ import (
 	"syscall"
 )
 
-// Err is what every error of Explain is.
+// Err matches every error of Explain.
 var Err = errors.New("the system is short of files or memory; the data was not changed")
 
-// Is reports whether err says that the system is short of files or memory.
+// Is reports whether err means that the system is short of files or memory.
 func Is(err error) bool { return advice(err) != "" }
 
-// Explain wraps an error that Is says yes to: it is Err then, and names the limit.
-// Others, and what is explained already, it returns as they are.
+// Explain wraps an error for which Is returns true in one that matches Err and names the
+// limit. It returns other errors, and explained ones, unchanged.
 func Explain(err error) error {
 	if say := advice(err); say != "" && !errors.Is(err, Err) {
 		return fmt.Errorf("%w: %s: %w", Err, say, err)
@@ -32,7 +31,7 @@ func Explain(err error) error {
 	return err
 }
 
-// advice names the limit that was reached, "" if none was.
+// advice names the limit that was reached, "" if none.
 func advice(err error) string {
 	switch {
 	case err == nil || wrote(err):
@@ -47,14 +46,14 @@ func advice(err error) string {
 	return ""
 }
 
-// says reports whether err is the system's error. The packages that open the log
-// (etcd's fileutil) and map the store (bbolt) keep only its words.
+// says reports whether err is the system error errno. The packages that open the log (etcd's
+// fileutil) and map the store (bbolt) keep only its text.
 func says(err error, errno syscall.Errno) bool {
 	return errors.Is(err, errno) || strings.Contains(err.Error(), errno.Error())
 }
 
-// wrote reports whether err is that of a write or an fsync. The fdatasync of the log
-// and of the store comes as the system's bare error, which names no call.
+// wrote reports whether err comes from a write or an fsync. A failed fdatasync of the log or
+// the store is the system's bare error, which names no call.
 func wrote(err error) bool {
 	if path, ok := errors.AsType[*fs.PathError](err); ok {
 		return slices.Contains([]string{"write", "writeat", "sync", "truncate"}, path.Op)
