@@ -13,17 +13,16 @@ import (
 	"time"
 )
 
-// zeroBlock is what Unpack leaves out of a file, so that the segments of a log, which
-// are mostly zeros, take no disk.
+// zeroBlock is the size of zero blocks that Unpack leaves out of a file, so that log segments,
+// which are mostly zeros, take no disk space.
 const zeroBlock = 64 << 10
 
-// unusedSegment ends the name of a segment that a log has in store, all zeros. A node
-// makes it anew, and 64 MB of zeros take 62 KB in an archive.
+// unusedSegment is the suffix of a segment that a log keeps in reserve, all zeros. A node
+// makes it again, and 64 MB of zeros take 62 KB in an archive.
 const unusedSegment = ".tmp"
 
-// Pack stores the files of a data directory, but for an unused segment of the log, in
-// a new archive, a .tar.gz: the same files give the same bytes. It refuses to replace
-// one.
+// Pack stores the files of a data directory, except an unused log segment, in a new archive, a
+// .tar.gz. The same files give the same bytes. It refuses to replace an archive.
 func Pack(dir, archive string) (err error) {
 	f, err := os.OpenFile(archive, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -66,7 +65,7 @@ func packFile(w *tar.Writer, dir, name string) error {
 	return err
 }
 
-// Unpack is the other way round: dir, which it makes, gets the files that were packed.
+// Unpack makes dir and extracts the archive into it.
 func Unpack(archive, dir string) error {
 	f, err := os.Open(archive)
 	if err != nil {
@@ -107,7 +106,7 @@ func unpackFile(r io.Reader, h *tar.Header, dir string) error {
 	return errors.Join(err, f.Truncate(h.Size), f.Close())
 }
 
-// copySparse leaves holes where blocks are zero.
+// copySparse leaves holes for zero blocks.
 func copySparse(f *os.File, r io.Reader) error {
 	block, zeros := make([]byte, zeroBlock), make([]byte, zeroBlock)
 	for at := int64(0); ; at += zeroBlock {

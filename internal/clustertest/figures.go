@@ -10,8 +10,7 @@ import (
 	"time"
 )
 
-// Metrics returns what the node shows at /metrics, without figures that have
-// labels. It uses a connection of its own.
+// Metrics returns the node's metrics without labels. It uses its own connection.
 func (n *Process) Metrics() (map[string]float64, error) {
 	hc := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := hc.Get(n.URL() + "/metrics")
@@ -33,12 +32,11 @@ func (n *Process) Metrics() (map[string]float64, error) {
 	return figures, lines.Err()
 }
 
-// Descriptors returns how many files and sockets the process has open. It needs
-// Linux.
+// Descriptors returns how many files and sockets the process has open. It needs Linux.
 func (n *Process) Descriptors() (int, error) {
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.cmd.Process.Pid))
 	return len(open), err
 }
 
-// LogPath is the file with what the process has written since its latest start.
+// LogPath is the file with the process's output since its latest start.
 func (n *Process) LogPath() string { return n.log.Name() }

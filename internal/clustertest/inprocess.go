@@ -20,8 +20,8 @@ type Cluster struct {
 	Caches []*server.Cache
 }
 
-// Start runs dbs database nodes and caches cache nodes and returns when all
-// are ready. They are closed when the test ends.
+// Start runs dbs database nodes and caches cache nodes, and returns when all are ready. They
+// are closed when the test ends.
 func Start(t testing.TB, dbs, caches int) *Cluster {
 	t.Helper()
 	c := &Cluster{}
@@ -90,8 +90,8 @@ func Client(t testing.TB, urls ...string) *client.Client {
 	return cl
 }
 
-// Logger writes to the test's log: warnings, or with ONCEKV_TEST_LOG=debug
-// (info, …) from that level on.
+// Logger writes warnings to the test's log, or with ONCEKV_TEST_LOG=debug (info, …) everything
+// from that level on.
 func Logger(t testing.TB) *slog.Logger {
 	level := slog.LevelWarn
 	if s := os.Getenv("ONCEKV_TEST_LOG"); s != "" {

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// Memory is what a process occupies, in bytes.
+// Memory is a process's memory in bytes.
 //
-// Anonymous is what the program itself asked for. The rest of Resident is
-// mapped files: pages of bbolt's that the kernel keeps while it has nothing
-// better to do with the memory. They say nothing about the program.
+// Anonymous is what the program itself allocated. The rest of Resident is mapped files:
+// bbolt's pages, which the kernel keeps while it has no better use for the memory. They say
+// nothing about the program.
 type Memory struct {
 	Resident  int64
 	Peak      int64 // of Resident, since the process began
@@ -25,7 +25,7 @@ func (m Memory) String() string {
 	return fmt.Sprintf("RSS %d MiB (peak %d), anonymous %d MiB", m.Resident>>20, m.Peak>>20, m.Anonymous>>20)
 }
 
-// Memory returns what the process occupies now.
+// Memory returns the process's current memory.
 func (n *Process) Memory() (Memory, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.cmd.Process.Pid))
 	if err != nil {
@@ -51,8 +51,8 @@ func (n *Process) Memory() (Memory, error) {
 	return m, nil
 }
 
-// MemoryWatch samples the memory of processes, because the kernel remembers
-// the peak of Resident only.
+// MemoryWatch samples the memory of processes, because the kernel remembers only the peak of
+// Resident.
 type MemoryWatch struct {
 	t     testing.TB
 	nodes []*Process
@@ -61,7 +61,7 @@ type MemoryWatch struct {
 	peaks map[*Process]int64 // of Anonymous; read after wg
 }
 
-// WatchMemory begins to sample running processes.
+// WatchMemory starts to sample running processes.
 func WatchMemory(t testing.TB, nodes ...*Process) *MemoryWatch {
 	w := &MemoryWatch{t: t, nodes: nodes, stopC: make(chan struct{}), peaks: map[*Process]int64{}}
 	w.wg.Go(w.run)
@@ -95,8 +95,8 @@ func (w *MemoryWatch) stop() {
 	}
 }
 
-// Bound ends the watch, logs what the given processes occupied, and fails the
-// test where the anonymous memory was more than limit at any time.
+// Bound ends the watch, logs the memory of the given processes, and fails the test if the
+// anonymous memory ever exceeded limit.
 func (w *MemoryWatch) Bound(limit int64, nodes ...*Process) {
 	w.t.Helper()
 	w.stop()

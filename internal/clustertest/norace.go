@@ -2,5 +2,5 @@
 
 package clustertest
 
-// Race is whether this is built with the race detector.
+// Race reports whether this was built with the race detector.
 const Race = false

@@ -18,8 +18,8 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// Binary builds cmd/oncekv into dir and returns its path. With
-// the race detector on, the program gets it too.
+// Binary builds cmd/oncekv into dir and returns its path. If the race detector is on, the
+// program gets it too.
 func Binary(dir string) (string, error) {
 	if Race {
 		return build(dir, "-race")
@@ -27,12 +27,11 @@ func Binary(dir string) (string, error) {
 	return build(dir)
 }
 
-// PlainBinary is Binary without the race detector in any case: its shadow
-// memory would be most of what a test of memory measures.
+// PlainBinary is Binary without the race detector, whose shadow memory would dominate a test
+// of memory.
 func PlainBinary(dir string) (string, error) { return build(dir) }
 
-// ChangedBinary is PlainBinary of a changed source, by an overlay as broken.Overlay
-// makes it.
+// ChangedBinary is PlainBinary of a changed source, given by an overlay from broken.Overlay.
 func ChangedBinary(dir, overlay string) (string, error) { return build(dir, "-overlay", overlay) }
 
 func build(dir string, flags ...string) (string, error) {
@@ -54,8 +53,8 @@ type Processes struct {
 	Caches []*Process
 }
 
-// Process is one node as a process. It can be stopped in any way and started
-// again with the same flags.
+// Process is one node as a process. It can be stopped in any way, and started again with the
+// same flags.
 type Process struct {
 	t    testing.TB
 	Bin  string // the program; another one counts from the next start on
@@ -66,11 +65,11 @@ type Process struct {
 	Args []string
 	Env  []string
 
-	// Under is a command that runs the program in its own place, such as
-	// nsenter with its flags; empty for none.
+	// Under is a command that replaces itself by the program, such as nsenter with its flags;
+	// empty for none.
 	Under []string
-	// Logs is a directory that keeps the output of every start; empty means a
-	// temporary one, shown when the test fails.
+	// Logs is a directory that keeps the output of every start; empty means a temporary one,
+	// shown when the test fails.
 	Logs string
 
 	cmd  *exec.Cmd
@@ -79,8 +78,8 @@ type Process struct {
 	err  error // of Wait, set before done is closed
 }
 
-// NewProcesses prepares a cluster of dbs database nodes and caches cache
-// nodes; nothing runs yet. extra flags go to every database node.
+// NewProcesses prepares a cluster of dbs database nodes and caches cache nodes; nothing runs
+// yet. Every database node gets the extra flags.
 func NewProcesses(t testing.TB, bin string, dbs, caches int, extra ...string) *Processes {
 	t.Helper()
 	p := &Processes{t: t, bin: bin, Dir: t.TempDir()}
@@ -111,20 +110,19 @@ func (p *Processes) newDB(name string) *Process {
 	return d
 }
 
-// NewAdmin prepares an admin of the cluster, which stays at its address when it
-// is started again.
+// NewAdmin prepares an admin of the cluster, which keeps its address across starts.
 func (p *Processes) NewAdmin() *Process {
 	addr := FreeAddr(p.t)
 	return NewProcess(p.t, p.bin, "admin", addr, "admin", "--listen", addr, "--nodes", strings.Join(URLs(p.DBs...), ","))
 }
 
-// NewProcess prepares any other command of the program. addr is where it serves
-// clients, if it does.
+// NewProcess prepares any other command of the program. addr is where it serves clients, if it
+// does.
 func NewProcess(t testing.TB, bin, name, addr string, args ...string) *Process {
 	return &Process{t: t, Bin: bin, Name: name, Addr: addr, Args: args}
 }
 
-// Joiner prepares one more database node that joins through a running one.
+// Joiner prepares another database node that joins through a running one.
 func (p *Processes) Joiner(name string, via *Process, extra ...string) *Process {
 	d := p.newDB(name)
 	d.Args = append(d.Args, "--join", via.URL())
@@ -141,7 +139,7 @@ func (p *Processes) StartAll() {
 	p.WaitReady()
 }
 
-// All returns database nodes and caches.
+// All returns the database nodes and the cache nodes.
 func (p *Processes) All() []*Process { return append(append([]*Process(nil), p.DBs...), p.Caches...) }
 
 // WaitReady waits until every running node is ready.
@@ -186,8 +184,8 @@ func (p *Processes) Leader() *Process {
 // URL returns where clients reach the node.
 func (n *Process) URL() string { return "http://" + n.Addr }
 
-// Start runs the process; its output goes to a file that is shown when the
-// test fails. It is killed when the test ends.
+// Start runs the process; its output goes to a file that is shown when the test fails. The
+// process is killed when the test ends.
 func (n *Process) Start() {
 	n.t.Helper()
 	dir := n.Logs
@@ -233,7 +231,7 @@ func tail(path string, bytes int) string {
 	return string(b)
 }
 
-// Log returns what the process has written so far.
+// Log returns the process's output so far.
 func (n *Process) Log() string { return tail(n.log.Name(), 1<<20) }
 
 // Running reports whether the process was started and has not ended.
@@ -267,7 +265,7 @@ func (n *Process) Kill9() {
 	<-n.done
 }
 
-// Terminate sends SIGTERM and returns the exit code and how long it took.
+// Terminate sends SIGTERM, and returns the exit code and how long the process took.
 func (n *Process) Terminate() (code int, took time.Duration) {
 	n.t.Helper()
 	start := time.Now()
@@ -275,7 +273,7 @@ func (n *Process) Terminate() (code int, took time.Duration) {
 	return n.Wait(), time.Since(start)
 }
 
-// Wait waits for the process to end by itself and returns its exit code.
+// Wait waits until the process ends by itself, and returns its exit code.
 func (n *Process) Wait() int {
 	n.t.Helper()
 	return n.WaitFor(Patience)
@@ -292,7 +290,7 @@ func (n *Process) WaitFor(limit time.Duration) int {
 	return n.cmd.ProcessState.ExitCode()
 }
 
-// WaitReady waits until the node says so itself.
+// WaitReady waits until the node says that it is ready.
 func (n *Process) WaitReady() {
 	n.t.Helper()
 	Eventually(n.t, n.Name+" is ready", func() error {
@@ -312,7 +310,7 @@ func (n *Process) WaitReady() {
 	})
 }
 
-// Stats returns a database node's figures.
+// Stats returns a database node's statistics.
 func (n *Process) Stats() (api.Stats, error) {
 	var s api.Stats
 	resp, err := (&http.Client{Timeout: 5 * time.Second}).Get(n.URL() + "/stats")
@@ -323,8 +321,8 @@ func (n *Process) Stats() (api.Stats, error) {
 	return s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
-// SameHistory waits until the running nodes have the same revision and
-// digest, and returns them.
+// SameHistory waits until the running nodes have the same revision and digest, and returns
+// both.
 func SameHistory(t testing.TB, nodes ...*Process) (revision uint64, digest string) {
 	t.Helper()
 	Eventually(t, "the same history on all database nodes", func() error {

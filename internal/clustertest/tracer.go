@@ -11,21 +11,21 @@ import (
 	"testing"
 )
 
-// Tracer is an strace that is attached to a process and tampers with its
-// flushes, or its writes.
+// Tracer is an strace attached to a process that tampers with its flushes or writes.
 type Tracer struct {
 	t   testing.TB
 	cmd *exec.Cmd
 }
 
-// System calls by which a node makes things durable (fdatasync is the WAL's and bbolt's,
-// fsync that of small files and directories), and by which it writes.
+// System calls by which a node makes things durable (fdatasync for the WAL and bbolt, fsync
+// for small files and directories), and by which it writes.
 const (
 	flushes = "fdatasync,fsync"
 	writes  = "write,pwrite64,writev,pwritev,pwritev2"
 )
 
-// NeedsTracer skips where no strace works, and fails where every test was asked for.
+// NeedsTracer skips the test if strace does not work, and fails it if every test was
+// requested.
 func NeedsTracer(t testing.TB) {
 	t.Helper()
 	if err := exec.Command("strace", "-o", os.DevNull, "true").Run(); err != nil {
@@ -36,20 +36,20 @@ func NeedsTracer(t testing.TB) {
 	}
 }
 
-// FailingFlushes is a command that runs another one, in its own place, in which
-// every flush of a file or a directory fails with EIO: see Process.Under.
+// FailingFlushes is a command that runs another one in its place, with every flush of a file
+// or directory failing with EIO: see Process.Under.
 func FailingFlushes(path string) []string {
 	return []string{"strace", "-D", "-f", "-o", os.DevNull, "-P", path, "-e", "trace=" + flushes, "-e", "inject=" + flushes + ":error=EIO"}
 }
 
-// Tamper makes every flush of a process do what: delay_exit=MICROSECONDS or
-// error=EIO. With a path, only flushes of that file or directory.
+// Tamper changes every flush of a process: what is delay_exit=MICROSECONDS or error=EIO. With
+// a path, it changes only flushes of that file or directory.
 func Tamper(t testing.TB, pid int, what, path string) *Tracer {
 	t.Helper()
 	return tamper(t, pid, flushes, what, path)
 }
 
-// TamperWrites is Tamper of writes to a file.
+// TamperWrites is Tamper for writes to a file.
 func TamperWrites(t testing.TB, pid int, what, path string) *Tracer {
 	t.Helper()
 	return tamper(t, pid, writes, what, path)
@@ -91,13 +91,13 @@ func tamper(t testing.TB, pid int, calls, what, path string) *Tracer {
 	return nil
 }
 
-// End lets the process go on untouched.
+// End lets the process continue untouched.
 func (tr *Tracer) End() {
 	tr.t.Helper()
 	tr.Stop(syscall.SIGINT)
 }
 
-// Stop ends the strace with a signal, and waits for it.
+// Stop ends the strace with a signal and waits for it.
 func (tr *Tracer) Stop(by syscall.Signal) {
 	tr.t.Helper()
 	_ = tr.cmd.Process.Signal(by)

@@ -8,13 +8,13 @@ import (
 	"time"
 )
 
-// Patience is how long a test waits for what has to come: long enough for a
-// loaded machine with two cores and the race detector. It only keeps a test that
-// fails from hanging, and nothing is measured with it.
+// Patience is how long a test waits for something that must happen: long enough for a loaded
+// machine with two cores and the race detector. It only keeps a failing test from hanging, and
+// measures nothing.
 const Patience = 3 * time.Minute
 
-// Eventually polls ok until it returns nil. After Patience it fails the test
-// with what was waited for and the last reason.
+// Eventually polls ok until it returns nil. After Patience it fails the test with what and the
+// last error.
 func Eventually(t testing.TB, what string, ok func() error) {
 	t.Helper()
 	deadline := time.Now().Add(Patience)
@@ -32,10 +32,9 @@ func Eventually(t testing.TB, what string, ok func() error) {
 	}
 }
 
-// FreeAddr returns a loopback address nobody listens on, or will by chance: it
-// is one of the many loopback addresses other than 127.0.0.1, from which the
-// kernel takes the ports of outgoing connections. Where there is only that one,
-// it is that.
+// FreeAddr returns a loopback address on which nobody listens, now or later by chance. It is
+// not on 127.0.0.1, from which the kernel takes the ports of outgoing connections, unless the
+// machine has no other loopback address.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	ip := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
