@@ -1,4 +1,4 @@
-// Package version knows which build this is.
+// Package version identifies the build.
 package version
 
 import "runtime/debug"
@@ -6,8 +6,8 @@ import "runtime/debug"
 // release is set by the linker: -ldflags "-X …/internal/version.release=v1.2.3".
 var release string
 
-// String returns the release, or the module version and revision that the Go
-// tool recorded, or "devel".
+// String returns the release, or the module version and revision that the Go tool recorded, or
+// "devel".
 func String() string {
 	if release != "" {
 		return release
