@@ -1,9 +1,9 @@
-// Package writefault tells a write or an fsync that failed from every other error.
+// Package writefault tells a failed write or fsync from every other error.
 //
-// After one, nobody knows what the disk holds, and the system does not help to find
-// out: it may go on showing what was never written, and say yes to the next fsync. So
-// neither this process nor the next one may go on from what it reads. An error of
-// reading is none: it is there again when it is looked for.
+// After one, nobody knows what the disk holds, and the system does not help to find out: it
+// may go on showing what was never written, and let the next fsync succeed. So neither this
+// process nor the next may continue from what it reads. Read errors are different: they come
+// again.
 package writefault
 
 import (
@@ -14,12 +14,12 @@ import (
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
-// Err is what every error of Mark is.
+// Err matches every error of Mark.
 var Err = errors.New("a write to the disk failed")
 
-// Mark makes the error of a write or an fsync Err, in the same words. It leaves alone
-// what says that there was no room for a write, that there was no file to write to, or
-// that the system is short of files or memory: nothing was lost then.
+// Mark makes the error of a write or an fsync match Err, with the same text. It leaves errors
+// unchanged that mean that a write had no room, that a file could not be opened, or that the
+// system is short of files or memory: then nothing was lost.
 func Mark(err error) error {
 	if err == nil || errors.Is(err, Err) || shortage.Is(err) || noRoom(err) || noFile(err) {
 		return err
@@ -27,17 +27,16 @@ func Mark(err error) error {
 	return &fault{err}
 }
 
-// noRoom reports whether a write was refused because the disk is full. An fsync that
-// says so has lost what was written: that disk had promised room which it does not
-// have. The fdatasync of the log and of the store comes as the system's bare error,
-// which names no call.
+// noRoom reports whether a write was refused because the disk is full. An fsync that says so
+// has lost data: the disk had promised room that it does not have. A failed fdatasync of the
+// log or the store is the system's bare error, which names no call.
 func noRoom(err error) bool {
 	path, ok := errors.AsType[*fs.PathError](err)
 	return ok && path.Op != "sync" && (errors.Is(path.Err, syscall.ENOSPC) || errors.Is(path.Err, syscall.EDQUOT))
 }
 
-// noFile reports whether a file or a directory could not be opened because its name leads
-// nowhere, as of a disk that is not mounted, or because it may not be.
+// noFile reports whether a file or directory could not be opened because its name does not
+// exist, as on a disk that is not mounted, or because access is denied.
 func noFile(err error) bool {
 	path, ok := errors.AsType[*fs.PathError](err)
 	if !ok || path.Op != "open" {
