@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// Width is that of every picture, in pixels.
+// Width is the width of every picture in pixels.
 const Width = 960
 
-// Places in the picture, in pixels.
+// Positions in the picture in pixels.
 const (
 	left        = 84
 	right       = Width - 36
@@ -66,7 +66,7 @@ type Lines struct {
 	XTitle string
 }
 
-// Line is a curve. X is from 0 to 1 when it is drawn.
+// Line is a curve. When it is drawn, its X are from 0 to 1.
 type Line struct {
 	Name  string
 	Color string
@@ -79,7 +79,7 @@ type Tick struct {
 	Text string
 }
 
-// Add appends the figure y of what ended at x. The first began at 0.
+// Add appends the value y of an interval that ended at x. The first began at 0.
 func (l *Line) Add(x, y float64) {
 	if len(l.X) == 0 {
 		l.X, l.Y = append(l.X, 0), append(l.Y, y)
@@ -87,8 +87,7 @@ func (l *Line) Add(x, y float64) {
 	l.X, l.Y = append(l.X, x), append(l.Y, y)
 }
 
-// Scale makes an axis for x values that are not from 0 to 1 yet, but from 0 to
-// whatever the greatest is.
+// Scale scales X values to 0 to 1, and makes an axis from 0 to the greatest.
 func (p *Lines) Scale() {
 	longest := 0.0
 	for _, l := range p.Lines {
@@ -143,14 +142,14 @@ func (p *Lines) draw(c *canvas, top float64) {
 	}
 }
 
-// Bars is a diagram of figures beside their names, one below the other.
+// Bars is a diagram of named values, one below the other.
 type Bars struct {
 	Title string
 	Bars  []Bar
 	Mark  float64 // a value with a line of its own through all bars; 0: none
 }
 
-// Bar is one of them.
+// Bar is one bar.
 type Bar struct {
 	Name  string
 	Value float64
@@ -158,7 +157,7 @@ type Bar struct {
 	Color string
 }
 
-// Places in a diagram of bars, in pixels.
+// Positions in a diagram of bars in pixels.
 const (
 	barsLeft  = 500 // names end there, and have room for some 75 characters
 	barsRight = Width - 150
@@ -192,7 +191,7 @@ func (p *Bars) draw(c *canvas, top float64) {
 	}
 }
 
-// roundTicks are round numbers from 0 to the first that is not below top, about n.
+// roundTicks returns about n round numbers from 0 to the first that is not below top.
 func roundTicks(top float64, n int) []float64 {
 	if !(top > 0) {
 		return []float64{0, 1}
@@ -211,7 +210,7 @@ func roundTicks(top float64, n int) []float64 {
 	return ticks
 }
 
-// Number is short: 12000 is 12k.
+// Number formats a number briefly: 12000 is 12k.
 func Number(f float64) string {
 	switch {
 	case f >= 1e6:
@@ -222,7 +221,7 @@ func Number(f float64) string {
 	return strconv.FormatFloat(f, 'g', 4, 64)
 }
 
-// canvas writes elements. The first error stays in w until it is flushed.
+// canvas writes elements. The first error stays in w until the flush.
 type canvas struct{ w *bufio.Writer }
 
 func (c *canvas) printf(format string, args ...any) { fmt.Fprintf(c.w, format, args...) }

@@ -12,8 +12,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/chart"
 )
 
-// Bars lie inside the picture whatever their values are, and every one of them is
-// named: without bars, and with no value above zero, too.
+// Bars lie inside the picture whatever their values, and each has a name, even if there are no
+// bars or no value is above zero.
 func TestWrite_Bars(t *testing.T) {
 	some := []chart.Bar{{Name: "a < b", Value: 2, Text: "2.00", Color: chart.Blue}, {Name: "nothing", Text: "0", Color: chart.Red}, {Name: "below", Value: -1, Color: chart.Grey}}
 	for _, p := range []*chart.Bars{{Title: "some", Bars: some, Mark: 1}, {Title: "far", Bars: some, Mark: 50}, {Title: "zero", Bars: some[1:2]}, {Title: "none"}} {

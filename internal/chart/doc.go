@@ -1,5 +1,4 @@
-// Package chart draws diagrams as SVG, for people to look at beside the figures. It
-// knows nothing of what they show.
+// Package chart draws diagrams as SVG, for people. It knows nothing of what they show.
 //
 //	puts := chart.Line{Name: "puts", Color: chart.Blue}
 //	puts.Add(1, 5000) // after a second
@@ -10,11 +9,11 @@
 //
 // # Invariants
 //
-//  1. Whatever the texts and figures are, what is written is well-formed XML.
-//  2. Bars and lines of figures that are not below zero lie inside the picture.
+// 1. Whatever the texts and values are, the output is well-formed XML. 2. Bars and lines of
+// values that are not negative lie inside the picture.
 //
 // # Caveats
 //
-// A text that is too long for its place is cut off by the edge of the picture, or
-// runs into what is beside it: nothing here measures fonts.
+// A text that is too long is cut off by the edge of the picture, or overlaps its neighbour:
+// nothing here measures fonts.
 package chart
