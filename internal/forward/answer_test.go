@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// through starts a node that forwards to a database node that answers with do.
-// What the node says of its connection to the client is around the handler.
+// through starts a node that forwards to a database node that answers with do. around sets the
+// node's own headers about its connection to the client.
 func through(t *testing.T, do http.HandlerFunc, around func(http.ResponseWriter)) *httptest.Server {
 	t.Helper()
 	database := httptest.NewServer(do)
@@ -29,8 +29,8 @@ func through(t *testing.T, do http.HandlerFunc, around func(http.ResponseWriter)
 	return node
 }
 
-// What the handlers around say of the connection stays said, whatever answers
-// come before the database node's last one.
+// The headers that the handlers around set survive, whatever answers precede the database
+// node's last one.
 func TestForward_HeadersAroundSurvive(t *testing.T) {
 	node := through(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Link", "</early>")
@@ -54,8 +54,8 @@ func TestForward_HeadersAroundSurvive(t *testing.T) {
 	}
 }
 
-// A database node judges who asks it by what it gets: by its own name, and not by
-// what a browser said of the page that asked the node before it.
+// A database node checks a forwarded request by its own name, not by the browser's headers
+// about the page that asked the first node.
 func TestForward_AsksInItsOwnName(t *testing.T) {
 	got := make(chan *http.Request, 1)
 	node := through(t, func(_ http.ResponseWriter, r *http.Request) { got <- r }, nil)
@@ -83,8 +83,8 @@ func TestForward_AsksInItsOwnName(t *testing.T) {
 	}
 }
 
-// An answer that breaks off at the database node breaks off here, so that nobody
-// takes a part of a value for all of it.
+// An answer that breaks off at the database node breaks off here too, so that nobody takes
+// part of a value for all of it.
 func TestForward_BrokenAnswerBreaksOff(t *testing.T) {
 	for name, head := range map[string]string{
 		"a length":  "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nsome bytes",
@@ -121,8 +121,7 @@ func TestForward_BrokenAnswerBreaksOff(t *testing.T) {
 	}
 }
 
-// A database node that changes the protocol, which no request asked for, is not
-// followed.
+// If a database node switches protocols, which no request asked for, the node does not follow.
 func TestForward_NoOtherProtocol(t *testing.T) {
 	node := through(t, func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()

@@ -32,11 +32,10 @@ const (
 
 // Config says where requests go.
 type Config struct {
-	// Databases returns the URLs of database nodes in the order in which to try
-	// them. It is called once for each request, concurrently, and must be quick.
+	// Databases returns the URLs of database nodes in the order in which to try them. It is
+	// called once a request, concurrently, and must be quick.
 	Databases func() []string
-	// Failed hears of a database node that did not answer or was too busy. It
-	// may be nil.
+	// Failed, if not nil, is called for a database node that did not answer or was too busy.
 	Failed func(url string)
 
 	Logger *slog.Logger // nil: none
@@ -48,7 +47,7 @@ type Handler struct {
 	transport *http.Transport
 }
 
-// New returns a handler that goes by cfg.
+// New returns a handler for cfg.
 func New(cfg Config) *Handler {
 	if cfg.Failed == nil {
 		cfg.Failed = func(string) {}
@@ -68,30 +67,28 @@ func New(cfg Config) *Handler {
 	}}
 }
 
-// ServeHTTP passes one request on and brings the answer back.
+// ServeHTTP passes a request on and returns the answer.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.proxy.ServeHTTP(&passedAnswer{ResponseWriter: w, header: make(http.Header)}, r)
 }
 
-// Close drops connections that are idle. Call it when no request is served any
-// more.
+// Close closes idle connections. Call it when no request is being served.
 func (h *Handler) Close() { h.transport.CloseIdleConnections() }
 
-// passedAnswer is where httputil.ReverseProxy puts the answer. The headers are
-// not w's until the answer begins: ReverseProxy clears its map at every 1xx of
-// the database node, and what the handlers around this one have said of the
-// connection to the client, such as that it ends here, must outlive that.
+// passedAnswer is where httputil.ReverseProxy writes the answer. Its headers become w's only
+// when the answer begins: ReverseProxy clears its map at every 1xx of the database node, but
+// headers that the handlers around this one have set about the client's connection, such as
+// that it ends here, must survive.
 //
-// A database node's 1xx answer this node's question and go no further. A client
-// that asked for a go-ahead gets one from net/http, when its body is first read:
-// that is when the database has said yes.
+// A database node's 1xx answers this node's request and goes no further. A client that asked
+// for 100 Continue gets one from net/http when its body is first read: by then the database
+// node has sent its own.
 type passedAnswer struct {
 	http.ResponseWriter
 	header http.Header // until it has begun
 	begun  bool
 }
 
-// Header implements http.ResponseWriter.
 func (a *passedAnswer) Header() http.Header {
 	if a.begun {
 		return a.ResponseWriter.Header() // for trailers
@@ -109,7 +106,6 @@ func (a *passedAnswer) WriteHeader(status int) {
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// Write implements http.ResponseWriter.
 func (a *passedAnswer) Write(p []byte) (int, error) {
 	a.WriteHeader(http.StatusOK)
 	return a.ResponseWriter.Write(p)
@@ -118,10 +114,9 @@ func (a *passedAnswer) Write(p []byte) (int, error) {
 // Unwrap lets http.ResponseController find Flush.
 func (a *passedAnswer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// rewrite makes the request one of this node's own, to the node that it goes to:
-// try gives it that one's Host. What a browser says of the page it comes from is
-// about this node, which has judged it, and so stays here. No protocol is changed
-// to on the way.
+// rewrite makes the request this node's own; try then sets Host to that of the node it goes
+// to. A browser's headers about its page concern this node, which has checked them, and so
+// stay here. No protocol is switched.
 func rewrite(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery // ReverseProxy drops what it cannot parse; the database refuses it
 	h := r.Out.Header
@@ -153,8 +148,8 @@ type unanswered struct {
 
 func (e *unanswered) Error() string { return strings.Join(e.said, "; ") }
 
-// RoundTrip implements http.RoundTripper. It changes to another database node
-// only while the body is untouched.
+// RoundTrip implements http.RoundTripper. It moves on to another database node only while the
+// body is untouched.
 func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := &sourceBody{ReadCloser: req.Body}
 	failure := &unanswered{}
@@ -199,10 +194,10 @@ func closeResponse(resp *http.Response) {
 	}
 }
 
-// try sends the request to a database node. again is whether another may be
-// asked: this one refused or failed, and certainly carried nothing out. A failure is certain
-// when there was no connection, when the body, without which there is no put,
-// was not begun, or when the request only reads.
+// try sends the request to a database node. again means that another may be asked: this one
+// refused or failed, and certainly carried nothing out. That is certain if there was no
+// connection, if the body, without which there is no put, was not begun, or if the request
+// only reads.
 func (f *forwarder) try(req *http.Request, database string, body *sourceBody) (resp *http.Response, again bool, err error) {
 	target, err := url.Parse(database)
 	if err != nil {
@@ -228,8 +223,7 @@ func (f *forwarder) try(req *http.Request, database string, body *sourceBody) (r
 	return resp, (hasBody || reads) && reader.retire(), err
 }
 
-// sourceBody is the client's body, shared by the tries of one request, one at
-// a time.
+// sourceBody is the client's body. The tries of a request share it, one at a time.
 type sourceBody struct {
 	io.ReadCloser
 
@@ -244,8 +238,8 @@ func (b *sourceBody) failure() error {
 	return b.err
 }
 
-// tryBody is the body during one try. The transport may read it even after it
-// has returned; retire makes sure that it does not, unless it has begun to.
+// tryBody is the body during one try. The transport may read it even after RoundTrip has
+// returned; retire prevents that unless a read has begun.
 type tryBody struct {
 	source  *sourceBody
 	retired bool // guarded by source.mu
@@ -253,7 +247,6 @@ type tryBody struct {
 
 var errRetired = errors.New("this try is over")
 
-// Read implements io.Reader.
 func (b *tryBody) Read(p []byte) (int, error) {
 	b.source.mu.Lock()
 	if b.retired {
@@ -282,7 +275,7 @@ func (b *tryBody) retire() bool {
 	return !b.source.touched
 }
 
-// failed answers for a request that got no answer.
+// failed answers a request that got no answer.
 func failed(w http.ResponseWriter, r *http.Request, err error) {
 	var failure *unanswered
 	if !errors.As(err, &failure) {
@@ -321,8 +314,7 @@ func failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// wayOut says what to do about a request of which nobody knows whether it took
-// effect.
+// wayOut says what to do if the outcome of a request is unknown.
 func wayOut(path string) string {
 	if strings.HasPrefix(path, "/members") || path == "/leader" {
 		return "it may have taken effect, so look at GET /members before you repeat it"

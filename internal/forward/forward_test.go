@@ -27,7 +27,7 @@ func TestTryBody_RetiredBodyIsNotRead(t *testing.T) {
 	}
 }
 
-// A put is safe to repeat; a change of the members is not known to be.
+// A put is safe to repeat; a change of the members may not be.
 func TestForward_UnknownOutcomeSaysWhatToDo(t *testing.T) {
 	for path, want := range map[string]string{"/key/a": "repeat the same put", "/keys": "repeat the same put", "/members/n1": "GET /members", "/leader": "GET /members"} {
 		cut := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
