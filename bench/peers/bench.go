@@ -18,8 +18,8 @@ type step struct {
 	rate         func(b *bench) float64
 }
 
-// sequence is a round. What is compared stands together, so that it is measured
-// in the same minute.
+// sequence is a round. Cases that are compared are adjacent, so that they are measured in the
+// same minute.
 var sequence = []step{
 	{system: "ceiling", name: "http-put"},
 	{system: "oncekv", name: "http-put-leader"},
@@ -48,7 +48,7 @@ var sequence = []step{
 	{system: "etcd", name: "put-paced", as: "put", rate: halfOfEtcd},
 }
 
-// halfOfEtcd is half of the most that etcd has put so far, as the median of the
+// halfOfEtcd returns half of the highest rate of etcd's puts so far, as the median of the
 // rounds; 0 if it was not measured.
 func halfOfEtcd(b *bench) float64 {
 	r := b.report.of("etcd/put")
@@ -58,7 +58,7 @@ func halfOfEtcd(b *bench) float64 {
 	return median(figures(r.Rounds, perSecond)) / 2
 }
 
-// setupTag is the number of sessions that set keys to be read.
+// setupTag is the number of sessions that set the keys to read.
 const setupTag = 16
 
 // bench is a run of this program.
@@ -95,7 +95,7 @@ type lineup struct {
 	alone   bool     // one database node of oncekv, and no cache node
 }
 
-// start starts systems that have no data.
+// start starts systems without data.
 func (b *bench) start(ctx context.Context, l lineup) error {
 	var err error
 	b.systems, err = startAll(ctx, place{bin: b.Bin, dir: b.work, clients: b.Clients, streams: b.Streams, oncekv: b.Program, serve: l.serve, alone: l.alone}, l.systems)
@@ -105,7 +105,7 @@ func (b *bench) start(ctx context.Context, l lineup) error {
 	return err
 }
 
-// stop ends the systems and removes what they have stored.
+// stop ends the systems and removes their data.
 func (b *bench) stop() error {
 	var errs []error
 	for _, s := range b.systems {
@@ -116,7 +116,7 @@ func (b *bench) stop() error {
 	return errors.Join(errs...)
 }
 
-// with runs one part of the run with systems of its own.
+// with runs one part of the run with its own systems.
 func (b *bench) with(ctx context.Context, l lineup, part func(context.Context) error) (err error) {
 	defer func() { err = errors.Join(err, b.stop()) }()
 	if err := b.start(ctx, l); err != nil {
@@ -155,10 +155,10 @@ func (b *bench) rounds(ctx context.Context) error {
 	return nil
 }
 
-// say tells whoever waits what is being done.
+// say reports progress to people.
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format, args...) }
 
-// measure does one step and keeps what came of it.
+// measure does one step and keeps the result.
 func (b *bench) measure(ctx context.Context, sys *system, st step) error {
 	name := st.as
 	if name == "" {
@@ -184,7 +184,7 @@ func (b *bench) measure(ctx context.Context, sys *system, st step) error {
 	return b.loop(ctx, sys, st.name, l, b.session(), t.open)
 }
 
-// loop makes a loop of requests and keeps what came of it.
+// loop runs a loop of requests and keeps the result.
 func (b *bench) loop(ctx context.Context, sys *system, name string, l loop, s session, open opener) error {
 	m, err := l.run(ctx, sys, func(ctx context.Context, worker int) (operation, func(), error) { return open(ctx, s, worker) })
 	if err := errors.Join(err, sys.ended()); err != nil {
@@ -211,7 +211,7 @@ func (b *bench) keep(name string, workers int, m measurement) {
 	r.Rounds = append(r.Rounds, m)
 }
 
-// setUp sets the keys that are read, the same in all systems.
+// setUp sets the keys to read, the same in all systems.
 func (b *bench) setUp(ctx context.Context) error {
 	all := session{tag: 0, value: b.value}
 	for n := range uint32(b.Keys) {
@@ -256,7 +256,7 @@ func (b *bench) setAll(ctx context.Context, open opener) error {
 	return context.Cause(ctx)
 }
 
-// taken is the keys of one worker. left is shared by all.
+// taken hands keys to one worker. All workers share left.
 type taken struct {
 	left *numbers
 	set  []string

@@ -17,8 +17,8 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// bigPart loads many keys into oncekv and into etcd, each alone on the machine, and
-// then looks closer at an even larger store of oncekv.
+// bigPart loads many keys into oncekv and into etcd, each alone on the machine, and then
+// examines an even larger store of oncekv.
 func (b *bench) bigPart(ctx context.Context) error {
 	names := b.comparedStores()
 	for round := range b.CompareRounds {
@@ -39,7 +39,7 @@ func (b *bench) bigPart(ctx context.Context) error {
 	return b.with(ctx, lineup{systems: []string{"oncekv"}}, b.bigStore)
 }
 
-// count is 5 million for 5000000, and 200,000 for 200000.
+// count returns 5 million for 5000000, and 200,000 for 200000.
 func count(n int) string {
 	if n >= 1e6 && n%1e6 == 0 {
 		return fmt.Sprintf("%d million", n/1e6)
@@ -51,7 +51,7 @@ func count(n int) string {
 	return digits
 }
 
-// compare loads the only system that runs, and counts until it writes no more.
+// compare loads the only running system, and counts until it writes no more.
 func (b *bench) compare(ctx context.Context) error {
 	sys := b.systems[0]
 	t := sys.tasks[bulkOf[sys.name]]
@@ -76,18 +76,18 @@ func (b *bench) compare(ctx context.Context) error {
 	return nil
 }
 
-// bulkOf are the tasks that load the systems.
+// bulkOf names the tasks that load the systems.
 var bulkOf = map[string]string{"oncekv": "http-keys", "etcd": "txn-64"}
 
-// How settled looks for an end.
+// How settled detects the end of the writes.
 const (
 	settleEvery = 200 * time.Millisecond
 	settleNoise = 64 << 10 // bytes in settleEvery that are no flushing
 	settleLimit = 10 * time.Minute
 )
 
-// settled waits until the nodes of a system write nothing for as long as SettleQuiet
-// says, and returns when they wrote last.
+// settled waits until the nodes of a system have written nothing for SettleQuiet, and returns
+// the time of the last write.
 func (b *bench) settled(ctx context.Context, sys *system) (time.Time, error) {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
@@ -116,7 +116,7 @@ func (b *bench) settled(ctx context.Context, sys *system) (time.Time, error) {
 	}
 }
 
-// bigStore fills a store of oncekv and asks what the many keys cost.
+// bigStore fills a store of oncekv and measures what the many keys cost.
 func (b *bench) bigStore(ctx context.Context) error {
 	sys := b.systems[0]
 	s := b.session()
@@ -133,7 +133,7 @@ func (b *bench) bigStore(ctx context.Context) error {
 	b.report.Curves = append(b.report.Curves, curve{Name: "oncekv", Figure: fmt.Sprintf("keys/s while %s keys are loaded", count(b.BigKeys)), Over: "tenths", Points: r.Tenths})
 	b.about(b.BigKeys, "last tenth of the load ÷ first tenth", atLeast(0.8), r.Tenths[9]/r.Tenths[0])
 
-	// At once, with all that is in memory only.
+	// At once, while much is only in memory.
 	if err := b.restarts(ctx, sys); err != nil {
 		return fmt.Errorf("restart a node: %w", err)
 	}
@@ -165,8 +165,8 @@ func (b *bench) about(keys int, what string, f finding, rounds ...float64) {
 	b.report.found(f)
 }
 
-// watchMemory looks at the memory of nodes every second, until stop, which returns
-// the most that one had.
+// watchMemory samples the memory of nodes every second, until stop, which returns the largest
+// sample.
 func watchMemory(nodes []*process) (stop func() int64) {
 	over := make(chan struct{})
 	most := int64(0)
@@ -191,7 +191,8 @@ func watchMemory(nodes []*process) (stop func() int64) {
 	}
 }
 
-// restarts ends each database node once, the leader last, and takes the time from the start of the new process until it is ready.
+// restarts restarts each database node once, the leader last, and measures the time from the
+// start of the new process until it is ready.
 func (b *bench) restarts(ctx context.Context, sys *system) error {
 	o := sys.oncekv
 	leader, err := o.member(ctx, true)
@@ -216,13 +217,13 @@ func (b *bench) restarts(ctx context.Context, sys *system) error {
 		took = append(took, d.Seconds())
 	}
 	b.about(b.BigKeys, "restart to ready after SIGTERM, s", atMost(2), took[1])
-	// Of a follower, and of the leader.
+	// A follower, and the leader.
 	b.about(b.BigKeys, "restart to ready after kill -9, s", atMost(1), took[0], took[2])
 	return nil
 }
 
-// bytes compares what a node stores and writes with the keys and values in it, which are
-// payload bytes.
+// bytes compares what a node stores and writes with payload, the bytes of the keys and values
+// in it.
 func (b *bench) bytes(sys *system, keys int, payload float64, onDisk, written finding) error {
 	var stored int64
 	databases := sys.nodes[:len(sys.oncekv.urls)]
@@ -238,9 +239,9 @@ func (b *bench) bytes(sys *system, keys int, payload float64, onDisk, written fi
 	return nil
 }
 
-// sizedGets reads at the leader of a store whose keys are those of a session: any key,
-// always the same, and keys that are not set. random and absent are what is to be reached
-// of the rate of always the same.
+// sizedGets reads at the leader of a store whose keys are those of a session: random keys,
+// always the same key, and keys that are not set. random and absent are the aims, relative to
+// the rate of the same key.
 func (b *bench) sizedGets(ctx context.Context, sys *system, prefix string, keys int, s session, random, absent finding) error {
 	every, hot := s, s
 	every.known = func(r *rand.Rand) string { return s.key(0, uint32(r.IntN(keys))) }
@@ -270,11 +271,11 @@ func (b *bench) sizedGets(ctx context.Context, sys *system, prefix string, keys 
 	return nil
 }
 
-// copies is how often the data is copied, to compare.
+// copies is how often the data is copied for comparison.
 const copies = 3
 
-// catchUp adds a fourth node, and takes the time until it has everything and writes
-// no more; and how long a copy of its files takes.
+// catchUp adds a fourth node, and measures how long it takes to have everything and write no
+// more; and how long a copy of its files takes.
 func (b *bench) catchUp(ctx context.Context, sys *system) (memory int64, err error) {
 	took, memory, err := b.joinFourth(ctx, sys.oncekv)
 	if err != nil {
@@ -297,8 +298,8 @@ func (b *bench) catchUp(ctx context.Context, sys *system) (memory int64, err err
 	return memory, nil
 }
 
-// joinFourth starts n4 with no data and returns how long it took until it was ready
-// with all revisions and had written what it has to, and the most memory it had.
+// joinFourth starts n4 without data. It returns how long n4 took to be ready with all
+// revisions and have everything written, and its peak memory.
 func (b *bench) joinFourth(ctx context.Context, o *oncekv) (took time.Duration, memory int64, err error) {
 	want, err := stats(ctx, o.urls[0])
 	if err != nil {
@@ -349,8 +350,8 @@ func (b *bench) joinFourth(ctx context.Context, o *oncekv) (took time.Duration, 
 	return done.Sub(start), stop(), nil
 }
 
-// restart ends a node in some way and returns how long the next process took from
-// its start until it was ready.
+// restart ends a node with end, and returns how long the next process took from its start
+// until it was ready.
 func (o *oncekv) restart(ctx context.Context, p *process, end func(*process)) (time.Duration, error) {
 	i := slices.Index(o.system.nodes, p)
 	end(p)
@@ -362,13 +363,13 @@ func (o *oncekv) restart(ctx context.Context, p *process, end func(*process)) (t
 	return time.Since(start), err
 }
 
-// process is the node with that name.
+// process returns the node with that name.
 func (o *oncekv) process(name string) *process {
 	i := slices.IndexFunc(o.system.nodes, func(p *process) bool { return p.name == name })
 	return o.system.nodes[i]
 }
 
-// stats are the figures of a node.
+// stats returns the statistics of a node.
 func stats(ctx context.Context, url string) (api.Stats, error) {
 	var s api.Stats
 	text, err := fetch(ctx, url+"/stats")
@@ -378,7 +379,7 @@ func stats(ctx context.Context, url string) (api.Stats, error) {
 	return s, json.Unmarshal(text, &s)
 }
 
-// metric is one figure of those for Prometheus.
+// metric returns one Prometheus metric of a node.
 func metric(ctx context.Context, url, name string) (float64, error) {
 	text, err := fetch(ctx, url+"/metrics")
 	if err != nil {

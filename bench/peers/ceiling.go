@@ -30,13 +30,13 @@ func (at place) ceiling(ctx context.Context) (string, error) {
 	return program{pkg: "github.com/Focinfi/oncekv/bench/peers/ceiling"}.build(ctx, at.bin, "ceiling")
 }
 
-// answers returns nil when a GET is answered with 200.
+// answers returns nil if a GET is answered with 200.
 func answers(ctx context.Context, url string) error {
 	_, err := fetch(ctx, url)
 	return err
 }
 
-// fetch is the body of a GET that is answered with 200.
+// fetch returns the body of a GET that is answered with 200.
 func fetch(ctx context.Context, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -53,7 +53,7 @@ func fetch(ctx context.Context, url string) ([]byte, error) {
 	return io.ReadAll(resp.Body)
 }
 
-// rawPuts puts new keys, a connection for each worker.
+// rawPuts puts new keys, with a connection for each worker.
 func rawPuts(addr string) opener {
 	return func(ctx context.Context, s session, worker int) (operation, func(), error) {
 		c, err := dialRaw(addr)
@@ -65,7 +65,7 @@ func rawPuts(addr string) opener {
 	}
 }
 
-// rawGets reads keys that are set, or for want 404 keys that are not.
+// rawGets reads keys that are set or, for want 404, keys that are not.
 func rawGets(addr string, want int) opener {
 	return func(ctx context.Context, s session, worker int) (operation, func(), error) {
 		c, err := dialRaw(addr)

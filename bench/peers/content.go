@@ -10,9 +10,9 @@ import (
 	"net/http"
 )
 
-// content is the bytes of a value, made where they are read. No two contents are
-// equal, and no block of one occurs twice, so that nothing of it can be stored once for
-// two; and it takes little time to make.
+// content is the bytes of a value, generated while it is read. No two contents are equal, and
+// no block occurs twice in one, so that no store can share blocks between values; and
+// generating it takes little time.
 type content struct {
 	seed  uint64
 	size  int64
@@ -22,22 +22,23 @@ type content struct {
 	block [contentBlock]byte // what at is in, if it is not at its beginning
 }
 
-// contentBlock is what begins with a stamp of its own: the seed, and where it is.
+// contentBlock is the size of the blocks. Each begins with its own stamp: the seed and its
+// offset.
 const contentBlock = 4 << 10
 
-// newNoise is what follows the stamps. It does not compress.
+// newNoise returns what follows the stamps. It does not compress.
 func newNoise() []byte {
 	noise := make([]byte, 64*contentBlock)
 	rand.NewChaCha8([32]byte{1}).Read(noise) // never fails
 	return noise
 }
 
-// again is the same content, from its beginning.
+// again returns the same content from its beginning.
 func (c *content) again() *content { return &content{seed: c.seed, size: c.size, noise: c.noise} }
 
 func (c *content) body() (io.ReadCloser, error) { return io.NopCloser(c.again()), nil }
 
-// Read makes the next bytes.
+// Read generates the next bytes.
 func (c *content) Read(p []byte) (n int, err error) {
 	for n < len(p) && c.at < c.size {
 		from := c.at % contentBlock
@@ -83,13 +84,13 @@ func (c *content) equals(r io.Reader) error {
 	}
 }
 
-// plainWriter forgets what it is given, and is given large pieces: io.Discard would
-// have them read in pieces of 8 KiB.
+// plainWriter discards what it is given. io.Discard would read in pieces of 8 KiB; plainWriter
+// takes large pieces.
 type plainWriter struct{}
 
 func (plainWriter) Write(p []byte) (int, error) { return len(p), nil }
 
-// drained reads an answer to its end, so that its connection can be used again.
+// drained reads an answer to its end, so that its connection can be reused.
 func drained(resp *http.Response) error {
 	_, err := io.CopyBuffer(plainWriter{}, resp.Body, make([]byte, 4<<10))
 	return errors.Join(err, resp.Body.Close())

@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// cpu is the time that processors have given, to user code and to the kernel.
+// cpu is processor time, of user code and the kernel.
 type cpu struct{ system, loader time.Duration }
 
 func (c cpu) since(before cpu) cpu { return cpu{c.system - before.system, c.loader - before.loader} }
 
-// cpuOf is the time until now of all nodes of a system, and of this program.
+// cpuOf returns the time used so far by all nodes of a system, and by this program.
 func cpuOf(s *system) cpu {
 	var c cpu
 	for _, p := range s.nodes {
@@ -30,7 +30,7 @@ func cpuOf(s *system) cpu {
 // userHZ is the unit of times in /proc.
 const userHZ = 100
 
-// cpuOfProcess is 0 where there is no /proc, and for a process that is gone.
+// cpuOfProcess returns 0 without /proc, and for a process that is gone.
 func cpuOfProcess(pid int) time.Duration {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -52,8 +52,8 @@ func cpuOfProcess(pid int) time.Duration {
 	return time.Duration(ticks) * time.Second / userHZ
 }
 
-// writtenByProcess is how many bytes a process has caused to be written to disks;
-// 0 where there is no /proc.
+// writtenByProcess returns how many bytes a process has caused to be written to disks; 0
+// without /proc.
 func writtenByProcess(pid int) int64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
 	if err != nil {

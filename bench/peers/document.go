@@ -9,24 +9,24 @@ import (
 	"strings"
 )
 
-// What stands around a table of a document: its name, and its end. What is between is
-// made anew.
+// The markers around a table in a document: its name, and its end. What is between them is
+// generated.
 const (
 	tableBegin = "<!-- table: "
 	tableClose = " -->"
 	tableEnd   = "<!-- end of table -->"
 )
 
-// Where pictures of a document are, and what their names begin with.
+// Where the pictures of a document are, and the prefix of their names.
 const (
 	picturesDir    = "images"
 	picturesPrefix = "bench-"
 )
 
-// notMeasured stands where a table has no rows.
+// notMeasured replaces a table without rows.
 const notMeasured = "Not measured yet: no result file has it."
 
-// writeDocument makes the tables of a document anew, and the pictures beside it.
+// writeDocument regenerates the tables of a document, and the pictures beside it.
 func (r *report) writeDocument(path string) error {
 	before, err := os.ReadFile(path)
 	if err != nil {
@@ -42,7 +42,7 @@ func (r *report) writeDocument(path string) error {
 	return r.writePictures(filepath.Join(filepath.Dir(path), picturesDir), picturesPrefix)
 }
 
-// document is a document with the report's tables between its markers.
+// document returns a document with the report's tables between its markers.
 func (r *report) document(text string) (string, error) {
 	var out strings.Builder
 	tables, inside := 0, ""
@@ -80,7 +80,7 @@ func (r *report) document(text string) (string, error) {
 	return out.String(), nil
 }
 
-// tableOf is a table as Markdown, by its name: "runs", or what it has and of which part.
+// tableOf returns a table as Markdown, by its name: "runs", or its content and its part.
 func (r *report) tableOf(name string) (string, error) {
 	if name == "runs" {
 		return r.runTable().markdown(), nil
@@ -100,7 +100,7 @@ func (r *report) tableOf(name string) (string, error) {
 	return "", fmt.Errorf("table %q: a table is runs, or has aims, figures or cases of a part", name)
 }
 
-// markdown is the table as it stands in a document.
+// markdown returns the table as it stands in a document.
 func (t table) markdown() string {
 	if len(t.rows) == 0 {
 		return notMeasured + "\n"

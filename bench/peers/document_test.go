@@ -14,14 +14,13 @@ import (
 	"time"
 )
 
-// The document of the benchmarks, and what its tables are made of.
+// The benchmark document, and the results behind its tables.
 const (
 	benchmarks = "../../docs/benchmarks.md"
 	results    = "results"
 )
 
-// TestDocument_IsWhatResultsMake: nobody writes tables and pictures by hand, and nobody
-// forgets to write them.
+// TestDocument_IsWhatResultsMake: tables and pictures are generated, and are up to date.
 func TestDocument_IsWhatResultsMake(t *testing.T) {
 	const again = "write it anew: go run . -results results -docs ../../docs/benchmarks.md"
 	all, err := readResults([]string{results})
@@ -49,7 +48,7 @@ func TestDocument_IsWhatResultsMake(t *testing.T) {
 	}
 }
 
-// measuredAt is a result of one part.
+// measuredAt returns a result of one part.
 func measuredAt(t *testing.T, day int, part string, findings ...finding) *report {
 	t.Helper()
 	r := &report{Machine: machine{OS: "linux/amd64", CPUs: 2, Go: "go1.26.0", Time: time.Date(2026, 11, day, 12, 0, 0, 0, time.UTC)}, Oncekv: "oncekv v1", part: part,
@@ -74,8 +73,8 @@ func kept(t *testing.T, dir, name string, r *report) {
 	}
 }
 
-// TestResults_OfSeveralRuns: parts that were measured apart come together, the newest
-// figure counts, and a run of which nothing counts is not named.
+// TestResults_OfSeveralRuns: parts that were measured apart are merged, the newest result
+// counts, and a run that contributes nothing is not named.
 func TestResults_OfSeveralRuns(t *testing.T) {
 	dir := t.TempDir()
 	kept(t, dir, "a.json", measuredAt(t, 25, "soak", finding{Name: "soak", AtLeast: 1, Rounds: []float64{0.5}}))
@@ -126,7 +125,7 @@ func TestResults_OfSeveralRuns(t *testing.T) {
 		t.Errorf("figures come as %q, and not in the order of the parts", order)
 	}
 
-	// Twice is as once.
+	// A second time changes nothing.
 	if err := run(t.Context(), s, &bytes.Buffer{}); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +134,7 @@ func TestResults_OfSeveralRuns(t *testing.T) {
 	}
 }
 
-// What is measured comes back from its file as it was.
+// A result read from its file equals the measured one.
 func TestResults_ComeBack(t *testing.T) {
 	dir := t.TempDir()
 	r := measuredAt(t, 24, "big", finding{Name: "load", AtMost: 3, Rounds: []float64{1, 2, 4}, ByCPU: 2})
@@ -167,7 +166,7 @@ func TestResults_Refused(t *testing.T) {
 	}
 }
 
-// A document whose markers make no sense is left as it is, with the line that is wrong.
+// A document with wrong markers is left as it is, and the error names the line.
 func TestDocument_Refused(t *testing.T) {
 	r := merged([]*report{measuredAt(t, 24, "big")})
 	for text, want := range map[string]string{
@@ -185,7 +184,7 @@ func TestDocument_Refused(t *testing.T) {
 	}
 }
 
-// Pictures are the same whenever they are drawn.
+// The same results always give the same pictures.
 func TestPictures_AreTheSame(t *testing.T) {
 	r := merged([]*report{measuredAt(t, 24, "big", finding{Name: "load", AtMost: 3, Rounds: []float64{2}}), measuredAt(t, 25, "huge")})
 	first, err := r.pictures()

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// A transaction of etcd takes 128 operations at most.
+// A transaction of etcd takes at most 128 operations.
 const (
 	txnPuts    = 64
 	txnWorkers = 256 // more and fewer took more time of processors for a key
@@ -106,7 +106,7 @@ func (e *etcd) absences(_ context.Context, s session, worker int) (operation, fu
 	}, func() {}, nil
 }
 
-// txns puts keys in transactions, txnWorkers of them at a time.
+// txns puts keys in transactions, txnWorkers at a time.
 func (e *etcd) txns(ctx context.Context, s session, keys int, acknowledged func(n int)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -133,7 +133,7 @@ func (e *etcd) txns(ctx context.Context, s session, keys int, acknowledged func(
 	return context.Cause(ctx)
 }
 
-// commit puts in one transaction, and again when that fails.
+// commit puts in one transaction, and retries if that fails.
 func commit(ctx context.Context, c *clientv3.Client, puts []clientv3.Op) error {
 	for breaks := 0; ; breaks++ {
 		_, err := c.Txn(ctx).Then(puts...).Commit()

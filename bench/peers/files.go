@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// The log of what a node is about to do, which comes and goes.
+// walDir is the log, whose size changes all the time.
 const walDir = "wal"
 
-// storedBytes is the room that a node's data takes on disk, without its log.
+// storedBytes returns the disk space of a node's data without its log.
 func storedBytes(dir string) (int64, error) {
 	var all int64
 	err := eachFile(dir, func(_ string, info fs.FileInfo) error {
@@ -22,7 +22,7 @@ func storedBytes(dir string) (int64, error) {
 	return all, err
 }
 
-// blocksOf is the room that a file takes: holes in it take none.
+// blocksOf returns the disk space of a file; holes take none.
 func blocksOf(info fs.FileInfo) int64 {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return stat.Blocks * 512
@@ -51,16 +51,16 @@ func copyFile(from, to string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	// Without the methods of files, so that no file system gets away with a note
-	// that both have the same blocks.
+	// Hide the methods of files, so that no file system just notes that both share the same
+	// blocks.
 	if _, err := io.CopyBuffer(struct{ io.Writer }{out}, struct{ io.Reader }{in}, make([]byte, 1<<20)); err != nil {
 		return err
 	}
 	return out.Sync()
 }
 
-// eachFile visits the files below dir, but for those in walDir and those that are
-// removed meanwhile, by their paths from there.
+// eachFile visits the files below dir by relative path, except those in walDir and those that
+// are removed meanwhile.
 func eachFile(dir string, visit func(name string, info fs.FileInfo) error) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -84,7 +84,7 @@ func eachFile(dir string, visit func(name string, info fs.FileInfo) error) error
 	})
 }
 
-// unlessGone is err, unless that says that a file is not there, and it may be gone.
+// unlessGone returns err, or nil if it means that a file does not exist and may is true.
 func unlessGone(err error, may bool) error {
 	if may && errors.Is(err, fs.ErrNotExist) {
 		return nil

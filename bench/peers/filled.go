@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// comparedStores are the systems that many keys are put into at a time.
+// comparedStores returns the systems into which many keys are put at a time.
 func (b *bench) comparedStores() []string {
 	return slices.DeleteFunc([]string{"oncekv", "etcd"}, func(name string) bool { return !slices.Contains(b.Systems, name) })
 }
@@ -21,7 +21,7 @@ func (b *bench) bulkPart(ctx context.Context) error {
 	return b.with(ctx, lineup{systems: names}, b.filled)
 }
 
-// filled fills the stores first; then each system has its turn in each round, when the one
+// filled fills the stores first; then each system has its turn in each round, once the one
 // before writes no more.
 func (b *bench) filled(ctx context.Context) error {
 	for _, sys := range b.systems {

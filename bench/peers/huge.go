@@ -15,27 +15,27 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// hugeValueBytes is the length of values where the keys are many.
+// hugeValueBytes is the length of values when there are many keys.
 const hugeValueBytes = 32
 
-// What a node may take of the disk for each of these keys, and besides: for its log, and
-// for merges, which have what they read and what they write at the same time.
+// Limits of a node's disk space: for each of these keys, and besides for its log and for
+// merges, which hold their input and their output at the same time.
 const (
 	hugeRoomOfKey = 240
 	hugeRoomAside = 2 << 30
 )
 
-// pauseMax is how long a put may take at half of the rate of the load.
+// pauseMax is how long a put may take at half of the load's rate.
 const pauseMax = 100 * time.Millisecond
 
-// huge is the part about more keys than memory has room for, on one node.
+// huge measures more keys than fit into memory, on one node.
 type huge struct {
 	*bench
 	watch *hugeWatch // of the node that runs
 }
 
-// hugePart loads a node as fast as it can and looks at what the many keys cost; then it
-// loads another one at half of that rate, and looks at every put.
+// hugePart loads a node as fast as it can and measures what the many keys cost; then it loads
+// another node at half of that rate and measures every put.
 func (b *bench) hugePart(ctx context.Context) error {
 	if !slices.Contains(b.Systems, "oncekv") {
 		return nil
@@ -63,8 +63,7 @@ func (b *bench) hugePart(ctx context.Context) error {
 	return nil
 }
 
-// node does something with a node that has no data, and ends it when the node takes more
-// room than it may.
+// node runs do with a node without data, and ends it if the node takes more room than allowed.
 func (h *huge) node(ctx context.Context, keys int, do func(context.Context, *system) error) error {
 	room := int64(h.HugeRoom)
 	if room == 0 {
@@ -90,7 +89,7 @@ func (h *huge) node(ctx context.Context, keys int, do func(context.Context, *sys
 
 func gb(bytes int64) float64 { return float64(bytes) / 1e9 }
 
-// freeBytes is how much room there is where a directory is.
+// freeBytes returns the free space of a directory's file system.
 func freeBytes(dir string) (int64, error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {
@@ -106,7 +105,7 @@ func (h *huge) hugeSession() session {
 	return s
 }
 
-// fill loads a node, and returns how many keys a second it took.
+// fill loads a node, and returns its rate in keys a second.
 func (h *huge) fill(ctx context.Context, sys *system) (perSecond float64, err error) {
 	keys, s := h.HugeKeys, h.hugeSession()
 	payload := float64(keys) * (keyBytes + hugeValueBytes)
@@ -127,7 +126,7 @@ func (h *huge) fill(ctx context.Context, sys *system) (perSecond float64, err er
 	h.about(keys, "last tenth of the load ÷ first tenth", atLeast(0.7), r.Tenths[9]/r.Tenths[0])
 	h.about(keys, "longest time without an answer in the load, ms", finding{}, float64(silence.longest.Microseconds())/1000)
 
-	// At once, with all that is in memory only.
+	// At once, while much is only in memory.
 	var took []float64
 	for range hugeKills {
 		d, err := sys.oncekv.restart(ctx, sys.nodes[0], (*process).kill)
@@ -159,7 +158,7 @@ func (h *huge) fill(ctx context.Context, sys *system) (perSecond float64, err er
 // hugeKills is how often the node is killed.
 const hugeKills = 3
 
-// silence is the longest time without an answer, by whichever goroutine notes one.
+// silence is the longest time without an answer. It is safe for concurrent use.
 type silence struct {
 	mu      sync.Mutex
 	last    time.Time
@@ -172,7 +171,7 @@ func (s *silence) ends(now time.Time) {
 	s.longest, s.last = max(s.longest, now.Sub(s.last)), now
 }
 
-// index says what the node says of its index.
+// index records what the node reports about its index.
 func (h *huge) index(ctx context.Context, sys *system, keys int) error {
 	var runs, filters, indexed float64
 	for metricName, into := range map[string]*float64{
@@ -188,8 +187,7 @@ func (h *huge) index(ctx context.Context, sys *system, keys int) error {
 	return nil
 }
 
-// paced loads a node at a steady rate, and looks at how long every put takes from when it
-// was due.
+// paced loads a node at a steady rate, and measures every put from when it was due.
 func (h *huge) paced(ctx context.Context, sys *system, rate float64) error {
 	keys := h.HugePacedKeys
 	leader, err := sys.oncekv.member(ctx, true)
@@ -222,7 +220,7 @@ func (h *huge) paced(ctx context.Context, sys *system, rate float64) error {
 	return nil
 }
 
-// pauses looks at puts that are due, and answered, one after the other. For one goroutine.
+// pauses examines puts that are due, and answered, in order. It is for one goroutine.
 type pauses struct {
 	pace   *pace
 	next   uint32 // to be answered
@@ -237,7 +235,7 @@ func newPauses(p *pace) *pauses {
 	return &pauses{pace: p, took: hdrhistogram.New(1, time.Hour.Microseconds(), 3)}
 }
 
-// answered takes the answer to the next put.
+// answered records the answer to the next put.
 func (p *pauses) answered(at time.Time) {
 	due := p.pace.due(p.next)
 	took := max(at.Sub(due), time.Microsecond)
@@ -261,7 +259,7 @@ func (p *pauses) measurement(end time.Time) measurement {
 		P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: float64(p.took.Max()) / 1000}
 }
 
-// hugeWatch looks at a node all the time, and says how far the load is.
+// hugeWatch watches a node all the time, and reports the load's progress.
 type hugeWatch struct {
 	stop func()
 	set  atomic.Int64 // keys, so far
@@ -270,13 +268,13 @@ type hugeWatch struct {
 	memory, room int64 // the most so far
 }
 
-// How often it looks, and how often it says something.
+// How often hugeWatch looks, and how often it reports.
 const (
 	hugeLook = time.Second
 	hugeSay  = 10 // looks
 )
 
-// watchHuge ends what is done by giving up, when the node takes more room than it may.
+// watchHuge calls giveUp if the node takes more room than allowed.
 func watchHuge(sys *system, keys int, room int64, giveUp context.CancelCauseFunc) *hugeWatch {
 	w := &hugeWatch{}
 	over := make(chan struct{})
@@ -324,7 +322,7 @@ func (w *hugeWatch) look(sys *system) (memory, room int64, err error) {
 	return memory, room, nil
 }
 
-// most is the most memory and room that the node has had.
+// most returns the node's peak memory and room.
 func (w *hugeWatch) most() (memory, room int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

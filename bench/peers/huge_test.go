@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestRun_Huge loads as many keys as several flushes of the index take, with -short as
-// many as one takes; and then some at a steady rate.
+// TestRun_Huge loads as many keys as several flushes of the index take, with -short as many as
+// one takes; then it loads some at a steady rate.
 func TestRun_Huge(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("memory and room of processes are Linux's")
@@ -41,8 +41,8 @@ func TestRun_Huge(t *testing.T) {
 	}
 }
 
-// A node that takes more room than it may is not let go on, and leaves nothing behind; nor
-// is one started where there is less.
+// A node that takes more room than allowed is stopped, and leaves nothing behind. With less
+// room than that on the disk, none is started.
 func TestRun_HugeBounded(t *testing.T) {
 	for _, c := range []struct {
 		room byteCount
@@ -58,8 +58,8 @@ func TestRun_HugeBounded(t *testing.T) {
 	}
 }
 
-// Every put counts from when it was due: those that a pause delays are late together, as
-// long as they really waited.
+// Every put counts from when it was due: puts that a pause delays are late together, each as
+// long as it really waited.
 func TestPauses(t *testing.T) {
 	start := time.Now()
 	p := newPauses(&pace{start: start, second: 1000})

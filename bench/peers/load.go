@@ -12,11 +12,11 @@ import (
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
-// operation is one request of a worker; it returns how many keys it was about.
+// operation sends one request of a worker and returns the number of its keys.
 type operation func(ctx context.Context) (keys int, err error)
 
-// caller is an operation as package load calls it. The operation knows by itself
-// what to ask for, and has checked the answer: only the number of keys is kept.
+// caller makes an operation a load.Caller. The operation itself chooses the request and checks
+// the answer: only the number of keys is kept.
 type caller struct{ op operation }
 
 func (c caller) Call(ctx context.Context, _ *load.Request, t *load.Tally) error {
@@ -27,7 +27,7 @@ func (c caller) Call(ctx context.Context, _ *load.Request, t *load.Tally) error 
 
 func (caller) Close() error { return nil } // whoever opened the operation does
 
-// measurement is what came of a load.
+// measurement is the result of a load.
 type measurement struct {
 	PerSecond float64 `json:"per_second"` // keys
 	Requests  uint64  `json:"requests"`
@@ -38,18 +38,18 @@ type measurement struct {
 	P999      float64 `json:"p999_ms"`
 	Max       float64 `json:"max_ms"`
 
-	// The time of processors that each key took, in microseconds.
+	// The processor time of each key in microseconds.
 	SystemCPU float64 `json:"system_cpu_us"` // of all nodes of the system
 	LoaderCPU float64 `json:"loader_cpu_us"` // of this program
 
 	firstError string
 }
 
-// answerLimit is for what is on its way when the time is over. What does not come
-// by then counts as an error.
+// answerLimit is how long answers may take after the end of the load. Later ones count as
+// errors.
 const answerLimit = 30 * time.Second
 
-// loop is how requests are made.
+// loop describes how requests are made.
 type loop struct {
 	workers  int
 	warmUp   time.Duration // before anything is counted
@@ -57,8 +57,8 @@ type loop struct {
 	rate     float64 // requests a second; 0: each worker sends the next when it has the answer
 }
 
-// run makes requests for warmUp and then for duration. open is called once for
-// each worker, with the context of all of it.
+// run makes requests for warmUp and then for duration. It calls open once for each worker,
+// with the context of the whole loop.
 func (l loop) run(ctx context.Context, sys *system, open func(ctx context.Context, worker int) (operation, func(), error)) (measurement, error) {
 	whole := ctx
 	ctx, cancel := context.WithTimeout(whole, l.warmUp+l.duration+answerLimit)
@@ -101,18 +101,18 @@ func measurementOf(r *load.Result) measurement {
 	return m
 }
 
-// spread divides what processors have done among keys.
+// spread divides processor time by keys.
 func (m *measurement) spread(c cpu, keys float64) {
 	if keys > 0 {
 		m.SystemCPU, m.LoaderCPU = float64(c.system.Microseconds())/keys, float64(c.loader.Microseconds())/keys
 	}
 }
 
-// bulk puts the first keys of a session as fast as it can. acknowledged is told
-// how many more are set, by any goroutine.
+// bulk puts the first keys of a session as fast as it can. It calls acknowledged, from any
+// goroutine, with the number of keys newly set.
 type bulk func(ctx context.Context, s session, keys int, acknowledged func(n int)) error
 
-// bulkRun is what came of a bulk.
+// bulkRun is the result of a bulk.
 type bulkRun struct {
 	measurement
 	Tenths []float64 `json:"tenths"` // keys a second in each tenth of the keys
@@ -133,8 +133,8 @@ func (put bulk) run(ctx context.Context, sys *system, s session, keys int) (bulk
 	return bulkRun{m, p.tenths()}, nil
 }
 
-// progress notes when each tenth of the keys was reached. mu guards what follows
-// it while the load runs.
+// progress records when each tenth of the keys was reached. mu guards the fields below it
+// while the load runs.
 type progress struct {
 	start time.Time
 	keys  int
@@ -163,14 +163,13 @@ func (p *progress) tenths() []float64 {
 	return rates
 }
 
-// numbers deals out the numbers of keys in pieces, to any goroutine.
+// numbers hands out the numbers of keys in pieces. It is safe for concurrent use.
 type numbers struct {
 	next atomic.Int64
 	end  int64
 }
 
-// take returns up to n numbers, from the first on to before the last; none are left
-// when they are the same.
+// take returns up to n numbers, from from to before to; none are left if they are equal.
 func (d *numbers) take(n int64) (from, to int64) {
 	to = d.next.Add(n)
 	return min(to-n, d.end), min(to, d.end)

@@ -62,13 +62,13 @@ type settings struct {
 	Timeout   time.Duration `json:"-"`
 }
 
-// part is a piece of a run that can be done without the others.
+// part is a piece of a run that can run without the others.
 type part struct {
 	name string
 	run  func(*bench, context.Context) error
 }
 
-// parts are what a run is made of, in this order.
+// parts are all parts in the order of a run.
 var parts = []part{
 	{name: "short", run: (*bench).shortPart},
 	{name: "bulk", run: (*bench).bulkPart},
@@ -168,8 +168,8 @@ func (s *settings) check() error {
 	return s.Values.check()
 }
 
-// run measures the parts, one after the other, or takes what was measured before, and
-// writes the report to w.
+// run measures the parts, one after the other, or takes earlier results, and writes the report
+// to w.
 func run(ctx context.Context, s settings, w io.Writer) (err error) {
 	if err := s.check(); err != nil {
 		return err
@@ -199,7 +199,7 @@ func run(ctx context.Context, s settings, w io.Writer) (err error) {
 	return errors.Join(err, b.report.write(s, w)) // what was measured until an error, too
 }
 
-// write writes the report in the forms that were asked for.
+// write writes the report in the requested forms.
 func (r *report) write(s settings, w io.Writer) error {
 	var errs []error
 	if s.SVG != "" {
@@ -219,8 +219,8 @@ func (r *report) write(s settings, w io.Writer) error {
 	return errors.Join(append(errs, r.print(w))...)
 }
 
-// value is what all keys are set to: letters and digits, so that it is the same in
-// JSON and in bytes, and nothing compresses it much.
+// value returns the value of all keys: letters and digits, so that it is the same in JSON and
+// in bytes, and nothing compresses it much.
 func value() []byte {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_."
 	v := make([]byte, valueBytes)
@@ -230,7 +230,7 @@ func value() []byte {
 	return v
 }
 
-// machine says what was measured on.
+// machine describes the machine of a measurement.
 type machine struct {
 	OS   string    `json:"os"`
 	CPUs int       `json:"cpus"`

@@ -13,8 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// natsConfig is a node's: every write is flushed before it is acknowledged, as
-// with the others.
+// natsConfig flushes every write before it is acknowledged, like the other systems.
 const natsConfig = `server_name: %s
 listen: %q
 jetstream { store_dir: %q, sync_interval: always, max_mem: 256MB, max_file: 64GB }
@@ -62,7 +61,7 @@ func startNATS(ctx context.Context, at place) (*system, error) {
 	return s, nil
 }
 
-// natsKV is one bucket, with three replicas in files, through some connections.
+// natsKV is one bucket, with three replicas in files, over several connections.
 type natsKV struct {
 	conns   []*nats.Conn
 	buckets []jetstream.KeyValue

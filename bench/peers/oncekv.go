@@ -16,7 +16,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// nodes is how many nodes each system has, unless one is to be alone.
+// nodes is how many nodes each system has, unless it runs alone.
 const nodes = 3
 
 func startOncekv(ctx context.Context, at place) (*system, error) {
@@ -71,7 +71,7 @@ func startOncekv(ctx context.Context, at place) (*system, error) {
 	return s, nil
 }
 
-// product is the program that is measured.
+// product returns the program that is measured.
 func (at place) product(ctx context.Context) (string, error) {
 	if at.oncekv != "" {
 		return filepath.Abs(at.oncekv)
@@ -83,7 +83,7 @@ func (at place) product(ctx context.Context) (string, error) {
 	return program{pkg: "./cmd/oncekv", dir: dir}.build(ctx, at.bin, "oncekv")
 }
 
-// oncekv is what its cases are made of.
+// oncekv is a running system of oncekv, with what its cases need.
 type oncekv struct {
 	system  *system
 	path    string   // of the program
@@ -93,7 +93,7 @@ type oncekv struct {
 	clients []*client.Client
 }
 
-// version is which oncekv this is, by its own word.
+// version returns the version that the program reports.
 func (o *oncekv) version(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, o.path, "version").Output()
 	if err != nil {
@@ -138,7 +138,7 @@ func (o *oncekv) at(leads bool) func(func(addr string) opener) opener {
 	}
 }
 
-// member is the leader, or a follower.
+// member returns the leader, or a follower.
 func (o *oncekv) member(ctx context.Context, leads bool) (api.Member, error) {
 	all, err := o.clients[0].Members(ctx)
 	if err != nil {
@@ -232,12 +232,11 @@ func (o *oncekv) postKeys(ctx context.Context, s session, keys int, acknowledged
 	return context.Cause(ctx)
 }
 
-// breaksMax is how often a stream may break off, or a transaction fail: when a machine
-// stands still there may be an election.
+// breaksMax is how often a stream may break off, or a transaction fail: if the machine stands
+// still, there may be an election.
 const breaksMax = 20
 
-// putStream puts the keys from one number to before another. When the leader is lost, it
-// goes on at the next one.
+// putStream puts a range of keys. If the leader is lost, it continues at the next one.
 func (o *oncekv) putStream(ctx context.Context, s session, from, to uint32, acknowledged func(n int)) error {
 	for breaks := 0; ; breaks++ {
 		var c *rawConn

@@ -22,7 +22,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/load"
 )
 
-// shared is where all tests have their programs, which are built once.
+// shared is the directory in which all tests build and find their programs.
 var shared string
 
 func TestMain(m *testing.M) { os.Exit(testAll(m)) }
@@ -38,8 +38,8 @@ func testAll(m *testing.M) int {
 	return m.Run()
 }
 
-// programs builds those that every test needs, so that tests which run at the same time
-// find them.
+// programs builds the programs that every test needs, so that tests which run in parallel find
+// them.
 var programs = sync.OnceValue(func() error {
 	for _, build := range []func(place, context.Context) (string, error){place.product, place.ceiling} {
 		if _, err := build(place{bin: shared}, context.Background()); err != nil {
@@ -49,8 +49,8 @@ var programs = sync.OnceValue(func() error {
 	return nil
 })
 
-// tiny are settings with which everything is measured once and shortly, by programs that
-// are there.
+// tiny returns settings with which everything is measured once and briefly, with programs that
+// are already built.
 func tiny(t *testing.T) settings {
 	t.Helper()
 	if err := programs(); err != nil {
@@ -59,7 +59,7 @@ func tiny(t *testing.T) settings {
 	return unbuilt(t)
 }
 
-// unbuilt are the same for who starts no program.
+// unbuilt returns the same settings for tests that start no program.
 func unbuilt(t *testing.T) settings {
 	t.Helper()
 	duration := 300 * time.Millisecond
@@ -71,8 +71,8 @@ func unbuilt(t *testing.T) settings {
 		Values: valueSettings{Rounds: 1, Gets: 1, Keys: 2, PutsMax: 64, Total: 1 << 20, Large: 1 << 20, GetBytes: 1 << 20, DeadBytes: 1 << 20, Away: 1 << 20, Beside: time.Second}}
 }
 
-// TestRun measures every case once and shortly: of oncekv and the ceiling, and
-// without -short of the peers too, which takes minutes to build.
+// TestRun measures every case once and briefly: of oncekv and the ceiling, and without -short
+// of the peers too, which takes minutes to build.
 func TestRun(t *testing.T) {
 	t.Parallel()
 	s := tiny(t)
@@ -111,8 +111,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRun_BigAndSoak is about stores that are not big, but have everything done to them
-// that the big ones have; and without -short the load is done with etcd, too.
+// TestRun_BigAndSoak does everything of the big stores with small ones; without -short it runs
+// the load with etcd, too.
 func TestRun_BigAndSoak(t *testing.T) {
 	t.Parallel()
 	s := tiny(t)
@@ -156,7 +156,7 @@ func TestRun_BigAndSoak(t *testing.T) {
 	}
 }
 
-// runs measures, and sees to it that nothing is left behind.
+// runs measures, and checks that nothing is left behind.
 func runs(t *testing.T, s settings) *report {
 	t.Helper()
 	var out bytes.Buffer
@@ -171,7 +171,7 @@ func runs(t *testing.T, s settings) *report {
 	return &r
 }
 
-// left sees to it that nothing is.
+// left checks that nothing is left behind.
 func left(t *testing.T, s settings) {
 	t.Helper()
 	if names, err := filepath.Glob(filepath.Join(s.Dir, "*")); err != nil || len(names) > 0 {
@@ -179,8 +179,8 @@ func left(t *testing.T, s settings) {
 	}
 }
 
-// TestCeiling_SameAnswers: the ceiling sends what a database node sends, else it
-// would be none.
+// TestCeiling_SameAnswers: the ceiling sends what a database node sends; otherwise it would
+// not be a ceiling.
 func TestCeiling_SameAnswers(t *testing.T) {
 	t.Parallel()
 	systems, err := startAll(t.Context(), place{bin: tiny(t).Bin, dir: t.TempDir(), clients: 1, streams: 1}, []string{"ceiling", "oncekv"})
@@ -204,8 +204,8 @@ func TestCeiling_SameAnswers(t *testing.T) {
 	}
 }
 
-// exchange describes an answer: its status, the names of its headers, and what
-// does not depend on the value and the time.
+// exchange describes an answer: its status, the names of its headers, and everything that does
+// not depend on the value and the time.
 func exchange(t *testing.T, method, url string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -247,8 +247,8 @@ func exchange(t *testing.T, method, url string) string {
 	return strings.Join(text, "\n")
 }
 
-// What a request waited for a worker is part of its latency: with one worker that
-// takes 5 ms, and 1000 requests a second, it grows and grows; and none is forgotten.
+// A request's wait for a worker is part of its latency: with one worker that takes 5 ms, and
+// 1000 requests a second, it keeps growing; and no request is forgotten.
 func TestLoop_PacedCountsWaiting(t *testing.T) {
 	l := loop{workers: 1, duration: 300 * time.Millisecond, rate: 1000}
 	m, err := l.run(t.Context(), &system{}, func(context.Context, int) (operation, func(), error) {
@@ -293,7 +293,7 @@ func TestFinding_Reached(t *testing.T) {
 	}
 }
 
-// A soak is judged by its last minute and its second: the first one finds everything cold.
+// A soak is judged by its last minute and its second: in the first, everything is cold.
 func TestSoak_LastMinuteToSecond(t *testing.T) {
 	b := &bench{settings: settings{Soak: 3 * time.Minute}}
 	b.soaked(&load.Result{OverTime: []load.Interval{{PerSecond: 5}, {PerSecond: 10}, {PerSecond: 9}}}, cpu{})
@@ -313,8 +313,8 @@ func TestProgress_Tenths(t *testing.T) {
 	}
 }
 
-// A stream that breaks off goes on behind the last key that is set, and takes those
-// that were set meanwhile.
+// A stream that breaks off continues after the last key that is set, and accepts keys that
+// were set meanwhile.
 func TestOncekv_StreamGoesOn(t *testing.T) {
 	t.Parallel()
 	systems, err := startAll(t.Context(), place{bin: tiny(t).Bin, dir: t.TempDir(), clients: 1, streams: 1}, []string{"oncekv"})
@@ -361,8 +361,7 @@ func TestOncekv_StreamGoesOn(t *testing.T) {
 	}
 }
 
-// What a process has used and written counts after its end, too, and goes on with
-// the next one.
+// What a process has used and written still counts after its end, and adds up over its runs.
 func TestProcess_CountsAllRuns(t *testing.T) {
 	dir := t.TempDir()
 	p, err := startProcess(dir, "writer", "/bin/sh", "-c", `n=0; while [ $n -lt 20000 ]; do n=$((n+1)); done; dd if=/dev/zero of="$1" bs=64k count=16 conv=fsync 2>/dev/null; echo done >> "$1.done"; sleep 600`, "sh", filepath.Join(dir, "file"))
@@ -401,7 +400,7 @@ func TestProcess_CountsAllRuns(t *testing.T) {
 	}
 }
 
-// No two sessions, workers or counts give the same key, and all are as long.
+// No two sessions, workers or counts give the same key, and all keys have the same length.
 func TestSession_KeysDiffer(t *testing.T) {
 	seen := map[string]bool{}
 	for _, tag := range []uint16{0, 1, 1 << 15} {

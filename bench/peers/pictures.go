@@ -12,7 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/chart"
 )
 
-// colors of systems in pictures.
+// colors are the colors of the systems.
 var colors = map[string]string{"ceiling": chart.Grey, "oncekv": chart.Blue, "etcd": chart.Orange, "nats": chart.Green}
 
 // groups are the cases that one picture compares.
@@ -26,7 +26,7 @@ var groups = []struct {
 	{"Look for a key that is not set, keys/s", "absent"},
 }
 
-// groupOf is the part of groups that a case belongs to; empty: none.
+// groupOf returns the group of a case, "" for none.
 func groupOf(name string) string {
 	_, name, _ = strings.Cut(name, "/")
 	switch {
@@ -42,8 +42,7 @@ func groupOf(name string) string {
 	return "put"
 }
 
-// pictures are SVG, by their names: aims, rates, and load and soak if these were
-// measured.
+// pictures returns SVG by name: aims, rates, and load and soak if these were measured.
 func (r *report) pictures() (map[string][]byte, error) {
 	all := map[string][]byte{}
 	var errs []error
@@ -61,7 +60,7 @@ func (r *report) pictures() (map[string][]byte, error) {
 	return all, errors.Join(errs...)
 }
 
-// about says where and when the report's runs were.
+// about says where and when the report's runs took place.
 func (r *report) about() string {
 	first, last := r.Machine.Time, r.Machine.Time
 	for _, run := range r.runs {
@@ -91,7 +90,7 @@ func (r *report) writePictures(dir, prefix string) error {
 	return err
 }
 
-// aimPanels has a bar for each aim: all of it is 1.
+// aimPanels has a bar for each aim; 1 means that it is reached.
 func (r *report) aimPanels() []chart.Panel {
 	p := &chart.Bars{Title: "Measured ÷ aim, or aim ÷ measured where less is better; cut at 4", Mark: 1}
 	for _, f := range r.Findings {
@@ -128,7 +127,7 @@ func (r *report) ratePanels() []chart.Panel {
 	return panels
 }
 
-// curvePanels has a diagram for each figure over the same thing, with all systems.
+// curvePanels has a diagram for each curve over the same quantity, with all systems.
 func (r *report) curvePanels(over string) []chart.Panel {
 	byFigure := map[string]*chart.Lines{}
 	var panels []chart.Panel

@@ -20,8 +20,8 @@ const (
 	stopTimeout  = 10 * time.Second
 )
 
-// process is one server, which can be started again after its end. Its output is
-// in a file beside its data.
+// process is one server, which can be started again after its end. Its output is in a file
+// beside its data.
 type process struct {
 	name string
 	path string
@@ -30,12 +30,12 @@ type process struct {
 
 	parent bool // of processes, which go on when it is killed
 
-	// mu guards what follows. Figures may be asked for by any goroutine, all else
-	// is for one.
+	// mu guards the fields below. Any goroutine may ask for measurements; only one may do the
+	// rest.
 	mu  sync.Mutex
 	run *processRun
 
-	// Of the runs before.
+	// Sums over earlier runs.
 	cpuBefore     time.Duration
 	writtenBefore int64
 }
@@ -47,14 +47,14 @@ type processRun struct {
 	err  error // of Wait; set before done is closed
 }
 
-// startProcess runs a program until stop is called. If this program is killed,
-// the kernel kills it too, where it can.
+// startProcess runs a program until stop is called. If this program is killed, the kernel
+// kills it too, where it can.
 func startProcess(dir, name, path string, args ...string) (*process, error) {
 	p := &process{name: name, path: path, args: args, log: filepath.Join(dir, name+".log")}
 	return p, p.start()
 }
 
-// start starts the process, which does not run.
+// start starts the process, which must not be running.
 func (p *process) start() error {
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -76,11 +76,11 @@ func (p *process) start() error {
 	return nil
 }
 
-// stop ends the process, if it runs, and waits until it is gone: SIGTERM, and
-// SIGKILL after stopTimeout.
+// stop ends the process, if it runs, and waits until it is gone: SIGTERM, then SIGKILL after
+// stopTimeout.
 func (p *process) stop() { p.end(syscall.SIGTERM) }
 
-// kill ends the process as a power cut would, but for what the kernel holds.
+// kill ends the process like a power cut, except that the kernel keeps what it has.
 func (p *process) kill() { p.end(syscall.SIGKILL) }
 
 // finish ends the process when nothing of it is needed any more.
@@ -113,7 +113,7 @@ func (p *process) end(by syscall.Signal) {
 	p.run = nil
 }
 
-// pid is 0 when the process does not run. mu is held.
+// pid returns 0 if the process does not run. mu is held.
 func (p *process) pid() int {
 	if p.run == nil {
 		return 0
@@ -121,22 +121,21 @@ func (p *process) pid() int {
 	return p.run.cmd.Process.Pid
 }
 
-// cpu is the time that all runs of the process have had of processors.
+// cpu returns the processor time of all runs of the process.
 func (p *process) cpu() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cpuBefore + cpuOfProcess(p.pid())
 }
 
-// written is how many bytes all runs have caused to be written to disks.
+// written returns how many bytes all runs have caused to be written to disks.
 func (p *process) written() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.writtenBefore + writtenByProcess(p.pid())
 }
 
-// ended returns an error with the end of the log if the process has ended by
-// itself.
+// ended returns an error with the end of the log if the process has ended by itself.
 func (p *process) ended() error {
 	if p.run == nil {
 		return nil
@@ -153,8 +152,7 @@ func (p *process) ended() error {
 	return fmt.Errorf("%s has ended: %v; its log ends with:\n%s", p.name, p.run.err, text[max(0, len(text)-2000):])
 }
 
-// residentBytes is the memory that the process has, without page cache; 0 where
-// there is no /proc.
+// residentBytes returns the process's memory without page cache; 0 without /proc.
 func (p *process) residentBytes() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,7 +169,7 @@ func (p *process) residentBytes() int64 {
 	return 0
 }
 
-// freeAddr is a loopback address that nobody listens on now.
+// freeAddr returns a loopback address on which nobody listens now.
 func freeAddr() (string, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -180,7 +178,7 @@ func freeAddr() (string, error) {
 	return ln.Addr().String(), ln.Close()
 }
 
-// freeAddrs are n different ones.
+// freeAddrs returns n different ones.
 func freeAddrs(n int) ([]string, error) {
 	var listeners []net.Listener
 	var addrs []string
@@ -200,13 +198,13 @@ func freeAddrs(n int) ([]string, error) {
 	return addrs, failed
 }
 
-// eventually asks ok until it returns nil, for startTimeout.
+// eventually polls ok until it returns nil, for startTimeout.
 func eventually(ctx context.Context, what string, of []*process, ok func(context.Context) error) error {
 	return until(ctx, 100*time.Millisecond, startTimeout, what, of, ok)
 }
 
-// until asks ok every so often until it returns nil; when limit is over, or a
-// process has ended, it gives up.
+// until polls ok at an interval until it returns nil. It gives up after limit, or if a process
+// has ended.
 func until(ctx context.Context, every, limit time.Duration, what string, of []*process, ok func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

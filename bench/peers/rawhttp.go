@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// rawConn is one HTTP/1.1 connection that is kept alive. It does as little as it
-// can, since what it costs is taken from the server that it measures: it looks
-// for the status and the length and skips the rest. For one goroutine.
+// rawConn is one HTTP/1.1 connection that is kept alive. It does as little as it can, because
+// its cost comes off the server that it measures: it looks for the status and the length and
+// skips the rest. It is for one goroutine.
 type rawConn struct {
 	conn net.Conn
 	from *bufio.Reader
@@ -37,8 +37,7 @@ func (c *rawConn) limit(ctx context.Context) {
 	}
 }
 
-// do sends a request with a body, or with none if it is nil, and returns the
-// status.
+// do sends a request, with a body unless that is nil, and returns the status.
 func (c *rawConn) do(method, path string, body []byte) (status int, err error) {
 	b := append(c.out[:0], method...)
 	b = append(append(append(b, ' '), path...), " HTTP/1.1\r\nHost: localhost\r\n"...)
@@ -55,7 +54,7 @@ func (c *rawConn) do(method, path string, body []byte) (status int, err error) {
 
 var errNotHTTP = errors.New("the answer is not HTTP/1.1")
 
-// answer reads a whole answer and forgets all but its status.
+// answer reads a whole answer and returns its status.
 func (c *rawConn) answer() (status int, err error) {
 	status, length, err := c.head()
 	if err != nil {

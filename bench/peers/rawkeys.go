@@ -18,11 +18,11 @@ import (
 // pieceBytes is how much of a stream is sent at once.
 const pieceBytes = 32 << 10
 
-// acknowledgedAtOnce is how many keys a stream notes at a time, where nobody asks for
-// each of them.
+// acknowledgedAtOnce is how many keys a stream reports at a time, if nobody asks for each of
+// them.
 const acknowledgedAtOnce = 64
 
-// stream is the keys from one number to before another, put with one POST /keys.
+// stream is a range of keys, put with one POST /keys.
 type stream struct {
 	session
 	from, to     uint32
@@ -32,23 +32,22 @@ type stream struct {
 	pace         *pace // nil: as fast as the node takes them
 }
 
-// pace says when keys are due: so many a second, the first one at the start, whatever
-// becomes of them.
+// pace says when keys are due: so many a second from the start, whatever happens to them.
 type pace struct {
 	start  time.Time
 	second float64 // keys in it
 }
 
-// paceStep is how long a key that is due may wait for others, to travel with them.
+// paceStep is how long a due key may wait to travel with others.
 const paceStep = time.Millisecond
 
-// due is when the n-th key is, counted from 0.
+// due returns when the n-th key is due, counted from 0.
 func (p *pace) due(n uint32) time.Time {
 	return p.start.Add(time.Duration(float64(n) / p.second * float64(time.Second)))
 }
 
-// postKeys puts the keys of a stream: lines go out while results come in. It returns how
-// many of them are set, with an error too. All must be new, unless they are put again.
+// postKeys puts the keys of a stream: lines go out while results come in. It returns how many
+// are set, even with an error. All must be new, unless they are put again.
 func (c *rawConn) postKeys(ctx context.Context, s stream) (set uint32, err error) {
 	stop := context.AfterFunc(ctx, c.close)
 	defer stop()
@@ -93,13 +92,13 @@ func (c *rawConn) writeLines(ctx context.Context, s stream) error {
 	return err
 }
 
-// What the results of keys that are set have in them.
+// The texts in the results of keys that are set.
 var (
 	created   = []byte(`"status":"` + api.BatchCreated + `"`)
 	unchanged = []byte(`"status":"` + api.BatchUnchanged + `"`)
 )
 
-// readResults reads them; they come in the order of the lines.
+// readResults reads the results, which come in the order of the lines.
 func (c *rawConn) readResults(s stream) (set uint32, err error) {
 	status, length, err := c.head()
 	if err != nil {

@@ -24,7 +24,7 @@ type report struct {
 	runs []*report // of which it was put together
 }
 
-// row is the median of each figure of a case over its rounds.
+// row holds the medians of a case over its rounds.
 type row struct {
 	Name      string  `json:"name"`
 	Part      string  `json:"part"`
@@ -39,7 +39,7 @@ type row struct {
 	Errors    uint64  `json:"errors"` // of all rounds
 }
 
-// curve is a figure over time.
+// curve is a measurement over time.
 type curve struct {
 	Name   string    `json:"name"` // of the system
 	Figure string    `json:"figure"`
@@ -76,7 +76,7 @@ var ratios = []ratio{
 	{name: "put p99 ÷ etcd's, at half of etcd's rate", of: "oncekv/put-paced", to: "etcd/put-paced", p99: true, most: 0.5},
 }
 
-// finding is a figure that may have an aim.
+// finding is a number that may have an aim.
 type finding struct {
 	Name    string    `json:"name"`
 	Part    string    `json:"part"` // that found it
@@ -85,9 +85,9 @@ type finding struct {
 	Median  float64   `json:"median"`
 	Rounds  []float64 `json:"rounds"`
 
-	// ByCPU is what a ratio of rates would be if nothing but processors limited
-	// both: of the time that they, and the loader, took for a key. Other work on
-	// the machine moves it less than the rates. 0: unknown.
+	// ByCPU is what a ratio of rates would be if only processors limited both: computed from
+	// the processor time that they, and the loader, took for a key. Other work on the machine
+	// moves it less than the rates. 0: unknown.
 	ByCPU float64 `json:"by_cpu,omitempty"`
 
 	run *report // that it is from, of those that were put together
@@ -103,8 +103,7 @@ func (f finding) aim() string {
 	return ""
 }
 
-// ofAim is how far the aim is reached: 1 and above is all of it. ok tells whether
-// there is an aim.
+// ofAim returns how far the aim is reached, from 1 on fully. ok is false without an aim.
 func (f finding) ofAim() (part float64, ok bool) {
 	switch {
 	case f.AtLeast > 0:
@@ -126,7 +125,7 @@ func (f finding) reached() string {
 	return "no"
 }
 
-// found adds a figure that was taken some times.
+// found adds a number that was measured several times.
 func (r *report) found(f finding) {
 	if len(f.Rounds) > 0 {
 		f.Part, f.Median = r.part, median(f.Rounds)
@@ -163,7 +162,7 @@ func (r *report) addMedians() {
 	}
 }
 
-// addRatios adds those whose two cases were measured.
+// addRatios adds the ratios whose two cases were measured.
 func (r *report) addRatios() {
 	for _, q := range ratios {
 		of, to := r.of(q.of), r.of(q.to)
@@ -173,7 +172,7 @@ func (r *report) addRatios() {
 	}
 }
 
-// finding divides round by round. A round in which the divisor is zero is left out.
+// finding divides round by round. It leaves out rounds in which the divisor is zero.
 func (q ratio) finding(of, to []measurement) finding {
 	figure := perSecond
 	if q.p99 {
@@ -203,7 +202,7 @@ func figures(rounds []measurement, of func(measurement) float64) []float64 {
 	return all
 }
 
-// median of nothing is 0.
+// median returns 0 for nothing.
 func median(of []float64) float64 {
 	if len(of) == 0 {
 		return 0
@@ -218,13 +217,12 @@ type table struct {
 	rows [][]string
 }
 
-// lines are all of them, with the line below the head.
+// lines returns all rows, including the line below the head.
 func (t table) lines() [][]string {
 	return slices.Concat([][]string{t.head, slices.Repeat([]string{"---"}, len(t.head))}, t.rows)
 }
 
-// pad writes a table with its columns below one another, and an empty line. One without
-// rows is not written.
+// pad writes a table with aligned columns, and an empty line. It omits a table without rows.
 func (t table) pad(w io.Writer) error {
 	if len(t.rows) == 0 {
 		return nil
@@ -289,7 +287,7 @@ func (r *report) print(w io.Writer) error {
 	return nil
 }
 
-// known is empty for 0, which stands for what was not measured.
+// known returns "" for 0, which means not measured.
 func known(f float64) string {
 	if f == 0 {
 		return ""
@@ -297,7 +295,7 @@ func known(f float64) string {
 	return short(f)
 }
 
-// short has two places behind the point where they say something.
+// short keeps two decimals where they matter.
 func short(f float64) string {
 	if f >= 100 {
 		return fmt.Sprintf("%.0f", f)

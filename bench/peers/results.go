@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// takeResults writes what result files have, in the forms that were asked for.
+// takeResults writes the content of result files in the requested forms.
 func takeResults(s settings, w io.Writer) error {
 	runs, err := readResults(s.Results)
 	if err != nil {
@@ -36,7 +36,7 @@ func takeResults(s settings, w io.Writer) error {
 	return nil
 }
 
-// readResults reads result files, and those whose names end with .json in directories.
+// readResults reads result files, and the *.json files in directories.
 func readResults(paths []string) ([]*report, error) {
 	var files []string
 	for _, path := range paths {
@@ -72,8 +72,8 @@ func readResults(paths []string) ([]*report, error) {
 	return runs, nil
 }
 
-// merged is one report of what was measured in several runs. What more than one of them
-// has measured is that of the newest.
+// merged returns one report of several runs. If several have measured something, the newest
+// counts.
 func merged(runs []*report) *report {
 	runs = slices.Clone(runs)
 	slices.SortStableFunc(runs, func(a, b *report) int { return a.Machine.Time.Compare(b.Machine.Time) })
@@ -101,7 +101,7 @@ func merged(runs []*report) *report {
 	return all
 }
 
-// update replaces what newer has as well, by its name, and adds the rest.
+// update replaces what newer has as well, by name, and adds the rest.
 func update[T any](all, newer []T, name func(T) string) []T {
 	for _, one := range newer {
 		if i := slices.IndexFunc(all, func(t T) bool { return name(t) == name(one) }); i >= 0 {
@@ -113,13 +113,13 @@ func update[T any](all, newer []T, name func(T) string) []T {
 	return all
 }
 
-// hasOf tells whether something of a run is in the report.
+// hasOf reports whether something of a run is in the report.
 func (r *report) hasOf(run *report) bool {
 	return slices.ContainsFunc(run.Cases, func(c *result) bool { return slices.Contains(r.Cases, c) }) ||
 		slices.ContainsFunc(r.Findings, func(f finding) bool { return f.run == run })
 }
 
-// partNumber is where a part is in the order of parts.
+// partNumber returns the position of a part in parts.
 func partNumber(name string) int {
 	return slices.IndexFunc(parts, func(p part) bool { return p.name == name })
 }

@@ -12,14 +12,14 @@ import (
 	"github.com/Focinfi/oncekv/internal/load/wire"
 )
 
-// soakMix is what a soak asks for.
+// soakMix is the mix of a soak's requests.
 var soakMix = load.Mix{load.Get: 60, load.Put: 30, load.Absent: 10}
 
-// soakBatch is how many keys a request sets that prepares a soak.
+// soakBatch is how many keys a request sets while a soak is prepared.
 const soakBatch = 500
 
-// soakPart keeps the connections of all database nodes busy for long, and compares
-// the last minute with the second: in the first one everything is still cold.
+// soakPart keeps the connections of all database nodes busy for long, and compares the last
+// minute with the second: in the first, everything is still cold.
 func (b *bench) soakPart(ctx context.Context) error {
 	if !slices.Contains(b.Systems, "oncekv") {
 		return nil
@@ -73,7 +73,7 @@ func (b *bench) soak(ctx context.Context) error {
 	return nil
 }
 
-// soaked keeps what came of a soak.
+// soaked keeps the result of a soak.
 func (b *bench) soaked(r *load.Result, used cpu) {
 	m := measurementOf(r)
 	m.spread(used, r.KeysPerSecond*r.Seconds)
@@ -90,7 +90,7 @@ func (b *bench) soaked(r *load.Result, used cpu) {
 	b.report.found(f)
 }
 
-// minutes is 10 minutes for 10m0s.
+// minutes returns 10 minutes for 10m0s.
 func minutes(d time.Duration) string {
 	if d%time.Minute == 0 {
 		return things(int(d/time.Minute), "minute")
@@ -98,7 +98,7 @@ func minutes(d time.Duration) string {
 	return d.String()
 }
 
-// soakData are keys and values as all others are.
+// soakData returns keys and values of the usual sizes.
 func soakData(prefix string, seed uint64) (*load.Data, error) {
 	return load.NewData(load.DataConfig{Prefix: prefix, Seed: seed, KeySize: load.Fixed(keyBytes), ValueSize: load.Fixed(valueBytes)})
 }

@@ -13,7 +13,7 @@ import (
 	"sync"
 )
 
-// A system is what is measured: its processes, and what it can be asked to do.
+// A system is what is measured: its processes, and the cases that it supports.
 type system struct {
 	name  string
 	dir   string // of the data of all nodes; each has a directory with its name there
@@ -33,7 +33,7 @@ type task struct {
 	workers int // of bulk: how many things it does at a time
 }
 
-// opener makes the operation of one worker of a round, and what closes it.
+// opener makes the operation of one worker for a round, and a function that closes it.
 type opener func(ctx context.Context, s session, worker int) (operation, func(), error)
 
 // session is one round of one case.
@@ -45,7 +45,7 @@ type session struct {
 	given func() string // the keys to put, for setting up; nil: fresh ones
 }
 
-// stop ends everything of the system: at once, since nobody needs it any more.
+// stop kills everything of the system at once: nobody needs it any more.
 func (s *system) stop() {
 	if s.close != nil {
 		s.close()
@@ -57,10 +57,10 @@ func (s *system) stop() {
 	stops.Wait()
 }
 
-// residentBytes is the memory of its largest node.
+// residentBytes returns the memory of the largest node.
 func (s *system) residentBytes() int64 { return largest(s.nodes, (*process).residentBytes) }
 
-// written is how many bytes all of its nodes have written.
+// written returns how many bytes all nodes have written.
 func (s *system) written() int64 {
 	var all int64
 	for _, p := range s.nodes {
@@ -90,8 +90,7 @@ func largest(of []*process, figure func(*process) int64) int64 {
 // keyBytes is the length of all keys.
 const keyBytes = 32
 
-// key is the n-th key of a worker in a session: unlike all others, and not in
-// order.
+// key returns a worker's n-th key in a session. All keys differ, and they are not in order.
 func (s session) key(worker int, n uint32) string {
 	own := uint64(s.tag)<<48 | uint64(uint16(worker))<<32 | uint64(n)
 	var key [keyBytes]byte
@@ -113,7 +112,7 @@ func scatter(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// fresh returns keys of a worker, one after the other.
+// fresh returns a worker's keys, one after the other.
 func (s session) fresh(worker int) func() string {
 	if s.given != nil {
 		return s.given
@@ -125,7 +124,7 @@ func (s session) fresh(worker int) func() string {
 	}
 }
 
-// reads returns keys that are set, at random.
+// reads returns random keys that are set.
 func (s session) reads() func() string {
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	return func() string { return s.known(random) }
@@ -137,7 +136,7 @@ type program struct {
 	dir string // of the module to build in; empty: this one
 }
 
-// build makes the program in dir, unless it is there, and returns its path.
+// build builds the program in dir, unless it is there, and returns its path.
 func (p program) build(ctx context.Context, dir, name string) (string, error) {
 	path := filepath.Join(dir, name)
 	if _, err := os.Stat(path); err == nil {
@@ -151,7 +150,7 @@ func (p program) build(ctx context.Context, dir, name string) (string, error) {
 	return path, nil
 }
 
-// productDir is where the module of oncekv is, which is built by its own go.mod.
+// productDir returns oncekv's module, which is built with its own go.mod.
 func productDir(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/Focinfi/oncekv").Output()
 	if err != nil {
@@ -172,7 +171,7 @@ type place struct {
 	alone  bool     // one database node of oncekv, and no cache node
 }
 
-// starter begins a system.
+// starter starts a system.
 type starter struct {
 	name  string
 	start func(ctx context.Context, p place) (*system, error)
@@ -180,7 +179,8 @@ type starter struct {
 
 var starters = []starter{{"ceiling", startCeiling}, {"oncekv", startOncekv}, {"etcd", startEtcd}, {"nats", startNATS}}
 
-// startAll starts the named systems below the directory of the place. What was started is returned with an error too.
+// startAll starts the named systems below the directory of the place. On an error it also
+// returns those that it has started.
 func startAll(ctx context.Context, at place, names []string) ([]*system, error) {
 	dir := at.dir
 	if at.bin == "" {

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// away keeps a node away while large values go in, kills nodes while it catches up, and
+// away keeps a node down while large values are put, kills nodes while it catches up, and
 // reads everything from it.
 func (v *values) away(ctx context.Context) error {
 	leader, err := v.sys.oncekv.member(ctx, true)
@@ -69,10 +69,10 @@ func role(p *process, leader string) string {
 	return "follower"
 }
 
-// fillSizes are the values that go in, in turn.
+// fillSizes are the sizes of the values, in turn.
 var fillSizes = []int64{20 << 10, 64 << 10, 1 << 20, 1<<20 + 1, 16 << 20, 3 << 20}
 
-// fillAtATime is how many of them.
+// fillAtATime is how many values are put at a time.
 const fillAtATime = 4
 
 // fill puts values of several sizes through one node.
@@ -108,11 +108,11 @@ func (v *values) fill(ctx context.Context, url string) (set map[string]*content,
 	return set, context.Cause(ctx)
 }
 
-// killAfterMax is how long a node is left alone, at most, before one is killed.
+// killAfterMax bounds the time between two kills.
 const killAfterMax = 1500 * time.Millisecond
 
-// catchesUp waits until a node has what the others have, and kills it and others
-// meanwhile, at random.
+// catchesUp waits until a node has what the others have, and meanwhile kills it and others at
+// random.
 func (v *values) catchesUp(ctx context.Context, away *process) (kills int, err error) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for ; kills < v.Values.Kills; kills++ {
@@ -137,7 +137,7 @@ func (v *values) catchesUp(ctx context.Context, away *process) (kills int, err e
 	return kills, until(ctx, 50*time.Millisecond, settleLimit, "all have the same history", v.sys.nodes, v.equal)
 }
 
-// equal is nil when all database nodes have the same history, and are ready.
+// equal returns nil if all database nodes have the same history and are ready.
 func (v *values) equal(ctx context.Context) error {
 	var digests []string
 	for _, url := range v.sys.oncekv.urls {
@@ -156,7 +156,7 @@ func (v *values) equal(ctx context.Context) error {
 	return nil
 }
 
-// readAll reads values from one node, and compares them.
+// readAll reads values from one node and compares them.
 func (v *values) readAll(ctx context.Context, url string, set map[string]*content) error {
 	for key, value := range set {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/key/"+key, nil)
@@ -180,7 +180,7 @@ func (v *values) readAll(ctx context.Context, url string, set map[string]*conten
 	return nil
 }
 
-// watching looks at logs and memory of nodes all the time.
+// watching samples the logs and the memory of nodes all the time.
 type watching struct {
 	stop func()
 
@@ -188,7 +188,7 @@ type watching struct {
 	log, memory map[*process]int64 // the most since take
 }
 
-// watchEvery is how often.
+// watchEvery is the interval of the samples.
 const watchEvery = 50 * time.Millisecond
 
 func (v *values) watch(dbs []*process) *watching {
@@ -225,7 +225,7 @@ func (w *watching) look(p *process, log int64) {
 	w.log[p], w.memory[p] = max(w.log[p], log), max(w.memory[p], memory)
 }
 
-// take returns the most of each node, and begins anew.
+// take returns the peaks of each node, and starts again.
 func (w *watching) take() (log, memory map[*process]int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -53,7 +53,7 @@ func (v *values) same(ctx context.Context) error {
 	return nil
 }
 
-// stored is the room that each database node's data takes, without its log.
+// stored returns the room that each database node's data takes without its log.
 func (v *values) stored() ([]int64, error) {
 	var all []int64
 	for _, p := range v.databases() {
@@ -66,11 +66,11 @@ func (v *values) stored() ([]int64, error) {
 	return all, nil
 }
 
-// valuesDir is where a node has large values.
+// valuesDir is where a node keeps large values.
 const valuesDir = "values"
 
-// room is the room that each database node's large values take; of a version that has
-// no files for them, all of its data without the log.
+// room returns the room that each database node's large values take. For a version without
+// files for them, it is all of the data without the log.
 func (v *values) room() ([]int64, error) {
 	var all []int64
 	for _, p := range v.databases() {
@@ -86,8 +86,8 @@ func (v *values) room() ([]int64, error) {
 	return all, nil
 }
 
-// What becomes of uploads that come to nothing: half of the bytes are abandoned, and
-// half are losers, whose key another value gets.
+// How uploads fail: half of the bytes are abandoned, and half are losers, whose key gets
+// another value.
 const (
 	deadAtATime = 2           // of each kind
 	deadSteps   = 4           // in so many
@@ -95,7 +95,7 @@ const (
 	deadSlack   = 1 << 20     // of room, for tables and blocks
 )
 
-// dead has uploads come to nothing, and waits for the room that they took.
+// dead makes uploads fail, and waits for the room that they took.
 func (v *values) dead(ctx context.Context) error {
 	var alone, with latencies
 	var ratios, back, left []float64
@@ -148,7 +148,7 @@ func (v *values) dead(ctx context.Context) error {
 	return v.agree(ctx)
 }
 
-// grown is by how much the largest node has.
+// grown returns by how much the largest node has grown.
 func grown(before, after []int64) float64 {
 	most := math.Inf(-1)
 	for i := range after {
@@ -157,7 +157,7 @@ func grown(before, after []int64) float64 {
 	return most
 }
 
-// waste makes uploads that come to nothing, and returns the bytes of those that won.
+// waste makes uploads fail, and returns the bytes of the values that won.
 func (v *values) waste(ctx context.Context) (won int64, err error) {
 	size := int64(v.Values.DeadBytes) / (2 * deadAtATime * deadSteps)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -193,7 +193,7 @@ func (v *values) waste(ctx context.Context) (won int64, err error) {
 // errEnough ends an upload in the middle.
 var errEnough = errors.New("the client goes away")
 
-// abandon sends half of a value, and closes the connection.
+// abandon sends half of a value and closes the connection.
 func (v *values) abandon(ctx context.Context, url string, size int64) error {
 	key, value := v.fresh(size)
 	half := io.MultiReader(io.LimitReader(value, size/2), failing{errEnough})
@@ -212,14 +212,14 @@ func (v *values) abandon(ctx context.Context, url string, size int64) error {
 	return errors.Join(fmt.Errorf("half of a value was answered %s", resp.Status), resp.Body.Close())
 }
 
-// failing is a reader that has an error.
+// failing is a reader that fails.
 type failing struct{ err error }
 
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
-// reclaimed waits until every node has no more room than before, and that of what won,
-// and returns how long it took. It waits half as long again as it may take, and goes on
-// for as long as small puts are to be measured.
+// reclaimed waits until no node has more room than before plus that of the winners, and
+// returns how long it took. It waits for at most 1.5 times the limit, and continues while
+// small puts are to be measured.
 func (v *values) reclaimed(ctx context.Context, before []int64, won int64) (took time.Duration, err error) {
 	start := time.Now()
 	for {
@@ -239,7 +239,7 @@ func (v *values) reclaimed(ctx context.Context, before []int64, won int64) (took
 	return took, pass(ctx, max(0, v.Values.Beside-time.Since(start)))
 }
 
-// roomStats is what a node says of its room.
+// roomStats is what a node reports about its room.
 type roomStats struct {
 	Values *struct {
 		Live int64 `json:"live_bytes"`
@@ -247,7 +247,7 @@ type roomStats struct {
 	} `json:"values"`
 }
 
-// agree compares what nodes say that they have with what their files take.
+// agree compares what nodes report with what their files take.
 func (v *values) agree(ctx context.Context) error {
 	if err := v.rest(ctx); err != nil {
 		return err
@@ -277,7 +277,7 @@ func (v *values) agree(ctx context.Context) error {
 	return nil
 }
 
-// logRoom is the room that a node's log takes; segments come and go meanwhile.
+// logRoom returns the room of a node's log; segments come and go meanwhile.
 func logRoom(dir string) int64 {
 	names, _ := filepath.Glob(filepath.Join(dir, walDir, "*"))
 	var all int64

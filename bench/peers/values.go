@@ -32,14 +32,14 @@ type valueSettings struct {
 	Beside    time.Duration `json:"beside_ns"`
 }
 
-// valueCase is one of the cases of this part.
+// valueCase is one case of this part.
 type valueCase struct {
 	name  string
 	run   func(*values, context.Context) error
 	serve []string // flags of database nodes
 }
 
-// valueCases are all of them, in this order. Each has a cluster of its own.
+// valueCases are all cases in their order. Each has its own cluster.
 var valueCases = []valueCase{
 	{name: "writes", run: (*values).writes},
 	{name: "trace", run: (*values).trace},
@@ -89,7 +89,6 @@ func (s *valueSettings) check() error {
 // byteCount is a number of bytes as a flag: 64KiB.
 type byteCount int64
 
-// Set reads it.
 func (n *byteCount) Set(text string) error {
 	var s load.Size
 	if err := s.Set(text); err != nil {
@@ -102,7 +101,7 @@ func (n *byteCount) Set(text string) error {
 	return nil
 }
 
-// String writes it for people, and so that Set reads it again.
+// String writes the number for people, such that Set reads it again.
 func (n *byteCount) String() string { return sized(int64(*n)) }
 
 func sized(n int64) string {
@@ -117,10 +116,9 @@ func sized(n int64) string {
 	return fmt.Sprint(n)
 }
 
-// byteCounts are several.
+// byteCounts is a list of byteCount as a flag.
 type byteCounts []byteCount
 
-// Set reads them.
 func (all *byteCounts) Set(text string) error {
 	*all = nil
 	for _, one := range strings.Split(text, ",") {
@@ -133,7 +131,7 @@ func (all *byteCounts) Set(text string) error {
 	return nil
 }
 
-// String writes them so that Set reads them again.
+// String writes the numbers such that Set reads them again.
 func (all *byteCounts) String() string {
 	var texts []string
 	for _, n := range *all {
@@ -142,7 +140,7 @@ func (all *byteCounts) String() string {
 	return strings.Join(texts, ",")
 }
 
-// valuesPart is about values that are large, and what they cost those that are not.
+// valuesPart measures large values, and what they cost small ones.
 func (b *bench) valuesPart(ctx context.Context) error {
 	if !slices.Contains(b.Systems, "oncekv") {
 		return nil
@@ -161,7 +159,7 @@ func (b *bench) valuesPart(ctx context.Context) error {
 	return nil
 }
 
-// values is this part at work.
+// values is this part under way.
 type values struct {
 	*bench
 	http  *http.Client
@@ -179,30 +177,29 @@ func (v *values) measure(ctx context.Context, c valueCase) error {
 	return errors.Join(c.run(v, ctx), v.sys.ended())
 }
 
-// figure adds a finding, and says it.
+// figure adds a finding, and reports it.
 func (v *values) figure(name string, f finding, rounds ...float64) {
 	f.Name, f.Rounds = name, rounds
 	say("%s: %s\n", name, short(median(rounds)))
 	v.report.found(f)
 }
 
-// databases are the processes of the database nodes.
+// databases returns the processes of the database nodes.
 func (v *values) databases() []*process { return v.sys.nodes[:nodes] }
 
-// fresh is a key and a value that nobody has had.
+// fresh returns a new key and a new value.
 func (v *values) fresh(size int64) (key string, value *content) {
 	n := v.next.Add(1)
 	return fmt.Sprintf("value/%d", n), &content{seed: n, size: size, noise: v.noise}
 }
 
-// leader is the URL of the node that leads.
+// leader returns the URL of the leader.
 func (v *values) leader(ctx context.Context) (string, error) {
 	m, err := v.sys.oncekv.member(ctx, true)
 	return m.ClientURL, err
 }
 
-// putTries is how often a put may be made again: because the node has enough to do, or
-// did not hear what became of it.
+// putTries is how often a put is tried: the node may be busy, or may not know the outcome.
 const putTries = 600
 
 // put sets a key, and expects it to be new.
@@ -214,8 +211,7 @@ func (v *values) put(ctx context.Context, url, key string, value *content) error
 	return err
 }
 
-// putDecided puts until it is known what became of it: 201, or another one's value was
-// first.
+// putDecided puts until the outcome is known: 201, or another value was first.
 func (v *values) putDecided(ctx context.Context, url, key string, value *content) (status int, err error) {
 	for try := 1; ; try++ {
 		status, err := v.putOnce(ctx, url, key, value)
@@ -261,10 +257,10 @@ func pass(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// inFlight is how many puts are made at the same time, where it is not one.
+// inFlight is how many puts are made at the same time, unless it is one.
 const inFlight = 64
 
-// putMany puts values of one size, so many at a time, through all nodes.
+// putMany puts values of one size, atATime at a time, through all nodes.
 func (v *values) putMany(ctx context.Context, size int64, count, atATime int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -17,7 +17,7 @@ import (
 
 var measured = flag.String("program", "", "oncekv to judge; empty: build this one")
 
-// smallValues are settings with which large values are measured within a minute, or with
+// smallValues returns settings with which large values are measured within a minute, or with
 // -short within seconds.
 func smallValues(t *testing.T, cases ...string) settings {
 	s := tiny(t)
@@ -30,7 +30,7 @@ func smallValues(t *testing.T, cases ...string) settings {
 	return s
 }
 
-// onLinux skips what needs the kernel's figures of processes, and of holes in files.
+// onLinux skips tests that need the kernel's counters of processes, or holes in files.
 func onLinux(t *testing.T) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -38,8 +38,8 @@ func onLinux(t *testing.T) {
 	}
 }
 
-// TestValues_Beside judges what small puts notice of a large one, by bounds that a busy
-// machine keeps too. It is alone: latencies are what it is about.
+// TestValues_Beside checks how much a large put slows small ones, with bounds that a busy
+// machine keeps too. It runs alone, because it measures latencies.
 func TestValues_Beside(t *testing.T) {
 	onLinux(t)
 	s := smallValues(t, "beside")
@@ -51,8 +51,8 @@ func TestValues_Beside(t *testing.T) {
 	f.least(t, fmt.Sprintf("PUT of %s beside small puts ÷ dd conv=fsync of %s, rates", large, sized(nodes*int64(s.Values.Large))), 0.02)
 }
 
-// TestValues judges what else large values cost. Most of the time of the case dead is a
-// node's, which waits before it takes room back: others are measured meanwhile.
+// TestValues checks what else large values cost. The case dead mostly waits for a node to
+// reclaim room; other cases run meanwhile.
 func TestValues(t *testing.T) {
 	onLinux(t)
 	t.Parallel()
@@ -109,7 +109,7 @@ func testFigures(t *testing.T) {
 	}
 }
 
-// medians are those of all findings, by their names.
+// medians holds the medians of all findings by name.
 type medians map[string]float64
 
 func judged(t *testing.T, s settings) medians {
@@ -145,7 +145,7 @@ func (m medians) least(t *testing.T, name string, bound float64) {
 	}
 }
 
-// No block of a value is in another value, or twice in it; and a wrong byte is seen.
+// No block of a value is in another value, or twice in the same; and a wrong byte is noticed.
 func TestContent(t *testing.T) {
 	noise, seen := newNoise(), map[string]bool{}
 	for seed := range uint64(3) {
@@ -194,8 +194,8 @@ func TestByteCount(t *testing.T) {
 	}
 }
 
-// A call that another thread interrupts is counted once, and what is not below the
-// directory, or failed, not at all.
+// A call that another thread interrupts is counted once; writes outside the directory, and
+// failed ones, are not counted.
 func TestTracer_Written(t *testing.T) {
 	dir := t.TempDir()
 	lines := strings.ReplaceAll(`10 pwrite64(7<DIR/history.db>, ""..., 4096, 8192) = 4096

@@ -18,13 +18,13 @@ import (
 	"github.com/Focinfi/oncekv/internal/load/wire"
 )
 
-// How much of dd a large value must reach, alone and beside small ones.
+// How much of dd's rate a large put must reach, alone and beside small ones.
 const (
 	ofDDAlone  = 0.7
 	ofDDBeside = 0.35
 )
 
-// putAlone puts a large value, and has dd write as much as all nodes have to.
+// putAlone puts a large value, and makes dd write as much as all nodes write.
 func (v *values) putAlone(ctx context.Context) error {
 	var puts, dds, ratios []float64
 	for range v.Values.Rounds {
@@ -51,7 +51,7 @@ func (v *values) ddName() string {
 	return fmt.Sprintf("dd conv=fsync of %s", sized(nodes*int64(v.Values.Large)))
 }
 
-// dd takes the time of dd, in seconds.
+// dd returns the time of dd in seconds.
 func (v *values) dd(ctx context.Context) (float64, error) {
 	file := filepath.Join(v.work, "dd")
 	cmd := exec.CommandContext(ctx, "dd", "if=/dev/zero", "of="+file, "bs=1M", fmt.Sprintf("count=%d", nodes*int64(v.Values.Large)>>20), "conv=fsync")
@@ -66,7 +66,7 @@ func (v *values) dd(ctx context.Context) (float64, error) {
 	return took, err
 }
 
-// putLarge takes the time of a put of the large value at the leader, in seconds.
+// putLarge returns the time of a put of the large value at the leader in seconds.
 func (v *values) putLarge(ctx context.Context) (float64, error) {
 	url, err := v.leader(ctx)
 	if err != nil {
@@ -80,7 +80,7 @@ func (v *values) putLarge(ctx context.Context) (float64, error) {
 	return took, err
 }
 
-// Small puts, which must not notice what else is going on.
+// Small puts, which must not notice other work.
 const (
 	smallClients   = 4
 	smallPerSecond = 50 // of each
@@ -88,8 +88,8 @@ const (
 	smallBytes     = 1 << 10
 )
 
-// small puts small values at fixed times, through all nodes in turn, until meanwhile
-// returns. Latencies count from when a put was due.
+// small puts small values at fixed times, through all nodes in turn, until meanwhile returns.
+// Latencies count from when a put was due.
 func (v *values) small(ctx context.Context, meanwhile func(context.Context) error) (load.Latency, error) {
 	data, err := load.NewData(load.DataConfig{Prefix: fmt.Sprintf("small/%d/", v.next.Add(1)), Seed: v.next.Add(1), KeySize: load.Fixed(keyBytes), ValueSize: load.Fixed(smallBytes)})
 	if err != nil {
@@ -123,7 +123,7 @@ func (v *values) small(ctx context.Context, meanwhile func(context.Context) erro
 	return r.Latency, nil
 }
 
-// quiet are small puts alone.
+// quiet measures small puts alone.
 func (v *values) quiet(ctx context.Context) (load.Latency, error) {
 	if err := v.rest(ctx); err != nil {
 		return load.Latency{}, err
@@ -131,21 +131,21 @@ func (v *values) quiet(ctx context.Context) (load.Latency, error) {
 	return v.small(ctx, func(ctx context.Context) error { return pass(ctx, v.Values.Beside) })
 }
 
-// latencies are those of all rounds.
+// latencies holds the latencies of all rounds.
 type latencies struct{ p50, p99, worst []float64 }
 
 func (l *latencies) add(of load.Latency) {
 	l.p50, l.p99, l.worst = append(l.p50, of.P50), append(l.p99, of.P99), append(l.worst, of.Max)
 }
 
-// figures says them; worst is the aim of the longest, if there is one.
+// latencies reports them; worst is the aim of the longest, if there is one.
 func (v *values) latencies(name string, l latencies, worst finding) {
 	v.figure(name+": p50, ms", finding{}, l.p50...)
 	v.figure(name+": p99, ms", finding{}, l.p99...)
 	v.figure(name+": worst, ms", worst, l.worst...)
 }
 
-// beside puts small values without and with a large one going in.
+// beside puts small values with and without a large put.
 func (v *values) beside(ctx context.Context) error {
 	var alone, with latencies
 	var ratios, large, ofDD []float64
@@ -245,7 +245,7 @@ func scaled(of []float64, by float64) (all []float64) {
 	return all
 }
 
-// get takes the time of a GET to its last byte, in seconds.
+// get returns the time of a GET to its last byte in seconds.
 func (v *values) get(ctx context.Context, url string, size int64) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

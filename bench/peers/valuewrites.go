@@ -17,8 +17,8 @@ import (
 	"syscall"
 )
 
-// writes counts the bytes that each node has written for values of all sizes, by what
-// the kernel says of its process: pages that were made dirty.
+// writes counts the bytes that each node writes for values of all sizes. The kernel counts
+// them, as pages that the process made dirty.
 func (v *values) writes(ctx context.Context) error {
 	for _, size := range v.Values.Sizes {
 		for _, atATime := range []int{inFlight, 1} {
@@ -47,7 +47,7 @@ func (v *values) writes(ctx context.Context) error {
 	return nil
 }
 
-// count is how many values of a size are put.
+// count returns how many values of a size are put.
 func (v *values) count(size int64, atATime int) int {
 	most := v.Values.PutsMax
 	if atATime == 1 {
@@ -63,8 +63,8 @@ func things(n int, what string) string {
 	return fmt.Sprintf("%d %ss", n, what)
 }
 
-// writtenFor puts values, and returns what each node has written for each of their
-// bytes, until it writes no more.
+// writtenFor puts values, waits until the nodes write no more, and returns how many bytes each
+// node has written for each byte of value.
 func (v *values) writtenFor(ctx context.Context, size int64, count, atATime int) ([]float64, error) {
 	if err := v.rest(ctx); err != nil {
 		return nil, err
@@ -86,18 +86,18 @@ func (v *values) writtenFor(ctx context.Context, size int64, count, atATime int)
 	return per, nil
 }
 
-// rest waits until the nodes write no more, and the disk has everything.
+// rest waits until the nodes write no more and the disk has everything.
 func (v *values) rest(ctx context.Context) error {
 	_, err := v.settled(ctx, v.sys)
 	syscall.Sync()
 	return err
 }
 
-// traceSize is the size of the values whose writes are looked at one by one.
+// traceSize is the size of the values whose writes are traced.
 const traceSize = 64 << 10
 
-// trace counts the same by another way: what write(2) and its like have returned, for
-// each kind of file.
+// trace counts the same in another way: by the results of write(2) and its relatives, for each
+// kind of file.
 func (v *values) trace(ctx context.Context) error {
 	if _, err := exec.LookPath("strace"); err != nil {
 		say("left out: strace is not installed\n")
@@ -146,10 +146,10 @@ func (v *values) trace(ctx context.Context) error {
 	return nil
 }
 
-// writing are the system calls that write to a file that is open.
+// writing lists the system calls that write to an open file.
 const writing = "write,pwrite64,writev,pwritev,pwritev2"
 
-// tracer is an strace that looks at the writes of a process.
+// tracer is an strace of a process's writes.
 type tracer struct {
 	cmd  *exec.Cmd
 	file string
@@ -179,7 +179,7 @@ func attach(pid int, file string) (*tracer, error) {
 	}
 }
 
-// stop ends the strace. The process goes on.
+// stop ends the strace. The process continues.
 func (t *tracer) stop() {
 	if t.over {
 		return
@@ -189,7 +189,7 @@ func (t *tracer) stop() {
 	_ = t.cmd.Wait()                         // its code is that of the signal
 }
 
-// Lines of an strace: a whole call, one that another thread interrupts, and its end.
+// Lines of an strace: a whole call, the beginning of an interrupted call, and its end.
 var (
 	callLine    = regexp.MustCompile(`^(\d+) +\w+\(\d+<([^>]*)>.* = (\d+)$`)
 	begunLine   = regexp.MustCompile(`^(\d+) +\w+\(\d+<([^>]*)>.*<unfinished \.\.\.>$`)
@@ -232,7 +232,7 @@ func (t *tracer) written(dir string) (map[string]int64, error) {
 	}
 }
 
-// kindOf is the directory of a node's file, or the file if it is in none.
+// kindOf returns the directory of a node's file, or the file if it is in none.
 func kindOf(name string) string {
 	kind, _, in := strings.Cut(name, "/")
 	if in {

@@ -1,8 +1,7 @@
-// Ceiling is the least that a Go program with chi can do for a request of
-// oncekv's: it reads the body of a PUT and forgets it, and has one value for
-// every GET. Status, headers and sizes are those of a database node, so that the
-// rate of a node divided by the one of this program is the part of the machine
-// that is left for being a database.
+// Ceiling does the least that a Go program with chi can do for a request of oncekv's: it reads
+// the body of a PUT and forgets it, and has one value for every GET. Status, headers and sizes
+// are those of a database node. So the rate of a node divided by this program's rate is the
+// part of the machine that is left for being a database.
 //
 //	ceiling -listen 127.0.0.1:9000 -value-bytes 256
 package main
@@ -57,7 +56,7 @@ func serve(ctx context.Context, listen string, size int) error {
 	return nil
 }
 
-// handler answers as a database node does, with a value of size bytes.
+// handler answers like a database node, with a value of size bytes.
 func handler(size int) http.Handler {
 	value := []byte(strings.Repeat("v", size))
 	sum := sha256.Sum256(value)
