@@ -19,7 +19,7 @@ const (
 	testVersion   = "v0.0.0-test"
 )
 
-// instruction is one line of the Containerfile: COPY and what follows.
+// instruction is one line of the Containerfile: COPY and the rest.
 type instruction struct{ word, rest string }
 
 func instructions() ([]instruction, error) {
@@ -37,7 +37,7 @@ func instructions() ([]instruction, error) {
 	return list, nil
 }
 
-// all returns what follows a word, each time.
+// all returns the rest of every line with this word.
 func all(t *testing.T, word string) []string {
 	t.Helper()
 	list, err := instructions()
@@ -72,7 +72,7 @@ func buildAsContainer(path, version string) error {
 	return nil
 }
 
-// The last image has no libc, so the binary may need none.
+// The last image has no libc, so the binary must not need one.
 func TestContainer_StaticBinary(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("looks at an ELF file")
@@ -97,8 +97,7 @@ func TestContainer_StaticBinary(t *testing.T) {
 	}
 }
 
-// Every COPY has its source: in the repository and not ignored, or made by the
-// first stage.
+// Every COPY has its source: in the repository and not ignored, or made by the first stage.
 func TestContainer_CopySources(t *testing.T) {
 	var ignored []string
 	for s := bufio.NewScanner(strings.NewReader(text(t, "../.dockerignore"))); s.Scan(); {
@@ -122,7 +121,7 @@ func TestContainer_CopySources(t *testing.T) {
 	}
 }
 
-// The first stage has the Go that go.mod asks for.
+// The first stage has the Go version of go.mod.
 func TestContainer_GoVersion(t *testing.T) {
 	image := strings.Fields(all(t, "FROM")[0])[0]
 	_, tag, _ := strings.Cut(image, ":")

@@ -25,8 +25,8 @@ import (
 	"github.com/Focinfi/oncekv/server/metrics"
 )
 
-// tool finds a program of a Debian package. Without it the test is skipped, or
-// in full mode fails.
+// tool finds a program of a Debian package. Without it, it skips the test, or fails it in full
+// mode.
 func tool(t *testing.T, name, debianPackage string) string {
 	t.Helper()
 	for _, file := range []string{name, "/usr/sbin/" + name} { // which is not on everybody's path
@@ -50,7 +50,7 @@ func read(t *testing.T, path string) string {
 	return string(b)
 }
 
-// shown is what the nodes of all kinds show at /metrics.
+// shown returns what nodes of all kinds show at /metrics.
 func shown(t *testing.T) string {
 	t.Helper()
 	d := metrics.NewDatabase("n1", func() metrics.DatabaseFigures { return metrics.DatabaseFigures{} })
@@ -92,7 +92,7 @@ func expressions(t *testing.T) []string {
 	return list
 }
 
-// TestMetricsExist: dashboard and alerts name only what nodes show.
+// TestMetricsExist: dashboard and alerts name only metrics that nodes show.
 func TestMetricsExist(t *testing.T) {
 	text := shown(t)
 	name := regexp.MustCompile(`\b(oncekv|go|process)_[a-z0-9_]+`)
@@ -143,8 +143,8 @@ func ours(text string) string {
 	return b.String()
 }
 
-// TestPrometheus: a real Prometheus scrapes a running cluster, evaluates the
-// alerts without an error, and answers every query of the dashboard.
+// TestPrometheus: a real Prometheus scrapes a running cluster, evaluates the alerts without an
+// error, and answers every query of the dashboard.
 func TestPrometheus(t *testing.T) {
 	if os.Getenv("ONCEKV_TEST_FULL") == "" {
 		t.Skip("runs a Prometheus; set ONCEKV_TEST_FULL=1 to run it")
@@ -188,7 +188,7 @@ func TestPrometheus(t *testing.T) {
 	clustertest.Eventually(t, "the alerts are evaluated", func() error { return api.alertsFine(t) })
 }
 
-// promAPI is where a Prometheus answers.
+// promAPI is the URL of a Prometheus.
 type promAPI string
 
 func runPrometheus(t *testing.T, path string, c *clustertest.Cluster, admin *server.Admin) promAPI {
@@ -240,7 +240,7 @@ func runPrometheus(t *testing.T, path string, c *clustertest.Cluster, admin *ser
 	return api
 }
 
-// get reads an answer of the API into data and fails the test on an error.
+// get decodes an answer of the API into data, and fails the test on an error.
 func (api promAPI) get(t *testing.T, path string, data any) {
 	t.Helper()
 	resp, err := http.Get(string(api) + path)
@@ -257,7 +257,7 @@ func (api promAPI) get(t *testing.T, path string, data any) {
 	}
 }
 
-// query returns the values of a query's series now.
+// query returns the current values of a query's series.
 func (api promAPI) query(t *testing.T, expr string) []string {
 	t.Helper()
 	var data struct {
@@ -271,8 +271,8 @@ func (api promAPI) query(t *testing.T, expr string) []string {
 	return values
 }
 
-// alertsFine reports whether every rule was evaluated without an error and
-// none fires on a healthy cluster.
+// alertsFine returns nil if every rule was evaluated without an error and none fires on a
+// healthy cluster.
 func (api promAPI) alertsFine(t *testing.T) error {
 	t.Helper()
 	var data struct {

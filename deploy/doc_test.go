@@ -1,6 +1,6 @@
-// Package deploy_test checks the files of this directory against the program:
-// every node that they describe is started, with only the addresses and the
-// directories replaced by ones of this machine.
+// Package deploy_test checks the files of this directory against the program: it starts every
+// node that they describe, with only the addresses and the directories replaced by this
+// machine's.
 package deploy_test
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// binary is the program, built as the Containerfile says; set by TestMain.
+// binary is the program, built as the Containerfile says; TestMain sets it.
 var binary string
 
 func TestMain(m *testing.M) {
@@ -62,7 +62,7 @@ type described struct {
 
 func (d described) admin() bool { return d.args[0] == "admin" }
 
-// fleet gives the addresses in descriptions a place on this machine.
+// fleet maps the addresses in descriptions to this machine.
 type fleet struct {
 	t     *testing.T
 	addrs map[string]string
@@ -114,7 +114,7 @@ func (f *fleet) process(d described) *clustertest.Process {
 	return p
 }
 
-// dataDir is a fresh disk, with what mke2fs leaves there.
+// dataDir returns a fresh disk, with what mke2fs leaves there.
 func (f *fleet) dataDir() string {
 	dir := f.t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "lost+found"), 0o700); err != nil {
@@ -123,8 +123,8 @@ func (f *fleet) dataDir() string {
 	return dir
 }
 
-// checkCluster runs database nodes, caches and admins as described, puts a key
-// through the last cache, reads it everywhere, and stops all within limit.
+// checkCluster runs database nodes, caches and admins as described, puts a key through the
+// last cache, reads it everywhere, and stops all within limit.
 func checkCluster(t *testing.T, limit time.Duration, nodes ...described) {
 	t.Helper()
 	f := &fleet{t: t, addrs: map[string]string{}}
@@ -168,7 +168,7 @@ func checkCluster(t *testing.T, limit time.Duration, nodes ...described) {
 	}
 }
 
-// checkAdmin: it finds so many nodes, shows its page, and passes a read on.
+// checkAdmin: the admin finds so many nodes, shows its page, and passes a read on.
 func checkAdmin(t *testing.T, p *clustertest.Process, nodes int) {
 	t.Helper()
 	get := func(path string) string {
@@ -199,9 +199,8 @@ func checkAdmin(t *testing.T, p *clustertest.Process, nodes int) {
 	}
 }
 
-// checkReachable: who listens on every interface says how others get there; but
-// no node ever connects to an admin.
-// The test replaces wildcards, so the program cannot complain.
+// checkReachable: a node that listens on every interface says how others reach it; but no node
+// ever connects to an admin. The test replaces wildcards, so the program cannot complain.
 func checkReachable(t *testing.T, d described) {
 	t.Helper()
 	if d.admin() {

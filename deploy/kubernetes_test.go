@@ -15,7 +15,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// object has the fields of all kinds that are looked at here.
+// object has the fields of all kinds that these tests read.
 type object struct {
 	Kind     string
 	Metadata struct{ Name string }
@@ -69,7 +69,7 @@ type probe struct {
 	HTTPGet struct{ Path, Port string } `yaml:"httpGet"`
 }
 
-// UnmarshalYAML is for the names of probes, which yaml would write in lower case.
+// UnmarshalYAML keeps the names of probes, which yaml would expect in lower case.
 func (c *container) UnmarshalYAML(n *yaml.Node) error {
 	type plain container
 	probes := struct {
@@ -84,8 +84,7 @@ func (c *container) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
-// manifests are the objects of the files that kustomization.yaml lists, by
-// kind/name.
+// manifests returns the objects of the files that kustomization.yaml lists, by kind/name.
 func manifests(t *testing.T) map[string]object {
 	t.Helper()
 	var list struct{ Resources []string }
@@ -137,7 +136,7 @@ func selects(t *testing.T, o, workload object) bool {
 
 var variable = regexp.MustCompile(`\$\(([A-Z_]+)\)`)
 
-// pod is one pod's node, its variables filled in.
+// pod returns one pod's node, its variables filled in.
 func pod(t *testing.T, c container, host string, fields map[string]string) described {
 	t.Helper()
 	vars := map[string]string{}
@@ -157,8 +156,7 @@ func pod(t *testing.T, c container, host string, fields map[string]string) descr
 	return d
 }
 
-// The arguments make a cluster, when every name means what it means in
-// Kubernetes.
+// The arguments form a cluster if every name means what it means in Kubernetes.
 func TestKubernetes_Cluster(t *testing.T) {
 	objects := manifests(t)
 	db, cache, admin := objects["StatefulSet/oncekv"], objects["Deployment/oncekv-cache"], objects["Deployment/oncekv-admin"]
@@ -182,7 +180,7 @@ func TestKubernetes_Cluster(t *testing.T) {
 	checkCluster(t, time.Duration(grace)*time.Second, nodes...)
 }
 
-// Nothing leads in from outside of Kubernetes: there is no access control.
+// Nothing leads in from outside Kubernetes: there is no access control.
 func TestKubernetes_Inside(t *testing.T) {
 	for name, o := range manifests(t) {
 		if o.Kind == "Ingress" || o.Spec.Type != "" {
@@ -191,7 +189,7 @@ func TestKubernetes_Inside(t *testing.T) {
 	}
 }
 
-// What would keep the nodes from ever becoming ready, or would stop a majority.
+// Nothing keeps the nodes from becoming ready, or stops a majority.
 func TestKubernetes_Database(t *testing.T) {
 	objects := manifests(t)
 	db := objects["StatefulSet/oncekv"]

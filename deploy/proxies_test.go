@@ -18,10 +18,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// forever is what a value's Cache-Control says.
+// forever is the Cache-Control of a value.
 const forever = "public, max-age=31536000, immutable"
 
-// TestNginx: the shipped configuration in a real nginx, before a real cluster.
+// TestNginx runs the shipped configuration in a real nginx, in front of a real cluster.
 func TestNginx(t *testing.T) {
 	path := tool(t, "nginx", "nginx")
 	c := clustertest.NewProcesses(t, binary, 1, 3)
@@ -45,7 +45,7 @@ func TestNginx(t *testing.T) {
 	p.check()
 }
 
-// TestVarnish: the same with Varnish, run as its file says.
+// TestVarnish does the same with Varnish, run as its file says.
 func TestVarnish(t *testing.T) {
 	path := tool(t, "varnishd", "varnish")
 	c := clustertest.NewProcesses(t, binary, 1, 3)
@@ -71,7 +71,7 @@ func TestVarnish(t *testing.T) {
 	p.check()
 }
 
-// replaced replaces each string, which has to be there, by the one after it.
+// replaced replaces each string, which must occur, by the one after it.
 func replaced(t *testing.T, s string, pairs ...string) string {
 	t.Helper()
 	for pair := range slices.Chunk(pairs, 2) {
@@ -101,14 +101,14 @@ type proxied struct {
 	durable bool                 // it keeps values when it is started again
 }
 
-// answer is one answer, whole.
+// answer is a whole answer.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// do sends one request with its target as it is.
+// do sends one request with its target unchanged.
 func (p *proxied) do(method, target, body string, headers ...string) answer {
 	p.t.Helper()
 	a, err := ask(p.process.Addr, method, target, body, headers...)
@@ -156,7 +156,7 @@ func (p *proxied) want(a answer, status int, body string) {
 	}
 }
 
-// refused checks for a problem that nothing may keep.
+// refused checks for a problem that nothing may cache.
 func (p *proxied) refused(a answer, status int) {
 	p.t.Helper()
 	var problem api.Problem
@@ -168,8 +168,8 @@ func (p *proxied) refused(a answer, status int) {
 	}
 }
 
-// kept checks that a value comes from the proxy's own cache, as it was. The end
-// of an answer may reach the client before it is in there.
+// kept checks that a value comes unchanged from the proxy's own cache. The end of an answer
+// may reach the client before it is cached.
 func (p *proxied) kept(target, value string) {
 	p.t.Helper()
 	clustertest.Eventually(p.t, "GET "+target+" is kept", func() error {
@@ -215,7 +215,7 @@ func (p *proxied) check() {
 	p.checkAlone()
 }
 
-// checkPut: "not set" is never kept, and puts are what they are without a proxy.
+// checkPut: "not set" is never cached, and puts work as without a proxy.
 func (p *proxied) checkPut() {
 	for range 3 {
 		p.refused(p.get("/key/first"), http.StatusNotFound)
@@ -249,8 +249,8 @@ func (p *proxied) checkPut() {
 	p.kept("/key/empty", "")
 }
 
-// checkHosts: the proxy's name leads to the nodes, and a name that somebody else
-// made lead to the proxy leads to nothing, not even to what is kept.
+// checkHosts: the proxy's name leads to the nodes. A name that somebody else pointed at the
+// proxy leads to nothing, not even to cached values.
 func (p *proxied) checkHosts() {
 	p.want(p.get("/key/first", "Host", "kv.example.com"), http.StatusOK, "bar")
 	p.want(p.get("/key/first", "Host", "KV.Example.com:8080"), http.StatusOK, "bar")
@@ -266,12 +266,12 @@ func (p *proxied) checkHosts() {
 	p.refused(p.get("/key/rebound"), http.StatusNotFound)
 }
 
-// large is a value of several pieces.
+// large returns a value of several pieces.
 func large() string {
 	return strings.Repeat("0123456789abcdefghijklmnopqrstuvwxyz", 3<<20/36) + "the end"
 }
 
-// checkRead: ranges and conditions, of a small value and of one in pieces.
+// checkRead: ranges and conditions, for a small value and for one in pieces.
 func (p *proxied) checkRead() {
 	value := large()
 	if a := p.do(http.MethodPut, "/key/large", value); a.status != http.StatusCreated {
@@ -304,8 +304,8 @@ func (p *proxied) checkRead() {
 	}
 }
 
-// checkKeys: a key arrives as it was sent, and another spelling of its path is
-// not another key's value.
+// checkKeys: a key arrives as it was sent, and another spelling of its path never gives
+// another key's value.
 func (p *proxied) checkKeys() {
 	for path, key := range map[string]string{
 		"a%20b": "a b", "a+b": "a+b", "a%2Fb": "a/b", "x//y": "x//y", "/lead": "/lead", "tail/": "tail/", "x/../y": "x/../y", "x/..%2Fz": "x/../z",
@@ -337,7 +337,7 @@ func (p *proxied) checkKeys() {
 	p.want(p.get("/key?key=..%2F..%2Fup"), http.StatusOK, "v")
 }
 
-// checkStreams: lines go through as they come, in both directions.
+// checkStreams: lines pass through as they come, in both directions.
 func (p *proxied) checkStreams() {
 	ctx := clustertest.WithTimeout(p.t)
 	for _, accept := range []string{"application/x-ndjson", "text/event-stream"} {
@@ -408,7 +408,7 @@ func (l *lineReader) next() string {
 
 func (l *lineReader) close() { _ = l.resp.Body.Close() } // reading is over
 
-// checkDeadCache: a cache node that died is nobody's trouble.
+// checkDeadCache: a dead cache node disturbs nobody.
 func (p *proxied) checkDeadCache() {
 	dead := p.cluster.Caches[0]
 	dead.Kill9()
@@ -423,8 +423,8 @@ func (p *proxied) checkDeadCache() {
 	dead.WaitReady()
 }
 
-// checkWithoutDatabase: what cache nodes hold is served, nothing about a key
-// that nobody knows is kept.
+// checkWithoutDatabase: the values in cache nodes are served; nothing about an unknown key is
+// cached.
 func (p *proxied) checkWithoutDatabase() {
 	if a := p.do(http.MethodPut, "/key/held", "v"); a.status != http.StatusCreated {
 		p.t.Fatalf("PUT: %+v", a)
@@ -458,8 +458,8 @@ func (p *proxied) checkWithoutDatabase() {
 	p.want(p.get("/key/later"), http.StatusOK, "v")
 }
 
-// checkAlone: with every node dead, the proxy serves what it keeps, and says so
-// about the rest, until they are back.
+// checkAlone: with every node dead, the proxy serves what it has cached, and says so about the
+// rest, until they are back.
 func (p *proxied) checkAlone() {
 	for _, n := range p.cluster.All() {
 		n.Kill9()

@@ -26,7 +26,7 @@ func setting(t *testing.T, unit, key string) string {
 	return found[0]
 }
 
-// systemdNode is instance name of a unit with an environment file.
+// systemdNode describes the node of a unit's instance name with an environment file.
 func systemdNode(t *testing.T, unit, name, host, env string) described {
 	t.Helper()
 	args := strings.Fields(setting(t, unit, "ExecStart"))
@@ -50,7 +50,7 @@ func systemdNode(t *testing.T, unit, name, host, env string) described {
 	return d
 }
 
-// The units and the example settings make a cluster.
+// The units and the example settings form a cluster.
 func TestSystemd_Cluster(t *testing.T) {
 	unit, cacheUnit, env := text(t, "systemd/oncekv@.service"), text(t, "systemd/oncekv-cache@.service"), text(t, "systemd/n1.env")
 	limit, err := time.ParseDuration(setting(t, unit, "TimeoutStopSec"))
@@ -67,8 +67,8 @@ func TestSystemd_Cluster(t *testing.T) {
 	checkCluster(t, limit, nodes...)
 }
 
-// systemd itself finds nothing wrong, and little that a unit could still lock
-// away. It does not run the units: that takes a machine that systemd has booted.
+// systemd itself finds nothing wrong, and little that a unit could still lock down. It does
+// not run the units: that needs a machine that systemd has booted.
 func TestSystemd_Verify(t *testing.T) {
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// file is one of a release, or of an archive.
+// file is a file of a release or of an archive.
 type file struct {
 	name string
 	mode int64
 	data []byte
 }
 
-// archive packs files below directory dir: in the order of their names, owned by
-// nobody in particular, with one fixed time.
+// archive packs files below directory dir: sorted by name, with a neutral owner and a fixed
+// time.
 func archive(dir string, files []file) ([]byte, error) {
 	files = slices.SortedFunc(slices.Values(files), func(a, b file) int { return strings.Compare(a.name, b.name) })
 	var b bytes.Buffer

@@ -1,6 +1,6 @@
-// Command release builds what a release consists of: an archive for every
-// platform, a bill of materials for each, and their checksums. The same source,
-// version and Go give the same bytes, wherever and whenever they are built.
+// Command release builds a release: an archive for every platform, a bill of materials for
+// each, and their checksums. The same source, version and Go give the same bytes, wherever and
+// whenever they are built.
 //
 //	go run ./deploy/release -version v1.2.3 -out dist
 package main
@@ -22,7 +22,7 @@ import (
 
 const module = "github.com/Focinfi/oncekv"
 
-// A platform is what GOOS and GOARCH say.
+// A platform is a pair of GOOS and GOARCH.
 type platform struct{ os, arch string }
 
 var platforms = []platform{{"darwin", "arm64"}, {"linux", "amd64"}, {"linux", "arm64"}}
@@ -101,8 +101,8 @@ func release(root, version string, p platform) ([]file, error) {
 	return []file{{name + ".tar.gz", 0o644, archive}, {name + ".cdx.json", 0o644, materials}}, nil
 }
 
-// build returns the program and what the linker wrote into it. Settings that
-// would change the bytes are not taken from the caller's environment.
+// build returns the program and what the linker wrote into it. It ignores settings in the
+// caller's environment that would change the bytes.
 func build(root, version string, p platform) ([]byte, *buildinfo.BuildInfo, error) {
 	dir, err := os.MkdirTemp("", "oncekv-release-")
 	if err != nil {
@@ -126,7 +126,7 @@ func build(root, version string, p platform) ([]byte, *buildinfo.BuildInfo, erro
 	return data, info, err
 }
 
-// notices are the licenses of all that is in the program, which ask to go with it.
+// notices returns the licenses of everything in the program, which must accompany it.
 func notices(root string, info *buildinfo.BuildInfo) ([]byte, error) {
 	goroot, err := output("", "go", "env", "GOROOT")
 	if err != nil {
@@ -176,7 +176,7 @@ func licenses(b *bytes.Buffer, name, dir string) error {
 	return nil
 }
 
-// output runs a command in dir, or here.
+// output runs a command in dir, or in the current directory.
 func output(dir, name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = dir

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// bom is a bill of materials in the form of CycloneDX 1.5. It has no serial
-// number and no time, which would differ from build to build.
+// bom is a bill of materials in the form of CycloneDX 1.5. It has no serial number and no
+// time, which would differ from build to build.
 type bom struct {
 	BOMFormat    string       `json:"bomFormat"`
 	SpecVersion  string       `json:"specVersion"`
@@ -40,8 +40,7 @@ type dependency struct {
 	DependsOn []string `json:"dependsOn"`
 }
 
-// billOfMaterials lists the modules that are in the program, by what the linker
-// wrote into it.
+// billOfMaterials lists the modules in the program, from what the linker wrote into it.
 func billOfMaterials(version string, p platform, info *buildinfo.BuildInfo) ([]byte, error) {
 	app := part("application", module, version, property{"oncekv:platform", p.os + "/" + p.arch})
 	b := bom{
@@ -49,7 +48,7 @@ func billOfMaterials(version string, p platform, info *buildinfo.BuildInfo) ([]b
 		Components: []component{part("library", "std", strings.TrimPrefix(info.GoVersion, "go"))},
 	}
 	for _, m := range info.Deps {
-		// Go's digest of a module is one over its files: no hash of CycloneDX.
+		// Go's digest of a module covers its files: it is not a hash in CycloneDX's sense.
 		b.Components = append(b.Components, part("library", m.Path, m.Version, property{"go:sum", m.Sum}))
 	}
 	all := dependency{Ref: app.Ref}

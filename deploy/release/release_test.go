@@ -40,8 +40,8 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// The same source in two directories, the second built with nothing in the
-// build cache, gives the same bytes.
+// The same source in two directories, the second built with an empty build cache, gives the
+// same bytes.
 func TestRelease_Reproducible(t *testing.T) {
 	if os.Getenv("ONCEKV_TEST_FULL") == "" {
 		t.Skip("builds everything, the standard library included; set ONCEKV_TEST_FULL=1 to run it")
@@ -61,7 +61,7 @@ func TestRelease_Reproducible(t *testing.T) {
 	}
 }
 
-// copied is a copy of the source elsewhere.
+// copied copies the source to another directory.
 func copied(t *testing.T, root string) string {
 	t.Helper()
 	list, err := output(root, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
