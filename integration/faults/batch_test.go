@@ -12,8 +12,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/checker"
 )
 
-// batch tries to set keys in one request, and records what became of each line.
-// What the stream does not tell, because it broke off, may still come.
+// batch tries to set keys in one request, and records the result of each line. Lines without a
+// result, because the stream broke off, may still take effect.
 func (p *prober) batch(ctx context.Context, keys []string, values [][]byte) {
 	var lines bytes.Buffer
 	to := json.NewEncoder(&lines)

@@ -19,8 +19,8 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// valuesDir is where a node has the bytes of large values, in segments, with a table of
-// where they are beside them.
+// valuesDir is where a node keeps the bytes of large values, in segments, beside a table of
+// their places.
 const (
 	valuesDir = "values"
 	segments  = valuesDir + "/*" + segmentExt
@@ -28,7 +28,7 @@ const (
 	segmentExt = ".values"
 )
 
-// bodyRows are what can happen to large values, and to nodes while they go in.
+// bodyRows are faults of large values, and of nodes while they are uploaded.
 func bodyRows() []row {
 	large := plan{databases: 3, bodies: true}
 	images := plan{databases: 3, image: filledDisk, bodies: true, flags: []string{"--disk-reserve-bytes", "0"}}
@@ -46,11 +46,11 @@ func bodyRows() []row {
 	}
 }
 
-// bodySizes are those of large values: in one body, small and full, and in several.
+// bodySizes are sizes of large values: one body, small and full, and several.
 var bodySizes = []int{20 << 10, kvstore.ChunkBytes, kvstore.ChunkBytes + 1, 3 << 20, 5<<20 - 1}
 
-// bodyValue makes a large value that says who puts it. Some are the same for everybody,
-// under any key; and it is text, so that it may go as JSON.
+// bodyValue makes a large value that names who puts it. Some values are the same for
+// everybody, under any key; all are text, so that they may be sent as JSON.
 func bodyValue(text []byte, rng *rand.Rand) []byte {
 	size := bodySizes[rng.IntN(len(bodySizes))]
 	if rng.IntN(3) == 0 {
@@ -59,7 +59,7 @@ func bodyValue(text []byte, rng *rand.Rand) []byte {
 	return sized(text, size)
 }
 
-// sized follows a text with letters that depend on it, up to a size.
+// sized extends a text to a size with letters that depend on it.
 func sized(text []byte, size int) []byte {
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_."
 	value := make([]byte, size)
@@ -71,9 +71,8 @@ func sized(text []byte, size int) []byte {
 	return value
 }
 
-// inTheMiddle does something while two uploads of large values through each node are
-// half sent, and lets them go on: one of two, the other is abandoned. The caller waits for
-// what becomes of them.
+// inTheMiddle runs act while two uploads of large values through each node are half sent. Then
+// one of the two continues and the other is abandoned. The caller waits for their outcomes.
 func (e *episode) inTheMiddle(act func(), through ...*node) (wait func()) {
 	e.t.Helper()
 	goOn := make(chan struct{})
@@ -98,8 +97,8 @@ func (e *episode) inTheMiddle(act func(), through ...*node) (wait func()) {
 	return uploads.Wait
 }
 
-// gatedBody is a request's body that stops half-way until goOn is closed, and then ends
-// or goes on.
+// gatedBody is a request's body that stops half-way until goOn is closed, and then ends or
+// goes on.
 type gatedBody struct {
 	rest    *bytes.Reader
 	half    int
@@ -110,7 +109,7 @@ type gatedBody struct {
 
 var errAbandoned = errors.New("the client goes away")
 
-// Len is what is left.
+// Len returns how much is left.
 func (b *gatedBody) Len() int { return b.rest.Len() }
 
 func (b *gatedBody) Read(p []byte) (int, error) {
@@ -125,7 +124,7 @@ func (b *gatedBody) Read(p []byte) (int, error) {
 	return b.rest.Read(p)
 }
 
-// killInTheMiddle kills a node while large values go in through every node.
+// killInTheMiddle kills a node while large values are uploaded through every node.
 func (e *episode) killInTheMiddle(whom func(*world, ...*node) *node) {
 	for range 2 {
 		victim := whom(e.world)
@@ -155,7 +154,7 @@ func (e *episode) killAllInTheMiddle() {
 	}
 }
 
-// powerCutInTheMiddle loses what nodes have not flushed while large values go in.
+// powerCutInTheMiddle loses what nodes have not flushed while large values are uploaded.
 func (e *episode) powerCutInTheMiddle(victims ...*node) {
 	for round := range 2 {
 		wait := e.inTheMiddle(func() {
@@ -171,9 +170,9 @@ func (e *episode) powerCutInTheMiddle(victims ...*node) {
 	}
 }
 
-// bodiesFullDisk leaves little room on one disk, which large values take. The node
-// refuses them, and stops when there is none for anything else; the others go on, and
-// so does it when there is room.
+// bodiesFullDisk leaves little room on one disk, and large values fill it. The node refuses
+// them, and stops when there is no room for anything else. The others go on, and so does the
+// node when there is room.
 func bodiesFullDisk(e *episode) {
 	const leave, taken = 8 << 20, 1 << 20
 	victim := e.anyDB()
@@ -224,8 +223,8 @@ func segmentsOf(n *node) []string {
 	return names
 }
 
-// bodiesWriteError lets writes to the newest segment of one node fail. It must stop at
-// once and say which file, and is replaced.
+// bodiesWriteError makes writes to the newest segment of one node fail. The node must stop at
+// once and name the file, and is replaced.
 func bodiesWriteError(e *episode) {
 	victim := e.anyDB()
 	e.hasSegments(victim)
@@ -236,8 +235,8 @@ func bodiesWriteError(e *episode) {
 	e.staysDown(victim, path)
 }
 
-// flippedBit changes one bit of a large value on one node's disk. Who reads it there
-// gets no wrong byte: the node stops, and is replaced.
+// flippedBit changes one bit of a large value on one node's disk. A read there returns no
+// wrong byte: the node stops, and is replaced.
 func flippedBit(e *episode) {
 	victim := e.anyDB()
 	keys := e.putEverywhere(5, func(key string) []byte { return sized([]byte("value of "+key+" "), bodySizes[e.rng.IntN(2)]) })
@@ -263,8 +262,8 @@ func flippedBit(e *episode) {
 	e.t.Fatalf("no segment of %s has %q", victim.Name, text)
 }
 
-// tableDeleted deletes, while a node is down, all that it has beside the segments of
-// large values. It makes it again.
+// tableDeleted deletes everything beside the segments of large values while a node is down.
+// The node rebuilds it.
 func tableDeleted(e *episode) {
 	victim := e.anyDB()
 	e.hasSegments(victim)

@@ -7,8 +7,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// cacheRows are what can happen to cache nodes. They hold nothing that cannot
-// be read again.
+// cacheRows are faults of cache nodes. They hold nothing that cannot be read again.
 func cacheRows() []row {
 	return []row{
 		{name: "cache-kill", plan: plan{chunked: true}, attack: func(e *episode) { e.withoutCache(func(n *node) { kill(n) }, func(n *node) { n.Start() }) }},
@@ -20,11 +19,11 @@ func cacheRows() []row {
 	}
 }
 
-// cacheDetour is how long a read through a cache may take while the owner of
-// its key, or a database node, does not answer.
+// cacheDetour bounds a read through a cache while the owner of its key, or a database node,
+// does not answer.
 const cacheDetour = 2 * time.Second
 
-// withoutCache takes one cache away, and brings it back. The others go on.
+// withoutCache takes one cache down and brings it back. The others go on.
 func (e *episode) withoutCache(down, up func(*node)) {
 	set := e.setEverywhere(60)
 	victim := e.world.caches[e.rng.IntN(cacheNodes)]
@@ -43,7 +42,7 @@ func (e *episode) withoutCache(down, up func(*node)) {
 	e.noVisibleErrors()
 }
 
-// cachesFind reads keys through caches, and each read must be found soon.
+// cachesFind reads keys through caches; each must be found soon.
 func (e *episode) cachesFind(caches []*node, keys []string) {
 	e.t.Helper()
 	slowest := time.Duration(0)
@@ -61,7 +60,7 @@ func (e *episode) cachesFind(caches []*node, keys []string) {
 	}
 }
 
-// cacheRestartAll kills every cache: all memory is cold.
+// cacheRestartAll kills every cache, so that all memory is cold.
 func cacheRestartAll(e *episode) {
 	set := e.setEverywhere(20)
 	kill(e.world.caches...)
@@ -74,7 +73,7 @@ func cacheRestartAll(e *episode) {
 	e.noVisibleErrors()
 }
 
-// partitionCaches lets no cache reach another one.
+// partitionCaches separates all caches from one another.
 func partitionCaches(e *episode) {
 	set := e.setEverywhere(60)
 	for i, c := range e.world.caches {
@@ -87,8 +86,8 @@ func partitionCaches(e *episode) {
 	e.noVisibleErrors()
 }
 
-// partitionCacheDatabase cuts all caches off from one database node, or, one
-// by one, from more of them, but not from all.
+// partitionCacheDatabase cuts all caches off from one database node or, one after the other,
+// from several, but not from all.
 func partitionCacheDatabase(e *episode) {
 	set := e.setEverywhere(60)
 	lost := e.world.others(e.anyDB())

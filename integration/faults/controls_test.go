@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/broken"
 )
 
-// controls break what no simulation has: the cache tier.
+// controls break what no simulation covers: the cache tier.
 var controls = []broken.Control{
 	{Name: "a reader joins a load that is older than he is", File: "cachetier/get.go",
 		Old: "if errors.Is(f.err, errAbsent) && f.start < arrived {", New: "if errors.Is(f.err, errAbsent) && f.start < arrived && f == nil {"},
@@ -45,7 +45,7 @@ func (n *Node) loadAnew(ctx context.Context, e *era, t *tier, key kvstore.Key, a
 
 var violationOf = regexp.MustCompile(`VIOLATION .*`)
 
-// TestControls_Apply: each control still breaks the program that there is.
+// TestControls_Apply: each control still breaks the current program.
 func TestControls_Apply(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -54,7 +54,7 @@ func TestControls_Apply(t *testing.T) {
 	broken.Check(t, root, controls)
 }
 
-// TestControls: each way to break the cache tier is found by an episode.
+// TestControls: an episode finds each way to break the cache tier.
 func TestControls(t *testing.T) {
 	if !run.controls {
 		t.Skip("builds the program anew; -controls runs it")

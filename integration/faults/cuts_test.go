@@ -48,8 +48,8 @@ func (n *network) heal() {
 	}
 }
 
-// filter puts the host's rules into force, all at once. Packets are dropped
-// where they arrive, without a word to the sender.
+// filter applies the host's rules, all at once. Packets are dropped on arrival, without a
+// message to the sender.
 func (h *host) filter() {
 	h.net.t.Helper()
 	var rules strings.Builder

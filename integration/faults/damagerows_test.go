@@ -14,8 +14,7 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// damageRows are what can happen to bytes that were on disk. The node is down
-// while it happens.
+// damageRows are faults of bytes that were on disk. The node is down while they happen.
 func damageRows() []row {
 	return []row{
 		{name: "torn-wal-tail", attack: tornTail},
@@ -27,8 +26,8 @@ func damageRows() []row {
 	}
 }
 
-// tornTail puts the beginning of a write that was never flushed at the end of a
-// log. It must be cut off, and nothing else.
+// tornTail appends the beginning of a write that was never flushed to a log. The node must cut
+// it off, and nothing else.
 func tornTail(e *episode) {
 	victim := e.anyDB()
 	kill(victim)
@@ -39,7 +38,7 @@ func tornTail(e *episode) {
 		e.t.Fatal(err)
 	}
 	at := (last.end + 7) / 8 * 8
-	// A disk writes whole sectors, in the order it likes: the first ones here.
+	// A disk writes whole sectors, in any order: here the first ones.
 	sector := int64(512)
 	keep := sector - at%sector + sector*int64(e.rng.IntN(len(next)/int(sector)))
 	next = next[:min(keep, int64(len(next)-1))]
@@ -61,8 +60,7 @@ func (e *episode) frames(n *node) []frame {
 	return all
 }
 
-// damagedRecord flips one bit in a record that was flushed. The node must not
-// start; it is replaced.
+// damagedRecord flips one bit in a flushed record. The node must not start; it is replaced.
 func damagedRecord(e *episode) {
 	victim := e.anyDB()
 	kill(victim)
@@ -77,12 +75,11 @@ func damagedRecord(e *episode) {
 	e.replace(victim)
 }
 
-// pageBytes is bbolt's page on this machine.
+// pageBytes is the size of bbolt's pages on this machine.
 func pageBytes() int64 { return int64(os.Getpagesize()) }
 
-// damagedPage writes over a page of a bbolt file. The node may start, if the
-// page is not in use; it must never give wrong bytes, and if it ends it names
-// the file.
+// damagedPage overwrites a page of a bbolt file. The node may start if the page is not in use;
+// it must never give wrong bytes, and if it ends it must name the file.
 func (e *episode) damagedPage(name string) {
 	victim := e.anyDB()
 	e.stopInOrder(victim)
@@ -97,7 +94,7 @@ func (e *episode) damagedPage(name string) {
 	e.useDamaged(victim, path)
 }
 
-// junk is bytes that nobody wrote, or zeros.
+// junk returns random bytes, or zeros.
 func (e *episode) junk(n int) []byte {
 	junk := make([]byte, n)
 	if e.rng.IntN(2) == 0 {
@@ -108,8 +105,8 @@ func (e *episode) junk(n int) []byte {
 	return junk
 }
 
-// damagedIndex writes over a part of one of the files of an index. The node may start,
-// if it is a filter, which it makes anew; else it is as with any page.
+// damagedIndex overwrites part of a file of an index. If that is a filter, the node may start
+// and rebuild it; otherwise the rules of damagedPage apply.
 func damagedIndex(e *episode) {
 	victim := e.anyDB()
 	e.setEverywhere(20)
@@ -129,8 +126,7 @@ func damagedIndex(e *episode) {
 	e.useDamaged(victim, path)
 }
 
-// flushIndex brings all keys of a node that does not run into runs of its index, as a
-// node does that has many.
+// flushIndex moves all keys of a stopped node into index runs, as in a node that has many.
 func (e *episode) flushIndex(n *node) {
 	e.t.Helper()
 	store, err := kvstore.OpenStoreDir(n.Dir, kvstore.StoreConfig{})
@@ -142,7 +138,7 @@ func (e *episode) flushIndex(n *node) {
 	}
 }
 
-// oneOf is one of the files of a glob.
+// oneOf returns one of the files of a glob.
 func (e *episode) oneOf(glob string) string {
 	e.t.Helper()
 	names, err := filepath.Glob(glob)
@@ -152,7 +148,7 @@ func (e *episode) oneOf(glob string) string {
 	return names[e.rng.IntN(len(names))]
 }
 
-// usedPages are the pages of a file that hold something, or once did.
+// usedPages returns the pages of a file that hold something, or once did.
 func (e *episode) usedPages(path string) (pages []int64) {
 	e.t.Helper()
 	b, err := os.ReadFile(path)
@@ -199,7 +195,7 @@ func damagedValue(e *episode) {
 	}
 }
 
-// stopInOrder ends a node so that its files hold everything it knows.
+// stopInOrder stops a node so that its files hold everything it knows.
 func (e *episode) stopInOrder(n *node) {
 	e.t.Helper()
 	n.Signal(syscall.SIGTERM)
@@ -208,9 +204,9 @@ func (e *episode) stopInOrder(n *node) {
 	}
 }
 
-// useDamaged starts a node on damaged files and reads everything through it.
-// When it ends, then with the file's name. It is replaced in any case: the damage
-// may be where somebody looks later.
+// useDamaged starts a node on damaged files and reads everything through it. If it ends, it
+// must name the file. It is replaced in any case: the damage may be where only a later read
+// looks.
 func (e *episode) useDamaged(n *node, path string) {
 	e.t.Helper()
 	n.Start()
@@ -251,8 +247,8 @@ func (p *prober) ready() int {
 	return a.status
 }
 
-// lostDirectory empties a node's disk. Under its old identity it must not come
-// back: it may have voted.
+// lostDirectory empties a node's disk. The node must not come back under its old identity: it
+// may have voted.
 func lostDirectory(e *episode) {
 	victim := e.anyDB()
 	kill(victim)

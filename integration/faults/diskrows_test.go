@@ -15,12 +15,12 @@ import (
 
 const (
 	imageDisk = 400 << 20
-	// filledDisk is sparse, and room that is taken from it is not written. It is
-	// far more than an episode writes: only the filler fills it.
+	// filledDisk is the size of a sparse disk, whose allocated room is not written. It is far
+	// more than an episode writes: only the filler fills it.
 	filledDisk = 4 << 30
 )
 
-// diskRows are what can happen to disks that work, and to the power.
+// diskRows are faults of working disks, and of the power.
 func diskRows() []row {
 	cutting := plan{chunked: true, flags: []string{"--snapshot-log-bytes", "64KiB"}} // the log, again and again
 	images := plan{image: imageDisk, chunked: true, flags: []string{"--disk-reserve-bytes", "0"}}
@@ -41,7 +41,7 @@ func diskRows() []row {
 	}, damageRows()...)
 }
 
-// slowDisk makes every flush of one node take long.
+// slowDisk makes every flush of one node slow.
 func (e *episode) slowDisk(victim *node) {
 	delay := 50 + e.rng.IntN(350)
 	e.t.Logf("every flush of %s takes %d ms longer", victim.Name, delay)
@@ -52,8 +52,8 @@ func (e *episode) slowDisk(victim *node) {
 	e.writesBack("with a fast disk again", e.history.now(), backAfterHeal, e.world.dbs...)
 }
 
-// fullDisk takes the last byte. The node must stop rather than guess, and comes
-// back when there is room.
+// fullDisk takes the last byte. The node must stop rather than guess, and come back when there
+// is room.
 func fullDisk(e *episode) {
 	victim := e.anyDB()
 	filler := e.fill(victim, 0)
@@ -67,8 +67,8 @@ func fullDisk(e *episode) {
 	e.writesBack("with room on the disk", e.history.now(), backAfterHeal, victim)
 }
 
-// fullDiskReserve leaves less than the reserve. Puts are refused everywhere,
-// nobody stops, reads go on, and puts are back when there is room.
+// fullDiskReserve leaves less than the reserve. Puts are refused everywhere, nobody stops,
+// reads go on, and puts work again when there is room.
 func fullDiskReserve(e *episode) {
 	set := e.setEverywhere(10)
 	victim := e.anyDB()
@@ -93,8 +93,8 @@ func fullDiskReserve(e *episode) {
 	e.writesBack("with room on the disk", e.history.now(), backAfterHeal, e.world.dbs...)
 }
 
-// fill leaves so many bytes of a node's disk free, and returns the file to
-// remove. Room is taken, not written: the image stays sparse.
+// fill leaves so many bytes of a node's disk free, and returns the file to remove. It
+// allocates room without writing it, so the image stays sparse.
 func (e *episode) fill(n *node, leave int64) string {
 	e.t.Helper()
 	var files []string
@@ -120,9 +120,8 @@ func (e *episode) fill(n *node, leave int64) string {
 	return all
 }
 
-// fsyncError lets one kind of flush fail on one node. It must stop at once and
-// say which file. It does not start again, because nobody knows what its disk holds,
-// and is replaced.
+// fsyncError makes one kind of flush fail on one node. The node must stop at once and name the
+// file. It refuses to start again, because nobody knows what its disk holds, and is replaced.
 func (e *episode) fsyncError(glob string) {
 	victim := e.anyDB()
 	path := newest(e, filepath.Join(victim.Dir, glob))
@@ -134,8 +133,8 @@ func (e *episode) fsyncError(glob string) {
 	e.staysDown(victim, path)
 }
 
-// fsyncErrorAtStart lets the flushes of one of the files fail that a node finds at its
-// start, or of the directory that holds them.
+// fsyncErrorAtStart makes flushes of a file fail that a node finds at its start, or of the
+// directory that holds it.
 func fsyncErrorAtStart(e *episode) {
 	victim := e.anyDB()
 	e.snapshots(victim)
@@ -151,7 +150,7 @@ func fsyncErrorAtStart(e *episode) {
 	e.staysDown(victim, path)
 }
 
-// fsyncErrorStaging lets the flushes of what a node pulls fail.
+// fsyncErrorStaging makes the flushes of what a node pulls fail.
 func fsyncErrorStaging(e *episode) {
 	victim := e.follower()
 	kill(victim)
@@ -183,7 +182,7 @@ func newest(e *episode, glob string) string {
 	return slices.Max(names)
 }
 
-// powerCut loses whatever some nodes have not flushed, at a random moment.
+// powerCut loses everything that some nodes have not flushed, at a random moment.
 func (e *episode) powerCut(victims ...*node) {
 	for round := range 2 {
 		e.pass(time.Duration(e.rng.Int64N(int64(300 * time.Millisecond))))
@@ -196,11 +195,11 @@ func (e *episode) powerCut(victims ...*node) {
 	}
 }
 
-// losePower loses whatever nodes have not flushed, and the nodes with it. They
-// are stopped first: an fdatasync that is on its way when ext4 is shut down may
-// succeed although nothing was written (its extent could not be converted any
-// more, and so there is no transaction to wait for), and nobody with power would
-// be there to tell. Tracers have to end before those they hold can.
+// losePower loses everything that nodes have not flushed, and the nodes with it. It stops them
+// first: an fdatasync under way when ext4 shuts down may succeed although nothing was written
+// (its extent could no longer be converted, so there is no transaction to wait for), and after
+// a real power cut nobody would see that success. Tracers have to end before the processes
+// they hold.
 func (e *episode) losePower(tracers []*clustertest.Tracer, victims ...*node) {
 	e.t.Helper()
 	for _, v := range victims {
@@ -217,12 +216,11 @@ func (e *episode) losePower(tracers []*clustertest.Tracer, victims ...*node) {
 	}
 }
 
-// logOnly is how many entries at least a power cut finds in the log alone.
+// logOnly is the least number of entries that a power cut finds only in the log.
 const logOnly = 20
 
-// powerCutLogOnly lets no database node finish a commit to history, while puts go
-// on being acknowledged, and then cuts the power of all of them. What was
-// acknowledged is in their logs and nowhere else.
+// powerCutLogOnly keeps all database nodes from finishing a commit to history while puts are
+// acknowledged, and then cuts their power. The acknowledged puts are only in their logs.
 func powerCutLogOnly(e *episode) {
 	var tracers []*clustertest.Tracer
 	for _, d := range e.world.dbs {
@@ -246,9 +244,9 @@ func powerCutLogOnly(e *episode) {
 	e.writesBack("after a power cut that left the log alone", since, 2*backAfterHeal, e.world.dbs...)
 }
 
-// unpluggedDisk takes the disk from under a running node. It must notice by
-// itself and say so. It stands still meanwhile, with no flush on its way: see
-// losePower. What the others send it waits to be written.
+// unpluggedDisk takes the disk from under a running node. The node must notice by itself and
+// say so. It is stopped meanwhile, with no flush under way: see losePower. Messages from the
+// others wait to be written.
 func unpluggedDisk(e *episode) {
 	victim := e.anyDB()
 	victim.halt(e.t, "RSD")

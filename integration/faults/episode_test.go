@@ -20,9 +20,9 @@ import (
 type row struct {
 	name string
 	plan plan
-	// attack injects the fault under load, holds it, heals it, and asserts
-	// what must hold meanwhile. It leaves every node in world.dbs and
-	// world.caches running, or about to be ready.
+	// attack injects the fault under load, holds it, heals it, and asserts what must hold
+	// meanwhile. It leaves every node in world.dbs and world.caches running, or about to be
+	// ready.
 	attack func(e *episode)
 }
 
@@ -40,7 +40,7 @@ type episode struct {
 	noticed bool // a node ends because of its damaged files
 }
 
-// play runs one episode from an empty machine to an empty machine.
+// play runs one episode, from an empty machine to an empty machine.
 func play(t *testing.T, r row, seed uint64) {
 	e := &episode{t: t, row: r, seed: seed, rng: rand.New(rand.NewPCG(seed, rowNumber(r.name))), history: newHistory()}
 	e.dir = filepath.Join(run.artifacts, fmt.Sprintf("%s-%d", r.name, seed))
@@ -81,7 +81,7 @@ func (e *episode) close() {
 		"\tONCEKV_TEST_FULL=1 go test ./integration/faults -count=1 -run Episode -row '^%s$' -seed %d", e.row.name, e.seed, e.dir, e.row.name, e.seed)
 }
 
-// progress waits until so many more puts are acknowledged, by whomever.
+// progress waits until so many more puts are acknowledged, by any node.
 func (e *episode) progress(puts int) {
 	e.t.Helper()
 	from := e.history.acknowledged()
@@ -93,8 +93,7 @@ func (e *episode) progress(puts int) {
 	})
 }
 
-// hold keeps a fault in place: between from and upTo, upTo being raised by
-// -hold.
+// hold keeps a fault in place for between from and upTo; -hold raises upTo.
 func (e *episode) hold(from, upTo time.Duration) {
 	if run.hold > upTo {
 		upTo = run.hold
@@ -111,20 +110,19 @@ func (e *episode) pass(d time.Duration) {
 	<-timer.C
 }
 
-// anyDB is a database node by lot.
+// anyDB returns a random database node.
 func (e *episode) anyDB() *node { return e.world.dbs[e.rng.IntN(len(e.world.dbs))] }
 
-// follower is a database node by lot that does not lead.
+// follower returns a random database node that does not lead.
 func (e *episode) follower() *node {
 	e.t.Helper()
 	rest := e.world.others(e.world.leader())
 	return rest[e.rng.IntN(len(rest))]
 }
 
-// tolerated is how long something may take here of which so much is promised: as
-// long as tests wait, unless -tolerance says that times are worth judging. Tests
-// share the machine, whose disk may take ten seconds for one flush; the log has
-// the figures.
+// tolerated returns the limit here for something with a promised time: none, unless -tolerance
+// says that times are worth judging. Tests share the machine, whose disk may take ten seconds
+// for one flush; the log has the measured times.
 func tolerated(promised time.Duration) time.Duration {
 	if run.tolerance == 0 {
 		return math.MaxInt64
@@ -132,8 +130,8 @@ func tolerated(promised time.Duration) time.Duration {
 	return time.Duration(run.tolerance * float64(promised))
 }
 
-// writesBack waits until every one of the nodes has acknowledged a put that
-// began after since, and logs how long that took from then on.
+// writesBack waits until every one of the nodes has acknowledged a put that began after since,
+// and logs how long that took.
 func (e *episode) writesBack(after string, since, promised time.Duration, nodes ...*node) {
 	e.t.Helper()
 	stop := make(chan struct{})
@@ -158,7 +156,7 @@ func (e *episode) writesBack(after string, since, promised time.Duration, nodes 
 	}
 }
 
-// insist puts through one node, one try after the other, each giving up soon.
+// insist puts through one node, one try after the other, each with a short timeout.
 func (e *episode) insist(n *node, stop <-chan struct{}) {
 	p := newProber("insist", n, e.history, time.Second)
 	for {

@@ -13,11 +13,11 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// recordsEnough makes a log of some seconds' worth of starts.
+// recordsEnough makes a log with some seconds' worth of starts.
 const recordsEnough = 12
 
-// Invariant 8: one bit is flipped in every flushed record of a small log in
-// turn. The node must refuse each time, and name file and offset.
+// Invariant 8: one bit is flipped in every flushed record of a small log in turn. The node
+// must refuse each time, and name file and offset.
 func TestEveryRecord_Damaged_RefusesToStart(t *testing.T) {
 	needsMachine(t)
 	t.Parallel()

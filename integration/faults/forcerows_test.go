@@ -1,6 +1,6 @@
 package faults
 
-// forcedInEnvironment is what a unit keeps that was written for one start.
+// forcedInEnvironment is a setting for one start that stays in a unit.
 var forcedInEnvironment = []string{"ONCEKV_FORCE_NEW_CLUSTER=true", "ONCEKV_YES=true"}
 
 // forceRows are what operators do when the majority is lost.
@@ -11,10 +11,10 @@ func forceRows() []row {
 	}
 }
 
-// force loses the majority, forces a new cluster of the node that is left, and takes
-// the others in again. Before, they may come back with the data of the cluster that
-// ended: together they are a majority of it, and must acknowledge nothing. Or the
-// setting stays where it was for the next start: it must not force once more.
+// force loses the majority, forces a new cluster of the remaining node, and adds the others
+// again. With oldMembers they first come back with the data of the ended cluster: together
+// they are a majority of it, and must acknowledge nothing. Otherwise the setting is still
+// there at the next start, which must not force again.
 func (e *episode) force(oldMembers bool) {
 	left, lost := e.alone()
 	kill(left)
@@ -51,8 +51,7 @@ func (e *episode) force(oldMembers bool) {
 	e.writesBack("in a forced cluster that has grown", since, backAfterHeal, e.world.dbs...)
 }
 
-// alone kills all database nodes but one, which leads: it has all that was
-// acknowledged.
+// alone kills all database nodes but the leader, which has everything that was acknowledged.
 func (e *episode) alone() (left *node, lost []*node) {
 	e.t.Helper()
 	left = e.world.leader()

@@ -28,7 +28,7 @@ func newHistory() *history {
 // now reads the clock of Op.Call and Op.Return.
 func (h *history) now() time.Duration { return time.Since(h.began) }
 
-// add records an answer that came from node.
+// add records an answer from node.
 func (h *history) add(node string, o checker.Op) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -62,14 +62,14 @@ func (h *history) acknowledged() int {
 	return h.counts[checker.Created.String()]
 }
 
-// createdSince tells whether node has acknowledged a put that began after at.
+// createdSince reports whether node has acknowledged a put that began after at.
 func (h *history) createdSince(node string, at time.Duration) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.created[node] >= at
 }
 
-// keys are all keys that were asked for, with the value of those seen set.
+// keys returns all keys that were requested, with the values of those seen set.
 func (h *history) keys() map[string]string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

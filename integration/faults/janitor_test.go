@@ -16,9 +16,9 @@ import (
 // janitorEnv makes the test binary a janitor.
 const janitorEnv = "ONCEKV_FAULTS_JANITOR"
 
-// janitor is a process that outlives a test that dies (a time-out, kill -9) and
-// then undoes what the test had made. It knows exactly what that is, because it
-// is told of each thing before the thing is made.
+// janitor is a process that outlives a dying test (a timeout, kill -9) and then undoes what
+// the test had made. It knows exactly what, because the test tells it of each thing before
+// making it.
 type janitor struct {
 	mu   sync.Mutex
 	pipe io.WriteCloser
@@ -58,8 +58,8 @@ func (j *janitor) end() {
 	_ = j.cmd.Wait()
 }
 
-// beJanitor keeps the list of what is owed until its input ends, and then runs
-// it, the latest first.
+// beJanitor keeps the list of what is owed until its input ends, and then runs it, the latest
+// first.
 func beJanitor(in io.Reader) int {
 	var owed []string
 	lines := bufio.NewScanner(in)

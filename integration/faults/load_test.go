@@ -15,9 +15,9 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// load is many clients at once, each with its own share of the requests: two at
-// every database node, one at every cache, a crowd at every cache, and two that
-// use the Go client with all nodes.
+// load is many clients at once, each with its own share of the requests: two at every database
+// node, one at every cache, a crowd at every cache, and two that use the Go client with all
+// nodes.
 type load struct {
 	e        *episode
 	into     *history
@@ -35,7 +35,7 @@ const (
 	pause           = 40 * time.Millisecond
 )
 
-// startLoad begins the load.
+// startLoad starts the load.
 func startLoad(e *episode) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{e: e, into: e.history, stopping: cancel}
@@ -76,10 +76,9 @@ func (l *load) attach(ctx context.Context, n *node, who string, seed uint64) {
 	})
 }
 
-// crowd reads one key after another through a cache, many times at once, while it
-// is put. Whoever put it reads it at once: the loads that are on their way then
-// began before the put was acknowledged, and their absence is none for this
-// reader.
+// crowd reads one key after another through a cache, many times at once, while it is put. Right
+// after the put, one more read must find it: loads under way began before the put was
+// acknowledged, so an absence that they find must not become this reader's answer.
 func (l *load) crowd(ctx context.Context, who string, cache, db *node) {
 	const readers, reads = 4, 6
 	reader, writer := newProber(who, cache, l.into, attemptPatience), newProber(who, db, l.into, attemptPatience)
@@ -102,7 +101,7 @@ func (l *load) crowd(ctx context.Context, who string, cache, db *node) {
 	})
 }
 
-// rest paces a client. It is false when the load is to end.
+// rest paces a client. It returns false when the load must end.
 func (l *load) rest(ctx context.Context, rng *rand.Rand) bool {
 	t := time.NewTimer(rand.N(pause) + pause/2)
 	defer t.Stop()
@@ -114,8 +113,8 @@ func (l *load) rest(ctx context.Context, rng *rand.Rand) bool {
 	}
 }
 
-// step is one request of a client. It is not cut off when the load ends: its
-// outcome would be unknown without need.
+// step is one request of a client. It is not cut off when the load ends, because that would
+// make its outcome unknown.
 func (l *load) step(p *prober, rng *rand.Rand) {
 	ctx := l.requests
 	switch d := rng.IntN(100); {
@@ -150,7 +149,7 @@ func (l *load) step(p *prober, rng *rand.Rand) {
 	}
 }
 
-// abandoned sends half of a large value, and goes away.
+// abandoned sends half of a large value and disconnects.
 func (l *load) abandoned(ctx context.Context, p *prober, rng *rand.Rand) {
 	key := l.keyToPut(rng)
 	value := bodyValue(fmt.Appendf(nil, "%s %d abandons %s ", p.who, rng.Uint64(), key), rng)
@@ -159,7 +158,7 @@ func (l *load) abandoned(ctx context.Context, p *prober, rng *rand.Rand) {
 	p.putFrom(ctx, key, value, &gatedBody{rest: bytes.NewReader(value), half: len(value) / 2, reached: func() {}, goOn: goOn, abandon: true}, false)
 }
 
-// keyToPut is a new key more often than not, else one that others put now.
+// keyToPut usually returns a new key, else one that others are putting now.
 func (l *load) keyToPut(rng *rand.Rand) string {
 	if rng.IntN(5) < 3 {
 		return keyNumber(l.frontier.Add(1) - 1)
@@ -167,13 +166,13 @@ func (l *load) keyToPut(rng *rand.Rand) string {
 	return l.recent(rng, 8)
 }
 
-// recent is one of the last keys.
+// recent returns one of the last keys.
 func (l *load) recent(rng *rand.Rand, last int64) string {
 	return keyNumber(max(0, l.frontier.Load()-1-rng.Int64N(last)))
 }
 
-// value is what a client puts: its own bytes mostly, and sometimes the same as
-// everybody else.
+// value returns what a client puts: usually its own bytes, sometimes the same as everybody
+// else.
 func (l *load) value(who, key string, rng *rand.Rand) []byte {
 	if rng.IntN(4) == 0 {
 		return []byte("the value of " + key)
@@ -192,8 +191,8 @@ func (l *load) value(who, key string, rng *rand.Rand) []byte {
 	return text
 }
 
-// retrying runs one Go client of all nodes. It puts keys that nobody else puts,
-// and reads some of them back.
+// retrying runs one Go client of all nodes. It puts keys that nobody else puts, and reads some
+// back.
 func (l *load) retrying(ctx context.Context, who string, seed uint64) {
 	cl := clustertest.Client(l.e.t, urls(l.e.world.all()...)...)
 	rng := rand.New(rand.NewPCG(seed, 2))
@@ -253,7 +252,7 @@ func (l *load) failed(format string, args ...any) {
 	l.retries.Add(1)
 }
 
-// stop ends the load and waits for the requests that are on their way.
+// stop ends the load and waits for the requests under way.
 func (l *load) stop() {
 	l.stopping()
 	l.running.Wait()

@@ -11,11 +11,11 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// indexDir is the directory of the index in that of a node.
+// indexDir is the directory of the index in a node's.
 const indexDir = "index"
 
-// lostRows are what can become of single files of a data directory while the node is
-// down: somebody moves one away, or puts an older copy of all of them in their place.
+// lostRows are faults of single files of a data directory while the node is down: somebody
+// moves one away, or restores an older copy of all.
 func lostRows() []row {
 	cut := plan{databases: 3, bodies: true, flags: []string{"--snapshot-log-bytes", "64KiB"}} // so that there are snapshots
 	lost := func(name, glob string) row {
@@ -35,9 +35,9 @@ func lostRows() []row {
 	}
 }
 
-// lostFile moves one of a node's files away, starts the node, and puts the file back
-// if the node did not start without it. Nothing of what it had may be lost by then:
-// it votes as before, and is judged as every node is.
+// lostFile moves one of a node's files away, starts the node, and puts the file back if the
+// node refuses to start without it. Then nothing of its data may be lost: it votes as before,
+// and is judged like every node.
 func (e *episode) lostFile(glob string) {
 	victim := e.follower()
 	e.snapshots(victim)
@@ -84,8 +84,8 @@ func (e *episode) move(from, to string) {
 	do(e.t, "mv", "-T", from, to)
 }
 
-// startsOrEnds waits until a node that was started is ready, or has ended with a
-// sentence, and reports which.
+// startsOrEnds waits until a started node is ready, or has ended with a sentence. It reports
+// which.
 func (e *episode) startsOrEnds(n *node) (starts bool) {
 	e.t.Helper()
 	p := newProber("start", n, e.history, attemptPatience)
@@ -107,10 +107,9 @@ func (e *episode) startsOrEnds(n *node) (starts bool) {
 	return false
 }
 
-// olderCopy puts a copy of a node's directory in its place that was made a while
-// before. It has forgotten what the node acknowledged since. Its leader does not know
-// that: it says so and is replaced, unless another one leads meanwhile, and gives it
-// all of it again.
+// olderCopy replaces a node's directory by a copy made a while before. The copy lacks what the
+// node has acknowledged since, and the leader does not know that. The node says so and is
+// replaced, unless another node has become leader and sends it everything again.
 func olderCopy(e *episode) {
 	victim := e.follower()
 	e.snapshots(victim)

@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// tools are the programs an episode runs, and the Debian packages they are in.
+// tools are the programs that an episode runs, and their Debian packages.
 func tools() map[string]string {
 	return map[string]string{
 		"ip": "iproute2", "tc": "iproute2", "nft": "nftables", "strace": "strace",
@@ -21,8 +21,8 @@ func tools() map[string]string {
 	}
 }
 
-// needsMachine skips where the machine cannot be attacked, and fails where that
-// was asked for and a tool is missing.
+// needsMachine skips the test if the machine cannot be attacked, and fails it if that was
+// requested and a tool is missing.
 func needsMachine(t *testing.T) {
 	t.Helper()
 	switch {
@@ -42,7 +42,7 @@ func needsMachine(t *testing.T) {
 	}
 }
 
-// commandPatience bounds every command an episode runs.
+// commandPatience bounds every command that an episode runs.
 const commandPatience = clustertest.Patience
 
 // command runs one command to its end.
@@ -67,9 +67,9 @@ func do(t testing.TB, args ...string) {
 	}
 }
 
-// undoLater runs a command when the test ends, or when it dies. It is called
-// before the thing is made that the command removes: a command that finds
-// nothing does no harm, as its names belong to this run alone.
+// undoLater runs a command when the test ends, or when it dies. Call it before making what the
+// command removes: a command that finds nothing does no harm, because its names belong to this
+// run alone.
 func undoLater(t testing.TB, args ...string) {
 	run.janitor.owe(args...)
 	t.Cleanup(func() {

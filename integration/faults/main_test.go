@@ -10,7 +10,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// options are the flags of a run and what TestMain prepares for it.
+// options are the flags of a run, and what TestMain prepares for it.
 type options struct {
 	episodes  int
 	seed      uint64
@@ -25,7 +25,7 @@ type options struct {
 	janitor *janitor
 }
 
-// run is set by TestMain and never after it.
+// run is set by TestMain and never changed after that.
 var run options
 
 func TestMain(m *testing.M) {

@@ -7,7 +7,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// memberRows are what operators do to a cluster that works, or half of it.
+// memberRows are what operators do to a cluster that works, or half works.
 func memberRows() []row {
 	return []row{
 		{name: "leader-transfer", plan: plan{chunked: true}, attack: leaderTransfer},
@@ -47,7 +47,7 @@ func memberAdd(e *episode) {
 	e.noVisibleErrors()
 }
 
-// removeRunning takes a node out that works. It stops by itself.
+// removeRunning removes a working node. It stops by itself.
 func (e *episode) removeRunning(n *node) {
 	since := e.history.now()
 	e.remove(n)
@@ -66,8 +66,7 @@ func memberReplaceDead(e *episode) {
 	e.noVisibleErrors()
 }
 
-// memberAddOneDead adds a node while another one is dead, then removes the dead
-// one.
+// memberAddOneDead adds a node while another is dead, then removes the dead one.
 func memberAddOneDead(e *episode) {
 	victim := e.anyDB()
 	kill(victim)

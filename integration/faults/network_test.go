@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// network is a bridge of this test's own with hosts on it. Clients are in the
-// root namespace, which has the bridge's address.
+// network is this test's own bridge with its hosts. Clients are in the root namespace, which
+// has the bridge's address.
 type network struct {
 	t      testing.TB
 	id     string // in every name
@@ -29,10 +29,10 @@ type host struct {
 	lossy   map[string]int // percent
 }
 
-// newNetwork makes a bridge with a name and a range of addresses that nothing
-// else on the machine has. 198.18/15 is set aside for tests of networks. A range
-// is taken first and looked at then: of two networks that choose the same one at
-// the same time, at least one sees the other and chooses again.
+// newNetwork makes a bridge with a name and an address range that nothing else on the machine
+// has. 198.18/15 is reserved for network tests. It takes a range first and checks it then: if
+// two networks choose the same one at the same time, at least one sees the other and chooses
+// again.
 func newNetwork(t testing.TB) *network {
 	t.Helper()
 	n := &network{t: t, id: fmt.Sprintf("okf%05x", rand.IntN(1<<20))}
@@ -50,7 +50,7 @@ func newNetwork(t testing.TB) *network {
 	return n
 }
 
-// holders counts the interfaces with an address that begins so.
+// holders counts the interfaces with an address that begins with prefix.
 func holders(t testing.TB, prefix string) (count int) {
 	t.Helper()
 	addrs, err := net.InterfaceAddrs()
@@ -88,21 +88,20 @@ func (n *network) host(name string) *host {
 	return h
 }
 
-// inside is the command that runs another one in the host's network. Not "ip
-// netns exec", nor "ip -n" or "tc -n": they make a mount namespace too, which
-// keeps every file system mounted that is mounted now, those of other episodes
-// too.
+// inside returns the command that runs another one in the host's network. It does not use "ip
+// netns exec", "ip -n" or "tc -n": these create a mount namespace too, which keeps every
+// current mount alive, including those of other episodes.
 func (h *host) inside() []string {
 	return []string{"nsenter", "--net=/run/netns/" + h.ns, "--"}
 }
 
-// do runs a command that must succeed in the host's network.
+// do runs a command in the host's network that must succeed.
 func (h *host) do(args ...string) {
 	h.net.t.Helper()
 	do(h.net.t, append(h.inside(), args...)...)
 }
 
-// slow limits what goes in and out of the host, for everybody.
+// slow limits all traffic in and out of the host.
 func (h *host) slow(rate string) {
 	h.net.t.Helper()
 	shape := []string{"root", "tbf", "rate", rate, "burst", "16kb", "latency", "400ms"}

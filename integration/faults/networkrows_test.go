@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// networkRows are what can happen to packets between nodes.
+// networkRows are faults of packets between nodes.
 func networkRows() []row {
 	return []row{
 		{name: "partition-leader", plan: plan{chunked: true}, attack: func(e *episode) { e.isolate(e.world.leader()) }},
@@ -28,8 +28,7 @@ func networkRows() []row {
 	}
 }
 
-// isolate cuts one database node off from all others. Caches and clients still
-// reach it.
+// isolate cuts one database node off from all others. Caches and clients still reach it.
 func (e *episode) isolate(victim *node) {
 	set := e.setEverywhere(20)
 	rest := e.world.others(victim)
@@ -41,15 +40,14 @@ func (e *episode) isolate(victim *node) {
 	e.heal()
 }
 
-// heal ends all cuts and waits until every database node takes puts.
+// heal ends all cuts and waits until every database node accepts puts.
 func (e *episode) heal() {
 	e.t.Helper()
 	e.world.net.heal()
 	e.writesBack("after the network healed", e.history.now(), backAfterHeal, e.world.dbs...)
 }
 
-// partitionAll cuts every database node off from every other: nobody has a
-// majority.
+// partitionAll cuts every database node off from every other: nobody has a majority.
 func partitionAll(e *episode) {
 	set := e.setEverywhere(20)
 	for i, d := range e.world.dbs {
@@ -64,7 +62,7 @@ func partitionAll(e *episode) {
 	e.heal()
 }
 
-// partitionBridge makes two halves that only one node sees both of.
+// partitionBridge makes two halves with only one node that sees both.
 func partitionBridge(e *episode) {
 	order := e.rng.Perm(len(e.world.dbs))
 	at := func(i int) *node { return e.world.dbs[order[i]] }
@@ -78,8 +76,8 @@ func partitionBridge(e *episode) {
 	e.heal()
 }
 
-// partitionRing lets each database node reach only its two neighbours (of three,
-// one link is gone).
+// partitionRing lets each database node reach only its two neighbours (of three nodes, one
+// link is cut).
 func partitionRing(e *episode) {
 	dbs := e.world.dbs
 	for i := range dbs {
@@ -96,12 +94,11 @@ func partitionRing(e *episode) {
 	e.heal()
 }
 
-// electionsPerMinute is how often a cut in one direction may make the others
-// vote.
+// electionsPerMinute bounds the elections that a cut in one direction may cause.
 const electionsPerMinute = 2
 
-// oneWay drops what one node says to the other database nodes (mute) or what
-// they say to it.
+// oneWay drops what one node sends to the other database nodes (mute), or what they send to
+// it.
 func (e *episode) oneWay(victim *node, mute bool) {
 	set := e.setEverywhere(20)
 	rest := e.world.others(victim)
@@ -147,14 +144,14 @@ func slowNetwork(e *episode) {
 	e.writesBack("with the full rate again", e.history.now(), backAfterHeal, e.world.dbs...)
 }
 
-// setEverywhere puts keys and waits until every database node has them. They
-// must be found there from now on, whatever happens to the network.
+// setEverywhere puts keys and waits until every database node has them. They must be found
+// there from now on, whatever happens to the network.
 func (e *episode) setEverywhere(n int) []string {
 	e.t.Helper()
 	return e.putEverywhere(n, func(key string) []byte { return []byte("value of " + key) })
 }
 
-// putEverywhere is setEverywhere with values of one's own.
+// putEverywhere is setEverywhere with the caller's values.
 func (e *episode) putEverywhere(n int, value func(key string) []byte) []string {
 	e.t.Helper()
 	var keys []string
@@ -178,7 +175,7 @@ func (e *episode) putEverywhere(n int, value func(key string) []byte) []string {
 	return keys
 }
 
-// answered is nil if a status is one of those wanted.
+// answered returns nil if a status is one of those wanted.
 func answered(status int, wanted ...int) error {
 	if !slices.Contains(wanted, status) {
 		return fmt.Errorf("it was answered %d", status)
@@ -192,8 +189,8 @@ func (e *episode) mustFind(p *prober, key string) {
 	}
 }
 
-// minority asks a node without a majority: it still finds what it has, and it
-// never claims that a key is not set.
+// minority asks a node without a majority: it still finds what it has, and never claims that a
+// key is not set.
 func (e *episode) minority(n *node, set []string) {
 	p := newProber("minority", n, e.history, clustertest.Patience)
 	for _, key := range set {

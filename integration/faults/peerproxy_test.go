@@ -11,9 +11,9 @@ import (
 	"testing"
 )
 
-// peerProxy stands before the peer listener of a database node, and can damage
-// the snapshot data that others pull from it. Raft's own messages pass: raft
-// trusts its peers, and TCP's checksum.
+// peerProxy is in front of a database node's peer listener, and can damage the snapshot data
+// that others pull from it. It passes raft's messages unchanged: raft trusts its peers and
+// TCP's checksum.
 type peerProxy struct {
 	url       string
 	damaging  atomic.Bool
@@ -22,7 +22,7 @@ type peerProxy struct {
 	listening net.Listener
 }
 
-// newPeerProxy listens on an address of its own in the root namespace.
+// newPeerProxy listens on its own address in the root namespace.
 func newPeerProxy(t testing.TB, ip, to string) *peerProxy {
 	t.Helper()
 	ln, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
@@ -52,7 +52,6 @@ type damagedBody struct {
 	done    *atomic.Int64
 }
 
-// Read implements io.Reader.
 func (b *damagedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if i := b.at - b.off; i >= 0 && i < int64(n) {

@@ -13,7 +13,7 @@ const (
 	stopsWithin   = 4 * time.Second // of SIGTERM
 )
 
-// processRows are what can happen to processes.
+// processRows are faults of processes.
 func processRows() []row {
 	return []row{
 		{name: "kill-follower", attack: killFollower},
@@ -56,8 +56,7 @@ func killAll(e *episode) {
 	e.writesBack("after kill -9 of all", since, 2*backAfterHeal, e.world.dbs...)
 }
 
-// killMajority leaves one database node alone. It finds what it has and confirms
-// nothing.
+// killMajority leaves one database node alone. It finds what it has and confirms nothing.
 func killMajority(e *episode) {
 	set := e.setEverywhere(20)
 	survivor := e.anyDB()
@@ -92,8 +91,8 @@ func (e *episode) pauseOf(victim *node) {
 	e.writesBack("after SIGCONT", e.history.now(), backAfterHeal, e.world.dbs...)
 }
 
-// rollingRestart stops and starts every node in turn, as an upgrade does. A
-// client that retries must not notice.
+// rollingRestart restarts every node in turn, as an upgrade does. A client that retries must
+// not notice.
 func rollingRestart(e *episode) {
 	for _, n := range e.world.all() {
 		began := e.history.now()

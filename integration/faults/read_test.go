@@ -19,7 +19,7 @@ func read(ctx context.Context, cl *client.Client, key string) ([]byte, api.Recor
 	return b, o.Record, errors.Join(err, o.Body.Close())
 }
 
-// isDefinite tells an error that means that a put has not happened and will not.
+// isDefinite reports whether an error means that a put has not happened and will not.
 func isDefinite(err error) bool {
 	return errors.Is(err, api.ErrDiskReserve) || errors.Is(err, api.ErrUnavailable) || errors.Is(err, api.ErrOverloaded)
 }

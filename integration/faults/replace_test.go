@@ -9,22 +9,22 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// refuses starts a node that must end by itself and say all words.
+// refuses starts a node that must end by itself and log all words.
 func (e *episode) refuses(n *node, words ...string) {
 	e.t.Helper()
 	n.Start()
 	e.ends(n, words...)
 }
 
-// The codes with which a node ends by itself. A disk that fails has one of its own,
-// at which no unit starts the node again.
+// The exit codes of a node that ends by itself. A failed disk has its own, after which no unit
+// starts the node again.
 const (
 	codeFailed       = 1
 	codeWrongSetting = 2
 	codeDiskFailed   = 6
 )
 
-// ends waits for a node that must end by itself and say all words.
+// ends waits for a node that must end by itself and log all words.
 func (e *episode) ends(n *node, words ...string) {
 	e.t.Helper()
 	e.endsWith(codeFailed, n, words...)
@@ -46,7 +46,7 @@ func (e *episode) endsWith(want int, n *node, words ...string) {
 
 func tail(s string) string { return s[max(0, len(s)-3000):] }
 
-// remove takes a node out of the cluster, through the others.
+// remove removes a node from the cluster through the others.
 func (e *episode) remove(n *node) {
 	e.t.Helper()
 	cl := clustertest.Client(e.t, urls(e.world.others(n)...)...)
@@ -55,8 +55,8 @@ func (e *episode) remove(n *node) {
 	})
 }
 
-// replace gives a node that ended an empty disk and lets it join again, as
-// docs/operations.md says.
+// replace gives a node that ended an empty disk and lets it join again, as docs/operations.md
+// says.
 func (e *episode) replace(n *node) {
 	e.t.Helper()
 	e.remove(n)
@@ -65,7 +65,7 @@ func (e *episode) replace(n *node) {
 	e.becomesVoter(n)
 }
 
-// join starts a node with an empty disk that asks the others to take it in.
+// join starts a node with an empty disk that asks the others to add it.
 func (e *episode) join(n *node) {
 	e.t.Helper()
 	e.world.equip(n)
@@ -73,7 +73,7 @@ func (e *episode) join(n *node) {
 	n.Start()
 }
 
-// becomesVoter waits until a node has its vote and is ready.
+// becomesVoter waits until a node is a voter and ready.
 func (e *episode) becomesVoter(n *node) {
 	e.t.Helper()
 	since := e.history.now()

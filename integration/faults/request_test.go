@@ -19,8 +19,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/checker"
 )
 
-// prober tries requests once each, at one node, over plain HTTP, and records
-// what the server said. A client that retries would hide most of it.
+// prober tries each request once, at one node, over plain HTTP, and records what the server
+// answered. A client that retries would hide most of that.
 type prober struct {
 	who  string
 	node string
@@ -34,7 +34,7 @@ func newProber(who string, n *node, into *history, patience time.Duration) *prob
 		http: &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 4}}}
 }
 
-// digestOf is how Ops name a value.
+// digestOf returns the name of a value in Ops.
 func digestOf(value []byte) string {
 	sum := sha256.Sum256(value)
 	return hex.EncodeToString(sum[:])
@@ -49,7 +49,7 @@ type answer struct {
 
 func noBody() sizedBody { return bytes.NewReader(nil) }
 
-// sizedBody is a request's body whose length is known.
+// sizedBody is a request's body of known length.
 type sizedBody interface {
 	io.Reader
 	Len() int
@@ -81,7 +81,7 @@ func (p *prober) put(ctx context.Context, key string, value []byte, strict bool)
 	return p.putFrom(ctx, key, value, bytes.NewReader(value), strict)
 }
 
-// putFrom is put with a body that sends the value, or not all of it.
+// putFrom is put with a body that sends the value, or only part of it.
 func (p *prober) putFrom(ctx context.Context, key string, value []byte, body sizedBody, strict bool) int {
 	op := checker.Op{Key: key, Value: digestOf(value), Who: p.who, Call: int64(p.into.now())}
 	header := http.Header{}
@@ -103,8 +103,8 @@ func (p *prober) putFrom(ctx context.Context, key string, value []byte, body siz
 	return a.status
 }
 
-// putOutcome fills in what the answer to a put says. It reports whether the
-// put was definitely not carried out.
+// putOutcome records what the answer to a put says. It reports whether the put was definitely
+// not carried out.
 func (p *prober) putOutcome(op *checker.Op, a *answer) (refused bool) {
 	var said struct { // of a PutAnswer and of a Problem alike
 		Revision uint64 `json:"revision"`
@@ -167,9 +167,8 @@ func (p *prober) get(ctx context.Context, key string) int {
 	return a.status
 }
 
-// list reads the keys of a prefix, limit of them at a time. Every key that a page
-// does not name, of those that others may have set and that belong on it, was
-// absent while that page was asked for.
+// list reads the keys of a prefix, limit at a time. If a candidate belongs on a page but is
+// not there, it was absent while that page was requested.
 func (p *prober) list(ctx context.Context, prefix string, candidates []string, limit int) {
 	slices.Sort(candidates)
 	last, after := "", "" // the newest key listed, and where the next page begins
@@ -206,7 +205,7 @@ func (p *prober) list(ctx context.Context, prefix string, candidates []string, l
 	}
 }
 
-// keyNumber names the n-th key of an episode; a hundred share a prefix.
+// keyNumber returns the n-th key of an episode; a hundred keys share a prefix.
 func keyNumber(n int64) string { return fmt.Sprintf("%s%d", keyPrefix(n), n) }
 
 func keyPrefix(n int64) string { return fmt.Sprintf("k/%d/", n/100) }

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	// bulkBytes is more than a leader keeps of its log for members that are
-	// behind, so that one that was away needs a snapshot.
+	// bulkBytes is more than a leader keeps of its log for members that are behind, so that a
+	// member that was away needs a snapshot.
 	bulkBytes = 24 << 20
 	bulkValue = 1 << 20
 	// pullRate makes the pull of a snapshot take some seconds.
 	pullRate = "60mbit"
 )
 
-// snapshotRows are what can happen while a member pulls what it lacks.
+// snapshotRows are faults while a member pulls what it lacks.
 func snapshotRows() []row {
 	p := plan{databases: 3, peerProxy: true, chunked: true, flags: []string{"--snapshot-log-bytes", "1MiB"}}
 	return []row{
@@ -32,8 +32,8 @@ func snapshotRows() []row {
 	}
 }
 
-// lag keeps a node away until the log it needs is gone, lets it come back, and
-// does something while it pulls.
+// lag keeps a node away until the log that it needs is gone, lets it come back, and calls
+// meanwhile while it pulls.
 func (e *episode) lag(meanwhile func(*node)) {
 	away := e.follower()
 	kill(away)
@@ -71,9 +71,8 @@ func (e *episode) pulls(n *node) {
 	})
 }
 
-// bulk puts much through the leader of some nodes, and waits until each of them
-// has taken a snapshot of nearly all of it and has let go of the log before: any
-// may lead later.
+// bulk puts much data through the leader of some nodes, and waits until each has taken a
+// snapshot of nearly all of it and dropped the log before: any may lead later.
 func (e *episode) bulk(nodes ...*node) {
 	e.t.Helper()
 	through := e.world.leader(nodes...)
@@ -105,7 +104,7 @@ func (e *episode) bulk(nodes ...*node) {
 	}
 }
 
-// snapshotIndex is the log index of a node's newest snapshot, 0 without one.
+// snapshotIndex returns the log index of a node's newest snapshot, 0 without one.
 func snapshotIndex(n *node) (index uint64) {
 	names, _ := filepath.Glob(filepath.Join(n.Dir, "snap", "*.snap"))
 	for _, name := range names {
@@ -117,8 +116,8 @@ func snapshotIndex(n *node) (index uint64) {
 	return index
 }
 
-// corruptedSnapshot damages what a node pulls, from everybody. It must never
-// take it, and catches up when the damage ends.
+// corruptedSnapshot damages everything that a node pulls. The node must never accept it, and
+// catches up when the damage ends.
 func corruptedSnapshot(e *episode) {
 	for _, d := range e.world.dbs {
 		d.proxy.perBody = 10 + e.rng.Int64N(20_000)
@@ -148,7 +147,7 @@ func (e *episode) damagedBodies() (n int64) {
 	return n
 }
 
-// snapshotJoin lets a new member pull everything while the load goes on, killed
+// snapshotJoin lets a new member pull everything while the load continues, and kills it
 // half-way.
 func snapshotJoin(e *episode) {
 	e.bulk(e.world.dbs...)

@@ -13,8 +13,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// verify judges an episode whose load has ended: replicas are equal, every key
-// is read from every node and cache, and no client saw what cannot be.
+// verify judges an episode whose load has ended: replicas are equal, every key is read from
+// every node and cache, and no client saw anything impossible.
 func (e *episode) verify() {
 	e.t.Helper()
 	revision := e.sameHistory()
@@ -46,8 +46,8 @@ func (e *episode) verify() {
 		e.row.name, e.seed, len(e.history.ops), len(keys), len(e.world.dbs), revision, e.history.counts, e.load.retries.Load())
 }
 
-// sameHistory waits until all members have the same revision and digest, and
-// compares their digests on the way there.
+// sameHistory waits until all members have the same revision and digest, and compares their
+// digests on the way there.
 func (e *episode) sameHistory() uint64 {
 	e.t.Helper()
 	var processes []*clustertest.Process
@@ -72,11 +72,11 @@ func (e *episode) sameHistory() uint64 {
 	return revision
 }
 
-// readers is how many requests at a time read everything from one node.
+// readers is how many concurrent requests read everything from one node.
 const readers = 4
 
-// readEverything reads all keys from all nodes, as further operations of the
-// history: an acknowledged put that is missing somewhere contradicts it.
+// readEverything reads all keys from all nodes, as further operations of the history: if an
+// acknowledged put is missing somewhere, that contradicts it.
 func (e *episode) readEverything(keys []string) {
 	e.t.Helper()
 	var running sync.WaitGroup

@@ -11,8 +11,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// volume is where a node keeps its data: a plain directory, or a file system
-// in a file, which can be small, be unplugged, and be mounted again.
+// volume is where a node keeps its data: a plain directory, or a file system in a file, which
+// can be small, be unplugged, and be mounted again.
 type volume struct {
 	t     testing.TB
 	image string // empty for a plain directory
@@ -51,7 +51,7 @@ func imageVolume(t testing.TB, bytes int64) *volume {
 	return v
 }
 
-// mount mounts the image. The loop device frees itself when it is unmounted.
+// mount mounts the image. The loop device frees itself at the unmount.
 func (v *volume) mount() {
 	v.t.Helper()
 	do(v.t, "mount", "-o", "loop", v.image, v.point)
@@ -62,15 +62,15 @@ func (v *volume) unmount() {
 	clustertest.Eventually(v.t, "unmount "+v.point, func() error { return command("", "umount", v.point) })
 }
 
-// From linux/fs.h: ext4, XFS and others end a mounted file system on the spot.
+// From linux/fs.h: ext4, XFS and others shut a mounted file system down at once.
 const (
 	fsIocShutdown    = 0x8004587d
 	shutdownNoLog    = 2 // what is not flushed is lost, the journal's tail too
 	shutdownFailedAs = "shut down the file system"
 )
 
-// unplug loses everything that was not flushed. From now on every access
-// fails, until the volume is mounted again.
+// unplug loses everything that was not flushed. From now on every access fails, until the
+// volume is mounted again.
 func (v *volume) unplug() {
 	v.t.Helper()
 	f, err := os.Open(v.point)
@@ -84,9 +84,9 @@ func (v *volume) unplug() {
 	}
 }
 
-// replug mounts an unplugged volume again; its journal is replayed. If somebody
-// on the machine makes a mount namespace just now, that still has the old mount,
-// and the new one would be as dead: then once more.
+// replug mounts an unplugged volume again, which replays its journal. If somebody on the
+// machine is just creating a mount namespace, that still has the old mount, and the new one
+// would be as dead: then replug tries again.
 func (v *volume) replug() {
 	v.t.Helper()
 	clustertest.Eventually(v.t, "a mount of "+v.point+" that works", func() error {
@@ -97,7 +97,7 @@ func (v *volume) replug() {
 	})
 }
 
-// freeBytes is what ordinary files may still take of a file system.
+// freeBytes returns what unprivileged processes may still write to a file system.
 func freeBytes(t testing.TB, path string) int64 {
 	t.Helper()
 	var s syscall.Statfs_t

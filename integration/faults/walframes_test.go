@@ -12,9 +12,8 @@ import (
 	"go.etcd.io/etcd/server/v3/wal/walpb"
 )
 
-// frame is one record of a WAL segment where it lies on disk. The format is
-// etcd's; it is read here once more, so that what is damaged does not depend on
-// the code that is to notice.
+// frame is one record of a WAL segment on disk. The format is etcd's; these tests read it with
+// their own code, so that the damage does not depend on the code that has to notice it.
 type frame struct {
 	file     string
 	off, end int64 // header and record, without padding
@@ -28,7 +27,7 @@ const (
 	entryRecord      = 2
 )
 
-// walFrames reads all records of a WAL, in order.
+// walFrames reads all records of a WAL in order.
 func walFrames(dir string) ([]frame, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.wal"))
 	if err != nil {
@@ -46,8 +45,8 @@ func walFrames(dir string) ([]frame, error) {
 	return all, nil
 }
 
-// framesOf reads the records of one segment. It ends at what does not read: kill
-// -9 may have cut a write off.
+// framesOf reads the records of one segment. It ends at what it cannot read: kill -9 may have
+// cut a write off.
 func framesOf(name string, b []byte) (all []frame) {
 	for off := int64(0); off+frameHeaderBytes <= int64(len(b)); {
 		size := int64(binary.LittleEndian.Uint64(b[off:]) & (1<<56 - 1))
@@ -68,8 +67,8 @@ func framesOf(name string, b []byte) (all []frame) {
 	return all
 }
 
-// syncedFrames are those up to the last entry: what follows may be a commit
-// index, which is written without a flush.
+// syncedFrames returns the records up to the last entry: later ones may be a commit index,
+// which is written without a flush.
 func syncedFrames(all []frame) []frame {
 	for i := len(all) - 1; i >= 0; i-- {
 		if all[i].kind == entryRecord {
@@ -79,8 +78,8 @@ func syncedFrames(all []frame) []frame {
 	return nil
 }
 
-// nextFrame is the frame that a node would write after last: an entry that
-// follows the last one, with so much data.
+// nextFrame returns the record that a node would write next: an entry with so many bytes of
+// data.
 func nextFrame(all []frame, bytes int) ([]byte, error) {
 	last := all[len(all)-1]
 	var before raftpb.Entry
@@ -106,7 +105,7 @@ func nextFrame(all []frame, bytes int) ([]byte, error) {
 	return append(binary.LittleEndian.AppendUint64(nil, header), body...), nil
 }
 
-// zero writes zeros over all of a file from off on.
+// zero writes zeros to a file from off to its end.
 func zero(path string, off int64) error {
 	about, err := os.Stat(path)
 	if err != nil {
@@ -133,7 +132,7 @@ func flip(path string, off int64, bit uint) error {
 	return f.Close()
 }
 
-// overwrite writes bytes over those of a file.
+// overwrite overwrites bytes of a file.
 func overwrite(path string, off int64, b []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

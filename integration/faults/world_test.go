@@ -21,7 +21,7 @@ const (
 	cacheNodes = 3
 )
 
-// plan is what a row asks of its world.
+// plan is what a row needs of its world.
 type plan struct {
 	databases  int      // 0: three, or sometimes five
 	image      int64    // bytes of each database node's own ext4; 0: a plain directory
@@ -32,7 +32,7 @@ type plan struct {
 	bodies     bool     // some values are large, of one body or several, and some uploads are abandoned
 }
 
-// world is a cluster on a network and disks of its own.
+// world is a cluster on its own network and disks.
 type world struct {
 	t      testing.TB
 	plan   plan
@@ -42,7 +42,7 @@ type world struct {
 	caches []*node
 }
 
-// node is a process, the host it runs on, and the disk under it.
+// node is a process, its host, and its disk.
 type node struct {
 	*clustertest.Process
 	host   *host
@@ -81,8 +81,8 @@ func newWorld(t testing.TB, p plan, rng *rand.Rand, logs string) *world {
 	return w
 }
 
-// database prepares a database node on a host and disk of its own; how it
-// finds its cluster is still to be said.
+// database prepares a database node on its own host and disk; the caller still has to say how
+// it finds its cluster.
 func (w *world) database(name string) *node {
 	w.t.Helper()
 	h := w.net.host(name)
@@ -117,7 +117,7 @@ func (w *world) place(n *node) {
 	n.Under, n.Logs = n.host.inside(), w.logs
 }
 
-// peerURL is where other database nodes reach this one.
+// peerURL returns where other database nodes reach this one.
 func (n *node) peerURL() string {
 	if n.proxy != nil {
 		return n.proxy.url
@@ -125,13 +125,13 @@ func (n *node) peerURL() string {
 	return "http://" + n.Peer
 }
 
-// freeze stops the process where it stands; thaw lets it go on.
+// freeze stops the process where it is; thaw lets it continue.
 func (n *node) freeze() { n.Signal(syscall.SIGSTOP); n.frozen = true }
 func (n *node) thaw()   { n.Signal(syscall.SIGCONT); n.frozen = false }
 
-// halt stops the process and waits until no thread of it is in one of the states
-// of proc(5). With "RS" some may still be in the kernel, writing or flushing; they
-// stop before they return from there. With "RSD" there are none.
+// halt stops the process and waits until no thread is in one of the states of proc(5). With
+// "RS" some may still be in the kernel, writing or flushing; they stop before they return.
+// With "RSD" there are none.
 func (n *node) halt(t testing.TB, states string) {
 	t.Helper()
 	n.Signal(syscall.SIGSTOP)
@@ -159,10 +159,10 @@ func (w *world) start() {
 	w.ready()
 }
 
-// all are the database nodes and the caches.
+// all returns the database nodes and the caches.
 func (w *world) all() []*node { return append(slices.Clone(w.dbs), w.caches...) }
 
-// ready waits until every node that runs says so.
+// ready waits until every running node is ready.
 func (w *world) ready() {
 	w.t.Helper()
 	for _, n := range w.all() {
@@ -172,8 +172,7 @@ func (w *world) ready() {
 	}
 }
 
-// leader waits for a database node that says it leads and whose term no other
-// node exceeds.
+// leader waits for a database node that says it leads, and whose term no other node exceeds.
 func (w *world) leader(among ...*node) *node {
 	w.t.Helper()
 	if len(among) == 0 {
@@ -206,7 +205,7 @@ func (w *world) leader(among ...*node) *node {
 	return leader
 }
 
-// term is the highest term that a running database node knows.
+// term returns the highest term that a running database node knows.
 func (w *world) term() (term uint64) {
 	for _, d := range w.dbs {
 		if s, err := d.Stats(); err == nil {
@@ -216,7 +215,7 @@ func (w *world) term() (term uint64) {
 	return term
 }
 
-// others are the database nodes but these.
+// others returns the database nodes except these.
 func (w *world) others(but ...*node) (rest []*node) {
 	for _, d := range w.dbs {
 		if !slices.Contains(but, d) {
