@@ -17,11 +17,11 @@ import (
 	"time"
 )
 
-// farAddress is where attackers come from, if not from the same address as
-// everybody else. Loopback has many addresses on Linux alone.
+// farAddress is where attackers come from, unless from the same address as everybody else.
+// Only Linux has many loopback addresses.
 const farAddress = "127.66.6.6"
 
-// attacker opens connections, and knows them all.
+// attacker opens connections, and keeps track of them all.
 type attacker struct {
 	t     *testing.T
 	w     *world
@@ -61,14 +61,14 @@ func (a *attacker) end() {
 	a.wg.Wait()
 }
 
-// hold goes on until the bystanders have done everything three times more.
+// hold continues until the bystanders have done everything three times more.
 func (a *attacker) hold() {
 	a.t.Helper()
 	a.seen.rounds(3)
 }
 
-// dial connects to addr. small makes the kernel take little of what the node
-// sends, so that a client that does not read is one at once.
+// dial connects to addr. small makes the kernel accept little of what the node sends, so that
+// a client that does not read blocks it at once.
 func (a *attacker) dial(addr string, small bool) (net.Conn, error) {
 	d := net.Dialer{Timeout: 5 * time.Second}
 	if small {
@@ -91,15 +91,15 @@ func (a *attacker) dial(addr string, small bool) (net.Conn, error) {
 	return c, nil
 }
 
-// smallWindow has to be set before the kernel announces a window.
+// smallWindow must be set before the kernel announces a window.
 func smallWindow(_, _ string, c syscall.RawConn) error {
 	var err error
 	controlErr := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
 	return errors.Join(controlErr, err)
 }
 
-// open makes n connections to addr that send text and then nothing. Those that
-// are refused are no failure.
+// open makes n connections to addr that send text and then nothing. A refused connection is
+// not a failure.
 func (a *attacker) open(n int, addr, text string) []net.Conn {
 	return a.opened(n, addr, text, false)
 }
@@ -165,8 +165,8 @@ type answer struct {
 
 func (r answer) String() string { return fmt.Sprintf("%d: %.600q", r.status, r.body) }
 
-// request sends text as it stands and reads one answer, within limit. The error
-// is io.EOF or the like when the node just closed.
+// request sends text unchanged and reads one answer, within limit. The error is io.EOF or the
+// like if the node just closed the connection.
 func (a *attacker) request(addr, text string, limit time.Duration) (answer, error) {
 	c, err := a.dial(addr, false)
 	if err != nil {
@@ -199,16 +199,16 @@ func readAnswer(r *bufio.Reader, method string) (answer, error) {
 	return answer{resp.StatusCode, resp.Header, string(body)}, err
 }
 
-// closed waits until the other side has closed a connection, and discards what
-// it says; false if that takes longer than limit.
+// closed waits until the other side has closed a connection, and discards what it sends; false
+// if that takes longer than limit.
 func closed(c net.Conn, limit time.Duration) bool {
 	_ = c.SetReadDeadline(time.Now().Add(limit))
 	_, err := io.Copy(io.Discard, c)
 	return !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// fail says what went wrong, in a sentence. Only the first few of a kind are told
-// one by one: kind is the format.
+// fail reports in a sentence what went wrong. It reports only the first few of a kind, where
+// the format is the kind.
 func (a *attacker) fail(format string, args ...any) {
 	a.t.Helper()
 	const told = 3
@@ -221,7 +221,7 @@ func (a *attacker) fail(format string, args ...any) {
 	}
 }
 
-// tellRest says how often each kind of failure was seen, if it was not told.
+// tellRest reports how often each other failure occurred, by kind.
 func (a *attacker) tellRest() {
 	for format, n := range a.failures {
 		if n > 3 {
@@ -230,7 +230,7 @@ func (a *attacker) tellRest() {
 	}
 }
 
-// mustNotExist fails when a key was set that no well-formed request set.
+// mustNotExist fails if a key was set that no well-formed request set.
 func (a *attacker) mustNotExist(key, how string) {
 	a.t.Helper()
 	status, body, err := fetch(a.ctx, a.w.DBs[0].URL()+"/key?key="+key)

@@ -21,9 +21,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
-// bystanders use every node while it is attacked: puts, reads, lists, batches,
-// and a look at who is healthy, each over connections that are kept and over new
-// ones in turn.
+// bystanders use every node while it is attacked: they put, read, list, send batches, and look
+// at who is healthy, in turn over kept and over new connections.
 type bystanders struct {
 	t     *testing.T
 	cuts  bool // a connection that breaks may be tried again
@@ -35,8 +34,8 @@ type bystanders struct {
 	all    []*bystander
 }
 
-// bystander does one thing at one node, again and again. Owned by its goroutine
-// until stop has waited for it; done is for everybody.
+// bystander does one thing at one node, again and again. Owned by its goroutine until stop has
+// waited for it, except done, which anybody may read.
 type bystander struct {
 	name string
 	do   func(ctx context.Context, hc *http.Client, n int) error
@@ -51,7 +50,7 @@ type bystander struct {
 // pause is how long a bystander waits after each thing it does.
 const pause = 250 * time.Millisecond
 
-// watch lets bystanders begin.
+// watch starts the bystanders.
 func (w *world) watch(cuts bool) *bystanders {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &bystanders{t: w.t, cuts: cuts, began: time.Now(), from: run.clock.now(), cancel: cancel}
@@ -81,12 +80,12 @@ func (b *bystanders) add(name string, do func(ctx context.Context, hc *http.Clie
 	b.all = append(b.all, &bystander{name: name, do: do, kept: kept})
 }
 
-// longest is the bystander that waited longest.
+// longest returns the bystander that waited longest.
 func (b *bystanders) longest() *bystander {
 	return slices.MaxFunc(b.all, func(x, y *bystander) int { return cmp.Compare(x.worst, y.worst) })
 }
 
-// addKeys adds those that use keys through a node.
+// addKeys adds bystanders that use keys through a node.
 func (b *bystanders) addKeys(g target) {
 	url, id := "http://"+g.addr+g.api(), g.node.Name
 	b.add(id+": puts and reads", func(ctx context.Context, hc *http.Client, n int) error {
@@ -137,7 +136,7 @@ func (b *bystanders) addKeys(g target) {
 	})
 }
 
-// addDatabase adds those that look at what database nodes know of others.
+// addDatabase adds bystanders that look at what database nodes know of others.
 func (b *bystanders) addDatabase(d *clustertest.Process, caches int) {
 	b.add(d.Name+": heartbeats", func(ctx context.Context, hc *http.Client, _ int) error {
 		return allHealthy(ctx, hc, d.URL()+"/caches", caches)
@@ -178,8 +177,8 @@ func (b *bystanders) loop(ctx context.Context, one *bystander) {
 	}
 }
 
-// attempt does one thing, again and again as long as a node says that it should
-// be tried again, until the bound.
+// attempt does one thing until it succeeds or the bound is reached, as long as the node asks
+// for another try.
 func (b *bystanders) attempt(ctx context.Context, one *bystander, hc *http.Client, n int) error {
 	bounded, cancel := run.clock.within(ctx, run.bound)
 	defer cancel()
@@ -206,10 +205,10 @@ func (b *bystanders) attempt(ctx context.Context, one *bystander, hc *http.Clien
 	}
 }
 
-// again reports whether an error may be tried again: a refusal that explains
-// itself, a state that is about to change, or, where the attack takes all
-// connections, one that broke. One that broke after longer than the bound, on the wall,
-// did so because the machine is slow: the nodes' own time-outs go by that clock.
+// again reports whether a request may be tried again after an error: after a refusal that
+// explains itself, during a state that is about to change, or, if the attack takes all
+// connections, after a broken connection. A connection that breaks after the bound, by the
+// wall clock, broke because the machine is slow: the nodes' own timeouts use that clock.
 func (b *bystanders) again(err error, took time.Duration) bool {
 	if errors.As(err, new(*busyError)) {
 		return true
@@ -227,8 +226,8 @@ type wrongError struct{ what string }
 
 func (e *wrongError) Error() string { return e.what }
 
-// rounds waits until every bystander has done its thing so many more times, or
-// failed to within the bound.
+// rounds waits until every bystander has done its thing so many more times, or has exceeded
+// the bound.
 func (b *bystanders) rounds(n int64) {
 	b.t.Helper()
 	from := make([]int64, len(b.all))
@@ -237,7 +236,7 @@ func (b *bystanders) rounds(n int64) {
 	}
 	clustertest.Eventually(b.t, fmt.Sprintf("%d more rounds of the bystanders", n), func() error {
 		for i, one := range b.all {
-			// One more: the one under way may have begun before.
+			// One more: the round under way may have begun before.
 			if got := one.done.Load() - from[i]; got < n+1 {
 				return fmt.Errorf("%s did %d", one.name, got)
 			}
@@ -255,8 +254,8 @@ func (b *bystanders) end() {
 	}
 }
 
-// stop stops all of them and tells what they found: how it began for each of the
-// first few, and the names of the others.
+// stop stops all bystanders and reports what they found: for the first few how it began, and
+// the names of the others.
 func (b *bystanders) stop() {
 	b.t.Helper()
 	const told = 5
@@ -280,7 +279,7 @@ func (b *bystanders) stop() {
 	b.t.Logf("the longest that a bystander waited was %.1f s (%s); %.0f %% of the processors' time were left by others", worst.worst.Seconds(), worst.name, 100*(run.clock.now()-b.from).Seconds()/time.Since(b.began).Seconds())
 }
 
-// ask sends a request, and wants one of some statuses and a text in the answer.
+// ask sends a request, and expects one of some statuses and a text in the answer.
 func ask(ctx context.Context, hc *http.Client, method, url, body, want string, statuses ...int) error {
 	status, header, got, err := send(ctx, hc, method, url, body)
 	if err != nil {
@@ -304,8 +303,8 @@ func ask(ctx context.Context, hc *http.Client, method, url, body, want string, s
 	return refusal(method+" "+url, status, header, got)
 }
 
-// refusal is the error of an answer that is not one that was asked for: busyError
-// where it explains itself and says when to try again.
+// refusal returns the error for an unexpected answer: a busyError if it explains itself and
+// says when to try again.
 func refusal(what string, status int, header http.Header, got []byte) error {
 	said := fmt.Sprintf("%s answered %d: %.300s", what, status, bytes.TrimSpace(got))
 	var p api.Problem
@@ -319,7 +318,7 @@ func refusal(what string, status int, header http.Header, got []byte) error {
 	return &wrongError{said}
 }
 
-// askFramed sends a frame, and wants an answer of one kind.
+// askFramed sends a frame, and expects an answer of one kind.
 func askFramed(ctx context.Context, hc *http.Client, url string, body []byte, want frame.Kind) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
@@ -373,8 +372,8 @@ func do(hc *http.Client, req *http.Request) (int, http.Header, []byte, error) {
 	return resp.StatusCode, resp.Header, got, errors.Join(err, resp.Body.Close())
 }
 
-// allHealthy wants that a list of nodes has so many that are healthy, besides
-// whatever an attacker put there. It may take the bound until it has.
+// allHealthy expects a list of nodes to contain so many healthy ones, besides those that an
+// attacker added. It may take the bound until it does.
 func allHealthy(ctx context.Context, hc *http.Client, url string, want int) error {
 	status, header, body, err := send(ctx, hc, http.MethodGet, url, "")
 	if err != nil {
@@ -399,8 +398,8 @@ func allHealthy(ctx context.Context, hc *http.Client, url string, want int) erro
 	return nil
 }
 
-// hasLeader wants that a database node knows a leader. A slow machine may lose one, and
-// has another within the bound.
+// hasLeader expects a database node to know a leader. A slow machine may lose one, and has
+// another within the bound.
 func hasLeader(ctx context.Context, hc *http.Client, url string) error {
 	err := ask(ctx, hc, http.MethodGet, url+"/members", "", `"leader":"n`, http.StatusOK)
 	if wrong := new(wrongError); errors.As(err, &wrong) {
@@ -409,7 +408,7 @@ func hasLeader(ctx context.Context, hc *http.Client, url string) error {
 	return err
 }
 
-// ringHas wants that a cache node knows so many others at least.
+// ringHas expects a cache node to know at least so many others.
 func ringHas(ctx context.Context, hc *http.Client, url string, want int) error {
 	status, header, body, err := send(ctx, hc, http.MethodGet, url+"/stats", "")
 	if err != nil {

@@ -16,9 +16,9 @@ import (
 // jiffy is the unit of times in /proc.
 const jiffy = 10 * time.Millisecond
 
-// othersTime is how much of the processors that this process may use was taken by
-// processes other than this one and its children, since some time in the past; false
-// if that cannot be told. An interrupt is counted to the process that it interrupts.
+// othersTime returns how much time of the processors that this process may use was taken by
+// processes other than this one and its children, since some time in the past; false if that
+// is unknown. An interrupt counts for the process that it interrupts.
 func othersTime() (time.Duration, bool) {
 	all, err := processorsTime()
 	if err != nil {
@@ -42,8 +42,8 @@ func othersTime() (time.Duration, bool) {
 	return time.Duration(all) * jiffy, true
 }
 
-// processorsTime is how many jiffies programs, or another machine on the same
-// processors, have taken of those that this process may use.
+// processorsTime returns how many jiffies programs, or another machine on the same processors,
+// have taken of the processors that this process may use.
 func processorsTime() (all int64, err error) {
 	var mine unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &mine); err != nil {
@@ -75,8 +75,8 @@ func processorsTime() (all int64, err error) {
 	return all, lines.Err()
 }
 
-// processTime is the parent of a process, and how many jiffies that process and those of
-// its children that have ended took.
+// processTime returns the parent of a process, and how many jiffies the process and its ended
+// children took.
 func processTime(pid int) (parent int, took int64, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -100,7 +100,7 @@ func processTime(pid int) (parent int, took int64, err error) {
 	return parent, took, nil
 }
 
-// TestOthersTime: what this process does is not what others do.
+// TestOthersTime: the work of this process does not count as others'.
 func TestOthersTime(t *testing.T) {
 	_, before, err := processTime(os.Getpid())
 	if err != nil {

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// clock is what bystanders are judged by: time that other programs have taken the
-// processors for does not pass on it. What an attack makes the nodes do does, and so
-// does all that is waited for. Safe for concurrent use.
+// clock judges bystanders. Time for which other programs have taken the processors does not
+// pass on it. The work of the nodes, even if an attack causes it, and all waiting do pass. It
+// is safe for concurrent use.
 type clock struct {
 	end  context.CancelFunc
 	done chan struct{}
@@ -28,8 +28,8 @@ type alarm struct {
 	end context.CancelCauseFunc
 }
 
-// clockTick is how often the clock looks at what others do. shareMin is how much of the
-// time passes in any case: nothing is waited for for ever.
+// clockTick is how often the clock looks at what others do. shareMin is the least share of the
+// time that always passes, so that every wait ends.
 const (
 	clockTick = 250 * time.Millisecond
 	shareMin  = 1.0 / 12
@@ -73,7 +73,7 @@ func (c *clock) run(ctx context.Context) {
 	}
 }
 
-// tick notes what share of the time passes from now on, and rings.
+// tick records what share of the time passes from now on, and rings due alarms.
 func (c *clock) tick(share float64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,7 +87,7 @@ func (c *clock) tick(share float64) {
 	}
 }
 
-// now is how much time has passed.
+// now returns how much time has passed.
 func (c *clock) now() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -114,7 +114,7 @@ func (c *clock) within(parent context.Context, d time.Duration) (context.Context
 	}
 }
 
-// TestClock: what passes is the share that is left, and what waits is ended then.
+// TestClock: the remaining share passes, and waits end by it.
 func TestClock(t *testing.T) {
 	c := &clock{at: time.Now().Add(-time.Minute), share: 0.5, alarms: make(map[*alarm]struct{})}
 	if got := c.now(); got < 30*time.Second || got > 40*time.Second {

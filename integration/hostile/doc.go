@@ -1,13 +1,13 @@
-// Package hostile attacks clusters of real processes as a client or a stranger on
-// the peer port can, and shows that the others do not notice.
+// Package hostile attacks clusters of real processes, as a client or a stranger on the peer
+// port can, and shows that the other clients do not notice.
 //
-// It is a package of its own beside integration because what it proves is always
-// the same, whatever the attack was: docs/faults.md has the list.
+// It is a package of its own beside integration because every attack proves the same:
+// docs/faults.md has the list.
 //
 // # An attack
 //
-// Each attack has a world of its own: three database nodes, two cache nodes and an
-// admin, each a process.
+// Each attack has its own world: three database nodes, two cache nodes and an admin, each a
+// process.
 //
 //	world       is started; memory, goroutines and descriptors of every node are noted
 //	bystanders  put, read, list, and look at heartbeats, through every node, all the time
@@ -18,10 +18,10 @@
 //	            its log; all nodes end in order, start again, and have the same
 //	            history
 //
-// A bystander may be told 429 or 503, with a sentence and Retry-After, and tries
-// again; what it asked for must be done within the bound in any case. Only attacks
-// that fill up all connections of a node may also cut it off. A bystander's time passes
-// only as far as other programs leave the processors to the test (clock).
+// A bystander may be told 429 or 503, with a sentence and Retry-After, and tries again; its
+// request must still succeed within the bound. Only attacks that fill up all connections of a
+// node may also cut it off. A bystander's time passes only as far as other programs leave the
+// processors to the test (clock).
 //
 // # Running
 //
@@ -29,15 +29,15 @@
 //	ONCEKV_TEST_FULL=1 go test ./integration/hostile                # all of them
 //	ONCEKV_TEST_FULL=1 go test ./integration/hostile -v -attack '^raft'
 //
-// With the race detector the quick ones are all: it makes nodes slower and larger
-// than the verdict allows. All of them have a run of their own in .ci/run, without it.
+// With the race detector only the quick ones run: it makes nodes slower and larger than the
+// verdict allows. .ci/run runs all of them without it.
 //
 // # Invariants
 //
-//  1. Attackers and bystanders reach loopback addresses only, and every connection
-//     of theirs ends with the test.
+//  1. Attackers and bystanders reach only loopback addresses, and all their
+//     connections end with the test.
 //  2. An attack says how it went wrong in one sentence; it does not judge what the
 //     bystanders judge.
-//  3. Nothing is slept for. An attack holds until the bystanders have been served
-//     so many times more (attacker.hold), which takes longer on a slow machine.
+//  3. Nothing sleeps. An attack holds until the bystanders have been served so many
+//     times more (attacker.hold), which takes longer on a slow machine.
 package hostile

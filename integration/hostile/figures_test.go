@@ -8,7 +8,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// figures are what a node occupies.
+// figures are the resources that a node uses.
 type figures struct {
 	goroutines  int
 	descriptors int
@@ -22,18 +22,18 @@ func (f figures) String() string {
 
 type allFigures map[*clustertest.Process]figures
 
-// What a node may have more than before: connections that nodes keep to each other
-// for a while after a burst of requests that were forwarded, and a heap that varies by
-// itself. Attacks have hundreds of connections.
+// How much more a node may use afterwards: connections that nodes keep to each other for a
+// while after a burst of forwarded requests, and a heap that varies by itself. Attacks have
+// hundreds of connections.
 const (
 	goroutinesMore  = 150
 	descriptorsMore = 100
 	heapMore        = 96 << 20
-	// memoryMore is the most that an attack may take of a node's memory at any
-	// time: its budgets for bodies, values and lists, and as much garbage again.
+	// memoryMore bounds the memory that an attack may take of a node at any time: its budgets
+	// for bodies, values and lists, and as much garbage again.
 	memoryMore = 768 << 20
-	// settleTime is within what all that comes back: a minute and a half is the
-	// longest that any idle connection is kept.
+	// settleTime bounds the return to normal: an idle connection is kept for at most a minute
+	// and a half.
 	settleTime = 2 * time.Minute
 )
 
@@ -50,7 +50,7 @@ func figuresOf(n *clustertest.Process) (figures, error) {
 	return figures{goroutines: int(metrics["go_goroutines"]), descriptors: open, heap: int64(metrics["go_memstats_heap_inuse_bytes"]), anonymous: memory.Anonymous}, err
 }
 
-// figures are those of all nodes now.
+// figures returns the current figures of all nodes.
 func (w *world) figures() allFigures {
 	w.t.Helper()
 	all := allFigures{}
@@ -64,7 +64,7 @@ func (w *world) figures() allFigures {
 	return all
 }
 
-// memoryMax is how much memory each node may have during the attack.
+// memoryMax returns how much memory each node may have during the attack.
 func (f allFigures) memoryMax() map[*clustertest.Process]int64 {
 	limits := map[*clustertest.Process]int64{}
 	for n, was := range f {
@@ -73,7 +73,7 @@ func (f allFigures) memoryMax() map[*clustertest.Process]int64 {
 	return limits
 }
 
-// judgeFigures waits until every node occupies as much as before.
+// judgeFigures waits until every node uses as little as before.
 func (w *world) judgeFigures(before allFigures) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), settleTime)
@@ -109,7 +109,7 @@ func (w *world) judgeFigures(before allFigures) {
 	}
 }
 
-// collect makes a node collect its garbage soon, by making it make more.
+// collect makes a node collect its garbage soon, by making it produce more.
 func (w *world) collect(ctx context.Context, n *clustertest.Process) {
 	path := "/keys?limit=10000"
 	if n == w.admin {

@@ -24,9 +24,8 @@ func floodAttacks() []attack {
 	}
 }
 
-// descriptors opens more connections than nodes may have files, on both ports of
-// each, while puts make them cut their logs: a file that cannot be opened then is no
-// damaged disk.
+// descriptors opens more connections than nodes may have files, on both ports of each, while
+// puts make them cut their logs: if a file cannot be opened then, the disk is not damaged.
 func descriptors(a *attacker) {
 	for _, g := range a.w.targets(true) {
 		a.open(150, g.addr, "")
@@ -36,7 +35,7 @@ func descriptors(a *attacker) {
 	a.hold()
 }
 
-// descriptorsAtWork does the same with connections on which a request is at work.
+// descriptorsAtWork does the same with connections that have a request under way.
 func descriptorsAtWork(a *attacker) {
 	for _, g := range a.w.targets(true) {
 		path := g.api() + "/keys"
@@ -49,7 +48,7 @@ func descriptorsAtWork(a *attacker) {
 	a.hold()
 }
 
-// fillLogs puts until every log was cut a few times, as far as that is possible.
+// fillLogs puts until every log was cut a few times, as far as possible.
 func (a *attacker) fillLogs() {
 	value := strings.Repeat("v", 20_000)
 	for i := range 120 {
@@ -59,7 +58,7 @@ func (a *attacker) fillLogs() {
 	}
 }
 
-// silentConnections opens many and says nothing, or little.
+// silentConnections opens many connections and sends nothing, or little.
 func silentConnections(a *attacker) {
 	for _, g := range a.w.targets(true) {
 		a.open(400, g.addr, "")
@@ -68,8 +67,7 @@ func silentConnections(a *attacker) {
 	a.hold()
 }
 
-// connectAndGo connects and leaves at once, in the middle of a request, and after
-// it.
+// connectAndGo connects and disconnects at once, in the middle of a request, and after it.
 func connectAndGo(a *attacker) {
 	var wg sync.WaitGroup
 	for _, g := range a.w.targets(true) {
@@ -89,7 +87,7 @@ func connectAndGo(a *attacker) {
 	a.hold()
 }
 
-// resets ends frames, lines and uploads in their middle with a reset.
+// resets interrupts frames, lines and uploads with a reset.
 func resets(a *attacker) {
 	var wg sync.WaitGroup
 	for _, g := range a.w.servers(true) {

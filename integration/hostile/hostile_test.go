@@ -16,14 +16,14 @@ type attack struct {
 	plan plan
 
 	quick bool // run by every go test
-	// cuts is true where all connections of a node are taken: bystanders may then
-	// find a connection closed, and try again within the bound.
+	// cuts is true if the attack takes all connections of a node: bystanders may then find a
+	// connection closed, and try again within the bound.
 	cuts bool
-	// near runs the attack from the bystanders' own address too.
+	// near also runs the attack from the bystanders' own address.
 	near bool
 }
 
-// TestAttack runs every attack against a world of its own.
+// TestAttack runs every attack against its own world.
 func TestAttack(t *testing.T) {
 	wanted, err := regexp.Compile(run.attacks)
 	if err != nil {
@@ -57,8 +57,8 @@ func attacks() []attack {
 	return slices.Concat([]attack{peace}, raftAttacks(), starvingAttacks(), readerAttacks(), floodAttacks(), smugglingAttacks(), namingAttacks(), rangeAttacks(), rubbishAttacks())
 }
 
-// play runs one attack and judges it. from is the attacker's address, empty for
-// the bystanders'.
+// play runs one attack and judges it. from is the attacker's address, empty for the
+// bystanders'.
 func play(t *testing.T, a attack, from string) {
 	w := newWorld(t, a.plan)
 	before := w.figures()

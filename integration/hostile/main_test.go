@@ -12,7 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// options are the flags of a run and what TestMain prepares for it.
+// options are the flags of a run, and what TestMain prepares for it.
 type options struct {
 	attacks string
 	bound   time.Duration
@@ -22,7 +22,7 @@ type options struct {
 	clock *clock
 }
 
-// run is set by TestMain and never after it.
+// run is set by TestMain and never changed after that.
 var run options
 
 func TestMain(m *testing.M) {

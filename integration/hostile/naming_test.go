@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// namingAttacks use names of hosts: in the requests of a browser that was made to
-// believe in them, and in URLs that a node is told to use.
+// namingAttacks use host names: in the requests of a browser that was deceived about them, and
+// in URLs that a node is told to use.
 func namingAttacks() []attack {
 	return []attack{
 		{name: "foreign-host", quick: true, run: foreignHost},
@@ -19,7 +19,7 @@ func namingAttacks() []attack {
 	}
 }
 
-// foreignHosts are names under which no node of the world is known.
+// foreignHosts are names that no node of the world has.
 func foreignHosts() []string {
 	return []string{
 		"attacker.example", "attacker.example:11000", "ATTACKER.example.", "127.0.0.1.attacker.example", "localhost.attacker.example",
@@ -28,13 +28,13 @@ func foreignHosts() []string {
 	}
 }
 
-// ownHosts are names that are fine without any setting.
+// ownHosts are names that work without any setting.
 func ownHosts() []string {
 	return []string{"127.0.0.1", "127.0.0.1:9", "[::1]", "[::1]:11000", "localhost", "LOCALHOST", "localhost:5551", "10.1.2.3:80", "[2001:db8::1]:80"}
 }
 
-// foreignHost sends requests as a page of another site does after its name was made
-// to mean this machine. Only the answers that tell nothing may be had.
+// foreignHost sends requests like a page of another site whose name was pointed at this
+// machine. It must get only answers that reveal nothing.
 func foreignHost(a *attacker) {
 	var tries []hostTry
 	for _, g := range a.w.targets(false) {
@@ -70,7 +70,7 @@ func (a *attacker) tryHost(h hostTry) {
 	}
 }
 
-// hostRoutes are requests of each kind of route.
+// hostRoutes returns requests for each kind of route.
 func hostRoutes(g target, i int) []string {
 	if g.kind == peer {
 		return []string{"GET /oncekv/identity", "POST /oncekv/members", "POST /raft", "GET /raft/probing"}
@@ -91,7 +91,7 @@ func absolute(line, host string) string {
 	return method + " http://" + host + path
 }
 
-// browserRequest is what a browser sends for a page of host.
+// browserRequest returns what a browser sends for a page of host.
 func browserRequest(line, at, host string) string {
 	body := ""
 	if !strings.HasPrefix(line, "GET ") {
@@ -100,7 +100,7 @@ func browserRequest(line, at, host string) string {
 	return fmt.Sprintf("%s HTTP/1.1\r\nHost: %s\r\nOrigin: http://%s\r\nSec-Fetch-Site: same-origin\r\nConnection: close\r\n%s\r\nx", line, at, host, body)
 }
 
-// openHosts tries what has to go on: probes by any name, and all of our own names.
+// openHosts tries what must still work: probes by any name, and all of our own names.
 func (a *attacker) openHosts() {
 	for _, g := range a.w.servers(false) {
 		for _, path := range []string{"/livez", "/readyz", "/ping"} {
@@ -118,7 +118,7 @@ func (a *attacker) openHosts() {
 	}
 }
 
-// badURLs are what no node may be told to connect to.
+// badURLs are URLs that no node may be told to connect to.
 func badURLs() []string {
 	return []string{
 		"http://user:secret@127.0.0.1:9", "http://user@127.0.0.1:9", "http://@127.0.0.1:9", "http://127.0.0.1:9/?x=1", "http://127.0.0.1:9?x", "http://127.0.0.1:9/#f", "http://127.0.0.1:9#f",
@@ -129,7 +129,7 @@ func badURLs() []string {
 	}
 }
 
-// hostileURLs gives nodes URLs that they must not take.
+// hostileURLs gives nodes URLs that they must not accept.
 func hostileURLs(a *attacker) {
 	d := a.w.DBs[0]
 	for i, bad := range badURLs() {
@@ -156,8 +156,8 @@ func quoted(s string) string {
 	return `"` + strings.NewReplacer("\r", `\r`, "\n", `\n`, "\x00", `\u0000`).Replace(s) + `"`
 }
 
-// redirects registers a member and a cache node that redirect everybody elsewhere:
-// nobody may follow.
+// redirects registers a member and a cache node that redirect everybody elsewhere: nobody may
+// follow.
 func redirects(a *attacker) {
 	var followed, asked atomic.Int64
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed.Add(1) }))

@@ -25,13 +25,13 @@ func poll(ctx context.Context, ok func() error) error {
 	}
 }
 
-// lonely makes a connection for each request.
+// lonely opens a connection for each request.
 var lonely = &http.Client{
 	Transport:     &http.Transport{DisableKeepAlives: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// fetch gets a URL over a connection of its own.
+// fetch gets a URL over its own connection.
 func fetch(ctx context.Context, url string) (status int, body []byte, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -20,8 +20,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// raftAttacks are those of a stranger on the peer port, who knows what anybody may
-// ask there: the ids of all members and of their cluster.
+// raftAttacks come from a stranger on the peer port, who knows what anybody may ask there: the
+// ids of all members and of their cluster.
 func raftAttacks() []attack {
 	liar := func(lies func(p *peers) []raftpb.Message) func(*attacker) {
 		return func(a *attacker) {
@@ -84,8 +84,8 @@ func (a *attacker) learn() *peers {
 	return p
 }
 
-// tell posts a message to whom it is for, or to everybody. What the node answers is
-// its own affair: it has to live on.
+// tell posts a message to its receiver, or to everybody. The node may answer anything, but
+// must survive.
 func (p *peers) tell(m raftpb.Message) {
 	body, err := m.Marshal()
 	if err != nil {
@@ -122,7 +122,7 @@ func (p *peers) post(d *clustertest.Process, from uint64, body []byte) {
 	_ = resp.Body.Close()
 }
 
-// headers are those that rafthttp wants.
+// headers returns the headers that rafthttp expects.
 func (p *peers) headers(from uint64) map[string]string {
 	return map[string]string{
 		"Content-Type":          "application/protobuf",
@@ -133,12 +133,12 @@ func (p *peers) headers(from uint64) map[string]string {
 	}
 }
 
-// terms are those that no cluster ever reaches.
+// absurdNumbers are terms that no cluster ever reaches.
 func absurdNumbers() []uint64 {
 	return []uint64{math.MaxUint64, math.MaxUint64 - 1, 1 << 63, math.MaxInt64, 1 << 56, 1 << 48}
 }
 
-// everyType is every kind of message that goes between members.
+// everyType returns every kind of message between members.
 func everyType() []raftpb.MessageType {
 	var all []raftpb.MessageType
 	for n := range raftpb.MessageType_name {
@@ -172,7 +172,8 @@ func (p *peers) absurdCommits() (lies []raftpb.Message) {
 	return lies
 }
 
-// strangeSenders are messages of nobody, for somebody else, and of oneself.
+// strangeSenders returns messages from nobody, for somebody else, and from the receiver
+// itself.
 func (p *peers) strangeSenders() (lies []raftpb.Message) {
 	for _, t := range everyType() {
 		for _, from := range []uint64{0, 1, 0xdeadbeef, math.MaxUint64, math.MaxUint64 - 1} {
@@ -266,7 +267,7 @@ func (p *peers) absurdSnapshots() (lies []raftpb.Message) {
 	return lies
 }
 
-// raftRubbish posts what is no message, and messages that are too large.
+// raftRubbish posts what is not a message, and messages that are too large.
 func raftRubbish(a *attacker) {
 	p := a.learn()
 	for _, d := range a.w.DBs {
@@ -297,7 +298,7 @@ func (a *attacker) peerTargets() (targets []target) {
 	return targets
 }
 
-// head is the first lines of a request on the peer port, without the empty one.
+// head returns the first lines of a request on the peer port, without the empty one.
 func (p *peers) head(line string, g target, from uint64) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\r\nHost: %s\r\nOncekv-Cluster: %016x\r\n", line, g.addr, p.cluster)
@@ -307,8 +308,8 @@ func (p *peers) head(line string, g target, from uint64) string {
 	return b.String()
 }
 
-// raftStreams opens streams of other members, which take the place of theirs, and
-// reads nothing of them.
+// raftStreams opens streams in the names of other members, which replace theirs, and reads
+// nothing from them.
 func raftStreams(a *attacker) {
 	p := a.learn()
 	for round := range 3 {
@@ -326,8 +327,7 @@ func raftStreams(a *attacker) {
 	a.hold()
 }
 
-// raftRemotes tells nodes of peers that are none of theirs: they must not connect
-// there.
+// raftRemotes tells nodes of false peers: they must not connect there.
 func raftRemotes(a *attacker) {
 	p := a.learn()
 	sink := newSink(a)
@@ -379,7 +379,7 @@ func peerRequests(a *attacker) {
 	}
 }
 
-// sink is a server where nobody has any business. It counts who comes.
+// sink is a server that nobody should contact. It counts who does.
 type sink struct {
 	url string
 	ln  net.Listener

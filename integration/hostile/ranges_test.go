@@ -7,16 +7,15 @@ import (
 	"time"
 )
 
-// rangeAttacks ask for parts of values that make no sense.
+// rangeAttacks ask for impossible parts of values.
 func rangeAttacks() []attack {
 	return []attack{{name: "ranges", quick: true, run: ranges}}
 }
 
-// rangeCase is a Range by RFC 9110 §14, and what comes back of a value of so many
-// bytes. A node may ignore what it does not understand, and answer with all of it:
-// whole is for that. An empty value has no part that could be asked for; net/http
-// answers 200 to most of that, which is as good. Only a range that makes sense, and
-// cannot be satisfied, must tell the size in its 416.
+// rangeCase is a Range by RFC 9110 §14, and the answer for a value of so many bytes. A node
+// may ignore what it does not understand, and answer with the whole value: that is "whole". An
+// empty value has no parts; net/http usually answers 200, which is as good. Only a valid range
+// that cannot be satisfied must tell the size in its 416.
 type rangeCase struct {
 	size  int
 	value string
@@ -37,8 +36,7 @@ func rangeCases() []rangeCase {
 	}
 }
 
-// ranges tries every case on a database and a cache node, cold and warm, with GET
-// and HEAD.
+// ranges tries every case on a database and a cache node, cold and warm, with GET and HEAD.
 func ranges(a *attacker) {
 	for _, size := range []int{0, 1, 10} {
 		put := fmt.Sprintf("PUT /key/range/%d HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", size, a.w.DBs[0].Addr, size, "0123456789"[:size])

@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// readerAttacks ask, and do not read what they are told.
+// readerAttacks ask, and do not read the answers.
 func readerAttacks() []attack {
 	return []attack{
 		{name: "deaf-readers", near: true, run: deafReaders},
@@ -46,8 +46,8 @@ func deafLargeValues(a *attacker) {
 	a.hold()
 }
 
-// deafBatches sends lines of puts and gets, and never reads a result: of gets more than
-// what the kernel keeps for those who do not read, which is over 2 MiB.
+// deafBatches sends lines of puts and gets, and never reads a result: for gets, more than the
+// kernel buffers for a connection, which is over 2 MiB.
 func deafBatches(a *attacker) {
 	var puts, gets strings.Builder
 	for i := range 200 {
@@ -66,8 +66,8 @@ func deafBatches(a *attacker) {
 	a.hold()
 }
 
-// madeUpCaches registers a thousand cache nodes that do not exist at each database
-// node, reads none of the lists that come back, and asks for more of them.
+// madeUpCaches registers a thousand cache nodes that do not exist at each database node, reads
+// none of the lists that come back, and asks for more of them.
 func madeUpCaches(a *attacker) {
 	for round := range 2 {
 		for _, d := range a.w.DBs {
@@ -89,7 +89,7 @@ func heartbeat(addr, body string) string {
 	return fmt.Sprintf("POST /caches HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", addr, len(body), body)
 }
 
-// post sends a body and does not care what becomes of it.
+// post sends a body and ignores the result.
 func (a *attacker) post(url string, body []byte) {
 	ctx, cancel := context.WithTimeout(a.ctx, run.bound)
 	defer cancel()

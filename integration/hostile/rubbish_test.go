@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// rubbishAttacks send what is no request, or one that is out of all proportion.
+// rubbishAttacks send what is not a request, or one out of all proportion.
 func rubbishAttacks() []attack {
 	return []attack{
 		{name: "rubbish", quick: true, run: rubbish},
@@ -25,7 +25,7 @@ func rubbishAttacks() []attack {
 	}
 }
 
-// rubbish talks other protocols to every listener.
+// rubbish speaks other protocols to every listener.
 func rubbish(a *attacker) {
 	var wg sync.WaitGroup
 	for _, g := range a.w.targets(false) {
@@ -41,7 +41,7 @@ func rubbish(a *attacker) {
 	wg.Wait()
 }
 
-// talk says something that must be refused, as a fault of whoever says it.
+// talk sends something that must be refused, as an error of the sender.
 func (a *attacker) talk(g target, what, text string) {
 	got, err := a.request(g.addr, text, 20*time.Second)
 	if err != nil {
@@ -64,7 +64,7 @@ func random(n int) []byte {
 	return b
 }
 
-// sayHello begins TLS where there is none.
+// sayHello starts TLS where there is none.
 func (a *attacker) sayHello(g target) {
 	c, err := a.dial(g.addr, false)
 	if err != nil {
@@ -150,7 +150,7 @@ func manyHeaders(n int) string {
 	return b.String()
 }
 
-// hugeRequests sends parameters and tokens that are as long as they may get.
+// hugeRequests sends parameters and tokens of the maximal length.
 func hugeRequests(a *attacker) {
 	long := strings.Repeat("a", 50_000)
 	token := base64.RawURLEncoding.EncodeToString(random(30_000))
@@ -200,7 +200,7 @@ func jsonBombs(a *attacker) {
 	a.hold()
 }
 
-// brokenFrames sends frames that are none, on every route of frames.
+// brokenFrames sends malformed frames on every route for frames.
 func brokenFrames(a *attacker) {
 	frames := map[string]string{
 		"length 0":        "\x00\x00\x00\x00",

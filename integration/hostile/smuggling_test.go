@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// smugglingAttacks send the rest of a body after its answer came early: it must
-// never be run as requests.
+// smugglingAttacks send the rest of a body after an early answer: it must never be run as
+// requests.
 func smugglingAttacks() []attack {
 	return []attack{
 		{name: "smuggled-bodies", run: smuggledBodies},
@@ -20,7 +20,7 @@ func smugglingAttacks() []attack {
 	}
 }
 
-// early is a request that may be answered before its body is there.
+// early is a request that may be answered before its body has arrived.
 type early struct {
 	g       target
 	method  string
@@ -33,7 +33,7 @@ func (e early) String() string {
 	return fmt.Sprintf("%s %s at the %s (%s) with %.60q %.40q", e.method, e.path, e.g, e.g.kind, e.framing, e.headers)
 }
 
-// framings are how a body can be announced and not come.
+// framings are ways to announce a body that does not come.
 func framings() []string {
 	return []string{
 		"Transfer-Encoding: chunked\r\n\r\n",
@@ -46,7 +46,7 @@ func framings() []string {
 	}
 }
 
-// routes are all of the listener's that take a body, and some that do not.
+// routesOf returns all routes of the listener that take a body, and some that do not.
 func routesOf(g target) []string {
 	common := []string{"GET /ping", "GET /readyz", "GET /stats", "POST /nothing", "POST /ping", "GET /metrics", "DELETE /key/x", "BREW /pot", "OPTIONS *"}
 	api := []string{"PUT /key/early", "PUT /key?key=early", "PUT /key?nonsense=1", "POST /key", "POST /keys", "POST /keys/get", "POST /keys?x=1", "GET /key/" + seedKey(0), "GET /keys", "GET /changes", "POST /members", "DELETE /members/nobody", "POST /members/nobody/promote", "POST /leader", "POST /caches"}
@@ -78,8 +78,8 @@ func variations() []string {
 	}
 }
 
-// smuggledBodies sends every request of every kind of node, waits for its answer
-// however long that takes, and sends a put as the rest of its body.
+// smuggledBodies sends every request of every kind of node, waits for its answer however long
+// that takes, and sends a put as the rest of its body.
 func smuggledBodies(a *attacker) {
 	var all []early
 	for _, g := range a.w.targets(false) {
@@ -109,8 +109,8 @@ func smuggledEarly(a *attacker) {
 	a.smuggle(all, 3*time.Second)
 }
 
-// smuggle tries all at the same time. wait is how long an answer may take; then
-// the rest is sent without it.
+// smuggle tries all at the same time. wait bounds the wait for an answer; then the rest is
+// sent without it.
 func (a *attacker) smuggle(all []early, wait time.Duration) {
 	var wg sync.WaitGroup
 	for i, e := range all {
@@ -136,21 +136,21 @@ func (a *attacker) smuggleOne(e early, key string, wait time.Duration) {
 	r := bufio.NewReader(c)
 	_, first := finalAnswer(r, e.method)
 	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
-	// Wherever a node takes puts: the admin does below /api, and the peer port
-	// nowhere, but what reaches another listener counts too.
+	// A put wherever a node accepts one: the admin does below /api, the peer port nowhere; but
+	// one that reaches another listener counts too.
 	put := fmt.Sprintf("PUT %s/key?key=%s HTTP/1.1\r\nHost: %s\r\nContent-Length: 1\r\n\r\nx", e.g.api(), key, e.g.addr)
 	_, _ = io.WriteString(c, put+"\r\n\r\n"+put)
 	if !first { // it waited for more of the body
 		_, first = finalAnswer(r, e.method)
 	}
-	// That the rest is no request may be said, with 400.
+	// The node may answer 400 because the rest is not a request.
 	if again, ok := finalAnswer(r, http.MethodPut); first && ok && again.status != http.StatusBadRequest {
 		a.fail("the rest of the body of %v was run as a request, and answered with %v", e, again)
 	}
 }
 
-// finalAnswer reads an answer, and those before it that are not the last one to
-// their request; false if there is none, or it breaks off.
+// finalAnswer reads an answer, and the preliminary ones before it; false if there is none, or
+// it breaks off.
 func finalAnswer(r *bufio.Reader, method string) (answer, bool) {
 	for {
 		got, err := readAnswer(r, method)
@@ -160,8 +160,8 @@ func finalAnswer(r *bufio.Reader, method string) (answer, bool) {
 	}
 }
 
-// twoEnds is a framing of which RFC 9112 says what it means: the chunks count. It may
-// be taken, and ends the connection.
+// twoEnds is a framing that RFC 9112 defines: the chunks count. A node may accept it, and then
+// closes the connection.
 const twoEnds = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"
 
 // ambiguousFraming sends requests whose end two readers may see at two places.

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// starvingAttacks take what requests need, by beginning many that never get on.
+// starvingAttacks take what requests need, by starting many that never progress.
 func starvingAttacks() []attack {
 	return []attack{
 		{name: "slow-json", quick: true, near: true, run: slowJSON},
@@ -28,8 +28,8 @@ func starvingAttacks() []attack {
 
 const framesType = "application/vnd.oncekv.batch"
 
-// slowJSON sends JSON bodies slowly: of the largest size that there may be, and then
-// of ever smaller ones, which take what the others left of the memory.
+// slowJSON sends JSON bodies slowly: first of the largest possible size, then of ever smaller
+// ones, which take the rest of the memory.
 func slowJSON(a *attacker) {
 	for _, g := range a.w.servers(true) {
 		head := fmt.Sprintf("POST %s/key HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n", g.api(), g.addr)
@@ -54,7 +54,7 @@ func slowUploads(a *attacker) {
 	a.hold()
 }
 
-// slowLargeUploads sends more than a chunk of each value first.
+// slowLargeUploads first sends more than a chunk of each value.
 func slowLargeUploads(a *attacker) {
 	for _, g := range a.w.servers(true) {
 		head := fmt.Sprintf("PUT %s/key/slow/large HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", g.api(), g.addr, 1<<30)
@@ -63,8 +63,8 @@ func slowLargeUploads(a *attacker) {
 	a.hold()
 }
 
-// silent begins many requests whose answers come while their bodies are sent, and
-// sends the first half of something; some of them send a byte now and then.
+// silent starts many requests whose answers come while their bodies are sent, and sends the
+// first half of something; some of them send a byte now and then.
 func silent(path, contentType, half string) func(*attacker) {
 	return func(a *attacker) {
 		for _, g := range a.w.servers(true) {
@@ -77,7 +77,7 @@ func silent(path, contentType, half string) func(*attacker) {
 	}
 }
 
-// silentPeerStreams makes streams between cache nodes, and says nothing on them.
+// silentPeerStreams opens streams between cache nodes, and sends nothing on them.
 func silentPeerStreams(a *attacker) {
 	for _, c := range a.w.Caches {
 		a.open(100, c.Addr, fmt.Sprintf("GET /peer/stream HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: oncekv-peer/1\r\n\r\n", c.Addr))
@@ -95,12 +95,11 @@ func slowHeartbeats(a *attacker) {
 	a.hold()
 }
 
-// silence is the longest that a node waits for the next byte of a request, and
-// some more.
+// silence is a little longer than a node waits for the next byte of a request.
 const silence = 45 * time.Second
 
-// halfSent sends the first half of every kind of request to every listener: the
-// node has to close each of the connections by itself.
+// halfSent sends the first half of every kind of request to every listener: the node must
+// close each of the connections by itself.
 func halfSent(a *attacker) {
 	type half struct {
 		g    target

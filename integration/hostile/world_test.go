@@ -18,7 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// plan is what an attack asks of its world.
+// plan is what an attack needs of its world.
 type plan struct {
 	flags      []string // of every database node
 	cacheFlags []string // of every cache node
@@ -38,7 +38,7 @@ type world struct {
 	admin *clustertest.Process
 }
 
-// kind of a listener.
+// kind is the kind of a listener.
 type kind string
 
 const (
@@ -82,8 +82,8 @@ func newWorld(t *testing.T, p plan) *world {
 	return w
 }
 
-// logs is a directory for what the nodes write. What is wrong with it is told in
-// sentences; -keep is for the rest.
+// logs is a directory for the nodes' logs. Failures are reported in sentences; -keep is for
+// the rest.
 func (w *world) logs() string {
 	w.t.Helper()
 	if run.keep == "" {
@@ -96,10 +96,10 @@ func (w *world) logs() string {
 	return dir
 }
 
-// all are the nodes of every kind.
+// all returns the nodes of every kind.
 func (w *world) all() []*clustertest.Process { return append(w.All(), w.admin) }
 
-// targets are one listener of each kind, or all there are.
+// targets returns one listener of each kind, or all.
 func (w *world) targets(all bool) []target {
 	var targets []target
 	for _, n := range w.DBs {
@@ -124,7 +124,7 @@ func (w *world) targets(all bool) []target {
 	return one
 }
 
-// servers are the targets that take keys, below the prefix of keyPrefix.
+// servers returns the targets that take keys, below the prefix of keyPrefix.
 func (w *world) servers(all bool) []target {
 	var servers []target
 	for _, g := range w.targets(all) {
@@ -135,7 +135,7 @@ func (w *world) servers(all bool) []target {
 	return servers
 }
 
-// api is what a listener's routes of keys are below.
+// api returns the path prefix of a listener's routes of keys.
 func (g target) api() string {
 	if g.kind == admin {
 		return "/api"
@@ -174,8 +174,8 @@ func (w *world) seed(largeBytes int64) {
 	}
 }
 
-// judgeLogs fails the test where a node has ended, has logged an error, or has
-// written past its log.
+// judgeLogs fails the test if a node has ended, has logged an error, or has written past its
+// log.
 func (w *world) judgeLogs() {
 	w.t.Helper()
 	for _, n := range w.all() {
@@ -187,12 +187,12 @@ func (w *world) judgeLogs() {
 	}
 }
 
-// logLinesMax is how many lines an attack may make a node write: an attacker
-// must not fill the disk with them.
+// logLinesMax is how many lines an attack may make a node write: an attacker must not fill the
+// disk with them.
 const logLinesMax = 2000
 
-// strange are lines of the runtime, and of a library that does not write to the
-// node's log. What a node says of itself at its start is none of them.
+// strange matches lines of the runtime, and of a library that does not write to the node's
+// log. It does not match what a node writes at its start.
 var strange = regexp.MustCompile(`^(\d{4}/\d\d/\d\d |panic: |fatal error: |goroutine \d)`)
 
 func (w *world) judgeLog(n *clustertest.Process) {
@@ -222,8 +222,8 @@ func (w *world) judgeLog(n *clustertest.Process) {
 	}
 }
 
-// why is the line of a log that says why the node stopped: that of a panic, or its own
-// last word, or the last line.
+// why returns the line of a log that says why the node stopped: that of a panic, or the node's
+// own, or the last.
 func why(log string) string {
 	last := "it wrote nothing"
 	for line := range strings.Lines(log) {
@@ -235,8 +235,8 @@ func why(log string) string {
 	return fmt.Sprintf("%.500s", last)
 }
 
-// judgeRestart ends all nodes in order and starts them again: nothing that the
-// attack left on disk may keep them from it, and all have the same history.
+// judgeRestart stops all nodes in order and starts them again: nothing that the attack left on
+// disk may prevent that, and all have the same history.
 func (w *world) judgeRestart() {
 	w.t.Helper()
 	revision := uint64(0)
@@ -268,8 +268,8 @@ func (w *world) judgeRestart() {
 	w.judgeSeeds()
 }
 
-// judgeHistory wants the same history on all database nodes, with all that was
-// there before.
+// judgeHistory expects the same history on all database nodes, with everything that was there
+// before.
 func (w *world) judgeHistory(before uint64) {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), restartTime)
@@ -295,11 +295,11 @@ func (w *world) judgeHistory(before uint64) {
 	}
 }
 
-// restartTime is within what a node that was started again has to be as before.
+// restartTime bounds how long a restarted node takes to be as before.
 const restartTime = 30 * time.Second
 
-// readyAgain waits until all nodes that were started again say that they are
-// ready; one that ends instead, or takes too long, is told of.
+// readyAgain waits until all restarted nodes are ready; it reports a node that ends instead,
+// or takes too long.
 func (w *world) readyAgain() bool {
 	w.t.Helper()
 	ok := true
@@ -327,7 +327,7 @@ func (w *world) readyAgain() bool {
 	return ok
 }
 
-// judgeSeeds reads what was there before the attack from every node.
+// judgeSeeds reads from every node what was there before the attack.
 func (w *world) judgeSeeds() {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
