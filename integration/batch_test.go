@@ -15,8 +15,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// postLines sends lines to POST /keys as they are made and calls got for each
-// result as it comes.
+// postLines sends lines to POST /keys as they are made, and calls got for each result as it
+// comes.
 func postLines(t testing.TB, base string, lines int, line func(i int) string, got func(i int, r api.BatchResult)) {
 	t.Helper()
 	body, feed := io.Pipe()
@@ -59,9 +59,8 @@ func postLines(t testing.TB, base string, lines int, line func(i int) string, go
 	<-sent
 }
 
-// TestBatch sends lines through a follower or leader and through a cache: a
-// client that waits for each result before it sends the next line, and one that
-// sends everything before it reads.
+// TestBatch sends lines through a follower or leader and through a cache: one client waits for
+// each result before it sends the next line, another sends everything before it reads.
 func TestBatch(t *testing.T) {
 	c := clustertest.Start(t, 3, 1)
 	for _, base := range []string{c.DBs[0].URL(), c.DBs[2].URL(), c.Caches[0].URL()} {
@@ -106,8 +105,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// TestBatch_NodeStops: the stream through a node that stops ends with a line
-// that says where; sent on to another node from there, every line is put once.
+// TestBatch_NodeStops: the stream through a stopping node ends with a line that says where. If
+// the client resumes there at another node, every line is put once.
 func TestBatch_NodeStops(t *testing.T) {
 	t.Parallel()
 	c := clustertest.Start(t, 3, 0)
@@ -161,8 +160,8 @@ func TestBatch_NodeStops(t *testing.T) {
 	}
 }
 
-// BenchmarkBatch puts 200,000 keys of 32 bytes with values of 256 in one
-// request, on a cluster of three in this process.
+// BenchmarkBatch puts 200,000 keys of 32 bytes with values of 256 in one request, on a cluster
+// of three in this process.
 func BenchmarkBatch(b *testing.B) {
 	c := clustertest.Start(b, 3, 1)
 	value := strings.Repeat("v", 256-16)

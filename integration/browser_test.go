@@ -16,13 +16,13 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// downWithin is when the page has to show a dead node as down. On a machine of
-// its own that takes up to 3 s; without the page's own clock it would take as
-// long as TCP is patient, which is minutes.
+// downWithin is when the page must show a dead node as down. On a free machine that takes up
+// to 3 s; without the page's own clock it would take as long as TCP's timeout, which is
+// minutes.
 const downWithin = 30 * time.Second
 
-// tour is one person's way through the admin's page, in a real browser, in
-// front of a cluster of real processes.
+// tour is one user's way through the admin's page, in a real browser, in front of a cluster of
+// real processes.
 type tour struct {
 	*page
 	cluster *clustertest.Processes
@@ -81,15 +81,14 @@ func (v *tour) show(view string) {
 	v.sees(1, hook("nav-"+view, "[aria-current=page]"))
 }
 
-// leads waits until a node's card on the overview has the leader's mark, and no
-// other has.
+// leads waits until a node's card on the overview has the leader's mark, and no other has it.
 func (v *tour) leads(n *clustertest.Process) {
 	v.t.Helper()
 	v.sees(1, hook("db-card", "[data-role=leader][data-name="+n.Name+"] ")+hook("leader-mark", ""))
 	v.sees(1, hook("db-card", " ")+hook("leader-mark", ""))
 }
 
-// The key has everything in its name that a URL could trip over.
+// The key contains everything over which a URL could trip.
 const (
 	tourKey   = "tour/v1.2.3/..//a b+c%41&d=e#ü?.txt"
 	tourValue = "The first put wins.\n"
@@ -111,7 +110,7 @@ func (v *tour) keys() {
 	v.clean("three puts")
 }
 
-// put fills the form and waits for what becomes of it.
+// put fills the form and waits for the outcome.
 func (v *tour) put(key, value, outcome string) {
 	v.t.Helper()
 	v.fill(hook("put-key", ""), key)
@@ -266,7 +265,7 @@ func (v *tour) deadCache() {
 	v.sees(3, hook("cache-card", "[data-status=up]"))
 }
 
-// A node that hangs does not even refuse a connection.
+// A hanging node does not even refuse a connection.
 func (v *tour) hanging() {
 	cache := v.cluster.Caches[0]
 	card := hook("cache-card", "[data-name="+cache.Name+"]")
@@ -315,7 +314,7 @@ func (v *tour) transfer() {
 	v.leads(next)
 }
 
-// With one of three voters dead, the guard must not let a live one go.
+// With one of three voters dead, the guard must not let a live one be removed.
 func (v *tour) refusal() {
 	v.show("members")
 	followers := v.followers()
@@ -378,8 +377,8 @@ func (v *tour) theme() {
 	v.sees(0, "html.dark")
 }
 
-// The page tells the truth while a cluster goes down node by node, and finds back
-// by itself when it comes up again: nobody loads anything anew.
+// The page tells the truth while a cluster goes down node by node, and recovers by itself when
+// it comes up again: nobody reloads anything.
 func TestBrowser_Outage(t *testing.T) {
 	chromium(t)
 	cluster := clustertest.NewProcesses(t, bin, 3, 1)

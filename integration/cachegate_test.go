@@ -17,9 +17,9 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// gate stands between one cache node and a database node, as the only database
-// node that the cache knows: it counts what the cache reads, can hold reads
-// back, and can tell the cache of other peers than there are.
+// gate stands between a cache node and a database node, as the only database node that the
+// cache node knows. It counts the cache node's reads, can hold reads back, and can tell the
+// cache node of made-up peers.
 type gate struct {
 	server *httptest.Server
 	proxy  *httputil.ReverseProxy
@@ -79,8 +79,8 @@ func (g *gate) enter(key string) (held chan struct{}) {
 	return nil
 }
 
-// leave comes before the next read of a cache node that waits for the answer:
-// small answers are sent when the handler has returned.
+// leave runs before the next read of a cache node that waits for the answer: small answers are
+// sent when the handler returns.
 func (g *gate) leave(key string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -108,8 +108,8 @@ func (g *gate) reads(key string) (total, most int) {
 	return g.total[key], g.most[key]
 }
 
-// rewrite makes this gate the only database node that a heartbeat's answer
-// names, so that no read goes past it.
+// rewrite makes this gate the only database node in a heartbeat's answer, so that no read
+// bypasses it.
 func (g *gate) rewrite(resp *http.Response) error {
 	if resp.Request.URL.Path != "/caches" || resp.StatusCode != http.StatusOK {
 		return nil
@@ -135,15 +135,15 @@ func (g *gate) rewrite(resp *http.Response) error {
 	return err
 }
 
-// gated is one database node, and cache nodes that reach it through a gate each.
+// gated is one database node, and cache nodes that each reach it through a gate.
 type gated struct {
 	database *clustertest.Process
 	gates    []*gate
 	caches   []*clustertest.Process
 }
 
-// startGated starts a database node and three cache nodes; or, when they are to
-// be told of other peers than there are, as many as told returns lists of them.
+// startGated starts a database node and three cache nodes or, with told, one for each list of
+// made-up peers that told returns.
 func startGated(t *testing.T, told func(caches []*clustertest.Process) [][]string) *gated {
 	t.Helper()
 	p := clustertest.NewProcesses(t, bin, 1, 3)

@@ -15,7 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// latencies of one phase of a load.
+// latencies holds the latencies of one phase of a load.
 type latencies struct {
 	mu   sync.Mutex
 	took []time.Duration
@@ -40,9 +40,8 @@ func (l *latencies) String() string {
 	return fmt.Sprintf("%d reads, p50 %v, p99 %v, max %v", len(l.took), at(.5), at(.99), at(1))
 }
 
-// cacheLoad reads keys, half of them set and half not (so that there is always
-// something to ask owners and databases for), with workers that go on until it
-// is stopped.
+// cacheLoad reads keys until it is stopped. Half of them are set and half are not, so that
+// there is always something to ask owners and databases for.
 type cacheLoad struct {
 	t       *testing.T
 	want    map[string]string // the keys that are set
@@ -64,8 +63,7 @@ func newCacheLoad(t *testing.T, name string, want map[string]string, workers int
 	return l
 }
 
-// directLoad is of HTTP clients that know one cache node each and do not try
-// again.
+// directLoad uses HTTP clients that know one cache node each and do not retry.
 func directLoad(t *testing.T, want map[string]string, caches ...*clustertest.Process) *cacheLoad {
 	const each = 4
 	return newCacheLoad(t, "direct clients", want, each*len(caches), func(i int) func(key, want string) error {
@@ -75,7 +73,7 @@ func directLoad(t *testing.T, want map[string]string, caches ...*clustertest.Pro
 	})
 }
 
-// clientLoad is of a Go client that knows all cache nodes.
+// clientLoad uses a Go client that knows all cache nodes.
 func clientLoad(t *testing.T, want map[string]string, caches ...*clustertest.Process) *cacheLoad {
 	cl := clustertest.Client(t, clustertest.URLs(caches...)...)
 	return newCacheLoad(t, "Go client", want, 4, func(int) func(key, want string) error {
@@ -114,14 +112,14 @@ func (l *cacheLoad) work(worker int, read func(key, want string) error) {
 	}
 }
 
-// enter begins a phase. A read counts for the phase that it ends in.
+// enter begins a phase. A read counts for the phase in which it ends.
 func (l *cacheLoad) enter() *latencies {
 	phase := &latencies{}
 	l.phase.Store(phase)
 	return phase
 }
 
-// waitFor waits until every worker has been answered n times more.
+// waitFor waits until every worker has had n more answers.
 func (l *cacheLoad) waitFor(n int64) {
 	l.t.Helper()
 	from := make([]int64, len(l.done))
@@ -152,8 +150,8 @@ const (
 	phaseReads    = 50 // of every worker
 )
 
-// startLoaded starts three database nodes and three cache nodes, and sets the
-// keys that cacheLoad reads.
+// startLoaded starts three database nodes and three cache nodes, and sets the keys that
+// cacheLoad reads.
 func startLoaded(t *testing.T) (p *clustertest.Processes, want map[string]string) {
 	t.Helper()
 	p = clustertest.NewProcesses(t, bin, 3, 3)
@@ -162,8 +160,8 @@ func startLoaded(t *testing.T) (p *clustertest.Processes, want map[string]string
 	return p, putMany(t, clustertest.Client(t, clustertest.URLs(p.DBs...)...), "set/", cacheLoadKeys, 300)
 }
 
-// disturb runs clients of the two other cache nodes, and of all three, while
-// something happens to the first one and is undone again.
+// disturb runs clients of the two other cache nodes, and of all three, while something happens
+// to the first node and is undone again.
 func disturb(t *testing.T, what string, happen, undo func(victim *clustertest.Process)) {
 	p, want := startLoaded(t)
 	victim, others := p.Caches[0], p.Caches[1:]
@@ -200,14 +198,14 @@ func disturb(t *testing.T, what string, happen, undo func(victim *clustertest.Pr
 	}
 }
 
-// TestCacheTier_Kill9 and the tests after it count errors that clients see;
-// there must be none. How long they wait is for the log.
+// TestCacheTier_Kill9 and the following tests count errors that clients see; there must be
+// none. The log shows how long they wait.
 func TestCacheTier_Kill9(t *testing.T) {
 	disturb(t, "kill -9", (*clustertest.Process).Kill9, (*clustertest.Process).Start)
 }
 
-// TestCacheTier_Stopped: a process that is stopped takes connections, and is
-// silent on them. A client that was talking to it waits for its IdleTimeout.
+// TestCacheTier_Stopped: a stopped process accepts connections and is silent on them. A client
+// that was talking to it waits for its IdleTimeout.
 func TestCacheTier_Stopped(t *testing.T) {
 	disturb(t, "SIGSTOP",
 		func(c *clustertest.Process) { c.Signal(syscall.SIGSTOP) },

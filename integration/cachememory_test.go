@@ -22,8 +22,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// endless is a database node on which every key is set, to bytes that follow
-// from the key: far more of them than any disk here would hold.
+// endless is a database node on which every key is set. The bytes follow from the key, so it
+// has far more of them than any disk here could hold.
 type endless struct{ reads atomic.Int64 }
 
 func (d *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -44,8 +44,7 @@ func (d *endless) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write(body)
 }
 
-// endlessValue has from 64 B to 128 KiB, every power of two and all between as
-// likely as the others.
+// endlessValue has a size from 64 B to 128 KiB, with every power of two equally likely.
 func endlessValue(key string) []byte {
 	seed := sha256.Sum256([]byte(key))
 	size := 64 << (seed[0] % 11)
@@ -53,9 +52,8 @@ func endlessValue(key string) []byte {
 	return pattern(key, size)
 }
 
-// TestCacheMemory reads from a cache node of 128 MiB, by Zipf's law, of a
-// million keys with 25 GiB of values: what the process takes must stay within 1.3
-// times its --cache-bytes and 96 MiB (docs/limits.md).
+// TestCacheMemory reads a million keys with 25 GiB of values from a cache node of 128 MiB, by
+// Zipf's law: the process must stay within 1.3 × --cache-bytes + 96 MiB (docs/limits.md).
 func TestCacheMemory(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("memory is read from /proc")
@@ -121,8 +119,8 @@ func TestCacheMemory(t *testing.T) {
 	}
 }
 
-// readEndless reads a key until it is answered: a machine with too much to do
-// may not load it in the time that a load has.
+// readEndless reads a key until it gets an answer: an overloaded machine may not load it in
+// time.
 func readEndless(hc *http.Client, url, key string) (err error) {
 	for range 20 {
 		var again bool

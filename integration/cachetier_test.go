@@ -23,7 +23,7 @@ func cacheStats(c *clustertest.Process) (s api.CacheStats, err error) {
 	return s, err
 }
 
-// figures returns the figures of each cache node.
+// figures returns the statistics of each cache node.
 func figures(t *testing.T, caches []*clustertest.Process) []api.CacheStats {
 	t.Helper()
 	all := make([]api.CacheStats, len(caches))
@@ -48,8 +48,7 @@ func newVisitor(url string) *visitor {
 
 func (v *visitor) close() { v.hc.CloseIdleConnections() }
 
-// read wants the value of a key, or 404 when want is absent. It does not try
-// again.
+// read expects the value of a key, or 404 if want is absent. It does not retry.
 func (v *visitor) read(key, want string) error {
 	status, body, err := v.get(key)
 	if err != nil {
@@ -77,8 +76,7 @@ func (v *visitor) get(key string) (status int, body string, err error) {
 
 const absent = "\x00absent" // no value of a test
 
-// callers are clients of cache nodes, in equal parts, with one connection each,
-// which is open.
+// callers are clients of cache nodes, in equal parts, with one open connection each.
 type callers []*visitor
 
 func newCallers(t *testing.T, size int, key, value string, caches []*clustertest.Process) callers {
@@ -92,8 +90,7 @@ func newCallers(t *testing.T, size int, key, value string, caches []*clustertest
 	return c
 }
 
-// each lets all clients act at once, and fails the test with the first few
-// errors.
+// each runs all clients at once, and fails the test with the first few errors.
 func (c callers) each(t *testing.T, act func(i int, v *visitor) error) {
 	t.Helper()
 	var acts sync.WaitGroup
@@ -116,14 +113,14 @@ func (c callers) each(t *testing.T, act func(i int, v *visitor) error) {
 	}
 }
 
-// heldMax is how long the first answer of the database is held back: less than
-// a cache node waits for an owner (2.5 s) or in all (5 s).
+// heldMax bounds how long the database's first answer is held back: less than a cache node
+// waits for an owner (2.5 s) or in all (5 s).
 const heldMax = 1500 * time.Millisecond
 
-// burst sends all clients to read one key while the database's answers are held
-// back until every client has arrived at a cache node, for heldMax at most. It
-// returns how often each cache node has read the key from the database, and
-// whether all clients had arrived before the first answer.
+// burst makes all clients read one key while the database's answers are held back until every
+// client has arrived at a cache node, for heldMax at most. It returns how often each cache
+// node has read the key from the database, and whether all clients had arrived before the
+// first answer.
 func (g *gated) burst(t *testing.T, c callers, key, want string) (loads []uint64, together bool) {
 	t.Helper()
 	before := figures(t, g.caches)
@@ -151,7 +148,7 @@ func (g *gated) burst(t *testing.T, c callers, key, want string) (loads []uint64
 	holding.Wait()
 	t.Logf("%d clients of %d cache nodes were answered within %v; all had come before the first answer: %v", len(c), len(g.caches), time.Since(began).Round(time.Millisecond), together)
 	for i, s := range figures(t, g.caches) {
-		// A read that was begun beside a slow owner may not have arrived yet.
+		// A read that began beside a slow owner may not have arrived yet.
 		told := s.DatabaseLoads - before[i].DatabaseLoads
 		total, most := g.gates[i].reads(key)
 		loads = append(loads, max(told, uint64(total)))
@@ -196,10 +193,10 @@ func sumOf(loads []uint64) (sum uint64) {
 // burstSize is how many clients ask for one key.
 const burstSize = 2000
 
-// TestCacheTier_ColdKey: 2,000 clients of three cache nodes ask for a key that
-// none of them holds, all before the database has answered the first. One read
-// of the database is the rule; on a machine so busy that the owner seems silent,
-// the others read for themselves, once each.
+// TestCacheTier_ColdKey: 2,000 clients of three cache nodes ask for a key that no node holds,
+// all before the database has answered the first. Normally that is one read of the database;
+// if the machine is so busy that the owner seems silent, the other cache nodes read it
+// themselves, once each.
 func TestCacheTier_ColdKey(t *testing.T) {
 	g := startGated(t, nil)
 	cl := clustertest.Client(t, g.database.URL())
@@ -218,8 +215,8 @@ func TestCacheTier_ColdKey(t *testing.T) {
 	}
 }
 
-// TestCacheTier_AbsentKey: the same with a key that is not set. Then it is set,
-// and read at once through each cache node.
+// TestCacheTier_AbsentKey: the same with a key that is not set. Then it is set, and read at
+// once through each cache node.
 func TestCacheTier_AbsentKey(t *testing.T) {
 	g := startGated(t, nil)
 	cl := clustertest.Client(t, g.database.URL())
@@ -229,8 +226,8 @@ func TestCacheTier_AbsentKey(t *testing.T) {
 		key := fmt.Sprint("absent/", round)
 		loads, together := g.burst(t, c, key, absent)
 		t.Logf("%d clients, %d database reads in the whole tier: %v", burstSize, sumOf(loads), loads)
-		// Two for each burst of callers, and a node may have three: its own
-		// clients, and what each of the others asks.
+		// Two for each burst of callers, and a node may have three: its own clients, and the
+		// requests of each of the others.
 		if n := slices.Max(loads); together && n > 2*uint64(len(g.caches)) {
 			t.Errorf("database reads by node: %v; want two for each burst of callers at most", loads)
 		}
@@ -245,8 +242,8 @@ func TestCacheTier_AbsentKey(t *testing.T) {
 	}
 }
 
-// TestCacheTier_Disagreement: of two cache nodes each believes the other to own
-// the keys that are asked for.
+// TestCacheTier_Disagreement: each of two cache nodes believes that the other owns the
+// requested keys.
 func TestCacheTier_Disagreement(t *testing.T) {
 	const (
 		clients = 200
@@ -255,8 +252,8 @@ func TestCacheTier_Disagreement(t *testing.T) {
 	var a, b, alias string
 	g := startGated(t, func(c []*clustertest.Process) [][]string {
 		a, b = c[0].URL(), c[1].URL()
-		// The second node under another name. No two lists in which everybody has
-		// one name contradict each other for one key.
+		// The second node under another name. Two lists in which every node has one name never
+		// contradict each other for one key.
 		alias = "http://" + strings.Replace("[::ffff:"+c[1].Addr, ":"+port(c[1].Addr), "]:"+port(c[1].Addr), 1)
 		return [][]string{{alias}, {a}}
 	})
@@ -264,7 +261,7 @@ func TestCacheTier_Disagreement(t *testing.T) {
 	mustPut(t, cl, "warm", "warm")
 	c := newCallers(t, clients, "warm", "warm", g.caches)
 
-	// Keys that a thinks to be alias's, and b to be a's: half of them set.
+	// Keys that belong to alias for a, and to a for b: half of them set.
 	var asked []string
 	for i := 0; len(asked) < keys; i++ {
 		key := fmt.Sprint("mutual/", i)
@@ -307,8 +304,8 @@ func TestCacheTier_Disagreement(t *testing.T) {
 
 func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
 
-// TestCacheTier_HotKey: a key that is asked for at every cache node does not
-// cost its owner more than a few answers, though all memories are full.
+// TestCacheTier_HotKey: a key that is requested at every cache node costs its owner only a few
+// answers, even if all memories are full.
 func TestCacheTier_HotKey(t *testing.T) {
 	const (
 		clients    = 48
@@ -362,8 +359,8 @@ func TestCacheTier_HotKey(t *testing.T) {
 	}
 }
 
-// TestCacheTier_AllDatabasesDead: every cache node goes on serving what it
-// holds, whoever owns it, and refuses the rest with a sentence.
+// TestCacheTier_AllDatabasesDead: every cache node keeps serving what it holds, whoever owns
+// it, and refuses the rest with a sentence.
 func TestCacheTier_AllDatabasesDead(t *testing.T) {
 	const keys = 200
 	p := clustertest.NewProcesses(t, bin, 3, 3)

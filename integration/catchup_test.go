@@ -10,8 +10,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// A member that was away until the log it needs is gone pulls what it lacks,
-// and goes on where it was when either side dies in the middle.
+// A member that was away until the log that it needs is gone pulls what it lacks, and resumes
+// when either side dies in the middle.
 func TestCatchUp_KilledInTheMiddle(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0, "--snapshot-log-bytes", "1MiB")

@@ -22,8 +22,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// chromium returns the path of a browser; where there is none the test is
-// skipped.
+// chromium returns the path of a browser; without one it skips the test.
 func chromium(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -36,14 +35,13 @@ func chromium(t *testing.T) string {
 	return ""
 }
 
-// browserLife is how long a browser may run, whatever happens.
+// browserLife bounds the life of a browser, whatever happens.
 const browserLife = 30 * time.Minute
 
-// page is the admin's page in a browser of its own. Whatever Chromium has to
-// complain about is a fault and fails the test, unless the test has said that
-// it belongs to what it does: a warning or an error on the console, an
-// exception nobody caught, a request that failed or was answered with an error,
-// and any request to another origin.
+// page is the admin's page in its own browser. Every complaint of Chromium is a fault and
+// fails the test, unless the test has announced it: a warning or an error on the console, an
+// uncaught exception, a request that failed or was answered with an error, and any request to
+// another origin.
 type page struct {
 	t      *testing.T
 	ctx    context.Context // the tab's
@@ -67,8 +65,7 @@ type fault struct {
 
 func (f fault) String() string { return strings.TrimSpace(f.method + " " + f.url + ": " + f.text) }
 
-// openPage starts a browser and loads the page. The browser is gone when the
-// test ends.
+// openPage starts a browser and loads the page. The browser is gone when the test ends.
 func openPage(t *testing.T, origin string) *page {
 	t.Helper()
 	p := &page{t: t, origin: origin, axe: axe(t), asked: map[network.RequestID]network.Request{}}
@@ -99,7 +96,7 @@ func openPage(t *testing.T, origin string) *page {
 	return p
 }
 
-// hear takes in what the browser says of the tab.
+// hear records what the browser reports about the tab.
 func (p *page) hear(event any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -138,7 +135,7 @@ func (p *page) hear(event any) {
 	}
 }
 
-// own reports whether a URL is of the page's origin, or leaves nothing.
+// own reports whether a URL has the page's origin, or needs no network.
 func (p *page) own(at string) bool {
 	u, err := url.Parse(at)
 	return err == nil && (u.Scheme+"://"+u.Host == p.origin || u.Scheme == "data" || u.Scheme == "blob" || u.Scheme == "about")
@@ -154,8 +151,8 @@ func (p *page) fault(f fault) {
 	p.faults = append(p.faults, f)
 }
 
-// refused takes back the faults of one request that the test wanted to be
-// refused: the answer, and Chromium's line about it on the console.
+// refused removes the faults of one request that the test wanted to be refused: the answer,
+// and Chromium's line about it on the console.
 func (p *page) refused(method, path string, status int) {
 	p.t.Helper()
 	at := func(f fault) bool {
@@ -170,7 +167,7 @@ func (p *page) refused(method, path string, status int) {
 	})
 }
 
-// take waits for one fault and forgets it.
+// take waits for one fault and removes it.
 func (p *page) take(what string, is func(fault) bool) {
 	p.t.Helper()
 	clustertest.Eventually(p.t, what, func() error {
@@ -185,16 +182,14 @@ func (p *page) take(what string, is func(fault) bool) {
 	})
 }
 
-// unreachable is for the time in which the admin does not run: requests that do
-// not reach it are expected.
+// unreachable allows requests that do not reach the admin, while it does not run.
 func (p *page) unreachable(offline bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.offline = offline
 }
 
-// unanswered is for the time in which the nodes do not do their work: requests
-// that fail for that are expected.
+// unanswered allows requests that fail while the nodes do not work.
 func (p *page) unanswered(failing bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -212,7 +207,7 @@ func (p *page) clean(step string) {
 	p.faults = nil
 }
 
-// within runs one thing in the tab, which has to end.
+// within runs one action in the tab within a time limit.
 func within[T any](p *page, a chromedp.Action[T]) (T, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, clustertest.Patience)
 	defer cancel()
@@ -226,7 +221,7 @@ func (p *page) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// eval evaluates an expression in the page; promises are waited for.
+// eval evaluates an expression in the page, and waits for promises.
 func eval[T any](p *page, expression string) T {
 	p.t.Helper()
 	v, err := within(p, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
@@ -236,10 +231,10 @@ func eval[T any](p *page, expression string) T {
 	return v
 }
 
-// hook is a selector for one of the page's data-testid, with any more of it.
+// hook returns a selector for one of the page's data-testid, with more appended.
 func hook(id, more string) string { return "[data-testid=" + id + "]" + more }
 
-// count is how many elements are there and visible.
+// count returns how many elements exist and are visible.
 func (p *page) count(selector string) int {
 	p.t.Helper()
 	return eval[int](p, fmt.Sprintf("[...document.querySelectorAll(%q)].filter((e) => e.checkVisibility()).length", selector))
@@ -256,7 +251,7 @@ func (p *page) sees(n int, selector string) {
 	})
 }
 
-// text is what is to be read in the first such element, "" if there is none.
+// text returns the visible text of the first such element, "" if there is none.
 func (p *page) text(selector string) string {
 	p.t.Helper()
 	return eval[string](p, fmt.Sprintf("document.querySelector(%q)?.innerText ?? ''", selector))
@@ -276,7 +271,7 @@ func (p *page) reads(selector string, want ...string) {
 	})
 }
 
-// click presses an element with the mouse, as soon as that can be done.
+// click clicks an element with the mouse, as soon as that is possible.
 func (p *page) click(selector string) {
 	p.t.Helper()
 	at := chromedp.CSS(selector)
@@ -298,7 +293,7 @@ func (p *page) fill(selector, text string) {
 	}
 }
 
-// traffic is how many bytes have come over the network.
+// traffic returns how many bytes have come over the network.
 func (p *page) traffic() float64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// streamCount counts the requests in frames and the others that a client makes.
+// streamCount counts a client's requests, in frames and others.
 type streamCount struct {
 	http.RoundTripper
 	streams, others atomic.Int64
@@ -56,10 +56,9 @@ func readAll(c *client.Client, key string) (*client.Object, []byte, error) {
 	return o, value, err
 }
 
-// TestCoalesce_Semantics: calls that travel together mean what they mean alone,
-// at database nodes and through a cache node: every put is one's own, strict ones
-// have one winner, losers are told who won, absence is confirmed, and large
-// values go alone.
+// TestCoalesce_Semantics: calls that travel together mean what they mean alone, at database
+// nodes and through a cache node: every put keeps its own identity, strict puts have one
+// winner, losers learn who won, absence is confirmed, and large values are sent alone.
 func TestCoalesce_Semantics(t *testing.T) {
 	cluster := clustertest.Start(t, 3, 1)
 	for name, url := range map[string]string{"database": cluster.DBs[0].URL(), "cache": cluster.Caches[0].URL()} {
@@ -89,8 +88,8 @@ func TestCoalesce_Semantics(t *testing.T) {
 	}
 }
 
-// own puts, puts again and reads a key of one's own; its size is any, some are
-// too large for a frame.
+// own puts, repeats and reads a key of its caller; sizes vary, and some values are too large
+// for a frame.
 func own(t *testing.T, c *client.Client, key string, n int) {
 	value := bytes.Repeat([]byte{byte(n), 0xff}, n*37%500)
 	if n%10 == 1 {
@@ -118,7 +117,7 @@ func own(t *testing.T, c *client.Client, key string, n int) {
 	}
 }
 
-// race puts a key that everybody puts, each with bytes of its own.
+// race puts a key that every caller puts, each with its own bytes.
 func race(t *testing.T, c *client.Client, key string, caller int, winners *atomic.Int64) {
 	value := []byte(fmt.Sprint("of caller ", caller))
 	a, err := c.PutBytes(context.Background(), key, value, client.PutOptions{IfAbsent: caller%2 == 0})
@@ -140,8 +139,8 @@ func race(t *testing.T, c *client.Client, key string, caller int, winners *atomi
 	}
 }
 
-// TestCoalesce_NodeStops: the node that holds the streams stops in the middle, and
-// every call is answered by another, once, and truly.
+// TestCoalesce_NodeStops: the node that holds the streams stops in the middle, and another
+// node answers every call, once and correctly.
 func TestCoalesce_NodeStops(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.Start(t, 3, 0)
@@ -189,9 +188,9 @@ func TestCoalesce_NodeStops(t *testing.T) {
 	}
 }
 
-// BenchmarkCoalesce compares 256 callers of one client, whose calls travel
-// together, with the same calls as requests of their own. The three nodes are in
-// this process and share its processors.
+// BenchmarkCoalesce compares 256 callers of one client, whose calls travel together, with the
+// same calls as separate requests. The three nodes are in this process and share its
+// processors.
 func BenchmarkCoalesce(b *testing.B) {
 	cluster := clustertest.Start(b, 3, 0)
 	var urls []string

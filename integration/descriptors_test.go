@@ -17,14 +17,14 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// limited runs a command with a limit of open files. Go raises the soft limit to the
-// hard one, so both are lowered.
+// limited runs a command with a limit of open files. Go raises the soft limit to the hard one,
+// so it lowers both.
 func limited(files int) []string {
 	return []string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$@"`, files), "sh"}
 }
 
-// besiege opens connections of all kinds, which stay until the test ends or the node
-// closes them.
+// besiege opens connections of all kinds, which stay until the test ends or the node closes
+// them.
 func besiege(t *testing.T, addr string, connections int) {
 	t.Helper()
 	texts := []string{
@@ -47,8 +47,8 @@ func besiege(t *testing.T, addr string, connections int) {
 	}
 }
 
-// As many connections as one can open, to both ports of a node that may have 200 files
-// open, keep it neither from snapshots nor from answering afterwards.
+// As many connections as possible, to both ports of a node that may have 200 files open, keep
+// it neither from snapshots nor from answering afterwards.
 func TestDescriptors_ConnectionsLeaveFiles(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 0, "--snapshot-log-bytes", "64KiB")
@@ -85,8 +85,8 @@ func TestDescriptors_ConnectionsLeaveFiles(t *testing.T) {
 	}
 }
 
-// Too low a limit is said at the start, with the exit code of wrong settings, since
-// starting again does not help.
+// Too low a limit is reported at the start, with the exit code of wrong settings, because a
+// restart does not help.
 func TestDescriptors_TooFewAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
@@ -106,7 +106,7 @@ func TestDescriptors_TooFewAreRefused(t *testing.T) {
 	}
 }
 
-// peerStream is how another cache node asks for a stream.
+// peerStream returns another cache node's request for a stream.
 func peerStream(t *testing.T, cache *clustertest.Process) (request string) {
 	t.Helper()
 	clustertest.Eventually(t, "the cache node knows its history", func() error {
@@ -125,7 +125,7 @@ func peerStream(t *testing.T, cache *clustertest.Process) (request string) {
 	return request
 }
 
-// Streams between caches that say nothing do not stop a cache answering.
+// Silent streams between cache nodes do not stop a cache node answering.
 func TestConnections_SilentPeerStreams(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
@@ -148,7 +148,7 @@ func TestConnections_SilentPeerStreams(t *testing.T) {
 	clustertest.Eventually(t, "the cache answers", func() error { return answers(cache.URL() + "/ping") })
 }
 
-// Whoever makes a stream between caches has a question. One without does not stay.
+// A cache node opens a stream to ask something. A stream without a request does not stay.
 func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
@@ -170,7 +170,7 @@ func TestConnections_StreamWithoutQuestionEnds(t *testing.T) {
 	}
 }
 
-// Caches whose streams to one another had to make room ask each other again.
+// Cache nodes whose streams to one another had to make room ask each other again.
 func TestConnections_PeersReconnect(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 2)
@@ -181,7 +181,7 @@ func TestConnections_PeersReconnect(t *testing.T) {
 	asked := cluster.Caches[0]
 	database, cache := clustertest.Client(t, cluster.DBs[0].URL()), clustertest.Client(t, asked.URL())
 	round := 0
-	// byPeer reads keys that were not read before until the other cache has answered.
+	// byPeer reads new keys until the other cache node has answered one.
 	byPeer := func() {
 		t.Helper()
 		stats, err := cache.CacheStats(clustertest.WithTimeout(t))

@@ -33,7 +33,7 @@ func refusesToStart(t *testing.T, n *clustertest.Process, words ...string) {
 	t.Logf("it said: %s", strings.TrimSpace(n.Log()))
 }
 
-// stopped runs a node for a while and leaves its directory for damage.
+// stopped runs a node for a while, then stops it so that its directory can be damaged.
 func stopped(t *testing.T) *clustertest.Process {
 	t.Helper()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
@@ -84,8 +84,7 @@ func TestDisk_TruncatedHistory_RefusesToStart(t *testing.T) {
 	refusesToStart(t, n, file, "replac")
 }
 
-// flushIndex brings all keys of a node that does not run into runs of its index, as a
-// node does that has many.
+// flushIndex moves all keys of a stopped node into index runs, as in a node that has many.
 func flushIndex(t *testing.T, dir string) {
 	t.Helper()
 	store, err := kvstore.OpenStoreDir(dir, kvstore.StoreConfig{})
@@ -97,7 +96,7 @@ func flushIndex(t *testing.T, dir string) {
 	}
 }
 
-// A damaged index is derived data: it says to delete it, and that works.
+// A damaged index is derived data: the node says to delete it, and that works.
 func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
 	t.Parallel()
 	n := stopped(t)
@@ -120,7 +119,7 @@ func TestDisk_TruncatedIndex_IsRebuilt(t *testing.T) {
 	mustHave(t, map[string]string{"disk/0/1": "value of disk/0/1"}, n)
 }
 
-// The index of an earlier version is not read, whatever is in it, and goes.
+// The index of an earlier version is never read, whatever it contains, and is removed.
 func TestDisk_IndexOfAnEarlierVersion_IsRemoved(t *testing.T) {
 	t.Parallel()
 	n := stopped(t)
@@ -136,15 +135,15 @@ func TestDisk_IndexOfAnEarlierVersion_IsRemoved(t *testing.T) {
 	}
 }
 
-// A value whose bytes changed under a running node is never served: the node
-// stops. Others have the value.
+// A value whose bytes change under a running node is never served: the node stops. The others
+// have the value.
 func TestDisk_DamagedValue_StopsTheNode(t *testing.T) {
 	for file, size := range map[string]int{"history.db": 10 << 10, "values/00000001.values": 700 << 10} {
 		t.Run(filepath.Base(file), func(t *testing.T) { damageValue(t, file, size) })
 	}
 }
 
-// damageValue changes a bit of a value of some size, which lies in a file of the node.
+// damageValue changes a bit of a value of that size in a file of the node.
 func damageValue(t *testing.T, name string, size int) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
@@ -176,7 +175,7 @@ func damageValue(t *testing.T, name string, size int) {
 		t.Fatal(err)
 	}
 	n.Start()
-	// It may notice at once (the tail is scanned at start) or at the first read.
+	// The node may notice at once (it scans the tail at start) or at the first read.
 	clustertest.Eventually(t, "the node stops", func() error {
 		if !n.Running() {
 			return nil
@@ -193,10 +192,9 @@ func damageValue(t *testing.T, name string, size int) {
 	mustHave(t, map[string]string{"victim": value}, p.DBs[1], p.DBs[2])
 }
 
-// On a small disk puts are refused while there is still room to stay consistent,
-// reads go on. Full to the last byte it refuses what is a body; when it cannot write its
-// log, its history or a snapshot, the node stops rather than guess, and comes back when
-// there is room.
+// On a small disk, puts are refused while there is still room to stay consistent, and reads go
+// on. A full disk refuses bodies. If the node cannot write its log, its history or a snapshot,
+// it stops rather than guess, and comes back when there is room.
 func TestDisk_Full(t *testing.T) {
 	t.Parallel()
 	full(t, "needs root to mount a small file system")
@@ -224,7 +222,7 @@ func TestDisk_Full(t *testing.T) {
 	t.Logf("refused: %v", refused)
 	mustHave(t, map[string]string{"fill/0": string(pattern("0", 1<<20))}, n)
 	n.Kill9()
-	// Fill it to the last byte, and let the node try without a reserve.
+	// Fill the disk to the last byte, and let the node try without a reserve.
 	filler := filepath.Join(small, "filler")
 	f, err := os.Create(filler)
 	if err != nil {
@@ -265,8 +263,8 @@ func TestDisk_Full(t *testing.T) {
 	t.Logf("%d puts were acknowledged before it stopped", len(acked))
 }
 
-// startWriterUntilError puts until the node is gone and returns a function
-// that waits for that and gives what was acknowledged.
+// startWriterUntilError puts until the node is gone. The function that it returns waits for
+// that and returns what was acknowledged.
 func startWriterUntilError(t *testing.T, prefix string, n *clustertest.Process) func() map[string]string {
 	acked := map[string]string{}
 	done := make(chan struct{})

@@ -16,7 +16,7 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// recorder is a log that keeps what is proposed and answers nothing.
+// recorder is a log that records proposals and answers nothing.
 type recorder struct {
 	bodies   *bodies.Store
 	commands [][]byte
@@ -47,8 +47,8 @@ func (r *recorder) Distribute(ctx context.Context, list []bodies.Body) error {
 
 func (r *recorder) ReadIndex(context.Context) error { return nil }
 
-// lie gives a node that does not run a history that is sound in itself, with one
-// value that nobody put: what a bit that flipped in memory leaves behind.
+// lie gives a stopped node a consistent history with one value that nobody put, like one left
+// by a bit flip in memory.
 func lie(t *testing.T, n *clustertest.Process) {
 	t.Helper()
 	must := func(err error) {
@@ -92,7 +92,7 @@ func lie(t *testing.T, n *clustertest.Process) {
 	}
 }
 
-// putKeys sets keys of so many bytes through a node.
+// putKeys sets keys of size bytes through a node.
 func putKeys(t *testing.T, via *clustertest.Process, name string, count, size int) {
 	t.Helper()
 	cl := clustertest.Client(t, via.URL())
@@ -125,8 +125,8 @@ func stopsByName(t *testing.T, n *clustertest.Process) {
 	}
 }
 
-// A replica whose memory has lied is alone against two: it stops, whether it is up to
-// date or so far behind that it has to pull, and again after a start. The others go on.
+// A replica whose memory has lied is alone against two. It stops, whether it is up to date or
+// so far behind that it has to pull, and again after a start. The others go on.
 func TestDiverged_Alone_Stops(t *testing.T) {
 	p := clustertest.NewProcesses(t, bin, 3, 0, "--snapshot-log-bytes", "1MiB")
 	p.StartAll()
@@ -149,7 +149,7 @@ func TestDiverged_Alone_Stops(t *testing.T) {
 	clustertest.SameHistory(t, others(p, odd)...)
 }
 
-// One against one: nobody can tell who is wrong. Both say so and go on.
+// One against one: nobody can tell which is wrong. Both say so and go on.
 func TestDiverged_TwoNodes_BothSaySo(t *testing.T) {
 	p := clustertest.NewProcesses(t, bin, 2, 0)
 	p.StartAll()
@@ -165,9 +165,9 @@ func TestDiverged_TwoNodes_BothSaySo(t *testing.T) {
 	putKeys(t, p.DBs[1], "last", 1, 10)
 }
 
-// The one that is wrong leads, and the only other one that is up to date cannot
-// outvote it. The third one, which is behind, pulls nothing that is wrong; what it
-// has is enough to tell who must stop.
+// The wrong node leads, and the only other node that is up to date cannot outvote it. The
+// third, which is behind, pulls nothing wrong; its data is enough to tell which node must
+// stop.
 func TestDiverged_Leader_Stops(t *testing.T) {
 	p := clustertest.NewProcesses(t, bin, 3, 0, "--snapshot-log-bytes", "1MiB")
 	p.StartAll()

@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// What the tour relies on: each of these faults is noticed.
+// The tour relies on this: each of these faults is noticed.
 func TestBrowser_NoticesFaults(t *testing.T) {
 	const policy = "default-src 'none'; script-src 'self'; connect-src *; img-src *"
 	for _, x := range []struct{ name, html, script, want string }{

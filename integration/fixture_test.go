@@ -21,16 +21,16 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// beforeFirstRelease are the fixtures of formats that no release had. Those of level 0
-// and of level 1 are different ones: in those of level 1 large values are in the log.
+// beforeFirstRelease are the fixtures of formats that no release had. Levels 0 and 1 differ:
+// at level 1, large values are in the log.
 var beforeFirstRelease = []string{"level-0-stopped", "level-0-killed", "level-1-stopped", "level-1-killed"}
 
-// TestFixture opens every data directory that a program ever left: one of before the
-// first release is refused, and stays as it is; of all others everything is read, and
-// they are written to, and opened again.
+// TestFixture opens every data directory that any program has left. A directory from before
+// the first release is refused and stays as it is; all others are read completely, written to,
+// and opened again.
 func TestFixture(t *testing.T) { opensFixtures(t, fixtureDir) }
 
-// opensFixtures opens, or is refused by, each fixture in a directory.
+// opensFixtures opens each fixture in a directory, or is refused by it.
 func opensFixtures(t *testing.T, dir string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
@@ -79,7 +79,7 @@ func opensFixtures(t *testing.T, dir string) {
 	}
 }
 
-// staysRefused starts a node on data of before the first release.
+// staysRefused starts a node on data from before the first release.
 func staysRefused(t *testing.T, n *clustertest.Process) {
 	t.Helper()
 	was := treeOf(t, n.Dir)
@@ -129,7 +129,7 @@ func treeOf(t *testing.T, dir string) map[string]string {
 	return tree
 }
 
-// isServed reads all that f says from a node.
+// isServed reads everything in f from a node.
 func (f *fixture) isServed(t *testing.T, n *clustertest.Process) {
 	t.Helper()
 	m := fixtureMaker{t: t, n: n, runs: f.Runs}
@@ -182,7 +182,7 @@ func (r *fixtureRecord) fields(t *testing.T) (fields map[string]any) {
 	return fields
 }
 
-// reads gets a key, and puts it as it was put.
+// reads gets a key, and repeats its put.
 func (m *fixtureMaker) reads(want api.Record, putID string) {
 	m.t.Helper()
 	key, err := want.RawKey()

@@ -21,7 +21,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// fixtureName asks TestFixture_Make for the fixtures of the program as it is now.
+// fixtureName makes TestFixture_Make make the fixtures of the current program.
 var fixtureName = flag.String("fixture", "", "make the fixtures testdata/datadir/NAME-*.tar.gz of the program as it is now, and fail if they are there")
 
 const fixtureDir = "../testdata/datadir"
@@ -41,14 +41,14 @@ type fixture struct {
 	Records     []fixtureRecord  `json:"records"` // the others
 }
 
-// fixtureRecord is a line of GET /changes, as it was, and the put id that its put was given.
+// fixtureRecord is a line of GET /changes, unchanged, and the id of its put.
 type fixtureRecord struct {
 	PutID string          `json:"put_id,omitempty"`
 	Line  json.RawMessage `json:"line"`
 }
 
-// fixtureRun is many puts of one kind, at consecutive revisions: Key and PutID with
-// each number from 0, and the values in turn.
+// fixtureRun is many puts of one kind, at consecutive revisions: Key and PutID with each
+// number from 0, and the values in turn.
 type fixtureRun struct {
 	First  uint64   `json:"first"`
 	Count  int      `json:"count"`
@@ -78,7 +78,7 @@ type fixturePut struct {
 	value                   []byte
 }
 
-// fixturePuts are puts of all kinds. Their values compress well.
+// fixturePuts returns puts of all kinds. Their values compress well.
 func fixturePuts() []fixturePut {
 	long := bytes.Repeat([]byte("one record of many that are much alike\n"), 1<<20/39+1)
 	puts := []fixturePut{
@@ -111,8 +111,8 @@ func fixturePuts() []fixturePut {
 	return puts
 }
 
-// TestFixture_Make makes the fixtures of the program as it is: the data directory of
-// one node after a stop and, some puts later, after a kill.
+// TestFixture_Make makes the fixtures of the current program: the data directory of one node
+// after a stop and, some puts later, after a kill.
 func TestFixture_Make(t *testing.T) {
 	dir, name := fixtureDir, *fixtureName
 	if name == "" { // what it makes is read then, and not kept
@@ -152,7 +152,7 @@ func TestFixture_Make(t *testing.T) {
 	m.run(200, "more/%04d", "")
 	m.batch("batch/more/%d", 20)
 	m.breakOff("broken-off-again", func() {
-		// They are in the log, and not all in history yet.
+		// These puts are in the log, and not all in history yet.
 		for i := range 20 {
 			m.put(fixturePut{key: fmt.Sprintf("last/%d", i), value: []byte("last"), putID: fmt.Sprintf("last-%d", i)})
 		}
@@ -235,7 +235,7 @@ func (m *fixtureMaker) run(count int, key, putID string) {
 	m.runs = append(m.runs, r)
 }
 
-// batch puts keys in one request, so that entries of the log have many.
+// batch puts keys in one request, so that log entries contain several.
 func (m *fixtureMaker) batch(key string, count int) {
 	m.t.Helper()
 	postLines(m.t, m.n.URL(), count, func(i int) string {
@@ -247,8 +247,8 @@ func (m *fixtureMaker) batch(key string, count int) {
 	})
 }
 
-// breakOff kills the node when it has some chunks of a value, and not the others.
-// before is called when it has.
+// breakOff kills the node when it has some chunks of a value but not all. It first calls
+// before.
 func (m *fixtureMaker) breakOff(key string, before ...func()) {
 	m.t.Helper()
 	s, err := m.n.Stats()
@@ -321,7 +321,7 @@ func (m *fixtureMaker) describe() fixture {
 	return f
 }
 
-// store writes what the node has left, and what must be read from it.
+// store writes the node's data, and what must be read from it.
 func (m *fixtureMaker) store(how string, want fixture) {
 	m.t.Helper()
 	if want.OpenUploads != len(want.Unset) {

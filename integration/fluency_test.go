@@ -30,7 +30,7 @@ const (
 	crowdCaches = 30
 )
 
-// crowd is a busy system that exists only as what an admin knows of it.
+// crowd is a busy system that exists only in what an admin reports.
 type crowd struct {
 	mu    sync.Mutex
 	state adminui.State
@@ -75,7 +75,7 @@ func busy() adminui.Rates {
 	return adminui.Rates{Puts: 500 * rand.Float64(), Created: 400 * rand.Float64(), Gets: 20_000 * rand.Float64(), HitRatio: &hits}
 }
 
-// move makes a new state, in which every figure of every node differs.
+// move makes a new state in which every number of every node differs.
 func (c *crowd) move() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -134,8 +134,8 @@ func (c *crowd) DBs() []api.DBNode                       { return nil }
 func (c *crowd) Caches() []api.CacheNode                 { return nil }
 func (c *crowd) Owner(kvstore.Key) (api.CacheNode, bool) { return api.CacheNode{}, false }
 
-// watchFrames scrolls the page down and up, a little in every frame, and keeps
-// how long frames and long tasks take.
+// watchFrames scrolls the page down and up, a little in every frame, and records how long
+// frames and long tasks take.
 const watchFrames = `(() => {
 	const seen = window.fluency = {frames: [], long: []}
 	new PerformanceObserver((list) => seen.long.push(...list.getEntries().map((e) => e.duration))).observe({type: 'longtask'})
@@ -150,8 +150,8 @@ const watchFrames = `(() => {
 	})
 })()`
 
-// A system as large as they get: the page keeps up with two states a second in
-// which every figure changes, and does not grow.
+// With the largest realistic system, the page keeps up with two states a second in which every
+// number changes, and its memory does not grow.
 func TestBrowser_Fluency(t *testing.T) {
 	chromium(t)
 	system := newCrowd()
@@ -211,7 +211,7 @@ func TestBrowser_Fluency(t *testing.T) {
 	p.clean("fluency")
 }
 
-// grouped writes a number as the page does: 1,000,137.
+// grouped formats a number as the page does: 1,000,137.
 func grouped(n uint64) string {
 	s := strconv.FormatUint(n, 10)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -220,7 +220,7 @@ func grouped(n uint64) string {
 	return s
 }
 
-// spread puts sorted figures into words.
+// spread describes sorted numbers in words.
 func spread(sorted []float64) string {
 	if len(sorted) == 0 {
 		return "none"
@@ -229,7 +229,7 @@ func spread(sorted []float64) string {
 	return fmt.Sprintf("median %.1f, 95 %% %.1f, most %.1f", sorted[n/2], sorted[n*95/100], sorted[n-1])
 }
 
-// spent is what the tab has worked since it began, in milliseconds.
+// spent is the tab's work since it began, in milliseconds.
 type spent struct{ script, task float64 }
 
 func (p *page) spent() spent {
@@ -256,7 +256,7 @@ func (p *page) spent() spent {
 	return s
 }
 
-// heap is how many bytes of JavaScript objects are in use.
+// heap returns how many bytes of JavaScript objects are in use.
 func (p *page) heap() float64 {
 	p.t.Helper()
 	used, err := within(p, func(ctx context.Context, tab *chromedp.Target) (float64, error) {

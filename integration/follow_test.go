@@ -14,9 +14,9 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// Invariant 5, as a reader of the history sees it: the node it reads from is
-// killed, replaced by an empty one under the same name and address, and later
-// the only one it can read from. It sees every revision once, in order.
+// Invariant 5, as a reader of the history sees it: its node is killed, replaced by an empty
+// one under the same name and address, and later the only one left to read from. The reader
+// sees every revision once, in order.
 func TestFollow_NodeKilledAndReplaced(t *testing.T) {
 	t.Parallel()
 	changes := 20_000
@@ -77,8 +77,8 @@ func TestFollow_NodeKilledAndReplaced(t *testing.T) {
 	t.Logf("%d revisions, each once and in order", changes)
 }
 
-// follow reads the history from the beginning until it has seen last, and
-// fails on anything but the next revision.
+// follow reads the history from the beginning until it has seen last. It fails on anything but
+// the next revision.
 func follow(ctx context.Context, cl *client.Client, last uint64, seen *atomic.Uint64) error {
 	for c, err := range cl.Changes(ctx, client.ChangesOptions{Follow: true}) {
 		if err != nil {

@@ -12,10 +12,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// inEnvironment is what a unit or a compose file keeps that was written for one start.
+// inEnvironment is a setting for one start that stays in a unit or a compose file.
 var inEnvironment = []string{"ONCEKV_FORCE_NEW_CLUSTER=true", "ONCEKV_YES=true"}
 
-// acknowledged puts once at one node and reports whether it said that it did.
+// acknowledged puts once at a node, and reports whether the put was acknowledged.
 func acknowledged(n *clustertest.Process, key, value string) bool {
 	req, err := http.NewRequest(http.MethodPut, n.URL()+"/key/"+key, strings.NewReader(value))
 	if err != nil {
@@ -29,7 +29,7 @@ func acknowledged(n *clustertest.Process, key, value string) bool {
 	return resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusCreated
 }
 
-// threeKilled is a cluster of three that is down, and what it had acknowledged.
+// threeKilled returns a cluster of three that is down, and what it had acknowledged.
 func threeKilled(t *testing.T, prefix string) (*clustertest.Processes, map[string]string) {
 	t.Helper()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
@@ -44,7 +44,7 @@ func threeKilled(t *testing.T, prefix string) (*clustertest.Processes, map[strin
 	return p, acked
 }
 
-// replaced is a member that begins anew under the same name, at the same addresses.
+// replaced returns a member that starts over under the same name, at the same addresses.
 func replaced(t *testing.T, p *clustertest.Processes, old, via *clustertest.Process) *clustertest.Process {
 	t.Helper()
 	if err := os.RemoveAll(old.Dir); err != nil {
@@ -62,8 +62,8 @@ func replaced(t *testing.T, p *clustertest.Processes, old, via *clustertest.Proc
 	return n
 }
 
-// endsUnserved waits until nodes have ended, while each is asked to set a key. None
-// may acknowledge it.
+// endsUnserved waits until nodes have ended, and meanwhile asks each to set a key. None may
+// acknowledge it.
 func endsUnserved(t *testing.T, key, value string, nodes ...*clustertest.Process) {
 	t.Helper()
 	clustertest.Eventually(t, "the nodes of the cluster that ended have stopped", func() error {
@@ -86,8 +86,8 @@ func endsUnserved(t *testing.T, key, value string, nodes ...*clustertest.Process
 	}
 }
 
-// refusesToForce starts a node that must say why it forces nothing, with the exit
-// code with which units do not start it again.
+// refusesToForce starts a node that must refuse to force a new cluster, and say why, with the
+// exit code after which units do not start it again.
 func refusesToForce(t *testing.T, n *clustertest.Process, says ...string) {
 	t.Helper()
 	n.Start()
@@ -106,8 +106,8 @@ func refusesToForce(t *testing.T, n *clustertest.Process, says ...string) {
 	t.Logf("%s", strings.TrimSpace(n.Log()))
 }
 
-// A setting that was meant for one start stays in the environment, as it does in a
-// unit or a compose file. It must not force again a cluster that has grown since.
+// A setting for one start stays in the environment, as in a unit or a compose file. It must
+// not force a new cluster again after the first has grown.
 func TestForce_KeptInTheEnvironment(t *testing.T) {
 	p, acked := threeKilled(t, "kept")
 	n1 := p.DBs[0]
@@ -137,15 +137,15 @@ func TestForce_KeptInTheEnvironment(t *testing.T) {
 		t.Fatalf("n1 ended with code %d and said:\n%s", code, n1.Log())
 	}
 	t.Logf("%s", strings.TrimSpace(n1.Log()))
-	// What it says works.
+	// The message's advice works.
 	n1.Env = nil
 	n1.Start()
 	n1.WaitReady()
 	mustHave(t, acked, n1, n2, n3)
 	clustertest.SameHistory(t, n1, n2, n3)
 
-	// A majority is lost once more. The old word is refused on every copy of the data,
-	// and a new one works once.
+	// A majority is lost once more. The old word is refused on every copy of the data, and a
+	// new word works once.
 	for _, n := range []*clustertest.Process{n1, n2, n3} {
 		n.Kill9()
 	}
@@ -159,9 +159,8 @@ func TestForce_KeptInTheEnvironment(t *testing.T) {
 	refusesToForce(t, n2, "done already", "AGAIN-3")
 }
 
-// The members that were left behind have a majority of the old cluster, and all of
-// their data. They must not serve it beside the new one, nor when they come back
-// while the new one is away.
+// The members left behind are a majority of the old cluster and have all its data. They must
+// not serve it beside the new cluster, nor when they come back while the new one is away.
 func TestForce_OldMembersComeBack(t *testing.T) {
 	p, acked := threeKilled(t, "back")
 	n1, n2, n3 := p.DBs[0], p.DBs[1], p.DBs[2]
@@ -193,7 +192,7 @@ func TestForce_OldMembersComeBack(t *testing.T) {
 	acked["k"] = "A"
 	mustHave(t, acked, n1, n2, n3)
 
-	// So is a copy of the survivor's own data from before.
+	// A copy of the survivor's own data from before is refused as well.
 	n1.Kill9()
 	if err := os.RemoveAll(n1.Dir); err != nil {
 		t.Fatal(err)
@@ -206,7 +205,7 @@ func TestForce_OldMembersComeBack(t *testing.T) {
 	clustertest.SameHistory(t, n2, n3)
 }
 
-// They may as well not have been down, but away.
+// The old members may have been cut off rather than down.
 func TestForce_OldMembersWereAway(t *testing.T) {
 	p, _ := threeKilled(t, "away")
 	n1, n2, n3 := p.DBs[0], p.DBs[1], p.DBs[2]
@@ -231,8 +230,8 @@ func TestForce_OldMembersWereAway(t *testing.T) {
 	}
 }
 
-// A cluster of which another voter answers is not lost: a majority may be there, or
-// one that would go on as the old cluster.
+// If another voter answers, the cluster is not lost: a majority may exist, or may yet continue
+// as the old cluster.
 func TestForce_WhileVotersAnswer(t *testing.T) {
 	p := clustertest.NewProcesses(t, bin, 3, 0)
 	p.StartAll()

@@ -10,10 +10,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// exitDisk is the code with which a node ends whose disk failed.
+// exitDisk is the exit code of a node whose disk failed.
 const exitDisk = 6
 
-// endsByDisk expects a node to end because of its disk and to say all words.
+// endsByDisk expects a node to end because of its disk and to log all words.
 func endsByDisk(t *testing.T, n *clustertest.Process, words ...string) {
 	t.Helper()
 	if code := n.Wait(); code != exitDisk {
@@ -28,8 +28,8 @@ func endsByDisk(t *testing.T, n *clustertest.Process, words ...string) {
 	t.Logf("it said: %s", lines[len(lines)-1])
 }
 
-// refusesDisk expects that a node whose disk failed does not start again on what the
-// system shows of it, and lets it.
+// refusesDisk checks that a node whose disk failed does not start again on what the system
+// shows of it, and removes the mark.
 func refusesDisk(t *testing.T, n *clustertest.Process, file string) {
 	t.Helper()
 	mark := filepath.Join(n.Dir, "failed")
@@ -40,7 +40,7 @@ func refusesDisk(t *testing.T, n *clustertest.Process, file string) {
 	}
 }
 
-// The disk fails an fsync of a file of a node that runs.
+// The disk fails an fsync of a file of a running node.
 func TestDisk_FsyncFails_NodeStaysDown(t *testing.T) {
 	t.Parallel()
 	clustertest.NeedsTracer(t)
@@ -109,8 +109,8 @@ func TestDisk_FsyncFailsAtTheStart_NodeStaysDown(t *testing.T) {
 	mustHave(t, acked, n)
 }
 
-// A process that was killed in its fsync has left what the page cache shows and the
-// disk may not have. The next one syncs all of it before it listens to anybody.
+// A process that was killed in its fsync has left data that the page cache shows and the disk
+// may not have. The next process syncs all of it before it talks to anybody.
 func TestDisk_StartSyncsWhatItFinds(t *testing.T) {
 	t.Parallel()
 	clustertest.NeedsTracer(t)
@@ -124,8 +124,8 @@ func TestDisk_StartSyncsWhatItFinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The first promise to anybody, as the node has no peers. Before it, it may have
-	// answered that it is not ready yet.
+	// The first promise to anybody, because the node has no peers. Before it, the node may
+	// have answered that it is not ready yet.
 	promise := regexp.MustCompile(`<socket:[^>]*>, "HTTP/1\.1 200`).FindIndex(b)
 	if promise == nil {
 		t.Fatalf("nobody was answered: %s", b)

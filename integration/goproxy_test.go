@@ -17,9 +17,9 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// goDownload fills an empty module cache with the real go command and returns
-// the cache's download directory. Without modules it takes what go.mod asks
-// for, with modules (path@version) exactly those.
+// goDownload fills an empty module cache with the real go command and returns the cache's
+// download directory. Without modules it downloads the requirements of go.mod, with modules
+// (path@version) exactly those.
 func goDownload(t *testing.T, proxy string, modules ...string) (string, error) {
 	t.Helper()
 	cache, work := t.TempDir(), t.TempDir()
@@ -61,10 +61,10 @@ func goOutput(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// ownModules fills a module cache with the modules of this project: from the
-// machine's own cache, and from its proxy where that lacks something. A build
-// leaves out modules that only other systems need; if the proxy cannot be
-// reached then, the modules of the build alone are taken, and returned.
+// ownModules fills a module cache with the modules of this project: from the machine's own
+// cache, and from its proxy for missing ones. A build leaves out modules that only other
+// systems need; if the proxy cannot be reached, it takes and returns only the modules of the
+// build.
 func ownModules(t *testing.T) (dir string, modules []string) {
 	t.Helper()
 	local := "file://" + filepath.ToSlash(filepath.Join(goOutput(t, "env", "GOMODCACHE"), "cache", "download"))
@@ -84,9 +84,8 @@ func ownModules(t *testing.T) (dir string, modules []string) {
 	return dir, modules
 }
 
-// fetched returns the files of a download directory that the go command
-// fetches, or derives from what it fetched; not its lock files, and not the
-// lists it makes up itself.
+// fetched returns the files of a download directory that the go command fetches, or derives
+// from fetched ones; not its lock files, nor the lists that it makes itself.
 func fetched(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{}
@@ -112,9 +111,8 @@ func fetched(t *testing.T, dir string) map[string][]byte {
 	return files
 }
 
-// The project's own modules, stored as keys, are a module proxy: the go command
-// fills an empty module cache from a cache node, byte for byte. Invariants 1,
-// 3 and 5 on real files.
+// The project's own modules, stored as keys, are a module proxy: the go command fills an empty
+// module cache from a cache node, byte for byte. Invariants 1, 3 and 5 on real files.
 func TestGoProxy_OwnModules(t *testing.T) {
 	source, modules := ownModules(t)
 	p := clustertest.NewProcesses(t, bin, 3, 3)
@@ -162,8 +160,8 @@ func TestGoProxy_OwnModules(t *testing.T) {
 	t.Logf("revision %d, digest %s on all three", revision, digest)
 }
 
-// recipe returns the two blocks of commands of the Go module proxy in
-// docs/quickstart.md: what fills it, and what uses it.
+// recipe returns the two blocks of commands of the Go module proxy in docs/quickstart.md: one
+// fills it, one uses it.
 func recipe(t *testing.T) (fill, use string) {
 	t.Helper()
 	found := blocks(t, "docs/quickstart.md", "## A Go module proxy", "")
@@ -173,8 +171,8 @@ func recipe(t *testing.T) (fill, use string) {
 	return found[0], found[1]
 }
 
-// inFreshHome runs commands as somebody does who has never run Go before, in the
-// project's module, and returns what they wrote.
+// inFreshHome runs commands in the project's module, like a user who has never run Go before,
+// and returns their output.
 func inFreshHome(t *testing.T, commands string, env ...string) (string, error) {
 	t.Helper()
 	home, module := t.TempDir(), t.TempDir()
@@ -200,13 +198,13 @@ func inFreshHome(t *testing.T, commands string, env ...string) (string, error) {
 	return string(out), err
 }
 
-// The example of docs/quickstart.md works, word for word but for the ports, where
-// nothing was ever downloaded.
+// The example of docs/quickstart.md works, word for word except for the ports, on a machine
+// that has never downloaded anything.
 func TestGoProxy_Quickstart(t *testing.T) {
 	fill, use := recipe(t)
 	p := clustertest.NewProcesses(t, bin, 3, 1)
 	p.StartAll()
-	// Go's own proxy, and what this machine has of it already.
+	// Go's own proxy, and what this machine already has of it.
 	proxy := "GOPROXY=file://" + filepath.ToSlash(filepath.Join(goOutput(t, "env", "GOMODCACHE"), "cache", "download")) + "," + goOutput(t, "env", "GOPROXY")
 	if out, err := inFreshHome(t, "go mod download", proxy); err != nil {
 		full(t, fmt.Sprintf("the module proxy cannot be reached: %v\n%s", err, out))

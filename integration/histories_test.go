@@ -26,7 +26,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// answer is what a node said to one request.
+// answer is a node's answer to one request.
 type answer struct {
 	status  int
 	history string // that it names
@@ -65,7 +65,7 @@ func send(method, url, body string, header ...string) (a answer, err error) {
 	return a, err
 }
 
-// standsIn waits until a node, of whichever kind, tells that it stands in a history.
+// standsIn waits until a node of any kind reports a history as its own.
 func standsIn(t *testing.T, n *clustertest.Process, history string) {
 	t.Helper()
 	clustertest.Eventually(t, n.Name+" stands in history "+history, func() error {
@@ -82,7 +82,7 @@ func standsIn(t *testing.T, n *clustertest.Process, history string) {
 	})
 }
 
-// historyOf is what a database node tells of its history.
+// historyOf returns the history that a database node reports.
 func historyOf(t *testing.T, n *clustertest.Process) api.History {
 	t.Helper()
 	s, err := n.Stats()
@@ -92,7 +92,7 @@ func historyOf(t *testing.T, n *clustertest.Process) api.History {
 	return *s.History
 }
 
-// sets puts keys that are not set, one after the other, and returns their revisions.
+// sets puts new keys, one after the other, and returns their revisions.
 func sets(t *testing.T, n *clustertest.Process, value string, keys ...string) (revisions []uint64) {
 	t.Helper()
 	cl := clustertest.Client(t, n.URL())
@@ -106,8 +106,8 @@ func sets(t *testing.T, n *clustertest.Process, value string, keys ...string) (r
 	return revisions
 }
 
-// historyReader reads keys through one cache node without a pause. Once that has named
-// the new history, it may neither name another one, nor serve a value of the old one.
+// historyReader reads keys through one cache node without a pause. Once an answer has named
+// the new history, none may name another, or contain a value of the old one.
 type historyReader struct {
 	stopC       chan struct{}
 	done        chan struct{}
@@ -116,8 +116,8 @@ type historyReader struct {
 	reads, news atomic.Uint64 // answers; those with values of the new history
 }
 
-// readHistory begins to read keys, whose values are old in the history before, and
-// fresh in the one that is to come, if they are set there.
+// readHistory starts to read keys. Their values are old in the history before, and fresh in
+// the next, if they are set there.
 func readHistory(cache *clustertest.Process, before, old, fresh string, keys ...string) *historyReader {
 	r := &historyReader{stopC: make(chan struct{}), done: make(chan struct{})}
 	go func() {
@@ -172,7 +172,7 @@ func readHistory(cache *clustertest.Process, before, old, fresh string, keys ...
 	return r
 }
 
-// waitFor waits until a counter of the reader is n further.
+// waitFor waits until a counter of the reader has grown by n.
 func (r *historyReader) waitFor(t *testing.T, what string, counter *atomic.Uint64, n uint64) {
 	t.Helper()
 	from := counter.Load()
@@ -199,7 +199,7 @@ func (r *historyReader) stop(t *testing.T) {
 	}
 }
 
-// watching is a walk of the Go client that runs meanwhile.
+// watching is a concurrent watch of the Go client.
 type watching struct {
 	seen  atomic.Uint64
 	ended chan error
@@ -232,7 +232,7 @@ func copyData(t *testing.T, to, from string) {
 	}
 }
 
-// forcedFrom starts a node on its data with --force-new-cluster, and takes the flag away.
+// forcedFrom starts a node on its data with --force-new-cluster, and removes the flag.
 func forcedFrom(t *testing.T, n *clustertest.Process) {
 	t.Helper()
 	usual := n.Args
@@ -242,7 +242,7 @@ func forcedFrom(t *testing.T, n *clustertest.Process) {
 	n.Args = usual
 }
 
-// movedOnce checks that a cache node has said once, and counted, that it moved.
+// movedOnce checks that a cache node has logged and counted one move.
 func movedOnce(t *testing.T, cache *clustertest.Process, from, to string) {
 	t.Helper()
 	s, err := cacheStats(cache)
@@ -260,8 +260,8 @@ func movedOnce(t *testing.T, cache *clustertest.Process, from, to string) {
 	}
 }
 
-// A cluster is restored from a copy that is older than what was acknowledged, and other
-// values are put under the same revisions. Everybody who has read the old ones notices.
+// A cluster is restored from a copy that is older than acknowledged puts, and gets other
+// values under the same revisions. Everybody who has read the old ones notices.
 func TestHistories_Restore(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 2)
@@ -359,7 +359,7 @@ func TestHistories_Restore(t *testing.T) {
 		refusesPositions(t, via, at, tokens[via], now.ID, parent)
 	}
 	for i, via := range ways {
-		// Those that ran meanwhile, and one that comes back with what it noted.
+		// Watches that ran meanwhile, and one that comes back with its noted position.
 		late := watchWith(t, client.ChangesOptions{Since: at.Revision, History: at.History}, via.URL())
 		for _, w := range []*watching{walks[i], late} {
 			err := receive(t, "the end of a walk", w.ended)
@@ -379,7 +379,7 @@ func TestHistories_Restore(t *testing.T) {
 				t.Errorf("%s ended with code %d and said:\n%s", w.Name, code, said)
 			}
 		}
-		// What it says works.
+		// The message's advice works.
 		on := clustertest.NewProcess(t, bin, "watch-on-"+via.Name, "", "watch", "--since", "1."+now.ID, "--values", "--limit", "2", "--endpoints", via.URL())
 		on.Start()
 		if code, said := on.Wait(), on.Log(); code != 0 || said != "2 k 3 bytes new\n3 other 3 bytes new\n" {
@@ -405,7 +405,7 @@ func digestOf(value string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// receive takes what must come.
+// receive returns a value that must come.
 func receive[T any](t *testing.T, what string, from <-chan T) (got T) {
 	t.Helper()
 	select {
@@ -416,8 +416,7 @@ func receive[T any](t *testing.T, what string, from <-chan T) (got T) {
 	return got
 }
 
-// refusesPositions asks for what follows a position of another history, in all ways that
-// there are.
+// refusesPositions asks for what follows a position of another history, in every way there is.
 func refusesPositions(t *testing.T, via *clustertest.Process, at api.Position, token, history string, parent api.Origin) {
 	t.Helper()
 	since := fmt.Sprintf("/changes?since=%d", at.Revision)
@@ -447,7 +446,7 @@ func refusesPositions(t *testing.T, via *clustertest.Process, at api.Position, t
 			t.Errorf("%s%s %q: %v", via.Name, q.target, q.header, a)
 		}
 	}
-	// A number alone is whichever history there is.
+	// A number alone belongs to the current history.
 	if a, err := ask(via.URL() + "/changes?since=2"); err != nil || a.status != http.StatusOK || a.history != history || !strings.Contains(string(a.body), `"other"`) {
 		t.Errorf("%s/changes?since=2: %v, %v", via.Name, a, err)
 	}
@@ -459,8 +458,8 @@ func cacheOf(t *testing.T, program, name string, nodes ...*clustertest.Process) 
 	return clustertest.NewProcess(t, program, name, addr, "cache", "--name", name, "--listen", addr, "--nodes", strings.Join(clustertest.URLs(nodes...), ","))
 }
 
-// hearAgain waits until database nodes have each taken some more heartbeats of a cache
-// node that stands in a history.
+// hearAgain waits until each database node has received some more heartbeats of a cache node
+// in a history.
 func hearAgain(t *testing.T, cache *clustertest.Process, history string, dbs ...*clustertest.Process) {
 	t.Helper()
 	heard, last := make([]int, len(dbs)), make([]time.Time, len(dbs))
@@ -482,9 +481,9 @@ func hearAgain(t *testing.T, cache *clustertest.Process, history string, dbs ...
 	})
 }
 
-// Two halves of a cluster live beside each other: the members of before, and what was
-// forced out of a copy of one of them. A cache node that hears both moves once, to the
-// half that went on from its own, and back never, not even when that half is away.
+// Two halves of a cluster live beside each other: the old members, and a cluster forced from a
+// copy of one of them. A cache node that hears both moves once, to the half that continues its
+// own history, and never back, not even when that half is away.
 func TestHistories_CacheBetweenHalves(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
@@ -523,7 +522,7 @@ func TestHistories_CacheBetweenHalves(t *testing.T) {
 	sets(t, n1, "old", "late")
 	hearAgain(t, stays, now.ID, p.DBs...)
 	hearAgain(t, moves, before.ID, p.DBs...)
-	// It has what it holds, and asks nobody of the half that it has left.
+	// It serves what it holds, and asks nobody of the half that it has left.
 	if a, err := askInHistory(stays.URL() + "/key/late"); err != nil || string(a.body) != "new" || a.history != now.ID {
 		t.Errorf("what is held: %v, %v", a, err)
 	}
@@ -558,7 +557,7 @@ func TestHistories_CacheBetweenHalves(t *testing.T) {
 		readers[i].waitFor(t, "reads of the new half", &readers[i].news, 20)
 		readers[i].stop(t)
 	}
-	// Both halves are what they were, but for the puts that each has taken.
+	// Both halves are unchanged, except for the puts that each has taken.
 	clustertest.SameHistory(t, p.DBs...)
 	for _, d := range p.DBs {
 		if got := historyOf(t, d); !reflect.DeepEqual(got, before) {
@@ -581,8 +580,8 @@ var hurried = broken.Control{File: "cachetier/era.go", Old: "const historyPatien
 
 const hurriedPatience = 5 * time.Second
 
-// A cache node that hears a cluster which has nothing to do with its own moves there
-// when its own has not answered for long, and not because it did not ask itself.
+// A cache node that hears an unrelated cluster moves there after its own has not answered for
+// long. It does not move because it did not ask itself.
 func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 	t.Parallel()
 	own, other := clustertest.NewProcesses(t, bin, 1, 0).DBs[0], clustertest.NewProcesses(t, bin, 1, 0).DBs[0]
@@ -615,7 +614,7 @@ func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 	r.waitFor(t, "reads", &r.reads, 10)
 	stayed("though its own node answers")
 
-	// It stood still itself, and hears the other one first when it goes on.
+	// The cache node itself stood still, and hears the other cluster first when it continues.
 	cache.Signal(syscall.SIGSTOP)
 	own.Signal(syscall.SIGSTOP)
 	stopped := time.Now()
@@ -658,8 +657,8 @@ func TestHistories_CacheWhoseNodesAreGone(t *testing.T) {
 	}
 }
 
-// oneHistory waits until nodes are ready, and checks that they have one history, of which
-// they take puts.
+// oneHistory waits until nodes are ready, and checks that they have one history and accept
+// puts for it.
 func oneHistory(t *testing.T, nodes ...*clustertest.Process) api.History {
 	t.Helper()
 	for _, n := range nodes {
@@ -681,8 +680,8 @@ func oneHistory(t *testing.T, nodes ...*clustertest.Process) api.History {
 	return first
 }
 
-// waitsForFounders waits until a founder has said whom it misses. It takes part in nothing
-// meanwhile.
+// waitsForFounders waits until a founder has said which node it misses. Meanwhile it takes
+// part in nothing.
 func waitsForFounders(t *testing.T, n *clustertest.Process, missing string) {
 	t.Helper()
 	clustertest.Eventually(t, n.Name+" waits for "+missing, func() error {
@@ -696,8 +695,8 @@ func waitsForFounders(t *testing.T, n *clustertest.Process, missing string) {
 	}
 }
 
-// A founder with data of before the first release founds nothing, and the others wait
-// for it.
+// A founder with data from before the first release founds nothing, and the others wait for
+// it.
 func TestHistories_FounderOfBefore(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
@@ -717,7 +716,7 @@ func TestHistories_FounderOfBefore(t *testing.T) {
 	oneHistory(t, n1, n2, n3)
 }
 
-// Founders that were given other lists form nothing, and say so.
+// Founders with different lists form nothing, and say so.
 func TestHistories_FoundersWithOtherLists(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
@@ -727,8 +726,8 @@ func TestHistories_FoundersWithOtherLists(t *testing.T) {
 	for _, n := range p.DBs {
 		n.Start()
 	}
-	// Whoever hears of another list says so and ends, before it has promised anything;
-	// whoever comes too late for that waits.
+	// A founder that hears of another list before it has promised anything says so and ends;
+	// one that hears too late waits.
 	told := 0
 	for _, n := range []*clustertest.Process{n1, n3, n2} {
 		clustertest.Eventually(t, n.Name+" has said why it forms nothing", func() error {
@@ -787,7 +786,7 @@ func TestHistories_FoundersOfDifferentLevels(t *testing.T) {
 	if status, body := putStatus(n2, "later/k", "x"); status != http.StatusServiceUnavailable || !strings.Contains(body, "level 2") {
 		t.Errorf("a put that needs the later level: %d %s", status, body)
 	}
-	// The founders say so for ever, also to the later version alone.
+	// The founders always say so, even to the later version alone.
 	for _, n := range p.DBs {
 		n.Kill9()
 		n.Bin = n2.Bin
@@ -801,7 +800,7 @@ func TestHistories_FoundersOfDifferentLevels(t *testing.T) {
 	}
 }
 
-// Founders that are killed again and again, at any moment of forming, form one cluster
+// Founders that are killed again and again, at any moment of the founding, form one cluster
 // with one history.
 func TestHistories_FoundersKilled(t *testing.T) {
 	t.Parallel()
@@ -822,7 +821,7 @@ func TestHistories_FoundersKilled(t *testing.T) {
 			if formed := f.look(); 0 < formed && formed < len(p.DBs) {
 				partly++
 			}
-			// Any moment is as good; this spreads kills over the time that forming takes.
+			// Any moment will do; this spreads the kills over the time of the founding.
 			<-time.After(time.Duration(random.IntN(150)) * time.Millisecond)
 		}
 		for _, n := range p.DBs {
@@ -842,7 +841,7 @@ func TestHistories_FoundersKilled(t *testing.T) {
 	t.Logf("%d kills; at %d moments some belonged to the cluster and others did not", kills, partly)
 }
 
-// founding is what the identity of a node says of its cluster.
+// founding is what a node's identity says of its cluster.
 type founding struct {
 	ID        string          `json:"id"`
 	Birth     json.RawMessage `json:"birth"`
@@ -850,7 +849,7 @@ type founding struct {
 	Founders  json.RawMessage `json:"founders"`
 }
 
-// foundings watches over the identities of founders.
+// foundings watches the identities of founders.
 type foundings struct {
 	t                 *testing.T
 	nodes             []*clustertest.Process
@@ -858,8 +857,8 @@ type foundings struct {
 	cluster, founders string // of the first that belonged to one
 }
 
-// look returns how many belong to the cluster. What a founder brings never changes, and
-// all belong to the same cluster of the same founders.
+// look returns how many founders belong to the cluster. A founder's own identity never
+// changes, and all belong to the same cluster of the same founders.
 func (f *foundings) look() (formed int) {
 	f.t.Helper()
 	for _, n := range f.nodes {
@@ -890,8 +889,8 @@ func (f *foundings) look() (formed int) {
 	return formed
 }
 
-// A node that is killed again and again while it forces a new cluster forces one, once:
-// its history has one parent, and that is whole.
+// A node that is killed again and again while it forces a new cluster forces exactly one: its
+// history has one parent, which is complete.
 func TestHistories_ForcedAndKilled(t *testing.T) {
 	t.Parallel()
 	seed := rand.Uint64()

@@ -14,8 +14,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// writeTree makes files below dir, a few of them large enough to travel in
-// chunks, and returns their contents by relative path.
+// writeTree makes files below dir, some large enough to be sent in chunks, and returns their
+// contents by relative path.
 func writeTree(t *testing.T, dir string, small, large int) map[string]string {
 	t.Helper()
 	files := map[string]string{}
@@ -37,7 +37,7 @@ func writeTree(t *testing.T, dir string, small, large int) map[string]string {
 	return files
 }
 
-// importSummary is what `oncekv import --json` ends with.
+// importSummary is the final output of `oncekv import --json`.
 type importSummary struct {
 	Created, Unchanged, Conflict, Failed, Skipped importCount
 	Seconds                                       float64
@@ -48,8 +48,7 @@ type importCount struct {
 	Bytes int64
 }
 
-// runImport imports a directory with the real program and returns its summary
-// and exit code.
+// runImport imports a directory with the real program and returns its summary and exit code.
 func runImport(dir, prefix string, urls []string) (s importSummary, code int, err error) {
 	var out, talk bytes.Buffer
 	cmd := exec.Command(bin, importArgs(dir, prefix, urls)...)
@@ -67,8 +66,8 @@ func importArgs(dir, prefix string, urls []string) []string {
 	return []string{"import", dir, "--prefix", prefix, "--json", "--endpoints", strings.Join(urls, ",")}
 }
 
-// Invariants 1, 2, 3, 5: an import survives the death of the leader, and what
-// it stored is the same everywhere.
+// Invariants 1, 2, 3, 5: an import survives the death of the leader, and all nodes store the
+// same.
 func TestKill_LeaderDuringImport(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 2)
@@ -115,7 +114,7 @@ func TestKill_LeaderDuringImport(t *testing.T) {
 	}
 }
 
-// Invariant 7: all at once lose their memory; nothing acknowledged is lost.
+// Invariant 7: all nodes lose their memory at once; nothing acknowledged is lost.
 func TestKill_AllAtOnce(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 1)
@@ -138,12 +137,12 @@ func TestKill_AllAtOnce(t *testing.T) {
 	}
 }
 
-// stopMax is how long a process may take to stop: many times the 4 s that it
-// allows itself, which are for a machine that does nothing else.
+// stopMax bounds the stop of a process: many times the 4 s that it allows itself, which are
+// for a machine that does nothing else.
 const stopMax = 30 * time.Second
 
-// A rolling restart with a client that retries shows no errors (the writer
-// fails the test on the first one).
+// A rolling restart shows no errors to a client that retries (the writer fails the test on the
+// first).
 func TestKill_RollingRestart(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)

@@ -22,9 +22,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// stream is a generated value of any size. It is made where it is read and is
-// never in memory as a whole. Its bytes do not compress, and no piece occurs
-// twice.
+// stream is a generated value of any size. It is generated while it is read and is never in
+// memory as a whole. Its bytes do not compress, and no piece occurs twice.
 type stream struct {
 	seed   [32]byte
 	size   int64
@@ -35,8 +34,7 @@ type stream struct {
 
 const streamBlock = 64 << 10
 
-// largePatience is how long one transfer may take: of 1 GiB, which goes to the
-// disk six times.
+// largePatience bounds one transfer: of 1 GiB, which goes to the disk six times.
 const largePatience = 15 * time.Minute
 
 func newStream(seed string, size int64) *stream {
@@ -95,7 +93,7 @@ func (s *stream) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// readSum hashes what a node answers to a GET.
+// readSum hashes a node's answer to a GET.
 func readSum(cl *client.Client, key string, opts client.GetOptions) (sum string, size int64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), largePatience)
 	defer cancel()
@@ -128,8 +126,8 @@ func partOf(n *clustertest.Process, key string, from, length int64) (string, err
 	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
-// withSizes runs a case with 64 MiB, and with 1 GiB when all tests run. The
-// bounds are the same: memory does not depend on the size of what is stored.
+// withSizes runs a case with 64 MiB, and in full mode with 1 GiB. The bounds are the same:
+// memory does not depend on the size of the value.
 func withSizes(t *testing.T, run func(t *testing.T, bin string, size int64)) {
 	bin, err := clustertest.PlainBinary(t.TempDir())
 	if err != nil {
@@ -185,8 +183,8 @@ func largeValue(t *testing.T, bin string, size int64) {
 	memory.Bound(anonymousMax, p.All()...)
 }
 
-// Invariant 11: what is imported does not stay in memory, with three database
-// nodes and three caches in one process.
+// Invariant 11: an import does not stay in memory, with three database nodes and three cache
+// nodes in one process.
 func TestLarge_Import(t *testing.T) { withSizes(t, largeImport) }
 
 func largeImport(t *testing.T, bin string, size int64) {
@@ -205,8 +203,7 @@ func largeImport(t *testing.T, bin string, size int64) {
 		return errors.New(dev.Log())
 	})
 	dev.WaitReady()
-	// Not the import's rusage: its maximum counts what this process, which it
-	// was forked from, occupied.
+	// Not the import's rusage: its maximum includes this process, from which it was forked.
 	importer := clustertest.NewProcess(t, bin, "import", "", importArgs(dir, "in/", urls)...)
 	importer.Start()
 	memory := clustertest.WatchMemory(t, dev, importer)
@@ -226,8 +223,8 @@ func largeImport(t *testing.T, bin string, size int64) {
 	memory.Bound(importerMax, importer)
 }
 
-// writeValues makes files of 64 KiB to 4 MiB that are total bytes together,
-// and returns their digests by name.
+// writeValues makes files of 64 KiB to 4 MiB, total bytes together, and returns their digests
+// by name.
 func writeValues(t *testing.T, dir string, total int64) map[string]string {
 	t.Helper()
 	const smallest, largest = 64 << 10, 4 << 20
@@ -278,7 +275,7 @@ func newDev(t *testing.T, bin string) (dev *clustertest.Process, urls []string) 
 	return nil, nil
 }
 
-// portInUse returns the first address that somebody listens on, if any.
+// portInUse returns the first address on which somebody listens, if any.
 func portInUse(addrs ...string) string {
 	for _, addr := range addrs {
 		ln, err := net.Listen("tcp", addr)

@@ -13,8 +13,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// laterProgram is the program of a later version: it knows one level more, and sets
-// keys below later/ by a command of that level.
+// laterProgram is the program of a later version: it has one level more, and sets keys below
+// later/ by a command of that level.
 var laterProgram = []broken.Control{
 	{File: "internal/level/level.go", Old: "const Highest = 1\n", New: "const Highest = 2\n"},
 	{File: "kvstore/command.go",
@@ -36,10 +36,10 @@ var laterProgram = []broken.Control{
 		New: "	if cmd.kind == 200 {\n		cmd.kind = commandPut\n	}\n	switch cmd.kind {\n	case commandPut:\n"},
 }
 
-// hasty is what a later program must not be: it proposes what not all members know.
+// hasty is a wrong later program: it proposes what some members do not know.
 var hasty = broken.Control{File: "raftnode/levels.go", Old: "	if need > c.members.level {\n", New: "	if need > c.members.level+100 {\n"}
 
-// TestLevels_ProgramsApply: the later programs still are changes of this one.
+// TestLevels_ProgramsApply: the later programs still apply to this one.
 func TestLevels_ProgramsApply(t *testing.T) {
 	root, err := filepath.Abs("..")
 	if err != nil {
@@ -61,8 +61,8 @@ func changedProgram(t *testing.T, changes ...broken.Control) string {
 	return path
 }
 
-// stopsAtLater waits until a node has ended because of what a later version wrote, and
-// checks that a second start ends alike and leaves every file as it was.
+// stopsAtLater waits until a node has ended because of what a later version wrote, and checks
+// that a second start ends alike and changes no file.
 func stopsAtLater(t *testing.T, n *clustertest.Process) {
 	t.Helper()
 	ended := func() {
@@ -114,8 +114,8 @@ func leads(t *testing.T, p *clustertest.Processes, n *clustertest.Process) {
 	})
 }
 
-// A node that meets a command of a later version stops before it, leaves its data as
-// it is, and goes on from there with that version.
+// A node that meets a later version's command stops before it and leaves its data as it is.
+// With the later version it continues from there.
 func TestLevels_CommandOfALaterVersion(t *testing.T) {
 	t.Parallel()
 	later := changedProgram(t, append(laterProgram[:len(laterProgram):len(laterProgram)], hasty)...)
@@ -137,7 +137,7 @@ func TestLevels_CommandOfALaterVersion(t *testing.T) {
 	n3.Start()
 	n2.WaitReady()
 	n3.WaitReady()
-	// What was too early is refused by all alike. Now it may be put.
+	// All nodes refused the early put alike. Now it may be made.
 	clustertest.Eventually(t, "the later version sets a key by its own command", func() error {
 		if status, body := putStatus(n1, "later/k", "2"); status != http.StatusCreated {
 			return fmt.Errorf("%d %s", status, body)
@@ -148,7 +148,7 @@ func TestLevels_CommandOfALaterVersion(t *testing.T) {
 	clustertest.SameHistory(t, p.DBs...)
 }
 
-// What a later version forwards before all members know it is proposed by nobody.
+// If a later version forwards a command before all members know it, nobody proposes it.
 func TestLevels_ForwardedTooEarly(t *testing.T) {
 	t.Parallel()
 	early := changedProgram(t, append(laterProgram[:len(laterProgram):len(laterProgram)], hasty)...)
@@ -174,8 +174,8 @@ func TestLevels_ForwardedTooEarly(t *testing.T) {
 	clustertest.SameHistory(t, p.DBs...)
 }
 
-// Upgraded one by one under load, the members agree on the higher level when the last
-// of them knows it, and not before. Then none goes back.
+// In a rolling upgrade under load, the members agree on the higher level once the last of them
+// knows it, not before. Then no member can go back.
 func TestLevels_RollingUpgrade(t *testing.T) {
 	t.Parallel()
 	later := changedProgram(t, laterProgram...)
@@ -235,7 +235,7 @@ func TestLevels_RollingUpgrade(t *testing.T) {
 	mustHave(t, acked, p.DBs...)
 	clustertest.SameHistory(t, p.DBs...)
 
-	// A node of the old version that is new does not come in.
+	// A new node of the old version cannot join.
 	n4 := p.Joiner("n4", p.DBs[0])
 	n4.Start()
 	if code := n4.Wait(); code == 0 || !strings.Contains(n4.Log(), "level") {

@@ -65,7 +65,7 @@ func rubbish() map[string]string {
 	}
 }
 
-// throw sends text, reads what comes for a moment and closes the connection.
+// throw sends text, reads for a moment and closes the connection.
 func throw(t *testing.T, addr, text string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -81,8 +81,8 @@ func throw(t *testing.T, addr, text string) {
 	_ = conn.(*net.TCPConn).SetLinger(0) // a reset
 }
 
-// Whatever strangers send to any port of any kind of node, its log has one object of
-// JSON on each line, and none of warnings or errors: those are about the node.
+// Whatever strangers send to any port of any kind of node, each line of its log is one JSON
+// object, and none is a warning or an error: those concern the node.
 func TestLog_StrangersAreNoErrors(t *testing.T) {
 	t.Parallel()
 	cluster := clustertest.NewProcesses(t, bin, 1, 1)
@@ -107,7 +107,7 @@ func TestLog_StrangersAreNoErrors(t *testing.T) {
 	}
 }
 
-// mustLogQuietly looks at every line of a node's log.
+// mustLogQuietly checks every line of a node's log.
 func mustLogQuietly(t *testing.T, n *clustertest.Process, most int) {
 	t.Helper()
 	lines := bytes.FieldsFunc([]byte(n.Log()), func(r rune) bool { return r == '\n' })

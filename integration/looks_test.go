@@ -30,7 +30,7 @@ func (p *page) phone(theme string) {
 	p.appear(theme, chromedp.EmulateViewport(phoneWidth, 740, chromedp.EmulateMobile, chromedp.EmulateScale(2)))
 }
 
-// appear makes the browser one of a size and a theme. Nothing moves in it.
+// appear sets the browser's size and theme, and disables motion.
 func (p *page) appear(theme string, viewport chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
 	p.do("emulate", viewport, chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
@@ -42,9 +42,9 @@ func (p *page) appear(theme string, viewport chromedp.Action[chromedp.Void]) {
 	}))
 }
 
-// look takes pictures of the page as it is now, wide and narrow, light and
-// dark, and checks each: nothing hangs over at the side of a phone, and axe
-// finds nothing serious. Pictures are kept with `go test -artifacts`.
+// look takes pictures of the page as it is now, wide and narrow, light and dark, and checks
+// each: nothing overflows a phone's screen, and axe finds nothing serious. `go test
+// -artifacts` keeps the pictures.
 func (p *page) look(name string) {
 	p.t.Helper()
 	for _, theme := range []string{light, dark} {
@@ -56,9 +56,9 @@ func (p *page) look(name string) {
 	p.desktop(light)
 }
 
-// overhang tells how far the page reaches past a screen of that width, and which
-// elements do; "" if it does not. The window's own width alone proves nothing: a
-// phone widens it to what hangs over.
+// overhang tells how far the page overflows a screen of that width, and which elements do; ""
+// if it does not. The window's width alone proves nothing: a phone widens it to fit the
+// overflow.
 func (p *page) overhang(screen int) string {
 	p.t.Helper()
 	return eval[string](p, fmt.Sprintf(`(() => {
@@ -91,7 +91,7 @@ func (p *page) examine(name, theme string, width int) {
 	}
 }
 
-// picture keeps a picture of the whole page, in a window as high as that.
+// picture saves a picture of the whole page, in a window as high as the page.
 func (p *page) picture(name string) {
 	p.t.Helper()
 	p.do("stretch", chromedp.Func(func(ctx context.Context, tab *chromedp.Target) error {
@@ -126,7 +126,7 @@ func (f finding) String() string {
 	return fmt.Sprintf("axe, %s: %s (%s), %d times:\n%s", f.Impact, f.Help, f.ID, len(f.At), strings.Join(f.At[:min(len(f.At), 4)], "\n"))
 }
 
-// audit lets axe look at the page as it is now.
+// audit runs axe on the page as it is now.
 func (p *page) audit() []finding {
 	p.t.Helper()
 	if p.axe == "" {
@@ -139,7 +139,7 @@ func (p *page) audit() []finding {
 		({ID: v.id, Impact: v.impact, Help: v.help, At: v.nodes.map((n) => n.target.join(' ') + ' ' + n.failureSummary)})))`)
 }
 
-// axe is the source of the engine, "" where npm has not put it.
+// axe returns the source of the engine, "" if npm has not installed it.
 func axe(t *testing.T) string {
 	t.Helper()
 	source, err := os.ReadFile(axePath)

@@ -15,7 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// bin is the built program; set by TestMain.
+// bin is the built program; TestMain sets it.
 var bin string
 
 func TestMain(m *testing.M) {
@@ -44,8 +44,8 @@ func full(t *testing.T, why string) {
 	}
 }
 
-// writer puts numbered keys through all nodes until it is stopped, and
-// remembers what was acknowledged.
+// writer puts numbered keys through all nodes until it is stopped, and remembers what was
+// acknowledged.
 type writer struct {
 	t     *testing.T
 	stopC chan struct{}
@@ -55,8 +55,7 @@ type writer struct {
 	acked map[string]string
 }
 
-// startWriter runs workers that put one key after the other with a client of
-// the given URLs.
+// startWriter runs workers that put one key after the other with a client of the given URLs.
 func startWriter(t *testing.T, prefix string, workers int, urls ...string) *writer {
 	w := &writer{t: t, stopC: make(chan struct{}), acked: map[string]string{}}
 	for i := range workers {
@@ -143,7 +142,7 @@ func get(cl *client.Client, key string) (string, error) {
 	return string(b), errors.Join(err, o.Body.Close())
 }
 
-// pattern is n bytes that differ from any other seed's.
+// pattern returns n bytes that differ for every seed.
 func pattern(seed string, n int) []byte {
 	sum := sha256.Sum256([]byte(seed))
 	return bytes.Repeat(sum[:], n/len(sum)+1)[:n]

@@ -28,7 +28,7 @@ func role(cl *client.Client, name string) (string, error) {
 	return "", nil
 }
 
-// becomesVoter waits until name votes, as the given nodes see it.
+// becomesVoter waits until the given nodes see name as a voter.
 func becomesVoter(t *testing.T, name string, urls ...string) {
 	t.Helper()
 	cl := clustertest.Client(t, urls...)
@@ -70,8 +70,8 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 	}
 	w.waitFor(100)
 
-	// One of three is away: removing another would leave two that cannot
-	// agree without the dead one.
+	// One of three is away: removing another would leave two that cannot agree without the
+	// dead one.
 	rest[2].Kill9()
 	cl := clustertest.Client(t, clustertest.URLs(rest[:2]...)...)
 	clustertest.Eventually(t, "the refusal", func() error {
@@ -101,8 +101,8 @@ func TestMembers_GrowAndShrinkUnderLoad(t *testing.T) {
 	t.Logf("%d puts acknowledged on the way", len(acked))
 }
 
-// A store of one node grows to three while everybody is killed in turn. A
-// single voter must save before it sends, or a learner keeps what it lost.
+// A cluster of one node grows to three while every node is killed in turn. A single voter must
+// save before it sends; otherwise a learner keeps what the voter lost.
 func TestMembers_OneNodeGrows_KilledAtEveryStep(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
@@ -161,7 +161,7 @@ func TestMembers_WipedNode_NeverVotesAgain(t *testing.T) {
 		t.Errorf("the wiped node ended with code %d and said:\n%s", code, lost.Log())
 	}
 	t.Logf("it said: %s", strings.TrimSpace(lost.Log()))
-	// What it says works: remove it, then join with an empty directory.
+	// The message's advice works: remove the node, then join with an empty directory.
 	if err := clustertest.Client(t, p.DBs[0].URL()).RemoveMember(clustertest.WithTimeout(t), lost.Name, false); err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// closedPipe is the writing end of a pipe whose reader went away.
+// closedPipe returns the writing end of a pipe whose reader is gone.
 func closedPipe(t *testing.T) *os.File {
 	t.Helper()
 	r, w, err := os.Pipe()
@@ -30,8 +30,7 @@ func closedPipe(t *testing.T) *os.File {
 	return w
 }
 
-// running starts a long-running command with both standard streams on pipes
-// without readers.
+// running starts a long-running command with both standard streams on pipes without readers.
 func running(t *testing.T, args ...string) (*exec.Cmd, <-chan error) {
 	t.Helper()
 	cmd := exec.Command(bin, args...)
@@ -57,8 +56,8 @@ func answers(url string) error {
 	return nil
 }
 
-// A long-running command serves on when nobody reads what it says, on either
-// stream, and ends in order when it is told to.
+// A long-running command keeps serving when nobody reads its output, on either stream, and
+// ends in order when it is told to.
 func TestPipes_NodesServeOn(t *testing.T) {
 	t.Parallel()
 	db := clustertest.NewProcesses(t, bin, 1, 0)
@@ -104,12 +103,12 @@ func TestPipes_NodesServeOn(t *testing.T) {
 	}
 }
 
-// noReader is the exit code of a client command whose reader went away before it
-// had shown everything.
+// noReader is the exit code of a client command whose reader left before it had shown
+// everything.
 const noReader = 141
 
-// Client commands end without a word when nobody reads their results. What was
-// carried out counts as that.
+// Client commands end without a message when nobody reads their results. The exit code still
+// reports a change that succeeded.
 func TestPipes_ClientCommands(t *testing.T) {
 	t.Parallel()
 	db := clustertest.NewProcesses(t, bin, 1, 0)
@@ -172,7 +171,7 @@ func TestPipes_ClientCommands(t *testing.T) {
 	}
 }
 
-// A watch ends when its reader does, also while there is nothing to show.
+// A watch ends when its reader does, even while there is nothing to show.
 func TestPipes_WatchHead(t *testing.T) {
 	t.Parallel()
 	db := clustertest.NewProcesses(t, bin, 1, 0)

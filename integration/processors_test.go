@@ -11,8 +11,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// TestServe_Processors: a database node has places for goroutines that wait for a
-// page of its store.
+// TestServe_Processors: a database node has places for goroutines that wait for a page of its
+// store.
 func TestServe_Processors(t *testing.T) {
 	t.Setenv("GOMAXPROCS", "") // which nodes would leave alone
 	before := runtime.GOMAXPROCS(0)

@@ -18,8 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// procfileAddrs is where the Procfile's processes listen, those with readiness
-// first.
+// procfileAddrs is where the Procfile's processes listen, those with readiness first.
 var procfileAddrs = []string{
 	"127.0.0.1:11000", "127.0.0.1:11001", "127.0.0.1:11002",
 	"127.0.0.1:5551", "127.0.0.1:5552", "127.0.0.1:5553", "127.0.0.1:5546",
@@ -46,7 +45,7 @@ func startRunner(t *testing.T, foreman, dir string) *runner {
 		t.Fatal(err)
 	}
 	r := &runner{t: t, dir: dir, bin: filepath.Join(dir, "bin", "oncekv"), log: log, done: make(chan error, 1)}
-	// Its own 5 s are for a machine that does nothing else.
+	// foreman's own 5 s are for a machine that does nothing else.
 	r.cmd = exec.Command(foreman, "start", "--timeout", fmt.Sprint(int(stopMax.Seconds())))
 	r.cmd.Dir, r.cmd.Stdout, r.cmd.Stderr = dir, log, log
 	r.cmd.SysProcAttr = ownGroup()
@@ -107,8 +106,8 @@ func (r *runner) processes() []int {
 	return pids
 }
 
-// stop sends SIGTERM to the runner and expects everything to end in order, before
-// foreman kills what is left.
+// stop sends SIGTERM to the runner and expects everything to end in order, before foreman
+// kills the rest.
 func (r *runner) stop() {
 	r.t.Helper()
 	start := time.Now()
@@ -138,8 +137,7 @@ func (r *runner) stop() {
 	}
 }
 
-// exitedWell looks for foreman's line about a process: "12:00:00 n1.1 | exited
-// with code 0".
+// exitedWell looks for foreman's line about a process: "12:00:00 n1.1 | exited with code 0".
 func exitedWell(output, name string) bool {
 	for line := range strings.Lines(output) {
 		if strings.Contains(line, " "+name+".1 ") && strings.Contains(line, "exited with code 0") {
@@ -149,7 +147,7 @@ func exitedWell(output, name string) bool {
 	return false
 }
 
-// shell runs one command line word for word and returns what it printed.
+// shell runs one command line word for word and returns its output.
 func shell(t *testing.T, line string) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), clustertest.Patience)
@@ -165,8 +163,8 @@ func shell(t *testing.T, line string) string {
 	return string(out)
 }
 
-// The walkthrough, word for word, with the Procfile under a Procfile runner;
-// then everything stops in order, and starts again with its data.
+// The walkthrough, word for word, with the Procfile under a Procfile runner; then everything
+// stops in order, and starts again with its data.
 func TestProcfile_Walkthrough(t *testing.T) {
 	full(t, "needs foreman, curl and the fixed ports of the Procfile")
 	foreman, err := exec.LookPath("foreman")

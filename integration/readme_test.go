@@ -20,8 +20,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// section returns what a document, named from the root of the repository, has under
-// a heading, up to the next one.
+// section returns the text under a heading of a document, up to the next heading. document is
+// relative to the root of the repository.
 func section(t *testing.T, document, heading string) string {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("..", document))
@@ -62,7 +62,7 @@ func blocks(t *testing.T, document, heading, language string) []string {
 	return found
 }
 
-// needs skips a test whose document uses a program that is not here.
+// needs skips a test whose document uses a program that this machine lacks.
 func needs(t *testing.T, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
@@ -80,8 +80,8 @@ func programPath(t *testing.T) string {
 	return "PATH=" + dir + string(os.PathListSeparator) + os.Getenv("PATH")
 }
 
-// script prepares commands of a document, to be run in dir as a script that ends with
-// its first failure.
+// script prepares commands of a document, to run in dir as a script that stops at its first
+// failure.
 func script(t *testing.T, dir, commands string, nodes ...*clustertest.Process) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(clustertest.WithTimeout(t), "sh", "-ec", commands)
@@ -91,7 +91,7 @@ func script(t *testing.T, dir, commands string, nodes ...*clustertest.Process) *
 	return cmd
 }
 
-// What README shows of the first puts and gets is what a new cluster answers.
+// A new cluster answers the first puts and gets as README shows.
 func TestREADME_FirstRequests(t *testing.T) {
 	t.Parallel()
 	needs(t, "curl")
@@ -118,7 +118,7 @@ func TestREADME_FirstRequests(t *testing.T) {
 	}
 }
 
-// Somebody else's module can build README's Go program, and it works.
+// Another module can build README's Go program, and it works.
 func TestREADME_GoProgram(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
@@ -152,7 +152,7 @@ func TestREADME_GoProgram(t *testing.T) {
 	prints(strings.Replace(program, "threads = 8", "threads = 9", 1), "set to other bytes before, at revision 1\nthreads = 8\n")
 }
 
-// README's recipes work as they are written.
+// README's recipes work as written.
 func TestREADME_Recipes(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 1)
@@ -267,7 +267,7 @@ func followsChanges(t *testing.T, p *clustertest.Processes) {
 	}
 }
 
-// sawKeys compares the keys of a file of changes.
+// sawKeys compares the keys in a file of changes.
 func sawKeys(path string, want []string) error {
 	b, err := os.ReadFile(path)
 	if err != nil {

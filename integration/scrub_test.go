@@ -15,7 +15,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// valuesOfAllKinds are a value in its record, one that is a body, and one in chunks.
+// valuesOfAllKinds returns a value in its record, one that is a body, and one in chunks.
 func valuesOfAllKinds() map[string]string {
 	return map[string]string{
 		"small": "a small value",
@@ -24,7 +24,7 @@ func valuesOfAllKinds() map[string]string {
 	}
 }
 
-// filled is a running node with values of all kinds.
+// filled starts a node with values of all kinds.
 func filled(t *testing.T, flags ...string) *clustertest.Process {
 	t.Helper()
 	n := clustertest.NewProcesses(t, bin, 1, 0, flags...).DBs[0]
@@ -39,7 +39,7 @@ func filled(t *testing.T, flags ...string) *clustertest.Process {
 	return n
 }
 
-// scrubs waits until a node has read all that it keeps once more, and says so.
+// scrubs waits until a node has finished one more scrub and says so.
 func scrubs(t *testing.T, n *clustertest.Process) {
 	t.Helper()
 	was, err := n.Stats()
@@ -61,8 +61,8 @@ func scrubs(t *testing.T, n *clustertest.Process) {
 	})
 }
 
-// at finds what begins with some bytes in a file below a directory. A running node may
-// have them in its log alone for a moment.
+// at finds bytes in a file below a directory. A running node may have them only in its log for
+// a moment.
 func at(t *testing.T, dir, glob string, what []byte) (path string, offset int64) {
 	t.Helper()
 	clustertest.Eventually(t, fmt.Sprintf("%.20q is in %s", what, glob), func() error {
@@ -85,8 +85,8 @@ func at(t *testing.T, dir, glob string, what []byte) (path string, offset int64)
 	return path, offset
 }
 
-// allAt finds all that begins with some bytes in a file: a page that history does not use
-// any more may have them too.
+// allAt finds all occurrences of bytes in a file: a page that history no longer uses may have
+// them too.
 func allAt(t *testing.T, path string, what []byte) (offsets []int64) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -121,8 +121,8 @@ func flipBit(t *testing.T, path string, offset int64) {
 	}
 }
 
-// A node reads all that it keeps in each interval, says so in its figures, and knows
-// after a restart when it did.
+// A node scrubs in each interval, shows that in its metrics, and still knows the time after a
+// restart.
 func TestScrub_Reports(t *testing.T) {
 	t.Parallel()
 	n := filled(t, "--scrub-interval", "2s")
@@ -144,8 +144,8 @@ func TestScrub_Reports(t *testing.T) {
 	mustHave(t, valuesOfAllKinds(), n)
 }
 
-// Nobody reads the value, and the node stops all the same, within a round: a bit that
-// flipped in a body, in the history, and in a file that nobody opens.
+// The node stops within one scrub although nobody reads the value: a bit flipped in a body, in
+// the history, and in a file that nobody opens.
 func TestScrub_FlippedBit_StopsTheNode(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ key, glob string }{{"body", "values/*.values"}, {"large", "values/*.values"}, {"small", "history.db"}} {
@@ -170,7 +170,7 @@ func TestScrub_FlippedBit_StopsTheNode(t *testing.T) {
 					t.Errorf("it does not mention %q:\n%s", word, n.Log())
 				}
 			}
-			// The next start knows, and looks at once.
+			// The next start knows, and scrubs at once.
 			n.Start()
 			if code := n.Wait(); code != 1 || !strings.Contains(n.Log(), path) {
 				t.Errorf("the next start ended with code %d:\n%s", code, n.Log())
@@ -179,8 +179,8 @@ func TestScrub_FlippedBit_StopsTheNode(t *testing.T) {
 	}
 }
 
-// A file of values that is gone keeps the node from starting, which changes nothing,
-// and says what to put back.
+// If a file of values is missing, the node refuses to start, changes nothing, and says what to
+// put back.
 func TestScrub_MissingSegment_RefusesToStart(t *testing.T) {
 	t.Parallel()
 	n := filled(t)
@@ -207,8 +207,8 @@ func TestScrub_MissingSegment_RefusesToStart(t *testing.T) {
 	mustHave(t, valuesOfAllKinds(), n)
 }
 
-// The table of bodies is derived from the segments: without it, and with one that is
-// damaged, the node makes it again, and what refers to bodies is counted again.
+// The table of bodies is derived from the segments: if it is missing or damaged, the node
+// rebuilds it, and counts the references to bodies again.
 func TestScrub_LostTable_IsMadeAgain(t *testing.T) {
 	t.Parallel()
 	n := filled(t, "--scrub-interval", "2s")

@@ -20,7 +20,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// setFlag replaces the value of a flag of a process, or adds it.
+// setFlag replaces or adds a flag of a process.
 func setFlag(p *clustertest.Process, flag, value string) {
 	if i := slices.Index(p.Args, flag); i >= 0 {
 		p.Args[i+1] = value
@@ -40,9 +40,8 @@ func says(t *testing.T, p *clustertest.Process, text string) {
 	})
 }
 
-// Nodes whose data belongs to a cluster are moved to other peer ports, one after
-// the other, with the line that the cluster was begun with. What that list says
-// of them is old, and counts for nothing.
+// Nodes whose data belongs to a cluster move to other peer ports, one after the other, started
+// with the command line that formed the cluster. Its list is outdated by now and is ignored.
 func TestSettings_OldList_NewPeerPorts(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 3, 0)
@@ -65,7 +64,7 @@ func TestSettings_OldList_NewPeerPorts(t *testing.T) {
 			}
 		}
 	}
-	// All old addresses are gone: each pair has to have found one another anew.
+	// All old addresses are gone: the nodes must have found one another again.
 	p.WaitReady()
 	p.Leader()
 	clustertest.SameHistory(t, p.DBs...)
@@ -84,7 +83,7 @@ func knownAt(cl *client.Client, t *testing.T, n *clustertest.Process) error {
 	return nil
 }
 
-// With data a wildcard address needs no name: the cluster has one.
+// With data, a wildcard address needs no --advertise: the cluster knows the URL.
 func TestSettings_Wildcard_KeepsThePeerURL(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 1, 0)
@@ -105,7 +104,7 @@ func TestSettings_Wildcard_KeepsThePeerURL(t *testing.T) {
 	clustertest.Eventually(t, "n1 is where it was", func() error { return knownAt(cl, t, n) })
 }
 
-// wrong is one start with a setting at which no node can work.
+// wrong starts a node once with a setting that can never work.
 func wrong(t *testing.T, words []string, args ...string) {
 	t.Helper()
 	node := clustertest.NewProcess(t, bin, args[0], "", args...)
@@ -120,7 +119,7 @@ func wrong(t *testing.T, words []string, args ...string) {
 	}
 }
 
-// joining is the line of a database node that joins.
+// joining returns the command line of a database node that joins.
 func joining(t *testing.T, urls ...string) []string {
 	return []string{"serve", "--name", "n9", "--data-dir", filepath.Join(t.TempDir(), "n9"), "--listen", clustertest.FreeAddr(t), "--peer-listen", clustertest.FreeAddr(t), "--join", strings.Join(urls, ",")}
 }
@@ -156,7 +155,7 @@ func TestJoin_SaysWhoIsThere(t *testing.T) {
 		waiting.Kill9()
 	}
 
-	// One URL that is right is enough.
+	// One correct URL is enough.
 	n2 := p.Joiner("n2", db)
 	setFlag(n2, "--join", peer+",http://127.0.0.1:1,"+db.URL())
 	n2.Start()
@@ -205,7 +204,7 @@ func TestSettings_PeerPort_SaysWhereClientsGo(t *testing.T) {
 	says(t, founder, "n1 ("+db.URL()+": that is where clients reach a database node, n1; give the URL at which --peer-listen")
 }
 
-// oncekv runs a command and returns what it has written, and its exit code.
+// oncekv runs a command and returns its output and its exit code.
 func oncekv(t *testing.T, args ...string) (string, int) {
 	t.Helper()
 	cmd := exec.Command(bin, args...)
@@ -215,8 +214,8 @@ func oncekv(t *testing.T, args ...string) (string, int) {
 	return out.String(), cmd.ProcessState.ExitCode()
 }
 
-// Traffic between nodes goes by no proxy. Go uses none for loopback addresses, so
-// the nodes go by names, which a hosts file of their own resolves.
+// Traffic between nodes never uses a proxy. Go uses none for loopback addresses, so the nodes
+// go by names, which a hosts file of their own resolves.
 func TestProxy_OfTheEnvironment_IsNotUsed(t *testing.T) {
 	t.Parallel()
 	p := clustertest.NewProcesses(t, bin, 4, 2)
@@ -260,8 +259,8 @@ func TestProxy_OfTheEnvironment_IsNotUsed(t *testing.T) {
 	becomesVoter(t, "n4", clustertest.URLs(p.DBs...)...)
 	admin.Start()
 	admin.WaitReady()
-	// A put through a cache is forwarded, and read from the other one: from the
-	// database, or from the owner.
+	// A put through one cache node is forwarded. The other reads the key from the database or
+	// from the owner.
 	for i := range 20 {
 		key := fmt.Sprintf("k%d", i)
 		if _, err := clustertest.Client(t, p.Caches[0].URL()).PutBytes(clustertest.WithTimeout(t), key, []byte("v"), client.PutOptions{}); err != nil {
@@ -281,7 +280,7 @@ func TestProxy_OfTheEnvironment_IsNotUsed(t *testing.T) {
 	clustertest.SameHistory(t, append(p.DBs, n4)...)
 }
 
-// A name that leads to where no node is gets no connection, whoever resolves it.
+// A name that leads to a link-local address is not dialled, whoever resolves it.
 func TestJoin_NameOfALinkLocalAddress_IsNotDialled(t *testing.T) {
 	t.Parallel()
 	n := clustertest.NewProcess(t, bin, "n9", "", joining(t, "http://metadata.kv.test:80")...)

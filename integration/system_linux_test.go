@@ -18,7 +18,7 @@ func mountSmall(t *testing.T, dir string) {
 	})
 }
 
-// ownGroup gives a process a group of its own, and ends it with the test.
+// ownGroup gives a process its own process group, and ends it with the test.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 }

@@ -12,5 +12,5 @@ func mountSmall(t *testing.T, _ string) {
 	t.Skip("mounts a small file system in the way of Linux")
 }
 
-// ownGroup gives a process a group of its own.
+// ownGroup gives a process its own process group.
 func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
