@@ -45,8 +45,7 @@ func section(t *testing.T, document, heading string) string {
 	return strings.Join(lines, "")
 }
 
-// blocks returns the code blocks of a section in the given language, empty for
-// commands.
+// blocks returns the code blocks of a section in the given language, empty for commands.
 func blocks(t *testing.T, document, heading, language string) []string {
 	t.Helper()
 	var found []string

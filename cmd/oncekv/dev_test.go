@@ -361,8 +361,8 @@ func (c *localCluster) follow() {
 	}
 }
 
-// A node whose data cannot be trusted stays down, and the others go on. Deleting
-// its directory is all that is needed.
+// A node with untrustworthy data stays down, and the others go on. Deleting its directory is
+// enough to repair it.
 func TestDev_DamagedMember(t *testing.T) {
 	c := newLocal(t)
 	c.voters()
@@ -420,7 +420,7 @@ func TestDev_Reset(t *testing.T) {
 	}
 }
 
-// Nothing is deleted that the local cluster did not make.
+// A reset deletes nothing that the local cluster did not make.
 func TestDevData_ResetSparesOthers(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, dir string){
 		"somebody's files": func(t *testing.T, dir string) { write(t, dir, "n1/thesis.txt") },
@@ -451,7 +451,7 @@ func TestDevData_ResetSparesOthers(t *testing.T) {
 	}
 }
 
-// Data of another store is not taken for a local cluster's, either.
+// Nor is data of another store taken for a local cluster's.
 func TestDev_OtherData(t *testing.T) {
 	dir := t.TempDir()
 	founded(t, dir, "n1")
@@ -462,7 +462,7 @@ func TestDev_OtherData(t *testing.T) {
 	}
 }
 
-// Nor is data of another version, and it says so.
+// Nor is data of another version, and the message says so.
 func TestDev_OtherVersion(t *testing.T) {
 	for format, says := range map[int]string{1: "from before the first release", 99: "a later version of oncekv"} {
 		dir := t.TempDir()
@@ -488,7 +488,7 @@ func marked(t *testing.T, dir string) {
 	must(t, devData{dir}.mark(1))
 }
 
-// founded makes n1's directory one of a cluster of these nodes.
+// founded makes n1's directory that of a cluster of these nodes.
 func founded(t *testing.T, dir string, names ...string) {
 	t.Helper()
 	var founders []string
@@ -528,7 +528,7 @@ func TestDev_PortTaken(t *testing.T) {
 	}
 }
 
-// A port that the data keeps from an earlier start is not what the offset says.
+// If the data keeps a port from an earlier start, the message names that and not the offset.
 func TestDev_KeptPortTaken(t *testing.T) {
 	offset, dir := devOffset(t), t.TempDir()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -542,7 +542,7 @@ func TestDev_KeptPortTaken(t *testing.T) {
 	}
 }
 
-// The offset that is offered is another one than the one that was given.
+// The offset that is offered is not the given one.
 func TestDevPorts_FreeOffset(t *testing.T) {
 	n, ok := freeOffset(0)
 	if !ok {
@@ -553,7 +553,7 @@ func TestDevPorts_FreeOffset(t *testing.T) {
 	}
 }
 
-// Data of a program whose peers had other ports keeps them.
+// Data of a program whose peers had other ports keeps these.
 func TestDev_OldLayout(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts whole clusters")
@@ -604,7 +604,7 @@ func TestDevPorts_OffsetsDoNotCollide(t *testing.T) {
 			t.Errorf("%s is for the offset %d (%t), want %d", addr, owner, ok, offset)
 		}
 	}
-	// No cluster lies over itself, whatever its offset, nor on the one without.
+	// No cluster overlaps itself, whatever its offset, or the one without an offset.
 	for offset := range devOffsetMax + 1 {
 		seen := map[string]bool{}
 		for _, at := range portsAt(offset).places() {

@@ -40,12 +40,11 @@
 //  4. SIGINT, SIGTERM and SIGHUP end a command in order. A second one ends it at
 //     once, unless it comes within a second of the first: terminals and Procfile
 //     runners signal a process twice.
-//  5. No command exits because another process is not up yet. 6. A progress bar shows only on a
-//
-// terminal. 7. An empty argument or flag is a usage error, except --value=. 8. A command asks
-// before it does what cannot be undone, except for the one key
-//
-//	that was named. Without a terminal it needs --yes.
+//  5. No command exits because another process is not up yet.
+//  6. A progress bar shows only on a terminal.
+//  7. An empty argument or flag is a usage error, except --value=.
+//  8. A command asks before it does what cannot be undone, except for the one key
+//     that was named. Without a terminal it needs --yes.
 //  9. A command that waits for a node says so within a second. If nothing listens,
 //     it fails at once, unless --wait is given.
 //  10. A failed write to standard error changes nothing: a node keeps serving even

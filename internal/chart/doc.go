@@ -9,8 +9,8 @@
 //
 // # Invariants
 //
-// 1. Whatever the texts and values are, the output is well-formed XML. 2. Bars and lines of
-// values that are not negative lie inside the picture.
+//  1. Whatever the texts and values are, the output is well-formed XML.
+//  2. Bars and lines of values that are not negative lie inside the picture.
 //
 // # Caveats
 //

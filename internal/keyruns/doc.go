@@ -74,14 +74,11 @@
 //
 // # Invariants
 //
-// 1. The keys up to the mark are in the runs of the list, each in one. 2. A file that the list
-// names is durable, with its name, before the list is, and never
-//
-//	changes. A file is removed only when a list that does not name it is durable.
-//
-// 3. A crash leaves a whole run or none, and the mark that goes with it. 4. A filter has every
-// key of its run: writing a run checks that, and so does Verify. 5. An addition or a merge
-// that fails because the disk is full changes nothing. After any
-//
-//	other failed write or fsync nothing more is written.
+//  1. The keys up to the mark are in the runs of the list, each in one.
+//  2. A file that the list names is durable, with its name, before the list is, and never
+//     changes. A file is removed only when a list that does not name it is durable.
+//  3. A crash leaves a whole run or none, and the mark that goes with it.
+//  4. A filter has every key of its run: writing a run checks that, and so does Verify.
+//  5. An addition or a merge that fails because the disk is full changes nothing. After any
+//     other failed write or fsync nothing more is written.
 package keyruns

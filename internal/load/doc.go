@@ -30,11 +30,9 @@
 //  1. Run starts every goroutine and waits for all of them: one for each
 //     caller, the pacer of an open loop, and the collector of the intervals. A
 //     Caller and a random generator belong to one goroutine.
-//  2. When a request is due depends only on Config. No measurement changes it. 3. Every request
-//
-// that was due in the measured time is counted once: as
-//
-//	answered, as an error, or as unfinished.
+//  2. When a request is due depends only on Config. No measurement changes it.
+//  3. Every request that was due in the measured time is counted once: as
+//     answered, as an error, or as unfinished.
 //  4. The latency histogram has the answered and the unfinished requests.
 //     Errors are counted apart: fast errors must not flatter.
 //  5. The same seed gives the same keys and values, and each caller the same

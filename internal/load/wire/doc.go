@@ -15,9 +15,8 @@
 //
 //  1. After an error, or an answer that was not read to its end, the connection is closed;
 //     the next request opens a new one.
-//  2. No request takes longer than the timeout, including connecting. 3. The one goroutine that
-//
-// Call starts, the writer of a Batch, has ended when Call returns.
+//  2. No request takes longer than the timeout, including connecting.
+//  3. The one goroutine that Call starts, the writer of a Batch, has ended when Call returns.
 //
 // # Caveats
 //
