@@ -29,7 +29,7 @@ import (
 // mode.
 func tool(t *testing.T, name, debianPackage string) string {
 	t.Helper()
-	for _, file := range []string{name, "/usr/sbin/" + name} { // which is not on everybody's path
+	for _, file := range []string{name, "/usr/sbin/" + name} { // not everybody's PATH has it
 		if path, err := exec.LookPath(file); err == nil {
 			return path
 		}
@@ -285,7 +285,7 @@ func (api promAPI) alertsFine(t *testing.T) error {
 	for _, g := range data.Groups {
 		for _, r := range g.Rules {
 			seen++
-			if r.Health != "ok" || r.State == "firing" && r.Name != "OncekvDiskFillsUp" { // which is about this machine
+			if r.Health != "ok" || r.State == "firing" && r.Name != "OncekvDiskFillsUp" { // that alert is about this machine
 				return fmt.Errorf("%s is %s and %s: %s", r.Name, r.Health, r.State, r.LastError)
 			}
 		}

@@ -54,7 +54,7 @@ func text(t *testing.T, path string) string {
 
 // described is one node as a file describes it.
 type described struct {
-	host    string // by which others reach it
+	host    string // host by which others reach it
 	args    []string
 	env     []string
 	dataDir string // as in args or env, empty for caches and admins

@@ -98,7 +98,7 @@ type proxied struct {
 	cluster *clustertest.Processes
 	process *clustertest.Process // the proxy
 	clean   bool                 // it refuses paths that climb above the root
-	durable bool                 // it keeps values when it is started again
+	durable bool                 // it keeps values across restarts
 }
 
 // answer is a whole answer.
@@ -352,7 +352,7 @@ func (p *proxied) checkStreams() {
 	}
 	r, w := io.Pipe()
 	var batch *lineReader
-	for i := range 3 { // each line is sent when the one before has its result
+	for i := range 3 { // sends each line after the result of the last
 		line := fmt.Sprintf(`{"key":"batch/%d","value":"v"}`+"\n", i)
 		sent := make(chan error, 1)
 		go func() {

@@ -23,7 +23,7 @@ import (
 type gate struct {
 	server *httptest.Server
 	proxy  *httputil.ReverseProxy
-	caches []string // told in place of the real ones, if not nil
+	caches []string // told instead of the real ones, unless nil
 
 	mu     sync.Mutex
 	now    map[string]int // reads under way, by key

@@ -48,17 +48,17 @@ type page struct {
 	origin string
 	axe    string // the source of what looks at accessibility; "": nothing does
 
-	mu      sync.Mutex // what follows is filled by the goroutine that reads the browser's messages
+	mu      sync.Mutex // guards the fields below, which the goroutine that reads the browser's messages fills
 	asked   map[network.RequestID]network.Request
 	faults  []fault
-	offline bool    // the admin does not run: requests that do not reach it are no faults
-	failing bool    // so does every one that is answered with 5xx
+	offline bool    // the admin does not run: requests may fail to reach it
+	failing bool    // the nodes do not work: requests may be answered with 5xx
 	loaded  float64 // bytes that came over the network
 }
 
 // fault is something that should not have happened.
 type fault struct {
-	method string // of a request that was answered with an error; "" for anything else
+	method string // method of a request answered with an error; "" for other faults
 	url    string
 	text   string
 }

@@ -28,7 +28,7 @@ const fixtureDir = "../testdata/datadir"
 
 // fixture is what must be read from a data directory of testdata/datadir.
 type fixture struct {
-	Level       uint64           `json:"level"` // of the store; 0: it is of before the first release
+	Level       uint64           `json:"level"` // level of the store; 0: from before the first release
 	History     *api.History     `json:"history,omitempty"`
 	Revision    uint64           `json:"revision"`
 	Digest      string           `json:"digest"` // at Revision
@@ -171,7 +171,7 @@ type fixtureMaker struct {
 	n    *clustertest.Process
 	ids  map[string]string // put ids by key
 	runs []fixtureRun
-	left []string // keys whose puts were broken off
+	left []string // keys whose puts were interrupted
 }
 
 func (m *fixtureMaker) put(p fixturePut) {
@@ -181,7 +181,7 @@ func (m *fixtureMaker) put(p fixturePut) {
 	}
 	m.ids[p.key] = p.putID
 	other := fixturePut{key: p.key, value: append([]byte("not "), p.value...)}
-	if code := m.send(other); code != http.StatusConflict { // it leaves entries in the log, no more
+	if code := m.send(other); code != http.StatusConflict { // it only leaves entries in the log
 		m.t.Fatalf("put %q again with other bytes: status %d", p.key, code)
 	}
 }

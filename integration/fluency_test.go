@@ -179,7 +179,7 @@ func TestBrowser_Fluency(t *testing.T) {
 	for i := range updates {
 		<-pace.C
 		if i == updates/4 {
-			heap = p.heap() // everything that is needed once is there
+			heap = p.heap() // everything that is needed only once is loaded
 			before = p.spent()
 		}
 		system.move()
@@ -199,7 +199,7 @@ func TestBrowser_Fluency(t *testing.T) {
 	t.Logf("each update: script %s ms, all work with scrolling %s ms", spread(script), spread(work))
 	t.Logf("%d frames: %s ms; %d tasks over 50 ms: %s ms", len(frames), spread(frames), len(long), spread(long))
 	t.Logf("heap %.1f MB, grown by %.2f MB in %d updates", heap/1e6, grown/1e6, updates*3/4)
-	if median := script[len(script)/2]; median > 400 { // on a machine of its own about 20; 500 would be all of the time
+	if median := script[len(script)/2]; median > 400 { // about 20 on a free machine; 500 would be all of the time
 		t.Errorf("an update takes %.0f ms of scripting; want 400 at most", median)
 	}
 	if median := frames[len(frames)/2]; median > 250 {

@@ -131,7 +131,7 @@ func readHistory(cache *clustertest.Process, before, old, fresh string, keys ...
 			}
 			key := keys[i%len(keys)]
 			target := cache.URL() + "/key/" + key + []string{"", "?consistency=local"}[i/len(keys)%2]
-			moved := r.moved.Load() // before the question
+			moved := r.moved.Load() // before the request
 			plain, plainErr := ask(target)
 			named, namedErr := askInHistory(target)
 			many, manyErr := send(http.MethodPost, cache.URL()+"/keys/get", `{"key":"`+key+`"}`+"\n", "Content-Type", api.ContentTypeNDJSON)

@@ -52,7 +52,7 @@ func TestSettings_OldList_NewPeerPorts(t *testing.T) {
 			n.Terminate()
 			n.Peer = clustertest.FreeAddr(t)
 			setFlag(n, "--peer-listen", n.Peer)
-			if list != "" { // that does not even name this node any more
+			if list != "" { // the list no longer names this node
 				setFlag(n, "--initial-cluster", list)
 			}
 			n.Start()

@@ -14,7 +14,7 @@ import (
 // step is one measurement of a round.
 type step struct {
 	system, name string
-	as           string // the task, if it has another name than the case
+	as           string // the task, if its name differs from the case's
 	rate         func(b *bench) float64
 }
 

@@ -82,7 +82,7 @@ var bulkOf = map[string]string{"oncekv": "http-keys", "etcd": "txn-64"}
 // How settled detects the end of the writes.
 const (
 	settleEvery = 200 * time.Millisecond
-	settleNoise = 64 << 10 // bytes in settleEvery that are no flushing
+	settleNoise = 64 << 10 // bytes in settleEvery that do not count as flushing
 	settleLimit = 10 * time.Minute
 )
 

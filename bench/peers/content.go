@@ -19,7 +19,7 @@ type content struct {
 	noise []byte // shared, never changes
 
 	at    int64
-	block [contentBlock]byte // what at is in, if it is not at its beginning
+	block [contentBlock]byte // the block that contains at, unless at is its beginning
 }
 
 // contentBlock is the size of the blocks. Each begins with its own stamp: the seed and its

@@ -61,7 +61,7 @@ func writtenByProcess(pid int) int64 {
 	}
 	for line := range bytes.Lines(text) {
 		if f := bytes.Fields(line); len(f) == 2 && string(f[0]) == "write_bytes:" {
-			n, _ := strconv.ParseInt(string(f[1]), 10, 64) // 0 if it is no number
+			n, _ := strconv.ParseInt(string(f[1]), 10, 64) // 0 if it is not a number
 			return n
 		}
 	}

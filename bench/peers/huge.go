@@ -31,7 +31,7 @@ const pauseMax = 100 * time.Millisecond
 // huge measures more keys than fit into memory, on one node.
 type huge struct {
 	*bench
-	watch *hugeWatch // of the node that runs
+	watch *hugeWatch // watches the running node
 }
 
 // hugePart loads a node as fast as it can and measures what the many keys cost; then it loads
@@ -223,12 +223,12 @@ func (h *huge) paced(ctx context.Context, sys *system, rate float64) error {
 // pauses examines puts that are due, and answered, in order. It is for one goroutine.
 type pauses struct {
 	pace   *pace
-	next   uint32 // to be answered
+	next   uint32 // the next put to be answered
 	took   *hdrhistogram.Histogram
 	late   int // puts that took longer than pauseMax
-	pauses int // times that they did, without one between that did not
+	pauses int // series of late puts without one in time between them
 
-	worst time.Duration // of the pause that lasts; 0: there is none
+	worst time.Duration // of the current pause; 0: none
 }
 
 func newPauses(p *pace) *pauses {
@@ -240,7 +240,7 @@ func (p *pauses) answered(at time.Time) {
 	due := p.pace.due(p.next)
 	took := max(at.Sub(due), time.Microsecond)
 	p.next++
-	_ = p.took.RecordValue(min(took.Microseconds(), time.Hour.Microseconds())) // that is in its range
+	_ = p.took.RecordValue(min(took.Microseconds(), time.Hour.Microseconds())) // within its range
 	switch {
 	case took > pauseMax:
 		if p.late++; p.worst == 0 {

@@ -25,13 +25,13 @@ func (c caller) Call(ctx context.Context, _ *load.Request, t *load.Tally) error 
 	return err
 }
 
-func (caller) Close() error { return nil } // whoever opened the operation does
+func (caller) Close() error { return nil } // the opener of the operation closes it
 
 // measurement is the result of a load.
 type measurement struct {
 	PerSecond float64 `json:"per_second"` // keys
 	Requests  uint64  `json:"requests"`
-	Errors    uint64  `json:"errors"` // and requests without an answer at the end
+	Errors    uint64  `json:"errors"` // including requests without an answer at the end
 	P50       float64 `json:"p50_ms"` // latencies are 0 where many keys share a request
 	P90       float64 `json:"p90_ms"`
 	P99       float64 `json:"p99_ms"`

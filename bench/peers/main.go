@@ -52,10 +52,10 @@ type settings struct {
 
 	SettleQuiet time.Duration `json:"settle_quiet_ns"` // how long a system at rest writes nothing
 
-	Program   string        `json:"-"` // oncekv, if it is not to be built
+	Program   string        `json:"-"` // path of oncekv; empty: build it
 	Bin       string        `json:"-"` // where programs are, or are built; empty: in the directory of the run
 	Dir       string        `json:"-"`
-	Results   []string      `json:"-"` // files to take in place of measuring
+	Results   []string      `json:"-"` // files to use instead of measuring
 	JSON      string        `json:"-"`
 	SVG       string        `json:"-"`
 	Documents []string      `json:"-"`
@@ -186,7 +186,7 @@ func run(ctx context.Context, s settings, w io.Writer) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b := &bench{settings: s, work: dir, value: value(), next: setupTag, report: report{Machine: thisMachine(), Settings: s}}
 	for _, p := range parts {
-		if ctx.Err() == nil && slices.Contains(s.Parts, p.name) { // each has systems of its own, whatever became of the one before
+		if ctx.Err() == nil && slices.Contains(s.Parts, p.name) { // each has its own systems, so it runs even after one that failed
 			b.report.part = p.name
 			err = errors.Join(err, p.run(b, ctx))
 		}
@@ -196,7 +196,7 @@ func run(ctx context.Context, s settings, w io.Writer) (err error) {
 		return err // nothing was measured
 	}
 	b.report.runs = []*report{&b.report}
-	return errors.Join(err, b.report.write(s, w)) // what was measured until an error, too
+	return errors.Join(err, b.report.write(s, w)) // also what was measured before an error
 }
 
 // write writes the report in the requested forms.

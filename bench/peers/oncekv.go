@@ -86,10 +86,10 @@ func (at place) product(ctx context.Context) (string, error) {
 // oncekv is a running system of oncekv, with what its cases need.
 type oncekv struct {
 	system  *system
-	path    string   // of the program
+	path    string   // path of the program
 	urls    []string // of database nodes, in the order of system.nodes
 	cache   string   // address of the cache node
-	streams int      // of postKeys
+	streams int      // streams of postKeys
 	clients []*client.Client
 }
 

@@ -87,7 +87,7 @@ func TestRun(t *testing.T) {
 	}
 	for _, st := range sequence {
 		name := st.system + "/" + st.name
-		if !slices.Contains(s.Systems, st.system) || st.rate != nil && testing.Short() { // which takes a peer's rate
+		if !slices.Contains(s.Systems, st.system) || st.rate != nil && testing.Short() { // needs a peer's rate
 			continue
 		}
 		m, ok := measured[name]
@@ -95,7 +95,7 @@ func TestRun(t *testing.T) {
 		if !ok || m.Errors > 0 || !bulk && (m.PerSecond > 0) != (m.P99 > 0) || bulk && m.PerSecond == 0 {
 			t.Errorf("%s: %+v", name, m)
 		}
-		if m.PerSecond > 0 { // a machine that stands still for a second is no failure
+		if m.PerSecond > 0 { // the machine may stand still for a second
 			answered++
 		}
 	}
@@ -124,7 +124,7 @@ func TestRun_BigAndSoak(t *testing.T) {
 	seen := map[string]finding{}
 	for _, f := range r.Findings {
 		seen[f.Name] = f
-		if f.Median <= 0 && runtime.GOOS == "linux" && !strings.Contains(f.Name, "in the index of") { // so few fit into memory
+		if f.Median <= 0 && runtime.GOOS == "linux" && !strings.Contains(f.Name, "in the index of") { // this few fit into memory
 			t.Errorf("%s is %v", f.Name, f.Median)
 		}
 	}

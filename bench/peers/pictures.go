@@ -18,7 +18,7 @@ var colors = map[string]string{"ceiling": chart.Grey, "oncekv": chart.Blue, "etc
 // groups are the cases that one picture compares.
 var groups = []struct {
 	title string
-	part  string // of the names of cases
+	part  string // part of the cases' names
 }{
 	{"Put a key, keys/s", "put"},
 	{"Put many keys, keys/s", "keys"},

@@ -28,7 +28,7 @@ type process struct {
 	args []string
 	log  string
 
-	parent bool // of processes, which go on when it is killed
+	parent bool // has child processes, which survive if it is killed
 
 	// mu guards the fields below. Any goroutine may ask for measurements; only one may do the
 	// rest.

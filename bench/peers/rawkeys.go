@@ -26,9 +26,9 @@ const acknowledgedAtOnce = 64
 type stream struct {
 	session
 	from, to     uint32
-	again        bool // some may have been set by a stream before
+	again        bool // an earlier stream may have set some
 	acknowledged func(n int)
-	atOnce       int   // of acknowledged: how many keys, but at the end
+	atOnce       int   // keys in each call of acknowledged, except the last
 	pace         *pace // nil: as fast as the node takes them
 }
 

@@ -20,8 +20,8 @@ type report struct {
 	Cases    []*result        `json:"cases"`
 	Resident map[string]int64 `json:"resident_bytes"` // of the largest node of each system after the cases
 
-	part string    // that is being measured
-	runs []*report // of which it was put together
+	part string    // the part being measured
+	runs []*report // the runs that were merged
 }
 
 // row holds the medians of a case over its rounds.
@@ -50,7 +50,7 @@ type curve struct {
 // ratio compares two cases round by round.
 type ratio struct {
 	name, of, to string
-	p99          bool    // of the 99th percentiles, in place of the rates
+	p99          bool    // compares 99th percentiles instead of rates
 	least, most  float64 // the aim; 0: none
 }
 
@@ -79,7 +79,7 @@ var ratios = []ratio{
 // finding is a number that may have an aim.
 type finding struct {
 	Name    string    `json:"name"`
-	Part    string    `json:"part"` // that found it
+	Part    string    `json:"part"` // part that found it
 	AtLeast float64   `json:"at_least,omitempty"`
 	AtMost  float64   `json:"at_most,omitempty"`
 	Median  float64   `json:"median"`
@@ -90,7 +90,7 @@ type finding struct {
 	// moves it less than the rates. 0: unknown.
 	ByCPU float64 `json:"by_cpu,omitempty"`
 
-	run *report // that it is from, of those that were put together
+	run *report // the merged run from which it comes
 }
 
 func (f finding) aim() string {

@@ -16,11 +16,11 @@ import (
 // A system is what is measured: its processes, and the cases that it supports.
 type system struct {
 	name  string
-	dir   string // of the data of all nodes; each has a directory with its name there
+	dir   string // data of all nodes, in a directory for each name
 	nodes []*process
 	tasks map[string]task // by the name of the case
-	close func()          // of its clients; nil: there are none
-	url   string          // of its first node, if that speaks HTTP
+	close func()          // closes its clients; nil: no clients
+	url   string          // URL of its first node, if that speaks HTTP
 
 	oncekv *oncekv // nil for the others
 }
@@ -38,7 +38,7 @@ type opener func(ctx context.Context, s session, worker int) (operation, func(),
 
 // session is one round of one case.
 type session struct {
-	tag   uint16 // no two sessions of a store have the same
+	tag   uint16 // unique among the sessions of a store
 	value []byte
 	known func(random *rand.Rand) string // one of the keys that are set
 
@@ -133,7 +133,7 @@ func (s session) reads() func() string {
 // program is what a system runs.
 type program struct {
 	pkg string
-	dir string // of the module to build in; empty: this one
+	dir string // module in which to build; empty: this one
 }
 
 // build builds the program in dir, unless it is there, and returns its path.
@@ -162,9 +162,9 @@ func productDir(ctx context.Context) (string, error) {
 // place is where a system is started.
 type place struct {
 	bin     string // directory of built programs; empty: below dir
-	dir     string // of the system's data
+	dir     string // directory of the system's data
 	clients int    // clients of each system; workers share them
-	streams int    // of many puts at the same time
+	streams int    // concurrent streams of puts
 
 	oncekv string   // its program; empty: build it
 	serve  []string // more flags of its database nodes

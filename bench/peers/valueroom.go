@@ -89,10 +89,10 @@ func (v *values) room() ([]int64, error) {
 // How uploads fail: half of the bytes are abandoned, and half are losers, whose key gets
 // another value.
 const (
-	deadAtATime = 2           // of each kind
-	deadSteps   = 4           // in so many
-	deadWithin  = time.Minute // room is to be back
-	deadSlack   = 1 << 20     // of room, for tables and blocks
+	deadAtATime = 2           // uploads of each kind at a time
+	deadSteps   = 4           // rounds of uploads
+	deadWithin  = time.Minute // limit until the room is reclaimed
+	deadSlack   = 1 << 20     // allowance for tables and blocks
 )
 
 // dead makes uploads fail, and waits for the room that they took.

@@ -164,8 +164,8 @@ type values struct {
 	*bench
 	http  *http.Client
 	noise []byte
-	next  atomic.Uint64 // of contents and keys
-	sys   *system       // of the case
+	next  atomic.Uint64 // number of the next key and content
+	sys   *system       // system of the case
 }
 
 func (v *values) measure(ctx context.Context, c valueCase) error {
@@ -218,7 +218,7 @@ func (v *values) putDecided(ctx context.Context, url, key string, value *content
 		switch {
 		case err != nil:
 			return status, err
-		case status == http.StatusOK && try > 1: // by the try before
+		case status == http.StatusOK && try > 1: // the previous try set it
 			return http.StatusCreated, nil
 		case status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout, try == putTries:
 			return status, nil

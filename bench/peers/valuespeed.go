@@ -83,8 +83,8 @@ func (v *values) putLarge(ctx context.Context) (float64, error) {
 // Small puts, which must not notice other work.
 const (
 	smallClients   = 4
-	smallPerSecond = 50 // of each
-	smallInFlight  = 16 // of each: a client does not wait with a put for the one before
+	smallPerSecond = 50 // puts of each client
+	smallInFlight  = 16 // puts of each client, which does not wait for the one before
 	smallBytes     = 1 << 10
 )
 
@@ -220,7 +220,7 @@ func (v *values) getBeside(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("from %s: %w", s.name, err)
 			}
-			if round > 0 { // the first one finds caches cold
+			if round > 0 { // the caches are cold in the first round
 				took[i] = append(took[i], seconds)
 			}
 		}

@@ -24,7 +24,7 @@ func (v *values) writes(ctx context.Context) error {
 		for _, atATime := range []int{inFlight, 1} {
 			count := v.count(int64(size), atATime)
 			if atATime == inFlight && count == 1 {
-				continue // one is one
+				continue // a single value is measured below
 			}
 			var rounds []float64
 			for range v.Values.Rounds {

@@ -37,7 +37,7 @@ type fakeAPI struct {
 	changes []string
 	members api.Members
 	caches  []api.CacheNode
-	history int            // streams of /changes break off after so many lines; 0: never
+	history int            // streams of /changes break off after this many lines; 0: never
 	batch   int            // streams of POST /keys break off after so many results; 0: never
 	of      api.History    // the history it holds; none if ID is empty
 	index   api.IndexRuns  // in stats

@@ -176,7 +176,7 @@ func damagedValue(e *episode) {
 	}
 	value := fmt.Appendf(nil, "value of everywhere/%d", e.rng.IntN(20))
 	off, bit, found := e.rng.IntN(12), uint(e.rng.IntN(8)), 0
-	for from := 0; ; found++ { // in pages that are not in use any more too
+	for from := 0; ; found++ { // also in pages no longer in use
 		at := bytes.Index(b[from:], value)
 		if at < 0 {
 			break

@@ -17,7 +17,7 @@ type history struct {
 	mu      sync.Mutex
 	ops     []checker.Op
 	odd     []string                 // answers that no node may give
-	created map[string]time.Duration // by node: the call of the latest put that it acknowledged as created
+	created map[string]time.Duration // by node: Call of the latest put that it acknowledged as created
 	counts  map[string]int           // by kind of answer
 }
 

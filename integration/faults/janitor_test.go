@@ -32,7 +32,7 @@ func startJanitor() (*janitor, error) {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), janitorEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal is not for it
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // an interrupt from the terminal must not reach it
 	pipe, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -24,14 +24,14 @@ type load struct {
 	frontier atomic.Int64 // keys below it have been put, or tried
 	retries  atomic.Int64 // requests of the Go clients that failed in the end
 	lastFail atomic.Pointer[string]
-	requests context.Context // of the requests themselves
+	requests context.Context // context of the requests themselves
 	abandon  context.CancelFunc
 	stopping context.CancelFunc
 	running  sync.WaitGroup
 }
 
 const (
-	attemptPatience = 6 * time.Second // of a client with one try
+	attemptPatience = 6 * time.Second // for a client with one try
 	pause           = 40 * time.Millisecond
 )
 
@@ -40,7 +40,7 @@ func startLoad(e *episode) *load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &load{e: e, into: e.history, stopping: cancel}
 	l.requests, l.abandon = context.WithCancel(context.Background())
-	e.t.Cleanup(func() { // of a failed episode, whose nodes may never answer
+	e.t.Cleanup(func() { // if the episode fails, its nodes may never answer
 		l.abandon()
 		l.stop()
 	})

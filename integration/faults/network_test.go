@@ -20,7 +20,7 @@ type network struct {
 // host is a network namespace with one address.
 type host struct {
 	net  *network
-	name string // of the node that lives here
+	name string // name of the host's node
 	ns   string
 	addr string
 

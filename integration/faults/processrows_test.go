@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	backAfterKill = 3 * time.Second // of the leader, with kill -9
-	backAfterHeal = 5 * time.Second // of a partition
-	stopsWithin   = 4 * time.Second // of SIGTERM
+	backAfterKill = 3 * time.Second // after kill -9 of the leader
+	backAfterHeal = 5 * time.Second // after a partition
+	stopsWithin   = 4 * time.Second // after SIGTERM
 )
 
 // processRows are faults of processes.

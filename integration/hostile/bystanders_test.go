@@ -27,7 +27,7 @@ type bystanders struct {
 	t     *testing.T
 	cuts  bool // a connection that breaks may be tried again
 	began time.Time
-	from  time.Duration // when that was on the run's clock
+	from  time.Duration // began by the run's clock
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -114,7 +114,7 @@ func (b *bystanders) addKeys(g target) {
 	b.add(id+": batches", func(ctx context.Context, hc *http.Client, n int) error {
 		key := fmt.Sprintf("bystander/%s/line/%d", id, n)
 		line := fmt.Sprintf(`{"key":%q,"value":"1"}`, key)
-		if err := ask(ctx, hc, http.MethodPost, url+"/keys", line, `"revision":`, http.StatusOK); err != nil { // it is set, by this line or a try before
+		if err := ask(ctx, hc, http.MethodPost, url+"/keys", line, `"revision":`, http.StatusOK); err != nil { // this line or an earlier try set it
 			return fmt.Errorf("put of a line: %w", err)
 		}
 		if err := ask(ctx, hc, http.MethodPost, url+"/keys/get", fmt.Sprintf(`{"key":%q}`, key), `"status":"found"`, http.StatusOK); err != nil {
@@ -160,7 +160,7 @@ func (b *bystanders) loop(ctx context.Context, one *bystander) {
 		began, from := time.Now(), run.clock.now()
 		err := b.attempt(ctx, one, hc, n)
 		if ctx.Err() != nil {
-			return // the end of all is no failure
+			return // the end of the test is not a failure
 		}
 		took := run.clock.now() - from
 		one.worst = max(one.worst, took)

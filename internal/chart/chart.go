@@ -146,7 +146,7 @@ func (p *Lines) draw(c *canvas, top float64) {
 type Bars struct {
 	Title string
 	Bars  []Bar
-	Mark  float64 // a value with a line of its own through all bars; 0: none
+	Mark  float64 // a value marked by a line through all bars; 0: none
 }
 
 // Bar is one bar.

@@ -57,7 +57,7 @@ type Processes struct {
 // same flags.
 type Process struct {
 	t    testing.TB
-	Bin  string // the program; another one counts from the next start on
+	Bin  string // the program; a change counts from the next start
 	Name string
 	Addr string // where clients connect
 	Dir  string // data directory, empty for caches

@@ -78,7 +78,7 @@ func tamper(t testing.TB, pid int, calls, what, path string) *Tracer {
 		for in := bufio.NewScanner(talk); in.Scan(); {
 			select {
 			case lines <- in.Text():
-			default: // nobody reads any more
+			default: // nobody is reading
 			}
 		}
 	}()

@@ -85,7 +85,7 @@ func (h *Handler) Close() { h.transport.CloseIdleConnections() }
 // node has sent its own.
 type passedAnswer struct {
 	http.ResponseWriter
-	header http.Header // until it has begun
+	header http.Header // until the answer has begun
 	begun  bool
 }
 
@@ -153,7 +153,7 @@ func (e *unanswered) Error() string { return strings.Join(e.said, "; ") }
 func (f *forwarder) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := &sourceBody{ReadCloser: req.Body}
 	failure := &unanswered{}
-	var refusal *http.Response // by a node that took nothing; the last one's is passed on
+	var refusal *http.Response // from a node that did nothing; the last one is passed on
 	for _, database := range f.Databases() {
 		resp, again, err := f.try(req, database, body)
 		if resp != nil || !again {
@@ -229,7 +229,7 @@ type sourceBody struct {
 
 	mu      sync.Mutex
 	touched bool
-	err     error // that the client's side ended with, other than io.EOF
+	err     error // error with which the client's side ended, other than io.EOF
 }
 
 func (b *sourceBody) failure() error {
@@ -282,7 +282,7 @@ func failed(w http.ResponseWriter, r *http.Request, err error) {
 		failure = &unanswered{sent: true, said: []string{err.Error()}}
 	}
 	switch {
-	case errors.Is(failure.body, os.ErrDeadlineExceeded): // and so the database node has refused it
+	case errors.Is(failure.body, os.ErrDeadlineExceeded): // so the database node has refused it
 		w.Header().Set("Connection", "close")
 		writeProblem(w, api.Problem{
 			Type: api.ProblemTimeout, Title: http.StatusText(http.StatusRequestTimeout), Status: http.StatusRequestTimeout,

@@ -75,14 +75,14 @@ func parseBlock(raw []byte) (block, error) {
 // blockEntry is an encoded entry.
 type blockEntry struct {
 	shared int
-	rest   []byte // of the key
+	rest   []byte // rest of the key
 	value  uint64 // never 0
 }
 
 // nextBlockEntry splits off the first entry of b.
 func nextBlockEntry(b []byte) (e blockEntry, rest []byte, err error) {
 	var size uint64
-	if len(b) > 2 && b[0] < 0x80 && b[1] < 0x80 { // as nearly always
+	if len(b) > 2 && b[0] < 0x80 && b[1] < 0x80 { // the usual case
 		e.shared, size, b = int(b[0]), uint64(b[1]), b[2:]
 	} else {
 		shared, n := binary.Uvarint(b)
@@ -167,7 +167,7 @@ func (b *block) find(key []byte) (value uint64, exact bool, err error) {
 		switch {
 		case common == len(e.rest) && same == len(key):
 			return e.value, true, nil
-		case common == len(e.rest): // it is a beginning of key
+		case common == len(e.rest): // it is a prefix of key
 		case same == len(key) || e.rest[common] > key[same]:
 			return value, false, nil
 		}
@@ -193,7 +193,7 @@ func commonBytes(a, b []byte) int {
 // blockReader reads the entries of a block in order.
 type blockReader struct {
 	rest  []byte
-	key   []byte // of the entry that next read; valid until the next
+	key   []byte // of the entry that next has read; valid until the next call
 	value uint64
 	err   error
 }
@@ -232,7 +232,7 @@ func (b *blockBuilder) fits(key []byte, value uint64) bool {
 		return true
 	}
 	size := len(b.buf) + 2*len(b.restarts) + blockSuffixBytes
-	if size+2+2+2+binary.MaxVarintLen64+len(key) <= blockBytes { // as nearly always
+	if size+2+2+2+binary.MaxVarintLen64+len(key) <= blockBytes { // the usual case
 		return true
 	}
 	shared := 0

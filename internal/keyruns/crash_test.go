@@ -68,7 +68,7 @@ func checkCrashed(t *testing.T, files *MemFiles, sure, maybe uint64) {
 		}
 	}
 	checkHas(t, x, want)
-	names, err := files.List() // of what was left nothing is there any more
+	names, err := files.List() // no leftovers remain
 	if err != nil || len(names) > x.Stats().Runs+1 {
 		t.Fatalf("%d runs, and %q, %v", x.Stats().Runs, names, err)
 	}
@@ -122,7 +122,7 @@ func TestCrash_EveryCall(t *testing.T) {
 			}
 			for try := range uint64(3) {
 				files, sure, maybe := crashed()
-				checkCrashed(t, files.Reopen(try*uint64(n)), sure, maybe) // 0: nothing more survives
+				checkCrashed(t, files.Reopen(try*uint64(n)), sure, maybe) // 0: nothing unsynced survives
 			}
 			// The process ends but the system does not: the next process sees files that are
 			// not durable, and the system ends while it opens them.

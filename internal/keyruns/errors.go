@@ -12,7 +12,7 @@ var ErrClosed = errors.New("the index is closed")
 // delete the index and rebuild it from what it indexes.
 type CorruptError struct {
 	File   string // its path
-	Offset int64  // of the damage, in bytes from the file's start; -1 when not known
+	Offset int64  // offset of the damage in bytes; -1 if unknown
 	Detail string // what was found there, and what was expected
 }
 

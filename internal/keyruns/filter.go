@@ -17,7 +17,7 @@ const (
 	filterBits      = 12 // a key, at most
 
 	filterBatch = 256     // keys that are added at once
-	mappedBytes = 1 << 20 // what is as large is allocated apart from Go's heap
+	mappedBytes = 1 << 20 // filters of this size and more are not on Go's heap
 )
 
 // filter is lines of filterLineBytes.

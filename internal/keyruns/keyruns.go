@@ -21,7 +21,7 @@ const MaxKeyBytes = 1024
 // Mark says how far the index has every key of a history.
 type Mark struct {
 	Revision uint64
-	Digest   [32]byte // of the history up to there
+	Digest   [32]byte // history digest at Revision
 }
 
 // Config configures an index.
@@ -29,10 +29,10 @@ type Config struct {
 	Files  Files        // the directory; nobody else uses it
 	Logger *slog.Logger // nil: slog.Default()
 
-	MaxRuns   int            // at which Wait pauses; 0: 24
-	Factor    int            // so many runs of similar size are merged; 0: 8
-	MergeRate int64          // bytes that merges read and write in a second, with no haste; 0: 64 MiB
-	Spread    func() float64 // draws numbers from 0 up to 1, by which replicas merge at different moments; nil: 0. It is not called twice at a time
+	MaxRuns   int            // number of runs at which Wait waits; 0: 24
+	Factor    int            // number of runs of similar size that are merged; 0: 8
+	MergeRate int64          // bytes a second that merges normally read and write; 0: 64 MiB
+	Spread    func() float64 // draws from [0,1), so that replicas merge at different times; nil: 0. Never called concurrently
 }
 
 // Stats describes an index.
@@ -41,7 +41,7 @@ type Stats struct {
 	Bytes          int64   // of all runs on disk
 	Keys           uint64  // in all runs
 	MemoryBytes    int64   // of filters and fences
-	FilterBits     float64 // of filters, a key
+	FilterBits     float64 // bits of filters a key
 	Added          uint64  // keys, since Open
 	AddedBytes     int64   // written by Add, since Open
 	MergedBytes    int64   // written by merges, since Open
@@ -57,7 +57,7 @@ type Index struct {
 	current atomic.Pointer[snapshot] // nil when closed
 	buffers sync.Pool                // *[blockBytes]byte
 	dead    chan struct{}            // closed when err is set
-	due     chan struct{}            // of one: a merge may be due, or a run is to be removed
+	due     chan struct{}            // capacity 1: a merge may be due, or a run must be removed
 
 	adding  sync.Mutex // held by an Add
 	merging sync.Mutex // held by a merge
@@ -68,11 +68,11 @@ type Index struct {
 	closed  bool
 	next    uint64        // number of the next run
 	open    int           // runs that are open
-	garbage []*run        // of those nobody reads any more
+	garbage []*run        // runs without readers
 	others  []string      // files that no list names
-	changed chan struct{} // closed and replaced when something of these changes
+	changed chan struct{} // closed and replaced when one of these changes
 	running bool          // a Run runs
-	stuck   bool          // a merge finds no room
+	stuck   bool          // a merge has found no room
 
 	mergesNow      atomic.Int32
 	added          atomic.Uint64
@@ -87,7 +87,7 @@ type Index struct {
 type snapshot struct {
 	mark Mark
 	runs []*run
-	refs atomic.Int64 // 1 for being current
+	refs atomic.Int64 // readers, plus 1 while it is current
 }
 
 // Open opens the index in a directory, which it makes if it is missing. It reads filters and
@@ -317,7 +317,7 @@ func (x *Index) replace(without []*run, with *run, mark func(Mark) Mark) error {
 		r.gone.Store(true)
 	}
 	x.current.Store(s)
-	x.release(old) // for being current
+	x.release(old) // it is no longer current
 	x.mu.Lock()
 	x.changedLocked()
 	x.mu.Unlock()

@@ -32,7 +32,7 @@ const (
 // list is the content of the file.
 type list struct {
 	mark Mark
-	next uint64 // no run had that number or one above it
+	next uint64 // no run has had this number or a higher one
 	runs []runInfo
 }
 

@@ -41,8 +41,8 @@ type Call struct {
 
 // Fault says how a call goes. With the zero Fault it succeeds.
 type Fault struct {
-	Err  error // it fails with an *fs.PathError of this; a write has then written half
-	Done bool  // it is done all the same
+	Err  error // the call fails with an *fs.PathError of this; a write has written half
+	Done bool  // the call takes effect all the same
 	// Crash ends the files before the call, or after it if Done is set.
 	Crash bool
 }

@@ -33,9 +33,9 @@ const (
 	runMagic       = "oncekv keyruns 1"
 	runFooterBytes = 16 + 6*8 + 2*4
 
-	runWriteBytes = 1 << 20 // that are written at once
-	runSyncBytes  = 8 << 20 // that are made durable at once: a long fsync keeps others waiting
-	runReadBlocks = 64      // that are read at once by who reads all
+	runWriteBytes = 1 << 20 // bytes written at once
+	runSyncBytes  = 8 << 20 // bytes synced at once: a long fsync delays others
+	runReadBlocks = 64      // blocks read at once by a scan
 )
 
 func runName(number uint64) string { return fmt.Sprintf("%012d%s", number, runSuffix) }
@@ -56,16 +56,16 @@ type run struct {
 	stamp   uint64
 	path    string
 	file    File
-	fences  []byte   // as they are in the file
-	tops    []uint64 // of each block of fences its first key's first bytes behind prefix
-	prefix  []byte   // which all keys of fences begin with
+	fences  []byte   // as in the file
+	tops    []uint64 // for each block of fences: first bytes of its first key, after prefix
+	prefix  []byte   // common prefix of all keys of fences
 	filter  filter
-	free    func() // of the filter's memory
+	free    func() // frees the filter's memory
 	fsum    uint32 // the filter's checksum
 	refs    atomic.Int32
 	gone    atomic.Bool // no list names it
 	worn    atomic.Bool // its filter in the file is damaged
-	due     int         // so many of its size are merged
+	due     int         // how many of its size are merged
 	merging bool        // guarded by Index.merging
 }
 
@@ -383,11 +383,11 @@ type runReader struct {
 	pace   func(bytes int) error // nil: none
 	most   int                   // blocks at once
 	buf    []byte
-	first  uint64 // the block that buf begins with
+	first  uint64 // the first block in buf
 	have   int    // blocks in buf
-	at     int    // the block after the one that is read
+	at     int    // the block after the current one
 	blocks blockReader
-	ahead  int    // blocks to read next: more and more
+	ahead  int    // blocks to read next, which grows
 	top    uint64 // of key
 }
 
@@ -404,7 +404,7 @@ func (rd *runReader) number() uint64 { return rd.first + uint64(rd.at) }
 
 // before reports whether rd's key is less than other's.
 func (rd *runReader) before(other *runReader) bool {
-	if rd.top != other.top { // as nearly always
+	if rd.top != other.top { // the usual case
 		return rd.top < other.top
 	}
 	return bytes.Compare(rd.key(), other.key()) < 0
@@ -519,9 +519,9 @@ type runWriter struct {
 	pace   func(bytes int) error // called before it writes
 	data   blockBuilder
 	fence  blockBuilder
-	out    []byte   // whole blocks that are not written yet
+	out    []byte   // whole blocks not written yet
 	synced int64    // of size
-	hashes []uint64 // of the last keys, which the filter does not have yet
+	hashes []uint64 // hashes of the last keys, not in the filter yet
 }
 
 // stampOfAdded returns the stamp of a run with the keys between two marks.

@@ -16,7 +16,7 @@ const Highest = 1
 // from there.
 type LaterError struct {
 	What  string // such as "log entry 17"
-	Level uint64 // that is needed; 0 if that cannot be told
+	Level uint64 // needed level; 0 if unknown
 	Known uint64 // the highest that this program knows
 }
 

@@ -22,7 +22,7 @@ type DataConfig struct {
 	Seed      uint64
 	KeySize   Size // at least KeySizeMin(Prefix)
 	ValueSize Size
-	Ordered   bool // key n+1 comes after key n; else they are scattered
+	Ordered   bool // key n+1 follows key n; else keys are scattered
 }
 
 // KeySizeMin returns the smallest size of keys with the prefix.
@@ -35,7 +35,7 @@ func KeySizeMin(prefix string) int64 { return int64(len(prefix)) + keyTail }
 // and in bytes, and compresses to three quarters at best.
 type Data struct {
 	cfg   DataConfig
-	first uint64 // what the number of key 0 is made of
+	first uint64 // seed of the number of key 0
 	fill  string
 	block []byte
 }

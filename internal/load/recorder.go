@@ -32,8 +32,8 @@ type recorder struct {
 	shards []*shard
 
 	// Owned by the collector, and by Run after it.
-	begun    time.Time // when the current interval did
-	before   time.Time // when the one before it did
+	begun    time.Time // start of the current interval
+	before   time.Time // start of the interval before
 	from     time.Time
 	total    *window
 	overTime []Interval

@@ -17,9 +17,9 @@ type Result struct {
 	// omission is corrected. False: from when they were sent.
 	Corrected bool `json:"corrected"`
 
-	Requests      uint64  `json:"requests"`   // that were answered well
-	Errors        uint64  `json:"errors"`     // that were not
-	Unfinished    uint64  `json:"unfinished"` // due, and without an answer at the end; how long they had waited is in Latency
+	Requests      uint64  `json:"requests"`   // requests with a good answer
+	Errors        uint64  `json:"errors"`     // failed requests
+	Unfinished    uint64  `json:"unfinished"` // due, but unanswered at the end; Latency includes their waits
 	PerSecond     float64 `json:"per_second"` // of Requests
 	KeysPerSecond float64 `json:"keys_per_second"`
 
@@ -54,8 +54,8 @@ type ByKind struct {
 type ErrorCount struct {
 	Kind  string  `json:"kind"`
 	Count uint64  `json:"count"`
-	MaxMS float64 `json:"max_milliseconds"` // the longest that one took
-	First string  `json:"first"`            // what the first one said
+	MaxMS float64 `json:"max_milliseconds"` // the longest
+	First string  `json:"first"`            // text of the first
 }
 
 // Interval describes the interval that ends Seconds after the start.

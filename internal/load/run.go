@@ -97,7 +97,7 @@ type run struct {
 	Config
 	started time.Time
 	from    time.Time // the warm-up ends and the measurement begins
-	end     time.Time // no request is begun from here on; zero for never
+	end     time.Time // no request begins from here on; zero: no end
 	begun   atomic.Uint64
 
 	recorder *recorder
@@ -121,7 +121,7 @@ type worker struct {
 	shard   *shard
 	random  *rand.Rand
 	request Request
-	errors  int // in a row
+	errors  int // consecutive errors
 }
 
 func (r *run) worker(i int) *worker {

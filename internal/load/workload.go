@@ -102,7 +102,7 @@ type Workload struct {
 	Puts      *Data  // what Put and Batch set, from the first key on
 	BatchKeys int    // keys of one Batch
 
-	put atomic.Uint64 // how many keys of Puts were given out
+	put atomic.Uint64 // how many keys of Puts were handed out
 }
 
 // absentFrom is the number of the first key that is never set.

@@ -23,7 +23,7 @@ const SizeMax = 1<<sizeBits - 1
 // copies it, and ranges over the same leaves are equal.
 type Range struct {
 	size  uint64
-	heads [sizeBits]Hash // of the full subtrees, the largest first; zero behind the last
+	heads [sizeBits]Hash // heads of the full subtrees, the largest first; zero after the last
 }
 
 // Leaf returns the hash of a leaf.

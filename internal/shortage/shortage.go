@@ -36,7 +36,7 @@ func advice(err error) string {
 	switch {
 	case err == nil || wrote(err):
 		return ""
-	case says(err, syscall.ENFILE): // whose words begin like EMFILE's
+	case says(err, syscall.ENFILE): // check it first: its text begins like EMFILE's
 		return "the whole machine has as many files open as it may; raise the limit (fs.file-max), or stop what opens them"
 	case says(err, syscall.EMFILE):
 		return "this process has as many files and connections open as it may; raise the limit (ulimit -n, LimitNOFILE= in a systemd unit)"

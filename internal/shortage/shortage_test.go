@@ -13,7 +13,7 @@ import (
 func TestExplain(t *testing.T) {
 	for _, tt := range []struct {
 		err  error
-		says string // empty: it is no shortage
+		says string // empty: not a shortage
 	}{
 		{&fs.PathError{Op: "open", Path: "f", Err: syscall.EMFILE}, "ulimit -n"},
 		{fmt.Errorf("cut: %w", &fs.PathError{Op: "open", Path: "f", Err: syscall.ENFILE}), "fs.file-max"},

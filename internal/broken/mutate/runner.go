@@ -44,7 +44,7 @@ type result struct {
 	mutant *mutant
 	stage  stage
 	by     string // suite:test
-	came   bool   // any test came by
+	came   bool   // a test reached it
 }
 
 // runner makes mutants, tests them, and reports.

@@ -27,9 +27,9 @@ type test struct {
 	suite   *suite
 	name    string
 	args    []string
-	work    time.Duration // of processors, which depends little on what else runs
+	work    time.Duration // processor time, which depends little on other programs
 	took    time.Duration
-	reached []byte // by mutant: 1 if it came by
+	reached []byte // by mutant: 1 if the test reached it
 }
 
 // simulation is the prefix of raftnode's tests that form their own stage.

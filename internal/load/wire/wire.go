@@ -26,7 +26,7 @@ import (
 type Caller struct {
 	address string // host:port
 	host    string // as the Host header has it
-	path    string // before that of the API
+	path    string // path prefix of the API
 	secure  bool
 	timeout time.Duration
 
