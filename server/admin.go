@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -48,9 +49,7 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	logger := cfg.Logger.With("node", adminName)
 	watch, err := adminui.NewWatch(adminui.WatchConfig{
 		Nodes: cfg.Nodes, Shares: cachetier.Shares, Owner: cachetier.Owner, Version: version.String(), Logger: logger,

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -49,9 +50,7 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	logger := cfg.Logger.With("node", cfg.Name)
 	files, err := cfg.Descriptors.orOwn(NodeCounts{Caches: 1})
 	if err != nil {

@@ -146,15 +146,9 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.DiskReserveBytes == 0 {
-		cfg.DiskReserveBytes = DefaultDiskReserveBytes
-	}
-	if cfg.ScrubInterval == 0 {
-		cfg.ScrubInterval = DefaultScrubInterval
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.DiskReserveBytes = cmp.Or(cfg.DiskReserveBytes, DefaultDiskReserveBytes)
+	cfg.ScrubInterval = cmp.Or(cfg.ScrubInterval, DefaultScrubInterval)
 	d := &Database{
 		logger: cfg.Logger.With("node", cfg.Name), started: time.Now(), disputes: rate.NewLimiter(rate.Every(raftnode.DisputeEvery), 1), compared: map[raftnode.ID]comparison{},
 		streams: make(chan struct{}), storeDone: make(chan struct{}), failed: make(chan error, 1), done: make(chan struct{}),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,13 +94,9 @@ func (s *serveFlags) complete() error {
 	}
 	addSchemes(s.Join)
 	s.ForceNewCluster = string(s.force)
-	if s.DataDir == "" {
-		s.DataDir = filepath.Join("data", s.Name)
-	}
-	s.MaxValueBytes, s.DiskReserveBytes, s.SnapshotLogBytes = int64(s.maxValueBytes), int64(s.diskReserveBytes), int64(s.snapshotLogBytes)
-	if s.DiskReserveBytes == 0 {
-		s.DiskReserveBytes = -1 // zero would be the default
-	}
+	s.DataDir = cmp.Or(s.DataDir, filepath.Join("data", s.Name))
+	s.MaxValueBytes, s.SnapshotLogBytes = int64(s.maxValueBytes), int64(s.snapshotLogBytes)
+	s.DiskReserveBytes = cmp.Or(int64(s.diskReserveBytes), -1) // zero would be the default
 	if s.ScrubInterval, err = s.scrub.value(); err != nil {
 		return err
 	}

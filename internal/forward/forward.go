@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,9 +53,7 @@ func New(cfg Config) *Handler {
 	if cfg.Failed == nil {
 		cfg.Failed = func(string) {}
 	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	transport := nodehttp.NewTransport(nodehttp.Options{
 		DialTimeout: dialTimeout, AnswerTimeout: answerTimeout, ContinueTimeout: time.Second, IdlePerHost: idlePerNode,
 	})

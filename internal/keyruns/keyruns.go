@@ -1,6 +1,7 @@
 package keyruns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,18 +96,10 @@ type snapshot struct {
 // few million keys. It changes no file: the first Add or merge removes what a crash left and
 // no list names. A *CorruptError means that the directory must be deleted.
 func Open(cfg Config) (*Index, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
-	if cfg.MaxRuns == 0 {
-		cfg.MaxRuns = 24
-	}
-	if cfg.Factor == 0 {
-		cfg.Factor = 8
-	}
-	if cfg.MergeRate == 0 {
-		cfg.MergeRate = 64 << 20
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	cfg.MaxRuns = cmp.Or(cfg.MaxRuns, 24)
+	cfg.Factor = cmp.Or(cfg.Factor, 8)
+	cfg.MergeRate = cmp.Or(cfg.MergeRate, 64<<20)
 	if cfg.Spread == nil {
 		cfg.Spread = func() float64 { return 0 }
 	}
