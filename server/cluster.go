@@ -2,13 +2,16 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -122,6 +125,60 @@ func (v clusterView) TransferLeader(ctx context.Context, to string) error {
 	return clusterError(v.d.node.TransferLeader(ctx, to))
 }
 
+func (v clusterView) Stats(ctx context.Context) api.Stats { return v.d.stats() }
+
+// reserve refuses puts while any voter's disk is below its reserve: that voter could not
+// store the entry, and the others would fill up as well.
+func (d *Database) reserve() error {
+	if d.disk.low() {
+		return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, d.cfg.Name)
+	}
+	for _, m := range d.node.Status().Members {
+		if m.Learner {
+			continue
+		}
+		if stats, fresh := d.watch.last(m.ID); fresh && stats.DiskLow {
+			return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, m.Name)
+		}
+	}
+	return nil
+}
+
+// replicatedLog lets a kvstore.DB use a raftnode.Node, which does not know kvstore's
+// errors.
+type replicatedLog struct{ node *raftnode.Node }
+
+func (l replicatedLog) Propose(ctx context.Context, command []byte) (any, error) {
+	result, err := l.node.Propose(ctx, command)
+	if err == nil {
+		return result, nil
+	}
+	return nil, storeError(err)
+}
+
+func (l replicatedLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	l.node.ProposeMany(ctx, commands, func(i int, result any, err error) {
+		if err != nil {
+			result, err = nil, storeError(err)
+		}
+		each(i, result, err)
+	})
+}
+
+func (l replicatedLog) Distribute(ctx context.Context, list []bodies.Body) error {
+	if err := l.node.Distribute(ctx, list); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
+func (l replicatedLog) ReadIndex(ctx context.Context) error {
+	if err := l.node.ReadIndex(ctx); err != nil {
+		return storeError(err)
+	}
+	return nil
+}
+
 // meaning is an error that keeps its own text and also matches an error of the package that
 // has to handle it.
 type meaning struct {
@@ -147,21 +204,41 @@ func clusterError(err error) error {
 	return storeError(err)
 }
 
-func (v clusterView) Stats(ctx context.Context) api.Stats { return v.d.stats() }
+// storeError translates an error of raftnode for a put or a get.
+func storeError(err error) error {
+	switch {
+	case errors.Is(err, raftnode.ErrOverloaded):
+		return meaning{err, kvstore.ErrOverloaded}
+	case errors.Is(err, raftnode.ErrDiskFull):
+		return meaning{err, kvstore.ErrDiskReserve}
+	case errors.Is(err, raftnode.ErrLevel):
+		return meaning{err, kvstore.ErrLevel}
+	case errors.Is(err, raftnode.ErrUnavailable), errors.Is(err, raftnode.ErrStopped), errors.Is(err, raftnode.ErrCommandTooLarge):
+		return meaning{err, kvstore.ErrUnavailable}
+	}
+	return meaning{err, kvstore.ErrOutcomeUnknown}
+}
 
-// reserve refuses puts while any voter's disk is below its reserve: that voter could not
-// store the entry, and the others would fill up as well.
-func (d *Database) reserve() error {
-	if d.disk.low() {
-		return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, d.cfg.Name)
-	}
-	for _, m := range d.node.Status().Members {
-		if m.Learner {
-			continue
+// peerHandler serves raftnode's peers, and tells clients that they want the other port.
+func (d *Database) peerHandler() http.Handler {
+	peers := d.node.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/raft") || strings.HasPrefix(r.URL.Path, "/oncekv/") {
+			peers.ServeHTTP(w, r)
+			return
 		}
-		if stats, fresh := d.watch.last(m.ID); fresh && stats.DiskLow {
-			return fmt.Errorf("%w (%s)", kvstore.ErrDiskReserve, m.Name)
-		}
-	}
-	return nil
+		d.refuseClient(w)
+	})
+}
+
+// refuseClient answers a client's request. The status is not 404, which would mean that the
+// key is not set; an answer to HEAD has nothing but its status.
+func (d *Database) refuseClient(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", api.ContentTypeProblem)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusMisdirectedRequest)
+	_ = json.NewEncoder(w).Encode(api.Problem{ // the client sees a broken body
+		Type: api.ProblemNoRoute, Title: "Peer port", Status: http.StatusMisdirectedRequest,
+		Detail: fmt.Sprintf("this is the peer port of the database node %s, for database nodes only; clients, cache nodes, the admin and --join use %s", d.cfg.Name, d.public.url),
+	})
 }
