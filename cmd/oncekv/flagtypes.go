@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/Focinfi/oncekv/raftnode"
 )
 
 // byteSize is a flag for a number of bytes, written 1048576, 1MiB or 1MB.
@@ -35,3 +37,34 @@ func (b *byteSize) Type() string { return "size" }
 
 // people writes a number of bytes for people.
 func people(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// forceWord is a flag that is given alone, like a bool, or with a word that was not used
+// before. Empty means off.
+type forceWord string
+
+// Set takes booleans and words.
+func (w *forceWord) Set(s string) error {
+	if on, err := strconv.ParseBool(s); err == nil {
+		*w = ""
+		if on {
+			*w = raftnode.ForceOnce
+		}
+		return nil
+	}
+	if err := raftnode.CheckForceWord(s); err != nil {
+		return err
+	}
+	*w = forceWord(s)
+	return nil
+}
+
+// String writes the word so that Set reads the same again.
+func (w *forceWord) String() string {
+	if *w == "" {
+		return "false"
+	}
+	return string(*w)
+}
+
+// Type names the kind of value in usage texts.
+func (w *forceWord) Type() string { return "word" }

@@ -4,9 +4,35 @@ import (
 	"errors"
 	"log"
 	"log/slog"
+	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/Focinfi/oncekv/server"
 )
+
+// registerAllowedHosts adds the flag to a command that listens.
+func registerAllowedHosts(f *pflag.FlagSet, names *[]string) {
+	f.StringSliceVar(names, "allowed-hosts", nil, "additional host `names` to answer to, such as that of a proxy: NAME, .SUFFIX for a name and everything below it, or * for any name; addresses, localhost, and the names in the URLs of the flags and of the members are always allowed")
+}
+
+// scrubFlags set how often a database node reads everything that it stores.
+type scrubFlags struct{ interval time.Duration }
+
+func (s *scrubFlags) register(flags *pflag.FlagSet) {
+	flags.DurationVar(&s.interval, "scrub-interval", server.DefaultScrubInterval, "how often a database node reads all its files, at a low rate, to find damage; 0 for never")
+}
+
+// value returns the interval for server.DatabaseConfig, in which zero is the default.
+func (s *scrubFlags) value() (time.Duration, error) {
+	switch {
+	case s.interval < 0:
+		return 0, usageErrorf("--scrub-interval %v is negative; use at least 1s, or 0 for never", s.interval)
+	case s.interval == 0:
+		return -1, nil
+	}
+	return s.interval, server.CheckScrubInterval(s.interval)
+}
 
 // logFlags are the flags of commands that run nodes.
 type logFlags struct{ level slog.Level }
