@@ -54,7 +54,7 @@ func TestConnections_AcceptOutlastsShortages(t *testing.T) {
 	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "ulimit -n") {
 		t.Errorf("logged %q", got)
 	}
-	if got := c.figures(); got.ClosedForRoom == 0 {
+	if got := c.counts(); got.ClosedForRoom == 0 {
 		t.Error("nothing made room")
 	}
 	f.calls.Store(0)

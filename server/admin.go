@@ -32,7 +32,7 @@ type AdminConfig struct {
 
 // Admin is a running admin. All methods may be called from any goroutine.
 type Admin struct {
-	*light
+	*diskless
 	watch   *adminui.Watch
 	forward *forward.Handler
 }
@@ -70,13 +70,13 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 		_ = public.ln.Close()
 		return nil, err
 	}
-	a := &Admin{light: newLight(public), watch: watch}
+	a := &Admin{diskless: newDiskless(public), watch: watch}
 	a.forward = forward.New(forward.Config{Databases: watch.Databases, Logger: logger})
-	figures := metrics.NewAdmin(adminName, a.figures)
-	figures.Watch(public.ln.figures)
+	m := metrics.NewAdmin(adminName, a.stats)
+	m.Watch(public.ln.counts)
 	public.prepare(httpapi.NewAdmin(httpapi.AdminConfig{
-		Overview: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.figures() }, Ready: a.Ready,
-		Logger: logger, Metrics: figures.Handler(), Traffic: figures.Traffic, Closing: a.streams, Hosts: names,
+		Overview: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.stats() }, Ready: a.Ready,
+		Logger: logger, Metrics: m.Handler(), Traffic: m.Traffic, Closing: a.streams, Hosts: names,
 	}), logger)
 	a.run(func(ctx context.Context) error {
 		watch.Run(ctx)
@@ -102,7 +102,7 @@ func (a *Admin) pass(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (a *Admin) figures() api.AdminStats {
+func (a *Admin) stats() api.AdminStats {
 	now := a.watch.State()
 	s := api.AdminStats{
 		Name: adminName, URL: a.public.url, Role: api.RoleAdmin, Ready: len(now.Members) > 0,

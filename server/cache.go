@@ -38,7 +38,7 @@ type CacheConfig struct {
 // Cache is a running cache node. All methods may be called from any
 // goroutine.
 type Cache struct {
-	*light
+	*diskless
 	cfg  CacheConfig
 	node *cachetier.Node
 }
@@ -72,13 +72,13 @@ func StartCache(ctx context.Context, cfg CacheConfig) (*Cache, error) {
 		_ = public.ln.Close()
 		return nil, err
 	}
-	c := &Cache{light: newLight(public), cfg: cfg, node: node}
-	figures := metrics.NewCache(cfg.Name, c.figures)
-	figures.Watch(public.ln.figures)
-	figures.WatchLoads(node.Latencies)
+	c := &Cache{diskless: newDiskless(public), cfg: cfg, node: node}
+	m := metrics.NewCache(cfg.Name, c.stats)
+	m.Watch(public.ln.counts)
+	m.WatchLoads(node.Latencies)
 	public.prepare(httpapi.NewCache(httpapi.CacheConfig{
-		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.figures() }, Ready: node.Ready, History: node.History, Logger: logger,
-		Closing: c.streams, Metrics: figures.Handler(), Traffic: figures.Traffic, Hosts: names,
+		Reader: node, Forward: node.Forward(), PeerHandler: node.PeerHandler(), Stats: func() any { return c.stats() }, Ready: node.Ready, History: node.History, Logger: logger,
+		Closing: c.streams, Metrics: m.Handler(), Traffic: m.Traffic, Hosts: names,
 	}), logger)
 	c.run(c.work)
 	return c, nil
@@ -94,7 +94,7 @@ func (c *Cache) work(ctx context.Context) error {
 	return c.node.Run(ctx)
 }
 
-func (c *Cache) figures() api.CacheStats {
+func (c *Cache) stats() api.CacheStats {
 	s := c.node.Stats()
 	s.Version, s.UptimeSeconds = version.String(), time.Since(c.started).Seconds()
 	return s
@@ -146,7 +146,7 @@ func (c *Cache) limitMemory(ctx context.Context) {
 	tick := time.NewTicker(memoryLimitInterval)
 	defer tick.Stop()
 	for at := int64(0); ; {
-		if limit := memoryLimit(cacheBytes, c.public.ln.figures().Open); limit != at {
+		if limit := memoryLimit(cacheBytes, c.public.ln.counts().Open); limit != at {
 			debug.SetMemoryLimit(limit)
 			at = limit
 		}

@@ -94,7 +94,7 @@ func (d *Database) judge(ctx context.Context, revision uint64) (same bool) {
 			d.logger.Error("this node's history differs from another member's; verifying this node's disk", "err", err)
 			d.running.Go(func() {
 				defer d.verifying.Store(false)
-				if d.inOrder(ctx, revision) {
+				if d.intact(ctx, revision) {
 					d.verified.Store(revision)
 				}
 			})
@@ -115,14 +115,14 @@ func (d *Database) stopDiverged(ctx context.Context, revision uint64, err error,
 	looking, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	d.logger.Error("this node's history is wrong; verifying its disk before it stops", "err", err)
-	if d.inOrder(looking, revision) || looking.Err() != nil && ctx.Err() == nil {
+	if d.intact(looking, revision) || looking.Err() != nil && ctx.Err() == nil {
 		d.fail(err)
 	}
 }
 
-// inOrder reports whether this node's disk holds what it should, and stops the node if not.
+// intact reports whether this node's disk holds what it should, and stops the node if not.
 // It also returns false if ctx ends first.
-func (d *Database) inOrder(ctx context.Context, revision uint64) bool {
+func (d *Database) intact(ctx context.Context, revision uint64) bool {
 	fault := d.store.Verify(ctx)
 	if fault != nil && ctx.Err() == nil {
 		d.fail(fmt.Errorf("the histories of members differ at revision %d, and this node's disk is at fault: %w", revision, fault))

@@ -106,15 +106,15 @@ func refusalBytes(detail string) []byte {
 // connection is an accepted connection.
 type connection struct {
 	*net.TCPConn
-	of       *connections
-	holder   *holder
-	since    atomic.Int64 // unix nanoseconds: without a request, or silent, since then; 0: it has a request
-	asked    atomic.Bool  // it has had a request
-	hijacked atomic.Bool  // net/http no longer handles it
-	reads    atomic.Int64 // unix nanoseconds: a handler has waited for the client to send since then; 0: none waits
-	writes   atomic.Int64 // the same for the client to receive
-	told     atomic.Bool  // net/http has answered a malformed request
-	counted  bool         // it is in connections.open; guarded by connections.mu
+	of                *connections
+	holder            *holder
+	since             atomic.Int64 // unix nanoseconds: without a request, or silent, since then; 0: it has a request
+	asked             atomic.Bool  // it has had a request
+	hijacked          atomic.Bool  // net/http no longer handles it
+	reads             atomic.Int64 // unix nanoseconds: a handler has waited for the client to send since then; 0: none waits
+	writes            atomic.Int64 // the same for the client to receive
+	answeredMalformed atomic.Bool  // net/http has answered a malformed request
+	counted           bool         // it is in connections.open; guarded by connections.mu
 
 	deadlines deadlines
 }
@@ -339,7 +339,7 @@ const lastWordMax = 512 // longer answers are not net/http's
 func (c *connection) Write(p []byte) (n int, err error) {
 	const status = len("HTTP/1.1 ")
 	if len(p) <= lastWordMax && len(p) > status && p[status] >= '4' && bytes.Contains(p, lastWord) {
-		c.told.Store(true)
+		c.answeredMalformed.Store(true)
 	}
 	for {
 		piece := p[n:min(len(p), n+pieceBytes)]
@@ -368,7 +368,7 @@ func (c *connection) ReadFrom(r io.Reader) (int64, error) {
 
 // Close counts the connection out and closes it.
 func (c *connection) Close() error {
-	if c.told.Load() {
+	if c.answeredMalformed.Load() {
 		c.since.Store(time.Now().UnixNano())                   // it may make room from now on
 		_ = c.TCPConn.SetDeadline(time.Now().Add(refusalTime)) // bounds hearOut
 		hearOut(c.TCPConn)
@@ -398,8 +398,8 @@ func (c *connections) changed(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// figures returns the numbers for the metrics.
-func (c *connections) figures() metrics.Connections {
+// counts returns the numbers for the metrics.
+func (c *connections) counts() metrics.Connections {
 	c.mu.Lock()
 	open := len(c.open)
 	c.mu.Unlock()

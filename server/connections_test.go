@@ -67,8 +67,8 @@ func ask(t *testing.T, d *server.Database, path string) *http.Response {
 	return resp
 }
 
-// figure returns one series of a node's metrics, asked on a new connection.
-func figure(t *testing.T, d *server.Database, name string) float64 {
+// metric returns one series of a node's metrics, asked on a new connection.
+func metric(t *testing.T, d *server.Database, name string) float64 {
 	t.Helper()
 	return scrape(t, d.URL())[name]
 }
@@ -142,7 +142,7 @@ func TestConnections_AllAtWork(t *testing.T) {
 	if resp := ask(t, d, "/key/0"); resp.StatusCode != 200 {
 		t.Errorf("status %d afterwards", resp.StatusCode)
 	}
-	if figure(t, d, "oncekv_http_connections_refused_total") < 1 {
+	if metric(t, d, "oncekv_http_connections_refused_total") < 1 {
 		t.Error("no refusal is counted")
 	}
 }
@@ -177,7 +177,7 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 		}
 	}
 	clustertest.Eventually(t, "all connections are accepted", func() error {
-		n := figure(t, d, "oncekv_http_connections")
+		n := metric(t, d, "oncekv_http_connections")
 		if n < float64(stay) {
 			return fmt.Errorf("%v are open", n)
 		}
@@ -202,7 +202,7 @@ func TestConnections_ThousandsIdle(t *testing.T) {
 	if slowest > 30*time.Second {
 		t.Errorf("the slowest put and get took %v", slowest)
 	}
-	if n := figure(t, d, "oncekv_http_connections_refused_total"); n != 0 {
+	if n := metric(t, d, "oncekv_http_connections_refused_total"); n != 0 {
 		t.Errorf("%v connections were refused", n)
 	}
 }

@@ -202,7 +202,7 @@ func StartDatabase(ctx context.Context, cfg DatabaseConfig) (_ *Database, err er
 	d.scrubber = newScrubber(cfg.DataDir, cfg.ScrubInterval, d.scrubBytes, d.store.Scrub, d.logger)
 	d.watch = newWatch(d.node, d.compare)
 	d.db = kvstore.NewDB(d.store, replicatedLog{d.node}, kvstore.DBConfig{MaxValueBytes: cfg.MaxValueBytes, Reserve: d.reserve, Logger: d.logger})
-	d.metrics.Watch(d.public.ln.figures)
+	d.metrics.Watch(d.public.ln.counts)
 	view := clusterView{d}
 	d.registry = cachetier.NewRegistry(cachetier.RegistryConfig{DBs: func() []api.DBNode { return view.DBs(context.Background()) }})
 	d.run(httpapi.NewDatabase(httpapi.DatabaseConfig{
@@ -459,7 +459,7 @@ func (d *Database) stats() api.Stats {
 			MergedBytes: s.Index.MergedBytes, FalsePositives: s.Index.FalsePositives, Pauses: s.Index.Pauses,
 		},
 		Values: api.ValueFiles{Bodies: v.Bodies, LiveBytes: v.LiveBytes, DeadBytes: v.DeadBytes, ReclaimedBytes: v.ReclaimedBytes, Segments: v.Segments},
-		Scrub:  d.scrubber.figures(),
+		Scrub:  d.scrubber.status(),
 		Puts:   d.counters.Puts.Load(), Created: d.counters.Created.Load(), Unchanged: d.counters.Unchanged.Load(), Conflicts: d.counters.Conflicts.Load(),
 		Gets: d.counters.Gets.Load(), Absences: d.counters.Absences.Load(), Errors: d.counters.Errors.Load(),
 		DiskFreeBytes: d.disk.free.Load(), DiskLow: d.disk.low(),
@@ -482,7 +482,7 @@ func (d *Database) scrubBytes() int64 {
 
 // figures gathers the numbers for the metrics.
 func (d *Database) figures() metrics.DatabaseFigures {
-	scrub := d.scrubber.figures()
+	scrub := d.scrubber.status()
 	last := time.Time{}
 	if scrub.LastEnd != nil {
 		last = *scrub.LastEnd

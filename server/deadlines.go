@@ -25,8 +25,8 @@ type deadlines struct {
 	mu      sync.Mutex
 	wanted  time.Time // deadline of reads; zero: none
 	bound   time.Time // deadline of the waiting read if wanted is zero; zero: none
-	told    time.Time // the poller's deadline
-	over    bool      // told has passed and ended a read
+	polled  time.Time // the poller's deadline
+	over    bool      // polled has passed and ended a read
 	stalled bool      // bound has passed: later reads without a wanted deadline end at once
 	reading int       // reads under way
 	writing bool      // a handler has set a deadline of writes
@@ -36,7 +36,7 @@ type deadlines struct {
 // late reports whether the poller would let a read wait for too long, or not at all.
 func (d *deadlines) late() bool {
 	until := d.until()
-	return d.over || !until.IsZero() && (d.told.IsZero() || d.told.After(until))
+	return d.over || !until.IsZero() && (d.polled.IsZero() || d.polled.After(until))
 }
 
 // until returns when a read must end; zero means never.
@@ -50,8 +50,8 @@ func (d *deadlines) until() time.Time {
 // applyLocked tells the poller the wanted deadline.
 func (c *connection) applyLocked() error {
 	d := &c.deadlines
-	d.told, d.over = d.until(), false
-	return c.TCPConn.SetReadDeadline(d.told)
+	d.polled, d.over = d.until(), false
+	return c.TCPConn.SetReadDeadline(d.polled)
 }
 
 // SetReadDeadline implements net.Conn.

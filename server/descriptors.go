@@ -16,7 +16,7 @@ const connectionsMax = 16384
 const (
 	processFiles  = 16
 	databaseFiles = 96 // includes 32 value segments and a dozen index runs
-	lightFiles    = 32 // a cache node or an admin
+	disklessFiles = 32 // a cache node or an admin
 
 	clientParts   = 4
 	peerParts     = 2
@@ -49,7 +49,7 @@ func NewDescriptors(n NodeCounts) (*Descriptors, error) {
 }
 
 func divide(limit int, n NodeCounts) (*Descriptors, error) {
-	own := processFiles + n.Databases*databaseFiles + (n.Caches+n.Admins)*lightFiles
+	own := processFiles + n.Databases*databaseFiles + (n.Caches+n.Admins)*disklessFiles
 	parts := n.Databases*databaseParts + n.Caches*cacheParts + n.Admins*adminParts
 	if part := (limit - own) / parts; part >= partMin {
 		return &Descriptors{part: part}, nil

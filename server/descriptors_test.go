@@ -34,7 +34,7 @@ func TestDescriptors_Divide(t *testing.T) {
 					}
 					clients, peers := d.database(asked, logger)
 					cache, admin := d.cache(asked, logger), d.admin(asked, logger)
-					all := processFiles + n.Databases*(databaseFiles+clients+peers) + n.Caches*(lightFiles+cache) + n.Admins*(lightFiles+admin)
+					all := processFiles + n.Databases*(databaseFiles+clients+peers) + n.Caches*(disklessFiles+cache) + n.Admins*(disklessFiles+admin)
 					if all > limit {
 						t.Errorf("%d clients, %d peers, cache %d, admin %d: %d of %d", clients, peers, cache, admin, all, limit)
 					}

@@ -24,10 +24,10 @@ const (
 
 // joiner asks a running cluster to add a node.
 type joiner struct {
-	urls    []string // possible database nodes of the cluster
-	learner bool
-	logger  *slog.Logger
-	told    string
+	urls     []string // possible database nodes of the cluster
+	learner  bool
+	logger   *slog.Logger
+	lastTold string
 }
 
 // run retries while nobody answers, or while the node that answers may yet be replaced by a
@@ -95,8 +95,8 @@ func (j *joiner) look(ctx context.Context, hc *http.Client) (databases, waiting 
 
 // tell logs what the node waits for, if that has changed.
 func (j *joiner) tell(why string) {
-	if why != j.told {
-		j.told = why
+	if why != j.lastTold {
+		j.lastTold = why
 		j.logger.Info("waiting for a cluster to join", "at", j.urls, "err", why)
 	}
 }

@@ -123,10 +123,10 @@ func (zeros) Read(p []byte) (int, error) {
 func closed(t *testing.T, l *listener) {
 	t.Helper()
 	late := time.After(10 * time.Second)
-	for l.ln.figures().Open > 0 {
+	for l.ln.counts().Open > 0 {
 		select {
 		case <-late:
-			t.Fatalf("%d connections stay open", l.ln.figures().Open)
+			t.Fatalf("%d connections stay open", l.ln.counts().Open)
 		case <-time.After(time.Millisecond):
 		}
 	}

@@ -46,7 +46,7 @@ type scrubNote struct {
 }
 
 // scrubber reads everything that a node stores, once in each interval, measured from end to
-// end. The due time is on disk, so that restarts do not delay it. Owned by run; figures may
+// end. The due time is on disk, so that restarts do not delay it. Owned by run; status may
 // be called from any goroutine.
 type scrubber struct {
 	dir      string
@@ -159,8 +159,8 @@ func (s *scrubber) last() scrubNote {
 	return s.note
 }
 
-// figures returns the progress of the scrub.
-func (s *scrubber) figures() api.Scrub {
+// status returns how far the scrub is, and how the last one ended.
+func (s *scrubber) status() api.Scrub {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := api.Scrub{Running: s.running, Fraction: s.fraction, LastTookSeconds: s.note.LastTook.Seconds(), LastResult: s.note.Result}

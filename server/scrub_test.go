@@ -116,12 +116,12 @@ func TestScrubber_Rate(t *testing.T) {
 	}
 }
 
-// figures follows a scrub, and the next process knows what it found.
+// status follows a scrub, and the next process knows what it found.
 func TestScrubber_Figures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &scrubbed{dir: t.TempDir(), takes: 40 * time.Minute}
 		c := s.scrubber(time.Hour)
-		if f := c.figures(); f != (api.Scrub{}) {
+		if f := c.status(); f != (api.Scrub{}) {
 			t.Errorf("before all: %+v", f)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -129,14 +129,14 @@ func TestScrubber_Figures(t *testing.T) {
 		go func() { ended <- c.run(ctx) }()
 		synctest.Wait()
 		time.Sleep(time.Until(c.last().Due) + 25*time.Minute)
-		if f := c.figures(); !f.Running || f.Fraction != .5 || f.LastEnd != nil || f.LastResult != "" {
+		if f := c.status(); !f.Running || f.Fraction != .5 || f.LastEnd != nil || f.LastResult != "" {
 			t.Errorf("in the middle: %+v", f)
 		}
 		time.Sleep(15 * time.Minute)
 		synctest.Wait()
 		end := time.Now()
 		for _, c := range []*scrubber{c, s.scrubber(time.Hour)} {
-			if f := c.figures(); f.Running || f.Fraction != 0 || f.LastEnd == nil || !f.LastEnd.Equal(end) || f.LastTookSeconds != 2400 || f.LastResult != api.ScrubOK {
+			if f := c.status(); f.Running || f.Fraction != 0 || f.LastEnd == nil || !f.LastEnd.Equal(end) || f.LastTookSeconds != 2400 || f.LastResult != api.ScrubOK {
 				t.Errorf("at the end: %+v", f)
 			}
 		}
@@ -147,7 +147,7 @@ func TestScrubber_Figures(t *testing.T) {
 	})
 }
 
-// Damage ends run and appears in figures, and the next process scrubs at once.
+// Damage ends run and appears in status, and the next process scrubs at once.
 func TestScrubber_Damage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		damage := errors.New("00000001.values is damaged")
@@ -156,7 +156,7 @@ func TestScrubber_Damage(t *testing.T) {
 			t.Fatalf("it ended with %v", err)
 		}
 		c := s.scrubber(time.Hour)
-		if f := c.figures(); !strings.Contains(f.LastResult, damage.Error()) || f.LastEnd == nil {
+		if f := c.status(); !strings.Contains(f.LastResult, damage.Error()) || f.LastEnd == nil {
 			t.Errorf("%+v", f)
 		}
 		restarted := time.Now()
@@ -185,7 +185,7 @@ func TestScrubber_Damage_StoreStopsFirst(t *testing.T) {
 		if s := log.String(); !strings.Contains(s, "scrub found damage") || !strings.Contains(s, damage.File) {
 			t.Errorf("the log does not say what the scrub found: %s", s)
 		}
-		if f := (&scrubbed{dir: dir}).scrubber(time.Hour).figures(); !strings.Contains(f.LastResult, damage.File) {
+		if f := (&scrubbed{dir: dir}).scrubber(time.Hour).status(); !strings.Contains(f.LastResult, damage.File) {
 			t.Errorf("the next process knows %+v", f)
 		}
 	})

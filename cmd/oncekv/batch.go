@@ -85,7 +85,7 @@ func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool)
 	if a.json {
 		return verdict
 	}
-	return errors.Join(told(sum.write(a.stdout, name)), verdict)
+	return errors.Join(withoutReaderGone(sum.write(a.stdout, name)), verdict)
 }
 
 // regularBytes returns how much of a regular file is left to read, 0 for anything else.

@@ -165,7 +165,7 @@ func (b *benchFlags) check() error {
 	case b.batchKeys < 1 || b.batchKeys > benchBatchMax:
 		return usageErrorf("--batch-keys must be 1 to %d", benchBatchMax)
 	case b.valueSize.Max > benchValueMax:
-		return usageErrorf("--value-size must be at most %s", people(benchValueMax))
+		return usageErrorf("--value-size must be at most %s", humanBytes(benchValueMax))
 	}
 	least := load.KeySizeMin(b.readPrefix())
 	if b.keySize.Min < least || b.keySize.Max > benchKeySizeMax {

@@ -30,10 +30,10 @@ type devMember struct {
 	url    string // for clients
 	peers  string // for the other database nodes
 
-	mu     sync.Mutex
-	db     *server.Database // from the last start; nil: that failed
-	reason string           // why it failed, or what it waits for; "": no problem
-	anew   bool             // no longer a member, and waiting to become one
+	mu        sync.Mutex
+	db        *server.Database // from the last start; nil: that failed
+	reason    string           // why it failed, or what it waits for; "": no problem
+	rejoining bool             // no longer a member, and waiting to become one
 }
 
 // running returns the node, nil if it does not run.
@@ -66,11 +66,11 @@ func (m *devMember) note(reason string) bool {
 	return changed
 }
 
-// setAnew remembers whether the node's directory has become useless.
-func (m *devMember) setAnew(anew bool) {
+// setRejoining remembers whether the node's directory has become useless.
+func (m *devMember) setRejoining(rejoining bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.anew = anew
+	m.rejoining = rejoining
 }
 
 // start starts the node: as a founder, or with the client URLs of nodes to join.
@@ -108,7 +108,7 @@ func (m *devMember) lost() bool { return !raftnode.HasIdentity(m.config.DataDir)
 func (m *devMember) empty() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.anew || m.lost()
+	return m.rejoining || m.lost()
 }
 
 // errDirLost is why a running member has to start over.
@@ -189,7 +189,7 @@ func trimmed(err error) string { return strings.TrimRight(err.Error(), ".") }
 // rejoin makes a former member one again, with an empty directory. It tries until it works or
 // ctx ends.
 func (s *devSystem) rejoin(ctx context.Context, m *devMember, why error) {
-	m.setAnew(true)
+	m.setRejoining(true)
 	tick := time.NewTicker(devLookEvery)
 	defer tick.Stop()
 	for {
@@ -233,7 +233,7 @@ func (s *devSystem) rejoinNow(ctx context.Context, m *devMember, why error) erro
 	if err := m.start(ctx, others.urls); err != nil {
 		return err
 	}
-	m.setAnew(false)
+	m.setRejoining(false)
 	m.note("")
 	s.say("Database node %s: %s. It joins again as a new member with an empty directory and copies what the others have.", m.name, inShort(why))
 	return nil

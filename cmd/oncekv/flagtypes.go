@@ -35,8 +35,8 @@ func (b *byteSize) String() string {
 // Type names the kind of value in usage texts.
 func (b *byteSize) Type() string { return "size" }
 
-// people writes a number of bytes for people.
-func people(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+// humanBytes formats a number of bytes for people.
+func humanBytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 // forceWord is a flag that is given alone, like a bool, or with a word that was not used
 // before. Empty means off.

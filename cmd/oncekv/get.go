@@ -79,7 +79,7 @@ func (a *app) get(ctx context.Context, g *getFlags, key string) error {
 		err = a.writeFile(ctx, g.output, bar.count(obj.Body))
 		bar.finish()
 		if err == nil && a.json {
-			err = told(writeJSON(a.stdout, obj.Record))
+			err = withoutReaderGone(writeJSON(a.stdout, obj.Record))
 		}
 	case a.json:
 		err = writeDocument(a.stdout, obj)

@@ -99,7 +99,7 @@ func (a *app) importDir(ctx context.Context, i *importFlags, dir string) error {
 	if i.dryRun && errors.Is(showErr, errReaderGone) { // a dry run does nothing but show
 		return showErr
 	}
-	return errors.Join(told(showErr), im.sum.verdict(err))
+	return errors.Join(withoutReaderGone(showErr), im.sum.verdict(err))
 }
 
 func parseExclusions(patterns []string) ([]exclusion, error) {

@@ -54,7 +54,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if _, lost := errors.AsType[*outputError](err); err != nil && !started && !lost {
 		err = &usageError{plainUsage(err)}
 	}
-	rest := besidesReader(err)
+	rest := withoutReaderGone(err)
 	if rest == nil && err != nil {
 		return exitNoReader // without a word: "| head" is nobody's fault
 	}

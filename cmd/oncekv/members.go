@@ -118,12 +118,12 @@ func (a *app) addMember(cmd *cobra.Command, cl *client.Client, m api.AddMember) 
 		return err
 	}
 	if a.json {
-		return told(writeJSON(a.stdout, added))
+		return withoutReaderGone(writeJSON(a.stdout, added))
 	}
 	if !isNew {
-		return told(a.say("%s is a member already, as %s", shown(added.Name), shown(added.Role)))
+		return withoutReaderGone(a.say("%s is a member already, as %s", shown(added.Name), shown(added.Role)))
 	}
-	return told(a.say("added %s as %s", shown(added.Name), shown(added.Role)))
+	return withoutReaderGone(a.say("added %s as %s", shown(added.Name), shown(added.Role)))
 }
 
 func (a *app) membersRemove(c *clientFlags) *cobra.Command {
@@ -212,9 +212,9 @@ func (a *app) changed(err error, what, name string) error {
 	case err != nil:
 		return err
 	case a.json:
-		return told(writeJSON(a.stdout, map[string]string{"done": what, "name": name}))
+		return withoutReaderGone(writeJSON(a.stdout, map[string]string{"done": what, "name": name}))
 	}
-	return told(a.say("%s %s", what, shown(name)))
+	return withoutReaderGone(a.say("%s %s", what, shown(name)))
 }
 
 func (a *app) say(format string, args ...any) error {

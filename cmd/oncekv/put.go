@@ -195,7 +195,7 @@ func (a *app) putDone(key, putID string, answer api.PutAnswer, err error) error 
 	case err != nil:
 		return err
 	}
-	return errors.Join(err, told(a.showPut(key, r)))
+	return errors.Join(err, withoutReaderGone(a.showPut(key, r)))
 }
 
 func (a *app) showPut(key string, r putResult) error {

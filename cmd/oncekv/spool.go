@@ -39,7 +39,7 @@ func spool(ctx context.Context, r io.Reader, path string) (spooled, error) {
 			return spoolFile(ctx, f, path)
 		}
 	}
-	return aside(ctx, func() (s spooled, err error) {
+	return interruptibly(ctx, func() (s spooled, err error) {
 		s.body, s.close, err = copyAll(r)
 		return s, err
 	})
@@ -53,16 +53,16 @@ func spoolFile(ctx context.Context, f *os.File, path string) (spooled, error) {
 	if steady.was.size > spoolFileBytes {
 		return spooled{body: steady, close: func() error { return nil }}, nil
 	}
-	return aside(ctx, func() (s spooled, err error) {
+	return interruptibly(ctx, func() (s spooled, err error) {
 		s.body, s.close, err = steady.readThrough()
 		return s, err
 	})
 }
 
-// aside does what cannot be interrupted, such as reading a terminal or opening a pipe. If ctx
-// ends first, do may end with the process.
-func aside[T any](ctx context.Context, do func() (T, error)) (T, error) {
-	return asideOrSay(ctx, func() {}, do)
+// interruptibly runs what cannot be interrupted, such as reading a terminal or opening a
+// pipe, and returns when ctx ends. do may then end with the process.
+func interruptibly[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	return interruptiblyOrSay(ctx, func() {}, do)
 }
 
 // openPatiently opens a file, and says so if that waits: a named pipe waits for another
@@ -75,11 +75,11 @@ func (a *app) openPatiently(ctx context.Context, path string, flag int) (*os.Fil
 		}
 		fmt.Fprintf(a.stderr, "oncekv: waiting for a %s of %s; Ctrl-C to stop\n", other, shown(path))
 	}
-	return asideOrSay(ctx, say, func() (*os.File, error) { return os.OpenFile(path, flag, 0) })
+	return interruptiblyOrSay(ctx, say, func() (*os.File, error) { return os.OpenFile(path, flag, 0) })
 }
 
-// asideOrSay is aside, but calls say once if do takes nearly a second.
-func asideOrSay[T any](ctx context.Context, say func(), do func() (T, error)) (T, error) {
+// interruptiblyOrSay is interruptibly, but calls say once if do takes nearly a second.
+func interruptiblyOrSay[T any](ctx context.Context, say func(), do func() (T, error)) (T, error) {
 	const silentAfter = 800 * time.Millisecond
 	type outcome struct {
 		v   T

@@ -108,17 +108,17 @@ func (d *statsDocument) ask(ctx context.Context) {
 	var asked sync.WaitGroup
 	for i := range d.Databases {
 		n := &d.Databases[i]
-		asked.Go(func() { n.Stats, n.Error = figures(ctx, n.URL, (*client.Client).Stats) })
+		asked.Go(func() { n.Stats, n.Error = statsOf(ctx, n.URL, (*client.Client).Stats) })
 	}
 	for i := range d.Caches {
 		n := &d.Caches[i]
-		asked.Go(func() { n.Stats, n.Error = figures(ctx, n.URL, (*client.Client).CacheStats) })
+		asked.Go(func() { n.Stats, n.Error = statsOf(ctx, n.URL, (*client.Client).CacheStats) })
 	}
 	asked.Wait()
 }
 
-// figures asks one node, once: RetryTimeout leaves no time for a second try.
-func figures[T any](ctx context.Context, url string, get func(*client.Client, context.Context) (T, error)) (*T, string) {
+// statsOf asks one node, once: RetryTimeout leaves no time for a second try.
+func statsOf[T any](ctx context.Context, url string, get func(*client.Client, context.Context) (T, error)) (*T, string) {
 	cl, err := client.New(client.Config{Endpoints: []string{url}, FailRefused: true})
 	if err != nil {
 		return nil, err.Error()
@@ -140,7 +140,7 @@ func (d *statsDocument) write(w io.Writer) error {
 			continue
 		}
 		fmt.Fprintf(t, "%s\t%s\t%t\t%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\n", shown(n.Name), shown(s.Role), s.Ready, s.Revision, s.AppliedIndex, s.Keys,
-			people(s.ValueBytes), people(onDisk(s)), people(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
+			humanBytes(s.ValueBytes), humanBytes(onDisk(s)), humanBytes(s.DiskFreeBytes), s.Puts, s.Conflicts, s.Gets, s.Absences, up(s.UptimeSeconds), shown(n.URL))
 	}
 	d.writeIndexes(t)
 	d.writeFiles(t)
@@ -154,7 +154,7 @@ func (d *statsDocument) write(w io.Writer) error {
 			continue
 		}
 		fmt.Fprintf(t, "%s\t%t\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", shown(n.Name), s.Ready, s.Gets, s.Hits, s.PeerLoads, s.DatabaseLoads, s.Absences, s.Errors,
-			s.Items, people(s.Bytes), people(s.LimitBytes), up(s.UptimeSeconds), shown(n.URL))
+			s.Items, humanBytes(s.Bytes), humanBytes(s.LimitBytes), up(s.UptimeSeconds), shown(n.URL))
 	}
 	return t.Flush()
 }
@@ -174,7 +174,7 @@ func (d *statsDocument) writeIndexes(t io.Writer) {
 			continue
 		}
 		x := n.Stats.Index
-		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%.1f\t%s\t%d\t%d\n", shown(n.Name), people(n.Stats.IndexBytes), x.Runs, x.Keys, x.FilterBitsPerKey, people(x.MergedBytes), x.FalsePositives, x.Pauses)
+		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%.1f\t%s\t%d\t%d\n", shown(n.Name), humanBytes(n.Stats.IndexBytes), x.Runs, x.Keys, x.FilterBitsPerKey, humanBytes(x.MergedBytes), x.FalsePositives, x.Pauses)
 	}
 }
 
@@ -195,7 +195,7 @@ func (d *statsDocument) writeFiles(t io.Writer) {
 		if s.LastEnd != nil {
 			last, took, result = s.LastEnd.UTC().Format(time.RFC3339), up(s.LastTookSeconds), shown(s.LastResult)
 		}
-		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", shown(n.Name), v.Bodies, people(v.LiveBytes), people(v.DeadBytes), people(v.ReclaimedBytes), running, last, took, result)
+		fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", shown(n.Name), v.Bodies, humanBytes(v.LiveBytes), humanBytes(v.DeadBytes), humanBytes(v.ReclaimedBytes), running, last, took, result)
 	}
 }
 

@@ -58,17 +58,9 @@ func newMessages(stderr io.Writer) io.Writer {
 	return messages{stderr}
 }
 
-// told turns the error of showing a result into the command's. If nobody reads it, the work is
-// done all the same.
-func told(err error) error {
-	if errors.Is(err, errReaderGone) {
-		return nil
-	}
-	return err
-}
-
-// besidesReader returns err without what comes from errReaderGone.
-func besidesReader(err error) error {
+// withoutReaderGone returns err without what comes from errReaderGone: work that is done stays
+// done, even if nobody reads the result.
+func withoutReaderGone(err error) error {
 	if !errors.Is(err, errReaderGone) {
 		return err
 	}
@@ -78,7 +70,7 @@ func besidesReader(err error) error {
 	}
 	var rest []error
 	for _, e := range joined.Unwrap() {
-		rest = append(rest, besidesReader(e))
+		rest = append(rest, withoutReaderGone(e))
 	}
 	return errors.Join(rest...)
 }

@@ -139,7 +139,7 @@ func (e *undecidedError) Is(target error) bool { return target == api.ErrOutcome
 func (s *summary) write(w io.Writer, source string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for _, o := range s.kind.outcomes() {
-		fmt.Fprintf(t, "%s\t%d\t%s\t\n", o, s.files[o], people(s.bytes[o]))
+		fmt.Fprintf(t, "%s\t%d\t%s\t\n", o, s.files[o], humanBytes(s.bytes[o]))
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -49,7 +49,7 @@ func (a *app) yesFlag(flags *pflag.FlagSet, before string) {
 
 func ask(ctx context.Context, in io.Reader, out io.Writer, question, word string) error {
 	fmt.Fprintf(out, "%s\nType %q to continue: ", question, word)
-	line, err := aside(ctx, func() (string, error) { return bufio.NewReader(in).ReadString('\n') })
+	line, err := interruptibly(ctx, func() (string, error) { return bufio.NewReader(in).ReadString('\n') })
 	if ctx.Err() != nil {
 		fmt.Fprintln(out) // the line of the question ends here
 		return fmt.Errorf("not confirmed, so nothing was done: %w", ctx.Err())

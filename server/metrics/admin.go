@@ -5,11 +5,11 @@ import "github.com/Focinfi/oncekv/api"
 // Admin holds an admin's metrics.
 type Admin struct{ node }
 
-// NewAdmin makes an admin's metrics. Every scrape calls figures once, from any goroutine,
+// NewAdmin makes an admin's metrics. Every scrape calls stats once, from any goroutine,
 // but not before Handler is served.
-func NewAdmin(name string, figures func() api.AdminStats) *Admin {
+func NewAdmin(name string, stats func() api.AdminStats) *Admin {
 	a := &Admin{newNode("admin", name)}
-	a.registry.MustRegister(&snapshot[api.AdminStats]{take: figures, figures: []figure[api.AdminStats]{
+	a.registry.MustRegister(&snapshot[api.AdminStats]{take: stats, metrics: []metric[api.AdminStats]{
 		gauge("admin_members", "Database nodes known.", func(n *api.AdminStats) float64 { return float64(n.Members) }),
 		gauge("admin_caches", "Cache nodes known.", func(n *api.AdminStats) float64 { return float64(n.Caches) }),
 		gauge("admin_down", "Nodes of both kinds that do not answer the admin and did not say goodbye.", func(n *api.AdminStats) float64 { return float64(n.Down) }),

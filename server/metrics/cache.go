@@ -10,17 +10,17 @@ import (
 // Cache holds a cache node's metrics.
 type Cache struct{ node }
 
-// NewCache makes a cache node's metrics. Every scrape calls figures once, from any
+// NewCache makes a cache node's metrics. Every scrape calls stats once, from any
 // goroutine, but not before Handler is served.
-func NewCache(name string, figures func() api.CacheStats) *Cache {
+func NewCache(name string, stats func() api.CacheStats) *Cache {
 	c := &Cache{newNode("cache", name)}
-	c.registry.MustRegister(&snapshot[api.CacheStats]{take: figures, figures: cacheFigures()})
+	c.registry.MustRegister(&snapshot[api.CacheStats]{take: stats, metrics: cacheMetrics()})
 	return c
 }
 
-func cacheFigures() []figure[api.CacheStats] {
+func cacheMetrics() []metric[api.CacheStats] {
 	type f = api.CacheStats
-	return []figure[f]{
+	return []metric[f]{
 		counter("cache_gets_total", "Reads by clients of this node.", func(n *f) float64 { return float64(n.Gets) }),
 		counter("cache_hits_total", "Reads answered from this node's memory.", func(n *f) float64 { return float64(n.Hits) }),
 		counter("cache_hits_mirrored_total", "Reads answered from this node's memory with a record that another node owns.", func(n *f) float64 { return float64(n.MirroredHits) }),

@@ -49,9 +49,9 @@ type Database struct {
 	commit  prometheus.Histogram
 }
 
-// NewDatabase makes a database node's metrics. Every scrape calls figures once, from any
+// NewDatabase makes a database node's metrics. Every scrape calls take once, from any
 // goroutine, but not before Handler is served.
-func NewDatabase(name string, figures func() DatabaseFigures) *Database {
+func NewDatabase(name string, take func() DatabaseFigures) *Database {
 	d := &Database{
 		node: newNode("database", name),
 		fsync: newHistogram("raft_wal_fsync_duration_seconds",
@@ -68,7 +68,7 @@ func NewDatabase(name string, figures func() DatabaseFigures) *Database {
 	for _, reason := range []string{reasonOverloaded, reasonUnavailable, reasonUnknown, reasonStopped, reasonOther} {
 		d.failed.WithLabelValues(reason) // each shows 0 from the start
 	}
-	d.registry.MustRegister(d.fsync, d.propose, d.failed, d.commit, &snapshot[DatabaseFigures]{take: figures, figures: databaseFigures()})
+	d.registry.MustRegister(d.fsync, d.propose, d.failed, d.commit, &snapshot[DatabaseFigures]{take: take, metrics: databaseMetrics()})
 	return d
 }
 
@@ -118,10 +118,10 @@ func reasonOf(err error) string {
 	return reasonOther
 }
 
-func databaseFigures() []figure[DatabaseFigures] {
+func databaseMetrics() []metric[DatabaseFigures] {
 	type f = DatabaseFigures
 	type value = labelValue[DatabaseFigures]
-	figures := []figure[f]{
+	all := []metric[f]{
 		counter("gets_total", "Reads of a key that were answered, absences included.", func(n *f) float64 { return float64(n.Requests.Gets) }),
 		counter("gets_absent_total", "Reads of keys that are not set.", func(n *f) float64 { return float64(n.Requests.Absences) }),
 		counter("errors_total", "Answers with a status of 500 or more, and answers broken off.", func(n *f) float64 { return float64(n.Requests.Errors) }),
@@ -167,17 +167,17 @@ func databaseFigures() []figure[DatabaseFigures] {
 		gauge("disk_reserve_bytes", "Free space below which the cluster refuses puts.", func(n *f) float64 { return float64(n.Disk.ReserveBytes) }),
 		gauge("disk_low", "1 while the free space is below the reserve.", func(n *f) float64 { return truth(n.Disk.Low) }),
 	}
-	figures = append(figures, labelled(prometheus.CounterValue, "puts_total", "Puts that were decided, by outcome.", "outcome",
+	all = append(all, labelled(prometheus.CounterValue, "puts_total", "Puts that were decided, by outcome.", "outcome",
 		value{"created", func(n *f) float64 { return float64(n.Requests.Created) }},
 		value{"unchanged", func(n *f) float64 { return float64(n.Requests.Unchanged) }},
 		value{"conflict", func(n *f) float64 { return float64(n.Requests.Conflicts) }})...)
-	figures = append(figures, labelled(prometheus.GaugeValue, "store_file_bytes", "Size of the files of a part of the store.", "file",
+	all = append(all, labelled(prometheus.GaugeValue, "store_file_bytes", "Size of the files of a part of the store.", "file",
 		value{"history", func(n *f) float64 { return float64(n.Store.HistoryBytes) }},
 		value{"index", func(n *f) float64 { return float64(n.Store.IndexBytes) }})...)
-	figures = append(figures, labelled(prometheus.GaugeValue, "level", "Level of formats: that of the store, 0 while this node takes no part, and the highest that this program knows.", "of",
+	all = append(all, labelled(prometheus.GaugeValue, "level", "Level of formats: that of the store, 0 while this node takes no part, and the highest that this program knows.", "of",
 		value{"store", func(n *f) float64 { return float64(n.Raft.Level) }},
 		value{"program", func(n *f) float64 { return float64(n.Raft.Known) }})...)
-	return append(figures, labelled(prometheus.GaugeValue, "raft_members", "Members of the cluster, by role.", "role",
+	return append(all, labelled(prometheus.GaugeValue, "raft_members", "Members of the cluster, by role.", "role",
 		value{"voter", func(n *f) float64 { return members(n, false) }},
 		value{"learner", func(n *f) float64 { return members(n, true) }})...)
 }

@@ -38,8 +38,8 @@ func (n *node) Handler() http.Handler {
 	return promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, EnableOpenMetrics: true})
 }
 
-// figure describes a metric that is read from a T at each scrape.
-type figure[T any] struct {
+// metric describes a metric that is read from a T at each scrape.
+type metric[T any] struct {
 	desc  *prometheus.Desc
 	kind  prometheus.ValueType
 	label string // value of the one label, if there is one
@@ -47,23 +47,23 @@ type figure[T any] struct {
 }
 
 // gauge describes a number that may fall.
-func gauge[T any](name, help string, value func(*T) float64) figure[T] {
-	return figure[T]{desc: describe(name, help), kind: prometheus.GaugeValue, value: value}
+func gauge[T any](name, help string, value func(*T) float64) metric[T] {
+	return metric[T]{desc: describe(name, help), kind: prometheus.GaugeValue, value: value}
 }
 
 // counter describes a number that only grows.
-func counter[T any](name, help string, value func(*T) float64) figure[T] {
-	return figure[T]{desc: describe(name, help), kind: prometheus.CounterValue, value: value}
+func counter[T any](name, help string, value func(*T) float64) metric[T] {
+	return metric[T]{desc: describe(name, help), kind: prometheus.CounterValue, value: value}
 }
 
 // labelled describes metrics that differ in one label.
-func labelled[T any](kind prometheus.ValueType, name, help, label string, values ...labelValue[T]) []figure[T] {
+func labelled[T any](kind prometheus.ValueType, name, help, label string, values ...labelValue[T]) []metric[T] {
 	desc := describe(name, help, label)
-	figures := make([]figure[T], 0, len(values))
+	all := make([]metric[T], 0, len(values))
 	for _, v := range values {
-		figures = append(figures, figure[T]{desc: desc, kind: kind, label: v.label, value: v.value})
+		all = append(all, metric[T]{desc: desc, kind: kind, label: v.label, value: v.value})
 	}
-	return figures
+	return all
 }
 
 type labelValue[T any] struct {
@@ -78,12 +78,12 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 // snapshot is a collector that reads a T once a scrape and shows its metrics.
 type snapshot[T any] struct {
 	take    func() T
-	figures []figure[T]
+	metrics []metric[T]
 }
 
 // Describe implements prometheus.Collector.
 func (s *snapshot[T]) Describe(ch chan<- *prometheus.Desc) {
-	for _, f := range s.figures {
+	for _, f := range s.metrics {
 		ch <- f.desc
 	}
 }
@@ -91,7 +91,7 @@ func (s *snapshot[T]) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (s *snapshot[T]) Collect(ch chan<- prometheus.Metric) {
 	now := s.take()
-	for _, f := range s.figures {
+	for _, f := range s.metrics {
 		var labels []string
 		if f.label != "" {
 			labels = []string{f.label}

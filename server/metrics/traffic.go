@@ -72,7 +72,7 @@ type Connections struct {
 // Watch shows a listener's connections.
 func (n *node) Watch(take func() Connections) {
 	type f = Connections
-	n.registry.MustRegister(&snapshot[f]{take: take, figures: []figure[f]{
+	n.registry.MustRegister(&snapshot[f]{take: take, metrics: []metric[f]{
 		gauge("http_connections", "Connections of clients that are open.", func(c *f) float64 { return float64(c.Open) }),
 		gauge("http_connections_limit", "Limit of oncekv_http_connections.", func(c *f) float64 { return float64(c.Limit) }),
 		counter("http_connections_refused_total", "Connections refused because all others, or all others of the same address, were busy.", func(c *f) float64 { return float64(c.Refused) }),

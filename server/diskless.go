@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// light is the common part of a cache node and an admin: a listener and a goroutine, but no
+// diskless is the common part of a cache node and an admin: a listener and a goroutine, but no
 // disk. Its methods may be called from any goroutine.
-type light struct {
+type diskless struct {
 	public  *listener
 	started time.Time
 
@@ -22,13 +22,13 @@ type light struct {
 	err      error // set before done is closed
 }
 
-func newLight(public *listener) *light {
-	return &light{public: public, started: time.Now(), streams: make(chan struct{}), worked: make(chan struct{}), done: make(chan struct{})}
+func newDiskless(public *listener) *diskless {
+	return &diskless{public: public, started: time.Now(), streams: make(chan struct{}), worked: make(chan struct{}), done: make(chan struct{})}
 }
 
 // run serves the prepared listener and runs work until close. The first of the two that
 // ends with an error ends the node.
-func (l *light) run(work func(context.Context) error) {
+func (l *diskless) run(work func(context.Context) error) {
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.running.Go(func() { l.finish(l.public.serve()) })
@@ -38,7 +38,7 @@ func (l *light) run(work func(context.Context) error) {
 	})
 }
 
-func (l *light) finish(err error) {
+func (l *diskless) finish(err error) {
 	if err == nil {
 		return
 	}
@@ -52,7 +52,7 @@ func (l *light) finish(err error) {
 
 // close ends streams, calls takeDown, and returns the reason if the node had already
 // stopped by itself. It does so once; later calls wait for the first.
-func (l *light) close(takeDown func()) error {
+func (l *diskless) close(takeDown func()) error {
 	l.closing.Do(func() {
 		close(l.streams)
 		takeDown()
@@ -63,10 +63,10 @@ func (l *light) close(takeDown func()) error {
 }
 
 // Done is closed when the node has stopped, by Close or by itself.
-func (l *light) Done() <-chan struct{} { return l.done }
+func (l *diskless) Done() <-chan struct{} { return l.done }
 
 // Err returns why the node stopped by itself; nil before Done is closed and after Close.
-func (l *light) Err() error {
+func (l *diskless) Err() error {
 	select {
 	case <-l.done:
 		return l.err
@@ -76,4 +76,4 @@ func (l *light) Err() error {
 }
 
 // URL returns where clients reach the node.
-func (l *light) URL() string { return l.public.url }
+func (l *diskless) URL() string { return l.public.url }
