@@ -26,7 +26,7 @@ type bent struct {
 
 	key     func(string) string                                      // changes every key
 	put     func(p Put, value []byte) (Result, error)                // instead of Memory's
-	put2    func(p Put, r Result, err error) (Result, error)         // changes the answer
+	answer  func(p Put, r Result, err error) (Result, error)         // changes the answer
 	record  func(*Record)                                            // changes what a get or a stat says
 	value   func(key string, value []byte) []byte                    // changes what a get brings
 	get     func(key string) error                                   // fails it
@@ -58,8 +58,8 @@ func (b *bent) Put(_ context.Context, p Put) (Result, error) {
 		put = b.put
 	}
 	result, err := put(p, value)
-	if b.put2 != nil {
-		return b.put2(p, result, err)
+	if b.answer != nil {
+		return b.answer(p, result, err)
 	}
 	return result, err
 }
@@ -217,7 +217,7 @@ func records(change func(*Record)) func(*bent) {
 // losers are stores that change what a put hears that lost.
 func losers(change func(p Put, e *LostError) error) func(*bent) {
 	return func(b *bent) {
-		b.put2 = func(p Put, r Result, err error) (Result, error) {
+		b.answer = func(p Put, r Result, err error) (Result, error) {
 			if lost := new(*LostError); errors.As(err, lost) {
 				changed := **lost
 				return r, change(p, &changed)
@@ -230,7 +230,7 @@ func losers(change func(p Put, e *LostError) error) func(*bent) {
 // answers are stores that change what a put hears that did not fail.
 func answers(change func(p Put, r *Result) error) func(*bent) {
 	return func(b *bent) {
-		b.put2 = func(p Put, r Result, err error) (Result, error) {
+		b.answer = func(p Put, r Result, err error) (Result, error) {
 			if err == nil {
 				err = change(p, &r)
 			}
@@ -309,8 +309,8 @@ var broken = map[string]map[string]func(*bent){
 		},
 	},
 	"OtherValueConflicts": {
-		"it succeeds":             func(b *bent) { b.put2 = func(_ Put, r Result, _ error) (Result, error) { return r, nil } },
-		"it says that it has won": func(b *bent) { b.put2 = func(_ Put, r Result, err error) (Result, error) { return won(r, err) } },
+		"it succeeds":             func(b *bent) { b.answer = func(_ Put, r Result, _ error) (Result, error) { return r, nil } },
+		"it says that it has won": func(b *bent) { b.answer = func(_ Put, r Result, err error) (Result, error) { return won(r, err) } },
 		"it is strict":            losers(func(_ Put, e *LostError) error { e.Strict = true; return e }),
 		"no winner is named":      losers(func(Put, *LostError) error { return api.ErrConflict }),
 		"no revision is named":    losers(func(_ Put, e *LostError) error { e.Winner.Revision = 0; return e }),
@@ -439,7 +439,7 @@ var broken = map[string]map[string]func(*bent){
 		"a refused one takes one":   losersWaste(api.ErrDigestMismatch),
 		"what is invalid takes one": losersWaste(api.ErrInvalid),
 		"the same value takes one": func(b *bent) {
-			b.put2 = func(_ Put, r Result, err error) (Result, error) {
+			b.answer = func(_ Put, r Result, err error) (Result, error) {
 				if err == nil && !r.Created {
 					b.waste()
 				}
@@ -654,7 +654,7 @@ var broken = map[string]map[string]func(*bent){
 			}
 		},
 		"it is another error": func(b *bent) {
-			b.put2 = func(_ Put, r Result, err error) (Result, error) {
+			b.answer = func(_ Put, r Result, err error) (Result, error) {
 				if errors.Is(err, api.ErrInvalid) {
 					err = api.ErrServer
 				}
@@ -850,7 +850,7 @@ func ignore(err error) error {
 // losersWaste are stores where a put that fails so takes a revision.
 func losersWaste(kind error) func(*bent) {
 	return func(b *bent) {
-		b.put2 = func(_ Put, r Result, err error) (Result, error) {
+		b.answer = func(_ Put, r Result, err error) (Result, error) {
 			if errors.Is(err, kind) {
 				b.waste()
 			}
@@ -863,7 +863,7 @@ func losersWaste(kind error) func(*bent) {
 func revisions(number func(uint64) uint64) func(*bent) {
 	return func(b *bent) {
 		b.record = func(r *Record) { r.Revision = number(r.Revision) }
-		b.put2 = func(_ Put, r Result, err error) (Result, error) {
+		b.answer = func(_ Put, r Result, err error) (Result, error) {
 			var lost *LostError
 			if errors.As(err, &lost) {
 				changed := *lost

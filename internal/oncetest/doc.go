@@ -23,8 +23,8 @@
 // # Invariants
 //
 //  1. A property needs only Store, so that it means the same for every store.
-//  2. Every property fails for a store that breaks it: the package's tests have a broken
-//     one for each.
-//  3. A store may have been used before, and be used for several properties. Only while
-//     a property runs must nobody else put, because it counts revisions.
+//  2. Every property fails for a store that breaks it: the package's tests have such
+//     stores for each.
+//  3. A store may have been used before, and be used for several properties. While a
+//     property runs, nobody else may put: it counts revisions.
 package oncetest

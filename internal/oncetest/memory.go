@@ -125,20 +125,21 @@ func (m *Memory) Changes(_ context.Context, since uint64, prefix string) iter.Se
 
 // The limits of a put, as docs/limits.md has them.
 const (
-	defaultContentType   = "application/octet-stream"
-	keyBytesMax          = 1024
-	contentTypeBytesMax  = 255
-	putIDBytesMax        = 64
-	metaNamesMax         = 64
-	metaNameBytesMax     = 64
-	metaBytesMax         = 2 << 10
-	metaNameCharacters   = "abcdefghijklmnopqrstuvwxyz0123456789-"
-	firstVisible, lastOf = '!', '~' // of ASCII
+	defaultContentType  = "application/octet-stream"
+	keyBytesMax         = 1024
+	contentTypeBytesMax = 255
+	putIDBytesMax       = 64
+	metaNamesMax        = 64
+	metaNameBytesMax    = 64
+	metaBytesMax        = 2 << 10
+	metaNameCharacters  = "abcdefghijklmnopqrstuvwxyz0123456789-"
+	visibleFirst        = '!' // of ASCII
+	visibleLast         = '~'
 )
 
 func checkKey(key string) error {
 	if key == "" || len(key) > keyBytesMax || strings.Contains(key, "\x00") {
-		return fmt.Errorf("%w: the key %.40q has no 1 to %d bytes without NUL", api.ErrInvalid, key, keyBytesMax)
+		return fmt.Errorf("%w: the key %.40q: a key has 1 to %d bytes, none of them NUL", api.ErrInvalid, key, keyBytesMax)
 	}
 	return nil
 }
@@ -146,7 +147,7 @@ func checkKey(key string) error {
 // within reports whether text has only the characters from first to the last visible
 // one of ASCII.
 func within(text string, first rune) bool {
-	return !strings.ContainsFunc(text, func(r rune) bool { return r < first || r > lastOf })
+	return !strings.ContainsFunc(text, func(r rune) bool { return r < first || r > visibleLast })
 }
 
 func checkPut(p Put) error {
@@ -156,7 +157,7 @@ func checkPut(p Put) error {
 	if _, _, err := mime.ParseMediaType(p.ContentType); p.ContentType != "" && (err != nil || len(p.ContentType) > contentTypeBytesMax || !within(p.ContentType, ' ')) {
 		return fmt.Errorf("%w: the content type %.40q", api.ErrInvalid, p.ContentType)
 	}
-	if len(p.PutID) > putIDBytesMax || !within(p.PutID, firstVisible) {
+	if len(p.PutID) > putIDBytesMax || !within(p.PutID, visibleFirst) {
 		return fmt.Errorf("%w: the put id %.40q", api.ErrInvalid, p.PutID)
 	}
 	bytes := 0

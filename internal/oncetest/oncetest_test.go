@@ -26,10 +26,11 @@ type recorder struct {
 
 func (r *recorder) Helper()                  {}
 func (r *recorder) Context() context.Context { return r.ctx }
-func (r *recorder) Errorf(format string, args ...any) {
+
+func (r *recorder) Fatalf(format string, args ...any) {
 	r.failures = append(r.failures, fmt.Sprintf(format, args...))
+	runtime.Goexit()
 }
-func (r *recorder) Fatalf(format string, args ...any) { r.Errorf(format, args...); runtime.Goexit() }
 
 // failures returns what the property says of a store.
 func failures(t *testing.T, name string, s Store) []string {

@@ -17,7 +17,6 @@ import (
 type reporter interface {
 	Helper()
 	Context() context.Context
-	Errorf(format string, args ...any)
 	Fatalf(format string, args ...any)
 }
 
