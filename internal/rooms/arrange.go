@@ -16,7 +16,7 @@ func (h *house) arrange(files []string) []string {
 	for r := range h.references {
 		uses[r.from][r.to] = true
 	}
-	return settle(greedy(files, uses), uses)
+	return improve(greedy(files, uses), uses)
 }
 
 func greedy(files []string, uses map[string]map[string]bool) []string {
@@ -60,8 +60,8 @@ func greedy(files []string, uses map[string]map[string]bool) []string {
 	return append(top, bottom...)
 }
 
-// settle moves single files while that makes fewer references run upward.
-func settle(order []string, uses map[string]map[string]bool) []string {
+// improve moves single files while that makes fewer references run upward.
+func improve(order []string, uses map[string]map[string]bool) []string {
 	for moved := true; moved; {
 		moved = false
 		for i := 0; i < len(order); i++ {

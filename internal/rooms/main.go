@@ -56,7 +56,10 @@ func run(w io.Writer, args []string, dot, verbose bool) error {
 	}
 	var dirs []string
 	for _, arg := range args {
-		dir, err := filepath.Rel(root, filepath.Join(here, arg))
+		dir, err := filepath.Abs(arg)
+		if err == nil {
+			dir, err = filepath.Rel(root, dir)
+		}
 		if err != nil {
 			return err
 		}
