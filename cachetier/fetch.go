@@ -1,6 +1,7 @@
 package cachetier
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,162 +33,134 @@ type fetcher struct {
 	databases *databases
 	http      *http.Client
 	log       *slog.Logger
-	hedge     time.Duration // fixed hedge delay; 0 = by measured latency
+	hedge     time.Duration // fixed hedge delay; 0: by measured latency
 	now       func() time.Time
 	bodies    chan struct{}                                // one token for each larger body being read
-	running   *sync.WaitGroup                              // Node.loads: every attempt is counted
+	running   *sync.WaitGroup                              // Node.loads: every read is counted
 	learned   func(d *database, history kvstore.HistoryID) // hears of the history that a node has when none was known
 
 	requests, hedges atomic.Uint64
 	latency          latencies // of loads, until the value is there
 }
 
-// attempt is the end of one request to one database node.
-type attempt struct {
-	d   *database
-	raw []byte
-	err error
-}
-
 // fetch reads the encoded record of key from the fastest database node that has the era's
-// history; a second one is asked when it is slow, the others when they fail. errAbsent
-// when a node says that the key is not set, kvstore.ErrUnavailable (with what each one
-// said) when none gave an answer.
+// history. It asks a second node when that one is slow, and the others when nodes fail.
+// errAbsent: a node says that the key is not set. kvstore.ErrUnavailable: none gave an
+// answer; the text says what each one said.
 //
 // The caller holds a count of f.running.
 func (f *fetcher) fetch(ctx context.Context, e *era, key kvstore.Key, c kvstore.Consistency) ([]byte, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	left := f.databases.preference(e.history)
+	if len(left) == 0 {
+		return nil, fmt.Errorf("%w: %s", kvstore.ErrUnavailable, f.databases.why(e.history))
+	}
+	type answer struct {
+		from *database
+		raw  []byte
+		err  error
+	}
+	var (
+		began   = f.now()
+		asked   []*database // that have not answered, in the order in which they were asked
+		said    []string    // how the others failed
+		answers = make(chan answer, len(left))
+	)
+	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
-	race := &race{fetcher: f, era: e, key: key, consistency: c, left: f.databases.preference(e.history), began: f.now()}
-	race.ended = make(chan attempt, len(race.left))
-	raw, err := race.run(ctx)
-	if err == nil || errors.Is(err, errAbsent) {
-		f.latency.observe(f.now().Sub(race.began))
+	ask := func() (patience time.Duration) {
+		d := left[0]
+		left, asked = left[1:], append(asked, d)
+		f.requests.Add(1)
+		f.running.Go(func() {
+			raw, err := f.read(reading, e, d, key, c)
+			answers <- answer{d, raw, err}
+		})
+		return cmp.Or(f.hedge, d.hedgeDelay())
 	}
-	return raw, err
-}
-
-// race is one fetch. It is owned by the goroutine in run; attempts only send
-// to ended, which has room for all of them.
-type race struct {
-	*fetcher
-	era         *era
-	key         kvstore.Key
-	consistency kvstore.Consistency
-	left        []*database // not asked yet
-	asked       []*database // no answer yet
-	ended       chan attempt
-	said        []string // how attempts failed
-	began       time.Time
-}
-
-func (r *race) run(ctx context.Context) ([]byte, error) {
-	if len(r.left) == 0 {
-		return nil, fmt.Errorf("%w: %s", kvstore.ErrUnavailable, r.databases.why(r.era.history))
-	}
-	hedge := time.NewTimer(r.start(ctx))
+	hedge := time.NewTimer(ask())
 	defer hedge.Stop()
-	for len(r.asked) > 0 {
+	for len(asked) > 0 {
 		select {
-		case a := <-r.ended:
+		case a := <-answers:
+			at := slices.Index(asked, a.from)
 			if a.err == nil || errors.Is(a.err, errAbsent) {
-				r.won(a.d)
+				took := f.now().Sub(began)
+				for _, slower := range asked[:at] {
+					slower.outrun(took)
+				}
+				f.latency.observe(took)
 				return a.raw, a.err
 			}
-			r.lost(ctx, a)
-			if len(r.left) > 0 {
-				hedge.Reset(r.start(ctx))
+			asked = slices.Delete(asked, at, at+1)
+			said = append(said, fmt.Sprintf("%s: %v", a.from.url, a.err))
+			if ctx.Err() == nil && !errors.Is(a.err, errElsewhere) { // else it is not the node's fault
+				a.from.failed(f.now())
+			}
+			if errors.Is(a.err, errDigest) {
+				f.log.Error("database node sent wrong bytes", "database", a.from.url, "error", a.err)
+			}
+			if len(left) > 0 {
+				hedge.Reset(ask())
 			}
 		case <-hedge.C:
-			if len(r.left) > 0 {
-				r.hedges.Add(1)
-				hedge.Reset(r.start(ctx))
+			if len(left) > 0 {
+				f.hedges.Add(1)
+				hedge.Reset(ask())
 			}
 		case <-ctx.Done():
-			return nil, r.gaveUp(context.Cause(ctx))
+			cause := context.Cause(ctx)
+			for _, d := range asked {
+				if errors.Is(cause, context.DeadlineExceeded) {
+					d.failed(f.now())
+				}
+				said = append(said, d.url+": no answer in time")
+			}
+			return nil, fmt.Errorf("%w: %s (%w)", kvstore.ErrUnavailable, strings.Join(said, "; "), cause)
 		}
 	}
-	return nil, r.gaveUp(nil)
+	return nil, fmt.Errorf("%w: %s", kvstore.ErrUnavailable, strings.Join(said, "; "))
 }
 
-// start asks the next node and returns how long to wait before the one after.
-func (r *race) start(ctx context.Context) time.Duration {
-	d := r.left[0]
-	r.left = r.left[1:]
-	r.asked = append(r.asked, d)
-	r.requests.Add(1)
-	r.running.Go(func() {
-		raw, err := r.read(ctx, r.era, d, r.key, r.consistency)
-		r.ended <- attempt{d, raw, err}
-	})
-	if r.hedge > 0 {
-		return r.hedge
-	}
-	return d.hedgeDelay()
-}
-
-// won lets the nodes that were asked before and have not answered count as slow.
-func (r *race) won(winner *database) {
-	for _, d := range r.asked {
-		if d == winner {
-			return
-		}
-		d.outrun(r.now().Sub(r.began))
-	}
-}
-
-// lost records a failure. One that the end of the whole fetch caused says
-// nothing about the node.
-func (r *race) lost(ctx context.Context, a attempt) {
-	for i, d := range r.asked {
-		if d == a.d {
-			r.asked = append(r.asked[:i:i], r.asked[i+1:]...)
-			break
-		}
-	}
-	if ctx.Err() == nil && !errors.Is(a.err, errElsewhere) {
-		a.d.failed(r.now())
-	}
-	r.said = append(r.said, fmt.Sprintf("%s: %v", a.d.url, a.err))
-	if errors.Is(a.err, errDigest) {
-		r.log.Error("database node sent wrong bytes", "database", a.d.url, "error", a.err)
-	}
-}
-
-func (r *race) gaveUp(cause error) error {
-	for _, d := range r.asked {
-		if errors.Is(cause, context.DeadlineExceeded) {
-			d.failed(r.now())
-		}
-		r.said = append(r.said, d.url+": no answer in time")
-	}
-	err := fmt.Errorf("%w: %s", kvstore.ErrUnavailable, strings.Join(r.said, "; "))
-	if cause != nil {
-		err = fmt.Errorf("%w (%w)", err, cause)
-	}
-	return err
-}
-
-// read is one GET: the metadata is in the headers, the value in the body. It
-// verifies the bytes. Of a large value only the header is taken. An answer of another
-// history, be it a value or an absence, is none.
+// read is one GET: the metadata is in the headers, the value in the body. It verifies the
+// bytes. Of a large value it takes only the header. An answer of another history is none,
+// whether it is a value or an absence.
 func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key, c kvstore.Consistency) (raw []byte, err error) {
 	defer recovered(f.log, "a read from "+d.url, &err)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends the transfer of a body that is not read
+	var query url.Values
+	if c == kvstore.Local {
+		query = url.Values{"consistency": {"local"}}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+api.KeyTarget(string(key), query), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(api.HeaderHistory, e.history.String())
 	began := f.now()
-	resp, err := f.get(ctx, e, d, key, c)
+	resp, err := f.http.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNotFound {
-		if err := f.compare(e, d, resp.Header); err != nil {
+		if named, err := e.check(resp.Header); err != nil {
+			d.tells(named)
+			if e.history.IsZero() {
+				f.learned(d, named)
+			}
 			return nil, err
 		}
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, f.refused(d, resp, began)
+		mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+		err := client.ResponseError(resp)
+		// Only the API's own 404 is an absence: any other server has a page for that too.
+		if mediaType == api.ContentTypeProblem && errors.Is(err, api.ErrNotFound) {
+			d.read(f.now(), f.now().Sub(began))
+			return nil, errAbsent
+		}
+		return nil, fmt.Errorf("refused with %d: %w", resp.StatusCode, err)
 	}
 	if resp.ContentLength < 0 {
 		return nil, errors.New("answered with a value of unknown length")
@@ -200,50 +174,6 @@ func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key
 		return nil, err
 	}
 	d.read(f.now(), f.now().Sub(began))
-	return f.complete(ctx, meta, resp.Body)
-}
-
-// compare refuses an answer that is not of the era's history.
-func (f *fetcher) compare(e *era, d *database, h http.Header) error {
-	named, err := e.check(h)
-	if err == nil {
-		return nil
-	}
-	d.tells(named)
-	if e.history.IsZero() {
-		f.learned(d, named)
-	}
-	return err
-}
-
-// get asks for a key, and for the history that the answer is of.
-func (f *fetcher) get(ctx context.Context, e *era, d *database, key kvstore.Key, c kvstore.Consistency) (*http.Response, error) {
-	var query url.Values
-	if c == kvstore.Local {
-		query = url.Values{"consistency": {"local"}}
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.url+api.KeyTarget(string(key), query), nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set(api.HeaderHistory, e.history.String())
-	return f.http.Do(req)
-}
-
-// refused tells a definite absence from everything else that is no value.
-// Only the API's own 404 is one: any other server has a page for that too.
-func (f *fetcher) refused(d *database, resp *http.Response, began time.Time) error {
-	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	err := client.ResponseError(resp)
-	if mediaType == api.ContentTypeProblem && errors.Is(err, api.ErrNotFound) {
-		d.read(f.now(), f.now().Sub(began))
-		return errAbsent
-	}
-	return fmt.Errorf("refused with %d: %w", resp.StatusCode, err)
-}
-
-// complete encodes a record, with the bytes of a small value, which it verifies.
-func (f *fetcher) complete(ctx context.Context, meta kvstore.Meta, body io.Reader) ([]byte, error) {
 	if meta.Size > inlineBytesMax {
 		return encodeHeader(meta, true), nil
 	}
@@ -255,10 +185,10 @@ func (f *fetcher) complete(ctx context.Context, meta kvstore.Meta, body io.Reade
 			return nil, ctx.Err()
 		}
 	}
-	raw := encodeHeader(meta, false)
+	raw = encodeHeader(meta, false)
 	header := len(raw)
 	raw = raw[:header+int(meta.Size)]
-	if _, err := io.ReadFull(body, raw[header:]); err != nil {
+	if _, err := io.ReadFull(resp.Body, raw[header:]); err != nil {
 		return nil, fmt.Errorf("value of %d bytes broke off: %w", meta.Size, err)
 	}
 	return raw, verifyBytes(&meta, raw[header:])
