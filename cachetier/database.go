@@ -162,41 +162,28 @@ func (ds *databases) set(urls []string) {
 	ds.list.Store(&list)
 }
 
-// preference is the list of those that are proven and have a history, fastest first;
-// not yet measured ones follow, those that failed lately come last.
+// preference lists the nodes that are proven and have a history, fastest first. Those that
+// are not measured yet follow; those that failed lately come last.
 func (ds *databases) preference(history kvstore.HistoryID) []*database {
 	type rank struct {
 		d       *database
-		demoted bool
 		latency time.Duration
 	}
-	now := ds.now()
-	list := ds.all()
+	now, list := ds.now(), ds.all()
 	ranks := make([]rank, 0, len(list))
 	for _, d := range list {
-		if !d.proven.Load() {
-			continue
-		}
 		d.mu.Lock()
-		r, told := rank{d, now.Before(d.demoted), d.latency}, d.history
+		told, latency, demoted := d.history, cmp.Or(d.latency, hedgeMax), now.Before(d.demoted)
 		d.mu.Unlock()
-		if told != history {
+		if !d.proven.Load() || told != history {
 			continue
 		}
-		if r.latency == 0 {
-			r.latency = hedgeMax
+		if demoted {
+			latency += time.Hour // more than any that is measured
 		}
-		ranks = append(ranks, r)
+		ranks = append(ranks, rank{d, latency})
 	}
-	slices.SortStableFunc(ranks, func(a, b rank) int {
-		if a.demoted != b.demoted {
-			if b.demoted {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(a.latency, b.latency)
-	})
+	slices.SortStableFunc(ranks, func(a, b rank) int { return cmp.Compare(a.latency, b.latency) })
 	order := make([]*database, len(ranks))
 	for i, r := range ranks {
 		order[i] = r.d
@@ -216,23 +203,6 @@ func (ds *databases) why(history kvstore.HistoryID) string {
 		return "no database node is known"
 	}
 	return fmt.Sprintf("no database node with history %s is known: %s; this cache node moves to another history only if that one continues its own, or if no node with its own has answered for %v while others did, and it never moves back: restart it to let it start afresh", nameOf(history), strings.Join(said, "; "), historyPatience)
-}
-
-// inOrder is preference as URLs.
-func (ds *databases) inOrder(history kvstore.HistoryID) []string {
-	var urls []string
-	for _, d := range ds.preference(history) {
-		urls = append(urls, d.url)
-	}
-	return urls
-}
-
-// Databases returns the URLs of the database nodes that the node knows now.
-func (n *Node) Databases() (urls []string) {
-	for _, d := range n.databases.all() {
-		urls = append(urls, d.url)
-	}
-	return urls
 }
 
 // failed records that the node of that URL failed.

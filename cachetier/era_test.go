@@ -527,7 +527,7 @@ func TestTier_LoadsOfTwoErasAreNotShared(t *testing.T) {
 		}
 		group := fmt.Sprintf("two eras %p", release) // groupcache keeps it when the test runs again
 		n := &Node{log: slog.New(slog.DiscardHandler), cfg: NodeConfig{LoadTimeout: time.Minute}, memory: s3fifo.New[*record](1 << 20)}
-		loads := &tier{group: newGroup(group, getter, groupcache.NoPeers{}), memory: n.memory, launch: n.launch, tick: n.tick}
+		loads := &tier{group: newGroup(group, getter, groupcache.NoPeers{}), node: n}
 		t.Cleanup(func() { forgetGroup(loads.group) })
 		flights := map[string]*flight{}
 		for _, name := range []string{"a", "b", "c"} {
@@ -535,7 +535,7 @@ func TestTier_LoadsOfTwoErasAreNotShared(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, f, err := loads.join(newEra(t.Context(), id), "key")
+			_, f, err := loads.join(newEra(t.Context(), id), "key", nil)
 			if err != nil {
 				t.Fatal(err)
 			}

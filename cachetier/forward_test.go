@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
-	"github.com/Focinfi/oncekv/kvstore"
 )
 
 // newForwarding starts a server that forwards everything, to dbs in this order.
@@ -392,10 +391,10 @@ func TestNode_NamedDatabase_HasToProveItself(t *testing.T) {
 				return beats >= 3
 			})
 			if claims {
-				eventually(t, "the member is used", func() bool { return slices.Contains(n.databases.inOrder(kvstore.HistoryID{}), named.URL) })
+				eventually(t, "the member is used", func() bool { return slices.Contains(n.nearest(), named.URL) })
 				return
 			}
-			if got := n.databases.inOrder(kvstore.HistoryID{}); !slices.Equal(got, []string{db.URL}) {
+			if got := n.nearest(); !slices.Equal(got, []string{db.URL}) {
 				t.Errorf("requests go to %v", got)
 			}
 			mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/kvstore"
 )
 
 const answerBytesMax = 8 << 20
@@ -180,4 +182,118 @@ func (n *Node) goodbye() {
 		})
 	}
 	posts.Wait()
+}
+
+// setPeers makes the ring of this node and the given ones. A peer that stays keeps its
+// state. Called with update held, or before the node is shared.
+func (n *Node) setPeers(urls []string) {
+	old, next := n.view.Load(), &view{peers: make(map[string]*peer, len(urls))}
+	for _, url := range urls {
+		p := old.peers[url]
+		if p == nil {
+			p = &peer{url: url, node: n}
+			p.down.Store(true) // until a probe is answered: anybody may have made it up
+		}
+		next.peers[url] = p
+	}
+	next.ring = next.newRing(n.cfg.URL)
+	n.view.Store(next)
+	for url, p := range old.peers {
+		if next.peers[url] == nil {
+			p.retire()
+		}
+	}
+}
+
+// told takes in which history a database node has, and moves this node if it is to.
+// Called with update held.
+func (n *Node) told(d *database, h kvstore.History) {
+	d.tells(h.ID)
+	from := n.standing.own.ID
+	why := n.standing.hear(h, n.now())
+	if why == "" {
+		stranger := !h.ID.IsZero() && h.ID != from
+		if stranger && !d.stranger {
+			n.log.Warn("a database node has another history and is not asked", "database", d.url, "history", h.ID, "own", from)
+		}
+		d.stranger = stranger
+		return
+	}
+	dropped := n.move(newEra(n.base, h.ID))
+	if from.IsZero() {
+		n.log.Debug("has its first history", "history", h.ID, "database", d.url)
+		return
+	}
+	n.counters.moves.Add(1)
+	n.counters.dropped.Add(uint64(dropped))
+	n.log.Warn("moved to another history and dropped all cached records", "history", h.ID, "from", from, "because", why, "records", dropped, "database", d.url)
+}
+
+// learned is told by the answer to a read that no heartbeat came before.
+func (n *Node) learned(d *database, history kvstore.HistoryID) {
+	n.update.Lock()
+	defer n.update.Unlock()
+	if n.standing.own.ID.IsZero() {
+		n.told(d, kvstore.History{ID: history})
+	}
+}
+
+// move begins an era and ends the one before. It returns how many records were
+// dropped. Called with update held.
+func (n *Node) move(next *era) (dropped int64) {
+	next.generation, dropped = n.memory.Begin() // and from here on nothing of the old one is taken in
+	n.era.Swap(next).end()
+	for _, p := range n.view.Load().peers {
+		p.moved()
+	}
+	return dropped
+}
+
+// unreportedMax is how long a node stays known that no database node reports.
+const unreportedMax = 2 * time.Second
+
+// membership is what this node knows of the others: the union of what database nodes
+// answered lately. Its time stands still while nobody answers, so the last list stays.
+type membership struct {
+	self        string
+	seeds       []string
+	answered    time.Time            // of the last answer
+	caches, dbs map[string]time.Time // URL → last reported
+}
+
+func newMembership(self string, seeds []string) *membership {
+	return &membership{self: self, seeds: seeds, caches: map[string]time.Time{}, dbs: map[string]time.Time{}}
+}
+
+// heard adds one answer. It returns the URLs of the other cache nodes and of the database
+// nodes, each sorted.
+func (m *membership) heard(a api.HeartbeatAnswer, now time.Time) (caches, dbs []string) {
+	// After a silence, the database node that answers first may have just started and know
+	// nobody yet: everybody gets the time to be reported again.
+	resumes := now.Sub(m.answered) > unreportedMax
+	if now.After(m.answered) {
+		m.answered = now
+	}
+	for _, reported := range []map[string]time.Time{m.caches, m.dbs} {
+		for url, at := range reported {
+			if resumes {
+				reported[url] = now
+			} else if m.answered.Sub(at) > unreportedMax {
+				delete(reported, url)
+			}
+		}
+	}
+	for _, c := range a.Caches {
+		if url, err := nodeurl.Parse(c.URL); err == nil && url != m.self {
+			m.caches[url] = now
+		}
+	}
+	for _, d := range a.DBs {
+		if url, err := nodeurl.Parse(d.URL); err == nil {
+			m.dbs[url] = now
+		}
+	}
+	dbs = slices.AppendSeq(slices.Clone(m.seeds), maps.Keys(m.dbs))
+	slices.Sort(dbs)
+	return slices.Sorted(maps.Keys(m.caches)), slices.Compact(dbs)
 }

@@ -3,17 +3,11 @@ package cachetier
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/golang/groupcache"
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/forward"
@@ -34,13 +28,6 @@ const (
 	dialTimeout        = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
 	probesMax          = 32              // probes at the same time
 	loadsMax           = 4096            // loads at the same time; past it ErrOverloaded
-)
-
-// What answered a read: the value of the Oncekv-Cache header.
-const (
-	sourceHit  = "hit"
-	sourcePeer = "peer"
-	sourceLoad = "load"
 )
 
 // NodeConfig configures a Node. Name, URL and Nodes are required.
@@ -68,70 +55,6 @@ type NodeConfig struct {
 	// answer to a heartbeat, to a goodbye, and for peers to stop asking it.
 	now                                       func() time.Time
 	heartbeatTime, goodbyeTime, departureTime time.Duration
-}
-
-// Node is a cache node: it answers reads from memory, from the key's owner
-// among the cache nodes, or from the database. All methods are safe for
-// concurrent use.
-type Node struct {
-	cfg NodeConfig
-	log *slog.Logger
-	now func() time.Time
-
-	// clock orders arrivals of callers and starts of loads.
-	clock atomic.Uint64
-
-	memory     *s3fifo.Cache[*record]
-	collecting collector // what is to be held of large values
-
-	// owned loads from the database: the keys this node owns, and any other it
-	// has to. mirror loads from owners. Two groups and not one, because an
-	// answer to a peer must never wait for a load that itself waits for a peer:
-	// loads of owned wait for the database only.
-	owned, mirror *tier
-	picker        groupcache.PeerPicker
-
-	view atomic.Pointer[view] // replaced under update
-	era  atomic.Pointer[era]  // likewise
-
-	update    sync.Mutex // held while an answer is turned into a new view, or a new era
-	standing  standing
-	members   *membership
-	databases *databases
-	fetcher   *fetcher
-	peerHTTP  *http.Client
-	forward   *forward.Handler
-	counters  counters
-	began     time.Time
-
-	peerLatency latencies // of owners' answers
-
-	// base is the parent of every era's context.
-	base     context.Context
-	stopBase context.CancelFunc
-	loads    sync.WaitGroup // flights, attempts, and reads that bypass flights
-	streams  sync.WaitGroup // to peers and from them
-	leaving  atomic.Bool    // it has told its peers, or is about to
-
-	probes chan struct{} // one for each that is under way
-
-	mu      sync.Mutex
-	active  int // of loads, flights and bypassing reads only
-	closed  bool
-	serving map[*served]struct{}
-}
-
-// view is the ring and the peers in it. It is immutable, but for the peers'
-// own state.
-type view struct {
-	ring  *ring
-	peers map[string]*peer // by URL, without this node
-}
-
-type counters struct {
-	gets, hits, mirroredHits, peerLoads, peerHedges, peerErrors, peerServed, absences, errors atomic.Uint64
-
-	moves, dropped atomic.Uint64 // to other histories; records
 }
 
 // New checks cfg and returns a node, which serves at once: with an empty cache,
@@ -164,13 +87,13 @@ func New(cfg NodeConfig) (*Node, error) {
 		learned:   n.learned,
 	}
 	n.peerHTTP = newHTTPClient(cfg.PeerTimeout)
-	n.forward = forward.New(forward.Config{Databases: func() []string { return n.databases.inOrder(n.era.Load().history) }, Failed: n.databases.failed, Logger: n.log})
+	n.forward = forward.New(forward.Config{Databases: n.nearest, Failed: n.databases.failed, Logger: n.log})
+	n.view.Store(&view{})
 	n.setPeers(nil)
-	n.picker = ownerPicker{n}
 	n.memory = s3fifo.New[*record](cfg.CacheBytes)
 	n.era.Store(newEra(n.base, kvstore.HistoryID{}))
 	n.collecting.limit = cfg.CacheBytes / s3fifo.LargestShare
-	n.newTiers()
+	n.owned, n.mirror = newTiers(n)
 	return n, nil
 }
 
@@ -211,27 +134,6 @@ func (cfg *NodeConfig) check() (err error) {
 	return nil
 }
 
-// newTiers makes the two groups under names no other node in the process has.
-func (n *Node) newTiers() {
-	var b [8]byte
-	rand.Read(b[:])
-	name := n.cfg.URL + " " + hex.EncodeToString(b[:])
-	n.owned = &tier{
-		group:  newGroup("owned "+name, n.getOwned, groupcache.NoPeers{}),
-		source: sourceLoad,
-		memory: n.memory,
-		launch: n.launch,
-		tick:   n.tick,
-	}
-	n.mirror = &tier{
-		group:  newGroup("mirror "+name, getUnmirrored, n.picker),
-		source: sourcePeer,
-		memory: n.memory,
-		launch: n.launch,
-		tick:   n.tick,
-	}
-}
-
 const (
 	// dialsMax is how many connections to one node are made at the same time.
 	dialsMax    = 64
@@ -265,95 +167,6 @@ func (n *Node) Close() error {
 // database node, as package forward does. Which requests may be forwarded is
 // for the caller to decide.
 func (n *Node) Forward() http.Handler { return n.forward }
-
-// enter counts a load in, leave counts it out.
-func (n *Node) enter() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	switch {
-	case n.closed:
-		return fmt.Errorf("cache node: %w", kvstore.ErrClosed)
-	case n.active >= loadsMax:
-		return fmt.Errorf("%w: %d loads are in progress", kvstore.ErrOverloaded, n.active)
-	}
-	n.active++
-	n.loads.Add(1)
-	return nil
-}
-
-func (n *Node) leave() {
-	n.mu.Lock()
-	n.active--
-	n.mu.Unlock()
-	n.loads.Done()
-}
-
-func (n *Node) tick() uint64 { return n.clock.Add(1) }
-
-// newRing makes the ring of this node and those that have answered it once. One
-// that never did would own keys, which every other node had to load for itself.
-func (v *view) newRing(self string) *ring {
-	urls := []string{self}
-	for url, p := range v.peers {
-		if p.proven.Load() {
-			urls = append(urls, url)
-		}
-	}
-	return newRing(urls)
-}
-
-// adopt makes the ring anew when a peer has answered for the first time.
-func (n *Node) adopt() {
-	n.update.Lock()
-	defer n.update.Unlock()
-	v := n.view.Load()
-	n.view.Store(&view{ring: v.newRing(n.cfg.URL), peers: v.peers})
-}
-
-// setPeers makes the ring of this node and the given ones. A peer that stays
-// keeps its state. Called with update held, or before the node is shared.
-func (n *Node) setPeers(urls []string) {
-	next := &view{peers: make(map[string]*peer, len(urls))}
-	old := n.view.Load()
-	for _, url := range urls {
-		p := &peer{url: url, node: n}
-		p.down.Store(true) // until a probe is answered: anybody may have made it up
-		if old != nil && old.peers[url] != nil {
-			p = old.peers[url]
-		}
-		next.peers[url] = p
-	}
-	next.ring = next.newRing(n.cfg.URL)
-	n.view.Store(next)
-	if old == nil {
-		return
-	}
-	for url, p := range old.peers {
-		if next.peers[url] == nil {
-			p.retire()
-		}
-	}
-}
-
-// ownerPicker is groupcache's PeerPicker.
-type ownerPicker struct{ n *Node }
-
-// PickPeer returns the owner of key, or false when that is this node, or a node
-// that is down.
-func (o ownerPicker) PickPeer(key string) (getter groupcache.ProtoGetter, ok bool) {
-	var err error
-	defer func() {
-		if err != nil {
-			getter, ok = nil, false
-		}
-	}()
-	defer recovered(o.n.log, "the choice of an owner", &err)
-	v := o.n.view.Load()
-	if p := v.peers[v.ring.owner(key)]; p != nil && !p.down.Load() {
-		return p, true
-	}
-	return nil, false
-}
 
 // Stats returns this node's figures.
 func (n *Node) Stats() api.CacheStats {
@@ -435,4 +248,24 @@ func (n *Node) Ready(context.Context) error {
 		return fmt.Errorf("%w: %s", kvstore.ErrUnavailable, n.databases.why(history))
 	}
 	return fmt.Errorf("%w: no database node has answered within %v; tried %v", kvstore.ErrUnavailable, answeredWithin, urls)
+}
+
+// History returns the history in which the node stands: all that it answers is of that
+// one. Its parents are left out.
+func (n *Node) History() kvstore.History { return kvstore.History{ID: n.era.Load().history} }
+
+// Databases returns the URLs of the database nodes that the node knows now.
+func (n *Node) Databases() (urls []string) {
+	for _, d := range n.databases.all() {
+		urls = append(urls, d.url)
+	}
+	return urls
+}
+
+// nearest returns the URLs of the database nodes that may be asked, fastest first.
+func (n *Node) nearest() (urls []string) {
+	for _, d := range n.databases.preference(n.era.Load().history) {
+		urls = append(urls, d.url)
+	}
+	return urls
 }

@@ -182,12 +182,12 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 		once.Do(func() { close(entered); <-release })
 		return false
 	})
-	_, flight, err := n.owned.join(n.era.Load(), "k")
+	_, flight, err := n.owned.join(n.era.Load(), "k", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	receive(t, "the load", entered)
-	_, same, _ := n.owned.join(n.era.Load(), "k")
+	_, same, _ := n.owned.join(n.era.Load(), "k", nil)
 	if same != flight {
 		t.Fatal("a second caller got another flight while one is in progress")
 	}
@@ -197,7 +197,7 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 	if flight.start >= arrived || !errors.Is(flight.err, errAbsent) {
 		t.Fatalf("flight began at %d, caller came at %d, %v", flight.start, arrived, flight.err)
 	}
-	if _, next, _ := n.owned.join(n.era.Load(), "k"); next == flight {
+	if _, next, _ := n.owned.join(n.era.Load(), "k", nil); next == flight {
 		t.Error("a finished flight was handed to a later caller")
 	} else {
 		receive(t, "the next flight's end", next.done)
@@ -212,14 +212,14 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 func TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst(t *testing.T) {
 	db := newFakeDB(t, newFakeKeys())
 	n := newTestNode(t, nil, db)
-	_, first, err := n.owned.join(n.era.Load(), "k")
+	_, first, err := n.owned.join(n.era.Load(), "k", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	receive(t, "the first load's end", first.done)
 	var second *flight
 	for range 3 {
-		_, next, err := n.owned.after(first, "k")
+		_, next, err := n.owned.join(n.era.Load(), "k", first)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -325,8 +325,7 @@ func TestNode_Get_PanicDoesNotWedgeTheKey(t *testing.T) {
 	t.Run("groupcache itself", func(t *testing.T) {
 		want := keys.put("group-panics", []byte("v"))
 		flight := &flight{start: n.tick(), done: make(chan struct{})}
-		broken := &tier{group: nil, launch: n.launch, tick: n.tick}
-		n.fly(broken, flight, "group-panics")
+		(&tier{node: n.Node}).fly(flight, "group-panics")
 		receive(t, "the flight's end", flight.done)
 		if !errors.Is(flight.err, errPanic) {
 			t.Errorf("flight ended with %v", flight.err)
