@@ -114,12 +114,19 @@ func (n *Node) direct(ctx context.Context, e *era, key kvstore.Key) (*record, st
 	return rec, sourceLoad, err
 }
 
-// value makes a record the caller's.
+// value makes a record the caller's. A reader of one without its bytes gets them from
+// database nodes, and collects them if they fit an eighth of the memory.
 func (n *Node) value(e *era, rec *record) *kvstore.Value {
 	if rec.whole() {
 		return rec.value
 	}
-	return kvstore.NewStreamedValue(rec.value.Meta, func(ctx context.Context) io.ReadSeekCloser { return n.open(ctx, e, rec) })
+	return kvstore.NewStreamedValue(rec.value.Meta, func(ctx context.Context) io.ReadSeekCloser {
+		from := newStreamReader(ctx, n.fetcher, e.history, rec, n.cfg.StreamIdle)
+		if rec.value.Size > n.collecting.limit {
+			return from
+		}
+		return &collectingReader{streamReader: from, collector: &n.collecting, memory: n.memory, generation: e.generation, rec: rec}
+	})
 }
 
 // held returns the record of key if it is in memory. It does not wait.

@@ -6,32 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"strings"
-	"sync"
 
 	"github.com/golang/groupcache"
 
 	"github.com/Focinfi/oncekv/kvstore"
 )
-
-// tier is a groupcache group and the flights through it. A node has two: owned loads from
-// the database, mirror from owners. An answer to a peer goes through owned, so it never
-// waits for a load that itself waits for a peer.
-//
-// The easy version is to call group.Get and let groupcache share loads. It makes a caller
-// wait whatever the caller's context says, gives it the first caller's context, and hands
-// an absence that was found before it came to a later caller (even one who comes after the
-// load is over, while its entry still stands). So flights are kept here: for one key, one
-// flight at a time calls group.Get, also when a move begins another beside one of the era
-// before. So groupcache's own single flight never has a second participant. The group
-// holds nothing: what is held is in the node's memory.
-type tier struct {
-	node   *Node
-	group  *groupcache.Group
-	source string // of the records that its own loads bring
-
-	mu      sync.Mutex
-	flights map[string]*flight
-}
 
 // newTiers makes both tiers, under names that no other node in the process has.
 func newTiers(n *Node) (owned, mirror *tier) {

@@ -20,27 +20,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Between cache nodes:
-//
-//	GET /peer/ping                 204: this process runs; 503: it is leaving
-//	GET /peer/stream               101: from here on frames (package frame); 503: it
-//	                               is leaving; 409: it stands in another history
-//	GET /peer/record?key=BASE64URL 200 and a record, or 404 and typeAbsent,
-//	                               or 503: could not load; 409 as above
-//
-// Each answer names the history that it is of, and each question the one that it
-// asks for, in Oncekv-History; who stands in none yet, none.
-//
-// A node that is older than streams answers 404 to one, and is asked for every
-// record by itself.
-const (
-	peerPing   = "/peer/ping"
-	peerStream = "/peer/stream"
-	peerRecord = "/peer/record"
-	typeRecord = "application/vnd.oncekv.record"
-	typeAbsent = "application/vnd.oncekv.absent"
-)
-
 const (
 	answersMax = 1 << 20 // bytes of answers in a stream's queue
 
@@ -286,18 +265,6 @@ func (s *served) add(kind frame.Kind, id uint32, body []byte) {
 func (s *served) leave() {
 	s.add(frame.PeerLeaving, 0, nil)
 	s.out.Flush()
-}
-
-// goStream runs f in a goroutine that Close waits for; false when the node is
-// closed.
-func (n *Node) goStream(f func()) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.closed {
-		return false
-	}
-	n.streams.Go(f)
-	return true
 }
 
 func (n *Node) addServed(s *served) {

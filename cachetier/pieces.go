@@ -22,11 +22,6 @@ type pieceSums struct {
 	known atomic.Pointer[[]uint64] // xxhash64 of each piece
 }
 
-// bytes is the memory that the sums of a value take when they are known.
-func (s *pieceSums) bytes(size int64) int64 {
-	return allocated(8) + allocated(24) + allocated((size+sumBytes-1)/sumBytes*8)
-}
-
 // verifier checks the bytes of one value as one reader gets them. It belongs to one goroutine.
 type verifier struct {
 	meta  *kvstore.Meta

@@ -47,8 +47,8 @@ func (r *record) CacheBytes() int64 {
 		body, _ := v.Bytes()
 		n += allocated(int64(len(body)))
 	}
-	if r.sums != nil {
-		n += r.sums.bytes(v.Size)
+	if r.sums != nil { // a pointer to a slice of them, as soon as they are known
+		n += allocated(8) + allocated(24) + allocated((v.Size+sumBytes-1)/sumBytes*8)
 	}
 	return n
 }

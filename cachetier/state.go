@@ -9,9 +9,24 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/golang/groupcache"
+
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/internal/s3fifo"
 	"github.com/Focinfi/oncekv/kvstore"
+)
+
+const (
+	cacheBytesDefault  = 64 << 20
+	heartbeatDefault   = 500 * time.Millisecond
+	heartbeatTime      = time.Second
+	goodbyeTime        = 500 * time.Millisecond
+	departureTime      = 500 * time.Millisecond
+	peerTimeoutDefault = 500 * time.Millisecond
+	loadTimeoutDefault = 5 * time.Second
+	dialTimeout        = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
+	probesMax          = 32              // probes at the same time
+	loadsMax           = 4096            // loads at the same time; past it ErrOverloaded
 )
 
 // What answered a read: the value of the Oncekv-Cache header.
@@ -20,6 +35,33 @@ const (
 	sourcePeer = "peer"
 	sourceLoad = "load"
 )
+
+// NodeConfig configures a Node. Name, URL and Nodes are required.
+type NodeConfig struct {
+	Name string // shown in lists; database nodes take no heartbeat without one
+	URL  string // advertised, and this node's identity in the ring
+
+	// Nodes are the database nodes to begin with (the others are learned from
+	// them). They are tried for ever.
+	Nodes []string
+
+	// CacheBytes bounds keys and records held in memory; default 64 MiB. Loads
+	// and streams in progress come on top, 64 MiB of values at most.
+	CacheBytes int64
+
+	Logger *slog.Logger // default slog.Default()
+
+	HeartbeatInterval time.Duration // default 500 ms
+	PeerTimeout       time.Duration // how long an owner may be silent; default 500 ms
+	LoadTimeout       time.Duration // how long a load may take in all; default 5 s
+	HedgeDelay        time.Duration // before a second node is asked; 0: by measured latency, 20 to 250 ms; 25 to 100 ms of an owner's silence
+	StreamIdle        time.Duration // how long a database node may stall in a large value, or a peer take nothing; default 5 s
+
+	// What only tests change: the clock, and how long this node waits for the
+	// answer to a heartbeat, to a goodbye, and for peers to stop asking it.
+	now                                       func() time.Time
+	heartbeatTime, goodbyeTime, departureTime time.Duration
+}
 
 // Node is a cache node: it answers reads from memory, from the key's owner among the cache
 // nodes, or from the database. All methods are safe for concurrent use.
@@ -71,6 +113,26 @@ type counters struct {
 	gets, hits, mirroredHits, peerLoads, peerHedges, peerErrors, peerServed, absences, errors atomic.Uint64
 
 	moves, dropped atomic.Uint64 // to other histories; records
+}
+
+// tier is a groupcache group and the flights through it. A node has two: owned loads from
+// the database, mirror from owners. An answer to a peer goes through owned, so it never
+// waits for a load that itself waits for a peer.
+//
+// The easy version is to call group.Get and let groupcache share loads. It makes a caller
+// wait whatever the caller's context says, gives it the first caller's context, and hands
+// an absence that was found before it came to a later caller (even one who comes after the
+// load is over, while its entry still stands). So flights are kept here: for one key, one
+// flight at a time calls group.Get, also when a move begins another beside one of the era
+// before. So groupcache's own single flight never has a second participant. The group
+// holds nothing: what is held is in the node's memory.
+type tier struct {
+	node   *Node
+	group  *groupcache.Group
+	source string // of the records that its own loads bring
+
+	mu      sync.Mutex
+	flights map[string]*flight
 }
 
 // flight is one load of one key through one tier, shared by every caller who came while it
@@ -130,6 +192,17 @@ func (n *Node) leave() {
 	n.active--
 	n.mu.Unlock()
 	n.loads.Done()
+}
+
+// goStream runs f in a goroutine that Close waits for. It reports whether the node is open.
+func (n *Node) goStream(f func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	n.streams.Go(f)
+	return true
 }
 
 func (n *Node) tick() uint64 { return n.clock.Add(1) }
