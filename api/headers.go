@@ -1,9 +1,11 @@
 package api
 
+import "fmt"
+
 // Headers of the API that HTTP itself does not define.
 const (
 	HeaderRevision = "Oncekv-Revision" // decimal revision of the key's one put
-	HeaderPutID    = "Oncekv-Put-Id"   // the caller's name of a put: 1 to 64 visible ASCII bytes
+	HeaderPutID    = "Oncekv-Put-Id"   // the caller's name of a put; see CheckPutID
 	HeaderTime     = "Oncekv-Time"     // RFC 3339 with nanoseconds; Last-Modified keeps whole seconds only
 	HeaderCache    = "Oncekv-Cache"    // hit, peer or load, on answers of cache nodes
 	HeaderRole     = "Oncekv-Role"     // RoleLeader, on the leader's answers to GET /ping and to POST /keys in frames
@@ -31,3 +33,20 @@ const ContentTypeProblem = "application/problem+json"
 // EncodingBase64 is the value of an "encoding" field whose "value" is standard
 // base64 with padding. Without the field the value is UTF-8 text.
 const EncodingBase64 = "base64"
+
+// PutIDBytesMax is the length of the longest put id.
+const PutIDBytesMax = 64
+
+// CheckPutID accepts 1 to PutIDBytesMax bytes of visible ASCII, and says what is wrong
+// with everything else.
+func CheckPutID(id string) error {
+	if id == "" || len(id) > PutIDBytesMax {
+		return fmt.Errorf("%s has %d bytes; it takes 1 to %d", HeaderPutID, len(id), PutIDBytesMax)
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return fmt.Errorf("%s has the byte 0x%02x; it takes visible ASCII", HeaderPutID, id[i])
+		}
+	}
+	return nil
+}

@@ -239,8 +239,8 @@ func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {
 	switch { // else the transport would refuse them, at one endpoint after the other
 	case !visible(opts.ContentType):
 		return nil, fmt.Errorf("%w: the content type %q has something else than printable ASCII", ErrInvalid, opts.ContentType)
-	case !visible(opts.PutID):
-		return nil, fmt.Errorf("%w: the put id %q has something else than visible ASCII", ErrInvalid, opts.PutID)
+	case opts.PutID != "" && api.CheckPutID(opts.PutID) != nil:
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, api.CheckPutID(opts.PutID))
 	}
 	if err := checkMeta(opts.Meta); err != nil {
 		return nil, err

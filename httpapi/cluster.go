@@ -12,14 +12,14 @@ import (
 
 // Cluster is what a database node knows of its cluster and can change in it.
 // All methods are called concurrently and return when ctx ends. Errors are
-// ErrUnknownMember, ErrBadMember, RefusedError, or kvstore.ErrUnavailable,
+// ErrUnknownMember, ErrBadMember, ErrRefused, or kvstore.ErrUnavailable,
 // kvstore.ErrOverloaded and kvstore.ErrOutcomeUnknown, each wrapped or not.
 type Cluster interface {
 	// Members lists the members, confirmed by a quorum unless local is set.
 	// Without a quorum it answers what this node knows, with Stale set.
 	Members(ctx context.Context, local bool) (api.Members, error)
 	// AddMember adds a member; created is false when the same name and id was
-	// there already. Another id under a known name is a RefusedError.
+	// there already. Another id under a known name is ErrRefused.
 	AddMember(ctx context.Context, m api.AddMember) (added api.Member, created bool, err error)
 	// RemoveMember removes a member; force overrides the guard of the quorum.
 	RemoveMember(ctx context.Context, name string, force bool) error

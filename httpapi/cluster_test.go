@@ -80,7 +80,7 @@ func TestMembers_Changes(t *testing.T) {
 			t.Errorf("%s %s: answer %q, asked %q", tt.method, tt.target, got.body, n.cluster.lastAsked())
 		}
 		for err, status := range map[error]int{
-			RefusedError{"it would lose the quorum"}: 409, ErrUnknownMember: 404, ErrBadMember: 400, kvstore.ErrUnavailable: 503,
+			refused("it would lose the quorum"): 409, ErrUnknownMember: 404, ErrBadMember: 400, kvstore.ErrUnavailable: 503,
 			kvstore.ErrOutcomeUnknown: 504, kvstore.ErrOverloaded: 429, errFake: 500,
 		} {
 			n.cluster.err = err

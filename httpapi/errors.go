@@ -10,7 +10,7 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Errors a Cluster returns. It may also return kvstore.ErrUnavailable,
+// Errors a Cluster returns, each wrapped in a sentence for the client. It may also return kvstore.ErrUnavailable,
 // kvstore.ErrOverloaded and kvstore.ErrOutcomeUnknown, with the meaning they
 // have for a put.
 var (
@@ -18,21 +18,10 @@ var (
 	ErrUnknownMember = errors.New("no member has that name")
 	// ErrBadMember: a member's name, id or URL is not valid (400).
 	ErrBadMember = errors.New("the member's description is not valid")
-	// ErrRefused is what every RefusedError is (409).
+	// ErrRefused: the change must not be made now (409). It would lose the quorum,
+	// another change is pending, the learner is behind.
 	ErrRefused = errors.New("the change was refused")
 )
-
-// RefusedError is a cluster change that must not be made now: it would lose
-// the quorum, another change is pending, the learner is behind.
-type RefusedError struct {
-	Reason string // a sentence for whoever asked
-}
-
-// Error returns the reason.
-func (e RefusedError) Error() string { return e.Reason }
-
-// Is reports whether target is ErrRefused.
-func (e RefusedError) Is(target error) bool { return target == ErrRefused }
 
 // operation is what a route does, for errors whose meaning depends on it.
 type operation int

@@ -107,8 +107,7 @@ func TestProblemFor_Table(t *testing.T) {
 		{reading, kvstore.ErrDiverged, 500, api.ProblemInternal},
 		{changing, ErrUnknownMember, 404, api.ProblemUnknownMember},
 		{changing, ErrBadMember, 400, api.ProblemInvalid},
-		{changing, RefusedError{"it would lose the quorum"}, 409, api.ProblemRefused},
-		{changing, &RefusedError{"it would lose the quorum"}, 409, api.ProblemRefused},
+		{changing, refused("it would lose the quorum"), 409, api.ProblemRefused},
 		{putting, errFake, 500, api.ProblemInternal},
 	} {
 		for _, err := range []error{tt.err, fmt.Errorf("attempted: %w", tt.err)} {

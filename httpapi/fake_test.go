@@ -210,6 +210,12 @@ func (db *fakeDB) nothingSet(t *testing.T) {
 }
 
 // fakeCluster answers what its fields say and keeps what it was asked.
+// refused is an ErrRefused in words of its own.
+type refused string
+
+func (r refused) Error() string { return string(r) }
+func (refused) Unwrap() error   { return ErrRefused }
+
 type fakeCluster struct {
 	mu      sync.Mutex
 	members api.Members

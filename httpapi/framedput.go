@@ -147,8 +147,8 @@ func smallPut(f *frame.Put) (kvstore.SmallPut, error) {
 		return put, err
 	}
 	if f.PutID != "" {
-		if err := checkPutID(f.PutID); err != nil {
-			return put, err
+		if err := api.CheckPutID(f.PutID); err != nil {
+			return put, invalid("%v", err)
 		}
 	}
 	if f.HasDigest {

@@ -153,8 +153,6 @@ func termsOf(r *http.Request, q parameters) (t terms, err error) {
 	return t, err
 }
 
-const putIDBytesMax = 64
-
 // putIDOf reads Oncekv-Put-Id, "" if there is none.
 func putIDOf(h http.Header) (string, error) {
 	lines := h[api.HeaderPutID]
@@ -164,19 +162,10 @@ func putIDOf(h http.Header) (string, error) {
 	case len(lines) > 1:
 		return "", invalid("%s is given %d times; give it once", api.HeaderPutID, len(lines))
 	}
-	return lines[0], checkPutID(lines[0])
-}
-
-func checkPutID(id string) error {
-	if id == "" || len(id) > putIDBytesMax {
-		return invalid("%s has %d bytes; it takes 1 to %d", api.HeaderPutID, len(id), putIDBytesMax)
+	if err := api.CheckPutID(lines[0]); err != nil {
+		return "", invalid("%v", err)
 	}
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] > '~' {
-			return invalid("%s has the byte 0x%02x; it takes visible ASCII", api.HeaderPutID, id[i])
-		}
-	}
-	return nil
+	return lines[0], nil
 }
 
 // mayMatch answers a false If-Match before anything is proposed. A true one

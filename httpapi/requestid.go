@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"net/http"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // headerRequestID names a request in logs and answers. A client's own name is
@@ -17,23 +19,10 @@ const headerRequestID = "X-Request-Id"
 // be written into logs.
 func requestIDOf(h http.Header) string {
 	lines := h[headerRequestID]
-	if len(lines) != 1 || !visible(lines[0]) {
+	if len(lines) != 1 || api.CheckPutID(lines[0]) != nil {
 		return ""
 	}
 	return lines[0]
-}
-
-// visible reports whether s has 1 to 64 bytes of visible ASCII.
-func visible(s string) bool {
-	if s == "" || len(s) > putIDBytesMax {
-		return false
-	}
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
 }
 
 // requestID returns the name of the request that w answers, after giving it one

@@ -195,7 +195,7 @@ func clusterError(err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &refused):
-		return httpapi.RefusedError{Reason: refused.Reason}
+		return meaning{refused, httpapi.ErrRefused}
 	case errors.Is(err, raftnode.ErrUnknownMember):
 		return meaning{err, httpapi.ErrUnknownMember}
 	case errors.Is(err, raftnode.ErrBadMember):
