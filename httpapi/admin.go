@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,10 +84,10 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.get("/favicon.svg", page)
 
 	o := &overview{from: cfg.Overview, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: budget.New(cfg.StreamsMax)}
-	rt.get("/dbs", o.dbs)
-	rt.get("/caches", o.caches)
-	rt.get("/owner", o.owner)
-	rt.get("/events", o.events)
+	rt.get("/dbs", noQuery(o.dbs))
+	rt.get("/caches", noQuery(o.caches))
+	rt.get("/owner", keyed(o.owner).inQuery())
+	rt.get("/events", noQuery(o.events))
 
 	below := stripAPI(located(cfg.Forward))
 	forward := forwarder(below, cfg.BodyIdleTimeout)
@@ -117,15 +118,11 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 }
 
 func (cfg *AdminConfig) setDefaults() {
-	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
-	setDefault(&cfg.StreamsMax, DefaultStreamsMax)
-	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Counters == nil {
-		cfg.Counters = new(Counters)
-	}
+	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
+	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, DefaultStreamsMax)
+	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, DefaultRequestsInFlight)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
 }
 
 // stripAPI takes pathAPI off a path. A path that is escaped in an unusual way goes
@@ -194,29 +191,15 @@ type overview struct {
 }
 
 func (o *overview) dbs(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	return writeJSON(w, http.StatusOK, present(o.from.DBs()))
 }
 
 func (o *overview) caches(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	return writeJSON(w, http.StatusOK, present(o.from.Caches()))
 }
 
 // owner tells which cache node owns a key.
-func (o *overview) owner(w http.ResponseWriter, r *http.Request) error {
-	p, err := parseQuery(r.URL.RawQuery, "key")
-	if err != nil {
-		return err
-	}
-	key, err := keyInQuery(p)
-	if err != nil {
-		return err
-	}
+func (o *overview) owner(w http.ResponseWriter, r *http.Request, key kvstore.Key, _ parameters) error {
 	node, ok := o.from.Owner(key)
 	if !ok {
 		return newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "no cache node is up, so none owns this key; database nodes serve it").with("Retry-After", retryAfter)
@@ -228,9 +211,6 @@ func (o *overview) owner(w http.ResponseWriter, r *http.Request) error {
 // last minutes, then one state after another. A slow reader misses states in
 // between, and never the newest.
 func (o *overview) events(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	ctx, lose := context.WithCancelCause(r.Context())
 	defer lose(nil)
 	paced := newPacedWriter(w, o.idle)

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
@@ -73,17 +74,13 @@ func NewCache(cfg CacheConfig) http.Handler {
 }
 
 func (cfg *CacheConfig) setDefaults() {
-	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
-	setDefault(&cfg.AnswerTimeout, DefaultAnswerTimeout)
-	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
-	setDefault(&cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
-	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Counters == nil {
-		cfg.Counters = new(Counters)
-	}
+	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
+	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, DefaultAnswerTimeout)
+	cfg.JSONBytesInFlight = cmp.Or(cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
+	cfg.ValueBytesInFlight = cmp.Or(cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
+	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, DefaultRequestsInFlight)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
 }
 
 // forwarder hands a put on as it came. Its body is read at the pace of both

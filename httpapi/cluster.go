@@ -49,11 +49,10 @@ type Registry interface {
 
 // members answers /members and /leader.
 type members struct {
-	cluster Cluster
-	idle    time.Duration
-	answer  time.Duration
-	added   *jsonBodies
-	moved   *jsonBodies
+	cluster   Cluster
+	idle      time.Duration
+	answer    time.Duration
+	documents *jsonBodies
 }
 
 func (m *members) list(w http.ResponseWriter, r *http.Request) error {
@@ -76,11 +75,8 @@ func (m *members) list(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (m *members) add(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	var joiner api.AddMember
-	release, err := m.added.decode(w, r, &joiner)
+	release, err := m.documents.decode(w, r, &joiner)
 	defer release()
 	if err != nil {
 		return err
@@ -137,9 +133,6 @@ func (m *members) remove(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (m *members) promote(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	name := chi.URLParam(r, "name")
 	return m.change(w, r, "promoted", name, func(ctx context.Context) error {
 		return m.cluster.PromoteMember(ctx, name)
@@ -147,11 +140,8 @@ func (m *members) promote(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (m *members) lead(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	var move api.TransferLeader
-	release, err := m.moved.decode(w, r, &move)
+	release, err := m.documents.decode(w, r, &move)
 	defer release()
 	if err != nil {
 		return err

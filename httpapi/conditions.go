@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/Focinfi/oncekv/kvstore"
@@ -54,47 +55,21 @@ func parseTags(h http.Header, name string) (tagList, error) {
 
 // leadingTag returns the entity tag that text begins with, or "".
 func leadingTag(text string) string {
-	start := 0
-	if strings.HasPrefix(text, "W/") {
-		start = 2
-	}
-	if len(text) <= start || text[start] != '"' {
+	opaque, quoted := strings.CutPrefix(strings.TrimPrefix(text, "W/"), `"`)
+	end := strings.IndexByte(opaque, '"')
+	if !quoted || end < 0 || strings.ContainsFunc(opaque[:end], func(c rune) bool { return c <= ' ' || c == 0x7f }) {
 		return ""
 	}
-	for i := start + 1; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"':
-			return text[:i+1]
-		case c < 0x21 || c == 0x7f:
-			return ""
-		}
-	}
-	return ""
+	return text[:len(text)-len(opaque)+end+1]
 }
 
 // strong reports whether the list holds the tag, compared strongly: a weak
 // one never matches.
 func (l tagList) strong(etag string) bool {
-	if l.any {
-		return true
-	}
-	for _, tag := range l.tags {
-		if tag == etag {
-			return true
-		}
-	}
-	return false
+	return l.any || slices.Contains(l.tags, etag)
 }
 
 // weak reports whether the list holds the tag or its weak form.
 func (l tagList) weak(etag string) bool {
-	if l.any {
-		return true
-	}
-	for _, tag := range l.tags {
-		if strings.TrimPrefix(tag, "W/") == etag {
-			return true
-		}
-	}
-	return false
+	return l.any || slices.Contains(l.tags, etag) || slices.Contains(l.tags, "W/"+etag)
 }

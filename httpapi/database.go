@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -86,27 +87,26 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		documents: &jsonBodies{read: decodeStrict, limit: jsonPutBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.small, large: rooms.large}}
-	rt.below(http.MethodPut, pathKey, putting, names.in(p.byPath(pathKey, false)))
-	rt.below(http.MethodPut, pathKeep, putting, names.in(p.byPath(pathKeep, true)))
-	rt.on(http.MethodPut, pathTwin, putting, names.in(p.byQuery))
+	rt.below(http.MethodPut, pathKey, putting, names.in(keyed(p.put).inPath(pathKey, "on-conflict")))
+	rt.below(http.MethodPut, pathKeep, putting, names.in(keyed(p.keep).inPath(pathKeep, "on-conflict")))
+	rt.on(http.MethodPut, pathTwin, putting, names.in(keyed(p.put).inQuery("on-conflict")))
 	rt.on(http.MethodPost, pathTwin, putting, names.in(p.byDocument))
 	rt.on(http.MethodPost, "/keys", putting, names.in(newBatches(&cfg, p).serveMany))
 	rt.manyReads(newManyGets(&cfg, rooms.answers))
 
 	m := &members{cluster: cfg.Cluster, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-		added: &jsonBodies{read: decodeStrict, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.cluster, large: rooms.cluster},
-		moved: &jsonBodies{read: decodeStrict, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.cluster, large: rooms.cluster}}
+		documents: &jsonBodies{read: decodeStrict, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.cluster, large: rooms.cluster}}
 	rt.get("/members", names.in(m.list))
-	rt.on(http.MethodPost, "/members", changing, names.in(m.add))
+	rt.on(http.MethodPost, "/members", changing, names.in(noQuery(m.add)))
 	rt.on(http.MethodDelete, "/members/{name}", changing, names.in(m.remove))
-	rt.on(http.MethodPost, "/members/{name}/promote", changing, names.in(m.promote))
-	rt.on(http.MethodPost, "/leader", changing, m.lead)
+	rt.on(http.MethodPost, "/members/{name}/promote", changing, names.in(noQuery(m.promote)))
+	rt.on(http.MethodPost, "/leader", changing, noQuery(m.lead))
 
 	n := &nodes{cluster: cfg.Cluster, registry: cfg.Registry, history: cfg.DB.History, idle: cfg.BodyIdleTimeout, memory: rooms.lists,
 		beats: &jsonBodies{read: decodeOpen, limit: jsonClusterBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.beats, large: rooms.beats}}
-	rt.get("/caches", n.caches)
-	rt.on(http.MethodPost, "/caches", changing, n.heartbeat)
-	rt.get("/dbs", n.dbs)
+	rt.get("/caches", noQuery(n.caches))
+	rt.on(http.MethodPost, "/caches", changing, noQuery(n.heartbeat))
+	rt.get("/dbs", noQuery(n.dbs))
 
 	rt.health(&health{
 		stats: func(ctx context.Context) any { return cfg.Cluster.Stats(ctx) },
@@ -119,47 +119,37 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 }
 
 func (cfg *DatabaseConfig) setDefaults() {
-	setDefault(&cfg.MaxValueBytes, DefaultMaxValueBytes)
-	setDefault(&cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
-	setDefault(&cfg.AnswerTimeout, DefaultAnswerTimeout)
-	setDefault(&cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
-	setDefault(&cfg.Heartbeat, DefaultHeartbeat)
-	setDefault(&cfg.StreamsMax, DefaultStreamsMax)
-	setDefault(&cfg.BatchStreams, DefaultBatchStreams)
-	setDefault(&cfg.BatchBytesInFlight, DefaultBatchBytesInFlight)
-	setDefault(&cfg.SpillBytes, DefaultSpillBytes)
-	setDefault(&cfg.FramedStreams, DefaultFramedStreams)
-	setDefault(&cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
-	setDefault(&cfg.RequestsInFlight, DefaultRequestsInFlight)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Counters == nil {
-		cfg.Counters = new(Counters)
-	}
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
+	cfg.MaxValueBytes = cmp.Or(cfg.MaxValueBytes, DefaultMaxValueBytes)
+	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
+	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, DefaultAnswerTimeout)
+	cfg.JSONBytesInFlight = cmp.Or(cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
+	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, DefaultHeartbeat)
+	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, DefaultStreamsMax)
+	cfg.BatchStreams = cmp.Or(cfg.BatchStreams, DefaultBatchStreams)
+	cfg.BatchBytesInFlight = cmp.Or(cfg.BatchBytesInFlight, DefaultBatchBytesInFlight)
+	cfg.SpillBytes = cmp.Or(cfg.SpillBytes, DefaultSpillBytes)
+	cfg.FramedStreams = cmp.Or(cfg.FramedStreams, DefaultFramedStreams)
+	cfg.ValueBytesInFlight = cmp.Or(cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
+	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, DefaultRequestsInFlight)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
 }
 
 // reads adds the routes that read keys.
 func (rt *router) reads(g *reads) {
-	rt.getBelow(pathKey, g.names.inWhenAsked(g.byPath(pathKey)))
-	rt.getBelow(pathKeep, g.names.inWhenAsked(g.byPath(pathKeep)))
-	rt.get(pathTwin, g.names.inWhenAsked(g.byQuery))
+	get := keyed(g.get)
+	rt.getBelow(pathKey, g.names.inWhenAsked(get.inPath(pathKey, "format", "consistency")))
+	rt.getBelow(pathKeep, g.names.inWhenAsked(get.inPath(pathKeep, "format", "consistency")))
+	rt.get(pathTwin, g.names.inWhenAsked(get.inQuery("format", "consistency")))
 }
 
 // health adds the routes every node has.
 func (rt *router) health(s *health) {
-	rt.get("/stats", s.names.in(s.figures))
-	rt.get(pathPing, s.names.in(s.ping))
-	rt.get(pathLive, fixed("ok"))
-	rt.get(pathReady, s.readyz)
-	rt.get("/openapi.yaml", openAPI)
+	rt.get("/stats", s.names.in(noQuery(s.figures)))
+	rt.get(pathPing, s.names.in(noQuery(s.ping)))
+	rt.get(pathLive, noQuery(fixed(contentTypeText, []byte("ok"))))
+	rt.get(pathReady, noQuery(s.readyz))
+	rt.get("/openapi.yaml", noQuery(fixed("application/yaml", description)))
 }
 
 // behind puts the router behind a front.

@@ -209,13 +209,13 @@ func (db *fakeDB) nothingSet(t *testing.T) {
 	}
 }
 
-// fakeCluster answers what its fields say and keeps what it was asked.
 // refused is an ErrRefused in words of its own.
 type refused string
 
 func (r refused) Error() string { return string(r) }
 func (refused) Unwrap() error   { return ErrRefused }
 
+// fakeCluster answers what its fields say and keeps what it was asked.
 type fakeCluster struct {
 	mu      sync.Mutex
 	members api.Members

@@ -45,34 +45,7 @@ type reads struct {
 	buffers  sync.Pool      // of *[copyBytes]byte, to copy values with
 }
 
-// byPath answers /key/{key} and /keep/{key}.
-func (g *reads) byPath(prefix string) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := parseQuery(r.URL.RawQuery, "format", "consistency")
-		if err != nil {
-			return err
-		}
-		key, err := keyInPath(r, prefix)
-		if err != nil {
-			return err
-		}
-		return g.get(w, r, key, q)
-	}
-}
-
-// byQuery answers /key?key=….
-func (g *reads) byQuery(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r.URL.RawQuery, "key", "format", "consistency")
-	if err != nil {
-		return err
-	}
-	key, err := keyInQuery(q)
-	if err != nil {
-		return err
-	}
-	return g.get(w, r, key, q)
-}
-
+// get answers GET and HEAD of a key.
 func (g *reads) get(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error {
 	asJSON, err := q.word("format", "json")
 	if err != nil {

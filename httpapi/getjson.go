@@ -20,6 +20,8 @@ import (
 // held in memory, several times.
 const jsonValueBytesMax = 4 << 20
 
+const contentTypeJSON = "application/json"
+
 // serveJSON answers with the value inside a document. The document is another
 // representation than the bytes: its ETag is its own SHA-256, and Repr-Digest,
 // which would be taken for the value's, is left out.
@@ -44,7 +46,7 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	g.headers.setSource(h, source)
 	sum := sha256.Sum256(document)
 	h.Set("Etag", `"`+hex.EncodeToString(sum[:])+`"`)
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", contentTypeJSON)
 	h.Set(api.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
 
 	served := g.serving(paced, r)
@@ -109,13 +111,13 @@ func writeJSON(w http.ResponseWriter, status int, document any) error {
 	if err != nil {
 		return err
 	}
-	return writeEncoded(w, status, body)
+	return writeBody(w, status, contentTypeJSON, body)
 }
 
-// writeEncoded is writeJSON for a document that is rendered.
-func writeEncoded(w http.ResponseWriter, status int, body []byte) error {
+// writeBody answers with bytes that are true only now.
+func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) error {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

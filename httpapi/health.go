@@ -2,8 +2,8 @@ package httpapi
 
 import (
 	"context"
+	_ "embed"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
@@ -33,44 +33,30 @@ func (s *health) ping(w http.ResponseWriter, r *http.Request) error {
 	if s.leads != nil && s.leads() {
 		w.Header().Set(api.HeaderRole, api.RoleLeader)
 	}
-	return fixed("pong")(w, r)
+	return writeBody(w, http.StatusOK, contentTypeText, []byte("pong"))
 }
 
 func (s *health) figures(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	return writeJSON(w, http.StatusOK, s.stats(r.Context()))
 }
 
 func (s *health) readyz(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 	defer cancel()
 	if err := s.ready(ctx); err != nil {
 		return newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "this node is not ready: %v", err).with("Retry-After", retryAfter)
 	}
-	return writeText(w, "ready")
+	return writeBody(w, http.StatusOK, contentTypeText, []byte("ready"))
 }
 
-// fixed answers with a word: the process lives and serves.
-func fixed(word string) handler {
+// description is the API's own, for every kind of node. It is never written to.
+//
+//go:embed openapi.yaml
+var description []byte
+
+// fixed answers with what never changes.
+func fixed(contentType string, body []byte) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		if _, err := parseQuery(r.URL.RawQuery); err != nil {
-			return err
-		}
-		return writeText(w, word)
+		return writeBody(w, http.StatusOK, contentType, body)
 	}
-}
-
-func writeText(w http.ResponseWriter, text string) error {
-	h := w.Header()
-	h.Set("Content-Type", contentTypeText)
-	h.Set("Content-Length", strconv.Itoa(len(text)))
-	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(http.StatusOK)
-	w.Write([]byte(text)) // an error here is the client's going away
-	return nil
 }

@@ -15,6 +15,41 @@ const (
 	pathTwin = "/key" // ?key=…
 )
 
+// keyed is a handler of the resource of one key, which gets the query's other
+// parameters too, those that it takes.
+type keyed func(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error
+
+// inPath takes the key from the path below a prefix.
+func (do keyed) inPath(prefix string, takes ...string) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		q, err := parseQuery(r.URL.RawQuery, takes...)
+		if err != nil {
+			return err
+		}
+		key, err := keyInPath(r, prefix)
+		if err != nil {
+			return err
+		}
+		return do(w, r, key, q)
+	}
+}
+
+// inQuery takes the key from ?key=.
+func (do keyed) inQuery(takes ...string) handler {
+	takes = append([]string{"key"}, takes...)
+	return func(w http.ResponseWriter, r *http.Request) error {
+		q, err := parseQuery(r.URL.RawQuery, takes...)
+		if err != nil {
+			return err
+		}
+		key, err := keyInQuery(q)
+		if err != nil {
+			return err
+		}
+		return do(w, r, key, q)
+	}
+}
+
 // keyInPath takes the key from the decoded path. net/http has decoded it
 // exactly once and cleaned nothing; chi's own wildcard would be escaped or
 // not depending on the bytes (it routes on RawPath when that is set).

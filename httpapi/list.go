@@ -86,7 +86,7 @@ func (l *lists) keys(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Keys = nil
 	paced.held.Keep(int64(len(body)))
-	return writeEncoded(paced, http.StatusOK, body)
+	return writeBody(paced, http.StatusOK, contentTypeJSON, body)
 }
 
 func keysRequestOf(q parameters) (r kvstore.KeysRequest, err error) {

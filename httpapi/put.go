@@ -49,41 +49,26 @@ type puts struct {
 	answers   putAnswers
 }
 
-// byPath answers PUT /key/{key} and PUT /keep/{key}; keep is whether another
-// value that is there already is no error.
-func (p *puts) byPath(prefix string, keep bool) handler {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := parseQuery(r.URL.RawQuery, "on-conflict")
-		if err != nil {
-			return err
-		}
-		key, err := keyInPath(r, prefix)
-		if err != nil {
-			return err
-		}
-		return p.put(w, r, key, q, keep)
-	}
-}
-
-// byQuery answers PUT /key?key=….
-func (p *puts) byQuery(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r.URL.RawQuery, "key", "on-conflict")
-	if err != nil {
-		return err
-	}
-	key, err := keyInQuery(q)
-	if err != nil {
-		return err
-	}
-	return p.put(w, r, key, q, false)
-}
-
-func (p *puts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters, keep bool) error {
+// put answers PUT /key/{key}.
+func (p *puts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error {
 	terms, err := termsOf(r, q)
 	if err != nil {
 		return err
 	}
-	terms.keep = terms.keep || keep
+	return p.putOn(w, r, key, terms)
+}
+
+// keep answers PUT /keep/{key}: another value that is there already is no error.
+func (p *puts) keep(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error {
+	terms, err := termsOf(r, q)
+	if err != nil {
+		return err
+	}
+	terms.keep = true
+	return p.putOn(w, r, key, terms)
+}
+
+func (p *puts) putOn(w http.ResponseWriter, r *http.Request, key kvstore.Key, terms terms) error {
 	request, err := p.requestOf(r, key, terms)
 	if err != nil {
 		return err

@@ -1,7 +1,9 @@
 package httpapi
 
 import (
+	"bytes"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
@@ -33,10 +35,7 @@ func (p *putAnswers) write(w http.ResponseWriter, a *putAnswer) error {
 		buf = new([]byte)
 	}
 	defer p.buffers.Put(buf)
-	body, err := a.appendJSON((*buf)[:0])
-	if err != nil {
-		return err
-	}
+	body := a.appendJSON((*buf)[:0])
 	*buf = body
 	a.setHeaders(w.Header(), len(body))
 	status := http.StatusOK
@@ -64,7 +63,7 @@ func (a *putAnswer) setHeaders(h http.Header, length int) {
 
 	lines := new([5]string) // what the header's slices are parts of
 	text.split(lines[:])
-	lines[3], lines[4] = "application/json", "no-store"
+	lines[3], lines[4] = contentTypeJSON, "no-store"
 	if a.tagged {
 		h["Etag"] = lines[0:1:1]
 	}
@@ -77,15 +76,15 @@ func (a *putAnswer) setHeaders(h http.Header, length int) {
 	}
 }
 
-// appendJSON appends a api.PutAnswer as marshal renders it.
-func (a *putAnswer) appendJSON(b []byte) ([]byte, error) {
-	if !plainInJSON(string(a.key)) {
-		body, err := marshal(a.document())
-		return append(b, body...), err
+// appendJSON appends an api.PutAnswer as marshal renders it.
+func (a *putAnswer) appendJSON(b []byte) []byte {
+	text, b64 := api.JSONKey(string(a.key))
+	if b64 != "" {
+		b = append(append(append(b, `{"key_base64":"`...), b64...), '"')
+	} else {
+		b = appendJSONString(append(b, `{"key":`...), text)
 	}
-	b = append(b, `{"key":"`...)
-	b = append(b, a.key...)
-	b = append(b, `","revision":`...)
+	b = append(b, `,"revision":`...)
 	b = strconv.AppendUint(b, uint64(a.winner.Revision), 10)
 	b = append(b, `,"sha256":"`...)
 	b = hex.AppendEncode(b, a.winner.SHA256[:])
@@ -93,44 +92,31 @@ func (a *putAnswer) appendJSON(b []byte) ([]byte, error) {
 	b = strconv.AppendInt(b, a.winner.Size, 10)
 	b = append(b, `,"created":`...)
 	b = strconv.AppendBool(b, a.created)
-	return append(b, '}', '\n'), nil
+	return append(b, '}', '\n')
 }
 
-// plainInJSON reports whether a key is its own form in JSON: ASCII with nothing to
-// escape.
-func plainInJSON(key string) bool {
-	for i := range len(key) {
-		if c := key[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
+// appendJSONString appends text, which is UTF-8, as marshal renders it.
+func appendJSONString(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, err := marshal(text)
+			if err != nil {
+				panic(fmt.Sprintf("httpapi: a string does not marshal: %v", err))
+			}
+			return append(b, bytes.TrimSuffix(quoted, []byte("\n"))...)
 		}
 	}
-	return true
+	return append(append(append(b, '"'), text...), '"')
 }
 
-func (a *putAnswer) document() *api.PutAnswer {
-	answer := &api.PutAnswer{
-		Revision: uint64(a.winner.Revision),
-		SHA256:   a.winner.SHA256.String(),
-		Size:     a.winner.Size,
-		Created:  a.created,
-	}
-	answer.Key, answer.KeyBase64 = api.JSONKey(string(a.key))
-	return answer
-}
-
-// appendPlainResult appends the line of a result that is about a put that is done,
-// whose key needs no escape, as encoding/json would. ok is false for all others.
+// appendPlainResult appends the line of a result of a put that is done, whose key is
+// UTF-8, as marshal renders it. ok is false for all others.
 func appendPlainResult(line []byte, r *api.BatchResult) (_ []byte, ok bool) {
 	if r.Key == "" || r.Revision == 0 || r.SHA256 == "" || r.Size == nil || r.Detail != "" || r.Type != "" || r.Line != 0 {
 		return line, false
 	}
-	for i := range len(r.Key) {
-		if c := r.Key[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return line, false
-		}
-	}
-	line = append(append(line, `{"key":"`...), r.Key...)
-	line = append(append(line, `","status":"`...), r.Status...)
+	line = appendJSONString(append(line, `{"key":`...), r.Key)
+	line = append(append(line, `,"status":"`...), r.Status...)
 	line = strconv.AppendUint(append(line, `","revision":`...), r.Revision, 10)
 	line = append(append(line, `,"sha256":"`...), r.SHA256...)
 	line = strconv.AppendInt(append(line, `","size":`...), *r.Size, 10)

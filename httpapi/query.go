@@ -1,8 +1,9 @@
 package httpapi
 
 import (
-	"fmt"
+	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,6 +40,16 @@ func parseQuery(raw string, allowed ...string) (parameters, error) {
 	return p, nil
 }
 
+// noQuery is for routes that take no parameters.
+func noQuery(do handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if _, err := parseQuery(r.URL.RawQuery); err != nil {
+			return err
+		}
+		return do(w, r)
+	}
+}
+
 func parseParameter(part string, allowed []string) (parameter, error) {
 	if part == "" {
 		return parameter{}, invalid("the query string has an empty parameter; remove the extra %q", "&")
@@ -51,29 +62,18 @@ func parseParameter(part string, allowed []string) (parameter, error) {
 	if err != nil {
 		return parameter{}, invalid("the query string is malformed: %v", err)
 	}
-	for _, known := range allowed {
-		if name != known {
-			continue
+	if !slices.Contains(allowed, name) {
+		takes := "none"
+		if len(allowed) > 0 {
+			takes = `"` + strings.Join(allowed, `", "`) + `"`
 		}
-		value, err := url.QueryUnescape(rawValue)
-		if err != nil {
-			return parameter{}, invalid("parameter %q is malformed: %v", name, err)
-		}
-		return parameter{name, value}, nil
+		return parameter{}, invalid("unknown parameter %q; this request takes %s", name, takes)
 	}
-	return parameter{}, invalid("unknown parameter %q; %s", name, takes(allowed))
-}
-
-// takes says what a route accepts.
-func takes(allowed []string) string {
-	if len(allowed) == 0 {
-		return "this request takes none"
+	value, err := url.QueryUnescape(rawValue)
+	if err != nil {
+		return parameter{}, invalid("parameter %q is malformed: %v", name, err)
 	}
-	quoted := make([]string, len(allowed))
-	for i, name := range allowed {
-		quoted[i] = fmt.Sprintf("%q", name)
-	}
-	return "this request takes " + strings.Join(quoted, ", ")
+	return parameter{name, value}, nil
 }
 
 // lookup returns a parameter's value and whether it was given.

@@ -30,9 +30,6 @@ type nodes struct {
 }
 
 func (n *nodes) caches(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	body, err := n.encoded()
 	if err != nil {
 		return err
@@ -63,13 +60,10 @@ func (n *nodes) write(w http.ResponseWriter, r *http.Request, memory *budget.Bud
 			return err
 		}
 	}
-	return writeEncoded(paced, http.StatusOK, body)
+	return writeBody(paced, http.StatusOK, contentTypeJSON, body)
 }
 
 func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	var beat api.Heartbeat
 	release, err := n.beats.decode(w, r, &beat)
 	defer release()
@@ -99,9 +93,6 @@ func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (n *nodes) dbs(w http.ResponseWriter, r *http.Request) error {
-	if _, err := parseQuery(r.URL.RawQuery); err != nil {
-		return err
-	}
 	body, err := marshal(present(n.cluster.DBs(r.Context())))
 	if err != nil {
 		return err

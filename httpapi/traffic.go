@@ -73,14 +73,11 @@ func (rt *router) metrics(h http.Handler, idle time.Duration) {
 	if h == nil {
 		return
 	}
-	rt.get("/metrics", func(w http.ResponseWriter, r *http.Request) error {
-		if _, err := parseQuery(r.URL.RawQuery); err != nil {
-			return err
-		}
+	rt.get("/metrics", noQuery(func(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Cache-Control", "no-store")
 		withProblems(newPacedWriter(w, idle), r, h)
 		return nil
-	})
+	}))
 }
 
 // peers adds what other nodes ask, whatever the method.
