@@ -18,11 +18,11 @@ const (
 	HeaderMetaPrefix = "Oncekv-Meta-"
 )
 
-// ContentTypeBatch is the media type of the binary form of POST /keys and POST
+// ContentTypeFrames is the media type of the binary form of POST /keys and POST
 // /keys/get: frames that carry one put, get or answer each, so that many calls
 // of a program share a request. A node that does not know it answers with
 // another type.
-const ContentTypeBatch = "application/vnd.oncekv.batch"
+const ContentTypeFrames = "application/vnd.oncekv.batch"
 
 // ContentTypeNDJSON is the media type of POST /keys, one JSON object a line.
 const ContentTypeNDJSON = "application/x-ndjson"

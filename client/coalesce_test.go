@@ -61,7 +61,7 @@ func (n *framesNode) stream(w http.ResponseWriter, r *http.Request) {
 	conn.EnableFullDuplex()
 	w.WriteHeader(http.StatusContinue)
 	w.Header().Set("Connection", "close")
-	w.Header().Set("Content-Type", api.ContentTypeBatch)
+	w.Header().Set("Content-Type", api.ContentTypeFrames)
 	w.WriteHeader(http.StatusOK)
 	conn.Flush()
 	var mu sync.Mutex

@@ -39,7 +39,7 @@ var bodyStarts = []struct{ name, header, sent string }{
 	{"chunked, go-ahead wanted", "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n", ""},
 	{"another page's", "Transfer-Encoding: chunked\r\nOrigin: http://elsewhere.example\r\n", ""},
 	{"with a change of protocol", "Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", ""},
-	{"in frames", "Transfer-Encoding: chunked\r\nContent-Type: " + api.ContentTypeBatch + "\r\n", "5\r\n"},
+	{"in frames", "Transfer-Encoding: chunked\r\nContent-Type: " + api.ContentTypeFrames + "\r\n", "5\r\n"},
 	{"for a JSON list", "Transfer-Encoding: chunked\r\nContent-Type: application/json\r\n", "2\r\n[1\r\n"},
 }
 
@@ -173,7 +173,7 @@ func TestDesync_WhatFollowsAWholeBody(t *testing.T) {
 			}
 			conn := a.node.dial()
 			defer conn.Close()
-			fmt.Fprintf(conn, "POST %s%s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", a.api, path, api.ContentTypeBatch)
+			fmt.Fprintf(conn, "POST %s%s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", a.api, path, api.ContentTypeFrames)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 			if err != nil {
 				t.Fatalf("%s node, %s: %v", a.kind, path, err)

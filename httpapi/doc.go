@@ -162,7 +162,7 @@
 // everything first.
 //
 // Both routes also speak frames (package frame), when the request's content type
-// is client.ContentTypeBatch: for programs that have many puts and gets under way
+// is api.ContentTypeFrames: for programs that have many puts and gets under way
 // on one connection, and want each answer as soon as it is known. A frame is a
 // put with the conditions of PUT /key/{key}, or a get; its answer, which carries
 // its id, says what that of a single request says, as fields or as a problem.

@@ -94,7 +94,7 @@ type framedStream struct {
 // inFrames reports whether a request is in frames.
 func inFrames(r *http.Request) bool {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	return err == nil && media == api.ContentTypeBatch
+	return err == nil && media == api.ContentTypeFrames
 }
 
 // serve answers one request; begin makes its work.
@@ -111,7 +111,7 @@ func (f *framed) serve(w http.ResponseWriter, r *http.Request, op operation, beg
 	if err := room(r.Context(), s.place, 1); err != nil {
 		return err
 	}
-	s.duplex = startStream(w, r, f.idle, api.ContentTypeBatch)
+	s.duplex = startStream(w, r, f.idle, api.ContentTypeFrames)
 	s.duplex.place = s.place
 	s.frames = frame.NewReader(s.duplex)
 	s.contexts(r.Context())

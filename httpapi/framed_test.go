@@ -32,7 +32,7 @@ func (n *node) frames(path string) *frames {
 	n.t.Helper()
 	conn := n.dial()
 	n.t.Cleanup(func() { conn.Close() })
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", path, api.ContentTypeBatch)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", path, api.ContentTypeFrames)
 	return &frames{t: n.t, conn: conn, in: frame.NewReader(framesOn(n.t, conn))}
 }
 
@@ -49,7 +49,7 @@ func answerOn(t *testing.T, conn net.Conn) *http.Response {
 func framesOn(t *testing.T, conn net.Conn) io.Reader {
 	t.Helper()
 	resp := answerOn(t, conn)
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != api.ContentTypeBatch || resp.Header.Get("Cache-Control") != "no-store" {
+	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != api.ContentTypeFrames || resp.Header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("answer %d, %v", resp.StatusCode, resp.Header)
 	}
 	return resp.Body
@@ -320,7 +320,7 @@ func TestFramed_Malformed(t *testing.T) {
 // the first frame.
 func TestFramed_Refused(t *testing.T) {
 	n := newBatchNode(t, func(c *DatabaseConfig) { c.FramedStreams = 1 })
-	batch := "Content-Type: " + api.ContentTypeBatch
+	batch := "Content-Type: " + api.ContentTypeFrames
 	for _, path := range []string{"/keys", "/keys/get"} {
 		want(t, n.send("POST", path, "", batch), 411).problem(t)
 		want(t, n.post(path+"?x=1", "", batch), 400).problem(t)
@@ -360,7 +360,7 @@ func TestFramed_Closing(t *testing.T) {
 				t.Errorf("the last frame is %+v", p)
 			}
 			f.wantEnd()
-			want(t, n.post(path, "", "Content-Type: "+api.ContentTypeBatch), 503).problem(t)
+			want(t, n.post(path, "", "Content-Type: "+api.ContentTypeFrames), 503).problem(t)
 		})
 	}
 }
@@ -595,7 +595,7 @@ func TestFramedPuts_Leader(t *testing.T) {
 		n := newBatchNode(t)
 		n.batches.leads = func() bool { return leads }
 		conn := n.dial()
-		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", api.ContentTypeBatch)
+		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", api.ContentTypeFrames)
 		if role := answerOn(t, conn).Header.Get(api.HeaderRole); (role == api.RoleLeader) != leads || !leads && role != "" {
 			t.Errorf("leads %v: role %q", leads, role)
 		}

@@ -67,7 +67,7 @@ func TestHistory_Named(t *testing.T) {
 			wantHeader(t, n.get(target, "Oncekv-History: "+kvstore.HistoryID{}.String()), api.HeaderHistory, name)
 		}
 		conn := n.dial()
-		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 0\r\n\r\n", api.ContentTypeBatch)
+		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: 0\r\n\r\n", api.ContentTypeFrames)
 		if got := answerOn(t, conn).Header.Get(api.HeaderHistory); got != name {
 			t.Errorf("frames name the history %q, want %q", got, name)
 		}

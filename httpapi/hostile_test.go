@@ -221,10 +221,10 @@ func TestHostile_SilentStreams(t *testing.T) {
 		"a line": fmt.Sprintf(head, "/keys", api.ContentTypeNDJSON) +
 			fmt.Sprintf("%x\r\n%s\n\r\n", 1+len(`{"key":"a","value":"v"}`), `{"key":"a","value":"v"}`),
 		"long lines": fmt.Sprintf(head, "/keys", api.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", 200<<10, half+strings.Repeat("v", 200<<10-len(half))),
-		"frames":     fmt.Sprintf(head, "/keys", api.ContentTypeBatch),
+		"frames":     fmt.Sprintf(head, "/keys", api.ContentTypeFrames),
 		"gets":       fmt.Sprintf(head, "/keys/get", api.ContentTypeNDJSON),
 		"half gets":  fmt.Sprintf(head, "/keys/get", api.ContentTypeNDJSON) + fmt.Sprintf("%x\r\n%s\r\n", len(half), half),
-		"get frames": fmt.Sprintf(head, "/keys/get", api.ContentTypeBatch) + "1\r\nx\r\n",
+		"get frames": fmt.Sprintf(head, "/keys/get", api.ContentTypeFrames) + "1\r\nx\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newBatchNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.BatchStreams, c.FramedStreams = 3*time.Second, 2, 4 })

@@ -24,7 +24,7 @@ type streamCount struct {
 }
 
 func (s *streamCount) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Header.Get("Content-Type") == api.ContentTypeBatch {
+	if r.Header.Get("Content-Type") == api.ContentTypeFrames {
 		s.streams.Add(1)
 	} else {
 		s.others.Add(1)

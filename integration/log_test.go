@@ -23,7 +23,7 @@ func rubbish() map[string]string {
 		gets = frame.AppendGet(gets, &frame.Get{ID: uint32(i + 1), Key: fmt.Sprint("absent/", i)})
 	}
 	framed := func(path string, body []byte) string {
-		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", path, api.ContentTypeBatch, len(body), body[:len(body)-3])
+		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s", path, api.ContentTypeFrames, len(body), body[:len(body)-3])
 	}
 	lines := func(path, body string) string {
 		return fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n%s", path, 2*len(body), body)

@@ -194,7 +194,7 @@ func (l *Lane) request(ctx context.Context, s *Stream) (*http.Response, time.Dur
 	if err != nil {
 		return nil, unsupportedPause
 	}
-	req.Header.Set("Content-Type", api.ContentTypeBatch)
+	req.Header.Set("Content-Type", api.ContentTypeFrames)
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("Expect", "100-continue") // else a node that refuses it waits for a body first
 	resp, err := l.lanes.http.Do(req)
@@ -202,7 +202,7 @@ func (l *Lane) request(ctx context.Context, s *Stream) (*http.Response, time.Dur
 		return nil, retryPause
 	}
 	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if resp.StatusCode == http.StatusOK && media == api.ContentTypeBatch {
+	if resp.StatusCode == http.StatusOK && media == api.ContentTypeFrames {
 		return resp, 0
 	}
 	resp.Body.Close()

@@ -38,7 +38,7 @@ func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 	_ = conn.EnableFullDuplex()
 	w.WriteHeader(http.StatusContinue)
 	w.Header().Set("Connection", "close")
-	w.Header().Set("Content-Type", api.ContentTypeBatch)
+	w.Header().Set("Content-Type", api.ContentTypeFrames)
 	w.WriteHeader(http.StatusOK)
 	_ = conn.Flush()
 	var mu sync.Mutex
