@@ -3,7 +3,7 @@
 //
 //	watch, err := adminui.NewWatch(adminui.WatchConfig{Nodes: seeds, Shares: cachetier.Shares, Owner: cachetier.Owner})
 //	go watch.Run(ctx) // its owner waits for it
-//	handler := httpapi.NewAdmin(httpapi.AdminConfig{Overview: watch, Page: adminui.NewPage(), Forward: forward.New(…), …})
+//	handler := httpapi.NewAdmin(httpapi.AdminConfig{Topology: watch, Page: adminui.NewPage(), Forward: forward.New(…), …})
 //
 // # The watch
 //

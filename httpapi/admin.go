@@ -16,9 +16,9 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Overview is what an admin knows of the whole system. Its methods are called
+// Topology is what an admin knows of the whole system. Its methods are called
 // concurrently and, but for Next, return at once.
-type Overview interface {
+type Topology interface {
 	// DBs and Caches list the nodes.
 	DBs() []api.DBNode
 	Caches() []api.CacheNode
@@ -33,10 +33,10 @@ type Overview interface {
 	Next(ctx context.Context, after uint64) (state []byte, number uint64, err error)
 }
 
-// AdminConfig is what an admin's API stands on. Overview, Page, Forward, Stats
+// AdminConfig is what an admin's API stands on. Topology, Page, Forward, Stats
 // and Ready are required; every other zero value has a default.
 type AdminConfig struct {
-	Overview Overview
+	Topology Topology
 	Page     Page
 	Forward  http.Handler                // takes requests below /api to a database node and brings the answer back
 	Stats    func() any                  // GET /stats
@@ -83,7 +83,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	rt.get("/assets/*", page)
 	rt.get("/favicon.svg", page)
 
-	o := &overview{from: cfg.Overview, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: budget.New(cfg.StreamsMax)}
+	o := &topology{from: cfg.Topology, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: budget.New(cfg.StreamsMax)}
 	rt.get("/dbs", noQuery(o.dbs))
 	rt.get("/caches", noQuery(o.caches))
 	rt.get("/owner", keyed(o.owner).inQuery())
@@ -182,24 +182,24 @@ func changeForwarder(next http.Handler, idle time.Duration) handler {
 	}
 }
 
-// overview answers what an admin knows itself.
-type overview struct {
-	from    Overview
+// topology answers what an admin knows itself.
+type topology struct {
+	from    Topology
 	idle    time.Duration
 	closing <-chan struct{}
 	streams *budget.Budget // places
 }
 
-func (o *overview) dbs(w http.ResponseWriter, r *http.Request) error {
+func (o *topology) dbs(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, present(o.from.DBs()))
 }
 
-func (o *overview) caches(w http.ResponseWriter, r *http.Request) error {
+func (o *topology) caches(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, http.StatusOK, present(o.from.Caches()))
 }
 
 // owner tells which cache node owns a key.
-func (o *overview) owner(w http.ResponseWriter, r *http.Request, key kvstore.Key, _ parameters) error {
+func (o *topology) owner(w http.ResponseWriter, r *http.Request, key kvstore.Key, _ parameters) error {
 	node, ok := o.from.Owner(key)
 	if !ok {
 		return newProblem(http.StatusServiceUnavailable, api.ProblemUnavailable, "no cache node is up, so none owns this key; database nodes serve it").with("Retry-After", retryAfter)
@@ -210,7 +210,7 @@ func (o *overview) owner(w http.ResponseWriter, r *http.Request, key kvstore.Key
 // events answers with a stream that goes on until either side stops: first the
 // last minutes, then one state after another. A slow reader misses states in
 // between, and never the newest.
-func (o *overview) events(w http.ResponseWriter, r *http.Request) error {
+func (o *topology) events(w http.ResponseWriter, r *http.Request) error {
 	ctx, lose := context.WithCancelCause(r.Context())
 	defer lose(nil)
 	paced := newPacedWriter(w, o.idle)
@@ -241,7 +241,7 @@ func (o *overview) events(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (o *overview) stream(ctx context.Context, w *pacedWriter, place *budget.Holder) {
+func (o *topology) stream(ctx context.Context, w *pacedWriter, place *budget.Holder) {
 	past, err := json.Marshal(o.from.History())
 	if err != nil {
 		panic(fmt.Sprintf("the last minutes cannot be written as JSON: %v", err))

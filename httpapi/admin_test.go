@@ -17,20 +17,20 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// fakeOverview knows what a test tells it.
-type fakeOverview struct {
+// fakeTopology knows what a test tells it.
+type fakeTopology struct {
 	mu     sync.Mutex
 	number uint64
 	next   chan struct{}
 	alone  bool // no cache node is up
 }
 
-func (f *fakeOverview) DBs() []api.DBNode {
+func (f *fakeTopology) DBs() []api.DBNode {
 	return []api.DBNode{{Name: "n1", URL: "http://n1", Healthy: true, Role: api.RoleLeader}}
 }
-func (f *fakeOverview) Caches() []api.CacheNode { return nil }
-func (f *fakeOverview) History() any            { return map[string]any{"points": []int{1, 2}} }
-func (f *fakeOverview) Owner(key kvstore.Key) (api.CacheNode, bool) {
+func (f *fakeTopology) Caches() []api.CacheNode { return nil }
+func (f *fakeTopology) History() any            { return map[string]any{"points": []int{1, 2}} }
+func (f *fakeTopology) Owner(key kvstore.Key) (api.CacheNode, bool) {
 	return api.CacheNode{Name: "owner of " + string(key), URL: "http://c1"}, !f.alone
 }
 
@@ -43,7 +43,7 @@ func (p fakePage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // change makes a new state.
-func (f *fakeOverview) change() {
+func (f *fakeTopology) change() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.number++
@@ -53,7 +53,7 @@ func (f *fakeOverview) change() {
 	}
 }
 
-func (f *fakeOverview) Next(ctx context.Context, after uint64) ([]byte, uint64, error) {
+func (f *fakeTopology) Next(ctx context.Context, after uint64) ([]byte, uint64, error) {
 	for {
 		f.mu.Lock()
 		number := f.number
@@ -74,16 +74,16 @@ func (f *fakeOverview) Next(ctx context.Context, after uint64) ([]byte, uint64, 
 }
 
 // newAdminNode starts an admin in front of a database node.
-func newAdminNode(t *testing.T, adjust ...func(*AdminConfig)) (admin, database *node, seen *fakeOverview) {
+func newAdminNode(t *testing.T, adjust ...func(*AdminConfig)) (admin, database *node, seen *fakeTopology) {
 	t.Helper()
 	database = newNode(t)
 	to, err := url.Parse(database.url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen = &fakeOverview{number: 1}
+	seen = &fakeTopology{number: 1}
 	cfg := AdminConfig{
-		Overview: seen, Forward: forwardTo(to),
+		Topology: seen, Forward: forwardTo(to),
 		Page:  fakePage{"/", "/assets/a.js", "/favicon.svg"},
 		Stats: func() any { return api.AdminStats{Role: api.RoleAdmin} },
 		Ready: func(context.Context) error { return nil },

@@ -63,7 +63,7 @@ func attackedNodes(t *testing.T) []attacked {
 	t.Cleanup(pass.Close)
 	cacheAPI := NewCache(CacheConfig{Reader: &sourced{db: database.db}, Forward: pass, Metrics: http.NotFoundHandler(), BodyIdleTimeout: desyncIdle, Closing: closing,
 		PeerHandler: http.NotFoundHandler(), Stats: func() any { return api.CacheStats{} }, Ready: func(context.Context) error { return nil }})
-	adminAPI := NewAdmin(AdminConfig{Overview: &fakeOverview{number: 1}, Page: fakePage{"/", "/assets/x", "/favicon.svg"}, Forward: pass,
+	adminAPI := NewAdmin(AdminConfig{Topology: &fakeTopology{number: 1}, Page: fakePage{"/", "/assets/x", "/favicon.svg"}, Forward: pass,
 		Metrics: http.NotFoundHandler(), BodyIdleTimeout: desyncIdle, Closing: closing, Stats: func() any { return api.AdminStats{} }, Ready: func(context.Context) error { return nil }})
 	cache, admin := &node{t: t}, &node{t: t}
 	cache.serve(cacheAPI)

@@ -166,8 +166,8 @@ func (p *framedPuts) answer(g *putGroup, i int, result kvstore.PutResult, err er
 	f := &g.frames[i]
 	var created bool
 	if err == nil {
-		t := terms{keep: f.Keep, ifNoneMatch: tagList{given: f.IfAbsent, any: f.IfAbsent}}
-		created, err = p.batches.judge(kvstore.Key(f.Key), &result, &t)
+		c := conditions{keep: f.Keep, ifNoneMatch: tagList{given: f.IfAbsent, any: f.IfAbsent}}
+		created, err = p.batches.judge(kvstore.Key(f.Key), &result, &c)
 	}
 	if err != nil {
 		p.failed(f.ID, err)

@@ -347,7 +347,7 @@ func TestHistory_ThroughOtherNodes(t *testing.T) {
 	cache := &node{t: t, db: database.db}
 	cache.serve(NewCache(CacheConfig{Reader: reader, Forward: forwardTo(to)}))
 	admin := &node{t: t, db: database.db}
-	admin.serve(NewAdmin(AdminConfig{Overview: &fakeOverview{}, Page: fakePage{}, Forward: forwardTo(to)}))
+	admin.serve(NewAdmin(AdminConfig{Topology: &fakeTopology{}, Page: fakePage{}, Forward: forwardTo(to)}))
 
 	name := historyOf(1).ID.String()
 	for via, n := range map[string]*node{"": cache, "/api": admin} {

@@ -33,7 +33,7 @@ func TestHost_EveryRoute(t *testing.T) {
 		"database": NewDatabase(DatabaseConfig{DB: db, Cluster: &fakeCluster{}, Registry: &fakeRegistry{}, Metrics: refuse, Hosts: own}),
 		"cache": NewCache(CacheConfig{Reader: &sourced{db: db}, Forward: refuse, PeerHandler: refuse, Metrics: refuse, Hosts: own,
 			Stats: func() any { return api.CacheStats{} }, Ready: func(context.Context) error { return nil }}),
-		"admin": NewAdmin(AdminConfig{Overview: &fakeOverview{}, Page: fakePage{"/", "/assets/x", "/favicon.svg"}, Forward: refuse, Metrics: refuse, Hosts: own,
+		"admin": NewAdmin(AdminConfig{Topology: &fakeTopology{}, Page: fakePage{"/", "/assets/x", "/favicon.svg"}, Forward: refuse, Metrics: refuse, Hosts: own,
 			Stats: func() any { return api.AdminStats{} }, Ready: func(context.Context) error { return nil }}),
 	} {
 		exempt := []string{"/livez", "/readyz", "/ping"}

@@ -79,7 +79,7 @@ func TestOpenAPI_Routes(t *testing.T) {
 	for kind, h := range map[string]http.Handler{
 		"database": NewDatabase(DatabaseConfig{DB: newFakeDB(), Cluster: &fakeCluster{}, Registry: &fakeRegistry{}, Metrics: http.NotFoundHandler()}),
 		"cache":    NewCache(CacheConfig{Reader: &sourced{}, Forward: http.NotFoundHandler(), PeerHandler: http.NotFoundHandler(), Metrics: http.NotFoundHandler()}),
-		"admin":    NewAdmin(AdminConfig{Overview: &fakeOverview{}, Page: fakePage{}, Forward: http.NotFoundHandler(), Metrics: http.NotFoundHandler()}),
+		"admin":    NewAdmin(AdminConfig{Topology: &fakeTopology{}, Page: fakePage{}, Forward: http.NotFoundHandler(), Metrics: http.NotFoundHandler()}),
 	} {
 		routes := routesOf(t, h)
 		var operations []string

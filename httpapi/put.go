@@ -51,29 +51,29 @@ type puts struct {
 
 // put answers PUT /key/{key}.
 func (p *puts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error {
-	terms, err := termsOf(r, q)
+	c, err := conditionsOf(r, q)
 	if err != nil {
 		return err
 	}
-	return p.putOn(w, r, key, terms)
+	return p.putOn(w, r, key, c)
 }
 
 // keep answers PUT /keep/{key}: another value that is there already is no error.
 func (p *puts) keep(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error {
-	terms, err := termsOf(r, q)
+	c, err := conditionsOf(r, q)
 	if err != nil {
 		return err
 	}
-	terms.keep = true
-	return p.putOn(w, r, key, terms)
+	c.keep = true
+	return p.putOn(w, r, key, c)
 }
 
-func (p *puts) putOn(w http.ResponseWriter, r *http.Request, key kvstore.Key, terms terms) error {
-	request, err := p.requestOf(r, key, terms)
+func (p *puts) putOn(w http.ResponseWriter, r *http.Request, key kvstore.Key, c conditions) error {
+	request, err := p.requestOf(r, key, c)
 	if err != nil {
 		return err
 	}
-	if err := p.mayMatch(r.Context(), key, terms); err != nil {
+	if err := p.mayMatch(r.Context(), key, c); err != nil {
 		return err
 	}
 	body := newPacedBody(w, r, p.idle, p.limit)
@@ -87,12 +87,12 @@ func (p *puts) putOn(w http.ResponseWriter, r *http.Request, key kvstore.Key, te
 	if err != nil {
 		return body.explain(err)
 	}
-	return p.decided(w, key, result, terms, "")
+	return p.decided(w, key, result, c, "")
 }
 
 // requestOf checks the headers that describe the body of a PUT.
-func (p *puts) requestOf(r *http.Request, key kvstore.Key, t terms) (kvstore.PutRequest, error) {
-	request := kvstore.PutRequest{Key: key, PutID: t.putID, Size: r.ContentLength}
+func (p *puts) requestOf(r *http.Request, key kvstore.Key, c conditions) (kvstore.PutRequest, error) {
+	request := kvstore.PutRequest{Key: key, PutID: c.putID, Size: r.ContentLength}
 	if err := refuseUnframed(r); err != nil {
 		return request, err
 	}
@@ -116,26 +116,26 @@ func (p *puts) requestOf(r *http.Request, key kvstore.Key, t terms) (kvstore.Put
 	return request, err
 }
 
-// terms are the conditions a put comes with.
-type terms struct {
+// conditions are the conditions a put comes with.
+type conditions struct {
 	ifMatch     tagList
 	ifNoneMatch tagList
 	putID       string
 	keep        bool // another value that is there already is no error
 }
 
-func termsOf(r *http.Request, q parameters) (t terms, err error) {
-	if t.keep, err = q.word("on-conflict", "keep"); err != nil {
-		return t, err
+func conditionsOf(r *http.Request, q parameters) (c conditions, err error) {
+	if c.keep, err = q.word("on-conflict", "keep"); err != nil {
+		return c, err
 	}
-	if t.putID, err = putIDOf(r.Header); err != nil {
-		return t, err
+	if c.putID, err = putIDOf(r.Header); err != nil {
+		return c, err
 	}
-	if t.ifMatch, err = parseTags(r.Header, "If-Match"); err != nil {
-		return t, err
+	if c.ifMatch, err = parseTags(r.Header, "If-Match"); err != nil {
+		return c, err
 	}
-	t.ifNoneMatch, err = parseTags(r.Header, "If-None-Match")
-	return t, err
+	c.ifNoneMatch, err = parseTags(r.Header, "If-None-Match")
+	return c, err
 }
 
 // putIDOf reads Oncekv-Put-Id, "" if there is none.
@@ -155,8 +155,8 @@ func putIDOf(h http.Header) (string, error) {
 
 // mayMatch answers a false If-Match before anything is proposed. A true one
 // stays true: what is set never changes.
-func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
-	if !t.ifMatch.given {
+func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, c conditions) error {
+	if !c.ifMatch.given {
 		return nil
 	}
 	v, _, err := p.from.Get(ctx, key, kvstore.Linearizable)
@@ -166,7 +166,7 @@ func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
 	case err != nil:
 		// Definite, whatever it is: nothing was proposed. So not p.db's errors.
 		return problemFor(reading, err)
-	case !t.ifMatch.strong(etagOf(v.SHA256)):
+	case !c.ifMatch.strong(etagOf(v.SHA256)):
 		return newProblem(http.StatusPreconditionFailed, api.ProblemPrecondition, "If-Match is false: key %q is set to other bytes %s, and cannot be changed", string(key), since(&v.Meta)).ofWinner(&v.Meta)
 	}
 	return nil
@@ -175,15 +175,15 @@ func (p *puts) mayMatch(ctx context.Context, key kvstore.Key, t terms) error {
 // judge says whether a put with this result won, or what it lost by. Only here
 // does If-None-Match count: judged by the outcome it cannot race with another
 // put.
-func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, t *terms) (created bool, err error) {
+func (p *puts) judge(key kvstore.Key, result *kvstore.PutResult, c *conditions) (created bool, err error) {
 	p.count(result.Outcome)
 	winner := &result.Meta
 	created = result.Outcome == kvstore.Created
 	switch {
-	case !created && t.ifNoneMatch.given && t.ifNoneMatch.weak(etagOf(winner.SHA256)):
+	case !created && c.ifNoneMatch.given && c.ifNoneMatch.weak(etagOf(winner.SHA256)):
 		return false, newProblem(http.StatusPreconditionFailed, api.ProblemPrecondition,
 			"If-None-Match is false: key %q is set %s", string(key), since(winner)).ofWinner(winner)
-	case result.Outcome == kvstore.Conflict && !t.keep:
+	case result.Outcome == kvstore.Conflict && !c.keep:
 		return false, newProblem(http.StatusConflict, api.ProblemConflict,
 			"key %q is set to other bytes %s, and cannot be changed; choose another key", string(key), since(winner)).ofWinner(winner)
 	}
@@ -200,8 +200,8 @@ func since(winner *kvstore.Meta) string {
 }
 
 // decided answers a put from its result.
-func (p *puts) decided(w http.ResponseWriter, key kvstore.Key, result kvstore.PutResult, t terms, location string) error {
-	created, err := p.judge(key, &result, &t)
+func (p *puts) decided(w http.ResponseWriter, key kvstore.Key, result kvstore.PutResult, c conditions, location string) error {
+	created, err := p.judge(key, &result, &c)
 	if err != nil {
 		return err
 	}

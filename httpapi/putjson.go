@@ -35,7 +35,7 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	terms, err := termsOf(r, q)
+	c, err := conditionsOf(r, q)
 	if err != nil {
 		return err
 	}
@@ -57,11 +57,11 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	request, err := p.requestIn(&document, terms)
+	request, err := p.requestIn(&document, c)
 	if err != nil {
 		return err
 	}
-	if err := p.mayMatch(r.Context(), request.Key, terms); err != nil {
+	if err := p.mayMatch(r.Context(), request.Key, c); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), p.answer)
@@ -70,12 +70,12 @@ func (p *puts) byDocument(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return p.decided(w, request.Key, result, terms, locationOf(request.Key))
+	return p.decided(w, request.Key, result, c, locationOf(request.Key))
 }
 
 // requestIn reads the put out of its document.
-func (p *puts) requestIn(d *api.PutDocument, t terms) (kvstore.PutRequest, error) {
-	request := kvstore.PutRequest{PutID: t.putID}
+func (p *puts) requestIn(d *api.PutDocument, c conditions) (kvstore.PutRequest, error) {
+	request := kvstore.PutRequest{PutID: c.putID}
 	parts, err := partsOf(d)
 	if err != nil {
 		return request, err

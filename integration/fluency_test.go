@@ -157,7 +157,7 @@ func TestBrowser_Fluency(t *testing.T) {
 	system := newCrowd()
 	closing := make(chan struct{})
 	server := httptest.NewServer(httpapi.NewAdmin(httpapi.AdminConfig{
-		Overview: system, Page: adminui.NewPage(), Forward: http.NotFoundHandler(), Closing: closing,
+		Topology: system, Page: adminui.NewPage(), Forward: http.NotFoundHandler(), Closing: closing,
 		Stats: func() any { return api.AdminStats{Role: api.RoleAdmin} }, Ready: func(context.Context) error { return nil },
 	}))
 	t.Cleanup(func() {

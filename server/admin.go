@@ -75,7 +75,7 @@ func StartAdmin(ctx context.Context, cfg AdminConfig) (*Admin, error) {
 	m := metrics.NewAdmin(adminName, a.stats)
 	m.Watch(public.ln.counts)
 	public.prepare(httpapi.NewAdmin(httpapi.AdminConfig{
-		Overview: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.stats() }, Ready: a.Ready,
+		Topology: watch, Page: adminui.NewPage(), Forward: http.HandlerFunc(a.pass), Stats: func() any { return a.stats() }, Ready: a.Ready,
 		Logger: logger, Metrics: m.Handler(), Traffic: m.Traffic, Closing: a.streams, Hosts: names,
 	}), logger)
 	a.run(func(ctx context.Context) error {
