@@ -16,23 +16,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Topology is what an admin knows of the whole system. Its methods are called
-// concurrently and, but for Next, return at once.
-type Topology interface {
-	// DBs and Caches list the nodes.
-	DBs() []api.DBNode
-	Caches() []api.CacheNode
-	// Owner returns the live cache node that owns a key; false when none lives.
-	Owner(key kvstore.Key) (api.CacheNode, bool)
-	// History returns what an event stream begins with: the last minutes, as a
-	// JSON document.
-	History() any
-	// Next returns the newest state as a JSON document on one line, and its
-	// number, when that is not after; else it waits until there is another. Its
-	// only error is that of ctx.
-	Next(ctx context.Context, after uint64) (state []byte, number uint64, err error)
-}
-
 // AdminConfig is what an admin's API stands on. Topology, Page, Forward, Stats
 // and Ready are required; every other zero value has a default.
 type AdminConfig struct {
@@ -53,16 +36,6 @@ type AdminConfig struct {
 	RequestsInFlight int             // of keys, at the same time; DefaultRequestsInFlight
 	Closing          <-chan struct{} // closed when the admin stops, before its server does: ends streams; nil: never
 }
-
-// Page is the files of the admin's web page.
-type Page interface {
-	http.Handler
-	// Has reports whether there is a file at a path: the document's is /.
-	Has(path string) bool
-}
-
-// pathAPI is what requests for the database are below on an admin.
-const pathAPI = "/api"
 
 // NewAdmin returns the API of an admin: the page, what it shows, and the
 // database's own API below /api, so that a browser talks to one origin. The

@@ -3,49 +3,16 @@ package httpapi
 import (
 	"context"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/budget"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
+	"github.com/Focinfi/oncekv/kvstore"
 )
-
-// Cluster is what a database node knows of its cluster and can change in it.
-// All methods are called concurrently and return when ctx ends. Errors are
-// ErrUnknownMember, ErrBadMember, ErrRefused, or kvstore.ErrUnavailable,
-// kvstore.ErrOverloaded and kvstore.ErrOutcomeUnknown, each wrapped or not.
-type Cluster interface {
-	// Members lists the members, confirmed by a quorum unless local is set.
-	// Without a quorum it answers what this node knows, with Stale set.
-	Members(ctx context.Context, local bool) (api.Members, error)
-	// AddMember adds a member; created is false when the same name and id was
-	// there already. Another id under a known name is ErrRefused.
-	AddMember(ctx context.Context, m api.AddMember) (added api.Member, created bool, err error)
-	// RemoveMember removes a member; force overrides the guard of the quorum.
-	RemoveMember(ctx context.Context, name string, force bool) error
-	// PromoteMember makes a learner a voter.
-	PromoteMember(ctx context.Context, name string) error
-	// TransferLeader hands leadership to a voter.
-	TransferLeader(ctx context.Context, to string) error
-	// DBs lists the database nodes as this one sees them.
-	DBs(ctx context.Context) []api.DBNode
-	// Stats returns this node's figures.
-	Stats(ctx context.Context) api.Stats
-	// Leads reports whether this node leads, as far as it knows. It is cheap.
-	Leads() bool
-	// Ready returns nil when a leader is known and this node has caught up, or
-	// a sentence about what it waits for.
-	Ready(ctx context.Context) error
-}
-
-// Registry keeps the live cache nodes. Its methods are called concurrently.
-type Registry interface {
-	// Heartbeat notes that a cache node lives (or leaves) and returns its peers.
-	// from is the address it came from, without a port.
-	Heartbeat(from string, h api.Heartbeat) api.HeartbeatAnswer
-	// Caches lists the cache nodes heard lately.
-	Caches() []api.CacheNode
-}
 
 // members answers /members and /leader.
 type members struct {
@@ -164,10 +131,91 @@ func (m *members) change(w http.ResponseWriter, r *http.Request, done, name stri
 	return writeJSON(newPacedWriter(w, m.idle), http.StatusOK, map[string]string{done: name})
 }
 
-// present makes an empty list of an absent one: [] in JSON, never null.
-func present[T any](list []T) []T {
-	if list == nil {
-		return []T{}
+// listFresh is how long an encoded list of cache nodes is answered again, unless a
+// heartbeat comes: many who ask at once share its bytes.
+const listFresh = 100 * time.Millisecond
+
+// nodes answers /caches and /dbs.
+type nodes struct {
+	cluster  Cluster
+	registry Registry
+	history  func() kvstore.History
+	idle     time.Duration
+	memory   *budget.Budget // of lists on their way
+	beats    *jsonBodies
+
+	mu   sync.Mutex
+	list []byte // GET /caches as JSON; nil: to be made
+	made time.Time
+}
+
+func (n *nodes) caches(w http.ResponseWriter, r *http.Request) error {
+	body, err := n.encoded()
+	if err != nil {
+		return err
 	}
-	return list
+	return n.write(w, r, n.memory, body)
+}
+
+// encoded returns the list of cache nodes.
+func (n *nodes) encoded() ([]byte, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.list != nil && time.Since(n.made) < listFresh {
+		return n.list, nil
+	}
+	body, err := marshal(present(n.registry.Caches()))
+	n.list, n.made = body, time.Now()
+	return body, err
+}
+
+// write answers with JSON, at the client's pace; what the client does not take at
+// once counts as memory.
+func (n *nodes) write(w http.ResponseWriter, r *http.Request, memory *budget.Budget, body []byte) error {
+	paced := newPacedWriter(w, n.idle)
+	if len(body) > pieceBytes/2 { // what fits the socket's buffer is not waited for
+		release, err := paced.hold(r, memory, int64(len(body)))
+		defer release()
+		if err != nil {
+			return err
+		}
+	}
+	return writeBody(paced, http.StatusOK, contentTypeJSON, body)
+}
+
+func (n *nodes) heartbeat(w http.ResponseWriter, r *http.Request) error {
+	var beat api.Heartbeat
+	release, err := n.beats.decode(w, r, &beat)
+	defer release()
+	if err != nil {
+		return err
+	}
+	if beat.URL == "" {
+		return invalid(`the JSON body has no "url"; it is where the cache node is reached, and its identity`)
+	}
+	if beat.URL, err = nodeurl.Parse(beat.URL); err != nil {
+		return invalid(`"url" in the JSON body: %v`, err)
+	}
+	if err := nodeurl.CheckName(beat.Name); err != nil {
+		return invalid(`"name" in the JSON body: %v`, err)
+	}
+	answer := n.registry.Heartbeat(hostOf(r), beat)
+	n.mu.Lock()
+	n.list = nil
+	n.mu.Unlock()
+	answer.Caches, answer.DBs = present(answer.Caches), present(answer.DBs)
+	answer.History = HistoryDocument(n.history())
+	body, err := marshal(&answer)
+	if err != nil {
+		return err
+	}
+	return n.write(w, r, n.beats.small, body)
+}
+
+func (n *nodes) dbs(w http.ResponseWriter, r *http.Request) error {
+	body, err := marshal(present(n.cluster.DBs(r.Context())))
+	if err != nil {
+		return err
+	}
+	return n.write(w, r, n.memory, body)
 }

@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net/http"
 	"os"
 	"sync"
 
@@ -141,4 +143,86 @@ func (c *content) Close() error {
 		return nil
 	}
 	return c.src.Close()
+}
+
+// errInstead ends http.ServeContent's copying when another answer is sent.
+var errInstead = errors.New("another answer is sent")
+
+// servedWriter stands between http.ServeContent and the connection. It holds
+// back every error answer, which ServeContent would send as plain text, and
+// the headers of a value that turns out unreadable at its first byte.
+type servedWriter struct {
+	*pacedWriter
+	content *content   // nil: the bytes are at hand, nothing to find out
+	hasBody bool       // not HEAD
+	buffers *sync.Pool // of *[copyBytes]byte
+	refused int        // the status that was held back
+	err     error      // why the value cannot be read
+}
+
+// WriteHeader passes on a success and holds back the rest.
+func (w *servedWriter) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		w.refused = status
+		return
+	}
+	if w.readsFirst(status) {
+		if w.err = w.content.prime(); w.err != nil {
+			return
+		}
+	}
+	w.pacedWriter.WriteHeader(status)
+}
+
+// readsFirst reports whether the first byte is known to be the one at the
+// content's position. Of a multipart answer it is not: another goroutine moves
+// the position.
+func (w *servedWriter) readsFirst(status int) bool {
+	if w.content == nil || !w.hasBody || status == http.StatusNotModified {
+		return false
+	}
+	return status == http.StatusOK || w.Header().Get("Content-Range") != ""
+}
+
+// Write writes, unless another answer is going to be sent.
+func (w *servedWriter) Write(p []byte) (int, error) {
+	if w.refused != 0 || w.err != nil {
+		return 0, errInstead
+	}
+	return w.pacedWriter.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom for http.ServeContent, which would copy in pieces of
+// 32 KiB.
+func (w *servedWriter) ReadFrom(r io.Reader) (written int64, err error) {
+	buf, release := w.copyBuffer(r)
+	defer release()
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			m, err := w.Write(buf[:n])
+			written += int64(m)
+			if err != nil {
+				return written, err
+			}
+		}
+		if err == io.EOF {
+			return written, nil
+		}
+		if err != nil {
+			return written, err
+		}
+	}
+}
+
+// copyBuffer returns what to copy r with. What is short gets no more than it needs.
+func (w *servedWriter) copyBuffer(r io.Reader) (buf []byte, release func()) {
+	if limited, ok := r.(*io.LimitedReader); ok && limited.N < copyBytes {
+		return make([]byte, max(1, min(limited.N, 32<<10))), func() {}
+	}
+	pooled, _ := w.buffers.Get().(*[copyBytes]byte)
+	if pooled == nil {
+		pooled = new([copyBytes]byte)
+	}
+	return pooled[:], func() { w.buffers.Put(pooled) }
 }

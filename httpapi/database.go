@@ -143,30 +143,6 @@ func (rt *router) reads(g *reads) {
 	rt.get(pathTwin, g.names.inWhenAsked(get.inQuery("format", "consistency")))
 }
 
-// health adds the routes every node has.
-func (rt *router) health(s *health) {
-	rt.get("/stats", s.names.in(noQuery(s.figures)))
-	rt.get(pathPing, s.names.in(noQuery(s.ping)))
-	rt.get(pathLive, noQuery(fixed(contentTypeText, []byte("ok"))))
-	rt.get(pathReady, noQuery(s.readyz))
-	rt.get("/openapi.yaml", noQuery(fixed("application/yaml", description)))
-}
-
-// behind puts the router behind a front.
-func (rt *router) behind(idle time.Duration, requests int) http.Handler {
-	return &front{next: rt.mux, direct: rt.direct, hosts: rt.hosts, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
-		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newLimit(int64(requests))}
-}
-
-// Memory is a Holder of values that were found elsewhere. Its methods are called
-// concurrently.
-type Memory interface {
-	Holder
-	// Hold may keep a value that was found: for ever, since it never changes. It
-	// keeps nothing that belongs to the caller.
-	Hold(v *kvstore.Value)
-}
-
 // localFirst reads from a DB. What is found locally is right, whoever else was
 // asked; so only an absence is worth a timer and the cluster's time, and what was
 // found before need not be looked up. An absence that was confirmed is looked up

@@ -1,13 +1,13 @@
 package httpapi
 
 import (
-	"bufio"
 	"cmp"
+	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
@@ -133,85 +133,78 @@ func (f *front) ended(a *answer, r *http.Request, logged bool) {
 	report(status, took)
 }
 
-// answer notes what becomes of a request.
-type answer struct {
-	http.ResponseWriter
-	status    int // 0 until the answer has begun
-	brokenOff bool
-	last      bool // of its connection: a body may follow
-	since     time.Time
-	report    reported      // of the route; nil: no route was found yet
-	id        string        // see requestID
-	names     *identity     // of the history that the answer is of; nil: it is of none
-	of        *namedHistory // that very one, if it need not be what there is when the answer begins
+func newLimit(n int64) *limit {
+	l := new(limit)
+	l.left.Store(n)
+	return l
 }
 
-// begun reports whether an answer has begun.
-func (a *answer) begun() bool { return a.status != 0 }
+// limit bounds how many of something there are at a time. It knows nothing of who
+// they are, and so costs every request next to nothing; package budget is for what
+// clients hold for long. Safe for concurrent use.
+type limit struct {
+	left atomic.Int64
+}
 
-// begin notes the status, and names the request to a client that named it, or
-// that may want to ask about an error.
-func (a *answer) begin(status int) {
-	a.status = status
-	if a.last {
-		a.Header()["Connection"] = []string{"close"}
+// take counts n in, or reports that there is no room for them.
+func (l *limit) take(n int64) bool {
+	if l.left.Add(-n) >= 0 {
+		return true
 	}
-	if status >= http.StatusBadRequest {
-		requestID(a)
+	l.left.Add(n)
+	return false
+}
+
+// give counts n out.
+func (l *limit) give(n int64) { l.left.Add(n) }
+
+// What is read of the rest of a body whose request was refused.
+const (
+	lingerIdle  = time.Second     // without a byte of it
+	lingerMax   = 5 * time.Second // in all
+	lingerBytes = 256 << 20
+)
+
+// linger sends a refusal and reads what the client still sends, for a while. Most
+// clients send all of a body before they look for an answer. If the connection were
+// closed while bytes come in, the kernel would reset it, and the client would see a
+// broken connection instead of the reason (RFC 9112, 9.6). net/http waits for half a
+// second then, reads nothing, and does not even wait when the client asked for one
+// answer only or for a go-ahead.
+//
+// What net/http makes of the connection afterwards does not change: it is used again
+// only if the body was read to its end.
+func linger(w http.ResponseWriter, body io.Reader) {
+	rest := &lingering{conn: http.NewResponseController(w), body: body, end: time.Now().Add(lingerMax)}
+	if rest.conn.Flush() != nil {
+		return
 	}
-	if a.of == nil && a.names != nil {
-		a.of = a.names.now()
-	}
-	if a.of != nil && a.of.header != nil {
-		a.Header()[api.HeaderHistory] = a.of.header
-	}
-	if a.id != "" {
-		a.Header()[headerRequestID] = []string{a.id} // instead of what a forwarded answer brought
+	if n, _ := rest.Read(make([]byte, 1)); n > 0 { // most bodies have been read to their end
+		_, _ = io.CopyN(io.Discard, rest, lingerBytes)
 	}
 }
 
-// WriteHeader begins the answer.
-func (a *answer) WriteHeader(status int) {
-	if status >= http.StatusOK && !a.begun() { // 1xx come before it
-		a.begin(status)
+// lingering reads under the deadlines of linger.
+type lingering struct {
+	conn *http.ResponseController
+	body io.Reader
+	end  time.Time
+}
+
+// Read implements io.Reader.
+func (l *lingering) Read(p []byte) (int, error) {
+	until := time.Now().Add(lingerIdle)
+	if until.After(l.end) {
+		until = l.end
 	}
-	a.ResponseWriter.WriteHeader(status)
-}
-
-// Write begins the answer too.
-func (a *answer) Write(p []byte) (int, error) {
-	if !a.begun() {
-		a.begin(http.StatusOK)
+	if err := l.conn.SetReadDeadline(until); err != nil {
+		return 0, err
 	}
-	return a.ResponseWriter.Write(p)
+	return l.body.Read(p)
 }
 
-// EnableFullDuplex lets the answer begin while the body is still being read. What
-// is left of the body when the answer ends would be the next request to net/http,
-// which does not look for its end then: so such an answer is the connection's
-// last. This is the one place that says so, when the answer begins, because a
-// handler may have replaced every header by then.
-func (a *answer) EnableFullDuplex() error {
-	a.last = true
-	return http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
+// behind puts the router behind a front.
+func (rt *router) behind(idle time.Duration, requests int) http.Handler {
+	return &front{next: rt.mux, direct: rt.direct, hosts: rt.hosts, crossOrigin: http.NewCrossOriginProtection(), counters: rt.counters, logger: rt.logger, idle: idle,
+		traffic: rt.traffic, elsewhere: rt.elsewhere(), requests: newLimit(int64(requests))}
 }
-
-// FlushError begins the answer too, and sends what there is of it.
-func (a *answer) FlushError() error {
-	if !a.begun() {
-		a.WriteHeader(http.StatusOK)
-	}
-	return http.NewResponseController(a.ResponseWriter).Flush()
-}
-
-// Hijack takes the connection over, for something that begins with a 101.
-func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := http.NewResponseController(a.ResponseWriter).Hijack()
-	if err == nil {
-		a.status = http.StatusSwitchingProtocols
-	}
-	return conn, buffered, err
-}
-
-// Unwrap lets http.ResponseController through.
-func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }

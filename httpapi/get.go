@@ -14,23 +14,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Reader finds values. kvstore's DB is one through NewDatabase; a cache node
-// brings its own.
-type Reader interface {
-	// Get returns the value of a key and where it was found: "hit", "peer" or
-	// "load" on a cache node. It returns kvstore.ErrNotFound for a key that is
-	// not set, and the other errors of kvstore with their meaning there. It is
-	// called concurrently.
-	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (v *kvstore.Value, source string, err error)
-}
-
-// Holder is a Reader that can tell at once whether it holds a value. A found
-// value is right for ever, so whoever holds one is asked for nothing else.
-type Holder interface {
-	// Held returns the value of a key if it is in memory. It does not wait.
-	Held(key kvstore.Key) (v *kvstore.Value, found bool)
-}
-
 // reads answers GET and HEAD of keys.
 type reads struct {
 	from     Reader
@@ -86,14 +69,6 @@ func (g *reads) find(w http.ResponseWriter, r *http.Request, key kvstore.Key, c 
 			return nil, "", context.Cause(ctx)
 		}
 	}
-}
-
-func consistencyOf(q parameters) (kvstore.Consistency, error) {
-	local, err := q.word("consistency", "local")
-	if local {
-		return kvstore.Local, err
-	}
-	return kvstore.Linearizable, err
 }
 
 // failed makes the error of a read. Absence may end at any moment, so no HTTP
@@ -218,4 +193,8 @@ func refusedProblem(status int, contentRange string, size int64) error {
 		return newProblem(status, api.ProblemPrecondition, "If-Match or If-Unmodified-Since is false for this value, which never changes")
 	}
 	return newProblem(status, api.ProblemInternal, "%s", detailInternal(reading))
+}
+
+func (g *reads) serving(w *pacedWriter, r *http.Request) *servedWriter {
+	return &servedWriter{pacedWriter: w, hasBody: r.Method != http.MethodHead, buffers: &g.buffers}
 }

@@ -3,14 +3,11 @@ package httpapi
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
-	"unicode/utf8"
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/kvstore"
@@ -19,8 +16,6 @@ import (
 // jsonValueBytesMax is the largest value that ?format=json answers; it is
 // held in memory, several times.
 const jsonValueBytesMax = 4 << 20
-
-const contentTypeJSON = "application/json"
 
 // serveJSON answers with the value inside a document. The document is another
 // representation than the bytes: its ETag is its own SHA-256, and Repr-Digest,
@@ -71,15 +66,6 @@ func documentOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 	return marshal(&document)
 }
 
-// textOf returns a value as JSON carries it: text, or base64 when it is not
-// UTF-8.
-func textOf(raw []byte) (text, encoding string) {
-	if utf8.Valid(raw) {
-		return string(raw), ""
-	}
-	return base64.StdEncoding.EncodeToString(raw), api.EncodingBase64
-}
-
 // wholeOf returns all bytes of a value.
 func wholeOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 	if raw, inline := v.Bytes(); inline {
@@ -92,35 +78,4 @@ func wholeOf(r *http.Request, v *kvstore.Value) ([]byte, error) {
 		return nil, fmt.Errorf("read key %q: %w", string(v.Key), err)
 	}
 	return raw, nil
-}
-
-// marshal renders JSON as it is read by people too: < and & as they are.
-func marshal(document any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(document); err != nil {
-		return nil, fmt.Errorf("render the answer as JSON: %w", err)
-	}
-	return b.Bytes(), nil
-}
-
-// writeJSON answers with a document that is true only now.
-func writeJSON(w http.ResponseWriter, status int, document any) error {
-	body, err := marshal(document)
-	if err != nil {
-		return err
-	}
-	return writeBody(w, status, contentTypeJSON, body)
-}
-
-// writeBody answers with bytes that are true only now.
-func writeBody(w http.ResponseWriter, status int, contentType string, body []byte) error {
-	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	w.Write(body) // an error here is the client's going away
-	return nil
 }

@@ -12,13 +12,6 @@ import (
 // readyTimeout bounds /readyz: whoever asks wants to know about now.
 const readyTimeout = 2 * time.Second
 
-// Paths that probes ask, by whatever name leads to a node.
-const (
-	pathPing  = "/ping"
-	pathLive  = "/livez"
-	pathReady = "/readyz"
-)
-
 // health answers what every node says about itself.
 type health struct {
 	stats func(context.Context) any
@@ -59,4 +52,13 @@ func fixed(contentType string, body []byte) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		return writeBody(w, http.StatusOK, contentType, body)
 	}
+}
+
+// health adds the routes every node has.
+func (rt *router) health(s *health) {
+	rt.get("/stats", s.names.in(noQuery(s.figures)))
+	rt.get(pathPing, s.names.in(noQuery(s.ping)))
+	rt.get(pathLive, noQuery(fixed(contentTypeText, []byte("ok"))))
+	rt.get(pathReady, noQuery(s.readyz))
+	rt.get("/openapi.yaml", noQuery(fixed("application/yaml", description)))
 }

@@ -6,18 +6,6 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// Hosts knows by which names a node may be asked. It is called for every request,
-// concurrently.
-type Hosts interface {
-	// Allows reports whether a request with this Host may be answered.
-	Allows(host string) bool
-}
-
-// everyHost allows every name: for a handler behind somebody who has judged it.
-type everyHost struct{}
-
-func (everyHost) Allows(string) bool { return true }
-
 // hostShownBytes is what an answer repeats of a Host that is refused.
 const hostShownBytes = 255
 

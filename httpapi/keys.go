@@ -8,11 +8,21 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// The paths that carry a key.
+// Paths that several files go by.
 const (
-	pathKey  = "/key/"
-	pathKeep = "/keep/"
-	pathTwin = "/key" // ?key=…
+	pathKey      = "/key/"
+	pathKeep     = "/keep/"
+	pathTwin     = "/key" // ?key=…
+	pathKeys     = "/keys"
+	pathManyGets = "/keys/get"
+	pathChanges  = "/changes"
+
+	pathAPI = "/api" // of an admin: what it forwards is below
+
+	// What probes ask, by whatever name leads to a node.
+	pathPing  = "/ping"
+	pathLive  = "/livez"
+	pathReady = "/readyz"
 )
 
 // keyed is a handler of the resource of one key, which gets the query's other

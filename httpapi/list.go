@@ -11,28 +11,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Lister lists what is set; *kvstore.DB is one. Its methods are called
-// concurrently. With kvstore.Linearizable a list shows every put that was
-// acknowledged before the call.
-type Lister interface {
-	// Keys returns a page of the set keys, in byte order.
-	Keys(ctx context.Context, r kvstore.KeysRequest, c kvstore.Consistency) (kvstore.KeysPage, error)
-	// Changes returns some records behind a revision, in order.
-	Changes(ctx context.Context, r kvstore.ChangesRequest, c kvstore.Consistency) (kvstore.Changes, error)
-	// Advanced returns a channel that is closed, at the latest, when there is a
-	// revision behind after.
-	Advanced(after kvstore.Revision) <-chan struct{}
-	// History returns which history this node holds, a zero one while it holds none.
-	// It is called for most requests, and is cheap.
-	History() kvstore.History
-}
-
-// The paths of lists.
-const (
-	pathKeys    = "/keys"
-	pathChanges = "/changes"
-)
-
 // Bounds of a page of GET /keys.
 const (
 	keysLimitDefault = 1000
@@ -123,13 +101,6 @@ func keysDocument(page *kvstore.KeysPage) *api.KeysPage {
 		document.Next = tokenOf(page.History, page.Keys[len(page.Keys)-1].Key)
 	}
 	return document
-}
-
-// recordOf is what lists say about a key, but for its time.
-func recordOf(m *kvstore.Meta) api.Record {
-	record := api.Record{Revision: uint64(m.Revision), SHA256: m.SHA256.String(), Size: m.Size, ContentType: mediaTypeOf(m), By: m.By, Meta: m.UserMeta.Map()}
-	record.Key, record.KeyBase64 = api.JSONKey(string(m.Key))
-	return record
 }
 
 // A decoded token begins with tokenVersion and the id of a sequence, of which there is

@@ -19,8 +19,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// pathManyGets is where many keys are read in one request.
-const pathManyGets = "/keys/get"
 
 const (
 	getLineBytesMax = 16 << 10 // of one line

@@ -11,6 +11,9 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
+// handler answers a request, or returns an error before it has begun to.
+type handler func(w http.ResponseWriter, r *http.Request) error
+
 // problem is an error answer on its way out. As an error it lets any handler
 // return the answer it wants; everything else goes through the error table.
 type problem struct {
@@ -178,4 +181,21 @@ func clearRepresentation(h http.Header) {
 			delete(h, name)
 		}
 	}
+}
+
+// etagOf is a value's entity tag: its SHA-256, quoted.
+func etagOf(d kvstore.Digest) string { return `"` + d.String() + `"` }
+
+// ofHistory adds which history there is.
+func (p *problem) ofHistory(e *kvstore.HistoryChangedError) *problem {
+	p.document.Detail = e.Error()
+	p.document.Newest = uint64(e.Newest)
+	if !e.History.IsZero() {
+		p.document.History = e.History.String()
+	}
+	if e.Parent != nil {
+		parent := originOf(e.Parent)
+		p.document.Parent = &parent
+	}
+	return p
 }

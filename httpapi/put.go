@@ -11,31 +11,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// DB sets, gets and lists keys; *kvstore.DB is one. Its methods are called
-// concurrently.
-type DB interface {
-	Lister
-	// Put sets a key, or says what it is set to. It reads the body to its end
-	// before anything can take effect, and does not keep it after it returned.
-	// Errors are those of kvstore; one it does not know counts as
-	// kvstore.ErrOutcomeUnknown.
-	Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutResult, error)
-	// PutMany is Put for many small values. It calls each once for every one,
-	// one call at a time, before it returns. The values are not kept.
-	PutMany(ctx context.Context, puts []kvstore.SmallPut, each func(i int, r kvstore.PutResult, err error))
-	// Get returns the value of a key, or kvstore.ErrNotFound.
-	Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, error)
-	// GetMany looks keys up on this node alone. It calls each once for every
-	// one, with a value that is valid inside of it, or kvstore.ErrNotFound, or
-	// another error of Get. each does not block.
-	GetMany(keys []kvstore.Key, each func(i int, v *kvstore.Value, err error))
-	// Confirm returns nil when everything that was committed before the call is
-	// applied here: GetMany's absences are linearizable then.
-	Confirm(ctx context.Context) error
-}
-
-var _ DB = (*kvstore.DB)(nil)
-
 // puts answers everything that sets a key. What is refused is refused before
 // DB.Put: a put is for ever.
 type puts struct {
@@ -114,43 +89,6 @@ func (p *puts) requestOf(r *http.Request, key kvstore.Key, c conditions) (kvstor
 	}
 	request.SHA256, err = expectedDigest(r.Header)
 	return request, err
-}
-
-// conditions are the conditions a put comes with.
-type conditions struct {
-	ifMatch     tagList
-	ifNoneMatch tagList
-	putID       string
-	keep        bool // another value that is there already is no error
-}
-
-func conditionsOf(r *http.Request, q parameters) (c conditions, err error) {
-	if c.keep, err = q.word("on-conflict", "keep"); err != nil {
-		return c, err
-	}
-	if c.putID, err = putIDOf(r.Header); err != nil {
-		return c, err
-	}
-	if c.ifMatch, err = parseTags(r.Header, "If-Match"); err != nil {
-		return c, err
-	}
-	c.ifNoneMatch, err = parseTags(r.Header, "If-None-Match")
-	return c, err
-}
-
-// putIDOf reads Oncekv-Put-Id, "" if there is none.
-func putIDOf(h http.Header) (string, error) {
-	lines := h[api.HeaderPutID]
-	switch {
-	case len(lines) == 0:
-		return "", nil
-	case len(lines) > 1:
-		return "", invalid("%s is given %d times; give it once", api.HeaderPutID, len(lines))
-	}
-	if err := api.CheckPutID(lines[0]); err != nil {
-		return "", invalid("%v", err)
-	}
-	return lines[0], nil
 }
 
 // mayMatch answers a false If-Match before anything is proposed. A true one

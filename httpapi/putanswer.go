@@ -1,9 +1,7 @@
 package httpapi
 
 import (
-	"bytes"
 	"encoding/hex"
-	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
@@ -93,20 +91,6 @@ func (a *putAnswer) appendJSON(b []byte) []byte {
 	b = append(b, `,"created":`...)
 	b = strconv.AppendBool(b, a.created)
 	return append(b, '}', '\n')
-}
-
-// appendJSONString appends text, which is UTF-8, as marshal renders it.
-func appendJSONString(b []byte, text string) []byte {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			quoted, err := marshal(text)
-			if err != nil {
-				panic(fmt.Sprintf("httpapi: a string does not marshal: %v", err))
-			}
-			return append(b, bytes.TrimSuffix(quoted, []byte("\n"))...)
-		}
-	}
-	return append(append(append(b, '"'), text...), '"')
 }
 
 // appendPlainResult appends the line of a result of a put that is done, whose key is

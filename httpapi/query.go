@@ -146,3 +146,11 @@ func (p parameters) prefix() (kvstore.Key, error) {
 	}
 	return prefix, nil
 }
+
+func consistencyOf(q parameters) (kvstore.Consistency, error) {
+	local, err := q.word("consistency", "local")
+	if local {
+		return kvstore.Local, err
+	}
+	return kvstore.Linearizable, err
+}

@@ -123,14 +123,6 @@ func prepareHeaders(m *kvstore.Meta) *preparedHeaders {
 	return p
 }
 
-// mediaTypeOf is a value's content type, never empty: net/http would guess.
-func mediaTypeOf(m *kvstore.Meta) string {
-	if m.ContentType == "" {
-		return kvstore.DefaultContentType
-	}
-	return m.ContentType
-}
-
 // headerText gathers several header values in one buffer.
 type headerText struct {
 	buf  []byte
@@ -150,5 +142,19 @@ func (t *headerText) split(lines []string) {
 	for i, end := range t.ends[:t.n] {
 		lines[i] = all[start:end]
 		start = end
+	}
+}
+
+// setUserMeta sets what the put of a value said besides its content type, and who put
+// it. Most values have neither.
+func setUserMeta(h http.Header, m *kvstore.Meta) {
+	if m.By != "" {
+		h[api.HeaderBy] = []string{m.By}
+	}
+	if m.UserMeta.IsZero() {
+		return
+	}
+	for name, value := range m.UserMeta.All() {
+		h[http.CanonicalHeaderKey(api.HeaderMetaPrefix+name)] = []string{value}
 	}
 }
