@@ -27,21 +27,20 @@ type database struct {
 	beating atomic.Bool // a heartbeat is on its way
 
 	// stranger is set while it tells another history than that of the cache node, which
-	// the log says once. Used with Node.update held.
+	// the log says once. Guarded by Node.update.
 	stranger bool
 
-	// proven is set for a seed, and for another node once it has answered a
-	// heartbeat as the member that it was said to be. Others are sent heartbeats
-	// and nothing else: anybody may have named that URL, of something whose
-	// answers to forwarded requests are nobody's business.
+	// proven is set for a seed, and for another node once it has answered a heartbeat as
+	// the member that it was said to be. Others get heartbeats and nothing else: anybody may
+	// have named that URL, and nobody may read through this node what is there.
 	proven atomic.Bool
 
 	mu       sync.Mutex
 	silence  string            // why the last heartbeat was in vain; "" if it was not
-	latency  time.Duration     // moving average until the first byte of an answer; 0 = not measured
+	latency  time.Duration     // moving average until the first byte of an answer; 0: not measured
 	demoted  time.Time         // tried last until then
 	answered time.Time         // last answer of any kind
-	history  kvstore.HistoryID // that it has told last; zero: none
+	history  kvstore.HistoryID // what it told last; zero: none
 
 	reads latencies // until the first byte of the answer to a read
 }
@@ -67,8 +66,8 @@ func (d *database) failed(now time.Time) {
 	d.demoted = now.Add(demotion)
 }
 
-// outrun records that another node answered while this one had not for so
-// long: it is at least that slow.
+// outrun records that another node answered first, after so long: this one is at least that
+// slow.
 func (d *database) outrun(took time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -91,8 +90,8 @@ func (d *database) told() kvstore.HistoryID {
 	return d.history
 }
 
-// complains notes why a heartbeat was in vain, "" for one that was not, and
-// reports whether that is new.
+// complains notes why a heartbeat was in vain, "" for one that was not, and reports whether
+// that is new.
 func (d *database) complains(why string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,8 +124,8 @@ func (d *database) answeredSince(t time.Time) bool {
 	return d.answered.After(t)
 }
 
-// databases is the set of known database nodes. The list is replaced, never
-// changed, so that loads read it without a lock.
+// databases is the set of known database nodes. The list is replaced, never changed, so that
+// loads read it without a lock.
 type databases struct {
 	list atomic.Pointer[[]*database]
 	now  func() time.Time
@@ -134,7 +133,7 @@ type databases struct {
 
 func (ds *databases) all() []*database { return *ds.list.Load() }
 
-// begin makes the first list, of seeds.
+// begin makes the first list, which is proven.
 func (ds *databases) begin(seeds []string) {
 	ds.set(seeds)
 	for _, d := range ds.all() {
@@ -142,8 +141,8 @@ func (ds *databases) begin(seeds []string) {
 	}
 }
 
-// set replaces the list; a node that stays keeps what was measured. Only one
-// goroutine at a time may call it.
+// set replaces the list. A node that stays keeps what was measured. Only one goroutine at a
+// time may call it.
 func (ds *databases) set(urls []string) {
 	known := map[string]*database{}
 	if old := ds.list.Load(); old != nil {
@@ -191,7 +190,7 @@ func (ds *databases) preference(history kvstore.HistoryID) []*database {
 	return order
 }
 
-// why says why none that has a history can be asked.
+// why says why no node of a history can be asked.
 func (ds *databases) why(history kvstore.HistoryID) string {
 	var said []string
 	for _, d := range ds.all() {
@@ -214,13 +213,9 @@ func (ds *databases) failed(url string) {
 	}
 }
 
-// hedgeDelay is how long d may be silent before another node is asked too: what
-// all but one in twenty of the last reads took. So hedging costs a twentieth
-// more reads at most, also when all nodes have become slow.
+// hedgeDelay is how long d may be silent before another node is asked too: what all but one
+// in twenty of the last reads took. So hedging costs at most a twentieth more reads, also
+// when all nodes have become slow.
 func (d *database) hedgeDelay() time.Duration {
-	usual := d.reads.usual()
-	if usual == 0 {
-		return hedgeUnknown
-	}
-	return min(max(usual, hedgeMin), hedgeMax)
+	return min(max(cmp.Or(d.reads.usual(), hedgeUnknown), hedgeMin), hedgeMax)
 }

@@ -12,27 +12,34 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// historyPatience is how long no database node of a cache node's history may answer,
-// while others do, before it moves to one that has nothing to do with it.
+// historyPatience is how long no database node of a cache node's history may answer, while
+// others do, before the cache node moves to one that has nothing to do with it.
 const historyPatience = time.Minute
 
-// deafAfter is how long nobody at all may answer before that says nothing about the
-// others any more: this node may have stood still, or been cut off.
+// deafAfter is the silence of all database nodes after which it says nothing about them: this
+// node may have stood still, or been cut off.
 const deafAfter = 3 * time.Second
 
 // errElsewhere: the other side stands in another history than the asker.
 var errElsewhere = errors.New("it has another history")
 
-// era is the time for which a node stands in one history. Whatever is loaded, held,
-// asked of peers or answered to them belongs to one era, and is nothing to the next: a
-// move ends all of it. A node never comes back to a history, so it stood in one all
-// the time between two looks that find the same era.
+// era is the time that a node spends in one history. It learns which one its database nodes
+// have from the answers to heartbeats, and asks only nodes that have its own. It moves to a
+// history that names its own as one that it went on from, or when no database node of its own
+// has answered for a minute in which others did. Until a database node has told a history, a
+// node is in none, and takes answers that name none.
+//
+// Whatever is loaded, held, asked of peers or answered to them belongs to one era. A move ends
+// it: everything held is dropped, loads begin anew, streams end, and what old loads still
+// bring is not held. A node never comes back to a history, so between two looks that find the
+// same era there was no other one. That is why whoever takes something from memory, a load or
+// a stream looks before and after.
 type era struct {
 	history kvstore.HistoryID // zero: no database node has told one yet
 	ctx     context.Context   // parent of every load's; ends with the era
 	end     context.CancelFunc
 
-	generation uint64 // of what is held in memory
+	generation uint64 // of what it adds to the memory
 }
 
 func newEra(base context.Context, history kvstore.HistoryID) *era {
@@ -77,16 +84,16 @@ func nameOf(id kvstore.HistoryID) string {
 	return id.String()
 }
 
-// standing decides in which history a node stands, by what database nodes tell.
+// standing decides in which history a node is, by what database nodes tell.
 type standing struct {
 	own      kvstore.History     // with the parents that were told of it
-	left     []kvstore.HistoryID // in which the node stood before
-	answered time.Time           // when a database node of own last answered, and later by as long as nobody did
+	left     []kvstore.HistoryID // in which the node was before
+	answered time.Time           // when a database node of own last answered, moved on by every silence of all
 	heard    time.Time           // when any last told
 }
 
-// hear takes in what a database node has told, and returns why the node moves there,
-// "" when it stays. The first history is one that it moves to.
+// hear takes in what a database node has told, and returns why the node moves there, "" when
+// it stays. The node moves to the first history that it hears of.
 func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
 	if told.ID.IsZero() {
 		return ""
@@ -120,8 +127,8 @@ func (s *standing) hear(told kvstore.History, now time.Time) (why string) {
 	return why
 }
 
-// historyIn reads what a database node tells of its history, but for heads, which mean
-// nothing here. One that makes no sense is none.
+// historyIn reads what a database node tells of its history, without heads, which mean nothing
+// here. One that makes no sense is none.
 func historyIn(told *api.History) (h kvstore.History) {
 	if told == nil {
 		return h

@@ -18,13 +18,12 @@ import (
 
 const answerBytesMax = 8 << 20
 
-// Run keeps this node in the ring until ctx ends: a heartbeat twice a second to
-// every known database node, and probes of peers that are down. Then it says
-// goodbye, within a second, and returns nil. Reads work before, during and
-// after Run.
+// Run keeps this node in the ring until ctx ends: it sends a heartbeat twice a second to every
+// known database node, and probes peers that are down. Then it says goodbye, within a second,
+// and returns nil. Reads work before, during and after Run.
 func (n *Node) Run(ctx context.Context) error {
-	// Heartbeats under way when ctx ends are let finish for a while: one that
-	// is cut off may be handled after the goodbye, and undo it.
+	// Heartbeats under way when ctx ends get some time to finish: one that is cut off may be
+	// handled after the goodbye, and undo it.
 	beatCtx, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
 	var beats sync.WaitGroup
@@ -45,9 +44,9 @@ func (n *Node) Run(ctx context.Context) error {
 	return nil
 }
 
-// round begins one heartbeat for each database node and probes of peers that are
-// down, counted in beats. A node that has not answered the last
-// heartbeat gets no other meanwhile, and delays nobody.
+// round begins one heartbeat for each database node and probes of peers that are down,
+// counted in beats. A node that has not answered the last heartbeat gets no other one, and
+// delays nobody.
 func (n *Node) round(ctx context.Context, beats *sync.WaitGroup) {
 	for _, d := range n.databases.all() {
 		if d.beating.Swap(true) {
@@ -62,8 +61,8 @@ func (n *Node) round(ctx context.Context, beats *sync.WaitGroup) {
 	n.probe(ctx, beats)
 }
 
-// probe begins a probe for each peer that is down, for as many as may be at a time:
-// first for those that have answered once.
+// probe begins a probe for each peer that is down, as far as probesMax allows: first for those
+// that have answered once.
 func (n *Node) probe(ctx context.Context, beats *sync.WaitGroup) {
 	for _, proven := range []bool{true, false} {
 		for _, p := range n.view.Load().peers {
@@ -99,7 +98,11 @@ func (n *Node) beat(ctx context.Context, d *database) {
 	n.update.Lock()
 	defer n.update.Unlock()
 	if !d.proven.Load() {
-		if !amongMembers(answer.DBs, d.url) {
+		itself := func(member api.DBNode) bool { // each member names itself
+			named, err := nodeurl.Parse(member.URL)
+			return err == nil && named == d.url
+		}
+		if !slices.ContainsFunc(answer.DBs, itself) {
 			return // whoever is there is not what it was said to be
 		}
 		d.proven.Store(true)
@@ -116,17 +119,8 @@ func (n *Node) heartbeat() api.Heartbeat {
 	return api.Heartbeat{Name: n.cfg.Name, URL: n.cfg.URL, History: n.era.Load().text(), CacheFigures: n.figures()}
 }
 
-// amongMembers reports whether a database node is among those that an answer names. Each
-// of them names itself.
-func amongMembers(dbs []api.DBNode, url string) bool {
-	return slices.ContainsFunc(dbs, func(d api.DBNode) bool {
-		named, err := nodeurl.Parse(d.URL)
-		return err == nil && named == url
-	})
-}
-
-// complain logs why a database node gives no answer that it should, when that has
-// changed, and who is there instead.
+// complain logs why a database node does not answer as it should, when that has changed, and
+// who is there instead.
 func (n *Node) complain(ctx context.Context, d *database, err error) {
 	why := nodehttp.Reason(err)
 	if !d.complains(why) {
@@ -166,7 +160,7 @@ func (n *Node) post(ctx context.Context, d *database, h api.Heartbeat) (api.Hear
 	return answer, err
 }
 
-// goodbye takes this node out of the ring at once instead of after the TTL.
+// goodbye takes this node out of the ring at once, and not only after the TTL.
 func (n *Node) goodbye() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.goodbyeTime)
 	defer cancel()
@@ -204,8 +198,8 @@ func (n *Node) setPeers(urls []string) {
 	}
 }
 
-// told takes in which history a database node has, and moves this node if it is to.
-// Called with update held.
+// told takes in which history a database node has, and moves this node if it has to. Called
+// with update held.
 func (n *Node) told(d *database, h kvstore.History) {
 	d.tells(h.ID)
 	from := n.standing.own.ID
@@ -218,7 +212,13 @@ func (n *Node) told(d *database, h kvstore.History) {
 		d.stranger = stranger
 		return
 	}
-	dropped := n.move(newEra(n.base, h.ID))
+	next := newEra(n.base, h.ID)
+	var dropped int64
+	next.generation, dropped = n.memory.Begin() // and from here on nothing of the old era is taken in
+	n.era.Swap(next).end()
+	for _, p := range n.view.Load().peers {
+		p.moved()
+	}
 	if from.IsZero() {
 		n.log.Debug("has its first history", "history", h.ID, "database", d.url)
 		return
@@ -228,22 +228,11 @@ func (n *Node) told(d *database, h kvstore.History) {
 	n.log.Warn("moved to another history and dropped all cached records", "history", h.ID, "from", from, "because", why, "records", dropped, "database", d.url)
 }
 
-// learned is told by the answer to a read that no heartbeat came before.
+// learned takes in a history from the answer to a read that came before any heartbeat.
 func (n *Node) learned(d *database, history kvstore.HistoryID) {
 	n.update.Lock()
 	defer n.update.Unlock()
 	if n.standing.own.ID.IsZero() {
 		n.told(d, kvstore.History{ID: history})
 	}
-}
-
-// move begins an era and ends the one before. It returns how many records were
-// dropped. Called with update held.
-func (n *Node) move(next *era) (dropped int64) {
-	next.generation, dropped = n.memory.Begin() // and from here on nothing of the old one is taken in
-	n.era.Swap(next).end()
-	for _, p := range n.view.Load().peers {
-		p.moved()
-	}
-	return dropped
 }

@@ -11,28 +11,25 @@ const (
 	latencyRefresh = 16  // measurements between two computations of the 95th percentile
 )
 
-// latencyBounds are the upper ends of the buckets of a Latency, in seconds. An
-// owner in the same room answers within a millisecond; a load takes 5 s at most.
-func latencyBounds() []float64 {
-	return []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
-}
+// latencyBounds are the upper ends of the buckets of a Latency, in seconds. An owner in the
+// same room answers within a millisecond; a load takes 5 s at most.
+var latencyBounds = [...]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5}
 
 // Latency is how long one kind of load took.
 type Latency struct {
-	Count    uint64 // since the process began, as Sum and Buckets
+	Count    uint64 // since the process began, like Sum and Buckets
 	Sum      time.Duration
 	Buckets  map[float64]uint64 // how many took at most so many seconds
 	P50, P99 time.Duration      // of the last 256; 0 of none
 }
 
-// latencies are measurements of one kind of wait. It is safe for concurrent use.
+// latencies measures one kind of wait. It is safe for concurrent use.
 type latencies struct {
 	mu      sync.Mutex
 	last    [latencyWindow]time.Duration
 	count   uint64
 	sum     time.Duration
-	bounds  []float64
-	buckets []uint64 // how many ended in that one of bounds; longer ones in none
+	buckets [len(latencyBounds)]uint64 // how many ended in each; longer ones in none
 	p95     time.Duration
 }
 
@@ -43,11 +40,7 @@ func (l *latencies) observe(took time.Duration) {
 	l.last[l.count%latencyWindow] = took
 	l.count++
 	l.sum += took
-	if l.bounds == nil {
-		l.bounds = latencyBounds()
-		l.buckets = make([]uint64, len(l.bounds))
-	}
-	if i, _ := slices.BinarySearch(l.bounds, took.Seconds()); i < len(l.buckets) {
+	if i, _ := slices.BinarySearch(latencyBounds[:], took.Seconds()); i < len(l.buckets) {
 		l.buckets[i]++
 	}
 	if l.count%latencyRefresh == 1 {
@@ -61,8 +54,7 @@ func (l *latencies) sortedLocked() []time.Duration {
 	return sorted
 }
 
-// quantile of sorted measurements: the one that so large a part is not above;
-// 0 of none.
+// quantile returns the measurement below which the part q of sorted ones lies; 0 of none.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -70,26 +62,23 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }
 
-// usual returns the 95th percentile of the last measurements, 0 if there are
-// none. It lags behind by a few of them.
+// usual returns the 95th percentile of the last measurements, 0 of none. It lags behind by
+// a few of them.
 func (l *latencies) usual() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.p95
 }
 
-// figures returns what is shown of them.
-func (l *latencies) figures() Latency {
+func (l *latencies) summary() Latency {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	sorted := l.sortedLocked()
-	shown := Latency{Count: l.count, Sum: l.sum, Buckets: make(map[float64]uint64), P50: quantile(sorted, 0.50), P99: quantile(sorted, 0.99)}
+	s := Latency{Count: l.count, Sum: l.sum, Buckets: make(map[float64]uint64), P50: quantile(sorted, 0.50), P99: quantile(sorted, 0.99)}
 	var below uint64
-	for i, bound := range latencyBounds() {
-		if l.buckets != nil {
-			below += l.buckets[i]
-		}
-		shown.Buckets[bound] = below
+	for i, bound := range latencyBounds {
+		below += l.buckets[i]
+		s.Buckets[bound] = below
 	}
-	return shown
+	return s
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/forward"
@@ -16,9 +17,11 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// New checks cfg and returns a node, which serves at once: with an empty cache,
-// from the nodes of cfg.Nodes. Nothing runs before Run, and nothing is sent
-// before Run or Get.
+// New checks cfg and returns a node, which serves at once: with an empty cache, from the
+// nodes of cfg.Nodes. Nothing runs before Run, and nothing is sent before Run or Get.
+//
+// groupcache's registry is process-wide. So a process that registers a peer picker of its
+// own with groupcache cannot use this package, and a few KiB stay of every closed node.
 func New(cfg NodeConfig) (*Node, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -66,46 +69,37 @@ func (cfg *NodeConfig) check() (err error) {
 	if len(cfg.Nodes) == 0 {
 		return errors.New("cache node: no database nodes given; name at least one, such as http://127.0.0.1:11000")
 	}
-	seeds := make([]string, 0, len(cfg.Nodes))
-	for _, node := range cfg.Nodes {
-		seed, err := nodeurl.Parse(node)
-		if err != nil {
+	cfg.Nodes = slices.Clone(cfg.Nodes)
+	for i, node := range cfg.Nodes {
+		if cfg.Nodes[i], err = nodeurl.Parse(node); err != nil {
 			return fmt.Errorf("cache node: database node: %w", err)
 		}
-		seeds = append(seeds, seed)
 	}
-	cfg.Nodes = seeds
 	if cfg.CacheBytes < 0 {
 		return fmt.Errorf("cache node: cache of %d bytes; give a positive size, or 0 for the default", cfg.CacheBytes)
 	}
-	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, cacheBytesDefault)
+	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 64<<20)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
-	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, heartbeatDefault)
-	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, peerTimeoutDefault)
-	cfg.LoadTimeout = cmp.Or(cfg.LoadTimeout, loadTimeoutDefault)
+	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, 500*time.Millisecond)
+	cfg.PeerTimeout = cmp.Or(cfg.PeerTimeout, 500*time.Millisecond)
+	cfg.LoadTimeout = cmp.Or(cfg.LoadTimeout, 5*time.Second)
 	cfg.StreamIdle = cmp.Or(cfg.StreamIdle, streamIdleMax)
-	cfg.heartbeatTime = cmp.Or(cfg.heartbeatTime, heartbeatTime)
-	cfg.goodbyeTime = cmp.Or(cfg.goodbyeTime, goodbyeTime)
-	cfg.departureTime = cmp.Or(cfg.departureTime, departureTime)
+	cfg.heartbeatTime = cmp.Or(cfg.heartbeatTime, time.Second)
+	cfg.goodbyeTime = cmp.Or(cfg.goodbyeTime, 500*time.Millisecond)
+	cfg.departureTime = cmp.Or(cfg.departureTime, 500*time.Millisecond)
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}
 	return nil
 }
 
-const (
-	// dialsMax is how many connections to one node are made at the same time.
-	dialsMax    = 64
-	idlePerNode = 256
-)
-
 func newHTTPClient(dial time.Duration) *http.Client {
-	return nodehttp.NewClient(nodehttp.Options{DialTimeout: dial, DialsMax: dialsMax, IdlePerHost: idlePerNode})
+	return nodehttp.NewClient(nodehttp.Options{DialTimeout: dial, DialsMax: 64, IdlePerHost: 256})
 }
 
-// Close ends loads in progress, waits for them, drops connections and forgets
-// everything that is held. Call it when Run has returned and no request is
-// served any more; Get then returns kvstore.ErrClosed.
+// Close ends loads in progress, waits for them, drops connections and forgets everything
+// that is held. Call it when Run has returned and no request is served any more; Get then
+// returns kvstore.ErrClosed. It does not end readers of streamed values: their context does.
 func (n *Node) Close() error {
 	n.mu.Lock()
 	n.closed = true
@@ -122,7 +116,6 @@ func (n *Node) Close() error {
 	return nil
 }
 
-// Forward returns a handler that passes a request on to the nearest live
-// database node, as package forward does. Which requests may be forwarded is
-// for the caller to decide.
+// Forward returns a handler that passes a request on to the nearest live database node, as
+// package forward does. The caller decides which requests may be forwarded.
 func (n *Node) Forward() http.Handler { return n.forward }

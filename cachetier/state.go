@@ -17,16 +17,9 @@ import (
 )
 
 const (
-	cacheBytesDefault  = 64 << 20
-	heartbeatDefault   = 500 * time.Millisecond
-	heartbeatTime      = time.Second
-	goodbyeTime        = 500 * time.Millisecond
-	departureTime      = 500 * time.Millisecond
-	peerTimeoutDefault = 500 * time.Millisecond
-	loadTimeoutDefault = 5 * time.Second
-	dialTimeout        = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
-	probesMax          = 32              // probes at the same time
-	loadsMax           = 4096            // loads at the same time; past it ErrOverloaded
+	dialTimeout = 3 * time.Second // hedging waits less; long enough for a lost packet to be sent again
+	probesMax   = 32              // probes at the same time
+	loadsMax    = 4096            // loads at the same time; past it ErrOverloaded
 )
 
 // What answered a read: the value of the Oncekv-Cache header.
@@ -41,12 +34,12 @@ type NodeConfig struct {
 	Name string // shown in lists; database nodes take no heartbeat without one
 	URL  string // advertised, and this node's identity in the ring
 
-	// Nodes are the database nodes to begin with (the others are learned from
-	// them). They are tried for ever.
+	// Nodes are database nodes to begin with, which are always tried. The others are
+	// learned from them.
 	Nodes []string
 
-	// CacheBytes bounds keys and records held in memory; default 64 MiB. Loads
-	// and streams in progress come on top, 64 MiB of values at most.
+	// CacheBytes bounds keys and records in memory; default 64 MiB. Loads and streams in
+	// progress come on top, 64 MiB of values at most.
 	CacheBytes int64
 
 	Logger *slog.Logger // default slog.Default()
@@ -57,8 +50,8 @@ type NodeConfig struct {
 	HedgeDelay        time.Duration // before a second node is asked; 0: by measured latency, 20 to 250 ms; 25 to 100 ms of an owner's silence
 	StreamIdle        time.Duration // how long a database node may stall in a large value, or a peer take nothing; default 5 s
 
-	// What only tests change: the clock, and how long this node waits for the
-	// answer to a heartbeat, to a goodbye, and for peers to stop asking it.
+	// Only tests change these: the clock, and how long this node waits for the answer to a
+	// heartbeat (1 s), to a goodbye (500 ms), and for peers to stop asking it (500 ms).
 	now                                       func() time.Time
 	heartbeatTime, goodbyeTime, departureTime time.Duration
 }
@@ -85,7 +78,7 @@ type Node struct {
 	view atomic.Pointer[view] // replaced under update
 	era  atomic.Pointer[era]  // likewise
 
-	update   sync.Mutex // held while an answer is turned into a new view, or a new era
+	update   sync.Mutex // held while an answer is turned into a new view or era
 	standing standing
 	members  *membership
 

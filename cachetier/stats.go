@@ -8,7 +8,7 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// Stats returns this node's figures.
+// Stats returns this node's metrics.
 func (n *Node) Stats() api.CacheStats {
 	peer, database := n.Latencies()
 	var history *api.History
@@ -33,10 +33,10 @@ func (n *Node) Stats() api.CacheStats {
 	}
 }
 
-// Latencies returns how long loads took that owners answered, and those that
-// database nodes did.
+// Latencies returns how long loads took that owners answered, and those that database nodes
+// answered.
 func (n *Node) Latencies() (peer, database Latency) {
-	return n.peerLatency.figures(), n.fetcher.latency.figures()
+	return n.peerLatency.summary(), n.fetcher.latency.summary()
 }
 
 func (n *Node) figures() api.CacheFigures {
@@ -65,9 +65,8 @@ func (n *Node) figures() api.CacheFigures {
 	}
 }
 
-// Ready returns nil when a database node of this node's history has answered within
-// 3 s and this node is not leaving, and else an error that says which, and whom this
-// node tries.
+// Ready returns nil when a database node of this node's history has answered within 3 s and
+// this node is not leaving. Otherwise the error says which it is, and what this node tries.
 func (n *Node) Ready(context.Context) error {
 	if n.leaving.Load() {
 		return fmt.Errorf("%w: this cache node is leaving", kvstore.ErrUnavailable)
@@ -90,11 +89,10 @@ func (n *Node) Ready(context.Context) error {
 	return fmt.Errorf("%w: no database node has answered within %v; tried %v", kvstore.ErrUnavailable, answeredWithin, urls)
 }
 
-// History returns the history in which the node stands: all that it answers is of that
-// one. Its parents are left out.
+// History returns the history that all answers of the node are of, without its parents.
 func (n *Node) History() kvstore.History { return kvstore.History{ID: n.era.Load().history} }
 
-// Databases returns the URLs of the database nodes that the node knows now.
+// Databases returns the URLs of the database nodes that the node knows.
 func (n *Node) Databases() (urls []string) {
 	for _, d := range n.databases.all() {
 		urls = append(urls, d.url)
