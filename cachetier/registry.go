@@ -12,10 +12,8 @@ import (
 )
 
 const (
-	registryTTL    = 2 * time.Second
-	registryForget = 10 * time.Minute
-	registryMax    = 256 // nodes
-	registryOfMax  = 64  // nodes that say so from one address
+	registryMax   = 256 // nodes
+	registryOfMax = 64  // nodes of one address
 )
 
 // RegistryConfig configures a Registry. Zero values take the defaults.
@@ -31,9 +29,10 @@ type RegistryConfig struct {
 	DBs func() []api.DBNode
 }
 
-// Registry is a database node's list of cache nodes: what heartbeats said,
-// in memory only. A restarted one is empty, which cache nodes allow for.
-// It is safe for concurrent use.
+// Registry is a database node's list of cache nodes: what heartbeats said, in memory only.
+// A restarted one is empty, and cache nodes allow for that. It believes what it is told, so it
+// is for trusted networks. It keeps 256 nodes, and of one address 64. It is safe for concurrent
+// use.
 type Registry struct {
 	cfg RegistryConfig
 
@@ -42,9 +41,9 @@ type Registry struct {
 }
 
 type registered struct {
-	node  api.CacheNode // Healthy is computed when listed; LastSeen keeps its monotonic reading, which no step of the clock moves
+	node  api.CacheNode // without Healthy and Left; LastSeen keeps its monotonic reading, which no step of the clock moves
 	left  bool          // said goodbye
-	from  string        // the address it was heard from last
+	from  string        // the address of its last heartbeat
 	first time.Time     // since when it has been heard without a pause
 }
 
@@ -58,19 +57,18 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	cfg.TTL = cmp.Or(cfg.TTL, registryTTL)
-	cfg.Forget = cmp.Or(cfg.Forget, registryForget)
+	cfg.TTL = cmp.Or(cfg.TTL, 2*time.Second)
+	cfg.Forget = cmp.Or(cfg.Forget, 10*time.Minute)
 	if cfg.DBs == nil {
 		cfg.DBs = func() []api.DBNode { return nil }
 	}
 	return &Registry{cfg: cfg, nodes: make(map[string]*registered)}
 }
 
-// Heartbeat records that a cache node lives, or leaves, and answers with the
-// other live cache nodes and the database nodes. from is the address that the
-// heartbeat came from, without a port. A heartbeat without a usable URL and
-// name is answered and not recorded, nor is a new node when there are as many as may be
-// and none has to make room.
+// Heartbeat records that a cache node lives, or leaves, and answers with the other live cache
+// nodes and the database nodes. from is the address that the heartbeat came from, without a
+// port. A heartbeat without a usable URL and name is answered and not recorded, nor is a new
+// node when the list is full and no other has to make room.
 func (r *Registry) Heartbeat(from string, h api.Heartbeat) api.HeartbeatAnswer {
 	url, err := nodeurl.Parse(h.URL)
 	now := r.cfg.Now()
@@ -87,6 +85,9 @@ func (r *Registry) Heartbeat(from string, h api.Heartbeat) api.HeartbeatAnswer {
 }
 
 func (r *Registry) record(from, url string, h api.Heartbeat, now time.Time) {
+	if _, err := kvstore.ParseHistoryID(h.History); err != nil {
+		h.History = "" // it makes no sense
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	known := r.nodes[url]
@@ -98,70 +99,49 @@ func (r *Registry) record(from, url string, h api.Heartbeat, now time.Time) {
 		first = known.first
 	}
 	r.nodes[url] = &registered{
-		node: api.CacheNode{Name: h.Name, URL: url, LastSeen: now, History: historyText(h.History), CacheFigures: h.CacheFigures},
+		node: api.CacheNode{Name: h.Name, URL: url, LastSeen: now, History: h.History, CacheFigures: h.CacheFigures},
 		left: h.Leaving, from: from, first: first,
 	}
 }
 
-// historyText is what lists say of a cache node's history: what makes no sense is left out.
-func historyText(told string) string {
-	if _, err := kvstore.ParseHistoryID(told); err != nil {
-		return ""
-	}
-	return told
-}
-
-// makeRoom sees to it that there is room for one more node of an address, and
-// reports whether there is. Nodes that are not live go first, the longest unheard
-// before all. Among the live, one goes only for a node of another address that has
-// fewer: nobody who makes nodes up pushes out those that others run. Of an address,
-// the one heard for the shortest time goes.
+// makeRoom reports whether there is room for one more node of an address, and makes it if it
+// can. Nodes that are not live go first, the longest unheard before all. A live one goes only
+// for a node of another address that has fewer: nobody who makes nodes up pushes out those
+// that others run. Of an address, the node heard for the shortest time goes.
 func (r *Registry) makeRoom(from string, now time.Time) bool {
 	byAddress := make(map[string]int)
-	most := from
 	for _, n := range r.nodes {
 		byAddress[n.from]++
-	}
-	for address, n := range byAddress {
-		if n > byAddress[most] {
-			most = address
-		}
 	}
 	full := len(r.nodes) >= registryMax
 	if !full && byAddress[from] < registryOfMax {
 		return true
 	}
-	gone := r.longestUnheard(now, func(n *registered) bool { return full || n.from == from })
+	gone := "" // the URL of the one that goes
+	for url, n := range r.nodes {
+		if !n.live(now, r.cfg.TTL) && (full || n.from == from) && (gone == "" || n.node.LastSeen.Before(r.nodes[gone].node.LastSeen)) {
+			gone = url
+		}
+	}
+	most := from
+	for address, n := range byAddress {
+		if n > byAddress[most] {
+			most = address
+		}
+	}
 	if gone == "" && full && byAddress[from] < byAddress[most]-1 {
-		gone = r.shortestHeard(most)
+		for url, n := range r.nodes {
+			if n.from == most && (gone == "" || n.first.After(r.nodes[gone].first)) {
+				gone = url
+			}
+		}
 	}
 	delete(r.nodes, gone)
 	return gone != ""
 }
 
-// longestUnheard returns the URL of one of the nodes that are not live, "" if there
-// is none.
-func (r *Registry) longestUnheard(now time.Time, among func(*registered) bool) (gone string) {
-	for url, n := range r.nodes {
-		if !n.live(now, r.cfg.TTL) && among(n) && (gone == "" || n.node.LastSeen.Before(r.nodes[gone].node.LastSeen)) {
-			gone = url
-		}
-	}
-	return gone
-}
-
-// shortestHeard returns the URL of the node of an address that began last.
-func (r *Registry) shortestHeard(from string) (gone string) {
-	for url, n := range r.nodes {
-		if n.from == from && (gone == "" || n.first.After(r.nodes[gone].first)) {
-			gone = url
-		}
-	}
-	return gone
-}
-
-// Caches lists every cache node heard of lately, by name and URL: the live
-// ones with Healthy set, the others until they are forgotten.
+// Caches lists every cache node heard of lately, by name and URL: the live ones with Healthy
+// set, the others until they are forgotten.
 func (r *Registry) Caches() []api.CacheNode { return r.list(r.cfg.Now()) }
 
 func (r *Registry) list(now time.Time) []api.CacheNode {
