@@ -1,8 +1,10 @@
 package budget
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,28 +12,26 @@ import (
 // ErrShort is the error of whoever waited in vain.
 var ErrShort = errors.New("there is not enough left")
 
-// lookAgain is how often somebody who waits looks for holders that have become
-// slow meanwhile.
+// lookAgain is how often a waiter looks for holders that have become slow meanwhile.
 const lookAgain = 100 * time.Millisecond
 
-// lookPause is how long nobody looks again when there was none: a thousand who
-// wait would else spend more on looking than on what they wait for.
+// lookPause is how long nobody looks again after somebody found none: a thousand waiters would
+// spend more on looking than on what they wait for.
 const lookPause = lookAgain / 10
 
-// Budget hands out parts of a fixed amount, first come, first served. It is safe
-// for concurrent use.
+// Budget hands out parts of a fixed amount, first come, first served. It is safe for concurrent
+// use. A semaphore.Weighted does not tell how much is missing, which decides who gives way.
 type Budget struct {
 	mu      sync.Mutex
 	free    int64
 	waiters []*waiter
 	holders map[*Holder]struct{}
-	vain    time.Time // when somebody last looked for holders to end and found none
+	vain    time.Time // when somebody last looked for holders to end, and found none
 }
 
-// waiter is somebody who waits for n; ready is closed when they are handed over.
 type waiter struct {
 	n     int64
-	ready chan struct{}
+	ready chan struct{} // closed when it has got n
 }
 
 // New returns a budget of n.
@@ -59,8 +59,8 @@ func (b *Budget) tryLocked(n int64) bool {
 	return true
 }
 
-// Acquire takes n. It waits for them for as long as wait and ends the holders that
-// must give way; then it returns ErrShort, or ctx's error if that came first.
+// Acquire takes n. It waits for them for as long as wait, and ends the holders that must give
+// way. Then it returns ErrShort, or ctx's error if that came first.
 func (b *Budget) Acquire(ctx context.Context, n int64, wait time.Duration) error {
 	b.mu.Lock()
 	if b.tryLocked(n) {
@@ -90,19 +90,16 @@ func (b *Budget) Acquire(ctx context.Context, n int64, wait time.Duration) error
 	}
 }
 
-// giveUp stops waiting; what came at the same moment goes back.
+// giveUp stops waiting. What came at the same moment goes back.
 func (b *Budget) giveUp(w *waiter, err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for i, other := range b.waiters {
-		if other == w {
-			b.waiters = append(b.waiters[:i], b.waiters[i+1:]...)
-			b.serveLocked() // those behind may fit
-			return err
-		}
+	if i := slices.Index(b.waiters, w); i >= 0 {
+		b.waiters = slices.Delete(b.waiters, i, i+1)
+		b.giveLocked(0) // those behind may fit
+	} else {
+		b.giveLocked(w.n)
 	}
-	b.free += w.n
-	b.serveLocked()
 	return err
 }
 
@@ -113,13 +110,9 @@ func (b *Budget) Give(n int64) {
 	b.giveLocked(n)
 }
 
+// giveLocked hands out to those who wait, in order.
 func (b *Budget) giveLocked(n int64) {
 	b.free += n
-	b.serveLocked()
-}
-
-// serveLocked hands out to those who wait, in order.
-func (b *Budget) serveLocked() {
 	for len(b.waiters) > 0 && b.waiters[0].n <= b.free {
 		b.free -= b.waiters[0].n
 		close(b.waiters[0].ready)
@@ -137,7 +130,7 @@ func (b *Budget) makeRoom() {
 	}
 	for h := range b.holders {
 		if h.ended {
-			short -= h.held // is on its way
+			short -= h.held // which is on its way
 		}
 	}
 	var ending []*Holder
@@ -157,8 +150,9 @@ func (b *Budget) makeRoom() {
 	}
 }
 
-// firstToGo returns the holder that gives way before all others, nil if none
-// has to. mu is held.
+// firstToGo returns the holder that gives way before all others, nil if none has to: one that
+// rests, else one of the address that holds most, else the one that has waited longest. mu is
+// held.
 func (b *Budget) firstToGo(now time.Time) (first *Holder) {
 	byAddress := make(map[string]int64)
 	for h := range b.holders {
@@ -171,20 +165,13 @@ func (b *Budget) firstToGo(now time.Time) (first *Holder) {
 		if h.ended || h.held == 0 || !gives {
 			continue
 		}
-		if first == nil || before(rests, firstRests, byAddress[h.from], byAddress[first.from], since, firstSince) {
+		sooner := first == nil || rests && !firstRests
+		if !sooner && rests == firstRests {
+			sooner = cmp.Or(cmp.Compare(byAddress[first.from], byAddress[h.from]), since.Compare(firstSince)) < 0
+		}
+		if sooner {
 			first, firstRests, firstSince = h, rests, since
 		}
 	}
 	return first
-}
-
-// before reports whether one holder gives way before another.
-func before(rests, otherRests bool, held, otherHeld int64, since, otherSince time.Time) bool {
-	switch {
-	case rests != otherRests:
-		return rests
-	case held != otherHeld:
-		return held > otherHeld
-	}
-	return since.Before(otherSince)
 }

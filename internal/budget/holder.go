@@ -6,13 +6,12 @@ import (
 	"time"
 )
 
-// SlowBytesPerSecond is what a client must move on average to be let alone when
-// others are short of what it holds.
+// SlowBytesPerSecond is what a client must move on average to be left alone when others are
+// short of what its holder holds.
 const SlowBytesPerSecond = 16 << 10
 
-// Holder is somebody who holds a part of a Budget, and whose client may be slow.
-// Acquire, Try, Give, Keep and Close belong to one goroutine at a time; the others are
-// safe for concurrent use.
+// Holder holds a part of a Budget for a client that may be slow. Acquire, Try, Give, Keep and
+// Close belong to one goroutine at a time. The others are safe for concurrent use.
 type Holder struct {
 	budget *Budget
 	from   string
@@ -27,22 +26,21 @@ type Holder struct {
 	mu    sync.Mutex // after budget.mu
 	state state
 	since time.Time     // when the state began
-	spent time.Duration // waiting for the client, before that, of what is measured
-	moved int64         // bytes meanwhile
+	spent time.Duration // waiting for the client before that, as far as it is measured
+	moved int64         // bytes in that time
 }
 
 type state int
 
 const (
-	working state = iota // on something that is not the client's fault
+	working state = iota // on anything but the client
 	waiting              // for the client
 	resting              // there is nothing to do
 )
 
-// Hold returns a holder of nothing yet. from is the address of its client, and
-// grace is for how long that may be slow. end makes the holder's owner give up: it is
-// called once at most, without locks, must not block, and is not called any more
-// when Close has returned.
+// Hold returns a holder of nothing yet. from is the address of its client, which may be slow
+// for as long as grace. end makes the holder's owner give up. It is called at most once,
+// without locks, and not after Close has returned; it must not block.
 func (b *Budget) Hold(from string, grace time.Duration, end func()) *Holder {
 	h := &Holder{budget: b, from: from, grace: grace, end: end}
 	b.mu.Lock()
@@ -97,7 +95,6 @@ func (h *Holder) Keep(n int64) {
 	}
 }
 
-// giveUp makes the owner give up.
 func (h *Holder) giveUp() {
 	h.ending.Lock()
 	defer h.ending.Unlock()
@@ -118,11 +115,10 @@ func (h *Holder) Close() {
 	h.held = 0
 }
 
-// Waiting says that the client is waited for from now on.
+// Waiting says that the owner waits for the client from now on.
 func (h *Holder) Waiting() { h.become(waiting) }
 
-// Working says that there is something to do again: it ends resting, and nothing
-// else.
+// Working says that there is something to do again. It ends resting, and nothing else.
 func (h *Holder) Working() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,8 +130,7 @@ func (h *Holder) Working() {
 // Resting says that there is nothing to do: whoever rests gives way at once.
 func (h *Holder) Resting() { h.become(resting) }
 
-// Moved says that n bytes have come or gone, and that the client is not waited
-// for any more.
+// Moved says that n bytes have come or gone, and that the owner no longer waits for the client.
 func (h *Holder) Moved(n int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -157,7 +152,7 @@ func (h *Holder) becomeLocked(next state) {
 	if h.state == waiting {
 		h.spent += now.Sub(h.since)
 	}
-	// What was long ago says nothing of now; only who is in debt keeps it.
+	// What was long ago says nothing about now. Only a client that is too slow keeps it.
 	if h.spent >= h.grace && !slow(h.moved, h.spent) {
 		h.spent, h.moved = 0, 0
 	}
@@ -168,8 +163,8 @@ func slow(moved int64, spent time.Duration) bool {
 	return float64(moved) < SlowBytesPerSecond*spent.Seconds()
 }
 
-// givesWay reports whether the holder has to give way, and since when it has
-// kept others waiting.
+// givesWay reports whether the holder has to give way, and since when it has kept others
+// waiting.
 func (h *Holder) givesWay(now time.Time) (rests bool, since time.Time, gives bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -17,8 +17,8 @@ type Config struct {
 	Allowed []string
 	// URLs have the names that the node was started with.
 	URLs []string
-	// Members returns URLs that have the names of the members now. It is called
-	// concurrently, for names that are not among the others. Nil: there are none.
+	// Members returns the URLs of the members. It is called concurrently, for names that are
+	// not among the others. Nil: there are none.
 	Members func() []string
 }
 
@@ -31,20 +31,19 @@ type Set struct {
 	members  atomic.Pointer[memberNames]
 }
 
-// memberNames are the names of the members as they were.
+// memberNames are the names of the members at a time.
 type memberNames struct {
 	names map[string]struct{}
 	at    time.Time
 }
 
-// memberNamesFresh is how long they are gone by.
+// memberNamesFresh is how long they are used.
 const memberNamesFresh = time.Second
 
-// ErrEntry is what every error about an entry of Config.Allowed is.
+// ErrEntry is the kind of every error about an entry of Config.Allowed.
 var ErrEntry = errors.New("not a name of a host")
 
-// New returns the names that cfg describes, or an error that names an entry of
-// Allowed that is none.
+// New returns the names that cfg describes. An error names the entry of Allowed that is wrong.
 func New(cfg Config) (*Set, error) {
 	s := &Set{names: namesOf(cfg.URLs), urls: cfg.Members}
 	s.names["localhost"] = struct{}{}
@@ -75,8 +74,8 @@ func (s *Set) allow(entry string) error {
 	return nil
 }
 
-// isName reports whether a name is one that a browser could put into Host, in
-// lower case. Underscores are in many names inside of networks.
+// isName reports whether a browser could put a name, in lower case, into Host. Many names
+// inside of networks have underscores.
 func isName(name string) bool {
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
@@ -86,7 +85,7 @@ func isName(name string) bool {
 	return len(name) <= 253
 }
 
-// namesOf returns the names of hosts in URLs; what is no URL has none.
+// namesOf returns the names of the hosts in URLs. What is no URL has none.
 func namesOf(urls []string) map[string]struct{} {
 	names := make(map[string]struct{}, len(urls)+1)
 	for _, text := range urls {
@@ -101,8 +100,7 @@ func namesOf(urls []string) map[string]struct{} {
 	return names
 }
 
-// Allows reports whether a request with this Host may be answered. The port does
-// not matter.
+// Allows reports whether a request with this Host may be answered. The port does not matter.
 func (s *Set) Allows(host string) bool {
 	name, ok := nameOf(host)
 	if s.every || !ok {
@@ -122,8 +120,8 @@ func (s *Set) Allows(host string) bool {
 	return s.urls != nil && s.isMember(name)
 }
 
-// isMember looks among the members' names, and who they are now unless it has
-// found the name there lately.
+// isMember looks among the members' names. It asks who the members are, unless it has found the
+// name among those of the last second.
 func (s *Set) isMember(name string) bool {
 	known := s.members.Load()
 	if known != nil {
@@ -131,16 +129,15 @@ func (s *Set) isMember(name string) bool {
 			return true
 		}
 	}
-	now := &memberNames{at: time.Now()} // before the question: what is answered may be older than that, never newer
+	now := &memberNames{at: time.Now()} // before the question: the names may be newer, never older
 	now.names = namesOf(s.urls())
 	s.members.Store(now)
 	_, found := now.names[name]
 	return found
 }
 
-// nameOf returns the name in a Host, in lower case, without the port, the
-// brackets of an address, and the dot of the root. It reports whether the rest is
-// what Host may have.
+// nameOf returns the name in a Host, in lower case, without the port, the brackets of an
+// address, and the dot of the root. It reports whether the Host is well formed.
 func nameOf(host string) (string, bool) {
 	name, port := host, ""
 	if strings.HasPrefix(host, "[") {
@@ -158,8 +155,8 @@ func nameOf(host string) (string, bool) {
 	return strings.ToLower(strings.TrimSuffix(name, ".")), name != ""
 }
 
-// digits reports whether there is nothing else. It is asked about every request, and
-// so does without package strings, which prepares itself for any set of characters.
+// digits reports whether s has only digits. It runs for every request, so it does without
+// package strings, which would prepare for any set of characters.
 func digits(s string) bool {
 	for i := range len(s) {
 		if s[i] < '0' || s[i] > '9' {

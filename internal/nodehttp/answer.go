@@ -12,10 +12,10 @@ import (
 	"syscall"
 )
 
-// StatusError is an answer that is not the one asked for.
+// StatusError is an answer with another status than 200.
 type StatusError struct{ Status int }
 
-// Error says the status in numbers and words that are this side's own.
+// Error says the status, in this side's own words.
 func (e *StatusError) Error() string {
 	text := fmt.Sprintf("answers with HTTP status %d %s", e.Status, http.StatusText(e.Status))
 	if e.Status == http.StatusMisdirectedRequest {
@@ -27,9 +27,8 @@ func (e *StatusError) Error() string {
 // ErrAnswer is an answer that is not the JSON that was expected.
 var ErrAnswer = errors.New("gives an answer that no oncekv node gives")
 
-// GetJSON asks for a URL and decodes the answer, of at most limit bytes. It
-// returns a *StatusError for any status but 200 and ErrAnswer for what it cannot
-// decode.
+// GetJSON asks for a URL and decodes the answer, of at most limit bytes. It returns a
+// *StatusError for any status but 200, and ErrAnswer for what it cannot decode.
 func GetJSON(ctx context.Context, c *http.Client, url string, limit int64, into any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -46,8 +45,8 @@ func GetJSON(ctx context.Context, c *http.Client, url string, limit int64, into 
 	return DecodeJSON(resp.Body, limit, into)
 }
 
-// DecodeJSON reads one JSON document of at most limit bytes. An error is that of
-// the body, or ErrAnswer.
+// DecodeJSON reads one JSON document of at most limit bytes. An error is the body's, or
+// ErrAnswer.
 func DecodeJSON(body io.Reader, limit int64, into any) error {
 	data, err := io.ReadAll(io.LimitReader(body, limit+1))
 	switch {
@@ -57,13 +56,13 @@ func DecodeJSON(body io.Reader, limit int64, into any) error {
 		return fmt.Errorf("%w: more than %d bytes", ErrAnswer, limit)
 	}
 	if json.Unmarshal(data, into) != nil {
-		return ErrAnswer // what it holds is not for everybody
+		return ErrAnswer // without the decoder's text, which quotes the answer
 	}
 	return nil
 }
 
-// Reason says in a few words why a node did not answer. The words are the same
-// for the same cause, whatever the ports of the connection were.
+// Reason says in a few words why a node did not answer. The words are the same for the same
+// cause, whatever the ports of the connection were.
 func Reason(err error) string {
 	var name *net.DNSError
 	var timeout net.Error

@@ -20,13 +20,13 @@ type dialer struct {
 	max   int // at the same time to one address; 0: any number
 
 	mu    sync.Mutex
-	slots map[string]*slots // by address, while somebody dials it
+	slots map[string]*slots // by address, while it is dialed
 }
 
-// slots are the places for those who dial one address.
+// slots are the places for dials of one address.
 type slots struct {
 	taken chan struct{}
-	users int // who hold one or wait for one
+	users int // that have one or wait for one
 }
 
 func newDialer(o Options) *dialer {
@@ -36,8 +36,7 @@ func newDialer(o Options) *dialer {
 	}
 }
 
-// checkAddress is asked after a name was resolved, about each address that is
-// tried.
+// checkAddress is called after a name was resolved, for each address that is tried.
 func checkAddress(_, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err == nil {
@@ -49,10 +48,9 @@ func checkAddress(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// dial connects. A thousand requests that begin at once would overflow the other
-// side's queue, whose kernel drops what does not fit: some would wait for a
-// second and fail. So those beyond max wait here, and take connections that
-// come free meanwhile.
+// dial connects. A thousand requests that begin at once would overflow the other side's queue,
+// and its kernel drops what does not fit: some would wait for a second and fail. So those
+// beyond max wait here, and use connections that come free meanwhile.
 func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	if d.max > 0 {
 		leave, err := d.enter(ctx, address)
@@ -89,7 +87,7 @@ func (d *dialer) enter(ctx context.Context, address string) (leave func(), err e
 	}
 }
 
-// forget keeps no place for addresses that nobody dials.
+// forget drops the slots of an address that nothing dials.
 func (d *dialer) forget(address string, s *slots) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -98,7 +96,7 @@ func (d *dialer) forget(address string, s *slots) {
 	}
 }
 
-// impatientConn ends reads and writes that wait for too long.
+// impatientConn ends reads and writes that wait too long.
 type impatientConn struct {
 	net.Conn
 	stall time.Duration

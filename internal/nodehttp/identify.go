@@ -17,9 +17,8 @@ const IdentityPath = "/oncekv/identity"
 // Kind is a kind of what answers at a URL.
 type Kind int
 
-// The kinds. Nobody is there when no connection can be made, nothing is answered in
-// time, or a node does not answer to the name in the URL; a Stranger when what answers
-// is no node of oncekv.
+// The kinds. Nobody: no connection can be made, nothing answers in time, or a node does not
+// answer to the name in the URL. Stranger: what answers is no node of oncekv.
 const (
 	Nobody Kind = iota
 	Stranger
@@ -52,8 +51,8 @@ func (w Who) String() string {
 	return what
 }
 
-// NoDatabase is the sentence about a URL that should be the client URL of a
-// database node and is not. It is empty for one that is.
+// NoDatabase is the sentence about a URL that should be the client URL of a database node and
+// is not. It is empty for one that is.
 func (w Who) NoDatabase(url string) string {
 	switch {
 	case w.Kind == Database:
@@ -71,8 +70,8 @@ const (
 	identityMax  = 1 << 20 // bytes
 )
 
-// Identify asks who answers at a URL, within 2 s. It is for sentences about
-// settings: whoever answers may say what he likes.
+// Identify asks what answers at a URL, within 2 s. It is for sentences about settings, and not
+// to be trusted: what answers may say anything.
 func Identify(ctx context.Context, c *http.Client, url string) Who {
 	ctx, cancel := context.WithTimeout(ctx, identifyTime)
 	defer cancel()
@@ -106,8 +105,8 @@ func Identify(ctx context.Context, c *http.Client, url string) Who {
 	return Who{Kind: Stranger}
 }
 
-// silent reports whether an error says that nobody is there, or not yet, or has no
-// time now, or goes by another name.
+// silent reports whether an error says that nobody is there, or not yet, or is too busy, or
+// goes by another name.
 func silent(err error) bool {
 	var op *net.OpError
 	var timeout net.Error

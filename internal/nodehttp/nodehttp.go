@@ -10,23 +10,21 @@ import (
 type Options struct {
 	// DialTimeout bounds making a connection; default 2 s.
 	DialTimeout time.Duration
-	// DialsMax bounds the connections to one address that are being made at the
-	// same time; 0: any number.
+	// DialsMax bounds how many connections to one address are made at the same time; 0: any
+	// number.
 	DialsMax int
-	// AnswerTimeout bounds the time from the end of a request to the header of its
-	// answer; 0: any time. The rest is for the caller's context.
+	// AnswerTimeout bounds the time from the end of a request to the header of its answer; 0:
+	// any time. The caller's context bounds the rest.
 	AnswerTimeout time.Duration
-	// StallTimeout ends a connection on which a read or a write has waited for so
-	// long; 0: none. Idle connections count, so it is for streams that always
-	// carry something.
+	// StallTimeout ends a connection on which a read or a write has waited for so long; 0:
+	// none. Idle connections count, so it is for streams that always carry something.
 	StallTimeout time.Duration
-	// IdleTimeout is how long a connection without a request is kept, default
-	// 90 s, and IdlePerHost how many of them to each address, default 2; negative
-	// for none.
+	// IdleTimeout is how long a connection without a request is kept, default 90 s, and
+	// IdlePerHost how many of them to each address, default 2; negative for none.
 	IdleTimeout time.Duration
 	IdlePerHost int
-	// ContinueTimeout is how long a request with "Expect: 100-continue" waits for
-	// leave to send its body; 0: not at all.
+	// ContinueTimeout is how long a request with "Expect: 100-continue" waits before it sends
+	// its body; 0: not at all.
 	ContinueTimeout time.Duration
 }
 
@@ -51,15 +49,10 @@ func NewTransport(o Options) *http.Transport {
 	}
 }
 
-// NewClient returns a client for requests to nodes. Requests end with their
-// contexts.
-func NewClient(o Options) *http.Client { return Over(NewTransport(o)) }
-
-// Over returns a client that follows no redirect, on a transport that
-// NewTransport made.
-func Over(transport *http.Transport) *http.Client {
+// NewClient returns a client for requests to nodes. Requests end with their contexts.
+func NewClient(o Options) *http.Client {
 	return &http.Client{
-		Transport:     transport,
+		Transport:     NewTransport(o),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }

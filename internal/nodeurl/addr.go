@@ -20,10 +20,10 @@ var (
 	metadata = netip.MustParseAddr("fd00:ec2::254")
 )
 
-// CheckAddr refuses addresses at which no node can be, although something may
-// answer there: link-local ones, where clouds give out credentials,
-// unspecified ones, multicast and broadcast. Loopback and private addresses are
-// fine. IPv4 addresses inside of IPv6 ones are judged alike.
+// CheckAddr refuses addresses at which no node can be, although something may answer there:
+// link-local ones, where clouds give out credentials, unspecified ones, multicast and
+// broadcast. Loopback and private addresses are fine. It judges an IPv4 address inside of an
+// IPv6 one like the IPv4 address.
 func CheckAddr(addr netip.Addr) error {
 	if addr.Zone() != "" {
 		return errors.New("its address has a zone, which is valid on one machine only")

@@ -6,19 +6,23 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// BytesMax bounds a URL as it is written.
-const BytesMax = 2048
+const (
+	urlBytesMax   = 2048 // as it is written
+	nameBytesMax  = 253
+	labelBytesMax = 63
+)
 
-// Parse checks the URL of a node and returns it in the one form that is
-// compared. The port may be left out.
+// Parse checks the URL of a node and returns it in the one form that is compared. The port may
+// be left out.
 func Parse(s string) (string, error) { return parse(s, "http") }
 
-// WithPort is Parse for a URL that must name its port: those that nodes
-// advertise and that a cluster keeps.
+// WithPort is Parse for a URL that must name its port: one that a node advertises and a cluster
+// keeps.
 func WithPort(s string) (string, error) {
 	u, err := parse(s, "http")
 	if err == nil && !hasPort(u) {
@@ -27,13 +31,13 @@ func WithPort(s string) (string, error) {
 	return u, err
 }
 
-// Endpoint is Parse for what a person reaches a node at, which may be a proxy
+// Endpoint is Parse for the URL at which a person reaches a node, which may be that of a proxy
 // that speaks https.
 func Endpoint(s string) (string, error) { return parse(s, "http", "https") }
 
 func parse(s string, schemes ...string) (string, error) {
-	if len(s) > BytesMax {
-		return "", fmt.Errorf("a node's URL has at most %d bytes, this one has %d", BytesMax, len(s))
+	if len(s) > urlBytesMax {
+		return "", fmt.Errorf("a node's URL has at most %d bytes, this one has %d", urlBytesMax, len(s))
 	}
 	u, err := url.Parse(s)
 	if err != nil {
@@ -57,12 +61,9 @@ func parse(s string, schemes ...string) (string, error) {
 	return u.Scheme + "://" + host + port, nil
 }
 
-// faults names a part that a node's URL has not, or lacks.
+// faults names a part that a node's URL must not have, or lacks.
 func faults(s string, u *url.URL, schemes []string) string {
-	known := false
-	for _, scheme := range schemes {
-		known = known || u.Scheme == scheme
-	}
+	known := slices.Contains(schemes, u.Scheme)
 	switch {
 	case !known && u.Scheme == "https":
 		return "nodes speak http, not https"
@@ -82,8 +83,8 @@ func faults(s string, u *url.URL, schemes []string) string {
 	return ""
 }
 
-// wrong is the sentence about a URL. What stands before an "@" may be a
-// password, so such a URL is not repeated.
+// wrong is the sentence about a URL. It does not repeat a URL with an "@": what stands before
+// may be a password.
 func wrong(s, reason string) error {
 	const example = "write it like http://10.0.0.1:11000"
 	if strings.Contains(s, "@") {
@@ -127,11 +128,6 @@ func canonicalHost(host string) (canonical, reason string) {
 	return addr.String(), ""
 }
 
-const (
-	nameBytesMax  = 253
-	labelBytesMax = 63
-)
-
 // nameFault says why a host is not a name that resolves everywhere alike.
 func nameFault(host string) string {
 	name := strings.TrimSuffix(host, ".")
@@ -150,13 +146,13 @@ func nameFault(host string) string {
 	return ""
 }
 
-// notInName: underscores are no part of host names, but of those of containers.
+// notInName allows underscores, which names of containers have.
 func notInName(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
-// isNumber reports whether a resolver may take a name that ends in this label
-// for an IPv4 address in one of its old forms.
+// isNumber reports whether a resolver may take a name that ends in this label for an IPv4
+// address in one of its old forms.
 func isNumber(label string) bool {
 	if rest, hex := strings.CutPrefix(strings.ToLower(label), "0x"); hex {
 		return strings.Trim(rest, "0123456789abcdef") == ""
@@ -164,8 +160,8 @@ func isNumber(label string) bool {
 	return strings.Trim(label, "0123456789") == ""
 }
 
-// SplitListen checks an address to listen on and returns its parts. The host may
-// be empty, for every interface; port 0 is a free one.
+// SplitListen checks an address to listen on and returns its parts. The host may be empty, for
+// every interface. Port 0 means any free port.
 func SplitListen(s string) (host string, port uint16, err error) {
 	host, service, err := net.SplitHostPort(s)
 	if err != nil {

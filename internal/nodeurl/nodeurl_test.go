@@ -105,7 +105,7 @@ var refused = map[string]string{
 	"http://" + strings.Repeat("a", 64):       "neither a name",
 	"http://" + strings.Repeat("a.", 200):     "bytes",
 	"http://h:1/" + strings.Repeat("a", 2000): "path",
-	"http://" + strings.Repeat("a", BytesMax): "at most",
+	"http://" + strings.Repeat("a", urlBytesMax): "at most",
 }
 
 func TestParse_Refuses(t *testing.T) {
