@@ -35,6 +35,7 @@ func historyOf(name string, parents ...string) *api.History {
 }
 
 func TestStanding_Hear(t *testing.T) {
+	t.Parallel()
 	type step struct {
 		after   time.Duration
 		told    string // a history and its parents, every second meanwhile
@@ -116,6 +117,7 @@ func standsAt(t *testing.T, n *testNode, name string) {
 // The restore that the issue describes: the same revision and other keys and values,
 // at the same database node. All that was held of the old history is gone at once.
 func TestNode_Move_DropsAll(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	db.becomes(historyOf("a"), keys)
@@ -164,6 +166,7 @@ func TestNode_Move_DropsAll(t *testing.T) {
 // Two halves of a cluster live on beside each other. A cache node that hears both has
 // one history, and asks nobody of the other.
 func TestNode_Move_TwoHalves(t *testing.T) {
+	t.Parallel()
 	left, right := newFakeKeys(), newFakeKeys()
 	a, b := newFakeDB(t, left), newFakeDB(t, right)
 	a.becomes(historyOf("a"), left)
@@ -220,6 +223,7 @@ func TestNode_Move_TwoHalves(t *testing.T) {
 
 // A database node is another one between two heartbeats.
 func TestNode_Get_TakesNoAnswerOfAnotherHistory(t *testing.T) {
+	t.Parallel()
 	own, strange := newFakeKeys(), newFakeKeys()
 	good, changed := newFakeDB(t, own), newFakeDB(t, strange)
 	good.becomes(historyOf("a"), own)
@@ -255,6 +259,7 @@ func TestNode_Get_TakesNoAnswerOfAnotherHistory(t *testing.T) {
 
 // The first answer may come before the first heartbeat does.
 func TestNode_Get_LearnsTheHistoryFromAnAnswer(t *testing.T) {
+	t.Parallel()
 	keys, other := newFakeKeys(), newFakeKeys()
 	a, b := newFakeDB(t, keys), newFakeDB(t, other)
 	a.becomes(historyOf("a"), keys)
@@ -283,6 +288,7 @@ func TestNode_Get_LearnsTheHistoryFromAnAnswer(t *testing.T) {
 // A load began in the old history and ends in the new: whoever waits for it gets the
 // new value, and the old one is not held.
 func TestNode_Move_LoadUnderWay(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{10, inlineBytesMax + 1} {
 		old, after := newFakeKeys(), newFakeKeys()
 		db := newFakeDB(t, old)
@@ -324,6 +330,7 @@ func TestNode_Move_LoadUnderWay(t *testing.T) {
 
 // A reader of a large value reads on when the node moves, and what he reads is not held.
 func TestNode_Move_LargeValueOnItsWay(t *testing.T) {
+	t.Parallel()
 	old, after := newFakeKeys(), newFakeKeys()
 	a, b := newFakeDB(t, old), newFakeDB(t, after)
 	a.becomes(historyOf("a"), old)
@@ -357,6 +364,7 @@ func TestNode_Move_LargeValueOnItsWay(t *testing.T) {
 // A peer that stands in another history is not asked, and is again when it has come
 // there too.
 func TestNode_Move_PeersOfAnotherHistory(t *testing.T) {
+	t.Parallel()
 	for _, plain := range []bool{false, true} {
 		old, after := newFakeKeys(), newFakeKeys()
 		db, stays := newFakeDB(t, old), newFakeDB(t, old)
@@ -439,6 +447,7 @@ func otherKeyOwnedBy(t *testing.T, n, owner *testNode, than ...kvstore.Key) kvst
 
 // An answer of the old history is on its way from a peer when a node moves.
 func TestNode_Move_AnswerOfAPeerOnItsWay(t *testing.T) {
+	t.Parallel()
 	old, after := newFakeKeys(), newFakeKeys()
 	db := newFakeDB(t, old)
 	db.becomes(historyOf("a"), old)
@@ -487,6 +496,7 @@ func mustPutOwned(t *testing.T, keys *fakeKeys, n, owner *testNode, than kvstore
 
 // Whoever does not name the history of a node gets nothing from it.
 func TestNode_PeerHandler_RefusesOtherHistories(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	db.becomes(historyOf("a"), keys)
@@ -518,6 +528,7 @@ func TestNode_PeerHandler_RefusesOtherHistories(t *testing.T) {
 // groupcache shares loads by key, and knows no histories: a load of the one that a node
 // has left must not end one of the next.
 func TestTier_LoadsOfTwoErasAreNotShared(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		getter := func(ctx context.Context, _ string, _ groupcache.Sink) error {

@@ -72,6 +72,7 @@ func (db *fakeDB) putRequests() []*http.Request {
 // TestForward_RequestArrivesUntouched: but for Host, which is the database node's
 // own name, and Origin, which this node has judged.
 func TestForward_RequestArrivesUntouched(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	u := newForwarding(t, db)
 	targets := []string{"/key/a%2Fb/../c//d%20e+f%FF", "/key?key=..%2F+x&on-conflict=keep", "/key/x?bad=;a;%zz&&", "/keep/%41"}
@@ -95,6 +96,7 @@ func TestForward_RequestArrivesUntouched(t *testing.T) {
 }
 
 func TestForward_StrictPutsGetAnID(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	u := newForwarding(t, db)
 	putRaw(t, u, "/key/a", strings.NewReader("v"))
@@ -111,6 +113,7 @@ func TestForward_StrictPutsGetAnID(t *testing.T) {
 }
 
 func TestForward_DeadDatabaseIsPassedOver(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	dead, good := newFakeDB(t, keys), newFakeDB(t, keys)
 	dead.Close()
@@ -126,6 +129,7 @@ func TestForward_DeadDatabaseIsPassedOver(t *testing.T) {
 }
 
 func TestForward_NothingSentIs503(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	db.Close()
 	u := newForwarding(t, db)
@@ -136,6 +140,7 @@ func TestForward_NothingSentIs503(t *testing.T) {
 }
 
 func TestForward_NoAnswerIs504AndNotRepeated(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	dying, other := newFakeDB(t, keys), newFakeDB(t, keys)
 	dying.onRequest(func(_ http.ResponseWriter, r *http.Request, _ string) bool {
@@ -159,6 +164,7 @@ func TestForward_NoAnswerIs504AndNotRepeated(t *testing.T) {
 }
 
 func TestForward_RefusalBeforeTheBodyGoesElsewhere(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	refuse := func(w http.ResponseWriter, _ *http.Request, _ string) bool {
 		w.Header().Set("Retry-After", "7")
@@ -182,6 +188,7 @@ func TestForward_RefusalBeforeTheBodyGoesElsewhere(t *testing.T) {
 }
 
 func TestForward_RefusalComesBeforeTheClientsBody(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	db.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
 		writeProblem(w, api.Problem{Type: api.ProblemTooLarge, Title: "t", Status: 413, Detail: "too large", LimitBytes: 5})
@@ -210,6 +217,7 @@ func (r *countingReader) Read(p []byte) (int, error) {
 }
 
 func TestForward_ContinueIsForThoseWhoAsk(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	u := newForwarding(t, newFakeDB(t, keys))
 	body := strings.Repeat("x", 2<<20)
@@ -234,6 +242,7 @@ func TestForward_ContinueIsForThoseWhoAsk(t *testing.T) {
 }
 
 func TestForward_ClientsBodyBreaksOff(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	u := newForwarding(t, db)
@@ -254,6 +263,7 @@ func TestForward_ClientsBodyBreaksOff(t *testing.T) {
 }
 
 func TestForward_StreamsBothWays(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	started := make(chan struct{})
 	db.onRequest(func(w http.ResponseWriter, r *http.Request, _ string) bool {
@@ -281,6 +291,7 @@ func TestForward_StreamsBothWays(t *testing.T) {
 // TestForward_StreamBreaksOff: a stream whose database dies ends broken, and is
 // not gone on with at another, which would send lines twice.
 func TestForward_StreamBreaksOff(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	dying, other := newFakeDB(t, keys), newFakeDB(t, keys)
 	dying.onRequest(func(w http.ResponseWriter, _ *http.Request, _ string) bool {
@@ -303,6 +314,7 @@ func TestForward_StreamBreaksOff(t *testing.T) {
 }
 
 func TestForward_NoAnswerToARead(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	db.Close()
 	resp, err := http.Get(newForwarding(t, db) + "/keys")
@@ -317,6 +329,7 @@ func TestForward_NoAnswerToARead(t *testing.T) {
 }
 
 func TestForward_ReadsAreRepeated(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	dying, good := newFakeDB(t, keys), newFakeDB(t, keys)
 	dying.onRequest(func(http.ResponseWriter, *http.Request, string) bool { panic(http.ErrAbortHandler) })
@@ -332,6 +345,7 @@ func TestForward_ReadsAreRepeated(t *testing.T) {
 }
 
 func TestForward_ManyAtOnce(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	u := newForwarding(t, newFakeDB(t, keys))
 	var puts sync.WaitGroup
@@ -357,6 +371,7 @@ func TestForward_ManyAtOnce(t *testing.T) {
 // A database node that others name is sent heartbeats, and no request of a client
 // before it has answered one as a member: anybody may have named that URL.
 func TestNode_NamedDatabase_HasToProveItself(t *testing.T) {
+	t.Parallel()
 	for name, claims := range map[string]bool{"stranger": false, "member": true} {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex

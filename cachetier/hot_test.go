@@ -19,6 +19,7 @@ func hotValue(key string, size int) *kvstore.Value {
 // A value is held when it is found for the second time, as a copy, and is
 // everything that it was but for the put id.
 func TestHot_Hold(t *testing.T) {
+	t.Parallel()
 	h := NewHot(1 << 20)
 	v := hotValue("key", 100)
 	h.Hold(v)
@@ -45,6 +46,7 @@ func TestHot_Hold(t *testing.T) {
 
 // A pass over many keys holds none of them, and puts nothing out.
 func TestHot_Pass(t *testing.T) {
+	t.Parallel()
 	h := NewHot(1 << 20)
 	for range 2 {
 		h.Hold(hotValue("hot", 100))
@@ -60,6 +62,7 @@ func TestHot_Pass(t *testing.T) {
 
 // What is held keeps to the limit, and what does not fit is not held.
 func TestHot_Bound(t *testing.T) {
+	t.Parallel()
 	h := NewHot(1 << 20)
 	for i := range 2000 {
 		v := hotValue(fmt.Sprint("key", i), 1000)
@@ -77,6 +80,7 @@ func TestHot_Bound(t *testing.T) {
 
 // A streamed value is not held: its reader belongs to the store.
 func TestHot_Streamed(t *testing.T) {
+	t.Parallel()
 	h := NewHot(1 << 20)
 	v := kvstore.NewStreamedValue(kvstore.Meta{Key: "key", Size: 10}, func(context.Context) io.ReadSeekCloser { return nil })
 	h.Hold(v)

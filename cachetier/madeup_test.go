@@ -12,6 +12,7 @@ import (
 // TestNode_MadeUpPeers: peers that heartbeats named and that never answered own no
 // key, and asking whether they are there has a bound; one that does answer joins.
 func TestNode_MadeUpPeers(t *testing.T) {
+	t.Parallel()
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

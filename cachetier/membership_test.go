@@ -22,6 +22,7 @@ func answerOf(names string) api.HeartbeatAnswer {
 }
 
 func TestMembership_Heard(t *testing.T) {
+	t.Parallel()
 	type step struct {
 		after  time.Duration
 		answer string

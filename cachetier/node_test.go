@@ -20,6 +20,7 @@ import (
 )
 
 func TestNew_RefusesBadConfig(t *testing.T) {
+	t.Parallel()
 	for _, cfg := range []NodeConfig{
 		{}, {Name: "c", URL: "http://c"}, {Name: "c", URL: "c", Nodes: []string{"http://n"}}, {Name: "c", URL: "http://c", Nodes: []string{"n"}},
 		{Name: "c", URL: "http://c/path", Nodes: []string{"http://n"}}, {Name: "c", URL: "http://c", Nodes: []string{"http://n"}, CacheBytes: -1},
@@ -32,6 +33,7 @@ func TestNew_RefusesBadConfig(t *testing.T) {
 }
 
 func TestNode_Get_EveryKeyIsExactThroughEveryNode(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	nodes := newTestNodes(t, 3, nil, newFakeDB(t, keys), newFakeDB(t, keys))
 	names := []string{"a", "a b", "a+b", "a%20b", "a/b", "a//b", "a%2Fb", "..", ".", "a/../b", "./a", "a/", "/a", "a?b#c", "a&b=c;d", "%", "\xff\xfe", "\x01",
@@ -57,6 +59,7 @@ func TestNode_Get_EveryKeyIsExactThroughEveryNode(t *testing.T) {
 }
 
 func TestNode_Get_ColdKeyIsReadOnce(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 3, nil, db)
@@ -87,6 +90,7 @@ func TestNode_Get_ColdKeyIsReadOnce(t *testing.T) {
 }
 
 func TestNode_Get_AbsenceIsNotCached(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -111,6 +115,7 @@ func TestNode_Get_AbsenceIsNotCached(t *testing.T) {
 // put was acknowledged must not get the old absence, whether the load is this
 // node's own or its owner's.
 func TestNode_Get_PutAcknowledgedBeforeTheCallerIsNeverHidden(t *testing.T) {
+	t.Parallel()
 	for _, where := range []string{"own load", "through a peer", "two nodes ask the owner"} {
 		t.Run(where, func(t *testing.T) {
 			keys := newFakeKeys()
@@ -173,6 +178,7 @@ func TestNode_Get_PutAcknowledgedBeforeTheCallerIsNeverHidden(t *testing.T) {
 }
 
 func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)
@@ -210,6 +216,7 @@ func TestNode_Load_DiscardsAbsenceOfAnEarlierFlight(t *testing.T) {
 // TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst: also for a caller
 // who wakes up when that is over, too.
 func TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst(t *testing.T) {
+	t.Parallel()
 	db := newFakeDB(t, newFakeKeys())
 	n := newTestNode(t, nil, db)
 	_, first, err := n.owned.join(n.era.Load(), "k", nil)
@@ -237,6 +244,7 @@ func TestNode_Load_OneSecondLookupForAllWhoCameDuringTheFirst(t *testing.T) {
 }
 
 func TestNode_Get_FirstCallerLeavesOthersStay(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -292,6 +300,7 @@ func (p *panicky) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestNode_Get_PanicDoesNotWedgeTheKey(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -335,6 +344,7 @@ func TestNode_Get_PanicDoesNotWedgeTheKey(t *testing.T) {
 }
 
 func TestNode_Get_DeadOwner(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -355,6 +365,7 @@ func TestNode_Get_DeadOwner(t *testing.T) {
 // A hung owner delays the loads that have begun to ask it, all at the same time,
 // and none that begin later, until it moves again.
 func TestNode_Get_HungOwnerDelaysOnceThenNothingThenIsBack(t *testing.T) {
+	t.Parallel()
 	for _, way := range []string{"stream", "new stream", "plain HTTP"} {
 		t.Run(way, func(t *testing.T) {
 			keys := newFakeKeys()
@@ -429,6 +440,7 @@ func ownedKeys(t *testing.T, n, owner *testNode, count int) []string {
 }
 
 func TestNode_Get_OwnerWithoutDatabaseIsNotDead(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db, deadDB := newFakeDB(t, keys), newFakeDB(t, keys)
 	deadDB.Close()
@@ -446,6 +458,7 @@ func TestNode_Get_OwnerWithoutDatabaseIsNotDead(t *testing.T) {
 // load the same key at the same time. Whoever is asked by a peer must not ask
 // back.
 func TestNode_Get_NodesThatBelieveEachOtherTheOwner(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -480,6 +493,7 @@ func TestNode_Get_NodesThatBelieveEachOtherTheOwner(t *testing.T) {
 }
 
 func TestNode_Get_LocalSharesNothing(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -520,6 +534,7 @@ func TestNode_Get_LocalSharesNothing(t *testing.T) {
 }
 
 func TestNode_Get_FallsBackThroughAllDatabases(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	dead, busy, silent, good := newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys), newFakeDB(t, keys)
 	dead.Close()
@@ -543,6 +558,7 @@ func TestNode_Get_FallsBackThroughAllDatabases(t *testing.T) {
 }
 
 func TestNode_Get_OnlyTheAPIs404IsAbsence(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	stranger, good := newFakeDB(t, keys), newFakeDB(t, keys)
 	stranger.onRequest(func(w http.ResponseWriter, r *http.Request, _ string) bool {
@@ -555,6 +571,7 @@ func TestNode_Get_OnlyTheAPIs404IsAbsence(t *testing.T) {
 }
 
 func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	slow, fast := newFakeDB(t, keys), newFakeDB(t, keys)
 	release, asked := make(chan struct{}), make(chan struct{})
@@ -590,6 +607,7 @@ func TestNode_Get_HedgesASlowDatabase(t *testing.T) {
 }
 
 func TestNode_Get_WithoutAnyDatabase(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)
@@ -620,6 +638,7 @@ func TestNode_Get_WithoutAnyDatabase(t *testing.T) {
 }
 
 func TestNode_Get_WrongBytesOfADatabaseAreRefused(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	liar, good := newFakeDB(t, keys), newFakeDB(t, keys)
 	want := keys.put("k", []byte("the value"))
@@ -639,6 +658,7 @@ func TestNode_Get_WrongBytesOfADatabaseAreRefused(t *testing.T) {
 }
 
 func TestNode_Get_WrongBytesOfAPeerAreRefused(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)
@@ -678,6 +698,7 @@ func TestNode_Get_WrongBytesOfAPeerAreRefused(t *testing.T) {
 }
 
 func TestNode_Get_MemoryStaysBelowTheLimit(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	nodes := newTestNodes(t, 2, func(cfg *NodeConfig) { cfg.CacheBytes = 1 << 20 }, newFakeDB(t, keys))
 	for i := range 60 {
@@ -700,6 +721,7 @@ func TestNode_Get_MemoryStaysBelowTheLimit(t *testing.T) {
 // A key that is hot everywhere is answered everywhere: its owner hears of it
 // twice from each other node, however full their memories are.
 func TestNode_Get_HotKeyIsNotLimitedByItsOwner(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	nodes := newTestNodes(t, 3, func(cfg *NodeConfig) { cfg.CacheBytes = 512 << 10 }, newFakeDB(t, keys))
 	for _, n := range nodes { // nothing is free
@@ -732,6 +754,7 @@ func TestNode_Get_HotKeyIsNotLimitedByItsOwner(t *testing.T) {
 // A node serves all it holds when every database node and every peer is gone,
 // and says of the rest that it cannot tell.
 func TestNode_Get_EverythingHeldIsServedWithoutAnyDatabase(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	dbs := []*fakeDB{newFakeDB(t, keys), newFakeDB(t, keys)}
 	nodes := newTestNodes(t, 2, nil, dbs...)
@@ -768,6 +791,7 @@ func TestNode_Get_EverythingHeldIsServedWithoutAnyDatabase(t *testing.T) {
 }
 
 func TestNode_Get_TooManyLoads(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	n := newTestNode(t, nil, newFakeDB(t, keys))
 	n.active = loadsMax
@@ -779,6 +803,7 @@ func TestNode_Get_TooManyLoads(t *testing.T) {
 }
 
 func TestNode_Get_RefusesBadKeys(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, nil, newFakeDB(t, newFakeKeys()))
 	for _, key := range []kvstore.Key{"", "a\x00", kvstore.Key(strings.Repeat("k", 1025))} {
 		if _, _, err := n.Get(t.Context(), key, kvstore.Linearizable); !errors.Is(err, kvstore.ErrInvalidKey) {
@@ -788,6 +813,7 @@ func TestNode_Get_RefusesBadKeys(t *testing.T) {
 }
 
 func TestNode_Close_EndsLoadsAndWaits(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)
@@ -813,6 +839,7 @@ func TestNode_Close_EndsLoadsAndWaits(t *testing.T) {
 }
 
 func TestNode_PeerHandler_AnswersOnlyPeers(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, nil, newFakeDB(t, newFakeKeys()))
 	for target, want := range map[string]int{
 		"/peer/ping": 204, "/peer/record?key=YQ": 404, "/peer/record": 400, "/peer/record?key=": 400, "/peer/record?key=*": 400, "/peer/record?key=AA": 400, "/peer/other": 404,
@@ -832,6 +859,7 @@ func TestNode_PeerHandler_AnswersOnlyPeers(t *testing.T) {
 }
 
 func TestNode_Run_JoinsTheRingAndSaysGoodbye(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db, unknown := newFakeDB(t, keys), newFakeDB(t, keys)
 	db.registry.cfg.DBs = func() []api.DBNode { return []api.DBNode{{URL: db.URL}, {URL: unknown.URL}} }
@@ -872,6 +900,7 @@ func TestNode_Run_JoinsTheRingAndSaysGoodbye(t *testing.T) {
 }
 
 func TestNode_Round_DatabaseRestartsEmpty(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := []*testNode{newTestNode(t, frozen, db), newTestNode(t, frozen, db)}
@@ -897,6 +926,7 @@ func TestNode_Round_DatabaseRestartsEmpty(t *testing.T) {
 }
 
 func TestStreamedValue_OfEverySize(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -923,6 +953,7 @@ func TestStreamedValue_OfEverySize(t *testing.T) {
 // A large value is held when it was read to its end, and no other way: from then
 // on its ranges and all of it come from memory.
 func TestStreamedValue_IsHeldWhenItWasReadWhole(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -983,6 +1014,7 @@ func TestStreamedValue_IsHeldWhenItWasReadWhole(t *testing.T) {
 // Of a value that is not held with its bytes, a range costs the database little
 // more than the range.
 func TestStreamedValue_RangeReadsLittleMore(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, func(cfg *NodeConfig) { cfg.CacheBytes = 1 << 20 }, db)
@@ -1046,6 +1078,7 @@ func checkRanges(t *testing.T, v *kvstore.Value, body []byte) {
 }
 
 func TestStreamedValue_DatabaseDiesHalfWay(t *testing.T) {
+	t.Parallel()
 	for _, way := range []string{"broken connection", "stall", "another value"} {
 		t.Run(way, func(t *testing.T) {
 			keys := newFakeKeys()
@@ -1089,6 +1122,7 @@ func TestStreamedValue_DatabaseDiesHalfWay(t *testing.T) {
 }
 
 func TestStreamedValue_AllDatabasesDie(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)
@@ -1110,6 +1144,7 @@ func TestStreamedValue_AllDatabasesDie(t *testing.T) {
 }
 
 func TestStreamedValue_WrongBytesAreNeverSeenWhole(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)
@@ -1136,6 +1171,7 @@ func TestStreamedValue_WrongBytesAreNeverSeenWhole(t *testing.T) {
 // Once a value was read whole and its digest was right, what is read of it again is
 // compared with that, MiB by MiB, and a range's too; nothing is hashed again.
 func TestStreamedValue_IsComparedWithWhatWasRight(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, func(cfg *NodeConfig) { cfg.CacheBytes = 1 << 20 }, db)
@@ -1200,6 +1236,7 @@ func TestStreamedValue_IsComparedWithWhatWasRight(t *testing.T) {
 }
 
 func TestStreamedValue_ReaderEndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	n := newTestNode(t, nil, db)

@@ -12,6 +12,7 @@ import (
 // cache node's, or a database node, and forwards what it does not do itself. So does one
 // that somebody else puts past.
 func TestNode_SetsOnce(t *testing.T) {
+	t.Parallel()
 	c := clustertest.Start(t, 3, 2)
 	through, past := clustertest.Client(t, c.Caches[0].URL()), c.Client(t)
 	t.Cleanup(through.Close)

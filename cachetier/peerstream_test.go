@@ -32,6 +32,7 @@ func valuesOf(t *testing.T, keys *fakeKeys, n, owner *testNode, sizes []int) []f
 // Many callers ask for many records at once: every one gets the right one, and
 // one connection is enough for all but the long ones.
 func TestStream_CarriesManyQuestionsOverOneConnection(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -91,6 +92,7 @@ func TestStream_CarriesManyQuestionsOverOneConnection(t *testing.T) {
 // An older node has no streams. It is asked for each record by itself, and for
 // a stream again when it may have been replaced.
 func TestStream_OlderNodeIsAskedOverHTTP(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	nodes := newTestNodes(t, 2, nil, newFakeDB(t, keys))
 	n, owner := nodes[0], nodes[1]
@@ -150,6 +152,7 @@ func fakePeer(t *testing.T, talk func(conn net.Conn, r *frame.Reader)) (url stri
 
 // Whatever a peer sends, the caller gets the value, and the node goes on.
 func TestStream_WrongAnswersOfAPeerAreRefused(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	var want atomic.Pointer[fakeValue]
@@ -365,6 +368,7 @@ func dialStream(t *testing.T, n *testNode) (net.Conn, *frame.Reader) {
 // A connection becomes a stream only for who asks for that in full: to anybody in
 // between who passes requests on, what follows would still be HTTP.
 func TestServed_RefusesHalfAnUpgrade(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, nil, newFakeDB(t, newFakeKeys()))
 	for name, tt := range map[string]struct {
 		head string
@@ -395,6 +399,7 @@ func TestServed_RefusesHalfAnUpgrade(t *testing.T) {
 }
 
 func TestServed_EndsAStreamThatBreaksTheProtocol(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	n := newTestNode(t, nil, newFakeDB(t, keys))
 	for name, sent := range map[string][]byte{
@@ -431,6 +436,7 @@ func TestServed_EndsAStreamThatBreaksTheProtocol(t *testing.T) {
 
 // A peer that asks and does not read takes a bounded part of the memory.
 func TestServed_QueueOfAPeerThatDoesNotReadIsBounded(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	n := newTestNode(t, nil, newFakeDB(t, keys))
 	want := keys.put("k", pattern(60_000))
@@ -476,6 +482,7 @@ func TestServed_QueueOfAPeerThatDoesNotReadIsBounded(t *testing.T) {
 // A node that stops tells those who ask it. They take their last answers, and
 // ask no more, until it is there again.
 func TestNode_Run_LeavesItsPeersBeforeItEnds(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	db := newFakeDB(t, keys)
 	nodes := newTestNodes(t, 2, nil, db)
@@ -530,6 +537,7 @@ func TestNode_Run_LeavesItsPeersBeforeItEnds(t *testing.T) {
 }
 
 func TestNode_Close_EndsStreamsOfBothSides(t *testing.T) {
+	t.Parallel()
 	keys := newFakeKeys()
 	nodes := newTestNodes(t, 2, nil, newFakeDB(t, keys))
 	a, b := nodes[0], nodes[1]

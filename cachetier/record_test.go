@@ -31,6 +31,7 @@ func sampleRecord(body []byte, streamed bool) (kvstore.Meta, []byte) {
 }
 
 func TestRecord_RoundTrips(t *testing.T) {
+	t.Parallel()
 	for _, body := range [][]byte{{}, []byte("v"), bytes.Repeat([]byte{7}, inlineBytesMax)} {
 		for _, streamed := range []bool{false, true} {
 			meta, raw := sampleRecord(body, streamed)
@@ -53,6 +54,7 @@ func TestRecord_RoundTrips(t *testing.T) {
 }
 
 func TestRecord_EveryDamageIsSeen(t *testing.T) {
+	t.Parallel()
 	meta, raw := sampleRecord([]byte("some value"), false)
 	for i := range raw {
 		damaged := bytes.Clone(raw)

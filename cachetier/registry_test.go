@@ -41,6 +41,7 @@ func beatFrom(r *Registry, from, name string) (peers []string) {
 }
 
 func TestRegistry_Heartbeat_AnswersTheOtherLiveNodes(t *testing.T) {
+	t.Parallel()
 	r, clock := newTestRegistry()
 	if peers := beatAs(r, "c1"); peers != nil {
 		t.Errorf("first node's peers: %v", peers)
@@ -60,6 +61,7 @@ func TestRegistry_Heartbeat_AnswersTheOtherLiveNodes(t *testing.T) {
 }
 
 func TestRegistry_Caches_KeepsUnheardNodesForTenMinutes(t *testing.T) {
+	t.Parallel()
 	r, clock := newTestRegistry()
 	beatAs(r, "c1")
 	seen := clock.t
@@ -86,6 +88,7 @@ func TestRegistry_Caches_KeepsUnheardNodesForTenMinutes(t *testing.T) {
 }
 
 func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
+	t.Parallel()
 	r, _ := newTestRegistry()
 	beatAs(r, "c1")
 	r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "c1", URL: "http://c1", Leaving: true})
@@ -102,6 +105,7 @@ func TestRegistry_Heartbeat_LeavingIsAtOnce(t *testing.T) {
 }
 
 func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
+	t.Parallel()
 	r, _ := newTestRegistry()
 	r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "old", URL: "http://c1/"})
 	r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "new", URL: "http://c1", CacheFigures: api.CacheFigures{Hits: 7}})
@@ -112,6 +116,7 @@ func TestRegistry_Heartbeat_IdentityIsTheURL(t *testing.T) {
 }
 
 func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
+	t.Parallel()
 	r, clock := newTestRegistry()
 	for _, url := range []string{"", "c1", "ftp://c1", "http://", "http://c1/path", "http://" + strings.Repeat("x", 4096)} {
 		r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "bad", URL: url})
@@ -136,6 +141,7 @@ func TestRegistry_Heartbeat_IgnoresNonsenseAndStaysBounded(t *testing.T) {
 // TestRegistry_Heartbeat_MadeUpNodes: whoever makes nodes up, from one address or
 // from some, pushes out none that others run, and keeps none out.
 func TestRegistry_Heartbeat_MadeUpNodes(t *testing.T) {
+	t.Parallel()
 	for _, addresses := range []int{1, 16} {
 		r, clock := newTestRegistry()
 		r.Heartbeat("10.0.0.1", api.Heartbeat{Name: "early", URL: "http://early"})
@@ -161,6 +167,7 @@ func TestRegistry_Heartbeat_MadeUpNodes(t *testing.T) {
 }
 
 func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
+	t.Parallel()
 	want := []api.DBNode{{Name: "n1", URL: "http://n1", Healthy: true}}
 	r := NewRegistry(RegistryConfig{DBs: func() []api.DBNode { return want }})
 	if got := r.Heartbeat("127.0.0.1", api.Heartbeat{Name: "c", URL: "http://c"}).DBs; !slices.Equal(got, want) {
@@ -171,6 +178,7 @@ func TestRegistry_Heartbeat_CarriesDatabases(t *testing.T) {
 // Ages are told by the monotonic clock: when the wall clock is set, all cache nodes
 // would be dead at once, or alive for ever. What is listed has a time in UTC.
 func TestRegistry_ClockIsSet_NobodyDies(t *testing.T) {
+	t.Parallel()
 	r := NewRegistry(RegistryConfig{})
 	r.Heartbeat("h", api.Heartbeat{Name: "c1", URL: "http://c1:1"})
 	for _, n := range r.nodes {

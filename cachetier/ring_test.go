@@ -7,6 +7,7 @@ import (
 )
 
 func TestRing_Owner_IsTheSameWhateverTheOrder(t *testing.T) {
+	t.Parallel()
 	urls := []string{"http://a", "http://b", "http://c", "http://d"}
 	reversed := slices.Clone(urls)
 	slices.Reverse(reversed)
@@ -88,12 +89,14 @@ func BenchmarkRing_Owner(b *testing.B) {
 }
 
 func TestRing_Owner_OfNobody(t *testing.T) {
+	t.Parallel()
 	if owner := newRing(nil).owner("k"); owner != "" {
 		t.Errorf("owner %q", owner)
 	}
 }
 
 func TestShares_AddUpAndAreEven(t *testing.T) {
+	t.Parallel()
 	nodes := []string{"http://a:1", "http://b:1", "http://c:1", "http://d:1"}
 	sum := 0.0
 	for url, share := range Shares(nodes) {

@@ -55,6 +55,7 @@ func taken(t *testing.T, size int) (takes, counts int64) {
 }
 
 func TestAllocated_IsWhatTheAllocatorDoes(t *testing.T) {
+	t.Parallel()
 	for n := 1; n < 40<<10; n += 1 + n>>10 {
 		if got, want := allocated(int64(n)), int64(cap(append([]byte(nil), make([]byte, n)...))); got != want {
 			t.Fatalf("%d bytes take %d, not %d", n, want, got)
@@ -63,6 +64,7 @@ func TestAllocated_IsWhatTheAllocatorDoes(t *testing.T) {
 }
 
 func TestRecord_BytesTakeThePlaceOfTheHeader(t *testing.T) {
+	t.Parallel()
 	m := s3fifo.New[*record](64 << 20)
 	meta, raw := sampleRecord(bytes.Repeat([]byte("v"), 2<<20), true)
 	header, err := decodeRecord(meta.Key, raw)

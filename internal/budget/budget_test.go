@@ -35,6 +35,7 @@ func take(t *testing.T, h *Holder, n int64) {
 // TestBudget_ServesInOrder: whoever waits is served in order, and what is given
 // back is all there.
 func TestBudget_ServesInOrder(t *testing.T) {
+	t.Parallel()
 	b := New(10)
 	if !b.Try(10) {
 		t.Fatal("a free budget refuses")
@@ -79,6 +80,7 @@ func (b *Budget) waits() int {
 
 // TestBudget_NobodyIsEndedWithoutNeed: a client may be slow while there is enough.
 func TestBudget_NobodyIsEndedWithoutNeed(t *testing.T) {
+	t.Parallel()
 	b := New(2)
 	end, over := ended()
 	h := b.Hold("a", 0, end)
@@ -96,6 +98,7 @@ func TestBudget_NobodyIsEndedWithoutNeed(t *testing.T) {
 // TestBudget_WhoGivesWay: those that rest go before those that are slow, the ones
 // of the address that holds most before the others, and who works does not go.
 func TestBudget_WhoGivesWay(t *testing.T) {
+	t.Parallel()
 	b := New(5)
 	var order []string
 	holders := make(map[string]*Holder)
@@ -139,6 +142,7 @@ func TestBudget_WhoGivesWay(t *testing.T) {
 // TestBudget_SlowWithTime: a client that becomes slow while others wait gives way
 // then; one that moves enough does not.
 func TestBudget_SlowWithTime(t *testing.T) {
+	t.Parallel()
 	b := New(2)
 	end, over := ended()
 	slowly := b.Hold("a", lookAgain, end)
@@ -165,6 +169,7 @@ func TestBudget_SlowWithTime(t *testing.T) {
 
 // TestHolder_Keep: what is held beyond what is kept goes to those who wait.
 func TestHolder_Keep(t *testing.T) {
+	t.Parallel()
 	b := New(10)
 	h, other := b.Hold("a", long, nil), b.Hold("b", long, nil)
 	take(t, h, 10)

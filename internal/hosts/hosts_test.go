@@ -19,6 +19,7 @@ func newSet(t testing.TB, cfg hosts.Config) *hosts.Set {
 }
 
 func TestSet_Allows(t *testing.T) {
+	t.Parallel()
 	s := newSet(t, hosts.Config{
 		Allowed: []string{"kv.example.com", ".lab.example", " Oncekv_A ", "10.0.0.1"},
 		URLs:    []string{"http://n1.example:11000", "http://N2.Example", "http://[fe80::1]:1", "no url", "://", ""},
@@ -46,6 +47,7 @@ func TestSet_Allows(t *testing.T) {
 }
 
 func TestSet_EveryName(t *testing.T) {
+	t.Parallel()
 	s := newSet(t, hosts.Config{Allowed: []string{"*"}})
 	for _, host := range []string{"attacker.example", "", "[", "a:b"} {
 		if !s.Allows(host) {
@@ -55,6 +57,7 @@ func TestSet_EveryName(t *testing.T) {
 }
 
 func TestSet_FollowsTheMembers(t *testing.T) {
+	t.Parallel()
 	var urls atomic.Pointer[[]string]
 	urls.Store(&[]string{})
 	s := newSet(t, hosts.Config{Members: func() []string { return *urls.Load() }})
@@ -72,6 +75,7 @@ func TestSet_FollowsTheMembers(t *testing.T) {
 }
 
 func TestNew_RefusesWhatIsNoName(t *testing.T) {
+	t.Parallel()
 	for _, entry := range []string{"", ".", "..", "http://a.example", "a.example:80", "a.example/", "*.example", "a.*", "a b", "a..b", "ä.example", "a,b", "user@a", strings.Repeat("a.", 200) + "b"} {
 		if _, err := hosts.New(hosts.Config{Allowed: []string{entry}}); !errors.Is(err, hosts.ErrEntry) {
 			t.Errorf("%q: %v", entry, err)

@@ -29,6 +29,7 @@ func newClient(t *testing.T, o Options) *http.Client {
 }
 
 func TestClient_FollowsNoRedirect(t *testing.T) {
+	t.Parallel()
 	followed := make(chan string, 10)
 	target := serve(t, func(_ http.ResponseWriter, r *http.Request) { followed <- r.URL.Path })
 	c := newClient(t, Options{})
@@ -50,6 +51,7 @@ func TestClient_FollowsNoRedirect(t *testing.T) {
 }
 
 func TestTransport_UsesNoProxy(t *testing.T) {
+	t.Parallel()
 	if NewTransport(Options{}).Proxy != nil {
 		t.Error("the transport goes by the environment's proxy")
 	}
@@ -58,6 +60,7 @@ func TestTransport_UsesNoProxy(t *testing.T) {
 // The name is not looked up here, as a resolver would answer it: what counts is
 // the address of the connection.
 func TestDialer_LinkLocal_IsRefused(t *testing.T) {
+	t.Parallel()
 	for _, address := range []string{"169.254.169.254:80", "[fe80::1]:80", "[::ffff:169.254.169.254]:80", "0.0.0.0:80", "[::]:80", "224.0.0.1:80", "255.255.255.255:80", "[fd00:ec2::254]:80"} {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		conn, err := newDialer(Options{}).dial(ctx, "tcp", address)
@@ -72,6 +75,7 @@ func TestDialer_LinkLocal_IsRefused(t *testing.T) {
 }
 
 func TestDialer_Places_AreBoundedAndForgotten(t *testing.T) {
+	t.Parallel()
 	d := newDialer(Options{DialsMax: 1})
 	leave, err := d.enter(context.Background(), "a:1")
 	if err != nil {
@@ -96,6 +100,7 @@ func TestDialer_Places_AreBoundedAndForgotten(t *testing.T) {
 }
 
 func TestStallTimeout_EndsASilentStream(t *testing.T) {
+	t.Parallel()
 	end := make(chan struct{})
 	srv := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusOK)
@@ -114,6 +119,7 @@ func TestStallTimeout_EndsASilentStream(t *testing.T) {
 }
 
 func TestGetJSON_Bounds(t *testing.T) {
+	t.Parallel()
 	srv := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"name":%q}`, strings.Repeat("secret", 1000))
 	})
@@ -130,6 +136,7 @@ func TestGetJSON_Bounds(t *testing.T) {
 }
 
 func TestReason_SaysTheSameForTheSame(t *testing.T) {
+	t.Parallel()
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -162,6 +169,7 @@ func TestReason_SaysTheSameForTheSame(t *testing.T) {
 }
 
 func TestIdentify(t *testing.T) {
+	t.Parallel()
 	answers := func(path, body string) string {
 		return serve(t, func(w http.ResponseWriter, r *http.Request) {
 			switch {

@@ -26,6 +26,7 @@ var others = []string{"internal/nodehttp", "client", "internal/load", "internal/
 // Every client of a node is made here: the program's own files, all of them, name
 // no other way to get one. A pointer to what this package made is no way.
 func TestSource_MakesClientsHereOnly(t *testing.T) {
+	t.Parallel()
 	root := filepath.Join("..", "..")
 	seen := 0
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {

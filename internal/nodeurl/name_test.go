@@ -6,6 +6,7 @@ import (
 )
 
 func TestCheckName(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"n1", "N_1", "_", "a.b-c", "7", strings.Repeat("n", 64)} {
 		if err := CheckName(name); err != nil {
 			t.Error(err)
