@@ -28,17 +28,17 @@ func (w *Watch) compose(now time.Time) *State {
 		s.Leader, s.Term = leader.stats.Leader, leader.stats.Term
 	}
 	s.Stale = s.Leader == "" || now.Sub(w.directed) > staleAfter
-	var all total
+	var databases, caches perSecond
 	for _, d := range w.dbs {
 		if d.member == nil {
 			continue
 		}
-		growth := databaseGrowth{}
+		var rates perSecond
 		if d.answersAt(now) {
-			growth = databaseGrowthOf(&d.rates, now)
-			all.addDatabase(growth)
+			rates = d.history.rates(now)
+			databases.add(rates)
 		}
-		s.Members = append(s.Members, d.shown(now, s.Leader, commit, growth))
+		s.Members = append(s.Members, d.shown(now, s.Leader, commit, &rates))
 		if d.stats != nil && d.stats.Revision >= s.Revision {
 			s.Revision, s.Keys, s.ValueBytes = d.stats.Revision, d.stats.Keys, d.stats.ValueBytes
 			s.History, s.Level = d.stats.History, d.stats.Level
@@ -46,16 +46,16 @@ func (w *Watch) compose(now time.Time) *State {
 	}
 	shares := w.sharesNow(now)
 	for _, c := range w.caches {
-		growth := cacheGrowth{}
+		var rates perSecond
 		if c.answersAt(now) {
-			growth = cacheGrowthOf(&c.rates, now)
-			all.addCache(growth)
+			rates = c.history.rates(now)
+			caches.add(rates)
 		}
-		s.Caches = append(s.Caches, c.shown(now, shares[c.url], growth))
+		s.Caches = append(s.Caches, c.shown(now, shares[c.url], &rates))
 	}
 	slices.SortFunc(s.Members, func(a, b Member) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
 	slices.SortFunc(s.Caches, func(a, b Cache) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
-	s.Rates = all.rates()
+	s.Rates = clientRates(databases, caches)
 	s.Health = healthOf(s, w.outsiders(now))
 	return s
 }
@@ -113,10 +113,10 @@ func (w *Watch) lead(now time.Time) (teller *database, commit uint64) {
 	return teller, commit
 }
 
-func (d *database) shown(now time.Time, leader string, commit uint64, growth databaseGrowth) Member {
+func (d *database) shown(now time.Time, leader string, commit uint64, rates *perSecond) Member {
 	m := Member{
 		ID: d.member.ID, Name: d.member.Name, URL: d.url, PeerURL: d.member.PeerURL, Healthy: d.member.Healthy,
-		Role: api.RoleFollower, Rates: NodeRates{Puts: growth.puts, Gets: growth.gets}, Stats: d.stats,
+		Role: api.RoleFollower, Rates: NodeRates{Puts: rates[puts], Gets: rates[gets]}, Stats: d.stats,
 	}
 	switch {
 	case m.Name == leader:
@@ -138,14 +138,14 @@ func (d *database) shown(now time.Time, leader string, commit uint64, growth dat
 	return m
 }
 
-func (c *cache) shown(now time.Time, share float64, growth cacheGrowth) Cache {
+func (c *cache) shown(now time.Time, share float64, rates *perSecond) Cache {
 	starting := ""
 	if c.stats != nil && !c.stats.Ready {
 		starting = "no database node answers it"
 	}
 	shown := Cache{
 		Name: cmp.Or(c.name, c.url), URL: c.url, Condition: c.condition(now, starting), Share: share, Stats: c.stats,
-		Rates: CacheRates{Gets: growth.gets, HitRatio: growth.hitRatio()},
+		Rates: CacheRates{Gets: rates[gets], HitRatio: rates.hitRatio()},
 	}
 	if shown.Status == StatusDown && c.left {
 		shown.Left, shown.Reason = true, "it was stopped, and said goodbye"

@@ -298,7 +298,8 @@ func historyHealth(s *State) []finding {
 		history  string
 		revision uint64
 	}
-	first := map[place]Member{}
+	type witness struct{ name, digest string }
+	first := map[place]witness{}
 	for _, m := range s.Members {
 		if m.Stats == nil || m.Stats.Revision == 0 {
 			continue
@@ -307,12 +308,11 @@ func historyHealth(s *State) []finding {
 		for _, c := range digests {
 			at := place{idOf(m.Stats.History), c.Revision}
 			other, known := first[at]
-			if !known {
-				first[at] = m
-				continue
-			}
-			if d := digestAt(other, c.Revision); d != "" && d != c.Digest {
-				return []finding{critical("The histories of %s and %s differ at revision %d: one of their disks has returned wrong data. The log of the node at fault says more. Replace that node.", other.Name, m.Name, c.Revision)}
+			switch {
+			case !known:
+				first[at] = witness{m.Name, c.Digest}
+			case other.digest != "" && other.digest != c.Digest:
+				return []finding{critical("The histories of %s and %s differ at revision %d: one of their disks has returned wrong data. The log of the node at fault says more. Replace that node.", other.name, m.Name, c.Revision)}
 			}
 		}
 	}
@@ -325,18 +325,6 @@ func idOf(h *api.History) string {
 		return ""
 	}
 	return h.ID
-}
-
-func digestAt(m Member, revision uint64) string {
-	if m.Stats.Revision == revision {
-		return m.Stats.Digest
-	}
-	for _, c := range m.Stats.Checkpoints {
-		if c.Revision == revision {
-			return c.Digest
-		}
-	}
-	return ""
 }
 
 // cachesHealth is about the cache nodes together. It names none that has never

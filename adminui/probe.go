@@ -88,7 +88,7 @@ type database struct {
 	directing bool        // it was asked for its lists
 	member    *api.Member // as the guide has it; nil: a seed that is no member
 	stats     *api.Stats  // the last answer
-	rates     history[databaseCount]
+	history   history     // of its counters
 }
 
 func (d *database) name() string {
@@ -103,11 +103,11 @@ func (d *database) leads() bool { return d.stats != nil && d.stats.Role == api.R
 // cache is one cache node.
 type cache struct {
 	probe
-	url   string
-	name  string
-	left  bool // it said goodbye
-	stats *api.CacheStats
-	rates history[cacheCount]
+	url     string
+	name    string
+	left    bool // it said goodbye
+	stats   *api.CacheStats
+	history history // of its counters
 }
 
 // outline is what of a node people should hear of at once.

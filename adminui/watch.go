@@ -1,6 +1,7 @@
 package adminui
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -98,12 +99,8 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 		return nil, errors.New("admin: no database nodes given; name at least one, such as http://127.0.0.1:11000")
 	}
 	cfg.Nodes = slices.Clone(cfg.Nodes)
-	if cfg.Interval == 0 {
-		cfg.Interval = intervalDefault
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Interval = cmp.Or(cfg.Interval, intervalDefault)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Shares == nil {
 		cfg.Shares = func([]string) map[string]float64 { return nil }
 	}
@@ -246,7 +243,7 @@ func (w *Watch) note(a answered) bool {
 		d.probe.note(a)
 		if a.err == nil {
 			d.stats = &a.stats
-			d.rates.add(a.at, databaseCounters(&a.stats))
+			d.history.add(a.at, databaseCounters(&a.stats))
 		}
 		return w.changed("database node", d.name(), &d.probe, d.outline())
 	case askCache:
@@ -257,7 +254,7 @@ func (w *Watch) note(a answered) bool {
 		c.probe.note(a)
 		if a.err == nil {
 			c.stats = &a.cache
-			c.rates.add(a.at, cacheCounters(&a.cache))
+			c.history.add(a.at, cacheCounters(&a.cache))
 		}
 		return w.changed("cache node", c.name, &c.probe, c.outline())
 	}
@@ -291,25 +288,21 @@ func (w *Watch) guide() *database {
 }
 
 func better(a, b *database) bool {
-	if a.answers() != b.answers() {
-		return a.answers()
-	}
-	if a.stats == nil || b.stats == nil {
-		if (a.stats == nil) != (b.stats == nil) {
-			return a.stats != nil
+	sa, sb := cmp.Or(a.stats, &api.Stats{}), cmp.Or(b.stats, &api.Stats{})
+	first := func(yes bool) int {
+		if yes {
+			return 0
 		}
-		return a.url < b.url
+		return 1
 	}
-	if la, lb := a.leads(), b.leads(); la != lb {
-		return la
-	}
-	if a.stats.Term != b.stats.Term {
-		return a.stats.Term > b.stats.Term
-	}
-	if a.stats.AppliedIndex != b.stats.AppliedIndex {
-		return a.stats.AppliedIndex > b.stats.AppliedIndex
-	}
-	return a.url < b.url
+	return cmp.Or(
+		first(a.answers())-first(b.answers()),
+		first(a.stats != nil)-first(b.stats != nil),
+		first(a.leads())-first(b.leads()),
+		cmp.Compare(sb.Term, sa.Term),
+		cmp.Compare(sb.AppliedIndex, sa.AppliedIndex),
+		cmp.Compare(a.url, b.url),
+	) < 0
 }
 
 // learn takes lists of nodes over and reports whether a node came or went, or

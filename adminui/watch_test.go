@@ -228,12 +228,12 @@ func TestWatch_RatesAndHistory(t *testing.T) {
 
 // A counter that fell began again with its process.
 func TestHistory_CounterBeginsAgain(t *testing.T) {
-	var h history[databaseCount]
+	var h history
 	now := time.Now()
-	h.add(now, databaseCount{puts: 1_000_000})
-	h.add(now.Add(time.Second), databaseCount{puts: 10})
-	if g := databaseGrowthOf(&h, now.Add(time.Second)); g.puts != 10 {
-		t.Errorf("%v puts a second, want 10", g.puts)
+	h.add(now, counters{puts: 1_000_000})
+	h.add(now.Add(time.Second), counters{puts: 10})
+	if g := h.rates(now.Add(time.Second)); g[puts] != 10 {
+		t.Errorf("%v puts a second, want 10", g[puts])
 	}
 }
 
