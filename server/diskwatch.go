@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// diskInterval is short because a fast disk fills by a hundred megabytes in that time; a
-// look costs a microsecond.
+// diskInterval is short because a fast disk fills by a hundred megabytes in a
+// second; a look costs a microsecond.
 const diskInterval = 100 * time.Millisecond
 
 // diskWatch watches the free space of a data directory. Owned by run; the results are

@@ -13,8 +13,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/clustertest"
 )
 
-// Every node lists, in the same bytes, everything acknowledged before the request, and
-// followers see the end event of a node that stops.
+// Invariant 5, for lists: every node lists, in the same bytes, everything acknowledged before
+// the request, and followers see the end event of a node that stops.
 func TestCluster_Lists(t *testing.T) {
 	c := clustertest.Start(t, 3, 1)
 	ctx := clustertest.WithTimeout(t)

@@ -98,8 +98,8 @@ func (s *scrubber) run(ctx context.Context) error {
 	}
 }
 
-// plan decides when the first scrub after a start is due: at the noted time, or earlier if
-// nothing was noted, damage was found, or the interval is shorter now.
+// plan decides when the first scrub after a start is due: at the noted time, unless nothing
+// was noted, damage was found, or the interval has become shorter.
 func (s *scrubber) plan(now time.Time) error {
 	note := s.last()
 	switch {
