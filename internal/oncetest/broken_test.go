@@ -18,7 +18,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// bent is a Memory with something wrong.
+// bent is a Memory with a defect.
 type bent struct {
 	Memory
 	lacks   []Capability
@@ -163,7 +163,7 @@ func (b *bent) newest() uint64 {
 	return uint64(len(b.history))
 }
 
-// meeting lets the first caller of each name wait for the second one.
+// meeting makes the first caller of each name wait for the second.
 type meeting struct {
 	mu  sync.Mutex
 	two map[string]chan struct{}
@@ -189,7 +189,7 @@ func (m *meeting) wait(name string) {
 	<-met
 }
 
-// won makes the answer to a put that lost one that it has won.
+// won turns the answer to a losing put into that of a winning one.
 func won(r Result, err error) (Result, error) {
 	var lost *LostError
 	if errors.As(err, &lost) {
@@ -199,22 +199,22 @@ func won(r Result, err error) (Result, error) {
 	return r, nil
 }
 
-// keys are stores that change keys.
+// keys makes stores that change keys.
 func keys(change func(string) string) func(*bent) {
 	return func(b *bent) { b.key = change }
 }
 
-// values are stores that change values when they are read.
+// values makes stores that change values when they are read.
 func values(change func(value []byte) []byte) func(*bent) {
 	return func(b *bent) { b.value = func(_ string, v []byte) []byte { return change(v) } }
 }
 
-// records are stores that change records when they are read.
+// records makes stores that change records when they are read.
 func records(change func(*Record)) func(*bent) {
 	return func(b *bent) { b.record = change }
 }
 
-// losers are stores that change what a put hears that lost.
+// losers makes stores that change the answer to a losing put.
 func losers(change func(p Put, e *LostError) error) func(*bent) {
 	return func(b *bent) {
 		b.answer = func(p Put, r Result, err error) (Result, error) {
@@ -227,7 +227,7 @@ func losers(change func(p Put, e *LostError) error) func(*bent) {
 	}
 }
 
-// answers are stores that change what a put hears that did not fail.
+// answers makes stores that change the answer to a put that did not fail.
 func answers(change func(p Put, r *Result) error) func(*bent) {
 	return func(b *bent) {
 		b.answer = func(p Put, r Result, err error) (Result, error) {
@@ -239,7 +239,7 @@ func answers(change func(p Put, r *Result) error) func(*bent) {
 	}
 }
 
-// puts are stores that change puts.
+// puts makes stores that change puts.
 func puts(change func(*Put)) func(*bent) {
 	return func(b *bent) {
 		b.put = func(p Put, value []byte) (Result, error) {
@@ -249,12 +249,12 @@ func puts(change func(*Put)) func(*bent) {
 	}
 }
 
-// lists are stores that give other lists.
+// lists makes stores that return other lists.
 func lists(of func(r ListRange, all []Record) []Record) func(*bent) {
 	return func(b *bent) { b.list = of }
 }
 
-// inRange gives what the range has.
+// inRange returns the records in a range.
 func inRange(r ListRange, all []Record) []Record {
 	return slices.DeleteFunc(all, func(record Record) bool {
 		return !strings.HasPrefix(record.Key, r.Prefix) || record.Key <= r.After
@@ -265,7 +265,7 @@ func above(since uint64, prefix string, all []Record) []Record {
 	return slices.DeleteFunc(all, func(r Record) bool { return r.Revision <= since || !strings.HasPrefix(r.Key, prefix) })
 }
 
-// broken are the stores that break a property, by its name and what is wrong.
+// broken holds the stores that break a property, by its name and the defect.
 var broken = map[string]map[string]func(*bent){
 	"FirstPutWins": {
 		"the last one wins": func(b *bent) {
@@ -839,7 +839,7 @@ var broken = map[string]map[string]func(*bent){
 	},
 }
 
-// ignore leaves out the error of a put that lost.
+// ignore drops the error of a losing put.
 func ignore(err error) error {
 	if errors.Is(err, api.ErrExists) {
 		return nil
@@ -847,7 +847,7 @@ func ignore(err error) error {
 	return err
 }
 
-// losersWaste are stores where a put that fails so takes a revision.
+// losersWaste makes stores in which a put that fails with this error takes a revision.
 func losersWaste(kind error) func(*bent) {
 	return func(b *bent) {
 		b.answer = func(_ Put, r Result, err error) (Result, error) {
@@ -859,7 +859,7 @@ func losersWaste(kind error) func(*bent) {
 	}
 }
 
-// revisions are stores that number their records in another way.
+// revisions makes stores that number their records differently.
 func revisions(number func(uint64) uint64) func(*bent) {
 	return func(b *bent) {
 		b.record = func(r *Record) { r.Revision = number(r.Revision) }

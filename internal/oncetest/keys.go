@@ -7,8 +7,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// hardKeys are keys that something between a user and the disk might change, or take
-// for one another.
+// hardKeys returns keys that something between a user and the disk might change or confuse.
 func hardKeys(prefix string) []string {
 	var keys []string
 	for _, end := range []string{
@@ -19,7 +18,7 @@ func hardKeys(prefix string) []string {
 	} {
 		keys = append(keys, prefix+end)
 	}
-	// and at the other end
+	// The same at the beginning of a key.
 	for _, start := range []string{"/", "//", "./", "../", "/../", "%2F", " ", "\xff", "?", "#"} {
 		keys = append(keys, start+prefix)
 	}
@@ -35,7 +34,7 @@ func everyByte() string {
 	return string(b)
 }
 
-// keysAreBytes: every key is a key of its own, whatever its bytes.
+// keysAreBytes: keys with different bytes are different keys, whatever the bytes.
 func keysAreBytes(t *trial) {
 	keys := hardKeys(t.prefix)
 	var won []Record

@@ -17,15 +17,14 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// Memory is a Store that keeps everything in memory, one lock around it. The zero value
-// is empty and ready.
+// Memory is a Store in memory with one lock. The zero value is empty and ready.
 type Memory struct {
 	mu      sync.Mutex
 	set     map[string]*entry
 	history []*entry // of revision i+1 at i
 }
 
-// entry is a set key. It never changes.
+// entry is a key that is set. It is immutable.
 type entry struct {
 	Record
 	putID string
@@ -123,7 +122,7 @@ func (m *Memory) Changes(_ context.Context, since uint64, prefix string) iter.Se
 	}
 }
 
-// The limits of a put, as docs/limits.md has them.
+// The limits of a put, as in docs/limits.md.
 const (
 	defaultContentType  = "application/octet-stream"
 	keyBytesMax         = 1024
@@ -144,8 +143,7 @@ func checkKey(key string) error {
 	return nil
 }
 
-// within reports whether text has only the characters from first to the last visible
-// one of ASCII.
+// within reports whether text consists of visible ASCII characters, from first on.
 func within(text string, first rune) bool {
 	return !strings.ContainsFunc(text, func(r rune) bool { return r < first || r > visibleLast })
 }

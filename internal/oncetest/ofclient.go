@@ -12,7 +12,7 @@ import (
 	"github.com/Focinfi/oncekv/client"
 )
 
-// OfClient makes a Store of a client, whatever nodes it talks to.
+// OfClient makes a Store of a client, whatever nodes it uses.
 func OfClient(c *client.Client) Store { return clientStore{c} }
 
 type clientStore struct{ client *client.Client }
@@ -83,7 +83,7 @@ func resultOf(revision uint64, digest string, size int64) (Result, error) {
 	return Result{Revision: revision, SHA256: sum, Size: size}, err
 }
 
-// recordOf reads a record, of which an empty one comes with an error of its own.
+// recordOf converts a record. An empty one comes with its own error.
 func recordOf(r client.Record) (Record, error) {
 	key, err := r.RawKey()
 	if err != nil || r.SHA256 == "" {

@@ -12,13 +12,13 @@ func TestRun_Memory(t *testing.T) {
 	Run(t, func(*testing.T) Store { return &Memory{} })
 }
 
-// One store for all properties, which finds it as the others left it.
+// One store for all properties, each of which finds it as the others left it.
 func TestRun_UsedMemory(t *testing.T) {
 	used := &Memory{}
 	Run(t, func(*testing.T) Store { return used })
 }
 
-// recorder keeps what a property says of a store.
+// recorder records a property's complaints about a store.
 type recorder struct {
 	ctx      context.Context
 	failures []string
@@ -32,7 +32,7 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-// failures returns what the property says of a store.
+// failures returns a property's complaints about a store.
 func failures(t *testing.T, name string, s Store) []string {
 	t.Helper()
 	i := slices.IndexFunc(properties, func(p property) bool { return p.name == name })
@@ -73,7 +73,7 @@ func TestProperties_FindBrokenStores(t *testing.T) {
 	}
 }
 
-// A store that lacks something must say so, and refuse it.
+// A store that lacks something must declare it, and refuse it.
 func TestRun_DeclaredCapabilities(t *testing.T) {
 	t.Parallel()
 	lacking := func(c Capability, refuses bool) *bent {

@@ -12,7 +12,7 @@ func firstPutWins(t *trial) {
 	}
 }
 
-// sameValueAgain: a put of what is there succeeds, and has set nothing.
+// sameValueAgain: a put of the present value succeeds, and sets nothing.
 func sameValueAgain(t *trial) {
 	key := t.prefix + "k"
 	won := t.create(Put{Key: key, ContentType: "text/plain"}, "one")
@@ -23,7 +23,7 @@ func sameValueAgain(t *trial) {
 	t.holds(won, "one")
 }
 
-// otherValueConflicts: a put that lost hears who won.
+// otherValueConflicts: a losing put learns who won.
 func otherValueConflicts(t *trial) {
 	key := t.prefix + "k"
 	won := t.create(Put{Key: key}, "one")
@@ -33,7 +33,7 @@ func otherValueConflicts(t *trial) {
 	t.holds(won, "one")
 }
 
-// strictPuts: with IfAbsent, a key that is set at all is lost, even to the same bytes.
+// strictPuts: with IfAbsent, a put loses if the key is set at all, even to the same bytes.
 func strictPuts(t *trial) {
 	strict := Put{Key: t.prefix + "strict", IfAbsent: true}
 	won := t.create(strict, "one")
@@ -46,7 +46,7 @@ func strictPuts(t *trial) {
 	t.holds(won, "one")
 }
 
-// keepingPuts: with Keep, other bytes are no error, and the winner stays.
+// keepingPuts: with Keep, other bytes are not an error, and the winner stays.
 func keepingPuts(t *trial) {
 	keep := Put{Key: t.prefix + "k", Keep: true}
 	won := t.create(keep, "one")
@@ -57,7 +57,7 @@ func keepingPuts(t *trial) {
 	t.holds(won, "one")
 }
 
-// putIDRetried: the put that won hears that again, however often it is repeated.
+// putIDRetried: a winning put is answered as the winner however often it is repeated.
 func putIDRetried(t *trial) {
 	named := Put{Key: t.prefix + "k", PutID: "try-~!1"}
 	won := t.create(named, "one")
@@ -83,8 +83,8 @@ func putIDRetried(t *trial) {
 	t.holds(won, "one")
 }
 
-// foundForGood: a key is not found until it is set, and always found from then on, with
-// the same bytes and record.
+// foundForGood: a key is not found until it is set, and always found from then on, with the
+// same bytes and record.
 func foundForGood(t *trial) {
 	key := t.prefix + "k"
 	t.absent(key)
@@ -121,7 +121,7 @@ func revisionsAreDense(t *trial) {
 	}
 }
 
-// promisedDigest: a value that is not what its digest says is not set.
+// promisedDigest: a value that does not match its digest is not set.
 func promisedDigest(t *trial) {
 	right, wrong := digest("one"), digest("two")
 	key := t.prefix + "k"

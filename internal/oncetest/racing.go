@@ -8,10 +8,10 @@ import (
 	"sync"
 )
 
-// racers is how many put at the same time.
+// racers is the number of concurrent puts.
 const racers = 16
 
-// racer is a put that runs beside others.
+// racer is one of several concurrent puts.
 type racer struct {
 	put    Put
 	value  string
@@ -19,7 +19,7 @@ type racer struct {
 	err    error
 }
 
-// race lets all put at the same time.
+// race runs all puts at the same time.
 func (t *trial) race(all []*racer) {
 	start := make(chan struct{})
 	var wg sync.WaitGroup
@@ -34,7 +34,7 @@ func (t *trial) race(all []*racer) {
 	wg.Wait()
 }
 
-// winner returns the only one that set the key.
+// winner returns the only put that set the key.
 func (t *trial) winner(all []*racer) *racer {
 	t.Helper()
 	var won *racer
@@ -53,7 +53,7 @@ func (t *trial) winner(all []*racer) *racer {
 	return won
 }
 
-// onePutWins: of many puts at the same time one wins, and all others hear which.
+// onePutWins: of many concurrent puts one wins, and all others learn which.
 func onePutWins(t *trial) {
 	for round := range 4 {
 		var all []*racer
@@ -72,8 +72,7 @@ func onePutWins(t *trial) {
 	}
 }
 
-// oneSetsTheSame: of many puts of one value at the same time one has set it, and all
-// succeed.
+// oneSetsTheSame: of many concurrent puts of one value one has set it, and all succeed.
 func oneSetsTheSame(t *trial) {
 	for round := range 4 {
 		var all []*racer
@@ -91,8 +90,8 @@ func oneSetsTheSame(t *trial) {
 	}
 }
 
-// manyKeysAtOnce: puts of many keys at the same time all win, each with a revision of
-// its own, and no revision is left out.
+// manyKeysAtOnce: concurrent puts of many keys all win, each with its own revision, and no
+// revision is left out.
 func manyKeysAtOnce(t *trial) {
 	before := t.create(Put{Key: t.prefix + "before"}, "value").Revision
 	var all []*racer

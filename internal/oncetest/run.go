@@ -39,16 +39,15 @@ var properties = []property{
 	{"ChangesAreComplete", Walking, changesAreComplete},
 }
 
-// Run checks every property of a store in a subtest of its own, one after the other. It
-// calls open for each, which may return the same store every time.
+// Run checks every property of a store in its own subtest, one after the other. It calls
+// open for each, which may return the same store every time.
 func Run(t *testing.T, open func(t *testing.T) Store) {
 	for _, p := range properties {
 		t.Run(p.name, func(t *testing.T) { p.try(t, open(t)) })
 	}
 }
 
-// try checks the property, or, where the store declares that it lacks it, that it
-// refuses what it lacks.
+// try checks the property or, if the store declares that it lacks it, that it refuses it.
 func (p property) try(r reporter, s Store) {
 	for _, c := range s.Lacks() {
 		if !slices.ContainsFunc(properties, func(p property) bool { return p.needs == c }) {
@@ -63,7 +62,7 @@ func (p property) try(r reporter, s Store) {
 	p.check(t)
 }
 
-// refuses checks that a store does nothing of what it lacks.
+// refuses checks that a store refuses what it lacks.
 func (t *trial) refuses(c Capability) {
 	var err error
 	switch key := t.prefix + "k"; c {

@@ -13,32 +13,32 @@ import (
 
 // Store is a store of keys that are set once. Its methods are safe for concurrent use.
 //
-// Errors are of the kinds of package api. ErrNotFound: the key is not set. ErrInvalid: a
-// key, content type, put id or metadata that no store takes. ErrDigestMismatch: the value
-// is not what Put.SHA256 says. A put that lost is a *LostError. errors.ErrUnsupported:
-// the store lacks what is asked for.
+// Errors match those of package api. ErrNotFound: the key is not set. ErrInvalid: a key,
+// content type, put id or metadata that no store accepts. ErrDigestMismatch: the value does
+// not match Put.SHA256. A losing put returns a *LostError. errors.ErrUnsupported: the store
+// lacks the capability.
 type Store interface {
-	// Lacks names what this store cannot do; nil: it can do everything.
+	// Lacks returns what this store cannot do; nil: it can do everything.
 	Lacks() []Capability
 
-	// Put sets a key, or says why not. It reads p.Value until it returns.
+	// Put sets a key, or returns why not. It reads p.Value until it returns.
 	Put(ctx context.Context, p Put) (Result, error)
 
-	// Get finds a key's record and value. The caller closes the value.
+	// Get returns a key's record and value. The caller closes the value.
 	Get(ctx context.Context, key string) (Record, io.ReadCloser, error)
 
 	// Stat is Get without the value.
 	Stat(ctx context.Context, key string) (Record, error)
 
-	// List gives the set keys in byte order. An error is the last element.
+	// List yields the set keys in byte order. An error is the last element.
 	List(ctx context.Context, r ListRange) iter.Seq2[Record, error]
 
-	// Changes gives the records above a revision, in the order of revisions, of keys
-	// with a prefix. It ends with what there is. An error is the last element.
+	// Changes yields the records above a revision, in the order of revisions, of keys with
+	// a prefix. It ends at the newest. An error is the last element.
 	Changes(ctx context.Context, since uint64, prefix string) iter.Seq2[Record, error]
 }
 
-// Capability is what not every store can do.
+// Capability is something that not every store can do.
 type Capability string
 
 // The capabilities.
@@ -67,8 +67,8 @@ type Digest [32]byte
 // String returns d in lower-case hex.
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
-// Result is what a put that did not fail answers. All but Created is of the winner,
-// whoever that is.
+// Result is the answer to a put that did not fail. All but Created describes the winner,
+// which may be another put.
 type Result struct {
 	Created  bool // this put, or an earlier one with the same id, set the key
 	Revision uint64
@@ -94,8 +94,8 @@ type ListRange struct {
 	Page   int    // keys to fetch at a time, which must not change what is listed; 0: the store chooses
 }
 
-// LostError is a put whose key another one had set. It is api.ErrExists, and
-// api.ErrConflict unless Strict.
+// LostError means that another put had set the key. It matches api.ErrExists and, unless
+// Strict, api.ErrConflict.
 type LostError struct {
 	Winner Result // Created is false
 	Strict bool   // the put was IfAbsent, so that its bytes may be the same

@@ -13,15 +13,14 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// reporter is what a property needs of *testing.T. Fatalf ends its goroutine.
+// reporter is the part of *testing.T that a property needs. Fatalf ends its goroutine.
 type reporter interface {
 	Helper()
 	Context() context.Context
 	Fatalf(format string, args ...any)
 }
 
-// trial is one property of one store. Its methods end the property when the store is
-// not as it should be.
+// trial is one property of one store. Its methods end the property if the store is wrong.
 type trial struct {
 	reporter
 	store  Store
@@ -31,13 +30,13 @@ type trial struct {
 // can reports whether the store has a capability.
 func (t *trial) can(c Capability) bool { return !slices.Contains(t.store.Lacks(), c) }
 
-// put is a Put of a value.
+// put puts a value.
 func (t *trial) put(p Put, value string) (Result, error) {
 	p.Value = strings.NewReader(value)
 	return t.store.Put(t.Context(), p)
 }
 
-// create puts what must win, and returns its record.
+// create makes a put that must win, and returns its record.
 func (t *trial) create(p Put, value string) Record {
 	t.Helper()
 	result, err := t.put(p, value)
@@ -67,7 +66,7 @@ func (t *trial) created(p Put, value string, result Result) Record {
 	return want
 }
 
-// unchanged puts what is there already.
+// unchanged puts the present value.
 func (t *trial) unchanged(p Put, value string, winner Record) {
 	t.Helper()
 	result, err := t.put(p, value)
@@ -76,7 +75,7 @@ func (t *trial) unchanged(p Put, value string, winner Record) {
 	}
 }
 
-// loses puts what must lose.
+// loses makes a put that must lose.
 func (t *trial) loses(p Put, value string, winner Record) {
 	t.Helper()
 	result, err := t.put(p, value)
@@ -89,7 +88,7 @@ func (t *trial) loses(p Put, value string, winner Record) {
 	}
 }
 
-// fails puts what must fail, and sees that nothing was set.
+// fails makes a put that must fail, and checks that it set nothing.
 func (t *trial) fails(p Put, value string, want error) {
 	t.Helper()
 	if result, err := t.put(p, value); !errors.Is(err, want) {
@@ -115,7 +114,7 @@ func (t *trial) stat(key string) Record {
 	return record
 }
 
-// holds checks that a key is set to what it was set to, and says the same of it.
+// holds checks that a key still has its value and record.
 func (t *trial) holds(want Record, value string) {
 	t.Helper()
 	t.same(t.stat(want.Key), want)

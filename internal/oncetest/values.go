@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// emptyValue: nothing is a value like any other.
+// emptyValue: an empty value is a value like any other.
 func emptyValue(t *trial) {
 	empty := t.create(Put{Key: t.prefix + "empty"}, "")
 	t.unchanged(Put{Key: empty.Key}, "", empty)
@@ -32,7 +32,7 @@ func valuesAreBytes(t *trial) {
 	}
 }
 
-// largeValues: a value that travels in pieces is set as a whole, and read as one.
+// largeValues: a value that is sent in pieces is set as a whole, and read as one.
 func largeValues(t *trial) {
 	random := rand.NewChaCha8([32]byte{16})
 	for _, size := range []int{16<<10 - 1, 16 << 10, 64<<10 + 1, 1<<20 - 1, 1 << 20, 1<<20 + 1, 3<<20 + 17} {
@@ -49,7 +49,7 @@ func largeValues(t *trial) {
 	}
 }
 
-// readsInPieces gives up a read in the middle, and reads the rest with another one.
+// readsInPieces stops a read in the middle, and reads the rest with another.
 func (t *trial) readsInPieces(won Record, value string) {
 	t.Helper()
 	for _, from := range []int64{0, won.Size / 2} {
@@ -68,7 +68,7 @@ func (t *trial) readsInPieces(won Record, value string) {
 	}
 }
 
-// metadataStays: content type and metadata are those of the put that won.
+// metadataStays: content type and metadata are those of the winning put.
 func metadataStays(t *trial) {
 	full := map[string]string{"a": "", "the-name-0": "the value: ~!\"%", strings.Repeat("n", metaNameBytesMax): "v"}
 	for i := range metaNamesMax - len(full) {
@@ -85,7 +85,8 @@ func metadataStays(t *trial) {
 	}
 }
 
-// invalidMetadata: what would not come back as it was is refused, and nothing is set.
+// invalidMetadata: metadata that would not come back unchanged is refused, and nothing is
+// set.
 func invalidMetadata(t *trial) {
 	many := map[string]string{}
 	for i := range metaNamesMax + 1 {

@@ -19,7 +19,7 @@ func (t *trial) walk(what string, all iter.Seq2[Record, error]) []Record {
 	return records
 }
 
-// gives checks that a walk gives exactly some records. A list may leave their times out.
+// gives checks that a walk yields exactly some records. A list may omit their times.
 func (t *trial) gives(what string, got, want []Record) {
 	t.Helper()
 	for i, record := range got {
@@ -110,7 +110,7 @@ func listsAreOrdered(t *trial) {
 	}
 }
 
-// changesAreComplete: changes are every put that won, once, in the order of revisions.
+// changesAreComplete: changes are all winning puts, once each, in the order of revisions.
 func changesAreComplete(t *trial) {
 	before := t.create(Put{Key: t.prefix + "before"}, "value")
 	all := t.some()
