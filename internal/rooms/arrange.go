@@ -2,12 +2,11 @@ package main
 
 import "slices"
 
-// arrange puts files into an order with few upward references. To find the fewest
-// takes too long in general, so this is a heuristic: first files that nobody is left
-// to use go to the top and those that use nobody else to the bottom, and in between
-// whoever uses most and is used least goes next to the top (Eades, Lin, Smyth 1993).
-// Then single files move to where they do best, until none gains. The same package
-// always gets the same order.
+// arrange puts files into an order with few upward references. Finding the fewest takes too
+// long in general, so this is a heuristic: first, files that no remaining file uses go to
+// the top, and files that use none to the bottom; among the others, the file with the most
+// uses minus users goes next to the top (Eades, Lin, Smyth 1993). Then single files move to
+// their best places, until no move helps. The same package always gets the same order.
 func (h *house) arrange(files []string) []string {
 	uses := map[string]map[string]bool{}
 	for _, name := range files {
@@ -60,7 +59,7 @@ func greedy(files []string, uses map[string]map[string]bool) []string {
 	return append(top, bottom...)
 }
 
-// improve moves single files while that makes fewer references run upward.
+// improve moves single files while that reduces the upward references.
 func improve(order []string, uses map[string]map[string]bool) []string {
 	for moved := true; moved; {
 		moved = false
@@ -75,11 +74,11 @@ func improve(order []string, uses map[string]map[string]bool) []string {
 	return order
 }
 
-// bestPlace returns where the file at i makes the fewest references run upward, i if
-// no place is better.
+// bestPlace returns where the file at i causes the fewest upward references, i if no place
+// is better.
 func bestPlace(order []string, i int, uses map[string]map[string]bool) int {
 	best, least := i, 0
-	// change is how many more references run upward once the file has passed another one.
+	// change is how many upward references are added once the file has passed another one.
 	step := func(change *int, other string, down bool) {
 		out, in := uses[order[i]][other], uses[other][order[i]]
 		if down {

@@ -17,7 +17,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/broken"
 )
 
-// house is a package: its files, and what uses what.
+// house is a package: its files, and which uses which.
 type house struct {
 	dir    string   // below the module's root
 	files  int      // of Go, without tests
@@ -28,7 +28,7 @@ type house struct {
 	references map[reference][]string // with the names that are used, sorted
 }
 
-// reference is a file that uses another one.
+// reference means that one file uses another.
 type reference struct{ from, to string }
 
 func newHouse(root string, p *broken.Package) (*house, error) {
@@ -106,8 +106,8 @@ func (h *house) refer(p *broken.Package) error {
 	return nil
 }
 
-// complete checks the list against the files: doc.go, which declares nothing, need
-// not be listed.
+// complete checks the list against the files. doc.go declares nothing and need not be
+// listed.
 func (h *house) complete(dir string, built map[string]bool) error {
 	seen := map[string]bool{"doc.go": true}
 	for _, name := range h.listed {
@@ -127,7 +127,7 @@ func (h *house) complete(dir string, built map[string]bool) error {
 	return nil
 }
 
-// roomsOf returns the files that the doc.go in dir lists, nil if it lists none.
+// roomsOf returns the files listed in dir's doc.go, nil if it lists none.
 func roomsOf(dir string) ([]string, error) {
 	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(dir, "doc.go"), nil, parser.ParseComments|parser.PackageClauseOnly)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -176,15 +176,15 @@ func listing(root string) ([]string, error) {
 	return dirs, err
 }
 
-// sorted returns all references in the order of their names.
+// sorted returns all references sorted by name.
 func (h *house) sorted() []reference {
 	return slices.SortedFunc(maps.Keys(h.references), func(a, b reference) int {
 		return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to))
 	})
 }
 
-// upward returns the references that run upward when the files are in this order. A
-// file that is not in it, which is doc.go at most, is above all others.
+// upward returns the references that run upward in this order. A file that is not listed,
+// which can only be doc.go, is above all others.
 func (h *house) upward(order []string) []reference {
 	at := map[string]int{}
 	for i, name := range order {

@@ -1,20 +1,19 @@
-// Rooms counts the references between the files of a package, and those that run
-// upward. A package's doc.go may list its files from top to bottom, in lines of
-// comment such as
+// Rooms counts the references between the files of a package, and those that run upward. A
+// package's doc.go may list its files from top to bottom, in lines of comment such as
 //
 //	get.go getjson.go  reads of one value
 //
-// A file may then use only what files further down declare: names on one line count
-// from left to right. Without a list, only the best order that rooms finds is judged.
+// A file may then use only what files further down declare; names on one line count from
+// left to right. Without a list, rooms judges the best order that it finds.
 //
 //	go run ./internal/rooms                  # every package that lists its files
 //	go run ./internal/rooms -v ./httpapi     # names what runs upward
 //	go run ./internal/rooms -dot ./httpapi | dot -Tsvg > httpapi.svg
 //
-// A reference is a pair of files, of which the first uses something that the second
-// one declares, once or many times: a function, a type (receivers included), a method,
-// a field, a variable. Tests do not count, and files that are not built on this system
-// count only as lines.
+// A reference is a pair of files, the first of which uses, once or many times, something
+// that the second declares: a function, a type (receivers included), a method, a field, a
+// variable. Tests do not count, and files that are not built on this system count only as
+// lines.
 package main
 
 import (
@@ -134,7 +133,7 @@ func table(w io.Writer, houses []*house) error {
 	return t.Flush()
 }
 
-// order returns the order that counts: the listed one, or else the best one found.
+// order returns the listed order, or the best one found.
 func (h *house) order() []string {
 	if h.listed != nil {
 		return h.listed
@@ -142,7 +141,7 @@ func (h *house) order() []string {
 	return h.best
 }
 
-// explain names what runs upward.
+// explain names the upward references.
 func (h *house) explain(w io.Writer) {
 	from := "as doc.go lists its files"
 	if h.listed == nil {
@@ -155,7 +154,7 @@ func (h *house) explain(w io.Writer) {
 	fmt.Fprintf(w, "  best order found: %s\n", strings.Join(h.best, " "))
 }
 
-// graph writes the package as a graph, with what runs upward in red.
+// graph writes the package as a graph, with upward references in red.
 func (h *house) graph(w io.Writer) {
 	fmt.Fprintf(w, "digraph %q {\n\trankdir=TB; node [shape=box];\n", h.dir)
 	for _, name := range h.order() {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// allowed is how many references may run upward in the packages that list their
-// files; none in those that are not named here. A number may only be lowered.
+// allowed is the limit of upward references in the packages that list their files; 0 for
+// packages not named here. Numbers may only be lowered.
 var allowed = map[string]int{}
 
 func TestRooms_NoMoreUpward(t *testing.T) {
@@ -92,7 +92,7 @@ func TestHouse_Counts(t *testing.T) {
 	}
 }
 
-// The order found is the best there is where all orders can be tried.
+// Where all orders can be tried, the order found is the best.
 func TestArrange_FindsTheBest(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(300) {
