@@ -8,23 +8,24 @@ import (
 )
 
 const (
-	// LargestShare: a value that would take more than one part in so many of the limit is
-	// not held, so that no value empties the cache.
+	// LargestShare bounds a value to this part of the limit, one eighth, so that no single
+	// value empties the cache.
 	LargestShare = 8
-	// mirrorShare: when memory is scarce, one part in so many is for mirrored values.
+	// mirrorShare is the part of the memory for mirrored values, one quarter, when memory
+	// is scarce.
 	mirrorShare = 4
-	// smallShare: one part in so many of either pair of queues is for values that have
-	// still to show that they are asked for again.
+	// smallShare is the part of either pair of queues, one tenth, for values that have not
+	// yet been asked for again.
 	smallShare = 10
-	// usesMax is where the counting of uses ends: the more of them count, the longer what
-	// was hot stays.
+	// usesMax is the highest count of uses: the higher it is, the longer formerly hot
+	// values stay.
 	usesMax = 3
-	// overheadBytes is what a value takes beside its own bytes: its entry, and its slot in
-	// a map, of which up to a half are free after it has grown.
+	// overheadBytes is what a value takes besides its own bytes: its entry, and its slot in
+	// a map, of which up to half are free after it has grown.
 	overheadBytes = 48 + 48
 )
 
-// Value is what a Cache holds. Neither of the two may change.
+// Value is what a Cache holds. Both of its results must be constant.
 type Value interface {
 	CacheKey() string
 	CacheBytes() int64 // all the memory that it takes
@@ -35,7 +36,8 @@ type Cache[V Value] struct {
 	limit  int64
 	shards [64]shard[V]
 
-	// Only Get does without mu: what is held changes after a load, which costs far more.
+	// Only Get works without mu: everything else changes the cache after a load, which
+	// costs far more.
 	mu            sync.Mutex
 	own, mirrored segment[V]
 	ghosts        ghosts
@@ -43,7 +45,7 @@ type Cache[V Value] struct {
 	stats         Stats // without the bytes
 }
 
-// Stats are counts since the Cache was made, and what it holds now.
+// Stats counts since the Cache was made, and describes what it holds now.
 type Stats struct {
 	Items, Bytes, MirroredBytes       int64
 	Admissions, Evictions, Unadmitted uint64
@@ -107,8 +109,8 @@ func New[V Value](limit int64) *Cache[V] {
 
 func (c *Cache[V]) shard(hash uint64) *shard[V] { return &c.shards[hash%uint64(len(c.shards))] }
 
-// Get returns the value of key, the zero value when it is not held, and whether it is
-// mirrored.
+// Get returns the value of key and whether it is mirrored; the zero value if it is not
+// held.
 func (c *Cache[V]) Get(key string) (v V, mirrored bool) {
 	s := c.shard(xxhash.Sum64String(key))
 	s.mu.RLock()
@@ -119,15 +121,15 @@ func (c *Cache[V]) Get(key string) (v V, mirrored bool) {
 	}
 	v = e.value
 	s.mu.RUnlock()
-	// A hot entry has all its uses: nobody writes to it.
+	// A hot entry has the maximum of uses, so nobody writes to it.
 	if n := e.uses.Load(); n < usesMax {
 		e.uses.CompareAndSwap(n, n+1)
 	}
 	return v, e.mirrored
 }
 
-// Add holds a value if it is let in, and its generation is the present one. One that takes
-// more bytes than the value that is held under its key takes the place of that one.
+// Add holds a value if the policy admits it and its generation is the current one. It
+// replaces a value under the same key only if it takes more bytes.
 func (c *Cache[V]) Add(v V, mirrored bool, generation uint64) {
 	key, bytes := v.CacheKey(), v.CacheBytes()+overheadBytes
 	hash := xxhash.Sum64String(key)
@@ -178,7 +180,7 @@ func (c *Cache[V]) Add(v V, mirrored bool, generation uint64) {
 
 func (c *Cache[V]) bytes() int64 { return c.ghosts.bytes() + c.own.bytes() + c.mirrored.bytes() }
 
-// shrink makes room until the limit is kept. It ends: each step either lets a value go or
+// shrink evicts until the limit is kept. It terminates: each step either drops a value or
 // takes a use off one.
 func (c *Cache[V]) shrink() {
 	for c.bytes() > c.limit && c.stats.Items > 0 {
@@ -205,7 +207,7 @@ func (c *Cache[V]) shrink() {
 	}
 }
 
-// drop takes an entry that is in no queue out of the table.
+// drop removes an entry that is in no queue from the table.
 func (c *Cache[V]) drop(e *entry[V]) (hash uint64) {
 	key := e.value.CacheKey()
 	hash = xxhash.Sum64String(key)
@@ -218,8 +220,8 @@ func (c *Cache[V]) drop(e *entry[V]) (hash uint64) {
 	return hash
 }
 
-// Begin forgets all values and begins the next generation, which it returns with how many
-// values were dropped. It keeps the ghosts: which keys were asked for lately is still of use.
+// Begin drops all values and begins the next generation. It returns that, and how many
+// values it dropped. It keeps the ghosts: recent requests still tell what is hot.
 func (c *Cache[V]) Begin() (generation uint64, dropped int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -227,7 +229,7 @@ func (c *Cache[V]) Begin() (generation uint64, dropped int64) {
 	return c.generation, c.clear()
 }
 
-// Close forgets everything. Nothing is held from then on.
+// Close drops everything. The cache holds nothing from then on.
 func (c *Cache[V]) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -236,10 +238,10 @@ func (c *Cache[V]) Close() {
 	c.clear()
 }
 
-// closed is a generation that no Begin reaches.
+// closed is a generation that Begin never reaches.
 const closed = 1<<64 - 1
 
-// clear forgets all values.
+// clear drops all values.
 func (c *Cache[V]) clear() (dropped int64) {
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -252,7 +254,7 @@ func (c *Cache[V]) clear() (dropped int64) {
 	return dropped
 }
 
-// Stats returns what is counted.
+// Stats returns the statistics.
 func (c *Cache[V]) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()

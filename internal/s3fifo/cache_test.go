@@ -65,8 +65,8 @@ func holds(c *Cache[*item], key string) bool {
 	return s.entries[key] != nil
 }
 
-// Readers and writers of the same few keys at the same time: whatever is found is that
-// key's, and the stats are right in the end.
+// Concurrent reads and writes of the same few keys: every value found belongs to its key,
+// and the stats are right in the end.
 func TestCache_ConcurrentUse(t *testing.T) {
 	t.Parallel()
 	c := New[*item](1 << 20)
@@ -90,7 +90,7 @@ func TestCache_ConcurrentUse(t *testing.T) {
 	}
 }
 
-// One large value takes little room from the others, one that is too large none.
+// A large value takes little room from the others, and one that is too large none.
 func TestCache_LargeValuesDoNotEvictEverything(t *testing.T) {
 	t.Parallel()
 	c := New[*item](8 << 20)
@@ -129,9 +129,9 @@ func TestCache_LargeValuesDoNotEvictEverything(t *testing.T) {
 	audit(t, hot)
 }
 
-// With memory to spare a mirrored value is held at once; without, only when it is asked for
-// again, and no more than a quarter of the memory is spent on such values however often
-// they are.
+// With memory to spare, a mirrored value is held at once. Otherwise it is held only when it
+// is asked for again, and mirrored values get at most a quarter of the memory, however
+// often they are used.
 func TestCache_MirrorsByRate(t *testing.T) {
 	t.Parallel()
 	c := New[*item](1 << 20)
@@ -164,7 +164,7 @@ func TestCache_MirrorsByRate(t *testing.T) {
 	}
 }
 
-// Of two values of one key the one that takes more bytes is held.
+// Of two values of one key, the one with more bytes is held.
 func TestCache_MoreTakesThePlaceOfLess(t *testing.T) {
 	t.Parallel()
 	c := New[*item](64 << 20)
@@ -178,7 +178,7 @@ func TestCache_MoreTakesThePlaceOfLess(t *testing.T) {
 	}
 }
 
-// A value of another generation is not held, and nothing is after the end.
+// A value of another generation is not held, and nothing is held after Close.
 func TestCache_Generations(t *testing.T) {
 	t.Parallel()
 	c := New[*item](1 << 20)
@@ -225,8 +225,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// BenchmarkCache_Get is what finding a value costs, on all processors at once: every one
-// asks for the same key, or each for its own.
+// BenchmarkCache_Get finds a value, on all processors at once: all ask for the same key, or
+// each for its own.
 func BenchmarkCache_Get(b *testing.B) {
 	c := New[*item](64 << 20)
 	keys := make([]string, 1024)

@@ -2,8 +2,8 @@ package s3fifo
 
 import "unsafe"
 
-// ghosts are fingerprints of keys that were let go, or not let in: the last so many of
-// them. Which slot a key has is up to its hash, so a few are lost early.
+// ghosts are fingerprints of the last keys that were evicted or not admitted. A key's slot
+// depends on its hash, so a few are lost early.
 type ghosts struct {
 	buckets [][4]ghost // a power of two of them, or none
 	now     uint32     // ghosts there have been
@@ -12,7 +12,7 @@ type ghosts struct {
 // ghost is 32 bits of a key's hash, and ghosts.now when it was made. Zero is an empty slot.
 type ghost struct{ print, made uint32 }
 
-// ghostShare: one part in so many of the memory is for ghosts.
+// ghostShare is the part of the memory for ghosts: one in 128.
 const ghostShare = 128
 
 func newGhosts(limit int64) ghosts {
@@ -37,7 +37,7 @@ func (g *ghosts) has(hash uint64, limit int64) bool {
 	return false
 }
 
-// add makes a ghost, in the place of the oldest one of its bucket.
+// add makes a ghost in place of the oldest in its bucket.
 func (g *ghosts) add(hash uint64) {
 	g.now++
 	if g.now == 0 { // after 4 billion of them: what was made before is forgotten

@@ -12,13 +12,13 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// policy is a cache bounded by bytes: asked for a value, it says whether it had it, and
-// from then on may have it.
+// policy is a cache bounded by bytes. Asked for a value, it says whether it had it, and may
+// have it from then on.
 type policy interface {
 	ask(v *item) (hit bool)
 }
 
-// policies are what was compared; each counts bytes as Cache does.
+// policies are the compared policies; each counts bytes like Cache.
 var policies = []struct {
 	name string
 	make func(limit int64) policy
@@ -39,9 +39,9 @@ func (o ours) ask(v *item) bool {
 	return false
 }
 
-// lists is LRU, or SIEVE (Zhang et al., NSDI 2024): a hit leaves a record where
-// it is and marks it, and a hand that goes from the oldest to the newest takes
-// the first without a mark.
+// lists is LRU, or SIEVE (Zhang et al., NSDI 2024): a hit leaves a record in place and
+// marks it, and a hand that moves from the oldest to the newest evicts the first without a
+// mark.
 type lists struct {
 	limit, bytes int64
 	lru          bool
@@ -104,10 +104,9 @@ func (l *lists) drop(e *list.Element) *listEntry {
 	return one
 }
 
-// tinyLFU is W-TinyLFU (Einziger et al., 2017) without the adaptive window: 1 %
-// of the bytes are an LRU that everything enters; what falls out of it takes the
-// place of the main LRU's oldest if it was asked for more often, by a sketch
-// whose counts are halved now and then.
+// tinyLFU is W-TinyLFU (Einziger et al., 2017) without the adaptive window: every value
+// enters an LRU of 1 % of the bytes. A value that falls out replaces the main LRU's oldest
+// if it was asked for more often, by a sketch whose counts are halved now and then.
 type tinyLFU struct {
 	window, main *lists
 	sketch       [4][]uint8
@@ -168,7 +167,7 @@ func (t *tinyLFU) ask(v *item) bool {
 	return false
 }
 
-// compete lets one that fell out of the window into main, or forgets it.
+// compete admits a value that fell out of the window into main, or drops it.
 func (t *tinyLFU) compete(one *listEntry) {
 	for t.main.bytes+one.bytes > t.main.limit {
 		oldest := t.main.order.Back()
@@ -181,14 +180,13 @@ func (t *tinyLFU) compete(one *listEntry) {
 	t.main.bytes += one.bytes
 }
 
-// workload is a series of keys that are asked for.
+// workload is a series of requested keys.
 type workload struct {
 	name string
 	next func() int
 }
 
-// zipf draws 0 to n-1 by Zipf's law with exponent 1.0, which math/rand's does
-// not do: it wants more than 1.
+// zipf draws 0 to n-1 by Zipf's law with exponent 1.0. math/rand's needs more than 1.
 func zipf(rng *rand.Rand, n int) func() int {
 	sums := make([]float64, n)
 	sum := 0.
@@ -215,8 +213,7 @@ func scanning(next func() int, from int) func() int {
 	}
 }
 
-// drifting is next with a mapping of ranks to keys that moves on: what is hot
-// now is another key later.
+// drifting is next with a drifting mapping of ranks to keys: the hot keys change over time.
 func drifting(next func() int, n int) func() int {
 	i := 0
 	return func() int {
@@ -234,8 +231,7 @@ func workloads(n int) []workload {
 	}
 }
 
-// simulated makes values of sizes from 64 B to 64 KiB, each size step as likely as the
-// other.
+// simulated makes values of sizes from 64 B to 64 KiB, with each size step equally likely.
 type simulated map[int]*item
 
 func (s simulated) of(i int) *item {
@@ -247,8 +243,8 @@ func (s simulated) of(i int) *item {
 	return v
 }
 
-// hitRatio is the part of asks that p has answered itself, the first fifth of
-// them aside: there the cache is filling.
+// hitRatio returns the part of the requests that p answered itself, without the first
+// fifth, in which the cache fills.
 func hitRatio(p policy, w workload, values simulated, asks int) float64 {
 	hits, counted := 0, 0
 	for i := range asks {
@@ -263,9 +259,8 @@ func hitRatio(p policy, w workload, values simulated, asks int) float64 {
 	return float64(hits) / float64(counted)
 }
 
-// What is held must be no worse than LRU would have, by more than 3 points of
-// the hit ratio, and better where there are scans. All is simulated from fixed
-// seeds: the ratios are the same everywhere.
+// The hit ratio must not be worse than LRU's by more than 3 points, and must be better with
+// scans. The simulation uses fixed seeds: the ratios are the same everywhere.
 func TestCache_HitRatioAgainstLRU(t *testing.T) {
 	t.Parallel()
 	const keys, asks = 20_000, 60_000
@@ -284,8 +279,8 @@ func TestCache_HitRatioAgainstLRU(t *testing.T) {
 	}
 }
 
-// BenchmarkPolicies is the table in docs/caching.md: hit ratios of a million
-// keys, a gigabyte in all to hold.
+// BenchmarkPolicies makes the table in docs/caching.md: hit ratios for a million keys, a
+// gigabyte in all.
 //
 //	go test -run - -bench Policies -benchtime 1x ./internal/s3fifo
 func BenchmarkPolicies(b *testing.B) {
