@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 
+	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
 )
 
@@ -15,38 +16,27 @@ type applier struct {
 	sm       StateMachine
 	waiters  *waiters
 	progress *progress
+	wake     signal
 
-	mu     sync.Mutex
-	queue  []handoff
-	bytes  int // of the items in queue and in hand
-	wakeup chan struct{}
+	mu    sync.Mutex
+	queue []handoff
+	bytes int // of the items in queue and in hand
 }
 
 func newApplier(sm StateMachine, ws *waiters, p *progress) *applier {
-	return &applier{sm: sm, waiters: ws, progress: p, wakeup: make(chan struct{}, 1)}
+	return &applier{sm: sm, waiters: ws, progress: p, wake: newSignal()}
 }
 
-func handoffBytes(h handoff) (n int) {
-	for _, it := range h.items {
-		n += it.bytes
-	}
-	return n
-}
-
-// put queues a handoff. It never blocks; who fills the queue looks at
-// backlog.
+// put queues a handoff. It never blocks; backlog tells what waits.
 func (a *applier) put(h handoff) {
-	if len(h.items) == 0 && h.install.Metadata.Index == 0 {
+	if len(h.items) == 0 && raft.IsEmptySnap(h.install) {
 		return
 	}
 	a.mu.Lock()
 	a.queue = append(a.queue, h)
-	a.bytes += handoffBytes(h)
+	a.bytes += h.bytes()
 	a.mu.Unlock()
-	select {
-	case a.wakeup <- struct{}{}:
-	default:
-	}
+	a.wake.send()
 }
 
 // backlog returns the bytes that wait to be applied.
@@ -66,8 +56,8 @@ func (a *applier) take() []handoff {
 
 func (a *applier) finished(h handoff) {
 	a.mu.Lock()
-	a.bytes -= handoffBytes(h)
-	a.mu.Unlock()
+	defer a.mu.Unlock()
+	a.bytes -= h.bytes()
 }
 
 // run applies until ctx ends or the state machine fails.
@@ -85,52 +75,41 @@ func (a *applier) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.wakeup:
+		case <-a.wake:
 		}
 	}
 }
 
 func (a *applier) apply(h handoff) error {
-	if h.install.Metadata.Index != 0 {
+	if !raft.IsEmptySnap(h.install) {
 		if err := a.install(h.install); err != nil {
 			return err
 		}
 	}
 	for _, it := range h.items {
-		if err := a.applyItem(it); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (a *applier) applyItem(it applyItem) error {
-	var data [][]byte
-	if len(it.commands) > 0 {
-		data = make([][]byte, len(it.commands))
+		data := make([][]byte, len(it.commands))
 		for i, c := range it.commands {
 			data[i] = c.data
 		}
+		var results []any
+		var err error
+		if it.history != (HistoryID{}) { // an entry of its own
+			err = a.sm.Fork(it.index, it.term, it.meta, it.history)
+		} else {
+			results, err = a.sm.Apply(it.index, it.term, data, it.meta)
+		}
+		if err != nil {
+			return fmt.Errorf("apply entry %d: %w", it.index, err)
+		}
+		if len(results) != len(data) {
+			panic(fmt.Sprintf("raftnode: %d results for %d commands", len(results), len(data)))
+		}
+		// The index first: an answered put must be visible to a read that
+		// starts after it.
+		a.progress.set(it.index)
+		a.waiters.resolve(it.commands, results)
 	}
-	results, err := a.execute(it, data)
-	if err != nil {
-		return fmt.Errorf("apply entry %d: %w", it.index, err)
-	}
-	if len(results) != len(data) {
-		panic(fmt.Sprintf("raftnode: %d results for %d commands", len(results), len(data)))
-	}
-	// The index first: an answered put must be visible to a read that
-	// starts after it.
-	a.progress.set(it.index)
-	a.waiters.resolveAll(it.commands, results)
 	return nil
-}
-
-func (a *applier) execute(it applyItem, commands [][]byte) ([]any, error) {
-	if it.history != (HistoryID{}) { // an entry of its own
-		return nil, a.sm.Fork(it.index, it.term, it.meta, it.history)
-	}
-	return a.sm.Apply(it.index, it.term, commands, it.meta)
 }
 
 // install puts a staged snapshot in place and answers the calls whose entries
@@ -150,7 +129,7 @@ func (a *applier) install(s raftpb.Snapshot) error {
 			return fmt.Errorf("look up a proposal after snapshot %d: %w", s.Metadata.Index, err)
 		}
 		if decided {
-			a.waiters.resolve(c, result)
+			a.waiters.resolve([]command{c}, []any{result})
 		}
 	}
 	return nil

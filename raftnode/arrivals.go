@@ -50,7 +50,7 @@ type roomKey struct {
 // room is what waits of one sender, oldest first. It belongs to the lock of arrivals.
 type room struct {
 	list []arrival
-	wake chan struct{} // capacity 1; bodies have arrived
+	wake signal // bodies have arrived
 }
 
 type arrival struct {
@@ -106,7 +106,7 @@ func (a *arrivals) takes(m *raftpb.Message, committed uint64) bool {
 		return true
 	}
 	if r == nil {
-		r = &room{wake: make(chan struct{}, 1)}
+		r = &room{wake: newSignal()}
 		a.rooms[key] = r
 		ctx := a.ctx
 		a.running.Go(func() { a.serve(ctx, key, r) })
@@ -121,10 +121,7 @@ func (a *arrivals) arrived() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, r := range a.rooms {
-		select {
-		case r.wake <- struct{}{}:
-		default:
-		}
+		r.wake.send()
 	}
 }
 

@@ -139,6 +139,14 @@ type handoff struct {
 	removed bool         // this node is no longer a member
 }
 
+// bytes is what the items take.
+func (h *handoff) bytes() (n int) {
+	for _, it := range h.items {
+		n += it.bytes
+	}
+	return n
+}
+
 // applyItem is one committed entry.
 type applyItem struct {
 	index, term uint64

@@ -222,14 +222,14 @@ func TestInbox_Messages_AreBounded(t *testing.T) {
 	for range 10_000 {
 		in.addMessage(raftpb.Message{Type: raftpb.MsgApp, Entries: entries}, limit)
 	}
-	appends := len(in.msgs)
+	appends := len(in.mail.msgs)
 	for range 10_000 {
 		in.addMessage(raftpb.Message{Type: raftpb.MsgHeartbeat}, limit)
 	}
 	for range 10_000 {
 		in.addMessage(raftpb.Message{Type: raftpb.MsgSnap, Snapshot: raftpb.Snapshot{Data: make([]byte, 1000)}}, limit)
 	}
-	if rest := len(in.msgs) - appends; appends < 50 || appends > 100 || rest < 50 || rest > 200 {
+	if rest := len(in.mail.msgs) - appends; appends < 50 || appends > 100 || rest < 50 || rest > 200 {
 		t.Errorf("%d appends and %d others wait in %d bytes", appends, rest, limit)
 	}
 	if in.take(); in.msgBytes != 0 {

@@ -10,17 +10,13 @@ import (
 // while the loop was busy, usually with an fsync, is taken at once: that is
 // where batches come from.
 type inbox struct {
-	wake chan struct{}
+	wake signal
 
 	mu       sync.Mutex
 	closed   bool
-	msgs     []raftpb.Message
+	mail     mail
 	msgBytes int
-	cmds     []command
-	cmdBytes int // of cmds and of what the core still queues, see held
-	reads    []*read
-	lost     []uint64
-	calls    []func(*core)
+	cmdBytes int // of the commands and of what the core still queues, see held
 }
 
 // mail is one emptying of the inbox.
@@ -32,13 +28,18 @@ type mail struct {
 	calls []func(*core)
 }
 
-func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
+func newInbox() *inbox { return &inbox{wake: newSignal()} }
 
-func (in *inbox) signal() {
-	select {
-	case in.wake <- struct{}{}:
-	default:
+// add lets f put something into the mail, and reports whether it did. f is not called
+// once the inbox is closed.
+func (in *inbox) add(f func() bool) bool {
+	in.mu.Lock()
+	ok := !in.closed && f()
+	in.mu.Unlock()
+	if ok {
+		in.wake.send()
 	}
+	return ok
 }
 
 // messageBytes is about what a message takes beside its contents.
@@ -52,16 +53,14 @@ func (in *inbox) addMessage(m raftpb.Message, limit int) {
 	if len(m.Entries) == 0 {
 		limit += limit / 4
 	}
-	in.mu.Lock()
-	drop := in.closed || in.msgBytes+size > limit
-	if !drop {
-		in.msgs = append(in.msgs, m)
+	in.add(func() bool {
+		if in.msgBytes+size > limit {
+			return false
+		}
+		in.mail.msgs = append(in.mail.msgs, m)
 		in.msgBytes += size
-	}
-	in.mu.Unlock()
-	if !drop {
-		in.signal()
-	}
+		return true
+	})
 }
 
 // addCommands queues the proposals of a group; false, for all of them, if limit
@@ -71,20 +70,17 @@ func (in *inbox) addCommands(origin uint64, g *group, limit int) bool {
 	for i := range g.waiters {
 		size += commandSize(g.waiters[i].data)
 	}
-	in.mu.Lock()
-	ok := !in.closed && in.cmdBytes+size <= limit
-	if ok {
+	return in.add(func() bool {
+		if in.cmdBytes+size > limit {
+			return false
+		}
 		for i := range g.waiters {
 			w := &g.waiters[i]
-			in.cmds = append(in.cmds, command{origin: origin, seq: w.seq, data: w.data})
+			in.mail.cmds = append(in.mail.cmds, command{origin: origin, seq: w.seq, data: w.data})
 		}
 		in.cmdBytes += size
-	}
-	in.mu.Unlock()
-	if ok {
-		in.signal()
-	}
-	return ok
+		return true
+	})
 }
 
 // held tells the inbox how many bytes the core's own queue holds.
@@ -92,47 +88,39 @@ func (in *inbox) held(bytes int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.cmdBytes = bytes
-	for _, c := range in.cmds {
+	for _, c := range in.mail.cmds {
 		in.cmdBytes += c.size()
 	}
 }
 
 func (in *inbox) addRead(r *read) bool {
-	in.mu.Lock()
-	ok := !in.closed
-	if ok {
-		in.reads = append(in.reads, r)
-	}
-	in.mu.Unlock()
-	in.signal()
-	return ok
+	return in.add(func() bool {
+		in.mail.reads = append(in.mail.reads, r)
+		return true
+	})
 }
 
 func (in *inbox) addLost(id uint64) {
-	in.mu.Lock()
-	if len(in.lost) < 64 { // a hint; more of them say nothing new
-		in.lost = append(in.lost, id)
-	}
-	in.mu.Unlock()
-	in.signal()
+	in.add(func() bool {
+		if len(in.mail.lost) < 64 { // a hint; more of them say nothing new
+			in.mail.lost = append(in.mail.lost, id)
+		}
+		return true
+	})
 }
 
 func (in *inbox) addCall(f func(*core)) bool {
-	in.mu.Lock()
-	ok := !in.closed
-	if ok {
-		in.calls = append(in.calls, f)
-	}
-	in.mu.Unlock()
-	in.signal()
-	return ok
+	return in.add(func() bool {
+		in.mail.calls = append(in.mail.calls, f)
+		return true
+	})
 }
 
 func (in *inbox) take() mail {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	m := mail{in.msgs, in.cmds, in.reads, in.lost, in.calls}
-	in.msgs, in.msgBytes, in.cmds, in.reads, in.lost, in.calls = nil, 0, nil, nil, nil, nil
+	m := in.mail
+	in.mail, in.msgBytes = mail{}, 0
 	return m
 }
 

@@ -30,17 +30,13 @@ func (n *Node) leave(ctx context.Context, wg *sync.WaitGroup) {
 	}
 	released := n.released
 	wg.Go(func() {
-		pause := time.NewTicker(farewellPause)
-		defer pause.Stop()
 		for told := time.Now(); !n.mayLeave(ctx); {
 			if time.Since(told) > farewellEvery {
 				told = time.Now()
 				n.logger.Warn("this node was removed; it keeps running until most of the other voters have stored that")
 			}
-			select {
-			case <-ctx.Done():
+			if sleep(ctx, farewellPause) != nil {
 				return
-			case <-pause.C:
 			}
 		}
 		close(released)

@@ -731,21 +731,16 @@ const shortageTime = 5 * time.Second
 // whileShort repeats f while the system is short of files or memory, but not for
 // longer than shortageTime.
 func (n *Node) whileShort(ctx context.Context, f func() error) error {
-	const pause = 50 * time.Millisecond
 	ctx, cancel := context.WithTimeout(ctx, shortageTime)
 	defer cancel()
-	ticker := time.NewTicker(pause)
-	defer ticker.Stop()
 	for {
 		err := f()
 		if !errors.Is(err, shortage.Err) {
 			return err
 		}
 		_ = n.later(err, "the snapshot of another member")
-		select {
-		case <-ctx.Done():
+		if sleep(ctx, 50*time.Millisecond) != nil {
 			return err
-		case <-ticker.C:
 		}
 	}
 }
@@ -913,7 +908,7 @@ func (n *Node) propose(ctx context.Context, commands [][]byte) (*group, error) {
 				n.waiters.giveUp(g, ErrUnavailable, ErrOutcomeUnknown)
 				return g, nil
 			}
-			n.waiters.giveUpUnsent(g, ErrUnavailable)
+			n.waiters.giveUp(g, ErrUnavailable, nil)
 			extended = true
 			timeout.Reset(n.cfg.ProposeTimeout - n.cfg.NoLeaderTimeout)
 		}

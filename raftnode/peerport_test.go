@@ -398,8 +398,8 @@ func TestInbox_IsClosed(t *testing.T) {
 	for i := range uint64(100) {
 		in.addLost(i)
 	}
-	if len(in.lost) != 64 {
-		t.Errorf("%d hints", len(in.lost))
+	if len(in.mail.lost) != 64 {
+		t.Errorf("%d hints", len(in.mail.lost))
 	}
 	in.addCall(func(*core) {})
 	in.addRead(newRead())

@@ -56,7 +56,7 @@ func TestNode_ProposeMany_GivenUp(t *testing.T) {
 	<-n.inbox.wake
 	cmds := n.inbox.take().cmds
 	n.waiters.claim(cmds[1:2], 1) // raft has it
-	n.waiters.resolve(cmds[2], nil)
+	n.waiters.resolve([]command{cmds[2]}, []any{nil})
 	cause := errors.New("enough")
 	cancel(cause)
 	all := <-errs

@@ -93,12 +93,8 @@ func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []M
 		if disputed && p.tries == 0 {
 			pause = disputePause
 		}
-		wait := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			wait.Stop()
-			return ctx.Err()
-		case <-wait.C:
+		if err := sleep(ctx, pause); err != nil {
+			return err
 		}
 	}
 }

@@ -45,8 +45,8 @@ type pushQueue struct {
 	id     ID
 	url    string
 	list   []*push
-	late   int           // bytes in list that nobody waits for
-	wake   chan struct{} // capacity 1
+	late   int // bytes in list that nobody waits for
+	wake   signal
 	cancel context.CancelFunc
 }
 
@@ -64,7 +64,7 @@ func (p *push) ref() bodies.Ref { return bodies.Ref{Digest: p.body.Digest, Size:
 // distribution is one call of Distribute.
 type distribution struct {
 	list    []bodies.Body
-	changed chan struct{} // capacity 1; a member has answered
+	changed signal // a member has answered
 
 	// These belong to the lock of pushes.
 	all   []*push
@@ -93,7 +93,7 @@ func (p *pushes) setPeer(id ID, url string) {
 		q.url = url
 	default:
 		ctx, cancel := context.WithCancel(context.Background())
-		q = &pushQueue{id: id, url: url, wake: make(chan struct{}, 1), cancel: cancel}
+		q = &pushQueue{id: id, url: url, wake: newSignal(), cancel: cancel}
 		p.queues[id] = q
 		for range pushStreams {
 			p.running.Go(func() { p.run(ctx, q) })
@@ -115,7 +115,7 @@ func (p *pushes) stop() {
 // start queues bodies for every member. known tells which of them this node had before:
 // members probably have those too, and are asked first.
 func (p *pushes) start(list []bodies.Body, known []bool) *distribution {
-	d := &distribution{list: list, changed: make(chan struct{}, 1), left: map[ID]int{}, full: map[ID]bool{}}
+	d := &distribution{list: list, changed: newSignal(), left: map[ID]int{}, full: map[ID]bool{}}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, q := range p.queues {
@@ -125,16 +125,9 @@ func (p *pushes) start(list []bodies.Body, known []bool) *distribution {
 			q.list = append(q.list, x)
 		}
 		d.left[q.id] = len(list)
-		q.signal()
+		q.wake.send()
 	}
 	return d
-}
-
-func (q *pushQueue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
 }
 
 // judge reports whether enough members have the bodies of a distribution, as the leader
@@ -226,12 +219,8 @@ func (p *pushes) run(ctx context.Context, q *pushQueue) {
 		if err != nil && ctx.Err() == nil {
 			p.logger.Debug("sending bodies failed", "to", q.id.String(), "err", err)
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if sleep(ctx, pause) != nil {
 			return
-		case <-timer.C:
 		}
 		pause = min(2*pause, pushPauseMax)
 	}
@@ -258,7 +247,7 @@ func (p *pushes) take(q *pushQueue) (url string, batch []*push) {
 	}
 	q.list = slices.Delete(q.list, 0, len(batch))
 	if len(q.list) > 0 {
-		q.signal() // for the other stream
+		q.wake.send() // for the other stream
 	}
 	return q.url, batch
 }
@@ -296,10 +285,7 @@ func (p *pushes) answered(q *pushQueue, batch []*push, answers []bodies.Answer) 
 			}
 			continue
 		}
-		select {
-		case d.changed <- struct{}{}:
-		default:
-		}
+		d.changed.send()
 	}
 	for _, x := range again {
 		x.queued = true
@@ -309,7 +295,7 @@ func (p *pushes) answered(q *pushQueue, batch []*push, answers []bodies.Answer) 
 	}
 	if len(again) > 0 {
 		q.list = slices.Insert(q.list, 0, again...)
-		q.signal()
+		q.wake.send()
 	}
 	return busy
 }

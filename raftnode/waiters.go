@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 )
@@ -35,16 +36,6 @@ type group struct {
 	done     chan struct{} // closed when left is 0
 }
 
-// end gives a command its outcome; only the first call for it counts, because the
-// waiter is no longer open after it.
-func (w *waiter) end(out outcome) {
-	g := w.group
-	g.outcomes[w.place] = out
-	if g.left--; g.left == 0 {
-		close(g.done)
-	}
-}
-
 // waiters maps the sequence numbers of this node's proposals to the calls
 // that wait for them. The applier answers, the core proposes again: both only
 // for an instant under the lock.
@@ -73,36 +64,29 @@ func (ws *waiters) add(commands [][]byte) *group {
 	return g
 }
 
+// end gives an open command its outcome.
+func (ws *waiters) end(w *waiter, out outcome) {
+	delete(ws.open, w.seq)
+	g := w.group
+	g.outcomes[w.place] = out
+	if g.left--; g.left == 0 {
+		close(g.done)
+	}
+}
+
 // giveUp ends those of a call's commands that have no answer: with unsent if raft
-// never took them, else with lost.
+// never took them, else with lost, unless that is nil.
 func (ws *waiters) giveUp(g *group, unsent, lost error) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for i := range g.waiters {
-		w := &g.waiters[i]
-		if ws.open[w.seq] != w {
-			continue
-		}
-		delete(ws.open, w.seq)
-		err := unsent
+		w, err := &g.waiters[i], unsent
 		if w.handed > 0 {
 			err = lost
 		}
-		w.end(outcome{err: err})
-	}
-}
-
-// resolve answers the call behind c, if it is one of this node and still
-// waits.
-func (ws *waiters) resolve(c command, result any) {
-	if c.origin != ws.origin {
-		return
-	}
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if w := ws.open[c.seq]; w != nil {
-		delete(ws.open, c.seq)
-		w.end(outcome{result: result})
+		if ws.open[w.seq] == w && err != nil {
+			ws.end(w, outcome{err: err})
+		}
 	}
 }
 
@@ -111,25 +95,21 @@ func (ws *waiters) refuse(c command, err error) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if w := ws.open[c.seq]; w != nil && c.origin == ws.origin {
-		delete(ws.open, c.seq)
 		if w.handed > 0 {
 			err = ErrOutcomeUnknown
 		}
-		w.end(outcome{err: err})
+		ws.end(w, outcome{err: err})
 	}
 }
 
-// resolveAll answers the calls of one entry under a single lock.
-func (ws *waiters) resolveAll(cmds []command, results []any) {
+// resolve answers the calls behind commands, as far as they are this node's and
+// still wait.
+func (ws *waiters) resolve(cmds []command, results []any) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	for i, c := range cmds {
-		if c.origin != ws.origin {
-			continue
-		}
-		if w := ws.open[c.seq]; w != nil {
-			delete(ws.open, c.seq)
-			w.end(outcome{result: results[i]})
+		if w := ws.open[c.seq]; w != nil && c.origin == ws.origin {
+			ws.end(w, outcome{result: results[i]})
 		}
 	}
 }
@@ -180,9 +160,12 @@ func (ws *waiters) wanted(cmds []command) []command {
 // handedOver returns, oldest first, the calls that were handed to raft and have no
 // answer, and marks them queued again: whom they were handed to leads no more.
 func (ws *waiters) handedOver() []command {
-	return ws.requeue(func(w *waiter) bool {
-		w.late = 0
-		return true
+	return ws.collect(func(w *waiter) bool {
+		again := !w.queued
+		if again {
+			w.queued, w.late = true, 0
+		}
+		return again
 	})
 }
 
@@ -194,42 +177,30 @@ const lateMax = 4
 // lost without a word. That time is patience at first and doubles with each
 // attempt, because it may as well be the leader or a majority that is slow.
 func (ws *waiters) overdue(now, patience uint64) []command {
-	return ws.requeue(func(w *waiter) bool {
-		if now-w.sentTick < patience<<w.late {
-			return false
+	return ws.collect(func(w *waiter) bool {
+		again := !w.queued && now-w.sentTick >= patience<<w.late
+		if again {
+			w.queued, w.late = true, min(w.late+1, lateMax)
 		}
-		w.late = min(w.late+1, lateMax)
-		return true
+		return again
 	})
 }
 
-// requeue returns, oldest first, those of the calls that raft was given which are
-// to be proposed again, and marks them queued.
-func (ws *waiters) requeue(again func(*waiter) bool) []command {
+// list returns all open calls, oldest first.
+func (ws *waiters) list() []command { return ws.collect(func(*waiter) bool { return true }) }
+
+// collect returns the open calls for which f is true, oldest first.
+func (ws *waiters) collect(f func(*waiter) bool) []command {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	var cmds []command
 	for _, w := range ws.open {
-		if !w.queued && again(w) {
-			w.queued = true
+		if f(w) {
 			cmds = append(cmds, command{origin: ws.origin, seq: w.seq, data: w.data})
 		}
 	}
-	slices.SortFunc(cmds, func(a, b command) int { return int(int64(a.seq) - int64(b.seq)) })
+	slices.SortFunc(cmds, func(a, b command) int { return cmp.Compare(a.seq, b.seq) })
 	return cmds
-}
-
-// giveUpUnsent ends those of a call's commands that raft never took, with err.
-func (ws *waiters) giveUpUnsent(g *group, err error) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for i := range g.waiters {
-		w := &g.waiters[i]
-		if ws.open[w.seq] == w && w.handed == 0 {
-			delete(ws.open, w.seq)
-			w.end(outcome{err: err})
-		}
-	}
 }
 
 // count returns how many commands are open.
@@ -237,18 +208,6 @@ func (ws *waiters) count() int {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	return len(ws.open)
-}
-
-// list returns all open calls, oldest first.
-func (ws *waiters) list() []command {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	cmds := make([]command, 0, len(ws.open))
-	for _, w := range ws.open {
-		cmds = append(cmds, command{origin: ws.origin, seq: w.seq, data: w.data})
-	}
-	slices.SortFunc(cmds, func(a, b command) int { return int(int64(a.seq) - int64(b.seq)) })
-	return cmds
 }
 
 // failAll ends every call, because the node stops.
@@ -260,7 +219,6 @@ func (ws *waiters) failAll() {
 		if w.handed > 0 {
 			err = ErrOutcomeUnknown
 		}
-		w.end(outcome{err: err})
+		ws.end(w, outcome{err: err})
 	}
-	clear(ws.open)
 }
