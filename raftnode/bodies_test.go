@@ -434,7 +434,7 @@ func TestMemlog_Bodies(t *testing.T) {
 	}
 	add := func(entries ...raftpb.Entry) {
 		t.Helper()
-		if err := l.add(entries, 0); err != nil {
+		if _, err := l.add(entries, 0, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -458,7 +458,7 @@ func TestMemlog_Bodies(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("after a snapshot of another member", 0)
-	if err := l.add([]raftpb.Entry{entry(10, 8), {Index: 11, Term: 1, Data: encodeBatch([]command{{origin: 1, seq: 1, data: []byte(referTo(list[0]))}})}}, 0); !errors.As(err, new(*missingBodyError)) {
+	if _, err := l.add([]raftpb.Entry{entry(10, 8), {Index: 11, Term: 1, Data: encodeBatch([]command{{origin: 1, seq: 1, data: []byte(referTo(list[0]))}})}}, 0, 0); !errors.Is(err, ErrDisk) || !strings.Contains(err.Error(), "entry 11 refers to body") {
 		t.Errorf("an entry without its body: %v", err)
 	}
 }

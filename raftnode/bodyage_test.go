@@ -155,7 +155,7 @@ func TestMemlog_LastHolding(t *testing.T) {
 	keepBody(t, store, b)
 	for i, cmd := range []string{"plain", referTo(b), "plain", referTo(b), "plain"} {
 		e := raftpb.Entry{Index: uint64(i + 1), Term: 1, Data: encodeBatch([]command{{origin: 1, seq: uint64(i), data: []byte(cmd)}})}
-		if err := l.add([]raftpb.Entry{e}, uint64(10*i)); err != nil {
+		if _, err := l.add([]raftpb.Entry{e}, 0, uint64(10*i)); err != nil {
 			t.Fatal(err)
 		}
 	}

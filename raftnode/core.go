@@ -663,7 +663,7 @@ func (c *core) done() (handoff, error) {
 			return h, err
 		}
 	}
-	if err := c.log.add(rd.Entries, c.now); err != nil {
+	if _, err := c.log.add(rd.Entries, 0, c.now); err != nil {
 		return h, err
 	}
 	c.letGo()
@@ -694,14 +694,11 @@ func (c *core) restore(s raftpb.Snapshot, h *handoff) error {
 	if err != nil {
 		return err
 	}
-	t, err := decodeTable(data.meta)
-	if err != nil {
-		return err
-	}
 	if err := c.log.restore(s); err != nil {
 		return err
 	}
 	h.install = s
+	t := data.members
 	for id, m := range t.members {
 		if old, ok := c.members.members[id]; !ok || old.PeerURL != m.PeerURL {
 			h.peers = append(h.peers, peerChange{id, m.PeerURL})

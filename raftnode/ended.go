@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -48,21 +47,10 @@ func (n *Node) ending(ctx context.Context, members []Member, limit time.Duration
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	mine := n.identity.Load().ClusterID
-	endings := make([]*Forcing, len(members))
-	var asking sync.WaitGroup
-	for i, m := range members {
-		if m.ID == n.self.ID {
-			continue
+	for _, a := range n.introductions(ctx, n.others(members), "") {
+		if f, ended := endedIn(a.Forced, mine); ended && descends(a.Forced, mine, a.ClusterID) {
+			return f
 		}
-		asking.Go(func() {
-			if a, err := n.introductionOf(ctx, m.PeerURL, ""); err == nil && descends(a.Forced, mine, a.ClusterID) {
-				endings[i], _ = endedIn(a.Forced, mine)
-			}
-		})
-	}
-	asking.Wait()
-	if at := slices.IndexFunc(endings, func(f *Forcing) bool { return f != nil }); at >= 0 {
-		return endings[at]
 	}
 	return nil
 }

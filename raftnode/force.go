@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -153,22 +152,17 @@ func (n *Node) survivor(st *diskState, members *table, applied uint64) (*table, 
 // mayForce decides whether a new cluster is to be forced, and refuses if that must
 // not be. nil without an error: this start has only to finish what another began.
 func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
-	applied, _, metaBytes, _, err := n.sm.Durable()
+	durable, err := durableOf(n.sm)
 	if err != nil {
-		return nil, fmt.Errorf("look at the durable state: %w", err)
+		return nil, err
 	}
+	applied, members := durable.index, durable.members
 	if s := st.snapshot; s.Metadata.Index > applied { // its installation is not finished
 		d, err := decodeSnapshot(s.Data)
 		if err != nil {
 			return nil, err
 		}
-		applied, metaBytes = s.Metadata.Index, d.meta
-	}
-	members := newTable(n.self.ClusterID)
-	if applied > 0 {
-		if members, err = decodeTable(metaBytes); err != nil {
-			return nil, err
-		}
+		applied, members = s.Metadata.Index, d.members
 	}
 	t, err := n.survivor(st, members, applied)
 	if err != nil {
@@ -192,20 +186,11 @@ func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
 // of it that has what this node lacks, and would go on as the old cluster does. Who
 // does not answer counts as lost.
 func (n *Node) askVoters(ctx context.Context, t *table) error {
-	members := t.list()
-	said := make([]string, len(members))
-	var asking sync.WaitGroup
-	for i, m := range members {
-		if m.ID == n.self.ID {
-			continue
-		}
-		asking.Go(func() {
-			if a, err := n.introductionOf(ctx, m.PeerURL, ""); err == nil {
-				said[i] = n.objection(&a, t, m.PeerURL)
-			}
-		})
+	others := n.others(t.list())
+	var said []string
+	for i, a := range n.introductions(ctx, others, "") {
+		said = append(said, n.objection(&a, t, others[i].PeerURL))
 	}
-	asking.Wait()
 	if err := ctx.Err(); err != nil {
 		return err // who was not asked is not lost
 	}

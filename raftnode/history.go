@@ -160,20 +160,14 @@ func (n *Node) poll(ctx context.Context, members []Member, position uint64) (*hi
 		return nil, err
 	}
 	h := &histories{position: position, lowest: position, own: hex.EncodeToString(digest), members: members, digests: map[ID]string{}}
-	answers := make([]historyAnswer, len(members))
-	var asking sync.WaitGroup
-	for i, m := range members {
-		if m.ID == n.self.ID {
-			h.digests[m.ID] = h.own
-			continue
+	h.digests[n.self.ID] = h.own
+	answers := atOnce(n.others(members), func(m Member) historyAnswer {
+		a, err := n.askHistory(ctx, m, position)
+		if err != nil {
+			return historyAnswer{}
 		}
-		asking.Go(func() {
-			if a, err := n.askHistory(ctx, m, position); err == nil {
-				answers[i] = a
-			}
-		})
-	}
-	asking.Wait()
+		return a
+	})
 	for _, a := range answers {
 		switch {
 		case a.Position == position && a.ID != 0:

@@ -347,14 +347,10 @@ func (c *core) checkSnapshot(m *raftpb.Message) error {
 	if err != nil {
 		return dishonest("%v", err)
 	}
-	t, err := decodeTable(d.meta)
-	if err != nil {
-		return dishonest("%v", err)
+	if d.members.cluster != c.members.cluster {
+		return dishonest("a snapshot of cluster %v", d.members.cluster)
 	}
-	if t.cluster != c.members.cluster {
-		return dishonest("a snapshot of cluster %v", t.cluster)
-	}
-	return t.checkConf(at.ConfState)
+	return d.members.checkConf(at.ConfState)
 }
 
 // checkConf tells whether a snapshot's ConfState is that of the table, and one

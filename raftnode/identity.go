@@ -205,13 +205,13 @@ func (id *identity) checkLevel(dir string, known uint64) error {
 // checkState refuses a restored state that the node has not told of, and one that is not
 // what it has told.
 func (id *identity) checkState(dir string, sm StateMachine) error {
-	applied, _, _, _, err := sm.Durable()
+	durable, err := durableOf(sm)
 	if err != nil {
-		return fmt.Errorf("look at the durable state: %w", err)
+		return err
 	}
 	is := restoredOf(sm)
 	switch {
-	case applied > 0: // it belongs to the log
+	case durable.index > 0: // it belongs to the log
 		return nil
 	case id.Started && is != (restored{}):
 		return fmt.Errorf("%w: the state in %s was %s, but %s, the node that the directory belongs to, is a member of cluster %v and gets its state from there; %s", ErrMixedUp, dir, is.says(), id.Name, id.ClusterID, putBack)
@@ -229,21 +229,14 @@ func pastOf(dir string, id identity, sm StateMachine) (string, error) {
 	if len(id.Founders) > 0 {
 		index, term = firstIndex, firstTerm
 	}
-	applied, _, metaBytes, _, err := sm.Durable()
-	if err != nil {
-		return "", fmt.Errorf("look at the durable state: %w", err)
-	}
-	if applied > index {
-		return fmt.Sprintf("the store beside it has applied entry %d", applied), nil
-	}
-	if applied > 0 {
-		t, err := decodeTable(metaBytes)
-		if err != nil {
-			return "", err
-		}
-		if t.cluster != id.ClusterID {
-			return fmt.Sprintf("the store beside it belongs to cluster %v, and it to %v", t.cluster, id.ClusterID), nil
-		}
+	durable, err := durableOf(sm)
+	switch {
+	case err != nil:
+		return "", err
+	case durable.index > index:
+		return fmt.Sprintf("the store beside it has applied entry %d", durable.index), nil
+	case durable.index > 0 && durable.members.cluster != id.ClusterID:
+		return fmt.Sprintf("the store beside it belongs to cluster %v, and it to %v", durable.members.cluster, id.ClusterID), nil
 	}
 	report, err := walscan.Check(walDir(dir))
 	switch {

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -48,27 +49,13 @@ func (n *Node) leave(ctx context.Context, wg *sync.WaitGroup) {
 func (n *Node) mayLeave(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
 	defer cancel()
-	var voters []Member
-	for _, m := range n.status.Load().Members {
-		if m.ID != n.self.ID && !m.Learner {
-			voters = append(voters, m)
-		}
-	}
+	voters := slices.DeleteFunc(n.others(n.status.Load().Members), func(m Member) bool { return m.Learner })
 	needed := len(voters)/2 + 1
 	if len(voters) == 0 { // removed before it heard of anybody
 		voters, needed = n.identity.Load().Peers, 1
 	}
-	answers := make([]bool, len(voters))
-	var asking sync.WaitGroup
-	for i, m := range voters {
-		asking.Go(func() {
-			a, err := n.introductionOf(ctx, m.PeerURL, "gone="+n.self.ID.String())
-			answers[i] = err == nil && a.ClusterID == n.self.ClusterID && a.Gone
-		})
-	}
-	asking.Wait()
-	for _, gone := range answers {
-		if gone {
+	for _, a := range n.introductions(ctx, voters, "gone="+n.self.ID.String()) {
+		if a.ClusterID == n.self.ClusterID && a.Gone {
 			needed--
 		}
 	}
@@ -81,10 +68,6 @@ func (n *Node) knowsGone(r *http.Request) bool {
 	if err != nil {
 		return false
 	}
-	index, _, meta, _, err := n.sm.Durable()
-	if err != nil || index == 0 {
-		return false
-	}
-	t, err := decodeTable(meta)
-	return err == nil && t.removed[id]
+	d, err := durableOf(n.sm)
+	return err == nil && d.members.removed[id]
 }

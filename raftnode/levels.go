@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -95,40 +94,16 @@ func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error 
 	if err != nil {
 		return err
 	}
-	t, err := decodeTable(d.meta)
-	if err != nil || t.level <= n.cfg.Level {
-		return err
+	if d.members.level <= n.cfg.Level {
+		return nil
 	}
-	answers, _ := n.askMembers(ctx, n.snapshotSources(0))
-	for _, a := range answers {
-		if a.StoreLevel > n.cfg.Level {
+	cluster, sources := n.identity.Load().ClusterID, n.snapshotSources(0)
+	for i, a := range n.introductions(ctx, sources, "") {
+		if a.ID == sources[i].ID && a.ClusterID == cluster && a.StoreLevel > n.cfg.Level {
 			return later("what the cluster has set since", a.StoreLevel, n.cfg.Level)
 		}
 	}
-	return fmt.Errorf("it is of a store of level %d, and no other member says that this one has it", t.level)
-}
-
-// askMembers asks other members for their introductions, all at once. Whoever gave none
-// has an error in its place.
-func (n *Node) askMembers(ctx context.Context, members []Member) ([]introduction, []error) {
-	cluster := n.identity.Load().ClusterID
-	answers, why := make([]introduction, len(members)), make([]error, len(members))
-	var asking sync.WaitGroup
-	for i, m := range members {
-		asking.Go(func() {
-			a, err := n.introductionOf(ctx, m.PeerURL, "")
-			switch {
-			case err != nil:
-				why[i] = errors.New(nodehttp.Reason(err))
-			case a.ID != m.ID || a.ClusterID != cluster:
-				why[i] = errors.New("another node is there")
-			default:
-				answers[i] = a
-			}
-		})
-	}
-	asking.Wait()
-	return answers, why
+	return fmt.Errorf("it is of a store of level %d, and no other member says that this one has it", d.members.level)
 }
 
 // raiseEvery is how often a leader asks the others for their levels, about, while it
@@ -159,18 +134,13 @@ func (n *Node) keepRaising(ctx context.Context) {
 // is lower, or says who stands in the way. The answers are worth something for the
 // members that were asked only: when others have come meanwhile it is refused.
 func (n *Node) raise(ctx context.Context, st *Status) (missing []string) {
-	var others []Member
-	for _, m := range st.Members {
-		if m.ID != st.ID {
-			others = append(others, m)
-		}
-	}
-	highest := st.Known
-	answers, why := n.askMembers(ctx, others)
-	for i, m := range others {
-		switch a := answers[i]; {
-		case why[i] != nil:
-			missing = append(missing, fmt.Sprintf("%s (%s: %v)", m.Name, m.PeerURL, why[i]))
+	others, highest := n.others(st.Members), st.Known
+	for i, a := range n.introductions(ctx, others, "") {
+		switch m := others[i]; {
+		case a.err != nil:
+			missing = append(missing, fmt.Sprintf("%s (%s: %s)", m.Name, m.PeerURL, nodehttp.Reason(a.err)))
+		case a.ID != m.ID || a.ClusterID != st.ClusterID:
+			missing = append(missing, fmt.Sprintf("%s (%s: another node is there)", m.Name, m.PeerURL))
 		case a.Level <= st.Level:
 			missing = append(missing, fmt.Sprintf("%s (knows level %d)", m.Name, a.Level))
 		default:

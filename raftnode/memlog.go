@@ -53,30 +53,10 @@ func (l *memlog) restore(s raftpb.Snapshot) error {
 	return nil
 }
 
-// missingBodyError says that an entry refers to a body that is not here.
-type missingBodyError struct {
-	index uint64
-	ref   bodies.Ref
-}
-
-func (e *missingBodyError) Error() string {
-	return fmt.Sprintf("entry %d refers to body %s of %d bytes, which is not here", e.index, e.ref.Digest, e.ref.Size)
-}
-
-// add appends entries at a tick, replacing what they contradict. Their bodies are here.
-func (l *memlog) add(entries []raftpb.Entry, now uint64) error {
-	_, err := l.append(entries, 0, now)
-	return err
-}
-
-// load is add of entries that were found at a start. The bodies of those up to applied
-// may be gone: the last entry that lacks one is returned, zero if none does. Else a
-// body that is missing is a *missingBodyError.
-func (l *memlog) load(entries []raftpb.Entry, applied uint64) (lacking uint64, err error) {
-	return l.append(entries, applied, 0)
-}
-
-func (l *memlog) append(entries []raftpb.Entry, applied, now uint64) (lacking uint64, err error) {
+// add appends entries at a tick, replacing what they contradict, and holds their
+// bodies. Those of entries up to applied may be gone: the last entry that lacks one is
+// returned, zero if none does. Any other body that is missing is ErrDisk.
+func (l *memlog) add(entries []raftpb.Entry, applied, now uint64) (lacking uint64, err error) {
 	if len(entries) == 0 {
 		return 0, nil
 	}
@@ -100,7 +80,7 @@ func (l *memlog) append(entries []raftpb.Entry, applied, now uint64) (lacking ui
 				lacking = e.Index
 			default:
 				l.refs.release(held)
-				return lacking, &missingBodyError{e.Index, ref}
+				return lacking, fmt.Errorf("%w: entry %d refers to body %s of %d bytes, which is not here; %s", ErrDisk, e.Index, ref.Digest, ref.Size, putBack)
 			}
 		}
 		l.logged = append(l.logged, logged{size, held, now})

@@ -652,15 +652,10 @@ func (n *Node) snapshotSources(first ID) []Member {
 	if len(members) == 0 {
 		members = n.identity.Load().Peers
 	}
-	var sources []Member
-	for _, m := range members {
-		switch m.ID {
-		case n.self.ID:
-		case first:
-			sources = append([]Member{m}, sources...)
-		default:
-			sources = append(sources, m)
-		}
+	sources := n.others(members)
+	if i := slices.IndexFunc(sources, func(m Member) bool { return m.ID == first }); i > 0 {
+		m := sources[i]
+		sources = slices.Insert(slices.Delete(sources, i, i+1), 0, m)
 	}
 	return sources
 }
@@ -668,16 +663,16 @@ func (n *Node) snapshotSources(first ID) []Member {
 // checkpoint takes a local snapshot if it is time for one, and lets the log go that need not
 // stay.
 func (n *Node) checkpoint() error {
-	index, term, metaBytes, state, err := n.sm.Durable()
+	durable, err := durableOf(n.sm)
 	if err != nil {
-		return fmt.Errorf("look at the durable state: %w", err)
+		return err
 	}
-	due, err := n.core.checkpoint(index)
+	due, err := n.core.checkpoint(durable.index)
 	if err != nil {
 		return err
 	}
 	if due {
-		if err := n.snapshot(index, term, metaBytes, state); err != nil {
+		if err := n.snapshot(durable); err != nil {
 			return err
 		}
 	}
@@ -686,25 +681,18 @@ func (n *Node) checkpoint() error {
 
 // snapshot takes a local snapshot. It costs two small writes, because the state itself
 // is on disk already; then the log before it may go.
-func (n *Node) snapshot(index, term uint64, metaBytes, state []byte) error {
-	if err := n.takeSnapshot(n.core.log, index, term, metaBytes, state); err != nil {
+func (n *Node) snapshot(d durableState) error {
+	if err := n.takeSnapshot(n.core.log, d); err != nil {
 		return n.later(err, "a snapshot")
 	}
 	n.core.snapped = n.core.now
-	n.logger.Debug("took a snapshot", "index", index, "term", term, "log_bytes", n.core.log.bytes)
-	return n.later(n.disk.release(index), "removing the log before a snapshot")
+	n.logger.Debug("took a snapshot", "index", d.index, "term", d.term, "log_bytes", n.core.log.bytes)
+	return n.later(n.disk.release(d.index), "removing the log before a snapshot")
 }
 
-// takeSnapshot makes the durable state at index the start of the log.
-func (n *Node) takeSnapshot(log *memlog, index, term uint64, metaBytes, state []byte) error {
-	t, err := decodeTable(metaBytes)
-	if err != nil {
-		return err
-	}
-	s := raftpb.Snapshot{
-		Data:     snapshotData{meta: metaBytes, state: state}.encode(),
-		Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: index, Term: term},
-	}
+// takeSnapshot makes a durable state the start of the log.
+func (n *Node) takeSnapshot(log *memlog, d durableState) error {
+	s := d.snapshot()
 	if err := n.disk.saveSnapshot(s); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -44,15 +43,13 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	if err := n.finishInstall(ctx, st.snapshot); err != nil {
 		return err
 	}
-	applied, _, metaBytes, _, err := n.sm.Durable()
+	durable, err := durableOf(n.sm)
 	if err != nil {
-		return fmt.Errorf("look at the durable state: %w", err)
+		return err
 	}
-	members := newTable(n.self.ClusterID)
-	if applied > 0 {
-		if members, err = decodeTable(metaBytes); err != nil {
-			return err
-		}
+	applied, members := durable.index, durable.members
+	if applied == 0 {
+		members.cluster = n.self.ClusterID
 	}
 	found := st.state
 	if err := agree(&st, applied); err != nil {
@@ -119,19 +116,16 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 // to them any more. Nobody can be sent such an entry: the log goes on behind it, from a
 // snapshot. Any other body that is missing is damage.
 func (n *Node) loadEntries(log *memlog, entries []raftpb.Entry, applied uint64) error {
-	lacking, err := log.load(entries, applied)
-	if errors.As(err, new(*missingBodyError)) {
-		return fmt.Errorf("%w: %w; %s", ErrDisk, err, putBack)
-	}
+	lacking, err := log.add(entries, applied, 0)
 	if err != nil || lacking == 0 {
 		return err
 	}
-	index, term, metaBytes, state, err := n.sm.Durable()
+	durable, err := durableOf(n.sm)
 	if err != nil {
-		return fmt.Errorf("look at the durable state: %w", err)
+		return err
 	}
-	n.logger.Info("the log refers to bodies that are gone; taking a snapshot after those entries", "entry", lacking, "index", index)
-	if err := n.takeSnapshot(log, index, term, metaBytes, state); err != nil {
+	n.logger.Info("the log refers to bodies that are gone; taking a snapshot after those entries", "entry", lacking, "index", durable.index)
+	if err := n.takeSnapshot(log, durable); err != nil {
 		return err
 	}
 	return log.compact(lacking)
@@ -152,21 +146,16 @@ func (n *Node) begin() error {
 		if err != nil {
 			return err
 		}
-		index, _, _, _, err := n.sm.Durable()
-		if err == nil && index == 0 {
-			err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes, history)
+		durable, err := durableOf(n.sm)
+		if err == nil && durable.index == 0 {
+			if err = n.sm.Bootstrap(firstIndex, firstTerm, metaBytes, history); err == nil {
+				durable, err = durableOf(n.sm)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("store the founders: %w", err)
 		}
-		_, _, metaBytes, state, err := n.sm.Durable()
-		if err != nil {
-			return fmt.Errorf("store the founders: %w", err)
-		}
-		first = raftpb.Snapshot{
-			Data:     snapshotData{meta: metaBytes, state: state}.encode(),
-			Metadata: raftpb.SnapshotMetadata{ConfState: t.conf, Index: firstIndex, Term: firstTerm},
-		}
+		first = durable.snapshot()
 	}
 	d, err := createDisk(n.cfg.Dir, n.self.ID, first, n.cfg.sync, n.logger)
 	if err != nil {
@@ -182,32 +171,24 @@ func (n *Node) begin() error {
 // finishInstall completes a snapshot installation that a crash interrupted:
 // the WAL promises the snapshot, the state machine does not have it yet.
 func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
-	applied, _, _, _, err := n.sm.Durable()
-	if err != nil {
-		return fmt.Errorf("look at the durable state: %w", err)
+	durable, err := durableOf(n.sm)
+	if err != nil || durable.index >= s.Metadata.Index {
+		return err
 	}
-	if applied >= s.Metadata.Index {
-		return nil
-	}
-	n.logger.Info("finishing the installation of a snapshot", "index", s.Metadata.Index, "applied", applied)
+	n.logger.Info("finishing the installation of a snapshot", "index", s.Metadata.Index, "applied", durable.index)
 	d, err := decodeSnapshot(s.Data)
 	if err != nil {
 		return err
 	}
-	t, err := decodeTable(d.meta)
-	if err != nil {
-		return err
-	}
+	t := d.members
 	if t.level > n.cfg.Level {
 		return later("the snapshot that this node is about to install", t.level, n.cfg.Level)
 	}
 	p := n.newPuller()
 	p.check = func(ctx context.Context, source Member) error { return n.checkSource(ctx, t.list(), source) }
-	err = p.pull(ctx, s, func() []Member {
-		return slices.DeleteFunc(t.list(), func(m Member) bool { return m.ID == n.self.ID })
-	})
+	err = p.pull(ctx, s, func() []Member { return n.others(t.list()) })
 	if errors.Is(err, errNoSource) {
-		return fmt.Errorf("%w: the state machine is at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, applied, s.Metadata.Index)
+		return fmt.Errorf("%w: the state machine is at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, durable.index, s.Metadata.Index)
 	}
 	if err != nil {
 		return err

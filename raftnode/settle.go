@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
@@ -32,6 +31,8 @@ type introduction struct {
 	// (0 until it takes part).
 	Level      uint64 `json:"level"`
 	StoreLevel uint64 `json:"store_level,omitempty"`
+
+	err error // why there is none
 }
 
 // settle makes sure that the node belongs to a cluster.
@@ -85,10 +86,7 @@ func (n *Node) join(ctx context.Context) error {
 	tell := teller{node: n, message: "no member answers at its peer_url; this node needs to reach them there"}
 	for {
 		var silent []string
-		for _, m := range members {
-			if m.ID == n.self.ID {
-				continue
-			}
+		for _, m := range n.others(members) {
 			a, err := n.introductionOf(ctx, m.PeerURL, "")
 			switch {
 			case err != nil:
@@ -137,36 +135,25 @@ func (n *Node) form(ctx context.Context) error {
 // ask collects the introductions of the other founders, and why some gave none.
 func (n *Node) ask(ctx context.Context) (answers []introduction, missing []string) {
 	others := slices.DeleteFunc(slices.Clone(n.cfg.InitialCluster), func(p Peer) bool { return p.Name == n.cfg.Name })
-	said, why := make([]introduction, len(others)), make([]string, len(others))
-	var asking sync.WaitGroup
-	for i, p := range others {
-		asking.Go(func() { said[i], why[i] = n.askFounder(ctx, p) })
-	}
-	asking.Wait()
-	for i := range others {
-		if why[i] != "" {
-			missing = append(missing, why[i])
+	said := atOnce(others, func(p Peer) introduction {
+		a, err := n.introductionOf(ctx, p.URL, "")
+		if err != nil {
+			a.err = errors.New(n.whyMissing(ctx, p.Name, p.URL, err))
+		} else if a.Name != p.Name {
+			a.err = fmt.Errorf("%s (%s is %.64q)", p.Name, p.URL, a.Name)
+		} else if err := a.check(p.URL); err != nil {
+			a.err = fmt.Errorf("%s (%s: %w)", p.Name, p.URL, err)
+		}
+		return a
+	})
+	for _, a := range said {
+		if a.err != nil {
+			missing = append(missing, a.err.Error())
 		} else {
-			answers = append(answers, said[i])
+			answers = append(answers, a)
 		}
 	}
 	return answers, missing
-}
-
-// askFounder returns a founder's introduction, or the words about why there is
-// none.
-func (n *Node) askFounder(ctx context.Context, p Peer) (a introduction, missing string) {
-	a, err := n.introductionOf(ctx, p.URL, "")
-	switch {
-	case err != nil:
-		return a, n.whyMissing(ctx, p.Name, p.URL, err)
-	case a.Name != p.Name:
-		return a, fmt.Sprintf("%s (%s is %.64q)", p.Name, p.URL, a.Name)
-	}
-	if err := a.check(p.URL); err != nil {
-		return a, fmt.Sprintf("%s (%s: %v)", p.Name, p.URL, err)
-	}
-	return a, ""
 }
 
 // check verifies what of an introduction is written down.
@@ -237,6 +224,23 @@ func (n *Node) introductionOf(ctx context.Context, url, query string) (introduct
 		err = nodehttp.ErrAnswer // it is JSON, such as {}, and no introduction
 	}
 	return a, err
+}
+
+// introductions asks others what is at their peer URLs, all at once. Where there is no
+// introduction, the answer has err and nothing else.
+func (n *Node) introductions(ctx context.Context, others []Member, query string) []introduction {
+	return atOnce(others, func(m Member) introduction {
+		a, err := n.introductionOf(ctx, m.PeerURL, query)
+		if err != nil {
+			return introduction{err: err}
+		}
+		return a
+	})
+}
+
+// others returns the members but this node.
+func (n *Node) others(members []Member) []Member {
+	return slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return m.ID == n.self.ID })
 }
 
 // consider decides what the answers mean: the founders of this node's
