@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -709,7 +710,7 @@ func (c *core) restore(s raftpb.Snapshot, h *handoff) error {
 			h.peers = append(h.peers, peerChange{id: id})
 		}
 	}
-	slices.SortFunc(h.peers, func(a, b peerChange) int { return int(int64(a.id>>1) - int64(b.id>>1)) })
+	slices.SortFunc(h.peers, func(a, b peerChange) int { return cmp.Compare(a.id, b.id) })
 	c.members, c.membersAt = t, s.Metadata.Index
 	c.savedIndex = s.Metadata.Index // the log before it is gone
 	return nil

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -265,7 +266,7 @@ func checkNewest(records []walpb.Snapshot, s raftpb.Snapshot) error {
 	if len(records) == 0 {
 		return nil
 	}
-	newest := slices.MaxFunc(records, func(a, b walpb.Snapshot) int { return int(int64(a.Index) - int64(b.Index)) })
+	newest := slices.MaxFunc(records, func(a, b walpb.Snapshot) int { return cmp.Compare(a.Index, b.Index) })
 	if newest.Index > s.Metadata.Index {
 		return fmt.Errorf("the snapshot file of index %d, term %d is missing or damaged; %s", newest.Index, newest.Term, putBack)
 	}

@@ -29,7 +29,15 @@ func (id HistoryID) String() string { return hex.EncodeToString(id[:]) }
 func (id HistoryID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote.
-func (id *HistoryID) UnmarshalText(b []byte) error { return unmarshalHex(id[:], b) }
+func (id *HistoryID) UnmarshalText(b []byte) error {
+	if len(b) != 2*len(id) {
+		return fmt.Errorf("%.40q has %d characters, want %d hex digits", b, len(b), 2*len(id))
+	}
+	if _, err := hex.Decode(id[:], b); err != nil {
+		return fmt.Errorf("%q is not a hex number: %w", b, err)
+	}
+	return nil
+}
 
 // cluster is the ID of the cluster that has the history; never zero for what historyOf
 // and newHistory return.
@@ -47,25 +55,8 @@ func (id HistoryID) named() HistoryID {
 	return id
 }
 
-// nonce is a random number.
-type nonce [16]byte
-
-// MarshalText implements encoding.TextMarshaler.
-func (n nonce) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(n[:])), nil }
-
-// UnmarshalText reads what MarshalText wrote.
-func (n *nonce) UnmarshalText(b []byte) error { return unmarshalHex(n[:], b) }
-
-// unmarshalHex fills to from as many hex digits as it takes.
-func unmarshalHex(to, from []byte) error {
-	if len(from) != 2*len(to) {
-		return fmt.Errorf("%.40q has %d characters, want %d hex digits", from, len(from), 2*len(to))
-	}
-	if _, err := hex.Decode(to, from); err != nil {
-		return fmt.Errorf("%q is not a hex number: %w", from, err)
-	}
-	return nil
-}
+// nonce is a random number, of the form that IDs of histories have.
+type nonce = HistoryID
 
 // birth is what a node brings to a cluster that it helps to found. It stands in the
 // identity from the first moment, and never changes.

@@ -80,18 +80,13 @@ func (n *Node) serveHistory(w http.ResponseWriter, r *http.Request) {
 func (n *Node) askHistory(ctx context.Context, m Member, position uint64) (a historyAnswer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, historyTime)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s%s?position=%d", m.PeerURL, historyPath, position), nil)
-	if err != nil {
-		return a, err
-	}
-	cluster := n.identity.Load().ClusterID.String()
-	req.Header.Set(clusterHeader, cluster)
-	resp, err := n.client.Do(req)
+	cluster := n.identity.Load().ClusterID
+	resp, err := ask(ctx, n.client, cluster, http.MethodGet, fmt.Sprintf("%s%s?position=%d", m.PeerURL, historyPath, position), nil)
 	if err != nil {
 		return a, err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK || resp.Header.Get(clusterHeader) != cluster {
+	if resp.StatusCode != http.StatusOK || !answeredBy(resp, cluster) {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 200))
 		return a, fmt.Errorf("%s answered %s: %.200q", m.PeerURL, resp.Status, text)
 	}

@@ -97,7 +97,7 @@ func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error 
 	if d.members.level <= n.cfg.Level {
 		return nil
 	}
-	cluster, sources := n.identity.Load().ClusterID, n.snapshotSources(0)
+	cluster, sources := n.identity.Load().ClusterID, n.sources(n.knownMembers(), 0)
 	for i, a := range n.introductions(ctx, sources, "") {
 		if a.ID == sources[i].ID && a.ClusterID == cluster && a.StoreLevel > n.cfg.Level {
 			return later("what the cluster has set since", a.StoreLevel, n.cfg.Level)

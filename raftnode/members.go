@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -281,14 +282,7 @@ func decodeTable(b []byte) (*table, error) {
 
 // list returns the members ordered by ID.
 func (t *table) list() []Member {
-	ms := slices.Collect(maps.Values(t.members))
-	slices.SortFunc(ms, func(a, b Member) int {
-		if a.ID < b.ID {
-			return -1
-		}
-		return 1
-	})
-	return ms
+	return slices.SortedFunc(maps.Values(t.members), func(a, b Member) int { return cmp.Compare(a.ID, b.ID) })
 }
 
 func (t *table) byName(name string) (Member, bool) {
@@ -318,10 +312,17 @@ func (t *table) check(c change) error {
 	m := c.Member
 	old, known := t.members[m.ID]
 	switch c.Op {
-	case opAdd:
+	case opAdd, opUpdate:
 		if err := m.wellFormed(); err != nil {
 			return err
 		}
+	case opPromote, opRemove, opForce, opRaise:
+		if !known {
+			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
+		}
+	}
+	switch c.Op {
+	case opAdd:
 		if t.removed[m.ID] {
 			return refuse("id %v belonged to a member that was removed; ids are never used again: start %s with an empty data directory", m.ID, m.Name)
 		}
@@ -334,53 +335,40 @@ func (t *table) check(c change) error {
 		if x, taken := t.byName(m.Name); taken {
 			return refuse("the name %s belongs to the member with id %v; if that one is lost, remove it first: DELETE /members/%s", m.Name, x.ID, m.Name)
 		}
-		for _, x := range t.members {
-			if x.PeerURL == m.PeerURL {
-				return refuse("peer_url %s belongs to %s", m.PeerURL, x.Name)
-			}
-		}
+		return t.checkPeerURL(m)
 	case opUpdate:
-		if err := m.wellFormed(); err != nil {
-			return err
-		}
 		if !known || old.Name != m.Name {
 			return fmt.Errorf("%w: %s with id %v", ErrUnknownMember, m.Name, m.ID)
 		}
-		for _, x := range t.members {
-			if x.ID != m.ID && x.PeerURL == m.PeerURL {
-				return refuse("peer_url %s belongs to %s", m.PeerURL, x.Name)
-			}
-		}
+		return t.checkPeerURL(m)
 	case opPromote:
-		if !known {
-			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
-		}
 		if !old.Learner {
 			return refuse("%s votes already", old.Name)
 		}
 	case opRemove:
-		if !known {
-			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
-		}
 		if !old.Learner && t.voters() == 1 {
 			return refuse("%s is the only voter; the cluster cannot be left without one", old.Name)
 		}
 	case opForce:
-		if !known {
-			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
-		}
 		if c.Forcing == nil || c.Forcing.Cluster == 0 || c.Forcing.Cluster != c.Forcing.History.cluster() || c.Forcing.Parent != t.cluster {
 			return fmt.Errorf("%w: it forces no cluster out of %v", ErrBadMember, t.cluster)
 		}
 	case opRaise:
-		if !known {
-			return fmt.Errorf("%w: id %v", ErrUnknownMember, m.ID)
-		}
 		if c.Level <= t.level {
 			return refuse("the store has level %d already", t.level)
 		}
 	default:
 		return fmt.Errorf("%w: no operation %q", ErrBadMember, c.Op)
+	}
+	return nil
+}
+
+// checkPeerURL refuses a member where another one is reached.
+func (t *table) checkPeerURL(m Member) error {
+	for _, x := range t.members {
+		if x.ID != m.ID && x.PeerURL == m.PeerURL {
+			return refuse("peer_url %s belongs to %s", m.PeerURL, x.Name)
+		}
 	}
 	return nil
 }

@@ -136,60 +136,98 @@ func (n *Node) call(ctx context.Context, f func(*core)) error {
 	}
 }
 
-// changeHere carries a request out on the leader, which this node should be.
-func (n *Node) changeHere(ctx context.Context, req changeRequest) (changeAnswer, error) {
-	switch req.Op {
-	case "add":
-		return n.addHere(ctx, req.Member)
-	case "remove":
-		return changeAnswer{}, n.removeHere(ctx, req)
-	case "promote":
-		return changeAnswer{}, n.promoteHere(ctx, req.Name)
-	case "transfer":
-		return changeAnswer{}, n.transferHere(ctx, req.Name)
-	}
-	return changeAnswer{}, fmt.Errorf("%w: no operation %q", ErrBadMember, req.Op)
-}
-
-// decision is what the loop makes of a request: a change to propose, or an
-// error, or neither when there is nothing to do.
+// decision is what a leader makes of a request: a change to propose, or a voter to hand
+// over to, or neither when there is nothing to do.
 type decision struct {
 	op     changeOp
 	member Member
-	err    error
-	to     ID // hand over to this one first
+	to     ID
 }
 
 // errBusy: one change at a time.
 var errBusy = refuse("another membership change is in progress; try again when it is done")
 
-// decide lets the loop look at the request and, if it wants a change, propose
-// it in the same instant; then it waits until the change is applied here.
-func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decision, error) {
-	var d decision
+// decide is what this leader makes of a request.
+func (c *core) decide(req changeRequest) (decision, error) {
+	if req.Op == "add" {
+		m := req.Member
+		old, known := c.members.members[m.ID]
+		if !known || old.Name != m.Name {
+			return decision{op: opAdd, member: m}, nil
+		}
+		if old.PeerURL == m.PeerURL && old.ClientURL == m.ClientURL {
+			return decision{member: old}, nil
+		}
+		old.PeerURL, old.ClientURL = m.PeerURL, m.ClientURL
+		return decision{op: opUpdate, member: old}, nil
+	}
+	m, known := c.members.byName(req.Name)
+	if !known {
+		return decision{}, fmt.Errorf("%w: %q", ErrUnknownMember, req.Name)
+	}
+	switch req.Op {
+	case "remove":
+		alone := c.members.voters() == 1
+		if ok, active, voters := c.quorumAfter(0, m.ID); !ok && !m.Learner && !alone && !req.Force {
+			return decision{}, refuse("removing %s would leave %d voters of which %d can be reached: no quorum. Bring the others back first, or use ?force=true if they are permanently lost", m.Name, voters, active)
+		}
+		// A removed leader would go on leading a cluster it does not belong to: it
+		// hands over, and the next one removes it.
+		if to, ok := c.successor(); ok && m.ID == c.id && !alone {
+			return decision{to: to}, nil
+		}
+		return decision{op: opRemove, member: m}, nil
+	case "promote":
+		if !m.Learner {
+			return decision{}, refuse("%s votes already", m.Name)
+		}
+		if !c.caughtUp(m.ID) {
+			match, _ := c.match(m.ID)
+			return decision{}, refuse("%s is behind or not reachable: it has entry %d of %d; try again when it has caught up", m.Name, match, c.commit)
+		}
+		if ok, active, voters := c.quorumAfter(m.ID, 0); !ok {
+			return decision{}, refuse("with %s there would be %d voters of which %d can be reached: no quorum", m.Name, voters, active)
+		}
+		return decision{op: opPromote, member: m}, nil
+	case "transfer":
+		switch {
+		case m.Learner:
+			return decision{}, refuse("%s is a learner and cannot lead; promote it first", m.Name)
+		case m.ID == c.id:
+			return decision{}, nil
+		case !c.active(m.ID):
+			return decision{}, refuse("%s has not been heard of lately and cannot lead", m.Name)
+		}
+		return decision{to: m.ID}, nil
+	}
+	return decision{}, fmt.Errorf("%w: no operation %q", ErrBadMember, req.Op)
+}
+
+// decide lets the loop look at a request and propose what it wants in the same
+// instant; then it waits until the change is applied here.
+func (n *Node) decide(ctx context.Context, req changeRequest) (d decision, err error) {
 	done := make(chan error, 1)
 	var seq uint64
-	err := n.call(ctx, func(c *core) {
+	if err := n.call(ctx, func(c *core) {
 		if !c.settled() {
-			d.err = errNotLeader // asked again, here or elsewhere
+			err = errNotLeader // asked again, here or elsewhere
 			return
 		}
-		if d = look(c); d.err != nil || d.op == "" {
+		if d, err = c.decide(req); err != nil || d.op == "" {
 			return
 		}
 		if len(c.changes) > 0 {
-			d.err = errBusy
+			err = errBusy
 			return
 		}
-		if d.err = c.members.check(change{Op: d.op, Member: d.member, Number: c.members.changed + 1}); d.err == nil {
+		if err = c.members.check(change{Op: d.op, Member: d.member, Number: c.members.changed + 1}); err == nil {
 			seq = c.proposeChange(d.op, d.member, done)
 		}
-	})
-	if err != nil {
+	}); err != nil {
 		return decision{}, err
 	}
-	if d.err != nil || seq == 0 {
-		return d, d.err
+	if err != nil || seq == 0 {
+		return d, err
 	}
 	select {
 	case err := <-done:
@@ -203,123 +241,47 @@ func (n *Node) decide(ctx context.Context, look func(c *core) decision) (decisio
 	}
 }
 
-// addHere waits while another change is in progress, and tries again when another
-// one was first. A node that joins takes a refusal as final, and several nodes may
-// join at once, or one while the last one is being promoted.
-//
-// Another member may have asked, so what it wants is checked here as well.
-func (n *Node) addHere(ctx context.Context, m Member) (changeAnswer, error) {
-	m, err := m.Checked()
-	if err != nil {
-		return changeAnswer{}, err
-	}
-	for {
-		a, err := n.tryAdd(ctx, m)
-		if !errors.Is(err, errBusy) && !errors.Is(err, errChanged) {
+// changeHere carries a request out on the leader, which this node should be. Another
+// member may have asked, so what it wants is checked here as well.
+func (n *Node) changeHere(ctx context.Context, req changeRequest) (a changeAnswer, err error) {
+	add := req.Op == "add"
+	if add {
+		if req.Member, err = req.Member.Checked(); err != nil {
 			return a, err
 		}
+	}
+	d, err := n.decide(ctx, req)
+	// A node that joins takes a refusal as final, and several nodes may join at once,
+	// or one while the last one is being promoted.
+	for add && (errors.Is(err, errBusy) || errors.Is(err, errChanged)) {
 		if end := n.pause(ctx); end != nil {
-			return changeAnswer{}, fmt.Errorf("%w (%v)", end, err)
+			return a, fmt.Errorf("%w (%v)", end, err)
 		}
+		d, err = n.decide(ctx, req)
 	}
-}
-
-func (n *Node) tryAdd(ctx context.Context, m Member) (changeAnswer, error) {
-	d, err := n.decide(ctx, func(c *core) decision {
-		old, known := c.members.members[m.ID]
-		if !known || old.Name != m.Name {
-			return decision{op: opAdd, member: m}
-		}
-		if old.PeerURL == m.PeerURL && old.ClientURL == m.ClientURL {
-			return decision{member: old}
-		}
-		old.PeerURL, old.ClientURL = m.PeerURL, m.ClientURL
-		return decision{op: opUpdate, member: old}
-	})
-	d.member.Learner = d.member.Learner || d.op == opAdd
-	return changeAnswer{Member: d.member, Created: d.op == opAdd}, err
-}
-
-func (n *Node) removeHere(ctx context.Context, req changeRequest) error {
-	d, err := n.decide(ctx, func(c *core) decision {
-		m, ok := c.members.byName(req.Name)
-		if !ok {
-			return decision{err: fmt.Errorf("%w: %q", ErrUnknownMember, req.Name)}
-		}
-		if !m.Learner && c.members.voters() > 1 && !req.Force {
-			if ok, active, voters := c.quorumAfter(0, m.ID); !ok {
-				return decision{err: refuse("removing %s would leave %d voters of which %d can be reached: no quorum. Bring the others back first, or use ?force=true if they are permanently lost", m.Name, voters, active)}
-			}
-		}
-		if m.ID == c.id && c.members.voters() > 1 {
-			if to, ok := c.successor(); ok {
-				return decision{to: to, member: m}
-			}
-		}
-		return decision{op: opRemove, member: m}
-	})
+	if add {
+		d.member.Learner = d.member.Learner || d.op == opAdd
+		return changeAnswer{Member: d.member, Created: d.op == opAdd}, err
+	}
 	if err != nil || d.to == 0 {
-		return err
+		return a, err
 	}
-	// A removed leader would go on leading a cluster it does not belong to:
-	// hand over, then let the new leader remove this node.
-	if err := n.transfer(ctx, d.to); err != nil {
-		return err
+	if err := n.transfer(ctx, d.to); err != nil || req.Op != "remove" {
+		return a, err
 	}
 	leader, ok := n.status.Load().Member(d.to)
 	if !ok {
-		return errNotLeader
+		return a, errNotLeader
 	}
 	for {
 		_, err := n.askLeader(ctx, leader.PeerURL, req)
-		if !errors.Is(err, ErrUnavailable) {
-			return err
+		if errors.Is(err, ErrUnavailable) {
+			if err = n.pause(ctx); err == nil {
+				continue
+			}
 		}
-		if err := n.pause(ctx); err != nil {
-			return err
-		}
+		return a, err
 	}
-}
-
-func (n *Node) promoteHere(ctx context.Context, name string) error {
-	_, err := n.decide(ctx, func(c *core) decision {
-		m, ok := c.members.byName(name)
-		switch {
-		case !ok:
-			return decision{err: fmt.Errorf("%w: %q", ErrUnknownMember, name)}
-		case !m.Learner:
-			return decision{err: refuse("%s votes already", name)}
-		case !c.caughtUp(m.ID):
-			match, _ := c.match(m.ID)
-			return decision{err: refuse("%s is behind or not reachable: it has entry %d of %d; try again when it has caught up", name, match, c.commit)}
-		}
-		if ok, active, voters := c.quorumAfter(m.ID, 0); !ok {
-			return decision{err: refuse("with %s there would be %d voters of which %d can be reached: no quorum", name, voters, active)}
-		}
-		return decision{op: opPromote, member: m}
-	})
-	return err
-}
-
-func (n *Node) transferHere(ctx context.Context, name string) error {
-	d, err := n.decide(ctx, func(c *core) decision {
-		m, ok := c.members.byName(name)
-		switch {
-		case !ok:
-			return decision{err: fmt.Errorf("%w: %q", ErrUnknownMember, name)}
-		case m.Learner:
-			return decision{err: refuse("%s is a learner and cannot lead; promote it first", name)}
-		case m.ID == c.id:
-			return decision{}
-		case !c.active(m.ID):
-			return decision{err: refuse("%s has not been heard of lately and cannot lead", name)}
-		}
-		return decision{to: m.ID}
-	})
-	if err != nil || d.to == 0 {
-		return err
-	}
-	return n.transfer(ctx, d.to)
 }
 
 // transfer asks raft to move leadership and waits until it has moved.

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,34 +101,16 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
-	def := func(v *time.Duration, d time.Duration) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	defInt := func(v *int, d int) {
-		if *v == 0 {
-			*v = d
-		}
-	}
-	def(&c.Tick, 100*time.Millisecond)
-	def(&c.ProposeTimeout, 10*time.Second)
-	def(&c.NoLeaderTimeout, 3*time.Second)
-	defInt(&c.SnapshotLogBytes, 16<<20)
-	defInt(&c.KeepLogBytes, 16<<20)
-	defInt(&c.QueueBytes, 64<<20)
-	if c.Level == 0 {
-		c.Level = level.Highest
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.strays == 0 {
-		c.strays = strayBytesMax
-	}
-	if c.bodyTicks == 0 {
-		c.bodyTicks = 150
-	}
+	c.Tick = cmp.Or(c.Tick, 100*time.Millisecond)
+	c.ProposeTimeout = cmp.Or(c.ProposeTimeout, 10*time.Second)
+	c.NoLeaderTimeout = cmp.Or(c.NoLeaderTimeout, 3*time.Second)
+	c.SnapshotLogBytes = cmp.Or(c.SnapshotLogBytes, 16<<20)
+	c.KeepLogBytes = cmp.Or(c.KeepLogBytes, 16<<20)
+	c.QueueBytes = cmp.Or(c.QueueBytes, 64<<20)
+	c.Level = cmp.Or(c.Level, level.Highest)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	c.strays = cmp.Or(c.strays, strayBytesMax)
+	c.bodyTicks = cmp.Or(c.bodyTicks, 150)
 	if c.sync == nil {
 		c.sync = syncPath
 	}
@@ -598,66 +581,6 @@ func (n *Node) save(w work) error {
 		n.cfg.OnFsync(time.Since(began))
 	}
 	return nil
-}
-
-// wantsPull reports whether a snapshot's data is to be pulled now. One that is
-// left out is offered again: there is one staging area, in use until what was
-// staged last is installed.
-func (n *Node) wantsPull(m raftpb.Message) bool {
-	switch {
-	case n.pulling:
-		return false
-	case m.Snapshot.Metadata.Index <= n.core.commit:
-		n.core.staged(m) // nothing to pull; raft answers that it is known
-		return false
-	case n.progress.index() < n.installed:
-		return false
-	}
-	n.pulling = true
-	return true
-}
-
-// startPull begins to pull a snapshot's data.
-func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
-	p := n.newPuller()
-	p.tries, p.sender = pullTries, ID(m.From)
-	sources := func() []Member { return n.snapshotSources(ID(m.From)) }
-	index := m.Snapshot.Metadata.Index
-	wg.Go(func() {
-		n.logger.Info("pulling the data of a snapshot", "index", index, "from", ID(m.From).String())
-		err := n.checkSnapshotLevel(ctx, m.Snapshot)
-		if err == nil {
-			err = p.pull(ctx, m.Snapshot, sources)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, ErrDisk), errors.Is(err, ErrDiverged), isLater(err):
-			fail(fmt.Errorf("pull snapshot %d: %w", index, err))
-			return
-		case errors.As(err, new(*DisputeError)):
-			if n.disputes.Allow() { // offered again every few seconds
-				n.logger.Error("this node is behind, but does not pull from a member with another history", "index", index, "from", ID(m.From).String(), "err", err)
-			}
-		case err != nil:
-			n.logger.Error("gave up pulling a snapshot; the leader will offer its own again", "index", index, "from", ID(m.From).String(), "err", err)
-		}
-		n.pulls <- pulled{m, err} // capacity 1, one pull at a time
-	})
-}
-
-// snapshotSources lists the members to pull from, the snapshot's sender first.
-func (n *Node) snapshotSources(first ID) []Member {
-	members := n.status.Load().Members
-	if len(members) == 0 {
-		members = n.identity.Load().Peers
-	}
-	sources := n.others(members)
-	if i := slices.IndexFunc(sources, func(m Member) bool { return m.ID == first }); i > 0 {
-		m := sources[i]
-		sources = slices.Insert(slices.Delete(sources, i, i+1), 0, m)
-	}
-	return sources
 }
 
 // checkpoint takes a local snapshot if it is time for one, and lets the log go that need not

@@ -109,13 +109,13 @@ func TestNode_SnapshotSources(t *testing.T) {
 		return ids
 	}
 	for first, want := range map[ID][]ID{2: {2, 3}, 3: {3, 2}, 9: {2, 3}} {
-		if got := ids(n.snapshotSources(first)); !slices.Equal(got, want) {
+		if got := ids(n.sources(n.knownMembers(), first)); !slices.Equal(got, want) {
 			t.Errorf("of n%d: %v", first, got)
 		}
 	}
 	n.status.Store(&Status{})
 	n.identity.Store(&identity{ID: 1, Peers: []Member{{ID: 1}, {ID: 7}, {ID: 8}}})
-	if got := ids(n.snapshotSources(8)); !slices.Equal(got, []ID{8, 7}) {
+	if got := ids(n.sources(n.knownMembers(), 8)); !slices.Equal(got, []ID{8, 7}) {
 		t.Errorf("when no member is known: %v", got)
 	}
 }

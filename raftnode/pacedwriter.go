@@ -21,6 +21,7 @@ type pacedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
 	idle    time.Duration
+	started bool // something was written
 }
 
 func newPacedWriter(w http.ResponseWriter, idle time.Duration) *pacedWriter {
@@ -29,6 +30,7 @@ func newPacedWriter(w http.ResponseWriter, idle time.Duration) *pacedWriter {
 
 // Write implements io.Writer.
 func (p *pacedWriter) Write(b []byte) (n int, err error) {
+	p.started = true
 	for {
 		part := b[n:min(len(b), n+pacedBytes)]
 		p.extend()

@@ -43,17 +43,16 @@ func (n *Node) refusesBodies() int {
 
 // takeBodies keeps what another member pushes, and answers what it asks for.
 func (n *Node) takeBodies(w http.ResponseWriter, r *http.Request) {
-	in := pushIn{store: n.cfg.Bodies, body: http.MaxBytesReader(w, r.Body, pushRequestMax), kept: func() {}}
+	kept := func() {}
 	if paced, ok := r.Body.(*pacedBody); ok {
 		if !paced.reserve(bodies.MaxBytes) {
 			http.Error(w, errBodyMemory.Error()+"; send it again", http.StatusServiceUnavailable)
 			return
 		}
-		in.kept = paced.kept
+		kept = paced.kept
 	}
-	in.refusal = n.refusesBodies()
-	err := in.read()
-	if err == nil && in.added {
+	answers, status, added, err := n.readPushes(http.MaxBytesReader(w, r.Body, pushRequestMax), kept)
+	if err == nil && added {
 		err = n.cfg.Bodies.Sync(r.Context())
 		n.arrivals.arrived()
 	}
@@ -68,69 +67,51 @@ func (n *Node) takeBodies(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, sentence, status)
 	default:
 		w.Header().Set("Content-Type", "application/octet-stream")
-		w.WriteHeader(in.status())
-		_, _ = w.Write(in.answers) // the other side sees a broken body
+		w.WriteHeader(status)
+		_, _ = w.Write(answers) // the other side sees a broken body
 	}
 }
 
-// pushIn reads what is pushed.
-type pushIn struct {
-	store   *bodies.Store
-	body    io.Reader
-	kept    func() // nothing of what was read is needed any more
-	refusal int    // the status with which every body is refused, or 0
-	answers []byte
-	added   bool
-	refused bool
-}
-
-func (in *pushIn) read() error {
+// readPushes appends what is pushed, until its end, and calls kept after each part. It
+// returns one answer for each frame, the status of all of them, and whether bodies have
+// to be synced before they are sent.
+func (n *Node) readPushes(r io.Reader, kept func()) (answers []byte, status int, added bool, err error) {
+	store, refusal := n.cfg.Bodies, n.refusesBodies()
+	status = http.StatusOK
 	var buf []byte
-	for len(in.answers) <= pushFrames {
-		f, err := bodies.ReadFrame(in.body, buf)
-		if err != nil {
-			return err
+	for len(answers) <= pushFrames {
+		f, err := bodies.ReadFrame(r, buf)
+		if err != nil || f.Kind == bodies.FrameEnd {
+			return answers, status, added, err
 		}
-		if f.Kind == bodies.FrameEnd {
-			return nil
+		answer := bodies.AnswerDurable
+		if f.Kind == bodies.FrameAsk {
+			if !store.Has(f.Ref.Digest) {
+				answer = bodies.AnswerMissing
+			}
+		} else {
+			if refusal == 0 {
+				_, err := store.Append(f.Ref.Digest, f.Data)
+				switch {
+				case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+					refusal = http.StatusInsufficientStorage
+				case err != nil:
+					return answers, status, added, err
+				}
+			}
+			if refusal != 0 {
+				answer, status = bodies.AnswerRefused, refusal
+			} else {
+				added = true // or it is here, and may not be durable yet
+			}
 		}
-		answer, err := in.take(f)
-		if err != nil {
-			return err
-		}
-		in.answers = append(in.answers, byte(answer))
+		answers = append(answers, byte(answer))
 		if f.Data != nil {
 			buf = f.Data[:0]
 		}
-		in.kept()
+		kept()
 	}
-	return fmt.Errorf("%w: more than %d frames", bodies.ErrFrame, pushFrames)
-}
-
-func (in *pushIn) take(f bodies.Frame) (bodies.Answer, error) {
-	if f.Kind == bodies.FrameAsk {
-		if in.store.Has(f.Ref.Digest) {
-			return bodies.AnswerDurable, nil
-		}
-		return bodies.AnswerMissing, nil
-	}
-	if in.refusal == 0 {
-		_, err := in.store.Append(f.Ref.Digest, f.Data)
-		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
-			in.added = true // or it is here, and may not be durable yet
-			return bodies.AnswerDurable, err
-		}
-		in.refusal = http.StatusInsufficientStorage
-	}
-	in.refused = true
-	return bodies.AnswerRefused, nil
-}
-
-func (in *pushIn) status() int {
-	if in.refused {
-		return in.refusal
-	}
-	return http.StatusOK
+	return answers, status, added, fmt.Errorf("%w: more than %d frames", bodies.ErrFrame, pushFrames)
 }
 
 // pushTo sends pushes to a member.
@@ -147,12 +128,8 @@ func (n *Node) pushTo(ctx context.Context, url string, batch []*push) ([]bodies.
 		_ = body.Close() // never fails
 		<-written
 	}()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+bodiesPath, body)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set(clusterHeader, n.identity.Load().ClusterID.String())
-	resp, err := n.pushing.Do(req)
+	cluster := n.identity.Load().ClusterID
+	resp, err := ask(ctx, n.pushing, cluster, http.MethodPost, url+bodiesPath, body)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +143,7 @@ func (n *Node) pushTo(ctx context.Context, url string, batch []*push) ([]bodies.
 	default:
 		return nil, fmt.Errorf("%s answered %s: %s", url, resp.Status, said)
 	}
-	if len(said) != len(batch) || resp.Header.Get(clusterHeader) != req.Header.Get(clusterHeader) {
+	if len(said) != len(batch) || !answeredBy(resp, cluster) {
 		return nil, fmt.Errorf("%s answered %d of %d bodies", url, len(said), len(batch))
 	}
 	answers := make([]bodies.Answer, len(said))
@@ -290,7 +267,7 @@ func (n *Node) fetchMissing(ctx context.Context, first ID, refs []bodies.Ref) er
 	defer cancel()
 	store := n.cfg.Bodies
 	var failed error
-	for _, m := range n.snapshotSources(first) {
+	for _, m := range n.sources(n.knownMembers(), first) {
 		var missing []bodies.Ref
 		for _, ref := range refs {
 			if !store.Has(ref.Digest) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -98,25 +99,13 @@ func (n *Node) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	}
 	paced := newPacedWriter(w, pullIdle)
 	defer paced.end()
-	out := &startedWriter{w: paced}
-	if err := n.sm.Serve(r.Context(), r.URL.RawQuery, out); err != nil {
+	if err := n.sm.Serve(r.Context(), r.URL.RawQuery, paced); err != nil {
 		n.logger.Info("sending snapshot data broke off", "to", r.RemoteAddr, "err", err)
-		if out.started {
+		if paced.started {
 			panic(http.ErrAbortHandler) // the receiver must see a broken body
 		}
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	}
-}
-
-// startedWriter knows whether anything was written.
-type startedWriter struct {
-	w       http.ResponseWriter
-	started bool
-}
-
-func (s *startedWriter) Write(p []byte) (int, error) {
-	s.started = true
-	return s.w.Write(p)
 }
 
 // changeRequest is a membership change on its way to the leader.
@@ -192,6 +181,21 @@ func (n *Node) serveMembers(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, a)
 }
 
+// ask sends a request to another member of a cluster.
+func ask(ctx context.Context, client *http.Client, cluster ID, method, url string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(clusterHeader, cluster.String())
+	return client.Do(req)
+}
+
+// answeredBy reports whether an answer is that of a member of a cluster.
+func answeredBy(resp *http.Response, cluster ID) bool {
+	return resp.Header.Get(clusterHeader) == cluster.String()
+}
+
 const changeAnswerBytesMax = 1 << 20
 
 // askLeader sends a change to the leader's peer listener.
@@ -201,15 +205,10 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	if err != nil {
 		return a, fmt.Errorf("encode the change: %w", err)
 	}
-	hr, err := http.NewRequestWithContext(ctx, http.MethodPost, url+membersPath, bytes.NewReader(body))
-	if err != nil {
-		return a, err
-	}
-	cluster := n.identity.Load().ClusterID.String()
-	hr.Header.Set(clusterHeader, cluster)
+	cluster := n.identity.Load().ClusterID
 	// By a connection of its own: on one that was left idle, and is closed over there
 	// by now, nobody could tell whether the change was carried out.
-	resp, err := n.changes.Do(hr)
+	resp, err := ask(ctx, n.changes, cluster, http.MethodPost, url+membersPath, bytes.NewReader(body))
 	if dial := new(net.OpError); errors.As(err, &dial) && dial.Op == "dial" {
 		// Nobody there has seen the request: wait for the next leader.
 		return a, fmt.Errorf("%w: the leader at %s does not answer: %s", ErrUnavailable, url, nodehttp.Reason(err))
@@ -220,7 +219,7 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	defer resp.Body.Close()
 	// The caller may be anybody, and so may be what answers: none of its words go
 	// back unless it is of this cluster.
-	if resp.StatusCode != http.StatusOK || resp.Header.Get(clusterHeader) != cluster {
+	if resp.StatusCode != http.StatusOK || !answeredBy(resp, cluster) {
 		return a, fmt.Errorf("%w: what answers at %s, where the leader should be, is not a member of this cluster (HTTP status %d)", ErrUnavailable, url, resp.StatusCode)
 	}
 	if err := nodehttp.DecodeJSON(resp.Body, changeAnswerBytesMax, &a); err != nil {

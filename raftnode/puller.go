@@ -5,50 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 )
 
-// puller brings a snapshot's data here before raft hears of the snapshot. One
-// at a time; a newer snapshot that arrives meanwhile is offered again by the
-// leader and finds most of its data staged already.
-type puller struct {
-	tries  int // until pull gives up; 0: never
-	sender ID  // who offered the snapshot, if anybody did
-	// check returns nil for a source whose history this node's is the past of, as
-	// far as both go.
-	check   func(ctx context.Context, source Member) error
-	sm      StateMachine
-	cluster ID
-	client  *http.Client
-	logger  *slog.Logger
-}
+// The data of a snapshot is brought here before raft hears of the snapshot. One pull at
+// a time: a newer snapshot that arrives meanwhile is offered again by the leader and
+// finds most of its data staged already.
 
-func (n *Node) newPuller() *puller {
-	return &puller{
-		check: func(ctx context.Context, source Member) error {
-			return n.checkSource(ctx, n.status.Load().Members, source)
-		},
-		sm: n.sm, cluster: n.self.ClusterID, client: n.client, logger: n.logger,
-	}
-}
+const (
+	// pullTries bound the pull of a snapshot that was offered. Whoever offered it may
+	// have invented it, and it must not keep others waiting. The leader offers its own
+	// again, and what was staged stays.
+	pullTries = 10
+	// pullFailedEvery is how often one pull logs that it has failed and goes on. It
+	// tries a few times a second, for as long as nobody has the data.
+	pullFailedEvery = 10 * time.Second
+	// pullIdle bounds how long a body may give nothing.
+	pullIdle = 10 * time.Second
+	// disputePause is how long a pull waits after a source that has another history.
+	disputePause = 5 * time.Second
+)
 
 // errNoSource: nobody else could be asked.
 var errNoSource = errors.New("no other member is known that could send the data")
-
-// pullTries bound the pull of a snapshot that was offered. Whoever offered it may
-// have invented it, and it must not keep others waiting. The leader offers its own
-// again, and what was staged stays.
-const pullTries = 10
-
-// pullFailedEvery is how often one pull logs that it has failed and goes on. It tries
-// a few times a second, for as long as nobody has the data.
-const pullFailedEvery = 10 * time.Second
 
 // pulled is how the pull of an offered snapshot ended.
 type pulled struct {
@@ -56,26 +42,93 @@ type pulled struct {
 	err error
 }
 
-// disputePause is how long a pull waits after a source that has another history.
-const disputePause = 5 * time.Second
+// wantsPull reports whether a snapshot's data is to be pulled now. One that is
+// left out is offered again: there is one staging area, in use until what was
+// staged last is installed.
+func (n *Node) wantsPull(m raftpb.Message) bool {
+	switch {
+	case n.pulling:
+		return false
+	case m.Snapshot.Metadata.Index <= n.core.commit:
+		n.core.staged(m) // nothing to pull; raft answers that it is known
+		return false
+	case n.progress.index() < n.installed:
+		return false
+	}
+	n.pulling = true
+	return true
+}
 
-// pull stages s from any of the sources, the given order first, and goes
-// round until it succeeds, gives up, or ctx ends. ErrDiverged means that most voters
-// have another history than this node. A snapshot of somebody with another history is
-// given up at once.
-func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []Member) error {
+// startPull begins to pull the data of a snapshot that was offered.
+func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.CancelCauseFunc, wg *sync.WaitGroup) {
+	index, sender := m.Snapshot.Metadata.Index, ID(m.From)
+	wg.Go(func() {
+		n.logger.Info("pulling the data of a snapshot", "index", index, "from", sender.String())
+		err := n.checkSnapshotLevel(ctx, m.Snapshot)
+		if err == nil {
+			err = n.pull(ctx, m.Snapshot, sender, n.knownMembers)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, ErrDisk), errors.Is(err, ErrDiverged), isLater(err):
+			fail(fmt.Errorf("pull snapshot %d: %w", index, err))
+			return
+		case errors.As(err, new(*DisputeError)):
+			if n.disputes.Allow() { // offered again every few seconds
+				n.logger.Error("this node is behind, but does not pull from a member with another history", "index", index, "from", sender.String(), "err", err)
+			}
+		case err != nil:
+			n.logger.Error("gave up pulling a snapshot; the leader will offer its own again", "index", index, "from", sender.String(), "err", err)
+		}
+		n.pulls <- pulled{m, err} // capacity 1, one pull at a time
+	})
+}
+
+// knownMembers are those of the cluster as this node knows it, or as it was told when
+// it joined.
+func (n *Node) knownMembers() []Member {
+	if members := n.status.Load().Members; len(members) > 0 {
+		return members
+	}
+	return n.identity.Load().Peers
+}
+
+// sources lists the members to ask for what this node lacks, one of them before the
+// others.
+func (n *Node) sources(members []Member, first ID) []Member {
+	sources := n.others(members)
+	if i := slices.IndexFunc(sources, func(m Member) bool { return m.ID == first }); i > 0 {
+		m := sources[i]
+		sources = slices.Insert(slices.Delete(sources, i, i+1), 0, m)
+	}
+	return sources
+}
+
+// pull stages the data of a snapshot from any of the members, the one that has offered
+// it first, and goes round until it succeeds, gives up, or ctx ends. Without a sender
+// (0) it does not give up. ErrDiverged means that most voters have another history than
+// this node. A snapshot of somebody with another history is given up at once.
+func (n *Node) pull(ctx context.Context, s raftpb.Snapshot, sender ID, members func() []Member) error {
 	d, err := decodeSnapshot(s.Data)
 	if err != nil {
 		return err
 	}
+	cluster, index := n.identity.Load().ClusterID, s.Metadata.Index
 	say := rate.NewLimiter(rate.Every(pullFailedEvery), 1)
 	for attempt := 1; ; attempt++ {
-		all := sources()
-		if len(all) == 0 {
+		known := members()
+		sources := n.sources(known, sender)
+		if len(sources) == 0 {
 			return errNoSource
 		}
-		source := all[(attempt-1)%len(all)]
-		err := p.pullFrom(ctx, source, s.Metadata.Index, d.state)
+		source := sources[(attempt-1)%len(sources)]
+		err := n.checkSource(ctx, known, source)
+		if err == nil {
+			err = n.sm.Stage(ctx, d.state, func(ctx context.Context, query string) (io.ReadCloser, error) {
+				return fetchIdle(ctx, n.client, cluster, fmt.Sprintf("%s%s?index=%d&%s", source.PeerURL, snapshotPath, index, query))
+			}, fetchBodies(n.client, cluster, source.PeerURL))
+		}
 		if err == nil {
 			return nil
 		}
@@ -83,37 +136,20 @@ func (p *puller) pull(ctx context.Context, s raftpb.Snapshot, sources func() []M
 			return ctx.Err()
 		}
 		disputed := errors.As(err, new(*DisputeError))
-		if errors.Is(err, ErrDisk) || errors.Is(err, ErrDiverged) || attempt == p.tries || disputed && source.ID == p.sender {
+		if errors.Is(err, ErrDisk) || errors.Is(err, ErrDiverged) || sender != 0 && attempt == pullTries || disputed && source.ID == sender {
 			return err
 		}
 		if say.Allow() {
-			p.logger.Warn("pulling a snapshot failed, trying again", "index", s.Metadata.Index, "from", source.Name, "err", err)
+			n.logger.Warn("pulling a snapshot failed, trying again", "index", index, "from", source.Name, "err", err)
 		}
 		pause := time.Duration(200+rand.IntN(300)) * time.Millisecond
-		if disputed && p.tries == 0 {
+		if disputed && sender == 0 {
 			pause = disputePause
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
 	}
-}
-
-// pullFrom stages what one source sends.
-func (p *puller) pullFrom(ctx context.Context, source Member, index uint64, state []byte) error {
-	if err := p.check(ctx, source); err != nil {
-		return err
-	}
-	return p.sm.Stage(ctx, state, func(ctx context.Context, query string) (io.ReadCloser, error) {
-		return p.fetch(ctx, source.PeerURL, index, query)
-	}, fetchBodies(p.client, p.cluster, source.PeerURL))
-}
-
-// pullIdle bounds how long a body may give nothing.
-const pullIdle = 10 * time.Second
-
-func (p *puller) fetch(ctx context.Context, url string, index uint64, query string) (io.ReadCloser, error) {
-	return fetchIdle(ctx, p.client, p.cluster, fmt.Sprintf("%s%s?index=%d&%s", url, snapshotPath, index, query))
 }
 
 // fetchIdle asks another member for what may take long. The deadline is by progress.
@@ -125,12 +161,7 @@ func fetchIdle(ctx context.Context, client *http.Client, cluster ID, url string)
 		cancel()
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return fail(err)
-	}
-	req.Header.Set(clusterHeader, cluster.String())
-	resp, err := client.Do(req)
+	resp, err := ask(ctx, client, cluster, http.MethodGet, url, nil)
 	if err != nil {
 		return fail(err)
 	}

@@ -184,9 +184,7 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 	if t.level > n.cfg.Level {
 		return later("the snapshot that this node is about to install", t.level, n.cfg.Level)
 	}
-	p := n.newPuller()
-	p.check = func(ctx context.Context, source Member) error { return n.checkSource(ctx, t.list(), source) }
-	err = p.pull(ctx, s, func() []Member { return n.others(t.list()) })
+	err = n.pull(ctx, s, 0, t.list)
 	if errors.Is(err, errNoSource) {
 		return fmt.Errorf("%w: the state machine is at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, durable.index, s.Metadata.Index)
 	}

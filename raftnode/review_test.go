@@ -127,7 +127,7 @@ func TestNode_Change_CallerHasLeft_IsNoSuccess(t *testing.T) {
 	cancel()
 	ctx := endedContext{ended, func() { c.node.deliver(c.node.inbox.take()) }}
 	for range 64 { // which of two ready channels is seen is a matter of luck
-		if err := c.node.removeHere(ctx, changeRequest{Name: "nobody"}); err == nil {
+		if _, err := c.node.changeHere(ctx, changeRequest{Op: "remove", Name: "nobody"}); err == nil {
 			t.Fatal("removed a member that does not exist")
 		}
 	}
