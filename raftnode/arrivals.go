@@ -23,9 +23,9 @@ const (
 )
 
 // arrivals keeps messages until the bodies that their entries refer to are here. One
-// goroutine a sender, and kind of message, fetches what is not pushed; it ends when
-// nothing waits. The appends of a sender stay in order. Nothing else waits: heartbeats
-// and votes come through. It may be used from any goroutine.
+// goroutine for each sender and kind of message fetches what is not pushed; it ends when
+// nothing waits. The appends of a sender stay in order. Heartbeats and votes never wait. It
+// may be used from any goroutine.
 type arrivals struct {
 	refs   references
 	fetch  func(ctx context.Context, from ID, refs []bodies.Ref) error
@@ -81,8 +81,8 @@ func (a *arrivals) stop() {
 	a.running.Wait()
 }
 
-// takes reports whether a message has to wait, and keeps it then, unless too much waits:
-// its sender sends it again. committed is an index up to which entries are not looked at.
+// takes reports whether a message must wait, and keeps it then, or drops it if too much
+// waits: its sender sends it again. Entries up to committed are ignored.
 func (a *arrivals) takes(m *raftpb.Message, committed uint64) bool {
 	if a.refs.store == nil || m.Type != raftpb.MsgApp && m.Type != raftpb.MsgProp {
 		return false

@@ -16,10 +16,9 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// core is the consensus of one member: events go in (tick, step, propose,
-// read, change), work comes out (save, send, apply). It has no goroutine, no
-// clock and no randomness of its own, so that a scheduler with a seed can
-// drive the very code that runs in production. Node drives it there.
+// core is the consensus of one member: events go in (tick, step, propose, read, change),
+// work comes out (save, send, apply). It has no goroutine, no clock and no randomness, so
+// that a scheduler with a seed can drive the code that runs in production.
 //
 // One piece of work is outstanding at a time:
 //
@@ -28,9 +27,8 @@ import (
 //		send(w.early); save(w); send(w.late); w2 := core.done(); apply(w2)
 //	}
 //
-// That order is what keeps raft 3.5 safe although it counts a leader's own
-// entries as stored before they are: by the time the acknowledgement of a
-// follower is stepped, the leader's save of the same entries has returned.
+// That keeps raft 3.5 safe, which counts a leader's own entries as stored before they are:
+// the leader's save has returned before a follower's acknowledgement is stepped.
 type core struct {
 	id        ID
 	log       *memlog
@@ -52,8 +50,8 @@ type core struct {
 	queueBytes  int
 	queueBodies int // bytes of the bodies that it refers to
 	inflight    int // entries this leader proposed in its term that are not committed
-	// forwarded names what others have forwarded to this leader and is not
-	// committed: it is in the queue, or in an entry of this leader's term.
+	// commands that others forwarded and that are in the queue or in an uncommitted entry
+	// of this term
 	forwarded map[commandName]struct{}
 
 	reads []*read // wait for a round that starts after they came
@@ -200,8 +198,7 @@ func newCore(id ID, log *memlog, members *table, applied uint64, ws *waiters, p 
 	return c, nil
 }
 
-// leadAlone makes an only voter stand for election at once: there is nobody
-// whose election it could disturb, and nobody to wait for.
+// leadAlone makes an only voter stand for election at once.
 func (c *core) leadAlone() error {
 	if v := c.members.conf.Voters; len(v) != 1 || v[0] != uint64(c.id) {
 		return nil
@@ -216,19 +213,17 @@ func (c *core) leadAlone() error {
 // isLeader reports whether this node leads, as far as it knows.
 func (c *core) isLeader() bool { return c.state == raft.StateLeader }
 
-// deposed reports whether this node leads a cluster it was removed from. raft
-// goes on for it, and takes one remaining voter for itself: it would answer
-// reads without asking that voter, which may lead already.
+// deposed reports whether this node leads a cluster that it was removed from. raft goes on
+// and takes one remaining voter for itself: it would answer reads without asking that
+// voter, which may lead already.
 func (c *core) deposed() bool {
 	_, member := c.members.members[c.id]
 	return !member && c.isLeader()
 }
 
-// refresh notices a change of leader or term. Whatever was handed to the old
-// leader may be lost without a word, so it is proposed again: applying a put
-// twice is harmless. That is once for each change, also for what is in this
-// node's log from an earlier term. What others forwarded while this node led they
-// propose again themselves.
+// refresh notices a change of leader or term. What was handed to the old leader may be
+// lost, so it is proposed again, once for each change: applying a put twice is harmless.
+// Other members propose again what they forwarded.
 func (c *core) refresh() {
 	st := c.rn.BasicStatus()
 	changed := st.Term != c.term || st.Lead != c.lead
@@ -245,8 +240,7 @@ func (c *core) refresh() {
 	c.leadHeard = c.now
 	clear(c.snapping)
 	if c.isLeader() {
-		// What was heard in another role says nothing. Nobody counts as
-		// reachable until it has answered this leader.
+		// A member counts as reachable once it has answered this leader.
 		clear(c.heard)
 		c.ledSince = c.now
 	}
@@ -261,9 +255,8 @@ func (c *core) tick() {
 	c.now++
 	c.rn.Tick()
 	c.refresh()
-	// What a leader has proposed is in its log, and stays there as long as it
-	// leads (refresh looks after the rest). To propose it again because disks
-	// are slow would make them slower.
+	// What a leader has proposed is in its log as long as it leads. Proposing it again
+	// because disks are slow would make them slower.
 	if !c.isLeader() {
 		c.propose(c.waiters.overdue(c.now, c.limits.retryTicks))
 	}
@@ -282,8 +275,8 @@ func (c *core) tick() {
 	}
 }
 
-// forget drops what nobody here waits for from the queue: without a leader
-// nothing else would empty it, however long that lasts.
+// forget drops from the queue what no caller waits for: without a leader nothing else
+// empties it.
 func (c *core) forget() {
 	c.queue = c.waiters.wanted(c.queue)
 	c.queueBytes, c.queueBodies = 0, 0
@@ -306,8 +299,7 @@ func (c *core) step(m raftpb.Message) {
 	c.hear(m.From)
 	switch {
 	case m.Type == raftpb.MsgSnap && m.Term >= c.term:
-		// Not stepped before its data is here and verified: raft cannot
-		// take a snapshot back.
+		// raft cannot take a snapshot back, so its data is verified first.
 		c.snaps = append(c.snaps, m)
 		return
 	case m.Type == raftpb.MsgProp && c.isLeader():
@@ -317,8 +309,8 @@ func (c *core) step(m raftpb.Message) {
 	case m.Type == raftpb.MsgReadIndex && c.deposed():
 		return
 	case m.Type == raftpb.MsgHeartbeat:
-		// An append stepped since the last save may have cut the log off before
-		// that. The next heartbeat commits the rest.
+		// An append since the last save may have shortened the log. The next heartbeat
+		// commits the rest.
 		m.Commit = min(m.Commit, c.logEnd)
 		if m.From == c.lead {
 			c.inStep = c.now
@@ -332,9 +324,9 @@ func (c *core) step(m raftpb.Message) {
 	c.stepRaft(m)
 }
 
-// holdAppended holds the bodies of what is about to be appended; false, and no more
-// than before, if one is not here, durably: what is acknowledged is complete. raft
-// looks at no entry of a message that begins before the commit index.
+// holdAppended holds the bodies of entries that are about to be appended. It returns false,
+// and holds none of them, if one is not durable here: what is acknowledged is complete.
+// raft ignores the entries of a message that begins before the commit index.
 func (c *core) holdAppended(m *raftpb.Message) bool {
 	before := len(c.held)
 	if m.Index < c.commit {
@@ -352,7 +344,7 @@ func (c *core) holdAppended(m *raftpb.Message) bool {
 	return true
 }
 
-// hold keeps a body until the log holds it: the save of its entry lies between.
+// hold keeps a body until the log holds it, after the save of its entry.
 func (c *core) hold(ref bodies.Ref) bool {
 	if !c.log.refs.store.Hold(ref.Digest) {
 		return false
@@ -361,14 +353,14 @@ func (c *core) hold(ref bodies.Ref) bool {
 	return true
 }
 
-// letGo gives up what hold has kept, when the log has all that raft has.
+// letGo releases what hold has kept, once the log has all that raft has.
 func (c *core) letGo() {
 	c.log.refs.release(c.held)
 	c.held = c.held[:0]
 }
 
-// holdQueued holds the bodies of what a leader is about to propose, and returns the
-// commands that lack none. Whoever waits for another one distributes its body again.
+// holdQueued holds the bodies of commands that a leader is about to propose, and returns
+// the commands that lack none. The caller of one that does distributes its body again.
 func (c *core) holdQueued(cmds []command) []command {
 	lacks := func(cmd command) bool {
 		ref, ok := c.log.refs.ofCommand(cmd.data)
@@ -390,7 +382,7 @@ func (c *core) holdQueued(cmds []command) []command {
 	return complete
 }
 
-// hear notes that a member, or the leader, has said something.
+// hear notes a sign of life of a member or the leader.
 func (c *core) hear(from uint64) {
 	if _, member := c.members.members[ID(from)]; member {
 		c.heard[from] = c.now
@@ -400,24 +392,22 @@ func (c *core) hear(from uint64) {
 	}
 }
 
-// lacks reports whether the leader says that this node has acknowledged entries that
-// its log does not have: nobody but an older copy of the data directory explains that.
-// A leader may find out and send them again. Until then this node counts as one without
-// a leader: it could not confirm a read, or answer a put, as it would have to apply those
-// entries first. The message may be forged: it counts only as long as it is repeated, and
-// no heartbeat of the leader says otherwise.
+// lacks reports whether the leader says that this node has acknowledged entries that its
+// log does not have: the data directory is an older copy. The leader may send them again;
+// until then this node acts as if it had no leader, because it could neither confirm a read
+// nor answer a put. The message may be forged, so it counts only while it is repeated and
+// no heartbeat contradicts it.
 func (c *core) lacks() bool {
 	return c.lackEntry > c.savedIndex && c.now-c.lackHeard < uint64(c.limits.electionTicks) && c.now-c.inStep > heartbeatsMissed
 }
 
-// heartbeatsMissed is how many ticks a leader may be late, which sends a heartbeat in each.
+// heartbeatsMissed is by how many ticks a heartbeat may be late; there is one in each.
 const heartbeatsMissed = 3
 
-// absorb merges the commands that another member forwarded into the leader's own next
-// entry: fewer entries, fewer fsyncs. Copies of what is not committed yet are
-// dropped: a member cannot know whether its message was lost, and sends it again
-// while a majority is slow. So are commands that the gate does not let through. It
-// returns the other entries: conf changes keep to raft's way.
+// absorb puts the commands that another member forwarded into the leader's next entry:
+// fewer entries, fewer fsyncs. It drops copies of what is not committed yet, because
+// members repeat what may have been lost, and commands that the gate refuses. It returns
+// the other entries.
 func (c *core) absorb(m raftpb.Message) (rest []raftpb.Entry) {
 	if c.queueBytes > c.limits.queueBytes {
 		return nil // dropped: whoever forwarded it proposes it again
@@ -459,17 +449,13 @@ func (c *core) stepRaft(m raftpb.Message) {
 	c.refresh()
 }
 
-// staged gives raft a snapshot whose data has been pulled and verified.
+// staged gives raft a snapshot whose data is verified.
 func (c *core) staged(m raftpb.Message) {
 	c.logEnd = min(c.logEnd, m.Snapshot.Metadata.Index)
 	c.stepRaft(m)
 }
 
-// unreachable tells raft that a message to a member failed.
-func (c *core) unreachable(id uint64) { c.rn.ReportUnreachable(id) }
-
-// propose queues commands of this node's own callers for the next entry. Those that the
-// gate does not let through are answered so.
+// propose queues commands of this node's callers. Those that the gate refuses are answered.
 func (c *core) propose(cmds []command) {
 	admitted := cmds[:0]
 	for _, cmd := range cmds {
@@ -493,10 +479,9 @@ func (c *core) enqueue(cmds []command) {
 	}
 }
 
-// flush turns the queue into entries. A leader keeps one entry in flight:
-// what comes meanwhile shares the next one, so batches grow with the load and
-// an idle store adds no delay. Only full entries may overlap (several in
-// flight made batches shrink and puts slower when it was tried).
+// flush turns the queue into entries. A leader keeps one entry in flight: what comes
+// meanwhile shares the next one, so batches grow with the load and an idle store adds no
+// delay. Only full entries may overlap; allowing more made batches smaller and puts slower.
 func (c *core) flush() {
 	for len(c.queue) > 0 && c.lead != raft.None && !c.lacks() {
 		full := c.queueBytes >= batchBytes || c.queueBodies >= batchBodyBytes
@@ -544,8 +529,8 @@ func (c *core) nextBatch() (n, bytes, bodyBytes int) {
 // read queues a ReadIndex call.
 func (c *core) read(r []*read) { c.reads = append(c.reads, r...) }
 
-// startRound asks the leader for its commit index on behalf of every call
-// that has come so far. A call never joins a round that began before it.
+// startRound asks the leader for its commit index on behalf of all calls that have come so
+// far. A call never joins a round that began before it.
 func (c *core) startRound() {
 	if c.round != nil || len(c.reads) == 0 || c.lead == raft.None || c.deposed() || c.lacks() {
 		return
@@ -558,8 +543,8 @@ func (c *core) startRound() {
 	c.rn.ReadIndex(ctx) // may be dropped without a word: tick asks again, under a new name
 }
 
-// abandonRound puts the calls of the running round back. They are asked again under
-// a new name, so whatever comes for the old one is an answer to nobody.
+// abandonRound puts the calls of the running round back. They are asked again under a new
+// name, so that a late answer to the old one counts for nothing.
 func (c *core) abandonRound() {
 	if c.round != nil {
 		c.reads = append(c.round.reads, c.reads...)
@@ -567,10 +552,9 @@ func (c *core) abandonRound() {
 	}
 }
 
-// answerRounds hands the calls of a confirmed round on to wait for apply. An
-// answer of another term is not trusted: a leader that was paused may confirm
-// with acknowledgements of its old life (etcd issue 20418). There is none, because
-// refresh has abandoned the round when the term changed.
+// answerRounds lets the calls of a confirmed round wait for apply. A leader that was paused
+// may confirm with acknowledgements of an earlier term (etcd issue 20418); refresh has
+// abandoned the round by then.
 func (c *core) answerRounds(states []raft.ReadState) {
 	for _, s := range states {
 		if c.round == nil || string(s.RequestCtx) != string(c.round.ctx) {
@@ -581,8 +565,7 @@ func (c *core) answerRounds(states []raft.ReadState) {
 	}
 }
 
-// next returns the next piece of work; done must follow before next is called
-// again.
+// next returns the next piece of work. done must follow before next is called again.
 func (c *core) next() (work, bool) {
 	if c.busy {
 		panic("raftnode: next called while work is outstanding")
@@ -604,10 +587,9 @@ func (c *core) next() (work, bool) {
 		c.commit = rd.HardState.Commit
 	}
 	msgs := c.outgoing(rd.Messages)
-	// A leader's messages may travel while its own disk works, if they
-	// promise nothing about it: same term as on disk, and no commit index
-	// that counts entries only this node has (a single voter commits by
-	// itself at once, so it always saves first).
+	// A leader's messages may leave before its own save if they promise nothing about it:
+	// same term as on disk, and no commit index that counts entries only this node has (a
+	// single voter commits by itself, so it always saves first).
 	if c.isLeader() && c.term == c.savedTerm && c.commit <= c.savedIndex && raft.IsEmptySnap(rd.Snapshot) {
 		w.early = msgs
 	} else {
@@ -622,8 +604,8 @@ func (c *core) outgoing(msgs []raftpb.Message) []raftpb.Message {
 	for i := len(msgs) - 1; i >= 0; i-- {
 		switch m := &msgs[i]; {
 		case m.From == m.To:
-			// raft forwards what is for the leader in the name of whoever sent
-			// it. A member that leads by now looks after that itself.
+			// raft forwards what is for the leader in its sender's name, to a member that
+			// leads by now itself.
 			m.To = raft.None
 		case m.Type == raftpb.MsgAppResp && !m.Reject:
 			// Only the newest acknowledgement says anything.
@@ -632,9 +614,9 @@ func (c *core) outgoing(msgs []raftpb.Message) []raftpb.Message {
 			}
 			acked = true
 		case m.Type == raftpb.MsgSnap:
-			if !inConf(m.Snapshot.Metadata.ConfState, m.To) {
-				// The snapshot is older than the member, which would refuse
-				// it. A newer one is made within a second or so.
+			if !slices.Contains(members(m.Snapshot.Metadata.ConfState), m.To) {
+				// The member would refuse a snapshot that is older than itself. A newer one
+				// follows within a second or so.
 				c.rn.ReportSnapshot(m.To, raft.SnapshotFailure)
 				m.To = raft.None
 				continue
@@ -647,12 +629,8 @@ func (c *core) outgoing(msgs []raftpb.Message) []raftpb.Message {
 	return slices.DeleteFunc(msgs, func(m raftpb.Message) bool { return m.To == raft.None })
 }
 
-func inConf(cs raftpb.ConfState, id uint64) bool {
-	return slices.Contains(cs.Voters, id) || slices.Contains(cs.Learners, id)
-}
-
-// done is called when the work's save has returned. What it hands off may be
-// applied at once: entry by entry it is on this node's disk.
+// done is called when the work's save has returned. The entries that it hands off are on
+// this node's disk and may be applied.
 func (c *core) done() (handoff, error) {
 	var h handoff
 	if !c.busy {
@@ -716,9 +694,8 @@ func (c *core) restore(s raftpb.Snapshot, h *handoff) error {
 	return nil
 }
 
-// commitEntry turns a committed entry into an item to apply. A membership
-// change takes effect here and now, before Advance and so before this node
-// tells anybody that it has the entry.
+// commitEntry turns a committed entry into an item to apply. A membership change takes
+// effect here, before Advance and so before this node tells that it has the entry.
 func (c *core) commitEntry(e raftpb.Entry, h *handoff) error {
 	if err := checkKnown(&e, c.gate.known); err != nil {
 		return err
@@ -814,9 +791,9 @@ func (c *core) answerChange(ch change, err error) {
 	}
 }
 
-// proposeChange proposes a membership change of the table as it is. It is sent
-// again until it is applied: raft replaces a conf change by an empty entry, without
-// an error, when another one is still pending.
+// proposeChange proposes a membership change of the table as it is, and again until it is
+// applied: raft silently replaces a conf change by an empty entry while another one is
+// pending.
 func (c *core) proposeChange(op changeOp, m Member, done chan error) uint64 {
 	return c.startChange(change{Op: op, Member: m}, done)
 }
@@ -854,8 +831,8 @@ func (c *core) retryChanges() {
 	}
 }
 
-// activeTicks is how long a member counts as reachable after its last
-// message. It answers a heartbeat every tick.
+// activeTicks is how long after its last message a member counts as reachable. It answers a
+// heartbeat in every tick.
 const activeTicks = 5
 
 // settled reports whether this leader has led long enough to know who can be
@@ -868,22 +845,16 @@ func (c *core) active(id ID) bool {
 	return id == c.id || heard && c.now-at <= activeTicks
 }
 
-// quorumAfter reports whether the voters would still have an active majority
-// with one voter more (add) or less (remove).
+// quorumAfter reports whether the voters would still have an active majority if one were
+// added or removed.
 func (c *core) quorumAfter(add, remove ID) (ok bool, active, voters int) {
-	count := func(id ID) {
-		voters++
-		if c.active(id) {
-			active++
+	for _, v := range append(slices.Clone(c.members.conf.Voters), uint64(add)) {
+		if id := ID(v); id != 0 && id != remove {
+			voters++
+			if c.active(id) {
+				active++
+			}
 		}
-	}
-	for _, v := range c.members.conf.Voters {
-		if ID(v) != remove {
-			count(ID(v))
-		}
-	}
-	if add != 0 {
-		count(add)
 	}
 	return active > voters/2, active, voters
 }
@@ -904,8 +875,7 @@ func (c *core) caughtUp(id ID) bool {
 	return c.active(id) && match > 0 && match+c.limits.promoteLag >= c.commit
 }
 
-// promoteLearners makes a voter of the first learner that asked for it and
-// has caught up. One change at a time.
+// promoteLearners makes a voter of the first learner that asked for it and has caught up.
 func (c *core) promoteLearners() {
 	if len(c.changes) > 0 {
 		return
@@ -921,9 +891,9 @@ func (c *core) promoteLearners() {
 	}
 }
 
-// retrySnapshots offers a snapshot again to members that have been silent
-// about theirs. We never tell raft that one has arrived: the receiver's own
-// acknowledgement, after it pulled and installed everything, does.
+// retrySnapshots offers a snapshot again to members that have not acknowledged theirs. raft
+// is never told that one has arrived: the receiver's acknowledgement, after it has
+// installed everything, says so.
 func (c *core) retrySnapshots() {
 	for _, id := range slices.Sorted(maps.Keys(c.snapping)) {
 		_, state := c.match(ID(id))
@@ -958,9 +928,8 @@ func (c *core) successor() (ID, bool) {
 	return best, best != 0
 }
 
-// checkpoint decides whether the durable state at index is worth a snapshot:
-// when the log since the last one is long, or has held bodies for long, or a change of
-// members made the last one useless for somebody.
+// checkpoint reports whether the durable state at index is worth a snapshot: the log since
+// the last one is long, or has held bodies for long, or the last one lacks a member.
 func (c *core) checkpoint(index uint64) (bool, error) {
 	last, err := c.log.Snapshot()
 	if err != nil {
@@ -989,10 +958,9 @@ func (c *core) heldLong(upTo uint64) uint64 {
 	return c.log.lastHolding(upTo, c.now-c.limits.bodyTicks)
 }
 
-// letBodiesGo drops the entries from the log that have held bodies for bodyTicks, and what is
-// before them, as far as a snapshot has them: else a store in which nothing is written
-// any more would keep bodies for ever that nothing else needs. A member that is behind
-// them pulls.
+// letBodiesGo drops the entries that have held bodies for bodyTicks, and those before them,
+// as far as a snapshot has them. Otherwise a store that is not written to any more would
+// keep bodies that it does not need. Members that are behind pull.
 func (c *core) letBodiesGo() error {
 	last, err := c.log.Snapshot()
 	if err != nil {

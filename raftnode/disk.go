@@ -25,9 +25,8 @@ import (
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
-// disk is where the core's promises become durable. After an error it is not
-// used again: an fsync that failed once may succeed the next time without
-// having written anything.
+// disk is where the core's promises become durable. It is not used after an error: an fsync
+// that failed may succeed the next time without having written anything.
 type disk interface {
 	// save appends entries and state; with sync it returns after an fsync.
 	save(state raftpb.HardState, entries []raftpb.Entry, sync bool) error
@@ -54,9 +53,8 @@ type walDisk struct {
 	failed bool             // nothing can be written any more
 }
 
-// syncFunc makes durable what is at a path: what a file holds, or which names a
-// directory has. Every fsync of this package goes through one, but for those that
-// etcd does in wal.Save, wal.SaveSnapshot, wal.Create and snap.SaveSnap.
+// syncFunc makes durable what a file holds, or which names a directory has. Every fsync of
+// this package goes through one, but for those of etcd's wal and snap.
 type syncFunc func(path string) error
 
 func syncPath(path string) error {
@@ -81,8 +79,8 @@ type diskState struct {
 func walDir(dir string) string  { return filepath.Join(dir, "wal") }
 func snapDir(dir string) string { return filepath.Join(dir, "snap") }
 
-// diskErr says what failed. It is ErrDisk, unless the system was short of something:
-// that says nothing about the disk.
+// diskErr says what failed. It is ErrDisk, unless the system was short of something, which
+// says nothing about the disk.
 func diskErr(err error, format string, args ...any) error {
 	switch {
 	case err == nil:
@@ -99,8 +97,8 @@ func diskErr(err error, format string, args ...any) error {
 // putBack is what to do about a file that is missing or is not the right one.
 const putBack = "put back the one that belongs there, or replace this node: remove the member, empty the data directory, join again"
 
-// unusable is diskErr for a file that cannot be read or makes no sense. What walscan
-// says of damage has its own advice, and a disk without room is no such thing.
+// unusable is diskErr for a file that cannot be read or makes no sense, with advice. What
+// walscan says of damage has its own.
 func unusable(err error, what string) error {
 	if errors.As(err, new(*walscan.DamageError)) || shortage.Is(err) || errors.Is(err, syscall.ENOSPC) {
 		return diskErr(err, "%s", what)
@@ -227,9 +225,9 @@ func (d *walDisk) syncFound(dir string) error {
 	return writeErr(d.sync(dir), "make durable what was found")
 }
 
-// removeUnfinished removes segments that a process which was killed had begun: first
-// records are written before a segment gets its name. etcd makes the next segment of
-// what it finds under the same name, with whatever lies behind its own first records.
+// removeUnfinished removes segments whose first records were being written when the process
+// was killed. etcd would use what it finds under their names again, with everything behind
+// its own first records.
 func (d *walDisk) removeUnfinished() error {
 	names, err := fileNames(d.walDir, ".tmp")
 	if err == nil {
@@ -238,9 +236,9 @@ func (d *walDisk) removeUnfinished() error {
 	return diskErr(err, "remove unfinished segments of the log")
 }
 
-// newestSnapshot reads the newest snapshot that is in records and not damaged; it may
-// be empty. etcd's own Snapshotter takes a file that cannot be opened for a damaged
-// one, whatever the reason, and renames it: it is lost for every later start.
+// newestSnapshot reads the newest snapshot that is in records and not damaged; it may be
+// empty. etcd's Snapshotter takes a file that cannot be opened for a damaged one and
+// renames it, so that every later start lacks it.
 func newestSnapshot(zl *zap.Logger, dir string, records []walpb.Snapshot) (raftpb.Snapshot, error) {
 	names, err := fileNames(dir, ".snap")
 	if err != nil {
@@ -295,11 +293,10 @@ func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) e
 	return nil
 }
 
-// prove writes a mark behind what was synced last, before anything else is written:
-// the state twice more. Where it is found, all that lies before it was on the disk,
-// and what does not read there is damaged. Where there is none, it may be of a write
-// that never finished, whose pages reached the disk in another order. walscan decides
-// by that. The mark itself is synced with what follows it.
+// prove writes a mark, the state twice, behind what was synced last, before anything else
+// is written. What lies before a mark was on the disk: if it does not read, it is damaged.
+// Without a mark it may be a write that never finished, whose pages reached the disk in
+// another order. walscan decides by that. The mark is synced with what follows it.
 func (d *walDisk) prove() error {
 	if d.failed {
 		return fmt.Errorf("%w: the log in %s could not be written before; start the node again", ErrDisk, d.walDir)
@@ -337,8 +334,8 @@ func (d *walDisk) saveSnapshot(s raftpb.Snapshot) error {
 	return nil
 }
 
-// walErr names the segment of a failed write or fsync, the newest one. The
-// system's error for an fsync names no file.
+// walErr names the newest segment for a failed write or fsync; the system's error for an
+// fsync names no file.
 func (d *walDisk) walErr(err error) error {
 	if err == nil {
 		return nil
@@ -355,17 +352,15 @@ func (d *walDisk) walErr(err error) error {
 	return writeErr(err, "write to %s", path)
 }
 
-// lacksRoom reports whether the disk of dir is full, so that it has no room for so
-// many bytes.
+// lacksRoom reports whether the disk of dir lacks room for so many bytes.
 func lacksRoom(dir string, bytes int64) bool {
 	var st syscall.Statfs_t
 	err := syscall.Statfs(dir, &st)
 	return err == nil && int64(st.Bavail)*int64(st.Bsize) < bytes // the types differ between systems
 }
 
-// release gives up the WAL segments and the .snap files that the snapshot at
-// index made useless. A segment may go only after its lock is released: the
-// WAL holds the locks of all it still needs.
+// release removes the WAL segments and .snap files that the snapshot at index made useless.
+// The WAL holds the locks of the segments it needs.
 func (d *walDisk) release(index uint64) error {
 	if err := d.wal.ReleaseLockTo(index); err != nil {
 		return diskErr(err, "release %s", d.walDir)
@@ -396,9 +391,9 @@ func purgeWAL(dir string, index uint64) error {
 	return removeFiles(dir, names[:needed])
 }
 
-// purgeSnaps keeps the newest keep .snap files, up to the one that the log names last.
-// Files after it are of a process that was killed before their records were written:
-// they must not count in the place of those that the log does name.
+// purgeSnaps keeps the newest keep .snap files up to the one that the log names last. Later
+// files are of a process that was killed before it wrote their records, and must not count
+// instead of those.
 func purgeSnaps(dir string, newest raftpb.SnapshotMetadata, keep int) error {
 	names, err := fileNames(dir, ".snap")
 	if err != nil {
@@ -438,8 +433,8 @@ func removeFiles(dir string, names []string) error {
 	return nil
 }
 
-// close leaves a mark: what was saved last was on the disk too. A log that was only
-// read stays as it is: a start that is refused must change nothing.
+// close leaves a mark: what was saved last was on disk too. A log that was only read stays
+// as it is, because a start that is refused must change nothing.
 func (d *walDisk) close() error {
 	var err error
 	if d.saved && !d.failed {

@@ -11,14 +11,13 @@ import (
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
-// Distribute returns nil when every one of the bodies is durable here, at the leader
-// and at a majority of the voters: then commands that refer to them may be proposed,
-// soon, because bodies that nothing refers to are forgotten. It sends them to all
-// members. Their bytes must not be modified any more, even after it has returned:
-// members that are slow get them later.
+// Distribute returns nil when all of the bodies are durable here, at the leader and at a
+// majority of the voters. Commands that refer to them must be proposed soon, because bodies
+// that nothing refers to are forgotten. It sends them to all members. Their bytes must not
+// be modified any more: slow members get them after it has returned.
 //
-// Errors are definite: nothing was proposed. ErrOverloaded and ErrDiskFull say why;
-// all others are ErrUnavailable or ErrStopped. It takes as long as a Propose at most.
+// Errors are definite: nothing was proposed. ErrOverloaded and ErrDiskFull say why; all
+// others are ErrUnavailable or ErrStopped. It takes no longer than a Propose.
 func (n *Node) Distribute(ctx context.Context, list []bodies.Body) error {
 	store := n.cfg.Bodies
 	switch {
@@ -54,8 +53,7 @@ func appendError(err error) error {
 	return fmt.Errorf("%w: the value could not be kept: %w", ErrUnavailable, err)
 }
 
-// spread makes the bodies durable here, while they are on their way to others, and
-// waits until enough have them.
+// spread makes the bodies durable here, and waits until enough members have them.
 func (n *Node) spread(ctx context.Context, d *distribution) error {
 	began := time.Now()
 	store := n.cfg.Bodies

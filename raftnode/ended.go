@@ -10,19 +10,17 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 )
 
-// A cluster ends when one of its members forces a new one without the others. They
-// do not know, and could be a majority: then two clusters would acknowledge puts,
-// with different values of the same key. The members of the new one refuse theirs by
-// the cluster's ID and say why. A node that hears so stops at once and for ever,
-// whatever majority it belongs to. What cannot reach the new cluster cannot know. A
-// node that sends nothing hears of it too: its streams are refused as messages are.
+// A cluster ends when one of its members forces a new one without the others. They do not
+// know, and could be a majority: then two clusters would acknowledge puts, with different
+// values of the same key. The members of the new cluster refuse the messages and streams of
+// the old one and say why. A node that hears so stops at once, whatever majority it belongs
+// to. A node that cannot reach the new cluster cannot know.
 //
-// Nobody proves anything here: what answers at a member's peer URL is believed, as
-// it is when it says that this node was removed, if the cluster that it belongs to
-// descends from this node's. That is so until peers authenticate one another.
+// Nothing is proved: what answers at a member's peer URL is believed if the cluster that it
+// belongs to descends from this node's.
 
-// lookTime bounds how long a start is held up to ask the others whether the cluster
-// has ended. Whoever takes longer says so when this node's streams reach it.
+// lookTime bounds how long a start waits for the others to say whether the cluster has
+// ended. Slower ones say so when this node's streams reach them.
 const lookTime = 500 * time.Millisecond
 
 // endedCluster reports whether a header names a cluster that ended in this node's.
@@ -34,15 +32,15 @@ func (n *Node) endedCluster(header string) (*Forcing, bool) {
 	return endedIn(*n.forced.Load(), id)
 }
 
-// refuseEnded answers the messages of a cluster that has ended. rafthttp takes the
-// status for a removal, and reports it; askForEnd finds out more.
+// refuseEnded answers the messages of a cluster that has ended. rafthttp reports the status
+// as a removal; askForEnd finds out more.
 func refuseEnded(w http.ResponseWriter, f *Forcing) {
 	w.Header().Set("X-Server-Version", version.Version) // without it rafthttp does not look at the status
 	http.Error(w, fmt.Sprintf("%s forced a new cluster on %s; this one has ended", f.By, f.when()), http.StatusGone)
 }
 
-// ending asks what is at the peer URLs of members whether this node's cluster has
-// ended; nil if nobody says so.
+// ending asks at the peer URLs of members whether this node's cluster has ended; nil if
+// nobody says so.
 func (n *Node) ending(ctx context.Context, members []Member, limit time.Duration) *Forcing {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -63,9 +61,8 @@ func (n *Node) lookForEnd(ctx context.Context) error {
 	return nil
 }
 
-// askForEnd finds out what it means that another member refuses this one. The answer
-// comes to the loop. A node that leaves already asks on: the first time, nobody may
-// have answered.
+// askForEnd finds out why another member refuses this one. The loop gets the answer. A node
+// that leaves already asks again: nobody may have answered the first time.
 func (n *Node) askForEnd(ctx context.Context, wg *sync.WaitGroup, why error) {
 	if n.asking {
 		return
@@ -78,8 +75,8 @@ func (n *Node) askForEnd(ctx context.Context, wg *sync.WaitGroup, why error) {
 	wg.Go(func() { n.endings <- n.ending(ctx, members, introductionTime) }) // capacity 1, one at a time
 }
 
-// answered takes the answer: nil if nobody says that the cluster has ended. Then this
-// node was removed, and leaves. It returns why the node stops.
+// answered takes the answer and returns why the node stops. If nobody says that the cluster
+// has ended, this node was removed, and leaves.
 func (n *Node) answered(ctx context.Context, wg *sync.WaitGroup, f *Forcing) error {
 	n.asking = false
 	if f != nil {
@@ -89,8 +86,7 @@ func (n *Node) answered(ctx context.Context, wg *sync.WaitGroup, f *Forcing) err
 	return nil
 }
 
-// end makes it durable that the cluster has ended, so that no later start serves its
-// data, and returns why the node stops.
+// end makes durable that the cluster has ended, and returns why the node stops.
 func (n *Node) end(f *Forcing) error {
 	n.self.Ended = f
 	if err := n.keepSelf(); err != nil {

@@ -17,9 +17,8 @@ const (
 	batchBodyBytes = 4 << 20
 )
 
-// envelopeVersion is how an entry of commands begins. One up to envelopeVersionMax is of
-// a later version of the program, what lies beyond is garbage. Version 1 was that of
-// before the first release.
+// envelopeVersion is how an entry of commands begins. Up to envelopeVersionMax it is of a
+// later version of the program, beyond that it is garbage. Version 1 was never released.
 const (
 	envelopeVersion    = 2
 	envelopeVersionMax = 31
@@ -33,9 +32,9 @@ var (
 	errLaterEnvelope = errors.New("log entry is of a later version of oncekv")
 )
 
-// command is one proposal inside an entry. origin and seq name whoever waits
-// for it: origin is drawn at random at every start of a node, so an answer can
-// never reach a waiter of an earlier life.
+// command is one proposal inside an entry. origin and seq name the call that waits for it.
+// origin is random at every start of a node, so that no answer reaches a call of an earlier
+// process.
 type command struct {
 	origin uint64
 	seq    uint64

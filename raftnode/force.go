@@ -11,11 +11,11 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 )
 
-// Forcing a new cluster is an act that is done once. It is one entry at the end of
-// the survivor's log, committed by itself: it gives the cluster another ID, with which
-// another history begins, removes all members but the one that stays, and records word
-// and time. So a crash leaves all of it or nothing, and whoever has the data, or a copy
-// of it, knows that it was done. The identity follows the log; see followForced.
+// Forcing a new cluster is done once. It is one entry at the end of the survivor's log,
+// committed by itself: it gives the cluster another ID and history, removes all other
+// members, and records word and time. So a crash leaves all of it or nothing, and everybody
+// who has a copy of the data knows that it was done. The identity follows the log; see
+// followForced.
 
 // Forcing is how a cluster was forced out of another one.
 type Forcing struct {
@@ -34,8 +34,8 @@ func (f *Forcing) when() string { return f.At.UTC().Format("2006-01-02 15:04:05 
 // ForceOnce is the word with which data is forced that never was.
 const ForceOnce = "true"
 
-// forceWordAgain is what every other word looks like. It cannot be taken for yes or
-// no, nor stand there by habit.
+// forceWordAgain is what every other word looks like: nobody takes it for yes or no, or
+// writes it by habit.
 var forceWordAgain = regexp.MustCompile(`^AGAIN-[A-Za-z0-9._-]{1,64}$`)
 
 // CheckForceWord returns an error for what is no word to force a new cluster with.
@@ -46,8 +46,8 @@ func CheckForceWord(word string) error {
 	return notForced("%.80q is not a valid word: give the flag without a value, or, to force the data once more, with a word that was not used before, such as AGAIN-2 (AGAIN-, then letters, digits, '.', '_', '-')", word)
 }
 
-// ForceError is why no new cluster was forced. Nothing was written. As long as it
-// stands, a start with the same settings ends alike.
+// ForceError is why no new cluster was forced. Nothing was written. A start with the same
+// settings ends alike as long as the reason stands.
 type ForceError struct {
 	Reason string
 	Done   *Forcing // that was done with the data before and stands in the way, nil if none does
@@ -60,8 +60,8 @@ func notForced(format string, args ...any) error {
 	return &ForceError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// CheckForce returns a *ForceError if a data directory was forced before and word is
-// not a new one. It looks at the identity only; Run looks at the log as well.
+// CheckForce returns a *ForceError if a data directory was forced before and word is not a
+// new one. It looks at the identity only; Run looks at the log too.
 func CheckForce(dir, word string) error {
 	id, err := loadIdentity(dir)
 	if err != nil {
@@ -104,9 +104,9 @@ func isForcing(e *raftpb.Entry) bool {
 	return err == nil && c.Op == opForce
 }
 
-// foresee returns the member table as it will stand when the entries after applied
-// are. An entry beyond spared that removes this node is left out: nobody may have
-// carried it out, and this may be the last copy.
+// foresee returns the member table after the entries behind applied. It leaves out an entry
+// beyond spared that removes this node: nobody may have carried it out, and this may be the
+// last copy.
 func (n *Node) foresee(members *table, applied uint64, entries []raftpb.Entry, spared uint64) (*table, error) {
 	copied, err := members.encode()
 	if err != nil {
@@ -133,8 +133,8 @@ func (n *Node) foresee(members *table, applied uint64, entries []raftpb.Entry, s
 	return t, nil
 }
 
-// survivor returns the member table at the end of the log, of which this node is the
-// one that shall stay.
+// survivor returns the member table at the end of the log, of which this node must be a
+// member.
 func (n *Node) survivor(st *diskState, members *table, applied uint64) (*table, error) {
 	t, err := n.foresee(members, applied, st.entries, max(st.state.Commit, applied))
 	if err != nil {
@@ -149,8 +149,8 @@ func (n *Node) survivor(st *diskState, members *table, applied uint64) (*table, 
 	return nil, notForced("it needs a node that belongs to a cluster; %s holds no member table", n.cfg.Dir)
 }
 
-// mayForce decides whether a new cluster is to be forced, and refuses if that must
-// not be. nil without an error: this start has only to finish what another began.
+// mayForce returns how a new cluster is to be forced, nil if this start only has to finish
+// what another began, or why it must not be forced.
 func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
 	durable, err := durableOf(n.sm)
 	if err != nil {
@@ -182,9 +182,8 @@ func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
 	return &Forcing{Word: word, At: time.Now().UTC().Truncate(time.Second), Cluster: history.cluster(), History: history}, nil
 }
 
-// askVoters refuses while another voter answers: a majority may be there, or a part
-// of it that has what this node lacks, and would go on as the old cluster does. Who
-// does not answer counts as lost.
+// askVoters refuses while another voter answers: a majority may be there, or a part of it
+// that has what this node lacks. Members that do not answer count as lost.
 func (n *Node) askVoters(ctx context.Context, t *table) error {
 	others := n.others(t.list())
 	var said []string
@@ -204,8 +203,8 @@ func (n *Node) askVoters(ctx context.Context, t *table) error {
 		"Otherwise stop for good what answers, and start this node with it again", strings.Join(said, ", and "))
 }
 
-// objection is why no new cluster may be forced while a node answers, empty if it
-// does not matter: a learner, this node itself under another URL, or a stranger.
+// objection is why no new cluster may be forced while a node answers. It is empty for a
+// learner, this node under another URL, and a stranger.
 func (n *Node) objection(a *introduction, t *table, url string) string {
 	if a.ID == n.self.ID {
 		return ""
@@ -228,9 +227,9 @@ func (n *Node) objection(a *introduction, t *table, url string) string {
 	return fmt.Sprintf("the voter %s answers at %s", a.Name, url)
 }
 
-// forceNewCluster appends the committed entry that makes this node the only member
-// of a new cluster, with everything it has. Entries that the lost majority may have
-// acknowledged are kept and count as committed. It asks nobody; mayForce has.
+// forceNewCluster appends the committed entry that makes this node the only member of a new
+// cluster, with everything it has. Entries that the lost majority may have acknowledged
+// count as committed.
 func (n *Node) forceNewCluster(st *diskState, members *table, applied uint64, f Forcing) error {
 	t, err := n.survivor(st, members, applied)
 	if err != nil {
@@ -256,9 +255,9 @@ func (n *Node) forceNewCluster(st *diskState, members *table, applied uint64, f 
 	return n.disk.save(st.state, st.entries[len(st.entries)-1:], true)
 }
 
-// followForced makes the identity that of the cluster to which the log has led. It
-// is behind when the power went after the log was written, or when it is a copy from
-// before. Any other cluster than the identity's is somebody else's data.
+// followForced makes the identity that of the cluster to which the log has led: it is
+// behind after a crash, or when it is a copy from before. Any other cluster means that the
+// data is another node's.
 func (n *Node) followForced(st *diskState, members *table, applied uint64) error {
 	t, err := n.foresee(members, applied, st.entries, st.state.Commit)
 	if err != nil || t.cluster == n.self.ClusterID {
@@ -292,14 +291,14 @@ func descends(forced []Forcing, from, cluster ID) bool {
 	return from == cluster && slices.ContainsFunc(forced, func(f Forcing) bool { return f.Cluster == cluster })
 }
 
-// outlived reports whether an entry removes this node that has forced a new cluster
-// in spite of it, later in its log.
+// outlived reports whether an entry removes this node although it has forced a new cluster
+// later in its log.
 func (c *core) outlived(ch change, index uint64) bool {
 	return ch.Op == opRemove && ch.Member.ID == c.id && index < c.forcedAt
 }
 
-// applyConf tells raft and the transport of a change. raft takes one voter at a
-// time, so a forcing is several changes to it.
+// applyConf tells raft and the transport of a change. A forcing is several changes, because
+// raft takes one at a time.
 func (c *core) applyConf(ch change, cc raftpb.ConfChange, h *handoff) (raftpb.ConfState, error) {
 	conf := c.rn.ApplyConfChange(cc)
 	if ch.Op != opForce {

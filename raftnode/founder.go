@@ -12,14 +12,12 @@ import (
 	"strings"
 )
 
-// A new cluster begins a new history, also when its founders have the same names and
-// URLs as those of another one: each of them brings a random number of its own. What
-// a founder brings is frozen before it tells anybody, so all founders derive the same
-// id, whenever they ask and however often they start again meanwhile.
+// A new cluster begins a new history, even if its founders have the names and URLs of
+// another one: each brings a random number. What a founder brings is in its identity before
+// it tells anybody, so all founders derive the same ID whenever they ask.
 
-// HistoryID names a history of the state machine, of which this package knows nothing
-// else; kvstore has a type of its own for what it holds. The ID of the cluster is its
-// first half.
+// HistoryID names a history of the state machine. kvstore has a type of its own for it. The
+// ID of the cluster is its first half.
 type HistoryID [16]byte
 
 // String returns 32 hex digits.

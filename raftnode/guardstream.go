@@ -14,10 +14,10 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 )
 
-// rafthttp believes what a stream announces: it takes memory for any number of
-// entries and bytes, and panics where no entry can be decoded, on a goroutine of
-// its own. So a stream is read here first, message by message, and rafthttp sees
-// only those that are whole and can be decoded.
+// rafthttp believes what a stream announces: it takes memory for any number of entries and
+// bytes, and panics on its own goroutine if an entry cannot be decoded. So each message of
+// a stream is read here first, and rafthttp sees only those that are whole and can be
+// decoded.
 
 // The kinds of messages in a stream of appends, as rafthttp's codec numbers them.
 const (
@@ -35,8 +35,8 @@ const (
 
 var errStream = errors.New("the stream carries what no member sends")
 
-// guardStream lets through of an answer that is a stream what rafthttp can decode,
-// and reports whether it is one.
+// guardStream lets through what rafthttp can decode of an answer that is a stream, and
+// reports whether it is one.
 func guardStream(req *http.Request, resp *http.Response) bool {
 	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(req.URL.Path, rafthttp.RaftStreamPrefix+"/") {
 		return false

@@ -16,11 +16,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
-// Members with the same log have the same history, unless a disk or memory has
-// lied to one of them. Each states the digest of its history up to any position.
-// Where two differ, most voters decide who is wrong: no member stops because of
-// what a single other one says, and every member believes only what it has asked
-// for itself, at the addresses in its own member table.
+// Members with the same log have the same history, unless a disk or memory has lied. Each
+// states the digest of its history up to any position. Where two differ, most voters decide
+// who is wrong. No member stops because of what a single other one says, and every member
+// believes only what it has asked for itself, at the addresses in its own member table.
 
 // historyAnswer is what a member says of its history.
 type historyAnswer struct {
@@ -29,8 +28,7 @@ type historyAnswer struct {
 	Digest   string `json:"digest"`   // hex
 }
 
-// DisputeEvery is how often it is worth a line in the log that histories differ, and
-// go on to.
+// DisputeEvery is how often it is worth logging that histories differ.
 const DisputeEvery = 30 * time.Second
 
 const (
@@ -38,8 +36,8 @@ const (
 	historyTime     = 10 * time.Second // a digest may take a thousand records
 )
 
-// historyDigest keeps the digest that was asked for last: whoever is behind, or
-// differs, asks for the same one again and again.
+// historyDigest keeps the digest that was asked for last: members that are behind or differ
+// ask for the same again and again.
 type historyDigest struct {
 	mu       sync.Mutex // held while one is computed: one at a time is enough
 	position uint64
@@ -114,9 +112,9 @@ type DisputeError struct {
 func (e *DisputeError) Error() string { return e.reason }
 
 // JudgeHistory compares this node's history up to a position with that of all other
-// members. It returns nil if nobody who answers has another one, ErrDiverged if
-// this node is the one that most voters contradict (it must stop), and else a
-// *DisputeError: another member is wrong, or no majority has the same.
+// members. It returns nil if nobody who answers has another one, ErrDiverged if most voters
+// contradict this node (it must stop), and else a *DisputeError: another member is wrong,
+// or no majority has the same.
 func (n *Node) JudgeHistory(ctx context.Context, position uint64) error {
 	return n.judge(ctx, n.status.Load().Members, position)
 }
@@ -206,8 +204,8 @@ func (h *histories) majority() (digest string, names []string) {
 	return "", nil
 }
 
-// verdict says who is wrong. One voter alone, although it may be a majority, is
-// not enough to stop this node.
+// verdict says who is wrong. One other voter, even if it is a majority, is not enough to
+// stop this node.
 func (h *histories) verdict(self ID) error {
 	if !h.differs() {
 		return nil
@@ -254,8 +252,8 @@ func (h *histories) list() string {
 	return strings.Join(parts, ", ")
 }
 
-// checkSource compares this node's history with that of a member that it is about to
-// pull from, as far as both go. What is pulled must continue it.
+// checkSource compares this node's history with that of a member to pull from, as far as
+// both go.
 func (n *Node) checkSource(ctx context.Context, members []Member, source Member) error {
 	position := n.sm.Position()
 	if position == 0 {

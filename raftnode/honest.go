@@ -16,19 +16,17 @@ import (
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
-// raft believes its peers: an index that no log holds, an entry that does not
-// follow the one before, or a request without its one entry is a panic, and a
-// term is written down whatever it is. The peer port is open to whoever reaches
-// it. So what no honest member sends is dropped here, before raft and anything
-// else of the core sees it. What a member could have sent is believed: this is no
-// protection against a majority that lies, or against a forged vote.
+// raft believes its peers: an index that no log holds, an entry that does not follow the
+// one before, or a request without its one entry makes it panic, and it writes down any
+// term. The peer port is open to everybody who reaches it, so what no member sends is
+// dropped here, before raft sees it. What a member could have sent is believed: this
+// protects neither against a majority that lies nor against a forged vote.
 
 const (
-	// indexMax is beyond every log: a million entries a second reach it in more
-	// than a hundred thousand years. What is added to an index cannot overflow.
+	// indexMax is beyond every log, and far from where indexes overflow.
 	indexMax = 1 << 62
-	// contextBytesMax bounds what a message carries beside its entries: the name
-	// of a read (readContextBytes), or that a vote is asked for a transfer.
+	// contextBytesMax bounds the name of a read (readContextBytes), or of a vote for a
+	// transfer.
 	contextBytesMax = 64
 	// readContextBytes name one round of reads: origin and number.
 	readContextBytes = 16
@@ -54,8 +52,8 @@ type droppedMessages struct {
 	logger *slog.Logger
 }
 
-// droppedEvery is how often a dropped message is logged. Whoever sends such a
-// message can send thousands a second.
+// droppedEvery is how often a dropped message is logged. Its sender can send thousands a
+// second.
 const droppedEvery = 10 * time.Second
 
 func newDroppedMessages(logger *slog.Logger) *droppedMessages {
@@ -69,9 +67,8 @@ func (d *droppedMessages) add(m *raftpb.Message, why error) {
 	}
 }
 
-// checkHeader looks at what needs no state: who a message is from and for, and
-// which fields its type has. It is cheap, so that a message is refused with it
-// before it is queued.
+// checkHeader checks what needs no state: sender, receiver, and which fields the type has.
+// It is cheap, so that a message is refused before it is queued.
 func checkHeader(self uint64, m *raftpb.Message) error {
 	if _, known := raftpb.MessageType_name[int32(m.Type)]; !known || raft.IsLocalMsg(m.Type) || m.Type == raftpb.MsgTransferLeader {
 		return dishonest("messages of type %v do not travel", m.Type)
@@ -114,8 +111,8 @@ func checkShape(m *raftpb.Message) error {
 	return nil
 }
 
-// honest returns nil for a message that a member could have sent, and else why it
-// could not.
+// honest returns nil for a message that a member could have sent, and else why it could
+// not.
 func (c *core) honest(m *raftpb.Message) error {
 	if err := checkHeader(uint64(c.id), m); err != nil {
 		return err
@@ -148,16 +145,14 @@ func (c *core) honest(m *raftpb.Message) error {
 	return nil
 }
 
-// checkSender refuses who is unknown here, as long as this node knows better.
+// checkSender refuses senders that are no members, while this node is not behind.
 //
-// A node that is behind may not know its leader, or who wants to become it, or who
-// asks something of it: they were added in entries that it has not applied. So a
-// stranger is only told from a member by a node that is not behind, and that is
-// what a leader it knows makes of it. While such a leader is heard of there is hardly
-// another: that one would have needed a majority, which would have deposed or left
-// the first. Only when leadership was handed over to somebody whom a member that is
-// behind does not know yet, that member drops what the new leader sends, until it has
-// not heard of the old one for an election time-out.
+// A node that is behind may not know its leader, a candidate, or a new member: they were
+// added in entries that it has not applied. So only a node that a leader it knows keeps up
+// to date refuses strangers. While such a leader is heard there is hardly another: it would
+// have needed a majority, which would have deposed the first. Only when leadership is
+// handed over to a member that this node does not know yet, it drops what the new leader
+// sends, for an election time-out.
 func (c *core) checkSender(m *raftpb.Message) error {
 	if _, known := c.members.members[ID(m.From)]; known || m.From == c.lead || !c.led() {
 		return nil
@@ -165,9 +160,8 @@ func (c *core) checkSender(m *raftpb.Message) error {
 	return dishonest("%v is not a member", ID(m.From))
 }
 
-// led reports whether a member that this node knows leads, and was heard of within
-// an election time-out. A leader itself knows everybody once an entry of its term
-// is committed: until then it may not have applied all that was.
+// led reports whether a member that this node knows leads, and was heard within an election
+// time-out. A leader itself knows everybody once it has committed an entry of its term.
 func (c *core) led() bool {
 	if _, member := c.members.members[ID(c.lead)]; !member {
 		return false
@@ -179,13 +173,12 @@ func (c *core) led() bool {
 	return c.now-c.leadHeard < uint64(c.limits.electionTicks)
 }
 
-// checkTerm refuses terms that the check of the log would refuse after the next
-// start, and those that contradict what raft guarantees of terms.
+// checkTerm refuses terms that the check of the log would refuse at the next start, and
+// those that contradict what raft guarantees.
 //
-// Terms that rise a little at a time are believed, and could be made to climb. So
-// they may leap once in an election time-out only: the others hear of it, and come
-// along, before the next leap, and nobody is left behind farther than one. At that
-// pace termMax is ten thousand years away.
+// Terms that rise a little at a time are believed. They may leap once in an election
+// time-out: the others hear of it and follow before the next leap, so nobody is left behind
+// by more than one. At that pace termMax is ten thousand years away.
 func (c *core) checkTerm(m *raftpb.Message) error {
 	if !walscan.TermMayFollow(c.savedTerm, m.Term) {
 		return dishonest("term %d is too far beyond term %d", m.Term, c.savedTerm)
@@ -211,11 +204,10 @@ func (c *core) checkTerm(m *raftpb.Message) error {
 	return nil
 }
 
-// climb takes a step towards a term that this node may not take, when members have
-// insisted on it for some election time-outs, or for many if this node has a leader.
-// Members whose terms were driven apart while they could not hear of one another
-// would never agree again. Who has just joined knows nobody, and believes whoever
-// insists. Some messages change nothing.
+// climb takes a step towards a term that this node may not take, once members have insisted
+// on it for some election time-outs, or for many if this node has a leader. Otherwise
+// members whose terms were driven apart while they were separated would never agree again.
+// A node that has just joined knows nobody and believes anybody who insists.
 func (c *core) climb(m *raftpb.Message) {
 	_, member := c.members.members[ID(m.From)]
 	member = member || len(c.members.members) == 0
@@ -236,14 +228,13 @@ func (c *core) climb(m *raftpb.Message) {
 		return
 	}
 	c.farSince = c.now
-	// It promises nothing, as the term begins without a leader. raft takes no answer of
-	// somebody whom it does not know.
+	// The term begins without a leader, so it promises nothing.
 	c.stepRaft(raftpb.Message{Type: raftpb.MsgTransferLeader, From: m.From, To: m.To, Term: term})
 }
 
-// checkAppend accepts entries that follow one another, and the one before them,
-// in index and term. No log of this program begins before index 1, which is in a
-// snapshot; and raft takes index n of term 0 for one that every log has.
+// checkAppend accepts entries that follow one another, and the one before them, in index
+// and term. No log begins before index 1, which is in a snapshot; raft takes entry n of
+// term 0 for one that every log has.
 func checkAppend(m *raftpb.Message) error {
 	if m.Index == 0 || m.LogTerm == 0 {
 		return dishonest("it appends to entry %d of term %d", m.Index, m.LogTerm)
@@ -277,8 +268,8 @@ func checkProposal(m *raftpb.Message) error {
 	return nil
 }
 
-// checkForwarded refuses what no member proposes whose store has this one's level: what
-// this program cannot read, and a raise, which only the leader proposes, to itself.
+// checkForwarded refuses what no member with this store's level proposes: what this program
+// cannot read, and a raise, which the leader proposes itself.
 func checkForwarded(e *raftpb.Entry) error {
 	if e.Type == raftpb.EntryNormal {
 		_, _, _, err := batchHead(e.Data)
@@ -291,9 +282,8 @@ func checkForwarded(e *raftpb.Entry) error {
 	return err
 }
 
-// checkEntry refuses what commitEntry or raft itself could not read once it is
-// committed. What only a later version can read may be in the log: it stops the
-// node once it is committed.
+// checkEntry refuses what commitEntry or raft could not read once it is committed. What
+// only a later version can read may be in the log: it stops the node once committed.
 func checkEntry(e *raftpb.Entry, empty bool) error {
 	if len(e.Data) > entryBytesMax {
 		return dishonest("an entry has %d bytes", len(e.Data))
@@ -324,8 +314,8 @@ func checkEntry(e *raftpb.Entry, empty bool) error {
 	return nil
 }
 
-// checkAck looks at what a member says about its log. A leader has sent no entry
-// that it has not saved by the time the answer is looked at.
+// checkAck refuses acknowledgements of entries that this leader has not saved, and so not
+// sent.
 func (c *core) checkAck(m *raftpb.Message) error {
 	if !c.isLeader() || m.Term != c.term {
 		return nil
@@ -336,8 +326,8 @@ func (c *core) checkAck(m *raftpb.Message) error {
 	return nil
 }
 
-// checkSnapshot refuses a snapshot that could not be restored: raft cannot take
-// it back, and panics on members that contradict one another.
+// checkSnapshot refuses a snapshot that could not be restored: raft cannot take it back,
+// and panics on members that contradict one another.
 func (c *core) checkSnapshot(m *raftpb.Message) error {
 	at := m.Snapshot.Metadata
 	if at.Index == 0 || at.Term == 0 || at.Term > m.Term {

@@ -15,9 +15,8 @@ import (
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
-// identity is who this node is. It is fsynced before the node's first message
-// and the raft ID in it never changes: a node that lost this file is another
-// node.
+// identity is who this node is. It is fsynced before the node's first message, and its raft
+// ID never changes: a node that lost this file is another node.
 type identity struct {
 	Format    int       `json:"format"`
 	Name      string    `json:"name"`
@@ -26,8 +25,8 @@ type identity struct {
 	ClusterID ID        `json:"cluster_id,omitempty"` // zero until the cluster is known
 	Founders  []founder `json:"founders,omitempty"`   // of a cluster this node helped to form, by name
 	Peers     []Member  `json:"peers,omitempty"`      // of a cluster this node joined, at that time
-	// Started is true once WAL and state machine hold the node's first
-	// state. Until then nothing was ever sent, and both are made anew.
+	// Started is true once WAL and state machine hold the node's first state. Until then
+	// nothing was sent, and both are made anew.
 	Started bool `json:"started,omitempty"`
 	// Forced is how ClusterID came to be, when this node forced it; oldest first.
 	Forced []Forcing `json:"forced,omitempty"`
@@ -52,8 +51,8 @@ func IsFile(name string) bool {
 	return false
 }
 
-// RemoveIdentity makes a data directory nobody's: the node that starts on it is
-// another one. It is no error that there is none.
+// RemoveIdentity makes the node that starts on a data directory another one. It is no error
+// if there is none.
 func RemoveIdentity(dir string) error {
 	if err := os.Remove(identityPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -61,9 +60,8 @@ func RemoveIdentity(dir string) error {
 	return syncPath(dir)
 }
 
-// HasIdentity reports whether a data directory belongs to a node: false when it
-// is new, or was emptied, or is not there. One that cannot be looked at counts as a
-// node's, so that nobody takes it for empty.
+// HasIdentity reports whether a data directory belongs to a node. One that cannot be looked
+// at does, so that nobody takes it for empty.
 func HasIdentity(dir string) bool {
 	_, err := os.Lstat(identityPath(dir))
 	return !errors.Is(err, fs.ErrNotExist)
@@ -142,10 +140,10 @@ func replaceFile(path string, b []byte, sync syncFunc) error {
 	return sync(filepath.Dir(path))
 }
 
-// openIdentity returns the identity of a data directory, or makes and stores a new one. A
-// directory that belongs to another name is refused, one in which the node has a past
-// that its identity, or the lack of one, knows nothing of, and one that is not what the
-// identity has frozen. What it returns is durable.
+// openIdentity returns the identity of a data directory, or makes and stores a new one. It
+// refuses a directory of another name, one with a past that its identity, or the lack of
+// one, does not know of, and one that is not what the identity says of it. What it returns
+// is durable.
 func openIdentity(cfg *Config, sm StateMachine) (identity, error) {
 	dir, name := cfg.Dir, cfg.Name
 	id, err := loadIdentity(dir)
@@ -202,8 +200,7 @@ func (id *identity) checkLevel(dir string, known uint64) error {
 	return nil
 }
 
-// checkState refuses a restored state that the node has not told of, and one that is not
-// what it has told.
+// checkState refuses a restored state that differs from what the node has told others.
 func (id *identity) checkState(dir string, sm StateMachine) error {
 	durable, err := durableOf(sm)
 	if err != nil {
@@ -221,9 +218,9 @@ func (id *identity) checkState(dir string, sm StateMachine) error {
 	return nil
 }
 
-// pastOf says what in dir shows that a node has promised something there, "" if
-// nothing does. The identity says that there is no such thing, and log and store are
-// then made anew: of a founder they may hold the founding, and nothing otherwise.
+// pastOf says what in dir shows that a node has promised something there, "" if nothing
+// does. The identity says that there is no such thing, and log and store are then made
+// anew. Those of a founder may hold the founding.
 func pastOf(dir string, id identity, sm StateMachine) (string, error) {
 	var index, term uint64
 	if len(id.Founders) > 0 {

@@ -8,10 +8,9 @@ import (
 	"time"
 )
 
-// A removed member does not stop before most of the voters that are left have
-// its removal on their disks. Until then one of them may need its vote: of two
-// voters, the one that stays cannot lead by itself as long as it does not know,
-// or has forgotten in a crash, that it is the only one.
+// A removed member stops when most of the remaining voters have its removal on disk. Until
+// then one of them may need its vote: of two voters, the one that stays cannot lead alone
+// while it does not know, or has forgotten in a crash, that it is the only one.
 
 const (
 	farewellPause   = 100 * time.Millisecond
@@ -19,8 +18,8 @@ const (
 	farewellEvery   = 10 * time.Second // what it waits for is logged so often
 )
 
-// leave makes the node stop as soon as the others can do without it. It is
-// called by the loop; wg is nil where the caller looks after that itself.
+// leave makes the node stop as soon as the others can do without it. The loop calls it; wg
+// is nil if the caller closes released itself.
 func (n *Node) leave(ctx context.Context, wg *sync.WaitGroup) {
 	if n.released != nil {
 		return
@@ -44,8 +43,7 @@ func (n *Node) leave(ctx context.Context, wg *sync.WaitGroup) {
 	})
 }
 
-// mayLeave asks the other voters, all at once, whether they have stored that
-// this node was removed, and reports whether most of them have.
+// mayLeave reports whether most of the other voters have stored that this node was removed.
 func (n *Node) mayLeave(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
 	defer cancel()

@@ -12,12 +12,11 @@ import (
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
-// Members may run different versions of the program, and all must carry out the same.
-// So the store has a level, which is in the member table and never falls (what a level
-// is, see internal/level): a leader puts nothing above it into the log, and raises it
-// only when every member has told that it knows the higher one. A node that finds
-// something above what it knows committed stops before it, and goes on from there when
-// it is started with a later version.
+// Members may run different versions of the program, and all must carry out the same. So
+// the store has a level in the member table (see internal/level), which never falls: a
+// leader logs nothing above it, and raises it only when every member has said that it knows
+// the higher one. A node stops before it would carry out something above what it knows, and
+// goes on from there with a later version.
 
 // gate is what this program knows, to decide what may go into the log.
 type gate struct {
@@ -26,7 +25,7 @@ type gate struct {
 }
 
 // admit notes the level that a command needs, or returns an ErrLevel if the store's is
-// lower or nobody could carry it out.
+// lower or the command is none.
 func (c *core) admit(cmd *command) error {
 	need, err := c.gate.of(cmd.data)
 	if err != nil {
@@ -62,9 +61,8 @@ func checkKnown(e *raftpb.Entry, known uint64) error {
 	return nil
 }
 
-// checkLevels refuses a start of a program that does not know the level of what it
-// finds: of the state, or of what is committed and not applied. A forcing commits all
-// that is in the log.
+// checkLevels refuses a start of a program that does not know the level of the state, or of
+// what is committed and not applied. A forcing commits all that is in the log.
 func (n *Node) checkLevels(st *diskState, members *table, applied uint64) error {
 	committed := st.entries
 	for len(committed) > 0 && n.forcing == nil && committed[len(committed)-1].Index > st.state.Commit {
@@ -85,10 +83,9 @@ func (n *Node) checkLevels(st *diskState, members *table, applied uint64) error 
 	return err
 }
 
-// checkSnapshotLevel refuses a snapshot that another member offers if this program does
-// not know the level of the store in it. The offer may be forged: it is a
-// *level.LaterError, which stops the node, only if a member that this node knows says
-// the same where it is reached.
+// checkSnapshotLevel refuses an offered snapshot whose level this program does not know.
+// The offer may be forged: it is a *level.LaterError, which stops the node, only if a known
+// member says the same where it is reached.
 func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error {
 	d, err := decodeSnapshot(s.Data)
 	if err != nil {
@@ -106,8 +103,8 @@ func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error 
 	return fmt.Errorf("it is of a store of level %d, and no other member says that this one has it", d.members.level)
 }
 
-// raiseEvery is how often a leader asks the others for their levels, about, while it
-// knows a higher one than the store has.
+// raiseEvery is about how often a leader that knows a higher level than the store's asks
+// the others.
 const raiseEvery = 2 * time.Second
 
 // keepRaising raises the store's level as far as all members can follow, while this node
@@ -130,9 +127,9 @@ func (n *Node) keepRaising(ctx context.Context) {
 	}
 }
 
-// raise proposes the highest level that all members know, learners too, if the store's
-// is lower, or says who stands in the way. The answers are worth something for the
-// members that were asked only: when others have come meanwhile it is refused.
+// raise proposes the highest level that all members know, learners too, if the store's is
+// lower, or returns who stands in the way. The change is refused when others have joined
+// who were not asked.
 func (n *Node) raise(ctx context.Context, st *Status) (missing []string) {
 	others, highest := n.others(st.Members), st.Known
 	for i, a := range n.introductions(ctx, others, "") {

@@ -11,9 +11,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// raftLogger lets raft write to a slog.Logger. What raft calls info (every
-// state change of every member) is debug for us; the node logs its own leader
-// changes.
+// raftLogger lets raft write to a slog.Logger. Its infos, each state change of each member,
+// are debug here.
 type raftLogger struct{ l *slog.Logger }
 
 func (r raftLogger) Debug(v ...any)            {}
@@ -50,8 +49,8 @@ type zapCore struct {
 	seldom *seldom
 }
 
-// seldomEvery is how often the same message may be logged: strangers who reach the
-// peer listener decide how often rafthttp has something to say.
+// seldomEvery is how often the same message may be logged: strangers decide how often
+// rafthttp has something to say.
 const seldomEvery = 10 * time.Second
 
 // seldom lets each message through once in seldomEvery. Messages are the constant

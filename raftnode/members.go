@@ -52,8 +52,8 @@ type Member struct {
 	// Promote asks the leader to make the learner a voter once it has caught
 	// up.
 	Promote bool `json:"promote,omitempty"`
-	// Level is the highest level that the member's program knows, 0 for 1. It is told
-	// when the member is added, and not kept: programs change.
+	// Level is the highest level that the member's program knows, 0 for 1. It is told when
+	// the member is added, and not kept, because programs change.
 	Level uint64 `json:"level,omitempty"`
 }
 
@@ -61,8 +61,8 @@ type Member struct {
 func (m Member) knows() uint64 { return max(1, m.Level) }
 
 // Checked returns the member with its URLs in the one form that is compared, or
-// ErrBadMember with a sentence about the field that is not usable. It is for
-// what comes in: a configuration, a request, what another node says of itself.
+// ErrBadMember with a sentence about the field that cannot be used. It is for what comes
+// in: a configuration, a request, what another node says of itself.
 func (m Member) Checked() (Member, error) {
 	if err := nodeurl.CheckName(m.Name); err != nil {
 		return m, fmt.Errorf("%w: name %w", ErrBadMember, err)
@@ -79,9 +79,8 @@ func (m Member) Checked() (Member, error) {
 
 const nameBytesMax = 64
 
-// wellFormed is what replicas judge a member in the log by. Older versions did
-// so as well, and all must judge alike for ever: rules that are stricter stand
-// in Checked, before a change is proposed.
+// wellFormed is by what replicas judge a member in the log. All versions must judge alike:
+// stricter rules belong in Checked, before a change is proposed.
 func (m Member) wellFormed() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrBadMember, fmt.Sprintf(format, args...))
@@ -106,8 +105,8 @@ func (m Member) wellFormed() error {
 	return nil
 }
 
-// checkForm accepts what rafthttp accepts: http://host:port and nothing more.
-// Its constructor panics on the rest, so nothing else may reach it.
+// checkForm accepts what rafthttp accepts, http://host:port: its constructor panics on the
+// rest.
 func checkForm(s string) error {
 	u, err := url.Parse(s)
 	if err != nil {
@@ -142,8 +141,8 @@ type change struct {
 	Forcing *Forcing `json:"forcing,omitempty"`
 	// Level is there for opRaise only. Member is then the leader.
 	Level uint64 `json:"level,omitempty"`
-	// Number makes the change one of the table that it was meant for, where it
-	// is the next: a copy that comes late is refused. Only a forcing has none.
+	// Number makes the change one of the table whose next change it is: a late copy is
+	// refused. Only a forcing has none.
 	Number uint64 `json:"number,omitempty"`
 }
 
@@ -215,9 +214,8 @@ func (c confState) raft() raftpb.ConfState {
 	return raftpb.ConfState{Voters: slices.Clone(c.Voters), Learners: slices.Clone(c.Learners)}
 }
 
-// table is the member table: the part of the replicated state that this
-// package owns. The core changes it, entry by entry, in log order; readers
-// get copies.
+// table is the member table, the replicated state that this package owns. The core changes
+// it in log order; readers get copies.
 type table struct {
 	cluster ID
 	conf    raftpb.ConfState
@@ -233,8 +231,8 @@ func newTable(cluster ID) *table {
 	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}, level: 1}
 }
 
-// founding is the table of a new cluster: all of these vote, and the store has the
-// lowest level that any of them knows.
+// founding is the table of a new cluster: all vote, and the store has the lowest level that
+// any of them knows.
 func founding(cluster ID, members []Member) *table {
 	t := newTable(cluster)
 	for i, m := range members {
@@ -297,14 +295,13 @@ func (t *table) byName(name string) (Member, bool) {
 // voters counts the members that vote.
 func (t *table) voters() int { return len(t.conf.Voters) }
 
-// errChanged: a copy of a change came late, or another leader's change was first.
+// errChanged: a copy of a change was late, or another change was first.
 var errChanged = refuse("the members changed while this change was on its way; look at them, and try again")
 
-// check tells whether a change is legal on this table. raft itself protects
-// against none of these: removing the last voter panics every replica on
-// every replay, adding a voter as a learner takes its vote, and a late
-// promotion would bring a removed ID back. It depends on the table alone, so
-// that every replica decides alike.
+// check tells whether a change is legal on this table. raft itself panics, on every replay,
+// when the last voter is removed, takes the vote of a voter that is added as a learner, and
+// brings a removed ID back by a late promotion. check depends on the table alone, so that
+// all replicas decide alike.
 func (t *table) check(c change) error {
 	if c.Number != t.changed+1 && (c.Number != 0 || c.Op != opForce) {
 		return errChanged

@@ -11,10 +11,10 @@ import (
 // changeTimeout bounds a membership change whose caller set no deadline.
 const changeTimeout = 8 * time.Second
 
-// AddMember adds a member as a learner. With Promote set the leader makes it a
-// voter as soon as it has caught up. Adding the same ID and name again is no
-// error: it updates the URLs if they differ, and created is false. Errors:
-// ErrBadMember, ErrRefused with the reason, ErrUnavailable, ErrOutcomeUnknown.
+// AddMember adds a member as a learner. With Promote set the leader makes it a voter as
+// soon as it has caught up. Adding the same ID and name again updates the URLs; created is
+// false then. Errors: ErrBadMember, ErrRefused with the reason, ErrUnavailable,
+// ErrOutcomeUnknown.
 func (n *Node) AddMember(ctx context.Context, m Member) (added Member, created bool, err error) {
 	m, err = m.Checked()
 	if err != nil {
@@ -24,9 +24,9 @@ func (n *Node) AddMember(ctx context.Context, m Member) (added Member, created b
 	return a.Member, a.Created, err
 }
 
-// RemoveMember removes a member for ever; its ID is never accepted again. It
-// is refused when the remaining voters would have no active majority, unless
-// force is set, and always for the last voter. A leader hands over first.
+// RemoveMember removes a member; its ID is never accepted again. It is refused when the
+// remaining voters would have no active majority, unless force is set, and always for the
+// last voter. A leader hands over first.
 func (n *Node) RemoveMember(ctx context.Context, name string, force bool) error {
 	_, err := n.change(ctx, changeRequest{Op: "remove", Name: name, Force: force})
 	return err
@@ -99,9 +99,8 @@ func (n *Node) pause(ctx context.Context) error {
 	}
 }
 
-// errNotLeader: leadership moved between the look and the call, or has only
-// just come: a new leader does not know yet who can be reached, and would refuse
-// what is fine a moment later.
+// errNotLeader: leadership moved, or has only just come: a new leader does not know yet
+// which members are reachable, and would refuse what is fine a moment later.
 var errNotLeader = fmt.Errorf("%w: this node does not lead, or only since a moment", ErrUnavailable)
 
 // call runs f in the loop and waits for it. An error other than
@@ -189,18 +188,16 @@ func (c *core) decide(req changeRequest) (decision, error) {
 			return decision{}, refuse("with %s there would be %d voters of which %d can be reached: no quorum", m.Name, voters, active)
 		}
 		return decision{op: opPromote, member: m}, nil
-	case "transfer":
-		switch {
-		case m.Learner:
-			return decision{}, refuse("%s is a learner and cannot lead; promote it first", m.Name)
-		case m.ID == c.id:
-			return decision{}, nil
-		case !c.active(m.ID):
-			return decision{}, refuse("%s has not been heard of lately and cannot lead", m.Name)
-		}
-		return decision{to: m.ID}, nil
 	}
-	return decision{}, fmt.Errorf("%w: no operation %q", ErrBadMember, req.Op)
+	switch { // a transfer
+	case m.Learner:
+		return decision{}, refuse("%s is a learner and cannot lead; promote it first", m.Name)
+	case m.ID == c.id:
+		return decision{}, nil
+	case !c.active(m.ID):
+		return decision{}, refuse("%s has not been heard of lately and cannot lead", m.Name)
+	}
+	return decision{to: m.ID}, nil
 }
 
 // decide lets the loop look at a request and propose what it wants in the same
@@ -245,10 +242,14 @@ func (n *Node) decide(ctx context.Context, req changeRequest) (d decision, err e
 // member may have asked, so what it wants is checked here as well.
 func (n *Node) changeHere(ctx context.Context, req changeRequest) (a changeAnswer, err error) {
 	add := req.Op == "add"
-	if add {
+	switch req.Op {
+	case "add":
 		if req.Member, err = req.Member.Checked(); err != nil {
 			return a, err
 		}
+	case "remove", "promote", "transfer":
+	default:
+		return a, fmt.Errorf("%w: no operation %q", ErrBadMember, req.Op)
 	}
 	d, err := n.decide(ctx, req)
 	// A node that joins takes a refusal as final, and several nodes may join at once,

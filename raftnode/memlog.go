@@ -10,10 +10,9 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// memlog is the part of the log that raft reads: every entry after the last
-// compaction, in memory, counted in bytes. All of it is on disk in the WAL as
-// well. It holds the bodies that its entries refer to, and counts their bytes as
-// those of the entry. Owned by the goroutine that drives the core.
+// memlog is the part of the log that raft reads: every entry after the last compaction, in
+// memory, counted in bytes; the WAL has all of it. It holds the bodies that its entries
+// refer to and counts their bytes. Owned by the goroutine that drives the core.
 type memlog struct {
 	*raft.MemoryStorage
 	refs   references
@@ -35,9 +34,8 @@ func newMemlog(refs references) *memlog {
 	return &memlog{MemoryStorage: raft.NewMemoryStorage(), refs: refs, first: 1}
 }
 
-// InitialState starts raft from the state machine's ConfState, not from the
-// snapshot's: raft never sees again the changes between the two, because it
-// starts with the state machine's applied index.
+// InitialState starts raft from the state machine's ConfState, not from the snapshot's:
+// raft starts at the state machine's applied index and never sees the changes in between.
 func (l *memlog) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
 	hs, _, err := l.MemoryStorage.InitialState()
 	return hs, l.conf, err

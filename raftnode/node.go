@@ -37,29 +37,28 @@ type Config struct {
 	// alone. The node keeps identity, wal/ and snap/ in it.
 	Dir  string
 	Name string
-	// PeerURL is where other members reach Handler, ClientURL where clients
-	// reach the node. Both look like http://host:port. PeerURL may be empty once
-	// the node belongs to a cluster: it stays what the cluster has.
+	// PeerURL is where other members reach Handler, ClientURL where clients reach the node,
+	// as http://host:port. PeerURL may be empty once the node belongs to a cluster: it
+	// keeps the one that the cluster knows.
 	PeerURL   string
 	ClientURL string
-	// InitialCluster lists all members of a new cluster, this one included;
-	// empty means a cluster of one. Join, if set, adds this node to a running
-	// cluster instead and returns its members; an error of Join ends Run.
-	// Both are ignored once the node belongs to a cluster.
+	// InitialCluster lists all members of a new cluster, this one included; empty means a
+	// cluster of one. Join, if set, adds this node to a running cluster instead and returns
+	// its members; an error of Join ends Run. Both are ignored once the node belongs to a
+	// cluster.
 	InitialCluster []Peer
 	Join           func(ctx context.Context, self Member) ([]Member, error)
-	// ForceNewCluster is a word with which this node makes itself the only
-	// member of a new cluster, with everything it has on disk: the way out
-	// when a majority is lost for ever. Each word works once, and the first is
-	// ForceOnce; empty forces nothing. Run returns a *ForceError if it was done
-	// already, or voters of the old cluster answer.
+	// ForceNewCluster is a word with which this node makes itself the only member of a new
+	// cluster, with everything it has on disk: the way out when a majority is permanently
+	// lost. Each word works once, and the first is ForceOnce; empty forces nothing. Run
+	// returns a *ForceError if it was done already, or voters of the old cluster answer.
 	ForceNewCluster string
 
-	// Bodies keeps the bodies that commands refer to; nil: none ever does. Who opened
-	// it closes it, after Run has returned.
+	// Bodies keeps the bodies that commands refer to; nil if none does. Its opener closes
+	// it after Run has returned.
 	Bodies *bodies.Store
-	// LacksRoom tells that the disk is so full that nothing which other members push
-	// is kept; nil: it never is. It must be quick, and safe for concurrent use.
+	// LacksRoom reports whether the disk is so full that nothing which other members push
+	// is kept; nil: never. It must be quick and safe for concurrent use.
 	LacksRoom func() bool
 
 	// Level is the highest level that this node understands, default level.Highest.
@@ -69,11 +68,10 @@ type Config struct {
 	// Tick is raft's unit of time, default 100 ms: a heartbeat is one tick,
 	// an election timeout 10 to 20.
 	Tick time.Duration
-	// SnapshotLogBytes is how much log may follow a snapshot before the next
-	// one is taken, default 16 MiB. KeepLogBytes of older log stay in memory
-	// for members that are a little behind, default 16 MiB. Bodies that the log
-	// refers to count. They stay as long, but not much longer than 150 ticks
-	// (15 seconds) when the state has their entries durably: those are dropped then.
+	// SnapshotLogBytes is how much log may follow a snapshot before the next one, default
+	// 16 MiB. KeepLogBytes of older log stay in memory for members that are a little
+	// behind, default 16 MiB. Bodies that the log refers to count; they leave it after 150
+	// ticks (15 seconds) if the state has their entries durably.
 	SnapshotLogBytes int
 	KeepLogBytes     int
 	// QueueBytes bounds each of: proposals that wait, messages received but
@@ -86,9 +84,9 @@ type Config struct {
 	ProposeTimeout  time.Duration
 	NoLeaderTimeout time.Duration
 
-	// OnFsync hears how long each append to the write-ahead log took that was
-	// fsynced, OnPropose how each Propose ended. Both are called on the paths
-	// they measure, OnPropose concurrently, and may be nil.
+	// OnFsync hears how long each fsync of the write-ahead log took, OnPropose how each
+	// Propose ended. They are called on the paths that they measure, OnPropose
+	// concurrently, and may be nil.
 	OnFsync   func(took time.Duration)
 	OnPropose func(took time.Duration, err error)
 
@@ -119,8 +117,8 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Node is one member of a replicated cluster. Open makes it, Run lives its
-// life; all other methods may be called from any goroutine in between.
+// Node is one member of a replicated cluster. Open makes it, Run runs it. All other methods
+// may be called from any goroutine in between.
 type Node struct {
 	cfg      Config
 	sm       StateMachine
@@ -173,17 +171,16 @@ type Status struct {
 	ClusterID ID
 	Role      Role
 	Leader    ID // zero while none is known
-	// Lacks is set while the leader says that this node has acknowledged entries that
-	// its log does not have: its data directory is an older copy. Until it has them
-	// again it neither forwards commands nor confirms reads.
+	// Lacks is set while the leader says that this node has acknowledged entries that its
+	// log does not have: its data directory is an older copy. Until it has them again it
+	// neither forwards commands nor confirms reads.
 	Lacks   bool
 	Term    uint64
 	Commit  uint64
 	Applied uint64
 	Members []Member // ordered by ID; not to be modified
-	// Level is that of the store, as far as this node knows: nothing above it is
-	// proposed. It is 0 until the node takes part. Known is the highest that the
-	// node understands.
+	// Level is that of the store as far as this node knows, 0 until it takes part: nothing
+	// above it is proposed. Known is the highest that the node understands.
 	Level uint64
 	Known uint64
 
@@ -318,11 +315,10 @@ func Belongs(dir string) (bool, error) {
 	return id.ClusterID != 0, err
 }
 
-// Run forms or joins the cluster if the node has none yet, then takes part in
-// it until ctx ends (nil), the node is removed (ErrRemoved), a later version is needed
-// (*level.LaterError), or something happens after which it must not go on (any other
-// error). Handler must be served meanwhile. All calls that still wait when Run returns
-// get an error.
+// Run forms or joins the cluster if the node has none yet, then takes part in it until ctx
+// ends (nil), the node is removed (ErrRemoved), a later version is needed
+// (*level.LaterError), or it must not go on (any other error). Handler must be served
+// meanwhile. All calls that still wait when Run returns get an error.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer close(n.stopped)
 	defer n.refuseAll()
@@ -362,8 +358,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	return n.supervise(ctx, errorC)
 }
 
-// peerURL is where others are told to reach this node: as it was configured, or
-// else as they know it.
+// peerURL is where others reach this node: as configured, or as they know it.
 func (n *Node) peerURL() string {
 	if n.cfg.PeerURL != "" {
 		return n.cfg.PeerURL
@@ -376,9 +371,9 @@ func (n *Node) peerURL() string {
 	return n.cfg.ClientURL // it was removed: nobody asks for it
 }
 
-// peersAtStart are the members to talk to as long as nobody else is known. A node
-// that has just joined has an empty table and uses what it was told. One that has
-// just forced a new cluster is alone, whatever its table says until that is applied.
+// peersAtStart are the members to talk to until others are known. The table of a node that
+// has just joined is empty; it uses what it was told. A node that has just forced a new
+// cluster is alone, whatever its table says until that is applied.
 func (n *Node) peersAtStart() []Member {
 	if n.core.forcedAt > n.progress.index() {
 		return nil
@@ -389,8 +384,7 @@ func (n *Node) peersAtStart() []Member {
 	return n.self.Peers
 }
 
-// supervise runs loop, applier and pulls, stops all of them when one ends,
-// and waits for them.
+// supervise runs loop, applier and pulls, stops all when one ends, and waits for them.
 func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -458,8 +452,8 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		case <-ctx.Done():
 			return nil
 		case err := <-errorC:
-			// The only critical error rafthttp knows: a member says that this one
-			// was removed. Every message that it refuses says so again.
+			// The only critical error of rafthttp: a member says that this one was removed,
+			// again for each message.
 			n.askForEnd(ctx, wg, err)
 		case f := <-n.endings:
 			if err := n.answered(ctx, wg, f); err != nil {
@@ -499,8 +493,7 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 	}
 }
 
-// bodiesErr returns why the bodies cannot be kept any more, nil while they can: whatever
-// was being done with them when the disk failed.
+// bodiesErr returns why bodies cannot be kept any more, nil while they can.
 func (n *Node) bodiesErr() error {
 	if n.cfg.Bodies == nil {
 		return nil
@@ -514,7 +507,7 @@ func (n *Node) deliver(m mail) {
 		n.core.step(msg)
 	}
 	for _, id := range m.lost {
-		n.core.unreachable(id)
+		n.core.rn.ReportUnreachable(id)
 	}
 	for _, f := range m.calls {
 		f(n.core)
@@ -531,9 +524,9 @@ func (n *Node) deliver(m mail) {
 func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFunc, wg *sync.WaitGroup) error {
 	n.transport.send(w.early)
 	if !raft.IsEmptySnap(w.snapshot) {
-		// The state goes first, to be made durable by the snapshot's fsync: a
-		// snapshot beyond the commit index on disk counts for nothing when
-		// the WAL is read, but its installation may be complete by then.
+		// The state goes first, and the snapshot's fsync makes it durable: a snapshot
+		// beyond the commit index on disk counts for nothing when the WAL is read, but it
+		// may be installed by then.
 		if err := n.disk.save(w.state, nil, true); err != nil {
 			return err
 		}
@@ -551,9 +544,8 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 	for _, p := range h.peers {
 		n.transport.setPeer(p.id, p.url)
 	}
-	// Only now: these messages are promises about the disk, and a follower
-	// must have applied a membership change before it answers, or it could
-	// win an election among members that are gone.
+	// These messages are promises about the disk. A follower must have applied a membership
+	// change before it answers, or it could win an election among members that are gone.
 	n.transport.send(w.late)
 	n.applier.put(h)
 	if !raft.IsEmptySnap(w.snapshot) {
@@ -570,21 +562,17 @@ func (n *Node) carryOut(ctx context.Context, w work, fail context.CancelCauseFun
 	return nil
 }
 
-// save writes the work's state and entries, and says how long that took when
-// it had to wait for the disk.
+// save writes the work's state and entries, and says how long its fsync took.
 func (n *Node) save(w work) error {
 	began := time.Now()
-	if err := n.disk.save(w.state, w.entries, w.sync); err != nil {
-		return err
-	}
-	if w.sync && n.cfg.OnFsync != nil {
+	err := n.disk.save(w.state, w.entries, w.sync)
+	if err == nil && w.sync && n.cfg.OnFsync != nil {
 		n.cfg.OnFsync(time.Since(began))
 	}
-	return nil
+	return err
 }
 
-// checkpoint takes a local snapshot if it is time for one, and lets the log go that need not
-// stay.
+// checkpoint takes a local snapshot if one is due, and drops the log that need not stay.
 func (n *Node) checkpoint() error {
 	durable, err := durableOf(n.sm)
 	if err != nil {
@@ -602,8 +590,8 @@ func (n *Node) checkpoint() error {
 	return n.core.letBodiesGo()
 }
 
-// snapshot takes a local snapshot. It costs two small writes, because the state itself
-// is on disk already; then the log before it may go.
+// snapshot takes a local snapshot: two small writes, because the state itself is on disk
+// already. Then the log before it may go.
 func (n *Node) snapshot(d durableState) error {
 	if err := n.takeSnapshot(n.core.log, d); err != nil {
 		return n.later(err, "a snapshot")
@@ -622,8 +610,8 @@ func (n *Node) takeSnapshot(log *memlog, d durableState) error {
 	return log.snapshotted(s, n.cfg.KeepLogBytes)
 }
 
-// later forgives an error of a system that is short of files or memory: what was to be
-// done is done at the next occasion. It says so once a minute.
+// later forgives an error of a system that is short of files or memory, because the work is
+// done at the next occasion. It logs that once a minute.
 func (n *Node) later(err error, what string) error {
 	if !errors.Is(err, shortage.Err) {
 		return err
@@ -635,12 +623,10 @@ func (n *Node) later(err error, what string) error {
 	return nil
 }
 
-// shortageTime is how long the node waits for a system that is short of files or
-// memory, where it cannot go on without.
+// shortageTime is how long the node waits for such a system where it cannot go on without.
 const shortageTime = 5 * time.Second
 
-// whileShort repeats f while the system is short of files or memory, but not for
-// longer than shortageTime.
+// whileShort repeats f while the system is short of files or memory, up to shortageTime.
 func (n *Node) whileShort(ctx context.Context, f func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, shortageTime)
 	defer cancel()
@@ -698,10 +684,9 @@ func (n *Node) publish() {
 	n.status.Store(st)
 }
 
-// receive takes a message from the transport. One whose entries refer to bodies that are
-// not here waits outside of the loop. When too much waits to be
-// applied, entries are dropped, be they appended by the leader or forwarded to
-// it: the sender slows down and sends them again.
+// receive takes a message from the transport. Messages that refer to bodies which are not
+// here wait outside of the loop. When too much waits to be applied, messages with entries
+// are dropped: the sender slows down and sends them again.
 func (n *Node) receive(m raftpb.Message) error {
 	if err := checkHeader(uint64(n.self.ID), &m); err != nil {
 		n.dropped.add(&m, err)
@@ -760,10 +745,9 @@ func (n *Node) Propose(ctx context.Context, data []byte) (result any, err error)
 	return result, err
 }
 
-// ProposeMany is Propose for several commands, and returns when each has its
-// answer. It calls each for every one of them, on the caller's goroutine. They are
-// applied in their order, unless some of them are proposed again or fail. It costs
-// much less than as many Proposes: one waiter, one wake-up.
+// ProposeMany is Propose for several commands, with one waiter and one wake-up. It calls
+// each for every command, on the caller's goroutine, and returns when all have their
+// answers. Commands are applied in their order, unless some are proposed again or fail.
 func (n *Node) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
 	if len(commands) == 0 {
 		return

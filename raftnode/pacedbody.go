@@ -15,8 +15,8 @@ const (
 	// it waits for pipelineAnswer.
 	peerBodyIdle  = 10 * time.Second
 	peerBodyTotal = time.Minute
-	// peerBodyFree is what every body may have without a reservation: votes and
-	// heartbeats come through whatever else does. The connection's buffer is as large.
+	// peerBodyFree is what every body may have without a reservation, as large as the
+	// connection's buffer: votes and heartbeats always come through.
 	peerBodyFree = 4 << 10
 )
 
@@ -24,9 +24,8 @@ const (
 // message again.
 var errBodyMemory = errors.New("too many large messages are on their way to this node")
 
-// bodyBudget bounds the memory of bodies that arrive at the same time, by the bytes
-// that have arrived. One remote address has a quarter of it at most. It may be used
-// from any goroutine.
+// bodyBudget bounds the memory of bodies that arrive at the same time. One remote address
+// has a quarter of it at most. It may be used from any goroutine.
 type bodyBudget struct {
 	limit int
 
@@ -70,8 +69,8 @@ type pacedBody struct {
 	held    int
 }
 
-// paceBodies puts every body of a handler under a deadline, read or not: net/http
-// reads what a handler leaves.
+// paceBodies puts every body of a handler under a deadline, read or not: net/http reads
+// what a handler leaves.
 func (n *Node) paceBodies(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body == nil || r.Body == http.NoBody {
@@ -117,8 +116,8 @@ func (b *pacedBody) extend() {
 	_ = b.control.SetReadDeadline(by) // unsupported only in tests without a connection
 }
 
-// reserve takes memory for the largest part of a body that its handler keeps at a time.
-// Nothing is taken for what arrives, if the handler calls kept after each part.
+// reserve takes memory for the largest part of a body that its handler keeps at a time. If
+// the handler calls kept after each part, nothing more is taken.
 func (b *pacedBody) reserve(n int) bool {
 	if !b.budget.take(b.host, n) {
 		return false

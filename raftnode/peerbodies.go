@@ -24,13 +24,13 @@ const (
 	pushRequestMax = pushBytes + bodies.MaxBytes
 	// pushTime bounds a request that pushes, as the peer port does.
 	pushTime = peerBodyTotal
-	// strayBytesMax is how much more than what is alive there may be of bodies that
-	// nothing counts on: whoever reaches the peer port can push them.
+	// strayBytesMax is how many bytes of bodies that nothing refers to there may be beyond
+	// what is alive: anybody who reaches the peer port can push them.
 	strayBytesMax = 1 << 30
 )
 
-// refusesBodies returns with which status this node keeps no bodies of others now, 0 if
-// it does.
+// refusesBodies returns the status with which this node refuses bodies of others now, 0 if
+// it does not.
 func (n *Node) refusesBodies() int {
 	if n.cfg.LacksRoom != nil && n.cfg.LacksRoom() {
 		return http.StatusInsufficientStorage
@@ -260,8 +260,8 @@ func fetchBodies(client *http.Client, cluster ID, url string) bodies.Fetch {
 	}
 }
 
-// fetchMissing brings bodies here, durably, as far as members have them: the one that is
-// named first, then the others.
+// fetchMissing fetches bodies, durably, from the members that have them: from first, then
+// from the others.
 func (n *Node) fetchMissing(ctx context.Context, first ID, refs []bodies.Ref) error {
 	ctx, cancel := context.WithTimeout(ctx, pushTime)
 	defer cancel()

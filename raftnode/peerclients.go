@@ -14,9 +14,8 @@ import (
 
 const (
 	peerDial = 2 * time.Second
-	// pipelineAnswer bounds how long a member may take to confirm a message that
-	// was posted to it. It only queues the message, but 1 MiB takes nine seconds
-	// at 1 Mbit/s.
+	// pipelineAnswer bounds how long a member may take to confirm a posted message. It only
+	// queues the message, but 1 MiB takes nine seconds at 1 Mbit/s.
 	pipelineAnswer = 10 * time.Second
 	// pipelineIdle is how long a connection for posted messages is kept. Each
 	// that is dead costs a message pipelineAnswer.
@@ -27,24 +26,17 @@ const (
 	refusalBytesMax = 64 << 10
 )
 
-// peerClients are what carries rafthttp's requests: a started transport is made
-// to use this node's own clients in place of those it has made.
+// peerClients carry rafthttp's requests in place of the clients that it makes.
 //
-// Its own use the environment's proxy, for one. And they do not notice
-// connections that are dead without a word, as after a network was cut and
-// healed. rafthttp means to give a stream up when nothing was read for five
-// seconds (heartbeats of the link come more often), and sets a dialer whose
-// connections do that. But since etcd 3.5 it sets it as Transport.Dial, next to a
-// DialContext that net/http prefers. So a reader waits on a dead connection
-// until TCP sends something again, which takes about as long as the cut was; the
-// more so when its own side has nothing to send.
+// Those use the environment's proxy, and do not notice connections that died silently, as
+// when a network was cut. rafthttp means to give a stream up when nothing was read for five
+// seconds. But since etcd 3.5 it sets its dialer as Transport.Dial, next to a DialContext
+// that net/http prefers. So a reader waits on a dead connection until TCP sends something
+// again, about as long as the cut was. Posted messages have no time-out at all: four that
+// hang are all that rafthttp sends at a time. The other end of a stream is the member that
+// writes to it: see pacedWriter.
 //
-// The other end of a stream is the member that writes to it: see pacedWriter.
-// Posted messages have no time-out at all in rafthttp: four that hang are all
-// that it sends at a time.
-//
-// rafthttp's fields are reached by name. A version without them is refused here,
-// at every start, and not found out by the next outage.
+// rafthttp's fields are reached by name. Every start refuses a version without them.
 type peerClients struct{ streams, pipelines *http.Transport }
 
 func newPeerClients(t *rafthttp.Transport) (*peerClients, error) {

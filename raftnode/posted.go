@@ -11,10 +11,9 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 )
 
-// servePosted takes a message that another member posted. It is in place of
-// rafthttp's own handler, which keeps a metric for ever of every remote port that
-// has sent it nonsense, and of every sender that a message names; logs each; and
-// answers with a panic what the node refuses.
+// servePosted takes a message that another member posted, in place of rafthttp's handler.
+// That keeps a metric of every remote port and sender, logs each message, and answers what
+// the node refuses with a panic.
 func (h *httpTransport) servePosted(w http.ResponseWriter, r *http.Request) {
 	cluster := types.ID(h.cluster).String()
 	w.Header().Set(clusterIDHeader, cluster)

@@ -18,17 +18,17 @@ const (
 	// pushStreams are sent to one member at the same time: while it syncs one, the
 	// next is on its way.
 	pushStreams = 2
-	// pushLateBytes bounds what is kept for a member that is slow when nobody waits
-	// for it any more. It fetches the rest.
+	// pushLateBytes bounds what is kept for a slow member when nobody waits for it any
+	// more. It fetches the rest.
 	pushLateBytes = 16 << 20
 	// pushPauseMin and pushPauseMax bound the pause after an attempt that failed.
 	pushPauseMin = 50 * time.Millisecond
 	pushPauseMax = 500 * time.Millisecond
 )
 
-// pushes sends bodies to the other members, to each by goroutines of its own. A member
-// without answers is tried again as long as a call waits; those who do not wait for it
-// do not notice it. It may be used from any goroutine.
+// pushes sends bodies to the other members, by goroutines for each. A member without
+// answers is tried again as long as a call waits for it; other calls do not notice. It may
+// be used from any goroutine.
 type pushes struct {
 	// post sends pushes to a member, and returns one answer for each.
 	post   func(ctx context.Context, url string, batch []*push) ([]bodies.Answer, error)
@@ -112,8 +112,8 @@ func (p *pushes) stop() {
 	p.running.Wait()
 }
 
-// start queues bodies for every member. known tells which of them this node had before:
-// members probably have those too, and are asked first.
+// start queues bodies for every member. Members probably have those that this node knew
+// before, and are asked first.
 func (p *pushes) start(list []bodies.Body, known []bool) *distribution {
 	d := &distribution{list: list, changed: newSignal(), left: map[ID]int{}, full: map[ID]bool{}}
 	p.mu.Lock()
@@ -130,8 +130,8 @@ func (p *pushes) start(list []bodies.Body, known []bool) *distribution {
 	return d
 }
 
-// judge reports whether enough members have the bodies of a distribution, as the leader
-// and the voters are now, or returns why they never will.
+// judge reports whether the leader and enough voters have the bodies of a distribution, or
+// returns why they never will.
 func (p *pushes) judge(d *distribution, st *Status, self ID) (enough bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -162,8 +162,8 @@ func (p *pushes) judge(d *distribution, st *Status, self ID) (enough bool, err e
 	return false, nil
 }
 
-// end is called when nobody waits for a distribution any more. With late, members that
-// have not confirmed it get it still, if they are not far behind.
+// end is called when nobody waits for a distribution any more. With late, members that have
+// not confirmed it still get it if they are not far behind.
 func (p *pushes) end(d *distribution, late bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -255,8 +255,8 @@ func (p *pushes) take(q *pushQueue) (url string, batch []*push) {
 // answerBusy stands for the answer of a member that asks to be sent a body later.
 const answerBusy bodies.Answer = 0
 
-// answered notes what a member says of a batch. What it has not answered is queued
-// again, as long as somebody waits for it: it reports whether there is such.
+// answered notes a member's answers to a batch. It queues again what has none, as long as
+// somebody waits for it, and reports whether there is such.
 func (p *pushes) answered(q *pushQueue, batch []*push, answers []bodies.Answer) (busy bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -300,8 +300,8 @@ func (p *pushes) answered(q *pushQueue, batch []*push, answers []bodies.Answer) 
 	return busy
 }
 
-// peerTransport is the transport of a node with bodies: it sends them to those whom it
-// sends messages, and what it receives may wait for some.
+// peerTransport is the transport of a node with bodies: it pushes them to the members that
+// it sends messages to.
 type peerTransport struct {
 	*httpTransport
 	pushes   *pushes

@@ -9,9 +9,8 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 )
 
-// firstIndex and firstTerm are where the log of a new cluster begins: after a
-// snapshot that holds the founders. Every later member therefore starts from
-// a snapshot too, and learns from it who belongs to the cluster.
+// firstIndex and firstTerm are those of the snapshot with the founders, with which the log
+// of a new cluster begins.
 const (
 	firstIndex = 1
 	firstTerm  = 1
@@ -59,10 +58,10 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 		return err
 	}
 	if st.state.Commit != found.Commit {
-		// raft takes this for stored and writes it only when it changes again.
-		// Until then a snapshot of this node would lie beyond the commit index
-		// on disk, where the next start does not count it, although the log
-		// before it is gone. Being before it in the file is enough: no fsync.
+		// raft takes this for stored and writes it only when it changes again. Until then a
+		// snapshot of this node would lie beyond the commit index on disk, where the next
+		// start does not count it, although the log before it is gone. No fsync: it has to
+		// lie before the snapshot in the file, no more.
 		if err := n.disk.save(st.state, nil, false); err != nil {
 			return err
 		}
@@ -111,10 +110,10 @@ func (n *Node) rebuild(ctx context.Context, st diskState) error {
 	return nil
 }
 
-// loadEntries gives the log what the disk held, with holds of all bodies. Those of an
-// entry that the state machine has durably may be gone, when nothing of the state refers
-// to them any more. Nobody can be sent such an entry: the log goes on behind it, from a
-// snapshot. Any other body that is missing is damage.
+// loadEntries gives the log what the disk held, and holds its bodies. Those of an entry
+// that the state machine has durably may be gone: the state does not refer to them any
+// more. Nobody can be sent such an entry, so the log goes on behind it, from a snapshot.
+// Any other missing body is damage.
 func (n *Node) loadEntries(log *memlog, entries []raftpb.Entry, applied uint64) error {
 	lacking, err := log.add(entries, applied, 0)
 	if err != nil || lacking == 0 {
@@ -131,9 +130,9 @@ func (n *Node) loadEntries(log *memlog, entries []raftpb.Entry, applied uint64) 
 	return log.compact(lacking)
 }
 
-// begin makes the first durable state of a founder (the founding snapshot) or
-// of a node that joins (nothing). It can be repeated until Started is on
-// disk: before that the node has sent nothing.
+// begin makes the first durable state: the founding snapshot of a founder, nothing of a
+// node that joins. It can be repeated until Started is on disk, because the node has sent
+// nothing.
 func (n *Node) begin() error {
 	var first raftpb.Snapshot
 	if len(n.self.Founders) > 0 {
@@ -197,11 +196,10 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 	return nil
 }
 
-// agree makes the commit index fit log and state. The WAL does not fsync a
-// commit index that comes alone, so the one on disk may be older than what
-// was applied on the strength of it, or (written just before a snapshot's
-// record that a crash cut off) newer than the log. A new cluster that was forced
-// is committed in any case: nobody else is asked.
+// agree makes the commit index fit log and state. The WAL does not fsync a commit index
+// that comes alone: the one on disk may be older than what was applied, or newer than the
+// log, if a crash cut off a snapshot's record behind it. A new cluster that was forced is
+// committed.
 func agree(st *diskState, applied uint64) error {
 	last := st.snapshot.Metadata.Index
 	if n := len(st.entries); n > 0 {

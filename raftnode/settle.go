@@ -105,10 +105,9 @@ func (n *Node) join(ctx context.Context) error {
 	}
 }
 
-// form agrees with the other founders on a new cluster. A cluster comes to be
-// only when every founder has told its ID and the same list: a node whose
-// data was lost has a new ID, so it can never be taken for its old self and
-// vote twice. Nodes wait for one another as long as it takes.
+// form agrees with the other founders on a new cluster, and waits for them as long as it
+// takes. A cluster forms only when every founder has told its ID and the same list: a node
+// whose data was lost has a new ID, so it never votes twice as its old self.
 func (n *Node) form(ctx context.Context) error {
 	wait := time.NewTicker(250 * time.Millisecond)
 	defer wait.Stop()

@@ -148,11 +148,9 @@ const (
 	remotesMax = 64
 )
 
-// answerSender lets rafthttp answer the sender of a request, where the request says
-// it is reached, if this node does not know it: it may have fallen behind, and the
-// sender be a leader that is newer than its table. The sender may also be anybody.
-// rafthttp itself would take any number of them, and panic on what is no URL, so it
-// does not see the header.
+// answerSender lets rafthttp answer an unknown sender where its request says it is reached:
+// it may be a leader that is newer than this node's table. It may also be anybody. rafthttp
+// would take any number of them and panic on what is no URL, so it does not see the header.
 func (h *httpTransport) answerSender(r *http.Request) {
 	urls := r.Header.Get(senderURLsHeader)
 	r.Header.Del(senderURLsHeader)

@@ -26,9 +26,8 @@ type waiter struct {
 	sentTick uint64 // when it was last handed to raft
 }
 
-// group is the commands of one Propose or ProposeMany, with one caller that waits
-// for all of them. It belongs to the lock of waiters until done is closed; then
-// to the caller.
+// group is the commands of one ProposeMany, with one caller that waits for all of them. It
+// belongs to the lock of waiters until done is closed, then to the caller.
 type group struct {
 	waiters  []waiter // with consecutive sequence numbers
 	outcomes []outcome
@@ -36,9 +35,8 @@ type group struct {
 	done     chan struct{} // closed when left is 0
 }
 
-// waiters maps the sequence numbers of this node's proposals to the calls
-// that wait for them. The applier answers, the core proposes again: both only
-// for an instant under the lock.
+// waiters maps the sequence numbers of this node's proposals to the calls that wait for
+// them.
 type waiters struct {
 	origin uint64
 
@@ -114,10 +112,9 @@ func (ws *waiters) resolve(cmds []command, results []any) {
 	}
 }
 
-// claim returns those of the queued commands that somebody waits for, to be
-// handed to raft at once. They count as handed from here on, not from the time
-// raft has taken them: a call that gives up in between would say that nothing
-// happened to a command that is then proposed.
+// claim returns those of the queued commands that somebody waits for, to be handed to raft
+// at once. They count as handed from here on: a call that gives up before raft has taken
+// them must not say that nothing happened.
 func (ws *waiters) claim(cmds []command, tick uint64) []command {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -157,8 +154,8 @@ func (ws *waiters) wanted(cmds []command) []command {
 	return slices.DeleteFunc(cmds, func(c command) bool { return c.origin != ws.origin || ws.open[c.seq] == nil })
 }
 
-// handedOver returns, oldest first, the calls that were handed to raft and have no
-// answer, and marks them queued again: whom they were handed to leads no more.
+// handedOver returns, oldest first, the calls that were handed to a leader and have no
+// answer, and marks them queued again: that leader leads no more.
 func (ws *waiters) handedOver() []command {
 	return ws.collect(func(w *waiter) bool {
 		again := !w.queued
@@ -172,10 +169,10 @@ func (ws *waiters) handedOver() []command {
 // lateMax bounds how far the time between two attempts grows.
 const lateMax = 4
 
-// overdue returns, oldest first, the calls that were handed to raft and got no
-// answer in time, and marks them queued again: what was sent to the leader may be
-// lost without a word. That time is patience at first and doubles with each
-// attempt, because it may as well be the leader or a majority that is slow.
+// overdue returns, oldest first, the calls that were handed to raft and got no answer in
+// time, and marks them queued again: a message to the leader may be lost. The time is
+// patience at first and doubles with each attempt, because the leader or a majority may as
+// well be slow.
 func (ws *waiters) overdue(now, patience uint64) []command {
 	return ws.collect(func(w *waiter) bool {
 		again := !w.queued && now-w.sentTick >= patience<<w.late
