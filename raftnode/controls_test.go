@@ -169,7 +169,7 @@ var controls = []broken.Control{
 	{Name: "a body is reclaimed that the log refers to above the applied index", File: "raftnode/memlog.go",
 		Old: "case l.refs.store.Hold(ref.Digest):",
 		New: "case l.refs.store.Has(ref.Digest):"},
-	{Name: "a member acknowledges an entry without its body", File: "raftnode/references.go",
+	{Name: "a member acknowledges an entry without its body", File: "raftnode/memlog.go",
 		Old: "if ref, ok := r.ofCommand(c.data); ok {",
 		New: "if ref, ok := r.ofCommand(c.data); ok && r.store.Has(ref.Digest) {"},
 	{Name: "no checksum is looked at", File: "kvstore/record.go",

@@ -76,11 +76,7 @@ func (g *guardedStream) Read(p []byte) (int, error) {
 
 // message takes one message of the stream of all kinds but appends.
 func (g *guardedStream) message() error {
-	size, err := g.number()
-	if err != nil {
-		return err
-	}
-	_, err = g.bytes(size)
+	_, err := g.sized()
 	return err
 }
 
@@ -96,16 +92,7 @@ func (g *guardedStream) append() error {
 	case streamEntries:
 		return g.entries()
 	case streamMessage:
-		size, err := g.number()
-		if err != nil {
-			return err
-		}
-		raw, err := g.bytes(size)
-		if err != nil {
-			return err
-		}
-		var m raftpb.Message
-		return refuseStream(m.Unmarshal(raw))
+		return g.decode(&raftpb.Message{})
 	}
 	return fmt.Errorf("%w: a message of kind %d", errStream, kind[0])
 }
@@ -120,28 +107,33 @@ func (g *guardedStream) entries() error {
 		return fmt.Errorf("%w: a message of %d entries", errStream, count)
 	}
 	for range count {
-		size, err := g.number()
-		if err != nil {
-			return err
-		}
-		raw, err := g.bytes(size)
-		if err != nil {
-			return err
-		}
 		g.entry = raftpb.Entry{Data: g.entry.Data[:0]}
-		if err := g.entry.Unmarshal(raw); err != nil {
-			return refuseStream(err)
+		if err := g.decode(&g.entry); err != nil {
+			return err
 		}
 	}
 	_, err = g.number() // the commit index
 	return err
 }
 
-func refuseStream(err error) error {
-	if err == nil {
-		return nil
+// decode takes something of an announced size that must be decodable.
+func (g *guardedStream) decode(into interface{ Unmarshal([]byte) error }) error {
+	raw, err := g.sized()
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%w: %w", errStream, err)
+	if err := into.Unmarshal(raw); err != nil {
+		return fmt.Errorf("%w: %w", errStream, err)
+	}
+	return nil
+}
+
+func (g *guardedStream) sized() ([]byte, error) {
+	size, err := g.number()
+	if err != nil {
+		return nil, err
+	}
+	return g.bytes(size)
 }
 
 func (g *guardedStream) number() (uint64, error) {

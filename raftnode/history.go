@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -174,12 +175,7 @@ func (n *Node) poll(ctx context.Context, members []Member, position uint64) (*hi
 
 // differs reports whether anybody has another history than this node.
 func (h *histories) differs() bool {
-	for _, d := range h.digests {
-		if d != h.own {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(slices.Collect(maps.Values(h.digests)), func(d string) bool { return d != h.own })
 }
 
 // majority returns the digest that most voters have, and their names; "" if there

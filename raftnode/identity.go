@@ -106,38 +106,32 @@ func loadIdentity(dir string) (identity, error) {
 	return id, nil
 }
 
+// replacing ends the name of a file that is about to replace another.
+const replacing = ".tmp"
+
 // save replaces the file so that a crash leaves the old or the new one.
 func (id identity) save(dir string, sync syncFunc) error {
 	b, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	if err := replaceFile(identityPath(dir), append(b, '\n'), sync); err != nil {
-		return writeErr(err, "save the identity")
-	}
-	return nil
-}
-
-// replacing ends the name of a file that is about to replace another.
-const replacing = ".tmp"
-
-func replaceFile(path string, b []byte, sync syncFunc) error {
+	path := identityPath(dir)
 	tmp := path + replacing
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
 	if err == nil {
-		err = sync(tmp) // while it is open, so that no error in between is forgotten
+		_, err = f.Write(append(b, '\n'))
+		if err == nil {
+			err = sync(tmp) // while it is open, so that no error in between is forgotten
+		}
+		err = errors.Join(err, f.Close())
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", tmp, err)
+	if err == nil {
+		err = os.Rename(tmp, path)
 	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
+	if err == nil {
+		err = sync(dir)
 	}
-	return sync(filepath.Dir(path))
+	return writeErr(err, "save the identity")
 }
 
 // openIdentity returns the identity of a data directory, or makes and stores a new one. It

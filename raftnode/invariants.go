@@ -87,7 +87,7 @@ package raftnode
 //     authenticated. Anybody who reaches the peer port can push up to 1 GiB of bodies
 //     more than are alive, and then members cannot push either.
 //   - rafthttp trusts its peers: it panics on an entry that does not decode, and takes
-//     memory for what is announced. guardstream.go reads its streams first; pacedbody.go
+//     memory for what is announced. guardstream.go reads its streams first; paced.go
 //     bounds the bodies of its pipeline.
 //   - rafthttp's clients use the environment's proxy, and their time-outs do not work;
 //     peerclients.go replaces them. A stream is given up when nothing arrives for five

@@ -195,28 +195,26 @@ func (n *Node) serveBodies(w http.ResponseWriter, r *http.Request) {
 	defer n.budget.give(host, bodies.MaxBytes)
 	paced := newPacedWriter(w, pullIdle)
 	defer paced.end()
-	if err := n.writeBodies(paced, digests); err != nil {
+	brokenOff := func(err error) {
 		n.logger.Info("sending bodies broke off", "to", r.RemoteAddr, "err", err)
 		panic(http.ErrAbortHandler) // the receiver must see a broken body
 	}
-}
-
-func (n *Node) writeBodies(w io.Writer, digests []bodies.Digest) error {
 	var buf []byte
 	for _, d := range digests {
 		data, err := n.cfg.Bodies.Read(d, buf[:0])
 		if errors.Is(err, bodies.ErrMissing) {
 			continue
 		}
+		if err == nil {
+			buf, err = data, bodies.WriteBody(paced, bodies.Body{Digest: d, Data: data})
+		}
 		if err != nil {
-			return err
+			brokenOff(err)
 		}
-		if err := bodies.WriteBody(w, bodies.Body{Digest: d, Data: data}); err != nil {
-			return err
-		}
-		buf = data
 	}
-	return bodies.WriteEnd(w)
+	if err := bodies.WriteEnd(paced); err != nil {
+		brokenOff(err)
+	}
 }
 
 // fetchBodies returns a Fetch that asks the member at a URL.

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -124,23 +125,16 @@ type changeAnswer struct {
 }
 
 // errorKinds are the errors that survive the way between nodes.
-func errorKinds() map[string]error {
-	return map[string]error{
-		"unknown-member": ErrUnknownMember, "bad-member": ErrBadMember, "unavailable": ErrUnavailable,
-		"unknown-outcome": ErrOutcomeUnknown, "stopped": ErrStopped,
-	}
+var errorKinds = map[string]error{
+	"refused": ErrRefused, "unknown-member": ErrUnknownMember, "bad-member": ErrBadMember,
+	"unavailable": ErrUnavailable, "unknown-outcome": ErrOutcomeUnknown, "stopped": ErrStopped,
 }
 
 func (a *changeAnswer) setError(err error) {
 	a.Error = err.Error()
-	if errors.Is(err, ErrRefused) {
-		a.Kind = "refused"
-		return
-	}
-	for kind, e := range errorKinds() {
+	for kind, e := range errorKinds {
 		if errors.Is(err, e) {
 			a.Kind = kind
-			return
 		}
 	}
 }
@@ -161,11 +155,7 @@ func (a changeAnswer) err() error {
 	case a.Kind == "refused":
 		return &RefusedError{Reason: a.Error}
 	}
-	kind := errorKinds()[a.Kind]
-	if kind == nil {
-		kind = ErrOutcomeUnknown
-	}
-	return &remoteError{a.Error, kind}
+	return &remoteError{a.Error, cmp.Or(errorKinds[a.Kind], ErrOutcomeUnknown)}
 }
 
 func (n *Node) serveMembers(w http.ResponseWriter, r *http.Request) {

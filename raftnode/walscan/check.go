@@ -7,18 +7,54 @@ import (
 	"io"
 )
 
-// Check reads the WAL in dir from its first segment to its last, without
-// changing anything, and reports what it holds. It returns a *DamageError when
-// flushed records are damaged, an error wrapping ErrNoSegments when there is no
-// log, and any other error when a file could not be opened. It needs memory for
-// one record, and for the rest of a segment if something in it does not read.
+// ErrNoSegments is returned by Check for a directory without any WAL segment.
+var ErrNoSegments = errors.New("walscan: the directory holds no WAL segment")
+
+// Report is what Check found in a log that can be trusted.
+type Report struct {
+	FirstIndex uint64 // in the name of the first segment; the first entry is not behind it
+	LastIndex  uint64 // of the entry written last, which may overwrite others; 0 if there is none
+	// SnapshotIndex is the highest index of a snapshot record, 0 if there is none. It is
+	// beyond LastIndex after a snapshot was installed.
+	SnapshotIndex uint64
+	// Commit and Term are those of the last hard state. Commit may be behind what was
+	// committed, because a commit index alone is never flushed.
+	Commit, Term uint64
+	Entries      int    // records of entries, overwritten ones included
+	Metadata     []byte // of the log, the same in every segment
+	Segments     int    // segment files
+	// Torn says that the last segment ends in a torn write, an unflushed tail which
+	// Repair removes. The rest of the report describes the log without it.
+	Torn       bool
+	TornFile   string // path of that segment
+	TornOffset int64  // of the tail: the end of the last good record
+}
+
+// DamageError says that flushed records of the log are damaged, so that the
+// node must not start. It never describes a torn tail.
+type DamageError struct {
+	File   string // path of the segment
+	Offset int64  // of the damaged frame in it, in bytes
+	Detail string // what is wrong there, without a full stop
+}
+
+// Error says what is wrong, where, and what the operator has to do.
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("write-ahead log %s is damaged at offset %d: %s; this node cannot trust its disk and must be replaced: "+
+		"remove the member from the cluster, wipe its data directory, and let it join again", e.File, e.Offset, e.Detail)
+}
+
+// Check reads the WAL in dir, without changing anything, and reports what it holds. It
+// returns a *DamageError when flushed records are damaged, an error wrapping ErrNoSegments
+// when there is no log, and any other error when a file could not be opened. It needs
+// memory for one record, and for the rest of a segment if something in it does not read.
 // dir must not be in use.
 func Check(dir string) (Report, error) {
 	segs, err := segments(dir)
 	if err != nil {
 		return Report{}, err
 	}
-	c := &checker{log: newHistory(segs[0])}
+	c := &checker{log: history{known: max(segs[0].index, 1) - 1}} // what its name says came before it
 	c.report.FirstIndex = segs[0].index
 	c.report.Segments = len(segs)
 	for i, s := range segs {
@@ -27,18 +63,16 @@ func Check(dir string) (Report, error) {
 			return Report{}, err
 		}
 	}
-	c.report.Metadata = c.metadata
 	c.log.fill(&c.report)
 	return c.report, nil
 }
 
 // checker is the state of one Check.
 type checker struct {
-	report   Report
-	crc      uint32 // running checksum after the last good record
-	metadata []byte // of the first segment; nil before it was read
-	log      history
-	last     bool // the segment being read is the last
+	report Report
+	crc    uint32 // running checksum after the last good record
+	log    history
+	last   bool // the segment being read is the last
 
 	// End of the segment before, to blame it when the next does not chain.
 	prev    segment
@@ -86,7 +120,13 @@ func (c *checker) record(s segment, n int, off int64, rec record) error {
 		return &DamageError{File: s.path, Offset: off, Detail: "a metadata record must be the second of a segment, and no other"}
 	}
 	if rec.typ == metadataType {
-		return c.meta(s, off, rec)
+		if c.report.Metadata == nil {
+			c.report.Metadata = append([]byte{}, rec.data...)
+		}
+		if !bytes.Equal(c.report.Metadata, rec.data) {
+			return &DamageError{File: s.path, Offset: off, Detail: "the metadata differs from that of the first segment"}
+		}
+		return nil
 	}
 	if err := c.log.record(rec); err != nil {
 		return &DamageError{File: s.path, Offset: off, Detail: err.Error()}
@@ -132,16 +172,6 @@ func (c *checker) unchained(s segment) error {
 		}
 	}
 	return &DamageError{File: s.path, Detail: "the crc record does not continue the checksum of the log"}
-}
-
-func (c *checker) meta(s segment, off int64, rec record) error {
-	if c.metadata == nil {
-		c.metadata = append([]byte{}, rec.data...)
-	}
-	if !bytes.Equal(c.metadata, rec.data) {
-		return &DamageError{File: s.path, Offset: off, Detail: "the metadata differs from that of the first segment"}
-	}
-	return nil
 }
 
 // bad decides about the frame at the reader's position, which does not read:

@@ -8,16 +8,15 @@ import (
 	"go.etcd.io/etcd/server/v3/wal/walpb"
 )
 
-// How terms grow is one rule, for who reads the log and who writes it. Terms grow
-// by one an election, and there is at most one an election time-out.
+// Terms grow by one an election, and there is at most one an election time-out. One rule
+// for those who read the log and those who write it.
 const (
 	// termStepMax bounds how far a term may jump from one record to the next. A
 	// larger step is another record's field read as a term.
 	termStepMax = 1 << 32
-	// TermRiseMax bounds how far a term may lie beyond the one that is saved, to be
-	// taken from a message. It is half a year of an election every second, which
-	// a member may have missed. It leaves room for the elections that a node calls
-	// itself before it saves again.
+	// TermRiseMax bounds how far the term of a message may lie beyond the saved one: half a
+	// year of an election every second, which a member may have missed. It leaves room for
+	// the elections that a node calls before it saves again.
 	TermRiseMax = termStepMax >> 8
 	// termClimbMax bounds a step of TermToward.
 	termClimbMax = termStepMax >> 2
@@ -25,10 +24,9 @@ const (
 	termMax = 1 << 62
 )
 
-// TermMayFollow reports whether a node may take a term from a message and write it
-// down, when saved is the newest term in its log (0: none). Check accepts what is
-// written by this rule. A node that has no term yet has nothing to compare with:
-// its cluster may be old.
+// TermMayFollow reports whether a node may take a term from a message and write it down,
+// when saved is the newest term in its log (0: none, so nothing to compare with). Check
+// accepts what is written by this rule.
 func TermMayFollow(saved, term uint64) bool {
 	return term <= saved || term <= termMax && (saved == 0 || term-saved <= TermRiseMax)
 }
@@ -57,25 +55,15 @@ type history struct {
 	marked            bool   // there was a mark: see isMark
 }
 
-// newHistory starts at the first segment there is: what its name says came
-// before it is taken as given.
-func newHistory(first segment) history {
-	var h history
-	if first.index > 0 {
-		h.known = first.index - 1
-	}
-	return h
-}
-
 func (h *history) fill(r *Report) {
 	r.LastIndex, r.SnapshotIndex, r.Entries = h.lastIndex, h.snapshotIndex, h.entries
 	r.Commit, r.Term = h.state.Commit, h.state.Term
 }
 
-// segment checks the index in the name of a segment that follows others: that of
-// the entry expected next. After a restart etcd has forgotten snapshots, and
-// counts from the last entry on. With any lower name it would begin to read too
-// late: it takes the last segment whose name is not above its snapshot.
+// segment checks the index in the name of a segment that follows others: that of the entry
+// expected next. After a restart etcd has forgotten snapshots, and counts from the last
+// entry on. With a lower name it would begin to read too late, as it takes the last segment
+// whose name is not above its snapshot.
 func (h *history) segment(index uint64) error {
 	h.before = nil // etcd repeats the state at the beginning of a segment: no mark
 	switch {
@@ -174,9 +162,8 @@ func (h *history) plausible(rec record) bool {
 }
 
 // isMark tells whether two records that follow one another are a mark: the same state
-// twice. Whoever writes a log with marks puts one behind each fsync, before it writes
-// anything else: what lies before a mark was on the disk. raft writes a state only
-// when it has changed, so that logs of older programs have no marks.
+// twice, which a node writes behind each fsync. What lies before a mark was on the disk.
+// raft writes a state only when it has changed, so logs of older programs have no marks.
 func isMark(a, b record) bool {
 	_, ok := parseState(a.data)
 	return ok && a.typ == stateType && b.typ == stateType && bytes.Equal(a.data, b.data) && b.chains(a.crc)

@@ -95,7 +95,7 @@ func TestHistory_Marked(t *testing.T) {
 		"another":              {[]record{state(0), state(1)}, false},
 		"with an entry within": {[]record{state(0), entry, state(0)}, false},
 	} {
-		h := newHistory(segment{})
+		h := history{}
 		for _, rec := range tt.records {
 			must(t, h.record(rec))
 		}
@@ -103,7 +103,7 @@ func TestHistory_Marked(t *testing.T) {
 			t.Errorf("%s: %v", name, h.marked)
 		}
 	}
-	h := newHistory(segment{})
+	h := history{}
 	must(t, h.record(entry))
 	must(t, h.record(state(0)))
 	must(t, h.segment(2))
