@@ -835,9 +835,9 @@ func (c *core) retryChanges() {
 // heartbeat in every tick.
 const activeTicks = 5
 
-// settled reports whether this leader has led long enough to know who can be
+// knowsReachable reports whether this leader has led long enough to know who can be
 // reached.
-func (c *core) settled() bool { return c.isLeader() && c.now-c.ledSince >= activeTicks }
+func (c *core) knowsReachable() bool { return c.isLeader() && c.now-c.ledSince >= activeTicks }
 
 // active reports whether a member was heard of lately.
 func (c *core) active(id ID) bool {

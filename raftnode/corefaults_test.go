@@ -460,12 +460,12 @@ func TestCore_NewLeader_IsNotSettled(t *testing.T) {
 		t.Fatalf("it is %v", core.state)
 	}
 	for ticks := range uint64(activeTicks) {
-		if len(core.heard) > 1 || core.settled() {
-			t.Errorf("after %d ticks it has heard of %v, and is settled: %v", ticks, core.heard, core.settled())
+		if len(core.heard) > 1 || core.knowsReachable() {
+			t.Errorf("after %d ticks it has heard of %v, and is settled: %v", ticks, core.heard, core.knowsReachable())
 		}
 		core.tick()
 	}
-	if !core.settled() {
+	if !core.knowsReachable() {
 		t.Error("it is never settled")
 	}
 }

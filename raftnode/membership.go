@@ -206,7 +206,7 @@ func (n *Node) decide(ctx context.Context, req changeRequest) (d decision, err e
 	done := make(chan error, 1)
 	var seq uint64
 	if err := n.call(ctx, func(c *core) {
-		if !c.settled() {
+		if !c.knowsReachable() {
 			err = errNotLeader // asked again, here or elsewhere
 			return
 		}

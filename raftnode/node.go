@@ -325,7 +325,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if f := n.self.Ended; f != nil && n.cfg.ForceNewCluster == "" {
 		return n.endedError(f)
 	}
-	if err := n.settle(ctx); err != nil {
+	if err := n.bootstrap(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -40,7 +40,7 @@ type simFiles struct {
 	died   *simEntry // what the files held when the process died in an fsync
 	failed bool      // an fsync of the process has failed
 
-	settling bool // the process has no log yet, and does not run in the steps of the scheduler
+	bootstraps bool // the process has no log yet, and does not run in the steps of the scheduler
 }
 
 // simInode is a file or a directory, whatever its name is now.

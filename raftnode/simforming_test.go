@@ -25,7 +25,7 @@ func (w *simWorld) member(raft ID) *simNode {
 
 // takesPart returns the process if it belongs to a cluster already.
 func (s *simNode) takesPart() *simLife {
-	if s.life == nil || s.life.settling || s.life.node.core == nil {
+	if s.life == nil || s.life.bootstraps || s.life.node.core == nil {
 		return nil
 	}
 	return s.life
@@ -37,18 +37,18 @@ func (w *simWorld) actor() *simClient {
 	return &simClient{w: w, number: -w.actors}
 }
 
-// settleClient is who asks for a machine that belongs to no cluster yet.
-func (s *simNode) settleClient(ctx context.Context) (context.Context, *simClient) {
+// bootstrapClient is who asks for a machine that belongs to no cluster yet.
+func (s *simNode) bootstrapClient(ctx context.Context) (context.Context, *simClient) {
 	c := s.w.actor()
 	c.r = rand.New(rand.NewPCG(s.w.r.Uint64(), 5))
 	return context.WithValue(ctx, simClientKey{}, c), c
 }
 
-// settle forms or joins a cluster, as Run does first. Others are asked in the turns of
+// bootstrap forms or joins a cluster, as Run does first. Others are asked in the turns of
 // the scheduler.
-func (s *simNode) settle(ctx context.Context, life *simLife) {
-	ctx, c := s.settleClient(ctx)
-	life.settling, s.files.settling = true, true
+func (s *simNode) bootstrap(ctx context.Context, life *simLife) {
+	ctx, c := s.bootstrapClient(ctx)
+	life.bootstraps, s.files.bootstraps = true, true
 	if s.joins {
 		life.node.cfg.Join = func(ctx context.Context, self Member) ([]Member, error) { return s.join(ctx, c, self) }
 	}
@@ -56,8 +56,8 @@ func (s *simNode) settle(ctx context.Context, life *simLife) {
 	go func() {
 		defer s.w.behind.Add(-1)
 		c.await()
-		err := life.node.settle(ctx)
-		life.settled <- err // capacity 1
+		err := life.node.bootstrap(ctx)
+		life.bootstrapped <- err // capacity 1
 	}()
 }
 
@@ -95,15 +95,15 @@ func (s *simNode) join(ctx context.Context, c *simClient, self Member) ([]Member
 	}
 }
 
-// finishSettling looks whether a machine belongs to a cluster now, and then lets it take
+// finishBootstrap looks whether a machine belongs to a cluster now, and then lets it take
 // part.
-func (s *simNode) finishSettling() error {
+func (s *simNode) finishBootstrap() error {
 	select {
-	case err := <-s.life.settled:
+	case err := <-s.life.bootstrapped:
 		if err != nil {
 			return err
 		}
-		s.life.settling, s.files.settling = false, false
+		s.life.bootstraps, s.files.bootstraps = false, false
 		s.w.note("n%d is %v of cluster %v", s.id, s.raft, s.life.node.self.ClusterID)
 		return s.takePart(s.life)
 	default:

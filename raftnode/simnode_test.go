@@ -78,8 +78,8 @@ type simLife struct {
 	refusal error          // a member does not take this one's messages
 	asks    sync.WaitGroup // why
 
-	settling bool       // it belongs to no cluster yet
-	settled  chan error // that it does, or why not; capacity 1
+	bootstraps   bool       // it belongs to no cluster yet
+	bootstrapped chan error // that it does, or why not; capacity 1
 
 	ctx       context.Context // of what the process does beside its steps
 	stopStore context.CancelFunc
@@ -264,7 +264,7 @@ func (s *simNode) boot() (err error) {
 	if err != nil {
 		return errors.Join(err, index.Close(), kept.Close())
 	}
-	life := &simLife{node: n, store: store, index: index, bodies: kept, pushing: map[ID]int{}, settled: make(chan error, 1)}
+	life := &simLife{node: n, store: store, index: index, bodies: kept, pushing: map[ID]int{}, bootstrapped: make(chan error, 1)}
 	life.ctx, life.stopStore = context.WithCancel(context.Background())
 	found := store.Stats()
 	err = s.open(n, simStore{store, s, n.cfg.Level})
@@ -279,7 +279,7 @@ func (s *simNode) boot() (err error) {
 		return errors.Join(err, store.Close(), index.Close(), kept.Close())
 	}
 	if s.life = life; n.self.ClusterID == 0 {
-		s.settle(life.ctx, life)
+		s.bootstrap(life.ctx, life)
 	}
 	return nil
 }
@@ -316,7 +316,7 @@ func (s *simNode) crash(power bool) {
 	if s.files.died == nil {
 		s.files.ends()
 	}
-	s.files.settling = false
+	s.files.bootstraps = false
 	if life := s.life; life != nil { // else it has died at its start
 		s.life = nil
 		life.dead = true
@@ -339,8 +339,8 @@ func (s *simNode) run() error {
 	defer s.files.running()()
 	life := s.life
 	n := life.node
-	if life.settling {
-		return s.finishSettling()
+	if life.bootstraps {
+		return s.finishBootstrap()
 	}
 	s.write()
 	if s.phase -= s.clock.rate; s.phase <= 0 {

@@ -476,7 +476,7 @@ func (c *core) changeAhead() bool {
 // cluster can do without it.
 func (w *simWorld) mayFail(s *simNode) bool {
 	leader := w.leader()
-	if w.failed || w.p.force > 0 || w.rotten != nil || w.change || s.files.settling || leader == nil || w.r.IntN(4) > 0 {
+	if w.failed || w.p.force > 0 || w.rotten != nil || w.change || s.files.bootstraps || leader == nil || w.r.IntN(4) > 0 {
 		return false
 	}
 	core := leader.life.node.core
@@ -764,7 +764,7 @@ func (w *simWorld) settle() {
 // joining counts the machines that know no cluster yet.
 func (w *simWorld) joining() (n int) {
 	for _, s := range w.nodes {
-		if s.life != nil && s.life.settling {
+		if s.life != nil && s.life.bootstraps {
 			n++
 		}
 	}

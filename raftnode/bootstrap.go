@@ -35,8 +35,8 @@ type introduction struct {
 	err error // why there is none
 }
 
-// settle makes sure that the node belongs to a cluster.
-func (n *Node) settle(ctx context.Context) error {
+// bootstrap makes sure that the node belongs to a cluster.
+func (n *Node) bootstrap(ctx context.Context) error {
 	if n.self.ClusterID != 0 {
 		return nil
 	}
