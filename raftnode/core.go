@@ -291,7 +291,7 @@ func (c *core) step(m raftpb.Message) {
 	if c.members.removed[ID(m.From)] {
 		return
 	}
-	if err := c.honest(&m); err != nil {
+	if err := c.checkMessage(&m); err != nil {
 		c.dropped.add(&m, err)
 		c.climb(&m)
 		return
@@ -421,7 +421,7 @@ func (c *core) absorb(m raftpb.Message) (rest []raftpb.Entry) {
 		}
 		batch, _, err := decodeBatch(e.Data)
 		if err != nil {
-			return nil // honest has looked at it: never
+			return nil // checkMessage has looked at it: never
 		}
 		for _, cmd := range batch {
 			if err := c.admit(&cmd); err != nil {

@@ -62,7 +62,7 @@ func TestCore_UnreadableSnapshot_EndsTheNode(t *testing.T) {
 		m := raftpb.Message{Type: raftpb.MsgSnap, From: core.lead, To: uint64(f.id), Term: core.term, Snapshot: raftpb.Snapshot{Data: data, Metadata: raftpb.SnapshotMetadata{
 			Index: core.savedIndex + 100, Term: core.term, ConfState: core.members.conf,
 		}}}
-		if core.honest(&m) == nil {
+		if core.checkMessage(&m) == nil {
 			t.Errorf("%s is believed", what)
 		}
 		applied := f.node.progress.index()
@@ -146,7 +146,7 @@ func TestNode_CarryOut_RemembersTheSnapshot(t *testing.T) {
 		}}
 	}
 	at := n.core.savedIndex + 100
-	if err := n.core.honest(ptr(offer(at))); err != nil {
+	if err := n.core.checkMessage(ptr(offer(at))); err != nil {
 		t.Fatal(err)
 	}
 	n.core.staged(offer(at))

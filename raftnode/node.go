@@ -724,7 +724,7 @@ type Figures struct {
 	LeaderChanges    uint64 // how often a leader became known that was not before
 	PendingProposals int    // Propose calls that wait for their answer
 	ApplyQueueBytes  int    // committed, handed to the state machine, not applied
-	DroppedMessages  uint64 // from the peer port, because no honest member sends them
+	DroppedMessages  uint64 // from the peer port, because no member sends them
 }
 
 // Figures returns the node's counts now.

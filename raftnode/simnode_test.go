@@ -362,7 +362,7 @@ func (s *simNode) run() error {
 	s.push()
 	s.complete()
 	for _, m := range life.inbox {
-		if err := n.core.honest(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
+		if err := n.core.checkMessage(&m); err != nil && s.w.p.lies == 0 && !s.w.copies(s) && !n.core.members.removed[ID(m.From)] && !s.behind(m.From) {
 			s.w.fatalf("n%d takes a message of n%d for a lie: %v: %v", s.id, m.From, err, m)
 		}
 		idle := !n.core.rn.HasReady()

@@ -37,12 +37,12 @@ const (
 	entryBytesMax = batchBytes + 64
 )
 
-// dishonestError is why a message is dropped.
-type dishonestError string
+// messageError is why a message is dropped.
+type messageError string
 
-func (e dishonestError) Error() string { return string(e) }
+func (e messageError) Error() string { return string(e) }
 
-func dishonest(format string, args ...any) error { return dishonestError(fmt.Sprintf(format, args...)) }
+func badMessage(format string, args ...any) error { return messageError(fmt.Sprintf(format, args...)) }
 
 // droppedMessages counts and logs what is dropped. It may be used from any
 // goroutine.
@@ -71,21 +71,21 @@ func (d *droppedMessages) add(m *raftpb.Message, why error) {
 // It is cheap, so that a message is refused before it is queued.
 func checkHeader(self uint64, m *raftpb.Message) error {
 	if _, known := raftpb.MessageType_name[int32(m.Type)]; !known || raft.IsLocalMsg(m.Type) || m.Type == raftpb.MsgTransferLeader {
-		return dishonest("messages of type %v do not travel", m.Type)
+		return badMessage("messages of type %v do not travel", m.Type)
 	}
 	switch {
 	case m.To != self:
-		return dishonest("it is for %v", ID(m.To))
+		return badMessage("it is for %v", ID(m.To))
 	case m.From == raft.None || m.From == self:
-		return dishonest("it is from %v", ID(m.From))
+		return badMessage("it is from %v", ID(m.From))
 	case max(m.Index, m.Commit, m.RejectHint, m.Snapshot.Metadata.Index) > indexMax:
-		return dishonest("no log is that long")
+		return badMessage("no log is that long")
 	case len(m.Context) > contextBytesMax:
-		return dishonest("its context has %d bytes", len(m.Context))
+		return badMessage("its context has %d bytes", len(m.Context))
 	case m.LogTerm > m.Term:
-		return dishonest("it speaks of an entry of term %d in term %d", m.LogTerm, m.Term)
+		return badMessage("it speaks of an entry of term %d in term %d", m.LogTerm, m.Term)
 	case m.Type != raftpb.MsgSnap && (len(m.Snapshot.Data) > 0 || m.Snapshot.Metadata.Index != 0):
-		return dishonest("only %v carries a snapshot", raftpb.MsgSnap)
+		return badMessage("only %v carries a snapshot", raftpb.MsgSnap)
 	}
 	return checkShape(m)
 }
@@ -94,7 +94,7 @@ func checkHeader(self uint64, m *raftpb.Message) error {
 func checkShape(m *raftpb.Message) error {
 	forwarded := m.Type == raftpb.MsgProp || m.Type == raftpb.MsgReadIndex // raft sends these without a term
 	if forwarded != (m.Term == 0) {
-		return dishonest("messages of type %v do not have term %d", m.Type, m.Term)
+		return badMessage("messages of type %v do not have term %d", m.Type, m.Term)
 	}
 	ok := len(m.Entries) == 0
 	switch m.Type {
@@ -106,14 +106,14 @@ func checkShape(m *raftpb.Message) error {
 		ok = len(m.Entries) == 1 && len(m.Entries[0].Data) == readContextBytes
 	}
 	if !ok {
-		return dishonest("messages of type %v do not have %d such entries", m.Type, len(m.Entries))
+		return badMessage("messages of type %v do not have %d such entries", m.Type, len(m.Entries))
 	}
 	return nil
 }
 
-// honest returns nil for a message that a member could have sent, and else why it could
+// checkMessage returns nil for a message that a member could have sent, and else why it could
 // not.
-func (c *core) honest(m *raftpb.Message) error {
+func (c *core) checkMessage(m *raftpb.Message) error {
 	if err := checkHeader(uint64(c.id), m); err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (c *core) honest(m *raftpb.Message) error {
 			if _, member := c.members.members[ID(m.From)]; member {
 				c.lackEntry, c.lackHeard = m.Commit, c.now
 			}
-			return dishonest("it commits entry %d, but this node's log ends at %d; unless the message is forged, the data directory is an old copy and this node must be replaced", m.Commit, c.savedIndex)
+			return badMessage("it commits entry %d, but this node's log ends at %d; unless the message is forged, the data directory is an old copy and this node must be replaced", m.Commit, c.savedIndex)
 		}
 	case raftpb.MsgAppResp:
 		return c.checkAck(m)
@@ -157,7 +157,7 @@ func (c *core) checkSender(m *raftpb.Message) error {
 	if _, known := c.members.members[ID(m.From)]; known || m.From == c.lead || !c.led() {
 		return nil
 	}
-	return dishonest("%v is not a member", ID(m.From))
+	return badMessage("%v is not a member", ID(m.From))
 }
 
 // led reports whether a member that this node knows leads, and was heard within an election
@@ -181,25 +181,25 @@ func (c *core) led() bool {
 // by more than one. At that pace termMax is ten thousand years away.
 func (c *core) checkTerm(m *raftpb.Message) error {
 	if !walscan.TermMayFollow(c.savedTerm, m.Term) {
-		return dishonest("term %d is too far beyond term %d", m.Term, c.savedTerm)
+		return badMessage("term %d is too far beyond term %d", m.Term, c.savedTerm)
 	}
 	if m.Term > c.term && m.Term-c.term > termLeap && c.now < c.mayLeap {
-		return dishonest("term %d is far beyond term %d, which was far from the one before", m.Term, c.term)
+		return badMessage("term %d is far beyond term %d, which was far from the one before", m.Term, c.term)
 	}
 	switch m.Type {
 	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap, raftpb.MsgReadIndexResp, raftpb.MsgTimeoutNow:
 		if m.Term == c.term && c.lead != raft.None && m.From != c.lead {
-			return dishonest("it leads term %d, but so does %v", m.Term, ID(c.lead))
+			return badMessage("it leads term %d, but so does %v", m.Term, ID(c.lead))
 		}
 	}
 	switch {
 	case m.Type == raftpb.MsgTimeoutNow && m.Term > c.term:
-		return dishonest("it hands over term %d to a node that is at term %d", m.Term, c.term)
+		return badMessage("it hands over term %d to a node that is at term %d", m.Term, c.term)
 	case m.Type == raftpb.MsgVoteResp && !m.Reject && m.Term > c.term,
 		m.Type == raftpb.MsgPreVoteResp && !m.Reject && m.Term > c.term+1:
-		return dishonest("it answers in term %d what was never asked in it", m.Term)
+		return badMessage("it answers in term %d what was never asked in it", m.Term)
 	case (m.Type == raftpb.MsgVote || m.Type == raftpb.MsgPreVote) && m.LogTerm >= m.Term:
-		return dishonest("it asks for votes in term %d, but its log has entries of that term", m.Term)
+		return badMessage("it asks for votes in term %d, but its log has entries of that term", m.Term)
 	}
 	return nil
 }
@@ -237,13 +237,13 @@ func (c *core) climb(m *raftpb.Message) {
 // term 0 for one that every log has.
 func checkAppend(m *raftpb.Message) error {
 	if m.Index == 0 || m.LogTerm == 0 {
-		return dishonest("it appends to entry %d of term %d", m.Index, m.LogTerm)
+		return badMessage("it appends to entry %d of term %d", m.Index, m.LogTerm)
 	}
 	index, term := m.Index, m.LogTerm
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		if e.Index != index+1 || e.Term < term || e.Term > m.Term {
-			return dishonest("entry %d of term %d cannot follow entry %d of term %d in term %d", e.Index, e.Term, index, term, m.Term)
+			return badMessage("entry %d of term %d cannot follow entry %d of term %d in term %d", e.Index, e.Term, index, term, m.Term)
 		}
 		if err := checkEntry(e, len(e.Data) == 0); err != nil { // a new leader begins with an empty entry
 			return err
@@ -262,7 +262,7 @@ func checkProposal(m *raftpb.Message) error {
 			return err
 		}
 		if err := checkForwarded(e); err != nil {
-			return dishonest("%v", err)
+			return badMessage("%v", err)
 		}
 	}
 	return nil
@@ -286,7 +286,7 @@ func checkForwarded(e *raftpb.Entry) error {
 // only a later version can read may be in the log: it stops the node once committed.
 func checkEntry(e *raftpb.Entry, empty bool) error {
 	if len(e.Data) > entryBytesMax {
-		return dishonest("an entry has %d bytes", len(e.Data))
+		return badMessage("an entry has %d bytes", len(e.Data))
 	}
 	var err error
 	switch e.Type {
@@ -309,7 +309,7 @@ func checkEntry(e *raftpb.Entry, empty bool) error {
 		err = fmt.Errorf("no entry has type %v", e.Type)
 	}
 	if err != nil {
-		return dishonest("%v", err)
+		return badMessage("%v", err)
 	}
 	return nil
 }
@@ -321,7 +321,7 @@ func (c *core) checkAck(m *raftpb.Message) error {
 		return nil
 	}
 	if m.Index > c.savedIndex || m.Reject && m.RejectHint > m.Index {
-		return dishonest("it acknowledges entry %d, but the leader's log ends at %d", max(m.Index, m.RejectHint), c.savedIndex)
+		return badMessage("it acknowledges entry %d, but the leader's log ends at %d", max(m.Index, m.RejectHint), c.savedIndex)
 	}
 	return nil
 }
@@ -331,14 +331,14 @@ func (c *core) checkAck(m *raftpb.Message) error {
 func (c *core) checkSnapshot(m *raftpb.Message) error {
 	at := m.Snapshot.Metadata
 	if at.Index == 0 || at.Term == 0 || at.Term > m.Term {
-		return dishonest("a snapshot at entry %d of term %d in term %d", at.Index, at.Term, m.Term)
+		return badMessage("a snapshot at entry %d of term %d in term %d", at.Index, at.Term, m.Term)
 	}
 	d, err := decodeSnapshot(m.Snapshot.Data)
 	if err != nil {
-		return dishonest("%v", err)
+		return badMessage("%v", err)
 	}
 	if d.members.cluster != c.members.cluster {
-		return dishonest("a snapshot of cluster %v", d.members.cluster)
+		return badMessage("a snapshot of cluster %v", d.members.cluster)
 	}
 	return d.members.checkConf(at.ConfState)
 }
@@ -347,20 +347,20 @@ func (c *core) checkSnapshot(m *raftpb.Message) error {
 // that raft and the transport can use.
 func (t *table) checkConf(cs raftpb.ConfState) error {
 	if len(cs.VotersOutgoing)+len(cs.LearnersNext) > 0 || cs.AutoLeave || len(cs.Voters) == 0 {
-		return dishonest("a snapshot with members %v", cs)
+		return badMessage("a snapshot with members %v", cs)
 	}
 	ids := members(cs)
 	if len(slices.Compact(slices.Clone(ids))) != len(ids) || len(ids) != len(t.members) ||
 		cs.Equivalent(t.conf) != nil {
-		return dishonest("the members of a snapshot contradict one another")
+		return badMessage("the members of a snapshot contradict one another")
 	}
 	for _, id := range ids {
 		m, ok := t.members[ID(id)]
 		if !ok || m.Learner != slices.Contains(cs.Learners, id) || t.removed[ID(id)] {
-			return dishonest("the members of a snapshot contradict one another")
+			return badMessage("the members of a snapshot contradict one another")
 		}
 		if _, err := types.NewURLs([]string{m.PeerURL}); err != nil {
-			return dishonest("a snapshot with a member at %q: %v", m.PeerURL, err)
+			return badMessage("a snapshot with a member at %q: %v", m.PeerURL, err)
 		}
 	}
 	return nil

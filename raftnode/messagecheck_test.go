@@ -50,7 +50,7 @@ func TestCore_Lies_AreDropped(t *testing.T) {
 				if n == f && slices.Contains(onlyLeaders, what) {
 					continue
 				}
-				if core.honest(ptr(lies[what])) == nil {
+				if core.checkMessage(ptr(lies[what])) == nil {
 					t.Errorf("n%d believes n%d: %s", n.id, from, what)
 				}
 				core.step(lies[what])
@@ -107,13 +107,13 @@ func TestCore_UnknownSenders(t *testing.T) {
 	_, n := follower(t)
 	core := n.node.core
 	newer := raftpb.Message{Type: raftpb.MsgHeartbeat, From: 77, To: uint64(n.id), Term: core.term + 1, Commit: 1}
-	if err := core.honest(&newer); err == nil || !strings.Contains(err.Error(), "not a member") {
+	if err := core.checkMessage(&newer); err == nil || !strings.Contains(err.Error(), "not a member") {
 		t.Errorf("a stranger deposes a leader that is heard of: %v", err)
 	}
 	for range core.limits.electionTicks { // the leader says nothing more
 		core.tick()
 	}
-	if err := core.honest(&newer); err != nil {
+	if err := core.checkMessage(&newer); err != nil {
 		t.Errorf("a node that may have missed who leads now refuses it: %v", err)
 	}
 	core.step(newer)
@@ -125,7 +125,7 @@ func TestCore_UnknownSenders(t *testing.T) {
 		{Type: raftpb.MsgVote, From: 78, Term: core.term + 1, LogTerm: core.term, Index: 100},
 	} {
 		m.To = uint64(n.id)
-		if err := core.honest(&m); err != nil {
+		if err := core.checkMessage(&m); err != nil {
 			t.Errorf("a node that is behind refuses %v: %v", m.Type, err)
 		}
 	}
@@ -232,7 +232,7 @@ func TestCore_NothingIsForwardedToItsSender(t *testing.T) {
 	follower.step(raftpb.Message{Type: raftpb.MsgReadIndex, From: from, To: to, Entries: []raftpb.Entry{{Data: make([]byte, readContextBytes)}}})
 	w, _ := follower.next()
 	for _, m := range append(w.early, w.late...) {
-		if err := leader.node.core.honest(&m); err != nil {
+		if err := leader.node.core.checkMessage(&m); err != nil {
 			t.Errorf("%v: %v", m.Type, err)
 		}
 	}
