@@ -68,7 +68,7 @@ func (n *Node) keepSelf() error {
 // join asks a running cluster to add this node, and a member for the
 // cluster's ID.
 func (n *Node) join(ctx context.Context) error {
-	if is := n.self.Birth.Restored; is != (restored{}) {
+	if is := n.self.Birth.Restored; is != (origin{}) {
 		return fmt.Errorf("%w: the state in %s was %s, and a node that joins a cluster gets its state from there: empty the directory, or start a new cluster on it, without --join", ErrMixedUp, n.cfg.Dir, is.says())
 	}
 	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL, Level: n.cfg.Level}

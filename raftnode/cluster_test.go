@@ -43,8 +43,8 @@ type listSM struct {
 	base    int  // how much of the durable list lies before staged
 	manual  bool // sync only by hand
 	stages  int
-	limit   int      // records a Serve sends at most, 0 = all
-	from    restored // it was restored, as long as it belongs to no log
+	limit   int    // records a Serve sends at most, 0 = all
+	from    origin // it was restored, as long as it belongs to no log
 
 	store     *bodies.Store // nil: no command refers to a body
 	recovered int           // calls of Recovered
@@ -131,7 +131,7 @@ func (s *listSM) Origin() (history [16]byte, position uint64, head []byte, ok bo
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	head, _ = hex.DecodeString(s.from.Head)
-	return s.from.History, s.from.Revision, head, s.from != (restored{})
+	return s.from.History, s.from.Revision, head, s.from != (origin{})
 }
 
 func (s *listSM) Fork(index, term uint64, meta []byte, history [16]byte) error {
@@ -150,7 +150,7 @@ func (s *listSM) histories() []HistoryID {
 }
 
 // restore makes an empty state one that was restored.
-func (s *listSM) restore(from restored, list ...[]byte) {
+func (s *listSM) restore(from origin, list ...[]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.from, s.now.List, s.now.Histories = from, list, []HistoryID{from.History}
@@ -162,7 +162,7 @@ func (s *listSM) Bootstrap(index, term uint64, meta []byte, history [16]byte) er
 	defer s.mu.Unlock()
 	s.now.Index, s.now.Term, s.now.Meta = index, term, meta
 	s.now.Histories = append(slices.Clip(s.now.Histories), history)
-	s.durable, s.from = s.now.clone(), restored{}
+	s.durable, s.from = s.now.clone(), origin{}
 	return nil
 }
 

@@ -128,7 +128,7 @@ func (c *crashNode) start(forcing *Forcing) error {
 		sm, disk = faultySM{c.sm, a}, faultyDisk{c.disk, a}
 	}
 	n := &Node{cfg: cfg, sm: sm, self: c.self, saveSelf: c.saveSelf, logger: slog.New(slog.DiscardHandler),
-		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pulled, 1), disk: disk, transport: c}
+		inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), waiters: ws, progress: p, stopped: make(chan struct{}), pulls: make(chan pullResult, 1), disk: disk, transport: c}
 	n.applier = newApplier(sm, ws, p)
 	n.identity.Store(&n.self)
 	n.removed.Store(&map[ID]bool{})
@@ -233,7 +233,7 @@ func newCrashCluster(t *testing.T, size, fatal int) *crashCluster {
 	for id := ID(1); id <= ID(size); id++ {
 		founders = append(founders, Member{ID: id, Name: fmt.Sprintf("n%d", id), PeerURL: fmt.Sprintf("http://h%d:1", id), ClientURL: "http://h:1"})
 	}
-	tab := founding(9, founders)
+	tab := foundersTable(9, founders)
 	metaBytes, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)

@@ -269,7 +269,7 @@ func TestForce_BySomebodyElse(t *testing.T) {
 
 // Data that never was forced looks as it always did.
 func TestForce_FormatOfOthers(t *testing.T) {
-	metaBytes, err := founding(9, []Member{{ID: 1, Name: "n1"}}).encode()
+	metaBytes, err := foundersTable(9, []Member{{ID: 1, Name: "n1"}}).encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func TestForce_WhoAnswers(t *testing.T) {
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, c.answer) }))
 		c.table.PeerURL = srv.URL
-		err := n.askVoters(t.Context(), founding(9, []Member{{ID: n.self.ID, Name: "n1", PeerURL: cfg.PeerURL}, c.table}))
+		err := n.askVoters(t.Context(), foundersTable(9, []Member{{ID: n.self.ID, Name: "n1", PeerURL: cfg.PeerURL}, c.table}))
 		srv.Close()
 		_, refused := errors.AsType[*ForceError](err)
 		if refused != (c.says != "") || refused && !strings.Contains(err.Error(), c.says) || err != nil && !refused {
@@ -349,10 +349,10 @@ func TestForce_WhoAnswers(t *testing.T) {
 	// Who is not asked is not lost.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := n.askVoters(ctx, founding(9, []Member{voter})); !errors.Is(err, context.Canceled) {
+	if err := n.askVoters(ctx, foundersTable(9, []Member{voter})); !errors.Is(err, context.Canceled) {
 		t.Errorf("a start that was told to stop: %v", err)
 	}
-	if err := n.askVoters(t.Context(), founding(9, []Member{{ID: 2, Name: "n2", PeerURL: "http://" + nobodyAt(t)}})); err != nil {
+	if err := n.askVoters(t.Context(), foundersTable(9, []Member{{ID: 2, Name: "n2", PeerURL: "http://" + nobodyAt(t)}})); err != nil {
 		t.Errorf("nobody answers: %v", err)
 	}
 }

@@ -59,31 +59,31 @@ type nonce = HistoryID
 // birth is what a node brings to a cluster that it helps to found. It stands in the
 // identity from the first moment, and never changes.
 type birth struct {
-	Nonce    nonce    `json:"nonce"`
-	Level    uint64   `json:"level"`             // the highest that its program knew
-	Restored restored `json:"restored,omitzero"` // where its state comes from, if it was not empty
+	Nonce    nonce  `json:"nonce"`
+	Level    uint64 `json:"level"`             // the highest that its program knew
+	Restored origin `json:"restored,omitzero"` // where its state comes from, if it was not empty
 }
 
-// restored is where a state comes from: a position in another history, in the form in
+// origin is where a state comes from: a position in another history, in the form in
 // which the identity and introductions have it.
-type restored struct {
+type origin struct {
 	History  HistoryID `json:"history"`
 	Revision uint64    `json:"revision"`
 	Head     string    `json:"head"` // hex
 }
 
-// restoredOf is what a state machine says of itself.
-func restoredOf(sm StateMachine) restored {
+// originOf is what a state machine says of itself.
+func originOf(sm StateMachine) origin {
 	history, position, head, ok := sm.Origin()
 	if !ok {
-		return restored{}
+		return origin{}
 	}
-	return restored{history, position, hex.EncodeToString(head)}
+	return origin{history, position, hex.EncodeToString(head)}
 }
 
 // says is the part of a sentence about a state.
-func (r restored) says() string {
-	if r == (restored{}) {
+func (r origin) says() string {
+	if r == (origin{}) {
 		return "empty"
 	}
 	return fmt.Sprintf("restored from history %v at revision %d (%.16s…)", r.History, r.Revision, r.Head)
@@ -100,7 +100,7 @@ func (b birth) check() error {
 	if b.Nonce == (nonce{}) || b.Level == 0 {
 		return errors.New("its nonce or its level is missing")
 	}
-	if b.Restored == (restored{}) {
+	if b.Restored == (origin{}) {
 		return nil
 	}
 	head, err := hex.DecodeString(b.Restored.Head)

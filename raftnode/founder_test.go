@@ -30,8 +30,8 @@ func testFounders(size int) (founders []founder) {
 }
 
 // someState is what a backup could have been.
-func someState(seed byte) restored {
-	return restored{History: HistoryID{seed}, Revision: 7, Head: strings.Repeat("ab", 32)}
+func someState(seed byte) origin {
+	return origin{History: HistoryID{seed}, Revision: 7, Head: strings.Repeat("ab", 32)}
 }
 
 // All founders derive one id from what never changes of them, and any other founders
@@ -79,7 +79,7 @@ func TestIntroduction_Check_Founders(t *testing.T) {
 		founders := change(testFounders(3))
 		return introduction{Name: "n1", ID: 1, ClientURL: one.ClientURL, ClusterID: historyOf(founders).cluster(), Founders: founders}
 	}
-	with := func(r restored) birth { return birth{Nonce: nonce{1}, Level: 1, Restored: r} }
+	with := func(r origin) birth { return birth{Nonce: nonce{1}, Level: 1, Restored: r} }
 	long := someState(1)
 	long.Head = strings.Repeat("ab", headBytesMax+1)
 	upper := someState(1)
@@ -95,8 +95,8 @@ func TestIntroduction_Check_Founders(t *testing.T) {
 		"of an older version":     {fresh(birth{}), "from before the first release"},
 		"without a nonce":         {fresh(birth{Level: 1}), "nonce"},
 		"without a level":         {fresh(birth{Nonce: nonce{1}}), "level"},
-		"from nowhere":            {fresh(with(restored{Revision: 7, Head: "ab"})), "restored from"},
-		"without a head":          {fresh(with(restored{History: HistoryID{1}, Revision: 7})), "restored from"},
+		"from nowhere":            {fresh(with(origin{Revision: 7, Head: "ab"})), "restored from"},
+		"without a head":          {fresh(with(origin{History: HistoryID{1}, Revision: 7})), "restored from"},
 		"with a long head":        {fresh(with(long)), "restored from"},
 		"with a head that is two": {fresh(with(upper)), "restored from"},
 		"formed":                  {formed(slices.Clip[[]founder]), ""},
@@ -142,7 +142,7 @@ func TestNode_ServeIdentity_Birth(t *testing.T) {
 // What a node brings is frozen by its first start. Later ones are refused when it is not
 // so any more, with a sentence, and change nothing.
 func TestOpen_Birth_IsFrozen(t *testing.T) {
-	frozen := func(t *testing.T, from restored, change func(id *identity)) Config {
+	frozen := func(t *testing.T, from origin, change func(id *identity)) Config {
 		cfg := newTestNode(t, "n1").cfg
 		if _, err := Open(cfg, &listSM{from: from}); err != nil {
 			t.Fatal(err)
@@ -167,21 +167,21 @@ func TestOpen_Birth_IsFrozen(t *testing.T) {
 		}
 	}
 	for what, c := range map[string]struct {
-		then   restored
+		then   origin
 		change func(id *identity)
-		now    restored
+		now    origin
 		says   string
 	}{
-		"empty":                        {restored{}, same, restored{}, ""},
+		"empty":                        {origin{}, same, origin{}, ""},
 		"restored":                     {someState(1), same, someState(1), ""},
-		"restored behind its back":     {restored{}, same, someState(1), "is restored from history 01000000000000000000000000000000 at revision 7 (abababababababab…), but it was empty"},
+		"restored behind its back":     {origin{}, same, someState(1), "is restored from history 01000000000000000000000000000000 at revision 7 (abababababababab…), but it was empty"},
 		"restored from something else": {someState(1), same, someState(2), "but it was restored from history 0100"},
-		"emptied":                      {someState(1), same, restored{}, "is empty, but it was restored from history 0100"},
-		"restored under a member":      {restored{}, func(id *identity) { id.ClusterID, id.Started = cluster, true }, someState(1), "is a member of cluster"},
-		"of a later version":           {restored{}, func(id *identity) { id.Birth.Level = 2 }, restored{}, "(level 2); this program knows up to 1"},
-		"it may join":                  {restored{}, func(id *identity) { id.Birth.Level, id.ClusterID = 2, 9 }, restored{}, ""},
-		"founders of later versions":   {restored{}, founded(3), restored{}, "(level 3); this program knows up to 1"},
-		"founders of several versions": {restored{}, founded(1), restored{}, ""},
+		"emptied":                      {someState(1), same, origin{}, "is empty, but it was restored from history 0100"},
+		"restored under a member":      {origin{}, func(id *identity) { id.ClusterID, id.Started = cluster, true }, someState(1), "is a member of cluster"},
+		"of a later version":           {origin{}, func(id *identity) { id.Birth.Level = 2 }, origin{}, "(level 2); this program knows up to 1"},
+		"it may join":                  {origin{}, func(id *identity) { id.Birth.Level, id.ClusterID = 2, 9 }, origin{}, ""},
+		"founders of later versions":   {origin{}, founded(3), origin{}, "(level 3); this program knows up to 1"},
+		"founders of several versions": {origin{}, founded(1), origin{}, ""},
 	} {
 		t.Run(strings.ReplaceAll(what, " ", "-"), func(t *testing.T) {
 			cfg := frozen(t, c.then, c.change)

@@ -93,7 +93,7 @@ func wantBatch(t *testing.T, raw []byte, cmds []command) {
 
 // fuzzTable is a table with a member of each kind.
 func fuzzTable() *table {
-	t := founding(9, []Member{{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}, {ID: math.MaxUint64, Name: "b", PeerURL: "http://b:1", ClientURL: "http://b:2"}})
+	t := foundersTable(9, []Member{{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}, {ID: math.MaxUint64, Name: "b", PeerURL: "http://b:1", ClientURL: "http://b:2"}})
 	t.members[7] = Member{ID: 7, Name: "c", PeerURL: "http://c:1", ClientURL: "http://c:2", Learner: true, Promote: true}
 	t.conf.Learners = []uint64{7}
 	t.removed[3], t.removed[2] = true, true

@@ -41,19 +41,19 @@ func guardStream(req *http.Request, resp *http.Response) bool {
 	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(req.URL.Path, rafthttp.RaftStreamPrefix+"/") {
 		return false
 	}
-	g := &guardedStream{Closer: resp.Body, from: bufio.NewReaderSize(resp.Body, streamReadBytes), next: (*guardedStream).message}
+	g := &streamGuard{Closer: resp.Body, from: bufio.NewReaderSize(resp.Body, streamReadBytes), next: (*streamGuard).message}
 	if strings.HasPrefix(req.URL.Path, rafthttp.RaftStreamPrefix+"/msgapp/") {
-		g.next = (*guardedStream).append
+		g.next = (*streamGuard).append
 	}
 	resp.Body = g
 	return true
 }
 
-// guardedStream is the body of a stream. One goroutine reads it.
-type guardedStream struct {
+// streamGuard is the body of a stream. One goroutine reads it.
+type streamGuard struct {
 	io.Closer
 	from  *bufio.Reader
-	next  func(*guardedStream) error // fills ready with one message
+	next  func(*streamGuard) error // fills ready with one message
 	ready bytes.Buffer
 	part  io.LimitedReader // what bytes reads; here it costs no memory
 	entry raftpb.Entry     // what entries are decoded into, to see whether they can be
@@ -61,7 +61,7 @@ type guardedStream struct {
 }
 
 // Read implements io.Reader.
-func (g *guardedStream) Read(p []byte) (int, error) {
+func (g *streamGuard) Read(p []byte) (int, error) {
 	if g.ready.Len() == 0 && g.err == nil {
 		if g.ready.Reset(); g.ready.Cap() > 2<<20 {
 			g.ready = bytes.Buffer{}
@@ -75,13 +75,13 @@ func (g *guardedStream) Read(p []byte) (int, error) {
 }
 
 // message takes one message of the stream of all kinds but appends.
-func (g *guardedStream) message() error {
+func (g *streamGuard) message() error {
 	_, err := g.sized()
 	return err
 }
 
 // append takes one message of the stream of appends.
-func (g *guardedStream) append() error {
+func (g *streamGuard) append() error {
 	kind, err := g.bytes(1)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (g *guardedStream) append() error {
 }
 
 // entries takes an append of which all but entries and commit index is known.
-func (g *guardedStream) entries() error {
+func (g *streamGuard) entries() error {
 	count, err := g.number()
 	if err != nil {
 		return err
@@ -117,7 +117,7 @@ func (g *guardedStream) entries() error {
 }
 
 // decode takes something of an announced size that must be decodable.
-func (g *guardedStream) decode(into interface{ Unmarshal([]byte) error }) error {
+func (g *streamGuard) decode(into interface{ Unmarshal([]byte) error }) error {
 	raw, err := g.sized()
 	if err != nil {
 		return err
@@ -128,7 +128,7 @@ func (g *guardedStream) decode(into interface{ Unmarshal([]byte) error }) error 
 	return nil
 }
 
-func (g *guardedStream) sized() ([]byte, error) {
+func (g *streamGuard) sized() ([]byte, error) {
 	size, err := g.number()
 	if err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func (g *guardedStream) sized() ([]byte, error) {
 	return g.bytes(size)
 }
 
-func (g *guardedStream) number() (uint64, error) {
+func (g *streamGuard) number() (uint64, error) {
 	raw, err := g.bytes(8)
 	if err != nil {
 		return 0, err
@@ -145,7 +145,7 @@ func (g *guardedStream) number() (uint64, error) {
 }
 
 // bytes adds the next n bytes to the message, as they arrive, and returns them.
-func (g *guardedStream) bytes(n uint64) ([]byte, error) {
+func (g *streamGuard) bytes(n uint64) ([]byte, error) {
 	if n > uint64(peerMessageBytesMax-min(g.ready.Len(), peerMessageBytesMax)) {
 		return nil, fmt.Errorf("%w: a message of %d bytes and more", errStream, n)
 	}

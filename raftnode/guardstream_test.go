@@ -262,7 +262,7 @@ func TestGuardStream_GivesMemoryBack(t *testing.T) {
 	raw := streamOf(4<<20, make([]byte, 4<<20), 3, "abc", 1<<20, make([]byte, 1<<20), 3, "abc")
 	resp := &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(bytes.NewReader(raw))}
 	guardStream(httptest.NewRequest(http.MethodGet, rafthttp.RaftStreamPrefix+"/message/1", nil), resp)
-	g := resp.Body.(*guardedStream)
+	g := resp.Body.(*streamGuard)
 	read := func(n int) int {
 		t.Helper()
 		if _, err := io.ReadFull(resp.Body, make([]byte, n)); err != nil {

@@ -176,7 +176,7 @@ func TestNode_InventedSnapshot_IsGivenUp(t *testing.T) {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			nodes := newTestCluster(t, size, nil)
 			n := nodes[0]
-			members := founding(n.node.Status().ClusterID, n.node.Status().Members)
+			members := foundersTable(n.node.Status().ClusterID, n.node.Status().Members)
 			raw, err := members.encode()
 			if err != nil {
 				t.Fatal(err)

@@ -161,7 +161,7 @@ func openIdentity(cfg *Config, sm StateMachine) (identity, error) {
 		}
 	}
 	if missing {
-		id = identity{Format: identityFormat, Name: name, ID: ID(random64()), Birth: birth{Level: cfg.Level, Restored: restoredOf(sm)}}
+		id = identity{Format: identityFormat, Name: name, ID: ID(random64()), Birth: birth{Level: cfg.Level, Restored: originOf(sm)}}
 		rand.Read(id.Birth.Nonce[:]) // never fails; see crypto/rand
 		return id, id.save(dir, cfg.sync)
 	}
@@ -200,11 +200,11 @@ func (id *identity) checkState(dir string, sm StateMachine) error {
 	if err != nil {
 		return err
 	}
-	is := restoredOf(sm)
+	is := originOf(sm)
 	switch {
 	case durable.index > 0: // it belongs to the log
 		return nil
-	case id.Started && is != (restored{}):
+	case id.Started && is != (origin{}):
 		return fmt.Errorf("%w: the state in %s was %s, but %s, the node that the directory belongs to, is a member of cluster %v and gets its state from there; %s", ErrMixedUp, dir, is.says(), id.Name, id.ClusterID, putBack)
 	case !id.Started && is != id.Birth.Restored:
 		return fmt.Errorf("%w: the state in %s is %s, but it was %s when the node was started there first, and that is what the node tells the others; empty the directory, restore into it again, and start the node again", ErrMixedUp, dir, is.says(), id.Birth.Restored.says())

@@ -16,7 +16,7 @@ type inbox struct {
 	closed   bool
 	mail     mail
 	msgBytes int
-	cmdBytes int // of the commands and of what the core still queues, see held
+	cmdBytes int // of the commands and of what the core still queues, see setQueued
 }
 
 // mail is one emptying of the inbox.
@@ -83,8 +83,8 @@ func (in *inbox) addCommands(origin uint64, g *group, limit int) bool {
 	})
 }
 
-// held tells the inbox how many bytes the core's own queue holds.
-func (in *inbox) held(bytes int) {
+// setQueued tells the inbox how many bytes the core's own queue holds.
+func (in *inbox) setQueued(bytes int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.cmdBytes = bytes

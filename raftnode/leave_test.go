@@ -46,7 +46,7 @@ func TestNode_Removed_StaysUntilTheOthersHaveStoredIt(t *testing.T) {
 
 // What a node says about a removal is what is on its disk.
 func TestNode_KnowsGone_FromDisk(t *testing.T) {
-	tab := founding(9, []Member{{ID: 1, Name: "n1"}, {ID: 2, Name: "n2"}})
+	tab := foundersTable(9, []Member{{ID: 1, Name: "n1"}, {ID: 2, Name: "n2"}})
 	sm := &listSM{manual: true}
 	metaBytes, err := tab.encode()
 	if err != nil {

@@ -446,7 +446,7 @@ func TestNode_SnapshotOfALaterLevel(t *testing.T) {
 		if err := n.keepSelf(); err != nil {
 			t.Fatal(err)
 		}
-		tab := founding(st.ClusterID, st.Members)
+		tab := foundersTable(st.ClusterID, st.Members)
 		offer := func(level uint64) raftpb.Snapshot {
 			tab.level = level
 			meta, err := tab.encode()

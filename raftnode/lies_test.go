@@ -46,7 +46,7 @@ func (v target) lies() map[string]raftpb.Message {
 		return m
 	}
 	snap := func(edit func(*raftpb.SnapshotMetadata, *table)) raftpb.Message {
-		t := founding(v.cluster, []Member{{ID: ID(v.self), Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}, {ID: ID(v.from), Name: "b", PeerURL: "http://b:1", ClientURL: "http://b:2"}})
+		t := foundersTable(v.cluster, []Member{{ID: ID(v.self), Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}, {ID: ID(v.from), Name: "b", PeerURL: "http://b:1", ClientURL: "http://b:2"}})
 		at := raftpb.SnapshotMetadata{Index: far, Term: v.term, ConfState: raftpb.ConfState{Voters: t.conf.Voters}}
 		edit(&at, t)
 		raw, _ := t.encode()

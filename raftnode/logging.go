@@ -41,53 +41,53 @@ func (p raftPanic) Error() string { return "raft: " + string(p) }
 // zapLogger lets the WAL, snap and rafthttp packages write to a slog.Logger,
 // one level quieter than they mean it: they report every reconnection.
 func zapLogger(l *slog.Logger) *zap.Logger {
-	return zap.New(&zapCore{l: l, seldom: newSeldom(time.Now)}, zap.WithFatalHook(zapcore.WriteThenPanic))
+	return zap.New(&zapCore{l: l, repeats: newRepeatLimit(time.Now)}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 type zapCore struct {
-	l      *slog.Logger
-	seldom *seldom
+	l       *slog.Logger
+	repeats *repeatLimit
 }
 
-// seldomEvery is how often the same message may be logged: strangers decide how often
+// repeatEvery is how often the same message may be logged: strangers decide how often
 // rafthttp has something to say.
-const seldomEvery = 10 * time.Second
+const repeatEvery = 10 * time.Second
 
-// seldom lets each message through once in seldomEvery. Messages are the constant
+// repeatLimit lets each message through once in repeatEvery. Messages are the constant
 // texts of a few packages, so there are few. It is safe for concurrent use.
-type seldom struct {
+type repeatLimit struct {
 	now func() time.Time
 
 	mu   sync.Mutex
-	last map[string]*said
+	last map[string]*lastLine
 }
 
-// said is when a message was logged, and how often it was left out since.
-type said struct {
+// lastLine is when a message was logged, and how often it was left out since.
+type lastLine struct {
 	at   time.Time
 	left int
 }
 
-func newSeldom(now func() time.Time) *seldom {
-	return &seldom{now: now, last: make(map[string]*said)}
+func newRepeatLimit(now func() time.Time) *repeatLimit {
+	return &repeatLimit{now: now, last: make(map[string]*lastLine)}
 }
 
 // due reports whether the message is to be logged now, and how many like it were
 // left out since the last one.
-func (s *seldom) due(message string) (left int, ok bool) {
+func (s *repeatLimit) due(message string) (left int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, m := s.now(), s.last[message]
 	switch {
 	case m == nil:
-		s.last[message] = &said{at: now}
+		s.last[message] = &lastLine{at: now}
 		return 0, true
-	case now.Sub(m.at) < seldomEvery:
+	case now.Sub(m.at) < repeatEvery:
 		m.left++
 		return 0, false
 	}
 	left = m.left
-	*m = said{at: now}
+	*m = lastLine{at: now}
 	return left, true
 }
 
@@ -108,7 +108,7 @@ func (c *zapCore) Enabled(l zapcore.Level) bool {
 }
 
 func (c *zapCore) With(fields []zapcore.Field) zapcore.Core {
-	return &zapCore{l: c.l.With(slogArgs(fields)...), seldom: c.seldom}
+	return &zapCore{l: c.l.With(slogArgs(fields)...), repeats: c.repeats}
 }
 
 func (c *zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -121,7 +121,7 @@ func (c *zapCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 func (c *zapCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	level, args := slogLevel(e.Level), slogArgs(fields)
 	if level == slog.LevelInfo || level == slog.LevelWarn {
-		left, due := c.seldom.due(e.Message)
+		left, due := c.repeats.due(e.Message)
 		if !due {
 			return nil
 		}

@@ -15,7 +15,7 @@ import (
 func TestZapLogger_RepeatsAreLeftOut(t *testing.T) {
 	now := time.Unix(0, 0)
 	var out bytes.Buffer
-	core := &zapCore{l: slog.New(slog.NewTextHandler(&out, nil)), seldom: newSeldom(func() time.Time { return now })}
+	core := &zapCore{l: slog.New(slog.NewTextHandler(&out, nil)), repeats: newRepeatLimit(func() time.Time { return now })}
 	l := zap.New(core).With(zap.String("peer", "p"))
 	for range 1000 {
 		l.Warn("a stranger came")
@@ -25,7 +25,7 @@ func TestZapLogger_RepeatsAreLeftOut(t *testing.T) {
 		t.Fatalf("%d lines:\n%s", got, out.String())
 	}
 	out.Reset()
-	now = now.Add(seldomEvery)
+	now = now.Add(repeatEvery)
 	l.Warn("a stranger came")
 	if got := out.String(); !strings.Contains(got, "left_out=999") || strings.Count(got, "\n") != 1 {
 		t.Fatalf("later: %q", got)

@@ -231,9 +231,9 @@ func newTable(cluster ID) *table {
 	return &table{cluster: cluster, members: map[ID]Member{}, removed: map[ID]bool{}, level: 1}
 }
 
-// founding is the table of a new cluster: all vote, and the store has the lowest level that
+// foundersTable is the table of a new cluster: all vote, and the store has the lowest level that
 // any of them knows.
-func founding(cluster ID, members []Member) *table {
+func foundersTable(cluster ID, members []Member) *table {
 	t := newTable(cluster)
 	for i, m := range members {
 		if i == 0 || m.knows() < t.level {

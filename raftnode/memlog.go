@@ -17,14 +17,14 @@ type memlog struct {
 	*raft.MemoryStorage
 	refs   references
 	conf   raftpb.ConfState // what RawNode starts from, see newCore
-	logged []logged         // the entries from first on
+	logged []logEntry       // the entries from first on
 	first  uint64
 	bytes  int // sum of the sizes
 	bodies int // that the entries hold
 }
 
-// logged is what the log knows of an entry.
-type logged struct {
+// logEntry is what the log knows of an entry.
+type logEntry struct {
 	size  int          // with its bodies
 	held  []bodies.Ref // its bodies
 	added uint64       // tick at which it came, see core.now
@@ -81,7 +81,7 @@ func (l *memlog) add(entries []raftpb.Entry, applied, now uint64) (lacking uint6
 				return lacking, fmt.Errorf("%w: entry %d refers to body %s of %d bytes, which is not here; %s", ErrDisk, e.Index, ref.Digest, ref.Size, putBack)
 			}
 		}
-		l.logged = append(l.logged, logged{size, held, now})
+		l.logged = append(l.logged, logEntry{size, held, now})
 		l.bytes += size
 		l.bodies += len(held)
 	}
@@ -97,7 +97,7 @@ func (l *memlog) cut(keep int) {
 }
 
 // giveUp stops to count and hold what belongs to entries.
-func (l *memlog) giveUp(list []logged) {
+func (l *memlog) giveUp(list []logEntry) {
 	for _, e := range list {
 		l.bytes -= e.size
 		l.bodies -= len(e.held)

@@ -33,7 +33,7 @@ const (
 	// termLeap is a rise of the term that elections of the last moment do not
 	// explain. There is at most one in an election time-out.
 	termLeap = 1 << 10
-	// entryBytesMax is the data of the largest entry: a full one and its frame.
+	// entryBytesMax is the data of the largest entry: a full one and its envelope.
 	entryBytesMax = batchBytes + 64
 )
 

@@ -120,25 +120,25 @@ func (c *Config) setDefaults() {
 // Node is one member of a replicated cluster. Open makes it, Run runs it. All other methods
 // may be called from any goroutine in between.
 type Node struct {
-	cfg      Config
-	sm       StateMachine
-	self     identity
-	logger   *slog.Logger
-	client   *http.Client
-	changes  *http.Client // for askLeader: keeps no connection idle
-	pushing  *http.Client // for pushTo
-	inbox    *inbox
-	waiters  *waiters
-	progress *progress
-	applier  *applier
-	dropped  *droppedMessages
-	digest   historyDigest
-	disputes *rate.Limiter // of log lines about a history that is not this node's
-	budget   *bodyBudget   // of the bodies of requests to the peer port
-	pushes   *pushes       // of what Distribute is given
-	arrivals *arrivals
-	bodyIdle time.Duration
-	stopped  chan struct{} // closed when Run returns
+	cfg          Config
+	sm           StateMachine
+	self         identity
+	logger       *slog.Logger
+	client       *http.Client
+	changeClient *http.Client // for askLeader: keeps no connection idle
+	pushClient   *http.Client // for pushTo
+	inbox        *inbox
+	waiters      *waiters
+	progress     *progress
+	applier      *applier
+	dropped      *droppedMessages
+	digest       historyDigest
+	disputes     *rate.Limiter // of log lines about a history that is not this node's
+	budget       *bodyBudget   // of the bodies of requests to the peer port
+	pushes       *pushes       // of what Distribute is given
+	arrivals     *arrivals
+	bodyIdle     time.Duration
+	stopped      chan struct{} // closed when Run returns
 
 	status   atomic.Pointer[Status]
 	commit   atomic.Uint64
@@ -154,10 +154,10 @@ type Node struct {
 	disk      disk
 	transport transport
 	core      *core
-	pulls     chan pulled
+	pulls     chan pullResult
 	pulling   bool
 	installed uint64 // index of the last snapshot handed to the applier
-	seen      published
+	seen      statusSource
 	asking    bool          // whether this cluster was ended
 	endings   chan *Forcing // the answers; nil: it was not
 	shortTold time.Time     // when it was last said that the system is short of something
@@ -239,20 +239,20 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, sm: sm, self: id, logger: cfg.Logger,
-		client:   nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}),
-		changes:  nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdlePerHost: -1}),
-		pushing:  nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: pushIdle, IdlePerHost: pushStreams}),
-		inbox:    newInbox(),
-		waiters:  newWaiters(random64()),
-		progress: &progress{},
-		dropped:  newDroppedMessages(cfg.Logger),
-		disputes: rate.NewLimiter(rate.Every(DisputeEvery), 1),
-		budget:   newBodyBudget(cfg.QueueBytes),
-		bodyIdle: peerBodyIdle,
-		stopped:  make(chan struct{}),
-		pulls:    make(chan pulled, 1),
-		endings:  make(chan *Forcing, 1),
-		saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) },
+		client:       nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second}),
+		changeClient: nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdlePerHost: -1}),
+		pushClient:   nodehttp.NewClient(nodehttp.Options{AnswerTimeout: 10 * time.Second, IdleTimeout: pushIdle, IdlePerHost: pushRequests}),
+		inbox:        newInbox(),
+		waiters:      newWaiters(random64()),
+		progress:     &progress{},
+		dropped:      newDroppedMessages(cfg.Logger),
+		disputes:     rate.NewLimiter(rate.Every(DisputeEvery), 1),
+		budget:       newBodyBudget(cfg.QueueBytes),
+		bodyIdle:     peerBodyIdle,
+		stopped:      make(chan struct{}),
+		pulls:        make(chan pullResult, 1),
+		endings:      make(chan *Forcing, 1),
+		saveSelf:     func(id identity) error { return id.save(cfg.Dir, cfg.sync) },
 	}
 	n.applier = newApplier(sm, n.waiters, n.progress)
 	n.pushes = newPushes(n.pushTo, n.logger)
@@ -348,7 +348,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("start the peer transport: %w", err), n.disk.close())
 	}
-	n.transport = peerTransport{t, n.pushes, n.arrivals, n.pushing}
+	n.transport = peerTransport{t, n.pushes, n.arrivals, n.pushClient}
 	n.arrivals.start()
 	for _, m := range n.peersAtStart() {
 		n.transport.setPeer(m.ID, m.PeerURL)
@@ -481,7 +481,7 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		}
 		n.deliver(n.inbox.take())
 		w, ok := n.core.next()
-		n.inbox.held(n.core.queueBytes)
+		n.inbox.setQueued(n.core.queueBytes)
 		busy = nil
 		if ok {
 			busy = always
@@ -642,8 +642,8 @@ func (n *Node) whileShort(ctx context.Context, f func() error) error {
 	}
 }
 
-// published is what the last published Status was made from.
-type published struct {
+// statusSource is what the last published Status was made from.
+type statusSource struct {
 	term, lead uint64
 	state      raft.StateType
 	members    int // length and changes are told by the index of the last change
@@ -655,7 +655,7 @@ type published struct {
 func (n *Node) publish() {
 	c := n.core
 	n.commit.Store(c.commit)
-	now := published{c.term, c.lead, c.state, len(c.members.members), c.membersAt, c.lacks()}
+	now := statusSource{c.term, c.lead, c.state, len(c.members.members), c.membersAt, c.lacks()}
 	if now == n.seen {
 		return
 	}

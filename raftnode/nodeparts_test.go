@@ -153,7 +153,7 @@ func TestNode_Loop_HearsOfPulls(t *testing.T) {
 			Metadata: raftpb.SnapshotMetadata{Index: at, Term: c.term, ConfState: c.members.conf},
 		}}
 		n.pulling = true
-		n.pulls <- pulled{m, pullErr}
+		n.pulls <- pullResult{m, pullErr}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- n.loop(ctx, nil, nil, nil) }()
@@ -256,7 +256,7 @@ func TestNode_Publish_CountsLeaders(t *testing.T) {
 func TestNode_Publish_Forced(t *testing.T) {
 	n := newCrashCluster(t, 1, -1).nodes[1].node
 	publish := func() []Forcing {
-		n.seen = published{}
+		n.seen = statusSource{}
 		n.publish()
 		return *n.forced.Load()
 	}

@@ -115,21 +115,21 @@ func (n *Node) readPushes(r io.Reader, kept func()) (answers []byte, status int,
 }
 
 // pushTo sends pushes to a member.
-func (n *Node) pushTo(ctx context.Context, url string, batch []*push) ([]bodies.Answer, error) {
+func (n *Node) pushTo(ctx context.Context, url string, list []*push) ([]bodies.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, pushTime)
 	defer cancel()
 	body, w := io.Pipe()
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		_ = w.CloseWithError(writePushes(w, batch)) // never fails
+		_ = w.CloseWithError(writePushes(w, list)) // never fails
 	}()
 	defer func() {
 		_ = body.Close() // never fails
 		<-written
 	}()
 	cluster := n.identity.Load().ClusterID
-	resp, err := ask(ctx, n.pushing, cluster, http.MethodPost, url+bodiesPath, body)
+	resp, err := ask(ctx, n.pushClient, cluster, http.MethodPost, url+bodiesPath, body)
 	if err != nil {
 		return nil, err
 	}
@@ -143,8 +143,8 @@ func (n *Node) pushTo(ctx context.Context, url string, batch []*push) ([]bodies.
 	default:
 		return nil, fmt.Errorf("%s answered %s: %s", url, resp.Status, said)
 	}
-	if len(said) != len(batch) || !answeredBy(resp, cluster) {
-		return nil, fmt.Errorf("%s answered %d of %d bodies", url, len(said), len(batch))
+	if len(said) != len(list) || !answeredBy(resp, cluster) {
+		return nil, fmt.Errorf("%s answered %d of %d bodies", url, len(said), len(list))
 	}
 	answers := make([]bodies.Answer, len(said))
 	for i, b := range said {
@@ -156,8 +156,8 @@ func (n *Node) pushTo(ctx context.Context, url string, batch []*push) ([]bodies.
 	return answers, nil
 }
 
-func writePushes(w io.Writer, batch []*push) error {
-	for _, x := range batch {
+func writePushes(w io.Writer, list []*push) error {
+	for _, x := range list {
 		var err error
 		if x.ask {
 			err = bodies.WriteAsk(w, x.ref())

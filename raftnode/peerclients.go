@@ -53,7 +53,7 @@ func newPeerClients(t *rafthttp.Transport) (*peerClients, error) {
 		if err != nil {
 			return nil, err
 		}
-		theirs.RegisterProtocol("http", boundedAnswers{carrier})
+		theirs.RegisterProtocol("http", answerLimiter{carrier})
 	}
 	return c, nil
 }
@@ -72,33 +72,33 @@ func (c *peerClients) close() {
 	c.pipelines.CloseIdleConnections()
 }
 
-// boundedAnswers puts a guard before what is a stream, and bounds what is none in
+// answerLimiter puts a guard before what is a stream, and bounds what is none in
 // size and time.
-type boundedAnswers struct{ carrier *http.Transport }
+type answerLimiter struct{ carrier *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
-func (b boundedAnswers) RoundTrip(req *http.Request) (*http.Response, error) {
+func (b answerLimiter) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := b.carrier.RoundTrip(req)
 	if err != nil || guardStream(req, resp) {
 		return resp, err
 	}
 	body := resp.Body
-	resp.Body = &boundedBody{
+	resp.Body = &limitedBody{
 		Reader: io.LimitReader(body, refusalBytesMax), body: body,
 		late: time.AfterFunc(pipelineAnswer, func() { _ = body.Close() }),
 	}
 	return resp, nil
 }
 
-// boundedBody is a body that ends, one way or another.
-type boundedBody struct {
+// limitedBody is a body that ends, one way or another.
+type limitedBody struct {
 	io.Reader
 	body io.Closer
 	late *time.Timer
 }
 
 // Close implements io.Closer.
-func (b *boundedBody) Close() error {
+func (b *limitedBody) Close() error {
 	b.late.Stop()
 	return b.body.Close()
 }

@@ -198,7 +198,7 @@ func (n *Node) askLeader(ctx context.Context, url string, req changeRequest) (ch
 	cluster := n.identity.Load().ClusterID
 	// By a connection of its own: on one that was left idle, and is closed over there
 	// by now, nobody could tell whether the change was carried out.
-	resp, err := ask(ctx, n.changes, cluster, http.MethodPost, url+membersPath, bytes.NewReader(body))
+	resp, err := ask(ctx, n.changeClient, cluster, http.MethodPost, url+membersPath, bytes.NewReader(body))
 	if dial := new(net.OpError); errors.As(err, &dial) && dial.Op == "dial" {
 		// Nobody there has seen the request: wait for the next leader.
 		return a, fmt.Errorf("%w: the leader at %s does not answer: %s", ErrUnavailable, url, nodehttp.Reason(err))

@@ -95,7 +95,7 @@ func TestNode_ServeMembers_RefusesNonsense(t *testing.T) {
 
 // askingNode is what asks others.
 func askingNode() *Node {
-	n := &Node{logger: slog.New(slog.DiscardHandler), client: nodehttp.NewClient(nodehttp.Options{}), changes: nodehttp.NewClient(nodehttp.Options{IdlePerHost: -1})}
+	n := &Node{logger: slog.New(slog.DiscardHandler), client: nodehttp.NewClient(nodehttp.Options{}), changeClient: nodehttp.NewClient(nodehttp.Options{IdlePerHost: -1})}
 	n.identity.Store(&identity{ID: 1, Name: "n1", ClusterID: 9})
 	return n
 }

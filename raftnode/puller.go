@@ -36,8 +36,8 @@ const (
 // errNoSource: nobody else could be asked.
 var errNoSource = errors.New("no other member is known that could send the data")
 
-// pulled is how the pull of an offered snapshot ended.
-type pulled struct {
+// pullResult is how the pull of an offered snapshot ended.
+type pullResult struct {
 	m   raftpb.Message
 	err error
 }
@@ -81,7 +81,7 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 		case err != nil:
 			n.logger.Error("gave up pulling a snapshot; the leader will offer its own again", "index", index, "from", sender.String(), "err", err)
 		}
-		n.pulls <- pulled{m, err} // capacity 1, one pull at a time
+		n.pulls <- pullResult{m, err} // capacity 1, one pull at a time
 	})
 }
 

@@ -15,9 +15,9 @@ const (
 	// pushBytes and pushFrames bound what is sent to a member at once.
 	pushBytes  = 4 << 20
 	pushFrames = 256
-	// pushStreams are sent to one member at the same time: while it syncs one, the
+	// pushRequests are sent to one member at the same time: while it syncs one, the
 	// next is on its way.
-	pushStreams = 2
+	pushRequests = 2
 	// pushLateBytes bounds what is kept for a slow member when nobody waits for it any
 	// more. It fetches the rest.
 	pushLateBytes = 16 << 20
@@ -31,7 +31,7 @@ const (
 // be used from any goroutine.
 type pushes struct {
 	// post sends pushes to a member, and returns one answer for each.
-	post   func(ctx context.Context, url string, batch []*push) ([]bodies.Answer, error)
+	post   func(ctx context.Context, url string, taken []*push) ([]bodies.Answer, error)
 	logger *slog.Logger
 
 	mu      sync.Mutex
@@ -95,7 +95,7 @@ func (p *pushes) setPeer(id ID, url string) {
 		ctx, cancel := context.WithCancel(context.Background())
 		q = &pushQueue{id: id, url: url, wake: newSignal(), cancel: cancel}
 		p.queues[id] = q
-		for range pushStreams {
+		for range pushRequests {
 			p.running.Go(func() { p.run(ctx, q) })
 		}
 	}
@@ -201,8 +201,8 @@ func (q *pushQueue) drop(unwanted func(*push) bool) {
 func (p *pushes) run(ctx context.Context, q *pushQueue) {
 	pause := pushPauseMin
 	for {
-		url, batch := p.take(q)
-		if len(batch) == 0 {
+		url, taken := p.take(q)
+		if len(taken) == 0 {
 			select {
 			case <-ctx.Done():
 				return
@@ -210,8 +210,8 @@ func (p *pushes) run(ctx context.Context, q *pushQueue) {
 			}
 			continue
 		}
-		answers, err := p.post(ctx, url, batch)
-		busy := p.answered(q, batch, answers)
+		answers, err := p.post(ctx, url, taken)
+		busy := p.note(q, taken, answers)
 		if err == nil && !busy {
 			pause = pushPauseMin
 			continue
@@ -227,14 +227,14 @@ func (p *pushes) run(ctx context.Context, q *pushQueue) {
 }
 
 // take takes out of a queue what is sent at once.
-func (p *pushes) take(q *pushQueue) (url string, batch []*push) {
+func (p *pushes) take(q *pushQueue) (url string, taken []*push) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	bytes := 0
-	for len(batch) < min(len(q.list), pushFrames) {
-		x := q.list[len(batch)]
+	for len(taken) < min(len(q.list), pushFrames) {
+		x := q.list[len(taken)]
 		if !x.ask {
-			if len(batch) > 0 && bytes+len(x.body.Data) > pushBytes {
+			if len(taken) > 0 && bytes+len(x.body.Data) > pushBytes {
 				break
 			}
 			bytes += len(x.body.Data)
@@ -243,25 +243,25 @@ func (p *pushes) take(q *pushQueue) (url string, batch []*push) {
 		if x.of.ended {
 			q.late -= len(x.body.Data)
 		}
-		batch = append(batch, x)
+		taken = append(taken, x)
 	}
-	q.list = slices.Delete(q.list, 0, len(batch))
+	q.list = slices.Delete(q.list, 0, len(taken))
 	if len(q.list) > 0 {
-		q.wake.send() // for the other stream
+		q.wake.send() // for the other goroutine
 	}
-	return q.url, batch
+	return q.url, taken
 }
 
 // answerBusy stands for the answer of a member that asks to be sent a body later.
 const answerBusy bodies.Answer = 0
 
-// answered notes a member's answers to a batch. It queues again what has none, as long as
+// note takes a member's answers to what was taken. It queues again what has none, as long as
 // somebody waits for it, and reports whether there is such.
-func (p *pushes) answered(q *pushQueue, batch []*push, answers []bodies.Answer) (busy bool) {
+func (p *pushes) note(q *pushQueue, taken []*push, answers []bodies.Answer) (busy bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var again []*push
-	for i, x := range batch {
+	for i, x := range taken {
 		answer := answerBusy
 		if i < len(answers) {
 			answer = answers[i]
@@ -306,7 +306,7 @@ type peerTransport struct {
 	*httpTransport
 	pushes   *pushes
 	arrivals *arrivals
-	pushing  *http.Client
+	client   *http.Client
 }
 
 func (t peerTransport) setPeer(id ID, url string) {
@@ -320,5 +320,5 @@ func (t peerTransport) stop() {
 	t.pushes.stop()
 	t.httpTransport.stop()
 	t.arrivals.stop()
-	t.pushing.CloseIdleConnections()
+	t.client.CloseIdleConnections()
 }

@@ -140,7 +140,7 @@ func (n *Node) begin() error {
 		if history.cluster() != n.self.ClusterID {
 			return fmt.Errorf("%w: %s has cluster %v, and founders of another one; %s", ErrMixedUp, identityPath(n.cfg.Dir), n.self.ClusterID, putBack)
 		}
-		t := founding(n.self.ClusterID, membersOf(n.self.Founders))
+		t := foundersTable(n.self.ClusterID, membersOf(n.self.Founders))
 		metaBytes, err := t.encode()
 		if err != nil {
 			return err

@@ -24,7 +24,7 @@ func TestCore_RestoredSnapshot_TellsTheTransport(t *testing.T) {
 	}
 	leaves = 9
 	core.members.members[leaves] = Member{ID: leaves, Name: "n9", PeerURL: "http://h9:1"}
-	next := founding(core.members.cluster, []Member{
+	next := foundersTable(core.members.cluster, []Member{
 		core.members.members[f.id], core.members.members[stays],
 		{ID: moves, Name: "moved", PeerURL: "http://elsewhere:1", ClientURL: "http://h:1"},
 		{ID: 12, Name: "n12", PeerURL: "http://h12:1", ClientURL: "http://h:1"},

@@ -249,7 +249,7 @@ func (s *simNode) push() {
 	life := s.life
 	for _, id := range slices.Sorted(maps.Keys(life.node.pushes.queues)) {
 		q := life.node.pushes.queues[id]
-		for life.pushing[id] < pushStreams {
+		for life.pushing[id] < pushRequests {
 			_, batch := life.node.pushes.take(q)
 			if len(batch) == 0 {
 				break
@@ -294,7 +294,7 @@ func (s *simNode) unpack() error {
 			}
 			p.trip.over = true
 			life.pushing[p.queue.id]--
-			life.node.pushes.answered(p.queue, p.batch, p.answers)
+			life.node.pushes.note(p.queue, p.batch, p.answers)
 			s.w.quiet() // whoever waits for it
 			continue
 		}

@@ -253,7 +253,7 @@ func (s *simNode) boot() (err error) {
 	cfg := Config{Name: s.name, ForceNewCluster: s.force, PeerURL: self.PeerURL, ClientURL: self.ClientURL, Level: s.known, InitialCluster: s.w.initial(), Dir: s.files.dir, SnapshotLogBytes: s.w.p.snapshotBytes, KeepLogBytes: s.w.p.snapshotBytes / 2, Bodies: kept, Logger: s.w.logger(s.id), sync: s.files.sync, bodyTicks: s.w.bodies.ticks}
 	cfg.setDefaults()
 	n := &Node{cfg: cfg, logger: cfg.Logger,
-		client: &http.Client{Transport: simDialer{s}}, changes: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(cfg.QueueBytes), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pulled, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s, pushes: newPushes(nil, cfg.Logger)}
+		client: &http.Client{Transport: simDialer{s}}, changeClient: &http.Client{Transport: simDialer{s}}, inbox: newInbox(), dropped: newDroppedMessages(cfg.Logger), budget: newBodyBudget(cfg.QueueBytes), bodyIdle: time.Hour, waiters: newWaiters(s.w.r.Uint64() | 1), progress: &progress{}, stopped: make(chan struct{}), pulls: make(chan pullResult, 1), endings: make(chan *Forcing, 1), saveSelf: func(id identity) error { return id.save(cfg.Dir, cfg.sync) }, transport: s, pushes: newPushes(nil, cfg.Logger)}
 	s.files.node = n
 	index, err := keyruns.Open(keyruns.Config{Files: s.index, Logger: cfg.Logger, MaxRuns: 3, Factor: 2, MergeRate: math.MaxInt64})
 	if err != nil {

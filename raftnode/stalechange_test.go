@@ -113,7 +113,7 @@ func TestCore_SameChangeTwice_IsDone(t *testing.T) {
 // Each change is for one table, and none but a forcing is for any.
 func TestTable_Check_Numbers(t *testing.T) {
 	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
-	tab := founding(9, []Member{m})
+	tab := foundersTable(9, []Member{m})
 	raw, err := tab.encode()
 	if err != nil {
 		t.Fatal(err)

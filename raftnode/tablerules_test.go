@@ -12,14 +12,14 @@ import (
 
 // Every rule by which replicas judge a change of members, one by one.
 func TestTable_Check_Rules(t *testing.T) {
-	tab := founding(9, []Member{
+	tab := foundersTable(9, []Member{
 		{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"},
 		{ID: 2, Name: "n2", PeerURL: "http://n2:1", ClientURL: "http://n2:2"},
 	})
 	tab.members[3] = Member{ID: 3, Name: "n3", PeerURL: "http://n3:1", ClientURL: "http://n3:2", Learner: true}
 	tab.conf.Learners = []uint64{3}
 	tab.removed[4] = true
-	alone := founding(9, []Member{{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"}})
+	alone := foundersTable(9, []Member{{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"}})
 	member := func(id ID, name string) Member {
 		return Member{ID: id, Name: name, PeerURL: "http://new:1", ClientURL: "http://new:2", Level: 3}
 	}
@@ -71,7 +71,7 @@ func TestTable_Check_Rules(t *testing.T) {
 func TestNode_Publish_Roles(t *testing.T) {
 	c, f := follower(t)
 	role := func(n *Node) Role {
-		n.seen = published{}
+		n.seen = statusSource{}
 		n.publish()
 		return n.Status().Role
 	}

@@ -62,7 +62,7 @@ func TestNode_AddMember_RefusesURLs(t *testing.T) {
 
 // What an older version wrote into the log is applied as it was then.
 func TestTable_Check_KeepsOldRules(t *testing.T) {
-	tab := founding(9, []Member{{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"}})
+	tab := foundersTable(9, []Member{{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"}})
 	old := Member{ID: 2, Name: ".n2", PeerURL: "http://169.254.1.2:1", ClientURL: "http://0.0.0.0:2"}
 	if err := tab.check(change{Op: opAdd, Member: old, Number: 1}); err != nil {
 		t.Errorf("an entry in old logs is judged otherwise than it was: %v", err)
@@ -74,7 +74,7 @@ func TestTable_Check_KeepsOldRules(t *testing.T) {
 
 // The answer of what is no member goes to nobody who asked for a change.
 func TestNode_AskLeader_ShowsNoStrangersAnswer(t *testing.T) {
-	n := &Node{logger: slog.New(slog.DiscardHandler), changes: nodehttp.NewClient(nodehttp.Options{IdlePerHost: -1})}
+	n := &Node{logger: slog.New(slog.DiscardHandler), changeClient: nodehttp.NewClient(nodehttp.Options{IdlePerHost: -1})}
 	n.identity.Store(&identity{ID: 1, ClusterID: 9})
 	banner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -249,7 +249,7 @@ func TestTransport_EndlessAnswer_IsCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := boundedAnswers{h.clients.pipelines}.RoundTrip(req)
+	resp, err := answerLimiter{h.clients.pipelines}.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
