@@ -93,7 +93,7 @@ func (a *applier) apply(h handoff) error {
 		}
 		var results []any
 		var err error
-		if it.history != (HistoryID{}) { // an entry of its own
+		if it.history != (historyID{}) { // an entry of its own
 			err = a.sm.Fork(it.index, it.term, it.meta, it.history)
 		} else {
 			results, err = a.sm.Apply(it.index, it.term, data, it.meta)

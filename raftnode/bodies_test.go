@@ -180,7 +180,7 @@ func TestNode_BodyThatIsNowhere(t *testing.T) {
 	nodes := newBodyCluster(t, 3, nil)
 	leader := leaderOf(t, nodes)
 	b := randomBody(1, 1000)
-	if _, err := leader.propose(referTo(b)); !errors.Is(err, ErrBodyMissing) {
+	if _, err := leader.propose(referTo(b)); !errors.Is(err, errBodyMissing) {
 		t.Errorf("the leader's own: %v", err)
 	}
 	follower := others(nodes, leader)[0]
@@ -344,7 +344,7 @@ func TestNode_Restart_WithoutABodyItMustApply(t *testing.T) {
 	n.start()
 	err := <-n.errC
 	n.errC <- err
-	if !errors.Is(err, ErrDisk) || !strings.Contains(err.Error(), b.Digest.String()) || !strings.Contains(err.Error(), putBack) {
+	if !errors.Is(err, errDisk) || !strings.Contains(err.Error(), b.Digest.String()) || !strings.Contains(err.Error(), putBack) {
 		t.Errorf("the node ends with %v", err)
 	}
 	if n.sm.recovered != 1 {
@@ -458,7 +458,7 @@ func TestMemlog_Bodies(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("after a snapshot of another member", 0)
-	if _, err := l.add([]raftpb.Entry{entry(10, 8), {Index: 11, Term: 1, Data: encodeBatch([]command{{origin: 1, seq: 1, data: []byte(referTo(list[0]))}})}}, 0, 0); !errors.Is(err, ErrDisk) || !strings.Contains(err.Error(), "entry 11 refers to body") {
+	if _, err := l.add([]raftpb.Entry{entry(10, 8), {Index: 11, Term: 1, Data: encodeBatch([]command{{origin: 1, seq: 1, data: []byte(referTo(list[0]))}})}}, 0, 0); !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "entry 11 refers to body") {
 		t.Errorf("an entry without its body: %v", err)
 	}
 }
@@ -612,7 +612,7 @@ func TestNode_BodiesFail(t *testing.T) {
 	mustDistribute(t, leaderOf(t, nodes), b)
 	err := <-n.errC
 	n.errC <- err
-	if !errors.Is(err, ErrDisk) || !errors.Is(err, writefault.Err) {
+	if !errors.Is(err, errDisk) || !errors.Is(err, writefault.Err) {
 		t.Errorf("the node ends with %v", err)
 	}
 	mustPropose(t, leaderOf(t, others(nodes, n)), referTo(b))

@@ -69,7 +69,7 @@ func (n *Node) keepSelf() error {
 // cluster's ID.
 func (n *Node) join(ctx context.Context) error {
 	if is := n.self.Birth.Restored; is != (origin{}) {
-		return fmt.Errorf("%w: the state in %s was %s, and a node that joins a cluster gets its state from there: empty the directory, or start a new cluster on it, without --join", ErrMixedUp, n.cfg.Dir, is.says())
+		return fmt.Errorf("%w: the state in %s was %s, and a node that joins a cluster gets its state from there: empty the directory, or start a new cluster on it, without --join", errMixedUp, n.cfg.Dir, is.says())
 	}
 	self := Member{ID: n.self.ID, Name: n.self.Name, PeerURL: n.cfg.PeerURL, ClientURL: n.cfg.ClientURL, Level: n.cfg.Level}
 	members, err := n.cfg.Join(ctx, self)
@@ -259,7 +259,7 @@ func (n *Node) consider(answers []introduction, complete bool) ([]founder, ID, e
 			switch {
 			case f.ID != n.self.ID:
 			case f.Name != n.self.Name || f.Birth != n.self.Birth:
-				return nil, 0, fmt.Errorf("%w: %s formed its cluster with a founder %s of the same id as this node that brought something else; empty the data directory %s, and start this node with --join %s", ErrMixedUp, a.Name, f.Name, n.cfg.Dir, a.ClientURL)
+				return nil, 0, fmt.Errorf("%w: %s formed its cluster with a founder %s of the same id as this node that brought something else; empty the data directory %s, and start this node with --join %s", errMixedUp, a.Name, f.Name, n.cfg.Dir, a.ClientURL)
 			default:
 				return a.Founders, a.ClusterID, nil
 			}

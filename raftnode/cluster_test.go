@@ -54,7 +54,7 @@ type listState struct {
 	Index, Term uint64
 	Meta        []byte
 	List        [][]byte
-	Histories   []HistoryID // that it has gone through; the last is its own
+	Histories   []historyID // that it has gone through; the last is its own
 }
 
 func (s listState) clone() listState {
@@ -143,7 +143,7 @@ func (s *listSM) Fork(index, term uint64, meta []byte, history [16]byte) error {
 }
 
 // histories are those that the state has gone through.
-func (s *listSM) histories() []HistoryID {
+func (s *listSM) histories() []historyID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.now.clone().Histories
@@ -153,7 +153,7 @@ func (s *listSM) histories() []HistoryID {
 func (s *listSM) restore(from origin, list ...[]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.from, s.now.List, s.now.Histories = from, list, []HistoryID{from.History}
+	s.from, s.now.List, s.now.Histories = from, list, []historyID{from.History}
 	s.durable = s.now.clone()
 }
 

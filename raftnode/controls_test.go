@@ -116,7 +116,7 @@ var controls = []broken.Control{
 		Old: "history := newHistory()",
 		New: "history := historyOf(n.self.Founders)"},
 	{Name: "a forced cluster has the history of before", File: "raftnode/applier.go",
-		Old: "if it.history != (HistoryID{}) {",
+		Old: "if it.history != (historyID{}) {",
 		New: "if it.index == 0 {"},
 	{Name: "a founder brings another number whenever it is asked", File: "raftnode/peerhttp.go",
 		Old: "a.Birth = id.Birth",

@@ -151,7 +151,7 @@ type applyItem struct {
 	index, term uint64
 	commands    []command
 	meta        []byte    // the member table, if this entry changed it
-	history     HistoryID // that begins with this entry; zero if none does
+	history     historyID // that begins with this entry; zero if none does
 	bytes       int
 }
 
@@ -377,7 +377,7 @@ func (c *core) holdQueued(cmds []command) []command {
 			continue
 		}
 		delete(c.forwarded, cmd.name())
-		c.waiters.refuse(cmd, ErrBodyMissing)
+		c.waiters.refuse(cmd, errBodyMissing)
 	}
 	return complete
 }

@@ -115,7 +115,7 @@ func TestCore_Flush_NeedsItsBodies(t *testing.T) {
 	if err := n.round(false, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !errors.Is(g.outcomes[0].err, ErrBodyMissing) || g.outcomes[1].err != nil || g.outcomes[2].err != nil || g.left != 0 {
+	if !errors.Is(g.outcomes[0].err, errBodyMissing) || g.outcomes[1].err != nil || g.outcomes[2].err != nil || g.left != 0 {
 		t.Errorf("outcomes %+v", g.outcomes)
 	}
 	if list := n.sm.list(); len(list) != 2 || string(list[0]) != referTo(b) {

@@ -79,7 +79,7 @@ type diskState struct {
 func walDir(dir string) string  { return filepath.Join(dir, "wal") }
 func snapDir(dir string) string { return filepath.Join(dir, "snap") }
 
-// diskErr says what failed. It is ErrDisk, unless the system was short of something, which
+// diskErr says what failed. It is errDisk, unless the system was short of something, which
 // says nothing about the disk.
 func diskErr(err error, format string, args ...any) error {
 	switch {
@@ -88,10 +88,10 @@ func diskErr(err error, format string, args ...any) error {
 	case shortage.Is(err):
 		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), shortage.Explain(err))
 	}
-	if errors.Is(err, ErrDisk) { // it has said so
+	if errors.Is(err, errDisk) { // it has said so
 		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), err)
 	}
-	return fmt.Errorf("%w: %s: %w", ErrDisk, fmt.Sprintf(format, args...), err)
+	return fmt.Errorf("%w: %s: %w", errDisk, fmt.Sprintf(format, args...), err)
 }
 
 // putBack is what to do about a file that is missing or is not the right one.
@@ -159,14 +159,14 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 	var st diskState
 	report, err := walscan.Check(d.walDir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, walscan.ErrNoSegments) {
-		return nil, st, fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; %s", ErrMixedUp, d.walDir, putBack)
+		return nil, st, fmt.Errorf("%w: the log in %s is gone, so this node does not know what it has voted for or acknowledged; %s", errMixedUp, d.walDir, putBack)
 	}
 	if err != nil {
 		return nil, st, unusable(err, "check the log")
 	}
 	// The logs of older versions have no owner.
 	if len(report.Metadata) > 0 && !bytes.Equal(report.Metadata, ownerMark(owner)) {
-		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; %s", ErrMixedUp, d.walDir, report.Metadata, owner, putBack)
+		return nil, st, fmt.Errorf("%w: the log in %s is that of %s, and the identity beside it that of node %s; %s", errMixedUp, d.walDir, report.Metadata, owner, putBack)
 	}
 	if report.Torn {
 		logger.Warn("the write-ahead log ends in a write that never finished; cutting it off", "file", report.TornFile, "offset", report.TornOffset)
@@ -175,7 +175,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 		}
 	}
 	if _, err := os.Stat(d.snapDir); errors.Is(err, fs.ErrNotExist) {
-		return nil, st, fmt.Errorf("%w: %s is gone, and the log may begin after the snapshots in it; %s", ErrMixedUp, d.snapDir, putBack)
+		return nil, st, fmt.Errorf("%w: %s is gone, and the log may begin after the snapshots in it; %s", errMixedUp, d.snapDir, putBack)
 	}
 	if err := d.syncFound(dir); err != nil {
 		return nil, st, err
@@ -190,7 +190,7 @@ func openDisk(dir string, owner ID, sync syncFunc, logger *slog.Logger) (*walDis
 		return nil, st, unusable(err, "read the snapshots")
 	}
 	if err := checkNewest(records, st.snapshot); err != nil {
-		return nil, st, fmt.Errorf("%w: %s: %w", ErrMixedUp, d.snapDir, err)
+		return nil, st, fmt.Errorf("%w: %s: %w", errMixedUp, d.snapDir, err)
 	}
 	if err := d.removeUnfinished(); err != nil {
 		return nil, st, err
@@ -299,7 +299,7 @@ func (d *walDisk) save(state raftpb.HardState, entries []raftpb.Entry, _ bool) e
 // another order. walscan decides by that. The mark is synced with what follows it.
 func (d *walDisk) prove() error {
 	if d.failed {
-		return fmt.Errorf("%w: the log in %s could not be written before; start the node again", ErrDisk, d.walDir)
+		return fmt.Errorf("%w: the log in %s could not be written before; start the node again", errDisk, d.walDir)
 	}
 	if d.proven || raft.IsEmptyHardState(d.state) {
 		return nil

@@ -28,8 +28,8 @@ func TestDisk_FailedWrite_NamesTheSegment(t *testing.T) {
 	t.Cleanup(func() { _ = d.close() })
 	got := d.walErr(syscall.EIO)
 	segment := filepath.Join(dir, "wal", "0000000000000000-0000000000000000.wal")
-	if !errors.Is(got, ErrDisk) || !errors.Is(got, syscall.EIO) || !strings.Contains(got.Error(), segment) {
-		t.Errorf("%v; want ErrDisk, EIO and %s", got, segment)
+	if !errors.Is(got, errDisk) || !errors.Is(got, syscall.EIO) || !strings.Contains(got.Error(), segment) {
+		t.Errorf("%v; want errDisk, EIO and %s", got, segment)
 	}
 	if d.walErr(nil) != nil {
 		t.Error("no error became one")
@@ -107,7 +107,7 @@ func TestDisk_Open_FailedSync(t *testing.T) {
 			}
 			return syncPath(path)
 		}, logger)
-		if !errors.Is(err, ErrDisk) || !errors.Is(err, writefault.Err) || !strings.Contains(err.Error(), bad) {
+		if !errors.Is(err, errDisk) || !errors.Is(err, writefault.Err) || !strings.Contains(err.Error(), bad) {
 			t.Errorf("fsync of %s failed: %v", bad, err)
 		}
 	}
@@ -124,7 +124,7 @@ func TestDisk_Open_OfAnotherNode(t *testing.T) {
 	if err := d.close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := openDisk(dir, 2, syncPath, logger); !errors.Is(err, ErrMixedUp) {
+	if _, _, err := openDisk(dir, 2, syncPath, logger); !errors.Is(err, errMixedUp) {
 		t.Errorf("the log of another node: %v", err)
 	}
 	// As older versions made it.
@@ -168,13 +168,13 @@ func TestDisk_FailedLog_IsNotUsedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.close() })
-	if err := d.walErr(&os.PathError{Op: "open", Path: "0.tmp", Err: syscall.EMFILE}); errors.Is(err, ErrDisk) {
+	if err := d.walErr(&os.PathError{Op: "open", Path: "0.tmp", Err: syscall.EMFILE}); errors.Is(err, errDisk) {
 		t.Fatalf("being short of files is the disk's fault: %v", err)
 	}
-	if err := d.saveSnapshot(snapshotAt(1)); !errors.Is(err, ErrDisk) || errors.Is(err, writefault.Err) {
+	if err := d.saveSnapshot(snapshotAt(1)); !errors.Is(err, errDisk) || errors.Is(err, writefault.Err) {
 		t.Errorf("a snapshot: %v", err)
 	}
-	if err := d.save(raftpb.HardState{Term: 2, Commit: 1}, nil, true); !errors.Is(err, ErrDisk) {
+	if err := d.save(raftpb.HardState{Term: 2, Commit: 1}, nil, true); !errors.Is(err, errDisk) {
 		t.Errorf("a state: %v", err)
 	}
 }

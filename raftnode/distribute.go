@@ -65,7 +65,7 @@ func (n *Node) spread(ctx context.Context, d *distribution) error {
 	}
 	for _, b := range d.list {
 		if !store.Hold(b.Digest) {
-			return ErrBodyMissing
+			return errBodyMissing
 		}
 		defer store.Release(b.Digest) // and it stays for a while
 	}

@@ -5,9 +5,9 @@ import (
 	"errors"
 )
 
-// MaxCommandBytes bounds one command. What is larger is a body, which the command
+// commandBytesMax bounds one command. What is larger is a body, which the command
 // refers to.
-const MaxCommandBytes = 64 << 10
+const commandBytesMax = 64 << 10
 
 // batchBytes and batchCount bound the commands that share one entry, batchBodyBytes the
 // bodies that they refer to: an entry is applied as a whole, and those behind it wait.

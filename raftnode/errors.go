@@ -18,11 +18,11 @@ var (
 	ErrOutcomeUnknown = errors.New("the outcome is unknown")
 	// ErrStopped: the node is stopping or has stopped.
 	ErrStopped = errors.New("the node has stopped")
-	// ErrCommandTooLarge: a command is larger than MaxCommandBytes.
+	// ErrCommandTooLarge: a command is larger than 64 KiB.
 	ErrCommandTooLarge = errors.New("the command is too large for one log entry")
-	// ErrBodyMissing: a body that the command refers to is not here any more. Nothing
+	// errBodyMissing: a body that the command refers to is not here any more. Nothing
 	// was proposed; Distribute brings it back. It is an ErrUnavailable.
-	ErrBodyMissing error = unavailableError("a body that the command refers to is not here any more")
+	errBodyMissing error = unavailableError("a body that the command refers to is not here any more")
 	// ErrLevel: the command needs a level that the store does not have, or is none.
 	// Nothing was proposed. It is an ErrUnavailable: the level may rise.
 	ErrLevel error = unavailableError("the store's level does not allow this command")
@@ -55,19 +55,19 @@ var (
 	ErrEnded = errors.New("the cluster of this node's data has ended")
 	// ErrLostData: the cluster knows this node's name under another ID.
 	ErrLostData = errors.New("this node's data directory was lost")
-	// ErrFounders: the founders of a new cluster do not begin with the same state.
+	// errFounders: the founders of a new cluster do not begin with the same state.
 	// Nothing was formed.
-	ErrFounders = errors.New("the founders of the new cluster do not agree")
-	// ErrMixedUp: files of the data directory are missing, or are those of another
+	errFounders = errors.New("the founders of the new cluster do not agree")
+	// errMixedUp: files of the data directory are missing, or are those of another
 	// node or of another time. Nothing was changed; with the right files in their
 	// place the node starts.
-	ErrMixedUp = errors.New("the files of the data directory do not belong together")
+	errMixedUp = errors.New("the files of the data directory do not belong together")
 	// ErrDiverged: most voters have another history than this node. A disk or
 	// the memory of the machine has lied.
 	ErrDiverged = errors.New("this node's history differs from that of most voters")
-	// ErrDisk: a write, an fsync or a read of the node's own files failed.
+	// errDisk: a write, an fsync or a read of the node's own files failed.
 	// The node has stopped because it cannot know what is on the disk.
-	ErrDisk = errors.New("the disk cannot be trusted")
+	errDisk = errors.New("the disk cannot be trusted")
 )
 
 // RefusedError says why a membership change was refused. Nothing changed.

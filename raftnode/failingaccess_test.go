@@ -100,7 +100,7 @@ func (s faultySM) Install(index, term uint64, meta, snapshot []byte) error {
 
 func (s faultySM) Stage(ctx context.Context, snapshot []byte, fetch func(context.Context, string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	if err := s.a.access("stage"); err != nil {
-		return fmt.Errorf("%w: %w", ErrDisk, err)
+		return fmt.Errorf("%w: %w", errDisk, err)
 	}
 	return s.listSM.Stage(ctx, snapshot, fetch, fetchBodies)
 }

@@ -25,7 +25,7 @@ type Forcing struct {
 	Index   uint64    `json:"index"`      // of the entry
 	Parent  ID        `json:"parent"`     // cluster that ended
 	Cluster ID        `json:"cluster_id"` // cluster that began
-	History HistoryID `json:"history"`    // that began with it
+	History historyID `json:"history"`    // that began with it
 }
 
 // when is the time in the words of a sentence.
@@ -264,7 +264,7 @@ func (n *Node) followForced(st *diskState, members *table, applied uint64) error
 		return err
 	}
 	if _, ended := endedIn(t.forced, n.self.ClusterID); !ended {
-		return fmt.Errorf("%w: the store in %s belongs to cluster %v, the identity to %v; %s", ErrMixedUp, n.cfg.Dir, t.cluster, n.self.ClusterID, putBack)
+		return fmt.Errorf("%w: the store in %s belongs to cluster %v, the identity to %v; %s", errMixedUp, n.cfg.Dir, t.cluster, n.self.ClusterID, putBack)
 	}
 	n.self.ClusterID, n.self.Forced, n.self.Ended = t.cluster, t.forced, nil
 	n.forced.Store(&n.self.Forced)

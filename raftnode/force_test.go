@@ -39,7 +39,7 @@ func forceFrom(word string, cluster ID) *Forcing {
 }
 
 // historyOfCluster is the one history that a cluster has in these tests.
-func historyOfCluster(cluster ID) (id HistoryID) {
+func historyOfCluster(cluster ID) (id historyID) {
 	binary.BigEndian.PutUint64(id[:8], uint64(cluster))
 	return id
 }
@@ -60,7 +60,7 @@ func isAlone(t *testing.T, n *crashNode, cluster ID, list [][]byte) {
 	if got := n.sm.list(); !slices.EqualFunc(got, list, bytes.Equal) {
 		t.Fatalf("it has %q, want %q", got, list)
 	}
-	want := []HistoryID{historyOfCluster(9)}
+	want := []historyID{historyOfCluster(9)}
 	for _, f := range c.members.forced {
 		want = append(want, historyOfCluster(f.Cluster))
 	}
@@ -148,7 +148,7 @@ func TestForce_Resumes(t *testing.T) {
 func TestForce_OlderLog(t *testing.T) {
 	_, n, _ := survivors(t)
 	n.self.ClusterID, n.self.Forced = 10, []Forcing{{Word: ForceOnce, Parent: 9, Cluster: 10}}
-	if err := n.start(nil); !errors.Is(err, ErrMixedUp) {
+	if err := n.start(nil); !errors.Is(err, errMixedUp) {
 		t.Fatalf("started: %v", err)
 	}
 }

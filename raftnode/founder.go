@@ -16,18 +16,18 @@ import (
 // another one: each brings a random number. What a founder brings is in its identity before
 // it tells anybody, so all founders derive the same ID whenever they ask.
 
-// HistoryID names a history of the state machine. kvstore has a type of its own for it. The
+// historyID names a history of the state machine. kvstore has a type of its own for it. The
 // ID of the cluster is its first half.
-type HistoryID [16]byte
+type historyID [16]byte
 
 // String returns 32 hex digits.
-func (id HistoryID) String() string { return hex.EncodeToString(id[:]) }
+func (id historyID) String() string { return hex.EncodeToString(id[:]) }
 
 // MarshalText implements encoding.TextMarshaler.
-func (id HistoryID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+func (id historyID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // UnmarshalText reads what MarshalText wrote.
-func (id *HistoryID) UnmarshalText(b []byte) error {
+func (id *historyID) UnmarshalText(b []byte) error {
 	if len(b) != 2*len(id) {
 		return fmt.Errorf("%.40q has %d characters, want %d hex digits", b, len(b), 2*len(id))
 	}
@@ -39,22 +39,22 @@ func (id *HistoryID) UnmarshalText(b []byte) error {
 
 // cluster is the ID of the cluster that has the history; never zero for what historyOf
 // and newHistory return.
-func (id HistoryID) cluster() ID { return ID(binary.BigEndian.Uint64(id[:8])) }
+func (id historyID) cluster() ID { return ID(binary.BigEndian.Uint64(id[:8])) }
 
 // newHistory returns a random id.
-func newHistory() (id HistoryID) {
+func newHistory() (id historyID) {
 	rand.Read(id[:]) // never fails; see crypto/rand
 	return id.named()
 }
 
 // named makes an id one that names something: neither it nor its cluster is zero.
-func (id HistoryID) named() HistoryID {
+func (id historyID) named() historyID {
 	id[7] |= 1
 	return id
 }
 
 // nonce is a random number, of the form that IDs of histories have.
-type nonce = HistoryID
+type nonce = historyID
 
 // birth is what a node brings to a cluster that it helps to found. It stands in the
 // identity from the first moment, and never changes.
@@ -67,7 +67,7 @@ type birth struct {
 // origin is where a state comes from: a position in another history, in the form in
 // which the identity and introductions have it.
 type origin struct {
-	History  HistoryID `json:"history"`
+	History  historyID `json:"history"`
 	Revision uint64    `json:"revision"`
 	Head     string    `json:"head"` // hex
 }
@@ -104,7 +104,7 @@ func (b birth) check() error {
 		return nil
 	}
 	head, err := hex.DecodeString(b.Restored.Head)
-	if b.Restored.History == (HistoryID{}) || err != nil || len(head) == 0 || len(head) > headBytesMax || hex.EncodeToString(head) != b.Restored.Head {
+	if b.Restored.History == (historyID{}) || err != nil || len(head) == 0 || len(head) > headBytesMax || hex.EncodeToString(head) != b.Restored.Head {
 		return fmt.Errorf("it does not say what it was restored from: history %v, head %.40q", b.Restored.History, b.Restored.Head)
 	}
 	return nil
@@ -147,7 +147,7 @@ func sameState(founders []founder) error {
 	for _, f := range founders {
 		if first := founders[0]; f.Birth.Restored != first.Birth.Restored {
 			return fmt.Errorf("%w: the state of %s was %s when it was started first, and that of %s was %s. "+
-				"Empty the data directories of all founders, restore the same copy into each of them or into none, and start them again", ErrFounders, first.Name, first.Birth.Restored.says(), f.Name, f.Birth.Restored.says())
+				"Empty the data directories of all founders, restore the same copy into each of them or into none, and start them again", errFounders, first.Name, first.Birth.Restored.says(), f.Name, f.Birth.Restored.says())
 		}
 	}
 	return nil
@@ -161,7 +161,7 @@ func lowestLevel(founders []founder) uint64 {
 
 // historyOf derives the id of the history that founders begin, from what never
 // changes of them. The order of the list does not count.
-func historyOf(founders []founder) HistoryID {
+func historyOf(founders []founder) historyID {
 	founders = slices.Clone(founders)
 	slices.SortFunc(founders, func(a, b founder) int { return strings.Compare(a.Name, b.Name) })
 	text := func(b []byte, s string) []byte { return append(binary.AppendUvarint(b, uint64(len(s))), s...) }
@@ -177,5 +177,5 @@ func historyOf(founders []founder) HistoryID {
 		b = text(b, f.Birth.Restored.Head)
 	}
 	sum := sha256.Sum256(b)
-	return HistoryID(sum[:16]).named()
+	return historyID(sum[:16]).named()
 }

@@ -31,7 +31,7 @@ func testFounders(size int) (founders []founder) {
 
 // someState is what a backup could have been.
 func someState(seed byte) origin {
-	return origin{History: HistoryID{seed}, Revision: 7, Head: strings.Repeat("ab", 32)}
+	return origin{History: historyID{seed}, Revision: 7, Head: strings.Repeat("ab", 32)}
 }
 
 // All founders derive one id from what never changes of them, and any other founders
@@ -39,7 +39,7 @@ func someState(seed byte) origin {
 func TestHistoryOf(t *testing.T) {
 	founders := testFounders(3)
 	want := historyOf(founders)
-	if want == (HistoryID{}) || want.cluster() == 0 {
+	if want == (historyID{}) || want.cluster() == 0 {
 		t.Fatalf("it names nothing: %v", want)
 	}
 	slices.Reverse(founders)
@@ -47,7 +47,7 @@ func TestHistoryOf(t *testing.T) {
 	if got := historyOf(founders); got != want {
 		t.Errorf("in another order: %v, want %v", got, want)
 	}
-	seen := map[HistoryID]string{want: "the same"}
+	seen := map[historyID]string{want: "the same"}
 	for what, change := range map[string]func(f *founder){
 		"name": func(f *founder) { f.Name = "m1" }, "id": func(f *founder) { f.ID = 9 }, "peer URL": func(f *founder) { f.PeerURL = "http://h1:11" },
 		"nonce": func(f *founder) { f.Birth.Nonce[15]++ }, "level": func(f *founder) { f.Birth.Level = 2 },
@@ -64,7 +64,7 @@ func TestHistoryOf(t *testing.T) {
 	if got := historyOf(testFounders(2)); seen[got] != "" {
 		t.Errorf("two founders make the history of %s", seen[got])
 	}
-	if zero := (HistoryID{}).named(); zero.cluster() == 0 {
+	if zero := (historyID{}).named(); zero.cluster() == 0 {
 		t.Error("a cluster may have no id")
 	}
 }
@@ -96,7 +96,7 @@ func TestIntroduction_Check_Founders(t *testing.T) {
 		"without a nonce":         {fresh(birth{Level: 1}), "nonce"},
 		"without a level":         {fresh(birth{Nonce: nonce{1}}), "level"},
 		"from nowhere":            {fresh(with(origin{Revision: 7, Head: "ab"})), "restored from"},
-		"without a head":          {fresh(with(origin{History: HistoryID{1}, Revision: 7})), "restored from"},
+		"without a head":          {fresh(with(origin{History: historyID{1}, Revision: 7})), "restored from"},
 		"with a long head":        {fresh(with(long)), "restored from"},
 		"with a head that is two": {fresh(with(upper)), "restored from"},
 		"formed":                  {formed(slices.Clip[[]founder]), ""},
@@ -278,7 +278,7 @@ func TestFounders(t *testing.T) {
 }
 
 // oneHistory returns the histories that all nodes have gone through.
-func oneHistory(t *testing.T, nodes []*testNode) []HistoryID {
+func oneHistory(t *testing.T, nodes []*testNode) []historyID {
 	t.Helper()
 	first := nodes[0].sm.histories()
 	for _, n := range nodes {
@@ -351,7 +351,7 @@ func TestForm_FoundersDisagree(t *testing.T) {
 	case err = <-nodes[1].errC:
 		nodes[1].errC <- err
 	}
-	if !errors.Is(err, ErrFounders) || !strings.Contains(err.Error(), "the state of n1 was empty") || !strings.Contains(err.Error(), "that of n2 was restored from history 0500") {
+	if !errors.Is(err, errFounders) || !strings.Contains(err.Error(), "the state of n1 was empty") || !strings.Contains(err.Error(), "that of n2 was restored from history 0500") {
 		t.Errorf("ended with %v", err)
 	}
 	for _, n := range nodes {
@@ -374,7 +374,7 @@ func TestJoin_Restored(t *testing.T) {
 		return nil, errors.New("no")
 	}
 	n.start()
-	if err := ended(t, n); !errors.Is(err, ErrMixedUp) || !strings.Contains(err.Error(), "without --join") {
+	if err := ended(t, n); !errors.Is(err, errMixedUp) || !strings.Contains(err.Error(), "without --join") {
 		t.Errorf("ended with %v", err)
 	}
 }
@@ -390,7 +390,7 @@ func TestConsider_AnotherBirth(t *testing.T) {
 		t.Errorf("%v, cluster %v, %v", got, cluster, err)
 	}
 	n.self.Birth.Nonce[0]++
-	if _, _, err := n.consider([]introduction{a}, false); !errors.Is(err, ErrMixedUp) || !strings.Contains(err.Error(), "--join http://n2:2") {
+	if _, _, err := n.consider([]introduction{a}, false); !errors.Is(err, errMixedUp) || !strings.Contains(err.Error(), "--join http://n2:2") {
 		t.Errorf("with another nonce: %v", err)
 	}
 }
@@ -404,7 +404,7 @@ func TestBegin_OtherCluster(t *testing.T) {
 	if err := n.adopt(9, testFounders(1), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Run(t.Context()); !errors.Is(err, ErrMixedUp) {
+	if err := n.Run(t.Context()); !errors.Is(err, errMixedUp) {
 		t.Errorf("ended with %v", err)
 	}
 	if applied, _, _, _, err := n.sm.Durable(); applied != 0 || err != nil {

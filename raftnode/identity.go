@@ -155,9 +155,9 @@ func openIdentity(cfg *Config, sm StateMachine) (identity, error) {
 		}
 		switch {
 		case past != "" && missing:
-			return id, fmt.Errorf("%w: %s is missing, but %s; without it this node does not know who it is; %s", ErrMixedUp, identityPath(dir), past, putBack)
+			return id, fmt.Errorf("%w: %s is missing, but %s; without it this node does not know who it is; %s", errMixedUp, identityPath(dir), past, putBack)
 		case past != "":
-			return id, fmt.Errorf("%w: %s is of a time before the node began, but %s; %s", ErrMixedUp, identityPath(dir), past, putBack)
+			return id, fmt.Errorf("%w: %s is of a time before the node began, but %s; %s", errMixedUp, identityPath(dir), past, putBack)
 		}
 	}
 	if missing {
@@ -205,9 +205,9 @@ func (id *identity) checkState(dir string, sm StateMachine) error {
 	case durable.index > 0: // it belongs to the log
 		return nil
 	case id.Started && is != (origin{}):
-		return fmt.Errorf("%w: the state in %s was %s, but %s, the node that the directory belongs to, is a member of cluster %v and gets its state from there; %s", ErrMixedUp, dir, is.says(), id.Name, id.ClusterID, putBack)
+		return fmt.Errorf("%w: the state in %s was %s, but %s, the node that the directory belongs to, is a member of cluster %v and gets its state from there; %s", errMixedUp, dir, is.says(), id.Name, id.ClusterID, putBack)
 	case !id.Started && is != id.Birth.Restored:
-		return fmt.Errorf("%w: the state in %s is %s, but it was %s when the node was started there first, and that is what the node tells the others; empty the directory, restore into it again, and start the node again", ErrMixedUp, dir, is.says(), id.Birth.Restored.says())
+		return fmt.Errorf("%w: the state in %s is %s, but it was %s when the node was started there first, and that is what the node tells the others; empty the directory, restore into it again, and start the node again", errMixedUp, dir, is.says(), id.Birth.Restored.says())
 	}
 	return nil
 }

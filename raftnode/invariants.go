@@ -21,7 +21,7 @@ package raftnode
 //  6. The log before a local snapshot may go. A local snapshot is only taken of a state
 //     that the state machine has made durable.
 //  7. After a failed write or fsync nothing more is written, sent or answered: Run
-//     returns ErrDisk and writefault.Err, and the next start must not go on from there.
+//     returns writefault.Err, and the next start must not go on from there.
 //     A system that is short of files or memory is no such failure (internal/shortage).
 //  8. A raft ID belongs to one data directory. A cluster forms when all founders have
 //     told their IDs; a directory that was lost comes back as a stranger and is refused
@@ -51,7 +51,7 @@ package raftnode
 //  17. What a founder brings to a new cluster (a random number, the level of its program,
 //     what its state was restored from) is in its identity before it tells anybody, and
 //     never changes. So all founders derive the same history ID; the cluster's ID is its
-//     first half. Founders that begin with different states form nothing (ErrFounders).
+//     first half. Founders that begin with different states form nothing.
 //  18. The store has a level (internal/level), in the member table. It begins as the
 //     lowest that a founder knows, and never falls. A leader logs nothing that it cannot
 //     read or that needs a higher level: its own callers get ErrLevel, what others

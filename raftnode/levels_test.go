@@ -193,7 +193,7 @@ func TestCore_CommittedLater_StopsTheNode(t *testing.T) {
 				err = n.rounds(100)
 			}
 			var later *level.LaterError
-			if !errors.As(err, &later) || later.Level != l.need || later.Known != 1 || errors.Is(err, ErrDisk) {
+			if !errors.As(err, &later) || later.Level != l.need || later.Known != 1 || errors.Is(err, errDisk) {
 				t.Errorf("%s, commit %d: %v", what, commit, err)
 			}
 			if list := n.sm.list(); len(list) > 1 || len(list) == 1 && string(list[0]) != "before" {

@@ -53,7 +53,7 @@ func (l *memlog) restore(s raftpb.Snapshot) error {
 
 // add appends entries at a tick, replacing what they contradict, and holds their
 // bodies. Those of entries up to applied may be gone: the last entry that lacks one is
-// returned, zero if none does. Any other body that is missing is ErrDisk.
+// returned, zero if none does. Any other body that is missing is errDisk.
 func (l *memlog) add(entries []raftpb.Entry, applied, now uint64) (lacking uint64, err error) {
 	if len(entries) == 0 {
 		return 0, nil
@@ -78,7 +78,7 @@ func (l *memlog) add(entries []raftpb.Entry, applied, now uint64) (lacking uint6
 				lacking = e.Index
 			default:
 				l.refs.release(held)
-				return lacking, fmt.Errorf("%w: entry %d refers to body %s of %d bytes, which is not here; %s", ErrDisk, e.Index, ref.Digest, ref.Size, putBack)
+				return lacking, fmt.Errorf("%w: entry %d refers to body %s of %d bytes, which is not here; %s", errDisk, e.Index, ref.Digest, ref.Size, putBack)
 			}
 		}
 		l.logged = append(l.logged, logEntry{size, held, now})

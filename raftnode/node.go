@@ -213,9 +213,9 @@ func (s Status) LeaderName() string {
 	return m.Name
 }
 
-// Open prepares a node on its data directory without any network. It returns
-// ErrBadMember for a configuration that cannot work, ErrMixedUp for a directory whose
-// files do not belong together and ErrDisk for one that cannot be trusted.
+// Open prepares a node on its data directory, without any network. It returns ErrBadMember
+// for a configuration that cannot work, and another error for a directory whose files do
+// not belong together or cannot be trusted.
 func Open(cfg Config, sm StateMachine) (*Node, error) {
 	cfg.setDefaults()
 	id, err := openIdentity(&cfg, sm)
@@ -406,7 +406,7 @@ func (n *Node) supervise(ctx context.Context, errorC <-chan error) error {
 	n.transport.stop()
 	wg.Wait()
 	n.client.CloseIdleConnections()
-	if errors.Is(err, ErrDisk) || errors.Is(err, shortage.Err) {
+	if errors.Is(err, errDisk) || errors.Is(err, shortage.Err) {
 		return err // closing would sync once more what must not be trusted, or is half open
 	}
 	return errors.Join(err, n.disk.close())
@@ -437,7 +437,7 @@ func (n *Node) loop(ctx context.Context, fail context.CancelCauseFunc, wg *sync.
 		switch p := recover().(type) {
 		case nil:
 		case raftPanic:
-			err = fmt.Errorf("%w: raft found its log inconsistent: %s", ErrDisk, string(p))
+			err = fmt.Errorf("%w: raft found its log inconsistent: %s", errDisk, string(p))
 		default:
 			panic(p) // a bug: Run must not look as if it had been told to end
 		}
@@ -770,8 +770,8 @@ func (n *Node) ProposeMany(ctx context.Context, commands [][]byte, each func(i i
 // propose returns when every command has its outcome. An error is that of all.
 func (n *Node) propose(ctx context.Context, commands [][]byte) (*group, error) {
 	for _, data := range commands {
-		if len(data) > MaxCommandBytes {
-			return nil, fmt.Errorf("%w: %d of %d bytes", ErrCommandTooLarge, len(data), MaxCommandBytes)
+		if len(data) > commandBytesMax {
+			return nil, fmt.Errorf("%w: %d of %d bytes", ErrCommandTooLarge, len(data), commandBytesMax)
 		}
 	}
 	if n.applier.backlog() > n.cfg.QueueBytes {

@@ -58,7 +58,7 @@ func TestNode_StartPull_Ends(t *testing.T) {
 		says  string
 	}{
 		{nil, false, ""},
-		{fmt.Errorf("%w: write", ErrDisk), true, ""},
+		{fmt.Errorf("%w: write", errDisk), true, ""},
 		{fmt.Errorf("%w: n1", ErrDiverged), true, ""},
 		{&DisputeError{reason: "nobody can tell"}, false, "does not pull"},
 		{errors.New("it broke off"), false, "gave up"},

@@ -64,7 +64,7 @@ func TestOpenDisk(t *testing.T) {
 		name   string
 		damage func(t *testing.T, dir string)
 		want   []string // of the error; none if the log opens
-		// mixedUp: the error is ErrMixedUp, and not ErrDisk.
+		// mixedUp: the error is errMixedUp, and not errDisk.
 		mixedUp bool
 	}{
 		{name: "whole", damage: func(*testing.T, string) {}},
@@ -119,7 +119,7 @@ func TestOpenDisk(t *testing.T) {
 			c.damage(t, dir)
 			d, found, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
 			if len(c.want) > 0 {
-				if kind := map[bool]error{false: ErrDisk, true: ErrMixedUp}[c.mixedUp]; !errors.Is(err, kind) {
+				if kind := map[bool]error{false: errDisk, true: errMixedUp}[c.mixedUp]; !errors.Is(err, kind) {
 					t.Errorf("%v is not %v", err, kind)
 				}
 				for _, want := range c.want {

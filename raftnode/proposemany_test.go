@@ -36,7 +36,7 @@ func TestNode_ProposeMany(t *testing.T) {
 		t.Error("somebody waits still")
 	}
 	leader.node.ProposeMany(t.Context(), nil, func(int, any, error) { t.Error("an answer to nothing") })
-	leader.node.ProposeMany(t.Context(), [][]byte{{1}, make([]byte, MaxCommandBytes+1)}, func(i int, _ any, err error) {
+	leader.node.ProposeMany(t.Context(), [][]byte{{1}, make([]byte, commandBytesMax+1)}, func(i int, _ any, err error) {
 		if !errors.Is(err, ErrCommandTooLarge) {
 			t.Errorf("command %d: %v", i, err)
 		}

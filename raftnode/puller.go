@@ -71,7 +71,7 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 		switch {
 		case ctx.Err() != nil:
 			return
-		case errors.Is(err, ErrDisk), errors.Is(err, ErrDiverged), isLater(err):
+		case errors.Is(err, errDisk), errors.Is(err, ErrDiverged), isLater(err):
 			fail(fmt.Errorf("pull snapshot %d: %w", index, err))
 			return
 		case errors.As(err, new(*DisputeError)):
@@ -136,7 +136,7 @@ func (n *Node) pull(ctx context.Context, s raftpb.Snapshot, sender ID, members f
 			return ctx.Err()
 		}
 		disputed := errors.As(err, new(*DisputeError))
-		if errors.Is(err, ErrDisk) || errors.Is(err, ErrDiverged) || sender != 0 && attempt == pullTries || disputed && source.ID == sender {
+		if errors.Is(err, errDisk) || errors.Is(err, ErrDiverged) || sender != 0 && attempt == pullTries || disputed && source.ID == sender {
 			return err
 		}
 		if say.Allow() {

@@ -138,7 +138,7 @@ func (n *Node) begin() error {
 	if len(n.self.Founders) > 0 {
 		history := historyOf(n.self.Founders)
 		if history.cluster() != n.self.ClusterID {
-			return fmt.Errorf("%w: %s has cluster %v, and founders of another one; %s", ErrMixedUp, identityPath(n.cfg.Dir), n.self.ClusterID, putBack)
+			return fmt.Errorf("%w: %s has cluster %v, and founders of another one; %s", errMixedUp, identityPath(n.cfg.Dir), n.self.ClusterID, putBack)
 		}
 		t := foundersTable(n.self.ClusterID, membersOf(n.self.Founders))
 		metaBytes, err := t.encode()
@@ -185,7 +185,7 @@ func (n *Node) finishInstall(ctx context.Context, s raftpb.Snapshot) error {
 	}
 	err = n.pull(ctx, s, 0, t.list)
 	if errors.Is(err, errNoSource) {
-		return fmt.Errorf("%w: the state machine is at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", ErrDisk, durable.index, s.Metadata.Index)
+		return fmt.Errorf("%w: the state machine is at entry %d, the log begins after %d, and there is no other member to get the rest from: restore the data directory from a copy", errDisk, durable.index, s.Metadata.Index)
 	}
 	if err != nil {
 		return err
@@ -206,7 +206,7 @@ func agree(st *diskState, applied uint64) error {
 		last = st.entries[n-1].Index
 	}
 	if last < applied {
-		return fmt.Errorf("%w: the log ends at entry %d, but entry %d was applied: synced entries are missing; %s", ErrDisk, last, applied, putBack)
+		return fmt.Errorf("%w: the log ends at entry %d, but entry %d was applied: synced entries are missing; %s", errDisk, last, applied, putBack)
 	}
 	st.state.Commit = min(max(st.state.Commit, applied, lastForced(st.entries)), last)
 	return nil

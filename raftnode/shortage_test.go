@@ -65,7 +65,7 @@ func TestDisk_ShortOfFiles(t *testing.T) {
 	}
 	short := func(what string, err error) {
 		t.Helper()
-		if !errors.Is(err, shortage.Err) || errors.Is(err, ErrDisk) {
+		if !errors.Is(err, shortage.Err) || errors.Is(err, errDisk) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -119,7 +119,7 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 			last++
 			err = d.save(raftpb.HardState{Term: 1, Vote: 1, Commit: last}, []raftpb.Entry{{Index: last, Term: 1, Data: make([]byte, 40<<10)}}, true)
 		}
-		if !errors.Is(err, shortage.Err) || errors.Is(err, ErrDisk) {
+		if !errors.Is(err, shortage.Err) || errors.Is(err, errDisk) {
 			t.Fatalf("start %d: entry %d: %v", start, last, err)
 		}
 		more()
@@ -155,7 +155,7 @@ func TestDiskErr_WritesStayFatal(t *testing.T) {
 		&os.PathError{Op: "sync", Path: "f", Err: syscall.ENOMEM},
 		syscall.ENOMEM, // as the log's fdatasync says it
 	} {
-		if err := diskErr(err, "save"); !errors.Is(err, ErrDisk) {
+		if err := diskErr(err, "save"); !errors.Is(err, errDisk) {
 			t.Errorf("%v", err)
 		}
 	}

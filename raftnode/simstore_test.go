@@ -68,7 +68,7 @@ func (a simStore) Fork(index, term uint64, meta []byte, history [16]byte) error 
 
 // begins notes which history a cluster has: on all members, and however often they
 // begin it again, the same, and no other cluster has it.
-func (w *simWorld) begins(meta []byte, history HistoryID) {
+func (w *simWorld) begins(meta []byte, history historyID) {
 	t, err := decodeTable(meta)
 	if err != nil {
 		w.fatalf("a history begins with a table that cannot be read: %v", err)

@@ -139,7 +139,7 @@ type simWorld struct {
 	sent  uint64
 	cuts  map[[2]ID]bool
 
-	histories map[ID]HistoryID           // by cluster
+	histories map[ID]historyID           // by cluster
 	digests   map[simMark]kvstore.Digest // heads, as first applied anywhere
 	created   map[string]kvstore.Meta    // acknowledged, by key
 	uploads   map[simUpload]*simProgress // of large values, as far as anybody has applied
@@ -192,7 +192,7 @@ func newSimWorld(seed uint64, root string) *simWorld {
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &simWorld{
 		root: root, r: r, p: throwParams(r), liar: rand.New(rand.NewPCG(seed, 4)), merges: rand.New(rand.NewPCG(seed, 9)), trace: sha256.New(), nodes: map[ID]*simNode{}, cuts: map[[2]ID]bool{},
-		told: map[ID]uint64{}, histories: map[ID]HistoryID{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, unwanted: map[ID]bool{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
+		told: map[ID]uint64{}, histories: map[ID]historyID{}, copied: map[ID]*simCopy{}, digests: map[simMark]kvstore.Digest{}, created: map[string]kvstore.Meta{}, unwanted: map[ID]bool{}, uploads: map[simUpload]*simProgress{}, places: map[ID][]string{}, joined: map[ID]bool{},
 	}
 	if w.liar.IntN(3) == 0 {
 		w.p.lies = 0.3 * w.liar.Float64()

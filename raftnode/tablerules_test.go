@@ -99,7 +99,7 @@ func TestNode_Later_ForgivesShortageOnly(t *testing.T) {
 	for _, c := range []struct {
 		err      error
 		forgiven bool
-	}{{nil, true}, {fmt.Errorf("open: %w", shortage.Err), true}, {fmt.Errorf("%w: write", ErrDisk), false}, {syscall.EIO, false}} {
+	}{{nil, true}, {fmt.Errorf("open: %w", shortage.Err), true}, {fmt.Errorf("%w: write", errDisk), false}, {syscall.EIO, false}} {
 		if err := f.node.later(c.err, "a snapshot"); (err == nil) != c.forgiven {
 			t.Errorf("%v becomes %v", c.err, err)
 		}

@@ -43,7 +43,7 @@ func TestNode_StateWentBack(t *testing.T) {
 			continue
 		}
 		<-back.node.Stopped()
-		if err := back.stop(); !errors.Is(err, ErrDisk) || !strings.Contains(err.Error(), "restore the data directory") {
+		if err := back.stop(); !errors.Is(err, errDisk) || !strings.Contains(err.Error(), "restore the data directory") {
 			t.Fatalf("a node that is alone: %v", err)
 		}
 	}
