@@ -236,7 +236,10 @@ func (s *Store) newRecord(b *body, rev Revision) []byte {
 
 // resultAgainst compares a put with the record that holds its key.
 func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
-	winner, err := s.metaAt(rev, Key(b.key))
+	s.mu.RLock()
+	now := s.recentLocked()
+	s.mu.RUnlock()
+	winner, err := s.metaAt(now, rev, Key(b.key))
 	if err != nil {
 		return nil, err
 	}

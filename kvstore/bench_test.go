@@ -1,6 +1,8 @@
 package kvstore
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -86,5 +88,56 @@ func BenchmarkStore_Get(b *testing.B) {
 			}
 		})
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "gets/s")
+	})
+}
+
+// createdLog answers each command at once as if it had set its key, so that what is
+// measured is DB alone.
+type createdLog struct{ Log }
+
+func (createdLog) ProposeMany(_ context.Context, commands [][]byte, each func(i int, result any, err error)) {
+	for i := range commands {
+		each(i, createdRecord, nil)
+	}
+}
+
+var createdRecord = func() *pendingRecord {
+	var s Store
+	cmd, err := decodeCommand(testPut("key", fmt.Sprintf("%032x", 1), "", make([]byte, benchValue), time.Unix(0, 0)))
+	if err != nil {
+		panic(err)
+	}
+	return &pendingRecord{rev: 1, record: s.newRecord(&cmd.body, 1)}
+}()
+
+// BenchmarkDB_Put puts values of 256 bytes, without a log: one by one, and many at once.
+func BenchmarkDB_Put(b *testing.B) {
+	s := mustOpen(b, newMemDisks(), StoreConfig{})
+	db := NewDB(s, createdLog{}, DBConfig{})
+	value := make([]byte, benchValue)
+	b.Run("one", func(b *testing.B) {
+		b.ReportAllocs()
+		body := bytes.NewReader(value)
+		for b.Loop() {
+			body.Reset(value)
+			if r, err := db.Put(b.Context(), PutRequest{Key: "key", Body: body, Size: benchValue}); err != nil || r.Outcome != Created {
+				b.Fatal(r, err)
+			}
+		}
+	})
+	b.Run("many", func(b *testing.B) {
+		b.ReportAllocs()
+		puts := make([]SmallPut, benchBatch)
+		for b.Loop() {
+			for i := range puts {
+				puts[i] = SmallPut{Key: "key", Value: value}
+			}
+			db.PutMany(b.Context(), puts, func(_ int, r PutResult, err error) {
+				if err != nil || r.Outcome != Created {
+					b.Fatal(r, err)
+				}
+			})
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*benchBatch), "ns/put")
 	})
 }

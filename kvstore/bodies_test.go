@@ -288,7 +288,7 @@ func TestStore_Get_OfABodyThatIsDamaged(t *testing.T) {
 			return err
 		},
 		"GetMany": func(s *Store) (err error) {
-			s.getMany([]Key{"one"}, true, func(_ int, _ *Value, e error) { err = e })
+			s.getMany([]Key{"one"}, func(_ int, _ *Value, e error) { err = e })
 			return err
 		},
 		"Changes": func(s *Store) error {

@@ -47,21 +47,20 @@ func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 		return Changes{}, err
 	}
 	s.mu.RLock()
-	durable, newest, history := s.durable.rev, s.applied.rev, s.lineage.ID
-	pending := s.pending[:len(s.pending):len(s.pending)] // elements never change
+	now, newest, history := s.recentLocked(), s.applied.rev, s.lineage.ID
 	err := s.checkHistoryLocked(r.History, r.After)
 	s.mu.RUnlock()
 	if err != nil {
 		return Changes{}, err
 	}
 	c := collector{r: r, Changes: Changes{Scanned: r.After, Newest: newest, History: history}}
-	if r.After < durable {
-		if err := s.collectDurable(&c, durable); err != nil {
+	if r.After < now.durable {
+		if err := s.collectDurable(&c, now.durable); err != nil {
 			return Changes{}, s.failed("read history", err)
 		}
 	}
-	for c.Scanned >= durable && c.Scanned < newest {
-		p := &pending[c.Scanned-durable]
+	for c.Scanned >= now.durable && c.Scanned < newest {
+		p := now.at(c.Scanned + 1)
 		d := p.body()
 		if !strings.HasPrefix(string(d.key), string(r.Prefix)) {
 			c.Scanned++

@@ -44,7 +44,7 @@ func TestRecord_RoundTrip(t *testing.T) {
 	for i, m := range metas {
 		value := bytes.Repeat([]byte{byte(i)}, i*1000)
 		m.Size, m.SHA256, m.Time = int64(len(value)), sumOf(value), m.Time.UTC()
-		header, _ := appendHeader(nil, &m)
+		header := appendHeader(nil, &m)
 		record := testRecord(bodyInline, append(header, value...), 7)
 		d, err := decodeRecord(record, 7)
 		if err != nil {
@@ -123,7 +123,7 @@ func encodeAgain(cmd *command) []byte {
 	switch cmd.kind {
 	case commandPut:
 		m := cmd.body.meta(0, Key(cmd.body.key))
-		b, _ := putCommandHeader(&m, m.Size)
+		b := putCommandHeader(&m)
 		return append(b, cmd.body.value...)
 	case commandRefer:
 		m := cmd.body.meta(0, Key(cmd.body.key))

@@ -54,18 +54,16 @@ func appendCommandHead(b []byte, kind commandKind) []byte {
 	return append(b, commandLevel, byte(kind), 0, 0)
 }
 
-// putCommandHeader returns the start of a put command, with room for the value, and
-// where in it the digest is, for whoever knows that only when the value is there.
-func putCommandHeader(m *Meta, room int64) (cmd []byte, sumAt int) {
-	b := make([]byte, 0, commandHeadBytes+headerBytes(m)+int(room))
+// putCommandHeader returns the start of a put command, with room for the value.
+func putCommandHeader(m *Meta) []byte {
+	b := make([]byte, 0, commandHeadBytes+headerBytes(m)+int(m.Size))
 	return appendHeader(appendCommandHead(b, commandPut), m)
 }
 
 // referCommand encodes a put of a value that is a body.
 func referCommand(m *Meta) []byte {
 	b := make([]byte, 0, commandHeadBytes+headerBytes(m))
-	b, _ = appendHeader(appendCommandHead(b, commandRefer), m)
-	return b
+	return appendHeader(appendCommandHead(b, commandRefer), m)
 }
 
 // chunkCommand encodes one piece of a large value.
@@ -81,8 +79,7 @@ func chunkCommand(u uploadID, n uint32, now time.Time, ref bodies.Ref) []byte {
 func sealCommand(m *Meta, u uploadID, chunks uint32) []byte {
 	const place = len(u) + 3
 	b := make([]byte, 0, commandHeadBytes+headerBytes(m)+place)
-	b, _ = appendHeader(appendCommandHead(b, commandSeal), m)
-	return appendPlace(b, u, chunks)
+	return appendPlace(appendHeader(appendCommandHead(b, commandSeal), m), u, chunks)
 }
 
 // abandonCommand encodes the end of an upload that failed.

@@ -28,7 +28,7 @@ func TestFormats_AreFrozen(t *testing.T) {
 	one := full
 	one.Size = BodyBytesMin
 	put := func(m *Meta) []byte {
-		cmd, _ := putCommandHeader(m, m.Size)
+		cmd := putCommandHeader(m)
 		return append(cmd, "hi"...)
 	}
 	const sum = " 8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4"
@@ -91,7 +91,7 @@ func TestCommand_PlainPutAllocatesNothingMore(t *testing.T) {
 	m := Meta{Key: "some/key", Size: 256, ContentType: "application/json", Time: time.Unix(1, 0), PutID: strings.Repeat("0f", 16)}
 	value := make([]byte, m.Size)
 	m.SHA256 = sumOf(value)
-	header, _ := putCommandHeader(&m, m.Size)
+	header := putCommandHeader(&m)
 	cmd := append(header, value...)
 	decoded, err := decodeCommand(cmd)
 	if err != nil {
@@ -102,7 +102,7 @@ func TestCommand_PlainPutAllocatesNothingMore(t *testing.T) {
 		do   func()
 		want float64
 	}{
-		"encode":    {func() { b, _ := putCommandHeader(&m, m.Size); _ = append(b, value...) }, 1},
+		"encode":    {func() { b := putCommandHeader(&m); _ = append(b, value...) }, 1},
 		"decode":    {func() { _, _ = decodeCommand(cmd) }, 0},
 		"leaf":      {func() { _ = leafOf(decoded.body.header) }, 0},
 		"long leaf": {func() { _ = leafOf(long) }, 0},
@@ -202,7 +202,7 @@ func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
 		return append(append(bytes.Clone(sound[:at]), b...), sound[at+1:]...)
 	}
 	m := Meta{Key: "k", Size: BodyBytesMin, SHA256: sumOf(make([]byte, BodyBytesMin)), ContentType: "a/b", Time: time.Unix(1, 0), PutID: "id"}
-	largePut, _ := putCommandHeader(&m, m.Size)
+	largePut := putCommandHeader(&m)
 	largePut = append(largePut, make([]byte, BodyBytesMin)...)
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	index := uint64(0)
@@ -279,7 +279,7 @@ func TestStore_Level(t *testing.T) {
 // given that version.
 func TestStore_LaterRecordIsNoDamage(t *testing.T) {
 	m := Meta{Key: "k", SHA256: sumOf(nil), Time: time.Unix(1, 0), PutID: "id"}
-	sound, _ := appendHeader(nil, &m)
+	sound := appendHeader(nil, &m)
 	with := func(shape ...byte) []byte { return append(shape, sound[1:]...) }
 	for what, c := range map[string]struct {
 		kind  bodyKind

@@ -16,13 +16,11 @@ import (
 // Log is the replicated log a DB proposes to. Its methods are safe for
 // concurrent use.
 type Log interface {
-	// Propose returns what Store.Apply answered to command on this node. The
-	// command must not be modified afterwards. Errors wrap ErrUnavailable,
+	// ProposeMany proposes commands, in one entry of the log if they fit. Before it
+	// returns it calls each once for every one, with what Store.Apply answered to it on
+	// this node. The commands must not be modified afterwards. Errors wrap ErrUnavailable,
 	// ErrLevel or ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown; any other
 	// error counts as ErrOutcomeUnknown.
-	Propose(ctx context.Context, command []byte) (any, error)
-	// ProposeMany is Propose for several commands, in one entry of the log if
-	// they fit. It calls each once for every one, before it returns.
 	ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error))
 	// Distribute returns nil when every body is durable on this node, at the leader,
 	// and at a majority of the voters: then a command may refer to it. Bodies that are
@@ -112,9 +110,6 @@ func NewDB(store *Store, log Log, cfg DBConfig) *DB {
 // after this node has applied everything that was committed before the call.
 // Other errors: ErrInvalidKey, those of Log.ReadIndex, and fatal ones.
 func (db *DB) Get(ctx context.Context, key Key, c Consistency) (*Value, error) {
-	if err := key.Validate(); err != nil {
-		return nil, err
-	}
 	v, err := db.store.Get(key)
 	if c == Local || !errors.Is(err, ErrNotFound) {
 		return v, err
@@ -123,6 +118,37 @@ func (db *DB) Get(ctx context.Context, key Key, c Consistency) (*Value, error) {
 		return nil, fmt.Errorf("confirm that the key is not set: %w", err)
 	}
 	return db.store.Get(key)
+}
+
+// GetMany looks several keys up at once, on this node alone: a found value is
+// right for ever, ErrNotFound is what Local means by it. It calls each for every
+// key, with its place in keys, in any order. It is much cheaper than as many
+// Gets: the locks and the transaction of a lookup are taken once for all.
+//
+// The Value, and what its Bytes returns, are valid until each returns; Open of a
+// streamed value stays good. each runs inside of a read transaction and must
+// neither block nor use the store. Errors are those of Get; one that is fatal is
+// told for every key that had no answer yet.
+func (db *DB) GetMany(keys []Key, each func(i int, v *Value, err error)) {
+	db.store.getMany(keys, each)
+}
+
+// Confirm returns nil when this node has applied everything that was committed
+// before the call: what is not set here after it was not set before it. So one
+// Confirm makes any number of absences linearizable, if all of them were asked
+// for before it began and are looked up after it has returned. Errors are those
+// of Log.ReadIndex.
+func (db *DB) Confirm(ctx context.Context) error {
+	if err := db.log.ReadIndex(ctx); err != nil {
+		return fmt.Errorf("confirm that keys are not set: %w", err)
+	}
+	return nil
+}
+
+// propose proposes one command, and returns what the log answered.
+func (db *DB) propose(ctx context.Context, command []byte) (result any, err error) {
+	db.log.ProposeMany(ctx, [][]byte{command}, func(_ int, r any, e error) { result, err = r, e })
+	return result, err
 }
 
 // Run drops uploads whose proposer has gone, until ctx ends; it returns nil
@@ -181,7 +207,7 @@ func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
 		if q := quiet[id]; q.uploadLife != open[id] || !db.idle(q) {
 			continue
 		}
-		if _, err := db.log.Propose(ctx, abandonCommand(id)); err != nil {
+		if _, err := db.propose(ctx, abandonCommand(id)); err != nil {
 			db.cfg.Logger.Debug("idle upload is not dropped yet", "upload", id, "error", err)
 			return
 		}

@@ -60,8 +60,13 @@ func (l *directLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i 
 	proposeEach(ctx, l, cmds, each)
 }
 
+// proposer proposes one command.
+type proposer interface {
+	Propose(ctx context.Context, cmd []byte) (any, error)
+}
+
 // proposeEach is ProposeMany by one Propose after the other.
-func proposeEach(ctx context.Context, l Log, cmds [][]byte, each func(i int, result any, err error)) {
+func proposeEach(ctx context.Context, l proposer, cmds [][]byte, each func(i int, result any, err error)) {
 	for i, cmd := range cmds {
 		result, err := l.Propose(ctx, cmd)
 		each(i, result, err)

@@ -1,6 +1,7 @@
 package kvstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
@@ -45,10 +47,212 @@ func (db *DB) Put(ctx context.Context, r PutRequest) (PutResult, error) {
 	if err := db.cfg.Reserve(); err != nil {
 		return PutResult{}, err
 	}
-	if r.Size >= 0 && r.Size <= ChunkBytes {
-		return db.putSmall(ctx, &r)
+	if r.Size < 0 || r.Size > ChunkBytes {
+		return db.putStream(ctx, &r)
 	}
-	return db.putStream(ctx, &r)
+	p := newProposal(db, nil)
+	defer p.close()
+	n := p.add()
+	release, err := n.read(ctx, db, &r)
+	if err != nil {
+		return PutResult{}, err
+	}
+	defer release()
+	p.propose(ctx, release)
+	return n.result()
+}
+
+// PutMany is Put for several keys, and much cheaper than as many Puts: keys are
+// looked up together, and what is new is proposed together, to be committed in one
+// entry of the log and answered at one moment. It calls each once for every put,
+// in any order, on this goroutine, and returns after that. Each put is decided on
+// its own, with the results and errors of Put; of two puts of the same key either
+// may win.
+//
+// Memory: the values and their metadata once more. More than 1 MiB of them is put in
+// several steps, one after the other.
+func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r PutResult, err error)) {
+	keys, places := make([]Key, 0, len(puts)), make([]int, 0, len(puts))
+	valid := DefaultContentType // most have the same as the one before
+	for i := range puts {
+		if err := db.prepareSmall(&puts[i], valid); err != nil {
+			each(i, PutResult{}, err)
+			continue
+		}
+		valid = puts[i].ContentType
+		keys, places = append(keys, puts[i].Key), append(places, i)
+	}
+	rest, err := db.answerSet(puts, keys, places, each)
+	if len(rest) > 0 && err == nil {
+		err = db.cfg.Reserve()
+	}
+	if err != nil {
+		for _, i := range rest {
+			each(i, PutResult{}, err)
+		}
+		return
+	}
+	for len(rest) > 0 {
+		n, size := together(puts, rest)
+		db.putTogether(ctx, puts, rest[:n], size, each)
+		rest = rest[n:]
+	}
+}
+
+// together is how many of the puts at places are proposed together, and the bytes of
+// their values and metadata.
+func together(puts []SmallPut, places []int) (n int, size int64) {
+	for _, i := range places {
+		more := int64(len(puts[i].Value) + puts[i].UserMeta.Bytes())
+		if n > 0 && size+more > ChunkBytes {
+			break
+		}
+		size += more
+		n++
+	}
+	return n, size
+}
+
+// prepareSmall checks a put, and fills in what may be left out. The content type
+// valid is known to be that.
+func (db *DB) prepareSmall(p *SmallPut, valid string) error {
+	r := PutRequest{Key: p.Key, PutID: p.PutID, Size: int64(len(p.Value)), By: p.By}
+	if p.ContentType != valid {
+		r.ContentType = p.ContentType
+	}
+	if err := db.prepare(&r); err != nil {
+		return err
+	}
+	if r.Size > ChunkBytes {
+		return &TooLargeError{LimitBytes: ChunkBytes}
+	}
+	if p.ContentType != valid {
+		p.ContentType = r.ContentType
+	}
+	p.PutID = r.PutID
+	return nil
+}
+
+// answerSet answers the puts at places whose keys are set, and returns the places of
+// the others.
+func (db *DB) answerSet(puts []SmallPut, keys []Key, places []int, each func(int, PutResult, error)) ([]int, error) {
+	rest, revs := make([]int, 0, len(keys)), make([]Revision, len(keys))
+	now, err := db.store.find(keys, revs)
+	if err != nil {
+		return places, err
+	}
+	n := 0 // of them are set
+	for i, rev := range revs {
+		if rev == 0 {
+			rest = append(rest, places[i])
+			continue
+		}
+		keys[n], revs[n], places[n] = keys[i], rev, places[i]
+		n++
+	}
+	metas, err := db.store.metas(now, keys[:n], revs[:n])
+	for i, at := range places[:n] {
+		p, r, err := &puts[at], PutResult{}, err
+		if err == nil {
+			sum := Digest(sha256.Sum256(p.Value))
+			r, err = PutResult{Outcome: outcomeAgainst(&metas[i], p.PutID, &sum), Meta: metas[i]}, checkDigest(p.SHA256, sum)
+		}
+		if err != nil {
+			r = PutResult{}
+		}
+		each(at, r, err)
+	}
+	return rest, nil
+}
+
+// putTogether proposes the puts at places, whose values and metadata have so many bytes,
+// together.
+func (db *DB) putTogether(ctx context.Context, puts []SmallPut, places []int, size int64, each func(int, PutResult, error)) {
+	if err := db.intake.many.Acquire(ctx, size, db.cfg.InFlightWait); err != nil {
+		err = overloaded(err)
+		for _, i := range places {
+			each(i, PutResult{}, err)
+		}
+		return
+	}
+	defer db.intake.many.Give(size)
+	now, proposed := db.cfg.Now(), places[:0]
+	p := newProposal(db, func(n int, r PutResult, err error) { each(proposed[n], r, err) })
+	defer p.close()
+	for _, i := range places {
+		s := &puts[i]
+		sum := Digest(sha256.Sum256(s.Value))
+		if err := checkDigest(s.SHA256, sum); err != nil {
+			each(i, PutResult{}, err)
+			continue
+		}
+		n := p.add()
+		n.meta = newMeta(&PutRequest{Key: s.Key, ContentType: s.ContentType, PutID: s.PutID, By: s.By, UserMeta: s.UserMeta}, now, int64(len(s.Value)))
+		n.meta.SHA256 = sum
+		if n.meta.Size < BodyBytesMin {
+			n.data = append(putCommandHeader(&n.meta), s.Value...)
+		} else {
+			n.data = bytes.Clone(s.Value)
+		}
+		proposed = append(proposed, i)
+	}
+	p.propose(ctx, func() {})
+}
+
+// newPut is a put whose value is in memory, and what becomes of it.
+type newPut struct {
+	meta    Meta   // of the put, later of the winner
+	data    []byte // the value if that is a body, otherwise the command, which ends with it
+	outcome Outcome
+	err     error
+}
+
+// result is what became of it.
+func (n *newPut) result() (PutResult, error) {
+	if n.err != nil {
+		return PutResult{}, n.err
+	}
+	return PutResult{Outcome: n.outcome, Meta: n.meta}, nil
+}
+
+// newMeta returns what a request says about its value; the digest is not known yet.
+func newMeta(r *PutRequest, now time.Time, size int64) Meta {
+	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.Round(0).UTC(), PutID: r.PutID, By: r.By, UserMeta: r.UserMeta}
+}
+
+// read makes n of a request of known size, and its body, which it reads to where it is
+// proposed from. release gives memory back; it must be called unless there is an
+// error, and may be called again.
+func (n *newPut) read(ctx context.Context, db *DB, r *PutRequest) (release func(), err error) {
+	n.meta = newMeta(r, db.cfg.Now(), r.Size)
+	var header []byte
+	inline := r.Size < BodyBytesMin
+	if inline {
+		header = putCommandHeader(&n.meta)
+	}
+	data, end, release, err := db.readSmall(ctx, r, header)
+	if err != nil {
+		return nil, err
+	}
+	value := data[len(header):]
+	n.meta.SHA256 = sha256.Sum256(value)
+	switch {
+	case int64(len(value)) < r.Size:
+		err = wrongLength(r.Size, int64(len(value)))
+	case !end:
+		err = expectEnd(r.Body, r.Size)
+	}
+	if err == nil {
+		err = checkDigest(r.SHA256, n.meta.SHA256)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	if n.data = data; inline {
+		appendHeader(appendCommandHead(data[:0], commandPut), &n.meta) // once more, with the digest
+	}
+	return release, nil
 }
 
 // prepare checks a request and fills in what may be left out.
@@ -103,15 +307,15 @@ func (db *DB) compare(r *PutRequest, winner Meta, h hash.Hash, done int64) (PutR
 		return PutResult{}, wrongLength(r.Size, done)
 	}
 	sum := Digest(h.Sum(nil))
-	if err := checkDigest(r, sum); err != nil {
+	if err := checkDigest(r.SHA256, sum); err != nil {
 		return PutResult{}, err
 	}
 	return PutResult{Outcome: outcomeAgainst(&winner, r.PutID, &sum), Meta: winner}, nil
 }
 
-func checkDigest(r *PutRequest, sum Digest) error {
-	if r.SHA256 != nil && *r.SHA256 != sum {
-		return fmt.Errorf("%w: sent %s, the body has %s", ErrDigestMismatch, *r.SHA256, sum)
+func checkDigest(promised *Digest, sum Digest) error {
+	if promised != nil && *promised != sum {
+		return fmt.Errorf("%w: sent %s, the body has %s", ErrDigestMismatch, *promised, sum)
 	}
 	return nil
 }
@@ -120,44 +324,8 @@ func wrongLength(want, got int64) error {
 	return fmt.Errorf("%w: it has %d bytes, %d were announced", ErrBodyRead, got, want)
 }
 
-// putSmall proposes a value of known size that fits one command or one body.
-func (db *DB) putSmall(ctx context.Context, r *PutRequest) (PutResult, error) {
-	m := r.meta(db.cfg.Now(), r.Size)
-	var cmd []byte
-	var sumAt int
-	whole := m.Size < BodyBytesMin
-	if whole {
-		cmd, sumAt = putCommandHeader(&m, m.Size)
-	}
-	head := len(cmd)
-	cmd, end, release, err := db.readSmall(ctx, r, cmd)
-	if err != nil {
-		return PutResult{}, err
-	}
-	defer release()
-	switch n := int64(len(cmd) - head); {
-	case n < r.Size:
-		return PutResult{}, wrongLength(r.Size, n)
-	case !end:
-		if err := expectEnd(r.Body, r.Size); err != nil {
-			return PutResult{}, err
-		}
-	}
-	m.SHA256 = Digest(sha256.Sum256(cmd[head:]))
-	if err := checkDigest(r, m.SHA256); err != nil {
-		return PutResult{}, err
-	}
-	if !whole {
-		return db.putBody(ctx, &m, cmd, release)
-	}
-	copy(cmd[sumAt:], m.SHA256[:])
-	result, err := db.log.Propose(ctx, cmd)
-	return putResult(result, err)
-}
-
 // readSmall reads a value of known size behind the header of its command, or alone.
-// release gives memory back; it must be called unless there is an error, and may be
-// called again.
+// release is as with newPut.read.
 func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd []byte, end bool, release func(), err error) {
 	head := len(header)
 	if r.Size > smallPutBytes {
@@ -212,16 +380,68 @@ func expectEnd(body io.Reader, size int64) error {
 	return err
 }
 
-// putBody puts a value that is one body. release gives its memory back.
-func (db *DB) putBody(ctx context.Context, m *Meta, data []byte, release func()) (PutResult, error) {
-	drop, err := db.distribute(ctx, []bodies.Body{{Digest: bodies.Digest(m.SHA256), Data: data}})
-	if err != nil {
-		return PutResult{}, err
+// proposal is puts that are proposed together. It is used again, for it is large.
+type proposal struct {
+	db   *DB
+	puts []newPut
+	each func(i int, r PutResult, err error) // nil: there is only one put, which keeps it
+}
+
+var proposals = sync.Pool{New: func() any { return new(proposal) }}
+
+func newProposal(db *DB, each func(i int, r PutResult, err error)) *proposal {
+	p := proposals.Get().(*proposal)
+	p.db, p.each = db, each
+	return p
+}
+
+func (p *proposal) close() {
+	clear(p.puts)
+	*p = proposal{puts: p.puts[:0]}
+	proposals.Put(p)
+}
+
+// add returns room for one put more.
+func (p *proposal) add() *newPut {
+	p.puts = append(p.puts, newPut{})
+	return &p.puts[len(p.puts)-1]
+}
+
+// propose proposes the puts and gives each its answer. When the bodies among the values
+// are distributed it calls distributed, before it proposes anything.
+func (p *proposal) propose(ctx context.Context, distributed func()) {
+	var list []bodies.Body
+	commands := make([][]byte, len(p.puts))
+	for i := range p.puts {
+		n := &p.puts[i]
+		if commands[i] = n.data; n.meta.Size >= BodyBytesMin {
+			list = append(list, bodies.Body{Digest: bodies.Digest(n.meta.SHA256), Data: n.data})
+			commands[i] = referCommand(&n.meta)
+		}
 	}
-	defer drop()
-	release()
-	result, err := db.log.Propose(ctx, referCommand(m))
-	return putResult(result, err)
+	if len(list) > 0 {
+		drop, err := p.db.distribute(ctx, list)
+		if err != nil {
+			for i := range p.puts {
+				p.puts[i].err = err
+				p.answer(i)
+			}
+			return
+		}
+		defer drop()
+		distributed()
+	}
+	p.db.log.ProposeMany(ctx, commands, func(i int, result any, err error) {
+		p.puts[i].settle(result, err)
+		p.answer(i)
+	})
+}
+
+func (p *proposal) answer(i int) {
+	if p.each != nil {
+		r, err := p.puts[i].result()
+		p.each(i, r, err)
+	}
 }
 
 // distribute brings bodies to where commands may refer to them, and keeps them here
@@ -253,24 +473,26 @@ func (db *DB) distribute(ctx context.Context, list []bodies.Body) (drop func(), 
 	return drop, nil
 }
 
-// putResult turns what a log answered to a put or a seal into an answer whose
-// meaning is definite, or says that it is not.
-func putResult(result any, err error) (PutResult, error) {
+// settle notes what a log answered to a put or a seal. The meaning is definite, or the
+// error says that it is not.
+func (n *newPut) settle(result any, err error) {
 	if err != nil {
-		return PutResult{}, classify(err)
+		n.err = classify(err)
+		return
 	}
 	switch result := result.(type) {
-	case *pendingRecord:
-		return PutResult{Outcome: Created, Meta: result.meta()}, nil
+	case *pendingRecord: // set by this very command
+		n.outcome, n.meta.Revision = Created, result.rev
 	case PutResult:
-		return result, nil
+		n.outcome, n.meta = result.Outcome, result.Meta
 	case error:
+		n.err = fmt.Errorf("nothing was set: %w", result)
 		if errors.Is(result, ErrUploadIncomplete) {
-			return PutResult{}, fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, result)
+			n.err = fmt.Errorf("%w: %w", ErrUnavailable, n.err)
 		}
-		return PutResult{}, fmt.Errorf("nothing was set: %w", result)
+	default:
+		n.err = fmt.Errorf("%w: the log answered with a %T", ErrOutcomeUnknown, result)
 	}
-	return PutResult{}, fmt.Errorf("%w: the log answered with a %T", ErrOutcomeUnknown, result)
 }
 
 // classify makes every error of a log definite or ErrOutcomeUnknown: whatever a
@@ -282,10 +504,4 @@ func classify(err error) error {
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-}
-
-// meta returns what the request says about the value; the digest is not known
-// yet.
-func (r *PutRequest) meta(now time.Time, size int64) Meta {
-	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.UTC(), PutID: r.PutID, By: r.By, UserMeta: r.UserMeta}
 }

@@ -149,17 +149,19 @@ func (u *uploading) checkLength(end bool) error {
 
 // putWhole puts a value that turned out to be no larger than a chunk.
 func (u *uploading) putWhole(ctx context.Context, chunk heldChunk) (PutResult, error) {
-	m := u.r.meta(u.db.cfg.Now(), int64(len(chunk.data)))
-	m.SHA256 = Digest(u.hash.Sum(nil))
-	if err := checkDigest(u.r, m.SHA256); err != nil {
+	p := newProposal(u.db, nil)
+	defer p.close()
+	n := p.add()
+	n.meta = newMeta(u.r, u.db.cfg.Now(), int64(len(chunk.data)))
+	n.meta.SHA256 = Digest(u.hash.Sum(nil))
+	if err := checkDigest(u.r.SHA256, n.meta.SHA256); err != nil {
 		return PutResult{}, err
 	}
-	if m.Size >= BodyBytesMin {
-		return u.db.putBody(ctx, &m, chunk.data, chunk.held.Close)
+	if n.data = chunk.data; n.meta.Size < BodyBytesMin {
+		n.data = append(putCommandHeader(&n.meta), chunk.data...)
 	}
-	cmd, _ := putCommandHeader(&m, m.Size)
-	result, err := u.db.log.Propose(ctx, append(cmd, chunk.data...))
-	return putResult(result, err)
+	p.propose(ctx, chunk.held.Close)
+	return n.result()
 }
 
 // run proposes chunk after chunk, beginning with the first, then the seal. On
@@ -177,7 +179,7 @@ func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error)
 		err = u.failure()
 	}
 	if err == nil && winner == nil {
-		err = checkDigest(u.r, Digest(u.hash.Sum(nil)))
+		err = checkDigest(u.r.SHA256, Digest(u.hash.Sum(nil)))
 	}
 	if err != nil || winner != nil {
 		u.abandon(ctx)
@@ -216,7 +218,7 @@ func (u *uploading) keepOpen(ctx context.Context) {
 			proposed = n
 			continue
 		}
-		if _, err := u.db.log.Propose(ctx, openCommand(u.id, u.db.cfg.Now())); err != nil {
+		if _, err := u.db.propose(ctx, openCommand(u.id, u.db.cfg.Now())); err != nil {
 			u.db.cfg.Logger.Debug("upload is not kept open", "upload", u.id, "error", err)
 		}
 	}
@@ -421,7 +423,7 @@ func (u *uploading) proposeChunk(ctx context.Context, n uint32, cmd []byte) (ear
 	if n == 0 {
 		result, err = u.proposeFirst(ctx, cmd)
 	} else {
-		result, err = u.db.log.Propose(ctx, cmd)
+		result, err = u.db.propose(ctx, cmd)
 	}
 	if err != nil {
 		return false, classify(err)
@@ -496,17 +498,18 @@ func (u *uploading) failure() error {
 
 // seal proposes the end of the value, which sets the key.
 func (u *uploading) seal(ctx context.Context) (PutResult, error) {
-	m := u.r.meta(u.db.cfg.Now(), u.read)
-	m.SHA256 = Digest(u.hash.Sum(nil))
-	cmd := sealCommand(&m, u.id, u.next)
+	n := newPut{meta: newMeta(u.r, u.db.cfg.Now(), u.read)}
+	n.meta.SHA256 = Digest(u.hash.Sum(nil))
+	cmd := sealCommand(&n.meta, u.id, u.next)
 	var result any
 	err := u.repeat(ctx, func() (again bool, err error) {
-		if result, err = u.db.log.Propose(ctx, cmd); err != nil {
+		if result, err = u.db.propose(ctx, cmd); err != nil {
 			err = classify(err)
 		}
 		return repeatable(err, false), err
 	})
-	return putResult(result, err)
+	n.settle(result, err)
+	return n.result()
 }
 
 // abandon drops the upload, as far as that can be done now, also when the
@@ -514,7 +517,7 @@ func (u *uploading) seal(ctx context.Context) (PutResult, error) {
 func (u *uploading) abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
 	defer cancel()
-	if _, err := u.db.log.Propose(ctx, abandonCommand(u.id)); err != nil {
+	if _, err := u.db.propose(ctx, abandonCommand(u.id)); err != nil {
 		u.db.cfg.Logger.Debug("upload is not dropped yet", "upload", u.id, "error", err)
 	}
 }

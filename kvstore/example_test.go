@@ -18,21 +18,17 @@ type oneNode struct {
 	index uint64
 }
 
-func (n *oneNode) Propose(_ context.Context, command []byte) (any, error) {
+func (n *oneNode) ProposeMany(_ context.Context, commands [][]byte, each func(i int, result any, err error)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.index++
-	results, err := n.store.Apply(n.index, 1, [][]byte{command}, nil)
-	if err != nil {
-		return nil, err
-	}
-	return results[0], nil
-}
-
-func (n *oneNode) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
-	for i, command := range commands {
-		result, err := n.Propose(ctx, command)
-		each(i, result, err)
+	results, err := n.store.Apply(n.index, 1, commands, nil)
+	for i := range commands {
+		if err != nil {
+			each(i, nil, err)
+			continue
+		}
+		each(i, results[i], nil)
 	}
 }
 

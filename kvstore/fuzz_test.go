@@ -128,7 +128,7 @@ func checkSealed(t *testing.T, record []byte, rev Revision, bit uint32) {
 		return
 	}
 	m := d.meta(rev, Key(d.key))
-	again, _ := appendHeader(nil, &m)
+	again := appendHeader(nil, &m)
 	if d.kind == bodyChunked {
 		again = appendPlace(again, d.upload, d.chunks)
 	}

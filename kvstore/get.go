@@ -5,90 +5,265 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
-// Get returns the value of key, or ErrNotFound. It shows everything applied on
-// this node. A value that fails its checksum is a *CorruptError, and fatal.
-//
-// It looks in the overlay, then in the index, then in history. A key leaves the
-// overlay only after its index entry is durable, and enters the index only
-// after its record is, so that no order of events can hide a key.
+// recent is what history lacked at one moment. Its elements never change.
+type recent struct {
+	durable Revision // what history had
+	pending []pendingRecord
+}
+
+// recentLocked returns it. mu is held.
+func (s *Store) recentLocked() recent {
+	return recent{durable: s.durable.rev, pending: s.pending[:len(s.pending):len(s.pending)]}
+}
+
+// at returns the record of a revision that history lacked.
+func (r *recent) at(rev Revision) *pendingRecord { return &r.pending[rev-r.durable-1] }
+
+// Get returns the value of key, or ErrNotFound. It shows everything applied on this
+// node. A value that fails its checksum is a *CorruptError, and fatal.
 func (s *Store) Get(key Key) (*Value, error) {
+	g := getting{store: s, want: owned}
+	g.one.key[0] = key
+	g.keys, g.revs = g.one.key[:], g.one.rev[:]
+	g.get()
+	return g.one.value, g.one.err
+}
+
+// getMany is Get for many keys, whose answers it gives to each, with their places, in
+// any order. What a Value shares with the transaction that each runs in is valid until
+// it returns.
+func (s *Store) getMany(keys []Key, each func(i int, v *Value, err error)) {
+	g := getting{store: s, want: shared, keys: keys, revs: make([]Revision, len(keys)), each: each}
+	g.get()
+}
+
+// lookup returns the Meta of key, or ErrNotFound, without reading its value.
+func (s *Store) lookup(key Key) (Meta, error) {
+	revs := [1]Revision{}
+	now, err := s.find([]Key{key}, revs[:])
+	switch {
+	case err != nil:
+		return Meta{}, err
+	case revs[0] == 0:
+		return Meta{}, ErrNotFound
+	}
+	return s.metaAt(now, revs[0], key)
+}
+
+// metaAt returns the Meta of key, which revision rev set.
+func (s *Store) metaAt(now recent, rev Revision, key Key) (Meta, error) {
+	metas, err := s.metas(now, []Key{key}, []Revision{rev})
+	if err != nil {
+		return Meta{}, err
+	}
+	return metas[0], nil
+}
+
+// metas returns the Meta of each of keys, which revisions revs set.
+func (s *Store) metas(now recent, keys []Key, revs []Revision) (metas []Meta, err error) {
+	metas = make([]Meta, len(keys))
+	g := getting{store: s, want: metaOnly, keys: keys, revs: slices.Clone(revs), each: func(i int, v *Value, e error) {
+		if e != nil {
+			err = e
+			return
+		}
+		metas[i] = v.Meta
+	}}
+	g.read(now)
+	return metas, err
+}
+
+// find sets revs to the revisions of keys, and leaves 0 for a key that is not set and
+// what is not 0 as it is. It returns what history lacked when it looked.
+//
+// It looks in the overlay, then in the index; readers look in history last. A key leaves
+// the overlay only after its index entry is durable, and enters the index only after its
+// record is, so that no order of events can hide a key. While the index covers no
+// revision, no key has left the overlay, and there is nothing to look up.
+func (s *Store) find(keys []Key, revs []Revision) (recent, error) {
 	if err := s.err(); err != nil {
-		return nil, err
+		return recent{}, err
 	}
 	s.mu.RLock()
-	rev := s.overlay.find(key)
-	if rev > s.durable.rev {
-		p := s.pending[rev-s.durable.rev-1]
-		s.mu.RUnlock()
-		return s.pendingValue(&p)
-	}
-	covered := s.overlay.indexedRev
-	s.mu.RUnlock()
-	rev, err := s.indexed(key, rev, covered)
-	if err != nil {
-		return nil, err
-	}
-	var m Meta
-	var v *Value
-	err = s.withRecord(rev, key, func(d *body) {
-		switch m = d.meta(rev, key); d.kind {
-		case bodyChunked:
-			v = s.chunkedValue(m, d.upload)
-		case bodyInline:
-			v = NewValue(m, append(make([]byte, 0, len(d.value)), d.value...))
+	for i, key := range keys {
+		if revs[i] == 0 {
+			revs[i] = s.overlay.find(key)
 		}
-	})
-	if err != nil || v != nil {
-		return v, err
 	}
-	return s.referredValue(m)
+	now, indexed := s.recentLocked(), s.overlay.indexedRev > 0
+	s.mu.RUnlock()
+	for i := range keys {
+		if !indexed || revs[i] != 0 {
+			continue
+		}
+		rev, err := s.indexedRevision([]byte(keys[i]))
+		if err != nil {
+			return now, s.failed("look up a key", err)
+		}
+		revs[i] = rev
+	}
+	return now, nil
 }
 
-// indexed returns rev, or what the index says when rev, which is what the overlay
-// said, is 0. The index covered the revisions up to covered at that moment: while
-// it covers none, no key has left the overlay, and there is nothing to look up.
-func (s *Store) indexed(key Key, rev, covered Revision) (Revision, error) {
-	switch {
-	case rev != 0:
-		return rev, nil
-	case covered == 0:
-		return 0, ErrNotFound
+// getting is one call of Get, getMany or metas.
+type getting struct {
+	store *Store
+	want  wanted
+	keys  []Key
+	revs  []Revision                       // that set them; 0: not set
+	each  func(i int, v *Value, err error) // nil: the answer to the only key goes to one
+	one   struct {
+		key   [1]Key
+		rev   [1]Revision
+		value *Value
+		err   error
 	}
-	rev, err := s.indexedRevision([]byte(key))
+
+	referred []referredValue // to be read at the end
+}
+
+// wanted says what of a value a reader needs.
+type wanted int
+
+const (
+	metaOnly wanted = iota // not the bytes of bodies; each of the answers as with shared
+	shared                 // bytes that are valid until each returns
+	owned                  // bytes of its own
+)
+
+// answered is what takes the place of the revision of a key that has its answer.
+const answered = ^Revision(0)
+
+// referredValue is a value whose bytes are a body.
+type referredValue struct {
+	at    int // in keys
+	value *Value
+}
+
+func (g *getting) answer(i int, v *Value, err error) {
+	g.revs[i] = answered
+	if g.each != nil {
+		g.each(i, v, err)
+		return
+	}
+	g.one.value, g.one.err = v, err
+}
+
+// fail answers those that have no answer yet.
+func (g *getting) fail(err error) {
+	for i, rev := range g.revs {
+		if rev != answered {
+			g.answer(i, nil, err)
+		}
+	}
+}
+
+func (g *getting) get() {
+	for i, key := range g.keys {
+		if err := key.Validate(); err != nil {
+			g.answer(i, nil, err)
+		}
+	}
+	now, err := g.store.find(g.keys, g.revs)
 	if err != nil {
-		return 0, s.failed("look up a key", err)
+		g.fail(err)
+		return
 	}
-	if rev == 0 {
-		return 0, ErrNotFound
-	}
-	return rev, nil
+	g.read(now)
 }
 
-// withRecord calls fn with the record of rev, which must be of key and lie in
-// history. What fn sees is valid only inside it.
-func (s *Store) withRecord(rev Revision, key Key, fn func(d *body)) error {
-	var other string // the key that has this revision, if it is not key
-	err := s.history.View(func(tx Tx) error {
+// read answers for keys whose revisions are known: what pends first, then what is in
+// history, and last the values that are bodies, one in memory at a time unless they are
+// to be kept.
+func (g *getting) read(now recent) {
+	durable := false
+	for i, rev := range g.revs {
+		switch {
+		case rev == answered:
+		case rev == 0:
+			g.answer(i, nil, ErrNotFound)
+		case rev > now.durable:
+			d := now.at(rev).body()
+			g.record(i, &d, d.value) // which never changes
+		default:
+			durable = true
+		}
+	}
+	if durable {
+		if err := g.store.failed("read history", g.store.history.View(g.readHistory)); err != nil {
+			g.fail(err)
+		}
+	}
+	var buf []byte
+	for _, r := range g.referred {
+		var err error
+		if buf, err = g.store.readBody(bodyRef(&r.value.Meta), buf[:0]); err != nil {
+			g.answer(r.at, nil, err)
+			continue
+		}
+		r.value.inline = buf
+		g.answer(r.at, r.value, nil)
+		if g.want == owned {
+			buf = nil
+		}
+	}
+}
+
+// readHistory answers for the keys whose records are in history.
+func (g *getting) readHistory(tx Tx) error {
+	for i, rev := range g.revs {
+		if rev == answered {
+			continue
+		}
 		d, err := readRecord(tx, rev)
 		if err != nil {
 			return err
 		}
-		if string(d.key) != string(key) {
-			other = string(d.key)
-			return nil
+		if string(d.key) != string(g.keys[i]) {
+			return g.store.wrongIndex(rev, g.keys[i], string(d.key))
 		}
-		fn(&d)
-		return nil
-	})
-	if err == nil && other != "" {
-		err = s.wrongIndex(rev, key, other)
+		value := d.value
+		if g.want == owned {
+			value = append(make([]byte, 0, len(value)), value...)
+		}
+		g.record(i, &d, value)
 	}
-	return s.failed("read history", err)
+	return nil
+}
+
+// record answers with a record, which has the value if that is inline.
+func (g *getting) record(i int, d *body, value []byte) {
+	v := &Value{Meta: d.meta(g.revs[i], g.keys[i])}
+	switch {
+	case d.kind == bodyInline:
+		v.inline = value
+	case d.kind == bodyChunked:
+		v.stream = g.store.chunkedStream(d.upload, d.size)
+	case g.want != metaOnly:
+		g.referred = append(g.referred, referredValue{i, v})
+		g.revs[i] = answered // soon
+		return
+	}
+	g.answer(i, v, nil)
+}
+
+// wrongIndex is the error of an index that gives a key the revision of another.
+// The record is sound and names its revision, so the index is wrong.
+func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
+	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+}
+
+// chunkedStream returns what a value reads that is in chunks.
+func (s *Store) chunkedStream(id uploadID, size int64) func(ctx context.Context) io.ReadSeekCloser {
+	return func(ctx context.Context) io.ReadSeekCloser {
+		return &chunkReader{ctx: ctx, store: s, upload: id, size: size}
+	}
 }
 
 // corruptFile returns a *CorruptError about all of an engine's file.
@@ -125,64 +300,6 @@ func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
 		return body{}, &CorruptError{File: file, Offset: off, Detail: err.Error()}
 	}
 	return d, nil
-}
-
-// metaAt returns the Meta of key, which revision rev set.
-func (s *Store) metaAt(rev Revision, key Key) (m Meta, err error) {
-	s.mu.RLock()
-	if rev > s.durable.rev {
-		m = s.pending[rev-s.durable.rev-1].meta()
-		s.mu.RUnlock()
-		return m, nil
-	}
-	s.mu.RUnlock()
-	err = s.withRecord(rev, key, func(d *body) { m = d.meta(rev, key) })
-	return m, err
-}
-
-// lookup returns the Meta of key, or ErrNotFound, without reading its value.
-func (s *Store) lookup(key Key) (Meta, error) {
-	if err := s.err(); err != nil {
-		return Meta{}, err
-	}
-	s.mu.RLock()
-	rev, covered := s.overlay.find(key), s.overlay.indexedRev
-	s.mu.RUnlock()
-	rev, err := s.indexed(key, rev, covered)
-	if err != nil {
-		return Meta{}, err
-	}
-	return s.metaAt(rev, key)
-}
-
-// pendingValue returns the value of a record that history may not have yet. It may
-// read the disk.
-func (s *Store) pendingValue(p *pendingRecord) (*Value, error) {
-	d := p.body()
-	switch m := d.meta(p.rev, Key(d.key)); d.kind {
-	case bodyChunked:
-		return s.chunkedValue(m, d.upload), nil
-	case bodyReferred:
-		return s.referredValue(m)
-	default:
-		return NewValue(m, d.value), nil
-	}
-}
-
-// referredValue reads a value that is one body.
-func (s *Store) referredValue(m Meta) (*Value, error) {
-	data, err := s.readBody(bodyRef(&m), nil)
-	if err != nil {
-		return nil, err
-	}
-	return NewValue(m, data), nil
-}
-
-// chunkedValue returns a value that is read chunk by chunk.
-func (s *Store) chunkedValue(m Meta, id uploadID) *Value {
-	return NewStreamedValue(m, func(ctx context.Context) io.ReadSeekCloser {
-		return &chunkReader{ctx: ctx, store: s, upload: id, size: m.Size}
-	})
 }
 
 // chunkBody returns which body a chunk is, which must be there.

@@ -3,7 +3,6 @@ package kvstore
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -29,7 +28,7 @@ type KeysPage struct {
 const (
 	pageEntryBytes   = 160      // what an entry takes besides its strings
 	pageHistoryBytes = 32 << 20 // records are verified whole, so pages of large values are shorter
-	pageMetas        = 512      // entries that are filled in at a time
+	pageMetas        = 256      // entries that are filled in at a time
 )
 
 // Keys returns a page of the keys that were set when it was called: all of
@@ -148,78 +147,39 @@ func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Rev
 	return nil
 }
 
-// metasOf reads what history says about pairs, until limitBytes are reached.
+// metasOf reads what history says about pairs, until limitBytes are reached. Each
+// transaction reads about as much as any scan does at most, with the values in the records.
 func (s *Store) metasOf(ctx context.Context, pairs []keyRevisionPair, limitBytes int64) ([]Meta, error) {
-	metas := make([]Meta, 0, len(pairs))
+	all := make([]Meta, 0, len(pairs))
 	page, history := int64(0), int64(0)
-	for len(metas) < len(pairs) {
+	for len(all) < len(pairs) && history <= pageHistoryBytes {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		some, read, err := s.someMetas(pairs[len(metas):min(len(pairs), len(metas)+pageMetas)])
+		some := pairs[len(all):min(len(pairs), len(all)+pageMetas)]
+		keys, revs := make([]Key, len(some)), make([]Revision, len(some))
+		for i, p := range some {
+			keys[i], revs[i] = p.key, p.rev
+		}
+		s.mu.RLock()
+		now := s.recentLocked()
+		s.mu.RUnlock()
+		metas, err := s.metas(now, keys, revs)
 		if err != nil {
 			return nil, err
 		}
-		history += read
-		for i := range some {
-			page += some[i].pageBytes()
-			if len(metas) > 0 && page > limitBytes {
-				return metas, nil
+		for i := range metas {
+			m := &metas[i]
+			if page += m.pageBytes(); len(all) > 0 && page > limitBytes {
+				return all, nil
 			}
-			metas = append(metas, some[i])
-		}
-		if history > pageHistoryBytes {
-			break
-		}
-	}
-	return metas, nil
-}
-
-// someMetas returns the metas of the first of pairs, of one at least, and how
-// much of history it read for them, in one transaction.
-func (s *Store) someMetas(pairs []keyRevisionPair) (metas []Meta, read int64, err error) {
-	metas = make([]Meta, len(pairs))
-	s.mu.RLock()
-	for i, p := range pairs {
-		if p.rev > s.durable.rev {
-			metas[i] = s.pending[p.rev-s.durable.rev-1].meta()
+			if m.Size < BodyBytesMin {
+				history += m.Size + m.pageBytes()
+			}
+			all = append(all, *m)
 		}
 	}
-	s.mu.RUnlock()
-	var wrong keyRevisionPair // the index has the wrong revision for it
-	var other string          // the key that has it
-	err = s.history.View(func(tx Tx) error {
-		for i, p := range pairs {
-			if metas[i].Revision != 0 {
-				continue
-			}
-			if read > scanBytes {
-				metas = metas[:i]
-				return nil
-			}
-			d, err := readRecord(tx, p.rev)
-			if err != nil {
-				return err
-			}
-			if string(d.key) != string(p.key) {
-				wrong, other = p, string(d.key)
-				return nil
-			}
-			metas[i] = d.meta(p.rev, p.key)
-			read += int64(len(d.encoded))
-		}
-		return nil
-	})
-	if err == nil && wrong.rev != 0 {
-		err = s.wrongIndex(wrong.rev, wrong.key, other)
-	}
-	return metas, read, s.failed("read history", err)
-}
-
-// wrongIndex is the error of an index that gives a key the revision of another.
-// The record is sound and names its revision, so the index is wrong.
-func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
-	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+	return all, nil
 }
 
 // keyRevisionPair is a key and the revision that set it.

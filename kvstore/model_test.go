@@ -321,14 +321,14 @@ func testPut(key Key, id, ct string, value []byte, now time.Time) []byte {
 		registerBody(value)
 		return referCommand(&m)
 	}
-	cmd, _ := putCommandHeader(&m, m.Size)
+	cmd := putCommandHeader(&m)
 	return append(cmd, value...)
 }
 
 // testPutBy is a put of no bytes that says who puts, and what of it.
 func testPutBy(key Key, by string, meta UserMeta, now time.Time) []byte {
 	m := Meta{Key: key, SHA256: sumOf(nil), Time: now, PutID: "id", By: by, UserMeta: meta}
-	cmd, _ := putCommandHeader(&m, 0)
+	cmd := putCommandHeader(&m)
 	return cmd
 }
 

@@ -23,8 +23,8 @@ func TestStore_Apply_PendingMemoryIsCounted(t *testing.T) {
 	}
 	before := heap()
 	for i := range 5000 {
-		p := SmallPut{Key: Key(fmt.Sprintf("key-%08d", i)), ContentType: DefaultContentType, PutID: "00112233445566778899aabbccddeeff", Value: make([]byte, 100)}
-		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{p.command(time.Unix(1, 0), sumOf(p.Value))}, nil); err != nil {
+		cmd := testPut(Key(fmt.Sprintf("key-%08d", i)), "00112233445566778899aabbccddeeff", "", make([]byte, 100), time.Unix(1, 0))
+		if _, err := applyTo(s, uint64(i+1), 1, [][]byte{cmd}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -31,6 +31,17 @@ type PutRequest struct {
 	Interrupt func()
 }
 
+// SmallPut is a put whose value is in memory, for DB.PutMany.
+type SmallPut struct {
+	Key         Key
+	ContentType string  // "" means DefaultContentType
+	PutID       string  // 1 to 64 visible ASCII characters; "" lets DB.PutMany choose one
+	Value       []byte  // at most ChunkBytes; not changed, and not kept
+	SHA256      *Digest // digest the value must have, nil for any
+	By          string  // as in PutRequest
+	UserMeta    UserMeta
+}
+
 // Outcome says what became of a put.
 type Outcome int
 

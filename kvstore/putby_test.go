@@ -62,7 +62,7 @@ func wantMetas(t *testing.T, s *Store, want map[Key]Meta) {
 		}
 		got["Get "+string(key)] = v.Meta
 	}
-	s.getMany(keys, true, func(i int, v *Value, err error) {
+	s.getMany(keys, func(i int, v *Value, err error) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,11 +104,11 @@ func TestDB_PutBy_TheFirstStays(t *testing.T) {
 		want Outcome
 	}{{other("second", "v"), Unchanged}, {other("first", "v"), Created}, {other("second", "w"), Conflict}} {
 		// As one that finds the key set, and as one that lost in the log.
-		m := c.r.meta(created.Meta.Time, c.r.Size)
+		m := newMeta(&c.r, created.Meta.Time, c.r.Size)
 		var value bytes.Buffer
 		_, _ = value.ReadFrom(c.r.Body)
 		c.r.Body, m.SHA256 = bytes.NewReader(value.Bytes()), sumOf(value.Bytes())
-		cmd, _ := putCommandHeader(&m, m.Size)
+		cmd := putCommandHeader(&m)
 		results, err := applyTo(s, uint64(i+10), 1, [][]byte{append(cmd, value.Bytes()...)}, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -158,11 +158,11 @@ func TestUserMeta_CountsInBounds(t *testing.T) {
 	for i := range puts {
 		puts[i] = SmallPut{Key: Key(fmt.Sprintf("%05d", i)), UserMeta: full}
 	}
-	m := manyPuts{db: db, puts: puts, rest: make([]int, len(puts))}
-	for i := range m.rest {
-		m.rest[i] = i
+	places := make([]int, len(puts))
+	for i := range places {
+		places[i] = i
 	}
-	if n, size := m.step(); n != ChunkBytes/full.Bytes() || size > ChunkBytes {
+	if n, size := together(puts, places); n != ChunkBytes/full.Bytes() || size > ChunkBytes {
 		t.Errorf("a step has %d of %d puts, with %d bytes", n, len(puts), size)
 	}
 	for _, a := range putMany(t, db, puts[:20]...) {

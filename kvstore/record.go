@@ -89,9 +89,9 @@ type body struct {
 	encoded     []byte   // all of it
 }
 
-// appendHeader encodes what a record says of its value, wherever that is kept, and
-// returns where in it the digest is. m.Revision is not in it.
-func appendHeader(b []byte, m *Meta) (header []byte, sumAt int) {
+// appendHeader encodes what a record says of its value, wherever that is kept.
+// m.Revision is not in it. Its length does not depend on the digest.
+func appendHeader(b []byte, m *Meta) []byte {
 	shape := byte(recordPut << shapeTypeBit)
 	if m.By != "" {
 		shape |= shapeBy
@@ -108,11 +108,10 @@ func appendHeader(b []byte, m *Meta) (header []byte, sumAt int) {
 	}
 	b = appendPutID(b, m.PutID)
 	b = binary.AppendUvarint(b, uint64(m.Size))
-	sumAt = len(b)
 	b = append(b, m.SHA256[:]...)
 	b = appendContentType(b, m.ContentType)
 	b = binary.AppendUvarint(b, uint64(len(m.Key)))
-	return append(b, m.Key...), sumAt
+	return append(b, m.Key...)
 }
 
 // headerBytes is how long a header is at most.

@@ -471,7 +471,9 @@ func TestDB_Put_DropsWhatWasNotSealed(t *testing.T) {
 // damaged is no reason to.
 func TestPutResult_OfRefusals(t *testing.T) {
 	for refusal, again := range map[error]bool{ErrUploadIncomplete: true, ErrValueDamaged: false, ErrMalformedCommand: false} {
-		_, err := putResult(fmt.Errorf("some command: %w", refusal), nil)
+		var n newPut
+		n.settle(fmt.Errorf("some command: %w", refusal), nil)
+		_, err := n.result()
 		if !errors.Is(err, refusal) || errors.Is(err, ErrUnavailable) != again || errors.Is(err, ErrOutcomeUnknown) {
 			t.Errorf("%v: %v", refusal, err)
 		}

@@ -19,7 +19,7 @@ import (
 func TestBody_BrokenRulesAreRefused(t *testing.T) {
 	sound := Meta{Key: "k", Size: 5, ContentType: "text/other", PutID: "id", Time: time.Unix(1, 0)}
 	encode := func(m Meta) []byte {
-		header, _ := appendHeader(nil, &m)
+		header := appendHeader(nil, &m)
 		return append(header, "value"...)
 	}
 	bodies := map[string][]byte{"": encode(sound)}

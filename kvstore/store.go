@@ -93,12 +93,6 @@ func (p *pendingRecord) body() body {
 	return d
 }
 
-// meta returns the record's Meta, with strings of its own.
-func (p *pendingRecord) meta() Meta {
-	d := p.body()
-	return d.meta(p.rev, Key(d.key))
-}
-
 // op is one write that history lacks.
 type op struct {
 	kind opKind
