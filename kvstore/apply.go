@@ -9,16 +9,14 @@ import (
 // recordSlabBytes is the memory that records of one entry share, at most.
 const recordSlabBytes = 32 << 10
 
-// Apply applies one committed entry of the log and returns one result a
-// command: what DB makes a PutResult of for a put or a seal, ChunkResult,
-// OpenResult, AbandonResult, or an error value for a command that is malformed or does
-// not fit the state (the same on every replica). index must grow from call to call; gaps and empty
-// entries are fine. meta replaces the opaque bytes that Durable returns; nil
-// leaves them. Neither commands nor meta is kept.
+// Apply applies one committed entry of the log and returns one result a command: what DB
+// makes a PutResult of, ChunkResult, OpenResult, AbandonResult, or an error for a command
+// that is malformed or does not fit the state (the same on every replica). index must grow
+// from call to call; gaps and empty entries are fine. meta replaces the opaque bytes that
+// Durable returns; nil leaves them. Neither commands nor meta is kept.
 //
-// The effects are visible to Get at once and in history after a later Commit.
-// Apply pauses while too much waits for history or index. The returned error is
-// fatal.
+// The effects are visible to Get at once and in history after a later Commit. Apply
+// pauses while too much waits for history or index. The returned error is fatal.
 func (s *Store) Apply(index, term uint64, commands [][]byte, meta []byte) ([]any, error) {
 	if err := s.waitForRoom(); err != nil {
 		return nil, err
@@ -68,9 +66,9 @@ func (s *Store) checkNext(index uint64) error {
 	return nil
 }
 
-// waitForRoom waits until neither pending writes nor the overlay is over its
-// bound. It runs before anything is locked or read, so that the commit or flush
-// it waits for can never wait for it. Without a Run it does that work itself.
+// waitForRoom waits until neither pending writes nor the overlay is over its bound. It
+// holds no lock, which the commit or flush might want, and without a Run it does that work
+// itself.
 func (s *Store) waitForRoom() error {
 	for {
 		if err := s.err(); err != nil {
@@ -107,9 +105,8 @@ func (s *Store) waitForRoom() error {
 	}
 }
 
-// decodeAll decodes the commands of entry index into the store's scratch space; the
-// result of one that is malformed is its error. If a later version wrote one of them,
-// none can be applied.
+// decodeAll decodes the commands of entry index into scratch space; the result of a
+// malformed one is its error. If a later version wrote one of them, none is applied.
 func (s *Store) decodeAll(index uint64, commands [][]byte, results []any) ([]command, error) {
 	if cap(s.scratch) < len(commands) {
 		s.scratch = make([]command, len(commands))
@@ -135,9 +132,8 @@ func (s *Store) decodeAll(index uint64, commands [][]byte, results []any) ([]com
 	return cmds, nil
 }
 
-// findKeys sets s.known[i] to the revision of the key of cmds[i], 0 when it is
-// not set yet. Those that the overlay does not know are looked up in the index, where
-// most are not. Only Apply adds keys, so an answer stays true until it does.
+// findKeys sets s.known[i] to the revision of the key of cmds[i], 0 when it is not set
+// yet. Only Apply adds keys, so an answer stays true until it does.
 func (s *Store) findKeys(cmds []command) error {
 	s.mu.RLock()
 	for i := range cmds {
@@ -172,14 +168,14 @@ func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
 	case commandChunk:
 		return s.applyChunk(cmd)
 	}
-	return s.applyAbandon(cmd.upload), nil
+	return AbandonResult{Dropped: s.dropUpload(cmd.upload)}, nil
 }
 
 // applyPut sets a key, unless it is set: the first put in log order wins.
 func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 	if known == 0 {
 		s.mu.RLock()
-		known = s.overlay.findActive(cmd.body.keyView()) // set earlier in this very entry
+		known = s.overlay.active.find(cmd.body.keyView(), s.overlay.hash(cmd.body.keyView())) // set earlier in this very entry
 		s.mu.RUnlock()
 	}
 	if known != 0 {
@@ -236,10 +232,7 @@ func (s *Store) newRecord(b *body, rev Revision) []byte {
 
 // resultAgainst compares a put with the record that holds its key.
 func (s *Store) resultAgainst(rev Revision, b *body) (any, error) {
-	s.mu.RLock()
-	now := s.recentLocked()
-	s.mu.RUnlock()
-	winner, err := s.metaAt(now, rev, Key(b.key))
+	winner, err := s.metaAt(s.recent(), rev, Key(b.key))
 	if err != nil {
 		return nil, err
 	}
@@ -275,9 +268,8 @@ func (s *Store) applyOpen(cmd *command) (any, error) {
 		s.dirty[cmd.upload] = struct{}{}
 		return OpenResult{}, nil
 	}
-	// A late repeat must not open a sealed upload again: what is open gets
-	// abandoned one day, and the chunks with it. A sealed upload always has its
-	// chunk 0.
+	// A late repeat must not open a sealed upload again: what is open gets abandoned one
+	// day, and the chunks with it. A sealed upload always has its chunk 0.
 	sealed, err := s.hasChunk(makeChunkKey(cmd.upload, 0))
 	switch {
 	case err != nil:
@@ -323,14 +315,9 @@ func (s *Store) applyChunk(cmd *command) (any, error) {
 	u.add(data, cmd.time)
 	s.dirty[cmd.upload] = struct{}{}
 	s.chunks[key] = row
-	s.ops = append(s.ops, op{kind: opChunk, key: key, data: row})
+	s.ops = append(s.ops, op{key: key, row: row})
 	s.pendingBytes += int64(len(row)) + pendingOverhead
 	return ChunkResult{}, nil
-}
-
-// applyAbandon drops an upload that will not be sealed.
-func (s *Store) applyAbandon(id uploadID) AbandonResult {
-	return AbandonResult{Dropped: s.dropUpload(id)}
 }
 
 // dropUpload forgets an open upload and its chunks; false when it is not open.
@@ -347,13 +334,12 @@ func (s *Store) dropUpload(id uploadID) bool {
 		delete(s.chunks, makeChunkKey(id, n))
 	}
 	s.drops[id]++
-	s.ops = append(s.ops, op{kind: opDrop, key: makeChunkKey(id, 0)})
+	s.ops = append(s.ops, op{key: makeChunkKey(id, 0)})
 	s.pendingBytes += pendingOverhead
 	return true
 }
 
-// finishEntry moves the applied index and asks for the background work that is
-// due.
+// finishEntry moves the applied index and asks for the background work that is due.
 func (s *Store) finishEntry(index, term uint64, meta []byte) {
 	s.mu.Lock()
 	s.applied.index, s.applied.term = index, term

@@ -20,9 +20,8 @@ import (
 
 // BoltOptions tune one bbolt file.
 type BoltOptions struct {
-	// MapBytes is the address space reserved for the file. bbolt stops every
-	// reader while it moves to a larger map, so be generous: it costs no
-	// memory. 0 maps what the file needs.
+	// MapBytes is the address space reserved for the file, which costs no memory: bbolt stops
+	// every reader while it moves to a larger map. 0 maps what the file needs.
 	MapBytes int64
 	// FillPages fills pages to the brim: right when keys only ever grow, and
 	// when whoever writes makes pages' worth of values.
@@ -39,11 +38,10 @@ type boltEngine struct {
 	wedged atomic.Bool           // bbolt panicked while writing and may hold its lock
 }
 
-// OpenBolt opens the bbolt file at path, which it creates when it is missing.
-// The file is locked: a second opener is refused at once. A file that is
-// shorter than its own meta page says, or that bbolt cannot make sense of, is
-// refused with a *CorruptError. What the file holds is durable when OpenBolt
-// returns: a process that was killed in its fsync may have left it in memory only.
+// OpenBolt opens the bbolt file at path, and creates it when it is missing. A second
+// opener is refused at once. A file that is shorter than its own meta page says, or that
+// bbolt cannot read, is a *CorruptError. What the file holds is durable when OpenBolt
+// returns: a process killed in its fsync may have left it in memory only.
 func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 	switch _, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -243,14 +241,6 @@ func (t *boltTx) bucket(b Bucket) *bbolt.Bucket {
 	return t.buckets[b]
 }
 
-// existing is bucket for those who do not call bbolt otherwise.
-func (t *boltTx) existing(b Bucket) *bbolt.Bucket {
-	t.inBolt = true
-	bucket := t.bucket(b)
-	t.inBolt = false
-	return bucket
-}
-
 // Get implements Tx.
 func (t *boltTx) Get(b Bucket, key []byte) (value []byte) {
 	t.inBolt = true
@@ -273,18 +263,16 @@ func (t *boltTx) Seek(b Bucket, from []byte) (key, value []byte) {
 
 // Ascend implements Tx.
 func (t *boltTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
-	bucket := t.existing(b)
-	if bucket == nil {
-		return
-	}
 	t.inBolt = true
-	cursor := bucket.Cursor()
-	for k, v := cursor.Seek(from); k != nil; k, v = cursor.Next() {
-		t.inBolt = false
-		if !fn(k, v) {
-			return
+	if bucket := t.bucket(b); bucket != nil {
+		cursor := bucket.Cursor()
+		for k, v := cursor.Seek(from); k != nil; k, v = cursor.Next() {
+			t.inBolt = false
+			if !fn(k, v) {
+				return
+			}
+			t.inBolt = true
 		}
-		t.inBolt = true
 	}
 	t.inBolt = false
 }
@@ -309,9 +297,17 @@ func (t *boltTx) ReadAhead(value []byte) {
 }
 
 // Put implements Tx.
-func (t *boltTx) Put(b Bucket, key, value []byte) error {
+func (t *boltTx) Put(b Bucket, key, value []byte) (err error) {
 	t.inBolt = true
-	err := t.put(b, key, value)
+	bucket := t.bucket(b)
+	if bucket == nil {
+		bucket, err = t.tx.CreateBucket([]byte(bucketNames[b]))
+		t.buckets[b] = bucket
+	}
+	if err == nil {
+		bucket.FillPercent = t.engine.fill
+		err = bucket.Put(key, value)
+	}
 	t.inBolt = false
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b, err)
@@ -319,26 +315,12 @@ func (t *boltTx) Put(b Bucket, key, value []byte) error {
 	return nil
 }
 
-func (t *boltTx) put(b Bucket, key, value []byte) (err error) {
-	bucket := t.bucket(b)
-	if bucket == nil {
-		if bucket, err = t.tx.CreateBucket([]byte(bucketNames[b])); err != nil {
-			return err
-		}
-		t.buckets[b] = bucket
-	}
-	bucket.FillPercent = t.engine.fill
-	return bucket.Put(key, value)
-}
-
 // Delete implements Tx.
-func (t *boltTx) Delete(b Bucket, key []byte) error {
-	bucket := t.existing(b)
-	if bucket == nil {
-		return nil
-	}
+func (t *boltTx) Delete(b Bucket, key []byte) (err error) {
 	t.inBolt = true
-	err := bucket.Delete(key)
+	if bucket := t.bucket(b); bucket != nil {
+		err = bucket.Delete(key)
+	}
 	t.inBolt = false
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", b, err)
@@ -359,9 +341,8 @@ func (t *boltTx) Where(value []byte) (string, int64) {
 	return t.engine.path, off
 }
 
-// offset turns an address at which reading failed into an offset of the file,
-// which is mapped at base; -1 when it cannot be in the map. Where the map ends is
-// not known, but other memory does not fail.
+// offset turns an address at which reading failed into an offset of the file, which is
+// mapped at base; -1 when it cannot be in the map, whose end is not known.
 func (t *boltTx) offset(addr, base uintptr) int64 {
 	if base == 0 || addr < base || addr-base > math.MaxInt/2 {
 		return -1

@@ -62,10 +62,10 @@ func (s *Store) missingBody(d bodies.Digest) error {
 	return &CorruptError{File: s.bodies.Dir(), Offset: -1, Detail: fmt.Sprintf("body %s, which this node needs, is missing", d)}
 }
 
-// holdBody holds a body that a command refers to, until whatever refers to it is
-// counted or dropped. A reference that says another size than the body has is refused,
-// by all alike, for its digest tells its size. The second error is fatal: whoever
-// gives an entry of the log sees to it that its bodies are here.
+// holdBody holds a body that a command refers to, until what refers to it is counted or
+// dropped. All replicas refuse a reference with a wrong size, because the digest
+// determines the size. The second error is fatal: the log has the bodies of an entry
+// before it gives the entry.
 func (s *Store) holdBody(ref bodies.Ref) (refusal, err error) {
 	size, ok := s.bodies.Size(ref.Digest)
 	if ok && size != ref.Size {
@@ -77,9 +77,9 @@ func (s *Store) holdBody(ref bodies.Ref) (refusal, err error) {
 	return nil, nil
 }
 
-// releaseDropped gives up the chunks that the commit before dropped, and notes those
-// of this one: bbolt may go back by one transaction when its newest page is damaged,
-// and then has their rows again. commitMu is held.
+// releaseDropped gives up the chunks that the commit before dropped, and notes those of
+// this one: if bbolt goes back by one transaction, it has their rows again. commitMu is
+// held.
 func (s *Store) releaseDropped(dropped []bodies.Digest) {
 	for _, d := range s.dropped {
 		s.bodies.Release(d)
@@ -132,26 +132,29 @@ func appendReferences(tx Tx, d *body, changes []bodies.Change) ([]bodies.Change,
 	return changes, nil
 }
 
-// countHistory counts what records refer to that are not counted yet: a crash came
-// between a commit and its count, or a pull brought them. What is counted must be the
-// beginning of this history; otherwise, or when nothing is known, all of it is counted
-// again.
+// countHistory counts what records refer to and nobody counted: after a crash between a
+// commit and its count, or after a pull. If what is counted is not the beginning of this
+// history, it counts all of it again.
 func (s *Store) countHistory() error {
-	from := s.bodies.Mark()
-	known, err := s.knowsMark(from)
-	if err != nil {
-		return err
+	from, last := s.bodies.Mark(), s.durablePosition().rev
+	known := from.Revision <= uint64(last)
+	if known && from.Revision > 0 {
+		at, err := s.derivedAt(Revision(from.Revision))
+		if err != nil {
+			return err
+		}
+		known = at.digest() == from.Head
 	}
 	if !known {
-		s.logger.Info("counting the bodies that the history refers to again", "revision", s.durablePosition().rev)
+		s.logger.Info("counting the bodies that the history refers to again", "revision", last)
 		if err := s.bodies.Recount(); err != nil {
 			return s.failed("count the bodies that records refer to", s.bodyError(bodies.Digest{}, err))
 		}
 		from = bodies.Mark{}
 	}
-	last := s.durablePosition().rev
 	for rev := Revision(from.Revision); rev < last; {
 		var changes []bodies.Change
+		var err error
 		for rev < last && len(changes) < countChanges {
 			if changes, rev, err = s.collectReferences(changes, rev, last); err != nil {
 				return s.failed("count the bodies that records refer to", err)
@@ -168,70 +171,23 @@ func (s *Store) countHistory() error {
 	return nil
 }
 
-// knowsMark tells whether a mark is one of this history.
-func (s *Store) knowsMark(m bodies.Mark) (bool, error) {
-	rev := Revision(m.Revision)
-	switch {
-	case rev == 0:
-		return true, nil
-	case rev > s.durablePosition().rev:
-		return false, nil
-	}
-	at, err := s.derivedAt(rev)
-	return at.digest() == m.Head, err
-}
-
 // collectReferences appends what the records after rev refer to, as far as one short
 // transaction goes, and returns the last of them.
 func (s *Store) collectReferences(changes []bodies.Change, rev, last Revision) ([]bodies.Change, Revision, error) {
 	err := s.history.View(func(tx Tx) error {
-		read := 0
-		var failed error
-		err := ascendRecords(tx, rev+1, func(got Revision, raw []byte) bool {
-			if got != rev+1 || got > last {
-				return false
-			}
-			if read == 0 {
-				tx.ReadAhead(raw)
-			}
-			read += len(raw)
+		return scanRecords(tx, rev+1, last, true, func(got Revision, raw []byte) (bool, error) {
 			if len(raw) > 0 && bodyKind(raw[0]) != bodyInline { // the scan of the index, and Verify, check all
 				d, err := checkRecord(tx, raw, got)
 				if err == nil {
 					changes, err = appendReferences(tx, &d, changes)
 				}
 				if err != nil {
-					failed = err
-					return false
+					return false, err
 				}
 			}
 			rev = got
-			return read < scanBytes && len(changes) < countChanges
+			return len(changes) < countChanges, nil
 		})
-		if failed == nil {
-			failed = err
-		}
-		if failed == nil && read == 0 {
-			_, failed = readRecord(tx, rev+1) // says that it is missing
-		}
-		return failed
 	})
 	return changes, rev, err
-}
-
-// holdUploads holds the chunks of the uploads that are open.
-func (s *Store) holdUploads() error {
-	for _, id := range sortedUploads(s.uploads) {
-		if err := s.history.View(func(tx Tx) error {
-			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
-				if !s.bodies.Hold(ref.Digest) {
-					return s.missingBody(ref.Digest)
-				}
-				return nil
-			})
-		}); err != nil {
-			return s.failed("hold the chunks of uploads", err)
-		}
-	}
-	return nil
 }

@@ -26,9 +26,9 @@ type boltMeta struct {
 	pageBytes, pages, txid uint64
 }
 
-// VerifyBoltFile checks what bbolt does not: that the file at path is as long
-// as its newest meta page says. Reading past the end of a shorter file would
-// kill the process much later. It returns a *CorruptError, or nil.
+// VerifyBoltFile returns a *CorruptError unless the file at path is as long as its newest
+// meta page says. bbolt does not check that, and reading past the end would kill the
+// process later.
 func VerifyBoltFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -55,9 +55,9 @@ func VerifyBoltFile(path string) error {
 	return nil
 }
 
-// newestMeta returns the valid meta page of the later transaction. The second
-// page's place depends on the page size, which a damaged first page cannot
-// tell: then every possible size is tried, as bbolt does.
+// newestMeta returns the valid meta page of the later transaction. The place of the second
+// depends on the page size: if the first is damaged every possible size is tried, as bbolt
+// does.
 func newestMeta(f io.ReaderAt, size int64) (boltMeta, bool, error) {
 	first, ok, err := metaAt(f, 0)
 	if err != nil {

@@ -167,8 +167,8 @@ func (t *failingTx) Delete(b Bucket, key []byte) error {
 }
 
 // Many pulled records are several blocks, and checkpoints: each write may fail.
-func TestWriteStaged_EveryWriteFails(t *testing.T) {
-	var records []stagedRecord
+func TestWriteRecords_EveryWriteFails(t *testing.T) {
+	var records []pendingRecord
 	var at derived
 	for i, raw := range testRecords(1, 9000, 9000, 300, 9000, 9000, 9000) {
 		d, err := decodeRecord(raw, Revision(i+1))
@@ -176,7 +176,7 @@ func TestWriteStaged_EveryWriteFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		at.advance(leafOf(d.header), &d)
-		records = append(records, stagedRecord{raw, at.keep(2)})
+		records = append(records, pendingRecord{Revision(i + 1), raw, at.keep(2)})
 	}
 	for n := 1; ; n++ {
 		e := NewMemEngine()
@@ -184,7 +184,7 @@ func TestWriteStaged_EveryWriteFails(t *testing.T) {
 		tx := &failingTx{left: n}
 		err := e.Update(func(inner Tx) error {
 			tx.Tx = inner
-			return writeStaged(tx, 1, records)
+			return writeRecords(tx, records, false)
 		})
 		if tx.left > 0 {
 			if err != nil || n < 8 {

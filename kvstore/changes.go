@@ -1,10 +1,10 @@
 package kvstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // ChangesRequest asks for some records of history, in order.
@@ -34,10 +34,10 @@ type Changes struct {
 	History HistoryID // that the revisions are of
 }
 
-// Changes returns some of the records after a revision, in order: as many as
-// one short transaction finds. It may find none and not be at the end: that is
-// reached when Scanned is not below Newest. What was applied counts, be it in
-// history already or not. A range has the same records on every replica.
+// Changes returns some of the records after a revision, in order: as many as one short
+// transaction finds, perhaps none. The end is reached when Scanned is not below Newest. It
+// counts what was applied, in history or not yet. A range has the same records on every
+// replica.
 //
 // If r names a history that this store's went on from, that is a
 // *HistoryChangedError. If it names one that is not known here, or After is beyond
@@ -61,16 +61,7 @@ func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 	}
 	for c.Scanned >= now.durable && c.Scanned < newest {
 		p := now.at(c.Scanned + 1)
-		d := p.body()
-		if !strings.HasPrefix(string(d.key), string(r.Prefix)) {
-			c.Scanned++
-			continue
-		}
-		change := Change{Meta: d.meta(p.rev, Key(d.key))}
-		if d.kind == bodyInline {
-			change.Value = d.value
-		}
-		if !c.add(change, d.kind) {
+		if d := p.body(); !c.add(&d, p.rev, d.value) {
 			break
 		}
 	}
@@ -91,21 +82,26 @@ type collector struct {
 	referred []int // of Records: their values are bodies, and still to be read
 }
 
-// add takes the record after Scanned, or reports that it does not fit.
-func (c *collector) add(change Change, kind bodyKind) bool {
-	if !c.r.Values {
-		change.Value = nil
+// add takes the record after Scanned, if it is asked for, or reports that it does not
+// fit. value is the one in the record.
+func (c *collector) add(d *body, rev Revision, value []byte) bool {
+	if !bytes.HasPrefix(d.key, []byte(c.r.Prefix)) {
+		c.Scanned++
+		return true
 	}
-	size := int64(len(change.Value))
-	referred := c.r.Values && kind == bodyReferred
-	if referred {
-		size = change.Size
+	change := Change{Meta: d.meta(rev, Key(d.key))}
+	c.bytes += change.pageBytes()
+	if c.r.Values && d.kind != bodyChunked {
+		c.bytes += d.size
 	}
-	c.bytes += change.pageBytes() + size
 	if len(c.Records) > 0 && (len(c.Records) >= c.r.Limit || c.bytes > c.r.LimitBytes) {
 		return false
 	}
-	if referred {
+	switch {
+	case !c.r.Values:
+	case d.kind == bodyInline:
+		change.Value = value
+	case d.kind == bodyReferred:
 		c.referred = append(c.referred, len(c.Records))
 	}
 	c.Records = append(c.Records, change)
@@ -117,48 +113,23 @@ func (c *collector) add(change Change, kind bodyKind) bool {
 // one transaction may take.
 func (s *Store) collectDurable(c *collector, last Revision) error {
 	return s.history.View(func(tx Tx) error {
-		seen, read := 0, 0
-		var failed error
-		err := ascendRecords(tx, c.Scanned+1, func(rev Revision, v []byte) bool {
-			if rev != c.Scanned+1 {
-				return false // a gap; reported below
-			}
-			d, err := checkRecord(tx, v, rev)
+		return scanRecords(tx, c.Scanned+1, last, false, func(rev Revision, raw []byte) (bool, error) {
+			d, err := checkRecord(tx, raw, rev)
 			if err != nil {
-				failed = err
-				return false
+				return false, err
 			}
-			seen++
-			read += len(v)
-			if !strings.HasPrefix(string(d.key), string(c.r.Prefix)) {
-				c.Scanned++
-			} else if !c.add(c.durableChange(&d, rev), d.kind) {
-				return false
+			value := d.value
+			if c.r.Values {
+				value = append(make([]byte, 0, len(value)), value...)
 			}
-			return c.Scanned < last && seen < scanRecords && read < scanBytes
+			return c.add(&d, rev, value), nil
 		})
-		if failed == nil {
-			failed = err
-		}
-		if failed == nil && seen == 0 {
-			_, failed = readRecord(tx, c.Scanned+1) // says that it is missing
-		}
-		return failed
 	})
 }
 
-// durableChange copies a record out of its transaction.
-func (c *collector) durableChange(d *body, rev Revision) Change {
-	change := Change{Meta: d.meta(rev, Key(d.key))}
-	if c.r.Values && d.kind == bodyInline {
-		change.Value = append(make([]byte, 0, len(d.value)), d.value...)
-	}
-	return change
-}
-
-// Advanced returns a channel that is closed when there is a revision behind
-// after. It may be closed earlier, whenever there is any new one: then look and
-// ask again. When the store dies it may stay open: Changes tells.
+// Advanced returns a channel that is closed when there is a revision behind after, or
+// earlier, at any new one: look and ask again. When the store dies it may stay open:
+// Changes tells.
 func (s *Store) Advanced(after Revision) <-chan struct{} {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -184,10 +155,9 @@ func (s *Store) announceLocked() {
 	}
 }
 
-// Keys returns a page of the set keys, as Store.Keys does. With Linearizable it
-// shows every put that was acknowledged before the call. For a history that this
-// node does not know the log is asked with Local too, so that a node that is only
-// behind never says *HistoryChangedError.
+// Keys is Store.Keys. With Linearizable it shows every put that was acknowledged before
+// the call. For a history that this node does not know it asks the log with Local too, so
+// that a node that is only behind never says *HistoryChangedError.
 func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page KeysPage, err error) {
 	err = db.ask(ctx, c, "list keys", r.History, 0, func(Consistency) error {
 		page, err = db.store.Keys(ctx, r)
@@ -196,11 +166,10 @@ func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page Keys
 	return page, err
 }
 
-// Changes returns some records of history, as Store.Changes does. With
-// Linearizable its Newest counts every put that was acknowledged before the
-// call; what follows up to there may then be read with Local. An After beyond Newest
-// is a *HistoryChangedError with Linearizable only, and for a history that this node
-// does not know the log is asked with Local too: so a node that is only behind never
+// Changes is Store.Changes. With Linearizable, Newest counts every put that was
+// acknowledged before the call; what follows up to there may be read with Local. An After
+// beyond Newest is a *HistoryChangedError with Linearizable only, and for a history that
+// this node does not know it asks the log with Local too: a node that is only behind never
 // says it.
 func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (changes Changes, err error) {
 	err = db.ask(ctx, c, "list changes", r.History, r.After, func(c Consistency) error {
@@ -216,27 +185,22 @@ func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (cha
 // be behind, it is called once more when the log has been asked; if the node is not
 // behind then, there is no such history, or it is not so long.
 func (db *DB) ask(ctx context.Context, c Consistency, what string, history HistoryID, since Revision, read func(c Consistency) error) error {
-	if err := db.catchUp(ctx, c); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+	if c != Local {
+		if err := db.log.ReadIndex(ctx); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
 	}
 	err := read(c)
 	switch {
 	case !errors.Is(err, ErrBehind):
 		return err
 	case c == Linearizable:
-		return db.store.historyChanged(history, since)
+		db.store.mu.RLock()
+		defer db.store.mu.RUnlock()
+		return db.store.historyChangedLocked(history, since)
 	}
 	return db.ask(ctx, Linearizable, what, history, since, read)
 }
 
 // Advanced is Store.Advanced.
 func (db *DB) Advanced(after Revision) <-chan struct{} { return db.store.Advanced(after) }
-
-// catchUp returns when this node has applied everything that was committed
-// before the call, or, with Local, at once.
-func (db *DB) catchUp(ctx context.Context, c Consistency) error {
-	if c == Local {
-		return nil
-	}
-	return db.log.ReadIndex(ctx)
-}

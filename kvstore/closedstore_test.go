@@ -54,7 +54,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		"Stage":       func() error { return s.Stage(ctx, next.snapshot, serveFrom(l.sender), testFetch) },
 		"Install":     func() error { return s.Install(next.index, 7, next.meta, next.snapshot) },
 		"Install old": func() error { return s.Install(index, 7, meta, snapshot) },
-		"pulled":      func() error { return s.writePulled([]stagedRecord{{raw: []byte("a record")}}, end+1) },
+		"pulled":      func() error { return s.writePulled([]pendingRecord{{rev: end + 1, record: []byte("a record")}}) },
 		"a cut":       func() error { return s.cutPulled(end + 1) },
 		"Serve":       func() error { return s.Serve(ctx, q.String(), io.Discard) },
 		"Durable":     func() error { _, _, _, _, err := s.Durable(); return err },

@@ -15,9 +15,8 @@ import (
 // which its kind came, in its present form.
 const commandLevel = 1
 
-// commandHeadBytes is what every command begins with: its level, its kind, the
-// sequence that it is for, and the access revision that it was checked under. Only
-// sequence 0 exists, and nothing is checked yet.
+// commandHeadBytes is the length of what every command begins with: its level, its kind,
+// its sequence and the access revision that it was checked under, both 0 so far.
 const commandHeadBytes = 4
 
 // commandKind is the second field of a command.
@@ -56,7 +55,11 @@ func appendCommandHead(b []byte, kind commandKind) []byte {
 
 // putCommandHeader returns the start of a put command, with room for the value.
 func putCommandHeader(m *Meta) []byte {
-	b := make([]byte, 0, commandHeadBytes+headerBytes(m)+int(m.Size))
+	return appendPutHeader(make([]byte, 0, commandHeadBytes+headerBytes(m)+int(m.Size)), m)
+}
+
+// appendPutHeader encodes it. Its length does not depend on the digest.
+func appendPutHeader(b []byte, m *Meta) []byte {
 	return appendHeader(appendCommandHead(b, commandPut), m)
 }
 
@@ -93,8 +96,8 @@ func openCommand(u uploadID, now time.Time) []byte {
 	return binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))
 }
 
-// readCommandLevel reads level and kind of a command: what must be known of it to
-// carry it out, or to refuse it as others do. Of a later version it gives a
+// readCommandLevel reads level and kind of a command: what must be known to carry it out,
+// or to refuse it as others do. For one of a later version the error is a
 // *level.LaterError.
 func readCommandLevel(c *cursor) (needed uint64, kind commandKind, err error) {
 	needed = c.uvarint()
@@ -124,36 +127,32 @@ func laterCommand(needed uint64) error {
 	return &level.LaterError{What: "a command", Level: needed, Known: level.Highest}
 }
 
-// decodeCommand reads a command. It is strict, never panics, and gives the same
-// answer on every replica: ErrMalformedCommand, or a *level.LaterError for one that
-// a later version may know. Digests of values are not checked here.
-func decodeCommand(b []byte) (command, error) {
-	cmd, err := decodeCommandFields(b)
-	if err != nil {
-		return command{}, malformedUnlessLater(err)
-	}
-	return cmd, nil
-}
-
+// malformedUnlessLater is the error of what does not decode.
 func malformedUnlessLater(err error) error {
-	if _, later := err.(*level.LaterError); later {
+	if _, later := err.(*level.LaterError); later || err == nil {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrMalformedCommand, err)
 }
 
-func decodeCommandFields(b []byte) (command, error) {
+// decodeCommand reads a command. It is strict, never panics, and gives the same
+// answer on every replica: ErrMalformedCommand, or a *level.LaterError for one that
+// a later version may know. Digests of values are not checked here.
+func decodeCommand(b []byte) (cmd command, err error) {
+	defer func() {
+		if err != nil {
+			cmd, err = command{}, malformedUnlessLater(err)
+		}
+	}()
 	c := cursor{b: b}
-	cmd := command{}
-	var err error
 	if _, cmd.kind, err = readCommandLevel(&c); err != nil {
-		return command{}, err
+		return cmd, err
 	}
 	switch sequence, access := c.uvarint(), c.uvarint(); {
 	case c.err != nil:
-		return command{}, c.err
+		return cmd, c.err
 	case sequence != 0 || access != 0:
-		return command{}, fmt.Errorf("it is for sequence %d, checked under access revision %d; this program knows 0 and 0", sequence, access)
+		return cmd, fmt.Errorf("it is for sequence %d, checked under access revision %d; this program knows 0 and 0", sequence, access)
 	}
 	switch cmd.kind {
 	case commandPut:
@@ -175,7 +174,7 @@ func decodeCommandFields(b []byte) (command, error) {
 		cmd.time = int64(c.uint64())
 		cmd.ref = readRef(&c)
 		if c.err == nil && cmd.number >= chunksMax {
-			return command{}, fmt.Errorf("chunk number %d is not below %d", cmd.number, chunksMax)
+			return cmd, fmt.Errorf("chunk number %d is not below %d", cmd.number, chunksMax)
 		}
 	case commandOpen:
 		cmd.time = int64(c.uint64())
@@ -183,16 +182,12 @@ func decodeCommandFields(b []byte) (command, error) {
 	return cmd, c.end()
 }
 
-// Level returns the level that a program must know to carry out a command, see
-// package level. The error is a *level.LaterError for a command that this program
-// does not know, and wraps ErrMalformedCommand for what is none. It looks at the
-// first bytes only: Apply answers what is malformed otherwise.
+// Level returns the level that a program must know to carry out a command (package level).
+// The error is a *level.LaterError for a command that this program does not know, and
+// wraps ErrMalformedCommand for what is none. It looks at the first bytes only.
 func (s *Store) Level(command []byte) (uint64, error) {
 	needed, _, err := readCommandLevel(&cursor{b: command})
-	if err != nil {
-		err = malformedUnlessLater(err)
-	}
-	return needed, err
+	return needed, malformedUnlessLater(err)
 }
 
 // Body returns the body that a command refers to; ok is false if it refers to none, or
@@ -201,10 +196,7 @@ func (s *Store) Body(command []byte) (ref bodies.Ref, ok bool) {
 	if len(command) > 1 && command[0] == commandLevel && command[1] == byte(commandPut) {
 		return ref, false // nearly all are: every replica asks three times
 	}
-	switch _, kind, err := readCommandLevel(&cursor{b: command}); {
-	case err != nil:
-		return ref, false
-	case kind != commandChunk && kind != commandRefer:
+	if _, kind, err := readCommandLevel(&cursor{b: command}); err != nil || kind != commandChunk && kind != commandRefer {
 		return ref, false
 	}
 	cmd, err := decodeCommand(command)

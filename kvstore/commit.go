@@ -9,22 +9,15 @@ import (
 
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
-	from    position // what history holds already
 	to      position
 	meta    []byte   // nil: unchanged
 	lineage *History // nil: unchanged
 	records []pendingRecord
 	ops     []op
-	uploads []uploadWrite
+	uploads map[uploadID][]byte // new states; nil: no longer open
 	bytes   int64
 
 	dropped []bodies.Digest // chunks whose rows were deleted
-}
-
-// uploadWrite is the new state of one upload, nil when it is no longer open.
-type uploadWrite struct {
-	id    uploadID
-	state []byte
 }
 
 // Commit brings everything applied so far into history, in one transaction
@@ -56,9 +49,9 @@ func (s *Store) Commit() error {
 	return nil
 }
 
-// takeBatch returns what history lacks, nil when that is nothing: chunks that the
-// last commit dropped take one more, see releaseDropped. It waits for an entry that is
-// just being applied.
+// takeBatch returns what history lacks, nil when that is nothing. Chunks that the last
+// commit dropped take one more, see releaseDropped. It waits for an entry that is being
+// applied.
 func (s *Store) takeBatch() *commitBatch {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
@@ -68,19 +61,18 @@ func (s *Store) takeBatch() *commitBatch {
 		return nil
 	}
 	b := &commitBatch{
-		from:    s.durable,
 		to:      s.applied,
 		meta:    s.meta,
 		records: s.pending[:len(s.pending):len(s.pending)],
 		ops:     s.ops[:len(s.ops):len(s.ops)],
+		uploads: make(map[uploadID][]byte, len(s.dirty)),
 		bytes:   s.pendingBytes,
 	}
-	for id := range s.dirty { // order does not matter: each has a key of its own
-		w := uploadWrite{id: id}
+	for id := range s.dirty {
+		b.uploads[id] = nil
 		if u := s.uploads[id]; u != nil {
-			w.state = encodeUpload(id, u)
+			b.uploads[id] = encodeUpload(id, u)
 		}
-		b.uploads = append(b.uploads, w)
 	}
 	if lineage := s.lineage; lineage.ID != s.kept.ID {
 		b.lineage = &lineage
@@ -90,19 +82,31 @@ func (s *Store) takeBatch() *commitBatch {
 	return b
 }
 
-// write puts b into history: the records, and the rest in the order it was
-// applied.
+// write puts b into history: the records, and the rest in the order it was applied.
 func (b *commitBatch) write(tx Tx) error {
-	if err := b.writeRecords(tx); err != nil {
+	if err := writeRecords(tx, b.records, true); err != nil {
 		return err
 	}
 	for i := range b.ops {
-		if err := b.writeOp(tx, &b.ops[i]); err != nil {
+		o := &b.ops[i]
+		if o.row == nil {
+			dropped, err := deleteChunks(tx, o.key.upload())
+			if err != nil {
+				return err
+			}
+			b.dropped = append(b.dropped, dropped...)
+		} else if err := tx.Put(BucketChunks, o.key[:], o.row); err != nil {
 			return err
 		}
 	}
-	for _, w := range b.uploads {
-		if err := putOrDelete(tx, BucketUploads, w.id[:], w.state); err != nil {
+	for id, state := range b.uploads { // in any order: each has a key of its own
+		var err error
+		if state == nil {
+			err = tx.Delete(BucketUploads, id[:])
+		} else {
+			err = tx.Put(BucketUploads, id[:], state)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -114,34 +118,30 @@ func (b *commitBatch) write(tx Tx) error {
 	return writePosition(tx, &b.to, b.meta)
 }
 
-// writeRecords appends the records, and a checkpoint where one is due.
-func (b *commitBatch) writeRecords(tx Tx) error {
-	if len(b.records) == 0 {
+// writeRecords appends records of consecutive revisions, and the checkpoints among them.
+// fillUp: the block before them is filled up first.
+func writeRecords(tx Tx, records []pendingRecord, fillUp bool) error {
+	if len(records) == 0 {
 		return nil
 	}
-	w, err := appendRecords(tx, b.from.rev, b.to.rev, true)
+	w, err := appendRecords(tx, records[0].rev-1, records[len(records)-1].rev, fillUp)
 	if err != nil {
 		return err
 	}
-	for i := range b.records {
-		p := &b.records[i]
+	for i := range records {
+		p := &records[i]
 		if err := w.add(p.record); err != nil {
 			return err
 		}
-		if err := writeCheckpoint(tx, p.kept); err != nil {
+		if p.kept == nil {
+			continue
+		}
+		k := revisionKey(p.rev)
+		if err := tx.Put(BucketCheckpoints, k[:], encodeCheckpoint(p.kept)); err != nil {
 			return err
 		}
 	}
 	return w.flush()
-}
-
-func (b *commitBatch) writeOp(tx Tx, o *op) error {
-	if o.kind == opDrop {
-		dropped, err := deleteChunks(tx, o.key.upload())
-		b.dropped = append(b.dropped, dropped...)
-		return err
-	}
-	return tx.Put(BucketChunks, o.key[:], o.data)
 }
 
 // writePosition moves the applied index; it is the last write of a transaction
@@ -153,13 +153,6 @@ func writePosition(tx Tx, p *position, meta []byte) error {
 		}
 	}
 	return tx.Put(BucketState, keyPosition, encodePosition(p))
-}
-
-func putOrDelete(tx Tx, b Bucket, key, value []byte) error {
-	if value == nil {
-		return tx.Delete(b, key)
-	}
-	return tx.Put(b, key, value)
 }
 
 // ascendChunks calls fn for every chunk of an upload that is there.
@@ -217,19 +210,16 @@ func (s *Store) finishCommit(b *commitBatch) {
 	s.ops = rest(s.ops, len(b.ops))
 	for i := range b.ops {
 		o := &b.ops[i]
-		switch o.kind {
-		case opChunk:
-			// The same chunk may pend anew: its upload was dropped and a late
-			// repeat opened it again. Forget only what was written here.
-			if c := s.chunks[o.key]; c != nil && &c[0] == &o.data[0] {
-				delete(s.chunks, o.key)
-			}
-		case opDrop:
+		if o.row == nil {
 			if id := o.key.upload(); s.drops[id] > 1 {
 				s.drops[id]--
 			} else {
 				delete(s.drops, id)
 			}
+		} else if c := s.chunks[o.key]; c != nil && &c[0] == &o.row[0] {
+			// The same chunk may pend anew: its upload was dropped and a late
+			// repeat opened it again. Forget only what was written here.
+			delete(s.chunks, o.key)
 		}
 	}
 	s.pendingBytes -= b.bytes

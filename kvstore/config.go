@@ -19,15 +19,13 @@ type StoreConfig struct {
 	// for those who append and hold.
 	Bodies *bodies.Store
 
-	// OpenStaging opens the area where a snapshot is pulled to, and
-	// RemoveStaging drops it. It survives restarts. Without them Stage and
-	// Install cannot be used.
+	// OpenStaging opens the area where a snapshot is pulled to, and RemoveStaging drops it.
+	// It survives restarts. Without them Stage and Install cannot be used.
 	OpenStaging   func() (Engine, error)
 	RemoveStaging func() error
 
-	// OpenScratch makes an empty file to sort keys in, when there are more of
-	// them than fit into memory. Without it a missing index is rebuilt one
-	// overlay at a time.
+	// OpenScratch makes an empty file to sort keys in, when there are more of them than fit
+	// into memory. Without it a missing index is rebuilt one overlay at a time.
 	OpenScratch func() (Scratch, error)
 
 	Logger *slog.Logger
@@ -41,14 +39,12 @@ type StoreConfig struct {
 	OverlayBytes    int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
 	GenerationBytes int64         // part of the overlay that is indexed as one; default 16 MiB, at most OverlayBytes/4
 
-	// CheckpointRevisions is for tests: how far the revisions are apart whose
-	// history digest is kept. Whoever opens a store again must give the same.
-	// Default CheckpointRevisions.
+	// CheckpointRevisions is for tests: the distance of the revisions whose history digest is
+	// kept, the same for the whole life of a store. Default CheckpointRevisions.
 	CheckpointRevisions Revision
-	// Spread draws numbers between 0 and 1, by which replicas flush at different
-	// times: they apply the same, and when all flush at once every put waits. It
-	// must be quick, and safe for concurrent use. nil: flushes come as late as
-	// memory allows.
+	// Spread draws numbers between 0 and 1, by which replicas flush at different times: when
+	// all flush at once, every put waits. It must be quick and safe for concurrent use. nil:
+	// flushes come as late as memory allows.
 	Spread func() float64
 }
 

@@ -1,13 +1,15 @@
 package kvstore
 
-import "errors"
+import (
+	"errors"
+	"slices"
+)
 
 // commonContentTypes is how many content types take one byte in a record.
 const commonContentTypes = 32
 
-// contentTypes are the common content types, each at its number. They are part of
-// the state machine and of every record: no number may ever get another meaning, and
-// there is none left.
+// contentTypes are the common content types, each at its number, in the state machine and
+// every record. No number may get another meaning, and none is left.
 var contentTypes = [commonContentTypes]string{
 	DefaultContentType,
 	"application/json",
@@ -56,10 +58,8 @@ func appendContentType(b []byte, ct string) []byte {
 	if ct == "" {
 		return append(b, 0)
 	}
-	for code, common := range contentTypes {
-		if ct == common {
-			return append(b, byte(code))
-		}
+	if code := slices.Index(contentTypes[:], ct); code >= 0 {
+		return append(b, byte(code))
 	}
 	if len(ct) < longContentTypeBytes {
 		b = append(b, byte(commonContentTypes+len(ct)-1))
@@ -93,10 +93,9 @@ func (d *body) checkContentType() error {
 	if d.typeCode < commonContentTypes {
 		return nil
 	}
-	for i := range contentTypes {
-		if string(d.contentType) == contentTypes[i] {
-			return errors.New("a common content type is spelled out")
-		}
+	ct := string(d.contentType)
+	if slices.Contains(contentTypes[:], ct) {
+		return errors.New("a common content type is spelled out")
 	}
-	return checkContentType(string(d.contentType))
+	return checkContentType(ct)
 }

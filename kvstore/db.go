@@ -13,20 +13,18 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// Log is the replicated log a DB proposes to. Its methods are safe for
-// concurrent use.
+// Log is the replicated log a DB proposes to. Its methods are safe for concurrent use.
 type Log interface {
-	// ProposeMany proposes commands, in one entry of the log if they fit. Before it
-	// returns it calls each once for every one, with what Store.Apply answered to it on
-	// this node. The commands must not be modified afterwards. Errors wrap ErrUnavailable,
-	// ErrLevel or ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown; any other
-	// error counts as ErrOutcomeUnknown.
+	// ProposeMany proposes commands, in one entry of the log if they fit. Before it returns it
+	// calls each once for every command, with what Store.Apply answered on this node. The
+	// commands must not be modified afterwards. Errors wrap ErrUnavailable, ErrLevel or
+	// ErrOverloaded (definitely not proposed) or ErrOutcomeUnknown, as which any other error
+	// counts.
 	ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error))
-	// Distribute returns nil when every body is durable on this node, at the leader,
-	// and at a majority of the voters: then a command may refer to it. Bodies that are
-	// there already cost little. Their bytes must not be modified any more, even after it
-	// has returned. Nothing is proposed, so every error is definite; it
-	// wraps ErrUnavailable, ErrOverloaded or ErrDiskReserve.
+	// Distribute returns nil when every body is durable on this node, at the leader, and at a
+	// majority of the voters: then a command may refer to it. Bodies that are there already
+	// cost little. Their bytes must never be modified again. Nothing is proposed, so every
+	// error is definite; it wraps ErrUnavailable, ErrOverloaded or ErrDiskReserve.
 	Distribute(ctx context.Context, list []bodies.Body) error
 	// ReadIndex returns nil when everything that was committed before the call
 	// began is applied on this node.
@@ -105,10 +103,10 @@ func NewDB(store *Store, log Log, cfg DBConfig) *DB {
 	}
 }
 
-// Get returns the value of key. A found value is right for ever and answered at
-// once. That the key is not set, ErrNotFound, is with Linearizable answered only
-// after this node has applied everything that was committed before the call.
-// Other errors: ErrInvalidKey, those of Log.ReadIndex, and fatal ones.
+// Get returns the value of key. A found value is always right and returned at once. With
+// Linearizable, ErrNotFound is returned only after this node has applied everything that
+// was committed before the call. Other errors: ErrInvalidKey, those of Log.ReadIndex, and
+// fatal ones.
 func (db *DB) Get(ctx context.Context, key Key, c Consistency) (*Value, error) {
 	v, err := db.store.Get(key)
 	if c == Local || !errors.Is(err, ErrNotFound) {
@@ -120,24 +118,19 @@ func (db *DB) Get(ctx context.Context, key Key, c Consistency) (*Value, error) {
 	return db.store.Get(key)
 }
 
-// GetMany looks several keys up at once, on this node alone: a found value is
-// right for ever, ErrNotFound is what Local means by it. It calls each for every
-// key, with its place in keys, in any order. It is much cheaper than as many
-// Gets: the locks and the transaction of a lookup are taken once for all.
+// GetMany looks several keys up on this node, as Get does with Local, and calls each for
+// every key, with its place in keys, in any order. It is much cheaper than as many Gets.
 //
-// The Value, and what its Bytes returns, are valid until each returns; Open of a
-// streamed value stays good. each runs inside of a read transaction and must
-// neither block nor use the store. Errors are those of Get; one that is fatal is
-// told for every key that had no answer yet.
+// The Value, and what its Bytes returns, are valid until each returns; Open of a streamed
+// value stays valid. each runs inside a read transaction: it must neither block nor use
+// the store. A fatal error goes to every key that had no answer yet.
 func (db *DB) GetMany(keys []Key, each func(i int, v *Value, err error)) {
 	db.store.getMany(keys, each)
 }
 
-// Confirm returns nil when this node has applied everything that was committed
-// before the call: what is not set here after it was not set before it. So one
-// Confirm makes any number of absences linearizable, if all of them were asked
-// for before it began and are looked up after it has returned. Errors are those
-// of Log.ReadIndex.
+// Confirm returns nil when this node has applied everything that was committed before the
+// call. One Confirm makes any number of absences linearizable: of keys that were asked for
+// before it began and are looked up after it returned. Errors are those of Log.ReadIndex.
 func (db *DB) Confirm(ctx context.Context) error {
 	if err := db.log.ReadIndex(ctx); err != nil {
 		return fmt.Errorf("confirm that keys are not set: %w", err)
@@ -151,9 +144,8 @@ func (db *DB) propose(ctx context.Context, command []byte) (result any, err erro
 	return result, err
 }
 
-// Run drops uploads whose proposer has gone, until ctx ends; it returns nil
-// then. Dropping goes through the log, so it is enough that one node runs it,
-// and harmless that all do.
+// Run drops uploads whose proposer has gone, until ctx ends, and returns nil then.
+// Dropping goes through the log: one node that runs it is enough, and all may.
 func (db *DB) Run(ctx context.Context) error {
 	ticker := time.NewTicker(db.cfg.SweepInterval)
 	defer ticker.Stop()
@@ -174,10 +166,9 @@ type quietUpload struct {
 	sweeps int64 // in a row that found it so
 }
 
-// sweep proposes to abandon every upload that is idle for too long. How long is
-// counted here, in sweeps: the clock of whoever sends the chunks may be wrong, and
-// this node's may be set. Only time counts in which this node was not cut off: then
-// nobody could show it that an upload lives.
+// sweep proposes to abandon every upload that is idle for too long. It counts sweeps,
+// because clocks may be wrong or be set, and only while this node was not cut off:
+// otherwise nobody could show it that an upload lives.
 func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
 	open := db.store.openUploads()
 	for id, life := range open {
@@ -204,7 +195,8 @@ func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
 	}
 	open = db.store.openUploads()
 	for _, id := range sortedUploads(open) {
-		if q := quiet[id]; q.uploadLife != open[id] || !db.idle(q) {
+		// It was quiet from the first sweep that found it so to the last.
+		if q := quiet[id]; q.uploadLife != open[id] || time.Duration(q.sweeps-1)*db.cfg.SweepInterval < db.cfg.UploadIdle {
 			continue
 		}
 		if _, err := db.propose(ctx, abandonCommand(id)); err != nil {
@@ -213,10 +205,4 @@ func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
 		}
 		db.cfg.Logger.Info("idle upload dropped", "upload", id, "bytes", open[id].bytes)
 	}
-}
-
-// idle reports whether an upload was quiet for UploadIdle: from the first sweep
-// that found it so to the last.
-func (db *DB) idle(q quietUpload) bool {
-	return time.Duration(q.sweeps-1)*db.cfg.SweepInterval >= db.cfg.UploadIdle
 }

@@ -912,18 +912,21 @@ func TestDB_Put_TooManyUploads(t *testing.T) {
 	}
 }
 
-// steppedLog lets one body after the other through Distribute.
+// steppedLog lets one body after the other through Distribute, in the order of their first
+// bytes: a chunk that is distributed waits for those before it.
 type steppedLog struct {
 	*directLog
-	step     chan struct{}
+	steps    [256]chan struct{}
+	entered  atomic.Int32
 	inFlight atomic.Int32
 }
 
 func (l *steppedLog) Distribute(ctx context.Context, list []bodies.Body) error {
 	l.inFlight.Add(1)
 	defer l.inFlight.Add(-1)
+	l.entered.Add(1)
 	select {
-	case <-l.step:
+	case <-l.steps[list[0].Data[0]]:
 		return l.directLog.Distribute(ctx, list)
 	case <-ctx.Done():
 		return ctx.Err()
@@ -933,21 +936,33 @@ func (l *steppedLog) Distribute(ctx context.Context, list []bodies.Body) error {
 // A large put has many chunks on their way at a time, but few while others put.
 func TestDB_Put_LargeGivesWayToOthers(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
-	l := &steppedLog{directLog: newDirectLog(s), step: make(chan struct{})}
+	l := &steppedLog{directLog: newDirectLog(s)}
+	for i := range l.steps {
+		l.steps[i] = make(chan struct{})
+	}
 	now := new(atomic.Int64)
 	db := NewDB(s, l, DBConfig{Now: func() time.Time { return time.Unix(now.Load(), 0) }})
 	const chunks = 40
 	var putting sync.WaitGroup
 	putting.Go(func() {
-		body := bytes.NewReader(make([]byte, chunks*ChunkBytes))
+		value := make([]byte, chunks*ChunkBytes)
+		for i := range chunks {
+			value[i*ChunkBytes] = byte(i)
+		}
+		body := bytes.NewReader(value)
 		if res, err := db.Put(t.Context(), PutRequest{Key: "large", Body: body, Size: chunks * ChunkBytes}); err != nil || res.Outcome != Created {
 			t.Errorf("%+v, %v", res, err)
 		}
 	})
-	settle := func(n int32) { waitFor(t, func() bool { return l.inFlight.Load() == n }) }
+	next := 0
+	settle := func(n int32) {
+		t.Helper()
+		waitFor(t, func() bool { return l.entered.Load() == int32(next)+n && l.inFlight.Load() == n })
+	}
 	step := func(n int) {
 		for range n {
-			l.step <- struct{}{}
+			close(l.steps[next])
+			next++
 		}
 	}
 	settle(chunksInFlight)
@@ -961,6 +976,6 @@ func TestDB_Put_LargeGivesWayToOthers(t *testing.T) {
 	now.Add(2)
 	step(2) // when the next takes its place, nobody else has put for a while
 	settle(chunksInFlight)
-	close(l.step)
+	step(chunks - next)
 	putting.Wait()
 }

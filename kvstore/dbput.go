@@ -19,20 +19,18 @@ import (
 // discardBytes is the buffer of a body that is only hashed.
 const discardBytes = 16 << 10
 
-// Put sets a key, unless it is set: then the answer is Unchanged for the same
-// bytes and Conflict for others, and no error. Created is acknowledged only
-// after the put was committed and applied on this node.
+// Put sets a key, unless it is set: then the answer is Unchanged for the same bytes,
+// Conflict for others. Created means that the put was committed, and applied on this node.
 //
-// Errors: ErrInvalidKey, ErrInvalidContentType, ErrInvalidPutID, ErrInvalidMeta, ErrTooLarge,
-// ErrBodyRead, ErrDigestMismatch, ErrDiskReserve, ErrOverloaded and
-// ErrUnavailable are definite: this put did not set the key and never will.
-// ErrOutcomeUnknown is not; the same put may be repeated safely, with the same
-// PutID if a later Created must mean this put.
+// These errors are definite, the put did not set the key and never will: ErrInvalidKey,
+// ErrInvalidContentType, ErrInvalidPutID, ErrInvalidMeta, ErrTooLarge, ErrBodyRead,
+// ErrDigestMismatch, ErrDiskReserve, ErrOverloaded and ErrUnavailable. After
+// ErrOutcomeUnknown the same put may be repeated, with the same PutID if a later Created
+// must mean this put.
 //
-// Memory: up to four times of what has arrived of a value of up to 1 MiB, beyond
-// that up to eight chunks of 1 MiB; 16 KiB when the key is set already. What is
-// distributed takes none any more. When memory is short, the slowest bodies are
-// interrupted.
+// Memory: up to four times what has arrived of a value of up to 1 MiB, beyond that up to
+// eight chunks of 1 MiB; 16 KiB when the key is set already. What is distributed takes
+// none. When memory is short, the slowest bodies are interrupted.
 func (db *DB) Put(ctx context.Context, r PutRequest) (PutResult, error) {
 	if err := db.prepare(&r); err != nil {
 		return PutResult{}, err
@@ -62,15 +60,12 @@ func (db *DB) Put(ctx context.Context, r PutRequest) (PutResult, error) {
 	return n.result()
 }
 
-// PutMany is Put for several keys, and much cheaper than as many Puts: keys are
-// looked up together, and what is new is proposed together, to be committed in one
-// entry of the log and answered at one moment. It calls each once for every put,
-// in any order, on this goroutine, and returns after that. Each put is decided on
-// its own, with the results and errors of Put; of two puts of the same key either
-// may win.
+// PutMany is Put for several keys, and much cheaper: it looks the keys up together and
+// proposes what is new together, in one entry of the log. It calls each once for every
+// put, in any order, on this goroutine, before it returns. Each put has the results and
+// errors of Put; of two puts of the same key either may win.
 //
-// Memory: the values and their metadata once more. More than 1 MiB of them is put in
-// several steps, one after the other.
+// Memory: the values and their metadata once more, 1 MiB of them at a time.
 func (db *DB) PutMany(ctx context.Context, puts []SmallPut, each func(i int, r PutResult, err error)) {
 	keys, places := make([]Key, 0, len(puts)), make([]int, 0, len(puts))
 	valid := DefaultContentType // most have the same as the one before
@@ -116,9 +111,9 @@ func together(puts []SmallPut, places []int) (n int, size int64) {
 // prepareSmall checks a put, and fills in what may be left out. The content type
 // valid is known to be that.
 func (db *DB) prepareSmall(p *SmallPut, valid string) error {
-	r := PutRequest{Key: p.Key, PutID: p.PutID, Size: int64(len(p.Value)), By: p.By}
-	if p.ContentType != valid {
-		r.ContentType = p.ContentType
+	r := p.request()
+	if p.ContentType == valid {
+		r.ContentType = "" // which needs no look
 	}
 	if err := db.prepare(&r); err != nil {
 		return err
@@ -187,7 +182,8 @@ func (db *DB) putTogether(ctx context.Context, puts []SmallPut, places []int, si
 			continue
 		}
 		n := p.add()
-		n.meta = newMeta(&PutRequest{Key: s.Key, ContentType: s.ContentType, PutID: s.PutID, By: s.By, UserMeta: s.UserMeta}, now, int64(len(s.Value)))
+		r := s.request()
+		n.meta = newMeta(&r, now, r.Size)
 		n.meta.SHA256 = sum
 		if n.meta.Size < BodyBytesMin {
 			n.data = append(putCommandHeader(&n.meta), s.Value...)
@@ -220,9 +216,9 @@ func newMeta(r *PutRequest, now time.Time, size int64) Meta {
 	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.Round(0).UTC(), PutID: r.PutID, By: r.By, UserMeta: r.UserMeta}
 }
 
-// read makes n of a request of known size, and its body, which it reads to where it is
-// proposed from. release gives memory back; it must be called unless there is an
-// error, and may be called again.
+// read makes n of a request of known size and its body, which it reads to where it is
+// proposed from. release gives memory back; call it unless there is an error, more than
+// once if need be.
 func (n *newPut) read(ctx context.Context, db *DB, r *PutRequest) (release func(), err error) {
 	n.meta = newMeta(r, db.cfg.Now(), r.Size)
 	var header []byte
@@ -250,7 +246,7 @@ func (n *newPut) read(ctx context.Context, db *DB, r *PutRequest) (release func(
 		return nil, err
 	}
 	if n.data = data; inline {
-		appendHeader(appendCommandHead(data[:0], commandPut), &n.meta) // once more, with the digest
+		appendPutHeader(data[:0], &n.meta) // once more, with the digest
 	}
 	return release, nil
 }
@@ -289,21 +285,13 @@ func (db *DB) compare(r *PutRequest, winner Meta, h hash.Hash, done int64) (PutR
 	buf := db.buffers.Get().(*[]byte)
 	defer db.buffers.Put(buf)
 	limit := db.cfg.MaxValueBytes
-	for {
-		n, err := r.Body.Read(*buf)
-		h.Write((*buf)[:n])
-		done += int64(n)
-		if done > limit {
-			return PutResult{}, &TooLargeError{LimitBytes: limit}
-		}
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return PutResult{}, fmt.Errorf("%w: %w", ErrBodyRead, err)
-		}
-	}
-	if r.Size >= 0 && done != r.Size {
+	n, err := io.CopyBuffer(h, io.LimitReader(r.Body, limit-done+1), *buf)
+	switch done += n; {
+	case done > limit:
+		return PutResult{}, &TooLargeError{LimitBytes: limit}
+	case err != nil:
+		return PutResult{}, fmt.Errorf("%w: %w", ErrBodyRead, err)
+	case r.Size >= 0 && done != r.Size:
 		return PutResult{}, wrongLength(r.Size, done)
 	}
 	sum := Digest(h.Sum(nil))
@@ -353,9 +341,8 @@ func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd 
 	return cmd[:head+n], end, release, nil
 }
 
-// fill reads until buf is full or the body ends. Only io.EOF is an end:
-// io.ErrUnexpectedEOF, which io.ReadFull also makes of a short read, is what
-// net/http says of a body that broke off.
+// fill reads until buf is full or the body ends. Only io.EOF is an end: net/http says
+// io.ErrUnexpectedEOF of a body that broke off, as io.ReadFull does of a short read.
 func fill(body io.Reader, buf []byte) (n int, end bool, err error) {
 	for n < len(buf) {
 		m, err := body.Read(buf[n:])
@@ -444,15 +431,12 @@ func (p *proposal) answer(i int) {
 	}
 }
 
-// distribute brings bodies to where commands may refer to them, and keeps them here
-// until drop is called: what takes long to propose must not be reclaimed meanwhile.
-// Nothing is proposed, so every error is definite.
+// distribute brings bodies to where commands may refer to them, and keeps them from being
+// reclaimed here until drop is called. Nothing is proposed, so every error is definite.
 func (db *DB) distribute(ctx context.Context, list []bodies.Body) (drop func(), err error) {
 	if err := db.log.Distribute(ctx, list); err != nil {
-		for _, known := range []error{ErrUnavailable, ErrOverloaded, ErrDiskReserve} {
-			if errors.Is(err, known) {
-				return nil, err
-			}
+		if isAny(err, ErrUnavailable, ErrOverloaded, ErrDiskReserve) {
+			return nil, err
 		}
 		return nil, fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, err)
 	}
@@ -498,10 +482,12 @@ func (n *newPut) settle(result any, err error) {
 // classify makes every error of a log definite or ErrOutcomeUnknown: whatever a
 // log does not vouch for may still be committed.
 func classify(err error) error {
-	for _, known := range []error{ErrUnavailable, ErrLevel, ErrOverloaded, ErrDiskReserve, ErrTooLarge, ErrOutcomeUnknown} {
-		if errors.Is(err, known) {
-			return err
-		}
+	if isAny(err, ErrUnavailable, ErrLevel, ErrOverloaded, ErrDiskReserve, ErrTooLarge, ErrOutcomeUnknown) {
+		return err
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
+
+func isAny(err error, list ...error) bool {
+	return slices.ContainsFunc(list, func(known error) bool { return errors.Is(err, known) })
 }

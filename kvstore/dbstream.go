@@ -25,9 +25,9 @@ const (
 	retryPauseMax   = time.Second
 )
 
-// putStream proposes a value that is large or of unknown size: chunks as the
-// body arrives, the first with what opens their upload, then a seal. If all of it fits
-// one chunk it becomes a plain put.
+// putStream proposes a value that is large or of unknown size: chunks as the body arrives,
+// the first with what opens their upload, then a seal. One chunk alone becomes a plain
+// put. It stays apart from propose, because it proposes before the body has ended.
 func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 	place := db.intake.hold(db.intake.uploads, r)
 	defer place.Close()
@@ -35,9 +35,11 @@ func (db *DB) putStream(ctx context.Context, r *PutRequest) (PutResult, error) {
 		return PutResult{}, overloaded(err)
 	}
 	u := &uploading{
-		db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(), revision: db.store.revision(),
-		last: newTurn(), slots: make(chan struct{}, chunksInFlight), ended: make(chan struct{}),
+		db: db, r: r, body: heldBody{src: r.Body, place: place}, hash: sha256.New(), revision: db.store.Position(),
+		last: newTurn(), slots: make(chan struct{}, chunksInFlight),
 	}
+	u.ended, u.end = context.WithCancelCause(context.Background())
+	defer u.end(nil)
 	close(u.last.proposed) // nothing comes before the first chunk
 	close(u.last.applied)
 	first, end, err := u.readChunk(db.intake.waits(ctx, db.cfg.InFlightWait))
@@ -78,15 +80,14 @@ type uploading struct {
 
 	slots    chan struct{} // one for each chunk being distributed or proposed, and those given up to others
 	givenUp  int           // slots
-	revision Revision      // that was last seen
+	revision uint64        // that was last seen
 	others   time.Time     // when it was seen to change: somebody else puts
 	group    sync.WaitGroup
-	holding  sync.WaitGroup // chunks whose memory is not given back yet
-	delayed  atomic.Int32   // chunks that wait to be proposed again
-	proposed atomic.Uint32  // chunks that were proposed
-	ended    chan struct{}
-	mu       sync.Mutex
-	err      error // first failure of a chunk, with which ended is closed; guarded by mu
+	holding  sync.WaitGroup          // chunks whose memory is not given back yet
+	delayed  atomic.Int32            // chunks that wait to be proposed again
+	proposed atomic.Uint32           // chunks that were proposed
+	ended    context.Context         // by the first failure of a chunk, which is its cause
+	end      context.CancelCauseFunc // of it
 }
 
 // turn is the place of a chunk in the order of its upload.
@@ -108,43 +109,31 @@ func (u *uploading) readChunk(acquire func(*budget.Holder, int64) error) (chunk 
 	if err != nil {
 		return chunk, false, err
 	}
-	if !end {
+	if !end { // one byte ahead tells whether there is more
+		var one [1]byte
+		var n int
 		u.body.memory = chunk.held
-		end, err = u.peek()
+		n, end, err = fill(&u.body, one[:])
 		u.body.memory = nil
+		if n == 1 {
+			u.tail, end = &one[0], false // the next read finds the end, if this byte was the last
+		}
 	}
 	if err == nil {
 		u.hash.Write(chunk.data)
 		u.read += int64(len(chunk.data))
-		err = u.checkLength(end)
+		switch limit, size := u.db.cfg.MaxValueBytes, u.r.Size; {
+		case u.read > limit || u.read == limit && !end:
+			err = &TooLargeError{LimitBytes: limit}
+		case size >= 0 && (u.read > size || end != (u.read == size)):
+			err = wrongLength(size, u.read)
+		}
 	}
 	if err != nil {
 		chunk.held.Close()
 		return heldChunk{}, false, err
 	}
 	return chunk, end, nil
-}
-
-// peek reads one byte ahead and reports whether the body has ended.
-func (u *uploading) peek() (end bool, err error) {
-	var one [1]byte
-	n, end, err := fill(&u.body, one[:])
-	if n == 1 {
-		u.tail = &one[0]
-		return false, nil // the next read finds the end, if this byte was the last
-	}
-	return end, err
-}
-
-// checkLength compares what was read with the limit and the announced size.
-func (u *uploading) checkLength(end bool) error {
-	if limit := u.db.cfg.MaxValueBytes; u.read > limit || u.read == limit && !end {
-		return &TooLargeError{LimitBytes: limit}
-	}
-	if u.r.Size >= 0 && (u.read > u.r.Size || end && u.read != u.r.Size || !end && u.read == u.r.Size) {
-		return wrongLength(u.r.Size, u.read)
-	}
-	return nil
 }
 
 // putWhole puts a value that turned out to be no larger than a chunk.
@@ -164,9 +153,8 @@ func (u *uploading) putWhole(ctx context.Context, chunk heldChunk) (PutResult, e
 	return n.result()
 }
 
-// run proposes chunk after chunk, beginning with the first, then the seal. On
-// failure the upload is abandoned, and since no seal was proposed the failure is
-// definite.
+// run proposes chunk after chunk, beginning with the first, then the seal. On failure
+// the upload is abandoned, and since no seal was proposed the failure is definite.
 func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error) {
 	arriving, arrived := context.WithCancel(ctx)
 	var keeper sync.WaitGroup
@@ -188,8 +176,14 @@ func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error)
 	case err != nil:
 		return PutResult{}, err
 	case winner != nil:
-		// Somebody else set the key meanwhile: the rest is only compared.
-		return u.db.compare(u.rest(), *winner, u.hash, u.read)
+		// Somebody else set the key meanwhile: the rest is only compared, with the byte
+		// that was read ahead. If it is slow it still gives way.
+		r := *u.r
+		r.Body = &u.body
+		if u.tail != nil {
+			r.Body = io.MultiReader(bytes.NewReader([]byte{*u.tail}), &u.body)
+		}
+		return u.db.compare(&r, *winner, u.hash, u.read)
 	}
 	result, err := u.seal(ctx)
 	if err != nil && !errors.Is(err, ErrOutcomeUnknown) {
@@ -198,10 +192,9 @@ func (u *uploading) run(ctx context.Context, first heldChunk) (PutResult, error)
 	return result, err
 }
 
-// keepOpen proposes to open the upload again after every quarter of UploadIdle in which
-// no chunk was proposed, until ctx ends or the put has failed: without it nobody could
-// tell a body that is slow from one whose node is gone. If that fails once, the next
-// makes up for it.
+// keepOpen opens the upload again after every quarter of UploadIdle in which no chunk was
+// proposed, until ctx ends or the put fails: otherwise nobody could tell a slow body from
+// a node that is gone.
 func (u *uploading) keepOpen(ctx context.Context) {
 	ticker := time.NewTicker(u.db.cfg.UploadIdle / 4)
 	defer ticker.Stop()
@@ -210,7 +203,7 @@ func (u *uploading) keepOpen(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-u.ended:
+		case <-u.ended.Done():
 			return
 		case <-ticker.C:
 		}
@@ -222,17 +215,6 @@ func (u *uploading) keepOpen(ctx context.Context) {
 			u.db.cfg.Logger.Debug("upload is not kept open", "upload", u.id, "error", err)
 		}
 	}
-}
-
-// rest returns the request with what is left of its body: the byte that was read
-// ahead is put back, and whoever is slow with the rest gives way.
-func (u *uploading) rest() *PutRequest {
-	r := *u.r
-	r.Body = &u.body
-	if u.tail != nil {
-		r.Body = io.MultiReader(bytes.NewReader([]byte{*u.tail}), &u.body)
-	}
-	return &r
 }
 
 // sendBody proposes the chunks of the whole body. It ends early, with the
@@ -259,9 +241,9 @@ func (u *uploading) sendBody(ctx context.Context, chunk heldChunk) (winner *Meta
 	}
 }
 
-// acquireNext takes memory for one more chunk. When there is none it first waits
-// until those before are distributed, and gave theirs back: nobody waits for a whole
-// chunk's memory while holding one, so uploads that share the last bytes cannot lock up.
+// acquireNext takes memory for one more chunk. When there is none it first waits until
+// those before gave theirs back: uploads that each hold a chunk and wait for the last
+// bytes would lock up.
 func (u *uploading) acquireNext(ctx context.Context, h *budget.Holder, n int64) error {
 	if h.Try(n) {
 		return nil
@@ -296,11 +278,16 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 	u.next, u.last = n+1, own
 	u.holding.Add(1)
 	u.group.Go(func() {
-		ref, drop, err := u.distribute(ctx, chunk.data)
+		b := bodies.Body{Digest: sha256.Sum256(chunk.data), Data: chunk.data}
+		var drop func()
+		err := u.repeat(ctx, func() (again bool, err error) {
+			drop, err = u.db.distribute(ctx, []bodies.Body{b})
+			return repeatable(err, false), err
+		})
 		chunk.held.Close()
 		u.holding.Done()
 		if err == nil {
-			err = u.add(ctx, n, ref, before, own)
+			err = u.add(ctx, n, bodies.Ref{Digest: b.Digest, Size: len(b.Data)}, before, own)
 			drop()
 		}
 		if err != nil {
@@ -318,7 +305,7 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 // takes a third longer with two.
 func (u *uploading) takeSlot(ctx context.Context) error {
 	now := u.db.cfg.Now()
-	if rev := u.db.store.revision(); rev != u.revision {
+	if rev := u.db.store.Position(); rev != u.revision {
 		u.revision, u.others = rev, now
 	}
 	give := 0
@@ -341,20 +328,9 @@ func (u *uploading) takeSlot(ctx context.Context) error {
 	return nil
 }
 
-// distribute brings a chunk to where a command may refer to it, see DB.distribute.
-func (u *uploading) distribute(ctx context.Context, data []byte) (ref bodies.Ref, drop func(), err error) {
-	b := bodies.Body{Digest: sha256.Sum256(data), Data: data}
-	err = u.repeat(ctx, func() (again bool, err error) {
-		drop, err = u.db.distribute(ctx, []bodies.Body{b})
-		return repeatable(err, false), err
-	})
-	return bodies.Ref{Digest: b.Digest, Size: len(data)}, drop, err
-}
-
-// add makes chunk n part of the upload. It is proposed right after the one before it.
-// Should it come first all the same, because that one was lost or not taken, it is
-// refused. Then, as after any failure, it is proposed again when those before it are
-// there.
+// add makes chunk n part of the upload. It is proposed right after the one before it. If
+// it comes first all the same, because that one was lost or not taken, it is refused;
+// then, as after any failure, it is proposed again when those before it are there.
 func (u *uploading) add(ctx context.Context, n uint32, ref bodies.Ref, before, own *turn) error {
 	cmd := chunkCommand(u.id, n, u.db.cfg.Now(), ref)
 	if err := u.await(ctx, before.proposed); err != nil {
@@ -407,7 +383,7 @@ func (u *uploading) await(ctx context.Context, done <-chan struct{}) error {
 	select {
 	case <-done:
 		return nil
-	case <-u.ended:
+	case <-u.ended.Done():
 		return u.failure()
 	case <-ctx.Done():
 		return ctx.Err()
@@ -416,42 +392,33 @@ func (u *uploading) await(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// proposeChunk proposes a chunk once. It tells whether an error means that the chunk
-// came before what it follows.
-func (u *uploading) proposeChunk(ctx context.Context, n uint32, cmd []byte) (early bool, err error) {
-	var result any
+// proposeChunk proposes a chunk once, the first together with what opens the upload.
+// early: the error means that the chunk came before what it follows.
+func (u *uploading) proposeChunk(ctx context.Context, n uint32, chunk []byte) (early bool, err error) {
+	commands := [][]byte{chunk}
 	if n == 0 {
-		result, err = u.proposeFirst(ctx, cmd)
-	} else {
-		result, err = u.db.propose(ctx, cmd)
+		commands = [][]byte{openCommand(u.id, u.db.cfg.Now()), chunk}
 	}
-	if err != nil {
-		return false, classify(err)
-	}
-	err, _ = result.(error)
-	return errors.Is(err, ErrChunkOrder) || errors.Is(err, ErrUploadIncomplete), err
-}
-
-// proposeFirst opens the upload, together with its first chunk: alone it would cost as
-// much time as a chunk. What became of the opening says why the chunk was refused.
-func (u *uploading) proposeFirst(ctx context.Context, chunk []byte) (any, error) {
 	var results [2]any
 	var errs [2]error
-	u.db.log.ProposeMany(ctx, [][]byte{openCommand(u.id, u.db.cfg.Now()), chunk}, func(i int, result any, err error) {
-		results[i], errs[i] = result, err
-	})
-	_, refused := results[1].(error)
-	_, unopened := results[0].(error)
-	if (refused || errs[1] != nil) && (unopened || errs[0] != nil) {
-		return results[0], errs[0]
+	u.db.log.ProposeMany(ctx, commands, func(i int, result any, err error) { results[i], errs[i] = result, err })
+	at := len(commands) - 1
+	if refused, _ := results[at].(error); n == 0 && (refused != nil || errs[at] != nil) {
+		if unopened, _ := results[0].(error); unopened != nil || errs[0] != nil {
+			at = 0 // what became of the opening says why the chunk was refused
+		}
 	}
-	return results[1], errs[1]
+	if errs[at] != nil {
+		return false, classify(errs[at])
+	}
+	err, _ = results[at].(error)
+	return errors.Is(err, ErrChunkOrder) || errors.Is(err, ErrUploadIncomplete), err
 }
 
 // repeatable reports whether what the log answered with an error is to be proposed
 // again: the log did not take it, or nobody knows and a repeat does no harm.
 func repeatable(err error, harmless bool) bool {
-	return errors.Is(err, ErrOverloaded) || errors.Is(err, ErrUnavailable) || harmless && errors.Is(err, ErrOutcomeUnknown)
+	return isAny(err, ErrOverloaded, ErrUnavailable) || harmless && errors.Is(err, ErrOutcomeUnknown)
 }
 
 // repeat calls once until it says that it need not be called again, or for too long.
@@ -479,22 +446,14 @@ func (u *uploading) repeat(ctx context.Context, once func() (again bool, err err
 // fail notes the first failure of a chunk. Without its seal nothing is set,
 // whatever became of the chunk: an unknown outcome is a definite one here.
 func (u *uploading) fail(err error) {
-	if !errors.Is(err, ErrOverloaded) && !errors.Is(err, ErrTooManyUploads) && !errors.Is(err, ErrDiskReserve) {
+	if !isAny(err, ErrOverloaded, ErrTooManyUploads, ErrDiskReserve) {
 		err = fmt.Errorf("%w: nothing was set: %v", ErrUnavailable, err)
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.err == nil {
-		u.err = err
-		close(u.ended)
-	}
+	u.end(err)
 }
 
-func (u *uploading) failure() error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.err
-}
+// failure returns the first failure of a chunk.
+func (u *uploading) failure() error { return context.Cause(u.ended) }
 
 // seal proposes the end of the value, which sets the key.
 func (u *uploading) seal(ctx context.Context) (PutResult, error) {

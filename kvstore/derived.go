@@ -9,18 +9,16 @@ import (
 	"github.com/Focinfi/oncekv/internal/merkle"
 )
 
-// derived is what the records of a history make of it, up to a revision: all of it
-// follows from them, so that it can be computed wherever they are, and what somebody
-// else says of it can be checked.
+// derived is what follows from the records of a history up to a revision: it can be
+// computed wherever they are, and what others say of it can be checked.
 type derived struct {
 	rev        Revision
 	tree       merkle.Range // of the leaves of the records; the leaf of revision r has index r-1
 	valueBytes int64        // sum of the sizes of all values
 }
 
-// advance goes on by one record. Whoever brings records into a history uses it, be
-// they from the log, from another replica, or from elsewhere, and nothing else
-// changes a derived.
+// advance goes on by one record. Nothing else changes a derived, wherever the records come
+// from: the log, another replica, or a scan.
 func (d *derived) advance(leaf Digest, r *body) {
 	d.rev++
 	d.tree.Append(leaf)
@@ -134,7 +132,7 @@ func (s *Store) checkpoint(rev Revision) (d derived, err error) {
 	err = s.history.View(func(tx Tx) error {
 		k := revisionKey(rev)
 		raw := tx.Get(BucketCheckpoints, k[:])
-		c, err := openStateAs(checkpointFormat, k[:], raw)
+		c, err := openState(checkpointFormat, k[:], raw)
 		if err == nil {
 			if d = readDerived(&c); c.err == nil && d.rev != rev {
 				c.fail(fmt.Errorf("it is that of revision %d", d.rev))
@@ -149,11 +147,8 @@ func (s *Store) checkpoint(rev Revision) (d derived, err error) {
 	return d, err
 }
 
-// writeCheckpoint keeps what history is at a revision; nil: none is due.
-func writeCheckpoint(tx Tx, kept *derived) error {
-	if kept == nil {
-		return nil
-	}
+// encodeCheckpoint frames what is kept for a revision.
+func encodeCheckpoint(kept *derived) []byte {
 	k := revisionKey(kept.rev)
-	return tx.Put(BucketCheckpoints, k[:], frameStateAs(checkpointFormat, k[:], appendDerived(make([]byte, statePrefixBytes), kept)))
+	return frameState(checkpointFormat, k[:], appendDerived(make([]byte, statePrefixBytes), kept))
 }

@@ -27,14 +27,12 @@ func (b Bucket) String() string {
 // Engine is a small transactional store of ordered buckets: many readers, one
 // writer at a time. It is safe for concurrent use.
 type Engine interface {
-	// View calls fn with a consistent read-only snapshot. Bytes seen in fn are
-	// valid only until fn returns. fn must be short and must not wait for
-	// anything: an open snapshot can hold up every other caller.
+	// View calls fn with a consistent read-only snapshot. Bytes seen in fn are valid only
+	// until it returns. fn must not wait: an open snapshot can hold up every other caller.
 	View(fn func(Tx) error) error
-	// Update calls fn with a read-write transaction. When it returns nil all of
-	// it is durable; when it returns an error the engine is dead, and View and
-	// Update return that error from then on (a write that failed once cannot be
-	// trusted to fail twice).
+	// Update calls fn with a read-write transaction. When it returns nil all of it is durable.
+	// After an error the engine is dead: View and Update return that error from then on, since
+	// a write that failed once cannot be trusted to fail twice.
 	Update(fn func(Tx) error) error
 	// Size returns the bytes the engine occupies on disk.
 	Size() int64
@@ -52,9 +50,8 @@ type Tx interface {
 	// Ascend calls fn for each pair from the first key at or after from, in
 	// byte order, until fn returns false. fn must not write.
 	Ascend(b Bucket, from []byte, fn func(k, v []byte) (more bool))
-	// ReadAhead tells that what lies behind value, seen in this transaction, is
-	// wanted soon: a hint for those who go through a bucket that was filled in
-	// order, whose pages may have to come from the disk one by one otherwise.
+	// ReadAhead is a hint that what lies behind value, seen in this transaction, is wanted
+	// soon, in a bucket that was filled in order.
 	ReadAhead(value []byte)
 	// Put sets key. key is copied; value must not change until Update returns.
 	Put(b Bucket, key, value []byte) error

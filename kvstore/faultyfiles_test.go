@@ -192,7 +192,7 @@ func TestState_OtherFormats(t *testing.T) {
 	}{
 		"position": {keyPosition, encodePosition(&position{index: 1}), func(b []byte) error { _, err := decodePosition(b); return err }},
 		"history": {keyHistory, encodeLineage(&History{ID: HistoryID{1}, Parents: []Origin{{ID: HistoryID{2}, Revision: 3}}}), func(b []byte) error {
-			c, err := openState(keyHistory, b)
+			c, err := openState(stateFormat, keyHistory, b)
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"iter"
 	"slices"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // FlushIndex brings everything applied so far into history and index, and
@@ -39,10 +41,9 @@ func (s *Store) freezeLocked(at *derived) {
 	}
 }
 
-// flushFrozen makes a run of the index of the frozen generations that history has.
-// Revisions that history could still lose must never be indexed: their keys would be
-// "already set" when the log gives them again. When ctx ends before the run counts,
-// nothing has changed.
+// flushFrozen makes an index run of the frozen generations that history has. A revision
+// that history could still lose must never be indexed: its key would be "already set" when
+// the log gives it again. When ctx ends before the run counts, nothing has changed.
 func (s *Store) flushFrozen(ctx context.Context) error {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
@@ -56,7 +57,7 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 		return nil
 	}
 	run, last := sortGenerations(generations), generations[len(generations)-1]
-	err := s.index.Add(ctx, run.all(), run.len(), mark{last.last, last.digest}.ofIndex())
+	err := s.index.Add(ctx, run.all(), run.len(), keyruns.Mark{Revision: uint64(last.last), Digest: last.digest})
 	if ended := ctx.Err(); ended != nil && errors.Is(err, ended) {
 		return nil
 	}
@@ -122,4 +123,29 @@ func (r *sortedRun) all() iter.Seq2[[]byte, uint64] {
 			}
 		}
 	}
+}
+
+// indexedRevision looks key up in the index, 0 when it is not there.
+func (s *Store) indexedRevision(key []byte) (Revision, error) {
+	rev, err := s.index.Find(key)
+	if err != nil {
+		return 0, indexError(err)
+	}
+	return Revision(rev), nil
+}
+
+// indexError says what an error of the index is here.
+func indexError(err error) error {
+	if d, damaged := errors.AsType[*keyruns.CorruptError](err); damaged {
+		return &CorruptError{File: d.File, Offset: d.Offset, Detail: d.Detail}
+	}
+	if errors.Is(err, keyruns.ErrClosed) {
+		return ErrClosed
+	}
+	return err
+}
+
+// corruptIndex is the error of an index that says what history does not.
+func (s *Store) corruptIndex(detail string) error {
+	return &CorruptError{File: s.index.Path(), Offset: -1, Detail: detail}
 }

@@ -77,7 +77,7 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 		change(t, s.history, func(tx Tx) error {
-			return tx.Put(BucketState, keyPosition, frameStateAs(format, keyPosition, bytes.Clone(tx.Get(BucketState, keyPosition))))
+			return tx.Put(BucketState, keyPosition, frameState(format, keyPosition, bytes.Clone(tx.Get(BucketState, keyPosition))))
 		})
 		if err := errors.Join(s.Close(), os.RemoveAll(filepath.Join(dir, indexDir)), os.WriteFile(filepath.Join(dir, scratchFile), []byte("left"), 0o600),
 			os.WriteFile(filepath.Join(dir, oldIndexFile), []byte("of an earlier version"), 0o600)); err != nil {

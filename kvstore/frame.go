@@ -71,8 +71,8 @@ func (f *frameRoom) take(n int) []byte {
 }
 
 // readFrame reads one frame into memory of room. A stream that breaks off gives
-// io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody. What
-// only a later version sends is refused, and is neither.
+// io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody, a later
+// version's neither.
 func readFrame(r *bufio.Reader, room *frameRoom) (frameKind, []byte, error) {
 	h, err := r.Peek(frameHeaderBytes)
 	if err != nil {

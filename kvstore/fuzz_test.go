@@ -213,14 +213,14 @@ func FuzzDecodeState(f *testing.F) {
 				t.Fatalf("%s %x decodes, but encodes as %x", what, framed, again)
 			}
 		}
-		framed := func(format byte, key []byte) []byte { return frameStateAs(format, key, bytes.Clone(raw)) }
+		framed := func(format byte, key []byte) []byte { return frameState(format, key, bytes.Clone(raw)) }
 		b := framed(positionFormat, keyPosition)
 		p, err := decodePosition(b)
 		same("position", b, err, func() []byte { return encodePosition(&p) })
 		b = framed(uploadFormat, id[:])
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
-		if c, err := openState(keyHistory, framed(stateFormat, keyHistory)); err == nil {
+		if c, err := openState(stateFormat, keyHistory, framed(stateFormat, keyHistory)); err == nil {
 			h := readHistory(&c, 1<<40)
 			same("history", framed(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })
 		}

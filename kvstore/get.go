@@ -7,7 +7,6 @@ import (
 	"io"
 	"slices"
 
-	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
@@ -20,6 +19,12 @@ type recent struct {
 // recentLocked returns it. mu is held.
 func (s *Store) recentLocked() recent {
 	return recent{durable: s.durable.rev, pending: s.pending[:len(s.pending):len(s.pending)]}
+}
+
+func (s *Store) recent() recent {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.recentLocked()
 }
 
 // at returns the record of a revision that history lacked.
@@ -35,9 +40,8 @@ func (s *Store) Get(key Key) (*Value, error) {
 	return g.one.value, g.one.err
 }
 
-// getMany is Get for many keys, whose answers it gives to each, with their places, in
-// any order. What a Value shares with the transaction that each runs in is valid until
-// it returns.
+// getMany is Get for many keys, whose answers it gives to each, with their places, in any
+// order. Each Value is valid until each returns, which runs in a transaction.
 func (s *Store) getMany(keys []Key, each func(i int, v *Value, err error)) {
 	g := getting{store: s, want: shared, keys: keys, revs: make([]Revision, len(keys)), each: each}
 	g.get()
@@ -84,8 +88,8 @@ func (s *Store) metas(now recent, keys []Key, revs []Revision) (metas []Meta, er
 //
 // It looks in the overlay, then in the index; readers look in history last. A key leaves
 // the overlay only after its index entry is durable, and enters the index only after its
-// record is, so that no order of events can hide a key. While the index covers no
-// revision, no key has left the overlay, and there is nothing to look up.
+// record is: no order of events hides a key. While the index covers no revision, no key
+// has left the overlay.
 func (s *Store) find(keys []Key, revs []Revision) (recent, error) {
 	if err := s.err(); err != nil {
 		return recent{}, err
@@ -178,9 +182,8 @@ func (g *getting) get() {
 	g.read(now)
 }
 
-// read answers for keys whose revisions are known: what pends first, then what is in
-// history, and last the values that are bodies, one in memory at a time unless they are
-// to be kept.
+// read answers for keys whose revisions are known: what pends, then what is in history,
+// then the values that are bodies, of which only those to be owned are in memory together.
 func (g *getting) read(now recent) {
 	durable := false
 	for i, rev := range g.revs {
@@ -244,7 +247,8 @@ func (g *getting) record(i int, d *body, value []byte) {
 	case d.kind == bodyInline:
 		v.inline = value
 	case d.kind == bodyChunked:
-		v.stream = g.store.chunkedStream(d.upload, d.size)
+		s, id, size := g.store, d.upload, d.size
+		v.stream = func(ctx context.Context) io.ReadSeekCloser { return s.openChunks(ctx, id, size) }
 	case g.want != metaOnly:
 		g.referred = append(g.referred, referredValue{i, v})
 		g.revs[i] = answered // soon
@@ -259,20 +263,15 @@ func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
 	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
 }
 
-// chunkedStream returns what a value reads that is in chunks.
-func (s *Store) chunkedStream(id uploadID, size int64) func(ctx context.Context) io.ReadSeekCloser {
-	return func(ctx context.Context) io.ReadSeekCloser {
-		return &chunkReader{ctx: ctx, store: s, upload: id, size: size}
-	}
+// corruptAt returns a *CorruptError about what was read, nil: about all of the file.
+func corruptAt(tx Tx, raw []byte, detail string) error {
+	file, off := tx.Where(raw)
+	return &CorruptError{File: file, Offset: off, Detail: detail}
 }
 
 // corruptFile returns a *CorruptError about all of an engine's file.
 func corruptFile(e Engine, detail string) error {
-	c := &CorruptError{Offset: -1, Detail: detail}
-	if err := e.View(func(tx Tx) error { c.File, _ = tx.Where(nil); return nil }); err != nil {
-		return err
-	}
-	return c
+	return e.View(func(tx Tx) error { return corruptAt(tx, nil, detail) })
 }
 
 // readRecord reads and checks the record of rev. What it returns aliases the
@@ -283,8 +282,7 @@ func readRecord(tx Tx, rev Revision) (body, error) {
 		return body{}, err
 	}
 	if raw == nil {
-		file, _ := tx.Where(nil)
-		return body{}, &CorruptError{File: file, Offset: -1, Detail: fmt.Sprintf("revision %d is missing", rev)}
+		return body{}, corruptAt(tx, nil, fmt.Sprintf("revision %d is missing", rev))
 	}
 	return checkRecord(tx, raw, rev)
 }
@@ -296,193 +294,44 @@ func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
 		return body{}, err
 	}
 	if err != nil {
-		file, off := tx.Where(raw)
-		return body{}, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+		return body{}, corruptAt(tx, raw, err.Error())
 	}
 	return d, nil
 }
 
-// chunkBody returns which body a chunk is, which must be there.
-func (s *Store) chunkBody(key chunkKey) (bodies.Ref, error) {
+// Resolve returns what Apply would answer to command if that is settled: a snapshot may
+// have replaced the entry whose answer its proposer waits for. decided is false when
+// command is not applied yet. The error is fatal, or a *level.LaterError.
+func (s *Store) Resolve(command []byte) (result any, decided bool, err error) {
 	if err := s.err(); err != nil {
-		return bodies.Ref{}, err
+		return nil, false, err
 	}
-	ref, found, err := s.chunkRef(key)
-	if err == nil && !found {
-		err = s.failed("read a chunk", corruptFile(s.history, missingChunk(key)))
+	cmd, err := decodeCommand(command)
+	if _, later := err.(*level.LaterError); later {
+		return nil, false, err
 	}
-	return ref, err
-}
-
-// chunkRef returns which body a chunk is, wherever its row is now; false when it is
-// nowhere.
-func (s *Store) chunkRef(key chunkKey) (ref bodies.Ref, found bool, err error) {
-	s.mu.RLock()
-	row := s.chunks[key]
-	s.mu.RUnlock()
-	if row != nil {
-		if ref, err = decodeChunkRow(row, key); err != nil {
-			return ref, false, s.fail(fmt.Errorf("memory is damaged: %w: start this node again, and have its memory tested", err))
-		}
-		return ref, true, nil
-	}
-	err = s.history.View(func(tx Tx) (err error) {
-		if raw := tx.Get(BucketChunks, key[:]); raw != nil {
-			found = true
-			ref, err = checkChunkRow(tx, raw, key)
-		}
-		return err
-	})
-	return ref, found, s.failed("read a chunk", err)
-}
-
-func missingChunk(key chunkKey) string {
-	return fmt.Sprintf("chunk %d of upload %s is missing", key.number(), key.upload())
-}
-
-// readChunkRow reads and checks the row of a chunk that must be there.
-func readChunkRow(tx Tx, key chunkKey) (bodies.Ref, error) {
-	row := tx.Get(BucketChunks, key[:])
-	if row == nil {
-		file, _ := tx.Where(nil)
-		return bodies.Ref{}, &CorruptError{File: file, Offset: -1, Detail: missingChunk(key)}
-	}
-	return checkChunkRow(tx, row, key)
-}
-
-// checkChunkRow decodes a stored row.
-func checkChunkRow(tx Tx, row []byte, key chunkKey) (bodies.Ref, error) {
-	ref, err := decodeChunkRow(row, key)
 	if err != nil {
-		file, off := tx.Where(row)
-		return ref, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+		return err, true, nil
 	}
-	return ref, nil
-}
-
-// hasChunk reports whether a chunk is part of this state.
-func (s *Store) hasChunk(key chunkKey) (bool, error) {
-	s.mu.RLock()
-	_, found := s.chunks[key]
-	dropped := s.drops[key.upload()] > 0
-	s.mu.RUnlock()
-	if found || dropped { // history may still have a chunk whose drop pends
-		return found, nil
-	}
-	err := s.history.View(func(tx Tx) error {
-		found = tx.Get(BucketChunks, key[:]) != nil
-		return nil
-	})
-	return found, s.failed("look up a chunk", err)
-}
-
-var errReaderClosed = errors.New("value reader is closed")
-
-// chunkReader reads a large value. Whole blocks of its chunks go straight to where the
-// caller wants them, each checked there; a block that is read in parts is kept for the
-// next part. So who reads many blocks at a time has no copy made of them, and needs no
-// more memory than for what he asks.
-type chunkReader struct {
-	ctx    context.Context
-	store  *Store
-	upload uploadID
-	size   int64
-	pos    int64
-
-	looked bool
-	number uint32     // of the chunk that was looked up last
-	ref    bodies.Ref // its body
-
-	block   []byte // a block that is read in parts; empty: none
-	blockAt int64  // where it is in the value
-}
-
-// Read implements io.Reader. It is cheapest with room for several blocks.
-func (r *chunkReader) Read(p []byte) (int, error) {
-	if r.store == nil {
-		return 0, errReaderClosed
-	}
-	if r.pos >= r.size {
-		return 0, io.EOF
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	at := r.pos / bodies.BlockBytes * bodies.BlockBytes
-	if r.pos == at && int64(len(p)) >= min(bodies.BlockBytes, r.size-r.pos) {
-		n, err := r.readAt(p, at)
-		r.pos += int64(n)
-		return n, err
-	}
-	if len(r.block) == 0 || r.blockAt != at {
-		if err := r.load(at); err != nil {
-			return 0, err
+	switch cmd.kind {
+	case commandPut, commandRefer, commandSeal:
+		winner, err := s.lookup(Key(cmd.body.key))
+		if errors.Is(err, ErrNotFound) {
+			return nil, false, nil
 		}
+		if err != nil {
+			return nil, false, err
+		}
+		return PutResult{Outcome: outcomeAgainst(&winner, cmd.body.putIDString(), &cmd.body.sum), Meta: winner}, true, nil
 	}
-	n := copy(p, r.block[r.pos-at:])
-	r.pos += int64(n)
-	return n, nil
-}
-
-// load brings the block that begins at an offset into memory.
-func (r *chunkReader) load(at int64) error {
-	if r.block == nil {
-		r.block = make([]byte, bodies.BlockBytes)
-	}
-	n, err := r.readAt(r.block[:bodies.BlockBytes], at)
-	r.block, r.blockAt = r.block[:n], at
-	return err
-}
-
-// readAt fills p with the blocks from an offset on, as far as they fit and their chunk
-// goes.
-func (r *chunkReader) readAt(p []byte, at int64) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	if err := r.look(uint32(at / ChunkBytes)); err != nil {
-		return 0, err
-	}
-	return r.store.readBlocks(r.ref, p, int(at%ChunkBytes))
-}
-
-// look finds out which body chunk n is.
-func (r *chunkReader) look(n uint32) error {
-	if r.looked && r.number == n {
-		return r.store.err()
-	}
-	r.looked = false
-	ref, err := r.store.chunkBody(makeChunkKey(r.upload, n))
-	if err != nil {
-		return err
-	}
-	if want := chunkSize(r.size, n); int64(ref.Size) != want {
-		return r.store.fail(fmt.Errorf("chunk %d of upload %s has %d bytes, want %d: replace this node", n, r.upload, ref.Size, want))
-	}
-	r.ref, r.number, r.looked = ref, n, true
-	return nil
-}
-
-// Seek implements io.Seeker.
-func (r *chunkReader) Seek(offset int64, whence int) (int64, error) {
-	switch whence {
-	case io.SeekCurrent:
-		offset += r.pos
-	case io.SeekEnd:
-		offset += r.size
-	case io.SeekStart:
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	switch u := s.uploads[cmd.upload]; cmd.kind {
+	case commandOpen:
+		return OpenResult{}, u != nil, nil
+	case commandChunk: // if the upload is open no more, it is refused when it comes
+		return ChunkResult{}, u != nil && cmd.number < u.count(), nil
 	default:
-		return 0, fmt.Errorf("seek: whence %d is unknown", whence)
+		return AbandonResult{}, u == nil, nil
 	}
-	if offset < 0 {
-		return 0, fmt.Errorf("seek to %d: before the start of the value", offset)
-	}
-	r.pos = offset
-	return offset, nil
-}
-
-// Close implements io.Closer.
-func (r *chunkReader) Close() error {
-	r.store, r.block = nil, nil
-	return nil
 }

@@ -7,9 +7,9 @@ import (
 	"fmt"
 )
 
-// HistoryID names a history for ever: a cluster that is formed, restored, or forced
-// out of another one begins a new history, for from there on the same revision may
-// be another record. It is zero as long as a store belongs to none.
+// HistoryID names a history. A cluster that is formed, restored, or forced out of another
+// one begins a new one: the same revision may be another record there. Zero: the store
+// belongs to none.
 type HistoryID [16]byte
 
 // IsZero reports whether id names no history.
@@ -74,9 +74,9 @@ func (h *History) shares(id HistoryID) (last Revision, ok bool) {
 // ErrHistoryChanged is what a *HistoryChangedError is.
 var ErrHistoryChanged = errors.New("the history changed")
 
-// HistoryChangedError answers whoever asks for a part of another history than the
-// store has now, or for what follows a revision that it does not reach: what was
-// read before may not be what is there now.
+// HistoryChangedError answers a request for a part of another history than the store has,
+// or for what follows a revision that it does not reach: what was read before may be
+// different now.
 type HistoryChangedError struct {
 	Asked   HistoryID // zero: none was named
 	Since   Revision  // that was asked for
@@ -107,10 +107,9 @@ func (s *Store) History() History {
 // History is Store.History.
 func (db *DB) History() History { return db.store.History() }
 
-// Fork is Apply of an entry without commands with which another history begins: what
-// this store holds goes on as it is, and its history so far is noted as what the new
-// one went on from. An entry that names the history that there is notes nothing: it
-// is the same one again.
+// Fork is Apply of an entry without commands that begins another history: the records
+// stay, and the history so far becomes the parent of the new one. An entry that names the
+// present history changes nothing.
 func (s *Store) Fork(index, term uint64, meta []byte, history [16]byte) error {
 	if HistoryID(history).IsZero() {
 		return errors.New("fork history: the new one has no id")
@@ -141,10 +140,9 @@ func (h *History) fork(id HistoryID, at *derived) History {
 	return History{ID: id, Parents: parents}
 }
 
-// MarkRestored makes a store that was filled with all records of another history,
-// from, by whatever entries, one that belongs to no log: it forgets the position in
-// the log, and Bootstrap may begin a new history that goes on from there. No upload
-// may be open. It is called by the goroutine that applies.
+// MarkRestored makes a store that was filled with all records of another history, from,
+// one that belongs to no log: Bootstrap may begin a new history that goes on from there.
+// No upload may be open. The goroutine that applies calls it.
 func (s *Store) MarkRestored(from History) error {
 	if from.ID.IsZero() {
 		return errors.New("mark the store as restored: the history that it was restored from has no id")
@@ -164,10 +162,16 @@ func (s *Store) MarkRestored(from History) error {
 	}
 	p := position{derived: s.applied.derived}
 	lineage := from.fork(HistoryID{}, &p.derived)
+	return s.failed("mark the store as restored", s.moveTo(p, lineage, nil))
+}
+
+// moveTo makes p and lineage the state, without an entry of the log; meta nil: none.
+// commitMu and applyMu are held, and history lacks nothing.
+func (s *Store) moveTo(p position, lineage History, meta []byte) error {
 	if err := s.history.Update(func(tx Tx) error {
-		return errors.Join(tx.Delete(BucketState, keyMeta), writeLineage(tx, &lineage), writePosition(tx, &p, nil))
+		return errors.Join(tx.Delete(BucketState, keyMeta), writeLineage(tx, &lineage), writePosition(tx, &p, meta))
 	}); err != nil {
-		return s.failed("mark the store as restored", err)
+		return err
 	}
 	s.mu.Lock()
 	s.applied, s.durable, s.lineage, s.kept = p, p, lineage, lineage
@@ -193,9 +197,9 @@ func (s *Store) restoredLocked() bool {
 	return s.lineage.ID.IsZero() && len(s.lineage.Parents) > 0
 }
 
-// checkHistoryLocked refuses a request for a part of another history. One that this
-// store went on from is past. One that it does not know may be still to come, with
-// what this node has not applied yet: that is ErrBehind. mu is held.
+// checkHistoryLocked refuses a request for a part of another history. One that this store
+// does not know may come with entries that this node has not applied: ErrBehind. mu is
+// held.
 func (s *Store) checkHistoryLocked(asked HistoryID, since Revision) error {
 	switch {
 	case asked.IsZero() || asked == s.lineage.ID:
@@ -206,14 +210,8 @@ func (s *Store) checkHistoryLocked(asked HistoryID, since Revision) error {
 	return fmt.Errorf("%w: history %s; this store has history %s", ErrBehind, asked, s.lineage.ID)
 }
 
-// historyChanged answers whoever asks for what this store does not have, although it
-// is not behind.
-func (s *Store) historyChanged(asked HistoryID, since Revision) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.historyChangedLocked(asked, since)
-}
-
+// historyChangedLocked answers a request for what this store does not have, although it
+// is not behind. mu is held.
 func (s *Store) historyChangedLocked(asked HistoryID, since Revision) *HistoryChangedError {
 	e := &HistoryChangedError{Asked: asked, Since: since, Newest: s.applied.rev, History: s.lineage.ID}
 	if from := s.lineage.Parent(); from != nil {
@@ -267,7 +265,7 @@ func writeLineage(tx Tx, h *History) error {
 }
 
 func encodeLineage(h *History) []byte {
-	return frameState(keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
+	return frameState(stateFormat, keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
 }
 
 // storedLineage reads the identity of the history, of a store at revision newest.
@@ -276,7 +274,7 @@ func storedLineage(tx Tx, newest Revision) (h History, err error) {
 	if raw == nil {
 		return h, nil
 	}
-	c, err := openState(keyHistory, raw)
+	c, err := openState(stateFormat, keyHistory, raw)
 	if err == nil {
 		h = readHistory(&c, newest)
 		err = c.end()
@@ -285,4 +283,28 @@ func storedLineage(tx Tx, newest Revision) (h History, err error) {
 		return h, stateError(tx, raw, "the identity of the history", err)
 	}
 	return h, nil
+}
+
+// Bootstrap sets the first durable position, index above 0, of a store that is empty, or
+// was restored and belongs to no log yet, and the id of the history that begins there.
+func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
+	if err := s.err(); err != nil {
+		return err
+	}
+	if s.applied.index != 0 || s.applied.rev != 0 && !s.restoredLocked() { // nobody else writes now
+		return fmt.Errorf("bootstrap store: it is not empty, entry %d was applied", s.applied.index)
+	}
+	if index == 0 {
+		return errors.New("bootstrap store: the first position must be above 0")
+	}
+	if HistoryID(history).IsZero() {
+		return errors.New("bootstrap store: the history that begins has no id")
+	}
+	p := position{index: index, term: term, derived: s.applied.derived}
+	lineage := History{ID: history, Parents: s.lineage.Parents}
+	return s.failed("bootstrap store", s.moveTo(p, lineage, meta))
 }

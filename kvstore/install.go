@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,15 +10,13 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// Install makes a staged snapshot, which Stage returned nil for, this store's
-// state: entry index of the log with term and meta. The records are behind the
-// end of history already; it moves the rows of chunks there in batches, and only the
-// last, with the position, makes all of it count, so that after a crash in the
-// middle the same Install starts again. Then the bodies that the records refer to are
-// counted; after a crash before that, the next start counts them. When it
-// returns nil every key of the snapshot is visible and staging is gone. A store
-// that has applied index already only drops staging. An error is fatal, unless
-// nothing was staged.
+// Install makes a staged snapshot, for which Stage returned nil, this store's state: entry
+// index of the log with term and meta. The records are behind the end of history already.
+// It moves the rows of chunks there in batches; only the last, with the position, makes
+// all of it count, so that after a crash the same Install starts again. Then it counts the
+// bodies that the records refer to; after a crash before that, the next start does. When
+// it returns nil every key of the snapshot is visible and staging is gone. If index is
+// applied already it only drops staging. An error is fatal, unless nothing was staged.
 func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 	snap, err := decodeSnapshot(snapshot)
 	if err != nil {
@@ -27,8 +26,7 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 		return err
 	}
 	whole := s.pulls.begin()
-	err = s.install(position{index: index, term: term}, snap, meta, snapshot, whole)
-	if err != nil {
+	if err := s.install(position{index: index, term: term}, snap, meta, snapshot, whole); err != nil {
 		s.pulls.end(whole)
 		return err
 	}
@@ -40,29 +38,24 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 // known to be here; none is forgotten until it is over.
 func (s *Store) install(at position, snap *snapshot, meta, snapshot []byte, whole bool) error {
 	own, lineage := s.durableHistory()
-	if own.index >= at.index {
-		return s.dropStaging()
+	if own.index < at.index {
+		if err := checkAncestry(&own, &lineage, snap); err != nil {
+			return s.fail(err)
+		}
+		area, err := s.openStaging()
+		if err != nil {
+			return err
+		}
+		if err := s.installFrom(area, snap, at, meta, snapshot, whole); err != nil {
+			return errors.Join(err, area.Close())
+		}
+		if err := area.Close(); err != nil {
+			return s.failed("close staging", err)
+		}
+		if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the overlay ends there
+			return err
+		}
 	}
-	if err := checkAncestry(&own, &lineage, snap); err != nil {
-		return s.fail(err)
-	}
-	area, err := s.openStaging()
-	if err != nil {
-		return err
-	}
-	if err := s.installFrom(area, snap, at, meta, snapshot, whole); err != nil {
-		return errors.Join(err, area.Close())
-	}
-	if err := area.Close(); err != nil {
-		return s.failed("close staging", err)
-	}
-	if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the overlay ends there
-		return err
-	}
-	return s.dropStaging()
-}
-
-func (s *Store) dropStaging() error {
 	if s.cfg.RemoveStaging == nil {
 		return nil
 	}
@@ -104,7 +97,20 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snap
 	if err := s.countHistory(); err != nil {
 		return err
 	}
-	return s.failed("install snapshot", in.release())
+	// The chunks of own uploads that were sealed are counted now. Those of the uploads that
+	// are gone are held for one more commit, see releaseDropped.
+	for _, id := range sortedUploads(in.sealed) {
+		if err := s.history.View(func(tx Tx) error {
+			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
+				s.bodies.Release(ref.Digest)
+				return nil
+			})
+		}); err != nil {
+			return s.failed("install snapshot", err)
+		}
+	}
+	s.releaseDropped(in.dropped)
+	return nil
 }
 
 // installer is one call of installFrom; the store's commitMu and applyMu are held.
@@ -114,26 +120,8 @@ type installer struct {
 	snap   *snapshot
 	sealed map[uploadID]bool // own open uploads that a record of the snapshot seals
 
-	puts    []stagedPut
-	bytes   int64
+	puts    stagedPuts
 	dropped []bodies.Digest // chunks of own uploads that the snapshot does not have
-}
-
-// release gives up what is counted now: the chunks of own uploads that were sealed. Those
-// of the uploads that are gone are held for one more commit, see releaseDropped.
-func (in *installer) release() error {
-	for _, id := range sortedUploads(in.sealed) {
-		if err := in.store.history.View(func(tx Tx) error {
-			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
-				in.store.bodies.Release(ref.Digest)
-				return nil
-			})
-		}); err != nil {
-			return err
-		}
-	}
-	in.store.releaseDropped(in.dropped)
-	return nil
 }
 
 // move brings chunks and uploads into history, where the records are already,
@@ -143,7 +131,7 @@ func (in *installer) move(at *position, meta []byte) error {
 		return err
 	}
 	for _, id := range sortedUploads(in.snap.uploads) {
-		if err := in.moveUpload(id); err != nil {
+		if err := in.moveChunks(id, in.snap.uploads[id].count(), false); err != nil {
 			return err
 		}
 	}
@@ -153,7 +141,7 @@ func (in *installer) move(at *position, meta []byte) error {
 				return err
 			}
 		}
-		if err := in.writePuts(tx); err != nil {
+		if err := in.puts.write(tx); err != nil {
 			return err
 		}
 		if err := in.writeUploads(tx); err != nil {
@@ -166,44 +154,35 @@ func (in *installer) move(at *position, meta []byte) error {
 	})
 }
 
-// moveSealed moves the chunks of all records after revision own.
+// moveSealed moves the chunks of all records after revision own. What staging has and
+// history has not was left by a pull that was given something else.
 func (in *installer) moveSealed(own Revision) error {
-	for rev := own; ; {
-		next, d, err := in.nextSealed(rev + 1)
-		if err != nil || next == 0 {
-			return err
-		}
-		if err := in.moveChunks(d); err != nil {
-			return err
-		}
-		rev = next
-	}
-}
-
-// nextSealed returns the first record in chunks from revision from on, 0 when
-// there is none. What staging has and history has not was left by a pull that
-// was given something else.
-func (in *installer) nextSealed(from Revision) (rev Revision, d *body, err error) {
-	err = in.area.View(func(tx Tx) error {
-		var failed error
-		err := ascendRecords(tx, from, func(at Revision, raw []byte) bool {
-			if at > in.snap.rev {
-				return false
-			}
-			found, err := checkRecord(tx, raw, at)
-			if err == nil {
-				var same bool
-				same, err = in.inHistory(at, raw)
-				if err == nil && !same {
-					return true
+	for rev, more := own, true; more; {
+		var d body
+		if err := in.area.View(func(tx Tx) (failed error) {
+			more = false
+			err := ascendRecords(tx, rev+1, func(at Revision, raw []byte) bool {
+				if at > in.snap.rev {
+					return false
 				}
+				found, err := checkRecord(tx, raw, at)
+				if err == nil {
+					more, err = in.inHistory(at, raw)
+				}
+				rev, d, failed = at, body{upload: found.upload, chunks: found.chunks}, err
+				return !more && err == nil
+			})
+			return cmp.Or(failed, err)
+		}); err != nil {
+			return err
+		}
+		if more {
+			if err := in.moveChunks(d.upload, d.chunks, true); err != nil {
+				return err
 			}
-			rev, d, failed = at, &body{upload: found.upload, chunks: found.chunks}, err
-			return false
-		})
-		return errors.Join(failed, err)
-	})
-	return rev, d, err
+		}
+	}
+	return nil
 }
 
 // inHistory tells whether history has this very record.
@@ -216,32 +195,21 @@ func (in *installer) inHistory(rev Revision, raw []byte) (same bool, err error) 
 	return same, err
 }
 
-// moveChunks moves the chunks of a record. All those of an own upload are held until
-// they are counted, as if it had been sealed here.
-func (in *installer) moveChunks(d *body) error {
-	open := in.store.uploads[d.upload] != nil
-	if open {
-		in.sealed[d.upload] = true
+// moveChunks moves the chunks of a record, which staging must have all, or what it has of
+// an open upload: the rest is in history already, or gone, see pullUpload. Chunks of own
+// uploads, and of those that stay open, are held until they are counted.
+func (in *installer) moveChunks(id uploadID, count uint32, sealed bool) error {
+	open := in.store.uploads[id] != nil
+	if open && sealed {
+		in.sealed[id] = true
 	}
-	for n := range d.chunks {
-		found, err := in.moveChunk(makeChunkKey(d.upload, n), open, open)
+	for n := range count {
+		found, err := in.moveChunk(makeChunkKey(id, n), open, open || !sealed)
 		if err != nil {
 			return err
 		}
-		if !found {
-			return fmt.Errorf("chunk %d of upload %s is not staged", n, d.upload)
-		}
-	}
-	return nil
-}
-
-// moveUpload moves what staging has of an open upload, and holds it. Chunks it lacks are
-// in history already, or are gone: see pullUpload.
-func (in *installer) moveUpload(id uploadID) error {
-	open := in.store.uploads[id] != nil
-	for n := range in.snap.uploads[id].count() {
-		if _, err := in.moveChunk(makeChunkKey(id, n), open, true); err != nil {
-			return err
+		if !found && sealed {
+			return fmt.Errorf("chunk %d of upload %s is not staged", n, id)
 		}
 	}
 	return nil
@@ -251,56 +219,26 @@ func (in *installer) moveUpload(id uploadID) error {
 // have the row, and holds the body then. hold tells whether it has to be held.
 func (in *installer) moveChunk(key chunkKey, open, hold bool) (found bool, err error) {
 	if open {
-		if err := in.store.history.View(func(tx Tx) (err error) {
-			raw := tx.Get(BucketChunks, key[:])
-			if found = raw != nil; found {
-				_, err = checkChunkRow(tx, raw, key)
-			}
-			return err
-		}); err != nil || found {
+		if _, found, err := storedChunk(in.store.history, key); err != nil || found {
 			return found, err
 		}
 	}
-	var ref bodies.Ref
-	err = in.area.View(func(tx Tx) (err error) {
-		raw := tx.Get(BucketChunks, key[:])
-		if found = raw != nil; found {
-			ref, err = checkChunkRow(tx, raw, key)
-		}
-		return err
-	})
+	ref, found, err := storedChunk(in.area, key)
 	if err != nil || !found {
 		return false, err
 	}
 	if hold && !in.store.bodies.Hold(ref.Digest) {
 		return false, in.store.missingBody(ref.Digest)
 	}
-	return true, in.put(BucketChunks, key[:], encodeChunkRow(key, ref))
-}
-
-// put adds one write to the batch and commits the batch when it is large.
-func (in *installer) put(b Bucket, key, value []byte) error {
-	in.puts = append(in.puts, stagedPut{b, append([]byte(nil), key...), append([]byte(nil), value...)})
-	in.bytes += int64(len(key) + len(value) + pendingOverhead)
-	if in.bytes < in.store.cfg.CommitBytes {
-		return nil
+	in.puts.add(BucketChunks, key[:], encodeChunkRow(key, ref))
+	if in.puts.bytes < in.store.cfg.CommitBytes {
+		return true, nil
 	}
-	return in.store.history.Update(in.writePuts)
+	return true, in.store.history.Update(in.puts.write)
 }
 
-func (in *installer) writePuts(tx Tx) error {
-	for _, p := range in.puts {
-		if err := tx.Put(p.bucket, p.key, p.value); err != nil {
-			return err
-		}
-	}
-	in.puts, in.bytes = nil, 0
-	return nil
-}
-
-// writeUploads makes the open uploads those of the snapshot. The chunks of an
-// upload that is neither open nor sealed there were dropped by an entry that
-// this store will never see.
+// writeUploads makes the open uploads those of the snapshot. An entry that this store will
+// never see dropped the uploads that are neither open nor sealed there.
 func (in *installer) writeUploads(tx Tx) error {
 	for _, id := range sortedUploads(in.store.uploads) {
 		if in.snap.uploads[id] != nil {

@@ -21,10 +21,10 @@ const (
 	uploadsMax = 1024
 )
 
-// intakeSteps are the buffers that a chunk goes through while its bytes arrive:
-// full, one is exchanged for the next. Each has a share of InFlightBytes of its own,
-// in sixteenths. Whoever waits for the next holds only of a smaller one, and who
-// has the largest waits for nobody: so they cannot lock up. It never changes.
+// intakeSteps are the buffers that a chunk goes through while its bytes arrive: a full one
+// is exchanged for the next. Each size has a share of InFlightBytes, in sixteenths.
+// Waiting for the next, a put holds only a smaller one, and with the largest it waits for
+// nobody: so puts cannot lock up.
 var intakeSteps = [...]struct{ bytes, share int64 }{
 	{16 << 10, 1}, {64 << 10, 1}, {256 << 10, 2}, {ChunkBytes, 10},
 }
@@ -90,10 +90,9 @@ func (b *heldBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readSteps returns first, which is short, and what follows in the body, up to size
-// bytes of both together. It takes memory, with acquire, as they arrive. end is whether
-// the body was seen to end. held has the memory; it must be closed unless there is an
-// error.
+// readSteps returns first, which is short, and what follows in the body, up to size bytes
+// together. It takes memory with acquire as they arrive. end: the body was seen to end.
+// held has the memory; close it unless there is an error.
 func (in *intake) readSteps(r *PutRequest, body *heldBody, first []byte, size int64, acquire func(*budget.Holder, int64) error) (data []byte, end bool, _ *budget.Holder, err error) {
 	var held *budget.Holder
 	defer func() {

@@ -31,15 +31,13 @@ const (
 	pageMetas        = 256      // entries that are filled in at a time
 )
 
-// Keys returns a page of the keys that were set when it was called: all of
-// them, each once, whatever is committed or flushed meanwhile. A page may end
-// before its bounds; only More tells whether it is the last.
+// Keys returns a page of the keys that were set when it was called, each once, whatever is
+// committed or flushed meanwhile. Only More tells whether it is the last.
 //
-// It pins the overlay first and then reads the index, as every reader does: a
-// key leaves the overlay only after its index entry is durable. What was set
-// later is left out by its revision. A request that names another history is answered
-// as by Changes. No lock and no transaction is held for
-// longer than it takes to look at some 2,000 entries.
+// It pins the overlay first and then reads the index, as every reader does. What was set
+// later it leaves out by its revision. A request that names another history is answered as
+// by Changes. No lock and no transaction is held for longer than it takes to look at some
+// 2,000 entries.
 func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 	if err := s.err(); err != nil {
 		return KeysPage{}, err
@@ -114,7 +112,7 @@ func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Rev
 		}
 		var batch []keyRevisionPair
 		seen, last := 0, []byte(nil)
-		want := min(scanRecords, m.limit+1-len(m.page))
+		want := min(scanRecordsMax, m.limit+1-len(m.page))
 		err := s.index.Ascend(start, func(k []byte, rev uint64) bool {
 			if !bytes.HasPrefix(k, []byte(from.prefix)) {
 				return false
@@ -139,10 +137,8 @@ func (s *Store) mergeIndex(ctx context.Context, m *merger, from keyRange, at Rev
 		}
 		start = append(last, 0)
 	}
-	for _, p := range m.recent {
-		if !m.take(p) {
-			break
-		}
+	for len(m.recent) > 0 && m.take(m.recent[0]) {
+		m.recent = m.recent[1:]
 	}
 	return nil
 }
@@ -161,10 +157,7 @@ func (s *Store) metasOf(ctx context.Context, pairs []keyRevisionPair, limitBytes
 		for i, p := range some {
 			keys[i], revs[i] = p.key, p.rev
 		}
-		s.mu.RLock()
-		now := s.recentLocked()
-		s.mu.RUnlock()
-		metas, err := s.metas(now, keys, revs)
+		metas, err := s.metas(s.recent(), keys, revs)
 		if err != nil {
 			return nil, err
 		}
@@ -235,10 +228,9 @@ func pairsOf(pins []pinned, from keyRange, at Revision, n int) []keyRevisionPair
 // copy is made anew.
 const unsortedMin = 512
 
-// sorted returns the first keys of the generation in byte order: all of them
-// but for at most a fifth at its end, or 512; more, when somebody else
-// saw more. Those who list make it, when they list, and they alone wait for one
-// another.
+// sorted returns the first keys of the generation in byte order: all but at most a fifth
+// at its end, or 512; more if another list saw more. Only lists make it, and only they
+// wait for one another.
 func (p *pinned) sorted() []keyRevisionPair {
 	g := p.generation
 	g.sorting.Lock()

@@ -16,9 +16,9 @@ var ErrInjected = errors.New("injected failure")
 // ErrCrashed is what a MemEngine returns after Crash.
 var ErrCrashed = errors.New("engine crashed")
 
-// MemEngine is an Engine in memory with a crash model: what Update returned
-// nil for survives Crash and Reopen, and an Update can be made to fail just
-// before or just after it became durable. It is for tests and simulation.
+// MemEngine is an Engine in memory, for tests and simulation: what Update returned nil for
+// survives Crash and Reopen, and an Update can fail just before or after it became
+// durable.
 type MemEngine struct {
 	disk *memDisk
 
@@ -56,9 +56,8 @@ func NewMemEngine() *MemEngine {
 	return e
 }
 
-// OnUpdate makes hook decide about each later Update, counted from 1 for the
-// first since the engine was made or reopened. The hook runs on the goroutine
-// of Update and may wait, which holds that Update up.
+// OnUpdate makes hook decide about each later Update, counted from 1 since the engine was
+// made or reopened. It runs on the goroutine of Update, which it may hold up.
 func (e *MemEngine) OnUpdate(hook func(n int) FailPoint) {
 	e.writer.Lock()
 	defer e.writer.Unlock()
@@ -87,9 +86,8 @@ func (e *MemEngine) Copy() *MemEngine {
 	return c
 }
 
-// Damage flips one bit of one value in a bucket, as a disk that lies would; pick
-// chooses a number below its argument. It returns false when there is no value.
-// Use it while no Update runs.
+// Damage flips one bit of one value in a bucket, chosen by pick(n) < n, while no Update
+// runs. It returns false when there is no value.
 func (e *MemEngine) Damage(b Bucket, pick func(n int) int) bool {
 	e.writer.Lock()
 	defer e.writer.Unlock()
@@ -248,9 +246,8 @@ func findPair(pairs []memPair, key []byte) (int, bool) {
 	return slices.BinarySearchFunc(pairs, key, func(p memPair, key []byte) int { return bytes.Compare(p.key, key) })
 }
 
-// mergePairs returns pairs with writes laid over them. Writes that all lie
-// behind the last pair are appended in place of a copy: whoever holds pairs
-// does not look past its length.
+// mergePairs returns pairs with writes laid over them. Writes that all lie behind the last
+// pair are appended in place: whoever holds pairs does not look past its length.
 func mergePairs(pairs []memPair, writes map[string][]byte) []memPair {
 	added := make([]memPair, 0, len(writes))
 	for k, v := range writes {

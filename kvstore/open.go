@@ -42,10 +42,10 @@ func IsFile(name string) bool {
 // history.db, index, values and, during a snapshot, staging.db. It fills the engines,
 // index and bodies of cfg. A directory in use by another process is refused at once.
 //
-// A missing index is rebuilt from history.db, which takes about a second a million
-// keys; so is index.db, that of an earlier version, which Run removes. A history that
-// another version wrote, in a format that this one does not read, is refused with a
-// *level.LaterError or a *level.EarlierError, before anything is changed.
+// A missing index is rebuilt from history.db, about a second a million keys; so is
+// index.db, that of an earlier version, which Run removes. A history in a format that this
+// version does not read is refused with a *level.LaterError or *level.EarlierError, before
+// anything is changed.
 func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -53,11 +53,11 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := checkHistoryThere(dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	history, err := openHistoryFile(filepath.Join(dir, historyFile)) // first: what another version wrote is left alone
+	history, err := OpenBolt(filepath.Join(dir, historyFile), BoltOptions{MapBytes: historyMapBytes, FillPages: true})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	if err := checkValuesThere(dir, history); err != nil {
+	if err := checkHistory(dir, history); err != nil { // what another version wrote is left alone
 		return nil, errors.Join(fmt.Errorf("open store: %w", err), history.Close())
 	}
 	index, err := openIndex(dir, &cfg)
@@ -66,7 +66,11 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	}
 	values, err := bodies.Open(bodies.Config{Dir: filepath.Join(dir, valuesDir), Logger: cfg.Logger})
 	if err != nil {
-		return nil, errors.Join(openValuesError(err), history.Close(), index.Close())
+		_, damaged := errors.AsType[*bodies.DamageError](err)
+		if err = fmt.Errorf("open store: %w", err); damaged || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) {
+			err = fmt.Errorf("%w; put back what was there, or replace this node: remove the member, empty the data directory, join again", err)
+		}
+		return nil, errors.Join(err, history.Close(), index.Close())
 	}
 	closeAll := func(err error) error { return errors.Join(err, history.Close(), index.Close(), values.Close()) }
 	cfg.Bodies = values
@@ -111,14 +115,10 @@ func checkHistoryThere(dir string) error {
 	return nil
 }
 
-// checkValuesThere refuses a history that something was put into without its values,
-// which are made before anything can be put.
-func checkValuesThere(dir string, history Engine) error {
-	values := filepath.Join(dir, valuesDir)
-	if _, err := os.Lstat(values); !errors.Is(err, fs.ErrNotExist) {
-		return nil // or why not is said when they are opened
-	}
-	used := false
+// checkHistory refuses a history of another version, and one that something was put into
+// without its values, which are made before anything can be put.
+func checkHistory(dir string, history Engine) error {
+	values, used := filepath.Join(dir, valuesDir), false
 	if err := history.View(func(tx Tx) error {
 		p, err := storedPosition(tx)
 		used = p.rev > 0
@@ -130,28 +130,10 @@ func checkValuesThere(dir string, history Engine) error {
 	}); err != nil || !used {
 		return err
 	}
+	if _, err := os.Lstat(values); !errors.Is(err, fs.ErrNotExist) {
+		return nil // or why not is said when they are opened
+	}
 	return fmt.Errorf("%s is missing, but %s is there; put it back, or replace this node: remove the member, empty the data directory, join again", values, filepath.Join(dir, historyFile))
-}
-
-// openValuesError says what to do about values that are not what was left there.
-func openValuesError(err error) error {
-	_, damaged := errors.AsType[*bodies.DamageError](err)
-	if damaged || errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.ENOTDIR) {
-		return fmt.Errorf("open store: %w; put back what was there, or replace this node: remove the member, empty the data directory, join again", err)
-	}
-	return fmt.Errorf("open store: %w", err)
-}
-
-// openHistoryFile opens history, which is of this version's format, or new.
-func openHistoryFile(path string) (Engine, error) {
-	history, err := OpenBolt(path, BoltOptions{MapBytes: historyMapBytes, FillPages: true})
-	if err != nil {
-		return nil, err
-	}
-	if err := history.View(func(tx Tx) error { _, err := storedPosition(tx); return err }); err != nil {
-		return nil, errors.Join(err, history.Close())
-	}
-	return history, nil
 }
 
 // openIndex opens the index, or makes an empty one.
@@ -199,7 +181,6 @@ func (s *Store) dropOldIndex() error {
 // scratchOnDisk is a Scratch in a file, which goes when it is closed.
 type scratchOnDisk struct{ *os.File }
 
-// openScratchFile makes the file.
 func openScratchFile(path string) (Scratch, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -216,9 +197,8 @@ func (s scratchOnDisk) Close() error {
 	return nil
 }
 
-// dropOldStaging removes what a crash left of an install that was complete but
-// for this. A staging area that is still wanted, or unreadable, is left to Stage, and
-// what it names is kept for whoever goes on with it.
+// dropOldStaging removes what a crash left of an install that was otherwise complete. A
+// staging area that may be wanted is left to Stage, and what it names is kept for a while.
 func (s *Store) dropOldStaging(path string) error {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -245,9 +225,8 @@ func (s *Store) dropOldStaging(path string) error {
 	return nil
 }
 
-// OpenStore opens a store on the engines, index and bodies of cfg. It scans the part of
-// history that the index lacks, which verifies it; an empty index is built anew that
-// way. The caller closes what is in cfg after Close.
+// OpenStore opens a store on what cfg has, which the caller closes after Close. It scans
+// and verifies the part of history that the index lacks: all of it if the index is empty.
 func OpenStore(cfg StoreConfig) (*Store, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -261,9 +240,18 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 	return s, nil
 }
 
-// load reads what there is.
+// load reads where history stands, which uploads are open, and how far the index goes.
 func (s *Store) load() error {
-	if err := s.loadHistory(); err != nil {
+	if err := s.history.View(func(tx Tx) error {
+		snap, err := readSnapshot(tx)
+		if err != nil {
+			return err
+		}
+		s.applied, s.durable, s.uploads = snap.position, snap.position, snap.uploads
+		s.lineage, s.kept = snap.lineage, snap.lineage
+		_, err = storedMeta(tx) // which must be sound
+		return err
+	}); err != nil {
 		return err
 	}
 	at, err := s.loadIndex()
@@ -276,30 +264,22 @@ func (s *Store) load() error {
 	if err := s.countHistory(); err != nil {
 		return err
 	}
-	if err := s.holdUploads(); err != nil {
-		return err
+	for _, id := range sortedUploads(s.uploads) {
+		if err := s.history.View(func(tx Tx) error {
+			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
+				if !s.bodies.Hold(ref.Digest) {
+					return s.missingBody(ref.Digest)
+				}
+				return nil
+			})
+		}); err != nil {
+			return s.failed("hold the chunks of uploads", err)
+		}
 	}
 	if err := s.bodies.Counted(); s.bodies.Err() != nil {
 		return s.failed("keep what was counted", s.bodyError(bodies.Digest{}, err))
 	}
 	return nil
-}
-
-// loadHistory reads where history stands and which uploads are open, and checks what
-// it keeps for the log.
-func (s *Store) loadHistory() error {
-	return s.history.View(func(tx Tx) error {
-		snap, err := readSnapshot(tx)
-		if err != nil {
-			return err
-		}
-		if _, err := storedMeta(tx); err != nil {
-			return err
-		}
-		s.applied, s.durable, s.uploads = snap.position, snap.position, snap.uploads
-		s.lineage, s.kept = snap.lineage, snap.lineage
-		return nil
-	})
 }
 
 // storedPosition reads where history stands; at its beginning if nothing says so.
@@ -340,8 +320,7 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 	var failed error
 	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
 		if len(k) != len(uploadID{}) {
-			file, off := tx.Where(v)
-			failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("an upload id has %d bytes", len(k))}
+			failed = corruptAt(tx, v, fmt.Sprintf("an upload id has %d bytes", len(k)))
 			return false
 		}
 		u, err := checkUpload(tx, uploadID(k), v)
@@ -363,32 +342,25 @@ func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
 // loadIndex reads how far the index goes, refuses one of another history or beyond this
 // one, and returns what history is there.
 func (s *Store) loadIndex() (at derived, err error) {
-	m := s.indexedMark()
-	if m.rev > s.durable.rev {
+	m := s.index.Mark()
+	rev := Revision(m.Revision)
+	if rev > s.durable.rev {
 		return at, fmt.Errorf("%s has keys up to revision %d, but history ends at revision %d: it belongs to another or a newer history; put the matching %s back, or, if this history is the right one, delete the directory %s (it is rebuilt at the next start)",
-			s.index.Path(), m.rev, s.durable.rev, historyFile, indexDir)
+			s.index.Path(), rev, s.durable.rev, historyFile, indexDir)
 	}
-	if at, err = s.derivedAt(m.rev); err != nil {
+	if at, err = s.derivedAt(rev); err != nil {
 		return at, err
 	}
-	if own := at.digest(); m.rev > 0 && own != m.digest {
-		return at, s.corruptIndex(fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", m.rev, m.digest, own))
+	if own := at.digest(); rev > 0 && own != Digest(m.Digest) {
+		return at, s.corruptIndex(fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", rev, Digest(m.Digest), own))
 	}
 	s.overlay.indexedRev = at.rev
 	return at, nil
 }
 
-// Bounds of one read transaction of a scan: short, so that writers and other
-// readers are never held up.
-const (
-	scanRecords = 2000
-	scanBytes   = 1 << 20
-)
-
-// indexTail brings the part of history that neither index nor overlay has into
-// the overlay, flushing whatever fills up, so that memory stays bounded however
-// long that part is. It verifies every record and the history digest. at is what
-// history is where the overlay ends.
+// indexTail brings the part of history that neither index nor overlay has into the
+// overlay, and flushes when that is full. It verifies every record and the history digest.
+// at is what history is where the overlay ends.
 func (s *Store) indexTail(at *derived) error {
 	s.mu.RLock() // a flush may be going on
 	target := s.durable.derived
@@ -440,35 +412,17 @@ func (s *Store) indexTail(at *derived) error {
 
 // scanHistory moves at over some records, up to revision last, and returns their
 // keys. It takes at least one.
-func (s *Store) scanHistory(at *derived, last Revision) ([]Key, error) {
-	var keys []Key
-	err := s.history.View(func(tx Tx) error {
-		read := 0
-		var failed error
-		err := ascendRecords(tx, at.rev+1, func(rev Revision, v []byte) bool {
-			if rev != at.rev+1 {
-				return false // a gap; reported below
-			}
-			if read == 0 {
-				tx.ReadAhead(v)
-			}
-			d, err := checkRecord(tx, v, rev)
+func (s *Store) scanHistory(at *derived, last Revision) (keys []Key, err error) {
+	err = s.history.View(func(tx Tx) error {
+		return scanRecords(tx, at.rev+1, last, true, func(rev Revision, raw []byte) (bool, error) {
+			d, err := checkRecord(tx, raw, rev)
 			if err != nil {
-				failed = err
-				return false
+				return false, err
 			}
 			at.advance(leafOf(d.header), &d)
 			keys = append(keys, Key(d.key))
-			read += len(v)
-			return rev < last && len(keys) < scanRecords && read < scanBytes
+			return true, nil
 		})
-		if failed == nil {
-			failed = err
-		}
-		if failed == nil && len(keys) == 0 {
-			_, failed = readRecord(tx, at.rev+1) // says that it is missing
-		}
-		return failed
 	})
 	return keys, err
 }

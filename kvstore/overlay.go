@@ -18,9 +18,8 @@ type overlay struct {
 	indexedRev Revision // the index holds every key up to here
 }
 
-// generation is a run of consecutive revisions. There may be a million keys in
-// it, so nothing in it is a pointer to one: the garbage collector would follow
-// them all, again and again, and a map of strings takes twice the memory.
+// generation is a run of consecutive revisions. With a million keys in it, pointers would
+// keep the garbage collector busy, and a map of strings would take twice the memory.
 type generation struct {
 	keyLog
 	// table is a hash table with open addressing: the upper half of an element
@@ -109,9 +108,6 @@ func (o *overlay) find(key Key) Revision {
 	return 0
 }
 
-// findActive is find among the keys since the last freeze.
-func (o *overlay) findActive(key Key) Revision { return o.active.find(key, o.hash(key)) }
-
 // find returns the revision of key, whose hash is h, or 0.
 func (g *generation) find(key Key, h uint32) Revision {
 	if len(g.table) == 0 {
@@ -152,8 +148,7 @@ func (g *generation) place(e uint64) {
 	g.table[i] = e
 }
 
-// add notes that rev, the revision after all others, set key, of which it keeps
-// a copy.
+// add notes that rev, the revision after all others, set key, of which it keeps a copy.
 func (o *overlay) add(key Key, rev Revision) {
 	size := int64(len(key)) + overlayOverhead
 	g := o.active

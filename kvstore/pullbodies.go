@@ -30,12 +30,8 @@ type bodyPuller struct {
 
 // bring fetches the bodies that are not here, and makes them durable. What the other
 // side lacks stays away; what came before an error stays here.
-func (b *bodyPuller) bring(ctx context.Context, refs iter.Seq[bodies.Ref]) error {
-	err := b.fetchAll(ctx, refs)
-	return errors.Join(err, b.sync(ctx))
-}
-
-func (b *bodyPuller) fetchAll(ctx context.Context, refs iter.Seq[bodies.Ref]) error {
+func (b *bodyPuller) bring(ctx context.Context, refs iter.Seq[bodies.Ref]) (err error) {
+	defer func() { err = errors.Join(err, b.sync(ctx)) }()
 	b.came = make(map[bodies.Digest]bool)
 	b.forget()
 	for ref := range refs {
@@ -108,9 +104,8 @@ func (b *bodyPuller) sync(ctx context.Context) error {
 	return b.store.Sync(context.WithoutCancel(ctx))
 }
 
-// read appends the bytes of a body that is here to buf, checked. Nothing counts on one
-// that a pull brought yet, so that nobody would miss it if it were damaged: it is fetched
-// again. The damage of one that is counted is for the caller to end the store with.
+// read appends the bytes of a body that is here to buf, checked. If it is damaged it is
+// fetched again, unless something counts on it: then the caller ends the store.
 func (b *bodyPuller) read(ctx context.Context, ref bodies.Ref, buf []byte) ([]byte, error) {
 	data, err := b.store.Read(ref.Digest, buf)
 	if err != nil && b.store.Err() == nil {
@@ -137,9 +132,8 @@ func (b *bodyPuller) leading(refs []bodies.Ref) int {
 	return len(refs)
 }
 
-// pullIsWhole reports whether every body is here that pulled records refer to, after
-// revision own up to last, or that a row of staging does. One may be gone since it was
-// pulled, if nobody went on with the pull.
+// pullIsWhole reports whether every body is here that a record after own up to last, or a
+// row of staging, refers to. One may be gone since it was pulled.
 func (s *Store) pullIsWhole(ctx context.Context, area Engine, own, last Revision) (bool, error) {
 	if whole, err := s.rowsAreWhole(ctx, area); err != nil || !whole {
 		return false, err
@@ -148,36 +142,19 @@ func (s *Store) pullIsWhole(ctx context.Context, area Engine, own, last Revision
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		first := rev
 		var lacks bool
 		err := s.history.View(func(tx Tx) error {
-			read := 0
-			var failed error
-			err := ascendRecords(tx, rev+1, func(at Revision, raw []byte) bool {
-				if at != rev+1 {
-					return false
-				}
-				if read == 0 {
-					tx.ReadAhead(raw)
-				}
-				var d body
-				if d, failed = checkRecord(tx, raw, at); failed != nil {
-					return false
-				}
-				lacks = d.kind == bodyReferred && !s.bodies.Has(d.ref().Digest)
-				rev = at
-				read += len(raw) + pendingOverhead
-				return !lacks && rev < last && read < scanBytes
+			return scanRecords(tx, rev+1, last, true, func(at Revision, raw []byte) (bool, error) {
+				d, err := checkRecord(tx, raw, at)
+				rev, lacks = at, err == nil && d.kind == bodyReferred && !s.bodies.Has(d.ref().Digest)
+				return !lacks, err
 			})
-			return errors.Join(failed, err)
 		})
 		switch _, corrupt := errors.AsType[*CorruptError](err); {
-		case corrupt: // nobody counts on them
+		case corrupt || lacks: // nobody counts on them
 			return false, nil
 		case err != nil:
 			return false, s.failed("look at pulled records", err)
-		case lacks || rev == first:
-			return false, nil
 		}
 	}
 	return true, nil
@@ -191,12 +168,10 @@ func (s *Store) rowsAreWhole(ctx context.Context, area Engine) (whole bool, err 
 			return false, err
 		}
 		n := 0
-		err = area.View(func(tx Tx) error {
-			var failed error
+		err = area.View(func(tx Tx) (failed error) {
 			tx.Ascend(BucketChunks, from, func(k, raw []byte) bool {
 				if len(k) != chunkKeyBytes {
-					file, off := tx.Where(raw)
-					failed = &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("the key of a chunk has %d bytes", len(k))}
+					failed = corruptAt(tx, raw, fmt.Sprintf("the key of a chunk has %d bytes", len(k)))
 					return false
 				}
 				var ref bodies.Ref
@@ -204,14 +179,14 @@ func (s *Store) rowsAreWhole(ctx context.Context, area Engine) (whole bool, err 
 					return false
 				}
 				whole = s.bodies.Has(ref.Digest)
-				if n++; n == scanRecords {
+				if n++; n == scanRecordsMax {
 					from = append(append([]byte(nil), k...), 0) // behind it
 				}
-				return whole && n < scanRecords
+				return whole && n < scanRecordsMax
 			})
 			return failed
 		})
-		more = n == scanRecords
+		more = n == scanRecordsMax
 	}
 	return whole, err
 }

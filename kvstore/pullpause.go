@@ -10,11 +10,10 @@ import (
 // pullWait is how long the bodies of a pull are kept for whoever goes on with it.
 const pullWait = 10 * time.Minute
 
-// pullPause keeps every body that is here from the beginning of a pull until its install
-// has counted those that it brought: nothing else does meanwhile. A pull may break off,
-// and nobody may ever go on with it. So after pullWait without anybody at it nothing is
-// kept any more, and the next one has to look whether all is still here. It may be used
-// from any goroutine.
+// pullPause keeps every body from the beginning of a pull until its install has counted
+// those that it brought. A pull may break off for good: after pullWait without a user
+// nothing is kept, and the next pull looks whether all is still here. It is safe for
+// concurrent use.
 type pullPause struct {
 	bodies *bodies.Store
 
@@ -39,8 +38,8 @@ func (p *pullPause) begin() (whole bool) {
 	return p.whole
 }
 
-// end is that of one who leaves something to do: it may be gone on with for pullWait.
-// whole tells whether all that staging names is here.
+// end ends a use after which something is left to pull, within pullWait. whole: all that
+// staging names is here.
 func (p *pullPause) end(whole bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -60,8 +59,7 @@ func (p *pullPause) end(whole bool) {
 	p.timer = t
 }
 
-// finish is the end of one who leaves nothing to do: staging is gone, and what came with
-// it is counted.
+// finish ends a use after which staging is gone, and what came with it is counted.
 func (p *pullPause) finish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

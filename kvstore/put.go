@@ -24,9 +24,8 @@ type PutRequest struct {
 	By          string    // principal that puts, at most 128 bytes; empty if the cluster is open to all
 	UserMeta    UserMeta  // kept with the value, and given back with it
 
-	// From is the address of whoever sends the body, and Interrupt makes its Read
-	// fail soon. It is called, while Put runs, when the body comes so slowly that it
-	// must give way to others; it must not block. nil: the body is never slow.
+	// From is the address of the sender of the body. Interrupt makes Read of the body fail
+	// soon; Put calls it when a slow body must give way. It must not block. nil: never slow.
 	From      string
 	Interrupt func()
 }
@@ -40,6 +39,11 @@ type SmallPut struct {
 	SHA256      *Digest // digest the value must have, nil for any
 	By          string  // as in PutRequest
 	UserMeta    UserMeta
+}
+
+// request is the put without its value.
+func (p *SmallPut) request() PutRequest {
+	return PutRequest{Key: p.Key, ContentType: p.ContentType, PutID: p.PutID, Size: int64(len(p.Value)), By: p.By, UserMeta: p.UserMeta}
 }
 
 // Outcome says what became of a put.
@@ -71,8 +75,7 @@ type PutResult struct {
 	Meta    Meta    // of the winner, whoever that is
 }
 
-// outcomeAgainst says what a put with this id and digest is when winner holds
-// its key.
+// outcomeAgainst says what a put with this id and digest is when winner holds its key.
 func outcomeAgainst(winner *Meta, putID string, sum *Digest) Outcome {
 	switch {
 	case winner.SHA256 != *sum:
@@ -98,9 +101,8 @@ func validateContentType(ct string) error {
 	return nil
 }
 
-// checkContentType is the part of validateContentType that a replica relies on.
-// It is separate because what MIME accepts may change with the Go release, and
-// replicas must never disagree.
+// checkContentType is the part of validateContentType that replicas rely on: what MIME
+// accepts may change with the Go release, and replicas must never disagree.
 func checkContentType(ct string) error {
 	if len(ct) > maxContentTypeBytes {
 		return fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrInvalidContentType, len(ct), maxContentTypeBytes)

@@ -3,6 +3,7 @@ package kvstore
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"container/heap"
 	"context"
 	"encoding/binary"
@@ -10,9 +11,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"iter"
 	"sync"
 	"time"
+
+	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
 // Scratch is a file for data that nobody misses after a crash.
@@ -30,18 +32,17 @@ const (
 	rebuildReadBytes  = 128 << 10 // of each run
 )
 
-// rebuildPays tells whether so many keys are brought into the index by a rebuild:
-// when they would fill the overlay again and again. Each of those flushes would be a
-// run, and all of them would be merged, more than once.
+// rebuildPays tells whether to bring so many keys into the index by a rebuild: flushes
+// would make a run for each time they fill the overlay, and merge all of them more than
+// once.
 func (s *Store) rebuildPays(keys Revision) bool {
 	return s.cfg.OpenScratch != nil && int64(min(keys, 1<<40))*rebuildKeyBytes > 2*s.cfg.OverlayBytes
 }
 
-// rebuildIndex brings the part of history that the index lacks into the index,
-// up to target, as one run: it sorts as much as the overlay may hold at a time, keeps
-// each such part in a scratch file, and merges them all. It verifies what it reads.
-// After a crash it is all done again. The overlay must be empty and stay so; at is
-// what history is where the index ends.
+// rebuildIndex brings the part of history that the index lacks, up to target, into the
+// index as one run: it sorts as much as the overlay may hold at a time, keeps each such
+// part in a scratch file, and merges them. It verifies what it reads. After a crash it
+// starts again. The overlay must stay empty; at is what history is where the index ends.
 func (s *Store) rebuildIndex(at, target *derived) (err error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
@@ -59,7 +60,7 @@ func (s *Store) rebuildIndex(at, target *derived) (err error) {
 	if err := s.sortHistory(w, at, target); err != nil {
 		return err
 	}
-	if err := s.mergeRuns(scratch, w.runs, keys, mark{target.rev, target.digest()}); err != nil {
+	if err := s.mergeRuns(scratch, w.runs, keys, target); err != nil {
 		return s.failed("write index", indexError(err))
 	}
 	s.mu.Lock()
@@ -194,74 +195,53 @@ func (h *runHeap) Pop() any {
 	return last
 }
 
+// mergedKeys is some keys in order, with their revisions.
+type mergedKeys struct {
+	keys keyLog
+	revs []uint64
+}
+
 // mergeRuns makes one run of the index of all runs, which have so many keys, up to end.
-func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, keys int, end mark) error {
-	m := &runMerger{store: s, told: s.progress("the index is being written", keys)}
+func (s *Store) mergeRuns(scratch io.ReaderAt, runs []scratchRun, keys int, end *derived) error {
+	told, done := s.progress("the index is being written", keys), 0
+	var left runHeap
 	for _, run := range runs {
 		r := newRunReader(scratch, run)
 		if more, err := r.next(); err != nil {
 			return err
 		} else if more {
-			m.heap = append(m.heap, r)
+			left = append(left, r)
 		}
 	}
-	heap.Init(&m.heap)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	err := s.index.Add(ctx, m.all(cancel), keys, end.ofIndex())
-	if m.err != nil {
-		return m.err // which is why Add has ended
-	}
-	return err
-}
-
-// runMerger merges runs.
-type runMerger struct {
-	store *Store
-	heap  runHeap
-	told  func(done int)
-	done  int
-	err   error // why it gave less than all
-}
-
-// batch is some keys in order, with their revisions.
-type batch struct {
-	keys keyLog
-	revs []uint64
-}
-
-// next takes keys from the runs, in order; none at the end.
-func (m *runMerger) next() (*batch, error) {
-	b := &batch{}
-	for size := 0; len(m.heap) > 0 && size < rebuildBatchBytes; {
-		r := m.heap[0]
-		b.keys.append(Key(r.key))
-		b.revs = append(b.revs, uint64(r.rev))
-		size += len(r.key)
-		more, err := r.next()
-		if err != nil {
-			return nil, err
+	heap.Init(&left)
+	next := func() (m mergedKeys, err error) { // none at the end
+		for size, more := 0, false; len(left) > 0 && size < rebuildBatchBytes; {
+			r := left[0]
+			m.keys.append(Key(r.key))
+			m.revs = append(m.revs, uint64(r.rev))
+			size += len(r.key)
+			if more, err = r.next(); err != nil {
+				return m, err
+			}
+			if more {
+				heap.Fix(&left, 0)
+			} else {
+				heap.Pop(&left)
+			}
 		}
-		if more {
-			heap.Fix(&m.heap, 0)
-		} else {
-			heap.Pop(&m.heap)
-		}
+		return m, nil
 	}
-	return b, nil
-}
-
-// all gives all keys in order. One batch is merged while the one before is taken. If it
-// cannot give all, it says why in err, and calls fail before it ends.
-func (m *runMerger) all(fail func()) iter.Seq2[[]byte, uint64] {
-	return func(yield func([]byte, uint64) bool) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	// One batch is merged while the one before is taken. If not all can be given, that ends Add.
+	all := func(yield func([]byte, uint64) bool) {
 		var merging background
 		defer merging.wait()
-		now, err := m.next()
+		now, err := next()
 		for err == nil && len(now.revs) > 0 {
-			var ahead *batch
+			var ahead mergedKeys
 			_ = merging.start(func() (err error) {
-				ahead, err = m.next()
+				ahead, err = next()
 				return err
 			})
 			for i, rev := range now.revs {
@@ -269,16 +249,17 @@ func (m *runMerger) all(fail func()) iter.Seq2[[]byte, uint64] {
 					return
 				}
 			}
-			m.done += len(now.revs)
-			m.told(m.done)
-			err = errors.Join(merging.wait(), m.store.err())
+			done += len(now.revs)
+			told(done)
+			err = errors.Join(merging.wait(), s.err())
 			now = ahead
 		}
 		if err != nil {
-			m.err = err
-			fail()
+			cancel(err)
 		}
 	}
+	err := s.index.Add(ctx, all, keys, keyruns.Mark{Revision: uint64(end.rev), Digest: end.digest()})
+	return cmp.Or(context.Cause(ctx), err)
 }
 
 // progressInterval is how often the log tells how far something is that takes long.

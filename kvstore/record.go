@@ -45,9 +45,8 @@ const (
 	bodyChunked  bodyKind = 3 // in chunks of an upload
 	bodyReferred bodyKind = 6 // a body, named by the digest in the header
 
-	// Reserved, for later versions: bodyStub is a header whose bytes are retired,
-	// bodyLeaf only the leaf of one. A later version may have others, up to bodyLast:
-	// what follows is no record.
+	// Reserved for later versions: bodyStub is a header whose bytes are retired, bodyLeaf only
+	// its leaf. Others may come, up to bodyLast.
 	bodyStub bodyKind = 4
 	bodyLeaf bodyKind = 5
 	bodyLast bodyKind = 15
@@ -90,7 +89,7 @@ type body struct {
 }
 
 // appendHeader encodes what a record says of its value, wherever that is kept.
-// m.Revision is not in it. Its length does not depend on the digest.
+// m.Revision is not in it.
 func appendHeader(b []byte, m *Meta) []byte {
 	shape := byte(recordPut << shapeTypeBit)
 	if m.By != "" {
@@ -120,8 +119,7 @@ func headerBytes(m *Meta) int {
 	return headerFixedBytes + lengths + len(m.By) + len(m.UserMeta.encoded) + len(m.PutID) + len(m.ContentType) + len(m.Key)
 }
 
-// appendPlace writes where the bytes of a chunked value are, which follows its
-// header.
+// appendPlace writes where the bytes of a chunked value are, which follows its header.
 func appendPlace(b []byte, upload uploadID, chunks uint32) []byte {
 	return binary.AppendUvarint(append(b, upload[:]...), uint64(chunks))
 }

@@ -1,14 +1,15 @@
 package kvstore
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 )
 
-// Records of consecutive revisions lie together in blocks, under the revision of
-// the last: alone, each would cost an element of bbolt's and its share of the
-// page that is not quite filled. A record that is alone in its block is stored
-// as it is.
+// Records of consecutive revisions lie together in blocks, under the revision of the last:
+// alone, each would cost an element of bbolt's and a share of an unfilled page. A record
+// that is alone in its block is stored as it is.
 //
 // A block is its header, and then the records, which keep their own checksums:
 // format byte, checksum 4, number of records 2, the end of each 2.
@@ -17,10 +18,9 @@ const (
 	blockFixedBytes  = 1 + 4 + 2
 	blockRecordBytes = 2 // of the header, for each record
 
-	// smallBlockBytes is where a block of several records ends if they nearly
-	// fill it: two such blocks, and what bbolt adds to each, fill two pages of
-	// 4 KiB, so that a read touches few of them. Where records are too large for
-	// that, blockBytes is: two of those fill eight pages.
+	// smallBlockBytes is where a block of several records ends if they nearly fill it: two
+	// such blocks, with what bbolt adds, fill two pages of 4 KiB, so that a read touches few.
+	// For larger records blockBytes is: two fill eight pages.
 	smallBlockBytes = (2*4096-16)/2 - 24
 	blockBytes      = (8*4096-16)/2 - 24
 )
@@ -85,13 +85,11 @@ func (b *recordBlock) record(i int) []byte {
 func openBlockIn(tx Tx, key, raw []byte) (recordBlock, error) {
 	last, ok := keyRevision(key)
 	if !ok {
-		file, off := tx.Where(raw)
-		return recordBlock{}, &CorruptError{File: file, Offset: off, Detail: fmt.Sprintf("a record has the key %x, which is not a revision", key)}
+		return recordBlock{}, corruptAt(tx, raw, fmt.Sprintf("a record has the key %x, which is not a revision", key))
 	}
 	b, err := openBlock(raw, last)
 	if err != nil {
-		file, off := tx.Where(raw)
-		return recordBlock{}, &CorruptError{File: file, Offset: off, Detail: err.Error()}
+		return recordBlock{}, corruptAt(tx, raw, err.Error())
 	}
 	return b, nil
 }
@@ -138,6 +136,37 @@ func ascendRecords(tx Tx, from Revision, fn func(rev Revision, raw []byte) (more
 	return failed
 }
 
+// Bounds of one scan: short, so that writers and other readers are never held up.
+const (
+	scanRecordsMax = 2000
+	scanBytes      = 1 << 20
+)
+
+// scanRecords calls fn for the records from one revision to another, without a gap, until
+// it returns false or saw enough for one transaction. It does not check them. ahead: the
+// scan goes on.
+func scanRecords(tx Tx, from, last Revision, ahead bool, fn func(rev Revision, raw []byte) (more bool, err error)) error {
+	next, read := from, 0
+	var failed error
+	err := ascendRecords(tx, from, func(rev Revision, raw []byte) bool {
+		if rev != next || rev > last {
+			return false
+		}
+		if ahead && rev == from {
+			tx.ReadAhead(raw)
+		}
+		next++
+		read += len(raw)
+		more, err := fn(rev, raw)
+		failed = err
+		return more && err == nil && next-from < scanRecordsMax && read < scanBytes
+	})
+	if failed == nil && err == nil && next == from {
+		_, err = readRecord(tx, from) // says that it is missing
+	}
+	return cmp.Or(failed, err)
+}
+
 // blockWriter appends records to BucketRecords in one transaction.
 type blockWriter struct {
 	tx      Tx
@@ -146,10 +175,9 @@ type blockWriter struct {
 	bytes   int
 }
 
-// appendRecords returns a writer for the records from after+1 to last, and
-// makes room for them: what lies there was never part of this history, see
-// Stage. If the last block before them may be touched and is not full it is
-// filled up, so that blocks get full however little a commit brings.
+// appendRecords returns a writer for the records from after+1 to last, and makes room:
+// what lies there was never part of this history, see Stage. With fillUp it fills up the
+// block before them, so that blocks get full however little a commit brings.
 func appendRecords(tx Tx, after, last Revision, fillUp bool) (*blockWriter, error) {
 	var stale [][]byte
 	from := revisionKey(after + 1)
@@ -181,20 +209,29 @@ func (w *blockWriter) takeBack(last Revision) error {
 	if raw == nil || blockIsFull(len(raw)) {
 		return nil
 	}
-	raw = append([]byte(nil), raw...)
-	b, err := openBlockIn(w.tx, k[:], raw)
+	b, err := openBlockIn(w.tx, k[:], bytes.Clone(raw))
 	if err != nil {
 		return err
 	}
-	for i := range b.len() {
-		// What is damaged must not get a sound header.
+	w.last = b.first() - 1
+	if err := w.addBlock(&b, b.len()); err != nil {
+		return err
+	}
+	return w.tx.Delete(BucketRecords, k[:])
+}
+
+// addBlock adds the first n records of a block. It checks them: what is damaged must not
+// get a sound header.
+func (w *blockWriter) addBlock(b *recordBlock, n int) error {
+	for i := range n {
 		if _, err := checkRecord(w.tx, b.record(i), b.first()+Revision(i)); err != nil {
 			return err
 		}
-		w.records = append(w.records, b.record(i))
-		w.bytes += len(b.record(i)) + blockRecordBytes
+		if err := w.add(b.record(i)); err != nil {
+			return err
+		}
 	}
-	return w.tx.Delete(BucketRecords, k[:])
+	return nil
 }
 
 // cutBlock writes a block that ends with rev, with what the block that rev lies in
@@ -205,19 +242,13 @@ func cutBlock(tx Tx, rev Revision) error {
 	if key == nil {
 		return nil
 	}
-	raw = append([]byte(nil), raw...)
-	b, err := openBlockIn(tx, key, raw)
+	b, err := openBlockIn(tx, key, bytes.Clone(raw))
 	if err != nil || b.last == rev || b.first() > rev {
 		return err
 	}
 	w := &blockWriter{tx: tx, last: b.first() - 1}
-	for i := range int(rev-b.first()) + 1 {
-		if _, err := checkRecord(tx, b.record(i), b.first()+Revision(i)); err != nil {
-			return err // what is damaged must not get a sound header
-		}
-		if err := w.add(b.record(i)); err != nil {
-			return err
-		}
+	if err := w.addBlock(&b, int(rev-b.first())+1); err != nil {
+		return err
 	}
 	return w.flush()
 }

@@ -9,11 +9,10 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// Run commits to history, flushes and merges the index and reclaims bodies in the
-// background, until ctx ends or the store dies. On the way out it commits what was
-// applied. It returns nil when ctx ended, else the fatal error. Only one Run may run.
-// What an earlier version left of its index it removes: by then nobody has refused this
-// start.
+// Run commits, flushes and merges the index, and reclaims bodies in the background, until
+// ctx ends or the store dies. On the way out it commits what was applied. It returns nil
+// when ctx ended, else the fatal error. Only one Run may run. It removes the index of an
+// earlier version: by then this start was not refused.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.setRunning(true); err != nil {
 		return err
@@ -65,9 +64,8 @@ func (s *Store) runCommit(ctx context.Context) error {
 	}
 }
 
-// runFlush flushes whenever asked, but while the index has too many runs: then the
-// overlay fills, and Apply pauses. A failure makes the store dead, which runCommit
-// reports.
+// runFlush flushes whenever asked, but not while the index has too many runs: the overlay
+// fills, and Apply pauses. runCommit reports a failure, which ends the store.
 func (s *Store) runFlush(ctx context.Context) {
 	for {
 		select {

@@ -19,11 +19,10 @@ func (s *Store) Digest(position uint64) ([]byte, error) {
 	return d[:], err
 }
 
-// Serve writes to w what a query of another replica's Stage asks for: records, some MiB
-// of them at a time, each followed by the rows of its chunks, or the rows of an open
-// upload. What those refer to is asked of Bodies. It holds
-// about 1 MiB, and no transaction while it writes. ErrBehind means that this
-// store has not applied what is asked for; nothing was written then.
+// Serve writes to w what a query of another replica's Stage asks for: some MiB of records,
+// each followed by the rows of its chunks, or the rows of an open upload. Bodies are asked
+// of Bodies. It holds about 1 MiB, and no transaction while it writes. ErrBehind means
+// that this store has not applied what is asked for; nothing was written then.
 func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
 	if err := s.err(); err != nil {
 		return err
@@ -32,22 +31,6 @@ func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := s.catchUp(q); err != nil {
-		return err
-	}
-	if q.kind == queryRecords {
-		err = s.serveRecords(ctx, q, w)
-	} else {
-		err = s.serveUpload(ctx, q, w)
-	}
-	if err != nil {
-		return err
-	}
-	return writeFrame(w, appendFrame(nil, frameEnd, nil, nil))
-}
-
-// catchUp makes sure that history has what q asks for.
-func (s *Store) catchUp(q *query) error {
 	s.mu.RLock()
 	applied := s.applied.index
 	behind := applied < q.index || s.applied.rev < q.through
@@ -57,14 +40,25 @@ func (s *Store) catchUp(q *query) error {
 	case behind:
 		return fmt.Errorf("%w: it has applied entry %d, asked for is entry %d", ErrBehind, applied, q.index)
 	case pending:
-		return s.Commit()
+		if err := s.Commit(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if q.kind == queryRecords {
+		err = s.serveRecords(ctx, q, w)
+	} else {
+		// Some or all rows may be gone: then this store has applied the entry that dropped the
+		// upload, and the receiver will come to that entry too, before anybody could read them.
+		_, err = s.serveRows(ctx, q.upload, q.chunk, chunksMax, w)
+	}
+	if err != nil {
+		return err
+	}
+	return writeFrame(w, appendFrame(nil, frameEnd, nil, nil))
 }
 
-// serveRecords sends records in order, each followed by the rows of its chunks: a
-// portion of what is asked for, at least one record if there is one. The receiver asks
-// for the rest when it has the bodies.
+// serveRecords sends records in order, each followed by the rows of its chunks: a portion,
+// of one record at least. The receiver asks for the rest when it has the bodies.
 func (s *Store) serveRecords(ctx context.Context, q *query, w io.Writer) error {
 	rev := q.after
 	var buf []byte
@@ -94,9 +88,8 @@ func (s *Store) serveRecords(ctx context.Context, q *query, w io.Writer) error {
 	return nil
 }
 
-// serveRows sends the rows of chunks from number first on to before number end, or to
-// the first that history does not have, whose number it returns. It finds and reads
-// them in one transaction each batch: an upload may be dropped at any time.
+// serveRows sends the rows of chunks from number first to before end, or to the first that
+// history does not have, whose number it returns. An upload may be dropped meanwhile.
 func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w io.Writer) (n uint32, err error) {
 	var buf []byte
 	for n = first; n < end; {
@@ -108,14 +101,11 @@ func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w
 		err := s.history.View(func(tx Tx) error {
 			for more = true; n < end && len(buf) < rowsBytes; n++ {
 				key := makeChunkKey(id, n)
-				raw := tx.Get(BucketChunks, key[:])
-				if more = raw != nil; !more {
-					return nil
-				}
-				if _, err := checkChunkRow(tx, raw, key); err != nil {
+				ref, found, err := findChunkRow(tx, key)
+				if more = found; !more || err != nil {
 					return err
 				}
-				buf = appendFrame(buf, frameChunk, key[:], raw)
+				buf = appendFrame(buf, frameChunk, key[:], encodeChunkRow(key, ref))
 			}
 			return nil
 		})
@@ -137,53 +127,25 @@ func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w
 // rowsBytes is how many bytes of rows are read in one transaction and sent together.
 const rowsBytes = 64 << 10
 
-// recordFrames appends frames of the records after rev, until limit bytes or until
-// a record in chunks, whose place is returned (the chunks come next), and
-// returns the last revision in them.
-func (s *Store) recordFrames(buf []byte, rev, last Revision, limit int) ([]byte, Revision, body, error) {
-	var chunked body
-	first := rev
-	err := s.history.View(func(tx Tx) error {
-		records := 0
-		var failed error
-		err := ascendRecords(tx, rev+1, func(got Revision, v []byte) bool {
-			if got != rev+1 {
-				return false
-			}
-			if records == 0 {
-				tx.ReadAhead(v)
-			}
+// recordFrames appends frames of the records after rev, up to limit bytes or to a record
+// in chunks, whose place it returns, and returns the last revision in them.
+func (s *Store) recordFrames(buf []byte, rev, last Revision, limit int) (_ []byte, _ Revision, chunked body, err error) {
+	err = s.history.View(func(tx Tx) error {
+		return scanRecords(tx, rev+1, last, true, func(got Revision, raw []byte) (bool, error) {
 			k := revisionKey(got)
-			d, err := checkRecord(tx, v, rev+1)
+			d, err := checkRecord(tx, raw, got)
 			if err != nil {
-				failed = err
-				return false
+				return false, err
 			}
-			rev++
-			records++
-			buf = appendFrame(buf, frameRecord, k[:], v)
+			rev = got
+			buf = appendFrame(buf, frameRecord, k[:], raw)
 			if d.kind == bodyChunked {
 				chunked = body{upload: d.upload, chunks: d.chunks}
 			}
-			return rev < last && d.kind != bodyChunked && records < scanRecords && len(buf) < limit
+			return d.kind != bodyChunked && len(buf) < limit, nil
 		})
-		if failed == nil {
-			failed = err
-		}
-		if failed == nil && rev == first {
-			_, failed = readRecord(tx, rev+1)
-		}
-		return failed
 	})
 	return buf, rev, chunked, err
-}
-
-// serveUpload sends the rows that history has of an upload. Some or all may
-// be gone: then this store has applied the entry that dropped the upload, and
-// the receiver will come to that entry too, before anybody could read them.
-func (s *Store) serveUpload(ctx context.Context, q *query, w io.Writer) error {
-	_, err := s.serveRows(ctx, q.upload, q.chunk, chunksMax, w)
-	return err
 }
 
 func writeFrame(w io.Writer, b []byte) error {
@@ -191,4 +153,27 @@ func writeFrame(w io.Writer, b []byte) error {
 		return fmt.Errorf("send a snapshot: %w", err)
 	}
 	return nil
+}
+
+// Durable returns the state that history holds, from one transaction: index and term of
+// the last entry, the newest opaque meta, and an encoded description for Stage and Install
+// of another replica. A store that never got an entry has index 0.
+func (s *Store) Durable() (index, term uint64, meta, snapshot []byte, err error) {
+	if err := s.err(); err != nil {
+		return 0, 0, nil, nil, err
+	}
+	err = s.history.View(func(tx Tx) error {
+		snap, err := readSnapshot(tx)
+		if err != nil {
+			return err
+		}
+		index, term = snap.index, snap.term
+		snapshot = encodeSnapshot(snap)
+		meta, err = storedMeta(tx)
+		return err
+	})
+	if err != nil {
+		return 0, 0, nil, nil, s.failed("read the durable state", err)
+	}
+	return index, term, meta, snapshot, nil
 }

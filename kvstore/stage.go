@@ -20,29 +20,23 @@ const (
 	stageBatches = 8
 )
 
-// Stage pulls what this store lacks of a snapshot, as Durable of another
-// replica gave it: records after its own revision, the rows of their chunks and of
-// those of open uploads, and the bodies that all of them refer to. fetch asks another
-// replica's Serve, and fetchBodies its bodies. When it returns nil, all of it is here and
-// the history digest is verified.
+// Stage pulls what this store lacks of a snapshot that Durable of another replica gave:
+// the records after its own revision, the rows of chunks, and the bodies. fetch asks
+// another replica's Serve, fetchBodies its bodies. When it returns nil all of it is here,
+// and the history digest is verified.
 //
-// Bodies go to where they stay, and nothing refers to one before it is durable there.
-// None is forgotten until Install has counted them, or nobody has gone on with the pull
-// for ten minutes. Records go to where they will be read too, behind the end of history:
-// so an install need not copy them. Nobody looks there before the install moves the
-// position. A commit that comes meanwhile writes over them; one that was
-// refused, or never installed, is written over by what comes later. Everything
-// else goes to the staging area: rows of chunks, which must not be in history before
-// their record (a repeat of one would seem to be sealed), records in chunks,
-// once more, which say what chunks there are, and how far the pull got.
+// Bodies go to where they stay, durable before anything refers to them; none is reclaimed
+// until Install has counted them, or nobody has gone on with the pull for ten minutes.
+// Records go behind the end of history, where nobody looks before Install moves the
+// position; a commit writes over them. The staging area has the rest: rows of chunks,
+// which must not be in history before their record (a repeat of one would seem to be
+// sealed), the records in chunks once more, and the progress.
 //
-// After any other error a later Stage, of this snapshot or a newer one, goes on
-// where this one stopped, also after a restart; a body that one source lacks may come
-// from the next. ErrSnapshotBody means that what
-// came was damaged: staging is empty then, pull from another member.
-// ErrDiverged means that the snapshot cannot have this store as its past: this
-// node must be replaced, unless whoever offered the snapshot lied. Memory is
-// bounded by a few MiB.
+// After an error a later Stage, of this snapshot or a newer one, goes on where this one
+// stopped, also after a restart, and may get a missing body from another source. After
+// ErrSnapshotBody, what came was damaged: staging is empty, pull from another member.
+// ErrDiverged means that the snapshot cannot have this store as its past: replace this
+// node, unless the sender lied. Memory is bounded by a few MiB.
 func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
 	if err := s.err(); err != nil {
 		return err
@@ -139,9 +133,8 @@ func (s *Store) openStaging() (Engine, error) {
 	return area, nil
 }
 
-// progress is how far a pull got: every record after base up to last is behind
-// the end of history, or has become part of it, staging holds the rows of all chunks,
-// and every body was here.
+// progress is how far a pull got: every record after base up to last is behind the end of
+// history or part of it, and every row of chunks in staging, and every body, is here.
 type progress struct {
 	base mark
 	last derived
@@ -152,13 +145,13 @@ func encodeProgress(p *progress) []byte {
 	b := appendMark(make([]byte, statePrefixBytes), p.base)
 	b = appendDerived(b, &p.last)
 	if p.done {
-		return frameStateAs(progressFormat, keyProgress, append(b, 1))
+		return frameState(progressFormat, keyProgress, append(b, 1))
 	}
-	return frameStateAs(progressFormat, keyProgress, append(b, 0))
+	return frameState(progressFormat, keyProgress, append(b, 0))
 }
 
 func decodeProgress(raw []byte) (p progress, err error) {
-	c, err := openStateAs(progressFormat, keyProgress, raw)
+	c, err := openState(progressFormat, keyProgress, raw)
 	if err != nil {
 		return p, err
 	}
@@ -182,8 +175,7 @@ func readProgress(area Engine) (snapshot []byte, p progress, err error) {
 			return nil
 		}
 		if p, err = decodeProgress(raw); err != nil {
-			file, off := tx.Where(raw)
-			return &CorruptError{File: file, Offset: off, Detail: "the progress of a pull: " + err.Error()}
+			return corruptAt(tx, raw, "the progress of a pull: "+err.Error())
 		}
 		snapshot = append([]byte{}, tx.Get(BucketState, keySnapshot)...)
 		return nil
@@ -205,19 +197,18 @@ type stager struct {
 	came     []pulledRecord
 	room     frameRoom // for frames that are read
 
-	records     []stagedRecord // the newest up to progress.last.rev, not yet in history
+	records     []pendingRecord // the newest up to progress.last.rev, not yet in history
 	recordBytes int64
-	inHistory   []stagedRecord // that are being written to history, or have been
-	writing     background     // of records to history, while more are pulled
-	batches     int            // in history, of which staging does not know
-	puts        []stagedPut
-	bytes       int
+	inHistory   []pendingRecord // that are being written to history, or have been
+	writing     background      // of records to history, while more are pulled
+	batches     int             // in history, of which staging does not know
+	puts        stagedPuts      // to staging
 }
 
-// stagedRecord is a pulled record as it will be stored.
-type stagedRecord struct {
-	raw  []byte
-	kept *derived // what is kept for its revision; nil: nothing
+// stagedPuts are writes that wait for their transaction.
+type stagedPuts struct {
+	list  []stagedPut
+	bytes int64
 }
 
 type stagedPut struct {
@@ -225,32 +216,52 @@ type stagedPut struct {
 	key, value []byte
 }
 
+func (p *stagedPuts) add(b Bucket, key, value []byte) {
+	p.list = append(p.list, stagedPut{b, bytes.Clone(key), value})
+	p.bytes += int64(len(key) + len(value) + pendingOverhead)
+}
+
+// write writes all of them.
+func (p *stagedPuts) write(tx Tx) error {
+	for _, w := range p.list {
+		if err := tx.Put(w.bucket, w.key, w.value); err != nil {
+			return err
+		}
+	}
+	*p = stagedPuts{}
+	return nil
+}
+
 func (st *stager) run(ctx context.Context, snapshot []byte, own position) error {
 	done, err := st.resume(ctx, snapshot, own)
 	if err != nil || done {
 		return err
 	}
-	for st.progress.last.rev < st.snap.rev {
-		if err := st.pullPortion(ctx); err != nil {
-			return errors.Join(err, st.keepProgress(err))
-		}
-	}
-	if differs := st.progress.last.difference(&st.snap.derived); differs != "" && own.rev <= st.snap.rev {
-		return fmt.Errorf("%w: %s, as the snapshot says", ErrSnapshotBody, differs)
-	}
-	if err := st.pullUploads(ctx); err != nil {
-		return errors.Join(err, st.keepProgress(err))
+	if err := st.pull(ctx, own.rev); errors.Is(err, ErrSnapshotBody) {
+		return err
+	} else if err != nil {
+		return errors.Join(err, st.flush()) // what was pulled before is kept
 	}
 	st.progress.done = true
 	return st.flush()
 }
 
-// keepProgress writes what was pulled before err, unless that is worthless.
-func (st *stager) keepProgress(err error) error {
-	if errors.Is(err, ErrSnapshotBody) {
-		return nil
+// pull pulls all that is missing.
+func (st *stager) pull(ctx context.Context, own Revision) error {
+	for st.progress.last.rev < st.snap.rev {
+		if err := st.pullPortion(ctx); err != nil {
+			return err
+		}
 	}
-	return st.flush()
+	if differs := st.progress.last.difference(&st.snap.derived); differs != "" && own <= st.snap.rev {
+		return fmt.Errorf("%w: %s, as the snapshot says", ErrSnapshotBody, differs)
+	}
+	for _, id := range sortedUploads(st.snap.uploads) {
+		if err := st.pullUpload(ctx, id, st.snap.uploads[id]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // resume goes on with what staging holds if that fits, and starts anew
@@ -280,8 +291,14 @@ func (st *stager) resume(ctx context.Context, snapshot []byte, own position) (do
 	}
 	if !fits {
 		if old != nil {
-			if err := st.startOver(); err != nil {
+			if err := st.area.Close(); err != nil {
+				return false, fmt.Errorf("close staging: %w", err)
+			}
+			if err := st.store.cfg.RemoveStaging(); err != nil {
 				return false, err
+			}
+			if st.area, err = st.store.cfg.OpenStaging(); err != nil {
+				return false, fmt.Errorf("open staging: %w", err)
 			}
 		}
 		p = progress{base: mark{own.rev, own.digest()}, last: own.derived}
@@ -293,14 +310,14 @@ func (st *stager) resume(ctx context.Context, snapshot []byte, own position) (do
 	if same {
 		return p.done, nil
 	}
-	st.put(BucketState, keySnapshot, snapshot)
+	st.puts.add(BucketState, keySnapshot, snapshot)
 	return false, st.flush()
 }
 
-// trim makes p what of it is for this snapshot, which may be older than the one
-// that was pulled: then a new leader offers it, and what is too much is left behind
-// the end of history. It reports false when the records are not what they should
-// be, as after a history that lost its last transaction.
+// trim cuts p to this snapshot, which may be older than the one that was pulled, if a new
+// leader offers it: what is too much stays behind the end of history. It reports false
+// when the records are not what they should be, as after a history that lost its last
+// transaction.
 func (st *stager) trim(p *progress, own position) (fits bool, err error) {
 	here, err := st.store.pulledTo(own, p.last.rev)
 	if err != nil || here != p.last {
@@ -347,22 +364,6 @@ func (s *Store) cutPulled(rev Revision) error {
 	return s.failed("cut pulled records", s.history.Update(func(tx Tx) error { return cutBlock(tx, rev) }))
 }
 
-// startOver empties staging.
-func (st *stager) startOver() error {
-	if err := st.area.Close(); err != nil {
-		return fmt.Errorf("close staging: %w", err)
-	}
-	if err := st.store.cfg.RemoveStaging(); err != nil {
-		return err
-	}
-	area, err := st.store.cfg.OpenStaging()
-	if err != nil {
-		return fmt.Errorf("open staging: %w", err)
-	}
-	st.area = area
-	return nil
-}
-
 // stream opens a query, calls read, and closes.
 func (st *stager) stream(ctx context.Context, q *query, read func(r *bufio.Reader) error) error {
 	rc, err := st.fetch(ctx, q.String())
@@ -376,72 +377,33 @@ func (st *stager) stream(ctx context.Context, q *query, read func(r *bufio.Reade
 	return nil
 }
 
-// flushDue writes what is due of records and rows.
-func (st *stager) flushDue() error {
-	if st.bytes >= stageBytes {
-		return st.flush()
-	}
-	if st.recordBytes < st.store.cfg.CommitBytes {
-		return nil
-	}
-	if st.batches++; st.batches >= stageBatches {
-		return st.flush()
-	}
-	return st.startRecords()
-}
-
-func (st *stager) put(b Bucket, key, value []byte) {
-	st.puts = append(st.puts, stagedPut{b, append([]byte(nil), key...), value})
-	st.bytes += len(key) + len(value) + pendingOverhead
-}
-
 // startRecords begins to write the records that were collected.
 func (st *stager) startRecords() error {
 	if err := st.writing.wait(); err != nil {
 		return err
 	}
-	records, last := st.records, st.progress.last.rev
+	records := st.records
 	clear(st.inHistory) // they are written
 	st.records, st.recordBytes, st.inHistory = st.inHistory[:0], 0, records
-	return st.writing.start(func() error { return st.store.writePulled(records, last) })
+	return st.writing.start(func() error { return st.store.writePulled(records) })
 }
 
-// writePulled writes pulled records, the last of which has revision last, behind
-// the end of history. They are blocks of their own: what is part of history is
-// not touched.
-func (s *Store) writePulled(records []stagedRecord, last Revision) error {
+// writePulled writes pulled records behind the end of history. They are blocks of their
+// own: what is part of history is not touched.
+func (s *Store) writePulled(records []pendingRecord) error {
 	s.commitMu.Lock() // so that the end stays where it is
 	defer s.commitMu.Unlock()
 	if err := s.err(); err != nil {
 		return err
 	}
-	first := last - Revision(len(records)) + 1
-	if own := s.durablePosition().rev; own >= first { // by a commit of the same records
-		skip := min(int(own-first+1), len(records))
-		first, records = first+Revision(skip), records[skip:]
+	own := s.durablePosition().rev
+	for len(records) > 0 && records[0].rev <= own { // by a commit of the same records
+		records = records[1:]
 	}
 	if len(records) == 0 {
 		return nil
 	}
-	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeStaged(tx, first, records) }))
-}
-
-// writeStaged writes records, the first of which has revision first, and the
-// checkpoints among them.
-func writeStaged(tx Tx, first Revision, records []stagedRecord) error {
-	w, err := appendRecords(tx, first-1, first-1+Revision(len(records)), false)
-	if err != nil {
-		return err
-	}
-	for i := range records {
-		if err := w.add(records[i].raw); err != nil {
-			return err
-		}
-		if err := writeCheckpoint(tx, records[i].kept); err != nil {
-			return err
-		}
-	}
-	return w.flush()
+	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeRecords(tx, records, false) }))
 }
 
 // flush writes what was collected, and then how far the pull got.
@@ -451,16 +413,13 @@ func (st *stager) flush() error {
 	}
 	st.batches = 0
 	err := st.area.Update(func(tx Tx) error {
-		for _, p := range st.puts {
-			if err := tx.Put(p.bucket, p.key, p.value); err != nil {
-				return err
-			}
+		if err := st.puts.write(tx); err != nil {
+			return err
 		}
 		return tx.Put(BucketState, keyProgress, encodeProgress(&st.progress))
 	})
 	if err != nil {
 		return fmt.Errorf("write staging: %w", err)
 	}
-	st.puts, st.bytes = nil, 0
 	return nil
 }

@@ -37,20 +37,14 @@ type position struct {
 }
 
 // frameState puts format and checksum before what starts at b[statePrefixBytes].
-func frameState(key, b []byte) []byte { return frameStateAs(stateFormat, key, b) }
-
-// frameStateAs is frameState for what had other formats before.
-func frameStateAs(format byte, key, b []byte) []byte {
+func frameState(format byte, key, b []byte) []byte {
 	b[0] = format
 	binary.BigEndian.PutUint32(b[1:], checksum(key, b))
 	return b
 }
 
 // openState checks what frameState framed.
-func openState(key, b []byte) (cursor, error) { return openStateAs(stateFormat, key, b) }
-
-// openStateAs checks what frameStateAs framed.
-func openStateAs(format byte, key, b []byte) (cursor, error) {
+func openState(format byte, key, b []byte) (cursor, error) {
 	if len(b) < statePrefixBytes {
 		return cursor{}, errShort
 	}
@@ -64,7 +58,7 @@ func openStateAs(format byte, key, b []byte) (cursor, error) {
 }
 
 func encodePosition(p *position) []byte {
-	return frameStateAs(positionFormat, keyPosition, appendPosition(make([]byte, statePrefixBytes), p))
+	return frameState(positionFormat, keyPosition, appendPosition(make([]byte, statePrefixBytes), p))
 }
 
 // appendPosition encodes p, of the one sequence that there is.
@@ -93,7 +87,7 @@ func readSequence(c *cursor) {
 }
 
 func decodePosition(b []byte) (position, error) {
-	c, err := openStateAs(positionFormat, keyPosition, b)
+	c, err := openState(positionFormat, keyPosition, b)
 	if err != nil {
 		return position{}, err
 	}
@@ -104,11 +98,11 @@ func decodePosition(b []byte) (position, error) {
 // encodeMeta frames the log's own bytes. Members are in them, and a wrong one votes
 // otherwise than all others.
 func encodeMeta(meta []byte) []byte {
-	return frameState(keyMeta, append(make([]byte, statePrefixBytes), meta...))
+	return frameState(stateFormat, keyMeta, append(make([]byte, statePrefixBytes), meta...))
 }
 
 func decodeMeta(b []byte) ([]byte, error) {
-	c, err := openState(keyMeta, b)
+	c, err := openState(stateFormat, keyMeta, b)
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +140,11 @@ func (e *formatError) by(what string) error {
 // stateError is the error of something that does not decode: what another version
 // wrote is not damaged.
 func stateError(tx Tx, raw []byte, what string, err error) error {
-	file, off := tx.Where(raw)
 	if f, ok := errors.AsType[*formatError](err); ok {
+		file, _ := tx.Where(raw)
 		return f.by(file)
 	}
-	return &CorruptError{File: file, Offset: off, Detail: what + ": " + err.Error()}
+	return corruptAt(tx, raw, what+": "+err.Error())
 }
 
 // end returns the first failure, or that bytes are left over.

@@ -14,9 +14,9 @@ import (
 // Store is the replicated state machine: it applies the committed entries of a
 // log, in order, and answers reads. See the package page for how it keeps data.
 //
-// Apply, Bootstrap and Install belong to one goroutine. Every other method is
-// safe for concurrent use. After a failed write or a bad checksum the store is
-// dead: every call, and Run, returns that same error.
+// Apply, Bootstrap and Install belong to one goroutine; every other method is safe for
+// concurrent use. After a failed write or a bad checksum every call returns that same
+// error.
 //
 // Locks are taken in the order commitMu or flushMu, applyMu, mu. None but
 // applyMu is ever wanted while an engine transaction is open.
@@ -75,9 +75,8 @@ type Store struct {
 	wakeFlush  chan struct{} // capacity 1
 }
 
-// pendingRecord is a record that is applied and not yet in history. It never
-// changes. Every put on every member makes one, and few are read while they pend,
-// so it holds nothing that is in the record's bytes.
+// pendingRecord is a record that is applied and not yet in history. It never changes. It
+// holds nothing that its bytes say: few are read while they pend.
 type pendingRecord struct {
 	rev    Revision
 	record []byte   // as it will be stored
@@ -93,22 +92,14 @@ func (p *pendingRecord) body() body {
 	return d
 }
 
-// op is one write that history lacks.
+// op is one write that history lacks: the row of a chunk, or, without one, the drop of
+// the upload that key is of.
 type op struct {
-	kind opKind
-	key  chunkKey // opChunk; opDrop: its upload
-	data []byte   // opChunk
+	key chunkKey
+	row []byte
 }
 
-type opKind byte
-
-const (
-	opChunk opKind = iota
-	opDrop
-)
-
-// pendingOverhead is about what a pending record costs in memory besides its
-// bytes.
+// pendingOverhead is about what a pending record costs in memory besides its bytes.
 const pendingOverhead = 100
 
 func newStore(cfg StoreConfig) *Store {
@@ -134,9 +125,8 @@ func newStore(cfg StoreConfig) *Store {
 	}
 }
 
-// Close ends the store. What was applied and not committed is left to the log,
-// which gives it again after a restart. End Run first: it commits on its way
-// out. What OpenStoreDir opened is closed.
+// Close ends the store and what OpenStoreDir opened, after Run has ended. The log gives
+// what was applied and not committed again after a restart.
 func (s *Store) Close() error {
 	_ = s.fail(ErrClosed)
 	s.pulls.close()
@@ -201,4 +191,60 @@ func wake(ch chan struct{}) {
 func (s *Store) releaseLocked() {
 	close(s.room)
 	s.room = make(chan struct{})
+}
+
+// Stats are a store's figures at one moment.
+type Stats struct {
+	AppliedIndex uint64 // last entry of the log that was applied
+	DurableIndex uint64 // last entry that history holds
+	Revision     Revision
+	Digest       Digest // history digest at Revision
+	Keys         int64
+	ValueBytes   int64 // sum of the sizes of all values
+	HistoryBytes int64 // of the history file
+	IndexBytes   int64 // of the index
+	IndexedTo    Revision
+	OverlayKeys  int64
+	OverlayBytes int64 // estimate of the memory of keys not yet in the index
+	PendingBytes int64 // estimate of the memory of what history lacks
+	OpenUploads  int
+	Index        keyruns.Stats
+}
+
+// Stats returns the store's figures. It works on a dead store too.
+func (s *Store) Stats() Stats {
+	s.mu.RLock()
+	at := s.applied.derived
+	st := Stats{
+		AppliedIndex: s.applied.index,
+		DurableIndex: s.durable.index,
+		Revision:     at.rev,
+		Keys:         int64(at.rev),
+		ValueBytes:   at.valueBytes,
+		IndexedTo:    s.overlay.indexedRev,
+		OverlayKeys:  int64(s.overlay.len()),
+		OverlayBytes: s.overlay.bytes,
+		PendingBytes: s.pendingBytes,
+		OpenUploads:  len(s.uploads),
+	}
+	s.mu.RUnlock()
+	st.Digest = at.digest()
+	st.HistoryBytes = s.history.Size()
+	st.Index = s.index.Stats()
+	st.IndexBytes = st.Index.Bytes
+	return st
+}
+
+// DigestAt returns the history digest at revision rev: replicas with equal digests have
+// equal histories up to it. It reads up to 1,023 records; multiples of 1,024 are kept.
+// ErrBehind: this store does not have the revision yet.
+func (s *Store) DigestAt(rev Revision) (Digest, error) {
+	if err := s.err(); err != nil {
+		return Digest{}, err
+	}
+	at, err := s.derivedAt(rev)
+	if err != nil {
+		return Digest{}, err
+	}
+	return at.digest(), nil
 }

@@ -114,12 +114,12 @@ const uploadFormat = 2 // 1: chunks came in any order
 
 // encodeUpload frames u for the uploads bucket.
 func encodeUpload(id uploadID, u *upload) []byte {
-	return frameStateAs(uploadFormat, id[:], appendUpload(make([]byte, statePrefixBytes), u))
+	return frameState(uploadFormat, id[:], appendUpload(make([]byte, statePrefixBytes), u))
 }
 
 // decodeUpload reads what encodeUpload wrote.
 func decodeUpload(id uploadID, b []byte) (*upload, error) {
-	c, err := openStateAs(uploadFormat, id[:], b)
+	c, err := openState(uploadFormat, id[:], b)
 	if err != nil {
 		return nil, err
 	}
@@ -131,10 +131,9 @@ func decodeUpload(id uploadID, b []byte) (*upload, error) {
 }
 
 // hasDigest tells whether the chunks of an upload are a value with that digest. Every
-// replica says the same, for all were given the same chunks: so before one says no it
-// goes through those it has, each of which has a checksum, lest a bit that flipped in
-// its own memory decides. One that is missing could not be pulled any more, see
-// pullUpload: then others have refused this very seal, and dropped the chunks.
+// replica must say the same: before it says no it goes through the chunks it has, each
+// with a checksum, in case a bit flipped in its own memory. If one is missing, others have
+// refused this seal and dropped the chunks (see pullUpload).
 func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
 	if u.digest() == want {
 		return true, nil
@@ -156,4 +155,15 @@ func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
 	}
 	s.logger.Warn("the digest of a large value was damaged in this node's memory and is computed again from its chunks: have the memory tested", "upload", id)
 	return true, nil
+}
+
+// openUploads returns the life of each open upload by now.
+func (s *Store) openUploads() map[uploadID]uploadLife {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	open := make(map[uploadID]uploadLife, len(s.uploads))
+	for id, u := range s.uploads {
+		open[id] = u.uploadLife
+	}
+	return open
 }

@@ -16,9 +16,8 @@ const (
 	userMetaNamesMax     = 64 // many HTTP clients take no more than 100 headers
 )
 
-// UserMeta is what a put said about its value: names and values that are kept and
-// given back with it. It never changes, and may be compared: equal ones are equal.
-// The zero UserMeta has no names.
+// UserMeta is the names and values that a put stored with its value. It never changes, and
+// == compares. The zero UserMeta has no names.
 type UserMeta struct {
 	encoded string // as a record has it: in the order of the names
 }
@@ -136,10 +135,7 @@ func (m UserMeta) Bytes() int { return len(m.encoded) }
 
 // MarshalJSON returns an object.
 func (m UserMeta) MarshalJSON() ([]byte, error) {
-	if m.IsZero() {
-		return []byte("{}"), nil
-	}
-	return json.Marshal(m.Map())
+	return json.Marshal(maps.Collect(m.All()))
 }
 
 // UnmarshalJSON reads an object, as MakeUserMeta takes it.

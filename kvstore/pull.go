@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
@@ -72,15 +73,26 @@ func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind frameKind, payl
 		return p, fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
 	}
 	p.raw = payload[8:]
-	if p.body, err = decodeRecord(p.raw, rev); err != nil {
-		return p, unreadable(rev, err)
+	if p.body, err = decodeRecord(p.raw, rev); errors.As(err, new(*level.LaterError)) {
+		return p, laterStream(fmt.Sprintf("revision %d", rev))
+	} else if err != nil {
+		return p, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
 	}
 	switch p.body.kind {
 	case bodyReferred:
 		p.refs = []bodies.Ref{p.body.ref()}
 	case bodyChunked:
-		p.refs, err = readRows(r, &st.room, &p.body)
-		return p, err
+		for n := range p.body.chunks { // a number that nothing stands behind takes no memory
+			kind, payload, err := readFrame(r, &st.room)
+			if err != nil {
+				return p, err
+			}
+			ref, err := chunkRefOf(kind, payload, makeChunkKey(p.body.upload, n), p.body.size)
+			if err != nil {
+				return p, err
+			}
+			p.refs = append(p.refs, ref)
+		}
 	default:
 		err = p.checkSum(sha256.Sum256(p.body.value), rev)
 	}
@@ -93,30 +105,6 @@ func (p *pulledRecord) checkSum(sum Digest, rev Revision) error {
 		return fmt.Errorf("%w: the value of revision %d has digest %s, its record says %s", ErrSnapshotBody, rev, sum, p.body.sum)
 	}
 	return nil
-}
-
-// unreadable is the error of a pulled record that does not decode.
-func unreadable(rev Revision, err error) error {
-	if errors.As(err, new(*level.LaterError)) {
-		return laterStream(fmt.Sprintf("revision %d", rev))
-	}
-	return fmt.Errorf("%w: %w", ErrSnapshotBody, err)
-}
-
-// readRows reads the rows of all chunks of a record.
-func readRows(r *bufio.Reader, room *frameRoom, d *body) (refs []bodies.Ref, err error) {
-	for n := range d.chunks { // a number that nothing stands behind takes no memory
-		kind, payload, err := readFrame(r, room)
-		if err != nil {
-			return nil, err
-		}
-		ref, err := chunkRefOf(kind, payload, makeChunkKey(d.upload, n), d.size)
-		if err != nil {
-			return nil, err
-		}
-		refs = append(refs, ref)
-	}
-	return refs, nil
 }
 
 // chunkRefOf takes apart a frame that must be the row of one chunk of a value of size bytes.
@@ -164,7 +152,15 @@ func (st *stager) addPortion(ctx context.Context, came []pulledRecord) error {
 		if aerr := st.addRecord(ctx, p); aerr != nil {
 			return errors.Join(err, aerr)
 		}
-		if ferr := st.flushDue(); ferr != nil {
+		flush := func() error { return nil }
+		if st.recordBytes >= st.store.cfg.CommitBytes {
+			flush = st.startRecords
+			st.batches++
+		}
+		if st.puts.bytes >= stageBytes || st.batches >= stageBatches {
+			flush = st.flush
+		}
+		if ferr := flush(); ferr != nil {
 			return errors.Join(err, ferr)
 		}
 	}
@@ -180,32 +176,23 @@ func lacking(ref bodies.Ref, of string) error {
 func (st *stager) addRecord(ctx context.Context, p *pulledRecord) error {
 	rev := st.progress.last.rev + 1
 	if p.body.kind == bodyChunked {
-		sum, err := st.sum(ctx, p.refs)
-		if err == nil {
-			err = p.checkSum(sum, rev)
+		h := sha256.New()
+		for _, ref := range p.refs {
+			if err := st.withBody(ctx, ref, func(data []byte) { h.Write(data) }); err != nil {
+				return err
+			}
 		}
-		if err != nil {
+		if err := p.checkSum(Digest(h.Sum(nil)), rev); err != nil {
 			return err
 		}
 		key := revisionKey(rev)
-		st.put(BucketRecords, key[:], p.raw)
+		st.puts.add(BucketRecords, key[:], p.raw)
 		st.putRows(p.body.upload, 0, p.refs)
 	}
 	st.progress.last.advance(leafOf(p.body.header), &p.body)
-	st.records = append(st.records, stagedRecord{p.raw, st.progress.last.keep(st.store.cfg.CheckpointRevisions)})
+	st.records = append(st.records, pendingRecord{rev, p.raw, st.progress.last.keep(st.store.cfg.CheckpointRevisions)})
 	st.recordBytes += int64(len(p.raw)) + pendingOverhead
 	return nil
-}
-
-// sum returns the digest of a value that is some bodies, all of which are here.
-func (st *stager) sum(ctx context.Context, refs []bodies.Ref) (Digest, error) {
-	h := sha256.New()
-	for _, ref := range refs {
-		if err := st.withBody(ctx, ref, func(data []byte) { h.Write(data) }); err != nil {
-			return Digest{}, err
-		}
-	}
-	return Digest(h.Sum(nil)), nil
 }
 
 // withBody calls fn with the checked bytes of a body that is here.
@@ -229,6 +216,130 @@ func (st *stager) withBody(ctx context.Context, ref bodies.Ref, fn func(data []b
 func (st *stager) putRows(id uploadID, first uint32, refs []bodies.Ref) {
 	for i, ref := range refs {
 		key := makeChunkKey(id, first+uint32(i))
-		st.put(BucketChunks, key[:], encodeChunkRow(key, ref))
+		st.puts.add(BucketChunks, key[:], encodeChunkRow(key, ref))
 	}
+}
+
+// pullUpload pulls the chunks of an open upload that neither this store nor staging has.
+// If the sender lacks some by now it has applied the entry that dropped the upload; this
+// store will come to that entry before anybody could read them, so they are not missed. If
+// a row comes without its body it is asked for again, since it may have gone first.
+func (st *stager) pullUpload(ctx context.Context, id uploadID, u *upload) error {
+	have, err := st.leadingChunks(id, u.count())
+	if err != nil {
+		return err
+	}
+	for idle := 0; have < u.count(); {
+		refs, serr := st.pullRows(ctx, id, have, u)
+		if errors.Is(serr, ErrSnapshotBody) {
+			return serr
+		}
+		err := errors.Join(serr, st.bodies.bring(ctx, slices.Values(refs)))
+		n := st.bodies.leading(refs)
+		st.putRows(id, have, refs[:n])
+		have += uint32(n)
+		switch {
+		case err != nil:
+			return err
+		case len(refs) == 0:
+			return st.flush()
+		case n > 0:
+			idle = 0
+		default:
+			if idle++; idle > 1 {
+				return lacking(refs[0], fmt.Sprintf("chunk %d of upload %s", have, id))
+			}
+		}
+	}
+	if err := st.flush(); err != nil {
+		return err
+	}
+	return st.verifyUpload(ctx, id, u)
+}
+
+// leadingChunks returns how many of the first chunks of an open upload are here.
+func (st *stager) leadingChunks(id uploadID, count uint32) (have uint32, err error) {
+	goOn := func(tx Tx) error {
+		for ; have < count; have++ {
+			key := makeChunkKey(id, have)
+			ref, found, err := findChunkRow(tx, key)
+			if err != nil || !found || !st.store.bodies.Has(ref.Digest) {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := st.store.history.View(goOn); err != nil {
+		return 0, st.store.failed("read a chunk", err)
+	}
+	return have, st.area.View(goOn) // what staging has follows what history has
+}
+
+// pullRows returns what the chunks of an open upload from number next on refer to, as
+// many as the sender has, but none from number count on, which may be there by now.
+func (st *stager) pullRows(ctx context.Context, id uploadID, next uint32, u *upload) (refs []bodies.Ref, err error) {
+	q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: next}
+	err = st.stream(ctx, q, func(r *bufio.Reader) error {
+		for {
+			kind, payload, err := readFrame(r, &st.room)
+			if err != nil || kind == frameEnd {
+				return err
+			}
+			if next == u.count() { // it goes on growing there
+				if kind != frameChunk {
+					return fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+				}
+				continue
+			}
+			ref, err := chunkRefOf(kind, payload, makeChunkKey(id, next), u.bytes)
+			if err != nil {
+				return err
+			}
+			refs = append(refs, ref)
+			next++
+		}
+	})
+	return refs, err
+}
+
+// verifyUpload compares the chunks of an open upload, all of which are here, with their
+// digest. It goes on from this store's own state of it, and begins anew if that is what is
+// wrong.
+func (st *stager) verifyUpload(ctx context.Context, id uploadID, u *upload) error {
+	own := newUpload(0)
+	if err := st.store.history.View(func(tx Tx) (err error) {
+		if raw := tx.Get(BucketUploads, id[:]); raw != nil {
+			own, err = checkUpload(tx, id, raw)
+		}
+		return err
+	}); err != nil {
+		return st.store.failed("read an upload", err)
+	}
+	for _, from := range []*upload{own, newUpload(0)} {
+		for n := from.count(); n < u.count() && from.bytes == int64(n)*ChunkBytes; n++ {
+			ref, err := st.row(makeChunkKey(id, n))
+			if err != nil {
+				return err
+			}
+			if err := st.withBody(ctx, ref, func(data []byte) { from.add(data, 0) }); err != nil {
+				return err
+			}
+		}
+		if from.bytes == u.bytes && from.digest() == u.digest() {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: the chunks of upload %s do not have the digest that the snapshot says", ErrSnapshotBody, id)
+}
+
+// row returns what a chunk refers to whose row is in staging or in the store.
+func (st *stager) row(key chunkKey) (bodies.Ref, error) {
+	ref, found, err := storedChunk(st.area, key)
+	if err == nil && !found {
+		ref, found, err = st.store.chunkRef(key)
+	}
+	if err == nil && !found {
+		err = fmt.Errorf("pull a snapshot: chunk %d of upload %s was dropped meanwhile", key.number(), key.upload())
+	}
+	return ref, err
 }
