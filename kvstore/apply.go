@@ -1,8 +1,10 @@
 package kvstore
 
 import (
+	"crypto/sha256"
 	"fmt"
 
+	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
@@ -353,4 +355,52 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 	if commitDue { // it wakes the flush: what is not in history cannot be indexed
 		wake(s.wakeCommit)
 	}
+}
+
+// Level returns the level that a program must know to carry out a command (package level).
+// The error is a *level.LaterError for a command that this program does not know, and
+// wraps ErrMalformedCommand for what is none. It looks at the first bytes only.
+func (s *Store) Level(command []byte) (uint64, error) {
+	needed, _, err := readCommandLevel(&cursor{b: command})
+	return needed, malformedUnlessLater(err)
+}
+
+// Body returns the body that a command refers to; ok is false if it refers to none, or
+// is not well formed, which Apply refuses.
+func (s *Store) Body(command []byte) (ref bodies.Ref, ok bool) {
+	if len(command) > 1 && command[0] == commandLevel && command[1] == byte(commandPut) {
+		return ref, false // nearly all are: every replica asks three times
+	}
+	if _, kind, err := readCommandLevel(&cursor{b: command}); err != nil || kind != commandChunk && kind != commandRefer {
+		return ref, false
+	}
+	cmd, err := decodeCommand(command)
+	return cmd.ref, err == nil
+}
+
+// hasDigest tells whether the chunks of an upload are a value with that digest. Every
+// replica must say the same: before it says no it goes through the chunks it has, each
+// with a checksum, in case a bit flipped in its own memory. If one is missing, others have
+// refused this seal and dropped the chunks (see pullUpload).
+func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
+	if u.digest() == want {
+		return true, nil
+	}
+	h := sha256.New()
+	var buf []byte
+	for n := range u.count() {
+		ref, found, err := s.chunkRef(makeChunkKey(id, n))
+		if err != nil || !found {
+			return false, err
+		}
+		if buf, err = s.readBody(ref, buf[:0]); err != nil {
+			return false, err
+		}
+		h.Write(buf)
+	}
+	if Digest(h.Sum(nil)) != want {
+		return false, nil
+	}
+	s.logger.Warn("the digest of a large value was damaged in this node's memory and is computed again from its chunks: have the memory tested", "upload", id)
+	return true, nil
 }

@@ -2,9 +2,6 @@ package kvstore
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"fmt"
 )
 
 // ChangesRequest asks for some records of history, in order.
@@ -126,81 +123,3 @@ func (s *Store) collectDurable(c *collector, last Revision) error {
 		})
 	})
 }
-
-// Advanced returns a channel that is closed when there is a revision behind after, or
-// earlier, at any new one: look and ask again. When the store dies it may stay open:
-// Changes tells.
-func (s *Store) Advanced(after Revision) <-chan struct{} {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.applied.rev > after {
-		now := make(chan struct{})
-		close(now)
-		return now
-	}
-	s.watched.Store(true)
-	return s.grown
-}
-
-// announceLocked wakes those who wait for a revision, if there is a new one.
-// mu is held.
-func (s *Store) announceLocked() {
-	if s.applied.rev == s.announced {
-		return
-	}
-	s.announced = s.applied.rev
-	if s.watched.Swap(false) {
-		close(s.grown)
-		s.grown = make(chan struct{})
-	}
-}
-
-// Keys is Store.Keys. With Linearizable it shows every put that was acknowledged before
-// the call. For a history that this node does not know it asks the log with Local too, so
-// that a node that is only behind never says *HistoryChangedError.
-func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page KeysPage, err error) {
-	err = db.ask(ctx, c, "list keys", r.History, 0, func(Consistency) error {
-		page, err = db.store.Keys(ctx, r)
-		return err
-	})
-	return page, err
-}
-
-// Changes is Store.Changes. With Linearizable, Newest counts every put that was
-// acknowledged before the call; what follows up to there may be read with Local. An After
-// beyond Newest is a *HistoryChangedError with Linearizable only, and for a history that
-// this node does not know it asks the log with Local too: a node that is only behind never
-// says it.
-func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (changes Changes, err error) {
-	err = db.ask(ctx, c, "list changes", r.History, r.After, func(c Consistency) error {
-		if changes, err = db.store.Changes(r); err == nil && c == Linearizable && r.After > changes.Newest {
-			return ErrBehind
-		}
-		return err
-	})
-	return changes, err
-}
-
-// ask calls read when this node is as far as c wants. If read says that the node may
-// be behind, it is called once more when the log has been asked; if the node is not
-// behind then, there is no such history, or it is not so long.
-func (db *DB) ask(ctx context.Context, c Consistency, what string, history HistoryID, since Revision, read func(c Consistency) error) error {
-	if c != Local {
-		if err := db.log.ReadIndex(ctx); err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
-	}
-	err := read(c)
-	switch {
-	case !errors.Is(err, ErrBehind):
-		return err
-	case c == Linearizable:
-		db.store.mu.RLock()
-		defer db.store.mu.RUnlock()
-		return db.store.historyChangedLocked(history, since)
-	}
-	return db.ask(ctx, Linearizable, what, history, since, read)
-}
-
-// Advanced is Store.Advanced.
-func (db *DB) Advanced(after Revision) <-chan struct{} { return db.store.Advanced(after) }

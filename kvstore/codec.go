@@ -3,7 +3,10 @@ package kvstore
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // castagnoli is the table of CRC-32C, which processors compute by themselves.
@@ -99,4 +102,79 @@ func keyRevision(k []byte) (Revision, bool) {
 		return 0, false
 	}
 	return Revision(binary.BigEndian.Uint64(k)), true
+}
+
+const (
+	stateFormat      = 1
+	statePrefixBytes = 1 + 4 // format, checksum
+
+	// Those before were written before the first release.
+	positionFormat   = 4 // 3: values were in history, whatever their size
+	progressFormat   = 3
+	checkpointFormat = 2
+)
+
+// frameState puts format and checksum before what starts at b[statePrefixBytes].
+func frameState(format byte, key, b []byte) []byte {
+	b[0] = format
+	binary.BigEndian.PutUint32(b[1:], checksum(key, b))
+	return b
+}
+
+// openState checks what frameState framed.
+func openState(format byte, key, b []byte) (cursor, error) {
+	if len(b) < statePrefixBytes {
+		return cursor{}, errShort
+	}
+	if got, want := binary.BigEndian.Uint32(b[1:]), checksum(key, b); got != want {
+		return cursor{}, fmt.Errorf("its checksum is %08x, its bytes have %08x", got, want)
+	}
+	if b[0] != format {
+		return cursor{}, &formatError{has: b[0], known: format}
+	}
+	return cursor{b: b[statePrefixBytes:]}, nil
+}
+
+// coreSequence is the sequence of all records; others may come. Each will have
+// revisions and a digest of its own.
+const coreSequence = 0
+
+// readSequence reads the id of a sequence, and refuses one that is not known.
+func readSequence(c *cursor) {
+	if id := c.uvarint(); c.err == nil && id != coreSequence {
+		c.fail(fmt.Errorf("it is of sequence %d, which only a later version of oncekv knows: use that version", id))
+	}
+}
+
+// formatError says that something has another format than the one that is read. Only
+// versions from before the first release wrote lower ones.
+type formatError struct{ has, known byte }
+
+// Error says whose it is.
+func (e *formatError) Error() string { return e.by("it").Error() }
+
+// by returns the error of what has the format.
+func (e *formatError) by(what string) error {
+	if e.has < e.known {
+		return &level.EarlierError{What: what}
+	}
+	return &level.LaterError{What: what, Known: level.Highest}
+}
+
+// stateError is the error of something that does not decode: what another version
+// wrote is not damaged.
+func stateError(tx Tx, raw []byte, what string, err error) error {
+	if f, ok := errors.AsType[*formatError](err); ok {
+		file, _ := tx.Where(raw)
+		return f.by(file)
+	}
+	return corruptAt(tx, raw, what+": "+err.Error())
+}
+
+// end returns the first failure, or that bytes are left over.
+func (c *cursor) end() error {
+	if c.err == nil && len(c.b) > 0 {
+		c.fail(errors.New("bytes follow its end"))
+	}
+	return c.err
 }

@@ -182,27 +182,6 @@ func decodeCommand(b []byte) (cmd command, err error) {
 	return cmd, c.end()
 }
 
-// Level returns the level that a program must know to carry out a command (package level).
-// The error is a *level.LaterError for a command that this program does not know, and
-// wraps ErrMalformedCommand for what is none. It looks at the first bytes only.
-func (s *Store) Level(command []byte) (uint64, error) {
-	needed, _, err := readCommandLevel(&cursor{b: command})
-	return needed, malformedUnlessLater(err)
-}
-
-// Body returns the body that a command refers to; ok is false if it refers to none, or
-// is not well formed, which Apply refuses.
-func (s *Store) Body(command []byte) (ref bodies.Ref, ok bool) {
-	if len(command) > 1 && command[0] == commandLevel && command[1] == byte(commandPut) {
-		return ref, false // nearly all are: every replica asks three times
-	}
-	if _, kind, err := readCommandLevel(&cursor{b: command}); err != nil || kind != commandChunk && kind != commandRefer {
-		return ref, false
-	}
-	cmd, err := decodeCommand(command)
-	return cmd.ref, err == nil
-}
-
 // checkValue compares the bytes of a put with their digest: a bit that flipped
 // in the proposer's memory must not be kept for ever.
 func (cmd *command) checkValue() error {

@@ -1,7 +1,6 @@
 package kvstore
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
@@ -142,52 +141,6 @@ func writeRecords(tx Tx, records []pendingRecord, fillUp bool) error {
 		}
 	}
 	return w.flush()
-}
-
-// writePosition moves the applied index; it is the last write of a transaction
-// that brings the effects.
-func writePosition(tx Tx, p *position, meta []byte) error {
-	if meta != nil {
-		if err := tx.Put(BucketState, keyMeta, encodeMeta(meta)); err != nil {
-			return err
-		}
-	}
-	return tx.Put(BucketState, keyPosition, encodePosition(p))
-}
-
-// ascendChunks calls fn for every chunk of an upload that is there.
-func ascendChunks(tx Tx, id uploadID, fn func(key chunkKey, ref bodies.Ref) error) error {
-	var failed error
-	tx.Ascend(BucketChunks, id[:], func(k, row []byte) bool {
-		if len(k) != chunkKeyBytes || uploadID(k[:16]) != id {
-			return false
-		}
-		var ref bodies.Ref
-		if ref, failed = checkChunkRow(tx, row, chunkKey(k)); failed == nil {
-			failed = fn(chunkKey(k), ref)
-		}
-		return failed == nil
-	})
-	return failed
-}
-
-// deleteChunks removes the rows of every chunk of an upload, and returns what they
-// referred to.
-func deleteChunks(tx Tx, id uploadID) (dropped []bodies.Digest, err error) {
-	var keys []chunkKey
-	err = ascendChunks(tx, id, func(k chunkKey, ref bodies.Ref) error {
-		keys, dropped = append(keys, k), append(dropped, ref.Digest)
-		return nil
-	})
-	for _, k := range keys {
-		if err == nil {
-			err = tx.Delete(BucketChunks, k[:])
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("drop upload %s: %w", id, err)
-	}
-	return dropped, nil
 }
 
 // rest returns a copy of all but the first n, with room for as many again: to

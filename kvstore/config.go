@@ -2,6 +2,7 @@ package kvstore
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
@@ -81,3 +82,15 @@ func setDefault[T int | int64 | time.Duration](limit *T, value T) {
 		*limit = value
 	}
 }
+
+// Scratch is a file for data that nobody misses after a crash.
+type Scratch interface {
+	io.Writer
+	io.ReaderAt
+	// Close drops the file.
+	Close() error
+}
+
+// CheckpointRevisions is the distance of the revisions whose history digest
+// every store keeps, so that replicas can be compared cheaply.
+const CheckpointRevisions Revision = 1024

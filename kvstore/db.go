@@ -206,3 +206,56 @@ func (db *DB) sweep(ctx context.Context, quiet map[uploadID]quietUpload) {
 		db.cfg.Logger.Info("idle upload dropped", "upload", id, "bytes", open[id].bytes)
 	}
 }
+
+// Keys is Store.Keys. With Linearizable it shows every put that was acknowledged before
+// the call. For a history that this node does not know it asks the log with Local too, so
+// that a node that is only behind never says *HistoryChangedError.
+func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page KeysPage, err error) {
+	err = db.ask(ctx, c, "list keys", r.History, 0, func(Consistency) error {
+		page, err = db.store.Keys(ctx, r)
+		return err
+	})
+	return page, err
+}
+
+// Changes is Store.Changes. With Linearizable, Newest counts every put that was
+// acknowledged before the call; what follows up to there may be read with Local. An After
+// beyond Newest is a *HistoryChangedError with Linearizable only, and for a history that
+// this node does not know it asks the log with Local too: a node that is only behind never
+// says it.
+func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (changes Changes, err error) {
+	err = db.ask(ctx, c, "list changes", r.History, r.After, func(c Consistency) error {
+		if changes, err = db.store.Changes(r); err == nil && c == Linearizable && r.After > changes.Newest {
+			return ErrBehind
+		}
+		return err
+	})
+	return changes, err
+}
+
+// ask calls read when this node is as far as c wants. If read says that the node may
+// be behind, it is called once more when the log has been asked; if the node is not
+// behind then, there is no such history, or it is not so long.
+func (db *DB) ask(ctx context.Context, c Consistency, what string, history HistoryID, since Revision, read func(c Consistency) error) error {
+	if c != Local {
+		if err := db.log.ReadIndex(ctx); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	err := read(c)
+	switch {
+	case !errors.Is(err, ErrBehind):
+		return err
+	case c == Linearizable:
+		db.store.mu.RLock()
+		defer db.store.mu.RUnlock()
+		return db.store.historyChangedLocked(history, since)
+	}
+	return db.ask(ctx, Linearizable, what, history, since, read)
+}
+
+// Advanced is Store.Advanced.
+func (db *DB) Advanced(after Revision) <-chan struct{} { return db.store.Advanced(after) }
+
+// History is Store.History.
+func (db *DB) History() History { return db.store.History() }

@@ -152,3 +152,29 @@ func encodeCheckpoint(kept *derived) []byte {
 	k := revisionKey(kept.rev)
 	return frameState(checkpointFormat, k[:], appendDerived(make([]byte, statePrefixBytes), kept))
 }
+
+// scanHistory moves at over some records, up to revision last, and returns their
+// keys. It takes at least one.
+func (s *Store) scanHistory(at *derived, last Revision) (keys []Key, err error) {
+	err = s.history.View(func(tx Tx) error {
+		return scanRecords(tx, at.rev+1, last, true, func(rev Revision, raw []byte) (bool, error) {
+			d, err := checkRecord(tx, raw, rev)
+			if err != nil {
+				return false, err
+			}
+			at.advance(leafOf(d.header), &d)
+			keys = append(keys, Key(d.key))
+			return true, nil
+		})
+	})
+	return keys, err
+}
+
+// checkEnd compares what the records of history make of it with what is stored for
+// its end.
+func (s *Store) checkEnd(at, stored *derived) error {
+	if differs := at.difference(stored); differs != "" {
+		return s.failed("scan history", corruptFile(s.history, differs+", as is stored with them"))
+	}
+	return nil
+}

@@ -29,13 +29,13 @@
 //
 //	DB            db, dbput, dbstream, intake
 //	life          open, run
-//	snapshots     install, stage, pull, pullbodies, pullpause, serve
-//	reads         verify, keys, changes, get
-//	writes        apply, commit, rebuild, flush, bodies
-//	state         store, config, history, overlay, upload, derived
-//	formats       frame, command, chunk, state, recordblock, record, contenttype, codec
-//	vocabulary    put, value, usermeta, errors
-//	engine        bbolt, boltcheck, readahead, memengine; engine
+//	snapshots     install, stage, pull, pullbodies, serve
+//	writes        begin, apply, commit, rebuild, flush
+//	reads         verify, keys, changes, get, chunkreader
+//	state         store, pullpause, config, bodies, state, history, overlay, upload, derived
+//	formats       frame, command, chunk, recordblock, record, contenttype
+//	vocabulary    put, value, usermeta, codec
+//	engine        bbolt, boltcheck, readahead, memengine, engine, errors
 //
 // # Invariants
 //

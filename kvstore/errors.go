@@ -98,3 +98,14 @@ func corruptAdvice(file string) string {
 	}
 	return "restore this node by replacing it: remove it from the cluster, clear its data directory, join it again"
 }
+
+// The files of a store's directory.
+const (
+	historyFile = "history.db"
+	indexDir    = "index" // of package keyruns
+	stagingFile = "staging.db"
+	scratchFile = "sort.tmp"
+	valuesDir   = "values" // of package bodies
+
+	oldIndexFile = "index.db" // the index of versions before index/
+)

@@ -3,7 +3,6 @@ package kvstore
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 
@@ -255,48 +254,6 @@ func (g *getting) record(i int, d *body, value []byte) {
 		return
 	}
 	g.answer(i, v, nil)
-}
-
-// wrongIndex is the error of an index that gives a key the revision of another.
-// The record is sound and names its revision, so the index is wrong.
-func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
-	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
-}
-
-// corruptAt returns a *CorruptError about what was read, nil: about all of the file.
-func corruptAt(tx Tx, raw []byte, detail string) error {
-	file, off := tx.Where(raw)
-	return &CorruptError{File: file, Offset: off, Detail: detail}
-}
-
-// corruptFile returns a *CorruptError about all of an engine's file.
-func corruptFile(e Engine, detail string) error {
-	return e.View(func(tx Tx) error { return corruptAt(tx, nil, detail) })
-}
-
-// readRecord reads and checks the record of rev. What it returns aliases the
-// transaction.
-func readRecord(tx Tx, rev Revision) (body, error) {
-	raw, err := recordAt(tx, rev)
-	if err != nil {
-		return body{}, err
-	}
-	if raw == nil {
-		return body{}, corruptAt(tx, nil, fmt.Sprintf("revision %d is missing", rev))
-	}
-	return checkRecord(tx, raw, rev)
-}
-
-// checkRecord decodes the stored record of rev.
-func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
-	d, err := decodeRecord(raw, rev)
-	if _, later := err.(*level.LaterError); later {
-		return body{}, err
-	}
-	if err != nil {
-		return body{}, corruptAt(tx, raw, err.Error())
-	}
-	return d, nil
 }
 
 // Resolve returns what Apply would answer to command if that is settled: a snapshot may

@@ -3,8 +3,6 @@ package kvstore
 import (
 	"bytes"
 	"context"
-	"slices"
-	"strings"
 )
 
 // KeysRequest asks for a page of the set keys, in byte order.
@@ -61,9 +59,6 @@ func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 	metas, err := s.metasOf(ctx, m.page, r.LimitBytes)
 	return KeysPage{Keys: metas, More: m.full || len(metas) < len(m.page), History: history}, err
 }
-
-// keyRange is the keys from start on that have a prefix.
-type keyRange struct{ prefix, start string }
 
 // merger merges what the overlay has with what the index has, which may be in
 // part the same, into one page.
@@ -175,79 +170,7 @@ func (s *Store) metasOf(ctx context.Context, pairs []keyRevisionPair, limitBytes
 	return all, nil
 }
 
-// keyRevisionPair is a key and the revision that set it.
-type keyRevisionPair struct {
-	key Key
-	rev Revision
-}
-
-// pinned is a generation as a list sees it: its first keys, in the order they
-// were set. They stay as they are when more are added.
-type pinned struct {
-	generation *generation
-	first      Revision // of the first key
-	keys       keyLog   // as it was then
-}
-
-// pin returns all generations as they are now, but for an empty one.
-func (o *overlay) pin() []pinned {
-	pins := make([]pinned, 0, len(o.frozen)+1)
-	for _, g := range o.frozen {
-		pins = append(pins, pinned{g, g.first, g.keyLog})
-	}
-	if g := o.active; g.len() > 0 {
-		pins = append(pins, pinned{g, g.first, g.keyLog})
-	}
-	return pins
-}
-
-// pairsOf returns the first n keys in a range that pins have, in order; none
-// is of a revision behind at.
-func pairsOf(pins []pinned, from keyRange, at Revision, n int) []keyRevisionPair {
-	var found []keyRevisionPair
-	for _, p := range pins {
-		sorted := p.sorted()
-		i, _ := slices.BinarySearchFunc(sorted, from.start, func(p keyRevisionPair, start string) int { return strings.Compare(string(p.key), start) })
-		for taken := 0; i < len(sorted) && taken < n && strings.HasPrefix(string(sorted[i].key), from.prefix); i++ {
-			if sorted[i].rev <= at {
-				found = append(found, sorted[i])
-				taken++
-			}
-		}
-		for i := len(sorted); i < p.keys.len(); i++ {
-			if key := p.keys.key(i); string(key) >= from.start && strings.HasPrefix(string(key), from.prefix) {
-				found = append(found, keyRevisionPair{key, p.first + Revision(i)})
-			}
-		}
-	}
-	sortPairs(found)
-	return found[:min(n, len(found))]
-}
-
-// unsortedMin is how many keys are looked through one by one before the sorted
-// copy is made anew.
-const unsortedMin = 512
-
-// sorted returns the first keys of the generation in byte order: all but at most a fifth
-// at its end, or 512; more if another list saw more. Only lists make it, and only they
-// wait for one another.
-func (p *pinned) sorted() []keyRevisionPair {
-	g := p.generation
-	g.sorting.Lock()
-	defer g.sorting.Unlock()
-	have := len(g.sorted)
-	if p.keys.len()-have <= max(unsortedMin, have/4) {
-		return g.sorted
-	}
-	all := append(make([]keyRevisionPair, 0, p.keys.len()), g.sorted...)
-	for i := have; i < p.keys.len(); i++ {
-		all = append(all, keyRevisionPair{p.keys.key(i), p.first + Revision(i)})
-	}
-	sortPairs(all)
-	g.sorted = all
-	return all
-}
-
-func sortPairs(pairs []keyRevisionPair) {
-	slices.SortFunc(pairs, func(a, b keyRevisionPair) int { return strings.Compare(string(a.key), string(b.key)) })
+// pageBytes is about the memory that m takes in a page.
+func (m *Meta) pageBytes() int64 {
+	return int64(len(m.Key)+len(m.ContentType)+len(m.By)+m.UserMeta.Bytes()) + pageEntryBytes
 }

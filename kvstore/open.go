@@ -1,7 +1,6 @@
 package kvstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,17 +12,6 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
-)
-
-// The files of a store's directory.
-const (
-	historyFile = "history.db"
-	indexDir    = "index" // of package keyruns
-	stagingFile = "staging.db"
-	scratchFile = "sort.tmp"
-	valuesDir   = "values" // of package bodies
-
-	oldIndexFile = "index.db" // the index of versions before index/
 )
 
 // historyMapBytes is address space kept free for history to grow into.
@@ -282,63 +270,6 @@ func (s *Store) load() error {
 	return nil
 }
 
-// storedPosition reads where history stands; at its beginning if nothing says so.
-func storedPosition(tx Tx) (p position, err error) {
-	raw := tx.Get(BucketState, keyPosition)
-	if raw == nil {
-		return p, nil
-	}
-	if p, err = decodePosition(raw); err != nil {
-		return p, stateError(tx, raw, "the position", err)
-	}
-	return p, nil
-}
-
-// storedMeta reads the log's own bytes; nil if there never were any.
-func storedMeta(tx Tx) ([]byte, error) {
-	raw := tx.Get(BucketState, keyMeta)
-	if raw == nil {
-		return nil, nil
-	}
-	meta, err := decodeMeta(raw)
-	if err != nil {
-		return nil, stateError(tx, raw, "the member table", err)
-	}
-	return meta, nil
-}
-
-// readSnapshot reads the whole state of history but records and chunks.
-func readSnapshot(tx Tx) (*snapshot, error) {
-	p, err := storedPosition(tx)
-	if err != nil {
-		return nil, err
-	}
-	snap := &snapshot{position: p, uploads: make(map[uploadID]*upload)}
-	if snap.lineage, err = storedLineage(tx, p.rev); err != nil {
-		return nil, err
-	}
-	var failed error
-	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
-		if len(k) != len(uploadID{}) {
-			failed = corruptAt(tx, v, fmt.Sprintf("an upload id has %d bytes", len(k)))
-			return false
-		}
-		u, err := checkUpload(tx, uploadID(k), v)
-		snap.uploads[uploadID(k)], failed = u, err
-		return err == nil
-	})
-	return snap, failed
-}
-
-// checkUpload decodes a stored upload.
-func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
-	u, err := decodeUpload(id, raw)
-	if err != nil {
-		return nil, stateError(tx, raw, fmt.Sprintf("upload %s", id), err)
-	}
-	return u, nil
-}
-
 // loadIndex reads how far the index goes, refuses one of another history or beyond this
 // one, and returns what history is there.
 func (s *Store) loadIndex() (at derived, err error) {
@@ -356,82 +287,4 @@ func (s *Store) loadIndex() (at derived, err error) {
 	}
 	s.overlay.indexedRev = at.rev
 	return at, nil
-}
-
-// indexTail brings the part of history that neither index nor overlay has into the
-// overlay, and flushes when that is full. It verifies every record and the history digest.
-// at is what history is where the overlay ends.
-func (s *Store) indexTail(at *derived) error {
-	s.mu.RLock() // a flush may be going on
-	target := s.durable.derived
-	s.mu.RUnlock()
-	long := target.rev-at.rev >= 1_000_000
-	if long {
-		s.logger.Info("indexing history", "from", at.rev, "to", target.rev)
-	}
-	if s.rebuildPays(target.rev - at.rev) {
-		s.mu.Lock()
-		s.overlay.freeze(at)
-		s.mu.Unlock()
-		if err := s.flushFrozen(context.Background()); err != nil {
-			return err
-		}
-		if err := s.rebuildIndex(at, &target); err != nil {
-			return err
-		}
-	}
-	told, from := s.progress("history is being indexed", int(target.rev-at.rev)), at.rev
-	for at.rev < target.rev {
-		first := at.rev + 1
-		keys, err := s.scanHistory(at, target.rev)
-		if err != nil {
-			return s.failed("scan history", err)
-		}
-		s.mu.Lock()
-		for i, key := range keys {
-			s.overlay.add(key, first+Revision(i))
-		}
-		s.freezeLocked(at)
-		due := s.flushDueLocked()
-		s.mu.Unlock()
-		told(int(at.rev - from))
-		if due {
-			if err := s.flushFrozen(context.Background()); err != nil {
-				return err
-			}
-		}
-	}
-	if err := s.checkEnd(at, &target); err != nil {
-		return err
-	}
-	if long {
-		s.logger.Info("indexed history", "revision", target.rev)
-	}
-	return nil
-}
-
-// scanHistory moves at over some records, up to revision last, and returns their
-// keys. It takes at least one.
-func (s *Store) scanHistory(at *derived, last Revision) (keys []Key, err error) {
-	err = s.history.View(func(tx Tx) error {
-		return scanRecords(tx, at.rev+1, last, true, func(rev Revision, raw []byte) (bool, error) {
-			d, err := checkRecord(tx, raw, rev)
-			if err != nil {
-				return false, err
-			}
-			at.advance(leafOf(d.header), &d)
-			keys = append(keys, Key(d.key))
-			return true, nil
-		})
-	})
-	return keys, err
-}
-
-// checkEnd compares what the records of history make of it with what is stored for
-// its end.
-func (s *Store) checkEnd(at, stored *derived) error {
-	if differs := at.difference(stored); differs != "" {
-		return s.failed("scan history", corruptFile(s.history, differs+", as is stored with them"))
-	}
-	return nil
 }

@@ -17,14 +17,6 @@ import (
 	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
-// Scratch is a file for data that nobody misses after a crash.
-type Scratch interface {
-	io.Writer
-	io.ReaderAt
-	// Close drops the file.
-	Close() error
-}
-
 // Bounds of a rebuild.
 const (
 	rebuildKeyBytes   = 64        // about what a key takes in the overlay
@@ -296,4 +288,56 @@ func (b *background) start(fn func() error) error {
 func (b *background) wait() error {
 	b.wg.Wait()
 	return b.err
+}
+
+// indexTail brings the part of history that neither index nor overlay has into the
+// overlay, and flushes when that is full. It verifies every record and the history digest.
+// at is what history is where the overlay ends.
+func (s *Store) indexTail(at *derived) error {
+	s.mu.RLock() // a flush may be going on
+	target := s.durable.derived
+	s.mu.RUnlock()
+	long := target.rev-at.rev >= 1_000_000
+	if long {
+		s.logger.Info("indexing history", "from", at.rev, "to", target.rev)
+	}
+	if s.rebuildPays(target.rev - at.rev) {
+		s.mu.Lock()
+		s.overlay.freeze(at)
+		s.mu.Unlock()
+		if err := s.flushFrozen(context.Background()); err != nil {
+			return err
+		}
+		if err := s.rebuildIndex(at, &target); err != nil {
+			return err
+		}
+	}
+	told, from := s.progress("history is being indexed", int(target.rev-at.rev)), at.rev
+	for at.rev < target.rev {
+		first := at.rev + 1
+		keys, err := s.scanHistory(at, target.rev)
+		if err != nil {
+			return s.failed("scan history", err)
+		}
+		s.mu.Lock()
+		for i, key := range keys {
+			s.overlay.add(key, first+Revision(i))
+		}
+		s.freezeLocked(at)
+		due := s.flushDueLocked()
+		s.mu.Unlock()
+		told(int(at.rev - from))
+		if due {
+			if err := s.flushFrozen(context.Background()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.checkEnd(at, &target); err != nil {
+		return err
+	}
+	if long {
+		s.logger.Info("indexed history", "revision", target.rev)
+	}
+	return nil
 }

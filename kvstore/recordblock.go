@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // Records of consecutive revisions lie together in blocks, under the revision of the last:
@@ -307,4 +309,29 @@ func encodeBlock(records [][]byte, last Revision, bytes int) []byte {
 		b = append(b, r...)
 	}
 	return b
+}
+
+// readRecord reads and checks the record of rev. What it returns aliases the
+// transaction.
+func readRecord(tx Tx, rev Revision) (body, error) {
+	raw, err := recordAt(tx, rev)
+	if err != nil {
+		return body{}, err
+	}
+	if raw == nil {
+		return body{}, corruptAt(tx, nil, fmt.Sprintf("revision %d is missing", rev))
+	}
+	return checkRecord(tx, raw, rev)
+}
+
+// checkRecord decodes the stored record of rev.
+func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
+	d, err := decodeRecord(raw, rev)
+	if _, later := err.(*level.LaterError); later {
+		return body{}, err
+	}
+	if err != nil {
+		return body{}, corruptAt(tx, raw, err.Error())
+	}
+	return d, nil
 }

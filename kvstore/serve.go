@@ -6,19 +6,6 @@ import (
 	"io"
 )
 
-// Position returns the newest revision: how far this store's history goes.
-func (s *Store) Position() uint64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return uint64(s.applied.rev)
-}
-
-// Digest is DigestAt for callers that know nothing of this package's types.
-func (s *Store) Digest(position uint64) ([]byte, error) {
-	d, err := s.DigestAt(Revision(position))
-	return d[:], err
-}
-
 // Serve writes to w what a query of another replica's Stage asks for: some MiB of records,
 // each followed by the rows of its chunks, or the rows of an open upload. Bodies are asked
 // of Bodies. It holds about 1 MiB, and no transaction while it writes. ErrBehind means

@@ -79,19 +79,6 @@ func (s *Store) orFatal(err error) error {
 	return err
 }
 
-func (s *Store) durablePosition() position {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.durable
-}
-
-// durableHistory returns where history stands, and its identity then.
-func (s *Store) durableHistory() (position, History) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.durable, s.kept
-}
-
 // checkAncestry refuses a snapshot that cannot have this store as its past.
 func checkAncestry(own *position, lineage *History, snap *snapshot) error {
 	if own.index >= snap.index {

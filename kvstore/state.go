@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // Keys of BucketState.
@@ -19,42 +17,11 @@ var (
 	keyProgress = []byte("progress") // staging: how far
 )
 
-const (
-	stateFormat      = 1
-	statePrefixBytes = 1 + 4 // format, checksum
-
-	// Those before were written before the first release.
-	positionFormat   = 4 // 3: values were in history, whatever their size
-	progressFormat   = 3
-	checkpointFormat = 2
-)
-
 // position is where a store stands: which entry of the log was applied last
 // and what history was then.
 type position struct {
 	index, term uint64
 	derived
-}
-
-// frameState puts format and checksum before what starts at b[statePrefixBytes].
-func frameState(format byte, key, b []byte) []byte {
-	b[0] = format
-	binary.BigEndian.PutUint32(b[1:], checksum(key, b))
-	return b
-}
-
-// openState checks what frameState framed.
-func openState(format byte, key, b []byte) (cursor, error) {
-	if len(b) < statePrefixBytes {
-		return cursor{}, errShort
-	}
-	if got, want := binary.BigEndian.Uint32(b[1:]), checksum(key, b); got != want {
-		return cursor{}, fmt.Errorf("its checksum is %08x, its bytes have %08x", got, want)
-	}
-	if b[0] != format {
-		return cursor{}, &formatError{has: b[0], known: format}
-	}
-	return cursor{b: b[statePrefixBytes:]}, nil
 }
 
 func encodePosition(p *position) []byte {
@@ -73,17 +40,6 @@ func appendPosition(b []byte, p *position) []byte {
 func readPosition(c *cursor) position {
 	readSequence(c)
 	return position{index: c.uint64(), term: c.uint64(), derived: readDerived(c)}
-}
-
-// coreSequence is the sequence of all records; others may come. Each will have
-// revisions and a digest of its own.
-const coreSequence = 0
-
-// readSequence reads the id of a sequence, and refuses one that is not known.
-func readSequence(c *cursor) {
-	if id := c.uvarint(); c.err == nil && id != coreSequence {
-		c.fail(fmt.Errorf("it is of sequence %d, which only a later version of oncekv knows: use that version", id))
-	}
 }
 
 func decodePosition(b []byte) (position, error) {
@@ -121,39 +77,6 @@ func appendMark(b []byte, m mark) []byte {
 }
 
 func readMark(c *cursor) mark { return mark{Revision(c.uint64()), c.digest()} }
-
-// formatError says that something has another format than the one that is read. Only
-// versions from before the first release wrote lower ones.
-type formatError struct{ has, known byte }
-
-// Error says whose it is.
-func (e *formatError) Error() string { return e.by("it").Error() }
-
-// by returns the error of what has the format.
-func (e *formatError) by(what string) error {
-	if e.has < e.known {
-		return &level.EarlierError{What: what}
-	}
-	return &level.LaterError{What: what, Known: level.Highest}
-}
-
-// stateError is the error of something that does not decode: what another version
-// wrote is not damaged.
-func stateError(tx Tx, raw []byte, what string, err error) error {
-	if f, ok := errors.AsType[*formatError](err); ok {
-		file, _ := tx.Where(raw)
-		return f.by(file)
-	}
-	return corruptAt(tx, raw, what+": "+err.Error())
-}
-
-// end returns the first failure, or that bytes are left over.
-func (c *cursor) end() error {
-	if c.err == nil && len(c.b) > 0 {
-		c.fail(errors.New("bytes follow its end"))
-	}
-	return c.err
-}
 
 // snapshot describes the state after one entry of the log. It holds no records
 // and no chunks: a receiver pulls those it lacks.
@@ -217,4 +140,72 @@ func sortedUploads[V any](m map[uploadID]V) []uploadID {
 	}
 	slices.SortFunc(ids, func(a, b uploadID) int { return slices.Compare(a[:], b[:]) })
 	return ids
+}
+
+// storedPosition reads where history stands; at its beginning if nothing says so.
+func storedPosition(tx Tx) (p position, err error) {
+	raw := tx.Get(BucketState, keyPosition)
+	if raw == nil {
+		return p, nil
+	}
+	if p, err = decodePosition(raw); err != nil {
+		return p, stateError(tx, raw, "the position", err)
+	}
+	return p, nil
+}
+
+// storedMeta reads the log's own bytes; nil if there never were any.
+func storedMeta(tx Tx) ([]byte, error) {
+	raw := tx.Get(BucketState, keyMeta)
+	if raw == nil {
+		return nil, nil
+	}
+	meta, err := decodeMeta(raw)
+	if err != nil {
+		return nil, stateError(tx, raw, "the member table", err)
+	}
+	return meta, nil
+}
+
+// readSnapshot reads the whole state of history but records and chunks.
+func readSnapshot(tx Tx) (*snapshot, error) {
+	p, err := storedPosition(tx)
+	if err != nil {
+		return nil, err
+	}
+	snap := &snapshot{position: p, uploads: make(map[uploadID]*upload)}
+	if snap.lineage, err = storedLineage(tx, p.rev); err != nil {
+		return nil, err
+	}
+	var failed error
+	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
+		if len(k) != len(uploadID{}) {
+			failed = corruptAt(tx, v, fmt.Sprintf("an upload id has %d bytes", len(k)))
+			return false
+		}
+		u, err := checkUpload(tx, uploadID(k), v)
+		snap.uploads[uploadID(k)], failed = u, err
+		return err == nil
+	})
+	return snap, failed
+}
+
+// checkUpload decodes a stored upload.
+func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
+	u, err := decodeUpload(id, raw)
+	if err != nil {
+		return nil, stateError(tx, raw, fmt.Sprintf("upload %s", id), err)
+	}
+	return u, nil
+}
+
+// writePosition moves the applied index; it is the last write of a transaction
+// that brings the effects.
+func writePosition(tx Tx, p *position, meta []byte) error {
+	if meta != nil {
+		if err := tx.Put(BucketState, keyMeta, encodeMeta(meta)); err != nil {
+			return err
+		}
+	}
+	return tx.Put(BucketState, keyPosition, encodePosition(p))
 }

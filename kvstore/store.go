@@ -248,3 +248,88 @@ func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	}
 	return at.digest(), nil
 }
+
+// announceLocked wakes those who wait for a revision, if there is a new one.
+// mu is held.
+func (s *Store) announceLocked() {
+	if s.applied.rev == s.announced {
+		return
+	}
+	s.announced = s.applied.rev
+	if s.watched.Swap(false) {
+		close(s.grown)
+		s.grown = make(chan struct{})
+	}
+}
+
+// Advanced returns a channel that is closed when there is a revision behind after, or
+// earlier, at any new one: look and ask again. When the store dies it may stay open:
+// Changes tells.
+func (s *Store) Advanced(after Revision) <-chan struct{} {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.applied.rev > after {
+		now := make(chan struct{})
+		close(now)
+		return now
+	}
+	s.watched.Store(true)
+	return s.grown
+}
+
+func (s *Store) durablePosition() position {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.durable
+}
+
+// durableHistory returns where history stands, and its identity then.
+func (s *Store) durableHistory() (position, History) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.durable, s.kept
+}
+
+// Position returns the newest revision: how far this store's history goes.
+func (s *Store) Position() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return uint64(s.applied.rev)
+}
+
+// Digest is DigestAt for callers that know nothing of this package's types.
+func (s *Store) Digest(position uint64) ([]byte, error) {
+	d, err := s.DigestAt(Revision(position))
+	return d[:], err
+}
+
+// indexedRevision looks key up in the index, 0 when it is not there.
+func (s *Store) indexedRevision(key []byte) (Revision, error) {
+	rev, err := s.index.Find(key)
+	if err != nil {
+		return 0, indexError(err)
+	}
+	return Revision(rev), nil
+}
+
+// indexError says what an error of the index is here.
+func indexError(err error) error {
+	if d, damaged := errors.AsType[*keyruns.CorruptError](err); damaged {
+		return &CorruptError{File: d.File, Offset: d.Offset, Detail: d.Detail}
+	}
+	if errors.Is(err, keyruns.ErrClosed) {
+		return ErrClosed
+	}
+	return err
+}
+
+// corruptIndex is the error of an index that says what history does not.
+func (s *Store) corruptIndex(detail string) error {
+	return &CorruptError{File: s.index.Path(), Offset: -1, Detail: detail}
+}
+
+// wrongIndex is the error of an index that gives a key the revision of another.
+// The record is sound and names its revision, so the index is wrong.
+func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
+	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+}

@@ -130,33 +130,6 @@ func decodeUpload(id uploadID, b []byte) (*upload, error) {
 	return u, nil
 }
 
-// hasDigest tells whether the chunks of an upload are a value with that digest. Every
-// replica must say the same: before it says no it goes through the chunks it has, each
-// with a checksum, in case a bit flipped in its own memory. If one is missing, others have
-// refused this seal and dropped the chunks (see pullUpload).
-func (s *Store) hasDigest(id uploadID, u *upload, want Digest) (bool, error) {
-	if u.digest() == want {
-		return true, nil
-	}
-	h := sha256.New()
-	var buf []byte
-	for n := range u.count() {
-		ref, found, err := s.chunkRef(makeChunkKey(id, n))
-		if err != nil || !found {
-			return false, err
-		}
-		if buf, err = s.readBody(ref, buf[:0]); err != nil {
-			return false, err
-		}
-		h.Write(buf)
-	}
-	if Digest(h.Sum(nil)) != want {
-		return false, nil
-	}
-	s.logger.Warn("the digest of a large value was damaged in this node's memory and is computed again from its chunks: have the memory tested", "upload", id)
-	return true, nil
-}
-
 // openUploads returns the life of each open upload by now.
 func (s *Store) openUploads() map[uploadID]uploadLife {
 	s.mu.RLock()

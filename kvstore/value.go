@@ -26,11 +26,6 @@ type Meta struct {
 	UserMeta    UserMeta
 }
 
-// pageBytes is about the memory that m takes in a page.
-func (m *Meta) pageBytes() int64 {
-	return int64(len(m.Key)+len(m.ContentType)+len(m.By)+m.UserMeta.Bytes()) + pageEntryBytes
-}
-
 // Value is a found value: its Meta and a way to read its bytes. A Value never
 // changes and is safe for concurrent use.
 type Value struct {

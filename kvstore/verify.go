@@ -10,10 +10,6 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 )
 
-// CheckpointRevisions is the distance of the revisions whose history digest
-// every store keeps, so that replicas can be compared cheaply.
-const CheckpointRevisions Revision = 1024
-
 // Verify reads the whole durable history and the index and compares them: every record's
 // checksum, every value with its digest, the digest at every checkpoint and at the end,
 // and every key, block and filter of the index. A difference is a *CorruptError and fatal.
