@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -63,7 +64,7 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 		return nil, err
 	}
 	e.db = db
-	if err := errors.Join(syncBolt(db, path), syncDir(filepath.Dir(path))); err != nil {
+	if err := errors.Join(syncBolt(db, path), fsync.Dir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return e, nil
@@ -96,20 +97,7 @@ func createBolt(path string) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return fmt.Errorf("create store file: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes the names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync directory %s: %w", dir, writefault.Mark(err))
-	}
-	return nil
+	return fsync.Dir(filepath.Dir(path))
 }
 
 // boltOptions keeps the free list on disk (opening a large file then takes

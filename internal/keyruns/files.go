@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -63,7 +64,7 @@ func (d osFiles) Make() error {
 	if err != nil {
 		return err
 	}
-	return writefault.Mark(syncDir(filepath.Dir(string(d))))
+	return writefault.Mark(fsync.Path(filepath.Dir(string(d))))
 }
 
 func (d osFiles) Create(name string) (File, error) {
@@ -89,7 +90,7 @@ func (d osFiles) Open(name string) (File, error) {
 
 func (d osFiles) Rename(from, to string) error { return os.Rename(d.Path(from), d.Path(to)) }
 func (d osFiles) Remove(name string) error     { return os.Remove(d.Path(name)) }
-func (d osFiles) Sync() error                  { return syncDir(string(d)) }
+func (d osFiles) Sync() error                  { return fsync.Path(string(d)) }
 
 func (d osFiles) List() ([]string, error) {
 	entries, err := os.ReadDir(string(d))
@@ -102,14 +103,6 @@ func (d osFiles) List() ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 type osFile struct{ *os.File }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"go.etcd.io/etcd/client/pkg/v3/fileutil"
+
+	"github.com/Focinfi/oncekv/internal/fsync"
 )
 
 // Repair removes the torn tail that Check reported, and nothing before it. The
@@ -78,14 +80,5 @@ func keepTail(f *os.File, offset int64, path string) (err error) {
 	if err := to.Sync(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) (err error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	return d.Sync()
+	return fsync.Path(filepath.Dir(path))
 }
