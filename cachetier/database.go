@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
@@ -127,8 +129,9 @@ func (d *database) answeredSince(t time.Time) bool {
 // databases is the set of known database nodes. The list is replaced, never changed, so that
 // loads read it without a lock.
 type databases struct {
-	list atomic.Pointer[[]*database]
-	now  func() time.Time
+	list   atomic.Pointer[[]*database]
+	leader atomic.Pointer[string] // URL, as the last heartbeat told it; nil: none did
+	now    func() time.Time
 }
 
 func (ds *databases) all() []*database { return *ds.list.Load() }
@@ -202,6 +205,26 @@ func (ds *databases) why(history kvstore.HistoryID) string {
 		return "no database node is known"
 	}
 	return fmt.Sprintf("no database node with history %s is known: %s; this cache node moves to another history only if that one continues its own, or if no node with its own has answered for %v while others did, and it never moves back: restart it to let it start afresh", nameOf(history), strings.Join(said, "; "), historyPatience)
+}
+
+// leading returns the URL of the node that leads, "" if none is known to.
+func (ds *databases) leading() string {
+	if url := ds.leader.Load(); url != nil {
+		return *url
+	}
+	return ""
+}
+
+// leads takes in who leads, if the answer to a heartbeat says it.
+func (ds *databases) leads(told []api.DBNode) {
+	for _, d := range told {
+		if d.Role != api.RoleLeader {
+			continue
+		}
+		if url, err := nodeurl.Parse(d.URL); err == nil && url != ds.leading() {
+			ds.leader.Store(&url)
+		}
+	}
 }
 
 // failed records that the node of that URL failed.

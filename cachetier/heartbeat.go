@@ -112,6 +112,7 @@ func (n *Node) beat(ctx context.Context, d *database) {
 	caches, dbs := n.members.heard(answer, n.now())
 	n.setPeers(caches)
 	n.databases.set(dbs)
+	n.databases.leads(answer.DBs)
 }
 
 // heartbeat is what this node says of itself.

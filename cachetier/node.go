@@ -49,7 +49,7 @@ func New(cfg NodeConfig) (*Node, error) {
 		learned:   n.learned,
 	}
 	n.peerHTTP = newHTTPClient(cfg.PeerTimeout)
-	n.forward = forward.New(forward.Config{Databases: n.nearest, Failed: n.databases.failed, Logger: n.log})
+	n.forward = forward.New(forward.Config{Databases: n.nearest, Leader: n.databases.leading, Failed: n.databases.failed, Logger: n.log})
 	n.view.Store(&view{})
 	n.setPeers(nil)
 	n.memory = s3fifo.New[*record](cfg.CacheBytes)
@@ -118,4 +118,4 @@ func (n *Node) Close() error {
 
 // Forward returns a handler that passes a request on to the nearest live database node, as
 // package forward does. The caller decides which requests may be forwarded.
-func (n *Node) Forward() http.Handler { return n.forward }
+func (n *Node) Forward() *forward.Handler { return n.forward }

@@ -19,7 +19,7 @@ import (
 // Holder too is asked for what it holds first.
 type CacheConfig struct {
 	Reader      Reader
-	Forward     http.Handler                // takes puts and lists to a database node and brings the answer back
+	Forward     http.Handler                // takes puts and lists to a database node and brings the answer back; a *forward.Handler takes small puts as frames
 	PeerHandler http.Handler                // answers other cache nodes below /peer/; nil: no such route
 	Stats       func() any                  // GET /stats
 	Ready       func(context.Context) error // nil when this node can answer; else a sentence about what it waits for
@@ -57,11 +57,11 @@ func NewCache(cfg CacheConfig) http.Handler {
 		logger: cfg.Logger, idle: cfg.BodyIdleTimeout, memory: memory, values: budget.New(cfg.ValueBytesInFlight)})
 	rt.manyReads(newCachedGets(&cfg, from, memory))
 
-	forward := forwarder(cfg.Forward, cfg.BodyIdleTimeout)
-	rt.below(http.MethodPut, pathKey, putting, forward)
-	rt.below(http.MethodPut, pathKeep, putting, forward)
-	rt.on(http.MethodPut, pathTwin, putting, forward)
-	rt.on(http.MethodPost, pathTwin, putting, forward)
+	puts := newForwardedPuts(&cfg)
+	rt.below(http.MethodPut, pathKey, putting, puts.byPath(pathKey, false))
+	rt.below(http.MethodPut, pathKeep, putting, puts.byPath(pathKeep, true))
+	rt.on(http.MethodPut, pathTwin, putting, puts.byQuery)
+	rt.on(http.MethodPost, pathTwin, putting, puts.asIs)
 	rt.get(pathKeys, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, nil))
 	rt.get(pathChanges, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, cfg.Closing))
 	rt.on(http.MethodPost, "/keys", putting, duplexForwarder(cfg.Forward, cfg.BodyIdleTimeout))

@@ -18,6 +18,7 @@
 //	batch.go batchline.go linereader.go     POST /keys in lines; spool.go and duplex.go carry the answer
 //	framed.go framedput.go framedget.go     POST /keys and /keys/get in frames; manyget.go in lines
 //	changes.go changestream.go              GET /changes
+//	cacheput.go                             a PUT at a cache node
 //	health.go cluster.go                    /stats, probes, members, lists of nodes
 //	put.go putanswer.go putjson.go          one put; plainput.go: a line of POST /keys, fast
 //	get.go getjson.go list.go               one value, GET /keys

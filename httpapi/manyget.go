@@ -19,7 +19,6 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-
 const (
 	getLineBytesMax = 16 << 10 // of one line
 	getLines        = 16       // that are looked up at once

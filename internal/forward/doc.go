@@ -4,6 +4,9 @@
 //	h := forward.New(forward.Config{Databases: nearestFirst, Logger: logger})
 //	h.ServeHTTP(w, r)
 //
+// Small puts may go by Put instead, which sends them as frames, many in one request,
+// and brings back what the node decides.
+//
 // Both bodies stream; path and query stay unchanged. Host becomes the database node's, and
 // Origin and Sec-Fetch-* are removed: the caller has checked them. The caller also decides
 // which requests may be forwarded.

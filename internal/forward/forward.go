@@ -36,6 +36,9 @@ type Config struct {
 	// Databases returns the URLs of database nodes in the order in which to try them. It is
 	// called once a request, concurrently, and must be quick.
 	Databases func() []string
+	// Leader returns the URL of the database node that leads, "" if it is not known: Put
+	// goes there first, if it is one of Databases. It may be nil.
+	Leader func() string
 	// Failed, if not nil, is called for a database node that did not answer or was too busy.
 	Failed func(url string)
 
@@ -44,8 +47,10 @@ type Config struct {
 
 // Handler passes requests on. It is safe for concurrent use.
 type Handler struct {
+	cfg       Config
 	proxy     *httputil.ReverseProxy
 	transport *http.Transport
+	puts      *puts
 }
 
 // New returns a handler for cfg.
@@ -54,10 +59,13 @@ func New(cfg Config) *Handler {
 		cfg.Failed = func(string) {}
 	}
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	if cfg.Leader == nil {
+		cfg.Leader = func() string { return "" }
+	}
 	transport := nodehttp.NewTransport(nodehttp.Options{
 		DialTimeout: dialTimeout, AnswerTimeout: answerTimeout, ContinueTimeout: time.Second, IdlePerHost: idlePerNode,
 	})
-	return &Handler{transport: transport, proxy: &httputil.ReverseProxy{
+	return &Handler{cfg: cfg, puts: newPuts(), transport: transport, proxy: &httputil.ReverseProxy{
 		Rewrite:       rewrite,
 		Transport:     &forwarder{Config: cfg, transport: transport},
 		FlushInterval: -1,
@@ -71,8 +79,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.proxy.ServeHTTP(&passedAnswer{ResponseWriter: w, header: make(http.Header)}, r)
 }
 
-// Close closes idle connections. Call it when no request is being served.
-func (h *Handler) Close() { h.transport.CloseIdleConnections() }
+// Close ends streams and closes idle connections. Call it when no request is being served.
+func (h *Handler) Close() {
+	h.puts.close()
+	h.transport.CloseIdleConnections()
+}
 
 // passedAnswer is where httputil.ReverseProxy writes the answer. Its headers become w's only
 // when the answer begins: ReverseProxy clears its map at every 1xx of the database node, but
@@ -146,6 +157,13 @@ type unanswered struct {
 }
 
 func (e *unanswered) Error() string { return strings.Join(e.said, "; ") }
+
+// BrokenBody answers a request whose body ended with err before its end, of which
+// nothing was sent.
+func BrokenBody(err error) http.Handler { return &unanswered{body: err} }
+
+// ServeHTTP answers the request.
+func (e *unanswered) ServeHTTP(w http.ResponseWriter, r *http.Request) { failed(w, r, e) }
 
 // RoundTrip implements http.RoundTripper. It moves on to another database node only while the
 // body is untouched.

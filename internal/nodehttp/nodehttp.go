@@ -50,9 +50,12 @@ func NewTransport(o Options) *http.Transport {
 }
 
 // NewClient returns a client for requests to nodes. Requests end with their contexts.
-func NewClient(o Options) *http.Client {
+func NewClient(o Options) *http.Client { return Over(NewTransport(o)) }
+
+// Over returns a client that follows no redirect, on a transport that NewTransport made.
+func Over(transport *http.Transport) *http.Client {
 	return &http.Client{
-		Transport:     NewTransport(o),
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
