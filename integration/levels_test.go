@@ -37,7 +37,7 @@ var laterProgram = []broken.Control{
 }
 
 // hasty is a wrong later program: it proposes what some members do not know.
-var hasty = broken.Control{File: "raftnode/levels.go", Old: "	if need > c.members.level {\n", New: "	if need > c.members.level+100 {\n"}
+var hasty = broken.Control{File: "raftnode/gate.go", Old: "	if need > c.members.level {\n", New: "	if need > c.members.level+100 {\n"}
 
 // TestLevels_ProgramsApply: the later programs still apply to this one.
 func TestLevels_ProgramsApply(t *testing.T) {

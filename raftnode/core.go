@@ -972,3 +972,36 @@ func (c *core) letBodiesGo() error {
 func members(cs raftpb.ConfState) []uint64 {
 	return slices.Sorted(slices.Values(slices.Concat(cs.Voters, cs.Learners)))
 }
+
+// outlived reports whether an entry removes this node although it has forced a new cluster
+// later in its log.
+func (c *core) outlived(ch change, index uint64) bool {
+	return ch.Op == opRemove && ch.Member.ID == c.id && index < c.forcedAt
+}
+
+// applyConf tells raft and the transport of a change. A forcing is several changes, because
+// raft takes one at a time.
+func (c *core) applyConf(ch change, cc raftpb.ConfChange, h *handoff) (raftpb.ConfState, error) {
+	conf := c.rn.ApplyConfChange(cc)
+	if ch.Op != opForce {
+		return *conf, nil
+	}
+	var parts []change
+	if m := c.members.members[ch.Member.ID]; m.Learner {
+		parts = append(parts, change{Op: opPromote, Member: m})
+	}
+	for _, m := range c.members.list() {
+		if m.ID != ch.Member.ID {
+			parts = append(parts, change{Op: opRemove, Member: m})
+			h.peers = append(h.peers, peerChange{id: m.ID})
+		}
+	}
+	for _, part := range parts {
+		cc, err := part.confChange()
+		if err != nil {
+			return *conf, err
+		}
+		conf = c.rn.ApplyConfChange(cc)
+	}
+	return *conf, nil
+}

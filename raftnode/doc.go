@@ -49,5 +49,16 @@
 // a snapshot. A start syncs everything that it finds before it builds on it, because a
 // process that was killed during its fsync may have left it in memory only.
 //
+// # Files
+//
+// Each room uses only those below it.
+//
+//	node    node, membership, distribute, bootstrap, recover, force, ended, leave,
+//	        levels, history, puller, peerhttp, peerbodies
+//	peers   transport, peerclients, guardstream, paced, pushes, arrivals
+//	core    inbox, applier, core, gate, messagecheck, waiters, progress, memlog
+//	formats config, status, disk, identity, founder, forcing, members, envelope, snapshot
+//	ground  statemachine, errors, logging, wait
+//
 // What the package guarantees, and what it does not, is in invariants.go.
 package raftnode

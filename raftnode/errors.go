@@ -3,6 +3,8 @@ package raftnode
 import (
 	"errors"
 	"fmt"
+
+	"github.com/Focinfi/oncekv/internal/level"
 )
 
 // Errors of proposals and reads.
@@ -82,3 +84,9 @@ func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 func refuse(format string, args ...any) error {
 	return &RefusedError{Reason: fmt.Sprintf(format, args...)}
 }
+
+func later(what string, need, known uint64) error {
+	return &level.LaterError{What: what, Level: need, Known: known}
+}
+
+func isLater(err error) bool { return errors.As(err, new(*level.LaterError)) }

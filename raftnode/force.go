@@ -17,20 +17,6 @@ import (
 // who has a copy of the data knows that it was done. The identity follows the log; see
 // followForced.
 
-// Forcing is how a cluster was forced out of another one.
-type Forcing struct {
-	Word    string    `json:"word"` // that it was forced with; each works once
-	At      time.Time `json:"at"`
-	By      string    `json:"by"`         // name of the member that stayed
-	Index   uint64    `json:"index"`      // of the entry
-	Parent  ID        `json:"parent"`     // cluster that ended
-	Cluster ID        `json:"cluster_id"` // cluster that began
-	History historyID `json:"history"`    // that began with it
-}
-
-// when is the time in the words of a sentence.
-func (f *Forcing) when() string { return f.At.UTC().Format("2006-01-02 15:04:05 UTC") }
-
 // ForceOnce is the word with which data is forced that never was.
 const ForceOnce = "true"
 
@@ -83,25 +69,6 @@ func wordIsNew(forced []Forcing, word string) error {
 	reason := fmt.Sprintf("this was done already, on %s by %s, at entry %d of the log, and is done only once: remove it from the command line, the unit, or the environment (ONCEKV_FORCE_NEW_CLUSTER), and start the node without it. "+
 		"If a majority is lost once more, give a word that was not used before: --force-new-cluster=AGAIN-%d", f.when(), f.By, f.Index, len(forced)+1)
 	return &ForceError{Reason: reason, Done: &f}
-}
-
-// lastForced is the index of the newest entry that forced a new cluster, zero if
-// there is none.
-func lastForced(entries []raftpb.Entry) uint64 {
-	for _, e := range slices.Backward(entries) {
-		if isForcing(&e) {
-			return e.Index
-		}
-	}
-	return 0
-}
-
-func isForcing(e *raftpb.Entry) bool {
-	if e.Type != raftpb.EntryConfChange {
-		return false
-	}
-	c, _, err := decodeChange(e.Data)
-	return err == nil && c.Op == opForce
 }
 
 // foresee returns the member table after the entries behind applied. It leaves out an entry
@@ -269,57 +236,4 @@ func (n *Node) followForced(st *diskState, members *table, applied uint64) error
 	n.self.ClusterID, n.self.Forced, n.self.Ended = t.cluster, t.forced, nil
 	n.forced.Store(&n.self.Forced)
 	return n.keepSelf()
-}
-
-// endedIn finds the forcing that ended a cluster.
-func endedIn(forced []Forcing, cluster ID) (*Forcing, bool) {
-	at := slices.IndexFunc(forced, func(f Forcing) bool { return f.Parent == cluster })
-	if at < 0 {
-		return nil, false
-	}
-	return &forced[at], true
-}
-
-// descends reports whether a cluster was forced out of another one, through any number
-// of clusters in between.
-func descends(forced []Forcing, from, cluster ID) bool {
-	for _, f := range forced {
-		if f.Parent == from {
-			from = f.Cluster
-		}
-	}
-	return from == cluster && slices.ContainsFunc(forced, func(f Forcing) bool { return f.Cluster == cluster })
-}
-
-// outlived reports whether an entry removes this node although it has forced a new cluster
-// later in its log.
-func (c *core) outlived(ch change, index uint64) bool {
-	return ch.Op == opRemove && ch.Member.ID == c.id && index < c.forcedAt
-}
-
-// applyConf tells raft and the transport of a change. A forcing is several changes, because
-// raft takes one at a time.
-func (c *core) applyConf(ch change, cc raftpb.ConfChange, h *handoff) (raftpb.ConfState, error) {
-	conf := c.rn.ApplyConfChange(cc)
-	if ch.Op != opForce {
-		return *conf, nil
-	}
-	var parts []change
-	if m := c.members.members[ch.Member.ID]; m.Learner {
-		parts = append(parts, change{Op: opPromote, Member: m})
-	}
-	for _, m := range c.members.list() {
-		if m.ID != ch.Member.ID {
-			parts = append(parts, change{Op: opRemove, Member: m})
-			h.peers = append(h.peers, peerChange{id: m.ID})
-		}
-	}
-	for _, part := range parts {
-		cc, err := part.confChange()
-		if err != nil {
-			return *conf, err
-		}
-		conf = c.rn.ApplyConfChange(cc)
-	}
-	return *conf, nil
 }

@@ -2,13 +2,11 @@ package raftnode
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
-	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
@@ -17,49 +15,6 @@ import (
 // leader logs nothing above it, and raises it only when every member has said that it knows
 // the higher one. A node stops before it would carry out something above what it knows, and
 // goes on from there with a later version.
-
-// gate is what this program knows, to decide what may go into the log.
-type gate struct {
-	known uint64                               // the highest level
-	of    func(command []byte) (uint64, error) // that a command needs, see StateMachine.Level
-}
-
-// admit notes the level that a command needs, or returns an ErrLevel if the store's is
-// lower or the command is none.
-func (c *core) admit(cmd *command) error {
-	need, err := c.gate.of(cmd.data)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrLevel, err)
-	}
-	if need > c.members.level {
-		return fmt.Errorf("%w: it needs level %d, and the store has %d; that rises by itself once every member runs a version that knows it", ErrLevel, need, c.members.level)
-	}
-	cmd.level = need
-	return nil
-}
-
-func later(what string, need, known uint64) error {
-	return &level.LaterError{What: what, Level: need, Known: known}
-}
-
-func isLater(err error) bool { return errors.As(err, new(*level.LaterError)) }
-
-// checkKnown returns a *level.LaterError for a committed entry that only a later version
-// can carry out.
-func checkKnown(e *raftpb.Entry, known uint64) error {
-	var need uint64
-	var err error
-	switch {
-	case e.Type == raftpb.EntryConfChange:
-		_, _, err = decodeChange(e.Data)
-	case len(e.Data) > 0:
-		need, _, _, err = batchHead(e.Data)
-	}
-	if need > known || errors.Is(err, errLaterEnvelope) || errors.Is(err, errUnknownOp) {
-		return later(fmt.Sprintf("log entry %d", e.Index), need, known)
-	}
-	return nil
-}
 
 // checkLevels refuses a start of a program that does not know the level of the state, or of
 // what is committed and not applied. A forcing commits all that is in the log.

@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,105 +16,9 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"golang.org/x/time/rate"
 
-	"github.com/Focinfi/oncekv/bodies"
-	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
-	"github.com/Focinfi/oncekv/internal/nodeurl"
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
-
-// Peer is one entry of an initial cluster.
-type Peer struct {
-	Name string `json:"name"`
-	URL  string `json:"url"`
-}
-
-// Config describes a node. Only Dir, Name, PeerURL and ClientURL are
-// required.
-type Config struct {
-	// Dir is the data directory. It must exist and belong to this process
-	// alone. The node keeps identity, wal/ and snap/ in it.
-	Dir  string
-	Name string
-	// PeerURL is where other members reach Handler, ClientURL where clients reach the node,
-	// as http://host:port. PeerURL may be empty once the node belongs to a cluster: it
-	// keeps the one that the cluster knows.
-	PeerURL   string
-	ClientURL string
-	// InitialCluster lists all members of a new cluster, this one included; empty means a
-	// cluster of one. Join, if set, adds this node to a running cluster instead and returns
-	// its members; an error of Join ends Run. Both are ignored once the node belongs to a
-	// cluster.
-	InitialCluster []Peer
-	Join           func(ctx context.Context, self Member) ([]Member, error)
-	// ForceNewCluster is a word with which this node makes itself the only member of a new
-	// cluster, with everything it has on disk: the way out when a majority is permanently
-	// lost. Each word works once, and the first is ForceOnce; empty forces nothing. Run
-	// returns a *ForceError if it was done already, or voters of the old cluster answer.
-	ForceNewCluster string
-
-	// Bodies keeps the bodies that commands refer to; nil if none does. Its opener closes
-	// it after Run has returned.
-	Bodies *bodies.Store
-	// LacksRoom reports whether the disk is so full that nothing which other members push
-	// is kept; nil: never. It must be quick and safe for concurrent use.
-	LacksRoom func() bool
-
-	// Level is the highest level that this node understands, default level.Highest.
-	// Tests set it, to be a node of another version.
-	Level uint64
-
-	// Tick is raft's unit of time, default 100 ms: a heartbeat is one tick,
-	// an election timeout 10 to 20.
-	Tick time.Duration
-	// SnapshotLogBytes is how much log may follow a snapshot before the next one, default
-	// 16 MiB. KeepLogBytes of older log stay in memory for members that are a little
-	// behind, default 16 MiB. Bodies that the log refers to count; they leave it after 150
-	// ticks (15 seconds) if the state has their entries durably.
-	SnapshotLogBytes int
-	KeepLogBytes     int
-	// QueueBytes bounds each of: proposals that wait, messages received but
-	// not handled, messages that wait for bodies, entries committed but not
-	// applied, with their bodies. Default 64 MiB.
-	QueueBytes int
-	// ProposeTimeout ends a Propose whose context has no earlier deadline,
-	// default 10 s. NoLeaderTimeout ends it when raft has not even taken the
-	// command, default 3 s.
-	ProposeTimeout  time.Duration
-	NoLeaderTimeout time.Duration
-
-	// OnFsync hears how long each fsync of the write-ahead log took, OnPropose how each
-	// Propose ended. They are called on the paths that they measure, OnPropose
-	// concurrently, and may be nil.
-	OnFsync   func(took time.Duration)
-	OnPropose func(took time.Duration, err error)
-
-	Logger *slog.Logger
-
-	sync   syncFunc // default syncPath; tests watch it, or let it fail
-	strays int64    // default strayBytesMax
-
-	bodyTicks uint64 // the log keeps bodies that the state has durably, default 150
-}
-
-func (c *Config) setDefaults() {
-	c.Tick = cmp.Or(c.Tick, 100*time.Millisecond)
-	c.ProposeTimeout = cmp.Or(c.ProposeTimeout, 10*time.Second)
-	c.NoLeaderTimeout = cmp.Or(c.NoLeaderTimeout, 3*time.Second)
-	c.SnapshotLogBytes = cmp.Or(c.SnapshotLogBytes, 16<<20)
-	c.KeepLogBytes = cmp.Or(c.KeepLogBytes, 16<<20)
-	c.QueueBytes = cmp.Or(c.QueueBytes, 64<<20)
-	c.Level = cmp.Or(c.Level, level.Highest)
-	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
-	c.strays = cmp.Or(c.strays, strayBytesMax)
-	c.bodyTicks = cmp.Or(c.bodyTicks, 150)
-	if c.sync == nil {
-		c.sync = syncPath
-	}
-	if len(c.InitialCluster) == 0 {
-		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}
-	}
-}
 
 // Node is one member of a replicated cluster. Open makes it, Run runs it. All other methods
 // may be called from any goroutine in between.
@@ -162,55 +65,6 @@ type Node struct {
 	endings   chan *Forcing // the answers; nil: it was not
 	shortTold time.Time     // when it was last said that the system is short of something
 	released  chan struct{} // made when the node hears that it was removed; closed when it may stop
-}
-
-// Status is what a node knows about itself and its cluster.
-type Status struct {
-	ID        ID
-	Name      string
-	ClusterID ID
-	Role      Role
-	Leader    ID // zero while none is known
-	// Lacks is set while the leader says that this node has acknowledged entries that its
-	// log does not have: its data directory is an older copy. Until it has them again it
-	// neither forwards commands nor confirms reads.
-	Lacks   bool
-	Term    uint64
-	Commit  uint64
-	Applied uint64
-	Members []Member // ordered by ID; not to be modified
-	// Level is that of the store as far as this node knows, 0 until it takes part: nothing
-	// above it is proposed. Known is the highest that the node understands.
-	Level uint64
-	Known uint64
-
-	changed uint64 // number of the last change of Members
-}
-
-// Role is what a member does in raft.
-type Role string
-
-// The roles. A candidate counts as a follower without a leader.
-const (
-	RoleLeader   Role = "leader"
-	RoleFollower Role = "follower"
-	RoleLearner  Role = "learner"
-)
-
-// Member returns a member of the status by ID.
-func (s Status) Member(id ID) (Member, bool) {
-	for _, m := range s.Members {
-		if m.ID == id {
-			return m, true
-		}
-	}
-	return Member{}, false
-}
-
-// LeaderName returns the leader's name, or "" while none is known.
-func (s Status) LeaderName() string {
-	m, _ := s.Member(s.Leader)
-	return m.Name
 }
 
 // Open prepares a node on its data directory, without any network. It returns ErrBadMember
@@ -262,47 +116,6 @@ func Open(cfg Config, sm StateMachine) (*Node, error) {
 	n.forced.Store(&id.Forced)
 	n.status.Store(&Status{ID: id.ID, Name: id.Name, ClusterID: id.ClusterID, Role: RoleFollower, Known: cfg.Level})
 	return n, nil
-}
-
-// CheckPeers verifies the list of an initial cluster and returns it with its URLs
-// in the one form that is compared.
-func CheckPeers(peers []Peer) ([]Peer, error) {
-	checked := make([]Peer, 0, len(peers))
-	for _, p := range peers {
-		if err := nodeurl.CheckName(p.Name); err != nil {
-			return nil, err
-		}
-		url, err := nodeurl.WithPort(p.URL)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.Name, err)
-		}
-		for _, q := range checked {
-			if q.Name == p.Name || q.URL == url {
-				return nil, fmt.Errorf("%s=%s and %s=%s have the same name or URL", q.Name, q.URL, p.Name, url)
-			}
-		}
-		checked = append(checked, Peer{p.Name, url})
-	}
-	return checked, nil
-}
-
-// checkInitial verifies that the initial cluster includes this node as it was
-// configured.
-func checkInitial(cfg Config) ([]Peer, error) {
-	peers, err := CheckPeers(cfg.InitialCluster)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the initial cluster: %w", ErrBadMember, err)
-	}
-	for _, p := range peers {
-		if p.Name != cfg.Name {
-			continue
-		}
-		if p.URL != cfg.PeerURL {
-			return nil, fmt.Errorf("%w: the initial cluster says that %s is reached at %s, but it advertises %s", ErrBadMember, p.Name, p.URL, cfg.PeerURL)
-		}
-		return peers, nil
-	}
-	return nil, fmt.Errorf("%w: the initial cluster does not name this node, %s", ErrBadMember, cfg.Name)
 }
 
 // Belongs reports whether a data directory belongs to a member of a cluster.
@@ -718,14 +531,6 @@ func (n *Node) Status() Status {
 
 // Leads reports whether this node leads, as far as it knows now.
 func (n *Node) Leads() bool { return n.status.Load().Role == RoleLeader }
-
-// Figures are counts of a node, for metrics.
-type Figures struct {
-	LeaderChanges    uint64 // how often a leader became known that was not before
-	PendingProposals int    // Propose calls that wait for their answer
-	ApplyQueueBytes  int    // committed, handed to the state machine, not applied
-	DroppedMessages  uint64 // from the peer port, because no member sends them
-}
 
 // Figures returns the node's counts now.
 func (n *Node) Figures() Figures {

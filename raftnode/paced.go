@@ -69,23 +69,6 @@ type pacedBody struct {
 	held    int
 }
 
-// paceBodies puts every body of a handler under a deadline, read or not: net/http reads
-// what a handler leaves.
-func (n *Node) paceBodies(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body == nil || r.Body == http.NoBody {
-			next.ServeHTTP(w, r) // a deadline would end the request when it is over
-			return
-		}
-		host := remoteHost(r)
-		b := &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(w), idle: n.bodyIdle, latest: time.Now().Add(peerBodyTotal), budget: n.budget, host: host}
-		b.extend()
-		defer b.release()
-		r.Body = b
-		next.ServeHTTP(w, r)
-	})
-}
-
 func remoteHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {

@@ -24,9 +24,6 @@ const (
 	pushRequestMax = pushBytes + bodies.MaxBytes
 	// pushTime bounds a request that pushes, as the peer port does.
 	pushTime = peerBodyTotal
-	// strayBytesMax is how many bytes of bodies that nothing refers to there may be beyond
-	// what is alive: anybody who reaches the peer port can push them.
-	strayBytesMax = 1 << 30
 )
 
 // refusesBodies returns the status with which this node refuses bodies of others now, 0 if

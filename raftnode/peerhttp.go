@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"time"
 
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 
@@ -222,4 +223,21 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the other side sees a broken body
+}
+
+// paceBodies puts every body of a handler under a deadline, read or not: net/http reads
+// what a handler leaves.
+func (n *Node) paceBodies(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r) // a deadline would end the request when it is over
+			return
+		}
+		host := remoteHost(r)
+		b := &pacedBody{ReadCloser: r.Body, control: http.NewResponseController(w), idle: n.bodyIdle, latest: time.Now().Add(peerBodyTotal), budget: n.budget, host: host}
+		b.extend()
+		defer b.release()
+		r.Body = b
+		next.ServeHTTP(w, r)
+	})
 }

@@ -9,13 +9,6 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 )
 
-// firstIndex and firstTerm are those of the snapshot with the founders, with which the log
-// of a new cluster begins.
-const (
-	firstIndex = 1
-	firstTerm  = 1
-)
-
 // recover opens log and state machine, brings them to agreement, and makes
 // the core.
 func (n *Node) recover(ctx context.Context) error {
@@ -210,29 +203,4 @@ func agree(st *diskState, applied uint64) error {
 	}
 	st.state.Commit = min(max(st.state.Commit, applied, lastForced(st.entries)), last)
 	return nil
-}
-
-// confAfter is what raft makes of a change; needed only where no raft runs.
-func confAfter(cs raftpb.ConfState, c change) raftpb.ConfState {
-	id := uint64(c.Member.ID)
-	without := func(ids []uint64) (rest []uint64) {
-		for _, x := range ids {
-			if x != id {
-				rest = append(rest, x)
-			}
-		}
-		return rest
-	}
-	switch c.Op {
-	case opAdd:
-		cs.Learners = append(without(cs.Learners), id)
-	case opPromote:
-		cs.Learners = without(cs.Learners)
-		cs.Voters = append(without(cs.Voters), id)
-	case opRemove:
-		cs.Learners, cs.Voters = without(cs.Learners), without(cs.Voters)
-	case opForce:
-		cs = raftpb.ConfState{Voters: []uint64{id}}
-	}
-	return cs
 }

@@ -68,3 +68,10 @@ func (d *durableState) snapshot() raftpb.Snapshot {
 		Metadata: raftpb.SnapshotMetadata{ConfState: d.members.conf, Index: d.index, Term: d.term},
 	}
 }
+
+// firstIndex and firstTerm are those of the snapshot with the founders, with which the log
+// of a new cluster begins.
+const (
+	firstIndex = 1
+	firstTerm  = 1
+)
