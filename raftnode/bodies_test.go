@@ -396,6 +396,7 @@ func TestNode_Restart_WithoutABodyItHasApplied(t *testing.T) {
 
 // The log in memory holds the bodies of its entries, no others, and counts their bytes.
 func TestMemlog_Bodies(t *testing.T) {
+	t.Parallel()
 	store, err := bodies.Open(bodies.Config{Dir: t.TempDir(), Grace: time.Nanosecond})
 	if err != nil {
 		t.Fatal(err)

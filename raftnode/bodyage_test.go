@@ -142,6 +142,7 @@ func TestNode_Checkpoint_OldBodiesCostFewSnapshots(t *testing.T) {
 
 // The last entry that holds bodies and is old enough is found wherever it is.
 func TestMemlog_LastHolding(t *testing.T) {
+	t.Parallel()
 	store, err := bodies.Open(bodies.Config{Dir: t.TempDir(), Grace: time.Nanosecond})
 	if err != nil {
 		t.Fatal(err)

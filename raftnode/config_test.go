@@ -61,6 +61,7 @@ func TestOpen_BadIdentity(t *testing.T) {
 
 // What is not configured has a default, and what is configured stays.
 func TestConfig_Defaults(t *testing.T) {
+	t.Parallel()
 	mute := slog.New(slog.DiscardHandler)
 	for _, c := range []struct{ given, want Config }{
 		{Config{}, Config{Tick: 100 * time.Millisecond, ProposeTimeout: 10 * time.Second, NoLeaderTimeout: 3 * time.Second, SnapshotLogBytes: 16 << 20, KeepLogBytes: 16 << 20, QueueBytes: 64 << 20}},

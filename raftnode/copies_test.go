@@ -144,29 +144,3 @@ func TestCore_NewTerm_ForwardedCommandsAreNoCopies(t *testing.T) {
 		c.roundAll(round)
 	}
 }
-
-// Answers that are late are asked for ever more rarely, but for ever, and at once
-// when somebody else leads.
-func TestWaiters_Overdue_Doubles(t *testing.T) {
-	ws := newWaiters(7)
-	w := ws.addOne([]byte("x"))
-	queue := []command{{origin: 7, seq: w.seq, data: w.data}}
-	ws.claim(queue, 0)
-	var at []uint64
-	for now := uint64(1); now < 800; now++ {
-		if cmds := ws.overdue(now, 10); len(cmds) > 0 {
-			at = append(at, now)
-			ws.claim(cmds, now)
-		}
-	}
-	if want := []uint64{10, 30, 70, 150, 310, 470, 630, 790}; !slices.Equal(at, want) {
-		t.Errorf("repeated at %v, want %v", at, want)
-	}
-	if len(ws.handedOver()) != 1 || len(ws.handedOver()) != 0 {
-		t.Error("a change of the leader repeats what is not queued, once")
-	}
-	ws.claim(queue, 800)
-	if len(ws.overdue(809, 10)) != 0 || len(ws.overdue(810, 10)) != 1 {
-		t.Error("after a change of the leader it is patient like before")
-	}
-}

@@ -560,3 +560,45 @@ func TestForce_FounderThatNeverBegan_IsToldToJoin(t *testing.T) {
 		}
 	}
 }
+
+// A node whose log holds its own removal must not remove all others and then,
+// removed itself, tell people to empty the last copy of the data.
+func TestNode_ForceNewCluster_OwnRemovalInTheLog(t *testing.T) {
+	for commit := uint64(1); commit <= 2; commit++ {
+		n := newCrashCluster(t, 3, -1).nodes[1]
+		cc, err := change{Op: opRemove, Member: n.node.core.members.members[1], Number: 1}.confChange()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := cc.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.disk.durable.state.Commit = commit
+		n.disk.durable.entries = []raftpb.Entry{{Type: raftpb.EntryConfChange, Term: 1, Index: 2, Data: data}, {Term: 1, Index: 3}}
+		st := n.disk.durable
+		st.entries = slices.Clone(st.entries)
+		n.node.forcing = forceFrom(ForceOnce, 10)
+		err = n.node.rebuild(context.Background(), st)
+		if commit == 2 {
+			if _, refused := errors.AsType[*ForceError](err); !refused || len(n.disk.durable.entries) != 2 {
+				t.Fatalf("forced a new cluster of a removed node: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		// After the next power cut it is still the only member, and leads.
+		n.sm.crash()
+		n.boot(t)
+		for range 100 {
+			if err := n.round(true, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c := n.node.core; !c.isLeader() || len(c.members.members) != 1 || n.node.released != nil {
+			t.Fatalf("members %v, state %v, leaves: %v", c.members.list(), c.state, n.node.released != nil)
+		}
+	}
+}

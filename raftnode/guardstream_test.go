@@ -95,6 +95,7 @@ func TestTransport_HostileStreams_AreGivenUp(t *testing.T) {
 
 // What members send comes through as it was sent.
 func TestGuardStream_HonestStreams_AreNotChanged(t *testing.T) {
+	t.Parallel()
 	entry, err := (&raftpb.Entry{Term: 3, Index: 7, Data: bytes.Repeat([]byte("x"), 1<<20)}).Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -150,6 +151,7 @@ func FuzzGuardStream(f *testing.F) {
 // A stream may break off anywhere. What came whole before is seen, of the message
 // that did not nothing, and whoever reads it learns that there should be more.
 func TestGuardStream_BreaksOff(t *testing.T) {
+	t.Parallel()
 	entry, err := (&raftpb.Entry{Term: 3, Index: 7, Data: []byte("an entry")}).Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -206,6 +208,7 @@ func (s *stumbling) Read(p []byte) (int, error) {
 
 // A read that fails ends the stream, with its error, whatever could be read after it.
 func TestGuardStream_FailsOnce(t *testing.T) {
+	t.Parallel()
 	entry, err := (&raftpb.Entry{Term: 3, Index: 7, Data: []byte("an entry")}).Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -237,6 +240,7 @@ func TestGuardStream_FailsOnce(t *testing.T) {
 
 // An answer that is no stream, or of no stream's path, is left as it is.
 func TestGuardStream_OfStreamsOnly(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		status int
 		path   string

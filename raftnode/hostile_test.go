@@ -212,27 +212,3 @@ func TestNode_InventedSnapshot_IsGivenUp(t *testing.T) {
 		})
 	}
 }
-
-// Appends that nobody handles yet leave room for heartbeats, and nothing goes
-// beyond that.
-func TestInbox_Messages_AreBounded(t *testing.T) {
-	const limit = 100 << 10
-	in := newInbox()
-	entries := []raftpb.Entry{{Data: make([]byte, 1000)}}
-	for range 10_000 {
-		in.addMessage(raftpb.Message{Type: raftpb.MsgApp, Entries: entries}, limit)
-	}
-	appends := len(in.mail.msgs)
-	for range 10_000 {
-		in.addMessage(raftpb.Message{Type: raftpb.MsgHeartbeat}, limit)
-	}
-	for range 10_000 {
-		in.addMessage(raftpb.Message{Type: raftpb.MsgSnap, Snapshot: raftpb.Snapshot{Data: make([]byte, 1000)}}, limit)
-	}
-	if rest := len(in.mail.msgs) - appends; appends < 50 || appends > 100 || rest < 50 || rest > 200 {
-		t.Errorf("%d appends and %d others wait in %d bytes", appends, rest, limit)
-	}
-	if in.take(); in.msgBytes != 0 {
-		t.Errorf("%d bytes are left in an empty inbox", in.msgBytes)
-	}
-}

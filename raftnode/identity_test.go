@@ -8,6 +8,7 @@ import (
 
 // Only a directory in which there is surely nothing is nobody's.
 func TestHasIdentity_CannotLook(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if HasIdentity(dir) || HasIdentity(filepath.Join(dir, "absent")) {
 		t.Error("a new directory belongs to a node")

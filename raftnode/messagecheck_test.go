@@ -202,6 +202,7 @@ func TestCore_TermOutOfReach_IsClimbedByWhoJustJoined(t *testing.T) {
 
 // A batch that checkBatch accepts is one that decodeBatch reads, and the other way.
 func TestCheckBatch_IsDecodeBatch(t *testing.T) {
+	t.Parallel()
 	whole := encodeBatch([]command{{origin: 1, seq: 300, data: []byte("abc")}, {origin: 2, seq: 1}})
 	for i := range whole {
 		for _, b := range [][]byte{whole[:i], append(slices.Clone(whole), 0), func() []byte { b := slices.Clone(whole); b[i] ^= 0xff; return b }()} {
@@ -291,4 +292,55 @@ func TestCore_LackOfAcknowledgedEntries(t *testing.T) {
 	if f.node.Status().Lacks {
 		t.Error("it believes a message of long ago")
 	}
+}
+
+// A leader knows everybody only once an entry of its own term is committed: until then
+// a stranger may be a member that it has not heard of.
+func TestCore_NewLeader_HearsStrangers(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	stranger := raftpb.Message{Type: raftpb.MsgAppResp, From: 77, To: uint64(f.id)}
+	old := core.lead
+	core.step(raftpb.Message{Type: raftpb.MsgTimeoutNow, From: old, To: uint64(f.id), Term: core.term})
+	core.step(raftpb.Message{Type: raftpb.MsgVoteResp, From: old, To: uint64(f.id), Term: core.term})
+	if !core.isLeader() {
+		t.Fatalf("it is %v", core.state)
+	}
+	stranger.Term = core.term
+	if err := core.checkSender(&stranger); err != nil {
+		t.Errorf("before an entry of its term is committed: %v", err)
+	}
+	if err := f.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	core.step(raftpb.Message{Type: raftpb.MsgAppResp, From: old, To: uint64(f.id), Term: core.term, Index: core.savedIndex})
+	if err := f.round(false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := core.checkSender(&stranger); err == nil {
+		t.Error("a stranger is a stranger after that")
+	}
+}
+
+// A term that is out of reach is approached late by a node that has a leader.
+func TestCore_Climb_WithALeader_IsSlow(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	timeout := core.limits.electionTicks
+	beat := raftpb.Message{Type: raftpb.MsgHeartbeat, From: core.lead, To: uint64(f.id), Term: core.term, Commit: core.commit}
+	far := beat
+	far.Term = core.term + 1<<40
+	term := core.term
+	for tick := range 22 * timeout {
+		core.tick()
+		core.step(beat)
+		core.step(far)
+		if climbed := core.term > term; climbed {
+			if tick < 19*timeout {
+				t.Errorf("climbs after %d ticks, with a leader", tick)
+			}
+			return
+		}
+	}
+	t.Error("never climbs")
 }

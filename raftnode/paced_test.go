@@ -175,3 +175,21 @@ func TestNode_PeerPort_Nonsense_LeavesNoTrace(t *testing.T) {
 		t.Errorf("%d metrics more after 200 messages", grown)
 	}
 }
+
+// Memory that a body gives back is there for its address again, and no more than that.
+func TestBodyBudget(t *testing.T) {
+	t.Parallel()
+	b := newBodyBudget(40)
+	for _, step := range []struct {
+		take, give int
+		ok         bool
+	}{{10, 0, true}, {1, 0, false}, {0, 4, true}, {5, 0, false}, {4, 0, true}, {1, 0, false}, {0, 10, true}, {10, 0, true}, {0, 10, true}} {
+		if step.take > 0 && b.take("h", step.take) != step.ok {
+			t.Errorf("%+v: %v", step, b.of)
+		}
+		b.give("h", step.give)
+	}
+	if len(b.of) != 0 || b.used != 0 {
+		t.Errorf("%d bytes, of %v", b.used, b.of)
+	}
+}

@@ -394,6 +394,7 @@ func TestRaftEnd_ReportSnapshot(t *testing.T) {
 
 // A node takes so many hints that somebody is not reached, and no more.
 func TestInbox_IsClosed(t *testing.T) {
+	t.Parallel()
 	in := newInbox()
 	for i := range uint64(100) {
 		in.addLost(i)

@@ -150,6 +150,7 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 
 // An fsync or a write that failed is fatal, whatever the reason.
 func TestDiskErr_WritesStayFatal(t *testing.T) {
+	t.Parallel()
 	for _, err := range []error{
 		&os.PathError{Op: "write", Path: "f", Err: syscall.ENOMEM},
 		&os.PathError{Op: "sync", Path: "f", Err: syscall.ENOMEM},

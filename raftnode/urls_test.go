@@ -62,6 +62,7 @@ func TestNode_AddMember_RefusesURLs(t *testing.T) {
 
 // What an older version wrote into the log is applied as it was then.
 func TestTable_Check_KeepsOldRules(t *testing.T) {
+	t.Parallel()
 	tab := foundersTable(9, []Member{{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"}})
 	old := Member{ID: 2, Name: ".n2", PeerURL: "http://169.254.1.2:1", ClientURL: "http://0.0.0.0:2"}
 	if err := tab.check(change{Op: opAdd, Member: old, Number: 1}); err != nil {

@@ -14,6 +14,7 @@ import (
 )
 
 func TestCheck_Untouched(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	ents := writeWAL(t, dir, 60, 100, 700, 30, 1)
 	before := load(t, dir)
@@ -34,6 +35,7 @@ func TestCheck_Untouched(t *testing.T) {
 }
 
 func TestCheck_NoLog(t *testing.T) {
+	t.Parallel()
 	if _, err := Check(t.TempDir()); !errors.Is(err, ErrNoSegments) {
 		t.Fatalf("empty directory: %v", err)
 	}
@@ -43,6 +45,7 @@ func TestCheck_NoLog(t *testing.T) {
 }
 
 func TestCheck_IgnoresUnfinishedSegments(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 5, 100)
 	must(t, os.WriteFile(filepath.Join(dir, "0.tmp"), []byte("half a segment"), 0o600))
@@ -53,6 +56,7 @@ func TestCheck_IgnoresUnfinishedSegments(t *testing.T) {
 }
 
 func TestCheck_OverwrittenEntries(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 10, 50)
 	appendEntry(t, dir, raftpb.Entry{Index: 7, Term: 3, Data: []byte("another leader")})
@@ -64,6 +68,7 @@ func TestCheck_OverwrittenEntries(t *testing.T) {
 }
 
 func TestCheck_SnapshotSkipsEntries(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	w, err := wal.Create(zap.NewNop(), dir, nil)
 	must(t, err)
@@ -79,6 +84,7 @@ func TestCheck_SnapshotSkipsEntries(t *testing.T) {
 }
 
 func TestCheck_PurgedSegments(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 60, 300)
 	segs, err := segments(dir)
@@ -93,6 +99,7 @@ func TestCheck_PurgedSegments(t *testing.T) {
 }
 
 func TestCheck_MissingSegment(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 60, 300)
 	tr := load(t, dir)
@@ -109,6 +116,7 @@ func TestCheck_MissingSegment(t *testing.T) {
 // The name of a segment says which entry comes next, and nothing else will do:
 // etcd begins to read where the names tell it to.
 func TestCheck_WrongName(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 60, 300)
 	tr := load(t, dir)
@@ -128,6 +136,7 @@ func TestCheck_WrongName(t *testing.T) {
 // After a restart etcd counts from the last entry on, and does not know about a
 // snapshot that is ahead of it: the next segment's name goes back.
 func TestCheck_NameAfterForgottenSnapshot(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 10, 50)
 	snap := walpb.Snapshot{Index: 500, Term: 4, ConfState: &raftpb.ConfState{Voters: []uint64{vote, 2}}}
@@ -165,6 +174,7 @@ func TestCheck_NameAfterForgottenSnapshot(t *testing.T) {
 }
 
 func TestCheck_BadName(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 5, 100)
 	const name = "0000000000000001-6.wal"
@@ -175,6 +185,7 @@ func TestCheck_BadName(t *testing.T) {
 
 // A segment that lost its end at a record's boundary reads well by itself.
 func TestCheck_SegmentCutShort(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 60, 300)
 	tr := load(t, dir)
@@ -194,6 +205,7 @@ func TestCheck_SegmentCutShort(t *testing.T) {
 }
 
 func TestCheck_EmptyLastSegment(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 60, 300)
 	last := lastFile(load(t, dir))
@@ -207,6 +219,7 @@ func TestCheck_EmptyLastSegment(t *testing.T) {
 
 // The checksums are right in these logs; what they say cannot be.
 func TestCheck_ImpossibleRecords(t *testing.T) {
+	t.Parallel()
 	for name, save := range map[string]func(w *wal.WAL) error{
 		"index gap":   func(w *wal.WAL) error { return w.Save(raftpb.HardState{}, []raftpb.Entry{{Index: 12, Term: 9}}) },
 		"index zero":  func(w *wal.WAL) error { return w.Save(raftpb.HardState{}, []raftpb.Entry{{Index: 0, Term: 9}}) },
@@ -234,6 +247,7 @@ func TestCheck_ImpossibleRecords(t *testing.T) {
 }
 
 func TestDamageError_SaysWhatToDo(t *testing.T) {
+	t.Parallel()
 	err := &DamageError{File: "/data/n1/wal/x.wal", Offset: 4711, Detail: "the checksum of the record does not match"}
 	for _, want := range []string{"/data/n1/wal/x.wal", "offset 4711", "checksum", "remove the member", "wipe its data directory", "join again"} {
 		if !strings.Contains(err.Error(), want) {

@@ -11,6 +11,7 @@ import (
 // Guarantee 8: damage in flushed records is found, named, and never repaired.
 // Every record is damaged in turn, the last included.
 func TestCheck_DamagedRecord(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 40, 90, 700, 40, 3)
 	tr := load(t, dir)
@@ -43,6 +44,7 @@ func TestCheck_DamagedRecord(t *testing.T) {
 // The checksum covers neither type, nor lengths, nor padding; all of it must be
 // noticed all the same, wherever it is.
 func TestCheck_FlippedBit(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 24, 60, 0, 300)
 	tr := load(t, dir)
@@ -66,6 +68,7 @@ func TestCheck_FlippedBit(t *testing.T) {
 
 // A flipped bit in a last record that holds zeros looks torn, but is not.
 func TestCheck_FlippedBitAmongZeros(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 3, 60)
 	data := make([]byte, 2200)
@@ -88,6 +91,7 @@ func TestCheck_FlippedBitAmongZeros(t *testing.T) {
 // A sector is written whole or not at all. Zeros in a part of one are damage,
 // even where a header and what says how long the record is are gone.
 func TestCheck_ZerosWithinSector(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 1, 100)
 	appendEntry(t, dir, raftpb.Entry{Index: 2, Term: 1, Data: randomBytes(newRand(), 300)})
@@ -106,6 +110,7 @@ func TestCheck_ZerosWithinSector(t *testing.T) {
 // follows. The pages are those of the file, at every frame that has a whole
 // record behind the page.
 func TestCheck_ZeroPage(t *testing.T) {
+	t.Parallel()
 	const page = 4096
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 70, 3000, 200, 9000, 50) // one or two entries fill a segment
@@ -137,6 +142,7 @@ func TestCheck_ZeroPage(t *testing.T) {
 // The same within one segment, sector by sector, down to a single record left
 // behind the hole.
 func TestCheck_ZeroSectors(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 11, 180, 400)
 	tr := load(t, dir)
@@ -157,6 +163,7 @@ func TestCheck_ZeroSectors(t *testing.T) {
 
 // A value may hold what looks like a log; the records around it still count.
 func TestCheck_ValueHoldsALog(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 3, 60)
 	inner := load(t, dir)[segment{}.name()][:600]

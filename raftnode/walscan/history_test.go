@@ -26,6 +26,7 @@ func writeTerms(t *testing.T, terms ...uint64) string {
 // What a node may take from a message, and go beyond with a few elections of its
 // own before it saves, is what Check accepts; also many times over.
 func TestTermMayFollow_IsWhatCheckAccepts(t *testing.T) {
+	t.Parallel()
 	const elections = 1000
 	for _, first := range []uint64{1, 1 << 40, termMax} {
 		terms := []uint64{first}
@@ -55,6 +56,7 @@ func TestTermMayFollow_IsWhatCheckAccepts(t *testing.T) {
 // A snapshot takes the place of entries that were never committed. They may have
 // been of a newer term than what is committed behind it.
 func TestCheck_SnapshotInPlaceOfNewerTerms(t *testing.T) {
+	t.Parallel()
 	dir := writeTerms(t, 1, 1, 5)
 	w, err := wal.Open(zap.NewNop(), dir, walpb.Snapshot{})
 	must(t, err)
@@ -76,6 +78,7 @@ func TestCheck_SnapshotInPlaceOfNewerTerms(t *testing.T) {
 
 // A mark is the same state twice in a row, and nothing else.
 func TestHistory_Marked(t *testing.T) {
+	t.Parallel()
 	state := func(commit uint64) record {
 		s := raftpb.HardState{Term: 1, Vote: vote, Commit: commit}
 		b, err := s.Marshal()

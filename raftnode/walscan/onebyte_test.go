@@ -11,6 +11,7 @@ func newRand() *rand.Rand { return rand.New(rand.NewPCG(3, 4)) }
 func anywhere(int) bool { return true }
 
 func TestOneByteWrong(t *testing.T) {
+	t.Parallel()
 	rng := newRand()
 	for range 200 {
 		data := randomBytes(rng, 2+rng.IntN(3000))
@@ -35,6 +36,7 @@ func TestOneByteWrong(t *testing.T) {
 // Much data has so many bytes that one of them would explain a torn write by
 // chance; there only flipped bits count.
 func TestOneByteWrong_MuchData(t *testing.T) {
+	t.Parallel()
 	data := randomBytes(newRand(), byteSearchMax+1)
 	right := crc32.Update(0, castagnoli, data)
 	data[40000] ^= 0x10

@@ -13,6 +13,7 @@ import (
 // A write that stopped after any byte of the last record is cut off, and
 // nothing else. Behind it are the zeros the segment was made of.
 func TestRepair_CutAtEveryByte(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{20, 137, 1500} {
 		base := filepath.Join(t.TempDir(), "wal")
 		ents := writeWAL(t, base, 9, 100)
@@ -48,6 +49,7 @@ func TestRepair_CutAtEveryByte(t *testing.T) {
 // The same where the file ends with what was written, as after an earlier
 // repair by etcd.
 func TestRepair_CutFile(t *testing.T) {
+	t.Parallel()
 	base := filepath.Join(t.TempDir(), "wal")
 	ents := writeWAL(t, base, 9, 100)
 	appendEntry(t, base, raftpb.Entry{Index: 10, Term: 1, Data: randomBytes(newRand(), 700)})
@@ -67,6 +69,7 @@ func TestRepair_CutFile(t *testing.T) {
 // Sectors that never reached the disk, in any combination, as long as nothing
 // whole follows them.
 func TestRepair_LostSectors(t *testing.T) {
+	t.Parallel()
 	base := filepath.Join(t.TempDir(), "wal")
 	ents := writeWAL(t, base, 2, 100)
 	appendEntry(t, base, raftpb.Entry{Index: 3, Term: 1, Data: randomBytes(newRand(), 2600)})
@@ -99,6 +102,7 @@ func TestRepair_LostSectors(t *testing.T) {
 // A record may begin at the very start of a sector that was lost while its
 // later sectors arrived.
 func TestRepair_LostHeaderSector(t *testing.T) {
+	t.Parallel()
 	dir, end := walEndingWithSector(t)
 	before, err := readAll(t, dir)
 	must(t, err)
@@ -120,6 +124,7 @@ func TestRepair_LostHeaderSector(t *testing.T) {
 // One sector of the last record never reached the disk, wherever the record begins in
 // its first one: its header may be all that is missing, or a single byte of its data.
 func TestRepair_OneSectorLost(t *testing.T) {
+	t.Parallel()
 	base := filepath.Join(t.TempDir(), "wal")
 	ents := writeWAL(t, base, 1, 100)
 	tr := load(t, base)
@@ -183,6 +188,7 @@ func walEndingWithSector(t *testing.T) (dir string, end int) {
 
 // Half a header at the end of the file makes etcd fail even when it is zero.
 func TestRepair_OddSize(t *testing.T) {
+	t.Parallel()
 	for odd := range 7 {
 		dir := filepath.Join(t.TempDir(), "wal")
 		ents := writeWAL(t, dir, 3, 100)
@@ -199,6 +205,7 @@ func TestRepair_OddSize(t *testing.T) {
 }
 
 func TestRepair_NothingTorn(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 3, 100)
 	before := load(t, dir)
@@ -212,6 +219,7 @@ func TestRepair_NothingTorn(t *testing.T) {
 }
 
 func TestRepair_InUse(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 3, 100)
 	path := filepath.Join(dir, segment{}.name())
@@ -224,6 +232,7 @@ func TestRepair_InUse(t *testing.T) {
 }
 
 func TestRepair_FileChanged(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "wal")
 	writeWAL(t, dir, 3, 100)
 	path := filepath.Join(dir, segment{}.name())

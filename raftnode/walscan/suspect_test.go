@@ -23,6 +23,7 @@ func appendFrame(b []byte, crc uint32, data []byte) []byte {
 
 // Two records prove each other by their checksums, whatever is in them.
 func TestSuspect_ValidAfter_Chain(t *testing.T) {
+	t.Parallel()
 	const crc = 0x12345678
 	bad := []byte("\x00\x00\x00\x00\x00\x00\x00\x00not a record at all.....")
 	next := []byte("the data of the next")

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -616,5 +617,223 @@ func TestCore_CommandsWaitForALeader(t *testing.T) {
 			t.Fatalf("%d of 3 commands have no answer", g.left)
 		}
 		c.roundAll(round)
+	}
+}
+
+// Without a leader nothing but the clock empties the queues. What was given up
+// must not gather there: reads would grow without bound, and commands would
+// turn "no leader" into "overloaded".
+func TestCore_NoLeader_ForgetsWhatWasGivenUp(t *testing.T) {
+	n := newCrashCluster(t, 3, -1).nodes[1].node
+	for i := range 100 {
+		w := n.waiters.addOne([]byte("x"))
+		n.core.propose([]command{{origin: n.waiters.origin, seq: w.seq, data: w.data}, {origin: 99, seq: uint64(i), data: w.data}})
+		r, late := newRead(), newRead()
+		n.core.read([]*read{r})
+		n.progress.wait(1000, []*read{late})
+		if i > 0 { // the first ones stay
+			n.waiters.giveUp(w.group, ErrUnavailable, ErrOutcomeUnknown)
+			r.left.Store(true)
+			late.left.Store(true)
+		}
+	}
+	n.core.tick()
+	if len(n.core.queue) != 1 || n.core.queueBytes != n.core.queue[0].size() {
+		t.Errorf("%d commands of %d bytes are queued, want 1", len(n.core.queue), n.core.queueBytes)
+	}
+	if len(n.core.reads) != 1 || len(n.progress.waits) != 1 {
+		t.Errorf("%d reads wait for a leader and %d for apply, want 1 each", len(n.core.reads), len(n.progress.waits))
+	}
+}
+
+// A leader that waits long for a quorum must not fill its log with copies of
+// what waits.
+func TestCore_SlowQuorum_ProposesOnce(t *testing.T) {
+	c := newCrashCluster(t, 3, -1)
+	leader := c.lead(t)
+	core := leader.node.core
+	before, _ := core.log.LastIndex()
+	for i := range 2 { // an entry each
+		w := leader.node.waiters.addOne(bytes.Repeat([]byte{byte(i)}, batchBytes))
+		core.propose([]command{{origin: leader.node.waiters.origin, seq: w.seq, data: w.data}})
+	}
+	for range 60 { // followers answer heartbeats, their disks store nothing
+		if err := leader.round(true, c.nodes); err != nil {
+			t.Fatal(err)
+		}
+		for id := range c.nodes {
+			if id != leader.id {
+				leader.inbox = append(leader.inbox, raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: uint64(id), To: uint64(leader.id), Term: core.term})
+			}
+		}
+	}
+	if !core.isLeader() {
+		t.Fatal("leadership was lost")
+	}
+	if last, _ := core.log.LastIndex(); last != before+2 {
+		t.Fatalf("%d entries for two commands", last-before)
+	}
+}
+
+// lead runs the cluster until a member leads and has committed in its term.
+func (c *crashCluster) lead(t *testing.T) *crashNode {
+	t.Helper()
+	for round := range 10_000 {
+		c.roundAll(round)
+		for _, n := range c.nodes {
+			if n.node.core.isLeader() && n.node.core.commit > 1 {
+				return n
+			}
+		}
+	}
+	t.Fatal("nobody leads")
+	return nil
+}
+
+// A leader can be removed without having handed over, when it has inherited
+// the change from another leader. The voter that is left may lead by the time
+// somebody reads here.
+func TestCore_RemovedLeader_AnswersNoRead(t *testing.T) {
+	c := newCrashCluster(t, 2, -1)
+	old := c.lead(t)
+	core := old.node.core
+	for round := range 20 {
+		c.roundAll(round)
+	}
+	core.proposeChange(opRemove, core.members.members[old.id], nil)
+	for round := 0; old.node.released == nil; round++ {
+		c.roundAll(round)
+	}
+	if !core.isLeader() {
+		t.Fatal("leads no more")
+	}
+	r := newRead()
+	core.read([]*read{r})
+	core.step(raftpb.Message{Type: raftpb.MsgReadIndex, From: uint64(3 - old.id), To: uint64(old.id), Entries: []raftpb.Entry{{Data: []byte("x")}}})
+	if err := old.round(false, c.nodes); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-r.done:
+		t.Fatalf("answered a read by itself: %v", err)
+	default:
+	}
+	if slices.ContainsFunc(old.out, func(m raftpb.Message) bool { return m.Type == raftpb.MsgReadIndexResp }) {
+		t.Fatal("answered another's read by itself")
+	}
+}
+
+// Members that were removed do not count, whoever leads: a follower that hears of no
+// leader listens to strangers, because they may have been added by entries that it
+// has not applied. Who was removed it knows for ever.
+func TestCore_RemovedMembers_AreNotHeard(t *testing.T) {
+	c, f := follower(t)
+	leader := c.nodes[ID(f.node.core.lead)]
+	removed := 6 - f.id - leader.id
+	leader.node.core.proposeChange(opRemove, Member{ID: removed}, nil)
+	core := f.node.core
+	for round := 0; !core.members.removed[removed]; round++ {
+		if round > 1000 {
+			t.Fatal("the member is not removed")
+		}
+		c.roundAll(round)
+	}
+	for range core.limits.electionTicks { // the leader says nothing more
+		core.tick()
+	}
+	before, voted := core.term, core.rn.Status().Vote
+	last, err := core.log.Term(core.savedIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []raftpb.Message{
+		{Type: raftpb.MsgVote, Index: core.savedIndex + 5, LogTerm: last, Term: before + 1},
+		{Type: raftpb.MsgHeartbeat, Commit: core.savedIndex, Term: before + 1},
+		{Type: raftpb.MsgApp, Index: core.savedIndex, LogTerm: last, Commit: core.savedIndex, Term: before + 1},
+	} {
+		m.From, m.To = uint64(removed), uint64(f.id)
+		core.step(m)
+		if got := core.rn.Status(); got.Term != before || got.Vote != voted || got.Lead == uint64(removed) {
+			t.Fatalf("%v of a removed member moves a node from term %d to term %d, its vote from %v to %v, its leader to %v", m.Type, before, got.Term, ID(voted), ID(got.Vote), ID(got.Lead))
+		}
+	}
+}
+
+// A read that was asked in another term is asked again: whoever led then may have
+// confirmed it with acknowledgements of an old life.
+func TestCore_ReadOfAnotherTerm_IsAskedAgain(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	r := newRead()
+	core.read([]*read{r})
+	core.startRound()
+	if core.round == nil {
+		t.Fatal("no round began")
+	}
+	ctx, term := core.round.ctx, core.term
+	core.step(raftpb.Message{Type: raftpb.MsgHeartbeat, From: core.lead, To: uint64(f.id), Term: term + 1})
+	if core.term == term || core.lead == raft.None {
+		t.Fatalf("term %d, leader %v", core.term, ID(core.lead))
+	}
+	for _, again := range []bool{false, true} { // before the next round, and in it
+		if again {
+			core.startRound()
+		}
+		core.answerRounds([]raft.ReadState{{Index: core.commit, RequestCtx: ctx}})
+		select {
+		case err := <-r.done:
+			t.Fatalf("a read is answered by a round of another term: %v", err)
+		default:
+		}
+		if asked := core.round != nil; asked != again || len(core.progress.waits) != 0 {
+			t.Errorf("the next round runs: %v, and %d reads wait to be applied", asked, len(core.progress.waits))
+		}
+	}
+	core.answerRounds([]raft.ReadState{{Index: 0, RequestCtx: core.round.ctx}})
+	if err := <-r.done; err != nil {
+		t.Errorf("asked again, it is answered with %v", err)
+	}
+}
+
+// A snapshot may change who belongs to the cluster. The transport is told of those
+// who came, moved or left, and of nobody else.
+func TestCore_RestoredSnapshot_TellsTheTransport(t *testing.T) {
+	_, f := follower(t)
+	core := f.node.core
+	var stays, moves, leaves ID
+	for _, m := range core.members.list() {
+		switch {
+		case m.ID == f.id:
+		case stays == 0:
+			stays = m.ID
+		default:
+			moves = m.ID
+		}
+	}
+	leaves = 9
+	core.members.members[leaves] = Member{ID: leaves, Name: "n9", PeerURL: "http://h9:1"}
+	next := foundersTable(core.members.cluster, []Member{
+		core.members.members[f.id], core.members.members[stays],
+		{ID: moves, Name: "moved", PeerURL: "http://elsewhere:1", ClientURL: "http://h:1"},
+		{ID: 12, Name: "n12", PeerURL: "http://h12:1", ClientURL: "http://h:1"},
+	})
+	meta, err := next.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h handoff
+	if err := core.restore(raftpb.Snapshot{
+		Data:     snapshotData{meta: meta, state: []byte("0")}.encode(),
+		Metadata: raftpb.SnapshotMetadata{Index: core.commit + 10, Term: core.term, ConfState: next.conf},
+	}, &h); err != nil {
+		t.Fatal(err)
+	}
+	want := []peerChange{{moves, "http://elsewhere:1"}, {leaves, ""}, {12, "http://h12:1"}}
+	slices.SortFunc(h.peers, func(a, b peerChange) int { return int(a.id) - int(b.id) })
+	if !slices.Equal(h.peers, want) {
+		t.Errorf("the transport is told %v, want %v", h.peers, want)
+	}
+	if len(core.members.members) != 4 || core.savedIndex != h.install.Metadata.Index {
+		t.Errorf("%d members, the log ends at %d", len(core.members.members), core.savedIndex)
 	}
 }

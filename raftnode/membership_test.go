@@ -1,8 +1,11 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
@@ -110,38 +113,75 @@ func TestCore_SameChangeTwice_IsDone(t *testing.T) {
 	}
 }
 
-// Each change is for one table, and none but a forcing is for any.
-func TestTable_Check_Numbers(t *testing.T) {
-	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
-	tab := foundersTable(9, []Member{m})
-	raw, err := tab.encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}],"level":1}`; string(raw) != want {
-		t.Errorf("the table of a new cluster is %s", raw)
-	}
-	for _, ch := range []change{{Op: opUpdate, Member: m}, {Op: opUpdate, Member: m, Number: 2}, {Op: opRaise, Member: m, Level: 2}} {
-		if err := tab.check(ch); !errors.Is(err, errChanged) {
-			t.Errorf("%+v for the first table: %v", ch, err)
+// endedContext has ended, and lets the loop run whenever somebody looks.
+type endedContext struct {
+	context.Context
+	loop func()
+}
+
+func (c endedContext) Done() <-chan struct{} { c.loop(); return c.Context.Done() }
+
+// A membership change whose caller has left may be carried out or not, but it
+// must not look carried out when it was not.
+func TestNode_Change_CallerHasLeft_IsNoSuccess(t *testing.T) {
+	c := newCrashCluster(t, 1, -1).nodes[1]
+	for !c.node.core.isLeader() {
+		if err := c.round(true, nil); err != nil {
+			t.Fatal(err)
 		}
 	}
-	numbered := change{Op: opUpdate, Member: m, Number: 1}
-	if err := tab.check(numbered); err != nil {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	ctx := endedContext{ended, func() { c.node.deliver(c.node.inbox.take()) }}
+	for range 64 { // which of two ready channels is seen is a matter of luck
+		if _, err := c.node.changeHere(ctx, changeRequest{Op: "remove", Name: "nobody"}); err == nil {
+			t.Fatal("removed a member that does not exist")
+		}
+	}
+}
+
+// Nodes that join at the same time must not refuse one another: a refusal ends
+// a joining process.
+func TestNode_Add_WaitsForOtherChanges(t *testing.T) {
+	nodes := newTestCluster(t, 3, nil)
+	var wg sync.WaitGroup
+	for i := range 6 {
+		wg.Go(func() {
+			m := Member{ID: ID(i + 100), Name: fmt.Sprintf("m%d", i), PeerURL: fmt.Sprintf("http://127.0.0.1:%d", i+1), ClientURL: "http://127.0.0.1:1"}
+			for again := false; ; again = true {
+				_, created, err := nodes[i%3].node.AddMember(context.Background(), m)
+				if errors.Is(err, ErrUnavailable) || errors.Is(err, ErrOutcomeUnknown) {
+					continue // the machine is slow
+				}
+				if err != nil || !created && !again {
+					t.Errorf("add %s: created %v, %v", m.Name, created, err)
+				}
+				return
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A change asked of a follower whose leader has just died goes to the next
+// leader; nobody can have carried it out.
+func TestNode_Change_DeadLeader_AsksTheNext(t *testing.T) {
+	nodes := newTestCluster(t, 3, nil)
+	leader := leaderOf(t, nodes)
+	var rest []*testNode
+	for _, n := range nodes {
+		if n != leader {
+			rest = append(rest, n)
+		}
+	}
+	if err := leader.stop(); err != nil {
 		t.Fatal(err)
 	}
-	tab.apply(numbered, tab.conf)
-	if err := tab.check(numbered); !errors.Is(err, errChanged) {
-		t.Errorf("the same change again: %v", err)
+	if st := rest[0].node.Status(); st.Leader != leader.node.ID() {
+		t.Skip("the next leader is there already")
 	}
-	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10, History: historyOfCluster(10)}}); err != nil {
-		t.Errorf("a forcing: %v", err)
-	}
-	if raw, err = tab.encode(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := decodeTable(raw)
-	if err != nil || again.changed != 1 {
-		t.Errorf("read back: number %d, %v", again.changed, err)
+	m := Member{ID: 100, Name: "m", PeerURL: "http://127.0.0.1:1", ClientURL: "http://127.0.0.1:1"}
+	if _, created, err := rest[0].node.AddMember(context.Background(), m); err != nil || !created {
+		t.Fatalf("add: created %v, %v", created, err)
 	}
 }

@@ -2,16 +2,13 @@ package raftnode
 
 import (
 	"errors"
-	"fmt"
 	"strings"
-	"syscall"
 	"testing"
-
-	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
 // Every rule by which replicas judge a change of members, one by one.
 func TestTable_Check_Rules(t *testing.T) {
+	t.Parallel()
 	tab := foundersTable(9, []Member{
 		{ID: 1, Name: "n1", PeerURL: "http://n1:1", ClientURL: "http://n1:2"},
 		{ID: 2, Name: "n2", PeerURL: "http://n2:1", ClientURL: "http://n2:2"},
@@ -67,41 +64,38 @@ func TestTable_Check_Rules(t *testing.T) {
 	}
 }
 
-// What a node says of its own part.
-func TestNode_Publish_Roles(t *testing.T) {
-	c, f := follower(t)
-	role := func(n *Node) Role {
-		n.seen = statusSource{}
-		n.publish()
-		return n.Status().Role
+// Each change is for one table, and none but a forcing is for any.
+func TestTable_Check_Numbers(t *testing.T) {
+	m := Member{ID: 1, Name: "a", PeerURL: "http://a:1", ClientURL: "http://a:2"}
+	tab := foundersTable(9, []Member{m})
+	raw, err := tab.encode()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := role(f.node); got != RoleFollower {
-		t.Errorf("a follower calls itself %s", got)
+	if want := `{"cluster_id":"0000000000000009","conf":{"voters":[1]},"members":[{"id":"0000000000000001","name":"a","peer_url":"http://a:1","client_url":"http://a:2"}],"level":1}`; string(raw) != want {
+		t.Errorf("the table of a new cluster is %s", raw)
 	}
-	if got := role(c.nodes[ID(f.node.core.lead)].node); got != RoleLeader {
-		t.Errorf("the leader calls itself %s", got)
-	}
-	m := f.node.core.members.members[f.id]
-	m.Learner = true
-	f.node.core.members.members[f.id] = m
-	if got := role(f.node); got != RoleLearner {
-		t.Errorf("a learner calls itself %s", got)
-	}
-	clear(f.node.core.members.members)
-	if got := role(f.node); got != RoleLearner {
-		t.Errorf("a node that has just joined calls itself %s", got)
-	}
-}
-
-// A system that is short of something is waited for. A disk that fails is not.
-func TestNode_Later_ForgivesShortageOnly(t *testing.T) {
-	_, f := follower(t)
-	for _, c := range []struct {
-		err      error
-		forgiven bool
-	}{{nil, true}, {fmt.Errorf("open: %w", shortage.Err), true}, {fmt.Errorf("%w: write", errDisk), false}, {syscall.EIO, false}} {
-		if err := f.node.later(c.err, "a snapshot"); (err == nil) != c.forgiven {
-			t.Errorf("%v becomes %v", c.err, err)
+	for _, ch := range []change{{Op: opUpdate, Member: m}, {Op: opUpdate, Member: m, Number: 2}, {Op: opRaise, Member: m, Level: 2}} {
+		if err := tab.check(ch); !errors.Is(err, errChanged) {
+			t.Errorf("%+v for the first table: %v", ch, err)
 		}
+	}
+	numbered := change{Op: opUpdate, Member: m, Number: 1}
+	if err := tab.check(numbered); err != nil {
+		t.Fatal(err)
+	}
+	tab.apply(numbered, tab.conf)
+	if err := tab.check(numbered); !errors.Is(err, errChanged) {
+		t.Errorf("the same change again: %v", err)
+	}
+	if err := tab.check(change{Op: opForce, Member: m, Forcing: &Forcing{Parent: 9, Cluster: 10, History: historyOfCluster(10)}}); err != nil {
+		t.Errorf("a forcing: %v", err)
+	}
+	if raw, err = tab.encode(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := decodeTable(raw)
+	if err != nil || again.changed != 1 {
+		t.Errorf("read back: number %d, %v", again.changed, err)
 	}
 }
