@@ -53,10 +53,10 @@
 //
 // Each room uses only those below it.
 //
-//	node    node, membership, distribute, bootstrap, recover, force, ended, leave,
+//	node    node, membership, distribute, bootstrap, recover, force, ended,
 //	        levels, history, puller, peerhttp, peerbodies
 //	peers   transport, peerclients, guardstream, paced, pushes, arrivals
-//	core    inbox, applier, core, gate, messagecheck, waiters, progress, memlog
+//	core    inbox, applier, core, gate, messagecheck, waiters, memlog
 //	formats config, status, disk, identity, founder, forcing, members, envelope, snapshot
 //	ground  statemachine, errors, logging, wait
 //

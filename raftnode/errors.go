@@ -7,28 +7,25 @@ import (
 	"github.com/Focinfi/oncekv/internal/level"
 )
 
-// Errors of proposals and reads.
+// Errors of proposals and reads. But for ErrOutcomeUnknown nothing was proposed.
 var (
-	// ErrUnavailable: no attempt was accepted or forwarded, because no leader
-	// is known. Nothing happened.
+	// ErrUnavailable: no leader is known, or none has taken the command.
 	ErrUnavailable = errors.New("no leader is known")
 	// ErrOverloaded: the node holds too many bytes that are not applied yet.
-	// Nothing was proposed.
 	ErrOverloaded = errors.New("too much is waiting to be replicated")
-	// ErrOutcomeUnknown: the command was handed to raft and may or may not
-	// take effect later. Proposing the same command again is safe.
+	// ErrOutcomeUnknown: raft has the command, which may take effect later. Proposing it
+	// again is safe.
 	ErrOutcomeUnknown = errors.New("the outcome is unknown")
 	// ErrStopped: the node is stopping or has stopped.
 	ErrStopped = errors.New("the node has stopped")
 	// ErrCommandTooLarge: a command is larger than 64 KiB.
 	ErrCommandTooLarge = errors.New("the command is too large for one log entry")
-	// errBodyMissing: a body that the command refers to is not here any more. Nothing
-	// was proposed; Distribute brings it back. It is an ErrUnavailable.
+	// errBodyMissing, an ErrUnavailable: Distribute brings the body back.
 	errBodyMissing error = unavailableError("a body that the command refers to is not here any more")
-	// ErrLevel: the command needs a level that the store does not have, or is none.
-	// Nothing was proposed. It is an ErrUnavailable: the level may rise.
+	// ErrLevel, an ErrUnavailable: the command needs a level that the store does not have
+	// yet, or is none.
 	ErrLevel error = unavailableError("the store's level does not allow this command")
-	// ErrDiskFull: a disk has no room for a body. Nothing was proposed.
+	// ErrDiskFull: a disk has no room for a body.
 	ErrDiskFull = errors.New("a disk has no room for the value")
 )
 
@@ -50,25 +47,23 @@ var (
 
 // Errors that end Run.
 var (
-	// ErrRemoved: this node was removed from the cluster. Its ID can never
-	// come back; its name can, with an empty data directory.
+	// ErrRemoved: this node was removed from the cluster. Its ID cannot come back; its
+	// name can, with an empty data directory.
 	ErrRemoved = errors.New("this node was removed from the cluster; to use the machine again, empty its data directory and start it with --join")
 	// ErrEnded: another member forced a new cluster without this one.
 	ErrEnded = errors.New("the cluster of this node's data has ended")
 	// ErrLostData: the cluster knows this node's name under another ID.
 	ErrLostData = errors.New("this node's data directory was lost")
-	// errFounders: the founders of a new cluster do not begin with the same state.
-	// Nothing was formed.
-	errFounders = errors.New("the founders of the new cluster do not agree")
-	// errMixedUp: files of the data directory are missing, or are those of another
-	// node or of another time. Nothing was changed; with the right files in their
-	// place the node starts.
-	errMixedUp = errors.New("the files of the data directory do not belong together")
-	// ErrDiverged: most voters have another history than this node. A disk or
-	// the memory of the machine has lied.
+	// ErrDiverged: most voters have another history than this node. A disk or the memory
+	// of the machine has lied.
 	ErrDiverged = errors.New("this node's history differs from that of most voters")
-	// errDisk: a write, an fsync or a read of the node's own files failed.
-	// The node has stopped because it cannot know what is on the disk.
+	// errFounders: the founders begin with different states. Nothing was formed.
+	errFounders = errors.New("the founders of the new cluster do not agree")
+	// errMixedUp: files of the data directory are missing, or of another node or time.
+	// Nothing was changed.
+	errMixedUp = errors.New("the files of the data directory do not belong together")
+	// errDisk: a write, an fsync or a read of the node's own files failed, so that it
+	// cannot know what is on the disk.
 	errDisk = errors.New("the disk cannot be trusted")
 )
 

@@ -209,8 +209,16 @@ func (h *histories) verdict(self ID) error {
 	most, names := h.majority()
 	switch {
 	case most == "" || most != h.own && len(names) < 2:
+		var said []string
+		for _, m := range h.members {
+			if d, ok := h.digests[m.ID]; ok {
+				said = append(said, fmt.Sprintf("%s has %.16s…", m.Name, d))
+			} else if !m.Learner {
+				said = append(said, m.Name+" does not answer, or is behind")
+			}
+		}
 		return &DisputeError{Position: h.position, reason: fmt.Sprintf("members have different histories up to position %d, and it is not known which of them are wrong: %s. "+
-			"All of them continue. If voters do not answer, start them. Otherwise decide which history is right, and replace the other members", h.position, h.list())}
+			"All of them continue. If voters do not answer, start them. Otherwise decide which history is right, and replace the other members", h.position, strings.Join(said, ", "))}
 	case most == h.own:
 		wrong := h.without(most)
 		return &DisputeError{Position: h.position, Wrong: wrong, reason: fmt.Sprintf("%s has another history than most voters (%s) up to position %d: do not read from it, and replace it: remove it, empty its data directory, start it with --join", strings.Join(wrong, ", "), strings.Join(names, ", "), h.position)}
@@ -231,21 +239,6 @@ func (h *histories) without(digest string) (names []string) {
 		}
 	}
 	return names
-}
-
-// list says what every member has.
-func (h *histories) list() string {
-	var parts []string
-	for _, m := range h.members {
-		switch d, ok := h.digests[m.ID]; {
-		case ok:
-			parts = append(parts, fmt.Sprintf("%s has %.16s…", m.Name, d))
-		case m.Learner:
-		default:
-			parts = append(parts, m.Name+" does not answer, or is behind")
-		}
-	}
-	return strings.Join(parts, ", ")
 }
 
 // checkSource compares this node's history with that of a member to pull from, as far as

@@ -78,16 +78,14 @@ func (s *repeatLimit) due(message string) (left int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, m := s.now(), s.last[message]
-	switch {
-	case m == nil:
-		s.last[message] = &lastLine{at: now}
-		return 0, true
-	case now.Sub(m.at) < repeatEvery:
+	if m != nil && now.Sub(m.at) < repeatEvery {
 		m.left++
 		return 0, false
 	}
-	left = m.left
-	*m = lastLine{at: now}
+	if m != nil {
+		left = m.left
+	}
+	s.last[message] = &lastLine{at: now}
 	return left, true
 }
 

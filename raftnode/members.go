@@ -156,21 +156,21 @@ func (c change) confChange() (raftpb.ConfChange, error) {
 		return raftpb.ConfChange{}, fmt.Errorf("encode membership change: %w", err)
 	}
 	cc := raftpb.ConfChange{NodeID: uint64(c.Member.ID), Context: data}
-	switch c.Op {
-	case opAdd:
-		cc.Type = raftpb.ConfChangeAddLearnerNode
-	case opUpdate, opForce, opRaise: // raft carries out the parts of a forcing, see applyConf
-		cc.Type = raftpb.ConfChangeUpdateNode
-	case opPromote:
-		cc.Type = raftpb.ConfChangeAddNode
-	case opRemove:
-		cc.Type = raftpb.ConfChangeRemoveNode
-	case "":
+	if c.Op == "" {
 		return cc, fmt.Errorf("%w: no operation", ErrBadMember)
-	default:
+	}
+	var known bool
+	if cc.Type, known = changeTypes[c.Op]; !known {
 		return cc, fmt.Errorf("%w: %.64q", errUnknownOp, c.Op)
 	}
 	return cc, nil
+}
+
+// changeTypes are how raft knows the operations. It carries out the parts of a forcing,
+// see applyConf.
+var changeTypes = map[changeOp]raftpb.ConfChangeType{
+	opAdd: raftpb.ConfChangeAddLearnerNode, opPromote: raftpb.ConfChangeAddNode, opRemove: raftpb.ConfChangeRemoveNode,
+	opUpdate: raftpb.ConfChangeUpdateNode, opForce: raftpb.ConfChangeUpdateNode, opRaise: raftpb.ConfChangeUpdateNode,
 }
 
 // decodeChange reads a conf change entry. The type must be the one its

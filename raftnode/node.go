@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -479,10 +480,7 @@ func (n *Node) publish() {
 		}
 	}
 	n.seen = now
-	removed := make(map[ID]bool, len(c.members.removed))
-	for id := range c.members.removed {
-		removed[id] = true
-	}
+	removed := maps.Clone(c.members.removed)
 	n.removed.Store(&removed)
 	if forced := c.members.forced; len(forced) >= len(n.self.Forced) { // until the entry is applied the identity knows more
 		n.forced.Store(&forced)

@@ -116,9 +116,8 @@ func (b *pacedBody) kept() { b.read = 0 }
 func (b *pacedBody) release() { b.budget.give(b.host, b.held) }
 
 const (
-	// streamIdle is how long a stream to another member may take nothing before
-	// it is given up. While a write to a dead connection blocks, the stream that
-	// the member has opened instead is not looked at.
+	// streamIdle is how long a stream to another member may take nothing: while a write to
+	// a dead connection blocks, the stream that the member has opened instead waits.
 	streamIdle = 3 * time.Second
 	// pacedBytes are written under one deadline, so that a slow link is no dead
 	// one: 64 KiB in streamIdle are 170 kbit/s.

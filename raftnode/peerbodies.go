@@ -1,13 +1,13 @@
 package raftnode
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -224,15 +224,11 @@ func fetchBodies(client *http.Client, cluster ID, url string) bodies.Fetch {
 			return fmt.Errorf("one Fetch asks for %d bodies at most, not %d", bodies.FetchMax, len(refs))
 		}
 		asked := make(map[bodies.Ref]bool, len(refs))
-		var query bytes.Buffer
+		digests := make([]string, len(refs))
 		for i, ref := range refs {
-			if i > 0 {
-				query.WriteByte(',')
-			}
-			query.WriteString(ref.Digest.String())
-			asked[ref] = true
+			digests[i], asked[ref] = ref.Digest.String(), true
 		}
-		body, err := fetchIdle(ctx, client, cluster, url+bodiesPath+"?digest="+query.String())
+		body, err := fetchIdle(ctx, client, cluster, url+bodiesPath+"?digest="+strings.Join(digests, ","))
 		if err != nil {
 			return err
 		}
@@ -263,12 +259,7 @@ func (n *Node) fetchMissing(ctx context.Context, first ID, refs []bodies.Ref) er
 	store := n.cfg.Bodies
 	var failed error
 	for _, m := range n.sources(n.knownMembers(), first) {
-		var missing []bodies.Ref
-		for _, ref := range refs {
-			if !store.Has(ref.Digest) {
-				missing = append(missing, ref)
-			}
-		}
+		missing := slices.DeleteFunc(slices.Clone(refs), func(r bodies.Ref) bool { return store.Has(r.Digest) })
 		if len(missing) == 0 {
 			return nil
 		}

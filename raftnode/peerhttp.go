@@ -27,10 +27,7 @@ const (
 	clusterHeader = "Oncekv-Cluster"
 )
 
-// Handler serves the other members: raft messages, introductions, snapshot
-// data, bodies, digests of the history, and membership changes that were asked of a
-// follower. It works before
-// Run, except for raft's part.
+// Handler serves the other members. It works before Run, except for raft's part.
 func (n *Node) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+nodehttp.IdentityPath, n.serveIdentity)

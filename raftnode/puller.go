@@ -20,12 +20,10 @@ import (
 // finds most of its data staged already.
 
 const (
-	// pullTries bound the pull of a snapshot that was offered. Whoever offered it may
-	// have invented it, and it must not keep others waiting. The leader offers its own
-	// again, and what was staged stays.
+	// pullTries bound the pull of a snapshot that was offered, which may be an invention.
+	// The leader offers its own again, and what was staged stays.
 	pullTries = 10
-	// pullFailedEvery is how often one pull logs that it has failed and goes on. It
-	// tries a few times a second, for as long as nobody has the data.
+	// pullFailedEvery is how often one pull logs that it has failed and goes on.
 	pullFailedEvery = 10 * time.Second
 	// pullIdle bounds how long a body may give nothing.
 	pullIdle = 10 * time.Second
@@ -42,9 +40,8 @@ type pullResult struct {
 	err error
 }
 
-// wantsPull reports whether a snapshot's data is to be pulled now. One that is
-// left out is offered again: there is one staging area, in use until what was
-// staged last is installed.
+// wantsPull reports whether a snapshot's data is to be pulled now: there is one staging
+// area. A snapshot that is left out is offered again.
 func (n *Node) wantsPull(m raftpb.Message) bool {
 	switch {
 	case n.pulling:

@@ -13,12 +13,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/fsync"
 )
 
-// Repair removes the torn tail that Check reported, and nothing before it. The
-// tail is first copied to a file of the same name with .broken appended,
-// replacing an earlier such copy: only the tail, and only what is not zero of
-// it, because a torn tail is what a full disk leaves. Everything is flushed when Repair returns nil.
-// It does nothing when the report has no torn tail. It fails when the segment is
-// in use, and may then be called again.
+// Repair removes the torn tail that Check reported, and nothing before it. What is not zero
+// of the tail is first copied to a file of the same name with .broken appended, in place of
+// an earlier copy. Everything is flushed when Repair returns nil. It does nothing without a
+// torn tail, and fails when the segment is in use; it may then be called again.
 func Repair(report Report) (err error) {
 	if !report.Torn {
 		return nil

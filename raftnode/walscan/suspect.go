@@ -58,10 +58,9 @@ func (t *suspect) hole() bool {
 	return ok && headerBytes+size+pad <= int64(len(t.b)) && t.lacksSector(t.b[:headerBytes+size])
 }
 
-// validAfter looks for a good record behind the suspect frame: one whose
-// checksum continues that of the frame before it, or one that makes sense where
-// it stands. The suspect frame itself counts as the one before, since its
-// stored checksum may have survived.
+// validAfter looks for a good record behind the suspect frame: one whose checksum continues
+// that of the frame before it, or one that makes sense where it stands. The suspect frame
+// counts as the one before, as its stored checksum may have survived.
 func (t *suspect) validAfter() (at int, ok bool) {
 	for at := 0; at < len(t.b); at += 8 {
 		rec, n, ok := frameAt(t.b[at:])
@@ -83,10 +82,9 @@ func (t *suspect) validAfter() (at int, ok bool) {
 	return 0, false
 }
 
-// complete tells whether all of the suspect record is there, but for one damaged
-// place in what no checksum protects, or for one damaged byte in what it does. What
-// is damaged must not be missing with its sector: that may be the only byte there, or
-// the header.
+// complete tells whether all of the suspect record is there, but for one damaged place in
+// what no checksum protects, or one damaged byte in what it does. The damaged place must
+// not be missing with its sector.
 func (t *suspect) complete(written int) string {
 	body := t.b[headerBytes:]
 	if rec, _, ok := parsePrefix(body); ok && rec.data != nil && rec.chains(t.crc) && !t.missing(0) {
@@ -110,9 +108,8 @@ func (t *suspect) complete(written int) string {
 	return ""
 }
 
-// wrongPrefix tells whether body is a whole record with one wrong byte before
-// its data: in the type, the checksum or the length. The right bytes follow from
-// the data, for each length they may have together.
+// wrongPrefix tells whether body is a whole record with one wrong byte before its data. The
+// right bytes follow from the data, for each length that they may have.
 func (t *suspect) wrongPrefix(body []byte) bool {
 	const prefixMin, prefixMax = 6, 15
 	for n := prefixMin; n <= min(prefixMax, len(body)); n++ {
@@ -149,9 +146,8 @@ func (t *suspect) missing(at int) bool {
 	return allZero(t.b[max(0, end-sectorBytes):min(end, len(t.b))])
 }
 
-// torn tells whether the suspect frame looks as a torn write leaves it. Sectors
-// are written whole or not at all, so a header is there with the rest of its
-// sector or missing with it; a write that was cut off leaves zeros to the end.
+// torn tells whether the suspect frame looks torn. Sectors are written whole or not at all,
+// and a write that was cut off leaves zeros to the end.
 func (t *suspect) torn(written int) bool {
 	if t.hole() {
 		return true
@@ -178,19 +174,17 @@ func (t *suspect) sectorLeft(at int) int {
 	return sectorBytes - int((t.off+int64(at))%sectorBytes)
 }
 
-// byteSearchMax bounds the data searched for any wrong byte. Beyond it only
-// single flipped bits are looked for: among more positions some byte would too
-// often explain a torn write by chance.
+// byteSearchMax bounds the data searched for any wrong byte. In more data some byte would
+// too often explain a torn write by chance, so only flipped bits are looked for.
 const byteSearchMax = 1 << 16
 
-// oneByteWrong tells whether changing one of size bytes of data, one that may be wrong,
-// changes their CRC-32C by delta.
+// oneByteWrong tells whether changing one byte of data, one that may be wrong, changes its
+// CRC-32C by delta.
 //
-// A checksum is linear: a wrong byte e at the end changes it by table[e], and
-// every byte that follows turns the change d into table[d&0xff] ^ d>>8. That
-// step can be undone, because the high bytes of the table are all different. So
-// the change is followed from the last byte to the first, until it is one that
-// a single wrong byte makes.
+// A checksum is linear: a wrong byte e at the end changes it by table[e], and every byte
+// that follows turns the change d into table[d&0xff] ^ d>>8. That can be undone, as the
+// high bytes of the table are all different. So the change is followed from the last byte
+// to the first, until it is one that a single wrong byte makes.
 func oneByteWrong(delta uint32, size int, may func(i int) bool) bool {
 	var byHigh [256]byte
 	for e, v := range castagnoli {
