@@ -736,7 +736,7 @@ func (c *core) commitChange(e raftpb.Entry, item *applyItem, h *handoff) error {
 	if err == nil {
 		err = c.members.check(ch)
 	}
-	if err == nil && c.outlived(ch, e.Index) {
+	if err == nil && ch.Op == opRemove && ch.Member.ID == c.id && e.Index < c.forcedAt {
 		err = refuse("this node has forced a new cluster since")
 	}
 	if err != nil {
@@ -971,12 +971,6 @@ func (c *core) letBodiesGo() error {
 
 func members(cs raftpb.ConfState) []uint64 {
 	return slices.Sorted(slices.Values(slices.Concat(cs.Voters, cs.Learners)))
-}
-
-// outlived reports whether an entry removes this node although it has forced a new cluster
-// later in its log.
-func (c *core) outlived(ch change, index uint64) bool {
-	return ch.Op == opRemove && ch.Member.ID == c.id && index < c.forcedAt
 }
 
 // applyConf tells raft and the transport of a change. A forcing is several changes, because

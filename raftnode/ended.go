@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"go.etcd.io/etcd/api/v3/version"
 )
 
 // A cluster ends when one of its members forces a new one without the others. They do not
@@ -31,13 +29,6 @@ func (n *Node) endedCluster(header string) (*Forcing, bool) {
 		return nil, false
 	}
 	return endedIn(*n.forced.Load(), id)
-}
-
-// refuseEnded answers the messages of a cluster that has ended. rafthttp reports the status
-// as a removal; askForEnd finds out more.
-func refuseEnded(w http.ResponseWriter, f *Forcing) {
-	w.Header().Set("X-Server-Version", version.Version) // without it rafthttp does not look at the status
-	http.Error(w, fmt.Sprintf("%s forced a new cluster on %s; this one has ended", f.By, f.when()), http.StatusGone)
 }
 
 // ending asks at the peer URLs of members whether this node's cluster has ended; nil if

@@ -140,7 +140,10 @@ func (c *core) checkMessage(m *raftpb.Message) error {
 			return badMessage("it commits entry %d, but this node's log ends at %d; unless the message is forged, the data directory is an old copy and this node must be replaced", m.Commit, c.savedIndex)
 		}
 	case raftpb.MsgAppResp:
-		return c.checkAck(m)
+		// A leader has saved what it has sent by the time the answer is looked at.
+		if c.isLeader() && m.Term == c.term && (m.Index > c.savedIndex || m.Reject && m.RejectHint > m.Index) {
+			return badMessage("it acknowledges entry %d, but the leader's log ends at %d", max(m.Index, m.RejectHint), c.savedIndex)
+		}
 	}
 	return nil
 }
@@ -253,33 +256,26 @@ func checkAppend(m *raftpb.Message) error {
 	return nil
 }
 
-// checkProposal accepts what another member may forward. A leader appends it as it
-// is if a membership change is among it.
+// checkProposal accepts what a member whose store has this one's level may forward: not
+// what this program cannot read, and no raise, which the leader proposes itself. A leader
+// appends the entries as they are if a membership change is among them.
 func checkProposal(m *raftpb.Message) error {
 	for i := range m.Entries {
 		e := &m.Entries[i]
 		if err := checkEntry(e, false); err != nil {
 			return err
 		}
-		if err := checkForwarded(e); err != nil {
+		if e.Type == raftpb.EntryNormal {
+			if _, _, _, err := batchHead(e.Data); err != nil {
+				return badMessage("%v", err)
+			}
+		} else if ch, _, err := decodeChange(e.Data); err != nil {
 			return badMessage("%v", err)
+		} else if ch.Op == opRaise {
+			return badMessage("only the leader raises the store's level")
 		}
 	}
 	return nil
-}
-
-// checkForwarded refuses what no member with this store's level proposes: what this program
-// cannot read, and a raise, which the leader proposes itself.
-func checkForwarded(e *raftpb.Entry) error {
-	if e.Type == raftpb.EntryNormal {
-		_, _, _, err := batchHead(e.Data)
-		return err
-	}
-	ch, _, err := decodeChange(e.Data)
-	if err == nil && ch.Op == opRaise {
-		err = errors.New("only the leader raises the store's level")
-	}
-	return err
 }
 
 // checkEntry refuses what commitEntry or raft could not read once it is committed. What
@@ -310,18 +306,6 @@ func checkEntry(e *raftpb.Entry, empty bool) error {
 	}
 	if err != nil {
 		return badMessage("%v", err)
-	}
-	return nil
-}
-
-// checkAck refuses acknowledgements of entries that this leader has not saved, and so not
-// sent.
-func (c *core) checkAck(m *raftpb.Message) error {
-	if !c.isLeader() || m.Term != c.term {
-		return nil
-	}
-	if m.Index > c.savedIndex || m.Reject && m.RejectHint > m.Index {
-		return badMessage("it acknowledges entry %d, but the leader's log ends at %d", max(m.Index, m.RejectHint), c.savedIndex)
 	}
 	return nil
 }

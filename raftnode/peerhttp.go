@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
@@ -45,7 +46,10 @@ func (n *Node) Handler() http.Handler {
 
 func (n *Node) serveRaft(w http.ResponseWriter, r *http.Request) {
 	if f, ended := n.endedCluster(r.Header.Get(clusterIDHeader)); ended {
-		refuseEnded(w, f)
+		// rafthttp reports the status as a removal, if it sees a version; askForEnd finds
+		// out more.
+		w.Header().Set("X-Server-Version", version.Version)
+		http.Error(w, fmt.Sprintf("%s forced a new cluster on %s; this one has ended", f.By, f.when()), http.StatusGone)
 		return
 	}
 	h := n.raftHTTP.Load()

@@ -153,21 +153,19 @@ func (n *Node) pull(ctx context.Context, s raftpb.Snapshot, sender ID, members f
 func fetchIdle(ctx context.Context, client *http.Client, cluster ID, url string) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	idle := time.AfterFunc(pullIdle, cancel)
-	fail := func(err error) (io.ReadCloser, error) {
+	resp, err := ask(ctx, client, cluster, http.MethodGet, url, nil)
+	if err != nil {
 		idle.Stop()
 		cancel()
 		return nil, err
 	}
-	resp, err := ask(ctx, client, cluster, http.MethodGet, url, nil)
-	if err != nil {
-		return fail(err)
-	}
+	body := &idleBody{body: resp.Body, idle: idle, cancel: cancel}
 	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024))
-		return fail(fmt.Errorf("%s answered %s: %s", url, resp.Status, text))
+		defer body.Close()
+		text, _ := io.ReadAll(io.LimitReader(body, 1024))
+		return nil, fmt.Errorf("%s answered %s: %s", url, resp.Status, text)
 	}
-	return &idleBody{body: resp.Body, idle: idle, cancel: cancel}, nil
+	return body, nil
 }
 
 // idleBody cancels its request when nothing arrives for pullIdle.
