@@ -68,7 +68,7 @@ func (s *Store) checkNext(index uint64) error {
 	return nil
 }
 
-// waitForRoom waits until neither pending writes nor the overlay is over its bound. It
+// waitForRoom waits until neither pending writes nor the memtable is over its bound. It
 // holds no lock, which the commit or flush might want, and without a Run it does that work
 // itself.
 func (s *Store) waitForRoom() error {
@@ -78,12 +78,12 @@ func (s *Store) waitForRoom() error {
 		}
 		s.mu.RLock()
 		pendingFull := s.pendingBytes >= s.cfg.PendingBytes
-		overlayFull := s.overlay.bytes >= s.cfg.OverlayBytes
+		memtableFull := s.memtable.bytes >= s.cfg.MemtableBytes
 		committed := s.applied.index == s.durable.index
 		running, room := s.running, s.room
 		s.mu.RUnlock()
 		switch {
-		case !pendingFull && !overlayFull:
+		case !pendingFull && !memtableFull:
 			return nil
 		case running:
 			if committed {
@@ -143,7 +143,7 @@ func (s *Store) findKeys(cmds []command) error {
 		if len(cmds[i].body.key) == 0 {
 			continue
 		}
-		s.known[i] = s.overlay.find(cmds[i].body.keyView())
+		s.known[i] = s.memtable.find(cmds[i].body.keyView())
 	}
 	s.mu.RUnlock()
 	for i := range cmds {
@@ -177,7 +177,7 @@ func (s *Store) applyCommand(cmd *command, known Revision) (any, error) {
 func (s *Store) applyPut(cmd *command, known Revision) (any, error) {
 	if known == 0 {
 		s.mu.RLock()
-		known = s.overlay.active.find(cmd.body.keyView(), s.overlay.hash(cmd.body.keyView())) // set earlier in this very entry
+		known = s.memtable.active.find(cmd.body.keyView(), s.memtable.hash(cmd.body.keyView())) // set earlier in this very entry
 		s.mu.RUnlock()
 	}
 	if known != 0 {
@@ -253,7 +253,7 @@ func (s *Store) create(cmd *command) *pendingRecord {
 	p.kept = s.applied.keep(s.cfg.CheckpointRevisions)
 	s.pending = append(s.pending, p)
 	s.pendingBytes += int64(len(p.record)) + pendingOverhead
-	s.overlay.add(b.keyView(), rev)
+	s.memtable.add(b.keyView(), rev)
 	if b.kind == bodyChunked {
 		delete(s.uploads, b.upload)
 		s.dirty[b.upload] = struct{}{}

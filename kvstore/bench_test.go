@@ -51,7 +51,7 @@ func BenchmarkStore_Apply(b *testing.B) {
 // BenchmarkStore_Get reads random keys in each of the places one can be.
 func BenchmarkStore_Get(b *testing.B) {
 	const keys = 200_000
-	s := openDir(b, b.TempDir(), StoreConfig{PendingBytes: 1 << 30, CommitBytes: 1 << 30, OverlayBytes: 1 << 30})
+	s := openDir(b, b.TempDir(), StoreConfig{PendingBytes: 1 << 30, CommitBytes: 1 << 30, MemtableBytes: 1 << 30})
 	for from := 0; from < keys; from += 1000 {
 		if _, err := s.Apply(uint64(from+1), 1, benchCommands(from, 1000), nil); err != nil {
 			b.Fatal(err)
@@ -74,7 +74,7 @@ func BenchmarkStore_Get(b *testing.B) {
 	if err := s.Commit(); err != nil {
 		b.Fatal(err)
 	}
-	b.Run("overlay", read)
+	b.Run("memtable", read)
 	if err := s.FlushIndex(); err != nil {
 		b.Fatal(err)
 	}

@@ -70,14 +70,14 @@ func TestBigStore(t *testing.T) {
 	b.load(s, *bigKeys)
 	st := s.Stats()
 	stop()
-	t.Logf("overlay at the end: %d keys, %d bytes", st.OverlayKeys, st.OverlayBytes)
+	t.Logf("memtable at the end: %d keys, %d bytes", st.OverlayKeys, st.OverlayBytes)
 	b.disk(s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
 	s = openDir(t, filepath.Join(dir, "a"), StoreConfig{})
-	t.Logf("reopened in %v, with %d keys to bring into the overlay", time.Since(began), s.Stats().OverlayKeys)
+	t.Logf("reopened in %v, with %d keys to bring into the memtable", time.Since(began), s.Stats().OverlayKeys)
 	b.gets(s, *bigKeys)
 	b.catchUp(s, filepath.Join(dir, "b"), filepath.Join(dir, "copy"))
 }

@@ -10,7 +10,7 @@ import (
 // Random flushes into a real index, many block splits, then everything is compared.
 func TestStoreDir_RandomFlushes(t *testing.T) {
 	dir := t.TempDir()
-	cfg := StoreConfig{OverlayBytes: 200000, GenerationBytes: 50000, CommitBytes: 100000, PendingBytes: 300000}
+	cfg := StoreConfig{MemtableBytes: 200000, GenerationBytes: 50000, CommitBytes: 100000, PendingBytes: 300000}
 	s, err := OpenStoreDir(dir, cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -28,7 +28,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.mu.Lock()
-	s.overlay.freeze(&s.applied.derived)
+	s.memtable.freeze(&s.applied.derived)
 	s.mu.Unlock()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 				scratch.damage = func([]byte) { end() }
 			}
 			cfg := tiny()
-			cfg.OverlayBytes, cfg.GenerationBytes = 1000, 250
+			cfg.MemtableBytes, cfg.GenerationBytes = 1000, 250
 			cfg.OpenScratch = func() (Scratch, error) {
 				if at == "open scratch" {
 					end()

@@ -26,7 +26,7 @@ type StoreConfig struct {
 	RemoveStaging func() error
 
 	// OpenScratch makes an empty file to sort keys in, when there are more of them than fit
-	// into memory. Without it a missing index is rebuilt one overlay at a time.
+	// into memory. Without it a missing index is rebuilt one memtable at a time.
 	OpenScratch func() (Scratch, error)
 
 	Logger *slog.Logger
@@ -37,8 +37,8 @@ type StoreConfig struct {
 	PendingBytes    int64         // applied, not yet in history; Apply pauses when full; default 64 MiB
 	CommitBytes     int64         // commit to history when so much pends; default 8 MiB, at most PendingBytes/2
 	CommitInterval  time.Duration // commit at least so often; default 500 ms
-	OverlayBytes    int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
-	GenerationBytes int64         // part of the overlay that is indexed as one; default 16 MiB, at most OverlayBytes/4
+	MemtableBytes   int64         // keys not yet in the index; Apply pauses when full; default 64 MiB
+	GenerationBytes int64         // part of the memtable that is indexed as one; default 16 MiB, at most MemtableBytes/4
 
 	// CheckpointRevisions is for tests: the distance of the revisions whose history digest is
 	// kept, the same for the whole life of a store. Default CheckpointRevisions.
@@ -66,13 +66,13 @@ func (c StoreConfig) withDefaults() (StoreConfig, error) {
 	setDefault(&c.PendingBytes, 64<<20)
 	setDefault(&c.CommitBytes, 8<<20)
 	setDefault(&c.CommitInterval, 500*time.Millisecond)
-	setDefault(&c.OverlayBytes, 64<<20)
+	setDefault(&c.MemtableBytes, 64<<20)
 	setDefault(&c.GenerationBytes, 16<<20)
 	if c.CheckpointRevisions == 0 {
 		c.CheckpointRevisions = CheckpointRevisions
 	}
 	c.CommitBytes = min(c.CommitBytes, c.PendingBytes/2)
-	c.GenerationBytes = min(c.GenerationBytes, c.OverlayBytes/4)
+	c.GenerationBytes = min(c.GenerationBytes, c.MemtableBytes/4)
 	return c, nil
 }
 

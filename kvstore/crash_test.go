@@ -137,7 +137,7 @@ func TestStore_Open_RebuildsAMissingIndex(t *testing.T) {
 	}
 	d.index = keyruns.NewMemFiles()
 	s := mustOpen(t, d, tiny())
-	if st := s.Stats(); st.OverlayBytes > tiny().OverlayBytes {
+	if st := s.Stats(); st.OverlayBytes > tiny().MemtableBytes {
 		t.Fatalf("the rebuild is not bounded: %+v", st)
 	}
 	m.check(t, s)

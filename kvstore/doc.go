@@ -15,10 +15,10 @@
 // wins: it becomes the next revision and a record, visible to Store.Get at once.
 //
 //	Apply ──► pending records ──Commit──► history (revision → record)
-//	      └─► overlay (key → revision) ──FlushIndex──► index (key → revision)
+//	      └─► memtable (key → revision) ──FlushIndex──► index (key → revision)
 //
 // Nothing is ever changed, so the store is a log with an index that may lag. Until
-// Commit a crash loses nothing, because the log gives the entries again. The overlay
+// Commit a crash loses nothing, because the log gives the entries again. The memtable
 // answers for the keys that the index lacks; a start scans the tail of history for it.
 //
 // FORMATS.md in this directory has the files, the records, the commands and the digests.
@@ -32,7 +32,7 @@
 //	snapshots     install, stage, pull, pullbodies, serve
 //	writes        begin, apply, commit, rebuild, flush
 //	reads         verify, keys, changes, get, chunkreader
-//	state         store, pullpause, config, bodies, state, history, overlay, upload, derived
+//	state         store, pullpause, config, bodies, state, history, memtable, upload, derived
 //	formats       frame, command, chunk, recordblock, record, contenttype
 //	vocabulary    put, value, usermeta, codec
 //	engine        bbolt, boltcheck, readahead, memengine, engine, errors
@@ -44,8 +44,8 @@
 //     entries, and a transaction never holds half an entry.
 //  3. A revision enters the index only after history has it durably. Otherwise a
 //     replay would find the key "already set" and drop an acknowledged put.
-//  4. A key leaves the overlay only after its run of the index is durable, and a record
-//     leaves memory only after history has it. Readers look in the overlay, then
+//  4. A key leaves the memtable only after its run of the index is durable, and a record
+//     leaves memory only after history has it. Readers look in the memtable, then
 //     in the index, then in history, so they cannot miss a key.
 //  5. Applying is deterministic: the results, the digest and the snapshot depend on
 //     the entries alone, not on what was committed, flushed or restarted in between.
@@ -66,7 +66,7 @@
 // # Memory
 //
 // StoreConfig bounds what is applied and not committed (PendingBytes) and the keys not
-// yet indexed (OverlayBytes): at either bound Apply pauses, one entry over at most.
+// yet indexed (MemtableBytes): at either bound Apply pauses, one entry over at most.
 // DBConfig bounds the bodies of puts (InFlightBytes): they take memory as their bytes
 // arrive, an eighth of it is for small ones alone, and when it is short the slowest are
 // interrupted. A value of up to 1 MiB is read whole; a reader of a larger one holds one

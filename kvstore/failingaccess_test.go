@@ -270,7 +270,7 @@ func (a *accesses) open(t testing.TB, d *memDisks, scratch bool) (*Store, error)
 	d.lives++
 	d.history, d.index = d.history.Reopen(), d.index.Reopen(d.lives)
 	cfg := tiny()
-	cfg.CommitBytes, cfg.OverlayBytes, cfg.GenerationBytes, cfg.CheckpointRevisions = 4000, 1000, 250, 8
+	cfg.CommitBytes, cfg.MemtableBytes, cfg.GenerationBytes, cfg.CheckpointRevisions = 4000, 1000, 250, 8
 	var err error
 	if cfg.Index, err = openIndexIn(faultyFiles{d.index, a}); err != nil {
 		return nil, err
@@ -381,7 +381,7 @@ func (l *life) live(t *testing.T, d *memDisks, a *accesses) error {
 		return err
 	}
 	s.mu.Lock()
-	s.overlay.freeze(&s.applied.derived)
+	s.memtable.freeze(&s.applied.derived)
 	s.mu.Unlock()
 	if err := s.flushFrozen(&stopAfter{context.Background(), 1}); err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 func (s *Store) FlushIndex() error {
 	s.applyMu.Lock()
 	s.mu.Lock()
-	s.overlay.freeze(&s.applied.derived)
+	s.memtable.freeze(&s.applied.derived)
 	s.mu.Unlock()
 	s.applyMu.Unlock()
 	if err := s.Commit(); err != nil {
@@ -29,13 +29,13 @@ func (s *Store) FlushIndex() error {
 // flushDueLocked reports whether the index lags far enough for a flush: few,
 // large flushes write far less than many small ones. mu is held.
 func (s *Store) flushDueLocked() bool {
-	return s.overlay.frozenBytes() >= s.flushAt
+	return s.memtable.frozenBytes() >= s.flushAt
 }
 
 // freezeLocked starts a new generation if one is due. at is what history is at the
-// end of the overlay. mu is held.
+// end of the memtable. mu is held.
 func (s *Store) freezeLocked(at *derived) {
-	o := &s.overlay
+	o := &s.memtable
 	if o.active.bytes >= s.cfg.GenerationBytes || o.frozenBytes() < s.flushAt && o.bytes >= s.flushAt {
 		o.freeze(at)
 	}
@@ -51,7 +51,7 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 		return err
 	}
 	s.mu.RLock()
-	generations := s.overlay.indexable(s.durable.rev)
+	generations := s.memtable.indexable(s.durable.rev)
 	s.mu.RUnlock()
 	if len(generations) == 0 {
 		return nil
@@ -65,9 +65,9 @@ func (s *Store) flushFrozen(ctx context.Context) error {
 		return s.failed("write index", indexError(err))
 	}
 	s.mu.Lock()
-	s.overlay.drop(len(generations))
+	s.memtable.drop(len(generations))
 	// Few, but not in step with those of other replicas.
-	s.flushAt = int64(float64(s.cfg.OverlayBytes/2) * (1 - s.cfg.Spread()/4))
+	s.flushAt = int64(float64(s.cfg.MemtableBytes/2) * (1 - s.cfg.Spread()/4))
 	s.releaseLocked()
 	s.mu.Unlock()
 	return nil

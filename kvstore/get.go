@@ -85,10 +85,10 @@ func (s *Store) metas(now recent, keys []Key, revs []Revision) (metas []Meta, er
 // find sets revs to the revisions of keys, and leaves 0 for a key that is not set and
 // what is not 0 as it is. It returns what history lacked when it looked.
 //
-// It looks in the overlay, then in the index; readers look in history last. A key leaves
-// the overlay only after its index entry is durable, and enters the index only after its
+// It looks in the memtable, then in the index; readers look in history last. A key leaves
+// the memtable only after its index entry is durable, and enters the index only after its
 // record is: no order of events hides a key. While the index covers no revision, no key
-// has left the overlay.
+// has left the memtable.
 func (s *Store) find(keys []Key, revs []Revision) (recent, error) {
 	if err := s.err(); err != nil {
 		return recent{}, err
@@ -96,10 +96,10 @@ func (s *Store) find(keys []Key, revs []Revision) (recent, error) {
 	s.mu.RLock()
 	for i, key := range keys {
 		if revs[i] == 0 {
-			revs[i] = s.overlay.find(key)
+			revs[i] = s.memtable.find(key)
 		}
 	}
-	now, indexed := s.recentLocked(), s.overlay.indexedRev > 0
+	now, indexed := s.recentLocked(), s.memtable.indexedRev > 0
 	s.mu.RUnlock()
 	for i := range keys {
 		if !indexed || revs[i] != 0 {

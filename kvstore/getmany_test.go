@@ -10,10 +10,10 @@ import (
 )
 
 // TestDB_GetMany: what one call finds is what as many Gets find, wherever the
-// records are: in the index, committed and in the overlay, pending, in chunks.
+// records are: in the index, committed and in the memtable, pending, in chunks.
 func TestDB_GetMany(t *testing.T) {
-	// An overlay of few keys, so that some of the first are in the index alone.
-	s := mustOpen(t, newMemDisks(), StoreConfig{OverlayBytes: 800, GenerationBytes: 70})
+	// A memtable of few keys, so that some of the first are in the index alone.
+	s := mustOpen(t, newMemDisks(), StoreConfig{MemtableBytes: 800, GenerationBytes: 70})
 	l := newDirectLog(s)
 	db := NewDB(s, l, DBConfig{})
 	stop := startRun(t, s)

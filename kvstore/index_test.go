@@ -96,7 +96,7 @@ func TestStore_Rebuild_TellsHowFarItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told bytes.Buffer
 		s, err := OpenStore(StoreConfig{
-			History: slowEngine{d.history}, Index: newIndex(t), Bodies: d.openBodies(t), OverlayBytes: 40_000,
+			History: slowEngine{d.history}, Index: newIndex(t), Bodies: d.openBodies(t), MemtableBytes: 40_000,
 			OpenScratch: func() (Scratch, error) { return &slowScratch{}, nil }, Logger: slog.New(slog.NewTextHandler(&told, nil)),
 		})
 		if err != nil {
@@ -190,7 +190,7 @@ func calledBy(function string) bool {
 	}
 }
 
-// While the index has as many runs as it may, no more are made: the overlay fills, and
+// While the index has as many runs as it may, no more are made: the memtable fills, and
 // Apply waits, until there are fewer.
 func TestStore_Apply_PausesAtTooManyRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -222,7 +222,7 @@ func TestStore_Apply_PausesAtTooManyRuns(t *testing.T) {
 		}()
 		synctest.Wait()
 		st := s.Stats()
-		if st.AppliedIndex == uint64(len(log)) || st.Index.Runs != 3 || st.OverlayBytes < tiny().OverlayBytes {
+		if st.AppliedIndex == uint64(len(log)) || st.Index.Runs != 3 || st.OverlayBytes < tiny().MemtableBytes {
 			t.Errorf("it does not pause: %+v", st)
 		}
 		close(goOn)

@@ -52,7 +52,7 @@ func (s *Store) install(at position, snap *snapshot, meta, snapshot []byte, whol
 		if err := area.Close(); err != nil {
 			return s.failed("close staging", err)
 		}
-		if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the overlay ends there
+		if err := s.indexTail(&own.derived); err != nil { // nothing was applied since, so the memtable ends there
 			return err
 		}
 	}

@@ -6,7 +6,7 @@ import "testing"
 func TestStore_Install_WhileAFlushEnds(t *testing.T) {
 	log, m := randomLog(t, 3, 120)
 	cfg := tiny()
-	cfg.OverlayBytes, cfg.GenerationBytes, cfg.CommitBytes = 60000, 1000, 2000
+	cfg.MemtableBytes, cfg.GenerationBytes, cfg.CommitBytes = 60000, 1000, 2000
 	sender := mustOpen(t, newMemDisks(), cfg)
 	if err := runLog(t, sender, log); err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ const (
 // Keys returns a page of the keys that were set when it was called, each once, whatever is
 // committed or flushed meanwhile. Only More tells whether it is the last.
 //
-// It pins the overlay first and then reads the index, as every reader does. What was set
+// It pins the memtable first and then reads the index, as every reader does. What was set
 // later it leaves out by its revision. A request that names another history is answered as
 // by Changes. No lock and no transaction is held for longer than it takes to look at some
 // 2,000 entries.
@@ -45,8 +45,8 @@ func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 		s.mu.RUnlock()
 		return KeysPage{}, err
 	}
-	at, history := s.overlay.end(), s.lineage.ID
-	pins := s.overlay.pin()
+	at, history := s.memtable.end(), s.lineage.ID
+	pins := s.memtable.pin()
 	s.mu.RUnlock()
 
 	// NUL is in no key, so what follows is the first string behind After.
@@ -60,17 +60,17 @@ func (s *Store) Keys(ctx context.Context, r KeysRequest) (KeysPage, error) {
 	return KeysPage{Keys: metas, More: m.full || len(metas) < len(m.page), History: history}, err
 }
 
-// merger merges what the overlay has with what the index has, which may be in
+// merger merges what the memtable has with what the index has, which may be in
 // part the same, into one page.
 type merger struct {
-	recent []keyRevisionPair // of the overlay, in order
+	recent []keyRevisionPair // of the memtable, in order
 	page   []keyRevisionPair
 	limit  int
 	left   int64 // bytes
 	full   bool  // something did not fit any more
 }
 
-// add takes the next pair of the index; those of the overlay before it go
+// add takes the next pair of the index; those of the memtable before it go
 // first. It reports whether there is room for more.
 func (m *merger) add(p keyRevisionPair) bool {
 	for len(m.recent) > 0 && m.recent[0].key <= p.key {

@@ -321,7 +321,7 @@ func TestStore_Keys_SortedCopyGrows(t *testing.T) {
 			}
 		}
 	}
-	if n := len(s.overlay.active.sorted); n < 2*unsortedMin {
+	if n := len(s.memtable.active.sorted); n < 2*unsortedMin {
 		t.Errorf("%d keys are sorted", n)
 	}
 }

@@ -488,5 +488,5 @@ func applyEntry(t testing.TB, s *Store, e *entry) error {
 
 // tiny limits make every mechanism work on small data.
 func tiny() StoreConfig {
-	return StoreConfig{PendingBytes: 8 << 20, CommitBytes: 1 << 20, OverlayBytes: 4000, GenerationBytes: 1000}
+	return StoreConfig{PendingBytes: 8 << 20, CommitBytes: 1 << 20, MemtableBytes: 4000, GenerationBytes: 1000}
 }

@@ -146,7 +146,7 @@ func openIndex(dir string, cfg *StoreConfig) (*keyruns.Index, error) {
 }
 
 // dropOldIndex removes the index of an earlier version: its keys are in index now, or in
-// the overlay.
+// the memtable.
 func (s *Store) dropOldIndex() error {
 	if s.dir == "" {
 		return nil
@@ -286,6 +286,6 @@ func (s *Store) loadIndex() (at derived, err error) {
 	if own := at.digest(); rev > 0 && own != Digest(m.Digest) {
 		return at, s.corruptIndex(fmt.Sprintf("it has keys of another history, whose digest at revision %d is %s; here it is %s", rev, Digest(m.Digest), own))
 	}
-	s.overlay.indexedRev = at.rev
+	s.memtable.indexedRev = at.rev
 	return at, nil
 }

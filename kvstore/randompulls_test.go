@@ -114,7 +114,7 @@ func testRandomPullsAndCrashes(t *testing.T) {
 	other, _ := randomLog(t, 8, n)
 	cfg := tiny()
 	cfg.CommitBytes = 6000
-	cfg.OverlayBytes = 200000
+	cfg.MemtableBytes = 200000
 	cfg.GenerationBytes = 20000
 	senderDisks := newMemDisks()
 	sender := mustOpen(t, senderDisks, cfg)
@@ -150,7 +150,7 @@ func testRandomPullsAndCrashes(t *testing.T) {
 			var err error
 			c := cfg
 			if r.IntN(3) == 0 {
-				c.OverlayBytes, c.GenerationBytes = 8000, 2000
+				c.MemtableBytes, c.GenerationBytes = 8000, 2000
 				c.OpenScratch = func() (Scratch, error) { return &memScratch{}, nil }
 			}
 			if s, err = d.open(t, c); err != nil {

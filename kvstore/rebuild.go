@@ -19,22 +19,22 @@ import (
 
 // Bounds of a rebuild.
 const (
-	rebuildKeyBytes   = 64        // about what a key takes in the overlay
+	rebuildKeyBytes   = 64        // about what a key takes in the memtable
 	rebuildBatchBytes = 1 << 20   // of keys, that are merged while those before are written
 	rebuildReadBytes  = 128 << 10 // of each run
 )
 
 // rebuildPays tells whether to bring so many keys into the index by a rebuild: flushes
-// would make a run for each time they fill the overlay, and merge all of them more than
+// would make a run for each time they fill the memtable, and merge all of them more than
 // once.
 func (s *Store) rebuildPays(keys Revision) bool {
-	return s.cfg.OpenScratch != nil && int64(min(keys, 1<<40))*rebuildKeyBytes > 2*s.cfg.OverlayBytes
+	return s.cfg.OpenScratch != nil && int64(min(keys, 1<<40))*rebuildKeyBytes > 2*s.cfg.MemtableBytes
 }
 
 // rebuildIndex brings the part of history that the index lacks, up to target, into the
-// index as one run: it sorts as much as the overlay may hold at a time, keeps each such
+// index as one run: it sorts as much as the memtable may hold at a time, keeps each such
 // part in a scratch file, and merges them. It verifies what it reads. After a crash it
-// starts again. The overlay must stay empty; at is what history is where the index ends.
+// starts again. The memtable must stay empty; at is what history is where the index ends.
 func (s *Store) rebuildIndex(at, target *derived) (err error) {
 	s.flushMu.Lock()
 	defer s.flushMu.Unlock()
@@ -57,7 +57,7 @@ func (s *Store) rebuildIndex(at, target *derived) (err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.overlay.indexedRev = target.rev
+	s.memtable.indexedRev = target.rev
 	return nil
 }
 
@@ -80,9 +80,9 @@ func (s *Store) sortHistory(w *runWriter, at, target *derived) error {
 		}
 		for _, key := range keys {
 			g.append(key)
-			g.bytes += int64(len(key)) + overlayOverhead
+			g.bytes += int64(len(key)) + memtableOverhead
 		}
-		if g.bytes < s.cfg.OverlayBytes/2 && at.rev < target.rev {
+		if g.bytes < s.cfg.MemtableBytes/2 && at.rev < target.rev {
 			continue
 		}
 		run := g
@@ -290,9 +290,9 @@ func (b *background) wait() error {
 	return b.err
 }
 
-// indexTail brings the part of history that neither index nor overlay has into the
-// overlay, and flushes when that is full. It verifies every record and the history digest.
-// at is what history is where the overlay ends.
+// indexTail brings the part of history that neither index nor memtable has into the
+// memtable, and flushes when that is full. It verifies every record and the history digest.
+// at is what history is where the memtable ends.
 func (s *Store) indexTail(at *derived) error {
 	s.mu.RLock() // a flush may be going on
 	target := s.durable.derived
@@ -303,7 +303,7 @@ func (s *Store) indexTail(at *derived) error {
 	}
 	if s.rebuildPays(target.rev - at.rev) {
 		s.mu.Lock()
-		s.overlay.freeze(at)
+		s.memtable.freeze(at)
 		s.mu.Unlock()
 		if err := s.flushFrozen(context.Background()); err != nil {
 			return err
@@ -321,7 +321,7 @@ func (s *Store) indexTail(at *derived) error {
 		}
 		s.mu.Lock()
 		for i, key := range keys {
-			s.overlay.add(key, first+Revision(i))
+			s.memtable.add(key, first+Revision(i))
 		}
 		s.freezeLocked(at)
 		due := s.flushDueLocked()

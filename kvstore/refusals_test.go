@@ -88,7 +88,7 @@ func TestStore_Dead_AnswersNothingElse(t *testing.T) {
 // indexed, also when both are at their bounds.
 func TestStore_Apply_MakesRoomItself(t *testing.T) {
 	for _, pending := range []int64{1, 1000, 1 << 20} {
-		s := mustOpen(t, newMemDisks(), StoreConfig{PendingBytes: pending, OverlayBytes: 1000, GenerationBytes: 100})
+		s := mustOpen(t, newMemDisks(), StoreConfig{PendingBytes: pending, MemtableBytes: 1000, GenerationBytes: 100})
 		for i := range uint64(200) {
 			if _, err := applyTo(s, i+1, 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
 				t.Fatal(err)

@@ -64,7 +64,7 @@ func (s *Store) runCommit(ctx context.Context) error {
 	}
 }
 
-// runFlush flushes whenever asked, but not while the index has too many runs: the overlay
+// runFlush flushes whenever asked, but not while the index has too many runs: the memtable
 // fills, and Apply pauses. runCommit reports a failure, which ends the store.
 func (s *Store) runFlush(ctx context.Context) {
 	for {
@@ -76,7 +76,7 @@ func (s *Store) runFlush(ctx context.Context) {
 		case <-s.wakeFlush:
 		}
 		s.mu.RLock()
-		due := s.flushDueLocked() || s.overlay.bytes >= s.cfg.OverlayBytes
+		due := s.flushDueLocked() || s.memtable.bytes >= s.cfg.MemtableBytes
 		s.mu.RUnlock()
 		if due && (s.index.Wait(ctx) != nil || s.flushFrozen(ctx) != nil) {
 			return

@@ -36,7 +36,7 @@ type Store struct {
 	dead  chan struct{} // closed once fatal is set
 
 	commitMu sync.Mutex // one commit to history at a time
-	flushMu  sync.Mutex // one flush of the overlay at a time
+	flushMu  sync.Mutex // one flush of the memtable at a time
 
 	// applyMu is held while an entry is applied, so that whoever holds it sees
 	// all of an entry or nothing: a commit must never save half of one.
@@ -63,8 +63,8 @@ type Store struct {
 	drops        map[uploadID]int    // drops among ops, by upload
 	uploads      map[uploadID]*upload
 	dirty        map[uploadID]struct{} // uploads that changed since the last commit
-	overlay      overlay
-	flushAt      int64         // a flush is due when so many bytes of the overlay are frozen
+	memtable     memtable
+	flushAt      int64         // a flush is due when so many bytes of the memtable are frozen
 	room         chan struct{} // closed and replaced whenever a bound is released
 	running      bool          // whether Run is there to release bounds
 	announced    Revision      // the newest revision that followers were woken for
@@ -116,8 +116,8 @@ func newStore(cfg StoreConfig) *Store {
 		drops:      make(map[uploadID]int),
 		uploads:    make(map[uploadID]*upload),
 		dirty:      make(map[uploadID]struct{}),
-		overlay:    newOverlay(),
-		flushAt:    int64(float64(cfg.OverlayBytes/2) * (1 - 0.9*cfg.Spread())), // the first may come early
+		memtable:   newMemtable(),
+		flushAt:    int64(float64(cfg.MemtableBytes/2) * (1 - 0.9*cfg.Spread())), // the first may come early
 		room:       make(chan struct{}),
 		grown:      make(chan struct{}),
 		wakeCommit: make(chan struct{}, 1),
@@ -221,9 +221,9 @@ func (s *Store) Stats() Stats {
 		Revision:     at.rev,
 		Keys:         int64(at.rev),
 		ValueBytes:   at.valueBytes,
-		IndexedTo:    s.overlay.indexedRev,
-		OverlayKeys:  int64(s.overlay.len()),
-		OverlayBytes: s.overlay.bytes,
+		IndexedTo:    s.memtable.indexedRev,
+		OverlayKeys:  int64(s.memtable.len()),
+		OverlayBytes: s.memtable.bytes,
 		PendingBytes: s.pendingBytes,
 		OpenUploads:  len(s.uploads),
 	}

@@ -53,7 +53,7 @@ func TestStore_Apply_OnceOnly(t *testing.T) {
 		}
 	}
 	step(s.Commit)     // pending
-	step(s.FlushIndex) // in history, in the overlay
+	step(s.FlushIndex) // in history, in the memtable
 	step(s.Commit)     // in the index
 }
 
@@ -316,11 +316,11 @@ func TestStore_Apply_LateOpenAfterDropIsDeterministic(t *testing.T) {
 }
 
 func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
-	for _, bound := range []string{"pending", "overlay"} {
+	for _, bound := range []string{"pending", "memtable"} {
 		t.Run(bound, func(t *testing.T) {
 			d := newMemDisks()
 			gate, entered := make(chan struct{}), make(chan struct{}, 100)
-			blocked := map[string]string{"pending": "history", "overlay": "index"}[bound]
+			blocked := map[string]string{"pending": "history", "memtable": "index"}[bound]
 			opened := false
 			d.hook = func(disk string) FailPoint {
 				if opened && disk == blocked {
@@ -329,9 +329,9 @@ func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
 				}
 				return FailNever
 			}
-			cfg := StoreConfig{PendingBytes: 20_000, OverlayBytes: 1 << 20, CommitInterval: time.Hour}
-			if bound == "overlay" {
-				cfg.PendingBytes, cfg.OverlayBytes = 1<<20, 4000
+			cfg := StoreConfig{PendingBytes: 20_000, MemtableBytes: 1 << 20, CommitInterval: time.Hour}
+			if bound == "memtable" {
+				cfg.PendingBytes, cfg.MemtableBytes = 1<<20, 4000
 			}
 			s := mustOpen(t, d, cfg)
 			opened = true
@@ -351,13 +351,13 @@ func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
 			<-entered
 			waitFor(t, func() bool {
 				st := s.Stats()
-				return st.PendingBytes >= cfg.PendingBytes || st.OverlayBytes >= cfg.OverlayBytes
+				return st.PendingBytes >= cfg.PendingBytes || st.OverlayBytes >= cfg.MemtableBytes
 			})
 			if n := len(applied); n == 400 {
 				t.Fatal("Apply never paused")
 			}
 			st := s.Stats()
-			if st.PendingBytes > cfg.PendingBytes+1000 || st.OverlayBytes > cfg.OverlayBytes+1000 {
+			if st.PendingBytes > cfg.PendingBytes+1000 || st.OverlayBytes > cfg.MemtableBytes+1000 {
 				t.Fatalf("bounds are overrun: %+v", st)
 			}
 			if _, err := s.Get("key 0"); err != nil {

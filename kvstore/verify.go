@@ -29,7 +29,7 @@ func (s *Store) verify(ctx context.Context, elsewhere func(context.Context, Revi
 		return err
 	}
 	s.mu.RLock()
-	durable, indexed := s.durable.derived, s.overlay.indexedRev
+	durable, indexed := s.durable.derived, s.memtable.indexedRev
 	s.mu.RUnlock()
 	var at derived
 	for at.rev < durable.rev {

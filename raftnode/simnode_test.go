@@ -234,8 +234,8 @@ func (s *simNode) storeConfig(index *keyruns.Index, kept *bodies.Store) kvstore.
 			return nil
 		},
 		CommitBytes: s.w.p.commitBytes, CommitInterval: s.w.p.commitEvery,
-		OpenScratch:  func() (kvstore.Scratch, error) { return &simScratch{dice: s.onScratch}, nil },
-		OverlayBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, CheckpointRevisions: s.w.p.checkpoint,
+		OpenScratch:   func() (kvstore.Scratch, error) { return &simScratch{dice: s.onScratch}, nil },
+		MemtableBytes: s.w.p.overlayBytes, GenerationBytes: s.w.p.overlayBytes / 8, CheckpointRevisions: s.w.p.checkpoint,
 	}
 }
 

@@ -9,9 +9,9 @@ import (
 	"unsafe"
 )
 
-// overlay answers for the keys that the index does not have yet. Its owner
+// memtable answers for the keys that the index does not have yet. Its owner
 // guards it: the store's mu.
-type overlay struct {
+type memtable struct {
 	seed   maphash.Seed
 	active *generation   // takes new keys
 	frozen []*generation // oldest first; never change, wait to be indexed
@@ -86,18 +86,18 @@ func (l *keyLog) append(key Key) {
 	l.used += size
 }
 
-// overlayOverhead is about what a key costs in memory besides its bytes. While
+// memtableOverhead is about what a key costs in memory besides its bytes. While
 // keys are listed, 24 more.
-const overlayOverhead = 28
+const memtableOverhead = 28
 
-func newOverlay() overlay { return overlay{seed: maphash.MakeSeed(), active: &generation{}} }
+func newMemtable() memtable { return memtable{seed: maphash.MakeSeed(), active: &generation{}} }
 
 // hash never decides anything but where a key lies in a table.
-func (o *overlay) hash(key Key) uint32 { return uint32(maphash.String(o.seed, string(key)) >> 32) }
+func (o *memtable) hash(key Key) uint32 { return uint32(maphash.String(o.seed, string(key)) >> 32) }
 
-// find returns the revision of key, 0 when the overlay does not have it. Keys
+// find returns the revision of key, 0 when the memtable does not have it. Keys
 // are set once, so the order of looking does not matter.
-func (o *overlay) find(key Key) Revision {
+func (o *memtable) find(key Key) Revision {
 	h := o.hash(key)
 	if rev := o.active.find(key, h); rev != 0 {
 		return rev
@@ -151,8 +151,8 @@ func (g *generation) place(e uint64) {
 }
 
 // add notes that rev, the revision after all others, set key, of which it keeps a copy.
-func (o *overlay) add(key Key, rev Revision) {
-	size := int64(len(key)) + overlayOverhead
+func (o *memtable) add(key Key, rev Revision) {
+	size := int64(len(key)) + memtableOverhead
 	g := o.active
 	if g.last == 0 {
 		g.first = rev
@@ -166,7 +166,7 @@ func (o *overlay) add(key Key, rev Revision) {
 
 // freeze starts a new generation, unless the active one is empty. at is what history
 // is at its last revision.
-func (o *overlay) freeze(at *derived) {
+func (o *memtable) freeze(at *derived) {
 	if o.active.last == 0 {
 		return
 	}
@@ -176,10 +176,10 @@ func (o *overlay) freeze(at *derived) {
 }
 
 // frozenBytes is the part that a flush can release.
-func (o *overlay) frozenBytes() int64 { return o.bytes - o.active.bytes }
+func (o *memtable) frozenBytes() int64 { return o.bytes - o.active.bytes }
 
 // indexable returns the frozen generations whose revisions history has.
-func (o *overlay) indexable(durable Revision) []*generation {
+func (o *memtable) indexable(durable Revision) []*generation {
 	n := 0
 	for n < len(o.frozen) && o.frozen[n].last <= durable {
 		n++
@@ -188,7 +188,7 @@ func (o *overlay) indexable(durable Revision) []*generation {
 }
 
 // drop removes the n oldest generations, which are in the index now.
-func (o *overlay) drop(n int) {
+func (o *memtable) drop(n int) {
 	for _, g := range o.frozen[:n] {
 		o.bytes -= g.bytes
 		o.indexedRev = g.last
@@ -196,8 +196,8 @@ func (o *overlay) drop(n int) {
 	o.frozen = append([]*generation(nil), o.frozen[n:]...)
 }
 
-// end returns the newest revision that overlay or index covers.
-func (o *overlay) end() Revision {
+// end returns the newest revision that memtable or index covers.
+func (o *memtable) end() Revision {
 	if o.active.last != 0 {
 		return o.active.last
 	}
@@ -208,7 +208,7 @@ func (o *overlay) end() Revision {
 }
 
 // len is the number of keys.
-func (o *overlay) len() int {
+func (o *memtable) len() int {
 	n := o.active.len()
 	for _, g := range o.frozen {
 		n += g.len()
@@ -231,7 +231,7 @@ type pinned struct {
 }
 
 // pin returns all generations as they are now, but for an empty one.
-func (o *overlay) pin() []pinned {
+func (o *memtable) pin() []pinned {
 	pins := make([]pinned, 0, len(o.frozen)+1)
 	for _, g := range o.frozen {
 		pins = append(pins, pinned{g, g.first, g.keyLog})
