@@ -18,8 +18,8 @@ import (
 
 // honestStream is what a sender answers to one query of a pull.
 type honestStream struct {
-	query  string
-	frames []streamFrame
+	query string
+	items []streamItem
 }
 
 // honestStreams are those of a whole pull.
@@ -30,8 +30,8 @@ func (x *stageFixture) honestStreams(t *testing.T) (all []honestStream) {
 		if err := x.sender.Serve(ctx, query, &b); err != nil {
 			return nil, err
 		}
-		frames, _ := framesOf(t, b.Bytes())
-		all = append(all, honestStream{query, frames})
+		items, _ := itemsOf(t, b.Bytes())
+		all = append(all, honestStream{query, items})
 		return io.NopCloser(&b), nil
 	}, bodiesFrom(x.sender))
 	if err != nil {
@@ -209,46 +209,46 @@ func TestStore_Serve_CommitsBefore(t *testing.T) {
 	if err := s.Serve(t.Context(), q.String(), &b); err != nil {
 		t.Fatal(err)
 	}
-	if frames, _ := framesOf(t, b.Bytes()); len(frames) != 2 {
-		t.Errorf("%d frames for one chunk", len(frames))
+	if items, _ := itemsOf(t, b.Bytes()); len(items) != 2 {
+		t.Errorf("%d items for one chunk", len(items))
 	}
 }
 
 // The chunks of open uploads may be gone at the sender: without one a stream is sound. So
 // is one without its last record: it is asked for anew.
 func mayLack(s honestStream, i int) bool {
-	if s.frames[i].kind == frameRecord {
-		return i > 0 && s.frames[i+1].kind == frameEnd
+	if s.items[i].kind == itemRecord {
+		return i > 0 && s.items[i+1].kind == itemEnd
 	}
 	q, err := parseQuery(s.query)
-	return err == nil && q.kind == queryChunks && s.frames[i].kind == frameChunk
+	return err == nil && q.kind == queryChunks && s.items[i].kind == itemChunk
 }
 
-// Every frame of a pull is damaged, lost, of another kind or the last that comes, once.
+// Every item of a pull is damaged, lost, of another kind or the last that comes, once.
 // The receiver says so at once and takes none of it; an honest sender then need not
 // send again what came before.
 func TestStore_Stage_EveryFrame(t *testing.T) {
-	harms := map[string]func(frames []streamFrame, i int) ([]streamFrame, io.Reader){
-		"damaged": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
-			f := streamFrame{frames[i].kind, bytes.Clone(frames[i].payload)}
+	harms := map[string]func(items []streamItem, i int) ([]streamItem, io.Reader){
+		"damaged": func(items []streamItem, i int) ([]streamItem, io.Reader) {
+			f := streamItem{items[i].kind, bytes.Clone(items[i].payload)}
 			f.payload[len(f.payload)-1] ^= 1
-			frames[i] = f
-			return frames, nil
+			items[i] = f
+			return items, nil
 		},
-		"lost": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
-			return slices.Delete(frames, i, i+1), nil
+		"lost": func(items []streamItem, i int) ([]streamItem, io.Reader) {
+			return slices.Delete(items, i, i+1), nil
 		},
-		"of no known kind": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
-			frames[i].kind = 'z'
-			return frames, nil
+		"of no known kind": func(items []streamItem, i int) ([]streamItem, io.Reader) {
+			items[i].kind = 'z'
+			return items, nil
 		},
-		"empty": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
-			frames[i].payload = nil
-			return frames, nil
+		"empty": func(items []streamItem, i int) ([]streamItem, io.Reader) {
+			items[i].payload = nil
+			return items, nil
 		},
-		"the end": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) { return frames[:i], nil },
-		"out of reach": func(frames []streamFrame, i int) ([]streamFrame, io.Reader) {
-			return frames[:i], iotest.ErrReader(ErrInjected)
+		"the end": func(items []streamItem, i int) ([]streamItem, io.Reader) { return items[:i], nil },
+		"out of reach": func(items []streamItem, i int) ([]streamItem, io.Reader) {
+			return items[:i], iotest.ErrReader(ErrInjected)
 		},
 	}
 	wants := map[string]error{"the end": io.ErrUnexpectedEOF, "out of reach": ErrInjected}
@@ -256,17 +256,17 @@ func TestStore_Stage_EveryFrame(t *testing.T) {
 		streams := x.honestStreams(t)
 		total := 0
 		for n, stream := range streams {
-			for i, f := range stream.frames {
+			for i, f := range stream.items {
 				for name, harm := range harms {
 					broken := wants[name] != nil
-					if f.kind == frameEnd && !broken || name == "lost" && mayLack(stream, i) {
+					if f.kind == itemEnd && !broken || name == "lost" && mayLack(stream, i) {
 						continue
 					}
-					x.pullHarmed(t, fmt.Sprintf("stream %d, frame %d is %s", n, i, name), stream.query, total+i, broken, func() ([]byte, io.Reader, error) {
-						frames, rest := harm(slices.Clone(stream.frames), i)
+					x.pullHarmed(t, fmt.Sprintf("stream %d, item %d is %s", n, i, name), stream.query, total+i, broken, func() ([]byte, io.Reader, error) {
+						items, rest := harm(slices.Clone(stream.items), i)
 						var b []byte
-						for _, f := range frames {
-							b = appendFrame(b, f.kind, nil, f.payload)
+						for _, f := range items {
+							b = appendItem(b, f.kind, nil, f.payload)
 						}
 						if rest == nil {
 							rest = bytes.NewReader(nil)
@@ -280,13 +280,13 @@ func TestStore_Stage_EveryFrame(t *testing.T) {
 				}
 			}
 			x.pullHarmed(t, fmt.Sprintf("stream %d does not come", n), stream.query, total, true, func() ([]byte, io.Reader, error) { return nil, nil, ErrInjected })
-			total += len(stream.frames)
+			total += len(stream.items)
 		}
 	}
 }
 
 // pullHarmed pulls with one stream in place of an honest one; no reader: nothing comes.
-// before is how many frames come before the harm.
+// before is how many items come before the harm.
 func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int, resumed bool, harm func() ([]byte, io.Reader, error)) {
 	t.Helper()
 	d := x.disks()
@@ -298,8 +298,8 @@ func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int,
 		if err := x.sender.Serve(ctx, query, &honest); err != nil {
 			return nil, err
 		}
-		frames, _ := framesOf(t, honest.Bytes())
-		sent += len(frames)
+		items, _ := itemsOf(t, honest.Bytes())
+		sent += len(items)
 		return io.NopCloser(&honest), nil
 	}
 	err := s.Stage(t.Context(), x.snapshot, func(ctx ctxT, query string) (io.ReadCloser, error) {
@@ -319,14 +319,14 @@ func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int,
 	}
 	total := 0
 	for _, stream := range x.honestStreams(t) {
-		total += len(stream.frames)
+		total += len(stream.items)
 	}
 	sent = 0
 	if err := s.Stage(t.Context(), x.snapshot, fetch, bodiesFrom(x.sender)); err != nil {
 		t.Fatalf("%s: an honest sender is refused: %v", what, err)
 	}
 	if resumed && sent > total-before+3 { // a record comes again with all of its two chunks, and a portion more has an end
-		t.Fatalf("%s: %d frames come, of %d, and %d had come before", what, sent, total, before)
+		t.Fatalf("%s: %d items come, of %d, and %d had come before", what, sent, total, before)
 	}
 	if err := s.Install(x.index, 7, x.meta, x.snapshot); err != nil {
 		t.Fatalf("%s: %v", what, err)
@@ -416,20 +416,20 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 	}
 }
 
-// frameReader gives one frame at a time, and asks before each.
-type frameReader struct {
-	frames [][]byte
+// itemReader gives one item at a time, and asks before each.
+type itemReader struct {
+	items  [][]byte
 	before func()
 }
 
-func (r *frameReader) Read(p []byte) (int, error) {
-	if len(r.frames) == 0 {
+func (r *itemReader) Read(p []byte) (int, error) {
+	if len(r.items) == 0 {
 		return 0, io.EOF
 	}
 	r.before()
-	n := copy(p, r.frames[0])
-	if r.frames[0] = r.frames[0][n:]; len(r.frames[0]) == 0 {
-		r.frames = r.frames[1:]
+	n := copy(p, r.items[0])
+	if r.items[0] = r.items[0][n:]; len(r.items[0]) == 0 {
+		r.items = r.items[1:]
 	}
 	return n, nil
 }
@@ -459,10 +459,10 @@ func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
 		if err := sender.Serve(ctx, query, &b); err != nil {
 			return nil, err
 		}
-		frames, _ := framesOf(t, b.Bytes())
-		r := &frameReader{}
-		for _, f := range frames {
-			r.frames = append(r.frames, appendFrame(nil, f.kind, nil, f.payload))
+		items, _ := itemsOf(t, b.Bytes())
+		r := &itemReader{}
+		for _, f := range items {
+			r.items = append(r.items, appendItem(nil, f.kind, nil, f.payload))
 		}
 		r.before = func() {
 			_, p, err := readProgress(d.staging)
@@ -472,7 +472,7 @@ func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
 			if came-int(p.last.rev) > stageBatches {
 				t.Errorf("%d records came, and a crash leaves %d", came, p.last.rev)
 			}
-			if frameKind(r.frames[0][0]) == frameRecord {
+			if itemKind(r.items[0][0]) == itemRecord {
 				came++
 			}
 		}

@@ -82,7 +82,7 @@ func readRef(c *cursor) bodies.Ref {
 
 // encodeChunkRow returns the row of a chunk.
 func encodeChunkRow(k chunkKey, ref bodies.Ref) []byte {
-	return frameState(chunkFormat, k[:], appendRef(make([]byte, statePrefixBytes, chunkRowBytes), ref))
+	return encodeState(chunkFormat, k[:], appendRef(make([]byte, statePrefixBytes, chunkRowBytes), ref))
 }
 
 // decodeChunkRow checks the row of a chunk, and returns what it refers to.

@@ -12,7 +12,7 @@ import (
 // castagnoli is the table of CRC-32C, which processors compute by themselves.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum is the CRC-32C of a framed value: of its key, its format byte b[0]
+// checksum is the CRC-32C of a checked value: of its key, its format byte b[0]
 // and everything behind the four bytes that hold the checksum itself.
 func checksum(key, b []byte) uint32 {
 	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b[:1])
@@ -114,14 +114,14 @@ const (
 	checkpointFormat = 2
 )
 
-// frameState puts format and checksum before what starts at b[statePrefixBytes].
-func frameState(format byte, key, b []byte) []byte {
+// encodeState puts format and checksum before what starts at b[statePrefixBytes].
+func encodeState(format byte, key, b []byte) []byte {
 	b[0] = format
 	binary.BigEndian.PutUint32(b[1:], checksum(key, b))
 	return b
 }
 
-// openState checks what frameState framed.
+// openState checks what encodeState encoded.
 func openState(format byte, key, b []byte) (cursor, error) {
 	if len(b) < statePrefixBytes {
 		return cursor{}, errShort

@@ -147,10 +147,10 @@ func (s *Store) checkpoint(rev Revision) (d derived, err error) {
 	return d, err
 }
 
-// encodeCheckpoint frames what is kept for a revision.
+// encodeCheckpoint encodes what is kept for a revision.
 func encodeCheckpoint(kept *derived) []byte {
 	k := revisionKey(kept.rev)
-	return frameState(checkpointFormat, k[:], appendDerived(make([]byte, statePrefixBytes), kept))
+	return encodeState(checkpointFormat, k[:], appendDerived(make([]byte, statePrefixBytes), kept))
 }
 
 // scanHistory moves at over some records, up to revision last, and returns their

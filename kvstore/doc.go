@@ -33,7 +33,7 @@
 //	writes        begin, apply, commit, rebuild, flush
 //	reads         verify, keys, changes, get, chunkreader
 //	state         store, pullpause, config, bodies, state, history, memtable, upload, derived
-//	formats       frame, command, chunk, recordblock, record, contenttype
+//	formats       snapstream, command, chunk, recordblock, record, contenttype
 //	vocabulary    put, value, usermeta, codec
 //	engine        bbolt, boltcheck, readahead, memengine, engine, errors
 //

@@ -77,7 +77,7 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 		change(t, s.history, func(tx Tx) error {
-			return tx.Put(BucketState, keyPosition, frameState(format, keyPosition, bytes.Clone(tx.Get(BucketState, keyPosition))))
+			return tx.Put(BucketState, keyPosition, encodeState(format, keyPosition, bytes.Clone(tx.Get(BucketState, keyPosition))))
 		})
 		if err := errors.Join(s.Close(), os.RemoveAll(filepath.Join(dir, indexDir)), os.WriteFile(filepath.Join(dir, scratchFile), []byte("left"), 0o600),
 			os.WriteFile(filepath.Join(dir, oldIndexFile), []byte("of an earlier version"), 0o600)); err != nil {
@@ -113,17 +113,17 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seal := func(frame []byte) []byte {
-		binary.BigEndian.PutUint32(frame[5:], frameChecksum(frame))
-		return frame
+	seal := func(item []byte) []byte {
+		binary.BigEndian.PutUint32(item[5:], itemChecksum(item))
+		return item
 	}
-	record := func(kind frameKind) []byte {
-		return appendFrame(nil, kind, make([]byte, 8), []byte("what nobody knows yet"))
+	record := func(kind itemKind) []byte {
+		return appendItem(nil, kind, make([]byte, 8), []byte("what nobody knows yet"))
 	}
 	of := func(sequence byte) []byte {
-		frame := record(frameRecord)
-		frame[frameHeaderBytes] = sequence
-		return seal(frame)
+		item := record(itemRecord)
+		item[itemHeaderBytes] = sequence
+		return seal(item)
 	}
 	var honest bytes.Buffer
 	own := mustOpen(t, receiver(), tiny()).Stats().Revision
@@ -131,13 +131,13 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 	if err := sender.Serve(t.Context(), pull.String(), &honest); err != nil {
 		t.Fatal(err)
 	}
-	frames, _ := framesOf(t, honest.Bytes())
-	frames[0].payload[8+recordPrefixBytes] = (recordPut + 1) << shapeTypeBit
-	frames[0].seal()
-	typed := appendFrame(nil, frameRecord, nil, frames[0].payload)
-	for what, frame := range map[string][]byte{"a record of another type": typed, "a stub": record(frameStub), "a leaf": record(frameLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
+	items, _ := itemsOf(t, honest.Bytes())
+	items[0].payload[8+recordPrefixBytes] = (recordPut + 1) << shapeTypeBit
+	items[0].seal()
+	typed := appendItem(nil, itemRecord, nil, items[0].payload)
+	for what, item := range map[string][]byte{"a record of another type": typed, "a stub": record(itemStub), "a leaf": record(itemLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
 		s := mustOpen(t, receiver(), tiny())
-		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(frame)), nil }, testFetch)
+		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(item)), nil }, testFetch)
 		if err == nil || errors.Is(err, ErrSnapshotBody) || errors.As(err, new(*level.LaterError)) || !strings.Contains(err.Error(), "later version of oncekv") {
 			t.Errorf("%s: %v", what, err)
 		}

@@ -181,7 +181,7 @@ func FuzzDecodeChunkRow(f *testing.F) {
 }
 
 // What a store keeps about itself, and what a snapshot says: what decodes
-// encodes to the same bytes. frame makes the checksum of a state right.
+// encodes to the same bytes. item makes the checksum of a state right.
 func FuzzDecodeState(f *testing.F) {
 	id := uploadID{4}
 	u := newUpload(5)
@@ -204,30 +204,30 @@ func FuzzDecodeState(f *testing.F) {
 		if len(raw) < statePrefixBytes {
 			return
 		}
-		same := func(what string, framed []byte, err error, encode func() []byte) {
+		same := func(what string, encoded []byte, err error, encode func() []byte) {
 			t.Helper()
 			if err != nil {
 				return
 			}
-			if again := encode(); !bytes.Equal(again, framed) {
-				t.Fatalf("%s %x decodes, but encodes as %x", what, framed, again)
+			if again := encode(); !bytes.Equal(again, encoded) {
+				t.Fatalf("%s %x decodes, but encodes as %x", what, encoded, again)
 			}
 		}
-		framed := func(format byte, key []byte) []byte { return frameState(format, key, bytes.Clone(raw)) }
-		b := framed(positionFormat, keyPosition)
+		encoded := func(format byte, key []byte) []byte { return encodeState(format, key, bytes.Clone(raw)) }
+		b := encoded(positionFormat, keyPosition)
 		p, err := decodePosition(b)
 		same("position", b, err, func() []byte { return encodePosition(&p) })
-		b = framed(uploadFormat, id[:])
+		b = encoded(uploadFormat, id[:])
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })
-		if c, err := openState(stateFormat, keyHistory, framed(stateFormat, keyHistory)); err == nil {
+		if c, err := openState(stateFormat, keyHistory, encoded(stateFormat, keyHistory)); err == nil {
 			h := readHistory(&c, 1<<40)
-			same("history", framed(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })
+			same("history", encoded(stateFormat, keyHistory), c.end(), func() []byte { return encodeLineage(&h) })
 		}
-		b = framed(stateFormat, keyMeta)
+		b = encoded(stateFormat, keyMeta)
 		meta, err := decodeMeta(b)
 		same("meta", b, err, func() []byte { return encodeMeta(meta) })
-		b = framed(progressFormat, keyProgress)
+		b = encoded(progressFormat, keyProgress)
 		pr, err := decodeProgress(b)
 		same("progress", b, err, func() []byte { return encodeProgress(&pr) })
 	})
@@ -247,24 +247,24 @@ func checkSnapshot(t *testing.T, raw []byte) {
 }
 
 // Frames that are read are written as they were; the fuzzer's bytes are tried
-// as a stream and as the payload of a frame.
+// as a stream and as the payload of an item.
 func FuzzReadFrame(f *testing.F) {
-	f.Add(appendFrame(nil, frameRecord, []byte("prefix"), []byte("body")), byte(frameEnd))
-	f.Add(appendFrame(nil, frameEnd, nil, nil), byte(frameChunk))
+	f.Add(appendItem(nil, itemRecord, []byte("prefix"), []byte("body")), byte(itemEnd))
+	f.Add(appendItem(nil, itemEnd, nil, nil), byte(itemChunk))
 	f.Add([]byte{'r', 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, byte(0))
 	f.Fuzz(func(t *testing.T, raw []byte, kind byte) {
-		got, payload, err := readFrame(bufio.NewReader(bytes.NewReader(raw)), new(frameRoom))
+		got, payload, err := readItem(bufio.NewReader(bytes.NewReader(raw)), new(itemRoom))
 		switch {
 		case err == nil:
-			if again := appendFrame(nil, got, nil, payload); !bytes.HasPrefix(raw, again) {
+			if again := appendItem(nil, got, nil, payload); !bytes.HasPrefix(raw, again) {
 				t.Fatalf("%x is read, but written as %x", raw, again)
 			}
 		case !errors.Is(err, ErrSnapshotBody) && !errors.Is(err, io.ErrUnexpectedEOF):
 			t.Fatalf("%x: error %v", raw, err)
 		}
 		split := int(kind) % (len(raw) + 1)
-		frame := appendFrame(nil, frameKind(kind), raw[:split], raw[split:])
-		if got, payload, err = readFrame(bufio.NewReader(bytes.NewReader(frame)), new(frameRoom)); err != nil || got != frameKind(kind) || !bytes.Equal(payload, raw) {
+		item := appendItem(nil, itemKind(kind), raw[:split], raw[split:])
+		if got, payload, err = readItem(bufio.NewReader(bytes.NewReader(item)), new(itemRoom)); err != nil || got != itemKind(kind) || !bytes.Equal(payload, raw) {
 			t.Fatalf("%x came back as %x of kind %d (%v)", raw, payload, got, err)
 		}
 	})
@@ -304,13 +304,13 @@ func FuzzServe(f *testing.F) {
 			}
 			return
 		}
-		frames, whole := framesOf(t, out.Bytes())
+		items, whole := itemsOf(t, out.Bytes())
 		if !whole {
 			t.Fatalf("query %q: the stream has no end", raw)
 		}
-		for _, fr := range frames {
+		for _, fr := range items {
 			if !fr.sound() {
-				t.Fatalf("query %q: frame %c %x is not sound", raw, fr.kind, fr.payload)
+				t.Fatalf("query %q: item %c %x is not sound", raw, fr.kind, fr.payload)
 			}
 		}
 	})

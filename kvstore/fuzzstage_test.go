@@ -86,69 +86,69 @@ func (x *stageFixture) disks() *memDisks {
 	return &memDisks{history: copyOf(x.receiver.history), index: x.receiver.index.Copy(), staging: NewMemEngine()}
 }
 
-// streamFrame is one frame of a stream.
-type streamFrame struct {
-	kind    frameKind
+// streamItem is one item of a stream.
+type streamItem struct {
+	kind    itemKind
 	payload []byte
 }
 
-// framesOf takes a stream apart, and tells whether it has its end.
-func framesOf(t testing.TB, b []byte) (frames []streamFrame, whole bool) {
+// itemsOf takes a stream apart, and tells whether it has its end.
+func itemsOf(t testing.TB, b []byte) (items []streamItem, whole bool) {
 	t.Helper()
 	r := bufio.NewReader(bytes.NewReader(b))
 	for {
 		if _, err := r.Peek(1); err == io.EOF {
 			break
 		}
-		kind, payload, err := readFrame(r, new(frameRoom))
+		kind, payload, err := readItem(r, new(itemRoom))
 		if err != nil {
 			t.Fatal(err)
 		}
-		frames = append(frames, streamFrame{kind, payload})
+		items = append(items, streamItem{kind, payload})
 	}
-	return frames, len(frames) > 0 && frames[len(frames)-1].kind == frameEnd
+	return items, len(items) > 0 && items[len(items)-1].kind == itemEnd
 }
 
 // sound tells whether a sender may send f.
-func (f streamFrame) sound() bool {
+func (f streamItem) sound() bool {
 	switch p := f.payload; {
-	case f.kind == frameEnd:
+	case f.kind == itemEnd:
 		return len(p) == 0
-	case f.kind == frameRecord && len(p) > 8:
+	case f.kind == itemRecord && len(p) > 8:
 		rev, _ := keyRevision(p[:8])
 		_, err := decodeRecord(p[8:], rev)
 		return err == nil
-	case f.kind == frameChunk && len(p) > chunkKeyBytes:
+	case f.kind == itemChunk && len(p) > chunkKeyBytes:
 		_, err := decodeChunkRow(p[chunkKeyBytes:], chunkKey(p))
 		return err == nil
 	}
 	return false
 }
 
-// seal makes the checksum inside the frame right.
-func (f streamFrame) seal() {
+// seal makes the checksum inside the item right.
+func (f streamItem) seal() {
 	switch p := f.payload; {
-	case f.kind == frameRecord && len(p) >= 8+recordPrefixBytes:
+	case f.kind == itemRecord && len(p) >= 8+recordPrefixBytes:
 		rev, _ := keyRevision(p[:8])
 		sealRecord(p[8:], rev)
-	case f.kind == frameChunk && len(p) >= chunkKeyBytes+statePrefixBytes:
+	case f.kind == itemChunk && len(p) >= chunkKeyBytes+statePrefixBytes:
 		sealRow(p[chunkKeyBytes:], chunkKey(p))
 	}
 }
 
 // The steps of a recipe; each but stepBreak, stepEnd and stepLie has an argument.
 const (
-	stepCopy  = iota // so many frames and one more, as they are
-	stepSkip         // so many frames
-	stepBack         // so many frames, which then come again
-	stepFlip         // a bit of the next frame's payload, which its inner checksum finds out
-	stepLie          // a bit of the next frame's payload, under checksums that are right; two arguments
-	stepTear         // a bit of the next frame, which its outer checksum finds out
+	stepCopy  = iota // so many items and one more, as they are
+	stepSkip         // so many items
+	stepBack         // so many items, which then come again
+	stepFlip         // a bit of the next item's payload, which its inner checksum finds out
+	stepLie          // a bit of the next item's payload, under checksums that are right; two arguments
+	stepTear         // a bit of the next item, which its outer checksum finds out
 	stepRaw          // so many bytes of the recipe
-	stepForge        // a kind and so many bytes of the recipe as a frame
+	stepForge        // a kind and so many bytes of the recipe as an item
 	stepMove         // bytes from the end of the next chunk to the start of the one behind it
 	stepBreak        // the stream ends here
-	stepEnd          // a frame that says so
+	stepEnd          // an item that says so
 	stepCount
 )
 
@@ -172,36 +172,36 @@ func (r *recipe) take(n int) []byte {
 	return b
 }
 
-// cook returns what is sent in place of frames.
-func (r *recipe) cook(frames []streamFrame) []byte {
+// cook returns what is sent in place of items.
+func (r *recipe) cook(items []streamItem) []byte {
 	var out []byte
-	emit := func(f streamFrame) { out = appendFrame(out, f.kind, nil, f.payload) }
+	emit := func(f streamItem) { out = appendItem(out, f.kind, nil, f.payload) }
 	for at := 0; ; {
 		if len(out) > 8<<20 {
-			return out // large frames again and again
+			return out // large items again and again
 		}
 		if len(*r) == 0 {
-			for ; at < len(frames); at++ {
-				emit(frames[at])
+			for ; at < len(items); at++ {
+				emit(items[at])
 			}
 			return out
 		}
 		step := r.byte() % stepCount
-		if at == len(frames) && (step == stepFlip || step == stepLie || step == stepTear || step == stepMove) {
+		if at == len(items) && (step == stepFlip || step == stepLie || step == stepTear || step == stepMove) {
 			step = stepEnd
 		}
 		switch step {
 		case stepCopy:
-			for n := r.byte(); n >= 0 && at < len(frames); n-- {
-				emit(frames[at])
+			for n := r.byte(); n >= 0 && at < len(items); n-- {
+				emit(items[at])
 				at++
 			}
 		case stepSkip:
-			at = min(at+r.byte(), len(frames))
+			at = min(at+r.byte(), len(items))
 		case stepBack:
 			at = max(at-r.byte(), 0)
 		case stepFlip, stepLie:
-			f := streamFrame{frames[at].kind, bytes.Clone(frames[at].payload)}
+			f := streamItem{items[at].kind, bytes.Clone(items[at].payload)}
 			flipBit(f.payload, r.byte()<<8|r.byte())
 			if step == stepLie {
 				f.seal()
@@ -210,16 +210,16 @@ func (r *recipe) cook(frames []streamFrame) []byte {
 			at++
 		case stepTear:
 			start := len(out)
-			emit(frames[at])
+			emit(items[at])
 			flipBit(out[start:], r.byte())
 			at++
 		case stepRaw:
 			out = append(out, r.take(r.byte())...)
 		case stepForge:
-			kind := frameKind(r.byte())
-			emit(streamFrame{kind, r.take(r.byte())})
+			kind := itemKind(r.byte())
+			emit(streamItem{kind, r.take(r.byte())})
 		case stepMove:
-			if moved := moveBoundary(frames[at:], r.byte()); moved != nil {
+			if moved := moveBoundary(items[at:], r.byte()); moved != nil {
 				emit(moved[0])
 				emit(moved[1])
 				at += 2
@@ -227,7 +227,7 @@ func (r *recipe) cook(frames []streamFrame) []byte {
 		case stepBreak:
 			return out
 		case stepEnd:
-			emit(streamFrame{kind: frameEnd})
+			emit(streamItem{kind: itemEnd})
 			return out
 		}
 	}
@@ -241,14 +241,14 @@ func flipBit(b []byte, bit int) {
 
 // moveBoundary moves n bytes from the first of two chunks to the second. The
 // value they make is the same.
-func moveBoundary(frames []streamFrame, n int) []streamFrame {
-	if len(frames) < 2 {
+func moveBoundary(items []streamItem, n int) []streamItem {
+	if len(items) < 2 {
 		return nil
 	}
 	var keys [2]chunkKey
 	var data [2][]byte
-	for i, f := range frames[:2] {
-		if f.kind != frameChunk || len(f.payload) < chunkKeyBytes {
+	for i, f := range items[:2] {
+		if f.kind != itemChunk || len(f.payload) < chunkKeyBytes {
 			return nil
 		}
 		key := chunkKey(f.payload[:chunkKeyBytes])
@@ -262,9 +262,9 @@ func moveBoundary(frames []streamFrame, n int) []streamFrame {
 		return nil
 	}
 	cut := len(data[0]) - n
-	var both []streamFrame
+	var both []streamItem
 	for i, b := range [][]byte{data[0][:cut], slices.Concat(data[0][cut:], data[1])} {
-		both = append(both, streamFrame{frameChunk, append(keys[i][:], encodeChunkRow(keys[i], registerBody(b))...)})
+		both = append(both, streamItem{itemChunk, append(keys[i][:], encodeChunkRow(keys[i], registerBody(b))...)})
 	}
 	return both
 }
@@ -276,8 +276,8 @@ func (x *stageFixture) fetch(t *testing.T, r *recipe) func(ctx ctxT, query strin
 		if err := x.sender.Serve(ctx, raw, &honest); err != nil {
 			t.Fatalf("query %q of a receiver: %v", raw, err)
 		}
-		frames, _ := framesOf(t, honest.Bytes())
-		return io.NopCloser(bytes.NewReader(r.cook(frames))), nil
+		items, _ := itemsOf(t, honest.Bytes())
+		return io.NopCloser(bytes.NewReader(r.cook(items))), nil
 	}
 }
 

@@ -199,7 +199,7 @@ func writeLineage(tx Tx, h *History) error {
 }
 
 func encodeLineage(h *History) []byte {
-	return frameState(stateFormat, keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
+	return encodeState(stateFormat, keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
 }
 
 // storedLineage reads the identity of the history, of a store at revision newest.

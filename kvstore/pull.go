@@ -47,9 +47,9 @@ func (st *stager) pullPortion(ctx context.Context) error {
 // more than it should, the rest is asked for anew.
 func (st *stager) readPortion(r *bufio.Reader, came []pulledRecord) ([]pulledRecord, error) {
 	rev := st.progress.last.rev
-	for room := 2*st.store.portionBytes() + frameBytesMax; room > 0; {
-		kind, payload, err := readFrame(r, &st.room)
-		if err != nil || kind == frameEnd {
+	for room := 2*st.store.portionBytes() + itemBytesMax; room > 0; {
+		kind, payload, err := readItem(r, &st.room)
+		if err != nil || kind == itemEnd {
 			return came, err
 		}
 		p, err := st.readRecord(r, rev+1, kind, payload)
@@ -63,10 +63,10 @@ func (st *stager) readPortion(r *bufio.Reader, came []pulledRecord) ([]pulledRec
 	return came, nil
 }
 
-// readRecord checks a frame that must be the record of revision rev, and reads the rows
+// readRecord checks an item that must be the record of revision rev, and reads the rows
 // of its chunks, which follow it.
-func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind frameKind, payload []byte) (p pulledRecord, err error) {
-	if kind != frameRecord || len(payload) < 8 || rev > st.snap.rev {
+func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind itemKind, payload []byte) (p pulledRecord, err error) {
+	if kind != itemRecord || len(payload) < 8 || rev > st.snap.rev {
 		return p, fmt.Errorf("%w: after revision %d something else came than the record that was expected", ErrSnapshotBody, rev-1)
 	}
 	if got, _ := keyRevision(payload[:8]); got != rev {
@@ -83,7 +83,7 @@ func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind frameKind, payl
 		p.refs = []bodies.Ref{p.body.ref()}
 	case bodyChunked:
 		for n := range p.body.chunks { // a number that nothing stands behind takes no memory
-			kind, payload, err := readFrame(r, &st.room)
+			kind, payload, err := readItem(r, &st.room)
 			if err != nil {
 				return p, err
 			}
@@ -107,9 +107,9 @@ func (p *pulledRecord) checkSum(sum Digest, rev Revision) error {
 	return nil
 }
 
-// chunkRefOf takes apart a frame that must be the row of one chunk of a value of size bytes.
-func chunkRefOf(kind frameKind, payload []byte, want chunkKey, size int64) (ref bodies.Ref, err error) {
-	if kind != frameChunk || len(payload) < chunkKeyBytes {
+// chunkRefOf takes apart an item that must be the row of one chunk of a value of size bytes.
+func chunkRefOf(kind itemKind, payload []byte, want chunkKey, size int64) (ref bodies.Ref, err error) {
+	if kind != itemChunk || len(payload) < chunkKeyBytes {
 		return ref, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
 	}
 	if key := chunkKey(payload[:chunkKeyBytes]); key != want {
@@ -281,12 +281,12 @@ func (st *stager) pullRows(ctx context.Context, id uploadID, next uint32, u *upl
 	q := &query{kind: queryChunks, index: st.snap.index, upload: id, chunk: next}
 	err = st.stream(ctx, q, func(r *bufio.Reader) error {
 		for {
-			kind, payload, err := readFrame(r, &st.room)
-			if err != nil || kind == frameEnd {
+			kind, payload, err := readItem(r, &st.room)
+			if err != nil || kind == itemEnd {
 				return err
 			}
 			if next == u.count() { // it goes on growing there
-				if kind != frameChunk {
+				if kind != itemChunk {
 					return fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
 				}
 				continue

@@ -305,7 +305,7 @@ func (d *body) putIDString() string {
 // the value through its SHA-256.
 func leafOf(header []byte) Digest { return merkle.Leaf(header) }
 
-// sealRecord frames an encoded body, which starts at b[recordPrefixBytes], as
+// sealRecord gives a checksum to an encoded body, which starts at b[recordPrefixBytes], as
 // the record of revision rev. b[0] is its kind.
 func sealRecord(b []byte, rev Revision) {
 	binary.BigEndian.PutUint32(b[1:], recordChecksum(b, rev))

@@ -13,7 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/keyruns"
 )
 
-// testRecord frames a body as the record of rev.
+// testRecord makes a body the record of rev.
 func testRecord(kind bodyKind, body []byte, rev Revision) []byte {
 	record := append(make([]byte, recordPrefixBytes), body...)
 	record[0] = byte(kind)
@@ -420,7 +420,7 @@ func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
 		p := progress{base: mark{own.rev, own.digest()}, last: own.derived, done: true}
 		k := revisionKey(own.rev + 1)
 		return errors.Join(tx.Put(BucketState, keySnapshot, snapshot), tx.Put(BucketRecords, k[:], testRecords(own.rev+1, 10)[0]),
-			tx.Put(BucketState, keyProgress, frameState(1, keyProgress, encodeProgress(&p))))
+			tx.Put(BucketState, keyProgress, encodeState(1, keyProgress, encodeProgress(&p))))
 	})
 	if err := s.Install(index, 7, meta, snapshot); err == nil {
 		t.Fatal("it was installed")

@@ -109,14 +109,14 @@ func TestQuery_EveryPartCounts(t *testing.T) {
 
 // A stream that breaks off says so, wherever that is; one that fails says why.
 func TestFrame_BreaksOff(t *testing.T) {
-	frame := appendFrame(nil, frameRecord, []byte("prefix"), []byte("body"))
+	item := appendItem(nil, itemRecord, []byte("prefix"), []byte("body"))
 	cause := errors.New("some cause")
-	for n := range frame {
-		if _, _, err := readFrame(bufio.NewReader(bytes.NewReader(frame[:n])), new(frameRoom)); err != io.ErrUnexpectedEOF {
-			t.Errorf("%d of %d bytes came: %v", n, len(frame), err)
+	for n := range item {
+		if _, _, err := readItem(bufio.NewReader(bytes.NewReader(item[:n])), new(itemRoom)); err != io.ErrUnexpectedEOF {
+			t.Errorf("%d of %d bytes came: %v", n, len(item), err)
 		}
-		if _, _, err := readFrame(bufio.NewReader(io.MultiReader(bytes.NewReader(frame[:n]), iotest.ErrReader(cause))), new(frameRoom)); !errors.Is(err, cause) {
-			t.Errorf("%d of %d bytes came before it failed: %v", n, len(frame), err)
+		if _, _, err := readItem(bufio.NewReader(io.MultiReader(bytes.NewReader(item[:n]), iotest.ErrReader(cause))), new(itemRoom)); !errors.Is(err, cause) {
+			t.Errorf("%d of %d bytes came before it failed: %v", n, len(item), err)
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return writeFrame(w, appendFrame(nil, frameEnd, nil, nil))
+	return sendItems(w, appendItem(nil, itemEnd, nil, nil))
 }
 
 // serveRecords sends records in order, each followed by the rows of its chunks: a portion,
@@ -55,11 +55,11 @@ func (s *Store) serveRecords(ctx context.Context, q *query, w io.Writer) error {
 		}
 		var err error
 		var chunked body
-		buf, rev, chunked, err = s.recordFrames(buf[:0], rev, q.through, min(scanBytes, s.portionBytes()-sent))
+		buf, rev, chunked, err = s.recordItems(buf[:0], rev, q.through, min(scanBytes, s.portionBytes()-sent))
 		if err != nil {
 			return s.failed("serve a snapshot", err)
 		}
-		if err := writeFrame(w, buf); err != nil {
+		if err := sendItems(w, buf); err != nil {
 			return err
 		}
 		sent += len(buf)
@@ -92,7 +92,7 @@ func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w
 				if more = found; !more || err != nil {
 					return err
 				}
-				buf = appendFrame(buf, frameChunk, key[:], encodeChunkRow(key, ref))
+				buf = appendItem(buf, itemChunk, key[:], encodeChunkRow(key, ref))
 			}
 			return nil
 		})
@@ -100,7 +100,7 @@ func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w
 			return n, s.failed("serve a snapshot", err)
 		}
 		if len(buf) > 0 {
-			if err := writeFrame(w, buf); err != nil {
+			if err := sendItems(w, buf); err != nil {
 				return n, err
 			}
 		}
@@ -114,9 +114,9 @@ func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w
 // rowsBytes is how many bytes of rows are read in one transaction and sent together.
 const rowsBytes = 64 << 10
 
-// recordFrames appends frames of the records after rev, up to limit bytes or to a record
+// recordItems appends items of the records after rev, up to limit bytes or to a record
 // in chunks, whose place it returns, and returns the last revision in them.
-func (s *Store) recordFrames(buf []byte, rev, last Revision, limit int) (_ []byte, _ Revision, chunked body, err error) {
+func (s *Store) recordItems(buf []byte, rev, last Revision, limit int) (_ []byte, _ Revision, chunked body, err error) {
 	err = s.history.View(func(tx Tx) error {
 		return scanRecords(tx, rev+1, last, true, func(got Revision, raw []byte) (bool, error) {
 			k := revisionKey(got)
@@ -125,7 +125,7 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision, limit int) (_ []byt
 				return false, err
 			}
 			rev = got
-			buf = appendFrame(buf, frameRecord, k[:], raw)
+			buf = appendItem(buf, itemRecord, k[:], raw)
 			if d.kind == bodyChunked {
 				chunked = body{upload: d.upload, chunks: d.chunks}
 			}
@@ -135,7 +135,7 @@ func (s *Store) recordFrames(buf []byte, rev, last Revision, limit int) (_ []byt
 	return buf, rev, chunked, err
 }
 
-func writeFrame(w io.Writer, b []byte) error {
+func sendItems(w io.Writer, b []byte) error {
 	if _, err := w.Write(b); err != nil {
 		return fmt.Errorf("send a snapshot: %w", err)
 	}

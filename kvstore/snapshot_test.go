@@ -238,16 +238,16 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 	if err := sender.Serve(t.Context(), q.String(), &honest); err != nil {
 		t.Fatal(err)
 	}
-	kind, record, err := readFrame(bufio.NewReader(&honest), new(frameRoom))
+	kind, record, err := readItem(bufio.NewReader(&honest), new(itemRoom))
 	if err != nil {
 		t.Fatal(err)
 	}
-	stream := appendFrame(nil, kind, nil, record)
+	stream := appendItem(nil, kind, nil, record)
 	for _, piece := range pieces(ChunkBytes - 5) {
 		key, row := rowOf(t, piece)
-		stream = appendFrame(stream, frameChunk, key[:], row)
+		stream = appendItem(stream, itemChunk, key[:], row)
 	}
-	stream = appendFrame(stream, frameEnd, nil, nil)
+	stream = appendItem(stream, itemEnd, nil, nil)
 	s := mustOpen(t, newMemDisks(), tiny())
 	err = s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil }, testFetch)
 	if !errors.Is(err, ErrSnapshotBody) {
@@ -421,12 +421,12 @@ func TestStore_Serve_Portions(t *testing.T) {
 			t.Fatal(err)
 		}
 		size := b.Len()
-		frames, whole := framesOf(t, b.Bytes())
-		if !whole || len(frames) < 2 || len(frames) > 2 && size > 2000+9100 {
-			t.Fatalf("after revision %d: %d frames of %d bytes, whole: %v", after, len(frames), size, whole)
+		items, whole := itemsOf(t, b.Bytes())
+		if !whole || len(items) < 2 || len(items) > 2 && size > 2000+9100 {
+			t.Fatalf("after revision %d: %d items of %d bytes, whole: %v", after, len(items), size, whole)
 		}
-		for _, f := range frames[:len(frames)-1] {
-			if rev, _ := keyRevision(f.payload[:8]); f.kind != frameRecord || rev != after+1 {
+		for _, f := range items[:len(items)-1] {
+			if rev, _ := keyRevision(f.payload[:8]); f.kind != itemRecord || rev != after+1 {
 				t.Fatalf("revision %d comes after %d", rev, after)
 			}
 			after++

@@ -132,9 +132,9 @@ func encodeProgress(p *progress) []byte {
 	b := appendMark(make([]byte, statePrefixBytes), p.base)
 	b = appendDerived(b, &p.last)
 	if p.done {
-		return frameState(progressFormat, keyProgress, append(b, 1))
+		return encodeState(progressFormat, keyProgress, append(b, 1))
 	}
-	return frameState(progressFormat, keyProgress, append(b, 0))
+	return encodeState(progressFormat, keyProgress, append(b, 0))
 }
 
 func decodeProgress(raw []byte) (p progress, err error) {
@@ -182,7 +182,7 @@ type stager struct {
 	bodies   bodyPuller // of those that come
 	buf      []byte     // for bodies that are read
 	came     []pulledRecord
-	room     frameRoom // for frames that are read
+	room     itemRoom // for items that are read
 
 	records     []pendingRecord // the newest up to progress.last.rev, not yet in history
 	recordBytes int64

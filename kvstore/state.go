@@ -25,7 +25,7 @@ type position struct {
 }
 
 func encodePosition(p *position) []byte {
-	return frameState(positionFormat, keyPosition, appendPosition(make([]byte, statePrefixBytes), p))
+	return encodeState(positionFormat, keyPosition, appendPosition(make([]byte, statePrefixBytes), p))
 }
 
 // appendPosition encodes p, of the one sequence that there is.
@@ -51,10 +51,10 @@ func decodePosition(b []byte) (position, error) {
 	return p, c.end()
 }
 
-// encodeMeta frames the log's own bytes. Members are in them, and a wrong one votes
+// encodeMeta encodes the log's own bytes. Members are in them, and a wrong one votes
 // otherwise than all others.
 func encodeMeta(meta []byte) []byte {
-	return frameState(stateFormat, keyMeta, append(make([]byte, statePrefixBytes), meta...))
+	return encodeState(stateFormat, keyMeta, append(make([]byte, statePrefixBytes), meta...))
 }
 
 func decodeMeta(b []byte) ([]byte, error) {

@@ -77,7 +77,7 @@ func testBody(d bodies.Digest) []byte {
 }
 
 // sealRow makes the format and the checksum of a chunk's row right.
-func sealRow(row []byte, k chunkKey) { frameState(chunkFormat, k[:], row) }
+func sealRow(row []byte, k chunkKey) { encodeState(chunkFormat, k[:], row) }
 
 // rowOf returns the row of a chunk that a command brings.
 func rowOf(t testing.TB, cmd []byte) (chunkKey, []byte) {

@@ -11,70 +11,70 @@ import (
 	"strconv"
 )
 
-// A snapshot stream is a row of frames: kind, length, checksum, and then the sequence
-// that the frame is of, and its payload.
+// A snapshot stream is a row of items: kind, length, checksum, and then the sequence
+// that the item is of, and its payload.
 const (
-	frameHeaderBytes = 1 + 4 + 4
-	frameBytesMax    = BodyBytesMin + 8192
+	itemHeaderBytes = 1 + 4 + 4
+	itemBytesMax    = BodyBytesMin + 8192
 )
 
-type frameKind byte
+type itemKind byte
 
 const (
-	frameRecord frameKind = 'r' // revision, record as stored
-	frameChunk  frameKind = 'c' // chunk key, row as stored: the bytes are pulled as a body
-	frameEnd    frameKind = 'e' // nothing follows; without it the stream broke off
+	itemRecord itemKind = 'r' // revision, record as stored
+	itemChunk  itemKind = 'c' // chunk key, row as stored: the bytes are pulled as a body
+	itemEnd    itemKind = 'e' // nothing follows; without it the stream broke off
 
 	// Reserved, for later versions: what is left of a record whose value was retired.
 	// Neither is part of a stream that this version may ask for.
-	frameStub frameKind = 's' // revision, header
-	frameLeaf frameKind = 'l' // revision, leaf
+	itemStub itemKind = 's' // revision, header
+	itemLeaf itemKind = 'l' // revision, leaf
 )
 
-// appendFrame appends a frame whose payload is prefix and body.
-func appendFrame(b []byte, kind frameKind, prefix, body []byte) []byte {
+// appendItem appends an item whose payload is prefix and body.
+func appendItem(b []byte, kind itemKind, prefix, body []byte) []byte {
 	b = append(b, byte(kind))
 	start := len(b) - 1
-	b = binary.BigEndian.AppendUint32(b, uint32(frameSequenceBytes+len(prefix)+len(body)))
+	b = binary.BigEndian.AppendUint32(b, uint32(itemSequenceBytes+len(prefix)+len(body)))
 	b = append(b, 0, 0, 0, 0) // checksum
 	b = binary.AppendUvarint(b, coreSequence)
-	sum := crc32.Update(frameChecksum(b[start:]), castagnoli, prefix)
+	sum := crc32.Update(itemChecksum(b[start:]), castagnoli, prefix)
 	binary.BigEndian.PutUint32(b[start+5:], crc32.Update(sum, castagnoli, body))
 	return append(append(b, prefix...), body...)
 }
 
-// frameSequenceBytes is the length of the only sequence that there is.
-const frameSequenceBytes = 1
+// itemSequenceBytes is the length of the only sequence that there is.
+const itemSequenceBytes = 1
 
-// frameChecksum covers a frame but for the checksum itself.
-func frameChecksum(b []byte) uint32 {
-	return crc32.Update(crc32.Checksum(b[:5], castagnoli), castagnoli, b[frameHeaderBytes:])
+// itemChecksum covers an item but for the checksum itself.
+func itemChecksum(b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(b[:5], castagnoli), castagnoli, b[itemHeaderBytes:])
 }
 
-// frameRoom is where small frames are read to, many in one piece of memory: a pull has
+// itemRoom is where small items are read to, many in one piece of memory: a pull has
 // millions, and keeps those of a portion until all are written.
-type frameRoom []byte
+type itemRoom []byte
 
-const frameRoomBytes = 64 << 10
+const itemRoomBytes = 64 << 10
 
 // take returns n bytes that nobody else has.
-func (f *frameRoom) take(n int) []byte {
-	if n > frameRoomBytes/8 {
+func (f *itemRoom) take(n int) []byte {
+	if n > itemRoomBytes/8 {
 		return make([]byte, n)
 	}
 	if n > len(*f) {
-		*f = make([]byte, frameRoomBytes)
+		*f = make([]byte, itemRoomBytes)
 	}
 	b := (*f)[:n:n]
 	*f = (*f)[n:]
 	return b
 }
 
-// readFrame reads one frame into memory of room. A stream that breaks off gives
+// readItem reads one item into memory of room. A stream that breaks off gives
 // io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody, a later
 // version's neither.
-func readFrame(r *bufio.Reader, room *frameRoom) (frameKind, []byte, error) {
-	h, err := r.Peek(frameHeaderBytes)
+func readItem(r *bufio.Reader, room *itemRoom) (itemKind, []byte, error) {
+	h, err := r.Peek(itemHeaderBytes)
 	if err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
@@ -82,25 +82,25 @@ func readFrame(r *bufio.Reader, room *frameRoom) (frameKind, []byte, error) {
 		return 0, nil, err
 	}
 	size := binary.BigEndian.Uint32(h[1:])
-	if size > frameBytesMax {
+	if size > itemBytesMax {
 		return 0, nil, fmt.Errorf("%w: a frame of %d bytes", ErrSnapshotBody, size)
 	}
-	frame := room.take(frameHeaderBytes + int(size))
+	frame := room.take(itemHeaderBytes + int(size))
 	if _, err := io.ReadFull(r, frame); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return 0, nil, err
 	}
-	if frameChecksum(frame) != binary.BigEndian.Uint32(frame[5:]) {
+	if itemChecksum(frame) != binary.BigEndian.Uint32(frame[5:]) {
 		return 0, nil, fmt.Errorf("%w: a frame has another checksum than its bytes", ErrSnapshotBody)
 	}
-	kind, c := frameKind(frame[0]), cursor{b: frame[frameHeaderBytes:]}
+	kind, c := itemKind(frame[0]), cursor{b: frame[itemHeaderBytes:]}
 	sequence := c.uvarint()
 	switch {
 	case c.err != nil:
 		return 0, nil, fmt.Errorf("%w: the sequence of a frame: %w", ErrSnapshotBody, c.err)
-	case kind == frameStub || kind == frameLeaf:
+	case kind == itemStub || kind == itemLeaf:
 		return 0, nil, laterStream("records whose values were retired")
 	case sequence != coreSequence:
 		return 0, nil, laterStream(fmt.Sprintf("sequence %d", sequence))
