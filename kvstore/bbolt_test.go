@@ -366,7 +366,7 @@ func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	var nowhere *position
+	var nowhere *appliedState
 	for name, fn := range map[string]func(Tx) error{
 		"own":   func(Tx) error { panic("a bug") },
 		"nil":   func(Tx) error { nowhere.rev++; return nil },

@@ -49,16 +49,16 @@ func (s *Store) MarkRestored(from History) error {
 	if n := len(s.uploads); n > 0 {
 		return fmt.Errorf("mark the store as restored: %d uploads are open", n)
 	}
-	p := position{derived: s.applied.derived}
+	p := appliedState{derived: s.applied.derived}
 	lineage := from.fork(HistoryID{}, &p.derived)
 	return s.failed("mark the store as restored", s.moveTo(p, lineage, nil))
 }
 
 // moveTo makes p and lineage the state, without an entry of the log; meta nil: none.
 // commitMu and applyMu are held, and history lacks nothing.
-func (s *Store) moveTo(p position, lineage History, meta []byte) error {
+func (s *Store) moveTo(p appliedState, lineage History, meta []byte) error {
 	if err := s.history.Update(func(tx Tx) error {
-		return errors.Join(tx.Delete(BucketState, keyMeta), writeLineage(tx, &lineage), writePosition(tx, &p, meta))
+		return errors.Join(tx.Delete(BucketState, keyMeta), writeLineage(tx, &lineage), writeApplied(tx, &p, meta))
 	}); err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (s *Store) moveTo(p position, lineage History, meta []byte) error {
 	return nil
 }
 
-// Bootstrap sets the first durable position, index above 0, of a store that is empty, or
+// Bootstrap sets the first applied state, index above 0, of a store that is empty, or
 // was restored and belongs to no log yet, and the id of the history that begins there.
 func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) error {
 	s.commitMu.Lock()
@@ -87,7 +87,7 @@ func (s *Store) Bootstrap(index, term uint64, meta []byte, history [16]byte) err
 	if HistoryID(history).IsZero() {
 		return errors.New("bootstrap store: the history that begins has no id")
 	}
-	p := position{index: index, term: term, derived: s.applied.derived}
+	p := appliedState{index: index, term: term, derived: s.applied.derived}
 	lineage := History{ID: history, Parents: s.lineage.Parents}
 	return s.failed("bootstrap store", s.moveTo(p, lineage, meta))
 }

@@ -136,7 +136,7 @@ func appendReferences(tx Tx, d *body, changes []bodies.Change) ([]bodies.Change,
 // commit and its count, or after a pull. If what is counted is not the beginning of this
 // history, it counts all of it again.
 func (s *Store) countHistory() error {
-	from, last := s.bodies.Mark(), s.durablePosition().rev
+	from, last := s.bodies.Mark(), s.durableState().rev
 	known := from.Revision <= uint64(last)
 	if known && from.Revision > 0 {
 		at, err := s.derivedAt(Revision(from.Revision))

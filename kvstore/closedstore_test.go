@@ -43,7 +43,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 		}
 		return n
 	}
-	before, end := touched(), s.durablePosition().rev
+	before, end := touched(), s.durableState().rev
 	ctx := t.Context()
 	q := query{kind: queryRecords, index: index, through: 1}
 	for name, call := range map[string]func() error{

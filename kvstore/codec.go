@@ -109,7 +109,7 @@ const (
 	statePrefixBytes = 1 + 4 // format, checksum
 
 	// Those before were written before the first release.
-	positionFormat   = 4 // 3: values were in history, whatever their size
+	appliedFormat    = 4 // 3: values were in history, whatever their size
 	progressFormat   = 3
 	checkpointFormat = 2
 )

@@ -8,7 +8,7 @@ import (
 
 // commitBatch is everything that history lacks at one moment between entries.
 type commitBatch struct {
-	to      position
+	to      appliedState
 	meta    []byte   // nil: unchanged
 	lineage *History // nil: unchanged
 	records []pendingRecord
@@ -114,7 +114,7 @@ func (b *commitBatch) write(tx Tx) error {
 			return err
 		}
 	}
-	return writePosition(tx, &b.to, b.meta)
+	return writeApplied(tx, &b.to, b.meta)
 }
 
 // writeRecords appends records of consecutive revisions, and the checkpoints among them.

@@ -58,7 +58,7 @@
 //     the work that releases the bound can always run.
 //  8. The id of a history changes in the transaction of the entry that names it.
 //  9. A snapshot counts only with the last transaction of its install. Records of
-//     a pull, or of one that was refused, lie beyond the position and are not seen.
+//     a pull, or of one that was refused, lie beyond the applied state and are not seen.
 //  10. Every body that a record of history refers to, or a row of an open upload, is
 //     here. One that is not ends the store. What Apply answers depends on the entries
 //     alone, never on whether a body was here before.

@@ -191,7 +191,7 @@ func TestState_OtherFormats(t *testing.T) {
 		key, sound []byte
 		decode     func(b []byte) error
 	}{
-		"position": {keyPosition, encodePosition(&position{index: 1}), func(b []byte) error { _, err := decodePosition(b); return err }},
+		"position": {keyApplied, encodeApplied(&appliedState{index: 1}), func(b []byte) error { _, err := decodeApplied(b); return err }},
 		"history": {keyHistory, encodeLineage(&History{ID: HistoryID{1}, Parents: []Origin{{ID: HistoryID{2}, Revision: 3}}}), func(b []byte) error {
 			c, err := openState(stateFormat, keyHistory, b)
 			if err != nil {

@@ -64,9 +64,9 @@ func TestStoreDir_DamagedMemberTable(t *testing.T) {
 // not a byte of the directory changes: not even what else is missing in it is made.
 func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 	for format, want := range map[byte]string{
-		1:                  "was written by a version of oncekv from before the first release, which this program cannot read: serve it with the program that wrote it and move its keys",
-		2:                  "was written by a version of oncekv from before the first release",
-		positionFormat + 1: "was written by a later version of oncekv",
+		1:                 "was written by a version of oncekv from before the first release, which this program cannot read: serve it with the program that wrote it and move its keys",
+		2:                 "was written by a version of oncekv from before the first release",
+		appliedFormat + 1: "was written by a later version of oncekv",
 	} {
 		dir := t.TempDir()
 		s := openDir(t, dir, StoreConfig{})
@@ -77,7 +77,7 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 		change(t, s.history, func(tx Tx) error {
-			return tx.Put(BucketState, keyPosition, encodeState(format, keyPosition, bytes.Clone(tx.Get(BucketState, keyPosition))))
+			return tx.Put(BucketState, keyApplied, encodeState(format, keyApplied, bytes.Clone(tx.Get(BucketState, keyApplied))))
 		})
 		if err := errors.Join(s.Close(), os.RemoveAll(filepath.Join(dir, indexDir)), os.WriteFile(filepath.Join(dir, scratchFile), []byte("left"), 0o600),
 			os.WriteFile(filepath.Join(dir, oldIndexFile), []byte("of an earlier version"), 0o600)); err != nil {
@@ -89,7 +89,7 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 			t.Errorf("format %d: %v", format, err)
 		}
 		earlier, later := errors.As(err, new(*level.EarlierError)), errors.As(err, new(*level.LaterError))
-		if earlier != (format < positionFormat) || later == earlier {
+		if earlier != (format < appliedFormat) || later == earlier {
 			t.Errorf("format %d: it is %T", format, err)
 		}
 		after := filesOf(t, dir)

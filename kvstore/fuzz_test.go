@@ -186,9 +186,9 @@ func FuzzDecodeState(f *testing.F) {
 	id := uploadID{4}
 	u := newUpload(5)
 	u.add([]byte("some bytes"), 6)
-	s := &snapshot{position: position{index: 1, term: 2, derived: testDerived(3)}, lineage: testHistory(), uploads: map[uploadID]*upload{id: u, {5}: newUpload(-1)}}
+	s := &snapshot{appliedState: appliedState{index: 1, term: 2, derived: testDerived(3)}, lineage: testHistory(), uploads: map[uploadID]*upload{id: u, {5}: newUpload(-1)}}
 	f.Add(encodeSnapshot(s))
-	f.Add(encodePosition(&s.position))
+	f.Add(encodeApplied(&s.appliedState))
 	f.Add(encodeLineage(&s.lineage))
 	f.Add(encodeUpload(id, u))
 	f.Add(encodeProgress(&progress{base: mark{rev: 1}, last: testDerived(2), done: true}))
@@ -214,9 +214,9 @@ func FuzzDecodeState(f *testing.F) {
 			}
 		}
 		encoded := func(format byte, key []byte) []byte { return encodeState(format, key, bytes.Clone(raw)) }
-		b := encoded(positionFormat, keyPosition)
-		p, err := decodePosition(b)
-		same("position", b, err, func() []byte { return encodePosition(&p) })
+		b := encoded(appliedFormat, keyApplied)
+		p, err := decodeApplied(b)
+		same("position", b, err, func() []byte { return encodeApplied(&p) })
 		b = encoded(uploadFormat, id[:])
 		u, err := decodeUpload(id, b)
 		same("upload", b, err, func() []byte { return encodeUpload(id, u) })

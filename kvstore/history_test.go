@@ -227,9 +227,9 @@ func TestStore_MarkRestored(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 {
-			history, position, head, ok := s.Origin()
-			if !ok || history != from.ID || position != 5 || !bytes.Equal(head, sumOfHead(t, original, 5)) {
-				t.Fatalf("it was restored from %x at revision %d, head %x: %v", history, position, head, ok)
+			history, appliedState, head, ok := s.Origin()
+			if !ok || history != from.ID || appliedState != 5 || !bytes.Equal(head, sumOfHead(t, original, 5)) {
+				t.Fatalf("it was restored from %x at revision %d, head %x: %v", history, appliedState, head, ok)
 			}
 			index, term, meta, _, err := s.Durable()
 			if err != nil || index != 0 || term != 0 || meta != nil {
@@ -384,7 +384,7 @@ func TestDB_HistoryChanged(t *testing.T) {
 
 // What a snapshot says of its history must be one that can be.
 func TestSnapshot_HistoriesThatCannotBe(t *testing.T) {
-	s := &snapshot{position: position{index: 1, derived: testDerived(3)}, lineage: testHistory()}
+	s := &snapshot{appliedState: appliedState{index: 1, derived: testDerived(3)}, lineage: testHistory()}
 	raw := encodeSnapshot(s)
 	if got, err := decodeSnapshot(raw); err != nil || !reflect.DeepEqual(got.lineage, s.lineage) {
 		t.Fatalf("%+v, %v", got, err)
@@ -402,7 +402,7 @@ func TestSnapshot_HistoriesThatCannotBe(t *testing.T) {
 		}
 		e := NewMemEngine()
 		if err := e.Update(func(tx Tx) error {
-			return errors.Join(writePosition(tx, &s.position, nil), writeLineage(tx, &broken.lineage))
+			return errors.Join(writeApplied(tx, &s.appliedState, nil), writeLineage(tx, &broken.lineage))
 		}); err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,7 @@ import (
 
 // Install makes a staged snapshot, for which Stage returned nil, this store's state: entry
 // index of the log with term and meta. The records are behind the end of history already.
-// It moves the rows of chunks there in batches; only the last, with the position, makes
+// It moves the rows of chunks there in batches; only the last, with the applied state, makes
 // all of it count, so that after a crash the same Install starts again. Then it counts the
 // bodies that the records refer to; after a crash before that, the next start does. When
 // it returns nil every key of the snapshot is visible and staging is gone. If index is
@@ -26,7 +26,7 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 		return err
 	}
 	whole := s.pulls.begin()
-	if err := s.install(position{index: index, term: term}, snap, meta, snapshot, whole); err != nil {
+	if err := s.install(appliedState{index: index, term: term}, snap, meta, snapshot, whole); err != nil {
 		s.pulls.end(whole)
 		return err
 	}
@@ -36,7 +36,7 @@ func (s *Store) Install(index, term uint64, meta, snapshot []byte) error {
 
 // install is Install of a decoded snapshot. whole tells whether all bodies of staging are
 // known to be here; none is forgotten until it is over.
-func (s *Store) install(at position, snap *snapshot, meta, snapshot []byte, whole bool) error {
+func (s *Store) install(at appliedState, snap *snapshot, meta, snapshot []byte, whole bool) error {
 	own, lineage := s.durableHistory()
 	if own.index < at.index {
 		if err := checkAncestry(&own, &lineage, snap); err != nil {
@@ -64,14 +64,14 @@ func (s *Store) install(at position, snap *snapshot, meta, snapshot []byte, whol
 
 // installFrom moves area into history and takes over the new state: what Stage made
 // of the records that it pulled. It is verified again when they are indexed.
-func (s *Store) installFrom(area Engine, snap *snapshot, at position, meta, snapshot []byte, whole bool) error {
+func (s *Store) installFrom(area Engine, snap *snapshot, at appliedState, meta, snapshot []byte, whole bool) error {
 	staged, p, err := readProgress(area)
 	if err != nil {
 		return s.failed("read staging", err)
 	}
 	staging := p.done && p.last == snap.derived && bytes.Equal(staged, snapshot)
 	if staging && !whole {
-		if staging, err = s.pullIsWhole(context.Background(), area, s.durablePosition().rev, p.last.rev); err != nil {
+		if staging, err = s.pullIsWhole(context.Background(), area, s.durableState().rev, p.last.rev); err != nil {
 			return s.failed("read staging", err)
 		}
 	}
@@ -125,8 +125,8 @@ type installer struct {
 }
 
 // move brings chunks and uploads into history, where the records are already,
-// and the position last.
-func (in *installer) move(at *position, meta []byte) error {
+// and the applied state last.
+func (in *installer) move(at *appliedState, meta []byte) error {
 	if err := in.moveSealed(in.store.durable.rev); err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (in *installer) move(at *position, meta []byte) error {
 		if err := writeLineage(tx, &in.snap.lineage); err != nil {
 			return err
 		}
-		return writePosition(tx, at, meta)
+		return writeApplied(tx, at, meta)
 	})
 }
 

@@ -109,7 +109,7 @@ func checkHistoryThere(dir string) error {
 func checkHistory(dir string, history Engine) error {
 	values, used := filepath.Join(dir, valuesDir), false
 	if err := history.View(func(tx Tx) error {
-		p, err := storedPosition(tx)
+		p, err := storedApplied(tx)
 		used = p.rev > 0
 		tx.Ascend(BucketUploads, nil, func(_, _ []byte) bool {
 			used = true
@@ -236,7 +236,7 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
-		s.applied, s.durable, s.uploads = snap.position, snap.position, snap.uploads
+		s.applied, s.durable, s.uploads = snap.appliedState, snap.appliedState, snap.uploads
 		s.lineage, s.kept = snap.lineage, snap.lineage
 		_, err = storedMeta(tx) // which must be sound
 		return err

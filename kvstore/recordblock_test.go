@@ -415,7 +415,7 @@ func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
 	}
 	d := receiver()
 	s := mustOpen(t, d, tiny())
-	own := s.durablePosition()
+	own := s.durableState()
 	change(t, d.staging, func(tx Tx) error {
 		p := progress{base: mark{own.rev, own.digest()}, last: own.derived, done: true}
 		k := revisionKey(own.rev + 1)

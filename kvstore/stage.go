@@ -80,7 +80,7 @@ func (s *Store) orFatal(err error) error {
 }
 
 // checkAncestry refuses a snapshot that cannot have this store as its past.
-func checkAncestry(own *position, lineage *History, snap *snapshot) error {
+func checkAncestry(own *appliedState, lineage *History, snap *snapshot) error {
 	if own.index >= snap.index {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (p *stagedPuts) write(tx Tx) error {
 	return nil
 }
 
-func (st *stager) run(ctx context.Context, snapshot []byte, own position) error {
+func (st *stager) run(ctx context.Context, snapshot []byte, own appliedState) error {
 	done, err := st.resume(ctx, snapshot, own)
 	if err != nil || done {
 		return err
@@ -253,7 +253,7 @@ func (st *stager) pull(ctx context.Context, own Revision) error {
 
 // resume goes on with what staging holds if that fits, and starts anew
 // otherwise. It reports whether everything is there already.
-func (st *stager) resume(ctx context.Context, snapshot []byte, own position) (done bool, err error) {
+func (st *stager) resume(ctx context.Context, snapshot []byte, own appliedState) (done bool, err error) {
 	old, p, err := readProgress(st.area)
 	if err != nil {
 		return false, err
@@ -305,7 +305,7 @@ func (st *stager) resume(ctx context.Context, snapshot []byte, own position) (do
 // leader offers it: what is too much stays behind the end of history. It reports false
 // when the records are not what they should be, as after a history that lost its last
 // transaction.
-func (st *stager) trim(p *progress, own position) (fits bool, err error) {
+func (st *stager) trim(p *progress, own appliedState) (fits bool, err error) {
 	here, err := st.store.pulledTo(own, p.last.rev)
 	if err != nil || here != p.last {
 		return false, err
@@ -323,7 +323,7 @@ func (st *stager) trim(p *progress, own position) (fits bool, err error) {
 
 // pulledTo returns what the records that lie behind the end of history, own, make of
 // it up to revision rev; nothing when they are not all there.
-func (s *Store) pulledTo(own position, rev Revision) (at derived, err error) {
+func (s *Store) pulledTo(own appliedState, rev Revision) (at derived, err error) {
 	at = own.derived
 	if kept := s.checkpointBefore(rev); kept > at.rev {
 		at, err = s.checkpoint(kept)
@@ -345,7 +345,7 @@ func (s *Store) cutPulled(rev Revision) error {
 	if err := s.err(); err != nil {
 		return err
 	}
-	if s.durablePosition().rev >= rev {
+	if s.durableState().rev >= rev {
 		return nil // by a commit of the same records
 	}
 	return s.failed("cut pulled records", s.history.Update(func(tx Tx) error { return cutBlock(tx, rev) }))
@@ -383,7 +383,7 @@ func (s *Store) writePulled(records []pendingRecord) error {
 	if err := s.err(); err != nil {
 		return err
 	}
-	own := s.durablePosition().rev
+	own := s.durableState().rev
 	for len(records) > 0 && records[0].rev <= own { // by a commit of the same records
 		records = records[1:]
 	}

@@ -10,44 +10,44 @@ import (
 
 // Keys of BucketState.
 var (
-	keyPosition = []byte("position") // history: where it stands
+	keyApplied  = []byte("position") // history: where it stands
 	keyMeta     = []byte("meta")     // history: the log's own opaque bytes
 	keyHistory  = []byte("history")  // history: its identity
 	keySnapshot = []byte("snapshot") // staging: the snapshot being pulled
 	keyProgress = []byte("progress") // staging: how far
 )
 
-// position is where a store stands: which entry of the log was applied last
+// appliedState is where a store stands: which entry of the log was applied last
 // and what history was then.
-type position struct {
+type appliedState struct {
 	index, term uint64
 	derived
 }
 
-func encodePosition(p *position) []byte {
-	return encodeState(positionFormat, keyPosition, appendPosition(make([]byte, statePrefixBytes), p))
+func encodeApplied(p *appliedState) []byte {
+	return encodeState(appliedFormat, keyApplied, appendApplied(make([]byte, statePrefixBytes), p))
 }
 
-// appendPosition encodes p, of the one sequence that there is.
-func appendPosition(b []byte, p *position) []byte {
+// appendApplied encodes p, of the one sequence that there is.
+func appendApplied(b []byte, p *appliedState) []byte {
 	b = binary.AppendUvarint(b, coreSequence)
 	b = binary.BigEndian.AppendUint64(b, p.index)
 	b = binary.BigEndian.AppendUint64(b, p.term)
 	return appendDerived(b, &p.derived)
 }
 
-// readPosition reads what appendPosition wrote.
-func readPosition(c *cursor) position {
+// readApplied reads what appendApplied wrote.
+func readApplied(c *cursor) appliedState {
 	readSequence(c)
-	return position{index: c.uint64(), term: c.uint64(), derived: readDerived(c)}
+	return appliedState{index: c.uint64(), term: c.uint64(), derived: readDerived(c)}
 }
 
-func decodePosition(b []byte) (position, error) {
-	c, err := openState(positionFormat, keyPosition, b)
+func decodeApplied(b []byte) (appliedState, error) {
+	c, err := openState(appliedFormat, keyApplied, b)
 	if err != nil {
-		return position{}, err
+		return appliedState{}, err
 	}
-	p := readPosition(&c)
+	p := readApplied(&c)
 	return p, c.end()
 }
 
@@ -81,7 +81,7 @@ func readMark(c *cursor) mark { return mark{Revision(c.uint64()), c.digest()} }
 // snapshot describes the state after one entry of the log. It holds no records
 // and no chunks: a receiver pulls those it lacks.
 type snapshot struct {
-	position
+	appliedState
 	lineage History
 	uploads map[uploadID]*upload
 }
@@ -90,7 +90,7 @@ const snapshotFormat = 2 // 1: before the first release
 
 // encodeSnapshot writes s; equal states have equal bytes.
 func encodeSnapshot(s *snapshot) []byte {
-	b := appendHistory(appendPosition([]byte{snapshotFormat}, &s.position), &s.lineage)
+	b := appendHistory(appendApplied([]byte{snapshotFormat}, &s.appliedState), &s.lineage)
 	ids := sortedUploads(s.uploads)
 	b = binary.AppendUvarint(b, uint64(len(ids)))
 	for _, id := range ids {
@@ -107,7 +107,7 @@ func decodeSnapshot(b []byte) (*snapshot, error) {
 		// Not the error itself, with which a node stops: whoever sends it may be nobody to believe.
 		return nil, errors.New((&formatError{has: format, known: snapshotFormat}).by("the snapshot").Error())
 	}
-	s := &snapshot{position: readPosition(&c), uploads: make(map[uploadID]*upload)}
+	s := &snapshot{appliedState: readApplied(&c), uploads: make(map[uploadID]*upload)}
 	s.lineage = readHistory(&c, s.rev)
 	n := c.uvarint()
 	if n > openUploadsMax {
@@ -142,13 +142,13 @@ func sortedUploads[V any](m map[uploadID]V) []uploadID {
 	return ids
 }
 
-// storedPosition reads where history stands; at its beginning if nothing says so.
-func storedPosition(tx Tx) (p position, err error) {
-	raw := tx.Get(BucketState, keyPosition)
+// storedApplied reads where history stands; at its beginning if nothing says so.
+func storedApplied(tx Tx) (p appliedState, err error) {
+	raw := tx.Get(BucketState, keyApplied)
 	if raw == nil {
 		return p, nil
 	}
-	if p, err = decodePosition(raw); err != nil {
+	if p, err = decodeApplied(raw); err != nil {
 		return p, stateError(tx, raw, "the position", err)
 	}
 	return p, nil
@@ -169,11 +169,11 @@ func storedMeta(tx Tx) ([]byte, error) {
 
 // readSnapshot reads the whole state of history but records and chunks.
 func readSnapshot(tx Tx) (*snapshot, error) {
-	p, err := storedPosition(tx)
+	p, err := storedApplied(tx)
 	if err != nil {
 		return nil, err
 	}
-	snap := &snapshot{position: p, uploads: make(map[uploadID]*upload)}
+	snap := &snapshot{appliedState: p, uploads: make(map[uploadID]*upload)}
 	if snap.lineage, err = storedLineage(tx, p.rev); err != nil {
 		return nil, err
 	}
@@ -199,13 +199,13 @@ func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
 	return u, nil
 }
 
-// writePosition moves the applied index; it is the last write of a transaction
+// writeApplied moves the applied index; it is the last write of a transaction
 // that brings the effects.
-func writePosition(tx Tx, p *position, meta []byte) error {
+func writeApplied(tx Tx, p *appliedState, meta []byte) error {
 	if meta != nil {
 		if err := tx.Put(BucketState, keyMeta, encodeMeta(meta)); err != nil {
 			return err
 		}
 	}
-	return tx.Put(BucketState, keyPosition, encodePosition(p))
+	return tx.Put(BucketState, keyApplied, encodeApplied(p))
 }

@@ -51,8 +51,8 @@ type Store struct {
 	recordBytes int // that the rest of the entry may need, at most; guarded by applyMu
 
 	mu           sync.RWMutex // held for moments, never across an engine call
-	applied      position     // written with applyMu held too
-	durable      position     // what history holds
+	applied      appliedState // written with applyMu held too
+	durable      appliedState // what history holds
 	meta         []byte       // newest meta not yet in history, nil: none
 	lineage      History      // its slice never changes; written with applyMu held too
 	kept         History      // the lineage that history holds
@@ -277,14 +277,14 @@ func (s *Store) Advanced(after Revision) <-chan struct{} {
 	return s.grown
 }
 
-func (s *Store) durablePosition() position {
+func (s *Store) durableState() appliedState {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.durable
 }
 
 // durableHistory returns where history stands, and its identity then.
-func (s *Store) durableHistory() (position, History) {
+func (s *Store) durableHistory() (appliedState, History) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.durable, s.kept
@@ -298,8 +298,8 @@ func (s *Store) Position() uint64 {
 }
 
 // Digest is DigestAt for callers that know nothing of this package's types.
-func (s *Store) Digest(position uint64) ([]byte, error) {
-	d, err := s.DigestAt(Revision(position))
+func (s *Store) Digest(appliedState uint64) ([]byte, error) {
+	d, err := s.DigestAt(Revision(appliedState))
 	return d[:], err
 }
 

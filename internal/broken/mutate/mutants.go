@@ -48,7 +48,7 @@ func (m *mutant) String() string {
 
 // writes matches the names of functions that make something durable, pass it to one that does,
 // or remove something durable.
-var writes = regexp.MustCompile(`^((?i:save|sync|fsync|fdatasync|flush|commit|update|persist|rename|release)|keepProgress|writePosition|writeIndexed|delete[A-Z]|Delete|remove[A-Z]|Remove)`)
+var writes = regexp.MustCompile(`^((?i:save|sync|fsync|fdatasync|flush|commit|update|persist|rename|release)|keepProgress|writeApplied|writeIndexed|delete[A-Z]|Delete|remove[A-Z]|Remove)`)
 
 // mutate finds the mutants of a package, numbered from first, and returns the sources that
 // contain all of them, by name below the module's root.
