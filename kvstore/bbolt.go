@@ -19,8 +19,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// BoltOptions tune one bbolt file.
-type BoltOptions struct {
+// boltOptions tune one bbolt file.
+type boltOptions struct {
 	// MapBytes is the address space reserved for the file, which costs no memory: bbolt stops
 	// every reader while it moves to a larger map. 0 maps what the file needs.
 	MapBytes int64
@@ -39,11 +39,11 @@ type boltEngine struct {
 	wedged atomic.Bool           // bbolt panicked while writing and may hold its lock
 }
 
-// OpenBolt opens the bbolt file at path, and creates it when it is missing. A second
+// openBolt opens the bbolt file at path, and creates it when it is missing. A second
 // opener is refused at once. A file that is shorter than its own meta page says, or that
-// bbolt cannot read, is a *CorruptError. What the file holds is durable when OpenBolt
+// bbolt cannot read, is a *CorruptError. What the file holds is durable when openBolt
 // returns: a process killed in its fsync may have left it in memory only.
-func OpenBolt(path string, opts BoltOptions) (Engine, error) {
+func openBolt(path string, opts boltOptions) (Engine, error) {
 	switch _, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := createBolt(path); err != nil {
@@ -52,7 +52,7 @@ func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 	case err != nil:
 		return nil, fmt.Errorf("open store file: %w", err)
 	}
-	if err := VerifyBoltFile(path); err != nil {
+	if err := verifyBoltFile(path); err != nil {
 		return nil, err
 	}
 	e := &boltEngine{path: path, fill: bbolt.DefaultFillPercent}
@@ -87,7 +87,7 @@ func createBolt(path string) error {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("create store file: %w", err)
 	}
-	db, err := bbolt.Open(tmp, 0o600, boltOptions(0))
+	db, err := bbolt.Open(tmp, 0o600, bboltOptions(0))
 	if err != nil {
 		return fmt.Errorf("create store file %s: %w", path, writefault.Mark(err))
 	}
@@ -100,10 +100,10 @@ func createBolt(path string) error {
 	return fsync.Dir(filepath.Dir(path))
 }
 
-// boltOptions keeps the free list on disk (opening a large file then takes
+// bboltOptions keeps the free list on disk (opening a large file then takes
 // milliseconds) and in a map (the array form degrades on large files). The
 // time-out makes a held lock an error instead of a wait.
-func boltOptions(mapBytes int) *bbolt.Options {
+func bboltOptions(mapBytes int) *bbolt.Options {
 	return &bbolt.Options{
 		Timeout:         time.Millisecond,
 		FreelistType:    bbolt.FreelistMapType,
@@ -119,7 +119,7 @@ func openBoltFile(path string, mapBytes int) (db *bbolt.DB, err error) {
 			err = &CorruptError{File: path, Offset: -1, Detail: fmt.Sprintf("it cannot be opened: %v", p)}
 		}
 	}()
-	db, err = bbolt.Open(path, 0o600, boltOptions(mapBytes))
+	db, err = bbolt.Open(path, 0o600, bboltOptions(mapBytes))
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("%s is in use by another process: stop that process, or use another data directory", path)

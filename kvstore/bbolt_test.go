@@ -361,7 +361,7 @@ func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 
 // A bug of the caller's function must not pass for a damaged file.
 func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
-	e, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{MapBytes: 1 << 30})
+	e, err := openBolt(filepath.Join(t.TempDir(), "x.db"), boltOptions{MapBytes: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -420,7 +420,7 @@ func TestOpenBolt_LeavesNoHalfMadeFile(t *testing.T) {
 	if err := os.WriteFile(path+".new", []byte("a crash while creating"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e, err := OpenBolt(path, BoltOptions{})
+	e, err := openBolt(path, boltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -434,7 +434,7 @@ func TestOpenBolt_LeavesNoHalfMadeFile(t *testing.T) {
 
 // One contract, both engines.
 func TestEngine_Contract(t *testing.T) {
-	bolt, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{})
+	bolt, err := openBolt(filepath.Join(t.TempDir(), "x.db"), boltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -518,7 +518,7 @@ func engineContract(t *testing.T, e Engine) {
 
 // A hint about what is read next may be given for every value, up to the last.
 func TestBoltEngine_ReadAhead_AnyValue(t *testing.T) {
-	e, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{MapBytes: 1 << 20})
+	e, err := openBolt(filepath.Join(t.TempDir(), "x.db"), boltOptions{MapBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}

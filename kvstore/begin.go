@@ -30,8 +30,8 @@ func (s *Store) Fork(index, term uint64, meta []byte, history [16]byte) error {
 }
 
 // MarkRestored makes a store that was filled with all records of another history, from,
-// one that belongs to no log: Bootstrap may begin a new history that goes on from there.
-// No upload may be open. The goroutine that applies calls it.
+// one that belongs to no log, for Bootstrap. No upload may be open. The goroutine that
+// applies calls it.
 func (s *Store) MarkRestored(from History) error {
 	if from.ID.IsZero() {
 		return errors.New("mark the store as restored: the history that it was restored from has no id")

@@ -26,10 +26,10 @@ type boltMeta struct {
 	pageBytes, pages, txid uint64
 }
 
-// VerifyBoltFile returns a *CorruptError unless the file at path is as long as its newest
+// verifyBoltFile returns a *CorruptError unless the file at path is as long as its newest
 // meta page says. bbolt does not check that, and reading past the end would kill the
 // process later.
-func VerifyBoltFile(path string) error {
+func verifyBoltFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("check store file: %w", err)

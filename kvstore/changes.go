@@ -36,9 +36,8 @@ type Changes struct {
 // counts what was applied, in history or not yet. A range has the same records on every
 // replica.
 //
-// If r names a history that this store's went on from, that is a
-// *HistoryChangedError. If it names one that is not known here, or After is beyond
-// Newest, this store may only be behind: then it returns ErrBehind, or finds nothing.
+// If r names a history that this one went on from, the answer is a *HistoryChangedError.
+// If it names an unknown one, this store may only be behind: ErrBehind.
 func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 	if err := s.err(); err != nil {
 		return Changes{}, err

@@ -40,7 +40,7 @@ func TestStore_Commit_DamagedLastBlock(t *testing.T) {
 
 // Where the damaged block lies must be said.
 func TestBlocks_UnknownFormatHasAnOffset(t *testing.T) {
-	e, err := OpenBolt(filepath.Join(t.TempDir(), "h.db"), BoltOptions{FillPages: true})
+	e, err := openBolt(filepath.Join(t.TempDir(), "h.db"), boltOptions{FillPages: true})
 	if err != nil {
 		t.Fatal(err)
 	}

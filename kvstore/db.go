@@ -75,7 +75,6 @@ func (c DBConfig) withDefaults() DBConfig {
 // Consistency chooses how sure an absence is. A found value is always right.
 type Consistency int
 
-// The consistencies of a read.
 const (
 	Linearizable Consistency = iota // absence is confirmed by the cluster
 	Local                           // absence on this node is enough

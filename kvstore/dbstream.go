@@ -298,11 +298,10 @@ func (u *uploading) send(ctx context.Context, chunk heldChunk) error {
 	return nil
 }
 
-// takeSlot waits for a slot. While others put, it first gives up all but chunksBeside:
-// what is on its way to the disks of the members stands before each fsync of their logs.
-// With eight chunks there, 200 small puts a second took 102 ms at the 99th percentile, and
-// with two 40 ms (10 ms without a large put), while the large one took as long; alone it
-// takes a third longer with two.
+// takeSlot waits for a slot. While others put, it first gives up all but chunksBeside,
+// because chunks on their way to the disks delay each fsync of the logs: with eight, 200
+// small puts a second took 102 ms at the 99th percentile, with two 40 ms (10 ms without a
+// large put), and the large one took as long; alone it takes a third longer with two.
 func (u *uploading) takeSlot(ctx context.Context) error {
 	now := u.db.cfg.Now()
 	if rev := u.db.store.Position(); rev != u.revision {

@@ -3,7 +3,7 @@ package kvstore
 // Bucket is one of the ordered key spaces of an Engine.
 type Bucket uint8
 
-// The buckets of a store; doc.go says what is in each.
+// The buckets of a store; FORMATS.md says what is in each.
 const (
 	BucketState       Bucket = iota // positions, by name
 	BucketRecords                   // history and staging: revision → record

@@ -21,10 +21,10 @@ import (
 func TestFiles_CannotBeUsed(t *testing.T) {
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "missing", "x.db")
-	if _, err := OpenBolt(missing, BoltOptions{}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := openBolt(missing, boltOptions{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file in no directory is made: %v", err)
 	}
-	if err := VerifyBoltFile(missing); !errors.Is(err, fs.ErrNotExist) {
+	if err := verifyBoltFile(missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that is not there is sound: %v", err)
 	}
 	if db, err := openBoltFile(dir, 0); err == nil {
@@ -48,7 +48,7 @@ func TestFiles_CannotBeUsed(t *testing.T) {
 		t.Errorf("a directory that is not there is synced: %v", err)
 	}
 	path := filepath.Join(dir, "x.db")
-	e, err := OpenBolt(path, BoltOptions{})
+	e, err := openBolt(path, boltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +78,11 @@ func TestFiles_FailingSystem(t *testing.T) {
 		t.Errorf("a directory that cannot be synced is synced: %v", err)
 	}
 	var corrupt *CorruptError
-	if err := VerifyBoltFile("/proc/self/mem"); err == nil || errors.As(err, &corrupt) {
+	if err := verifyBoltFile("/proc/self/mem"); err == nil || errors.As(err, &corrupt) {
 		t.Errorf("a file that cannot be read is read: %v", err)
 	}
 	path := filepath.Join(t.TempDir(), "x.db")
-	e, err := OpenBolt(path, BoltOptions{})
+	e, err := openBolt(path, boltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestFiles_FailingSystem(t *testing.T) {
 	}
 	defer f.Close()
 	// A file that is sound, in a directory that cannot be synced.
-	if e, err := OpenBolt(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), BoltOptions{}); !errors.Is(err, writefault.Err) {
+	if e, err := openBolt(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), boltOptions{}); !errors.Is(err, writefault.Err) {
 		t.Errorf("a name that may not be durable is opened: %v, %v", e, err)
 	}
 }
@@ -117,7 +117,7 @@ func (r *brokenReader) ReadAt(p []byte, off int64) (int, error) {
 // one goes back by a transaction.
 func TestNewestMeta_CannotBeRead(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.db")
-	e, err := OpenBolt(path, BoltOptions{})
+	e, err := openBolt(path, boltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestNewestMeta_CannotBeRead(t *testing.T) {
 func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stagingFile)
-	area, err := OpenBolt(path, BoltOptions{})
+	area, err := openBolt(path, boltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,6 @@ type memPair struct{ key, value []byte }
 // FailPoint says where an Update fails.
 type FailPoint int
 
-// The places an Update can fail at.
 const (
 	FailNever  FailPoint = iota
 	FailBefore           // nothing of it is durable

@@ -42,7 +42,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := checkHistoryThere(dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	history, err := OpenBolt(filepath.Join(dir, historyFile), BoltOptions{MapBytes: historyMapBytes, FillPages: true})
+	history, err := openBolt(filepath.Join(dir, historyFile), boltOptions{MapBytes: historyMapBytes, FillPages: true})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -65,7 +65,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	cfg.Bodies = values
 	staging := filepath.Join(dir, stagingFile)
 	cfg.History, cfg.Index = history, index
-	cfg.OpenStaging = func() (Engine, error) { return OpenBolt(staging, BoltOptions{FillPages: true}) }
+	cfg.OpenStaging = func() (Engine, error) { return openBolt(staging, boltOptions{FillPages: true}) }
 	cfg.RemoveStaging = func() error {
 		if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("drop staging: %w", err)

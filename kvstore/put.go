@@ -24,8 +24,8 @@ type PutRequest struct {
 	By          string    // principal that puts, at most 128 bytes; empty if the cluster is open to all
 	UserMeta    UserMeta  // kept with the value, and given back with it
 
-	// From is the address of the sender of the body. Interrupt makes Read of the body fail
-	// soon; Put calls it when a slow body must give way. It must not block. nil: never slow.
+	// From is the address of the sender. Interrupt makes Read of the body fail soon; Put calls
+	// it when a slow body must give way. It must not block. nil: never slow.
 	From      string
 	Interrupt func()
 }
@@ -49,7 +49,6 @@ func (p *SmallPut) request() PutRequest {
 // Outcome says what became of a put.
 type Outcome int
 
-// The outcomes of a put.
 const (
 	Created   Outcome = iota + 1 // the key is set by this put
 	Unchanged                    // the key was already set to the same bytes

@@ -114,7 +114,6 @@ func laterStream(what string) error {
 	return fmt.Errorf("the sender is of a later version of oncekv: it sends %s, which this program does not know; pull from a member of this version, or start this node with the later one", what)
 }
 
-// The kinds of query.
 const (
 	queryRecords = "records"
 	queryChunks  = "chunks"

@@ -27,10 +27,10 @@ const (
 //
 // Bodies go to where they stay, durable before anything refers to them; none is reclaimed
 // until Install has counted them, or nobody has gone on with the pull for ten minutes.
-// Records go behind the end of history, where nobody looks before Install moves the
-// position; a commit writes over them. The staging area has the rest: rows of chunks,
-// which must not be in history before their record (a repeat of one would seem to be
-// sealed), the records in chunks once more, and the progress.
+// Records go behind the end of history, where nobody looks before Install; a commit writes
+// over them. The staging area has the rest: rows of chunks, which must not be in history
+// before their record (a repeat of one would seem to be sealed), the records in chunks
+// once more, and the progress.
 //
 // After an error a later Stage, of this snapshot or a newer one, goes on where this one
 // stopped, also after a restart, and may get a missing body from another source. After

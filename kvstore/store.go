@@ -235,9 +235,8 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// DigestAt returns the history digest at revision rev: replicas with equal digests have
-// equal histories up to it. It reads up to 1,023 records; multiples of 1,024 are kept.
-// ErrBehind: this store does not have the revision yet.
+// DigestAt returns the history digest at revision rev. It reads up to 1,023 records;
+// multiples of 1,024 are kept. ErrBehind: this store does not have the revision yet.
 func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	if err := s.err(); err != nil {
 		return Digest{}, err

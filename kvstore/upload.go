@@ -23,7 +23,7 @@ type upload struct {
 	sum hash.Hash // of its bytes
 }
 
-// uploadLife is what changes with every chunk, and whenever the upload is opened again.
+// uploadLife changes with every chunk, and whenever the upload is opened again.
 type uploadLife struct {
 	time  int64 // proposer's clock at the last of these, nanoseconds since 1970, or later; says nothing but that it changes
 	bytes int64 // of all chunks so far
