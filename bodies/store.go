@@ -81,7 +81,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
 	if cfg.Sync == nil {
-		cfg.Sync = fsync.Path
+		cfg.Sync = fsync.Sync
 		syncFile = func(seg *segment) error { return seg.use(syncData) }
 	}
 	s := &Store{cfg: cfg, files: newOpenFiles(cfg.OpenFiles), syncFile: syncFile, segments: map[uint32]*segment{}}

@@ -64,7 +64,7 @@ func openBolt(path string, opts boltOptions) (Engine, error) {
 		return nil, err
 	}
 	e.db = db
-	if err := errors.Join(syncBolt(db, path), fsync.Dir(filepath.Dir(path))); err != nil {
+	if err := errors.Join(syncBolt(db, path), fsync.SyncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return e, nil
@@ -97,7 +97,7 @@ func createBolt(path string) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return fmt.Errorf("create store file: %w", err)
 	}
-	return fsync.Dir(filepath.Dir(path))
+	return fsync.SyncDir(filepath.Dir(path))
 }
 
 // bboltOptions keeps the free list on disk (opening a large file then takes

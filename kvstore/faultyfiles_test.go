@@ -44,7 +44,7 @@ func TestFiles_CannotBeUsed(t *testing.T) {
 	if err := f.Close(); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a scratch file that is gone is dropped: %v", err)
 	}
-	if err := fsync.Dir(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, writefault.Err) {
+	if err := fsync.SyncDir(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, writefault.Err) {
 		t.Errorf("a directory that is not there is synced: %v", err)
 	}
 	path := filepath.Join(dir, "x.db")
@@ -74,7 +74,7 @@ func TestFiles_FailingSystem(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("there is no /proc")
 	}
-	if err := fsync.Dir("/proc"); !errors.Is(err, writefault.Err) {
+	if err := fsync.SyncDir("/proc"); !errors.Is(err, writefault.Err) {
 		t.Errorf("a directory that cannot be synced is synced: %v", err)
 	}
 	var corrupt *CorruptError

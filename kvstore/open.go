@@ -70,7 +70,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 		if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("drop staging: %w", err)
 		}
-		return fsync.Dir(dir)
+		return fsync.SyncDir(dir)
 	}
 	scratch := filepath.Join(dir, scratchFile)
 	if err := os.Remove(scratch); err != nil && !errors.Is(err, fs.ErrNotExist) { // a crash left it
@@ -164,7 +164,7 @@ func (s *Store) dropOldIndex() error {
 		return nil
 	}
 	s.logger.Info("removed the index of an earlier version; the directory " + indexDir + " has replaced it")
-	return fsync.Dir(s.dir)
+	return fsync.SyncDir(s.dir)
 }
 
 // scratchOnDisk is a Scratch in a file, which goes when it is closed.

@@ -64,7 +64,7 @@ func (d osFiles) Make() error {
 	if err != nil {
 		return err
 	}
-	return writefault.Mark(fsync.Path(filepath.Dir(string(d))))
+	return writefault.Mark(fsync.Sync(filepath.Dir(string(d))))
 }
 
 func (d osFiles) Create(name string) (File, error) {
@@ -90,7 +90,7 @@ func (d osFiles) Open(name string) (File, error) {
 
 func (d osFiles) Rename(from, to string) error { return os.Rename(d.Path(from), d.Path(to)) }
 func (d osFiles) Remove(name string) error     { return os.Remove(d.Path(name)) }
-func (d osFiles) Sync() error                  { return fsync.Path(string(d)) }
+func (d osFiles) Sync() error                  { return fsync.Sync(string(d)) }
 
 func (d osFiles) List() ([]string, error) {
 	entries, err := os.ReadDir(string(d))

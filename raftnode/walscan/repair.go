@@ -78,5 +78,5 @@ func keepTail(f *os.File, offset int64, path string) (err error) {
 	if err := to.Sync(); err != nil {
 		return err
 	}
-	return fsync.Path(filepath.Dir(path))
+	return fsync.Sync(filepath.Dir(path))
 }
