@@ -10,12 +10,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/Focinfi/oncekv/api"
 )
@@ -365,58 +363,5 @@ func TestForward_ManyAtOnce(t *testing.T) {
 		if v, _ := keys.get(fmt.Sprint(i)); string(v.body) != fmt.Sprint(i) {
 			t.Errorf("key %d is %q", i, v.body)
 		}
-	}
-}
-
-// A database node that others name is sent heartbeats, and no request of a client
-// before it has answered one as a member: anybody may have named that URL.
-func TestNode_NamedDatabase_HasToProveItself(t *testing.T) {
-	t.Parallel()
-	for name, claims := range map[string]bool{"stranger": false, "member": true} {
-		t.Run(name, func(t *testing.T) {
-			var mu sync.Mutex
-			beats, others := 0, []string{}
-			var named *httptest.Server
-			named = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				mu.Lock()
-				defer mu.Unlock()
-				if r.Method != http.MethodPost || r.URL.Path != "/caches" {
-					others = append(others, r.Method+" "+r.URL.Path)
-					return
-				}
-				beats++
-				answer := api.HeartbeatAnswer{}
-				if claims {
-					answer.DBs = []api.DBNode{{Name: "n2", URL: named.URL + "/"}}
-				}
-				json.NewEncoder(w).Encode(answer)
-			}))
-			defer named.Close()
-			db := newFakeDB(t, newFakeKeys())
-			db.registry = NewRegistry(RegistryConfig{DBs: func() []api.DBNode {
-				return []api.DBNode{{Name: "n1", URL: db.URL}, {Name: "n2", URL: named.URL}}
-			}})
-			n := newTestNode(t, func(cfg *NodeConfig) { cfg.HeartbeatInterval = 10 * time.Millisecond }, db)
-			var running sync.WaitGroup
-			running.Go(func() { n.Run(t.Context()) })
-			t.Cleanup(running.Wait) // t.Context ends before
-			eventually(t, "heartbeats reach what was named", func() bool {
-				mu.Lock()
-				defer mu.Unlock()
-				return beats >= 3
-			})
-			if claims {
-				eventually(t, "the member is used", func() bool { return slices.Contains(n.nearest(), named.URL) })
-				return
-			}
-			if got := n.nearest(); !slices.Equal(got, []string{db.URL}) {
-				t.Errorf("requests go to %v", got)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if len(others) > 0 {
-				t.Errorf("the stranger was sent %v", others)
-			}
-		})
 	}
 }
