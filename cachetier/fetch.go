@@ -16,14 +16,16 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/client"
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
 const (
-	// bodiesMax is how many values over smallBytes are read at the same time,
-	// so that loads hold 64 MiB at most whatever is asked.
+	// bodiesMax is how many values over smallBytes are read at the same time, so that loads
+	// hold at most 64 MiB.
 	bodiesMax  = 64
 	smallBytes = 64 << 10
 )
@@ -35,7 +37,7 @@ type fetcher struct {
 	log       *slog.Logger
 	hedge     time.Duration // fixed hedge delay; 0: by measured latency
 	now       func() time.Time
-	bodies    chan struct{}                                // one token for each larger body being read
+	bodies    *semaphore.Weighted                          // of bodiesMax, for each larger body being read
 	running   *sync.WaitGroup                              // Node.loads: every read is counted
 	learned   func(d *database, history kvstore.HistoryID) // hears of the history that a node has when none was known
 
@@ -178,12 +180,10 @@ func (f *fetcher) read(ctx context.Context, e *era, d *database, key kvstore.Key
 		return encodeHeader(meta, true), nil
 	}
 	if meta.Size > smallBytes {
-		select {
-		case f.bodies <- struct{}{}:
-			defer func() { <-f.bodies }()
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := f.bodies.Acquire(ctx, 1); err != nil {
+			return nil, err
 		}
+		defer f.bodies.Release(1)
 	}
 	raw = encodeHeader(meta, false)
 	header := len(raw)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/Focinfi/oncekv/internal/forward"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
@@ -44,7 +46,7 @@ func New(cfg NodeConfig) (*Node, error) {
 		log:       n.log,
 		hedge:     cfg.HedgeDelay,
 		now:       n.now,
-		bodies:    make(chan struct{}, bodiesMax),
+		bodies:    semaphore.NewWeighted(bodiesMax),
 		running:   &n.loads,
 		learned:   n.learned,
 	}

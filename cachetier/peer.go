@@ -1,6 +1,7 @@
 package cachetier
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -56,9 +57,9 @@ type peer struct {
 	plainUntil time.Time
 }
 
-// Get implements groupcache.ProtoGetter: it fills out with the owner's record
-// of the key, or with nothing when the key is not set: to groupcache both are answers. Any
-// error makes it call the getter. ctx is a flight's.
+// Get implements groupcache.ProtoGetter: it fills out with the owner's record of the key, or
+// with nothing when the key is not set. To groupcache both are answers; an error makes it call
+// the getter. ctx is a flight's.
 func (p *peer) Get(ctx context.Context, in *pb.GetRequest, out *pb.GetResponse) (err error) {
 	defer recovered(p.node.log, "a load from peer "+p.url, &err)
 	began := time.Now()
@@ -86,9 +87,9 @@ func (p *peer) served(began time.Time) {
 	p.latency.observe(took)
 }
 
-// load asks the owner: over the stream to it, or by a request of its own when
-// there is no stream or the record is too long for it. It waits for half the
-// load's time at most, so that there is time for the database.
+// load asks the owner: over the stream to it, or by a request of its own when there is no
+// stream or the record is too long for it. It waits for at most half the load's time, so that
+// there is time for the database.
 //
 // errPeerSlow: the question stays on its way, as the flight's pending call.
 func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
@@ -96,28 +97,26 @@ func (p *peer) load(ctx context.Context, key kvstore.Key) (*record, error) {
 	ctx, stop := context.WithTimeout(ctx, p.node.cfg.LoadTimeout/2)
 	defer stop()
 	if s := p.stream(f.era); s != nil {
+		var rec *record
 		c, err := s.ask(key)
 		if err == nil {
 			err = p.await(ctx, s, c)
 		}
+		if err == nil {
+			rec, err = c.record()
+		}
 		if errors.Is(err, errPeerSlow) {
 			f.pending = c
-			return nil, err
 		}
-		if err == nil {
-			rec, err := c.record()
-			if !errors.Is(err, errPeerPlain) {
-				return rec, err
-			}
-		} else if !errors.Is(err, errPeerPlain) {
-			return nil, err
+		if !errors.Is(err, errPeerPlain) {
+			return rec, err
 		}
 	}
 	return p.loadAlone(ctx, f.era, key)
 }
 
-// stream returns the stream to this peer in an era, which it begins when there is
-// none; nil when the peer is known to have none.
+// stream returns the stream to this peer in an era, which it begins when there is none; nil
+// when the peer is known to have no streams.
 func (p *peer) stream(e *era) *stream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -137,8 +136,8 @@ func (p *peer) stream(e *era) *stream {
 	return s
 }
 
-// await waits for the answer to c. While it does not come, it pings; when that
-// is not answered either, the owner is held for silent, and errPeerSlow says so.
+// await waits for the answer to c. While it does not come, it pings. When the owner does not
+// answer that either, it is silent: errPeerSlow.
 func (p *peer) await(ctx context.Context, s *stream, c *call) error {
 	delay := p.hedgeDelay()
 	timer := time.NewTimer(delay)
@@ -159,22 +158,14 @@ func (p *peer) await(ctx context.Context, s *stream, c *call) error {
 	}
 }
 
-// hedgeDelay is how long the owner may give no sign of life before it is pinged,
-// and how long again before the database is asked beside it: what all but one in
-// twenty of its answers take.
+// hedgeDelay is how long the owner may give no sign of life before it is pinged, and how long
+// again before the database is asked beside it: what all but one in twenty of its answers take.
 func (p *peer) hedgeDelay() time.Duration {
-	delay := p.node.cfg.HedgeDelay
-	if delay == 0 {
-		delay = peerHedgeStart
-		if usual := p.latency.usual(); usual != 0 {
-			delay = min(max(usual, peerHedgeMin), peerHedgeMax)
-		}
-	}
-	return min(delay, p.node.cfg.PeerTimeout/2)
+	measured := min(max(cmp.Or(p.latency.usual(), peerHedgeStart), peerHedgeMin), peerHedgeMax)
+	return min(cmp.Or(p.node.cfg.HedgeDelay, measured), p.node.cfg.PeerTimeout/2)
 }
 
-// suspect keeps loads away from a peer whose stream is silent, until it says
-// something.
+// suspect keeps loads away from a peer whose stream is silent, until it says something.
 func (p *peer) suspect(s *stream) {
 	p.down.Store(true)
 	if s.pinged.Load() == 0 { // it has, at this moment
@@ -208,12 +199,12 @@ func (p *peer) answers() {
 	}
 }
 
-// moved keeps loads away from a peer until it answers a probe: this node has moved to
-// another history, and the peer may be in the one before.
+// moved keeps loads away from a peer until it answers a probe: this node has moved to another
+// history, and the peer may be in the one before.
 func (p *peer) moved() { p.down.Store(true) }
 
-// elsewhere keeps loads away from a peer that stands in another history, and takes it
-// out of the ring, until it answers a probe from this one.
+// elsewhere keeps loads away from a peer that is in another history, and takes it out of the
+// ring, until it answers a probe from this one.
 func (p *peer) elsewhere() {
 	p.down.Store(true)
 	if p.proven.Swap(false) {
@@ -253,9 +244,8 @@ func (p *peer) retire() {
 	}
 }
 
-// failed decides whether the owner is to be avoided. One that answers is not,
-// whatever it answers: this key goes to the database, the next one to the
-// owner again.
+// failed decides whether loads avoid the owner. They do not avoid one that answers, whatever it
+// answers: this key goes to the database, the next one to the owner again.
 func (p *peer) failed(ctx context.Context, err error) {
 	p.node.counters.peerErrors.Add(1)
 	switch {
@@ -269,8 +259,8 @@ func (p *peer) failed(ctx context.Context, err error) {
 	}
 }
 
-// loadAlone asks the owner in a request of its own. It waits for PeerTimeout at
-// most without a byte.
+// loadAlone asks the owner in a request of its own. It waits for at most PeerTimeout without a
+// byte.
 func (p *peer) loadAlone(ctx context.Context, e *era, key kvstore.Key) (*record, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -310,8 +300,8 @@ func (p *peer) exchange(ctx context.Context, e *era, key kvstore.Key, target str
 	return p.receive(ctx, key, resp, moved)
 }
 
-// answersIn returns errElsewhere for what a peer answers if it is not of the era's
-// history. A refusal of something else is not looked at.
+// answersIn returns errElsewhere for an answer of a peer that is not of the era's history. It
+// does not look at other refusals.
 func answersIn(e *era, resp *http.Response) error {
 	switch {
 	case resp.StatusCode == http.StatusConflict:
@@ -330,22 +320,16 @@ func (p *peer) receive(ctx context.Context, key kvstore.Key, resp *http.Response
 		return nil, fmt.Errorf("%w: record of %d bytes", errDigest, size)
 	}
 	if size > smallBytes {
-		select {
-		case p.node.fetcher.bodies <- struct{}{}:
-			defer func() { <-p.node.fetcher.bodies }()
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := p.node.fetcher.bodies.Acquire(ctx, 1); err != nil {
+			return nil, err
 		}
+		defer p.node.fetcher.bodies.Release(1)
 	}
 	raw := make([]byte, size)
 	if _, err := io.ReadFull(movingReader{resp.Body, moved}, raw); err != nil {
 		return nil, fmt.Errorf("record of %d bytes broke off: %w", size, err)
 	}
-	rec, err := decodeRecord(key, raw)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errDigest, err)
-	}
-	return rec, rec.verify()
+	return receivedRecord(key, raw)
 }
 
 // movingReader reports every read that brought something.
@@ -362,7 +346,7 @@ func (r movingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// probe asks a peer that is down whether it is back, and stands in the same history.
+// probe asks a peer that is down whether it is back, in the same history.
 func (p *peer) probe(ctx context.Context) {
 	e := p.node.era.Load()
 	ctx, cancel := context.WithTimeout(ctx, p.node.cfg.PeerTimeout)

@@ -117,8 +117,7 @@ func noAnswer(f *frame.Frame) error {
 	return fmt.Errorf("peer sent a frame of kind %d, which is no answer", f.Kind)
 }
 
-// ping asks for a sign of life, unless one is awaited: then it returns for how
-// long.
+// ping asks for a sign of life. If one is awaited already, it returns for how long.
 func (s *stream) ping() time.Duration {
 	now := time.Now().UnixNano()
 	if s.pinged.CompareAndSwap(0, now) {
@@ -134,8 +133,7 @@ func (s *stream) ping() time.Duration {
 	return time.Duration(now - since)
 }
 
-// heard notes a sign of life. A peer that leaves gives some too, and is not to be
-// asked for that.
+// heard notes a sign of life. A peer that leaves gives some too, but is not asked any more.
 func (s *stream) heard() {
 	if s.pinged.Load() == 0 {
 		return
@@ -260,15 +258,10 @@ func (c *call) record() (*record, error) {
 	case c.kind == frame.PeerBusy:
 		return nil, fmt.Errorf("%w: %s", errPeerBusy, c.answer)
 	}
-	rec, err := decodeRecord(c.key, c.answer)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errDigest, err)
-	}
-	return rec, rec.verify()
+	return receivedRecord(c.key, c.answer)
 }
 
-// late is record for a question whose asker has given up waiting alone, and
-// counts an answer as one.
+// late is record for a question whose load asks the database too by now. It counts an answer.
 func (c *call) late() (*record, error) {
 	rec, err := c.record()
 	if err == nil || errors.Is(err, errAbsent) {

@@ -12,12 +12,11 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// inlineBytesMax is the largest value that is cached with its bytes. Of a
-// larger one only the header is, and the bytes are streamed.
+// inlineBytesMax is the largest value that is cached with its bytes at once. Of a larger one
+// the header is, and the bytes are streamed.
 const inlineBytesMax = 1 << 20
 
-// The encoded record, as it lies in memory and as it travels between cache
-// nodes. Numbers are big-endian.
+// The encoded record, in memory and between cache nodes. Numbers are big-endian.
 //
 //	 0  format, 1 byte: 2
 //	 1  flags, 1 byte: bit 0 set when the bytes are not part of the record
@@ -35,8 +34,8 @@ const inlineBytesMax = 1 << 20
 //	    xxhash64 of the key and all of the above, 8
 //	    the value, unless flagged
 //
-// The checksum covers the key, which is not stored: a record that a peer sent
-// for another key is refused like a damaged one.
+// The checksum covers the key, which is not stored: a record that a peer sent for another key
+// is refused like a damaged one.
 const (
 	recordFormat   = 2
 	flagStreamed   = 1
@@ -152,6 +151,15 @@ func (r *record) verify() error {
 	}
 	body, _ := r.value.Bytes()
 	return verifyBytes(&r.value.Meta, body)
+}
+
+// receivedRecord decodes and verifies a record that a peer sent.
+func receivedRecord(key kvstore.Key, raw []byte) (*record, error) {
+	rec, err := decodeRecord(key, raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errDigest, err)
+	}
+	return rec, rec.verify()
 }
 
 func verifyBytes(meta *kvstore.Meta, body []byte) error {

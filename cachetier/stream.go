@@ -21,15 +21,14 @@ const (
 	streamIdleMax = 5 * time.Second
 )
 
-// streamReader reads a large value from database nodes, a range at a time. A
-// node that fails, stalls or sends another value costs nothing but the time:
-// the rest is read from the next one, from the very byte on. It gives up when
-// every node has failed since the last byte.
+// streamReader reads a large value from database nodes, a range at a time. A node that fails,
+// stalls or sends another value costs only time: the rest is read from the next one, from the
+// same byte on. It gives up when every node has failed since the last byte.
 //
-// A reader that begins at offset 0 and goes on to the end has seen the whole
-// value and compares its digest before it hands out the last bytes. Later readers
-// compare each piece with what that one saw, before they hand out its last bytes. A
-// reader that seeks before anybody has seen all relies on each answer's ETag and range.
+// A reader that goes from offset 0 to the end sees the whole value, and compares its digest
+// before it hands out the last bytes. Later readers compare each piece with what that one saw,
+// before they hand out its last bytes. A reader that seeks before anybody has seen all relies
+// on the ETag and range of each answer.
 //
 // It belongs to one goroutine.
 type streamReader struct {
@@ -87,8 +86,8 @@ func (r *streamReader) Read(p []byte) (int, error) {
 	}
 }
 
-// readSome returns at least one byte, or none and no error when the range
-// failed and another node may be tried, or the error that ends the reading.
+// readSome returns at least one byte; or none and no error when the range failed and another
+// node may be tried; or the error that ends the reading.
 func (r *streamReader) readSome(p []byte) (int, error) {
 	if r.body == nil {
 		if err := r.openRange(); err != nil {
@@ -125,8 +124,8 @@ func (r *streamReader) took(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// openRange asks the best node that has not failed since the last byte. It
-// leaves body nil when that one failed, and returns an error when none is left.
+// openRange asks the best node that has not failed since the last byte. It leaves body nil when
+// that one fails, and returns an error when none is left.
 func (r *streamReader) openRange() error {
 	d := r.next()
 	if d == nil {
