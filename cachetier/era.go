@@ -32,8 +32,8 @@ var errElsewhere = errors.New("it has another history")
 // Whatever is loaded, held, asked of peers or answered to them belongs to one era. A move ends
 // it: everything held is dropped, loads begin anew, streams end, and what old loads still
 // bring is not held. A node never comes back to a history, so between two looks that find the
-// same era there was no other one. That is why whoever takes something from memory, a load or
-// a stream looks before and after.
+// same era there was no other one. So what takes something from memory, a load or a stream
+// checks the era before and after.
 type era struct {
 	history kvstore.HistoryID // zero: no database node has told one yet
 	ctx     context.Context   // parent of every load's; ends with the era
