@@ -9,9 +9,9 @@
 //
 // A Watch holds nothing that is not known elsewhere: it may be started and
 // stopped at any time, and there may be several. Twice a second it asks every
-// node it knows for GET /stats, all at once, and the one that counts as guide
-// (the leader, else whoever has got farthest) for GET /members and GET /caches. A
-// node that owes an answer is not asked again and delays nobody.
+// node it knows for GET /stats, all at once, and the guide (the leader, or else the
+// node that has applied most) for GET /members and GET /caches. A node that owes an
+// answer is not asked again, and delays no other.
 //
 // Out of the answers it makes a State, at every look and in between whenever a
 // node comes, goes, or changes its part. Only the newest is kept: a reader asks
@@ -47,8 +47,7 @@
 //     which the database has not heard for ten minutes.
 //  5. How many voters may fail is counted from those that answer the admin and are
 //     heard by the cluster, not from those that there are.
-//  6. All figures come from the nodes themselves. The Watch never changes
-//     anything.
+//  6. All metrics come from the nodes themselves. The Watch never changes anything.
 //
 // # Caveats
 //

@@ -11,7 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
-// probe is what asking one node for its figures has shown.
+// probe is what asking one node for its metrics has shown.
 type probe struct {
 	asked    bool      // a question is under way
 	first    time.Time // known since
@@ -43,8 +43,7 @@ func (p *probe) answersAt(now time.Time) bool {
 	return !p.up.IsZero() && now.Sub(p.answered) <= silentMax
 }
 
-// gone reports whether an error says that nobody is there, rather than that
-// somebody is slow.
+// gone reports whether an error means that nothing runs there, not that it is slow.
 func gone(err error) bool {
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
 }

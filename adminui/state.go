@@ -15,7 +15,7 @@ type State struct {
 	Health Health `json:"health"`
 	Leader string `json:"leader"` // a member's name, empty when none is known
 	Term   uint64 `json:"term"`
-	Stale  bool   `json:"stale"` // nobody with a quorum behind it has confirmed the list of members lately
+	Stale  bool   `json:"stale"` // the list of members is older than 5 s, or no leader is known
 
 	Revision   uint64       `json:"revision"` // these five are those of the most advanced node
 	Keys       uint64       `json:"keys"`
@@ -102,7 +102,7 @@ type Cache struct {
 	Name string `json:"name"`
 	URL  string `json:"url"`
 	Condition
-	Left  bool            `json:"left"`  // down because somebody stopped it
+	Left  bool            `json:"left"`  // down because it was stopped
 	Share float64         `json:"share"` // of all keys, owned by this node; 0 to 1
 	Rates CacheRates      `json:"rates"`
 	Stats *api.CacheStats `json:"stats"` // its last answer; null when it never answered

@@ -31,12 +31,12 @@ const (
 // WatchConfig configures a Watch. Nodes is required.
 type WatchConfig struct {
 	// Nodes are client URLs of database nodes to begin with; all others are
-	// learned from them, and from one another. They are tried for ever.
+	// learned from them, and from one another. Watch never stops trying them.
 	Nodes []string
 	// Shares returns the part of all keys that each of the live cache nodes, at
 	// least one, named by their URLs, owns. It may be nil: all shares are 0 then.
 	Shares func(urls []string) map[string]float64
-	// Owner returns which of them owns a key. It may be nil: nobody does then.
+	// Owner returns which of them owns a key. If it is nil, none does.
 	Owner func(urls []string, key kvstore.Key) string
 	// Interval is the time between two looks at every node; default 500 ms.
 	Interval time.Duration
@@ -46,7 +46,7 @@ type WatchConfig struct {
 	Logger *slog.Logger // default: none
 }
 
-// Watch follows a cluster: it asks every node for its figures, learns of nodes
+// Watch follows a cluster: it asks every node for its metrics, learns of nodes
 // that come and go, and makes a State of it whenever something changes, and at
 // every look. Reads are safe from any goroutine.
 type Watch struct {
@@ -88,8 +88,8 @@ type answered struct {
 type question int
 
 const (
-	askDatabase  question = iota // a database node's figures
-	askCache                     // a cache node's figures
+	askDatabase  question = iota // a database node's metrics
+	askCache                     // a cache node's metrics
 	askDirectory                 // a database node's lists of nodes
 )
 
@@ -232,7 +232,7 @@ func (w *Watch) fetch(ctx context.Context, url string, into any) error {
 }
 
 // note takes an answer in and reports whether people should hear of it at
-// once. Answers of nodes that were forgotten meanwhile are nobody's.
+// once. Answers of forgotten nodes are dropped.
 func (w *Watch) note(a answered) bool {
 	switch a.kind {
 	case askDatabase:
@@ -394,7 +394,7 @@ func (w *Watch) publish(now time.Time) {
 	}
 }
 
-// State returns the newest state. It is shared: nobody may change it.
+// State returns the newest state. It is shared; do not change it.
 func (w *Watch) State() *State {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -429,10 +429,9 @@ func (w *Watch) History() any {
 }
 
 // Databases returns the URLs of the database nodes that requests may be sent
-// to, the leader first. Those that are down are only left when all are: waiting
-// for one that hangs takes long. A member that never answered with its own id is
-// left out in any case: its URL may be that of something whose answers are
-// nobody's business.
+// to, the leader first. Those that are down are listed only if all are, because waiting for
+// one that hangs takes long. A member that never answered with its own id is never listed:
+// its URL may belong to something else.
 func (w *Watch) Databases() []string {
 	members := slices.DeleteFunc(slices.Clone(w.State().Members), func(m Member) bool { return m.Stats == nil || m.Stats.ID != m.ID })
 	if len(members) == 0 {

@@ -101,7 +101,7 @@ const keysTokenVersion = 1
 
 // KeysToken is what ?after= of GET /keys takes, to list what comes behind key in
 // whatever history there is. Those that nodes make, as Next of a page, name the history
-// too. Nobody else may look inside, so that both can change.
+// too. Clients must not look inside: the form may change.
 func KeysToken(key string) string {
 	return base64.RawURLEncoding.EncodeToString(append([]byte{keysTokenVersion}, key...))
 }

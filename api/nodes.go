@@ -131,7 +131,7 @@ type Checkpoint struct {
 }
 
 // Stats is GET /stats of a database node. Counters begin at zero with the
-// process; the other figures are the state now.
+// process; all other fields are the state now.
 type Stats struct {
 	Name          string       `json:"name"`
 	ID            string       `json:"id"`
@@ -170,7 +170,7 @@ type Stats struct {
 	UptimeSeconds float64      `json:"uptime_seconds"`
 }
 
-// IndexRuns are the figures of the index of a database node: sorted runs of keys, each
+// IndexRuns are the metrics of the index of a database node: sorted runs of keys, each
 // with a filter that knows of nearly every key that is not set without a look at the disk.
 type IndexRuns struct {
 	Runs             int     `json:"runs"`
@@ -181,7 +181,7 @@ type IndexRuns struct {
 	Pauses           uint64  `json:"pauses"`              // times that a flush waited for merges, since the process began
 }
 
-// ValueFiles are the figures of the files in which a database node keeps the bytes of
+// ValueFiles are the metrics of the files in which a database node keeps the bytes of
 // large values, each once. LiveBytes and DeadBytes together are what those files take
 // on disk.
 type ValueFiles struct {

@@ -3,7 +3,7 @@ package api
 import "net/http"
 
 // The values of Problem.Type. They say more than the status alone, so that an
-// error keeps its meaning over the wire; whoever does not know a type goes by
+// error keeps its meaning over the wire; a client that does not know a type goes by
 // the status.
 const (
 	ProblemInvalid          = "urn:oncekv:problem:invalid"            // 400: malformed request, key, parameter or body

@@ -28,12 +28,12 @@ type AdminConfig struct {
 	Logger   *slog.Logger // nil: none
 	Counters *Counters    // Errors are counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
-	Traffic  Traffic      // hears of every request; nil: nobody
-	Hosts    Hosts        // by which names the node may be asked, 421 else; nil: by every one
+	Traffic  Traffic      // is told of every request; nil: none
+	Hosts    Hosts        // the names that requests may use, 421 for others; nil: all
 
-	BodyIdleTimeout  time.Duration   // without a byte of a body, either way; DefaultBodyIdleTimeout
-	StreamsMax       int64           // event streams at a time; DefaultStreamsMax
-	RequestsInFlight int             // of keys, at the same time; DefaultRequestsInFlight
+	BodyIdleTimeout  time.Duration   // without a byte of a body, either way; default 30 s
+	StreamsMax       int64           // event streams at a time; default 1024
+	RequestsInFlight int             // of keys, at the same time; default 8192
 	Closing          <-chan struct{} // closed when the admin stops, before its server does: ends streams; nil: never
 }
 
@@ -42,9 +42,7 @@ type AdminConfig struct {
 // rules of NewDatabase hold for it too.
 func NewAdmin(cfg AdminConfig) http.Handler {
 	cfg.setDefaults()
-	rt := newRouter(cfg.Counters, cfg.Logger, notOnAdmin)
-	rt.traffic = cfg.Traffic
-	rt.askedAs(cfg.Hosts)
+	rt := newRouter(cfg.Counters, cfg.Logger, cfg.Traffic, cfg.Hosts, notOnAdmin)
 	page := func(w http.ResponseWriter, r *http.Request) error {
 		if !cfg.Page.Has(r.URL.Path) {
 			return notOnAdmin(r)
@@ -91,9 +89,9 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 }
 
 func (cfg *AdminConfig) setDefaults() {
-	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
-	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, DefaultStreamsMax)
-	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, DefaultRequestsInFlight)
+	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, defaultBodyIdleTimeout)
+	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, defaultStreamsMax)
+	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, defaultRequestsInFlight)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
 }
@@ -180,9 +178,8 @@ func (o *topology) owner(w http.ResponseWriter, r *http.Request, key kvstore.Key
 	return writeJSON(w, http.StatusOK, api.Owner{Name: node.Name, URL: node.URL})
 }
 
-// events answers with a stream that goes on until either side stops: first the
-// last minutes, then one state after another. A slow reader misses states in
-// between, and never the newest.
+// events answers with a stream that ends when either side stops it: first the last
+// minutes, then every new state. A slow reader misses states, but never the newest.
 func (o *topology) events(w http.ResponseWriter, r *http.Request) error {
 	ctx, lose := context.WithCancelCause(r.Context())
 	defer lose(nil)

@@ -97,10 +97,10 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // Unwrap lets http.ResponseController through.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// headerRequestID names a request in logs and answers. A client's own name is
-// taken if it could be a put id; others get one when there is something to say
-// about them: an error, a line in the log, a node to forward to. A value's
-// answer has none of ours, because HTTP caches keep it.
+// headerRequestID names a request in logs and answers. The client's own name is kept if
+// it could be a put id. Other requests get a name when it is needed: for an error, a line
+// in the log, a node to forward to. The answer with a value gets none, because HTTP
+// caches keep it.
 const headerRequestID = "X-Request-Id"
 
 // requestIDOf reads the client's name of a request, "" if there is none fit to
@@ -153,10 +153,9 @@ func (i *identity) named(id kvstore.HistoryID) *namedHistory {
 	return named
 }
 
-// in makes the answers of a handler, errors too, name the history. It is the one that
-// there is when the answer begins: what was found before that is part of it, for a
-// history goes on from all that is there. A nil identity is that of a node that holds
-// none.
+// in makes the answers of a handler, errors included, name the history that the node
+// holds when the answer begins. What was found before that is part of it: a history goes
+// on from all that is there. A nil identity is that of a node without a history.
 func (i *identity) in(do handler) handler {
 	if i == nil {
 		return do
@@ -169,8 +168,8 @@ func (i *identity) in(do handler) handler {
 	}
 }
 
-// inWhenAsked is in for answers that anybody may keep for ever: they name the history
-// to those who name theirs, as cache nodes do.
+// inWhenAsked is in for answers that HTTP caches may keep: only a request that names its
+// history, as those of cache nodes do, is told the history.
 func (i *identity) inWhenAsked(do handler) handler {
 	if i == nil {
 		return do
@@ -191,8 +190,8 @@ type namedHistory struct {
 	header []string // shared by all answers; nil for none
 }
 
-// nameIn makes an answer name the history that its revisions are of. When it begins there
-// may be another one already; whoever goes on from it is told then.
+// nameIn makes an answer name the history of its revisions. The node may have another one
+// when the answer begins; the client learns that when it goes on from there.
 func (h *namedHistory) nameIn(w http.ResponseWriter) {
 	if a, ok := w.(*answer); ok {
 		a.of = h

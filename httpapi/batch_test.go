@@ -63,7 +63,7 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	cfg.setDefaults()
 	n.streams = int64(cfg.BatchStreams)
 	n.batches = newBatches(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
-	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
+	rt := newRouter(cfg.Counters, cfg.Logger, nil, nil, noRoute)
 	rt.on(http.MethodPost, "/keys", putting, n.batches.serveMany)
 	gets := newManyGets(&cfg, budget.New(cfg.JSONBytesInFlight))
 	rt.manyReads(gets)

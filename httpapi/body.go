@@ -19,13 +19,12 @@ import (
 // errAnswerLate ends the context of a request that was not answered in time.
 var errAnswerLate = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
 
-// pacedBody reads a request's body under a deadline that every read renews:
-// a body may take as long as it keeps moving. It also counts the bytes and
-// remembers why it ended, because what reads it wraps errors in its own way.
+// pacedBody reads a request's body under a deadline that every read renews: a body may
+// take any time as long as it moves. It counts the bytes and remembers why it ended,
+// because its readers wrap errors in their own ways.
 //
-// Another goroutine than the handler's may read it; close waits for that read
-// and lets no later one touch the connection, which by then belongs to the
-// next request.
+// Another goroutine than the handler's may read it. Close waits for that read and keeps
+// later ones off the connection, which by then belongs to the next request.
 type pacedBody struct {
 	conn  http.ResponseController
 	idle  time.Duration // a read may take this long
@@ -47,9 +46,9 @@ type pacedBody struct {
 	left    bool       // to net/http: what is read on the connection now is no longer the body
 }
 
-// overdue ends a context when nothing was done for the given time. A timer that
-// is stopped and started for every read costs more than one that looks, when it
-// fires, whether it has to wait again. The zero value has not been started.
+// overdue ends a context after a time without progress. Its timer is not stopped and
+// started for every read, which costs more: when it fires, it checks whether to wait
+// again. The zero value has not been started.
 type overdue struct {
 	mu     sync.Mutex
 	after  time.Duration
@@ -87,7 +86,7 @@ func (o *overdue) look() {
 	}
 }
 
-// pause says that something is being done from now on, until resume.
+// pause stops the clock until resume.
 func (o *overdue) pause() {
 	o.mu.Lock()
 	o.paused = true
@@ -113,9 +112,9 @@ func newPacedBody(w http.ResponseWriter, r *http.Request, idle time.Duration, li
 	return &pacedBody{conn: *http.NewResponseController(w), idle: idle, limit: limit, src: r.Body}
 }
 
-// watch returns a context that ends when the handler has done nothing with
-// the body for the given time, be it that everything is read and the answer
-// is awaited, be it that no further part is asked for. stop must be called.
+// watch returns a context that ends when the handler has not read for the given time:
+// either the body is at its end and the answer is late, or no more of it is read. The
+// caller calls stop.
 func (b *pacedBody) watch(parent context.Context, answer time.Duration) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	b.overdue.start(answer, cancel)
@@ -181,11 +180,11 @@ func (b *pacedBody) renew() bool {
 	return true
 }
 
-// hold says which memory what is read takes.
+// hold names the memory that the body takes.
 func (b *pacedBody) hold(h *budget.Holder) { b.held.Store(h) }
 
-// cutOff makes the read that is under way fail, and all that follow. It comes too
-// late for a body that was read to its end or closed meanwhile.
+// cutOff makes the current read fail, and all later ones. It has no effect on a body that
+// is at its end or closed.
 func (b *pacedBody) cutOff() {
 	b.cutting.Lock()
 	defer b.cutting.Unlock()
@@ -209,8 +208,8 @@ func (b *pacedBody) wasCutOff() bool {
 	return b.cut
 }
 
-// Close makes later reads fail. What the client still sends is net/http's to
-// drain, under the deadline set here; a client that has stalled gets no second one.
+// Close makes later reads fail. net/http drains what the client still sends, under the
+// deadline set here; a client that has stalled gets no new one.
 func (b *pacedBody) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -222,8 +221,7 @@ func (b *pacedBody) Close() error {
 	return nil
 }
 
-// explain returns the better error of a handler that failed with err: the
-// body's own failure, if it had one.
+// explain returns the body's own failure, if it had one, and err otherwise.
 func (b *pacedBody) explain(err error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -251,7 +249,7 @@ func refuseUnframed(r *http.Request) error {
 	}
 	return newProblem(http.StatusLengthRequired, api.ProblemLengthRequired,
 		"the request has neither Content-Length nor Transfer-Encoding, so a complete body cannot be told from a broken one; send Content-Length (0 for an empty value)").
-		with("Connection", "close") // a body may follow all the same, whose length only HTTP/1.0 or somebody in between knows
+		with("Connection", "close") // a body may follow, whose length only HTTP/1.0 or a proxy knows
 }
 
 // refuseLarge refuses by the announced length, before the body is read: a

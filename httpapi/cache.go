@@ -28,26 +28,24 @@ type CacheConfig struct {
 	Logger   *slog.Logger // nil: none
 	Counters *Counters    // Gets, Absences and Errors are counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
-	Traffic  Traffic      // hears of every request; nil: nobody
-	Hosts    Hosts        // by which names the node may be asked, 421 else; nil: by every one
+	Traffic  Traffic      // is told of every request; nil: none
+	Hosts    Hosts        // the names that requests may use, 421 for others; nil: all
 
-	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
-	AnswerTimeout     time.Duration // for finding a value; DefaultAnswerTimeout
-	JSONBytesInFlight int64         // memory for values as JSON; DefaultJSONBytesInFlight
+	BodyIdleTimeout   time.Duration // without a byte of a body, either way; default 30 s
+	AnswerTimeout     time.Duration // for finding a value; default 10 s
+	JSONBytesInFlight int64         // memory for values as JSON; default 64 MiB
 
 	Closing <-chan struct{} // closed when the node stops, before its server does: breaks forwarded streams off; nil: never
 
-	ValueBytesInFlight int64 // memory for values on their way to readers; DefaultValueBytesInFlight
-	RequestsInFlight   int   // of keys, at the same time; DefaultRequestsInFlight
+	ValueBytesInFlight int64 // memory for values on their way to readers; default 256 MiB
+	RequestsInFlight   int   // of keys, at the same time; default 8192
 }
 
 // NewCache returns the API of a cache node: it reads keys itself and forwards
 // puts and lists, and nothing else. The rules of NewDatabase hold for it too.
 func NewCache(cfg CacheConfig) http.Handler {
 	cfg.setDefaults()
-	rt := newRouter(cfg.Counters, cfg.Logger, notOnCache)
-	rt.traffic = cfg.Traffic
-	rt.askedAs(cfg.Hosts)
+	rt := newRouter(cfg.Counters, cfg.Logger, cfg.Traffic, cfg.Hosts, notOnCache)
 	from, memory := newTimedReader(cfg.Reader, cfg.AnswerTimeout), budget.New(cfg.JSONBytesInFlight)
 	var stands *identity
 	if cfg.History != nil {
@@ -74,11 +72,11 @@ func NewCache(cfg CacheConfig) http.Handler {
 }
 
 func (cfg *CacheConfig) setDefaults() {
-	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
-	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, DefaultAnswerTimeout)
-	cfg.JSONBytesInFlight = cmp.Or(cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
-	cfg.ValueBytesInFlight = cmp.Or(cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
-	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, DefaultRequestsInFlight)
+	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, defaultBodyIdleTimeout)
+	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, defaultAnswerTimeout)
+	cfg.JSONBytesInFlight = cmp.Or(cfg.JSONBytesInFlight, defaultJSONBytesInFlight)
+	cfg.ValueBytesInFlight = cmp.Or(cfg.ValueBytesInFlight, defaultValueBytesInFlight)
+	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, defaultRequestsInFlight)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
 }

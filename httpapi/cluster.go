@@ -132,7 +132,7 @@ func (m *members) change(w http.ResponseWriter, r *http.Request, done, name stri
 }
 
 // listFresh is how long an encoded list of cache nodes is answered again, unless a
-// heartbeat comes: many who ask at once share its bytes.
+// heartbeat comes: requests that come together share its bytes.
 const listFresh = 100 * time.Millisecond
 
 // nodes answers /caches and /dbs.

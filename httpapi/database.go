@@ -14,20 +14,20 @@ import (
 
 // Defaults of the configurations.
 const (
-	DefaultMaxValueBytes     = 1 << 30
-	DefaultBodyIdleTimeout   = 30 * time.Second
-	DefaultAnswerTimeout     = 10 * time.Second
-	DefaultJSONBytesInFlight = 64 << 20
-	DefaultHeartbeat         = 5 * time.Second
-	DefaultStreamsMax        = 1024
+	defaultMaxValueBytes     = 1 << 30
+	defaultBodyIdleTimeout   = 30 * time.Second
+	defaultAnswerTimeout     = 10 * time.Second
+	defaultJSONBytesInFlight = 64 << 20
+	defaultHeartbeat         = 5 * time.Second
+	defaultStreamsMax        = 1024
 
-	DefaultBatchStreams       = 16
-	DefaultBatchBytesInFlight = 64 << 20
-	DefaultSpillBytes         = 64 << 20
-	DefaultFramedStreams      = 256
+	defaultBatchStreams       = 16
+	defaultBatchBytesInFlight = 64 << 20
+	defaultSpillBytes         = 64 << 20
+	defaultFramedStreams      = 256
 
-	DefaultValueBytesInFlight = 256 << 20
-	DefaultRequestsInFlight   = 8192
+	defaultValueBytesInFlight = 256 << 20
+	defaultRequestsInFlight   = 8192
 )
 
 // DatabaseConfig is what a database node's API stands on. DB, Cluster and
@@ -40,27 +40,27 @@ type DatabaseConfig struct {
 	Logger   *slog.Logger // nil: none
 	Counters *Counters    // counted into; nil: the handler's own
 	Metrics  http.Handler // GET /metrics; nil: no such route
-	Traffic  Traffic      // hears of every request; nil: nobody
-	Hosts    Hosts        // by which names the node may be asked, 421 else; nil: by every one
+	Traffic  Traffic      // is told of every request; nil: none
+	Hosts    Hosts        // the names that requests may use, 421 for others; nil: all
 	Hot      Memory       // holds what is read often; nil: nothing does
 
-	MaxValueBytes     int64         // of a value; DefaultMaxValueBytes
-	BodyIdleTimeout   time.Duration // without a byte of a body, either way; DefaultBodyIdleTimeout
-	AnswerTimeout     time.Duration // from the end of a request's body to its answer; DefaultAnswerTimeout
-	JSONBytesInFlight int64         // memory for JSON bodies, lists and values as JSON, in shares (rooms); DefaultJSONBytesInFlight
+	MaxValueBytes     int64         // of a value; default 1 GiB
+	BodyIdleTimeout   time.Duration // without a byte of a body, either way; default 30 s
+	AnswerTimeout     time.Duration // from the end of a request's body to its answer; default 10 s
+	JSONBytesInFlight int64         // memory for JSON bodies, lists and values as JSON, in shares (rooms); default 64 MiB
 
-	Heartbeat  time.Duration   // a stream of changes that follows says something so often; DefaultHeartbeat
-	StreamsMax int64           // streams of changes at a time; DefaultStreamsMax
+	Heartbeat  time.Duration   // a stream of changes that follows says something so often; default 5 s
+	StreamsMax int64           // streams of changes at a time; default 1024
 	Closing    <-chan struct{} // closed when the node stops, before its server does: ends its streams with a line that says so; nil: never
 
-	BatchStreams       int    // POST /keys at a time, 429 beyond; DefaultBatchStreams
-	BatchBytesInFlight int64  // memory for their lines, all together; DefaultBatchBytesInFlight, at least 24 MiB
+	BatchStreams       int    // POST /keys at a time, 429 beyond; default 16
+	BatchBytesInFlight int64  // memory for their lines, all together; default 64 MiB, at least 24 MiB
 	SpillDir           string // where results wait for a client that does not read yet; os.TempDir()
-	SpillBytes         int64  // of each request; DefaultSpillBytes, negative: memory only
-	FramedStreams      int    // POST /keys in frames at a time, and as many of POST /keys/get, 429 beyond; DefaultFramedStreams
+	SpillBytes         int64  // of each request; default 64 MiB, negative: memory only
+	FramedStreams      int    // POST /keys in frames at a time, and as many of POST /keys/get, 429 beyond; default 256
 
-	ValueBytesInFlight int64 // memory for values on their way to readers; DefaultValueBytesInFlight
-	RequestsInFlight   int   // of keys, at the same time; DefaultRequestsInFlight
+	ValueBytesInFlight int64 // memory for values on their way to readers; default 256 MiB
+	RequestsInFlight   int   // of keys, at the same time; default 8192
 }
 
 // NewDatabase returns the API of a database node. It must be served at the
@@ -69,9 +69,7 @@ type DatabaseConfig struct {
 // request it works for.
 func NewDatabase(cfg DatabaseConfig) http.Handler {
 	cfg.setDefaults()
-	rt := newRouter(cfg.Counters, cfg.Logger, noRoute)
-	rt.traffic = cfg.Traffic
-	rt.askedAs(cfg.Hosts)
+	rt := newRouter(cfg.Counters, cfg.Logger, cfg.Traffic, cfg.Hosts, noRoute)
 	rooms := newRooms(cfg.JSONBytesInFlight)
 	from := &localFirst{db: cfg.DB, hot: cfg.Hot, timeout: cfg.AnswerTimeout}
 
@@ -119,18 +117,18 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 }
 
 func (cfg *DatabaseConfig) setDefaults() {
-	cfg.MaxValueBytes = cmp.Or(cfg.MaxValueBytes, DefaultMaxValueBytes)
-	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, DefaultBodyIdleTimeout)
-	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, DefaultAnswerTimeout)
-	cfg.JSONBytesInFlight = cmp.Or(cfg.JSONBytesInFlight, DefaultJSONBytesInFlight)
-	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, DefaultHeartbeat)
-	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, DefaultStreamsMax)
-	cfg.BatchStreams = cmp.Or(cfg.BatchStreams, DefaultBatchStreams)
-	cfg.BatchBytesInFlight = cmp.Or(cfg.BatchBytesInFlight, DefaultBatchBytesInFlight)
-	cfg.SpillBytes = cmp.Or(cfg.SpillBytes, DefaultSpillBytes)
-	cfg.FramedStreams = cmp.Or(cfg.FramedStreams, DefaultFramedStreams)
-	cfg.ValueBytesInFlight = cmp.Or(cfg.ValueBytesInFlight, DefaultValueBytesInFlight)
-	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, DefaultRequestsInFlight)
+	cfg.MaxValueBytes = cmp.Or(cfg.MaxValueBytes, defaultMaxValueBytes)
+	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, defaultBodyIdleTimeout)
+	cfg.AnswerTimeout = cmp.Or(cfg.AnswerTimeout, defaultAnswerTimeout)
+	cfg.JSONBytesInFlight = cmp.Or(cfg.JSONBytesInFlight, defaultJSONBytesInFlight)
+	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, defaultHeartbeat)
+	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, defaultStreamsMax)
+	cfg.BatchStreams = cmp.Or(cfg.BatchStreams, defaultBatchStreams)
+	cfg.BatchBytesInFlight = cmp.Or(cfg.BatchBytesInFlight, defaultBatchBytesInFlight)
+	cfg.SpillBytes = cmp.Or(cfg.SpillBytes, defaultSpillBytes)
+	cfg.FramedStreams = cmp.Or(cfg.FramedStreams, defaultFramedStreams)
+	cfg.ValueBytesInFlight = cmp.Or(cfg.ValueBytesInFlight, defaultValueBytesInFlight)
+	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, defaultRequestsInFlight)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
 }
@@ -143,10 +141,9 @@ func (rt *router) reads(g *reads) {
 	rt.get(pathTwin, g.names.inWhenAsked(get.inQuery("format", "consistency")))
 }
 
-// localFirst reads from a DB. What is found locally is right, whoever else was
-// asked; so only an absence is worth a timer and the cluster's time, and what was
-// found before need not be looked up. An absence that was confirmed is looked up
-// once more, and not a third time as DB.Get would.
+// localFirst reads from a DB. A value that is found locally is right, so only an absence
+// costs a timer and a question to the cluster. After the confirmation the key is looked up
+// once more; DB.Get would do it a third time.
 type localFirst struct {
 	db      DB
 	hot     Memory // nil: none

@@ -25,7 +25,7 @@ type front struct {
 	logger      *slog.Logger
 	idle        time.Duration
 	requests    *limit                // of keys, in flight
-	traffic     Traffic               // nil: nobody listens
+	traffic     Traffic               // nil: none
 	elsewhere   func(string) reported // hears of requests without a route, by method
 }
 
@@ -48,8 +48,8 @@ func (f *front) serve(a *answer, r *http.Request) {
 	}
 	defer f.recovered(a, r)
 	if r.ContentLength != 0 {
-		// Whoever refuses the request leaves its body to net/http, which reads
-		// some of it before it sends the answer. That must not wait for ever.
+		// If the request is refused, net/http reads some of its body before it sends
+		// the answer. The deadline bounds that.
 		_ = http.NewResponseController(a).SetReadDeadline(time.Now().Add(f.idle))
 	}
 	if p := unwelcome(f.hosts, f.crossOrigin, r); p != nil {
@@ -73,17 +73,17 @@ func (f *front) serve(a *answer, r *http.Request) {
 	}
 }
 
-// ambiguous reports whether somebody in between may have seen the end of the body
-// elsewhere than net/http does, and so takes for a request what is none here, or the
-// other way round (RFC 9112, 6.1). In HTTP/1.0 net/http takes no notice of
-// Transfer-Encoding. In HTTP/1.1 it takes none of a Content-Length beside it, and does
-// not tell whether there was one: so no connection outlives a chunked body.
+// ambiguous reports whether a proxy may have seen the body end elsewhere than net/http
+// does, so that one of them takes bytes for a request that the other does not (RFC 9112,
+// 6.1). In HTTP/1.0 net/http ignores Transfer-Encoding. In HTTP/1.1 it ignores a
+// Content-Length beside it, and does not tell whether there was one, so no connection
+// outlives a chunked body.
 func ambiguous(r *http.Request) bool {
 	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
 }
 
-// limited reports whether a path counts as work. The others tell how a busy
-// node is and change the cluster, and must be answered above all then.
+// limited reports whether requests for a path are limited. The others show how a busy
+// node is, or change the cluster: those matter most then.
 func limited(path string) bool {
 	return carriesKey(path) || path == pathKeys || path == pathManyGets || path == pathChanges
 }
@@ -139,9 +139,9 @@ func newLimit(n int64) *limit {
 	return l
 }
 
-// limit bounds how many of something there are at a time. It knows nothing of who
-// they are, and so costs every request next to nothing; package budget is for what
-// clients hold for long. Safe for concurrent use.
+// limit bounds how many of something there are at a time. It does not tell clients
+// apart, so it costs a request next to nothing; package budget is for what clients hold
+// for long. Safe for concurrent use.
 type limit struct {
 	left atomic.Int64
 }
@@ -158,7 +158,7 @@ func (l *limit) take(n int64) bool {
 // give counts n out.
 func (l *limit) give(n int64) { l.left.Add(n) }
 
-// What is read of the rest of a body whose request was refused.
+// How much is read of the rest of a body whose request was refused.
 const (
 	lingerIdle  = time.Second     // without a byte of it
 	lingerMax   = 5 * time.Second // in all
@@ -172,8 +172,7 @@ const (
 // second then, reads nothing, and does not even wait when the client asked for one
 // answer only or for a go-ahead.
 //
-// What net/http makes of the connection afterwards does not change: it is used again
-// only if the body was read to its end.
+// net/http reuses the connection as ever: only if the body was read to its end.
 func linger(w http.ResponseWriter, body io.Reader) {
 	rest := &lingering{conn: http.NewResponseController(w), body: body, end: time.Now().Add(lingerMax)}
 	if rest.conn.Flush() != nil {

@@ -172,7 +172,7 @@ func (g *reads) serveContent(w *pacedWriter, r *http.Request, v *kvstore.Value, 
 // abort breaks the connection off, so that no client takes the bytes that
 // were sent for the value.
 func (g *reads) abort(w http.ResponseWriter, r *http.Request, v *kvstore.Value, err error) {
-	if r.Context().Err() == nil { // else the client went away, which is nobody's failure
+	if r.Context().Err() == nil { // else the client went away
 		g.counters.Errors.Add(1)
 		g.logger.Error("a value became unreadable while it was sent; the connection was closed",
 			"key", string(v.Key), "revision", uint64(v.Revision), "request", requestID(w), "err", err)

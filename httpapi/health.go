@@ -9,7 +9,7 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
-// readyTimeout bounds /readyz: whoever asks wants to know about now.
+// readyTimeout bounds /readyz, which is about this moment.
 const readyTimeout = 2 * time.Second
 
 // health answers what every node says about itself.

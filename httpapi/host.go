@@ -9,9 +9,8 @@ import (
 // hostShownBytes is what an answer repeats of a Host that is refused.
 const hostShownBytes = 255
 
-// misdirected refuses a request for a name that is not the node's, nil if it is
-// one, or nobody asks by name what the request asks for: probes come by whatever
-// leads to a node, and learn nothing but that it lives.
+// misdirected refuses a request whose Host is not a name of the node; nil accepts it.
+// Probes may use any name: they learn only that the node lives.
 func misdirected(hosts Hosts, r *http.Request) *problem {
 	if hosts.Allows(r.Host) {
 		return nil
@@ -25,9 +24,8 @@ func misdirected(hosts Hosts, r *http.Request) *problem {
 		r.Host[:min(len(r.Host), hostShownBytes)])
 }
 
-// Guard is the checks of who asks, for a handler that is none of this package's:
-// of Host, and of a web page of another origin. Both are part of every handler
-// that this package makes.
+// Guard checks Host and refuses web pages of other origins, for handlers of other
+// packages. Every handler that this package makes does both.
 func Guard(next http.Handler, hosts Hosts) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -39,7 +37,7 @@ func Guard(next http.Handler, hosts Hosts) http.Handler {
 	})
 }
 
-// unwelcome refuses who may not ask, nil if anybody may.
+// unwelcome refuses a request by its Host or its origin; nil accepts it.
 func unwelcome(hosts Hosts, crossOrigin *http.CrossOriginProtection, r *http.Request) *problem {
 	if p := misdirected(hosts, r); p != nil {
 		return p

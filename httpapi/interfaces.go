@@ -62,7 +62,7 @@ type Reader interface {
 }
 
 // Holder is a Reader that can tell at once whether it holds a value. A found
-// value is right for ever, so whoever holds one is asked for nothing else.
+// value never changes, so a held one is right.
 type Holder interface {
 	// Held returns the value of a key if it is in memory. It does not wait.
 	Held(key kvstore.Key) (v *kvstore.Value, found bool)
@@ -72,8 +72,8 @@ type Holder interface {
 // concurrently.
 type Memory interface {
 	Holder
-	// Hold may keep a value that was found: for ever, since it never changes. It
-	// keeps nothing that belongs to the caller.
+	// Hold may keep a value that was found. It keeps nothing that belongs to the
+	// caller.
 	Hold(v *kvstore.Value)
 }
 
@@ -96,7 +96,7 @@ type Cluster interface {
 	TransferLeader(ctx context.Context, to string) error
 	// DBs lists the database nodes as this one sees them.
 	DBs(ctx context.Context) []api.DBNode
-	// Stats returns this node's figures.
+	// Stats returns this node's metrics.
 	Stats(ctx context.Context) api.Stats
 	// Leads reports whether this node leads, as far as it knows. It is cheap.
 	Leads() bool
@@ -145,7 +145,7 @@ type Hosts interface {
 	Allows(host string) bool
 }
 
-// everyHost allows every name: for a handler behind somebody who has judged it.
+// everyHost allows every name: for a handler behind another one that has checked it.
 type everyHost struct{}
 
 func (everyHost) Allows(string) bool { return true }

@@ -18,8 +18,8 @@ const (
 	jsonClusterBytesMax = 64 << 10
 )
 
-// jsonCopies is how often a body may be in memory: as it came, as the decoded
-// document, as the value decoded from base64.
+// jsonCopies is how many copies of a body may be in memory: as received, in the decoded
+// document, and as the value decoded from base64.
 const jsonCopies = 3
 
 // jsonBodies reads the JSON bodies of one route. Content types are ignored:
@@ -52,9 +52,8 @@ func (j *jsonBodies) decode(w http.ResponseWriter, r *http.Request, into any) (r
 	return in.release, j.read(data, into)
 }
 
-// documentReader reads one body. It takes memory as the bytes arrive, and not as
-// they are announced: never more than twice of what has come, but for the moment
-// in which the one buffer is copied to the next.
+// documentReader reads one body. It takes memory as bytes arrive, not as they are
+// announced: at most twice what has arrived, except while one buffer is copied to the next.
 type documentReader struct {
 	ctx    context.Context
 	from   string
@@ -65,7 +64,7 @@ type documentReader struct {
 	large  bool // it is, or says that it will be, over smallBodyBytes
 }
 
-// readAll reads to the end. What it returns is held three times from then on.
+// readAll reads to the end. From then on the body has memory for jsonCopies.
 func (d *documentReader) readAll(length int64) ([]byte, error) {
 	capacity := int64(freeBodyBytes)
 	if length >= 0 {
@@ -96,7 +95,7 @@ func (d *documentReader) readAll(length int64) ([]byte, error) {
 	}
 }
 
-// hold takes what is missing to n bytes. What outgrows the share of small bodies
+// hold takes what is missing to n bytes. A body that outgrows the share of small ones
 // moves into the other.
 func (d *documentReader) hold(n int64) error {
 	if n <= jsonCopies*freeBodyBytes || n <= d.holds {

@@ -60,7 +60,7 @@ func newCachedGets(cfg *CacheConfig, from Reader, memory *budget.Budget) *manyGe
 	slots := semaphore.NewWeighted(getsInFlight)
 	return &manyGets{
 		framed: &framed{counters: cfg.Counters, logger: cfg.Logger, closing: cfg.Closing, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
-			streams: budget.New(DefaultFramedStreams)},
+			streams: budget.New(defaultFramedStreams)},
 		from: manyFromReader{from}, memory: memory,
 		begin: func(s *framedStream, local bool) frameWork {
 			return &framedReads{framedStream: s, from: from, local: local, slots: slots}

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -26,7 +27,7 @@ type problem struct {
 func newProblem(status int, kind, format string, args ...any) *problem {
 	return &problem{document: api.Problem{
 		Type:   kind,
-		Title:  titleOf(kind, status),
+		Title:  cmp.Or(titles[kind], http.StatusText(status)),
 		Status: status,
 		Detail: fmt.Sprintf(format, args...),
 	}}
@@ -60,41 +61,24 @@ func (p *problem) ofWinner(m *kvstore.Meta) *problem {
 		with(api.HeaderRevision, strconv.FormatUint(uint64(m.Revision), 10))
 }
 
-// titleOf names a kind of problem, always the same way (RFC 9457, 3.1.3).
-func titleOf(kind string, status int) string {
-	switch kind {
-	case api.ProblemInvalid:
-		return "Malformed request"
-	case api.ProblemDigestMismatch:
-		return "Digest mismatch"
-	case api.ProblemMisdirected:
-		return "Not a name of this node"
-	case api.ProblemForbidden:
-		return "Cross-origin write refused"
-	case api.ProblemNotFound:
-		return "Key not set"
-	case api.ProblemNoRoute:
-		return "No such resource"
-	case api.ProblemUnknownMember:
-		return "No such member"
-	case api.ProblemConflict:
-		return "Key is set to other bytes"
-	case api.ProblemHistoryChanged:
-		return "Another history"
-	case api.ProblemGone:
-		return "Value retired"
-	case api.ProblemRefused:
-		return "Cluster change refused"
-	case api.ProblemOverloaded:
-		return "Overloaded"
-	case api.ProblemUnavailable:
-		return "Not available now"
-	case api.ProblemOutcomeUnknown:
-		return "Outcome unknown"
-	case api.ProblemDiskReserve:
-		return "Disk reserve reached"
-	}
-	return http.StatusText(status)
+// titles name kinds of problem, always the same way (RFC 9457, 3.1.3). The title of any
+// other kind is that of its status. It is never written to.
+var titles = map[string]string{
+	api.ProblemInvalid:        "Malformed request",
+	api.ProblemDigestMismatch: "Digest mismatch",
+	api.ProblemMisdirected:    "Not a name of this node",
+	api.ProblemForbidden:      "Cross-origin write refused",
+	api.ProblemNotFound:       "Key not set",
+	api.ProblemNoRoute:        "No such resource",
+	api.ProblemUnknownMember:  "No such member",
+	api.ProblemConflict:       "Key is set to other bytes",
+	api.ProblemHistoryChanged: "Another history",
+	api.ProblemGone:           "Value retired",
+	api.ProblemRefused:        "Cluster change refused",
+	api.ProblemOverloaded:     "Overloaded",
+	api.ProblemUnavailable:    "Not available now",
+	api.ProblemOutcomeUnknown: "Outcome unknown",
+	api.ProblemDiskReserve:    "Disk reserve reached",
 }
 
 // write sends the problem. It first takes away what may already have been

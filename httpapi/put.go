@@ -11,8 +11,8 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// puts answers everything that sets a key. What is refused is refused before
-// DB.Put: a put is for ever.
+// puts answers everything that sets a key. What is refused is refused before DB.Put: a
+// put cannot be undone.
 type puts struct {
 	db        DB
 	from      Reader // for If-Match

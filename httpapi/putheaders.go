@@ -118,8 +118,8 @@ const (
 	contentTypeBytesMax = 255
 )
 
-// contentTypeOf reads a PUT's content type; none is the default. The type
-// that curl -d adds by itself counts as none: nobody who puts a value means it.
+// contentTypeOf reads a PUT's content type; none is the default. The type that curl -d
+// adds by itself counts as none.
 func contentTypeOf(h http.Header) (string, error) {
 	lines := h["Content-Type"]
 	if len(lines) > 1 {
@@ -143,8 +143,8 @@ func meantContentType(given string) (string, error) {
 	return strings.TrimSpace(given), nil
 }
 
-// checkContentType refuses what could not be sent back as a header for ever
-// after, and returns the media type without its parameters.
+// checkContentType refuses what cannot be sent back as a header, and returns the media
+// type without its parameters.
 func checkContentType(text string) (media string, err error) {
 	if len(text) > contentTypeBytesMax {
 		return "", invalid("the content type has %d bytes; the limit is %d", len(text), contentTypeBytesMax)
@@ -164,8 +164,8 @@ func checkContentType(text string) (media string, err error) {
 	return media, nil
 }
 
-// refuseEncoded refuses a body that is coded on top of its content type: what
-// would be stored for ever is not what the sender means.
+// refuseEncoded refuses a body that is coded on top of its content type: the stored bytes
+// would not be what the sender means.
 func refuseEncoded(h http.Header) error {
 	if coding := h.Values("Content-Encoding"); len(coding) > 0 {
 		return newProblem(http.StatusUnsupportedMediaType, api.ProblemUnsupportedMedia,
@@ -179,9 +179,8 @@ func refuseEncoded(h http.Header) error {
 //
 //	Repr-Digest: sha-256=:4REjxQ4yrqUVicfSKYNO/cF9zNj5ANbzgDZt3/h3Qxo=:
 //
-// nil means that none was sent. Other algorithms beside sha-256 are passed
-// over; a digest that cannot be verified at all is refused, because whoever
-// sends one wants it to count.
+// nil means that none was sent. Other algorithms beside sha-256 are ignored. A header
+// without sha-256 is refused, because the client expects a check.
 func expectedDigest(h http.Header) (*kvstore.Digest, error) {
 	lines := h["Repr-Digest"]
 	if len(lines) == 0 {

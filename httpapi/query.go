@@ -18,10 +18,9 @@ type parameters struct {
 
 type parameter struct{ name, value string }
 
-// parseQuery reads a raw query as strictly as a put for ever deserves: what
-// is malformed, unknown or repeated is refused, never skipped, so that a
-// misspelt ?on-conflict cannot turn into another request. '+' is a space. A
-// ';' separates nothing and must be escaped.
+// parseQuery reads a raw query strictly: a malformed, unknown or repeated parameter is
+// refused, never ignored, so that a misspelt ?on-conflict cannot become another request.
+// '+' is a space. ';' separates nothing and must be escaped.
 func parseQuery(raw string, allowed ...string) (parameters, error) {
 	var p parameters
 	if raw == "" {

@@ -17,8 +17,8 @@ type router struct {
 	counters *Counters
 	logger   *slog.Logger
 	missing  func(r *http.Request) *problem // what a 404 says
-	traffic  Traffic                        // nil: nobody listens
-	hosts    Hosts                          // see askedAs
+	traffic  Traffic                        // nil: none
+	hosts    Hosts
 	direct   []directRoute
 }
 
@@ -40,8 +40,11 @@ func directly(routes []directRoute, r *http.Request) http.HandlerFunc {
 	return nil
 }
 
-func newRouter(counters *Counters, logger *slog.Logger, missing func(*http.Request) *problem) *router {
-	rt := &router{mux: chi.NewMux(), counters: counters, logger: logger, missing: missing, hosts: everyHost{}}
+func newRouter(counters *Counters, logger *slog.Logger, traffic Traffic, hosts Hosts, missing func(*http.Request) *problem) *router {
+	if hosts == nil {
+		hosts = everyHost{}
+	}
+	rt := &router{mux: chi.NewMux(), counters: counters, logger: logger, missing: missing, traffic: traffic, hosts: hosts}
 	rt.mux.Use(routeByDecodedPath)
 	rt.mux.NotFound(func(w http.ResponseWriter, r *http.Request) { rt.missing(r).write(w) })
 	rt.mux.MethodNotAllowed(rt.methodNotAllowed)
@@ -56,13 +59,6 @@ func routeByDecodedPath(next http.Handler) http.Handler {
 		chi.RouteContext(r.Context()).RoutePath = r.URL.Path
 		next.ServeHTTP(w, r)
 	})
-}
-
-// askedAs sets by which names the node may be asked; nil: by every one.
-func (rt *router) askedAs(hosts Hosts) {
-	if hosts != nil {
-		rt.hosts = hosts
-	}
 }
 
 // get routes GET and HEAD.
@@ -109,8 +105,8 @@ func (rt *router) failed(w http.ResponseWriter, r *http.Request, op operation, e
 	p.write(w)
 }
 
-// methodNotAllowed answers 405 with the methods the path has, or 404 if it has
-// none: chi asks here too for every method it never heard of.
+// methodNotAllowed answers 405 with the methods of the path, or 404 if it has none: chi
+// calls it for every method that it does not know.
 func (rt *router) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	allow := rt.allowed(r.URL.Path)
 	if allow == "" {
@@ -123,7 +119,7 @@ func (rt *router) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 		path, below = rest, pathAPI
 	}
 	switch {
-	case r.Method == http.MethodPost && carriesKey(path): // who posts to a key means to set it
+	case r.Method == http.MethodPost && carriesKey(path): // it means to set the key
 		sentence = "to set this key, use PUT " + r.URL.EscapedPath() + " with the value as its body (or POST " + below + pathTwin + " with a JSON document); this resource takes " + allow
 	case carriesKey(path):
 		sentence = "keys are set once, and never changed or deleted, so there is no " + r.Method + "; this resource takes " + allow
@@ -169,7 +165,7 @@ func documentedPath(pattern string) string {
 	return pattern
 }
 
-// reports returns what hears of the requests of a route, nil if nobody does.
+// reports returns what is told of the requests of a route; nil: nothing.
 func (rt *router) reports(method, pattern string) reported {
 	if rt.traffic == nil {
 		return nil

@@ -27,18 +27,18 @@ type valueHeaders struct {
 // preparedHeaders are the headers of one value. They do not refer to it: its
 // bytes may be gone while these are kept.
 type preparedHeaders struct {
+	of preparedFor
+
+	lines [7]string // what the slices of every answer with this value are parts of
+}
+
+// preparedFor is all that the headers say.
+type preparedFor struct {
 	revision    kvstore.Revision
 	digest      kvstore.Digest
 	size        int64
 	at          time.Time
 	contentType string
-
-	lines [7]string // what the slices of every answer with this value are parts of
-}
-
-// of reports whether these are the headers of m.
-func (p *preparedHeaders) of(m *kvstore.Meta) bool {
-	return p.revision == m.Revision && p.digest == m.SHA256 && p.size == m.Size && p.at == m.Time && p.contentType == m.ContentType
 }
 
 func newValueHeaders() *valueHeaders {
@@ -51,9 +51,9 @@ func newValueHeaders() *valueHeaders {
 	}
 }
 
-// cacheControl returns for how long HTTP caches may keep what a key is set to. This is
-// the one place that says so. It goes by how a key begins: all that is set now stays
-// for ever, and what will not has a prefix of its own.
+// cacheControl says how long HTTP caches may keep the value of a key. It is the only place
+// that does, and goes by the key's prefix: all values stay today, and those that will not
+// have a prefix of their own.
 func (v *valueHeaders) cacheControl(kvstore.Key) []string { return v.immutable }
 
 // setShared sets what every answer with the value of a key carries.
@@ -82,9 +82,10 @@ func (v *valueHeaders) setRaw(h http.Header, m *kvstore.Meta) {
 	v.setShared(h, m.Key)
 	setUserMeta(h, m)
 	slot := &v.slots[uint64(m.Revision)%uint64(len(v.slots))]
+	of := preparedFor{m.Revision, m.SHA256, m.Size, m.Time, m.ContentType}
 	p := slot.Load()
-	if p == nil || !p.of(m) {
-		p = prepareHeaders(m)
+	if p == nil || p.of != of {
+		p = &preparedHeaders{of: of, lines: headerLines(m)}
 		slot.Store(p)
 	}
 	h["Etag"] = p.lines[0:1:1]
@@ -96,7 +97,7 @@ func (v *valueHeaders) setRaw(h http.Header, m *kvstore.Meta) {
 	h["Content-Type"] = p.lines[6:7:7]
 }
 
-func prepareHeaders(m *kvstore.Meta) *preparedHeaders {
+func headerLines(m *kvstore.Meta) (lines [7]string) {
 	var room [320]byte
 	text := headerText{buf: room[:0]}
 
@@ -117,10 +118,9 @@ func prepareHeaders(m *kvstore.Meta) *preparedHeaders {
 	text.buf = strconv.AppendInt(text.buf, m.Size, 10)
 	text.end()
 
-	p := &preparedHeaders{revision: m.Revision, digest: m.SHA256, size: m.Size, at: m.Time, contentType: m.ContentType}
-	text.split(p.lines[:])
-	p.lines[6] = mediaTypeOf(m)
-	return p
+	text.split(lines[:])
+	lines[6] = mediaTypeOf(m)
+	return lines
 }
 
 // headerText gathers several header values in one buffer.

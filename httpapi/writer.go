@@ -26,10 +26,10 @@ type pacedWriter struct {
 	until time.Time // no deadline is later, if set
 }
 
-// pieceBytes is what is written under one deadline. Who takes budget.SlowBytesPerSecond
-// takes it within his grace. Each piece wakes the client up, so one who has taken more than
-// the kernel's buffers hold, quickAfter, and the last piece within quickPiece, gets
-// copyBytes at a time.
+// pieceBytes is written under one deadline. A client that reads budget.SlowBytesPerSecond
+// takes it within its grace. Each piece wakes the client up, so a client that has taken
+// more than the kernel's buffers hold, quickAfter, and the last piece within quickPiece,
+// gets copyBytes at a time.
 const (
 	pieceBytes = 64 << 10
 	quickAfter = 16 << 20
@@ -40,9 +40,9 @@ func newPacedWriter(w http.ResponseWriter, idle time.Duration) *pacedWriter {
 	return &pacedWriter{ResponseWriter: w, conn: http.NewResponseController(w), idle: idle}
 }
 
-// hold takes n bytes of b for what is going to be written. release gives back what
-// is left of them; it must be called, whatever err is. A reader that is too slow
-// while others wait for memory is cut off.
+// hold takes n bytes of b for the answer. release gives back what is left of them; the
+// caller calls it, whatever err is. A reader that is too slow while others wait for memory
+// is cut off.
 func (w *pacedWriter) hold(r *http.Request, b *budget.Budget, n int64) (release func(), err error) {
 	w.held = b.Hold(hostOf(r), graceOf(w.idle), w.cutOff)
 	if err := room(r.Context(), w.held, n); err != nil {
