@@ -13,6 +13,7 @@ const firstLoadBytesMax = 500_000
 var reference = regexp.MustCompile(`(?:src|href)="(/[^"]+)"`)
 
 func TestPage_FirstLoad(t *testing.T) {
+	t.Parallel()
 	page := NewPage()
 	paths := []string{"/"}
 	for _, m := range reference.FindAllStringSubmatch(string(page.files["/"].plain), -1) {

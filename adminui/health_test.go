@@ -9,6 +9,7 @@ import (
 
 // Every state that a cluster can be in, in words: exactly these.
 func TestHealth(t *testing.T) {
+	t.Parallel()
 	up, down := Condition{Status: StatusUp}, Condition{Status: StatusDown, Reason: "nothing listens at its address"}
 	starting := func(why string) Condition { return Condition{Status: StatusStarting, Reason: why} }
 	voter := func(name string, c Condition) Member {

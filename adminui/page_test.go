@@ -34,6 +34,7 @@ func fetch(t *testing.T, path string, header ...string) (*http.Response, string)
 }
 
 func TestPage_Document(t *testing.T) {
+	t.Parallel()
 	resp, body := fetch(t, "/")
 	policy := resp.Header.Get("Content-Security-Policy")
 	if resp.StatusCode != 200 || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") || !strings.Contains(body, "<html") || resp.Header.Get("Cache-Control") != "no-cache" {
@@ -50,6 +51,7 @@ func TestPage_Document(t *testing.T) {
 // Everything the document refers to is in the bundle, as its own origin's, and
 // may be kept for ever.
 func TestPage_Assets(t *testing.T) {
+	t.Parallel()
 	_, document := fetch(t, "/")
 	refs := regexp.MustCompile(`(?:src|href)="([^"]+)"`).FindAllStringSubmatch(document, -1)
 	if len(refs) < 2 {
@@ -72,6 +74,7 @@ func TestPage_Assets(t *testing.T) {
 }
 
 func TestPage_NothingElse(t *testing.T) {
+	t.Parallel()
 	for _, path := range []string{"/index.html", "/nothing", "/../page.go", "/assets/", "/assets"} {
 		if resp, _ := fetch(t, path); resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: %d", path, resp.StatusCode)

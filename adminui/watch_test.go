@@ -18,6 +18,7 @@ import (
 
 // One database node is enough to find all nodes.
 func TestWatch_FindsAllFromAnyOne(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 3, 2)
 	var asked []string
 	w := watching(t, WatchConfig{
@@ -51,6 +52,7 @@ func TestWatch_FindsAllFromAnyOne(t *testing.T) {
 
 // A node that waits for its cluster to be formed answers, and is no member.
 func TestWatch_Forming(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 3, 0)
 	founded := c.dbs[0].members
 	c.dbs[0].set(func() {
@@ -70,6 +72,7 @@ func TestWatch_Forming(t *testing.T) {
 
 // A removed node that runs on is told from the members.
 func TestWatch_RemovedNodeRunsOn(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 3, 0)
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL, c.dbs[2].URL}, Interval: 20 * time.Millisecond})
 	await(t, w, "all nodes", allUp(3, 0))
@@ -121,6 +124,7 @@ func TestWatch_DeadNodesAreDownInTime(t *testing.T) {
 }
 
 func TestWatch_NodeComesBack(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 3, 0)
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}})
 	await(t, w, "all nodes", allUp(3, 0))
@@ -137,6 +141,7 @@ func TestWatch_NodeComesBack(t *testing.T) {
 
 // The leader is the one of the newest term, and there is at most one.
 func TestWatch_LeaderMoves(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 3, 0)
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 50 * time.Millisecond})
 	await(t, w, "all nodes", allUp(3, 0))
@@ -159,6 +164,7 @@ func TestWatch_LeaderMoves(t *testing.T) {
 }
 
 func TestWatch_FollowsMembership(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 3, 2)
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 50 * time.Millisecond})
 	await(t, w, "all nodes", allUp(3, 2))
@@ -175,6 +181,7 @@ func TestWatch_FollowsMembership(t *testing.T) {
 // A cache node that answers is not forgotten because a database node has not
 // heard of it yet.
 func TestWatch_RestartedRegistryForgetsNobody(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 1, 2)
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 20 * time.Millisecond})
 	await(t, w, "all nodes", allUp(1, 2))
@@ -192,6 +199,7 @@ func TestWatch_RestartedRegistryForgetsNobody(t *testing.T) {
 }
 
 func TestWatch_RatesAndHistory(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 1, 1)
 	w := watching(t, WatchConfig{Nodes: []string{c.dbs[0].URL}, Interval: 50 * time.Millisecond})
 	await(t, w, "all nodes", allUp(1, 1))
@@ -228,6 +236,7 @@ func TestWatch_RatesAndHistory(t *testing.T) {
 
 // A counter that fell began again with its process.
 func TestHistory_CounterBeginsAgain(t *testing.T) {
+	t.Parallel()
 	var h history
 	now := time.Now()
 	h.add(now, counters{puts: 1_000_000})
@@ -238,6 +247,7 @@ func TestHistory_CounterBeginsAgain(t *testing.T) {
 }
 
 func TestWatch_Next(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 1, 0)
 	w, err := NewWatch(WatchConfig{Nodes: []string{c.dbs[0].URL}})
 	if err != nil {
@@ -262,6 +272,7 @@ func TestWatch_Next(t *testing.T) {
 }
 
 func TestNewWatch_NeedsNodes(t *testing.T) {
+	t.Parallel()
 	if _, err := NewWatch(WatchConfig{}); err == nil {
 		t.Error("a watch without nodes")
 	}
@@ -270,6 +281,7 @@ func TestNewWatch_NeedsNodes(t *testing.T) {
 // Requests of people go to members that have answered with their own ids: the
 // client URL of another may be anything's.
 func TestWatch_Databases_LeavesStrangersOut(t *testing.T) {
+	t.Parallel()
 	c := newFakeCluster(t, 2, 0)
 	silent := httptest.NewServer(http.NotFoundHandler())
 	defer silent.Close()

@@ -11,7 +11,7 @@ var (
 	ErrDigestMismatch = errors.New("bytes do not match their digest")
 	// ErrNotFound: the key (or the member) does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict: the key is set to other bytes for ever. See ConflictError.
+	// ErrConflict: the key is set to other bytes, which cannot be changed. See ConflictError.
 	ErrConflict = errors.New("key is set to other bytes")
 	// ErrExists: the key is set; every ConflictError is also this.
 	ErrExists = errors.New("key is set already")

@@ -97,6 +97,7 @@ func newAdminNode(t *testing.T, adjust ...func(*AdminConfig)) (admin, database *
 }
 
 func TestAdmin_PageAndLists(t *testing.T) {
+	t.Parallel()
 	admin, _, seen := newAdminNode(t)
 	for _, path := range []string{"/", "/assets/a.js", "/favicon.svg"} {
 		if got := want(t, admin.get(path), 200); got.body != "page "+path {
@@ -127,6 +128,7 @@ func TestAdmin_PageAndLists(t *testing.T) {
 
 // TestAdmin_PassesOn: what is below /api is the database's, byte for byte.
 func TestAdmin_PassesOn(t *testing.T) {
+	t.Parallel()
 	admin, database, _ := newAdminNode(t)
 	const odd = "/key/..%2Fa%20%20+%2F/%FF"
 	want(t, admin.put("/api"+odd, "value", "Content-Type: text/x"), 201)
@@ -177,6 +179,7 @@ func TestAdmin_PassesOn(t *testing.T) {
 // TestAdmin_CrossOrigin: no other site's page may change anything through the
 // admin either.
 func TestAdmin_CrossOrigin(t *testing.T) {
+	t.Parallel()
 	admin, _, _ := newAdminNode(t)
 	want(t, admin.put("/api/key?key=a", "v", "Sec-Fetch-Site: cross-site"), 403).problem(t)
 	want(t, admin.send("DELETE", "/api/members/n2", "", "Origin: http://evil.example"), 403).problem(t)
@@ -203,6 +206,7 @@ func event(t *testing.T, in *bufio.Reader) string {
 }
 
 func TestAdmin_Events(t *testing.T) {
+	t.Parallel()
 	closing := make(chan struct{})
 	admin, _, seen := newAdminNode(t, func(c *AdminConfig) { c.Closing = closing })
 	resp, err := http.Get(admin.url + "/events")
@@ -239,6 +243,7 @@ func TestAdmin_Events(t *testing.T) {
 // TestAdmin_EventsGiveWay: tabs that are open keep no new one from being shown. The
 // one that has waited longest is told to come again.
 func TestAdmin_EventsGiveWay(t *testing.T) {
+	t.Parallel()
 	admin, _, _ := newAdminNode(t, func(c *AdminConfig) { c.StreamsMax = 1 })
 	var streams []*bufio.Reader
 	for range 2 {

@@ -19,6 +19,7 @@ func shortIdle(c *DatabaseConfig) { c.BodyIdleTimeout = idleForTest }
 
 // TestBody_Truncated: a body that broke off is never a silent success.
 func TestBody_Truncated(t *testing.T) {
+	t.Parallel()
 	for name, request := range map[string]string{
 		"put":           "PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
 		"put, chunked":  "PUT /key/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -46,6 +47,7 @@ func TestBody_Truncated(t *testing.T) {
 
 // TestBody_NoLength: HTTP/1.0 ends a body by closing, which a crash does too.
 func TestBody_NoLength(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	conn := n.dial()
 	defer conn.Close()
@@ -57,6 +59,7 @@ func TestBody_NoLength(t *testing.T) {
 
 // TestBody_Stalled: no byte for the idle time ends a body.
 func TestBody_Stalled(t *testing.T) {
+	t.Parallel()
 	for _, request := range []string{
 		"PUT /key/a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
 		"POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
@@ -76,6 +79,7 @@ func TestBody_Stalled(t *testing.T) {
 // TestBody_Slow: a body may take many times the idle time, and the time for an
 // answer, as long as it moves.
 func TestBody_Slow(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.BodyIdleTimeout, c.AnswerTimeout = idleForTest, 2*idleForTest })
 	conn := n.dial()
 	defer conn.Close()
@@ -93,6 +97,7 @@ func TestBody_Slow(t *testing.T) {
 // TestBody_RefusedAndStalled: the answer to a refused request does not wait
 // for its body for ever.
 func TestBody_RefusedAndStalled(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, shortIdle)
 	for _, line := range []string{"Content-Encoding: gzip", "Sec-Fetch-Site: cross-site"} {
 		conn := n.dial()
@@ -107,6 +112,7 @@ func TestBody_RefusedAndStalled(t *testing.T) {
 // TestBody_WaitBeyondIdle: once the body is read, its deadline is gone, and an
 // answer that takes longer still arrives.
 func TestBody_WaitBeyondIdle(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) {
 		c.BodyIdleTimeout, c.AnswerTimeout = 500*time.Millisecond, 2*time.Second
 	})
@@ -126,6 +132,7 @@ func TestBody_WaitBeyondIdle(t *testing.T) {
 // TestBody_AnswerTimeout: an answer that does not come is a 504 that says what
 // to do, for every way to put.
 func TestBody_AnswerTimeout(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.AnswerTimeout = 50 * time.Millisecond })
 	n.db.block = true
 	for _, got := range []reply{n.put("/key/a", "x"), n.put("/keep/a", "x"), n.post("/key", `{"key":"a","value":"x"}`)} {
@@ -139,6 +146,7 @@ func TestBody_AnswerTimeout(t *testing.T) {
 // TestBody_Continue: a put that is refused by its headers is refused before
 // the client is told to send the body; one that is not is told to.
 func TestBody_Continue(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	head := "PUT /key/a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
 	for _, tt := range []struct{ lines, first string }{
@@ -161,6 +169,7 @@ func TestBody_Continue(t *testing.T) {
 // TestBody_ConnectionGoesOn: deadlines of one request do not reach the next on
 // the same connection.
 func TestBody_ConnectionGoesOn(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, shortIdle)
 	conn := n.dial()
 	defer conn.Close()
@@ -179,6 +188,7 @@ func TestBody_ConnectionGoesOn(t *testing.T) {
 // TestBody_StalledReader: a client that stops reading a long answer does not
 // keep its handler.
 func TestBody_StalledReader(t *testing.T) {
+	t.Parallel()
 	for _, inlineMax := range []int64{1 << 30, -1} {
 		db := newFakeDB()
 		db.inlineMax = inlineMax
@@ -213,6 +223,7 @@ func (d *deadlinesSet) SetReadDeadline(time.Time) error { d.reads++; return nil 
 // leaves the connection alone. It is net/http's by then, which would take a deadline
 // that is over for the client's going away.
 func TestPacedBody_CutOffTooLate(t *testing.T) {
+	t.Parallel()
 	for name, finish := range map[string]func(*pacedBody) error{
 		"read to its end": func(b *pacedBody) error { _, err := io.ReadAll(b); return err },
 		"closed":          func(b *pacedBody) error { return b.Close() },

@@ -60,6 +60,7 @@ func newCacheNode(t *testing.T, adjust ...func(*CacheConfig)) (cache, database *
 }
 
 func TestCache_Reads(t *testing.T) {
+	t.Parallel()
 	cache, database, reader := newCacheNode(t)
 	database.db.set("a/ b", "text/x-a", "value")
 	for _, source := range []string{"hit", "peer", "load", "elsewhere"} {
@@ -82,6 +83,7 @@ func TestCache_Reads(t *testing.T) {
 }
 
 func TestCache_Consistency(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	want(t, cache.get("/key/x"), 404)
 	want(t, cache.get("/key/x?consistency=local"), 404)
@@ -91,6 +93,7 @@ func TestCache_Consistency(t *testing.T) {
 }
 
 func TestCache_Timeout(t *testing.T) {
+	t.Parallel()
 	cache, _, reader := newCacheNode(t, func(c *CacheConfig) { c.AnswerTimeout = 30 * time.Millisecond })
 	reader.block = true
 	want(t, cache.get("/key/x"), 503).problem(t)
@@ -109,6 +112,7 @@ func (h holdingReader) Held(key kvstore.Key) (*kvstore.Value, bool) { return h.h
 // TestCache_Held: what the reader holds is answered at once, whatever is asked
 // of it: a condition, a range, a document.
 func TestCache_Held(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.AnswerTimeout = 30 * time.Millisecond })
 	v := database.db.set("held", "text/x-a", "value")
 	cache.serve(NewCache(CacheConfig{Reader: holdingReader{v}, AnswerTimeout: 30 * time.Millisecond}))
@@ -133,6 +137,7 @@ func TestCache_Held(t *testing.T) {
 // TestValueHeaders_AreThoseOfTheValue: two values whose headers would be kept in
 // the same place, by turns.
 func TestValueHeaders_AreThoseOfTheValue(t *testing.T) {
+	t.Parallel()
 	headers := newValueHeaders()
 	one := kvstore.Meta{Key: "a", Revision: 1, Size: 5, SHA256: kvstore.Digest{1}, ContentType: "text/a", Time: fakeTime}
 	two := one
@@ -152,6 +157,7 @@ func TestValueHeaders_AreThoseOfTheValue(t *testing.T) {
 }
 
 func TestCache_Forwards(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	want(t, cache.put("/key/a%2F../%20b", "one", "Content-Type: text/x-one"), 201)
 	if r := database.db.lastRequest(t); r.Key != "a/../ b" || r.ContentType != "text/x-one" || r.Size != 3 {
@@ -168,6 +174,7 @@ func TestCache_Forwards(t *testing.T) {
 // TestCache_ForwardsNoHalfPut: a proxy must not turn a broken body into a
 // complete one, or one without a length into an empty one.
 func TestCache_ForwardsNoHalfPut(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	want(t, cache.send("PUT", "/key/a", ""), 411).problem(t)
 	for _, request := range []string{
@@ -188,6 +195,7 @@ func TestCache_ForwardsNoHalfPut(t *testing.T) {
 // TestCache_ForwardsSlowBody: a body that moves may take longer than the idle
 // time, through a cache node too.
 func TestCache_ForwardsSlowBody(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.BodyIdleTimeout = idleForTest })
 	conn := cache.dial()
 	defer conn.Close()
@@ -205,6 +213,7 @@ func TestCache_ForwardsSlowBody(t *testing.T) {
 }
 
 func TestCache_RefusesTheRest(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	for _, target := range []string{"/members", "/members/n1", "/members/n1/promote", "/leader", "/caches", "/dbs"} {
 		for _, method := range []string{"GET", "POST", "DELETE"} {
@@ -225,6 +234,7 @@ func TestCache_RefusesTheRest(t *testing.T) {
 }
 
 func TestCache_Health(t *testing.T) {
+	t.Parallel()
 	cache, _, _ := newCacheNode(t, func(c *CacheConfig) {
 		c.Ready = func(context.Context) error { return errors.New("no database node is known") }
 	})
@@ -242,6 +252,7 @@ func TestCache_Health(t *testing.T) {
 }
 
 func TestCache_NoPeers(t *testing.T) {
+	t.Parallel()
 	cache, _, _ := newCacheNode(t, func(c *CacheConfig) { c.PeerHandler = nil })
 	want(t, cache.get("/peer/a"), 404).problem(t)
 }
@@ -249,6 +260,7 @@ func TestCache_NoPeers(t *testing.T) {
 // TestCache_ForwardsBothWays: what the database answers to a line arrives
 // before the next line is sent, and asking for a go-ahead changes nothing.
 func TestCache_ForwardsBothWays(t *testing.T) {
+	t.Parallel()
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		conn := http.NewResponseController(w)

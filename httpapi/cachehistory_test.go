@@ -21,6 +21,7 @@ func historyNamed(t *testing.T, letter string) kvstore.History {
 
 // A cache node names the history that its answers are of: its own.
 func TestCache_NamesItsHistory(t *testing.T) {
+	t.Parallel()
 	own := historyNamed(t, "c")
 	stands := own
 	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.History = func() kvstore.History { return stands } })
@@ -50,6 +51,7 @@ func (m *moving) Get(context.Context, kvstore.Key, kvstore.Consistency) (*kvstor
 }
 
 func TestCache_MovesDuringARead(t *testing.T) {
+	t.Parallel()
 	before := historyNamed(t, "a")
 	m := &moving{next: historyNamed(t, "b"), values: map[kvstore.HistoryID]*kvstore.Value{}}
 	m.history.Store(&before)
@@ -69,6 +71,7 @@ func TestCache_MovesDuringARead(t *testing.T) {
 // A database node names the history of a value, or of its absence, to those who ask
 // for it: cache nodes do.
 func TestDatabase_NamesTheHistoryOfAValue(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	own := historyNamed(t, "d")
 	n.db.held = own

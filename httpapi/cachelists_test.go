@@ -6,6 +6,7 @@ import (
 )
 
 func TestCache_ForwardsLists(t *testing.T) {
+	t.Parallel()
 	h := newHistory(t)
 	h.set("a b", "", "v")
 	database := serveHistory(t, h)

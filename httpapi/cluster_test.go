@@ -14,6 +14,7 @@ import (
 const joiner = `{"id":"ab12","name":"n4","peer_url":"http://127.0.0.1:12003","client_url":"http://127.0.0.1:11003"}`
 
 func TestMembers_List(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	if got := want(t, n.get("/members"), 200); got.body != `{"members":[],"leader":"","term":0}`+"\n" {
 		t.Errorf("an empty list is %s", got.body)
@@ -31,6 +32,7 @@ func TestMembers_List(t *testing.T) {
 }
 
 func TestMembers_Add(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.cluster.created = true
 	got := want(t, n.post("/members", joiner, "Content-Type: text/plain"), 201)
@@ -49,6 +51,7 @@ func TestMembers_Add(t *testing.T) {
 }
 
 func TestMembers_AddRefused(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	for _, body := range []string{
 		``, `{}`, `[]`, strings.Replace(joiner, `"name"`, `"Name"`, 1), strings.Replace(joiner, `"n4"`, `""`, 1), strings.Replace(joiner, `"n4"`, `4`, 1),
@@ -67,6 +70,7 @@ func TestMembers_AddRefused(t *testing.T) {
 }
 
 func TestMembers_Changes(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ method, target, body, asked, answer string }{
 		{"DELETE", "/members/n1", "", "remove n1", `{"removed":"n1"}`},
 		{"DELETE", "/members/n1?force=true", "", "remove n1 force", `{"removed":"n1"}`},
@@ -93,6 +97,7 @@ func TestMembers_Changes(t *testing.T) {
 }
 
 func TestMembers_BadRequests(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	want(t, n.send("DELETE", "/members/n1?force=yes", ""), 400).problem(t)
 	want(t, n.send("DELETE", "/members/n1?forced=true", ""), 400).problem(t)
@@ -106,6 +111,7 @@ func TestMembers_BadRequests(t *testing.T) {
 }
 
 func TestMembers_Timeout(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.AnswerTimeout = 30 * time.Millisecond })
 	n.cluster.block = true
 	want(t, n.post("/members", joiner), 504).problem(t)
@@ -113,6 +119,7 @@ func TestMembers_Timeout(t *testing.T) {
 }
 
 func TestCaches_Heartbeat(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	if got := want(t, n.get("/caches"), 200); got.body != "[]\n" {
 		t.Errorf("no caches are %q", got.body)
@@ -163,6 +170,7 @@ func TestCaches_Heartbeat(t *testing.T) {
 // TestCaches_HeartbeatOfANewerNode: while nodes are upgraded one after the other,
 // a cache node may say more than this node knows of.
 func TestCaches_HeartbeatOfANewerNode(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:5551","rooms":["a",null,{"hits":3,"Hits":null}],"hits":9,"zone":null,"new":1.5}`), 200)
 	if got := n.registry.last; got.Hits != 9 || got.URL != "http://127.0.0.1:5551" {
@@ -171,6 +179,7 @@ func TestCaches_HeartbeatOfANewerNode(t *testing.T) {
 }
 
 func TestHealth_Answers(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	for _, leads := range []bool{true, false} { // clients choose by it where to send puts
 		n.cluster.leads = leads

@@ -32,6 +32,7 @@ func (stutterReader) Close() error { return nil }
 // TestContent_LikeBytesReader: whatever order it is sought, read and primed
 // in, it delivers what a bytes.Reader would.
 func TestContent_LikeBytesReader(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	value := make([]byte, 5000)
 	for i := range value {
@@ -77,6 +78,7 @@ func TestContent_LikeBytesReader(t *testing.T) {
 }
 
 func TestContent_Read_EarlyEnd(t *testing.T) {
+	t.Parallel()
 	c := newContent(context.Background(), kvstore.NewStreamedValue(kvstore.Meta{Size: 10}, func(context.Context) io.ReadSeekCloser {
 		return readSeekNopCloser{bytes.NewReader([]byte("short"))}
 	}))
@@ -88,6 +90,7 @@ func TestContent_Read_EarlyEnd(t *testing.T) {
 
 // TestContent_Read_TooMuch: a value ends where its size says.
 func TestContent_Read_TooMuch(t *testing.T) {
+	t.Parallel()
 	c := newContent(context.Background(), kvstore.NewStreamedValue(kvstore.Meta{Size: 3}, func(context.Context) io.ReadSeekCloser {
 		return readSeekNopCloser{bytes.NewReader([]byte("longer"))}
 	}))
@@ -97,6 +100,7 @@ func TestContent_Read_TooMuch(t *testing.T) {
 }
 
 func TestContent_Close_Unopened(t *testing.T) {
+	t.Parallel()
 	c := newContent(context.Background(), kvstore.NewStreamedValue(kvstore.Meta{Size: 3}, func(context.Context) io.ReadSeekCloser {
 		t.Error("opened though nothing was read")
 		return nil

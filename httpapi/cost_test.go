@@ -134,6 +134,7 @@ func (db goneDB) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency
 // What was found is asked of the memory from then on, whatever else is asked of
 // it; what is not set is never held.
 func TestDatabase_Hot(t *testing.T) {
+	t.Parallel()
 	v := kvstore.NewValue(kvstore.Meta{Key: "k", Revision: 1, Size: 1, SHA256: sha256.Sum256([]byte("v"))}, []byte("v"))
 	hot, gets := &hotMemory{values: make(map[kvstore.Key]*kvstore.Value)}, 0
 	api := httpapi.NewDatabase(httpapi.DatabaseConfig{DB: goneDB{costDB{v: v}, &gets}, Hot: hot, Cluster: struct{ httpapi.Cluster }{}, Registry: struct{ httpapi.Registry }{}})

@@ -94,6 +94,7 @@ func (a *attacked) targets(t *testing.T) []string {
 // TestDesync_RestOfABody: whatever a request is answered before its body has
 // ended, the rest of the body is never run as another request.
 func TestDesync_RestOfABody(t *testing.T) {
+	t.Parallel()
 	var running sync.WaitGroup
 	places := make(chan struct{}, 128)
 	for _, a := range attackedNodes(t) {
@@ -153,6 +154,7 @@ func (a *attacked) attack(method, request, key string) error {
 // goes on, except after an answer that may have begun before that, and after a
 // chunked body (see TestDesync_TwoEnds).
 func TestDesync_WhatFollowsAWholeBody(t *testing.T) {
+	t.Parallel()
 	for _, a := range attackedNodes(t) {
 		conn := a.node.dial()
 		defer conn.Close()
@@ -188,6 +190,7 @@ func TestDesync_WhatFollowsAWholeBody(t *testing.T) {
 // TestDesync_NoLength: who says nothing of a body's length, or says it in a way
 // that HTTP/1.0 does not have, has sent his last request on that connection.
 func TestDesync_NoLength(t *testing.T) {
+	t.Parallel()
 	for _, a := range attackedNodes(t) {
 		for i, request := range []string{
 			"PUT " + a.api + "/key/a HTTP/1.0\r\nHost: x\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -207,6 +210,7 @@ func TestDesync_NoLength(t *testing.T) {
 // TestDesync_TwoEnds: what somebody in front took for the body, by its length, is no
 // request although the chunks had ended before it.
 func TestDesync_TwoEnds(t *testing.T) {
+	t.Parallel()
 	for _, a := range attackedNodes(t) {
 		for i, header := range []string{
 			"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -227,6 +231,7 @@ func TestDesync_TwoEnds(t *testing.T) {
 
 // TestFront_FullDuplexEndsTheConnection: whatever a handler does to its headers.
 func TestFront_FullDuplexEndsTheConnection(t *testing.T) {
+	t.Parallel()
 	for name, do := range map[string]func(http.ResponseWriter, *http.ResponseController){
 		"says nothing":       func(http.ResponseWriter, *http.ResponseController) {},
 		"only flushes":       func(_ http.ResponseWriter, conn *http.ResponseController) { _ = conn.Flush() },

@@ -20,6 +20,7 @@ var errFake = errors.New("a failure nobody knows")
 // TestErrorTable_Complete: every sentinel of kvstore has a row, except those
 // that are spoken between replicas only.
 func TestErrorTable_Complete(t *testing.T) {
+	t.Parallel()
 	internal := map[string]bool{"ErrBehind": true, "ErrChunkOrder": true, "ErrSnapshotBody": true, "ErrMalformedCommand": true, "ErrInjected": true, "ErrCrashed": true}
 	table, err := os.ReadFile("errors.go")
 	if err != nil {
@@ -72,6 +73,7 @@ func errorNames(group *ast.GenDecl) (names []string) {
 }
 
 func TestProblemFor_Table(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		op     operation
 		err    error
@@ -126,6 +128,7 @@ func TestProblemFor_Table(t *testing.T) {
 // TestProblemFor_Definite cites invariant 10: an answer to a put is definite,
 // or says that the outcome is unknown and that repeating the put is safe.
 func TestProblemFor_Definite(t *testing.T) {
+	t.Parallel()
 	for _, err := range []error{kvstore.ErrOutcomeUnknown, context.Canceled, errFake} {
 		detail := strings.ToLower(problemFor(putting, err).document.Detail)
 		if !strings.Contains(detail, "unknown") || !strings.Contains(detail, "repeating the same put") {
@@ -140,6 +143,7 @@ func TestProblemFor_Definite(t *testing.T) {
 }
 
 func TestProblemFor_HidesCauses(t *testing.T) {
+	t.Parallel()
 	if detail := problemFor(reading, fmt.Errorf("/secret/path: %w", errFake)).document.Detail; strings.Contains(detail, "secret") {
 		t.Errorf("an unknown error's words reach the client: %q", detail)
 	}

@@ -13,6 +13,7 @@ import (
 
 // TestFront_CrossOrigin: no web page can burn keys on somebody's localhost.
 func TestFront_CrossOrigin(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "v")
 	bad := []string{"Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site", "Origin: http://evil.example", "Origin: null"}
@@ -60,6 +61,7 @@ func (p panickyDB) GetMany([]kvstore.Key, func(int, *kvstore.Value, error)) { pa
 func (p panickyDB) Confirm(context.Context) error                           { panic(p.with) }
 
 func TestFront_Panic(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{fakeDB: newFakeDB(), with: "secret"} })
 	p := want(t, n.get("/key/a"), 500).problem(t)
 	if p.Type != api.ProblemInternal || strings.Contains(p.Detail, "secret") {
@@ -75,6 +77,7 @@ func TestFront_Panic(t *testing.T) {
 }
 
 func TestFront_AbortPasses(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{fakeDB: newFakeDB(), with: http.ErrAbortHandler} })
 	conn := n.dial()
 	defer conn.Close()
@@ -86,6 +89,7 @@ func TestFront_AbortPasses(t *testing.T) {
 
 // TestFront_PanicAfterBegin: no word may follow the bytes of a value.
 func TestFront_PanicAfterBegin(t *testing.T) {
+	t.Parallel()
 	f := &front{hosts: everyHost{}, crossOrigin: http.NewCrossOriginProtection(), counters: new(Counters), logger: quiet(), idle: idleForTest, requests: newLimit(1),
 		next: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "1000")

@@ -35,6 +35,7 @@ func bothKinds(t *testing.T, value string, test func(t *testing.T, n *node)) {
 }
 
 func TestGet_Headers(t *testing.T) {
+	t.Parallel()
 	bothKinds(t, "value", func(t *testing.T, n *node) {
 		got := want(t, n.get("/key/a"), 200)
 		if got.body != "value" {
@@ -56,6 +57,7 @@ func TestGet_Headers(t *testing.T) {
 
 // TestGet_HeadEqualsGet: a HEAD has every header of the GET, and no body.
 func TestGet_HeadEqualsGet(t *testing.T) {
+	t.Parallel()
 	for _, value := range []string{"", "value", strings.Repeat("v", 100_000)} {
 		bothKinds(t, value, func(t *testing.T, n *node) {
 			for _, target := range []string{"/key/a", "/keep/a", "/key?key=a", "/key/a?format=json", "/key/absent", "/ping", "/stats", "/nothing", "/key/a?x=1"} {
@@ -79,6 +81,7 @@ func TestGet_HeadEqualsGet(t *testing.T) {
 
 // TestGet_HeadReadsNothing: a HEAD of a large value must not load it.
 func TestGet_HeadReadsNothing(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.inlineMax = -1
 	n.db.set("a", "", "value")
@@ -91,6 +94,7 @@ func TestGet_HeadReadsNothing(t *testing.T) {
 }
 
 func TestGet_Conditions(t *testing.T) {
+	t.Parallel()
 	tag := `"` + hexSum("value") + `"`
 	before, at, after := "Mon, 06 May 2024 07:08:08 GMT", "Mon, 06 May 2024 07:08:09 GMT", "Mon, 06 May 2024 07:08:10 GMT"
 	for _, tt := range []struct {
@@ -159,6 +163,7 @@ func checkConditional(t *testing.T, got reply, body string) {
 }
 
 func TestGet_RangeHeaders(t *testing.T) {
+	t.Parallel()
 	bothKinds(t, "value", func(t *testing.T, n *node) {
 		part := want(t, n.get("/key/a", "Range: bytes=1-2"), 206)
 		wantHeader(t, part, "Content-Range", "bytes 1-2/5")
@@ -176,6 +181,7 @@ func TestGet_RangeHeaders(t *testing.T) {
 }
 
 func TestGet_RangeOfEmptyValue(t *testing.T) {
+	t.Parallel()
 	bothKinds(t, "", func(t *testing.T, n *node) {
 		got := want(t, n.get("/key/a", "Range: bytes=0-9"), 200)
 		wantHeader(t, got, "Content-Length", "0")
@@ -183,6 +189,7 @@ func TestGet_RangeOfEmptyValue(t *testing.T) {
 }
 
 func TestGet_ManyRanges(t *testing.T) {
+	t.Parallel()
 	bothKinds(t, strings.Repeat("0123456789", 50), func(t *testing.T, n *node) {
 		got := want(t, n.get("/key/a", "Range: bytes=0-2,100-104,-1"), 206)
 		kind, params, err := mime.ParseMediaType(got.header.Get("Content-Type"))
@@ -203,6 +210,7 @@ func TestGet_ManyRanges(t *testing.T) {
 }
 
 func TestGet_Absent(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	for _, target := range []string{"/key/x", "/keep/x", "/key?key=x", "/key/x?format=json"} {
 		p := want(t, n.get(target, `If-None-Match: "x"`), 404).problem(t)
@@ -215,6 +223,7 @@ func TestGet_Absent(t *testing.T) {
 // TestGet_Consistency cites invariant 4: absence is confirmed unless the
 // caller asks for less; a value that is found needs no confirmation.
 func TestGet_Consistency(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "value")
 	for _, tt := range []struct {
@@ -246,6 +255,7 @@ func (db settingDB) Confirm(ctx context.Context) error {
 // TestGet_SetMeanwhile cites invariant 4: what was set before the absence was
 // confirmed is found.
 func TestGet_SetMeanwhile(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.DB = settingDB{c.DB.(*fakeDB)} })
 	want(t, n.get("/key/x?consistency=local"), 404)
 	if got := want(t, n.get("/key/x"), 200); got.body != "value" {
@@ -255,6 +265,7 @@ func TestGet_SetMeanwhile(t *testing.T) {
 
 // TestGet_Unconfirmed: an absence that is not confirmed is no absence.
 func TestGet_Unconfirmed(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.confirmErr = kvstore.ErrUnavailable
 	want(t, n.get("/key/x"), 503)
@@ -262,6 +273,7 @@ func TestGet_Unconfirmed(t *testing.T) {
 }
 
 func TestGet_Errors(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.getErr = kvstore.ErrUnavailable
 	got := want(t, n.get("/key/a"), 503)
@@ -277,6 +289,7 @@ func TestGet_Errors(t *testing.T) {
 }
 
 func TestGet_JSON(t *testing.T) {
+	t.Parallel()
 	for _, value := range []string{"plain <&> text", "", "\xff\x00bytes", strings.Repeat("x", 3000)} {
 		bothKinds(t, value, func(t *testing.T, n *node) {
 			got := want(t, n.get("/key/a?format=json"), 200)
@@ -316,6 +329,7 @@ func TestGet_JSON(t *testing.T) {
 }
 
 func TestGet_JSONOfBinaryKey(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a\xff", "", "v")
 	var d map[string]any
@@ -328,6 +342,7 @@ func TestGet_JSONOfBinaryKey(t *testing.T) {
 }
 
 func TestGet_JSONTooLarge(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", strings.Repeat("x", jsonValueBytesMax+1))
 	p := want(t, n.get("/key/a?format=json"), 400).problem(t)
@@ -339,6 +354,7 @@ func TestGet_JSONTooLarge(t *testing.T) {
 }
 
 func TestGet_BadParameters(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "v")
 	for _, target := range []string{
@@ -360,6 +376,7 @@ func TestGet_BadParameters(t *testing.T) {
 // TestGet_Large: a value in many pieces arrives whole, on a connection that
 // goes on to be used.
 func TestGet_Large(t *testing.T) {
+	t.Parallel()
 	value := strings.Repeat("0123456789abcdef", 200_000)
 	bothKinds(t, value, func(t *testing.T, n *node) {
 		for range 2 {
@@ -402,6 +419,7 @@ func (r *tornReader) Seek(offset int64, _ int) (int64, error) { return offset, n
 
 // TestGet_UnreadableAtOnce: nothing was sent yet, so the failure is answered.
 func TestGet_UnreadableAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, line := range []string{"X: y", "Range: bytes=2-"} {
 		n := newNode(t)
 		n.db.inlineMax = -1
@@ -418,6 +436,7 @@ func TestGet_UnreadableAtOnce(t *testing.T) {
 // TestGet_UnreadableLater cites invariant 3: whoever reads fewer bytes than the
 // value has must see the connection break.
 func TestGet_UnreadableLater(t *testing.T) {
+	t.Parallel()
 	for name, broken := range map[string]error{"error": errFake, "early end": io.EOF} {
 		for _, line := range []string{"X: y", "Range: bytes=0-199999", "Range: bytes=0-3,7-199999"} {
 			t.Run(name+" "+line, func(t *testing.T) {

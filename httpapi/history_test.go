@@ -26,6 +26,7 @@ func forked() (kvstore.History, api.Origin) {
 // TestHistory_Named: whatever has a revision names the history that it is of; the
 // value of a key, which anybody may keep for ever, does not.
 func TestHistory_Named(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("k", "", "v")
 	answers := map[string]func() reply{
@@ -93,6 +94,7 @@ func TestHistory_FormattedOnce(t *testing.T) {
 // TestHistory_Heartbeat: a cache node hears which history the node holds, and of which
 // it is part.
 func TestHistory_Heartbeat(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	beat := func() (answer api.HeartbeatAnswer) {
 		got := want(t, n.post("/caches", `{"name":"c1","url":"http://127.0.0.1:5551"}`), 200)
@@ -124,6 +126,7 @@ func changedTo(t *testing.T, got reply, h *history, newest uint64) api.Problem {
 }
 
 func TestKeys_History(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	for _, key := range []string{"a", "b", "c"} {
 		h.set(key, "", "v")
@@ -168,6 +171,7 @@ func TestKeys_History(t *testing.T) {
 }
 
 func TestChanges_HistoryChanged(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	for _, key := range []string{"a", "b", "c"} {
 		h.set(key, "", "v")
@@ -216,6 +220,7 @@ func TestChanges_HistoryChanged(t *testing.T) {
 // TestChanges_MerelyBehind: a node that has not caught up asks the cluster before it
 // says that a position is not there, and a follower waits while nobody answers.
 func TestChanges_MerelyBehind(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.Heartbeat = 50 * time.Millisecond })
 	h.set("a", "", "v")
 	second := historyOf(2).ID.String()
@@ -265,6 +270,7 @@ func TestChanges_MerelyBehind(t *testing.T) {
 // TestChanges_NeverThere: a stream that waits because nobody confirms that what it
 // waits for is not there ends when somebody does.
 func TestChanges_NeverThere(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.Heartbeat = 20 * time.Millisecond })
 	h.set("a", "", "v")
 	h.fork(1)
@@ -292,6 +298,7 @@ func TestChanges_NeverThere(t *testing.T) {
 // TestChanges_HistoryChangesMeanwhile: no stream goes on in another history than it
 // began in. One that began while its node had none takes the first.
 func TestChanges_HistoryChangesMeanwhile(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	s := n.open(t, "/changes?follow=true")
 	wantHeader(t, reply{header: s.resp.Header}, api.HeaderHistory, "")
@@ -308,6 +315,7 @@ func TestChanges_HistoryChangesMeanwhile(t *testing.T) {
 
 // TestChanges_EventIDs: the id of an event is where to go on, and in which history.
 func TestChanges_EventIDs(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t, func(c *DatabaseConfig) { c.Heartbeat = 50 * time.Millisecond })
 	h.fork(1)
 	h.set("a", "", "v")
@@ -337,6 +345,7 @@ func TestChanges_EventIDs(t *testing.T) {
 // TestHistory_ThroughOtherNodes: what is said of a history, and the metadata of a put,
 // goes through a node that forwards, both ways.
 func TestHistory_ThroughOtherNodes(t *testing.T) {
+	t.Parallel()
 	database := newNode(t)
 	database.db.held = historyOf(1)
 	to, err := url.Parse(database.url)
@@ -367,6 +376,7 @@ func TestHistory_ThroughOtherNodes(t *testing.T) {
 
 // TestGone: a value that was retired is not "not set".
 func TestGone(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.getErr = fmt.Errorf("read: %w", kvstore.ErrGone)
 	if p := want(t, n.get("/key/k"), 410).problem(t); p.Type != api.ProblemGone {
@@ -403,6 +413,7 @@ func (f *forksAfter) Changes(ctx context.Context, r kvstore.ChangesRequest, c kv
 // another one has begun since. Who goes on from it is told then, with the parent; the id
 // alone would not say up to where both are the same.
 func TestHistory_OfWhatIsSent(t *testing.T) {
+	t.Parallel()
 	first := historyOf(1).ID.String()
 	for _, path := range []string{"/keys?history=" + first, "/changes?follow=true&history=" + first} {
 		f := &forksAfter{history: newHistory(t)}

@@ -25,6 +25,7 @@ func (h ownHost) Allows(host string) bool { return host == string(h) }
 // there and changes nothing, though to the browser the node is the page's own
 // server.
 func TestHost_EveryRoute(t *testing.T) {
+	t.Parallel()
 	const own = ownHost("node.example:11000")
 	db := newFakeDB()
 	db.set("a", "", "secret")
@@ -70,6 +71,7 @@ func TestHost_EveryRoute(t *testing.T) {
 // TestHost_OverSockets: what net/http takes for the Host of a request is judged,
 // and a node's own name is one of its names for everything.
 func TestHost_OverSockets(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.Hosts = ownHost("node.example") })
 	for head, want := range map[string]int{
 		"PUT /key/a HTTP/1.1\r\nHost: attacker.example:11000\r\nOrigin: http://attacker.example:11000\r\nSec-Fetch-Site: same-origin\r\nContent-Length: 1": 421,
@@ -103,6 +105,7 @@ func TestHost_OverSockets(t *testing.T) {
 
 // TestGuard: a handler of other packages is asked only by who may ask.
 func TestGuard(t *testing.T) {
+	t.Parallel()
 	asked := 0
 	h := Guard(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked++ }), ownHost("node.example"))
 	for _, tt := range []struct {
@@ -135,6 +138,7 @@ func TestGuard(t *testing.T) {
 
 // TestHost_ShowsNoMoreThanAName: what the answer repeats is bounded.
 func TestHost_ShowsNoMoreThanAName(t *testing.T) {
+	t.Parallel()
 	r := httptest.NewRequest(http.MethodGet, "/key/a", nil)
 	r.Host = strings.Repeat("ä", 30_000)
 	w := httptest.NewRecorder()

@@ -63,6 +63,7 @@ func (n *node) othersGoOn(t *testing.T, name string) {
 // TestHostile_SlowDocuments: JSON bodies that are announced and do not come, or
 // come in part, keep nothing of others from being done; and give everything back.
 func TestHostile_SlowDocuments(t *testing.T) {
+	t.Parallel()
 	for name, request := range map[string]string{
 		"announced": "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n{",
 		"part":      "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n" + strings.Repeat(" ", 1<<20),
@@ -117,6 +118,7 @@ func (f *flights) await(t *testing.T, n int64) {
 // TestHostile_Documents_GiveBack: whatever becomes of a document, its memory comes
 // back, and never more is held than twice of what has come.
 func TestHostile_Documents_GiveBack(t *testing.T) {
+	t.Parallel()
 	small, large := budget.New(1<<20), budget.New(32<<20)
 	bodies := &jsonBodies{read: decodeStrict, limit: jsonPutBytesMax, idle: time.Second, small: small, large: large}
 	free := func() int64 { return small.Free() + large.Free() }
@@ -165,6 +167,7 @@ func TestHostile_Documents_GiveBack(t *testing.T) {
 // TestHostile_ListsOfNodes: clients that ask for a long list and do not read keep
 // nobody from reading it.
 func TestHostile_ListsOfNodes(t *testing.T) {
+	t.Parallel()
 	flying := new(flights)
 	long := make(manyNodes, 2000)
 	for i := range long {
@@ -199,6 +202,7 @@ func (m manyNodes) Caches() []api.CacheNode { return m }
 
 // TestHostile_SlowDocumentIsToldSo: a body that gives way to others is answered 408.
 func TestHostile_SlowDocumentIsToldSo(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 24 << 20 })
 	held := n.hold(1, "POST /key HTTP/1.1\r\nHost: x\r\nContent-Length: 8388608\r\n\r\n"+strings.Repeat(" ", 7<<20))
 	poll(t, "a large document is put", func() bool {
@@ -266,6 +270,7 @@ func (n *node) receiveHead(conn net.Conn) {
 // TestHostile_WhoDoesNotRead: readers that take nothing keep nobody else from
 // reading for longer than their grace.
 func TestHostile_WhoDoesNotRead(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.ValueBytesInFlight, c.BodyIdleTimeout = 2<<20, 3*time.Second })
 	large := strings.Repeat("x", 6<<20)
 	n.db.set("large", "", large)
@@ -363,6 +368,7 @@ func (db *fakeDB) nothingBut(t *testing.T, key string) {
 // TestErrors_AreProblems: whatever path is asked for, an error is a problem
 // document, on every kind of node.
 func TestErrors_AreProblems(t *testing.T) {
+	t.Parallel()
 	plain := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such thing", http.StatusNotFound)
 	})

@@ -37,6 +37,7 @@ func escapedFully(key string) string {
 // TestKeys_Exact cites "keys are any bytes, percent-decoded exactly once": raw
 // request lines, because clients would normalise them.
 func TestKeys_Exact(t *testing.T) {
+	t.Parallel()
 	for _, key := range []string{
 		"a b", "a+b", "a/b", "a//b", "/a", "//a", "a/../b", "../a", "a/..", "./a", "a/", "a//", "/", "//", "!x@v1.2.3.zip", "ünï/日本", "a?b#c", "a%b", "a%2Fb",
 		"a%252Fb", "\x01\xff-latin", ".", "..", "~", "a&b=c;d", `q"uote'`, `\back\slash`, "{name}", "*", "a*", "\r\n", "\x7f", "key/a", "promote",
@@ -62,6 +63,7 @@ func TestKeys_Exact(t *testing.T) {
 }
 
 func TestKeys_QueryPlusIsSpace(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a b", "", "space")
 	n.db.set("a+b", "", "plus")
@@ -76,12 +78,14 @@ func TestKeys_QueryPlusIsSpace(t *testing.T) {
 
 // TestKeys_BadEscape: net/http answers what it cannot parse by itself.
 func TestKeys_BadEscape(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	want(t, n.put("/key/a%zz", "x"), 400)
 	n.db.nothingSet(t)
 }
 
 func TestLocationOf_CollapsingKeys(t *testing.T) {
+	t.Parallel()
 	for key, location := range map[kvstore.Key]string{
 		"a/..": "/key?key=a%2F..", ".": "/key?key=.", "a/./b": "/key?key=a%2F.%2Fb", "a..b/.c": "/key/a..b/.c", "a//b": "/key/a//b", "!@:,=~": "/key/!@:,=~",
 	} {

@@ -30,6 +30,7 @@ func stalled(t *testing.T, n *node, target string) net.Conn {
 // TestLimits_ValueBytes: readers that do not read hold no more memory than is
 // set aside for them, and small values need none of it.
 func TestLimits_ValueBytes(t *testing.T) {
+	t.Parallel()
 	large := strings.Repeat("x", 6<<20) // more than the buffers of both sockets
 	n := newNode(t, func(c *DatabaseConfig) { c.ValueBytesInFlight = 2 << 20 })
 	n.db.set("large", "", large)
@@ -54,6 +55,7 @@ func TestLimits_ValueBytes(t *testing.T) {
 // TestLimits_Requests: past the limit a request for a key is refused before
 // anything is done, and what tells how the node is is answered.
 func TestLimits_Requests(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.RequestsInFlight = 1 })
 	n.db.set("a", "", "v")
 	n.db.block = true

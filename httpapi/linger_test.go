@@ -60,6 +60,7 @@ func TestFront_RefusalReachesWhoStillSends(t *testing.T) {
 
 // A refused client that sends nothing more does not keep its connection for long.
 func TestFront_RefusedAndSilent(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	conn := n.dial()
 	defer conn.Close()

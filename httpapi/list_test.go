@@ -212,6 +212,7 @@ func listed(t *testing.T, n *node, query string) (keys []string) {
 }
 
 func TestKeys_Document(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	if got := want(t, n.get("/keys"), 200); got.body != `{"keys":[]}`+"\n" {
 		t.Errorf("no keys: %q", got.body)
@@ -231,6 +232,7 @@ func TestKeys_Document(t *testing.T) {
 }
 
 func TestKeys_BadParameters(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	h.set("k", "", "v")
 	token := tokenOf(kvstore.HistoryID{}, "k")
@@ -251,6 +253,7 @@ func TestKeys_BadParameters(t *testing.T) {
 }
 
 func TestKeys_Pages(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	var all []string
 	for i := range 95 {
@@ -284,6 +287,7 @@ func TestKeys_Pages(t *testing.T) {
 }
 
 func TestKeys_PagesEndByBytes(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	long := strings.Repeat("é", 500)
 	for i := range 1500 {
@@ -302,6 +306,7 @@ func TestKeys_PagesEndByBytes(t *testing.T) {
 // TestKeys_PagesAreStable: puts before and behind the pages read so far neither
 // double nor hide a key that was there from the start.
 func TestKeys_PagesAreStable(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	var all []string
 	for i := range 300 {
@@ -340,6 +345,7 @@ func TestKeys_PagesAreStable(t *testing.T) {
 }
 
 func TestKeys_Consistency(t *testing.T) {
+	t.Parallel()
 	n, h := newHistoryNode(t)
 	want(t, n.get("/keys?consistency=local"), 200)
 	if h.reads != 0 {
@@ -357,6 +363,7 @@ func TestKeys_Consistency(t *testing.T) {
 }
 
 func TestKeys_MemoryIsBounded(t *testing.T) {
+	t.Parallel()
 	n, _ := newHistoryNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 100_000 })
 	want(t, n.get("/keys"), 429).problem(t)
 	want(t, n.get("/keys?limit=10"), 200)

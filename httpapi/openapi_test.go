@@ -73,6 +73,7 @@ func operationsFor(t *testing.T, kind string) []string {
 // every operation described is a route. What an admin has below /api is the
 // database's.
 func TestOpenAPI_Routes(t *testing.T) {
+	t.Parallel()
 	if err := mustDescribe(t).Validate(t.Context()); err != nil {
 		t.Fatalf("the description itself: %v", err)
 	}
@@ -111,6 +112,7 @@ func isPage(path string) bool {
 
 // TestOpenAPI_Served: both kinds of node serve the same document.
 func TestOpenAPI_Served(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	for _, n := range []*node{cache, database} {
 		got := want(t, n.get("/openapi.yaml"), 200)
@@ -127,6 +129,7 @@ func TestOpenAPI_Served(t *testing.T) {
 // TestOpenAPI_Fields: the schemas have exactly the fields of what is sent and
 // read; those that may be left out are not required.
 func TestOpenAPI_Fields(t *testing.T) {
+	t.Parallel()
 	for name, typ := range map[string]reflect.Type{
 		"Record": reflect.TypeFor[api.Record](), "Document": reflect.TypeFor[api.Document](), "PutDocument": reflect.TypeFor[api.PutDocument](),
 		"PutAnswer": reflect.TypeFor[api.PutAnswer](), "Problem": reflect.TypeFor[api.Problem](), "Member": reflect.TypeFor[api.Member](),
@@ -273,6 +276,7 @@ func operationOf(doc *openapi3.T, method, path string) (*openapi3.Operation, str
 
 // TestOpenAPI_Finds: the check of answers does find what does not fit.
 func TestOpenAPI_Finds(t *testing.T) {
+	t.Parallel()
 	for name, tt := range map[string]struct {
 		method, target string
 		got            reply

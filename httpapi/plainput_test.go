@@ -25,6 +25,7 @@ var oddLines = []string{
 }
 
 func TestPlainPut(t *testing.T) {
+	t.Parallel()
 	for _, line := range plainLines {
 		if !samePut(t, []byte(line)) {
 			t.Errorf("%s is left to the slow way", line)

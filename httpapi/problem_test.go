@@ -30,6 +30,7 @@ func FuzzProblem(f *testing.F) {
 
 // Whatever else a document has is not left out.
 func TestProblem_NotPlain(t *testing.T) {
+	t.Parallel()
 	size := int64(0)
 	for _, d := range []api.Problem{{Revision: 1}, {SHA256: "x"}, {Size: &size}, {LimitBytes: 1}, {}} {
 		p := newProblem(409, api.ProblemConflict, "detail")

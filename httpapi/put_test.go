@@ -26,6 +26,7 @@ func digestHeader(value string) string {
 }
 
 func TestPut_Created(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	got := want(t, n.put("/key/a", "one", "Content-Type: text/x-one"), 201)
 	wantHeader(t, got, "Etag", `"`+hexSum("one")+`"`)
@@ -41,6 +42,7 @@ func TestPut_Created(t *testing.T) {
 }
 
 func TestPut_SameBytes(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "text/x-one", "one")
 	got := want(t, n.put("/key/a", "one", "Content-Type: text/x-other"), 200)
@@ -52,6 +54,7 @@ func TestPut_SameBytes(t *testing.T) {
 }
 
 func TestPut_OtherBytes(t *testing.T) {
+	t.Parallel()
 	for _, strict := range []bool{false, true} {
 		n := newNode(t)
 		n.db.set("a", "", "")
@@ -72,6 +75,7 @@ func TestPut_OtherBytes(t *testing.T) {
 // TestPut_IfNoneMatch: the condition is judged by the outcome, so it also
 // holds for lists of tags, and only the one put that created is 201.
 func TestPut_IfNoneMatch(t *testing.T) {
+	t.Parallel()
 	tag := `"` + hexSum("one") + `"`
 	for _, tt := range []struct {
 		name, set, body, condition string
@@ -107,6 +111,7 @@ func TestPut_IfNoneMatch(t *testing.T) {
 }
 
 func TestPut_IfMatch(t *testing.T) {
+	t.Parallel()
 	tag := `"` + hexSum("one") + `"`
 	for _, tt := range []struct {
 		name, set, body, condition string
@@ -135,6 +140,7 @@ func TestPut_IfMatch(t *testing.T) {
 }
 
 func TestPut_IfMatchUnconfirmed(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.getErr = kvstore.ErrUnavailable
 	want(t, n.put("/key/a", "one", `If-Match: "abc"`), 503).problem(t)
@@ -142,6 +148,7 @@ func TestPut_IfMatchUnconfirmed(t *testing.T) {
 }
 
 func TestPut_PutID(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	mine := []string{"If-None-Match: *", "Oncekv-Put-Id: me-1"}
 	want(t, n.put("/key/a", "one", mine...), 201)
@@ -155,6 +162,7 @@ func TestPut_PutID(t *testing.T) {
 }
 
 func TestPut_Keep(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "one")
 	for _, target := range []string{"/key/a?on-conflict=keep", "/keep/a", "/key?key=a&on-conflict=keep", "/keep/a?on-conflict=keep"} {
@@ -178,6 +186,7 @@ func TestPut_Keep(t *testing.T) {
 // TestPut_Refused: everything that must be refused before anything is
 // proposed.
 func TestPut_Refused(t *testing.T) {
+	t.Parallel()
 	length := "Content-Length: 1"
 	for _, tt := range []struct {
 		name   string
@@ -232,6 +241,7 @@ func TestPut_Refused(t *testing.T) {
 }
 
 func TestPut_ContentType(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ line, want string }{
 		{"", "application/octet-stream"},
 		{"Content-Type:", "application/octet-stream"},
@@ -254,6 +264,7 @@ func TestPut_ContentType(t *testing.T) {
 }
 
 func TestPut_ReprDigest(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	got := want(t, n.put("/key/a", "one", digestHeader("other")), 400)
 	if p := got.problem(t); p.Type != api.ProblemDigestMismatch {
@@ -265,6 +276,7 @@ func TestPut_ReprDigest(t *testing.T) {
 }
 
 func TestPut_Chunked(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	want(t, n.send("PUT", "/key/a", "3\r\none\r\n0\r\n\r\n", "Transfer-Encoding: chunked"), 201)
 	if r := n.db.lastRequest(t); r.Size != -1 {
@@ -274,6 +286,7 @@ func TestPut_Chunked(t *testing.T) {
 }
 
 func TestPut_ChunkedTooLarge(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.MaxValueBytes = 2 })
 	got := want(t, n.send("PUT", "/key/a", "3\r\none\r\n0\r\n\r\n", "Transfer-Encoding: chunked"), 413)
 	if p := got.problem(t); p.LimitBytes != 2 {
@@ -284,6 +297,7 @@ func TestPut_ChunkedTooLarge(t *testing.T) {
 }
 
 func TestPut_Empty(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	want(t, n.put("/key/a", ""), 201)
 	got := want(t, n.get("/key/a"), 200)
@@ -292,6 +306,7 @@ func TestPut_Empty(t *testing.T) {
 
 // TestPut_Errors: what the database says reaches the client, definite or not.
 func TestPut_Errors(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		err    error
 		status int
@@ -329,6 +344,7 @@ func TestPut_Errors(t *testing.T) {
 }
 
 func TestPut_Counters(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.put("/key/a", "one")
 	n.put("/key/a", "one")

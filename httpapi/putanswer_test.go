@@ -38,6 +38,7 @@ func FuzzPutAnswer(f *testing.F) {
 
 // TestAppendPlainResult: what it writes is what encoding/json would.
 func TestAppendPlainResult(t *testing.T) {
+	t.Parallel()
 	size := int64(0)
 	for r, plain := range map[api.BatchResult]bool{
 		{Key: "a<b>&c/ ~", Status: api.BatchCreated, Revision: 1, SHA256: "ab", Size: &size}:       true,

@@ -10,6 +10,7 @@ import (
 )
 
 func TestPostKey_Created(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	got := want(t, n.post("/key", `{"key":"foo","value":"bar"}`, "Content-Type: application/x-www-form-urlencoded"), 201)
 	wantHeader(t, got, "Location", "/key/foo")
@@ -28,6 +29,7 @@ func TestPostKey_Created(t *testing.T) {
 // TestPostKey_AsPut: everything about a put but key, value and content type is
 // said the same way.
 func TestPostKey_AsPut(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "one")
 	one, two := `{"key":"a","value":"one"}`, `{"key":"a","value":"two"}`
@@ -42,6 +44,7 @@ func TestPostKey_AsPut(t *testing.T) {
 }
 
 func TestPostKey_Document(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct{ body, key, value, contentType, location string }{
 		{`{"key":"ü b","value":"\u00e9\ud83d\ude00"}`, "ü b", "é😀", contentTypeText, "/key/%C3%BC%20b"},
 		{`{"key_base64":"Yf/+","value":"v"}`, "a\xff\xfe", "v", contentTypeText, "/key/a%FF%FE"},
@@ -64,6 +67,7 @@ func TestPostKey_Document(t *testing.T) {
 }
 
 func TestPostKey_Refused(t *testing.T) {
+	t.Parallel()
 	for name, body := range map[string]string{
 		"nothing":            ``,
 		"open":               `{`,
@@ -106,6 +110,7 @@ func TestPostKey_Refused(t *testing.T) {
 }
 
 func TestPostKey_RefusedHeaders(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	body := `{"key":"a","value":"x"}`
 	want(t, n.post("/key", body, digestHeader("x")), 400).problem(t)
@@ -122,6 +127,7 @@ func TestPostKey_RefusedHeaders(t *testing.T) {
 }
 
 func TestPostKey_TooLarge(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.MaxValueBytes = 3 })
 	p := want(t, n.post("/key", `{"key":"a","value":"four"}`), 413).problem(t)
 	if p.LimitBytes != 3 {
@@ -137,6 +143,7 @@ func TestPostKey_TooLarge(t *testing.T) {
 }
 
 func TestPostKey_Chunked(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	value := strings.Repeat("v", 100_000) // grows the buffer several times
 	body := `{"key":"a","value":"` + value + `"}`
@@ -149,6 +156,7 @@ func TestPostKey_Chunked(t *testing.T) {
 // TestPostKey_Memory: documents are held whole, so there is a bound on all of
 // them together, and what was held is given back.
 func TestPostKey_Memory(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.JSONBytesInFlight = 256 << 10 })
 	small, large := `{"key":"a","value":"x"}`, `{"key":"a","value":"`+strings.Repeat("x", 60<<10)+`"}`
 	for range 5 {
@@ -164,6 +172,7 @@ func TestPostKey_Memory(t *testing.T) {
 
 // ParsePut takes and refuses what a node does.
 func TestParsePut(t *testing.T) {
+	t.Parallel()
 	for document, want := range map[string]client.PutItem{
 		`{"key":"a","value":"1"}`: {Key: "a", Value: []byte("1"), ContentType: "text/plain; charset=utf-8"},
 		` {"value":"","key_base64":"/w==","content_type":"text/x-a"}` + "\r": {Key: "\xff", Value: []byte{}, ContentType: "text/x-a"},

@@ -6,6 +6,7 @@ import (
 )
 
 func TestParseQuery_Table(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		raw  string
 		good bool

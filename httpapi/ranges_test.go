@@ -25,6 +25,7 @@ func rangedValues(n *node) map[string]string {
 // TestRanges_Grammar holds answers against RFC 9110 (14), on a database node and a
 // cache node.
 func TestRanges_Grammar(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	rangedValues(database)
 	for _, c := range []struct {
@@ -117,6 +118,7 @@ func TestRanges_Grammar(t *testing.T) {
 
 // TestRanges_Conditions: conditions are judged before the range.
 func TestRanges_Conditions(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	rangedValues(database)
 	tag := want(t, database.get("/key/ten"), 200).header.Get("Etag")
@@ -165,6 +167,7 @@ func TestRanges_Conditions(t *testing.T) {
 // TestRanges_Random: whatever is asked for, what comes is a part of the value, and
 // is where its header says.
 func TestRanges_Random(t *testing.T) {
+	t.Parallel()
 	cache, database, _ := newCacheNode(t)
 	values := rangedValues(database)
 	random := rand.New(rand.NewPCG(1, 2))

@@ -33,6 +33,7 @@ func (l *logged) at(level slog.Level) *slog.Logger {
 }
 
 func TestRequestID(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "v")
 	for _, target := range []string{"/key/a", "/key/none", "/ping", "/nothing"} {
@@ -53,6 +54,7 @@ func TestRequestID(t *testing.T) {
 // TestRequestID_Logged: a failure, and at the debug level every request, is in
 // the log under the name that the client sees, and without the value.
 func TestRequestID_Logged(t *testing.T) {
+	t.Parallel()
 	var log logged
 	n := newNode(t, func(c *DatabaseConfig) { c.DB = panickyDB{with: "bug"}; c.Logger = log.at(slog.LevelInfo) })
 	got := want(t, n.put("/key/a", "secret-value"), 500)
@@ -76,6 +78,7 @@ func TestRequestID_Logged(t *testing.T) {
 
 // TestRequestID_Forwarded: a request has one name on both nodes it passes.
 func TestRequestID_Forwarded(t *testing.T) {
+	t.Parallel()
 	var got []string
 	cache, _, _ := newCacheNode(t, func(c *CacheConfig) {
 		next := c.Forward

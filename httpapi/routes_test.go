@@ -8,6 +8,7 @@ import (
 )
 
 func TestRoutes_NotFound(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	for _, target := range []string{
 		"/", "/nothing-here", "//key/a", "/KEY/a", "/keep", "/metrics", "/members/n1/demote", "/ping/", "/peer/x", "/key%20/a", "*",
@@ -29,6 +30,7 @@ func TestRoutes_NotFound(t *testing.T) {
 }
 
 func TestRoutes_MethodNotAllowed(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "v")
 	for _, tt := range []struct{ target, allow, methods, says string }{
@@ -68,6 +70,7 @@ func TestRoutes_MethodNotAllowed(t *testing.T) {
 // TestRoutes_Encoding: routes are found by the decoded path, whatever was
 // escaped in it.
 func TestRoutes_Encoding(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	n.db.set("a", "", "v")
 	want(t, n.get("/%70ing"), 200)

@@ -36,6 +36,7 @@ type strictPromoted struct {
 }
 
 func TestDecodeStrict_Accepts(t *testing.T) {
+	t.Parallel()
 	text := "x"
 	for input, target := range map[string]strictTarget{
 		`{}`:                                      {},
@@ -67,6 +68,7 @@ func TestDecodeStrict_Accepts(t *testing.T) {
 }
 
 func TestDecodeStrict_Refuses(t *testing.T) {
+	t.Parallel()
 	for input, says := range map[string]string{
 		``:                                   "object",
 		`[]`:                                 "object",

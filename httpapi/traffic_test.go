@@ -58,6 +58,7 @@ func (f *fakeTraffic) wantEnded(t *testing.T, line string) {
 }
 
 func TestTraffic(t *testing.T) {
+	t.Parallel()
 	traffic := newFakeTraffic()
 	n := newNode(t, func(c *DatabaseConfig) { c.Traffic = traffic })
 	n.db.set("a", "", "v")
@@ -82,6 +83,7 @@ func TestTraffic(t *testing.T) {
 
 // TestTraffic_BrokenOff: an answer that was not finished is no success.
 func TestTraffic_BrokenOff(t *testing.T) {
+	t.Parallel()
 	for _, with := range []any{"bug", http.ErrAbortHandler} {
 		traffic := newFakeTraffic()
 		n := newNode(t, func(c *DatabaseConfig) { c.Traffic = traffic; c.DB = panickyDB{with: with} })
@@ -97,6 +99,7 @@ func TestTraffic_BrokenOff(t *testing.T) {
 }
 
 func TestTraffic_OnCache(t *testing.T) {
+	t.Parallel()
 	traffic := newFakeTraffic()
 	cache, database, _ := newCacheNode(t, func(c *CacheConfig) { c.Traffic = traffic })
 	database.db.set("a", "", "v")
@@ -111,6 +114,7 @@ func TestTraffic_OnCache(t *testing.T) {
 // TestTraffic_TakenOver: a connection that a handler takes over was answered
 // with a 101.
 func TestTraffic_TakenOver(t *testing.T) {
+	t.Parallel()
 	traffic := newFakeTraffic()
 	cache, _, _ := newCacheNode(t, func(c *CacheConfig) {
 		c.Traffic = traffic
@@ -131,6 +135,7 @@ func TestTraffic_TakenOver(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	show := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		io.WriteString(w, "# HELP oncekv_x y\n")

@@ -15,6 +15,7 @@ import (
 
 // TestUserMeta_Puts: metadata arrives by every way in which a key can be put.
 func TestUserMeta_Puts(t *testing.T) {
+	t.Parallel()
 	want2 := map[string]string{"build": "17", "long-name": "a \"b\", c"}
 	document := func(key, value string) string {
 		return fmt.Sprintf(`{"key":%q,"value":%q,"meta":{"build":"17","long-name":"a \"b\", c"}}`, key, value)
@@ -49,6 +50,7 @@ func TestUserMeta_Puts(t *testing.T) {
 // TestUserMeta_Answers: every answer about a record has its metadata, and who put it,
 // and none has any of a value without.
 func TestUserMeta_Answers(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	meta, err := kvstore.MakeUserMeta(map[string]string{"a": "1", "b-c": "two words", "e": ""})
 	if err != nil {
@@ -109,6 +111,7 @@ func TestUserMeta_Answers(t *testing.T) {
 // TestUserMeta_Refused: what cannot be kept as it was meant is refused, with a
 // sentence, and nothing is set.
 func TestUserMeta_Refused(t *testing.T) {
+	t.Parallel()
 	n := newNode(t)
 	long := strings.Repeat("v", 2048)
 	for name, tt := range map[string]struct{ header, member, says string }{
@@ -153,6 +156,7 @@ func TestUserMeta_Refused(t *testing.T) {
 
 // TestUserMeta_Parsed: what reads lines for a node has their metadata too.
 func TestUserMeta_Parsed(t *testing.T) {
+	t.Parallel()
 	item, err := ParsePut([]byte(`{"key":"k","value":"v","meta":{"a":"1"}}`))
 	if err != nil || !maps.Equal(item.Meta, map[string]string{"a": "1"}) {
 		t.Errorf("%+v, %v", item, err)
