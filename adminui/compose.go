@@ -27,7 +27,7 @@ func (w *Watch) compose(now time.Time) *State {
 	if leader != nil {
 		s.Leader, s.Term = leader.stats.Leader, leader.stats.Term
 	}
-	s.Stale = s.Leader == "" || now.Sub(w.directed) > staleAfter
+	s.Stale = s.Leader == "" || now.Sub(w.listTime) > staleAfter
 	var databases, caches perSecond
 	for _, d := range w.dbs {
 		if d.member == nil {
@@ -38,7 +38,7 @@ func (w *Watch) compose(now time.Time) *State {
 			rates = d.history.rates(now)
 			databases.add(rates)
 		}
-		s.Members = append(s.Members, d.shown(now, s.Leader, commit, &rates))
+		s.Members = append(s.Members, d.view(now, s.Leader, commit, &rates))
 		if d.stats != nil && d.stats.Revision >= s.Revision {
 			s.Revision, s.Keys, s.ValueBytes = d.stats.Revision, d.stats.Keys, d.stats.ValueBytes
 			s.History, s.Level = d.stats.History, d.stats.Level
@@ -51,7 +51,7 @@ func (w *Watch) compose(now time.Time) *State {
 			rates = c.history.rates(now)
 			caches.add(rates)
 		}
-		s.Caches = append(s.Caches, c.shown(now, shares[c.url], &rates))
+		s.Caches = append(s.Caches, c.view(now, shares[c.url], &rates))
 	}
 	slices.SortFunc(s.Members, func(a, b Member) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
 	slices.SortFunc(s.Caches, func(a, b Cache) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
@@ -113,7 +113,7 @@ func (w *Watch) lead(now time.Time) (teller *database, commit uint64) {
 	return teller, commit
 }
 
-func (d *database) shown(now time.Time, leader string, commit uint64, rates *perSecond) Member {
+func (d *database) view(now time.Time, leader string, commit uint64, rates *perSecond) Member {
 	m := Member{
 		ID: d.member.ID, Name: d.member.Name, URL: d.url, PeerURL: d.member.PeerURL, Healthy: d.member.Healthy,
 		Role: api.RoleFollower, Rates: NodeRates{Puts: rates[puts], Gets: rates[gets]}, Stats: d.stats,
@@ -138,19 +138,19 @@ func (d *database) shown(now time.Time, leader string, commit uint64, rates *per
 	return m
 }
 
-func (c *cache) shown(now time.Time, share float64, rates *perSecond) Cache {
+func (c *cache) view(now time.Time, share float64, rates *perSecond) Cache {
 	starting := ""
 	if c.stats != nil && !c.stats.Ready {
 		starting = "no database node answers it"
 	}
-	shown := Cache{
+	view := Cache{
 		Name: cmp.Or(c.name, c.url), URL: c.url, Condition: c.condition(now, starting), Share: share, Stats: c.stats,
 		Rates: CacheRates{Gets: rates[gets], HitRatio: rates.hitRatio()},
 	}
-	if shown.Status == StatusDown && c.left {
-		shown.Left, shown.Reason = true, "it was stopped, and said goodbye"
+	if view.Status == StatusDown && c.left {
+		view.Left, view.Reason = true, "it was stopped, and said goodbye"
 	}
-	return shown
+	return view
 }
 
 // sharesNow returns the shares of the live cache nodes, worked out anew when

@@ -18,10 +18,10 @@ type probe struct {
 	up       time.Time // answers without a break since; zero: it does not
 	answered time.Time // last answer; zero: never
 	err      error     // of the last question
-	told     outline   // what people were told last
+	news     outline   // what people were told last
 }
 
-func (p *probe) note(a answered) {
+func (p *probe) note(a reply) {
 	p.asked, p.err = false, a.err
 	if a.err != nil {
 		if gone(a.err) {
@@ -82,12 +82,12 @@ func (p *probe) condition(now time.Time, starting string) Condition {
 // database is one database node, a member or a seed.
 type database struct {
 	probe
-	url       string
-	seed      bool
-	directing bool        // it was asked for its lists
-	member    *api.Member // as the guide has it; nil: a seed that is no member
-	stats     *api.Stats  // the last answer
-	history   history     // of its counters
+	url     string
+	seed    bool
+	listing bool        // it was asked for its lists
+	member  *api.Member // as the guide has it; nil: a seed that is no member
+	stats   *api.Stats  // the last answer
+	history history     // of its counters
 }
 
 func (d *database) name() string {

@@ -55,14 +55,14 @@ type Watch struct {
 	look chan struct{} // capacity 1: look at once
 
 	// Owned by Run.
-	running  sync.WaitGroup // questions under way
-	answers  chan answered
-	dbs      map[string]*database // by client URL
-	caches   map[string]*cache    // by URL
-	directed time.Time            // when a database node last told who the members are
-	shares   map[string]float64
-	sharesOf string // the nodes shares are for, joined
-	pointed  time.Time
+	running   sync.WaitGroup // questions under way
+	answers   chan reply
+	dbs       map[string]*database // by client URL
+	caches    map[string]*cache    // by URL
+	listTime  time.Time            // when a database node last told who the members are
+	shares    map[string]float64
+	sharesOf  string // the nodes shares are for, joined
+	pointTime time.Time
 
 	mu      sync.Mutex
 	state   *State
@@ -72,8 +72,8 @@ type Watch struct {
 	points  []Point
 }
 
-// answered is what became of one question.
-type answered struct {
+// reply is what became of one question.
+type reply struct {
 	url  string
 	kind question
 	at   time.Time // when the answer was there
@@ -108,7 +108,7 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 		cfg.Owner = func([]string, kvstore.Key) string { return "" }
 	}
 	w := &Watch{
-		cfg: cfg, look: make(chan struct{}, 1), answers: make(chan answered),
+		cfg: cfg, look: make(chan struct{}, 1), answers: make(chan reply),
 		dbs: map[string]*database{}, caches: map[string]*cache{}, next: make(chan struct{}),
 		http: nodehttp.NewClient(nodehttp.Options{DialTimeout: askTimeout, IdleTimeout: time.Minute, IdlePerHost: 4}),
 	}
@@ -166,8 +166,8 @@ func (w *Watch) ask(ctx context.Context) {
 	for _, c := range w.caches {
 		w.begin(ctx, &c.probe, c.url, askCache)
 	}
-	if d := w.guide(); d != nil && !d.directing {
-		d.directing = true
+	if d := w.guide(); d != nil && !d.listing {
+		d.listing = true
 		w.running.Go(func() { w.deliver(ctx, w.question(ctx, d.url, askDirectory)) })
 	}
 }
@@ -180,7 +180,7 @@ func (w *Watch) begin(ctx context.Context, p *probe, url string, kind question) 
 	w.running.Go(func() { w.deliver(ctx, w.question(ctx, url, kind)) })
 }
 
-func (w *Watch) deliver(ctx context.Context, a answered) {
+func (w *Watch) deliver(ctx context.Context, a reply) {
 	select {
 	case w.answers <- a:
 	case <-ctx.Done():
@@ -188,10 +188,10 @@ func (w *Watch) deliver(ctx context.Context, a answered) {
 }
 
 // question asks one node.
-func (w *Watch) question(ctx context.Context, url string, kind question) answered {
+func (w *Watch) question(ctx context.Context, url string, kind question) reply {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	a := answered{url: url, kind: kind}
+	a := reply{url: url, kind: kind}
 	switch kind {
 	case askDatabase:
 		a.err = w.fetch(ctx, url+"/stats", &a.stats)
@@ -233,7 +233,7 @@ func (w *Watch) fetch(ctx context.Context, url string, into any) error {
 
 // note takes an answer in and reports whether people should hear of it at
 // once. Answers of forgotten nodes are dropped.
-func (w *Watch) note(a answered) bool {
+func (w *Watch) note(a reply) bool {
 	switch a.kind {
 	case askDatabase:
 		d := w.dbs[a.url]
@@ -259,7 +259,7 @@ func (w *Watch) note(a answered) bool {
 		return w.changed("cache node", c.name, &c.probe, c.outline())
 	}
 	if d := w.dbs[a.url]; d != nil {
-		d.directing = false
+		d.listing = false
 	}
 	return a.err == nil && w.learn(a)
 }
@@ -267,8 +267,8 @@ func (w *Watch) note(a answered) bool {
 // changed notes what a node is now, logs it if it has come or gone, and reports
 // whether people should hear of it at once.
 func (w *Watch) changed(kind, name string, p *probe, now outline) bool {
-	before := p.told
-	p.told = now
+	before := p.news
+	p.news = now
 	if before.status != now.status {
 		w.cfg.Logger.Info("a node is "+now.status, "kind", kind, "name", name, "err", p.err)
 	}
@@ -307,16 +307,16 @@ func better(a, b *database) bool {
 
 // learn takes lists of nodes over and reports whether a node came or went, or
 // changed its part.
-func (w *Watch) learn(a answered) bool {
+func (w *Watch) learn(a reply) bool {
 	if len(a.members.Members) == 0 {
 		return false // it has not formed or joined a cluster yet
 	}
-	w.directed = a.at
+	w.listTime = a.at
 	changed := w.learnMembers(a)
 	return w.learnCaches(a) || changed
 }
 
-func (w *Watch) learnMembers(a answered) bool {
+func (w *Watch) learnMembers(a reply) bool {
 	changed := false
 	listed := map[string]bool{}
 	for _, m := range a.members.Members[:min(len(a.members.Members), nodesMax)] {
@@ -348,7 +348,7 @@ func (w *Watch) learnMembers(a answered) bool {
 
 // learnCaches drops a cache node that is not listed any more only if it does
 // not answer either: a database node that has just started has not heard of all.
-func (w *Watch) learnCaches(a answered) bool {
+func (w *Watch) learnCaches(a reply) bool {
 	changed := false
 	listed := map[string]bool{}
 	for _, n := range a.caches[:min(len(a.caches), nodesMax)] {
@@ -387,8 +387,8 @@ func (w *Watch) publish(now time.Time) {
 	w.number++
 	close(w.next)
 	w.next = make(chan struct{})
-	if now.Sub(w.pointed) >= pointEvery-w.cfg.Interval/2 {
-		w.pointed = now
+	if now.Sub(w.pointTime) >= pointEvery-w.cfg.Interval/2 {
+		w.pointTime = now
 		w.points = append(w.points, Point{Time: s.Time, Revision: s.Revision, Rates: s.Rates})
 		w.points = slices.Delete(w.points, 0, max(0, len(w.points)-pointsMax))
 	}
