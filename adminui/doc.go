@@ -5,6 +5,16 @@
 //	go watch.Run(ctx) // its owner waits for it
 //	handler := httpapi.NewAdmin(httpapi.AdminConfig{Topology: watch, Page: adminui.NewPage(), Forward: forward.New(…), …})
 //
+// A file uses only files further down:
+//
+//	page.go      the web page
+//	watch.go     asks nodes, and publishes what it learns
+//	topology.go  knows the nodes, and makes a State of them
+//	health.go    puts a State into words
+//	probe.go     what one node answers
+//	rates.go     how fast counters grow
+//	state.go     the State, as JSON
+//
 // # The watch
 //
 // A Watch holds nothing that is not known elsewhere: it may be started and

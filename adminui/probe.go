@@ -132,3 +132,27 @@ func (c *cache) outline() outline {
 	}
 	return o
 }
+
+// silentMax is how long a node may give no answer before it is down.
+const silentMax = 2 * time.Second
+
+// reply is what became of one question.
+type reply struct {
+	url  string
+	kind question
+	at   time.Time // when the answer was there
+	err  error
+
+	stats   api.Stats
+	cache   api.CacheStats
+	members api.Members
+	caches  []api.CacheNode
+}
+
+type question int
+
+const (
+	askDatabase  question = iota // a database node's metrics
+	askCache                     // a cache node's metrics
+	askDirectory                 // a database node's lists of nodes
+)

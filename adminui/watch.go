@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -20,12 +21,10 @@ import (
 
 const (
 	intervalDefault = 500 * time.Millisecond
-	silentMax       = 2 * time.Second // a node without an answer for longer is down
 	askTimeout      = 2 * time.Second
 	answerBytesMax  = 8 << 20
 	pointEvery      = time.Second
 	pointsMax       = 300
-	nodesMax        = 2048 // of either kind; what is beyond is not shown
 )
 
 // WatchConfig configures a Watch. Nodes is required.
@@ -55,13 +54,9 @@ type Watch struct {
 	look chan struct{} // capacity 1: look at once
 
 	// Owned by Run.
-	running   sync.WaitGroup // questions under way
-	answers   chan reply
-	dbs       map[string]*database // by client URL
-	caches    map[string]*cache    // by URL
-	listTime  time.Time            // when a database node last told who the members are
-	shares    map[string]float64
-	sharesOf  string // the nodes shares are for, joined
+	running sync.WaitGroup // questions under way
+	answers chan reply
+	topology
 	pointTime time.Time
 
 	mu      sync.Mutex
@@ -71,27 +66,6 @@ type Watch struct {
 	next    chan struct{} // closed when there is a newer state
 	points  []Point
 }
-
-// reply is what became of one question.
-type reply struct {
-	url  string
-	kind question
-	at   time.Time // when the answer was there
-	err  error
-
-	stats   api.Stats
-	cache   api.CacheStats
-	members api.Members
-	caches  []api.CacheNode
-}
-
-type question int
-
-const (
-	askDatabase  question = iota // a database node's metrics
-	askCache                     // a cache node's metrics
-	askDirectory                 // a database node's lists of nodes
-)
 
 // NewWatch returns a Watch that has not looked yet.
 func NewWatch(cfg WatchConfig) (*Watch, error) {
@@ -109,7 +83,7 @@ func NewWatch(cfg WatchConfig) (*Watch, error) {
 	}
 	w := &Watch{
 		cfg: cfg, look: make(chan struct{}, 1), answers: make(chan reply),
-		dbs: map[string]*database{}, caches: map[string]*cache{}, next: make(chan struct{}),
+		topology: topology{version: cfg.Version, shareOut: cfg.Shares, dbs: map[string]*database{}, caches: map[string]*cache{}}, next: make(chan struct{}),
 		http: nodehttp.NewClient(nodehttp.Options{DialTimeout: askTimeout, IdleTimeout: time.Minute, IdlePerHost: 4}),
 	}
 	for i, node := range w.cfg.Nodes {
@@ -275,105 +249,6 @@ func (w *Watch) changed(kind, name string, p *probe, now outline) bool {
 	return before != now
 }
 
-// guide returns the database node whose lists count: the leader if it answers,
-// else the one that has got farthest, else any.
-func (w *Watch) guide() *database {
-	var best *database
-	for _, d := range w.dbs {
-		if best == nil || better(d, best) {
-			best = d
-		}
-	}
-	return best
-}
-
-func better(a, b *database) bool {
-	sa, sb := cmp.Or(a.stats, &api.Stats{}), cmp.Or(b.stats, &api.Stats{})
-	first := func(yes bool) int {
-		if yes {
-			return 0
-		}
-		return 1
-	}
-	return cmp.Or(
-		first(a.answers())-first(b.answers()),
-		first(a.stats != nil)-first(b.stats != nil),
-		first(a.leads())-first(b.leads()),
-		cmp.Compare(sb.Term, sa.Term),
-		cmp.Compare(sb.AppliedIndex, sa.AppliedIndex),
-		cmp.Compare(a.url, b.url),
-	) < 0
-}
-
-// learn takes lists of nodes over and reports whether a node came or went, or
-// changed its part.
-func (w *Watch) learn(a reply) bool {
-	if len(a.members.Members) == 0 {
-		return false // it has not formed or joined a cluster yet
-	}
-	w.listTime = a.at
-	changed := w.learnMembers(a)
-	return w.learnCaches(a) || changed
-}
-
-func (w *Watch) learnMembers(a reply) bool {
-	changed := false
-	listed := map[string]bool{}
-	for _, m := range a.members.Members[:min(len(a.members.Members), nodesMax)] {
-		at, err := nodeurl.Parse(m.ClientURL)
-		if err != nil {
-			continue // it cannot be asked
-		}
-		listed[at] = true
-		d := w.dbs[at]
-		if d == nil {
-			d = &database{url: at, probe: probe{first: a.at}}
-			w.dbs[at] = d
-		}
-		changed = changed || d.member == nil || d.member.Role != m.Role || d.member.ID != m.ID
-		d.member = &m
-	}
-	for at, d := range w.dbs {
-		if listed[at] {
-			continue
-		}
-		changed = changed || d.member != nil
-		d.member = nil
-		if !d.seed {
-			delete(w.dbs, at)
-		}
-	}
-	return changed
-}
-
-// learnCaches drops a cache node that is not listed any more only if it does
-// not answer either: a database node that has just started has not heard of all.
-func (w *Watch) learnCaches(a reply) bool {
-	changed := false
-	listed := map[string]bool{}
-	for _, n := range a.caches[:min(len(a.caches), nodesMax)] {
-		at, err := nodeurl.Parse(n.URL)
-		if err != nil {
-			continue
-		}
-		listed[at] = true
-		c := w.caches[at]
-		if c == nil {
-			c = &cache{url: at, probe: probe{first: n.LastSeen}}
-			w.caches[at] = c
-			changed = true
-		}
-		c.name, c.left = n.Name, n.Left
-	}
-	for at, c := range w.caches {
-		if !listed[at] && !c.answers() {
-			delete(w.caches, at)
-			changed = true
-		}
-	}
-	return changed
-}
-
 // publish makes the state of now the newest.
 func (w *Watch) publish(now time.Time) {
 	s := w.compose(now)
@@ -457,4 +332,49 @@ func rank(m Member) int {
 		return 0
 	}
 	return 1
+}
+
+// DBs lists the database nodes as GET /dbs does.
+func (w *Watch) DBs() []api.DBNode {
+	var list []api.DBNode
+	for _, m := range w.State().Members {
+		n := api.DBNode{Name: m.Name, URL: m.URL, Healthy: m.Status != StatusDown, Role: m.Role}
+		if m.Stats != nil {
+			n.AppliedIndex, n.Revision, n.DiskLow = m.Stats.AppliedIndex, m.Stats.Revision, m.Stats.DiskLow
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+// Caches lists the cache nodes as GET /caches does.
+func (w *Watch) Caches() []api.CacheNode {
+	now := w.State()
+	var list []api.CacheNode
+	for _, c := range now.Caches {
+		n := api.CacheNode{Name: c.Name, URL: c.URL, Healthy: c.Status != StatusDown, LastSeen: now.Time, Left: c.Left}
+		if c.Status == StatusDown {
+			n.LastSeen = c.Since
+		}
+		if c.Stats != nil {
+			n.CacheFigures = c.Stats.CacheFigures
+		}
+		list = append(list, n)
+	}
+	return list
+}
+
+// Owner returns the live cache node that owns a key, false when none lives.
+func (w *Watch) Owner(key kvstore.Key) (api.CacheNode, bool) {
+	live := map[string]api.CacheNode{}
+	for _, n := range w.Caches() {
+		if n.Healthy {
+			live[n.URL] = n
+		}
+	}
+	if len(live) == 0 {
+		return api.CacheNode{}, false
+	}
+	owner, ok := live[w.cfg.Owner(slices.Sorted(maps.Keys(live)), key)]
+	return owner, ok
 }

@@ -12,16 +12,19 @@
 //
 // # Rooms
 //
-// A file uses only those of its own room and of the rooms below it:
+// A file uses only files further down:
 //
-//	database.go cache.go admin.go           routes of the three kinds of node, and their configuration
-//	batch.go batchline.go linereader.go     POST /keys in lines; spool.go and duplex.go carry the answer
-//	framed.go framedput.go framedget.go     POST /keys and /keys/get in frames; manyget.go in lines
-//	changes.go changestream.go              GET /changes
+//	admin.go cache.go database.go           configurations and routes of the three kinds of node
+//	manyget.go framedget.go                 POST /keys/get, in lines and in frames
+//	framedput.go batchline.go batch.go      POST /keys, in frames and in lines
+//	framed.go                               requests in frames
+//	linereader.go spool.go duplex.go        lines in, results waiting, both ways at once
+//	changestream.go changes.go              GET /changes
 //	cacheput.go                             a PUT at a cache node
 //	health.go cluster.go                    /stats, probes, members, lists of nodes
-//	put.go putanswer.go putjson.go          one put; plainput.go: a line of POST /keys, fast
-//	get.go getjson.go list.go               one value, GET /keys
+//	plainput.go putjson.go put.go           puts: a line the fast way, a document, a body
+//	putanswer.go                            what a put is answered
+//	list.go get.go                          GET /keys, one value
 //	content.go ranges.go valueheaders.go    a value as http.ServeContent wants it
 //	front.go host.go routes.go foreign.go   from the connection to a route
 //	jsonbody.go strictjson.go               JSON in requests

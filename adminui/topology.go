@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
-	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
 
 // lagStarting is the lag, in entries, from which a database node counts as
@@ -20,16 +20,31 @@ const lagStarting = 5000
 // staleAfter is how old the list of members may be.
 const staleAfter = 5 * time.Second
 
+// nodesMax bounds the database nodes, and the cache nodes, that are shown.
+const nodesMax = 2048
+
+// topology is what the admin knows of the nodes. Watch.Run owns it.
+type topology struct {
+	version  string               // of the admin
+	dbs      map[string]*database // by client URL
+	caches   map[string]*cache    // by URL
+	listTime time.Time            // when a database node last told who the members are
+
+	shareOut func(urls []string) map[string]float64
+	shares   map[string]float64
+	sharesOf string // the nodes shares are for, joined
+}
+
 // compose makes a State of what is known.
-func (w *Watch) compose(now time.Time) *State {
-	s := &State{Time: now.UTC(), Version: w.cfg.Version, Members: []Member{}, Caches: []Cache{}}
-	leader, commit := w.lead(now)
+func (t *topology) compose(now time.Time) *State {
+	s := &State{Time: now.UTC(), Version: t.version, Members: []Member{}, Caches: []Cache{}}
+	leader, commit := t.lead(now)
 	if leader != nil {
 		s.Leader, s.Term = leader.stats.Leader, leader.stats.Term
 	}
-	s.Stale = s.Leader == "" || now.Sub(w.listTime) > staleAfter
+	s.Stale = s.Leader == "" || now.Sub(t.listTime) > staleAfter
 	var databases, caches perSecond
-	for _, d := range w.dbs {
+	for _, d := range t.dbs {
 		if d.member == nil {
 			continue
 		}
@@ -44,8 +59,8 @@ func (w *Watch) compose(now time.Time) *State {
 			s.History, s.Level = d.stats.History, d.stats.Level
 		}
 	}
-	shares := w.sharesNow(now)
-	for _, c := range w.caches {
+	shares := t.sharesNow(now)
+	for _, c := range t.caches {
 		var rates perSecond
 		if c.answersAt(now) {
 			rates = c.history.rates(now)
@@ -56,23 +71,23 @@ func (w *Watch) compose(now time.Time) *State {
 	slices.SortFunc(s.Members, func(a, b Member) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
 	slices.SortFunc(s.Caches, func(a, b Cache) int { return cmp.Or(byName(a.Name, b.Name), strings.Compare(a.URL, b.URL)) })
 	s.Rates = clientRates(databases, caches)
-	s.Health = healthOf(s, w.outsiders(now))
+	s.Health = healthOf(s, t.outsiders(now))
 	return s
 }
 
 // outsiders lists the nodes that were given to begin with and are not members,
 // by URL.
-func (w *Watch) outsiders(now time.Time) []outsider {
+func (t *topology) outsiders(now time.Time) []outsider {
 	var list []outsider
-	for _, at := range slices.Sorted(maps.Keys(w.dbs)) {
-		d := w.dbs[at]
+	for _, at := range slices.Sorted(maps.Keys(t.dbs)) {
+		d := t.dbs[at]
 		if d.member != nil {
 			continue
 		}
 		o := outsider{url: d.url, name: d.url, Condition: d.condition(now, "")}
 		if d.stats != nil {
 			o.name = d.stats.Name
-			if w.isMember(d.stats.ID) {
+			if t.isMember(d.stats.ID) {
 				continue // at another of its addresses
 			}
 		}
@@ -81,8 +96,8 @@ func (w *Watch) outsiders(now time.Time) []outsider {
 	return list
 }
 
-func (w *Watch) isMember(id string) bool {
-	for _, d := range w.dbs {
+func (t *topology) isMember(id string) bool {
+	for _, d := range t.dbs {
 		if d.member != nil && d.member.ID == id {
 			return true
 		}
@@ -100,8 +115,8 @@ func byName(a, b string) int {
 
 // lead returns an answering node that names the leader of the newest term, nil
 // if none does, and the highest index that any of them knows to be committed.
-func (w *Watch) lead(now time.Time) (teller *database, commit uint64) {
-	for _, d := range w.dbs {
+func (t *topology) lead(now time.Time) (teller *database, commit uint64) {
+	for _, d := range t.dbs {
 		if d.stats == nil || !d.answersAt(now) {
 			continue
 		}
@@ -155,69 +170,123 @@ func (c *cache) view(now time.Time, share float64, rates *perSecond) Cache {
 
 // sharesNow returns the shares of the live cache nodes, worked out anew when
 // they are others than before.
-func (w *Watch) sharesNow(now time.Time) map[string]float64 {
-	urls := w.liveCaches(now)
+func (t *topology) sharesNow(now time.Time) map[string]float64 {
+	urls := t.liveCaches(now)
 	if len(urls) == 0 {
 		return nil
 	}
-	if of := strings.Join(urls, " "); w.shares == nil || of != w.sharesOf {
-		w.shares, w.sharesOf = w.cfg.Shares(urls), of
+	if of := strings.Join(urls, " "); t.shares == nil || of != t.sharesOf {
+		t.shares, t.sharesOf = t.shareOut(urls), of
 	}
-	return w.shares
+	return t.shares
 }
 
 // liveCaches returns the URLs of the cache nodes that answer, sorted.
-func (w *Watch) liveCaches(now time.Time) []string {
+func (t *topology) liveCaches(now time.Time) []string {
 	var urls []string
-	for _, at := range slices.Sorted(maps.Keys(w.caches)) {
-		if w.caches[at].answersAt(now) {
+	for _, at := range slices.Sorted(maps.Keys(t.caches)) {
+		if t.caches[at].answersAt(now) {
 			urls = append(urls, at)
 		}
 	}
 	return urls
 }
 
-// DBs lists the database nodes as GET /dbs does.
-func (w *Watch) DBs() []api.DBNode {
-	var list []api.DBNode
-	for _, m := range w.State().Members {
-		n := api.DBNode{Name: m.Name, URL: m.URL, Healthy: m.Status != StatusDown, Role: m.Role}
-		if m.Stats != nil {
-			n.AppliedIndex, n.Revision, n.DiskLow = m.Stats.AppliedIndex, m.Stats.Revision, m.Stats.DiskLow
+// guide returns the database node whose lists count: the leader if it answers,
+// else the one that has got farthest, else any.
+func (t *topology) guide() *database {
+	var best *database
+	for _, d := range t.dbs {
+		if best == nil || better(d, best) {
+			best = d
 		}
-		list = append(list, n)
 	}
-	return list
+	return best
 }
 
-// Caches lists the cache nodes as GET /caches does.
-func (w *Watch) Caches() []api.CacheNode {
-	now := w.State()
-	var list []api.CacheNode
-	for _, c := range now.Caches {
-		n := api.CacheNode{Name: c.Name, URL: c.URL, Healthy: c.Status != StatusDown, LastSeen: now.Time, Left: c.Left}
-		if c.Status == StatusDown {
-			n.LastSeen = c.Since
+func better(a, b *database) bool {
+	sa, sb := cmp.Or(a.stats, &api.Stats{}), cmp.Or(b.stats, &api.Stats{})
+	first := func(yes bool) int {
+		if yes {
+			return 0
 		}
-		if c.Stats != nil {
-			n.CacheFigures = c.Stats.CacheFigures
-		}
-		list = append(list, n)
+		return 1
 	}
-	return list
+	return cmp.Or(
+		first(a.answers())-first(b.answers()),
+		first(a.stats != nil)-first(b.stats != nil),
+		first(a.leads())-first(b.leads()),
+		cmp.Compare(sb.Term, sa.Term),
+		cmp.Compare(sb.AppliedIndex, sa.AppliedIndex),
+		cmp.Compare(a.url, b.url),
+	) < 0
 }
 
-// Owner returns the live cache node that owns a key, false when none lives.
-func (w *Watch) Owner(key kvstore.Key) (api.CacheNode, bool) {
-	live := map[string]api.CacheNode{}
-	for _, n := range w.Caches() {
-		if n.Healthy {
-			live[n.URL] = n
+// learn takes lists of nodes over and reports whether a node came or went, or
+// changed its part.
+func (t *topology) learn(a reply) bool {
+	if len(a.members.Members) == 0 {
+		return false // it has not formed or joined a cluster yet
+	}
+	t.listTime = a.at
+	changed := t.learnMembers(a)
+	return t.learnCaches(a) || changed
+}
+
+func (t *topology) learnMembers(a reply) bool {
+	changed := false
+	listed := map[string]bool{}
+	for _, m := range a.members.Members[:min(len(a.members.Members), nodesMax)] {
+		at, err := nodeurl.Parse(m.ClientURL)
+		if err != nil {
+			continue // it cannot be asked
+		}
+		listed[at] = true
+		d := t.dbs[at]
+		if d == nil {
+			d = &database{url: at, probe: probe{first: a.at}}
+			t.dbs[at] = d
+		}
+		changed = changed || d.member == nil || d.member.Role != m.Role || d.member.ID != m.ID
+		d.member = &m
+	}
+	for at, d := range t.dbs {
+		if listed[at] {
+			continue
+		}
+		changed = changed || d.member != nil
+		d.member = nil
+		if !d.seed {
+			delete(t.dbs, at)
 		}
 	}
-	if len(live) == 0 {
-		return api.CacheNode{}, false
+	return changed
+}
+
+// learnCaches drops a cache node that is not listed any more only if it does
+// not answer either: a database node that has just started has not heard of all.
+func (t *topology) learnCaches(a reply) bool {
+	changed := false
+	listed := map[string]bool{}
+	for _, n := range a.caches[:min(len(a.caches), nodesMax)] {
+		at, err := nodeurl.Parse(n.URL)
+		if err != nil {
+			continue
+		}
+		listed[at] = true
+		c := t.caches[at]
+		if c == nil {
+			c = &cache{url: at, probe: probe{first: n.LastSeen}}
+			t.caches[at] = c
+			changed = true
+		}
+		c.name, c.left = n.Name, n.Left
 	}
-	owner, ok := live[w.cfg.Owner(slices.Sorted(maps.Keys(live)), key)]
-	return owner, ok
+	for at, c := range t.caches {
+		if !listed[at] && !c.answers() {
+			delete(t.caches, at)
+			changed = true
+		}
+	}
+	return changed
 }
