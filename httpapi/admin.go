@@ -1,41 +1,17 @@
 package httpapi
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/budget"
 	"github.com/Focinfi/oncekv/kvstore"
 )
-
-// AdminConfig is what an admin's API stands on. Topology, Page, Forward, Stats
-// and Ready are required; every other zero value has a default.
-type AdminConfig struct {
-	Topology Topology
-	Page     Page
-	Forward  http.Handler                // takes requests below /api to a database node and brings the answer back
-	Stats    func() any                  // GET /stats
-	Ready    func(context.Context) error // nil when the admin knows the system; else a sentence about what it waits for
-
-	Logger   *slog.Logger // nil: none
-	Counters *Counters    // Errors are counted into; nil: the handler's own
-	Metrics  http.Handler // GET /metrics; nil: no such route
-	Traffic  Traffic      // is told of every request; nil: none
-	Hosts    Hosts        // the names that requests may use, 421 for others; nil: all
-
-	BodyIdleTimeout  time.Duration   // without a byte of a body, either way; default 30 s
-	StreamsMax       int64           // event streams at a time; default 1024
-	RequestsInFlight int             // of keys, at the same time; default 8192
-	Closing          <-chan struct{} // closed when the admin stops, before its server does: ends streams; nil: never
-}
 
 // NewAdmin returns the API of an admin: the page, what it shows, and the
 // database's own API below /api, so that a browser talks to one origin. The
@@ -88,69 +64,9 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	return rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
 }
 
-func (cfg *AdminConfig) setDefaults() {
-	cfg.BodyIdleTimeout = cmp.Or(cfg.BodyIdleTimeout, defaultBodyIdleTimeout)
-	cfg.StreamsMax = cmp.Or(cfg.StreamsMax, defaultStreamsMax)
-	cfg.RequestsInFlight = cmp.Or(cfg.RequestsInFlight, defaultRequestsInFlight)
-	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	cfg.Counters = cmp.Or(cfg.Counters, new(Counters))
-}
-
-// stripAPI takes pathAPI off a path. A path that is escaped in an unusual way goes
-// on as it was decoded, which is what a key is.
-func stripAPI(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		stripped := *r.URL
-		stripped.Path = strings.TrimPrefix(r.URL.Path, pathAPI)
-		escaped, usual := strings.CutPrefix(r.URL.RawPath, pathAPI)
-		if stripped.RawPath = ""; usual {
-			stripped.RawPath = escaped
-		}
-		r = r.WithContext(r.Context())
-		r.URL = &stripped
-		next.ServeHTTP(w, r)
-	})
-}
-
-// located makes the Location of an answer one of this server's.
-func located(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(&locatedWriter{ResponseWriter: w}, r)
-	})
-}
-
-type locatedWriter struct{ http.ResponseWriter }
-
-// WriteHeader implements http.ResponseWriter.
-func (w *locatedWriter) WriteHeader(status int) {
-	if at := w.Header().Get("Location"); strings.HasPrefix(at, "/") {
-		w.Header().Set("Location", pathAPI+at)
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap lets http.ResponseController through.
-func (w *locatedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 // notOnAdmin is the 404 of a path an admin does not have.
 func notOnAdmin(r *http.Request) *problem {
 	return newProblem(http.StatusNotFound, api.ProblemNoRoute, "there is no %q here; the page is at /, and the database's API below %s", r.URL.Path, pathAPI)
-}
-
-// changeForwarder hands a change of the cluster on. Unlike a put it may have no
-// body, and no length then.
-func changeForwarder(next http.Handler, idle time.Duration) handler {
-	put := forwarder(next, idle)
-	return func(w http.ResponseWriter, r *http.Request) error {
-		if r.ContentLength == 0 && len(r.TransferEncoding) == 0 {
-			r.Header.Set(headerRequestID, requestID(w))
-			r = r.WithContext(r.Context())
-			r.Body = http.NoBody
-			next.ServeHTTP(w, r)
-			return nil
-		}
-		return put(w, r)
-	}
 }
 
 // topology answers what an admin knows itself.

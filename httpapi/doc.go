@@ -14,13 +14,13 @@
 //
 // A file uses only files further down:
 //
-//	admin.go cache.go database.go           configurations and routes of the three kinds of node
+//	admin.go cache.go database.go           routes of the three kinds of node
+//	cacheput.go forward.go                  a PUT at a cache node, and what is forwarded as it came
 //	manyget.go framedget.go                 POST /keys/get, in lines and in frames
 //	framedput.go batchline.go batch.go      POST /keys, in frames and in lines
 //	framed.go                               requests in frames
 //	linereader.go spool.go duplex.go        lines in, results waiting, both ways at once
 //	changestream.go changes.go              GET /changes
-//	cacheput.go                             a PUT at a cache node
 //	health.go cluster.go                    /stats, probes, members, lists of nodes
 //	plainput.go putjson.go put.go           puts: a line the fast way, a document, a body
 //	putanswer.go                            what a put is answered
@@ -30,7 +30,8 @@
 //	jsonbody.go strictjson.go               JSON in requests
 //	putheaders.go keys.go query.go          headers, paths and parameters
 //	body.go writer.go                       bodies and answers at the pace of a client
-//	answer.go interfaces.go room.go         the answer under way, what handlers stand on, memory
+//	answer.go config.go interfaces.go       the answer under way, configurations, what handlers stand on
+//	room.go                                 memory, and what ends a wait
 //	errors.go problem.go document.go        errors, and JSON in answers
 //
 // # How it works

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/budget"
@@ -70,4 +71,22 @@ func hostOf(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
+}
+
+// untilClosed returns a context that also ends when closing is closed. end ends
+// it, and returns when nothing of it is left.
+func untilClosed(parent context.Context, closing <-chan struct{}) (ctx context.Context, end func()) {
+	ctx, cancel := context.WithCancel(parent)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, func() {
+		cancel()
+		watching.Wait()
+	}
 }
