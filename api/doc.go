@@ -1,7 +1,7 @@
 // Package api is what travels over the wire: the JSON types, headers, media types,
 // problem types and kinds of error of oncekv's HTTP API, and the way a key is written
 // in a path and in JSON. Servers, the Go client and the commands compile against it, so
-// a name on one side cannot differ from the other. docs/api.md describes the routes.
+// a name on one side cannot differ from the other. docs/http.md describes the routes.
 //
 // The package imports nothing of this module. It has no state, and its functions are
 // safe for concurrent use.
