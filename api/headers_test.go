@@ -15,10 +15,10 @@ func TestCheckPutID(t *testing.T) {
 		}
 	}
 	for id, says := range map[string]string{
-		"":      "0 bytes",
-		"a b":   "0x20",
-		"a\x7f": "0x7f",
-		"é":     "0xc3",
+		"":                                       "0 bytes",
+		"a b":                                    "0x20",
+		"a\x7f":                                  "0x7f",
+		"é":                                      "0xc3",
 		strings.Repeat("x", api.PutIDBytesMax+1): "65 bytes",
 	} {
 		if err := api.CheckPutID(id); err == nil || !strings.Contains(err.Error(), says) {

@@ -45,20 +45,20 @@ func NewCache(cfg CacheConfig) http.Handler {
 // context and a timer of its own.
 type timedReader struct {
 	next    Reader
-	held    Holder // nil: next cannot tell
+	holder  Holder // nil: next cannot tell
 	timeout time.Duration
 }
 
 func newTimedReader(next Reader, timeout time.Duration) *timedReader {
-	held, _ := next.(Holder)
-	return &timedReader{next: next, held: held, timeout: timeout}
+	holder, _ := next.(Holder)
+	return &timedReader{next: next, holder: holder, timeout: timeout}
 }
 
 // Get implements Reader. The value outlives the context: what is streamed
 // later runs under the request's own.
 func (t *timedReader) Get(ctx context.Context, key kvstore.Key, c kvstore.Consistency) (*kvstore.Value, string, error) {
-	if t.held != nil {
-		if v, found := t.held.Held(key); found {
+	if t.holder != nil {
+		if v, found := t.holder.Held(key); found {
 			return v, sourceHeld, nil
 		}
 	}

@@ -148,10 +148,10 @@ func (c *content) Close() error {
 // errInstead ends http.ServeContent's copying when another answer is sent.
 var errInstead = errors.New("another answer is sent")
 
-// servedWriter stands between http.ServeContent and the connection. It holds
+// contentWriter stands between http.ServeContent and the connection. It holds
 // back every error answer, which ServeContent would send as plain text, and
 // the headers of a value that turns out unreadable at its first byte.
-type servedWriter struct {
+type contentWriter struct {
 	*pacedWriter
 	content *content   // nil: the bytes are at hand, nothing to find out
 	hasBody bool       // not HEAD
@@ -161,7 +161,7 @@ type servedWriter struct {
 }
 
 // WriteHeader passes on a success and holds back the rest.
-func (w *servedWriter) WriteHeader(status int) {
+func (w *contentWriter) WriteHeader(status int) {
 	if status >= http.StatusBadRequest {
 		w.refused = status
 		return
@@ -177,7 +177,7 @@ func (w *servedWriter) WriteHeader(status int) {
 // readsFirst reports whether the first byte is known to be the one at the
 // content's position. Of a multipart answer it is not: another goroutine moves
 // the position.
-func (w *servedWriter) readsFirst(status int) bool {
+func (w *contentWriter) readsFirst(status int) bool {
 	if w.content == nil || !w.hasBody || status == http.StatusNotModified {
 		return false
 	}
@@ -185,7 +185,7 @@ func (w *servedWriter) readsFirst(status int) bool {
 }
 
 // Write writes, unless another answer is going to be sent.
-func (w *servedWriter) Write(p []byte) (int, error) {
+func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.refused != 0 || w.err != nil {
 		return 0, errInstead
 	}
@@ -194,7 +194,7 @@ func (w *servedWriter) Write(p []byte) (int, error) {
 
 // ReadFrom implements io.ReaderFrom for http.ServeContent, which would copy in pieces of
 // 32 KiB.
-func (w *servedWriter) ReadFrom(r io.Reader) (written int64, err error) {
+func (w *contentWriter) ReadFrom(r io.Reader) (written int64, err error) {
 	buf, release := w.copyBuffer(r)
 	defer release()
 	for {
@@ -216,7 +216,7 @@ func (w *servedWriter) ReadFrom(r io.Reader) (written int64, err error) {
 }
 
 // copyBuffer returns what to copy r with. What is short gets no more than it needs.
-func (w *servedWriter) copyBuffer(r io.Reader) (buf []byte, release func()) {
+func (w *contentWriter) copyBuffer(r io.Reader) (buf []byte, release func()) {
 	if limited, ok := r.(*io.LimitedReader); ok && limited.N < copyBytes {
 		return make([]byte, max(1, min(limited.N, 32<<10))), func() {}
 	}

@@ -26,7 +26,7 @@ func withProblems(w http.ResponseWriter, r *http.Request, next http.Handler) {
 type foreignWriter struct {
 	http.ResponseWriter
 	status int // that was held back
-	said   bytes.Buffer
+	text   bytes.Buffer
 }
 
 // WriteHeader passes on everything but errors in plain text.
@@ -43,7 +43,7 @@ func (f *foreignWriter) Write(p []byte) (int, error) {
 	if f.status == 0 {
 		return f.ResponseWriter.Write(p)
 	}
-	f.said.Write(p[:min(len(p), max(0, foreignErrorBytes-f.said.Len()))])
+	f.text.Write(p[:min(len(p), max(0, foreignErrorBytes-f.text.Len()))])
 	return len(p), nil
 }
 
@@ -51,9 +51,9 @@ func (f *foreignWriter) Write(p []byte) (int, error) {
 func (f *foreignWriter) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
 func (f *foreignWriter) problem() *problem {
-	said := strings.ToValidUTF8(strings.TrimSpace(f.said.String()), "?")
-	if said == "" {
-		said = http.StatusText(f.status)
+	text := strings.ToValidUTF8(strings.TrimSpace(f.text.String()), "?")
+	if text == "" {
+		text = http.StatusText(f.status)
 	}
 	kind := api.ProblemInvalid
 	switch {
@@ -68,7 +68,7 @@ func (f *foreignWriter) problem() *problem {
 	case f.status >= http.StatusInternalServerError:
 		kind = api.ProblemInternal
 	}
-	p := newProblem(f.status, kind, "%s", said)
+	p := newProblem(f.status, kind, "%s", text)
 	if size := f.Header().Get("Content-Range"); size != "" {
 		p.with("Content-Range", size)
 	}

@@ -174,7 +174,7 @@ const (
 //
 // net/http reuses the connection as ever: only if the body was read to its end.
 func linger(w http.ResponseWriter, body io.Reader) {
-	rest := &lingering{conn: http.NewResponseController(w), body: body, end: time.Now().Add(lingerMax)}
+	rest := &lingerReader{conn: http.NewResponseController(w), body: body, end: time.Now().Add(lingerMax)}
 	if rest.conn.Flush() != nil {
 		return
 	}
@@ -183,15 +183,15 @@ func linger(w http.ResponseWriter, body io.Reader) {
 	}
 }
 
-// lingering reads under the deadlines of linger.
-type lingering struct {
+// lingerReader reads under the deadlines of linger.
+type lingerReader struct {
 	conn *http.ResponseController
 	body io.Reader
 	end  time.Time
 }
 
 // Read implements io.Reader.
-func (l *lingering) Read(p []byte) (int, error) {
+func (l *lingerReader) Read(p []byte) (int, error) {
 	until := time.Now().Add(lingerIdle)
 	if until.After(l.end) {
 		until = l.end

@@ -158,16 +158,16 @@ func (g *reads) serveContent(w *pacedWriter, r *http.Request, v *kvstore.Value, 
 	defer from.Close()
 	defer cancel() // first, so that Close need not wait for a read
 
-	served := g.serving(w, r)
+	out := g.contentWriter(w, r)
 	if !inline {
-		served.content = from
+		out.content = from
 	}
-	http.ServeContent(served, withUsableRange(r, v.Size), "", v.Time, from)
+	http.ServeContent(out, withUsableRange(r, v.Size), "", v.Time, from)
 	switch {
-	case served.err != nil:
-		return fmt.Errorf("read key %q: %w", string(v.Key), served.err)
-	case served.refused != 0:
-		return refusedProblem(served.refused, w.Header().Get("Content-Range"), v.Size)
+	case out.err != nil:
+		return fmt.Errorf("read key %q: %w", string(v.Key), out.err)
+	case out.refused != 0:
+		return refusedProblem(out.refused, w.Header().Get("Content-Range"), v.Size)
 	case from.failure() != nil:
 		g.abort(w, r, v, from.failure())
 	}
@@ -200,8 +200,8 @@ func refusedProblem(status int, contentRange string, size int64) error {
 	return newProblem(status, api.ProblemInternal, "%s", detailInternal(reading))
 }
 
-func (g *reads) serving(w *pacedWriter, r *http.Request) *servedWriter {
-	return &servedWriter{pacedWriter: w, hasBody: r.Method != http.MethodHead, buffers: &g.buffers}
+func (g *reads) contentWriter(w *pacedWriter, r *http.Request) *contentWriter {
+	return &contentWriter{pacedWriter: w, hasBody: r.Method != http.MethodHead, buffers: &g.buffers}
 }
 
 // jsonValueBytesMax is the largest value that ?format=json answers; it is
@@ -235,10 +235,10 @@ func (g *reads) serveJSON(w http.ResponseWriter, r *http.Request, v *kvstore.Val
 	h.Set("Content-Type", contentTypeJSON)
 	h.Set(api.HeaderRevision, strconv.FormatUint(uint64(v.Revision), 10))
 
-	served := g.serving(paced, r)
-	http.ServeContent(served, withUsableRange(r, int64(len(document))), "", v.Time, bytes.NewReader(document))
-	if served.refused != 0 {
-		return refusedProblem(served.refused, h.Get("Content-Range"), int64(len(document)))
+	out := g.contentWriter(paced, r)
+	http.ServeContent(out, withUsableRange(r, int64(len(document))), "", v.Time, bytes.NewReader(document))
+	if out.refused != 0 {
+		return refusedProblem(out.refused, h.Get("Content-Range"), int64(len(document)))
 	}
 	return nil
 }

@@ -59,8 +59,8 @@ type documentReader struct {
 	from   string
 	bodies *jsonBodies
 	body   *pacedBody
-	held   *budget.Holder // nil: as much as is free
-	holds  int64
+	holder *budget.Holder // nil: as much as is free
+	bytes  int64
 	large  bool // it is, or says that it will be, over smallBodyBytes
 }
 
@@ -98,18 +98,18 @@ func (d *documentReader) readAll(length int64) ([]byte, error) {
 // hold takes what is missing to n bytes. A body that outgrows the share of small ones
 // moves into the other.
 func (d *documentReader) hold(n int64) error {
-	if n <= jsonCopies*freeBodyBytes || n <= d.holds {
+	if n <= jsonCopies*freeBodyBytes || n <= d.bytes {
 		return nil
 	}
 	share := d.bodies.small
 	if d.large {
 		share = d.bodies.large
 	}
-	if d.held != nil && d.held.Of(share) {
-		if err := room(d.ctx, d.held, n-d.holds); err != nil {
+	if d.holder != nil && d.holder.Of(share) {
+		if err := room(d.ctx, d.holder, n-d.bytes); err != nil {
 			return err
 		}
-		d.holds = n
+		d.bytes = n
 		return nil
 	}
 	next := share.Hold(d.from, graceOf(d.bodies.idle), d.body.cutOff)
@@ -118,15 +118,15 @@ func (d *documentReader) hold(n int64) error {
 		return err
 	}
 	d.release()
-	d.held, d.holds = next, n
+	d.holder, d.bytes = next, n
 	d.body.hold(next)
 	return nil
 }
 
 func (d *documentReader) release() {
-	if d.held != nil {
+	if d.holder != nil {
 		d.body.hold(nil)
-		d.held.Close()
+		d.holder.Close()
 	}
 }
 
