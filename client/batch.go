@@ -1,25 +1,17 @@
 package client
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
-	"maps"
 	"net/http"
-	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
-	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/frame"
+	"github.com/Focinfi/oncekv/internal/mux"
 )
 
 // PutItem is one put of many.
@@ -41,8 +33,9 @@ type PutResult struct {
 	SHA256   string
 	Size     int64
 
-	// Resent: the item was sent more than once, because a stream broke off. If
-	// it is unchanged, it may be this very item that set the key.
+	// Resent: the item was sent more than once, because a stream broke off. Each has a
+	// put id of its own, so it is created all the same if it was this very item that
+	// set the key.
 	Resent bool
 
 	// Err is nil for created and unchanged. A conflict is a *ConflictError,
@@ -51,10 +44,10 @@ type PutResult struct {
 }
 
 // PutAll sets the keys of all items and yields one result for each, in their
-// order. Items are sent while results are read, in one stream (POST /keys), so
-// it is much faster than a Put each. It is for small values: a line of more than
-// 8 MiB is refused as invalid; Put takes larger ones. Items with the same key are decided in
-// their order, as long as no stream breaks off.
+// order. Items are sent while results are read, many at a time in one stream
+// (POST /keys in frames), so it is much faster than a Put each. It is for small values:
+// those over 64 KiB, and all where the node does not know frames, go as requests of
+// their own. Items with the same key are decided in their order.
 //
 // How one item went is in PutResult.Err and does not end the loop. Items that a
 // node could not decide, and those of a stream that broke off, are sent again,
@@ -69,283 +62,369 @@ type PutResult struct {
 // about 8 MiB (or one item) is taken from it ahead of the results.
 func (c *Client) PutAll(ctx context.Context, items iter.Seq[PutItem]) iter.Seq2[PutResult, error] {
 	return func(yield func(PutResult, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		b := &batch{client: c, yield: yield, queue: newBatchQueue(), stuck: time.Now()}
-		var producer sync.WaitGroup
-		defer producer.Wait()
-		defer cancel()
-		producer.Go(func() {
-			defer b.queue.close()
-			for item := range items {
-				if !b.queue.push(ctx, item) {
-					return
-				}
-			}
-		})
-		if err := b.run(ctx); err != nil && err != errLoopEnded {
-			yield(PutResult{Index: b.queue.decided()}, err)
-		}
+		b := newBatch(ctx, c)
+		defer b.close()
+		b.running.Go(func() { b.take(items) })
+		b.results(yield)
 	}
 }
 
 const opBatch = "put many"
 
-// Bounds of the items that are taken and not decided.
 const (
-	batchItemsMax = 2048
-	batchBytesMax = 8 << 20
+	batchItemsMax = 2048    // that are taken and have no result
+	batchBytesMax = 8 << 20 // of them
+	batchAlone    = 32      // requests of their own at a time
+	batchItemCost = 256     // bytes of an item, besides what it says
+	batchAsks     = 1024    // items, of which one is a put of its own: it looks for the leader
 )
 
-// batch is one call of PutAll. Its fields are owned by run; queue is shared
-// with the producer and with the transport, which reads the request's body.
+// batch is one call of PutAll: a window of puts on the stream to one endpoint. An item
+// that its frame does not decide becomes a put of its own, on a goroutine of its own,
+// which knows all there is to know about tries and endpoints.
 type batch struct {
-	client *Client
-	queue  *batchQueue
-	yield  func(PutResult, error) bool
+	client  *Client
+	ctx     context.Context
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	order   chan *batchItem // without a result, the oldest first
+	room    chan struct{}   // capacity 1: bytes has become less
+	wake    chan struct{}   // capacity 1: an item is over
+	alone   chan struct{}   // one for each request of its own
+	decided atomic.Int64    // unix nanoseconds of the last result
+	told    atomic.Bool     // of silence, since then
 
-	unsure bool // what the current stream has sent may have been put
-	moved  bool // something was decided since the last break
-	stuck  time.Time
-	breaks int // without progress in between
+	mu    sync.Mutex
+	ended bool                  // no more goroutines
+	bytes int                   // of the items that have no result
+	last  map[string]*batchItem // the newest of them with each key
 }
 
-// run opens one stream after the other, until everything is decided.
-func (b *batch) run(ctx context.Context) error {
-	for {
-		if more, err := b.queue.wait(ctx); err != nil {
-			return fmt.Errorf("%s: %w", opBatch, err)
-		} else if !more {
-			return nil
+func newBatch(ctx context.Context, c *Client) *batch {
+	b := &batch{client: c, order: make(chan *batchItem, batchItemsMax), room: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		alone: make(chan struct{}, batchAlone), last: make(map[string]*batchItem)}
+	b.ctx, b.cancel = context.WithCancel(ctx)
+	b.decided.Store(time.Now().UnixNano())
+	return b
+}
+
+// close ends what is on its way.
+func (b *batch) close() {
+	b.cancel()
+	b.mu.Lock()
+	b.ended = true
+	b.mu.Unlock()
+	b.running.Wait()
+}
+
+// batchItem is an item on its way.
+type batchItem struct {
+	put
+	batch  *batch
+	cost   int         // bytes
+	frame  *framedCall // nil: it does not fit
+	stream *mux.Stream // that the frame is on; nil: none. Set by take before order has it
+	next   *batchItem  // of the same key, which waits for this one; guarded by batch.mu
+	over   atomic.Bool // the rest may be read
+	answer PutAnswer
+	err    error
+	unsure bool // a try got no answer
+}
+
+// take begins the puts of all items, as many at a time as fit the window.
+func (b *batch) take(items iter.Seq[PutItem]) {
+	defer close(b.order)
+	n := 0
+	for item := range items {
+		i := &batchItem{batch: b, put: put{client: b.client, key: item.Key, value: item.Value, opts: PutOptions{ContentType: item.ContentType, Meta: item.Meta}}}
+		i.cost = len(item.Key) + len(item.Value) + len(item.ContentType) + batchItemCost
+		if checkKey(i.key) == nil && fitsFrame(i.key, int64(len(i.value)), frame.ValueBytesMax, &i.opts) {
+			i.frame = i.inFrames()
+		} else {
+			i.opts.PutID = NewPutID()
 		}
-		err := b.stream(ctx)
-		if err == errLoopEnded {
-			return err
+		added, first := b.add(i)
+		for ; !added; added, first = b.add(i) {
+			select {
+			case <-b.room:
+			case <-b.ctx.Done():
+				return
+			}
 		}
-		if ctx.Err() != nil {
-			return b.giveUp(nil, ctx.Err())
+		if first {
+			n++
+			b.begin(i, n%batchAsks != 0)
 		}
-		if err := b.afterBreak(ctx, err); err != nil {
-			return err
+		select {
+		case b.order <- i:
+		case <-b.ctx.Done():
+			return
 		}
 	}
 }
 
-// afterBreak decides whether to go on after a stream ended with cause, nil for
-// an orderly end.
-func (b *batch) afterBreak(ctx context.Context, cause error) error {
-	if b.moved {
-		b.moved, b.breaks, b.stuck = false, 0, time.Now()
+// add counts an item in, if there is room. first is whether no other with its key is
+// before it.
+func (b *batch) add(i *batchItem) (added, first bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.bytes > 0 && b.bytes+i.cost > batchBytesMax {
+		return false, false
 	}
-	var lost *EndpointError
-	var nobody *RequestError
+	b.bytes += i.cost
+	before := b.last[i.key]
+	b.last[i.key] = i
+	if before == nil || before.over.Load() {
+		return true, true
+	}
+	before.next = i
+	return true, false
+}
+
+// drop counts an item out, which has a result.
+func (b *batch) drop(i *batchItem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes -= i.cost
+	if b.last[i.key] == i {
+		delete(b.last, i.key)
+	}
+	wake(b.room)
+}
+
+// begin sends an item in a frame if there is a stream to the endpoint that puts begin
+// at, and else, or if it may not, as a put of its own.
+func (b *batch) begin(i *batchItem, mayFrame bool) {
+	if i.frame != nil && mayFrame {
+		s := b.client.streams.puts[b.client.ranking.first(true)].Stream()
+		i.frame.call = mux.Call{Failed: i.lost}
+		if s != nil {
+			i.stream = s
+			if s.Start(b.ctx, nil, &i.frame.call, i) == nil {
+				return
+			}
+			i.stream = nil
+		}
+	}
+	b.alonePut(i)
+}
+
+// AppendFrame implements mux.Request.
+func (i *batchItem) AppendFrame(out []byte, id uint32) []byte { return i.frame.AppendFrame(out, id) }
+
+// Answered implements mux.Request.
+func (i *batchItem) Answered(answer *frame.Frame) error {
+	f := i.frame
+	if err := f.Answered(answer); err != nil {
+		return err
+	}
+	i.batch.client.heard()
 	switch {
-	case cause == nil || b.queue.empty():
-		b.stuck = time.Now()
+	case f.err == nil:
+		i.answer, i.err = i.answered(f)
+	case retriable(&EndpointError{Err: f.err}) || errors.Is(f.err, ErrDiskReserve):
+		i.lost(true, f.err)
 		return nil
-	case errors.As(cause, &nobody):
-		return b.giveUp(nobody.Endpoints, nobody.Cause)
-	case !errors.As(cause, &lost):
-		return cause
+	default:
+		i.err = fmt.Errorf("put %q: %w", i.key, f.err)
 	}
-	pause := backoff(b.breaks, 0)
-	b.breaks++
-	deadline, limited := ctx.Deadline()
-	if !limited {
-		deadline = b.stuck.Add(b.client.retryTimeout)
-	}
-	if b.breaks == 1 {
-		return nil // at once, at another endpoint
-	}
-	if time.Now().Add(pause).After(deadline) {
-		return b.giveUp([]*EndpointError{lost}, nil)
-	}
-	if err := b.client.wait(ctx, pause); err != nil {
-		return b.giveUp([]*EndpointError{lost}, err)
-	}
+	i.batch.end(i, true)
 	return nil
 }
 
-func (b *batch) giveUp(endpoints []*EndpointError, cause error) error {
+// lost makes an item that its frame has not decided a put of its own.
+func (i *batchItem) lost(sent bool, err error) {
+	var ended *mux.EndedError
+	i.unsure = i.unsure || !definite(&EndpointError{Sent: sent, Err: err}) && !errors.As(err, &ended) && !errors.Is(err, ErrDiskReserve)
+	i.batch.alonePut(i)
+}
+
+// alonePut makes an item a put of its own.
+func (b *batch) alonePut(i *batchItem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.ended {
+		b.running.Go(func() { b.put(i) })
+	}
+}
+
+// end notes that an item is over, decided or given up, and begins the next one with its
+// key.
+func (b *batch) end(i *batchItem, decided bool) {
+	if decided {
+		b.decided.Store(time.Now().UnixNano())
+		b.told.Store(false)
+	}
+	b.mu.Lock()
+	i.over.Store(true)
+	next := i.next
+	b.mu.Unlock()
+	wake(b.wake)
+	if next != nil {
+		b.alonePut(next)
+	}
+}
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// put decides an item.
+func (b *batch) put(i *batchItem) {
+	for round := 0; ; round++ {
+		i.answer, i.err = b.try(i)
+		var gone *RequestError
+		full := errors.Is(i.err, ErrDiskReserve)
+		lost := errors.As(i.err, &gone)
+		if !full && !lost {
+			b.end(i, true)
+			return
+		}
+		_, limited := b.ctx.Deadline()
+		if lost && (gone.Cause != nil || limited) || time.Since(time.Unix(0, b.decided.Load())) >= b.client.retryTimeout {
+			break
+		}
+		if full && b.client.wait(b.ctx, backoff(round, 0)) != nil {
+			break
+		}
+	}
+	b.end(i, false)
+}
+
+// try is Client.Put.
+func (b *batch) try(i *batchItem) (PutAnswer, error) {
+	if err := checkKey(i.key); err != nil {
+		return PutAnswer{}, fmt.Errorf("put %q: %w", i.key, err)
+	}
+	call := i.call()
+	call.alone, call.unsure = b.alone, i.unsure
+	call.tell = func(s Silence) {
+		if !b.told.Swap(true) {
+			s.Op = opBatch
+			b.client.onSilence(s)
+		}
+	}
+	defer func() { i.unsure = call.unsure }()
+	i.body = nil
+	if i.frame != nil {
+		return i.framed(b.ctx, call, &framedCall{lanes: i.frame.lanes, put: i.frame.put})
+	}
+	i.hold()
+	return i.single(b.ctx, call)
+}
+
+// results yields the results in the order of the items.
+func (b *batch) results(yield func(PutResult, error) bool) {
+	for index := 0; ; index++ {
+		var i *batchItem
+		more := true
+		select {
+		case i, more = <-b.order:
+		case <-b.ctx.Done():
+		}
+		if !more {
+			return
+		}
+		if i == nil {
+			yield(PutResult{Index: index}, b.giveUp(nil, b.ctx.Err()))
+			return
+		}
+		b.await(i)
+		result, err := i.result(index)
+		if err != nil {
+			yield(PutResult{Index: index}, b.giveUp(i, err))
+			return
+		}
+		if !yield(result, nil) {
+			return
+		}
+		b.drop(i)
+	}
+}
+
+// await waits until an item is over. One that its stream does not answer becomes a put
+// of its own.
+func (b *batch) await(i *batchItem) {
+	if i.over.Load() {
+		return
+	}
+	patience := time.NewTimer(b.client.patience(b.ctx, time.Now().Add(b.client.retryTimeout), len(b.client.endpoints)))
+	defer patience.Stop()
+	gone := b.ctx.Done()
+	for !i.over.Load() {
+		select {
+		case <-b.wake:
+			continue
+		case <-patience.C:
+		case <-gone:
+			gone = nil
+		}
+		if i.stream == nil {
+			continue // it has a time limit of its own
+		}
+		if sent, open := i.stream.GiveUp(&i.frame.call); open {
+			i.lost(sent, errIdle)
+		}
+	}
+}
+
+// giveUp ends what is on its way, and says why there are no more results: because of an
+// item, or, if that is nil, of cause.
+func (b *batch) giveUp(first *batchItem, cause error) error {
+	b.close()
 	kind := ErrUnavailable
-	if b.queue.unsure() {
+	var gone *RequestError
+	var endpoints []*EndpointError
+	refused := !errors.As(cause, &gone)
+	if !refused {
+		kind, endpoints, cause = gone.Kind, gone.Endpoints, gone.Cause
+	}
+	unsure, waiting := first != nil && first.unsure, false
+	for i := range b.order {
+		sent := false
+		if i.stream != nil && !i.over.Load() {
+			sent, _ = i.stream.Drop(&i.frame.call)
+		}
+		unsure = unsure || i.unsure || sent || i.over.Load() && i.err == nil
+		waiting = true
+	}
+	switch {
+	case unsure:
 		kind = ErrOutcomeUnknown
+	case refused && (first != nil || !waiting):
+		return fmt.Errorf("%s: %w", opBatch, cause)
 	}
 	return &RequestError{Op: opBatch, Kind: kind, Endpoints: endpoints, Cause: cause}
 }
 
-// stream sends what is undecided, and what comes, in one request, and reads the
-// results.
-func (b *batch) stream(ctx context.Context) error {
-	req := &call{
-		op: opBatch, method: http.MethodPost, target: "/keys", mutates: true,
-		header: http.Header{"Content-Type": {api.ContentTypeNDJSON}},
-		stream: b.queue.open,
-		owed:   b.queue.owed,
-	}
-	b.unsure = true
-	defer func() { b.queue.detach(b.unsure) }()
-	resp, err := b.client.do(ctx, req)
-	if err != nil {
-		b.unsure = req.unsure
-		return err
-	}
-	defer resp.Body.Close()
-	lines := newLineReader(resp.Body)
-	for {
-		data, err := lines.next()
-		if err == io.EOF && b.queue.empty() {
-			return nil
-		}
-		if err == io.EOF {
-			err = errors.New("the stream ended before its results")
-		}
-		if err == nil {
-			err = b.take(data)
-		}
-		switch err {
-		case nil:
-			continue
-		case errLoopEnded:
-			return err
-		case errLineRefused:
-			return nil
-		}
-		b.client.ranking.failed(req.endpoint, time.Now())
-		return &EndpointError{Endpoint: b.client.endpoints[req.endpoint], Sent: true, Err: err}
-	}
-}
-
-// errLineRefused is the orderly end of a stream before a line that is too long.
-var errLineRefused = errors.New("the stream ended before a line that is too long")
-
-// take handles one line of the answer, which is about the oldest item.
-func (b *batch) take(data []byte) error {
-	var a api.BatchResult
-	if !readPlainResult(data, &a) {
-		if err := decodeLine(data, &a); err != nil {
-			return err
-		}
-	}
-	item := b.queue.oldestSent()
-	refused := item != nil && a.Status == api.BatchError && a.Type == api.ProblemTooLarge
-	if refused { // nothing that has no result was done, and the next stream begins behind this item
-		b.unsure = false
-		a.Status, a.Detail = BatchInvalid, fmt.Sprintf("as a line of JSON it has %d bytes, more than a node accepts; use Put for larger values", len(item.line))
-	}
-	switch a.Status {
-	case BatchCreated, BatchUnchanged, BatchConflict, BatchInvalid:
-	case api.BatchFailed:
-		b.queue.refused()
-		return fmt.Errorf("%q failed: %s", a.Key, a.Detail)
-	case api.BatchUnknown:
-		return fmt.Errorf("%q has an unknown outcome: %s", a.Key, a.Detail)
-	default: // the stream ends here, and nothing that has no result was done
-		b.unsure = false
-		p := Problem{Type: a.Type, Status: http.StatusServiceUnavailable, Detail: a.Detail}
-		return &StatusError{Problem: p, Kind: p.Kind()}
-	}
-	if item == nil {
-		return violation("a result for %q, which was not sent", a.Key)
-	}
-	if key, err := api.RawKey(a.Key, a.KeyBase64); a.Status != BatchInvalid && (err != nil || key != item.key) {
-		return violation("the result is for %q, the item is %q", key, item.key)
-	}
-	result := item.result(&a)
-	b.queue.pop()
-	b.moved = true
-	b.queue.pause(true)
-	more := b.yield(result, nil)
-	b.queue.pause(false)
-	if !more {
-		return errLoopEnded
-	}
-	if refused {
-		return errLineRefused
-	}
-	return nil
-}
-
-// batchItem is an item that is taken and not decided.
-type batchItem struct {
-	index  int
-	key    string
-	digest string
-	line   []byte
-	sends  int
-	handed bool // to the current stream
-	unsure bool // it may have been put by an earlier one
-}
-
-// appendText appends a JSON string. Most texts need no escape, and are ten times as
-// fast without encoding/json.
-func appendText(line []byte, text string) []byte {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			var escaped bytes.Buffer
-			enc := json.NewEncoder(&escaped)
-			enc.SetEscapeHTML(false) // it would make six bytes of each < of a page
-			if err := enc.Encode(text); err != nil {
-				panic(err) // strings always marshal
-			}
-			return append(line, bytes.TrimSuffix(escaped.Bytes(), []byte("\n"))...)
-		}
-	}
-	line = append(line, '"')
-	line = append(line, text...)
-	return append(line, '"')
-}
-
-// appendMeta appends a JSON object. The same map gives the same bytes.
-func appendMeta(line []byte, meta map[string]string) []byte {
-	separator := byte('{')
-	for _, name := range slices.Sorted(maps.Keys(meta)) {
-		line = appendText(append(line, separator), name)
-		line = appendText(append(line, ':'), meta[name])
-		separator = ','
-	}
-	return append(line, '}')
-}
-
-func newBatchItem(index int, item PutItem) *batchItem {
-	sum := sha256.Sum256(item.Value)
-	line := make([]byte, 0, 96+len(item.Key)+len(item.ContentType)+base64.StdEncoding.EncodedLen(len(item.Value)))
-	if key, b64 := api.JSONKey(item.Key); b64 != "" {
-		line = appendText(append(line, `{"key_base64":`...), b64)
-	} else {
-		line = appendText(append(line, `{"key":`...), key)
-	}
-	line = append(line, `,"value":`...)
-	if utf8.Valid(item.Value) {
-		line = appendText(line, string(item.Value))
-	} else {
-		line = append(line, '"')
-		line = base64.StdEncoding.AppendEncode(line, item.Value)
-		line = append(line, `","encoding":"base64"`...)
-	}
-	line = appendText(append(line, `,"content_type":`...), cmp.Or(item.ContentType, "application/octet-stream"))
-	if len(item.Meta) > 0 {
-		line = appendMeta(append(line, `,"meta":`...), item.Meta)
-	}
-	line = append(line, "}\n"...)
-	return &batchItem{index: index, key: item.Key, digest: hex.EncodeToString(sum[:]), line: line}
-}
-
-func (i *batchItem) result(a *api.BatchResult) PutResult {
-	r := PutResult{Index: i.index, Key: i.key, Status: a.Status, Resent: i.sends > 1, Revision: a.Revision, SHA256: a.SHA256}
-	if a.Size != nil {
-		r.Size = *a.Size
-	}
+// result is what became of an item. An error means that it is not decided.
+func (i *batchItem) result(index int) (PutResult, error) {
+	r := PutResult{Index: index, Key: i.key, Resent: i.unsure, Revision: i.answer.Revision, SHA256: i.answer.SHA256, Size: i.answer.Size, Err: i.err}
+	var lost *ConflictError
 	switch {
-	case a.Status == BatchConflict:
-		r.Err = &ConflictError{Revision: a.Revision, SHA256: a.SHA256, Size: r.Size, Status: http.StatusConflict, Detail: a.Detail}
-	case a.Status == BatchInvalid:
-		p := Problem{Type: a.Type, Status: http.StatusBadRequest, Detail: a.Detail}
-		r.Err = &StatusError{Problem: p, Kind: p.Kind()}
-	case a.SHA256 != i.digest:
-		r.Err = fmt.Errorf("%w: sent %s, the key is now set to %s: the bytes changed on the way", ErrDigestMismatch, i.digest, a.SHA256)
+	case i.answer.Revision != 0: // the bytes may have changed on the way, which is in Err
+		r.Status = BatchUnchanged
+		if i.answer.Created {
+			r.Status = BatchCreated
+		}
+	case errors.As(i.err, &lost):
+		r.Status, r.Revision, r.SHA256, r.Size = BatchConflict, lost.Revision, lost.SHA256, lost.Size
+	case unputtable(i.err):
+		r.Status = BatchInvalid
+	default:
+		return r, i.err
 	}
-	if r.Err != nil {
-		r.Err = fmt.Errorf("put %q: %w", i.key, r.Err)
+	return r, nil
+}
+
+// unputtable reports that a put was refused for what it is.
+func unputtable(err error) bool {
+	var status *StatusError
+	if errors.As(err, &status) && status.Problem.Status != 0 {
+		return status.Problem.Status == http.StatusBadRequest || status.Problem.Status == http.StatusRequestEntityTooLarge
 	}
-	return r
+	return errors.Is(err, ErrInvalid)
 }

@@ -1,14 +1,14 @@
 package client
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,67 +16,77 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/frame"
 )
 
-// batchStore decides the lines of POST /keys one by one, as they come, for any
-// number of endpoints.
+// batchStore decides puts by the rules of the database, for any number of endpoints.
 type batchStore struct {
-	mu     sync.Mutex
-	values map[string]string
-	revs   map[string]uint64
+	mu   sync.Mutex
+	sets map[string]batchSet
 }
 
-func newBatchStore() *batchStore {
-	return &batchStore{values: map[string]string{}, revs: map[string]uint64{}}
+type batchSet struct {
+	putID string
+	frame.Winner
 }
 
-func (s *batchStore) decide(line []byte) map[string]any {
+func newBatchStore() *batchStore { return &batchStore{sets: map[string]batchSet{}} }
+
+func (s *batchStore) decide(key, putID string, value []byte) (won batchSet, created, conflict bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var doc api.PutDocument
-	if err := json.Unmarshal(line, &doc); err != nil {
-		return map[string]any{"status": "invalid", "detail": err.Error()}
-	}
-	answer := map[string]any{"status": "created"}
-	var key string
-	if doc.Key != nil {
-		key = *doc.Key
-		answer["key"] = key
-	} else {
-		key = *doc.KeyBase64
-		answer["key_base64"] = key
-	}
-	if key == "" {
-		return map[string]any{"status": "invalid", "detail": "empty key", "type": api.ProblemInvalid}
-	}
-	value, set := s.values[key]
+	won, set := s.sets[key]
+	digest := sha256.Sum256(value)
 	if !set {
-		value = *doc.Value
-		s.values[key], s.revs[key] = value, uint64(len(s.revs)+1)
-	} else if answer["status"] = "unchanged"; value != *doc.Value {
-		answer["status"] = "conflict"
+		won = batchSet{putID, frame.Winner{Revision: uint64(len(s.sets) + 1), Size: uint64(len(value)), Digest: digest}}
+		s.sets[key] = won
 	}
-	raw, _ := api.RawValue(value, doc.Encoding)
-	answer["revision"], answer["size"], answer["sha256"] = s.revs[key], len(raw), digestOf(raw)
-	return answer
+	return won, won.putID == putID, won.Digest != digest
 }
 
-// serve answers each line at once. after is called behind every result with
-// their number, and may break the stream off.
-func (s *batchStore) serve(after func(n int, w http.ResponseWriter)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		rc.EnableFullDuplex()
-		rc.Flush()
-		lines := bufio.NewScanner(r.Body)
-		for n := 1; lines.Scan(); n++ {
-			json.NewEncoder(w).Encode(s.decide(lines.Bytes()))
-			rc.Flush()
-			if after != nil {
-				after(n, w)
-			}
-		}
+// frame answers a put in a frame.
+func (s *batchStore) frame(out []byte, f frame.Frame, put *frame.Put, _ *frame.Get) []byte {
+	won, created, conflict := s.decide(put.Key, put.PutID, put.Value)
+	if conflict {
+		return frame.AppendProblem(out, &frame.Problem{ID: f.ID, Status: 409, Type: api.ProblemConflict, Detail: "set", HasWinner: true, Winner: won.Winner})
 	}
+	return frame.AppendSet(out, &frame.Set{ID: f.ID, Created: created, Winner: won.Winner})
+}
+
+// single answers a PUT.
+func (s *batchStore) single(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPut { // a ping
+		return
+	}
+	value, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	won, created, _ := s.decide(strings.TrimPrefix(r.URL.Path, "/key/"), r.Header.Get(api.HeaderPutID), value)
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"revision":%d,"sha256":"%x","size":%d,"created":%v}`, won.Revision, won.Digest, won.Size, created)
+}
+
+func newBatchNode(t *testing.T, s *batchStore) *framesNode {
+	n := newFramesNode(t)
+	n.answer, n.alone = s.frame, s.single
+	return n
+}
+
+// answers is a node that answers every frame with a problem.
+func answers(t *testing.T, p frame.Problem) *framesNode {
+	n := newFramesNode(t)
+	n.answer = func(out []byte, f frame.Frame, _ *frame.Put, _ *frame.Get) []byte {
+		answer := p
+		if p.ID != 0 {
+			answer.ID = f.ID
+		}
+		return frame.AppendProblem(out, &answer)
+	}
+	n.alone = func(w http.ResponseWriter, _ *http.Request) {
+		problem(w, Problem{Type: p.Type, Status: int(p.Status), Detail: p.Detail})
+	}
+	return n
 }
 
 func items(n int) iter.Seq[PutItem] {
@@ -87,6 +97,13 @@ func items(n int) iter.Seq[PutItem] {
 			}
 		}
 	}
+}
+
+func batchClient(t *testing.T, endpoints ...string) *Client {
+	t.Helper()
+	c, _ := newClient(t, endpoints...)
+	t.Cleanup(c.Close)
+	return c
 }
 
 func putAll(t *testing.T, c *Client, items iter.Seq[PutItem]) (results []PutResult) {
@@ -104,46 +121,56 @@ func putAll(t *testing.T, c *Client, items iter.Seq[PutItem]) (results []PutResu
 }
 
 func TestClient_PutAll_ResultsInOrder(t *testing.T) {
-	s := newBatchStore()
-	u, requests := endpoint(t, s.serve(nil))
-	c, _ := newClient(t, u)
-	const n = 10_000 // more than fit ahead of the results
+	t.Parallel()
+	n := newBatchNode(t, newBatchStore())
+	c := batchClient(t, n.url)
+	const count = 10_000 // more than fit ahead of the results
 	for _, want := range []string{"created", "unchanged"} {
-		results := putAll(t, c, items(n))
+		results := putAll(t, c, items(count))
 		for i, r := range results {
-			if r.Status != want || r.Key != fmt.Sprintf("k%d", i) || r.Err != nil || r.Resent || r.Revision != uint64(i+1) || r.Size == 0 {
+			if r.Status != want || r.Key != fmt.Sprintf("k%d", i) || r.Err != nil || r.Resent || r.Revision == 0 || r.Size == 0 || r.SHA256 != digestOf(fmt.Appendf(nil, "v%d", i)) {
 				t.Fatalf("result %d is %+v, want %s", i, r, want)
 			}
 		}
-		if len(results) != n {
+		if len(results) != count {
 			t.Fatalf("%d results", len(results))
 		}
 	}
-	if requests.Load() != 2 {
-		t.Errorf("%d requests", requests.Load())
+	if results := putAll(t, c, items(0)); len(results) != 0 {
+		t.Errorf("no items: %d results", len(results))
 	}
-	if results := putAll(t, c, items(0)); len(results) != 0 || requests.Load() != 2 {
-		t.Errorf("no items: %d results, %d requests", len(results), requests.Load())
+	if n.streams.Load() != 1 || n.singles.Load() != 0 {
+		t.Errorf("%d streams, %d requests", n.streams.Load(), n.singles.Load())
 	}
 }
 
 func TestClient_PutAll_TypedErrors(t *testing.T) {
+	t.Parallel()
 	s := newBatchStore()
-	u, _ := endpoint(t, s.serve(nil))
-	c, _ := newClient(t, u)
-	results := putAll(t, c, func(yield func(PutItem) bool) {
+	n := newBatchNode(t, s)
+	n.answer = func(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte {
+		if put.Key == "refused" {
+			return frame.AppendProblem(out, &frame.Problem{ID: f.ID, Status: 400, Type: api.ProblemInvalid, Detail: "no"})
+		}
+		return s.frame(out, f, put, get)
+	}
+	results := putAll(t, batchClient(t, n.url), func(yield func(PutItem) bool) {
 		_ = yield(PutItem{Key: "k", Value: []byte("first"), ContentType: "text/x"}) &&
 			yield(PutItem{Key: "k", Value: []byte("second")}) &&
 			yield(PutItem{Key: "", Value: []byte("x")}) &&
 			yield(PutItem{Key: "k\xff", Value: []byte{0xff, 0}}) &&
-			yield(PutItem{Key: "empty"})
+			yield(PutItem{Key: "empty"}) &&
+			yield(PutItem{Key: "meta", Meta: map[string]string{"Not": "x"}}) &&
+			yield(PutItem{Key: "refused"})
 	})
 	var lost *ConflictError
-	if err := results[1].Err; !errors.Is(err, ErrConflict) || !errors.As(err, &lost) || lost.Revision != 1 || lost.SHA256 != digestOf([]byte("first")) || lost.Size != 5 {
+	if err := results[1].Err; results[1].Status != "conflict" || !errors.Is(err, ErrConflict) || !errors.As(err, &lost) || lost.Revision != results[0].Revision || lost.SHA256 != digestOf([]byte("first")) || results[1].Size != 5 {
 		t.Errorf("conflict: %+v", results[1])
 	}
-	if err := results[2].Err; results[2].Status != "invalid" || !errors.Is(err, ErrInvalid) {
-		t.Errorf("invalid: %+v", results[2])
+	for _, i := range []int{2, 5, 6} {
+		if err := results[i].Err; results[i].Status != "invalid" || !errors.Is(err, ErrInvalid) || !strings.HasPrefix(err.Error(), "put ") {
+			t.Errorf("invalid: %+v", results[i])
+		}
 	}
 	for _, i := range []int{0, 3, 4} {
 		if results[i].Status != "created" || results[i].Err != nil {
@@ -152,63 +179,81 @@ func TestClient_PutAll_TypedErrors(t *testing.T) {
 	}
 }
 
-// Streams that break off anywhere, and nodes that say "failed", "unknown" or
-// "error": everything is decided in the end, in order.
-func TestClient_PutAll_ResendsElsewhere(t *testing.T) {
+// TestClient_PutAll_SameKey: items with one key are decided in their order, whatever the
+// order in which a node decides puts that are under way together.
+func TestClient_PutAll_SameKey(t *testing.T) {
+	t.Parallel()
 	s := newBatchStore()
-	breaking, broken := endpoint(t, s.serve(func(n int, w http.ResponseWriter) {
-		if n == 5 {
-			panic(http.ErrAbortHandler)
+	n := newBatchNode(t, s)
+	var slow atomic.Int64
+	n.answer = func(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte {
+		if slow.Add(1)%2 == 1 {
+			<-time.After(time.Millisecond)
 		}
-	}))
-	line := func(status string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			fmt.Fprintf(w, `{"key":"?","status":%q,"type":%q,"detail":"not now","line":1}`+"\n", status, api.ProblemUnavailable)
+		return s.frame(out, f, put, get)
+	}
+	results := putAll(t, batchClient(t, n.url), func(yield func(PutItem) bool) {
+		for i := range 300 {
+			if !yield(PutItem{Key: fmt.Sprint(i / 3), Value: fmt.Append(nil, i%3)}) {
+				return
+			}
+		}
+	})
+	for i, r := range results {
+		if want := []string{"created", "conflict", "conflict"}[i%3]; r.Status != want {
+			t.Errorf("item %d: %+v", i, r)
 		}
 	}
-	failing, _ := endpoint(t, line("failed"))
-	unknown, _ := endpoint(t, line("unknown"))
-	ending, _ := endpoint(t, line("error"))
-	silent, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {})
-	lying, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		bufio.NewReader(r.Body).ReadString('\n')
-		io.WriteString(w, `{"key":"another","status":"created","revision":1}`+"\n")
-	})
-	c, _ := newClient(t, breaking, deadEndpoint(t), failing, unknown, ending, silent, lying)
-	results := putAll(t, c, items(100))
-	if len(results) != 100 || broken.Load() < 10 {
-		t.Fatalf("%d results, %d streams", len(results), broken.Load())
+}
+
+// TestClient_PutAll_ResendsElsewhere: whatever nodes do with streams and items,
+// everything is decided in the end, in order, and each item that set its key is told
+// so, however often it was sent.
+func TestClient_PutAll_ResendsElsewhere(t *testing.T) {
+	t.Parallel()
+	s := newBatchStore()
+	breaking := newBatchNode(t, s)
+	breaking.breaks = func(frames int64) bool { return frames%40 == 0 }
+	failing := answers(t, frame.Problem{ID: 1, Status: 503, Type: api.ProblemUnavailable, Detail: "not now"})
+	unknown := answers(t, frame.Problem{ID: 1, Status: 504, Type: api.ProblemOutcomeUnknown, Detail: "not now"})
+	ending := answers(t, frame.Problem{Status: 503, Type: api.ProblemUnavailable, Detail: "not now"})
+	c := batchClient(t, breaking.url, deadEndpoint(t), failing.url, unknown.url, ending.url)
+	results := putAll(t, c, items(200))
+	if len(results) != 200 || len(s.sets) != 200 || breaking.streams.Load() < 2 {
+		t.Fatalf("%d results, %d keys, %d streams", len(results), len(s.sets), breaking.streams.Load())
 	}
 	resent := 0
 	for i, r := range results {
-		if r.Key != fmt.Sprintf("k%d", i) || r.Err != nil || r.Status != "created" && !r.Resent {
+		if r.Key != fmt.Sprintf("k%d", i) || r.Err != nil || r.Status != "created" {
 			t.Fatalf("result %d is %+v", i, r)
 		}
 		if r.Resent {
 			resent++
 		}
 	}
-	if resent == 0 || len(s.values) != 100 {
-		t.Errorf("%d were sent again, %d keys are set", resent, len(s.values))
+	if resent == 0 {
+		t.Error("nothing was sent again")
 	}
 }
 
-// Results come while the next item is not there yet, and a slow source keeps
-// the stream.
+// TestClient_PutAll_FullDuplex: results come while the next item is not there yet, and a
+// slow source keeps the stream.
 func TestClient_PutAll_FullDuplex(t *testing.T) {
 	t.Parallel() // most of it waits
-	s := newBatchStore()
-	u, requests := endpoint(t, s.serve(nil))
-	c, _ := newClient(t, u)
-	c.idleTimeout = 2 * time.Second // of which a loaded machine may take a part for each result
+	n := newBatchNode(t, newBatchStore())
+	c, err := New(Config{Endpoints: []string{n.url}, IdleTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
 	next := make(chan struct{}, 1)
 	next <- struct{}{}
-	n := 0
+	count := 0
 	for r, err := range c.PutAll(within(t, time.Minute), func(yield func(PutItem) bool) {
 		for i := range 20 {
 			<-next // only after the result of the one before
 			if i == 6 {
-				<-time.After(5 * time.Second) // longer than the idle timeout
+				<-time.After(2 * time.Second) // longer than the idle timeout
 			}
 			if !yield(PutItem{Key: fmt.Sprint("k", i)}) {
 				return
@@ -218,60 +263,63 @@ func TestClient_PutAll_FullDuplex(t *testing.T) {
 		if err != nil || r.Status != "created" {
 			t.Fatalf("%+v, %v", r, err)
 		}
-		n++
+		count++
 		next <- struct{}{}
 	}
-	if n != 20 || requests.Load() != 1 {
-		t.Errorf("%d results in %d requests", n, requests.Load())
+	if count != 20 || n.streams.Load() != 1 {
+		t.Errorf("%d results in %d streams", count, n.streams.Load())
 	}
 }
 
 func TestClient_PutAll_HungEndpoint(t *testing.T) {
-	s := newBatchStore()
-	hung, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		rc.EnableFullDuplex()
-		rc.Flush()
-		io.Copy(io.Discard, r.Body) // until the client has hung up
-	})
-	good, _ := endpoint(t, s.serve(nil))
-	c, _ := newClient(t, hung, good)
-	c.idleTimeout = 500 * time.Millisecond
-	if results := putAll(t, c, items(10)); len(results) != 10 || !results[0].Resent {
+	t.Parallel()
+	gate := make(chan struct{})
+	defer close(gate)
+	hung := newFramesNode(t)
+	hung.answer = func([]byte, frame.Frame, *frame.Put, *frame.Get) []byte { <-gate; return nil }
+	hung.alone = func(http.ResponseWriter, *http.Request) { <-gate }
+	good := newBatchNode(t, newBatchStore())
+	c := impatientClient(t, 500*time.Millisecond, hung.url, good.url)
+	if results := putAll(t, c, items(10)); len(results) != 10 || !results[0].Resent || results[0].Status != "created" {
 		t.Errorf("%+v", results)
 	}
 }
 
 func TestClient_PutAll_GivesUp(t *testing.T) {
+	t.Parallel()
+	lost := newFramesNode(t)
+	lost.broken.Store(true)
+	lost.alone = func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	s := newBatchStore()
+	first := newBatchNode(t, s)
+	first.answer = func(out []byte, f frame.Frame, put *frame.Put, get *frame.Get) []byte {
+		if put.Key == "k0" {
+			return frame.AppendProblem(out, &frame.Problem{ID: f.ID, Status: 507, Type: api.ProblemDiskReserve, Detail: "full"})
+		}
+		return s.frame(out, f, put, get)
+	}
 	for name, test := range map[string]struct {
-		serve http.HandlerFunc
-		want  error
+		n    *framesNode
+		want error
 	}{
-		"refused": {func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
-		}, ErrUnavailable},
-		"error line": {func(w http.ResponseWriter, r *http.Request) {
-			bufio.NewReader(r.Body).ReadString('\n')
-			io.WriteString(w, `{"status":"error","detail":"stopping"}`+"\n")
-		}, ErrUnavailable},
-		"unknown": {func(w http.ResponseWriter, r *http.Request) {
-			bufio.NewReader(r.Body).ReadString('\n')
-			io.WriteString(w, `{"key":"k0","status":"unknown","detail":"no answer"}`+"\n")
-		}, ErrOutcomeUnknown},
-		"lost": {func(w http.ResponseWriter, r *http.Request) {
-			bufio.NewReader(r.Body).ReadString('\n')
-			panic(http.ErrAbortHandler)
-		}, ErrOutcomeUnknown},
-		"not allowed": {func(w http.ResponseWriter, r *http.Request) {
-			problem(w, Problem{Type: api.ProblemForbidden, Status: 403, Detail: "no"})
-		}, ErrInvalid},
+		"refused":     {answers(t, frame.Problem{ID: 1, Status: 503, Type: api.ProblemUnavailable, Detail: "no leader"}), ErrUnavailable},
+		"ended":       {answers(t, frame.Problem{Status: 503, Type: api.ProblemUnavailable, Detail: "stopping"}), ErrUnavailable},
+		"full":        {answers(t, frame.Problem{ID: 1, Status: 507, Type: api.ProblemDiskReserve, Detail: "full"}), ErrDiskReserve},
+		"unknown":     {answers(t, frame.Problem{ID: 1, Status: 504, Type: api.ProblemOutcomeUnknown, Detail: "no answer"}), ErrOutcomeUnknown},
+		"lost":        {lost, ErrOutcomeUnknown},
+		"others done": {first, ErrOutcomeUnknown},
+		"not allowed": {answers(t, frame.Problem{ID: 1, Status: 403, Type: api.ProblemForbidden, Detail: "no"}), ErrInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			u, _ := endpoint(t, test.serve)
-			c, _ := newClient(t, u)
-			c.retryTimeout = time.Nanosecond
+			t.Parallel()
+			c := batchClient(t, test.n.url)
+			c.retryTimeout = 100 * time.Millisecond
+			count := 1
+			if name == "others done" {
+				count = 3
+			}
 			var last error
-			for r, err := range c.PutAll(t.Context(), items(3)) {
+			for r, err := range c.PutAll(t.Context(), items(count)) {
 				if last = err; r.Index != 0 {
 					t.Errorf("result %+v", r)
 				}
@@ -284,9 +332,9 @@ func TestClient_PutAll_GivesUp(t *testing.T) {
 }
 
 func TestClient_PutAll_EndsWithLoopAndContext(t *testing.T) {
-	s := newBatchStore()
-	u, _ := endpoint(t, s.serve(nil))
-	c, _ := newClient(t, u)
+	before := runtime.NumGoroutine()
+	n := newBatchNode(t, newBatchStore())
+	c := batchClient(t, n.url)
 	var taken atomic.Int64
 	endless := func(yield func(PutItem) bool) {
 		for yield(PutItem{Key: fmt.Sprint(taken.Add(1))}) {
@@ -308,53 +356,120 @@ func TestClient_PutAll_EndsWithLoopAndContext(t *testing.T) {
 	if !errors.Is(last, context.Canceled) {
 		t.Errorf("%v, want the context's error", last)
 	}
+	c.Close()
+	n.server.Close()
+	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before+2 })
+}
+
+// TestClient_PutAll_Memory: values that wait for results are bounded.
+func TestClient_PutAll_Memory(t *testing.T) {
+	t.Parallel()
+	n := newBatchNode(t, newBatchStore())
+	gate := make(chan struct{})
+	n.answer = func([]byte, frame.Frame, *frame.Put, *frame.Get) []byte { <-gate; return nil }
+	defer close(gate)
+	c := batchClient(t, n.url)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const size = 60_000
+	var taken atomic.Int64
+	go func() {
+		eventually(t, "the window is full", func() bool { return taken.Load() >= batchBytesMax/size })
+		cancel()
+	}()
+	for range c.PutAll(ctx, func(yield func(PutItem) bool) {
+		for yield(PutItem{Key: fmt.Sprint(taken.Add(1)), Value: make([]byte, size)}) {
+		}
+	}) {
+	}
+	if got := taken.Load(); got > batchBytesMax/size+1 {
+		t.Errorf("%d values of %d bytes were taken", got, size)
+	}
 }
 
 func TestClient_PutAll_DigestMismatch(t *testing.T) {
-	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		fmt.Fprintf(w, `{"key":"k0","status":"created","revision":1,"sha256":%q}`+"\n", digestOf(nil))
-	})
-	c, _ := newClient(t, u)
-	if results := putAll(t, c, items(1)); !errors.Is(results[0].Err, ErrDigestMismatch) {
+	t.Parallel()
+	n := newFramesNode(t)
+	n.answer = func(out []byte, f frame.Frame, _ *frame.Put, _ *frame.Get) []byte {
+		return frame.AppendSet(out, &frame.Set{ID: f.ID, Created: true, Winner: frame.Winner{Revision: 1, Digest: sha256.Sum256(nil)}})
+	}
+	if results := putAll(t, batchClient(t, n.url), items(1)); !errors.Is(results[0].Err, ErrDigestMismatch) || results[0].Status != "created" {
 		t.Errorf("%+v", results[0])
 	}
 }
 
-// A line that is too long for a node, as JSON, costs that item only; what is no
-// longer in JSON than in itself is no such line.
-func TestClient_PutAll_LongLine(t *testing.T) {
-	const limit = 1000
-	store := newBatchStore()
-	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		rc.EnableFullDuplex()
-		rc.Flush()
-		lines := bufio.NewScanner(r.Body)
-		for n := 1; lines.Scan(); n++ {
-			if len(lines.Bytes()) > limit {
-				json.NewEncoder(w).Encode(api.BatchResult{Status: api.BatchError, Type: api.ProblemTooLarge, Line: uint64(n), Detail: "the line is too long"})
-				return
-			}
-			json.NewEncoder(w).Encode(store.decide(lines.Bytes()))
-			rc.Flush()
-		}
-	})
-	c, _ := newClient(t, u)
-	values := []string{"a", strings.Repeat("\x01", limit/2), strings.Repeat("<", limit/2), strings.Repeat("\x02", limit/2), "e"}
-	all := putAll(t, c, func(yield func(PutItem) bool) {
-		for i, value := range values {
-			if !yield(PutItem{Key: fmt.Sprint("k", i), Value: []byte(value)}) {
+// TestClient_PutAll_Large: values that do not fit a frame go as requests of their own.
+func TestClient_PutAll_Large(t *testing.T) {
+	t.Parallel()
+	s := newBatchStore()
+	n := newBatchNode(t, s)
+	sizes := []int{0, frame.ValueBytesMax, frame.ValueBytesMax + 1, 9 << 20, 5}
+	results := putAll(t, batchClient(t, n.url), func(yield func(PutItem) bool) {
+		for i, size := range sizes {
+			if !yield(PutItem{Key: fmt.Sprint(i), Value: make([]byte, size)}) {
 				return
 			}
 		}
 	})
-	for i, r := range all {
-		if tooLong := i%2 == 1; errors.Is(r.Err, ErrTooLarge) != tooLong || (r.Status == BatchInvalid) != tooLong || r.Index != i {
-			t.Errorf("result %d: %+v", i, r)
+	for i, r := range results {
+		if r.Status != "created" || r.Size != int64(sizes[i]) || r.Err != nil {
+			t.Errorf("%+v", r)
 		}
 	}
-	if len(all) != len(values) {
-		t.Fatalf("%d results", len(all))
+	if n.frames.Load() != 3 || n.singles.Load() != 2 {
+		t.Errorf("%d frames, %d requests", n.frames.Load(), n.singles.Load())
+	}
+}
+
+// TestClient_PutAll_NoFrames: an endpoint that does not know frames gets requests, a few
+// at a time.
+func TestClient_PutAll_NoFrames(t *testing.T) {
+	t.Parallel()
+	s := newBatchStore()
+	n := newBatchNode(t, s)
+	n.open = func(w http.ResponseWriter, r *http.Request) bool {
+		problem(w, Problem{Type: api.ProblemUnsupportedMedia, Status: 415})
+		return false
+	}
+	var now, most atomic.Int64
+	n.alone = func(w http.ResponseWriter, r *http.Request) {
+		at := now.Add(1)
+		for seen := most.Load(); at > seen && !most.CompareAndSwap(seen, at); seen = most.Load() {
+		}
+		s.single(w, r)
+		now.Add(-1)
+	}
+	c, err := New(Config{Endpoints: []string{n.url}, SingleRequests: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for i, r := range putAll(t, c, items(1000)) {
+		if r.Status != "created" || r.Key != fmt.Sprint("k", i) {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if n.singles.Load() != 1000 || most.Load() > batchAlone {
+		t.Errorf("%d requests, %d at a time", n.singles.Load(), most.Load())
+	}
+}
+
+// TestClient_PutAll_SilenceIsToldOnce: that nobody answers is told for all items, as one
+// request.
+func TestClient_PutAll_SilenceIsToldOnce(t *testing.T) {
+	t.Parallel()
+	var told []Silence
+	c, err := New(Config{Endpoints: []string{deadEndpoint(t)}, RetryTimeout: 3 * time.Second, OnSilence: func(s Silence) { told = append(told, s) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, err := range c.PutAll(t.Context(), items(50)) {
+		if !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
+		}
+	}
+	if len(told) != 1 || told[0].Op != "put many" {
+		t.Errorf("told %+v", told)
 	}
 }

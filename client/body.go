@@ -157,14 +157,14 @@ func (r *replayReader) Close() error { return nil }
 type watchedBody struct {
 	ctx  context.Context // the try's
 	body io.ReadCloser
-	dog  *watchdog
+	dog  *time.Timer // ends the try when nothing has moved
 	idle time.Duration
 	end  func()
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	b.dog.reset(b.idle)
-	defer b.dog.stop()
+	b.dog.Reset(b.idle)
+	defer b.dog.Stop()
 	n, err := b.body.Read(p)
 	if err != nil && err != io.EOF && context.Cause(b.ctx) == errIdle {
 		err = errIdle

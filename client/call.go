@@ -35,16 +35,12 @@ type call struct {
 	framed  *framedCall
 	prepare func() error
 
-	// stream makes the body of each try, of unknown length, in place of body.
-	// moved is to be called whenever bytes were read.
-	stream func(moved func()) io.ReadCloser
+	// alone, if not nil, is a place that each request of its own takes. Such a call
+	// waits for a stream that is being opened.
+	alone chan struct{}
 
 	// idle replaces Config.IdleTimeout for the body of the answer, if not 0.
 	idle time.Duration
-
-	// owed, if not nil, says for how long the server has owed something; 0 for
-	// nothing. Without it something always is.
-	owed func() time.Duration
 
 	// answer reads the body of a good answer as part of the try, so that an
 	// answer that breaks off is tried again. Nil: do's caller reads the body.
@@ -53,6 +49,9 @@ type call struct {
 	// unsure is set by do when a try got no definite answer, whatever the next
 	// ones got.
 	unsure bool
+
+	// tell replaces Config.OnSilence, where that is given, if not nil.
+	tell func(Silence)
 
 	// silence is set by do.
 	silence *silence
@@ -211,7 +210,11 @@ func (e *retryAfterError) Unwrap() error { return e.error }
 func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *EndpointError) {
 	endpoint := c.endpoints[n]
 	if call.framed != nil {
-		if s := call.framed.lanes[n].Stream(); s != nil {
+		s := call.framed.lanes[n].Stream()
+		if s == nil && call.alone != nil {
+			s = call.framed.lanes[n].Await(ctx)
+		}
+		if s != nil {
 			switch done, sent, err := call.framed.try(ctx, s, call.patience); {
 			case err != nil:
 				return nil, &EndpointError{Endpoint: endpoint, Sent: sent, Err: err}
@@ -228,16 +231,24 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 		}
 		call.framed.alone = true
 	}
+	if call.alone != nil {
+		select {
+		case call.alone <- struct{}{}:
+			defer func() { <-call.alone }() // call.answer reads the body
+		case <-ctx.Done():
+			return nil, &EndpointError{Endpoint: endpoint, Err: ctx.Err()}
+		}
+	}
 	tryCtx, cancel := context.WithCancelCause(ctx)
 	idle := call.patience
-	dog := newWatchdog(idle, call.owed, func() { cancel(errIdle) })
+	dog := time.AfterFunc(idle, func() { cancel(errIdle) })
 	end := func() {
-		dog.stop()
+		dog.Stop()
 		cancel(nil)
 	}
 	var sent atomic.Bool
 	resp, err := c.send(tryCtx, endpoint, call, &sent, func() {
-		dog.reset(idle)
+		dog.Reset(idle)
 		call.silence.moved()
 	})
 	if err == nil {
@@ -258,7 +269,7 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 		end()
 		return nil, &EndpointError{Endpoint: endpoint, Sent: sent.Load(), Err: err}
 	}
-	dog.stop()
+	dog.Stop()
 	resp.Body = &watchedBody{ctx: tryCtx, body: resp.Body, dog: dog, idle: cmp.Or(call.idle, c.idleTimeout), end: end}
 	return resp, nil
 }
@@ -288,14 +299,11 @@ func (c *Client) send(ctx context.Context, endpoint string, call *call, sent *at
 		trace.Got100Continue = c.heard
 	}
 	var body io.ReadCloser
-	switch {
-	case call.body != nil:
+	if call.body != nil {
 		var err error
 		if body, err = call.body.open(moved); err != nil {
 			return nil, err
 		}
-	case call.stream != nil:
-		body = call.stream(moved)
 	}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, trace), call.method, endpoint+call.target, body)
 	if err != nil {

@@ -73,8 +73,8 @@ type Client struct {
 	onSilence    func(Silence)
 	answered     atomic.Bool // some endpoint has, ever; kept for the two above only
 
-	// together lets concurrent calls travel together; nil: each goes alone.
-	together *coalescer
+	streams  *coalescer // in which calls travel together
+	together *coalescer // the same, for concurrent Puts and Gets; nil: each goes alone
 
 	// ranking says where a request begins, so that a dead endpoint costs one
 	// failure and not one per request, and a far one nothing.
@@ -107,8 +107,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.http, c.ownTransport = httpClient(cfg.HTTPClient), cfg.HTTPClient == nil
 	c.ranking = newRanking(len(c.endpoints), time.Now())
+	c.streams = newCoalescer(c, cfg.HTTPClient)
 	if !cfg.SingleRequests {
-		c.together = newCoalescer(c, cfg.HTTPClient)
+		c.together = c.streams
 	}
 	return c, nil
 }
@@ -117,9 +118,7 @@ func New(cfg Config) (*Client, error) {
 // their goroutines, and drops idle connections that are not of
 // Config.HTTPClient. Calls under way, and later ones, go on, each alone.
 func (c *Client) Close() {
-	if c.together != nil {
-		c.together.close()
-	}
+	c.streams.close()
 	if c.ownTransport {
 		c.http.CloseIdleConnections()
 	}

@@ -36,6 +36,7 @@ type framesNode struct {
 	alone   http.HandlerFunc
 	open    func(w http.ResponseWriter, r *http.Request) bool // whether to take a stream
 	broken  atomic.Bool                                       // breaks every stream off at its next frame
+	breaks  func(frames int64) bool                           // whether to break the stream off at this frame; nil: never
 }
 
 func newFramesNode(t *testing.T) *framesNode {
@@ -73,8 +74,7 @@ func (n *framesNode) stream(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return
 		}
-		n.frames.Add(1)
-		if n.broken.Load() {
+		if count := n.frames.Add(1); n.broken.Load() || n.breaks != nil && n.breaks(count) {
 			panic(http.ErrAbortHandler)
 		}
 		var put *frame.Put

@@ -131,16 +131,14 @@ func ExampleHistoryChangedError() {
 }
 
 func ExampleClient_PutAll() {
-	node := answering(
-		`{"key":"a","status":"created","revision":7,"size":1,"sha256":"`+sha256Of("1")+`"}`,
-		`{"key":"b","status":"conflict","revision":4,"size":5,"sha256":"`+sha256Of("other")+`"}`)
+	node := httptest.NewServer(newTinyNode())
 	defer node.Close()
 	c, err := client.New(client.Config{Endpoints: []string{node.URL}})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	items := slices.Values([]client.PutItem{{Key: "a", Value: []byte("1")}, {Key: "b", Value: []byte("2")}})
+	items := slices.Values([]client.PutItem{{Key: "a", Value: []byte("1")}, {Key: "a", Value: []byte("2")}})
 	for result, err := range c.PutAll(context.Background(), items) {
 		if err != nil {
 			fmt.Println(err) // the items from result.Index on have no result
@@ -155,7 +153,7 @@ func ExampleClient_PutAll() {
 	}
 	// Output:
 	// a created
-	// b was set to other bytes at revision 4
+	// a was set to other bytes at revision 1
 }
 
 // answering is a node that answers every request with the same lines.

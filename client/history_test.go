@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -329,12 +328,6 @@ func TestClient_Meta(t *testing.T) {
 		if _, err := c.PutBytes(t.Context(), "k", nil, PutOptions{Meta: meta}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-
-	line := newBatchItem(0, PutItem{Key: "k", Meta: want}).line
-	var doc api.PutDocument
-	if err := json.Unmarshal(line, &doc); err != nil || !sameMeta(doc.Meta, want) || !bytes.HasSuffix(line, []byte(`,"meta":{"source":"a \"b\" c","x-2":"","z":"~"}}`+"\n")) {
-		t.Errorf("%s, %v", line, err)
 	}
 }
 

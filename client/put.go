@@ -80,9 +80,9 @@ func (c *Client) Put(ctx context.Context, key string, body io.ReadSeeker, opts P
 		if p.value, err = replay.all(); err != nil {
 			return PutAnswer{}, fmt.Errorf("put %q: %w", key, err)
 		}
-		return p.framed(ctx)
+		return p.framed(ctx, p.call(), p.inFrames())
 	}
-	return p.alone(ctx)
+	return p.single(ctx, p.call())
 }
 
 // PutBytes is Put of a value in memory. The value must not change meanwhile.
@@ -93,10 +93,10 @@ func (c *Client) PutBytes(ctx context.Context, key string, value []byte, opts Pu
 	}
 	p := &put{client: c, key: key, opts: opts, value: value}
 	if c.coalesces(key, int64(len(value)), &opts) {
-		return p.framed(ctx)
+		return p.framed(ctx, p.call(), p.inFrames())
 	}
 	p.hold()
-	return p.alone(ctx)
+	return p.single(ctx, p.call())
 }
 
 // putting counts a put in; what it returns counts it out.
@@ -111,10 +111,15 @@ func (c *Client) putting() (done func()) {
 func (co *coalescer) put() { co.putting.Add(-1) }
 
 // coalesces reports whether a put is one of several at the same time, and fits a
-// frame. What a header could not carry goes alone, and so fails as it does alone.
+// frame.
 func (c *Client) coalesces(key string, size int64, opts *PutOptions) bool {
-	return c.together != nil && c.together.putting.Load() > 1 && size <= coalesceBytesMax &&
-		frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID) &&
+	return c.together != nil && c.together.putting.Load() > 1 && fitsFrame(key, size, coalesceBytesMax, opts)
+}
+
+// fitsFrame reports whether a put with a value of at most limit bytes fits a frame. What
+// a header could not carry goes alone, and so fails as it does alone.
+func fitsFrame(key string, size, limit int64, opts *PutOptions) bool {
+	return size <= limit && frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID) &&
 		frame.MetaFits(opts.Meta) && checkMeta(opts.Meta) == nil
 }
 
@@ -134,6 +139,7 @@ type put struct {
 	opts   PutOptions
 	body   *replayBody // nil: value is all there is
 	value  []byte      // if it is in memory
+	sum    [32]byte    // of value, once it has a frame
 }
 
 // hold makes a body of the value.
@@ -161,9 +167,8 @@ func (p *put) prepare(call *call) error {
 	return err
 }
 
-// alone puts in requests of its own.
-func (p *put) alone(ctx context.Context) (PutAnswer, error) {
-	call := p.call()
+// single puts in requests of its own.
+func (p *put) single(ctx context.Context, call *call) (PutAnswer, error) {
 	if err := p.prepare(call); err != nil {
 		return PutAnswer{}, fmt.Errorf("%s: %w", call.name(), err)
 	}
@@ -182,20 +187,22 @@ func (p *put) alone(ctx context.Context) (PutAnswer, error) {
 	return answer, nil
 }
 
-// framed puts by streams, where there are any.
-func (p *put) framed(ctx context.Context) (PutAnswer, error) {
+// inFrames makes the put's frame, with its put id, which is the same for all tries.
+func (p *put) inFrames() *framedCall {
 	if p.opts.PutID == "" {
-		p.opts.PutID = NewPutID() // the same for all tries
+		p.opts.PutID = NewPutID()
 	}
-	request := frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true,
+	p.sum = sha256.Sum256(p.value)
+	request := &frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true, Digest: p.sum,
 		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Meta: p.opts.Meta, Key: p.key, Value: p.value}
-	sent := sha256.Sum256(p.value)
-	request.Digest = sent
 	if p.opts.SHA256 != nil {
 		request.Digest = *p.opts.SHA256
 	}
-	f := &framedCall{lanes: p.client.together.puts, put: &request}
-	call := p.call()
+	return &framedCall{lanes: p.client.streams.puts, put: request}
+}
+
+// framed puts by streams, where there are any.
+func (p *put) framed(ctx context.Context, call *call, f *framedCall) (PutAnswer, error) {
 	call.framed = f
 	call.prepare = func() error { return p.prepare(call) }
 	var answer PutAnswer
@@ -204,18 +211,23 @@ func (p *put) framed(ctx context.Context) (PutAnswer, error) {
 	if err != nil {
 		return PutAnswer{}, err
 	}
-	if f.alone {
-		if err := resp.Body.Close(); err != nil {
-			return PutAnswer{}, err
-		}
-	} else {
-		answer = PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created, History: f.history}
-		answer.Key, answer.KeyBase64 = api.JSONKey(p.key)
-		if f.set.Digest == sent {
-			return answer, nil
-		}
+	if !f.alone {
+		return p.answered(f)
 	}
-	return p.checked(answer, hex.EncodeToString(sent[:]))
+	if err := resp.Body.Close(); err != nil {
+		return PutAnswer{}, err
+	}
+	return p.checked(answer, hex.EncodeToString(p.sum[:]))
+}
+
+// answered is what the answer in a frame says.
+func (p *put) answered(f *framedCall) (PutAnswer, error) {
+	answer := PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created, History: f.history}
+	answer.Key, answer.KeyBase64 = api.JSONKey(p.key)
+	if f.set.Digest == p.sum {
+		return answer, nil
+	}
+	return p.checked(answer, hex.EncodeToString(p.sum[:]))
 }
 
 func readPutAnswer(resp *http.Response, into *PutAnswer) error {

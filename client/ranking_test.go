@@ -218,34 +218,3 @@ func TestRanking_LowerBoundCounts(t *testing.T) {
 		t.Error("stays with an endpoint that did not answer in 100 ms")
 	}
 }
-
-func TestWatchdog_CountsOnlyWhatIsOwed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex
-		var since time.Time // zero: nothing is owed
-		owed := func() time.Duration {
-			mu.Lock()
-			defer mu.Unlock()
-			if since.IsZero() {
-				return 0
-			}
-			return time.Since(since)
-		}
-		bitten := make(chan time.Time, 1)
-		dog := newWatchdog(10*time.Second, owed, func() { bitten <- time.Now() })
-		defer dog.stop()
-		wait(t.Context(), 35*time.Second)
-		select {
-		case <-bitten:
-			t.Fatal("ended while nothing was owed")
-		default:
-		}
-		mu.Lock()
-		since = time.Now()
-		start := since
-		mu.Unlock()
-		if d := (<-bitten).Sub(start); d != 10*time.Second {
-			t.Errorf("ended after %v, want 10 s", d)
-		}
-	})
-}

@@ -45,7 +45,11 @@ func (c *Client) watchSilence(call *call, until time.Time) *silence {
 	if c.onSilence == nil {
 		return nil
 	}
-	s := &silence{tell: c.onSilence, heard: &c.answered, what: Silence{Op: call.name(), Endpoints: c.endpoints, Until: until}, after: silentAfter}
+	tell := c.onSilence
+	if call.tell != nil {
+		tell = call.tell
+	}
+	s := &silence{tell: tell, heard: &c.answered, what: Silence{Op: call.name(), Endpoints: c.endpoints, Until: until}, after: silentAfter}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.timer = time.AfterFunc(s.after, s.expired)

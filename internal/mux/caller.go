@@ -26,6 +26,11 @@ type Request interface {
 // Call is a request on its way over one stream. The zero value is ready; for the
 // next try it must be made anew.
 type Call struct {
+	// Failed, if not nil, is called when the stream has ended without an answer: sent is
+	// whether the other side may have got the request. It must not block, nor use the
+	// stream. Such a call has no Done; Request.Answered is all that it hears otherwise.
+	Failed func(sent bool, err error)
+
 	request Request
 	id      uint32
 	at      uint64 // place of its frame in the stream
@@ -34,7 +39,7 @@ type Call struct {
 	err     error
 }
 
-// Done is closed when the call has ended; then Err says how.
+// Done is closed when the call has ended; then Err says how. It is nil with Failed.
 func (c *Call) Done() <-chan struct{} { return c.done }
 
 // Err returns nil if the request was answered. It may be called after Done.
@@ -68,7 +73,9 @@ func (c *Caller) init(limit int) {
 // Start sends a request. It waits for room, as Queue.Add does; an error means that
 // nothing was sent.
 func (c *Caller) Start(ctx context.Context, late <-chan time.Time, call *Call, r Request) error {
-	call.request, call.done = r, make(chan struct{})
+	if call.request = r; call.Failed == nil {
+		call.done = make(chan struct{})
+	}
 	switch err := c.lockWithRoom(ctx, late); {
 	case err == ErrOver:
 		return ErrRetired
@@ -106,8 +113,8 @@ func (c *Caller) Do(ctx context.Context, call *Call, r Request, patience time.Du
 	case <-timer.C:
 		err = ErrIdle
 	}
-	sent, ended := c.drop(call)
-	if ended {
+	sent, open := c.Drop(call)
+	if !open {
 		return sent, call.err
 	}
 	return sent, err
@@ -119,13 +126,14 @@ func (c *Caller) sentPast(call *Call) bool {
 	return call.at < c.taken
 }
 
-// drop forgets a call whose caller has gone, unless it has ended.
-func (c *Caller) drop(call *Call) (sent, ended bool) {
+// Drop forgets a call whose caller has gone. sent is whether the other side may have
+// got it; open is false if the call had ended.
+func (c *Caller) Drop(call *Call) (sent, open bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ended = c.calls[call.id] != call
+	open = c.calls[call.id] == call
 	delete(c.calls, call.id)
-	return call.at < c.taken, ended
+	return call.at < c.taken, open
 }
 
 // mute reports whether nothing was heard since the call began.
@@ -182,7 +190,11 @@ func (c *Caller) Fail(err error) {
 	for id, call := range c.calls {
 		delete(c.calls, id)
 		call.err = err
-		close(call.done)
+		if call.Failed != nil {
+			call.Failed(call.at < c.taken, err)
+		} else {
+			close(call.done)
+		}
 	}
 }
 
@@ -224,7 +236,9 @@ func (c *Caller) answered(f *frame.Frame) error {
 		return err
 	}
 	delete(c.calls, f.ID)
-	close(call.done)
+	if call.done != nil {
+		close(call.done)
+	}
 	return nil
 }
 

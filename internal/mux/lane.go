@@ -238,8 +238,24 @@ type Stream struct {
 // has said nothing for the lanes' patience.
 func (s *Stream) Do(ctx context.Context, call *Call, r Request, patience time.Duration) (sent bool, err error) {
 	sent, err = s.Caller.Do(ctx, call, r, patience)
-	if err != ErrIdle || call.since.IsZero() || !s.mute(call) {
-		return sent, err
+	if err == ErrIdle && !call.since.IsZero() {
+		s.silent(call)
+	}
+	return sent, err
+}
+
+// GiveUp is Drop of a call that was in vain, as Do does when its patience ends.
+func (s *Stream) GiveUp(call *Call) (sent, open bool) {
+	if sent, open = s.Drop(call); open {
+		s.silent(call)
+	}
+	return sent, open
+}
+
+// silent judges a stream on which a call was in vain.
+func (s *Stream) silent(call *Call) {
+	if !s.mute(call) {
+		return
 	}
 	s.lane.retire(s)
 	if time.Since(call.since) >= s.lane.lanes.patience {
@@ -248,7 +264,6 @@ func (s *Stream) Do(ctx context.Context, call *Call, r Request, patience time.Du
 	} else {
 		s.end()
 	}
-	return sent, err
 }
 
 // end lets no more calls come. The request's body ends behind those that did.
