@@ -122,7 +122,7 @@ type batchItem struct {
 	put
 	batch  *batch
 	cost   int         // bytes
-	frame  *framedCall // nil: it does not fit
+	frame  framedCall  // its put is nil if it does not fit a frame
 	stream *mux.Stream // that the frame is on; nil: none. Set by take before order has it
 	next   *batchItem  // of the same key, which waits for this one; guarded by batch.mu
 	over   atomic.Bool // the rest may be read
@@ -139,7 +139,7 @@ func (b *batch) take(items iter.Seq[PutItem]) {
 		i := &batchItem{batch: b, put: put{client: b.client, key: item.Key, value: item.Value, opts: PutOptions{ContentType: item.ContentType, Meta: item.Meta}}}
 		i.cost = len(item.Key) + len(item.Value) + len(item.ContentType) + batchItemCost
 		if checkKey(i.key) == nil && fitsFrame(i.key, int64(len(i.value)), frame.ValueBytesMax, &i.opts) {
-			i.frame = i.inFrames()
+			i.inFrames(&i.frame)
 		} else {
 			i.opts.PutID = NewPutID()
 		}
@@ -195,9 +195,8 @@ func (b *batch) drop(i *batchItem) {
 // begin sends an item in a frame if there is a stream to the endpoint that puts begin
 // at, and else, or if it may not, as a put of its own.
 func (b *batch) begin(i *batchItem, mayFrame bool) {
-	if i.frame != nil && mayFrame {
+	if i.frame.put != nil && mayFrame {
 		s := b.client.streams.puts[b.client.ranking.first(true)].Stream()
-		i.frame.call = mux.Call{Failed: i.lost}
 		if s != nil {
 			i.stream = s
 			if s.Start(b.ctx, nil, &i.frame.call, i) == nil {
@@ -214,7 +213,7 @@ func (i *batchItem) AppendFrame(out []byte, id uint32) []byte { return i.frame.A
 
 // Answered implements mux.Request.
 func (i *batchItem) Answered(answer *frame.Frame) error {
-	f := i.frame
+	f := &i.frame
 	if err := f.Answered(answer); err != nil {
 		return err
 	}
@@ -223,7 +222,7 @@ func (i *batchItem) Answered(answer *frame.Frame) error {
 	case f.err == nil:
 		i.answer, i.err = i.answered(f)
 	case retriable(&EndpointError{Err: f.err}) || errors.Is(f.err, ErrDiskReserve):
-		i.lost(true, f.err)
+		i.Failed(true, f.err)
 		return nil
 	default:
 		i.err = fmt.Errorf("put %q: %w", i.key, f.err)
@@ -232,8 +231,9 @@ func (i *batchItem) Answered(answer *frame.Frame) error {
 	return nil
 }
 
-// lost makes an item that its frame has not decided a put of its own.
-func (i *batchItem) lost(sent bool, err error) {
+// Failed implements mux.Listener: an item that its frame has not decided becomes a put of
+// its own.
+func (i *batchItem) Failed(sent bool, err error) {
 	var ended *mux.EndedError
 	i.unsure = i.unsure || !definite(&EndpointError{Sent: sent, Err: err}) && !errors.As(err, &ended) && !errors.Is(err, ErrDiskReserve)
 	i.batch.alonePut(i)
@@ -309,7 +309,7 @@ func (b *batch) try(i *batchItem) (PutAnswer, error) {
 	}
 	defer func() { i.unsure = call.unsure }()
 	i.body = nil
-	if i.frame != nil {
+	if i.frame.put != nil {
 		return i.framed(b.ctx, call, &framedCall{lanes: i.frame.lanes, put: i.frame.put})
 	}
 	i.hold()
@@ -366,7 +366,7 @@ func (b *batch) await(i *batchItem) {
 			continue // it has a time limit of its own
 		}
 		if sent, open := i.stream.GiveUp(&i.frame.call); open {
-			i.lost(sent, errIdle)
+			i.Failed(sent, errIdle)
 		}
 	}
 }

@@ -80,7 +80,7 @@ func (c *Client) Put(ctx context.Context, key string, body io.ReadSeeker, opts P
 		if p.value, err = replay.all(); err != nil {
 			return PutAnswer{}, fmt.Errorf("put %q: %w", key, err)
 		}
-		return p.framed(ctx, p.call(), p.inFrames())
+		return p.framed(ctx, p.call(), p.inFrames(new(framedCall)))
 	}
 	return p.single(ctx, p.call())
 }
@@ -93,7 +93,7 @@ func (c *Client) PutBytes(ctx context.Context, key string, value []byte, opts Pu
 	}
 	p := &put{client: c, key: key, opts: opts, value: value}
 	if c.coalesces(key, int64(len(value)), &opts) {
-		return p.framed(ctx, p.call(), p.inFrames())
+		return p.framed(ctx, p.call(), p.inFrames(new(framedCall)))
 	}
 	p.hold()
 	return p.single(ctx, p.call())
@@ -139,7 +139,10 @@ type put struct {
 	opts   PutOptions
 	body   *replayBody // nil: value is all there is
 	value  []byte      // if it is in memory
-	sum    [32]byte    // of value, once it has a frame
+
+	// Once it has a frame.
+	request frame.Put
+	sum     [32]byte // of value
 }
 
 // hold makes a body of the value.
@@ -187,18 +190,20 @@ func (p *put) single(ctx context.Context, call *call) (PutAnswer, error) {
 	return answer, nil
 }
 
-// inFrames makes the put's frame, with its put id, which is the same for all tries.
-func (p *put) inFrames() *framedCall {
+// inFrames makes f the put's call in frames, with its put id, which is the same for all
+// tries.
+func (p *put) inFrames(f *framedCall) *framedCall {
 	if p.opts.PutID == "" {
 		p.opts.PutID = NewPutID()
 	}
 	p.sum = sha256.Sum256(p.value)
-	request := &frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true, Digest: p.sum,
+	p.request = frame.Put{IfAbsent: p.opts.IfAbsent, Keep: p.opts.KeepExisting, HasDigest: true, Digest: p.sum,
 		PutID: p.opts.PutID, ContentType: p.opts.ContentType, Meta: p.opts.Meta, Key: p.key, Value: p.value}
 	if p.opts.SHA256 != nil {
-		request.Digest = *p.opts.SHA256
+		p.request.Digest = *p.opts.SHA256
 	}
-	return &framedCall{lanes: p.client.streams.puts, put: request}
+	f.lanes, f.put = p.client.streams.puts, &p.request
+	return f
 }
 
 // framed puts by streams, where there are any.

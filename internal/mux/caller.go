@@ -23,14 +23,17 @@ type Request interface {
 	Answered(f *frame.Frame) error
 }
 
+// Listener is a Request that nobody waits for: it hears of its end.
+type Listener interface {
+	Request
+	// Failed is called when the stream has ended without an answer. sent is whether the
+	// other side may have got the request. It must not block, nor use the stream.
+	Failed(sent bool, err error)
+}
+
 // Call is a request on its way over one stream. The zero value is ready; for the
 // next try it must be made anew.
 type Call struct {
-	// Failed, if not nil, is called when the stream has ended without an answer: sent is
-	// whether the other side may have got the request. It must not block, nor use the
-	// stream. Such a call has no Done; Request.Answered is all that it hears otherwise.
-	Failed func(sent bool, err error)
-
 	request Request
 	id      uint32
 	at      uint64 // place of its frame in the stream
@@ -39,7 +42,7 @@ type Call struct {
 	err     error
 }
 
-// Done is closed when the call has ended; then Err says how. It is nil with Failed.
+// Done is closed when the call has ended; then Err says how. A Listener's is nil.
 func (c *Call) Done() <-chan struct{} { return c.done }
 
 // Err returns nil if the request was answered. It may be called after Done.
@@ -73,7 +76,8 @@ func (c *Caller) init(limit int) {
 // Start sends a request. It waits for room, as Queue.Add does; an error means that
 // nothing was sent.
 func (c *Caller) Start(ctx context.Context, late <-chan time.Time, call *Call, r Request) error {
-	if call.request = r; call.Failed == nil {
+	call.request = r
+	if _, listens := r.(Listener); !listens {
 		call.done = make(chan struct{})
 	}
 	switch err := c.lockWithRoom(ctx, late); {
@@ -190,8 +194,8 @@ func (c *Caller) Fail(err error) {
 	for id, call := range c.calls {
 		delete(c.calls, id)
 		call.err = err
-		if call.Failed != nil {
-			call.Failed(call.at < c.taken, err)
+		if l, listens := call.request.(Listener); listens {
+			l.Failed(call.at < c.taken, err)
 		} else {
 			close(call.done)
 		}
