@@ -355,17 +355,18 @@ func (b *batch) await(i *batchItem) {
 	defer patience.Stop()
 	gone := b.ctx.Done()
 	for !i.over.Load() {
+		forget := (*mux.Stream).GiveUp
 		select {
 		case <-b.wake:
 			continue
 		case <-patience.C:
 		case <-gone:
-			gone = nil
+			gone, forget = nil, (*mux.Stream).Drop
 		}
 		if i.stream == nil {
 			continue // it has a time limit of its own
 		}
-		if sent, open := i.stream.GiveUp(&i.frame.call); open {
+		if sent, open := forget(i.stream, &i.frame.call); open {
 			i.Failed(sent, errIdle)
 		}
 	}

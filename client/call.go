@@ -212,7 +212,13 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 	if call.framed != nil {
 		s := call.framed.lanes[n].Stream()
 		if s == nil && call.alone != nil {
-			s = call.framed.lanes[n].Await(ctx)
+			waiting, cancel := context.WithTimeout(ctx, call.patience)
+			s = call.framed.lanes[n].Await(waiting)
+			err := waiting.Err()
+			cancel()
+			if s == nil && err != nil {
+				return nil, &EndpointError{Endpoint: endpoint, Err: errIdle}
+			}
 		}
 		if s != nil {
 			switch done, sent, err := call.framed.try(ctx, s, call.patience); {

@@ -1,6 +1,7 @@
 // Package client is the Go client of oncekv. What it sends and receives is defined in
 // package api, which the servers use too; the types and errors that calls take and
-// return have the same names here. Besides api it imports the form of frames alone.
+// return have the same names here. Besides api it imports only the form of frames
+// (internal/frame) and their streams (internal/mux).
 //
 // Make one client, keep it, use it from any goroutine.
 //
@@ -59,7 +60,13 @@
 // an endpoint that does not know frames, which is asked again after a minute: no
 // call ever waits for others to come. Nothing else changes: answers, errors,
 // tries, deadlines and endpoints are those of single requests. A stream on which
-// no call came for 10 s ends.
+// no call came for 10 s ends. The items of PutAll travel on the same streams; they
+// wait for one that is being opened.
+//
+// The files, from top to bottom: batch.go (PutAll), put.go and get.go, changes.go,
+// history.go and keys.go (iterators), cluster.go; call.go (tries, endpoints, time
+// limits), with coalesce.go (calls in frames), ranking.go and silence.go; body.go,
+// lines.go, problem.go, errors.go and wire.go. client.go has the Client itself.
 //
 // # What it does about failures
 //
@@ -109,9 +116,6 @@
 //
 //   - A value read by Get that breaks off half-way is an error of Object.Body;
 //     it is not resumed at another endpoint.
-//   - An item of PutAll that was sent again may be "unchanged" because it was
-//     itself the put that won (PutResult.Resent): lines carry no put ids. Items
-//     with the same key may then be decided in another order, too.
 //   - Cache nodes as endpoints serve keys and changes, not
 //     members or leadership.
 //   - A body that cannot seek has to be held somewhere first: a put must be

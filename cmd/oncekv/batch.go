@@ -73,6 +73,7 @@ func (a *app) batch(ctx context.Context, b *batchFlags, path string, given bool)
 		defer f.Close()
 		in, name = f, path
 	}
+	defer cl.Close() // ends the stream at the node
 	r := &batchRun{client: cl, in: in, name: name, out: a.batchOutput()}
 	r.out.sum.kind = summaryKind{lines: true}
 	r.out.bar = a.progress("batch", regularBytes(in))

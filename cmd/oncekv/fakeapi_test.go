@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
@@ -21,7 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/Focinfi/oncekv/api"
-	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/frame"
 )
 
 // fakeAPI is a store in memory with the part of the HTTP API that the commands need.
@@ -38,7 +37,7 @@ type fakeAPI struct {
 	members api.Members
 	caches  []api.CacheNode
 	history int            // streams of /changes break off after this many lines; 0: never
-	batch   int            // streams of POST /keys break off after so many results; 0: never
+	batch   int            // streams of POST /keys break off after so many answers; 0: never
 	of      api.History    // the history it holds; none if ID is empty
 	index   api.IndexRuns  // in stats
 	files   api.ValueFiles // in stats
@@ -140,58 +139,52 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 	}
 }
 
-// putMany answers a stream of lines, each as it comes.
+// putMany answers a stream of frames, each as it comes.
 func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
 	flow := http.NewResponseController(w)
 	flow.EnableFullDuplex()
-	w.Header().Set("Content-Type", api.ContentTypeNDJSON)
+	w.WriteHeader(http.StatusContinue)
+	w.Header().Set("Content-Type", api.ContentTypeBatch)
+	w.WriteHeader(http.StatusOK)
 	flow.Flush()
-	lines := bufio.NewReader(r.Body)
+	frames := frame.NewReader(r.Body)
 	for n := 1; ; n++ {
-		line, err := lines.ReadBytes('\n')
-		if len(line) == 0 {
+		received, err := frames.Next()
+		put, bad := received.Put()
+		if err != nil || bad != nil {
 			return
 		}
-		var broken bool
+		put.Value = bytes.Clone(put.Value)
+		broken := false
 		f.locked(func() {
-			json.NewEncoder(w).Encode(f.putLine(n, line))
+			w.Write(f.putFrame(&put))
 			broken = n == f.batch
 		})
 		flow.Flush()
-		if broken || err != nil {
+		if broken {
 			panic(http.ErrAbortHandler)
 		}
 	}
 }
 
-func (f *fakeAPI) putLine(n int, line []byte) api.BatchResult {
+func (f *fakeAPI) putFrame(put *frame.Put) []byte {
 	f.puts++
-	item, err := httpapi.ParsePut(line)
 	switch {
-	case err != nil:
-		return api.BatchResult{Status: api.BatchInvalid, Detail: err.Error()}
-	case string(item.Value) == "too large":
-		return api.BatchResult{Key: item.Key, Status: api.BatchInvalid, Detail: fmt.Sprintf("line %d: too large for the test", n)}
-	case f.refuse == http.StatusGatewayTimeout:
-		return api.BatchResult{Key: item.Key, Status: api.BatchUnknown, Detail: "lost by the test"}
+	case string(put.Value) == "too large":
+		return frame.AppendProblem(nil, &frame.Problem{ID: put.ID, Status: http.StatusRequestEntityTooLarge, Type: api.ProblemTooLarge, Detail: "too large for the test"})
 	case f.refuse != 0:
-		return api.BatchResult{Key: item.Key, Status: api.BatchFailed, Detail: "refused by the test"}
+		return frame.AppendProblem(nil, &frame.Problem{ID: put.ID, Status: uint16(f.refuse), Detail: cmp.Or(f.detail, "refused by the test")})
 	}
-	v, found := f.values[item.Key]
+	v, found := f.values[put.Key]
 	if !found {
-		v = fakeValue{body: item.Value, contentType: item.ContentType, meta: item.Meta, revision: len(f.values) + 1}
-		f.values[item.Key] = v
+		v = fakeValue{body: put.Value, contentType: put.ContentType, meta: put.Meta, putID: put.PutID, revision: len(f.values) + 1}
+		f.values[put.Key] = v
 	}
-	size := int64(len(v.body))
-	result := api.BatchResult{Status: api.BatchCreated, Revision: uint64(v.revision), SHA256: v.digest(), Size: &size}
-	result.Key, result.KeyBase64 = api.JSONKey(item.Key)
-	switch {
-	case !bytes.Equal(v.body, item.Value):
-		result.Status, result.Detail = api.BatchConflict, "the key is set to other bytes"
-	case found:
-		result.Status = api.BatchUnchanged
+	winner := frame.Winner{Revision: uint64(v.revision), Size: uint64(len(v.body)), Digest: sha256.Sum256(v.body)}
+	if !bytes.Equal(v.body, put.Value) {
+		return frame.AppendProblem(nil, &frame.Problem{ID: put.ID, Status: http.StatusConflict, Type: api.ProblemConflict, Detail: "the key is set to other bytes", HasWinner: true, Winner: winner})
 	}
-	return result
+	return frame.AppendSet(nil, &frame.Set{ID: put.ID, Created: v.putID == put.PutID, Winner: winner})
 }
 
 func (f *fakeAPI) get(w http.ResponseWriter, r *http.Request, key string) {
