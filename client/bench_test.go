@@ -16,7 +16,7 @@ func BenchmarkPutAll(b *testing.B) {
 		conn := http.NewResponseController(w)
 		_ = conn.EnableFullDuplex()
 		w.WriteHeader(http.StatusContinue)
-		w.Header().Set("Content-Type", api.ContentTypeBatch)
+		w.Header().Set("Content-Type", api.ContentTypeFrames)
 		w.WriteHeader(http.StatusOK)
 		_ = conn.Flush()
 		frames := frame.NewReader(r.Body)

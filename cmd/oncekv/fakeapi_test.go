@@ -144,7 +144,7 @@ func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
 	flow := http.NewResponseController(w)
 	flow.EnableFullDuplex()
 	w.WriteHeader(http.StatusContinue)
-	w.Header().Set("Content-Type", api.ContentTypeBatch)
+	w.Header().Set("Content-Type", api.ContentTypeFrames)
 	w.WriteHeader(http.StatusOK)
 	flow.Flush()
 	frames := frame.NewReader(r.Body)
