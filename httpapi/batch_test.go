@@ -30,6 +30,7 @@ import (
 type batchNode struct {
 	*node
 	batches *batches
+	handler http.Handler
 	streams int64                                                                // that work at a time
 	put     func(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) // instead of db.Put
 }
@@ -64,10 +65,11 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	n.streams = int64(cfg.BatchStreams)
 	n.batches = newBatches(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
 	rt := newRouter(cfg.Counters, cfg.Logger, nil, nil, noRoute)
-	rt.on(http.MethodPost, "/keys", putting, n.batches.serveMany)
+	rt.on(http.MethodPost, "/keys", putting, n.batches.serve)
 	gets := newManyGets(&cfg, budget.New(cfg.JSONBytesInFlight))
 	rt.manyReads(gets)
-	server := httptest.NewUnstartedServer(rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight))
+	n.handler = rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
+	server := httptest.NewUnstartedServer(n.handler)
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	before := runtime.NumGoroutine()
 	server.Start()
@@ -79,8 +81,8 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 			http.DefaultClient.CloseIdleConnections()
 			return runtime.NumGoroutine() <= before
 		})
-		for _, f := range []*framed{n.batches.framed, gets.framed} {
-			if left := f.streams.Free(); left != int64(cfg.FramedStreams) {
+		for _, f := range []*sessions{n.batches.frames, gets.sessions} {
+			if left := f.places.Free(); left != int64(cfg.FramedStreams) {
 				t.Errorf("%d of %d streams are free", left, cfg.FramedStreams)
 			}
 		}
@@ -101,8 +103,8 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 // is held.
 func (n *batchNode) allOver() {
 	n.t.Helper()
-	eventually(n.t, "every request is over", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams })
-	if free := n.batches.working.Free(); free != n.streams {
+	eventually(n.t, "every request is over", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams })
+	if free := n.batches.lines.working.Free(); free != n.streams {
 		n.t.Errorf("%d of %d places to work in are free", free, n.streams)
 	}
 	if free := n.batches.long.Free(); free != batchLongLines*batchLongBytes {
@@ -513,8 +515,8 @@ func TestBatch_NeverReads(t *testing.T) {
 		}
 		out.Flush()
 	}()
-	eventually(t, "the request has begun", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams-1 })
-	eventually(t, "the request is given up", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams })
+	eventually(t, "the request has begun", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams-1 })
+	eventually(t, "the request is given up", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams })
 	conn.Close()
 }
 
@@ -542,7 +544,7 @@ func TestBatch_ClientGoes(t *testing.T) {
 			}
 			eventually(t, "the puts run", func() bool { return begun.Load() == 400 })
 			leave(conn)
-			eventually(t, "the request is over", func() bool { return n.batches.streams.Free() == n.streams+batchRestingStreams })
+			eventually(t, "the request is over", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams })
 			if begun.Load() != 400 || cancelled.Load() != 400 {
 				t.Errorf("%d puts begun, %d ended", begun.Load(), cancelled.Load())
 			}

@@ -2,11 +2,12 @@ package httpapi
 
 import (
 	"bytes"
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
@@ -19,10 +20,86 @@ const (
 	batchPauseMax   = time.Second
 )
 
+// putLines is the codec of lines that are puts. Their results are lines in the same
+// order: collect brings them into it, and into a spool, which waits in a file for a
+// client that sends everything before it reads.
+type putLines struct {
+	lineCodec
+	b       *batches
+	queue   chan *queuedPut // in order; there is room for a whole window
+	settled chan struct{}   // capacity 1: some line has its result
+
+	group      []*queuedPut // with different keys, to be decided together
+	groupBytes int          // of values
+
+	mu     sync.Mutex
+	latest map[kvstore.Key]*queuedPut // the last undecided line with this key
+}
+
+// queuedPut is one line that is not blank.
+type queuedPut struct {
+	put    kvstore.SmallPut // its value may be too large for PutMany
+	cost   int64            // of batches.memory
+	next   *queuedPut       // with the same key, waits for this one; guarded by putLines.mu
+	done   atomic.Bool      // result is there
+	result api.BatchResult
+}
+
+func (b *batches) newPutLines(s *session) codec {
+	p := &putLines{lineCodec: lineCodec{session: s, instead: "; use PUT /key/{key} for larger values"}, b: b,
+		queue: make(chan *queuedPut, batchWindow), settled: make(chan struct{}, 1), latest: make(map[kvstore.Key]*queuedPut)}
+	p.lines = lineReader{src: s.duplex, max: batchLineBytesMax, grow: p.grow}
+	s.out.tail = make([]byte, 0, pieceBytes)
+	s.start(p.collect)
+	return p
+}
+
+// grow takes memory for a long line.
+func (p *putLines) grow() error {
+	h := p.b.long.Hold(p.host, graceOf(p.idle), p.giveWay)
+	if err := h.Acquire(p.accepting, batchLongBytes, p.answer); err != nil {
+		h.Close()
+		return err
+	}
+	p.duplex.in = h
+	return nil
+}
+
+// shrink gives the memory of a long line back.
+func (p *putLines) shrink() {
+	if h := p.duplex.in; h != nil {
+		p.lines.shrink()
+		p.duplex.in = nil
+		h.Close()
+	}
+}
+
+// next starts the put of the next line.
+func (p *putLines) next() error {
+	defer p.shrink()
+	text, err := p.fetch()
+	if err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(text)) == 0 {
+		return p.accept(0, p.lines.number)
+	}
+	l := &queuedPut{cost: 2*int64(len(text)) + batchLineBytes}
+	if err := p.b.admit(p.accepting, l.cost, p.flush); err != nil {
+		return err
+	}
+	if err := p.accept(1, p.lines.number); err != nil {
+		p.b.release(1, l.cost)
+		return err
+	}
+	p.begin(l, p.parse(text, l))
+	return nil
+}
+
 // parse reads the put out of a line. It reports whether the line is invalid;
 // then it has its result.
-func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
-	if put, ok := plainPut(text); ok && int64(len(put.Value)) <= s.limit {
+func (p *putLines) parse(text []byte, l *queuedPut) (invalid bool) {
+	if put, ok := plainPut(text); ok && int64(len(put.Value)) <= p.b.limit {
 		l.put = put
 		l.result.Key, l.result.KeyBase64 = api.JSONKey(string(put.Key))
 		return false
@@ -30,7 +107,7 @@ func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
 	var document api.PutDocument
 	err := decodeStrict(text, &document)
 	if err == nil {
-		l.put, err = s.smallPutIn(&document)
+		l.put, err = p.b.smallPutIn(&document)
 	}
 	if err == nil {
 		l.result.Key, l.result.KeyBase64 = api.JSONKey(string(l.put.Key))
@@ -40,54 +117,109 @@ func (s *batch) parse(text []byte, l *batchLine) (invalid bool) {
 		l.result.Key, l.result.KeyBase64 = api.JSONKey(string(key))
 	}
 	l.result.Status = api.BatchInvalid
-	l.result.Detail = fmt.Sprintf("line %d: %s", s.lines.number, problemFor(putting, err).document.Detail)
+	l.result.Detail = fmt.Sprintf("line %d: %s", p.lines.number, problemFor(putting, err).document.Detail)
 	return true
+}
+
+// begin puts a line into the queue and, if it is a put, sees to it that it is
+// decided, after those with the same key. A large value is decided alone.
+func (p *putLines) begin(l *queuedPut, invalid bool) {
+	p.queue <- l // there is room: see roomy
+	if invalid {
+		p.settle(l)
+		return
+	}
+	p.mu.Lock()
+	earlier := p.latest[l.put.Key]
+	p.latest[l.put.Key] = l
+	if earlier != nil {
+		earlier.next = l
+	}
+	p.mu.Unlock()
+	if earlier != nil {
+		return
+	}
+	if p.groupBytes+len(l.put.Value) > batchGroupBytes {
+		p.decideGroup()
+	}
+	p.group = append(p.group, l)
+	p.groupBytes += len(l.put.Value)
+	if len(p.group) == batchGroupLines {
+		p.decideGroup()
+	}
+}
+
+func (p *putLines) roomy() bool { return p.unanswered() < batchWindow }
+
+func (p *putLines) flush() error {
+	p.decideGroup()
+	return nil
+}
+
+// decideGroup begins to decide lines, and then those with the same keys that have
+// come meanwhile, until there are none.
+func (p *putLines) decideGroup() {
+	lines := p.group
+	p.group, p.groupBytes = nil, 0
+	if len(lines) == 0 {
+		return
+	}
+	p.background.Go(func() {
+		for len(lines) > 0 {
+			lines = p.decide(lines)
+		}
+	})
 }
 
 // decide puts lines, whose keys differ, and returns those that have waited for
 // them. It waits while too much is in flight and, for a while, for a leader:
 // nothing was proposed then.
-func (s *batch) decide(lines []*batchLine) (next []*batchLine) {
-	settle := func(l *batchLine) {
-		if n := s.settle(l); n != nil {
+func (p *putLines) decide(lines []*queuedPut) (next []*queuedPut) {
+	settle := func(l *queuedPut) {
+		if n := p.settle(l); n != nil {
 			next = append(next, n)
 		}
 	}
-	undecided := lines
-	leaderless := time.Now().Add(s.answer)
-	for pause := batchPauseFirst; len(undecided) > 0; pause = min(2*pause, batchPauseMax) {
-		var again []*batchLine
+	leaderless := time.Now().Add(p.answer)
+	for pause := batchPauseFirst; len(lines) > 0; pause = min(2*pause, batchPauseMax) {
+		trying := lines
+		puts := make([]kvstore.SmallPut, len(trying))
+		for i, l := range trying {
+			puts[i] = l.put
+		}
+		var again []*queuedPut
 		var errs []error
-		s.put(undecided, func(l *batchLine, result kvstore.PutResult, err error) {
+		p.b.putAll(p.proposing, puts, func(i int, result kvstore.PutResult, err error) {
+			l := trying[i]
 			switch {
 			case err == nil:
-				s.count(result.Outcome)
+				p.b.count(result.Outcome)
 				l.decided(result)
 				settle(l)
-			case s.mayRepeat(err, leaderless):
+			case p.mayRepeat(err, leaderless):
 				again, errs = append(again, l), append(errs, err)
 			default:
-				s.failed(l, err)
+				l.undecided(p.failure(err))
 				settle(l)
 			}
 		})
-		if len(again) > 0 && !s.wait(pause) {
+		if len(again) > 0 && !p.wait(pause) {
 			for i, l := range again {
-				s.failed(l, errs[i])
+				l.undecided(p.failure(errs[i]))
 				settle(l)
 			}
-			break
+			return next
 		}
-		undecided = again
+		lines = again
 	}
 	return next
 }
 
 // mayRepeat reports whether a put that failed was not proposed, and is worth
 // another try.
-func (s *batch) mayRepeat(err error, leaderless time.Time) bool {
+func (p *putLines) mayRepeat(err error, leaderless time.Time) bool {
 	switch {
-	case s.proposing.Err() != nil, errors.Is(err, kvstore.ErrOutcomeUnknown):
+	case p.proposing.Err() != nil, errors.Is(err, kvstore.ErrOutcomeUnknown):
 		return false
 	case errors.Is(err, kvstore.ErrOverloaded), errors.Is(err, kvstore.ErrTooManyUploads):
 		return true
@@ -95,73 +227,73 @@ func (s *batch) mayRepeat(err error, leaderless time.Time) bool {
 	return errors.Is(err, kvstore.ErrUnavailable) && time.Now().Before(leaderless)
 }
 
-// put tries once, and calls each once for every line.
-func (s *batch) put(lines []*batchLine, each func(l *batchLine, result kvstore.PutResult, err error)) {
-	told := make([]bool, len(lines))
-	tell := func(i int, result kvstore.PutResult, err error) {
-		if !told[i] {
-			told[i] = true
-			each(lines[i], result, err)
-		}
-	}
-	defer func() {
-		if cause := recover(); cause != nil {
-			s.logger.Error("panic while putting lines", "panic", cause, "stack", string(debug.Stack()))
-			for i := range lines {
-				tell(i, kvstore.PutResult{}, errPutPanicked)
-			}
-		}
-	}()
-	if s.proposing.Err() != nil {
-		for i := range lines {
-			tell(i, kvstore.PutResult{}, kvstore.ErrUnavailable)
-		}
-		return
-	}
-	ctx, cancel := context.WithTimeout(s.proposing, s.answer)
-	defer cancel()
-	small := make([]kvstore.SmallPut, 0, len(lines))
-	places := make([]int, 0, len(lines))
-	for i, l := range lines {
-		if len(l.put.Value) <= kvstore.ChunkBytes {
-			small = append(small, l.put)
-			places = append(places, i)
-		}
-	}
-	if len(small) > 0 {
-		s.db.PutMany(ctx, small, func(i int, result kvstore.PutResult, err error) { tell(places[i], result, err) })
-	}
-	for i, l := range lines {
-		if p := &l.put; len(p.Value) > kvstore.ChunkBytes {
-			result, err := s.db.Put(ctx, kvstore.PutRequest{Key: p.Key, ContentType: p.ContentType, UserMeta: p.UserMeta, Body: bytes.NewReader(p.Value), Size: int64(len(p.Value))})
-			tell(i, result, err)
-		}
-	}
-}
-
-// wait pauses, and reports whether the line is still wanted.
-func (s *batch) wait(pause time.Duration) bool {
+// wait pauses, and reports whether lines are still wanted.
+func (p *putLines) wait(pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 		return true
-	case <-s.proposing.Done():
+	case <-p.proposing.Done():
 		return false
 	}
 }
 
-// failed gives a line the result of an error, and notes what is this node's
-// own fault.
-func (s *batch) failed(l *batchLine, err error) {
-	l.undecided(err)
-	if p := problemFor(putting, err); p.document.Status == http.StatusInternalServerError && s.proposing.Err() == nil { // else the client went away
-		s.counters.Errors.Add(1)
-		s.logger.Error("put of a line failed", "err", err)
+// settle hands over a line's result. It returns the line with the same key that
+// has waited for this one, if there is one.
+func (p *putLines) settle(l *queuedPut) (next *queuedPut) {
+	p.mu.Lock()
+	if next = l.next; next == nil && p.latest[l.put.Key] == l {
+		delete(p.latest, l.put.Key)
+	}
+	p.mu.Unlock()
+	p.b.release(1, l.cost)
+	l.put = kvstore.SmallPut{} // the value; the key is in the result
+	l.done.Store(true)
+	wake(p.settled)
+	return next
+}
+
+// collect brings the results into the order of their lines, and hands them to the
+// spool.
+func (p *putLines) collect() {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	for {
+		var l *queuedPut
+		select {
+		case l = <-p.queue:
+		case <-p.finished:
+			return
+		}
+		for !l.done.Load() {
+			<-p.settled
+		}
+		text.Reset()
+		if plain, ok := appendPlainResult(text.AvailableBuffer(), &l.result); ok {
+			text.Write(plain)
+		} else if err := encoder.Encode(&l.result); err != nil {
+			panic(fmt.Sprintf("httpapi: a result does not marshal: %v", err))
+		}
+		err := p.out.append(p.alive, text.Bytes(), p.b.stall)
+		if errors.Is(err, errStalled) {
+			p.end(newProblem(http.StatusTooManyRequests, api.ProblemOverloaded, "%v (%d bytes); read results while sending, or send fewer lines at once", err, p.b.spill))
+			err = p.out.append(p.alive, text.Bytes(), 0)
+		}
+		if err != nil {
+			return // the client is gone
+		}
+		p.answered(1)
 	}
 }
 
-func (l *batchLine) decided(result kvstore.PutResult) {
+func (p *putLines) last(why *problem) []byte {
+	return mustLine(&api.BatchResult{Status: api.BatchError, Type: why.document.Type, Line: p.taken + 1,
+		Detail: fmt.Sprintf("the stream ends before line %d: %s. Neither that line nor any after it was proposed; every line before it has its result", p.taken+1, why.document.Detail)})
+}
+
+func (l *queuedPut) decided(result kvstore.PutResult) {
 	m := &result.Meta
 	l.result.Status = result.Outcome.String()
 	l.result.Revision, l.result.SHA256, l.result.Size = uint64(m.Revision), m.SHA256.String(), &m.Size
@@ -170,9 +302,8 @@ func (l *batchLine) decided(result kvstore.PutResult) {
 	}
 }
 
-// undecided gives a line the result that the error table has for an error.
-func (l *batchLine) undecided(err error) {
-	p := problemFor(putting, err)
+// undecided gives a line the result of an error.
+func (l *queuedPut) undecided(p *problem) {
 	l.result.Detail = p.document.Detail
 	switch p.document.Status {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:

@@ -23,11 +23,11 @@ type duplex struct {
 
 	place *budget.Holder // of the stream; nil: it has none
 	in    *budget.Holder // of the memory of what is being read; nil: none. The reader's
-	out   *budget.Holder // of that of what is being written; nil: none. The writer's
 
 	reading sync.Mutex // held while reading
 
-	mu    sync.Mutex // guards the rest, and setting deadlines
+	mu    sync.Mutex     // guards the rest, and setting deadlines
+	out   *budget.Holder // of the memory of what is being written; nil: none
 	idle  time.Duration
 	until time.Time // no deadline is later, if set
 	over  bool      // the body is at its end, or not to be read on
@@ -105,8 +105,10 @@ func (d *duplex) Write(p []byte) (written int, err error) {
 
 // write writes one piece.
 func (d *duplex) write(piece []byte) (int, error) {
-	d.renew()
+	d.mu.Lock()
+	d.renewLocked()
 	holders := [...]*budget.Holder{d.place, d.out}
+	d.mu.Unlock()
 	for _, h := range holders {
 		if h != nil {
 			h.Waiting()
@@ -119,6 +121,13 @@ func (d *duplex) write(piece []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// writes says whose memory what is written takes from now on.
+func (d *duplex) writes(h *budget.Holder) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.out = h
 }
 
 // Unwrap lets http.ResponseController through.
@@ -177,7 +186,7 @@ func (d *duplex) within(idle, total time.Duration) {
 
 // last gives the end of the answer, which net/http sends, time of its own: that
 // of a client that was heard out is over.
-func (d *duplex) last() { _ = d.conn.SetWriteDeadline(time.Now().Add(batchLinger)) }
+func (d *duplex) last() { _ = d.conn.SetWriteDeadline(time.Now().Add(streamLinger)) }
 
 // Close ends reading, also one that another goroutine is in, and waits for it.
 func (d *duplex) Close() error {

@@ -13,105 +13,116 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// framedMisses is how many absences of one request wait to be confirmed.
-const framedMisses = 4096
+const (
+	getsInFlight = 4096 // at a Reader, of all streams: each has a goroutine
+	getMisses    = 4096 // absences of one stream that wait to be confirmed
+)
 
-// framedGets looks the keys of one request up in a DB, as many at once as come
-// at once. Found values are answered by read itself. Absences are confirmed
-// by run: all that wait share one round, and those that come meanwhile share the
-// next. So a value never waits for a round, which without a quorum takes long.
-type framedGets struct {
-	*framedStream
-	db    DB
-	hot   Memory              // nil: none
-	local bool                // an absence on this node is enough for all
-	wait  chan struct{}       // capacity 1: there are misses
-	miss  *semaphore.Weighted // that wait
-	batch []frame.Get         // read's
-
-	mu     sync.Mutex
-	misses []frame.Get
+// getter finds the values that one session asks for.
+type getter interface {
+	// begin answers gets that are accepted: at once what it has at hand, and others as
+	// they are known.
+	begin(gets []frame.Get)
 }
 
-func newFramedGets(s *framedStream, db DB, hot Memory, local bool) *framedGets {
-	return &framedGets{framedStream: s, db: db, hot: hot, local: local, wait: make(chan struct{}, 1), miss: semaphore.NewWeighted(framedMisses)}
+// getAnswers is how a codec answers gets.
+type getAnswers struct {
+	*session
+	// add makes an answer, and appends it to out if it may go out in any order. v is
+	// nil if err says that there is none. It is called concurrently.
+	add func(out []byte, get *frame.Get, v *kvstore.Value, source string, err error) []byte
 }
 
-func (g *framedGets) take(f *frame.Frame) error {
-	get, err := f.Get()
-	if err != nil {
-		return err
+// append counts an answer, and adds it.
+func (a *getAnswers) append(out []byte, get *frame.Get, v *kvstore.Value, source string, err error) []byte {
+	absent := errors.Is(err, kvstore.ErrNotFound)
+	if absent {
+		a.counters.Absences.Add(1)
 	}
-	if err := g.accept(1); err != nil {
-		return err
+	if absent || err == nil {
+		a.counters.Gets.Add(1)
 	}
-	get.Local = get.Local || g.local
-	g.batch = append(g.batch, get)
-	if len(g.batch) == framedBatchKeys {
-		g.flush()
-	}
-	return nil
+	return a.add(out, get, v, source, err)
 }
 
-// flush looks up what was taken since the last time.
-func (g *framedGets) flush() {
-	if len(g.batch) == 0 {
-		return
+// tell hands over n answers.
+func (a *getAnswers) tell(n int, out []byte) {
+	if len(out) > 0 {
+		a.out.push(func(tail []byte) []byte { return append(tail, out...) })
 	}
-	misses := g.find(g.held(g.batch), false)
-	clear(g.batch)
-	g.batch = g.batch[:0]
+	a.answered(n)
+}
+
+// fail answers gets with an error.
+func (a *getAnswers) fail(gets []frame.Get, err error) {
+	var out []byte
+	for i := range gets {
+		out = a.append(out, &gets[i], nil, "", err)
+	}
+	a.tell(len(gets), out)
+}
+
+// storeGets looks keys up in a DB, as many at once as come at once. Absences are
+// confirmed by a goroutine of their own: all that wait share one round, and those that
+// come meanwhile share the next. So a value never waits for a round, which without a
+// quorum takes long.
+type storeGets struct {
+	getAnswers
+	db   DB
+	hot  Memory              // nil: none
+	miss *semaphore.Weighted // absences that wait
+
+	mu         sync.Mutex
+	misses     []frame.Get
+	confirming bool
+}
+
+func (g *storeGets) begin(gets []frame.Get) {
+	misses := g.find(g.held(gets), false)
 	if len(misses) == 0 {
 		return
 	}
 	if err := g.miss.Acquire(g.alive, int64(len(misses))); err != nil {
-		g.notConfirmed(misses, err)
+		g.fail(misses, err)
 		return
 	}
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.misses = append(g.misses, misses...)
-	g.mu.Unlock()
-	wake(g.wait)
-}
-
-// run confirms absences, one round after the other.
-func (g *framedGets) run() {
-	for {
-		select {
-		case <-g.wait:
-		case <-g.finished:
-			return
-		}
-		g.mu.Lock()
-		misses := g.misses
-		g.misses = nil
-		g.mu.Unlock()
-		if len(misses) > 0 {
-			g.confirm(misses)
-			g.miss.Release(int64(len(misses)))
-		}
+	if !g.confirming {
+		g.confirming = true
+		g.start(g.confirmAll)
 	}
 }
 
-func (g *framedGets) confirm(misses []frame.Get) {
-	ctx, cancel := context.WithTimeout(g.working, g.answer)
+// confirmAll confirms absences, one round after the other, until none wait.
+func (g *storeGets) confirmAll() {
+	for {
+		g.mu.Lock()
+		misses := g.misses
+		g.misses, g.confirming = nil, len(misses) > 0
+		g.mu.Unlock()
+		if len(misses) == 0 {
+			return
+		}
+		g.confirm(misses)
+		g.miss.Release(int64(len(misses)))
+	}
+}
+
+func (g *storeGets) confirm(misses []frame.Get) {
+	ctx, cancel := context.WithTimeout(g.proposing, g.answer)
 	defer cancel()
 	if err := g.db.Confirm(ctx); err != nil {
-		g.notConfirmed(misses, err)
+		g.fail(misses, err)
 		return
 	}
 	g.find(misses, true)
 }
 
-func (g *framedGets) notConfirmed(misses []frame.Get, err error) {
-	for i := range misses {
-		g.failed(misses[i].ID, err)
-	}
-}
-
 // held answers gets of values that are in memory, and returns the others in the
 // memory of all.
-func (g *framedGets) held(gets []frame.Get) (rest []frame.Get) {
+func (g *storeGets) held(gets []frame.Get) (rest []frame.Get) {
 	if g.hot == nil {
 		return gets
 	}
@@ -120,22 +131,21 @@ func (g *framedGets) held(gets []frame.Get) (rest []frame.Get) {
 	for i := range gets {
 		if len(out) < framedOutBytes {
 			if v, found := g.hot.Held(kvstore.Key(gets[i].Key)); found {
-				out = appendFound(out, gets[i].ID, v, "")
+				out = g.append(out, &gets[i], v, "", nil)
 				continue
 			}
 		}
 		rest = append(rest, gets[i])
 	}
 	if found := len(gets) - len(rest); found > 0 {
-		g.counters.Gets.Add(uint64(found))
-		g.answered(found, func(all []byte) []byte { return append(all, out...) })
+		g.tell(found, out)
 	}
 	return rest
 }
 
 // find answers gets from the local store, and returns those whose absence is
 // not confirmed yet.
-func (g *framedGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get) {
+func (g *storeGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get) {
 	for len(gets) > 0 {
 		var again []frame.Get
 		keys := make([]kvstore.Key, len(gets))
@@ -143,7 +153,7 @@ func (g *framedGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get)
 			keys[i] = kvstore.Key(gets[i].Key)
 		}
 		var out []byte
-		done, found, absent := 0, 0, 0
+		done := 0
 		g.db.GetMany(keys, func(i int, v *kvstore.Value, err error) {
 			get := &gets[i]
 			switch {
@@ -155,31 +165,111 @@ func (g *framedGets) find(gets []frame.Get, confirmed bool) (misses []frame.Get)
 				return
 			}
 			done++
-			switch {
-			case err == nil:
-				found++
-				out = appendFound(out, get.ID, v, "")
-				if g.hot != nil {
-					g.hot.Hold(v)
-				}
-			case errors.Is(err, kvstore.ErrNotFound):
-				absent++
-				out = appendProblem(out, get.ID, absence(kvstore.Key(get.Key)))
-			default:
-				out = appendProblem(out, get.ID, g.failure(err))
+			out = g.append(out, get, v, "", err)
+			if err == nil && g.hot != nil {
+				g.hot.Hold(v)
 			}
 		})
-		g.counters.Gets.Add(uint64(found + absent))
-		g.counters.Absences.Add(uint64(absent))
 		if done > 0 {
-			g.answered(done, func(all []byte) []byte { return append(all, out...) })
+			g.tell(done, out)
 		}
-		if gets = again; len(again) > 0 && g.awaitRoom(func() {}) != nil {
-			g.notConfirmed(again, kvstore.ErrClosed)
+		if gets = again; len(again) > 0 && g.await(g.alive, g.codec.roomy) != nil {
+			g.fail(again, kvstore.ErrClosed)
 			return misses
 		}
 	}
 	return misses
+}
+
+// readerGets asks a Reader for keys, each on a goroutine of its own.
+type readerGets struct {
+	getAnswers
+	from  Reader
+	slots *semaphore.Weighted // of all streams
+}
+
+func (g *readerGets) begin(gets []frame.Get) {
+	for _, get := range gets {
+		if err := g.slots.Acquire(g.alive, 1); err != nil {
+			g.fail([]frame.Get{get}, err)
+			continue
+		}
+		g.background.Go(func() {
+			defer g.slots.Release(1)
+			v, source, err := g.get(&get)
+			g.tell(1, g.append(nil, &get, v, source, err))
+		})
+	}
+}
+
+var errGetPanicked = errors.New("the get panicked")
+
+func (g *readerGets) get(get *frame.Get) (v *kvstore.Value, source string, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			g.panicked(cause)
+			err = errGetPanicked
+		}
+	}()
+	key := kvstore.Key(get.Key)
+	if err := key.Validate(); err != nil {
+		return nil, "", err
+	}
+	consistency := kvstore.Linearizable
+	if get.Local {
+		consistency = kvstore.Local
+	}
+	return g.from.Get(g.proposing, key, consistency) // which has a time limit of its own
+}
+
+// getFrames is the codec of frames that are gets.
+type getFrames struct {
+	frameCodec
+	from  getter
+	local bool        // an absence on this node is enough for all
+	batch []frame.Get // to be looked up at once
+}
+
+const framedBatchKeys = 256 // that are looked up at once
+
+func (g *getFrames) next() error {
+	f, err := g.fetch()
+	if err != nil {
+		return err
+	}
+	get, err := f.Get()
+	if err != nil {
+		return malformed(err)
+	}
+	if err := g.accept(1, 0); err != nil {
+		return err
+	}
+	get.Local = get.Local || g.local
+	g.batch = append(g.batch, get)
+	if len(g.batch) == framedBatchKeys {
+		return g.flush()
+	}
+	return nil
+}
+
+func (g *getFrames) flush() error {
+	if len(g.batch) > 0 {
+		g.from.begin(g.batch)
+		clear(g.batch)
+		g.batch = g.batch[:0]
+	}
+	return nil
+}
+
+// add answers a get.
+func (g *getFrames) add(out []byte, get *frame.Get, v *kvstore.Value, source string, err error) []byte {
+	switch {
+	case err == nil:
+		return appendFound(out, get.ID, v, source)
+	case errors.Is(err, kvstore.ErrNotFound):
+		return appendProblem(out, get.ID, absence(kvstore.Key(get.Key)))
+	}
+	return appendProblem(out, get.ID, g.failure(err))
 }
 
 // appendFound answers with a value, if it fits a frame.
@@ -195,81 +285,4 @@ func appendFound(out []byte, id uint32, v *kvstore.Value, source string) []byte 
 // absence is the answer about a key that is not set.
 func absence(key kvstore.Key) *problem {
 	return newProblem(http.StatusNotFound, api.ProblemNotFound, "key %q is not set", string(key))
-}
-
-// framedReads asks a Reader for the keys of one request, each on a goroutine of
-// its own.
-type framedReads struct {
-	*framedStream
-	from    Reader
-	local   bool
-	slots   *semaphore.Weighted // of all requests
-	reading sync.WaitGroup
-}
-
-func (g *framedReads) take(f *frame.Frame) error {
-	get, err := f.Get()
-	if err != nil {
-		return err
-	}
-	if err := g.slots.Acquire(g.accepting, 1); err != nil {
-		return err
-	}
-	if err := g.accept(1); err != nil {
-		g.slots.Release(1)
-		return err
-	}
-	g.reading.Go(func() {
-		defer g.slots.Release(1)
-		g.one(&get)
-	})
-	return nil
-}
-
-func (g *framedReads) flush() {}
-
-// run waits: the reads have goroutines of their own.
-func (g *framedReads) run() {
-	<-g.finished
-	g.reading.Wait()
-}
-
-var errGetPanicked = errors.New("the get panicked")
-
-func (g *framedReads) one(get *frame.Get) {
-	answered := false
-	defer func() {
-		if cause := recover(); cause != nil {
-			g.panicked(cause)
-			if !answered {
-				g.failed(get.ID, errGetPanicked)
-			}
-		}
-	}()
-	v, source, err := g.get(get)
-	answered = true
-	switch {
-	case err == nil:
-		g.counters.Gets.Add(1)
-		g.answered(1, func(out []byte) []byte { return appendFound(out, get.ID, v, source) })
-	case errors.Is(err, kvstore.ErrNotFound):
-		g.counters.Gets.Add(1)
-		g.counters.Absences.Add(1)
-		p := problemFrame(get.ID, absence(kvstore.Key(get.Key)))
-		g.answered(1, func(out []byte) []byte { return frame.AppendProblem(out, &p) })
-	default:
-		g.failed(get.ID, err)
-	}
-}
-
-func (g *framedReads) get(get *frame.Get) (*kvstore.Value, string, error) {
-	key := kvstore.Key(get.Key)
-	if err := key.Validate(); err != nil {
-		return nil, "", err
-	}
-	consistency := kvstore.Linearizable
-	if get.Local || g.local {
-		consistency = kvstore.Local
-	}
-	return g.from.Get(g.working, key, consistency) // which has a time limit of its own
 }

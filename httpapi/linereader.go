@@ -3,7 +3,11 @@ package httpapi
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // lineBufferBytes is the memory of a lineReader, and the most it reads ahead.
@@ -105,4 +109,34 @@ func (l *lineReader) shrink() {
 	own := make([]byte, lineBufferBytes)
 	l.w = copy(own, l.buf[l.r:l.w])
 	l.r, l.buf = 0, own
+}
+
+// lineCodec is what the codecs of lines have in common.
+type lineCodec struct {
+	*session
+	lines   lineReader
+	instead string // of a line that is too long: what to do
+}
+
+// fetch returns the next line when the session may work on it.
+func (c *lineCodec) fetch() ([]byte, error) {
+	text, err := c.lines.next()
+	if errors.Is(err, errLineTooLong) {
+		return nil, newProblem(http.StatusRequestEntityTooLarge, api.ProblemTooLarge, "the line is longer than the limit of %d bytes%s", c.lines.max, c.instead)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return text, c.resume()
+}
+
+func (c *lineCodec) buffered() bool { return c.lines.buffered() }
+
+// mustLine renders an answer that is a line.
+func mustLine(answer any) []byte {
+	text, err := marshal(answer)
+	if err != nil {
+		panic(fmt.Sprintf("httpapi: a result does not marshal: %v", err))
+	}
+	return text
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 	"time"
@@ -25,9 +24,9 @@ var errStalled = errors.New("more results are waiting to be read than this node 
 // the moment it is made, so that nothing is left of it whatever happens.
 type spool struct {
 	dir   string
-	limit int64 // bytes of the file; it is written round and round
+	limit int64 // bytes of the file, which is written round and round; 0 or less: there is none
 
-	ready chan struct{} // capacity 1: something can be taken, or it is closed
+	ready chan struct{} // capacity 1: something can be taken
 	room  chan struct{} // capacity 1: something was taken
 
 	mu       sync.Mutex
@@ -35,12 +34,26 @@ type spool struct {
 	file     *os.File
 	from, to int64 // what the file holds, as positions in all that ever went through it
 	taken    bool  // something is, and may not have been sent yet
-	closed   bool
 	broken   error // the file cannot be used
 }
 
 func newSpool(dir string, limit int64) *spool {
 	return &spool{dir: dir, limit: limit, ready: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+// push adds what render appends, whatever room there is.
+func (s *spool) push(render func(tail []byte) []byte) {
+	s.mu.Lock()
+	s.tail = render(s.tail)
+	s.mu.Unlock()
+	wake(s.ready)
+}
+
+// size is how many bytes wait in memory.
+func (s *spool) size() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.tail)
 }
 
 // append adds p, waiting for room if need be. When nothing was taken for the
@@ -125,46 +138,43 @@ func unnamedFile(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// take returns the next bytes, in buf or in memory of the spool's own, and
-// more is whether others are there already. It waits for them; after close it
-// returns io.EOF behind the last ones. buf is the spool's from then on.
-func (s *spool) take(ctx context.Context, buf []byte) (p []byte, more bool, err error) {
-	for {
-		if p, more, err = s.first(buf); len(p) > 0 || err != nil {
-			wake(s.room)
-			return p, more, err
-		}
-		select {
-		case <-s.ready:
-		case <-ctx.Done():
-			return nil, false, context.Cause(ctx)
-		}
+// take returns the next bytes, in buf or in memory of the spool's own, and whether
+// others are there already. It returns none if there are none now. buf is the spool's
+// from then on.
+func (s *spool) take(buf []byte) (p []byte, more bool, err error) {
+	if s.limit == 0 && cap(buf) > spoolMemoryBytes { // push knows no limit
+		buf = nil
 	}
-}
-
-func (s *spool) first(buf []byte) (p []byte, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.from < s.to {
-		at := s.from % s.limit
-		p = buf[:min(int64(cap(buf)), s.to-s.from, s.limit-at)]
-		n, err := s.file.ReadAt(p, at)
-		if n < len(p) {
-			return nil, false, fmt.Errorf("read results back: %w", err)
+	switch {
+	case s.from < s.to:
+		if p, err = s.readBack(buf); err != nil {
+			return nil, false, err
 		}
-		s.from += int64(n)
-		s.taken = true
-		return p, s.from < s.to || len(s.tail) > 0, nil
-	}
-	if len(s.tail) > 0 {
+		more = s.from < s.to || len(s.tail) > 0
+	case len(s.tail) > 0:
 		p, s.tail = s.tail, buf[:0]
-		s.taken = true
-		return p, false, nil
+	default:
+		return buf[:0], false, nil
 	}
-	if s.closed {
-		return nil, false, io.EOF
+	s.taken = true
+	wake(s.room)
+	return p, more, nil
+}
+
+// readBack reads what the file holds, a piece at a time.
+func (s *spool) readBack(buf []byte) ([]byte, error) {
+	if cap(buf) < pieceBytes {
+		buf = make([]byte, pieceBytes)
 	}
-	return nil, false, nil
+	at := s.from % s.limit
+	p := buf[:min(int64(cap(buf)), s.to-s.from, s.limit-at)]
+	if n, err := s.file.ReadAt(p, at); n < len(p) {
+		return nil, fmt.Errorf("read results back: %w", err)
+	}
+	s.from += int64(len(p))
+	return p, nil
 }
 
 // sent says that the client has what was taken.
@@ -179,14 +189,6 @@ func (s *spool) empty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.from == s.to && len(s.tail) == 0 && !s.taken
-}
-
-// close says that nothing is added any more.
-func (s *spool) close() {
-	s.mu.Lock()
-	s.closed = true
-	s.mu.Unlock()
-	wake(s.ready)
 }
 
 // free closes the file. Nobody uses the spool any more.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
@@ -21,41 +20,40 @@ func TestSpool_Order(t *testing.T) {
 	for i := range data {
 		data[i] = byte(source.Uint32())
 	}
-	failed := make(chan error, 1)
+	in := make(chan struct{}) // closed when all is in
 	go func() {
-		defer s.close()
 		sizes := rand.New(rand.NewPCG(3, 4))
 		for rest := data; len(rest) > 0; {
 			n := min(1+sizes.IntN(9000), len(rest))
 			if err := s.append(t.Context(), rest[:n], 0); err != nil {
-				failed <- err
-				return
+				t.Error(err)
+				break
 			}
 			rest = rest[n:]
 		}
-		failed <- nil
+		close(in)
+		wake(s.ready)
 	}()
 	var got bytes.Buffer
 	buf := make([]byte, 0, pieceBytes)
-	for {
+	for got.Len() < total {
 		if got.Len() < total/2 { // so that it runs full
 			eventually(t, "there is something in the file, or all is in", func() bool {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				return s.closed || s.to > s.from
+				return closed(in) || s.to > s.from
 			})
 		}
-		p, _, err := s.take(t.Context(), buf)
-		if err == io.EOF {
-			break
-		}
+		p, _, err := s.take(buf)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got.Write(p)
+		if got.Write(p); len(p) == 0 {
+			<-s.ready
+		}
 		buf = p
 	}
-	if err := <-failed; err != nil || !bytes.Equal(got.Bytes(), data) {
+	if p, _, err := s.take(buf); len(p) > 0 || err != nil || !bytes.Equal(got.Bytes(), data) {
 		t.Errorf("%d bytes came out, %v", got.Len(), err)
 	}
 	if s.file == nil {
@@ -83,11 +81,11 @@ func TestSpool_Stall(t *testing.T) {
 		if fits-1 != tt.fits || !errors.Is(err, errStalled) {
 			t.Errorf("%d pieces fit, then %v", fits-1, err)
 		}
-		if _, _, err := s.take(t.Context(), make([]byte, 0, pieceBytes)); err != nil {
+		if _, _, err := s.take(make([]byte, 0, pieceBytes)); err != nil {
 			t.Error(err)
 		}
 		for s.add(piece) {
-			if _, _, err := s.take(t.Context(), make([]byte, 0, pieceBytes)); err != nil {
+			if _, _, err := s.take(make([]byte, 0, pieceBytes)); err != nil {
 				t.Fatal(err)
 			}
 			if s.limit < 0 || s.broken != nil {
@@ -102,9 +100,6 @@ func TestSpool_Cancelled(t *testing.T) {
 	s := newSpool(t.TempDir(), -1)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := s.take(ctx, nil); !errors.Is(err, context.Canceled) {
-		t.Error(err)
-	}
 	s.add(make([]byte, spoolMemoryBytes))
 	if err := s.append(ctx, []byte("x"), 0); !errors.Is(err, context.Canceled) {
 		t.Error(err)
@@ -125,7 +120,7 @@ func TestSpool_EmptyWhenSent(t *testing.T) {
 				t.Fatal("empty before anything was taken")
 			}
 			var err error
-			if _, more, err = s.take(t.Context(), make([]byte, 0, pieceBytes)); err != nil {
+			if _, more, err = s.take(make([]byte, 0, pieceBytes)); err != nil {
 				t.Fatal(err)
 			}
 			if s.empty() {
