@@ -36,7 +36,7 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 	rt.below(http.MethodPut, pathKeep, putting, names.in(keyed(p.keep).inPath(pathKeep, "on-conflict")))
 	rt.on(http.MethodPut, pathTwin, putting, names.in(keyed(p.put).inQuery("on-conflict")))
 	rt.on(http.MethodPost, pathTwin, putting, names.in(p.byDocument))
-	rt.on(http.MethodPost, "/keys", putting, names.in(newBatches(&cfg, p).serve))
+	rt.on(http.MethodPost, "/keys", putting, names.in(newManyPuts(&cfg, p).serve))
 	rt.manyReads(newManyGets(&cfg, rooms.answers))
 
 	m := &members{cluster: cfg.Cluster, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,

@@ -593,7 +593,7 @@ func TestFramedGets_Hot(t *testing.T) {
 func TestFramedPuts_Leader(t *testing.T) {
 	for _, leads := range []bool{true, false} {
 		n := newBatchNode(t)
-		n.batches.leads = func() bool { return leads }
+		n.manyPuts.leads = func() bool { return leads }
 		conn := n.dial()
 		fmt.Fprintf(conn, "POST /keys HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\n\r\n", api.ContentTypeFrames)
 		if role := answerOn(t, conn).Header.Get(api.HeaderRole); (role == api.RoleLeader) != leads || !leads && role != "" {

@@ -13,7 +13,7 @@ import (
 // own; a group waits for no other.
 type putFrames struct {
 	frameCodec
-	b     *batches
+	b     *manyPuts
 	group frameGroup
 }
 
@@ -21,7 +21,7 @@ type putFrames struct {
 type frameGroup struct {
 	frames []frame.Put
 	bytes  int   // of values
-	cost   int64 // of batches.memory
+	cost   int64 // of manyPuts.memory
 }
 
 func (p *putFrames) next() error {

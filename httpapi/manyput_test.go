@@ -29,10 +29,10 @@ import (
 // may be left: no goroutine, no part of a budget.
 type batchNode struct {
 	*node
-	batches *batches
-	handler http.Handler
-	streams int64                                                                // that work at a time
-	put     func(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) // instead of db.Put
+	manyPuts *manyPuts
+	handler  http.Handler
+	streams  int64                                                                // that work at a time
+	put      func(context.Context, kvstore.PutRequest) (kvstore.PutResult, error) // instead of db.Put
 }
 
 // batchDB is a fakeDB whose Put can be replaced.
@@ -63,9 +63,9 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 	cfg.DB, cfg.Cluster = batchDB{n.db, n}, &fakeCluster{leads: true}
 	cfg.setDefaults()
 	n.streams = int64(cfg.BatchStreams)
-	n.batches = newBatches(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
+	n.manyPuts = newManyPuts(&cfg, &puts{db: cfg.DB, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout})
 	rt := newRouter(cfg.Counters, cfg.Logger, nil, nil, noRoute)
-	rt.on(http.MethodPost, "/keys", putting, n.batches.serve)
+	rt.on(http.MethodPost, "/keys", putting, n.manyPuts.serve)
 	gets := newManyGets(&cfg, budget.New(cfg.JSONBytesInFlight))
 	rt.manyReads(gets)
 	n.handler = rt.behind(cfg.BodyIdleTimeout, cfg.RequestsInFlight)
@@ -81,7 +81,7 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 			http.DefaultClient.CloseIdleConnections()
 			return runtime.NumGoroutine() <= before
 		})
-		for _, f := range []*sessions{n.batches.frames, gets.sessions} {
+		for _, f := range []*sessions{n.manyPuts.frames, gets.sessions} {
 			if left := f.places.Free(); left != int64(cfg.FramedStreams) {
 				t.Errorf("%d of %d streams are free", left, cfg.FramedStreams)
 			}
@@ -89,7 +89,7 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 		if left := gets.memory.Free(); left != cfg.JSONBytesInFlight {
 			t.Errorf("%d of %d bytes for lines are free", left, cfg.JSONBytesInFlight)
 		}
-		if !n.batches.slots.TryAcquire(batchPuts) || !n.batches.memory.TryAcquire(max(cfg.BatchBytesInFlight, batchLongBytes)) {
+		if !n.manyPuts.slots.TryAcquire(batchPuts) || !n.manyPuts.memory.TryAcquire(max(cfg.BatchBytesInFlight, batchLongBytes)) {
 			t.Error("a part of a budget is not given back")
 		}
 		if left, _ := filesIn(cfg.SpillDir); left > 0 {
@@ -103,11 +103,11 @@ func newBatchNode(t *testing.T, adjust ...func(*DatabaseConfig)) *batchNode {
 // is held.
 func (n *batchNode) allOver() {
 	n.t.Helper()
-	eventually(n.t, "every request is over", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams })
-	if free := n.batches.lines.working.Free(); free != n.streams {
+	eventually(n.t, "every request is over", func() bool { return n.manyPuts.lines.places.Free() == n.streams+batchRestingStreams })
+	if free := n.manyPuts.lines.working.Free(); free != n.streams {
 		n.t.Errorf("%d of %d places to work in are free", free, n.streams)
 	}
-	if free := n.batches.long.Free(); free != batchLongLines*batchLongBytes {
+	if free := n.manyPuts.long.Free(); free != batchLongLines*batchLongBytes {
 		n.t.Errorf("%d bytes for long lines are free", free)
 	}
 }
@@ -482,7 +482,7 @@ func (n *batchNode) sendAll(lines int, value string) *bufio.Reader {
 func TestBatch_SpillFull(t *testing.T) {
 	for _, limit := range []int64{-1, 1 << 20} {
 		n := newBatchNode(t, func(c *DatabaseConfig) { c.SpillBytes = limit; c.BodyIdleTimeout = 2 * time.Minute })
-		n.batches.stall = 5 * time.Second // a disk that others keep busy may stand still for longer than that
+		n.manyPuts.stall = 5 * time.Second // a disk that others keep busy may stand still for longer than that
 		text, err := io.ReadAll(n.sendAll(75_000, strings.Repeat("v", 290)))
 		if err != nil {
 			t.Fatal(err)
@@ -515,8 +515,8 @@ func TestBatch_NeverReads(t *testing.T) {
 		}
 		out.Flush()
 	}()
-	eventually(t, "the request has begun", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams-1 })
-	eventually(t, "the request is given up", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams })
+	eventually(t, "the request has begun", func() bool { return n.manyPuts.lines.places.Free() == n.streams+batchRestingStreams-1 })
+	eventually(t, "the request is given up", func() bool { return n.manyPuts.lines.places.Free() == n.streams+batchRestingStreams })
 	conn.Close()
 }
 
@@ -544,7 +544,7 @@ func TestBatch_ClientGoes(t *testing.T) {
 			}
 			eventually(t, "the puts run", func() bool { return begun.Load() == 400 })
 			leave(conn)
-			eventually(t, "the request is over", func() bool { return n.batches.lines.places.Free() == n.streams+batchRestingStreams })
+			eventually(t, "the request is over", func() bool { return n.manyPuts.lines.places.Free() == n.streams+batchRestingStreams })
 			if begun.Load() != 400 || cancelled.Load() != 400 {
 				t.Errorf("%d puts begun, %d ended", begun.Load(), cancelled.Load())
 			}
@@ -595,8 +595,8 @@ func TestBatch_Closing(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the fourth line is read", func() bool {
-		if n.batches.slots.TryAcquire(batchPuts - 2) { // "a" has given its own back
-			n.batches.slots.Release(batchPuts - 2)
+		if n.manyPuts.slots.TryAcquire(batchPuts - 2) { // "a" has given its own back
+			n.manyPuts.slots.Release(batchPuts - 2)
 			return false
 		}
 		return true

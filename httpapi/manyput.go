@@ -35,10 +35,10 @@ const (
 	batchStallShare = 3
 )
 
-// batches answers POST /keys: streams of puts, in lines (putLines) or in frames
+// manyPuts answers POST /keys: streams of puts, in lines (putLines) or in frames
 // (putFrames). All of them share its budgets. Nobody who holds a part of slots or
 // memory waits for more, except for a put's decision: whoever waits gets it in the end.
-type batches struct {
+type manyPuts struct {
 	*puts
 	lines, frames *sessions
 	leads         func() bool
@@ -51,10 +51,10 @@ type batches struct {
 	memory *semaphore.Weighted // bytes of puts being decided
 }
 
-func newBatches(cfg *DatabaseConfig, p *puts) *batches {
+func newManyPuts(cfg *DatabaseConfig, p *puts) *manyPuts {
 	lines := newSessions(cfg, int64(cfg.BatchStreams)+batchRestingStreams)
 	lines.working = budget.New(int64(cfg.BatchStreams))
-	return &batches{
+	return &manyPuts{
 		puts: p, lines: lines, frames: newSessions(cfg, int64(cfg.FramedStreams)),
 		leads:    cfg.Cluster.Leads,
 		spillDir: cfg.SpillDir, spill: cfg.SpillBytes, stall: p.idle / batchStallShare,
@@ -65,7 +65,7 @@ func newBatches(cfg *DatabaseConfig, p *puts) *batches {
 }
 
 // serve answers one request.
-func (b *batches) serve(w http.ResponseWriter, r *http.Request) error {
+func (b *manyPuts) serve(w http.ResponseWriter, r *http.Request) error {
 	if err := refuseBatch(r); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func aboutOnePut(header string) error {
 }
 
 // admit takes what a put costs of the budgets. It calls flush before it waits.
-func (b *batches) admit(ctx context.Context, cost int64, flush func() error) error {
+func (b *manyPuts) admit(ctx context.Context, cost int64, flush func() error) error {
 	if b.memory.TryAcquire(cost) {
 		if b.slots.TryAcquire(1) {
 			return nil
@@ -125,7 +125,7 @@ func (b *batches) admit(ctx context.Context, cost int64, flush func() error) err
 }
 
 // release gives back what puts cost.
-func (b *batches) release(puts int, cost int64) {
+func (b *manyPuts) release(puts int, cost int64) {
 	b.slots.Release(int64(puts))
 	b.memory.Release(cost)
 }
@@ -133,7 +133,7 @@ func (b *batches) release(puts int, cost int64) {
 var errPutPanicked = errors.New("the put panicked")
 
 // putAll tries once, and calls each once for every put, also when the store panics.
-func (b *batches) putAll(ctx context.Context, puts []kvstore.SmallPut, each func(i int, result kvstore.PutResult, err error)) {
+func (b *manyPuts) putAll(ctx context.Context, puts []kvstore.SmallPut, each func(i int, result kvstore.PutResult, err error)) {
 	told := make([]bool, len(puts))
 	tell := func(i int, result kvstore.PutResult, err error) {
 		if !told[i] {

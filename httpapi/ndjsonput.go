@@ -25,7 +25,7 @@ const (
 // client that sends everything before it reads.
 type putLines struct {
 	lineCodec
-	b       *batches
+	b       *manyPuts
 	queue   chan *queuedPut // in order; there is room for a whole window
 	settled chan struct{}   // capacity 1: some line has its result
 
@@ -39,13 +39,13 @@ type putLines struct {
 // queuedPut is one line that is not blank.
 type queuedPut struct {
 	put    kvstore.SmallPut // its value may be too large for PutMany
-	cost   int64            // of batches.memory
+	cost   int64            // of manyPuts.memory
 	next   *queuedPut       // with the same key, waits for this one; guarded by putLines.mu
 	done   atomic.Bool      // result is there
 	result api.BatchResult
 }
 
-func (b *batches) newPutLines(s *session) codec {
+func (b *manyPuts) newPutLines(s *session) codec {
 	p := &putLines{lineCodec: lineCodec{session: s, instead: "; use PUT /key/{key} for larger values"}, b: b,
 		queue: make(chan *queuedPut, batchWindow), settled: make(chan struct{}, 1), latest: make(map[kvstore.Key]*queuedPut)}
 	p.lines = lineReader{src: s.duplex, max: batchLineBytesMax, grow: p.grow}
