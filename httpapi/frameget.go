@@ -269,7 +269,7 @@ func (g *getFrames) add(out []byte, get *frame.Get, v *kvstore.Value, source str
 	case errors.Is(err, kvstore.ErrNotFound):
 		return appendProblem(out, get.ID, absence(kvstore.Key(get.Key)))
 	}
-	return appendProblem(out, get.ID, g.failure(err))
+	return appendProblem(out, get.ID, g.failure(frameFailed, err))
 }
 
 // appendFound answers with a value, if it fits a frame.

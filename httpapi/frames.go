@@ -16,6 +16,9 @@ import (
 // requests are taken.
 const framedOutBytes = 128 << 10
 
+// frameFailed is logged when this node failed to answer a frame.
+const frameFailed = "request in a frame failed"
+
 // frameCodec is what the codecs of frames (package frame) have in common. Thousands
 // of requests are in flight on one connection, and their answers go out as they are
 // known, tagged with their request's id: nobody waits for somebody else's decision.
@@ -66,7 +69,7 @@ func (c *frameCodec) tell(render func(out []byte) []byte) {
 
 // failed answers a request with an error.
 func (c *frameCodec) failed(id uint32, err error) {
-	p := c.failure(err)
+	p := c.failure(frameFailed, err)
 	c.tell(func(out []byte) []byte { return appendProblem(out, id, p) })
 }
 

@@ -178,7 +178,7 @@ func (g *getLines) add(out []byte, get *frame.Get, v *kvstore.Value, source stri
 	case errors.Is(err, kvstore.ErrNotFound):
 		r.Status = api.GetAbsent
 	default:
-		p := g.failure(err)
+		p := g.failure("get of a line failed", err)
 		r.Status, r.Type, r.Detail = api.BatchFailed, p.document.Type, p.document.Detail
 	}
 	g.texts[get.ID] = mustLine(&r)

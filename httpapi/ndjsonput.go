@@ -199,13 +199,13 @@ func (p *putLines) decide(lines []*queuedPut) (next []*queuedPut) {
 			case p.mayRepeat(err, leaderless):
 				again, errs = append(again, l), append(errs, err)
 			default:
-				l.undecided(p.failure(err))
+				l.undecided(p.failure("put of a line failed", err))
 				settle(l)
 			}
 		})
 		if len(again) > 0 && !p.wait(pause) {
 			for i, l := range again {
-				l.undecided(p.failure(errs[i]))
+				l.undecided(p.failure("put of a line failed", errs[i]))
 				settle(l)
 			}
 			return next

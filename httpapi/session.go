@@ -355,13 +355,13 @@ func (s *session) await(ctx context.Context, ok func() bool) error {
 	return nil
 }
 
-// failure is the answer to a request that ended with an error. It notes what is this
-// node's own fault.
-func (s *session) failure(err error) *problem {
+// failure is the answer to a request that ended with an error. What is this node's own
+// fault is counted, and logged as what.
+func (s *session) failure(what string, err error) *problem {
 	p := problemFor(s.op, err)
 	if p.document.Status == http.StatusInternalServerError && s.proposing.Err() == nil { // else the client went away
 		s.counters.Errors.Add(1)
-		s.logger.Error("request of a stream failed", "path", s.path, "err", err)
+		s.logger.Error(what, "path", s.path, "err", err)
 	}
 	return p
 }
