@@ -166,11 +166,6 @@ func answering(lines ...string) *httptest.Server {
 	}))
 }
 
-func sha256Of(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
-}
-
 // newTinyNode is just enough of a database node for the example.
 func newTinyNode() http.Handler {
 	var mu sync.Mutex

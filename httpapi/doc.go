@@ -16,10 +16,11 @@
 //
 //	admin.go cache.go database.go           routes of the three kinds of node
 //	cacheput.go forward.go                  a PUT at a cache node, and what is forwarded as it came
-//	manyget.go framedget.go                 POST /keys/get, in lines and in frames
-//	framedput.go batchline.go batch.go      POST /keys, in frames and in lines
-//	framed.go                               requests in frames
-//	linereader.go spool.go duplex.go        lines in, results waiting, both ways at once
+//	manyget.go manyput.go                   streams of gets and of puts; gets in lines
+//	ndjsonput.go frameput.go frameget.go    puts in lines, puts and gets in frames
+//	linereader.go frames.go                 what requests in lines, and in frames, share
+//	session.go                              the life of a stream: places, order, its end
+//	spool.go duplex.go                      answers waiting, both ways at once
 //	changestream.go changes.go              GET /changes
 //	health.go cluster.go                    /stats, probes, members, lists of nodes
 //	plainput.go putjson.go put.go           puts: a line the fast way, a document, a body

@@ -10,6 +10,10 @@ import (
 	"github.com/Focinfi/oncekv/internal/budget"
 )
 
+// streamLinger is how long the rest of a body is awaited without a byte of it, when all
+// answers are written.
+const streamLinger = time.Second
+
 // duplex is a request's body and its answer, both moving at once. Progress in
 // either direction gives both new time: a client may send for an hour before
 // it reads a byte, or read for an hour before it sends the next.

@@ -34,6 +34,7 @@ type fakeDB struct {
 	getErr    error
 	inlineMax int64
 	block     bool          // Put waits for its context after the body
+	blocking  chan struct{} // if not nil, the one Put that does closes it
 	broken    io.ReadSeeker // what streamed values are read from, if set
 	gets      []kvstore.Consistency
 
@@ -97,6 +98,9 @@ func (db *fakeDB) Put(ctx context.Context, r kvstore.PutRequest) (kvstore.PutRes
 		return kvstore.PutResult{}, errors.Join(kvstore.ErrBodyRead, err)
 	}
 	if db.block {
+		if db.blocking != nil {
+			close(db.blocking)
+		}
 		<-ctx.Done()
 	}
 	if ctx.Err() != nil {

@@ -58,10 +58,10 @@ func TestLimits_Requests(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, func(c *DatabaseConfig) { c.RequestsInFlight = 1 })
 	n.db.set("a", "", "v")
-	n.db.block = true
+	n.db.block, n.db.blocking = true, make(chan struct{})
 	waits := n.dial()
 	io.WriteString(waits, "PUT /key/b HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
-	poll(t, "/key/a is answered 429", func() bool { return n.get("/key/a").status == 429 })
+	<-n.db.blocking
 	for method, target := range map[string]string{"GET": "/key/a", "HEAD": "/keep/a", "PUT": "/key?key=c", "POST": "/key"} {
 		wantHeader(t, want(t, n.send(method, target, "", "Content-Length: 0"), 429), "Retry-After", "1")
 	}

@@ -20,7 +20,6 @@ import (
 
 const (
 	discardBytes = 1 << 30                 // of input behind an early end
-	streamLinger = time.Second             // without a byte of it, when all is written
 	lingerTotal  = 30 * time.Second        // in all
 	closingGrace = 1200 * time.Millisecond // for what is proposed when the node stops
 	closingTotal = 1800 * time.Millisecond // for everything then; server drains for 2 s

@@ -115,7 +115,7 @@ func (h *History) fork(id HistoryID, at *derived) History {
 
 // Origin returns what this store was restored from, as long as it belongs to no log:
 // id of the history, last revision, and head there.
-func (s *Store) Origin() (history [16]byte, appliedState uint64, head []byte, ok bool) {
+func (s *Store) Origin() (history [16]byte, revision uint64, head []byte, ok bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if !s.restoredLocked() {

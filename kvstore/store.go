@@ -297,8 +297,8 @@ func (s *Store) Position() uint64 {
 }
 
 // Digest is DigestAt for callers that know nothing of this package's types.
-func (s *Store) Digest(appliedState uint64) ([]byte, error) {
-	d, err := s.DigestAt(Revision(appliedState))
+func (s *Store) Digest(revision uint64) ([]byte, error) {
+	d, err := s.DigestAt(Revision(revision))
 	return d[:], err
 }
 

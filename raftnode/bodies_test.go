@@ -22,6 +22,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -604,7 +605,7 @@ func TestNode_BodiesFail(t *testing.T) {
 		if broken.Load() {
 			return syscall.EIO
 		}
-		return syncPath(path)
+		return fsync.Sync(path)
 	}
 	n.start()
 	leaderOf(t, nodes)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodeurl"
 )
@@ -80,7 +81,7 @@ type Config struct {
 
 	Logger *slog.Logger
 
-	sync   syncFunc // default syncPath; tests watch it, or let it fail
+	sync   syncFunc // default fsync.Sync; tests watch it, or let it fail
 	strays int64    // default strayBytesMax
 
 	bodyTicks uint64 // the log keeps bodies that the state has durably, default 150
@@ -98,7 +99,7 @@ func (c *Config) setDefaults() {
 	c.strays = cmp.Or(c.strays, strayBytesMax)
 	c.bodyTicks = cmp.Or(c.bodyTicks, 150)
 	if c.sync == nil {
-		c.sync = syncPath
+		c.sync = fsync.Sync
 	}
 	if len(c.InitialCluster) == 0 {
 		c.InitialCluster = []Peer{{c.Name, c.PeerURL}}

@@ -57,14 +57,6 @@ type walDisk struct {
 // this package goes through one, but for those of etcd's wal and snap.
 type syncFunc func(path string) error
 
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
 func newWALDisk(dir string, sync syncFunc, logger *slog.Logger) *walDisk {
 	return &walDisk{walDir: walDir(dir), snapDir: snapDir(dir), sync: sync, logger: logger}
 }

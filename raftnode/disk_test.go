@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -21,7 +22,7 @@ import (
 // must.
 func TestDisk_FailedWrite_NamesTheSegment(t *testing.T) {
 	dir := t.TempDir()
-	d, err := createDisk(dir, 1, raftpb.Snapshot{}, syncPath, slog.New(slog.DiscardHandler))
+	d, err := createDisk(dir, 1, raftpb.Snapshot{}, fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func TestDisk_Open_SyncsWhatItFound(t *testing.T) {
 	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
 	logger := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
-	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestDisk_Open_SyncsWhatItFound(t *testing.T) {
 	var synced []string
 	d, _, err = openDisk(dir, 1, func(path string) error {
 		synced = append(synced, path)
-		return syncPath(path)
+		return fsync.Sync(path)
 	}, logger)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func TestDisk_Open_SyncsWhatItFound(t *testing.T) {
 func TestDisk_Open_FailedSync(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
-	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,7 @@ func TestDisk_Open_FailedSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	var paths []string
-	note := func(path string) error { paths = append(paths, path); return syncPath(path) }
+	note := func(path string) error { paths = append(paths, path); return fsync.Sync(path) }
 	if d, _, err = openDisk(dir, 1, note, logger); err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,7 @@ func TestDisk_Open_FailedSync(t *testing.T) {
 			if path == bad {
 				return &os.PathError{Op: "sync", Path: path, Err: syscall.EIO}
 			}
-			return syncPath(path)
+			return fsync.Sync(path)
 		}, logger)
 		if !errors.Is(err, errDisk) || !errors.Is(err, writefault.Err) || !strings.Contains(err.Error(), bad) {
 			t.Errorf("fsync of %s failed: %v", bad, err)
@@ -117,14 +118,14 @@ func TestDisk_Open_FailedSync(t *testing.T) {
 func TestDisk_Open_OfAnotherNode(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
-	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := d.close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := openDisk(dir, 2, syncPath, logger); !errors.Is(err, errMixedUp) {
+	if _, _, err := openDisk(dir, 2, fsync.Sync, logger); !errors.Is(err, errMixedUp) {
 		t.Errorf("the log of another node: %v", err)
 	}
 	// As older versions made it.
@@ -136,7 +137,7 @@ func TestDisk_Open_OfAnotherNode(t *testing.T) {
 	if err := errors.Join(w.Close(), os.Mkdir(snapDir(old), 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	if d, _, err = openDisk(old, 2, syncPath, logger); err != nil {
+	if d, _, err = openDisk(old, 2, fsync.Sync, logger); err != nil {
 		t.Fatalf("a log without an owner: %v", err)
 	}
 	if err := d.close(); err != nil {
@@ -149,7 +150,7 @@ func TestDisk_Open_OfAnotherNode(t *testing.T) {
 func TestDisk_NoRoom(t *testing.T) {
 	segment := wal.SegmentSizeBytes
 	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
-	d := newWALDisk(t.TempDir(), syncPath, slog.New(slog.DiscardHandler))
+	d := newWALDisk(t.TempDir(), fsync.Sync, slog.New(slog.DiscardHandler))
 	wal.SegmentSizeBytes = 1 << 62
 	if err := d.walErr(syscall.ENOSPC); errors.Is(err, writefault.Err) || !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a full disk: %v", err)
@@ -163,7 +164,7 @@ func TestDisk_NoRoom(t *testing.T) {
 // What a snapshot forgives, a system that is short of files, may have hit the log while
 // it began a segment: etcd's log is half changed then, and panics when it goes on.
 func TestDisk_FailedLog_IsNotUsedAgain(t *testing.T) {
-	d, err := createDisk(t.TempDir(), 1, snapshotAt(1), syncPath, slog.New(slog.DiscardHandler))
+	d, err := createDisk(t.TempDir(), 1, snapshotAt(1), fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +188,7 @@ func TestDisk_Close_LeavesWhatItFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, _, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	d, _, err := openDisk(dir, 1, fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +205,7 @@ func TestDisk_Close_LeavesWhatItFound(t *testing.T) {
 func TestDisk_SnapshotsWithoutARecord(t *testing.T) {
 	dir := logOf(t)
 	logger := slog.New(slog.DiscardHandler)
-	d, _, err := openDisk(dir, 1, syncPath, logger)
+	d, _, err := openDisk(dir, 1, fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +219,7 @@ func TestDisk_SnapshotsWithoutARecord(t *testing.T) {
 	if err := d.close(); err != nil {
 		t.Fatal(err)
 	}
-	d, st, err := openDisk(dir, 1, syncPath, logger)
+	d, st, err := openDisk(dir, 1, fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +228,7 @@ func TestDisk_SnapshotsWithoutARecord(t *testing.T) {
 	if err := errors.Join(d.saveSnapshot(own), d.release(own.Metadata.Index), d.close()); err != nil {
 		t.Fatal(err)
 	}
-	d, st, err = openDisk(dir, 1, syncPath, logger)
+	d, st, err = openDisk(dir, 1, fsync.Sync, logger)
 	if err != nil {
 		t.Fatalf("the log lost its snapshot: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/internal/fsync"
 )
 
 // accesses lets one access of a node to its disk, its state machine or its identity
@@ -213,7 +214,7 @@ func life(t *testing.T, cfg Config, sm *listSM, a *accesses) error {
 		if err := a.access("sync"); err != nil {
 			return err
 		}
-		return syncPath(path)
+		return fsync.Sync(path)
 	}
 	for i := range 2 {
 		n, err := Open(cfg, faultySM{sm, a})

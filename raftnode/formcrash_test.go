@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/Focinfi/oncekv/internal/fsync"
 )
 
 // dying is a process that is killed at one of its durable steps: before the step has
@@ -32,7 +34,7 @@ func (d *dying) step(do func() error) error {
 }
 
 func (d *dying) sync(path string) error {
-	return d.step(func() error { return syncPath(path) })
+	return d.step(func() error { return fsync.Sync(path) })
 }
 
 // dyingSM is the state machine of such a process.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
@@ -152,7 +153,7 @@ func TestOpen_Birth_IsFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 		change(&id)
-		if err := id.save(cfg.Dir, syncPath); err != nil {
+		if err := id.save(cfg.Dir, fsync.Sync); err != nil {
 			t.Fatal(err)
 		}
 		return cfg

@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
@@ -142,7 +143,7 @@ func FuzzStep(f *testing.F) {
 	f.Fuzz(func(t *testing.T, choices, raw []byte) {
 		c := newCrashCluster(t, 3, -1)
 		n := c.nodes[1]
-		files, err := createDisk(t.TempDir(), 1, n.disk.durable.snapshot, syncPath, slog.New(slog.DiscardHandler))
+		files, err := createDisk(t.TempDir(), 1, n.disk.durable.snapshot, fsync.Sync, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
@@ -57,7 +58,7 @@ func RemoveIdentity(dir string) error {
 	if err := os.Remove(identityPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return syncPath(dir)
+	return fsync.Sync(dir)
 }
 
 // HasIdentity reports whether a data directory belongs to a node. One that cannot be looked

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
@@ -34,7 +35,7 @@ func newLostPages(t *testing.T) *lostPages {
 	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
 	p := &lostPages{t: t, dir: t.TempDir()}
 	var err error
-	if p.disk, err = createDisk(p.dir, 1, snapshotAt(1), syncPath, slog.New(slog.DiscardHandler)); err != nil {
+	if p.disk, err = createDisk(p.dir, 1, snapshotAt(1), fsync.Sync, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	p.segment = newestSegment(t, p.dir)
@@ -143,7 +144,7 @@ func TestDisk_PagesOfOneSaveLostOutOfOrder(t *testing.T) {
 	if err := os.WriteFile(p.segment, p.without(p.all, p.before, pages[1]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	d, st, err := openDisk(p.dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	d, st, err := openDisk(p.dir, 1, fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/internal/fsync"
 )
 
 // logOf makes a log with two snapshots and an entry behind each.
@@ -19,7 +21,7 @@ func logOf(t *testing.T) (dir string) {
 	snapshot := func(index uint64) raftpb.Snapshot {
 		return raftpb.Snapshot{Data: []byte("data"), Metadata: raftpb.SnapshotMetadata{Index: index, Term: 1, ConfState: raftpb.ConfState{Voters: []uint64{1}}}}
 	}
-	d, err := createDisk(dir, 1, snapshot(1), syncPath, slog.New(slog.DiscardHandler))
+	d, err := createDisk(dir, 1, snapshot(1), fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +119,7 @@ func TestOpenDisk(t *testing.T) {
 		t.Run(strings.ReplaceAll(c.name, " ", "-"), func(t *testing.T) {
 			dir := logOf(t)
 			c.damage(t, dir)
-			d, found, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+			d, found, err := openDisk(dir, 1, fsync.Sync, slog.New(slog.DiscardHandler))
 			if len(c.want) > 0 {
 				if kind := map[bool]error{false: errDisk, true: errMixedUp}[c.mixedUp]; !errors.Is(err, kind) {
 					t.Errorf("%v is not %v", err, kind)
@@ -139,7 +141,7 @@ func TestOpenDisk(t *testing.T) {
 			if err := errors.Join(d.save(raftpb.HardState{Term: 1, Commit: 3}, []raftpb.Entry{{Term: 1, Index: 4, Data: []byte("third")}}, true), d.close()); err != nil {
 				t.Fatal(err)
 			}
-			d, found, err = openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+			d, found, err = openDisk(dir, 1, fsync.Sync, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +164,7 @@ func TestDisk_UnfinishedSegment_IsNotUsedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d, st, err := openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	d, st, err := openDisk(dir, 1, fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +178,7 @@ func TestDisk_UnfinishedSegment_IsNotUsedAgain(t *testing.T) {
 	if err := d.close(); err != nil {
 		t.Fatal(err)
 	}
-	d, st, err = openDisk(dir, 1, syncPath, slog.New(slog.DiscardHandler))
+	d, st, err = openDisk(dir, 1, fsync.Sync, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

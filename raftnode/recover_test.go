@@ -13,6 +13,8 @@ import (
 
 	"go.etcd.io/etcd/raft/v3"
 	"go.etcd.io/etcd/raft/v3/raftpb"
+
+	"github.com/Focinfi/oncekv/internal/fsync"
 )
 
 // A state machine's file may lose its last transaction, on the strength of which the
@@ -64,7 +66,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 	old := c.nodes[1]
 	founding := old.disk.durable.snapshot
 	dir := t.TempDir()
-	d, err := createDisk(dir, 1, founding, syncPath, old.node.logger)
+	d, err := createDisk(dir, 1, founding, fsync.Sync, old.node.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +86,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	d, st, err := openDisk(dir, 1, syncPath, old.node.logger)
+	d, st, err := openDisk(dir, 1, fsync.Sync, old.node.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +103,7 @@ func TestNode_SnapshotAfterRaisedCommit_IsFoundAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	d, st, err = openDisk(dir, 1, syncPath, n.logger)
+	d, st, err = openDisk(dir, 1, fsync.Sync, n.logger)
 	if err != nil {
 		t.Fatalf("does not start again: %v", err)
 	}
@@ -120,7 +122,7 @@ func TestNode_ReceivedSnapshot_CountsAfterAPowerCut(t *testing.T) {
 	dir := t.TempDir()
 	log := slog.New(slog.DiscardHandler)
 	first := c.nodes[f.id].disk.durable.snapshot
-	d, err := createDisk(dir, n.self.ID, first, syncPath, log)
+	d, err := createDisk(dir, n.self.ID, first, fsync.Sync, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +162,7 @@ func TestNode_ReceivedSnapshot_CountsAfterAPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, found, err := openDisk(cut, n.self.ID, syncPath, log)
+	_, found, err := openDisk(cut, n.self.ID, fsync.Sync, log)
 	if err != nil {
 		t.Fatal(err)
 	}

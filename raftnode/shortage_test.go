@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/raft/v3/raftpb"
 	"go.etcd.io/etcd/server/v3/wal"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/shortage"
 )
 
@@ -55,7 +56,7 @@ func TestDisk_ShortOfFiles(t *testing.T) {
 	dir := t.TempDir()
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))
-	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,14 +82,14 @@ func TestDisk_ShortOfFiles(t *testing.T) {
 	}
 
 	more = withoutFiles(t)
-	_, _, err = openDisk(dir, 1, syncPath, logger)
+	_, _, err = openDisk(dir, 1, fsync.Sync, logger)
 	short("open", err)
 	more()
 	names, err := filepath.Glob(filepath.Join(snapDir(dir), "*.broken"))
 	if err != nil || len(names) > 0 {
 		t.Errorf("taken for damaged: %v, %v", names, err)
 	}
-	d, st, err := openDisk(dir, 1, syncPath, logger)
+	d, st, err := openDisk(dir, 1, fsync.Sync, logger)
 	if err != nil {
 		t.Fatalf("afterwards: %v", err)
 	}
@@ -108,7 +109,7 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 	t.Cleanup(func() { wal.SegmentSizeBytes = segment })
 	logger := slog.New(slog.DiscardHandler)
 	dir := t.TempDir()
-	d, err := createDisk(dir, 1, snapshotAt(1), syncPath, logger)
+	d, err := createDisk(dir, 1, snapshotAt(1), fsync.Sync, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestDisk_ShortOfFilesForASegment(t *testing.T) {
 		}
 		dir = next
 		var st diskState
-		if d, st, err = openDisk(dir, 1, syncPath, logger); err != nil {
+		if d, st, err = openDisk(dir, 1, fsync.Sync, logger); err != nil {
 			t.Fatalf("start %d: %v", start, err)
 		}
 		// The one that failed may be there: it was written before the next segment

@@ -132,20 +132,12 @@ type simLog struct {
 	node *Node
 }
 
-func (l simLog) Propose(ctx context.Context, command []byte) (any, error) {
-	by := string(command[:min(len(command), 64)])
-	l.w.turned(ctx, by)
-	l.gaveUp(ctx, command)
-	result, err := l.node.Propose(ctx, l.later(command))
-	l.w.turned(ctx, by) // the answer came in the middle of a node's step
-	return result, simStoreError(err)
-}
-
 func (l simLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
 	by := string(commands[0][:min(len(commands[0]), 64)])
 	l.w.turned(ctx, by)
 	commands = slices.Clone(commands)
 	for i, c := range commands {
+		l.gaveUp(ctx, c)
 		commands[i] = l.later(c)
 	}
 	l.node.ProposeMany(ctx, commands, func(i int, result any, err error) { each(i, result, simStoreError(err)) })

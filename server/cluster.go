@@ -148,14 +148,6 @@ func (d *Database) reserve() error {
 // errors.
 type replicatedLog struct{ node *raftnode.Node }
 
-func (l replicatedLog) Propose(ctx context.Context, command []byte) (any, error) {
-	result, err := l.node.Propose(ctx, command)
-	if err == nil {
-		return result, nil
-	}
-	return nil, storeError(err)
-}
-
 func (l replicatedLog) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
 	l.node.ProposeMany(ctx, commands, func(i int, result any, err error) {
 		if err != nil {

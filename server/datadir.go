@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/httpapi"
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 	"github.com/Focinfi/oncekv/raftnode"
@@ -67,22 +68,13 @@ func openDataDir(path string) (*dataDir, error) {
 // not open, as systemd's, or that cannot be synced and need not be, as the read-only root
 // of a container.
 func syncParent(path string) error {
-	err := syncDir(filepath.Dir(path))
+	err := fsync.Sync(filepath.Dir(path))
 	for _, harmless := range []error{os.ErrPermission, syscall.EROFS, syscall.EINVAL, syscall.ENOTSUP} {
 		if errors.Is(err, harmless) {
 			return nil
 		}
 	}
 	return err
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // freeBytes returns what an unprivileged process may still write there.
@@ -106,7 +98,7 @@ func (d *dataDir) markFailed(cause error) error {
 		return err
 	}
 	_, err = fmt.Fprintf(f, "%s: %v\n", time.Now().UTC().Format(time.RFC3339), cause)
-	return errors.Join(err, f.Sync(), f.Close(), syncDir(d.path))
+	return errors.Join(err, f.Sync(), f.Close(), fsync.Sync(d.path))
 }
 
 // checkFailed returns ErrDiskFailed, with what to do, if failedFile exists.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
 )
@@ -220,5 +221,5 @@ func writeScrubNote(dir string, note scrubNote) error {
 	if err := os.Rename(path, filepath.Join(dir, scrubFile)); err != nil {
 		return err
 	}
-	return writefault.Mark(syncDir(dir))
+	return writefault.Mark(fsync.Sync(dir))
 }

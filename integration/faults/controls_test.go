@@ -15,18 +15,18 @@ import (
 
 // controls break what no simulation covers: the cache tier.
 var controls = []broken.Control{
-	{Name: "a reader joins a load that is older than he is", File: "cachetier/get.go",
-		Old: "if errors.Is(f.err, errAbsent) && f.start < arrived {", New: "if errors.Is(f.err, errAbsent) && f.start < arrived && f == nil {"},
-	{Name: "an absence is kept", File: "cachetier/get.go",
-		Old: "func (n *Node) load(ctx context.Context, e *era, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {\n",
-		New: `func (n *Node) load(ctx context.Context, e *era, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
+	{Name: "a reader joins a load that is older than he is", File: "cachetier/load.go",
+		Old: "if !errors.Is(f.err, errAbsent) || f.start >= arrived {", New: "if !errors.Is(f.err, errAbsent) || f.start >= arrived || f != nil {"},
+	{Name: "an absence is kept", File: "cachetier/load.go",
+		Old: "func (t *tier) load(ctx context.Context, e *era, key kvstore.Key, arrived uint64) (*record, string, error) {\n",
+		New: `func (t *tier) load(ctx context.Context, e *era, key kvstore.Key, arrived uint64) (*record, string, error) {
 	known := <-absences
 	gone := known[key]
 	absences <- known
 	if gone {
 		return nil, "", errAbsent
 	}
-	rec, source, err := n.loadAnew(ctx, e, t, key, arrived)
+	rec, source, err := t.loadAnew(ctx, e, key, arrived)
 	if errors.Is(err, errAbsent) {
 		known := <-absences
 		known[key] = true
@@ -39,7 +39,7 @@ var absences = make(chan map[kvstore.Key]bool, 1)
 
 func init() { absences <- map[kvstore.Key]bool{} }
 
-func (n *Node) loadAnew(ctx context.Context, e *era, t *tier, key kvstore.Key, arrived uint64) (*record, string, error) {
+func (t *tier) loadAnew(ctx context.Context, e *era, key kvstore.Key, arrived uint64) (*record, string, error) {
 `},
 }
 
