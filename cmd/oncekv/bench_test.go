@@ -136,6 +136,7 @@ func TestBench_Failures(t *testing.T) {
 	f.locked(func() { f.refuse, f.corrupt = 0, true })
 	f.command(t, nil, small("get")...).want(t, exitFailed).wantStderr(t, "is not the one that was set")
 	f.command(t, nil, small("get", "--go-client")...).want(t, exitFailed).wantStderr(t, "bytes do not match their digest")
+	f.CloseClientConnections()
 	f.Close()
 	f.command(t, nil, small("put")...).want(t, exitFailed).wantStderr(t, "connection refused", "Is a node running there?")
 }

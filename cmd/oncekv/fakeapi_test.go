@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
@@ -20,6 +21,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/Focinfi/oncekv/api"
+	"github.com/Focinfi/oncekv/httpapi"
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
@@ -65,7 +67,10 @@ func newFakeAPI(t *testing.T) *fakeAPI {
 	t.Helper()
 	f := &fakeAPI{values: map[string]fakeValue{}}
 	f.Server = httptest.NewServer(http.HandlerFunc(f.serve))
-	t.Cleanup(f.Close)
+	t.Cleanup(func() {
+		f.CloseClientConnections() // streams are open for a while
+		f.Close()
+	})
 	return f
 }
 
@@ -75,7 +80,11 @@ func (f *fakeAPI) serve(w http.ResponseWriter, r *http.Request) {
 		key, isKey = r.URL.Query().Get("key"), true
 	}
 	if r.URL.Path == "/keys" && r.Method == http.MethodPost {
-		f.putMany(w, r)
+		if r.Header.Get("Content-Type") == api.ContentTypeFrames {
+			f.putMany(w, r)
+		} else {
+			f.putLines(w, r)
+		}
 		return
 	}
 	if r.URL.Path == "/keys/get" { // like a node without frames, which does not read the body
@@ -139,6 +148,29 @@ func (f *fakeAPI) put(w http.ResponseWriter, r *http.Request, key string) {
 	}
 }
 
+// putLines answers a stream of lines, none of which sets a key that is set.
+func (f *fakeAPI) putLines(w http.ResponseWriter, r *http.Request) {
+	flow := http.NewResponseController(w)
+	flow.EnableFullDuplex()
+	w.Header().Set("Content-Type", api.ContentTypeNDJSON)
+	flow.Flush()
+	lines := bufio.NewScanner(r.Body)
+	for lines.Scan() {
+		put, err := httpapi.ParsePut(lines.Bytes())
+		if err != nil {
+			panic(err)
+		}
+		f.locked(func() {
+			f.puts++
+			v := fakeValue{body: put.Value, contentType: put.ContentType, meta: put.Meta, revision: len(f.values) + 1}
+			f.values[put.Key] = v
+			size := int64(len(v.body))
+			json.NewEncoder(w).Encode(api.BatchResult{Key: put.Key, Status: api.BatchCreated, Revision: uint64(v.revision), SHA256: v.digest(), Size: &size})
+		})
+		flow.Flush()
+	}
+}
+
 // putMany answers a stream of frames, each as it comes.
 func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
 	flow := http.NewResponseController(w)
@@ -162,6 +194,7 @@ func (f *fakeAPI) putMany(w http.ResponseWriter, r *http.Request) {
 		})
 		flow.Flush()
 		if broken {
+			flow.SetReadDeadline(time.Now()) // or net/http waits for the rest of the body
 			panic(http.ErrAbortHandler)
 		}
 	}
