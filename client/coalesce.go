@@ -129,12 +129,10 @@ func (f *framedCall) try(ctx context.Context, s *mux.Stream, patience time.Durat
 	if err == mux.ErrRetired || err == nil && f.large {
 		return false, false, nil
 	}
-	var ended *mux.EndedError
-	switch {
-	case errors.As(err, &ended):
-		err = &StatusError{Problem: problemOf(&ended.Problem), Kind: ErrUnavailable}
-	case err == nil:
+	if err == nil {
 		f.history, err = s.Header.Get(api.HeaderHistory), f.err
+	} else if ended, ok := errors.AsType[*mux.EndedError](err); ok {
+		err = &StatusError{Problem: problemOf(&ended.Problem), Kind: ErrUnavailable}
 	}
 	return true, sent, err
 }

@@ -213,35 +213,36 @@ func (c *Caller) Answers(frames *frame.Reader, other func(*frame.Frame) error) e
 			return nil
 		case err != nil:
 		case f.ID == 0:
-			err = other(&f)
+			if err = other(&f); err == nil && c.Retired() && c.Open() == 0 {
+				err = ErrRetired
+			}
 		default:
 			err = c.answered(&f)
 		}
 		if err != nil {
 			return err
 		}
-		if c.Retired() && c.Open() == 0 {
-			return ErrRetired
-		}
 	}
 }
 
-// answered hands an answer to its call. The caller may have gone.
+// answered hands an answer to its call. The caller may have gone. The error is ErrRetired
+// when the stream is retired and owes no more answers.
 func (c *Caller) answered(f *frame.Frame) error {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.heard = now
-	call := c.calls[f.ID]
-	if call == nil {
-		return nil
+	if call := c.calls[f.ID]; call != nil {
+		if err := call.request.Answered(f); err != nil {
+			return err
+		}
+		delete(c.calls, f.ID)
+		if call.done != nil {
+			close(call.done)
+		}
 	}
-	if err := call.request.Answered(f); err != nil {
-		return err
-	}
-	delete(c.calls, f.ID)
-	if call.done != nil {
-		close(call.done)
+	if c.retired && len(c.calls) == 0 {
+		return ErrRetired
 	}
 	return nil
 }
