@@ -206,8 +206,10 @@ func (c *Caller) Fail(err error) {
 // two frames. It returns ErrRetired behind the last answer that a retired stream owes.
 // Frames with the id 0 answer no call; they are for other.
 func (c *Caller) Answers(frames *frame.Reader, other func(*frame.Frame) error) error {
+	var f frame.Frame // one for all of them: it escapes
 	for {
-		f, err := frames.Next()
+		var err error
+		f, err = frames.Next()
 		switch {
 		case err == io.EOF:
 			return nil
