@@ -117,7 +117,7 @@ func TestNode_Later_SaysSoOnceAMinute(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(31 * time.Second) // of the bubble
+			<-time.After(31 * time.Second) // of the bubble
 		}
 		if got := log.with("has to wait"); got != 2 {
 			t.Errorf("%d lines in two minutes", got)
