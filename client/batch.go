@@ -199,7 +199,7 @@ func (b *batch) begin(i *batchItem, mayFrame bool) {
 		s := b.client.streams.puts[b.client.ranking.first(true)].Stream()
 		if s != nil {
 			i.stream = s
-			if s.Start(b.ctx, nil, &i.frame.call, i) == nil {
+			if s.StartListener(b.ctx, &i.frame.call, i) == nil {
 				return
 			}
 			i.stream = nil

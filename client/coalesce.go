@@ -130,7 +130,7 @@ func (f *framedCall) try(ctx context.Context, s *mux.Stream, patience time.Durat
 		return false, false, nil
 	}
 	if err == nil {
-		f.history, err = s.Header.Get(api.HeaderHistory), f.err
+		f.history, err = s.History, f.err
 	} else if ended, ok := errors.AsType[*mux.EndedError](err); ok {
 		err = &StatusError{Problem: problemOf(&ended.Problem), Kind: ErrUnavailable}
 	}

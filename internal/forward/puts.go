@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/frame"
 	"github.com/Focinfi/oncekv/internal/mux"
 	"github.com/Focinfi/oncekv/internal/nodehttp"
@@ -111,7 +110,7 @@ func (h *Handler) Put(ctx context.Context, put *frame.Put) (PutAnswer, error) {
 	var ended *mux.EndedError
 	switch {
 	case err == nil && decided(c.answer.Problem):
-		c.answer.History = s.Header.Get(api.HeaderHistory)
+		c.answer.History = s.History
 		return c.answer, nil
 	case err == nil, !sent, errors.As(err, &ended):
 		return PutAnswer{}, ErrNotDone

@@ -42,7 +42,7 @@ type Call struct {
 	err     error
 }
 
-// Done is closed when the call has ended; then Err says how. A Listener's is nil.
+// Done is closed when the call has ended; then Err says how. StartListener leaves it nil.
 func (c *Call) Done() <-chan struct{} { return c.done }
 
 // Err returns nil if the request was answered. It may be called after Done.
@@ -76,10 +76,17 @@ func (c *Caller) init(limit int) {
 // Start sends a request. It waits for room, as Queue.Add does; an error means that
 // nothing was sent.
 func (c *Caller) Start(ctx context.Context, late <-chan time.Time, call *Call, r Request) error {
+	call.done = make(chan struct{})
+	return c.start(ctx, late, call, r)
+}
+
+// StartListener is Start of a request that nobody waits for.
+func (c *Caller) StartListener(ctx context.Context, call *Call, r Listener) error {
+	return c.start(ctx, nil, call, r)
+}
+
+func (c *Caller) start(ctx context.Context, late <-chan time.Time, call *Call, r Request) error {
 	call.request = r
-	if _, listens := r.(Listener); !listens {
-		call.done = make(chan struct{})
-	}
 	switch err := c.lockWithRoom(ctx, late); {
 	case err == ErrOver:
 		return ErrRetired
@@ -95,7 +102,8 @@ func (c *Caller) Start(ctx context.Context, late <-chan time.Time, call *Call, r
 	call.id, call.at, call.since = c.last, c.queued, time.Now()
 	c.calls[call.id] = call
 	c.busy = true
-	c.addLocked(func(out []byte) []byte { return r.AppendFrame(out, call.id) })
+	c.compactLocked()
+	c.addedLocked(r.AppendFrame(c.out, call.id))
 	c.mu.Unlock()
 	c.Flush()
 	return nil
@@ -194,10 +202,10 @@ func (c *Caller) Fail(err error) {
 	for id, call := range c.calls {
 		delete(c.calls, id)
 		call.err = err
-		if l, listens := call.request.(Listener); listens {
-			l.Failed(call.at < c.taken, err)
-		} else {
+		if call.done != nil {
 			close(call.done)
+		} else {
+			call.request.(Listener).Failed(call.at < c.taken, err)
 		}
 	}
 }

@@ -170,7 +170,7 @@ func (l *Lane) open(known func()) (pause time.Duration) {
 		s.Fail(ErrIdle)
 		return retryPause
 	}
-	s.Header = resp.Header
+	s.History = resp.Header.Get(api.HeaderHistory)
 	if l.opened != nil {
 		l.opened(resp)
 	}
@@ -227,7 +227,7 @@ func (l *Lane) retire(s *Stream) { l.current.CompareAndSwap(s, nil) }
 // Stream is one request in frames.
 type Stream struct {
 	Caller
-	Header http.Header // of the node's answer
+	History string // of the node, as its answer names it
 
 	lane   *Lane
 	cancel context.CancelFunc

@@ -54,7 +54,8 @@ func (q *Queue) Add(ctx context.Context, late <-chan time.Time, write func(out [
 		return err
 	}
 	defer q.mu.Unlock()
-	q.addLocked(write)
+	q.compactLocked()
+	q.addedLocked(write(q.out))
 	return nil
 }
 
@@ -82,14 +83,18 @@ func (q *Queue) lockWithRoom(ctx context.Context, late <-chan time.Time) error {
 	}
 }
 
-func (q *Queue) addLocked(write func(out []byte) []byte) {
+// compactLocked makes out ready to be appended to.
+func (q *Queue) compactLocked() {
 	if q.sent > compactBytes && q.sent > len(q.out)/2 {
 		q.out = q.out[:copy(q.out, q.out[q.sent:])]
 		q.sent = 0
 	}
-	before := len(q.out)
-	q.out = write(q.out)
-	q.queued += uint64(len(q.out) - before)
+}
+
+// addedLocked takes what out has become.
+func (q *Queue) addedLocked(out []byte) {
+	q.queued += uint64(len(out) - len(q.out))
+	q.out = out
 	if len(q.out)-q.sent < q.limit {
 		signal(q.room) // for another who waits
 	}
