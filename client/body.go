@@ -277,4 +277,11 @@ func (b *heldBody) Close() error {
 	return nil
 }
 
+// digestText is hex.EncodeToString with one allocation.
+func digestText(sum *[sha256.Size]byte) string {
+	var text [2 * sha256.Size]byte
+	hex.Encode(text[:], sum[:])
+	return string(text[:])
+}
+
 var errBodyClosed = errors.New("read of a closed body")

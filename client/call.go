@@ -30,10 +30,10 @@ type call struct {
 	body    *replayBody // nil for none
 	mutates bool        // a try without an answer may have been carried out
 
-	// framed, if not nil, goes by a stream where there is one; and where not,
-	// prepare first fills in what the request needs.
-	framed  *framedCall
-	prepare func() error
+	// framed, if not nil, goes by a stream where there is one; and where not, single
+	// first fills in what the request needs.
+	framed *framedCall
+	single preparer
 
 	// alone, if not nil, is a place that each request of its own takes. Such a call
 	// waits for a stream that is being opened.
@@ -61,6 +61,11 @@ type call struct {
 
 	// endpoint is set by do: the index of the one that answered.
 	endpoint int
+}
+
+// preparer fills in a request of its own.
+type preparer interface {
+	prepare(*call) error
 }
 
 func (call *call) name() string {
@@ -229,11 +234,11 @@ func (c *Client) try(ctx context.Context, n int, call *call) (*http.Response, *E
 				return nil, nil
 			}
 		}
-		if call.prepare != nil {
-			if err := call.prepare(); err != nil {
+		if call.single != nil {
+			if err := call.single.prepare(call); err != nil {
 				return nil, &EndpointError{Endpoint: endpoint, Err: err}
 			}
-			call.prepare = nil
+			call.single = nil
 		}
 		call.framed.alone = true
 	}

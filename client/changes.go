@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -321,7 +320,7 @@ func (l *changeLine) check() error {
 	if err != nil {
 		return violation("revision %d: %w", l.Revision, err)
 	}
-	if sum := sha256.Sum256(value); carried && hex.EncodeToString(sum[:]) != l.SHA256 {
+	if sum := sha256.Sum256(value); carried && digestText(&sum) != l.SHA256 {
 		return violation("revision %d: %w", l.Revision, ErrDigestMismatch)
 	}
 	return nil

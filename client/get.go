@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
@@ -66,28 +65,48 @@ func (c *Client) Stat(ctx context.Context, key string, opts GetOptions) (Record,
 	return record, resp.Body.Close()
 }
 
+// framedGet is what a Get in a frame needs until it is answered, in one allocation.
+type framedGet struct {
+	opts   GetOptions
+	call   call
+	framed framedCall
+}
+
+// prepare implements preparer.
+func (g *framedGet) prepare(call *call) error {
+	call.target = api.KeyTarget(call.key, g.opts.query())
+	return nil
+}
+
+// heldObject is an Object whose bytes are all there, in one allocation.
+type heldObject struct {
+	Object
+	at   time.Time
+	body heldBody
+}
+
 // getFramed is Get of one of several at the same time.
 func (c *Client) getFramed(ctx context.Context, key string, opts GetOptions) (*Object, error) {
 	if err := checkKey(key); err != nil {
 		return nil, fmt.Errorf("get %q: %w", key, err)
 	}
-	f := &framedCall{lanes: c.together.gets, get: frame.Get{Local: opts.Local, Key: key}}
-	get := &call{verb: "get", key: key, method: http.MethodGet, framed: f}
-	get.prepare = func() error {
-		get.target = api.KeyTarget(key, opts.query())
-		return nil
+	g := &framedGet{
+		opts:   opts,
+		call:   call{verb: "get", key: key, method: http.MethodGet},
+		framed: framedCall{lanes: c.together.gets, get: frame.Get{Local: opts.Local, Key: key}},
 	}
-	resp, err := c.do(ctx, get)
+	g.call.framed, g.call.single = &g.framed, g
+	resp, err := c.do(ctx, &g.call)
 	if err != nil {
 		return nil, err
 	}
-	if !f.alone {
-		return f.object(), nil
+	if !g.framed.alone {
+		return g.framed.object(), nil
 	}
 	record, err := c.record(key, resp)
 	if err != nil {
 		resp.Body.Close()
-		return nil, fmt.Errorf("%s: %w", get.name(), err)
+		return nil, fmt.Errorf("%s: %w", g.call.name(), err)
 	}
 	return &Object{Record: record, Cache: resp.Header.Get(api.HeaderCache), Body: newVerifiedBody(resp.Body, record)}, nil
 }
@@ -95,13 +114,14 @@ func (c *Client) getFramed(ctx context.Context, key string, opts GetOptions) (*O
 // object is what the answer in a frame says.
 func (f *framedCall) object() *Object {
 	v := &f.value
-	at := time.Unix(0, v.Time).UTC()
-	o := &Object{Cache: v.Cache, Body: &heldBody{value: v.Value, want: v.Digest}, Record: Record{
-		Revision: v.Revision, SHA256: hex.EncodeToString(v.Digest[:]), Size: int64(len(v.Value)), ContentType: v.ContentType, Time: &at,
+	o := &heldObject{at: time.Unix(0, v.Time).UTC(), body: heldBody{value: v.Value, want: v.Digest}}
+	o.Cache, o.Body = v.Cache, &o.body
+	o.Record = Record{
+		Revision: v.Revision, SHA256: digestText(&v.Digest), Size: int64(len(v.Value)), ContentType: v.ContentType, Time: &o.at,
 		By: v.By, Meta: v.Meta,
-	}}
+	}
 	o.Key, o.KeyBase64 = api.JSONKey(f.get.Key)
-	return o
+	return &o.Object
 }
 
 func (c *Client) read(ctx context.Context, method, key string, opts GetOptions) (*http.Response, Record, error) {

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -47,7 +46,7 @@ func problemOf(f *frame.Problem) Problem {
 	p := Problem{Type: f.Type, Title: f.Title, Status: int(f.Status), Detail: f.Detail}
 	if f.HasWinner {
 		size := int64(f.Winner.Size)
-		p.Revision, p.SHA256, p.Size = f.Winner.Revision, hex.EncodeToString(f.Winner.Digest[:]), &size
+		p.Revision, p.SHA256, p.Size = f.Winner.Revision, digestText(&f.Winner.Digest), &size
 	}
 	if f.HasLimit {
 		p.LimitBytes = int64(f.Limit)

@@ -155,7 +155,7 @@ func (p *put) call() *call {
 	return &call{verb: "put", key: p.key, method: http.MethodPut, mutates: true}
 }
 
-// prepare fills in a request of its own.
+// prepare implements preparer.
 func (p *put) prepare(call *call) error {
 	if p.body == nil {
 		p.hold()
@@ -208,8 +208,7 @@ func (p *put) inFrames(f *framedCall) *framedCall {
 
 // framed puts by streams, where there are any.
 func (p *put) framed(ctx context.Context, call *call, f *framedCall) (PutAnswer, error) {
-	call.framed = f
-	call.prepare = func() error { return p.prepare(call) }
+	call.framed, call.single = f, p
 	var answer PutAnswer
 	call.answer = func(resp *http.Response) error { return readPutAnswer(resp, &answer) }
 	resp, err := p.client.do(ctx, call)
@@ -222,17 +221,17 @@ func (p *put) framed(ctx context.Context, call *call, f *framedCall) (PutAnswer,
 	if err := resp.Body.Close(); err != nil {
 		return PutAnswer{}, err
 	}
-	return p.checked(answer, hex.EncodeToString(p.sum[:]))
+	return p.checked(answer, digestText(&p.sum))
 }
 
 // answered is what the answer in a frame says.
 func (p *put) answered(f *framedCall) (PutAnswer, error) {
-	answer := PutAnswer{Revision: f.set.Revision, SHA256: hex.EncodeToString(f.set.Digest[:]), Size: int64(f.set.Size), Created: f.set.Created, History: f.history}
+	answer := PutAnswer{Revision: f.set.Revision, SHA256: digestText(&f.set.Digest), Size: int64(f.set.Size), Created: f.set.Created, History: f.history}
 	answer.Key, answer.KeyBase64 = api.JSONKey(p.key)
 	if f.set.Digest == p.sum {
 		return answer, nil
 	}
-	return p.checked(answer, hex.EncodeToString(p.sum[:]))
+	return p.checked(answer, digestText(&p.sum))
 }
 
 func readPutAnswer(resp *http.Response, into *PutAnswer) error {

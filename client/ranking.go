@@ -163,10 +163,10 @@ func (c *Client) probe(ctx context.Context, put bool) (stop func()) {
 	if !c.ranking.probeDue(time.Now(), put) {
 		return func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	probing, cancel := context.WithCancel(ctx)
 	var pings sync.WaitGroup
 	for n := range c.endpoints {
-		pings.Go(func() { c.measure(ctx, n) })
+		pings.Go(func() { c.measure(probing, n) })
 	}
 	return func() {
 		cancel()
