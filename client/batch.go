@@ -72,7 +72,7 @@ func (c *Client) PutAll(ctx context.Context, items iter.Seq[PutItem]) iter.Seq2[
 const opBatch = "put many"
 
 const (
-	batchItemsMax = 2048    // that are taken and have no result
+	batchItemsMax = 4096    // that are taken and have no result
 	batchBytesMax = 8 << 20 // of them
 	batchAlone    = 32      // requests of their own at a time
 	batchItemCost = 256     // bytes of an item, besides what it says
