@@ -94,6 +94,7 @@ type getLines struct {
 	memory *budget.Budget
 	gets   []frame.Get // the ids are places in texts
 	texts  [][]byte    // the answers to lines that are not blank
+	gone   bool        // the client is, and gets are left unanswered: texts is theirs
 }
 
 // next parses a line. One that is invalid has its answer.
@@ -136,10 +137,14 @@ func (g *getLines) roomy() bool { return true }
 // flush answers the lines that were taken. The memory of a look-up is held while it
 // lasts, and of it what the answers take until the client has taken them.
 func (g *getLines) flush() error {
-	if len(g.texts) == 0 {
+	if len(g.texts) == 0 || g.gone {
 		return nil
 	}
-	defer func() { g.gets, g.texts = g.gets[:0], g.texts[:0] }()
+	defer func() {
+		if !g.gone {
+			g.gets, g.texts = g.gets[:0], g.texts[:0]
+		}
+	}()
 	held := g.memory.Hold(g.host, graceOf(g.idle), g.giveWay)
 	defer held.Close()
 	if err := held.Acquire(g.alive, getLinesBytes, g.answer); err != nil {
@@ -150,6 +155,7 @@ func (g *getLines) flush() error {
 	}
 	g.from.begin(g.gets)
 	if err := g.await(g.alive, func() bool { return g.unanswered() == 0 }); err != nil {
+		g.gone = true
 		return err
 	}
 	size := 0
