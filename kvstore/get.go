@@ -26,6 +26,12 @@ func (s *Store) recent() recent {
 	return s.recentLocked()
 }
 
+// has reports whether history lacked a revision that there was. One that came later and
+// was found in the index is in history.
+func (r *recent) has(rev Revision) bool {
+	return rev > r.durable && rev-r.durable <= Revision(len(r.pending))
+}
+
 // at returns the record of a revision that history lacked.
 func (r *recent) at(rev Revision) *pendingRecord { return &r.pending[rev-r.durable-1] }
 
@@ -190,7 +196,7 @@ func (g *getting) read(now recent) {
 		case rev == answered:
 		case rev == 0:
 			g.answer(i, nil, ErrNotFound)
-		case rev > now.durable:
+		case now.has(rev):
 			d := now.at(rev).body()
 			g.record(i, &d, d.value) // which never changes
 		default:

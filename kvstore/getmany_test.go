@@ -126,3 +126,30 @@ func BenchmarkDB_GetMany(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(keys)), "ns/key")
 }
+
+// TestStore_FoundInANewerIndex: a key may be set, made durable and indexed between the look
+// at what pends and that into the index. What the index says is in history then.
+func TestStore_FoundInANewerIndex(t *testing.T) {
+	log, m := script(t, 33, 60)
+	s := openDir(t, t.TempDir(), StoreConfig{})
+	before := s.recent()
+	for i := range log {
+		mustApply(t, s, &log[i])
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	keys, revs := m.order, make([]Revision, len(m.order))
+	if _, err := s.find(keys, revs); err != nil {
+		t.Fatal(err)
+	}
+	metas, err := s.metas(before, keys, revs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, key := range keys {
+		if metas[i].Key != key || metas[i].SHA256 != m.keys[key].meta.SHA256 {
+			t.Errorf("key %q: %+v", key, metas[i])
+		}
+	}
+}
