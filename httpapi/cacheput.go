@@ -29,6 +29,7 @@ type putForwarder interface {
 // the same either way.
 type forwardedPuts struct {
 	frames putForwarder // nil: none
+	next   http.Handler // where all others go
 	asIs   handler      // forwards a put as it came
 	body   func(w http.ResponseWriter, r *http.Request) *pacedBody
 	reads  puts // reads requests, as a database node does
@@ -36,7 +37,7 @@ type forwardedPuts struct {
 }
 
 func newForwardedPuts(cfg *CacheConfig) *forwardedPuts {
-	f := &forwardedPuts{asIs: forwarder(cfg.Forward, cfg.BodyIdleTimeout), reads: puts{limit: framedPutBytes}}
+	f := &forwardedPuts{next: cfg.Forward, asIs: forwarder(cfg.Forward, cfg.BodyIdleTimeout), reads: puts{limit: framedPutBytes}}
 	f.body = func(w http.ResponseWriter, r *http.Request) *pacedBody {
 		return newPacedBody(w, r, cfg.BodyIdleTimeout, bodyUnlimited)
 	}
@@ -93,7 +94,8 @@ func (f *forwardedPuts) put(w http.ResponseWriter, r *http.Request, key kvstore.
 	case errors.As(err, &unanswered):
 		return told(w, r, unanswered)
 	}
-	return f.asIs(w, r)
+	handOn(f.next, w, r) // its body was read: the connection is net/http's, which listens for the client's going away
+	return nil
 }
 
 // told answers as when a request was forwarded in vain.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/internal/forward"
@@ -204,21 +205,7 @@ func TestCachePut_NoAnswer(t *testing.T) {
 			singles.Add(1)
 			return
 		}
-		conn := http.NewResponseController(w)
-		_ = conn.EnableFullDuplex()
-		w.WriteHeader(http.StatusContinue)
-		w.Header().Set("Content-Type", api.ContentTypeFrames)
-		w.WriteHeader(http.StatusOK)
-		_ = conn.Flush()
-		for frames := frame.NewReader(r.Body); ; {
-			f, err := frames.Next()
-			put, bad := f.Put()
-			if err != nil || bad != nil || put.Key != "warm" {
-				panic(http.ErrAbortHandler)
-			}
-			w.Write(frame.AppendSet(nil, &frame.Set{ID: put.ID, Created: true}))
-			_ = conn.Flush()
-		}
+		answerFrames(w, r, func(frame.Put) []byte { panic(http.ErrAbortHandler) })
 	}))
 	database.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	t.Cleanup(database.Close)
@@ -245,5 +232,51 @@ func TestCachePut_Many(t *testing.T) {
 	puts.Wait()
 	if len(database.db.values) != 101 || frames.framed() != 200 {
 		t.Errorf("%d keys, %d puts in frames", len(database.db.values), frames.framed())
+	}
+}
+
+// TestCachePut_SlowAnswer: a put that a frame did not decide waits for the answer to a
+// request of its own as long as any, however short the time for bodies is.
+func TestCachePut_SlowAnswer(t *testing.T) {
+	t.Parallel()
+	h := NewDatabase(DatabaseConfig{DB: newFakeDB(), Cluster: &fakeCluster{}, Registry: &fakeRegistry{}, Counters: &Counters{}})
+	database := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			answerFrames(w, r, func(p frame.Put) []byte { return appendProblem(nil, p.ID, problemFor(putting, kvstore.ErrUnavailable)) })
+			return
+		}
+		select {
+		case <-r.Context().Done():
+		case <-time.After(2 * idleForTest):
+		}
+		h.ServeHTTP(w, r)
+	}))
+	database.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	database.Start()
+	t.Cleanup(database.Close)
+	cache, _ := newCacheTo(t, database.URL)
+	want(t, cache.put("/key/a", "x"), http.StatusCreated)
+}
+
+// answerFrames answers the puts of a stream, all but that of newCacheTo with answer.
+func answerFrames(w http.ResponseWriter, r *http.Request, answer func(frame.Put) []byte) {
+	conn := http.NewResponseController(w)
+	_ = conn.EnableFullDuplex()
+	w.WriteHeader(http.StatusContinue)
+	w.Header().Set("Content-Type", api.ContentTypeFrames)
+	w.WriteHeader(http.StatusOK)
+	_ = conn.Flush()
+	for frames := frame.NewReader(r.Body); ; {
+		f, err := frames.Next()
+		put, bad := f.Put()
+		switch {
+		case err != nil || bad != nil:
+			panic(http.ErrAbortHandler)
+		case put.Key == "warm":
+			w.Write(frame.AppendSet(nil, &frame.Set{ID: put.ID, Created: true}))
+		default:
+			w.Write(answer(put))
+		}
+		_ = conn.Flush()
 	}
 }

@@ -14,16 +14,21 @@ func forwarder(next http.Handler, idle time.Duration) handler {
 		if err := refuseUnframed(r); err != nil { // a proxy would give it a length
 			return err
 		}
-		r.Header.Set(headerRequestID, requestID(w)) // one name on both nodes
 		if r.ContentLength != 0 {
 			body := newPacedBody(w, r, idle, bodyUnlimited)
 			defer body.Close()
 			r = r.WithContext(r.Context())
 			r.Body = body
 		}
-		next.ServeHTTP(w, r)
+		handOn(next, w, r)
 		return nil
 	}
+}
+
+// handOn hands a request on under one name on both nodes.
+func handOn(next http.Handler, w http.ResponseWriter, r *http.Request) {
+	r.Header.Set(headerRequestID, requestID(w))
+	next.ServeHTTP(w, r)
 }
 
 // changeForwarder hands a change of the cluster on. Unlike a put it may have no
@@ -32,10 +37,9 @@ func changeForwarder(next http.Handler, idle time.Duration) handler {
 	put := forwarder(next, idle)
 	return func(w http.ResponseWriter, r *http.Request) error {
 		if r.ContentLength == 0 && len(r.TransferEncoding) == 0 {
-			r.Header.Set(headerRequestID, requestID(w))
 			r = r.WithContext(r.Context())
 			r.Body = http.NoBody
-			next.ServeHTTP(w, r)
+			handOn(next, w, r)
 			return nil
 		}
 		return put(w, r)
