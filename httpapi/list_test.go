@@ -16,6 +16,7 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // The fake database lists nothing; lists are tested on a store.
@@ -83,7 +84,7 @@ func newHistory(t *testing.T) *history {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := kvstore.OpenStore(kvstore.StoreConfig{History: kvstore.NewMemEngine(), Index: index, Bodies: values})
+	store, err := kvstore.OpenStore(kvstore.StoreConfig{History: engine.NewMemEngine(), Index: index, Bodies: values})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // openDir opens a store in dir and closes it with the test.
@@ -112,11 +113,7 @@ func TestOpenBolt_RefusesTruncatedFiles(t *testing.T) {
 		}
 		used, advice := len(whole), "delete the directory index"
 		if name == historyFile {
-			meta, ok, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
-			if err != nil || !ok {
-				t.Fatal(err)
-			}
-			used, advice = int(meta.pages*meta.pageBytes), "replacing it"
+			used, advice = boltMetas(t, path)[0].used, "replacing it"
 		}
 		for _, n := range []int{0, 20, used / 2, used - 1} {
 			if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
@@ -233,19 +230,15 @@ func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	meta, _, err := newestMeta(bytes.NewReader(whole), int64(len(whole)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	used := int(meta.pages * meta.pageBytes)
-	for page := 0; page < used; page += int(meta.pageBytes) {
+	meta := boltMetas(t, path)[0]
+	for page := 0; page < meta.used; page += meta.pageBytes {
 		for _, off := range []int{0, 7, 8, 9, 10, 12, 16, 17, 20, 24, 40, 57, 300, 2000} {
-			damaged := bytes.Clone(whole[:used])
+			damaged := bytes.Clone(whole[:meta.used])
 			damaged[page+off] ^= 0x10
 			if err := os.WriteFile(path, damaged, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			where := fmt.Sprintf("page %d offset %d", page/int(meta.pageBytes), off)
+			where := fmt.Sprintf("page %d offset %d", page/meta.pageBytes, off)
 			readDamaged(t, dir, m, where, true)
 			if err := os.Rename(index, index+".kept"); err != nil { // now all of it is scanned
 				t.Fatal(err)
@@ -359,33 +352,6 @@ func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 	}
 }
 
-// A bug of the caller's function must not pass for a damaged file.
-func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
-	e, err := openBolt(filepath.Join(t.TempDir(), "x.db"), boltOptions{MapBytes: 1 << 30})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	var nowhere *appliedState
-	for name, fn := range map[string]func(Tx) error{
-		"own":   func(Tx) error { panic("a bug") },
-		"nil":   func(Tx) error { nowhere.rev++; return nil },
-		"index": func(tx Tx) error { _ = tx.Get(BucketRecords, nil)[7]; return nil },
-	} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s: the panic was swallowed", name)
-				}
-			}()
-			_ = e.View(fn)
-		}()
-	}
-	if err := e.Update(func(tx Tx) error { return tx.Put(BucketRecords, []byte("k"), nil) }); err != nil {
-		t.Fatalf("a panic in View left the engine locked: %v", err)
-	}
-}
-
 // A crash after the last write of an install leaves a staging file behind.
 func TestStoreDir_DropsStagingOfACompleteInstall(t *testing.T) {
 	log, _ := script(t, 33, 20)
@@ -398,8 +364,8 @@ func TestStoreDir_DropsStagingOfACompleteInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := openDir(t, dir, StoreConfig{})
-	s.cfg.RemoveStaging = func() error { return ErrInjected }
-	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, ErrInjected) {
+	s.cfg.RemoveStaging = func() error { return engine.ErrInjected }
+	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, engine.ErrInjected) {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {
@@ -411,140 +377,5 @@ func TestStoreDir_DropsStagingOfACompleteInstall(t *testing.T) {
 	openDir(t, dir, StoreConfig{})
 	if _, err := os.Stat(filepath.Join(dir, stagingFile)); !os.IsNotExist(err) {
 		t.Fatalf("staging is left behind: %v", err)
-	}
-}
-
-func TestOpenBolt_LeavesNoHalfMadeFile(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, historyFile)
-	if err := os.WriteFile(path+".new", []byte("a crash while creating"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	e, err := openBolt(path, boltOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
-		t.Fatalf("left behind: %v", err)
-	}
-}
-
-// One contract, both engines.
-func TestEngine_Contract(t *testing.T) {
-	bolt, err := openBolt(filepath.Join(t.TempDir(), "x.db"), boltOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, e := range map[string]Engine{"bbolt": bolt, "memory": NewMemEngine()} {
-		t.Run(name, func(t *testing.T) { engineContract(t, e) })
-	}
-}
-
-func engineContract(t *testing.T, e Engine) {
-	dump := func(tx Tx, from string) (s string) {
-		tx.Ascend(BucketRecords, []byte(from), func(k, v []byte) bool {
-			s += string(k) + "=" + string(v) + " "
-			return !strings.HasPrefix(string(k), "stop")
-		})
-		return s
-	}
-	update := func(fn func(tx Tx) error) {
-		t.Helper()
-		if err := e.Update(fn); err != nil {
-			t.Fatal(err)
-		}
-	}
-	view := func(from, want string) {
-		t.Helper()
-		if err := e.View(func(tx Tx) error {
-			if got := dump(tx, from); got != want {
-				t.Errorf("from %q: %q, want %q", from, got, want)
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	view("", "")
-	update(func(tx Tx) error {
-		key := []byte("b")
-		err := errors.Join(tx.Put(BucketRecords, key, []byte("2")), tx.Put(BucketRecords, []byte("d"), []byte("4")), tx.Put(BucketState, []byte("c"), nil))
-		key[0] = 'x'
-		if string(tx.Get(BucketRecords, []byte("b"))) != "2" || dump(tx, "") != "b=2 d=4 " {
-			t.Error("a transaction does not see its own writes")
-		}
-		return err
-	})
-	update(func(tx Tx) error {
-		return errors.Join(tx.Delete(BucketRecords, []byte("d")), tx.Delete(BucketRecords, []byte("none")), tx.Put(BucketRecords, []byte("a"), []byte("1")),
-			tx.Put(BucketRecords, []byte("b"), []byte("22")), tx.Put(BucketRecords, []byte("stop"), nil), tx.Put(BucketRecords, []byte("z"), []byte("9")))
-	})
-	view("", "a=1 b=22 stop= ")
-	view("b", "b=22 stop= ")
-	view("t", "z=9 ")
-	if err := e.View(func(tx Tx) error {
-		for _, b := range []Bucket{BucketRecords, BucketUploads} {
-			if err := tx.Put(b, []byte("a"), nil); err == nil {
-				t.Errorf("a reader writes to %s", b)
-			}
-		}
-		if err := tx.Delete(BucketRecords, []byte("a")); err == nil {
-			t.Error("a reader removes")
-		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.View(func(tx Tx) error { return errShort }); !errors.Is(err, errShort) {
-		t.Errorf("View lost its function's error: %v", err)
-	}
-	first := e.Update(func(tx Tx) error { return errShort })
-	if !errors.Is(first, errShort) {
-		t.Errorf("Update lost its function's error: %v", first)
-	}
-	if err := e.Update(func(tx Tx) error { return nil }); err != first {
-		t.Errorf("an engine that failed still works: %v", err)
-	}
-	if err := e.View(func(tx Tx) error { return nil }); err != first {
-		t.Errorf("an engine that failed still reads: %v", err)
-	}
-	if err := e.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
-// A hint about what is read next may be given for every value, up to the last.
-func TestBoltEngine_ReadAhead_AnyValue(t *testing.T) {
-	e, err := openBolt(filepath.Join(t.TempDir(), "x.db"), boltOptions{MapBytes: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	for round := range 3 {
-		change(t, e, func(tx Tx) error {
-			for i := range 300 {
-				if err := tx.Put(BucketRecords, fmt.Appendf(nil, "%d/%03d", round, i), make([]byte, 1+i*20)); err != nil {
-					return err
-				}
-			}
-			v := tx.Get(BucketRecords, []byte("0/001"))
-			tx.ReadAhead(v)
-			return nil
-		})
-		if err := e.View(func(tx Tx) error {
-			n := 0
-			tx.Ascend(BucketRecords, nil, func(_, v []byte) bool { tx.ReadAhead(v); n++; return true })
-			tx.ReadAhead(nil)
-			tx.ReadAhead([]byte("not of this file"))
-			if n != 300*(round+1) {
-				t.Errorf("%d values", n)
-			}
-			return nil
-		}); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

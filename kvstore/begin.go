@@ -3,6 +3,8 @@ package kvstore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Fork is Apply of an entry without commands that begins another history: the records
@@ -57,8 +59,8 @@ func (s *Store) MarkRestored(from History) error {
 // moveTo makes p and lineage the state, without an entry of the log; meta nil: none.
 // commitMu and applyMu are held, and history lacks nothing.
 func (s *Store) moveTo(p appliedState, lineage History, meta []byte) error {
-	if err := s.history.Update(func(tx Tx) error {
-		return errors.Join(tx.Delete(BucketState, keyMeta), writeLineage(tx, &lineage), writeApplied(tx, &p, meta))
+	if err := s.history.Update(func(tx engine.Tx) error {
+		return errors.Join(tx.Delete(engine.BucketState, keyMeta), writeLineage(tx, &lineage), writeApplied(tx, &p, meta))
 	}); err != nil {
 		return err
 	}

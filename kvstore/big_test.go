@@ -225,7 +225,7 @@ func (b *big) copyFiles(s *Store, dir string) time.Duration {
 		b.t.Fatal(err)
 	}
 	began := time.Now()
-	history := s.history.(*boltEngine).path
+	history := filepath.Join(s.dir, historyFile)
 	paths, err := filepath.Glob(filepath.Join(filepath.Dir(history), indexDir, "*"))
 	if err != nil {
 		b.t.Fatal(err)

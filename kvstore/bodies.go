@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // countChanges is how many references are counted together when history is scanned.
@@ -93,7 +94,7 @@ func (s *Store) countRecords(records []pendingRecord, at *derived) (changes []bo
 	if len(records) == 0 {
 		return nil, nil
 	}
-	err = s.history.View(func(tx Tx) error {
+	err = s.history.View(func(tx engine.Tx) error {
 		for i := range records {
 			if bodyKind(records[i].record[0]) == bodyInline {
 				continue
@@ -118,7 +119,7 @@ func (s *Store) count(changes []bodies.Change, at *derived) error {
 }
 
 // appendReferences appends what a record refers to, of which history has all rows.
-func appendReferences(tx Tx, d *body, changes []bodies.Change) ([]bodies.Change, error) {
+func appendReferences(tx engine.Tx, d *body, changes []bodies.Change) ([]bodies.Change, error) {
 	if d.kind == bodyReferred {
 		return append(changes, bodies.Change{Digest: d.ref().Digest, By: 1}), nil
 	}
@@ -174,7 +175,7 @@ func (s *Store) countHistory() error {
 // collectReferences appends what the records after rev refer to, as far as one short
 // transaction goes, and returns the last of them.
 func (s *Store) collectReferences(changes []bodies.Change, rev, last Revision) ([]bodies.Change, Revision, error) {
-	err := s.history.View(func(tx Tx) error {
+	err := s.history.View(func(tx engine.Tx) error {
 		return scanRecords(tx, rev+1, last, true, func(got Revision, raw []byte) (bool, error) {
 			if len(raw) > 0 && bodyKind(raw[0]) != bodyInline { // the scan of the index, and Verify, check all
 				d, err := checkRecord(tx, raw, got)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // tidy reclaims all that nothing needs, as if everything was touched long ago.
@@ -28,7 +29,7 @@ func (d *memDisks) tidy(t testing.TB) {
 func references(t testing.TB, s *Store) (records []bodies.Change, open map[bodies.Digest]bool) {
 	t.Helper()
 	open = make(map[bodies.Digest]bool)
-	if err := s.history.View(func(tx Tx) error {
+	if err := s.history.View(func(tx engine.Tx) error {
 		var failed error
 		err := ascendRecords(tx, 1, func(rev Revision, raw []byte) bool {
 			d, err := decodeRecord(raw, rev)
@@ -250,10 +251,10 @@ func TestStore_Open_CountsWhatIsNotCounted(t *testing.T) {
 		for back := 1; back < len(log); back += 7 {
 			d := newMemDisks()
 			s := mustOpen(t, d, tiny())
-			var before *MemEngine
+			var before *engine.MemEngine
 			for i := range log {
 				if i == len(log)-back {
-					before = copyEngine(d.history)
+					before = d.history.Copy()
 				}
 				mustApply(t, s, &log[i])
 				if err := s.Commit(); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // honestStream is what a sender answers to one query of a pull.
@@ -64,7 +65,7 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 		w.late++
 	}
 	if w.left == 0 {
-		return 0, ErrInjected
+		return 0, engine.ErrInjected
 	}
 	return len(p), nil
 }
@@ -92,7 +93,7 @@ func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 			w := &brokenWriter{left: n, ctx: &watchedContext{t.Context(), 1 << 30}}
 			if err := s.Serve(w.ctx, query, w); err == nil && w.late == 0 && w.left > 0 {
 				break
-			} else if !errors.Is(err, ErrInjected) || w.late > 0 || s.err() != nil {
+			} else if !errors.Is(err, engine.ErrInjected) || w.late > 0 || s.err() != nil {
 				t.Fatalf("%s: write %d fails: %v, and %d more writes", query, n, err, w.late)
 			}
 		}
@@ -107,12 +108,12 @@ func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
 
 // lateEngine knows how often it was read after a context ended.
 type lateEngine struct {
-	Engine
+	engine.Engine
 	ctx  *watchedContext
 	late *int
 }
 
-func (e lateEngine) View(fn func(Tx) error) error {
+func (e lateEngine) View(fn func(engine.Tx) error) error {
 	if e.ctx.left < 0 {
 		*e.late++
 	}
@@ -123,7 +124,7 @@ func (e lateEngine) View(fn func(Tx) error) error {
 func TestStore_Verify_EndsWithItsContext(t *testing.T) {
 	for _, x := range stageFixtures(t) {
 		for n := 0; ; n++ {
-			d := &memDisks{history: copyEngine(x.sender.history.(*MemEngine)), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
+			d := &memDisks{history: x.sender.history.(*engine.MemEngine).Copy(), index: keyruns.NewMemFiles(), staging: engine.NewMemEngine()}
 			s := mustOpen(t, d, tiny())
 			if err := s.FlushIndex(); err != nil {
 				t.Fatal(err)
@@ -147,22 +148,22 @@ func TestStore_Verify_EndsWithItsContext(t *testing.T) {
 
 // failingTx fails at one of its writes.
 type failingTx struct {
-	Tx
+	engine.Tx
 	left int
 }
 
 func (t *failingTx) next() error {
 	if t.left--; t.left == 0 {
-		return ErrInjected
+		return engine.ErrInjected
 	}
 	return nil
 }
 
-func (t *failingTx) Put(b Bucket, key, value []byte) error {
+func (t *failingTx) Put(b engine.Bucket, key, value []byte) error {
 	return errors.Join(t.next(), t.Tx.Put(b, key, value))
 }
 
-func (t *failingTx) Delete(b Bucket, key []byte) error {
+func (t *failingTx) Delete(b engine.Bucket, key []byte) error {
 	return errors.Join(t.next(), t.Tx.Delete(b, key))
 }
 
@@ -179,10 +180,10 @@ func TestWriteRecords_EveryWriteFails(t *testing.T) {
 		records = append(records, pendingRecord{Revision(i + 1), raw, at.keep(2)})
 	}
 	for n := 1; ; n++ {
-		e := NewMemEngine()
+		e := engine.NewMemEngine()
 		writeTestRecords(t, e, 0, testRecords(1, 100), false) // is in the way
 		tx := &failingTx{left: n}
-		err := e.Update(func(inner Tx) error {
+		err := e.Update(func(inner engine.Tx) error {
 			tx.Tx = inner
 			return writeRecords(tx, records, false)
 		})
@@ -192,7 +193,7 @@ func TestWriteRecords_EveryWriteFails(t *testing.T) {
 			}
 			return
 		}
-		if !errors.Is(err, ErrInjected) {
+		if !errors.Is(err, engine.ErrInjected) {
 			t.Errorf("write %d fails: %v", n, err)
 		}
 	}
@@ -248,10 +249,10 @@ func TestStore_Stage_EveryFrame(t *testing.T) {
 		},
 		"the end": func(items []streamItem, i int) ([]streamItem, io.Reader) { return items[:i], nil },
 		"out of reach": func(items []streamItem, i int) ([]streamItem, io.Reader) {
-			return items[:i], iotest.ErrReader(ErrInjected)
+			return items[:i], iotest.ErrReader(engine.ErrInjected)
 		},
 	}
-	wants := map[string]error{"the end": io.ErrUnexpectedEOF, "out of reach": ErrInjected}
+	wants := map[string]error{"the end": io.ErrUnexpectedEOF, "out of reach": engine.ErrInjected}
 	for _, x := range stageFixtures(t) {
 		streams := x.honestStreams(t)
 		total := 0
@@ -279,7 +280,7 @@ func TestStore_Stage_EveryFrame(t *testing.T) {
 					})
 				}
 			}
-			x.pullHarmed(t, fmt.Sprintf("stream %d does not come", n), stream.query, total, true, func() ([]byte, io.Reader, error) { return nil, nil, ErrInjected })
+			x.pullHarmed(t, fmt.Sprintf("stream %d does not come", n), stream.query, total, true, func() ([]byte, io.Reader, error) { return nil, nil, engine.ErrInjected })
 			total += len(stream.items)
 		}
 	}
@@ -307,7 +308,7 @@ func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int,
 		case query != harmed:
 			return fetch(ctx, query)
 		case rest == nil:
-			return nil, ErrInjected
+			return nil, engine.ErrInjected
 		}
 		return io.NopCloser(io.MultiReader(bytes.NewReader(b), rest)), nil
 	}, bodiesFrom(x.sender))
@@ -336,13 +337,13 @@ func (x *stageFixture) pullHarmed(t *testing.T, what, harmed string, before int,
 
 // measuredEngine knows the bytes of its largest transaction.
 type measuredEngine struct {
-	Engine
+	engine.Engine
 	updates, largest int
 }
 
-func (e *measuredEngine) Update(fn func(Tx) error) error {
+func (e *measuredEngine) Update(fn func(engine.Tx) error) error {
 	e.updates++
-	return e.Engine.Update(func(tx Tx) error {
+	return e.Engine.Update(func(tx engine.Tx) error {
 		m := &measuredTx{Tx: tx}
 		err := fn(m)
 		e.largest = max(e.largest, m.bytes)
@@ -351,11 +352,11 @@ func (e *measuredEngine) Update(fn func(Tx) error) error {
 }
 
 type measuredTx struct {
-	Tx
+	engine.Tx
 	bytes int
 }
 
-func (t *measuredTx) Put(b Bucket, key, value []byte) error {
+func (t *measuredTx) Put(b engine.Bucket, key, value []byte) error {
 	t.bytes += len(value)
 	return t.Tx.Put(b, key, value)
 }
@@ -389,7 +390,7 @@ func TestStore_Stage_MemoryIsBounded(t *testing.T) {
 		history := &measuredEngine{Engine: s.history}
 		s.history = history
 		open, measured := s.cfg.OpenStaging, &measuredEngine{}
-		s.cfg.OpenStaging = func() (Engine, error) {
+		s.cfg.OpenStaging = func() (engine.Engine, error) {
 			area, err := open()
 			measured.Engine = area
 			return measured, err
@@ -490,7 +491,7 @@ func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
 		s := mustOpen(t, x.disks(), tiny())
 		open, remove := s.cfg.OpenStaging, s.cfg.RemoveStaging
 		damaged := true
-		s.cfg.OpenStaging = func() (Engine, error) {
+		s.cfg.OpenStaging = func() (engine.Engine, error) {
 			if damaged {
 				return nil, &CorruptError{File: stagingFile, Offset: -1, Detail: "a test"}
 			}
@@ -498,13 +499,13 @@ func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
 		}
 		s.cfg.RemoveStaging = func() error {
 			if !removable {
-				return ErrInjected
+				return engine.ErrInjected
 			}
 			damaged = false
 			return remove()
 		}
 		err := s.Stage(t.Context(), x.snapshot, serveFrom(x.sender), bodiesFrom(x.sender))
-		if removable && err != nil || !removable && !errors.Is(err, ErrInjected) {
+		if removable && err != nil || !removable && !errors.Is(err, engine.ErrInjected) {
 			t.Errorf("removable %v: %v", removable, err)
 		}
 	}
@@ -539,8 +540,8 @@ func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
 		return snapshot
 	}
 	chunks := func() (n int) {
-		if err := d.staging.View(func(tx Tx) error {
-			tx.Ascend(BucketChunks, nil, func(_, _ []byte) bool { n++; return true })
+		if err := d.staging.View(func(tx engine.Tx) error {
+			tx.Ascend(engine.BucketChunks, nil, func(_, _ []byte) bool { n++; return true })
 			return nil
 		}); err != nil {
 			t.Fatal(err)

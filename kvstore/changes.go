@@ -2,6 +2,8 @@ package kvstore
 
 import (
 	"bytes"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // ChangesRequest asks for some records of history, in order.
@@ -108,7 +110,7 @@ func (c *collector) add(d *body, rev Revision, value []byte) bool {
 // collectDurable goes on in history, up to the revision last, for as long as
 // one transaction may take.
 func (s *Store) collectDurable(c *collector, last Revision) error {
-	return s.history.View(func(tx Tx) error {
+	return s.history.View(func(tx engine.Tx) error {
 		return scanRecords(tx, c.Scanned+1, last, false, func(rev Revision, raw []byte) (bool, error) {
 			d, err := checkRecord(tx, raw, rev)
 			if err != nil {

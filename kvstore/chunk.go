@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 const chunkKeyBytes = 16 + 4
@@ -103,8 +104,8 @@ func missingChunk(key chunkKey) string {
 }
 
 // storedChunk returns which body a chunk is whose row e has; false if it has none.
-func storedChunk(e Engine, key chunkKey) (ref bodies.Ref, found bool, err error) {
-	err = e.View(func(tx Tx) (err error) {
+func storedChunk(e engine.Engine, key chunkKey) (ref bodies.Ref, found bool, err error) {
+	err = e.View(func(tx engine.Tx) (err error) {
 		ref, found, err = findChunkRow(tx, key)
 		return err
 	})
@@ -112,8 +113,8 @@ func storedChunk(e Engine, key chunkKey) (ref bodies.Ref, found bool, err error)
 }
 
 // findChunkRow reads and checks the row of a chunk; false if there is none.
-func findChunkRow(tx Tx, key chunkKey) (ref bodies.Ref, found bool, err error) {
-	if row := tx.Get(BucketChunks, key[:]); row != nil {
+func findChunkRow(tx engine.Tx, key chunkKey) (ref bodies.Ref, found bool, err error) {
+	if row := tx.Get(engine.BucketChunks, key[:]); row != nil {
 		ref, err = checkChunkRow(tx, row, key)
 		return ref, true, err
 	}
@@ -121,7 +122,7 @@ func findChunkRow(tx Tx, key chunkKey) (ref bodies.Ref, found bool, err error) {
 }
 
 // readChunkRow reads and checks the row of a chunk that must be there.
-func readChunkRow(tx Tx, key chunkKey) (bodies.Ref, error) {
+func readChunkRow(tx engine.Tx, key chunkKey) (bodies.Ref, error) {
 	ref, found, err := findChunkRow(tx, key)
 	if !found {
 		return ref, corruptAt(tx, nil, missingChunk(key))
@@ -130,7 +131,7 @@ func readChunkRow(tx Tx, key chunkKey) (bodies.Ref, error) {
 }
 
 // checkChunkRow decodes a stored row.
-func checkChunkRow(tx Tx, row []byte, key chunkKey) (bodies.Ref, error) {
+func checkChunkRow(tx engine.Tx, row []byte, key chunkKey) (bodies.Ref, error) {
 	ref, err := decodeChunkRow(row, key)
 	if err != nil {
 		return ref, corruptAt(tx, row, err.Error())
@@ -139,9 +140,9 @@ func checkChunkRow(tx Tx, row []byte, key chunkKey) (bodies.Ref, error) {
 }
 
 // ascendChunks calls fn for every chunk of an upload that is there.
-func ascendChunks(tx Tx, id uploadID, fn func(key chunkKey, ref bodies.Ref) error) error {
+func ascendChunks(tx engine.Tx, id uploadID, fn func(key chunkKey, ref bodies.Ref) error) error {
 	var failed error
-	tx.Ascend(BucketChunks, id[:], func(k, row []byte) bool {
+	tx.Ascend(engine.BucketChunks, id[:], func(k, row []byte) bool {
 		if len(k) != chunkKeyBytes || uploadID(k[:16]) != id {
 			return false
 		}
@@ -156,7 +157,7 @@ func ascendChunks(tx Tx, id uploadID, fn func(key chunkKey, ref bodies.Ref) erro
 
 // deleteChunks removes the rows of every chunk of an upload, and returns what they
 // referred to.
-func deleteChunks(tx Tx, id uploadID) (dropped []bodies.Digest, err error) {
+func deleteChunks(tx engine.Tx, id uploadID) (dropped []bodies.Digest, err error) {
 	var keys []chunkKey
 	err = ascendChunks(tx, id, func(k chunkKey, ref bodies.Ref) error {
 		keys, dropped = append(keys, k), append(dropped, ref.Digest)
@@ -164,7 +165,7 @@ func deleteChunks(tx Tx, id uploadID) (dropped []bodies.Digest, err error) {
 	})
 	for _, k := range keys {
 		if err == nil {
-			err = tx.Delete(BucketChunks, k[:])
+			err = tx.Delete(engine.BucketChunks, k[:])
 		}
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // chunkBody returns which body a chunk is, which must be there.
@@ -47,8 +48,8 @@ func (s *Store) hasChunk(key chunkKey) (bool, error) {
 	if found || dropped { // history may still have a chunk whose drop pends
 		return found, nil
 	}
-	err := s.history.View(func(tx Tx) error {
-		found = tx.Get(BucketChunks, key[:]) != nil
+	err := s.history.View(func(tx engine.Tx) error {
+		found = tx.Get(engine.BucketChunks, key[:]) != nil
 		return nil
 	})
 	return found, s.failed("look up a chunk", err)

@@ -6,6 +6,8 @@ import (
 	"io"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // A closed store says so whatever it is asked, and does not touch its engines any more.
@@ -92,11 +94,11 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 					t.Error("it does not close")
 				}
 			}
-			d.hook = func(disk string) FailPoint {
+			d.hook = func(disk string) engine.FailPoint {
 				if closed {
 					late = append(late, disk)
 				}
-				return FailNever
+				return engine.FailNever
 			}
 			if at == "read scratch" {
 				scratch.damage = func([]byte) { end() }
@@ -140,14 +142,14 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 // A log does not begin where its store could not write down that it does.
 func TestStore_Bootstrap_FailedWrite(t *testing.T) {
 	d := newMemDisks()
-	d.hook = func(disk string) FailPoint {
+	d.hook = func(disk string) engine.FailPoint {
 		if disk == "history" {
-			return FailBefore
+			return engine.FailBefore
 		}
-		return FailNever
+		return engine.FailNever
 	}
 	s := mustOpen(t, d, tiny())
-	if err := s.Bootstrap(5, 7, nil, [16]byte{1}); !errors.Is(err, ErrInjected) || s.Stats().AppliedIndex != 0 {
+	if err := s.Bootstrap(5, 7, nil, [16]byte{1}); !errors.Is(err, engine.ErrInjected) || s.Stats().AppliedIndex != 0 {
 		t.Errorf("at entry %d: %v", s.Stats().AppliedIndex, err)
 	}
 }
@@ -184,13 +186,13 @@ func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
 // After a failure nothing more is begun in the background, and it is not forgotten.
 func TestBackground_StopsAtTheFirstFailure(t *testing.T) {
 	var b background
-	if err := b.start(func() error { return ErrInjected }); err != nil {
+	if err := b.start(func() error { return engine.ErrInjected }); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.start(func() error { t.Error("it goes on"); return nil }); !errors.Is(err, ErrInjected) {
+	if err := b.start(func() error { t.Error("it goes on"); return nil }); !errors.Is(err, engine.ErrInjected) {
 		t.Errorf("begun after a failure: %v", err)
 	}
-	if err := b.wait(); !errors.Is(err, ErrInjected) {
+	if err := b.wait(); !errors.Is(err, engine.ErrInjected) {
 		t.Errorf("at the end: %v", err)
 	}
 }
@@ -206,7 +208,7 @@ func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
 	if err := s.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if !d.history.Damage(BucketChunks, func(n int) int { return n - 1 }) {
+	if !d.history.Damage(engine.BucketChunks, func(n int) int { return n - 1 }) {
 		t.Fatal("there is no chunk")
 	}
 	meta := Meta{Key: "k", Size: 5, SHA256: sumOf([]byte("other")), ContentType: "a/b", Time: now, PutID: "p"}

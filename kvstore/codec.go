@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // castagnoli is the table of CRC-32C, which processors compute by themselves.
@@ -163,7 +164,7 @@ func (e *formatError) by(what string) error {
 
 // stateError is the error of something that does not decode: what another version
 // wrote is not damaged.
-func stateError(tx Tx, raw []byte, what string, err error) error {
+func stateError(tx engine.Tx, raw []byte, what string, err error) error {
 	if f, ok := errors.AsType[*formatError](err); ok {
 		file, _ := tx.Where(raw)
 		return f.by(file)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // What is in logs and histories must be read for ever as it was written: a command
@@ -305,9 +306,9 @@ func TestStore_LaterRecordIsNoDamage(t *testing.T) {
 		if err := s.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		change(t, d.history, func(tx Tx) error {
+		change(t, d.history, func(tx engine.Tx) error {
 			k := revisionKey(1)
-			return tx.Put(BucketRecords, k[:], testRecord(c.kind, c.body, 1))
+			return tx.Put(engine.BucketRecords, k[:], testRecord(c.kind, c.body, 1))
 		})
 		_, err := s.Get("k")
 		_, corrupt := errors.AsType[*CorruptError](err)

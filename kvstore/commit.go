@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // commitBatch is everything that history lacks at one moment between entries.
@@ -82,7 +83,7 @@ func (s *Store) takeBatch() *commitBatch {
 }
 
 // write puts b into history: the records, and the rest in the order it was applied.
-func (b *commitBatch) write(tx Tx) error {
+func (b *commitBatch) write(tx engine.Tx) error {
 	if err := writeRecords(tx, b.records, true); err != nil {
 		return err
 	}
@@ -94,16 +95,16 @@ func (b *commitBatch) write(tx Tx) error {
 				return err
 			}
 			b.dropped = append(b.dropped, dropped...)
-		} else if err := tx.Put(BucketChunks, o.key[:], o.row); err != nil {
+		} else if err := tx.Put(engine.BucketChunks, o.key[:], o.row); err != nil {
 			return err
 		}
 	}
 	for id, state := range b.uploads { // in any order: each has a key of its own
 		var err error
 		if state == nil {
-			err = tx.Delete(BucketUploads, id[:])
+			err = tx.Delete(engine.BucketUploads, id[:])
 		} else {
-			err = tx.Put(BucketUploads, id[:], state)
+			err = tx.Put(engine.BucketUploads, id[:], state)
 		}
 		if err != nil {
 			return err
@@ -119,7 +120,7 @@ func (b *commitBatch) write(tx Tx) error {
 
 // writeRecords appends records of consecutive revisions, and the checkpoints among them.
 // fillUp: the block before them is filled up first.
-func writeRecords(tx Tx, records []pendingRecord, fillUp bool) error {
+func writeRecords(tx engine.Tx, records []pendingRecord, fillUp bool) error {
 	if len(records) == 0 {
 		return nil
 	}
@@ -136,7 +137,7 @@ func writeRecords(tx Tx, records []pendingRecord, fillUp bool) error {
 			continue
 		}
 		k := revisionKey(p.rev)
-		if err := tx.Put(BucketCheckpoints, k[:], encodeCheckpoint(p.kept)); err != nil {
+		if err := tx.Put(engine.BucketCheckpoints, k[:], encodeCheckpoint(p.kept)); err != nil {
 			return err
 		}
 	}

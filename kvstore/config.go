@@ -8,12 +8,13 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // StoreConfig says where a store keeps its data and how much memory it uses.
 // Zero limits get good defaults.
 type StoreConfig struct {
-	History Engine         // the truth
+	History engine.Engine  // the truth
 	Index   *keyruns.Index // derived from History; may be empty, is then rebuilt
 
 	// Bodies keeps the values of BodyBytesMin and more. It is this store's alone, but
@@ -22,7 +23,7 @@ type StoreConfig struct {
 
 	// OpenStaging opens the area where a snapshot is pulled to, and RemoveStaging drops it.
 	// It survives restarts. Without them Stage and Install cannot be used.
-	OpenStaging   func() (Engine, error)
+	OpenStaging   func() (engine.Engine, error)
 	RemoveStaging func() error
 
 	// OpenScratch makes an empty file to sort keys in, when there are more of them than fit

@@ -8,27 +8,28 @@ import (
 	"testing"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // crashPoint fails the nth durable step of one disk, once.
 type crashPoint struct {
 	disk  string
 	n     int
-	point FailPoint
+	point engine.FailPoint
 	steps map[string]int
 	fired bool
 }
 
-func (c *crashPoint) hook(disk string) FailPoint {
+func (c *crashPoint) hook(disk string) engine.FailPoint {
 	c.steps[disk]++
 	if disk == c.disk && c.steps[disk] == c.n && !c.fired {
 		c.fired = true
 		return c.point
 	}
-	return FailNever
+	return engine.FailNever
 }
 
-func newCrashPoint(disk string, n int, point FailPoint) *crashPoint {
+func newCrashPoint(disk string, n int, point engine.FailPoint) *crashPoint {
 	return &crashPoint{disk: disk, n: n, point: point, steps: make(map[string]int)}
 }
 
@@ -63,7 +64,7 @@ func runLog(t *testing.T, s *Store, log []entry) error {
 // once after it became durable; what was lost is applied again from the log.
 func TestStore_Crash_ApplyCommitFlush(t *testing.T) {
 	log, m := scriptOf(t, 5, 60, 1)
-	clean := newCrashPoint("", 0, FailNever)
+	clean := newCrashPoint("", 0, engine.FailNever)
 	d := newMemDisks()
 	d.hook = clean.hook
 	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
@@ -74,7 +75,7 @@ func TestStore_Crash_ApplyCommitFlush(t *testing.T) {
 	}
 	for _, disk := range []string{"history", "index"} {
 		for n := 1; n <= clean.steps[disk]; n++ {
-			for _, point := range []FailPoint{FailBefore, FailAfter} {
+			for _, point := range []engine.FailPoint{engine.FailBefore, engine.FailAfter} {
 				t.Run(fmt.Sprintf("%s/%d/%d", disk, n, point), func(t *testing.T) {
 					crashAndReplay(t, log, m, newCrashPoint(disk, n, point))
 				})
@@ -90,11 +91,11 @@ func crashAndReplay(t *testing.T, log []entry, m *model, c *crashPoint) {
 	s, err := d.open(t, tiny())
 	if err == nil {
 		err = runLog(t, s, log)
-		if _, gerr := s.Get("key/001"); !errors.Is(gerr, ErrInjected) {
+		if _, gerr := s.Get("key/001"); !errors.Is(gerr, engine.ErrInjected) {
 			t.Fatalf("a store that failed still answers: %v", gerr)
 		}
 	}
-	if !errors.Is(err, ErrInjected) {
+	if !errors.Is(err, engine.ErrInjected) {
 		t.Fatalf("the injected failure was answered with %v", err)
 	}
 	s = mustOpen(t, d, tiny())
@@ -236,14 +237,14 @@ func TestStore_Crash_StageInstall(t *testing.T) {
 			if err == nil {
 				break
 			}
-			if !errors.Is(err, ErrInjected) || tries > 1 {
+			if !errors.Is(err, engine.ErrInjected) || tries > 1 {
 				t.Fatalf("%s step %d point %d: %v", c.disk, c.n, c.point, err)
 			}
 		}
 		if at, _, got, _, err := s.Durable(); err != nil || at != index || string(got) != string(meta) {
 			t.Fatalf("installed at %d with meta %q, %v", at, got, err)
 		}
-		if c.point == FailNever {
+		if c.point == engine.FailNever {
 			installSteps = maps.Clone(c.steps)
 		}
 		if err := runLog(t, s, log); err != nil {
@@ -252,13 +253,13 @@ func TestStore_Crash_StageInstall(t *testing.T) {
 		m.check(t, s)
 		m.check(t, mustOpen(t, d, cfg))
 	}
-	run(newCrashPoint("", 0, FailNever))
+	run(newCrashPoint("", 0, engine.FailNever))
 	if installSteps["staging"] < 4 || installSteps["history"] < 4 || installSteps["remove"] < 1 {
 		t.Fatalf("too few steps: %v", installSteps)
 	}
 	for _, disk := range []string{"staging", "history", "index", "remove"} {
 		for n := 1; n <= installSteps[disk]; n++ {
-			for _, point := range []FailPoint{FailBefore, FailAfter} {
+			for _, point := range []engine.FailPoint{engine.FailBefore, engine.FailAfter} {
 				run(newCrashPoint(disk, n, point))
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // A commit that fills up the block before it must not make a damaged block look
@@ -25,11 +27,7 @@ func TestStore_Commit_DamagedLastBlock(t *testing.T) {
 	if err := s.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	state := *d.history.disk.state.Load()
-	raw := append([]byte(nil), state[BucketRecords][0].value...)
-	raw[0] ^= 4 // one bit, of the format
-	state[BucketRecords] = []memPair{{state[BucketRecords][0].key, raw}}
-	d.history.disk.state.Store(&state)
+	damageFirst(t, d.history, engine.BucketRecords, 4) // one bit, of the format
 	put(11)
 	err := s.Commit()
 	var corrupt *CorruptError
@@ -40,22 +38,22 @@ func TestStore_Commit_DamagedLastBlock(t *testing.T) {
 
 // Where the damaged block lies must be said.
 func TestBlocks_UnknownFormatHasAnOffset(t *testing.T) {
-	e, err := openBolt(filepath.Join(t.TempDir(), "h.db"), boltOptions{FillPages: true})
+	e, err := openBolt(filepath.Join(t.TempDir(), "h.db"), engine.BoltOptions{FillPages: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer e.Close()
 	records := testRecords(1, 1200, 1200, 1200)
 	writeTestRecords(t, e, 0, records, true)
-	if err := e.Update(func(tx Tx) error {
+	if err := e.Update(func(tx engine.Tx) error {
 		k := revisionKey(3)
-		raw := append([]byte(nil), tx.Get(BucketRecords, k[:])...)
+		raw := append([]byte(nil), tx.Get(engine.BucketRecords, k[:])...)
 		raw[0] ^= 4
-		return tx.Put(BucketRecords, k[:], raw)
+		return tx.Put(engine.BucketRecords, k[:], raw)
 	}); err != nil {
 		t.Fatal(err)
 	}
-	_ = e.View(func(tx Tx) error {
+	_ = e.View(func(tx engine.Tx) error {
 		_, err := readRecord(tx, 2)
 		var corrupt *CorruptError
 		if !errors.As(err, &corrupt) || corrupt.Offset < 0 {

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/Focinfi/oncekv/internal/merkle"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // derived is what follows from the records of a history up to a revision: it can be
@@ -129,9 +130,9 @@ func (s *Store) checkpoint(rev Revision) (d derived, err error) {
 	if rev == 0 {
 		return d, nil
 	}
-	err = s.history.View(func(tx Tx) error {
+	err = s.history.View(func(tx engine.Tx) error {
 		k := revisionKey(rev)
-		raw := tx.Get(BucketCheckpoints, k[:])
+		raw := tx.Get(engine.BucketCheckpoints, k[:])
 		c, err := openState(checkpointFormat, k[:], raw)
 		if err == nil {
 			if d = readDerived(&c); c.err == nil && d.rev != rev {
@@ -156,7 +157,7 @@ func encodeCheckpoint(kept *derived) []byte {
 // scanHistory moves at over some records, up to revision last, and returns their
 // keys. It takes at least one.
 func (s *Store) scanHistory(at *derived, last Revision) (keys []Key, err error) {
-	err = s.history.View(func(tx Tx) error {
+	err = s.history.View(func(tx engine.Tx) error {
 		return scanRecords(tx, at.rev+1, last, true, func(rev Revision, raw []byte) (bool, error) {
 			d, err := checkRecord(tx, raw, rev)
 			if err != nil {

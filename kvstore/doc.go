@@ -35,7 +35,6 @@
 //	state         store, pullpause, config, bodies, state, history, memtable, upload, derived
 //	formats       snapstream, command, chunk, recordblock, record, contenttype
 //	vocabulary    put, value, usermeta, codec
-//	engine        bbolt, boltcheck, readahead, memengine, engine, errors
 //
 // # Invariants
 //

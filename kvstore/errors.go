@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Errors of a request that could never succeed.
@@ -34,7 +37,7 @@ var (
 	ErrOutcomeUnknown = errors.New("outcome unknown: the put may or may not have won; repeat the same put to find out")
 	ErrDiskReserve    = errors.New("a voter's disk is below its reserve: free space on it or add space; reads go on")
 	// ErrClosed is returned by every call on a closed store or engine.
-	ErrClosed = errors.New("store is closed")
+	ErrClosed = engine.ErrClosed
 )
 
 // Errors between replicas, and results of Apply, which are the same on every replica.
@@ -81,11 +84,26 @@ type CorruptError struct {
 
 // Error names the file, the offset and what to do.
 func (e *CorruptError) Error() string {
-	at := ""
-	if e.Offset >= 0 {
-		at = fmt.Sprintf(" at offset %d", e.Offset)
+	return fmt.Sprintf("%s; %s", (*engine.DamageError)(e), corruptAdvice(e.File))
+}
+
+// corruptAt returns a *CorruptError about what was read, nil: about all of the file.
+func corruptAt(tx engine.Tx, raw []byte, detail string) error {
+	file, off := tx.Where(raw)
+	return &CorruptError{File: file, Offset: off, Detail: detail}
+}
+
+// corruptFile returns a *CorruptError about all of an engine's file.
+func corruptFile(e engine.Engine, detail string) error {
+	return e.View(func(tx engine.Tx) error { return corruptAt(tx, nil, detail) })
+}
+
+// storeError says what an error of an engine is here: damage gets its advice.
+func storeError(err error) error {
+	if d, damaged := errors.AsType[*engine.DamageError](err); damaged {
+		return fmt.Errorf("%s%w", strings.TrimSuffix(err.Error(), d.Error()), (*CorruptError)(d))
 	}
-	return fmt.Sprintf("%s is damaged%s: %s; %s", e.File, at, e.Detail, corruptAdvice(e.File))
+	return err
 }
 
 // corruptAdvice says what to do about a damaged file of a store's directory.

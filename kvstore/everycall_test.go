@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // nthFault lets one access of a store to its engines fail: the one that so many
@@ -33,18 +34,18 @@ func (f *nthFault) now(file, what string) bool {
 
 func (f *nthFault) access(file, what string) error {
 	if f.damage == nil && f.now(file, what) {
-		return ErrInjected
+		return engine.ErrInjected
 	}
 	return nil
 }
 
-func (f *nthFault) value(file string, b Bucket, key, value []byte) []byte {
+func (f *nthFault) value(file string, b engine.Bucket, key, value []byte) []byte {
 	if f.damage == nil || len(value) == 0 || !f.now(file, "read of "+b.String()) {
 		return value
 	}
 	value = bytes.Clone(value)
 	var block *recordBlock
-	if last, ok := keyRevision(key); ok && b == BucketRecords {
+	if last, ok := keyRevision(key); ok && b == engine.BucketRecords {
 		if opened, err := openBlock(value, last); err == nil {
 			block = &opened
 		}
@@ -53,50 +54,52 @@ func (f *nthFault) value(file string, b Bucket, key, value []byte) []byte {
 	return value
 }
 
-// nthEngine is an Engine that an nthFault looks at.
+// nthEngine is an engine.Engine that an nthFault looks at.
 type nthEngine struct {
-	Engine
+	engine.Engine
 	file string
 	f    *nthFault
 }
 
-func (e nthEngine) View(fn func(Tx) error) error {
+func (e nthEngine) View(fn func(engine.Tx) error) error {
 	if err := e.f.access(e.file, "view"); err != nil {
 		return err
 	}
-	return e.Engine.View(func(tx Tx) error { return fn(nthTx{tx, e}) })
+	return e.Engine.View(func(tx engine.Tx) error { return fn(nthTx{tx, e}) })
 }
 
-func (e nthEngine) Update(fn func(Tx) error) error {
-	return e.Engine.Update(func(tx Tx) error { return fn(nthTx{tx, e}) })
+func (e nthEngine) Update(fn func(engine.Tx) error) error {
+	return e.Engine.Update(func(tx engine.Tx) error { return fn(nthTx{tx, e}) })
 }
 
 type nthTx struct {
-	Tx
+	engine.Tx
 	nthEngine
 }
 
 func (t nthTx) Where([]byte) (string, int64) { return t.file, -1 }
 
-func (t nthTx) Get(b Bucket, key []byte) []byte { return t.f.value(t.file, b, key, t.Tx.Get(b, key)) }
+func (t nthTx) Get(b engine.Bucket, key []byte) []byte {
+	return t.f.value(t.file, b, key, t.Tx.Get(b, key))
+}
 
-func (t nthTx) Seek(b Bucket, from []byte) (key, value []byte) {
+func (t nthTx) Seek(b engine.Bucket, from []byte) (key, value []byte) {
 	key, value = t.Tx.Seek(b, from)
 	return key, t.f.value(t.file, b, key, value)
 }
 
-func (t nthTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
+func (t nthTx) Ascend(b engine.Bucket, from []byte, fn func(k, v []byte) bool) {
 	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.f.value(t.file, b, k, v)) })
 }
 
-func (t nthTx) Put(b Bucket, key, value []byte) error {
+func (t nthTx) Put(b engine.Bucket, key, value []byte) error {
 	if err := t.f.access(t.file, "put to "+b.String()); err != nil {
 		return err
 	}
 	return t.Tx.Put(b, key, value)
 }
 
-func (t nthTx) Delete(b Bucket, key []byte) error {
+func (t nthTx) Delete(b engine.Bucket, key []byte) error {
 	if err := t.f.access(t.file, "delete from "+b.String()); err != nil {
 		return err
 	}
@@ -187,12 +190,18 @@ type callWorld struct {
 // stored is a digest of all that the engines have.
 func (w *callWorld) stored() string {
 	h := sha256.New()
-	for b, pairs := range w.disks.history.disk.state.Load() {
-		for _, p := range pairs {
-			fmt.Fprintln(h, b, len(p.key), len(p.value))
-			h.Write(p.key)
-			h.Write(p.value)
+	if err := w.disks.history.Copy().View(func(tx engine.Tx) error { // also of one that failed
+		for b := engine.BucketState; b <= engine.BucketCheckpoints; b++ {
+			tx.Ascend(b, nil, func(k, v []byte) bool {
+				fmt.Fprintln(h, b, len(k), len(v))
+				h.Write(k)
+				h.Write(v)
+				return true
+			})
 		}
+		return nil
+	}); err != nil {
+		w.t.Fatal(err)
 	}
 	names, err := w.disks.index.List()
 	if err != nil {
@@ -406,7 +415,7 @@ func TestStore_EveryCall_TellsWhatFailedInIt(t *testing.T) {
 					t.Errorf("%s: it does not tell", what)
 				case err == nil && answers[last] != clean[last]:
 					t.Errorf("%s: it answers\n%.300s, want\n%.300s", what, answers[last], clean[last])
-				case err != nil && damage == nil && !errors.Is(err, ErrInjected), err != nil && damage != nil && !errors.As(err, &corrupt):
+				case err != nil && damage == nil && !errors.Is(err, engine.ErrInjected), err != nil && damage != nil && !errors.As(err, &corrupt):
 					t.Errorf("%s: it tells %v", what, err)
 				case err != nil && damage != nil && corrupt.File != f.file:
 					t.Errorf("%s of %s: it blames %v", what, f.file, err)

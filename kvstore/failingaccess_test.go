@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // accesses lets one access of a store to its engines fail, once: one of those that
@@ -55,7 +56,7 @@ func place(what string) string {
 	name := ""
 	for functions := 0; functions < 4; {
 		f, more := frames.Next()
-		if strings.Contains(f.Function, "/kvstore.") && !strings.Contains(f.File, "_test.go") && !strings.Contains(f.File, "memengine.go") {
+		if strings.Contains(f.Function, "/kvstore.") && !strings.Contains(f.File, "_test.go") {
 			short := f.Function[strings.LastIndex(f.Function, "/")+1:]
 			name += fmt.Sprintf(" < %s:%d", short, f.Line)
 			if !strings.Contains(short, ".func") {
@@ -79,25 +80,25 @@ func (a *accesses) access(what string) error {
 		return nil
 	}
 	a.failed = true
-	return ErrInjected
+	return engine.ErrInjected
 }
 
-// faultyEngine is an Engine whose accesses may fail.
+// faultyEngine is an engine.Engine whose accesses may fail.
 type faultyEngine struct {
-	Engine
+	engine.Engine
 	a    *accesses
 	name string
 }
 
-func (e faultyEngine) View(fn func(Tx) error) error {
+func (e faultyEngine) View(fn func(engine.Tx) error) error {
 	if err := e.a.access("view"); err != nil {
 		return err
 	}
-	return e.Engine.View(func(tx Tx) error { return fn(faultyTx{tx, e.a, e.name}) })
+	return e.Engine.View(func(tx engine.Tx) error { return fn(faultyTx{tx, e.a, e.name}) })
 }
 
-func (e faultyEngine) Update(fn func(Tx) error) error {
-	return e.Engine.Update(func(tx Tx) error {
+func (e faultyEngine) Update(fn func(engine.Tx) error) error {
+	return e.Engine.Update(func(tx engine.Tx) error {
 		if err := e.a.access("update"); err != nil {
 			return err
 		}
@@ -108,21 +109,21 @@ func (e faultyEngine) Update(fn func(Tx) error) error {
 func (e faultyEngine) Close() error { return errors.Join(e.a.access("close"), e.Engine.Close()) }
 
 type faultyTx struct {
-	Tx
+	engine.Tx
 	a    *accesses
 	name string
 }
 
 func (t faultyTx) Where([]byte) (string, int64) { return t.name, -1 }
 
-func (t faultyTx) Put(b Bucket, key, value []byte) error {
+func (t faultyTx) Put(b engine.Bucket, key, value []byte) error {
 	if err := t.a.access("put to " + b.String()); err != nil {
 		return err
 	}
 	return t.Tx.Put(b, key, value)
 }
 
-func (t faultyTx) Delete(b Bucket, key []byte) error {
+func (t faultyTx) Delete(b engine.Bucket, key []byte) error {
 	if err := t.a.access("delete from " + b.String()); err != nil {
 		return err
 	}
@@ -147,16 +148,16 @@ func (t faultyTx) cut(what string, value []byte) []byte {
 	return damaged
 }
 
-func (t faultyTx) Get(b Bucket, key []byte) []byte {
+func (t faultyTx) Get(b engine.Bucket, key []byte) []byte {
 	return t.cut("get from "+b.String(), t.Tx.Get(b, key))
 }
 
-func (t faultyTx) Seek(b Bucket, from []byte) (key, value []byte) {
+func (t faultyTx) Seek(b engine.Bucket, from []byte) (key, value []byte) {
 	key, value = t.Tx.Seek(b, from)
 	return key, t.cut("seek in "+b.String(), value)
 }
 
-func (t faultyTx) Ascend(b Bucket, from []byte, fn func(k, v []byte) bool) {
+func (t faultyTx) Ascend(b engine.Bucket, from []byte, fn func(k, v []byte) bool) {
 	t.Tx.Ascend(b, from, func(k, v []byte) bool { return fn(k, t.cut("ascend "+b.String(), v)) })
 }
 
@@ -280,7 +281,7 @@ func (a *accesses) open(t testing.TB, d *memDisks, scratch bool) (*Store, error)
 	if scratch {
 		cfg.OpenScratch = func() (Scratch, error) { return &faultyScratch{a: a}, a.access("open scratch") }
 	}
-	cfg.OpenStaging = func() (Engine, error) {
+	cfg.OpenStaging = func() (engine.Engine, error) {
 		d.staging = d.staging.Reopen()
 		return faultyEngine{d.staging, a, stagingFile}, a.access("open staging")
 	}
@@ -288,7 +289,7 @@ func (a *accesses) open(t testing.TB, d *memDisks, scratch bool) (*Store, error)
 		if err := a.access("remove staging"); err != nil {
 			return err
 		}
-		d.staging = NewMemEngine()
+		d.staging = engine.NewMemEngine()
 		return nil
 	}
 	s, err := OpenStore(cfg)
@@ -431,7 +432,7 @@ func (l *life) pull(t *testing.T, s *Store, d *memDisks, a *accesses) error {
 		rc, err := fetch(ctx, query)
 		return &cutReader{rc, 30000 - read, &read}, err
 	}, testFetch)
-	if _, corrupt := errors.AsType[*CorruptError](err); err != nil && (corrupt || errors.Is(err, ErrInjected) || !errors.Is(err, io.ErrUnexpectedEOF)) {
+	if _, corrupt := errors.AsType[*CorruptError](err); err != nil && (corrupt || errors.Is(err, engine.ErrInjected) || !errors.Is(err, io.ErrUnexpectedEOF)) {
 		return err
 	}
 	if s, err = a.open(t, d, true); err != nil {
@@ -593,7 +594,7 @@ func (l *life) fail(t *testing.T, a *accesses) {
 	case err == nil && a.damage == flipLast: // of a record that nobody wanted
 	case err == nil && !repaired(a.target):
 		t.Errorf("%s, access %d: nobody hears of it", a.target, a.nth)
-	case err != nil && !damaged && !errors.Is(err, ErrInjected) && !strings.Contains(err.Error(), ErrInjected.Error()):
+	case err != nil && !damaged && !errors.Is(err, engine.ErrInjected) && !strings.Contains(err.Error(), engine.ErrInjected.Error()):
 		t.Errorf("%s, access %d: the failure is answered with %v", a.target, a.nth, err)
 	case err != nil && damaged && !(corrupt && c.File == a.file) && !elsewhere(a.target):
 		t.Errorf("%s, access %d: the damage is answered with %v", a.target, a.nth, err)

@@ -16,24 +16,13 @@ import (
 // bbolt then opens the file as it was before that, and says nothing.
 func damageNewestMeta(t *testing.T, path string) {
 	t.Helper()
+	newest := boltMetas(t, path)[0]
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	first, ok, err := metaAt(f, 0)
-	if !ok || err != nil {
-		t.Fatal("no first meta page", err)
-	}
-	second, ok, err := metaAt(f, int64(first.pageBytes))
-	if !ok || err != nil {
-		t.Fatal("no second meta page", err)
-	}
-	at := int64(boltPageHeaderBytes + 20)
-	if second.txid > first.txid {
-		at += int64(first.pageBytes)
-	}
-	if _, err := f.WriteAt([]byte{0xff}, at); err != nil {
+	if _, err := f.WriteAt([]byte{0xff}, int64(newest.at)+20); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,32 +4,22 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
-// Files that cannot be made, opened, read or synced are told of as what they are: only
-// an fsync that failed is a write that failed.
+// Files that cannot be made or synced are told of as what they are: only an fsync that
+// failed is a write that failed.
 func TestFiles_CannotBeUsed(t *testing.T) {
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "missing", "x.db")
-	if _, err := openBolt(missing, boltOptions{}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file in no directory is made: %v", err)
-	}
-	if err := verifyBoltFile(missing); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a file that is not there is sound: %v", err)
-	}
-	if db, err := openBoltFile(dir, 0); err == nil {
-		t.Errorf("a directory is opened as a file: %v", db)
-	}
 	if _, err := openScratchFile(missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a scratch file in no directory is made: %v", err)
 	}
@@ -47,108 +37,8 @@ func TestFiles_CannotBeUsed(t *testing.T) {
 	if err := fsync.SyncDir(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, writefault.Err) {
 		t.Errorf("a directory that is not there is synced: %v", err)
 	}
-	path := filepath.Join(dir, "x.db")
-	e, err := openBolt(path, boltOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e.Size() == 0 {
-		t.Error("a file has no bytes")
-	}
-	if err := os.Remove(path); err != nil || e.Size() != 0 {
-		t.Errorf("a file that is gone has %d bytes: %v", e.Size(), err)
-	}
-	if err := e.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := syncBolt(e.(*boltEngine).db, path); !errors.Is(err, writefault.Err) {
-		t.Errorf("a file that is closed is synced: %v", err)
-	}
 	if _, err := OpenStore(StoreConfig{}); err == nil {
 		t.Error("a store without engines opens")
-	}
-}
-
-// The same with files and directories of the system that behave so.
-func TestFiles_FailingSystem(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("there is no /proc")
-	}
-	if err := fsync.SyncDir("/proc"); !errors.Is(err, writefault.Err) {
-		t.Errorf("a directory that cannot be synced is synced: %v", err)
-	}
-	var corrupt *CorruptError
-	if err := verifyBoltFile("/proc/self/mem"); err == nil || errors.As(err, &corrupt) {
-		t.Errorf("a file that cannot be read is read: %v", err)
-	}
-	path := filepath.Join(t.TempDir(), "x.db")
-	e, err := openBolt(path, boltOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	// A file that is sound, in a directory that cannot be synced.
-	if e, err := openBolt(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), boltOptions{}); !errors.Is(err, writefault.Err) {
-		t.Errorf("a name that may not be durable is opened: %v, %v", e, err)
-	}
-}
-
-// brokenReader fails at one offset.
-type brokenReader struct {
-	io.ReaderAt
-	at int64
-}
-
-func (r *brokenReader) ReadAt(p []byte, off int64) (int, error) {
-	if off == r.at {
-		return 0, ErrInjected
-	}
-	return r.ReaderAt.ReadAt(p, off)
-}
-
-// A meta page that cannot be read is not one that is damaged: whoever takes the other
-// one goes back by a transaction.
-func TestNewestMeta_CannotBeRead(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.db")
-	e, err := openBolt(path, boltOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	change(t, e, func(tx Tx) error { return tx.Put(BucketState, []byte("k"), nil) })
-	if err := e.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for _, spoiled := range []bool{false, true} {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		size := int64(1 << 20)
-		meta, ok, err := newestMeta(f, size)
-		if !ok || err != nil {
-			t.Fatal(meta, ok, err)
-		}
-		if spoiled {
-			if _, err := f.WriteAt([]byte{0xff}, boltPageHeaderBytes); err != nil {
-				t.Fatal(err)
-			}
-			if _, ok, err := newestMeta(f, size); !ok || err != nil {
-				t.Fatalf("the second page alone: %v, %v", ok, err)
-			}
-		}
-		for _, at := range []int64{0, int64(meta.pageBytes)} {
-			if _, _, err := newestMeta(&brokenReader{f, at}, size); !errors.Is(err, ErrInjected) {
-				t.Errorf("spoiled %v, the page at %d cannot be read: %v", spoiled, at, err)
-			}
-		}
 	}
 }
 
@@ -156,11 +46,13 @@ func TestNewestMeta_CannotBeRead(t *testing.T) {
 func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, stagingFile)
-	area, err := openBolt(path, boltOptions{})
+	area, err := openBolt(path, engine.BoltOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	change(t, area, func(tx Tx) error { return tx.Put(BucketState, keyProgress, []byte("a pull got this far")) })
+	change(t, area, func(tx engine.Tx) error {
+		return tx.Put(engine.BucketState, keyProgress, []byte("a pull got this far"))
+	})
 	if err := area.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // filesOf returns the digests of all files of a directory.
@@ -45,8 +46,8 @@ func TestStoreDir_DamagedMemberTable(t *testing.T) {
 	if _, _, meta, _, err := s.Durable(); err != nil || !bytes.Equal(meta, table) {
 		t.Fatalf("%q, %v", meta, err)
 	}
-	change(t, s.history, func(tx Tx) error {
-		return tx.Put(BucketState, keyMeta, bytes.Replace(tx.Get(BucketState, keyMeta), []byte("1"), []byte("3"), 1))
+	change(t, s.history, func(tx engine.Tx) error {
+		return tx.Put(engine.BucketState, keyMeta, bytes.Replace(tx.Get(engine.BucketState, keyMeta), []byte("1"), []byte("3"), 1))
 	})
 	if _, _, meta, _, err := s.Durable(); err == nil {
 		t.Errorf("a running node goes on with %q", meta)
@@ -76,8 +77,8 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 		if err := s.FlushIndex(); err != nil {
 			t.Fatal(err)
 		}
-		change(t, s.history, func(tx Tx) error {
-			return tx.Put(BucketState, keyApplied, encodeState(format, keyApplied, bytes.Clone(tx.Get(BucketState, keyApplied))))
+		change(t, s.history, func(tx engine.Tx) error {
+			return tx.Put(engine.BucketState, keyApplied, encodeState(format, keyApplied, bytes.Clone(tx.Get(engine.BucketState, keyApplied))))
 		})
 		if err := errors.Join(s.Close(), os.RemoveAll(filepath.Join(dir, indexDir)), os.WriteFile(filepath.Join(dir, scratchFile), []byte("left"), 0o600),
 			os.WriteFile(filepath.Join(dir, oldIndexFile), []byte("of an earlier version"), 0o600)); err != nil {
@@ -180,12 +181,12 @@ func TestStore_DigestAt_DamagedCheckpoint(t *testing.T) {
 	}
 	k := revisionKey(16)
 	var sound []byte
-	change(t, d.history, func(tx Tx) error { sound = bytes.Clone(tx.Get(BucketCheckpoints, k[:])); return nil })
+	change(t, d.history, func(tx engine.Tx) error { sound = bytes.Clone(tx.Get(engine.BucketCheckpoints, k[:])); return nil })
 	for i := range sound {
 		damaged := bytes.Clone(sound)
 		damaged[i] ^= 1
-		d := &memDisks{history: copyEngine(d.history), index: d.index.Copy(), staging: NewMemEngine()}
-		change(t, d.history, func(tx Tx) error { return tx.Put(BucketCheckpoints, k[:], damaged) })
+		d := &memDisks{history: d.history.Copy(), index: d.index.Copy(), staging: engine.NewMemEngine()}
+		change(t, d.history, func(tx engine.Tx) error { return tx.Put(engine.BucketCheckpoints, k[:], damaged) })
 		s, err := d.open(t, cfg)
 		if err == nil {
 			_, err = s.DigestAt(18)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // stageFixture is a sender with a history, and a receiver that has its start.
@@ -74,16 +75,7 @@ func newStageFixture(t testing.TB, log []entry, whole *model, have, taken int) *
 
 // disks are a copy of the receiver's.
 func (x *stageFixture) disks() *memDisks {
-	copyOf := func(e *MemEngine) *MemEngine {
-		state := *e.disk.state.Load()
-		for b := range state {
-			state[b] = slices.Clip(state[b])
-		}
-		c := NewMemEngine()
-		c.disk.state.Store(&state)
-		return c
-	}
-	return &memDisks{history: copyOf(x.receiver.history), index: x.receiver.index.Copy(), staging: NewMemEngine()}
+	return &memDisks{history: x.receiver.history.Copy(), index: x.receiver.index.Copy(), staging: engine.NewMemEngine()}
 }
 
 // streamItem is one item of a stream.

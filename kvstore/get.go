@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // recent is what history lacked at one moment. Its elements never change.
@@ -224,7 +225,7 @@ func (g *getting) read(now recent) {
 }
 
 // readHistory answers for the keys whose records are in history.
-func (g *getting) readHistory(tx Tx) error {
+func (g *getting) readHistory(tx engine.Tx) error {
 	for i, rev := range g.revs {
 		if rev == answered {
 			continue

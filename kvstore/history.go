@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // HistoryID names a history. A cluster that is formed, restored, or forced out of another
@@ -194,8 +196,8 @@ func readHistory(c *cursor, newest Revision) (h History) {
 }
 
 // writeLineage stores the identity of the history.
-func writeLineage(tx Tx, h *History) error {
-	return tx.Put(BucketState, keyHistory, encodeLineage(h))
+func writeLineage(tx engine.Tx, h *History) error {
+	return tx.Put(engine.BucketState, keyHistory, encodeLineage(h))
 }
 
 func encodeLineage(h *History) []byte {
@@ -203,8 +205,8 @@ func encodeLineage(h *History) []byte {
 }
 
 // storedLineage reads the identity of the history, of a store at revision newest.
-func storedLineage(tx Tx, newest Revision) (h History, err error) {
-	raw := tx.Get(BucketState, keyHistory)
+func storedLineage(tx engine.Tx, newest Revision) (h History, err error) {
+	raw := tx.Get(engine.BucketState, keyHistory)
 	if raw == nil {
 		return h, nil
 	}

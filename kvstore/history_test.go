@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // testHistory is one that two others went on to.
@@ -88,7 +90,7 @@ func TestStore_Fork_WhereverItCrashes(t *testing.T) {
 		}
 		return s.FlushIndex()
 	}
-	clean := newCrashPoint("", 0, FailNever)
+	clean := newCrashPoint("", 0, engine.FailNever)
 	d := newMemDisks()
 	d.hook = clean.hook
 	s := mustOpen(t, d, tiny())
@@ -104,10 +106,10 @@ func TestStore_Fork_WhereverItCrashes(t *testing.T) {
 		t.Errorf("meta %q", meta)
 	}
 	for n := 1; n <= clean.steps["history"]; n++ {
-		for _, point := range []FailPoint{FailBefore, FailAfter} {
+		for _, point := range []engine.FailPoint{engine.FailBefore, engine.FailAfter} {
 			d := newMemDisks()
 			d.hook = newCrashPoint("history", n, point).hook
-			if err := live(mustOpen(t, d, tiny())); !errors.Is(err, ErrInjected) {
+			if err := live(mustOpen(t, d, tiny())); !errors.Is(err, engine.ErrInjected) {
 				t.Fatalf("step %d: %v", n, err)
 			}
 			s := mustOpen(t, d, tiny())
@@ -400,8 +402,8 @@ func TestSnapshot_HistoriesThatCannotBe(t *testing.T) {
 		if _, err := decodeSnapshot(encodeSnapshot(&broken)); err == nil {
 			t.Errorf("%s: accepted", what)
 		}
-		e := NewMemEngine()
-		if err := e.Update(func(tx Tx) error {
+		e := engine.NewMemEngine()
+		if err := e.Update(func(tx engine.Tx) error {
 			return errors.Join(writeApplied(tx, &s.appliedState, nil), writeLineage(tx, &broken.lineage))
 		}); err != nil {
 			t.Fatal(err)

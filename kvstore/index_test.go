@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // The index of an earlier version is not read, whatever is in it. It stays until the
@@ -22,7 +23,7 @@ import (
 func TestStoreDir_IndexOfAnEarlierVersion(t *testing.T) {
 	dir := t.TempDir()
 	_, m := fillDir(t, dir, 30)
-	old := []string{filepath.Join(dir, oldIndexFile), filepath.Join(dir, oldIndexFile+creating)}
+	old := []string{filepath.Join(dir, oldIndexFile), filepath.Join(dir, oldIndexFile+engine.Creating)}
 	if err := os.RemoveAll(filepath.Join(dir, indexDir)); err != nil {
 		t.Fatal(err)
 	}
@@ -72,9 +73,9 @@ func TestStore_Run_CannotRemoveTheIndexOfAnEarlierVersion(t *testing.T) {
 }
 
 // slowEngine is an engine whose reads take long, slowScratch a scratch file.
-type slowEngine struct{ Engine }
+type slowEngine struct{ engine.Engine }
 
-func (e slowEngine) View(fn func(Tx) error) error {
+func (e slowEngine) View(fn func(engine.Tx) error) error {
 	<-time.After(progressInterval)
 	return e.Engine.View(fn)
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Install makes a staged snapshot, for which Stage returned nil, this store's state: entry
@@ -64,7 +65,7 @@ func (s *Store) install(at appliedState, snap *snapshot, meta, snapshot []byte, 
 
 // installFrom moves area into history and takes over the new state: what Stage made
 // of the records that it pulled. It is verified again when they are indexed.
-func (s *Store) installFrom(area Engine, snap *snapshot, at appliedState, meta, snapshot []byte, whole bool) error {
+func (s *Store) installFrom(area engine.Engine, snap *snapshot, at appliedState, meta, snapshot []byte, whole bool) error {
 	staged, p, err := readProgress(area)
 	if err != nil {
 		return s.failed("read staging", err)
@@ -100,7 +101,7 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at appliedState, meta, 
 	// The chunks of own uploads that were sealed are counted now. Those of the uploads that
 	// are gone are held for one more commit, see releaseDropped.
 	for _, id := range sortedUploads(in.sealed) {
-		if err := s.history.View(func(tx Tx) error {
+		if err := s.history.View(func(tx engine.Tx) error {
 			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
 				s.bodies.Release(ref.Digest)
 				return nil
@@ -116,7 +117,7 @@ func (s *Store) installFrom(area Engine, snap *snapshot, at appliedState, meta, 
 // installer is one call of installFrom; the store's commitMu and applyMu are held.
 type installer struct {
 	store  *Store
-	area   Engine
+	area   engine.Engine
 	snap   *snapshot
 	sealed map[uploadID]bool // own open uploads that a record of the snapshot seals
 
@@ -135,7 +136,7 @@ func (in *installer) move(at *appliedState, meta []byte) error {
 			return err
 		}
 	}
-	return in.store.history.Update(func(tx Tx) error {
+	return in.store.history.Update(func(tx engine.Tx) error {
 		if in.snap.rev > 0 { // a disk that lost what was pulled shows here
 			if _, err := readRecord(tx, in.snap.rev); err != nil {
 				return err
@@ -159,7 +160,7 @@ func (in *installer) move(at *appliedState, meta []byte) error {
 func (in *installer) moveSealed(own Revision) error {
 	for rev, more := own, true; more; {
 		var d body
-		if err := in.area.View(func(tx Tx) (failed error) {
+		if err := in.area.View(func(tx engine.Tx) (failed error) {
 			more = false
 			err := ascendRecords(tx, rev+1, func(at Revision, raw []byte) bool {
 				if at > in.snap.rev {
@@ -187,7 +188,7 @@ func (in *installer) moveSealed(own Revision) error {
 
 // inHistory tells whether history has this very record.
 func (in *installer) inHistory(rev Revision, raw []byte) (same bool, err error) {
-	err = in.store.history.View(func(tx Tx) error {
+	err = in.store.history.View(func(tx engine.Tx) error {
 		stored, err := recordAt(tx, rev)
 		same = bytes.Equal(stored, raw)
 		return err
@@ -230,7 +231,7 @@ func (in *installer) moveChunk(key chunkKey, open, hold bool) (found bool, err e
 	if hold && !in.store.bodies.Hold(ref.Digest) {
 		return false, in.store.missingBody(ref.Digest)
 	}
-	in.puts.add(BucketChunks, key[:], encodeChunkRow(key, ref))
+	in.puts.add(engine.BucketChunks, key[:], encodeChunkRow(key, ref))
 	if in.puts.bytes < in.store.cfg.CommitBytes {
 		return true, nil
 	}
@@ -239,12 +240,12 @@ func (in *installer) moveChunk(key chunkKey, open, hold bool) (found bool, err e
 
 // writeUploads makes the open uploads those of the snapshot. An entry that this store will
 // never see dropped the uploads that are neither open nor sealed there.
-func (in *installer) writeUploads(tx Tx) error {
+func (in *installer) writeUploads(tx engine.Tx) error {
 	for _, id := range sortedUploads(in.store.uploads) {
 		if in.snap.uploads[id] != nil {
 			continue
 		}
-		if err := tx.Delete(BucketUploads, id[:]); err != nil {
+		if err := tx.Delete(engine.BucketUploads, id[:]); err != nil {
 			return err
 		}
 		if in.sealed[id] {
@@ -257,7 +258,7 @@ func (in *installer) writeUploads(tx Tx) error {
 		in.dropped = append(in.dropped, dropped...)
 	}
 	for _, id := range sortedUploads(in.snap.uploads) {
-		if err := tx.Put(BucketUploads, id[:], encodeUpload(id, in.snap.uploads[id])); err != nil {
+		if err := tx.Put(engine.BucketUploads, id[:], encodeUpload(id, in.snap.uploads[id])); err != nil {
 			return err
 		}
 	}

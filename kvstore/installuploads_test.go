@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // The sender dropped an upload by an entry that this store will never see: the
@@ -37,10 +38,10 @@ func TestStore_Install_DropsTheChunksOfUploadsThatAreGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := map[uploadID]int{}
-	if err := d.history.View(func(tx Tx) error {
+	if err := d.history.View(func(tx engine.Tx) error {
 		for _, id := range []uploadID{gone, kept} {
 			for n := range uint32(2) {
-				if key := makeChunkKey(id, n); tx.Get(BucketChunks, key[:]) != nil {
+				if key := makeChunkKey(id, n); tx.Get(engine.BucketChunks, key[:]) != nil {
 					left[id]++
 				}
 			}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // model is the plain form of the state machine: maps and slices, no disk.
@@ -346,17 +347,17 @@ func testChunk(id uploadID, n uint32, data []byte, now time.Time) []byte {
 
 // memDisks are the disks of a store, which outlive it.
 type memDisks struct {
-	history, staging *MemEngine
+	history, staging *engine.MemEngine
 	index            *keyruns.MemFiles
-	lives            uint64                      // of the index
-	values           string                      // directory of the bodies; empty: to be made, with what history refers to
-	bodies           *bodies.Store               // of the last life
-	hook             func(disk string) FailPoint // nil: nothing fails
-	ahead            atomic.Int64                // of the clock of the bodies, in nanoseconds
+	lives            uint64                             // of the index
+	values           string                             // directory of the bodies; empty: to be made, with what history refers to
+	bodies           *bodies.Store                      // of the last life
+	hook             func(disk string) engine.FailPoint // nil: nothing fails
+	ahead            atomic.Int64                       // of the clock of the bodies, in nanoseconds
 }
 
 func newMemDisks() *memDisks {
-	return &memDisks{history: NewMemEngine(), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
+	return &memDisks{history: engine.NewMemEngine(), index: keyruns.NewMemFiles(), staging: engine.NewMemEngine()}
 }
 
 // open crashes whatever uses the disks and opens a store on what was durable.
@@ -369,16 +370,16 @@ func (d *memDisks) open(t testing.TB, cfg StoreConfig) (*Store, error) {
 		return nil, err
 	}
 	cfg.History, cfg.Bodies = d.history, d.openBodies(t)
-	cfg.OpenStaging = func() (Engine, error) {
+	cfg.OpenStaging = func() (engine.Engine, error) {
 		d.staging = d.staging.Reopen()
 		d.arm(d.staging, "staging")
 		return d.staging, nil
 	}
 	cfg.RemoveStaging = func() error {
-		if d.hook != nil && d.hook("remove") == FailBefore {
-			return ErrInjected
+		if d.hook != nil && d.hook("remove") == engine.FailBefore {
+			return engine.ErrInjected
 		}
-		d.staging = NewMemEngine()
+		d.staging = engine.NewMemEngine()
 		return nil
 	}
 	return OpenStore(cfg)
@@ -394,10 +395,10 @@ func (d *memDisks) openIndex() (*keyruns.Index, error) {
 				return keyruns.Fault{}
 			}
 			switch d.hook("index") {
-			case FailBefore:
-				return keyruns.Fault{Err: ErrInjected}
-			case FailAfter:
-				return keyruns.Fault{Err: ErrInjected, Done: true}
+			case engine.FailBefore:
+				return keyruns.Fault{Err: engine.ErrInjected}
+			case engine.FailAfter:
+				return keyruns.Fault{Err: engine.ErrInjected, Done: true}
 			}
 			return keyruns.Fault{}
 		})
@@ -449,9 +450,9 @@ func (d *memDisks) openBodies(t testing.TB) *bodies.Store {
 	return d.bodies
 }
 
-func (d *memDisks) arm(e *MemEngine, disk string) {
+func (d *memDisks) arm(e *engine.MemEngine, disk string) {
 	if d.hook != nil {
-		e.OnUpdate(func(int) FailPoint { return d.hook(disk) })
+		e.OnUpdate(func(int) engine.FailPoint { return d.hook(disk) })
 	}
 }
 

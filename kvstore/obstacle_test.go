@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Wherever a store keeps a file there may be something that cannot be opened, read or
@@ -14,11 +16,11 @@ import (
 func TestOpenStoreDir_Obstacles(t *testing.T) {
 	for _, c := range []struct{ name, says string }{
 		{historyFile, historyFile}, {indexDir, indexDir}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
-		{historyFile + creating, historyFile + creating},
+		{historyFile + engine.Creating, historyFile + engine.Creating},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			born := !strings.HasSuffix(c.name, creating) && c.name != historyFile
+			born := !strings.HasSuffix(c.name, engine.Creating) && c.name != historyFile
 			if born || c.name == historyFile {
 				s, err := OpenStoreDir(dir, tiny())
 				if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // historyMapBytes is address space kept free for history to grow into.
@@ -20,7 +21,7 @@ const historyMapBytes = 10 << 30
 
 // IsFile reports whether a store keeps something of that name in its directory.
 func IsFile(name string) bool {
-	switch strings.TrimSuffix(name, creating) {
+	switch strings.TrimSuffix(name, engine.Creating) {
 	case historyFile, indexDir, oldIndexFile, stagingFile, scratchFile, valuesDir:
 		return true
 	}
@@ -42,7 +43,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	if err := checkHistoryThere(dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	history, err := openBolt(filepath.Join(dir, historyFile), boltOptions{MapBytes: historyMapBytes, FillPages: true})
+	history, err := openBolt(filepath.Join(dir, historyFile), engine.BoltOptions{MapBytes: historyMapBytes, FillPages: true})
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -65,7 +66,7 @@ func OpenStoreDir(dir string, cfg StoreConfig) (*Store, error) {
 	cfg.Bodies = values
 	staging := filepath.Join(dir, stagingFile)
 	cfg.History, cfg.Index = history, index
-	cfg.OpenStaging = func() (Engine, error) { return openBolt(staging, boltOptions{FillPages: true}) }
+	cfg.OpenStaging = func() (engine.Engine, error) { return openBolt(staging, engine.BoltOptions{FillPages: true}) }
 	cfg.RemoveStaging = func() error {
 		if err := os.Remove(staging); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("drop staging: %w", err)
@@ -106,12 +107,12 @@ func checkHistoryThere(dir string) error {
 
 // checkHistory refuses a history of another version, and one that something was put into
 // without its values, which are made before anything can be put.
-func checkHistory(dir string, history Engine) error {
+func checkHistory(dir string, history engine.Engine) error {
 	values, used := filepath.Join(dir, valuesDir), false
-	if err := history.View(func(tx Tx) error {
+	if err := history.View(func(tx engine.Tx) error {
 		p, err := storedApplied(tx)
 		used = p.rev > 0
-		tx.Ascend(BucketUploads, nil, func(_, _ []byte) bool {
+		tx.Ascend(engine.BucketUploads, nil, func(_, _ []byte) bool {
 			used = true
 			return false
 		})
@@ -152,7 +153,7 @@ func (s *Store) dropOldIndex() error {
 		return nil
 	}
 	found := false
-	for _, name := range []string{oldIndexFile, oldIndexFile + creating} {
+	for _, name := range []string{oldIndexFile, oldIndexFile + engine.Creating} {
 		switch err := os.Remove(filepath.Join(s.dir, name)); {
 		case err == nil:
 			found = true
@@ -231,7 +232,7 @@ func OpenStore(cfg StoreConfig) (*Store, error) {
 
 // load reads where history stands, which uploads are open, and how far the index goes.
 func (s *Store) load() error {
-	if err := s.history.View(func(tx Tx) error {
+	if err := s.history.View(func(tx engine.Tx) error {
 		snap, err := readSnapshot(tx)
 		if err != nil {
 			return err
@@ -254,7 +255,7 @@ func (s *Store) load() error {
 		return err
 	}
 	for _, id := range sortedUploads(s.uploads) {
-		if err := s.history.View(func(tx Tx) error {
+		if err := s.history.View(func(tx engine.Tx) error {
 			return ascendChunks(tx, id, func(_ chunkKey, ref bodies.Ref) error {
 				if !s.bodies.Hold(ref.Digest) {
 					return s.missingBody(ref.Digest)
@@ -289,3 +290,20 @@ func (s *Store) loadIndex() (at derived, err error) {
 	s.memtable.indexedRev = at.rev
 	return at, nil
 }
+
+// boltFile is an engine on a bbolt file, whose damage is a *CorruptError.
+type boltFile struct{ engine.Engine }
+
+func openBolt(path string, opts engine.BoltOptions) (engine.Engine, error) {
+	e, err := engine.OpenBolt(path, opts)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return boltFile{e}, nil
+}
+
+// View is Engine.View.
+func (f boltFile) View(fn func(engine.Tx) error) error { return storeError(f.Engine.View(fn)) }
+
+// Update is Engine.Update.
+func (f boltFile) Update(fn func(engine.Tx) error) error { return storeError(f.Engine.Update(fn)) }

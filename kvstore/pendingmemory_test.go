@@ -5,12 +5,14 @@ import (
 	"runtime"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // What pends must take about the memory that pendingBytes says, however few
 // commands an entry brings.
 func TestStore_Apply_PendingMemoryIsCounted(t *testing.T) {
-	s, err := OpenStore(StoreConfig{History: NewMemEngine(), Index: newIndex(t), Bodies: openBodies(t, t.TempDir(), time.Now)})
+	s, err := OpenStore(StoreConfig{History: engine.NewMemEngine(), Index: newIndex(t), Bodies: openBodies(t, t.TempDir(), time.Now)})
 	if err != nil {
 		t.Fatal(err)
 	}

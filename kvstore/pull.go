@@ -11,6 +11,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // pulledRecord is a record that came, whose bodies may not be here yet.
@@ -186,7 +187,7 @@ func (st *stager) addRecord(ctx context.Context, p *pulledRecord) error {
 			return err
 		}
 		key := revisionKey(rev)
-		st.puts.add(BucketRecords, key[:], p.raw)
+		st.puts.add(engine.BucketRecords, key[:], p.raw)
 		st.putRows(p.body.upload, 0, p.refs)
 	}
 	st.progress.last.advance(leafOf(p.body.header), &p.body)
@@ -216,7 +217,7 @@ func (st *stager) withBody(ctx context.Context, ref bodies.Ref, fn func(data []b
 func (st *stager) putRows(id uploadID, first uint32, refs []bodies.Ref) {
 	for i, ref := range refs {
 		key := makeChunkKey(id, first+uint32(i))
-		st.puts.add(BucketChunks, key[:], encodeChunkRow(key, ref))
+		st.puts.add(engine.BucketChunks, key[:], encodeChunkRow(key, ref))
 	}
 }
 
@@ -259,7 +260,7 @@ func (st *stager) pullUpload(ctx context.Context, id uploadID, u *upload) error 
 
 // leadingChunks returns how many of the first chunks of an open upload are here.
 func (st *stager) leadingChunks(id uploadID, count uint32) (have uint32, err error) {
-	goOn := func(tx Tx) error {
+	goOn := func(tx engine.Tx) error {
 		for ; have < count; have++ {
 			key := makeChunkKey(id, have)
 			ref, found, err := findChunkRow(tx, key)
@@ -307,8 +308,8 @@ func (st *stager) pullRows(ctx context.Context, id uploadID, next uint32, u *upl
 // wrong.
 func (st *stager) verifyUpload(ctx context.Context, id uploadID, u *upload) error {
 	own := newUpload(0)
-	if err := st.store.history.View(func(tx Tx) (err error) {
-		if raw := tx.Get(BucketUploads, id[:]); raw != nil {
+	if err := st.store.history.View(func(tx engine.Tx) (err error) {
+		if raw := tx.Get(engine.BucketUploads, id[:]); raw != nil {
 			own, err = checkUpload(tx, id, raw)
 		}
 		return err

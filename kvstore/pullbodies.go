@@ -7,6 +7,7 @@ import (
 	"iter"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 const (
@@ -134,7 +135,7 @@ func (b *bodyPuller) leading(refs []bodies.Ref) int {
 
 // pullIsWhole reports whether every body is here that a record after own up to last, or a
 // row of staging, refers to. One may be gone since it was pulled.
-func (s *Store) pullIsWhole(ctx context.Context, area Engine, own, last Revision) (bool, error) {
+func (s *Store) pullIsWhole(ctx context.Context, area engine.Engine, own, last Revision) (bool, error) {
 	if whole, err := s.rowsAreWhole(ctx, area); err != nil || !whole {
 		return false, err
 	}
@@ -143,7 +144,7 @@ func (s *Store) pullIsWhole(ctx context.Context, area Engine, own, last Revision
 			return false, err
 		}
 		var lacks bool
-		err := s.history.View(func(tx Tx) error {
+		err := s.history.View(func(tx engine.Tx) error {
 			return scanRecords(tx, rev+1, last, true, func(at Revision, raw []byte) (bool, error) {
 				d, err := checkRecord(tx, raw, at)
 				rev, lacks = at, err == nil && d.kind == bodyReferred && !s.bodies.Has(d.ref().Digest)
@@ -161,15 +162,15 @@ func (s *Store) pullIsWhole(ctx context.Context, area Engine, own, last Revision
 }
 
 // rowsAreWhole reports whether every body is here that a row of staging refers to.
-func (s *Store) rowsAreWhole(ctx context.Context, area Engine) (whole bool, err error) {
+func (s *Store) rowsAreWhole(ctx context.Context, area engine.Engine) (whole bool, err error) {
 	whole = true
 	for from, more := []byte(nil), true; more && whole && err == nil; {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
 		n := 0
-		err = area.View(func(tx Tx) (failed error) {
-			tx.Ascend(BucketChunks, from, func(k, raw []byte) bool {
+		err = area.View(func(tx engine.Tx) (failed error) {
+			tx.Ascend(engine.BucketChunks, from, func(k, raw []byte) bool {
 				if len(k) != chunkKeyBytes {
 					failed = corruptAt(tx, raw, fmt.Sprintf("the key of a chunk has %d bytes", len(k)))
 					return false

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // pullFixture is a sender with small, referred and large values, and an open upload.
@@ -292,15 +293,15 @@ func TestStore_Install_KilledBeforeItCounts(t *testing.T) {
 				t.Fatal(err)
 			}
 			left := n
-			d.hook = func(disk string) FailPoint {
+			d.hook = func(disk string) engine.FailPoint {
 				if disk == "remove" {
-					return FailNever
+					return engine.FailNever
 				}
 				if left--; left == 0 {
 					killed = n
-					return FailAfter
+					return engine.FailAfter
 				}
-				return FailNever
+				return engine.FailNever
 			}
 			s, err := d.open(t, cfg)
 			if err == nil {

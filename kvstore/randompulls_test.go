@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // randomLog is a log of n entries with puts of many sizes, uploads that are sealed, dropped
@@ -138,11 +139,11 @@ func testRandomPullsAndCrashes(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		d := newMemDisks()
 		armed := -1
-		d.hook = func(string) FailPoint {
+		d.hook = func(string) engine.FailPoint {
 			if armed--; armed == 0 {
-				return []FailPoint{FailBefore, FailAfter}[r.IntN(2)]
+				return []engine.FailPoint{engine.FailBefore, engine.FailAfter}[r.IntN(2)]
 			}
-			return FailNever
+			return engine.FailNever
 		}
 		s := mustOpen(t, d, cfg)
 		open := func() {
@@ -207,7 +208,7 @@ func testRandomPullsAndCrashes(t *testing.T) {
 				sender = mustOpen(t, senderDisks, cfg)
 				counts["the sender is killed"]++
 			}
-			if s.err() != nil && !errors.Is(s.err(), ErrInjected) {
+			if s.err() != nil && !errors.Is(s.err(), engine.ErrInjected) {
 				t.Fatalf("seed %d: %v", seed, s.err())
 			}
 			if s.err() != nil || err != nil && r.IntN(2) == 0 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // memScratch is a Scratch in memory, which may be damaged.
@@ -75,7 +76,7 @@ func TestStore_Rebuild_AfterAnyCrash(t *testing.T) {
 			cfg.OpenScratch = func() (Scratch, error) { return scratch, nil }
 			return d.open(t, cfg)
 		}
-		clean := newCrashPoint("", 0, FailNever)
+		clean := newCrashPoint("", 0, engine.FailNever)
 		d, scratch := build(), &memScratch{}
 		d.hook = clean.hook
 		s, err := open(d, scratch)
@@ -93,10 +94,10 @@ func TestStore_Rebuild_AfterAnyCrash(t *testing.T) {
 			t.Fatalf("too few steps: %v", clean.steps)
 		}
 		for n := 1; n <= clean.steps["index"]; n++ {
-			for _, point := range []FailPoint{FailBefore, FailAfter} {
+			for _, point := range []engine.FailPoint{engine.FailBefore, engine.FailAfter} {
 				d, scratch := build(), &memScratch{}
 				d.hook = newCrashPoint("index", n, point).hook
-				if _, err := open(d, scratch); !errors.Is(err, ErrInjected) || len(scratch.b) > 0 && !scratch.closed {
+				if _, err := open(d, scratch); !errors.Is(err, engine.ErrInjected) || len(scratch.b) > 0 && !scratch.closed {
 					t.Fatalf("step %d: %v", n, err)
 				}
 				s, err := open(d, &memScratch{})
@@ -155,18 +156,18 @@ func TestStore_Rebuild_LeavesItsMark(t *testing.T) {
 	if err := runLog(t, mustOpen(t, d, tiny()), log[:300]); err != nil {
 		t.Fatal(err)
 	}
-	half := copyEngine(d.history)
+	half := d.history.Copy()
 	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
 		t.Fatal(err)
 	}
-	whole := copyEngine(d.history)
+	whole := d.history.Copy()
 	cfg := tiny()
 	cfg.OpenScratch = func() (Scratch, error) { return &memScratch{}, nil }
-	d = &memDisks{history: whole, index: keyruns.NewMemFiles(), staging: NewMemEngine()}
+	d = &memDisks{history: whole, index: keyruns.NewMemFiles(), staging: engine.NewMemEngine()}
 	if st := mustOpen(t, d, cfg).Stats(); st.Index.Runs != 1 || st.Index.Keys != uint64(st.Keys) {
 		t.Errorf("%+v", st)
 	}
-	old := &memDisks{history: half, index: d.index.Copy(), staging: NewMemEngine()}
+	old := &memDisks{history: half, index: d.index.Copy(), staging: engine.NewMemEngine()}
 	if _, err := old.open(t, cfg); err == nil || !strings.Contains(err.Error(), "newer history") {
 		t.Errorf("keys of a newer history: %v", err)
 	}
@@ -187,9 +188,9 @@ func TestStore_Open_IndexFails(t *testing.T) {
 	}
 	history := d.history
 	for n := 1; n <= 6; n++ { // the directory; a run, its name, the list, its name and that again
-		d = &memDisks{history: copyEngine(history), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
-		d.hook = newCrashPoint("index", n, FailBefore).hook
-		if _, err := d.open(t, tiny()); !errors.Is(err, ErrInjected) {
+		d = &memDisks{history: history.Copy(), index: keyruns.NewMemFiles(), staging: engine.NewMemEngine()}
+		d.hook = newCrashPoint("index", n, engine.FailBefore).hook
+		if _, err := d.open(t, tiny()); !errors.Is(err, engine.ErrInjected) {
 			t.Errorf("step %d: %v", n, err)
 		}
 	}
@@ -207,17 +208,17 @@ func TestStore_Rebuild_AfterAFlushThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	opened := false
-	d.hook = func(disk string) FailPoint {
+	d.hook = func(disk string) engine.FailPoint {
 		if opened && disk == "index" {
-			return FailBefore
+			return engine.FailBefore
 		}
-		return FailNever
+		return engine.FailNever
 	}
 	cfg.OpenScratch = func() (Scratch, error) { t.Error("it is rebuilt"); return &memScratch{}, nil }
 	s := mustOpen(t, d, cfg)
 	opened = true
 	mustApply(t, s, &log[0])
-	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, ErrInjected) {
+	if err := catchUp(t, s, index, meta, snapshot, sender); !errors.Is(err, engine.ErrInjected) {
 		t.Error(err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/Focinfi/oncekv/internal/level"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Records of consecutive revisions lie together in blocks, under the revision of the last:
@@ -27,7 +28,7 @@ const (
 	blockBytes      = (8*4096-16)/2 - 24
 )
 
-// recordBlock is an engine value of BucketRecords taken apart.
+// recordBlock is an engine value of engine.BucketRecords taken apart.
 type recordBlock struct {
 	last Revision
 	ends []byte // nil: data is one record
@@ -84,7 +85,7 @@ func (b *recordBlock) record(i int) []byte {
 }
 
 // openBlockIn is openBlock for a value of tx.
-func openBlockIn(tx Tx, key, raw []byte) (recordBlock, error) {
+func openBlockIn(tx engine.Tx, key, raw []byte) (recordBlock, error) {
 	last, ok := keyRevision(key)
 	if !ok {
 		return recordBlock{}, corruptAt(tx, raw, fmt.Sprintf("a record has the key %x, which is not a revision", key))
@@ -98,9 +99,9 @@ func openBlockIn(tx Tx, key, raw []byte) (recordBlock, error) {
 
 // recordAt returns the stored form of the record of rev, nil when there is none.
 // It is not checked, and aliases the transaction.
-func recordAt(tx Tx, rev Revision) ([]byte, error) {
+func recordAt(tx engine.Tx, rev Revision) ([]byte, error) {
 	from := revisionKey(rev)
-	key, raw := tx.Seek(BucketRecords, from[:])
+	key, raw := tx.Seek(engine.BucketRecords, from[:])
 	if key == nil {
 		return nil, nil
 	}
@@ -113,10 +114,10 @@ func recordAt(tx Tx, rev Revision) ([]byte, error) {
 
 // ascendRecords calls fn for the records from revision from on, in order, until
 // it returns false. They are not checked; there may be gaps.
-func ascendRecords(tx Tx, from Revision, fn func(rev Revision, raw []byte) (more bool)) error {
+func ascendRecords(tx engine.Tx, from Revision, fn func(rev Revision, raw []byte) (more bool)) error {
 	start := revisionKey(from)
 	var failed error
-	tx.Ascend(BucketRecords, start[:], func(k, v []byte) bool {
+	tx.Ascend(engine.BucketRecords, start[:], func(k, v []byte) bool {
 		b, err := openBlockIn(tx, k, v)
 		if err != nil {
 			failed = err
@@ -147,7 +148,7 @@ const (
 // scanRecords calls fn for the records from one revision to another, without a gap, until
 // it returns false or saw enough for one transaction. It does not check them. ahead: the
 // scan goes on.
-func scanRecords(tx Tx, from, last Revision, ahead bool, fn func(rev Revision, raw []byte) (more bool, err error)) error {
+func scanRecords(tx engine.Tx, from, last Revision, ahead bool, fn func(rev Revision, raw []byte) (more bool, err error)) error {
 	next, read := from, 0
 	var failed error
 	err := ascendRecords(tx, from, func(rev Revision, raw []byte) bool {
@@ -169,9 +170,9 @@ func scanRecords(tx Tx, from, last Revision, ahead bool, fn func(rev Revision, r
 	return cmp.Or(failed, err)
 }
 
-// blockWriter appends records to BucketRecords in one transaction.
+// blockWriter appends records to engine.BucketRecords in one transaction.
 type blockWriter struct {
-	tx      Tx
+	tx      engine.Tx
 	last    Revision // of records
 	records [][]byte // not yet written
 	bytes   int
@@ -180,10 +181,10 @@ type blockWriter struct {
 // appendRecords returns a writer for the records from after+1 to last, and makes room:
 // what lies there was never part of this history, see Stage. With fillUp it fills up the
 // block before them, so that blocks get full however little a commit brings.
-func appendRecords(tx Tx, after, last Revision, fillUp bool) (*blockWriter, error) {
+func appendRecords(tx engine.Tx, after, last Revision, fillUp bool) (*blockWriter, error) {
 	var stale [][]byte
 	from := revisionKey(after + 1)
-	tx.Ascend(BucketRecords, from[:], func(k, _ []byte) bool {
+	tx.Ascend(engine.BucketRecords, from[:], func(k, _ []byte) bool {
 		if rev, ok := keyRevision(k); !ok || rev > last {
 			return false
 		}
@@ -197,7 +198,7 @@ func appendRecords(tx Tx, after, last Revision, fillUp bool) (*blockWriter, erro
 		}
 	}
 	for _, k := range stale {
-		if err := tx.Delete(BucketRecords, k); err != nil {
+		if err := tx.Delete(engine.BucketRecords, k); err != nil {
 			return nil, err
 		}
 	}
@@ -207,7 +208,7 @@ func appendRecords(tx Tx, after, last Revision, fillUp bool) (*blockWriter, erro
 // takeBack takes the block that ends with last out, unless it is full.
 func (w *blockWriter) takeBack(last Revision) error {
 	k := revisionKey(last)
-	raw := w.tx.Get(BucketRecords, k[:])
+	raw := w.tx.Get(engine.BucketRecords, k[:])
 	if raw == nil || blockIsFull(len(raw)) {
 		return nil
 	}
@@ -219,7 +220,7 @@ func (w *blockWriter) takeBack(last Revision) error {
 	if err := w.addBlock(&b, b.len()); err != nil {
 		return err
 	}
-	return w.tx.Delete(BucketRecords, k[:])
+	return w.tx.Delete(engine.BucketRecords, k[:])
 }
 
 // addBlock adds the first n records of a block. It checks them: what is damaged must not
@@ -238,9 +239,9 @@ func (w *blockWriter) addBlock(b *recordBlock, n int) error {
 
 // cutBlock writes a block that ends with rev, with what the block that rev lies in
 // has up to there. That one stays: it is found for what follows only.
-func cutBlock(tx Tx, rev Revision) error {
+func cutBlock(tx engine.Tx, rev Revision) error {
 	from := revisionKey(rev)
-	key, raw := tx.Seek(BucketRecords, from[:])
+	key, raw := tx.Seek(engine.BucketRecords, from[:])
 	if key == nil {
 		return nil
 	}
@@ -290,7 +291,7 @@ func (w *blockWriter) flush() error {
 	}
 	clear(w.records)
 	w.records, w.bytes = w.records[:0], 0
-	return w.tx.Put(BucketRecords, k[:], value)
+	return w.tx.Put(engine.BucketRecords, k[:], value)
 }
 
 // encodeBlock makes a block of several records, the last of which has revision
@@ -313,7 +314,7 @@ func encodeBlock(records [][]byte, last Revision, bytes int) []byte {
 
 // readRecord reads and checks the record of rev. What it returns aliases the
 // transaction.
-func readRecord(tx Tx, rev Revision) (body, error) {
+func readRecord(tx engine.Tx, rev Revision) (body, error) {
 	raw, err := recordAt(tx, rev)
 	if err != nil {
 		return body{}, err
@@ -325,7 +326,7 @@ func readRecord(tx Tx, rev Revision) (body, error) {
 }
 
 // checkRecord decodes the stored record of rev.
-func checkRecord(tx Tx, raw []byte, rev Revision) (body, error) {
+func checkRecord(tx engine.Tx, raw []byte, rev Revision) (body, error) {
 	d, err := decodeRecord(raw, rev)
 	if _, later := err.(*level.LaterError); later {
 		return body{}, err

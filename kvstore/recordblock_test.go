@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // testRecord makes a body the record of rev.
@@ -33,9 +33,9 @@ func testRecords(first Revision, sizes ...int) [][]byte {
 }
 
 // writeTestRecords appends records behind after, as a commit does.
-func writeTestRecords(t *testing.T, e Engine, after Revision, records [][]byte, fillUp bool) {
+func writeTestRecords(t *testing.T, e engine.Engine, after Revision, records [][]byte, fillUp bool) {
 	t.Helper()
-	change(t, e, func(tx Tx) error {
+	change(t, e, func(tx engine.Tx) error {
 		w, err := appendRecords(tx, after, after+Revision(len(records)), fillUp)
 		if err != nil {
 			return err
@@ -51,9 +51,9 @@ func writeTestRecords(t *testing.T, e Engine, after Revision, records [][]byte, 
 
 // checkRecords compares what is read, one by one and in a row, with records,
 // the first of which has revision 1.
-func checkRecords(t *testing.T, e Engine, records [][]byte) {
+func checkRecords(t *testing.T, e engine.Engine, records [][]byte) {
 	t.Helper()
-	if err := e.View(func(tx Tx) error {
+	if err := e.View(func(tx engine.Tx) error {
 		for i, want := range records {
 			if got, err := recordAt(tx, Revision(i+1)); err != nil || !bytes.Equal(got, want) {
 				t.Fatalf("record %d: %d bytes, %v; want %d bytes", i+1, len(got), err, len(want))
@@ -82,7 +82,7 @@ func checkRecords(t *testing.T, e Engine, records [][]byte) {
 // commits make full blocks all the same.
 func TestBlocks_RoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
-	e := NewMemEngine()
+	e := engine.NewMemEngine()
 	var all [][]byte
 	for len(all) < 3000 {
 		sizes := make([]int, 1+rng.IntN(40))
@@ -98,8 +98,8 @@ func TestBlocks_RoundTrip(t *testing.T) {
 	}
 	checkRecords(t, e, all)
 	blocks, size, stored := 0, 0, 0
-	if err := e.View(func(tx Tx) error {
-		tx.Ascend(BucketRecords, nil, func(k, v []byte) bool {
+	if err := e.View(func(tx engine.Tx) error {
+		tx.Ascend(engine.BucketRecords, nil, func(k, v []byte) bool {
 			last, _ := keyRevision(k)
 			b, err := openBlock(v, last)
 			if err != nil || len(v) > blockBytes && b.ends != nil {
@@ -129,15 +129,27 @@ func TestBlocks_SmallCommitsFillThem(t *testing.T) {
 		sizes[i] = i
 	}
 	records := testRecords(1, sizes...)
-	one, many := NewMemEngine(), NewMemEngine()
+	one, many := engine.NewMemEngine(), engine.NewMemEngine()
 	writeTestRecords(t, one, 0, records, true)
 	for i := range records {
 		writeTestRecords(t, many, Revision(i), records[i:i+1], true)
 	}
 	checkRecords(t, many, records)
-	if got, want := len(many.disk.state.Load()[BucketRecords]), len(one.disk.state.Load()[BucketRecords]); got > want+want/10 {
+	if got, want := blocks(t, many), blocks(t, one); got > want+want/10 {
 		t.Errorf("small commits make %d blocks, want about %d", got, want)
 	}
+}
+
+// blocks counts the blocks of records.
+func blocks(t *testing.T, e engine.Engine) (n int) {
+	t.Helper()
+	if err := e.View(func(tx engine.Tx) error {
+		tx.Ascend(engine.BucketRecords, nil, func(_, _ []byte) bool { n++; return true })
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // What was left behind the end of history, in blocks that begin and end
@@ -145,7 +157,7 @@ func TestBlocks_SmallCommitsFillThem(t *testing.T) {
 func TestBlocks_WrittenOver(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 2))
-		e := NewMemEngine()
+		e := engine.NewMemEngine()
 		sizes := make([]int, 400)
 		for i := range sizes {
 			sizes[i] = rng.IntN(1500)
@@ -240,9 +252,9 @@ func FuzzOpenBlock(f *testing.F) {
 }
 
 // unblock makes every record of a history alone in its block.
-func unblock(t *testing.T, e Engine) {
+func unblock(t *testing.T, e engine.Engine) {
 	t.Helper()
-	change(t, e, func(tx Tx) error {
+	change(t, e, func(tx engine.Tx) error {
 		var keys, records [][]byte
 		var revs []Revision
 		if err := ascendRecords(tx, 1, func(rev Revision, raw []byte) bool {
@@ -251,15 +263,15 @@ func unblock(t *testing.T, e Engine) {
 		}); err != nil {
 			return err
 		}
-		tx.Ascend(BucketRecords, nil, func(k, _ []byte) bool { keys = append(keys, bytes.Clone(k)); return true })
+		tx.Ascend(engine.BucketRecords, nil, func(k, _ []byte) bool { keys = append(keys, bytes.Clone(k)); return true })
 		for _, k := range keys {
-			if err := tx.Delete(BucketRecords, k); err != nil {
+			if err := tx.Delete(engine.BucketRecords, k); err != nil {
 				return err
 			}
 		}
 		for i, rev := range revs {
 			k := revisionKey(rev)
-			if err := tx.Put(BucketRecords, k[:], records[i]); err != nil {
+			if err := tx.Put(engine.BucketRecords, k[:], records[i]); err != nil {
 				return err
 			}
 		}
@@ -373,7 +385,7 @@ func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
 		t.Fatal("nothing of the lie was written")
 	}
 	t.Run("by commits", func(t *testing.T) {
-		d := &memDisks{history: copyEngine(d.history), index: keyruns.NewMemFiles(), staging: NewMemEngine()}
+		d := &memDisks{history: d.history.Copy(), index: keyruns.NewMemFiles(), staging: engine.NewMemEngine()}
 		s := mustOpen(t, d, cfg)
 		if err := runLog(t, s, log); err != nil {
 			t.Fatal(err)
@@ -394,16 +406,6 @@ func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
 	})
 }
 
-func copyEngine(e *MemEngine) *MemEngine {
-	state := *e.disk.state.Load()
-	for b := range state {
-		state[b] = slices.Clip(state[b])
-	}
-	c := NewMemEngine()
-	c.disk.state.Store(&state)
-	return c
-}
-
 // A pull that an older version began, with its records in the staging area, is
 // dropped and begins again.
 func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
@@ -416,11 +418,11 @@ func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
 	d := receiver()
 	s := mustOpen(t, d, tiny())
 	own := s.durableState()
-	change(t, d.staging, func(tx Tx) error {
+	change(t, d.staging, func(tx engine.Tx) error {
 		p := progress{base: mark{own.rev, own.digest()}, last: own.derived, done: true}
 		k := revisionKey(own.rev + 1)
-		return errors.Join(tx.Put(BucketState, keySnapshot, snapshot), tx.Put(BucketRecords, k[:], testRecords(own.rev+1, 10)[0]),
-			tx.Put(BucketState, keyProgress, encodeState(1, keyProgress, encodeProgress(&p))))
+		return errors.Join(tx.Put(engine.BucketState, keySnapshot, snapshot), tx.Put(engine.BucketRecords, k[:], testRecords(own.rev+1, 10)[0]),
+			tx.Put(engine.BucketState, keyProgress, encodeState(1, keyProgress, encodeProgress(&p))))
 	})
 	if err := s.Install(index, 7, meta, snapshot); err == nil {
 		t.Fatal("it was installed")

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/budget"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // A store that is dead answers nothing but why: whoever asks, for whatever, be it in
@@ -109,7 +110,7 @@ func TestStore_Failed_SaysAtWhat(t *testing.T) {
 		if _, err := applyTo(s, 1, 1, nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		want := "commit to history: " + ErrCrashed.Error()
+		want := "commit to history: " + engine.ErrCrashed.Error()
 		if closed {
 			want = ErrClosed.Error()
 			_ = d.history.Close()

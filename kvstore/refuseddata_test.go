@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // What decodes must keep the rules for requests too, wherever it comes from: a
@@ -133,13 +134,13 @@ func TestCorruptError_SaysWhere(t *testing.T) {
 // A record that is damaged gets no sound header when its block is written anew.
 func TestBlocks_CutRefusesDamage(t *testing.T) {
 	for damaged := range 5 {
-		e := NewMemEngine()
+		e := engine.NewMemEngine()
 		all := testRecords(1, 10, 10, 10, 10, 10)
 		all[damaged][len(all[damaged])-1] ^= 1
 		writeTestRecords(t, e, 0, all, false)
 		for rev := Revision(1); rev < 5; rev++ {
 			var corrupt *CorruptError
-			err := e.Copy().Update(func(tx Tx) error { return cutBlock(tx, rev) })
+			err := e.Copy().Update(func(tx engine.Tx) error { return cutBlock(tx, rev) })
 			if taken := damaged < int(rev); taken != errors.As(err, &corrupt) || !taken && err != nil {
 				t.Errorf("record %d is damaged; cut at revision %d: %v", damaged+1, rev, err)
 			}
@@ -156,12 +157,12 @@ func TestBlocks_CutTellsOfEveryWrite(t *testing.T) {
 		size += len(r) + blockRecordBytes
 	}
 	for failing := range 4 {
-		e := NewMemEngine()
+		e := engine.NewMemEngine()
 		k := revisionKey(4)
-		change(t, e, func(tx Tx) error { return tx.Put(BucketRecords, k[:], encodeBlock(records, 4, size)) })
+		change(t, e, func(tx engine.Tx) error { return tx.Put(engine.BucketRecords, k[:], encodeBlock(records, 4, size)) })
 		f := &nthFault{left: failing}
-		err := nthEngine{e, historyFile, f}.Update(func(tx Tx) error { return cutBlock(tx, 3) })
-		if (f.hit != "") != errors.Is(err, ErrInjected) || f.hit == "" && err != nil || failing == 1 && f.hit == "" {
+		err := nthEngine{e, historyFile, f}.Update(func(tx engine.Tx) error { return cutBlock(tx, 3) })
+		if (f.hit != "") != errors.Is(err, engine.ErrInjected) || f.hit == "" && err != nil || failing == 1 && f.hit == "" {
 			t.Errorf("write %d fails, %q: %v", failing+1, f.hit, err)
 		}
 		if err == nil {
@@ -172,13 +173,13 @@ func TestBlocks_CutTellsOfEveryWrite(t *testing.T) {
 
 // Who goes through all chunks of a value ends when it should.
 func TestSumChunks_EndsWithItsContext(t *testing.T) {
-	e := NewMemEngine()
+	e := engine.NewMemEngine()
 	f := newFlipped("k", 1, false)
 	var d body
-	change(t, e, func(tx Tx) error {
+	change(t, e, func(tx engine.Tx) error {
 		for _, raw := range f.chunks {
 			k, row := rowOf(t, raw)
-			if err := tx.Put(BucketChunks, k[:], row); err != nil {
+			if err := tx.Put(engine.BucketChunks, k[:], row); err != nil {
 				return err
 			}
 		}
@@ -205,7 +206,7 @@ func TestSumChunks_EndsWithItsContext(t *testing.T) {
 
 // A store that is closed is not damaged.
 func TestCorruptFile_OfAClosedEngine(t *testing.T) {
-	e := NewMemEngine()
+	e := engine.NewMemEngine()
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}

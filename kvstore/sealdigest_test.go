@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // flipped is a value in two chunks, and commands that put it with one bit flipped
@@ -97,8 +99,8 @@ func TestStore_Apply_SealChecksTheDigest(t *testing.T) {
 
 func countChunks(t testing.TB, s *Store) (n int) {
 	t.Helper()
-	if err := s.history.View(func(tx Tx) error {
-		tx.Ascend(BucketChunks, nil, func(_, _ []byte) bool { n++; return true })
+	if err := s.history.View(func(tx engine.Tx) error {
+		tx.Ascend(engine.BucketChunks, nil, func(_, _ []byte) bool { n++; return true })
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -200,21 +202,21 @@ func TestStore_Stage_GoesOnFromItsOwnDigest(t *testing.T) {
 
 // readChunks counts reads of chunks.
 type readChunks struct {
-	Engine
+	engine.Engine
 	n int
 }
 
-func (e *readChunks) View(fn func(Tx) error) error {
-	return e.Engine.View(func(tx Tx) error { return fn(readChunksTx{tx, e}) })
+func (e *readChunks) View(fn func(engine.Tx) error) error {
+	return e.Engine.View(func(tx engine.Tx) error { return fn(readChunksTx{tx, e}) })
 }
 
 type readChunksTx struct {
-	Tx
+	engine.Tx
 	e *readChunks
 }
 
-func (t readChunksTx) Get(b Bucket, key []byte) []byte {
-	if b == BucketChunks {
+func (t readChunksTx) Get(b engine.Bucket, key []byte) []byte {
+	if b == engine.BucketChunks {
 		t.e.n++
 	}
 	return t.Tx.Get(b, key)

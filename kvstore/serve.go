@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Serve writes to w what a query of another replica's Stage asks for: some MiB of records,
@@ -85,7 +87,7 @@ func (s *Store) serveRows(ctx context.Context, id uploadID, first, end uint32, w
 		}
 		buf = buf[:0]
 		more := false
-		err := s.history.View(func(tx Tx) error {
+		err := s.history.View(func(tx engine.Tx) error {
 			for more = true; n < end && len(buf) < rowsBytes; n++ {
 				key := makeChunkKey(id, n)
 				ref, found, err := findChunkRow(tx, key)
@@ -117,7 +119,7 @@ const rowsBytes = 64 << 10
 // recordItems appends items of the records after rev, up to limit bytes or to a record
 // in chunks, whose place it returns, and returns the last revision in them.
 func (s *Store) recordItems(buf []byte, rev, last Revision, limit int) (_ []byte, _ Revision, chunked body, err error) {
-	err = s.history.View(func(tx Tx) error {
+	err = s.history.View(func(tx engine.Tx) error {
 		return scanRecords(tx, rev+1, last, true, func(got Revision, raw []byte) (bool, error) {
 			k := revisionKey(got)
 			d, err := checkRecord(tx, raw, got)
@@ -149,7 +151,7 @@ func (s *Store) Durable() (index, term uint64, meta, snapshot []byte, err error)
 	if err := s.err(); err != nil {
 		return 0, 0, nil, nil, err
 	}
-	err = s.history.View(func(tx Tx) error {
+	err = s.history.View(func(tx engine.Tx) error {
 		snap, err := readSnapshot(tx)
 		if err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 type ctxT = context.Context
@@ -381,20 +382,20 @@ func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
 	d := receiver()
 	s := mustOpen(t, d, tiny())
 	failing := true
-	d.hook = func(disk string) FailPoint {
+	d.hook = func(disk string) engine.FailPoint {
 		if failing && disk == "staging" {
-			return FailAfter
+			return engine.FailAfter
 		}
-		return FailNever
+		return engine.FailNever
 	}
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); !errors.Is(err, ErrInjected) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); !errors.Is(err, engine.ErrInjected) {
 		t.Fatalf("with a disk that fails: %v", err)
 	}
 	failing = false
-	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); !errors.Is(err, ErrInjected) {
+	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); !errors.Is(err, engine.ErrInjected) {
 		t.Errorf("a later pull: %v", err)
 	}
-	if err := s.Commit(); !errors.Is(err, ErrInjected) {
+	if err := s.Commit(); !errors.Is(err, engine.ErrInjected) {
 		t.Errorf("a commit: %v", err)
 	}
 }

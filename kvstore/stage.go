@@ -10,6 +10,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/writefault"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 const (
@@ -101,7 +102,7 @@ func checkAncestry(own *appliedState, lineage *History, snap *snapshot) error {
 
 // openStaging opens the staging area; a damaged one is dropped, since all of it
 // can be pulled again.
-func (s *Store) openStaging() (Engine, error) {
+func (s *Store) openStaging() (engine.Engine, error) {
 	if s.cfg.OpenStaging == nil || s.cfg.RemoveStaging == nil {
 		return nil, errors.New("open staging: the store was opened without a staging area")
 	}
@@ -155,16 +156,16 @@ func decodeProgress(raw []byte) (p progress, err error) {
 
 // readProgress returns what staging holds: the snapshot it was pulled for, nil
 // when it is empty, and how far.
-func readProgress(area Engine) (snapshot []byte, p progress, err error) {
-	err = area.View(func(tx Tx) error {
-		raw := tx.Get(BucketState, keyProgress)
+func readProgress(area engine.Engine) (snapshot []byte, p progress, err error) {
+	err = area.View(func(tx engine.Tx) error {
+		raw := tx.Get(engine.BucketState, keyProgress)
 		if raw == nil {
 			return nil
 		}
 		if p, err = decodeProgress(raw); err != nil {
 			return corruptAt(tx, raw, "the progress of a pull: "+err.Error())
 		}
-		snapshot = append([]byte{}, tx.Get(BucketState, keySnapshot)...)
+		snapshot = append([]byte{}, tx.Get(engine.BucketState, keySnapshot)...)
 		return nil
 	})
 	return snapshot, p, err
@@ -173,7 +174,7 @@ func readProgress(area Engine) (snapshot []byte, p progress, err error) {
 // stager is one call of Stage.
 type stager struct {
 	store *Store
-	area  Engine
+	area  engine.Engine
 	snap  *snapshot
 	fetch func(ctx context.Context, query string) (io.ReadCloser, error)
 
@@ -199,17 +200,17 @@ type stagedPuts struct {
 }
 
 type stagedPut struct {
-	bucket     Bucket
+	bucket     engine.Bucket
 	key, value []byte
 }
 
-func (p *stagedPuts) add(b Bucket, key, value []byte) {
+func (p *stagedPuts) add(b engine.Bucket, key, value []byte) {
 	p.list = append(p.list, stagedPut{b, bytes.Clone(key), value})
 	p.bytes += int64(len(key) + len(value) + pendingOverhead)
 }
 
 // write writes all of them.
-func (p *stagedPuts) write(tx Tx) error {
+func (p *stagedPuts) write(tx engine.Tx) error {
 	for _, w := range p.list {
 		if err := tx.Put(w.bucket, w.key, w.value); err != nil {
 			return err
@@ -297,7 +298,7 @@ func (st *stager) resume(ctx context.Context, snapshot []byte, own appliedState)
 	if same {
 		return p.done, nil
 	}
-	st.puts.add(BucketState, keySnapshot, snapshot)
+	st.puts.add(engine.BucketState, keySnapshot, snapshot)
 	return false, st.flush()
 }
 
@@ -348,7 +349,7 @@ func (s *Store) cutPulled(rev Revision) error {
 	if s.durableState().rev >= rev {
 		return nil // by a commit of the same records
 	}
-	return s.failed("cut pulled records", s.history.Update(func(tx Tx) error { return cutBlock(tx, rev) }))
+	return s.failed("cut pulled records", s.history.Update(func(tx engine.Tx) error { return cutBlock(tx, rev) }))
 }
 
 // stream opens a query, calls read, and closes.
@@ -390,7 +391,7 @@ func (s *Store) writePulled(records []pendingRecord) error {
 	if len(records) == 0 {
 		return nil
 	}
-	return s.failed("write pulled records", s.history.Update(func(tx Tx) error { return writeRecords(tx, records, false) }))
+	return s.failed("write pulled records", s.history.Update(func(tx engine.Tx) error { return writeRecords(tx, records, false) }))
 }
 
 // flush writes what was collected, and then how far the pull got.
@@ -399,11 +400,11 @@ func (st *stager) flush() error {
 		return err
 	}
 	st.batches = 0
-	err := st.area.Update(func(tx Tx) error {
+	err := st.area.Update(func(tx engine.Tx) error {
 		if err := st.puts.write(tx); err != nil {
 			return err
 		}
-		return tx.Put(BucketState, keyProgress, encodeProgress(&st.progress))
+		return tx.Put(engine.BucketState, keyProgress, encodeProgress(&st.progress))
 	})
 	if err != nil {
 		return fmt.Errorf("write staging: %w", err)

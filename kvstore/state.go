@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
-// Keys of BucketState.
+// Keys of engine.BucketState.
 var (
 	keyApplied  = []byte("position") // history: where it stands
 	keyMeta     = []byte("meta")     // history: the log's own opaque bytes
@@ -143,8 +145,8 @@ func sortedUploads[V any](m map[uploadID]V) []uploadID {
 }
 
 // storedApplied reads where history stands; at its beginning if nothing says so.
-func storedApplied(tx Tx) (p appliedState, err error) {
-	raw := tx.Get(BucketState, keyApplied)
+func storedApplied(tx engine.Tx) (p appliedState, err error) {
+	raw := tx.Get(engine.BucketState, keyApplied)
 	if raw == nil {
 		return p, nil
 	}
@@ -155,8 +157,8 @@ func storedApplied(tx Tx) (p appliedState, err error) {
 }
 
 // storedMeta reads the log's own bytes; nil if there never were any.
-func storedMeta(tx Tx) ([]byte, error) {
-	raw := tx.Get(BucketState, keyMeta)
+func storedMeta(tx engine.Tx) ([]byte, error) {
+	raw := tx.Get(engine.BucketState, keyMeta)
 	if raw == nil {
 		return nil, nil
 	}
@@ -168,7 +170,7 @@ func storedMeta(tx Tx) ([]byte, error) {
 }
 
 // readSnapshot reads the whole state of history but records and chunks.
-func readSnapshot(tx Tx) (*snapshot, error) {
+func readSnapshot(tx engine.Tx) (*snapshot, error) {
 	p, err := storedApplied(tx)
 	if err != nil {
 		return nil, err
@@ -178,7 +180,7 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 		return nil, err
 	}
 	var failed error
-	tx.Ascend(BucketUploads, nil, func(k, v []byte) bool {
+	tx.Ascend(engine.BucketUploads, nil, func(k, v []byte) bool {
 		if len(k) != len(uploadID{}) {
 			failed = corruptAt(tx, v, fmt.Sprintf("an upload id has %d bytes", len(k)))
 			return false
@@ -191,7 +193,7 @@ func readSnapshot(tx Tx) (*snapshot, error) {
 }
 
 // checkUpload decodes a stored upload.
-func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
+func checkUpload(tx engine.Tx, id uploadID, raw []byte) (*upload, error) {
 	u, err := decodeUpload(id, raw)
 	if err != nil {
 		return nil, stateError(tx, raw, fmt.Sprintf("upload %s", id), err)
@@ -201,11 +203,11 @@ func checkUpload(tx Tx, id uploadID, raw []byte) (*upload, error) {
 
 // writeApplied moves the applied index; it is the last write of a transaction
 // that brings the effects.
-func writeApplied(tx Tx, p *appliedState, meta []byte) error {
+func writeApplied(tx engine.Tx, p *appliedState, meta []byte) error {
 	if meta != nil {
-		if err := tx.Put(BucketState, keyMeta, encodeMeta(meta)); err != nil {
+		if err := tx.Put(engine.BucketState, keyMeta, encodeMeta(meta)); err != nil {
 			return err
 		}
 	}
-	return tx.Put(BucketState, keyApplied, encodeApplied(p))
+	return tx.Put(engine.BucketState, keyApplied, encodeApplied(p))
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Store is the replicated state machine: it applies the committed entries of a
@@ -23,7 +24,7 @@ import (
 type Store struct {
 	cfg     StoreConfig
 	logger  *slog.Logger
-	history Engine
+	history engine.Engine
 	index   *keyruns.Index
 	bodies  *bodies.Store
 	owned   bool   // whether Close closes these

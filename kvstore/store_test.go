@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 func TestStore_Apply_MatchesModel(t *testing.T) {
@@ -278,8 +280,8 @@ func TestStore_Apply_Chunks(t *testing.T) {
 		t.Fatalf("big: %v", err)
 	}
 	chunks := 0
-	if err := s.history.View(func(tx Tx) error {
-		tx.Ascend(BucketChunks, nil, func(_, _ []byte) bool { chunks++; return true })
+	if err := s.history.View(func(tx engine.Tx) error {
+		tx.Ascend(engine.BucketChunks, nil, func(_, _ []byte) bool { chunks++; return true })
 		return nil
 	}); err != nil || chunks != 2 {
 		t.Fatalf("%d chunks are kept, want the winner's 2; %v", chunks, err)
@@ -322,12 +324,12 @@ func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
 			gate, entered := make(chan struct{}), make(chan struct{}, 100)
 			blocked := map[string]string{"pending": "history", "memtable": "index"}[bound]
 			opened := false
-			d.hook = func(disk string) FailPoint {
+			d.hook = func(disk string) engine.FailPoint {
 				if opened && disk == blocked {
 					entered <- struct{}{}
 					<-gate
 				}
-				return FailNever
+				return engine.FailNever
 			}
 			cfg := StoreConfig{PendingBytes: 20_000, MemtableBytes: 1 << 20, CommitInterval: time.Hour}
 			if bound == "memtable" {
@@ -407,11 +409,11 @@ func TestStore_Run_CommitsOnTheWayOut(t *testing.T) {
 func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
 	for _, disk := range []string{"history", "index"} {
 		d, opened := newMemDisks(), false
-		d.hook = func(name string) FailPoint {
+		d.hook = func(name string) engine.FailPoint {
 			if opened && name == disk {
-				return FailBefore
+				return engine.FailBefore
 			}
-			return FailNever
+			return engine.FailNever
 		}
 		cfg := tiny()
 		cfg.CommitInterval = time.Millisecond
@@ -423,7 +425,7 @@ func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
 		for i := uint64(1); err == nil; i++ {
 			_, err = applyTo(s, i, 1, [][]byte{testPut(Key(fmt.Sprint(i)), "a", "", nil, time.Unix(0, 0))}, nil)
 		}
-		if rerr := <-done; !errors.Is(rerr, ErrInjected) || rerr != err {
+		if rerr := <-done; !errors.Is(rerr, engine.ErrInjected) || rerr != err {
 			t.Fatalf("Run returned %v, Apply %v", rerr, err)
 		}
 		if cerr := s.Commit(); cerr != err {

@@ -5,13 +5,16 @@ import (
 	"compress/flate"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 func sumOf(b []byte) Digest { return sha256.Sum256(b) }
@@ -158,11 +161,11 @@ func openBodies(t testing.TB, dir string, now func() time.Time) *bodies.Store {
 }
 
 // supplyHistory gives bodies what a history refers to.
-func supplyHistory(t testing.TB, to *bodies.Store, history Engine) {
+func supplyHistory(t testing.TB, to *bodies.Store, history engine.Engine) {
 	t.Helper()
 	var refs []bodies.Ref
-	if err := history.View(func(tx Tx) error {
-		tx.Ascend(BucketChunks, nil, func(k, row []byte) bool {
+	if err := history.View(func(tx engine.Tx) error {
+		tx.Ascend(engine.BucketChunks, nil, func(k, row []byte) bool {
 			if len(k) == chunkKeyBytes {
 				if ref, err := decodeChunkRow(row, chunkKey(k)); err == nil {
 					refs = append(refs, ref)
@@ -180,6 +183,46 @@ func supplyHistory(t testing.TB, to *bodies.Store, history Engine) {
 		t.Logf("history is not read for its bodies: %v", err) // it is damaged on purpose
 	}
 	if err := supply(to, refs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// boltMeta is what a meta page of a bbolt file says, and where it lies.
+type boltMeta struct {
+	at, pageBytes, used int // used: bytes of the file that the transaction refers to
+	txid                uint64
+}
+
+// boltMetas returns the meta pages of a sound bbolt file, the newer one first.
+func boltMetas(t testing.TB, path string) [2]boltMeta {
+	t.Helper()
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const header = 16 // of every page
+	pageBytes := int(binary.NativeEndian.Uint32(file[header+8:]))
+	var metas [2]boltMeta
+	for i := range metas {
+		page := file[i*pageBytes+header:]
+		pages := binary.NativeEndian.Uint64(page[40:])
+		metas[i] = boltMeta{i*pageBytes + header, pageBytes, int(pages) * pageBytes, binary.NativeEndian.Uint64(page[48:])}
+	}
+	if metas[0].txid < metas[1].txid {
+		metas[0], metas[1] = metas[1], metas[0]
+	}
+	return metas
+}
+
+// damageFirst flips bits of the first byte of the first value in a bucket.
+func damageFirst(t testing.TB, e *engine.MemEngine, b engine.Bucket, bits byte) {
+	t.Helper()
+	if err := e.Update(func(tx engine.Tx) error {
+		key, value := tx.Seek(b, nil)
+		value = bytes.Clone(value)
+		value[0] ^= bits
+		return tx.Put(b, key, value)
+	}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/bodies"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Verify reads the whole durable history and the index and compares them: every record's
@@ -107,7 +108,7 @@ func (s *Store) verifyIndex(ctx context.Context, pace func(ctx context.Context, 
 func (s *Store) verifyValues(ctx context.Context, first, last Revision, elsewhere func(context.Context, Revision, *body) error) error {
 	var list []body
 	var revs []Revision
-	if err := s.history.View(func(tx Tx) error {
+	if err := s.history.View(func(tx engine.Tx) error {
 		return scanRecords(tx, first, last, false, func(rev Revision, raw []byte) (bool, error) {
 			d, err := checkRecord(tx, raw, rev)
 			switch {
@@ -164,7 +165,7 @@ func (s *Store) references(ctx context.Context, d *body, fn func(bodies.Ref) err
 			return err
 		}
 		var ref bodies.Ref
-		err := s.history.View(func(tx Tx) (err error) {
+		err := s.history.View(func(tx engine.Tx) (err error) {
 			ref, err = readChunkRow(tx, makeChunkKey(d.upload, n))
 			return err
 		})

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
@@ -22,18 +23,18 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 			}
 		},
 		"a record's last byte changed": func(t *testing.T, d *memDisks, _ *Store) {
-			change(t, d.history, func(tx Tx) error {
+			change(t, d.history, func(tx engine.Tx) error {
 				from := revisionKey(3)
-				k, v := tx.Seek(BucketRecords, from[:])
+				k, v := tx.Seek(engine.BucketRecords, from[:])
 				v = append([]byte(nil), v...)
 				v[len(v)-1] ^= 1
-				return tx.Put(BucketRecords, k, v)
+				return tx.Put(engine.BucketRecords, k, v)
 			})
 		},
 		"two records changed places": func(t *testing.T, d *memDisks, _ *Store) {
-			change(t, d.history, func(tx Tx) error {
+			change(t, d.history, func(tx engine.Tx) error {
 				from := revisionKey(2)
-				k, raw := tx.Seek(BucketRecords, from[:])
+				k, raw := tx.Seek(engine.BucketRecords, from[:])
 				b, err := openBlockIn(tx, k, raw)
 				if err != nil {
 					return err
@@ -46,13 +47,13 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 				}
 				at := 2 - b.first()
 				records[at], records[at+1] = records[at+1], records[at]
-				return tx.Put(BucketRecords, k, encodeBlock(records, b.last, size))
+				return tx.Put(engine.BucketRecords, k, encodeBlock(records, b.last, size))
 			})
 		},
 		"a value changed before its record got its checksum": func(t *testing.T, d *memDisks, _ *Store) {
-			change(t, d.history, func(tx Tx) error {
+			change(t, d.history, func(tx engine.Tx) error {
 				from := revisionKey(3)
-				k, raw := tx.Seek(BucketRecords, from[:])
+				k, raw := tx.Seek(engine.BucketRecords, from[:])
 				b, err := openBlockIn(tx, k, append([]byte(nil), raw...))
 				if err != nil {
 					return err
@@ -69,31 +70,31 @@ func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
 					}
 				}
 				whole := append([]byte(nil), raw[:len(raw)-len(b.data)]...) // what changed is the data alone
-				return tx.Put(BucketRecords, k, append(whole, b.data...))
+				return tx.Put(engine.BucketRecords, k, append(whole, b.data...))
 			})
 		},
 		"a chunk's last byte changed": func(t *testing.T, d *memDisks, _ *Store) {
-			change(t, d.history, func(tx Tx) error {
+			change(t, d.history, func(tx engine.Tx) error {
 				k, v := sealedChunk(t, tx)
 				v[len(v)-1] ^= 1
-				return tx.Put(BucketChunks, k[:], v)
+				return tx.Put(engine.BucketChunks, k[:], v)
 			})
 		},
 		"a chunk is gone": func(t *testing.T, d *memDisks, _ *Store) {
-			change(t, d.history, func(tx Tx) error {
+			change(t, d.history, func(tx engine.Tx) error {
 				k, _ := sealedChunk(t, tx)
-				return tx.Delete(BucketChunks, k[:])
+				return tx.Delete(engine.BucketChunks, k[:])
 			})
 		},
 		"a chunk is shorter than its place": func(t *testing.T, d *memDisks, _ *Store) {
-			change(t, d.history, func(tx Tx) error {
+			change(t, d.history, func(tx engine.Tx) error {
 				k, v := sealedChunk(t, tx)
 				ref, err := decodeChunkRow(v, k)
 				if err != nil {
 					return err
 				}
 				ref.Size--
-				return tx.Put(BucketChunks, k[:], encodeChunkRow(k, ref))
+				return tx.Put(engine.BucketChunks, k[:], encodeChunkRow(k, ref))
 			})
 		},
 	}
@@ -140,7 +141,7 @@ func findsDamage(t *testing.T, log []entry, damage func(*testing.T, *memDisks, *
 }
 
 // sealedChunk returns a chunk of some value that is set.
-func sealedChunk(t *testing.T, tx Tx) (key chunkKey, stored []byte) {
+func sealedChunk(t *testing.T, tx engine.Tx) (key chunkKey, stored []byte) {
 	t.Helper()
 	if err := ascendRecords(tx, 1, func(rev Revision, raw []byte) bool {
 		d, err := checkRecord(tx, raw, rev)
@@ -148,7 +149,7 @@ func sealedChunk(t *testing.T, tx Tx) (key chunkKey, stored []byte) {
 			t.Fatal(err)
 		}
 		key = makeChunkKey(d.upload, 0)
-		stored = append([]byte(nil), tx.Get(BucketChunks, key[:])...)
+		stored = append([]byte(nil), tx.Get(engine.BucketChunks, key[:])...)
 		return d.kind != bodyChunked
 	}); err != nil || len(stored) == 0 {
 		t.Fatalf("no value is in chunks; %v", err)
@@ -168,7 +169,7 @@ func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
 	if err := s.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	change(t, disks.history, func(tx Tx) error {
+	change(t, disks.history, func(tx engine.Tx) error {
 		k, v := sealedChunk(t, tx)
 		ref, err := decodeChunkRow(v, k)
 		if err != nil {
@@ -177,7 +178,7 @@ func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
 		data := testBody(ref.Digest)
 		data[len(data)-1] ^= 1
 		ref = registerBody(data)
-		return errors.Join(supply(s.bodies, ref), tx.Put(BucketChunks, k[:], encodeChunkRow(k, ref)))
+		return errors.Join(supply(s.bodies, ref), tx.Put(engine.BucketChunks, k[:], encodeChunkRow(k, ref)))
 	})
 	if err := s.Verify(t.Context()); err != nil {
 		t.Fatal(err)
@@ -216,7 +217,7 @@ func addKeys(t *testing.T, index *keyruns.Index, keys []string, revs []uint64, m
 	}
 }
 
-func change(t *testing.T, e Engine, f func(Tx) error) {
+func change(t *testing.T, e engine.Engine, f func(engine.Tx) error) {
 	t.Helper()
 	if err := e.Update(f); err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ var controls = []broken.Control{
 		New: "if known != 0 && s.applied.rev%16 != 0 {\n\t\tif cmd.kind == commandSeal {"},
 	{Name: "the applied index moves in a transaction before its effects", File: "kvstore/commit.go",
 		Old: "if err := s.history.Update(batch.write); err != nil {",
-		New: "if err := s.history.Update(func(tx Tx) error { return writeApplied(tx, &batch.to, batch.meta) }); err != nil {\n\t\treturn s.failed(\"commit to history\", err)\n\t}\n\tif err := s.history.Update(batch.write); err != nil {"},
+		New: "if err := s.history.Update(func(tx engine.Tx) error { return writeApplied(tx, &batch.to, batch.meta) }); err != nil {\n\t\treturn s.failed(\"commit to history\", err)\n\t}\n\tif err := s.history.Update(batch.write); err != nil {"},
 	{Name: "an entry is applied twice", File: "raftnode/core.go",
 		Old: "Applied:         applied,",
 		New: "Applied:         max(applied, log.first) - 1,"},

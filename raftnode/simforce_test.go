@@ -10,6 +10,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/checker"
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // simForce is how an operator forces a new cluster in a world: all machines but one
@@ -53,7 +54,7 @@ type simMark struct {
 type simCopy struct {
 	of               *simNode
 	raft             ID
-	history, staging *kvstore.MemEngine
+	history, staging *engine.MemEngine
 	index            *keyruns.MemFiles
 	files            *simEntry
 }

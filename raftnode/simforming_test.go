@@ -11,6 +11,7 @@ import (
 
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // member finds the machine on which a member runs, or would; nil if its data is gone.
@@ -184,7 +185,7 @@ func (w *simWorld) refusedRightly(s *simNode, err error) bool {
 // wipe empties a machine that was removed, and lets it join again.
 func (w *simWorld) wipe(s *simNode) {
 	w.note("n%d is wiped, and joins again", s.id)
-	s.history, s.index, s.staging = kvstore.NewMemEngine(), keyruns.NewMemFiles(), kvstore.NewMemEngine()
+	s.history, s.index, s.staging = engine.NewMemEngine(), keyruns.NewMemFiles(), engine.NewMemEngine()
 	s.files.wipe()
 	s.files = newSimFiles(s)
 	s.raft, s.joins, s.gone, s.left, s.pulled, s.force = 0, true, false, false, false, ""

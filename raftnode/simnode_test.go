@@ -23,6 +23,7 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // simNode is a machine of a simulation: its disks outlive the processes on it.
@@ -33,7 +34,7 @@ type simNode struct {
 	joins bool // a cluster; else it forms one, unless it has one
 	files *simFiles
 
-	history, staging              *kvstore.MemEngine
+	history, staging              *engine.MemEngine
 	index                         *keyruns.MemFiles
 	onHistory, onIndex, onStaging *simDice
 	onScratch, onMerge            *simDice
@@ -203,26 +204,26 @@ func (d *simDice) worsen(by float64) (end func()) {
 }
 
 // hook makes commits to an engine fail, now and then.
-func (d *simDice) hook(int) kvstore.FailPoint {
+func (d *simDice) hook(int) engine.FailPoint {
 	switch broken, after := d.breaks(1); {
 	case !broken:
-		return kvstore.FailNever
+		return engine.FailNever
 	case after:
-		return kvstore.FailAfter
+		return engine.FailAfter
 	}
-	return kvstore.FailBefore
+	return engine.FailBefore
 }
 
 func (s *simNode) storeConfig(index *keyruns.Index, kept *bodies.Store) kvstore.StoreConfig {
 	return kvstore.StoreConfig{
 		History: s.history, Index: index, Bodies: kept,
-		OpenStaging: func() (kvstore.Engine, error) {
+		OpenStaging: func() (engine.Engine, error) {
 			s.staging = s.staging.Reopen()
 			s.staging.OnUpdate(s.onStaging.hook)
 			return s.staging, nil
 		},
 		RemoveStaging: func() error {
-			s.staging = kvstore.NewMemEngine()
+			s.staging = engine.NewMemEngine()
 			return nil
 		},
 		CommitBytes: s.w.p.commitBytes, CommitInterval: s.w.p.commitEvery,

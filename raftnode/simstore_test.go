@@ -11,6 +11,7 @@ import (
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // simStore is the store of a process whose commits and flushes, which it makes by
@@ -141,8 +142,8 @@ const (
 )
 
 // hook is that of one file: its writes wait to be let go, and break by dice.
-func (h *simWrites) hook(file int, dice *simDice) func(int) kvstore.FailPoint {
-	return func(n int) kvstore.FailPoint {
+func (h *simWrites) hook(file int, dice *simDice) func(int) engine.FailPoint {
+	return func(n int) engine.FailPoint {
 		h.await(file)
 		return dice.hook(n)
 	}
@@ -172,7 +173,7 @@ func (h *simWrites) indexHook(dice, merges *simDice) func(keyruns.Call) keyruns.
 		if !broken {
 			return keyruns.Fault{}
 		}
-		return keyruns.Fault{Err: kvstore.ErrInjected, Done: after}
+		return keyruns.Fault{Err: engine.ErrInjected, Done: after}
 	}
 }
 

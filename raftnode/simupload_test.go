@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Times of large values. A body stands still for less than a third of the time
@@ -121,8 +122,8 @@ func (l simLog) gaveUp(ctx context.Context, command []byte) {
 // chunks lists all chunks that history has: keys and rows, which end with the digest.
 func (s *simNode) chunks() []string {
 	rows := []string{}
-	err := s.history.View(func(tx kvstore.Tx) error {
-		tx.Ascend(kvstore.BucketChunks, nil, func(k, row []byte) bool {
+	err := s.history.View(func(tx engine.Tx) error {
+		tx.Ascend(engine.BucketChunks, nil, func(k, row []byte) bool {
 			rows = append(rows, string(k)+string(row))
 			return true
 		})
@@ -213,7 +214,7 @@ type simScratch struct {
 // Write implements io.Writer.
 func (s *simScratch) Write(p []byte) (int, error) {
 	if broken, _ := s.dice.breaks(1); broken {
-		return 0, kvstore.ErrInjected
+		return 0, engine.ErrInjected
 	}
 	s.b = append(s.b, p...)
 	return len(p), nil

@@ -30,6 +30,7 @@ import (
 	"github.com/Focinfi/oncekv/internal/keyruns"
 	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore"
+	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // Simulated time. A step is 20 ms, a tick of raft 100 ms.
@@ -255,7 +256,7 @@ func simMember(id ID) Member {
 // machine adds one that has nothing but an identity, or nothing at all.
 func (w *simWorld) machine(id ID, self *identity) *simNode {
 	s := &simNode{
-		w: w, id: id, history: kvstore.NewMemEngine(), index: keyruns.NewMemFiles(), staging: kvstore.NewMemEngine(),
+		w: w, id: id, history: engine.NewMemEngine(), index: keyruns.NewMemFiles(), staging: engine.NewMemEngine(),
 		onHistory: newSimDice(w), onIndex: newSimDice(w), onStaging: newSimDice(w), onScratch: newSimDice(w), onMerge: &simDice{w: w, r: rand.New(rand.NewPCG(w.merges.Uint64(), 3))},
 		clock: newSimClock(w.r),
 	}
@@ -443,17 +444,17 @@ func (w *simWorld) rot() {
 		return // nobody would miss a record that does not count
 	}
 	defer s.writes.set(s.writes.pass())
-	bucket := []kvstore.Bucket{kvstore.BucketRecords, kvstore.BucketChunks}[w.r.IntN(2)]
+	bucket := []engine.Bucket{engine.BucketRecords, engine.BucketChunks}[w.r.IntN(2)]
 	if s.history.Damage(bucket, w.r.IntN) {
 		w.note("the disk of n%d has changed a bit of its %v", s.id, bucket)
-		w.rotten, w.verifies = s, bucket == kvstore.BucketRecords // chunks are verified when they are read
+		w.rotten, w.verifies = s, bucket == engine.BucketRecords // chunks are verified when they are read
 	}
 }
 
 // expected reports whether an error is one that the simulation injected, or that of a
 // start for which nobody else is there.
 func (w *simWorld) expected(s *simNode, err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSimDisk) || errors.Is(err, kvstore.ErrInjected) || errors.Is(err, kvstore.ErrCrashed) || errors.Is(err, keyruns.ErrCrashed) || w.ruined(s, err) || w.copies(s)
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSimDisk) || errors.Is(err, engine.ErrInjected) || errors.Is(err, engine.ErrCrashed) || errors.Is(err, keyruns.ErrCrashed) || w.ruined(s, err) || w.copies(s)
 }
 
 // ruined reports whether an error says that a machine's disk has lied, rightly.

@@ -83,7 +83,7 @@ func parse(args []string) (*options, error) {
 	o := &options{}
 	flags := flag.NewFlagSet("mutate", flag.ContinueOnError)
 	flags.StringVar(&o.root, "root", ".", "the module's `directory`")
-	dirs := flags.String("dirs", "raftnode,raftnode/walscan,kvstore,internal/keyruns,cachetier", "`directories` whose mutants are made")
+	dirs := flags.String("dirs", "raftnode,raftnode/walscan,kvstore,kvstore/engine,internal/keyruns,cachetier", "`directories` whose mutants are made")
 	names := flags.String("kinds", "negated,omitted,ignored", "`kinds` of mutants: also never, boundary")
 	match := flags.String("run", "", "only mutants whose line matches the `pattern`: file:line, function, kind, text")
 	tests := flags.String("tests", "", "show mutants only to tests that match the `pattern`")

@@ -137,7 +137,7 @@ func TestMutants_OfTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dirs := []string{"raftnode", "raftnode/walscan", "kvstore", "internal/keyruns", "cachetier"}
+	dirs := []string{"raftnode", "raftnode/walscan", "kvstore", "kvstore/engine", "internal/keyruns", "cachetier"}
 	module, err := broken.LoadModule(root, dirs...)
 	if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,7 @@ const (
 var wider = map[string][]string{
 	"internal/keyruns": {"kvstore"},
 	"kvstore":          {"httpapi", "server"},
+	"kvstore/engine":   {"kvstore"},
 	"cachetier":        {"httpapi", "server"},
 }
 
@@ -137,7 +138,7 @@ func own(dir string) []string {
 
 // simulated reports whether the simulation covers a package.
 func simulated(dir string) bool {
-	return dir == "raftnode" || dir == "raftnode/walscan" || dir == "kvstore" || dir == "internal/keyruns"
+	return dir == "raftnode" || dir == "raftnode/walscan" || dir == "kvstore" || dir == "kvstore/engine" || dir == "internal/keyruns"
 }
 
 // needed returns the suites for the chosen mutants.

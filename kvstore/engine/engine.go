@@ -1,4 +1,4 @@
-package kvstore
+package engine
 
 // Bucket is one of the ordered key spaces of an Engine.
 type Bucket uint8
@@ -60,15 +60,4 @@ type Tx interface {
 	// Where tells in which file and at which offset value, seen in this
 	// transaction, lies; the offset is -1 when not known.
 	Where(value []byte) (file string, offset int64)
-}
-
-// corruptAt returns a *CorruptError about what was read, nil: about all of the file.
-func corruptAt(tx Tx, raw []byte, detail string) error {
-	file, off := tx.Where(raw)
-	return &CorruptError{File: file, Offset: off, Detail: detail}
-}
-
-// corruptFile returns a *CorruptError about all of an engine's file.
-func corruptFile(e Engine, detail string) error {
-	return e.View(func(tx Tx) error { return corruptAt(tx, nil, detail) })
 }

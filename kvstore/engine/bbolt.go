@@ -1,4 +1,4 @@
-package kvstore
+package engine
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
-// boltOptions tune one bbolt file.
-type boltOptions struct {
+// BoltOptions tune one bbolt file.
+type BoltOptions struct {
 	// MapBytes is the address space reserved for the file, which costs no memory: bbolt stops
 	// every reader while it moves to a larger map. 0 maps what the file needs.
 	MapBytes int64
@@ -39,11 +39,11 @@ type boltEngine struct {
 	wedged atomic.Bool           // bbolt panicked while writing and may hold its lock
 }
 
-// openBolt opens the bbolt file at path, and creates it when it is missing. A second
+// OpenBolt opens the bbolt file at path, and creates it when it is missing. A second
 // opener is refused at once. A file that is shorter than its own meta page says, or that
-// bbolt cannot read, is a *CorruptError. What the file holds is durable when openBolt
+// bbolt cannot read, is a *DamageError. What the file holds is durable when OpenBolt
 // returns: a process killed in its fsync may have left it in memory only.
-func openBolt(path string, opts boltOptions) (Engine, error) {
+func OpenBolt(path string, opts BoltOptions) (Engine, error) {
 	switch _, err := os.Stat(path); {
 	case errors.Is(err, fs.ErrNotExist):
 		if err := createBolt(path); err != nil {
@@ -77,13 +77,13 @@ func syncBolt(db *bbolt.DB, path string) error {
 	return nil
 }
 
-// creating ends the name of a file that is being made.
-const creating = ".new"
+// Creating ends the name of a file that is being made.
+const Creating = ".new"
 
 // createBolt makes an empty file under another name first, so that a crash in
 // the middle never leaves a file that looks damaged.
 func createBolt(path string) error {
-	tmp := path + creating
+	tmp := path + Creating
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("create store file: %w", err)
 	}
@@ -116,7 +116,7 @@ func openBoltFile(path string, mapBytes int) (db *bbolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = &CorruptError{File: path, Offset: -1, Detail: fmt.Sprintf("it cannot be opened: %v", p)}
+			err = &DamageError{File: path, Offset: -1, Detail: fmt.Sprintf("it cannot be opened: %v", p)}
 		}
 	}()
 	db, err = bbolt.Open(path, 0o600, bboltOptions(mapBytes))
@@ -124,7 +124,7 @@ func openBoltFile(path string, mapBytes int) (db *bbolt.DB, err error) {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, fmt.Errorf("%s is in use by another process: stop that process, or use another data directory", path)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return nil, &CorruptError{File: path, Offset: 0, Detail: err.Error()}
+		return nil, &DamageError{File: path, Offset: 0, Detail: err.Error()}
 	case err != nil:
 		return nil, fmt.Errorf("open store file %s: %w", path, err)
 	}
@@ -148,7 +148,7 @@ func (e *boltEngine) Update(fn func(Tx) error) error {
 }
 
 // run calls fn in a transaction and turns what a damaged file does to bbolt
-// (an assertion, or a fault of the memory map) into a *CorruptError.
+// (an assertion, or a fault of the memory map) into a *DamageError.
 func (e *boltEngine) run(write bool, fn func(Tx) error) (err error) {
 	if dead := e.dead.Load(); dead != nil {
 		return *dead
@@ -338,7 +338,7 @@ func (t *boltTx) offset(addr, base uintptr) int64 {
 	return int64(addr - base)
 }
 
-// corrupt turns a panic into a *CorruptError when bbolt or the memory map, which
+// corrupt turns a panic into a *DamageError when bbolt or the memory map, which
 // is at base, raised it, and goes on panicking when it was anything else.
 func (t *boltTx) corrupt(p any, base uintptr) error {
 	off := int64(-1)
@@ -351,7 +351,7 @@ func (t *boltTx) corrupt(p any, base uintptr) error {
 	if t.write {
 		t.engine.wedged.Store(true)
 	}
-	c := &CorruptError{File: t.engine.path, Offset: off, Detail: fmt.Sprintf("reading it failed: %v", p)}
+	c := &DamageError{File: t.engine.path, Offset: off, Detail: fmt.Sprintf("reading it failed: %v", p)}
 	if size := t.engine.Size(); off >= size {
 		c.Detail = fmt.Sprintf("its data ends at %d bytes, before what it refers to", size)
 	}

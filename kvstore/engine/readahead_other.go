@@ -1,6 +1,6 @@
 //go:build !linux
 
-package kvstore
+package engine
 
 const readAheadBytes = 0
 

@@ -1,4 +1,4 @@
-package kvstore
+package engine
 
 import (
 	"encoding/binary"
@@ -26,7 +26,7 @@ type boltMeta struct {
 	pageBytes, pages, txid uint64
 }
 
-// verifyBoltFile returns a *CorruptError unless the file at path is as long as its newest
+// verifyBoltFile returns a *DamageError unless the file at path is as long as its newest
 // meta page says. bbolt does not check that, and reading past the end would kill the
 // process later.
 func verifyBoltFile(path string) error {
@@ -40,17 +40,17 @@ func verifyBoltFile(path string) error {
 		return fmt.Errorf("check store file: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return &CorruptError{File: path, Offset: -1, Detail: "it is not a regular file"}
+		return &DamageError{File: path, Offset: -1, Detail: "it is not a regular file"}
 	}
 	meta, ok, err := newestMeta(f, info.Size())
 	if err != nil {
 		return fmt.Errorf("check store file %s: %w", path, err)
 	}
 	if !ok {
-		return &CorruptError{File: path, Offset: 0, Detail: fmt.Sprintf("neither of its two meta pages is valid (the file has %d bytes)", info.Size())}
+		return &DamageError{File: path, Offset: 0, Detail: fmt.Sprintf("neither of its two meta pages is valid (the file has %d bytes)", info.Size())}
 	}
 	if want := meta.pages * meta.pageBytes; uint64(info.Size()) < want {
-		return &CorruptError{File: path, Offset: info.Size(), Detail: fmt.Sprintf("it has %d bytes, its meta page says at least %d: the file was truncated", info.Size(), want)}
+		return &DamageError{File: path, Offset: info.Size(), Detail: fmt.Sprintf("it has %d bytes, its meta page says at least %d: the file was truncated", info.Size(), want)}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package kvstore
+package engine
 
 import (
 	"bytes"
@@ -80,8 +80,12 @@ func (e *MemEngine) Reopen() *MemEngine {
 
 // Copy returns an engine of its own over what is durable now.
 func (e *MemEngine) Copy() *MemEngine {
+	state := *e.disk.state.Load()
+	for b := range state {
+		state[b] = slices.Clip(state[b]) // the two append to arrays of their own
+	}
 	c := NewMemEngine()
-	c.disk.state.Store(e.disk.state.Load())
+	c.disk.state.Store(&state)
 	return c
 }
 
