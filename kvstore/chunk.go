@@ -11,6 +11,10 @@ import (
 	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
+// ChunkBytes is the size of every chunk of a large value but its last, and the
+// size of the largest value that is kept in one piece.
+const ChunkBytes = bodies.MaxBytes
+
 const chunkKeyBytes = 16 + 4
 
 // uploadID names the chunks of one large value: time first, so that chunks go

@@ -182,3 +182,18 @@ func (s *Store) finishCommit(b *commitBatch) {
 		wake(s.wakeFlush)
 	}
 }
+
+// flushDueLocked reports whether the index lags far enough for a flush: few,
+// large flushes write far less than many small ones. mu is held.
+func (s *Store) flushDueLocked() bool {
+	return s.memtable.frozenBytes() >= s.flushAt
+}
+
+// freezeLocked starts a new generation if one is due. at is what history is at the
+// end of the memtable. mu is held.
+func (s *Store) freezeLocked(at *derived) {
+	o := &s.memtable
+	if o.active.bytes >= s.cfg.GenerationBytes || o.frozenBytes() < s.flushAt && o.bytes >= s.flushAt {
+		o.freeze(at)
+	}
+}

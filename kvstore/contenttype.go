@@ -1,9 +1,6 @@
 package kvstore
 
-import (
-	"errors"
-	"slices"
-)
+import "slices"
 
 // commonContentTypes is how many content types take one byte in a record.
 const commonContentTypes = 32
@@ -79,23 +76,4 @@ func (c *cursor) contentType() (code byte, spelled []byte) {
 		return commonContentTypes, c.take(int(code) - commonContentTypes + 1)
 	}
 	return commonContentTypes, c.take(longContentTypeBytes + int(c.byte()))
-}
-
-func (d *body) contentTypeString() string {
-	if d.typeCode < commonContentTypes {
-		return contentTypes[d.typeCode]
-	}
-	return string(d.contentType)
-}
-
-// checkContentType refuses a content type that appendContentType does not write.
-func (d *body) checkContentType() error {
-	if d.typeCode < commonContentTypes {
-		return nil
-	}
-	ct := string(d.contentType)
-	if slices.Contains(contentTypes[:], ct) {
-		return errors.New("a common content type is spelled out")
-	}
-	return checkContentType(ct)
 }

@@ -90,6 +90,9 @@ type DB struct {
 	buffers sync.Pool // *[]byte of discardBytes, for bodies that are only hashed
 }
 
+// discardBytes is the buffer of a body that is only hashed.
+const discardBytes = 16 << 10
+
 // NewDB returns a DB over store, whose commands come back through log.
 func NewDB(store *Store, log Log, cfg DBConfig) *DB {
 	cfg = cfg.withDefaults()

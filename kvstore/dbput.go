@@ -6,18 +6,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"slices"
 	"strings"
-	"sync"
-	"time"
-
-	"github.com/Focinfi/oncekv/bodies"
 )
-
-// discardBytes is the buffer of a body that is only hashed.
-const discardBytes = 16 << 10
 
 // Put sets a key, unless it is set: then the answer is Unchanged for the same bytes,
 // Conflict for others. Created means that the put was committed, and applied on this node.
@@ -195,27 +187,6 @@ func (db *DB) putTogether(ctx context.Context, puts []SmallPut, places []int, si
 	p.propose(ctx, func() {})
 }
 
-// newPut is a put whose value is in memory, and what becomes of it.
-type newPut struct {
-	meta    Meta   // of the put, later of the winner
-	data    []byte // the value if that is a body, otherwise the command, which ends with it
-	outcome Outcome
-	err     error
-}
-
-// result is what became of it.
-func (n *newPut) result() (PutResult, error) {
-	if n.err != nil {
-		return PutResult{}, n.err
-	}
-	return PutResult{Outcome: n.outcome, Meta: n.meta}, nil
-}
-
-// newMeta returns what a request says about its value; the digest is not known yet.
-func newMeta(r *PutRequest, now time.Time, size int64) Meta {
-	return Meta{Key: r.Key, Size: size, ContentType: r.ContentType, Time: now.Round(0).UTC(), PutID: r.PutID, By: r.By, UserMeta: r.UserMeta}
-}
-
 // read makes n of a request of known size and its body, which it reads to where it is
 // proposed from. release gives memory back; call it unless there is an error, more than
 // once if need be.
@@ -279,39 +250,6 @@ func (db *DB) prepare(r *PutRequest) error {
 	return err
 }
 
-// compare reads the rest of a body whose key is set, and says what the put is
-// then. h has the first done bytes already.
-func (db *DB) compare(r *PutRequest, winner Meta, h hash.Hash, done int64) (PutResult, error) {
-	buf := db.buffers.Get().(*[]byte)
-	defer db.buffers.Put(buf)
-	limit := db.cfg.MaxValueBytes
-	n, err := io.CopyBuffer(h, io.LimitReader(r.Body, limit-done+1), *buf)
-	switch done += n; {
-	case done > limit:
-		return PutResult{}, &TooLargeError{LimitBytes: limit}
-	case err != nil:
-		return PutResult{}, fmt.Errorf("%w: %w", ErrBodyRead, err)
-	case r.Size >= 0 && done != r.Size:
-		return PutResult{}, wrongLength(r.Size, done)
-	}
-	sum := Digest(h.Sum(nil))
-	if err := checkDigest(r.SHA256, sum); err != nil {
-		return PutResult{}, err
-	}
-	return PutResult{Outcome: outcomeAgainst(&winner, r.PutID, &sum), Meta: winner}, nil
-}
-
-func checkDigest(promised *Digest, sum Digest) error {
-	if promised != nil && *promised != sum {
-		return fmt.Errorf("%w: sent %s, the body has %s", ErrDigestMismatch, *promised, sum)
-	}
-	return nil
-}
-
-func wrongLength(want, got int64) error {
-	return fmt.Errorf("%w: it has %d bytes, %d were announced", ErrBodyRead, got, want)
-}
-
 // readSmall reads a value of known size behind the header of its command, or alone.
 // release is as with newPut.read.
 func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd []byte, end bool, release func(), err error) {
@@ -341,22 +279,6 @@ func (db *DB) readSmall(ctx context.Context, r *PutRequest, header []byte) (cmd 
 	return cmd[:head+n], end, release, nil
 }
 
-// fill reads until buf is full or the body ends. Only io.EOF is an end: net/http says
-// io.ErrUnexpectedEOF of a body that broke off, as io.ReadFull does of a short read.
-func fill(body io.Reader, buf []byte) (n int, end bool, err error) {
-	for n < len(buf) {
-		m, err := body.Read(buf[n:])
-		n += m
-		if err == io.EOF {
-			return n, true, nil
-		}
-		if err != nil {
-			return n, false, fmt.Errorf("%w: %w", ErrBodyRead, err)
-		}
-	}
-	return n, false, nil
-}
-
 // expectEnd makes sure that a body of an announced size ends there.
 func expectEnd(body io.Reader, size int64) error {
 	var one [1]byte
@@ -365,129 +287,4 @@ func expectEnd(body io.Reader, size int64) error {
 		return fmt.Errorf("%w: more follows after the %d bytes announced", ErrBodyRead, size)
 	}
 	return err
-}
-
-// proposal is puts that are proposed together. It is used again, for it is large.
-type proposal struct {
-	db   *DB
-	puts []newPut
-	each func(i int, r PutResult, err error) // nil: there is only one put, which keeps it
-}
-
-var proposals = sync.Pool{New: func() any { return new(proposal) }}
-
-func newProposal(db *DB, each func(i int, r PutResult, err error)) *proposal {
-	p := proposals.Get().(*proposal)
-	p.db, p.each = db, each
-	return p
-}
-
-func (p *proposal) close() {
-	clear(p.puts)
-	*p = proposal{puts: p.puts[:0]}
-	proposals.Put(p)
-}
-
-// add returns room for one put more.
-func (p *proposal) add() *newPut {
-	p.puts = append(p.puts, newPut{})
-	return &p.puts[len(p.puts)-1]
-}
-
-// propose proposes the puts and gives each its answer. When the bodies among the values
-// are distributed it calls distributed, before it proposes anything.
-func (p *proposal) propose(ctx context.Context, distributed func()) {
-	var list []bodies.Body
-	commands := make([][]byte, len(p.puts))
-	for i := range p.puts {
-		n := &p.puts[i]
-		if commands[i] = n.data; n.meta.Size >= BodyBytesMin {
-			list = append(list, bodies.Body{Digest: bodies.Digest(n.meta.SHA256), Data: n.data})
-			commands[i] = referCommand(&n.meta)
-		}
-	}
-	if len(list) > 0 {
-		drop, err := p.db.distribute(ctx, list)
-		if err != nil {
-			for i := range p.puts {
-				p.puts[i].err = err
-				p.answer(i)
-			}
-			return
-		}
-		defer drop()
-		distributed()
-	}
-	p.db.log.ProposeMany(ctx, commands, func(i int, result any, err error) {
-		p.puts[i].settle(result, err)
-		p.answer(i)
-	})
-}
-
-func (p *proposal) answer(i int) {
-	if p.each != nil {
-		r, err := p.puts[i].result()
-		p.each(i, r, err)
-	}
-}
-
-// distribute brings bodies to where commands may refer to them, and keeps them from being
-// reclaimed here until drop is called. Nothing is proposed, so every error is definite.
-func (db *DB) distribute(ctx context.Context, list []bodies.Body) (drop func(), err error) {
-	if err := db.log.Distribute(ctx, list); err != nil {
-		if isAny(err, ErrUnavailable, ErrOverloaded, ErrDiskReserve) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("%w: nothing was set: %w", ErrUnavailable, err)
-	}
-	held := make([]bodies.Digest, 0, len(list))
-	drop = func() {
-		for _, d := range held {
-			db.store.bodies.Release(d)
-		}
-	}
-	for i := range list {
-		if d := list[i].Digest; db.store.bodies.Hold(d) {
-			held = append(held, d)
-			continue
-		}
-		drop()
-		return nil, fmt.Errorf("%w: nothing was set: body %s is not here any more", ErrUnavailable, list[i].Digest)
-	}
-	return drop, nil
-}
-
-// settle notes what a log answered to a put or a seal. The meaning is definite, or the
-// error says that it is not.
-func (n *newPut) settle(result any, err error) {
-	if err != nil {
-		n.err = classify(err)
-		return
-	}
-	switch result := result.(type) {
-	case *pendingRecord: // set by this very command
-		n.outcome, n.meta.Revision = Created, result.rev
-	case PutResult:
-		n.outcome, n.meta = result.Outcome, result.Meta
-	case error:
-		n.err = fmt.Errorf("nothing was set: %w", result)
-		if errors.Is(result, ErrUploadIncomplete) {
-			n.err = fmt.Errorf("%w: %w", ErrUnavailable, n.err)
-		}
-	default:
-		n.err = fmt.Errorf("%w: the log answered with a %T", ErrOutcomeUnknown, result)
-	}
-}
-
-// classify makes every error of a log definite or ErrOutcomeUnknown: whatever a
-// log does not vouch for may still be committed.
-func classify(err error) error {
-	if isAny(err, ErrUnavailable, ErrLevel, ErrOverloaded, ErrDiskReserve, ErrTooLarge, ErrOutcomeUnknown) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-}
-
-func isAny(err error, list ...error) bool {
-	return slices.ContainsFunc(list, func(known error) bool { return errors.Is(err, known) })
 }

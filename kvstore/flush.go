@@ -26,21 +26,6 @@ func (s *Store) FlushIndex() error {
 	return s.flushFrozen(context.Background())
 }
 
-// flushDueLocked reports whether the index lags far enough for a flush: few,
-// large flushes write far less than many small ones. mu is held.
-func (s *Store) flushDueLocked() bool {
-	return s.memtable.frozenBytes() >= s.flushAt
-}
-
-// freezeLocked starts a new generation if one is due. at is what history is at the
-// end of the memtable. mu is held.
-func (s *Store) freezeLocked(at *derived) {
-	o := &s.memtable
-	if o.active.bytes >= s.cfg.GenerationBytes || o.frozenBytes() < s.flushAt && o.bytes >= s.flushAt {
-		o.freeze(at)
-	}
-}
-
 // flushFrozen makes an index run of the frozen generations that history has. A revision
 // that history could still lose must never be indexed: its key would be "already set" when
 // the log gives it again. When ctx ends before the run counts, nothing has changed.

@@ -5,8 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-
-	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
 // HistoryID names a history. A cluster that is formed, restored, or forced out of another
@@ -98,14 +96,6 @@ func (e *HistoryChangedError) Error() string {
 // Is reports whether target is ErrHistoryChanged.
 func (e *HistoryChangedError) Is(target error) bool { return target == ErrHistoryChanged }
 
-// History returns the identity of the history that this store holds; it changes when
-// a cluster is forced out of another one. Its slice must not be modified.
-func (s *Store) History() History {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.lineage
-}
-
 // fork returns the history that goes on from h, of which at are the records.
 func (h *History) fork(id HistoryID, at *derived) History {
 	parents := h.Parents[:len(h.Parents):len(h.Parents)] // others may look at them
@@ -113,48 +103,6 @@ func (h *History) fork(id HistoryID, at *derived) History {
 		parents = append(parents, Origin{ID: h.ID, Revision: at.rev, Head: at.digest()})
 	}
 	return History{ID: id, Parents: parents}
-}
-
-// Origin returns what this store was restored from, as long as it belongs to no log:
-// id of the history, last revision, and head there.
-func (s *Store) Origin() (history [16]byte, revision uint64, head []byte, ok bool) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if !s.restoredLocked() {
-		return history, 0, nil, false
-	}
-	from := s.lineage.Parent()
-	return from.ID, uint64(from.Revision), append([]byte(nil), from.Head[:]...), true
-}
-
-// restoredLocked tells whether this store was restored and belongs to no log yet. mu
-// is held.
-func (s *Store) restoredLocked() bool {
-	return s.lineage.ID.IsZero() && len(s.lineage.Parents) > 0
-}
-
-// checkHistoryLocked refuses a request for a part of another history. One that this store
-// does not know may come with entries that this node has not applied: ErrBehind. mu is
-// held.
-func (s *Store) checkHistoryLocked(asked HistoryID, since Revision) error {
-	switch {
-	case asked.IsZero() || asked == s.lineage.ID:
-		return nil
-	case s.lineage.DescendsFrom(asked):
-		return s.historyChangedLocked(asked, since)
-	}
-	return fmt.Errorf("%w: history %s; this store has history %s", ErrBehind, asked, s.lineage.ID)
-}
-
-// historyChangedLocked answers a request for what this store does not have, although it
-// is not behind. mu is held.
-func (s *Store) historyChangedLocked(asked HistoryID, since Revision) *HistoryChangedError {
-	e := &HistoryChangedError{Asked: asked, Since: since, Newest: s.applied.rev, History: s.lineage.ID}
-	if from := s.lineage.Parent(); from != nil {
-		parent := *from
-		e.Parent = &parent
-	}
-	return e
 }
 
 const originBytes = len(HistoryID{}) + 8 + len(Digest{})
@@ -193,30 +141,4 @@ func readHistory(c *cursor, newest Revision) (h History) {
 		h.Parents = append(h.Parents, p)
 	}
 	return h
-}
-
-// writeLineage stores the identity of the history.
-func writeLineage(tx engine.Tx, h *History) error {
-	return tx.Put(engine.BucketState, keyHistory, encodeLineage(h))
-}
-
-func encodeLineage(h *History) []byte {
-	return encodeState(stateFormat, keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
-}
-
-// storedLineage reads the identity of the history, of a store at revision newest.
-func storedLineage(tx engine.Tx, newest Revision) (h History, err error) {
-	raw := tx.Get(engine.BucketState, keyHistory)
-	if raw == nil {
-		return h, nil
-	}
-	c, err := openState(stateFormat, keyHistory, raw)
-	if err == nil {
-		h = readHistory(&c, newest)
-		err = c.end()
-	}
-	if err != nil {
-		return h, stateError(tx, raw, "the identity of the history", err)
-	}
-	return h, nil
 }

@@ -138,3 +138,19 @@ func (in *intake) waits(ctx context.Context, wait time.Duration) func(*budget.Ho
 		return nil
 	}
 }
+
+// fill reads until buf is full or the body ends. Only io.EOF is an end: net/http says
+// io.ErrUnexpectedEOF of a body that broke off, as io.ReadFull does of a short read.
+func fill(body io.Reader, buf []byte) (n int, end bool, err error) {
+	for n < len(buf) {
+		m, err := body.Read(buf[n:])
+		n += m
+		if err == io.EOF {
+			return n, true, nil
+		}
+		if err != nil {
+			return n, false, fmt.Errorf("%w: %w", ErrBodyRead, err)
+		}
+	}
+	return n, false, nil
+}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -14,10 +15,6 @@ import (
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/merkle"
 )
-
-// ChunkBytes is the size of every chunk of a large value but its last, and the
-// size of the largest value that is kept in one piece.
-const ChunkBytes = bodies.MaxBytes
 
 // BodyBytesMin is the size of the smallest value that is kept as a body: from it up to
 // ChunkBytes a value is one body, beyond that each of its chunks is. A smaller one lies
@@ -292,6 +289,25 @@ func (d *body) meta(rev Revision, key Key) Meta {
 
 // keyView returns the key without a copy: it lives as long as what was decoded.
 func (d *body) keyView() Key { return Key(unsafe.String(unsafe.SliceData(d.key), len(d.key))) }
+
+func (d *body) contentTypeString() string {
+	if d.typeCode < commonContentTypes {
+		return contentTypes[d.typeCode]
+	}
+	return string(d.contentType)
+}
+
+// checkContentType refuses a content type that appendContentType does not write.
+func (d *body) checkContentType() error {
+	if d.typeCode < commonContentTypes {
+		return nil
+	}
+	ct := string(d.contentType)
+	if slices.Contains(contentTypes[:], ct) {
+		return errors.New("a common content type is spelled out")
+	}
+	return checkContentType(ct)
+}
 
 func (d *body) putIDString() string {
 	if d.packed {

@@ -67,19 +67,6 @@ func decodeMeta(b []byte) ([]byte, error) {
 	return append([]byte{}, c.b...), nil
 }
 
-// mark is a revision and the history digest at it.
-type mark struct {
-	rev    Revision
-	digest Digest
-}
-
-func appendMark(b []byte, m mark) []byte {
-	b = binary.BigEndian.AppendUint64(b, uint64(m.rev))
-	return append(b, m.digest[:]...)
-}
-
-func readMark(c *cursor) mark { return mark{Revision(c.uint64()), c.digest()} }
-
 // snapshot describes the state after one entry of the log. It holds no records
 // and no chunks: a receiver pulls those it lacks.
 type snapshot struct {
@@ -210,4 +197,30 @@ func writeApplied(tx engine.Tx, p *appliedState, meta []byte) error {
 		}
 	}
 	return tx.Put(engine.BucketState, keyApplied, encodeApplied(p))
+}
+
+// writeLineage stores the identity of the history.
+func writeLineage(tx engine.Tx, h *History) error {
+	return tx.Put(engine.BucketState, keyHistory, encodeLineage(h))
+}
+
+func encodeLineage(h *History) []byte {
+	return encodeState(stateFormat, keyHistory, appendHistory(make([]byte, statePrefixBytes), h))
+}
+
+// storedLineage reads the identity of the history, of a store at revision newest.
+func storedLineage(tx engine.Tx, newest Revision) (h History, err error) {
+	raw := tx.Get(engine.BucketState, keyHistory)
+	if raw == nil {
+		return h, nil
+	}
+	c, err := openState(stateFormat, keyHistory, raw)
+	if err == nil {
+		h = readHistory(&c, newest)
+		err = c.end()
+	}
+	if err != nil {
+		return h, stateError(tx, raw, "the identity of the history", err)
+	}
+	return h, nil
 }

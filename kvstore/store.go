@@ -236,19 +236,6 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// DigestAt returns the history digest at revision rev. It reads up to 1,023 records;
-// multiples of 1,024 are kept. ErrBehind: this store does not have the revision yet.
-func (s *Store) DigestAt(rev Revision) (Digest, error) {
-	if err := s.err(); err != nil {
-		return Digest{}, err
-	}
-	at, err := s.derivedAt(rev)
-	if err != nil {
-		return Digest{}, err
-	}
-	return at.digest(), nil
-}
-
 // announceLocked wakes those who wait for a revision, if there is a new one.
 // mu is held.
 func (s *Store) announceLocked() {
@@ -297,12 +284,6 @@ func (s *Store) Position() uint64 {
 	return uint64(s.applied.rev)
 }
 
-// Digest is DigestAt for callers that know nothing of this package's types.
-func (s *Store) Digest(revision uint64) ([]byte, error) {
-	d, err := s.DigestAt(Revision(revision))
-	return d[:], err
-}
-
 // indexedRevision looks key up in the index, 0 when it is not there.
 func (s *Store) indexedRevision(key []byte) (Revision, error) {
 	rev, err := s.index.Find(key)
@@ -332,4 +313,15 @@ func (s *Store) corruptIndex(detail string) error {
 // The record is sound and names its revision, so the index is wrong.
 func (s *Store) wrongIndex(rev Revision, key Key, other string) error {
 	return s.corruptIndex(fmt.Sprintf("it says that revision %d is key %q, but that is key %q", rev, key, other))
+}
+
+// openUploads returns the life of each open upload by now.
+func (s *Store) openUploads() map[uploadID]uploadLife {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	open := make(map[uploadID]uploadLife, len(s.uploads))
+	for id, u := range s.uploads {
+		open[id] = u.uploadLife
+	}
+	return open
 }

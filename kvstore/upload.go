@@ -129,14 +129,3 @@ func decodeUpload(id uploadID, b []byte) (*upload, error) {
 	}
 	return u, nil
 }
-
-// openUploads returns the life of each open upload by now.
-func (s *Store) openUploads() map[uploadID]uploadLife {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	open := make(map[uploadID]uploadLife, len(s.uploads))
-	for id, u := range s.uploads {
-		open[id] = u.uploadLife
-	}
-	return open
-}
