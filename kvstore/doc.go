@@ -23,18 +23,28 @@
 //
 // FORMATS.md in this directory has the files, the records, the commands and the digests.
 //
-// # Rooms, from top to bottom
+// # Rooms
 //
-// A file uses its own room and those below it.
+// A file uses only files further down:
 //
-//	DB            db, dbput, dbstream, intake
-//	life          open, run
-//	snapshots     install, stage, pull, pullbodies, serve
-//	writes        begin, apply, commit, rebuild, flush
-//	reads         verify, keys, changes, get, chunkreader
-//	state         store, pullpause, config, bodies, state, history, memtable, upload, derived
-//	formats       snapstream, command, chunk, recordblock, record, contenttype
-//	vocabulary    put, value, usermeta, codec
+//	run.go open.go                                from a directory to a running store
+//	serve.go verify.go                            snapshots that are sent, and scrubbing
+//	install.go stage.go pull.go pullbodies.go     snapshots that are pulled
+//	dbput.go dbstream.go proposal.go db.go        put and get of a replicated database
+//	intake.go                                     memory for the bodies of puts
+//	begin.go apply.go                             what the log says
+//	rebuild.go flush.go commit.go                 to history, from there to the index
+//	changes.go keys.go get.go chunkreader.go      reads
+//	bodies.go digests.go lineage.go               values, digests, identity of a store
+//	store.go pullpause.go config.go               the store and its parts
+//	state.go snapstream.go                        what is kept beside the records
+//	memtable.go history.go derived.go upload.go   parts of the state
+//	command.go recordblock.go record.go           formats
+//	chunk.go contenttype.go                       parts of them
+//	put.go value.go usermeta.go                   what callers see
+//	codec.go names.go errors.go                   encodings, keys, revisions, errors
+//
+// Package engine keeps the bbolt files.
 //
 // # Invariants
 //
