@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/Focinfi/oncekv/api"
-	"github.com/Focinfi/oncekv/internal/mux"
 )
 
 // call is one request of the API, sent as often as it takes.
@@ -77,9 +76,6 @@ func (call *call) name() string {
 
 // answerBytesMax bounds a JSON answer.
 const answerBytesMax = 64 << 20
-
-// errIdle ends a try in which nothing moved.
-var errIdle = mux.ErrIdle
 
 // do sends the call to one endpoint after the other, beginning with the one
 // that the ranking prefers, until one gives a definite answer. The answer is a 2xx
@@ -201,14 +197,6 @@ func retriable(err *EndpointError) bool {
 func definite(err *EndpointError) bool {
 	return !err.Sent || errors.Is(err.Err, ErrOverloaded) || errors.Is(err.Err, ErrUnavailable)
 }
-
-// retryAfterError carries a server's Retry-After beside its refusal.
-type retryAfterError struct {
-	error
-	after time.Duration
-}
-
-func (e *retryAfterError) Unwrap() error { return e.error }
 
 // try sends the call once. The try lives until the body of its answer is
 // closed, and as long as bytes move.
@@ -376,4 +364,36 @@ func readJSON(resp *http.Response, into any) error {
 		return unexpected(resp, "a body that is not the expected JSON ("+err.Error()+")")
 	}
 	return nil
+}
+
+func (c *Client) watchSilence(call *call, until time.Time) *silence {
+	if c.onSilence == nil {
+		return nil
+	}
+	tell := c.onSilence
+	if call.tell != nil {
+		tell = call.tell
+	}
+	return newSilence(tell, &c.answered, Silence{Op: call.name(), Endpoints: c.endpoints, Until: until})
+}
+
+// nobodyListens reports that there is nothing at any endpoint, nor ever was since
+// the client was made: it does not look like a node that is starting again.
+func (c *Client) nobodyListens(t *tries) bool {
+	if !c.failRefused || t.call.unsure || c.answered.Load() {
+		return false
+	}
+	for _, endpoint := range c.endpoints { // one may be given twice
+		if !slices.ContainsFunc(t.failures, func(e *EndpointError) bool { return e.Endpoint == endpoint && refused(e.Err) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// heard notes that an endpoint has answered.
+func (c *Client) heard() {
+	if (c.failRefused || c.onSilence != nil) && !c.answered.Load() {
+		c.answered.Store(true)
+	}
 }

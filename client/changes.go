@@ -325,16 +325,3 @@ func (l *changeLine) check() error {
 	}
 	return nil
 }
-
-// violationError is something that no node may say: another one is asked, but
-// not for ever. It is ErrServer.
-type violationError struct{ err error }
-
-func violation(format string, args ...any) error {
-	return &violationError{fmt.Errorf(format, args...)}
-}
-
-func (e *violationError) Error() string { return "the stream is wrong: " + e.err.Error() }
-
-// Unwrap returns the kind and the cause.
-func (e *violationError) Unwrap() []error { return []error{ErrServer, e.err} }

@@ -63,10 +63,19 @@
 // no call came for 10 s ends. The items of PutAll travel on the same streams; they
 // wait for one that is being opened.
 //
-// The files, from top to bottom: batch.go (PutAll), put.go and get.go, changes.go,
-// history.go and keys.go (iterators), cluster.go; call.go (tries, endpoints, time
-// limits), with coalesce.go (calls in frames), ranking.go and silence.go; body.go,
-// lines.go, problem.go, errors.go and wire.go. client.go has the Client itself.
+// # Rooms
+//
+// A file uses only files further down, but for the Client, which coalesce.go and
+// ranking.go share with client.go:
+//
+//	batch.go changes.go keys.go     iterators
+//	put.go get.go cluster.go        single calls
+//	call.go coalesce.go             tries, endpoints and time limits; calls in frames
+//	client.go ranking.go            the Client, and where its requests begin
+//	silence.go problem.go           what a caller is told meanwhile, and at the end
+//	history.go lines.go body.go     histories, streams, and bodies that may be sent again
+//	target.go meta.go               what is refused before it is sent
+//	errors.go wire.go               errors, and the names of package api
 //
 // # What it does about failures
 //

@@ -3,9 +3,14 @@ package client
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
+
+	"github.com/Focinfi/oncekv/internal/mux"
 )
 
 // StatusError is an error answer of a server. It is one of the kinds above.
@@ -105,4 +110,38 @@ func (e *RequestError) Unwrap() []error {
 		return []error{e.Kind}
 	}
 	return []error{e.Kind, e.Cause}
+}
+
+// errIdle ends a try in which nothing moved.
+var errIdle = mux.ErrIdle
+
+// retryAfterError carries a server's Retry-After beside its refusal.
+type retryAfterError struct {
+	error
+	after time.Duration
+}
+
+func (e *retryAfterError) Unwrap() error { return e.error }
+
+// violationError is something that no node may say: another one is asked, but
+// not for ever. It is ErrServer.
+type violationError struct{ err error }
+
+func violation(format string, args ...any) error {
+	return &violationError{fmt.Errorf(format, args...)}
+}
+
+func (e *violationError) Error() string { return "the stream is wrong: " + e.err.Error() }
+
+// Unwrap returns the kind and the cause.
+func (e *violationError) Unwrap() []error { return []error{ErrServer, e.err} }
+
+// refused: nothing listens there, or there is no such host.
+func refused(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || noSuchHost(err)
+}
+
+func noSuchHost(err error) bool {
+	var name *net.DNSError
+	return errors.As(err, &name) && name.IsNotFound
 }

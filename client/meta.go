@@ -26,3 +26,12 @@ func checkMeta(meta map[string]string) error {
 	}
 	return nil
 }
+
+func visible(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

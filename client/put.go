@@ -123,15 +123,6 @@ func fitsFrame(key string, size, limit int64, opts *PutOptions) bool {
 		frame.MetaFits(opts.Meta) && checkMeta(opts.Meta) == nil
 }
 
-func visible(text string) bool {
-	for i := range len(text) {
-		if text[i] < ' ' || text[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
 // put is one call of Put.
 type put struct {
 	client *Client

@@ -1,12 +1,8 @@
 package client
 
 import (
-	"errors"
-	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -41,15 +37,8 @@ type silence struct {
 	over  bool // told, or the request has ended
 }
 
-func (c *Client) watchSilence(call *call, until time.Time) *silence {
-	if c.onSilence == nil {
-		return nil
-	}
-	tell := c.onSilence
-	if call.tell != nil {
-		tell = call.tell
-	}
-	s := &silence{tell: tell, heard: &c.answered, what: Silence{Op: call.name(), Endpoints: c.endpoints, Until: until}, after: silentAfter}
+func newSilence(tell func(Silence), heard *atomic.Bool, what Silence) *silence {
+	s := &silence{tell: tell, heard: heard, what: what, after: silentAfter}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.timer = time.AfterFunc(s.after, s.expired)
@@ -120,35 +109,4 @@ func (s *silence) stop() {
 	defer s.mu.Unlock()
 	s.over = true
 	s.timer.Stop()
-}
-
-// nobodyListens reports that there is nothing at any endpoint, nor ever was since
-// the client was made: it does not look like a node that is starting again.
-func (c *Client) nobodyListens(t *tries) bool {
-	if !c.failRefused || t.call.unsure || c.answered.Load() {
-		return false
-	}
-	for _, endpoint := range c.endpoints { // one may be given twice
-		if !slices.ContainsFunc(t.failures, func(e *EndpointError) bool { return e.Endpoint == endpoint && refused(e.Err) }) {
-			return false
-		}
-	}
-	return true
-}
-
-// refused: nothing listens there, or there is no such host.
-func refused(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || noSuchHost(err)
-}
-
-func noSuchHost(err error) bool {
-	var name *net.DNSError
-	return errors.As(err, &name) && name.IsNotFound
-}
-
-// heard notes that an endpoint has answered.
-func (c *Client) heard() {
-	if (c.failRefused || c.onSilence != nil) && !c.answered.Load() {
-		c.answered.Store(true)
-	}
 }
