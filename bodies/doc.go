@@ -25,11 +25,25 @@
 // An append writes to the newest segment, in memory, and has the disk begin by the MiB.
 // A Sync is one fdatasync for all who wait for it, and never keeps an append waiting.
 //
+// # Rooms
+//
+// A file uses only files further down, but that store.go and table.go share the Store,
+// and segment.go and openfiles.go the open files:
+//
+//	open.go                        what a start reads
+//	scrub.go reclaim.go            reading everything, giving room back
+//	store.go table.go              the Store, and where its bodies are
+//	manifest.go run.go             the table on disk
+//	openfiles.go segment.go        files of bodies
+//	punch_linux.go sync_linux.go   what only Linux can; elsewhere punch_other.go and sync_other.go
+//	wire.go fetch.go               bodies on their way between nodes
+//	pacer.go bodies.go             what all of these use
+//
 // # Files
 //
-//	NNNNNNNN.values  a segment: frames, each with a header and a body (segment.go)
-//	NNNNNNNN.table   a run: rows of the table, sorted by digest, that never change (run.go)
-//	table            the manifest: which runs there are, the mark, and what of each segment they cover (manifest.go)
+//	NNNNNNNN.values  a segment: frames, each with a header and a body
+//	NNNNNNNN.table   a run: rows of the table, sorted by digest, that never change
+//	table            the manifest: which runs there are, the mark, and what of each segment they cover
 //
 // The table says where each body is, and how many records refer to it. It follows from
 // the segments and from the history. A flush writes the rows that changed since the last

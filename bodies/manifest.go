@@ -46,14 +46,6 @@ type segmentInfo struct {
 	figures
 }
 
-// figures are what the table knows of a segment.
-type figures struct {
-	covered int64 // the frames before are in the table, unless they were forgotten
-	bodies  int64 // rows that say that a body is in the segment
-	bytes   int64 // of their frames
-	counted int64 // of the frames of those that records refer to
-}
-
 func (m *manifest) encode() []byte {
 	b := append([]byte(manifestMagic), 0, 0, 0, 0)
 	u32 := func(v uint32) { b = binary.BigEndian.AppendUint32(b, v) }

@@ -328,3 +328,49 @@ func holeIn(at place) (from, n int64) {
 	from = (from + blockOfFileSystem - 1) / blockOfFileSystem * blockOfFileSystem
 	return from, max(0, to-from)
 }
+
+// place is where a frame is.
+type place struct {
+	segment uint32
+	offset  int64
+	size    int // of the body
+}
+
+// figures are what the table knows of a segment.
+type figures struct {
+	covered int64 // the frames before are in the table, unless they were forgotten
+	bodies  int64 // rows that say that a body is in the segment
+	bytes   int64 // of their frames
+	counted int64 // of the frames of those that records refer to
+}
+
+// nextFrame returns where the next header is whose checksum fits, -1 when there is none.
+func (g *segment) nextFrame(from, length int64) (int64, error) {
+	looks := append([]byte(frameMagic), frameFormat, 0, 0, 0)
+	buf := make([]byte, 1<<20)
+	for from < length {
+		n, err := g.readAt(buf[:min(int64(len(buf)), length-from)], from)
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		for i := 0; ; i++ {
+			k := bytes.Index(buf[i:n], looks)
+			if k < 0 {
+				break
+			}
+			i += k
+			_, size, _, err := g.readHeader(from + int64(i))
+			if err == nil && from+int64(i)+frameBytes(size) <= length {
+				return from + int64(i), nil
+			}
+			if err != nil && !errors.As(err, new(*DamageError)) {
+				return 0, err
+			}
+		}
+		if n < len(buf) {
+			break
+		}
+		from += int64(n - len(looks) + 1)
+	}
+	return -1, nil
+}

@@ -6,15 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
-	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
@@ -42,61 +38,6 @@ type Store struct {
 	live     int64
 	freed    int64
 	paused   int // see Pause
-}
-
-// place is where a frame is.
-type place struct {
-	segment uint32
-	offset  int64
-	size    int // of the body
-}
-
-// Open opens the store in cfg.Dir. It reads what was written since the last flush of the
-// table, and cuts off what a process that was killed left unfinished. Without a table it
-// reads everything. Nothing is reclaimed before Run.
-func Open(cfg Config) (*Store, error) {
-	if cfg.SegmentBytes <= 0 {
-		cfg.SegmentBytes = 256 << 20
-	}
-	if cfg.Grace <= 0 {
-		cfg.Grace = 10 * time.Second
-	}
-	if cfg.Round <= 0 {
-		cfg.Round = 5 * time.Second
-	}
-	if cfg.ReclaimRate <= 0 {
-		cfg.ReclaimRate = 32 << 20
-	}
-	if cfg.TableRows <= 0 {
-		cfg.TableRows = defaultTableRows
-	}
-	if cfg.OpenFiles <= 0 {
-		cfg.OpenFiles = 32
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
-	if cfg.Sync == nil {
-		cfg.Sync = fsync.Sync
-		syncFile = func(seg *segment) error { return seg.use(syncData) }
-	}
-	s := &Store{cfg: cfg, files: newOpenFiles(cfg.OpenFiles), syncFile: syncFile, segments: map[uint32]*segment{}}
-	s.table.init(cfg.TableRows)
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open the values: %w", err)
-	}
-	// Whoever made the directory may have been killed before its name was durable.
-	if err := writefault.Mark(cfg.Sync(filepath.Dir(cfg.Dir))); err != nil {
-		return nil, fmt.Errorf("open the values in %s: %w", cfg.Dir, err)
-	}
-	if err := s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the values in %s: %w", cfg.Dir, err), s.closeFiles())
-	}
-	return s, nil
 }
 
 // Err returns why the store can write nothing any more, nil while it can.

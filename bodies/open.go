@@ -14,9 +14,59 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
+
+// Open opens the store in cfg.Dir. It reads what was written since the last flush of the
+// table, and cuts off what a process that was killed left unfinished. Without a table it
+// reads everything. Nothing is reclaimed before Run.
+func Open(cfg Config) (*Store, error) {
+	if cfg.SegmentBytes <= 0 {
+		cfg.SegmentBytes = 256 << 20
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = 10 * time.Second
+	}
+	if cfg.Round <= 0 {
+		cfg.Round = 5 * time.Second
+	}
+	if cfg.ReclaimRate <= 0 {
+		cfg.ReclaimRate = 32 << 20
+	}
+	if cfg.TableRows <= 0 {
+		cfg.TableRows = defaultTableRows
+	}
+	if cfg.OpenFiles <= 0 {
+		cfg.OpenFiles = 32
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	syncFile := func(seg *segment) error { return cfg.Sync(seg.path) }
+	if cfg.Sync == nil {
+		cfg.Sync = fsync.Sync
+		syncFile = func(seg *segment) error { return seg.use(syncData) }
+	}
+	s := &Store{cfg: cfg, files: newOpenFiles(cfg.OpenFiles), syncFile: syncFile, segments: map[uint32]*segment{}}
+	s.table.init(cfg.TableRows)
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open the values: %w", err)
+	}
+	// Whoever made the directory may have been killed before its name was durable.
+	if err := writefault.Mark(cfg.Sync(filepath.Dir(cfg.Dir))); err != nil {
+		return nil, fmt.Errorf("open the values in %s: %w", cfg.Dir, err)
+	}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the values in %s: %w", cfg.Dir, err), s.closeFiles())
+	}
+	return s, nil
+}
 
 // load reads the table, and those parts of the segments that it does not cover. A table
 // that is missing or damaged is made anew from the segments.
@@ -280,35 +330,4 @@ func (g *segment) check(d Digest, size int, sums []byte, at int64, strict bool, 
 		return frameDamaged, nil
 	}
 	return frameGivenBack, nil
-}
-
-// nextFrame returns where the next header is whose checksum fits, -1 when there is none.
-func (g *segment) nextFrame(from, length int64) (int64, error) {
-	looks := append([]byte(frameMagic), frameFormat, 0, 0, 0)
-	buf := make([]byte, 1<<20)
-	for from < length {
-		n, err := g.readAt(buf[:min(int64(len(buf)), length-from)], from)
-		if err != nil && err != io.EOF {
-			return 0, err
-		}
-		for i := 0; ; i++ {
-			k := bytes.Index(buf[i:n], looks)
-			if k < 0 {
-				break
-			}
-			i += k
-			_, size, _, err := g.readHeader(from + int64(i))
-			if err == nil && from+int64(i)+frameBytes(size) <= length {
-				return from + int64(i), nil
-			}
-			if err != nil && !errors.As(err, new(*DamageError)) {
-				return 0, err
-			}
-		}
-		if n < len(buf) {
-			break
-		}
-		from += int64(n - len(looks) + 1)
-	}
-	return -1, nil
 }
