@@ -299,3 +299,14 @@ func peersText(ps []Peer) string {
 	}
 	return strings.Join(parts, ",")
 }
+
+// sources lists the members to ask for what this node lacks, one of them before the
+// others.
+func (n *Node) sources(members []Member, first ID) []Member {
+	sources := n.others(members)
+	if i := slices.IndexFunc(sources, func(m Member) bool { return m.ID == first }); i > 0 {
+		m := sources[i]
+		sources = slices.Insert(slices.Delete(sources, i, i+1), 0, m)
+	}
+	return sources
+}

@@ -49,16 +49,26 @@
 // a snapshot. A start syncs everything that it finds before it builds on it, because a
 // process that was killed during its fsync may have left it in memory only.
 //
-// # Files
+// # Rooms
 //
-// Each room uses only those below it.
+// A file uses only files further down, but that the core shares itself with its checks,
+// members.go and its table with forcing.go and founder.go, and a new Node names what
+// peerbodies.go does:
 //
-//	node    node, membership, distribute, bootstrap, recover, force, ended,
-//	        levels, history, puller, peerhttp, peerbodies
-//	peers   transport, peerclients, guardstream, paced, pushes, arrivals
-//	core    inbox, applier, core, gate, messagecheck, waiters, memlog
-//	formats config, status, disk, identity, founder, forcing, members, envelope, snapshot
-//	ground  statemachine, errors, logging, wait
+//	run.go recover.go                        a node's life
+//	peerhttp.go levels.go puller.go          answers to peers, levels, a snapshot's data
+//	force.go ended.go distribute.go          a forced cluster, one that has ended; bodies to all members
+//	history.go peerbodies.go bootstrap.go    asking peers: digests, bodies, who is there
+//	membership.go peerask.go node.go         changes of members; one question; the Node
+//	pushes.go applier.go arrivals.go         on their way: bodies, entries, messages
+//	identity.go config.go inbox.go status.go
+//	transport.go core.go messagecheck.go     rafthttp; the consensus, and what it believes
+//	gate.go memlog.go disk.go snapshot.go    what may be proposed; the log and its files
+//	forcing.go founder.go members.go         the member table
+//	waiters.go wait.go statemachine.go       who waits, and for what
+//	peerclients.go paced.go logging.go       ground
+//	guardstream.go errors.go envelope.go
+//	invariants.go
 //
 // What the package guarantees, and what it does not, is in invariants.go.
 package raftnode

@@ -32,20 +32,6 @@ func CheckForceWord(word string) error {
 	return notForced("%.80q is not a valid word: give the flag without a value, or, to force the data once more, with a word that was not used before, such as AGAIN-2 (AGAIN-, then letters, digits, '.', '_', '-')", word)
 }
 
-// ForceError is why no new cluster was forced. Nothing was written. A start with the same
-// settings ends alike as long as the reason stands.
-type ForceError struct {
-	Reason string
-	Done   *Forcing // that was done with the data before and stands in the way, nil if none does
-}
-
-// Error returns the reason.
-func (e *ForceError) Error() string { return e.Reason }
-
-func notForced(format string, args ...any) error {
-	return &ForceError{Reason: fmt.Sprintf(format, args...)}
-}
-
 // CheckForce returns a *ForceError if a data directory was forced before and word is not a
 // new one. It looks at the identity only; Run looks at the log too.
 func CheckForce(dir, word string) error {

@@ -1,6 +1,7 @@
 package raftnode
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -84,3 +85,17 @@ func confAfter(cs raftpb.ConfState, c change) raftpb.ConfState {
 	}
 	return cs
 }
+
+func notForced(format string, args ...any) error {
+	return &ForceError{Reason: fmt.Sprintf(format, args...)}
+}
+
+// ForceError is why no new cluster was forced. Nothing was written. A start with the same
+// settings ends alike as long as the reason stands.
+type ForceError struct {
+	Reason string
+	Done   *Forcing // that was done with the data before and stands in the way, nil if none does
+}
+
+// Error returns the reason.
+func (e *ForceError) Error() string { return e.Reason }

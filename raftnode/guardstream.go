@@ -161,3 +161,7 @@ func (g *streamGuard) bytes(n uint64) ([]byte, error) {
 	}
 	return nil, io.ErrUnexpectedEOF
 }
+
+// peerMessageBytesMax bounds a message in a pipeline's body. The largest that
+// raft sends holds one full entry; rafthttp itself would take any size.
+const peerMessageBytesMax = 8 << 20

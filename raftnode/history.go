@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Focinfi/oncekv/internal/nodehttp"
@@ -29,35 +28,10 @@ type historyAnswer struct {
 	Digest   string `json:"digest"`   // hex
 }
 
-// DisputeEvery is how often it is worth logging that histories differ.
-const DisputeEvery = 30 * time.Second
-
 const (
 	historyBytesMax = 1 << 12
 	historyTime     = 10 * time.Second // a digest may take a thousand records
 )
-
-// historyDigest keeps the digest that was asked for last: members that are behind or differ
-// ask for the same again and again.
-type historyDigest struct {
-	mu       sync.Mutex // held while one is computed: one at a time is enough
-	position uint64
-	digest   []byte
-}
-
-// of returns the digest of a state up to a position.
-func (h *historyDigest) of(sm StateMachine, position uint64) ([]byte, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.digest != nil && h.position == position {
-		return h.digest, nil
-	}
-	digest, err := sm.Digest(position)
-	if err == nil {
-		h.position, h.digest = position, digest
-	}
-	return digest, err
-}
 
 // serveHistory states the digest of this node's history.
 func (n *Node) serveHistory(w http.ResponseWriter, r *http.Request) {

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"go.etcd.io/etcd/raft/v3/raftpb"
-
 	"github.com/Focinfi/oncekv/internal/nodehttp"
 )
 
@@ -36,26 +34,6 @@ func (n *Node) checkLevels(st *diskState, members *table, applied uint64) error 
 		err = later(fmt.Sprintf("what is in %s", n.cfg.Dir), t.level, n.cfg.Level)
 	}
 	return err
-}
-
-// checkSnapshotLevel refuses an offered snapshot whose level this program does not know.
-// The offer may be forged: it is a *level.LaterError, which stops the node, only if a known
-// member says the same where it is reached.
-func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error {
-	d, err := decodeSnapshot(s.Data)
-	if err != nil {
-		return err
-	}
-	if d.members.level <= n.cfg.Level {
-		return nil
-	}
-	cluster, sources := n.identity.Load().ClusterID, n.sources(n.knownMembers(), 0)
-	for i, a := range n.introductions(ctx, sources, "") {
-		if a.ID == sources[i].ID && a.ClusterID == cluster && a.StoreLevel > n.cfg.Level {
-			return later("what the cluster has set since", a.StoreLevel, n.cfg.Level)
-		}
-	}
-	return fmt.Errorf("it is of a store of level %d, and no other member says that this one has it", d.members.level)
 }
 
 // raiseEvery is about how often a leader that knows a higher level than the store's asks

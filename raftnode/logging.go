@@ -142,3 +142,6 @@ func slogArgs(fields []zapcore.Field) []any {
 	}
 	return args
 }
+
+// DisputeEvery is how often it is worth logging that histories differ.
+const DisputeEvery = 30 * time.Second

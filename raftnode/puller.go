@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/http"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,20 +23,12 @@ const (
 	pullTries = 10
 	// pullFailedEvery is how often one pull logs that it has failed and goes on.
 	pullFailedEvery = 10 * time.Second
-	// pullIdle bounds how long a body may give nothing.
-	pullIdle = 10 * time.Second
 	// disputePause is how long a pull waits after a source that has another history.
 	disputePause = 5 * time.Second
 )
 
 // errNoSource: nobody else could be asked.
 var errNoSource = errors.New("no other member is known that could send the data")
-
-// pullResult is how the pull of an offered snapshot ended.
-type pullResult struct {
-	m   raftpb.Message
-	err error
-}
 
 // wantsPull reports whether a snapshot's data is to be pulled now: there is one staging
 // area. A snapshot that is left out is offered again.
@@ -80,26 +70,6 @@ func (n *Node) startPull(ctx context.Context, m raftpb.Message, fail context.Can
 		}
 		n.pulls <- pullResult{m, err} // capacity 1, one pull at a time
 	})
-}
-
-// knownMembers are those of the cluster as this node knows it, or as it was told when
-// it joined.
-func (n *Node) knownMembers() []Member {
-	if members := n.status.Load().Members; len(members) > 0 {
-		return members
-	}
-	return n.identity.Load().Peers
-}
-
-// sources lists the members to ask for what this node lacks, one of them before the
-// others.
-func (n *Node) sources(members []Member, first ID) []Member {
-	sources := n.others(members)
-	if i := slices.IndexFunc(sources, func(m Member) bool { return m.ID == first }); i > 0 {
-		m := sources[i]
-		sources = slices.Insert(slices.Delete(sources, i, i+1), 0, m)
-	}
-	return sources
 }
 
 // pull stages the data of a snapshot from any of the members, the one that has offered
@@ -149,42 +119,22 @@ func (n *Node) pull(ctx context.Context, s raftpb.Snapshot, sender ID, members f
 	}
 }
 
-// fetchIdle asks another member for what may take long. The deadline is by progress.
-func fetchIdle(ctx context.Context, client *http.Client, cluster ID, url string) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	idle := time.AfterFunc(pullIdle, cancel)
-	resp, err := ask(ctx, client, cluster, http.MethodGet, url, nil)
+// checkSnapshotLevel refuses an offered snapshot whose level this program does not know.
+// The offer may be forged: it is a *level.LaterError, which stops the node, only if a known
+// member says the same where it is reached.
+func (n *Node) checkSnapshotLevel(ctx context.Context, s raftpb.Snapshot) error {
+	d, err := decodeSnapshot(s.Data)
 	if err != nil {
-		idle.Stop()
-		cancel()
-		return nil, err
+		return err
 	}
-	body := &idleBody{body: resp.Body, idle: idle, cancel: cancel}
-	if resp.StatusCode != http.StatusOK {
-		defer body.Close()
-		text, _ := io.ReadAll(io.LimitReader(body, 1024))
-		return nil, fmt.Errorf("%s answered %s: %s", url, resp.Status, text)
+	if d.members.level <= n.cfg.Level {
+		return nil
 	}
-	return body, nil
-}
-
-// idleBody cancels its request when nothing arrives for pullIdle.
-type idleBody struct {
-	body   io.ReadCloser
-	idle   *time.Timer
-	cancel context.CancelFunc
-}
-
-func (b *idleBody) Read(p []byte) (int, error) {
-	n, err := b.body.Read(p)
-	if n > 0 {
-		b.idle.Reset(pullIdle)
+	cluster, sources := n.identity.Load().ClusterID, n.sources(n.knownMembers(), 0)
+	for i, a := range n.introductions(ctx, sources, "") {
+		if a.ID == sources[i].ID && a.ClusterID == cluster && a.StoreLevel > n.cfg.Level {
+			return later("what the cluster has set since", a.StoreLevel, n.cfg.Level)
+		}
 	}
-	return n, err
-}
-
-func (b *idleBody) Close() error {
-	b.idle.Stop()
-	b.cancel()
-	return b.body.Close()
+	return fmt.Errorf("it is of a store of level %d, and no other member says that this one has it", d.members.level)
 }

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"io"
+	"sync"
 
 	"github.com/Focinfi/oncekv/bodies"
 )
@@ -76,4 +77,26 @@ type StateMachine interface {
 
 	// Serve answers one fetch of another node's Stage.
 	Serve(ctx context.Context, query string, w io.Writer) error
+}
+
+// historyDigest keeps the digest that was asked for last: members that are behind or differ
+// ask for the same again and again.
+type historyDigest struct {
+	mu       sync.Mutex // held while one is computed: one at a time is enough
+	position uint64
+	digest   []byte
+}
+
+// of returns the digest of a state up to a position.
+func (h *historyDigest) of(sm StateMachine, position uint64) ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.digest != nil && h.position == position {
+		return h.digest, nil
+	}
+	digest, err := sm.Digest(position)
+	if err == nil {
+		h.position, h.digest = position, digest
+	}
+	return digest, err
 }

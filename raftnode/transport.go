@@ -51,10 +51,6 @@ type httpTransport struct {
 	remotes map[ID]bool // senders that rafthttp was let answer, see answerSender
 }
 
-// peerMessageBytesMax bounds a message in a pipeline's body. The largest that
-// raft sends holds one full entry; rafthttp itself would take any size.
-const peerMessageBytesMax = 8 << 20
-
 func newHTTPTransport(self, cluster ID, url string, snapDir string, r receiver, errorC chan error, logger *slog.Logger) (*httpTransport, error) {
 	zl := zapLogger(logger)
 	urls, err := types.NewURLs([]string{url})
