@@ -14,6 +14,7 @@
 //	history.go       changes, positions, histories
 //	record.go        keys and values, one or many in a request
 //	key.go           keys in paths and in JSON
+//	check.go         what is refused on either side, in the same words
 //	kind.go          kinds of failure
 //	headers.go       headers and media types
 //

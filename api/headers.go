@@ -1,7 +1,5 @@
 package api
 
-import "fmt"
-
 // Headers of the API that HTTP itself does not define.
 const (
 	HeaderRevision = "Oncekv-Revision" // decimal revision of the key's one put
@@ -33,20 +31,3 @@ const ContentTypeProblem = "application/problem+json"
 // EncodingBase64 is the value of an "encoding" field whose "value" is standard
 // base64 with padding. Without the field the value is UTF-8 text.
 const EncodingBase64 = "base64"
-
-// PutIDBytesMax is the length of the longest put id.
-const PutIDBytesMax = 64
-
-// CheckPutID accepts 1 to PutIDBytesMax bytes of visible ASCII, and says what is wrong
-// with everything else.
-func CheckPutID(id string) error {
-	if id == "" || len(id) > PutIDBytesMax {
-		return fmt.Errorf("%s has %d bytes; it takes 1 to %d", HeaderPutID, len(id), PutIDBytesMax)
-	}
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] > '~' {
-			return fmt.Errorf("%s has the byte 0x%02x; it takes visible ASCII", HeaderPutID, id[i])
-		}
-	}
-	return nil
-}

@@ -45,13 +45,12 @@ const (
 
 // What database nodes accept; userMetaBytesMax is of 2 KiB of metadata as JSON.
 const (
-	contentTypeBytesMax = 255
-	byBytesMax          = 128
-	userMetaBytesMax    = 24 << 10
+	byBytesMax       = 128
+	userMetaBytesMax = 24 << 10
 )
 
 // recordBytesMax bounds what is read from a peer.
-const recordBytesMax = recordFixed + contentTypeBytesMax + byBytesMax + userMetaBytesMax + recordChecksum + inlineBytesMax
+const recordBytesMax = recordFixed + api.ContentTypeBytesMax + byBytesMax + userMetaBytesMax + recordChecksum + inlineBytesMax
 
 // record is a decoded record. It is immutable but for sums.
 type record struct {
@@ -171,8 +170,8 @@ func verifyBytes(meta *kvstore.Meta, body []byte) error {
 
 // metaFromRecord translates what a database node's headers said.
 func metaFromRecord(key kvstore.Key, r api.Record) (kvstore.Meta, error) {
-	if len(r.ContentType) > contentTypeBytesMax {
-		return kvstore.Meta{}, fmt.Errorf("content type of %d bytes is over %d", len(r.ContentType), contentTypeBytesMax)
+	if len(r.ContentType) > api.ContentTypeBytesMax {
+		return kvstore.Meta{}, fmt.Errorf("content type of %d bytes is over %d", len(r.ContentType), api.ContentTypeBytesMax)
 	}
 	if len(r.By) > byBytesMax {
 		return kvstore.Meta{}, fmt.Errorf("who put the value has a name of %d bytes, over %d", len(r.By), byBytesMax)

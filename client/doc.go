@@ -74,7 +74,7 @@
 //	client.go ranking.go            the Client, and where its requests begin
 //	silence.go problem.go           what a caller is told meanwhile, and at the end
 //	history.go lines.go body.go     histories, streams, and bodies that may be sent again
-//	target.go meta.go               what is refused before it is sent
+//	target.go                       what is refused before it is sent
 //	errors.go wire.go               errors, and the names of package api
 //
 // # What it does about failures

@@ -119,8 +119,7 @@ func (c *Client) coalesces(key string, size int64, opts *PutOptions) bool {
 // fitsFrame reports whether a put with a value of at most limit bytes fits a frame. What
 // a header could not carry goes alone, and so fails as it does alone.
 func fitsFrame(key string, size, limit int64, opts *PutOptions) bool {
-	return size <= limit && frame.PutFits(key, opts.ContentType, opts.PutID, size) && visible(opts.ContentType) && visible(opts.PutID) &&
-		frame.MetaFits(opts.Meta) && checkMeta(opts.Meta) == nil
+	return size <= limit && frame.PutFits(key, opts.ContentType, opts.PutID, size) && frame.MetaFits(opts.Meta) && opts.check() == nil
 }
 
 // put is one call of Put.
@@ -243,13 +242,7 @@ func (p *put) checked(answer PutAnswer, sent string) (PutAnswer, error) {
 }
 
 func putHeader(body *replayBody, opts PutOptions) (http.Header, error) {
-	switch { // else the transport would refuse them, at one endpoint after the other
-	case !visible(opts.ContentType):
-		return nil, fmt.Errorf("%w: the content type %q has something else than printable ASCII", ErrInvalid, opts.ContentType)
-	case opts.PutID != "" && api.CheckPutID(opts.PutID) != nil:
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, api.CheckPutID(opts.PutID))
-	}
-	if err := checkMeta(opts.Meta); err != nil {
+	if err := opts.check(); err != nil { // else the transport would refuse it, at one endpoint after the other
 		return nil, err
 	}
 	h := http.Header{}

@@ -4,20 +4,33 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-)
 
-// maxKeyBytes is the API's limit of a key.
-const maxKeyBytes = 1024
+	"github.com/Focinfi/oncekv/api"
+)
 
 // checkKey refuses what no server would take, before anything is sent.
 func checkKey(key string) error {
-	switch {
-	case key == "":
-		return fmt.Errorf("%w: a key has 1 to %d bytes, this one is empty", ErrInvalid, maxKeyBytes)
-	case len(key) > maxKeyBytes:
-		return fmt.Errorf("%w: a key has 1 to %d bytes, this one has %d", ErrInvalid, maxKeyBytes, len(key))
-	case strings.IndexByte(key, 0) >= 0:
-		return fmt.Errorf("%w: a key may hold any byte but NUL, this one has one", ErrInvalid)
+	if err := api.CheckKey(key); err != nil {
+		return fmt.Errorf("%w: invalid key: %w", ErrInvalid, err)
+	}
+	return nil
+}
+
+// check refuses what would not arrive as it is, or what no server would take. How much
+// metadata there may be is for the server to say.
+func (o *PutOptions) check() error {
+	if err := api.CheckContentType(o.ContentType); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if o.PutID != "" {
+		if err := api.CheckPutID(o.PutID); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	for name, value := range o.Meta {
+		if err := api.CheckMeta(name, value); err != nil {
+			return fmt.Errorf("%w: invalid metadata: %w", ErrInvalid, err)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package kvstore
 import (
 	"strings"
 	"testing"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // The number of a common content type is in every record that has it: it may never
@@ -60,7 +62,7 @@ video/mp4`, "\n")
 
 // Other content types take their characters and one byte, the longest two.
 func TestContentTypes_OfEveryLength(t *testing.T) {
-	for n := 1; n <= maxContentTypeBytes; n++ {
+	for n := 1; n <= api.ContentTypeBytesMax; n++ {
 		ct := strings.Repeat("a", n)
 		b := appendContentType(nil, ct)
 		want := n + 1

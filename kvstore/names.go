@@ -3,11 +3,12 @@ package kvstore
 import (
 	"encoding/hex"
 	"fmt"
-	"strings"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 // MaxKeyBytes is the length of the longest key.
-const MaxKeyBytes = 1024
+const MaxKeyBytes = api.KeyBytesMax
 
 // Key names a value: 1 to MaxKeyBytes bytes, any but NUL. It need not be UTF-8.
 type Key string
@@ -15,13 +16,8 @@ type Key string
 // Validate returns nil, or an error that wraps ErrInvalidKey and says what is
 // wrong with k.
 func (k Key) Validate() error {
-	switch {
-	case k == "":
-		return fmt.Errorf("%w: it is empty; a key has 1 to %d bytes", ErrInvalidKey, MaxKeyBytes)
-	case len(k) > MaxKeyBytes:
-		return fmt.Errorf("%w: it has %d bytes; a key has 1 to %d", ErrInvalidKey, len(k), MaxKeyBytes)
-	case strings.IndexByte(string(k), 0) >= 0:
-		return fmt.Errorf("%w: byte %d is NUL; every other byte is allowed", ErrInvalidKey, strings.IndexByte(string(k), 0))
+	if err := api.CheckKey(string(k)); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidKey, err)
 	}
 	return nil
 }

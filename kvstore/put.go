@@ -4,14 +4,12 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"mime"
 	"strconv"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
-const (
-	maxContentTypeBytes = 255
-	maxPutIDBytes       = 64
-)
+const ()
 
 // PutRequest asks to set a key.
 type PutRequest struct {
@@ -85,26 +83,23 @@ func outcomeAgainst(winner *Meta, putID string, sum *Digest) Outcome {
 	return Unchanged
 }
 
-// validateContentType accepts what a store keeps: printable, not too long, and
-// a media type by the rules of MIME.
+// validateContentType accepts a media type by the rules of MIME, with what may follow it.
 func validateContentType(ct string) error {
 	if ct == DefaultContentType {
 		return nil
 	}
-	if err := checkContentType(ct); err != nil {
-		return err
-	}
-	if _, _, err := mime.ParseMediaType(ct); err != nil {
-		return fmt.Errorf("%w %q: %v", ErrInvalidContentType, ct, err)
+	if _, err := api.MediaType(ct); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidContentType, err)
 	}
 	return nil
 }
 
-// checkContentType is the part of validateContentType that replicas rely on: what MIME
-// accepts may change with the Go release, and replicas must never disagree.
+// checkContentType is what replicas rely on. It accepts more than validateContentType: what
+// MIME accepts may change with the Go release, earlier versions took tabs and other
+// characters than ASCII, and replicas must never disagree.
 func checkContentType(ct string) error {
-	if len(ct) > maxContentTypeBytes {
-		return fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrInvalidContentType, len(ct), maxContentTypeBytes)
+	if len(ct) > api.ContentTypeBytesMax {
+		return fmt.Errorf("%w: it has %d bytes, the limit is %d", ErrInvalidContentType, len(ct), api.ContentTypeBytesMax)
 	}
 	for i := 0; i < len(ct); i++ {
 		if ct[i] < ' ' && ct[i] != '\t' || ct[i] == 0x7f {
@@ -116,13 +111,8 @@ func checkContentType(ct string) error {
 
 // validatePutID accepts 1 to 64 visible ASCII characters.
 func validatePutID(id string) error {
-	if id == "" || len(id) > maxPutIDBytes {
-		return fmt.Errorf("%w: it has %d characters, want 1 to %d", ErrInvalidPutID, len(id), maxPutIDBytes)
-	}
-	for i := 0; i < len(id); i++ {
-		if id[i] <= ' ' || id[i] > '~' {
-			return fmt.Errorf("%w %q: character %d is not visible ASCII", ErrInvalidPutID, id, i)
-		}
+	if err := api.CheckPutID(id); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidPutID, err)
 	}
 	return nil
 }

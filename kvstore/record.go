@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/internal/level"
 	"github.com/Focinfi/oncekv/internal/merkle"
@@ -265,7 +266,7 @@ func checkBy(by string) error {
 	if len(by) > byBytesMax {
 		return fmt.Errorf("who puts has a name of %d characters, the limit is %d", len(by), byBytesMax)
 	}
-	if err := checkHeaderValue(by); err != nil {
+	if err := api.CheckHeaderValue(by); err != nil {
 		return fmt.Errorf("the name of who puts, %q: %w", by, err)
 	}
 	return nil

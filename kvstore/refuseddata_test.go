@@ -14,6 +14,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/Focinfi/oncekv/api"
 	"github.com/Focinfi/oncekv/bodies"
 	"github.com/Focinfi/oncekv/kvstore/engine"
 )
@@ -27,7 +28,7 @@ func TestBody_BrokenRulesAreRefused(t *testing.T) {
 		return append(header, "value"...)
 	}
 	bodies := map[string][]byte{"": encode(sound)}
-	for _, id := range []string{"", " ", "a b", "tab\t", "\x7f", "é", "~\x00", strings.Repeat("x", maxPutIDBytes+1), strings.Repeat("x", 127)} {
+	for _, id := range []string{"", " ", "a b", "tab\t", "\x7f", "é", "~\x00", strings.Repeat("x", api.PutIDBytesMax+1), strings.Repeat("x", 127)} {
 		m := sound
 		m.PutID = id
 		bodies[fmt.Sprintf("put id %q", id)] = encode(m)

@@ -8,12 +8,13 @@ import (
 	"iter"
 	"maps"
 	"slices"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 const (
-	userMetaBytesMax     = 2 << 10 // names and values together
-	userMetaNameBytesMax = 64
-	userMetaNamesMax     = 64 // many HTTP clients take no more than 100 headers
+	userMetaBytesMax = 2 << 10 // names and values together
+	userMetaNamesMax = 64      // many HTTP clients take no more than 100 headers
 )
 
 // UserMeta is the names and values that a put stored with its value. It never changes, and
@@ -33,7 +34,7 @@ func MakeUserMeta(values map[string]string) (UserMeta, error) {
 	total := 0
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		value := values[name]
-		if err := checkUserMeta(name, value); err != nil {
+		if err := api.CheckMeta(name, value); err != nil {
 			return UserMeta{}, fmt.Errorf("%w: %w", ErrInvalidMeta, err)
 		}
 		if total += len(name) + len(value); total > userMetaBytesMax {
@@ -43,35 +44,6 @@ func MakeUserMeta(values map[string]string) (UserMeta, error) {
 		b = append(binary.AppendUvarint(b, uint64(len(value))), value...)
 	}
 	return UserMeta{string(b)}, nil
-}
-
-// checkUserMeta is part of the state machine: every replica must judge alike.
-func checkUserMeta(name, value string) error {
-	if name == "" || len(name) > userMetaNameBytesMax {
-		return fmt.Errorf("the name %.80q has %d characters, want 1 to %d", name, len(name), userMetaNameBytesMax)
-	}
-	for i := 0; i < len(name); i++ {
-		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-			return fmt.Errorf("the name %q may hold lower-case letters, digits and '-' only", name)
-		}
-	}
-	if err := checkHeaderValue(value); err != nil {
-		return fmt.Errorf("the value of %s: %w", name, err)
-	}
-	return nil
-}
-
-// checkHeaderValue accepts what an HTTP header keeps as it is.
-func checkHeaderValue(value string) error {
-	for i := 0; i < len(value); i++ {
-		if value[i] < ' ' || value[i] > '~' {
-			return fmt.Errorf("byte %d is not printable ASCII; encode it, in base64 perhaps", i)
-		}
-	}
-	if value != "" && (value[0] == ' ' || value[len(value)-1] == ' ') {
-		return errors.New("it begins or ends with a space, which HTTP headers do not keep")
-	}
-	return nil
 }
 
 // checkEncodedUserMeta refuses what MakeUserMeta does not make: there is one encoding
@@ -92,7 +64,7 @@ func checkEncodedUserMeta(b []byte) error {
 		if name <= last {
 			return fmt.Errorf("the metadata names %q and %q are not in order", last, name)
 		}
-		if err := checkUserMeta(name, value); err != nil {
+		if err := api.CheckMeta(name, value); err != nil {
 			return err
 		}
 		if total += len(name) + len(value); total > userMetaBytesMax {

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"strings"
 	"testing"
+
+	"github.com/Focinfi/oncekv/api"
 )
 
 func TestMakeUserMeta(t *testing.T) {
@@ -16,7 +18,7 @@ func TestMakeUserMeta(t *testing.T) {
 		many[fmt.Sprintf("%04d", i)] = strings.Repeat("v", userMetaBytesMax/userMetaNamesMax-4)
 	}
 	for what, values := range map[string]map[string]string{
-		"none": nil, "empty value": {"a": ""}, "all that a name may have": {"az-09-": "x", strings.Repeat("n", userMetaNameBytesMax): "y"},
+		"none": nil, "empty value": {"a": ""}, "all that a name may have": {"az-09-": "x", strings.Repeat("n", api.MetaNameBytesMax): "y"},
 		"all that a value may have": {"v": "~!\"# $%&'()*+,-./:;<=>?@[\\]^_`{|}~"}, "full": full, "many": many,
 	} {
 		m, err := MakeUserMeta(values)
@@ -59,7 +61,7 @@ func TestMakeUserMeta_Refuses(t *testing.T) {
 		many[fmt.Sprint(i)] = ""
 	}
 	for want, values := range map[string]map[string]string{
-		"0 characters": {"": "v"}, "65 characters": {strings.Repeat("n", userMetaNameBytesMax+1): "v"},
+		"0 characters": {"": "v"}, "65 characters": {strings.Repeat("n", api.MetaNameBytesMax+1): "v"},
 		"lower-case": {"Upper": "v"}, `"a_b"`: {"a_b": "v"}, `"a:"`: {"a:": "v"}, `"a b"`: {"a b": "v"}, `"\xff"`: {"\xff": "v"},
 		"byte 1": {"n": "a\n"}, "byte 0": {"n": "\x7f"}, "base64": {"n": "é"}, "begins": {"n": " v"}, "ends": {"n": "v "}, "a space": {"n": " "},
 		"2048 bytes": over, "65 names": many,
