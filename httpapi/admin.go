@@ -33,7 +33,7 @@ func NewAdmin(cfg AdminConfig) http.Handler {
 	o := &topology{from: cfg.Topology, idle: cfg.BodyIdleTimeout, closing: cfg.Closing, streams: budget.New(cfg.StreamsMax)}
 	rt.get("/dbs", noQuery(o.dbs))
 	rt.get("/caches", noQuery(o.caches))
-	rt.get("/owner", keyed(o.owner).inQuery())
+	rt.get("/owner", keyed(o.owner).at(inQuery()))
 	rt.get("/events", noQuery(o.events))
 
 	below := stripAPI(located(cfg.Forward))

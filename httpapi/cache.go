@@ -26,9 +26,9 @@ func NewCache(cfg CacheConfig) http.Handler {
 	rt.manyReads(newCachedGets(&cfg, from, memory))
 
 	puts := newForwardedPuts(&cfg)
-	rt.below(http.MethodPut, pathKey, putting, puts.byPath(pathKey, false))
-	rt.below(http.MethodPut, pathKeep, putting, puts.byPath(pathKeep, true))
-	rt.on(http.MethodPut, pathTwin, putting, puts.byQuery)
+	rt.below(http.MethodPut, pathKey, putting, puts.at(inPath(pathKey, "on-conflict"), false))
+	rt.below(http.MethodPut, pathKeep, putting, puts.at(inPath(pathKeep, "on-conflict"), true))
+	rt.on(http.MethodPut, pathTwin, putting, puts.at(inQuery("on-conflict"), false))
 	rt.on(http.MethodPost, pathTwin, putting, puts.asIs)
 	rt.get(pathKeys, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, nil))
 	rt.get(pathChanges, readForwarder(cfg.Forward, cfg.BodyIdleTimeout, cfg.Closing))

@@ -45,29 +45,16 @@ func newForwardedPuts(cfg *CacheConfig) *forwardedPuts {
 	return f
 }
 
-// byPath answers PUT /key/{key} and PUT /keep/{key}.
-func (f *forwardedPuts) byPath(prefix string, keep bool) handler {
+// at answers a PUT of the key that find finds. What find refuses is for the database node
+// to refuse.
+func (f *forwardedPuts) at(find finder, keep bool) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := parseQuery(r.URL.RawQuery, "on-conflict")
-		key, bad := keyInPath(r, prefix)
-		if err != nil || bad != nil {
+		key, q, err := find(r)
+		if err != nil {
 			return f.asIs(w, r)
 		}
 		return f.put(w, r, key, q, keep)
 	}
-}
-
-// byQuery answers PUT /key?key=….
-func (f *forwardedPuts) byQuery(w http.ResponseWriter, r *http.Request) error {
-	q, err := parseQuery(r.URL.RawQuery, "key", "on-conflict")
-	if err != nil {
-		return f.asIs(w, r)
-	}
-	key, err := keyInQuery(q)
-	if err != nil {
-		return f.asIs(w, r)
-	}
-	return f.put(w, r, key, q, false)
 }
 
 func (f *forwardedPuts) put(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters, keep bool) error {

@@ -32,9 +32,9 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 
 	p := &puts{db: cfg.DB, from: from, counters: cfg.Counters, limit: cfg.MaxValueBytes, idle: cfg.BodyIdleTimeout, answer: cfg.AnswerTimeout,
 		documents: &jsonBodies{read: decodeStrict, limit: jsonPutBytesMax, idle: cfg.BodyIdleTimeout, small: rooms.small, large: rooms.large}}
-	rt.below(http.MethodPut, pathKey, putting, names.in(keyed(p.put).inPath(pathKey, "on-conflict")))
-	rt.below(http.MethodPut, pathKeep, putting, names.in(keyed(p.keep).inPath(pathKeep, "on-conflict")))
-	rt.on(http.MethodPut, pathTwin, putting, names.in(keyed(p.put).inQuery("on-conflict")))
+	rt.below(http.MethodPut, pathKey, putting, names.in(keyed(p.put).at(inPath(pathKey, "on-conflict"))))
+	rt.below(http.MethodPut, pathKeep, putting, names.in(keyed(p.keep).at(inPath(pathKeep, "on-conflict"))))
+	rt.on(http.MethodPut, pathTwin, putting, names.in(keyed(p.put).at(inQuery("on-conflict"))))
 	rt.on(http.MethodPost, pathTwin, putting, names.in(p.byDocument))
 	rt.on(http.MethodPost, "/keys", putting, names.in(newManyPuts(&cfg, p).serve))
 	rt.manyReads(newManyGets(&cfg, rooms.answers))
@@ -66,9 +66,9 @@ func NewDatabase(cfg DatabaseConfig) http.Handler {
 // reads adds the routes that read keys.
 func (rt *router) reads(g *reads) {
 	get := keyed(g.get)
-	rt.getBelow(pathKey, g.names.inWhenAsked(get.inPath(pathKey, "format", "consistency")))
-	rt.getBelow(pathKeep, g.names.inWhenAsked(get.inPath(pathKeep, "format", "consistency")))
-	rt.get(pathTwin, g.names.inWhenAsked(get.inQuery("format", "consistency")))
+	rt.getBelow(pathKey, g.names.inWhenAsked(get.at(inPath(pathKey, "format", "consistency"))))
+	rt.getBelow(pathKeep, g.names.inWhenAsked(get.at(inPath(pathKeep, "format", "consistency"))))
+	rt.get(pathTwin, g.names.inWhenAsked(get.at(inQuery("format", "consistency"))))
 }
 
 // localFirst reads from a DB. A value that is found locally is right, so only an absence

@@ -29,14 +29,10 @@ const (
 // parameters too, those that it takes.
 type keyed func(w http.ResponseWriter, r *http.Request, key kvstore.Key, q parameters) error
 
-// inPath takes the key from the path below a prefix.
-func (do keyed) inPath(prefix string, takes ...string) handler {
+// at takes the key from where find finds it.
+func (do keyed) at(find finder) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := parseQuery(r.URL.RawQuery, takes...)
-		if err != nil {
-			return err
-		}
-		key, err := keyInPath(r, prefix)
+		key, q, err := find(r)
 		if err != nil {
 			return err
 		}
@@ -44,19 +40,27 @@ func (do keyed) inPath(prefix string, takes ...string) handler {
 	}
 }
 
-// inQuery takes the key from ?key=.
-func (do keyed) inQuery(takes ...string) handler {
+// finder reads a request's query, and finds the key that the request names.
+type finder func(r *http.Request) (kvstore.Key, parameters, error)
+
+// inPath finds the key in the path below a prefix.
+func inPath(prefix string, takes ...string) finder {
+	return func(r *http.Request) (key kvstore.Key, q parameters, err error) {
+		if q, err = parseQuery(r.URL.RawQuery, takes...); err == nil {
+			key, err = keyInPath(r, prefix)
+		}
+		return key, q, err
+	}
+}
+
+// inQuery finds the key in ?key=.
+func inQuery(takes ...string) finder {
 	takes = append([]string{"key"}, takes...)
-	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := parseQuery(r.URL.RawQuery, takes...)
-		if err != nil {
-			return err
+	return func(r *http.Request) (key kvstore.Key, q parameters, err error) {
+		if q, err = parseQuery(r.URL.RawQuery, takes...); err == nil {
+			key, err = keyInQuery(q)
 		}
-		key, err := keyInQuery(q)
-		if err != nil {
-			return err
-		}
-		return do(w, r, key, q)
+		return key, q, err
 	}
 }
 
