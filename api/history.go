@@ -48,7 +48,7 @@ func ParsePosition(text string) (Position, error) {
 		return Position{}, fmt.Errorf("%w: the position %.80q does not begin with a revision", ErrInvalid, text)
 	}
 	if named && !IsHistoryID(history) {
-		return Position{}, fmt.Errorf("%w: the position %.80q names no history: 32 lower-case hex digits belong behind the dot", ErrInvalid, text)
+		return Position{}, fmt.Errorf("%w: the position %.80q names no history: 32 lower-case hex digits must follow the dot", ErrInvalid, text)
 	}
 	return p, nil
 }

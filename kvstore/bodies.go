@@ -147,7 +147,7 @@ func (s *Store) countHistory() error {
 		known = at.digest() == from.Head
 	}
 	if !known {
-		s.logger.Info("counting the bodies that the history refers to again", "revision", last)
+		s.logger.Info("counting again the bodies that the history refers to", "revision", last)
 		if err := s.bodies.Recount(); err != nil {
 			return s.failed("count the bodies that records refer to", s.bodyError(bodies.Digest{}, err))
 		}

@@ -93,7 +93,7 @@ func (b *bodyPuller) add(body bodies.Body) error {
 }
 
 func wrongSize(ref bodies.Ref, size int) error {
-	return fmt.Errorf("%w: body %s has %d bytes, not %d as is said where it is referred to", ErrSnapshotBody, ref.Digest, size, ref.Size)
+	return fmt.Errorf("%w: body %s has %d bytes, but the reference to it says %d", ErrSnapshotBody, ref.Digest, size, ref.Size)
 }
 
 // sync makes what came durable, also when the pull is over.

@@ -83,7 +83,7 @@ func readItem(r *bufio.Reader, room *itemRoom) (itemKind, []byte, error) {
 	}
 	size := binary.BigEndian.Uint32(h[1:])
 	if size > itemBytesMax {
-		return 0, nil, fmt.Errorf("%w: a frame of %d bytes", ErrSnapshotBody, size)
+		return 0, nil, fmt.Errorf("%w: an item of %d bytes", ErrSnapshotBody, size)
 	}
 	frame := room.take(itemHeaderBytes + int(size))
 	if _, err := io.ReadFull(r, frame); err != nil {
@@ -93,13 +93,13 @@ func readItem(r *bufio.Reader, room *itemRoom) (itemKind, []byte, error) {
 		return 0, nil, err
 	}
 	if itemChecksum(frame) != binary.BigEndian.Uint32(frame[5:]) {
-		return 0, nil, fmt.Errorf("%w: a frame has another checksum than its bytes", ErrSnapshotBody)
+		return 0, nil, fmt.Errorf("%w: the checksum of an item does not match its bytes", ErrSnapshotBody)
 	}
 	kind, c := itemKind(frame[0]), cursor{b: frame[itemHeaderBytes:]}
 	sequence := c.uvarint()
 	switch {
 	case c.err != nil:
-		return 0, nil, fmt.Errorf("%w: the sequence of a frame: %w", ErrSnapshotBody, c.err)
+		return 0, nil, fmt.Errorf("%w: the sequence of an item: %w", ErrSnapshotBody, c.err)
 	case kind == itemStub || kind == itemLeaf:
 		return 0, nil, laterStream("records whose values were retired")
 	case sequence != coreSequence:

@@ -158,7 +158,7 @@ func openIdentity(cfg *Config, sm StateMachine) (identity, error) {
 		case past != "" && missing:
 			return id, fmt.Errorf("%w: %s is missing, but %s; without it this node does not know who it is; %s", errMixedUp, identityPath(dir), past, putBack)
 		case past != "":
-			return id, fmt.Errorf("%w: %s is of a time before the node began, but %s; %s", errMixedUp, identityPath(dir), past, putBack)
+			return id, fmt.Errorf("%w: %s is from before the node's first start, but %s; %s", errMixedUp, identityPath(dir), past, putBack)
 		}
 	}
 	if missing {

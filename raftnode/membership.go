@@ -101,7 +101,7 @@ func (n *Node) pause(ctx context.Context) error {
 
 // errNotLeader: leadership moved, or has only just come: a new leader does not know yet
 // which members are reachable, and would refuse what is fine a moment later.
-var errNotLeader = fmt.Errorf("%w: this node does not lead, or only since a moment", ErrUnavailable)
+var errNotLeader = fmt.Errorf("%w: this node does not lead, or has only just begun to", ErrUnavailable)
 
 // call runs f in the loop and waits for it. An error other than
 // ErrOutcomeUnknown means that f did not run and never will.

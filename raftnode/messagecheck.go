@@ -83,7 +83,7 @@ func checkHeader(self uint64, m *raftpb.Message) error {
 	case len(m.Context) > contextBytesMax:
 		return badMessage("its context has %d bytes", len(m.Context))
 	case m.LogTerm > m.Term:
-		return badMessage("it speaks of an entry of term %d in term %d", m.LogTerm, m.Term)
+		return badMessage("it refers to an entry of term %d in term %d", m.LogTerm, m.Term)
 	case m.Type != raftpb.MsgSnap && (len(m.Snapshot.Data) > 0 || m.Snapshot.Metadata.Index != 0):
 		return badMessage("only %v carries a snapshot", raftpb.MsgSnap)
 	}
