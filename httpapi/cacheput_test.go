@@ -262,6 +262,7 @@ func TestCachePut_SlowAnswer(t *testing.T) {
 func answerFrames(w http.ResponseWriter, r *http.Request, answer func(frame.Put) []byte) {
 	conn := http.NewResponseController(w)
 	_ = conn.EnableFullDuplex()
+	defer func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) }() // or net/http waits for the body's end before it closes the connection
 	w.WriteHeader(http.StatusContinue)
 	w.Header().Set("Content-Type", api.ContentTypeFrames)
 	w.WriteHeader(http.StatusOK)
