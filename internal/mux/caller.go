@@ -139,13 +139,16 @@ func (c *Caller) sentPast(call *Call) bool {
 }
 
 // Drop forgets a call whose caller has gone. sent is whether the other side may have
-// got it; open is false if the call had ended.
+// got it, or may get it yet: its frame stays in the queue of a stream that goes on. open
+// is false if the call had ended.
 func (c *Caller) Drop(call *Call) (sent, open bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	open = c.calls[call.id] == call
-	delete(c.calls, call.id)
-	return call.at < c.taken, open
+	if open {
+		delete(c.calls, call.id)
+	}
+	return call.at < c.taken || open && !c.closed, open
 }
 
 // mute reports whether nothing was heard since the call began.
