@@ -136,6 +136,9 @@ func (b *batch) take(items iter.Seq[PutItem]) {
 	defer close(b.order)
 	n := 0
 	for item := range items {
+		if b.ctx.Err() != nil {
+			return
+		}
 		i := &batchItem{batch: b, put: put{client: b.client, key: item.Key, value: item.Value, opts: PutOptions{ContentType: item.ContentType, Meta: item.Meta}}}
 		i.cost = len(item.Key) + len(item.Value) + len(item.ContentType) + batchItemCost
 		if checkKey(i.key) == nil && fitsFrame(i.key, int64(len(i.value)), frame.ValueBytesMax, &i.opts) {
@@ -155,20 +158,16 @@ func (b *batch) take(items iter.Seq[PutItem]) {
 			n++
 			b.begin(i, n%batchAsks != 0)
 		}
-		select {
-		case b.order <- i:
-		case <-b.ctx.Done():
-			return
-		}
+		b.order <- i // for which add has seen room: what was begun must be in it
 	}
 }
 
-// add counts an item in, if there is room. first is whether no other with its key is
-// before it.
+// add counts an item in, if there is room for it, and in order. first is whether no other
+// with its key is before it.
 func (b *batch) add(i *batchItem) (added, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.bytes > 0 && b.bytes+i.cost > batchBytesMax {
+	if b.bytes > 0 && b.bytes+i.cost > batchBytesMax || len(b.order) == cap(b.order) { // only take sends to it
 		return false, false
 	}
 	b.bytes += i.cost

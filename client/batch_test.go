@@ -361,6 +361,33 @@ func TestClient_PutAll_EndsWithLoopAndContext(t *testing.T) {
 	eventually(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= before+2 })
 }
 
+// TestClient_PutAll_CancelledBetweenItems: an item that was sent when the context ended is
+// told of: its outcome is unknown.
+func TestClient_PutAll_CancelledBetweenItems(t *testing.T) {
+	store := newBatchStore()
+	c := batchClient(t, newBatchNode(t, store).url)
+	putAll(t, c, items(1))
+	eventually(t, "a stream is up", func() bool { return c.streams.puts[0].Stream() != nil })
+	told := map[string]error{}
+	for i := range 50 {
+		key := fmt.Sprint("cancelled", i)
+		ctx, cancel := context.WithCancel(t.Context())
+		for _, err := range c.PutAll(ctx, func(yield func(PutItem) bool) {
+			cancel()
+			yield(PutItem{Key: key})
+		}) {
+			told[key] = err
+		}
+	}
+	putAll(t, c, items(2)) // whatever was sent before is decided
+	c.Close()
+	for key, err := range told {
+		if _, set := store.sets[key]; set && !errors.Is(err, ErrOutcomeUnknown) {
+			t.Errorf("%s is set, and PutAll ended with %v", key, err)
+		}
+	}
+}
+
 // TestClient_PutAll_Memory: values that wait for results are bounded.
 func TestClient_PutAll_Memory(t *testing.T) {
 	t.Parallel()
