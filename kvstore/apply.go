@@ -298,7 +298,7 @@ func (s *Store) applyChunk(cmd *command) (any, error) {
 	case cmd.number < count:
 		return ChunkResult{}, nil
 	case cmd.number > count:
-		return fmt.Errorf("%w: chunk %d of upload %s came before chunk %d", ErrChunkOrder, cmd.number, cmd.upload, count), nil
+		return fmt.Errorf("%w: chunk %d of upload %s came before chunk %d", errChunkOrder, cmd.number, cmd.upload, count), nil
 	case u.bytes != int64(count)*ChunkBytes:
 		return fmt.Errorf("%w: chunk %d of upload %s follows a short one, which is the last", ErrUploadIncomplete, cmd.number, cmd.upload), nil
 	}
@@ -358,8 +358,8 @@ func (s *Store) finishEntry(index, term uint64, meta []byte) {
 }
 
 // Level returns the level that a program must know to carry out a command (package level).
-// The error is a *level.LaterError for a command that this program does not know, and
-// wraps ErrMalformedCommand for what is none. It looks at the first bytes only.
+// The error is a *level.LaterError for a command that this program does not know.
+// It looks at the first bytes only.
 func (s *Store) Level(command []byte) (uint64, error) {
 	needed, _, err := readCommandLevel(&cursor{b: command})
 	return needed, malformedUnlessLater(err)

@@ -274,7 +274,7 @@ func TestStore_Stage_EveryFrame(t *testing.T) {
 						}
 						want := wants[name]
 						if want == nil {
-							want = ErrSnapshotBody
+							want = errSnapshotBody
 						}
 						return b, rest, want
 					})

@@ -39,7 +39,7 @@ type Changes struct {
 // replica.
 //
 // If r names a history that this one went on from, the answer is a *HistoryChangedError.
-// If it names an unknown one, this store may only be behind: ErrBehind.
+// If it names an unknown one, this store may only be behind, and the error says so.
 func (s *Store) Changes(r ChangesRequest) (Changes, error) {
 	if err := s.err(); err != nil {
 		return Changes{}, err

@@ -132,11 +132,11 @@ func malformedUnlessLater(err error) error {
 	if _, later := err.(*level.LaterError); later || err == nil {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrMalformedCommand, err)
+	return fmt.Errorf("%w: %w", errMalformedCommand, err)
 }
 
 // decodeCommand reads a command. It is strict, never panics, and gives the same
-// answer on every replica: ErrMalformedCommand, or a *level.LaterError for one that
+// answer on every replica: errMalformedCommand, or a *level.LaterError for one that
 // a later version may know. Digests of values are not checked here.
 func decodeCommand(b []byte) (cmd command, err error) {
 	defer func() {

@@ -127,7 +127,7 @@ func TestLeafOf(t *testing.T) {
 func wantLater(t *testing.T, what string, err error, needed uint64) {
 	t.Helper()
 	later, ok := errors.AsType[*level.LaterError](err)
-	if !ok || later.Level != needed || later.Known != level.Highest || errors.Is(err, ErrMalformedCommand) {
+	if !ok || later.Level != needed || later.Known != level.Highest || errors.Is(err, errMalformedCommand) {
 		t.Errorf("%s: %v, want that a later version wrote it, of level %d", what, err, needed)
 	}
 }
@@ -237,7 +237,7 @@ func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if err, _ := results[0].(error); !errors.Is(err, ErrMalformedCommand) {
+		if err, _ := results[0].(error); !errors.Is(err, errMalformedCommand) {
 			t.Errorf("%s: %v", what, results[0])
 		}
 		if result, decided, err := s.Resolve(raw); err != nil || !decided || fmt.Sprint(result) != fmt.Sprint(results[0]) {
@@ -270,7 +270,7 @@ func TestStore_Level(t *testing.T) {
 		}
 	}
 	for _, raw := range [][]byte{nil, {0}, {0, 1, 0, 0}, {1}, {0x81, 0, 1, 0, 0}} {
-		if _, err := s.Level(raw); !errors.Is(err, ErrMalformedCommand) {
+		if _, err := s.Level(raw); !errors.Is(err, errMalformedCommand) {
 			t.Errorf("%x: %v", raw, err)
 		}
 	}

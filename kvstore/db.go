@@ -228,7 +228,7 @@ func (db *DB) Keys(ctx context.Context, r KeysRequest, c Consistency) (page Keys
 func (db *DB) Changes(ctx context.Context, r ChangesRequest, c Consistency) (changes Changes, err error) {
 	err = db.ask(ctx, c, "list changes", r.History, r.After, func(c Consistency) error {
 		if changes, err = db.store.Changes(r); err == nil && c == Linearizable && r.After > changes.Newest {
-			return ErrBehind
+			return errBehind
 		}
 		return err
 	})
@@ -246,7 +246,7 @@ func (db *DB) ask(ctx context.Context, c Consistency, what string, history Histo
 	}
 	err := read(c)
 	switch {
-	case !errors.Is(err, ErrBehind):
+	case !errors.Is(err, errBehind):
 		return err
 	case c == Linearizable:
 		db.store.mu.RLock()

@@ -411,7 +411,7 @@ func (u *uploading) proposeChunk(ctx context.Context, n uint32, chunk []byte) (e
 		return false, classify(errs[at])
 	}
 	err, _ = results[at].(error)
-	return errors.Is(err, ErrChunkOrder) || errors.Is(err, ErrUploadIncomplete), err
+	return errors.Is(err, errChunkOrder) || errors.Is(err, ErrUploadIncomplete), err
 }
 
 // repeatable reports whether what the log answered with an error is to be proposed

@@ -7,7 +7,7 @@ import (
 )
 
 // DigestAt returns the history digest at revision rev. It reads up to 1,023 records;
-// multiples of 1,024 are kept. ErrBehind: this store does not have the revision yet.
+// multiples of 1,024 are kept. It fails for a revision that this store does not have yet.
 func (s *Store) DigestAt(rev Revision) (Digest, error) {
 	if err := s.err(); err != nil {
 		return Digest{}, err
@@ -26,7 +26,7 @@ func (s *Store) Digest(revision uint64) ([]byte, error) {
 }
 
 // derivedAt returns what history is at revision rev, applied or durable. A revision
-// that this store does not have yet is ErrBehind.
+// that this store does not have yet is errBehind.
 func (s *Store) derivedAt(rev Revision) (derived, error) {
 	s.mu.RLock()
 	at, applied := s.durable.derived, s.applied.rev
@@ -40,7 +40,7 @@ func (s *Store) derivedAt(rev Revision) (derived, error) {
 	s.mu.RUnlock()
 	switch {
 	case rev > applied:
-		return derived{}, fmt.Errorf("%w: revision %d; this store is at %d", ErrBehind, rev, applied)
+		return derived{}, fmt.Errorf("%w: revision %d; this store is at %d", errBehind, rev, applied)
 	case rev >= at.rev:
 		at.advanceOver(pending)
 		return at, nil

@@ -42,19 +42,19 @@ var (
 
 // Errors between replicas, and results of Apply, which are the same on every replica.
 var (
-	// ErrBehind: ask another member, or later.
-	ErrBehind = errors.New("this store has not applied what was asked for")
-	// ErrSnapshotBody is wrapped by Store.Stage. Staging is empty again: pull from another member.
-	ErrSnapshotBody = errors.New("the pulled snapshot is damaged")
+	// errBehind: ask another member, or later.
+	errBehind = errors.New("this store has not applied what was asked for")
+	// errSnapshotBody is wrapped by Store.Stage. Staging is empty again: pull from another member.
+	errSnapshotBody = errors.New("the pulled snapshot is damaged")
 	// ErrDiverged: two stores disagree about a revision both have. This one must not serve.
 	ErrDiverged = errors.New("this store's history differs from the cluster's: replace this node")
 
-	ErrMalformedCommand = errors.New("malformed command")
+	errMalformedCommand = errors.New("malformed command")
 	// ErrUploadIncomplete refuses a seal whose upload is not open or lacks chunks, a chunk of
 	// an upload that is not open or has its last one, and the opening of a sealed upload.
 	ErrUploadIncomplete = errors.New("the upload is not open or not complete")
-	// ErrChunkOrder refuses a chunk that came too early. It may be proposed again.
-	ErrChunkOrder = errors.New("the chunk before this one is not there yet")
+	// errChunkOrder refuses a chunk that came too early. It may be proposed again.
+	errChunkOrder = errors.New("the chunk before this one is not there yet")
 	// ErrValueDamaged: a bit flipped in the memory of the node that proposed the value.
 	ErrValueDamaged   = errors.New("the value was damaged on its way into the log")
 	ErrTooManyUploads = errors.New("too many open uploads")

@@ -139,7 +139,7 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 	for what, item := range map[string][]byte{"a record of another type": typed, "a stub": record(itemStub), "a leaf": record(itemLeaf), "sequence 1": of(1), "sequence 127": of(127)} {
 		s := mustOpen(t, receiver(), tiny())
 		err := s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(item)), nil }, testFetch)
-		if err == nil || errors.Is(err, ErrSnapshotBody) || errors.As(err, new(*level.LaterError)) || !strings.Contains(err.Error(), "later version of oncekv") {
+		if err == nil || errors.Is(err, errSnapshotBody) || errors.As(err, new(*level.LaterError)) || !strings.Contains(err.Error(), "later version of oncekv") {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := catchUp(t, s, index, meta, snapshot, sender); err != nil {
@@ -225,7 +225,7 @@ func TestStore_Stage_ASnapshotThatLies(t *testing.T) {
 		}
 		lie(snap)
 		s := mustOpen(t, receiver(), tiny())
-		if err := s.Stage(t.Context(), encodeSnapshot(snap), serveFrom(sender), testFetch); !errors.Is(err, ErrSnapshotBody) {
+		if err := s.Stage(t.Context(), encodeSnapshot(snap), serveFrom(sender), testFetch); !errors.Is(err, errSnapshotBody) {
 			t.Errorf("%s: %v", what, err)
 		}
 		if err := s.Install(snap.index, 7, nil, encodeSnapshot(snap)); err == nil {

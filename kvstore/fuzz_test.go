@@ -59,7 +59,7 @@ func FuzzDecodeCommand(f *testing.F) {
 		var err error
 		wantThrifty(t, raw, func() { cmd, err = decodeCommand(raw) })
 		if err != nil {
-			if _, later := errors.AsType[*level.LaterError](err); later == errors.Is(err, ErrMalformedCommand) {
+			if _, later := errors.AsType[*level.LaterError](err); later == errors.Is(err, errMalformedCommand) {
 				t.Fatalf("error %v", err)
 			}
 			return
@@ -259,7 +259,7 @@ func FuzzReadFrame(f *testing.F) {
 			if again := appendItem(nil, got, nil, payload); !bytes.HasPrefix(raw, again) {
 				t.Fatalf("%x is read, but written as %x", raw, again)
 			}
-		case !errors.Is(err, ErrSnapshotBody) && !errors.Is(err, io.ErrUnexpectedEOF):
+		case !errors.Is(err, errSnapshotBody) && !errors.Is(err, io.ErrUnexpectedEOF):
 			t.Fatalf("%x: error %v", raw, err)
 		}
 		split := int(kind) % (len(raw) + 1)

@@ -336,7 +336,7 @@ func FuzzStage(f *testing.F) {
 			if err == nil {
 				break
 			}
-			if empty := d.staging.Size() == 0; errors.Is(err, ErrSnapshotBody) && !empty {
+			if empty := d.staging.Size() == 0; errors.Is(err, errSnapshotBody) && !empty {
 				t.Fatalf("staging keeps what was damaged: %v", err)
 			}
 			if len(r)+len(b) == left {

@@ -29,7 +29,7 @@ func (s *Store) restoredLocked() bool {
 }
 
 // checkHistoryLocked refuses a request for a part of another history. One that this store
-// does not know may come with entries that this node has not applied: ErrBehind. mu is
+// does not know may come with entries that this node has not applied: errBehind. mu is
 // held.
 func (s *Store) checkHistoryLocked(asked HistoryID, since Revision) error {
 	switch {
@@ -38,7 +38,7 @@ func (s *Store) checkHistoryLocked(asked HistoryID, since Revision) error {
 	case s.lineage.DescendsFrom(asked):
 		return s.historyChangedLocked(asked, since)
 	}
-	return fmt.Errorf("%w: history %s; this store has history %s", ErrBehind, asked, s.lineage.ID)
+	return fmt.Errorf("%w: history %s; this store has history %s", errBehind, asked, s.lineage.ID)
 }
 
 // historyChangedLocked answers a request for what this store does not have, although it

@@ -90,7 +90,7 @@ func (m *model) applyOne(cmd *command) any {
 		case !open:
 			return ErrUploadIncomplete
 		case int(cmd.number) > n:
-			return ErrChunkOrder
+			return errChunkOrder
 		case int(cmd.number) == n && n > 0 && len(parts[n-1]) < ChunkBytes:
 			return ErrUploadIncomplete
 		case int(cmd.number) == n:
@@ -138,7 +138,7 @@ func testDerived(records Revision) (d derived) {
 func sameResult(got, want any) bool {
 	if want, ok := want.(error); ok {
 		got, ok := got.(error)
-		return ok && (errors.Is(got, want) || errors.Is(got, ErrMalformedCommand) && errors.Is(want, ErrMalformedCommand))
+		return ok && (errors.Is(got, want) || errors.Is(got, errMalformedCommand) && errors.Is(want, errMalformedCommand))
 	}
 	if p, ok := got.(*pendingRecord); ok {
 		got = asPut(p)

@@ -45,7 +45,7 @@ func TestStore_Digest_AtEveryPosition(t *testing.T) {
 			t.Errorf("at %d: %x and %x", at, x, y)
 		}
 	}
-	if _, err := a.Digest(revisions + 1); !errors.Is(err, ErrBehind) {
+	if _, err := a.Digest(revisions + 1); !errors.Is(err, errBehind) {
 		t.Errorf("beyond the end: %v", err)
 	}
 }

@@ -36,10 +36,10 @@ func (st *stager) pullPortion(ctx context.Context) error {
 	})
 	st.came = came
 	switch {
-	case errors.Is(err, ErrSnapshotBody):
+	case errors.Is(err, errSnapshotBody):
 		return err
 	case err == nil && len(came) == 0:
-		return fmt.Errorf("%w: it ends at revision %d, not %d", ErrSnapshotBody, st.progress.last.rev, st.snap.rev)
+		return fmt.Errorf("%w: it ends at revision %d, not %d", errSnapshotBody, st.progress.last.rev, st.snap.rev)
 	}
 	return errors.Join(err, st.addPortion(ctx, came)) // what came before a stream broke off counts
 }
@@ -68,16 +68,16 @@ func (st *stager) readPortion(r *bufio.Reader, came []pulledRecord) ([]pulledRec
 // of its chunks, which follow it.
 func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind itemKind, payload []byte) (p pulledRecord, err error) {
 	if kind != itemRecord || len(payload) < 8 || rev > st.snap.rev {
-		return p, fmt.Errorf("%w: after revision %d something else came than the record that was expected", ErrSnapshotBody, rev-1)
+		return p, fmt.Errorf("%w: after revision %d something else came than the record that was expected", errSnapshotBody, rev-1)
 	}
 	if got, _ := keyRevision(payload[:8]); got != rev {
-		return p, fmt.Errorf("%w: revision %d came in place of %d", ErrSnapshotBody, got, rev)
+		return p, fmt.Errorf("%w: revision %d came in place of %d", errSnapshotBody, got, rev)
 	}
 	p.raw = payload[8:]
 	if p.body, err = decodeRecord(p.raw, rev); errors.As(err, new(*level.LaterError)) {
 		return p, laterStream(fmt.Sprintf("revision %d", rev))
 	} else if err != nil {
-		return p, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+		return p, fmt.Errorf("%w: %w", errSnapshotBody, err)
 	}
 	switch p.body.kind {
 	case bodyReferred:
@@ -103,7 +103,7 @@ func (st *stager) readRecord(r *bufio.Reader, rev Revision, kind itemKind, paylo
 // checkSum compares what the bytes of a record have with what it says.
 func (p *pulledRecord) checkSum(sum Digest, rev Revision) error {
 	if sum != p.body.sum {
-		return fmt.Errorf("%w: the value of revision %d has digest %s, its record says %s", ErrSnapshotBody, rev, sum, p.body.sum)
+		return fmt.Errorf("%w: the value of revision %d has digest %s, its record says %s", errSnapshotBody, rev, sum, p.body.sum)
 	}
 	return nil
 }
@@ -111,16 +111,16 @@ func (p *pulledRecord) checkSum(sum Digest, rev Revision) error {
 // chunkRefOf takes apart an item that must be the row of one chunk of a value of size bytes.
 func chunkRefOf(kind itemKind, payload []byte, want chunkKey, size int64) (ref bodies.Ref, err error) {
 	if kind != itemChunk || len(payload) < chunkKeyBytes {
-		return ref, fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+		return ref, fmt.Errorf("%w: a chunk was expected", errSnapshotBody)
 	}
 	if key := chunkKey(payload[:chunkKeyBytes]); key != want {
-		return ref, fmt.Errorf("%w: chunk %d of upload %s came in place of chunk %d of %s", ErrSnapshotBody, key.number(), key.upload(), want.number(), want.upload())
+		return ref, fmt.Errorf("%w: chunk %d of upload %s came in place of chunk %d of %s", errSnapshotBody, key.number(), key.upload(), want.number(), want.upload())
 	}
 	if ref, err = decodeChunkRow(payload[chunkKeyBytes:], want); err != nil {
-		return ref, fmt.Errorf("%w: %w", ErrSnapshotBody, err)
+		return ref, fmt.Errorf("%w: %w", errSnapshotBody, err)
 	}
 	if place := chunkSize(size, want.number()); int64(ref.Size) != place {
-		return ref, fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", ErrSnapshotBody, want.number(), want.upload(), ref.Size, place)
+		return ref, fmt.Errorf("%w: chunk %d of upload %s has %d bytes, its place has %d", errSnapshotBody, want.number(), want.upload(), ref.Size, place)
 	}
 	return ref, nil
 }
@@ -232,7 +232,7 @@ func (st *stager) pullUpload(ctx context.Context, id uploadID, u *upload) error 
 	}
 	for idle := 0; have < u.count(); {
 		refs, serr := st.pullRows(ctx, id, have, u)
-		if errors.Is(serr, ErrSnapshotBody) {
+		if errors.Is(serr, errSnapshotBody) {
 			return serr
 		}
 		err := errors.Join(serr, st.bodies.bring(ctx, slices.Values(refs)))
@@ -288,7 +288,7 @@ func (st *stager) pullRows(ctx context.Context, id uploadID, next uint32, u *upl
 			}
 			if next == u.count() { // it goes on growing there
 				if kind != itemChunk {
-					return fmt.Errorf("%w: a chunk was expected", ErrSnapshotBody)
+					return fmt.Errorf("%w: a chunk was expected", errSnapshotBody)
 				}
 				continue
 			}
@@ -330,7 +330,7 @@ func (st *stager) verifyUpload(ctx context.Context, id uploadID, u *upload) erro
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: the chunks of upload %s do not have the digest that the snapshot says", ErrSnapshotBody, id)
+	return fmt.Errorf("%w: the chunks of upload %s do not have the digest that the snapshot says", errSnapshotBody, id)
 }
 
 // row returns what a chunk refers to whose row is in staging or in the store.

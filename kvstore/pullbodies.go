@@ -80,7 +80,7 @@ func (b *bodyPuller) add(body bodies.Body) error {
 	size, asked := b.wanted[body.Digest]
 	switch {
 	case !asked:
-		return fmt.Errorf("%w: body %s came, which was not asked for", ErrSnapshotBody, body.Digest)
+		return fmt.Errorf("%w: body %s came, which was not asked for", errSnapshotBody, body.Digest)
 	case size != len(body.Data):
 		return wrongSize(bodies.Ref{Digest: body.Digest, Size: size}, len(body.Data))
 	}
@@ -93,7 +93,7 @@ func (b *bodyPuller) add(body bodies.Body) error {
 }
 
 func wrongSize(ref bodies.Ref, size int) error {
-	return fmt.Errorf("%w: body %s has %d bytes, but the reference to it says %d", ErrSnapshotBody, ref.Digest, size, ref.Size)
+	return fmt.Errorf("%w: body %s has %d bytes, but the reference to it says %d", errSnapshotBody, ref.Digest, size, ref.Size)
 }
 
 // sync makes what came durable, also when the pull is over.

@@ -100,7 +100,7 @@ func TestStore_Stage_ASourceLacksABody(t *testing.T) {
 			}
 			return bodiesFrom(x.sender)(ctx, refs, each)
 		})
-		if err == nil || errors.Is(err, ErrSnapshotBody) || s.err() != nil {
+		if err == nil || errors.Is(err, errSnapshotBody) || s.err() != nil {
 			t.Fatalf("without body %d: %v, the store says %v", i, err, s.err())
 		}
 		if err := x.install(s); err == nil || s.err() != nil {
@@ -141,7 +141,7 @@ func TestStore_Stage_WrongBodies(t *testing.T) {
 	} {
 		d := newMemDisks()
 		s := mustOpen(t, d, tiny())
-		if err := s.Stage(t.Context(), x.taken.snapshot, serveFrom(x.sender), fetch); !errors.Is(err, ErrSnapshotBody) || s.err() != nil || d.staging.Size() > 0 {
+		if err := s.Stage(t.Context(), x.taken.snapshot, serveFrom(x.sender), fetch); !errors.Is(err, errSnapshotBody) || s.err() != nil || d.staging.Size() > 0 {
 			t.Errorf("a body %s: %v; the store says %v, staging has %d bytes", name, err, s.err(), d.staging.Size())
 		}
 		if err := x.stage(t, s); err != nil {

@@ -377,7 +377,7 @@ func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
 	cfg.CommitBytes = 1000 // so that much of the lie is written before it is found out
 	s := mustOpen(t, d, cfg)
 	for range 2 {
-		if err := s.Stage(t.Context(), snapshot, lie, testFetch); !errors.Is(err, ErrSnapshotBody) {
+		if err := s.Stage(t.Context(), snapshot, lie, testFetch); !errors.Is(err, errSnapshotBody) {
 			t.Fatalf("got %v", err)
 		}
 	}

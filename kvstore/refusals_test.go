@@ -471,7 +471,7 @@ func TestDB_Put_DropsWhatWasNotSealed(t *testing.T) {
 // An upload that was dropped meanwhile may be put again at once; a value that came
 // damaged is no reason to.
 func TestPutResult_OfRefusals(t *testing.T) {
-	for refusal, again := range map[error]bool{ErrUploadIncomplete: true, ErrValueDamaged: false, ErrMalformedCommand: false} {
+	for refusal, again := range map[error]bool{ErrUploadIncomplete: true, ErrValueDamaged: false, errMalformedCommand: false} {
 		var n newPut
 		n.settle(fmt.Errorf("some command: %w", refusal), nil)
 		_, err := n.result()

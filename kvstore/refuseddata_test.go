@@ -67,7 +67,7 @@ func TestBody_BrokenRulesAreRefused(t *testing.T) {
 	}
 	for what, b := range bodies {
 		_, err := decodeCommand(append(appendCommandHead(nil, commandPut), b...))
-		if (err == nil) != (what == "") || err != nil && !errors.Is(err, ErrMalformedCommand) {
+		if (err == nil) != (what == "") || err != nil && !errors.Is(err, errMalformedCommand) {
 			t.Errorf("%s: as a command: %v", what, err)
 		}
 		if _, err := decodeRecord(testRecord(bodyInline, b, 3), 3); (err == nil) != (what == "") {

@@ -281,7 +281,7 @@ func TestStore_Apply_SealIsNotDecidedByDamageHere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := catchUp(t, r, 2, nil, snapshot, sender); !errors.Is(err, ErrSnapshotBody) || r.err() != nil {
+		if err := catchUp(t, r, 2, nil, snapshot, sender); !errors.Is(err, errSnapshotBody) || r.err() != nil {
 			t.Fatalf("it is taken: %v, %v", err, r.err())
 		}
 	})

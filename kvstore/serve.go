@@ -10,8 +10,8 @@ import (
 
 // Serve writes to w what a query of another replica's Stage asks for: some MiB of records,
 // each followed by the rows of its chunks, or the rows of an open upload. Bodies are asked
-// of Bodies. It holds about 1 MiB, and no transaction while it writes. ErrBehind means
-// that this store has not applied what is asked for; nothing was written then.
+// of Bodies. It holds about 1 MiB, and no transaction while it writes. It
+// fails before it writes anything if this store has not applied what is asked for.
 func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
 	if err := s.err(); err != nil {
 		return err
@@ -27,7 +27,7 @@ func (s *Store) Serve(ctx context.Context, query string, w io.Writer) error {
 	s.mu.RUnlock()
 	switch {
 	case behind:
-		return fmt.Errorf("%w: it has applied entry %d, asked for is entry %d", ErrBehind, applied, q.index)
+		return fmt.Errorf("%w: it has applied entry %d, asked for is entry %d", errBehind, applied, q.index)
 	case pending:
 		if err := s.Commit(); err != nil {
 			return err

@@ -182,7 +182,7 @@ func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
 			b.Bytes()[at] ^= 0x40
 			return io.NopCloser(&b), nil
 		}, bodiesFrom(sender))
-		if !errors.Is(err, ErrSnapshotBody) {
+		if !errors.Is(err, errSnapshotBody) {
 			t.Fatalf("bit flipped at %d: %v", at, err)
 		}
 		if err := s.Install(index, 7, meta, snapshot); err == nil {
@@ -210,7 +210,7 @@ func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
 		other, _ = script(t, 23, 80)
 		liar, _ = twin(t, other, 0)
 	}
-	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar), bodiesFrom(liar)); !errors.Is(err, ErrSnapshotBody) {
+	if err := mustOpen(t, receiver(), tiny()).Stage(t.Context(), snapshot, serveFrom(liar), bodiesFrom(liar)); !errors.Is(err, errSnapshotBody) {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -251,7 +251,7 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 	stream = appendItem(stream, itemEnd, nil, nil)
 	s := mustOpen(t, newMemDisks(), tiny())
 	err = s.Stage(t.Context(), snapshot, func(ctxT, string) (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(stream)), nil }, testFetch)
-	if !errors.Is(err, ErrSnapshotBody) {
+	if !errors.Is(err, errSnapshotBody) {
 		t.Fatalf("got %v", err)
 	}
 	if err := s.Stage(t.Context(), snapshot, serveFrom(sender), bodiesFrom(sender)); err != nil {
@@ -327,7 +327,7 @@ func TestStore_Serve_BehindIsRefused(t *testing.T) {
 	s := mustOpen(t, newMemDisks(), tiny())
 	q := query{kind: queryRecords, index: 5, through: 3}
 	var out bytes.Buffer
-	if err := s.Serve(t.Context(), q.String(), &out); !errors.Is(err, ErrBehind) || out.Len() > 0 {
+	if err := s.Serve(t.Context(), q.String(), &out); !errors.Is(err, errBehind) || out.Len() > 0 {
 		t.Fatalf("%v, %d bytes", err, out.Len())
 	}
 	for _, bad := range []string{"", "kind=x", "kind=records&index=a", "kind=chunks&index=1&chunk=0&upload=zz", "%"} {

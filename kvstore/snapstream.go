@@ -71,7 +71,7 @@ func (f *itemRoom) take(n int) []byte {
 }
 
 // readItem reads one item into memory of room. A stream that breaks off gives
-// io.ErrUnexpectedEOF or the reader's own error, a damaged one ErrSnapshotBody, a later
+// io.ErrUnexpectedEOF or the reader's own error, a damaged one errSnapshotBody, a later
 // version's neither.
 func readItem(r *bufio.Reader, room *itemRoom) (itemKind, []byte, error) {
 	h, err := r.Peek(itemHeaderBytes)
@@ -83,7 +83,7 @@ func readItem(r *bufio.Reader, room *itemRoom) (itemKind, []byte, error) {
 	}
 	size := binary.BigEndian.Uint32(h[1:])
 	if size > itemBytesMax {
-		return 0, nil, fmt.Errorf("%w: an item of %d bytes", ErrSnapshotBody, size)
+		return 0, nil, fmt.Errorf("%w: an item of %d bytes", errSnapshotBody, size)
 	}
 	frame := room.take(itemHeaderBytes + int(size))
 	if _, err := io.ReadFull(r, frame); err != nil {
@@ -93,13 +93,13 @@ func readItem(r *bufio.Reader, room *itemRoom) (itemKind, []byte, error) {
 		return 0, nil, err
 	}
 	if itemChecksum(frame) != binary.BigEndian.Uint32(frame[5:]) {
-		return 0, nil, fmt.Errorf("%w: the checksum of an item does not match its bytes", ErrSnapshotBody)
+		return 0, nil, fmt.Errorf("%w: the checksum of an item does not match its bytes", errSnapshotBody)
 	}
 	kind, c := itemKind(frame[0]), cursor{b: frame[itemHeaderBytes:]}
 	sequence := c.uvarint()
 	switch {
 	case c.err != nil:
-		return 0, nil, fmt.Errorf("%w: the sequence of an item: %w", ErrSnapshotBody, c.err)
+		return 0, nil, fmt.Errorf("%w: the sequence of an item: %w", errSnapshotBody, c.err)
 	case kind == itemStub || kind == itemLeaf:
 		return 0, nil, laterStream("records whose values were retired")
 	case sequence != coreSequence:

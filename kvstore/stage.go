@@ -34,8 +34,8 @@ const (
 // once more, and the progress.
 //
 // After an error a later Stage, of this snapshot or a newer one, goes on where this one
-// stopped, also after a restart, and may get a missing body from another source. After
-// ErrSnapshotBody, what came was damaged: staging is empty, pull from another member.
+// stopped, also after a restart, and may get a missing body from another source. If
+// what came was damaged, staging is empty: pull from another member.
 // ErrDiverged means that the snapshot cannot have this store as its past: replace this
 // node, unless the sender lied. Memory is bounded by a few MiB.
 func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx context.Context, query string) (io.ReadCloser, error), fetchBodies bodies.Fetch) error {
@@ -65,7 +65,7 @@ func (s *Store) Stage(ctx context.Context, snapshot []byte, fetch func(ctx conte
 		err = fmt.Errorf("close staging: %w", cerr)
 	}
 	var corrupt *CorruptError
-	if errors.Is(err, ErrSnapshotBody) || errors.As(err, &corrupt) && s.err() == nil {
+	if errors.Is(err, errSnapshotBody) || errors.As(err, &corrupt) && s.err() == nil {
 		err = errors.Join(err, s.cfg.RemoveStaging())
 	}
 	return s.orFatal(err)
@@ -225,7 +225,7 @@ func (st *stager) run(ctx context.Context, snapshot []byte, own appliedState) er
 	if err != nil || done {
 		return err
 	}
-	if err := st.pull(ctx, own.rev); errors.Is(err, ErrSnapshotBody) {
+	if err := st.pull(ctx, own.rev); errors.Is(err, errSnapshotBody) {
 		return err
 	} else if err != nil {
 		return errors.Join(err, st.flush()) // what was pulled before is kept
@@ -242,7 +242,7 @@ func (st *stager) pull(ctx context.Context, own Revision) error {
 		}
 	}
 	if differs := st.progress.last.difference(&st.snap.derived); differs != "" && own <= st.snap.rev {
-		return fmt.Errorf("%w: %s, as the snapshot says", ErrSnapshotBody, differs)
+		return fmt.Errorf("%w: %s, as the snapshot says", errSnapshotBody, differs)
 	}
 	for _, id := range sortedUploads(st.snap.uploads) {
 		if err := st.pullUpload(ctx, id, st.snap.uploads[id]); err != nil {

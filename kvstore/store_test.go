@@ -188,7 +188,7 @@ func TestStore_Resolve(t *testing.T) {
 	if _, decided, _ := s.Resolve(testChunk(id, 1, []byte("c"), now)); decided {
 		t.Fatal("a chunk that is not there is decided")
 	}
-	if res, decided, _ := s.Resolve(append(appendCommandHead(nil, commandPut), "junk"...)); !decided || !errors.Is(res.(error), ErrMalformedCommand) {
+	if res, decided, _ := s.Resolve(append(appendCommandHead(nil, commandPut), "junk"...)); !decided || !errors.Is(res.(error), errMalformedCommand) {
 		t.Fatalf("junk: %v %v", res, decided)
 	}
 }
@@ -237,14 +237,14 @@ func TestStore_Apply_Chunks(t *testing.T) {
 	first, last := testChunk(a, 0, full, now), testChunk(a, 1, tail, now)
 	refused("a chunk of nothing", first, ErrUploadIncomplete)
 	accepted(openCommand(a, now), OpenResult{})
-	refused("the second chunk", last, ErrChunkOrder)
+	refused("the second chunk", last, errChunkOrder)
 	accepted(first, ChunkResult{})
 	accepted(openCommand(a, now), OpenResult{}) // repeats are nothing new
 	accepted(first, ChunkResult{})
 	accepted(last, ChunkResult{})
 	accepted(last, ChunkResult{})
 	refused("a chunk behind the last", testChunk(a, 2, tail, now), ErrUploadIncomplete)
-	refused("a chunk far behind the last", testChunk(a, 3, tail, now), ErrChunkOrder)
+	refused("a chunk far behind the last", testChunk(a, 3, tail, now), errChunkOrder)
 	if res := asPut(do(seal("big", a, value, 2, "p1"))); res.Outcome != Created {
 		t.Fatalf("%+v", res)
 	}
@@ -512,7 +512,7 @@ func TestStore_DigestAt_Checkpoints(t *testing.T) {
 			t.Fatalf("DigestAt(%d) = %s, %v", r, got, err)
 		}
 	}
-	if _, err := s.DigestAt(3001); !errors.Is(err, ErrBehind) {
+	if _, err := s.DigestAt(3001); !errors.Is(err, errBehind) {
 		t.Fatalf("DigestAt(3001): %v", err)
 	}
 }
