@@ -384,3 +384,27 @@ func TestDB_Lists_AreConfirmed(t *testing.T) {
 	}
 	<-db.Advanced(0)
 }
+
+// Whoever lists keys and goes away is not worked for any more, and nothing is wrong
+// with the store then.
+func TestStore_Keys_EndsWithItsContext(t *testing.T) {
+	d := newMemDisks()
+	s := mustOpen(t, d, StoreConfig{})
+	if _, err := applyTo(s, 1, 1, [][]byte{testPut("k", "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	d.history.Crash() // and who reads it now fails
+	if _, err := s.Keys(&stopAfter{t.Context(), 1}, KeysRequest{Limit: 1}); !errors.Is(err, context.Canceled) {
+		t.Errorf("gone before history is read: %v", err)
+	}
+	d.index.Crash() // the same
+	if _, err := s.Keys(&stopAfter{t.Context(), 0}, KeysRequest{Limit: 1}); !errors.Is(err, context.Canceled) {
+		t.Errorf("gone before the index is read: %v", err)
+	}
+	if err := s.err(); err != nil {
+		t.Error(err)
+	}
+}

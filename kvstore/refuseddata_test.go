@@ -132,46 +132,6 @@ func TestCorruptError_SaysWhere(t *testing.T) {
 	}
 }
 
-// A record that is damaged gets no sound header when its block is written anew.
-func TestBlocks_CutRefusesDamage(t *testing.T) {
-	for damaged := range 5 {
-		e := engine.NewMemEngine()
-		all := testRecords(1, 10, 10, 10, 10, 10)
-		all[damaged][len(all[damaged])-1] ^= 1
-		writeTestRecords(t, e, 0, all, false)
-		for rev := Revision(1); rev < 5; rev++ {
-			var corrupt *CorruptError
-			err := e.Copy().Update(func(tx engine.Tx) error { return cutBlock(tx, rev) })
-			if taken := damaged < int(rev); taken != errors.As(err, &corrupt) || !taken && err != nil {
-				t.Errorf("record %d is damaged; cut at revision %d: %v", damaged+1, rev, err)
-			}
-		}
-	}
-}
-
-// A block that is cut may have been made when more went into one. Then several are
-// written, and each write counts.
-func TestBlocks_CutTellsOfEveryWrite(t *testing.T) {
-	records := testRecords(1, 15_000, 15_000, 15_000, 10)
-	size := 0
-	for _, r := range records {
-		size += len(r) + blockRecordBytes
-	}
-	for failing := range 4 {
-		e := engine.NewMemEngine()
-		k := revisionKey(4)
-		change(t, e, func(tx engine.Tx) error { return tx.Put(engine.BucketRecords, k[:], encodeBlock(records, 4, size)) })
-		f := &nthFault{left: failing}
-		err := nthEngine{e, historyFile, f}.Update(func(tx engine.Tx) error { return cutBlock(tx, 3) })
-		if (f.hit != "") != errors.Is(err, engine.ErrInjected) || f.hit == "" && err != nil || failing == 1 && f.hit == "" {
-			t.Errorf("write %d fails, %q: %v", failing+1, f.hit, err)
-		}
-		if err == nil {
-			checkRecords(t, e, records)
-		}
-	}
-}
-
 // Who goes through all chunks of a value ends when it should.
 func TestSumChunks_EndsWithItsContext(t *testing.T) {
 	e := engine.NewMemEngine()

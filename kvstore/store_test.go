@@ -548,3 +548,108 @@ func asPut(result any) PutResult {
 	}
 	return result.(PutResult)
 }
+
+// A store that is dead answers nothing but why: whoever asks, for whatever, be it in
+// memory or not.
+func TestStore_Dead_AnswersNothingElse(t *testing.T) {
+	db, s, l := newTestDB(t, DBConfig{ChunkRetry: time.Millisecond})
+	large := PutRequest{Key: "large", Body: bytes.NewReader(make([]byte, ChunkBytes+1)), Size: -1}
+	for _, r := range []PutRequest{put("k", "v"), large} {
+		if _, err := db.Put(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.FlushIndex(); err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Get("large")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cause := errors.New("some damage")
+	_ = s.fail(cause)
+	kinds := fmt.Sprint(l.kinds)
+	s.pendingBytes, s.running = s.cfg.PendingBytes, true // so that Apply would wait
+	one := func(call func(each func(int, error))) (err error) {
+		call(func(_ int, e error) { err = e })
+		return err
+	}
+	for what, do := range map[string]func() error{
+		"Apply":         func() error { _, err := applyTo(s, 100, 1, nil, nil); return err },
+		"Commit":        s.Commit,
+		"FlushIndex":    s.FlushIndex,
+		"Get":           func() error { _, err := s.Get("k"); return err },
+		"Get absent":    func() error { _, err := s.Get("absent"); return err },
+		"Keys":          func() error { _, err := s.Keys(t.Context(), KeysRequest{Limit: 1}); return err },
+		"Changes":       func() error { _, err := s.Changes(ChangesRequest{Limit: 1}); return err },
+		"DigestAt":      func() error { _, err := s.DigestAt(1); return err },
+		"DigestAt 0":    func() error { _, err := s.DigestAt(0); return err },
+		"Verify":        func() error { return s.Verify(t.Context()) },
+		"Read":          func() error { _, err := v.Open(t.Context()).Read(make([]byte, 1)); return err },
+		"DB.Get":        func() error { _, err := db.Get(t.Context(), "k", Local); return err },
+		"DB.Get absent": func() error { _, err := db.Get(t.Context(), "absent", Linearizable); return err },
+		"DB.Keys":       func() error { _, err := db.Keys(t.Context(), KeysRequest{Limit: 1}, Linearizable); return err },
+		"DB.Changes":    func() error { _, err := db.Changes(t.Context(), ChangesRequest{Limit: 1}, Linearizable); return err },
+		"DB.Put":        func() error { _, err := db.Put(t.Context(), put("new", "v")); return err },
+		"DB.Put again":  func() error { _, err := db.Put(t.Context(), put("k", "v")); return err },
+		"DB.Put large": func() error {
+			_, err := db.Put(t.Context(), PutRequest{Key: "new", Body: bytes.NewReader(make([]byte, ChunkBytes+1)), Size: -1})
+			return err
+		},
+		"DB.GetMany": func() error {
+			return one(func(each func(int, error)) {
+				db.GetMany([]Key{"k"}, func(i int, _ *Value, err error) { each(i, err) })
+			})
+		},
+		"DB.PutMany": func() error {
+			return one(func(each func(int, error)) {
+				db.PutMany(t.Context(), []SmallPut{{Key: "new"}}, func(i int, _ PutResult, err error) { each(i, err) })
+			})
+		},
+	} {
+		if err := do(); err != cause {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if got := fmt.Sprint(l.kinds); got != kinds {
+		t.Errorf("a dead store's DB proposes: %s, before %s", got, kinds)
+	}
+}
+
+// Without a Run it is Apply that makes room, for what pends and for keys that are not
+// indexed, also when both are at their bounds.
+func TestStore_Apply_MakesRoomItself(t *testing.T) {
+	for _, pending := range []int64{1, 1000, 1 << 20} {
+		s := mustOpen(t, newMemDisks(), StoreConfig{PendingBytes: pending, MemtableBytes: 1000, GenerationBytes: 100})
+		for i := range uint64(200) {
+			if _, err := applyTo(s, i+1, 1, [][]byte{testPut(Key(fmt.Sprint("key ", i)), "id", "", nil, time.Unix(0, 0))}, nil); err != nil {
+				t.Fatal(err)
+			}
+			const entry = 300
+			if st := s.Stats(); st.PendingBytes > pending+entry || st.OverlayBytes > 1000+entry {
+				t.Fatalf("after %d entries of less than %d bytes: %+v", i+1, entry, st)
+			}
+		}
+	}
+}
+
+// What ends a store is told with what it was about, but for its being closed.
+func TestStore_Failed_SaysAtWhat(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		d := newMemDisks()
+		s := mustOpen(t, d, StoreConfig{})
+		if _, err := applyTo(s, 1, 1, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		want := "commit to history: " + engine.ErrCrashed.Error()
+		if closed {
+			want = ErrClosed.Error()
+			_ = d.history.Close()
+		} else {
+			d.history.Crash()
+		}
+		if err := s.Commit(); err == nil || err.Error() != want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package kvstore
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -34,31 +33,4 @@ func TestStore_Commit_DamagedLastBlock(t *testing.T) {
 	if !errors.As(err, &corrupt) {
 		t.Errorf("the commit took a damaged block in: %v", err)
 	}
-}
-
-// Where the damaged block lies must be said.
-func TestBlocks_UnknownFormatHasAnOffset(t *testing.T) {
-	e, err := openBolt(filepath.Join(t.TempDir(), "h.db"), engine.BoltOptions{FillPages: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	records := testRecords(1, 1200, 1200, 1200)
-	writeTestRecords(t, e, 0, records, true)
-	if err := e.Update(func(tx engine.Tx) error {
-		k := revisionKey(3)
-		raw := append([]byte(nil), tx.Get(engine.BucketRecords, k[:])...)
-		raw[0] ^= 4
-		return tx.Put(engine.BucketRecords, k[:], raw)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	_ = e.View(func(tx engine.Tx) error {
-		_, err := readRecord(tx, 2)
-		var corrupt *CorruptError
-		if !errors.As(err, &corrupt) || corrupt.Offset < 0 {
-			t.Errorf("got %v", err)
-		}
-		return nil
-	})
 }

@@ -2,11 +2,14 @@ package kvstore
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/Focinfi/oncekv/internal/fsync"
+	"github.com/Focinfi/oncekv/internal/writefault"
 	"github.com/Focinfi/oncekv/kvstore/engine"
 )
 
@@ -78,5 +81,52 @@ func TestOpenStoreDir_Obstacles(t *testing.T) {
 	}
 	if _, err := OpenStoreDir(file, tiny()); err == nil {
 		t.Error("a file is no directory")
+	}
+}
+
+// Nobody resumes a pull whose progress is damaged: a start drops it.
+func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, stagingFile)
+	area, err := openBolt(path, engine.BoltOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(t, area, func(tx engine.Tx) error {
+		return tx.Put(engine.BucketState, keyProgress, []byte("a pull got this far"))
+	})
+	if err := area.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openDir(t, dir, tiny())
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
+// Files that cannot be made or synced are told of as what they are: only an fsync that
+// failed is a write that failed.
+func TestFiles_CannotBeUsed(t *testing.T) {
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "missing", "x.db")
+	if _, err := openScratchFile(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a scratch file in no directory is made: %v", err)
+	}
+	scratch := filepath.Join(dir, scratchFile)
+	f, err := openScratchFile(scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(scratch); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a scratch file that is gone is dropped: %v", err)
+	}
+	if err := fsync.SyncDir(filepath.Dir(missing)); !errors.Is(err, fs.ErrNotExist) || errors.Is(err, writefault.Err) {
+		t.Errorf("a directory that is not there is synced: %v", err)
+	}
+	if _, err := OpenStore(StoreConfig{}); err == nil {
+		t.Error("a store without engines opens")
 	}
 }
