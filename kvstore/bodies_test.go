@@ -93,6 +93,7 @@ func wantCounted(t testing.TB, d *memDisks, s *Store) {
 
 // Equal values are stored once, whatever keys they have, and so are equal chunks.
 func TestDB_Put_EqualValuesAreStoredOnce(t *testing.T) {
+	t.Parallel()
 	for size, distinct := range map[int]int64{
 		BodyBytesMin: 1, 100_000: 1, ChunkBytes: 1,
 		3*ChunkBytes + 5: 2, // of zeros: full chunks are equal
@@ -141,6 +142,7 @@ func TestDB_Put_EqualValuesAreStoredOnce(t *testing.T) {
 // are given back; the chunks of one that was dropped only after one more commit, for
 // history may go back by one.
 func TestStore_Reclaim_LosersAndAbandoned(t *testing.T) {
+	t.Parallel()
 	d, now := newMemDisks(), time.Unix(1, 0)
 	s := mustOpen(t, d, tiny())
 	s.Recovered()
@@ -188,6 +190,7 @@ func TestStore_Reclaim_LosersAndAbandoned(t *testing.T) {
 // However much of what the bodies know a crash takes, and if it is history that goes
 // back: each body is counted as often as records refer to it.
 func TestStore_Open_CountsWhatIsNotCounted(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 12, 80)
 	for name, crash := range map[string]func(t *testing.T, d *memDisks, s *Store){
 		"nothing is counted durably": func(*testing.T, *memDisks, *Store) {},
@@ -278,6 +281,7 @@ func TestStore_Open_CountsWhatIsNotCounted(t *testing.T) {
 // A body that the state needs and that is missing, or damaged, ends the store with a
 // sentence that names the file.
 func TestStore_Get_OfABodyThatIsDamaged(t *testing.T) {
+	t.Parallel()
 	value := bytes.Repeat([]byte("0123456789abcdef"), ChunkBytes/16)
 	for name, read := range map[string]func(s *Store) error{
 		"Get": func(s *Store) error { _, err := s.Get("one"); return err },
@@ -337,6 +341,7 @@ func TestStore_Get_OfABodyThatIsDamaged(t *testing.T) {
 
 // An entry whose body is not here ends the store: whoever gives entries sees to it.
 func TestStore_Apply_OfABodyThatIsMissing(t *testing.T) {
+	t.Parallel()
 	id, now := uploadID{1}, time.Unix(1, 0)
 	for name, cmds := range map[string][][]byte{
 		"refer": {testPut("k", "p", "", bytes.Repeat([]byte("never here"), BodyBytesMin/10+1), now)},
@@ -352,6 +357,7 @@ func TestStore_Apply_OfABodyThatIsMissing(t *testing.T) {
 
 // A reference that tells another size than its body has is refused, by all alike.
 func TestStore_Apply_ReferenceOfAnotherSize(t *testing.T) {
+	t.Parallel()
 	id, now := uploadID{1}, time.Unix(1, 0)
 	data := bytes.Repeat([]byte("x"), BodyBytesMin+1)
 	ref := registerBody(data)
@@ -371,6 +377,7 @@ func TestStore_Apply_ReferenceOfAnotherSize(t *testing.T) {
 
 // What takes long to propose is not reclaimed meanwhile.
 func TestDB_Put_KeepsABodyUntilItIsProposed(t *testing.T) {
+	t.Parallel()
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{})
 	s.Recovered()
@@ -387,6 +394,7 @@ func TestDB_Put_KeepsABodyUntilItIsProposed(t *testing.T) {
 // Whatever a log says of bodies that it did not distribute, nothing was proposed, and
 // the answer is definite.
 func TestDB_Put_NotDistributed(t *testing.T) {
+	t.Parallel()
 	strange := errors.New("strange")
 	for _, cause := range []error{ErrUnavailable, ErrOverloaded, ErrDiskReserve, strange, context.Canceled} {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})

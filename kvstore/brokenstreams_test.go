@@ -72,6 +72,7 @@ func (w *brokenWriter) Write(p []byte) (int, error) {
 
 // A sender whose receiver is gone says so, and reads and sends nothing more.
 func TestStore_Serve_EndsWithItsReceiver(t *testing.T) {
+	t.Parallel()
 	fixtures := stageFixtures(t)
 	open, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
 	if _, err := applyTo(open, 1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, make([]byte, ChunkBytes), time.Unix(0, 0)), testChunk(id, 1, []byte("x"), time.Unix(0, 0))}, nil); err != nil {
@@ -122,6 +123,7 @@ func (e lateEngine) View(fn func(engine.Tx) error) error {
 
 // Verify ends with its context, reads nothing more, and the store lives on.
 func TestStore_Verify_EndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	for _, x := range stageFixtures(t) {
 		for n := 0; ; n++ {
 			d := &memDisks{history: x.sender.history.(*engine.MemEngine).Copy(), index: keyruns.NewMemFiles(), staging: engine.NewMemEngine()}
@@ -169,6 +171,7 @@ func (t *failingTx) Delete(b engine.Bucket, key []byte) error {
 
 // Many pulled records are several blocks, and checkpoints: each write may fail.
 func TestWriteRecords_EveryWriteFails(t *testing.T) {
+	t.Parallel()
 	var records []pendingRecord
 	var at derived
 	for i, raw := range testRecords(1, 9000, 9000, 300, 9000, 9000, 9000) {
@@ -201,6 +204,7 @@ func TestWriteRecords_EveryWriteFails(t *testing.T) {
 
 // What is applied and not yet in history is sent too.
 func TestStore_Serve_CommitsBefore(t *testing.T) {
+	t.Parallel()
 	s, id := mustOpen(t, newMemDisks(), tiny()), uploadID{7}
 	if _, err := applyTo(s, 1, 1, [][]byte{openCommand(id, time.Unix(0, 0)), testChunk(id, 0, []byte("x"), time.Unix(0, 0)), testPut("k", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
 		t.Fatal(err)
@@ -229,6 +233,7 @@ func mayLack(s honestStream, i int) bool {
 // The receiver says so at once and takes none of it; an honest sender then need not
 // send again what came before.
 func TestStore_Stage_EveryFrame(t *testing.T) {
+	t.Parallel()
 	harms := map[string]func(items []streamItem, i int) ([]streamItem, io.Reader){
 		"damaged": func(items []streamItem, i int) ([]streamItem, io.Reader) {
 			f := streamItem{items[i].kind, bytes.Clone(items[i].payload)}
@@ -364,6 +369,7 @@ func (t *measuredTx) Put(b engine.Bucket, key, value []byte) error {
 // A pull asks for some MiB of bodies at a time, and writes little besides them; so does an
 // install.
 func TestStore_Stage_MemoryIsBounded(t *testing.T) {
+	t.Parallel()
 	const chunks = 21
 	id, now := uploadID{1}, time.Unix(0, 0)
 	cmds, h := [][]byte{openCommand(id, now)}, sha256.New()
@@ -437,6 +443,7 @@ func (r *itemReader) Read(p []byte) (int, error) {
 
 // A crash in the middle of a pull costs no more than some batches of it.
 func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
+	t.Parallel()
 	const records = 40
 	cfg := tiny()
 	cfg.CommitBytes = 1000
@@ -486,6 +493,7 @@ func TestStore_Stage_ACrashCostsSomeBatches(t *testing.T) {
 
 // A staging area that is damaged is dropped, and one that cannot be dropped is told of.
 func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
+	t.Parallel()
 	x := stageFixtures(t)[0]
 	for _, removable := range []bool{true, false} {
 		s := mustOpen(t, x.disks(), tiny())
@@ -514,6 +522,7 @@ func TestStore_Stage_ADamagedAreaIsDropped(t *testing.T) {
 // A pull that goes nowhere any more, since the log brought what it was for, leaves
 // nothing to the next one.
 func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
+	t.Parallel()
 	id, now := uploadID{1}, time.Unix(0, 0)
 	big := Meta{Key: "big", Size: 1, SHA256: sumOf([]byte("x")), ContentType: "a/b", Time: now, PutID: "p"}
 	entries := [][][]byte{
@@ -564,6 +573,7 @@ func TestStore_Stage_StartsOverFromNothing(t *testing.T) {
 
 // What is no snapshot is refused, and ends nothing.
 func TestStore_Snapshot_NoneIsRefused(t *testing.T) {
+	t.Parallel()
 	x := stageFixtures(t)[0]
 	s := mustOpen(t, x.disks(), tiny())
 	for n := range x.snapshot {

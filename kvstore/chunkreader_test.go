@@ -35,6 +35,7 @@ func largeValue(t *testing.T) (d *memDisks, s *Store, v *Value, want []byte) {
 // However a large value is read, in pieces of any size and from anywhere, its bytes are
 // those that were put.
 func TestChunkReader_AnyPiecesFromAnywhere(t *testing.T) {
+	t.Parallel()
 	_, _, v, want := largeValue(t)
 	from := v.Open(t.Context())
 	defer from.Close()
@@ -66,6 +67,7 @@ func TestChunkReader_AnyPiecesFromAnywhere(t *testing.T) {
 
 // Nothing of a damaged block is read, in whatever pieces; what is before it is.
 func TestChunkReader_DamagedBlock(t *testing.T) {
+	t.Parallel()
 	for _, piece := range []int{1000, bodies.BlockBytes, 4 * bodies.BlockBytes} {
 		d, s, v, want := largeValue(t)
 		const damaged = ChunkBytes + 8*bodies.BlockBytes

@@ -12,6 +12,7 @@ import (
 
 // A closed store says so whatever it is asked, and does not touch its engines any more.
 func TestStore_Closed_TouchesNothing(t *testing.T) {
+	t.Parallel()
 	l := newLife(t)
 	d, a := newMemDisks(), &accesses{counts: map[string]int{}}
 	s, err := a.open(t, d, true)
@@ -82,6 +83,7 @@ func TestStore_Closed_TouchesNothing(t *testing.T) {
 // A store that is closed in the middle of a pull, or of a rebuild of its index, writes
 // nothing more.
 func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
+	t.Parallel()
 	l := newLife(t)
 	next := l.taken[lifeLast]
 	for _, at := range []string{"history", "open scratch", "read scratch"} {
@@ -141,6 +143,7 @@ func TestStore_ClosedMeanwhile_WritesNothing(t *testing.T) {
 
 // A log does not begin where its store could not write down that it does.
 func TestStore_Bootstrap_FailedWrite(t *testing.T) {
+	t.Parallel()
 	d := newMemDisks()
 	d.hook = func(disk string) engine.FailPoint {
 		if disk == "history" {
@@ -156,6 +159,7 @@ func TestStore_Bootstrap_FailedWrite(t *testing.T) {
 
 // Whoever waits for room while a store runs waits no longer than it runs.
 func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
+	t.Parallel()
 	cfg := tiny()
 	cfg.PendingBytes = 1
 	s := mustOpen(t, newMemDisks(), cfg)
@@ -185,6 +189,7 @@ func TestStore_Run_EndsWhileApplyWaits(t *testing.T) {
 
 // After a failure nothing more is begun in the background, and it is not forgotten.
 func TestBackground_StopsAtTheFirstFailure(t *testing.T) {
+	t.Parallel()
 	var b background
 	if err := b.start(func() error { return engine.ErrInjected }); err != nil {
 		t.Fatal(err)
@@ -200,6 +205,7 @@ func TestBackground_StopsAtTheFirstFailure(t *testing.T) {
 // A store that cannot read a chunk of its own does not decide that the value came
 // damaged: others can, and all must decide alike.
 func TestStore_Seal_OfADamagedChunkIsFatal(t *testing.T) {
+	t.Parallel()
 	d, id, now := newMemDisks(), uploadID{1}, time.Unix(0, 0)
 	s := mustOpen(t, d, tiny())
 	if _, err := applyTo(s, 1, 7, [][]byte{openCommand(id, now), testChunk(id, 0, []byte("value"), now)}, nil); err != nil {

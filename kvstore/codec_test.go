@@ -12,6 +12,7 @@ import (
 )
 
 func TestKey_Validate(t *testing.T) {
+	t.Parallel()
 	for key, ok := range map[Key]bool{
 		"": false, "a": true, "a/../b//": true, "\xff\xfe": true, "a\x00b": false,
 		Key(strings.Repeat("k", MaxKeyBytes)): true, Key(strings.Repeat("k", MaxKeyBytes+1)): false,
@@ -23,6 +24,7 @@ func TestKey_Validate(t *testing.T) {
 }
 
 func TestDigest_Parse(t *testing.T) {
+	t.Parallel()
 	d := sumOf([]byte("x"))
 	if got, err := ParseDigest(d.String()); err != nil || got != d {
 		t.Fatalf("%s %v", got, err)
@@ -35,6 +37,7 @@ func TestDigest_Parse(t *testing.T) {
 }
 
 func TestRecord_RoundTrip(t *testing.T) {
+	t.Parallel()
 	metas := []Meta{
 		{Key: "k", ContentType: DefaultContentType, PutID: "x", Time: time.Unix(-5, 3)},
 		{Key: Key(strings.Repeat("k", MaxKeyBytes)), ContentType: "text/plain; charset=utf-8", PutID: strings.Repeat("0f", 16), Time: time.Unix(1<<33, 999)},
@@ -77,6 +80,7 @@ func TestRecord_RoundTrip(t *testing.T) {
 }
 
 func TestChunk_EveryBitCounts(t *testing.T) {
+	t.Parallel()
 	id := uploadID{1}
 	ref := bodies.Ref{Digest: bodies.Digest(sumOf([]byte("some bytes"))), Size: 10}
 	stored := encodeChunkRow(makeChunkKey(id, 5), ref)
@@ -140,6 +144,7 @@ func encodeAgain(cmd *command) []byte {
 }
 
 func TestSnapshot_OneEncodingOnly(t *testing.T) {
+	t.Parallel()
 	raw := encodeSnapshot(&snapshot{uploads: map[uploadID]*upload{{1}: newUpload(0), {2}: newUpload(0)}})
 	if _, err := decodeSnapshot(raw); err != nil {
 		t.Fatal(err)
@@ -154,6 +159,7 @@ func TestSnapshot_OneEncodingOnly(t *testing.T) {
 }
 
 func TestCommand_TruncatedOrExtended(t *testing.T) {
+	t.Parallel()
 	for _, raw := range seeds() {
 		for n := range len(raw) {
 			if _, err := decodeCommand(raw[:n]); err == nil {

@@ -18,6 +18,7 @@ import (
 // What is in logs and histories must be read for ever as it was written: a command
 // whose bytes change here needs a level of its own.
 func TestFormats_AreFrozen(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(0, 0x0102030405060708)
 	id := uploadID{0xa0, 0xa1, 15: 0xaf}
 	plain := Meta{Key: "key", Size: 2, SHA256: sumOf([]byte("hi")), ContentType: "text/plain", Time: now, PutID: strings.Repeat("0f", 16)}
@@ -66,6 +67,7 @@ func TestFormats_AreFrozen(t *testing.T) {
 // A put that says nothing of who puts, and no metadata, costs what it did before
 // there was any.
 func TestRecord_PlainPutCostsNoByteMore(t *testing.T) {
+	t.Parallel()
 	id := strings.Repeat("0f", 16)
 	for _, c := range []struct {
 		keyBytes    int
@@ -116,6 +118,7 @@ func TestCommand_PlainPutAllocatesNothingMore(t *testing.T) {
 
 // A leaf is that of RFC 6962, however long its record is.
 func TestLeafOf(t *testing.T) {
+	t.Parallel()
 	for _, n := range []int{0, 1, 510, 511, 512, 513, 5000} {
 		header := bytes.Repeat([]byte{7}, n)
 		if got := leafOf(header); got != sumOf(append([]byte{0}, header...)) {
@@ -153,6 +156,7 @@ func laterCommands() map[string]struct {
 // An entry with a command of a later version ends the store with a sentence, and
 // nothing of the entry is applied. A program that knows it goes on there.
 func TestStore_Apply_LaterCommandEndsTheStore(t *testing.T) {
+	t.Parallel()
 	now := time.Unix(1, 0)
 	for what, c := range laterCommands() {
 		d := newMemDisks()
@@ -198,6 +202,7 @@ func TestStore_Apply_LaterCommandEndsTheStore(t *testing.T) {
 // A command of a kind that is known, and that breaks its rules, is refused alike
 // everywhere, and stops nobody.
 func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
+	t.Parallel()
 	sound := testPut("k", "id", "", []byte("v"), time.Unix(1, 0))
 	with := func(at int, b ...byte) []byte {
 		return append(append(bytes.Clone(sound[:at]), b...), sound[at+1:]...)
@@ -251,6 +256,7 @@ func TestStore_Apply_MalformedCommandStopsNobody(t *testing.T) {
 
 // Whoever proposes or forwards a command asks for its level first.
 func TestStore_Level(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	for _, raw := range seeds() {
 		if needed, err := s.Level(raw); err != nil || needed != 1 {
@@ -279,6 +285,7 @@ func TestStore_Level(t *testing.T) {
 // A record of a later version is not damage: the node must not be replaced, but be
 // given that version.
 func TestStore_LaterRecordIsNoDamage(t *testing.T) {
+	t.Parallel()
 	m := Meta{Key: "k", SHA256: sumOf(nil), Time: time.Unix(1, 0), PutID: "id"}
 	sound := appendHeader(nil, &m)
 	with := func(shape ...byte) []byte { return append(shape, sound[1:]...) }

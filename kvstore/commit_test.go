@@ -12,6 +12,7 @@ import (
 // A commit that fills up the block before it must not make a damaged block look
 // like a sound one.
 func TestStore_Commit_DamagedLastBlock(t *testing.T) {
+	t.Parallel()
 	d := newMemDisks()
 	s := mustOpen(t, d, tiny())
 	put := func(i int) {

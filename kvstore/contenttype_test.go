@@ -10,6 +10,7 @@ import (
 // The number of a common content type is in every record that has it: it may never
 // mean another one, in no version of this program.
 func TestContentTypes_KeepTheirNumbers(t *testing.T) {
+	t.Parallel()
 	frozen := strings.Split(`application/octet-stream
 application/json
 application/json; charset=utf-8
@@ -62,6 +63,7 @@ video/mp4`, "\n")
 
 // Other content types take their characters and one byte, the longest two.
 func TestContentTypes_OfEveryLength(t *testing.T) {
+	t.Parallel()
 	for n := 1; n <= api.ContentTypeBytesMax; n++ {
 		ct := strings.Repeat("a", n)
 		b := appendContentType(nil, ct)

@@ -63,6 +63,7 @@ func runLog(t *testing.T, s *Store, log []entry) error {
 // Invariants 6 and 7: every write to history and index fails once before and
 // once after it became durable; what was lost is applied again from the log.
 func TestStore_Crash_ApplyCommitFlush(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 5, 60, 1)
 	clean := newCrashPoint("", 0, engine.FailNever)
 	d := newMemDisks()
@@ -110,6 +111,7 @@ func crashAndReplay(t *testing.T, log []entry, m *model, c *crashPoint) {
 
 // A crash between any two entries loses only what the log gives again.
 func TestStore_Crash_BetweenEntries(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 6, 60)
 	d := newMemDisks()
 	s := mustOpen(t, d, tiny())
@@ -131,6 +133,7 @@ func TestStore_Crash_BetweenEntries(t *testing.T) {
 }
 
 func TestStore_Open_RebuildsAMissingIndex(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 7, 150)
 	d := newMemDisks()
 	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
@@ -145,6 +148,7 @@ func TestStore_Open_RebuildsAMissingIndex(t *testing.T) {
 }
 
 func TestStore_Open_RefusesForeignIndex(t *testing.T) {
+	t.Parallel()
 	long, _ := script(t, 8, 100)
 	short, _ := script(t, 8, 20)
 	other, _ := script(t, 9, 100)
@@ -211,6 +215,7 @@ func catchUp(t *testing.T, s *Store, index uint64, meta, snapshot []byte, sender
 }
 
 func TestStore_Crash_StageInstall(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 10, 90, 1)
 	half := log[:60]
 	sender, receiver := twin(t, half, 25)

@@ -102,6 +102,7 @@ func put(key Key, value string) PutRequest {
 }
 
 func TestDB_Put_OnceOnly(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{})
 	steps := []struct {
 		value, id string
@@ -124,6 +125,7 @@ func TestDB_Put_OnceOnly(t *testing.T) {
 }
 
 func TestDB_Put_RefusesBeforeProposing(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{MaxValueBytes: 3 << 20, Reserve: nil})
 	wrong := sumOf([]byte("other"))
 	long := strings.Repeat("x", 3<<20+1)
@@ -167,6 +169,7 @@ func TestDB_Put_RefusesBeforeProposing(t *testing.T) {
 
 // Invariant 10: every error is definite, or says that it is not.
 func TestDB_Put_ClassifiesErrors(t *testing.T) {
+	t.Parallel()
 	cause := errors.New("some cause")
 	for _, c := range []struct {
 		from, want error
@@ -198,6 +201,7 @@ func TestDB_Put_ClassifiesErrors(t *testing.T) {
 }
 
 func TestDB_Put_UnknownOutcomeIsRepeatable(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{})
 	l.after = func([]byte) error { return ErrOutcomeUnknown }
 	r := put("k", "v")
@@ -213,6 +217,7 @@ func TestDB_Put_UnknownOutcomeIsRepeatable(t *testing.T) {
 }
 
 func TestDB_Put_RetriesChunks(t *testing.T) {
+	t.Parallel()
 	db, s, l := newTestDB(t, DBConfig{})
 	n := 0
 	l.hook = func([]byte) error {
@@ -239,6 +244,7 @@ func TestDB_Put_RetriesChunks(t *testing.T) {
 
 // Around the size where a value is cut into chunks, known size or not.
 func TestDB_Put_ChunkBoundary(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{0, 1, BodyBytesMin - 1, BodyBytesMin, ChunkBytes - 1, ChunkBytes, ChunkBytes + 1, 2 * ChunkBytes, 2*ChunkBytes + 1} {
 		for _, known := range []bool{true, false} {
 			db, s, l := newTestDB(t, DBConfig{})
@@ -293,6 +299,7 @@ func (l *blockedLog) Distribute(ctx context.Context, _ []bodies.Body) error {
 func (l *blockedLog) ReadIndex(context.Context) error { return ErrUnavailable }
 
 func TestDB_Put_OverloadedWhenTooMuchIsInFlight(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	l := &blockedLog{make(chan struct{})}
 	db := NewDB(s, l, DBConfig{InFlightBytes: 2 << 20, InFlightWait: time.Millisecond})
@@ -320,6 +327,7 @@ func TestDB_Put_OverloadedWhenTooMuchIsInFlight(t *testing.T) {
 }
 
 func TestDB_Put_DiskReserve(t *testing.T) {
+	t.Parallel()
 	low := false
 	db, _, l := newTestDB(t, DBConfig{Reserve: func() error {
 		if low {
@@ -341,6 +349,7 @@ func TestDB_Put_DiskReserve(t *testing.T) {
 
 // A large body whose key gets set by another put meanwhile.
 func TestDB_Put_LosesInTheMiddle(t *testing.T) {
+	t.Parallel()
 	for _, same := range []bool{true, false} {
 		db, s, l := newTestDB(t, DBConfig{})
 		value := bytes.Repeat([]byte("v"), 10<<20)
@@ -383,6 +392,7 @@ func (r *hookReader) Read(p []byte) (int, error) {
 }
 
 func TestDB_Put_64MiBInChunks(t *testing.T) {
+	t.Parallel()
 	s := openDir(t, t.TempDir(), StoreConfig{})
 	stop := startRun(t, s)
 	defer stop()
@@ -445,6 +455,7 @@ func (p *pattern) Read(b []byte) (int, error) {
 }
 
 func TestDB_Put_ManyAtOnce(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{InFlightBytes: 3 << 20, InFlightWait: patience})
 	stop := startRun(t, s)
 	defer stop()
@@ -484,6 +495,7 @@ func TestDB_Put_ManyAtOnce(t *testing.T) {
 
 // Invariant 4: a found value needs no round, an absence does.
 func TestDB_Get(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{})
 	for _, c := range []struct {
 		c     Consistency
@@ -506,6 +518,7 @@ func TestDB_Get(t *testing.T) {
 
 // Nobody's clock but the machine's own says how long an upload is idle.
 func TestDB_Run_DropsIdleUploads(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		db, s, l := newTestDB(t, DBConfig{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -559,6 +572,7 @@ func TestDB_Run_DropsIdleUploads(t *testing.T) {
 // A body may be slow for as long as it likes, whatever the clock of its node says: others
 // see that it arrives. When that node is gone, they drop the upload in a minute or so.
 func TestDB_Put_SlowBody(t *testing.T) {
+	t.Parallel()
 	for _, clock := range []time.Duration{1, 0, -1} { // it goes, stands still, goes backwards
 		for _, dies := range []bool{false, true} {
 			synctest.Test(t, func(t *testing.T) {
@@ -604,6 +618,7 @@ func TestDB_Put_SlowBody(t *testing.T) {
 
 // Time in which nobody could be asked is not held against an upload.
 func TestDB_Run_CountsNoTimeWithoutAQuorum(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		l := &lateLog{directLog: newDirectLog(s)}
@@ -651,6 +666,7 @@ func (l *cutLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int
 
 // A node that is behind sees no chunk come. It must not take that for idle.
 func TestDB_Run_DropsNothingWhileBehind(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		l := &lateLog{directLog: newDirectLog(s)}
@@ -740,6 +756,7 @@ func (l *unruly) ProposeMany(ctx context.Context, cmds [][]byte, each func(i int
 // Whatever order the log gives to chunks, and whichever it loses, the value comes
 // whole. A chunk is refused once at most because it came too early.
 func TestDB_Put_ChunksOutOfOrder(t *testing.T) {
+	t.Parallel()
 	value := make([]byte, 9*ChunkBytes+77)
 	_, _ = (&pattern{}).Read(value)
 	late := func(d time.Duration) { time.Sleep(d) } // in the bubble: all others go first
@@ -805,6 +822,7 @@ func TestDB_Put_ChunksOutOfOrder(t *testing.T) {
 // While a chunk waits to be proposed again, the next ones wait too: they would only be
 // refused.
 func TestDB_Put_ChunksWaitForOneThatWasNotTaken(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		var waits atomic.Bool
@@ -834,6 +852,7 @@ func TestDB_Put_ChunksWaitForOneThatWasNotTaken(t *testing.T) {
 
 // A chunk that never gets through ends the put, in time, with all that wait for it.
 func TestDB_Put_ChunkNeverTaken(t *testing.T) {
+	t.Parallel()
 	for _, lost := range []uint32{0, 1, 3} {
 		synctest.Test(t, func(t *testing.T) {
 			s := mustOpen(t, newMemDisks(), StoreConfig{})
@@ -861,6 +880,7 @@ func TestDB_Put_ChunkNeverTaken(t *testing.T) {
 // An upload that was dropped meanwhile ends the put at once: its next chunk is not
 // proposed over and over.
 func TestDB_Put_UploadDroppedMeanwhile(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		db, s, l := newTestDB(t, DBConfig{})
 		drop := hook(func() {
@@ -886,6 +906,7 @@ func TestDB_Put_UploadDroppedMeanwhile(t *testing.T) {
 // No more uploads are open than may be: the next put is refused when it opens its own,
 // before the rest of its body is read.
 func TestDB_Put_TooManyUploads(t *testing.T) {
+	t.Parallel()
 	db, s, l := newTestDB(t, DBConfig{})
 	var cmds [][]byte
 	for n := range openUploadsMax {
@@ -935,6 +956,7 @@ func (l *steppedLog) Distribute(ctx context.Context, list []bodies.Body) error {
 
 // A large put has many chunks on their way at a time, but few while others put.
 func TestDB_Put_LargeGivesWayToOthers(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	l := &steppedLog{directLog: newDirectLog(s)}
 	for i := range l.steps {

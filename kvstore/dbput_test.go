@@ -19,6 +19,7 @@ import (
 
 // What is to be linearizable is refused while nobody can be asked.
 func TestDB_Reads_NoLeader(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	db := NewDB(s, &blockedLog{}, DBConfig{})
 	for what, do := range map[string]func() error{
@@ -74,6 +75,7 @@ func (k putKind) request(key Key, body io.Reader) PutRequest {
 // Whatever a put needs, if it cannot be had the put is refused as overloaded, or
 // ends with its request; nothing is set, and nothing is kept.
 func TestDB_Put_NothingLeft(t *testing.T) {
+	t.Parallel()
 	db, s, l := newTestDB(t, DBConfig{InFlightBytes: 2 << 20, InFlightWait: time.Millisecond})
 	in := db.intake
 	gone, cancel := context.WithCancel(t.Context())
@@ -117,6 +119,7 @@ func TestDB_Put_NothingLeft(t *testing.T) {
 // The same in the middle of a large put. If a chunk has failed meanwhile, that is
 // why.
 func TestDB_Put_NothingLeftForTheNextChunk(t *testing.T) {
+	t.Parallel()
 	for _, want := range []error{ErrOverloaded, ErrDiskReserve} {
 		db, s, l := newTestDB(t, DBConfig{ChunkRetry: time.Millisecond})
 		l.hook = func(cmd []byte) error {
@@ -168,6 +171,7 @@ func (s *stumbling) Read(p []byte) (int, error) {
 // A body that could not be read once is refused, wherever that was and however the put
 // is made: nobody knows what is missing.
 func TestDB_Put_BodyBreaksOnce(t *testing.T) {
+	t.Parallel()
 	db, s, l := newTestDB(t, DBConfig{})
 	if _, err := db.Put(t.Context(), put("set", "v")); err != nil {
 		t.Fatal(err)
@@ -193,6 +197,7 @@ func TestDB_Put_BodyBreaksOnce(t *testing.T) {
 // A put of a key that is set is refused for the same reasons as any other: it must
 // not depend on who was first whether a broken request is told so.
 func TestDB_Put_RefusesThoughTheKeyIsSet(t *testing.T) {
+	t.Parallel()
 	db, _, _ := newTestDB(t, DBConfig{MaxValueBytes: 100})
 	if _, err := db.Put(t.Context(), put("k", "v")); err != nil {
 		t.Fatal(err)
@@ -221,6 +226,7 @@ func TestDB_Put_RefusesThoughTheKeyIsSet(t *testing.T) {
 // Without random bytes no id is made up: two puts with one id would take each
 // other's success for theirs, and two uploads each other's chunks.
 func TestDB_Put_NoRandomBytes(t *testing.T) {
+	t.Parallel()
 	cause := errors.New("no random bytes")
 	for _, random := range []io.Reader{iotest.ErrReader(cause), strings.NewReader("seven..")} {
 		db, s, l := newTestDB(t, DBConfig{Rand: random})
@@ -271,6 +277,7 @@ func (l *slowLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i in
 // A large put whose request ends while it waits for its chunks is over: it is not
 // read on, and not sealed.
 func TestDB_Put_EndsWhileChunksAreInFlight(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		l := &slowLog{directLog: newDirectLog(s), chunks: make(chan struct{})}
@@ -298,6 +305,7 @@ func TestDB_Put_EndsWhileChunksAreInFlight(t *testing.T) {
 
 // A large put one of whose chunks was refused is over: no others are proposed.
 func TestDB_Put_EndsWithAChunk(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		l := &slowLog{directLog: newDirectLog(s), refusal: ErrDiskReserve}
@@ -316,6 +324,7 @@ func TestDB_Put_EndsWithAChunk(t *testing.T) {
 // Whatever becomes of a seal, its upload is dropped if it is certain that it was not
 // sealed, and left alone if it was, or may have been.
 func TestDB_Put_DropsWhatWasNotSealed(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		refusal error
 		want    error // nil: the put is made
@@ -341,6 +350,7 @@ func TestDB_Put_DropsWhatWasNotSealed(t *testing.T) {
 // An upload that was dropped meanwhile may be put again at once; a value that came
 // damaged is no reason to.
 func TestPutResult_OfRefusals(t *testing.T) {
+	t.Parallel()
 	for refusal, again := range map[error]bool{ErrUploadIncomplete: true, ErrValueDamaged: false, errMalformedCommand: false} {
 		var n newPut
 		n.settle(fmt.Errorf("some command: %w", refusal), nil)
@@ -354,6 +364,7 @@ func TestPutResult_OfRefusals(t *testing.T) {
 // Only what was dropped is said to be, and a round ends with the first proposal that
 // was not taken.
 func TestDB_Run_SaysWhatItDropped(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var said bytes.Buffer
 		db, s, l := newTestDB(t, DBConfig{Logger: slog.New(slog.NewTextHandler(&said, nil))})

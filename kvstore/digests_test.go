@@ -11,6 +11,7 @@ import (
 // Stores with the same history have the same digest at every position, be the records
 // in history or not yet; and nobody has one of what is still to come.
 func TestStore_Digest_AtEveryPosition(t *testing.T) {
+	t.Parallel()
 	a, b := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, newMemDisks(), tiny())
 	const revisions, wrongFrom = 40, 31
 	for i := range revisions {

@@ -376,6 +376,7 @@ func liveCalls(t *testing.T, f *nthFault) (w *callWorld, answers []string, err e
 // fails, with that error, and the store is dead. A value that is damaged ends it in
 // the same way, or is not looked at: then the answer is right.
 func TestStore_EveryCall_TellsWhatFailedInIt(t *testing.T) {
+	t.Parallel()
 	for name, damage := range map[string]func(*recordBlock, []byte){
 		"failed":    nil,
 		"first bit": func(_ *recordBlock, value []byte) { value[0] ^= 4 },

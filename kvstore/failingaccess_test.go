@@ -548,6 +548,7 @@ func elsewhere(at string) bool {
 // asked hears of it, what is answered is right, and a store that starts anew comes to
 // the right end.
 func TestStore_EveryAccess_FailsOnce(t *testing.T) {
+	t.Parallel()
 	l := newLife(t)
 	clean := &accesses{counts: map[string]int{}}
 	if err := l.live(t, newMemDisks(), clean); err != nil {

@@ -33,6 +33,7 @@ func flushedAt(t *testing.T, log []entry, cfg StoreConfig) (at []Revision) {
 // Replicas apply the same and must not flush at the same revisions, or all are slow
 // at once. None flushes much more often than it would alone, or later.
 func TestStore_Flush_ReplicasAreSpread(t *testing.T) {
+	t.Parallel()
 	log, _ := manyKeys(t, 1500)
 	cfg := tiny()
 	alone := flushedAt(t, log, cfg)

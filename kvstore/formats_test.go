@@ -37,6 +37,7 @@ func filesOf(t *testing.T, dir string) map[string][sha256.Size]byte {
 // A member table in which a bit has turned names another member or another voter, and
 // is still a table: no start goes past it.
 func TestStoreDir_DamagedMemberTable(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
 	table := []byte(`{"voters":[1]}`)
@@ -64,6 +65,7 @@ func TestStoreDir_DamagedMemberTable(t *testing.T) {
 // A history of another version is refused with a sentence that says what to do, and
 // not a byte of the directory changes: not even what else is missing in it is made.
 func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
+	t.Parallel()
 	for format, want := range map[byte]string{
 		1:                 "was written by a version of oncekv from before the first release, which this program cannot read: serve it with the program that wrote it and move its keys",
 		2:                 "was written by a version of oncekv from before the first release",
@@ -108,6 +110,7 @@ func TestStoreDir_HistoryOfAnotherVersion(t *testing.T) {
 // What only a later version sends, or asks for, is refused with a sentence, and is
 // neither damage nor the end of a store.
 func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 43, 60, 1)
 	sender, receiver := twin(t, log, 10)
 	index, _, meta, snapshot, err := sender.Durable()
@@ -172,6 +175,7 @@ func TestStore_Stage_ASenderOfALaterVersion(t *testing.T) {
 
 // A checkpoint has a checksum: what is computed from a damaged one is not told.
 func TestStore_DigestAt_DamagedCheckpoint(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 41, 60, 1)
 	cfg := tiny()
 	cfg.CheckpointRevisions = 8
@@ -202,6 +206,7 @@ func TestStore_DigestAt_DamagedCheckpoint(t *testing.T) {
 
 // What a snapshot claims is compared with what its records make.
 func TestStore_Stage_ASnapshotThatLies(t *testing.T) {
+	t.Parallel()
 	log, _ := scriptOf(t, 42, 60, 1)
 	sender, receiver := twin(t, log, 10)
 	_, _, _, raw, err := sender.Durable()

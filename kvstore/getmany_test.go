@@ -12,6 +12,7 @@ import (
 // TestDB_GetMany: what one call finds is what as many Gets find, wherever the
 // records are: in the index, committed and in the memtable, pending, in chunks.
 func TestDB_GetMany(t *testing.T) {
+	t.Parallel()
 	// A memtable of few keys, so that some of the first are in the index alone.
 	s := mustOpen(t, newMemDisks(), StoreConfig{MemtableBytes: 800, GenerationBytes: 70})
 	l := newDirectLog(s)
@@ -80,6 +81,7 @@ func compareWithGet(t *testing.T, db *DB, key Key, v *Value, err error) {
 
 // TestDB_GetMany_Closed: an error is told for every key.
 func TestDB_GetMany_Closed(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -97,6 +99,7 @@ func TestDB_GetMany_Closed(t *testing.T) {
 
 // TestDB_Confirm asks the log once, and passes its error on.
 func TestDB_Confirm(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{})
 	if err := db.Confirm(t.Context()); err != nil || l.reads != 1 {
 		t.Errorf("%d rounds, %v", l.reads, err)

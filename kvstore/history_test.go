@@ -53,6 +53,7 @@ func headAt(t *testing.T, s *Store, rev Revision) Digest {
 // A history has its id from its beginning on, and keeps what it went on from, wherever
 // a crash comes: each id with the entry that it belongs to, or neither.
 func TestStore_Fork_WhereverItCrashes(t *testing.T) {
+	t.Parallel()
 	first, second, third := HistoryID{1}, HistoryID{2}, HistoryID{3}
 	live := func(s *Store) error {
 		if s.Stats().AppliedIndex == 0 {
@@ -129,6 +130,7 @@ func TestStore_Fork_WhereverItCrashes(t *testing.T) {
 // The identity of a history travels with a snapshot, and the start of a history, or one
 // that it went on from, is a past. What went on otherwise is none.
 func TestStore_Install_OfAForkedHistory(t *testing.T) {
+	t.Parallel()
 	first, second := HistoryID{1}, HistoryID{2}
 	open := func(history HistoryID, entries int) *Store {
 		t.Helper()
@@ -186,6 +188,7 @@ func TestStore_Install_OfAForkedHistory(t *testing.T) {
 // A restored store goes on from what it was restored from, in a log of its own, which
 // may begin at any number.
 func TestStore_MarkRestored(t *testing.T) {
+	t.Parallel()
 	original := mustOpen(t, newMemDisks(), tiny())
 	if err := original.Bootstrap(100, 1, []byte("members"), HistoryID{1}); err != nil {
 		t.Fatal(err)
@@ -269,6 +272,7 @@ func sumOfHead(t *testing.T, s *Store, rev Revision) []byte {
 }
 
 func TestStore_Bootstrap_NeedsAHistory(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), tiny())
 	if err := s.Bootstrap(1, 1, nil, [16]byte{}); err == nil || s.Stats().AppliedIndex != 0 {
 		t.Errorf("it begins a history without an id: %v", err)
@@ -299,6 +303,7 @@ func (l *catchingLog) ReadIndex(context.Context) error {
 // from; but never from a node that is only behind: what it does not know it asks the
 // log for, and then has it.
 func TestDB_HistoryChanged(t *testing.T) {
+	t.Parallel()
 	first, second, third := HistoryID{1}, HistoryID{2}, HistoryID{3}
 	for name, c := range map[string]struct {
 		behind      bool // the fork to third, and the revisions after 5, are still to come
@@ -386,6 +391,7 @@ func TestDB_HistoryChanged(t *testing.T) {
 
 // What a snapshot says of its history must be one that can be.
 func TestSnapshot_HistoriesThatCannotBe(t *testing.T) {
+	t.Parallel()
 	s := &snapshot{appliedState: appliedState{index: 1, derived: testDerived(3)}, lineage: testHistory()}
 	raw := encodeSnapshot(s)
 	if got, err := decodeSnapshot(raw); err != nil || !reflect.DeepEqual(got.lineage, s.lineage) {

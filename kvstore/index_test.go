@@ -21,6 +21,7 @@ import (
 // The index of an earlier version is not read, whatever is in it. It stays until the
 // store runs: until then somebody may refuse the start.
 func TestStoreDir_IndexOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	_, m := fillDir(t, dir, 30)
 	old := []string{filepath.Join(dir, oldIndexFile), filepath.Join(dir, oldIndexFile+engine.Creating)}
@@ -55,6 +56,7 @@ func TestStoreDir_IndexOfAnEarlierVersion(t *testing.T) {
 // What stands where the index of an earlier version was, and cannot be removed, is named. It
 // is not used, so the store works.
 func TestStore_Run_CannotRemoveTheIndexOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	var log bytes.Buffer
 	s := openDir(t, dir, StoreConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
@@ -89,6 +91,7 @@ func (s *slowScratch) ReadAt(p []byte, off int64) (int, error) {
 
 // A rebuild that takes long tells how far it is.
 func TestStore_Rebuild_TellsHowFarItIs(t *testing.T) {
+	t.Parallel()
 	log, m := manyKeys(t, 5000)
 	d := newMemDisks()
 	if err := runLog(t, mustOpen(t, d, StoreConfig{}), log); err != nil {
@@ -120,6 +123,7 @@ func TestStore_Rebuild_TellsHowFarItIs(t *testing.T) {
 
 // Neither a flush nor a lookup that waits for the disk keeps anybody else waiting.
 func TestStore_Index_WaitsForNobody(t *testing.T) {
+	t.Parallel()
 	for _, op := range []keyruns.Op{keyruns.OpSync, keyruns.OpRead} {
 		t.Run(string(op), func(t *testing.T) {
 			log, _ := manyKeys(t, 40)
@@ -194,6 +198,7 @@ func calledBy(function string) bool {
 // While the index has as many runs as it may, no more are made: the memtable fills, and
 // Apply waits, until there are fewer.
 func TestStore_Apply_PausesAtTooManyRuns(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		log, m := manyKeys(t, 2000)
 		d := newMemDisks()

@@ -14,6 +14,7 @@ import (
 // snapshot brings it beyond. Its chunks are in the way of nobody, and nobody would
 // ever remove them.
 func TestStore_Install_DropsTheChunksOfUploadsThatAreGone(t *testing.T) {
+	t.Parallel()
 	gone, kept, now := uploadID{1}, uploadID{2}, time.Unix(1, 0)
 	first := [][]byte{openCommand(gone, now), openCommand(kept, now), testChunk(gone, 0, make([]byte, ChunkBytes), now), testChunk(gone, 1, []byte("b"), now), testChunk(kept, 0, []byte("c"), now)}
 	apply := func(s *Store, index uint64, cmds ...[]byte) {
@@ -59,6 +60,7 @@ func TestStore_Install_DropsTheChunksOfUploadsThatAreGone(t *testing.T) {
 // for bbolt may go back to what was before the install. Those of one that it seals are
 // counted, and held no more.
 func TestStore_Install_GivesUpWhatUploadsHold(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gone, open, sealed, now := uploadID{1}, uploadID{2}, uploadID{3}, time.Unix(1, 0)
 		chunk := func(b byte) []byte { return bytes.Repeat([]byte{b}, ChunkBytes) }
@@ -129,6 +131,7 @@ func TestStore_Install_GivesUpWhatUploadsHold(t *testing.T) {
 
 // An install begins while a flush ends.
 func TestStore_Install_WhileAFlushEnds(t *testing.T) {
+	t.Parallel()
 	log, m := randomLog(t, 3, 120)
 	cfg := tiny()
 	cfg.MemtableBytes, cfg.GenerationBytes, cfg.CommitBytes = 60000, 1000, 2000

@@ -58,6 +58,7 @@ func (b *slowBody) interrupt() { b.once.Do(func() { close(b.over) }) }
 // that they announce, keep no other put from being made, whatever its size; and
 // those that hold what others need are interrupted.
 func TestDB_Put_SlowBodies(t *testing.T) {
+	t.Parallel()
 	const slow = 100
 	for name, some := range map[string]string{
 		"nothing came":   "",
@@ -119,6 +120,7 @@ func (h hook) Read([]byte) (int, error) {
 // TestDB_Put_SlowLoser: a put that lost while it was under way gives its place up
 // to others like any, if the rest of its body, which is only compared, stalls.
 func TestDB_Put_SlowLoser(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{BodyGrace: time.Millisecond, InFlightWait: patience})
 	stop := startRun(t, s)
 	defer stop()
@@ -147,6 +149,7 @@ func TestDB_Put_SlowLoser(t *testing.T) {
 
 // TestDB_Put_HoldsWhatArrived: what is announced takes no memory.
 func TestDB_Put_HoldsWhatArrived(t *testing.T) {
+	t.Parallel()
 	for some, holds := range map[int]int64{0: 16 << 10, 1: 16 << 10, 16<<10 + 1: 64 << 10, 200 << 10: 256 << 10, 300 << 10: ChunkBytes} {
 		db, _, _ := newTestDB(t, DBConfig{})
 		before := freeSteps(db)

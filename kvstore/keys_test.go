@@ -113,6 +113,7 @@ func (m *model) checkChanges(t testing.TB, got []Change, after Revision, prefix 
 // TestStore_Lists: lists are right whatever part of the keys is committed and
 // indexed.
 func TestStore_Lists(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), tiny())
 	log, m := scriptOf(t, 21, 120, 2)
 	rng := rand.New(rand.NewPCG(3, 3))
@@ -137,6 +138,7 @@ func TestStore_Lists(t *testing.T) {
 // TestStore_Lists_Concurrent: no key is missed or doubled, and no revision,
 // while puts, commits and flushes go on.
 func TestStore_Lists_Concurrent(t *testing.T) {
+	t.Parallel()
 	cfg := tiny()
 	cfg.CommitInterval = time.Millisecond
 	t.Run("memory", func(t *testing.T) { listWhileApplying(t, mustOpen(t, newMemDisks(), cfg)) })
@@ -239,6 +241,7 @@ func follow(t *testing.T, s *Store, m *model) {
 }
 
 func TestStore_Keys_Bounds(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	var commands [][]byte
 	for i := range 100 {
@@ -282,6 +285,7 @@ func TestStore_Keys_Bounds(t *testing.T) {
 // TestStore_Keys_LargeRecordsShortenPages: records are verified whole, so a page
 // reads no more than some MiB of them, and no less.
 func TestStore_Keys_LargeRecordsShortenPages(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	const size = BodyBytesMin - 1
 	const n = pageHistoryBytes/size + 200
@@ -309,6 +313,7 @@ func TestStore_Keys_LargeRecordsShortenPages(t *testing.T) {
 // TestStore_Keys_SortedCopyGrows: a generation is sorted anew only when enough
 // was added, and what was added since is seen all the same.
 func TestStore_Keys_SortedCopyGrows(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	for i := range 4 * unsortedMin {
 		key := Key(fmt.Sprintf("%06d", i*7919%1_000_003))
@@ -327,6 +332,7 @@ func TestStore_Keys_SortedCopyGrows(t *testing.T) {
 }
 
 func TestStore_Lists_DeadStore(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -340,6 +346,7 @@ func TestStore_Lists_DeadStore(t *testing.T) {
 }
 
 func TestStore_Advanced(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	isClosed := func(ch <-chan struct{}) bool {
 		select {
@@ -365,6 +372,7 @@ func TestStore_Advanced(t *testing.T) {
 }
 
 func TestDB_Lists_AreConfirmed(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{})
 	if _, err := db.Put(t.Context(), put("k", "v")); err != nil {
 		t.Fatal(err)
@@ -388,6 +396,7 @@ func TestDB_Lists_AreConfirmed(t *testing.T) {
 // Whoever lists keys and goes away is not worked for any more, and nothing is wrong
 // with the store then.
 func TestStore_Keys_EndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{})
 	if _, err := applyTo(s, 1, 1, [][]byte{testPut("k", "id", "", nil, time.Unix(0, 0))}, nil); err != nil {

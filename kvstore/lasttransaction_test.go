@@ -74,6 +74,7 @@ func fallbackDir(t *testing.T, dir string, flushed bool) ([]entry, *model) {
 // index was written: the store says that the index is ahead, or it comes to the right
 // state again.
 func TestStoreDir_LastTransactionIsLost(t *testing.T) {
+	t.Parallel()
 	for _, flushed := range []bool{true, false} {
 		t.Run(fmt.Sprint(flushed), func(t *testing.T) {
 			dir := t.TempDir()
@@ -112,6 +113,7 @@ func TestStoreDir_LastTransactionIsLost(t *testing.T) {
 // A history that lost its last transaction may have lost pulled records that staging
 // counts on. They are pulled again.
 func TestStoreDir_LastTransactionOfAPullIsLost(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 29, 60, 1)
 	cfg := tiny()
 	cfg.CommitBytes = 1500

@@ -30,6 +30,7 @@ func snapshotsOf(t *testing.T, log []entry, cfg StoreConfig) (*Store, []takenSna
 // older one, that of a new leader: nothing is pulled again. The rest of the log,
 // which takes the place of what was too much, is right too.
 func TestStore_Stage_TakesAnOlderSnapshot(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 24, 60, 1)
 	cfg := tiny()
 	cfg.CommitBytes = 3000 // batches of several blocks
@@ -94,6 +95,7 @@ func TestStore_Stage_TakesAnOlderSnapshot(t *testing.T) {
 // After an older snapshot a newer one is offered again: what was pulled for it is
 // there but for what was too much.
 func TestStore_Stage_OlderAndNewerInTurn(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 25, 60, 2)
 	sender, taken := snapshotsOf(t, log, tiny())
 	d := newMemDisks()
@@ -115,6 +117,7 @@ func TestStore_Stage_OlderAndNewerInTurn(t *testing.T) {
 
 // An older snapshot of another history gets nothing of what was pulled.
 func TestStore_Stage_AnOlderSnapshotOfAnotherHistory(t *testing.T) {
+	t.Parallel()
 	log, _ := scriptOf(t, 26, 40, 1)
 	other, m := scriptOf(t, 27, 20, 1)
 	sender, taken := snapshotsOf(t, log, tiny())

@@ -17,6 +17,7 @@ import (
 // removed. The store does not open, names it, has kept nothing open, and lost nothing
 // when it is gone.
 func TestOpenStoreDir_Obstacles(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ name, says string }{
 		{historyFile, historyFile}, {indexDir, indexDir}, {stagingFile, stagingFile}, {scratchFile, scratchFile},
 		{historyFile + engine.Creating, historyFile + engine.Creating},
@@ -86,6 +87,7 @@ func TestOpenStoreDir_Obstacles(t *testing.T) {
 
 // Nobody resumes a pull whose progress is damaged: a start drops it.
 func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, stagingFile)
 	area, err := openBolt(path, engine.BoltOptions{})
@@ -107,6 +109,7 @@ func TestOpenStoreDir_DropsDamagedStaging(t *testing.T) {
 // Files that cannot be made or synced are told of as what they are: only an fsync that
 // failed is a write that failed.
 func TestFiles_CannotBeUsed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "missing", "x.db")
 	if _, err := openScratchFile(missing); !errors.Is(err, fs.ErrNotExist) {

@@ -89,6 +89,7 @@ func reclaimFor(t *testing.T, s *Store, d time.Duration) {
 // A source lacks each body in turn. What it has stays, and another source is asked only
 // for what is missing.
 func TestStore_Stage_ASourceLacksABody(t *testing.T) {
+	t.Parallel()
 	x := newPullFixture(t)
 	for i, lacking := range x.refs {
 		d := newMemDisks()
@@ -129,6 +130,7 @@ func TestStore_Stage_ASourceLacksABody(t *testing.T) {
 
 // What is wrong with a body is told from what is missing.
 func TestStore_Stage_WrongBodies(t *testing.T) {
+	t.Parallel()
 	x := newPullFixture(t)
 	other := []byte("nobody asked for this")
 	for name, fetch := range map[string]bodies.Fetch{
@@ -152,6 +154,7 @@ func TestStore_Stage_WrongBodies(t *testing.T) {
 
 // The sender drops an upload between its rows and their bodies.
 func TestStore_Stage_UploadGoneBetweenRowsAndBodies(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := newPullFixture(t)
 		x.sender.Recovered()
@@ -195,6 +198,7 @@ func TestStore_Stage_UploadGoneBetweenRowsAndBodies(t *testing.T) {
 // From the beginning of a pull until its bodies are counted none is forgotten; if nobody
 // goes on for ten minutes, all are, and come again.
 func TestStore_Stage_KeepsBodies(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		wait time.Duration
 		kept bool
@@ -250,6 +254,7 @@ func TestStore_Stage_KeepsBodies(t *testing.T) {
 // A store that is opened with a pull to go on with keeps what was pulled, for some
 // minutes.
 func TestStoreDir_KeepsBodiesOfAPull(t *testing.T) {
+	t.Parallel()
 	for _, wait := range []time.Duration{9 * time.Minute, 11 * time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			x := newPullFixture(t)
@@ -282,6 +287,7 @@ func TestStoreDir_KeepsBodiesOfAPull(t *testing.T) {
 // A process is killed after each write of an install. The next one finishes it, and what
 // the history refers to stays.
 func TestStore_Install_KilledBeforeItCounts(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		x := newPullFixture(t)
 		killed, cfg := 0, tiny()
@@ -333,6 +339,7 @@ func TestStore_Install_KilledBeforeItCounts(t *testing.T) {
 // A body that was pulled, and that nothing counts on yet, was damaged on the disk: it is
 // fetched again.
 func TestStore_Stage_ADamagedBodyComesAgain(t *testing.T) {
+	t.Parallel()
 	x := newPullFixture(t)
 	s := mustOpen(t, newMemDisks(), tiny())
 	chunk := x.refs[2]

@@ -11,6 +11,7 @@ import (
 // Who put a value, and what was said about it, comes back with it wherever it is
 // shown, and from wherever it is kept.
 func TestDB_PutBy_ComesBackEverywhere(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{})
 	said := mustMeta(map[string]string{"origin": "camera 3", "checked": ""})
 	want := make(map[Key]Meta)
@@ -87,6 +88,7 @@ func wantMetas(t *testing.T, s *Store, want map[Key]Meta) {
 // The first put of a key stays with all that it said: what another one of the same
 // bytes says is not kept.
 func TestDB_PutBy_TheFirstStays(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{})
 	first := put("k", "v")
 	first.By, first.PutID, first.UserMeta = "alice", "first", mustMeta(map[string]string{"n": "1"})
@@ -128,6 +130,7 @@ func TestDB_PutBy_TheFirstStays(t *testing.T) {
 
 // A name that no header could carry is refused before anything is proposed.
 func TestDB_PutBy_RefusesNamesThatNoRecordCanHave(t *testing.T) {
+	t.Parallel()
 	db, _, l := newTestDB(t, DBConfig{})
 	for by, ok := range map[string]bool{
 		"a": true, "CN=Some Body, O=x": true, strings.Repeat("~", byBytesMax): true,
@@ -152,6 +155,7 @@ func TestDB_PutBy_RefusesNamesThatNoRecordCanHave(t *testing.T) {
 // What metadata takes counts where memory is bounded: in pages, and in the steps of
 // PutMany.
 func TestUserMeta_CountsInBounds(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{})
 	full := mustMeta(map[string]string{"n": strings.Repeat("v", userMetaBytesMax-1)})
 	puts := make([]SmallPut, 2*ChunkBytes/full.Bytes())

@@ -34,6 +34,7 @@ func putMany(t testing.TB, db *DB, puts ...SmallPut) []manyAnswer {
 // TestDB_PutMany_IsPutForEach: whatever is in a call, each put is decided as if it
 // were alone.
 func TestDB_PutMany_IsPutForEach(t *testing.T) {
+	t.Parallel()
 	db, s, l := newTestDB(t, DBConfig{})
 	if _, err := db.Put(t.Context(), put("old", "one")); err != nil {
 		t.Fatal(err)
@@ -88,6 +89,7 @@ func TestDB_PutMany_IsPutForEach(t *testing.T) {
 
 // TestDB_PutMany_InSteps: more than goes together, with keys that occur twice.
 func TestDB_PutMany_InSteps(t *testing.T) {
+	t.Parallel()
 	db, s, _ := newTestDB(t, DBConfig{InFlightBytes: 2 << 20})
 	var puts []SmallPut
 	for i := range 40 {
@@ -126,6 +128,7 @@ func (l *failingLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i
 }
 
 func TestDB_PutMany_Errors(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	db := NewDB(s, &failingLog{newDirectLog(s), errors.New("strange")}, DBConfig{})
 	got := putMany(t, db, SmallPut{Key: "a"}, SmallPut{Key: "b"}, SmallPut{Key: "c"})

@@ -106,6 +106,7 @@ func randomBodies(r *rand.Rand, sender *Store) bodies.Fetch {
 // Pulls that break off, lie or lack bodies, commits, time that passes, and kills of both
 // sides and crashes at any write, in any order: what is durable is always right.
 func TestStore_Stage_RandomPullsAndCrashes(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, testRandomPullsAndCrashes)
 }
 

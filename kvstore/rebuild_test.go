@@ -56,6 +56,7 @@ func manyKeys(t testing.TB, n int) ([]entry, *model) {
 // An index that is missing, or that lags far behind, is rebuilt in key order from
 // sorted runs; a crash at any write of it loses nothing.
 func TestStore_Rebuild_AfterAnyCrash(t *testing.T) {
+	t.Parallel()
 	log, m := manyKeys(t, 600)
 	for _, indexed := range []int{0, 150} {
 		build := func() *memDisks {
@@ -112,6 +113,7 @@ func TestStore_Rebuild_AfterAnyCrash(t *testing.T) {
 
 // A scratch file that lies is found out before anything of it counts.
 func TestStore_Rebuild_DamagedRunsAreRefused(t *testing.T) {
+	t.Parallel()
 	log, m := manyKeys(t, 600)
 	d := newMemDisks()
 	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
@@ -151,6 +153,7 @@ func TestStore_Rebuild_DamagedRunsAreRefused(t *testing.T) {
 // A rebuild is done once: what it brought counts at the next start, and is refused by a
 // history that has less than it brought.
 func TestStore_Rebuild_LeavesItsMark(t *testing.T) {
+	t.Parallel()
 	log, m := manyKeys(t, 600)
 	d := newMemDisks()
 	if err := runLog(t, mustOpen(t, d, tiny()), log[:300]); err != nil {
@@ -181,6 +184,7 @@ func TestStore_Rebuild_LeavesItsMark(t *testing.T) {
 
 // An index that cannot be written is told of by the start that brings it up to history.
 func TestStore_Open_IndexFails(t *testing.T) {
+	t.Parallel()
 	log, _ := manyKeys(t, 600)
 	d := newMemDisks()
 	if err := runLog(t, mustOpen(t, d, tiny()), log); err != nil {
@@ -198,6 +202,7 @@ func TestStore_Open_IndexFails(t *testing.T) {
 
 // What cannot be flushed before a rebuild ends it: nothing is sorted.
 func TestStore_Rebuild_AfterAFlushThatFails(t *testing.T) {
+	t.Parallel()
 	log, _ := manyKeys(t, 600)
 	sender, d, cfg := mustOpen(t, newMemDisks(), tiny()), newMemDisks(), tiny()
 	if err := runLog(t, sender, log); err != nil {
@@ -225,6 +230,7 @@ func TestStore_Rebuild_AfterAFlushThatFails(t *testing.T) {
 
 // Wherever a run breaks off, what is read of it before is right.
 func TestRunReader_BreaksOff(t *testing.T) {
+	t.Parallel()
 	log, _ := manyKeys(t, 40)
 	g := &generation{first: 1_000_000}
 	for i := range log {
@@ -261,6 +267,7 @@ func TestRunReader_BreaksOff(t *testing.T) {
 
 // Of the scratch file nothing is left.
 func TestStoreDir_Rebuild(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	log, m := manyKeys(t, 600)
 	s := openDir(t, dir, tiny())

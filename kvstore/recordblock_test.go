@@ -82,6 +82,7 @@ func checkRecords(t *testing.T, e engine.Engine, records [][]byte) {
 // Records come back as they were, however many a commit brings, and small
 // commits make full blocks all the same.
 func TestBlocks_RoundTrip(t *testing.T) {
+	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 1))
 	e := engine.NewMemEngine()
 	var all [][]byte
@@ -125,6 +126,7 @@ func TestBlocks_RoundTrip(t *testing.T) {
 
 // Commits of one record each make the same blocks as one commit of all.
 func TestBlocks_SmallCommitsFillThem(t *testing.T) {
+	t.Parallel()
 	sizes := make([]int, 300)
 	for i := range sizes {
 		sizes[i] = i
@@ -156,6 +158,7 @@ func blocks(t *testing.T, e engine.Engine) (n int) {
 // What was left behind the end of history, in blocks that begin and end
 // elsewhere, is written over, and never hides a record.
 func TestBlocks_WrittenOver(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		e := engine.NewMemEngine()
@@ -186,6 +189,7 @@ func TestBlocks_WrittenOver(t *testing.T) {
 
 // Every bit of a block counts: of its header, of each record, of its key.
 func TestBlocks_EveryBitCounts(t *testing.T) {
+	t.Parallel()
 	records := testRecords(5, 0, 10, 100)
 	size := 0
 	for _, r := range records {
@@ -282,6 +286,7 @@ func unblock(t *testing.T, e engine.Engine) {
 
 // Records that are alone in their blocks, as large ones are, are read as others.
 func TestStore_Open_RecordsThatAreAlone(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 12, 120)
 	half := newModel()
 	for i := range log[:60] {
@@ -317,6 +322,7 @@ func TestStore_Open_RecordsThatAreAlone(t *testing.T) {
 // Commits of the same entries, a pull of them behind the end of history, and an
 // install may come in any order: no record is lost or hidden.
 func TestStore_Stage_WhileItCommits(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 13, 90, 1)
 	for _, at := range []int{0, 5, 20, 59, 60} {
 		sender, receiver := twin(t, log[:60], 10)
@@ -357,6 +363,7 @@ func TestStore_Stage_WhileItCommits(t *testing.T) {
 
 // What a refused pull left behind the end of history is written over.
 func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 14, 80, 1)
 	other, _ := scriptOf(t, 15, 80, 1)
 	liar, receiver := twin(t, other, 0)
@@ -410,6 +417,7 @@ func TestStore_Stage_RefusedRecordsAreWrittenOver(t *testing.T) {
 // A pull that an older version began, with its records in the staging area, is
 // dropped and begins again.
 func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
+	t.Parallel()
 	log, m := scriptOf(t, 16, 60, 1)
 	sender, receiver := twin(t, log, 10)
 	index, _, meta, snapshot, err := sender.Durable()
@@ -441,6 +449,7 @@ func TestStore_Stage_StagingOfAnOlderVersion(t *testing.T) {
 
 // Where the damaged block lies must be said.
 func TestBlocks_UnknownFormatHasAnOffset(t *testing.T) {
+	t.Parallel()
 	e, err := openBolt(filepath.Join(t.TempDir(), "h.db"), engine.BoltOptions{FillPages: true})
 	if err != nil {
 		t.Fatal(err)
@@ -468,6 +477,7 @@ func TestBlocks_UnknownFormatHasAnOffset(t *testing.T) {
 
 // A record that is damaged gets no sound header when its block is written anew.
 func TestBlocks_CutRefusesDamage(t *testing.T) {
+	t.Parallel()
 	for damaged := range 5 {
 		e := engine.NewMemEngine()
 		all := testRecords(1, 10, 10, 10, 10, 10)
@@ -486,6 +496,7 @@ func TestBlocks_CutRefusesDamage(t *testing.T) {
 // A block that is cut may have been made when more went into one. Then several are
 // written, and each write counts.
 func TestBlocks_CutTellsOfEveryWrite(t *testing.T) {
+	t.Parallel()
 	records := testRecords(1, 15_000, 15_000, 15_000, 10)
 	size := 0
 	for _, r := range records {

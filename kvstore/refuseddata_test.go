@@ -22,6 +22,7 @@ import (
 // What decodes must keep the rules for requests too, wherever it comes from: a
 // command, or a record of a pull. Checksums are right in all of these.
 func TestBody_BrokenRulesAreRefused(t *testing.T) {
+	t.Parallel()
 	sound := Meta{Key: "k", Size: 5, ContentType: "text/other", PutID: "id", Time: time.Unix(1, 0)}
 	encode := func(m Meta) []byte {
 		header := appendHeader(nil, &m)
@@ -78,6 +79,7 @@ func TestBody_BrokenRulesAreRefused(t *testing.T) {
 
 // Every part of a query counts: without it, or with nonsense, it is refused.
 func TestQuery_EveryPartCounts(t *testing.T) {
+	t.Parallel()
 	for _, q := range []query{
 		{kind: queryRecords, index: 1, after: 2, through: 3, chunk: 4},
 		{kind: queryChunks, index: 1, upload: uploadID{5}, chunk: 4},
@@ -111,6 +113,7 @@ func TestQuery_EveryPartCounts(t *testing.T) {
 
 // A stream that breaks off says so, wherever that is; one that fails says why.
 func TestFrame_BreaksOff(t *testing.T) {
+	t.Parallel()
 	item := appendItem(nil, itemRecord, []byte("prefix"), []byte("body"))
 	cause := errors.New("some cause")
 	for n := range item {
@@ -125,6 +128,7 @@ func TestFrame_BreaksOff(t *testing.T) {
 
 // Where the damage is is said if it is known.
 func TestCorruptError_SaysWhere(t *testing.T) {
+	t.Parallel()
 	for offset, want := range map[int64]string{-1: "a.db is damaged: bad", 0: "a.db is damaged at offset 0: bad", 7: "a.db is damaged at offset 7: bad"} {
 		if got := (&CorruptError{File: "a.db", Offset: offset, Detail: "bad"}).Error(); !strings.HasPrefix(got, want) {
 			t.Errorf("offset %d: %q", offset, got)
@@ -134,6 +138,7 @@ func TestCorruptError_SaysWhere(t *testing.T) {
 
 // Who goes through all chunks of a value ends when it should.
 func TestSumChunks_EndsWithItsContext(t *testing.T) {
+	t.Parallel()
 	e := engine.NewMemEngine()
 	f := newFlipped("k", 1, false)
 	var d body
@@ -167,6 +172,7 @@ func TestSumChunks_EndsWithItsContext(t *testing.T) {
 
 // A store that is closed is not damaged.
 func TestCorruptFile_OfAClosedEngine(t *testing.T) {
+	t.Parallel()
 	e := engine.NewMemEngine()
 	if err := e.Close(); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 // A scrub reads everything once, at the rate that it is given, and says how far it is.
 func TestStore_Scrub(t *testing.T) {
+	t.Parallel()
 	log, _ := script(t, 3, 60)
 	s := mustOpen(t, newMemDisks(), tiny())
 	for i := range log {
@@ -44,6 +45,7 @@ func TestStore_Scrub(t *testing.T) {
 // However many values have a body, a scrub reads it once, at its rate. It waits for
 // what it reads, so the time that it takes says how much that is.
 func TestStore_Scrub_EachBodyOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := mustOpen(t, newMemDisks(), StoreConfig{})
 		db := NewDB(s, newDirectLog(s), DBConfig{})
@@ -75,6 +77,7 @@ func TestStore_Scrub_EachBodyOnce(t *testing.T) {
 // A body that is not there, or has not the size that its record says, is found by its
 // record, without a look at its bytes.
 func TestStore_Scrub_References(t *testing.T) {
+	t.Parallel()
 	for name, spoil := range map[string]func(*body){
 		"missing":      func(d *body) { d.sum[0] ^= 1 },
 		"another size": func(d *body) { d.size-- },
@@ -100,6 +103,7 @@ func TestStore_Scrub_References(t *testing.T) {
 // Scrub finds a byte that changed in a body, which Verify, that reads a body for each
 // value that has it, finds too; and says how far it is.
 func TestStore_Scrub_DamagedBody(t *testing.T) {
+	t.Parallel()
 	for how, look := range map[string]func(*Store) error{
 		"Verify": func(s *Store) error { return s.Verify(t.Context()) },
 		"Scrub": func(s *Store) error {

@@ -49,6 +49,7 @@ func applyOne(t testing.TB, s *Store, index uint64, cmd []byte) any {
 // replica, whatever it has committed and however often it was restarted; its
 // chunks go. The same key can be set then, and all of it can be pulled.
 func TestStore_Apply_SealChecksTheDigest(t *testing.T) {
+	t.Parallel()
 	bad, good := newFlipped("k", 1, true), newFlipped("k", 2, false)
 	cmds := [][]byte{bad.open, bad.chunks[0], bad.chunks[1], bad.seal, good.open, good.chunks[0], good.chunks[1], good.seal}
 	for mask := range 1 << 8 { // of the first four: committed, restarted
@@ -112,6 +113,7 @@ func countChunks(t testing.TB, s *Store) (n int) {
 // its chunks. The sender has applied the seal meanwhile: of the damaged value it
 // has no chunk any more.
 func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
+	t.Parallel()
 	for _, flip := range []bool{false, true} {
 		for _, late := range []bool{false, true} { // the sender is at the seal
 			for _, restart := range []bool{false, true} {
@@ -176,6 +178,7 @@ func TestStore_Apply_SealAfterAPullIsTheSame(t *testing.T) {
 // A receiver that has the first chunks of an open upload compares the others alone with
 // the digest that the snapshot tells.
 func TestStore_Stage_GoesOnFromItsOwnDigest(t *testing.T) {
+	t.Parallel()
 	f := newFlipped("k", 1, false)
 	sender, r := mustOpen(t, newMemDisks(), StoreConfig{}), mustOpen(t, newMemDisks(), StoreConfig{})
 	for _, s := range []*Store{sender, r} {
@@ -238,6 +241,7 @@ func sameAnswer(a, b any) bool {
 // What goes wrong on this replica alone must not decide anything: it stops, or it
 // finds out by itself, be it in memory, in what is stored, or in what it pulled.
 func TestStore_Apply_SealIsNotDecidedByDamageHere(t *testing.T) {
+	t.Parallel()
 	f := newFlipped("k", 1, false)
 	wrong := func(s *Store) { s.uploads[f.id].sum.Write(make([]byte, sha256.BlockSize)) }
 	t.Run("the digest so far", func(t *testing.T) {
@@ -312,6 +316,7 @@ func TestStore_Apply_SealIsNotDecidedByDamageHere(t *testing.T) {
 // The state of SHA-256 after any number of bytes is what its definition says, in a form
 // that no release of Go can change, and it can be gone on from.
 func TestUpload_Sum(t *testing.T) {
+	t.Parallel()
 	b := appendUpload(nil, newUpload(0))
 	initial := []byte{0x6a, 0x09, 0xe6, 0x67, 0xbb, 0x67, 0xae, 0x85, 0x3c, 0x6e, 0xf3, 0x72, 0xa5, 0x4f, 0xf5, 0x3a, 0x51, 0x0e, 0x52, 0x7f, 0x9b, 0x05, 0x68, 0x8c, 0x1f, 0x83, 0xd9, 0xab, 0x5b, 0xe0, 0xcd, 0x19}
 	if want := append(make([]byte, 8+1), initial...); !bytes.Equal(b, want) {
@@ -370,6 +375,7 @@ func (l flippingLog) ProposeMany(ctx context.Context, cmds [][]byte, each func(i
 
 // The answer to a put that was damaged on its way is definite.
 func TestDB_Put_DamagedOnItsWay(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	db := NewDB(s, flippingLog{newDirectLog(s)}, DBConfig{})
 	_, err := db.Put(t.Context(), PutRequest{Key: "k", Body: bytes.NewReader(make([]byte, 2*ChunkBytes)), Size: -1})

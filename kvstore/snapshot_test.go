@@ -21,6 +21,7 @@ type ctxT = context.Context
 // A stream that breaks off after any number of bytes is resumed, and each byte
 // of progress counts: the pull ends.
 func TestStore_Stage_ResumesABrokenStream(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 20, 60)
 	sender, receiver := twin(t, log, 10)
 	index, _, meta, snapshot, err := sender.Durable()
@@ -95,6 +96,7 @@ func bodiesFrom(sender *Store) bodies.Fetch {
 
 // A large value is not pulled again from its start.
 func TestStore_Stage_ResumesInsideALargeValue(t *testing.T) {
+	t.Parallel()
 	sender := mustOpen(t, newMemDisks(), StoreConfig{})
 	value := putLarge(t, sender, 1, "big", 16)
 	_, _, _, snapshot, err := sender.Durable()
@@ -165,6 +167,7 @@ func putLarge(t testing.TB, s *Store, index uint64, key Key, chunks uint32) []by
 }
 
 func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 21, 40)
 	sender, receiver := twin(t, log, 10)
 	index, _, meta, snapshot, err := sender.Durable()
@@ -197,6 +200,7 @@ func TestStore_Stage_RefusesADamagedStream(t *testing.T) {
 
 // A sender with other records under sound checksums is found out by the digest.
 func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
+	t.Parallel()
 	log, _ := script(t, 22, 40)
 	other, _ := script(t, 23, 40)
 	sender, receiver := twin(t, log, 0)
@@ -218,6 +222,7 @@ func TestStore_Stage_VerifiesTheDigest(t *testing.T) {
 // Chunks of other sizes may make the same value, but readers look where each
 // chunk has to begin.
 func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
+	t.Parallel()
 	sender, id, now := mustOpen(t, newMemDisks(), tiny()), uploadID{1}, time.Unix(0, 0)
 	value := bytes.Repeat([]byte("0123456789abcdef"), ChunkBytes/16+10)
 	pieces := func(cut int) [][]byte {
@@ -260,6 +265,7 @@ func TestStore_Stage_ChunksOfOtherSizes(t *testing.T) {
 }
 
 func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 24, 80)
 	sender, receiver := twin(t, log[:40], 5)
 	_, _, _, first, err := sender.Durable()
@@ -296,6 +302,7 @@ func TestStore_Stage_GoesOnWithANewerSnapshot(t *testing.T) {
 
 // Anybody can offer a snapshot: to look at it costs nothing. To install it does.
 func TestStore_Diverged_IsFatalOnlyWhenInstalled(t *testing.T) {
+	t.Parallel()
 	a, b := mustOpen(t, newMemDisks(), tiny()), mustOpen(t, newMemDisks(), tiny())
 	for i, s := range []*Store{a, b} {
 		if _, err := applyTo(s, uint64(1+i), 1, [][]byte{testPut("k", fmt.Sprint(i), "", nil, time.Unix(0, 0))}, nil); err != nil {
@@ -324,6 +331,7 @@ func TestStore_Diverged_IsFatalOnlyWhenInstalled(t *testing.T) {
 }
 
 func TestStore_Serve_BehindIsRefused(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), tiny())
 	q := query{kind: queryRecords, index: 5, through: 3}
 	var out bytes.Buffer
@@ -340,6 +348,7 @@ func TestStore_Serve_BehindIsRefused(t *testing.T) {
 // The sender dropped an open upload that the snapshot names: its chunks are not
 // missed, and the receiver drops it at the same entry.
 func TestStore_Stage_UploadGoneAtTheSender(t *testing.T) {
+	t.Parallel()
 	now, id := time.Unix(0, 0), uploadID{3}
 	open := entry{index: 1, commands: [][]byte{openCommand(id, now), testChunk(id, 0, []byte("x"), now), testPut("k", "p", "", []byte("v"), now)}}
 	drop := entry{index: 2, commands: [][]byte{abandonCommand(id)}}
@@ -373,6 +382,7 @@ func TestStore_Stage_UploadGoneAtTheSender(t *testing.T) {
 // What staging shows after a failed write may not be on its disk: nothing goes on
 // from there, not even a later pull.
 func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
+	t.Parallel()
 	log, _ := script(t, 20, 60)
 	sender, receiver := twin(t, log, 10)
 	_, _, _, snapshot, err := sender.Durable()
@@ -403,6 +413,7 @@ func TestStore_Stage_FailedWriteIsFatal(t *testing.T) {
 // A sender gives records in portions, each with its end, and never none: bodies are
 // fetched between them.
 func TestStore_Serve_Portions(t *testing.T) {
+	t.Parallel()
 	cfg := tiny()
 	cfg.CommitBytes = 4000
 	sender := mustOpen(t, newMemDisks(), cfg)
@@ -441,6 +452,7 @@ func TestStore_Serve_Portions(t *testing.T) {
 // A sender that gives no end of records has them asked for anew, so that a receiver holds
 // some at a time.
 func TestStore_Stage_APortionWithoutEnd(t *testing.T) {
+	t.Parallel()
 	log, m := randomLog(t, 5, 60)
 	sender, receiver := twin(t, log, 0)
 	index, _, meta, snapshot, err := sender.Durable()

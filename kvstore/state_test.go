@@ -21,6 +21,7 @@ func wholeMeta(want string) func(b []byte) error {
 // What is stored says in which format: a program that does not know it says so, and
 // nothing is cut off or added without being found out.
 func TestState_OtherFormats(t *testing.T) {
+	t.Parallel()
 	id := uploadID{1}
 	u := newUpload(1)
 	u.add([]byte("some bytes"), 2)

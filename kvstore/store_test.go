@@ -12,6 +12,7 @@ import (
 )
 
 func TestStore_Apply_MatchesModel(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3) {
 		log, m := script(t, seed, 120)
 		s := mustOpen(t, newMemDisks(), tiny())
@@ -31,6 +32,7 @@ func TestStore_Apply_MatchesModel(t *testing.T) {
 
 // Invariants 1 and 5: the outcomes of puts of one key.
 func TestStore_Apply_OnceOnly(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	now := time.Unix(1, 0)
 	puts := []struct {
@@ -60,6 +62,7 @@ func TestStore_Apply_OnceOnly(t *testing.T) {
 }
 
 func TestStore_Apply_SameKeyTwiceInOneEntry(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	res, err := applyTo(s, 1, 1, [][]byte{
 		testPut("k", "a", "", []byte("1"), time.Unix(0, 0)),
@@ -78,6 +81,7 @@ func TestStore_Apply_SameKeyTwiceInOneEntry(t *testing.T) {
 }
 
 func TestStore_Apply_WrongDigestIsRefused(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	cmd := testPut("k", "a", "", []byte("value"), time.Unix(0, 0))
 	cmd[len(cmd)-1] ^= 1
@@ -91,6 +95,7 @@ func TestStore_Apply_WrongDigestIsRefused(t *testing.T) {
 }
 
 func TestStore_Apply_IndexBackwardsIsFatal(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	if _, err := applyTo(s, 5, 1, nil, nil); err != nil {
 		t.Fatal(err)
@@ -105,6 +110,7 @@ func TestStore_Apply_IndexBackwardsIsFatal(t *testing.T) {
 }
 
 func TestStore_Apply_KeepsNothingOfTheCaller(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	cmd, meta := testPut("k", "a", "text/plain", []byte("value"), time.Unix(0, 0)), []byte("meta")
 	if _, err := applyTo(s, 1, 1, [][]byte{cmd}, meta); err != nil {
@@ -125,6 +131,7 @@ func TestStore_Apply_KeepsNothingOfTheCaller(t *testing.T) {
 }
 
 func TestStore_Durable_IsOneTransaction(t *testing.T) {
+	t.Parallel()
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{})
 	if err := s.Bootstrap(3, 2, []byte("first"), [16]byte{1}); err != nil {
@@ -159,6 +166,7 @@ func TestStore_Durable_IsOneTransaction(t *testing.T) {
 }
 
 func TestStore_Resolve(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	now := time.Unix(0, 5)
 	id := uploadID{1}
@@ -195,6 +203,7 @@ func TestStore_Resolve(t *testing.T) {
 
 // Chunks of what is not open, early, twice, late; losing seals; incomplete seals.
 func TestStore_Apply_Chunks(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	now, index := time.Unix(0, 9), uint64(0)
 	do := func(cmd []byte) any {
@@ -291,6 +300,7 @@ func TestStore_Apply_Chunks(t *testing.T) {
 // A dropped upload whose drop is not yet in history must look dropped on every
 // replica, whatever it has committed.
 func TestStore_Apply_LateOpenAfterDropIsDeterministic(t *testing.T) {
+	t.Parallel()
 	now, id := time.Unix(0, 0), uploadID{7}
 	open, chunk := openCommand(id, now), testChunk(id, 0, []byte("a"), now)
 	cmds := [][]byte{open, chunk, abandonCommand(id), chunk, open, chunk}
@@ -318,6 +328,7 @@ func TestStore_Apply_LateOpenAfterDropIsDeterministic(t *testing.T) {
 }
 
 func TestStore_Apply_PausesAtItsBounds(t *testing.T) {
+	t.Parallel()
 	for _, bound := range []string{"pending", "memtable"} {
 		t.Run(bound, func(t *testing.T) {
 			d := newMemDisks()
@@ -393,6 +404,7 @@ func startRun(t testing.TB, s *Store) (stop func()) {
 }
 
 func TestStore_Run_CommitsOnTheWayOut(t *testing.T) {
+	t.Parallel()
 	d := newMemDisks()
 	s := mustOpen(t, d, StoreConfig{CommitInterval: time.Hour})
 	stop := startRun(t, s)
@@ -407,6 +419,7 @@ func TestStore_Run_CommitsOnTheWayOut(t *testing.T) {
 }
 
 func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
+	t.Parallel()
 	for _, disk := range []string{"history", "index"} {
 		d, opened := newMemDisks(), false
 		d.hook = func(name string) engine.FailPoint {
@@ -435,6 +448,7 @@ func TestStore_Run_ReturnsTheFatalError(t *testing.T) {
 }
 
 func TestStore_ConcurrentReaders(t *testing.T) {
+	t.Parallel()
 	cfg := tiny()
 	cfg.CommitInterval = time.Millisecond
 	t.Run("memory", func(t *testing.T) { readWhileApplying(t, mustOpen(t, newMemDisks(), cfg)) })
@@ -492,6 +506,7 @@ func hammer(t *testing.T, s *Store, m *model, quit chan struct{}, start int) {
 }
 
 func TestStore_DigestAt_Checkpoints(t *testing.T) {
+	t.Parallel()
 	s := mustOpen(t, newMemDisks(), StoreConfig{})
 	m := newModel()
 	for i := range uint64(30) {
@@ -518,6 +533,7 @@ func TestStore_DigestAt_Checkpoints(t *testing.T) {
 }
 
 func TestStore_OnCommit(t *testing.T) {
+	t.Parallel()
 	commits := 0
 	s := mustOpen(t, newMemDisks(), StoreConfig{OnCommit: func(took time.Duration) {
 		commits++
@@ -552,6 +568,7 @@ func asPut(result any) PutResult {
 // A store that is dead answers nothing but why: whoever asks, for whatever, be it in
 // memory or not.
 func TestStore_Dead_AnswersNothingElse(t *testing.T) {
+	t.Parallel()
 	db, s, l := newTestDB(t, DBConfig{ChunkRetry: time.Millisecond})
 	large := PutRequest{Key: "large", Body: bytes.NewReader(make([]byte, ChunkBytes+1)), Size: -1}
 	for _, r := range []PutRequest{put("k", "v"), large} {
@@ -619,6 +636,7 @@ func TestStore_Dead_AnswersNothingElse(t *testing.T) {
 // Without a Run it is Apply that makes room, for what pends and for keys that are not
 // indexed, also when both are at their bounds.
 func TestStore_Apply_MakesRoomItself(t *testing.T) {
+	t.Parallel()
 	for _, pending := range []int64{1, 1000, 1 << 20} {
 		s := mustOpen(t, newMemDisks(), StoreConfig{PendingBytes: pending, MemtableBytes: 1000, GenerationBytes: 100})
 		for i := range uint64(200) {
@@ -635,6 +653,7 @@ func TestStore_Apply_MakesRoomItself(t *testing.T) {
 
 // What ends a store is told with what it was about, but for its being closed.
 func TestStore_Failed_SaysAtWhat(t *testing.T) {
+	t.Parallel()
 	for _, closed := range []bool{false, true} {
 		d := newMemDisks()
 		s := mustOpen(t, d, StoreConfig{})

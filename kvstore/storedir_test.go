@@ -51,6 +51,7 @@ func fillDir(t testing.TB, dir string, seed uint64) ([]entry, *model) {
 }
 
 func TestStoreDir_Reopen(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	_, m := fillDir(t, dir, 30)
 	s := openDir(t, dir, StoreConfig{})
@@ -74,6 +75,7 @@ func TestStoreDir_Reopen(t *testing.T) {
 }
 
 func TestStoreDir_StageInstall(t *testing.T) {
+	t.Parallel()
 	log, m := script(t, 31, 80)
 	sender, dir := openDir(t, t.TempDir(), StoreConfig{}), t.TempDir()
 	if err := runLog(t, sender, log); err != nil {
@@ -104,6 +106,7 @@ func TestStoreDir_StageInstall(t *testing.T) {
 }
 
 func TestOpenBolt_RefusesTruncatedFiles(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	fillDir(t, dir, 32)
 	for _, name := range append(indexFiles(t, dir), historyFile) {
@@ -155,6 +158,7 @@ func indexFiles(t *testing.T, dir string) (names []string) {
 // A record whose bytes changed on disk is never served: opening or reading it
 // names the file and where the record lies, and the store is dead.
 func TestStoreDir_FlippedBitIsReported(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
 	secret := bytes.Repeat([]byte("find me on disk "), 400) // too large for a bucket inside its parent's page
@@ -209,6 +213,7 @@ func TestStoreDir_FlippedBitIsReported(t *testing.T) {
 // Whatever a flipped byte does to a page, the store opens with the right values,
 // refuses, or stops; it never serves a wrong byte and never crashes.
 func TestStoreDir_NoFlippedByteIsServed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
 	m := newModel()
@@ -296,6 +301,7 @@ func readDamaged(t *testing.T, dir string, m *model, where string, lost bool) {
 
 // A file that shrinks under a running store is reported, not a crash.
 func TestStoreDir_TruncatedWhileOpen(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
 	var cmds [][]byte
@@ -323,6 +329,7 @@ func TestStoreDir_TruncatedWhileOpen(t *testing.T) {
 
 // An index entry that names another key's revision is found out by the record.
 func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := openDir(t, dir, StoreConfig{})
 	if _, err := applyTo(s, 1, 1, [][]byte{testPut("a", "p", "", nil, time.Unix(0, 0)), testPut("b", "p", "", nil, time.Unix(0, 0))}, nil); err != nil {
@@ -355,6 +362,7 @@ func TestStoreDir_WrongIndexEntryIsReported(t *testing.T) {
 
 // A crash after the last write of an install leaves a staging file behind.
 func TestStoreDir_DropsStagingOfACompleteInstall(t *testing.T) {
+	t.Parallel()
 	log, _ := script(t, 33, 20)
 	sender, dir := openDir(t, t.TempDir(), StoreConfig{}), t.TempDir()
 	if err := runLog(t, sender, log); err != nil {
@@ -383,6 +391,7 @@ func TestStoreDir_DropsStagingOfACompleteInstall(t *testing.T) {
 
 // Random flushes into a real index, many block splits, then everything is compared.
 func TestStoreDir_RandomFlushes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	cfg := StoreConfig{MemtableBytes: 200000, GenerationBytes: 50000, CommitBytes: 100000, PendingBytes: 300000}
 	s, err := OpenStoreDir(dir, cfg)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestMakeUserMeta(t *testing.T) {
+	t.Parallel()
 	full := map[string]string{"n": strings.Repeat("v", userMetaBytesMax-1)}
 	many := make(map[string]string)
 	for i := range userMetaNamesMax {
@@ -55,6 +56,7 @@ func TestMakeUserMeta(t *testing.T) {
 }
 
 func TestMakeUserMeta_Refuses(t *testing.T) {
+	t.Parallel()
 	over := map[string]string{"n": strings.Repeat("v", userMetaBytesMax)}
 	many := make(map[string]string)
 	for i := range userMetaNamesMax + 1 {
@@ -85,6 +87,7 @@ func TestMakeUserMeta_Refuses(t *testing.T) {
 
 // Of each metadata there is one encoding, whoever sends it.
 func TestUserMeta_OneEncodingOnly(t *testing.T) {
+	t.Parallel()
 	pair := func(name, value string) string {
 		return string(rune(len(name))) + name + string(rune(len(value))) + value
 	}

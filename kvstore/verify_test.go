@@ -11,6 +11,7 @@ import (
 )
 
 func TestStore_Verify_FindsWhatReadsCannot(t *testing.T) {
+	t.Parallel()
 	damages := map[string]func(t *testing.T, d *memDisks, s *Store){
 		"none": func(*testing.T, *memDisks, *Store) {},
 		"a key is gone from the index": func(t *testing.T, _ *memDisks, s *Store) {
@@ -160,6 +161,7 @@ func sealedChunk(t *testing.T, tx engine.Tx) (key chunkKey, stored []byte) {
 // A value that came into the log damaged, as it could when seals were not checked,
 // is everybody's: a store that has it is not at fault.
 func TestStore_Verify_ValueThatCameDamaged(t *testing.T) {
+	t.Parallel()
 	disks := newMemDisks()
 	s := mustOpen(t, disks, StoreConfig{})
 	f := newFlipped("k", 1, false)

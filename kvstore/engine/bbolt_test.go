@@ -27,6 +27,7 @@ func change(t *testing.T, e Engine, f func(Tx) error) {
 
 // A bug of the caller's function must not pass for a damaged file.
 func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
+	t.Parallel()
 	e, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{MapBytes: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
@@ -53,6 +54,7 @@ func TestBoltEngine_View_PanicIsNotCorruption(t *testing.T) {
 }
 
 func TestOpenBolt_LeavesNoHalfMadeFile(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "history.db")
 	if err := os.WriteFile(path+".new", []byte("a crash while creating"), 0o600); err != nil {
@@ -72,6 +74,7 @@ func TestOpenBolt_LeavesNoHalfMadeFile(t *testing.T) {
 
 // One contract, both engines.
 func TestEngine_Contract(t *testing.T) {
+	t.Parallel()
 	bolt, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -156,6 +159,7 @@ func engineContract(t *testing.T, e Engine) {
 
 // A hint about what is read next may be given for every value, up to the last.
 func TestBoltEngine_ReadAhead_AnyValue(t *testing.T) {
+	t.Parallel()
 	e, err := OpenBolt(filepath.Join(t.TempDir(), "x.db"), BoltOptions{MapBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -203,6 +207,7 @@ func (r *brokenReader) ReadAt(p []byte, off int64) (int, error) {
 // A meta page that cannot be read is not one that is damaged: whoever takes the other
 // one goes back by a transaction.
 func TestNewestMeta_CannotBeRead(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "x.db")
 	e, err := OpenBolt(path, BoltOptions{})
 	if err != nil {
@@ -242,6 +247,7 @@ func TestNewestMeta_CannotBeRead(t *testing.T) {
 // Files that cannot be made, opened, read or synced are told of as what they are: only
 // an fsync that failed is a write that failed.
 func TestFiles_CannotBeUsed(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "missing", "x.db")
 	if _, err := OpenBolt(missing, BoltOptions{}); !errors.Is(err, fs.ErrNotExist) {
@@ -274,6 +280,7 @@ func TestFiles_CannotBeUsed(t *testing.T) {
 
 // The same with files and directories of the system that behave so.
 func TestFiles_FailingSystem(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS != "linux" {
 		t.Skip("there is no /proc")
 	}
