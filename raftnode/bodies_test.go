@@ -187,7 +187,7 @@ func TestNode_BodyThatIsNowhere(t *testing.T) {
 	follower := others(nodes, leader)[0]
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
-	if _, err := follower.node.Propose(ctx, []byte(referTo(b))); !errors.Is(err, ErrOutcomeUnknown) {
+	if _, err := follower.node.proposeOne(ctx, []byte(referTo(b))); !errors.Is(err, ErrOutcomeUnknown) {
 		t.Errorf("a follower's: %v", err)
 	}
 	mustPropose(t, follower, "after")

@@ -476,7 +476,7 @@ func leaderOf(t *testing.T, nodes []*testNode) *testNode {
 }
 
 func (n *testNode) propose(cmd string) (any, error) {
-	return n.node.Propose(context.Background(), []byte(cmd))
+	return n.node.proposeOne(context.Background(), []byte(cmd))
 }
 
 func mustPropose(t *testing.T, n *testNode, cmd string) {
@@ -484,7 +484,7 @@ func mustPropose(t *testing.T, n *testNode, cmd string) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
-		_, err := n.node.Propose(ctx, []byte(cmd))
+		_, err := n.node.proposeOne(ctx, []byte(cmd))
 		if err == nil {
 			return
 		}

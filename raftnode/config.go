@@ -67,14 +67,14 @@ type Config struct {
 	// not handled, messages that wait for bodies, entries committed but not
 	// applied, with their bodies. Default 64 MiB.
 	QueueBytes int
-	// ProposeTimeout ends a Propose whose context has no earlier deadline,
+	// ProposeTimeout ends a proposal whose context has no earlier deadline,
 	// default 10 s. NoLeaderTimeout ends it when raft has not even taken the
 	// command, default 3 s.
 	ProposeTimeout  time.Duration
 	NoLeaderTimeout time.Duration
 
 	// OnFsync hears how long each fsync of the write-ahead log took, OnPropose how each
-	// Propose ended. They are called on the paths that they measure, OnPropose
+	// proposal ended. They are called on the paths that they measure, OnPropose
 	// concurrently, and may be nil.
 	OnFsync   func(took time.Duration)
 	OnPropose func(took time.Duration, err error)

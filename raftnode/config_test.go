@@ -152,7 +152,7 @@ func TestNode_Run_StartFails(t *testing.T) {
 			if err := n.Run(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("ended with %v", err)
 			}
-			if _, err := n.Propose(t.Context(), []byte("x")); !errors.Is(err, ErrStopped) {
+			if _, err := n.proposeOne(t.Context(), []byte("x")); !errors.Is(err, ErrStopped) {
 				t.Errorf("a proposal to what has ended: %v", err)
 			}
 			if err := n.ReadIndex(t.Context()); !errors.Is(err, ErrStopped) {

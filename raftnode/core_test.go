@@ -202,13 +202,13 @@ func TestNode_Timeouts(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_, err := n.Propose(t.Context(), []byte("a"))
+			_, err := n.proposeOne(t.Context(), []byte("a"))
 			want("a command that raft has", err, ErrOutcomeUnknown, 10*time.Second)
 		}()
 		synctest.Wait()
 		n.waiters.claim(n.inbox.take().cmds, 1)
 		go func() {
-			_, err := n.Propose(t.Context(), []byte("b"))
+			_, err := n.proposeOne(t.Context(), []byte("b"))
 			want("a command that raft has not", err, ErrUnavailable, 3*time.Second)
 		}()
 		go func() { want("a read", n.ReadIndex(t.Context()), ErrUnavailable, 3*time.Second) }()

@@ -17,7 +17,7 @@ import (
 // be modified any more: slow members get them after it has returned.
 //
 // Errors are definite: nothing was proposed. ErrOverloaded and ErrDiskFull say why; all
-// others are ErrUnavailable or ErrStopped. It takes no longer than a Propose.
+// others are ErrUnavailable or ErrStopped. It takes no longer than a proposal.
 func (n *Node) Distribute(ctx context.Context, list []bodies.Body) error {
 	store := n.cfg.Bodies
 	switch {

@@ -9,11 +9,10 @@
 //
 // While Run runs:
 //
-//	result, err := n.Propose(ctx, command)  // what Apply answered, on this node
-//	n.ProposeMany(ctx, commands, each)      // the same for many, with one waiter
-//	err = n.Distribute(ctx, bodies)         // before a command that refers to them
-//	err = n.ReadIndex(ctx)                  // everything acknowledged before is applied here
-//	st := n.Status()                        // role, leader, term, members
+//	n.ProposeMany(ctx, commands, each)  // tells each what Apply answered, on this node
+//	err = n.Distribute(ctx, bodies)     // before a command that refers to them
+//	err = n.ReadIndex(ctx)              // everything acknowledged before is applied here
+//	st := n.Status()                    // role, leader, term, members
 //
 // # Goroutines
 //
@@ -23,8 +22,8 @@
 // save, send late, hand committed entries to the applier. The applier feeds the state
 // machine and answers the calls that wait. A third goroutine pulls a snapshot's data.
 //
-//	Propose ─► inbox ─► loop: core.next ─► send ─► WAL fsync ─► core.done ─► applier ─► answer
-//	rafthttp ─►                             └────────► rafthttp
+//	ProposeMany ─► inbox ─► loop: core.next ─► send ─► WAL fsync ─► core.done ─► applier ─► answer
+//	rafthttp ────►                              └────────► rafthttp
 //
 // Large values are bodies (package bodies), to which commands refer: the log and raft's
 // messages stay small. Distribute stores bodies here and pushes them to all members

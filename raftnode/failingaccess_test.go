@@ -224,7 +224,7 @@ func life(t *testing.T, cfg Config, sm *listSM, a *accesses) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- n.Run(ctx) }()
-		_, putErr := n.Propose(ctx, fmt.Appendf(nil, "put %d", i))
+		_, putErr := n.proposeOne(ctx, fmt.Appendf(nil, "put %d", i))
 		if putErr == nil {
 			want := n.Status().Applied
 			for deadline := time.Now().Add(patience); i == 1 && newestSnapshotAt(cfg.Dir) < want-1 && time.Now().Before(deadline) && len(ended) == 0; {

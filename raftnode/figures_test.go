@@ -42,7 +42,7 @@ func TestNode_Observers(t *testing.T) {
 	for _, cmd := range []string{"a", "b", "c"} {
 		mustPropose(t, n, cmd)
 	}
-	if _, err := n.node.Propose(t.Context(), make([]byte, commandBytesMax+1)); !errors.Is(err, ErrCommandTooLarge) {
+	if _, err := n.node.proposeOne(t.Context(), make([]byte, commandBytesMax+1)); !errors.Is(err, ErrCommandTooLarge) {
 		t.Errorf("a command over the limit: %v", err)
 	}
 	if err := n.stop(); err != nil {

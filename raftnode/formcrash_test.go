@@ -75,7 +75,7 @@ func (d *dying) lives(t *testing.T, cfg Config, sm *listSM, ln net.Listener) err
 	put := make(chan error, 1)
 	go func() {
 		for {
-			_, err := n.Propose(ctx, []byte("put"))
+			_, err := n.proposeOne(ctx, []byte("put"))
 			if !errors.Is(err, ErrUnavailable) || ctx.Err() != nil {
 				put <- err
 				return

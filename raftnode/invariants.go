@@ -26,7 +26,7 @@ package raftnode
 //  8. A raft ID belongs to one data directory. A cluster forms when all founders have
 //     told their IDs; a directory that was lost comes back as a stranger and is refused
 //     by name (ErrLostData).
-//  9. The caller of Propose learns the truth: an answer, an error that means that nothing
+//  9. The caller of ProposeMany learns the truth: an answer, an error that means that nothing
 //     happened, or ErrOutcomeUnknown. Commands may be applied twice, so the state machine
 //     must give a repeated command the same answer.
 //  10. A removed member stops only when most of the other voters have its removal on

@@ -342,7 +342,7 @@ func TestNode_RollingUpgrade_RaisesTheLevel(t *testing.T) {
 	if missing := leads().node.raise(t.Context(), leads().node.status.Load()); len(missing) != 1 || !strings.Contains(missing[0], nodes[2].cfg.Name+" (knows level 1)") {
 		t.Errorf("in the way is %q", missing)
 	}
-	if _, err := leads().node.Propose(t.Context(), []byte("@2 early")); !errors.Is(err, ErrLevel) {
+	if _, err := leads().node.proposeOne(t.Context(), []byte("@2 early")); !errors.Is(err, ErrLevel) {
 		t.Errorf("a command of level 2 ends with %v", err)
 	}
 	nodes[2].upgraded(t, 3)

@@ -187,19 +187,13 @@ func (n *Node) Figures() Figures {
 // Stopped is closed when Run has returned.
 func (n *Node) Stopped() <-chan struct{} { return n.stopped }
 
-// Propose replicates a command and returns what the state machine answered
-// when it applied the command on this node. The same command may be applied
+// ProposeMany replicates commands, with one waiter and one wake-up. It calls each for every
+// command, on the caller's goroutine, with what the state machine answered when it applied
+// the command on this node, and returns when all have their answers. Commands are applied
+// in their order, unless some are proposed again or fail. The same command may be applied
 // more than once: it is proposed again when an answer is late. Errors:
 // ErrCommandTooLarge, ErrOverloaded, ErrUnavailable, ErrLevel and ErrStopped mean that
 // nothing happened; ErrOutcomeUnknown that it may have.
-func (n *Node) Propose(ctx context.Context, data []byte) (result any, err error) {
-	n.ProposeMany(ctx, [][]byte{data}, func(_ int, r any, e error) { result, err = r, e })
-	return result, err
-}
-
-// ProposeMany is Propose for several commands, with one waiter and one wake-up. It calls
-// each for every command, on the caller's goroutine, and returns when all have their
-// answers. Commands are applied in their order, unless some are proposed again or fail.
 func (n *Node) ProposeMany(ctx context.Context, commands [][]byte, each func(i int, result any, err error)) {
 	if len(commands) == 0 {
 		return

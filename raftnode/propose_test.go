@@ -7,6 +7,12 @@ import (
 	"testing"
 )
 
+// proposeOne is ProposeMany of one command.
+func (n *Node) proposeOne(ctx context.Context, command []byte) (result any, err error) {
+	n.ProposeMany(ctx, [][]byte{command}, func(_ int, r any, e error) { result, err = r, e })
+	return result, err
+}
+
 // TestNode_ProposeMany: commands of one call are applied in their order, in one
 // entry, through the leader as through a follower.
 func TestNode_ProposeMany(t *testing.T) {

@@ -52,7 +52,7 @@ func (s Status) LeaderName() string {
 // Figures are counts of a node, for metrics.
 type Figures struct {
 	LeaderChanges    uint64 // how often a leader became known that was not before
-	PendingProposals int    // Propose calls that wait for their answer
+	PendingProposals int    // commands that wait for their answer
 	ApplyQueueBytes  int    // committed, handed to the state machine, not applied
 	DroppedMessages  uint64 // from the peer port, because no member sends them
 }

@@ -13,7 +13,7 @@ type outcome struct {
 	err    error
 }
 
-// waiter is one command between its Propose and its answer. data, group and place
+// waiter is one command between its proposal and its answer. data, group and place
 // never change; the other fields belong to the lock of waiters.
 type waiter struct {
 	seq   uint64
