@@ -20,6 +20,17 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
+// # A start
+//
+// Open reads the manifest, the end of each run, and those frames that the manifest does
+// not cover, whole: what was never synced may have a right header and wrong bytes. If
+// manifest or a run is missing or damaged, it makes the table anew: it reads all frames,
+// keeps those that are whole, and the mark is zero. A lookup that finds a damaged block in
+// a run removes the manifest, and ends the store: the next start makes the table anew.
+// Until Counted says that it is complete, every start does.
+// Behind a header that is damaged the next one is searched for; a frame that is found so
+// must have its SHA-256.
+
 // Open opens the store in cfg.Dir. It reads what was written since the last flush of the
 // table, and cuts off what a process that was killed left unfinished. Without a table it
 // reads everything. Nothing is reclaimed before Run.

@@ -7,6 +7,14 @@ import (
 	"sync"
 )
 
+// # Open files
+//
+// A segment is open while somebody uses it, and until Config.OpenFiles others were used
+// since; the newest one, and one that is not durable, stays open. Who needs one more while
+// all are in use waits. So there are about 50 files open, with the runs, however many
+// segments there are. When the system is short of files what needs one fails with its
+// error (internal/shortage), and nothing else.
+
 // openFiles keeps few segments open: it opens one when somebody uses it, and closes that
 // one before which nobody has used for longest. The newest stays open, and so does one
 // that is not durable yet: whoever syncs it must hear of a write that failed.

@@ -13,6 +13,23 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
+// # Reclaiming
+//
+// Run does, every Config.Round and not faster than Config.ReclaimRate:
+//
+//  1. It forgets what is dead, and flushes the table.
+//  2. It punches the blocks of the file system that lie in what was forgotten. Headers
+//     stay, and so do blocks that are shared with a neighbour.
+//  3. It unlinks segments without any body; the newest one ends when it has none.
+//  4. It gives back, in one segment that was there at the start, what a process before
+//     had forgotten and not given back.
+//  5. Of the ended segment of which least is left, if that is less than half, it copies
+//     the rest to the newest, syncs, has the table say so, flushes it, and unlinks the file.
+//
+// Whoever reads meanwhile finds a segment that was dropped, and looks the body up again.
+// Nothing is reclaimed inside a Pause. On a full disk nothing is reclaimed either while
+// the table cannot be written; a segment is copied only when there is room.
+
 const (
 	copyBatchBytes = 8 << 20 // that are copied before they are synced
 	punchDiscount  = 4       // how much less it costs to give room back than to copy

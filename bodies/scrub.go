@@ -10,6 +10,14 @@ import (
 	"slices"
 )
 
+// # Damage
+//
+// A segment that is missing, too short, or has another beginning is a *DamageError of
+// Open if the table has bodies of it. A body that does not check, at the place where the
+// table still has it, is one of Read, and of Scrub, which reads all there is; if nothing
+// counts on it, it is forgotten instead. A copy that finds damage ends the store, and
+// leaves the file.
+
 const scrubRows = 64 << 10 // of the runs, whose bodies are read in the order in which they lie
 
 // Scrub reads every body that the table had when it began, at most rate bytes a second

@@ -15,6 +15,27 @@ import (
 	"github.com/Focinfi/oncekv/internal/writefault"
 )
 
+// # Flushes
+//
+// A flush happens when Config.TableRows rows changed, 256 MiB were appended, the mark
+// went 200,000 revisions on, something was forgotten, and at Checkpoint, Recount and
+// Close. Run does it; whoever appends or counts does only if Run is far behind, or does
+// not run yet.
+
+// # Memory and disk
+//
+// Of the table there are in memory at most about Config.TableRows rows that were looked
+// up, as many that nothing counts on, and twice as many that changed: about 240 bytes
+// each, 30 MiB at most with 32,768. When that many changed and the disk is full, Append
+// and Count return the error of the disk, and nothing is lost. Besides there is a row for
+// each body that is held, 8 bytes for each 85 bodies, and some 200 bytes for each segment.
+// A merge needs 64 KiB for each run, and 1 MiB. Rows that nothing counts on and that are
+// not in memory, after a start say, are found by a sweep through the runs, some of them
+// in each round.
+//
+// A row takes 48 bytes; while runs are merged, and while rows wait for that, about three
+// times as much.
+
 const (
 	defaultTableRows = 32 << 10
 	runsMost         = 8         // neighbours are merged while there are more

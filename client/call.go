@@ -18,6 +18,29 @@ import (
 	"github.com/Focinfi/oncekv/api"
 )
 
+// # What the client does about failures
+//
+// Each request begins at the endpoint that worked last, or at one that has
+// become clearly nearer: at most every 5 s a request takes along a GET /ping to
+// every endpoint, and the preference moves when another one's smoothed round
+// trip is shorter by a quarter and by 200 µs. An endpoint that failed is not
+// moved back to for 10 s. A client that lives shorter, or has one endpoint,
+// sends no pings, nor does an idle one.
+//
+// Puts begin at the leader, if one of the endpoints says that it leads
+// (api.HeaderRole on its answer to a ping, or to a stream of puts): another node would
+// forward them. A client whose stream of puts is at another endpoint pings all of
+// them with its next put, however young it is.
+//
+// A try that fails to
+// connect, breaks off, stands still (Config.IdleTimeout), or is refused with
+// 429, 500, 502, 503 or 504 is followed by one at the next endpoint, and after
+// all of them by a pause: jittered, doubling from 50 ms to 2 s, and no shorter
+// than a Retry-After (of 5 s at most). It goes on until the caller's context
+// ends, or would end within the next pause; without a deadline,
+// Config.RetryTimeout. Every other answer is final. With Config.FailRefused a
+// request ends at once if nothing listens at any endpoint.
+
 // call is one request of the API, sent as often as it takes.
 type call struct {
 	op      string // for messages, such as `put "foo"`; empty: op's verb and key

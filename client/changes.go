@@ -60,6 +60,19 @@ type ChangesOptions struct {
 // A walk never goes on in another history than it began in. When an endpoint has
 // another one, or does not reach the revision that the walk is at, it ends with a
 // *HistoryChangedError.
+//
+//	for change, err := range c.Changes(ctx, client.ChangesOptions{Since: at.Revision, History: at.History, Follow: true}) {
+//		var changed *client.HistoryChangedError
+//		switch {
+//		case errors.As(err, &changed):
+//			drop(changed.Common())       // what was read behind this revision need not be there any more
+//			at = client.Position{Revision: changed.Common(), History: changed.History}
+//		case err != nil:
+//			return err
+//		default:
+//			at = change.Position()       // at.String() may be kept, for ParsePosition
+//		}
+//	}
 func (c *Client) Changes(ctx context.Context, opts ChangesOptions) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		f := &feed{client: c, opts: opts, at: Position{Revision: opts.Since, History: opts.History}, others: make(map[string]bool), left: opts.Limit, yield: yield, stuck: time.Now()}

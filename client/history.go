@@ -6,6 +6,18 @@ import (
 	"sync"
 )
 
+// # Histories
+//
+// A revision alone does not say which put it is: a cluster that was restored, or
+// forced out of another one, begins a history of its own, in which the same revision
+// may be another put. So a Position has the history too, nodes name theirs on their
+// answers (api.HeaderHistory) and in the heartbeats of streams, and iterators of changes
+// and keys keep to the one that they began in: they send it along, compare it with what
+// comes back, and end with a *HistoryChangedError at an endpoint that has another one.
+// A stream of changes that waits is opened again when some other answer of the client,
+// that of a put perhaps, names another history: the node it is from may have been left
+// behind. To the put itself that is no error, and PutAnswer.History says it.
+
 // HistoryChangedError ends a walk through a history that is not there any more: the
 // cluster was restored, or forced out of another one. It is ErrHistoryChanged.
 type HistoryChangedError struct {

@@ -16,6 +16,18 @@ import (
 	"github.com/Focinfi/oncekv/internal/frame"
 )
 
+// # Calls that travel together
+//
+// Puts (of values up to 32 KiB) and Gets that are under way at the same time go
+// as frames on one long request to the endpoint, POST /keys and POST /keys/get,
+// which is many times faster than a request each. A call that is alone is a
+// request of its own, and so is every call while a stream is being opened, or at
+// an endpoint that does not know frames, which is asked again after a minute: no
+// call ever waits for others to come. Nothing else changes: answers, errors,
+// tries, deadlines and endpoints are those of single requests. A stream on which
+// no call came for 10 s ends. The items of PutAll travel on the same streams; they
+// wait for one that is being opened.
+
 // PutOptions are the choices of a put. The zero value is an ordinary one.
 type PutOptions struct {
 	// ContentType is kept with the key; empty means application/octet-stream.

@@ -35,32 +35,6 @@
 //	room.go                                 memory, and what ends a wait
 //	errors.go problem.go document.go        errors, and JSON in answers
 //
-// # How it works
-//
-// The handler chain is front, router, handler. front gives the request an answer (which
-// notes its status and names its history), checks Host and Origin, limits requests for
-// keys, and turns a panic into a 500. Routes of one key are found by prefix, all others
-// by chi, on the decoded path. A handler returns an error before it has begun to
-// answer; one table (errors.go) turns it into a problem document (RFC 9457).
-//
-// What is left of a body is never another request. net/http reads on to the body's end,
-// or closes the connection. For an answer that may begin before the body's end (full
-// duplex) it does neither, so such an answer is the last of its connection. So is one to
-// HTTP/1.0, where net/http ignores Transfer-Encoding, and one to a chunked body, where it
-// ignores Content-Length: a proxy may have gone by either.
-//
-// A page of GET /keys ends by its limit, at about 1 MiB, or earlier; only a page without
-// "next" is the last. "next" is base64url of a version byte, the id of the history and
-// the page's last key, so that pages stay right whatever is put between them, at any
-// node. A token of version 1 has no history.
-//
-// Answers that have revisions name their history in Oncekv-History: the one that the node
-// holds when the answer begins. Answers about the value of a key name it only to requests
-// that have the header, as those of cache nodes do. A request that names a history that
-// the node does not hold, or a revision beyond the newest, gets 409
-// (kvstore.HistoryChangedError), after ReadIndex has shown that the node is not merely
-// behind; without that confirmation another history gets 503, and a follower waits.
-//
 // # Invariants
 //
 //  1. A key is the decoded path after /key/, byte for byte: decoded once, never cleaned,
@@ -93,13 +67,6 @@
 //     route.
 //
 // # Caveats
-//
-// A proxy that cleans paths (http.ServeMux, most proxies by default) changes keys;
-// clients behind one use /key?key=. net/http itself answers a path that it cannot parse
-// (/key/a%zz), in plain text.
-//
-// A client that stops reading a small answer is not timed out: the answer is in the
-// socket's buffer and the handler is done. Limits on connections belong to the server.
 //
 // There is no access control. CrossOriginProtection keeps web pages from writing; it does
 // not keep anybody else.

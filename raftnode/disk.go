@@ -25,6 +25,21 @@ import (
 	"github.com/Focinfi/oncekv/raftnode/walscan"
 )
 
+// # The data directory
+//
+//	identity   who this node is, what it brings to a new cluster, and to which one
+//	           it belongs (JSON); replaced, never edited
+//	wal/       etcd's WAL, checked frame by frame before it is opened (walscan);
+//	           its metadata says whose it is
+//	values/    the bodies; the state machine owns it (Config.Bodies)
+//	snap/      etcd's .snap files; each holds the member table and the state
+//	           machine's description of itself, usually about 2 KB
+//
+// The log of a new cluster begins with a snapshot at index 1, term 1, that holds the
+// founders. Members that come later have no entry before it, so they always begin with
+// a snapshot. A start syncs everything that it finds before it builds on it, because a
+// process that was killed during its fsync may have left it in memory only.
+
 // disk is where the core's promises become durable. It is not used after an error: an fsync
 // that failed may succeed the next time without having written anything.
 type disk interface {

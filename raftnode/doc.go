@@ -33,21 +33,6 @@
 //	Distribute ─► bodies.Store, pushes ─► POST ─► bodies.Store of the members ─► answers
 //	rafthttp ─► arrivals ─► inbox          └─ GET ◄─ arrivals, Stage
 //
-// # Disk
-//
-//	identity   who this node is, what it brings to a new cluster, and to which one
-//	           it belongs (JSON); replaced, never edited
-//	wal/       etcd's WAL, checked frame by frame before it is opened (walscan);
-//	           its metadata says whose it is
-//	values/    the bodies; the state machine owns it (Config.Bodies)
-//	snap/      etcd's .snap files; each holds the member table and the state
-//	           machine's description of itself, usually about 2 KB
-//
-// The log of a new cluster begins with a snapshot at index 1, term 1, that holds the
-// founders. Members that come later have no entry before it, so they always begin with
-// a snapshot. A start syncs everything that it finds before it builds on it, because a
-// process that was killed during its fsync may have left it in memory only.
-//
 // # Rooms
 //
 // A file uses only files further down, but that the core shares itself with its checks,
