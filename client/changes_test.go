@@ -117,6 +117,7 @@ func bytesOf(t *testing.T, c Change) []byte {
 }
 
 func TestClient_Changes_All(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, newHistory(100).ServeHTTP)
 	c, _ := newClient(t, u)
 	want := uint64(10)
@@ -134,6 +135,7 @@ func TestClient_Changes_All(t *testing.T) {
 }
 
 func TestClient_Changes_ResumesEverywhere(t *testing.T) {
+	t.Parallel()
 	h := newHistory(1000)
 	h.every = 7
 	a, requestsA := endpoint(t, h.ServeHTTP)
@@ -162,6 +164,7 @@ func TestClient_Changes_ResumesEverywhere(t *testing.T) {
 }
 
 func TestClient_Changes_Limit(t *testing.T) {
+	t.Parallel()
 	h := newHistory(50)
 	h.every = 4
 	u, _ := endpoint(t, h.ServeHTTP)
@@ -179,6 +182,7 @@ func TestClient_Changes_Limit(t *testing.T) {
 }
 
 func TestClient_Changes_FollowsThroughDeaths(t *testing.T) {
+	t.Parallel()
 	first, second := newHistory(20), newHistory(20)
 	a, _ := endpoint(t, first.ServeHTTP)
 	b, _ := endpoint(t, second.ServeHTTP)
@@ -211,6 +215,7 @@ func TestClient_Changes_FollowsThroughDeaths(t *testing.T) {
 
 // A follower outlives a time without any node, longer than the retry timeout.
 func TestClient_Changes_FollowOutlivesOutage(t *testing.T) {
+	t.Parallel()
 	h := newHistory(3)
 	outage := 50
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -244,6 +249,7 @@ func TestClient_Changes_FollowOutlivesOutage(t *testing.T) {
 }
 
 func TestClient_Changes_GivesUpWithoutFollow(t *testing.T) {
+	t.Parallel()
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
@@ -260,6 +266,7 @@ func TestClient_Changes_GivesUpWithoutFollow(t *testing.T) {
 // What one node gets wrong is read from another one; when all of them do, it
 // is an error.
 func TestClient_Changes_ChecksTheHistory(t *testing.T) {
+	t.Parallel()
 	for name, lines := range map[string]string{
 		"gap":            lineOf(1, false) + lineOf(3, false),
 		"repeat":         lineOf(1, false) + lineOf(1, false),
@@ -300,6 +307,7 @@ func TestClient_Changes_ChecksTheHistory(t *testing.T) {
 }
 
 func TestClient_Changes_PrefixHeartbeatIsRemembered(t *testing.T) {
+	t.Parallel()
 	var since []string
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		since = append(since, r.URL.Query().Get("since"))
@@ -319,6 +327,7 @@ func TestClient_Changes_PrefixHeartbeatIsRemembered(t *testing.T) {
 }
 
 func TestClient_Changes_Refusals(t *testing.T) {
+	t.Parallel()
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemInvalid, Status: 400, Detail: "bad"})
 	})
@@ -353,6 +362,7 @@ func TestClient_Changes_Refusals(t *testing.T) {
 }
 
 func TestLineReader(t *testing.T) {
+	t.Parallel()
 	long := strings.Repeat("x", 200_000)
 	r := newLineReader(iotest.OneByteReader(strings.NewReader("a\n\r\n  \nb\r\n" + long + "\nc\nunfinished")))
 	for _, want := range []string{"a", "b", long, "c"} {

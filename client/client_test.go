@@ -95,6 +95,7 @@ func serveValue(w http.ResponseWriter, digest string, body []byte) {
 }
 
 func TestNew_RefusesBadEndpoints(t *testing.T) {
+	t.Parallel()
 	for _, endpoints := range [][]string{nil, {""}, {"/path"}, {"h?x=1"}, {"ftp://h"}, {"http://h?x=1"}, {"http://"}} {
 		if _, err := New(Config{Endpoints: endpoints}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("New(%q) = %v, want ErrInvalid", endpoints, err)
@@ -103,6 +104,7 @@ func TestNew_RefusesBadEndpoints(t *testing.T) {
 }
 
 func TestKeyTarget_SurvivesDecodingAndCleaning(t *testing.T) {
+	t.Parallel()
 	all := make([]byte, 0, 255)
 	for b := 1; b < 256; b++ {
 		all = append(all, byte(b))
@@ -133,6 +135,7 @@ func TestKeyTarget_SurvivesDecodingAndCleaning(t *testing.T) {
 }
 
 func TestClient_Put_KeyArrivesExactly(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	var got []string
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -160,6 +163,7 @@ func TestClient_Put_KeyArrivesExactly(t *testing.T) {
 }
 
 func TestClient_RefusesBadKeysUnsent(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, acceptPut)
 	c, _ := newClient(t, u)
 	for _, key := range []string{"", "a\x00b", strings.Repeat("k", 1025)} {
@@ -176,6 +180,7 @@ func TestClient_RefusesBadKeysUnsent(t *testing.T) {
 }
 
 func TestClient_Put_RetriesWithOneIDAndWholeBody(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	ids := map[string]int{}
 	var bodies []string
@@ -219,6 +224,7 @@ func TestClient_Put_RetriesWithOneIDAndWholeBody(t *testing.T) {
 }
 
 func TestClient_Put_SendsHeaders(t *testing.T) {
+	t.Parallel()
 	var got *http.Request
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r.Clone(context.Background())
@@ -245,6 +251,7 @@ func TestClient_Put_SendsHeaders(t *testing.T) {
 }
 
 func TestClient_Put_LargeBodyAsksFirst(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemTooLarge, Status: 413, Detail: "limit is 9 bytes", LimitBytes: 9})
 	})
@@ -271,6 +278,7 @@ func (s *countingSeeker) Read(p []byte) (int, error) {
 }
 
 func TestClient_Put_FailingSourceIsNotRetried(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, acceptPut)
 	c, _ := newClient(t, u)
 	broken := errors.New("disk gone")
@@ -295,6 +303,7 @@ func (s failingSeeker) Seek(offset int64, whence int) (int64, error) {
 }
 
 func TestClient_Put_ChangedBytesAreReported(t *testing.T) {
+	t.Parallel()
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusCreated)
@@ -307,6 +316,7 @@ func TestClient_Put_ChangedBytesAreReported(t *testing.T) {
 }
 
 func TestClient_FailsOverAndSticks(t *testing.T) {
+	t.Parallel()
 	busy, busyRequests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 	})
@@ -323,6 +333,7 @@ func TestClient_FailsOverAndSticks(t *testing.T) {
 }
 
 func TestClient_Error_SaysWhatEachEndpointDid(t *testing.T) {
+	t.Parallel()
 	noLeader, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemUnavailable, Status: 503, Detail: "no leader"})
 	})
@@ -341,6 +352,7 @@ func TestClient_Error_SaysWhatEachEndpointDid(t *testing.T) {
 }
 
 func TestClient_Put_UnknownOutcomeStaysUnknown(t *testing.T) {
+	t.Parallel()
 	first := true
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		if first {
@@ -366,6 +378,7 @@ func TestClient_Put_UnknownOutcomeStaysUnknown(t *testing.T) {
 }
 
 func TestClient_Get_LostAnswerIsNoUnknownOutcome(t *testing.T) {
+	t.Parallel()
 	u, _ := endpoint(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	c, _ := newClient(t, u)
 	c.retryTimeout = time.Nanosecond
@@ -375,6 +388,7 @@ func TestClient_Get_LostAnswerIsNoUnknownOutcome(t *testing.T) {
 }
 
 func TestClient_KeepsToTheDeadline(t *testing.T) {
+	t.Parallel()
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "3600")
 		problem(w, Problem{Type: api.ProblemOverloaded, Status: 429, Detail: "busy"})
@@ -387,6 +401,7 @@ func TestClient_KeepsToTheDeadline(t *testing.T) {
 }
 
 func TestClient_HungEndpointLeavesTimeForAnother(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	hung, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -421,6 +436,7 @@ func TestBackoff_DoublesWithinBounds(t *testing.T) {
 }
 
 func TestClient_ErrorsSurviveTheWire(t *testing.T) {
+	t.Parallel()
 	size := int64(3)
 	for _, test := range []struct {
 		p    Problem
@@ -472,6 +488,7 @@ func TestClient_ErrorsSurviveTheWire(t *testing.T) {
 }
 
 func TestClient_Put_ConflictIsFinal(t *testing.T) {
+	t.Parallel()
 	size := int64(0)
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemConflict, Status: 409, Detail: "lost", Revision: 9, SHA256: "cd", Size: &size})
@@ -485,6 +502,7 @@ func TestClient_Put_ConflictIsFinal(t *testing.T) {
 }
 
 func TestClient_Get_ReadsRecordAndValue(t *testing.T) {
+	t.Parallel()
 	value := []byte("value")
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "consistency=local" {
@@ -515,6 +533,7 @@ func TestClient_Get_ReadsRecordAndValue(t *testing.T) {
 }
 
 func TestClient_Get_NotFoundIsFinal(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemNotFound, Status: 404, Detail: "not set"})
 	})
@@ -531,6 +550,7 @@ func TestClient_Get_NotFoundIsFinal(t *testing.T) {
 }
 
 func TestClient_Get_DigestMismatchIsAnErrorAndWithholdsTheEnd(t *testing.T) {
+	t.Parallel()
 	for _, size := range []int{0, 1, 100_000} {
 		u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 			serveValue(w, digestOf([]byte("another value")), make([]byte, size))
@@ -549,6 +569,7 @@ func TestClient_Get_DigestMismatchIsAnErrorAndWithholdsTheEnd(t *testing.T) {
 }
 
 func TestClient_Get_BrokenOffBody(t *testing.T) {
+	t.Parallel()
 	broken, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"`+digestOf(nil)+`"`)
 		w.Header().Set(api.HeaderRevision, "1")
@@ -590,6 +611,7 @@ func TestClient_Get_StalledBodyIsCutOff(t *testing.T) {
 }
 
 func TestClient_Get_AnswerOfSomethingElse(t *testing.T) {
+	t.Parallel()
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "<html>hello") })
 	c, _ := newClient(t, u)
 	if _, err := c.Get(t.Context(), "k", GetOptions{}); !errors.Is(err, ErrServer) || !strings.Contains(err.Error(), "is this an oncekv node?") {
@@ -598,6 +620,7 @@ func TestClient_Get_AnswerOfSomethingElse(t *testing.T) {
 }
 
 func TestClient_NeverFollowsRedirects(t *testing.T) {
+	t.Parallel()
 	target, requests := endpoint(t, acceptPut)
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, target, http.StatusTemporaryRedirect)
@@ -610,6 +633,7 @@ func TestClient_NeverFollowsRedirects(t *testing.T) {
 }
 
 func TestClient_Cluster_Requests(t *testing.T) {
+	t.Parallel()
 	var seen []string
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -667,6 +691,7 @@ func TestClient_Cluster_Requests(t *testing.T) {
 }
 
 func TestClient_RemoveMember_GoneAfterALostAnswer(t *testing.T) {
+	t.Parallel()
 	var tries atomic.Int32
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		if tries.Add(1) == 1 {
@@ -684,6 +709,7 @@ func TestClient_RemoveMember_GoneAfterALostAnswer(t *testing.T) {
 }
 
 func TestClient_Members_BrokenAnswerIsTriedElsewhere(t *testing.T) {
+	t.Parallel()
 	broken, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "100")
 		io.WriteString(w, `{"leader":`)
@@ -696,6 +722,7 @@ func TestClient_Members_BrokenAnswerIsTriedElsewhere(t *testing.T) {
 }
 
 func TestJSONKey_RoundTrips(t *testing.T) {
+	t.Parallel()
 	for _, key := range []string{"a", "ünï", "\xff", "a\xc3"} {
 		text, b64 := api.JSONKey(key)
 		got, err := api.RawKey(text, b64)
@@ -712,6 +739,7 @@ func TestJSONKey_RoundTrips(t *testing.T) {
 }
 
 func TestReplayBody_NewTryTakesTheSourceAway(t *testing.T) {
+	t.Parallel()
 	body, err := newReplayBody(strings.NewReader("0123456789"))
 	if err != nil {
 		t.Fatal(err)
@@ -737,6 +765,7 @@ func TestReplayBody_NewTryTakesTheSourceAway(t *testing.T) {
 // What no header can carry is refused at once, not at one endpoint after the
 // other until the time is over.
 func TestPut_UnsendableHeader(t *testing.T) {
+	t.Parallel()
 	c, err := New(Config{Endpoints: []string{"http://127.0.0.1:1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -751,6 +780,7 @@ func TestPut_UnsendableHeader(t *testing.T) {
 // FailRefused is for a cluster that was never there. One that has answered once
 // is waited for.
 func TestFailRefused_OnlyBeforeAnAnswer(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "pong\n") }))
 	c, err := New(Config{Endpoints: []string{server.URL}, FailRefused: true, RetryTimeout: 200 * time.Millisecond})
 	if err != nil {
@@ -773,6 +803,7 @@ func TestFailRefused_OnlyBeforeAnAnswer(t *testing.T) {
 }
 
 func TestNew_EndpointWithoutScheme(t *testing.T) {
+	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "pong\n") }))
 	defer server.Close()
 	c, err := New(Config{Endpoints: []string{strings.TrimPrefix(server.URL, "http://")}})
@@ -810,6 +841,7 @@ func TestRetryTimeout_SilentEndpoints(t *testing.T) {
 
 // Where there is no such host, nobody says that nothing listens there.
 func TestFailRefused_NoSuchHost(t *testing.T) {
+	t.Parallel()
 	err := &RequestError{Op: "ping", Kind: ErrUnavailable, Cause: ErrNobodyListens, Endpoints: []*EndpointError{{Endpoint: "http://nowhere.invalid", Err: &net.DNSError{Err: "no such host", Name: "nowhere.invalid", IsNotFound: true}}}}
 	if text := err.Error(); strings.Contains(text, "listens") || !errors.Is(err, ErrNobodyListens) {
 		t.Error(text)

@@ -44,6 +44,7 @@ func (h *ofHistory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestClient_Changes_NeverGoesOnInAnotherHistory(t *testing.T) {
+	t.Parallel()
 	old := &ofHistory{history: newHistory(5), id: oldHistory}
 	forced := &ofHistory{history: newHistory(9), id: newHistoryID, parent: &Origin{ID: oldHistory, Revision: 4, Head: "aa"}}
 	var queries []string
@@ -100,6 +101,7 @@ func TestClient_Changes_NeverGoesOnInAnotherHistory(t *testing.T) {
 
 // A node that passes over history= is found out all the same.
 func TestClient_Changes_ChecksWhatNodesName(t *testing.T) {
+	t.Parallel()
 	for name, serve := range map[string]http.HandlerFunc{
 		"header": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set(api.HeaderHistory, newHistoryID)
@@ -132,6 +134,7 @@ func TestClient_Changes_ChecksWhatNodesName(t *testing.T) {
 // A stream from a node that was left behind says nothing any more. What another
 // answer of the client names lets it ask again.
 func TestClient_Changes_NoticesWhatPutsAreOf(t *testing.T) {
+	t.Parallel()
 	old := &ofHistory{history: newHistory(3), id: oldHistory}
 	forced := &ofHistory{history: newHistory(3), id: newHistoryID, parent: &Origin{ID: oldHistory, Revision: 3}}
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
@@ -168,6 +171,7 @@ func TestClient_Changes_NoticesWhatPutsAreOf(t *testing.T) {
 // An endpoint that still has the walk's history lets it go on, and is not asked again
 // and again because another one has not.
 func TestClient_Changes_OutlivesForeignAnswers(t *testing.T) {
+	t.Parallel()
 	old := &ofHistory{history: newHistory(3), id: oldHistory}
 	a, requests := endpoint(t, old.ServeHTTP)
 	c, _ := newClient(t, a)
@@ -193,6 +197,7 @@ func TestClient_Changes_OutlivesForeignAnswers(t *testing.T) {
 
 // What this version does not know counts its revision, and nothing else.
 func TestClient_Changes_PassesOverUnknownTypes(t *testing.T) {
+	t.Parallel()
 	var queries []string
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		switch queries = append(queries, r.URL.RawQuery); len(queries) {
@@ -225,6 +230,7 @@ func TestClient_Changes_PassesOverUnknownTypes(t *testing.T) {
 }
 
 func TestClient_Keys_OfOneHistory(t *testing.T) {
+	t.Parallel()
 	page := func(w http.ResponseWriter, history string, page api.KeysPage) {
 		w.Header().Set(api.HeaderHistory, history)
 		json.NewEncoder(w).Encode(page)
@@ -267,6 +273,7 @@ func TestClient_Keys_OfOneHistory(t *testing.T) {
 }
 
 func TestPosition(t *testing.T) {
+	t.Parallel()
 	for text, want := range map[string]Position{
 		"0": {}, "18446744073709551615": {Revision: 1<<64 - 1}, "42." + oldHistory: {Revision: 42, History: oldHistory},
 	} {
@@ -282,6 +289,7 @@ func TestPosition(t *testing.T) {
 }
 
 func TestClient_Gone(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemGone, Status: http.StatusGone, Detail: "retired"})
 	})
@@ -294,6 +302,7 @@ func TestClient_Gone(t *testing.T) {
 }
 
 func TestClient_Meta(t *testing.T) {
+	t.Parallel()
 	want := map[string]string{"source": `a "b" c`, "x-2": "", "z": "~"}
 	var sent http.Header
 	u, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {

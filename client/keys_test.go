@@ -49,6 +49,7 @@ func listed(t *testing.T, c *Client, opts KeysOptions) (keys []string, err error
 }
 
 func TestClient_Keys_Pages(t *testing.T) {
+	t.Parallel()
 	want := []string{"a", "a/b", "a/c d", "a/ü", "a/\xff\xfe"}
 	var queries []string
 	serve := pages(t, want)
@@ -67,6 +68,7 @@ func TestClient_Keys_Pages(t *testing.T) {
 }
 
 func TestClient_Keys_FailsOverBetweenPages(t *testing.T) {
+	t.Parallel()
 	want := []string{"a", "b", "c", "d", "e", "f"}
 	serve := pages(t, want)
 	var dying atomic.Int64
@@ -86,6 +88,7 @@ func TestClient_Keys_FailsOverBetweenPages(t *testing.T) {
 }
 
 func TestClient_Keys_StopsWithTheLoop(t *testing.T) {
+	t.Parallel()
 	u, requests := endpoint(t, pages(t, []string{"a", "b", "c", "d", "e"}))
 	c, _ := newClient(t, u)
 	for range c.Keys(t.Context(), KeysOptions{}) {
@@ -97,6 +100,7 @@ func TestClient_Keys_StopsWithTheLoop(t *testing.T) {
 }
 
 func TestClient_Keys_RefusesNonsense(t *testing.T) {
+	t.Parallel()
 	for name, body := range map[string]string{
 		"order":  `{"keys":[{"key":"pb"},{"key":"pa"}]}`,
 		"twice":  `{"keys":[{"key":"pa"},{"key":"pa"}]}`,
@@ -116,6 +120,7 @@ func TestClient_Keys_RefusesNonsense(t *testing.T) {
 }
 
 func TestClient_Keys_RefusedAndUnreachable(t *testing.T) {
+	t.Parallel()
 	bad, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
 		problem(w, Problem{Type: api.ProblemInvalid, Status: 400, Detail: "bad limit"})
 	})

@@ -11,6 +11,7 @@ import (
 // A client of a database node passes the suite of all stores, whether its calls travel
 // together or each alone.
 func TestClient_SetsOnce(t *testing.T) {
+	t.Parallel()
 	node := clustertest.Start(t, 1, 0).DBs[0]
 	for name, cfg := range map[string]client.Config{
 		"together": {},

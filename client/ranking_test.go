@@ -101,6 +101,7 @@ func wait(ctx context.Context, d time.Duration) {
 }
 
 func TestRanking_MovesToTheNearest(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarNet()
 		f.delay["a"], f.delay["b"], f.delay["c"] = 30*time.Millisecond, 2*time.Millisecond, 10*time.Millisecond
@@ -121,6 +122,7 @@ func TestRanking_MovesToTheNearest(t *testing.T) {
 // TestRanking_PutsBeginAtTheLeader: whoever leads gets them at once, wherever reads
 // go.
 func TestRanking_PutsBeginAtTheLeader(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarNet()
 		f.delay["a"], f.delay["b"], f.delay["c"] = time.Millisecond, 9*time.Millisecond, 9*time.Millisecond
@@ -160,6 +162,7 @@ func TestRanking_PutsBeginAtTheLeader(t *testing.T) {
 }
 
 func TestRanking_StaysAmongEquals(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarNet()
 		f.delay["a"], f.delay["b"], f.delay["c"] = 1000*time.Microsecond, 900*time.Microsecond, 850*time.Microsecond
@@ -171,6 +174,7 @@ func TestRanking_StaysAmongEquals(t *testing.T) {
 }
 
 func TestRanking_ShortLivedAndSingleClientsDoNotMeasure(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarNet()
 		ask(t, f.client(t), 4)
@@ -186,6 +190,7 @@ func TestRanking_ShortLivedAndSingleClientsDoNotMeasure(t *testing.T) {
 }
 
 func TestRanking_LeavesWhoFailsAndComesBack(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFarNet()
 		f.delay["a"], f.delay["b"], f.delay["c"] = time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
@@ -205,6 +210,7 @@ func TestRanking_LeavesWhoFailsAndComesBack(t *testing.T) {
 
 // An endpoint that stands still is left as soon as another one is known.
 func TestRanking_LowerBoundCounts(t *testing.T) {
+	t.Parallel()
 	r := newRanking(2, time.Time{})
 	r.observe(0, time.Millisecond, false)
 	r.observe(1, time.Millisecond, false)
