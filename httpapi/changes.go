@@ -26,7 +26,7 @@ type changes struct {
 	answer    time.Duration // for what has to be waited for before the first byte, and for memory
 	heartbeat time.Duration // a stream that follows is never silent for longer
 	closing   <-chan struct{}
-	memory    *budget.Budget // of batches on their way
+	memory    *budget.Budget // of parts of histories on their way
 	streams   *budget.Budget // places
 }
 

@@ -358,7 +358,7 @@ func TestChanges_ServerStops(t *testing.T) {
 // TestChanges_CutListIsBrokenOff: half a list must not pass for all of it.
 func TestChanges_CutListIsBrokenOff(t *testing.T) {
 	n, h := newHistoryNode(t)
-	for i := range batchRecords + 10 {
+	for i := range partRecords + 10 {
 		h.set(fmt.Sprint("k", i), "", "v")
 	}
 	h.failAt = 2
@@ -371,7 +371,7 @@ func TestChanges_CutListIsBrokenOff(t *testing.T) {
 		for ; strings.HasPrefix(line, `{"key":`); line = s.next() {
 			sent++
 		}
-		if !strings.HasPrefix(line, fmt.Sprintf(`{"event":"end","revision":%d,"reason":"failed",`, sent)) || sent == 0 || sent > batchRecords {
+		if !strings.HasPrefix(line, fmt.Sprintf(`{"event":"end","revision":%d,"reason":"failed",`, sent)) || sent == 0 || sent > partRecords {
 			t.Errorf("%s: after %d lines %q", target, sent, line)
 		}
 		s.next()

@@ -15,9 +15,9 @@ import (
 
 // What a stream has in hand at a time.
 const (
-	batchRecords = 500
-	batchBytes   = 64 << 10 // about; one record at least
-	batchCopies  = 3        // as found, as a document, as JSON
+	partRecords = 500
+	partBytes   = 64 << 10 // about; one record at least
+	partCopies  = 3        // as found, as a document, as JSON
 )
 
 // errPlaceNeeded ends a stream in whose place another one goes.
@@ -126,7 +126,7 @@ func (s *changeStream) sendAll() (reason string, err error) {
 
 // sendSome sends what the next look into history brings.
 func (s *changeStream) sendSome() (reason string, err error) {
-	held := int64(batchCopies * batchBytes)
+	held := int64(partCopies * partBytes)
 	s.place.Working()
 	room := s.memory.Hold(s.from, graceOf(s.idle), func() { s.paced.within(placeLinger) })
 	s.paced.held = room
@@ -138,7 +138,7 @@ func (s *changeStream) sendSome() (reason string, err error) {
 		return reason, nil
 	}
 	part, err := s.db.Changes(s.ctx, kvstore.ChangesRequest{
-		After: s.at, History: s.of.id, Prefix: s.prefix, Limit: int(min(s.left, batchRecords)), LimitBytes: batchBytes, Values: s.values,
+		After: s.at, History: s.of.id, Prefix: s.prefix, Limit: int(min(s.left, partRecords)), LimitBytes: partBytes, Values: s.values,
 	}, kvstore.Local)
 	switch {
 	case errors.Is(err, kvstore.ErrHistoryChanged):
@@ -148,7 +148,7 @@ func (s *changeStream) sendSome() (reason string, err error) {
 	case s.of.id.IsZero():
 		s.of = s.names.named(part.History) // this node may have formed or joined its cluster meanwhile
 	}
-	if more := batchCopies * valueBytes(part.Records); more > held {
+	if more := partCopies * valueBytes(part.Records); more > held {
 		if reason := s.reserve(room, more); reason != "" {
 			return reason, nil
 		}
