@@ -59,6 +59,25 @@ type PutOptions struct {
 	SHA256 *[32]byte
 }
 
+// check refuses what would not arrive as it is, or what no server would take. How much
+// metadata there may be is for the server to say.
+func (o *PutOptions) check() error {
+	if err := api.CheckContentType(o.ContentType); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if o.PutID != "" {
+		if err := api.CheckPutID(o.PutID); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
+	for name, value := range o.Meta {
+		if err := api.CheckMeta(name, value); err != nil {
+			return fmt.Errorf("%w: invalid metadata: %w", ErrInvalid, err)
+		}
+	}
+	return nil
+}
+
 // NewPutID returns a put id that is unique across processes and restarts.
 func NewPutID() string {
 	var b [16]byte

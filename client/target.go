@@ -16,25 +16,6 @@ func checkKey(key string) error {
 	return nil
 }
 
-// check refuses what would not arrive as it is, or what no server would take. How much
-// metadata there may be is for the server to say.
-func (o *PutOptions) check() error {
-	if err := api.CheckContentType(o.ContentType); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	if o.PutID != "" {
-		if err := api.CheckPutID(o.PutID); err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-	}
-	for name, value := range o.Meta {
-		if err := api.CheckMeta(name, value); err != nil {
-			return fmt.Errorf("%w: invalid metadata: %w", ErrInvalid, err)
-		}
-	}
-	return nil
-}
-
 // WithScheme makes a URL of a node's address: host:port is http://host:port.
 func WithScheme(address string) string {
 	if strings.Contains(address, "://") {
