@@ -16,11 +16,11 @@ import (
 // others do, before the cache node moves to one that has nothing to do with it.
 const historyPatience = time.Minute
 
-// deafAfter is the silence of all database nodes after which it says nothing about them: this
-// node may have stood still, or been cut off.
+// deafAfter is how long all database nodes may be silent before the silence says nothing about
+// them: this node may have stood still, or been cut off.
 const deafAfter = 3 * time.Second
 
-// errElsewhere: the other side stands in another history than the asker.
+// errElsewhere: the node that asks and the one that answers do not have the same history.
 var errElsewhere = errors.New("it has another history")
 
 // era is the time that a node spends in one history. It learns which one its database nodes

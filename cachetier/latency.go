@@ -54,7 +54,7 @@ func (l *latencies) sortedLocked() []time.Duration {
 	return sorted
 }
 
-// quantile returns the measurement below which the part q of sorted ones lies; 0 of none.
+// quantile returns the q-quantile of sorted measurements, 0 if there are none.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0

@@ -12,8 +12,8 @@ import (
 	"github.com/Focinfi/oncekv/kvstore"
 )
 
-// inlineBytesMax is the largest value that is cached with its bytes at once. Of a larger one
-// the header is, and the bytes are streamed.
+// inlineBytesMax is the largest value that is cached with its bytes at once. Of a larger
+// value only the header is cached at first, and the bytes are streamed.
 const inlineBytesMax = 1 << 20
 
 // The encoded record, in memory and between cache nodes. Numbers are big-endian.

@@ -249,7 +249,7 @@ func (f *feed) query() string {
 	return encodeQuery(q)
 }
 
-// changeLine is a line of GET /changes: a Change, or a api.ChangesMark.
+// changeLine is a line of GET /changes: a Change, or an api.ChangesMark.
 type changeLine struct {
 	Change
 	Event   string `json:"event"`

@@ -115,8 +115,9 @@ func ambiguous(r *http.Request) bool {
 	return r.ProtoMajor == 1 && (r.ProtoMinor == 0 || len(r.TransferEncoding) > 0)
 }
 
-// limited reports whether requests for a path are limited. The others show how a busy
-// node is, or change the cluster: those matter most then.
+// limited reports whether requests for a path are limited. The other
+// paths report the state of the node or change the cluster, which matters most when it is
+// busy.
 func limited(path string) bool {
 	return carriesKey(path) || path == pathKeys || path == pathManyGets || path == pathChanges
 }

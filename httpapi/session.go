@@ -49,7 +49,7 @@ type codec interface {
 	// answers were sent.
 	roomy() bool
 	// flush begins whatever next has gathered. It is called before anything that may
-	// wait: nobody waits who keeps others waiting.
+	// wait, so that the wait does not delay gathered requests.
 	flush() error
 	// last renders the answer that ends a session before its input.
 	last(why *problem) []byte

@@ -13,8 +13,8 @@ import (
 // castagnoli is the table of CRC-32C, which processors compute by themselves.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// checksum is the CRC-32C of a checked value: of its key, its format byte b[0]
-// and everything behind the four bytes that hold the checksum itself.
+// checksum is the CRC-32C of a value that carries one in b[1:5]: of its key, its format byte
+// b[0] and everything behind the checksum.
 func checksum(key, b []byte) uint32 {
 	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b[:1])
 	return crc32.Update(sum, castagnoli, b[5:])

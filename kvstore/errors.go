@@ -16,7 +16,7 @@ var (
 	ErrInvalidPutID       = errors.New("invalid put id")       // not 1 to 64 visible ASCII characters
 	ErrInvalidMeta        = errors.New("invalid metadata")     // that MakeUserMeta refuses, or a principal that a record cannot name
 	ErrTooLarge           = errors.New("value too large")      // what a *TooLargeError is
-	// ErrDigestMismatch: nothing was set.
+	// ErrDigestMismatch: the body does not have the digest of the request. Nothing was set.
 	ErrDigestMismatch = errors.New("the body does not have the SHA-256 digest that was sent with it")
 	// ErrBodyRead: the body broke off, or had another length than announced. Nothing was set.
 	ErrBodyRead = errors.New("the body could not be read to its end")
@@ -42,7 +42,8 @@ var (
 
 // Errors between replicas, and results of Apply, which are the same on every replica.
 var (
-	// errBehind: ask another member, or later.
+	// errBehind: the store does not have an entry, a revision or a history yet. Ask another
+	// member, or ask again later.
 	errBehind = errors.New("this store has not applied what was asked for")
 	// errSnapshotBody is wrapped by Store.Stage. Staging is empty again: pull from another member.
 	errSnapshotBody = errors.New("the pulled snapshot is damaged")
@@ -55,7 +56,7 @@ var (
 	ErrUploadIncomplete = errors.New("the upload is not open or not complete")
 	// errChunkOrder refuses a chunk that came too early. It may be proposed again.
 	errChunkOrder = errors.New("the chunk before this one is not there yet")
-	// ErrValueDamaged: a bit flipped in the memory of the node that proposed the value.
+	// ErrValueDamaged: a bit flipped in the memory of the node that proposed the value. Nothing was set.
 	ErrValueDamaged   = errors.New("the value was damaged on its way into the log")
 	ErrTooManyUploads = errors.New("too many open uploads")
 )

@@ -53,8 +53,8 @@ func decodeApplied(b []byte) (appliedState, error) {
 	return p, c.end()
 }
 
-// encodeMeta encodes the log's own bytes. Members are in them, and a wrong one votes
-// otherwise than all others.
+// encodeMeta encodes the log's own bytes, with a checksum: the members are in them, and a node
+// with a wrong list of members votes unlike all others.
 func encodeMeta(meta []byte) []byte {
 	return encodeState(stateFormat, keyMeta, append(make([]byte, statePrefixBytes), meta...))
 }

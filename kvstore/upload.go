@@ -112,7 +112,7 @@ func readSum(c *cursor, size int64) hash.Hash {
 // uploadFormat is that of an open upload in the uploads bucket.
 const uploadFormat = 2 // 1: chunks came in any order
 
-// encodeUpload items u for the uploads bucket.
+// encodeUpload encodes u for the uploads bucket.
 func encodeUpload(id uploadID, u *upload) []byte {
 	return encodeState(uploadFormat, id[:], appendUpload(make([]byte, statePrefixBytes), u))
 }

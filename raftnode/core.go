@@ -401,7 +401,7 @@ func (c *core) lacks() bool {
 	return c.lackEntry > c.savedIndex && c.now-c.lackHeard < uint64(c.limits.electionTicks) && c.now-c.inStep > heartbeatsMissed
 }
 
-// heartbeatsMissed is by how many ticks a heartbeat may be late; there is one in each.
+// heartbeatsMissed is how many ticks a heartbeat may be late. A leader sends one per tick.
 const heartbeatsMissed = 3
 
 // absorb puts the commands that another member forwarded into the leader's next entry:

@@ -136,7 +136,8 @@ func (n *Node) mayForce(ctx context.Context, st *diskState) (*Forcing, error) {
 }
 
 // askVoters refuses while another voter answers: a majority may be there, or a part of it
-// that has what this node lacks. Members that do not answer count as lost.
+// that has what this node lacks and would continue the old cluster. Members that do not
+// answer count as lost.
 func (n *Node) askVoters(ctx context.Context, t *table) error {
 	others := n.others(t.list())
 	var said []string

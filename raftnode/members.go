@@ -79,8 +79,8 @@ func (m Member) Checked() (Member, error) {
 
 const nameBytesMax = 64
 
-// wellFormed is by what replicas judge a member in the log. All versions must judge alike:
-// stricter rules belong in Checked, before a change is proposed.
+// wellFormed is the rule by which replicas accept a member in the log. It must be the same in
+// all versions: stricter rules belong in Checked, before a change is proposed.
 func (m Member) wellFormed() error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrBadMember, fmt.Sprintf(format, args...))
@@ -141,8 +141,8 @@ type change struct {
 	Forcing *Forcing `json:"forcing,omitempty"`
 	// Level is there for opRaise only. Member is then the leader.
 	Level uint64 `json:"level,omitempty"`
-	// Number makes the change one of the table whose next change it is: a late copy is
-	// refused. Only a forcing has none.
+	// Number is the number of this change of the table. A late copy has an old number and
+	// is refused. Only a forcing has none.
 	Number uint64 `json:"number,omitempty"`
 }
 

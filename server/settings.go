@@ -327,7 +327,8 @@ func (cfg AdminConfig) checked() (AdminConfig, error) {
 	return cfg, err
 }
 
-// listenError distinguishes an address that this machine does not have from one in use.
+// listenError makes a host name without an address an error of the setting. Other errors stay
+// as they are: the next start may succeed.
 func listenError(flag string, err error) error {
 	var name *net.DNSError
 	if errors.As(err, &name) && name.IsNotFound {

@@ -15,8 +15,8 @@ var ErrShort = errors.New("there is not enough left")
 // lookAgain is how often a waiter looks for holders that have become slow meanwhile.
 const lookAgain = 100 * time.Millisecond
 
-// lookPause is how long nobody looks again after somebody found none: a thousand waiters would
-// spend more on looking than on what they wait for.
+// lookPause is how long nobody looks again after a look found no holder that has to give way: a
+// thousand waiters would spend more on looking than on what they wait for.
 const lookPause = lookAgain / 10
 
 // Budget hands out parts of a fixed amount, first come, first served. It is safe for concurrent

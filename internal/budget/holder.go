@@ -152,7 +152,8 @@ func (h *Holder) becomeLocked(next state) {
 	if h.state == waiting {
 		h.spent += now.Sub(h.since)
 	}
-	// What was long ago says nothing about now. Only a client that is too slow keeps it.
+	// Old measurements say nothing about now and are dropped, except those of a client that
+	// is too slow.
 	if h.spent >= h.grace && !slow(h.moved, h.spent) {
 		h.spent, h.moved = 0, 0
 	}
